@@ -1,0 +1,53 @@
+"""Lowering: every (function, sharding, memory variant) of a plan once, as local pieces."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..ir.errors import MismatchError
+from ..ir.flow import flow
+from ..ir.local import localize
+from ..ir.model import Function, Model
+from ..ir.pieces import Pieces, Variant, split
+from ..ir.plan import Layers, Plan, Sharding
+
+
+class Lowered(msgspec.Struct, frozen=True):
+    """One generated module: a local function cut into pieces, and the runs of calls that use it."""
+
+    name: str
+    local: Function
+    pieces: Pieces
+    variant: Variant
+    sharding: Sharding
+    layers: tuple[Layers, ...]
+
+
+def lower(plan: Plan, model: Model) -> tuple[Lowered, ...]:
+    """Raises MismatchError when the plan was made for another model."""
+    if plan.model_digest != model.fingerprint():
+        raise MismatchError(
+            f"the plan is for {plan.model} ({plan.model_digest}), this model is {model.name} "
+            f"({model.fingerprint()}): plan again, or give the source that the plan was made from"
+        )
+    if plan.global_batch != model.batch:
+        raise MismatchError(
+            f"the plan is for a global batch of {plan.global_batch}, the model was traced with "
+            f"{model.batch}"
+        )
+    axes = flow(model).axes
+    uses: dict[tuple[int, Variant], list[Layers]] = {}
+    for layers in plan.layers:
+        uses.setdefault((layers.sharding, layers.memory), []).append(layers)
+    taken: set[str] = set()
+    found = []
+    for (number, variant), runs in uses.items():
+        sharding = plan.shardings[number]
+        function = model.function(sharding.function)
+        local = localize(
+            function, axes[function.name], sharding.mesh, sharding.choices, sharding.boundary
+        )
+        name = function.name if function.name not in taken else f"{function.name}_{variant}"
+        taken.add(name)
+        found.append(Lowered(name, local, split(local, variant), variant, sharding, tuple(runs)))
+    return tuple(found)

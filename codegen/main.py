@@ -1,0 +1,46 @@
+"""`main.py` of a program: what torchrun starts. People are meant to edit it."""
+
+from __future__ import annotations
+
+from ..ir.plan import Plan
+
+MAIN = '''"""Train the model of this folder's plan: {strategy}, {devices} devices.
+
+Start it with: torchrun --nproc-per-node {devices} main.py --steps 10
+Put your own model and data where the two comments say so.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from plait.ir.capture import materialize
+from plait.runtime import Program, session
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--source", default=None, help="model and batch; default: as compiled")
+    options = parser.parse_args()
+    folder = Path(__file__).resolve().parent
+    with session() as rank:
+        source = materialize(options.source, folder)  # your model and its first global batch
+        program = Program.load(
+            folder, source.model, torch.optim.AdamW, {{"lr": options.lr}}
+        )
+        for step in range(options.steps):
+            loss = program.step(source.batch)  # your data loader's global batch
+            if rank == 0:
+                print(f"step {{step}}  loss {{loss.item():.6f}}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def main_module(plan: Plan) -> str:
+    return MAIN.format(strategy=plan.strategy, devices=plan.mesh.size)

@@ -1,0 +1,52 @@
+"""The whole program: function modules, stage modules, the table, and a main for torchrun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..ir.files import dump
+from ..ir.model import Model
+from ..ir.plan import Plan
+from ..ir.program import Program
+from .function import function_module
+from .lower import Lowered, lower
+from .main import main_module
+from .stage import StageCode
+from .table import table
+
+
+def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
+    """The program of a plan. `source` names what `main.py` trains (`hf:config.json`, …).
+
+    Raises MismatchError when plan and model do not belong together.
+    """
+    lowered = lower(plan, model)
+    files = {f"functions/{low.name}.py": _function(low, plan, model) for low in lowered}
+    files["functions/__init__.py"] = _package(lowered)
+    files["__init__.py"] = f'"""Generated: {plan.strategy} on {plan.mesh.size} devices."""\n'
+    for number in range(len(plan.stages)):
+        files[f"stage_{number}.py"] = StageCode(plan, model, lowered, number).source()
+    files["main.py"] = main_module(plan)
+    return Program(tuple(sorted(files.items())), table(plan, model, source))
+
+
+def _function(low: Lowered, plan: Plan, model: Model) -> str:
+    calls = [i for layers in low.layers for i in range(layers.first, layers.last)]
+    paths = model.calls[calls[0]].path, model.calls[calls[-1]].path
+    return function_module(low, plan, paths, len(calls))
+
+
+def _package(lowered: tuple[Lowered, ...]) -> str:
+    names = sorted(low.name for low in lowered)
+    lines = ['"""The distinct functions of the model, each on one rank\'s shards."""', ""]
+    lines += [f"from . import {name} as {name}" for name in names]
+    return "\n".join([*lines, ""])
+
+
+def write(program: Program, directory: Path) -> None:
+    """Write the program's files; the folder is made, files of the same names are replaced."""
+    for name, text in program.files:
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    (directory / "table.json").write_bytes(dump(program.table, "plait/program"))

@@ -1,0 +1,173 @@
+"""The table of a program: names, sizes and layouts, everything that is not code."""
+
+from __future__ import annotations
+
+import re
+
+from msgspec.structs import replace
+
+from ..ir.files import digest
+from ..ir.flow import Flow, flow
+from ..ir.layout import REPLICATE, Layout, local_type
+from ..ir.mesh import Mesh
+from ..ir.model import Model
+from ..ir.plan import Layers, Plan, Sharding
+from ..ir.program import BatchTensor, CallRun, Held, Names, Numbered, StageValue, Table
+from .stage import crossing, differentiable
+
+
+def table(plan: Plan, model: Model, source: str) -> Table:
+    """Everything a program of this plan needs to know."""
+    found = flow(model)
+    runs = tuple(_run(layers, plan, model) for layers in plan.layers)
+    return Table(
+        model=model.name,
+        model_digest=model.fingerprint(),
+        plan_digest=digest(plan),
+        mesh=plan.mesh,
+        roles=tuple(axis.name for axis in plan.mesh.axes),
+        stages=len(plan.stages),
+        micro_batches=plan.micro_batches,
+        schedule=plan.schedule,
+        global_batch=plan.global_batch,
+        precision=plan.precision,
+        optimizer=plan.optimizer.name,
+        held=_held(plan, model, found, runs),
+        calls=runs,
+        batch=_batch(plan, model, found),
+        crossing=tuple(_crossing(plan, model, found, s) for s in range(len(plan.stages) - 1)),
+        source=source,
+    )
+
+
+def on_devices(layout: Layout, mesh: Mesh, plan: Plan) -> Layout:
+    """A function's layout on the plan's mesh: whole over stages, micro-batches left out."""
+    states = {axis.name: state for axis, state in zip(mesh.axes, layout, strict=True)}
+    return tuple(states.get(axis.name, REPLICATE) for axis in plan.mesh.axes)
+
+
+def _sharding(plan: Plan, call: int) -> Sharding:
+    layers = next(x for x in plan.layers if x.first <= call < x.last)
+    return plan.shardings[layers.sharding]
+
+
+def _stage(plan: Plan, call: int) -> int:
+    return next(s for s, stage in enumerate(plan.stages) if stage.first <= call < stage.last)
+
+
+def _held(
+    plan: Plan, model: Model, found: Flow, runs: tuple[CallRun, ...]
+) -> tuple[Held, ...]:
+    functions = {f.name: f for f in model.functions}
+    once = model.once()
+    layouts: dict[str, Layout] = {}
+    factors: dict[str, tuple[tuple[int, ...], ...]] = {}
+    stages: dict[str, set[int]] = {}
+    for number, call in enumerate(model.calls):
+        function, sharding = functions[call.function], _sharding(plan, number)
+        where = range(len(plan.stages)) if number in once else (_stage(plan, number),)
+        for position, (item, name) in enumerate(
+            zip(function.held(), call.parameters, strict=True)
+        ):
+            layout = on_devices(sharding.boundary.inputs[position], sharding.mesh, plan)
+            layouts.setdefault(name, layout)
+            factors.setdefault(name, found.axes[function.name].factors[item.value])
+            stages.setdefault(name, set()).update(where)
+    whole = (REPLICATE,) * len(plan.mesh.axes)
+    single = {
+        p.name: Held(
+            name=p.name,
+            kind=p.kind,
+            type=p.type,
+            factors=factors.get(p.name, tuple((size,) for size in p.type.shape)),
+            layout=layouts.get(p.name, whole),
+            stages=tuple(sorted(stages.get(p.name, {0}))),
+            trainable=p.trainable,
+            aliases=p.aliases,
+            values=p.values,
+        )
+        for p in model.parameters
+    }
+    return _fold(single, runs)
+
+
+def _fold(single: dict[str, Held], runs: tuple[CallRun, ...]) -> tuple[Held, ...]:
+    """Tensors of equal layers as one entry, in the order of their first."""
+    folded: dict[str, Held] = {}
+    covered: set[str] = set()
+    for run in runs:
+        for pattern in run.held:
+            if not isinstance(pattern, Numbered):
+                continue
+            names = [pattern.at(i) for i in range(run.last - run.first)]
+            alike = {replace(single[n], name="") for n in names}
+            if len(alike) == 1 and covered.isdisjoint(names):
+                covered.update(names)
+                folded[names[0]] = replace(single[names[0]], name=pattern, count=len(names))
+    kept = (folded.get(n, held) for n, held in single.items() if n in folded or n not in covered)
+    return tuple(kept)
+
+
+def _run(layers: Layers, plan: Plan, model: Model) -> CallRun:
+    calls = model.calls[layers.first : layers.last]
+    held = zip(*(c.parameters for c in calls), strict=True)
+    updates = []
+    for names in zip(*(c.updates for c in calls), strict=True):
+        position = calls[0].results.index(names[0][0])
+        updates.append((position, numbered([buffer for _, buffer in names])))
+    return CallRun(
+        first=layers.first,
+        last=layers.last,
+        path=numbered([c.path for c in calls]),
+        held=tuple(numbered(list(names)) for names in held),
+        updates=tuple(updates),
+    )
+
+
+def numbered(names: list[str]) -> Names:
+    """Names that count up in one place, as a pattern; equal names as one; else all of them."""
+    if len(set(names)) == 1:
+        return names[0]
+    for match in re.finditer(r"\d+", names[0]):
+        made = Numbered(names[0][: match.start()], int(match[0]), names[0][match.end() :])
+        if [made.at(i) for i in range(len(names))] == names:
+            return made
+    return tuple(names)
+
+
+def _batch(plan: Plan, model: Model, found: Flow) -> tuple[BatchTensor, ...]:
+    functions = {f.name: f for f in model.functions}
+    tensors = []
+    for item in model.inputs:
+        layout: Layout = (REPLICATE,) * len(plan.mesh.axes)
+        factors = tuple((size,) for size in item.type.shape)
+        for number, call in enumerate(model.calls):
+            if item.name in call.arguments:
+                function, sharding = functions[call.function], _sharding(plan, number)
+                taken = function.activations()[call.arguments.index(item.name)]
+                position = function.inputs.index(taken)
+                layout = on_devices(sharding.boundary.inputs[position], sharding.mesh, plan)
+                factors = found.axes[function.name].factors[taken.value]
+                break
+        tensors.append(BatchTensor(item.name, item.path, item.type, factors, layout))
+    return tuple(tensors)
+
+
+def _crossing(plan: Plan, model: Model, found: Flow, stage: int) -> tuple[StageValue, ...]:
+    functions = {f.name: f for f in model.functions}
+    gradients = differentiable(model)
+    values = []
+    for name in crossing(plan, model, stage):
+        number = next(i for i, c in enumerate(model.calls) if name in c.results)
+        call, sharding = model.calls[number], _sharding(plan, number)
+        function = functions[call.function]
+        position = call.results.index(name)
+        value = function.outputs[position].value
+        local = local_type(
+            function.types[value],
+            found.axes[function.name].factors[value],
+            sharding.boundary.outputs[position],
+            sharding.mesh,
+        )
+        values.append(StageValue(name, local, name in gradients))
+    return tuple(values)

@@ -1,0 +1,41 @@
+"""The errors Plait raises: one root, few kinds, each with the exit code the command line gives it."""
+
+
+class PlaitError(Exception):
+    """Root of every error that Plait raises on purpose."""
+
+    exit_code = 2
+
+
+class UsageError(PlaitError):
+    """The caller asked for something that does not exist or does not go together."""
+
+
+class InfeasibleError(PlaitError):
+    """No plan fits: the message names the device, the term, the shortfall and the cheapest fix."""
+
+    exit_code = 3
+
+
+class TraceError(PlaitError):
+    """The model cannot be traced: the message names the user's file and line."""
+
+    exit_code = 5
+
+
+class FileError(PlaitError):
+    """A file is broken or foreign: the message names the file and the JSON path."""
+
+    exit_code = 6
+
+
+class MismatchError(PlaitError):
+    """Two things do not belong together: a plan and another model, a batch of another size."""
+
+    exit_code = 6
+
+
+class VerifyError(PlaitError):
+    """A program does not compute what one process computes."""
+
+    exit_code = 7

@@ -1,0 +1,193 @@
+"""A model as a short program: calls of functions, each function one joint graph of operators.
+
+A `Function` holds forward and backward of one piece of the model in one list of operators: the
+first `forward` operators compute the outputs, the rest the gradients of its inputs from the
+gradients of its outputs. Values are numbered per function; `types[v]` is the type of value `v`.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Literal, Union
+
+import msgspec
+
+from .tensor import TensorType
+
+
+class Ref(msgspec.Struct, frozen=True):
+    """A use of value `value` among an operator's arguments."""
+
+    value: int
+
+
+# Literals that JSON lacks are strings with a kind in front: "dtype:float32", "float:-inf".
+Argument = Union[Ref, None, bool, int, float, str, tuple["Argument", ...]]
+
+
+class Op(msgspec.Struct, frozen=True):
+    """One operator: its target (`"aten.mm.default"`), literal arguments, and the values it makes.
+
+    `results` has one entry per output of the target, -1 where an output is never used.
+    `scope` is the module path inside the call, for people.
+    """
+
+    target: str
+    args: tuple[Argument, ...]
+    kwargs: dict[str, Argument]
+    results: tuple[int, ...]
+    scope: str = ""
+
+    def operands(self) -> tuple[int, ...]:
+        """Values read, in order of appearance; a value used twice appears twice."""
+        found: list[int] = []
+        collect_refs(self.args, found)
+        collect_refs(tuple(self.kwargs.values()), found)
+        return tuple(found)
+
+
+def collect_refs(argument: Argument, into: list[int]) -> None:
+    if isinstance(argument, Ref):
+        into.append(argument.value)
+    elif isinstance(argument, tuple):
+        for part in argument:
+            collect_refs(part, into)
+
+
+def map_refs(argument: Argument, change) -> Argument:
+    """`argument` with every `Ref` replaced by `change(ref.value)`."""
+    if isinstance(argument, Ref):
+        return change(argument.value)
+    if isinstance(argument, tuple):
+        return tuple(map_refs(part, change) for part in argument)
+    return argument
+
+
+class Input(msgspec.Struct, frozen=True):
+    """An input of a function. `gradient` is the value that holds d loss / d input, if any."""
+
+    value: int
+    kind: Literal["parameter", "buffer", "activation", "key"]
+    name: str
+    gradient: int | None = None
+
+
+class Output(msgspec.Struct, frozen=True):
+    """An output of a function. `tangent` is the value through which d loss / d output comes in."""
+
+    value: int
+    tangent: int | None = None
+
+
+class Function(msgspec.Struct, frozen=True):
+    """One distinct piece of the model; inputs list parameters and buffers first, then activations.
+
+    The `key` input, last when there is one, is a scalar that seeds the function's random operators.
+    """
+
+    name: str
+    types: tuple[TensorType, ...]
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    ops: tuple[Op, ...]
+    forward: int
+
+    @property
+    def differentiable(self) -> bool:
+        return any(output.tangent is not None for output in self.outputs)
+
+    @property
+    def forward_ops(self) -> tuple[Op, ...]:
+        return self.ops[: self.forward]
+
+    @property
+    def backward_ops(self) -> tuple[Op, ...]:
+        return self.ops[self.forward :]
+
+    def held(self) -> tuple[Input, ...]:
+        """Inputs bound to parameters and buffers of the model."""
+        return tuple(i for i in self.inputs if i.kind in ("parameter", "buffer"))
+
+    def activations(self) -> tuple[Input, ...]:
+        return tuple(i for i in self.inputs if i.kind == "activation")
+
+    @property
+    def random(self) -> bool:
+        return any(i.kind == "key" for i in self.inputs)
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One use of a function: `parameters` fill its held inputs, `arguments` its activations.
+
+    `arguments` name model inputs or results of earlier calls; `updates` pairs a result with the
+    buffer that takes its value after the step (running statistics).
+    """
+
+    function: str
+    path: str
+    parameters: tuple[str, ...]
+    arguments: tuple[str, ...]
+    results: tuple[str, ...]
+    updates: tuple[tuple[str, str], ...] = ()
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """A parameter, buffer or constant of the user's module, under its first qualified name.
+
+    `aliases` are the other names under which the module reaches the same tensor (tied weights).
+    """
+
+    name: str
+    type: TensorType
+    kind: Literal["parameter", "buffer", "constant"]
+    trainable: bool
+    aliases: tuple[str, ...] = ()
+    values: tuple[float, ...] | None = None
+
+
+class ModelInput(msgspec.Struct, frozen=True):
+    """A tensor of the batch; `path` says where the batch keeps it: `("input_ids",)`, `(0,)`."""
+
+    name: str
+    type: TensorType
+    path: tuple[str | int, ...]
+    batched: bool
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A traced model: calls in order, functions by name, parameters by qualified name.
+
+    `batch` is the size of dimension 0 of every batched input as traced; `loss` names a result.
+    """
+
+    name: str
+    functions: tuple[Function, ...]
+    calls: tuple[Call, ...]
+    parameters: tuple[Parameter, ...]
+    inputs: tuple[ModelInput, ...]
+    loss: str
+    batch: int
+
+    def once(self) -> frozenset[int]:
+        """Calls that depend on the batch alone: they run once per step, before any micro-batch."""
+        functions = {f.name: f for f in self.functions}
+        known = {i.name for i in self.inputs}
+        found = set()
+        for number, call in enumerate(self.calls):
+            if not functions[call.function].differentiable and known.issuperset(call.arguments):
+                found.add(number)
+                known.update(call.results)
+        return frozenset(found)
+
+    def fingerprint(self) -> str:
+        """Identity of the model apart from the batch: parameters, and operators call by call."""
+        names = [(p.name, p.type, p.aliases) for p in self.parameters]
+        ops = [(f.name, [(op.target, op.scope) for op in f.ops]) for f in self.functions]
+        calls = [(c.function, c.path, c.parameters) for c in self.calls]
+        return sha256(msgspec.json.encode((names, ops, calls))).hexdigest()[:16]
+
+    def function(self, name: str) -> Function:
+        return next(f for f in self.functions if f.name == name)
+
+    def parameter(self, name: str) -> Parameter:
+        return next(p for p in self.parameters if p.name == name)

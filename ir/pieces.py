@@ -1,0 +1,81 @@
+"""Forward and backward of a function as two pieces, and what the first must save for the second.
+
+The memory variant decides: `keep` saves every value that backward reads, `recompute` saves only the
+inputs and runs the needed part of forward again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .model import Function, Op
+
+Variant = Literal["keep", "recompute"]
+
+
+class Pieces(msgspec.Struct, frozen=True):
+    """`forward` operators make the outputs and `saved`; `backward` operators make the gradients.
+
+    Both number values as the function does. `saved` leaves out held inputs: they are at hand.
+    """
+
+    forward: tuple[Op, ...]
+    backward: tuple[Op, ...]
+    saved: tuple[int, ...]
+
+
+def split(function: Function, variant: Variant) -> Pieces:
+    """Cut a joint graph into its two pieces."""
+    outputs = {o.value for o in function.outputs}
+    gradients = {i.gradient for i in function.inputs if i.gradient is not None}
+    backward = needed(function.backward_ops, gradients)
+    if variant == "recompute":
+        made = made_by(function.forward_ops)
+        wanted = {v for v in reads(backward) | gradients if v in made}
+        backward = needed(function.forward_ops, wanted) + backward
+    forward_made = made_by(function.forward_ops)
+    given = {i.value for i in function.inputs if i.kind in ("activation", "key")}
+    if variant == "recompute":
+        forward_made = set()
+    free = reads(backward) | gradients
+    inside = made_by(backward)
+    saved = tuple(sorted(v for v in free if (v in forward_made or v in given) and v not in inside))
+    return Pieces(needed(function.forward_ops, outputs | (set(saved) - given)), backward, saved)
+
+
+def needed(ops: tuple[Op, ...], wanted: set[int]) -> tuple[Op, ...]:
+    """The operators that lead to `wanted`, in order; results nobody reads become -1."""
+    live, kept = set(wanted), []
+    for op in reversed(ops):
+        if any(r in live for r in op.results):
+            live.update(op.operands())
+            results = tuple(r if r in live else -1 for r in op.results)
+            kept.append(op if results == op.results else _with_results(op, results))
+    return tuple(reversed(kept))
+
+
+def _with_results(op: Op, results: tuple[int, ...]) -> Op:
+    return Op(op.target, op.args, op.kwargs, results, op.scope)
+
+
+def reads(ops: tuple[Op, ...]) -> set[int]:
+    return {v for op in ops for v in op.operands()}
+
+
+def made_by(ops: tuple[Op, ...]) -> set[int]:
+    return {r for op in ops for r in op.results if r >= 0}
+
+
+def last_uses(ops: tuple[Op, ...], kept: set[int]) -> list[tuple[int, ...]]:
+    """Per operator, the values that nothing reads afterwards (and that are not `kept`)."""
+    seen, found = set(kept), []
+    for op in reversed(ops):
+        ending = []
+        for value in (*op.operands(), *(r for r in op.results if r >= 0)):
+            if value not in seen:
+                seen.add(value)
+                ending.append(value)
+        found.append(tuple(ending))
+    return found[::-1]

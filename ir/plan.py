@@ -1,0 +1,111 @@
+"""A plan: who does what, and what it is predicted to cost. Data: codegen needs nothing else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .cluster import Cluster
+from .local import Boundary, Choices
+from .mesh import Mesh
+from .strategy import Strategy
+
+Memory = Literal["keep", "recompute"]
+
+
+class Sharding(msgspec.Struct, frozen=True):
+    """How one function is split: per operator and mesh axis (`mesh` without stages, with `micro`)
+    the number of the option taken, and the layouts at its boundary."""
+
+    function: str
+    strategy: Strategy
+    mesh: Mesh
+    choices: Choices
+    boundary: Boundary
+
+
+class Layers(msgspec.Struct, frozen=True):
+    """Calls `first` to `last - 1`, all of one function, in one stage, with one decision.
+
+    `sharding` indexes the plan's shardings; times are per call and micro-batch, predicted.
+    """
+
+    first: int
+    last: int
+    sharding: int
+    memory: Memory
+    forward_seconds: float = 0.0
+    backward_seconds: float = 0.0
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """A pipeline stage: its calls, and what a device of it is predicted to need."""
+
+    first: int
+    last: int
+    forward_seconds: float = 0.0
+    backward_seconds: float = 0.0
+    communication_seconds: float = 0.0
+    sync_seconds: float = 0.0
+    transfer_bytes: int = 0
+    memory: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(amount for _, amount in self.memory)
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    step_seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    samples_per_second: float = 0.0
+    mfu: float = 0.0
+    bubble: float = 0.0
+    model_flops: float = 0.0
+
+
+class Alternative(msgspec.Struct, frozen=True):
+    """A strategy that was priced and not taken."""
+
+    word: str
+    micro_batches: int
+    memory: Memory
+    step_seconds: float
+    peak_bytes: int
+    fits: bool
+
+
+class Optimizer(msgspec.Struct, frozen=True):
+    """What the optimizer keeps per parameter: number of states, and bytes of each element."""
+
+    name: str
+    states: int
+    state_bytes: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The whole decision. `mesh` has every device axis, stages first; rank r sits at its r-th place.
+
+    `status` is `optimal` when no member of the searched space is better under the cost model.
+    """
+
+    model: str
+    model_digest: str
+    cluster: Cluster
+    mesh: Mesh
+    strategy: Strategy
+    global_batch: int
+    micro_batches: int
+    schedule: str
+    precision: str
+    optimizer: Optimizer
+    budget_bytes: int
+    stages: tuple[Stage, ...]
+    layers: tuple[Layers, ...]
+    shardings: tuple[Sharding, ...]
+    prediction: Prediction
+    status: Literal["optimal", "feasible"]
+    gap: float
+    alternatives: tuple[Alternative, ...] = ()
+    seed: int = 0

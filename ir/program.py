@@ -1,0 +1,124 @@
+"""A program: generated source files and the table of data they run on.
+
+Names and sizes live in the table (`table.json`), never in the source: a name is data.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from .layout import Factors, Layout
+from .mesh import Mesh
+from .tensor import TensorType
+
+
+class Numbered(msgspec.Struct, frozen=True):
+    """Names that differ in one number: `before + str(start + i) + after` for the i-th call."""
+
+    before: str
+    start: int
+    after: str
+
+    def at(self, i: int) -> str:
+        return f"{self.before}{self.start + i}{self.after}"
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A parameter, buffer or constant of the program, and how every rank keeps it.
+
+    `type` and `factors` are of the whole tensor; `layout` has one state per axis of the table's
+    mesh (stages are always `R`): a factor cut over `tp` axes, or whole. `stages` hold it.
+    One entry stands for `count` tensors whose names count up. The table's roles decide which states
+    are cut further, in flat pieces over the zero axes.
+    """
+
+    name: Numbered | str
+    kind: Literal["parameter", "buffer", "constant"]
+    type: TensorType
+    factors: Factors
+    layout: Layout
+    stages: tuple[int, ...]
+    trainable: bool
+    aliases: tuple[str, ...] = ()
+    values: tuple[float, ...] | None = None
+    count: int = 1
+
+    def names(self) -> tuple[str, ...]:
+        if isinstance(self.name, Numbered):
+            return tuple(self.name.at(i) for i in range(self.count))
+        return (self.name,)
+
+
+Names = Numbered | str | tuple[str, ...]  # one pattern, one name for all, or a name per call
+
+
+class CallRun(msgspec.Struct, frozen=True):
+    """Calls `first` to `last - 1`: which tensors fill the function's held inputs, per call.
+
+    `seed` numbers the first call for its random streams; `updates` pairs positions in a call's
+    results with the buffers they replace.
+    """
+
+    first: int
+    last: int
+    path: Names
+    held: tuple[Names, ...]
+    updates: tuple[tuple[int, Names], ...] = ()
+
+    def name(self, names: Names, call: int) -> str:
+        """The name that a call of this run takes from a pattern."""
+        if isinstance(names, Numbered):
+            return names.at(call - self.first)
+        return names if isinstance(names, str) else names[call - self.first]
+
+
+class BatchTensor(msgspec.Struct, frozen=True):
+    """A tensor of the global batch and the piece of it that a rank feeds to the data functions."""
+
+    name: str
+    path: tuple[str | int, ...]
+    type: TensorType
+    factors: Factors
+    layout: Layout
+
+
+class StageValue(msgspec.Struct, frozen=True):
+    """A value that crosses from one stage to the next: local type, and whether a gradient returns."""
+
+    name: str
+    type: TensorType
+    gradient: bool
+
+
+class Table(msgspec.Struct, frozen=True):
+    """Everything a generated program needs to know that is not code.
+
+    `mesh` has every device axis; `roles` the role of each; `micro_batches` splits the batch in time.
+    `crossing[s]` are the values stage s sends to stage s + 1.
+    """
+
+    model: str
+    model_digest: str
+    plan_digest: str
+    mesh: Mesh
+    roles: tuple[str, ...]
+    stages: int
+    micro_batches: int
+    schedule: str
+    global_batch: int
+    precision: str
+    optimizer: str
+    held: tuple[Held, ...]
+    calls: tuple[CallRun, ...]
+    batch: tuple[BatchTensor, ...]
+    crossing: tuple[tuple[StageValue, ...], ...]
+    source: str = ""
+
+
+class Program(msgspec.Struct, frozen=True):
+    """Source files by path inside the program's folder, and the table."""
+
+    files: tuple[tuple[str, str], ...]
+    table: Table

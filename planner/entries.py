@@ -1,0 +1,199 @@
+"""The price of every function under every (tensor-parallel ways, local batch, memory variant).
+
+One entry per distinct function, never per layer. The split over the tensor-parallel axis is solved
+once per (function, ways); the local form is made and priced once per local batch.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..cost_model.collective import collective_seconds
+from ..cost_model.compute import op_seconds
+from ..cost_model.function import FunctionCost, Pricer, count_flops
+from ..ir.axes import Option
+from ..ir.cluster import Cluster
+from ..ir.flow import Flow, flow
+from ..ir.layout import State, fits
+from ..ir.local import MICRO, Boundary, Choices, localize
+from ..ir.mesh import Axis, Mesh
+from ..ir.model import Function, Model
+from ..ir.pieces import Variant
+from ..ir.plan import Sharding
+from ..ir.strategy import ROLES, Strategy
+from .batch import AxisSharding, split_batch
+from .sharding import Costs, split_operators
+
+
+class Entries:
+    """Prices of a model's functions on a cluster, made when first asked for."""
+
+    def __init__(self, model: Model, cluster: Cluster) -> None:
+        self.model, self.cluster = model, cluster
+        self.flow: Flow = flow(model)
+        self.functions = {f.name: f for f in model.functions}
+        self.batch = {
+            f.name: split_batch(f, self.flow, self.summed(f)) for f in model.functions
+        }
+        self.tensor: dict[tuple[str, int], AxisSharding] = {}
+        self.costs: dict[tuple[str, int, int, Variant], FunctionCost | None] = {}
+        self.pricers: dict[int, Pricer] = {}
+
+    def summed(self, function: Function) -> frozenset[int]:
+        """Outputs that stay sums over the batch: the loss."""
+        found = set()
+        for call in self.model.calls:
+            if call.function == function.name:
+                for name, output in zip(call.results, function.outputs, strict=True):
+                    if name == self.model.loss:
+                        found.add(output.value)
+        return frozenset(found)
+
+    def splits(self, ways: int) -> None:
+        """Solve every function's split over `ways` devices, the costliest first: a parameter that
+        two functions share lies as the first of them likes."""
+        decided: dict[str, State] = {}
+        order = sorted(self.functions.values(), key=lambda f: (-self.weight(f), f.name))
+        for function in order:
+            calls = [c for c in self.model.calls if c.function == function.name]
+            fixed = {
+                item.value: decided[name]
+                for call in calls
+                for item, name in zip(function.held(), call.parameters, strict=True)
+                if name in decided
+            }
+            axes = self.flow.axes[function.name]
+            made = split_operators(function, axes, ways, self.axis_costs(function, ways), fixed)
+            self.tensor[function.name, ways] = made
+            for call in calls:
+                decided.update(zip(call.parameters, made.inputs, strict=False))
+
+    def weight(self, function: Function) -> float:
+        return sum(
+            count_flops(known.declared) for known in self.flow.axes[function.name].ops
+        ) * sum(call.function == function.name for call in self.model.calls)
+
+    def axis_costs(self, function: Function, ways: int) -> Costs:
+        """Prices of options and moves, at one sample per device: they scale alike with the batch."""
+        axes, batch = self.flow.axes[function.name], self.flow.batch[function.name]
+        share = self.model.batch
+        split = _split_values(function, self.batch[function.name], axes.ops)
+
+        def size(value: int) -> float:
+            return function.types[value].bytes / (share if value in split else 1)
+
+        def operator(i: int, option: Option) -> float:
+            if option.atom in batch:
+                return 1e6
+            op, declared = function.ops[i], axes.ops[i].declared
+            work = declared.work if declared else "move"
+            if work == "view":
+                return 0.0
+            pieces = ways if option.loop else 1
+            moved = sum(
+                size(v) / (ways if isinstance(s, tuple) else 1)
+                for v, s in zip(
+                    (*op.operands(), *op.results), (*option.inputs, *option.outputs), strict=True
+                )
+                if v >= 0
+            )
+            along = share if any(v in split for v in (*op.operands(), *op.results)) else 1
+            flops = count_flops(declared) / along / pieces
+            dtype = next(
+                (function.types[v].dtype for v in op.operands() if function.types[v].is_float),
+                "float32",
+            )
+            return float(op_seconds(work, flops, moved, dtype, self.cluster.device))
+
+        def collective(value: int, kind: str) -> float:
+            if kind in ("cut", "share"):
+                return 0.0
+            return float(collective_seconds(kind, int(size(value)), ways, 1, self.cluster))
+
+        return Costs(operator, collective)
+
+    def cost(self, name: str, ways: int, local_batch: int, variant: Variant) -> FunctionCost | None:
+        """The price of one call, or None where the function cannot be split so."""
+        key = (name, ways, local_batch, variant)
+        if key not in self.costs:
+            self.costs[key] = self.price(name, ways, local_batch, variant)
+        return self.costs[key]
+
+    def price(
+        self, name: str, ways: int, local_batch: int, variant: Variant
+    ) -> FunctionCost | None:
+        strategy = Strategy((("dp", self.model.batch // local_batch), ("tp", ways)))
+        sharding = self.sharding(name, strategy, 1)
+        if sharding is None:
+            return None
+        function = self.functions[name]
+        local = localize(
+            function, self.flow.axes[name], sharding.mesh, sharding.choices, sharding.boundary
+        )
+        if ways not in self.pricers:
+            self.pricers[ways] = Pricer(self.cluster, sharding.mesh)
+        pricer = self.pricers[ways]
+        pricer.mesh = sharding.mesh
+        return pricer.function(local, variant)
+
+    def sharding(self, name: str, strategy: Strategy, micro_batches: int) -> Sharding | None:
+        """The split of a function under a strategy and a number of micro-batches."""
+        function, axes = self.functions[name], self.flow.axes[name]
+        ways = strategy.size("tp")
+        if ways > 1 and (name, ways) not in self.tensor:
+            self.splits(ways)
+        per_axis = []
+        mesh_axes = []
+        for role, size in (*strategy.axes, (MICRO, micro_batches)):
+            if role != MICRO and ROLES[role].stages:
+                continue
+            batch = role == MICRO or ROLES[role].batch
+            mesh_axes.append(Axis(role, size))
+            tensor = self.tensor.get((name, size)) if not batch else None
+            per_axis.append(tensor or (self.batch[name] if batch else _whole(function)))
+        mesh = Mesh(tuple(mesh_axes))
+        boundary = join(per_axis)
+        layouts = zip(
+            (*(i.value for i in function.inputs), *(o.value for o in function.outputs)),
+            (*boundary.inputs, *boundary.outputs),
+            strict=True,
+        )
+        if not all(fits(axes.factors[v], layout, mesh) for v, layout in layouts):
+            return None
+        choices: Choices = tuple(zip(*(a.choices for a in per_axis), strict=True))
+        return Sharding(name, strategy, mesh, choices, boundary)
+
+
+def _split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
+    """Values that lie cut along the batch."""
+    split = {
+        i.value for i, s in zip(function.inputs, sharding.inputs, strict=True) if s != "R"
+    }
+    for op, known, chosen in zip(function.ops, ops, sharding.choices, strict=True):
+        for value, state in zip(op.results, known.options[chosen].outputs, strict=True):
+            if isinstance(state, tuple):
+                split.add(value)
+    return frozenset(split)
+
+
+def _whole(function: Function) -> AxisSharding:
+    """An axis of size one, or one that a function does not use."""
+    return AxisSharding(
+        (0,) * len(function.ops),
+        ("R",) * len(function.inputs),
+        tuple(None if i.gradient is None else "R" for i in function.inputs),
+        ("R",) * len(function.outputs),
+        tuple(None if o.tangent is None else "R" for o in function.outputs),
+    )
+
+
+def join(per_axis: list[AxisSharding]) -> Boundary:
+    """Layouts at the boundary from the states along every axis."""
+
+    def layouts(field: str) -> tuple:  # type: ignore[type-arg]
+        columns = zip(*(getattr(a, field) for a in per_axis), strict=True)
+        return tuple(None if None in states else tuple(states) for states in columns)
+
+    return Boundary(
+        layouts("inputs"), layouts("gradients"), layouts("outputs"), layouts("tangents")
+    )

@@ -1,0 +1,276 @@
+"""Time and memory of one candidate: a strategy, a number of micro-batches, a memory variant.
+
+What runs is what is priced: no communication hides behind compute in the generated programs yet, so
+none does here. Times add up as 1F1B runs them: the slowest stage once per micro-batch, every other
+stage once (fill and drain), then the gradient synchronisation and the optimizer.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import msgspec
+
+from ..cost_model.collective import collective_seconds
+from ..cost_model.function import FunctionCost
+from ..ir.cluster import Cluster
+from ..ir.model import Model
+from ..ir.plan import Memory, Optimizer, Stage
+from ..ir.strategy import ROLES, Strategy
+from ..ir.tensor import ITEM_BYTES
+from .entries import Entries
+
+MARGIN = 0.03  # of the budget terms: allocator rounding and fragmentation (assumed)
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    strategy: Strategy
+    micro_batches: int
+    memory: Memory
+    stages: tuple[Stage, ...]
+    step_seconds: float
+    bubble: float
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(stage.peak_bytes for stage in self.stages)
+
+
+class Evaluator:
+    """Prices candidates of one model on one cluster for one global batch and optimizer."""
+
+    def __init__(self, entries: Entries, global_batch: int, optimizer: Optimizer) -> None:
+        self.entries, self.global_batch, self.optimizer = entries, global_batch, optimizer
+        self.model: Model = entries.model
+        self.cluster: Cluster = entries.cluster
+        self.calls = self.model.calls
+        self.parameters = {p.name: p for p in self.model.parameters}
+        counts: dict[str, int] = {}
+        for call in self.calls:
+            counts[call.function] = counts.get(call.function, 0) + 1
+        self.repeated = {name for name, count in counts.items() if count > 1}
+        self.once = self.model.once()
+
+    def variant(self, call: int, memory: Memory) -> Memory:
+        """Only repeated layers recompute: they are where the activations are."""
+        return memory if self.calls[call].function in self.repeated else "keep"
+
+    def candidate(
+        self, strategy: Strategy, micro_batches: int, memory: Memory
+    ) -> Candidate | None:
+        """The priced candidate, or None where the model cannot be split so."""
+        ways = strategy.batch_ways()
+        if self.global_batch % (ways * micro_batches):
+            return None
+        tensor, batch = strategy.size("tp"), self.global_batch // ways
+        costs = []
+        for i, call in enumerate(self.calls):
+            local = batch if i in self.once else batch // micro_batches
+            cost = self.entries.cost(call.function, tensor, local, self.variant(i, memory))
+            if cost is None:
+                return None
+            costs.append(cost)
+        bounds = partition([c.forward.seconds + c.backward.seconds for c in costs],
+                           strategy.size("pp"))  # fmt: skip
+        if bounds is None:
+            return None
+        stages = tuple(
+            self.stage(strategy, micro_batches, costs, bounds, s) for s in range(len(bounds) - 1)
+        )
+        return self.assemble(strategy, micro_batches, memory, stages)
+
+    def assemble(
+        self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]
+    ) -> Candidate:
+        stride = strategy.devices // strategy.size("pp")
+        busy = [
+            s.forward_seconds
+            + s.backward_seconds
+            + 2 * self.transfer_seconds(s.transfer_bytes, stride)
+            for s in stages
+        ]
+        pipeline = sum(busy) + (micro_batches - 1) * max(busy)
+        step = pipeline + max(s.sync_seconds for s in stages)
+        bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
+        return Candidate(strategy, micro_batches, memory, stages, step, bubble)
+
+    def transfer_seconds(self, amount: int, stride: int) -> float:
+        return float(collective_seconds("send", amount, 2, stride, self.cluster)) if amount else 0.0
+
+    def stage(
+        self,
+        strategy: Strategy,
+        micro_batches: int,
+        costs: list[FunctionCost],
+        bounds: list[int],
+        number: int,
+    ) -> Stage:
+        first, last = bounds[number], bounds[number + 1]
+        calls = [i for i in range(first, last) if i not in self.once]
+        zero = _Zero(strategy, self.cluster)
+        gather = sum(zero.gather_seconds(costs[i].held_bytes) for i in calls)
+        scatter = sum(zero.scatter_seconds(costs[i].held_bytes) for i in calls)
+        forward = sum(costs[i].forward.seconds for i in calls) + gather
+        backward = sum(costs[i].backward.seconds for i in calls) + gather + scatter
+        communication = gather * 2 + scatter + sum(
+            costs[i].forward.communication_seconds + costs[i].backward.communication_seconds
+            for i in calls
+        )
+        held = self.held_bytes(calls, costs)
+        sync = zero.sync_seconds(held) + self.optimizer_seconds(held, zero)
+        sync += sum(costs[i].forward.seconds for i in self.once)
+        in_flight = min(len(bounds) - 1 - number, micro_batches)
+        crossing = self.crossing(bounds[number + 1], strategy, micro_batches)
+        memory = self.memory(calls, costs, held, zero, in_flight, crossing)
+        return Stage(first, last, forward, backward, communication, sync, crossing, memory)
+
+    def held_bytes(self, calls: list[int], costs: list[FunctionCost]) -> int:
+        """Local bytes of the parameters that these calls hold, shared ones once."""
+        seen: set[str] = set()
+        total = 0
+        for i in calls:
+            names = self.calls[i].parameters
+            new = sum(self.parameters[n].type.bytes for n in names if n not in seen)
+            whole = sum(self.parameters[n].type.bytes for n in names)
+            total += costs[i].held_bytes * new // whole if whole else 0
+            seen.update(names)
+        return total
+
+    def crossing(self, at: int, strategy: Strategy, micro_batches: int) -> int:
+        """Bytes that one device sends per micro-batch over the boundary before call `at`."""
+        if at >= len(self.calls):
+            return 0
+        samples = self.global_batch // strategy.batch_ways() // micro_batches
+        made = {
+            name: output
+            for call in self.calls[:at]
+            if self.entries.functions[call.function].differentiable
+            for name, output in zip(
+                call.results, self.entries.functions[call.function].outputs, strict=True
+            )
+            for output in [self.entries.functions[call.function].types[output.value].bytes]
+        }
+        used = {name for call in self.calls[at:] for name in call.arguments}
+        whole = sum(amount for name, amount in made.items() if name in used)
+        return whole * samples // self.model.batch
+
+    def optimizer_seconds(self, held: int, zero: _Zero) -> float:
+        touched = held * (2 + self.optimizer.states) // zero.pieces("optimizer")
+        return touched * 2 / self.cluster.device.memory_bandwidth_bytes_per_second
+
+    def memory(
+        self,
+        calls: list[int],
+        costs: list[FunctionCost],
+        held: int,
+        zero: _Zero,
+        in_flight: int,
+        crossing: int,
+    ) -> tuple[tuple[str, int], ...]:
+        biggest = max((costs[i].held_bytes for i in calls), default=0)
+        item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
+        states = held // item * self.optimizer.states * self.optimizer.state_bytes
+        activations = in_flight * (sum(costs[i].saved_bytes for i in calls) + crossing)
+        once = sum(costs[i].saved_bytes + costs[i].forward.peak_bytes for i in self.once)
+        terms = {
+            "parameters": held // zero.pieces("parameter"),
+            "gradients": held // zero.pieces("gradient"),
+            "optimizer": states // zero.pieces("optimizer"),
+            "activations": activations,
+            "batch data": once,
+            "temporaries": max(
+                (max(costs[i].forward.peak_bytes, costs[i].backward.peak_bytes) for i in calls),
+                default=0,
+            ),
+            "communication": zero.buffer_bytes(biggest, held) + 2 * crossing,
+        }
+        terms["margin"] = int(MARGIN * sum(terms.values()))
+        terms["runtime"] = self.cluster.device.runtime_overhead_bytes
+        return tuple(terms.items())
+
+
+class _Zero:
+    """What the zero roles of a strategy cut, and what their collectives cost."""
+
+    def __init__(self, strategy: Strategy, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.batch = [(r, n, _stride(strategy, r)) for r, n in strategy.axes if ROLES[r].batch]
+        self.shards = frozenset(s for r, _, _ in self.batch for s in ROLES[r].shards)
+        self.ways = 1
+        for role, size, _ in self.batch:
+            self.ways *= size if ROLES[role].shards else 1
+
+    def pieces(self, what: str) -> int:
+        return self.ways if what in self.shards else 1
+
+    def seconds(self, kind: str, amount: int, sharded: bool) -> float:
+        return sum(
+            float(collective_seconds(kind, amount, size, stride, self.cluster))
+            for role, size, stride in self.batch
+            if bool(ROLES[role].shards) == sharded
+        )
+
+    def gather_seconds(self, amount: int) -> float:
+        return self.seconds("all_gather", amount, True) if "parameter" in self.shards else 0.0
+
+    def scatter_seconds(self, amount: int) -> float:
+        return self.seconds("reduce_scatter", amount, True) if "gradient" in self.shards else 0.0
+
+    def sync_seconds(self, held: int) -> float:
+        """Once per step: gradients over plain axes, and whatever zero leaves for the end."""
+        seconds = self.seconds("all_reduce", held // self.pieces("optimizer"), False)
+        if "optimizer" in self.shards and "gradient" not in self.shards:
+            seconds += self.seconds("reduce_scatter", held, True)
+        if "optimizer" in self.shards and "parameter" not in self.shards:
+            seconds += self.seconds("all_gather", held, True)
+        return seconds
+
+    def buffer_bytes(self, biggest: int, held: int) -> int:
+        """Gathered weights of one call, its whole gradients, and flat copies for the wire."""
+        if "parameter" in self.shards:
+            return 3 * biggest
+        return 2 * biggest if self.shards else biggest
+
+
+def _stride(strategy: Strategy, role: str) -> int:
+    """Distance in ranks between neighbours along a role's axis."""
+    stride = 1
+    for name, size in reversed(strategy.axes):
+        if name == role:
+            return stride
+        stride *= size
+    return stride
+
+
+def partition(seconds: list[float], stages: int) -> list[int] | None:
+    """Boundaries of contiguous stages with the smallest slowest stage, each with some work."""
+    if stages > sum(s > 0 for s in seconds):
+        return None
+    low, high = max(max(seconds), sum(seconds) / stages), sum(seconds)
+    best = _cut(seconds, stages, high)
+    for _ in range(40):
+        middle = (low + high) / 2
+        found = _cut(seconds, stages, middle)
+        if found is None:
+            low = middle
+        else:
+            best, high = found, middle
+    return best
+
+
+def _cut(seconds: list[float], stages: int, limit: float) -> list[int] | None:
+    """Greedy stages of at most `limit`; later stages always keep at least one call each."""
+    bounds, load = [0], 0.0
+    left = list(accumulate((s > 0 for s in reversed(seconds)), initial=0))[::-1]
+    for i, cost in enumerate(seconds):
+        remaining = stages - len(bounds)
+        full = load + cost > limit or (load > 0 and cost > 0 and left[i] <= remaining)
+        if full and load > 0:
+            bounds.append(i)
+            load = 0.0
+        load += cost
+        if load > limit * (1 + 1e-12):
+            return None
+    if len(bounds) != stages:
+        return None
+    return [*bounds, len(seconds)]

@@ -1,0 +1,46 @@
+"""What a user may ask of the planner."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..ir.errors import UsageError
+from ..ir.plan import Memory, Optimizer
+from ..ir.strategy import ROLES, Strategy
+
+OPTIMIZERS: dict[str, int] = {"adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1,
+                              "adagrad": 1, "lion": 1}  # fmt: skip
+
+
+class PlanOptions(msgspec.Struct, frozen=True):
+    """Choices of the user; None means that the planner decides or takes the natural default.
+
+    `global_batch`: samples per step. `memory_bytes`: budget per device. `pin`: a strategy that every
+    layer must take. `memory_actions`: what layers may do with their activations.
+    """
+
+    global_batch: int | None = None
+    memory_bytes: int | None = None
+    precision: str | None = None
+    optimizer: str = "adamw"
+    roles: tuple[str, ...] = tuple(ROLES)
+    memory_actions: tuple[Memory, ...] = ("keep", "recompute")
+    pin: Strategy | None = None
+    micro_batches: int | None = None
+    schedule: str = "1f1b"
+    seed: int = 0
+
+    def check(self) -> None:
+        unknown = [r for r in self.roles if r not in ROLES]
+        if unknown:
+            raise UsageError(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise UsageError(
+                f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}"
+            )
+
+
+def optimizer_states(name: str, half: bool, item_bytes: int) -> Optimizer:
+    """States per parameter element: moments, and a full-precision copy when training in half."""
+    states = OPTIMIZERS[name] + (1 if half else 0)
+    return Optimizer(name, states, 4 if half else item_bytes)
