@@ -97,14 +97,22 @@ def _letter(state: State) -> str:
 
 
 def _next_step(current: list[State], target: Layout) -> tuple[int, State]:
-    """A direct step when one is legal, else undo an inner cut that stands in the way."""
-    differing = [i for i in range(len(target)) if current[i] != target[i]]
+    """A direct step when one is legal, else undo a cut that stands in the way.
+
+    A cut nests outside the later axes' cuts of the same factor, so those come off first; and a
+    factor that another axis is about to leave is not cut again before, for it might not divide.
+    """
     blockers: list[int] = []
-    for axis in differing:
+    for axis in [i for i in range(len(target)) if current[i] != target[i]]:
         inner = [
             j
-            for j in range(axis + 1, len(target))
-            if is_shard(current[j]) and current[j] in (current[axis], target[axis])
+            for j in range(len(target))
+            if j != axis
+            and is_shard(current[j])
+            and (
+                (j > axis and current[j] in (current[axis], target[axis]))
+                or (current[j] == target[axis] and current[j] != target[j])
+            )
         ]
         if not inner:
             return axis, target[axis]

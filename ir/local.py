@@ -152,7 +152,8 @@ class _Localizer:
         assert known.declared is not None
         changed = list(args)
         for position, dims in known.declared.shapes:
-            changed[position] = tuple(self.extent(known, dim, ways) for dim in dims)
+            sizes = tuple(self.extent(known, dim, ways) for dim in dims)
+            changed[position] = sizes if isinstance(args[position], tuple) else prod(sizes)
         return tuple(changed)
 
     def extent(self, known: OpAxes, dim: tuple[str, ...], ways: Ways) -> int:

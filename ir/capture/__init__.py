@@ -1,0 +1,62 @@
+"""Trace a PyTorch model into the IR: the only part of plait.ir that imports torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..errors import TraceError
+from ..model import Model
+from .assemble import assemble
+from .clean import Unsupported, read
+from .execute import execute, run_ops
+from .export import LossFunction, Recording, record
+from .export import batch_size as _batch_size
+from .graph import Graph
+from .locate import stack_place
+from .operators import call_key
+from .resolve import resolve
+from .rewrite import rewrite
+from .source import Source, load_source, materialize
+
+__all__ = [
+    "Source", "call_key", "execute", "load_source", "materialize", "resolve", "run_ops", "trace",
+]  # fmt: skip
+
+
+def trace(
+    model: nn.Module, batch: Any, loss_fn: LossFunction | None = None, *, name: str | None = None
+) -> Model:
+    """Trace one training step of `model` on `batch`, without computing or allocating anything.
+
+    `batch` is a dict (keyword arguments), a tuple or list (positional) or one tensor; only shapes
+    and element types count. The loss is `loss_fn(output, batch)`, else `output.loss`, else the
+    output itself. The model is traced as configured (`train()` or `eval()`) and left untouched.
+    A batch of one sample is traced as two, because a size of 1 hides where the batch lies.
+
+    Raises TraceError naming the file and line where the model does what cannot be traced.
+    """
+    size = _batch_size(batch)
+    traced = max(size, 2)
+    try:
+        recording = record(model, batch, loss_fn, traced)
+    except TraceError:
+        if traced == size:
+            raise
+        traced = size
+        recording = record(model, batch, loss_fn, traced)
+    graph = _read(recording, model, batch, loss_fn, traced)
+    return assemble(name or type(model).__name__, rewrite(graph), recording, traced)
+
+
+def _read(
+    recording: Recording, model: nn.Module, batch: Any, loss_fn: LossFunction | None, traced: int
+) -> Graph:
+    try:
+        return read(recording)
+    except Unsupported as error:
+        # source lines cost time, so only a second recording keeps them
+        lined = record(model, batch, loss_fn, traced, lines=True)
+        node = list(lined.graph.graph.nodes)[error.index]
+        raise TraceError(f"{stack_place(node.meta.get('stack_trace'))}: {error}") from error

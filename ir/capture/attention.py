@@ -1,0 +1,221 @@
+"""Attention as one operator, `plait::attention`, with its backward pass as another.
+
+    q [b n s d], k [b g t d], v [b g t e], bias [b|1 n|1 s|1 t|1] -> out [b n s e], logsumexp [b n s]
+
+g divides n (query heads share key heads in consecutive groups). `bias` is a boolean mask (True
+attends) or is added to the scores; `causal` masks column > row, both counted from 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .operators import LIBRARY, OPS, _wide, kept, register
+
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+_EFFICIENT = torch.ops.aten._scaled_dot_product_efficient_attention.default
+_EFFICIENT_BACKWARD = torch.ops.aten._scaled_dot_product_efficient_attention_backward.default
+
+_REST = "bool causal, float scale, float dropout, int salt, int[] index"
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? key"
+
+
+def _additive(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if bias is None or bias.dtype != torch.bool:
+        return None if bias is None else bias.to(dtype)
+    zero = torch.zeros((), dtype=dtype, device=bias.device)
+    return torch.where(bias, zero, float("-inf"))
+
+
+def _flash_fits(q: Tensor, v: Tensor, bias: Tensor | None, causal: bool, dropout: float) -> bool:
+    plain = dropout == 0.0 and q.shape[-1] == v.shape[-1]
+    return plain and q.device.type == "cpu" and not (causal and bias is not None)
+
+
+def _efficient_fits(q: Tensor, bias: Tensor | None, dropout: float) -> bool:
+    return q.device.type == "cuda" and bias is None and dropout == 0.0
+
+
+def _grouped(x: Tensor, heads: int) -> Tensor:
+    return x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def _ungrouped(gradient: Tensor, like: Tensor) -> Tensor:
+    b, n, t, d = gradient.shape
+    if n == like.shape[1]:
+        return gradient
+    return gradient.reshape(b, like.shape[1], -1, t, d).sum(2)
+
+
+def _row_major(x: Tensor) -> Tensor:
+    """[b n s d] laid out as [b s n d], as the fused kernels do: the next reshape then copies nothing."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _scores(q: Tensor, k: Tensor, bias: Tensor | None, causal: bool, scale: float) -> Tensor:
+    scores = (q @ k.transpose(-1, -2)) * scale
+    added = _additive(bias, scores.dtype)
+    if added is not None:
+        scores = scores + added
+    if causal:
+        s, t = scores.shape[-2:]
+        allowed = torch.ones(s, t, dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    return scores
+
+
+def _share(key: Tensor | None, dropout: float, salt: int, index: list[int], like: Tensor) -> Tensor:
+    """The dropout mask over [b n s t], scaled."""
+    assert key is not None, "attention with dropout needs a key"
+    keep = kept(key, dropout, salt, index).reshape(like.shape)
+    return keep.to(like.dtype) * (0.0 if dropout >= 1.0 else 1.0 / (1.0 - dropout))
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key: Tensor | None,
+    causal: bool, scale: float, dropout: float, salt: int, index: list[int],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if _flash_fits(q, v, bias, causal, dropout):
+        mask = _additive(bias, q.dtype)
+        out, logsumexp = _FLASH(q, k, v, 0.0, causal, attn_mask=mask, scale=scale)
+        return _row_major(out), logsumexp.contiguous()
+    n, s = q.shape[1:3]
+    if _efficient_fits(q, bias, dropout):
+        keys, values = _grouped(k, n), _grouped(v, n)
+        out, logsumexp, _, _ = _EFFICIENT(q, keys, values, None, True, 0.0, causal, scale=scale)
+        return _row_major(out), logsumexp[..., :s].contiguous()
+    wide_q, keys, values = _wide(q), _wide(_grouped(k, n)), _wide(_grouped(v, n))
+    scores = _scores(wide_q, keys, bias, causal, scale)
+    logsumexp = torch.logsumexp(scores, -1)
+    # a row that attends to nothing gives zeros, as torch's own attention does
+    weights = torch.exp(scores - logsumexp.masked_fill(logsumexp.isneginf(), 0.0).unsqueeze(-1))
+    if dropout > 0.0:
+        weights = weights * _share(key, dropout, salt, index, weights)
+    return _row_major((weights @ values).to(q.dtype)), logsumexp
+
+
+def _attention_fake(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key: Tensor | None,
+    causal: bool, scale: float, dropout: float, salt: int, index: list[int],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    b, n, s, _ = q.shape
+    wide = torch.float32 if q.dtype in (torch.bfloat16, torch.float16) else q.dtype
+    out = q.new_empty(b, s, n, v.shape[-1]).transpose(1, 2)
+    return out, q.new_empty(b, n, s, dtype=wide)
+
+
+def _gradients(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key: Tensor | None,
+    out: Tensor, logsumexp: Tensor,
+    causal: bool, scale: float, dropout: float, salt: int, index: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k, v and of the scores, by the formulas of FlashAttention (Dao 2022, B.4)."""
+    n = q.shape[1]
+    wide_q, keys, values = _wide(q), _wide(_grouped(k, n)), _wide(_grouped(v, n))
+    upper, result = _wide(gradient), _wide(out)
+    scores = _scores(wide_q, keys, bias, causal, scale)
+    weights = torch.exp(scores - logsumexp.masked_fill(logsumexp.isneginf(), 0.0).unsqueeze(-1))
+    to_weights = upper @ values.transpose(-1, -2)
+    dropped = weights
+    if dropout > 0.0:
+        share = _share(key, dropout, salt, index, weights)
+        to_weights, dropped = to_weights * share, weights * share
+    to_values = dropped.transpose(-1, -2) @ upper
+    row = (upper * result).sum(-1, keepdim=True)
+    to_scores = weights * (to_weights - row)
+    to_q = (to_scores @ keys) * scale
+    to_keys = (to_scores.transpose(-1, -2) @ wide_q) * scale
+    return (
+        to_q.to(q.dtype),
+        _ungrouped(to_keys, k).to(k.dtype),
+        _ungrouped(to_values, v).to(v.dtype),
+        to_scores,
+    )
+
+
+def _attention_backward(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key: Tensor | None,
+    out: Tensor, logsumexp: Tensor,
+    causal: bool, scale: float, dropout: float, salt: int, index: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    n, s = q.shape[1:3]
+    keys, values = _grouped(k, n), _grouped(v, n)
+    if _flash_fits(q, v, bias, causal, dropout):
+        mask = _additive(bias, q.dtype)
+        to_q, to_keys, to_values = _FLASH_BACKWARD(
+            gradient, q, keys, values, out, logsumexp, 0.0, causal, attn_mask=mask, scale=scale
+        )
+        return to_q, _ungrouped(to_keys, k), _ungrouped(to_values, v)
+    if _efficient_fits(q, bias, dropout):
+        # the kernel wants its rows padded to 32 and the unused state of its own dropout
+        padded = torch.nn.functional.pad(logsumexp, (0, -s % 32))
+        state = torch.zeros((), dtype=torch.int64)
+        to_q, to_keys, to_values, _ = _EFFICIENT_BACKWARD(
+            gradient, q, keys, values, None, out, padded, state, state, 0.0,
+            [True, True, True, False], causal, scale=scale,
+        )  # fmt: skip
+        return to_q, _ungrouped(to_keys, k), _ungrouped(to_values, v)
+    rest = (out, logsumexp, causal, scale, dropout, salt, index)
+    return _gradients(gradient, q, k, v, bias, key, *rest)[:3]
+
+
+def _attention_backward_bias(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, key: Tensor | None,
+    out: Tensor, logsumexp: Tensor,
+    causal: bool, scale: float, dropout: float, salt: int, index: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    rest = (out, logsumexp, causal, scale, dropout, salt, index)
+    *grads, to_scores = _gradients(gradient, q, k, v, bias, key, *rest)
+    dims = [d for d in range(4) if bias.shape[d] == 1 and to_scores.shape[d] != 1]
+    to_bias = to_scores.sum(dims, keepdim=True) if dims else to_scores
+    return grads[0], grads[1], grads[2], to_bias.to(bias.dtype)
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _attention_backward_fake(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
+    return _like(q), _like(k), _like(v)
+
+
+def _attention_backward_bias_fake(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *_: Any
+) -> Any:
+    return _like(q), _like(k), _like(v), _like(bias)
+
+
+def _context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:5], *output)
+    ctx.rest = inputs[5:]
+
+
+def _gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    saved, bias = ctx.saved_tensors, None
+    if ctx.needs_input_grad[3]:
+        to_q, to_k, to_v, bias = OPS.attention_backward_bias(gradient, *saved, *ctx.rest)
+    else:
+        to_q, to_k, to_v = OPS.attention_backward(gradient, *saved, *ctx.rest)
+    return to_q, to_k, to_v, bias, None, None, None, None, None, None
+
+
+_SAVED = f"Tensor gradient, {_INPUTS}, Tensor out, Tensor logsumexp, {_REST}"
+register(f"attention({_INPUTS}, {_REST}) -> (Tensor, Tensor)", _attention, _attention_fake)
+register(
+    f"attention_backward({_SAVED}) -> (Tensor, Tensor, Tensor)",
+    _attention_backward,
+    _attention_backward_fake,
+)
+register(
+    f"attention_backward_bias({_SAVED.replace('Tensor? bias', 'Tensor bias')})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _attention_backward_bias,
+    _attention_backward_bias_fake,
+)
+torch.library.register_autograd(
+    "plait::attention", _gradient, setup_context=_context, lib=LIBRARY
+)

@@ -1,0 +1,95 @@
+"""The batch as a flat list of tensors with paths: dicts are keyword arguments, tuples positional."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..errors import TraceError
+from ..model import ModelInput
+from ..tensor import TensorType
+from .literals import tensor_type
+
+Path = tuple[str | int, ...]
+DEPTH = 16
+
+
+def leaves(batch: Any, path: Path = ()) -> list[tuple[Path, torch.Tensor]]:
+    """Every tensor of a batch with its path, in the batch's own order."""
+    if isinstance(batch, torch.Tensor):
+        return [(path, batch)]
+    if len(path) > DEPTH:
+        raise TraceError(f"the batch is nested more than {DEPTH} levels deep")
+    if isinstance(batch, Mapping):
+        return [leaf for name, part in batch.items() for leaf in leaves(part, (*path, name))]
+    if isinstance(batch, list | tuple):
+        return [leaf for i, part in enumerate(batch) for leaf in leaves(part, (*path, i))]
+    return []
+
+
+def rebuild(batch: Any, tensors: Callable[[Path], Any], path: Path = ()) -> Any:
+    """The batch with every tensor replaced; everything else stays."""
+    if isinstance(batch, torch.Tensor):
+        return tensors(path)
+    if isinstance(batch, Mapping):
+        return {name: rebuild(part, tensors, (*path, name)) for name, part in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(rebuild(part, tensors, (*path, i)) for i, part in enumerate(batch)))
+    if isinstance(batch, list | tuple):
+        parts = [rebuild(part, tensors, (*path, i)) for i, part in enumerate(batch)]
+        return tuple(parts) if isinstance(batch, tuple) else parts
+    return batch
+
+
+def call(model: torch.nn.Module, batch: Any) -> Any:
+    """Feed a batch to a model: a mapping by keyword, a sequence by position, else as it is."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, list | tuple):
+        return model(*batch)
+    return model(batch)
+
+
+def batch_size(tensors: list[torch.Tensor]) -> int:
+    """The size that most tensors of two or more dimensions have in dimension 0 (1 for none)."""
+    ranked = [t for t in tensors if t.dim() >= 2] or [t for t in tensors if t.dim() == 1]
+    sizes = Counter(int(t.shape[0]) for t in ranked)
+    return sizes.most_common(1)[0][0] if sizes else 1
+
+
+def model_inputs(batch: Any, size: int, traced: int) -> list[ModelInput]:
+    """Describe the batch's tensors; those of batch size `size` are traced at `traced`."""
+    inputs, names = [], set[str]()
+    for path, tensor in leaves(batch):
+        batched = tensor.dim() >= 1 and int(tensor.shape[0]) == size
+        type_ = tensor_type(tensor)
+        if batched:
+            type_ = TensorType((traced, *type_.shape[1:]), type_.dtype)
+        if not all(isinstance(part, str | int) for part in path):
+            raise TraceError(f"the batch's keys must be strings, not {path}")
+        name = unique("_".join(map(str, path)) or "batch", names)
+        inputs.append(ModelInput(name, type_, path, batched))
+    return inputs
+
+
+def identifier(text: str) -> str:
+    """A Python identifier, no keyword, made from any text."""
+    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "value"
+    if name[0].isdigit() or re.fullmatch(r"[hH]\d+", name):
+        name = f"x_{name}"
+    return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) else name
+
+
+def unique(text: str, taken: set[str]) -> str:
+    """An identifier made from any text that is not `taken` yet; it is added there."""
+    name = base = identifier(text)
+    number = 2
+    while name in taken:
+        name, number = f"{base}_{number}", number + 1
+    taken.add(name)
+    return name

@@ -1,0 +1,119 @@
+"""Interpret a model on tensors: the reference semantics that generated programs are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model import Call, Function, Model, Op
+from ..pieces import last_uses
+from .literals import DTYPES, decode
+from .operators import call_key
+from .resolve import resolve
+
+# A view of a shard, or after a dropped copy, need not be one without copying.
+AS_RESHAPE = frozenset({"aten.view.default", "aten._unsafe_view.default"})
+
+
+def run_ops(
+    ops: Sequence[Op], environment: Mapping[int, Tensor], wanted: Iterable[int]
+) -> dict[int, Tensor]:
+    """Run operators in order on values by number; returns the wanted ones, frees the others early."""
+    wanted = set(wanted)
+    values: dict[int, Any] = dict(environment)
+    for op, ending in zip(ops, last_uses(tuple(ops), wanted), strict=True):
+        made = run_op(op, values.__getitem__)
+        for result, tensor in zip(op.results, made, strict=True):
+            if result >= 0:
+                values[result] = tensor
+        for value in ending:
+            values.pop(value, None)
+    return {value: values[value] for value in wanted}
+
+
+def run_op(op: Op, value: Any) -> tuple[Tensor, ...]:
+    """One operator; `value` gives the tensor of an operand. One tensor per entry of `results`."""
+    args = [decode(a, value) for a in op.args]
+    kwargs = {name: decode(a, value) for name, a in op.kwargs.items()}
+    target = "aten.reshape.default" if op.target in AS_RESHAPE else op.target
+    made = resolve(target)(*args, **kwargs)
+    return tuple(made) if isinstance(made, list | tuple) else (made,)
+
+
+def execute(
+    model: Model,
+    parameters: Mapping[str, Tensor],
+    batch: Sequence[Tensor],
+    *,
+    seed: int = 0,
+    step: int = 0,
+    gradients: bool = True,
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """One training step's loss, gradients by parameter, and new values by buffer.
+
+    `parameters`: parameters and buffers by first name. `batch`: tensors in the order of
+    `model.inputs`. Random operators draw from (seed, step, number of the call).
+    """
+    run = _Run(model, dict(parameters), dict(zip((i.name for i in model.inputs), batch, strict=True)))
+    with torch.no_grad():
+        for number, call in enumerate(model.calls):
+            run.forward(call, call_key(seed, step, number))
+        if gradients:
+            run.gradients[model.loss] = torch.ones_like(run.values[model.loss])
+            for number, call in reversed(list(enumerate(model.calls))):
+                run.backward(call, call_key(seed, step, number))
+    found = {p.name: run.held_gradients.get(p.name) for p in model.parameters if p.trainable}
+    buffers = {b: run.values[r] for call in model.calls for r, b in call.updates}
+    return run.values[model.loss], {n: g for n, g in found.items() if g is not None}, buffers
+
+
+class _Run:
+    def __init__(self, model: Model, held: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+        self.functions = {f.name: f for f in model.functions}
+        self.held, self.values = held, values
+        for parameter in model.parameters:
+            if parameter.kind == "constant":
+                self.held[parameter.name] = constant(parameter.values or (), parameter.type)
+        self.gradients: dict[str, Tensor] = {}
+        self.held_gradients: dict[str, Tensor] = {}
+        device = next(iter([*values.values(), *held.values()]), torch.zeros(())).device
+        self.device = device
+
+    def inputs(self, function: Function, call: Call, key: int) -> dict[int, Tensor]:
+        tensors = [self.held[n] for n in call.parameters] + [self.values[n] for n in call.arguments]
+        if function.random:
+            tensors.append(torch.tensor([key, 0], device=self.device))
+        return {i.value: t for i, t in zip(function.inputs, tensors, strict=True)}
+
+    def forward(self, call: Call, key: int) -> None:
+        function = self.functions[call.function]
+        wanted = [o.value for o in function.outputs]
+        made = run_ops(function.forward_ops, self.inputs(function, call, key), wanted)
+        for name, value in zip(call.results, wanted, strict=True):
+            self.values[name] = made[value]
+
+    def backward(self, call: Call, key: int) -> None:
+        function = self.functions[call.function]
+        environment = self.inputs(function, call, key)
+        for name, output in zip(call.results, function.outputs, strict=True):
+            if output.tangent is not None:
+                zero = torch.zeros_like(self.values[name])
+                environment[output.tangent] = self.gradients.pop(name, zero)
+        wanted = [i.gradient for i in function.inputs if i.gradient is not None]
+        if not wanted:
+            return
+        made = run_ops(function.ops, environment, wanted)
+        names = (*call.parameters, *call.arguments, *(("",) if function.random else ()))
+        for name, item in zip(names, function.inputs, strict=True):
+            if item.gradient is not None:
+                into = self.gradients if item.kind == "activation" else self.held_gradients
+                have, more = into.get(name), made[item.gradient]
+                into[name] = more if have is None else have + more
+
+
+def constant(values: Sequence[float], type_: Any) -> Tensor:
+    """The tensor of a constant parameter."""
+    return torch.tensor(values, dtype=DTYPES[type_.dtype]).reshape(type_.shape)

@@ -1,0 +1,210 @@
+"""Run a model's forward once on fake tensors and record its operators, above autograd.
+
+Parameters, buffers and the batch enter the recorded graph as plain arguments, so no name that the
+user chose ever reaches torch.fx (which splices names into source code). Which module runs what is
+recorded by global module hooks. The user's module is put back exactly as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.compiler
+import torch.fx.traceback
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules import module as module_hooks
+
+from ..errors import TraceError
+from ..model import ModelInput, Parameter
+from . import batch as batches
+from .literals import DTYPES, tensor_type
+from .locate import trace_error
+
+LossFunction = Callable[[Any, Any], torch.Tensor]
+ROOT = 0
+
+
+@dataclass
+class Invocation:
+    """One run of one module: its path in the user's model (None for a module outside it)."""
+
+    path: str
+    class_name: str
+    parent: int
+
+
+@dataclass
+class Recording:
+    """What the forward did: a torch.fx graph whose placeholders are `held` then `inputs`."""
+
+    graph: torch.fx.GraphModule
+    held: list[Parameter]
+    inputs: list[ModelInput]
+    invocations: list[Invocation] = field(default_factory=list)
+
+
+def record(
+    model: nn.Module, batch: Any, loss_fn: LossFunction | None, traced: int, lines: bool = False
+) -> Recording:
+    """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines."""
+    inputs = batches.model_inputs(batch, batch_size(batch), traced)
+    held = held_tensors(model)
+    invocations = [Invocation("", type(model).__name__, -1)]
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake_mode:
+        held_fakes = [
+            _fake(p.type.shape, p.type.dtype, p.kind == "parameter", p.trainable) for p in held
+        ]
+        fakes = {i.path: _fake(i.type.shape, i.type.dtype) for i in inputs}
+        # a batch of our own: the model may write into it
+        fake_batch = batches.rebuild(batch, fakes.__getitem__)
+
+    def run(held_tensors: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> torch.Tensor:
+        return loss_of(batches.call(model, fake_batch), fake_batch, loss_fn)
+
+    swap = dict(zip((p.name for p in held), held_fakes, strict=True))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_swapped(model, held, swap))
+        stack.enter_context(_compiling())
+        stack.enter_context(fake_mode)
+        stack.enter_context(torch.fx.traceback.preserve_node_meta())
+        stack.enter_context(_followed(model, invocations))
+        try:
+            graph = make_fx(run, pre_dispatch=True, record_stack_traces=lines)(
+                held_fakes, list(fakes.values())
+            )
+        except TraceError:
+            raise
+        except Exception as error:
+            raise trace_error(error) from error
+    return Recording(graph, held, inputs, invocations)
+
+
+def batch_size(batch: Any) -> int:
+    return batches.batch_size([tensor for _, tensor in batches.leaves(batch)])
+
+
+def _fake(
+    shape: tuple[int, ...], dtype: str, parameter: bool = False, trainable: bool = False
+) -> torch.Tensor:
+    tensor = torch.empty(shape, dtype=DTYPES[dtype], device="cpu")
+    return nn.Parameter(tensor, requires_grad=trainable) if parameter else tensor
+
+
+def loss_of(output: Any, batch: Any, loss_fn: LossFunction | None) -> torch.Tensor:
+    """The scalar loss: by `loss_fn`, else `output.loss`, else the output or its first element."""
+    if loss_fn is not None:
+        loss = loss_fn(output, batch)
+    else:
+        loss = getattr(output, "loss", None)
+        if loss is None and isinstance(output, dict):
+            loss = output.get("loss")
+        if loss is None:
+            loss = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        shape = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise TraceError(
+            f"the model gives no scalar loss (found {shape}); pass loss_fn(output, batch), "
+            "or labels in the batch if the model computes its own loss"
+        )
+    return loss.reshape(())
+
+
+def held_tensors(model: nn.Module) -> list[Parameter]:
+    """Parameters, then buffers, under their first names, with the other names as aliases."""
+    found: list[Parameter] = []
+    for kind, named in (
+        ("parameter", model.named_parameters(remove_duplicate=False)),
+        ("buffer", model.named_buffers(remove_duplicate=False)),
+    ):
+        names: dict[int, list[str]] = {}
+        tensors: dict[int, torch.Tensor] = {}
+        for name, tensor in named:
+            names.setdefault(id(tensor), []).append(name)
+            tensors[id(tensor)] = tensor
+        for key, (first, *aliases) in names.items():
+            tensor = tensors[key]
+            if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+                raise TraceError(f"{first} is not initialised yet; run the model once before tracing")
+            trainable = kind == "parameter" and tensor.requires_grad
+            made = Parameter(first, tensor_type(tensor), kind, trainable, tuple(aliases))
+            found.append(made)
+    return found
+
+
+@contextlib.contextmanager
+def _swapped(
+    model: nn.Module, held: list[Parameter], tensors: dict[str, torch.Tensor]
+) -> Iterator[None]:
+    """The module with other tensors in it; everything the forward does to it is undone."""
+    first = {alias: p.name for p in held for alias in (p.name, *p.aliases)}
+    modules = list(model.modules())
+    before = [
+        (dict(m.__dict__), dict(m._parameters), dict(m._buffers), dict(m._modules)) for m in modules
+    ]
+    try:
+        for prefix, module in model.named_modules(remove_duplicate=False):
+            for table in (module._parameters, module._buffers):
+                for name, tensor in table.items():
+                    if tensor is not None:
+                        table[name] = tensors[first[f"{prefix}.{name}" if prefix else name]]
+        yield
+    finally:
+        for module, (attributes, *tables) in zip(modules, before, strict=True):
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for table, was in zip(
+                (module._parameters, module._buffers, module._modules), tables, strict=True
+            ):
+                table.clear()
+                table.update(was)
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """Model code that asks `torch.compiler.is_compiling()` must take its traceable path.
+
+    Private to torch 2.13: without the two flags some models branch on tensor values.
+    """
+    before = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
+    torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
+
+
+@contextlib.contextmanager
+def _followed(model: nn.Module, invocations: list[Invocation]) -> Iterator[None]:
+    """Note on every recorded operator which module invocation runs it."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    open_: list[tuple[int, Any]] = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        parent = open_[-1][0] if open_ else ROOT
+        path = paths.get(id(module), invocations[parent].path)
+        invocations.append(Invocation(path, type(module).__name__, parent))
+        mark = torch.fx.traceback.annotate({"invocation": len(invocations) - 1})
+        mark.__enter__()
+        open_.append((len(invocations) - 1, mark))
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        open_.pop()[1].__exit__(None, None, None)
+
+    handles = [
+        module_hooks.register_module_forward_pre_hook(enter),
+        module_hooks.register_module_forward_hook(leave),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        while open_:
+            open_.pop()[1].__exit__(None, None, None)

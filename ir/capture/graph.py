@@ -1,0 +1,95 @@
+"""The flat program that capture works on before it is cut: numbered values, operators in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..model import Argument, ModelInput, Op, Parameter, Ref, map_refs
+from ..tensor import TensorType
+
+KEY_TYPE = TensorType((2,), "int64")
+
+
+@dataclass
+class Graph:
+    """Values are numbered; parameters, inputs and the random key come first.
+
+    `Op.scope` holds the number of the module invocation that ran the operator until the graph is
+    cut. `updates` maps a buffer's name to the value it takes after the step.
+    """
+
+    types: list[TensorType] = field(default_factory=list)
+    ops: list[Op] = field(default_factory=list)
+    parameters: dict[int, Parameter] = field(default_factory=dict)
+    inputs: dict[int, ModelInput] = field(default_factory=dict)
+    trainable: set[int] = field(default_factory=set)
+    key: int = -1
+    loss: int = -1
+    updates: dict[str, int] = field(default_factory=dict)
+
+    def value(self, type_: TensorType) -> int:
+        self.types.append(type_)
+        return len(self.types) - 1
+
+    def emit(
+        self,
+        target: str,
+        args: tuple[Argument, ...],
+        types: tuple[TensorType | None, ...],
+        kwargs: dict[str, Argument] | None = None,
+        scope: str = "",
+    ) -> tuple[int, ...]:
+        """Append one operator; returns its result values, -1 where it makes none."""
+        results = tuple(-1 if t is None else self.value(t) for t in types)
+        self.ops.append(Op(target, args, kwargs or {}, results, scope))
+        return results
+
+    def differentiable(self) -> set[int]:
+        """Values that carry a gradient from a trainable parameter."""
+        found = set(self.trainable)
+        for op in self.ops:
+            if op.target != "aten.detach.default" and not found.isdisjoint(op.operands()):
+                found.update(r for r in op.results if r >= 0 and self.types[r].is_float)
+        return found
+
+    def wanted(self) -> set[int]:
+        """Values whose gradient the loss defines and a trainable parameter needs."""
+        carrying = self.differentiable()
+        wanted = {self.loss} & carrying
+        for op in reversed(self.ops):
+            if not wanted.isdisjoint(op.results):
+                wanted.update(v for v in op.operands() if v in carrying)
+        return wanted
+
+    def outputs(self) -> set[int]:
+        return {self.loss, *self.updates.values()}
+
+    def drop_dead(self) -> None:
+        """Remove operators whose results nobody uses; unused results become -1."""
+        self.ops = live_ops(self.ops, self.outputs())
+
+
+def live_ops(ops: list[Op], outputs: set[int]) -> list[Op]:
+    live, kept = set(outputs), []
+    for op in reversed(ops):
+        if live.isdisjoint(op.results):
+            continue
+        results = tuple(r if r in live else -1 for r in op.results)
+        live.update(op.operands())
+        kept.append(op if results == op.results else replace(op, results=results))
+    return kept[::-1]
+
+
+def replace(op: Op, **changes: Any) -> Op:
+    fields = {name: getattr(op, name) for name in op.__struct_fields__}
+    return Op(**{**fields, **changes})
+
+
+def substitute(op: Op, values: dict[int, int]) -> Op:
+    """The operator with its operands renamed by `values`, where they are there."""
+    if values.keys().isdisjoint(op.operands()):
+        return op
+    args = tuple(map_refs(a, lambda v: Ref(values.get(v, v))) for a in op.args)
+    kwargs = {n: map_refs(a, lambda v: Ref(values.get(v, v))) for n, a in op.kwargs.items()}
+    return replace(op, args=args, kwargs=kwargs)

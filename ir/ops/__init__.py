@@ -1,0 +1,33 @@
+"""Declarations of operators by family; importing this package fills `plait.ir.op.OPERATORS`."""
+
+from . import (
+    attention,
+    convolution,
+    factory,
+    indexing,
+    loss,
+    matrix,
+    norm,
+    pointwise,
+    pooling,
+    reduce,
+    slicing,
+    softmax,
+    view,
+)
+
+__all__ = [
+    "attention",
+    "convolution",
+    "factory",
+    "indexing",
+    "loss",
+    "matrix",
+    "norm",
+    "pointwise",
+    "pooling",
+    "reduce",
+    "slicing",
+    "softmax",
+    "view",
+]

@@ -1,0 +1,51 @@
+"""Tensors from nothing: every shard makes its own piece."""
+
+from __future__ import annotations
+
+from ..op import Loops, Site, declare, loops
+from .pattern import Words, dims, pattern, words
+
+
+@declare(
+    "aten.full.default", "aten.zeros.default", "aten.ones.default", "aten.empty.memory_format",
+)  # fmt: skip
+def filled(site: Site) -> Loops | None:
+    (result,) = site.results
+    if result is None:
+        return None
+    full = words(result.shape)
+    return _made(site, [], full, 0)
+
+
+@declare(
+    "aten.new_zeros.default", "aten.new_ones.default", "aten.new_full.default",
+    "aten.new_empty.default",
+)  # fmt: skip
+def new(site: Site) -> Loops | None:
+    """The operand lends its element type alone; of another shape it must be whole, or it would sum."""
+    (result,) = site.results
+    if result is None:
+        return None
+    full = words(result.shape)
+    shape = site.operands[0].shape
+    given = full if shape == result.shape else words(shape, "o", whole=range(len(shape)))
+    return _made(site, [given], full, 1)
+
+
+def _made(site: Site, inputs: list[Words], full: Words, position: int) -> Loops:
+    shapes = ((position, dims(full)),)
+    return loops(pattern(inputs, [full]), site, shapes=shapes, work="move", flops=0)
+
+
+@declare(
+    "aten.arange.default", "aten.arange.start", "aten.arange.start_step", "aten.linspace.default",
+    "aten.eye.default", "aten.eye.m", "aten.scalar_tensor.default", "aten.tril_indices.default",
+    "aten.triu_indices.default",
+)  # fmt: skip
+def counted(site: Site) -> Loops | None:
+    """Values depend on the place in the whole."""
+    (result,) = site.results
+    if result is None:
+        return None
+    full = words(result.shape, whole=range(len(result.shape)))
+    return loops(pattern([], [full]), site, work="move", flops=0)

@@ -1,0 +1,158 @@
+"""Look-ups and scatters: what is indexed is whole, the indices and the rest are independent."""
+
+from __future__ import annotations
+
+from ..model import Ref
+from ..op import Loops, Site, declare, loops
+from .pattern import Words, integer, literal, pattern, words
+
+MOVE = "move"
+
+
+@declare("aten.embedding.default")
+def embedding(site: Site) -> Loops:
+    """table, indices -> rows"""
+    places = words(site.operands[1].shape, "n")
+    text = pattern([["v!", "h"], places], [[*places, "h"]])
+    return loops(text, site, linear=((0,),), work=MOVE, flops=0)
+
+
+@declare("aten.embedding_dense_backward.default")
+def embedding_backward(site: Site) -> Loops:
+    """gradient, indices -> of the table: the places add up, unless counted for scaling"""
+    scaled = literal(site, 4) is True
+    places = words(site.operands[1].shape, "n", whole=range(9) if scaled else ())
+    text = pattern([[*places, "h"], places], [["v!", "h"]])
+    return loops(text, site, linear=((0,),), work=MOVE, flops=0)
+
+
+def _shared(shape: tuple[int, ...], index: tuple[int, ...], dim: int) -> tuple[Words, Words] | None:
+    """Words of a tensor and of indices into it along `dim`; None when other dims differ."""
+    others = [d for d in range(len(shape)) if d != dim]
+    if len(index) != len(shape) or any(shape[d] != index[d] for d in others):
+        return None
+    full = words(shape)
+    whole = "1" if shape[dim] == 1 else "v!"
+    places = "1" if index[dim] == 1 else "n"
+    return [*full[:dim], whole, *full[dim + 1 :]], [*full[:dim], places, *full[dim + 1 :]]
+
+
+@declare("aten.gather.default")
+def gather(site: Site) -> Loops | None:
+    """x, dim, indices -> elements"""
+    shape, index = site.operands[0].shape, site.operands[1].shape
+    found = _shared(shape, index, integer(site, 1) % max(len(shape), 1))
+    if found is None:
+        return None
+    full, places = found
+    linear = ((0,),) if site.operands[0].is_float else ()
+    return loops(pattern([full, places], [places]), site, linear=linear, work=MOVE, flops=0)
+
+
+@declare("aten.scatter.src", "aten.scatter.value", "aten.scatter_add.default")
+def scatter(site: Site) -> Loops | None:
+    """x, dim, indices, source -> x with elements written or added"""
+    shape, index = site.operands[0].shape, site.operands[1].shape
+    found = _shared(shape, index, integer(site, 1) % max(len(shape), 1))
+    source = site.operands[2:]
+    if found is None or any(s.shape != index for s in source):
+        return None
+    full, places = found
+    text = pattern([full, places, *[places] * len(source)], [full])
+    adds = site.op.target == "aten.scatter_add.default" and site.operands[0].is_float
+    linear = ((0, 2),) if adds else ()
+    return loops(text, site, kinds={"n": "whole"}, linear=linear, work=MOVE, flops=0)
+
+
+@declare("aten.index_select.default")
+def index_select(site: Site) -> Loops | None:
+    shape = site.operands[0].shape
+    if not shape or not site.operands[1].shape:
+        return None
+    dim = integer(site, 1) % len(shape)
+    full = words(shape, whole=(dim,))
+    (count,) = site.operands[1].shape
+    places = "1" if count == 1 else "n"
+    made = [*full[:dim], places, *full[dim + 1 :]]
+    linear = ((0,),) if site.operands[0].is_float else ()
+    return loops(pattern([full, [places]], [made]), site, linear=linear, work=MOVE, flops=0)
+
+
+@declare("aten.index_add.default")
+def index_add(site: Site) -> Loops | None:
+    """x, dim, indices, source -> x with slices added"""
+    shape = site.operands[0].shape
+    if not shape or not site.operands[1].shape:
+        return None
+    dim = integer(site, 1) % len(shape)
+    full = words(shape, whole=(dim,))
+    (count,) = site.operands[1].shape
+    places = "1" if count == 1 else "n!"
+    source = [*full[:dim], places, *full[dim + 1 :]]
+    linear = ((0, 2),) if site.operands[0].is_float else ()
+    return loops(pattern([full, [places], source], [full]), site, linear=linear, work=MOVE, flops=0)
+
+
+class _Indexed:
+    """`x[indices]`: dims of x, of every index tensor, and of the elements found."""
+
+    def __init__(self, site: Site, free: bool) -> None:
+        given = literal(site, 1)
+        assert isinstance(given, tuple)
+        used = [d for d, index in enumerate(given) if isinstance(index, Ref)]
+        count = len(used)
+        indices = [operand.shape for operand in site.operands[1 : 1 + count]]
+        self.masks = any(o.dtype in ("bool", "uint8") for o in site.operands[1 : 1 + count])
+        shape = site.operands[0].shape
+        self.full = words(shape, whole=used)
+        rank = max((len(index) for index in indices), default=0)
+        padded = [(1,) * (rank - len(index)) + index for index in indices]
+        joint = tuple(max(sizes) for sizes in zip(*padded, strict=True))
+        whole = () if free else range(rank)
+        places = words(joint, "n", whole=whole)
+        self.indices = [
+            ["1" if size == 1 else word for size, word in zip(index, places[rank - len(index) :], strict=True)]
+            for index in indices
+        ]
+        rest = [word for d, word in enumerate(self.full) if d not in used]
+        together = bool(used) and used == list(range(used[0], used[0] + count))
+        at = used[0] if together else 0
+        self.found = [*rest[:at], *places, *rest[at:]]
+
+
+@declare("aten.index.Tensor", "aten._unsafe_index.Tensor")
+def index(site: Site) -> Loops | None:
+    """x, indices -> elements; a mask as index gives a size that only the data knows"""
+    named = _Indexed(site, free=True)
+    if named.masks:
+        return None
+    linear = ((0,),) if site.operands[0].is_float else ()
+    text = pattern([named.full, *named.indices], [named.found])
+    return loops(text, site, linear=linear, work=MOVE, flops=0)
+
+
+@declare("aten.index_put.default", "aten._unsafe_index_put.default")
+def index_put(site: Site) -> Loops | None:
+    """x, indices, values, accumulate -> x with elements written or added"""
+    named = _Indexed(site, free=False)
+    values = site.operands[-1].shape
+    if named.masks or len(values) > len(named.found):
+        return None
+    tail = named.found[len(named.found) - len(values) :]
+    given = ["1" if size == 1 else word for size, word in zip(values, tail, strict=True)]
+    last = len(site.operands) - 1
+    adds = literal(site, 3) is True and site.operands[0].is_float
+    text = pattern([named.full, *named.indices, given], [named.full])
+    return loops(text, site, linear=((0, last),) if adds else (), work=MOVE, flops=0)
+
+
+@declare("aten.bucketize.Tensor", "aten.searchsorted.Tensor")
+def bucketize(site: Site) -> Loops | None:
+    """values and one sorted row of boundaries -> bucket of every value"""
+    first = site.op.target == "aten.bucketize.Tensor"
+    values, boundaries = (0, 1) if first else (1, 0)
+    if len(site.operands[boundaries].shape) != 1:
+        return None
+    full = words(site.operands[values].shape)
+    inputs = [full, ["v!"]] if first else [["v!"], full]
+    return loops(pattern(inputs, [full]), site, work="pointwise", flops=1)

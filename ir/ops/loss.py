@@ -1,0 +1,50 @@
+"""Losses over classes: rows are independent, classes are whole."""
+
+from __future__ import annotations
+
+from ..op import Loops, Site, declare, loops
+from .pattern import Words, integer, pattern, present, words
+
+NONE, MEAN, SUM = 0, 1, 2
+
+
+@declare("plait.cross_entropy.default")
+def cross_entropy(site: Site) -> Loops:
+    """logits, labels -> losses, logsumexp"""
+    return loops("[n v!], [n] -> [n], [n]", site, work="reduce", flops=5)
+
+
+@declare("plait.cross_entropy_backward.default")
+def cross_entropy_backward(site: Site) -> Loops:
+    """gradient, logits, labels, logsumexp -> of logits"""
+    text = "[n], [n v!], [n], [n] -> [n v!]"
+    return loops(text, site, linear=((0,),), work="reduce", flops=5)
+
+
+def _rows(shape: tuple[int, ...], whole: bool) -> tuple[Words, Words]:
+    """Words of the scores [n v ..] and of the labels [n ..]."""
+    n, *space = words((shape[0], *shape[2:]), "n", whole=range(9) if whole else ())
+    return [n, "v!", *space], [n, *space]
+
+
+@declare("aten.nll_loss_forward.default", "aten.nll_loss2d_forward.default")
+def nll_loss(site: Site) -> Loops | None:
+    """scores, labels, weight?, reduction -> loss, total weight"""
+    if len(site.operands[0].shape) < 2:
+        return None
+    reduction = integer(site, 3, MEAN)
+    scores, labels = _rows(site.operands[0].shape, whole=reduction != SUM)
+    inputs = present(site, (scores, labels, ["v!"]))
+    loss = labels if reduction == NONE else []
+    return loops(pattern(inputs, [loss, []]), site, work="reduce", flops=1)
+
+
+@declare("aten.nll_loss_backward.default", "aten.nll_loss2d_backward.default")
+def nll_loss_backward(site: Site) -> Loops | None:
+    """gradient, scores, labels, weight?, reduction, ignored label, total weight -> of scores"""
+    if len(site.operands[1].shape) < 2:
+        return None
+    scores, labels = _rows(site.operands[1].shape, whole=False)
+    upper = labels if integer(site, 4, MEAN) == NONE else []
+    inputs = present(site, (upper, scores, labels, ["v!"], None, None, []))
+    return loops(pattern(inputs, [scores]), site, linear=((0,),), work="move", flops=1)

@@ -1,0 +1,80 @@
+"""Patterns for operators of any rank: words for the dims of a shape, and literals at a site."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import msgspec
+
+from ..model import Argument, Ref
+from ..op import Dim, Loop, Loops, Site
+
+Words = list[str]
+
+
+def words(shape: Sequence[int], letter: str = "i", whole: Collection[int] = ()) -> Words:
+    """One loop per dim, `i0 i1! 1`: dims in `whole` are marked, size 1 carries no loop."""
+    return [
+        "1" if size == 1 else f"{letter}{dim}{'!' * (dim in whole)}"
+        for dim, size in enumerate(shape)
+    ]
+
+
+def aligned(shape: Sequence[int], full: Words) -> Words:
+    """Words of a shape that broadcasts against dims `full`, aligned on the right."""
+    tail = full[len(full) - len(shape) :]
+    return ["1" if size == 1 else word for size, word in zip(shape, tail, strict=True)]
+
+
+def pattern(inputs: Iterable[Words], outputs: Iterable[Words]) -> str:
+    sides = (", ".join(f"[{' '.join(dims)}]" for dims in side) for side in (inputs, outputs))
+    return " -> ".join(sides)
+
+
+def present(site: Site, arguments: Iterable[Words | None]) -> list[Words]:
+    """Words of the positional arguments that are tensors; optional ones may be left out."""
+    return [
+        dims
+        for argument, dims in zip(site.op.args, arguments, strict=False)
+        if isinstance(argument, Ref) and dims is not None
+    ]
+
+
+def dims(text: Words) -> tuple[Dim, ...]:
+    """The dims that words stand for: `["(a b!)", "1"]` is `(("a", "b"), ())`."""
+    split = (word.strip("()").replace("!", "").split() for word in text)
+    return tuple(tuple(name for name in names if name != "1") for names in split)
+
+
+def literal(site: Site, position: int, default: Argument = None) -> Argument:
+    args = site.op.args
+    return args[position] if position < len(args) else default
+
+
+def integer(site: Site, position: int, default: int = 0) -> int:
+    value = literal(site, position, default)
+    return value if isinstance(value, int) else default
+
+
+def integers(site: Site, position: int) -> tuple[int, ...]:
+    """A list argument, or a single integer as a list; missing and None give ()."""
+    value = literal(site, position)
+    if isinstance(value, int):
+        return (value,)
+    return tuple(v for v in value if isinstance(v, int)) if isinstance(value, tuple) else ()
+
+
+def is_tensor(site: Site, position: int) -> bool:
+    return isinstance(literal(site, position), Ref)
+
+
+def is_float(site: Site) -> bool:
+    """Whether every operand and result is floating point, so that sums may pass through."""
+    types = (*site.operands, *site.results)
+    return all(type_ is None or type_.is_float for type_ in types)
+
+
+def with_sizes(declared: Loops, sizes: dict[str, int]) -> Loops:
+    """Add whole loops that no tensor walks, for literals that are multiples of a loop."""
+    free = tuple(Loop(name, size, "whole") for name, size in sizes.items())
+    return msgspec.structs.replace(declared, loops=(*declared.loops, *free))

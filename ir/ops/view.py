@@ -1,0 +1,185 @@
+"""Views: the same elements under other dims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from ..op import Loops, Site, declare, loops
+from .pattern import Words, dims, integer, integers, pattern, words
+
+RESHAPES = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
+
+
+@declare(
+    *RESHAPES, "aten.flatten.using_ints", "aten.unflatten.int", "aten.squeeze.default",
+    "aten.squeeze.dim", "aten.squeeze.dims", "aten.unsqueeze.default", "aten._reshape_copy.default",
+    "aten.view_as.default", "aten.reshape_as.default",
+)  # fmt: skip
+def view(site: Site) -> Loops | None:
+    """The common factors of the grouped dims; groups that do not nest are whole."""
+    result = site.results[0]
+    if result is None or 0 in result.shape or len(site.operands) != 1:
+        return None
+    source, made = common_factors(site.operands[0].shape, result.shape)
+    shapes: tuple[tuple[int, tuple[tuple[str, ...], ...]], ...] = ()
+    if site.op.target in (*RESHAPES, "aten._reshape_copy.default"):
+        shapes = ((1, dims(made)),)
+    elif site.op.target == "aten.unflatten.int":
+        first = integer(site, 1) % len(site.operands[0].shape)
+        shapes = ((2, dims(made)[first : first + len(integers(site, 2))]),)
+    text = pattern([source], [made])
+    return loops(text, site, linear=_linear(site), shapes=shapes, work="view", flops=0)
+
+
+def common_factors(source: Sequence[int], made: Sequence[int]) -> tuple[Words, Words]:
+    """Words for both shapes, as in [16384] -> [2 8192]: `(a0 a1)` and `a0 a1`.
+
+    Dims are grouped so that groups on both sides have equal products.
+    """
+    left: list[list[str]] = [[] for _ in source]
+    right: list[list[str]] = [[] for _ in made]
+    i = j = number = 0
+    while i < len(source) or j < len(made):
+        first, second = i, j
+        i, j = i + (i < len(source)), j + (j < len(made))
+        while prod(source[first:i]) != prod(made[second:j]):
+            if prod(source[first:i]) < prod(made[second:j]):
+                i += 1
+            else:
+                j += 1
+        number = _group(source, made, (first, i), (second, j), left, right, number)
+    return [_word(names) for names in left], [_word(names) for names in right]
+
+
+def _group(
+    source: Sequence[int],
+    made: Sequence[int],
+    inside: tuple[int, int],
+    outside: tuple[int, int],
+    left: list[list[str]],
+    right: list[list[str]],
+    number: int,
+) -> int:
+    """Name the loops of one group of dims on both sides; returns the next free number."""
+    here = [[size, dim] for dim, size in enumerate(source) if inside[0] <= dim < inside[1]]
+    there = [[size, dim] for dim, size in enumerate(made) if outside[0] <= dim < outside[1]]
+    found: list[tuple[int, int]] = []
+    while here and there:
+        (x, at), (y, to) = here[0], there[0]
+        if x == 1 or y == 1:
+            (here if x == 1 else there).pop(0)
+            continue
+        if x % y and y % x:
+            return _apart(source, made, inside, outside, left, right, number)
+        found.append((at, to))
+        here[0][0], there[0][0] = (x // y, 1) if x > y else (1, y // x)
+    for at, to in found:
+        left[at].append(f"a{number}")
+        right[to].append(f"a{number}")
+        number += 1
+    return number
+
+
+def _apart(
+    source: Sequence[int],
+    made: Sequence[int],
+    inside: tuple[int, int],
+    outside: tuple[int, int],
+    left: list[list[str]],
+    right: list[list[str]],
+    number: int,
+) -> int:
+    """A group without common factors: every dim is a whole loop of its own."""
+    sides = ((source, inside, left), (made, outside, right))
+    for shape, (first, last), names in sides:
+        for dim in range(first, last):
+            if shape[dim] != 1:
+                names[dim].append(f"a{number}!")
+                number += 1
+    return number
+
+
+def _word(names: list[str]) -> str:
+    return f"({' '.join(names)})" if len(names) > 1 else "".join(names) or "1"
+
+
+@declare(
+    "aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default",
+    "aten.swapaxes.default", "aten.mT.default", "aten.movedim.int", "aten.movedim.intlist",
+)  # fmt: skip
+def permute(site: Site) -> Loops:
+    source = words(site.operands[0].shape)
+    made = [source[dim] for dim in _order(site, len(source))]
+    return loops(pattern([source], [made]), site, linear=_linear(site), work="view", flops=0)
+
+
+def _order(site: Site, rank: int) -> list[int]:
+    """Source dim of every result dim."""
+    target, order = site.op.target, list(range(rank))
+    if target == "aten.permute.default":
+        return [dim % rank for dim in integers(site, 1)]
+    if target.startswith("aten.movedim"):
+        moved = [dim % rank for dim in integers(site, 1)]
+        rest = [dim for dim in order if dim not in moved]
+        for to, dim in sorted(zip((d % rank for d in integers(site, 2)), moved, strict=True)):
+            rest.insert(to, dim)
+        return rest
+    if target in ("aten.t.default", "aten.numpy_T.default"):
+        return order[::-1]
+    if rank == 0:
+        return order
+    one, other = (-2, -1) if target == "aten.mT.default" else (integer(site, 1), integer(site, 2))
+    order[one], order[other] = order[other], order[one]
+    return order
+
+
+@declare("aten.expand.default", "aten.broadcast_to.default")
+def expand(site: Site) -> Loops:
+    """New dims are loops of the result alone: every shard makes its own piece."""
+    (source,), (result,) = site.operands, site.results
+    assert result is not None
+    made = words(result.shape)
+    tail = made[len(made) - len(source.shape) :]
+    given = ["1" if size == 1 else word for size, word in zip(source.shape, tail, strict=True)]
+    text = pattern([given], [made])
+    shapes = ((1, dims(made)),)
+    return loops(text, site, linear=_linear(site), shapes=shapes, work="view", flops=0)
+
+
+@declare("aten.repeat.default")
+def repeat(site: Site) -> Loops:
+    """Copies are the outer loop of a dim."""
+    (source,) = site.operands
+    counts = integers(site, 1)
+    copies = words(counts, "c")
+    given = words(source.shape)
+    padded = ["1"] * (len(counts) - len(given)) + given
+    made = [f"({copy} {word})" for copy, word in zip(copies, padded, strict=True)]
+    text = pattern([given], [made])
+    shapes = ((1, dims(copies)),)
+    sized = dict(zip(copies, counts, strict=True))
+    assert all(site.results), f"{sized}"
+    return loops(text, site, linear=_linear(site), shapes=shapes, work="move", flops=0)
+
+
+@declare("aten.repeat_interleave.self_int")
+def repeat_interleave(site: Site) -> Loops | None:
+    """Copies are the inner loop of a dim."""
+    (source,) = site.operands
+    if not isinstance(literal_dim := _argument(site, 2, "dim"), int):
+        return None
+    given = words(source.shape)
+    made = list(given)
+    dim = literal_dim % len(given)
+    made[dim] = f"({given[dim]} c!)" if integer(site, 1) > 1 else given[dim]
+    return loops(pattern([given], [made]), site, linear=_linear(site), work="move", flops=0)
+
+
+def _argument(site: Site, position: int, name: str) -> object:
+    args = site.op.args
+    return args[position] if len(args) > position else site.op.kwargs.get(name)
+
+
+def _linear(site: Site) -> tuple[tuple[int, ...], ...]:
+    return ((0,),) if site.operands[0].is_float else ()

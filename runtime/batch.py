@@ -1,0 +1,89 @@
+"""From the global batch that the user gives to the piece that one rank works on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ir.errors import MismatchError
+from ..ir.layout import local_type
+from ..ir.program import BatchTensor, Table
+from .shard import piece
+
+Batch = Tensor | Mapping[str, Any] | tuple[Any, ...] | list[Any]
+
+
+def local_batch(
+    batch: Batch, table: Table, rank: int, names: tuple[str, ...], device: torch.device
+) -> list[Tensor]:
+    """This rank's pieces of the tensors `names`, in order.
+
+    The whole batch is checked first, so that every rank refuses a wrong one alike. Raises
+    MismatchError naming the tensor with its global and local size.
+    """
+    check_keys(batch, table)
+    found = {t.name: checked(find(batch, t), t, table) for t in table.batch}
+    wanted = {t.name: t for t in table.batch}
+    coordinate = table.mesh.coordinate(rank)
+    pieces = []
+    for name in names:
+        tensor = wanted[name]
+        cut = piece(found[name], tensor.factors, tensor.layout, table.mesh, coordinate)
+        pieces.append(cut.to(device=device, dtype=getattr(torch, tensor.type.dtype)))
+    return pieces
+
+
+def find(batch: Batch, tensor: BatchTensor) -> Any:
+    """What lies at a tensor's path; None where there is nothing."""
+    value: Any = batch
+    for position, key in enumerate(tensor.path):
+        if isinstance(value, Tensor) and position == 0 and key == 0 and len(tensor.path) == 1:
+            return value
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def checked(value: Any, tensor: BatchTensor, table: Table) -> Tensor:
+    where = "".join(f"[{key!r}]" for key in tensor.path)
+    expected = tensor.type
+    if not isinstance(value, Tensor):
+        got = "nothing" if value is None else f"a {type(value).__name__}"
+        raise MismatchError(
+            f"batch{where}: the program takes a tensor {expected} there, the batch has {got}"
+        )
+    if tuple(value.shape) != expected.shape:
+        local = local_type(expected, tensor.factors, tensor.layout, table.mesh)
+        hint = "; this is one rank's piece" if tuple(value.shape) == local.shape else ""
+        raise MismatchError(
+            f"batch{where} is {list(value.shape)}{hint}; step takes the global batch "
+            f"{list(expected.shape)} on every rank, of which each of the {table.mesh.size} ranks "
+            f"works on {list(local.shape)}"
+        )
+    if value.is_floating_point() != expected.is_float:
+        raise MismatchError(
+            f"batch{where} has elements {value.dtype}, the program takes {expected.dtype}"
+        )
+    return value
+
+
+def check_keys(batch: Batch, table: Table) -> None:
+    """A tensor that the program does not read would be ignored silently: refuse it."""
+    if isinstance(batch, Mapping):
+        given = {key for key, value in batch.items() if isinstance(value, Tensor)}
+    elif isinstance(batch, tuple | list):
+        given = {i for i, value in enumerate(batch) if isinstance(value, Tensor)}
+    else:
+        return
+    known = {t.path[0] for t in table.batch if t.path}
+    unknown = sorted(map(repr, given - known))
+    if unknown:
+        raise MismatchError(
+            f"the batch has {', '.join(unknown)}, which the program was not compiled for; it takes "
+            f"{', '.join(sorted(map(repr, known)))}"
+        )

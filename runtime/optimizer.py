@@ -1,0 +1,57 @@
+"""Any torch optimizer on this rank's pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..ir.errors import UsageError
+from .parameters import Kept
+
+Factory = Callable[..., torch.optim.Optimizer]
+
+# Each looks at a whole matrix (its rows, its norm, its spectrum), which a piece does not have.
+NOT_ELEMENTWISE = {
+    "Adafactor": "factors the second moment of a matrix into its row and column means",
+    "Muon": "orthogonalises whole matrices",
+    "Shampoo": "preconditions whole matrices",
+    "SOAP": "preconditions whole matrices",
+    "LAMB": "scales by the norm of the whole tensor",
+    "LARS": "scales by the norm of the whole tensor",
+}
+
+
+def make(
+    factory: Factory, args: Mapping[str, Any], kept: list[Kept]
+) -> torch.optim.Optimizer | None:
+    """The optimizer over this rank's pieces, or None where nothing is trained.
+
+    Raises UsageError for an optimizer that cannot work on pieces when there are pieces.
+    """
+    leaves = [k.leaf for k in kept if k.leaf is not None]
+    if not leaves:
+        return None
+    refuse(factory, kept)
+    made = factory(leaves, **args)
+    refuse(type(made), kept)
+    return made
+
+
+def refuse(factory: Factory, kept: list[Kept]) -> None:
+    names = {cls.__name__ for cls in getattr(factory, "__mro__", (factory,))
+             if hasattr(cls, "__name__")}  # fmt: skip
+    if "LBFGS" in names:
+        raise UsageError(
+            "LBFGS evaluates the loss several times per step, which a compiled program does not "
+            "do: use an optimizer whose step takes no closure"
+        )
+    cut = [k for k in kept if k.total_ways > 1 or any(s != "R" for s in k.held.layout)]
+    for name in names & NOT_ELEMENTWISE.keys():
+        if cut:
+            raise UsageError(
+                f"{name} {NOT_ELEMENTWISE[name]}, but {len(cut)} of {len(kept)} parameters are "
+                f"sharded here ({cut[0].name} first): use an element-wise optimizer such as "
+                f"AdamW, or a plan of dp and pp only"
+            )

@@ -1,0 +1,223 @@
+"""A rank's share of the model's tensors: values, gradients, and what the optimizer steps on.
+
+A tensor is first cut as its layout says (over `tp`). The local piece is then cut flat, in three
+nested levels, each possibly of one rank:
+
+    local piece, flat, padded     N
+    value kept                    N / zero3                 gathered before each use
+    gradient accumulated          N / zero3 / zero2         reduce-scattered after each backward
+    optimizer steps on            N / zero3 / zero2 / zero1 reduce-scattered at the step's end
+
+Gradients are sums over micro-batches and over the batch axes, never averages: the loss is
+normalised over the whole batch already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ir.program import Held, Table
+from . import buckets
+from .comm import Comm
+from .group import Group
+from .initial import Initial
+from .mesh_groups import MeshGroups
+from .shard import flatten, outside, piece
+
+LEVELS = ("zero3", "zero2", "zero1")
+
+
+@dataclass
+class Kept:
+    """One tensor on this rank: `flat` stays in memory, `leaf` is the optimizer's view of it."""
+
+    name: str
+    held: Held
+    shape: tuple[int, ...]
+    ways: tuple[int, int, int]
+    flat: Tensor
+    leaf: torch.nn.Parameter | None = None
+    gradient: Tensor | None = None
+    owned: bool = False
+
+    @property
+    def elements(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    @property
+    def total_ways(self) -> int:
+        return self.ways[0] * self.ways[1] * self.ways[2]
+
+    def whole(self, flat: Tensor) -> Tensor:
+        """The local piece from its padded flat form."""
+        return flat[: self.elements].view(self.shape)
+
+
+class Store:
+    """All tensors that this rank's stage holds, by name."""
+
+    def __init__(
+        self, table: Table, groups: MeshGroups, comm: Comm, initial: Initial, device: torch.device
+    ) -> None:
+        self.table, self.groups, self.comm, self.device = table, groups, comm, device
+        self.levels: tuple[Group, ...] = tuple(groups.roles[role] for role in LEVELS)
+        self.replicas = groups.roles["dp"]
+        self.everything = {name: held for held in table.held for name in held.names()}
+        self.kept = {
+            name: self.keep(name, held, initial)
+            for name, held in self.everything.items()
+            if groups.stage in held.stages
+        }
+
+    # placing
+
+    def keep(self, name: str, held: Held, initial: Initial) -> Kept:
+        """Cut this rank's piece out of the whole tensor."""
+        p, g, o = (level.size for level in self.levels)
+        ways = (p if held.kind == "parameter" else 1, 1, 1)
+        if held.kind == "parameter" and held.trainable:
+            ways = (p, g, o)
+        local = self.local(held, initial.value(name, held))
+        shape = tuple(local.shape)
+        flat = self.shard(flatten(local, ways[0] * ways[1] * ways[2]), ways, 1)
+        kept = Kept(name, held, shape, ways, flat.to(self.device, copy=True))
+        if held.kind == "parameter" and held.trainable:
+            kept.leaf = torch.nn.Parameter(self.leaf_view(kept))
+        return kept
+
+    def local(self, held: Held, whole: Tensor) -> Tensor:
+        mesh = self.table.mesh
+        return piece(whole, held.factors, held.layout, mesh, mesh.coordinate(self.groups.rank))
+
+    def shard(self, flat: Tensor, ways: tuple[int, int, int], levels: int) -> Tensor:
+        """This rank's piece of a padded flat tensor after the first `levels` cuts."""
+        for level, size in list(zip(self.levels, ways, strict=True))[:levels]:
+            if size > 1:
+                flat = flat.view(size, -1)[level.index]
+        return flat
+
+    def leaf_view(self, kept: Kept) -> Tensor:
+        if kept.total_ways == 1:
+            return kept.whole(kept.flat)
+        return self.shard(kept.flat, (1, *kept.ways[1:]), 3)
+
+    # using
+
+    def fetch(self, names: list[str]) -> list[Tensor]:
+        """Local pieces for one call; those cut over zero3 are gathered, and freed by their user."""
+        kept = [self.kept[name] for name in names]
+        cut = list({k.name: k for k in kept if k.ways[0] > 1}.values())
+        flats = buckets.all_gather(self.levels[0], [k.flat for k in cut])
+        gathered = {k.name: k.whole(flat) for k, flat in zip(cut, flats, strict=True)}
+        return [gathered[k.name] if k.name in gathered else k.whole(k.flat) for k in kept]
+
+    def accumulate(self, gradients: list[tuple[str, Tensor]]) -> None:
+        """Add the gradients that one backward call made."""
+        found = [(self.kept[name], gradient) for name, gradient in gradients]
+        found = [(kept, gradient) for kept, gradient in found if kept.leaf is not None]
+        flats = [flatten(gradient, kept.total_ways) for kept, gradient in found]
+        for level in self.levels[:2]:
+            flats = buckets.reduce_scatter(level, flats)
+        for (kept, _), flat in zip(found, flats, strict=True):
+            if kept.gradient is None:
+                kept.gradient, kept.owned = flat, False
+            elif kept.owned:
+                kept.gradient += flat
+            else:
+                # The first tensor may be somebody else's memory as well: do not write into it.
+                kept.gradient, kept.owned = kept.gradient + flat, True
+
+    # once per step
+
+    def synchronize(self) -> None:
+        """Complete the sums: over zero1 and dp ranks, and over stages that share a tensor."""
+        self.sum_tied()
+        ready = [k for k in self.trained() if k.gradient is not None]
+        flats = buckets.reduce_scatter(self.levels[2], [_gradient(k) for k in ready])
+        flats = buckets.all_reduce(self.replicas, flats)
+        for kept, flat in zip(ready, flats, strict=True):
+            assert kept.leaf is not None
+            kept.leaf.grad = flat.view(kept.leaf.shape)
+            kept.gradient = None
+
+    def sum_tied(self) -> None:
+        """Tensors that several stages hold: their gradients belong together."""
+        for stages, group in self.groups.tied.items():
+            if group.size == 1 or self.groups.stage not in stages:
+                continue
+            tied = [k for k in self.trained() if k.held.stages == stages]
+            flats = [_gradient(k) if k.gradient is not None else self.zeros(k) for k in tied]
+            for kept, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
+                kept.gradient = total
+
+    def zeros(self, kept: Kept) -> Tensor:
+        return kept.flat.new_zeros(kept.flat.numel() // kept.ways[1])
+
+    def trained(self) -> list[Kept]:
+        return [kept for kept in self.kept.values() if kept.leaf is not None]
+
+    def publish(self) -> None:
+        """After the optimizer's step: every rank gets the pieces that others stepped on."""
+        moved = [k for k in self.trained() if k.leaf is not None and k.ways[1] * k.ways[2] > 1]
+        flats = [k.leaf.detach() for k in moved if k.leaf is not None]
+        for level in (self.levels[2], self.levels[1]):
+            flats = buckets.all_gather(level, flats)
+        for kept, flat in zip(moved, flats, strict=True):
+            kept.flat.copy_(flat)
+
+    def zero_gradients(self) -> None:
+        for kept in self.trained():
+            kept.gradient = None
+            assert kept.leaf is not None
+            kept.leaf.grad = None
+
+    def replace(self, updates: Mapping[str, Tensor]) -> None:
+        """New values of buffers."""
+        for name, value in updates.items():
+            self.kept[name].flat.copy_(value.detach().reshape(-1))
+
+    # whole tensors
+
+    def gather(self, kept: Kept, leaf: Tensor) -> Tensor:
+        """The whole tensor of which every rank of the stage gives its optimizer piece `leaf`."""
+        flat = leaf.detach().reshape(-1)
+        for level, size in reversed(list(zip(self.levels, kept.ways, strict=True))):
+            if size > 1:
+                flat = level.all_gather(flat.contiguous()).reshape(-1)
+        return self.assemble(kept, kept.whole(flat))
+
+    def gather_value(self, kept: Kept) -> Tensor:
+        (local,) = self.fetch([kept.name])
+        return self.assemble(kept, local)
+
+    def assemble(self, kept: Kept, local: Tensor) -> Tensor:
+        """Undo the cuts of the layout, innermost axis first."""
+        layout, mesh = list(kept.held.layout), self.table.mesh
+        for axis in reversed(range(len(layout))):
+            state = layout[axis]
+            if isinstance(state, tuple):
+                outer = outside(kept.held.factors, tuple(layout), mesh, axis)
+                local = self.comm.all_gather(local, mesh.axes[axis].name, state[0], outer)
+                layout[axis] = "R"
+        return local
+
+    def scatter(self, kept: Kept, whole: Tensor) -> Tensor:
+        """This rank's optimizer piece of a whole tensor: the inverse of `gather`."""
+        flat = flatten(self.local(kept.held, whole), kept.total_ways)
+        flat = self.shard(flat, kept.ways, 3).to(self.device, copy=True)
+        return flat.view(kept.leaf.shape) if kept.leaf is not None else flat
+
+    def put(self, name: str, whole: Tensor) -> None:
+        """Replace a tensor's value by a whole one."""
+        kept = self.kept[name]
+        local = self.local(kept.held, whole.to(kept.flat.dtype))
+        kept.flat.copy_(self.shard(flatten(local, kept.total_ways), kept.ways, 1))
+
+
+def _gradient(kept: Kept) -> Tensor:
+    assert kept.gradient is not None
+    return kept.gradient

@@ -1,0 +1,205 @@
+"""A compiled program at work on this rank: its tensors, its optimizer, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..ir.errors import MismatchError
+from ..ir.program import Table
+from ..ir.strategy import ROLES
+from . import optimizer as optimizers
+from . import state, whole
+from .batch import Batch, local_batch
+from .comm import Comm
+from .folder import import_stage, read_table
+from .initial import Initial
+from .mesh_groups import MeshGroups
+from .parameters import Store
+from .run import Run
+from .schedule import Pipeline, order
+from .session import default_device
+from .shard import block
+from .watchdog import TIMEOUT, watch
+
+
+class _Load:
+    """`Program.load(folder, module)` opens a program, `program.load(folder)` a checkpoint."""
+
+    def __get__(self, program: Program | None, kind: type[Program]) -> Any:
+        return kind.open if program is None else program.restore
+
+
+class Program:
+    """A compiled program on this rank; every rank makes the same calls in the same order."""
+
+    load = _Load()
+
+    def __init__(
+        self,
+        table: Table,
+        stage: ModuleType,
+        module: nn.Module,
+        groups: MeshGroups,
+        *,
+        optimizer: optimizers.Factory,
+        optimizer_args: Mapping[str, Any],
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        from ..ir.capture.operators import call_key  # registers the operators as well
+
+        self.table, self.stage, self.groups, self.device = table, stage, groups, device
+        mesh, self.seed, self.steps = table.mesh, seed, 0
+        self.comm = Comm(mesh, table.micro_batches, groups.rank, groups.axes, groups.sent)
+        initial = Initial(module, seed)
+        self.store = Store(table, groups, self.comm, initial, device)
+        self.run = Run(table, self.store, self.comm, call_key, seed)
+        self.optimizer = optimizers.make(optimizer, optimizer_args, self.store.trained())
+        rows = order(table.schedule, table.stages, table.micro_batches)
+        self.pipeline = Pipeline(rows, table.crossing, groups.down, groups.up, device)
+        self.names = names_of(module, table)
+        self.unused = {n: initial.tensor(n).cpu().clone() for n in self.names
+                       if self.names[n] not in self.store.everything}  # fmt: skip
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        module: nn.Module,
+        optimizer: optimizers.Factory = torch.optim.AdamW,
+        optimizer_args: Mapping[str, Any] | None = None,
+        *,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+        timeout: timedelta = TIMEOUT,
+    ) -> Program:
+        """Load a program's folder and shard `module` as its plan says; the module is not changed.
+
+        Needs a process group of as many ranks as the plan has devices (see `session`). Raises
+        MismatchError when the folder, the module and the ranks do not belong together.
+        """
+        table = read_table(Path(folder))
+        world = dist.get_world_size() if dist.is_initialized() else 0
+        if world != table.mesh.size:
+            raise MismatchError(
+                f"{folder} is a program for {table.mesh.size} ranks ({table.mesh}), "
+                f"{f'{world} are running' if world else 'no process group is set up'}: start it "
+                f"with torchrun --nproc-per-node {table.mesh.size}"
+            )
+        groups = MeshGroups(table, dist.get_rank(), timeout)
+        return cls(
+            table,
+            import_stage(Path(folder), groups.stage),
+            module,
+            groups,
+            optimizer=optimizer,
+            optimizer_args=optimizer_args or {},
+            device=default_device() if device is None else torch.device(device),
+            seed=seed,
+        )
+
+    def step(self, batch: Batch) -> Tensor:
+        """Train on one GLOBAL batch; gives its loss (a float64 scalar, the same on every rank)."""
+        loss = self.forward_backward(batch)
+        self.optimizer_step()
+        return loss
+
+    @torch.no_grad()
+    def forward_backward(self, batch: Batch) -> Tensor:
+        """Loss of one global batch; the gradients are ready for `optimizer_step` afterwards."""
+        self.store.zero_gradients()
+        pieces = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
+        self.run.start(self.steps)
+        early = self.stage.data(self.run, *pieces)
+        losses: list[Tensor] = []
+
+        def forward(number: int, received: list[Tensor]) -> tuple[Tensor, ...]:
+            self.run.micro_batch(number)
+            results = self.stage.forward(self.run, *self.cut(early, number), *received)
+            if self.pipeline.last:
+                losses.append(results[0])
+            return results
+
+        def backward(number: int, tangents: list[Tensor]) -> tuple[Tensor | None, ...]:
+            self.run.micro_batch(number)
+            given = [torch.ones_like(losses[0])] if self.pipeline.last else tangents
+            return self.stage.backward(self.run, *given)
+
+        self.pipeline.run(forward, backward)
+        self.run.finish()
+        self.store.synchronize()
+        return self.total(losses)
+
+    def cut(self, early: tuple[Tensor, ...], number: int) -> list[Tensor]:
+        """One micro-batch of what `data` made."""
+        ways = self.table.micro_batches
+        return [
+            value if where is None else block(value, ways, number, *where)
+            for value, where in zip(early, self.stage.CUT, strict=True)
+        ]
+
+    def total(self, losses: list[Tensor]) -> Tensor:
+        """The loss: losses are sums' parts over micro-batches and batch axes, whole over tp."""
+        mesh = self.table.mesh
+        place = mesh.coordinate(self.groups.rank)
+        counts = all(
+            index == 0 or ROLES[role].batch or ROLES[role].stages
+            for index, role in zip(place, self.table.roles, strict=True)
+        )
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        if counts:
+            for loss in losses:
+                total += loss.detach()
+        if mesh.size > 1:
+            with watch(self.groups.rank, "all_reduce of the loss over all ranks"):
+                dist.all_reduce(total)
+        return total
+
+    @torch.no_grad()
+    def optimizer_step(self) -> None:
+        """Update the parameters by the gradients at hand, and give every rank its new values."""
+        if self.optimizer is not None:
+            self.optimizer.step()
+        self.store.publish()
+        self.steps += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Whole tensors on the CPU under the names of the module's own `state_dict`.
+
+        All ranks call this together, and each gets everything.
+        """
+        found = whole.values(self.store, self.groups) | self.unused
+        return {name: found[first] for name, first in self.names.items()}
+
+    def full_gradients(self) -> dict[str, Tensor]:
+        """Whole gradients of the last `forward_backward`, by first names; all ranks together."""
+        return whole.gradients(self.store, self.groups)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a checkpoint of tensors, optimizer and step count; all ranks together.
+
+        A kill at any instant leaves this generation or the one before. Gives its directory.
+        """
+        return state.save(self, Path(folder))
+
+    def restore(self, folder: str | Path, generation: int | None = None) -> None:
+        """Load a checkpoint, made under this or any other plan of the model; all ranks together.
+
+        Takes the newest complete generation unless told otherwise. Raises FileError for a damaged
+        one, MismatchError when it is of another model.
+        """
+        state.restore(self, Path(folder), generation)
+
+
+def names_of(module: nn.Module, table: Table) -> dict[str, str]:
+    """The module's state_dict names, each with the name under which the program holds it."""
+    first = {alias: name for held in table.held for name in held.names() for alias in held.aliases}
+    return {name: first.get(name, name) for name in module.state_dict()}

@@ -1,0 +1,80 @@
+"""Cutting whole tensors into a rank's pieces and putting pieces together: no communication.
+
+A dimension that is cut has `outer` elements outside the cut factor and `rest` from it on; pieces
+are contiguous blocks of `rest`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..ir.layout import Factors, Layout, is_shard, local_factors
+from ..ir.mesh import Mesh
+
+
+def split(x: Tensor, ways: int, dim: int, outer: int) -> Tensor:
+    """`[ways, …]`: the pieces of `x` along the factor of `dim` with `outer` elements outside."""
+    rest = x.shape[dim] // outer
+    assert x.shape[dim] % outer == 0, f"{tuple(x.shape)}: {outer} does not divide dim {dim}"
+    assert rest % ways == 0, f"{tuple(x.shape)}: {ways} does not divide {rest} of dim {dim}"
+    viewed = x.reshape(*x.shape[:dim], outer, ways, rest // ways, *x.shape[dim + 1 :])
+    pieces = viewed.movedim(dim + 1, 0)
+    shape = list(x.shape)
+    shape[dim] //= ways
+    return pieces.reshape(ways, *shape)
+
+
+def join(pieces: Tensor, dim: int, outer: int) -> Tensor:
+    """The inverse of `split`."""
+    ways, shape = pieces.shape[0], list(pieces.shape[1:])
+    rest = shape[dim] // outer
+    viewed = pieces.reshape(ways, *shape[:dim], outer, rest, *shape[dim + 1 :])
+    shape[dim] *= ways
+    return viewed.movedim(0, dim + 1).reshape(shape)
+
+
+def block(x: Tensor, ways: int, index: int, dim: int, outer: int) -> Tensor:
+    """One piece of `split`, contiguous."""
+    if ways == 1:
+        return x
+    rest = x.shape[dim] // outer
+    assert rest % ways == 0, f"{tuple(x.shape)}: {ways} does not divide {rest} of dim {dim}"
+    size = rest // ways
+    viewed = x.unflatten(dim, (outer, rest)).narrow(dim + 1, index * size, size)
+    return viewed.flatten(dim, dim + 1).contiguous()
+
+
+def outside(factors: Factors, layout: Layout, mesh: Mesh, axis: int) -> int:
+    """Elements of the local tensor's dim that lie outside the factor that `axis` cuts."""
+    state = layout[axis]
+    assert isinstance(state, tuple)
+    dim, part = state
+    return prod(local_factors(factors, layout, mesh)[dim][:part])
+
+
+def piece(
+    x: Tensor, factors: Factors, layout: Layout, mesh: Mesh, coordinate: tuple[int, ...]
+) -> Tensor:
+    """The piece of a whole tensor that lies at a place of the mesh."""
+    made: list = ["R"] * len(layout)
+    for axis, state in enumerate(layout):
+        if is_shard(state):
+            made[axis] = state
+            outer = outside(factors, tuple(made), mesh, axis)
+            x = block(x, mesh.axes[axis].size, coordinate[axis], state[0], outer)
+    return x
+
+
+def padded(elements: int, ways: int) -> int:
+    """`elements` rounded up to a multiple of `ways`."""
+    return -(-elements // ways) * ways
+
+
+def flatten(x: Tensor, ways: int) -> Tensor:
+    """`x` as one dimension, zeros appended up to a multiple of `ways`."""
+    flat = x.reshape(-1)
+    missing = padded(flat.numel(), ways) - flat.numel()
+    return torch.nn.functional.pad(flat, (0, missing)) if missing else flat

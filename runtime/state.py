@@ -1,0 +1,132 @@
+"""A program's state as the tensors and numbers of a checkpoint, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..ir.errors import MismatchError
+from . import checkpoint, whole
+
+if TYPE_CHECKING:
+    from .program import Program
+
+MODEL, OPTIMIZER = "model", "optimizer"
+
+
+def save(program: Program, folder: Path) -> Path:
+    store, groups = program.store, program.groups
+    kept = whole.optimizer_state(store, groups, program.optimizer)
+    tensors = {f"{MODEL}/{n}": t for n, t in whole.values(store, groups).items()}
+    tensors |= {f"{OPTIMIZER}/{key}/{n}": t for (n, key), t in kept.tensors.items()}
+    manifest = checkpoint.Manifest(
+        model=program.table.model,
+        steps=program.steps,
+        seed=program.seed,
+        optimizer=type(program.optimizer).__name__,
+        options=_options(program.optimizer),
+        numbers={f"{key}/{n}": number for (n, key), number in kept.numbers.items()},
+        tensors=(),
+    )
+    return checkpoint.save(folder, tensors, manifest)
+
+
+def restore(program: Program, folder: Path, generation: int | None) -> None:
+    manifest, tensors = checkpoint.read(folder, generation)
+    check(program, folder, manifest, tensors)
+    for name in program.store.kept:
+        if f"{MODEL}/{name}" in tensors:
+            program.store.put(name, tensors[f"{MODEL}/{name}"])
+    if program.optimizer is not None:
+        _restore_optimizer(program, program.optimizer, manifest, tensors)
+    program.store.zero_gradients()
+    program.steps = manifest.steps
+    program.seed = program.run.seed = manifest.seed
+
+
+def check(
+    program: Program, folder: Path, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
+) -> None:
+    """The checkpoint has exactly the program's tensors, in their shapes."""
+    expected = {
+        f"{MODEL}/{name}": held.type.shape
+        for name, held in program.store.everything.items()
+        if held.kind != "constant"
+    }
+    found = {n: tuple(t.shape) for n, t in tensors.items() if n.startswith(f"{MODEL}/")}
+    wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+    if wrong:
+        name = wrong[0]
+        raise MismatchError(
+            f"{folder} is a checkpoint of {manifest.model}, the program of {program.table.model}: "
+            f"{name.removeprefix(f'{MODEL}/')} is {_shape(found.get(name))} there and "
+            f"{_shape(expected.get(name))} here ({len(wrong)} tensors differ)"
+        )
+    made = type(program.optimizer).__name__
+    if program.optimizer is not None and manifest.optimizer not in (made, "NoneType"):
+        raise MismatchError(
+            f"{folder} was saved with {manifest.optimizer}, the program trains with {made}: load "
+            f"it with the same optimizer"
+        )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else str(list(shape))
+
+
+def _restore_optimizer(
+    program: Program,
+    optimizer: torch.optim.Optimizer,
+    manifest: checkpoint.Manifest,
+    tensors: dict[str, Tensor],
+) -> None:
+    """Give the optimizer its pieces through its own `load_state_dict`."""
+    found: dict[str, dict[str, Any]] = {}
+    for full, tensor in tensors.items():
+        part, _, rest = full.partition("/")
+        if part == OPTIMIZER:
+            key, _, name = rest.partition("/")
+            found.setdefault(name, {})[key] = tensor
+    for full, number in manifest.numbers.items():
+        key, _, name = full.partition("/")
+        found.setdefault(name, {})[key] = number
+    state = {}
+    for position, kept in enumerate(program.store.trained()):
+        entries = found.get(kept.name, {})
+        state[position] = {
+            key: program.store.scatter(kept, value)
+            if isinstance(value, Tensor) and tuple(value.shape) == kept.held.type.shape
+            and key != "step"  # a count, also where the parameter is a scalar itself
+            else value
+            for key, value in entries.items()
+        }  # fmt: skip
+    groups = optimizer.state_dict()["param_groups"]
+    for group in groups:
+        group.update({k: _like(group[k], v) for k, v in manifest.options.items() if k in group})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _options(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """Hyperparameters that are plain numbers, of the one group there is."""
+    if optimizer is None:
+        return {}
+    group = optimizer.param_groups[0]
+    return {k: _plain(v) for k, v in group.items() if k != "params" and _plain(v) is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    if isinstance(value, tuple | list):
+        return [float(v) for v in value]
+    return value if isinstance(value, bool | int | float | str) else None
+
+
+def _like(current: Any, saved: Any) -> Any:
+    """A saved hyperparameter in the form that the optimizer keeps it."""
+    if isinstance(current, Tensor):
+        return torch.full_like(current, saved)
+    return tuple(saved) if isinstance(saved, list) else saved

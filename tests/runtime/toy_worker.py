@@ -1,0 +1,111 @@
+"""Run by torchrun on 4 ranks: the toy program under many plans against autograd on one process."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parent))
+import toy
+from plait.ir.capture.operators import call_key
+from plait.ir.errors import FileError
+from plait.runtime import checkpoint
+from plait.runtime.program import Program
+from plait.runtime.session import session
+
+PLANS = (
+    ({"dp": 4}, 1), ({"pp": 2, "dp": 2}, 2), ({"pp": 2, "tp": 2}, 4), ({"pp": 4}, 8),
+    ({"zero1": 2, "tp": 2}, 2), ({"zero1": 4}, 2), ({"zero2": 4}, 2), ({"zero3": 4}, 2),
+    ({"zero3": 2, "tp": 2}, 1), ({"pp": 2, "zero3": 2}, 4), ({"dp": 2, "zero2": 2}, 2),
+    ({"zero1": 2, "zero3": 2}, 2), ({"pp": 2, "zero1": 2}, 2), ({"tp": 4}, 2),
+)  # fmt: skip
+STEPS = 3
+RESUMED = (3, 8, 4)  # plans by number: pp, zero3 with tp, zero1 with tp
+
+
+def reference() -> tuple[list[float], dict, dict]:
+    model = toy.model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses, gradients = [], {}
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        key = torch.tensor([call_key(5, step, 1), 0])
+        loss = model(toy.batch(step)["x"], key)
+        loss.backward()
+        losses.append(loss.item())
+        if step == 0:
+            gradients = {n: p.grad.clone() for n, p in model.named_parameters()}
+        optimizer.step()
+    state = model.state_dict()
+    state["seen"] += STEPS * toy.ROWS
+    return losses, gradients, state
+
+
+def same(made: dict, expected: dict) -> None:
+    assert list(made) == list(expected), (list(made), list(expected))
+    for name, tensor in expected.items():
+        error = (made[name] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-30)
+        assert error < 1e-12, (name, error)
+
+
+def resume(root: Path, rank: int, state: dict) -> None:
+    """Every step under another plan, through a checkpoint: the same parameters in the end."""
+    args = (torch.optim.AdamW, {"lr": 1e-2})
+    for step, number in enumerate(RESUMED):
+        program = Program.load(root / str(number), toy.model(), *args, seed=5 if step == 0 else 0)
+        if step:
+            program.load(root / "checkpoint")
+        assert program.steps == step
+        program.step(toy.batch(step))
+        program.save(root / "checkpoint")
+    same(program.state_dict(), state)
+    folder = root / "checkpoint"
+    complete = checkpoint.generations(folder)
+    assert [p.name for p in complete] == ["generation-00000002", "generation-00000003"]
+    dist.barrier()
+    if rank == 0:
+        path = next(complete[-1].glob("__0_*"))
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(bytes(data))
+        (folder / "generation-00000007").mkdir()  # a save that was killed before its manifest
+    dist.barrier()
+    try:
+        program.load(folder)
+    except FileError as error:
+        assert "damaged" in str(error) and "generation-00000002" in str(error), error
+    else:
+        raise AssertionError("a damaged checkpoint was loaded")
+    program.load(folder, generation=2)
+    assert program.steps == 2
+    program.step(toy.batch(2))
+    same(program.state_dict(), state)
+    assert program.save(folder).name == "generation-00000008"
+    assert not (folder / "generation-00000007").exists()
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    losses, gradients, state = reference()
+    with session() as rank:
+        for number, (sizes, micro_batches) in enumerate(PLANS):
+            folder = root / str(number)
+            if rank == 0:
+                toy.write(folder, toy.table(sizes, micro_batches))
+            dist.barrier()
+            program = Program.load(folder, toy.model(), torch.optim.AdamW, {"lr": 1e-2}, seed=5)
+            for step in range(STEPS):
+                loss = program.forward_backward(toy.batch(step))
+                assert abs(loss.item() - losses[step]) < 1e-12 * abs(loss.item()), (sizes, step)
+                if step == 0:
+                    found = program.full_gradients()
+                    same({n: found[n] for n in gradients}, gradients)
+                program.optimizer_step()
+            same(program.state_dict(), state)
+        resume(root, rank, state)
+    print("done", rank)
+
+
+if __name__ == "__main__":
+    main()
