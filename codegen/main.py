@@ -13,8 +13,6 @@ Put your own model and data where the two comments say so.
 import argparse
 from pathlib import Path
 
-import torch
-
 from plait.ir.capture import materialize
 from plait.runtime import Program, session
 
@@ -28,9 +26,7 @@ def main() -> None:
     folder = Path(__file__).resolve().parent
     with session() as rank:
         source = materialize(options.source, folder)  # your model and its first global batch
-        program = Program.load(
-            folder, source.model, torch.optim.AdamW, {{"lr": options.lr}}
-        )
+        program = Program.load(folder, source.model, optimizer_args={{"lr": options.lr}})
         for step in range(options.steps):
             loss = program.step(source.batch)  # your data loader's global batch
             if rank == 0:

@@ -18,6 +18,7 @@ import msgspec
 
 from .axes import Axes, OpAxes, Option
 from .layout import (
+    REPLICATE,
     Factors,
     Layout,
     Step,
@@ -140,7 +141,7 @@ class _Localizer:
         """Mesh axes that split each (loop, part), outermost first."""
         found: Ways = {}
         for axis, option in enumerate(options):
-            if option.loop:
+            if option.loop and self.mesh.axes[axis].size > 1:
                 key = (option.loop, option.part)
                 found[key] = (*found.get(key, ()), axis)
         return found
@@ -180,8 +181,14 @@ class _Localizer:
         self.types.append(type_)
         return len(self.types) - 1
 
+    def settled(self, layout: Layout) -> Layout:
+        """The layout with nothing to say about axes of one device: there, all states are one."""
+        pairs = zip(layout, self.mesh.axes, strict=True)
+        return tuple(REPLICATE if axis.size == 1 else state for state, axis in pairs)
+
     def add(self, value: int, layout: Layout) -> int:
         """A new local value that holds `value` in this layout."""
+        layout = self.settled(layout)
         local = self.new(self.piece(value, layout))
         self.held.setdefault(value, []).insert(0, (layout, local, self.backward))
         return local
@@ -193,6 +200,7 @@ class _Localizer:
 
     def fetch(self, value: int, layout: Layout) -> int:
         """The local value of `value` in a layout, redistributing when it lies in another."""
+        layout = self.settled(layout)
         held = self.usable(value)
         for found, local, _ in held:
             if found == layout:

@@ -8,7 +8,7 @@ gradients of its outputs. Values are numbered per function; `types[v]` is the ty
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import msgspec
 
@@ -22,7 +22,21 @@ class Ref(msgspec.Struct, frozen=True):
 
 
 # Literals that JSON lacks are strings with a kind in front: "dtype:float32", "float:-inf".
-Argument = Union[Ref, None, bool, int, float, str, tuple["Argument", ...]]
+if TYPE_CHECKING:
+    Argument = Union[Ref, None, bool, int, float, str, tuple["Argument", ...]]
+else:
+    Argument = Any  # a recursive union is more than msgspec reads: `argument_of` checks it
+
+
+def argument_of(data: Any) -> Argument:
+    """An argument as read from a file: lists become tuples, `{"value": n}` a `Ref`."""
+    if isinstance(data, (list, tuple)):
+        return tuple(argument_of(part) for part in data)
+    if isinstance(data, dict) and set(data) == {"value"} and type(data["value"]) is int:
+        return Ref(data["value"])
+    if data is None or isinstance(data, (Ref, bool, int, float, str)):
+        return data
+    raise ValueError(f"not an operator's argument: {data!r:.80}")
 
 
 class Op(msgspec.Struct, frozen=True):
@@ -37,6 +51,11 @@ class Op(msgspec.Struct, frozen=True):
     kwargs: dict[str, Argument]
     results: tuple[int, ...]
     scope: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "args", tuple(argument_of(a) for a in self.args))
+        read = {k: argument_of(a) for k, a in self.kwargs.items()}
+        msgspec.structs.force_setattr(self, "kwargs", read)
 
     def operands(self) -> tuple[int, ...]:
         """Values read, in order of appearance; a value used twice appears twice."""

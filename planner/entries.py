@@ -17,7 +17,7 @@ from ..ir.flow import Flow, flow
 from ..ir.layout import State, fits
 from ..ir.local import MICRO, Boundary, Choices, localize
 from ..ir.mesh import Axis, Mesh
-from ..ir.model import Function, Model
+from ..ir.model import Call, Function, Model
 from ..ir.pieces import Variant
 from ..ir.plan import Sharding
 from ..ir.strategy import ROLES, Strategy
@@ -63,10 +63,18 @@ class Entries:
                 if name in decided
             }
             axes = self.flow.axes[function.name]
-            made = split_operators(function, axes, ways, self.axis_costs(function, ways), fixed)
+            costs, cut = self.axis_costs(function, ways), self.weights(function, calls)
+            made = split_operators(function, axes, ways, costs, fixed, cut)
             self.tensor[function.name, ways] = made
             for call in calls:
                 decided.update(zip(call.parameters, made.inputs, strict=False))
+
+    def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
+        """Weight matrices of repeated layers: the role promises that they lie in pieces."""
+        if len(calls) < 2:
+            return frozenset()
+        held = (i.value for i in function.held() if i.gradient is not None)
+        return frozenset(v for v in held if len(function.types[v].shape) > 1)
 
     def weight(self, function: Function) -> float:
         return sum(

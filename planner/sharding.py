@@ -30,20 +30,32 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 def split_operators(
-    function: Function, axes: Axes, ways: int, costs: Costs, fixed: dict[int, State]
+    function: Function,
+    axes: Axes,
+    ways: int,
+    costs: Costs,
+    fixed: dict[int, State],
+    cut: frozenset[int],
 ) -> AxisSharding:
     """The cheapest split of one function over an axis of `ways` devices.
 
-    `fixed` gives the state of held inputs that other functions share.
+    `fixed` gives the state of held inputs that other functions share; those in `cut` must not lie
+    whole on every device if any factor of theirs can be cut.
     """
-    problem = _Problem(function, axes, ways, costs, fixed)
-    return problem.solve()
+    return _Problem(function, axes, ways, costs, fixed, cut).solve()
 
 
 class _Problem:
     def __init__(
-        self, function: Function, axes: Axes, ways: int, costs: Costs, fixed: dict[int, State]
+        self,
+        function: Function,
+        axes: Axes,
+        ways: int,
+        costs: Costs,
+        fixed: dict[int, State],
+        cut: frozenset[int],
     ) -> None:
+        self.must_cut = cut
         self.function, self.axes, self.ways, self.costs = function, axes, ways, costs
         self.model = mathopt.Model()
         self.objective: list[tuple[mathopt.Variable, float]] = []
@@ -73,10 +85,10 @@ class _Problem:
                 self.exactly_one(self.lies[output.tangent])
 
     def cuts(self, value: int) -> list[State]:
-        cuts: list[State] = [REPLICATE]
+        cuts: list[State] = []
         for dim, parts in enumerate(self.axes.factors[value]):
             cuts += [(dim, part) for part, size in enumerate(parts) if size % self.ways == 0]
-        return cuts
+        return cuts if cuts and value in self.must_cut else [REPLICATE, *cuts]
 
     def exactly_one(self, states: dict[State, list[mathopt.Variable]]) -> None:
         self.model.add_linear_constraint(sum(v for vs in states.values() for v in vs) == 1)

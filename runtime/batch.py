@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ir.capture.batch import leaves
 from ..ir.errors import MismatchError
 from ..ir.layout import local_type
 from ..ir.program import BatchTensor, Table
@@ -39,9 +40,9 @@ def local_batch(
 def find(batch: Batch, tensor: BatchTensor) -> Any:
     """What lies at a tensor's path; None where there is nothing."""
     value: Any = batch
-    for position, key in enumerate(tensor.path):
-        if isinstance(value, Tensor) and position == 0 and key == 0 and len(tensor.path) == 1:
-            return value
+    for key in tensor.path:
+        if isinstance(value, Tensor):
+            return None
         try:
             value = value[key]
         except (KeyError, IndexError, TypeError):
@@ -50,40 +51,38 @@ def find(batch: Batch, tensor: BatchTensor) -> Any:
 
 
 def checked(value: Any, tensor: BatchTensor, table: Table) -> Tensor:
-    where = "".join(f"[{key!r}]" for key in tensor.path)
+    where = _where(tensor.path)
     expected = tensor.type
     if not isinstance(value, Tensor):
         got = "nothing" if value is None else f"a {type(value).__name__}"
         raise MismatchError(
-            f"batch{where}: the program takes a tensor {expected} there, the batch has {got}"
+            f"{where}: the program takes a tensor {expected} there, the batch has {got}"
         )
     if tuple(value.shape) != expected.shape:
         local = local_type(expected, tensor.factors, tensor.layout, table.mesh)
         hint = "; this is one rank's piece" if tuple(value.shape) == local.shape else ""
         raise MismatchError(
-            f"batch{where} is {list(value.shape)}{hint}; step takes the global batch "
+            f"{where} is {list(value.shape)}{hint}; step takes the global batch "
             f"{list(expected.shape)} on every rank, of which each of the {table.mesh.size} ranks "
             f"works on {list(local.shape)}"
         )
     if value.is_floating_point() != expected.is_float:
         raise MismatchError(
-            f"batch{where} has elements {value.dtype}, the program takes {expected.dtype}"
+            f"{where} has elements {value.dtype}, the program takes {expected.dtype}"
         )
     return value
 
 
 def check_keys(batch: Batch, table: Table) -> None:
     """A tensor that the program does not read would be ignored silently: refuse it."""
-    if isinstance(batch, Mapping):
-        given = {key for key, value in batch.items() if isinstance(value, Tensor)}
-    elif isinstance(batch, tuple | list):
-        given = {i for i, value in enumerate(batch) if isinstance(value, Tensor)}
-    else:
-        return
-    known = {t.path[0] for t in table.batch if t.path}
-    unknown = sorted(map(repr, given - known))
+    known = {t.path for t in table.batch}
+    unknown = [path for path, _ in leaves(batch) if path not in known]
     if unknown:
         raise MismatchError(
-            f"the batch has {', '.join(unknown)}, which the program was not compiled for; it takes "
-            f"{', '.join(sorted(map(repr, known)))}"
+            f"the batch has {_where(unknown[0])}, which the program was not compiled for; it takes "
+            f"{', '.join(sorted(map(_where, known)))}"
         )
+
+
+def _where(path: tuple[str | int, ...]) -> str:
+    return "batch" + "".join(f"[{key!r}]" for key in path)

@@ -95,7 +95,9 @@ def read(folder: Path, generation: int | None = None) -> tuple[Manifest, dict[st
     tensors = {
         t.name: torch.empty(t.shape, dtype=getattr(torch, t.dtype)) for t in manifest.tensors
     }
-    dcp.load(tensors, storage_reader=Reader(path, {f.name for f in manifest.files}))
+    reader = Reader(path, {f.name for f in manifest.files})
+    reader.read_metadata()  # a foreign one is refused here, in our words
+    dcp.load(tensors, storage_reader=reader)
     return manifest, tensors
 
 
@@ -233,6 +235,7 @@ _ALLOWED: dict[str, frozenset[str]] = {
     }),
     "torch.distributed.checkpoint.filesystem": frozenset({"_StorageInfo", "StorageMeta"}),
     "torch.serialization": frozenset({"_get_layout"}),
+    "pathlib": frozenset({"PosixPath", "WindowsPath"}),
     "torch": frozenset({
         "Size", "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8",
         "uint8", "bool", "complex64", "complex128",

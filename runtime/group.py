@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .watchdog import TIMEOUT, watch
 
+Partition = tuple[tuple[int, ...], ...]
+
 
 class Group:
     """Ranks that talk to each other; in a group of one nothing is sent.
@@ -89,23 +91,27 @@ class Group:
         return x
 
 
-def make_group(
-    name: str,
-    partition: Sequence[Sequence[int]],
-    rank: int,
-    sent: Counter[str],
-    timeout: timedelta = TIMEOUT,
-) -> Group:
-    """The group of a partition of all ranks that `rank` is in.
+class Pool:
+    """Process groups by the partition of all ranks they belong to, made once and used again.
 
-    Every rank calls this in the same order. As each is in exactly one part, every rank makes
-    the same number of process groups, which is what local synchronisation relies on.
+    Every rank asks in the same order, and in a partition that has any group of two or more every
+    rank makes one: so all have made the same number of groups, from which torch derives the names
+    when only members synchronise. For the same reason groups are never given back one by one.
     """
-    ranks = next(tuple(part) for part in partition if rank in part)
-    handle = None
-    if len(ranks) > 1:
-        with watch(rank, f"making group {name} of {len(ranks)} ranks"):
-            handle = dist.new_group(
-                list(ranks), timeout=timeout, use_local_synchronization=True
-            )
-    return Group(name, ranks, rank, handle, sent)
+
+    def __init__(self, rank: int, timeout: timedelta = TIMEOUT) -> None:
+        self.rank, self.timeout, self.sent = rank, timeout, Counter[str]()
+        self.made: dict[tuple[int, Partition], dist.ProcessGroup | None] = {}
+
+    def group(self, name: str, partition: Partition, channel: int = 0) -> Group:
+        """The group that this rank is in; groups on different `channel`s do not wait in line."""
+        ranks = next(part for part in partition if self.rank in part)
+        if all(len(part) < 2 for part in partition):
+            return Group(name, ranks, self.rank, None, self.sent)
+        key = (channel, partition)
+        if key not in self.made:
+            with watch(self.rank, f"making group {name} of {len(ranks)} ranks"):
+                self.made[key] = dist.new_group(
+                    list(ranks), timeout=self.timeout, use_local_synchronization=True
+                )
+        return Group(name, ranks, self.rank, self.made[key], self.sent)

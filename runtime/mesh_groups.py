@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from datetime import timedelta
-
-from ..ir.mesh import Mesh
 from ..ir.program import Table
 from ..ir.strategy import ROLES
-from .group import Group, make_group
-from .watchdog import TIMEOUT
+from .group import Group, Partition, Pool
 
 
 class MeshGroups:
@@ -20,36 +15,32 @@ class MeshGroups:
     that share trained tensors.
     """
 
-    def __init__(self, table: Table, rank: int, timeout: timedelta = TIMEOUT) -> None:
-        self.rank, self.sent = rank, Counter[str]()
-        mesh, self.timeout = table.mesh, timeout
+    def __init__(self, table: Table, pool: Pool) -> None:
+        self.rank, self.sent, self.pool = pool.rank, pool.sent, pool
+        mesh = table.mesh
         self.axes = {
-            axis.name: self.make(axis.name, mesh, (number,))
+            axis.name: pool.group(axis.name, mesh.groups((number,)))
             for number, axis in enumerate(mesh.axes)
         }
         self.roles: dict[str, Group] = {}
         for role in (r for r in ROLES.values() if r.batch):
             members = tuple(i for i, name in enumerate(table.roles) if name == role.name)
-            if len(members) == 1:
-                self.roles[role.name] = self.axes[mesh.axes[members[0]].name]
-            else:
-                self.roles[role.name] = self.make(role.name, mesh, members)
-        lines = tuple(i for i, name in enumerate(table.roles) if ROLES[name].stages)
-        self.down = self.make("stages, forward", mesh, lines)
-        self.up = self.make("stages, backward", mesh, lines)
+            self.roles[role.name] = pool.group(role.name, mesh.groups(members))
+        lines = mesh.groups(tuple(i for i, r in enumerate(table.roles) if ROLES[r].stages))
+        self.down = pool.group("stages, forward", lines, channel=1)
+        self.up = pool.group("stages, backward", lines, channel=2)
         self.stage = self.down.index
         self.tied = {
-            stages: self.share(stages)
+            stages: pool.group("shared tensors", _shared(lines, stages))
             for stages in sorted({h.stages for h in table.held if h.trainable})
             if len(stages) > 1
         }
 
-    def make(self, name: str, mesh: Mesh, axes: tuple[int, ...]) -> Group:
-        return make_group(name, mesh.groups(axes), self.rank, self.sent, self.timeout)
 
-    def share(self, stages: tuple[int, ...]) -> Group:
-        """The ranks of these stages along the pipeline; the other stages make a group as well."""
-        line = self.down.ranks
-        inside = tuple(line[s] for s in stages)
-        others = tuple(rank for rank in line if rank not in inside)
-        return make_group("shared tensors", (inside, others), self.rank, self.sent, self.timeout)
+def _shared(lines: Partition, stages: tuple[int, ...]) -> Partition:
+    """Per pipeline line the ranks of these stages, and the others."""
+    inside = [tuple(line[s] for s in stages) for line in lines]
+    others = [
+        tuple(rank for s, rank in enumerate(line) if s not in stages) for line in lines
+    ]
+    return tuple(part for part in (*inside, *others) if part)

@@ -20,6 +20,7 @@ from . import state, whole
 from .batch import Batch, local_batch
 from .comm import Comm
 from .folder import import_stage, read_table
+from .group import Pool
 from .initial import Initial
 from .mesh_groups import MeshGroups
 from .parameters import Store
@@ -80,10 +81,12 @@ class Program:
         device: torch.device | str | None = None,
         seed: int = 0,
         timeout: timedelta = TIMEOUT,
+        pool: Pool | None = None,
     ) -> Program:
         """Load a program's folder and shard `module` as its plan says; the module is not changed.
 
-        Needs a process group of as many ranks as the plan has devices (see `session`). Raises
+        Needs a process group of as many ranks as the plan has devices (see `session`). Programs
+        that are opened one after the other can share the process groups of a `pool`. Raises
         MismatchError when the folder, the module and the ranks do not belong together.
         """
         table = read_table(Path(folder))
@@ -94,7 +97,7 @@ class Program:
                 f"{f'{world} are running' if world else 'no process group is set up'}: start it "
                 f"with torchrun --nproc-per-node {table.mesh.size}"
             )
-        groups = MeshGroups(table, dist.get_rank(), timeout)
+        groups = MeshGroups(table, pool or Pool(dist.get_rank(), timeout))
         return cls(
             table,
             import_stage(Path(folder), groups.stage),

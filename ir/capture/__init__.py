@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import TraceError
@@ -14,7 +15,6 @@ from .execute import execute, run_ops
 from .export import LossFunction, Recording, record
 from .export import batch_size as _batch_size
 from .graph import Graph
-from .locate import stack_place
 from .operators import call_key
 from .resolve import resolve
 from .rewrite import rewrite
@@ -37,6 +37,11 @@ def trace(
 
     Raises TraceError naming the file and line where the model does what cannot be traced.
     """
+    with torch.device("cpu"):
+        return _trace(model, batch, loss_fn, name or type(model).__name__)
+
+
+def _trace(model: nn.Module, batch: Any, loss_fn: LossFunction | None, name: str) -> Model:
     size = _batch_size(batch)
     traced = max(size, 2)
     try:
@@ -47,7 +52,7 @@ def trace(
         traced = size
         recording = record(model, batch, loss_fn, traced)
     graph = _read(recording, model, batch, loss_fn, traced)
-    return assemble(name or type(model).__name__, rewrite(graph), recording, traced)
+    return assemble(name, rewrite(graph), recording, traced)
 
 
 def _read(
@@ -58,5 +63,7 @@ def _read(
     except Unsupported as error:
         # source lines cost time, so only a second recording keeps them
         lined = record(model, batch, loss_fn, traced, lines=True)
-        node = list(lined.graph.graph.nodes)[error.index]
-        raise TraceError(f"{stack_place(node.meta.get('stack_trace'))}: {error}") from error
+        nodes = list(lined.graph.graph.nodes)[error.index :]
+        # a change of mode has no line of its own; what runs under it has
+        lines = ((node.meta.get("custom") or {}).get("line") for node in nodes)
+        raise TraceError(f"{next(filter(None, lines), 'the model')}: {error}") from error

@@ -46,17 +46,13 @@ class _Assembler:
 
     def last_uses(self, segments: list[Segment]) -> dict[int, int]:
         """The number of the last segment that reads a value; outputs are read at the end."""
-        last = {
-            value: n for n, s in enumerate(segments) for op in s.ops for value in op.operands()
-        }
+        last = {value: n for n, s in enumerate(segments) for op in s.ops for value in op.operands()}
         return {**last, **dict.fromkeys(self.graph.outputs(), len(segments))}
 
     def call(self, number: int, segment: Segment, last_use: dict[int, int]) -> Call:
         ops = _salted(segment.ops)
         made = [r for op in ops for r in op.results if r >= 0]
-        outputs = tuple(
-            (r, r in self.wanted) for r in made if last_use.get(r, number) > number
-        )
+        outputs = tuple((r, r in self.wanted) for r in made if last_use.get(r, number) > number)
         given = self.inputs(ops, set(made), segment)
         function = self.function(segment, Body("", ops, given, outputs))
         for result, _ in outputs:
@@ -76,7 +72,9 @@ class _Assembler:
     def inputs(self, ops: tuple[Op, ...], made: set[int], segment: Segment) -> tuple[Given, ...]:
         """What the operators read from outside: parameters, buffers, activations, the key."""
         outside = dict.fromkeys(v for op in ops for v in op.operands() if v not in made)
-        groups: dict[str, list[Given]] = {k: [] for k in ("parameter", "buffer", "activation", "key")}
+        groups: dict[str, list[Given]] = {
+            k: [] for k in ("parameter", "buffer", "activation", "key")
+        }
         taken: set[str] = set()
         prefix = segment.unit[0] + "." if segment.unit else ""
         for value in outside:
@@ -126,8 +124,8 @@ class _Assembler:
 
 
 def snake_case(name: str) -> str:
-    """`LlamaDecoderLayer` as `llama_decoder_layer`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    """`LlamaDecoderLayer` as `llama_decoder_layer`, `ViTLayer` as `vit_layer`."""
+    return re.sub(r"(?<=[A-Za-z0-9])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _salted(ops: list[Op]) -> tuple[Op, ...]:

@@ -216,6 +216,4 @@ register(
     _attention_backward_bias,
     _attention_backward_bias_fake,
 )
-torch.library.register_autograd(
-    "plait::attention", _gradient, setup_context=_context, lib=LIBRARY
-)
+torch.library.register_autograd("plait::attention", _gradient, setup_context=_context, lib=LIBRARY)

@@ -14,18 +14,29 @@ import torch
 from torch import fx
 
 from ..errors import TraceError
-from ..model import Argument, Op, Parameter, Ref
+from ..model import Argument, Parameter, Ref
 from ..tensor import TensorType
+from .batch_norm import batch_norm
 from .export import ROOT, Recording
-from .graph import KEY_TYPE, Graph, substitute
+from .graph import KEY_TYPE, Graph
 from .literals import PLACEMENT, dtype_name, encode, tensor_type
+from .memory import DETACH, Memory
 from .resolve import overload
-from .views import write_back
 
 MAXIMUM_CONSTANT = 65_536
-ASSERTS = ("aten._assert_tensor_metadata.default", "aten._assert_async.msg", "aten._assert_async.default")
+ASSERTS = (
+    "aten._assert_tensor_metadata.default",
+    "aten._assert_async.msg",
+    "aten._assert_async.default",
+)
 SEEDED = ("aten.dropout.default", "aten.scaled_dot_product_attention.default")
-COMPOSITE_RANDOM = ("feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu", "native_dropout")
+COMPOSITE_RANDOM = (
+    "feature_dropout",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "rrelu",
+    "native_dropout",
+)
 
 
 class Unsupported(Exception):
@@ -57,11 +68,8 @@ class _Reader:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self.graph = Graph()
+        self.memory = Memory(self.graph)
         self.env: dict[fx.Node, int | tuple[int, ...]] = {}
-        self.newest: dict[int, int] = {}
-        self.views: dict[int, tuple[int, Op, int]] = {}
-        self.made_again: dict[tuple[int, int], int] = {}
-        self.carrying: set[int] = set()
         self.constants: dict[str, int] = {}
         self.gradients = True
         self.outputs: tuple[int, ...] = ()
@@ -73,7 +81,7 @@ class _Reader:
         graph = self.graph
         graph.key = graph.value(KEY_TYPE)
         for value, parameter in list(graph.parameters.items()):
-            last = self.resolve(value)
+            last = self.memory.resolve(value)
             if last != value:
                 graph.updates[parameter.name] = last
         return graph
@@ -86,7 +94,7 @@ class _Reader:
         elif node.op == "get_attr":
             self.env[node] = self.constant(str(node.target))
         elif node.op == "output":
-            self.outputs = tuple(self.resolve(self.single(n)) for n in _flat(node.args))
+            self.outputs = tuple(self.memory.resolve(self.single(n)) for n in _flat(node.args))
         elif node.target is operator.getitem:
             source, position = node.args
             made = self.env[source]  # type: ignore[index]
@@ -104,7 +112,7 @@ class _Reader:
             self.graph.parameters[value] = item
             if item.trainable:
                 self.graph.trainable.add(value)
-                self.carrying.add(value)
+                self.memory.carrying.add(value)
         else:
             self.graph.inputs[value] = item
         return value
@@ -159,31 +167,9 @@ class _Reader:
         assert isinstance(value, int)
         return value
 
-    def resolve(self, value: int) -> int:
-        """The value that a tensor holds now, after writes to it or to memory it views."""
-        if value in self.views:
-            parent, op, position = self.views[value]
-            now = self.resolve(parent)
-            if now == parent:
-                return value
-            if (value, now) not in self.made_again:
-                types = tuple(self.graph.types[r] for r in op.results)
-                changed = substitute(op, {parent: now})
-                made = self.graph.emit(op.target, changed.args, types, changed.kwargs, op.scope)
-                self.made_again[value, now] = made[position]
-                self.note(changed.operands(), made)
-            return self.made_again[value, now]
-        while value in self.newest:
-            value = self.newest[value]
-        return value
-
-    def note(self, operands: tuple[int, ...], results: tuple[int, ...]) -> None:
-        if not self.carrying.isdisjoint(operands):
-            self.carrying.update(r for r in results if r >= 0 and self.graph.types[r].is_float)
-
     def use(self, argument: Any) -> Ref | None:
         if isinstance(argument, fx.Node):
-            return Ref(self.resolve(self.single(argument)))
+            return Ref(self.memory.resolve(self.single(argument)))
         return None
 
     # operators
@@ -228,46 +214,20 @@ class _Reader:
         if not all(part is None or isinstance(part, torch.Tensor) for part in parts):
             raise TraceError(f"operator {name} gives something that is no tensor")
         types = tuple(None if part is None else tensor_type(part) for part in parts)
-        results = self.graph.emit(name, args, types, kwargs, self.scope)
+        results = self.memory.emit(name, args, types, kwargs, self.scope)
         op = self.graph.ops[-1]
-        operands = op.operands()
-        results = self.apply_gradient_mode(operands, results, name)
+        results = self.apply_gradient_mode(results, name)
         for position, (value, part) in enumerate(zip(results, parts, strict=True)):
-            if part is None:
-                continue
             for argument in node.all_input_nodes:
-                if self.is_view(node, argument, part):
-                    source = self.single(argument)
-                    self.views[value] = (source, _seen_from(op, self.resolve(source), source), position)
+                if part is not None and _is_view(node, argument, part):
+                    self.memory.view(value, self.single(argument), op, position)
         return results if several else results[0]
 
-    def is_view(self, node: fx.Node, argument: fx.Node, made: torch.Tensor) -> bool:
-        """Whether a result shares the memory of an argument."""
-        source = argument.meta.get("val")
-        if not isinstance(source, torch.Tensor) or not isinstance(node.target, torch._ops.OpOverload):
-            return False
-        if not any(r.alias_info is not None for r in node.target._schema.returns):
-            return False
-        return made.untyped_storage()._cdata == source.untyped_storage()._cdata
-
-    def apply_gradient_mode(
-        self, operands: tuple[int, ...], results: tuple[int, ...], name: str
-    ) -> tuple[int, ...]:
+    def apply_gradient_mode(self, results: tuple[int, ...], name: str) -> tuple[int, ...]:
         """Inside no_grad a result is a constant to the outside."""
-        if name == "aten.detach.default":
+        if self.gradients or name == DETACH:
             return results
-        if self.gradients:
-            self.note(operands, results)
-            return results
-        if self.carrying.isdisjoint(operands):
-            return results
-        return tuple(self.detached(r) for r in results)
-
-    def detached(self, value: int) -> int:
-        if value < 0 or not self.graph.types[value].is_float:
-            return value
-        type_ = self.graph.types[value]
-        return self.graph.emit("aten.detach.default", (Ref(value),), (type_,), {}, self.scope)[0]
+        return tuple(self.memory.detached(r, self.scope) for r in results)
 
     # writes
 
@@ -279,20 +239,20 @@ class _Reader:
         kwargs: dict[str, Argument],
     ) -> None:
         """`x.op_(y)`: the functional operator, then everybody sees its result as x."""
-        name = f"{target.namespace}.{target._opname}"
         written = node.args[0]
         arguments = target._schema.arguments
-        first_only = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
-        if not isinstance(written, fx.Node) or first_only != [True] + [False] * (len(arguments) - 1):
-            raise TraceError(f"in-place operator {target} is not supported; use the out-of-place form")
-        if name == "aten.detach_":
-            self.env[node] = self.env[written]
-            return
-        type_ = self.graph.types[self.single(written)]
-        value = self.functional(node, target, args, kwargs, type_)
-        value = self.cast(value, type_)
-        self.assign(self.single(written), value)
+        writes = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
+        if not isinstance(written, fx.Node) or writes != [True] + [False] * (len(arguments) - 1):
+            raise TraceError(
+                f"in-place operator {target} is not supported; use the out-of-place form"
+            )
         self.env[node] = self.env[written]
+        if target._opname == "detach_":
+            return
+        tensor = self.single(written)
+        value = self.functional(node, target, args, kwargs, self.graph.types[tensor])
+        value = self.memory.cast(value, self.graph.types[tensor].dtype, self.scope)
+        self.memory.assign(tensor, value, self.scope)
 
     def functional(
         self,
@@ -305,121 +265,67 @@ class _Reader:
         """The value written, of the target's shape, not always of its element type yet."""
         base = target._opname.removesuffix("_")
         if base in ("copy", "fill", "zero"):
-            return self.filled(base, args, type_)
+            return self.filled(args, type_)
         name = f"{target.namespace}.{base}.{target._overloadname}"
         if overload(name) is None:
-            raise TraceError(f"in-place operator {target} is not supported; use the out-of-place form")
-        operands = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
-        kind = type_.dtype
-        if target._opname in ("add_", "sub_", "mul_", "div_", "pow_"):
-            for other in operands:
-                promoted = torch.promote_types(getattr(torch, kind), other.meta["val"].dtype)
-                ranked = other.meta["val"].dim() > 0
-                kind = dtype_name(promoted) if ranked else kind
-        if name == "aten.dropout.default":
-            kwargs = {}
-        made = self.graph.emit(name, args, (TensorType(type_.shape, kind),), kwargs, self.scope)
-        results = self.apply_gradient_mode(self.graph.ops[-1].operands(), made, name)
-        return results[0]
+            raise TraceError(
+                f"in-place operator {target} is not supported; use the out-of-place form"
+            )
+        kind = TensorType(type_.shape, _promoted(node, base, type_.dtype))
+        made = self.memory.emit(name, args, (kind,), kwargs, self.scope)
+        return self.apply_gradient_mode(made, name)[0]
 
-    def filled(self, base: str, args: tuple[Argument, ...], type_: TensorType) -> int:
-        graph, scope = self.graph, self.scope
+    def filled(self, args: tuple[Argument, ...], type_: TensorType) -> int:
+        """What `copy_`, `fill_` and `zero_` leave in a tensor of that type."""
+        memory, scope = self.memory, self.scope
         source = args[1] if len(args) > 1 else 0
         if not isinstance(source, Ref):
-            like = graph.emit("aten.full_like.default", (args[0], source), (type_,), {}, scope)
-            return like[0]
-        value = self.cast(source.value, TensorType(graph.types[source.value].shape, type_.dtype))
-        if graph.types[value].shape != type_.shape:
-            sizes = tuple(type_.shape)
-            (value,) = graph.emit("aten.expand.default", (Ref(value), sizes), (type_,), {}, scope)
-            self.note((source.value,), (value,))
-        return value
-
-    def cast(self, value: int, type_: TensorType) -> int:
-        if self.graph.types[value].dtype == type_.dtype:
-            return value
-        kwargs: dict[str, Argument] = {"dtype": f"dtype:{type_.dtype}"}
-        made = self.graph.emit("aten._to_copy.default", (Ref(value),), (type_,), kwargs, self.scope)
-        self.note((value,), made)
-        return made[0]
-
-    def assign(self, tensor: int, value: int) -> None:
-        """From here on `tensor` holds `value`, and so does the memory that it is a view of."""
-        while tensor in self.views:
-            parent, op, _ = self.views[tensor]
-            now = self.resolve(parent)
-            whole = write_back(self.graph, op, now, value, self.scope)
-            self.note((now, value), (whole,))
-            self.made_again[tensor, whole] = value
-            tensor, value = parent, whole
-        root = self.resolve(tensor)
-        held = self.graph.parameters.get(tensor)
-        if held is not None and held.kind == "parameter":
-            raise TraceError(f"the forward writes into parameter {held.name}; update a buffer instead")
-        if root != value:
-            self.newest[root] = value
+            return memory.emit("aten.full_like.default", (args[0], source), (type_,), None, scope)[
+                0
+            ]
+        value = memory.cast(source.value, type_.dtype, scope)
+        if self.graph.types[value].shape != type_.shape:
+            args = (Ref(value), tuple(type_.shape))
+            (value,) = memory.emit("aten.expand.default", args, (type_,), None, scope)
+        return value if self.gradients else memory.detached(value, scope)
 
     def batch_norm(self, node: fx.Node, args: tuple[Argument, ...]) -> int:
-        """Training batch norm: normalise by the batch, then update the running statistics."""
-        x, weight, bias, _, _, _, momentum, epsilon = args[:8]
-        graph, scope = self.graph, self.scope
-        (source,) = (node.args[0],)
-        type_ = graph.types[self.single(source)]
-        wide = "float32" if type_.dtype in ("float16", "bfloat16") else type_.dtype
-        statistics = TensorType((type_.shape[1],), wide)
-        made = graph.emit(
-            "aten.native_batch_norm.default",
-            (x, weight, bias, None, None, True, momentum, epsilon),
-            (type_, statistics, statistics),
-            {},
-            scope,
-        )
-        self.note(graph.ops[-1].operands(), made)
-        if isinstance(node.args[3], fx.Node) and isinstance(node.args[4], fx.Node):
-            count = type_.elements // type_.shape[1]
-            self.running(node.args[3], made[1], float(momentum), statistics)  # type: ignore[arg-type]
-            variance = self.variance(made[2], float(epsilon), count, statistics)  # type: ignore[arg-type]
-            self.running(node.args[4], variance, float(momentum), statistics)  # type: ignore[arg-type]
-        return made[0]
-
-    def variance(self, inverse: int, epsilon: float, count: int, type_: TensorType) -> int:
-        """The unbiased variance from 1/sqrt(variance + epsilon)."""
-        chain: tuple[tuple[str, Argument], ...] = (
-            ("aten.detach.default", None),
-            ("aten.pow.Tensor_Scalar", -2),
-            ("aten.sub.Scalar", epsilon),
-            ("aten.mul.Scalar", count / max(count - 1, 1)),
-        )
-        for name, factor in chain:
-            args = (Ref(inverse),) if factor is None else (Ref(inverse), factor)
-            (inverse,) = self.graph.emit(name, args, (type_,), {}, self.scope)
-        return inverse
-
-    def running(self, buffer: fx.Node, batch: int, momentum: float, type_: TensorType) -> None:
-        """buffer = (1 - momentum) * buffer + momentum * batch"""
-        graph, scope = self.graph, self.scope
-        held = self.single(buffer)
-        kept, now = graph.types[held], self.resolve(held)
-        (batch,) = graph.emit("aten.detach.default", (Ref(batch),), (type_,), {}, scope)
-        new = self.cast(batch, kept)
-        (old,) = graph.emit("aten.mul.Scalar", (Ref(now), 1.0 - momentum), (kept,), {}, scope)
-        (new,) = graph.emit("aten.mul.Scalar", (Ref(new), momentum), (kept,), {}, scope)
-        (new,) = graph.emit("aten.add.Tensor", (Ref(old), Ref(new)), (kept,), {}, scope)
-        self.assign(held, new)
+        given = node.args[3:5]
+        held = [self.single(n) for n in given if isinstance(n, fx.Node)]
+        running = (held[0], held[1]) if len(held) == 2 else None
+        return batch_norm(self.memory, self.single(node.args[0]), args, running, self.scope)
 
 
-def _seen_from(op: Op, now: int, source: int) -> Op:
-    """The view operator as one of the original tensor, so that it can be made again."""
-    return substitute(op, {now: source}) if now != source else op
+def _is_view(node: fx.Node, argument: fx.Node, made: torch.Tensor) -> bool:
+    """Whether a result shares the memory of an argument."""
+    source = argument.meta.get("val")
+    if not isinstance(source, torch.Tensor) or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if not any(r.alias_info is not None for r in node.target._schema.returns):
+        return False
+    return made.untyped_storage()._cdata == source.untyped_storage()._cdata
+
+
+def _promoted(node: fx.Node, base: str, dtype: str) -> str:
+    """The element type that the out-of-place form of an arithmetic operator gives."""
+    if base not in ("add", "sub", "mul", "div", "pow"):
+        return dtype
+    for argument in node.all_input_nodes:
+        other = argument.meta.get("val")
+        if isinstance(other, torch.Tensor) and other.dim() > 0:
+            dtype = dtype_name(torch.promote_types(getattr(torch, dtype), other.dtype))
+    return dtype
 
 
 def _cast(
     node: fx.Node, args: tuple[Argument, ...]
 ) -> tuple[str, tuple[Argument, ...], dict[str, Argument]]:
     """Every overload of `to` is a change of element type; the device is not the model's business."""
-    return "aten._to_copy.default", args[:1], {"dtype": f"dtype:{dtype_name(node.meta['val'].dtype)}"}
-
-
+    return (
+        "aten._to_copy.default",
+        args[:1],
+        {"dtype": f"dtype:{dtype_name(node.meta['val'].dtype)}"},
+    )
 
 
 def _flat(argument: Any) -> list[fx.Node]:

@@ -68,7 +68,7 @@ class _Cutter:
 
     def units(self) -> list[Unit | None]:
         """The unit of every operator."""
-        chosen = self.choose("", list(range(len(self.graph.ops)))) or set()
+        chosen = self.choose("", list(range(len(self.graph.ops))))
         cache: dict[str, Unit | None] = {}
         for op, path in zip(self.graph.ops, self.paths, strict=True):
             if op.scope not in cache:
@@ -77,64 +77,58 @@ class _Cutter:
 
     def unit(self, invocation: int, path: str, chosen: set[str]) -> Unit | None:
         prefix = next((p for p in _prefixes(path) if p in chosen), None)
-        if prefix is None:
-            return None
+        return None if prefix is None else self.run_of(prefix, invocation)
+
+    def run_of(self, prefix: str, invocation: int) -> Unit:
+        """Which run of module `prefix` an invocation belongs to: a shared module runs several times."""
         while invocation >= 0:
             if self.invocations[invocation].path == prefix:
                 return prefix, invocation
             invocation = self.invocations[invocation].parent
         return prefix, -1
 
-    def choose(self, inside: str, members: list[int]) -> set[str] | None:
-        """Paths to cut at, below module `inside`; None when nothing there repeats."""
-        containers: dict[str, dict[str, list[int]]] = {}
+    def children(self, inside: str, members: list[int]) -> dict[str, dict[Unit, list[int]]]:
+        """Runs of the outermost numbered modules below `inside`, by the container that holds them."""
+        found: dict[str, dict[Unit, list[int]]] = {}
         for i in members:
             child = _first_numbered(self.paths[i], inside)
             if child is not None:
-                containers.setdefault(child.rpartition(".")[0], {}).setdefault(child, []).append(i)
-        found: set[str] = set()
-        for children in containers.values():
-            found |= self.repeated(children) or set()
-        if found or inside:
-            return found or None
-        # nothing repeats anywhere: siblings of one class are still good places to cut
-        for children in containers.values():
-            found |= self.kindred(children)
-        return found or None
-
-    def repeated(self, children: dict[str, list[int]]) -> set[str] | None:
-        """The children if two of them are equal, else what repeats inside them."""
-        shapes = [_shape([self.graph.ops[i] for i in m], self.graph) for m in children.values()]
-        if len(set(shapes)) < len(shapes):
-            return set(children)
-        found: set[str] = set()
-        plain: dict[str, list[int]] = {}
-        for child, members in children.items():
-            inner = self.choose(child, members)
-            if inner is None:
-                plain[child] = members
-            found |= inner or set()
-        if not found:
-            return None
-        for child, members in plain.items():
-            found |= self.kindred(self.below(child, members)) or {child}
+                unit = self.run_of(child, int(self.graph.ops[i].scope))
+                found.setdefault(child.rpartition(".")[0], {}).setdefault(unit, []).append(i)
         return found
 
-    def below(self, inside: str, members: list[int]) -> dict[str, list[int]]:
-        children: dict[str, list[int]] = {}
-        for i in members:
-            child = _first_numbered(self.paths[i], inside)
-            if child is not None:
-                children.setdefault(child, []).append(i)
-        return children
+    def choose(self, inside: str, members: list[int]) -> set[str]:
+        """Paths to cut at, below module `inside`; empty when nothing there repeats."""
+        containers = list(self.children(inside, members).values())
+        found = {path for c in containers for path in self.repeated(c)}
+        if found or inside:
+            return found
+        # nothing repeats anywhere: siblings of one class are still good places to cut
+        return {path for c in containers for path in self.kindred(c)}
 
-    def kindred(self, children: dict[str, list[int]]) -> set[str]:
+    def repeated(self, children: dict[Unit, list[int]]) -> set[str]:
+        """The children if two of them are equal, else what repeats inside them."""
+        shapes = [
+            canonical([self.graph.ops[i] for i in m], self.graph, {}) for m in children.values()
+        ]
+        if len(set(shapes)) < len(shapes):
+            return {path for path, _ in children}
+        inner = {unit: self.choose(unit[0], members) for unit, members in children.items()}
+        if not any(inner.values()):
+            return set()
+        found: set[str] = set()
+        for unit, paths in inner.items():
+            below = self.children(unit[0], children[unit]).values()
+            found |= paths or {p for c in below for p in self.kindred(c)} or {unit[0]}
+        return found
+
+    def kindred(self, children: dict[Unit, list[int]]) -> set[str]:
         """The children of a class that at least two of them share."""
         classes: dict[str, list[str]] = {}
-        for child in children:
-            name = next((v.class_name for v in self.invocations if v.path == child), "")
-            classes.setdefault(name, []).append(child)
-        return {c for name, same in classes.items() if name and len(same) >= 2 for c in same}
+        for path, invocation in children:
+            name = self.invocations[invocation].class_name if invocation >= 0 else ""
+            classes.setdefault(name, []).append(path)
+        return {path for name, same in classes.items() if name and len(same) >= 2 for path in same}
 
 
 def _prefixes(path: str) -> list[str]:
@@ -150,11 +144,6 @@ def _first_numbered(path: str, inside: str) -> str | None:
         if len(prefix) > len(inside) and prefix.rpartition(".")[2].isdecimal():
             return prefix
     return None
-
-
-def _shape(ops: list[Op], graph: Graph) -> Hashable:
-    """The operators up to the names of values: equal for equal layers."""
-    return canonical(ops, graph, {})
 
 
 def canonical(ops: list[Op], graph: Graph, numbers: dict[int, int]) -> tuple[Hashable, ...]:

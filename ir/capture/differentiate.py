@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.fx.traceback
@@ -62,9 +62,7 @@ def differentiate(body: Body, types: Sequence[TensorType], scopes: dict[str, str
     made = {r for op in first for r in op.results if r >= 0}
     later = [op for op in ops if made.isdisjoint(op.results)]
     ahead = [op for op in ops if not made.isdisjoint(op.results)]
-    return _numbered(
-        body, ahead, later, results, gradients, given, tangents, graph.types, scopes
-    )
+    return _numbered(body, ahead, later, results, gradients, given, tangents, graph.types, scopes)
 
 
 def _record(body: Body, types: Sequence[TensorType]) -> Recording:
@@ -99,16 +97,46 @@ def _record(body: Body, types: Sequence[TensorType]) -> Recording:
 def _forward(body: Body, tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Run the body; all outputs, and those that want a gradient."""
     values = {i.value: t for i, t in zip(body.inputs, tensors, strict=True)}
+    seen: dict[int, Any] = {}
     for op in body.ops:
-        with torch.fx.traceback.annotate({"invocation": int(op.scope or 0)}):
+        mark = {"invocation": int(op.scope or 0)}
+        with torch.fx.traceback.annotate(mark):
             made = run_op(op, values.__getitem__)
         values.update(zip(op.results, made, strict=True))
+        for tensor in made:
+            _mark_backward(tensor.grad_fn, mark, seen)
     wanted = [values[value] for value, wants in body.outputs if wants]
     return [values[value].detach() for value, _ in body.outputs], wanted
 
 
+def _mark_backward(node: Any, mark: dict[str, int], seen: dict[int, Any]) -> None:
+    """Have autograd's new nodes note, while they run, which module their forward belongs to."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen[id(node)] = node
+        waiting += [before for before, _ in node.next_functions]
+        enter, leave = _hooks(torch.fx.traceback.annotate(mark))
+        node.register_prehook(enter)
+        node.register_hook(leave)
+
+
+def _hooks(mark: Any) -> tuple[Any, Any]:
+    """A context as two autograd hooks, which must return nothing."""
+
+    def enter(*_: Any) -> None:
+        mark.__enter__()
+
+    def leave(*_: Any) -> None:
+        mark.__exit__(None, None, None)
+
+    return enter, leave
+
+
 def _fake(type_: TensorType) -> Tensor:
-    return torch.empty(type_.shape, dtype=DTYPES[type_.dtype])
+    return torch.empty(type_.shape, dtype=DTYPES[type_.dtype], device="cpu")
 
 
 def _numbered(

@@ -57,7 +57,9 @@ def execute(
     `parameters`: parameters and buffers by first name. `batch`: tensors in the order of
     `model.inputs`. Random operators draw from (seed, step, number of the call).
     """
-    run = _Run(model, dict(parameters), dict(zip((i.name for i in model.inputs), batch, strict=True)))
+    run = _Run(
+        model, dict(parameters), dict(zip((i.name for i in model.inputs), batch, strict=True))
+    )
     with torch.no_grad():
         for number, call in enumerate(model.calls):
             run.forward(call, call_key(seed, step, number))

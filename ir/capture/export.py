@@ -19,12 +19,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules import module as module_hooks
+from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
 from ..model import ModelInput, Parameter
 from . import batch as batches
 from .literals import DTYPES, tensor_type
-from .locate import trace_error
+from .locate import here, trace_error
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 ROOT = 0
@@ -72,13 +73,15 @@ def record(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_swapped(model, held, swap))
         stack.enter_context(_compiling())
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         stack.enter_context(fake_mode)
         stack.enter_context(torch.fx.traceback.preserve_node_meta())
         stack.enter_context(_followed(model, invocations))
+        if lines:
+            stack.enter_context(_Lines())
         try:
-            graph = make_fx(run, pre_dispatch=True, record_stack_traces=lines)(
-                held_fakes, list(fakes.values())
-            )
+            graph = make_fx(run, pre_dispatch=True)(held_fakes, list(fakes.values()))
         except TraceError:
             raise
         except Exception as error:
@@ -131,7 +134,9 @@ def held_tensors(model: nn.Module) -> list[Parameter]:
         for key, (first, *aliases) in names.items():
             tensor = tensors[key]
             if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-                raise TraceError(f"{first} is not initialised yet; run the model once before tracing")
+                raise TraceError(
+                    f"{first} is not initialised yet; run the model once before tracing"
+                )
             trainable = kind == "parameter" and tensor.requires_grad
             made = Parameter(first, tensor_type(tensor), kind, trainable, tuple(aliases))
             found.append(made)
@@ -164,6 +169,16 @@ def _swapped(
             ):
                 table.clear()
                 table.update(was)
+
+
+class _Lines(TorchFunctionMode):
+    """Note on every recorded operator the user's line that called it."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with torch.fx.traceback.annotate({"line": here()}):
+            return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

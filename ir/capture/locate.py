@@ -33,16 +33,20 @@ def _inside(file: str, folders: tuple[str, ...]) -> bool:
 
 def place(trace: TracebackType | None) -> str:
     """`file:line: code` of the innermost frame of the user's own code, else of a library's."""
-    frames = [
-        (os.path.abspath(frame.filename) if frame.filename[:1] != "<" else frame.filename, frame)
-        for frame in traceback.extract_tb(trace)
-    ]
-    outside = [(f, s) for f, s in frames if not _inside(f, (_TORCH,)) and not _ours(f)]
-    own = [(f, s) for f, s in outside if not _inside(f, _INSTALLED)]
-    if not (own or outside):
-        return "the model"
-    file, frame = (own or outside)[-1]
-    return line_text(file, frame.lineno or 0)
+    return _innermost([(f.f_code.co_filename, line) for f, line in traceback.walk_tb(trace)])
+
+
+def here() -> str:
+    """The same for the code that is running now."""
+    frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_stack(None)]
+    return _innermost(frames[::-1])
+
+
+def _innermost(frames: list[tuple[str, int]]) -> str:
+    located = [(file if file[:1] == "<" else os.path.abspath(file), line) for file, line in frames]
+    outside = [(f, n) for f, n in located if not _inside(f, (_TORCH,)) and not _ours(f)]
+    own = [(f, n) for f, n in outside if not _inside(f, _INSTALLED)]
+    return line_text(*(own or outside)[-1]) if own or outside else "the model"
 
 
 def _ours(file: str) -> bool:
@@ -67,18 +71,3 @@ def trace_error(error: BaseException) -> TraceError:
         )
     text = str(error).strip().split("\n")[0] or "no message"
     return TraceError(f"{where}: {type(error).__name__}: {text}")
-
-
-def stack_place(stack: str | None) -> str:
-    """The same for a recorded operator's stack trace text (`File "…", line N, in …`)."""
-    frames = []
-    for text in (stack or "").splitlines():
-        parts = text.strip().split('"')
-        if len(parts) >= 3 and parts[0] == "File " and parts[2].startswith(", line "):
-            number = parts[2].removeprefix(", line ").split(",")[0]
-            frames.append((parts[1], int(number) if number.isdecimal() else 0))
-    outside = [f for f in frames if not _inside(f[0], (_TORCH,)) and not _ours(f[0])]
-    own = [f for f in outside if not _inside(f[0], _INSTALLED)]
-    if not (own or outside):
-        return "the model"
-    return line_text(*(own or outside)[-1])

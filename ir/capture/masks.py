@@ -259,7 +259,11 @@ def _permuted(points: Points, op: Op, index: Index) -> Tensor:
 
 
 def _sliced(points: Points, op: Op, index: Index) -> Tensor:
-    dim, start, step = _integers(op, 1, 0), op.args[2] if len(op.args) > 2 else 0, _integers(op, 4, 1)
+    dim, start, step = (
+        _integers(op, 1, 0),
+        op.args[2] if len(op.args) > 2 else 0,
+        _integers(op, 4, 1),
+    )
     size = points.shape(_source(op))[dim]
     first = min(max(start + size if start < 0 else start, 0), size) if isinstance(start, int) else 0
     moved = list(index)

@@ -83,7 +83,9 @@ class Rewriter:
         type_ = self.types[value]
         if type_.shape == shape:
             return value
-        return self.emit("aten.view.default", (Ref(value), shape), TensorType(shape, type_.dtype))[0]
+        return self.emit("aten.view.default", (Ref(value), shape), TensorType(shape, type_.dtype))[
+            0
+        ]
 
 
 @rule(

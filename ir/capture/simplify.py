@@ -8,9 +8,7 @@ from ..model import Argument, Op, Ref
 from ..tensor import TensorType
 from .graph import replace, substitute
 
-FORGOTTEN = frozenset(
-    {"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"}
-)
+FORGOTTEN = frozenset({"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"})
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"})
 SAME_TYPE = frozenset({"aten.view.default", "aten.expand.default", "aten._to_copy.default"})
 NEUTRAL = {
@@ -68,7 +66,9 @@ def _stands_for(op: Op, types: list[TensorType], made_by: dict[int, Op]) -> int 
         return source if op.args[1] == NEUTRAL[op.target] else None
     if op.target in ("aten.t.default", "aten.transpose.int"):
         before = made_by.get(source)
-        undone = before is not None and before.target == op.target and before.args[1:] == op.args[1:]
+        undone = (
+            before is not None and before.target == op.target and before.args[1:] == op.args[1:]
+        )
         return before.operands()[0] if before is not None and undone else None
     return None
 

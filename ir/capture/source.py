@@ -1,3 +1,190 @@
-class Source: pass
-def load_source(*a, **k): raise NotImplementedError
-def materialize(*a, **k): raise NotImplementedError
+"""Where a model comes from: a factory in a module or file, or a transformers configuration file.
+
+One path builds it without allocating (for tracing) or for real (for training and verification).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..errors import FileError, PlaitError, TraceError, UsageError
+from . import batch as batches
+from . import configuration
+from .export import LossFunction
+from .literals import DTYPES
+from .locate import place
+
+# What a factory may raise because its tensors have no values; anything else is its own mistake.
+NEEDS_VALUES = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError)
+FORMS = "pkg.module:factory, file.py:factory or hf:config.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model with one batch, and how its loss is computed (None: by the model itself)."""
+
+    model: nn.Module
+    batch: Any
+    loss_fn: LossFunction | None
+    name: str
+    text: str
+
+
+def load_source(source: str, *, batch: int | None = None, seq: int | None = None) -> Source:
+    """Build the model of `source` without allocating its weights, for `trace`.
+
+    `batch` samples of `seq` tokens are made for an `hf:` source; a factory makes its own. Raises
+    UsageError for a source that is not there, TraceError with file and line when it fails.
+    """
+    return _build(source, batch, seq, allocate=False, seed=0)
+
+
+def materialize(
+    source: str,
+    *,
+    batch: int | None = None,
+    seq: int | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+) -> Source:
+    """The same model for real: initialised and fed under `seed`, floats cast to `dtype` if given."""
+    made = _build(source, batch, seq, allocate=True, seed=seed)
+    if dtype is None:
+        return made
+    if dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
+        raise UsageError(f"unknown floating-point type {dtype!r}")
+    cast = DTYPES[dtype]
+    tensors = dict(batches.leaves(made.batch))
+
+    def converted(path: batches.Path) -> torch.Tensor:
+        tensor = tensors[path]
+        return tensor.to(cast) if tensor.is_floating_point() else tensor
+
+    fed = batches.rebuild(made.batch, converted)
+    return Source(made.model.to(cast), fed, made.loss_fn, made.name, made.text)
+
+
+def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, seed: int) -> Source:
+    kind, colon, rest = source.partition(":")
+    if kind == "hf" and colon:
+        config = _configuration(Path(rest))
+        with torch.random.fork_rng(devices=[]), _place("real" if allocate else "meta"):
+            torch.manual_seed(seed)
+            model, made = configuration.build(config, batch, seq)
+        return Source(model, made, None, type(model).__name__, source)
+    factory = _factory(source)
+    made = _call(factory, source, ("real",) if allocate else ("fake", "meta", "real"), seed)
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
+        raise UsageError(
+            f"{source}: the factory must return (model, batch) or (model, batch, loss_fn), "
+            f"not {type(made).__name__}"
+        )
+    loss_fn = made[2] if len(made) == 3 else None
+    return Source(made[0], made[1], loss_fn, source.rpartition(":")[2], source)
+
+
+def _call(factory: Callable[[], Any], source: str, places: tuple[str, ...], seed: int) -> Any:
+    """Run the factory in the first place where it works; `real` is the last resort."""
+    for where in places:
+        try:
+            with torch.random.fork_rng(devices=[]), _place(where):
+                torch.manual_seed(seed)
+                return factory()
+        except PlaitError:
+            raise
+        except Exception as error:
+            if where == places[-1] or not isinstance(error, NEEDS_VALUES):
+                what = f"{type(error).__name__}: {error}"
+                raise TraceError(f"{source}: {place(error.__traceback__)}: {what}") from error
+    raise AssertionError("no place to build in")
+
+
+@contextlib.contextmanager
+def _place(where: str) -> Iterator[None]:
+    if where == "fake":
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    elif where == "meta":
+        with torch.device("meta"):
+            yield
+    else:
+        yield
+
+
+def _factory(source: str) -> Callable[[], Any]:
+    where, colon, name = source.rpartition(":")
+    if not colon or not where or not name:
+        raise UsageError(f"source {source!r} is not of a known form: {FORMS}")
+    is_file = where.endswith(".py")
+    module = _module_of_file(Path(where), source) if is_file else _module(where, source)
+    factory = getattr(module, name, None) if name.isidentifier() else None
+    if not callable(factory):
+        raise UsageError(f"{source}: {where} has no function {name!r}")
+    return factory
+
+
+def _module(name: str, source: str) -> ModuleType:
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise UsageError(f"{source}: there is no module {name!r}; known forms: {FORMS}")
+    with _failing(source):
+        return importlib.import_module(name)
+
+
+def _module_of_file(path: Path, source: str) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"{source}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"plait_source_{path.stem}", path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.resolve().parent)
+    # like a script: what lies beside the file can be imported, also later from inside functions
+    if folder not in sys.path:
+        sys.path.append(folder)
+    sys.modules[spec.name] = module
+    with _failing(source):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _failing(source: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise TraceError(f"{source}: {place(error.__traceback__)}: {what}") from error
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"hf:{path}: there is no file {path}")
+    if os.path.getsize(path) > configuration.MAXIMUM_BYTES:
+        raise FileError(f"{path}: a configuration has at most {configuration.MAXIMUM_BYTES} bytes")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FileError(f"{path}: not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise FileError(
+            f"{path}: at $.model_type: a transformers configuration names its model type"
+        )
+    return config

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..errors import TraceError
 from ..model import Argument, Op, Ref
+from ..tensor import TensorType
 from .graph import Graph
 
 # view operator -> (operator that puts the part back, its arguments)
@@ -50,8 +51,10 @@ SINGLE_VIEWS: dict[str, PutBack] = {
 }
 
 
-def write_back(graph: Graph, op: Op, whole: int, part: int, scope: str) -> int:
-    """The tensor `whole` with what `op` shows of it replaced by `part`; raises TraceError."""
+def write_back(
+    graph: Graph, op: Op, whole: int, part: int
+) -> tuple[str, tuple[Argument, ...], TensorType]:
+    """The operator that gives tensor `whole` with what `op` shows of it replaced by `part`."""
     if op.target not in SINGLE_VIEWS:
         raise TraceError(
             f"writing in place through {op.target} is not supported: the tensor it views is still "
@@ -60,5 +63,4 @@ def write_back(graph: Graph, op: Op, whole: int, part: int, scope: str) -> int:
     type_ = graph.types[whole]
     name, rest = SINGLE_VIEWS[op.target](op, type_.shape)
     scattered = name.endswith("_scatter.default")
-    args = (Ref(whole), Ref(part), *rest) if scattered else (Ref(part), *rest)
-    return graph.emit(name, args, (type_,), {}, scope)[0]
+    return name, (Ref(whole), Ref(part), *rest) if scattered else (Ref(part), *rest), type_

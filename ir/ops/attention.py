@@ -1,6 +1,8 @@
-"""Attention and dropout: heads and batch are independent, masks depend on the place in the whole."""
+"""Attention and dropout: random masks depend on where in the whole tensor a shard lies."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from ..op import Dims, Loops, Site, declare, loops
 from .pattern import Words, dims, is_tensor, literal, pattern, present, words
@@ -66,12 +68,12 @@ class _Named:
     def mask(self) -> Dims:
         return dims(["b", "(g r)", "s", "t"])
 
-    def loops(self, text: str, flops, linear: tuple[tuple[int, ...], ...] = ()) -> Loops:
+    def loops(
+        self, text: str, flops: Callable[[int, int], int], linear: tuple[tuple[int, ...], ...] = ()
+    ) -> Loops:
         count = flops(self.d, self.e) / (self.d * self.e) * (0.5 if self.causal else 1.0)
         places = (self.position, self.mask) if self.random else None
-        return loops(
-            text, self.site, linear=linear, work="attention", flops=count, places=places
-        )
+        return loops(text, self.site, linear=linear, work="attention", flops=count, places=places)
 
 
 @declare("plait.dropout.default")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-from ..op import LoopKind, Loops, Site, declare, loops
-from .pattern import Words, integer, integers, is_tensor, literal, pattern, present, words
+from ..op import Dims, LoopKind, Loops, Site, declare, loops
+from .pattern import Words, integers, is_tensor, literal, pattern, present, words
+
+Shapes = tuple[tuple[int, Dims], ...]
 
 
 class _Named:
@@ -18,9 +20,7 @@ class _Named:
         kernel = words(weight[2:], "k", whole=range(9))
         made = [f"o{d}!" for d in range(out_space)]
         self.x: Words = ["n", "(g ci)", *self.space]
-        self.weight: Words = (
-            ["(g ci)", "co", *kernel] if transposed else ["(g co)", "ci", *kernel]
-        )
+        self.weight: Words = ["(g ci)", "co", *kernel] if transposed else ["(g co)", "ci", *kernel]
         self.bias: Words = ["(g co)"]
         self.out: Words = ["n", "(g co)", *made]
         self.input_points = prod(x[2:])
@@ -39,9 +39,13 @@ def convolution(site: Site) -> Loops | None:
     kinds: dict[str, LoopKind] = {"ci": "whole"} if biased else {}
     groups = ((0, 2), (1, 2)) if biased else ((0,), (1,))
     return loops(
-        text, site, kinds=kinds, linear=groups, shapes=((8, (("g",),)),),
+        text, site, kinds=kinds, linear=groups, shapes=_groups(site, 8),
         work="convolution", flops=2 / named.input_points,
     )  # fmt: skip
+
+
+def _groups(site: Site, position: int) -> Shapes:
+    return ((position, (("g",),)),) if literal(site, position) != 1 else ()
 
 
 @declare("aten.convolution_backward.default")
@@ -54,7 +58,7 @@ def convolution_backward(site: Site) -> Loops | None:
     text = pattern([named.out, named.x, named.weight], [named.x, named.weight, named.bias])
     # the gradient of the bias does not depend on the input, so its shards are no partial sums
     kinds: dict[str, LoopKind] = {"ci": "whole"} if site.results[2] is not None else {}
-    shapes = ((9, (("g",),)),)
+    shapes = _groups(site, 9)
     if integers(site, 3):
         shapes = (*shapes, (3, (("g", "co"),)))
     products = sum(result is not None for result in site.results[:2])
@@ -62,6 +66,3 @@ def convolution_backward(site: Site) -> Loops | None:
         text, site, kinds=kinds, linear=((0,),), shapes=shapes,
         work="convolution", flops=2 * products / named.input_points,
     )  # fmt: skip
-
-
-__all__ = ["convolution", "convolution_backward", "integer"]

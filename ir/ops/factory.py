@@ -22,7 +22,7 @@ def filled(site: Site) -> Loops | None:
     "aten.new_empty.default",
 )  # fmt: skip
 def new(site: Site) -> Loops | None:
-    """The operand lends its element type alone; of another shape it must be whole, or it would sum."""
+    """The operand lends its element type; of another shape it is whole, lest results add up."""
     (result,) = site.results
     if result is None:
         return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..model import Ref
-from ..op import Loops, Site, declare, loops
-from .pattern import Words, integer, literal, pattern, words
+from ..op import Loops, Site, Work, declare, loops
+from .pattern import Words, aligned, integer, literal, pattern, words
 
-MOVE = "move"
+MOVE: Work = "move"
 
 
 @declare("aten.embedding.default")
@@ -110,10 +110,7 @@ class _Indexed:
         joint = tuple(max(sizes) for sizes in zip(*padded, strict=True))
         whole = () if free else range(rank)
         places = words(joint, "n", whole=whole)
-        self.indices = [
-            ["1" if size == 1 else word for size, word in zip(index, places[rank - len(index) :], strict=True)]
-            for index in indices
-        ]
+        self.indices = [aligned(index, places) for index in indices]
         rest = [word for d, word in enumerate(self.full) if d not in used]
         together = bool(used) and used == list(range(used[0], used[0] + count))
         at = used[0] if together else 0
@@ -138,8 +135,7 @@ def index_put(site: Site) -> Loops | None:
     values = site.operands[-1].shape
     if named.masks or len(values) > len(named.found):
         return None
-    tail = named.found[len(named.found) - len(values) :]
-    given = ["1" if size == 1 else word for size, word in zip(values, tail, strict=True)]
+    given = aligned(values, named.found)
     last = len(site.operands) - 1
     adds = literal(site, 3) is True and site.operands[0].is_float
     text = pattern([named.full, *named.indices, given], [named.full])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from ..op import Loops, Site, declare, loops
 from .pattern import aligned, is_tensor, pattern, present, words
 
@@ -42,13 +40,9 @@ def addmm(site: Site) -> Loops | None:
     if result is None:
         return None
     batch = ["b"] if len(result.shape) == 3 else []
-    first = _sized(site.operands[0].shape, [*batch, "m", "n"])
+    first = aligned(site.operands[0].shape, [*batch, "m", "n"])
     text = pattern([first, [*batch, "m", "k!"], [*batch, "k!", "n"]], [[*batch, "m", "n"]])
     return loops(text, site, linear=((0, 1), (0, 2)), work="gemm", flops=2)
-
-
-def _sized(shape: tuple[int, ...], full: list[str]) -> list[str]:
-    return aligned(shape, full)
 
 
 @declare("aten.linear.default")
@@ -80,9 +74,27 @@ def matmul(site: Site) -> Loops | None:
     return loops(text, site, linear=BOTH, work="gemm", flops=2)
 
 
-@declare("transformers.grouped_mm_fallback.default")
-def grouped_mm(site: Site) -> Loops:
-    """Rows [r] are sorted by expert; `offsets` [e] says where each expert's rows end."""
-    experts = prod(site.operands[2].shape)
-    text = "[r! k], [e! k n], [e!] -> [r! n]"
-    return loops(text, site, linear=BOTH, work="gemm", flops=2 / max(experts, 1))
+@declare("aten._grouped_mm.default", "transformers.grouped_mm_fallback.default")
+def grouped_mm(site: Site) -> Loops | None:
+    """Rows [r] are sorted by expert [e]; the third operand says where each expert's rows end.
+
+    Two matrices make one product per expert, summed over its rows.
+    """
+    if len(site.operands) != 3:
+        return None
+    left, right, experts = site.operands
+    if len(left.shape) == len(right.shape) == 2:
+        text, count = "[m r!], [r! n], [e!] -> [e! m n]", experts.elements
+    elif (len(left.shape), len(right.shape)) == (2, 3):
+        text, count = "[r! k], [e! k n], [e!] -> [r! n]", experts.elements
+    else:
+        return None
+    return loops(text, site, linear=BOTH, work="gemm", flops=2 / max(count, 1))
+
+
+@declare("transformers.grouped_mm_fallback_backward.default")
+def grouped_mm_backward(site: Site) -> Loops:
+    """x, weight, offsets, gradient -> of x, of weight"""
+    experts = site.operands[2].elements
+    text = "[r! k], [e! k n], [e!], [r! n] -> [r! k], [e! k n]"
+    return loops(text, site, linear=((3,),), work="gemm", flops=4 / max(experts, 1))

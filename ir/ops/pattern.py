@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-
-import msgspec
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..model import Argument, Ref
-from ..op import Dim, Loop, Loops, Site
+from ..op import Dim, Loop, Loops, Site, Work
 
 Words = list[str]
 
@@ -74,7 +73,26 @@ def is_float(site: Site) -> bool:
     return all(type_ is None or type_.is_float for type_ in types)
 
 
-def with_sizes(declared: Loops, sizes: dict[str, int]) -> Loops:
-    """Add whole loops that no tensor walks, for literals that are multiples of a loop."""
-    free = tuple(Loop(name, size, "whole") for name, size in sizes.items())
-    return msgspec.structs.replace(declared, loops=(*declared.loops, *free))
+def built(
+    site: Site,
+    inputs: Sequence[Words],
+    outputs: Sequence[Words],
+    sizes: Mapping[str, int],
+    *,
+    linear: tuple[tuple[int, ...], ...] = (),
+    shapes: tuple[tuple[int, tuple[Dim, ...]], ...] = (),
+    work: Work = "move",
+) -> Loops:
+    """A declaration without arithmetic whose loop sizes the tensors alone do not determine.
+
+    Loops of `sizes` that no tensor walks are whole: literals are multiples of them.
+    """
+    text = pattern(inputs, outputs)
+    named = set(re.findall(r"[a-z]\w*", text))
+    whole = {name.rstrip("!") for name in re.findall(r"\w+!", text)}
+    made = tuple(
+        Loop(name, size, "whole" if name in whole or name not in named else "split")
+        for name, size in sizes.items()
+    )
+    tensors = [tuple(dims(tensor) for tensor in side) for side in (inputs, outputs)]
+    return Loops(made, tensors[0], tensors[1], linear, shapes, work, 0.0)

@@ -11,7 +11,6 @@ Groups = tuple[tuple[int, ...], ...]
 LINEAR: dict[str, Groups] = {
     "aten.neg.default": ((0,),),
     "aten._to_copy.default": ((0,),),
-    "aten._conj.default": ((0,),),
     "aten.to.dtype": ((0,),),
     "aten.type_as.default": ((0,),),
     "aten.clone.default": ((0,),),

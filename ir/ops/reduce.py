@@ -19,9 +19,7 @@ def _reduce(
     shape = site.operands[0].shape
     full = words(shape)
     out: Words = [
-        "1" if dim in over else word
-        for dim, word in enumerate(full)
-        if keep or dim not in over
+        "1" if dim in over else word for dim, word in enumerate(full) if keep or dim not in over
     ]
     kinds: dict[str, LoopKind] = {f"i{dim}": kind for dim in over if shape[dim] != 1}
     groups = ((0,),) if linear and site.operands[0].is_float else ()

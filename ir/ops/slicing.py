@@ -1,22 +1,22 @@
 """Parts of tensors and their assembly: a dim is cut into chunks, and the loop inside one is free.
 
-    [h (3 n d)] -> 3 x [h (n d)]      the chunk loop is whole, `(n d)` may be split
+[h (3 n d)] -> 3 x [h (n d)]      the chunk loop is whole, `(n d)` may be split
 """
 
 from __future__ import annotations
 
 from math import gcd
 
-from ..op import Dims, Loops, Site, declare, loops
+from ..op import Dims, Loops, Site, Work, declare, loops
 from .pattern import (
     Words,
+    built,
     dims,
     integer,
     integers,
     is_float,
     literal,
     pattern,
-    with_sizes,
     words,
 )
 
@@ -47,42 +47,43 @@ def _replaced(full: Words, dim: int, word: str) -> Words:
 
 
 class _Slice:
-    """`slice(x, dim, start, end, step)` with its first argument after the tensors at `position`."""
+    """`slice(x, dim, start, end, step)` with its dim at `position` among the arguments."""
 
     def __init__(self, site: Site, shape: tuple[int, ...], position: int) -> None:
+        self.position, self.shape = position, shape
         self.dim = integer(site, position) % len(shape)
         size, step = shape[self.dim], integer(site, position + 3, 1)
         start, stop = integer(site, position + 1), integer(site, position + 2, size)
         self.start, self.stop = (min(max(x + size * (x < 0), 0), size) for x in (start, stop))
-        self.negative = start < 0 or stop < 0
-        self.full = step == 1 and self.start == 0 and self.stop == size
-        aligned = step == 1 and not self.negative
+        self.open = stop >= size
+        self.count = max((self.stop - self.start + step - 1) // step, 0)
+        aligned = step == 1 and start >= 0 and stop >= 0
         self.unit = _unit([size, self.start, self.stop]) if aligned else 1
-        self.position, self.to_end = position, stop >= size
-        whole = words(shape)
-        size_out = max((self.stop - self.start + step - 1) // step, 0)
-        self.outer = _replaced(whole, self.dim, _chunked(size, self.unit, "chunk"))
-        self.inner = _replaced(whole, self.dim, _chunked(size_out, self.unit, "part"))
-        if self.full:
-            self.outer = self.inner = whole
+        full = words(shape)
+        self.outer = _replaced(full, self.dim, _chunked(size, self.unit, "chunk"))
+        self.inner = _replaced(full, self.dim, _chunked(self.count, self.unit, "part"))
 
-    def shapes(self) -> Shapes:
-        """Where the cut begins and ends, in chunks."""
-        if self.full or self.unit == 1:
-            return ()
-        found: Shapes = ()
-        if self.start:
-            found += ((self.position + 1, (("first", INNER),)),)
-        if not self.to_end:
-            found += ((self.position + 2, (("last", INNER),)),)
-        return found
+    def declared(
+        self, site: Site, inputs: list[Words], output: Words, work: Work, shapes: Shapes = ()
+    ) -> Loops:
+        """The literals where the cut begins and ends are multiples of the inner loop."""
+        size, unit, position = self.shape[self.dim], self.unit, self.position
+        sizes = _sizes(self.shape, self.dim, unit, {"chunk": size, "part": self.count})
+        if unit > 1 and self.start:
+            shapes += ((position + 1, (("first", INNER),)),)
+            sizes["first"] = self.start // unit
+        if unit > 1 and not self.open:
+            shapes += ((position + 2, (("last", INNER),)),)
+            sizes["last"] = self.stop // unit
+        linear = _linear(site)
+        return built(site, inputs, [output], sizes, linear=linear, shapes=shapes, work=work)
 
-    def sized(self, declared: Loops) -> Loops:
-        if self.full or self.unit == 1:
-            return declared
-        sizes = {"first": self.start // self.unit, "last": self.stop // self.unit}
-        used = {name for _, literal_dims in self.shapes() for dim in literal_dims for name in dim}
-        return with_sizes(declared, {n: s for n, s in sizes.items() if n in used})
+
+def _sizes(shape: tuple[int, ...], dim: int, unit: int, pieces: dict[str, int]) -> dict[str, int]:
+    """Sizes of the words of `shape`, of the chunk loops along `dim`, of the loop inside a chunk."""
+    found = {f"i{d}": size for d, size in enumerate(shape) if d != dim and size != 1}
+    found |= {name: size // unit for name, size in pieces.items() if size not in (1, unit)}
+    return found | ({INNER: unit} if unit > 1 else {})
 
 
 def _linear(site: Site) -> tuple[tuple[int, ...], ...]:
@@ -92,34 +93,21 @@ def _linear(site: Site) -> tuple[tuple[int, ...], ...]:
 @declare("aten.slice.Tensor")
 def slice_(site: Site) -> Loops:
     cut = _Slice(site, site.operands[0].shape, 1)
-    text = pattern([cut.outer], [cut.inner])
-    made = loops(text, site, linear=_linear(site), shapes=cut.shapes(), work="view", flops=0)
-    return cut.sized(made)
-
-
-@declare("aten.narrow.default")
-def narrow(site: Site) -> Loops:
-    shape = site.operands[0].shape
-    dim = integer(site, 1) % len(shape)
-    return _whole_along(site, dim, integer(site, 3), "view")
+    return cut.declared(site, [cut.outer], cut.inner, "view")
 
 
 @declare("aten.slice_backward.default")
 def slice_backward(site: Site) -> Loops:
     """gradient, sizes, dim, start, end, step -> zeros with the gradient in its place"""
     cut = _Slice(site, integers(site, 1), 2)
-    shapes = ((1, dims(cut.outer)), *cut.shapes())
-    text = pattern([cut.inner], [cut.outer])
-    return cut.sized(loops(text, site, linear=_linear(site), shapes=shapes, work="move", flops=0))
+    return cut.declared(site, [cut.inner], cut.outer, "move", ((1, dims(cut.outer)),))
 
 
 @declare("aten.slice_scatter.default")
 def slice_scatter(site: Site) -> Loops:
     """x, part, dim, start, end, step -> x with the part in its place"""
     cut = _Slice(site, site.operands[0].shape, 2)
-    text = pattern([cut.outer, cut.inner], [cut.outer])
-    made = loops(text, site, linear=_linear(site), shapes=cut.shapes(), work="move", flops=0)
-    return cut.sized(made)
+    return cut.declared(site, [cut.outer, cut.inner], cut.outer, "move")
 
 
 @declare("aten.select.int")
@@ -152,51 +140,33 @@ def _selected(shape: tuple[int, ...], dim: int) -> tuple[Words, int]:
 
 
 @declare("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")
-def split(site: Site) -> Loops | None:
-    shape = site.operands[0].shape
+def split(site: Site) -> Loops:
+    shape, target = site.operands[0].shape, site.op.target
     dim = integer(site, 2) % len(shape)
-    sizes = [None if r is None else r.shape[dim] for r in site.results]
-    if site.op.target == "aten.split_with_sizes.default":
-        sizes = list(integers(site, 1))
-    elif site.op.target == "aten.split.Tensor":
-        size = integer(site, 1)
-        sizes = [min(size, shape[dim] - i * size) for i in range(len(site.results))]
-    elif shape[dim] % len(sizes) == 0:
-        sizes = [shape[dim] // len(sizes)] * len(sizes)
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(sizes):
-        return None
-    unit = _unit([shape[dim], *known])
-    if site.op.target == "aten.chunk.default" and len(set(known)) > 1:
-        unit = 1
-    return _split(site, dim, known, unit)
-
-
-def _split(site: Site, dim: int, sizes: list[int], unit: int) -> Loops:
-    shape = site.operands[0].shape
+    sizes = _parts(site, shape[dim])
+    # chunks of unequal length are counted from the length, which a shard has less of
+    unit = _unit([shape[dim], *sizes]) if len(set(sizes)) == 1 or "split" in target else 1
     full = words(shape)
     outer = _replaced(full, dim, _chunked(shape[dim], unit, "chunk"))
-    made = [_chunked(size, unit, f"part{size}") for size in sizes]
-    outputs = [_replaced(full, dim, word) for word in made]
-    named = dict(zip((f"part{s}" for s in sizes), (s // unit for s in sizes), strict=True))
+    parts = [_chunked(size, unit, f"part{size}") for size in sizes]
+    pieces = {f"part{size}": size for size in sizes}
+    known = _sizes(shape, dim, unit, {"chunk": shape[dim], **pieces})
     shapes: Shapes = ()
+    if unit > 1 and "split" in target:
+        shapes = ((1, dims(parts if target == "aten.split_with_sizes.default" else parts[:1])),)
+    outputs = [_replaced(full, dim, part) for part in parts]
+    linear = _linear(site)
+    return built(site, [outer], outputs, known, linear=linear, shapes=shapes, work="view")
+
+
+def _parts(site: Site, size: int) -> list[int]:
+    """Lengths of the parts along the dim, whether or not anybody uses them."""
     if site.op.target == "aten.split_with_sizes.default":
-        shapes = ((1, dims(made)),)
-    elif site.op.target == "aten.split.Tensor":
-        shapes = ((1, dims(made[:1])),)
-    text = pattern([outer], outputs)
-    return _complete(site, text, shapes if unit > 1 else (), named)
-
-
-def _complete(site: Site, text: str, shapes: Shapes, sizes: dict[str, int]) -> Loops:
-    """Parts that nobody uses have no type to take their size from."""
-    unused = [i for i, result in enumerate(site.results) if result is None]
-    made = loops(text, site, linear=_linear(site), shapes=shapes, work="view", flops=0)
-    if not unused:
-        return made
-    known = {loop.name for loop in made.loops}
-    named = {n for tensor in made.outputs for dim in tensor for n in dim}
-    return with_sizes(made, {n: s for n, s in sizes.items() if n in named - known})
+        return list(integers(site, 1))
+    length = integer(site, 1)
+    if site.op.target == "aten.chunk.default":
+        length = -(-size // length)
+    return [min(length, size - i * length) for i in range(len(site.results))]
 
 
 @declare("aten.unbind.int")
@@ -218,7 +188,9 @@ def cat(site: Site) -> Loops | None:
     full = words(result.shape)
     inputs = [_replaced(full, dim, _chunked(s, unit, f"part{s}")) for s in sizes]
     made = _replaced(full, dim, _chunked(result.shape[dim], unit, "chunk"))
-    return loops(pattern(inputs, [made]), site, linear=_linear(site), work="move", flops=0)
+    pieces = {"chunk": result.shape[dim], **{f"part{size}": size for size in sizes}}
+    known = _sizes(result.shape, dim, unit, pieces)
+    return built(site, inputs, [made], known, linear=_linear(site))
 
 
 @declare("aten.stack.default")
@@ -231,10 +203,12 @@ def stack(site: Site) -> Loops | None:
     return loops(pattern(inputs, [full]), site, linear=_linear(site), work="move", flops=0)
 
 
-def _whole_along(site: Site, dim: int, size: int, work: str) -> Loops:
-    full = words(site.operands[0].shape, whole=(dim,))
-    made = _replaced(full, dim, "1" if size == 1 else "part!")
-    text = pattern([full], [made])
+@declare("aten.narrow.default")
+def narrow(site: Site) -> Loops:
+    shape = site.operands[0].shape
+    dim = integer(site, 1) % len(shape)
+    full = words(shape, whole=(dim,))
+    text = pattern([full], [_replaced(full, dim, "part!")])
     return loops(text, site, linear=_linear(site), work="view", flops=0)
 
 
@@ -245,9 +219,7 @@ def pad(site: Site) -> Loops | None:
     if result is None:
         return None
     shape, amounts = site.operands[0].shape, integers(site, 1)
-    padded = {
-        len(shape) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0
-    }
+    padded = {len(shape) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0}
     full = words(shape)
     given = [f"given{d}!" if d in padded and word != "1" else word for d, word in enumerate(full)]
     made = [f"made{d}!" if d in padded else word for d, word in enumerate(full)]

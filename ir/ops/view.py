@@ -14,12 +14,11 @@ RESHAPES = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.defa
 @declare(
     *RESHAPES, "aten.flatten.using_ints", "aten.unflatten.int", "aten.squeeze.default",
     "aten.squeeze.dim", "aten.squeeze.dims", "aten.unsqueeze.default", "aten._reshape_copy.default",
-    "aten.view_as.default", "aten.reshape_as.default",
 )  # fmt: skip
 def view(site: Site) -> Loops | None:
     """The common factors of the grouped dims; groups that do not nest are whole."""
     result = site.results[0]
-    if result is None or 0 in result.shape or len(site.operands) != 1:
+    if result is None or 0 in result.shape:
         return None
     source, made = common_factors(site.operands[0].shape, result.shape)
     shapes: tuple[tuple[int, tuple[tuple[str, ...], ...]], ...] = ()
@@ -158,8 +157,6 @@ def repeat(site: Site) -> Loops:
     made = [f"({copy} {word})" for copy, word in zip(copies, padded, strict=True)]
     text = pattern([given], [made])
     shapes = ((1, dims(copies)),)
-    sized = dict(zip(copies, counts, strict=True))
-    assert all(site.results), f"{sized}"
     return loops(text, site, linear=_linear(site), shapes=shapes, work="move", flops=0)
 
 

@@ -6,7 +6,7 @@ import torch
 from plait.ir.layout import local_factors
 from plait.ir.mesh import Axis, Mesh
 from plait.runtime.comm import Comm
-from plait.runtime.group import make_group
+from plait.runtime.group import Pool
 from plait.runtime.session import session
 from plait.runtime.shard import piece
 
@@ -14,14 +14,9 @@ FACTORS = ((4,), (3, 4, 2), (8, 4))
 
 
 def comm_of(mesh: Mesh, rank: int) -> Comm:
-    from collections import Counter
-
-    sent: Counter[str] = Counter()
-    groups = {
-        axis.name: make_group(axis.name, mesh.groups((i,)), rank, sent)
-        for i, axis in enumerate(mesh.axes)
-    }
-    return Comm(mesh, 2, rank, groups, sent)
+    pool = Pool(rank)
+    groups = {a.name: pool.group(a.name, mesh.groups((i,))) for i, a in enumerate(mesh.axes)}
+    return Comm(mesh, 2, rank, groups, pool.sent)
 
 
 def outer(layout, mesh, shard):

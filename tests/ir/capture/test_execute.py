@@ -1,0 +1,60 @@
+"""Operator names and literals from a file: only what torch registered, never evaluated."""
+
+import pytest
+import torch
+
+from plait.ir.capture import resolve, run_ops
+from plait.ir.capture.literals import decode, encode
+from plait.ir.errors import FileError
+from plait.ir.model import Op, Ref
+
+
+def test_known_operators_resolve() -> None:
+    assert resolve("aten.mm.default") is torch.ops.aten.mm.default
+    assert resolve("plait.dropout.default") is torch.ops.plait.dropout.default
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "aten.mm", "aten.no_such.default", "aten.mm.no_such", "os.system.default", "", "aten..default",
+        "aten.mm.default\n", "aten.__class__.default", "aten.mm.__class__", "load_library.x.y",
+        "__import__('os').system.default", "aten.mm.default.x", "ａten.mm.default",
+    ],
+)  # fmt: skip
+def test_everything_else_is_refused(target: str) -> None:
+    with pytest.raises(FileError, match="registered"):
+        resolve(target)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, 0.5, "mean", float("inf"), float("-inf"), torch.float32, torch.bfloat16,
+     torch.contiguous_format, [1, 2, [3, -1.5]]],
+)  # fmt: skip
+def test_literals_round_trip(value) -> None:
+    assert decode(encode(value, lambda _: None), lambda v: v) == value
+
+
+@pytest.mark.parametrize("text", ["dtype:no", "memory_format:__class__", "float:1e9", "dtype:"])
+def test_unknown_literals_are_refused(text: str) -> None:
+    with pytest.raises(FileError):
+        decode(text, lambda v: v)
+
+
+def test_values_are_freed_after_their_last_use() -> None:
+    alive = []
+
+    class Watched(dict):
+        def pop(self, key, *rest):
+            alive.append(key)
+            return super().pop(key, *rest)
+
+    ops = [
+        Op("aten.neg.default", (Ref(0),), {}, (1,)),
+        Op("aten.neg.default", (Ref(1),), {}, (2,)),
+        Op("aten.topk.default", (Ref(2), 1), {}, (3, -1)),
+    ]
+    made = run_ops(ops, {0: torch.arange(4.0)}, [3])
+    assert made.keys() == {3}
+    assert made[3].item() == 3.0

@@ -1,0 +1,165 @@
+"""Samples of whole layers: normalisations, attention, losses, convolutions."""
+
+from __future__ import annotations
+
+import torch
+from plait.ir.capture.operators import OPS, whole_index
+
+from .drawn import F64, below, of, real
+from .pieces import Sample
+
+
+def _layer_norm(shape: tuple[int, ...], inner: list[int], affine: bool = True) -> list[Sample]:
+    x, upper = real(*shape), real(*shape)
+    weight, bias = (real(*inner), real(*inner)) if affine else (None, None)
+    _, mean, rstd = torch.native_layer_norm(x, inner, weight, bias, 1e-5)
+    mask = [True, affine, affine]
+    unused = () if affine else (1, 2)
+    return [
+        of("native_layer_norm", x, inner, weight, bias, 1e-5),
+        of("layer_norm", x, inner, weight, bias),
+        of("rms_norm", x, inner, weight),
+        of("_fused_rms_norm", x, inner, weight, 1e-5),
+        of(
+            "native_layer_norm_backward", upper, x, inner, mean, rstd, weight, bias, mask,
+            unused=unused,
+        ),
+    ]  # fmt: skip
+
+
+def _group_norm(shape: tuple[int, ...], groups: int) -> list[Sample]:
+    x, upper, weight, bias = real(*shape), real(*shape), real(shape[1]), real(shape[1])
+    sizes = (shape[0], shape[1], x[0, 0].numel(), groups)
+    _, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes, 1e-5)
+    mask = [True, True, True]
+    return [
+        of("native_group_norm", x, weight, bias, *sizes, 1e-5),
+        of("native_group_norm_backward", upper, x, mean, rstd, weight, *sizes, mask),
+    ]
+
+
+def _batch_norm(shape: tuple[int, ...]) -> list[Sample]:
+    x, upper = real(*shape), real(*shape)
+    weight, bias, mean = (real(shape[1]) for _ in range(3))
+    variance = torch.rand(shape[1], dtype=F64) + 0.5
+    given = (x, weight, bias)
+    _, mu, rstd = torch.native_batch_norm(*given, None, None, True, 0.1, 1e-5)
+    mask = [True, True, True]
+    backward, empty = "native_batch_norm_backward", (weight, mean, variance)
+    return [
+        of("native_batch_norm", *given, None, None, True, 0.1, 1e-5),
+        of("native_batch_norm", *given, mean, variance, False, 0.1, 1e-5, unused=(1, 2)),
+        of("_native_batch_norm_legit.no_stats", *given, True, 0.1, 1e-5),
+        of("_native_batch_norm_legit_functional", *given, mean, variance, True, 0.1, 1e-5),
+        of("batch_norm", *given, mean, variance, False, 0.1, 1e-5, False),
+        of(backward, upper, x, weight, None, None, mu, rstd, True, 1e-5, mask),
+        of(backward, upper, x, *empty, None, None, False, 1e-5, mask),
+    ]
+
+
+NORM = [
+    *_layer_norm((4, 6, 8), [8]),
+    *_layer_norm((4, 1, 8), [8], affine=False),
+    *_layer_norm((6, 2, 4), [2, 4]),
+    *_group_norm((4, 12, 2, 3), 6),
+    *_group_norm((2, 8, 3), 1),
+    *_batch_norm((4, 6, 2, 2)),
+    *_batch_norm((6, 4)),
+]
+
+
+def _attention(
+    heads: tuple[int, int],
+    bias: tuple[int, ...] | None = None,
+    causal: bool = False,
+    p: float = 0.0,
+) -> list[Sample]:
+    b, (n, g), (s, t), (d, e) = 4, heads, (6, 6 if causal else 4), (4, 2 if p else 4)
+    q, k, v, upper = real(b, n, s, d), real(b, g, t, d), real(b, g, t, e), real(b, n, s, e)
+    mask = None if bias is None else real(*bias)
+    key = torch.tensor([12345, 0]) if p else None
+    rest = (causal, 0.5, p, 7, whole_index((b, n, s, t)) if p else ())
+    out, logsumexp = OPS.attention(q, k, v, mask, key, *rest)
+    saved = (upper, q, k, v, mask, key, out, logsumexp, *rest)
+    made = [
+        of("plait.attention.default", q, k, v, mask, key, *rest),
+        of("plait.attention_backward.default", *saved),
+    ]
+    if mask is not None:
+        made.append(of("plait.attention_backward_bias.default", *saved))
+    return made
+
+
+def _cross_entropy() -> list[Sample]:
+    logits, labels = real(6, 8), torch.tensor([1, -100, 3, 7, 0, -100])
+    _, logsumexp = OPS.cross_entropy(logits, labels, -100)
+    forward, backward = "plait.cross_entropy.default", "plait.cross_entropy_backward.default"
+    return [
+        of(forward, logits, labels, -100),
+        of(backward, real(6), logits, labels, logsumexp, -100),
+    ]
+
+
+KEY = torch.tensor([987654321, 0])
+OURS = [
+    *_attention((4, 4)),
+    *_attention((6, 2)),
+    *_attention((8, 4), causal=True),
+    *_attention((6, 1), bias=(1, 1, 6, 4)),
+    *_attention((4, 2), bias=(4, 1, 1, 4)),
+    *_attention((4, 2), bias=(1, 4, 6, 4)),
+    *_attention((4, 2), bias=(1, 4, 1, 1), p=0.4),
+    *_attention((6, 2), causal=True, p=0.3),
+    of("plait.dropout.default", real(4, 6, 2), KEY, 0.4, 3, whole_index((4, 6, 2))),
+    of("plait.dropout.default", real(4, 1), KEY, 0.4, 3, whole_index((4, 1))),
+    *_cross_entropy(),
+]
+
+
+def _nll(reduction: int, space: tuple[int, ...] = ()) -> list[Sample]:
+    scores, labels = real(4, 6, *space).log_softmax(1), below(6, 4, *space)
+    name = "nll_loss2d" if space else "nll_loss"
+    weight = None if space else torch.rand(6, dtype=F64) + 0.5
+    rest = (labels, weight, reduction, -100)
+    out, total = getattr(torch.ops.aten, f"{name}_forward")(scores, *rest)
+    upper = real(*out.shape)
+    return [
+        of(f"{name}_forward", scores, *rest, unused=(1,) if reduction == 0 else ()),
+        of(f"{name}_backward", upper, scores, *rest, total),
+    ]
+
+
+LOSS = [sample for reduction in (0, 1, 2) for sample in _nll(reduction)] + _nll(1, (2, 3))
+
+
+def _convolution(
+    x: tuple[int, ...], weight: tuple[int, ...], groups: int = 1, bias: bool = True,
+    transposed: bool = False, mask: tuple[bool, bool] = (True, True),
+) -> list[Sample]:  # fmt: skip
+    space = len(x) - 2
+    options = ([2] * space, [1] * space, [1] * space, transposed, [0] * space, groups)
+    given, kernel = real(*x), real(*weight)
+    channels = weight[1] * groups if transposed else weight[0]
+    added = real(channels) if bias else None
+    made = torch.ops.aten.convolution(given, kernel, added, *options)
+    sizes = [channels] if bias else None
+    unused = tuple(i for i, wanted in enumerate((*mask, bias)) if not wanted)
+    upper = (real(*made.shape), given, kernel, sizes, *options, [*mask, bias])
+    return [
+        of("convolution", given, kernel, added, *options),
+        of("convolution_backward", *upper, unused=unused),
+    ]
+
+
+CONVOLUTION = [
+    *_convolution((4, 6, 5, 5), (8, 6, 3, 3)),
+    *_convolution((4, 6, 5, 5), (8, 6, 3, 3), bias=False),
+    *_convolution((2, 4, 7), (6, 4, 3), bias=False, mask=(False, True)),
+    *_convolution((2, 12, 5), (24, 3, 3), groups=4, bias=False),
+    *_convolution((2, 6, 5, 5), (6, 1, 3, 3), groups=6),
+    *_convolution((2, 6, 5), (6, 4, 3), transposed=True),
+    *_convolution((2, 6, 5), (6, 4, 3), transposed=True, groups=2, bias=False),
+]
+
+
+LAYERS = [*NORM, *OURS, *LOSS, *CONVOLUTION]

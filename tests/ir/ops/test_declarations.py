@@ -1,0 +1,122 @@
+"""Every declaration is true: pieces along a loop, combined as declared, give the whole result."""
+
+from math import prod
+
+import msgspec
+import pytest
+import torch
+from plait.ir.op import OPERATORS, Loop, LoopKind
+
+from .pieces import Case, Sample, case, combined, summed
+from .samples import OPAQUE, SAMPLES
+
+
+def _named(sample: Sample) -> str:
+    return str(sample).replace(" ", "")
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=_named)
+def test_pieces_give_the_whole(sample: Sample) -> None:
+    found = case(sample)
+    assert found.declared is not None, "opaque at this site"
+    for loop in found.declared.loops:
+        for ways in (2, 3):
+            if loop.kind == "whole" or loop.size % ways:
+                continue
+            for inner in (False, True):
+                joined = combined(found, loop.name, ways, inner)
+                _same(joined, found, f"{loop.name} of {loop.size} in {ways}")
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=_named)
+def test_sums_pass_through(sample: Sample) -> None:
+    found = case(sample)
+    assert found.declared is not None
+    for group in found.declared.linear:
+        _same(summed(found, group, seed=1), found, f"linear in {group}")
+
+
+@pytest.mark.parametrize("sample", OPAQUE, ids=_named)
+def test_left_opaque(sample: Sample) -> None:
+    assert case(sample).declared is None
+
+
+def test_every_declaration_has_a_sample() -> None:
+    assert sorted(OPERATORS.keys() - {sample.target for sample in SAMPLES}) == []
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=_named)
+def test_every_loop_is_split(sample: Sample) -> None:
+    """No loop that may be split escapes the first test because of its size."""
+    declared = case(sample).declared
+    assert declared is not None
+    sizes = [loop.size for loop in declared.loops if loop.kind != "whole"]
+    assert [s for s in sizes if s > 1 and s % 2 and s % 3] == []
+
+
+FALSE = [
+    (Sample("aten.mm.default", (torch.randn(4, 6), torch.randn(6, 8))), "k", "mean"),
+    (Sample("aten._softmax.default", (torch.randn(4, 6), 1, False)), "i1", "split"),
+    (Sample("aten.amax.default", (torch.randn(4, 6), [1])), "i1", "split"),
+    (Sample("aten.mean.dim", (torch.randn(4, 6), [1])), "i1", "split"),
+    (Sample("aten.cumsum.default", (torch.randn(4, 6), 1)), "i1", "split"),
+]
+
+
+@pytest.mark.parametrize(("sample", "name", "kind"), FALSE, ids=str)
+def test_a_false_declaration_is_found(sample: Sample, name: str, kind: LoopKind) -> None:
+    found = case(sample)
+    assert found.declared is not None
+    wrong = tuple(
+        Loop(o.name, o.size, kind if o.name == name else o.kind) for o in found.declared.loops
+    )
+    found.declared = msgspec.structs.replace(found.declared, loops=wrong)
+    with pytest.raises(AssertionError):
+        _same(combined(found, name, 2, False), found, name)
+
+
+WORK = [
+    ("aten.mm.default", "gemm", 2 * 4 * 6 * 8),
+    ("aten.bmm.default", "gemm", 2 * 2 * 4 * 6 * 8),
+    ("aten.addmm.default", "gemm", 2 * 4 * 6 * 8),
+    ("aten._grouped_mm.default", "gemm", 2 * 6 * 16 * 32),
+    ("transformers.grouped_mm_fallback.default", "gemm", 2 * 6 * 4 * 8),
+    ("transformers.grouped_mm_fallback_backward.default", "gemm", 4 * 6 * 4 * 8),
+    ("plait.attention.default", "attention", 4 * 6 * 4 * 4 * (4 * 4)),
+    ("plait.attention_backward.default", "attention", 10 * 6 * 4 * 4 * (4 * 4)),
+    ("aten.convolution.default", "convolution", 2 * 4 * 8 * 6 * (3 * 3) * (3 * 3)),
+    ("aten.convolution_backward.default", "convolution", 4 * 4 * 8 * 6 * (3 * 3) * (3 * 3)),
+    ("aten.max_pool2d_with_indices.default", "reduce", 4 * 6 * 8 * 8),
+    ("aten.embedding.default", "move", 0),
+    ("aten.view.default", "view", 0),
+    ("aten.cat.default", "move", 0),
+]
+
+
+@pytest.mark.parametrize(("target", "work", "flops"), WORK)
+def test_work(target: str, work: str, flops: int) -> None:
+    """Operations of the first sample of a target, counted by hand."""
+    declared = case(next(s for s in SAMPLES if s.target == target)).declared
+    assert declared is not None
+    assert declared.work == work
+    assert declared.flops * prod(loop.size for loop in declared.loops) == pytest.approx(flops)
+
+
+def test_causal_attention_does_half_the_work() -> None:
+    found = [case(s).declared for s in SAMPLES if s.target == "plait.attention.default"]
+    dense, causal = found[0], found[2]
+    assert dense is not None
+    assert causal is not None
+    assert causal.flops == dense.flops / 2
+
+
+def _same(joined: list[torch.Tensor | None], found: Case, where: str) -> None:
+    for got, expected in zip(joined, found.results, strict=True):
+        if expected is None:
+            continue
+        exact = not expected.is_floating_point()
+        tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-5
+        torch.testing.assert_close(
+            got, expected, rtol=0 if exact else tolerance, atol=0 if exact else tolerance,
+            equal_nan=True, msg=lambda text: f"{where}: {text}",
+        )  # fmt: skip

@@ -1,0 +1,59 @@
+"""The operators of real models are declared, and the batch splits through their layers."""
+
+import pytest
+from plait.ir.axes import analyse
+from plait.ir.capture import trace
+from plait.ir.model import Function, Model
+from plait.ir.op import OPERATORS
+
+from ... import zoo
+
+# Operators that mix the samples of a batch, by what they do.
+MIXING = {
+    # experts sort the tokens of the whole batch by expert
+    "mixtral": {
+        "aten.sort.default", "aten.histc.default", "aten.arange.default", "aten.index_put.default",
+        "transformers.grouped_mm_fallback.default",
+        "transformers.grouped_mm_fallback_backward.default",
+    },
+    # statistics of the batch
+    "resnet": {"aten.native_batch_norm.default", "aten.native_batch_norm_backward.default"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=sorted(zoo.ZOO))
+def traced(request: pytest.FixtureRequest) -> tuple[str, Model]:
+    model, batch = zoo.ZOO[request.param]()
+    return request.param, trace(model.train(), batch)
+
+
+def test_nothing_is_opaque(traced: tuple[str, Model]) -> None:
+    _, model = traced
+    targets = {op.target for function in model.functions for op in function.ops}
+    assert sorted(targets - OPERATORS.keys()) == []
+    for function in model.functions:
+        axes = analyse(function)
+        pairs = zip(function.ops, axes.ops, strict=True)
+        assert [op.target for op, known in pairs if known.opaque] == []
+
+
+def test_batch_splits(traced: tuple[str, Model]) -> None:
+    """Every operator that touches the batch axis of a layer may be split along it."""
+    name, model = traced
+    for function in model.functions:
+        if function.differentiable:
+            assert _whole_along_batch(function, model.batch) <= MIXING.get(name, set())
+
+
+def _whole_along_batch(function: Function, batch: int) -> set[str]:
+    axes = analyse(function)
+    first = next(i for i in function.activations() if i.name.startswith("x"))
+    (atom,) = axes.atoms[first.value][0]
+    assert axes.sizes[atom] == batch
+    found = set()
+    for op, known in zip(function.ops, axes.ops, strict=True):
+        values = (*op.operands(), *(r for r in op.results if r >= 0))
+        touched = any(atom in dim for value in values for dim in axes.atoms[value])
+        if touched and all(option.atom != atom for option in known.options):
+            found.add(op.target)
+    return found
