@@ -1,0 +1,1 @@
+"""Seconds and bytes of functions, collectives and schedules on a cluster."""

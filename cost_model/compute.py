@@ -1,4 +1,37 @@
-"""draft"""
-def op_seconds(work, flops, bytes, dtype, device):
-    if work == "view": return 0.0
-    return max(flops / (0.6 * device.peak(dtype)), bytes / (0.8 * device.memory_bandwidth_bytes_per_second)) + device.launch_overhead_seconds
+"""Seconds of one operator: roofline with efficiencies by kind of work and size.
+
+A matrix product reaches the device's measured ceiling when it is large; small ones lose to ramp-up,
+modelled as a saturation in flops. Bandwidth-bound work reaches a fixed part of the memory bandwidth;
+a compiler fuses neighbouring pointwise operators, which saves part of their traffic. Every constant
+is an assumption about kinds of work, not a fit to one machine.
+"""
+
+from __future__ import annotations
+
+from ..ir.cluster import Device
+from ..ir.op import Work
+
+# Time that a product spends below full rate, as seconds of ramp-up at peak (assumed).
+RAMP_SECONDS = 4e-6
+ATTENTION_PART = 0.7  # of a large product's rate: softmax between the two products (assumed)
+CONVOLUTION_PART = 0.8
+BANDWIDTH_PART = 0.8  # of the memory bandwidth that streaming kernels reach (assumed)
+FUSED_TRAFFIC = 0.6  # of a pointwise operator's bytes that still move after fusion (assumed)
+
+RATE: dict[Work, float] = {
+    "gemm": 1.0, "attention": ATTENTION_PART, "convolution": CONVOLUTION_PART,
+}  # fmt: skip
+
+
+def op_seconds(work: Work, flops: float, moved: float, dtype: str, device: Device) -> float:
+    """Seconds of one operator that does `flops` and touches `moved` bytes; never below roofline."""
+    if work == "view":
+        return 0.0
+    if work in ("pointwise", "reduce"):
+        moved *= FUSED_TRAFFIC if work == "pointwise" else 1.0
+    memory = moved / (BANDWIDTH_PART * device.memory_bandwidth_bytes_per_second)
+    rate = RATE.get(work)
+    if rate is None:
+        return memory + device.launch_overhead_seconds
+    compute = flops / (device.peak(dtype) * device.achievable * rate) + RAMP_SECONDS
+    return max(compute, memory) + device.launch_overhead_seconds

@@ -11,7 +11,8 @@ import msgspec
 
 from ..ir.cluster import Cluster
 from ..ir.mesh import Mesh
-from ..ir.model import Function, Op
+from ..ir.model import Function, Model, Op
+from ..ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ..ir.op import Loops, Site, declaration
 from ..ir.pieces import Variant, made_by, split
 from ..ir.tensor import TensorType
@@ -181,3 +182,16 @@ def _outputs(local: Function) -> set[int]:
 
 def _gradients(local: Function) -> set[int]:
     return {i.gradient for i in local.inputs if i.gradient is not None}
+
+
+def model_flops(model: Model) -> float:
+    """Floating-point operations of one forward and backward over the traced batch."""
+    found = {}
+    for function in model.functions:
+        total = 0.0
+        for op in function.ops:
+            operands = tuple(function.types[v] for v in op.operands())
+            results = tuple(function.types[v] if v >= 0 else None for v in op.results)
+            total += count_flops(declaration(Site(op, operands, results)))
+        found[function.name] = total
+    return sum(found[call.function] for call in model.calls)

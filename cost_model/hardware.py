@@ -1,11 +1,95 @@
-"""draft"""
-from ..ir.cluster import Cluster, Device, Link
-def load_cluster(spec):
+"""Named hardware: presets shipped as TOML, and how a cluster is named on the command line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from ..ir.cluster import MOST_DEVICES, Cluster, Device, Link, parse_cluster, parse_device
+from ..ir.errors import UsageError
+
+LOCAL_FLOPS = 3.0e10  # one core of a common server in fp32 (assumed)
+LOCAL_BANDWIDTH = 8.0e9
+LOOPBACK_BANDWIDTH = 1.0e9
+LOOPBACK_LATENCY = 1.5e-4
+
+
+@cache
+def presets() -> dict[str, tuple[Device, dict[str, dict[str, float]]]]:
+    """Device kinds by preset name, with their links: `scale_up` inside a node, `network` between."""
+    found = {}
+    for file in sorted(resources.files(__package__).joinpath("hardware").iterdir(), key=str):
+        if file.name.endswith(".toml"):
+            data = tomllib.loads(file.read_text(encoding="utf-8"))
+            name = file.name.removesuffix(".toml")
+            found[name] = (parse_device({"kind": name, **data["device"]}, name), data["links"])
+    return found
+
+
+def load_cluster(spec: str) -> Cluster:
+    """A cluster by preset (`8xh100`, `4x8xa100-80`), `local:N`, or the path of a TOML file.
+
+    Preset names read as factors from the outside in: `4x8xh100` is 4 nodes of 8. A single factor is
+    one flat axis: over the scale-up links if its domain is that large, else over the network.
+    Raises UsageError for names that are not known, FileError for broken files.
+    """
     if spec.startswith("local:"):
-        n = int(spec[6:]); d = Device("cpu", 4 * 2**30, {"float32": 3e10}, 1e10, 1e-5, 2**28)
-        return Cluster(spec, d, (Link("gloo", n, 1e-4, 1e9),))
-    *sizes, kind = spec.split("x"); sizes = [int(s) for s in sizes]
-    d = Device(kind, 80 * 10**9, {"float32": 67e12, "bfloat16": 989e12, "float16": 989e12, "float64": 67e12}, 3.35e12, 4e-6, 2**30)
-    names = ["rack", "node", "nvlink"][-len(sizes):]
-    bw = {"nvlink": 450e9, "node": 50e9, "rack": 50e9}
-    return Cluster(spec, d, tuple(Link(n, s, 1e-5 if n != "nvlink" else 3e-6, bw[n]) for n, s in zip(names, sizes)))
+        return local(spec)
+    if spec.endswith(".toml"):
+        return parse_cluster(Path(spec), {name: device for name, (device, _) in presets().items()})
+    match = re.fullmatch(r"((?:\d+x)*)([a-z][\w-]*)", spec)
+    if match is None or match[2] not in presets():
+        near = difflib.get_close_matches(match[2] if match else spec, presets(), 3, 0.3)
+        raise UsageError(
+            f"unknown cluster {spec!r}; write factors and a kind, as in 8x8xh100, local:4 or "
+            f"file.toml; kinds: {', '.join(near or presets())}"
+        )
+    sizes = [int(n) for n in match[1].split("x") if n] or [1]
+    return _preset(spec, sizes, match[2])
+
+
+def _preset(spec: str, sizes: list[int], kind: str) -> Cluster:
+    device, links = presets()[kind]
+    total = 1
+    for size in sizes:
+        total *= size
+    if not 1 <= total <= MOST_DEVICES:
+        raise UsageError(f"{spec!r} has {total} devices")
+    domain = int(links["scale_up"]["domain"])
+    kinds = ["network"] * (len(sizes) - 1) + ["scale_up" if sizes[-1] <= domain else "network"]
+    levels = tuple(
+        Link(
+            name,
+            size,
+            links[name]["latency_us"] * 1e-6,
+            links[name]["gb_per_s"] * 1e9,
+        )
+        for name, size in zip(kinds, sizes, strict=True)
+    )
+    return Cluster(spec, device, levels)
+
+
+def local(spec: str) -> Cluster:
+    """`local:N`: N gloo ranks on this machine, with assumed rates (measure them to do better)."""
+    count = spec.removeprefix("local:")
+    if not count.isdecimal() or not 1 <= int(count) <= 4096:
+        raise UsageError(f"{spec!r}: write local:N with a number of ranks")
+    ranks = int(count)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    device = Device(
+        kind="cpu",
+        memory_bytes=physical // ranks,
+        peak_flops={"float32": LOCAL_FLOPS, "float64": LOCAL_FLOPS / 2, "bfloat16": LOCAL_FLOPS},
+        achievable=0.8,
+        memory_bandwidth_bytes_per_second=LOCAL_BANDWIDTH,
+        launch_overhead_seconds=5e-6,
+        runtime_overhead_bytes=300 << 20,
+        source="assumed: one server core per rank, loopback",
+    )
+    link = Link("loopback", ranks, LOOPBACK_LATENCY, LOOPBACK_BANDWIDTH, whole_reductions=True)
+    return Cluster(spec, device, (link,))

@@ -1,31 +1,148 @@
-"""draft"""
+"""A cluster: what its devices can do, and the levels of links between them."""
+
 from __future__ import annotations
-import msgspec
+
+import math
+import tomllib
 from math import prod
+from pathlib import Path
+
+import msgspec
+
+from .errors import FileError
+
+MOST_DEVICES = 10**9
+
+
 class Device(msgspec.Struct, frozen=True):
+    """One kind of device.
+
+    `peak_flops` by torch type name, `achievable` the part of it that the largest matrix products
+    reach, `source` where the numbers come from.
+    """
+
     kind: str
     memory_bytes: int
     peak_flops: dict[str, float]
+    achievable: float
     memory_bandwidth_bytes_per_second: float
     launch_overhead_seconds: float
     runtime_overhead_bytes: int
+    source: str = ""
+
     def peak(self, dtype: str) -> float:
+        """flop/s of matrix products in a type; fp32's where the type has no rate of its own."""
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
+
+
 class Link(msgspec.Struct, frozen=True):
+    """One level: `size` groups of the next level in, joined by links of this kind.
+
+    Bandwidth is per device and direction; `whole_reductions`: reduce-scatter moves what all-reduce
+    moves (gloo).
+    """
+
     name: str
     size: int
     latency_seconds: float
     bandwidth_bytes_per_second: float
+    whole_reductions: bool = False
+
+
 class Cluster(msgspec.Struct, frozen=True):
+    """Devices of one kind under levels of links, outermost first; ranks count through the innermost
+    level fastest."""
+
     name: str
     device: Device
     levels: tuple[Link, ...]
+
     @property
-    def devices(self) -> int: return prod(l.size for l in self.levels)
+    def devices(self) -> int:
+        return prod(level.size for level in self.levels)
+
     def level_for(self, stride: int, size: int) -> Link:
-        span = stride * size
-        inner = 1
-        for link in reversed(self.levels):
-            inner *= link.size
-            if span <= inner: return link
+        """The slowest link that a group of `size` ranks, `stride` apart, crosses."""
+        span, inner = (size - 1) * stride + 1, 1
+        for level in reversed(self.levels):
+            inner *= level.size
+            if span <= inner:
+                return level
         return self.levels[0]
+
+    def within(self, level: int) -> int:
+        """Devices inside one group of a level (0 is the outermost)."""
+        return prod(link.size for link in self.levels[level + 1 :])
+
+    def __str__(self) -> str:
+        links = " · ".join(f"{link.size} {link.name}" for link in self.levels)
+        return f"{self.name}: {self.devices} × {self.device.kind} ({links})"
+
+
+def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
+    """A cluster from TOML: `kind` or a `[device]` table, and `[[level]]` tables, outermost first.
+
+    Bandwidths in GB/s per device and direction, latencies in microseconds. Raises FileError with the
+    key that is wrong.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: not TOML: {error}") from None
+    device = kinds.get(data.get("kind", ""))
+    if device is None:
+        table = data.get("device")
+        if not isinstance(table, dict):
+            raise FileError(f"{path}: kind: name one of {', '.join(sorted(kinds))}, or a [device]")
+        device = parse_device(table, f"{path}: device")
+    levels = data.get("level")
+    if not isinstance(levels, list) or not levels:
+        raise FileError(f"{path}: level: at least one [[level]] is needed")
+    links = tuple(_link(x, f"{path}: level[{i}]") for i, x in enumerate(levels))
+    cluster = Cluster(str(data.get("name", path.stem)), device, links)
+    if cluster.devices > MOST_DEVICES:
+        raise FileError(f"{path}: level: {cluster.devices} devices")
+    return cluster
+
+
+def parse_device(table: dict[str, object], where: str) -> Device:
+    """A device from a TOML table; see cost_model/hardware for the keys."""
+    peaks = table.get("tflops")
+    if not isinstance(peaks, dict) or "float32" not in peaks:
+        raise FileError(f"{where}.tflops: a table with at least float32 is needed")
+    return Device(
+        kind=str(table.get("kind", "device")),
+        memory_bytes=int(_number(table, "memory_gb", where) * 1e9),
+        peak_flops={str(k): _number(peaks, str(k), f"{where}.tflops") * 1e12 for k in peaks},
+        achievable=_number(table, "achievable", where),
+        memory_bandwidth_bytes_per_second=_number(table, "memory_gb_per_s", where) * 1e9,
+        launch_overhead_seconds=_number(table, "launch_us", where) * 1e-6,
+        runtime_overhead_bytes=int(_number(table, "runtime_gb", where) * 1e9),
+        source=str(table.get("source", "")),
+    )
+
+
+def _link(table: object, where: str) -> Link:
+    if not isinstance(table, dict):
+        raise FileError(f"{where}: not a table")
+    size = table.get("size")
+    if not isinstance(size, int) or not 1 <= size <= MOST_DEVICES:
+        raise FileError(f"{where}.size: {size!r} is not a number of groups")
+    return Link(
+        name=str(table.get("name", "link")),
+        size=size,
+        latency_seconds=_number(table, "latency_us", where) * 1e-6,
+        bandwidth_bytes_per_second=_number(table, "gb_per_s", where) * 1e9,
+        whole_reductions=bool(table.get("whole_reductions", False)),
+    )
+
+
+def _number(table: dict[str, object], key: str, where: str) -> float:
+    value = table.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise FileError(f"{where}.{key}: a number is needed, not {value!r:.40}")
+    if not math.isfinite(value) or value <= 0 or value > 1e15:
+        raise FileError(f"{where}.{key}: {value} is not a sensible value")
+    return float(value)

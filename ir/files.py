@@ -1,6 +1,105 @@
-"""draft"""
-import hashlib, msgspec
-def dump(value, format): return msgspec.json.format(msgspec.json.encode({"format": format, "version": 1, **msgspec.to_builtins(value)}), indent=1)
-def load(data, type, format):
-    d = msgspec.json.decode(data); d.pop("format"); d.pop("version"); return msgspec.convert(d, type)
-def digest(value): return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:16]
+"""Strict reading and canonical writing of Plait's JSON files. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import json
+import re
+from hashlib import sha256
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from .errors import FileError
+
+T = TypeVar("T")
+VERSION = 1
+MOST_BYTES = 256 << 20
+DEEPEST = 200
+
+
+def dump(value: Any, format_: str) -> bytes:
+    """`{"format": …, "version": 1, …fields}` in the order of the type's fields, one item a line."""
+    body = msgspec.to_builtins(value)
+    text = msgspec.json.encode({"format": format_, "version": VERSION, **body})
+    return msgspec.json.format(text, indent=1) + b"\n" if len(text) < 1 << 20 else text + b"\n"
+
+
+def load(data: bytes, kind: type[T], format_: str) -> T:
+    """Read what `dump` wrote; raises FileError with the JSON path of what is wrong."""
+    if len(data) > MOST_BYTES:
+        raise FileError(f"$: {len(data)} bytes; at most {MOST_BYTES} are read")
+    body = _parse(data)
+    if not isinstance(body, dict):
+        raise FileError("$: not an object")
+    found, version = body.pop("format", None), body.pop("version", None)
+    if found != format_:
+        raise FileError(f"$.format: {found!r:.60} where {format_!r} is expected")
+    if version != VERSION or isinstance(version, bool):
+        raise FileError(f"$.version: {version!r:.60} is not known; this reads version {VERSION}")
+    unknown = set(body) - {f.name for f in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
+    if unknown:
+        raise FileError(f"$.{min(unknown)}: unknown field")
+    try:
+        return msgspec.convert(body, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise FileError(_located(str(error))) from None
+    except (ValueError, OverflowError, RecursionError, AssertionError) as error:
+        raise FileError(f"$: {str(error)[:200]}") from None
+
+
+def _located(message: str) -> str:
+    match = re.fullmatch(r"(?s)(.*?) - at `(.*)`", message)
+    return f"{match[2]}: {match[1]}" if match else f"$: {message}"
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FileError(f"$: not UTF-8 (byte {error.start})") from None
+    depth = deepest = 0
+    for character in re.sub(r'"(?:[^"\\]|\\.)*"', "", text):
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        raise FileError(f"$: nested {deepest} deep; at most {DEEPEST}")
+    try:
+        return json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer,
+            parse_float=_real,
+        )  # fmt: skip
+    except json.JSONDecodeError as error:
+        raise FileError(f"$: not JSON: {error.msg} (line {error.lineno})") from None
+    except RecursionError:
+        raise FileError("$: nested too deep") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise FileError(f"$…{twice[:60]}: the key stands twice in one object")
+    return found
+
+
+def _constant(text: str) -> NoReturn:
+    raise FileError(f"$: {text} is not a number that a file may hold")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 63:
+        raise FileError(f"$: {text[:30]} is beyond 64 bits")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise FileError(f"$: {text[:30]} is beyond a double")
+    return number
+
+
+def digest(value: Any) -> str:
+    """Identity of a value: 16 hex digits of the sha256 of its canonical form."""
+    return sha256(msgspec.json.encode(value)).hexdigest()[:16]

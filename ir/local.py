@@ -34,6 +34,7 @@ from .tensor import TensorType
 
 MICRO = "micro"
 Choices = tuple[tuple[int, ...], ...]
+VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 Held = tuple[Layout, int, bool]  # layout, local value, made in backward
 Ways = dict[tuple[str, int], tuple[int, ...]]
 
@@ -107,7 +108,8 @@ class _Localizer:
         queue = iter(locals_)
         args = tuple(map_refs(a, lambda _: Ref(next(queue))) for a in op.args)
         kwargs = {k: map_refs(a, lambda _: Ref(next(queue))) for k, a in op.kwargs.items()}
-        target = op.target
+        # A shard need not be contiguous where the whole was: reshape copies only then.
+        target = "aten.reshape.default" if op.target in VIEWS else op.target
         if known.declared is not None:
             ways = self.ways(options)
             args = self.rebuild(args, known, ways)

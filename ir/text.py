@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from .model import Argument, Call, Function, Model, Op, Ref
 from .plan import Layers, Plan, Stage
 
@@ -32,16 +34,32 @@ def seconds(duration: float) -> str:
 
 def print_model(model: Model) -> str:
     """A model as a short program, its functions below."""
-    lines = [
-        f"model {one_line(model.name)}  {count(parameters(model))} parameters  "
-        f"{len(model.functions)} functions  {len(model.calls)} calls",
-    ]
+    lines = [headline(model)]
     lines += [f"  input {i.name}: {i.type}" for i in model.inputs]
     lines += [f"  {line}" for line in _calls(model)]
     lines.append(f"  return {model.loss}")
     for function in model.functions:
         lines += ["", *print_function(function, calls_of(model, function.name))]
     return "\n".join(lines)
+
+
+def summary(model: Model) -> str:
+    """A model in a few lines: its calls and its functions."""
+    lines = print_model(replace(model, functions=())).splitlines()[:-1]
+    lines[0] = headline(model)
+    lines += [
+        f"  function {f.name}  ×{calls_of(model, f.name)}  {len(f.ops)} operators "
+        f"({f.forward} forward)"
+        for f in model.functions
+    ]
+    return "\n".join(lines)
+
+
+def headline(model: Model) -> str:
+    return (
+        f"model {one_line(model.name)}  {count(parameters(model))} parameters  "
+        f"{len(model.functions)} functions  {len(model.calls)} calls  batch {model.batch}"
+    )
 
 
 def parameters(model: Model) -> int:
@@ -158,3 +176,12 @@ def describe(plan: Plan, layers: Layers) -> str:
         f"{span:<32} {layers.memory:<10} forward {seconds(layers.forward_seconds)}, "
         f"backward {seconds(layers.backward_seconds)} each"
     )
+
+
+def explain_memory(plan: Plan) -> str:
+    """Every memory term of every stage, against the budget."""
+    lines = ["memory per device, by stage"]
+    for number, stage in enumerate(plan.stages):
+        lines.append(f"  stage {number}: {gib(stage.peak_bytes)} of {gib(plan.budget_bytes)}")
+        lines += [f"    {name:<14}{gib(amount):>12}" for name, amount in stage.memory]
+    return "\n".join(lines)

@@ -62,8 +62,11 @@ class Initial:
         """All direct tensors of one module, initialised by the module's own code on the CPU."""
         module = self.module.get_submodule(owner)
         shadow = copy.copy(module)
-        shadow._parameters = {k: _unset(v, True) for k, v in module._parameters.items()}
-        shadow._buffers = {k: _unset(v, False) for k, v in module._buffers.items()}
+        shadow._parameters = {
+            k: v if v is None else nn.Parameter(_unset(v), requires_grad=v.requires_grad)
+            for k, v in module._parameters.items()
+        }
+        shadow._buffers = {k: v if v is None else _unset(v) for k, v in module._buffers.items()}
         with _seeded(self.seed, owner), torch.no_grad(), torch.device("cpu"):
             reset = getattr(shadow, "reset_parameters", None)
             if callable(reset):
@@ -89,17 +92,14 @@ def is_empty(tensor: Tensor) -> bool:
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
-def _unset(tensor: Tensor | None, parameter: bool) -> Tensor | None:
+def _unset(tensor: Tensor) -> Tensor:
     """A CPU tensor filled with a value that no initialiser leaves."""
-    if tensor is None:
-        return None
     dtype = tensor.dtype
     if dtype.is_floating_point or dtype.is_complex:
         value: float = float("nan")
     else:
         value = 0 if dtype == torch.bool else torch.iinfo(dtype).max
-    made = torch.full(tuple(tensor.shape), value, dtype=dtype, device="cpu")
-    return nn.Parameter(made, requires_grad=tensor.requires_grad) if parameter else made
+    return torch.full(tuple(tensor.shape), value, dtype=dtype, device="cpu")
 
 
 def _still_unset(tensor: Tensor) -> bool:

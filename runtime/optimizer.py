@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,8 +41,9 @@ def make(
 
 
 def refuse(factory: Factory, kept: list[Kept]) -> None:
-    names = {cls.__name__ for cls in getattr(factory, "__mro__", (factory,))
-             if hasattr(cls, "__name__")}  # fmt: skip
+    while isinstance(factory, partial):
+        factory = factory.func
+    names = {getattr(cls, "__name__", "") for cls in getattr(factory, "__mro__", (factory,))}
     if "LBFGS" in names:
         raise UsageError(
             "LBFGS evaluates the loss several times per step, which a compiled program does not "

@@ -14,32 +14,32 @@ from torch import Tensor
 
 from ..ir.errors import MismatchError
 from ..ir.program import StageValue
+from ..ir.schedule import SCHEDULES, Slot
+from ..ir.schedule import Table as Order
 from .group import Group
 from .watchdog import watch
 
-Order = tuple[tuple[tuple[str, int], ...], ...]  # per stage: ("F" or "B", micro-batch) in turn
 Sent = tuple[dist.Work, Tensor]
 
 
 def order(schedule: str, stages: int, micro_batches: int) -> Order:
     """The table of a schedule by name."""
-    from ..ir.schedule import gpipe, one_f_one_b
-
-    made = {"1f1b": one_f_one_b, "gpipe": gpipe}.get(schedule)
-    if made is None:
-        raise MismatchError(f"schedule {schedule!r} is not known here; known: 1f1b, gpipe")
-    return tuple(tuple(row) for row in made(stages, micro_batches))
+    if schedule not in SCHEDULES:
+        raise MismatchError(
+            f"schedule {schedule!r} is not known here; known: {', '.join(SCHEDULES)}"
+        )
+    return SCHEDULES[schedule](stages, micro_batches)
 
 
 class Link:
     """Values to and from one neighbouring stage; `rows` is the neighbour's row of the schedule."""
 
-    def __init__(self, group: Group, neighbour: int, rows: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, group: Group, neighbour: int, rows: Sequence[Slot]) -> None:
         self.group, self.neighbour = group, neighbour
         self.place = {row: number for number, row in enumerate(rows)}
-        self.pending: dict[tuple[str, int], list[Sent]] = {}
+        self.pending: dict[Slot, list[Sent]] = {}
 
-    def send(self, row: tuple[str, int], values: Sequence[Tensor], group: Group) -> None:
+    def send(self, row: Slot, values: Sequence[Tensor], group: Group) -> None:
         """Send `values` for the neighbour's `row`."""
         works = []
         for value in values:
@@ -52,7 +52,7 @@ class Link:
         self.pending[row] = works
 
     def receive(
-        self, row: tuple[str, int], values: Sequence[StageValue], group: Group, device: torch.device
+        self, row: Slot, values: Sequence[StageValue], group: Group, device: torch.device
     ) -> list[Tensor]:
         """What the neighbour made in its `row`; it has by then received all it needed before."""
         received = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import torch
@@ -24,18 +25,27 @@ def session(backend: str | None = None, timeout: timedelta = TIMEOUT) -> Iterato
         return
     cuda = torch.cuda.is_available()
     chosen = backend or ("nccl" if cuda else "gloo")
+    if cuda:
+        torch.cuda.set_device(dist.get_node_local_rank(0))
     if dist.is_torchelastic_launched():
         dist.init_process_group(chosen, timeout=timeout)
     else:
         dist.init_process_group(
             chosen, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
         )
-    if cuda:
-        torch.cuda.set_device(dist.get_node_local_rank(0))
     try:
         yield dist.get_rank()
     finally:
         dist.destroy_process_group()
+
+
+def begin() -> tuple[int, int]:
+    """Join the other ranks for the rest of this process; returns (rank, number of ranks)."""
+    if not dist.is_initialized():
+        stack = ExitStack()
+        stack.enter_context(session())
+        atexit.register(stack.close)
+    return dist.get_rank(), dist.get_world_size()
 
 
 def default_device() -> torch.device:

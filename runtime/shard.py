@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..ir.layout import Factors, Layout, is_shard, local_factors
+from ..ir.layout import Factors, Layout, State, local_factors
 from ..ir.mesh import Mesh
 
 
@@ -59,9 +59,9 @@ def piece(
     x: Tensor, factors: Factors, layout: Layout, mesh: Mesh, coordinate: tuple[int, ...]
 ) -> Tensor:
     """The piece of a whole tensor that lies at a place of the mesh."""
-    made: list = ["R"] * len(layout)
+    made: list[State] = ["R"] * len(layout)
     for axis, state in enumerate(layout):
-        if is_shard(state):
+        if isinstance(state, tuple):
             made[axis] = state
             outer = outside(factors, tuple(made), mesh, axis)
             x = block(x, mesh.axes[axis].size, coordinate[axis], state[0], outer)

@@ -88,7 +88,8 @@ def verify(
     A job that crashes or hangs fails; the ones after it go on in a new launch. `timeout_seconds` is
     for each launch.
     """
-    waiting, verdicts = list(jobs), {}
+    waiting = list(jobs)
+    verdicts: dict[str, Verdict] = {}
     while waiting:
         failure = "it ended without a result"
         with tempfile.TemporaryDirectory(prefix="plait-verify-") as folder:

@@ -7,6 +7,7 @@ holds it and sent along the pipeline, one tensor at a time; the results lie on t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ def values(store: Store, groups: MeshGroups) -> dict[str, Tensor]:
     """Every parameter and buffer."""
     return {
         name: _everywhere(
-            store, groups, name, lambda name=name: store.gather_value(store.kept[name])
+            store, groups, name, partial(_value, store, name)
         )
         for name, held in store.everything.items()
         if held.kind != "constant"
@@ -40,7 +41,7 @@ def gradients(store: Store, groups: MeshGroups) -> dict[str, Tensor]:
             store,
             groups,
             name,
-            lambda name=name: store.gather(store.kept[name], _gradient(store.kept[name])),
+            partial(_whole_gradient, store, name),
         )
         for name, present in zip(trained, known, strict=True)
         if present
@@ -68,7 +69,8 @@ def optimizer_state(
     """The whole optimizer state."""
     mine: dict[str, dict[str, Any]] = {}
     if optimizer is not None:
-        mine = {kept.name: optimizer.state.get(kept.leaf, {}) for kept in store.trained()}
+        pieces = [(k.name, k.leaf) for k in store.trained() if k.leaf is not None]
+        mine = {name: optimizer.state.get(leaf, {}) for name, leaf in pieces}
     entries = _exchange(
         {
             (name, key): _entry(store.kept[name], value)
@@ -91,7 +93,7 @@ def optimizer_state(
             store,
             groups,
             name,
-            lambda name=name, key=key, own=entry.shape is not None: make(name, key, own),
+            partial(make, name, key, entry.shape is not None),
             entry.shape,
             entry.dtype,
         )
@@ -134,6 +136,14 @@ def _everywhere(
             device=store.device,
         )
     return groups.down.broadcast(made, held.stages[0]).cpu()
+
+
+def _value(store: Store, name: str) -> Tensor:
+    return store.gather_value(store.kept[name])
+
+
+def _whole_gradient(store: Store, name: str) -> Tensor:
+    return store.gather(store.kept[name], _gradient(store.kept[name]))
 
 
 def _gradient(kept: Kept | None) -> Any:

@@ -26,24 +26,32 @@ __all__ = [
 
 
 def trace(
-    model: nn.Module, batch: Any, loss_fn: LossFunction | None = None, *, name: str | None = None
+    model: nn.Module,
+    batch: Any,
+    loss_fn: LossFunction | None = None,
+    *,
+    name: str | None = None,
+    batch_size: int | None = None,
 ) -> Model:
     """Trace one training step of `model` on `batch`, without computing or allocating anything.
 
     `batch` is a dict (keyword arguments), a tuple or list (positional) or one tensor; only shapes
     and element types count. The loss is `loss_fn(output, batch)`, else `output.loss`, else the
     output itself. The model is traced as configured (`train()` or `eval()`) and left untouched.
-    A batch of one sample is traced as two, because a size of 1 hides where the batch lies.
+    `batch_size` traces with that many samples in dimension 0 of every tensor that carries the batch.
+    Without it a batch of one sample is traced as two: a size of 1 hides where the batch lies.
 
     Raises TraceError naming the file and line where the model does what cannot be traced.
     """
     with torch.device("cpu"):
-        return _trace(model, batch, loss_fn, name or type(model).__name__)
+        size = _batch_size(batch)
+        traced = max(size, 2) if batch_size is None else batch_size
+        return _trace(model, batch, loss_fn, name or type(model).__name__, size, traced)
 
 
-def _trace(model: nn.Module, batch: Any, loss_fn: LossFunction | None, name: str) -> Model:
-    size = _batch_size(batch)
-    traced = max(size, 2)
+def _trace(
+    model: nn.Module, batch: Any, loss_fn: LossFunction | None, name: str, size: int, traced: int
+) -> Model:
     try:
         recording = record(model, batch, loss_fn, traced)
     except TraceError:

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from ..model import Call, Function, Model, ModelInput, Op
 from .batch import unique
 from .cut import Segment, canonical, cut
-from .differentiate import Body, Given, differentiate
+from .differentiate import Body, Given, Kind, differentiate
 from .export import ROOT, Recording
 from .graph import Graph, replace
 
@@ -87,7 +87,7 @@ class _Assembler:
                 groups["activation"].append(Given(value, "activation", name, wanted))
             else:
                 name = unique(held.name.removeprefix(prefix), taken)
-                kind = "parameter" if held.kind == "parameter" else "buffer"
+                kind: Kind = "parameter" if held.kind == "parameter" else "buffer"
                 groups[kind].append(Given(value, kind, name, value in self.wanted))
         return tuple(g for group in groups.values() for g in group)
 

@@ -1,9 +1,10 @@
 """Attention as one operator, `plait::attention`, with its backward pass as another.
 
-    q [b n s d], k [b g t d], v [b g t e], bias [b|1 n|1 s|1 t|1] -> out [b n s e], logsumexp [b n s]
+    q [b n s d], k [b g t d], v [b g t e], bias [b n s t] -> out [b n s e], logsumexp [b n s]
 
 g divides n (query heads share key heads in consecutive groups). `bias` is a boolean mask (True
-attends) or is added to the scores; `causal` masks column > row, both counted from 0.
+attends) or is added to the scores, any of its sizes may be 1; `causal` masks column > row, both
+counted from 0.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _ungrouped(gradient: Tensor, like: Tensor) -> Tensor:
 
 
 def _row_major(x: Tensor) -> Tensor:
-    """[b n s d] laid out as [b s n d], as the fused kernels do: the next reshape then copies nothing."""
+    """[b n s d] laid out as [b s n d], as fused kernels do: the next reshape copies nothing."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The batch as a flat list of tensors with paths: dicts are keyword arguments, tuples positional."""
+"""The batch as a flat list of tensors with paths; dicts are fed by keyword, tuples by position."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Read a recorded torch.fx graph into a flat `Graph` of pure operators.
 
-In-place operators become functional: every later use of the written tensor, or of a view of the same
-memory, reads the new value. Regions without gradients get `detach`; batch norm's hidden update of its
-running statistics becomes explicit.
+In-place operators become functional: every later use of the written tensor, or of a view of the
+same memory, reads the new value. Regions without gradients get `detach`; batch norm's hidden update
+of its running statistics becomes explicit.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ ASSERTS = (
     "aten._assert_async.default",
 )
 SEEDED = ("aten.dropout.default", "aten.scaled_dot_product_attention.default")
+# Random only when their dropout, argument 5, is not zero.
+RECURRENT = tuple(f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
+RENAMED = {"aten.transpose.default": "aten.transpose.int"}
 COMPOSITE_RANDOM = (
     "feature_dropout",
     "alpha_dropout",
@@ -49,7 +52,8 @@ class Unsupported(Exception):
 
 def read(recording: Recording) -> Graph:
     """The recording as a flat graph with its loss; raises Unsupported or TraceError."""
-    graph, (graph.loss,) = read_outputs(recording)
+    graph, outputs = read_outputs(recording)
+    (graph.loss,) = outputs
     return graph
 
 
@@ -199,10 +203,12 @@ class _Reader:
         seeded = torch.Tag.nondeterministic_seeded in target.tags
         if name in SEEDED or name.startswith("aten.dropout_."):
             return
+        if name in RECURRENT and node.args[5] == 0:
+            return
         if seeded or target._opname in COMPOSITE_RANDOM:
             raise TraceError(
-                f"random operator {name} is not supported: only dropout (nn.Dropout and the dropout "
-                "of scaled_dot_product_attention) can be reproduced under every plan"
+                f"random operator {name} is not supported: only nn.Dropout and the dropout of "
+                "scaled_dot_product_attention can be reproduced under every plan; set its rate to 0"
             )
 
     def emit(
@@ -246,6 +252,9 @@ class _Reader:
             raise TraceError(
                 f"in-place operator {target} is not supported; use the out-of-place form"
             )
+        if torch.Tag.inplace_view in target.tags:
+            self.env[node] = self.env[written] = self.turned(node, target, args, kwargs)
+            return
         self.env[node] = self.env[written]
         if target._opname == "detach_":
             return
@@ -253,6 +262,23 @@ class _Reader:
         value = self.functional(node, target, args, kwargs, self.graph.types[tensor])
         value = self.memory.cast(value, self.graph.types[tensor].dtype, self.scope)
         self.memory.assign(tensor, value, self.scope)
+
+    def turned(
+        self,
+        node: fx.Node,
+        target: torch._ops.OpOverload,
+        args: tuple[Argument, ...],
+        kwargs: dict[str, Argument],
+    ) -> int:
+        """`x.transpose_()` and the like: the name now stands for a view of what it was."""
+        base = target._opname.removesuffix("_")
+        name = f"{target.namespace}.{base}.{target._overloadname}"
+        name = RENAMED.get(name, name)
+        if overload(name) is None:
+            raise TraceError(f"in-place operator {target} is not supported")
+        (made,) = self.memory.emit(name, args, (tensor_type(node.meta["val"]),), kwargs, self.scope)
+        self.memory.view(made, self.single(node.args[0]), self.graph.ops[-1], 0)
+        return made
 
     def functional(
         self,
@@ -320,7 +346,7 @@ def _promoted(node: fx.Node, base: str, dtype: str) -> str:
 def _cast(
     node: fx.Node, args: tuple[Argument, ...]
 ) -> tuple[str, tuple[Argument, ...], dict[str, Argument]]:
-    """Every overload of `to` is a change of element type; the device is not the model's business."""
+    """Every overload of `to` is a change of element type; devices are the plan's business."""
     return (
         "aten._to_copy.default",
         args[:1],

@@ -71,7 +71,7 @@ def _model_class(transformers: Any, config: Any, architectures: Any) -> Any:
 
 
 def _start_token(config: Any) -> None:
-    """Encoder-decoders shift their labels in from a start token, which small configurations omit."""
+    """Encoder-decoders shift their labels in from a start token; some configurations omit it."""
     absent = getattr(config, "decoder_start_token_id", None) is None
     if getattr(config, "is_encoder_decoder", False) and absent:
         config.decoder_start_token_id = getattr(config, "pad_token_id", None) or 0

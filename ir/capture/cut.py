@@ -80,7 +80,7 @@ class _Cutter:
         return None if prefix is None else self.run_of(prefix, invocation)
 
     def run_of(self, prefix: str, invocation: int) -> Unit:
-        """Which run of module `prefix` an invocation belongs to: a shared module runs several times."""
+        """Which run of module `prefix` an invocation is in: a shared module runs several times."""
         while invocation >= 0:
             if self.invocations[invocation].path == prefix:
                 return prefix, invocation
@@ -88,7 +88,7 @@ class _Cutter:
         return prefix, -1
 
     def children(self, inside: str, members: list[int]) -> dict[str, dict[Unit, list[int]]]:
-        """Runs of the outermost numbered modules below `inside`, by the container that holds them."""
+        """Runs of the outermost numbered modules below `inside`, by the container they are in."""
         found: dict[str, dict[Unit, list[int]]] = {}
         for i in members:
             child = _first_numbered(self.paths[i], inside)

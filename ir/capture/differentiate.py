@@ -27,7 +27,7 @@ Kind = Literal["parameter", "buffer", "activation", "key"]
 
 @dataclass(frozen=True)
 class Given:
-    """An input of a function to be: its value in the flat graph, and whether it wants a gradient."""
+    """An input of a function to be: its value in the flat graph, does it want a gradient."""
 
     value: int
     kind: Kind

@@ -1,4 +1,4 @@
-"""Interpret a model on tensors: the reference semantics that generated programs are held against."""
+"""Interpret a model on tensors: the reference that generated programs are held against."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AS_RESHAPE = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 def run_ops(
     ops: Sequence[Op], environment: Mapping[int, Tensor], wanted: Iterable[int]
 ) -> dict[int, Tensor]:
-    """Run operators in order on values by number; returns the wanted ones, frees the others early."""
+    """Run operators in order on numbered values; returns the wanted ones, frees others early."""
     wanted = set(wanted)
     values: dict[int, Any] = dict(environment)
     for op, ending in zip(ops, last_uses(tuple(ops), wanted), strict=True):

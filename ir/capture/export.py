@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.compiler
@@ -29,6 +29,7 @@ from .locate import here, trace_error
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 ROOT = 0
+TABLES = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass
@@ -103,7 +104,7 @@ def _fake(
 def loss_of(output: Any, batch: Any, loss_fn: LossFunction | None) -> torch.Tensor:
     """The scalar loss: by `loss_fn`, else `output.loss`, else the output or its first element."""
     if loss_fn is not None:
-        loss = loss_fn(output, batch)
+        loss: Any = loss_fn(output, batch)
     else:
         loss = getattr(output, "loss", None)
         if loss is None and isinstance(output, dict):
@@ -122,10 +123,11 @@ def loss_of(output: Any, batch: Any, loss_fn: LossFunction | None) -> torch.Tens
 def held_tensors(model: nn.Module) -> list[Parameter]:
     """Parameters, then buffers, under their first names, with the other names as aliases."""
     found: list[Parameter] = []
-    for kind, named in (
+    kinds: tuple[tuple[Literal["parameter", "buffer"], Iterator[tuple[str, torch.Tensor]]], ...] = (
         ("parameter", model.named_parameters(remove_duplicate=False)),
         ("buffer", model.named_buffers(remove_duplicate=False)),
-    ):
+    )
+    for kind, named in kinds:
         names: dict[int, list[str]] = {}
         tensors: dict[int, torch.Tensor] = {}
         for name, tensor in named:
@@ -133,7 +135,7 @@ def held_tensors(model: nn.Module) -> list[Parameter]:
             tensors[id(tensor)] = tensor
         for key, (first, *aliases) in names.items():
             tensor = tensors[key]
-            if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            if torch.nn.parameter.is_lazy(tensor):
                 raise TraceError(
                     f"{first} is not initialised yet; run the model once before tracing"
                 )
@@ -150,9 +152,7 @@ def _swapped(
     """The module with other tensors in it; everything the forward does to it is undone."""
     first = {alias: p.name for p in held for alias in (p.name, *p.aliases)}
     modules = list(model.modules())
-    before = [
-        (dict(m.__dict__), dict(m._parameters), dict(m._buffers), dict(m._modules)) for m in modules
-    ]
+    before = [(dict(vars(m)), {n: dict(vars(m)[n]) for n in TABLES}) for m in modules]
     try:
         for prefix, module in model.named_modules(remove_duplicate=False):
             for table in (module._parameters, module._buffers):
@@ -161,14 +161,12 @@ def _swapped(
                         table[name] = tensors[first[f"{prefix}.{name}" if prefix else name]]
         yield
     finally:
-        for module, (attributes, *tables) in zip(modules, before, strict=True):
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-            for table, was in zip(
-                (module._parameters, module._buffers, module._modules), tables, strict=True
-            ):
-                table.clear()
-                table.update(was)
+        for module, (attributes, tables) in zip(modules, before, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name, content in tables.items():
+                attributes[name].clear()
+                attributes[name].update(content)
 
 
 class _Lines(TorchFunctionMode):

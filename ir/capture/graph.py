@@ -86,10 +86,19 @@ def replace(op: Op, **changes: Any) -> Op:
     return Op(**{**fields, **changes})
 
 
+def arguments(op: Op, *defaults: Argument) -> list[Argument]:
+    """Positional arguments, filled up with the defaults of those that are absent."""
+    return [*op.args, *defaults[len(op.args) :]]
+
+
 def substitute(op: Op, values: dict[int, int]) -> Op:
     """The operator with its operands renamed by `values`, where they are there."""
     if values.keys().isdisjoint(op.operands()):
         return op
-    args = tuple(map_refs(a, lambda v: Ref(values.get(v, v))) for a in op.args)
-    kwargs = {n: map_refs(a, lambda v: Ref(values.get(v, v))) for n, a in op.kwargs.items()}
+
+    def renamed(value: int) -> Argument:
+        return Ref(values[value] if value in values else value)
+
+    args = tuple(map_refs(a, renamed) for a in op.args)
+    kwargs = {name: map_refs(a, renamed) for name, a in op.kwargs.items()}
     return replace(op, args=args, kwargs=kwargs)

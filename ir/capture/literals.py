@@ -35,7 +35,7 @@ def tensor_type(tensor: torch.Tensor) -> TensorType:
 
 
 def encode(value: Any, ref: Callable[[Any], Ref | None]) -> Argument:
-    """An FX argument as an IR argument; `ref` turns graph nodes into uses and gives None otherwise."""
+    """An FX argument as an IR argument; `ref` turns graph nodes into uses, gives None otherwise."""
     use = ref(value)
     if use is not None:
         return use

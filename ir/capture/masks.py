@@ -1,8 +1,8 @@
 """Masks that depend on nothing but positions: is one always true, is one causal?
 
-Such a mask is an expression over `arange` and constants. It is evaluated lazily, at index points: the
-value at (i, j, ...) of an operator is computed from its operands' values there, so a mask of 8192 x
-8192 (or of a million squared) is never made as the model would make it.
+Such a mask is an expression over `arange` and constants. It is evaluated lazily, at index points:
+the value at (i, j, ...) of an operator is computed from its operands' values there, so a mask of
+8192 x 8192 (or of a million squared) is never made as the model would make it.
 """
 
 from __future__ import annotations

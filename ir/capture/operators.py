@@ -1,7 +1,7 @@
 """Plait's own operators: attention, dropout and cross entropy, each one differentiable torch op.
 
 Random masks are counter-based: whether element i of a tensor is dropped depends on the key, the
-operator's salt and i, its index in the whole tensor, so a shard computes its part of the whole mask.
+operator's salt and i, its index in the whole tensor; so a shard computes its part of one mask.
 """
 
 from __future__ import annotations

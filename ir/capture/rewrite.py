@@ -10,9 +10,10 @@ from math import prod, sqrt
 
 from ..model import Argument, Op, Ref
 from ..tensor import TensorType
-from .graph import Graph, substitute
+from .graph import Graph, arguments, substitute
 from .masks import Masks
 from .operators import whole_index
+from .resolve import overload
 
 Values = tuple[int, ...]
 Rule = Callable[["Rewriter", Op], Values | None]
@@ -90,8 +91,9 @@ class Rewriter:
 
 @rule(
     "aten.view.default", "aten.reshape.default", "aten.expand.default", "aten._to_copy.default",
-    "aten.contiguous.default", "aten.clone.default", "aten.alias.default", "aten.lift_fresh.default",
-    "aten.lift_fresh_copy.default", "aten.slice.Tensor", "aten.flatten.using_ints",
+    "aten.contiguous.default", "aten.clone.default", "aten.alias.default",
+    "aten.lift_fresh.default", "aten.lift_fresh_copy.default", "aten.slice.Tensor",
+    "aten.flatten.using_ints",
 )  # fmt: skip
 def same(rewriter: Rewriter, op: Op) -> Values | None:
     """An operator of this family that keeps the type keeps the value."""
@@ -124,6 +126,7 @@ def cat(rewriter: Rewriter, op: Op) -> Values | None:
 def dropout(rewriter: Rewriter, op: Op) -> Values | None:
     source, p, training = op.args
     assert isinstance(source, Ref)
+    assert isinstance(p, int | float)
     if not training or p == 0:
         return (source.value,)
     type_ = rewriter.types[source.value]
@@ -149,10 +152,8 @@ def where(rewriter: Rewriter, op: Op) -> Values | None:
 
 @rule("aten.cross_entropy_loss.default")
 def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
-    logits, labels, weight, reduction, ignore, smoothing = (
-        *op.args,
-        *(None, None, None, 1, -100, 0.0)[len(op.args) :],
-    )
+    defaults = (None, None, None, 1, -100, 0.0)
+    logits, labels, weight, reduction, ignore, smoothing = arguments(op, *defaults)
     assert isinstance(logits, Ref)
     assert isinstance(labels, Ref)
     types = rewriter.types
@@ -176,10 +177,23 @@ def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
     return rewriter.emit("aten.div.Tensor", (Ref(total), Ref(count)), scalar)
 
 
+@rule("aten._grouped_mm.default")
+def grouped_mm(rewriter: Rewriter, op: Op) -> Values | None:
+    """One name for one operator: low precision takes torch's kernel, float32 the library's loop."""
+    x, weight, offsets, bias, dtype = arguments(op, *(None,) * 5)
+    offsets = op.kwargs.get("offs", offsets)
+    plain = bias is None and dtype is None and not set(op.kwargs) - {"offs"}
+    shapes = [rewriter.types[v].shape for v in op.operands()]
+    fallback = "transformers.grouped_mm_fallback.default"
+    if not plain or [len(s) for s in shapes] != [2, 3, 1] or overload(fallback) is None:
+        return None
+    return rewriter.emit(fallback, (x, weight, offsets), rewriter.types[op.results[0]])
+
+
 @rule("aten.scaled_dot_product_attention.default")
 def attention(rewriter: Rewriter, op: Op) -> Values | None:
     """Attention as one operator of ours, its mask simplified, its key heads not repeated."""
-    q, k, v, bias, p, causal = (*op.args, *(None, None, None, None, 0.0, False)[len(op.args) :])
+    q, k, v, bias, p, causal = arguments(op, None, None, None, None, 0.0, False)
     bias = op.kwargs.get("attn_mask", bias)
     p = op.kwargs.get("dropout_p", p)
     causal = op.kwargs.get("is_causal", causal)

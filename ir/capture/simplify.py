@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 from ..model import Argument, Op, Ref
 from ..tensor import TensorType
-from .graph import replace, substitute
+from .graph import arguments, replace, substitute
 
 FORGOTTEN = frozenset({"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"})
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"})
@@ -96,7 +96,7 @@ def normalise(op: Op, types: list[TensorType]) -> Op:
 
 
 def _closed_slice(op: Op, place: int, shape: tuple[int, ...]) -> Op:
-    dim, start, end, step = (*op.args[place:], *(0, None, None, 1)[len(op.args) - place :])
+    dim, start, end, step = arguments(op, *(None,) * place, 0, None, None, 1)[place:]
     assert isinstance(dim, int)
     size = shape[dim]
     first, last = (_clamped(p, size, whole) for p, whole in ((start, 0), (end, size)))

@@ -61,7 +61,7 @@ def materialize(
     dtype: str | None = None,
     seed: int = 0,
 ) -> Source:
-    """The same model for real: initialised and fed under `seed`, floats cast to `dtype` if given."""
+    """The same model for real, initialised and fed under `seed`; floats in `dtype` if given."""
     made = _build(source, batch, seq, allocate=True, seed=seed)
     if dtype is None:
         return made

@@ -1,4 +1,4 @@
-"""Writing through a view: the whole tensor after a part of it, seen through a view, was replaced."""
+"""Writing through a view: the whole tensor after the part that a view shows was replaced."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..op import LoopKind, Loops, Site, declare, loops
-from .pattern import Words, integer, integers, literal, pattern, words
+from .pattern import Words, integer, integers, is_float, literal, pattern, words
 
 
 def _reduced(site: Site, position: int) -> tuple[int, ...]:
@@ -22,7 +22,7 @@ def _reduce(
         "1" if dim in over else word for dim, word in enumerate(full) if keep or dim not in over
     ]
     kinds: dict[str, LoopKind] = {f"i{dim}": kind for dim in over if shape[dim] != 1}
-    groups = ((0,),) if linear and site.operands[0].is_float else ()
+    groups = ((0,),) if linear and is_float(site) else ()
     text = pattern([full], [out] * len(site.results))
     return loops(text, site, kinds=kinds, linear=groups, work="reduce", flops=1)
 
@@ -46,7 +46,7 @@ def sum_to_size(site: Site) -> Loops | None:
     tail = full[len(full) - len(result.shape) :]
     out = ["1" if size == 1 else word for size, word in zip(result.shape, tail, strict=True)]
     named = tuple(() if word == "1" else (word,) for word in out)
-    groups = ((0,),) if result.is_float else ()
+    groups = ((0,),) if is_float(site) else ()
     text = pattern([full], [out])
     return loops(text, site, linear=groups, shapes=((1, named),), work="reduce", flops=1)
 
@@ -105,7 +105,7 @@ def scan(site: Site) -> Loops:
     dim = site.op.kwargs.get("dim", integer(site, SCANS[site.op.target], -1))
     assert isinstance(dim, int)
     full = words(shape, whole=(dim % max(len(shape), 1),))
-    linear = site.op.target == "aten.cumsum.default" and site.operands[0].is_float
+    linear = site.op.target == "aten.cumsum.default" and is_float(site)
     text = pattern([full], [full] * len(site.results))
     return loops(text, site, linear=((0,),) if linear else (), work="reduce", flops=1)
 

@@ -3,6 +3,7 @@
 import itertools
 
 import torch
+
 from plait.ir.layout import local_factors
 from plait.ir.mesh import Axis, Mesh
 from plait.runtime.comm import Comm

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from plait.ir.errors import MismatchError
 from plait.runtime.batch import local_batch
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from plait.ir.errors import FileError
 from plait.runtime import checkpoint
 from plait.runtime.session import session

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from plait.ir.mesh import Axis, Mesh
 from plait.runtime.comm import Comm
 from plait.runtime.launch import launch

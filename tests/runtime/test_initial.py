@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
+
 from plait.ir.errors import MismatchError, UsageError
 from plait.ir.program import Held
 from plait.ir.tensor import TensorType
 from plait.runtime.initial import Initial
-from torch import nn
 
 
 def held(shape, kind="parameter", **rest) -> Held:

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from plait.runtime.launch import LaunchError, launch
 
 SCRIPT = """

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from plait.runtime.launch import launch
 
 HERE = Path(__file__).parent

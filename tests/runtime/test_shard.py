@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.program import Held, Table
 from plait.ir.tensor import TensorType

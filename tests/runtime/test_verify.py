@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from plait.ir.errors import VerifyError
 from plait.runtime.reference import Reference, Wide
 from plait.runtime.verify import Verdict, compare, worst

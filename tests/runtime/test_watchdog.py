@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from plait.runtime.launch import LaunchError, launch
 from plait.runtime.watchdog import CommunicationError, watch
 

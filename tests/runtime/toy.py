@@ -7,10 +7,11 @@ function, a tied weight, a buffer that is replaced, and values that depend on th
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.program import BatchTensor, CallRun, Held, Numbered, StageValue, Table
 from plait.ir.tensor import TensorType
-from torch import Tensor, nn
 
 ROWS, WIDTH, HIDDEN, INSIDE, LAYERS = 8, 6, 4, 8, 4
 AXES = ("pp", "dp", "zero1", "zero2", "zero3", "tp")
@@ -134,7 +135,8 @@ def stage_source(stage: int, stages: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(sizes: dict[str, int], micro_batches: int, dtype: str = "float64") -> Table:
+def table(sizes: dict[str, int], micro_batches: int, schedule: str = "1f1b") -> Table:
+    dtype = "float64"
     mesh = Mesh(tuple(Axis(name, sizes.get(name, 1)) for name in AXES))
     stages = mesh.axes[0].size
     whole = ("R",) * len(AXES)
@@ -164,7 +166,7 @@ def table(sizes: dict[str, int], micro_batches: int, dtype: str = "float64") -> 
     crossing = StageValue("h", TensorType((ROWS // ways, HIDDEN), dtype), True)
     return Table(
         model="toy", model_digest="0", plan_digest="0", mesh=mesh, roles=AXES, stages=stages,
-        micro_batches=micro_batches, schedule="1f1b", global_batch=ROWS, precision="fp64",
+        micro_batches=micro_batches, schedule=schedule, global_batch=ROWS, precision="fp64",
         optimizer="adamw", held=(*tensors, seen, hidden),
         calls=(
             CallRun(0, 1, "", ("seen",), updates=((1, "seen"),)),

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy
+
 from plait.ir.capture.operators import call_key
 from plait.ir.errors import FileError
 from plait.runtime import checkpoint
@@ -21,7 +22,7 @@ PLANS = (
     ({"zero1": 2, "tp": 2}, 2), ({"zero1": 4}, 2), ({"zero2": 4}, 2), ({"zero3": 4}, 2),
     ({"zero3": 2, "tp": 2}, 1), ({"pp": 2, "zero3": 2}, 4), ({"dp": 2, "zero2": 2}, 2),
     ({"zero1": 2, "zero3": 2}, 2), ({"pp": 2, "zero1": 2}, 2), ({"tp": 4}, 2),
-    ({"pp": 2, "dp": 2}, 1),
+    ({"pp": 2, "dp": 2}, 1), ({"zero1": 2, "zero2": 2}, 2),
 )  # fmt: skip
 STEPS = 3
 RESUMED = (3, 8, 4)  # plans by number: pp, zero3 with tp, zero1 with tp
@@ -92,7 +93,8 @@ def main() -> None:
         for number, (sizes, micro_batches) in enumerate(PLANS):
             folder = root / str(number)
             if rank == 0:
-                toy.write(folder, toy.table(sizes, micro_batches))
+                schedule = "gpipe" if number % 2 else "1f1b"
+                toy.write(folder, toy.table(sizes, micro_batches, schedule))
             dist.barrier()
             args = (torch.optim.AdamW, {"lr": 1e-2})
             program = Program.load(folder, toy.model(), *args, seed=5, pool=pool)

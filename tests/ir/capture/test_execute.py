@@ -17,9 +17,10 @@ def test_known_operators_resolve() -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "aten.mm", "aten.no_such.default", "aten.mm.no_such", "os.system.default", "", "aten..default",
+        "aten.mm", "aten.no_such.default", "aten.mm.no_such", "os.system.default", "",
+        "aten..default",
         "aten.mm.default\n", "aten.__class__.default", "aten.mm.__class__", "load_library.x.y",
-        "__import__('os').system.default", "aten.mm.default.x", "ａten.mm.default",
+        "__import__('os').system.default", "aten.mm.default.x", "\uff41ten.mm.default",
     ],
 )  # fmt: skip
 def test_everything_else_is_refused(target: str) -> None:

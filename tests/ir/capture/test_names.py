@@ -12,7 +12,7 @@ NAMES = [
     PAYLOAD,
     "two\nlines",
     "'quote\"",
-    "\"\"\"",
+    '"""',
     "ключ",
     "class",
     "__import__('os')",
@@ -45,8 +45,6 @@ def test_hostile_names_are_kept_as_data(name: str, tmp_path) -> None:
     batch = {name: torch.randn(4, 8)}
     model = trace(module, batch)
     assert not target.exists()
-    assert {name, f"table.{name}.weight"} & {p.name.rpartition(".weight")[0] for p in
-                                             model.parameters} | {f"table.{name}.weight"}  # fmt: skip
     assert [p.name for p in model.parameters] == [
         *(n for n, _ in module.named_parameters()),
         name + "b",

@@ -217,6 +217,9 @@ def test_writes_in_place_become_values() -> None:
             y[:, 0] = 3.0
             view.mul_(2.0)
             y.t()[5].add_(view.sum())
+            w = y * 2
+            y = w.transpose_(0, 1).t()
+            w[1] += 1.0
             self.count.add_(y.detach().abs().max())
             z = torch.zeros_like(y)
             z[1:] = y[:-1]
@@ -235,7 +238,9 @@ def test_constants_tuples_and_several_losses() -> None:
             self.linear = nn.Linear(8, 8)
 
         def forward(self, x, pair, scale=2.0):
-            return (self.linear(x) * torch.tensor([1.0, 2.0] * 4).double() + pair[0]).sum() * scale, x
+            return (
+                self.linear(x) * torch.tensor([1.0, 2.0] * 4).double() + pair[0]
+            ).sum() * scale, x
 
     module = Constant().double()
     batch = (torch.randn(4, 8).double(), (torch.randn(8).double(), 7))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from plait.ir.capture.operators import OPS, whole_index
 
 from .drawn import F64, below, of, real

@@ -7,11 +7,12 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from plait.ir.capture.literals import decode, encode, tensor_type
 from plait.ir.capture.resolve import resolve
 from plait.ir.model import Argument, Op, Ref
 from plait.ir.op import Dims, Loops, Site, declaration
-from torch import Tensor
 
 
 @dataclass

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from plait.ir.capture.resolve import overload
 from plait.ir.op import OPERATORS
 from plait.ir.ops import pointwise
-from torch import Tensor
 
 from .pieces import Sample
 

@@ -161,6 +161,8 @@ REDUCE = [
     of("linalg_vector_norm", real(4, 6)),
     *(of(n, real(2, 4, 6), 1) for n in ("cumsum", "cumprod", "logcumsumexp", "sort", "argsort")),
     of("cumsum", below(9, 4, 6), -1),
+    of("cumsum", real(4, 6), -1, dtype=torch.int64),
+    of("sum.dim_IntList", real(4, 6) * 9, [1], dtype=torch.int64),
     of("sort", real(4, 6)),
     of("sort.stable", real(4, 6), stable=True, dim=0),
     of("argsort.stable", real(4, 6), stable=True),

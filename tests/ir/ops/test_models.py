@@ -1,6 +1,7 @@
 """The operators of real models are declared, and the batch splits through their layers."""
 
 import pytest
+
 from plait.ir.axes import analyse
 from plait.ir.capture import trace
 from plait.ir.model import Function, Model

@@ -1,0 +1,36 @@
+# Two commands for people: `make demo` and `make test`. Each works alone, in any order.
+VENV := .venv
+PYTHON ?= python3
+# An active virtual environment is used as it is; otherwise the project makes its own.
+BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV)/bin,$(VENV)/bin)
+STAMP := $(BIN)/.plait-installed
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-all lint bench clean
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || { echo "plait: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "plait: installing into $(BIN) (torch is a large download the first time)"
+	@$(BIN)/python -c "import torch, sys; v = tuple(map(int, torch.__version__.split('+')[0].split('.')[:2])); sys.exit(v != (2, 13))" 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet "torch>=2.13,<2.14"
+	@$(BIN)/python -m pip install --quiet --editable ".[test,hf]"
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(BIN)/python examples/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -q -o addopts="--import-mode=importlib" -m ""
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy -p plait
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/planning_time.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info report.html

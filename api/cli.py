@@ -1,0 +1,44 @@
+"""`plait VERB …`: results on stdout, notes on stderr, exit codes by kind of error."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..ir.errors import PlaitError
+from . import verbs
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; building it loads neither torch nor a solver."""
+    top = argparse.ArgumentParser(
+        prog="plait",
+        description="Plan and run PyTorch training on many devices.",
+        epilog="exit codes: 0 done, 2 usage, 3 infeasible, 4 time limit, 5 model cannot be traced, "
+        "6 file broken or not matching, 7 verification failed",
+    )
+    rows = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in verbs.VERBS:
+        sub = rows.add_parser(verb.name, help=verb.about, description=verb.about)
+        verb.arguments(sub)
+        sub.set_defaults(run=verb.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    try:
+        return int(options.run(options) or 0)
+    except PlaitError as error:
+        print(f"plait: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("plait: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

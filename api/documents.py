@@ -1,0 +1,36 @@
+"""Reading and writing our files from the command line and the Python API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from ..ir.errors import FileError
+from ..ir.files import dump, load
+from ..ir.model import Model
+from ..ir.plan import Plan
+
+T = TypeVar("T")
+FORMATS: dict[str, type] = {"plait/plan": Plan, "plait/model": Model}
+
+
+def read(path: Path, kind: type[T], format_: str) -> T:
+    """A value of one format; raises FileError naming the file and the place in it."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    try:
+        return load(data, kind, format_)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+
+
+def write(path: Path, value: object, format_: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(dump(value, format_))
+        part.replace(path)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error

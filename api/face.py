@@ -1,0 +1,161 @@
+"""The Python API: trace, plan, parallelize."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from ..ir.errors import MismatchError, UsageError
+from ..ir.model import Model
+from ..ir.plan import Plan
+from ..ir.strategy import parse_strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..ir.cluster import Cluster
+    from ..runtime import Program
+
+PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def trace(
+    model: nn.Module, batch: Any, loss_fn: Callable[[Any, Any], Tensor] | None = None, *,
+    name: str | None = None, batch_size: int | None = None,
+) -> Model:  # fmt: skip
+    """Trace one training step into a `Model`; nothing is allocated and `model` stays as it is.
+
+    `batch` is a dict (keyword arguments), a tuple or list (positional) or one tensor, real, fake or
+    meta; only shapes and types count. The loss is `loss_fn(output, batch)`, else `output.loss`, else
+    the output itself. `batch_size` traces with that many samples in dimension 0 instead.
+    Raises TraceError with the file and line that cannot be traced.
+    """
+    from ..ir.capture import trace as traced
+
+    return traced(model, batch, loss_fn, name=name, batch_size=batch_size)
+
+
+def plan(
+    model: nn.Module | Model,
+    batch: Any = None,
+    *,
+    cluster: str | Cluster,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    global_batch: int | None = None,
+    memory: int | str | None = None,
+    precision: str | None = None,
+    optimizer: str = "adamw",
+    roles: str | tuple[str, ...] | None = None,
+    pin: str | None = None,
+    micro_batches: int | None = None,
+    memory_actions: tuple[str, ...] = ("keep", "recompute"),
+    seed: int = 0,
+) -> Plan:
+    """The fastest plan that fits, offline: no device is touched, nothing is allocated.
+
+    `cluster` is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. `global_batch` is
+    samples per step (default: the batch given). `memory` is a budget per device in bytes or as text
+    (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer. `precision` is one of
+    fp64, fp32, bf16, fp16 (default: the model's own).
+    Raises InfeasibleError when nothing fits, TraceError, UsageError.
+    """
+    from ..cost_model.hardware import load_cluster
+    from ..planner import PlanOptions
+    from ..planner import plan as search
+    from .options import parse_bytes
+
+    traced = model if isinstance(model, Model) else trace(
+        model, batch, loss_fn, batch_size=global_batch
+    )  # fmt: skip
+    if global_batch is not None and traced.batch != global_batch:
+        from ..ir.rescale import rescale
+
+        traced = rescale(traced, global_batch)
+    chosen = load_cluster(cluster) if isinstance(cluster, str) else cluster
+    names = tuple(roles.split(",")) if isinstance(roles, str) else roles
+    options = PlanOptions(
+        memory_bytes=parse_bytes(memory) if isinstance(memory, str) else memory,
+        precision=precision,
+        optimizer=optimizer,
+        memory_actions=memory_actions,  # type: ignore[arg-type]
+        pin=None if pin is None else parse_strategy(pin.removeprefix("*:")),
+        micro_batches=micro_batches,
+        seed=seed,
+    )
+    if names is not None:
+        options = replace(options, roles=names)
+    return search(in_precision(traced, precision), chosen, options)
+
+
+def in_precision(model: Model, precision: str | None) -> Model:
+    """The model with parameters and activations in a precision; None leaves it as traced."""
+    if precision is None:
+        return model
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    from ..ir.precision import lift_dtypes
+
+    return lift_dtypes(model, PRECISIONS[precision])
+
+
+def parallelize(
+    model: nn.Module,
+    batch: Any,
+    *,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    optimizer: Any = None,
+    optimizer_args: Mapping[str, Any] | None = None,
+    plan: str | Path | Plan = "auto",
+    seed: int = 0,
+) -> Program:
+    """Under torchrun: plan (or take a plan), compile, and return the program of this rank.
+
+    `batch` is the GLOBAL batch, as `program.step(batch)` takes it. `optimizer` is a torch optimizer
+    class (default AdamW). With `plan="auto"` the ranks at hand are the cluster. Every rank makes the
+    same plan, since planning is deterministic.
+    Raises MismatchError when the plan is for another model or number of ranks.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from ..codegen import compile_program, write
+    from ..runtime import Program
+    from ..runtime.session import begin
+
+    rank, world = begin()
+    if isinstance(plan, Plan):
+        decided, traced = plan, trace(model, batch, loss_fn, batch_size=plan.global_batch)
+    elif plan == "auto":
+        traced = trace(model, batch, loss_fn)
+        decided = _plan_here(traced, world)
+    else:
+        decided = load_plan(plan)
+        traced = trace(model, batch, loss_fn, batch_size=decided.global_batch)
+    if decided.mesh.size != world:
+        raise MismatchError(f"the plan is for {decided.mesh.size} ranks, torchrun started {world}")
+    folder = [tempfile.mkdtemp(prefix="plait-program-")] if rank == 0 else [""]
+    dist.broadcast_object_list(folder)
+    if rank == 0:
+        write(compile_program(decided, in_precision(traced, decided.precision)), Path(folder[0]))
+    dist.barrier()
+    return Program.open(
+        folder[0], model, optimizer or torch.optim.AdamW, optimizer_args, seed=seed
+    )
+
+
+def _plan_here(traced: Model, world: int) -> Plan:
+    return plan(traced, cluster=f"local:{world}")
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan; raises FileError naming the file and the JSON path."""
+    from ..ir.verify import verify_plan
+    from .documents import read
+
+    found = read(Path(path), Plan, "plait/plan")
+    verify_plan(found)
+    return found

@@ -1,0 +1,110 @@
+"""The verbs of the command line: their arguments here, their work in `api.work` (loaded when run)."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
+
+Parser = argparse.ArgumentParser
+
+
+class Verb(NamedTuple):
+    name: str
+    about: str
+    arguments: Callable[[Parser], None]
+
+    def run(self, options: argparse.Namespace) -> int:
+        work = import_module(".work", __package__)
+        return int(getattr(work, self.name)(options) or 0)
+
+
+SOURCE = "pkg.mod:factory, file.py:factory, hf:config.json, or a model.json"
+
+
+def _source(p: Parser) -> None:
+    p.add_argument("source", metavar="SOURCE", help=SOURCE)
+    p.add_argument("--batch", type=int, help="samples, for hf: sources")
+    p.add_argument("--seq", type=int, help="tokens per sample, for hf: sources")
+
+
+def _json(p: Parser) -> None:
+    p.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _trace(p: Parser) -> None:
+    _source(p)
+    _json(p)
+    p.add_argument("-o", "--output", metavar="FILE", help="write the model as JSON")
+    p.add_argument("--text", action="store_true", help="print every function")
+
+
+def _plan(p: Parser) -> None:
+    _source(p)
+    _json(p)
+    p.add_argument("--cluster", required=True, help="preset (8x8xh100), local:N, or a TOML file")
+    p.add_argument("--global-batch", type=int, help="samples per step")
+    p.add_argument("--memory", help="budget per device, as in 72GiB")
+    p.add_argument("--precision", choices=("fp64", "fp32", "bf16", "fp16"))
+    p.add_argument("--optimizer", default="adamw")
+    p.add_argument("--roles", help="comma-separated roles that may be used")
+    p.add_argument("--memory-actions", default="keep,recompute")
+    p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")
+    p.add_argument("--pin", action="append", default=[], metavar="GLOB:WORD",
+                   help="force a strategy, as in '*:dp=2,tp=2'")  # fmt: skip
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
+
+
+def _explain(p: Parser) -> None:
+    p.add_argument("plan", metavar="PLAN")
+    p.add_argument("where", nargs="?", help="part of a function's name")
+    p.add_argument("--memory", action="store_true", help="memory terms of every stage")
+    _json(p)
+
+
+def _view(p: Parser) -> None:
+    p.add_argument("file", metavar="FILE", help="plan.json or model.json")
+    p.add_argument("-o", "--output", default="report.html", metavar="FILE")
+    p.add_argument("--model", metavar="MODEL", help="the plan's model.json, to show its operators")
+
+
+def _compile(p: Parser) -> None:
+    p.add_argument("plan", metavar="PLAN")
+    _source(p)
+    p.add_argument("-o", "--output", required=True, metavar="DIR")
+
+
+def _verify(p: Parser) -> None:
+    p.add_argument("plan", metavar="PLAN", help="plan.json")
+    _source(p)
+    _json(p)
+    p.add_argument("--ranks", type=int, help="gloo ranks; default: the plan's devices")
+    p.add_argument("--steps", type=int, default=3, help="optimizer steps to compare")
+    p.add_argument("--program", metavar="DIR",
+                   help="verify the float64 program in DIR (see --keep) instead of a fresh one")  # fmt: skip
+    p.add_argument("--keep", metavar="DIR", help="leave the verified float64 program in DIR")
+    p.add_argument("--timeout", type=float, default=300.0, help="seconds")
+
+
+def _run(p: Parser) -> None:
+    p.add_argument("directory", metavar="DIR")
+    p.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- args")
+
+
+def _check(p: Parser) -> None:
+    p.add_argument("file", metavar="FILE")
+    _json(p)
+
+
+VERBS = (
+    Verb("trace", "trace a model into the IR and print what it is", _trace),
+    Verb("plan", "choose how to spread training over a cluster", _plan),
+    Verb("explain", "the numbers behind a plan", _explain),
+    Verb("view", "draw a plan or model as one HTML file", _view),
+    Verb("compile", "write the training program of a plan", _compile),
+    Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
+    Verb("run", "start a program's ranks with torchrun", _run),
+    Verb("check", "validate a plan or model file without running anything", _check),
+)

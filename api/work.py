@@ -1,0 +1,286 @@
+"""What the verbs do. Imported when a verb runs; torch is loaded only by the verbs that trace."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from ..ir.errors import FileError, MismatchError, UsageError, VerifyError
+from ..ir.files import digest
+from ..ir.model import Model
+from ..ir.plan import Plan
+from ..ir.verify import verify_model
+from . import documents
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def show(data: dict[str, Any]) -> None:
+    print(json.dumps(data, indent=1))
+
+
+def load_model(options: argparse.Namespace, batch: int | None = None) -> Model:
+    """The model of SOURCE, traced with `batch` samples if given."""
+    if options.source.endswith(".json") and not options.source.startswith("hf:"):
+        model = documents.read(Path(options.source), Model, "plait/model")
+        verify_model(model)
+        if batch is None or batch == model.batch:
+            return model
+        from ..ir.rescale import rescale
+
+        return rescale(model, batch)
+    from ..ir.capture import load_source
+    from ..ir.capture import trace as traced
+
+    source = load_source(options.source, batch=options.batch, seq=options.seq)
+    return traced(source.model, source.batch, source.loss_fn, name=source.name, batch_size=batch)
+
+
+def trace(options: argparse.Namespace) -> int:
+    from ..cost_model.function import model_flops
+    from ..ir.text import parameters, print_model, summary
+
+    model = load_model(options)
+    if options.output:
+        documents.write(Path(options.output), model, "plait/model")
+        note(f"wrote {options.output}")
+    opaque = opaque_operators(model)
+    if options.json:
+        show({
+            "model": model.name, "functions": len(model.functions), "calls": len(model.calls),
+            "operators": sum(len(f.ops) for f in model.functions), "opaque": opaque,
+            "parameters": parameters(model), "flops": model_flops(model), "batch": model.batch,
+        })  # fmt: skip
+    else:
+        print(print_model(model) if options.text else summary(model))
+        print(f"  flops per step {model_flops(model):.4g}; opaque operators: "
+              + (", ".join(opaque) or "none"))  # fmt: skip
+    return 0
+
+
+def opaque_operators(model: Model) -> list[str]:
+    """Targets of operators that nobody declared: they run whole on every rank."""
+    from ..ir.flow import flow
+
+    axes = flow(model).axes
+    return sorted({
+        op.target
+        for f in model.functions
+        for op, known in zip(f.ops, axes[f.name].ops, strict=True)
+        if known.opaque
+    })  # fmt: skip
+
+
+def plan(options: argparse.Namespace) -> int:
+    from ..cost_model.hardware import load_cluster
+    from .face import plan as make
+
+    start = time.perf_counter()
+    cluster = load_cluster(options.cluster)
+    model = load_model(options, options.global_batch)
+    if options.global_batch is None and model.batch < cluster.devices:
+        batch = -(-cluster.devices // model.batch) * model.batch
+        note(f"global batch {batch}: {model.batch} would leave devices without a sample")
+        model = load_model(options, batch)
+    traced = time.perf_counter()
+    made = make(
+        model,
+        cluster=cluster,
+        memory=options.memory,
+        precision=options.precision,
+        optimizer=options.optimizer,
+        roles=options.roles,
+        pin=_pin(options.pin),
+        micro_batches=options.micro_batches,
+        memory_actions=tuple(options.memory_actions.split(",")),
+        seed=options.seed,
+    )
+    done = time.perf_counter()
+    if options.output:
+        documents.write(Path(options.output), made, "plait/plan")
+        note(f"wrote {options.output}")
+    times = {"total": done - start, "trace": traced - start, "search": done - traced}
+    if options.json:
+        show(plan_json(made, times))
+    else:
+        from ..ir.text import print_plan
+
+        print(print_plan(made))
+        note(f"planned in {done - start:.1f} s, of it tracing {traced - start:.1f} s")
+    return 0
+
+
+def _pin(pins: list[str]) -> str | None:
+    if not pins:
+        return None
+    glob, colon, word = pins[-1].rpartition(":")
+    if len(pins) > 1 or (colon and glob != "*"):
+        raise UsageError("one strategy serves all layers: pin it with --pin '*:WORD'")
+    return word
+
+
+def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
+    """The figures of a plan under the names that the documentation promises."""
+    p = plan.prediction
+    per_stage = plan.mesh.size // len(plan.stages)
+    return {
+        "status": plan.status, "gap": plan.gap, "step_time_s": p.step_seconds,
+        "tokens_per_s": p.tokens_per_second, "samples_per_s": p.samples_per_second, "mfu": p.mfu,
+        "memory": [
+            {"devices": [s * per_stage, (s + 1) * per_stage - 1], "terms": dict(stage.memory),
+             "peak": stage.peak_bytes, "budget": plan.budget_bytes}
+            for s, stage in enumerate(plan.stages)
+        ],
+        "strategy": [
+            {"function": plan.shardings[x.sharding].function, "calls": x.last - x.first,
+             "word": str(plan.strategy), "memory": x.memory}
+            for x in plan.layers
+        ],
+        "pipeline": {"stages": len(plan.stages), "micro_batches": plan.micro_batches,
+                     "schedule": plan.schedule, "bubble": p.bubble},
+        "compression": [], "plan_time_s": times, "digest": digest(plan),
+        "global_batch": plan.global_batch, "word": str(plan.strategy),
+    }  # fmt: skip
+
+
+def explain(options: argparse.Namespace) -> int:
+    from ..ir.text import describe, explain_memory, print_plan
+    from .face import load_plan
+
+    plan = load_plan(options.plan)
+    if options.json:
+        show(plan_json(plan, {}))
+    elif options.memory:
+        print(explain_memory(plan))
+    elif options.where:
+        chosen = [x for x in plan.layers
+                  if options.where in plan.shardings[x.sharding].function]  # fmt: skip
+        if not chosen:
+            known = sorted({s.function for s in plan.shardings})
+            raise UsageError(f"no function matches {options.where!r}; known: {', '.join(known)}")
+        print("\n".join(describe(plan, x) for x in chosen))
+    else:
+        print(print_plan(plan))
+        print(explain_memory(plan))
+    return 0
+
+
+def view(options: argparse.Namespace) -> int:
+    from .view import render
+    from .view.report import report_of_model, report_of_plan
+
+    path = Path(options.file)
+    kind = format_of(path)
+    if kind == "plait/model":
+        model = documents.read(path, Model, kind)
+        verify_model(model)
+        page = render(report_of_model(model))
+    else:
+        from .face import load_plan
+
+        model = documents.read(Path(options.model), Model, "plait/model") if options.model else None
+        page = render(report_of_plan(load_plan(path), model))
+    Path(options.output).write_text(page, encoding="utf-8")
+    print(Path(options.output).resolve())
+    return 0
+
+
+def format_of(path: Path) -> str:
+    """The format a file says it has."""
+    try:
+        head = json.loads(path.read_bytes()).get("format")
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    except (ValueError, AttributeError, RecursionError):
+        raise FileError(f"{path}: $: not a JSON object") from None
+    if head not in documents.FORMATS:
+        raise FileError(f"{path}: $.format: {head!r:.60} is none of {', '.join(documents.FORMATS)}")
+    return str(head)
+
+
+def compile(options: argparse.Namespace) -> int:
+    from ..codegen import compile_program, write
+    from .face import in_precision, load_plan
+
+    plan = load_plan(options.plan)
+    model = in_precision(load_model(options, plan.global_batch), plan.precision)
+    program = compile_program(plan, model, source_text(options))
+    write(program, Path(options.output))
+    lines = sum(text.count("\n") for _, text in program.files)
+    print(f"{options.output}: {len(program.files)} files, {lines} lines; start it with "
+          f"`plait run {options.output}`")  # fmt: skip
+    return 0
+
+
+def source_text(options: argparse.Namespace) -> str:
+    """SOURCE with its batch, as `main.py` reads it back."""
+    words = {"source": options.source, "batch": options.batch, "seq": options.seq}
+    return json.dumps({k: v for k, v in words.items() if v is not None})
+
+
+def verify(options: argparse.Namespace) -> int:
+    from ..codegen import compile_program, write
+    from ..ir.precision import lift_dtypes
+    from ..runtime.verify import Job
+    from ..runtime.verify import verify as run_jobs
+    from .face import load_plan
+
+    plan = load_plan(options.plan)
+    ranks = options.ranks or plan.mesh.size
+    if ranks != plan.mesh.size:
+        raise MismatchError(f"the plan is for {plan.mesh.size} ranks, --ranks says {ranks}")
+    model = load_model(options, plan.global_batch)
+    wide = lift_dtypes(model, "float64")
+    with tempfile.TemporaryDirectory(prefix="plait-verify-") as scratch:
+        folder = Path(options.program or options.keep or Path(scratch, "program"))
+        if options.program is None:
+            write(compile_program(replace(plan, precision="fp64"), wide), folder)
+        file = Path(scratch, "model.json")
+        documents.write(file, wide, "plait/model")
+        job = Job(
+            str(plan.strategy), str(folder), options.source, str(file), batch=plan.global_batch,
+            seq=options.seq, steps=options.steps,
+        )  # fmt: skip
+        verdict = run_jobs([job], ranks, options.timeout)[0]
+    if options.json:
+        show({
+            "passed": verdict.passed, "loss": verdict.loss, "gradient": verdict.gradient,
+            "parameter": verdict.parameter, "failure": verdict.failure,
+        })  # fmt: skip
+    else:
+        print(verdict)
+    if not verdict.passed:
+        raise VerifyError(f"{plan.strategy}: the program differs from one process")
+    return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..runtime.launch import torchrun
+
+    rest = [a for a in options.rest if a != "--"]
+    return torchrun(Path(options.directory), rest)
+
+
+def check(options: argparse.Namespace) -> int:
+    path = Path(options.file)
+    kind = format_of(path)
+    if kind == "plait/model":
+        verify_model(documents.read(path, Model, kind))
+    else:
+        from .face import load_plan
+
+        load_plan(path)
+    if options.json:
+        show({"format": kind, "ok": True})
+    else:
+        print(f"{path}: a sound {kind}")
+    return 0
