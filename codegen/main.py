@@ -11,6 +11,7 @@ Put your own model and data where the two comments say so.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from plait.ir.capture import materialize
@@ -25,12 +26,15 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(__file__).resolve().parent
     with session() as rank:
-        source = materialize(options.source, folder)  # your model and its first global batch
+        made = json.loads((folder / "source.json").read_text()) | (
+            {{"source": options.source}} if options.source else {{}}
+        )
+        source = materialize(**made, dtype="{dtype}", seed=0)  # your model, your first global batch
         program = Program.load(folder, source.model, optimizer_args={{"lr": options.lr}})
         for step in range(options.steps):
             loss = program.step(source.batch)  # your data loader's global batch
             if rank == 0:
-                print(f"step {{step}}  loss {{loss.item():.6f}}", flush=True)
+                print(json.dumps({{"step": step, "loss": loss.item()}}), flush=True)
 
 
 if __name__ == "__main__":
@@ -38,5 +42,11 @@ if __name__ == "__main__":
 '''
 
 
+DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
 def main_module(plan: Plan) -> str:
-    return MAIN.format(strategy=plan.strategy, devices=plan.mesh.size)
+    """Source of `main.py`; what it trains stands in `source.json` beside it, as data."""
+    return MAIN.format(
+        strategy=plan.strategy, devices=plan.mesh.size, dtype=DTYPES[plan.precision]
+    )

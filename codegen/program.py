@@ -16,7 +16,8 @@ from .table import table
 
 
 def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
-    """The program of a plan. `source` names what `main.py` trains (`hf:config.json`, …).
+    """The program of a plan. `source` is JSON that says what `main.py` trains: the keyword
+    arguments of `ir.capture.materialize`.
 
     Raises MismatchError when plan and model do not belong together.
     """
@@ -27,6 +28,7 @@ def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
     for number in range(len(plan.stages)):
         files[f"stage_{number}.py"] = StageCode(plan, model, lowered, number).source()
     files["main.py"] = main_module(plan)
+    files["source.json"] = source or "{}"
     return Program(tuple(sorted(files.items())), table(plan, model, source))
 
 

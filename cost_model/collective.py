@@ -6,6 +6,8 @@ is taken to have its own share of its node's uplink.
 
 from __future__ import annotations
 
+from math import gcd
+
 from ..ir.cluster import Cluster, Link
 
 
@@ -54,5 +56,6 @@ def _nested(
 
 
 def _inside(size: int, stride: int, cluster: Cluster) -> int:
-    """Members of a group that share the innermost level."""
-    return max(1, min(size, cluster.levels[-1].size // stride))
+    """Members of every group that surely share a unit of the innermost level."""
+    unit = cluster.levels[-1].size
+    return gcd(size, unit // stride) if unit % stride == 0 else 1

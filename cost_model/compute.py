@@ -8,6 +8,11 @@ is an assumption about kinds of work, not a fit to one machine.
 
 from __future__ import annotations
 
+from typing import TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
 from ..ir.cluster import Device
 from ..ir.op import Work
 
@@ -23,15 +28,18 @@ RATE: dict[Work, float] = {
 }  # fmt: skip
 
 
-def op_seconds(work: Work, flops: float, moved: float, dtype: str, device: Device) -> float:
-    """Seconds of one operator that does `flops` and touches `moved` bytes; never below roofline."""
+Amount = TypeVar("Amount", float, NDArray[np.float64])
+
+
+def op_seconds(work: Work, flops: Amount, moved: Amount, dtype: str, device: Device) -> Amount:
+    """Seconds of one operator that does `flops` and touches `moved` bytes; never below roofline
+    (of the traffic left after fusion). Numbers or numpy arrays of one shape; so is the result."""
     if work == "view":
-        return 0.0
-    if work in ("pointwise", "reduce"):
-        moved *= FUSED_TRAFFIC if work == "pointwise" else 1.0
-    memory = moved / (BANDWIDTH_PART * device.memory_bandwidth_bytes_per_second)
+        return moved * 0.0
+    traffic = moved * (FUSED_TRAFFIC if work == "pointwise" else 1.0)
+    memory = traffic / (BANDWIDTH_PART * device.memory_bandwidth_bytes_per_second)
     rate = RATE.get(work)
     if rate is None:
         return memory + device.launch_overhead_seconds
     compute = flops / (device.peak(dtype) * device.achievable * rate) + RAMP_SECONDS
-    return max(compute, memory) + device.launch_overhead_seconds
+    return cast(Amount, np.maximum(compute, memory)) + device.launch_overhead_seconds

@@ -6,6 +6,7 @@ import math
 import tomllib
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -30,6 +31,17 @@ class Device(msgspec.Struct, frozen=True):
     runtime_overhead_bytes: int
     source: str = ""
 
+    def __post_init__(self) -> None:
+        _sensible(self.memory_bytes, "memory_bytes")
+        _sensible(self.achievable, "achievable", most=1.0)
+        _sensible(self.memory_bandwidth_bytes_per_second, "memory_bandwidth_bytes_per_second")
+        _sensible(self.launch_overhead_seconds, "launch_overhead_seconds", zero=True)
+        _sensible(self.runtime_overhead_bytes, "runtime_overhead_bytes", zero=True)
+        for dtype, rate in self.peak_flops.items():
+            _sensible(rate, f"peak_flops.{dtype}")
+        if "float32" not in self.peak_flops:
+            raise ValueError("peak_flops: float32 is needed; it stands for types not listed")
+
     def peak(self, dtype: str) -> float:
         """flop/s of matrix products in a type; fp32's where the type has no rate of its own."""
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
@@ -48,6 +60,11 @@ class Link(msgspec.Struct, frozen=True):
     bandwidth_bytes_per_second: float
     whole_reductions: bool = False
 
+    def __post_init__(self) -> None:
+        _sensible(self.size, "size", most=MOST_DEVICES)
+        _sensible(self.latency_seconds, "latency_seconds", zero=True)
+        _sensible(self.bandwidth_bytes_per_second, "bandwidth_bytes_per_second")
+
 
 class Cluster(msgspec.Struct, frozen=True):
     """Devices of one kind under levels of links, outermost first; ranks count through the innermost
@@ -57,16 +74,24 @@ class Cluster(msgspec.Struct, frozen=True):
     device: Device
     levels: tuple[Link, ...]
 
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError("levels: at least one is needed")
+        _sensible(self.devices, "devices", most=MOST_DEVICES)
+
     @property
     def devices(self) -> int:
         return prod(level.size for level in self.levels)
 
     def level_for(self, stride: int, size: int) -> Link:
-        """The slowest link that a group of `size` ranks, `stride` apart, crosses."""
-        span, inner = (size - 1) * stride + 1, 1
+        """The slowest link that some group of `size` ranks, `stride` apart, crosses.
+
+        Groups fill blocks of `size * stride` ranks; blocks that do not divide a unit straddle two.
+        """
+        block, inner = size * stride, 1
         for level in reversed(self.levels):
             inner *= level.size
-            if span <= inner:
+            if inner % block == 0:
                 return level
         return self.levels[0]
 
@@ -91,7 +116,14 @@ def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
         raise FileError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FileError(f"{path}: not TOML: {error}") from None
-    device = kinds.get(data.get("kind", ""))
+    try:
+        return _cluster(path, data, kinds)
+    except ValueError as error:
+        raise FileError(f"{path}: {error}") from None
+
+
+def _cluster(path: Path, data: dict[str, Any], kinds: dict[str, Device]) -> Cluster:
+    device = kinds.get(str(data.get("kind", "")))
     if device is None:
         table = data.get("device")
         if not isinstance(table, dict):
@@ -101,10 +133,7 @@ def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
     if not isinstance(levels, list) or not levels:
         raise FileError(f"{path}: level: at least one [[level]] is needed")
     links = tuple(_link(x, f"{path}: level[{i}]") for i, x in enumerate(levels))
-    cluster = Cluster(str(data.get("name", path.stem)), device, links)
-    if cluster.devices > MOST_DEVICES:
-        raise FileError(f"{path}: level: {cluster.devices} devices")
-    return cluster
+    return Cluster(str(data.get("name", path.stem)), device, links)
 
 
 def parse_device(table: dict[str, object], where: str) -> Device:
@@ -128,7 +157,7 @@ def _link(table: object, where: str) -> Link:
     if not isinstance(table, dict):
         raise FileError(f"{where}: not a table")
     size = table.get("size")
-    if not isinstance(size, int) or not 1 <= size <= MOST_DEVICES:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_DEVICES:
         raise FileError(f"{where}.size: {size!r} is not a number of groups")
     return Link(
         name=str(table.get("name", "link")),
@@ -137,6 +166,12 @@ def _link(table: object, where: str) -> Link:
         bandwidth_bytes_per_second=_number(table, "gb_per_s", where) * 1e9,
         whole_reductions=bool(table.get("whole_reductions", False)),
     )
+
+
+def _sensible(number: float, what: str, most: float = 1e21, zero: bool = False) -> None:
+    """ValueError for what no hardware is; NaN compares to nothing and is refused too."""
+    if not 0 <= number <= most or (number == 0 and not zero):
+        raise ValueError(f"{what}: {number!r:.40} is not a sensible value")
 
 
 def _number(table: dict[str, object], key: str, where: str) -> float:

@@ -13,6 +13,7 @@ from ..ir.tensor import ITEM_BYTES
 from .entries import Entries
 from .evaluate import Candidate, Evaluator
 from .options import PlanOptions, optimizer_states
+from .sharding import GAP
 from .space import divisors, strategies
 
 SHOWN = 12  # alternatives kept in a plan
@@ -113,9 +114,12 @@ def assemble(
     """The plan of a candidate, with the runners-up it beat."""
     model, cluster = evaluator.model, evaluator.cluster
     shardings, layers = _layers(evaluator, best)
-    others = sorted((c for c in candidates if c is not best), key=_order)[:SHOWN]
+    others = sorted(
+        (c for c in candidates if c is not best), key=lambda c: (c.peak_bytes > budget, _order(c))
+    )[:SHOWN]
     item = _item_bytes(model)
     axes = best.strategy.axes or (("dp", 1),)
+    searched_splits = any(c.strategy.size("tp") > 1 for c in candidates)
     return Plan(
         model=model.name,
         model_digest=model.fingerprint(),
@@ -132,8 +136,8 @@ def assemble(
         layers=layers,
         shardings=shardings,
         prediction=_prediction(evaluator, best),
-        status="optimal" if options.pin is None else "feasible",
-        gap=0.0,
+        status="feasible" if searched_splits else "optimal",
+        gap=GAP if searched_splits else 0.0,
         alternatives=tuple(
             Alternative(
                 str(c.strategy), c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,

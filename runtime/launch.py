@@ -96,3 +96,16 @@ def _reason(
 
 def _last(text: str) -> str:
     return "\n".join(text.rstrip().splitlines()[-LAST_LINES:])
+
+
+def torchrun(folder: Path, arguments: Sequence[str]) -> int:
+    """Start a program's `main.py` with as many ranks as its mesh has; gives torchrun's exit code."""
+    from .folder import read_table
+
+    ranks = read_table(folder).mesh.size
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={ranks}",
+        "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1",
+        str(folder / "main.py"), *arguments,
+    ]  # fmt: skip
+    return subprocess.call(["env", "OMP_NUM_THREADS=1", *command])

@@ -1,0 +1,40 @@
+"""Drawing a report: one HTML file, no network, scripts allowed only by their hash."""
+
+from __future__ import annotations
+
+import base64
+import json
+from hashlib import sha256
+from html import escape
+from importlib import resources
+
+import msgspec
+
+from .report import Report
+
+
+def render(report: Report) -> str:
+    """The page. Names are data: they reach it as escaped JSON and are set as text only."""
+    script, style = _asset("page.js"), _asset("page.css")
+    data = json.dumps(msgspec.to_builtins(report)).replace("<", "\\u003c").replace("&", "\\u0026")
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{_hash(script)}'; "
+        f"style-src 'sha256-{_hash(style)}'"
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{escape(report.title)} · Plait</title>\n<style>{style}</style></head>\n"
+        f'<body><script type="application/json" id="report">{data}</script>\n'
+        '<header id="head"></header><main id="main"></main>\n'
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(sha256(text.encode()).digest()).decode()
