@@ -42,7 +42,7 @@ def load_model(options: argparse.Namespace, batch: int | None = None) -> Model:
     from ..ir.capture import trace as traced
 
     source = load_source(options.source, batch=options.batch, seq=options.seq)
-    return traced(source.model, source.batch, source.loss_fn, name=source.name, batch_size=batch)
+    return traced(source.model, source.batch, source.loss_fn, batch_size=batch)
 
 
 def trace(options: argparse.Namespace) -> int:

@@ -80,9 +80,7 @@ def stage_seconds(
     forward: float, backward: float, send_forward: float = 0.0, send_backward: float = 0.0
 ) -> StageSeconds:
     """A stage with plain forwards and backwards; sends go to the next and to the previous stage."""
-    return StageSeconds(
-        {"F": forward, "B": backward}, {"F": send_forward, "B": send_backward}
-    )
+    return StageSeconds({"F": forward, "B": backward}, {"F": send_forward, "B": send_backward})
 
 
 def simulate(table: Table, costs: Sequence[StageSeconds]) -> Timeline:

@@ -199,8 +199,8 @@ class Model(msgspec.Struct, frozen=True):
         return frozenset(found)
 
     def fingerprint(self) -> str:
-        """Identity of the model apart from the batch: parameters, and operators call by call."""
-        names = [(p.name, p.type, p.aliases) for p in self.parameters]
+        """Identity of the model apart from batch and precision: parameters, operators, calls."""
+        names = [(p.name, p.type.shape, p.aliases) for p in self.parameters]
         ops = [(f.name, [(op.target, op.scope) for op in f.ops]) for f in self.functions]
         calls = [(c.function, c.path, c.parameters) for c in self.calls]
         return sha256(msgspec.json.encode((names, ops, calls))).hexdigest()[:16]
