@@ -15,7 +15,8 @@ import json
 from pathlib import Path
 
 from plait.ir.capture import materialize
-from plait.runtime import Program, session
+from plait.runtime.program import Program
+from plait.runtime.session import session
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def one_process(source: str) -> list[float]:
         loss = made.model(**made.batch).loss
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 

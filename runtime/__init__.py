@@ -6,11 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .launch import launch as launch
     from .program import Program as Program
-    from .session import session as session
 
-_ROOMS = {"Program": "program", "session": "session", "launch": "launch"}
+_ROOMS = {"Program": "program"}
 
 
 def __getattr__(name: str) -> Any:

@@ -68,3 +68,9 @@ def test_a_path_is_read_as_a_file(tmp_path: Path) -> None:
     assert (cluster.device.kind, cluster.devices) == ("h100", 4)
     with pytest.raises(FileError):
         load_cluster(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("kind", ["rtx3090", "rtx4090", "l40s"])
+def test_graphics_cards_have_few_double_precision_units(kind: str) -> None:
+    device = load_cluster(f"1x{kind}").device
+    assert device.peak("float64") == pytest.approx(device.peak("float32") / 64, rel=0.01)

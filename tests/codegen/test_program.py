@@ -1,0 +1,94 @@
+"""What a generated program looks like: readable, clean, and no longer for a deeper model."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait.codegen import compile_program, write
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
+from plait.ir.errors import MismatchError
+from plait.ir.files import dump, load
+from plait.ir.plan import Plan
+from plait.ir.program import Table
+from plait.ir.strategy import parse_strategy
+from plait.planner import PlanOptions, plan
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import zoo
+
+
+def program(layers: int, word: str = "pp=2,tp=2"):
+    module, batch = zoo.llama(layers)
+    model = trace(module.train(), batch)
+    options = PlanOptions(pin=parse_strategy(word), memory_actions=("keep",), micro_batches=4)
+    made = plan(model, load_cluster("local:4"), options)
+    return made, model, compile_program(made, model)
+
+
+def size(made) -> int:
+    return sum(len(text) for _, text in made.files) + len(dump(made.table, "plait/program"))
+
+
+def test_depth_adds_no_code():
+    assert size(program(32)[2]) <= 1.02 * size(program(4)[2])
+
+
+def test_it_passes_ruff_and_names_layer_strategy_and_time(tmp_path):
+    _, _, made = program(4)
+    write(made, tmp_path)
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", str(tmp_path)]
+    done = subprocess.run(ruff, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    stage = dict(made.files)["stage_0.py"]
+    for word in ("model.layers.0", "pp=2,tp=2", "forward", " ms"):
+        assert word in stage
+
+
+def test_plan_and_table_survive_their_files():
+    decided, _, made = program(4)
+    assert load(dump(decided, "plait/plan"), Plan, "plait/plan") == decided
+    assert load(dump(made.table, "plait/program"), Table, "plait/program") == made.table
+
+
+def test_the_same_inputs_give_the_same_bytes():
+    one, two = program(4), program(4)
+    assert dump(one[0], "plait/plan") == dump(two[0], "plait/plan")
+    assert one[2].files == two[2].files
+
+
+def test_a_plan_for_another_model_is_refused():
+    decided, _, _ = program(4)
+    module, batch = zoo.gpt2(4)
+    with pytest.raises(MismatchError):
+        compile_program(decided, trace(module, batch))
+
+
+def test_hostile_module_names_stay_data(tmp_path):
+    import torch
+
+    canary = tmp_path / "canary"
+    evil = f'a", None) or __import__("os").mkdir({str(canary)!r}) or getattr(self, "b'
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = torch.nn.ModuleDict({evil: torch.nn.Linear(8, 8), "x\n y": torch.nn.Linear(8, 8)})
+
+        def forward(self, x):
+            for part in self.parts.values():
+                x = part(x)
+            return x.square().mean()
+
+    model = trace(Model(), (torch.randn(8, 8),))
+    made = plan(model, load_cluster("local:2"), PlanOptions(pin=parse_strategy("dp=2")))
+    built = compile_program(made, model, json.dumps({"source": evil}))
+    for name, text in built.files:
+        if name.endswith(".py"):
+            ast.parse(text)
+            assert "mkdir" not in text
+    assert not canary.exists()

@@ -1,0 +1,67 @@
+"""The promise as a test: generated programs on 4 gloo ranks compute what one process computes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from plait.codegen import compile_program, write
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import load_source, trace
+from plait.ir.files import dump
+from plait.ir.precision import lift_dtypes
+from plait.ir.strategy import parse_strategy
+from plait.planner import PlanOptions, plan
+from plait.runtime.verify import Job, verify
+
+ZOO = Path(__file__).resolve().parent.parent / "zoo.py"
+WORDS = (
+    "dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "pp=4", "dp=2,tp=2", "pp=2,zero3=2",
+    "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute",
+)  # fmt: skip
+
+
+def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
+    """Compile one model under every word; four layers, dropout as the model has it."""
+    factory = folder / f"{name}_source.py"
+    factory.write_text(
+        f"import sys\nsys.path.insert(0, {str(ZOO.parent)!r})\nimport zoo\n"
+        f"def make():\n    model, batch = zoo.{name}(4)\n    return model.train(), batch\n"
+    )
+    source = load_source(f"{factory}:make")
+    model = lift_dtypes(trace(source.model, source.batch), "float64")
+    file = folder / f"{name}.json"
+    file.write_bytes(dump(model, "plait/model"))
+    jobs = []
+    for i, word in enumerate(words):
+        strategy, *variant = word.split()
+        parsed = parse_strategy(strategy)
+        options = PlanOptions(
+            pin=parsed,
+            memory_actions=("recompute",) if variant else ("keep",),
+            micro_batches=4 if parsed.size("pp") > 1 else 1,
+        )
+        made = plan(model, load_cluster("local:4"), options)
+        write(compile_program(made, model), folder / f"{name}_{i}")
+        jobs.append(
+            Job(f"{name} {word}", str(folder / f"{name}_{i}"), f"{factory}:make", str(file), steps=3)
+        )
+    return jobs
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+def test_every_strategy_computes_what_one_process_computes(name, tmp_path):
+    for verdict in verify(programs(name, tmp_path), 4, 300):
+        assert verdict.passed, str(verdict)
+
+
+@pytest.mark.ranks
+def test_a_removed_collective_is_noticed(tmp_path):
+    job = programs("llama", tmp_path, ("tp=4",))[0]
+    file = Path(job.folder, "functions", "llama_decoder_layer.py")
+    text = file.read_text()
+    broken = re.sub(r"comm\.all_reduce\((\w+), \"tp\"\)", r"\1", text, count=1)
+    assert broken != text
+    file.write_text(broken)
+    assert not verify([job], 4, 120)[0].passed

@@ -1,0 +1,79 @@
+"""The command line: exit codes, JSON, and that help needs no torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from plait.api.cli import main
+from plait.api.verbs import VERBS
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+LLAMA = f"{EXAMPLES / 'small_llama.py'}:make"
+
+
+@pytest.mark.parametrize("verb", [v.name for v in VERBS])
+def test_help_is_there(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+    assert "usage: plait" in capsys.readouterr().out
+
+
+def test_help_loads_no_torch():
+    code = "import sys; from plait.api.cli import parser; parser(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_trace_plan_view_check(tmp_path, capsys):
+    model, made, page = tmp_path / "model.json", tmp_path / "plan.json", tmp_path / "report.html"
+    assert main(["trace", LLAMA, "--json", "-o", str(model)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["functions"] == 4
+    assert figures["opaque"] == []
+    assert main(["plan", str(model), "--cluster", "8xh100", "--json", "-o", str(made)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["status"] in ("optimal", "feasible")
+    assert all(row["peak"] <= row["budget"] for row in figures["memory"])
+    assert main(["view", str(made), "--model", str(model), "-o", str(page)]) == 0
+    text = page.read_text()
+    assert "default-src 'none'" in text
+    assert "http://" not in text
+    assert main(["check", str(made)]) == 0
+    assert main(["explain", str(made), "--memory"]) == 0
+    assert "optimizer" in capsys.readouterr().out
+
+
+def test_broken_files_exit_6(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    for text in ("{", '{"format": "plait/plan", "version": 2}', '{"format": "x"}', "[1]", "NaN"):
+        file.write_text(text)
+        assert main(["check", str(file)]) == 6
+        assert "plan.json" in capsys.readouterr().err
+
+
+def test_usage_exits_2():
+    assert main(["plan", LLAMA, "--cluster", "8xnothing"]) == 2
+
+
+def test_too_little_memory_exits_3():
+    assert main(["plan", LLAMA, "--cluster", "8xh100", "--memory", "1MB"]) == 3
+
+
+def test_a_branch_on_data_exits_5_with_file_and_line(tmp_path, capsys):
+    source = tmp_path / "branchy.py"
+    source.write_text(
+        "import torch\n"
+        "class Branchy(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        if x.sum() > 0:\n"
+        "            return x.mean()\n"
+        "        return -x.mean()\n"
+        "def make():\n"
+        "    return Branchy(), (torch.randn(4, 4),)\n"
+    )
+    assert main(["trace", f"{source}:make"]) == 5
+    assert "branchy.py:4" in capsys.readouterr().err.replace('", line ', ":")
