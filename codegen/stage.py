@@ -165,10 +165,12 @@ class StageCode:
     def data(self) -> list[str]:
         lines = wrapped("def data(", ["run", *map(self.var, self.batch())], "):", 0)
         lines.append('    """Once per step: what depends on the batch alone."""')
+        used = set(self.early)
+        used.update(n for i in self.wanted_once() for n in self.model.calls[i].arguments)
         for i in self.wanted_once():
             call = self.model.calls[i]
             module = self.modules[call.function, "keep"].name
-            results = ", ".join(map(self.var, call.results))
+            results = ", ".join(self.var(n) if n in used else "_" for n in call.results)
             items = [f"functions.{module}", str(i), *map(self.var, call.arguments)]
             lines += wrapped(f"{results}, = run.data(" if len(call.results) == 1 else
                              f"{results} = run.data(", items, ")", 4)  # fmt: skip
@@ -202,8 +204,10 @@ class StageCode:
         for number, name in enumerate(last.results):
             if number in feeds and segment.loop:
                 where[name] = where[("carried", feeds[number])]  # type: ignore[index]
-            else:
+            elif self.used_later(name, segment):
                 where[name] = names.fresh(name)
+            else:
+                where[name] = "_"
             results.append(where[name])
         arguments = [
             where[("carried", p)] if p in dict(segment.carried) else where[n]  # type: ignore[index]
