@@ -6,6 +6,8 @@ loop, however deep the model is.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 
 from ..ir.local import MICRO
@@ -97,7 +99,7 @@ class StageCode:
             if name in calls[0].results:
                 pairs.append((position, calls[0].results.index(name)))
         follows = dict(pairs)
-        for before, after in zip(calls, calls[1:], strict=False):
+        for before, after in pairwise(calls):
             for position, name in enumerate(after.arguments):
                 if position in follows:
                     if before.results[follows[position]] != name:

@@ -9,10 +9,10 @@ from math import prod
 
 import msgspec
 
+from ..ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ..ir.cluster import Cluster
 from ..ir.mesh import Mesh
 from ..ir.model import Function, Model, Op
-from ..ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ..ir.op import Loops, Site, declaration
 from ..ir.pieces import Variant, made_by, split
 from ..ir.tensor import TensorType

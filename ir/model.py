@@ -23,7 +23,7 @@ class Ref(msgspec.Struct, frozen=True):
 
 # Literals that JSON lacks are strings with a kind in front: "dtype:float32", "float:-inf".
 if TYPE_CHECKING:
-    Argument = Union[Ref, None, bool, int, float, str, tuple["Argument", ...]]
+    Argument = Union[Ref, None, bool, int, float, str, tuple["Argument", ...]]  # noqa: UP007
 else:
     Argument = Any  # a recursive union is more than msgspec reads: `argument_of` checks it
 

@@ -6,8 +6,6 @@ once per (function, ways); the local form is made and priced once per local batc
 
 from __future__ import annotations
 
-import msgspec
-
 from ..cost_model.collective import collective_seconds
 from ..cost_model.compute import op_seconds
 from ..cost_model.function import FunctionCost, Pricer, count_flops

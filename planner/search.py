@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError, UsageError
-from ..ir.files import digest
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Model
 from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding

@@ -3,7 +3,6 @@
 import torch
 
 from plait.ir.capture.execute import run_op
-
 from plait.ir.layout import Factors, Layout, fits
 from plait.ir.mesh import Mesh
 from plait.ir.model import Function, Op, Ref
