@@ -30,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/python -m mypy -p plait
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/planning_time.py
+	$(BIN)/python benchmarks/planning_time.py examples/gpt2.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info report.html

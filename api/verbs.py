@@ -82,8 +82,9 @@ def _verify(p: Parser) -> None:
     _json(p)
     p.add_argument("--ranks", type=int, help="gloo ranks; default: the plan's devices")
     p.add_argument("--steps", type=int, default=3, help="optimizer steps to compare")
-    p.add_argument("--program", metavar="DIR",
-                   help="verify the float64 program in DIR (see --keep) instead of a fresh one")  # fmt: skip
+    p.add_argument(
+        "--program", metavar="DIR", help="verify the float64 program in DIR instead of a fresh one"
+    )
     p.add_argument("--keep", metavar="DIR", help="leave the verified float64 program in DIR")
     p.add_argument("--timeout", type=float, default=300.0, help="seconds")
 

@@ -187,8 +187,8 @@ def view(options: argparse.Namespace) -> int:
     else:
         from .face import load_plan
 
-        model = documents.read(Path(options.model), Model, "plait/model") if options.model else None
-        page = render(report_of_plan(load_plan(path), model))
+        shown = documents.read(Path(options.model), Model, "plait/model") if options.model else None
+        page = render(report_of_plan(load_plan(path), shown))
     Path(options.output).write_text(page, encoding="utf-8")
     print(Path(options.output).resolve())
     return 0
