@@ -7,7 +7,8 @@ stage once (fill and drain), then the gradient synchronisation and the optimizer
 
 from __future__ import annotations
 
-from itertools import accumulate
+from collections import Counter
+from itertools import accumulate, pairwise
 
 import msgspec
 
@@ -36,6 +37,24 @@ class Candidate(msgspec.Struct, frozen=True):
         return max(stage.peak_bytes for stage in self.stages)
 
 
+class StageSums(msgspec.Struct, frozen=True):
+    """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
+    device. `call_bytes` counts calls by the bytes of weights they hold."""
+
+    first: int
+    last: int
+    forward_seconds: float
+    backward_seconds: float
+    communication_seconds: float
+    once_seconds: float
+    held_bytes: int
+    call_bytes: tuple[tuple[int, int], ...]
+    saved_bytes: int
+    transient_bytes: int
+    once_bytes: int
+    crossing_bytes: int
+
+
 class Evaluator:
     """Prices candidates of one model on one cluster for one global batch and optimizer."""
 
@@ -50,6 +69,7 @@ class Evaluator:
             counts[call.function] = counts.get(call.function, 0) + 1
         self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
+        self.cuts: dict[tuple[int, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
     def variant(self, call: int, memory: Memory) -> Memory:
         """Only repeated layers recompute: they are where the activations are."""
@@ -63,6 +83,22 @@ class Evaluator:
         if self.global_batch % (ways * micro_batches):
             return None
         tensor, batch = strategy.size("tp"), self.global_batch // ways
+        key = (tensor, batch, micro_batches, memory, strategy.size("pp"))
+        if key not in self.cuts:
+            self.cuts[key] = self.cut(*key)
+        sums = self.cuts[key]
+        if sums is None:
+            return None
+        stages = tuple(
+            self.stage(strategy, micro_batches, part, len(sums) - 1 - number)
+            for number, part in enumerate(sums)
+        )
+        return self.assemble(strategy, micro_batches, memory, stages)
+
+    def cut(
+        self, tensor: int, batch: int, micro_batches: int, memory: Memory, stages: int
+    ) -> tuple[StageSums, ...] | None:
+        """The calls cut into stages, summed up: the same for every role of the batch axes."""
         costs = []
         for i, call in enumerate(self.calls):
             local = batch if i in self.once else batch // micro_batches
@@ -70,14 +106,37 @@ class Evaluator:
             if cost is None:
                 return None
             costs.append(cost)
-        bounds = partition([c.forward.seconds + c.backward.seconds for c in costs],
-                           strategy.size("pp"))  # fmt: skip
+        seconds = [c.forward.seconds + c.backward.seconds for c in costs]
+        bounds = partition(seconds, stages)
         if bounds is None:
             return None
-        stages = tuple(
-            self.stage(strategy, micro_batches, costs, bounds, s) for s in range(len(bounds) - 1)
+        return tuple(
+            self.sums(costs, first, last, batch // micro_batches)
+            for first, last in pairwise(bounds)
         )
-        return self.assemble(strategy, micro_batches, memory, stages)
+
+    def sums(self, costs: list[FunctionCost], first: int, last: int, samples: int) -> StageSums:
+        calls = [costs[i] for i in range(first, last) if i not in self.once]
+        once = [costs[i] for i in self.once]
+        held = self.held_bytes([i for i in range(first, last) if i not in self.once], costs)
+        return StageSums(
+            first=first,
+            last=last,
+            forward_seconds=sum(c.forward.seconds for c in calls),
+            backward_seconds=sum(c.backward.seconds for c in calls),
+            communication_seconds=sum(
+                c.forward.communication_seconds + c.backward.communication_seconds for c in calls
+            ),
+            once_seconds=sum(c.forward.seconds for c in once),
+            held_bytes=held,
+            call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
+            saved_bytes=sum(c.saved_bytes for c in calls),
+            transient_bytes=max(
+                (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
+            ),
+            once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
+            crossing_bytes=self.crossing(last, samples),
+        )
 
     def assemble(
         self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]
@@ -98,31 +157,23 @@ class Evaluator:
         return float(collective_seconds("send", amount, 2, stride, self.cluster)) if amount else 0.0
 
     def stage(
-        self,
-        strategy: Strategy,
-        micro_batches: int,
-        costs: list[FunctionCost],
-        bounds: list[int],
-        number: int,
+        self, strategy: Strategy, micro_batches: int, sums: StageSums, after: int
     ) -> Stage:
-        first, last = bounds[number], bounds[number + 1]
-        calls = [i for i in range(first, last) if i not in self.once]
+        """One stage under a strategy; `after` stages follow it."""
         zero = _Zero(strategy, self.cluster)
-        gather = sum(zero.gather_seconds(costs[i].held_bytes) for i in calls)
-        scatter = sum(zero.scatter_seconds(costs[i].held_bytes) for i in calls)
-        forward = sum(costs[i].forward.seconds for i in calls) + gather
-        backward = sum(costs[i].backward.seconds for i in calls) + gather + scatter
-        communication = gather * 2 + scatter + sum(
-            costs[i].forward.communication_seconds + costs[i].backward.communication_seconds
-            for i in calls
+        gather = sum(n * zero.gather_seconds(held) for held, n in sums.call_bytes)
+        scatter = sum(n * zero.scatter_seconds(held) for held, n in sums.call_bytes)
+        sync = zero.sync_seconds(sums.held_bytes) + self.optimizer_seconds(sums.held_bytes, zero)
+        return Stage(
+            sums.first,
+            sums.last,
+            sums.forward_seconds + gather,
+            sums.backward_seconds + gather + scatter,
+            sums.communication_seconds + 2 * gather + scatter,
+            sync + sums.once_seconds,
+            sums.crossing_bytes,
+            self.memory(sums, zero, min(after + 1, micro_batches)),
         )
-        held = self.held_bytes(calls, costs)
-        sync = zero.sync_seconds(held) + self.optimizer_seconds(held, zero)
-        sync += sum(costs[i].forward.seconds for i in self.once)
-        in_flight = min(len(bounds) - 1 - number, micro_batches)
-        crossing = self.crossing(bounds[number + 1], strategy, micro_batches)
-        memory = self.memory(calls, costs, held, zero, in_flight, crossing)
-        return Stage(first, last, forward, backward, communication, sync, crossing, memory)
 
     def held_bytes(self, calls: list[int], costs: list[FunctionCost]) -> int:
         """Local bytes of the parameters that these calls hold, shared ones once."""
@@ -136,11 +187,10 @@ class Evaluator:
             seen.update(names)
         return total
 
-    def crossing(self, at: int, strategy: Strategy, micro_batches: int) -> int:
-        """Bytes that one device sends per micro-batch over the boundary before call `at`."""
+    def crossing(self, at: int, samples: int) -> int:
+        """Bytes that one device sends per micro-batch of `samples` over the boundary at a call."""
         if at >= len(self.calls):
             return 0
-        samples = self.global_batch // strategy.batch_ways() // micro_batches
         made = {
             name: output
             for call in self.calls[:at]
@@ -159,30 +209,20 @@ class Evaluator:
         return touched * 2 / self.cluster.device.memory_bandwidth_bytes_per_second
 
     def memory(
-        self,
-        calls: list[int],
-        costs: list[FunctionCost],
-        held: int,
-        zero: _Zero,
-        in_flight: int,
-        crossing: int,
+        self, sums: StageSums, zero: _Zero, in_flight: int
     ) -> tuple[tuple[str, int], ...]:
-        biggest = max((costs[i].held_bytes for i in calls), default=0)
+        held = sums.held_bytes
+        biggest = max((amount for amount, _ in sums.call_bytes), default=0)
         item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         states = held // item * self.optimizer.states * self.optimizer.state_bytes
-        activations = in_flight * (sum(costs[i].saved_bytes for i in calls) + crossing)
-        once = sum(costs[i].saved_bytes + costs[i].forward.peak_bytes for i in self.once)
         terms = {
             "parameters": held // zero.pieces("parameter"),
             "gradients": held // zero.pieces("gradient"),
             "optimizer": states // zero.pieces("optimizer"),
-            "activations": activations,
-            "batch data": once,
-            "temporaries": max(
-                (max(costs[i].forward.peak_bytes, costs[i].backward.peak_bytes) for i in calls),
-                default=0,
-            ),
-            "communication": zero.buffer_bytes(biggest, held) + 2 * crossing,
+            "activations": in_flight * (sums.saved_bytes + sums.crossing_bytes),
+            "batch data": sums.once_bytes,
+            "temporaries": sums.transient_bytes,
+            "communication": zero.buffer_bytes(biggest, held) + 2 * sums.crossing_bytes,
         }
         terms["margin"] = int(MARGIN * sum(terms.values()))
         terms["runtime"] = self.cluster.device.runtime_overhead_bytes
