@@ -12,7 +12,7 @@ from ..cost_model.function import FunctionCost, Pricer, count_flops
 from ..ir.axes import Option
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
-from ..ir.layout import State, fits
+from ..ir.layout import State, UnreachableLayout, fits
 from ..ir.local import MICRO, Boundary, Choices, localize
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Call, Function, Model
@@ -36,6 +36,7 @@ class Entries:
         self.tensor: dict[tuple[str, int], AxisSharding] = {}
         self.costs: dict[tuple[str, int, int, Variant], FunctionCost | None] = {}
         self.pricers: dict[int, Pricer] = {}
+        self.timed: dict[str, bool] = {}
 
     def summed(self, function: Function) -> frozenset[int]:
         """Outputs that stay sums over the batch: the loss."""
@@ -141,6 +142,19 @@ class Entries:
         pricer = self.pricers[ways]
         pricer.mesh = sharding.mesh
         return pricer.function(local, variant)
+
+    def in_time(self, name: str) -> bool:
+        """Whether a function can run on micro-batches: nothing in it mixes their samples."""
+        if name not in self.timed:
+            sharding = self.sharding(name, Strategy(()), 2)
+            self.timed[name] = sharding is not None
+            if sharding is not None:
+                function, axes = self.functions[name], self.flow.axes[name]
+                try:
+                    localize(function, axes, sharding.mesh, sharding.choices, sharding.boundary)
+                except UnreachableLayout:
+                    self.timed[name] = False
+        return self.timed[name]
 
     def sharding(self, name: str, strategy: Strategy, micro_batches: int) -> Sharding | None:
         """The split of a function under a strategy and a number of micro-batches."""

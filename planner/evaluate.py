@@ -69,6 +69,7 @@ class Evaluator:
             counts[call.function] = counts.get(call.function, 0) + 1
         self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
+        self.in_time = model_in_time(entries, self.once)
         self.cuts: dict[tuple[int, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
     def variant(self, call: int, memory: Memory) -> Memory:
@@ -80,7 +81,7 @@ class Evaluator:
     ) -> Candidate | None:
         """The priced candidate, or None where the model cannot be split so."""
         ways = strategy.batch_ways()
-        if self.global_batch % (ways * micro_batches):
+        if self.global_batch % (ways * micro_batches) or (micro_batches > 1 and not self.in_time):
             return None
         tensor, batch = strategy.size("tp"), self.global_batch // ways
         key = (tensor, batch, micro_batches, memory, strategy.size("pp"))
@@ -227,6 +228,12 @@ class Evaluator:
         terms["margin"] = int(MARGIN * sum(terms.values()))
         terms["runtime"] = self.cluster.device.runtime_overhead_bytes
         return tuple(terms.items())
+
+
+def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
+    """Whether the batch can be split into micro-batches at all."""
+    names = {c.function for i, c in enumerate(entries.model.calls) if i not in once}
+    return entries.model.batch % 2 == 0 and all(entries.in_time(name) for name in names)
 
 
 class _Zero:
