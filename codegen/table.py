@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ..ir.files import digest
 from ..ir.flow import Flow, flow
-from ..ir.layout import REPLICATE, Layout, local_type
+from ..ir.layout import REPLICATE, Factors, Layout, local_type
 from ..ir.mesh import Mesh
 from ..ir.model import Model
 from ..ir.plan import Layers, Plan, Sharding
@@ -140,7 +140,7 @@ def _batch(plan: Plan, model: Model, found: Flow) -> tuple[BatchTensor, ...]:
     tensors = []
     for item in model.inputs:
         layout: Layout = (REPLICATE,) * len(plan.mesh.axes)
-        factors = tuple((size,) for size in item.type.shape)
+        factors: Factors = tuple((size,) for size in item.type.shape)
         for number, call in enumerate(model.calls):
             if item.name in call.arguments:
                 function, sharding = functions[call.function], _sharding(plan, number)

@@ -139,8 +139,8 @@ def analyse(function: Function, known: dict[int, Factors] | None = None) -> Axes
         _options(declared, bound, atoms) if declared else _opaque(op)
         for op, (declared, bound) in zip(function.ops, loops, strict=True)
     )
-    sizes = {a: atoms.size[a] for tensor in names for dim in tensor for a in dim}
-    return Axes(factors, names, ops, sizes)
+    extents = {a: atoms.size[a] for tensor in names for dim in tensor for a in dim}
+    return Axes(factors, names, ops, extents)
 
 
 def _pairs(function: Function) -> list[tuple[int, int]]:
@@ -180,7 +180,7 @@ def _connect(op: Op, function: Function, dims: dict[int, list[list[int]]], atoms
 def _opaque(op: Op) -> OpAxes:
     """An operator nobody declared runs whole on every rank."""
     inputs, outputs = len(op.operands()), len(op.results)
-    return OpAxes(None, {}, (Option("", 0, -1, 1, ("R",) * inputs, ("R",) * outputs),))
+    return OpAxes(None, {}, (Option("", 0, -1, 1, (REPLICATE,) * inputs, (REPLICATE,) * outputs),))
 
 
 def _options(declared: Loops, bound: dict[str, list[int]], atoms: _Atoms) -> OpAxes:

@@ -55,7 +55,7 @@ def _type(function: Function, value: int, found: Flow, old: int, new: int) -> Te
 
 def _op(op: Op, before: tuple[TensorType, ...], after: tuple[TensorType, ...]) -> Op:
     """Literal shapes of the results follow them."""
-    changed = {before[r].shape: after[r].shape for r in op.results if r >= 0}
+    changed: dict[Argument, Argument] = {before[r].shape: after[r].shape for r in op.results if r >= 0}
 
     def follow(argument: Argument) -> Argument:
         return changed.get(argument, argument) if isinstance(argument, tuple) else argument

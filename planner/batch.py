@@ -31,9 +31,9 @@ def split_batch(function: Function, flow: Flow, summed: frozenset[int]) -> AxisS
     states: dict[int, State] = {}
     for item, state in zip(function.inputs, boundary.inputs, strict=True):
         states[item.value] = state
-    for item, state in zip(function.outputs, boundary.tangents, strict=True):
-        if item.tangent is not None and state is not None:
-            states[item.tangent] = state
+    for output, tangent in zip(function.outputs, boundary.tangents, strict=True):
+        if output.tangent is not None and tangent is not None:
+            states[output.tangent] = tangent
     batch = flow.batch[function.name]
     choices = []
     for op, known in zip(function.ops, flow.axes[function.name].ops, strict=True):

@@ -12,7 +12,7 @@ from ..cost_model.function import FunctionCost, Pricer, count_flops
 from ..ir.axes import Option
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
-from ..ir.layout import State, UnreachableLayout, fits
+from ..ir.layout import REPLICATE, State, UnreachableLayout, fits
 from ..ir.local import MICRO, Boundary, Choices, localize
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Call, Function, Model
@@ -200,10 +200,10 @@ def _whole(function: Function) -> AxisSharding:
     """An axis of size one, or one that a function does not use."""
     return AxisSharding(
         (0,) * len(function.ops),
-        ("R",) * len(function.inputs),
-        tuple(None if i.gradient is None else "R" for i in function.inputs),
-        ("R",) * len(function.outputs),
-        tuple(None if o.tangent is None else "R" for o in function.outputs),
+        (REPLICATE,) * len(function.inputs),
+        tuple(None if i.gradient is None else REPLICATE for i in function.inputs),
+        (REPLICATE,) * len(function.outputs),
+        tuple(None if o.tangent is None else REPLICATE for o in function.outputs),
     )
 
 

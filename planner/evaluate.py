@@ -192,15 +192,12 @@ class Evaluator:
         """Bytes that one device sends per micro-batch of `samples` over the boundary at a call."""
         if at >= len(self.calls):
             return 0
-        made = {
-            name: output
-            for call in self.calls[:at]
-            if self.entries.functions[call.function].differentiable
-            for name, output in zip(
-                call.results, self.entries.functions[call.function].outputs, strict=True
-            )
-            for output in [self.entries.functions[call.function].types[output.value].bytes]
-        }
+        made: dict[str, int] = {}
+        for call in self.calls[:at]:
+            function = self.entries.functions[call.function]
+            if function.differentiable:
+                for name, output in zip(call.results, function.outputs, strict=True):
+                    made[name] = function.types[output.value].bytes
         used = {name for call in self.calls[at:] for name in call.arguments}
         whole = sum(amount for name, amount in made.items() if name in used)
         return whole * samples // self.model.batch
