@@ -10,6 +10,7 @@ from ..ir.local import localize
 from ..ir.model import Function, Model
 from ..ir.pieces import Pieces, Variant, split
 from ..ir.plan import Layers, Plan, Sharding
+from ..ir.verify import verify_fit
 
 
 class Lowered(msgspec.Struct, frozen=True):
@@ -36,6 +37,7 @@ def lower(plan: Plan, model: Model) -> tuple[Lowered, ...]:
             f"{model.batch}"
         )
     axes = flow(model).axes
+    verify_fit(plan, model, axes)
     uses: dict[tuple[int, Variant], list[Layers]] = {}
     for layers in plan.layers:
         uses.setdefault((layers.sharding, layers.memory), []).append(layers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from .axes import Axes
 from .errors import FileError
 from .layout import Factors, Layout
 from .mesh import Mesh
@@ -150,7 +151,7 @@ def verify_sharding(sharding: Sharding, where: str) -> None:
         require(layout is None or len(layout) == axes, f"{where}.boundary", "one per mesh axis")
 
 
-def verify_fit(plan: Plan, model: Model, factors: dict[str, tuple[Factors, ...]]) -> None:
+def verify_fit(plan: Plan, model: Model, axes: dict[str, Axes]) -> None:
     """Raises FileError where a plan's layouts or options do not exist for this model."""
     functions = {f.name: f for f in model.functions}
     require(plan.stages[-1].last == len(model.calls), "$.stages", "not the model's calls")
@@ -162,9 +163,16 @@ def verify_fit(plan: Plan, model: Model, factors: dict[str, tuple[Factors, ...]]
         where = f"$.shardings[{i}]"
         require(sharding.function in functions, where, f"no function {sharding.function!r}")
         function = functions[sharding.function]
+        known = axes[function.name]
         require(len(sharding.choices) == len(function.ops), f"{where}.choices", "one per operator")
+        for chosen, op in zip(sharding.choices, known.ops, strict=True):
+            fits = all(0 <= number < len(op.options) for number in chosen)
+            require(fits, f"{where}.choices", f"no option {max(chosen)}")
+        counts = len(sharding.boundary.inputs), len(sharding.boundary.outputs)
+        have = len(function.inputs), len(function.outputs)
+        require(counts == have, f"{where}.boundary", f"{counts} layouts, the function has {have}")
         for item, layout in zip(function.inputs, sharding.boundary.inputs, strict=True):
-            ok = _exists(factors[function.name][item.value], layout, sharding.mesh)
+            ok = _exists(known.factors[item.value], layout, sharding.mesh)
             require(ok, f"{where}.boundary.inputs", f"{item.name} cannot lie as {layout}")
 
 
