@@ -27,10 +27,19 @@ def read(path: Path, kind: type[T], format_: str) -> T:
 
 
 def write(path: Path, value: object, format_: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file of ours whole or not at all."""
+    write_bytes(path, dump(value, format_))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(dump(value, format_))
+        part.write_bytes(data)
         part.replace(path)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error

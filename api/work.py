@@ -175,8 +175,7 @@ def explain(options: argparse.Namespace) -> int:
 
 
 def view(options: argparse.Namespace) -> int:
-    from .view import render
-    from .view.report import report_of_model, report_of_plan
+    from .view import render, report_of_model, report_of_plan
 
     path = Path(options.file)
     kind = format_of(path)
@@ -187,11 +186,27 @@ def view(options: argparse.Namespace) -> int:
     else:
         from .face import load_plan
 
-        shown = documents.read(Path(options.model), Model, "plait/model") if options.model else None
-        page = render(report_of_plan(load_plan(path), shown))
-    Path(options.output).write_text(page, encoding="utf-8")
+        made = load_plan(path)
+        page = render(report_of_plan(made, _model_of(made, options.model)))
+    documents.write_text(Path(options.output), page)
     print(Path(options.output).resolve())
     return 0
+
+
+def _model_of(plan: Plan, file: str | None) -> Model | None:
+    """The model of a plan as the plan runs it, from its file."""
+    from ..ir.rescale import rescale
+    from .face import in_precision
+
+    if file is None:
+        return None
+    model = documents.read(Path(file), Model, "plait/model")
+    verify_model(model)
+    if model.fingerprint() != plan.model_digest:
+        raise MismatchError(f"{file} is not the model that the plan was made for ({plan.model})")
+    if model.batch != plan.global_batch:
+        model = rescale(model, plan.global_batch)
+    return in_precision(model, plan.precision)
 
 
 def format_of(path: Path) -> str:

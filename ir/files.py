@@ -15,6 +15,7 @@ T = TypeVar("T")
 VERSION = 1
 MOST_BYTES = 256 << 20
 DEEPEST = 200
+TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)  # strings whole, brackets outside
 
 
 def dump(value: Any, format_: str) -> bytes:
@@ -34,17 +35,29 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
     found, version = body.pop("format", None), body.pop("version", None)
     if found != format_:
         raise FileError(f"$.format: {found!r:.60} where {format_!r} is expected")
-    if version != VERSION or isinstance(version, bool):
+    if version != VERSION or type(version) is not int:
         raise FileError(f"$.version: {version!r:.60} is not known; this reads version {VERSION}")
-    unknown = set(body) - {f.name for f in msgspec.structs.fields(kind)}  # type: ignore[arg-type]
-    if unknown:
-        raise FileError(f"$.{min(unknown)}: unknown field")
     try:
-        return msgspec.convert(body, kind, strict=True)
+        value = msgspec.convert(body, kind, strict=True)
     except msgspec.ValidationError as error:
         raise FileError(_located(str(error))) from None
     except (ValueError, OverflowError, RecursionError, AssertionError) as error:
         raise FileError(f"$: {str(error)[:200]}") from None
+    _refuse_unknown(body, msgspec.to_builtins(value), "$")
+    return value
+
+
+def _refuse_unknown(given: Any, known: Any, path: str) -> None:
+    """Every key of the file must have become part of the value."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, item in given.items():
+            if key not in known:
+                raise FileError(f"{path}.{key[:60]}: unknown field")
+            _refuse_unknown(item, known[key], f"{path}.{key}")
+    elif isinstance(given, list):
+        for place, (item, other) in enumerate(zip(given, known, strict=False)):
+            if isinstance(item, dict | list):
+                _refuse_unknown(item, other, f"{path}[{place}]")
 
 
 def _located(message: str) -> str:
@@ -57,12 +70,11 @@ def _parse(data: bytes) -> Any:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileError(f"$: not UTF-8 (byte {error.start})") from None
-    depth = deepest = 0
-    for character in re.sub(r'"(?:[^"\\]|\\.)*"', "", text):
-        depth += (character in "[{") - (character in "]}")
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST:
-        raise FileError(f"$: nested {deepest} deep; at most {DEEPEST}")
+    depth = 0
+    for token in TOKENS.finditer(text):
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if depth > DEEPEST:
+            raise FileError(f"$: nested deeper than {DEEPEST}")
     try:
         return json.loads(
             text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer,
@@ -75,11 +87,11 @@ def _parse(data: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise FileError(f"$…{twice[:60]}: the key stands twice in one object")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise FileError(f"$…{name[:60]}: the key stands twice in one object")
+        found[name] = value
     return found
 
 

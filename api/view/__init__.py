@@ -1,3 +1,6 @@
 """The picture of a plan or model: one HTML file that needs nothing else."""
 
+from .of_model import report_of_model as report_of_model
+from .of_plan import report_of_plan as report_of_plan
 from .page import render as render
+from .report import Report as Report

@@ -12,14 +12,18 @@ import msgspec
 
 from .report import Report
 
+SCRIPTS = ("base.js", "place.js", "graph.js", "bars.js", "timeline.js", "page.js")
+
 
 def render(report: Report) -> str:
     """The page. Names are data: they reach it as escaped JSON and are set as text only."""
-    script, style = _asset("page.js"), _asset("page.css")
-    data = json.dumps(msgspec.to_builtins(report)).replace("<", "\\u003c").replace("&", "\\u0026")
+    script, style = "\n".join(map(_asset, SCRIPTS)), _asset("page.css")
+    data = json.dumps(msgspec.to_builtins(report), separators=(",", ":"))
+    for character, code in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        data = data.replace(character, code)
     policy = (
         f"default-src 'none'; script-src 'sha256-{_hash(script)}'; "
-        f"style-src 'sha256-{_hash(style)}'"
+        f"style-src 'sha256-{_hash(style)}'; base-uri 'none'; form-action 'none'"
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -27,7 +31,7 @@ def render(report: Report) -> str:
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>{escape(report.title)} · Plait</title>\n<style>{style}</style></head>\n"
         f'<body><script type="application/json" id="report">{data}</script>\n'
-        '<header id="head"></header><main id="main"></main>\n'
+        '<svg id="seed" hidden></svg><header id="head"></header><main id="main"></main>\n'
         f"<script>{script}</script></body></html>\n"
     )
 

@@ -1,0 +1,111 @@
+"""What an operator of the picture costs: on one device of a plan, or in a model as traced."""
+
+from __future__ import annotations
+
+from ...cost_model.function import COLLECTIVES, Pricer, count_flops
+from ...ir.axes import Axes
+from ...ir.local import MICRO, VIEWS
+from ...ir.model import Function, Op
+from ...ir.op import Site, declaration
+from ...ir.plan import Sharding
+from ...ir.text import seconds
+from .inside import Price, Priced
+from .report import Facts
+
+FREE = frozenset({"comm.cut", "comm.share"})
+Splits = dict[int, tuple[tuple[str, str], ...]]
+UNITS = ((1e15, "Pflop"), (1e12, "Tflop"), (1e9, "Gflop"), (1e6, "Mflop"), (1e3, "kflop"))
+
+
+def flops_text(number: float) -> str:
+    """1.72 Pflop, 538 Mflop."""
+    for size, unit in UNITS:
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f} flop"
+
+
+def scope_of(op: Op) -> tuple[str, ...]:
+    return tuple(part for part in op.scope.split(".") if part)
+
+
+def as_traced(function: Function) -> Price:
+    """Operators of a whole model: flops and shapes, no seconds."""
+
+    def price(op: Op) -> Priced:
+        declared = declaration(_site(function, op))
+        flops = count_flops(declared)
+        facts = (*_shapes(function, op), ("work", flops_text(flops)))
+        if declared is None:
+            facts = (*facts, ("split", "never: no loops are declared for it"))
+        work = declared.work if declared else "opaque"
+        return Priced(op, scope_of(op), work, 0.0, flops, "", facts)
+
+    return price
+
+
+def on_a_device(
+    local: Function, function: Function, axes: Axes, sharding: Sharding, pricer: Pricer
+) -> Price:
+    """Operators and collectives of the local form, in seconds of one micro-batch on one device."""
+    splits = _splits(local, function, axes, sharding)
+
+    def price(op: Op) -> Priced:
+        cost, flops = pricer.op(local, op)
+        facts = (*_shapes(local, op), ("seconds", seconds(cost)))
+        if op.target.startswith("comm.") and op.target[5:] in COLLECTIVES:
+            work = "view" if op.target in FREE else "communication"
+            axis = pricer.mesh.axes[pricer.mesh.index(str(op.args[1]))]
+            facts = (*facts, ("over", f"{axis.name}, {axis.size} devices"))
+            return Priced(op, scope_of(op), work, cost, 0.0, "", facts)
+        loops = splits.get(id(op), ())
+        names = " · ".join(dict.fromkeys(axis for axis, _ in loops)) or "not split"
+        said = ", ".join(f"{axis} splits {loop}" for axis, loop in loops) or "whole on every device"
+        facts = (*facts, ("work", flops_text(flops)), ("split", said))
+        return Priced(op, scope_of(op), _work(local, op), cost, flops, names, facts)
+
+    return price
+
+
+def _site(function: Function, op: Op) -> Site:
+    operands = tuple(function.types[v] for v in op.operands())
+    return Site(op, operands, tuple(function.types[v] if v >= 0 else None for v in op.results))
+
+
+def _work(local: Function, op: Op) -> str:
+    if op.target.startswith("comm."):
+        return "pointwise"  # a random operator that knows its place
+    declared = declaration(_site(local, op))
+    return declared.work if declared else "opaque"
+
+
+def _shapes(function: Function, op: Op) -> Facts:
+    reads = " ".join(str(function.types[v]) for v in op.operands())
+    makes = " ".join(str(function.types[v]) for v in op.results if v >= 0)
+    found = (("operator", op.target), ("reads", reads), ("makes", makes), ("module", op.scope))
+    return tuple((name, text) for name, text in found if text)
+
+
+def _splits(local: Function, function: Function, axes: Axes, sharding: Sharding) -> Splits:
+    """Per local operator, which mesh axis splits which loop of the operator that it stands for.
+
+    The local form keeps the order of the operators and adds collectives and averages in between.
+    """
+    found: Splits = {}
+    place = 0
+    for op in local.ops:
+        if place < len(function.ops) and _stands_for(op, function.ops[place]):
+            options = axes.ops[place].options
+            chosen = zip(sharding.mesh.axes, sharding.choices[place], strict=True)
+            devices = (pair for pair in chosen if pair[0].size > 1 and pair[0].name != MICRO)
+            picked = ((axis.name, options[choice].loop) for axis, choice in devices)
+            found[id(op)] = tuple((axis, loop) for axis, loop in picked if loop)
+            place += 1
+    return found
+
+
+def _stands_for(op: Op, original: Op) -> bool:
+    if op.scope != original.scope or len(op.results) != len(original.results):
+        return False
+    targets = (original.target, "comm." + original.target.split(".")[1])
+    return op.target in targets or (original.target in VIEWS and "reshape" in op.target)
