@@ -18,7 +18,8 @@ def step_parts(plan: Plan, number: int) -> tuple[tuple[str, float], ...]:
     both = stage.forward_seconds + stage.backward_seconds
     compute = max(0.0, plan.micro_batches * (both - stage.communication_seconds))
     exposed = plan.micro_batches * stage.communication_seconds
-    waiting = max(0.0, step - compute - exposed - stage.sync_seconds)
+    rest = step - compute - exposed - stage.sync_seconds
+    waiting = rest if rest > 1e-9 * step else 0.0  # what is left of a full step is rounding
     return (
         ("compute", compute),
         ("communication", exposed),
