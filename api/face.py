@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ..ir.errors import MismatchError, UsageError
 from ..ir.model import Model
 from ..ir.plan import Plan
+from ..ir.precision import PRECISIONS, lift_dtypes
 from ..ir.strategy import parse_strategy
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..ir.cluster import Cluster
     from ..runtime import Program
 
-PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def trace(
@@ -97,8 +97,6 @@ def in_precision(model: Model, precision: str | None) -> Model:
         return model
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    from ..ir.precision import lift_dtypes
-
     return lift_dtypes(model, PRECISIONS[precision])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..ir.errors import MismatchError
-from ..ir.flow import flow
+from ..ir.flow import Flow
 from ..ir.local import localize
 from ..ir.model import Function, Model
 from ..ir.pieces import Pieces, Variant, split
@@ -24,7 +24,7 @@ class Lowered(msgspec.Struct, frozen=True):
     layers: tuple[Layers, ...]
 
 
-def lower(plan: Plan, model: Model) -> tuple[Lowered, ...]:
+def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
     """Raises MismatchError when the plan was made for another model."""
     if plan.model_digest != model.fingerprint():
         raise MismatchError(
@@ -36,13 +36,13 @@ def lower(plan: Plan, model: Model) -> tuple[Lowered, ...]:
             f"the plan is for a global batch of {plan.global_batch}, the model was traced with "
             f"{model.batch}"
         )
-    axes = flow(model).axes
+    axes = found.axes
     verify_fit(plan, model, axes)
     uses: dict[tuple[int, Variant], list[Layers]] = {}
     for layers in plan.layers:
         uses.setdefault((layers.sharding, layers.memory), []).append(layers)
     taken: set[str] = set()
-    found = []
+    lowered = []
     for (number, variant), runs in uses.items():
         sharding = plan.shardings[number]
         function = model.function(sharding.function)
@@ -51,5 +51,5 @@ def lower(plan: Plan, model: Model) -> tuple[Lowered, ...]:
         )
         name = function.name if function.name not in taken else f"{function.name}_{variant}"
         taken.add(name)
-        found.append(Lowered(name, local, split(local, variant), variant, sharding, tuple(runs)))
-    return tuple(found)
+        lowered.append(Lowered(name, local, split(local, variant), variant, sharding, tuple(runs)))
+    return tuple(lowered)

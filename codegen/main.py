@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..ir.plan import Plan
+from ..ir.precision import PRECISIONS
 
 MAIN = '''"""Train the model of this folder's plan: {strategy}, {devices} devices.
 
@@ -43,11 +44,8 @@ if __name__ == "__main__":
 '''
 
 
-DTYPES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-
-
 def main_module(plan: Plan) -> str:
     """Source of `main.py`; what it trains stands in `source.json` beside it, as data."""
     return MAIN.format(
-        strategy=plan.strategy, devices=plan.mesh.size, dtype=DTYPES[plan.precision]
+        strategy=plan.strategy, devices=plan.mesh.size, dtype=PRECISIONS[plan.precision]
     )

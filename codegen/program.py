@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..ir.files import dump
+from ..ir.flow import flow
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.program import Program
@@ -21,15 +22,16 @@ def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
 
     Raises MismatchError when plan and model do not belong together.
     """
-    lowered = lower(plan, model)
+    found = flow(model)
+    lowered = lower(plan, model, found)
     files = {f"functions/{low.name}.py": _function(low, plan, model) for low in lowered}
     files["functions/__init__.py"] = _package(lowered)
     files["__init__.py"] = f'"""Generated: {plan.strategy} on {plan.mesh.size} devices."""\n'
     for number in range(len(plan.stages)):
-        files[f"stage_{number}.py"] = StageCode(plan, model, lowered, number).source()
+        files[f"stage_{number}.py"] = StageCode(plan, model, found, lowered, number).source()
     files["main.py"] = main_module(plan)
     files["source.json"] = source or "{}"
-    return Program(tuple(sorted(files.items())), table(plan, model, source))
+    return Program(tuple(sorted(files.items())), table(plan, model, found, source))
 
 
 def _function(low: Lowered, plan: Plan, model: Model) -> str:

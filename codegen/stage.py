@@ -7,9 +7,12 @@ loop, however deep the model is.
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 
 import msgspec
 
+from ..ir.flow import Flow
+from ..ir.layout import local_factors
 from ..ir.local import MICRO
 from ..ir.model import Call, Function, Model
 from ..ir.plan import Layers, Plan, Stage
@@ -38,8 +41,10 @@ class Segment(msgspec.Struct, frozen=True):
 class StageCode:
     """Writes the module of one stage."""
 
-    def __init__(self, plan: Plan, model: Model, lowered: tuple[Lowered, ...], number: int) -> None:
-        self.plan, self.model, self.number = plan, model, number
+    def __init__(
+        self, plan: Plan, model: Model, found: Flow, lowered: tuple[Lowered, ...], number: int
+    ) -> None:
+        self.plan, self.model, self.flow, self.number = plan, model, found, number
         self.stage: Stage = plan.stages[number]
         self.functions = {f.name: f for f in model.functions}
         self.modules = {(low.sharding.function, low.variant): low for low in lowered}
@@ -152,10 +157,13 @@ class StageCode:
                 function = self.functions[call.function]
                 item = function.activations()[call.arguments.index(name)]
                 layout = low.sharding.boundary.inputs[function.inputs.index(item)]
-                state = layout[low.sharding.mesh.index(MICRO)]
-                if isinstance(state, tuple) and self.plan.micro_batches > 1:
-                    return state[0], 1
-                return None
+                mesh = low.sharding.mesh
+                state = layout[mesh.index(MICRO)]
+                if not isinstance(state, tuple) or self.plan.micro_batches == 1:
+                    return None
+                dim, part = state
+                factors = self.flow.axes[function.name].factors[item.value]
+                return dim, prod(local_factors(factors, layout, mesh)[dim][:part])
         return None
 
     def modules_of(self, call: Call) -> Lowered:
@@ -194,27 +202,20 @@ class StageCode:
         head, last = calls[segment.first], calls[segment.last - 1]
         lines = [f"    # {self.remark(segment)}"]
         feeds = {result: position for position, result in segment.carried}
-        for position, _ in segment.carried:
+        carried: dict[int, str] = {}  # the loop's variable of every argument that comes round
+        for position, result in segment.carried:
             name = head.arguments[position]
+            carried[position] = where[name]
             if self.used_later(name, segment):
-                variable = names.fresh(last.results[dict(segment.carried)[position]])
-                lines.append(f"    {variable} = {where[name]}")
-                where[("carried", position)] = variable  # type: ignore[index]
-            else:
-                where[("carried", position)] = where[name]  # type: ignore[index]
-        results = []
+                carried[position] = names.fresh(last.results[result])
+                lines.append(f"    {carried[position]} = {where[name]}")
+        arguments = [carried.get(p) or where[n] for p, n in enumerate(head.arguments)]
         for number, name in enumerate(last.results):
             if number in feeds and segment.loop:
-                where[name] = where[("carried", feeds[number])]  # type: ignore[index]
-            elif self.used_later(name, segment):
-                where[name] = names.fresh(name)
+                where[name] = carried[feeds[number]]
             else:
-                where[name] = "_"
-            results.append(where[name])
-        arguments = [
-            where[("carried", p)] if p in dict(segment.carried) else where[n]  # type: ignore[index]
-            for p, n in enumerate(head.arguments)
-        ]
+                where[name] = names.fresh(name) if self.used_later(name, segment) else "_"
+        results = [where[name] for name in last.results]
         return lines + self.statement(segment, "forward", results, arguments, reverse=False)
 
     def used_later(self, name: str, segment: Segment) -> bool:

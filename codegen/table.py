@@ -7,7 +7,7 @@ import re
 from msgspec.structs import replace
 
 from ..ir.files import digest
-from ..ir.flow import Flow, flow
+from ..ir.flow import Flow
 from ..ir.layout import REPLICATE, Factors, Layout, local_type
 from ..ir.mesh import Mesh
 from ..ir.model import Model
@@ -16,9 +16,8 @@ from ..ir.program import BatchTensor, CallRun, Held, Names, Numbered, StageValue
 from .stage import crossing, differentiable
 
 
-def table(plan: Plan, model: Model, source: str) -> Table:
+def table(plan: Plan, model: Model, found: Flow, source: str) -> Table:
     """Everything a program of this plan needs to know."""
-    found = flow(model)
     runs = tuple(_run(layers, plan, model) for layers in plan.layers)
     return Table(
         model=model.name,

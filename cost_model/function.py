@@ -8,12 +8,13 @@ from __future__ import annotations
 from math import prod
 
 import msgspec
+from msgspec.structs import replace
 
 from ..ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ..ir.cluster import Cluster
 from ..ir.mesh import Mesh
 from ..ir.model import Function, Model, Op
-from ..ir.op import Loops, Site, declaration
+from ..ir.op import Loops, Site, declaration, site_of
 from ..ir.pieces import Variant, made_by, split
 from ..ir.tensor import TensorType
 from .collective import collective_seconds
@@ -80,13 +81,13 @@ class Pricer:
 
     def op(self, local: Function, op: Op) -> tuple[float, float]:
         """(seconds, flops) of one operator on local shards."""
-        operands = tuple(local.types[v] for v in op.operands())
-        results = tuple(local.types[v] if v >= 0 else None for v in op.results)
+        site = site_of(op, local.types)
+        operands, results = site.operands, site.results
         if op.target.startswith("comm.") and op.target[5:] in COLLECTIVES:
             return self.collective(op, operands, results), 0.0
         key = (op.target, op.args, operands, results)
         if key not in self.seen:
-            self.seen[key] = self.operator(Site(_plain(op), operands, results))
+            self.seen[key] = self.operator(replace(site, op=_plain(op)))
         return self.seen[key]
 
     def operator(self, site: Site) -> tuple[float, float]:
@@ -136,12 +137,8 @@ def storage(local: Function) -> list[int]:
     roots = list(range(len(local.types)))
     for op in local.ops:
         operands = op.operands()
-        site = Site(
-            op,
-            tuple(local.types[v] for v in operands),
-            tuple(local.types[v] if v >= 0 else None for v in op.results),
-        )
-        declared = None if op.target.startswith("comm.") else declaration(site)
+        moved = op.target.startswith("comm.")
+        declared = None if moved else declaration(site_of(op, local.types))
         if declared is not None and declared.work == "view" and operands:
             for result in op.results:
                 roots[result] = roots[operands[0]]
@@ -190,8 +187,6 @@ def model_flops(model: Model) -> float:
     for function in model.functions:
         total = 0.0
         for op in function.ops:
-            operands = tuple(function.types[v] for v in op.operands())
-            results = tuple(function.types[v] if v >= 0 else None for v in op.results)
-            total += count_flops(declaration(Site(op, operands, results)))
+            total += count_flops(declaration(site_of(op, function.types)))
         found[function.name] = total
     return sum(found[call.function] for call in model.calls)

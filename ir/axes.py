@@ -13,7 +13,7 @@ import msgspec
 from . import ops as _declarations  # noqa: F401  (fills the registry)
 from .layout import PARTIAL, REPLICATE, Factors, State
 from .model import Function, Op
-from .op import Dims, Loops, Site, declaration
+from .op import Dims, Loops, declaration, site_of
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -154,17 +154,11 @@ Bound = tuple[Loops | None, dict[str, list[int]]]
 
 def _connect(op: Op, function: Function, dims: dict[int, list[list[int]]], atoms: _Atoms) -> Bound:
     """Bind an operator's loops to atoms and unify them with the dims of its values."""
-    operands = op.operands()
-    site = Site(
-        op,
-        tuple(function.types[v] for v in operands),
-        tuple(function.types[v] if v >= 0 else None for v in op.results),
-    )
-    declared = declaration(site)
+    declared = declaration(site_of(op, function.types))
     if declared is None:
         return None, {}
     bound = {loop.name: atoms.new(loop.size) for loop in declared.loops}
-    values = (*operands, *op.results)
+    values = (*op.operands(), *op.results)
     for value, tensor in zip(values, (*declared.inputs, *declared.outputs), strict=True):
         if value < 0:
             continue

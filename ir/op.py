@@ -10,7 +10,7 @@ partial sum), `mean` likewise but the result is an average, `whole` may not be s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -60,6 +60,15 @@ class Site(msgspec.Struct, frozen=True):
     op: Op
     operands: tuple[TensorType, ...]
     results: tuple[TensorType | None, ...]
+
+
+def site_of(op: Op, types: Sequence[TensorType]) -> Site:
+    """The site of an operator among values of these types."""
+    return Site(
+        op,
+        tuple(types[v] for v in op.operands()),
+        tuple(types[v] if v >= 0 else None for v in op.results),
+    )
 
 
 Declare = Callable[[Site], Loops | None]

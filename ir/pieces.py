@@ -31,18 +31,14 @@ def split(function: Function, variant: Variant) -> Pieces:
     outputs = {o.value for o in function.outputs}
     gradients = {i.gradient for i in function.inputs if i.gradient is not None}
     backward = needed(function.backward_ops, gradients)
-    if variant == "recompute":
-        made = made_by(function.forward_ops)
-        wanted = {v for v in reads(backward) | gradients if v in made}
-        backward = needed(function.forward_ops, wanted) + backward
-    forward_made = made_by(function.forward_ops)
     given = {i.value for i in function.inputs if i.kind in ("activation", "key")}
+    made = made_by(function.forward_ops)
     if variant == "recompute":
-        forward_made = set()
-    free = reads(backward) | gradients
-    inside = made_by(backward)
-    saved = tuple(sorted(v for v in free if (v in forward_made or v in given) and v not in inside))
-    return Pieces(needed(function.forward_ops, outputs | (set(saved) - given)), backward, saved)
+        backward = needed(function.forward_ops, (reads(backward) | gradients) & made) + backward
+        made = set()
+    saved = ((reads(backward) | gradients) & (made | given)) - made_by(backward)
+    forward = needed(function.forward_ops, outputs | (saved - given))
+    return Pieces(forward, backward, tuple(sorted(saved)))
 
 
 def needed(ops: tuple[Op, ...], wanted: set[int]) -> tuple[Op, ...]:

@@ -8,6 +8,7 @@ from .errors import UsageError
 from .model import Argument, Function, Model, Op
 from .tensor import ITEM_BYTES, TensorType
 
+PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat")))
 
 

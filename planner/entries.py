@@ -20,7 +20,7 @@ from ..ir.pieces import Variant
 from ..ir.plan import Sharding
 from ..ir.strategy import ROLES, Strategy
 from .batch import AxisSharding, split_batch
-from .sharding import Costs, split_operators
+from .sharding import Costs, OperatorSplit
 
 
 class Entries:
@@ -63,7 +63,7 @@ class Entries:
             }
             axes = self.flow.axes[function.name]
             costs, cut = self.axis_costs(function, ways), self.weights(function, calls)
-            made = split_operators(function, axes, ways, costs, fixed, cut)
+            made = OperatorSplit(function, axes, ways, costs, fixed, cut).solve()
             self.tensor[function.name, ways] = made
             for call in calls:
                 decided.update(zip(call.parameters, made.inputs, strict=False))

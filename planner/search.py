@@ -7,6 +7,7 @@ from ..ir.errors import InfeasibleError, UsageError
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Model
 from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
+from ..ir.precision import PRECISIONS
 from ..ir.strategy import Strategy
 from ..ir.tensor import ITEM_BYTES
 from .entries import Entries
@@ -116,7 +117,6 @@ def assemble(
     others = sorted(
         (c for c in candidates if c is not best), key=lambda c: (c.peak_bytes > budget, _order(c))
     )[:SHOWN]
-    item = _item_bytes(model)
     axes = best.strategy.axes or (("dp", 1),)
     searched_splits = any(c.strategy.size("tp") > 1 for c in candidates)
     return Plan(
@@ -129,7 +129,7 @@ def assemble(
         micro_batches=best.micro_batches,
         schedule=options.schedule,
         precision=options.precision or _precision(model),
-        optimizer=optimizer_states(options.optimizer, item < 4, item),
+        optimizer=evaluator.optimizer,
         budget_bytes=budget,
         stages=best.stages,
         layers=layers,
@@ -150,7 +150,7 @@ def assemble(
 
 def _precision(model: Model) -> str:
     dtype = next((p.type.dtype for p in model.parameters if p.trainable), "float32")
-    return {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[dtype]
+    return next(name for name, kind in PRECISIONS.items() if kind == dtype)
 
 
 def _layers(

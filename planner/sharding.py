@@ -30,29 +30,19 @@ class Costs(msgspec.Struct, frozen=True):
     collective: MoveSeconds
 
 
-def split_operators(
-    function: Function,
-    axes: Axes,
-    ways: int,
-    costs: Costs,
-    fixed: dict[int, State],
-    cut: frozenset[int],
-) -> AxisSharding:
-    """The cheapest split of one function over an axis of `ways` devices.
-
-    `fixed` gives the state of held inputs that other functions share; those in `cut` must not lie
-    whole on every device if any factor of theirs can be cut.
-    """
-    return _Problem(function, axes, ways, costs, fixed, cut).solve()
-
-
 def weight_loops(function: Function, axes: Axes) -> frozenset[int]:
     """Axes that weight matrices walk: what the role splits. Sequence and batch are other roles'."""
     weights = (i.value for i in function.held() if len(function.types[i.value].shape) > 1)
     return frozenset(atom for v in weights for dim in axes.atoms[v] for atom in dim)
 
 
-class _Problem:
+class OperatorSplit:
+    """The cheapest split of one function over an axis of `ways` devices: `solve()` gives it.
+
+    `fixed` gives the state of held inputs that other functions share; those in `cut` must not lie
+    whole on every device if any factor of theirs can be cut.
+    """
+
     def __init__(
         self,
         function: Function,

@@ -35,15 +35,18 @@ def timeline_of(plan: Plan) -> Timeline | None:
         return None
     count = len(plan.stages)
     rows = [f"stage {i}" for i in range(count)]
-    events = [Event(s, kind, f"{kind}{micro}", a, b) for s, kind, micro, a, b in simulated]
+    events = [
+        Event(e.stage, e.kind, f"{e.kind}{e.micro_batch}", e.start_seconds, e.end_seconds)
+        for e in simulated
+    ]
     for number, stage in enumerate(plan.stages):
         end = max(e.end_seconds for e in events if e.row == number)
         if stage.sync_seconds:
             events.append(Event(number, "S", "sync, optimizer", end, end + stage.sync_seconds))
     if count == 1 and len(simulated) <= FEW_EVENTS:
         rows.append("layers")
-        for _, kind, _, start, end in simulated:
-            events += _layer_events(plan, kind, start, end)
+        for e in simulated:
+            events += _layer_events(plan, e.kind, e.start_seconds, e.end_seconds)
     table = SCHEDULES[plan.schedule](count, plan.micro_batches)
     held = [dict(s.memory).get("activations", 0) for s in plan.stages]
     each = tuple(h // max(1, in_flight(table, s)) for s, h in enumerate(held))

@@ -6,7 +6,7 @@ from ...cost_model.function import COLLECTIVES, Pricer, count_flops
 from ...ir.axes import Axes
 from ...ir.local import MICRO, VIEWS
 from ...ir.model import Function, Op
-from ...ir.op import Site, declaration
+from ...ir.op import declaration, site_of
 from ...ir.plan import Sharding
 from ...ir.text import seconds
 from .inside import Price, Priced
@@ -33,7 +33,7 @@ def as_traced(function: Function) -> Price:
     """Operators of a whole model: flops and shapes, no seconds."""
 
     def price(op: Op) -> Priced:
-        declared = declaration(_site(function, op))
+        declared = declaration(site_of(op, function.types))
         flops = count_flops(declared)
         facts = (*_shapes(function, op), ("work", flops_text(flops)))
         if declared is None:
@@ -67,15 +67,10 @@ def on_a_device(
     return price
 
 
-def _site(function: Function, op: Op) -> Site:
-    operands = tuple(function.types[v] for v in op.operands())
-    return Site(op, operands, tuple(function.types[v] if v >= 0 else None for v in op.results))
-
-
 def _work(local: Function, op: Op) -> str:
     if op.target.startswith("comm."):
         return "pointwise"  # a random operator that knows its place
-    declared = declaration(_site(local, op))
+    declared = declaration(site_of(op, local.types))
     return declared.work if declared else "opaque"
 
 

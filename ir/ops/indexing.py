@@ -64,16 +64,24 @@ def scatter(site: Site) -> Loops | None:
     return loops(text, site, kinds={"n": "whole"}, linear=linear, work=MOVE, flops=0)
 
 
-@declare("aten.index_select.default")
-def index_select(site: Site) -> Loops | None:
+def _slices(site: Site, loop: str) -> tuple[list[str], str, list[str]] | None:
+    """Dims of a tensor indexed along one dim, of the indices, and of the slices they name."""
     shape = site.operands[0].shape
     if not shape or not site.operands[1].shape:
         return None
     dim = integer(site, 1) % len(shape)
     full = words(shape, whole=(dim,))
     (count,) = site.operands[1].shape
-    places = "1" if count == 1 else "n"
-    made = [*full[:dim], places, *full[dim + 1 :]]
+    places = "1" if count == 1 else loop
+    return full, places, [*full[:dim], places, *full[dim + 1 :]]
+
+
+@declare("aten.index_select.default")
+def index_select(site: Site) -> Loops | None:
+    found = _slices(site, "n")
+    if found is None:
+        return None
+    full, places, made = found
     linear = ((0,),) if site.operands[0].is_float else ()
     return loops(pattern([full, [places]], [made]), site, linear=linear, work=MOVE, flops=0)
 
@@ -81,14 +89,10 @@ def index_select(site: Site) -> Loops | None:
 @declare("aten.index_add.default")
 def index_add(site: Site) -> Loops | None:
     """x, dim, indices, source -> x with slices added"""
-    shape = site.operands[0].shape
-    if not shape or not site.operands[1].shape:
+    found = _slices(site, "n!")
+    if found is None:
         return None
-    dim = integer(site, 1) % len(shape)
-    full = words(shape, whole=(dim,))
-    (count,) = site.operands[1].shape
-    places = "1" if count == 1 else "n!"
-    source = [*full[:dim], places, *full[dim + 1 :]]
+    full, places, source = found
     linear = ((0, 2),) if site.operands[0].is_float else ()
     return loops(pattern([full, [places], source], [full]), site, linear=linear, work=MOVE, flops=0)
 
