@@ -1,0 +1,1 @@
+"""Placement: every operator of a graph on one device, as fast as memory allows."""
