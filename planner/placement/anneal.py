@@ -60,25 +60,20 @@ def walk_from(problem: Problem, start: Candidate, blocks: Blocks) -> Walk:
     return walk
 
 
-def go_back(problem: Problem, walk: Walk) -> None:
-    """Continue from the best solution."""
-    walk.device[:], walk.key[:] = walk.best_device, walk.best_key
-    settle(problem.work, problem.mode, walk, 0)
-
-
 @njit(cache=True)
 def settle(work, mode, walk, known):
     """Simulate the current solution from stored state `known` on and store the later ones."""
     trial, nothing = walk.trial, np.zeros(len(walk.device))
     copy_state(walk.states[known], trial)
     span = -1.0
-    for i in range(known + 1, len(walk.states)):
-        if span < 0.0 and np.isfinite(walk.spans[0]):
-            until = walk.spans[0] * i / len(walk.states)
+    count = len(walk.states)
+    for i in range(known + 1, count + 1):
+        if span < 0.0:
+            store = i < count and np.isfinite(walk.spans[0])
+            until = walk.spans[0] * i / count if store else np.inf
             span = run(work, walk.device, walk.key, False, mode, trial, nothing, np.inf, until)
-        copy_state(trial, walk.states[i])
-    if span < 0.0:
-        span = run(work, walk.device, walk.key, False, mode, trial, nothing, np.inf, np.inf)
+        if i < count:
+            copy_state(trial, walk.states[i])
     walk.spans[0] = span
     walk.times[:] = trial.times
     _decisive(walk.times, walk.chain)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ...cost_model.placement import Floats, Ints, Work
+from ...cost_model.placement import Floats, Work
 from .problem import Problem
 
 LEVELS = 64  # heads and tails at which the work between them is counted
@@ -33,14 +33,17 @@ def _speeds(work: Work) -> Floats:
 
 
 def quickest_transfer_us(work: Work) -> Floats:
-    """(m) microseconds of every transfer over the best pair of devices; without one, forever."""
+    """(m) least microseconds of every tensor between two devices; forever where there is one."""
     devices = work.duration_us.shape[1]
     apart = ~np.eye(devices, dtype=bool)
     if devices == 1:
         return np.full(len(work.edges), np.inf)
     alpha, beta = work.links[0][apart].min(), work.links[1][apart].min()
     by_formula = np.where(work.edges["bytes"] > 0, alpha + beta * work.edges["bytes"], 0.0)
-    return np.where(work.edges["fixed_us"] >= 0, work.edges["fixed_us"], by_formula)
+    spent = np.where(work.edges["fixed_us"] >= 0, work.edges["fixed_us"], by_formula)
+    least = np.full(work.tensors, np.inf)  # edges of one tensor may disagree: the first one counts
+    np.minimum.at(least, work.edges["tensor"], spent)
+    return least[work.edges["tensor"]]
 
 
 @njit(cache=True)

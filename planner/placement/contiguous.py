@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ...cost_model.placement import Floats, Ints
+from ...cost_model.placement import Ints
 from .problem import Candidate, Problem, mean_transfer_us
 
 MOST_PIECES = 1500  # places where an order may be cut; longer orders are cut at every n-th

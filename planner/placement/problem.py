@@ -57,6 +57,13 @@ class Problem:
         """Groups of operators that must share a device; most are one operator."""
         return int(self.work.operators["unit"].max()) + 1
 
+    @cached_property
+    def alike(self) -> bool:
+        """Are devices and links all the same, so that devices are interchangeable?"""
+        work, apart = self.work, ~np.eye(self.devices, dtype=bool)
+        rows = (*work.duration_us, work.capacity, *(links[apart] for links in work.links))
+        return all(np.all(row == row[0]) for row in rows if len(row))
+
     def strictly(self, algorithm: str, device: Ints, order: Ints) -> Candidate:
         """Judge a placement whose devices run their operators in a given order."""
         place = np.empty(self.operators)

@@ -10,6 +10,7 @@ from .ledger import excess, inputs_ready, new_ledger, place
 from .problem import Candidate, Problem, upward_rank
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of a transfer's time that counts in the rank
+WEIGHTS = (0.0, 0.003, 0.03)  # of memory against time
 
 
 def ranked(problem: Problem, share: float = 1.0, weight: float = 0.0) -> Candidate:
@@ -23,8 +24,7 @@ def ranked(problem: Problem, share: float = 1.0, weight: float = 0.0) -> Candida
     ledger = new_ledger(problem.work)
     price = weight * float(problem.fastest_us.sum()) / problem.devices
     earliest_end(problem.work, ledger, order, problem.mode, price)
-    name = f"list {share:g}"
-    return problem.by_key(name, ledger.device, places(order))
+    return problem.by_key("list", ledger.device, places(order))
 
 
 def places(order: np.ndarray) -> Floats:
