@@ -57,6 +57,26 @@ def _plan(p: Parser) -> None:
     p.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
 
 
+def _place(p: Parser) -> None:
+    _source(p)
+    _json(p)
+    p.add_argument("--devices", type=int, help="how many; default: those of the cluster")
+    p.add_argument("--memory", help="per device, as in 8GiB; default: the cluster's")
+    p.add_argument("--cluster", help="preset, local:N or a TOML file: times, memory and links")
+    p.add_argument("--alpha-us", type=float, default=10.0, help="microseconds of every transfer")
+    p.add_argument("--beta-us-per-byte", type=float, default=1 / 12e3, help="and of every byte")
+    p.add_argument("--link", default="duplex", choices=("parallel", "duplex", "half-duplex"))
+    p.add_argument("--memory-rule", default="train", choices=("train", "infer"))
+    p.add_argument("--algorithm", default="auto",
+                   choices=("auto", "m-topo", "m-etf", "m-sct", "list", "exact"))  # fmt: skip
+    p.add_argument("--colocation", default="free", choices=("free", "keep"),
+                   help="keep: a group of a graph file stays on one device")  # fmt: skip
+    p.add_argument("--optimizer", default="adamw", help="whose states a model's parameters have")
+    p.add_argument("--time-limit", type=float, default=20.0, metavar="S", help="seconds of search")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-o", "--output", metavar="FILE", help="write the placement as JSON")
+
+
 def _explain(p: Parser) -> None:
     p.add_argument("plan", metavar="PLAN")
     p.add_argument("where", nargs="?", help="part of a function's name")
@@ -102,6 +122,7 @@ def _check(p: Parser) -> None:
 VERBS = (
     Verb("trace", "trace a model into the IR and print what it is", _trace),
     Verb("plan", "choose how to spread training over a cluster", _plan),
+    Verb("place", "put every operator of a graph on a device", _place),
     Verb("explain", "the numbers behind a plan", _explain),
     Verb("view", "draw a plan or model as one HTML file", _view),
     Verb("compile", "write the training program of a plan", _compile),

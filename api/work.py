@@ -152,6 +152,12 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def place(options: argparse.Namespace) -> int:
+    from .placement import run as placed
+
+    return placed(options)
+
+
 def explain(options: argparse.Namespace) -> int:
     from ..ir.text import describe, explain_memory, print_plan
     from .face import load_plan

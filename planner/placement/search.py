@@ -99,7 +99,8 @@ def _shortfall(search: Search) -> str:
     problem.strictly(best.algorithm, best.device, best.order)
     used = problem.used_bytes(best.device)
     worst = int((used - problem.work.capacity).argmax())
-    verdict = "no placement fits" if search.infeasible else "no placement found (none is proved not to exist)"
+    proved = "no placement fits"
+    verdict = proved if search.infeasible else "no placement was found, though one may exist"
     return (
         f"{verdict}: the nearest needs {used[worst]:.0f} bytes on device {worst}, which has "
         f"{problem.work.capacity[worst]:.0f}; {used.max():.0f} bytes on every device would fit"
