@@ -122,8 +122,8 @@ def run(options: argparse.Namespace) -> int:
     target = _target(cluster, options.devices, memory, options.alpha_us, options.beta_us_per_byte)
     graph, traced = _graph_from(options, cluster)
     asked = PlacementOptions(
-        options.algorithm, options.link, options.memory_rule, options.time_limit, options.seed,
-        traced or options.colocation == "keep",
+        options.algorithm, options.link, options.memory_rule, options.time_limit,
+        seed=options.seed, colocation=traced or options.colocation == "keep",
     )  # fmt: skip
     start = time.perf_counter()
     outcome = search.place(graph, target, asked)

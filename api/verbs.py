@@ -72,7 +72,7 @@ def _place(p: Parser) -> None:
     p.add_argument("--colocation", default="free", choices=("free", "keep"),
                    help="keep: a group of a graph file stays on one device")  # fmt: skip
     p.add_argument("--optimizer", default="adamw", help="whose states a model's parameters have")
-    p.add_argument("--time-limit", type=float, default=20.0, metavar="S", help="seconds of search")
+    p.add_argument("--time-limit", type=float, metavar="S", help="seconds of search; default: enough")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", metavar="FILE", help="write the placement as JSON")
 

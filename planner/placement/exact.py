@@ -7,12 +7,14 @@ bound holds, and what is found is judged like any other placement.
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 from ortools.sat.python import cp_model
 
 from ...cost_model.placement import Floats
+from ...ir.placement import LinkModel
 from .bounds import quickest_transfer_us
 from .packing import Packing
 from .problem import Candidate, Problem
@@ -24,17 +26,19 @@ STEPS = (1.0, 10.0, 100.0, 1000.0)  # ticks per us that may give whole numbers
 
 
 class Proof(NamedTuple):
-    """No placement is faster than `bound_us`; infinity if none is within the limit that was set."""
+    """No placement is faster than `bound_us`; `found` may be better than what was known or not."""
 
     bound_us: float
     found: Candidate | None
 
 
 class Exact(Packing):
-    """The constraint model of a problem."""
+    """The constraint model of a problem with the ports of a link model, which may be a relaxation of
+    the problem's own. It looks for what is no slower than a known placement that fits."""
 
-    def __init__(self, problem: Problem, known: Candidate | None, limit_us: float) -> None:
+    def __init__(self, problem: Problem, link: LinkModel, known: Candidate) -> None:
         super().__init__(problem)
+        self.link, limit_us = link, known.makespan_us
         self.spent_us = quickest_transfer_us(problem.work)
         times = np.concatenate([problem.work.duration_us.ravel(), self.spent_us])
         self.scale = ticks_per_us(times[np.isfinite(times)], limit_us)
@@ -43,7 +47,7 @@ class Exact(Packing):
         self.end = [self.time(f"e{v}") for v in range(problem.operators)]
         self.lanes: list[list[cp_model.IntervalVar]] = [[] for _ in self.devices]
         self.out: list[list[cp_model.IntervalVar]] = [[] for _ in self.devices]
-        self.inward = self.out if problem.link == "half-duplex" else [[] for _ in self.devices]
+        self.inward = self.out if link == "half-duplex" else [[] for _ in self.devices]
         self.operators()
         self.transfers()
         for together in (*self.lanes, *self.out, *self.inward):
@@ -51,8 +55,7 @@ class Exact(Packing):
                 self.model.add_no_overlap(together)
         self.makespan = self.time("makespan")
         self.model.add_max_equality(self.makespan, self.end)
-        if known is not None:
-            self.hint(known)
+        self.hint(known)
 
     def time(self, name: str) -> cp_model.IntVar:
         return self.model.new_int_var(0, self.horizon, name)
@@ -83,8 +86,22 @@ class Exact(Packing):
                 self.model.add(self.at[target][d] + self.at[source][d] + apart <= 2)
             if spent:
                 self.model.add(self.start[target] >= self.end[source] + spent * apart)
-                if self.problem.link != "parallel":
+                self.far(e, spent)
+                if self.link != "parallel":
                     self.queue(ports, e, spent)
+
+    def far(self, e: int, least: int) -> None:
+        """Pairs of devices whose link is slower than the quickest."""
+        edge, links = self.work.edges[e], self.work.links
+        source, target = int(edge["source"]), int(edge["target"])
+        if edge["fixed_us"] >= 0:
+            return
+        for one, other in permutations(self.devices, 2):
+            spent = self.ticks(links[0, one, other] + links[1, one, other] * self.size[edge["tensor"]])
+            if spent > least:
+                away = [self.at[source][one], self.at[target][other]]
+                after = self.model.add(self.start[target] >= self.end[source] + spent)
+                after.only_enforce_if(away)
 
     def queue(self, ports: dict[tuple[int, int], cp_model.IntVar], e: int, spent: int) -> None:
         """The tensor of an edge takes its ports on the way to each device that lacks it."""
@@ -133,8 +150,6 @@ class Exact(Packing):
         self.model.minimize(self.makespan)
         solver = self.solver(seconds, effort)
         status = solver.solve(self.model)
-        if status == cp_model.INFEASIBLE:
-            return Proof(np.inf, None)
         bound = max(floor_us, solver.best_objective_bound / self.scale * (1.0 - ROUNDING))
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return Proof(bound, None)

@@ -13,17 +13,19 @@ Algorithm = Literal["auto", "m-topo", "m-etf", "m-sct", "list", "exact"]
 ALGORITHMS: tuple[Algorithm, ...] = ("auto", "m-topo", "m-etf", "m-sct", "list", "exact")
 LINKS: tuple[LinkModel, ...] = ("duplex", "parallel", "half-duplex")
 RULES: tuple[MemoryRule, ...] = ("train", "infer")
-SECONDS = 20.0  # of search, unless a limit is given
+EFFORT_SECONDS = 20.0  # of search on a common core, unless a limit is given
 
 
 class PlacementOptions(msgspec.Struct, frozen=True):
-    """`seconds` of wall time for the search, which is deterministic unless that cuts it short;
-    `colocation` keeps operators of one group on one device."""
+    """`seconds` limits the wall time of the search. How much it plans to do is `effort_seconds` (the
+    limit, if that is None): so many steps that a common core needs that long. The outcome is the same
+    every time unless the limit cuts it short. `colocation` keeps groups on one device each."""
 
     algorithm: Algorithm = "auto"
     link: LinkModel = "duplex"
     memory_rule: MemoryRule = "train"
-    seconds: float = SECONDS
+    seconds: float | None = None
+    effort_seconds: float | None = None
     seed: int = 0
     colocation: bool = False
 
@@ -34,5 +36,11 @@ class PlacementOptions(msgspec.Struct, frozen=True):
         ):  # fmt: skip
             if word not in known:
                 raise UsageError(f"unknown {word!r}; known: {', '.join(known)}")
-        if not self.seconds > 0:
-            raise UsageError(f"a time limit of {self.seconds} s leaves no time")
+        for amount in (self.seconds, self.effort_seconds):
+            if amount is not None and not amount > 0:
+                raise UsageError(f"{amount} s leaves no time to search")
+
+    @property
+    def planned_seconds(self) -> float:
+        """What the search plans to take."""
+        return self.effort_seconds or self.seconds or EFFORT_SECONDS

@@ -22,6 +22,8 @@ class Packing:
         self.problem, self.work = problem, problem.work
         self.model = cp_model.CpModel()
         self.devices = range(problem.devices)
+        self.size = np.full(self.work.tensors, np.inf)  # bytes; the least where edges disagree
+        np.minimum.at(self.size, self.work.edges["tensor"], self.work.edges["bytes"])
         self.at = self.choices()
         self.copies: dict[tuple[int, int], cp_model.IntVar] = {}
         for edge in self.work.edges:
@@ -54,14 +56,12 @@ class Packing:
         own = self.work.operators
         train = self.problem.train
         unit = max(1.0, float(self.work.capacity.max()) / ROOM)
-        size = np.full(self.work.tensors, np.inf)
-        np.minimum.at(size, self.work.edges["tensor"], self.work.edges["bytes"])
         held = own["persistent"] + own["output"] if train else own["persistent"]
         for d in self.devices:
             terms = [int(b // unit) * self.at[v][d] for v, b in enumerate(held.tolist()) if b]
             room = int(np.ceil(self.work.capacity[d] / unit))
             if train:
-                terms += [int(size[t] // unit) * c for (t, x), c in self.copies.items() if x == d]
+                terms += [int(self.size[t] // unit) * c for (t, x), c in self.copies.items() if x == d]
             largest = self.model.new_int_var(0, room, "")
             for v, temporary in enumerate(own["temporary"].tolist()):
                 needed = temporary if train else temporary + float(own["output"][v])
@@ -72,7 +72,8 @@ class Packing:
     def solver(self, seconds: float, effort: float) -> cp_model.CpSolver:
         """`effort` is CP-SAT's deterministic time; `seconds` only cuts it short."""
         solver = cp_model.CpSolver()
-        solver.parameters.max_time_in_seconds = max(0.01, seconds)
+        if seconds < np.inf:
+            solver.parameters.max_time_in_seconds = max(0.01, seconds)
         solver.parameters.max_deterministic_time = effort
         solver.parameters.random_seed = SEED
         solver.parameters.num_workers = 1

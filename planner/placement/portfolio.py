@@ -9,7 +9,13 @@ from itertools import product
 import numpy as np
 
 from ...cost_model.placement import work_of
-from ...ir.placement import PlacementEdge, PlacementGraph, PlacementNode, uniform_target
+from ...ir.placement import (
+    LinkModel,
+    PlacementEdge,
+    PlacementGraph,
+    PlacementNode,
+    uniform_target,
+)
 from .anneal import anneal, walk_from
 from .bounds import lower_bound_us
 from .coarse import chains, units
@@ -25,11 +31,15 @@ from .topo import topo
 
 CLOSED = 1e-6  # a relative gap of rounding: the placement is optimal
 VISITS_PER_SECOND = 6e6  # operators that the local search simulates: sets how many steps it plans
+MOST_STEPS = 20_000  # per operator: after so many, small graphs give nothing new
+HOT, COLD = 3e-3, 1e-5  # temperatures of the local search, in makespans
 CHUNK_VISITS = 4e5  # between two looks at the clock
 LARGEST_PROGRAM = 20_000  # edges of the linear program of m-SCT inside the portfolio
 LARGEST_MODEL = 12_000  # (operators + edges) * devices of a constraint model
+LARGEST_PACKING = 50_000  # of one without times
 LARGEST_SHORT = 3_000  # of one that is worth a try before the local search
-SHORT_EFFORT, LONG_EFFORT = 2.0, 15.0  # deterministic time of a constraint model
+LOCAL, LOCAL_OF_SMALL = 0.6, 0.25  # of the time for the local search; constraint models the rest
+SHORT_EFFORT, LONG_EFFORT = 0.02, 0.1  # of a second is this in the deterministic time of CP-SAT
 REPAIR_VISITS = 4e7
 
 
@@ -38,7 +48,8 @@ class Search:
 
     def __init__(self, problem: Problem, options: PlacementOptions, began: float) -> None:
         self.problem, self.options = problem, options
-        self.deadline = began + options.seconds
+        self.planned = options.planned_seconds
+        self.deadline = np.inf if options.seconds is None else began + options.seconds
         self.bound_us = lower_bound_us(problem)
         self.members: list[Candidate] = []
         self.infeasible = False
@@ -78,51 +89,56 @@ class Search:
                 return
 
     def make_fit(self) -> None:
-        """If nothing fits: take operators off overfull devices, solve for memory."""
+        """If nothing fits: solve for memory alone, and take operators off overfull devices."""
         if self.fits:
             return
-        steps = int(REPAIR_VISITS / self.problem.operators)
-        for seed, broken in enumerate(sorted(self.members, key=lambda c: c.worth)[:3]):
-            self.members.append(repaired(self.problem, broken, self.options.seed + seed, steps))
-        if not self.fits and self.size <= 4 * LARGEST_MODEL:
-            self.pack()
-
-    def pack(self) -> None:
-        self.infeasible, device = fitting(self.problem, self.left, LONG_EFFORT)
-        if device is not None:
-            rank = -upward_rank(self.problem, 1.0)
-            found = self.problem.by_key("packing", device, rank)
-            steps = int(REPAIR_VISITS / self.problem.operators)
-            self.members += [found, repaired(self.problem, found, self.options.seed, steps)]
+        if self.size <= LARGEST_PACKING:
+            self.infeasible, device = fitting(
+                self.problem, self.left, LONG_EFFORT * self.planned
+            )
+            if device is not None:
+                rank = -upward_rank(self.problem, 1.0)
+                self.members.append(self.problem.by_key("packing", device, rank))
+        if not self.infeasible:
+            count = self.problem.operators
+            steps = int(min(REPAIR_VISITS / count, MOST_STEPS * count))
+            for seed, broken in enumerate(sorted(self.members, key=lambda c: c.worth)[:4]):
+                self.members.append(
+                    repaired(self.problem, broken, self.options.seed + seed, steps)
+                )
 
     def prove_short(self) -> None:
         if self.fits and self.size <= LARGEST_SHORT:
-            self.constrain(SHORT_EFFORT)
+            self.constrain(SHORT_EFFORT * self.planned)
 
     def prove(self) -> None:
         if self.fits and self.size <= LARGEST_MODEL:
-            self.constrain(LONG_EFFORT)
+            self.constrain(LONG_EFFORT * self.planned)
 
     def constrain(self, effort: float) -> None:
-        """A constraint model: a better bound, perhaps a better placement."""
-        model = Exact(self.problem, self.best, self.best.makespan_us)
-        proof = model.solve(self.left, effort, self.bound_us)
-        self.bound_us = min(max(self.bound_us, proof.bound_us), self.best.makespan_us)
-        if proof.found is not None:
-            self.members.append(proof.found)
+        """Constraint models: a better bound, perhaps a better placement. Without ports first: that
+        is a relaxation of the others, and often the stronger bound in the time there is."""
+        links: list[LinkModel] = ["parallel", self.problem.link]
+        for link in dict.fromkeys(links):
+            if self.closed or self.left <= 0:
+                return
+            model = Exact(self.problem, link, self.best)
+            proof = model.solve(self.left, effort / len(set(links)), self.bound_us)
+            self.bound_us = min(max(self.bound_us, proof.bound_us), self.best.makespan_us)
+            if proof.found is not None:
+                self.members.append(proof.found)
 
     def improve(self) -> None:
         """Local search from the best starts, then from the best found: shorter and hotter first."""
         if not self.fits:
             return
-        budget = 0.8 * self.options.seconds * VISITS_PER_SECOND / self.problem.operators
-        starts = self.starts(4)
-        for round_, start in enumerate(starts):
-            self.walk(start, round_, 0.08 * budget, 3e-3, coarse=round_ % 2 == 0)
-        for round_ in range(2):
-            self.walk(self.starts(2)[round_ % len(self.starts(2))], 4 + round_, 0.14 * budget, 2e-3)
-        for round_, hot in enumerate((1e-3, 3e-3)):
-            self.walk(self.best, 8 + round_, 0.2 * budget, hot)
+        part = LOCAL_OF_SMALL if self.size <= LARGEST_SHORT else LOCAL
+        planned = part * self.planned * VISITS_PER_SECOND / self.problem.operators
+        budget = min(planned, MOST_STEPS * self.problem.operators)
+        for round_, start in enumerate(self.starts(3)):
+            self.walk(start, round_, 0.07 * budget, HOT, coarse=round_ == 1)
+        for round_, share in enumerate((0.3, 0.5)):
+            self.walk(self.best, 8 + round_, share * budget, HOT)
 
     def starts(self, most: int) -> list[Candidate]:
         """The best placements with different makespans."""
@@ -140,7 +156,7 @@ class Search:
         walk = walk_from(problem, start, blocks)
         chunk = max(1, int(CHUNK_VISITS / problem.operators))
         rounds = max(1, int(steps / chunk))
-        heat = np.geomspace(hot, 1e-5, rounds + 1) * start.makespan_us
+        heat = np.geomspace(hot, COLD, rounds + 1) * start.makespan_us
         for i in range(rounds):
             seed = (self.options.seed * 1000 + number) * 100_000 + i
             anneal(problem.work, blocks, problem.mode, problem.train, problem.tail_us, walk,

@@ -16,11 +16,14 @@ FIGURES = {
     ),
 }  # fmt: skip
 
+PERSISTENT = {"fig1": (1, 2, 2, 1, 1, 1)}  # on devices of 4
+
 
 def figure(name: str) -> PlacementGraph:
     times, edges = FIGURES[name]
+    held = PERSISTENT.get(name, (0,) * len(times))
     return PlacementGraph(
-        tuple(PlacementNode(i, float(us)) for i, us in enumerate(times)),
+        tuple(PlacementNode(i, float(us), "", held[i]) for i, us in enumerate(times)),
         tuple(PlacementEdge(u, w, 0, comm_us=float(us)) for u, w, us in edges),
         name,
     )
@@ -37,8 +40,9 @@ def random_graph(seed: int, most: int, least: int = 2) -> PlacementGraph:
         for i in range(count)
     )
     density = rng.uniform(0.2, 0.8)
+    made = [rng.randint(0, 6) for _ in range(count)]
     edges = tuple(
-        PlacementEdge(u, w, rng.randint(0, 6), rng.choice((None, u)))
+        PlacementEdge(u, w, made[u], rng.choice((None, u)))
         for w in range(count)
         for u in range(max(0, w - 4), w)
         if rng.random() < density

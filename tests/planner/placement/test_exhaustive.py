@@ -43,7 +43,7 @@ def case(seed: int):
 def test_gaps_are_true_and_nothing_that_fits_is_missed(seed):
     graph, target, link, rule = case(seed)
     least = Rules(graph, target, link, rule).best()
-    options = PlacementOptions(link=link, memory_rule=rule, seconds=2.0)
+    options = PlacementOptions(link=link, memory_rule=rule, effort_seconds=0.5)
     try:
         found = place(graph, target, options).placement
     except InfeasibleError:
