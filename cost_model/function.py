@@ -8,17 +8,28 @@ from __future__ import annotations
 from math import prod
 
 import msgspec
-from msgspec.structs import replace
 
 from ..ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ..ir.cluster import Cluster
 from ..ir.mesh import Mesh
 from ..ir.model import Function, Model, Op
-from ..ir.op import Loops, Site, declaration, site_of
+from ..ir.op import Exchange, Loops, Site, declaration, site_of
 from ..ir.pieces import Variant, made_by, split
 from ..ir.tensor import TensorType
 from .collective import collective_seconds
 from .compute import op_seconds
+
+
+class OpCost(msgspec.Struct, frozen=True):
+    """One operator run once; `communication_seconds` is what it or a collective sends."""
+
+    compute_seconds: float
+    communication_seconds: float
+    flops: float
+
+    @property
+    def seconds(self) -> float:
+        return self.compute_seconds + self.communication_seconds
 
 
 class PieceCost(msgspec.Struct, frozen=True):
@@ -52,7 +63,7 @@ class Pricer:
 
     def __init__(self, cluster: Cluster, mesh: Mesh) -> None:
         self.cluster, self.mesh = cluster, mesh
-        self.seen: dict[tuple[object, ...], tuple[float, float]] = {}
+        self.seen: dict[tuple[object, ...], OpCost] = {}
 
     def function(self, local: Function, variant: Variant) -> FunctionCost:
         pieces = split(local, variant)
@@ -72,32 +83,46 @@ class Pricer:
     ) -> PieceCost:
         compute = communication = flops = 0.0
         for op in ops:
-            seconds, count = self.op(local, op)
-            if op.target.startswith("comm."):
-                communication += seconds
-            else:
-                compute, flops = compute + seconds, flops + count
+            cost = self.op(local, op)
+            compute += cost.compute_seconds
+            communication += cost.communication_seconds
+            flops += cost.flops
         return PieceCost(compute, communication, flops, peak_bytes(local, ops, roots, kept, given))
 
-    def op(self, local: Function, op: Op) -> tuple[float, float]:
-        """(seconds, flops) of one operator on local shards."""
+    def op(self, local: Function, op: Op) -> OpCost:
+        """The price of one operator on local shards."""
         site = site_of(op, local.types)
-        operands, results = site.operands, site.results
         if op.target.startswith("comm.") and op.target[5:] in COLLECTIVES:
-            return self.collective(op, operands, results), 0.0
-        key = (op.target, op.args, operands, results)
+            return OpCost(0.0, self.collective(op, site.operands, site.results), 0.0)
+        key = (op.target, op.args, op.kwargs.get("over"), site.operands, site.results)
         if key not in self.seen:
-            self.seen[key] = self.operator(replace(site, op=_plain(op)))
+            self.seen[key] = self.operator(site)
         return self.seen[key]
 
-    def operator(self, site: Site) -> tuple[float, float]:
+    def operator(self, site: Site) -> OpCost:
         declared = declaration(site)
         work = declared.work if declared else "move"
-        flops = count_flops(declared)
-        dtype = next((t.dtype for t in site.operands if t.is_float), "float32")
         if work == "view":
-            return 0.0, 0.0
-        return float(op_seconds(work, flops, moved_bytes(site), dtype, self.cluster.device)), flops
+            return OpCost(0.0, 0.0, 0.0)
+        flops, communication = count_flops(declared), 0.0
+        over = site.op.kwargs.get("over")
+        if declared is not None and isinstance(over, tuple):
+            for name in over:
+                axis = self.mesh.index(str(name))
+                communication += self.exchanges(declared, axis)
+                # what tokens leave on other ranks comes back from others as much
+                flops *= self.mesh.axes[axis].size if declared.pairs else 1
+        dtype = next((t.dtype for t in site.operands if t.is_float), "float32")
+        compute = op_seconds(work, flops, moved_bytes(site), dtype, self.cluster.device)
+        return OpCost(float(compute), communication, flops)
+
+    def exchanges(self, declared: Loops, axis: int) -> float:
+        """Seconds of what an operator sends over an axis by itself."""
+        size, stride = self.mesh.axes[axis].size, self.mesh.stride(axis)
+        return sum(
+            float(collective_seconds(e.kind, exchanged_bytes(e, declared), size, stride, self.cluster))
+            for e in declared.exchanges
+        )
 
     def collective(
         self, op: Op, operands: tuple[TensorType, ...], results: tuple[TensorType | None, ...]
@@ -117,11 +142,10 @@ COLLECTIVES = frozenset(
 )
 
 
-def _plain(op: Op) -> Op:
-    """`comm.dropout` is priced as the operator it stands for."""
-    if not op.target.startswith("comm."):
-        return op
-    return Op(f"plait.{op.target[5:]}.default", op.args, op.kwargs, op.results, op.scope)
+def exchanged_bytes(exchange: Exchange, declared: Loops) -> float:
+    """Bytes of one exchange at the operator's (local) sizes."""
+    sizes = (declared.size(name) for dim in exchange.dims for name in dim)
+    return prod(sizes) * exchange.item_bytes * exchange.times
 
 
 def count_flops(declared: Loops | None) -> float:
@@ -137,8 +161,7 @@ def storage(local: Function) -> list[int]:
     roots = list(range(len(local.types)))
     for op in local.ops:
         operands = op.operands()
-        moved = op.target.startswith("comm.")
-        declared = None if moved else declaration(site_of(op, local.types))
+        declared = declaration(site_of(op, local.types))
         if declared is not None and declared.work == "view" and operands:
             for result in op.results:
                 roots[result] = roots[operands[0]]

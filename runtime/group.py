@@ -49,6 +49,25 @@ class Group:
             dist.all_reduce(result, group=self.handle)
         return result
 
+    def maximum(self, x: Tensor) -> Tensor:
+        """The largest over the ranks, in a new tensor."""
+        if self.size == 1:
+            return x
+        result = x.clone(memory_format=torch.contiguous_format)
+        with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
+            dist.all_reduce(result, dist.ReduceOp.MAX, group=self.handle)
+        return result
+
+    def exchange(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """Rows of `x` in order to every rank, `sent` of them each, for those that come from it."""
+        if self.size == 1:
+            return x
+        result = x.new_empty((sum(received), *x.shape[1:]))
+        share = 1 - sent[self.index] / max(sum(sent), 1)
+        with self.watched("all_to_all", x, share):
+            dist.all_to_all_single(result, x.contiguous(), received, sent, group=self.handle)
+        return result
+
     def all_gather(self, x: Tensor) -> Tensor:
         """`[ranks, *x.shape]` from every rank's `x`."""
         if self.size == 1:

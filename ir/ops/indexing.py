@@ -9,23 +9,6 @@ from .pattern import Words, aligned, integer, literal, pattern, words
 MOVE: Work = "move"
 
 
-@declare("aten.embedding.default")
-def embedding(site: Site) -> Loops:
-    """table, indices -> rows"""
-    places = words(site.operands[1].shape, "n")
-    text = pattern([["v!", "h"], places], [[*places, "h"]])
-    return loops(text, site, linear=((0,),), work=MOVE, flops=0)
-
-
-@declare("aten.embedding_dense_backward.default")
-def embedding_backward(site: Site) -> Loops:
-    """gradient, indices -> of the table: the places add up, unless counted for scaling"""
-    scaled = literal(site, 4) is True
-    places = words(site.operands[1].shape, "n", whole=range(9) if scaled else ())
-    text = pattern([[*places, "h"], places], [["v!", "h"]])
-    return loops(text, site, linear=((0,),), work=MOVE, flops=0)
-
-
 def _shared(shape: tuple[int, ...], index: tuple[int, ...], dim: int) -> tuple[Words, Words] | None:
     """Words of a tensor and of indices into it along `dim`; None when other dims differ."""
     others = [d for d in range(len(shape)) if d != dim]

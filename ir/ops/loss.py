@@ -1,24 +1,34 @@
-"""Losses over classes: rows are independent, classes are whole."""
+"""Losses over classes: rows are independent, classes are joined or whole."""
 
 from __future__ import annotations
 
-from ..op import Loops, Site, declare, loops
+from ..op import Exchange, Loops, Site, declare, loops
 from .pattern import Words, integer, pattern, present, words
 
 NONE, MEAN, SUM = 0, 1, 2
 
 
-@declare("plait.cross_entropy.default")
+CLASSES = (("v",),)
+
+
+@declare("plait.cross_entropy.default", placed=True)
 def cross_entropy(site: Site) -> Loops:
-    """logits, labels -> losses, logsumexp"""
-    return loops("[n v!], [n] -> [n], [n]", site, work="reduce", flops=5)
+    """logits, labels, ignored label, classes -> losses, logsumexp
+
+    Split over the classes, ranks join each row's maximum, sum and picked score (Megatron-LM)."""
+    text = "[n v], [n] -> [n], [n]"
+    joined = (Exchange("all_reduce", (("n",),), 4, 3),)
+    return loops(
+        text, site, kinds={"v": "joint"}, work="reduce", flops=5, places=((3, CLASSES),),
+        exchanges=joined,
+    )  # fmt: skip
 
 
-@declare("plait.cross_entropy_backward.default")
+@declare("plait.cross_entropy_backward.default", placed=True)
 def cross_entropy_backward(site: Site) -> Loops:
-    """gradient, logits, labels, logsumexp -> of logits"""
-    text = "[n], [n v!], [n], [n] -> [n v!]"
-    return loops(text, site, linear=((0,),), work="reduce", flops=5)
+    """gradient, logits, labels, logsumexp, ignored label, classes -> of logits"""
+    text = "[n], [n v], [n], [n] -> [n v]"
+    return loops(text, site, linear=((0,),), work="reduce", flops=5, places=((5, CLASSES),))
 
 
 def _rows(shape: tuple[int, ...], whole: bool) -> tuple[Words, Words]:

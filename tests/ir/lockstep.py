@@ -1,11 +1,16 @@
 """All ranks in one process: a local function run in lockstep, collectives done on lists of tensors."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import torch
 
 from plait.ir.capture.execute import run_op
+from plait.ir.capture.literals import decode
 from plait.ir.layout import Factors, Layout, fits
 from plait.ir.mesh import Mesh
-from plait.ir.model import Function, Op, Ref
+from plait.ir.model import Function, Ref
+from plait.runtime.placed import Placed
 
 Ranks = list[torch.Tensor]
 
@@ -71,9 +76,9 @@ def unshard(pieces: Ranks, factors: Factors, layout: Layout, mesh: Mesh) -> torc
 
 
 def gather(parts: Ranks, dim: int, outer: int) -> torch.Tensor:
-    split = [p.reshape(*p.shape[:dim], outer, -1, *p.shape[dim + 1 :]) for p in parts]
+    split = [p.unflatten(dim, (outer, p.shape[dim] // outer)) for p in parts]
     whole = torch.cat(split, dim + 1)
-    return whole.reshape(*parts[0].shape[:dim], -1, *parts[0].shape[dim + 1 :])
+    return whole.flatten(dim, dim + 1)
 
 
 def take(piece: torch.Tensor, dim: int, outer: int, ways: int, place: int) -> torch.Tensor:
@@ -131,28 +136,77 @@ def collective(op, values, mesh):
 
 
 def placed(op, values, mesh):
-    """An operator that depends on where its shard lies: places become (size, stride, start)."""
-    outs = []
-    for rank in range(mesh.size):
-        args = tuple(triples(a, mesh, rank) if is_places(a) else a for a in op.args)
-        whole = Op(f"plait.{op.target[5:]}.default", args, op.kwargs, op.results)
-        outs.append(run_op(whole, lambda v, r=rank: values[v][r]))
+    """An operator that is told where its shard lies, as the runtime runs it: a thread per rank."""
+    meeting = Meeting(mesh)
+
+    def one(rank):
+        args = [decode(a, lambda v: values[v][rank]) for a in op.args]
+        made = getattr(Rank(meeting, rank), op.target[5:])(*args, **op.kwargs)
+        return made if isinstance(made, tuple) else (made,)
+
+    if "over" not in op.kwargs:
+        outs = [one(rank) for rank in range(mesh.size)]
+    else:
+        with ThreadPoolExecutor(mesh.size) as threads:
+            outs = list(threads.map(one, range(mesh.size)))
     return [list(column) for column in zip(*outs, strict=True)]
 
 
-def is_places(argument) -> bool:
-    return isinstance(argument, tuple) and argument and isinstance(argument[0], tuple)
+class Meeting:
+    """Where the ranks of one operator meet: each brings something and sees what all brought."""
+
+    def __init__(self, mesh: Mesh):
+        self.mesh, self.barrier = mesh, Barrier(mesh.size)
+        self.brought = [None] * mesh.size
+
+    def bring(self, rank: int, thing):
+        self.brought[rank] = thing
+        self.barrier.wait(60)
+        seen = list(self.brought)
+        self.barrier.wait(60)
+        return seen
 
 
-def triples(places, mesh, rank):
-    made = []
-    for size, stride, axes in places:
-        position = 0
-        for name in axes:
-            axis = mesh.index(name)
-            position = position * mesh.axes[axis].size + mesh.coordinate(rank)[axis]
-        made += [size, stride, position * size]
-    return tuple(made)
+class Rank(Placed):
+    """One rank of a lockstep run, as operators of shards see it."""
+
+    def __init__(self, meeting: Meeting, rank: int):
+        mesh = meeting.mesh
+        self.meeting, self.rank = meeting, rank
+        self.sizes = {axis.name: axis.size for axis in mesh.axes}
+        names = [axis.name for axis in mesh.axes]
+        self.places = dict(zip(names, mesh.coordinate(rank), strict=True))
+
+    def group(self, axis):
+        groups = self.meeting.mesh.groups((self.meeting.mesh.index(axis),))
+        return next(group for group in groups if self.rank in group)
+
+    def sum_over(self, x, axes):
+        for axis in axes:
+            seen = self.meeting.bring(self.rank, x)
+            x = sum(seen[r] for r in self.group(axis))
+        return x
+
+    def max_over(self, x, axes):
+        for axis in axes:
+            seen = self.meeting.bring(self.rank, x)
+            x = torch.stack([seen[r] for r in self.group(axis)]).amax(0)
+        return x
+
+    def exchange(self, x, axis, sent, received):
+        seen = self.meeting.bring(self.rank, x.split(sent))
+        group = self.group(axis)
+        rows = [seen[r][group.index(self.rank)] for r in group]
+        assert [len(r) for r in rows] == received
+        return torch.cat(rows)
+
+
+def divides(known, option, ways, size) -> bool:
+    """Whether a further axis can split what the option splits; operators exchange over one axis."""
+    taken = {loop for loop, _ in ways}
+    if option.partner is not None and taken & {loop for loop, _ in option.cuts}:
+        return False
+    return all(known.parts[c[0]][c[1]] % (ways.get(c, 1) * size) == 0 for c in option.cuts)
 
 
 def random_choices(axes, mesh: Mesh, rng):
@@ -162,16 +216,10 @@ def random_choices(axes, mesh: Mesh, rng):
         ways: dict[tuple[str, int], int] = {}
         picked = []
         for axis in mesh.axes:
-            usable = [
-                i
-                for i, o in enumerate(known.options)
-                if not o.loop or o.size % (ways.get((o.loop, o.part), 1) * axis.size) == 0
-            ]
+            usable = [i for i, o in enumerate(known.options) if divides(known, o, ways, axis.size)]
             number = rng.choice(usable)
-            option = known.options[number]
-            if option.loop:
-                key = (option.loop, option.part)
-                ways[key] = ways.get(key, 1) * axis.size
+            for cut in known.options[number].cuts:
+                ways[cut] = ways.get(cut, 1) * axis.size
             picked.append(number)
         choices.append(tuple(picked))
     return tuple(choices)

@@ -80,7 +80,7 @@ def check(function, axes, mesh, rng, source, whole):
         )
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit", "t5"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "vit", "t5", "mixtral"])
 def test_random_strategies_equal_the_whole(name):
     torch.manual_seed(0)
     module, batch = ZOO[name]()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from plait.ir.capture.operators import OPS, whole_index
+from plait.ir.capture.operators import OPS
+from plait.ir.capture.places import whole_index
 
 from .drawn import F64, below, of, real
 from .pieces import Sample
@@ -79,7 +80,7 @@ def _attention(
     q, k, v, upper = real(b, n, s, d), real(b, g, t, d), real(b, g, t, e), real(b, n, s, e)
     mask = None if bias is None else real(*bias)
     key = torch.tensor([12345, 0]) if p else None
-    rest = (causal, 0.5, p, 7, whole_index((b, n, s, t)) if p else ())
+    rest = (causal, 0.5, p, 7, whole_index((b, n, s, t)) if p else (), (), ())
     out, logsumexp = OPS.attention(q, k, v, mask, key, *rest)
     saved = (upper, q, k, v, mask, key, out, logsumexp, *rest)
     made = [
@@ -93,11 +94,22 @@ def _attention(
 
 def _cross_entropy() -> list[Sample]:
     logits, labels = real(6, 8), torch.tensor([1, -100, 3, 7, 0, -100])
-    _, logsumexp = OPS.cross_entropy(logits, labels, -100)
+    _, logsumexp = OPS.cross_entropy(logits, labels, -100, [])
     forward, backward = "plait.cross_entropy.default", "plait.cross_entropy_backward.default"
     return [
-        of(forward, logits, labels, -100),
-        of(backward, real(6), logits, labels, logsumexp, -100),
+        of(forward, logits, labels, -100, ()),
+        of(backward, real(6), logits, labels, logsumexp, -100, ()),
+    ]
+
+
+def _experts(n: int, k: int, e: int) -> list[Sample]:
+    f, h, o = 4, 6, 8
+    choice = torch.stack([torch.randperm(e)[:k] for _ in range(n)])
+    weights = real(e, 2 * f, h), real(e, o, f)
+    rest = (real(n, h), choice, torch.rand(n, k, dtype=F64), *weights, "silu", e, ())
+    return [
+        of("plait.experts.default", *rest),
+        of("plait.experts_backward.default", real(n, o), *rest),
     ]
 
 
@@ -114,6 +126,7 @@ OURS = [
     of("plait.dropout.default", real(4, 6, 2), KEY, 0.4, 3, whole_index((4, 6, 2))),
     of("plait.dropout.default", real(4, 1), KEY, 0.4, 3, whole_index((4, 1))),
     *_cross_entropy(),
+    *_experts(8, 2, 4),
 ]
 
 
