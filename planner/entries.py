@@ -1,18 +1,20 @@
-"""The price of every function under every (tensor-parallel ways, local batch, memory variant).
+"""The price of every function under every inner split, local batch and memory variant.
 
-One entry per distinct function, never per layer. The split over the tensor-parallel axis is solved
-once per (function, ways); the local form is made and priced once per local batch.
+One entry per distinct function, never per layer. The split over the axes inside a batch replica
+(tensor, sequence, experts) is solved once per function and word; the local form is made and priced
+once per local batch.
 """
 
 from __future__ import annotations
 
-from ..cost_model.collective import collective_seconds
-from ..cost_model.compute import op_seconds
+from math import prod
+
+import msgspec
+
 from ..cost_model.function import FunctionCost, Pricer, count_flops
-from ..ir.axes import Option
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
-from ..ir.layout import REPLICATE, State, UnreachableLayout, fits
+from ..ir.layout import PARTIAL, REPLICATE, State, UnreachableLayout, fits
 from ..ir.local import MICRO, Boundary, Choices, localize
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Call, Function, Model
@@ -20,7 +22,19 @@ from ..ir.pieces import Variant
 from ..ir.plan import Sharding
 from ..ir.strategy import ROLES, Strategy
 from .batch import AxisSharding, split_batch
-from .sharding import Costs, OperatorSplit
+from .rules import UnevenTokens, axis_rule
+from .sharding import ShardingProblem, solve
+from .sharding.costs import RooflineCosts
+
+Word = tuple[tuple[str, int], ...]  # the axes inside a batch replica, outermost first
+Splits = dict[str, AxisSharding]  # by axis
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """The price of one call; `summed_bytes` are local bytes of gradients to add up, by axis."""
+
+    cost: FunctionCost
+    summed_bytes: dict[str, int]
 
 
 class Entries:
@@ -30,13 +44,24 @@ class Entries:
         self.model, self.cluster = model, cluster
         self.flow: Flow = flow(model)
         self.functions = {f.name: f for f in model.functions}
-        self.batch = {
-            f.name: split_batch(f, self.flow, self.summed(f)) for f in model.functions
+        self.batch = {f.name: split_batch(f, self.flow, self.summed(f)) for f in model.functions}
+        self.experts = {
+            f.name: split_batch(f, self.flow, self.summed(f), experts=True) for f in model.functions
         }
-        self.tensor: dict[tuple[str, int], AxisSharding] = {}
-        self.costs: dict[tuple[str, int, int, Variant], FunctionCost | None] = {}
-        self.pricers: dict[int, Pricer] = {}
+        self.solved: dict[Word, dict[str, Splits] | None] = {}
+        self.costs: dict[tuple[str, Word, int, Variant], Entry | None] = {}
+        self.pricers: dict[Word, Pricer] = {}
         self.timed: dict[str, bool] = {}
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether some function's experts can lie apart."""
+        return any(self.experts[name] != self.batch[name] for name in self.functions)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether samples have tokens that can be split."""
+        return any(self.flow.tokens.values())
 
     def summed(self, function: Function) -> frozenset[int]:
         """Outputs that stay sums over the batch: the loss."""
@@ -48,10 +73,23 @@ class Entries:
                         found.add(output.value)
         return frozenset(found)
 
-    def splits(self, ways: int) -> None:
-        """Solve every function's split over `ways` devices, the costliest first: a parameter that
-        two functions share lies as the first of them likes."""
-        decided: dict[str, State] = {}
+    def splits(self, word: Word) -> dict[str, Splits] | None:
+        """Every function's split over searched axes; None where tokens do not divide.
+
+        The costliest function first: a parameter that two functions share lies as the first likes.
+        """
+        if word not in self.solved:
+            try:
+                self.solved[word] = self.solve(word)
+            except UnevenTokens:
+                self.solved[word] = None
+        return self.solved[word]
+
+    def solve(self, word: Word) -> dict[str, Splits]:
+        if all(size == 1 for _, size in word):
+            return {name: {} for name in self.functions}
+        decided: dict[str, tuple[State, ...]] = {}
+        found: dict[str, Splits] = {}
         order = sorted(self.functions.values(), key=lambda f: (-self.weight(f), f.name))
         for function in order:
             calls = [c for c in self.model.calls if c.function == function.name]
@@ -61,12 +99,12 @@ class Entries:
                 for item, name in zip(function.held(), call.parameters, strict=True)
                 if name in decided
             }
-            axes = self.flow.axes[function.name]
-            costs, cut = self.axis_costs(function, ways), self.weights(function, calls)
-            made = OperatorSplit(function, axes, ways, costs, fixed, cut).solve()
-            self.tensor[function.name, ways] = made
+            made = self.split(function, word, fixed, self.weights(function, calls))
+            found[function.name] = {name: axis for (name, _), axis in made}
             for call in calls:
-                decided.update(zip(call.parameters, made.inputs, strict=False))
+                states = zip(*(axis.inputs for _, axis in made), strict=True)
+                decided.update(zip(call.parameters, states, strict=False))
+        return found
 
     def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
         """Weight matrices of repeated layers: the role promises that they lie in pieces."""
@@ -80,68 +118,81 @@ class Entries:
             count_flops(known.declared) for known in self.flow.axes[function.name].ops
         ) * sum(call.function == function.name for call in self.model.calls)
 
-    def axis_costs(self, function: Function, ways: int) -> Costs:
-        """Prices of options and moves, at one sample per device: they scale alike with the batch."""
-        axes, batch = self.flow.axes[function.name], self.flow.batch[function.name]
-        share = self.model.batch
-        split = _split_values(function, self.batch[function.name], axes.ops)
-
-        def size(value: int) -> float:
-            return function.types[value].bytes / (share if value in split else 1)
-
-        def operator(i: int, option: Option) -> float:
-            if option.atom in batch:
-                return 1e6
-            op, declared = function.ops[i], axes.ops[i].declared
-            work = declared.work if declared else "move"
-            if work == "view":
-                return 0.0
-            pieces = ways if option.loop else 1
-            moved = sum(
-                size(v) / (ways if isinstance(s, tuple) else 1)
-                for v, s in zip(
-                    (*op.operands(), *op.results), (*option.inputs, *option.outputs), strict=True
-                )
-                if v >= 0
+    def split(
+        self,
+        function: Function,
+        word: Word,
+        fixed: dict[int, tuple[State, ...]],
+        cut: frozenset[int],
+    ) -> list[tuple[tuple[str, int], AxisSharding]]:
+        """The cheapest split of one function over the searched axes of a word, jointly."""
+        axes = self.flow.axes[function.name]
+        searched = [(role, size) for role, size in word if ROLES[role].searched and size > 1]
+        rules = tuple(
+            axis_rule(
+                role, size, function, self.flow,
+                tokens_between=Strategy(word).tokens_between,
+                given=self.given(function),
+                summed=self.summed(function),
+                must_cut=cut,
+                fixed={value: states[i] for value, states in fixed.items()},
             )
-            along = share if any(v in split for v in (*op.operands(), *op.results)) else 1
-            flops = count_flops(declared) / along / pieces
-            dtype = next(
-                (function.types[v].dtype for v in op.operands() if function.types[v].is_float),
-                "float32",
-            )
-            return float(op_seconds(work, flops, moved, dtype, self.cluster.device))
+            for i, (role, size) in enumerate(searched)
+        )  # fmt: skip
+        mesh = Mesh(tuple(Axis(role, size) for role, size in searched))
+        strides = tuple(mesh.stride(i) for i in range(len(searched)))
+        batch = _split_values(function, self.batch[function.name], axes.ops)
+        costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.model.batch)
+        made = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
+        return list(zip(searched, made, strict=True))
 
-        def collective(value: int, kind: str) -> float:
-            if kind in ("cut", "share"):
-                return 0.0
-            return float(collective_seconds(kind, int(size(value)), ways, 1, self.cluster))
+    def token_ways(self, function: Function, value: int, word: Word) -> int:
+        """Into how many pieces a value between calls lies cut by tokens."""
+        if self.flow.token_shard(function, value) is None:
+            return 1
+        flag = Strategy(word).tokens_between
+        return prod(n for role, n in word if ROLES[role].sequence or (flag and ROLES[role].operators))
 
-        return Costs(operator, collective)
+    def given(self, function: Function) -> frozenset[int]:
+        """Inputs that some call takes from the batch itself."""
+        batched = {i.name for i in self.model.inputs}
+        return frozenset(
+            item.value
+            for call in self.model.calls
+            if call.function == function.name
+            for name, item in zip(call.arguments, function.activations(), strict=True)
+            if name in batched
+        )
 
-    def cost(self, name: str, ways: int, local_batch: int, variant: Variant) -> FunctionCost | None:
+    def entry(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
         """The price of one call, or None where the function cannot be split so."""
-        key = (name, ways, local_batch, variant)
+        key = (name, word, local_batch, variant)
         if key not in self.costs:
-            self.costs[key] = self.price(name, ways, local_batch, variant)
+            self.costs[key] = self.price(name, word, local_batch, variant)
         return self.costs[key]
 
-    def price(
-        self, name: str, ways: int, local_batch: int, variant: Variant
-    ) -> FunctionCost | None:
-        strategy = Strategy((("dp", self.model.batch // local_batch), ("tp", ways)))
+    def price(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
+        experts = prod(size for role, size in word if ROLES[role].batch)
+        if self.model.batch % (local_batch * experts):
+            return None
+        strategy = Strategy((("dp", self.model.batch // local_batch // experts), *word))
         sharding = self.sharding(name, strategy, 1)
         if sharding is None:
             return None
-        function = self.functions[name]
-        local = localize(
-            function, self.flow.axes[name], sharding.mesh, sharding.choices, sharding.boundary
-        )
-        if ways not in self.pricers:
-            self.pricers[ways] = Pricer(self.cluster, sharding.mesh)
-        pricer = self.pricers[ways]
+        function, axes = self.functions[name], self.flow.axes[name]
+        local = localize(function, axes, sharding.mesh, sharding.choices, sharding.boundary)
+        pricer = self.pricers.setdefault(word, Pricer(self.cluster, sharding.mesh))
         pricer.mesh = sharding.mesh
-        return pricer.function(local, variant)
+        summed = {
+            axis.name: sum(
+                local.types[mine.value].bytes
+                for mine, layout in zip(local.inputs, sharding.boundary.gradients, strict=True)
+                if mine.kind == "parameter" and layout is not None and layout[i] == PARTIAL
+            )
+            for i, axis in enumerate(sharding.mesh.axes)
+            if axis.name not in ("dp", MICRO) and axis.size > 1
+        }
+        return Entry(pricer.function(local, variant), summed)
 
     def in_time(self, name: str) -> bool:
         """Whether a function can run on micro-batches: nothing in it mixes their samples."""
@@ -159,18 +210,22 @@ class Entries:
     def sharding(self, name: str, strategy: Strategy, micro_batches: int) -> Sharding | None:
         """The split of a function under a strategy and a number of micro-batches."""
         function, axes = self.functions[name], self.flow.axes[name]
-        ways = strategy.size("tp")
-        if ways > 1 and (name, ways) not in self.tensor:
-            self.splits(ways)
-        per_axis = []
-        mesh_axes = []
+        solved = self.splits(strategy.searched)
+        if solved is None:
+            return None
+        per_axis, mesh_axes = [], []
         for role, size in (*strategy.axes, (MICRO, micro_batches)):
-            if role != MICRO and ROLES[role].stages:
+            kind = ROLES.get(role)
+            if kind is not None and kind.stages:
                 continue
-            batch = role == MICRO or ROLES[role].batch
             mesh_axes.append(Axis(role, size))
-            tensor = self.tensor.get((name, size)) if not batch else None
-            per_axis.append(tensor or (self.batch[name] if batch else _whole(function)))
+            if role in solved[name]:
+                per_axis.append(solved[name][role])
+            elif kind is None or kind.batch:
+                apart = kind is not None and kind.experts
+                per_axis.append(self.experts[name] if apart else self.batch[name])
+            else:
+                per_axis.append(_whole(function))
         mesh = Mesh(tuple(mesh_axes))
         boundary = join(per_axis)
         layouts = zip(

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import accumulate, pairwise
+from math import prod
 
 import msgspec
 
 from ..cost_model.collective import collective_seconds
-from ..cost_model.function import FunctionCost
 from ..ir.cluster import Cluster
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
-from .entries import Entries
+from .entries import Entries, Entry, Word
 
 MARGIN = 0.03  # of the budget terms: allocator rounding and fragmentation (assumed)
 
@@ -39,7 +39,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
 class StageSums(msgspec.Struct, frozen=True):
     """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
-    device. `call_bytes` counts calls by the bytes of weights they hold."""
+    device. `summed_bytes` are gradients to add up, by the axis inside a replica of the batch;
+    `call_bytes` counts calls by the bytes of weights they hold."""
 
     first: int
     last: int
@@ -48,6 +49,7 @@ class StageSums(msgspec.Struct, frozen=True):
     communication_seconds: float
     once_seconds: float
     held_bytes: int
+    summed_bytes: dict[str, int]
     call_bytes: tuple[tuple[int, int], ...]
     saved_bytes: int
     transient_bytes: int
@@ -70,7 +72,7 @@ class Evaluator:
         self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
         self.in_time = model_in_time(entries, self.once)
-        self.cuts: dict[tuple[int, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
+        self.cuts: dict[tuple[Word, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
     def variant(self, call: int, memory: Memory) -> Memory:
         """Only repeated layers recompute: they are where the activations are."""
@@ -83,8 +85,7 @@ class Evaluator:
         ways = strategy.batch_ways()
         if self.global_batch % (ways * micro_batches) or (micro_batches > 1 and not self.in_time):
             return None
-        tensor, batch = strategy.size("tp"), self.global_batch // ways
-        key = (tensor, batch, micro_batches, memory, strategy.size("pp"))
+        key = (strategy.inside, self.global_batch // ways, micro_batches, memory, strategy.stages)
         if key not in self.cuts:
             self.cuts[key] = self.cut(*key)
         sums = self.cuts[key]
@@ -97,29 +98,36 @@ class Evaluator:
         return self.assemble(strategy, micro_batches, memory, stages)
 
     def cut(
-        self, tensor: int, batch: int, micro_batches: int, memory: Memory, stages: int
+        self, word: Word, batch: int, micro_batches: int, memory: Memory, stages: int
     ) -> tuple[StageSums, ...] | None:
         """The calls cut into stages, summed up: the same for every role of the batch axes."""
-        costs = []
+        entries = []
         for i, call in enumerate(self.calls):
             local = batch if i in self.once else batch // micro_batches
-            cost = self.entries.cost(call.function, tensor, local, self.variant(i, memory))
-            if cost is None:
+            entry = self.entries.entry(call.function, word, local, self.variant(i, memory))
+            if entry is None:
                 return None
-            costs.append(cost)
-        seconds = [c.forward.seconds + c.backward.seconds for c in costs]
+            entries.append(entry)
+        seconds = [e.cost.forward.seconds + e.cost.backward.seconds for e in entries]
         bounds = partition(seconds, stages)
         if bounds is None:
             return None
         return tuple(
-            self.sums(costs, first, last, batch // micro_batches)
+            self.sums(entries, first, last, word, batch // micro_batches)
             for first, last in pairwise(bounds)
         )
 
-    def sums(self, costs: list[FunctionCost], first: int, last: int, samples: int) -> StageSums:
-        calls = [costs[i] for i in range(first, last) if i not in self.once]
-        once = [costs[i] for i in self.once]
-        held = self.held_bytes([i for i in range(first, last) if i not in self.once], costs)
+    def sums(
+        self, entries: list[Entry], first: int, last: int, word: Word, samples: int
+    ) -> StageSums:
+        own = [i for i in range(first, last) if i not in self.once]
+        calls = [entries[i].cost for i in own]
+        once = [entries[i].cost for i in self.once]
+        held = self.held_bytes(own, [e.cost.held_bytes for e in entries])
+        summed = {
+            role: self.held_bytes(own, [e.summed_bytes.get(role, 0) for e in entries])
+            for role, _ in word
+        }
         return StageSums(
             first=first,
             last=last,
@@ -130,19 +138,20 @@ class Evaluator:
             ),
             once_seconds=sum(c.forward.seconds for c in once),
             held_bytes=held,
+            summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls),
             transient_bytes=max(
                 (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
             ),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
-            crossing_bytes=self.crossing(last, samples),
+            crossing_bytes=self.crossing(last, samples, word),
         )
 
     def assemble(
         self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]
     ) -> Candidate:
-        stride = strategy.devices // strategy.size("pp")
+        stride = strategy.devices // strategy.stages
         busy = [
             s.forward_seconds
             + s.backward_seconds
@@ -164,7 +173,8 @@ class Evaluator:
         zero = _Zero(strategy, self.cluster)
         gather = sum(n * zero.gather_seconds(held) for held, n in sums.call_bytes)
         scatter = sum(n * zero.scatter_seconds(held) for held, n in sums.call_bytes)
-        sync = zero.sync_seconds(sums.held_bytes) + self.optimizer_seconds(sums.held_bytes, zero)
+        sync = zero.sync_seconds(sums.held_bytes, sums.summed_bytes)
+        sync += self.optimizer_seconds(sums.held_bytes, zero)
         return Stage(
             sums.first,
             sums.last,
@@ -176,7 +186,7 @@ class Evaluator:
             self.memory(sums, zero, min(after + 1, micro_batches)),
         )
 
-    def held_bytes(self, calls: list[int], costs: list[FunctionCost]) -> int:
+    def held_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
         """Local bytes of the parameters that these calls hold, shared ones once."""
         seen: set[str] = set()
         total = 0
@@ -184,11 +194,11 @@ class Evaluator:
             names = self.calls[i].parameters
             new = sum(self.parameters[n].type.bytes for n in names if n not in seen)
             whole = sum(self.parameters[n].type.bytes for n in names)
-            total += costs[i].held_bytes * new // whole if whole else 0
+            total += local_bytes[i] * new // whole if whole else 0
             seen.update(names)
         return total
 
-    def crossing(self, at: int, samples: int) -> int:
+    def crossing(self, at: int, samples: int, word: Word) -> int:
         """Bytes that one device sends per micro-batch of `samples` over the boundary at a call."""
         if at >= len(self.calls):
             return 0
@@ -197,7 +207,8 @@ class Evaluator:
             function = self.entries.functions[call.function]
             if function.differentiable:
                 for name, output in zip(call.results, function.outputs, strict=True):
-                    made[name] = function.types[output.value].bytes
+                    ways = self.entries.token_ways(function, output.value, word)
+                    made[name] = function.types[output.value].bytes // ways
         used = {name for call in self.calls[at:] for name in call.arguments}
         whole = sum(amount for name, amount in made.items() if name in used)
         return whole * samples // self.model.batch
@@ -234,39 +245,42 @@ def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
 
 
 class _Zero:
-    """What the zero roles of a strategy cut, and what their collectives cost."""
+    """What the zero roles of a strategy cut, and what adding up gradients costs."""
 
     def __init__(self, strategy: Strategy, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.batch = [(r, n, _stride(strategy, r)) for r, n in strategy.axes if ROLES[r].batch]
-        self.shards = frozenset(s for r, _, _ in self.batch for s in ROLES[r].shards)
-        self.ways = 1
-        for role, size, _ in self.batch:
-            self.ways *= size if ROLES[role].shards else 1
+        axes = [(r, n, _stride(strategy, r)) for r, n in strategy.axes]
+        self.sharded = [a for a in axes if ROLES[a[0]].shards]
+        self.inside = [a for a in axes if a[:2] in strategy.inside]
+        self.replicas = [a for a in axes if ROLES[a[0]].batch and a not in self.sharded + self.inside]
+        self.shards = frozenset(s for r, _, _ in self.sharded for s in ROLES[r].shards)
+        self.ways = prod(size for _, size, _ in self.sharded)
 
     def pieces(self, what: str) -> int:
         return self.ways if what in self.shards else 1
 
-    def seconds(self, kind: str, amount: int, sharded: bool) -> float:
+    def seconds(self, kind: str, amount: int, axes: list[tuple[str, int, int]]) -> float:
         return sum(
             float(collective_seconds(kind, amount, size, stride, self.cluster))
-            for role, size, stride in self.batch
-            if bool(ROLES[role].shards) == sharded
+            for _, size, stride in axes
         )
 
     def gather_seconds(self, amount: int) -> float:
-        return self.seconds("all_gather", amount, True) if "parameter" in self.shards else 0.0
+        return self.seconds("all_gather", amount, self.sharded) if "parameter" in self.shards else 0.0
 
     def scatter_seconds(self, amount: int) -> float:
-        return self.seconds("reduce_scatter", amount, True) if "gradient" in self.shards else 0.0
+        return self.seconds("reduce_scatter", amount, self.sharded) if "gradient" in self.shards else 0.0
 
-    def sync_seconds(self, held: int) -> float:
+    def sync_seconds(self, held: int, summed: dict[str, int]) -> float:
         """Once per step: gradients over plain axes, and whatever zero leaves for the end."""
-        seconds = self.seconds("all_reduce", held // self.pieces("optimizer"), False)
+        pieces = self.pieces("optimizer")
+        seconds = self.seconds("all_reduce", held // pieces, self.replicas)
+        for axis in self.inside:
+            seconds += self.seconds("all_reduce", summed[axis[0]] // pieces, [axis])
         if "optimizer" in self.shards and "gradient" not in self.shards:
-            seconds += self.seconds("reduce_scatter", held, True)
+            seconds += self.seconds("reduce_scatter", held, self.sharded)
         if "optimizer" in self.shards and "parameter" not in self.shards:
-            seconds += self.seconds("all_gather", held, True)
+            seconds += self.seconds("all_gather", held, self.sharded)
         return seconds
 
     def buffer_bytes(self, biggest: int, held: int) -> int:

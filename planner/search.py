@@ -8,7 +8,7 @@ from ..ir.mesh import Axis, Mesh
 from ..ir.model import Model
 from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
 from ..ir.precision import PRECISIONS
-from ..ir.strategy import Strategy
+from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .entries import Entries
 from .evaluate import Candidate, Evaluator
@@ -64,7 +64,7 @@ def search(evaluator: Evaluator, options: PlanOptions) -> list[Candidate]:
         counts = divisors(per_rank)
         if options.micro_batches is not None:
             counts = [options.micro_batches]
-        elif options.pin is not None and strategy.size("pp") == 1:
+        elif options.pin is not None and strategy.stages == 1:
             counts = counts[:1]
         for micro_batches in counts:
             for memory in options.memory_actions:
@@ -83,7 +83,10 @@ def _words(evaluator: Evaluator, options: PlanOptions) -> list[Strategy]:
             )
         return [options.pin]
     stages = sum(evaluator.entries.functions[c.function].differentiable for c in evaluator.calls)
-    return list(strategies(evaluator.cluster, options.roles, stages))
+    entries = evaluator.entries
+    roles = {r for r in options.roles if entries.has_experts or not ROLES[r].experts}
+    roles = {r for r in roles if entries.has_tokens or not ROLES[r].sequence}
+    return list(strategies(evaluator.cluster, tuple(r for r in ROLES if r in roles), stages))
 
 
 def _shortfall(candidate: Candidate, budget: int) -> str:
@@ -118,7 +121,7 @@ def assemble(
         (c for c in candidates if c is not best), key=lambda c: (c.peak_bytes > budget, _order(c))
     )[:SHOWN]
     axes = best.strategy.axes or (("dp", 1),)
-    searched_splits = any(c.strategy.size("tp") > 1 for c in candidates)
+    searched_splits = any(size > 1 for c in candidates for _, size in c.strategy.searched)
     return Plan(
         model=model.name,
         model_digest=model.fingerprint(),
@@ -161,7 +164,6 @@ def _layers(
     shardings: dict[str, Sharding] = {}
     layers: list[Layers] = []
     bounds = {stage.first for stage in best.stages}
-    tensor = best.strategy.size("tp")
     batch = evaluator.global_batch // best.strategy.batch_ways()
     for i, call in enumerate(calls):
         micro = 1 if i in evaluator.once else best.micro_batches
@@ -177,11 +179,10 @@ def _layers(
                 last.first, i + 1, number, memory, last.forward_seconds, last.backward_seconds
             )
             continue
-        cost = entries.cost(call.function, tensor, batch // micro, memory)
-        assert cost is not None
-        layers.append(
-            Layers(i, i + 1, number, memory, cost.forward.seconds, cost.backward.seconds)
-        )
+        entry = entries.entry(call.function, best.strategy.inside, batch // micro, memory)
+        assert entry is not None
+        seconds = entry.cost.forward.seconds, entry.cost.backward.seconds
+        layers.append(Layers(i, i + 1, number, memory, *seconds))
     return tuple(shardings.values()), tuple(layers)
 
 
@@ -189,8 +190,8 @@ def _prediction(evaluator: Evaluator, best: Candidate) -> Prediction:
     model, cluster = evaluator.model, evaluator.cluster
     flops = 0.0
     for call in model.calls:
-        cost = evaluator.entries.cost(call.function, 1, model.batch, "keep")
-        flops += (cost.forward.flops + cost.backward.flops) if cost else 0.0
+        entry = evaluator.entries.entry(call.function, (), model.batch, "keep")
+        flops += (entry.cost.forward.flops + entry.cost.backward.flops) if entry else 0.0
     tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
     dtype = model.parameters[0].type.dtype if model.parameters else "float32"
     peak = cluster.device.peak(dtype) * cluster.devices

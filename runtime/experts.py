@@ -1,7 +1,8 @@
 """Expert parallelism: tokens travel to the ranks that hold their experts, and results come back.
 
 Every rank of an axis has its own tokens and its own experts. A choice is one row: it is sent to the
-owner of its expert, goes through the same operator there, and returns to its token.
+owner of its expert, goes through the same operator there, and returns to its token. Over several
+axes it travels along one after the other.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-OPS = torch.ops.plait
-
 
 class Ranks(Protocol):
     """What the exchange needs of a rank."""
 
     sizes: dict[str, int]
 
-    def index(self, places: Any) -> list[int]: ...
+    def experts(self, *args: Any, over: tuple[str, ...]) -> Tensor: ...
+
+    def experts_backward(self, *args: Any, over: tuple[str, ...]) -> tuple[Tensor, ...]: ...
 
     def exchange(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor: ...
 
@@ -62,13 +63,11 @@ def experts(
     down: Tensor, activation: str, experts: int, here: Any,
 ) -> Tensor:  # fmt: skip
     """`plait::experts` of this rank's tokens."""
-    (axis,) = over
-    travel = Travel(ranks, axis, choice, here)
+    travel = Travel(ranks, over[0], choice, here)
     rows = travel.there(x[travel.tokens])
     whole = rows.new_ones(len(rows), 1)
-    made = OPS.experts(
-        rows, travel.choice, whole, gate_up, down, activation, experts, ranks.index(here)
-    )
+    rest = (gate_up, down, activation, experts, here)
+    made = ranks.experts(rows, travel.choice, whole, *rest, over=over[1:])
     weighted = travel.back(made) * share.reshape(-1)[travel.order].unsqueeze(1)
     result = weighted.new_zeros(x.shape[0], down.shape[1])
     return result.index_add_(0, travel.tokens, weighted).to(x.dtype)
@@ -79,12 +78,12 @@ def experts_backward(
     gate_up: Tensor, down: Tensor, activation: str, experts: int, here: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of this rank's tokens and shares, and of the experts it holds."""
-    (axis,) = over
-    travel = Travel(ranks, axis, choice, here)
+    travel = Travel(ranks, over[0], choice, here)
     rows, upper = travel.there(x[travel.tokens]), travel.there(gradient[travel.tokens])
     weight = travel.there(share.reshape(-1)[travel.order]).unsqueeze(1)
-    to_rows, to_weight, to_gate_up, to_down = OPS.experts_backward(
-        upper, rows, travel.choice, weight, gate_up, down, activation, experts, ranks.index(here)
+    rest = (gate_up, down, activation, experts, here)
+    to_rows, to_weight, to_gate_up, to_down = ranks.experts_backward(
+        upper, rows, travel.choice, weight, *rest, over=over[1:]
     )
     to_x = torch.zeros_like(x).index_add_(0, travel.tokens, travel.back(to_rows))
     to_share = torch.zeros_like(share).reshape(-1)

@@ -67,8 +67,8 @@ def _experts(
     return result.index_add_(0, routes.tokens, made).to(x.dtype)
 
 
-def _experts_fake(x: Tensor, choice: Tensor, share: Tensor, gate_up: Tensor, down: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(x.shape[0], down.shape[1])
+def _experts_fake(x: Tensor, choice: Tensor, share: Tensor, *rest: Any) -> Tensor:
+    return x.new_empty(x.shape[0], rest[1].shape[1])
 
 
 def _experts_backward(
@@ -94,9 +94,9 @@ def _experts_backward(
 
 
 def _experts_backward_fake(
-    gradient: Tensor, x: Tensor, choice: Tensor, share: Tensor, gate_up: Tensor, down: Tensor, *_: Any
+    gradient: Tensor, x: Tensor, choice: Tensor, share: Tensor, *rest: Any
 ) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in (x, share, gate_up, down))
+    return tuple(t.new_empty(t.shape) for t in (x, share, *rest[:2]))
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

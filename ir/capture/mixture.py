@@ -48,11 +48,10 @@ def recorded_experts() -> Iterator[None]:
 
 def _activation(module: nn.Module, moe: Any) -> str | None:
     """Our name for the module's activation; None where the module is not of the common form."""
+    other = ("has_bias", "is_transposed", "has_post_expert_norm", "_is_expert_parallel")
     common = (
-        getattr(module, "has_gate", False)
-        and getattr(module, "is_concatenated", False)
-        and not any(getattr(module, f, False) for f in ("has_bias", "is_transposed", "has_post_expert_norm"))
-        and not getattr(module, "_is_expert_parallel", False)
+        all(getattr(module, fact, False) for fact in ("has_gate", "is_concatenated"))
+        and not any(getattr(module, fact, False) for fact in other)
         and getattr(type(module), "_apply_gate", None) is moe._default_apply_gate
     )  # fmt: skip
     if not common:

@@ -15,6 +15,11 @@ NEUTRAL = {
     "aten.mul.Tensor": 1.0, "aten.mul.Scalar": 1.0, "aten.div.Tensor": 1.0, "aten.div.Scalar": 1.0,
     "aten.pow.Tensor_Scalar": 1.0,
 }  # fmt: skip
+# a new tensor asks its operand for nothing but the element type
+NEW = {
+    "aten.new_zeros.default": "aten.zeros.default", "aten.new_ones.default": "aten.ones.default",
+    "aten.new_empty.default": "aten.empty.memory_format", "aten.new_full.default": "aten.full.default",
+}  # fmt: skip
 # slices: operator -> position of its dim argument
 SLICES = {"aten.slice.Tensor": 1, "aten.slice_scatter.default": 2, "aten.slice_backward.default": 2}
 
@@ -83,12 +88,16 @@ def _hashable(argument: Argument) -> Hashable:
 
 
 def normalise(op: Op, types: list[TensorType]) -> Op:
-    """Make sizes in literals explicit: no -1 in shapes, no open ends in slices."""
+    """Make sizes in literals explicit: no -1 in shapes, no open ends in slices, types of new tensors
+    by name."""
     shape = types[op.results[0]].shape if op.results and op.results[0] >= 0 else ()
     if op.target in VIEWS:
         return replace(op, target="aten.view.default", args=(op.args[0], shape))
     if op.target == "aten.expand.default":
         return replace(op, args=(op.args[0], shape), kwargs={})
+    if op.target in NEW:
+        kwargs = {"dtype": f"dtype:{types[op.results[0]].dtype}"}
+        return replace(op, target=NEW[op.target], args=op.args[1:], kwargs=kwargs)
     if op.target in SLICES:
         whole = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
         return _closed_slice(op, SLICES[op.target], whole)

@@ -80,7 +80,8 @@ class _Named:
         self, text: str, flops: Callable[[int, int], int], linear: tuple[tuple[int, ...], ...] = ()
     ) -> Loops:
         count = flops(self.d, self.e) / (self.d * self.e) * (0.5 if self.causal else 1.0)
-        joined = (Exchange("all_reduce", dims(self.out), 4), Exchange("all_reduce", dims(self.rows), 4, 2))
+        rows, out = dims(self.rows), dims(self.out)
+        joined = (Exchange("all_reduce", out, 4), Exchange("all_reduce", rows, 4, 2))
         return loops(
             text, self.site, linear=linear, work="attention", flops=count, places=self.places,
             kinds={} if self.backward else {"t": "joint"},

@@ -17,7 +17,8 @@ from plait.runtime.verify import Job, verify
 ZOO = Path(__file__).resolve().parent.parent / "zoo.py"
 WORDS = (
     "dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "pp=4", "dp=2,tp=2", "pp=2,zero3=2",
-    "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute",
+    "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute", "tp=4,sp", "sp=4", "cp=4",
+    "zero3=2,cp=2", "sp=2,tp=2", "pp=2,tp=2,sp",
 )  # fmt: skip
 
 
@@ -53,6 +54,13 @@ def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_every_strategy_computes_what_one_process_computes(name, tmp_path):
     for verdict in verify(programs(name, tmp_path), 4, 300):
+        assert verdict.passed, str(verdict)
+
+
+@pytest.mark.ranks
+def test_experts_apart_compute_what_one_process_computes(tmp_path):
+    words = ("dp=4", "tp=4", "ep=4", "zero3=2,ep=2", "ep=2,tp=2,sp", "pp=2,ep=2", "ep=2,sp=2")
+    for verdict in verify(programs("mixtral", tmp_path, words), 4, 300):
         assert verdict.passed, str(verdict)
 
 

@@ -202,10 +202,7 @@ class Rank(Placed):
 
 
 def divides(known, option, ways, size) -> bool:
-    """Whether a further axis can split what the option splits; operators exchange over one axis."""
-    taken = {loop for loop, _ in ways}
-    if option.partner is not None and taken & {loop for loop, _ in option.cuts}:
-        return False
+    """Whether a further axis can split what the option splits."""
     return all(known.parts[c[0]][c[1]] % (ways.get(c, 1) * size) == 0 for c in option.cuts)
 
 

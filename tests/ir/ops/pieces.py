@@ -20,7 +20,7 @@ from plait.ir.model import Argument, Function, Input, Op, Output, Ref
 from plait.ir.op import Loops, Site, declaration
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from lockstep import run, shard, unshard  # noqa: E402
+from lockstep import run, shard, unshard
 
 
 @dataclass
