@@ -6,10 +6,8 @@ once per (function, ways); the local form is made and priced once per local batc
 
 from __future__ import annotations
 
-from ..cost_model.collective import collective_seconds
-from ..cost_model.compute import op_seconds
 from ..cost_model.function import FunctionCost, Pricer, count_flops
-from ..ir.axes import Option
+from ..ir.axes import Axes
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
 from ..ir.layout import REPLICATE, State, UnreachableLayout, fits
@@ -20,7 +18,8 @@ from ..ir.pieces import Variant
 from ..ir.plan import Sharding
 from ..ir.strategy import ROLES, Strategy
 from .batch import AxisSharding, split_batch
-from .sharding import Costs, OperatorSplit
+from .sharding import AxisRule, ShardingProblem, solve
+from .sharding.costs import RooflineCosts
 
 
 class Entries:
@@ -61,9 +60,7 @@ class Entries:
                 for item, name in zip(function.held(), call.parameters, strict=True)
                 if name in decided
             }
-            axes = self.flow.axes[function.name]
-            costs, cut = self.axis_costs(function, ways), self.weights(function, calls)
-            made = OperatorSplit(function, axes, ways, costs, fixed, cut).solve()
+            made = self.split(function, ways, fixed, self.weights(function, calls))
             self.tensor[function.name, ways] = made
             for call in calls:
                 decided.update(zip(call.parameters, made.inputs, strict=False))
@@ -80,44 +77,29 @@ class Entries:
             count_flops(known.declared) for known in self.flow.axes[function.name].ops
         ) * sum(call.function == function.name for call in self.model.calls)
 
-    def axis_costs(self, function: Function, ways: int) -> Costs:
-        """Prices of options and moves, at one sample per device: they scale alike with the batch."""
-        axes, batch = self.flow.axes[function.name], self.flow.batch[function.name]
-        share = self.model.batch
-        split = _split_values(function, self.batch[function.name], axes.ops)
+    def split(
+        self, function: Function, ways: int, fixed: dict[int, State], cut: frozenset[int]
+    ) -> AxisSharding:
+        """The cheapest split over one axis; what the boundary does not hold comes and leaves whole.
 
-        def size(value: int) -> float:
-            return function.types[value].bytes / (share if value in split else 1)
-
-        def operator(i: int, option: Option) -> float:
-            if option.atom in batch:
-                return 1e6
-            op, declared = function.ops[i], axes.ops[i].declared
-            work = declared.work if declared else "move"
-            if work == "view":
-                return 0.0
-            pieces = ways if option.loop else 1
-            moved = sum(
-                size(v) / (ways if isinstance(s, tuple) else 1)
-                for v, s in zip(
-                    (*op.operands(), *op.results), (*option.inputs, *option.outputs), strict=True
-                )
-                if v >= 0
-            )
-            along = share if any(v in split for v in (*op.operands(), *op.results)) else 1
-            flops = count_flops(declared) / along / pieces
-            dtype = next(
-                (function.types[v].dtype for v in op.operands() if function.types[v].is_float),
-                "float32",
-            )
-            return float(op_seconds(work, flops, moved, dtype, self.cluster.device))
-
-        def collective(value: int, kind: str) -> float:
-            if kind in ("cut", "share"):
-                return 0.0
-            return float(collective_seconds(kind, int(size(value)), ways, 1, self.cluster))
-
-        return Costs(operator, collective)
+        `fixed` are states of held inputs that other functions share; those in `cut` must not lie
+        whole on every device if any factor of theirs can be cut.
+        """
+        axes = self.flow.axes[function.name]
+        states: dict[int, tuple[State, ...]] = {}
+        for item in function.inputs:
+            if item.kind == "parameter":
+                cuts = _cuts(axes, item.value, ways)
+                states[item.value] = cuts if cuts and item.value in cut else (REPLICATE, *cuts)
+            if item.value in fixed:
+                states[item.value] = (fixed[item.value],)
+        loops = weight_loops(function, axes) - self.flow.batch[function.name]
+        mesh = Mesh((Axis("tp", ways),))
+        batch = _split_values(function, self.batch[function.name], axes.ops)
+        costs = RooflineCosts(function, axes, mesh, self.cluster, (1,), batch, self.model.batch)
+        rule = AxisRule(loops, states)
+        (made,) = solve(ShardingProblem(function, axes, mesh, (rule,), costs)).axes
+        return made
 
     def cost(self, name: str, ways: int, local_batch: int, variant: Variant) -> FunctionCost | None:
         """The price of one call, or None where the function cannot be split so."""
@@ -182,6 +164,22 @@ class Entries:
             return None
         choices: Choices = tuple(zip(*(a.choices for a in per_axis), strict=True))
         return Sharding(name, strategy, mesh, choices, boundary)
+
+
+def weight_loops(function: Function, axes: Axes) -> frozenset[int]:
+    """Axes that weight matrices walk: what the role splits. Sequence and batch are other roles'."""
+    weights = (i.value for i in function.held() if len(function.types[i.value].shape) > 1)
+    return frozenset(atom for v in weights for dim in axes.atoms[v] for atom in dim)
+
+
+def _cuts(axes: Axes, value: int, ways: int) -> tuple[State, ...]:
+    """Factors of a value that `ways` divides."""
+    return tuple(
+        (dim, part)
+        for dim, parts in enumerate(axes.factors[value])
+        for part, size in enumerate(parts)
+        if size % ways == 0
+    )
 
 
 def _split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]

@@ -1,0 +1,106 @@
+"""Prices from the cost model's roofline and link levels, at one sample per device.
+
+Seconds of an operator count its local flops and bytes: flops fall with every axis that splits one of
+its loops, bytes with every axis that cuts the value. Both scale alike with the batch, so the split
+that is best for one sample serves every batch.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...cost_model.collective import collective_seconds
+from ...cost_model.compute import op_seconds
+from ...cost_model.function import count_flops
+from ...ir.axes import Axes, Option
+from ...ir.cluster import Cluster
+from ...ir.layout import Step
+from ...ir.mesh import Mesh
+from ...ir.model import Function
+
+Floats = NDArray[np.float64]
+
+
+class RooflineCosts:
+    """Costs of one function on `mesh`, whose neighbours along each axis lie `strides` ranks apart.
+
+    `batch_values` lie cut into `batch_share` pieces along the batch by other axes than these.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        axes: Axes,
+        mesh: Mesh,
+        cluster: Cluster,
+        strides: tuple[int, ...],
+        batch_values: frozenset[int] = frozenset(),
+        batch_share: int = 1,
+    ) -> None:
+        self.function, self.axes, self.cluster = function, axes, cluster
+        self.mesh, self.strides = mesh, strides
+        self.batch_values, self.batch_share = batch_values, batch_share
+        self.collectives: dict[tuple[str, int, float], float] = {}
+
+    def alike(self, value: int) -> float:
+        """Bytes of a value before this mesh cuts it: all that its steps depend on."""
+        share = self.batch_share if value in self.batch_values else 1
+        return self.function.types[value].bytes / share
+
+    def step(self, value: int, step: Step) -> float:
+        """Seconds of one step: an all-gather moves what it makes, the others what they are given."""
+        held = step.after if step.kind == "all_gather" else step.before
+        cut = prod(
+            axis.size for axis, s in zip(self.mesh.axes, held, strict=True) if isinstance(s, tuple)
+        )
+        key = (step.kind, step.axis, self.alike(value) / cut)
+        if key not in self.collectives:
+            size, stride = self.mesh.axes[step.axis].size, self.strides[step.axis]
+            self.collectives[key] = float(
+                collective_seconds(step.kind, key[2], size, stride, self.cluster)
+            )
+        return self.collectives[key]
+
+    def operator(self, op: int, options: tuple[Option, ...]) -> float:
+        """Seconds of one operator under one option per axis."""
+        return float(self.operators(op, tuple((option,) for option in options)).item())
+
+    def operators(self, op: int, options: tuple[tuple[Option, ...], ...]) -> Floats:
+        """Seconds over the grid of the options given per axis."""
+        known, site = self.axes.ops[op].declared, self.function.ops[op]
+        shape = tuple(len(axis) for axis in options)
+        work = known.work if known else "move"
+        if work == "view":
+            return np.zeros(shape)
+        operands = site.operands()
+        values = (*operands, *site.results)
+        moved = np.zeros(shape)
+        for position, value in enumerate(values):
+            if value >= 0:
+                moved += self.alike(value) / self.grid(options, position, len(operands))
+        along = self.batch_share if self.batch_values.intersection(values) else 1
+        flops = np.full(shape, count_flops(known) / along) / self.grid(options, None, 0)
+        floats = (self.function.types[v] for v in operands)
+        dtype = next((t.dtype for t in floats if t.is_float), "float32")
+        return op_seconds(work, flops, moved, dtype, self.cluster.device)
+
+    def grid(
+        self, options: tuple[tuple[Option, ...], ...], position: int | None, operands: int
+    ) -> Floats:
+        """Pieces over the grid of options: of the value at a position, or (None) of the loops."""
+        pieces = np.ones(())
+        for axis, chosen in zip(self.mesh.axes, options, strict=True):
+            ways = [axis.size if _cuts(o, position, operands) else 1.0 for o in chosen]
+            pieces = np.multiply.outer(pieces, np.array(ways))
+        return pieces
+
+
+def _cuts(option: Option, position: int | None, operands: int) -> bool:
+    if position is None:
+        return bool(option.loop)
+    inside = position < operands
+    state = option.inputs[position] if inside else option.outputs[position - operands]
+    return isinstance(state, tuple)
