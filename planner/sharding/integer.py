@@ -40,7 +40,7 @@ class _Program:
 
     def choice(self, seconds: np.ndarray) -> list[mathopt.Variable]:
         made = [self.model.add_variable(lb=0.0, ub=1.0, is_integer=True) for _ in seconds]
-        self.model.add_linear_constraint(sum(made) == 1)
+        self.model.add_linear_constraint(mathopt.fast_sum(made) == 1)
         self.terms += zip(made, (float(s) for s in seconds), strict=True)
         return made
 
@@ -75,7 +75,7 @@ class _Program:
 
     def balance(self, parts: list[mathopt.Variable], whole: list[mathopt.Variable]) -> None:
         if parts or whole:
-            self.model.add_linear_constraint(mathopt.fast_sum(parts) == mathopt.fast_sum(whole))
+            self.model.add_linear_constraint(mathopt.fast_sum(parts) - mathopt.fast_sum(whole) == 0)
 
     def pay(
         self,
@@ -97,10 +97,10 @@ class _Program:
         limit = max(self.network.memory_bytes, 1.0)
         pairs = zip(self.chosen, self.network.bytes, strict=True)
         used = [v * float(b / limit) for vs, bs in pairs for v, b in zip(vs, bs, strict=True) if b]
-        self.model.add_linear_constraint(sum(used) <= self.network.memory_bytes / limit)
+        self.model.add_linear_constraint(mathopt.fast_sum(used) <= self.network.memory_bytes / limit)
 
     def solve(self, gap: float, time_limit: float | None) -> Answer:
-        self.model.minimize(sum(v * (c * SCALE) for v, c in self.terms))
+        self.model.minimize(mathopt.fast_sum(v * (c * SCALE) for v, c in self.terms))
         limit = None if time_limit is None else timedelta(seconds=time_limit)
         limits = mathopt.SolveParameters(relative_gap_tolerance=gap, time_limit=limit)
         result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=limits)
