@@ -7,8 +7,11 @@ once per local batch.
 
 from __future__ import annotations
 
+from math import prod
+
+import msgspec
+
 from ..cost_model.function import FunctionCost, Pricer, count_flops
-from ..ir.axes import Axes
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
 from ..ir.layout import PARTIAL, REPLICATE, State, UnreachableLayout, fits
@@ -19,8 +22,19 @@ from ..ir.pieces import Variant
 from ..ir.plan import Sharding
 from ..ir.strategy import ROLES, Strategy
 from .batch import AxisSharding, split_batch
-from .sharding import AxisRule, ShardingProblem, solve
+from .rules import UnevenTokens, axis_rule
+from .sharding import ShardingProblem, solve
 from .sharding.costs import RooflineCosts
+
+Word = tuple[tuple[str, int], ...]  # the axes inside a batch replica, outermost first
+Splits = dict[str, AxisSharding]  # by axis
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """The price of one call; `summed_bytes` are local bytes of gradients to add up, by axis."""
+
+    cost: FunctionCost
+    summed_bytes: dict[str, int]
 
 
 class Entries:
@@ -85,8 +99,8 @@ class Entries:
                 for item, name in zip(function.held(), call.parameters, strict=True)
                 if name in decided
             }
-            made = self.split(function, ways, fixed, self.weights(function, calls))
-            self.tensor[function.name, ways] = made
+            made = self.split(function, word, fixed, self.weights(function, calls))
+            found[function.name] = {name: axis for (name, _), axis in made}
             for call in calls:
                 states = zip(*(axis.inputs for _, axis in made), strict=True)
                 decided.update(zip(call.parameters, states, strict=False))
@@ -105,28 +119,50 @@ class Entries:
         ) * sum(call.function == function.name for call in self.model.calls)
 
     def split(
-        self, function: Function, ways: int, fixed: dict[int, State], cut: frozenset[int]
-    ) -> AxisSharding:
-        """The cheapest split over one axis; what the boundary does not hold comes and leaves whole.
-
-        `fixed` are states of held inputs that other functions share; those in `cut` must not lie
-        whole on every device if any factor of theirs can be cut.
-        """
+        self,
+        function: Function,
+        word: Word,
+        fixed: dict[int, tuple[State, ...]],
+        cut: frozenset[int],
+    ) -> list[tuple[tuple[str, int], AxisSharding]]:
+        """The cheapest split of one function over the searched axes of a word, jointly."""
         axes = self.flow.axes[function.name]
-        states: dict[int, tuple[State, ...]] = {}
-        for item in function.inputs:
-            if item.kind == "parameter":
-                cuts = _cuts(axes, item.value, ways)
-                states[item.value] = cuts if cuts and item.value in cut else (REPLICATE, *cuts)
-            if item.value in fixed:
-                states[item.value] = (fixed[item.value],)
-        loops = weight_loops(function, axes) - self.flow.batch[function.name]
-        mesh = Mesh((Axis("tp", ways),))
+        searched = [(role, size) for role, size in word if ROLES[role].searched and size > 1]
+        rules = tuple(
+            axis_rule(
+                role, size, function, self.flow,
+                tokens_between=Strategy(word).tokens_between,
+                given=self.given(function),
+                summed=self.summed(function),
+                must_cut=cut,
+                fixed={value: states[i] for value, states in fixed.items()},
+            )
+            for i, (role, size) in enumerate(searched)
+        )  # fmt: skip
+        mesh = Mesh(tuple(Axis(role, size) for role, size in searched))
+        strides = tuple(mesh.stride(i) for i in range(len(searched)))
         batch = _split_values(function, self.batch[function.name], axes.ops)
-        costs = RooflineCosts(function, axes, mesh, self.cluster, (1,), batch, self.model.batch)
-        rule = AxisRule(loops, states)
-        (made,) = solve(ShardingProblem(function, axes, mesh, (rule,), costs)).axes
-        return made
+        costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.model.batch)
+        made = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
+        return list(zip(searched, made, strict=True))
+
+    def token_ways(self, function: Function, value: int, word: Word) -> int:
+        """Into how many pieces a value between calls lies cut by tokens."""
+        if self.flow.token_shard(function, value) is None:
+            return 1
+        flag = Strategy(word).tokens_between
+        return prod(n for role, n in word if ROLES[role].sequence or (flag and ROLES[role].operators))
+
+    def given(self, function: Function) -> frozenset[int]:
+        """Inputs that some call takes from the batch itself."""
+        batched = {i.name for i in self.model.inputs}
+        return frozenset(
+            item.value
+            for call in self.model.calls
+            if call.function == function.name
+            for name, item in zip(call.arguments, function.activations(), strict=True)
+            if name in batched
+        )
 
     def entry(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
         """The price of one call, or None where the function cannot be split so."""
@@ -201,22 +237,6 @@ class Entries:
             return None
         choices: Choices = tuple(zip(*(a.choices for a in per_axis), strict=True))
         return Sharding(name, strategy, mesh, choices, boundary)
-
-
-def weight_loops(function: Function, axes: Axes) -> frozenset[int]:
-    """Axes that weight matrices walk: what the role splits. Sequence and batch are other roles'."""
-    weights = (i.value for i in function.held() if len(function.types[i.value].shape) > 1)
-    return frozenset(atom for v in weights for dim in axes.atoms[v] for atom in dim)
-
-
-def _cuts(axes: Axes, value: int, ways: int) -> tuple[State, ...]:
-    """Factors of a value that `ways` divides."""
-    return tuple(
-        (dim, part)
-        for dim, parts in enumerate(axes.factors[value])
-        for part, size in enumerate(parts)
-        if size % ways == 0
-    )
 
 
 def _split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]

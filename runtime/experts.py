@@ -34,10 +34,9 @@ class Travel:
         owner = _owner(choice.reshape(-1), here, axis, ranks.sizes)
         self.order = torch.argsort(owner, stable=True)
         self.tokens = self.order // choice.shape[1]
-        self.sent = torch.bincount(owner, minlength=ways)
-        one = [1] * ways
-        self.received = ranks.exchange(self.sent, axis, one, one).tolist()
-        self.sent = self.sent.tolist()
+        counts, one = torch.bincount(owner, minlength=ways), [1] * ways
+        self.sent: list[int] = counts.tolist()
+        self.received: list[int] = ranks.exchange(counts, axis, one, one).tolist()
         self.choice = self.there(choice.reshape(-1)[self.order]).unsqueeze(1)
 
     def there(self, rows: Tensor) -> Tensor:

@@ -27,13 +27,13 @@ _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? key"
 
 
 class Rest(NamedTuple):
-    """What follows the tensors in every signature."""
+    """What follows the tensors in every signature; `mask` is where dropout's elements lie."""
 
     causal: bool
     scale: float
     dropout: float
     salt: int
-    index: list[int]
+    mask: list[int]
     rows: list[int]
     columns: list[int]
 
@@ -99,7 +99,7 @@ def _scores(q: Tensor, k: Tensor, bias: Tensor | None, causal: bool, scale: floa
 def _share(key: Tensor | None, rest: Rest, like: Tensor) -> Tensor:
     """The dropout mask over [b n s t], scaled."""
     assert key is not None, "attention with dropout needs a key"
-    keep = kept(key, rest.dropout, rest.salt, rest.index).reshape(like.shape)
+    keep = kept(key, rest.dropout, rest.salt, rest.mask).reshape(like.shape)
     return keep.to(like.dtype) * (0.0 if rest.dropout >= 1.0 else 1.0 / (1.0 - rest.dropout))
 
 
@@ -129,7 +129,7 @@ def _attention(
 
 
 def _attention_fake(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    b, n, s, _ = q.shape
+    b, n, s = q.shape[:3]
     wide = torch.float32 if q.dtype in (torch.bfloat16, torch.float16) else q.dtype
     out = q.new_empty(b, s, n, v.shape[-1]).transpose(1, 2)
     return out, q.new_empty(b, n, s, dtype=wide)

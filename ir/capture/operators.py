@@ -143,8 +143,8 @@ def _cross_entropy_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> No
 
 def _cross_entropy_gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     logits, labels, logsumexp = ctx.saved_tensors
-    rest = (logits, labels, logsumexp, ctx.ignore_index, [])
-    return OPS.cross_entropy_backward(gradient, *rest), None, None, None
+    rest = (logits, labels, logsumexp, ctx.ignore_index)
+    return OPS.cross_entropy_backward(gradient, *rest, []), None, None, None
 
 
 def register(schema: str, kernel: Any, fake: Any) -> None:
