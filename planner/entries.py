@@ -154,14 +154,20 @@ class Entries:
         return prod(n for role, n in word if ROLES[role].sequence or (flag and ROLES[role].operators))
 
     def given(self, function: Function) -> frozenset[int]:
-        """Inputs that some call takes from the batch itself."""
-        batched = {i.name for i in self.model.inputs}
+        """Inputs and outputs of its calls that follow from the batch alone."""
+        early = {name for i in self.model.once() for name in self.model.calls[i].results}
+        early.update(item.name for item in self.model.inputs)
+        outputs = [o.value for o in function.outputs]
         return frozenset(
-            item.value
+            value
             for call in self.model.calls
             if call.function == function.name
-            for name, item in zip(call.arguments, function.activations(), strict=True)
-            if name in batched
+            for names, values in (
+                (call.arguments, [i.value for i in function.activations()]),
+                (call.results, outputs),
+            )
+            for name, value in zip(names, values, strict=True)
+            if name in early
         )
 
     def entry(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:

@@ -1,7 +1,8 @@
 """What each role lets its mesh axis do inside a function: the question that the search is asked.
 
     role           may split                    activations between calls   weights
-    tp             loops that weights walk      whole                       cut in repeated layers
+    tp             loops of weights that no     whole                       cut in repeated layers
+                   value between calls walks
     tp, bare sp    and the tokens of a sample   cut by tokens               cut in repeated layers
     cp             the tokens of a sample       cut by tokens               whole
     sp             all but the batch            cut by tokens               whole
@@ -37,7 +38,8 @@ def axis_rule(
 ) -> AxisRule:
     """The rule of one axis.
 
-    `given` inputs come from the batch itself, whole; `summed` outputs (the loss) are partial sums
+    `given` values follow from the batch alone and lie whole, for whoever wants a part may take it;
+    `summed` outputs (the loss) are partial sums
     where the axis sees different tokens. Held inputs in `must_cut` must not lie whole if they can be
     cut at all, those in `fixed` lie as another function decided. Raises UnevenTokens.
     """
@@ -45,7 +47,7 @@ def axis_rule(
     by_tokens = kind.sequence or tokens_between
 
     def between(value: int) -> State:
-        shard = flow.token_shard(function, value) if by_tokens else None
+        shard = flow.token_shard(function, value) if by_tokens and value not in given else None
         if shard is None:
             return REPLICATE
         if axes.factors[value][shard[0]][shard[1]] % ways:
@@ -57,7 +59,7 @@ def axis_rule(
         if item.kind == "parameter" and kind.operators:
             cuts = weight_cuts(axes, item.value, ways)
             states[item.value] = cuts if cuts and item.value in must_cut else (REPLICATE, *cuts)
-        if item.kind == "activation" and item.value not in given:
+        if item.kind == "activation":
             states[item.value] = (between(item.value),)
             if item.gradient is not None:
                 states[item.gradient] = (_gradient(between(item.value), kind.sequence),)
@@ -88,9 +90,13 @@ def _loops(role: str, function: Function, flow: Flow, tokens_between: bool) -> f
 
 
 def weight_loops(function: Function, axes: Axes) -> frozenset[int]:
-    """Axes that weight matrices walk."""
+    """Axes that weight matrices walk and that end inside the function: heads, hidden units of an
+    MLP, a vocabulary. The features that calls pass on are whole before and after, and splitting them
+    in between only trades one collective for two."""
     weights = (i.value for i in function.held() if len(function.types[i.value].shape) > 1)
-    return frozenset(atom for v in weights for dim in axes.atoms[v] for atom in dim)
+    between = [i.value for i in function.activations()] + [o.value for o in function.outputs]
+    passed = {atom for v in between for dim in axes.atoms[v] for atom in dim}
+    return frozenset(a for v in weights for dim in axes.atoms[v] for a in dim if a not in passed)
 
 
 def weight_cuts(axes: Axes, value: int, ways: int) -> tuple[State, ...]:

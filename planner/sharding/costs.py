@@ -7,6 +7,7 @@ that is best for one sample serves every batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 
 from ...cost_model.collective import collective_seconds
 from ...cost_model.compute import op_seconds
-from ...cost_model.function import count_flops
+from ...cost_model.function import count_flops, exchanged_bytes
 from ...ir.axes import Axes, Option
 from ...ir.cluster import Cluster
 from ...ir.layout import Step
 from ...ir.mesh import Mesh
 from ...ir.model import Function
+from ...ir.op import Loops
 
 Floats = NDArray[np.float64]
 
@@ -85,15 +87,42 @@ class RooflineCosts:
         flops = np.full(shape, count_flops(known) / along) / self.grid(options, None, 0)
         floats = (self.function.types[v] for v in operands)
         dtype = next((t.dtype for t in floats if t.is_float), "float32")
-        return op_seconds(work, flops, moved, dtype, self.cluster.device)
+        seconds = op_seconds(work, flops, moved, dtype, self.cluster.device)
+        if known is not None and known.exchanges:
+            seconds = seconds + self.exchanged(known, options, along)
+        return seconds
+
+    def exchanged(self, known: Loops, options: tuple[tuple[Option, ...], ...], along: int) -> Floats:
+        """Seconds over the grid of what the operator sends by itself, where it is split so."""
+        seconds = np.zeros(tuple(len(axis) for axis in options))
+        for exchange in known.exchanges:
+            whole = exchanged_bytes(exchange, known) / along
+            loops = {name for dim in exchange.dims for name in dim}
+            pieces = self.outer(options, lambda o, loops=loops: any(l in loops for l, _ in o.cuts))
+            for place, chosen in enumerate(options):
+                size, stride = self.mesh.axes[place].size, self.strides[place]
+                talks = np.array([o.joint or o.partner is not None for o in chosen])
+                sent = np.vectorize(
+                    lambda n, k=exchange.kind, s=size, t=stride: collective_seconds(k, n, s, t, self.cluster)
+                )
+                shape = [-1 if axis == place else 1 for axis in range(len(options))]
+                if talks.any():
+                    seconds += sent(whole / pieces) * talks.reshape(shape)
+        return seconds
 
     def grid(
         self, options: tuple[tuple[Option, ...], ...], position: int | None, operands: int
     ) -> Floats:
         """Pieces over the grid of options: of the value at a position, or (None) of the loops."""
+        return self.outer(options, lambda option: _cuts(option, position, operands))
+
+    def outer(
+        self, options: tuple[tuple[Option, ...], ...], cuts: Callable[[Option], bool]
+    ) -> Floats:
+        """Over the grid of options, the product of the axes whose option cuts."""
         pieces = np.ones(())
         for axis, chosen in zip(self.mesh.axes, options, strict=True):
-            ways = [axis.size if _cuts(o, position, operands) else 1.0 for o in chosen]
+            ways = [axis.size if cuts(option) else 1.0 for option in chosen]
             pieces = np.multiply.outer(pieces, np.array(ways))
         return pieces
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import inf
 
-from ...ir.axes import Option
+from ...ir.axes import OpAxes, Option
 from ...ir.errors import PlaitError
 from ...ir.layout import REPLICATE, Layout, State, fits, local_type, transition
 from ..batch import AxisSharding
@@ -28,7 +28,7 @@ def price(problem: ShardingProblem, shardings: tuple[AxisSharding, ...]) -> floa
     seconds = 0.0
     for i, known in enumerate(problem.axes.ops):
         options = tuple(known.options[s.choices[i]] for s in shardings)
-        seconds += problem.costs.operator(i, options) if _nests(problem, options) else inf
+        seconds += problem.costs.operator(i, options) if _nests(problem, known, options) else inf
     return seconds + sum(_moved(problem, v, lies[v], layout) for v, _, layout in sorted(wants, key=str))
 
 
@@ -106,14 +106,13 @@ def _ops_allowed(problem: ShardingProblem, rule: AxisRule, made: AxisSharding, s
     return True
 
 
-def _nests(problem: ShardingProblem, options: tuple[Option, ...]) -> bool:
+def _nests(problem: ShardingProblem, known: OpAxes, options: tuple[Option, ...]) -> bool:
     """Whether the axes that split one factor of a loop divide it together."""
     ways: dict[tuple[str, int], int] = {}
     for axis, option in zip(problem.mesh.axes, options, strict=True):
-        key = (option.loop, option.part)
-        if option.loop:
-            ways[key] = ways.get(key, 1) * axis.size
-    return all(o.size % ways[o.loop, o.part] == 0 for o in options if o.loop)
+        for cut in option.cuts:
+            ways[cut] = ways.get(cut, 1) * axis.size
+    return all(known.parts[loop][part] % n == 0 for (loop, part), n in ways.items())
 
 
 def _states_allowed(

@@ -62,15 +62,18 @@ def joint(options: tuple[Option, ...], usable: Usable, mesh: Mesh) -> Labels:
     places = [np.arange(len(u)) for u in usable]
     columns = [column.ravel() for column in np.meshgrid(*places, indexing="ij")]
     legal = np.ones(len(columns[0]), dtype=bool)
-    for number, option in enumerate(options):
-        if option.loop and sum(number in u for u in usable) > 1:
-            ways = np.ones(len(legal), dtype=np.int64)
-            for axis, chosen, column in zip(mesh.axes, usable, columns, strict=True):
-                if number in chosen:
-                    ways[column == chosen.index(number)] *= axis.size
-            legal &= option.size % ways == 0
+    for cut, size in cut_sizes(options).items():
+        ways = np.ones(len(legal), dtype=np.int64)
+        for axis, chosen, column in zip(mesh.axes, usable, columns, strict=True):
+            ways *= np.array([axis.size if cut in options[n].cuts else 1 for n in chosen])[column]
+        legal &= size % ways == 0
     grid = np.flatnonzero(legal)
     return Labels(usable, tuple(column[grid] for column in columns), grid)
+
+
+def cut_sizes(options: tuple[Option, ...]) -> dict[tuple[str, int], int]:
+    """The size of every factor of a loop; a pair's factors have options of their own as well."""
+    return {o.cuts[0]: o.size for o in options if len(o.cuts) == 1}
 
 
 def boundary_layouts(problem: ShardingProblem, value: int) -> list[Layout]:
