@@ -7,11 +7,12 @@ once per local batch.
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, prod
 
 import msgspec
 
-from ..cost_model.function import FunctionCost, Pricer, count_flops
+from ..cost_model.function import Load, Pricer, count_flops
+from ..cost_model.table import FunctionCost, FunctionTable
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
 from ..ir.layout import PARTIAL, REPLICATE, State, UnreachableLayout, fits
@@ -37,6 +38,13 @@ class Entry(msgspec.Struct, frozen=True):
     summed_bytes: dict[str, int]
 
 
+class Table(msgspec.Struct, frozen=True):
+    """Prices of a function under a word, for every local batch."""
+
+    costs: FunctionTable
+    summed_bytes: dict[str, int]
+
+
 class Entries:
     """Prices of a model's functions on a cluster, made when first asked for."""
 
@@ -49,8 +57,10 @@ class Entries:
             f.name: split_batch(f, self.flow, self.summed(f), experts=True) for f in model.functions
         }
         self.solved: dict[Word, dict[str, Splits] | None] = {}
+        self.tables: dict[tuple[str, Word], Table | None] = {}
         self.costs: dict[tuple[str, Word, int, Variant], Entry | None] = {}
-        self.pricers: dict[Word, Pricer] = {}
+        self.loads: dict[tuple[object, ...], Load] = {}
+        self.even: dict[str, int] = {}
         self.timed: dict[str, bool] = {}
 
     @property
@@ -179,16 +189,42 @@ class Entries:
 
     def price(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
         experts = prod(size for role, size in word if ROLES[role].batch)
-        if self.model.batch % (local_batch * experts):
+        ways, left = divmod(self.model.batch, local_batch * experts)
+        if left or self.even_batch(name) % (ways * experts):
             return None
-        strategy = Strategy((("dp", self.model.batch // local_batch // experts), *word))
-        sharding = self.sharding(name, strategy, 1)
-        if sharding is None:
+        if (name, word) not in self.tables:
+            self.tables[name, word] = self.table(name, word, self.model.batch // experts)
+        table = self.tables[name, word]
+        if table is None:
             return None
-        function, axes = self.functions[name], self.flow.axes[name]
-        local = localize(function, axes, sharding.mesh, sharding.choices, sharding.boundary)
-        pricer = self.pricers.setdefault(word, Pricer(self.cluster, sharding.mesh))
-        pricer.mesh = sharding.mesh
+        return Entry(table.costs.at(local_batch, variant), table.summed_bytes)
+
+    def even_batch(self, name: str) -> int:
+        """The most ways that every value of a function lets its batch be split."""
+        if name not in self.even:
+            function, axes = self.functions[name], self.flow.axes[name]
+            shards = ((v, self.flow.batch_shard(function, v)) for v in range(len(function.types)))
+            sizes = [axes.factors[v][shard[0]][shard[1]] for v, shard in shards if shard is not None]
+            self.even[name] = gcd(*sizes) if sizes else self.model.batch
+        return self.even[name]
+
+    def table(self, name: str, word: Word, batch: int) -> Table | None:
+        """Prices for every batch from the local forms for two small ones, not of one sample where
+        that can be avoided: dimensions of size 1 walk no loop."""
+        sizes = [n for n in range(1, batch + 1) if batch % n == 0][:3]
+        sizes = sizes[1:] if len(sizes) > 2 else sizes
+        found = []
+        for size in (sizes[0], sizes[-1]):
+            strategy = Strategy((("dp", batch // size), *word))
+            sharding = self.sharding(name, strategy, 1)
+            if sharding is None:
+                return None
+            axes, boundary = self.flow.axes[name], sharding.boundary
+            local = localize(self.functions[name], axes, sharding.mesh, sharding.choices, boundary)
+            found.append((local, sharding))
+        local, sharding = found[0]
+        pricer = Pricer(self.cluster, sharding.mesh, self.loads)
+        costs = FunctionTable(pricer, (local, found[1][0]), (sizes[0], sizes[-1]))
         summed = {
             axis.name: sum(
                 local.types[mine.value].bytes
@@ -198,7 +234,7 @@ class Entries:
             for i, axis in enumerate(sharding.mesh.axes)
             if axis.name not in ("dp", MICRO) and axis.size > 1
         }
-        return Entry(pricer.function(local, variant), summed)
+        return Table(costs, summed)
 
     def in_time(self, name: str) -> bool:
         """Whether a function can run on micro-batches: nothing in it mixes their samples."""

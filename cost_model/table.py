@@ -1,0 +1,194 @@
+"""Seconds and bytes of a function for any number of samples: every operator priced, every live
+tensor counted.
+
+All that an operator computes, moves and sends grows linearly with the samples that a device works
+on, and so does every tensor: the local forms for two sizes give them for every size. Only the
+roofline is not linear; it is evaluated over all operators at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..ir.model import Function, Op
+from ..ir.op import Work
+from ..ir.pieces import Variant, made_by, split
+from .compute import op_seconds
+from .function import Load, Pricer, is_collective
+
+Floats = NDArray[np.float64]
+
+
+class PieceCost(msgspec.Struct, frozen=True):
+    """One piece run once: `peak_bytes` is what it holds above its inputs, at the worst moment."""
+
+    compute_seconds: float
+    communication_seconds: float
+    flops: float
+    peak_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        return self.compute_seconds + self.communication_seconds
+
+
+class FunctionCost(msgspec.Struct, frozen=True):
+    """Forward and backward of one call on one device for one micro-batch under one variant.
+
+    `saved_bytes` is what forward leaves for backward beyond `input_bytes`, the activations it was
+    given (those are saved too, but made and counted by an earlier call).
+    """
+
+    forward: PieceCost
+    backward: PieceCost
+    saved_bytes: int
+    held_bytes: int
+
+
+class Line(msgspec.Struct, frozen=True):
+    """Amounts that grow linearly: `start + slope * samples`, elementwise."""
+
+    start: Floats
+    slope: Floats
+
+    def at(self, samples: int) -> Floats:
+        return self.start + self.slope * samples
+
+
+class FunctionTable:
+    """Prices of one local function, given for `samples[0]` and `samples[1]` samples per device.
+
+    Where only one size is possible, both are the same.
+    """
+
+    def __init__(self, pricer: Pricer, locals_: tuple[Function, Function], samples: tuple[int, int]):
+        self.pricer, self.locals, self.samples = pricer, locals_, samples
+        self.roots = self.storage()
+        self.pieces: dict[Variant, tuple[_Piece, _Piece, Line]] = {}
+        self.held = sum(locals_[0].types[i.value].bytes for i in locals_[0].held())
+
+    def at(self, samples: int, variant: Variant) -> FunctionCost:
+        """The price of one call on this many samples per device."""
+        if variant not in self.pieces:
+            self.pieces[variant] = self.split(variant)
+        forward, backward, saved = self.pieces[variant]
+        kept = round(float(saved.at(samples).sum()))
+        return FunctionCost(forward.at(samples), backward.at(samples), kept, self.held)
+
+    def split(self, variant: Variant) -> tuple[_Piece, _Piece, Line]:
+        small, large = (split(local, variant) for local in self.locals)
+        local = self.locals[0]
+        held = {i.value for i in local.held()}
+        saved = {self.roots[v] for v in small.saved}
+        made = made_by(local.forward_ops)
+        outputs = {o.value for o in local.outputs}
+        gradients = {i.gradient for i in local.inputs if i.gradient is not None}
+        return (
+            _Piece(self, (small.forward, large.forward), outputs | saved | held, held),
+            _Piece(self, (small.backward, large.backward), gradients | held, held | saved),
+            self.bytes([v for v in saved if v in made or not made]),
+        )
+
+    def line(self, amounts: Callable[[Function], Sequence[float]]) -> Line:
+        """Through the amounts of both sizes."""
+        near, far = (np.array(list(amounts(local)), dtype=np.float64) for local in self.locals)
+        return self.through(near, far)
+
+    def through(self, near: Floats, far: Floats) -> Line:
+        one, two = self.samples
+        slope = (far - near) / (two - one) if two != one else np.zeros_like(near)
+        return Line(near - slope * one, slope)
+
+    def bytes(self, values: Sequence[int]) -> Line:
+        return self.line(lambda local: [local.types[v].bytes for v in values])
+
+    def storage(self) -> list[int]:
+        """For every value the value whose memory it shares: views own none."""
+        local = self.locals[0]
+        roots = list(range(len(local.types)))
+        for op in local.ops:
+            operands = op.operands()
+            if operands and not is_collective(op) and self.pricer.load(local, op).work == "view":
+                for result in op.results:
+                    roots[result] = roots[operands[0]]
+        return roots
+
+
+class _Piece:
+    """Forward or backward: `kept` values stay to its end, `given` ones are not its own."""
+
+    def __init__(
+        self,
+        table: FunctionTable,
+        ops: tuple[tuple[Op, ...], tuple[Op, ...]],
+        kept: set[int],
+        given: set[int],
+    ) -> None:
+        self.pricer = table.pricer
+        pairs = [
+            (table.pricer.load(table.locals[0], a), table.pricer.load(table.locals[1], b))
+            for a, b in zip(*ops, strict=True)
+        ]
+        self.flops = _line(table, pairs, lambda load: load.flops)
+        groups: dict[tuple[Work, str], list[tuple[Load, Load]]] = {}
+        for op, pair in zip(ops[0], pairs, strict=True):
+            if pair[0].work != "view" and not is_collective(op):
+                groups.setdefault((pair[0].work, pair[0].dtype), []).append(pair)
+        self.groups = [
+            (*kind, _line(table, loads, lambda load: load.flops),
+             _line(table, loads, lambda load: load.moved_bytes))
+            for kind, loads in groups.items()
+        ]  # fmt: skip
+        sends = [s for pair in pairs for s in zip(pair[0].sends, pair[1].sends, strict=True)]
+        self.kinds = [(near[0], near[2]) for near, _ in sends]
+        self.sent = table.through(
+            np.array([near[1] for near, _ in sends]), np.array([far[1] for _, far in sends])
+        )
+        self.live = _live(table, ops[0], kept, given)
+
+    def at(self, samples: int) -> PieceCost:
+        device = self.pricer.cluster.device
+        compute = sum(
+            float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device).sum())
+            for work, dtype, flops, moved in self.groups
+        )
+        sent = zip(self.kinds, self.sent.at(samples), strict=True)
+        communication = sum(self.pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
+        peak = self.live.at(samples).max(initial=0.0)
+        return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
+
+
+def _line(
+    table: FunctionTable, pairs: Sequence[tuple[Load, Load]], amount: Callable[[Load], float]
+) -> Line:
+    near, far = (np.array([amount(pair[i]) for pair in pairs]) for i in (0, 1))
+    return table.through(near, far)
+
+
+def _live(table: FunctionTable, ops: tuple[Op, ...], kept: set[int], given: set[int]) -> Line:
+    """Bytes held beyond `given` while each operator runs."""
+    roots = table.roots
+    keep = {roots[v] for v in kept} | given
+    born: dict[int, int] = {}
+    for at, op in enumerate(ops):
+        for r in op.results:
+            if r >= 0 and roots[r] == r and r not in given:
+                born[r] = at
+    last = {
+        roots[v]: at
+        for at, op in enumerate(ops)
+        for v in (*op.operands(), *(r for r in op.results if r >= 0))
+    }
+    values = list(born)
+    sizes = table.bytes(values)
+    change = np.zeros((2, len(ops) + 1))
+    for row, amounts in enumerate((sizes.start, sizes.slope)):
+        np.add.at(change[row], [born[v] for v in values], amounts)
+        dead = [(i, v) for i, v in enumerate(values) if v not in keep]
+        np.add.at(change[row], [last[v] + 1 for _, v in dead], -amounts[[i for i, _ in dead]])
+    start, slope = np.cumsum(change, axis=1)[:, :-1]
+    return Line(start, slope)
