@@ -2,9 +2,10 @@
 
 from .judge import price
 from .problem import AxisRule, BulkCosts, Costs, ShardingProblem, ShardingSolution
-from .search import GAP, solve
+from .search import SearchOptions
+from .solve import GAP, solve
 
 __all__ = [
-    "GAP", "AxisRule", "BulkCosts", "Costs", "ShardingProblem", "ShardingSolution", "price",
-    "solve",
+    "GAP", "AxisRule", "BulkCosts", "Costs", "SearchOptions", "ShardingProblem",
+    "ShardingSolution", "price", "solve",
 ]  # fmt: skip

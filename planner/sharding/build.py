@@ -143,7 +143,7 @@ class _Builder:
         self.bytes[spot.choice] += self.problem.function.types[value].bytes // ways
 
     def flows(self) -> Iterator[Flow]:
-        moves = Moves(self.problem.costs)
+        moves = Moves(self.problem.costs, len(self.problem.mesh.axes))
         for (value, _), users in self.wants.items():
             yield _flow(moves, value, self.lies[value], users)
 
@@ -186,7 +186,7 @@ def _flow(moves: Moves, value: int, maker: Spot, users: list[Spot]) -> Flow:
     wanted = [_numbers(user, codes) for user in users]
     columns, want = np.unique(np.concatenate(wanted), return_inverse=True)
     cuts = np.cumsum([len(numbers) for numbers in wanted])[:-1]
-    table = moves.table(value, rows, columns, tuple(codes), len(maker.states))
+    table = moves.table(value, rows, columns, tuple(codes))
     ends = (End(u.choice, w) for u, w in zip(users, np.split(want, cuts), strict=True))
     return Flow(table, End(maker.choice, have), tuple(ends))
 

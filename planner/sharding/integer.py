@@ -3,28 +3,21 @@ where each user wants it, so that rounding is rarely needed. Solved by HiGHS thr
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
-from math import isfinite
+from math import inf, isfinite, isinf
 
-import msgspec
 import numpy as np
 from ortools.math_opt.python import mathopt
 
-from .network import Flow, Network
+from .network import Answer, Flow, Network
 
 SCALE = 1e6  # microseconds: the solver's tolerances are absolute
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """One label per choice, or None where none was found; no assignment costs less than `bound`."""
-
-    labels: list[int] | None
-    bound: float
-
-
-def solve_integer(network: Network, gap: float, time_limit: float | None) -> Answer:
-    """An assignment within `gap` of the best, and a proven bound in seconds."""
-    return _Program(network).solve(gap, time_limit)
+def solve_integer(network: Network, gap: float, deadline: float) -> Answer:
+    """Labels within `gap` of the best, and a proven bound; the memory limit is kept."""
+    return _Program(network).solve(gap, deadline)
 
 
 class _Program:
@@ -61,7 +54,7 @@ class _Program:
             moved = {
                 (a, b): self.model.add_variable(lb=0.0, ub=1.0)
                 for a in range(rows) if have[a]
-                for b in range(columns) if want[b] and isfinite(flow.seconds[a, b])
+                for b in range(columns) if want[b]
             }  # fmt: skip
             for a in range(rows):
                 parts = [v for (x, _), v in moved.items() if x == a]
@@ -99,13 +92,14 @@ class _Program:
         used = [v * float(b / limit) for vs, bs in pairs for v, b in zip(vs, bs, strict=True) if b]
         self.model.add_linear_constraint(mathopt.fast_sum(used) <= self.network.memory_bytes / limit)
 
-    def solve(self, gap: float, time_limit: float | None) -> Answer:
+    def solve(self, gap: float, deadline: float) -> Answer:
         self.model.minimize(mathopt.fast_sum(v * (c * SCALE) for v, c in self.terms))
-        limit = None if time_limit is None else timedelta(seconds=time_limit)
+        limit = None if isinf(deadline) else timedelta(seconds=max(deadline - time.monotonic(), 0.1))
         limits = mathopt.SolveParameters(relative_gap_tolerance=gap, time_limit=limit)
         result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=limits)
         bound = result.dual_bound() / SCALE
         if not result.has_primal_feasible_solution():
-            return Answer(None, bound)
+            return Answer(None, inf, bound)
         values = result.variable_values()
-        return Answer([max(range(len(vs)), key=lambda k: values[vs[k]]) for vs in self.chosen], bound)
+        labels = [max(range(len(vs)), key=lambda k: values[vs[k]]) for vs in self.chosen]
+        return Answer(labels, self.network.value(labels), bound)

@@ -55,3 +55,11 @@ class Network(msgspec.Struct, frozen=True):
     def taken(self, labels: list[int]) -> float:
         """Bytes of one label per choice."""
         return sum(float(b[label]) for b, label in zip(self.bytes, labels, strict=True))
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One label per choice, or None where there is none; no assignment costs less than `bound`."""
+
+    labels: list[int] | None
+    objective: float
+    bound: float
