@@ -156,10 +156,8 @@ class Entries:
         made = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
         return list(zip(searched, made, strict=True))
 
-    def token_ways(self, function: Function, value: int, word: Word) -> int:
-        """Into how many pieces a value between calls lies cut by tokens."""
-        if self.flow.token_shard(function, value) is None:
-            return 1
+    def token_ways(self, word: Word) -> int:
+        """Into how many pieces values between calls lie cut by tokens."""
         flag = Strategy(word).tokens_between
         return prod(n for role, n in word if ROLES[role].sequence or (flag and ROLES[role].operators))
 

@@ -31,10 +31,7 @@ class Candidate(msgspec.Struct, frozen=True):
     stages: tuple[Stage, ...]
     step_seconds: float
     bubble: float
-
-    @property
-    def peak_bytes(self) -> int:
-        return max(stage.peak_bytes for stage in self.stages)
+    peak_bytes: int
 
 
 class StageSums(msgspec.Struct, frozen=True):
@@ -65,12 +62,14 @@ class Evaluator:
         self.model: Model = entries.model
         self.cluster: Cluster = entries.cluster
         self.calls = self.model.calls
-        self.parameters = {p.name: p for p in self.model.parameters}
-        counts: dict[str, int] = {}
-        for call in self.calls:
-            counts[call.function] = counts.get(call.function, 0) + 1
+        sizes = {p.name: p.type.bytes for p in self.model.parameters}
+        self.parameters = [{n: sizes[n] for n in call.parameters} for call in self.calls]
+        users = Counter(name for call in self.calls for name in set(call.parameters))
+        self.shares = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
+        counts = Counter(call.function for call in self.calls)
         self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
+        self.crossings: dict[int, tuple[int, int]] = {}
         self.in_time = model_in_time(entries, self.once)
         self.cuts: dict[tuple[Word, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
@@ -161,7 +160,8 @@ class Evaluator:
         pipeline = sum(busy) + (micro_batches - 1) * max(busy)
         step = pipeline + max(s.sync_seconds for s in stages)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
-        return Candidate(strategy, micro_batches, memory, stages, step, bubble)
+        peak = max(stage.peak_bytes for stage in stages)
+        return Candidate(strategy, micro_batches, memory, stages, step, bubble, peak)
 
     def transfer_seconds(self, amount: int, stride: int) -> float:
         return float(collective_seconds("send", amount, 2, stride, self.cluster)) if amount else 0.0
@@ -191,27 +191,34 @@ class Evaluator:
         seen: set[str] = set()
         total = 0
         for i in calls:
-            names = self.calls[i].parameters
-            new = sum(self.parameters[n].type.bytes for n in names if n not in seen)
-            whole = sum(self.parameters[n].type.bytes for n in names)
-            total += local_bytes[i] * new // whole if whole else 0
-            seen.update(names)
+            amount = local_bytes[i]
+            if self.shares[i]:
+                held = self.parameters[i]
+                new = sum(size for name, size in held.items() if name not in seen)
+                amount = amount * new // max(sum(held.values()), 1)
+                seen.update(held)
+            total += amount
         return total
 
     def crossing(self, at: int, samples: int, word: Word) -> int:
         """Bytes that one device sends per micro-batch of `samples` over the boundary at a call."""
-        if at >= len(self.calls):
-            return 0
-        made: dict[str, int] = {}
+        if at not in self.crossings:
+            self.crossings[at] = self.crossing_bytes(at)
+        split, whole = self.crossings[at]
+        return (split // self.entries.token_ways(word) + whole) * samples // self.model.batch
+
+    def crossing_bytes(self, at: int) -> tuple[int, int]:
+        """Whole bytes of the values that cross the boundary at a call: with tokens, without."""
+        used = {name for call in self.calls[at:] for name in call.arguments}
+        split = whole = 0
         for call in self.calls[:at]:
             function = self.entries.functions[call.function]
             if function.differentiable:
                 for name, output in zip(call.results, function.outputs, strict=True):
-                    ways = self.entries.token_ways(function, output.value, word)
-                    made[name] = function.types[output.value].bytes // ways
-        used = {name for call in self.calls[at:] for name in call.arguments}
-        whole = sum(amount for name, amount in made.items() if name in used)
-        return whole * samples // self.model.batch
+                    amount = function.types[output.value].bytes if name in used else 0
+                    carries = self.entries.flow.token_shard(function, output.value) is not None
+                    split, whole = (split + amount, whole) if carries else (split, whole + amount)
+        return split, whole
 
     def optimizer_seconds(self, held: int, zero: _Zero) -> float:
         touched = held * (2 + self.optimizer.states) // zero.pieces("optimizer")
