@@ -88,6 +88,8 @@ class Rounds:
     def __init__(self, network: Network, gap: float, options: SearchOptions) -> None:
         self.network, self.gap, self.options = network, gap, options
         self.ascent = Ascent(network)
+        # what a solution with each label costs at least
+        self.least: list[Floats] = [np.full(len(seconds), -inf) for seconds in network.seconds]
         self.names: list[Ints] = [np.arange(len(seconds)) for seconds in network.seconds]
         self.labels: list[int] | None = None
         self.objective, self.dropped = inf, inf  # `dropped`: the least that a dropped label bounds
@@ -125,12 +127,14 @@ class Rounds:
         for sweep in range(SWEEPS):
             before = self.ascent.bound
             excess = self.ascent.sweep(forward=sweep % 2 == 0)
+            for least, above in zip(self.least, excess, strict=True):
+                np.maximum(least, before + above, out=least)
         if self.closed:
             return
         self.offer(self.ascent.decode(forward=True))
         self.search(excess)
         if not self.closed:
-            self.drop([before + e < self.cutoff for e in excess])
+            self.drop()
 
     def offer(self, labels: list[int] | None) -> None:
         """Labels of the ascent's network: the best so far if they are better."""
@@ -148,8 +152,8 @@ class Rounds:
     def search(self, excess: list[Floats]) -> None:
         """The best of all solutions made of labels near the bound, as many as can be looked at."""
         while self.slack < len(SLACKS):
-            slack = SLACKS[self.slack] * self.ascent.bound
-            kept = [np.flatnonzero((e <= slack) | self.known(c)) for c, e in enumerate(excess)]
+            most = SLACKS[self.slack] * self.ascent.bound
+            kept = [np.flatnonzero((e <= most) | self.known(c)) for c, e in enumerate(excess)]
             labels = eliminate(restrict(self.ascent.network, kept), CANDIDATES)
             if labels is not None:
                 self.offer([int(k[label]) for k, label in zip(kept, labels, strict=True)])
@@ -161,13 +165,13 @@ class Rounds:
         assert self.labels is not None
         return self.names[choice] == self.labels[choice]
 
-    def drop(self, good: list[NDArray[np.bool_]]) -> None:
-        """Keep the good labels; where a choice has none, nothing is better than the cutoff."""
-        left = sum(int(g.sum()) for g in good)
-        if not all(g.any() for g in good):
+    def drop(self) -> None:
+        """Keep labels below the cutoff; where a choice has none, nothing is better than that."""
+        kept = [np.flatnonzero(least < self.cutoff) for least in self.least]
+        if not all(map(len, kept)):
             self.proven, self.dropped = inf, min(self.dropped, self.cutoff)
-        elif left < SHRINK * sum(map(len, good)):
+        elif sum(map(len, kept)) < SHRINK * sum(map(len, self.least)):
             self.dropped = min(self.dropped, self.cutoff)
-            kept = [np.flatnonzero(g) for g in good]
             self.ascent = self.ascent.narrow(kept)
             self.names = [names[k] for names, k in zip(self.names, kept, strict=True)]
+            self.least = [least[k] for least, k in zip(self.least, kept, strict=True)]
