@@ -150,6 +150,46 @@ def where(rewriter: Rewriter, op: Op) -> Values | None:
     return rewriter.emit("aten.expand.default", (Ref(chosen), made.shape), made)
 
 
+@rule("aten.linear.default")
+def linear(rewriter: Rewriter, op: Op) -> Values | None:
+    """The bias is added afterwards, so that the product's reducing loop may be split."""
+    bias = rewriter.operand(op, 2)
+    if bias is None:
+        return None
+    type_ = rewriter.types[op.results[0]]
+    (product,) = rewriter.emit(op.target, op.args[:2], type_)
+    return rewriter.emit("aten.add.Tensor", (Ref(product), Ref(bias)), type_)
+
+
+@rule(*(f"aten.conv{n}d.{kind}" for n in (1, 2, 3) for kind in ("default", "padding")))
+def convolution(rewriter: Rewriter, op: Op) -> Values | None:
+    """The same for a convolution, whose bias has one element per channel."""
+    bias = rewriter.operand(op, 2)
+    if bias is None:
+        return None
+    type_ = rewriter.types[op.results[0]]
+    (made,) = rewriter.emit(op.target, (*op.args[:2], None, *op.args[3:]), type_)
+    space = len(rewriter.types[rewriter.operand(op, 1) or 0].shape) - 2
+    row = rewriter.reshaped(bias, (*rewriter.types[bias].shape, *(1,) * space))
+    return rewriter.emit("aten.add.Tensor", (Ref(made), Ref(row)), type_)
+
+
+@rule("aten.addmm.default", "aten.baddbmm.default")
+def addmm(rewriter: Rewriter, op: Op) -> Values | None:
+    """beta * added + alpha * (x @ y), one operator each."""
+    added, product = rewriter.operand(op, 0), op.args[1:3]
+    type_ = rewriter.types[op.results[0]]
+    alpha, beta = (op.kwargs.get(name, 1) for name in ("alpha", "beta"))
+    target = "aten.mm.default" if op.target == "aten.addmm.default" else "aten.bmm.default"
+    (made,) = rewriter.emit(target, product, type_)
+    assert added is not None
+    if alpha != 1:
+        (made,) = rewriter.emit("aten.mul.Scalar", (Ref(made), alpha), type_)
+    if beta != 1:
+        (added,) = rewriter.emit("aten.mul.Scalar", (Ref(added), beta), rewriter.types[added])
+    return rewriter.emit("aten.add.Tensor", (Ref(made), Ref(added)), type_)
+
+
 @rule("aten.cross_entropy_loss.default")
 def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
     defaults = (None, None, None, 1, -100, 0.0)
