@@ -190,6 +190,50 @@ def addmm(rewriter: Rewriter, op: Op) -> Values | None:
     return rewriter.emit("aten.add.Tensor", (Ref(made), Ref(added)), type_)
 
 
+@rule("aten.floor.default")
+def chance(rewriter: Rewriter, op: Op) -> Values | None:
+    """floor(keep + rand(shape)) is 1 with probability `keep`, else 0 (stochastic depth)."""
+    source = rewriter.made_by.get(op.operands()[0])
+    if source is None or source.target != "aten.add.Tensor":
+        return None
+    drawn, keep = rewriter.made_by.get(source.operands()[0]), source.args[1]
+    if drawn is None or drawn.target != "aten.rand.default" or not isinstance(keep, float):
+        return None
+    type_ = rewriter.types[op.results[0]]
+    kwargs: dict[str, Argument] = {"dtype": f"dtype:{type_.dtype}"}
+    (ones,) = rewriter.emit("aten.full.default", (type_.shape, 1.0), type_, kwargs=kwargs)
+    key, index = Ref(rewriter.graph.key), whole_index(type_.shape)
+    (kept,) = rewriter.emit(
+        "plait.dropout.default", (Ref(ones), key, 1.0 - keep, 0, index), type_
+    )
+    return rewriter.emit("aten.mul.Scalar", (Ref(kept), keep), type_)
+
+
+@rule("aten.log_sigmoid.default")
+def log_sigmoid(rewriter: Rewriter, op: Op) -> Values | None:
+    """min(x, 0) - log(1 + exp(-|x|)); torch's own keeps a buffer whose size depends on the device."""
+    (x,), type_ = op.operands(), rewriter.types[op.results[0]]
+
+    def emit(name: str, *args: Argument) -> Ref:
+        return Ref(rewriter.emit(f"aten.{name}", args, type_)[0])
+
+    distance = emit("abs.default", Ref(x))
+    least = emit("mul.Scalar", emit("sub.Tensor", Ref(x), distance), 0.5)
+    rest = emit("log1p.default", emit("exp.default", emit("neg.default", distance)))
+    return (emit("sub.Tensor", least, rest).value,)
+
+
+@rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default")
+def pool_to_one(rewriter: Rewriter, op: Op) -> Values | None:
+    """Pooling to a single place is a mean."""
+    size = op.args[1]
+    assert isinstance(size, tuple)
+    if set(size) != {1}:
+        return None
+    over = tuple(range(-len(size), 0))
+    return rewriter.emit("aten.mean.dim", (op.args[0], over, True), rewriter.types[op.results[0]])
+
+
 @rule("aten.cross_entropy_loss.default")
 def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
     defaults = (None, None, None, 1, -100, 0.0)

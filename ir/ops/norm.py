@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ..op import Loops, Site, Work, declare, loops
-from .pattern import Words, integers, literal, pattern, present, words
+from .pattern import Words, integer, integers, literal, pattern, present, words
 
 WORK: Work = "reduce"
 
@@ -100,3 +100,25 @@ def batch_norm_backward(site: Site) -> Loops:
 def _channels(shape: tuple[int, ...], training: bool) -> tuple[Words, Words]:
     batch, *space = words((shape[0], *shape[2:]), "s", whole=range(9) if training else ())
     return [batch, "c", *space], ["c"]
+
+
+@declare("aten._weight_norm_interface.default")
+def weight_norm(site: Site) -> Loops:
+    """direction, length, dim -> weight, norms: one norm per place along `dim`"""
+    full, per = _lengths(site, 0, 2)
+    return loops(pattern([full, per], [full, per]), site, work=WORK, flops=4)
+
+
+@declare("aten._weight_norm_interface_backward.default")
+def weight_norm_backward(site: Site) -> Loops:
+    """gradient, direction, length, norms, dim -> of direction, of length"""
+    full, per = _lengths(site, 1, 4)
+    text = pattern([full, full, per, per], [full, per])
+    return loops(text, site, linear=((0,),), work=WORK, flops=6)
+
+
+def _lengths(site: Site, operand: int, position: int) -> tuple[Words, Words]:
+    shape = site.operands[operand].shape
+    dim = integer(site, position) % len(shape)
+    full = words(shape, whole=set(range(len(shape))) - {dim})
+    return full, [word if d == dim else "1" for d, word in enumerate(full)]

@@ -159,11 +159,11 @@ def mamba(layers=2, batch=8, seq=12, **config):
     return MambaForCausalLM(made), text(batch, seq)
 
 
-def mamba2(layers=2, batch=8, seq=12, **config):
+def mamba2(layers=2, batch=8, seq=16, **config):
     from transformers import Mamba2Config, Mamba2ForCausalLM
 
     made = Mamba2Config(
         hidden_size=32, num_hidden_layers=layers, state_size=8, num_heads=8, head_dim=8, n_groups=2,
-        chunk_size=4, vocab_size=96, **config,
+        chunk_size=8, vocab_size=96, **config,
     )  # fmt: skip
     return Mamba2ForCausalLM(made), text(batch, seq)
