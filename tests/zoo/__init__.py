@@ -3,8 +3,23 @@
 from .audio import hubert, wav2vec2, whisper
 from .batches import pictures, text
 from .decoders import (
-    bloom, falcon, gemma2, gemma3, gpt2, gpt_neox, llama, mamba, mamba2, mistral, mixtral,
-    olmoe, opt, phi, qwen2, qwen3, qwen3_moe,
+    bloom,
+    falcon,
+    gemma2,
+    gemma3,
+    gpt2,
+    gpt_neox,
+    llama,
+    mamba,
+    mamba2,
+    mistral,
+    mixtral,
+    olmoe,
+    opt,
+    phi,
+    qwen2,
+    qwen3,
+    qwen3_moe,
 )  # fmt: skip
 from .encoders import bart, bert, deberta, distilbert, electra, roberta, t5
 from .vision import clip, convnext, dinov2, resnet, segformer, siglip, swin, vit
