@@ -4,7 +4,7 @@ import pytest
 
 from plait.ir.axes import analyse
 from plait.ir.model import Function, Model
-from plait.ir.op import OPERATORS
+from plait.ir.op import OPERATORS, declaration, site_of
 
 from ... import zoo
 
@@ -60,3 +60,17 @@ def _whole_along_batch(function: Function, batch: int) -> set[str]:
         if touched and all(option.atom != atom for option in known.options):
             found.add(op.target)
     return found
+
+
+def test_products_split_along_every_loop(named: tuple[str, Model]) -> None:
+    """Rows, columns and the sum: biases are added afterwards, to matrices and to convolutions."""
+    _, model = named
+    for function in model.functions:
+        for op in function.ops:
+            declared = declaration(site_of(op, function.types))
+            assert declared is not None
+            channels = [loop for loop in declared.loops if loop.name in ("n", "g", "co", "ci")]
+            if op.target.startswith(("aten.mm.", "aten.bmm.", "aten.addmm.", "aten.baddbmm.")):
+                assert {loop.kind for loop in declared.loops} == {"split"}
+            elif declared.work == "convolution":
+                assert {loop.kind for loop in channels} == {"split"}
