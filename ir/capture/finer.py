@@ -64,9 +64,7 @@ def chance(rewriter: Rewriter, op: Op) -> Values | None:
     kwargs: dict[str, Argument] = {"dtype": f"dtype:{type_.dtype}"}
     (ones,) = rewriter.emit("aten.full.default", (type_.shape, 1.0), type_, kwargs=kwargs)
     key, index = Ref(rewriter.graph.key), whole_index(type_.shape)
-    (kept,) = rewriter.emit(
-        "plait.dropout.default", (Ref(ones), key, 1.0 - keep, 0, index), type_
-    )
+    (kept,) = rewriter.emit("plait.dropout.default", (Ref(ones), key, 1.0 - keep, 0, index), type_)
     return rewriter.emit("aten.mul.Scalar", (Ref(kept), keep), type_)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from ..errors import FileError
 from . import attention as _attention  # noqa: F401  (registers plait::attention)
+from . import batch_norm as _batch_norm  # noqa: F401  (registers plait::batch_norm)
 
 NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 # Namespaces whose operators a library registers on import.

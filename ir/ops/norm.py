@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ..op import Loops, Site, Work, declare, loops
+from ..op import LoopKind, Loops, Site, Work, declare, loops
 from .pattern import Words, integer, integers, literal, pattern, present, words
 
 WORK: Work = "reduce"
@@ -100,6 +100,40 @@ def batch_norm_backward(site: Site) -> Loops:
 def _channels(shape: tuple[int, ...], training: bool) -> tuple[Words, Words]:
     batch, *space = words((shape[0], *shape[2:]), "s", whole=range(9) if training else ())
     return [batch, "c", *space], ["c"]
+
+
+@declare("plait.square_deviation.default")
+def square_deviation(site: Site) -> Loops:
+    """x, mean -> mean of (x - mean)^2 per channel"""
+    full, per = _channels(site.operands[0].shape, False)
+    kinds: dict[str, LoopKind] = {word: "mean" for word in full if word not in ("c", "1")}
+    return loops(pattern([full, per], [per]), site, kinds=kinds, work=WORK, flops=3)
+
+
+@declare("plait.batch_norm.default")
+def normalise(site: Site) -> Loops:
+    """x, mean, 1/std, weight?, bias? -> of the shape of x"""
+    full, per = _channels(site.operands[0].shape, False)
+    inputs = present(site, (full, per, per, per, per))
+    return loops(pattern(inputs, [full]), site, work=WORK, flops=4)
+
+
+@declare("plait.batch_norm_sums.default")
+def normalise_sums(site: Site) -> Loops:
+    """gradient, x, mean, 1/std -> of bias, of weight"""
+    full, per = _channels(site.operands[1].shape, False)
+    text = pattern([full, full, per, per], [per, per])
+    return loops(text, site, linear=((0,),), work=WORK, flops=5)
+
+
+@declare("plait.batch_norm_backward.default")
+def normalise_backward(site: Site) -> Loops:
+    """gradient, x, mean, 1/std, weight?, mean of bias' and of weight's gradient -> of x"""
+    full, per = _channels(site.operands[1].shape, False)
+    inputs = present(site, (full, full, per, per, per, per, per))
+    last = len(inputs) - 1
+    groups = ((0, last - 1, last),)
+    return loops(pattern(inputs, [full]), site, linear=groups, work=WORK, flops=8)
 
 
 @declare("aten._weight_norm_interface.default")

@@ -54,9 +54,7 @@ def declared(monkeypatch):
 
     @declare(TARGET)
     def outer_sum(site):
-        return loops(
-            "[m k], [n k] -> [m n]", site, linear=((0,), (1,)), work="gemm", flops=2
-        )
+        return loops("[m k], [n k] -> [m n]", site, linear=((0,), (1,)), work="gemm", flops=2)
 
 
 class Net(nn.Module):
@@ -125,7 +123,7 @@ def test_split_in_time(model, declared, loop, legal):
         return ((*along, *through, 0)[0],)
 
     choices = tuple(choice(i, known) for i, known in enumerate(axes.ops))
-    cut = (((0, 0),) if loop == "m" else ("R",))
+    cut = ((0, 0),) if loop == "m" else ("R",)
     boundary = Boundary(
         tuple(cut if i is given else ("R",) for i in function.inputs),
         tuple(None if i.gradient is None else ("P",) for i in function.inputs),

@@ -28,6 +28,19 @@ def _layer_norm(shape: tuple[int, ...], inner: list[int], affine: bool = True) -
     ]  # fmt: skip
 
 
+def _batch_norm_parts(shape: tuple[int, ...], affine: bool = True) -> list[Sample]:
+    x, upper, mean = real(*shape), real(*shape), real(shape[1])
+    inverse = torch.rand(shape[1], dtype=F64) + 0.5
+    weight, bias = (real(shape[1]), real(shape[1])) if affine else (None, None)
+    saved = (upper, x, mean, inverse)
+    return [
+        of("plait.square_deviation.default", x, mean),
+        of("plait.batch_norm.default", x, mean, inverse, weight, bias),
+        of("plait.batch_norm_sums.default", *saved),
+        of("plait.batch_norm_backward.default", *saved, weight, real(shape[1]), real(shape[1])),
+    ]
+
+
 def _group_norm(shape: tuple[int, ...], groups: int) -> list[Sample]:
     x, upper, weight, bias = real(*shape), real(*shape), real(shape[1]), real(shape[1])
     sizes = (shape[0], shape[1], x[0, 0].numel(), groups)
@@ -74,6 +87,8 @@ NORM = [
     *_group_norm((2, 8, 3), 1),
     *_batch_norm((4, 6, 2, 2)),
     *_batch_norm((6, 4)),
+    *_batch_norm_parts((4, 6, 2, 3)),
+    *_batch_norm_parts((6, 4), affine=False),
     *_weight_norm((4, 6, 3), 2),
     *_weight_norm((4, 6, 3), 0),
 ]

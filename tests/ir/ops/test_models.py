@@ -17,8 +17,6 @@ EXPERTS = {
 }  # fmt: skip
 MIXING = {
     **dict.fromkeys((make.__name__ for make in zoo.KINDS["mixture of experts"]), EXPERTS),
-    # statistics of the batch
-    "resnet": {"aten.native_batch_norm.default", "aten.native_batch_norm_backward.default"},
     # every picture is compared with every text
     "clip": {"aten.arange.default", "plait.cross_entropy.default",
              "plait.cross_entropy_backward.default"},
