@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import TraceError
 from ..model import Model
+from . import finer as _finer  # noqa: F401  (registers its rules)
 from .assemble import assemble
 from .clean import Unsupported, read
 from .execute import execute, run_ops

@@ -15,11 +15,8 @@ NEUTRAL = {
     "aten.mul.Tensor": 1.0, "aten.mul.Scalar": 1.0, "aten.div.Tensor": 1.0, "aten.div.Scalar": 1.0,
     "aten.pow.Tensor_Scalar": 1.0,
 }  # fmt: skip
-# a new tensor asks its operand for nothing but the element type
-NEW = {
-    "aten.new_zeros.default": "aten.zeros.default", "aten.new_ones.default": "aten.ones.default",
-    "aten.new_empty.default": "aten.empty.memory_format", "aten.new_full.default": "aten.full.default",
-}  # fmt: skip
+# tensors of a constant that only take their element type from an operand
+NEW = {"aten.new_zeros.default": 0.0, "aten.new_ones.default": 1.0, "aten.new_full.default": None}
 # slices: operator -> position of its dim argument
 SLICES = {"aten.slice.Tensor": 1, "aten.slice_scatter.default": 2, "aten.slice_backward.default": 2}
 
@@ -88,20 +85,27 @@ def _hashable(argument: Argument) -> Hashable:
 
 
 def normalise(op: Op, types: list[TensorType]) -> Op:
-    """Make sizes in literals explicit: no -1 in shapes, no open ends in slices, types of new tensors
-    by name."""
+    """Make sizes in literals explicit: no -1 in shapes, no open ends in slices."""
     shape = types[op.results[0]].shape if op.results and op.results[0] >= 0 else ()
     if op.target in VIEWS:
         return replace(op, target="aten.view.default", args=(op.args[0], shape))
     if op.target == "aten.expand.default":
         return replace(op, args=(op.args[0], shape), kwargs={})
     if op.target in NEW:
-        kwargs = {"dtype": f"dtype:{types[op.results[0]].dtype}"}
-        return replace(op, target=NEW[op.target], args=op.args[1:], kwargs=kwargs)
+        return _full(op, types)
     if op.target in SLICES:
         whole = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
         return _closed_slice(op, SLICES[op.target], whole)
     return op
+
+
+def _full(op: Op, types: list[TensorType]) -> Op:
+    """A constant tensor that needs no operand."""
+    type_, constant = types[op.results[0]], NEW[op.target]
+    args = (type_.shape, op.args[2] if constant is None else constant)
+    return replace(
+        op, target="aten.full.default", args=args, kwargs={"dtype": f"dtype:{type_.dtype}"}
+    )
 
 
 def _closed_slice(op: Op, place: int, shape: tuple[int, ...]) -> Op:

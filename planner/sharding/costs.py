@@ -58,13 +58,7 @@ class RooflineCosts:
         cut = prod(
             axis.size for axis, s in zip(self.mesh.axes, held, strict=True) if isinstance(s, tuple)
         )
-        key = (step.kind, step.axis, self.alike(value) / cut)
-        if key not in self.collectives:
-            size, stride = self.mesh.axes[step.axis].size, self.strides[step.axis]
-            self.collectives[key] = float(
-                collective_seconds(step.kind, key[2], size, stride, self.cluster)
-            )
-        return self.collectives[key]
+        return self.send(step.kind, step.axis, self.alike(value) / cut)
 
     def operator(self, op: int, options: tuple[Option, ...]) -> float:
         """Seconds of one operator under one option per axis."""
@@ -96,19 +90,25 @@ class RooflineCosts:
         """Seconds over the grid of what the operator sends by itself, where it is split so."""
         seconds = np.zeros(tuple(len(axis) for axis in options))
         for exchange in known.exchanges:
-            whole = exchanged_bytes(exchange, known) / along
-            loops = {name for dim in exchange.dims for name in dim}
-            pieces = self.outer(options, lambda o, loops=loops: any(l in loops for l, _ in o.cuts))
+            walked = {name for dim in exchange.dims for name in dim}
+            local = exchanged_bytes(exchange, known) / along / self.outer(options, _walks(walked))
             for place, chosen in enumerate(options):
-                size, stride = self.mesh.axes[place].size, self.strides[place]
                 talks = np.array([o.joint or o.partner is not None for o in chosen])
-                sent = np.vectorize(
-                    lambda n, k=exchange.kind, s=size, t=stride: collective_seconds(k, n, s, t, self.cluster)
-                )
-                shape = [-1 if axis == place else 1 for axis in range(len(options))]
                 if talks.any():
-                    seconds += sent(whole / pieces) * talks.reshape(shape)
+                    shape = [-1 if axis == place else 1 for axis in range(len(options))]
+                    sent = np.vectorize(self.send)(exchange.kind, place, local)
+                    seconds += sent * talks.reshape(shape)
         return seconds
+
+    def send(self, kind: str, axis: int, amount: float) -> float:
+        """Seconds of one collective over one axis."""
+        key = (kind, axis, amount)
+        if key not in self.collectives:
+            size, stride = self.mesh.axes[axis].size, self.strides[axis]
+            self.collectives[key] = float(
+                collective_seconds(kind, amount, size, stride, self.cluster)
+            )
+        return self.collectives[key]
 
     def grid(
         self, options: tuple[tuple[Option, ...], ...], position: int | None, operands: int
@@ -133,3 +133,8 @@ def _cuts(option: Option, position: int | None, operands: int) -> bool:
     inside = position < operands
     state = option.inputs[position] if inside else option.outputs[position - operands]
     return isinstance(state, tuple)
+
+
+def _walks(loops: set[str]) -> Callable[[Option], bool]:
+    """Whether an option splits one of these loops."""
+    return lambda option: any(loop in loops for loop, _ in option.cuts)

@@ -2,7 +2,6 @@
 layers, on real ranks against one process."""
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,9 @@ from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.runtime.verify import Job, verify
 
+from ..ir import lockstep
+
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS / "ir")]
-import lockstep  # noqa: E402
 
 
 class Shuffled:

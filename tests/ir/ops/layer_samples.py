@@ -29,6 +29,19 @@ def _layer_norm(shape: tuple[int, ...], inner: list[int], affine: bool = True) -
     ]  # fmt: skip
 
 
+def _batch_norm_parts(shape: tuple[int, ...], affine: bool = True) -> list[Sample]:
+    x, upper, mean = real(*shape), real(*shape), real(shape[1])
+    inverse = torch.rand(shape[1], dtype=F64) + 0.5
+    weight, bias = (real(shape[1]), real(shape[1])) if affine else (None, None)
+    saved = (upper, x, mean, inverse)
+    return [
+        of("plait.square_deviation.default", x, mean),
+        of("plait.batch_norm.default", x, mean, inverse, weight, bias),
+        of("plait.batch_norm_sums.default", *saved),
+        of("plait.batch_norm_backward.default", *saved, weight, real(shape[1]), real(shape[1])),
+    ]
+
+
 def _group_norm(shape: tuple[int, ...], groups: int) -> list[Sample]:
     x, upper, weight, bias = real(*shape), real(*shape), real(shape[1]), real(shape[1])
     sizes = (shape[0], shape[1], x[0, 0].numel(), groups)
@@ -59,6 +72,14 @@ def _batch_norm(shape: tuple[int, ...]) -> list[Sample]:
     ]
 
 
+def _weight_norm(shape: tuple[int, ...], dim: int) -> list[Sample]:
+    length = [size if d == dim else 1 for d, size in enumerate(shape)]
+    v, g, upper = real(*shape), real(*length), real(*shape)
+    name = "_weight_norm_interface"
+    _, norms = getattr(torch.ops.aten, name)(v, g, dim)
+    return [of(name, v, g, dim), of(f"{name}_backward", upper, v, g, norms, dim)]
+
+
 NORM = [
     *_layer_norm((4, 6, 8), [8]),
     *_layer_norm((4, 1, 8), [8], affine=False),
@@ -67,6 +88,10 @@ NORM = [
     *_group_norm((2, 8, 3), 1),
     *_batch_norm((4, 6, 2, 2)),
     *_batch_norm((6, 4)),
+    *_batch_norm_parts((4, 6, 2, 3)),
+    *_batch_norm_parts((6, 4), affine=False),
+    *_weight_norm((4, 6, 3), 2),
+    *_weight_norm((4, 6, 3), 0),
 ]
 
 
@@ -148,10 +173,11 @@ LOSS = [sample for reduction in (0, 1, 2) for sample in _nll(reduction)] + _nll(
 
 def _convolution(
     x: tuple[int, ...], weight: tuple[int, ...], groups: int = 1, bias: bool = True,
-    transposed: bool = False, mask: tuple[bool, bool] = (True, True),
+    transposed: bool = False, mask: tuple[bool, bool] = (True, True), stride: int = 2,
+    padding: int = 1,
 ) -> list[Sample]:  # fmt: skip
     space = len(x) - 2
-    options = ([2] * space, [1] * space, [1] * space, transposed, [0] * space, groups)
+    options = ([stride] * space, [padding] * space, [1] * space, transposed, [0] * space, groups)
     given, kernel = real(*x), real(*weight)
     channels = weight[1] * groups if transposed else weight[0]
     added = real(channels) if bias else None
@@ -171,6 +197,9 @@ CONVOLUTION = [
     *_convolution((2, 4, 7), (6, 4, 3), bias=False, mask=(False, True)),
     *_convolution((2, 12, 5), (24, 3, 3), groups=4, bias=False),
     *_convolution((2, 6, 5, 5), (6, 1, 3, 3), groups=6),
+    # windows that tile the input, and windows of one place
+    *_convolution((4, 6, 8, 12), (8, 6, 2, 2), bias=False, padding=0),
+    *_convolution((4, 6, 6), (8, 3, 1), groups=2, bias=False, stride=1, padding=0),
     *_convolution((2, 6, 5), (6, 4, 3), transposed=True),
     *_convolution((2, 6, 5), (6, 4, 3), transposed=True, groups=2, bias=False),
 ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +17,7 @@ from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Argument, Function, Input, Op, Output, Ref
 from plait.ir.op import Loops, Site, declaration
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from lockstep import run, shard, unshard
+from ..lockstep import run, shard, unshard
 
 
 @dataclass
