@@ -95,7 +95,7 @@ class Entries:
                 states[item.value] = (fixed[item.value],)
         loops = weight_loops(function, axes) - self.flow.batch[function.name]
         mesh = Mesh((Axis("tp", ways),))
-        batch = _split_values(function, self.batch[function.name], axes.ops)
+        batch = split_values(function, self.batch[function.name], axes.ops)
         costs = RooflineCosts(function, axes, mesh, self.cluster, (1,), batch, self.model.batch)
         rule = AxisRule(loops, states)
         (made,) = solve(ShardingProblem(function, axes, mesh, (rule,), costs)).axes
@@ -182,7 +182,7 @@ def _cuts(axes: Axes, value: int, ways: int) -> tuple[State, ...]:
     )
 
 
-def _split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
+def split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
     """Values that lie cut along the batch."""
     split = {
         i.value for i, s in zip(function.inputs, sharding.inputs, strict=True) if s != "R"
