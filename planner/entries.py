@@ -151,7 +151,7 @@ class Entries:
         )  # fmt: skip
         mesh = Mesh(tuple(Axis(role, size) for role, size in searched))
         strides = tuple(mesh.stride(i) for i in range(len(searched)))
-        batch = _split_values(function, self.batch[function.name], axes.ops)
+        batch = split_values(function, self.batch[function.name], axes.ops)
         costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.model.batch)
         made = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
         return list(zip(searched, made, strict=True))
@@ -279,7 +279,7 @@ class Entries:
         return Sharding(name, strategy, mesh, choices, boundary)
 
 
-def _split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
+def split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
     """Values that lie cut along the batch."""
     split = {
         i.value for i, s in zip(function.inputs, sharding.inputs, strict=True) if s != "R"

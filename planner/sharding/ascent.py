@@ -72,7 +72,7 @@ class Ascent:
         for choice in order if forward else reversed(order):
             total = self.network.seconds[choice].copy()
             for state, number in self.ends[choice]:
-                total += state.given_labels(number, labels)[state.groups[number].place]
+                total += state.conditional(number, labels)[state.groups[number].place]
             labels[choice] = int(total.argmin())
         return [label for label in labels if label is not None]
 
@@ -129,7 +129,7 @@ class _FlowState:
         self.changed(number)
         return known
 
-    def given_labels(self, number: int, labels: list[int | None]) -> Floats:
+    def conditional(self, number: int, labels: list[int | None]) -> Floats:
         """What `take` would find if the choices that have labels could do nothing else."""
         prices, decided = [], False
         for n, (end, absent) in enumerate(zip(self.flow.ends, self.absent, strict=True)):
@@ -141,8 +141,9 @@ class _FlowState:
                 fixed = np.full(len(absent), inf)
                 fixed[end.place[label]] = 0.0
                 prices.append(fixed)
-        if not decided and self.taken[number] is not None:
-            return self.taken[number]
+        known = self.taken[number]
+        if known is not None and not decided:
+            return known
         return _least(self.flow.seconds, prices, number)
 
     def lend(self, number: int, taken: Floats, lent: Floats) -> None:

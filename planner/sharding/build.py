@@ -44,6 +44,7 @@ class _Builder:
         self.problem = problem
         self.seconds: list[Floats] = []
         self.bytes: list[Floats] = []
+        self.parts: list[Ints] = []
         self.lies: dict[int, Spot] = {}
         self.wants: dict[tuple[int, bool], list[Spot]] = {}
         self.ops: dict[int, tuple[int, Labels]] = {}
@@ -71,19 +72,21 @@ class _Builder:
                 self.held_gradient(i, item.gradient)
         flows = tuple(self.flows())
         limit = self.problem.memory_bytes
-        network = Network(tuple(self.seconds), tuple(self.bytes), flows, limit)
+        parts = tuple(self.parts)
+        network = Network(tuple(self.seconds), tuple(self.bytes), parts, flows, limit)
         return Built(network, self.ops, self.ends)
 
-    def choice(self, seconds: Floats) -> int:
+    def choice(self, seconds: Floats, parts: list[Ints]) -> int:
         self.seconds.append(seconds)
         self.bytes.append(np.zeros_like(seconds))
+        self.parts.append(np.stack(parts, axis=1))
         return len(self.seconds) - 1
 
     def boundary(self, kind: str, position: int, value: int) -> Spot:
         layouts = boundary_layouts(self.problem, value)
         if not layouts:
             raise self.stuck(f"value {value} ({kind} {position}) cannot lie as the rules say")
-        choice = self.choice(np.zeros(len(layouts)))
+        choice = self.choice(np.zeros(len(layouts)), _numbered(layouts))
         self.ends[kind, position] = (choice, layouts)
         return _spot(choice, layouts)
 
@@ -111,7 +114,7 @@ class _Builder:
         labels = self.joints[key]
         if not len(labels.grid):
             raise self.stuck(f"operator {i} ({op.target}) has no option that rules and sizes allow")
-        choice = self.choice(self.prices(i, options, labels))
+        choice = self.choice(self.prices(i, options, labels), list(labels.columns))
         self.ops[i] = (choice, labels)
         for position, value in enumerate(op.operands()):
             spot = Spot(choice, _states(options, usable, position, False), labels.columns)
@@ -173,6 +176,15 @@ def _spot(choice: int, layouts: list[Layout]) -> Spot:
     states = tuple(zip(*layouts, strict=True))
     column = np.arange(len(layouts))
     return Spot(choice, states, tuple(column for _ in states))
+
+
+def _numbered(layouts: list[Layout]) -> list[Ints]:
+    """Per axis the number of every layout's state there."""
+    numbers: dict[State, int] = {}
+    return [
+        np.array([numbers.setdefault(state, len(numbers)) for state in states])
+        for states in zip(*layouts, strict=True)
+    ]
 
 
 def _flow(moves: Moves, value: int, maker: Spot, users: list[Spot]) -> Flow:

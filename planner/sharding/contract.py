@@ -178,6 +178,7 @@ class _Contraction:
         network = Network(
             tuple(self.seconds[c] for c in stayed),
             tuple(self.network.bytes[c] for c in stayed),
+            tuple(self.network.parts[c] for c in stayed),
             flows,
             self.network.memory_bytes,
         )

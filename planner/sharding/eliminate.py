@@ -7,6 +7,7 @@ steps backwards reads off the labels. The work is the size of the tables, known 
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
 from math import prod
 
 import msgspec
@@ -32,29 +33,42 @@ def eliminate(network: Network, cells: int) -> list[int] | None:
 
     Memory limits are not looked at.
     """
-    order = elimination_order(network, cells)
+    sizes = [len(seconds) for seconds in network.seconds]
+    order = elimination_order(network, sizes, cells)
     return None if order is None else _Elimination(network).run(order)
 
 
-def elimination_order(network: Network, cells: int) -> list[int] | None:
-    """Choices by the size of the table that they need when their turn comes, smallest first."""
-    sizes = [len(seconds) for seconds in network.seconds]
+def elimination_order(network: Network, sizes: list[int], cells: int) -> list[int] | None:
+    """Choices by the size of the table that they need when their turn comes, smallest first.
+
+    `sizes` are numbers of labels; None where all tables have more than `cells` entries.
+    """
+    scopes = [scope_of(flow) for flow in network.flows]
     near: list[set[int]] = [{choice} for choice in range(len(sizes))]
-    for flow in network.flows:
-        for choice in scope_of(flow):
-            near[choice].update(scope_of(flow))
-    work = {choice: prod(sizes[c] for c in near[choice]) for choice in range(len(sizes))}
+    for scope in scopes:
+        for choice in scope:
+            near[choice].update(scope)
+    total = sum(prod(sizes[c] for c in scope) for scope in scopes)
+    work = [prod([sizes[c] for c in around]) for around in near]
+    waiting = [(cost, choice) for choice, cost in enumerate(work)]
+    heapify(waiting)
     order: list[int] = []
-    total = sum(prod(sizes[c] for c in scope_of(flow)) for flow in network.flows)
-    while work and total <= cells:
-        choice = min(work, key=lambda c: (work[c], c))
-        total += work.pop(choice)
+    while waiting and total <= cells:
+        cost, choice = heappop(waiting)
+        if cost != work[choice]:
+            continue  # it was counted again since
+        work[choice] = -1
+        total += cost
         order.append(choice)
-        rest = near[choice] - {choice}
+        rest = near[choice]
+        rest.discard(choice)
         for other in rest:
             near[other] |= rest
             near[other].discard(choice)
-            work[other] = prod(sizes[c] for c in near[other])
+            again = prod([sizes[c] for c in near[other]])
+            if again != work[other]:
+                work[other] = again
+                heappush(waiting, (again, other))
     return order if total <= cells else None
 
 

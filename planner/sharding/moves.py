@@ -35,7 +35,7 @@ class Moves:
         self.steps: list[Step] = []
         # the radix of a pattern's digit: R, P, and as many cuts as came before it and one more
         self.radices = [CUT + 1 + place for place in range(2 * axes)]
-        self.known = np.full(prod(self.radices), -1, dtype=np.int32)
+        self.known = np.full(prod(self.radices), -1)
         self.walks: list[list[int]] = []
         self.padded: Ints = np.zeros((0, 1), dtype=np.int64)
         self.shapes: dict[Hashable, Ints] = {}

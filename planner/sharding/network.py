@@ -35,11 +35,13 @@ class Flow(msgspec.Struct, frozen=True):
 class Network(msgspec.Struct, frozen=True):
     """Per choice the seconds and the bytes of its labels; flows between choices.
 
-    `memory_bytes` limits the sum of all bytes; the bytes are zero where it is infinite.
+    `parts[choice]` [labels, axes] numbers what a label does on every mesh axis. `memory_bytes`
+    limits the sum of all bytes; the bytes are zero where it is infinite.
     """
 
     seconds: tuple[Floats, ...]
     bytes: tuple[Floats, ...]
+    parts: tuple[Ints, ...]
     flows: tuple[Flow, ...]
     memory_bytes: float
 

@@ -15,6 +15,7 @@ def restrict(network: Network, kept: list[Ints]) -> Network:
     return Network(
         tuple(s[k] for s, k in zip(network.seconds, kept, strict=True)),
         tuple(b[k] for b, k in zip(network.bytes, kept, strict=True)),
+        tuple(p[k] for p, k in zip(network.parts, kept, strict=True)),
         tuple(_flow(flow, kept, cut) for flow in network.flows),
         network.memory_bytes,
     )
