@@ -100,7 +100,7 @@ def loss(rewriter: Rewriter, op: Op) -> Values | None:
     place = LOSSES[op.target]
     args = arguments(op, *(None,) * place, 1)
     reduction, type_ = args[place], rewriter.types[op.results[0]]
-    if reduction not in TOTALS or op.kwargs:
+    if not isinstance(reduction, int) or reduction not in TOTALS or op.kwargs:
         return None
     shapes = (rewriter.types[v].shape for v in op.operands())
     kind = TensorType(torch.broadcast_shapes(*shapes), type_.dtype)
