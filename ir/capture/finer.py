@@ -5,8 +5,11 @@ Autograd then derives finer backward operators too: a bias added on its own has 
 
 from __future__ import annotations
 
+import torch
+
 from ..model import Argument, Op, Ref
 from ..tensor import TensorType
+from .graph import arguments
 from .places import whole_index
 from .rewrite import Rewriter, Values, rule
 
@@ -80,6 +83,45 @@ def log_sigmoid(rewriter: Rewriter, op: Op) -> Values | None:
     least = emit("mul.Scalar", emit("sub.Tensor", Ref(x), distance), 0.5)
     rest = emit("log1p.default", emit("exp.default", emit("neg.default", distance)))
     return (emit("sub.Tensor", least, rest).value,)
+
+
+# losses of single elements -> position of their reduction
+LOSSES = {
+    "aten.mse_loss.default": 2, "aten.smooth_l1_loss.default": 2, "aten.huber_loss.default": 2,
+    "aten.soft_margin_loss.default": 2, "aten.binary_cross_entropy.default": 3,
+    "aten.binary_cross_entropy_with_logits.default": 4,
+}  # fmt: skip
+TOTALS = {1: "aten.mean.default", 2: "aten.sum.default"}
+
+
+@rule(*LOSSES)
+def loss(rewriter: Rewriter, op: Op) -> Values | None:
+    """Losses first, then their mean or sum: no operator's gradient counts the whole's elements."""
+    place = LOSSES[op.target]
+    args = arguments(op, *(None,) * place, 1)
+    reduction, type_ = args[place], rewriter.types[op.results[0]]
+    if not isinstance(reduction, int) or reduction not in TOTALS or op.kwargs:
+        return None
+    shapes = (rewriter.types[v].shape for v in op.operands())
+    kind = TensorType(torch.broadcast_shapes(*shapes), type_.dtype)
+    (losses,) = rewriter.emit(op.target, (*args[:place], 0, *args[place + 1 :]), kind)
+    return rewriter.emit(TOTALS[reduction], (Ref(losses),), type_)
+
+
+@rule("aten.index_put.default")
+def masked(rewriter: Rewriter, op: Op) -> Values | None:
+    """x[mask] = number: a choice between the number and x, wherever the mask lies."""
+    x, given = rewriter.operand(op, 0), op.args[1]
+    if x is None or not isinstance(given, tuple) or len(given) != 1 or len(op.operands()) != 3:
+        return None
+    _, mask, value = op.operands()
+    type_, kind = rewriter.types[x], rewriter.types[mask]
+    accumulate = len(op.args) > 3 and op.args[3] is True
+    if kind.dtype != "bool" or rewriter.types[value].shape or accumulate:
+        return None
+    shape = (*kind.shape, *(1,) * (len(type_.shape) - len(kind.shape)))
+    condition = Ref(rewriter.reshaped(mask, shape))
+    return rewriter.emit("aten.where.self", (condition, Ref(value), Ref(x)), type_)
 
 
 @rule("aten.index.Tensor")

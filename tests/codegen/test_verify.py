@@ -14,7 +14,7 @@ from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.runtime.verify import Job, verify
 
-ZOO = Path(__file__).resolve().parent.parent / "zoo.py"
+ZOO = Path(__file__).resolve().parent.parent / "zoo"
 WORDS = (
     "dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "pp=4", "dp=2,tp=2", "pp=2,zero3=2",
     "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute", "tp=4,sp", "sp=4", "cp=4",

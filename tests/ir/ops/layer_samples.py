@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from plait.ir.capture.operators import OPS
@@ -168,6 +170,27 @@ def _nll(reduction: int, space: tuple[int, ...] = ()) -> list[Sample]:
     ]
 
 
+def _elementwise(name: str, *rest: Any, middle: tuple[Any, ...] = ()) -> list[Sample]:
+    """Forward under every reduction, backward where there is an operator for it."""
+    x, y, upper = torch.rand(4, 6, dtype=F64), torch.rand(4, 6, dtype=F64), real(4, 6)
+    made = [of(name, x, y, *middle, reduction, *rest) for reduction in (0, 1, 2)]
+    backward = f"{name}_backward"
+    if hasattr(torch.ops.aten, backward):
+        made += [
+            of(backward, real() if reduction else upper, x, y, *middle, reduction, *rest)
+            for reduction in (0, 1, 2)
+        ]
+    return made
+
+
+ELEMENTWISE = [
+    *_elementwise("mse_loss"),
+    *_elementwise("smooth_l1_loss", 0.5),
+    *_elementwise("huber_loss", 0.5),
+    *_elementwise("soft_margin_loss"),
+    *_elementwise("binary_cross_entropy", middle=(torch.rand(6, dtype=F64),)),
+    *_elementwise("binary_cross_entropy_with_logits", middle=(None, torch.rand(6, dtype=F64))),
+]
 LOSS = [sample for reduction in (0, 1, 2) for sample in _nll(reduction)] + _nll(1, (2, 3))
 
 
@@ -205,4 +228,4 @@ CONVOLUTION = [
 ]
 
 
-LAYERS = [*NORM, *OURS, *LOSS, *CONVOLUTION]
+LAYERS = [*NORM, *OURS, *LOSS, *ELEMENTWISE, *CONVOLUTION]
