@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from .integer import solve_integer
 from .network import Answer, Network
-from .search import SearchOptions, minimise
+from .search import SearchOptions, fits_integer, minimise
 
 HALVINGS = 12  # of the price of a byte
 
@@ -19,13 +19,15 @@ def minimise_in_memory(
     """As `minimise`, and the labels' bytes stay within the network's limit.
 
     A price on bytes bounds the limited problem from below and leads to solutions that fit; what gap
-    remains between the two is closed by the integer program.
+    remains between the two is closed by the integer program, if the network is small enough for it.
     """
+    if sum(float(b.min()) for b in network.bytes) > network.memory_bytes:
+        return Answer(None, inf, inf)
     answer = minimise(network, gap, options, deadline)
     if answer.labels is None or network.taken(answer.labels) <= network.memory_bytes:
         return answer
     best = _priced(network, gap, options, deadline, answer)
-    if best.labels is not None and best.bound >= best.objective * (1 - gap):
+    if best.bound >= best.objective * (1 - gap) or not fits_integer(network):
         return best
     found = solve_integer(network, gap, deadline)
     bound = max(found.bound, best.bound)

@@ -68,6 +68,11 @@ def minimise(network: Network, gap: float, options: SearchOptions, deadline: flo
     return Answer(labels, objective, min(answer.bound + objective - answer.objective, objective))
 
 
+def fits_integer(network: Network) -> bool:
+    """Whether the integer program of this network is small enough to be tried."""
+    return sum(flow.seconds.size for flow in network.flows) <= INTEGER
+
+
 def _core(network: Network, gap: float, options: SearchOptions, deadline: float) -> Answer:
     labels = eliminate(network, WHOLE) if options.eliminate or not network.seconds else None
     if labels is not None:
@@ -78,7 +83,7 @@ def _core(network: Network, gap: float, options: SearchOptions, deadline: float)
     rounds = Rounds(network, gap)
     rounds.run(deadline)
     left = rounds.ascent.network
-    if not rounds.closed and sum(flow.seconds.size for flow in left.flows) <= INTEGER:
+    if not rounds.closed and fits_integer(left):
         found = solve_integer(left, gap / 2, deadline)
         rounds.offer(found.labels)
         rounds.raise_bound(found.bound)

@@ -35,7 +35,7 @@ def solve(
     answer = (minimise_in_memory if limited else minimise)(network, gap, options, deadline)
     if answer.labels is None or answer.objective >= never:
         limit = f" within {problem.memory_bytes:.0f} bytes" if limited else ""
-        why = "is possible" if answer.bound >= never or answer.labels is None else "was found in time"
+        why = "is possible" if answer.bound >= never else "was found"
         raise PlaitError(f"{problem.function.name}: no split over {problem.mesh}{limit} {why}")
     return ShardingSolution(
         shardings(problem, built, answer.labels), answer.objective, max(answer.bound, 0.0)
