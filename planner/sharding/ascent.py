@@ -13,6 +13,7 @@ from math import inf
 
 import numpy as np
 
+from .many import MOST_LAYOUTS, by_layouts, by_shares
 from .moves import Floats
 from .network import End, Flow, Network
 from .restrict import restrict
@@ -173,6 +174,9 @@ def _least(seconds: Floats, prices: list[Floats], number: int) -> Floats:
         if number == 0:
             return (seconds + users[0]).min(axis=1)
         return (seconds + prices[0][:, None]).min(axis=0)
+    if 3 ** len(users) > 1 << seconds.shape[1]:
+        columns = seconds.shape[1]
+        return (by_layouts if columns <= MOST_LAYOUTS else by_shares)(seconds, prices, number)
     every = (1 << len(users)) - 1
     if number == 0:
         return _served(seconds, users, every)[every]
