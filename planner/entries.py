@@ -57,7 +57,7 @@ class Entries:
             f.name: split_batch(f, self.flow, self.summed(f), experts=True) for f in model.functions
         }
         self.solved: dict[Word, dict[str, Splits] | None] = {}
-        self.tables: dict[tuple[str, Word], Table | None] = {}
+        self.tables: dict[tuple[str, Word, bool], Table | None] = {}
         self.costs: dict[tuple[str, Word, int, Variant], Entry | None] = {}
         self.loads: dict[tuple[object, ...], Load] = {}
         self.even: dict[str, int] = {}
@@ -190,9 +190,11 @@ class Entries:
         ways, left = divmod(self.model.batch, local_batch * experts)
         if left or self.even_batch(name) % (ways * experts):
             return None
-        if (name, word) not in self.tables:
-            self.tables[name, word] = self.table(name, word, self.model.batch // experts)
-        table = self.tables[name, word]
+        # one replica sends nothing to others: its local form has fewer operators
+        key = (name, word, ways == 1)
+        if key not in self.tables:
+            self.tables[key] = self.table(name, word, self.model.batch // experts, ways == 1)
+        table = self.tables[key]
         if table is None:
             return None
         return Entry(table.costs.at(local_batch, variant), table.summed_bytes)
@@ -206,11 +208,11 @@ class Entries:
             self.even[name] = gcd(*sizes) if sizes else self.model.batch
         return self.even[name]
 
-    def table(self, name: str, word: Word, batch: int) -> Table | None:
+    def table(self, name: str, word: Word, batch: int, alone: bool) -> Table | None:
         """Prices for every batch from the local forms for two small ones, not of one sample where
         that can be avoided: dimensions of size 1 walk no loop."""
-        sizes = [n for n in range(1, batch + 1) if batch % n == 0][:3]
-        sizes = sizes[1:] if len(sizes) > 2 else sizes
+        sizes = [n for n in range(1, batch) if batch % n == 0][:3]
+        sizes = [batch] if alone else sizes[1:] if len(sizes) > 2 else sizes
         found = []
         for size in (sizes[0], sizes[-1]):
             strategy = Strategy((("dp", batch // size), *word))
