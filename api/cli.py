@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from ..ir.errors import PlaitError
 from . import verbs
 
-
 GARBAGE = 200_000  # objects between collections: a trace makes many and drops few
 
 
