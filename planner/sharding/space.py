@@ -65,7 +65,8 @@ def joint(options: tuple[Option, ...], usable: Usable, mesh: Mesh) -> Labels:
     for cut, size in cut_sizes(options).items():
         ways = np.ones(len(legal), dtype=np.int64)
         for axis, chosen, column in zip(mesh.axes, usable, columns, strict=True):
-            ways *= np.array([axis.size if cut in options[n].cuts else 1 for n in chosen])[column]
+            split = [axis.size if cut in options[n].cuts else 1 for n in chosen]
+            ways *= np.array(split, dtype=np.int64)[column]
         legal &= size % ways == 0
     grid = np.flatnonzero(legal)
     return Labels(usable, tuple(column[grid] for column in columns), grid)

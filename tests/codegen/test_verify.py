@@ -27,7 +27,7 @@ def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
     factory = folder / f"{name}_source.py"
     factory.write_text(
         f"import sys\nsys.path.insert(0, {str(ZOO.parent)!r})\nimport zoo\n"
-        f"def make():\n    model, batch = zoo.{name}(4)\n    return model.train(), batch\n"
+        f"def make():\n    model, batch = zoo.{name}(4, seq=16)\n    return model.train(), batch\n"
     )
     source = load_source(f"{factory}:make")
     model = lift_dtypes(trace(source.model, source.batch), "float64")
