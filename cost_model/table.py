@@ -8,7 +8,7 @@ roofline is not linear; it is evaluated over all operators at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from ..ir.op import Work
 from ..ir.pieces import Variant, made_by, split
 from .compute import op_seconds
 from .function import Load, Pricer, is_collective
+from .fusion import FUSIBLE, fuse
 
 Floats = NDArray[np.float64]
 
@@ -134,15 +135,8 @@ class _Piece:
             for a, b in zip(*ops, strict=True)
         ]
         self.flops = _line(table, pairs, lambda load: load.flops)
-        groups: dict[tuple[Work, str], list[tuple[Load, Load]]] = {}
-        for op, pair in zip(ops[0], pairs, strict=True):
-            if pair[0].work != "view" and not is_collective(op):
-                groups.setdefault((pair[0].work, pair[0].dtype), []).append(pair)
-        self.groups = [
-            (*kind, _line(table, loads, lambda load: load.flops),
-             _line(table, loads, lambda load: load.moved_bytes))
-            for kind, loads in groups.items()
-        ]  # fmt: skip
+        self.groups = list(_kernels(table, ops[0], pairs, kept | given))
+        self.launches = sum(len(flops.start) for _, _, flops, _ in self.groups)
         sends = [s for pair in pairs for s in zip(pair[0].sends, pair[1].sends, strict=True)]
         self.kinds = [(near[0], near[2]) for near, _ in sends]
         self.sent = table.through(
@@ -156,10 +150,35 @@ class _Piece:
             float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device).sum())
             for work, dtype, flops, moved in self.groups
         )
+        host = (self.launches + len(self.kinds)) * self.pricer.practice.dispatch_seconds
         sent = zip(self.kinds, self.sent.at(samples), strict=True)
         communication = sum(self.pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
         peak = self.live.at(samples).max(initial=0.0)
+        compute = max(compute, host - communication)
         return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
+
+
+def _kernels(
+    table: FunctionTable, ops: tuple[Op, ...], pairs: Sequence[tuple[Load, Load]], kept: set[int]
+) -> Iterator[tuple[Work, str, Line, Line]]:
+    """Kernels by kind of work and type: their flops and bytes."""
+    works: list[Work] = [
+        "view" if is_collective(op) else near.work for op, (near, _) in zip(ops, pairs, strict=True)
+    ]
+    groups: dict[tuple[Work, str], list[tuple[Load, Load]]] = {}
+    fused = table.pricer.practice.fused
+    for work, pair in zip(works, pairs, strict=True):
+        if work != "view" and not (fused and work in FUSIBLE):
+            groups.setdefault((work, pair[0].dtype), []).append(pair)
+    for (work, dtype), loads in groups.items():
+        flops = _line(table, loads, lambda load: load.flops)
+        yield work, dtype, flops, _line(table, loads, lambda load: load.moved_bytes)
+    if fused:
+        kernels = fuse(ops, works, table.roots, {table.roots[v] for v in kept})
+        bytes_of = [[t.bytes for t in local.types] for local in table.locals]
+        moved = (np.array([sum(b[v] for v in k.moved) for k in kernels]) for b in bytes_of)
+        nothing = Line(np.zeros(len(kernels)), np.zeros(len(kernels)))
+        yield "pointwise", "float32", nothing, table.through(*(m.astype(float) for m in moved))
 
 
 def _line(

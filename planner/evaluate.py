@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import accumulate, pairwise
-from math import prod
 
 import msgspec
 
-from ..cost_model.collective import collective_seconds
+from ..cost_model.batch_axes import BatchAxes
+from ..cost_model.memory import StageBytes, memory_terms, micro_batches_in_flight
+from ..cost_model.overlap import exposed
+from ..cost_model.pipeline import boundary_seconds, pipeline_seconds
 from ..ir.cluster import Cluster
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
-from ..ir.strategy import ROLES, Strategy
+from ..ir.strategy import Strategy
 from ..ir.tensor import ITEM_BYTES
 from .entries import Entries, Entry, Word
-
-MARGIN = 0.03  # of the budget terms: allocator rounding and fragmentation (assumed)
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -53,6 +53,18 @@ class StageSums(msgspec.Struct, frozen=True):
     once_bytes: int
     crossing_bytes: int
 
+    def bytes(self, item: int) -> StageBytes:
+        """What memory needs of it; `item` bytes per element of a parameter."""
+        return StageBytes(
+            held=self.held_bytes,
+            biggest_call=max((amount for amount, _ in self.call_bytes), default=0),
+            saved=self.saved_bytes,
+            transient=self.transient_bytes,
+            once=self.once_bytes,
+            crossing=self.crossing_bytes,
+            item=item,
+        )
+
 
 class Evaluator:
     """Prices candidates of one model on one cluster for one global batch and optimizer."""
@@ -71,11 +83,14 @@ class Evaluator:
         self.once = self.model.once()
         self.crossings: dict[int, tuple[int, int]] = {}
         self.in_time = model_in_time(entries, self.once)
+        self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
+        self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
         self.cuts: dict[tuple[Word, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
     def variant(self, call: int, memory: Memory) -> Memory:
         """Only repeated layers recompute: they are where the activations are."""
-        return memory if self.calls[call].function in self.repeated else "keep"
+        taken = call % self.entries.practice.recompute_every == 0
+        return memory if taken and self.calls[call].function in self.repeated else "keep"
 
     def candidate(
         self, strategy: Strategy, micro_batches: int, memory: Memory
@@ -108,7 +123,10 @@ class Evaluator:
                 return None
             entries.append(entry)
         seconds = [e.cost.forward.seconds + e.cost.backward.seconds for e in entries]
-        bounds = partition(seconds, stages)
+        if self.entries.practice.even_layers:
+            bounds = even([c.function in self.repeated for c in self.calls], stages)
+        else:
+            bounds = partition(seconds, stages)
         if bounds is None:
             return None
         return tuple(
@@ -150,41 +168,45 @@ class Evaluator:
     def assemble(
         self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]
     ) -> Candidate:
-        stride = strategy.devices // strategy.stages
-        busy = [
-            s.forward_seconds
-            + s.backward_seconds
-            + 2 * self.transfer_seconds(s.transfer_bytes, stride)
-            for s in stages
-        ]
-        pipeline = sum(busy) + (micro_batches - 1) * max(busy)
+        practice = self.entries.practice
+        busy = [s.forward_seconds + s.backward_seconds for s in stages]
+        sends = boundary_seconds(
+            [s.transfer_bytes for s in stages], strategy.devices // len(stages), self.cluster
+        )
+        pipeline = pipeline_seconds(busy, sends, micro_batches, practice.chunks, practice.overlap)
         step = pipeline + max(s.sync_seconds for s in stages)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
         peak = max(stage.peak_bytes for stage in stages)
         return Candidate(strategy, micro_batches, memory, stages, step, bubble, peak)
 
-    def transfer_seconds(self, amount: int, stride: int) -> float:
-        return float(collective_seconds("send", amount, 2, stride, self.cluster)) if amount else 0.0
-
-    def stage(
-        self, strategy: Strategy, micro_batches: int, sums: StageSums, after: int
-    ) -> Stage:
+    def stage(self, strategy: Strategy, micro_batches: int, sums: StageSums, after: int) -> Stage:
         """One stage under a strategy; `after` stages follow it."""
-        zero = _Zero(strategy, self.cluster)
-        gather = sum(n * zero.gather_seconds(held) for held, n in sums.call_bytes)
-        scatter = sum(n * zero.scatter_seconds(held) for held, n in sums.call_bytes)
-        sync = zero.sync_seconds(sums.held_bytes, sums.summed_bytes)
-        sync += self.optimizer_seconds(sums.held_bytes, zero)
+        practice = self.entries.practice
+        axes = BatchAxes(strategy, self.cluster, self.gradient_scale)
+        gather = sum(n * axes.gather_seconds(held) for held, n in sums.call_bytes)
+        scatter = sum(n * axes.scatter_seconds(held) for held, n in sums.call_bytes)
+        reduce = axes.reduce_seconds(sums.held_bytes, sums.summed_bytes)
+        back = axes.return_seconds(sums.held_bytes)
+        forward, backward = sums.forward_seconds, sums.backward_seconds
+        shown = [gather, gather + scatter, reduce, back]
+        if practice.overlap:
+            work = (forward, backward, backward, forward)
+            shown = [exposed(c, s) for c, s in zip(work, shown, strict=True)]
+        sync = shown[2] + shown[3] + self.optimizer_seconds(sums.held_bytes, axes)
         return Stage(
             sums.first,
             sums.last,
-            sums.forward_seconds + gather,
-            sums.backward_seconds + gather + scatter,
-            sums.communication_seconds + 2 * gather + scatter,
+            forward + shown[0],
+            backward + shown[1],
+            sums.communication_seconds + shown[0] + shown[1],
             sync + sums.once_seconds,
             sums.crossing_bytes,
-            self.memory(sums, zero, min(after + 1, micro_batches)),
-        )
+            memory_terms(
+                sums.bytes(self.item), axes, self.optimizer, practice,
+                micro_batches_in_flight(after, strategy.stages, micro_batches, practice.chunks),
+                self.cluster.device.runtime_overhead_bytes,
+            ),
+        )  # fmt: skip
 
     def held_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
         """Local bytes of the parameters that these calls hold, shared ones once."""
@@ -220,29 +242,9 @@ class Evaluator:
                     split, whole = (split + amount, whole) if carries else (split, whole + amount)
         return split, whole
 
-    def optimizer_seconds(self, held: int, zero: _Zero) -> float:
-        touched = held * (2 + self.optimizer.states) // zero.pieces("optimizer")
+    def optimizer_seconds(self, held: int, axes: BatchAxes) -> float:
+        touched = held * (2 + self.optimizer.states) // axes.pieces("optimizer")
         return touched * 2 / self.cluster.device.memory_bandwidth_bytes_per_second
-
-    def memory(
-        self, sums: StageSums, zero: _Zero, in_flight: int
-    ) -> tuple[tuple[str, int], ...]:
-        held = sums.held_bytes
-        biggest = max((amount for amount, _ in sums.call_bytes), default=0)
-        item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
-        states = held // item * self.optimizer.states * self.optimizer.state_bytes
-        terms = {
-            "parameters": held // zero.pieces("parameter"),
-            "gradients": held // zero.pieces("gradient"),
-            "optimizer": states // zero.pieces("optimizer"),
-            "activations": in_flight * (sums.saved_bytes + sums.crossing_bytes),
-            "batch data": sums.once_bytes,
-            "temporaries": sums.transient_bytes,
-            "communication": zero.buffer_bytes(biggest, held) + 2 * sums.crossing_bytes,
-        }
-        terms["margin"] = int(MARGIN * sum(terms.values()))
-        terms["runtime"] = self.cluster.device.runtime_overhead_bytes
-        return tuple(terms.items())
 
 
 def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
@@ -251,60 +253,14 @@ def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
     return entries.model.batch % 2 == 0 and all(entries.in_time(name) for name in names)
 
 
-class _Zero:
-    """What the zero roles of a strategy cut, and what adding up gradients costs."""
-
-    def __init__(self, strategy: Strategy, cluster: Cluster) -> None:
-        self.cluster = cluster
-        axes = [(r, n, _stride(strategy, r)) for r, n in strategy.axes]
-        self.sharded = [a for a in axes if ROLES[a[0]].shards]
-        self.inside = [a for a in axes if a[:2] in strategy.inside]
-        self.replicas = [a for a in axes if ROLES[a[0]].batch and a not in self.sharded + self.inside]
-        self.shards = frozenset(s for r, _, _ in self.sharded for s in ROLES[r].shards)
-        self.ways = prod(size for _, size, _ in self.sharded)
-
-    def pieces(self, what: str) -> int:
-        return self.ways if what in self.shards else 1
-
-    def seconds(self, kind: str, amount: int, axes: list[tuple[str, int, int]]) -> float:
-        return sum(
-            float(collective_seconds(kind, amount, size, stride, self.cluster))
-            for _, size, stride in axes
-        )
-
-    def gather_seconds(self, amount: int) -> float:
-        return self.seconds("all_gather", amount, self.sharded) if "parameter" in self.shards else 0.0
-
-    def scatter_seconds(self, amount: int) -> float:
-        return self.seconds("reduce_scatter", amount, self.sharded) if "gradient" in self.shards else 0.0
-
-    def sync_seconds(self, held: int, summed: dict[str, int]) -> float:
-        """Once per step: gradients over plain axes, and whatever zero leaves for the end."""
-        pieces = self.pieces("optimizer")
-        seconds = self.seconds("all_reduce", held // pieces, self.replicas)
-        for axis in self.inside:
-            seconds += self.seconds("all_reduce", summed[axis[0]] // pieces, [axis])
-        if "optimizer" in self.shards and "gradient" not in self.shards:
-            seconds += self.seconds("reduce_scatter", held, self.sharded)
-        if "optimizer" in self.shards and "parameter" not in self.shards:
-            seconds += self.seconds("all_gather", held, self.sharded)
-        return seconds
-
-    def buffer_bytes(self, biggest: int, held: int) -> int:
-        """Gathered weights of one call, its whole gradients, and flat copies for the wire."""
-        if "parameter" in self.shards:
-            return 3 * biggest
-        return 2 * biggest if self.shards else biggest
-
-
-def _stride(strategy: Strategy, role: str) -> int:
-    """Distance in ranks between neighbours along a role's axis."""
-    stride = 1
-    for name, size in reversed(strategy.axes):
-        if name == role:
-            return stride
-        stride *= size
-    return stride
+def even(repeated: list[bool], stages: int) -> list[int] | None:
+    """Boundaries of stages with equally many repeated calls (the last may lack some); others stay
+    with the first or the last."""
+    places = [i for i, again in enumerate(repeated) if again]
+    each = -(-len(places) // stages)
+    if each * (stages - 1) >= len(places):
+        return None
+    return [0, *(places[each * s] for s in range(1, stages)), len(repeated)]
 
 
 def partition(seconds: list[float], stages: int) -> list[int] | None:

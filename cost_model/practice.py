@@ -1,0 +1,32 @@
+"""How programs are run, beyond what a plan says: what overlaps, what is fused, what is kept in which
+precision. The defaults are what generated programs do; published runs of other frameworks differ."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Practice(msgspec.Struct, frozen=True):
+    """`overlap`: batch-axis traffic runs beside compute, and sends between stages too.
+    `fused`: neighbouring pointwise operators and reductions are one kernel.
+    `fused_attention`: scores are never written to memory.
+    `dispatch_seconds`: time of the host per kernel; a device never finishes before its host.
+    `matrix_dtype`: type that products of matrices run in, if not their operands'.
+    `gradient_item_bytes`: bytes of an accumulated gradient's element, if not its parameter's.
+    `chunks`: pieces of the model per pipeline stage (interleaved 1F1B).
+    `even_layers`: stages hold equally many layers, instead of equally much time.
+    `recompute_every`: of the layers that may recompute, every how manieth does.
+    """
+
+    overlap: bool = False
+    fused: bool = True
+    fused_attention: bool = True
+    dispatch_seconds: float = 0.0
+    matrix_dtype: str | None = None
+    gradient_item_bytes: int | None = None
+    chunks: int = 1
+    even_layers: bool = False
+    recompute_every: int = 1
+
+
+GENERATED = Practice()
