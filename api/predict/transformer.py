@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...ir.capture.operators import OPS
+from .architecture import Architecture
 
-
-class Architecture(msgspec.Struct, frozen=True):
-    """The shape of a decoder. `gated`: Llama's layer (RMS norms, rotary positions, gated unit, no
-    biases), else GPT's (layer norms, learned positions, GELU, biases). `experts` of 0 is dense;
-    `expert_hidden` is the width of each expert. `fused_attention`: scores are never written."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    vocabulary: int
-    tokens: int
-    gated: bool = True
-    experts: int = 0
-    choices: int = 0
-    expert_hidden: int = 0
-    fused_attention: bool = True
-    dropout: float = 0.0
+DROPOUT = 0.1  # of layers that write their scores: those are of the time when all dropped
 
 
 class Attention(nn.Module):
@@ -59,9 +42,7 @@ class Attention(nn.Module):
         if times > 1:
             k, v = (x.repeat_interleave(times, 1) for x in (k, v))
         weights = functional.softmax(q @ k.transpose(2, 3), -1)
-        if self.a.dropout:
-            weights = functional.dropout(weights, self.a.dropout)
-        return weights @ v
+        return functional.dropout(weights, DROPOUT) @ v
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -109,7 +90,7 @@ class Layer(nn.Module):
         self.before, self.between = norm(a.hidden), norm(a.hidden)
         self.attention = Attention(a)
         self.feed = Mixture(a) if a.experts else FeedForward(a)
-        self.drop = nn.Dropout(a.dropout)
+        self.drop = nn.Dropout(0.0 if a.fused_attention else DROPOUT)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         x = x + self.drop(self.attention(self.before(x), angles))

@@ -1,0 +1,153 @@
+"""From a run to seconds and bytes: its layers traced once per shape, priced like a plan's."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec.structs import replace
+
+from ...cost_model.practice import Practice
+from ...ir.cluster import Cluster
+from ...ir.model import Call, Model
+from ...ir.plan import Memory, Optimizer
+from ...ir.precision import lift_dtypes
+from ...planner.entries import Entries, Entry, Word
+from ...planner.evaluate import Candidate, Evaluator
+from .architecture import Architecture
+from .machine import cluster_of
+from .run import Run, Unmodelled
+
+TRACED_LAYERS = 2  # equal layers become one function from two on
+SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
+EAGER_SECONDS = 20e-6  # host time per kernel of an eager framework (assumed)
+COMPILED_SECONDS = 5e-6
+PRECISIONS = {
+    "fp8": ("bfloat16", "float8_e4m3fn"), "bf16": ("bfloat16", None), "fp16": ("float16", None),
+    "fp32": ("float32", None), "amp_bf16": ("bfloat16", None), "amp_fp16": ("float16", None),
+    "amp_fp8": ("bfloat16", "float8_e4m3fn"),
+}  # fmt: skip
+MIXED = Optimizer("adamw", 3, 4)  # two moments and the weights in full precision
+FULL = Optimizer("adamw", 2, 4)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """`peak_bytes` with everything the device holds, `allocated_bytes` without the runtime's own
+    and without margin: what an allocator reports."""
+
+    step_seconds: float
+    peak_bytes: int
+    allocated_bytes: int
+    fits: bool
+    candidate: Candidate
+
+
+class RunEntries(Entries):
+    """Prices without a plan's bounds on the batch: micro-batches are what the run says. Vocabularies
+    lie in pieces like all weights."""
+
+    def price(self, name: str, word: Word, local_batch: int, variant: Memory) -> Entry | None:
+        if (name, word) not in self.tables:
+            self.tables[name, word] = self.table(name, word, SAMPLES)
+        table = self.tables[name, word]
+        return None if table is None else Entry(table.costs.at(local_batch, variant), table.summed_bytes)
+
+    def weights(self, function, calls):  # type: ignore[no-untyped-def]
+        held = (i.value for i in function.held() if i.gradient is not None)
+        return frozenset(
+            v for v in held
+            if len(function.types[v].shape) > 1 and function.types[v].elements > VOCABULARY_LIKE
+        )  # fmt: skip
+
+
+VOCABULARY_LIKE = 1 << 20
+
+
+class Predictor:
+    """Predicts runs; keeps the traces and prices of shapes it has met."""
+
+    def __init__(self) -> None:
+        self.models: dict[tuple[Architecture, str, int], Model] = {}
+        self.entries: dict[tuple[object, ...], RunEntries] = {}
+
+    def predict(self, architecture: Architecture, run: Run) -> Outcome:
+        """Raises Unmodelled where the run cannot be split so."""
+        cluster, practice = cluster_of(run), practice_of(run)
+        written = not run.fused_attention and run.recompute != "attention"
+        architecture = replace(architecture, fused_attention=not written)
+        entries = self.prices(architecture, run, cluster, practice)
+        optimizer = FULL if run.precision == "fp32" else MIXED
+        evaluator = Evaluator(entries, run.global_batch, optimizer)
+        memory: Memory = "recompute" if run.recompute in ("full", "half") else "keep"
+        candidate = evaluator.candidate(run.layout.strategy, run.micro_batches, memory)
+        if candidate is None:
+            raise Unmodelled(f"{run.layout.strategy} cannot split {run.layers} layers of {architecture}")
+        terms = dict(max(candidate.stages, key=lambda s: s.peak_bytes).memory)
+        allocated = sum(terms.values()) - terms["runtime"] - terms["margin"]
+        fits = candidate.peak_bytes <= cluster.device.memory_bytes
+        return Outcome(candidate.step_seconds, candidate.peak_bytes, allocated, fits, candidate)
+
+    def prices(
+        self, architecture: Architecture, run: Run, cluster: Cluster, practice: Practice
+    ) -> RunEntries:
+        dtype, _ = PRECISIONS[run.precision]
+        experts = run.layout.experts
+        machine = (cluster.name, cluster.device.memory_bytes, cluster.levels)
+        key = (architecture, run.layers, dtype, experts, machine, practice)
+        if key not in self.entries:
+            model = deepen(self.trace(architecture, dtype, SAMPLES * experts), run.layers)
+            self.entries[key] = RunEntries(model, cluster, practice)
+        return self.entries[key]
+
+    def trace(self, architecture: Architecture, dtype: str, batch: int) -> Model:
+        from .tracing import trace
+
+        key = (architecture, dtype, batch)
+        if key not in self.models:
+            self.models[key] = lift_dtypes(trace(architecture, TRACED_LAYERS, batch), dtype)
+        return self.models[key]
+
+
+def practice_of(run: Run) -> Practice:
+    """What frameworks do: those that shard states overlap, plain replicas do where nothing else
+    splits the model."""
+    layout = run.layout
+    if run.precision not in PRECISIONS:
+        raise Unmodelled(f"precision {run.precision!r} is not known: {', '.join(PRECISIONS)}")
+    return Practice(
+        overlap=layout.zero_stage > 0 or layout.tensor == layout.pipeline == 1,
+        fused_attention=run.fused_attention,
+        dispatch_seconds=COMPILED_SECONDS if run.compiled else EAGER_SECONDS,
+        matrix_dtype=PRECISIONS[run.precision][1],
+        gradient_item_bytes=4,
+        chunks=layout.chunks,
+        even_layers=True,
+        recompute_every=2 if run.recompute == "half" else 1,
+    )
+
+
+def deepen(model: Model, layers: int) -> Model:
+    """The model with its repeated call made `layers` times; the others stay at its ends."""
+    repeated = [i for i, c in enumerate(model.calls) if c.function == model.calls[-2].function]
+    first, last = repeated[0], repeated[-1]
+    template, after = model.calls[first], model.calls[last + 1 :]
+    original = {p.name: p for p in model.parameters}
+    own = [n for n in template.parameters if n not in model.calls[last].parameters]
+    calls, parameters = list[Call](), [p for n, p in original.items() if n not in own]
+    following = set(model.calls[last].parameters) - set(template.parameters)
+    parameters = [p for p in parameters if p.name not in following]
+    incoming = template.arguments
+    outgoing = model.calls[last].results
+    for number in range(layers):
+        names = {n: f"{number}.{n}" for n in own}
+        results = outgoing if number == layers - 1 else tuple(f"{number}.{r}" for r in template.results)
+        arguments = incoming if number == 0 else tuple(
+            calls[-1].results[template.results.index(b)] if b in template.results else b
+            for b in model.calls[first + 1].arguments
+        )
+        calls.append(replace(
+            template, arguments=arguments, results=results,
+            parameters=tuple(names.get(p, p) for p in template.parameters),
+        ))  # fmt: skip
+        parameters += [replace(original[n], name=names[n], aliases=()) for n in own]
+    return replace(
+        model, calls=(*model.calls[:first], *calls, *after), parameters=tuple(parameters)
+    )
