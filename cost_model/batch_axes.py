@@ -34,6 +34,16 @@ class BatchAxes:
     def pieces(self, what: str) -> int:
         return self.ways if what in self.shards else 1
 
+    def state_bytes(self, held: int, summed: dict[str, int], over_all: bool) -> int:
+        """Bytes of held weights whose optimizer states lie here. `over_all`: weights that are whole
+        along an axis inside a replica (`summed` there) have their states cut along it too."""
+        if "optimizer" not in self.shards and not over_all:
+            return held
+        bytes_here = float(held)
+        for role, size, _ in self.inside if over_all else ():
+            bytes_here -= summed.get(role, 0) * (1 - 1 / size)
+        return int(max(bytes_here, 0.0)) // self.ways
+
     def seconds(self, kind: str, amount: float, axes: Axes) -> float:
         return sum(
             float(collective_seconds(kind, amount, size, stride, self.cluster))

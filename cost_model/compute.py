@@ -17,12 +17,13 @@ from ..ir.op import Work
 
 # Time that a product spends below full rate, as seconds of ramp-up at peak (assumed).
 RAMP_SECONDS = 4e-6
-ATTENTION_PART = 0.7  # of a large product's rate: softmax between the two products (assumed)
+SHAPE_PART = 0.85  # of the ceiling, the best of many shapes, that a network's products reach (assumed)
+ATTENTION_PART = 0.6  # of the ceiling: softmax between the two products (assumed)
 CONVOLUTION_PART = 0.8
 BANDWIDTH_PART = 0.8  # of the memory bandwidth that streaming kernels reach (assumed)
 
 RATE: dict[Work, float] = {
-    "gemm": 1.0, "attention": ATTENTION_PART, "convolution": CONVOLUTION_PART,
+    "gemm": SHAPE_PART, "attention": ATTENTION_PART, "convolution": CONVOLUTION_PART,
 }  # fmt: skip
 
 

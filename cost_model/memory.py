@@ -14,7 +14,8 @@ MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assum
 class StageBytes(msgspec.Struct, frozen=True):
     """Bytes of one stage on one device. `saved` waits for backward, per micro-batch; `shared` waits
     once, however many micro-batches; `transient` is the worst moment inside a piece; `once` belongs
-    to calls that run once per step; `crossing` goes to the next stage."""
+    to calls that run once per step; `crossing` goes to the next stage.
+    `item`: bytes of a parameter's element; `summed`: of `held`, what is whole along an axis."""
 
     held: int
     biggest_call: int
@@ -23,6 +24,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     once: int
     crossing: int
     item: int
+    summed: dict[str, int]
 
 
 def memory_terms(
@@ -36,11 +38,11 @@ def memory_terms(
     """Named bytes; `in_flight` micro-batches wait for backward at the worst moment."""
     elements = stage.held // stage.item
     gradient = practice.gradient_item_bytes or stage.item
-    states = elements * optimizer.states * optimizer.state_bytes
+    here = axes.state_bytes(stage.held, stage.summed, practice.states_over_all)
     terms = {
         "parameters": stage.held // axes.pieces("parameter"),
         "gradients": elements * gradient // axes.pieces("gradient"),
-        "optimizer": states // axes.pieces("optimizer"),
+        "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
         "activations": int(in_flight * (stage.saved + stage.crossing)),
         "batch data": stage.once,
         "temporaries": stage.transient,

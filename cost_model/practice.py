@@ -9,10 +9,12 @@ import msgspec
 class Practice(msgspec.Struct, frozen=True):
     """`overlap`: batch-axis traffic runs beside compute, and sends between stages too.
     `fused`: neighbouring pointwise operators and reductions are one kernel.
+    `rematerialised`: fused kernels of backward make values again that only they read.
     `fused_attention`: scores are never written to memory.
     `dispatch_seconds`: time of the host per kernel; a device never finishes before its host.
     `matrix_dtype`: type that products of matrices run in, if not their operands'.
     `gradient_item_bytes`: bytes of an accumulated gradient's element, if not its parameter's.
+    `states_over_all`: zero also spreads states over the other axes that a weight is whole along.
     `chunks`: pieces of the model per pipeline stage (interleaved 1F1B).
     `even_layers`: stages hold equally many layers, instead of equally much time.
     `recompute_every`: of the layers that may recompute, every how manieth does.
@@ -20,10 +22,12 @@ class Practice(msgspec.Struct, frozen=True):
 
     overlap: bool = False
     fused: bool = True
+    rematerialised: bool = False
     fused_attention: bool = True
     dispatch_seconds: float = 0.0
     matrix_dtype: str | None = None
     gradient_item_bytes: int | None = None
+    states_over_all: bool = False
     chunks: int = 1
     even_layers: bool = False
     recompute_every: int = 1

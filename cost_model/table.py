@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..ir.model import Function, Op
 from ..ir.op import Work
-from ..ir.pieces import Variant, made_by, split
+from ..ir.pieces import Pieces, Variant, made_by, split
 from .compute import op_seconds
 from .function import Load, Pricer, is_collective
 from .fusion import FUSIBLE, fuse
@@ -59,6 +59,10 @@ class Line(msgspec.Struct, frozen=True):
     def at(self, samples: int) -> Floats:
         return self.start + self.slope * samples
 
+    def none(self) -> Line:
+        """As many amounts of nothing."""
+        return Line(0.0 * self.start, 0.0 * self.slope)
+
 
 class FunctionTable:
     """Prices of one local function, given for `samples[0]` and `samples[1]` samples per device.
@@ -85,6 +89,8 @@ class FunctionTable:
         local = self.locals[0]
         held = {i.value for i in local.held()}
         saved = {self.roots[v] for v in small.saved}
+        if self.pricer.practice.rematerialised:
+            saved = self.worth_saving(small, saved | held) - held
         made = made_by(local.forward_ops)
         outputs = {o.value for o in local.outputs}
         gradients = {i.gradient for i in local.inputs if i.gradient is not None}
@@ -93,6 +99,19 @@ class FunctionTable:
             _Piece(self, (small.backward, large.backward), gradients | held, held | saved),
             self.bytes([v for v in saved if v in made or not made]),
         )
+
+    def worth_saving(self, pieces: Pieces, saved: set[int]) -> set[int]:
+        """Of saved values those that a product of backward reads, or that fused kernels could not
+        make again from the others."""
+        alone = [op for op in pieces.backward if self.work(op) not in (*FUSIBLE, "view")]
+        products = {self.roots[v] for op in alone for v in op.operands()}
+        worth = set(saved)
+        for op in pieces.forward:
+            made = {r for r in op.results if r >= 0}
+            sources = {self.roots[v] for v in op.operands()}
+            if self.work(op) in FUSIBLE and sources <= saved and not made & products:
+                worth -= made
+        return worth
 
     def line(self, amounts: Callable[[Function], Sequence[float]]) -> Line:
         """Through the amounts of both sizes."""
@@ -107,13 +126,16 @@ class FunctionTable:
     def bytes(self, values: Sequence[int]) -> Line:
         return self.line(lambda local: [local.types[v].bytes for v in values])
 
+    def work(self, op: Op) -> Work:
+        return "move" if is_collective(op) else self.pricer.load(self.locals[0], op).work
+
     def storage(self) -> list[int]:
         """For every value the value whose memory it shares: views own none."""
         local = self.locals[0]
         roots = list(range(len(local.types)))
         for op in local.ops:
             operands = op.operands()
-            if operands and not is_collective(op) and self.pricer.load(local, op).work == "view":
+            if operands and self.work(op) == "view":
                 for result in op.results:
                     roots[result] = roots[operands[0]]
         return roots
@@ -172,13 +194,19 @@ def _kernels(
             groups.setdefault((work, pair[0].dtype), []).append(pair)
     for (work, dtype), loads in groups.items():
         flops = _line(table, loads, lambda load: load.flops)
-        yield work, dtype, flops, _line(table, loads, lambda load: load.moved_bytes)
+        moved = _line(table, loads, lambda load: load.moved_bytes)
+        yield work, dtype, flops, moved
+        if work == "gemm" and table.pricer.practice.matrix_dtype is not None:
+            casts = Line(np.array([moved.start.sum()]), np.array([moved.slope.sum()]))
+            yield "pointwise", dtype, casts.none(), casts
     if fused:
         kernels = fuse(ops, works, table.roots, {table.roots[v] for v in kept})
         bytes_of = [[t.bytes for t in local.types] for local in table.locals]
-        moved = (np.array([sum(b[v] for v in k.moved) for k in kernels]) for b in bytes_of)
-        nothing = Line(np.zeros(len(kernels)), np.zeros(len(kernels)))
-        yield "pointwise", "float32", nothing, table.through(*(m.astype(float) for m in moved))
+        near, far = (
+            np.array([sum(b[v] for v in k.moved) for k in kernels], dtype=np.float64) for b in bytes_of
+        )
+        streamed = table.through(near, far)
+        yield "pointwise", "float32", streamed.none(), streamed
 
 
 def _line(

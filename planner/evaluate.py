@@ -63,6 +63,7 @@ class StageSums(msgspec.Struct, frozen=True):
             once=self.once_bytes,
             crossing=self.crossing_bytes,
             item=item,
+            summed=self.summed_bytes,
         )
 
 
@@ -188,6 +189,7 @@ class Evaluator:
         reduce = axes.reduce_seconds(sums.held_bytes, sums.summed_bytes)
         back = axes.return_seconds(sums.held_bytes)
         forward, backward = sums.forward_seconds, sums.backward_seconds
+        backward += self.accumulate_seconds(sums.held_bytes, axes) if micro_batches > 1 else 0.0
         shown = [gather, gather + scatter, reduce, back]
         if practice.overlap:
             work = (forward, backward, backward, forward)
@@ -241,6 +243,11 @@ class Evaluator:
                     carries = self.entries.flow.token_shard(function, output.value) is not None
                     split, whole = (split + amount, whole) if carries else (split, whole + amount)
         return split, whole
+
+    def accumulate_seconds(self, held: int, axes: BatchAxes) -> float:
+        """Read and write gradients to add a micro-batch's."""
+        touched = 2 * held * self.gradient_scale / axes.pieces("gradient")
+        return touched / self.cluster.device.memory_bandwidth_bytes_per_second
 
     def optimizer_seconds(self, held: int, axes: BatchAxes) -> float:
         touched = held * (2 + self.optimizer.states) // axes.pieces("optimizer")

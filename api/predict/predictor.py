@@ -119,6 +119,8 @@ def practice_of(run: Run) -> Practice:
         matrix_dtype=PRECISIONS[run.precision][1],
         gradient_item_bytes=4,
         chunks=layout.chunks,
+        rematerialised=True,
+        states_over_all=layout.zero_stage > 0,
         even_layers=True,
         recompute_every=2 if run.recompute == "half" else 1,
     )

@@ -12,16 +12,24 @@ from .architecture import Architecture
 DROPOUT = 0.1  # of layers that write their scores: those are of the time when all dropped
 
 
+class Linear(nn.Linear):
+    """A product, and a bias added after it: so the product may be a sum over ranks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = functional.linear(x, self.weight)
+        return made if self.bias is None else made + self.bias
+
+
 class Attention(nn.Module):
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         self.a, self.width = a, a.hidden // a.heads
         inner, keys = a.heads * self.width, a.kv_heads * self.width
         bias = not a.gated
-        self.query = nn.Linear(a.hidden, inner, bias=bias)
-        self.key = nn.Linear(a.hidden, keys, bias=bias)
-        self.value = nn.Linear(a.hidden, keys, bias=bias)
-        self.out = nn.Linear(inner, a.hidden, bias=bias)
+        self.query = Linear(a.hidden, inner, bias=bias)
+        self.key = Linear(a.hidden, keys, bias=bias)
+        self.value = Linear(a.hidden, keys, bias=bias)
+        self.out = Linear(inner, a.hidden, bias=bias)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
@@ -46,17 +54,18 @@ class Attention(nn.Module):
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): `angles` [2 tokens width], cosines and sines."""
+    """Rotary positions (Su et al. 2021): `angles` [2 tokens width/2], cosines and sines."""
     near, far = x.chunk(2, -1)
-    return x * angles[0] + torch.cat((-far, near), -1) * angles[1]
+    cosines, sines = angles
+    return torch.cat((near * cosines - far * sines, far * cosines + near * sines), -1)
 
 
 class FeedForward(nn.Module):
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.gate = nn.Linear(a.hidden, a.ffn, bias=False) if a.gated else None
-        self.up = nn.Linear(a.hidden, a.ffn, bias=not a.gated)
-        self.down = nn.Linear(a.ffn, a.hidden, bias=not a.gated)
+        self.gate = Linear(a.hidden, a.ffn, bias=False) if a.gated else None
+        self.up = Linear(a.hidden, a.ffn, bias=not a.gated)
+        self.down = Linear(a.ffn, a.hidden, bias=not a.gated)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
@@ -70,7 +79,7 @@ class Mixture(nn.Module):
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         self.a = a
-        self.router = nn.Linear(a.hidden, a.experts, bias=False)
+        self.router = Linear(a.hidden, a.experts, bias=False)
         self.gate_up = nn.Parameter(torch.empty(a.experts, 2 * a.expert_hidden, a.hidden))
         self.down = nn.Parameter(torch.empty(a.experts, a.hidden, a.expert_hidden))
 
@@ -107,8 +116,8 @@ class Decoder(nn.Module):
         self.positions = None if a.gated else nn.Embedding(a.tokens, a.hidden)
         self.layers = nn.ModuleList(Layer(a) for _ in range(layers))
         self.norm = (nn.RMSNorm if a.gated else nn.LayerNorm)(a.hidden)
-        self.head = nn.Linear(a.hidden, a.vocabulary, bias=False)
-        self.register_buffer("angles", torch.empty(2, a.tokens, a.hidden // a.heads))
+        self.head = Linear(a.hidden, a.vocabulary, bias=False)
+        self.register_buffer("angles", torch.empty(2, a.tokens, a.hidden // a.heads // 2))
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         x = self.embedding(ids)
