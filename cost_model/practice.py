@@ -11,7 +11,8 @@ class Practice(msgspec.Struct, frozen=True):
     `fused`: neighbouring pointwise operators and reductions are one kernel.
     `rematerialised`: fused kernels of backward make values again that only they read.
     `fused_attention`: scores are never written to memory.
-    `dispatch_seconds`: time of the host per kernel; a device never finishes before its host.
+    `dispatch_seconds`: time of the host per operator, or per kernel of a `compiled` program; a device
+    never finishes before its host.
     `matrix_dtype`: type that products of matrices run in, if not their operands'.
     `gradient_item_bytes`: bytes of an accumulated gradient's element, if not its parameter's.
     `states_over_all`: zero also spreads states over the other axes that a weight is whole along.
@@ -25,6 +26,7 @@ class Practice(msgspec.Struct, frozen=True):
     rematerialised: bool = False
     fused_attention: bool = True
     dispatch_seconds: float = 0.0
+    compiled: bool = False
     matrix_dtype: str | None = None
     gradient_item_bytes: int | None = None
     states_over_all: bool = False

@@ -158,7 +158,9 @@ class _Piece:
         ]
         self.flops = _line(table, pairs, lambda load: load.flops)
         self.groups = list(_kernels(table, ops[0], pairs, kept | given))
-        self.launches = sum(len(flops.start) for _, _, flops, _ in self.groups)
+        kernels = sum(len(flops.start) for _, _, flops, _ in self.groups)
+        dispatched = kernels if self.pricer.practice.compiled else len(ops[0])
+        self.host_seconds = dispatched * self.pricer.practice.dispatch_seconds
         sends = [s for pair in pairs for s in zip(pair[0].sends, pair[1].sends, strict=True)]
         self.kinds = [(near[0], near[2]) for near, _ in sends]
         self.sent = table.through(
@@ -172,11 +174,10 @@ class _Piece:
             float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device).sum())
             for work, dtype, flops, moved in self.groups
         )
-        host = (self.launches + len(self.kinds)) * self.pricer.practice.dispatch_seconds
         sent = zip(self.kinds, self.sent.at(samples), strict=True)
         communication = sum(self.pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
         peak = self.live.at(samples).max(initial=0.0)
-        compute = max(compute, host - communication)
+        compute = max(compute, self.host_seconds - communication)
         return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
 
 

@@ -9,7 +9,6 @@ from ...cost_model.practice import Practice
 from ...ir.cluster import Cluster
 from ...ir.model import Call, Model
 from ...ir.plan import Memory, Optimizer
-from ...ir.precision import lift_dtypes
 from ...planner.entries import Entries, Entry, Word
 from ...planner.evaluate import Candidate, Evaluator
 from .architecture import Architecture
@@ -18,8 +17,8 @@ from .run import Run, Unmodelled
 
 TRACED_LAYERS = 2  # equal layers become one function from two on
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
-EAGER_SECONDS = 20e-6  # host time per kernel of an eager framework (assumed)
-COMPILED_SECONDS = 5e-6
+EAGER_SECONDS = 20e-6  # host time per operator of an eager framework (assumed)
+COMPILED_SECONDS = 5e-6  # and per kernel of a compiled one (assumed)
 PRECISIONS = {
     "fp8": ("bfloat16", "float8_e4m3fn"), "bf16": ("bfloat16", None), "fp16": ("float16", None),
     "fp32": ("float32", None), "amp_bf16": ("bfloat16", None), "amp_fp16": ("float16", None),
@@ -102,7 +101,7 @@ class Predictor:
 
         key = (architecture, dtype, batch)
         if key not in self.models:
-            self.models[key] = lift_dtypes(trace(architecture, TRACED_LAYERS, batch), dtype)
+            self.models[key] = trace(architecture, TRACED_LAYERS, batch, dtype)
         return self.models[key]
 
 
@@ -114,7 +113,9 @@ def practice_of(run: Run) -> Practice:
         raise Unmodelled(f"precision {run.precision!r} is not known: {', '.join(PRECISIONS)}")
     return Practice(
         overlap=layout.zero_stage > 0 or layout.tensor == layout.pipeline == 1,
+        fused=run.compiled or layout.zero_stage < 2,
         fused_attention=run.fused_attention,
+        compiled=run.compiled,
         dispatch_seconds=COMPILED_SECONDS if run.compiled else EAGER_SECONDS,
         matrix_dtype=PRECISIONS[run.precision][1],
         gradient_item_bytes=4,

@@ -125,5 +125,5 @@ class Decoder(nn.Module):
             x = x + self.positions.weight
         for layer in self.layers:
             x = layer(x, self.angles)
-        scores = self.head(self.norm(x))
-        return functional.cross_entropy(scores.view(-1, self.a.vocabulary), labels.view(-1))
+        scores = self.head(self.norm(x)).view(-1, self.a.vocabulary)
+        return functional.cross_entropy(scores.float(), labels.view(-1))
