@@ -39,5 +39,5 @@ def op_seconds(work: Work, flops: Amount, moved: Amount, dtype: str, device: Dev
     rate = RATE.get(work)
     if rate is None:
         return memory + device.launch_overhead_seconds
-    compute = flops / (device.peak(dtype) * device.achievable * rate) + RAMP_SECONDS
+    compute = flops / (device.peak(dtype) * device.achievable * device.sustained * rate) + RAMP_SECONDS
     return cast(Amount, np.maximum(compute, memory)) + device.launch_overhead_seconds

@@ -1,4 +1,4 @@
-"""Which operators share a kernel: connected pointwise ones and reductions with no product between.
+"""Which operators share a kernel: connected ones of fusible kinds with no product between.
 
     mm ─ add ─ gelu ─ mm        add and gelu: one kernel, which reads mm's result once
          └── sum                and the sum joins them
@@ -16,8 +16,6 @@ import msgspec
 from ..ir.model import Op
 from ..ir.op import Work
 
-FUSIBLE: frozenset[Work] = frozenset({"pointwise", "reduce"})
-
 
 class Kernel(msgspec.Struct, frozen=True):
     """Operators that run as one, by position, and the values that move to and from memory."""
@@ -27,11 +25,15 @@ class Kernel(msgspec.Struct, frozen=True):
 
 
 def fuse(
-    ops: Sequence[Op], works: Sequence[Work], roots: Sequence[int], kept: set[int]
+    ops: Sequence[Op],
+    works: Sequence[Work],
+    roots: Sequence[int],
+    kept: set[int],
+    fusible: tuple[Work, ...] = ("pointwise", "reduce"),
 ) -> tuple[Kernel, ...]:
-    """Kernels of the fusible operators; `roots` names the memory of each value, `kept` values are
+    """Kernels of the operators whose work is `fusible`; `roots` names the memory of each value, `kept` values are
     read later. Views take no part: `works` of what is left out is "view"."""
-    groups = _groups(ops, works, roots)
+    groups = _groups(ops, works, roots, fusible)
     readers: dict[int, set[int]] = {}
     for at, op in enumerate(ops):
         if works[at] != "view":
@@ -46,7 +48,9 @@ def fuse(
     )
 
 
-def _groups(ops: Sequence[Op], works: Sequence[Work], roots: Sequence[int]) -> dict[int, int]:
+def _groups(
+    ops: Sequence[Op], works: Sequence[Work], roots: Sequence[int], fusible: tuple[Work, ...]
+) -> dict[int, int]:
     """The group of every fusible operator, named by its first one."""
     depth: dict[int, int] = {}
     maker: dict[int, int] = {}
@@ -62,8 +66,8 @@ def _groups(ops: Sequence[Op], works: Sequence[Work], roots: Sequence[int]) -> d
             continue
         sources = {roots[v] for v in op.operands()}
         here = max((depth.get(v, 0) for v in sources), default=0)
-        fusible = works[at] in FUSIBLE
-        if fusible:
+        joins = works[at] in fusible
+        if joins:
             parent[at] = at
             for value in sources:
                 if value in maker and depth[value] == here:
@@ -71,8 +75,8 @@ def _groups(ops: Sequence[Op], works: Sequence[Work], roots: Sequence[int]) -> d
                     parent[second] = first
         for result in op.results:
             if result >= 0:
-                depth[roots[result]] = here + (not fusible)
-                if fusible:
+                depth[roots[result]] = here + (not joins)
+                if joins:
                     maker[roots[result]] = at
     return {at: find(at) for at in parent}
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import msgspec
 
+from ..ir.op import Work
+
+COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
+
 
 class Practice(msgspec.Struct, frozen=True):
     """`overlap`: batch-axis traffic runs beside compute, and sends between stages too.
-    `fused`: neighbouring pointwise operators and reductions are one kernel.
+    `fused`: kinds of work whose neighbouring operators are one kernel.
     `rematerialised`: fused kernels of backward make values again that only they read.
     `fused_attention`: scores are never written to memory.
     `dispatch_seconds`: time of the host per operator, or per kernel of a `compiled` program; a device
@@ -22,7 +26,7 @@ class Practice(msgspec.Struct, frozen=True):
     """
 
     overlap: bool = False
-    fused: bool = True
+    fused: tuple[Work, ...] = COMPILED
     rematerialised: bool = False
     fused_attention: bool = True
     dispatch_seconds: float = 0.0

@@ -19,8 +19,10 @@ from ..ir.op import Work
 from ..ir.pieces import Pieces, Variant, made_by, split
 from .compute import op_seconds
 from .function import Load, Pricer, is_collective
-from .fusion import FUSIBLE, fuse
+from .fusion import fuse
+from .practice import COMPILED
 
+CASTS = 0.5  # of a product's own traffic that quantising its operands adds (assumed)
 Floats = NDArray[np.float64]
 
 
@@ -103,13 +105,13 @@ class FunctionTable:
     def worth_saving(self, pieces: Pieces, saved: set[int]) -> set[int]:
         """Of saved values those that a product of backward reads, or that fused kernels could not
         make again from the others."""
-        alone = [op for op in pieces.backward if self.work(op) not in (*FUSIBLE, "view")]
+        alone = [op for op in pieces.backward if self.work(op) not in (*COMPILED, "view")]
         products = {self.roots[v] for op in alone for v in op.operands()}
         worth = set(saved)
         for op in pieces.forward:
             made = {r for r in op.results if r >= 0}
             sources = {self.roots[v] for v in op.operands()}
-            if self.work(op) in FUSIBLE and sources <= saved and not made & products:
+            if self.work(op) in COMPILED and sources <= saved and not made & products:
                 worth -= made
         return worth
 
@@ -191,17 +193,17 @@ def _kernels(
     groups: dict[tuple[Work, str], list[tuple[Load, Load]]] = {}
     fused = table.pricer.practice.fused
     for work, pair in zip(works, pairs, strict=True):
-        if work != "view" and not (fused and work in FUSIBLE):
+        if work != "view" and work not in fused:
             groups.setdefault((work, pair[0].dtype), []).append(pair)
     for (work, dtype), loads in groups.items():
         flops = _line(table, loads, lambda load: load.flops)
         moved = _line(table, loads, lambda load: load.moved_bytes)
         yield work, dtype, flops, moved
         if work == "gemm" and table.pricer.practice.matrix_dtype is not None:
-            casts = Line(np.array([moved.start.sum()]), np.array([moved.slope.sum()]))
+            casts = Line(CASTS * moved.start, CASTS * moved.slope)
             yield "pointwise", dtype, casts.none(), casts
     if fused:
-        kernels = fuse(ops, works, table.roots, {table.roots[v] for v in kept})
+        kernels = fuse(ops, works, table.roots, {table.roots[v] for v in kept}, fused)
         bytes_of = [[t.bytes for t in local.types] for local in table.locals]
         near, far = (
             np.array([sum(b[v] for v in k.moved) for k in kernels], dtype=np.float64) for b in bytes_of

@@ -261,13 +261,12 @@ def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
 
 
 def even(repeated: list[bool], stages: int) -> list[int] | None:
-    """Boundaries of stages with equally many repeated calls (the last may lack some); others stay
-    with the first or the last."""
+    """Boundaries of stages with equally many repeated calls, or one less; others stay with the first
+    or the last."""
     places = [i for i, again in enumerate(repeated) if again]
-    each = -(-len(places) // stages)
-    if each * (stages - 1) >= len(places):
+    if stages > len(places):
         return None
-    return [0, *(places[each * s] for s in range(1, stages)), len(repeated)]
+    return [0, *(places[len(places) * s // stages] for s in range(1, stages)), len(repeated)]
 
 
 def partition(seconds: list[float], stages: int) -> list[int] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from ...cost_model.practice import Practice
+from ...cost_model.practice import COMPILED, Practice
 from ...ir.cluster import Cluster
 from ...ir.model import Call, Model
+from ...ir.op import Work
 from ...ir.plan import Memory, Optimizer
 from ...planner.entries import Entries, Entry, Word
 from ...planner.evaluate import Candidate, Evaluator
@@ -17,7 +18,7 @@ from .run import Run, Unmodelled
 
 TRACED_LAYERS = 2  # equal layers become one function from two on
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
-EAGER_SECONDS = 20e-6  # host time per operator of an eager framework (assumed)
+EAGER_SECONDS = 18e-6  # host time per operator of an eager framework (assumed)
 COMPILED_SECONDS = 5e-6  # and per kernel of a compiled one (assumed)
 PRECISIONS = {
     "fp8": ("bfloat16", "float8_e4m3fn"), "bf16": ("bfloat16", None), "fp16": ("float16", None),
@@ -113,7 +114,7 @@ def practice_of(run: Run) -> Practice:
         raise Unmodelled(f"precision {run.precision!r} is not known: {', '.join(PRECISIONS)}")
     return Practice(
         overlap=layout.zero_stage > 0 or layout.tensor == layout.pipeline == 1,
-        fused=run.compiled or layout.zero_stage < 2,
+        fused=fused_kinds(run),
         fused_attention=run.fused_attention,
         compiled=run.compiled,
         dispatch_seconds=COMPILED_SECONDS if run.compiled else EAGER_SECONDS,
@@ -125,6 +126,14 @@ def practice_of(run: Run) -> Practice:
         even_layers=True,
         recompute_every=2 if run.recompute == "half" else 1,
     )
+
+
+def fused_kinds(run: Run) -> tuple[Work, ...]:
+    """Compilers fuse; frameworks with layers of their own bring kernels for pointwise chains; those
+    that shard weights run the user's operators one by one."""
+    if run.compiled:
+        return COMPILED
+    return ("pointwise",) if run.layout.zero_stage < 2 else ()
 
 
 def deepen(model: Model, layers: int) -> Model:
