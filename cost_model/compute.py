@@ -17,7 +17,7 @@ from ..ir.op import Work
 
 # Time that a product spends below full rate, as seconds of ramp-up at peak (assumed).
 RAMP_SECONDS = 4e-6
-SHAPE_PART = 0.8  # of the ceiling, the best of many shapes, that a network's products reach (assumed)
+SHAPE_PART = 0.78  # of the ceiling, the best of many shapes, that a network's products reach (assumed)
 ATTENTION_PART = 0.45  # of the ceiling: softmax between the two products (assumed)
 CONVOLUTION_PART = 0.8
 BANDWIDTH_PART = 0.8  # of the memory bandwidth that streaming kernels reach (assumed)

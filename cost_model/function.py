@@ -88,6 +88,8 @@ class Pricer:
     def operator(self, site: Site) -> Load:
         declared = declaration(site)
         work = declared.work if declared else "move"
+        if work == "move" and is_elementwise(site):
+            work = "pointwise"
         flops, sends = count_flops(declared), list[Send]()
         over = site.op.kwargs.get("over")
         if declared is not None and isinstance(over, tuple):
@@ -132,6 +134,12 @@ def moved_bytes(site: Site, declared: Loops | None = None) -> int:
     made = sum(t.bytes for t in site.results if t is not None)
     looks_up = declared is not None and declared.work == "move" and not declared.flops
     return made + sum(min(t.bytes, made) if looks_up else t.bytes for t in site.operands)
+
+
+def is_elementwise(site: Site) -> bool:
+    """Whether every element read becomes one element made: a cast, a copy, a concatenation."""
+    made = sum(t.elements for t in site.results if t is not None)
+    return made > 1 and sum(t.elements for t in site.operands) == made
 
 
 def score_bytes(site: Site, declared: Loops) -> int:

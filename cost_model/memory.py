@@ -12,12 +12,13 @@ MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assum
 
 
 class StageBytes(msgspec.Struct, frozen=True):
-    """Bytes of one stage on one device. `saved` waits for backward, per micro-batch; `shared` waits
+    """Bytes of one stage on one device: weights `held`, and of them `trained`. `saved` waits for backward, per micro-batch; `shared` waits
     once, however many micro-batches; `transient` is the worst moment inside a piece; `once` belongs
     to calls that run once per step; `crossing` goes to the next stage.
-    `item`: bytes of a parameter's element; `summed`: of `held`, what is whole along an axis."""
+    `item`: bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis."""
 
     held: int
+    trained: int
     biggest_call: int
     saved: int
     transient: int
@@ -36,9 +37,9 @@ def memory_terms(
     runtime_bytes: int,
 ) -> tuple[tuple[str, int], ...]:
     """Named bytes; `in_flight` micro-batches wait for backward at the worst moment."""
-    elements = stage.held // stage.item
+    elements = stage.trained // stage.item
     gradient = practice.gradient_item_bytes or stage.item
-    here = axes.state_bytes(stage.held, stage.summed, practice.states_over_all)
+    here = axes.state_bytes(stage.trained, stage.summed, practice.states_over_all)
     terms = {
         "parameters": stage.held // axes.pieces("parameter"),
         "gradients": elements * gradient // axes.pieces("gradient"),

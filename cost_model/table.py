@@ -22,7 +22,7 @@ from .function import Load, Pricer, is_collective
 from .fusion import fuse
 from .practice import COMPILED
 
-CASTS = 0.5  # of a product's own traffic that quantising its operands adds (assumed)
+CASTS = 0.4  # of a product's own traffic that quantising its operands adds (assumed)
 Floats = NDArray[np.float64]
 
 

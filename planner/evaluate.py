@@ -36,7 +36,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 class StageSums(msgspec.Struct, frozen=True):
     """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
-    device. `summed_bytes` are gradients to add up, by the axis inside a replica of the batch;
+    device. `trained_bytes`: of those held, what the optimizer changes. `summed_bytes` are gradients to add up, by the axis inside a replica of the batch;
     `call_bytes` counts calls by the bytes of weights they hold."""
 
     first: int
@@ -46,6 +46,7 @@ class StageSums(msgspec.Struct, frozen=True):
     communication_seconds: float
     once_seconds: float
     held_bytes: int
+    trained_bytes: int
     summed_bytes: dict[str, int]
     call_bytes: tuple[tuple[int, int], ...]
     saved_bytes: int
@@ -57,6 +58,7 @@ class StageSums(msgspec.Struct, frozen=True):
         """What memory needs of it; `item` bytes per element of a parameter."""
         return StageBytes(
             held=self.held_bytes,
+            trained=self.trained_bytes,
             biggest_call=max((amount for amount, _ in self.call_bytes), default=0),
             saved=self.saved_bytes,
             transient=self.transient_bytes,
@@ -77,6 +79,11 @@ class Evaluator:
         self.calls = self.model.calls
         sizes = {p.name: p.type.bytes for p in self.model.parameters}
         self.parameters = [{n: sizes[n] for n in call.parameters} for call in self.calls]
+        trained = {p.name for p in self.model.parameters if p.trainable}
+        self.trained = [
+            sum(size for name, size in held.items() if name in trained) / max(sum(held.values()), 1)
+            for held in self.parameters
+        ]
         users = Counter(name for call in self.calls for name in set(call.parameters))
         self.shares = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
         counts = Counter(call.function for call in self.calls)
@@ -141,7 +148,8 @@ class Evaluator:
         own = [i for i in range(first, last) if i not in self.once]
         calls = [entries[i].cost for i in own]
         once = [entries[i].cost for i in self.once]
-        held = self.held_bytes(own, [e.cost.held_bytes for e in entries])
+        local = [e.cost.held_bytes for e in entries]
+        trained = [round(n * part) for n, part in zip(local, self.trained, strict=True)]
         summed = {
             role: self.held_bytes(own, [e.summed_bytes.get(role, 0) for e in entries])
             for role, _ in word
@@ -155,7 +163,8 @@ class Evaluator:
                 c.forward.communication_seconds + c.backward.communication_seconds for c in calls
             ),
             once_seconds=sum(c.forward.seconds for c in once),
-            held_bytes=held,
+            held_bytes=self.held_bytes(own, local),
+            trained_bytes=self.held_bytes(own, trained),
             summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls),
@@ -186,15 +195,15 @@ class Evaluator:
         axes = BatchAxes(strategy, self.cluster, self.gradient_scale)
         gather = sum(n * axes.gather_seconds(held) for held, n in sums.call_bytes)
         scatter = sum(n * axes.scatter_seconds(held) for held, n in sums.call_bytes)
-        reduce = axes.reduce_seconds(sums.held_bytes, sums.summed_bytes)
-        back = axes.return_seconds(sums.held_bytes)
+        reduce = axes.reduce_seconds(sums.trained_bytes, sums.summed_bytes)
+        back = axes.return_seconds(sums.trained_bytes)
         forward, backward = sums.forward_seconds, sums.backward_seconds
-        backward += self.accumulate_seconds(sums.held_bytes, axes) if micro_batches > 1 else 0.0
+        backward += self.accumulate_seconds(sums.trained_bytes, axes) if micro_batches > 1 else 0.0
         shown = [gather, gather + scatter, reduce, back]
         if practice.overlap:
             work = (forward, backward, backward, forward)
             shown = [exposed(c, s) for c, s in zip(work, shown, strict=True)]
-        sync = shown[2] + shown[3] + self.optimizer_seconds(sums.held_bytes, axes)
+        sync = shown[2] + shown[3] + self.optimizer_seconds(sums.trained_bytes, axes)
         return Stage(
             sums.first,
             sums.last,

@@ -6,11 +6,14 @@ import msgspec
 
 from .run import Row, Unmodelled, flag, whole
 
+TASKS = {"pretrain": 0, "sft": 0, "lora": 32}  # and the rank of adapters (assumed)
+
 
 class Architecture(msgspec.Struct, frozen=True):
     """The shape of a decoder. `gated`: Llama's layer (RMS norms, rotary positions, gated unit, no
     biases), else GPT's (layer norms, learned positions, GELU, biases). `experts` of 0 is dense;
-    `expert_hidden` is the width of each expert. `fused_attention`: scores are never written."""
+    `expert_hidden` is the width of each expert. `fused_attention`: scores are never written.
+    `adapter_rank`: only products of two thin matrices beside attention's are trained (LoRA)."""
 
     hidden: int
     heads: int
@@ -23,6 +26,7 @@ class Architecture(msgspec.Struct, frozen=True):
     choices: int = 0
     expert_hidden: int = 0
     fused_attention: bool = True
+    adapter_rank: int = 0
 
 
 def read_architecture(row: Row) -> Architecture:
@@ -31,6 +35,9 @@ def read_architecture(row: Row) -> Architecture:
     if hidden % heads:
         raise Unmodelled(f"hidden {hidden} is not a multiple of heads {heads}")
     experts = whole(row, "experts", 0)
+    task = row.get("task", "") or "pretrain"
+    if task not in TASKS:
+        raise Unmodelled(f"task {task!r} is not known: {', '.join(TASKS)}")
     return Architecture(
         hidden=hidden,
         heads=heads,
@@ -38,6 +45,7 @@ def read_architecture(row: Row) -> Architecture:
         ffn=whole(row, "ffn", 4 * hidden),
         vocabulary=whole(row, "vocab", 50257),
         tokens=whole(row, "seq_len"),
+        adapter_rank=TASKS[task],
         gated=flag(row, "gated_mlp", experts > 0),
         experts=experts,
         choices=whole(row, "topk", 1) if experts else 0,

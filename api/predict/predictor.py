@@ -8,7 +8,6 @@ from msgspec.structs import replace
 from ...cost_model.practice import COMPILED, Practice
 from ...ir.cluster import Cluster
 from ...ir.model import Call, Model
-from ...ir.op import Work
 from ...ir.plan import Memory, Optimizer
 from ...planner.entries import Entries, Entry, Word
 from ...planner.evaluate import Candidate, Evaluator
@@ -16,7 +15,7 @@ from .architecture import Architecture
 from .machine import cluster_of
 from .run import Run, Unmodelled
 
-TRACED_LAYERS = 2  # equal layers become one function from two on
+EQUAL_LAYERS = 2  # become one function; beneath adapters the first layer passes no gradient on
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 EAGER_SECONDS = 18e-6  # host time per operator of an eager framework (assumed)
 COMPILED_SECONDS = 5e-6  # and per kernel of a compiled one (assumed)
@@ -102,19 +101,21 @@ class Predictor:
 
         key = (architecture, dtype, batch)
         if key not in self.models:
-            self.models[key] = trace(architecture, TRACED_LAYERS, batch, dtype)
+            layers = EQUAL_LAYERS + (architecture.adapter_rank > 0)
+            self.models[key] = trace(architecture, layers, batch, dtype)
         return self.models[key]
 
 
 def practice_of(run: Run) -> Practice:
-    """What frameworks do: those that shard states overlap, plain replicas do where nothing else
-    splits the model."""
+    """What frameworks do. Those that shard states overlap, and plain replicas where nothing else
+    splits the model. Those that shard weights run the user's operators one by one unless compiled;
+    others bring fused kernels."""
     layout = run.layout
     if run.precision not in PRECISIONS:
         raise Unmodelled(f"precision {run.precision!r} is not known: {', '.join(PRECISIONS)}")
     return Practice(
         overlap=layout.zero_stage > 0 or layout.tensor == layout.pipeline == 1,
-        fused=fused_kinds(run),
+        fused=COMPILED if run.compiled or layout.zero_stage < 2 else (),
         fused_attention=run.fused_attention,
         compiled=run.compiled,
         dispatch_seconds=COMPILED_SECONDS if run.compiled else EAGER_SECONDS,
@@ -128,17 +129,10 @@ def practice_of(run: Run) -> Practice:
     )
 
 
-def fused_kinds(run: Run) -> tuple[Work, ...]:
-    """Compilers fuse; frameworks with layers of their own bring kernels for pointwise chains; those
-    that shard weights run the user's operators one by one."""
-    if run.compiled:
-        return COMPILED
-    return ("pointwise",) if run.layout.zero_stage < 2 else ()
-
-
 def deepen(model: Model, layers: int) -> Model:
-    """The model with its repeated call made `layers` times; the others stay at its ends."""
+    """The model with so many of its repeated call that it has `layers`; others stay at its ends."""
     repeated = [i for i, c in enumerate(model.calls) if c.function == model.calls[-2].function]
+    count = layers - sum(c.path.startswith("layers.") for c in model.calls) + len(repeated)
     first, last = repeated[0], repeated[-1]
     template, after = model.calls[first], model.calls[last + 1 :]
     original = {p.name: p for p in model.parameters}
@@ -148,9 +142,9 @@ def deepen(model: Model, layers: int) -> Model:
     parameters = [p for p in parameters if p.name not in following]
     incoming = template.arguments
     outgoing = model.calls[last].results
-    for number in range(layers):
+    for number in range(count):
         names = {n: f"{number}.{n}" for n in own}
-        results = outgoing if number == layers - 1 else tuple(f"{number}.{r}" for r in template.results)
+        results = outgoing if number == count - 1 else tuple(f"{number}.{r}" for r in template.results)
         arguments = incoming if number == 0 else tuple(
             calls[-1].results[template.results.index(b)] if b in template.results else b
             for b in model.calls[first + 1].arguments

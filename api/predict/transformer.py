@@ -20,6 +20,17 @@ class Linear(nn.Linear):
         return made if self.bias is None else made + self.bias
 
 
+class Adapter(nn.Module):
+    """A product of two thin matrices, trained in place of the wide one (Hu et al. 2021)."""
+
+    def __init__(self, wide: int, out: int, rank: int) -> None:
+        super().__init__()
+        self.down, self.up = Linear(wide, rank, bias=False), Linear(rank, out, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x))
+
+
 class Attention(nn.Module):
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -30,13 +41,14 @@ class Attention(nn.Module):
         self.key = Linear(a.hidden, keys, bias=bias)
         self.value = Linear(a.hidden, keys, bias=bias)
         self.out = Linear(inner, a.hidden, bias=bias)
+        self.adapter = Adapter(a.hidden, inner, a.adapter_rank) if a.adapter_rank else None
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         batch, tokens, _ = x.shape
-        q, k, v = (
-            part(x).view(batch, tokens, -1, self.width).transpose(1, 2)
-            for part in (self.query, self.key, self.value)
-        )
+        projected = (self.query(x), self.key(x), self.value(x))
+        if self.adapter is not None:
+            projected = (projected[0] + self.adapter(x), *projected[1:])
+        q, k, v = (p.view(batch, tokens, -1, self.width).transpose(1, 2) for p in projected)
         if self.a.gated:
             q, k = rotate(q, angles), rotate(k, angles)
         made = self.attend(q, k, v)
@@ -117,6 +129,8 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(a) for _ in range(layers))
         self.norm = (nn.RMSNorm if a.gated else nn.LayerNorm)(a.hidden)
         self.head = Linear(a.hidden, a.vocabulary, bias=False)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not a.adapter_rank or ".adapter." in name)
         self.register_buffer("angles", torch.empty(2, a.tokens, a.hidden // a.heads // 2))
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
