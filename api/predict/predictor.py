@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from ...cost_model.practice import COMPILED, Practice
 from ...ir.cluster import Cluster
 from ...ir.model import Call, Model
+from ...ir.op import Work
 from ...ir.plan import Memory, Optimizer
 from ...planner.entries import Entries, Entry, Word
 from ...planner.evaluate import Candidate, Evaluator
@@ -107,15 +108,14 @@ class Predictor:
 
 
 def practice_of(run: Run) -> Practice:
-    """What frameworks do. Those that shard states overlap, and plain replicas where nothing else
-    splits the model. Those that shard weights run the user's operators one by one unless compiled;
-    others bring fused kernels."""
+    """What frameworks do: those that shard states overlap, and plain replicas where nothing else
+    splits the model."""
     layout = run.layout
     if run.precision not in PRECISIONS:
         raise Unmodelled(f"precision {run.precision!r} is not known: {', '.join(PRECISIONS)}")
     return Practice(
         overlap=layout.zero_stage > 0 or layout.tensor == layout.pipeline == 1,
-        fused=COMPILED if run.compiled or layout.zero_stage < 2 else (),
+        fused=fused_kinds(run),
         fused_attention=run.fused_attention,
         compiled=run.compiled,
         dispatch_seconds=COMPILED_SECONDS if run.compiled else EAGER_SECONDS,
@@ -127,6 +127,14 @@ def practice_of(run: Run) -> Practice:
         even_layers=True,
         recompute_every=2 if run.recompute == "half" else 1,
     )
+
+
+def fused_kinds(run: Run) -> tuple[Work, ...]:
+    """Compilers fuse, and so do libraries of kernels for whole layers. Without fused attention there
+    is no such library, only pointwise chains; what shards weights runs the user's own operators."""
+    if run.compiled or (run.layout.zero_stage < 2 and run.fused_attention):
+        return COMPILED
+    return ("pointwise",) if run.layout.zero_stage < 2 else ()
 
 
 def deepen(model: Model, layers: int) -> Model:
