@@ -12,8 +12,8 @@ MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assum
 
 
 class StageBytes(msgspec.Struct, frozen=True):
-    """Bytes of one stage on one device: weights `held`, and of them `trained`. `saved` waits for backward, per micro-batch; `shared` waits
-    once, however many micro-batches; `transient` is the worst moment inside a piece; `once` belongs
+    """Bytes of one stage on one device: weights `held`, and of them `trained`. `saved` waits for backward, per micro-batch; `last`: of `saved`,
+    what a micro-batch turns into gradients at once, after the loss; `transient` is the worst moment inside a piece; `once` belongs
     to calls that run once per step; `crossing` goes to the next stage.
     `item`: bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis."""
 
@@ -21,6 +21,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     trained: int
     biggest_call: int
     saved: int
+    last: int
     transient: int
     once: int
     crossing: int
@@ -44,7 +45,7 @@ def memory_terms(
         "parameters": stage.held // axes.pieces("parameter"),
         "gradients": elements * gradient // axes.pieces("gradient"),
         "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
-        "activations": int(in_flight * (stage.saved + stage.crossing)),
+        "activations": int(in_flight * (stage.saved - stage.last + stage.crossing)) + stage.last,
         "batch data": stage.once,
         "temporaries": stage.transient,
         "communication": axes.buffer_bytes(stage.biggest_call) + 2 * stage.crossing,

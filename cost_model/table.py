@@ -22,6 +22,7 @@ from .function import Load, Pricer, is_collective
 from .fusion import fuse
 from .practice import COMPILED
 
+GATHER = "comm.all_gather"
 CASTS = 0.4  # of a product's own traffic that quantising its operands adds (assumed)
 Floats = NDArray[np.float64]
 
@@ -98,20 +99,21 @@ class FunctionTable:
         gradients = {i.gradient for i in local.inputs if i.gradient is not None}
         return (
             _Piece(self, (small.forward, large.forward), outputs | saved | held, held),
-            _Piece(self, (small.backward, large.backward), gradients | held, held | saved),
+            _Piece(self, (small.backward, large.backward), gradients | held, held, saved),
             self.bytes([v for v in saved if v in made or not made]),
         )
 
     def worth_saving(self, pieces: Pieces, saved: set[int]) -> set[int]:
-        """Of saved values those that a product of backward reads, or that fused kernels could not
-        make again from the others."""
+        """Of saved values those that backward cannot have again for little: it gathers gathered ones
+        anew, beside its products, and fused kernels remake what only they read."""
         alone = [op for op in pieces.backward if self.work(op) not in (*COMPILED, "view")]
         products = {self.roots[v] for op in alone for v in op.operands()}
         worth = set(saved)
         for op in pieces.forward:
             made = {r for r in op.results if r >= 0}
             sources = {self.roots[v] for v in op.operands()}
-            if self.work(op) in COMPILED and sources <= saved and not made & products:
+            fused = self.work(op) in COMPILED and not made & products
+            if sources <= saved and (fused or op.target == GATHER):
                 worth -= made
         return worth
 
@@ -144,7 +146,8 @@ class FunctionTable:
 
 
 class _Piece:
-    """Forward or backward: `kept` values stay to its end, `given` ones are not its own."""
+    """Forward or backward: `kept` values stay to its end, `given` ones are not its own, and `saved`
+    ones were left for it, counted elsewhere; it may release them."""
 
     def __init__(
         self,
@@ -152,6 +155,7 @@ class _Piece:
         ops: tuple[tuple[Op, ...], tuple[Op, ...]],
         kept: set[int],
         given: set[int],
+        saved: frozenset[int] | set[int] = frozenset(),
     ) -> None:
         self.pricer = table.pricer
         pairs = [
@@ -159,7 +163,7 @@ class _Piece:
             for a, b in zip(*ops, strict=True)
         ]
         self.flops = _line(table, pairs, lambda load: load.flops)
-        self.groups = list(_kernels(table, ops[0], pairs, kept | given))
+        self.groups = list(_kernels(table, ops[0], pairs, kept | given | saved))
         kernels = sum(len(flops.start) for _, _, flops, _ in self.groups)
         dispatched = kernels if self.pricer.practice.compiled else len(ops[0])
         self.host_seconds = dispatched * self.pricer.practice.dispatch_seconds
@@ -168,7 +172,10 @@ class _Piece:
         self.sent = table.through(
             np.array([near[1] for near, _ in sends]), np.array([far[1] for _, far in sends])
         )
-        self.live = _live(table, ops[0], kept, given)
+        if table.pricer.practice.rematerialised:
+            self.live = _live(table, ops[0], kept, given, saved)
+        else:
+            self.live = _live(table, ops[0], kept, given | saved)
 
     def at(self, samples: int) -> PieceCost:
         device = self.pricer.cluster.device
@@ -219,15 +226,21 @@ def _line(
     return table.through(near, far)
 
 
-def _live(table: FunctionTable, ops: tuple[Op, ...], kept: set[int], given: set[int]) -> Line:
-    """Bytes held beyond `given` while each operator runs."""
+def _live(
+    table: FunctionTable,
+    ops: tuple[Op, ...],
+    kept: set[int],
+    given: set[int],
+    saved: frozenset[int] | set[int] = frozenset(),
+) -> Line:
+    """Bytes held beyond `given` and `saved` while each operator runs, `saved` going when used."""
     roots = table.roots
     keep = {roots[v] for v in kept} | given
-    born: dict[int, int] = {}
+    born: dict[int, int] = dict.fromkeys(sorted(saved - given), 0)
     for at, op in enumerate(ops):
         for r in op.results:
             if r >= 0 and roots[r] == r and r not in given:
-                born[r] = at
+                born.setdefault(r, at)
     last = {
         roots[v]: at
         for at, op in enumerate(ops)
@@ -238,7 +251,8 @@ def _live(table: FunctionTable, ops: tuple[Op, ...], kept: set[int], given: set[
     change = np.zeros((2, len(ops) + 1))
     for row, amounts in enumerate((sizes.start, sizes.slope)):
         np.add.at(change[row], [born[v] for v in values], amounts)
-        dead = [(i, v) for i, v in enumerate(values) if v not in keep]
+        dead = [(i, v) for i, v in enumerate(values) if v not in keep and v in last]
         np.add.at(change[row], [last[v] + 1 for _, v in dead], -amounts[[i for i, _ in dead]])
+        change[row][0] -= sum(amounts[i] for i, v in enumerate(values) if v in saved)
     start, slope = np.cumsum(change, axis=1)[:, :-1]
     return Line(start, slope)

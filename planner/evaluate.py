@@ -50,6 +50,7 @@ class StageSums(msgspec.Struct, frozen=True):
     summed_bytes: dict[str, int]
     call_bytes: tuple[tuple[int, int], ...]
     saved_bytes: int
+    last_bytes: int
     transient_bytes: int
     once_bytes: int
     crossing_bytes: int
@@ -61,6 +62,7 @@ class StageSums(msgspec.Struct, frozen=True):
             trained=self.trained_bytes,
             biggest_call=max((amount for amount, _ in self.call_bytes), default=0),
             saved=self.saved_bytes,
+            last=self.last_bytes,
             transient=self.transient_bytes,
             once=self.once_bytes,
             crossing=self.crossing_bytes,
@@ -168,6 +170,7 @@ class Evaluator:
             summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls),
+            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) else 0,
             transient_bytes=max(
                 (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
             ),

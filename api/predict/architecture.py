@@ -13,7 +13,8 @@ class Architecture(msgspec.Struct, frozen=True):
     """The shape of a decoder. `gated`: Llama's layer (RMS norms, rotary positions, gated unit, no
     biases), else GPT's (layer norms, learned positions, GELU, biases). `experts` of 0 is dense;
     `expert_hidden` is the width of each expert. `fused_attention`: scores are never written.
-    `adapter_rank`: only products of two thin matrices beside attention's are trained (LoRA)."""
+    `adapter_rank`: only products of two thin matrices beside attention's are trained
+    (LoRA). `tied`: the head is the embedding."""
 
     hidden: int
     heads: int
@@ -27,6 +28,7 @@ class Architecture(msgspec.Struct, frozen=True):
     expert_hidden: int = 0
     fused_attention: bool = True
     adapter_rank: int = 0
+    tied: bool = False
 
 
 def read_architecture(row: Row) -> Architecture:
@@ -38,6 +40,7 @@ def read_architecture(row: Row) -> Architecture:
     task = row.get("task", "") or "pretrain"
     if task not in TASKS:
         raise Unmodelled(f"task {task!r} is not known: {', '.join(TASKS)}")
+    gated = flag(row, "gated_mlp", experts > 0)
     return Architecture(
         hidden=hidden,
         heads=heads,
@@ -46,7 +49,8 @@ def read_architecture(row: Row) -> Architecture:
         vocabulary=whole(row, "vocab", 50257),
         tokens=whole(row, "seq_len"),
         adapter_rank=TASKS[task],
-        gated=flag(row, "gated_mlp", experts > 0),
+        gated=gated,
+        tied=flag(row, "tied", not gated),
         experts=experts,
         choices=whole(row, "topk", 1) if experts else 0,
         expert_hidden=whole(row, "moe_ffn", whole(row, "ffn", 4 * hidden)) if experts else 0,

@@ -129,6 +129,8 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(a) for _ in range(layers))
         self.norm = (nn.RMSNorm if a.gated else nn.LayerNorm)(a.hidden)
         self.head = Linear(a.hidden, a.vocabulary, bias=False)
+        if a.tied:
+            self.head.weight = self.embedding.weight
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not a.adapter_rank or ".adapter." in name)
         self.register_buffer("angles", torch.empty(2, a.tokens, a.hidden // a.heads // 2))
