@@ -98,7 +98,7 @@ class FunctionTable:
         outputs = {o.value for o in local.outputs}
         gradients = {i.gradient for i in local.inputs if i.gradient is not None}
         return (
-            _Piece(self, (small.forward, large.forward), outputs | saved | held, held),
+            _Piece(self, (small.forward, large.forward), outputs | saved | held, held, saved),
             _Piece(self, (small.backward, large.backward), gradients | held, held, saved),
             self.bytes([v for v in saved if v in made or not made]),
         )
@@ -147,7 +147,7 @@ class FunctionTable:
 
 class _Piece:
     """Forward or backward: `kept` values stay to its end, `given` ones are not its own, and `saved`
-    ones were left for it, counted elsewhere; it may release them."""
+    ones, which one leaves for the other to release, are counted elsewhere."""
 
     def __init__(
         self,
@@ -175,7 +175,7 @@ class _Piece:
         if table.pricer.practice.rematerialised:
             self.live = _live(table, ops[0], kept, given, saved)
         else:
-            self.live = _live(table, ops[0], kept, given | saved)
+            self.live = _live(table, ops[0], kept, given | (saved - made_by(ops[0])))
 
     def at(self, samples: int) -> PieceCost:
         device = self.pricer.cluster.device
@@ -236,7 +236,8 @@ def _live(
     """Bytes held beyond `given` and `saved` while each operator runs, `saved` going when used."""
     roots = table.roots
     keep = {roots[v] for v in kept} | given
-    born: dict[int, int] = dict.fromkeys(sorted(saved - given), 0)
+    own = made_by(ops)
+    born: dict[int, int] = dict.fromkeys(sorted(saved - given - own), 0)
     for at, op in enumerate(ops):
         for r in op.results:
             if r >= 0 and roots[r] == r and r not in given:
