@@ -76,10 +76,12 @@ class BatchAxes:
             return self.seconds("all_gather", held, self.sharded)
         return 0.0
 
-    def buffer_bytes(self, biggest: int) -> int:
+    def buffer_bytes(self, biggest: int, in_place: bool) -> int:
         """Gathered weights of one call, its whole gradients, and flat copies for the wire."""
         if "parameter" in self.shards:
             return 3 * biggest
+        if in_place:
+            return 0
         return 2 * biggest if self.shards else biggest
 
 

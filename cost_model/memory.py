@@ -48,7 +48,7 @@ def memory_terms(
         "activations": int(in_flight * (stage.saved - stage.last + stage.crossing)) + stage.last,
         "batch data": stage.once,
         "temporaries": stage.transient,
-        "communication": axes.buffer_bytes(stage.biggest_call) + 2 * stage.crossing,
+        "communication": axes.buffer_bytes(stage.biggest_call, practice.sent_in_place) + 2 * stage.crossing,
     }
     terms["margin"] = int(MARGIN * sum(terms.values()))
     terms["runtime"] = runtime_bytes

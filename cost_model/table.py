@@ -253,7 +253,16 @@ def _live(
     for row, amounts in enumerate((sizes.start, sizes.slope)):
         np.add.at(change[row], [born[v] for v in values], amounts)
         dead = [(i, v) for i, v in enumerate(values) if v not in keep and v in last]
-        np.add.at(change[row], [last[v] + 1 for _, v in dead], -amounts[[i for i, _ in dead]])
+        ends = [last[v] + (not _overwritten(table, ops[last[v]], v)) for _, v in dead]
+        np.add.at(change[row], ends, -amounts[[i for i, _ in dead]])
         change[row][0] -= sum(amounts[i] for i, v in enumerate(values) if v in saved)
     start, slope = np.cumsum(change, axis=1)[:, :-1]
     return Line(start, slope)
+
+
+def _overwritten(table: FunctionTable, op: Op, value: int) -> bool:
+    """Whether a kernel writes its result over an operand that dies there."""
+    if not table.pricer.practice.rematerialised or table.work(op) not in COMPILED:
+        return False
+    types, operands = table.locals[0].types, {table.roots[v] for v in op.operands()}
+    return value in operands and any(types[value].bytes == types[r].bytes for r in op.results if r >= 0)

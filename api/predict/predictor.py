@@ -123,6 +123,7 @@ def practice_of(run: Run) -> Practice:
         gradient_item_bytes=4,
         chunks=layout.chunks,
         rematerialised=True,
+        sent_in_place=True,
         states_over_all=layout.zero_stage > 0,
         even_layers=True,
         recompute_every=2 if run.recompute == "half" else 1,
