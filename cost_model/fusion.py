@@ -31,8 +31,8 @@ def fuse(
     kept: set[int],
     fusible: tuple[Work, ...] = ("pointwise", "reduce"),
 ) -> tuple[Kernel, ...]:
-    """Kernels of the operators whose work is `fusible`; `roots` names the memory of each value, `kept` values are
-    read later. Views take no part: `works` of what is left out is "view"."""
+    """Kernels of the operators whose work is `fusible`; `roots` names the memory of each value,
+    `kept` values are read later. Views take no part: `works` of what is left out is "view"."""
     groups = _groups(ops, works, roots, fusible)
     readers: dict[int, set[int]] = {}
     for at, op in enumerate(ops):

@@ -12,10 +12,13 @@ MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assum
 
 
 class StageBytes(msgspec.Struct, frozen=True):
-    """Bytes of one stage on one device: weights `held`, and of them `trained`. `saved` waits for backward, per micro-batch; `last`: of `saved`,
-    what a micro-batch turns into gradients at once, after the loss; `transient` is the worst moment inside a piece; `once` belongs
-    to calls that run once per step; `crossing` goes to the next stage.
-    `item`: bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis."""
+    """Bytes of one stage on one device: weights `held`, and of them `trained`.
+
+    `saved` waits for backward, per micro-batch; of it `last`, after the loss, becomes gradients at
+    once. `transient` is the worst moment inside a piece; `once` belongs to calls that run once per
+    step; `crossing` goes to the next stage. `item`: bytes of a parameter's element; `summed`: of
+    `trained`, what is whole along an axis.
+    """
 
     held: int
     trained: int
@@ -41,6 +44,7 @@ def memory_terms(
     elements = stage.trained // stage.item
     gradient = practice.gradient_item_bytes or stage.item
     here = axes.state_bytes(stage.trained, stage.summed, practice.states_over_all)
+    buffers = axes.buffer_bytes(stage.biggest_call, practice.sent_in_place)
     terms = {
         "parameters": stage.held // axes.pieces("parameter"),
         "gradients": elements * gradient // axes.pieces("gradient"),
@@ -48,7 +52,7 @@ def memory_terms(
         "activations": int(in_flight * (stage.saved - stage.last + stage.crossing)) + stage.last,
         "batch data": stage.once,
         "temporaries": stage.transient,
-        "communication": axes.buffer_bytes(stage.biggest_call, practice.sent_in_place) + 2 * stage.crossing,
+        "communication": buffers + 2 * stage.crossing,
     }
     terms["margin"] = int(MARGIN * sum(terms.values()))
     terms["runtime"] = runtime_bytes

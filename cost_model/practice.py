@@ -28,7 +28,7 @@ class Practice(msgspec.Struct, frozen=True):
     """
 
     overlap: bool = False
-    fused: tuple[Work, ...] = COMPILED
+    fused: tuple[Work, ...] = ()
     rematerialised: bool = False
     fused_attention: bool = True
     dispatch_seconds: float = 0.0

@@ -1,8 +1,8 @@
 """Time and memory of one candidate: a strategy, a number of micro-batches, a memory variant.
 
 What runs is what is priced: no communication hides behind compute in the generated programs yet, so
-none does here. Times add up as 1F1B runs them: the slowest stage once per micro-batch, every other
-stage once (fill and drain), then the gradient synchronisation and the optimizer.
+none does here unless the practice of the entries says so. Times add up as 1F1B runs them, then the
+gradient synchronisation and the optimizer.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class Candidate(msgspec.Struct, frozen=True):
 
 class StageSums(msgspec.Struct, frozen=True):
     """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
-    device. `trained_bytes`: of those held, what the optimizer changes. `summed_bytes` are gradients to add up, by the axis inside a replica of the batch;
-    `call_bytes` counts calls by the bytes of weights they hold."""
+    device. `trained_bytes`: of those held, what the optimizer changes. `summed_bytes` are gradients
+    to add up, by the axis inside a replica of the batch; `call_bytes` counts calls by the bytes of
+    weights they hold; `last_bytes`: of those saved, the last call's of the model."""
 
     first: int
     last: int

@@ -7,16 +7,18 @@ from msgspec.structs import replace
 
 from ...cost_model.practice import COMPILED, Practice
 from ...ir.cluster import Cluster
-from ...ir.model import Call, Model
+from ...ir.model import Call, Function, Model
 from ...ir.op import Work
 from ...ir.plan import Memory, Optimizer
 from ...planner.entries import Entries, Entry, Word
 from ...planner.evaluate import Candidate, Evaluator
 from .architecture import Architecture
+from .deepen import deepen
 from .machine import cluster_of
 from .run import Run, Unmodelled
 
 EQUAL_LAYERS = 2  # become one function; beneath adapters the first layer passes no gradient on
+LARGE_ELEMENTS = 1 << 20  # of a matrix that lies in pieces
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 EAGER_SECONDS = 18e-6  # host time per operator of an eager framework (assumed)
 COMPILED_SECONDS = 5e-6  # and per kernel of a compiled one (assumed)
@@ -41,8 +43,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class RunEntries(Entries):
-    """Prices without a plan's bounds on the batch: micro-batches are what the run says. Vocabularies
-    lie in pieces like all weights."""
+    """Prices without a plan's bounds on the batch: micro-batches are what the run says. All large
+    matrices lie in pieces along a tensor axis, vocabularies too."""
 
     def price(self, name: str, word: Word, local_batch: int, variant: Memory) -> Entry | None:
         if (name, word) not in self.tables:
@@ -50,15 +52,12 @@ class RunEntries(Entries):
         table = self.tables[name, word]
         return None if table is None else Entry(table.costs.at(local_batch, variant), table.summed_bytes)
 
-    def weights(self, function, calls):  # type: ignore[no-untyped-def]
+    def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
         held = (i.value for i in function.held() if i.gradient is not None)
         return frozenset(
             v for v in held
-            if len(function.types[v].shape) > 1 and function.types[v].elements > VOCABULARY_LIKE
+            if len(function.types[v].shape) > 1 and function.types[v].elements >= LARGE_ELEMENTS
         )  # fmt: skip
-
-
-VOCABULARY_LIKE = 1 << 20
 
 
 class Predictor:
@@ -136,33 +135,3 @@ def fused_kinds(run: Run) -> tuple[Work, ...]:
     if run.compiled or (run.layout.zero_stage < 2 and run.fused_attention):
         return COMPILED
     return ("pointwise",) if run.layout.zero_stage < 2 else ()
-
-
-def deepen(model: Model, layers: int) -> Model:
-    """The model with so many of its repeated call that it has `layers`; others stay at its ends."""
-    repeated = [i for i, c in enumerate(model.calls) if c.function == model.calls[-2].function]
-    count = layers - sum(c.path.startswith("layers.") for c in model.calls) + len(repeated)
-    first, last = repeated[0], repeated[-1]
-    template, after = model.calls[first], model.calls[last + 1 :]
-    original = {p.name: p for p in model.parameters}
-    own = [n for n in template.parameters if n not in model.calls[last].parameters]
-    calls, parameters = list[Call](), [p for n, p in original.items() if n not in own]
-    following = set(model.calls[last].parameters) - set(template.parameters)
-    parameters = [p for p in parameters if p.name not in following]
-    incoming = template.arguments
-    outgoing = model.calls[last].results
-    for number in range(count):
-        names = {n: f"{number}.{n}" for n in own}
-        results = outgoing if number == count - 1 else tuple(f"{number}.{r}" for r in template.results)
-        arguments = incoming if number == 0 else tuple(
-            calls[-1].results[template.results.index(b)] if b in template.results else b
-            for b in model.calls[first + 1].arguments
-        )
-        calls.append(replace(
-            template, arguments=arguments, results=results,
-            parameters=tuple(names.get(p, p) for p in template.parameters),
-        ))  # fmt: skip
-        parameters += [replace(original[n], name=names[n], aliases=()) for n in own]
-    return replace(
-        model, calls=(*model.calls[:first], *calls, *after), parameters=tuple(parameters)
-    )

@@ -43,7 +43,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restval="")
-            rows = [{k: v for k, v in row.items() if k is not None} for row in reader]
+            rows: list[Row] = [{k: v for k, v in row.items() if k is not None} for row in reader]
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
