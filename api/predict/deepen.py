@@ -41,7 +41,7 @@ def _copy(template: Call, number: int, own: list[str], before: Call | None) -> C
         template,
         parameters=tuple(names.get(n, n) for n in template.parameters),
         arguments=arguments,
-        results=tuple(f"{number}.{r}" for r in template.results),
+        results=tuple(f"{r}_{number}" for r in template.results),
     )
 
 
