@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from msgspec.structs import replace
+
 from ...cost_model.hardware import presets
 from ...ir.cluster import Cluster, Device, Link
 from .run import Run, Unmodelled
@@ -13,11 +15,10 @@ WIRE_PART = 0.85  # of a network's nominal rate that large messages reach (assum
 
 def preset_of(name: str, memory_gb: float) -> str:
     """The preset whose name begins the device's; of several, the nearest in memory."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     families: dict[str, list[str]] = {}
     for preset in presets():
-        families.setdefault(re.sub(r"-\d+$", "", preset), []).append(preset)
-    found = [f for f in families if slug == f or slug.startswith(f + "-") or slug in families[f]]
+        families.setdefault(plain(re.sub(r"-\d+$", "", preset)), []).append(preset)
+    found = [f for f in families if re.match(rf"{f}(?!\d)|{f}\d*$", plain(name))]
     if not found:
         raise Unmodelled(f"gpu {name!r} is not known; known: {', '.join(families)}")
     members = families[max(found, key=len)]
@@ -25,11 +26,23 @@ def preset_of(name: str, memory_gb: float) -> str:
     return min(members, key=lambda m: abs(presets()[m][0].memory_bytes - wanted))
 
 
+def plain(name: str) -> str:
+    """Letters and digits of a name."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def fast_group(run: Run, domain: int) -> int:
+    """Devices that the fast links join: a node's, or more where their domain is wider than a node
+    and a divisor of the devices lets it be filled."""
+    wide = max(n for n in range(1, min(domain, run.devices) + 1) if run.devices % n == 0)
+    return max(min(run.devices_per_node, run.devices), wide)
+
+
 def cluster_of(run: Run) -> Cluster:
     """Nodes of the run's size joined by its network."""
     preset = preset_of(run.device, run.device_memory_gb)
     device, links = presets()[preset]
-    per_node = min(run.devices_per_node, run.devices)
+    per_node = fast_group(run, int(links["scale_up"]["domain"]))
     if run.devices % per_node:
         raise Unmodelled(f"{run.devices} devices do not fill nodes of {per_node}")
     network = links["network"]
@@ -45,6 +58,4 @@ def cluster_of(run: Run) -> Cluster:
 
 
 def with_memory(device: Device, memory_gb: float) -> Device:
-    from msgspec.structs import replace
-
     return replace(device, memory_bytes=int(memory_gb * 1e9)) if memory_gb else device

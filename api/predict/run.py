@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import gcd
 
 import msgspec
 
@@ -10,6 +11,11 @@ from ...ir.errors import UsageError
 from ...ir.strategy import Strategy
 
 Row = Mapping[str, str]
+RECOMPUTE = {
+    "none": "none", "full": "full", "selective_layer": "half", "selective_op": "half",
+    "partial": "half", "selective": "attention",
+}  # fmt: skip
+COMPILERS = ("jax", "xla", "maxtext", "pax", "levanter")  # frameworks whose programs are compiled
 
 
 class Unmodelled(UsageError):
@@ -77,7 +83,7 @@ def read_run(row: Row) -> Run:
         global_batch=whole(row, "global_batch", layout.data * micro_batch * accumulated),
         recompute=recompute(row.get("recompute", "")),
         fused_attention=flag(row, "flash_attn", True),
-        compiled=flag(row, "compile", False),
+        compiled=flag(row, "compile", is_compiler(row.get("framework", ""))),
         precision=row.get("precision", "") or "bf16",
         device=row.get("gpu", ""),
         device_memory_gb=number(row, "gpu_mem_gb", 0.0),
@@ -97,12 +103,15 @@ def read_run(row: Row) -> Run:
     return run
 
 
+def is_compiler(framework: str) -> bool:
+    return any(name in framework.lower() for name in COMPILERS)
+
+
 def read_layout(row: Row) -> Layout:
     tensor, pipeline = whole(row, "tp", 1), whole(row, "pp", 1)
     context, experts = whole(row, "cp", 1), whole(row, "ep", 1)
     data = whole(row, "dp", max(whole(row, "num_gpus") // (tensor * pipeline * context), 1))
-    if data % experts:
-        raise Unmodelled(f"ep {experts} does not divide dp {data}")
+    experts = gcd(experts, data)  # others lie over tensor ranks, which split experts' insides as well
     group = whole(row, "shard_group", 0) or data // experts
     if (data // experts) % min(group, data // experts):
         raise Unmodelled(f"shard_group {group} does not divide dp {data}")
@@ -121,15 +130,12 @@ def read_layout(row: Row) -> Layout:
 
 def recompute(words: str) -> str:
     """`full`, `half` of the layers, `attention` or `none`; what is not printed is none."""
-    known = {
-        "": "none", "none": "none", "full": "full", "selective": "attention",
-        "selective_layer": "half", "selective_op": "half",
-    }  # fmt: skip
-    return known.get(words, "none" if words.startswith("none") else "") or _unknown(words)
-
-
-def _unknown(words: str) -> str:
-    raise Unmodelled(f"recompute {words!r} is not known")
+    for start, meaning in RECOMPUTE.items():
+        if words.startswith(start):
+            return meaning
+    if words:
+        raise Unmodelled(f"recompute {words!r} is not known: {', '.join(RECOMPUTE)}")
+    return "none"
 
 
 def number(row: Row, column: str, default: float | None = None) -> float:
