@@ -49,7 +49,7 @@ def memory_terms(
         "parameters": stage.held // axes.pieces("parameter"),
         "gradients": elements * gradient // axes.pieces("gradient"),
         "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
-        "activations": int(in_flight * (stage.saved - stage.last + stage.crossing)) + stage.last,
+        "activations": int(in_flight * (stage.saved - stage.last)) + stage.last,
         "batch data": stage.once,
         "temporaries": stage.transient,
         "communication": buffers + 2 * stage.crossing,

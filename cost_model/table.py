@@ -43,13 +43,15 @@ class PieceCost(msgspec.Struct, frozen=True):
 class FunctionCost(msgspec.Struct, frozen=True):
     """Forward and backward of one call on one device for one micro-batch under one variant.
 
-    `saved_bytes` is what forward leaves for backward beyond `input_bytes`, the activations it was
-    given (those are saved too, but made and counted by an earlier call).
+    `saved_bytes` is what forward makes and leaves for backward, apart from what other calls may hold
+    as well: `saved_arguments` and `saved_results` say how many bytes of each backward reads (0: none).
     """
 
     forward: PieceCost
     backward: PieceCost
     saved_bytes: int
+    saved_arguments: tuple[int, ...]
+    saved_results: tuple[int, ...]
     held_bytes: int
 
 
@@ -76,7 +78,7 @@ class FunctionTable:
     def __init__(self, pricer: Pricer, locals_: tuple[Function, Function], samples: tuple[int, int]):
         self.pricer, self.locals, self.samples = pricer, locals_, samples
         self.roots = self.storage()
-        self.pieces: dict[Variant, tuple[_Piece, _Piece, Line]] = {}
+        self.pieces: dict[Variant, tuple[_Piece, _Piece, tuple[Line, Line, Line]]] = {}
         self.held = sum(locals_[0].types[i.value].bytes for i in locals_[0].held())
 
     def at(self, samples: int, variant: Variant) -> FunctionCost:
@@ -84,24 +86,35 @@ class FunctionTable:
         if variant not in self.pieces:
             self.pieces[variant] = self.split(variant)
         forward, backward, saved = self.pieces[variant]
-        kept = round(float(saved.at(samples).sum()))
-        return FunctionCost(forward.at(samples), backward.at(samples), kept, self.held)
+        inside, *ends = (tuple(line.at(samples).astype(np.int64).tolist()) for line in saved)
+        return FunctionCost(
+            forward.at(samples), backward.at(samples), sum(inside), ends[0], ends[1], self.held
+        )
 
-    def split(self, variant: Variant) -> tuple[_Piece, _Piece, Line]:
+    def split(self, variant: Variant) -> tuple[_Piece, _Piece, tuple[Line, Line, Line]]:
         small, large = (split(local, variant) for local in self.locals)
         local = self.locals[0]
         held = {i.value for i in local.held()}
         saved = {self.roots[v] for v in small.saved}
         if self.pricer.practice.rematerialised:
             saved = self.worth_saving(small, saved | held) - held
-        made = made_by(local.forward_ops)
         outputs = {o.value for o in local.outputs}
         gradients = {i.gradient for i in local.inputs if i.gradient is not None}
         return (
             _Piece(self, (small.forward, large.forward), outputs | saved | held, held, saved),
             _Piece(self, (small.backward, large.backward), gradients | held, held, saved),
-            self.bytes([v for v in saved if v in made or not made]),
+            self.lasting(saved),
         )
+
+    def lasting(self, saved: set[int]) -> tuple[Line, Line, Line]:
+        """Bytes of saved values made inside; of the arguments and of the results, 0 if not saved."""
+        local = self.locals[0]
+        arguments = [i.value for i in local.activations()]
+        results = [self.roots[o.value] for o in local.outputs]
+        inside = sorted(saved & made_by(local.forward_ops) - set(results))
+        ends = [[v if v in saved else -1 for v in values] for values in (arguments, results)]
+        ends[1] = [-1 if v in arguments or v in ends[1][:i] else v for i, v in enumerate(ends[1])]
+        return self.bytes(inside), self.bytes(ends[0]), self.bytes(ends[1])
 
     def worth_saving(self, pieces: Pieces, saved: set[int]) -> set[int]:
         """Of saved values those that backward cannot have again for little: it gathers gathered ones
@@ -128,7 +141,7 @@ class FunctionTable:
         return Line(near - slope * one, slope)
 
     def bytes(self, values: Sequence[int]) -> Line:
-        return self.line(lambda local: [local.types[v].bytes for v in values])
+        return self.line(lambda local: [local.types[v].bytes if v >= 0 else 0 for v in values])
 
     def work(self, op: Op) -> Work:
         return "move" if is_collective(op) else self.pricer.load(self.locals[0], op).work

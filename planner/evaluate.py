@@ -16,6 +16,7 @@ from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.memory import StageBytes, memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import boundary_seconds, pipeline_seconds
+from ..cost_model.table import FunctionCost
 from ..ir.cluster import Cluster
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
@@ -92,6 +93,8 @@ class Evaluator:
         counts = Counter(call.function for call in self.calls)
         self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
+        self.early = {name for i in self.once for name in self.calls[i].results}
+        self.early.update(item.name for item in self.model.inputs)
         self.crossings: dict[int, tuple[int, int]] = {}
         self.in_time = model_in_time(entries, self.once)
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
@@ -170,7 +173,7 @@ class Evaluator:
             trained_bytes=self.held_bytes(own, trained),
             summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
-            saved_bytes=sum(c.saved_bytes for c in calls),
+            saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
             last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) else 0,
             transient_bytes=max(
                 (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
@@ -178,6 +181,17 @@ class Evaluator:
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
             crossing_bytes=self.crossing(last, samples, word),
         )
+
+    def between_bytes(self, own: list[int], costs: list[FunctionCost]) -> int:
+        """Bytes of the values between calls that backward reads, each once however many save it;
+        what comes from the batch alone waits with the batch."""
+        found: dict[str, int] = {}
+        for i, cost in zip(own, costs, strict=True):
+            call = self.calls[i]
+            names = (*call.arguments, *call.results)
+            sizes = (*cost.saved_arguments, *cost.saved_results)
+            found.update((name, size) for name, size in zip(names, sizes, strict=True) if size)
+        return sum(size for name, size in found.items() if name not in self.early)
 
     def assemble(
         self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]

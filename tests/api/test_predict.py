@@ -145,3 +145,14 @@ def test_a_file_that_is_no_table_exits_6(tmp_path):
     file.write_text("a,b\n1,2\n")
     assert main(["predict", str(file), "-o", str(tmp_path / "out.csv")]) == 6
     assert main(["predict", str(tmp_path / "none.csv"), "-o", str(tmp_path / "out.csv")]) == 6
+
+
+def test_the_inputs_of_recomputed_layers_wait(predictor):
+    """Each layer's input is kept: tokens times hidden, two bytes each, whole along no axis."""
+    alone = {"num_gpus": 1, "dp": 1, "tp": 1, "sp": 0, "pp": 1, "global_batch": 2}
+    shallow, deep = (
+        dict(predict(predictor, **alone, recompute="full", layers=n).candidate.stages[0].memory)
+        for n in (4, 12)
+    )
+    inputs = 8 * 2 * 512 * 256 * 2
+    assert deep["activations"] - shallow["activations"] == inputs
