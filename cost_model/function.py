@@ -17,8 +17,10 @@ from ..ir.model import Function, Model, Op
 from ..ir.op import Exchange, Loops, Site, Work, declaration, site_of
 from .collective import collective_seconds
 from .compute import op_seconds
+from .practice import GENERATED, Practice
 
 Send = tuple[str, float, str]  # kind of collective, bytes, mesh axis
+SCORE_PASSES = 8  # over the scores when they are written: product, mask, softmax, dropout (assumed)
 COLLECTIVES = frozenset(
     {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"}
 )
@@ -50,9 +52,13 @@ class Pricer:
     """Prices operators on one mesh of one cluster; `loads` remembers operators by their shapes."""
 
     def __init__(
-        self, cluster: Cluster, mesh: Mesh, loads: dict[tuple[object, ...], Load] | None = None
+        self,
+        cluster: Cluster,
+        mesh: Mesh,
+        loads: dict[tuple[object, ...], Load] | None = None,
+        practice: Practice = GENERATED,
     ) -> None:
-        self.cluster, self.mesh = cluster, mesh
+        self.cluster, self.mesh, self.practice = cluster, mesh, practice
         self.loads = {} if loads is None else loads
 
     def op(self, local: Function, op: Op) -> OpCost:
@@ -82,6 +88,8 @@ class Pricer:
     def operator(self, site: Site) -> Load:
         declared = declaration(site)
         work = declared.work if declared else "move"
+        if work == "move" and is_elementwise(site):
+            work = "pointwise"
         flops, sends = count_flops(declared), list[Send]()
         over = site.op.kwargs.get("over")
         if declared is not None and isinstance(over, tuple):
@@ -90,7 +98,12 @@ class Pricer:
                 # what tokens leave on other ranks comes back from others as much
                 flops *= self.mesh.axes[self.mesh.index(str(name))].size if declared.pairs else 1
         dtype = next((t.dtype for t in site.operands if t.is_float), "float32")
-        return Load(work, dtype, flops, moved_bytes(site), tuple(sends))
+        if work == "gemm" and self.practice.matrix_dtype is not None:
+            dtype = self.practice.matrix_dtype
+        moved = moved_bytes(site, declared)
+        if work == "attention" and declared is not None and not self.practice.fused_attention:
+            moved += SCORE_PASSES * score_bytes(site, declared)
+        return Load(work, dtype, flops, moved, tuple(sends))
 
 
 def is_collective(op: Op) -> bool:
@@ -116,8 +129,23 @@ def count_flops(declared: Loops | None) -> float:
     return declared.flops * prod(loop.size for loop in declared.loops) if declared else 0.0
 
 
-def moved_bytes(site: Site) -> int:
-    return sum(t.bytes for t in (*site.operands, *site.results) if t is not None)
+def moved_bytes(site: Site, declared: Loops | None = None) -> int:
+    """What an operator reads and writes; a look-up reads no more of its table than it returns."""
+    made = sum(t.bytes for t in site.results if t is not None)
+    looks_up = declared is not None and declared.work == "move" and not declared.flops
+    return made + sum(min(t.bytes, made) if looks_up else t.bytes for t in site.operands)
+
+
+def is_elementwise(site: Site) -> bool:
+    """Whether every element read becomes one element made: a cast, a copy, a concatenation."""
+    made = sum(t.elements for t in site.results if t is not None)
+    return made > 1 and sum(t.elements for t in site.operands) == made
+
+
+def score_bytes(site: Site, declared: Loops) -> int:
+    """The matrix of scores of an attention operator: every loop but the heads' widths."""
+    sizes = (loop.size for loop in declared.loops if loop.name not in "de")
+    return prod(sizes) * site.operands[0].bytes // site.operands[0].elements
 
 
 def model_flops(model: Model) -> float:

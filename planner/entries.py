@@ -12,6 +12,7 @@ from math import gcd, prod
 import msgspec
 
 from ..cost_model.function import Load, Pricer, count_flops
+from ..cost_model.practice import GENERATED, Practice
 from ..cost_model.table import FunctionCost, FunctionTable
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
@@ -48,8 +49,10 @@ class Table(msgspec.Struct, frozen=True):
 class Entries:
     """Prices of a model's functions on a cluster, made when first asked for."""
 
-    def __init__(self, model: Model, cluster: Cluster) -> None:
-        self.model, self.cluster = model, cluster
+    def __init__(
+        self, model: Model, cluster: Cluster, practice: Practice = GENERATED
+    ) -> None:
+        self.model, self.cluster, self.practice = model, cluster, practice
         self.flow: Flow = flow(model)
         self.functions = {f.name: f for f in model.functions}
         self.batch = {f.name: split_batch(f, self.flow, self.summed(f)) for f in model.functions}
@@ -223,7 +226,7 @@ class Entries:
             local = localize(self.functions[name], axes, sharding.mesh, sharding.choices, boundary)
             found.append((local, sharding))
         local, sharding = found[0]
-        pricer = Pricer(self.cluster, sharding.mesh, self.loads)
+        pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
         costs = FunctionTable(pricer, (local, found[1][0]), (sizes[0], sizes[-1]))
         summed = {
             axis.name: sum(
