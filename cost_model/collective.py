@@ -21,7 +21,9 @@ def collective_seconds(kind: str, amount: float, size: int, stride: int, cluster
         return 0.0
     flat = _ring(kind, amount, size, cluster.level_for(stride, size))
     inner = _inside(size, stride, cluster)
-    if kind not in ("all_reduce", "all_gather", "reduce_scatter") or not 1 < inner < size:
+    if kind not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
+        return flat
+    if not 1 < inner < size:
         return flat
     outer = size // inner
     return min(flat, _nested(kind, amount, inner, outer, stride, cluster))
@@ -64,6 +66,8 @@ def _nested(
             + _ring("all_reduce", amount / inner, outer, far)
             + _ring("all_gather", amount, inner, near)
         )
+    if kind == "all_to_all":  # a part stays inside, the others leave as they are
+        return _ring(kind, amount / outer, inner, near) + _ring(kind, amount, outer, far)
     return _ring(kind, amount, inner, near) + _ring(kind, amount / inner, outer, far)
 
 

@@ -24,8 +24,7 @@ EAGER_SECONDS = 18e-6  # host time per operator of an eager framework (assumed)
 COMPILED_SECONDS = 5e-6  # and per kernel of a compiled one (assumed)
 PRECISIONS = {
     "fp8": ("bfloat16", "float8_e4m3fn"), "bf16": ("bfloat16", None), "fp16": ("float16", None),
-    "fp32": ("float32", None), "amp_bf16": ("bfloat16", None), "amp_fp16": ("float16", None),
-    "amp_fp8": ("bfloat16", "float8_e4m3fn"),
+    "fp32": ("float32", None),
 }  # fmt: skip
 MIXED = Optimizer("adamw", 3, 4)  # two moments and the weights in full precision
 FULL = Optimizer("adamw", 2, 4)
@@ -111,8 +110,6 @@ def practice_of(run: Run) -> Practice:
     """What frameworks do: those that shard states overlap, and plain replicas where nothing else
     splits the model."""
     layout = run.layout
-    if run.precision not in PRECISIONS:
-        raise Unmodelled(f"precision {run.precision!r} is not known: {', '.join(PRECISIONS)}")
     return Practice(
         overlap=layout.zero_stage > 0 or layout.tensor == layout.pipeline == 1,
         fused=fused_kinds(run),

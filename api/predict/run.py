@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import gcd
 
@@ -84,7 +85,7 @@ def read_run(row: Row) -> Run:
         recompute=recompute(row.get("recompute", "")),
         fused_attention=flag(row, "flash_attn", True),
         compiled=flag(row, "compile", is_compiler(row.get("framework", ""))),
-        precision=row.get("precision", "") or "bf16",
+        precision=precision(row.get("precision", "") or "bf16"),
         device=row.get("gpu", ""),
         device_memory_gb=number(row, "gpu_mem_gb", 0.0),
         devices=whole(row, "num_gpus"),
@@ -126,6 +127,14 @@ def read_layout(row: Row) -> Layout:
         context=context,
         experts=experts,
     )
+
+
+def precision(words: str) -> str:
+    """`bf16` of `amp_bf16` or `BF16-mixed`: the type of products is what counts."""
+    found = re.search(r"fp8|bf16|fp16|fp32", words.lower())
+    if found is None:
+        raise Unmodelled(f"precision {words!r} is not known")
+    return found[0]
 
 
 def recompute(words: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from ...ir.errors import FileError
+from ...ir.errors import FileError, PlaitError
 from .architecture import read_architecture
 from .predictor import Predictor
-from .run import Row, Unmodelled, read_run
+from .run import Row, read_run
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ def predict_row(row: Row, predictor: Predictor) -> Prediction:
     name = row.get("row_id", "")
     try:
         found = predictor.predict(read_architecture(row), read_run(row))
-    except Unmodelled as error:
+    except PlaitError as error:
         return Prediction(name, note=str(error))
     return Prediction(name, found.step_seconds, found.allocated_bytes / 1e9, found.fits)
 
