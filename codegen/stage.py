@@ -167,7 +167,7 @@ class StageCode:
         return None
 
     def module_of(self, call: int) -> Lowered:
-        layers = next(x for x in self.plan.layers if x.first <= call < x.last)
+        layers = self.plan.layers_of(call)
         return self.modules[layers.sharding, layers.memory]
 
     def var(self, name: str) -> str:

@@ -48,8 +48,7 @@ def on_devices(layout: Layout, mesh: Mesh, plan: Plan) -> Layout:
 
 
 def _sharding(plan: Plan, call: int) -> Sharding:
-    layers = next(x for x in plan.layers if x.first <= call < x.last)
-    return plan.shardings[layers.sharding]
+    return plan.shardings[plan.layers_of(call).sharding]
 
 
 def _stage(plan: Plan, call: int) -> int:

@@ -37,7 +37,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class OpCost(msgspec.Struct, frozen=True):
-    """One operator run once; `communication_seconds` is what it or a collective sends."""
+    """One operator, or several, run once; `communication_seconds` is what they or collectives send."""
 
     compute_seconds: float
     communication_seconds: float
@@ -79,7 +79,9 @@ class Pricer:
     def load(self, local: Function, op: Op) -> Load:
         operands = tuple(local.types[v] for v in op.operands())
         results = tuple(local.types[v] if v >= 0 else None for v in op.results)
-        key = (op.target, op.args, op.kwargs.get("over"), operands, results)
+        # flops of joined operators depend on how many ranks they join, not on who they are
+        joined = tuple((name, self.mesh.axes[self.mesh.index(name)].size) for name in over(op))
+        key = (op.target, op.args, joined, operands, results)
         if key not in self.loads:
             site = Site(op, operands, results)
             self.loads[key] = _collective(site) if is_collective(op) else self.operator(site)
@@ -91,12 +93,11 @@ class Pricer:
         if work == "move" and is_elementwise(site):
             work = "pointwise"
         flops, sends = count_flops(declared), list[Send]()
-        over = site.op.kwargs.get("over")
-        if declared is not None and isinstance(over, tuple):
-            for name in over:
-                sends += [(e.kind, exchanged_bytes(e, declared), str(name)) for e in declared.exchanges]
+        if declared is not None:
+            for name in over(site.op):
+                sends += [(e.kind, exchanged_bytes(e, declared), name) for e in declared.exchanges]
                 # what tokens leave on other ranks comes back from others as much
-                flops *= self.mesh.axes[self.mesh.index(str(name))].size if declared.pairs else 1
+                flops *= self.mesh.axes[self.mesh.index(name)].size if declared.pairs else 1
         dtype = next((t.dtype for t in site.operands if t.is_float), "float32")
         if work == "gemm" and self.practice.matrix_dtype is not None:
             dtype = self.practice.matrix_dtype
@@ -104,6 +105,12 @@ class Pricer:
         if work == "attention" and declared is not None and not self.practice.fused_attention:
             moved += SCORE_PASSES * score_bytes(site, declared)
         return Load(work, dtype, flops, moved, tuple(sends))
+
+
+def over(op: Op) -> tuple[str, ...]:
+    """The mesh axes whose ranks one operator joins."""
+    names = op.kwargs.get("over")
+    return tuple(str(name) for name in names) if isinstance(names, tuple) else ()
 
 
 def is_collective(op: Op) -> bool:

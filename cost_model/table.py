@@ -18,7 +18,7 @@ from ..ir.model import Function, Op
 from ..ir.op import Work
 from ..ir.pieces import Pieces, Variant, made_by, split
 from .compute import op_seconds
-from .function import Load, Pricer, is_collective
+from .function import Load, OpCost, Pricer, is_collective
 from .fusion import fuse
 from .practice import COMPILED
 
@@ -27,17 +27,10 @@ CASTS = 0.4  # of a product's own traffic that quantising its operands adds (ass
 Floats = NDArray[np.float64]
 
 
-class PieceCost(msgspec.Struct, frozen=True):
+class PieceCost(OpCost, frozen=True):
     """One piece run once: `peak_bytes` is what it holds above its inputs, at the worst moment."""
 
-    compute_seconds: float
-    communication_seconds: float
-    flops: float
     peak_bytes: int
-
-    @property
-    def seconds(self) -> float:
-        return self.compute_seconds + self.communication_seconds
 
 
 class FunctionCost(msgspec.Struct, frozen=True):

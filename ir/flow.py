@@ -141,23 +141,18 @@ def _followed(
 
 def _batch_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
     """Atoms of dimension 0 whose product is the batch."""
-    return _outermost(axes, value, batch)
-
-
-def _token_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
-    """Atoms of the second dimension of whole numbers: token ids, their labels, their mask."""
-    tokens = not item.type.is_float and len(item.type.shape) == 2
-    return list(axes.atoms[value][1]) if tokens else []
-
-
-def _outermost(axes: Axes, value: int, batch: int) -> list[int]:
-    """Atoms of dimension 0 whose product is the batch."""
     found, size = [], 1
     for atom, factor in zip(axes.atoms[value][0], axes.factors[value][0], strict=True):
         if size < batch:
             found.append(atom)
             size *= factor
     return found
+
+
+def _token_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
+    """Atoms of the second dimension of whole numbers: token ids, their labels, their mask."""
+    tokens = not item.type.is_float and len(item.type.shape) == 2
+    return list(axes.atoms[value][1]) if tokens else []
 
 
 def _carry(here: Axes, v: int, marked: set[int], there: Axes, w: int, into: set[int]) -> bool:

@@ -25,6 +25,17 @@ class AxisSharding(msgspec.Struct, frozen=True):
     tangents: tuple[State | None, ...]
 
 
+def whole(function: Function) -> AxisSharding:
+    """Every device of the axis computes everything: an axis of size one, or one of no use here."""
+    return AxisSharding(
+        (0,) * len(function.ops),
+        (REPLICATE,) * len(function.inputs),
+        tuple(None if i.gradient is None else REPLICATE for i in function.inputs),
+        (REPLICATE,) * len(function.outputs),
+        tuple(None if o.tangent is None else REPLICATE for o in function.outputs),
+    )
+
+
 def split_batch(
     function: Function, flow: Flow, summed: frozenset[int], experts: bool = False
 ) -> AxisSharding:

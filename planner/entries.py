@@ -1,12 +1,13 @@
 """The price of every function under every inner split, local batch and memory variant.
 
 One entry per distinct function, never per layer. The split over the axes inside a batch replica
-(tensor, sequence, experts) is solved once per function and word; the local form is made and priced
-once per local batch.
+(tensor, sequence, experts) is solved once per function and word; two local forms give its price for
+every local batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import gcd, prod
 
 import msgspec
@@ -16,14 +17,14 @@ from ..cost_model.practice import GENERATED, Practice
 from ..cost_model.table import FunctionCost, FunctionTable
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
-from ..ir.layout import PARTIAL, REPLICATE, State, UnreachableLayout, fits
+from ..ir.layout import PARTIAL, State, UnreachableLayout, fits
 from ..ir.local import MICRO, Boundary, Choices, localize
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Call, Function, Model
 from ..ir.pieces import Variant
 from ..ir.plan import Sharding
 from ..ir.strategy import ROLES, Strategy
-from .batch import AxisSharding, split_batch
+from .batch import AxisSharding, split_batch, whole
 from .rules import UnevenTokens, axis_rule
 from .sharding import ShardingProblem, solve
 from .sharding.costs import RooflineCosts
@@ -55,10 +56,15 @@ class Entries:
         self.model, self.cluster, self.practice = model, cluster, practice
         self.flow: Flow = flow(model)
         self.functions = {f.name: f for f in model.functions}
-        self.batch = {f.name: split_batch(f, self.flow, self.summed(f)) for f in model.functions}
-        self.experts = {
-            f.name: split_batch(f, self.flow, self.summed(f), experts=True) for f in model.functions
-        }
+        # what follows from the batch alone
+        self.early = {name for i in model.once() for name in model.calls[i].results}
+        self.early.update(item.name for item in model.inputs)
+        self.summed = {f.name: self.named(f, {model.loss}) for f in model.functions}
+        self.given = {f.name: self.named(f, self.early) for f in model.functions}
+        self.batch, self.experts = (
+            {f.name: split_batch(f, self.flow, self.summed[f.name], apart) for f in model.functions}
+            for apart in (False, True)
+        )
         self.solved: dict[Word, dict[str, Splits] | None] = {}
         self.tables: dict[tuple[str, Word, bool], Table | None] = {}
         self.costs: dict[tuple[str, Word, int, Variant], Entry | None] = {}
@@ -76,15 +82,16 @@ class Entries:
         """Whether samples have tokens that can be split."""
         return any(self.flow.tokens.values())
 
-    def summed(self, function: Function) -> frozenset[int]:
-        """Outputs that stay sums over the batch: the loss."""
-        found = set()
-        for call in self.model.calls:
-            if call.function == function.name:
-                for name, output in zip(call.results, function.outputs, strict=True):
-                    if name == self.model.loss:
-                        found.add(output.value)
-        return frozenset(found)
+    def named(self, function: Function, names: Collection[str]) -> frozenset[int]:
+        """Activations and outputs of a function that some call of it takes or makes under a name."""
+        ends = [i.value for i in function.activations()] + [o.value for o in function.outputs]
+        return frozenset(
+            value
+            for call in self.model.calls
+            if call.function == function.name
+            for name, value in zip((*call.arguments, *call.results), ends, strict=True)
+            if name in names
+        )
 
     def splits(self, word: Word) -> dict[str, Splits] | None:
         """Every function's split over searched axes; None where tokens do not divide.
@@ -145,8 +152,8 @@ class Entries:
             axis_rule(
                 role, size, function, self.flow,
                 tokens_between=Strategy(word).tokens_between,
-                given=self.given(function),
-                summed=self.summed(function),
+                given=self.given[function.name],
+                summed=self.summed[function.name],
                 must_cut=cut,
                 fixed={value: states[i] for value, states in fixed.items()},
             )
@@ -163,23 +170,6 @@ class Entries:
         """Into how many pieces values between calls lie cut by tokens."""
         flag = Strategy(word).tokens_between
         return prod(n for role, n in word if ROLES[role].sequence or (flag and ROLES[role].operators))
-
-    def given(self, function: Function) -> frozenset[int]:
-        """Inputs and outputs of its calls that follow from the batch alone."""
-        early = {name for i in self.model.once() for name in self.model.calls[i].results}
-        early.update(item.name for item in self.model.inputs)
-        outputs = [o.value for o in function.outputs]
-        return frozenset(
-            value
-            for call in self.model.calls
-            if call.function == function.name
-            for names, values in (
-                (call.arguments, [i.value for i in function.activations()]),
-                (call.results, outputs),
-            )
-            for name, value in zip(names, values, strict=True)
-            if name in early
-        )
 
     def entry(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
         """The price of one call, or None where the function cannot be split so."""
@@ -270,7 +260,7 @@ class Entries:
                 apart = kind is not None and kind.experts
                 per_axis.append(self.experts[name] if apart else self.batch[name])
             else:
-                per_axis.append(_whole(function))
+                per_axis.append(whole(function))
         mesh = Mesh(tuple(mesh_axes))
         boundary = join(per_axis)
         layouts = zip(
@@ -294,17 +284,6 @@ def split_values(function: Function, sharding: AxisSharding, ops: tuple) -> froz
             if isinstance(state, tuple):
                 split.add(value)
     return frozenset(split)
-
-
-def _whole(function: Function) -> AxisSharding:
-    """An axis of size one, or one that a function does not use."""
-    return AxisSharding(
-        (0,) * len(function.ops),
-        (REPLICATE,) * len(function.inputs),
-        tuple(None if i.gradient is None else REPLICATE for i in function.inputs),
-        (REPLICATE,) * len(function.outputs),
-        tuple(None if o.tangent is None else REPLICATE for o in function.outputs),
-    )
 
 
 def join(per_axis: list[AxisSharding]) -> Boundary:

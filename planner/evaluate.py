@@ -93,8 +93,6 @@ class Evaluator:
         counts = Counter(call.function for call in self.calls)
         self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
-        self.early = {name for i in self.once for name in self.calls[i].results}
-        self.early.update(item.name for item in self.model.inputs)
         self.crossings: dict[int, tuple[int, int]] = {}
         self.in_time = model_in_time(entries, self.once)
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
@@ -191,7 +189,7 @@ class Evaluator:
             names = (*call.arguments, *call.results)
             sizes = (*cost.saved_arguments, *cost.saved_results)
             found.update((name, size) for name, size in zip(names, sizes, strict=True) if size)
-        return sum(size for name, size in found.items() if name not in self.early)
+        return sum(size for name, size in found.items() if name not in self.entries.early)
 
     def assemble(
         self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]

@@ -39,9 +39,9 @@ def axis_rule(
     """The rule of one axis.
 
     `given` values follow from the batch alone and lie whole, for whoever wants a part may take it;
-    `summed` outputs (the loss) are partial sums
-    where the axis sees different tokens. Held inputs in `must_cut` must not lie whole if they can be
-    cut at all, those in `fixed` lie as another function decided. Raises UnevenTokens.
+    `summed` outputs (the loss) are partial sums where the axis sees different tokens. Held inputs in
+    `must_cut` must not lie whole if they can be cut at all, those in `fixed` lie as another function
+    decided. Raises UnevenTokens.
     """
     axes, kind = flow.axes[function.name], ROLES[role]
     by_tokens = kind.sequence or tokens_between

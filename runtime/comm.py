@@ -93,7 +93,7 @@ class Comm(Placed):
 
     def max_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
         for axis in axes:
-            x = self.groups[axis].maximum(x)
+            x = self.groups[axis].all_reduce(x, largest=True)
         return x
 
     def exchange(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:

@@ -40,22 +40,14 @@ class Group:
         self.sent[kind] += round(x.numel() * x.element_size() * share)
         return watch(self.rank, f"{kind} over {self.name} of {tuple(x.shape)} {x.dtype}")
 
-    def all_reduce(self, x: Tensor) -> Tensor:
-        """Sum over the ranks, in a new tensor."""
+    def all_reduce(self, x: Tensor, largest: bool = False) -> Tensor:
+        """Sum over the ranks, or the largest, in a new tensor."""
         if self.size == 1:
             return x
+        kind = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
         result = x.clone(memory_format=torch.contiguous_format)
         with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
-            dist.all_reduce(result, group=self.handle)
-        return result
-
-    def maximum(self, x: Tensor) -> Tensor:
-        """The largest over the ranks, in a new tensor."""
-        if self.size == 1:
-            return x
-        result = x.clone(memory_format=torch.contiguous_format)
-        with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
-            dist.all_reduce(result, dist.ReduceOp.MAX, group=self.handle)
+            dist.all_reduce(result, kind, group=self.handle)
         return result
 
     def exchange(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:

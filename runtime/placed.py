@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir.capture.operators import picked
+from ..ir.capture.operators import picked, widened
 from ..ir.capture.places import inside
 from .experts import experts, experts_backward
 
@@ -94,7 +94,7 @@ class Placed:
         self, logits: Tensor, labels: Tensor, ignore: int, classes: Places, *, over: tuple[str, ...]
     ) -> tuple[Tensor, Tensor]:
         """Losses and logsumexp of rows whose classes lie over several ranks."""
-        wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        wide = widened(logits)
         peak = self.max_over(wide.amax(-1), over)
         valid = labels != ignore
         scores = picked(wide, labels, valid, self.index(classes))

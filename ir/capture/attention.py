@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .operators import LIBRARY, OPS, _wide, kept, register
+from .operators import LIBRARY, OPS, kept, register, widened
 from .places import line
 
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -45,7 +45,7 @@ class Rest(NamedTuple):
         columns = line(self.columns, k.shape[2], q.device)
         allowed = (columns <= rows.unsqueeze(1))[None, None]
         if bias is not None:
-            scores = _additive(bias, _wide(q).dtype)
+            scores = _additive(bias, widened(q).dtype)
             assert scores is not None
             return scores.masked_fill(~allowed, float("-inf")), self._replace(causal=False)
         return allowed, self._replace(causal=False)
@@ -118,7 +118,7 @@ def _attention(
             q, keys, values, None, True, 0.0, rest.causal, scale=rest.scale
         )
         return _row_major(out), logsumexp[..., :s].contiguous()
-    wide_q, keys, values = _wide(q), _wide(_grouped(k, n)), _wide(_grouped(v, n))
+    wide_q, keys, values = widened(q), widened(_grouped(k, n)), widened(_grouped(v, n))
     scores = _scores(wide_q, keys, bias, rest.causal, rest.scale)
     logsumexp = torch.logsumexp(scores, -1)
     # a row that attends to nothing gives zeros, as torch's own attention does
@@ -141,8 +141,8 @@ def _gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v and of the scores, by the formulas of FlashAttention (Dao 2022, B.4)."""
     n = q.shape[1]
-    wide_q, keys, values = _wide(q), _wide(_grouped(k, n)), _wide(_grouped(v, n))
-    upper, result = _wide(gradient), _wide(out)
+    wide_q, keys, values = widened(q), widened(_grouped(k, n)), widened(_grouped(v, n))
+    upper, result = widened(gradient), widened(out)
     scores = _scores(wide_q, keys, bias, rest.causal, rest.scale)
     weights = torch.exp(scores - logsumexp.masked_fill(logsumexp.isneginf(), 0.0).unsqueeze(-1))
     to_weights = upper @ values.transpose(-1, -2)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..model import Argument, Ref
 from ..tensor import TensorType
 from .memory import Memory
-from .operators import LIBRARY, OPS, register
+from .operators import LIBRARY, OPS, register, widened
 
 LOW = ("float16", "bfloat16")
 
@@ -80,18 +80,14 @@ def _others(x: Tensor) -> list[int]:
     return [dim for dim in range(x.dim()) if dim != 1]
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
 def _square_deviation(x: Tensor, mean: Tensor) -> Tensor:
-    return (_wide(x) - _row(mean, x)).square().mean(_others(x))
+    return (widened(x) - _row(mean, x)).square().mean(_others(x))
 
 
 def _batch_norm(
     x: Tensor, mean: Tensor, inverse: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
-    result = (_wide(x) - _row(mean, x)) * _row(inverse, x)
+    result = (widened(x) - _row(mean, x)) * _row(inverse, x)
     if weight is not None:
         result = result * _row(weight, x)
     if bias is not None:
@@ -103,8 +99,8 @@ def _batch_norm_sums(
     gradient: Tensor, x: Tensor, mean: Tensor, inverse: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of bias and weight."""
-    wide, over = _wide(gradient), _others(x)
-    normalised = (_wide(x) - _row(mean, x)) * _row(inverse, x)
+    wide, over = widened(gradient), _others(x)
+    normalised = (widened(x) - _row(mean, x)) * _row(inverse, x)
     return wide.sum(over), (wide * normalised).sum(over)
 
 
@@ -113,8 +109,8 @@ def _batch_norm_backward(
     bias_mean: Tensor, weight_mean: Tensor,
 ) -> Tensor:  # fmt: skip
     """The gradient of x; the means are those sums over the number of elements of a channel."""
-    normalised = (_wide(x) - _row(mean, x)) * _row(inverse, x)
-    result = _wide(gradient) - _row(bias_mean, x) - normalised * _row(weight_mean, x)
+    normalised = (widened(x) - _row(mean, x)) * _row(inverse, x)
+    result = widened(gradient) - _row(bias_mean, x) - normalised * _row(weight_mean, x)
     result = result * _row(inverse, x)
     return (result if weight is None else result * _row(weight, x)).to(x.dtype)
 

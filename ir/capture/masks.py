@@ -191,9 +191,7 @@ class Points:
             return self.whole(op, value)[index]
 
         def operand(v: int) -> Tensor:
-            shape = self.shape(v)
-            aligned = index[len(index) - len(shape) :]
-            return self.at(v, tuple(_held(i, n) for i, n in zip(aligned, shape, strict=True)))
+            return self.at(v, _aligned(index, self.shape(v)))
 
         args = [decode(a, operand) for a in op.args]
         return target(*args, **{k: decode(a, operand) for k, a in op.kwargs.items()})
@@ -208,6 +206,12 @@ def _draws(target: Any) -> bool:
 def _held(index: Tensor, size: int) -> Tensor:
     """The index into a dimension of that size: a broadcast one is always 0."""
     return index if size != 1 else torch.zeros((1,) * index.dim(), dtype=torch.int64)
+
+
+def _aligned(index: Index, shape: tuple[int, ...]) -> Index:
+    """The index into a tensor of that shape that broadcasts, aligned on the right."""
+    last = index[len(index) - len(shape) :]
+    return tuple(_held(i, n) for i, n in zip(last, shape, strict=True))
 
 
 def _source(op: Op) -> int:
@@ -266,9 +270,7 @@ def _viewed(points: Points, op: Op, index: Index) -> Tensor:
 
 def _expanded(points: Points, op: Op, index: Index) -> Tensor:
     source = _source(op)
-    shape = points.shape(source)
-    aligned = index[len(index) - len(shape) :]
-    return points.at(source, tuple(_held(i, n) for i, n in zip(aligned, shape, strict=True)))
+    return points.at(source, _aligned(index, points.shape(source)))
 
 
 def _transposed(points: Points, op: Op, index: Index) -> Tensor:
@@ -332,10 +334,7 @@ def _looked_up(points: Points, op: Op, index: Index) -> Tensor:
     for given, size in zip(indices, points.shape(source), strict=True):
         if not isinstance(given, Ref) or points.masks.graph.types[given.value].dtype == "bool":
             raise NotConstant
-        shape = points.shape(given.value)
-        aligned = index[len(index) - len(shape) :]
-        held = tuple(_held(i, n) for i, n in zip(aligned, shape, strict=True))
-        places.append(points.at(given.value, held) % size)
+        places.append(points.at(given.value, _aligned(index, points.shape(given.value))) % size)
     return points.at(source, tuple(places))
 
 

@@ -64,7 +64,8 @@ def kept(key: Tensor, p: float, salt: int, index: list[int]) -> Tensor:
     return _shift(word, 11) >= int(p * (1 << 53))
 
 
-def _wide(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
+    """Half precisions in float32, in which sums and exponents are taken."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -99,7 +100,7 @@ def _cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int, classes: list[int]
 ) -> tuple[Tensor, Tensor]:
     assert not classes, "classes of which only some are here are joined by the runtime"
-    wide = _wide(logits)
+    wide = widened(logits)
     logsumexp = torch.logsumexp(wide, -1)
     valid = labels != ignore_index
     losses = torch.where(valid, logsumexp - picked(wide, labels, valid, []), 0.0)
@@ -125,7 +126,7 @@ def _cross_entropy_backward(
     classes: list[int],
 ) -> Tensor:  # fmt: skip
     valid = labels != ignore_index
-    result = torch.exp(_wide(logits) - logsumexp.unsqueeze(1))
+    result = torch.exp(widened(logits) - logsumexp.unsqueeze(1))
     rows, here = inside(torch.where(valid, labels, 0), classes or [logits.shape[1], 1, 0])
     result.scatter_add_(1, rows.unsqueeze(1), -here.to(result.dtype).unsqueeze(1))
     result.mul_(torch.where(valid, gradient.to(result.dtype), 0.0).unsqueeze(1))

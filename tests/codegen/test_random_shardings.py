@@ -9,18 +9,14 @@ from msgspec.structs import replace
 
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
-from plait.ir.capture import load_source, trace
-from plait.ir.files import dump
 from plait.ir.flow import flow
 from plait.ir.local import Boundary
-from plait.ir.precision import lift_dtypes
 from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.runtime.verify import Job, verify
 
 from ..ir import lockstep
-
-TESTS = Path(__file__).resolve().parent.parent
+from .sources import sourced
 
 
 class Shuffled:
@@ -92,23 +88,15 @@ class Shuffled:
 
 
 def jobs(name: str, folder: Path, word: str, ranks: int, seeds: range) -> list[Job]:
-    factory = folder / f"{name}_source.py"
-    factory.write_text(
-        f"import sys\nsys.path.insert(0, {str(TESTS)!r})\nimport zoo\n"
-        f"def make():\n    model, batch = zoo.{name}(3)\n    return model.train(), batch\n"
-    )
-    source = load_source(f"{factory}:make")
-    model = lift_dtypes(trace(source.model, source.batch), "float64")
-    file = folder / f"{name}.json"
-    file.write_bytes(dump(model, "plait/model"))
+    model, source, file = sourced(name, folder, "3")
     options = PlanOptions(pin=parse_strategy(word), memory_actions=("keep",), micro_batches=1)
     made = plan(model, load_cluster(f"local:{ranks}"), options)
     found = []
     for seed in seeds:
         program = folder / f"{name}_{ranks}_{seed}"
         write(compile_program(Shuffled(made, model, seed).plan_of(), model), program)
-        where = str(program), f"{factory}:make", str(file)
-        found.append(Job(f"{name} on {ranks}, seed {seed}", *where, steps=2))
+        named = f"{name} on {ranks}, seed {seed}"
+        found.append(Job(named, str(program), source, file, steps=2))
     return found
 
 

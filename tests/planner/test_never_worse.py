@@ -4,11 +4,11 @@ import pytest
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import PlaitError
-from plait.ir.layout import PARTIAL, REPLICATE
+from plait.ir.layout import PARTIAL
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
-from plait.planner.batch import AxisSharding
+from plait.planner.batch import whole
 from plait.planner.entries import Entries
 from plait.planner.rules import axis_rule
 from plait.planner.sharding import ShardingProblem, price, solve
@@ -32,17 +32,6 @@ def test_a_plan_is_no_slower_than_plain_strategies(name, traced):
         assert best <= made.prediction.step_seconds * (1 + 1e-9), word
         compared += 1
     assert compared >= 2
-
-
-def whole(function) -> AxisSharding:
-    """Every device computes everything."""
-    return AxisSharding(
-        (0,) * len(function.ops),
-        (REPLICATE,) * len(function.inputs),
-        tuple(None if i.gradient is None else REPLICATE for i in function.inputs),
-        (REPLICATE,) * len(function.outputs),
-        tuple(None if o.tangent is None else REPLICATE for o in function.outputs),
-    )
 
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "bert", "t5", "swin", "convnext"])
