@@ -31,7 +31,7 @@ lint: $(STAMP)
 	MYPYPATH=.lint $(BIN)/python -m mypy -p plait
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/planning_time.py examples/gpt2.json
+	$(BIN)/python benchmarks/planning_time.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info report.html

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 
 from ..ir.errors import PlaitError
 from . import verbs
+
+GARBAGE = 200_000  # objects between collections: a trace makes many and drops few
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,9 +30,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    gc.set_threshold(GARBAGE)
     options = parser().parse_args(argv)
     try:
-        return int(options.run(options) or 0)
+        code = int(options.run(options) or 0)
+        gc.freeze()  # what is left is freed with the process, not object by object
+        return code
     except PlaitError as error:
         print(f"plait: {error}", file=sys.stderr)
         return error.exit_code

@@ -105,7 +105,7 @@ def _target(
 
 def _link(cluster: Cluster, one: int, other: int) -> PlacementLink:
     """The link between two devices: the outermost level whose groups they do not share."""
-    for number, level in enumerate(cluster.levels):
+    for number in range(len(cluster.levels)):
         size = cluster.within(number)
         if one // size != other // size:
             break

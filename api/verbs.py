@@ -77,6 +77,12 @@ def _place(p: Parser) -> None:
     p.add_argument("-o", "--output", metavar="FILE", help="write the placement as JSON")
 
 
+def _predict(p: Parser) -> None:
+    p.add_argument("runs", metavar="RUNS.csv", help="configurations, one a row")
+    p.add_argument("-o", "--output", required=True, metavar="FILE", help="predictions as CSV")
+    _json(p)
+
+
 def _explain(p: Parser) -> None:
     p.add_argument("plan", metavar="PLAN")
     p.add_argument("where", nargs="?", help="part of a function's name")
@@ -123,6 +129,7 @@ VERBS = (
     Verb("trace", "trace a model into the IR and print what it is", _trace),
     Verb("plan", "choose how to spread training over a cluster", _plan),
     Verb("place", "put every operator of a graph on a device", _place),
+    Verb("predict", "step time and peak memory of configurations given as rows", _predict),
     Verb("explain", "the numbers behind a plan", _explain),
     Verb("view", "draw a plan or model as one HTML file", _view),
     Verb("compile", "write the training program of a plan", _compile),

@@ -119,6 +119,30 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def predict(options: argparse.Namespace) -> int:
+    from .predict.table import predict_rows, read_rows, write_predictions
+
+    start = time.process_time()
+    rows = read_rows(Path(options.runs))
+    made = list(predict_rows(rows, _progress))
+    write_predictions(Path(options.output), made)
+    empty = [p for p in made if p.note]
+    done = {"rows": len(made), "predicted": len(made) - len(empty), "output": options.output,
+            "cpu_seconds": round(time.process_time() - start, 1)}  # fmt: skip
+    if options.json:
+        show(done)
+    else:
+        print(f"{options.output}: {done['predicted']} of {done['rows']} rows predicted")
+        for name in sorted({p.note for p in empty}):
+            note(f"  not modelled: {name}")
+    return 0
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
 def _pin(pins: list[str]) -> str | None:
     if not pins:
         return None

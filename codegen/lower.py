@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain, count
+
 import msgspec
 
 from ..ir.errors import MismatchError
@@ -20,6 +22,7 @@ class Lowered(msgspec.Struct, frozen=True):
     local: Function
     pieces: Pieces
     variant: Variant
+    number: int  # of the sharding in the plan
     sharding: Sharding
     layers: tuple[Layers, ...]
 
@@ -49,7 +52,14 @@ def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
         local = localize(
             function, axes[function.name], sharding.mesh, sharding.choices, sharding.boundary
         )
-        name = function.name if function.name not in taken else f"{function.name}_{variant}"
+        name = _name(function.name, variant, taken)
         taken.add(name)
-        lowered.append(Lowered(name, local, split(local, variant), variant, sharding, tuple(runs)))
+        pieces = split(local, variant)
+        lowered.append(Lowered(name, local, pieces, variant, number, sharding, tuple(runs)))
     return tuple(lowered)
+
+
+def _name(function: str, variant: Variant, taken: set[str]) -> str:
+    """A module's name: the function's, then with its memory variant, then with a number."""
+    names = chain((function, f"{function}_{variant}"), (f"{function}_{n}" for n in count(2)))
+    return next(name for name in names if name not in taken)

@@ -47,7 +47,7 @@ class StageCode:
         self.plan, self.model, self.flow, self.number = plan, model, found, number
         self.stage: Stage = plan.stages[number]
         self.functions = {f.name: f for f in model.functions}
-        self.modules = {(low.sharding.function, low.variant): low for low in lowered}
+        self.modules = {(low.number, low.variant): low for low in lowered}
         self.once = model.once()
         self.segments = [
             s
@@ -85,7 +85,7 @@ class StageCode:
 
     def fold(self, layers: Layers) -> list[Segment]:
         """A loop when every call feeds only the next one; otherwise one statement per call."""
-        low = self.modules[self.plan.shardings[layers.sharding].function, layers.memory]
+        low = self.modules[layers.sharding, layers.memory]
         function = self.functions[low.sharding.function]
         carried = self.carried(layers)
         if carried is not None:
@@ -153,7 +153,7 @@ class StageCode:
         for i in self.own():
             call = self.model.calls[i]
             if name in call.arguments:
-                low = self.modules_of(call)
+                low = self.module_of(i)
                 function = self.functions[call.function]
                 item = function.activations()[call.arguments.index(name)]
                 layout = low.sharding.boundary.inputs[function.inputs.index(item)]
@@ -166,8 +166,9 @@ class StageCode:
                 return dim, prod(local_factors(factors, layout, mesh)[dim][:part])
         return None
 
-    def modules_of(self, call: Call) -> Lowered:
-        return next(low for (name, _), low in self.modules.items() if name == call.function)
+    def module_of(self, call: int) -> Lowered:
+        layers = self.plan.layers_of(call)
+        return self.modules[layers.sharding, layers.memory]
 
     def var(self, name: str) -> str:
         return self.names.of(name, name)
@@ -179,7 +180,7 @@ class StageCode:
         used.update(n for i in self.wanted_once() for n in self.model.calls[i].arguments)
         for i in self.wanted_once():
             call = self.model.calls[i]
-            module = self.modules[call.function, "keep"].name
+            module = self.module_of(i).name
             results = ", ".join(self.var(n) if n in used else "_" for n in call.results)
             items = [f"functions.{module}", str(i), *map(self.var, call.arguments)]
             lines += wrapped(f"{results}, = run.data(" if len(call.results) == 1 else

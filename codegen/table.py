@@ -8,11 +8,13 @@ from msgspec.structs import replace
 
 from ..ir.files import digest
 from ..ir.flow import Flow
-from ..ir.layout import REPLICATE, Factors, Layout, local_type
+from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout, local_type
+from ..ir.local import MICRO
 from ..ir.mesh import Mesh
 from ..ir.model import Model
 from ..ir.plan import Layers, Plan, Sharding
 from ..ir.program import BatchTensor, CallRun, Held, Names, Numbered, StageValue, Table
+from ..ir.strategy import ROLES
 from .stage import crossing, differentiable
 
 
@@ -46,8 +48,7 @@ def on_devices(layout: Layout, mesh: Mesh, plan: Plan) -> Layout:
 
 
 def _sharding(plan: Plan, call: int) -> Sharding:
-    layers = next(x for x in plan.layers if x.first <= call < x.last)
-    return plan.shardings[layers.sharding]
+    return plan.shardings[plan.layers_of(call).sharding]
 
 
 def _stage(plan: Plan, call: int) -> int:
@@ -62,6 +63,7 @@ def _held(
     layouts: dict[str, Layout] = {}
     factors: dict[str, tuple[tuple[int, ...], ...]] = {}
     stages: dict[str, set[int]] = {}
+    sums: dict[str, tuple[str, ...]] = {}
     for number, call in enumerate(model.calls):
         function, sharding = functions[call.function], _sharding(plan, number)
         where = range(len(plan.stages)) if number in once else (_stage(plan, number),)
@@ -70,6 +72,7 @@ def _held(
         ):
             layout = on_devices(sharding.boundary.inputs[position], sharding.mesh, plan)
             layouts.setdefault(name, layout)
+            sums.setdefault(name, _sums(sharding.boundary.gradients[position], sharding.mesh))
             factors.setdefault(name, found.axes[function.name].factors[item.value])
             stages.setdefault(name, set()).update(where)
     whole = (REPLICATE,) * len(plan.mesh.axes)
@@ -82,12 +85,22 @@ def _held(
             layout=layouts.get(p.name, whole),
             stages=tuple(sorted(stages.get(p.name, {0}))),
             trainable=p.trainable,
+            sums=sums.get(p.name, ()) if p.trainable else (),
             aliases=p.aliases,
             values=p.values,
         )
         for p in model.parameters
     }
     return _fold(single, runs)
+
+
+def _sums(gradient: Layout | None, mesh: Mesh) -> tuple[str, ...]:
+    """Axes of devices over which a gradient is partial and no role keeps it in pieces."""
+    return tuple(
+        axis.name
+        for axis, state in zip(mesh.axes, gradient or (), strict=False)
+        if state == PARTIAL and axis.size > 1 and axis.name != MICRO and not ROLES[axis.name].shards
+    )
 
 
 def _fold(single: dict[str, Held], runs: tuple[CallRun, ...]) -> tuple[Held, ...]:

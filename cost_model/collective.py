@@ -15,16 +15,30 @@ def collective_seconds(kind: str, amount: float, size: int, stride: int, cluster
     """Seconds for a group of `size` ranks that lie `stride` ranks apart.
 
     `amount` in bytes: the whole tensor for all_reduce, all_gather, reduce_scatter and broadcast, one
-    rank's tensor for all_to_all and send. `cut` and `share` move nothing.
+    rank's tensor for all_to_all. `cut` and `share` move nothing.
     """
     if size == 1 or kind in ("cut", "share"):
         return 0.0
     flat = _ring(kind, amount, size, cluster.level_for(stride, size))
     inner = _inside(size, stride, cluster)
-    if kind not in ("all_reduce", "all_gather", "reduce_scatter") or not 1 < inner < size:
+    if kind not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
+        return flat
+    if not 1 < inner < size:
         return flat
     outer = size // inner
     return min(flat, _nested(kind, amount, inner, outer, stride, cluster))
+
+
+def send_seconds(amount: float, first: int, stride: int, cluster: Cluster) -> float:
+    """Seconds for `stride` ranks from `first` on to send `amount` bytes each, `stride` ranks on."""
+    if not amount:
+        return 0.0
+    inner = 1
+    for link in reversed(cluster.levels):
+        inner *= link.size
+        if first // inner == (first + 2 * stride - 1) // inner:
+            return _ring("send", amount, 2, link)
+    return _ring("send", amount, 2, cluster.levels[0])
 
 
 def _ring(kind: str, amount: float, size: int, link: Link) -> float:
@@ -52,6 +66,8 @@ def _nested(
             + _ring("all_reduce", amount / inner, outer, far)
             + _ring("all_gather", amount, inner, near)
         )
+    if kind == "all_to_all":  # a part stays inside, the others leave as they are
+        return _ring(kind, amount / outer, inner, near) + _ring(kind, amount, outer, far)
     return _ring(kind, amount, inner, near) + _ring(kind, amount / inner, outer, far)
 
 

@@ -1,9 +1,8 @@
 """Seconds of one operator: roofline with efficiencies by kind of work and size.
 
 A matrix product reaches the device's measured ceiling when it is large; small ones lose to ramp-up,
-modelled as a saturation in flops. Bandwidth-bound work reaches a fixed part of the memory bandwidth;
-a compiler fuses neighbouring pointwise operators, which saves part of their traffic. Every constant
-is an assumption about kinds of work, not a fit to one machine.
+modelled as a saturation in flops. Bandwidth-bound work reaches a fixed part of the memory bandwidth.
+Every constant is an assumption about kinds of work, not a fit to one machine.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from ..ir.op import Work
 
 # Time that a product spends below full rate, as seconds of ramp-up at peak (assumed).
 RAMP_SECONDS = 4e-6
-ATTENTION_PART = 0.7  # of a large product's rate: softmax between the two products (assumed)
+SHAPE_PART = 0.78  # of the ceiling, the best of many shapes, that a network's products reach (assumed)
+ATTENTION_PART = 0.45  # of the ceiling: softmax between the two products (assumed)
 CONVOLUTION_PART = 0.8
 BANDWIDTH_PART = 0.8  # of the memory bandwidth that streaming kernels reach (assumed)
-FUSED_TRAFFIC = 0.6  # of a pointwise operator's bytes that still move after fusion (assumed)
 
 RATE: dict[Work, float] = {
-    "gemm": 1.0, "attention": ATTENTION_PART, "convolution": CONVOLUTION_PART,
+    "gemm": SHAPE_PART, "attention": ATTENTION_PART, "convolution": CONVOLUTION_PART,
 }  # fmt: skip
 
 
@@ -32,14 +31,13 @@ Amount = TypeVar("Amount", float, NDArray[np.float64])
 
 
 def op_seconds(work: Work, flops: Amount, moved: Amount, dtype: str, device: Device) -> Amount:
-    """Seconds of one operator that does `flops` and touches `moved` bytes; never below roofline
-    (of the traffic left after fusion). Numbers or numpy arrays of one shape; so is the result."""
+    """Seconds of one kernel that does `flops` and touches `moved` bytes; never below roofline.
+    Numbers or numpy arrays of one shape; so is the result."""
     if work == "view":
         return moved * 0.0
-    traffic = moved * (FUSED_TRAFFIC if work == "pointwise" else 1.0)
-    memory = traffic / (BANDWIDTH_PART * device.memory_bandwidth_bytes_per_second)
+    memory = moved / (BANDWIDTH_PART * device.memory_bandwidth_bytes_per_second)
     rate = RATE.get(work)
     if rate is None:
         return memory + device.launch_overhead_seconds
-    compute = flops / (device.peak(dtype) * device.achievable * rate) + RAMP_SECONDS
+    compute = flops / (device.peak(dtype) * device.achievable * device.sustained * rate) + RAMP_SECONDS
     return cast(Amount, np.maximum(compute, memory)) + device.launch_overhead_seconds

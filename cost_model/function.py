@@ -1,6 +1,7 @@
-"""Seconds and bytes of one local function: every operator priced, every live tensor counted.
+"""What one operator of a local function costs: the work it does, the bytes it touches and sends.
 
-The local form names its collectives, so what is priced here is exactly what is generated.
+The local form names its collectives, so what is priced here is exactly what is generated. All that
+an operator computes, moves and sends is one `Load`; `table` adds them up over pieces.
 """
 
 from __future__ import annotations
@@ -8,177 +9,150 @@ from __future__ import annotations
 from math import prod
 
 import msgspec
-from msgspec.structs import replace
 
 from ..ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ..ir.cluster import Cluster
 from ..ir.mesh import Mesh
 from ..ir.model import Function, Model, Op
-from ..ir.op import Loops, Site, declaration, site_of
-from ..ir.pieces import Variant, made_by, split
-from ..ir.tensor import TensorType
+from ..ir.op import Exchange, Loops, Site, Work, declaration, site_of
 from .collective import collective_seconds
 from .compute import op_seconds
+from .practice import GENERATED, Practice
+
+Send = tuple[str, float, str]  # kind of collective, bytes, mesh axis
+SCORE_PASSES = 8  # over the scores when they are written: product, mask, softmax, dropout (assumed)
+COLLECTIVES = frozenset(
+    {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"}
+)
 
 
-class PieceCost(msgspec.Struct, frozen=True):
-    """One piece run once: `peak_bytes` is what it holds above its inputs, at the worst moment."""
+class Load(msgspec.Struct, frozen=True):
+    """What one operator asks of a device: floating-point operations, bytes touched, what it sends."""
+
+    work: Work
+    dtype: str
+    flops: float
+    moved_bytes: float
+    sends: tuple[Send, ...] = ()
+
+
+class OpCost(msgspec.Struct, frozen=True):
+    """One operator, or several, run once; `communication_seconds` is what they or collectives send."""
 
     compute_seconds: float
     communication_seconds: float
     flops: float
-    peak_bytes: int
 
     @property
     def seconds(self) -> float:
         return self.compute_seconds + self.communication_seconds
 
 
-class FunctionCost(msgspec.Struct, frozen=True):
-    """Forward and backward of one call on one device for one micro-batch under one variant.
-
-    `saved_bytes` is what forward leaves for backward beyond `input_bytes`, the activations it was
-    given (those are saved too, but made and counted by an earlier call).
-    """
-
-    forward: PieceCost
-    backward: PieceCost
-    saved_bytes: int
-    held_bytes: int
-
-
 class Pricer:
-    """Prices local functions on one mesh of one cluster; operators are priced once per shape."""
+    """Prices operators on one mesh of one cluster; `loads` remembers operators by their shapes."""
 
-    def __init__(self, cluster: Cluster, mesh: Mesh) -> None:
-        self.cluster, self.mesh = cluster, mesh
-        self.seen: dict[tuple[object, ...], tuple[float, float]] = {}
+    def __init__(
+        self,
+        cluster: Cluster,
+        mesh: Mesh,
+        loads: dict[tuple[object, ...], Load] | None = None,
+        practice: Practice = GENERATED,
+    ) -> None:
+        self.cluster, self.mesh, self.practice = cluster, mesh, practice
+        self.loads = {} if loads is None else loads
 
-    def function(self, local: Function, variant: Variant) -> FunctionCost:
-        pieces = split(local, variant)
-        roots = storage(local)
-        held = {i.value for i in local.held()}
-        saved = {roots[v] for v in pieces.saved}
-        made = made_by(local.forward_ops)
-        return FunctionCost(
-            self.piece(local, pieces.forward, roots, _outputs(local) | saved | held, held),
-            self.piece(local, pieces.backward, roots, _gradients(local) | held, held | saved),
-            sum(local.types[v].bytes for v in saved if v in made or not made),
-            sum(local.types[v].bytes for v in held),
-        )
+    def op(self, local: Function, op: Op) -> OpCost:
+        """The price of one operator on local shards."""
+        load = self.load(local, op)
+        seconds = 0.0
+        if load.work != "view":
+            device = self.cluster.device
+            seconds = float(op_seconds(load.work, load.flops, load.moved_bytes, load.dtype, device))
+        sent = sum(self.send(kind, amount, axis) for kind, amount, axis in load.sends)
+        return OpCost(0.0 if is_collective(op) else seconds, sent, load.flops)
 
-    def piece(
-        self, local: Function, ops: tuple[Op, ...], roots: list[int], kept: set[int], given: set[int]
-    ) -> PieceCost:
-        compute = communication = flops = 0.0
-        for op in ops:
-            seconds, count = self.op(local, op)
-            if op.target.startswith("comm."):
-                communication += seconds
-            else:
-                compute, flops = compute + seconds, flops + count
-        return PieceCost(compute, communication, flops, peak_bytes(local, ops, roots, kept, given))
+    def send(self, kind: str, amount: float, name: str) -> float:
+        axis = self.mesh.index(name)
+        size, stride = self.mesh.axes[axis].size, self.mesh.stride(axis)
+        return float(collective_seconds(kind, amount, size, stride, self.cluster))
 
-    def op(self, local: Function, op: Op) -> tuple[float, float]:
-        """(seconds, flops) of one operator on local shards."""
-        site = site_of(op, local.types)
-        operands, results = site.operands, site.results
-        if op.target.startswith("comm.") and op.target[5:] in COLLECTIVES:
-            return self.collective(op, operands, results), 0.0
-        key = (op.target, op.args, operands, results)
-        if key not in self.seen:
-            self.seen[key] = self.operator(replace(site, op=_plain(op)))
-        return self.seen[key]
+    def load(self, local: Function, op: Op) -> Load:
+        operands = tuple(local.types[v] for v in op.operands())
+        results = tuple(local.types[v] if v >= 0 else None for v in op.results)
+        # flops of joined operators depend on how many ranks they join, not on who they are
+        joined = tuple((name, self.mesh.axes[self.mesh.index(name)].size) for name in over(op))
+        key = (op.target, op.args, joined, operands, results)
+        if key not in self.loads:
+            site = Site(op, operands, results)
+            self.loads[key] = _collective(site) if is_collective(op) else self.operator(site)
+        return self.loads[key]
 
-    def operator(self, site: Site) -> tuple[float, float]:
+    def operator(self, site: Site) -> Load:
         declared = declaration(site)
         work = declared.work if declared else "move"
-        flops = count_flops(declared)
+        if work == "move" and is_elementwise(site):
+            work = "pointwise"
+        flops, sends = count_flops(declared), list[Send]()
+        if declared is not None:
+            for name in over(site.op):
+                sends += [(e.kind, exchanged_bytes(e, declared), name) for e in declared.exchanges]
+                # what tokens leave on other ranks comes back from others as much
+                flops *= self.mesh.axes[self.mesh.index(name)].size if declared.pairs else 1
         dtype = next((t.dtype for t in site.operands if t.is_float), "float32")
-        if work == "view":
-            return 0.0, 0.0
-        return float(op_seconds(work, flops, moved_bytes(site), dtype, self.cluster.device)), flops
-
-    def collective(
-        self, op: Op, operands: tuple[TensorType, ...], results: tuple[TensorType | None, ...]
-    ) -> float:
-        kind = op.target[5:]
-        if kind in ("cut", "share"):
-            return 0.0
-        axis = self.mesh.index(str(op.args[1]))
-        size, stride = self.mesh.axes[axis].size, self.mesh.stride(axis)
-        whole = operands[0] if kind != "all_gather" else results[0]
-        assert whole is not None
-        return float(collective_seconds(kind, whole.bytes, size, stride, self.cluster))
+        if work == "gemm" and self.practice.matrix_dtype is not None:
+            dtype = self.practice.matrix_dtype
+        moved = moved_bytes(site, declared)
+        if work == "attention" and declared is not None and not self.practice.fused_attention:
+            moved += SCORE_PASSES * score_bytes(site, declared)
+        return Load(work, dtype, flops, moved, tuple(sends))
 
 
-COLLECTIVES = frozenset(
-    {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"}
-)
+def over(op: Op) -> tuple[str, ...]:
+    """The mesh axes whose ranks one operator joins."""
+    names = op.kwargs.get("over")
+    return tuple(str(name) for name in names) if isinstance(names, tuple) else ()
 
 
-def _plain(op: Op) -> Op:
-    """`comm.dropout` is priced as the operator it stands for."""
-    if not op.target.startswith("comm."):
-        return op
-    return Op(f"plait.{op.target[5:]}.default", op.args, op.kwargs, op.results, op.scope)
+def is_collective(op: Op) -> bool:
+    return op.target.startswith("comm.") and op.target[5:] in COLLECTIVES
+
+
+def _collective(site: Site) -> Load:
+    kind = site.op.target[5:]
+    if kind in ("cut", "share"):
+        return Load("move", "float32", 0.0, 0.0)
+    whole = site.operands[0] if kind != "all_gather" else site.results[0]
+    assert whole is not None
+    return Load("move", whole.dtype, 0.0, 0.0, ((kind, whole.bytes, str(site.op.args[1])),))
+
+
+def exchanged_bytes(exchange: Exchange, declared: Loops) -> float:
+    """Bytes of one exchange at the operator's (local) sizes."""
+    sizes = (declared.size(name) for dim in exchange.dims for name in dim)
+    return prod(sizes) * exchange.item_bytes * exchange.times
 
 
 def count_flops(declared: Loops | None) -> float:
     return declared.flops * prod(loop.size for loop in declared.loops) if declared else 0.0
 
 
-def moved_bytes(site: Site) -> int:
-    return sum(t.bytes for t in (*site.operands, *site.results) if t is not None)
+def moved_bytes(site: Site, declared: Loops | None = None) -> int:
+    """What an operator reads and writes; a look-up reads no more of its table than it returns."""
+    made = sum(t.bytes for t in site.results if t is not None)
+    looks_up = declared is not None and declared.work == "move" and not declared.flops
+    return made + sum(min(t.bytes, made) if looks_up else t.bytes for t in site.operands)
 
 
-def storage(local: Function) -> list[int]:
-    """For every value the value whose memory it shares: views own none."""
-    roots = list(range(len(local.types)))
-    for op in local.ops:
-        operands = op.operands()
-        moved = op.target.startswith("comm.")
-        declared = None if moved else declaration(site_of(op, local.types))
-        if declared is not None and declared.work == "view" and operands:
-            for result in op.results:
-                roots[result] = roots[operands[0]]
-    return roots
+def is_elementwise(site: Site) -> bool:
+    """Whether every element read becomes one element made: a cast, a copy, a concatenation."""
+    made = sum(t.elements for t in site.results if t is not None)
+    return made > 1 and sum(t.elements for t in site.operands) == made
 
 
-def peak_bytes(
-    local: Function, ops: tuple[Op, ...], roots: list[int], kept: set[int], given: set[int]
-) -> int:
-    """The most bytes that the operators hold at once beyond `given`; `kept` values stay."""
-    keep = {roots[v] for v in kept} | given
-    live: dict[int, int] = {}
-    peak = current = 0
-    ends = _root_ends(ops, roots, keep)
-    for op, ending in zip(ops, ends, strict=True):
-        for result in op.results:
-            if result >= 0 and roots[result] == result and result not in given:
-                live[result] = local.types[result].bytes
-                current += live[result]
-        peak = max(peak, current)
-        for value in ending:
-            current -= live.pop(value, 0)
-    return peak
-
-
-def _root_ends(ops: tuple[Op, ...], roots: list[int], keep: set[int]) -> list[tuple[int, ...]]:
-    seen, found = set(keep), []
-    for op in reversed(ops):
-        values = {roots[v] for v in (*op.operands(), *(r for r in op.results if r >= 0))}
-        found.append(tuple(values - seen))
-        seen |= values
-    return found[::-1]
-
-
-def _outputs(local: Function) -> set[int]:
-    return {o.value for o in local.outputs}
-
-
-def _gradients(local: Function) -> set[int]:
-    return {i.gradient for i in local.inputs if i.gradient is not None}
+def score_bytes(site: Site, declared: Loops) -> int:
+    """The matrix of scores of an attention operator: every loop but the heads' widths."""
+    sizes = (loop.size for loop in declared.loops if loop.name not in "de")
+    return prod(sizes) * site.operands[0].bytes // site.operands[0].elements
 
 
 def model_flops(model: Model) -> float:

@@ -1,13 +1,41 @@
-"""A plan's pipeline over time: its schedule's own table, simulated with the plan's prices."""
+"""A pipeline over time: seconds of a step in closed form, and the simulated table of a plan."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..ir.cluster import Cluster
 from ..ir.plan import Plan
 from ..ir.schedule import SCHEDULES
-from .collective import collective_seconds
+from .collective import send_seconds
 from .schedule import Event, simulate, stage_seconds
 
 MOST_EVENTS = 20_000
+
+
+def pipeline_seconds(
+    busy: Sequence[float],
+    sends: Sequence[float],
+    micro_batches: int,
+    chunks: int = 1,
+    overlap: bool = False,
+) -> float:
+    """1F1B of stages that are `busy` per micro-batch; `sends` over the boundary after each, one way.
+
+    The first micro-batch passes every stage and boundary, the others follow one period apart: that
+    of the slowest stage, or of the loop from a stage forth to the last and back, which has as many
+    micro-batches in it as stages. `chunks` pieces per stage (interleaved) make the first pass
+    shorter and send more often; `overlap` hides all sends but those of the first pass.
+    """
+    stages = len(busy)
+    period = max(busy)
+    if not overlap:
+        loop = 0.0
+        for count, (work, send) in enumerate(zip(reversed(busy), reversed(sends), strict=True), 1):
+            loop += work + 2 * send * chunks
+            period = max(period, loop / count)
+    first = (sum(busy) - max(busy)) / chunks + 2 * sum(sends)
+    return first + max(busy) + (micro_batches - 1) * period if stages > 1 else micro_batches * busy[0]
 
 
 def timeline(plan: Plan) -> tuple[Event, ...]:
@@ -15,15 +43,18 @@ def timeline(plan: Plan) -> tuple[Event, ...]:
     count = len(plan.stages)
     if 2 * count * plan.micro_batches > MOST_EVENTS:
         return ()
-    stride = plan.mesh.size // count
-    sends = [
-        float(collective_seconds("send", s.transfer_bytes, 2, stride, plan.cluster))
-        if s.transfer_bytes
-        else 0.0
-        for s in plan.stages
-    ]
+    sends = boundary_seconds(
+        [s.transfer_bytes for s in plan.stages], plan.mesh.size // count, plan.cluster
+    )
     costs = [
         stage_seconds(stage.forward_seconds, stage.backward_seconds, onward, back)
         for stage, onward, back in zip(plan.stages, sends, [0.0, *sends[:-1]], strict=True)
     ]
     return simulate(SCHEDULES[plan.schedule](count, plan.micro_batches), costs).events
+
+
+def boundary_seconds(amounts: Sequence[int], stride: int, cluster: Cluster) -> list[float]:
+    """Seconds to send each stage's bytes to the next one, `stride` ranks on."""
+    return [
+        send_seconds(amount, number * stride, stride, cluster) for number, amount in enumerate(amounts)
+    ]

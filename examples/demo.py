@@ -48,7 +48,7 @@ def one_process(source: str) -> list[float]:
 def main() -> None:
     start = time.monotonic()
     OUT.mkdir(exist_ok=True)
-    gpt2, llama = f"hf:{HERE / 'gpt2.json'}", f"{HERE / 'small_llama.py'}:make"
+    gpt2, llama = f"hf:{HERE / 'configs' / 'gpt2.json'}", f"{HERE / 'small_llama.py'}:make"
     plan, program = str(OUT / "plan.json"), str(OUT / "program")
     print("1. Plan GPT-2 for two nodes of eight H100s, on this laptop:")
     plait("plan", gpt2, "--batch", "64", "--seq", "1024", "--cluster", "2x8xh100",

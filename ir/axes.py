@@ -8,6 +8,8 @@ mesh axis, in terms of positions only: what layout it wants of each operand and 
 
 from __future__ import annotations
 
+from math import gcd
+
 import msgspec
 
 from . import ops as _declarations  # noqa: F401  (fills the registry)
@@ -21,7 +23,9 @@ class Option(msgspec.Struct, frozen=True):
 
     `loop` and `part` name the split factor (`""` for none or for sums passing through); `atom` is
     the function's axis it belongs to; `inputs` and `outputs` are layouts along this mesh axis.
-    `mean`: the result must be divided by the number of pieces to become a partial sum.
+    `mean`: the result must be divided by the number of pieces to become a partial sum. `partner`
+    is a second (loop, part) split by the same axis. `joint`: the operator joins its results over
+    the axis itself.
     """
 
     loop: str
@@ -31,6 +35,14 @@ class Option(msgspec.Struct, frozen=True):
     inputs: tuple[State, ...]
     outputs: tuple[State, ...]
     mean: bool = False
+    partner: tuple[str, int] | None = None
+    joint: bool = False
+
+    @property
+    def cuts(self) -> tuple[tuple[str, int], ...]:
+        """The (loop, part) that the axis splits: none, one, or a pair."""
+        own = ((self.loop, self.part),) if self.loop else ()
+        return own if self.partner is None else (*own, self.partner)
 
 
 class OpAxes(msgspec.Struct, frozen=True):
@@ -187,12 +199,19 @@ def _options(declared: Loops, bound: dict[str, list[int]], atoms: _Atoms) -> OpA
     for loop in declared.loops:
         if loop.kind == "whole":
             continue
+        joint = loop.kind == "joint"
+        absent = REPLICATE if joint else PARTIAL
         for part, size in enumerate(parts[loop.name]):
-            inputs = tuple(_state(dims, loop.name, part, leaf, REPLICATE) for dims in declared.inputs)
-            outputs = tuple(_state(dims, loop.name, part, leaf, PARTIAL) for dims in declared.outputs)
+            cut = ((loop.name, part),)
+            inputs = tuple(_state(dims, cut, leaf, REPLICATE) for dims in declared.inputs)
+            outputs = tuple(_state(dims, cut, leaf, absent) for dims in declared.outputs)
             mean = loop.kind == "mean"
             atom = leaf[loop.name][part]
-            options.append(Option(loop.name, part, atom, size, inputs, outputs, mean))
+            options.append(
+                Option(loop.name, part, atom, size, inputs, outputs, mean, joint=joint)
+            )
+    for one, other in declared.pairs:
+        options += _paired(declared, one, other, parts, leaf)
     for group in declared.linear:
         inputs = tuple(
             PARTIAL if i in group else REPLICATE for i in range(len(declared.inputs))
@@ -201,13 +220,35 @@ def _options(declared: Loops, bound: dict[str, list[int]], atoms: _Atoms) -> OpA
     return OpAxes(declared, parts, tuple(options))
 
 
-def _state(dims: Dims, loop: str, part: int, leaf: dict[str, list[int]], absent: State) -> State:
-    """Where a tensor carries one factor of a loop: (dim, position among the dim's factors)."""
-    for position, dim in enumerate(dims):
-        before = 0
-        for name in dim:
-            if name == loop:
-                return (position, before + part)
-            before += len(leaf[name])
+def _paired(
+    declared: Loops,
+    one: str,
+    other: str,
+    parts: dict[str, tuple[int, ...]],
+    leaf: dict[str, list[int]],
+) -> list[Option]:
+    """One axis splits a factor of both loops: a tensor is cut along the one that it carries."""
+    found = []
+    for i, size in enumerate(parts[one]):
+        for j, ways in enumerate(parts[other]):
+            cuts = ((one, i), (other, j))
+            inputs = tuple(_state(dims, cuts, leaf, REPLICATE) for dims in declared.inputs)
+            outputs = tuple(_state(dims, cuts, leaf, REPLICATE) for dims in declared.outputs)
+            atom, common = leaf[one][i], gcd(size, ways)
+            found.append(Option(one, i, atom, common, inputs, outputs, partner=cuts[1]))
+    return found
+
+
+def _state(
+    dims: Dims, cuts: tuple[tuple[str, int], ...], leaf: dict[str, list[int]], absent: State
+) -> State:
+    """Where a tensor carries the first of these factors: (dim, position among the dim's factors)."""
+    for loop, part in cuts:
+        for position, dim in enumerate(dims):
+            before = 0
+            for name in dim:
+                if name == loop:
+                    return (position, before + part)
+                before += len(leaf[name])
     return absent
 

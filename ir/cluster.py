@@ -19,7 +19,8 @@ class Device(msgspec.Struct, frozen=True):
     """One kind of device.
 
     `peak_flops` by torch type name, `achievable` the part of it that the largest matrix products
-    reach, `source` where the numbers come from.
+    reach, `sustained` the part of that which the power limit lets long runs keep up, `source` where
+    the numbers come from.
     """
 
     kind: str
@@ -30,10 +31,12 @@ class Device(msgspec.Struct, frozen=True):
     launch_overhead_seconds: float
     runtime_overhead_bytes: int
     source: str = ""
+    sustained: float = 1.0
 
     def __post_init__(self) -> None:
         _sensible(self.memory_bytes, "memory_bytes")
         _sensible(self.achievable, "achievable", most=1.0)
+        _sensible(self.sustained, "sustained", most=1.0)
         _sensible(self.memory_bandwidth_bytes_per_second, "memory_bandwidth_bytes_per_second")
         _sensible(self.launch_overhead_seconds, "launch_overhead_seconds", zero=True)
         _sensible(self.runtime_overhead_bytes, "runtime_overhead_bytes", zero=True)
@@ -150,6 +153,7 @@ def parse_device(table: dict[str, object], where: str) -> Device:
         launch_overhead_seconds=_number(table, "launch_us", where) * 1e-6,
         runtime_overhead_bytes=int(_number(table, "runtime_gb", where) * 1e9),
         source=str(table.get("source", "")),
+        sustained=_number(table, "sustained", where) if "sustained" in table else 1.0,
     )
 
 

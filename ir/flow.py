@@ -1,32 +1,43 @@
 """How values flow between a model's calls: common factors at boundaries, and where the batch lies.
 
 Each function is analysed alone, but a dim that one function merges and another tells apart must be
-told apart in both, or no layout could cross. The batch is dimension 0 of every batched input; it is
-followed through the functions' axes to every value it reaches.
+told apart in both, or no layout could cross. The batch is dimension 0 of every batched input, a
+sample's tokens dimension 1 of integer ones; both are followed through the functions' axes to every
+value that they reach.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 
 from .axes import Axes, analyse
 from .layout import Factors, Shard
-from .model import Call, Function, Model
+from .model import Call, Function, Model, ModelInput
 
 Ends = tuple[tuple[str, int], tuple[str, int]]  # (function, value) that makes, (function, value)
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """Axes per function, and per function the atoms that walk the batch."""
+    """Axes per function, and per function the atoms that walk the batch and a sample's tokens."""
 
     axes: dict[str, Axes]
     batch: dict[str, frozenset[int]]
+    tokens: dict[str, frozenset[int]]
 
     def batch_shard(self, function: Function, value: int) -> Shard | None:
         """Where a value carries the batch: (dim, part) of the outermost batch factor, or None."""
+        return self._outermost(function, value, self.batch[function.name])
+
+    def token_shard(self, function: Function, value: int) -> Shard | None:
+        """Where a value carries the tokens of a sample, or None."""
+        return self._outermost(function, value, self.tokens[function.name])
+
+    def _outermost(self, function: Function, value: int, wanted: frozenset[int]) -> Shard | None:
         for dim, atoms in enumerate(self.axes[function.name].atoms[value]):
             for part, atom in enumerate(atoms):
-                if atom in self.batch[function.name]:
+                if atom in wanted:
                     return (dim, part)
         return None
 
@@ -43,7 +54,8 @@ def flow(model: Model) -> Flow:
             break
         for name in changed:
             axes[name] = analyse(functions[name], known[name])
-    return Flow(axes, _batch(model, functions, axes, edges))
+    batch = _followed(model, functions, axes, edges, _batch_start)
+    return Flow(axes, batch, _followed(model, functions, axes, edges, _token_start))
 
 
 def _edges(model: Model, functions: dict[str, Function]) -> tuple[Ends, ...]:
@@ -100,16 +112,24 @@ def _refine(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(common)
 
 
-def _batch(
-    model: Model, functions: dict[str, Function], axes: dict[str, Axes], edges: tuple[Ends, ...]
+Start = Callable[[Axes, int, ModelInput, int], list[int]]
+
+
+def _followed(
+    model: Model,
+    functions: dict[str, Function],
+    axes: dict[str, Axes],
+    edges: tuple[Ends, ...],
+    start: Start,
 ) -> dict[str, frozenset[int]]:
-    """Follow the batch from the model's inputs along edges in both directions."""
+    """Follow what starts in the model's batched inputs along edges in both directions."""
     marked: dict[str, set[int]] = {name: set() for name in functions}
-    batched = {i.name for i in model.inputs if i.batched}
+    batched = {i.name: i for i in model.inputs if i.batched}
     for call in model.calls:
         for name, item in zip(call.arguments, functions[call.function].activations(), strict=True):
             if name in batched:
-                marked[call.function].update(_outermost(axes[call.function], item.value, model.batch))
+                found = start(axes[call.function], item.value, batched[name], model.batch)
+                marked[call.function].update(found)
     moved = True
     while moved:
         moved = False
@@ -119,7 +139,7 @@ def _batch(
     return {name: frozenset(found) for name, found in marked.items()}
 
 
-def _outermost(axes: Axes, value: int, batch: int) -> list[int]:
+def _batch_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
     """Atoms of dimension 0 whose product is the batch."""
     found, size = [], 1
     for atom, factor in zip(axes.atoms[value][0], axes.factors[value][0], strict=True):
@@ -127,6 +147,12 @@ def _outermost(axes: Axes, value: int, batch: int) -> list[int]:
             found.append(atom)
             size *= factor
     return found
+
+
+def _token_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
+    """Atoms of the second dimension of whole numbers: token ids, their labels, their mask."""
+    tokens = not item.type.is_float and len(item.type.shape) == 2
+    return list(axes.atoms[value][1]) if tokens else []
 
 
 def _carry(here: Axes, v: int, marked: set[int], there: Axes, w: int, into: set[int]) -> bool:

@@ -100,11 +100,15 @@ def _letter(state: State) -> str:
 def _next_step(current: list[State], target: Layout) -> tuple[int, State]:
     """A direct step when one is legal, else undo a cut that stands in the way.
 
-    A cut nests outside the later axes' cuts of the same factor, so those come off first; and a
-    factor that another axis is about to leave is not cut again before, for it might not divide.
+    A cut nests outside the later axes' cuts of the same factor, so those come off first and wait
+    until it is made; and a factor that another axis is about to leave is not cut again before, for
+    it might not divide.
     """
     blockers: list[int] = []
-    for axis in [i for i in range(len(target)) if current[i] != target[i]]:
+    behind = [i for i in range(len(target)) if current[i] != target[i]]
+    for axis in behind:
+        if is_shard(target[axis]) and any(target[i] == target[axis] for i in behind if i < axis):
+            continue
         inner = [
             j
             for j in range(len(target))

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from math import prod
 
 import msgspec
+from msgspec.structs import replace
 
 from .axes import Axes, OpAxes, Option
 from .layout import (
@@ -29,7 +30,7 @@ from .layout import (
 )
 from .mesh import Mesh
 from .model import Argument, Function, Input, Op, Output, Ref, map_refs
-from .op import Dims
+from .op import Dims, Loops, placed_name
 from .tensor import TensorType
 
 MICRO = "micro"
@@ -110,14 +111,11 @@ class _Localizer:
         kwargs = {k: map_refs(a, lambda _: Ref(next(queue))) for k, a in op.kwargs.items()}
         # A shard need not be contiguous where the whole was: reshape copies only then.
         target = "aten.reshape.default" if op.target in VIEWS else op.target
+        local = Op(target, args, kwargs, (), op.scope)
         if known.declared is not None:
             ways = self.ways(options)
-            args = self.rebuild(args, known, ways)
-            if known.declared.places is not None and ways:
-                target = "comm." + target.split(".")[1]
-                position, mask = known.declared.places
-                places = self.places(known, mask, ways)
-                args = (*args[:position], places, *args[position + 1 :])
+            local = replace(local, args=self.rebuild(args, known, ways))
+            local = self.placed(local, known, known.declared, options, ways)
         pieces = prod(
             axis.size for axis, o in zip(self.mesh.axes, options, strict=True) if o.mean
         )
@@ -125,7 +123,7 @@ class _Localizer:
         for i, value in enumerate(op.results):
             layout = tuple(option.outputs[i] for option in options)
             results.append(self.add(value, layout) if value >= 0 else -1)
-        self.ops.append(Op(target, args, kwargs, tuple(results), op.scope))
+        self.ops.append(replace(local, results=tuple(results)))
         if pieces > 1:
             self.average(op, results, pieces)
 
@@ -143,9 +141,9 @@ class _Localizer:
         """Mesh axes that split each (loop, part), outermost first."""
         found: Ways = {}
         for axis, option in enumerate(options):
-            if option.loop and self.mesh.axes[axis].size > 1:
-                key = (option.loop, option.part)
-                found[key] = (*found.get(key, ()), axis)
+            if self.mesh.axes[axis].size > 1:
+                for cut in option.cuts:
+                    found[cut] = (*found.get(cut, ()), axis)
         return found
 
     def rebuild(
@@ -167,11 +165,32 @@ class _Localizer:
                 size *= whole // cut
         return size
 
-    def places(self, known: OpAxes, mask: Dims, ways: Ways) -> tuple[Argument, ...]:
-        """Factors of the random mask, outermost first: (local size, stride in the whole, axes)."""
+    def placed(
+        self, op: Op, known: OpAxes, declared: Loops, options: tuple[Option, ...], ways: Ways
+    ) -> Op:
+        """The form that is told where its shard lies and over which axes it joins, if it asks."""
+        split = {loop for loop, _ in ways}
+        over = tuple(
+            axis.name
+            for axis, option in zip(self.mesh.axes, options, strict=True)
+            if axis.size > 1 and (option.joint or option.partner is not None)
+        )
+        if MICRO in over:
+            raise UnreachableLayout(f"{self.function.name}: {op.target} would join micro-batches")
+        asked = [(p, dims) for p, dims in declared.places if split & {n for d in dims for n in d}]
+        if not asked and not over:
+            return op
+        args = list(op.args)
+        for position, dims in asked:
+            args[position : position + 1] = [self.places(known, dims, ways)]
+        kwargs = {**op.kwargs, "over": over} if over else op.kwargs
+        return Op(placed_name(op.target), tuple(args), kwargs, (), op.scope)
+
+    def places(self, known: OpAxes, dims: Dims, ways: Ways) -> tuple[Argument, ...]:
+        """Factors of these dims, outermost first: (local size, stride in the whole, axes)."""
         found: list[Argument] = []
         stride = 1
-        for name in reversed([name for dim in mask for name in dim]):
+        for name in reversed([name for dim in dims for name in dim]):
             for part in reversed(range(len(known.parts[name]))):
                 whole, axes = known.parts[name][part], ways.get((name, part), ())
                 cut = prod(self.mesh.axes[a].size for a in axes)

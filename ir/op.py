@@ -2,9 +2,11 @@
 
     mm:  [m k], [k n] -> [m n]        k is walked by no result, so splitting it leaves partial sums
 
-A dimension is a list of loops, outermost first: `[(b s) h]` merges two. Loops come in three kinds:
+A dimension is a list of loops, outermost first: `[(b s) h]` merges two. Loops come in four kinds:
 `split` may be split over devices or in time (a result that does not carry the loop is then a
-partial sum), `mean` likewise but the result is an average, `whole` may not be split.
+partial sum), `mean` likewise but the result is an average, `joint` may be split over devices by an
+operator that joins its results over them itself (a softmax over a split loop), `whole` may not be
+split.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import msgspec
 from .model import Op
 from .tensor import TensorType
 
-LoopKind = Literal["split", "mean", "whole"]
+LoopKind = Literal["split", "mean", "joint", "whole"]
 Dim = tuple[str, ...]
 Dims = tuple[Dim, ...]
+Places = tuple[tuple[int, Dims], ...]
 Work = Literal["gemm", "attention", "convolution", "pointwise", "reduce", "move", "view"]
 
 
@@ -30,6 +33,15 @@ class Loop(msgspec.Struct, frozen=True, array_like=True):
     kind: LoopKind = "split"
 
 
+class Exchange(msgspec.Struct, frozen=True):
+    """What an operator sends by itself when it is split so: a tensor of these dims, `times` over."""
+
+    kind: Literal["all_reduce", "all_to_all"]
+    dims: Dims
+    item_bytes: int
+    times: float = 1.0
+
+
 class Loops(msgspec.Struct, frozen=True):
     """The declaration of one operator at one site.
 
@@ -37,8 +49,11 @@ class Loops(msgspec.Struct, frozen=True):
     of operands: when exactly those are partial sums, the results are partial sums too.
     `shapes` says which literal arguments are sizes of dims, to be rebuilt when a loop is split.
     `flops` is the count per point of the whole loop nest; `work` picks the efficiency curve.
-    `places` is set where the result depends on where in the whole tensor a shard lies (random
-    masks): the position of the literal argument that lists the places, and the mask's dims.
+    `places` is set where the result depends on where in the whole a shard lies (random masks, rows
+    of a table): positions of literal arguments, and the dims that each of them gives the places of.
+    `pairs` are loops that one mesh axis may split together, the operator sending its data from the
+    pieces of the one to the pieces of the other and back (tokens and experts). `exchanges` is what
+    an operator sends under a joint loop or a pair.
     """
 
     loops: tuple[Loop, ...]
@@ -48,7 +63,9 @@ class Loops(msgspec.Struct, frozen=True):
     shapes: tuple[tuple[int, Dims], ...] = ()
     work: Work = "pointwise"
     flops: float = 1.0
-    places: tuple[int, Dims] | None = None
+    places: Places = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
 
     def size(self, name: str) -> int:
         return next(loop.size for loop in self.loops if loop.name == name)
@@ -73,23 +90,34 @@ def site_of(op: Op, types: Sequence[TensorType]) -> Site:
 
 Declare = Callable[[Site], Loops | None]
 OPERATORS: dict[str, Declare] = {}
+PLACED: dict[str, str] = {}  # local form -> operator, for operators that ask where their shard lies
 
 
-def declare(*targets: str) -> Callable[[Declare], Declare]:
-    """Register one declaration for one or more targets."""
+def declare(*targets: str, placed: bool = False) -> Callable[[Declare], Declare]:
+    """Register one declaration for one or more targets.
+
+    `placed`: where its places matter the operator runs as `comm.<name>`, told where its shard lies.
+    """
 
     def register(function: Declare) -> Declare:
         for target in targets:
             assert target not in OPERATORS, f"{target} is declared twice"
             OPERATORS[target] = function
+            if placed:
+                PLACED[placed_name(target)] = target
         return function
 
     return register
 
 
+def placed_name(target: str) -> str:
+    """`comm.attention` of `plait.attention.default`."""
+    return "comm." + target.split(".")[1]
+
+
 def declaration(site: Site) -> Loops | None:
     """The loops of an operator, or None when it is opaque: replicated, and still correct."""
-    function = OPERATORS.get(site.op.target)
+    function = OPERATORS.get(PLACED.get(site.op.target, site.op.target))
     return function(site) if function else None
 
 
@@ -102,7 +130,9 @@ def loops(
     shapes: tuple[tuple[int, Dims], ...] = (),
     work: Work = "pointwise",
     flops: float = 1.0,
-    places: tuple[int, Dims] | None = None,
+    places: Places = (),
+    pairs: tuple[tuple[str, str], ...] = (),
+    exchanges: tuple[Exchange, ...] = (),
 ) -> Loops:
     """Build a declaration from `"[m k], [k n] -> [m n]"` and the shapes at the site.
 
@@ -117,7 +147,9 @@ def loops(
     sizes = _solve((*inputs, *outputs), types, site.op.target)
     kinds = {**dict.fromkeys(whole, "whole"), **(kinds or {})}
     made = tuple(Loop(name, size, kinds.get(name, "split")) for name, size in sizes.items())
-    return Loops(made, inputs, outputs, linear, shapes, work, flops, places)
+    return Loops(
+        made, inputs, outputs, linear, shapes, work, flops, places, pairs, exchanges
+    )
 
 
 def _dims(text: str) -> Dims:

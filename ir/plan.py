@@ -109,3 +109,7 @@ class Plan(msgspec.Struct, frozen=True):
     gap: float
     alternatives: tuple[Alternative, ...] = ()
     seed: int = 0
+
+    def layers_of(self, call: int) -> Layers:
+        """The run of layers that a call belongs to."""
+        return next(x for x in self.layers if x.first <= call < x.last)

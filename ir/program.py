@@ -30,6 +30,7 @@ class Held(msgspec.Struct, frozen=True):
 
     `type` and `factors` are of the whole tensor; `layout` has one state per axis of the table's
     mesh (stages are always `R`): a factor cut over `tp` axes, or whole. `stages` hold it.
+    `sums` are the axes over which its gradient is left as partial sums, to be added up once per step.
     One entry stands for `count` tensors whose names count up. The table's roles decide which states
     are cut further, in flat pieces over the zero axes.
     """
@@ -41,6 +42,7 @@ class Held(msgspec.Struct, frozen=True):
     layout: Layout
     stages: tuple[int, ...]
     trainable: bool
+    sums: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     values: tuple[float, ...] | None = None
     count: int = 1

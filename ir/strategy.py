@@ -13,7 +13,9 @@ class Role(msgspec.Struct, frozen=True):
     """What a mesh axis does for a layer.
 
     `batch`: splits the batch; `shards`: which of (optimizer, gradient, parameter) are cut along
-    the axis; `operators`: splits operators by their own loops; `stages`: separates pipeline stages.
+    the axis; `operators`: splits operators by the loops of their weights; `sequence`: splits the
+    tokens of a sample; `heads`: may give tokens for heads inside a layer; `experts`: experts lie
+    apart and tokens travel to them; `stages`: separates pipeline stages.
     """
 
     name: str
@@ -21,7 +23,20 @@ class Role(msgspec.Struct, frozen=True):
     batch: bool = False
     shards: tuple[str, ...] = ()
     operators: bool = False
+    sequence: bool = False
+    heads: bool = False
+    experts: bool = False
     stages: bool = False
+
+    @property
+    def sums(self) -> bool:
+        """Whether devices along the axis see different data, so that losses and gradients add up."""
+        return self.batch or self.sequence
+
+    @property
+    def searched(self) -> bool:
+        """Whether the split of every operator along the axis is found by search."""
+        return self.operators or self.sequence
 
 
 ROLES: dict[str, Role] = {
@@ -34,18 +49,30 @@ ROLES: dict[str, Role] = {
              shards=("optimizer", "gradient")),
         Role("zero3", "batch split, optimizer, gradients and parameters sharded", batch=True,
              shards=("optimizer", "gradient", "parameter")),
+        Role("ep", "batch split, experts apart: tokens travel to them", batch=True, experts=True),
+        Role("cp", "tokens of a sample split, keys gathered", sequence=True),
+        Role("sp", "tokens of a sample split, heads inside attention; without a size: activations "
+             "between tp's operators split by tokens", sequence=True, heads=True),
         Role("tp", "operators split by their loops", operators=True),
     )
 }  # fmt: skip
 
 
+FLAG = "sp"  # without a size: the sequence over the axes of operators
+
+
 class Strategy(msgspec.Struct, frozen=True):
-    """Axis sizes by role, outermost first: `pp=2,zero3=2,tp=2`."""
+    """Axis sizes by role, outermost first: `pp=2,zero3=2,tp=2`. A size of 1 marks a bare `sp`."""
 
     axes: tuple[tuple[str, int], ...]
 
     def size(self, role: str) -> int:
         return prod(size for name, size in self.axes if name == role)
+
+    @property
+    def stages(self) -> int:
+        """Pipeline stages."""
+        return prod(size for name, size in self.axes if ROLES[name].stages)
 
     @property
     def devices(self) -> int:
@@ -55,8 +82,28 @@ class Strategy(msgspec.Struct, frozen=True):
         """Into how many pieces the batch is split."""
         return prod(size for name, size in self.axes if ROLES[name].batch)
 
+    @property
+    def tokens_between(self) -> bool:
+        """Whether activations between operators that `tp` splits lie split by tokens."""
+        return (FLAG, 1) in self.axes
+
+    @property
+    def searched(self) -> tuple[tuple[str, int], ...]:
+        """The axes whose splits are found by search, and the bare `sp`."""
+        return tuple((role, size) for role, size in self.axes if ROLES[role].searched)
+
+    @property
+    def inside(self) -> tuple[tuple[str, int], ...]:
+        """The axes inside a replica of the batch: what shapes a function's local form."""
+        return tuple(
+            (role, size)
+            for role, size in self.axes
+            if ROLES[role].searched or ROLES[role].experts
+        )
+
     def __str__(self) -> str:
-        return ",".join(f"{name}={size}" for name, size in self.axes) or "dp=1"
+        words = (FLAG if (name, size) == (FLAG, 1) else f"{name}={size}" for name, size in self.axes)
+        return ",".join(words) or "dp=1"
 
 
 def parse_strategy(word: str) -> Strategy:
@@ -66,6 +113,8 @@ def parse_strategy(word: str) -> Strategy:
         name, equals, size = part.partition("=")
         if name not in ROLES:
             raise UsageError(f"strategy {word!r}: unknown role {name!r}; known: {', '.join(ROLES)}")
+        if name == FLAG and not equals:
+            size, equals = "1", "="
         if not equals or not size.isdecimal() or not 1 <= int(size) <= 1 << 20:
             raise UsageError(f"strategy {word!r}: {name} needs a size, as in {name}=2")
         if name in dict(axes):

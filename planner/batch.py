@@ -25,9 +25,27 @@ class AxisSharding(msgspec.Struct, frozen=True):
     tangents: tuple[State | None, ...]
 
 
-def split_batch(function: Function, flow: Flow, summed: frozenset[int]) -> AxisSharding:
-    """The split of one function along its batch. `summed` values (the loss) stay partial sums."""
+def whole(function: Function) -> AxisSharding:
+    """Every device of the axis computes everything: an axis of size one, or one of no use here."""
+    return AxisSharding(
+        (0,) * len(function.ops),
+        (REPLICATE,) * len(function.inputs),
+        tuple(None if i.gradient is None else REPLICATE for i in function.inputs),
+        (REPLICATE,) * len(function.outputs),
+        tuple(None if o.tangent is None else REPLICATE for o in function.outputs),
+    )
+
+
+def split_batch(
+    function: Function, flow: Flow, summed: frozenset[int], experts: bool = False
+) -> AxisSharding:
+    """The split of one function along its batch. `summed` values (the loss) stay partial sums.
+
+    With `experts`, operators that can take tokens to experts apart do, and their weights lie cut.
+    """
     boundary = _boundary(function, flow, summed)
+    if experts:
+        boundary = _experts_apart(function, flow, boundary)
     states: dict[int, State] = {}
     for item, state in zip(function.inputs, boundary.inputs, strict=True):
         states[item.value] = state
@@ -38,7 +56,7 @@ def split_batch(function: Function, flow: Flow, summed: frozenset[int]) -> AxisS
     choices = []
     for op, known in zip(function.ops, flow.axes[function.name].ops, strict=True):
         operands = tuple(states[v] for v in op.operands())
-        chosen = _choose(known.options, operands, batch)
+        chosen = _choose(known.options, operands, batch, experts)
         choices.append(chosen)
         for value, state in zip(op.results, known.options[chosen].outputs, strict=True):
             states[value] = state
@@ -46,10 +64,12 @@ def split_batch(function: Function, flow: Flow, summed: frozenset[int]) -> AxisS
 
 
 def _choose(
-    options: tuple[Option, ...], operands: tuple[State, ...], batch: frozenset[int]
+    options: tuple[Option, ...], operands: tuple[State, ...], batch: frozenset[int], experts: bool
 ) -> int:
     """The batch loop that most operands already follow, else sums pass, else whole."""
-    along = [i for i, option in enumerate(options) if option.atom in batch]
+    along = [
+        i for i, o in enumerate(options) if o.atom in batch and (experts or o.partner is None)
+    ]
     if along:
         return max(along, key=lambda i: (_agreement(options[i], operands), -i))
     sums = {i for i, state in enumerate(operands) if state == PARTIAL}
@@ -62,6 +82,22 @@ def _choose(
 
 def _agreement(option: Option, operands: tuple[State, ...]) -> int:
     return sum(want == have for want, have in zip(option.inputs, operands, strict=True))
+
+
+def _experts_apart(function: Function, flow: Flow, boundary: AxisSharding) -> AxisSharding:
+    """Held inputs that an operator takes apart along with the batch, and their gradients, lie cut."""
+    batch = flow.batch[function.name]
+    states: dict[int, State] = {}
+    for op, known in zip(function.ops, flow.axes[function.name].ops, strict=True):
+        pairs = [o for o in known.options if o.partner is not None and o.atom in batch]
+        if pairs:
+            states.update(zip(op.operands(), pairs[0].inputs, strict=True))
+    inputs, gradients = list(boundary.inputs), list(boundary.gradients)
+    for i, item in enumerate(function.inputs):
+        if item.kind == "parameter" and item.value in states:
+            inputs[i] = states[item.value]
+            gradients[i] = None if item.gradient is None else states[item.value]
+    return msgspec.structs.replace(boundary, inputs=tuple(inputs), gradients=tuple(gradients))
 
 
 def _boundary(function: Function, flow: Flow, summed: frozenset[int]) -> AxisSharding:
@@ -77,17 +113,17 @@ def _boundary(function: Function, flow: Flow, summed: frozenset[int]) -> AxisSha
         (),
         inputs,
         tuple(
-            None if i.gradient is None else _dual(s)
+            None if i.gradient is None else dual(s)
             for i, s in zip(function.inputs, inputs, strict=True)
         ),
         outputs,
         tuple(
-            None if o.tangent is None else _dual(s)
+            None if o.tangent is None else dual(s)
             for o, s in zip(function.outputs, outputs, strict=True)
         ),
     )
 
 
-def _dual(state: State) -> State:
+def dual(state: State) -> State:
     """Along the batch, what is whole collects its gradient as a sum, and a sum spreads its own."""
     return {REPLICATE: PARTIAL, PARTIAL: REPLICATE}.get(state, state)  # type: ignore[call-overload]

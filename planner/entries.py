@@ -1,57 +1,115 @@
-"""The price of every function under every (tensor-parallel ways, local batch, memory variant).
+"""The price of every function under every inner split, local batch and memory variant.
 
-One entry per distinct function, never per layer. The split over the tensor-parallel axis is solved
-once per (function, ways); the local form is made and priced once per local batch.
+One entry per distinct function, never per layer. The split over the axes inside a batch replica
+(tensor, sequence, experts) is solved once per function and word; two local forms give its price for
+every local batch.
 """
 
 from __future__ import annotations
 
-from ..cost_model.collective import collective_seconds
-from ..cost_model.compute import op_seconds
-from ..cost_model.function import FunctionCost, Pricer, count_flops
-from ..ir.axes import Option
+from collections.abc import Collection
+from math import gcd, prod
+
+import msgspec
+
+from ..cost_model.function import Load, Pricer, count_flops
+from ..cost_model.practice import GENERATED, Practice
+from ..cost_model.table import FunctionCost, FunctionTable
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
-from ..ir.layout import REPLICATE, State, UnreachableLayout, fits
+from ..ir.layout import PARTIAL, State, UnreachableLayout, fits
 from ..ir.local import MICRO, Boundary, Choices, localize
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Call, Function, Model
 from ..ir.pieces import Variant
 from ..ir.plan import Sharding
 from ..ir.strategy import ROLES, Strategy
-from .batch import AxisSharding, split_batch
-from .sharding import Costs, OperatorSplit
+from .batch import AxisSharding, split_batch, whole
+from .rules import UnevenTokens, axis_rule
+from .sharding import ShardingProblem, solve
+from .sharding.costs import RooflineCosts
+
+Word = tuple[tuple[str, int], ...]  # the axes inside a batch replica, outermost first
+Splits = dict[str, AxisSharding]  # by axis
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """The price of one call; `summed_bytes` are local bytes of gradients to add up, by axis."""
+
+    cost: FunctionCost
+    summed_bytes: dict[str, int]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """Prices of a function under a word, for every local batch."""
+
+    costs: FunctionTable
+    summed_bytes: dict[str, int]
 
 
 class Entries:
     """Prices of a model's functions on a cluster, made when first asked for."""
 
-    def __init__(self, model: Model, cluster: Cluster) -> None:
-        self.model, self.cluster = model, cluster
+    def __init__(
+        self, model: Model, cluster: Cluster, practice: Practice = GENERATED
+    ) -> None:
+        self.model, self.cluster, self.practice = model, cluster, practice
         self.flow: Flow = flow(model)
         self.functions = {f.name: f for f in model.functions}
-        self.batch = {
-            f.name: split_batch(f, self.flow, self.summed(f)) for f in model.functions
-        }
-        self.tensor: dict[tuple[str, int], AxisSharding] = {}
-        self.costs: dict[tuple[str, int, int, Variant], FunctionCost | None] = {}
-        self.pricers: dict[int, Pricer] = {}
+        # what follows from the batch alone
+        self.early = {name for i in model.once() for name in model.calls[i].results}
+        self.early.update(item.name for item in model.inputs)
+        self.summed = {f.name: self.named(f, {model.loss}) for f in model.functions}
+        self.given = {f.name: self.named(f, self.early) for f in model.functions}
+        self.batch, self.experts = (
+            {f.name: split_batch(f, self.flow, self.summed[f.name], apart) for f in model.functions}
+            for apart in (False, True)
+        )
+        self.solved: dict[Word, dict[str, Splits] | None] = {}
+        self.tables: dict[tuple[str, Word, bool], Table | None] = {}
+        self.costs: dict[tuple[str, Word, int, Variant], Entry | None] = {}
+        self.loads: dict[tuple[object, ...], Load] = {}
+        self.even: dict[str, int] = {}
         self.timed: dict[str, bool] = {}
 
-    def summed(self, function: Function) -> frozenset[int]:
-        """Outputs that stay sums over the batch: the loss."""
-        found = set()
-        for call in self.model.calls:
-            if call.function == function.name:
-                for name, output in zip(call.results, function.outputs, strict=True):
-                    if name == self.model.loss:
-                        found.add(output.value)
-        return frozenset(found)
+    @property
+    def has_experts(self) -> bool:
+        """Whether some function's experts can lie apart."""
+        return any(self.experts[name] != self.batch[name] for name in self.functions)
 
-    def splits(self, ways: int) -> None:
-        """Solve every function's split over `ways` devices, the costliest first: a parameter that
-        two functions share lies as the first of them likes."""
-        decided: dict[str, State] = {}
+    @property
+    def has_tokens(self) -> bool:
+        """Whether samples have tokens that can be split."""
+        return any(self.flow.tokens.values())
+
+    def named(self, function: Function, names: Collection[str]) -> frozenset[int]:
+        """Activations and outputs of a function that some call of it takes or makes under a name."""
+        ends = [i.value for i in function.activations()] + [o.value for o in function.outputs]
+        return frozenset(
+            value
+            for call in self.model.calls
+            if call.function == function.name
+            for name, value in zip((*call.arguments, *call.results), ends, strict=True)
+            if name in names
+        )
+
+    def splits(self, word: Word) -> dict[str, Splits] | None:
+        """Every function's split over searched axes; None where tokens do not divide.
+
+        The costliest function first: a parameter that two functions share lies as the first likes.
+        """
+        if word not in self.solved:
+            try:
+                self.solved[word] = self.solve(word)
+            except UnevenTokens:
+                self.solved[word] = None
+        return self.solved[word]
+
+    def solve(self, word: Word) -> dict[str, Splits]:
+        if all(size == 1 for _, size in word):
+            return {name: {} for name in self.functions}
+        decided: dict[str, tuple[State, ...]] = {}
+        found: dict[str, Splits] = {}
         order = sorted(self.functions.values(), key=lambda f: (-self.weight(f), f.name))
         for function in order:
             calls = [c for c in self.model.calls if c.function == function.name]
@@ -61,12 +119,12 @@ class Entries:
                 for item, name in zip(function.held(), call.parameters, strict=True)
                 if name in decided
             }
-            axes = self.flow.axes[function.name]
-            costs, cut = self.axis_costs(function, ways), self.weights(function, calls)
-            made = OperatorSplit(function, axes, ways, costs, fixed, cut).solve()
-            self.tensor[function.name, ways] = made
+            made = self.split(function, word, fixed, self.weights(function, calls))
+            found[function.name] = {name: axis for (name, _), axis in made}
             for call in calls:
-                decided.update(zip(call.parameters, made.inputs, strict=False))
+                states = zip(*(axis.inputs for _, axis in made), strict=True)
+                decided.update(zip(call.parameters, states, strict=False))
+        return found
 
     def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
         """Weight matrices of repeated layers: the role promises that they lie in pieces."""
@@ -80,68 +138,96 @@ class Entries:
             count_flops(known.declared) for known in self.flow.axes[function.name].ops
         ) * sum(call.function == function.name for call in self.model.calls)
 
-    def axis_costs(self, function: Function, ways: int) -> Costs:
-        """Prices of options and moves, at one sample per device: they scale alike with the batch."""
-        axes, batch = self.flow.axes[function.name], self.flow.batch[function.name]
-        share = self.model.batch
-        split = _split_values(function, self.batch[function.name], axes.ops)
-
-        def size(value: int) -> float:
-            return function.types[value].bytes / (share if value in split else 1)
-
-        def operator(i: int, option: Option) -> float:
-            if option.atom in batch:
-                return 1e6
-            op, declared = function.ops[i], axes.ops[i].declared
-            work = declared.work if declared else "move"
-            if work == "view":
-                return 0.0
-            pieces = ways if option.loop else 1
-            moved = sum(
-                size(v) / (ways if isinstance(s, tuple) else 1)
-                for v, s in zip(
-                    (*op.operands(), *op.results), (*option.inputs, *option.outputs), strict=True
-                )
-                if v >= 0
+    def split(
+        self,
+        function: Function,
+        word: Word,
+        fixed: dict[int, tuple[State, ...]],
+        cut: frozenset[int],
+    ) -> list[tuple[tuple[str, int], AxisSharding]]:
+        """The cheapest split of one function over the searched axes of a word, jointly."""
+        axes = self.flow.axes[function.name]
+        searched = [(role, size) for role, size in word if ROLES[role].searched and size > 1]
+        rules = tuple(
+            axis_rule(
+                role, size, function, self.flow,
+                tokens_between=Strategy(word).tokens_between,
+                given=self.given[function.name],
+                summed=self.summed[function.name],
+                must_cut=cut,
+                fixed={value: states[i] for value, states in fixed.items()},
             )
-            along = share if any(v in split for v in (*op.operands(), *op.results)) else 1
-            flops = count_flops(declared) / along / pieces
-            dtype = next(
-                (function.types[v].dtype for v in op.operands() if function.types[v].is_float),
-                "float32",
-            )
-            return float(op_seconds(work, flops, moved, dtype, self.cluster.device))
+            for i, (role, size) in enumerate(searched)
+        )  # fmt: skip
+        mesh = Mesh(tuple(Axis(role, size) for role, size in searched))
+        strides = tuple(mesh.stride(i) for i in range(len(searched)))
+        batch = split_values(function, self.batch[function.name], axes.ops)
+        costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.model.batch)
+        made = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
+        return list(zip(searched, made, strict=True))
 
-        def collective(value: int, kind: str) -> float:
-            if kind in ("cut", "share"):
-                return 0.0
-            return float(collective_seconds(kind, int(size(value)), ways, 1, self.cluster))
+    def token_ways(self, word: Word) -> int:
+        """Into how many pieces values between calls lie cut by tokens."""
+        flag = Strategy(word).tokens_between
+        return prod(n for role, n in word if ROLES[role].sequence or (flag and ROLES[role].operators))
 
-        return Costs(operator, collective)
-
-    def cost(self, name: str, ways: int, local_batch: int, variant: Variant) -> FunctionCost | None:
+    def entry(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
         """The price of one call, or None where the function cannot be split so."""
-        key = (name, ways, local_batch, variant)
+        key = (name, word, local_batch, variant)
         if key not in self.costs:
-            self.costs[key] = self.price(name, ways, local_batch, variant)
+            self.costs[key] = self.price(name, word, local_batch, variant)
         return self.costs[key]
 
-    def price(
-        self, name: str, ways: int, local_batch: int, variant: Variant
-    ) -> FunctionCost | None:
-        strategy = Strategy((("dp", self.model.batch // local_batch), ("tp", ways)))
-        sharding = self.sharding(name, strategy, 1)
-        if sharding is None:
+    def price(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
+        experts = prod(size for role, size in word if ROLES[role].batch)
+        ways, left = divmod(self.model.batch, local_batch * experts)
+        if left or self.even_batch(name) % (ways * experts):
             return None
-        function = self.functions[name]
-        local = localize(
-            function, self.flow.axes[name], sharding.mesh, sharding.choices, sharding.boundary
-        )
-        if ways not in self.pricers:
-            self.pricers[ways] = Pricer(self.cluster, sharding.mesh)
-        pricer = self.pricers[ways]
-        pricer.mesh = sharding.mesh
-        return pricer.function(local, variant)
+        # one replica sends nothing to others: its local form has fewer operators
+        key = (name, word, ways == 1)
+        if key not in self.tables:
+            self.tables[key] = self.table(name, word, self.model.batch // experts, ways == 1)
+        table = self.tables[key]
+        if table is None:
+            return None
+        return Entry(table.costs.at(local_batch, variant), table.summed_bytes)
+
+    def even_batch(self, name: str) -> int:
+        """The most ways that every value of a function lets its batch be split."""
+        if name not in self.even:
+            function, axes = self.functions[name], self.flow.axes[name]
+            shards = ((v, self.flow.batch_shard(function, v)) for v in range(len(function.types)))
+            sizes = [axes.factors[v][shard[0]][shard[1]] for v, shard in shards if shard is not None]
+            self.even[name] = gcd(*sizes) if sizes else self.model.batch
+        return self.even[name]
+
+    def table(self, name: str, word: Word, batch: int, alone: bool) -> Table | None:
+        """Prices for every batch from the local forms for two small ones, not of one sample where
+        that can be avoided: dimensions of size 1 walk no loop."""
+        sizes = [n for n in range(1, batch) if batch % n == 0][:3]
+        sizes = [batch] if alone else sizes[1:] if len(sizes) > 2 else sizes
+        found = []
+        for size in (sizes[0], sizes[-1]):
+            strategy = Strategy((("dp", batch // size), *word))
+            sharding = self.sharding(name, strategy, 1)
+            if sharding is None:
+                return None
+            axes, boundary = self.flow.axes[name], sharding.boundary
+            local = localize(self.functions[name], axes, sharding.mesh, sharding.choices, boundary)
+            found.append((local, sharding))
+        local, sharding = found[0]
+        pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
+        costs = FunctionTable(pricer, (local, found[1][0]), (sizes[0], sizes[-1]))
+        summed = {
+            axis.name: sum(
+                local.types[mine.value].bytes
+                for mine, layout in zip(local.inputs, sharding.boundary.gradients, strict=True)
+                if mine.kind == "parameter" and layout is not None and layout[i] == PARTIAL
+            )
+            for i, axis in enumerate(sharding.mesh.axes)
+            if axis.name not in ("dp", MICRO) and axis.size > 1
+        }
+        return Table(costs, summed)
 
     def in_time(self, name: str) -> bool:
         """Whether a function can run on micro-batches: nothing in it mixes their samples."""
@@ -159,18 +245,22 @@ class Entries:
     def sharding(self, name: str, strategy: Strategy, micro_batches: int) -> Sharding | None:
         """The split of a function under a strategy and a number of micro-batches."""
         function, axes = self.functions[name], self.flow.axes[name]
-        ways = strategy.size("tp")
-        if ways > 1 and (name, ways) not in self.tensor:
-            self.splits(ways)
-        per_axis = []
-        mesh_axes = []
+        solved = self.splits(strategy.searched)
+        if solved is None:
+            return None
+        per_axis, mesh_axes = [], []
         for role, size in (*strategy.axes, (MICRO, micro_batches)):
-            if role != MICRO and ROLES[role].stages:
+            kind = ROLES.get(role)
+            if kind is not None and kind.stages:
                 continue
-            batch = role == MICRO or ROLES[role].batch
             mesh_axes.append(Axis(role, size))
-            tensor = self.tensor.get((name, size)) if not batch else None
-            per_axis.append(tensor or (self.batch[name] if batch else _whole(function)))
+            if role in solved[name]:
+                per_axis.append(solved[name][role])
+            elif kind is None or kind.batch:
+                apart = kind is not None and kind.experts
+                per_axis.append(self.experts[name] if apart else self.batch[name])
+            else:
+                per_axis.append(whole(function))
         mesh = Mesh(tuple(mesh_axes))
         boundary = join(per_axis)
         layouts = zip(
@@ -184,7 +274,7 @@ class Entries:
         return Sharding(name, strategy, mesh, choices, boundary)
 
 
-def _split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
+def split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
     """Values that lie cut along the batch."""
     split = {
         i.value for i, s in zip(function.inputs, sharding.inputs, strict=True) if s != "R"
@@ -194,17 +284,6 @@ def _split_values(function: Function, sharding: AxisSharding, ops: tuple) -> fro
             if isinstance(state, tuple):
                 split.add(value)
     return frozenset(split)
-
-
-def _whole(function: Function) -> AxisSharding:
-    """An axis of size one, or one that a function does not use."""
-    return AxisSharding(
-        (0,) * len(function.ops),
-        (REPLICATE,) * len(function.inputs),
-        tuple(None if i.gradient is None else REPLICATE for i in function.inputs),
-        (REPLICATE,) * len(function.outputs),
-        tuple(None if o.tangent is None else REPLICATE for o in function.outputs),
-    )
 
 
 def join(per_axis: list[AxisSharding]) -> Boundary:

@@ -1,8 +1,8 @@
 """Time and memory of one candidate: a strategy, a number of micro-batches, a memory variant.
 
 What runs is what is priced: no communication hides behind compute in the generated programs yet, so
-none does here. Times add up as 1F1B runs them: the slowest stage once per micro-batch, every other
-stage once (fill and drain), then the gradient synchronisation and the optimizer.
+none does here unless the practice of the entries says so. Times add up as 1F1B runs them, then the
+gradient synchronisation and the optimizer.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from itertools import accumulate, pairwise
 
 import msgspec
 
-from ..cost_model.collective import collective_seconds
-from ..cost_model.function import FunctionCost
+from ..cost_model.batch_axes import BatchAxes
+from ..cost_model.memory import StageBytes, memory_terms, micro_batches_in_flight
+from ..cost_model.overlap import exposed
+from ..cost_model.pipeline import boundary_seconds, pipeline_seconds
+from ..cost_model.table import FunctionCost
 from ..ir.cluster import Cluster
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
-from ..ir.strategy import ROLES, Strategy
+from ..ir.strategy import Strategy
 from ..ir.tensor import ITEM_BYTES
-from .entries import Entries
-
-MARGIN = 0.03  # of the budget terms: allocator rounding and fragmentation (assumed)
+from .entries import Entries, Entry, Word
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -31,15 +32,14 @@ class Candidate(msgspec.Struct, frozen=True):
     stages: tuple[Stage, ...]
     step_seconds: float
     bubble: float
-
-    @property
-    def peak_bytes(self) -> int:
-        return max(stage.peak_bytes for stage in self.stages)
+    peak_bytes: int
 
 
 class StageSums(msgspec.Struct, frozen=True):
     """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
-    device. `call_bytes` counts calls by the bytes of weights they hold."""
+    device. `trained_bytes`: of those held, what the optimizer changes. `summed_bytes` are gradients
+    to add up, by the axis inside a replica of the batch; `call_bytes` counts calls by the bytes of
+    weights they hold; `last_bytes`: of those saved, the last call's of the model."""
 
     first: int
     last: int
@@ -48,11 +48,29 @@ class StageSums(msgspec.Struct, frozen=True):
     communication_seconds: float
     once_seconds: float
     held_bytes: int
+    trained_bytes: int
+    summed_bytes: dict[str, int]
     call_bytes: tuple[tuple[int, int], ...]
     saved_bytes: int
+    last_bytes: int
     transient_bytes: int
     once_bytes: int
     crossing_bytes: int
+
+    def bytes(self, item: int) -> StageBytes:
+        """What memory needs of it; `item` bytes per element of a parameter."""
+        return StageBytes(
+            held=self.held_bytes,
+            trained=self.trained_bytes,
+            biggest_call=max((amount for amount, _ in self.call_bytes), default=0),
+            saved=self.saved_bytes,
+            last=self.last_bytes,
+            transient=self.transient_bytes,
+            once=self.once_bytes,
+            crossing=self.crossing_bytes,
+            item=item,
+            summed=self.summed_bytes,
+        )
 
 
 class Evaluator:
@@ -63,18 +81,28 @@ class Evaluator:
         self.model: Model = entries.model
         self.cluster: Cluster = entries.cluster
         self.calls = self.model.calls
-        self.parameters = {p.name: p for p in self.model.parameters}
-        counts: dict[str, int] = {}
-        for call in self.calls:
-            counts[call.function] = counts.get(call.function, 0) + 1
+        sizes = {p.name: p.type.bytes for p in self.model.parameters}
+        self.parameters = [{n: sizes[n] for n in call.parameters} for call in self.calls]
+        trained = {p.name for p in self.model.parameters if p.trainable}
+        self.trained = [
+            sum(size for name, size in held.items() if name in trained) / max(sum(held.values()), 1)
+            for held in self.parameters
+        ]
+        users = Counter(name for call in self.calls for name in set(call.parameters))
+        self.shares = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
+        counts = Counter(call.function for call in self.calls)
         self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
+        self.crossings: dict[int, tuple[int, int]] = {}
         self.in_time = model_in_time(entries, self.once)
-        self.cuts: dict[tuple[int, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
+        self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
+        self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
+        self.cuts: dict[tuple[Word, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
     def variant(self, call: int, memory: Memory) -> Memory:
         """Only repeated layers recompute: they are where the activations are."""
-        return memory if self.calls[call].function in self.repeated else "keep"
+        taken = call % self.entries.practice.recompute_every == 0
+        return memory if taken and self.calls[call].function in self.repeated else "keep"
 
     def candidate(
         self, strategy: Strategy, micro_batches: int, memory: Memory
@@ -83,8 +111,7 @@ class Evaluator:
         ways = strategy.batch_ways()
         if self.global_batch % (ways * micro_batches) or (micro_batches > 1 and not self.in_time):
             return None
-        tensor, batch = strategy.size("tp"), self.global_batch // ways
-        key = (tensor, batch, micro_batches, memory, strategy.size("pp"))
+        key = (strategy.inside, self.global_batch // ways, micro_batches, memory, strategy.stages)
         if key not in self.cuts:
             self.cuts[key] = self.cut(*key)
         sums = self.cuts[key]
@@ -97,29 +124,40 @@ class Evaluator:
         return self.assemble(strategy, micro_batches, memory, stages)
 
     def cut(
-        self, tensor: int, batch: int, micro_batches: int, memory: Memory, stages: int
+        self, word: Word, batch: int, micro_batches: int, memory: Memory, stages: int
     ) -> tuple[StageSums, ...] | None:
         """The calls cut into stages, summed up: the same for every role of the batch axes."""
-        costs = []
+        entries = []
         for i, call in enumerate(self.calls):
             local = batch if i in self.once else batch // micro_batches
-            cost = self.entries.cost(call.function, tensor, local, self.variant(i, memory))
-            if cost is None:
+            entry = self.entries.entry(call.function, word, local, self.variant(i, memory))
+            if entry is None:
                 return None
-            costs.append(cost)
-        seconds = [c.forward.seconds + c.backward.seconds for c in costs]
-        bounds = partition(seconds, stages)
+            entries.append(entry)
+        seconds = [e.cost.forward.seconds + e.cost.backward.seconds for e in entries]
+        if self.entries.practice.even_layers:
+            bounds = even([c.function in self.repeated for c in self.calls], stages)
+        else:
+            bounds = partition(seconds, stages)
         if bounds is None:
             return None
         return tuple(
-            self.sums(costs, first, last, batch // micro_batches)
+            self.sums(entries, first, last, word, batch // micro_batches)
             for first, last in pairwise(bounds)
         )
 
-    def sums(self, costs: list[FunctionCost], first: int, last: int, samples: int) -> StageSums:
-        calls = [costs[i] for i in range(first, last) if i not in self.once]
-        once = [costs[i] for i in self.once]
-        held = self.held_bytes([i for i in range(first, last) if i not in self.once], costs)
+    def sums(
+        self, entries: list[Entry], first: int, last: int, word: Word, samples: int
+    ) -> StageSums:
+        own = [i for i in range(first, last) if i not in self.once]
+        calls = [entries[i].cost for i in own]
+        once = [entries[i].cost for i in self.once]
+        local = [e.cost.held_bytes for e in entries]
+        trained = [round(n * part) for n, part in zip(local, self.trained, strict=True)]
+        summed = {
+            role: self.held_bytes(own, [e.summed_bytes.get(role, 0) for e in entries])
+            for role, _ in word
+        }
         return StageSums(
             first=first,
             last=last,
@@ -129,102 +167,116 @@ class Evaluator:
                 c.forward.communication_seconds + c.backward.communication_seconds for c in calls
             ),
             once_seconds=sum(c.forward.seconds for c in once),
-            held_bytes=held,
+            held_bytes=self.held_bytes(own, local),
+            trained_bytes=self.held_bytes(own, trained),
+            summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
-            saved_bytes=sum(c.saved_bytes for c in calls),
+            saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
+            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) else 0,
             transient_bytes=max(
                 (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
             ),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
-            crossing_bytes=self.crossing(last, samples),
+            crossing_bytes=self.crossing(last, samples, word),
         )
+
+    def between_bytes(self, own: list[int], costs: list[FunctionCost]) -> int:
+        """Bytes of the values between calls that backward reads, each once however many save it;
+        what comes from the batch alone waits with the batch."""
+        found: dict[str, int] = {}
+        for i, cost in zip(own, costs, strict=True):
+            call = self.calls[i]
+            names = (*call.arguments, *call.results)
+            sizes = (*cost.saved_arguments, *cost.saved_results)
+            found.update((name, size) for name, size in zip(names, sizes, strict=True) if size)
+        return sum(size for name, size in found.items() if name not in self.entries.early)
 
     def assemble(
         self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]
     ) -> Candidate:
-        stride = strategy.devices // strategy.size("pp")
-        busy = [
-            s.forward_seconds
-            + s.backward_seconds
-            + 2 * self.transfer_seconds(s.transfer_bytes, stride)
-            for s in stages
-        ]
-        pipeline = sum(busy) + (micro_batches - 1) * max(busy)
+        practice = self.entries.practice
+        busy = [s.forward_seconds + s.backward_seconds for s in stages]
+        sends = boundary_seconds(
+            [s.transfer_bytes for s in stages], strategy.devices // len(stages), self.cluster
+        )
+        pipeline = pipeline_seconds(busy, sends, micro_batches, practice.chunks, practice.overlap)
         step = pipeline + max(s.sync_seconds for s in stages)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
-        return Candidate(strategy, micro_batches, memory, stages, step, bubble)
+        peak = max(stage.peak_bytes for stage in stages)
+        return Candidate(strategy, micro_batches, memory, stages, step, bubble, peak)
 
-    def transfer_seconds(self, amount: int, stride: int) -> float:
-        return float(collective_seconds("send", amount, 2, stride, self.cluster)) if amount else 0.0
-
-    def stage(
-        self, strategy: Strategy, micro_batches: int, sums: StageSums, after: int
-    ) -> Stage:
+    def stage(self, strategy: Strategy, micro_batches: int, sums: StageSums, after: int) -> Stage:
         """One stage under a strategy; `after` stages follow it."""
-        zero = _Zero(strategy, self.cluster)
-        gather = sum(n * zero.gather_seconds(held) for held, n in sums.call_bytes)
-        scatter = sum(n * zero.scatter_seconds(held) for held, n in sums.call_bytes)
-        sync = zero.sync_seconds(sums.held_bytes) + self.optimizer_seconds(sums.held_bytes, zero)
+        practice = self.entries.practice
+        axes = BatchAxes(strategy, self.cluster, self.gradient_scale)
+        gather = sum(n * axes.gather_seconds(held) for held, n in sums.call_bytes)
+        scatter = sum(n * axes.scatter_seconds(held) for held, n in sums.call_bytes)
+        reduce = axes.reduce_seconds(sums.trained_bytes, sums.summed_bytes)
+        back = axes.return_seconds(sums.trained_bytes)
+        forward, backward = sums.forward_seconds, sums.backward_seconds
+        backward += self.accumulate_seconds(sums.trained_bytes, axes) if micro_batches > 1 else 0.0
+        shown = [gather, gather + scatter, reduce, back]
+        if practice.overlap:
+            work = (forward, backward, backward, forward)
+            shown = [exposed(c, s) for c, s in zip(work, shown, strict=True)]
+        sync = shown[2] + shown[3] + self.optimizer_seconds(sums.trained_bytes, axes)
         return Stage(
             sums.first,
             sums.last,
-            sums.forward_seconds + gather,
-            sums.backward_seconds + gather + scatter,
-            sums.communication_seconds + 2 * gather + scatter,
+            forward + shown[0],
+            backward + shown[1],
+            sums.communication_seconds + shown[0] + shown[1],
             sync + sums.once_seconds,
             sums.crossing_bytes,
-            self.memory(sums, zero, min(after + 1, micro_batches)),
-        )
+            memory_terms(
+                sums.bytes(self.item), axes, self.optimizer, practice,
+                micro_batches_in_flight(after, strategy.stages, micro_batches, practice.chunks),
+                self.cluster.device.runtime_overhead_bytes,
+            ),
+        )  # fmt: skip
 
-    def held_bytes(self, calls: list[int], costs: list[FunctionCost]) -> int:
+    def held_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
         """Local bytes of the parameters that these calls hold, shared ones once."""
         seen: set[str] = set()
         total = 0
         for i in calls:
-            names = self.calls[i].parameters
-            new = sum(self.parameters[n].type.bytes for n in names if n not in seen)
-            whole = sum(self.parameters[n].type.bytes for n in names)
-            total += costs[i].held_bytes * new // whole if whole else 0
-            seen.update(names)
+            amount = local_bytes[i]
+            if self.shares[i]:
+                held = self.parameters[i]
+                new = sum(size for name, size in held.items() if name not in seen)
+                amount = amount * new // max(sum(held.values()), 1)
+                seen.update(held)
+            total += amount
         return total
 
-    def crossing(self, at: int, samples: int) -> int:
+    def crossing(self, at: int, samples: int, word: Word) -> int:
         """Bytes that one device sends per micro-batch of `samples` over the boundary at a call."""
-        if at >= len(self.calls):
-            return 0
-        made: dict[str, int] = {}
+        if at not in self.crossings:
+            self.crossings[at] = self.crossing_bytes(at)
+        split, whole = self.crossings[at]
+        return (split // self.entries.token_ways(word) + whole) * samples // self.model.batch
+
+    def crossing_bytes(self, at: int) -> tuple[int, int]:
+        """Whole bytes of the values that cross the boundary at a call: with tokens, without."""
+        used = {name for call in self.calls[at:] for name in call.arguments}
+        split = whole = 0
         for call in self.calls[:at]:
             function = self.entries.functions[call.function]
             if function.differentiable:
                 for name, output in zip(call.results, function.outputs, strict=True):
-                    made[name] = function.types[output.value].bytes
-        used = {name for call in self.calls[at:] for name in call.arguments}
-        whole = sum(amount for name, amount in made.items() if name in used)
-        return whole * samples // self.model.batch
+                    amount = function.types[output.value].bytes if name in used else 0
+                    carries = self.entries.flow.token_shard(function, output.value) is not None
+                    split, whole = (split + amount, whole) if carries else (split, whole + amount)
+        return split, whole
 
-    def optimizer_seconds(self, held: int, zero: _Zero) -> float:
-        touched = held * (2 + self.optimizer.states) // zero.pieces("optimizer")
+    def accumulate_seconds(self, held: int, axes: BatchAxes) -> float:
+        """Read and write gradients to add a micro-batch's."""
+        touched = 2 * held * self.gradient_scale / axes.pieces("gradient")
+        return touched / self.cluster.device.memory_bandwidth_bytes_per_second
+
+    def optimizer_seconds(self, held: int, axes: BatchAxes) -> float:
+        touched = held * (2 + self.optimizer.states) // axes.pieces("optimizer")
         return touched * 2 / self.cluster.device.memory_bandwidth_bytes_per_second
-
-    def memory(
-        self, sums: StageSums, zero: _Zero, in_flight: int
-    ) -> tuple[tuple[str, int], ...]:
-        held = sums.held_bytes
-        biggest = max((amount for amount, _ in sums.call_bytes), default=0)
-        item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
-        states = held // item * self.optimizer.states * self.optimizer.state_bytes
-        terms = {
-            "parameters": held // zero.pieces("parameter"),
-            "gradients": held // zero.pieces("gradient"),
-            "optimizer": states // zero.pieces("optimizer"),
-            "activations": in_flight * (sums.saved_bytes + sums.crossing_bytes),
-            "batch data": sums.once_bytes,
-            "temporaries": sums.transient_bytes,
-            "communication": zero.buffer_bytes(biggest, held) + 2 * sums.crossing_bytes,
-        }
-        terms["margin"] = int(MARGIN * sum(terms.values()))
-        terms["runtime"] = self.cluster.device.runtime_overhead_bytes
-        return tuple(terms.items())
 
 
 def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
@@ -233,57 +285,13 @@ def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
     return entries.model.batch % 2 == 0 and all(entries.in_time(name) for name in names)
 
 
-class _Zero:
-    """What the zero roles of a strategy cut, and what their collectives cost."""
-
-    def __init__(self, strategy: Strategy, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.batch = [(r, n, _stride(strategy, r)) for r, n in strategy.axes if ROLES[r].batch]
-        self.shards = frozenset(s for r, _, _ in self.batch for s in ROLES[r].shards)
-        self.ways = 1
-        for role, size, _ in self.batch:
-            self.ways *= size if ROLES[role].shards else 1
-
-    def pieces(self, what: str) -> int:
-        return self.ways if what in self.shards else 1
-
-    def seconds(self, kind: str, amount: int, sharded: bool) -> float:
-        return sum(
-            float(collective_seconds(kind, amount, size, stride, self.cluster))
-            for role, size, stride in self.batch
-            if bool(ROLES[role].shards) == sharded
-        )
-
-    def gather_seconds(self, amount: int) -> float:
-        return self.seconds("all_gather", amount, True) if "parameter" in self.shards else 0.0
-
-    def scatter_seconds(self, amount: int) -> float:
-        return self.seconds("reduce_scatter", amount, True) if "gradient" in self.shards else 0.0
-
-    def sync_seconds(self, held: int) -> float:
-        """Once per step: gradients over plain axes, and whatever zero leaves for the end."""
-        seconds = self.seconds("all_reduce", held // self.pieces("optimizer"), False)
-        if "optimizer" in self.shards and "gradient" not in self.shards:
-            seconds += self.seconds("reduce_scatter", held, True)
-        if "optimizer" in self.shards and "parameter" not in self.shards:
-            seconds += self.seconds("all_gather", held, True)
-        return seconds
-
-    def buffer_bytes(self, biggest: int, held: int) -> int:
-        """Gathered weights of one call, its whole gradients, and flat copies for the wire."""
-        if "parameter" in self.shards:
-            return 3 * biggest
-        return 2 * biggest if self.shards else biggest
-
-
-def _stride(strategy: Strategy, role: str) -> int:
-    """Distance in ranks between neighbours along a role's axis."""
-    stride = 1
-    for name, size in reversed(strategy.axes):
-        if name == role:
-            return stride
-        stride *= size
-    return stride
+def even(repeated: list[bool], stages: int) -> list[int] | None:
+    """Boundaries of stages with equally many repeated calls, or one less; others stay with the first
+    or the last."""
+    places = [i for i, again in enumerate(repeated) if again]
+    if stages > len(places):
+        return None
+    return [0, *(places[len(places) * s // stages] for s in range(1, stages)), len(repeated)]
 
 
 def partition(seconds: list[float], stages: int) -> list[int] | None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError, UsageError
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Model
 from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
 from ..ir.precision import PRECISIONS
-from ..ir.strategy import Strategy
+from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .entries import Entries
 from .evaluate import Candidate, Evaluator
 from .options import PlanOptions, optimizer_states
 from .sharding import GAP
-from .space import divisors, strategies
+from .space import Word, divisors, families, strategies, with_experts
 
 SHOWN = 12  # alternatives kept in a plan
 
@@ -29,7 +31,7 @@ def plan(model: Model, cluster: Cluster, options: PlanOptions) -> Plan:
     optimizer = optimizer_states(options.optimizer, item < 4, item)
     evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer)
     budget = options.memory_bytes or cluster.device.memory_bytes
-    candidates = search(evaluator, options)
+    candidates = Space(evaluator, options, budget).run()
     if not candidates:
         raise UsageError(
             f"no strategy splits {model.name} with global batch {model.batch} over "
@@ -54,36 +56,73 @@ def _order(candidate: Candidate) -> tuple[float, int, str, int, str]:
     )
 
 
-def search(evaluator: Evaluator, options: PlanOptions) -> list[Candidate]:
-    """Every candidate of the space that the model can be split into."""
-    found = []
-    for strategy in _words(evaluator, options):
-        if evaluator.global_batch % strategy.batch_ways():
-            continue
-        per_rank = evaluator.global_batch // strategy.batch_ways()
-        counts = divisors(per_rank)
-        if options.micro_batches is not None:
-            counts = [options.micro_batches]
-        elif options.pin is not None and strategy.size("pp") == 1:
-            counts = counts[:1]
-        for micro_batches in counts:
-            for memory in options.memory_actions:
-                made = evaluator.candidate(strategy, micro_batches, memory)
-                if made is not None:
-                    found.append(made)
-    return found
+class Space:
+    """The candidates of a model on a cluster, priced as they are met."""
 
+    def __init__(self, evaluator: Evaluator, options: PlanOptions, budget: int) -> None:
+        self.evaluator, self.options, self.budget = evaluator, options, budget
+        self.cluster = evaluator.cluster
+        entries = evaluator.entries
+        useful = {r for r in options.roles if entries.has_experts or not ROLES[r].experts}
+        useful = {r for r in useful if entries.has_tokens or not ROLES[r].sequence}
+        self.roles = tuple(r for r in ROLES if r in useful)
+        self.stages = sum(entries.functions[c.function].differentiable for c in evaluator.calls)
+        self.found: list[Candidate] = []
 
-def _words(evaluator: Evaluator, options: PlanOptions) -> list[Strategy]:
-    devices = evaluator.cluster.devices
-    if options.pin is not None:
-        if options.pin.devices != devices:
+    def run(self) -> list[Candidate]:
+        """Every candidate of the space that the model can be split into."""
+        if self.options.pin is not None:
+            self.pinned(self.options.pin)
+            return self.found
+        best = [self.grow(family) for family in families(self.cluster, self.roles)]
+        for word in dict.fromkeys(word for word in best if word is not None):
+            self.grow(with_experts(self.cluster, self.roles, word))
+        return self.found
+
+    def pinned(self, strategy: Strategy) -> None:
+        if strategy.devices != self.cluster.devices:
             raise UsageError(
-                f"pin {options.pin} is for {options.pin.devices} devices, the cluster has {devices}"
+                f"pin {strategy} is for {strategy.devices} devices, the cluster has "
+                f"{self.cluster.devices}"
             )
-        return [options.pin]
-    stages = sum(evaluator.entries.functions[c.function].differentiable for c in evaluator.calls)
-    return list(strategies(evaluator.cluster, options.roles, stages))
+        self.found += self.candidates(strategy)
+
+    def grow(self, family: list[Word]) -> Word | None:
+        """Price the words of a family as long as a larger one helps, and give the best that fits.
+
+        A larger axis sends more and computes less at a time; it pays where memory or the batch asks
+        for it, so the first one that is no faster than a smaller one that fits is the last."""
+        best, seconds = None, inf
+        for word in family:
+            made = [
+                candidate
+                for strategy in strategies(self.cluster.devices, word, self.roles, self.stages)
+                for candidate in self.candidates(strategy)
+            ]
+            self.found += made
+            fastest = min((c.step_seconds for c in made if c.peak_bytes <= self.budget), default=inf)
+            if fastest < seconds:
+                best, seconds = word, fastest
+            elif seconds < inf:
+                break
+        return best
+
+    def candidates(self, strategy: Strategy) -> list[Candidate]:
+        """Every number of micro-batches and memory action of a word."""
+        batch, ways = self.evaluator.global_batch, strategy.batch_ways()
+        if batch % ways:
+            return []
+        counts = divisors(batch // ways)
+        if self.options.micro_batches is not None:
+            counts = [self.options.micro_batches]
+        elif self.options.pin is not None and strategy.stages == 1:
+            counts = counts[:1]
+        made = (
+            self.evaluator.candidate(strategy, count, memory)
+            for count in counts
+            for memory in self.options.memory_actions
+        )
+        return [candidate for candidate in made if candidate is not None]
 
 
 def _shortfall(candidate: Candidate, budget: int) -> str:
@@ -118,7 +157,7 @@ def assemble(
         (c for c in candidates if c is not best), key=lambda c: (c.peak_bytes > budget, _order(c))
     )[:SHOWN]
     axes = best.strategy.axes or (("dp", 1),)
-    searched_splits = any(c.strategy.size("tp") > 1 for c in candidates)
+    searched_splits = any(size > 1 for c in candidates for _, size in c.strategy.searched)
     return Plan(
         model=model.name,
         model_digest=model.fingerprint(),
@@ -161,7 +200,6 @@ def _layers(
     shardings: dict[str, Sharding] = {}
     layers: list[Layers] = []
     bounds = {stage.first for stage in best.stages}
-    tensor = best.strategy.size("tp")
     batch = evaluator.global_batch // best.strategy.batch_ways()
     for i, call in enumerate(calls):
         micro = 1 if i in evaluator.once else best.micro_batches
@@ -177,11 +215,10 @@ def _layers(
                 last.first, i + 1, number, memory, last.forward_seconds, last.backward_seconds
             )
             continue
-        cost = entries.cost(call.function, tensor, batch // micro, memory)
-        assert cost is not None
-        layers.append(
-            Layers(i, i + 1, number, memory, cost.forward.seconds, cost.backward.seconds)
-        )
+        entry = entries.entry(call.function, best.strategy.inside, batch // micro, memory)
+        assert entry is not None
+        seconds = entry.cost.forward.seconds, entry.cost.backward.seconds
+        layers.append(Layers(i, i + 1, number, memory, *seconds))
     return tuple(shardings.values()), tuple(layers)
 
 
@@ -189,8 +226,8 @@ def _prediction(evaluator: Evaluator, best: Candidate) -> Prediction:
     model, cluster = evaluator.model, evaluator.cluster
     flops = 0.0
     for call in model.calls:
-        cost = evaluator.entries.cost(call.function, 1, model.batch, "keep")
-        flops += (cost.forward.flops + cost.backward.flops) if cost else 0.0
+        entry = evaluator.entries.entry(call.function, (), model.batch, "keep")
+        flops += (entry.cost.forward.flops + entry.cost.backward.flops) if entry else 0.0
     tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
     dtype = model.parameters[0].type.dtype if model.parameters else "float32"
     peak = cluster.device.peak(dtype) * cluster.devices

@@ -1,4 +1,4 @@
-"""What generated code calls as `comm`: collectives along mesh axes, and places in random masks.
+"""What generated code calls as `comm`: collectives along mesh axes, and operators of shards.
 
 The mesh's axes are extended by `micro`, the micro-batch at hand: values can be cut along it and
 shared over it, as over any axis, but nothing can be gathered or summed. Results are contiguous and
@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ..ir.local import MICRO
 from ..ir.mesh import Mesh
 from .group import Group
+from .placed import Placed
 from .shard import block, join, split
 
 
-class Comm:
+class Comm(Placed):
     """Collectives of one rank. `bytes` counts what it sent, by kind (ring algorithms)."""
 
     def __init__(
@@ -86,37 +86,15 @@ class Comm:
         """An equal part of `x`: a partial sum whose sum over the axis is `x`."""
         return x if self.sizes[axis] == 1 else x / self.sizes[axis]
 
-    def dropout(self, *args: object, **words: object) -> Tensor:
-        """`plait::dropout` of a shard: its part of the whole tensor's mask."""
-        return torch.ops.plait.dropout.default(*self.placed(args), **words)
+    def sum_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
+        for axis in axes:
+            x = self.groups[axis].all_reduce(x)
+        return x
 
-    def attention(self, *args: object, **words: object) -> tuple[Tensor, ...]:
-        """`plait::attention` of a shard of heads or batch, with its part of the dropout mask."""
-        return torch.ops.plait.attention.default(*self.placed(args), **words)
+    def max_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
+        for axis in axes:
+            x = self.groups[axis].all_reduce(x, largest=True)
+        return x
 
-    def attention_backward(self, *args: object, **words: object) -> tuple[Tensor, ...]:
-        """The gradients of `attention`."""
-        return torch.ops.plait.attention_backward.default(*self.placed(args), **words)
-
-    def placed(self, args: tuple[object, ...]) -> list[object]:
-        """Arguments with the places among them turned into `(size, stride, start)` triples."""
-        return [self.index(arg) if _are_places(arg) else arg for arg in args]
-
-    def index(self, places) -> list[int]:
-        """Flat triples from `(local size, stride, axis names)` factors, outermost first."""
-        triples: list[int] = []
-        for size, stride, axes in places:
-            position = 0
-            for axis in axes:
-                position = position * self.sizes[axis] + self.places[axis]
-            triples += [size, stride, position * size]
-        return triples
-
-
-def _are_places(arg: object) -> bool:
-    return (
-        isinstance(arg, list | tuple)
-        and len(arg) > 0
-        and all(isinstance(f, list | tuple) and len(f) == 3 for f in arg)
-        and all(isinstance(f[2], list | tuple) for f in arg)
-    )
+    def exchange(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
+        return self.groups[axis].exchange(x, sent, received)

@@ -40,13 +40,24 @@ class Group:
         self.sent[kind] += round(x.numel() * x.element_size() * share)
         return watch(self.rank, f"{kind} over {self.name} of {tuple(x.shape)} {x.dtype}")
 
-    def all_reduce(self, x: Tensor) -> Tensor:
-        """Sum over the ranks, in a new tensor."""
+    def all_reduce(self, x: Tensor, largest: bool = False) -> Tensor:
+        """Sum over the ranks, or the largest, in a new tensor."""
         if self.size == 1:
             return x
+        kind = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
         result = x.clone(memory_format=torch.contiguous_format)
         with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
-            dist.all_reduce(result, group=self.handle)
+            dist.all_reduce(result, kind, group=self.handle)
+        return result
+
+    def exchange(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """Rows of `x` in order to every rank, `sent` of them each, for those that come from it."""
+        if self.size == 1:
+            return x
+        result = x.new_empty((sum(received), *x.shape[1:]))
+        share = 1 - sent[self.index] / max(sum(sent), 1)
+        with self.watched("all_to_all", x, share):
+            dist.all_to_all_single(result, x.contiguous(), received, sent, group=self.handle)
         return result
 
     def all_gather(self, x: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from .group import Group, Partition, Pool
 class MeshGroups:
     """Groups that this rank is in; every rank makes them in the same order.
 
-    `axes` by mesh axis, `roles` by batch role (all axes of the role together), `down` and `up`
+    `axes` by mesh axis, `roles` by batch role (all axes of the role together), `sums` by the axes
+    over which gradients are left to be added up, `down` and `up`
     along the stages (two, because NCCL runs what one pair exchanges in order), `tied` by the stages
     that share trained tensors.
     """
@@ -26,6 +27,10 @@ class MeshGroups:
         for role in (r for r in ROLES.values() if r.batch):
             members = tuple(i for i, name in enumerate(table.roles) if name == role.name)
             self.roles[role.name] = pool.group(role.name, mesh.groups(members))
+        self.sums: dict[tuple[str, ...], Group] = {}
+        for axes in sorted({h.sums for h in table.held if h.sums}):
+            members = tuple(mesh.index(name) for name in axes)
+            self.sums[axes] = pool.group("+".join(axes), mesh.groups(members))
         lines = mesh.groups(tuple(i for i, r in enumerate(table.roles) if ROLES[r].stages))
         self.down = pool.group("stages, forward", lines, channel=1)
         self.up = pool.group("stages, backward", lines, channel=2)

@@ -8,7 +8,7 @@ nested levels, each possibly of one rank:
     gradient accumulated          N / zero3 / zero2         reduce-scattered after each backward
     optimizer steps on            N / zero3 / zero2 / zero1 reduce-scattered at the step's end
 
-Gradients are sums over micro-batches and over the batch axes, never averages: the loss is
+Gradients are sums over micro-batches and over the axes that split data, never averages: the loss is
 normalised over the whole batch already.
 """
 
@@ -65,7 +65,6 @@ class Store:
     ) -> None:
         self.table, self.groups, self.comm, self.device = table, groups, comm, device
         self.levels: tuple[Group, ...] = tuple(groups.roles[role] for role in LEVELS)
-        self.replicas = groups.roles["dp"]
         self.everything = {name: held for held in table.held for name in held.names()}
         self.kept = {
             name: self.keep(name, held, initial)
@@ -134,14 +133,19 @@ class Store:
     # once per step
 
     def synchronize(self) -> None:
-        """Complete the sums: over zero1 and dp ranks, and over stages that share a tensor."""
+        """Complete the sums: over zero1 ranks, over axes that left them, and over stages that share
+        a tensor."""
         self.sum_tied()
         ready = [k for k in self.trained() if k.gradient is not None]
         flats = buckets.reduce_scatter(self.levels[2], [_gradient(k) for k in ready])
-        flats = buckets.all_reduce(self.replicas, flats)
-        for kept, flat in zip(ready, flats, strict=True):
+        pieces = {kept.name: flat for kept, flat in zip(ready, flats, strict=True)}
+        for axes, group in self.groups.sums.items():
+            names = [kept.name for kept in ready if kept.held.sums == axes]
+            added = buckets.all_reduce(group, [pieces[name] for name in names])
+            pieces.update(zip(names, added, strict=True))
+        for kept in ready:
             assert kept.leaf is not None
-            kept.leaf.grad = flat.view(kept.leaf.shape)
+            kept.leaf.grad = pieces[kept.name].view(kept.leaf.shape)
             kept.gradient = None
 
     def sum_tied(self) -> None:

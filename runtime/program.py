@@ -150,11 +150,11 @@ class Program:
         ]
 
     def total(self, losses: list[Tensor]) -> Tensor:
-        """The loss: losses are sums' parts over micro-batches and batch axes, whole over tp."""
+        """The loss: losses are parts of sums over micro-batches and axes of data, whole over tp."""
         mesh = self.table.mesh
         place = mesh.coordinate(self.groups.rank)
         counts = all(
-            index == 0 or ROLES[role].batch or ROLES[role].stages
+            index == 0 or ROLES[role].sums or ROLES[role].stages
             for index, role in zip(place, self.table.roles, strict=True)
         )
         total = torch.zeros((), dtype=torch.float64, device=self.device)

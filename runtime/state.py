@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..ir.errors import MismatchError
+from ..ir.program import Table
 from . import checkpoint, whole
-
-if TYPE_CHECKING:
-    from .program import Program
+from .mesh_groups import MeshGroups
+from .parameters import Store
+from .run import Run
 
 MODEL, OPTIMIZER = "model", "optimizer"
 
 
-def save(program: Program, folder: Path) -> Path:
+class Training(Protocol):
+    """What of a program outlives it."""
+
+    table: Table
+    groups: MeshGroups
+    store: Store
+    run: Run
+    optimizer: torch.optim.Optimizer | None
+    steps: int
+    seed: int
+
+
+def save(program: Training, folder: Path) -> Path:
     store, groups = program.store, program.groups
     kept = whole.optimizer_state(store, groups, program.optimizer)
     tensors = {f"{MODEL}/{n}": t for n, t in whole.values(store, groups).items()}
@@ -34,7 +47,7 @@ def save(program: Program, folder: Path) -> Path:
     return checkpoint.save(folder, tensors, manifest)
 
 
-def restore(program: Program, folder: Path, generation: int | None) -> None:
+def restore(program: Training, folder: Path, generation: int | None) -> None:
     manifest, tensors = checkpoint.read(folder, generation)
     check(program, folder, manifest, tensors)
     for name in program.store.kept:
@@ -48,7 +61,7 @@ def restore(program: Program, folder: Path, generation: int | None) -> None:
 
 
 def check(
-    program: Program, folder: Path, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
+    program: Training, folder: Path, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
 ) -> None:
     """The checkpoint has exactly the program's tensors, in their shapes."""
     expected = {
@@ -78,7 +91,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def _restore_optimizer(
-    program: Program,
+    program: Training,
     optimizer: torch.optim.Optimizer,
     manifest: checkpoint.Manifest,
     tensors: dict[str, Tensor],

@@ -6,7 +6,7 @@ from ...cost_model.function import COLLECTIVES, Pricer, count_flops
 from ...ir.axes import Axes
 from ...ir.local import MICRO, VIEWS
 from ...ir.model import Function, Op
-from ...ir.op import declaration, site_of
+from ...ir.op import declaration, placed_name, site_of
 from ...ir.plan import Sharding
 from ...ir.text import seconds
 from .inside import Price, Priced
@@ -51,7 +51,8 @@ def on_a_device(
     splits = _splits(local, function, axes, sharding)
 
     def price(op: Op) -> Priced:
-        cost, flops = pricer.op(local, op)
+        made = pricer.op(local, op)
+        cost, flops = made.seconds, made.flops
         facts = (*_shapes(local, op), ("seconds", seconds(cost)))
         if op.target.startswith("comm.") and op.target[5:] in COLLECTIVES:
             work = "view" if op.target in FREE else "communication"
@@ -68,8 +69,6 @@ def on_a_device(
 
 
 def _work(local: Function, op: Op) -> str:
-    if op.target.startswith("comm."):
-        return "pointwise"  # a random operator that knows its place
     declared = declaration(site_of(op, local.types))
     return declared.work if declared else "opaque"
 
@@ -93,8 +92,9 @@ def _splits(local: Function, function: Function, axes: Axes, sharding: Sharding)
             options = axes.ops[place].options
             chosen = zip(sharding.mesh.axes, sharding.choices[place], strict=True)
             devices = (pair for pair in chosen if pair[0].size > 1 and pair[0].name != MICRO)
-            picked = ((axis.name, options[choice].loop) for axis, choice in devices)
-            found[id(op)] = tuple((axis, loop) for axis, loop in picked if loop)
+            found[id(op)] = tuple(
+                (axis.name, loop) for axis, choice in devices for loop, _ in options[choice].cuts
+            )
             place += 1
     return found
 
@@ -102,5 +102,5 @@ def _splits(local: Function, function: Function, axes: Axes, sharding: Sharding)
 def _stands_for(op: Op, original: Op) -> bool:
     if op.scope != original.scope or len(op.results) != len(original.results):
         return False
-    targets = (original.target, "comm." + original.target.split(".")[1])
+    targets = (original.target, placed_name(original.target))
     return op.target in targets or (original.target in VIEWS and "reshape" in op.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from ..errors import TraceError
 from ..model import Model
+from . import finer as _finer  # noqa: F401  (registers its rules)
 from .assemble import assemble
 from .clean import Unsupported, read
 from .execute import execute, run_ops
@@ -43,10 +45,16 @@ def trace(
 
     Raises TraceError naming the file and line where the model does what cannot be traced.
     """
-    with torch.device("cpu"):
+    with _on_cpu():
         size = _batch_size(batch)
         traced = max(size, 2) if batch_size is None else batch_size
         return _trace(model, batch, loss_fn, name or type(model).__name__, size, traced)
+
+
+def _on_cpu() -> contextlib.AbstractContextManager[Any]:
+    """New tensors are made on the CPU; saying so where they are anyway would slow every call."""
+    default = torch.get_default_device().type == "cpu"
+    return contextlib.nullcontext() if default else torch.device("cpu")
 
 
 def _trace(

@@ -205,10 +205,13 @@ class _Reader:
             return
         if name in RECURRENT and node.args[5] == 0:
             return
+        if name == "aten.rand.default" and _is_chance(node):
+            return
         if seeded or target._opname in COMPOSITE_RANDOM:
             raise TraceError(
-                f"random operator {name} is not supported: only nn.Dropout and the dropout of "
-                "scaled_dot_product_attention can be reproduced under every plan; set its rate to 0"
+                f"random operator {name} is not supported: only nn.Dropout, the dropout of "
+                "scaled_dot_product_attention and stochastic depth can be reproduced under every "
+                "plan; set its rate to 0"
             )
 
     def emit(
@@ -320,6 +323,16 @@ class _Reader:
         held = [self.single(n) for n in given if isinstance(n, fx.Node)]
         running = (held[0], held[1]) if len(held) == 2 else None
         return batch_norm(self.memory, self.single(node.args[0]), args, running, self.scope)
+
+
+def _is_chance(node: fx.Node) -> bool:
+    """Whether random numbers are used for floor(keep + rand) alone, as `rewrite` expects."""
+    sums = list(node.users)
+    ends = [user for made in sums for user in made.users]
+    names = [str(end.target) for end in ends[:1]]
+    return [str(s.target) for s in sums] == ["aten.add.Tensor"] and names in (
+        ["aten.floor_.default"], ["aten.floor.default"],
+    )  # fmt: skip
 
 
 def _is_view(node: fx.Node, argument: fx.Node, made: torch.Tensor) -> bool:

@@ -26,6 +26,7 @@ from ..model import ModelInput, Parameter
 from . import batch as batches
 from .literals import DTYPES, tensor_type
 from .locate import here, trace_error
+from .mixture import recorded_experts
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 ROOT = 0
@@ -74,6 +75,7 @@ def record(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_swapped(model, held, swap))
         stack.enter_context(_compiling())
+        stack.enter_context(recorded_experts())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(fake_mode)

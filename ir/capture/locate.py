@@ -67,7 +67,8 @@ def trace_error(error: BaseException) -> TraceError:
         return TraceError(
             f"{where}: the computation depends on values of tensors {what}which a compiled program "
             "cannot know in advance; use torch.where or a fixed size there, or compute it outside "
-            "the model (for mixtures of experts: the grouped-mm implementation, not the eager one)"
+            "the model (for mixtures of experts: the grouped-mm implementation, not the eager one; "
+            "for layers skipped at random: layerdrop 0)"
         )
     text = str(error).strip().split("\n")[0] or "no message"
     return TraceError(f"{where}: {type(error).__name__}: {text}")

@@ -24,7 +24,10 @@ BLOCK_POINTS = 1 << 22
 SAMPLES = 1 << 16
 MASKED = -1e30
 # Elementwise, but not marked so by torch.
-POINTWISE = ("_to_copy", "where", "masked_fill", "clone", "alias", "detach", "lift_fresh_copy")
+POINTWISE = (
+    "_to_copy", "where", "masked_fill", "clone", "alias", "detach", "lift_fresh_copy",
+    "__and__", "__or__", "__xor__",
+)  # fmt: skip
 Index = tuple[Tensor, ...]
 Kind = Literal["all", "causal", "other"]
 
@@ -160,26 +163,55 @@ class Points:
         whole = whole.reshape(parameter.type.shape)
         return whole[index] if index else whole
 
+    def whole(self, op: Op, value: int) -> Tensor:
+        """The result of an operator without a point rule, where it and its operands are small."""
+        key = ("whole", value)
+        sizes = [prod(self.shape(v)) for v in (value, *op.operands())]
+        target = resolve(op.target)
+        if len(op.results) != 1 or max(sizes) > BLOCK_POINTS or _draws(target):
+            raise NotConstant
+        if key not in self.seen:
+
+            def operand(v: int) -> Tensor:
+                shape = self.shape(v)
+                grid = (torch.arange(n).reshape(_along(d, len(shape))) for d, n in enumerate(shape))
+                return self.at(v, tuple(grid)).expand(shape)
+
+            args = [decode(a, operand) for a in op.args]
+            kwargs = {k: decode(a, operand) for k, a in op.kwargs.items()}
+            self.seen[key] = target(*args, **kwargs)
+        return self.seen[key]
+
     def evaluate(self, op: Op, value: int, index: Index) -> Tensor:
         name = op.target.split(".")[1]
         if name in POINT_RULES:
             return POINT_RULES[name](self, op, index)
         target = resolve(op.target)
         if torch.Tag.pointwise not in getattr(target, "tags", ()) and name not in POINTWISE:
-            raise NotConstant
+            return self.whole(op, value)[index]
 
         def operand(v: int) -> Tensor:
-            shape = self.shape(v)
-            aligned = index[len(index) - len(shape) :]
-            return self.at(v, tuple(_held(i, n) for i, n in zip(aligned, shape, strict=True)))
+            return self.at(v, _aligned(index, self.shape(v)))
 
         args = [decode(a, operand) for a in op.args]
         return target(*args, **{k: decode(a, operand) for k, a in op.kwargs.items()})
 
 
+def _draws(target: Any) -> bool:
+    """Whether an operator's values are random, or nobody's."""
+    tags = getattr(target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags or "empty" in str(target)
+
+
 def _held(index: Tensor, size: int) -> Tensor:
     """The index into a dimension of that size: a broadcast one is always 0."""
     return index if size != 1 else torch.zeros((1,) * index.dim(), dtype=torch.int64)
+
+
+def _aligned(index: Index, shape: tuple[int, ...]) -> Index:
+    """The index into a tensor of that shape that broadcasts, aligned on the right."""
+    last = index[len(index) - len(shape) :]
+    return tuple(_held(i, n) for i, n in zip(last, shape, strict=True))
 
 
 def _source(op: Op) -> int:
@@ -238,9 +270,7 @@ def _viewed(points: Points, op: Op, index: Index) -> Tensor:
 
 def _expanded(points: Points, op: Op, index: Index) -> Tensor:
     source = _source(op)
-    shape = points.shape(source)
-    aligned = index[len(index) - len(shape) :]
-    return points.at(source, tuple(_held(i, n) for i, n in zip(aligned, shape, strict=True)))
+    return points.at(source, _aligned(index, points.shape(source)))
 
 
 def _transposed(points: Points, op: Op, index: Index) -> Tensor:
@@ -278,6 +308,36 @@ def _selected(points: Points, op: Op, index: Index) -> Tensor:
     return points.at(_source(op), (*index[:dim], at, *index[dim:]))
 
 
+def _joined(points: Points, op: Op, index: Index) -> Tensor:
+    """Pieces side by side: each is asked where the index lies in it."""
+    pieces = op.args[0]
+    assert isinstance(pieces, tuple)
+    dim, found, start = _integers(op, 1, 0) % len(index), None, 0
+    for piece in pieces:
+        assert isinstance(piece, Ref)
+        size = points.shape(piece.value)[dim]
+        place = index[dim] - start
+        moved = (*index[:dim], place.clamp(0, size - 1), *index[dim + 1 :])
+        values = points.at(piece.value, moved)
+        found = values if found is None else torch.where(place >= 0, values, found)
+        start += size
+    assert found is not None
+    return found
+
+
+def _looked_up(points: Points, op: Op, index: Index) -> Tensor:
+    """`x[i, j, …]` with an index for every dimension of x."""
+    indices, source = op.args[1], _source(op)
+    if not isinstance(indices, tuple) or len(indices) != len(points.shape(source)):
+        raise NotConstant
+    places = []
+    for given, size in zip(indices, points.shape(source), strict=True):
+        if not isinstance(given, Ref) or points.masks.graph.types[given.value].dtype == "bool":
+            raise NotConstant
+        places.append(points.at(given.value, _aligned(index, points.shape(given.value))) % size)
+    return points.at(source, tuple(places))
+
+
 def _triangle(upper: bool) -> Callable[[Points, Op, Index], Tensor]:
     def evaluate(points: Points, op: Op, index: Index) -> Tensor:
         diagonal, gap = _integers(op, 1, 0), index[-1] - index[-2]
@@ -296,5 +356,6 @@ POINT_RULES: dict[str, Callable[[Points, Op, Index], Tensor]] = {
     "ones": _filled(1, 0), "ones_like": _filled(1, 0), "new_ones": _filled(1, 0),
     "view": _viewed, "reshape": _viewed, "unsqueeze": _viewed, "squeeze": _viewed,
     "expand": _expanded, "transpose": _transposed, "t": _transposed, "permute": _permuted,
+    "cat": _joined, "index": _looked_up,
     "slice": _sliced, "select": _selected, "triu": _triangle(True), "tril": _triangle(False),
 }  # fmt: skip

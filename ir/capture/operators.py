@@ -6,11 +6,12 @@ operator's salt and i, its index in the whole tensor; so a shard computes its pa
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .places import inside, positions
 
 LIBRARY = torch.library.Library("plait", "DEF")
 OPS = torch.ops.plait
@@ -51,31 +52,20 @@ def call_key(seed: int, step: int, call_index: int) -> int:
     return _signed(word)
 
 
-def whole_index(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`index` of a whole tensor: one (size, stride, start 0) triple per dimension."""
-    triples: list[int] = []
-    for dim, size in enumerate(shape):
-        triples += (size, prod(shape[dim + 1 :]), 0)
-    return tuple(triples)
-
-
 def kept(key: Tensor, p: float, salt: int, index: list[int]) -> Tensor:
     """Which elements survive dropout, flat, in the order of `index`.
 
-    `key`: int64 [seed hash, first row]. `index`: (size, stride, start) per factor, outermost first;
-    start -1 stands for the first row. An element survives when its 53 random bits reach p * 2^53.
+    `key`: int64 [seed hash, first row]. `index`: where the elements lie (`places`), a start of -1
+    standing for the first row. An element survives when its 53 random bits reach p * 2^53.
     """
-    position = torch.zeros((), dtype=torch.int64, device=key.device)
-    for size, stride, start in zip(index[0::3], index[1::3], index[2::3], strict=True):
-        digit = torch.arange(size, dtype=torch.int64, device=key.device)
-        digit = digit + (key[1] if start == -1 else start)
-        position = position.unsqueeze(-1) + digit * stride
+    position = positions(index, key.device, key[1])
     stream = _mix_tensor(key[0] + _signed((salt + 1) * _GAMMA))
     word = _mix_tensor(stream + (position.reshape(-1) + 1) * _signed(_GAMMA))
     return _shift(word, 11) >= int(p * (1 << 53))
 
 
-def _wide(x: Tensor) -> Tensor:
+def widened(x: Tensor) -> Tensor:
+    """Half precisions in float32, in which sums and exponents are taken."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -106,35 +96,44 @@ def _dropout_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 # cross entropy
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    wide = _wide(logits)
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, ignore_index: int, classes: list[int]
+) -> tuple[Tensor, Tensor]:
+    assert not classes, "classes of which only some are here are joined by the runtime"
+    wide = widened(logits)
     logsumexp = torch.logsumexp(wide, -1)
     valid = labels != ignore_index
-    picked = wide.gather(1, torch.where(valid, labels, 0).unsqueeze(1)).squeeze(1)
-    losses = torch.where(valid, logsumexp - picked, torch.zeros_like(logsumexp))
+    losses = torch.where(valid, logsumexp - picked(wide, labels, valid, []), 0.0)
     return losses.to(logits.dtype), logsumexp
 
 
-def _cross_entropy_fake(logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _cross_entropy_fake(
+    logits: Tensor, labels: Tensor, ignore_index: int, classes: list[int]
+) -> tuple[Tensor, Tensor]:
     wide = torch.float32 if logits.dtype in (torch.bfloat16, torch.float16) else logits.dtype
     rows = logits.shape[0]
     return logits.new_empty(rows), logits.new_empty(rows, dtype=wide)
 
 
+def picked(wide: Tensor, labels: Tensor, valid: Tensor, classes: list[int]) -> Tensor:
+    """Each row's entry of its label, 0 where the label is not among these `classes`."""
+    rows, here = inside(torch.where(valid, labels, 0), classes or [wide.shape[1], 1, 0])
+    return torch.where(here, wide.gather(1, rows.unsqueeze(1)).squeeze(1), 0.0)
+
+
 def _cross_entropy_backward(
-    gradient: Tensor, logits: Tensor, labels: Tensor, logsumexp: Tensor, ignore_index: int
-) -> Tensor:
+    gradient: Tensor, logits: Tensor, labels: Tensor, logsumexp: Tensor, ignore_index: int,
+    classes: list[int],
+) -> Tensor:  # fmt: skip
     valid = labels != ignore_index
-    result = torch.exp(_wide(logits) - logsumexp.unsqueeze(1))
-    rows = torch.where(valid, labels, 0).unsqueeze(1)
-    result.scatter_add_(1, rows, -torch.ones_like(rows, dtype=result.dtype))
+    result = torch.exp(widened(logits) - logsumexp.unsqueeze(1))
+    rows, here = inside(torch.where(valid, labels, 0), classes or [logits.shape[1], 1, 0])
+    result.scatter_add_(1, rows.unsqueeze(1), -here.to(result.dtype).unsqueeze(1))
     result.mul_(torch.where(valid, gradient.to(result.dtype), 0.0).unsqueeze(1))
     return result.to(logits.dtype)
 
 
-def _cross_entropy_backward_fake(
-    gradient: Tensor, logits: Tensor, labels: Tensor, logsumexp: Tensor, ignore_index: int
-) -> Tensor:
+def _cross_entropy_backward_fake(gradient: Tensor, logits: Tensor, *_: Any) -> Tensor:
     return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
 
 
@@ -146,7 +145,7 @@ def _cross_entropy_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> No
 def _cross_entropy_gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     logits, labels, logsumexp = ctx.saved_tensors
     rest = (logits, labels, logsumexp, ctx.ignore_index)
-    return OPS.cross_entropy_backward(gradient, *rest), None, None
+    return OPS.cross_entropy_backward(gradient, *rest, []), None, None, None
 
 
 def register(schema: str, kernel: Any, fake: Any) -> None:
@@ -167,13 +166,14 @@ torch.library.register_autograd(
     "plait::dropout", _dropout_gradient, setup_context=_dropout_context, lib=LIBRARY
 )
 register(
-    "cross_entropy(Tensor logits, Tensor labels, int ignore_index) -> (Tensor, Tensor)",
+    "cross_entropy(Tensor logits, Tensor labels, int ignore_index, int[] classes)"
+    " -> (Tensor, Tensor)",
     _cross_entropy,
     _cross_entropy_fake,
 )
 register(
     "cross_entropy_backward(Tensor gradient, Tensor logits, Tensor labels, Tensor logsumexp, "
-    "int ignore_index) -> Tensor",
+    "int ignore_index, int[] classes) -> Tensor",
     _cross_entropy_backward,
     _cross_entropy_backward_fake,
 )

@@ -12,34 +12,44 @@ import torch
 
 from ..errors import FileError
 from . import attention as _attention  # noqa: F401  (registers plait::attention)
+from . import batch_norm as _batch_norm  # noqa: F401  (registers plait::batch_norm)
+from . import experts as _experts  # noqa: F401  (registers plait::experts)
 
 NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 # Namespaces whose operators a library registers on import.
 PROVIDERS = {"transformers": "transformers.integrations.moe", "torchvision": "torchvision"}
 
 
-@cache
 def overload(target: str) -> torch._ops.OpOverload | None:
     """The registered operator of that name, or None."""
-    if not NAME.fullmatch(target):
+    try:
+        return _registered(target)
+    except LookupError:
         return None
-    space, name, variant = target.split(".")
-    for attempt in range(2):
-        if f"{space}::{name}" in _registered(attempt):
-            packet = getattr(getattr(torch.ops, space), name)
-            return getattr(packet, variant) if variant in packet.overloads() else None
-        if space not in PROVIDERS:
-            return None
-        try:
-            importlib.import_module(PROVIDERS[space])
-        except ImportError:
-            return None
-    return None
 
 
 @cache
-def _registered(_attempt: int) -> frozenset[str]:
-    return frozenset(s.split(".")[0] for s in torch._C._dispatch_get_all_op_names())
+def _registered(target: str) -> torch._ops.OpOverload:
+    """LookupError is not remembered: a library may register the operator later."""
+    if not NAME.fullmatch(target):
+        raise LookupError(target)
+    space, name, variant = target.split(".")
+    if not _known(space, name):
+        try:
+            importlib.import_module(PROVIDERS[space])
+        except ImportError as error:
+            raise LookupError(target) from error
+    if not _known(space, name):
+        raise LookupError(target)
+    packet = getattr(getattr(torch.ops, space), name)
+    if variant not in packet.overloads():
+        raise LookupError(target)
+    return getattr(packet, variant)
+
+
+def _known(space: str, name: str) -> bool:
+    """Whether torch has the operator, asked without making a namespace of that name."""
+    return bool(torch._C._jit_get_schemas_for_operator(f"{space}::{name}"))
 
 
 def resolve(target: str) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from ..model import Argument, Op, Ref
 from ..tensor import TensorType
 from .graph import Graph, arguments, substitute
 from .masks import Masks
-from .operators import whole_index
+from .places import whole_index
 from .resolve import overload
 
 Values = tuple[int, ...]
@@ -165,7 +165,7 @@ def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
     wide = "float32" if dtype in ("float16", "bfloat16") else dtype
     vector, scalar = TensorType((rows,), dtype), TensorType((), dtype)
     losses, _ = rewriter.emit(
-        "plait.cross_entropy.default", (logits, labels, ignore), vector, TensorType((rows,), wide)
+        "plait.cross_entropy.default", (logits, labels, ignore, ()), vector, TensorType((rows,), wide)
     )
     if reduction == 0:
         return (losses,)
@@ -228,6 +228,8 @@ def attention(rewriter: Rewriter, op: Op) -> Values | None:
         float(p),  # type: ignore[arg-type]
         0,
         whole_index((b, n, s, t)) if random else (),
+        (),
+        (),
     )
     wide = "float32" if type_.dtype in ("float16", "bfloat16") else type_.dtype
     out, _ = rewriter.emit(

@@ -15,6 +15,8 @@ NEUTRAL = {
     "aten.mul.Tensor": 1.0, "aten.mul.Scalar": 1.0, "aten.div.Tensor": 1.0, "aten.div.Scalar": 1.0,
     "aten.pow.Tensor_Scalar": 1.0,
 }  # fmt: skip
+# tensors of a constant that only take their element type from an operand
+NEW = {"aten.new_zeros.default": 0.0, "aten.new_ones.default": 1.0, "aten.new_full.default": None}
 # slices: operator -> position of its dim argument
 SLICES = {"aten.slice.Tensor": 1, "aten.slice_scatter.default": 2, "aten.slice_backward.default": 2}
 
@@ -89,10 +91,21 @@ def normalise(op: Op, types: list[TensorType]) -> Op:
         return replace(op, target="aten.view.default", args=(op.args[0], shape))
     if op.target == "aten.expand.default":
         return replace(op, args=(op.args[0], shape), kwargs={})
+    if op.target in NEW:
+        return _full(op, types)
     if op.target in SLICES:
         whole = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
         return _closed_slice(op, SLICES[op.target], whole)
     return op
+
+
+def _full(op: Op, types: list[TensorType]) -> Op:
+    """A constant tensor that needs no operand."""
+    type_, constant = types[op.results[0]], NEW[op.target]
+    args = (type_.shape, op.args[2] if constant is None else constant)
+    return replace(
+        op, target="aten.full.default", args=args, kwargs={"dtype": f"dtype:{type_.dtype}"}
+    )
 
 
 def _closed_slice(op: Op, place: int, shape: tuple[int, ...]) -> Op:

@@ -3,6 +3,8 @@
 from . import (
     attention,
     convolution,
+    embedding,
+    experts,
     factory,
     indexing,
     loss,
@@ -19,6 +21,8 @@ from . import (
 __all__ = [
     "attention",
     "convolution",
+    "embedding",
+    "experts",
     "factory",
     "indexing",
     "loss",

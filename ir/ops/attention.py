@@ -1,31 +1,33 @@
-"""Attention and dropout: random masks depend on where in the whole tensor a shard lies."""
+"""Attention and dropout: random and causal masks depend on where in the whole a shard lies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..op import Dims, Loops, Site, declare, loops
+from ..op import Exchange, Loops, Places, Site, declare, loops
 from .pattern import Words, dims, is_tensor, literal, pattern, present, words
 
 KEY = ["key!"]
 
 
-@declare("plait.attention.default")
+@declare("plait.attention.default", placed=True)
 def attention(site: Site) -> Loops:
-    """q, k, v, bias?, key?, causal, scale, dropout, salt, index -> out, logsumexp"""
+    """q, k, v, bias?, key?, causal, scale, dropout, salt, places -> out, logsumexp
+
+    Split over the keys, every rank attends to its own, and the results are joined by their
+    logsumexp: what blockwise attention computes (Liu et al. 2023, Ring Attention)."""
     named = _Named(site, first=0, rest=5)
     inputs = present(site, (*named.qkv, named.bias, KEY))
-    text = pattern(inputs, [named.out, named.rows])
-    return named.loops(text, flops=lambda d, e: 2 * (d + e))
+    return named.loops(pattern(inputs, [named.out, named.rows]), flops=lambda d, e: 2 * (d + e))
 
 
-@declare("plait.attention_backward.default")
+@declare("plait.attention_backward.default", placed=True)
 def attention_backward(site: Site) -> Loops:
     """gradient, q, k, v, bias?, key?, out, logsumexp, causal, … -> of q, k, v"""
     return _backward(site, ())
 
 
-@declare("plait.attention_backward_bias.default")
+@declare("plait.attention_backward_bias.default", placed=True)
 def attention_backward_bias(site: Site) -> Loops:
     """The same and the gradient of the bias, a sum over the dims that it broadcasts along."""
     return _backward(site, (_Named(site, first=1, rest=8).bias,))
@@ -44,41 +46,52 @@ class _Named:
 
     def __init__(self, site: Site, first: int, rest: int) -> None:
         self.site = site
+        self.backward = first > 0
         self.causal = literal(site, rest) is True
-        self.position = rest + 4
+        self.rest = rest
         self.random = literal(site, rest + 2) not in (0, 0.0, None)
         self.d = site.operands[first].shape[3]
         self.e = site.operands[first + 2].shape[3]
-        s = "s!" if self.causal else "s"
         heads = "(g r)"
         self.qkv: tuple[Words, Words, Words] = (
-            ["b", heads, s, "d!"],
-            ["b", "g", "t!", "d!"],
-            ["b", "g", "t!", "e!"],
+            ["b", heads, "s", "d!"],
+            ["b", "g", "t", "d!"],
+            ["b", "g", "t", "e!"],
         )
-        self.out: Words = ["b", heads, s, "e!"]
-        self.rows: Words = ["b", heads, s]
+        self.out: Words = ["b", heads, "s", "e!"]
+        self.rows: Words = ["b", heads, "s"]
         self.bias: Words = []
         if is_tensor(site, first + 3):
-            full = ["b", heads, s, "t!"]
+            full = ["b", heads, "s", "t"]
             shape = site.operands[first + 3].shape
             self.bias = ["1" if size == 1 else w for size, w in zip(shape, full, strict=True)]
 
     @property
-    def mask(self) -> Dims:
-        return dims(["b", "(g r)", "s", "t"])
+    def places(self) -> Places:
+        """The dropout mask's elements; rows and columns of a causal mask."""
+        found: Places = ()
+        if self.random:
+            found += ((self.rest + 4, dims(["b", "(g r)", "s", "t"])),)
+        if self.causal:
+            found += ((self.rest + 5, dims(["s"])), (self.rest + 6, dims(["t"])))
+        return found
 
     def loops(
         self, text: str, flops: Callable[[int, int], int], linear: tuple[tuple[int, ...], ...] = ()
     ) -> Loops:
         count = flops(self.d, self.e) / (self.d * self.e) * (0.5 if self.causal else 1.0)
-        places = (self.position, self.mask) if self.random else None
-        return loops(text, self.site, linear=linear, work="attention", flops=count, places=places)
+        rows, out = dims(self.rows), dims(self.out)
+        joined = (Exchange("all_reduce", out, 4), Exchange("all_reduce", rows, 4, 2))
+        return loops(
+            text, self.site, linear=linear, work="attention", flops=count, places=self.places,
+            kinds={} if self.backward else {"t": "joint"},
+            exchanges=() if self.backward else joined,
+        )  # fmt: skip
 
 
-@declare("plait.dropout.default")
+@declare("plait.dropout.default", placed=True)
 def dropout(site: Site) -> Loops:
-    """x, key, p, salt, index -> x with elements dropped"""
+    """x, key, p, salt, places -> x with elements dropped"""
     full = words(site.operands[0].shape)
     text = pattern([full, KEY], [full])
-    return loops(text, site, linear=((0,),), flops=2, places=(4, dims(full)))
+    return loops(text, site, linear=((0,),), flops=2, places=((4, dims(full)),))

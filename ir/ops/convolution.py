@@ -1,8 +1,6 @@
-"""Convolutions: batch, groups and channels may be split, space and kernel are whole."""
+"""Convolutions: batch, groups and channels may be split; space where windows do not overlap."""
 
 from __future__ import annotations
-
-from math import prod
 
 from ..op import Dims, LoopKind, Loops, Site, declare, loops
 from .pattern import Words, integers, is_tensor, literal, pattern, present, words
@@ -11,36 +9,54 @@ Shapes = tuple[tuple[int, Dims], ...]
 
 
 class _Named:
-    """Words of input, weight, bias and output; channels are g groups of ci in and co out."""
+    """Words of input, weight, bias and output; channels are g groups of ci in and co out.
 
-    def __init__(
-        self, x: tuple[int, ...], weight: tuple[int, ...], out_space: int, transposed: bool
-    ) -> None:
-        self.space = words(x[2:], "s", whole=range(9))
+    `first` is the position of the stride; padding, dilation and `transposed` follow it. A dim
+    whose windows tile the input is `(o k)`: its windows o are independent.
+    """
+
+    def __init__(self, site: Site, shapes: tuple[tuple[int, ...], ...], first: int) -> None:
+        x, weight, out = shapes
+        transposed = literal(site, first + 3) is True
+        options = [_per_dim(site, first + i, len(x) - 2) for i in range(3)]
         kernel = words(weight[2:], "k", whole=range(9))
-        made = [f"o{d}!" for d in range(out_space)]
-        self.x: Words = ["n", "(g ci)", *self.space]
+        given, made = [], []
+        self.walked_twice = 1
+        for d, (stride, padding, dilation) in enumerate(zip(*options, strict=True)):
+            tiled = (
+                not transposed and padding == 0 and dilation == 1
+                and stride == weight[2 + d] and out[2 + d] * stride == x[2 + d]
+            )  # fmt: skip
+            made.append(f"o{d}" if tiled else f"o{d}!")
+            given.append(f"(o{d} {kernel[d]})" if tiled else f"s{d}!")
+            self.walked_twice *= 1 if tiled else x[2 + d]
+        self.x: Words = ["n", "(g ci)", *given]
         self.weight: Words = ["(g ci)", "co", *kernel] if transposed else ["(g co)", "ci", *kernel]
         self.bias: Words = ["(g co)"]
         self.out: Words = ["n", "(g co)", *made]
-        self.input_points = prod(x[2:])
+
+
+def _per_dim(site: Site, position: int, rank: int) -> tuple[int, ...]:
+    """A list with one number per spatial dim, or one for all of them."""
+    given = integers(site, position)
+    return given * rank if len(given) == 1 else given
 
 
 @declare("aten.convolution.default")
 def convolution(site: Site) -> Loops | None:
     """x, weight, bias?, stride, padding, dilation, transposed, …, groups"""
     x, weight = site.operands[0].shape, site.operands[1].shape
-    if len(x) != len(weight):
+    (result,) = site.results
+    if len(x) != len(weight) or result is None:
         return None
-    transposed = literal(site, 6) is True
-    named = _Named(x, weight, len(x) - 2, transposed)
+    named = _Named(site, (x, weight, result.shape), 3)
     text = pattern(present(site, (named.x, named.weight, named.bias)), [named.out])
     biased = is_tensor(site, 2)
     kinds: dict[str, LoopKind] = {"ci": "whole"} if biased else {}
     groups = ((0, 2), (1, 2)) if biased else ((0,), (1,))
     return loops(
         text, site, kinds=kinds, linear=groups, shapes=_groups(site, 8),
-        work="convolution", flops=2 / named.input_points,
+        work="convolution", flops=2 / named.walked_twice,
     )  # fmt: skip
 
 
@@ -54,7 +70,7 @@ def convolution_backward(site: Site) -> Loops | None:
     upper, x, weight = (operand.shape for operand in site.operands)
     if len(x) != len(weight):
         return None
-    named = _Named(x, weight, len(upper) - 2, literal(site, 7) is True)
+    named = _Named(site, (x, weight, upper), 4)
     text = pattern([named.out, named.x, named.weight], [named.x, named.weight, named.bias])
     # the gradient of the bias does not depend on the input, so its shards are no partial sums
     kinds: dict[str, LoopKind] = {"ci": "whole"} if site.results[2] is not None else {}
@@ -64,5 +80,5 @@ def convolution_backward(site: Site) -> Loops | None:
     products = sum(result is not None for result in site.results[:2])
     return loops(
         text, site, kinds=kinds, linear=((0,),), shapes=shapes,
-        work="convolution", flops=2 * products / named.input_points,
+        work="convolution", flops=2 * products / named.walked_twice,
     )  # fmt: skip

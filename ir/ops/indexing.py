@@ -3,48 +3,32 @@
 from __future__ import annotations
 
 from ..model import Ref
-from ..op import Loops, Site, Work, declare, loops
+from ..op import LoopKind, Loops, Site, Work, declare, loops
 from .pattern import Words, aligned, integer, literal, pattern, words
 
 MOVE: Work = "move"
 
 
-@declare("aten.embedding.default")
-def embedding(site: Site) -> Loops:
-    """table, indices -> rows"""
-    places = words(site.operands[1].shape, "n")
-    text = pattern([["v!", "h"], places], [[*places, "h"]])
-    return loops(text, site, linear=((0,),), work=MOVE, flops=0)
-
-
-@declare("aten.embedding_dense_backward.default")
-def embedding_backward(site: Site) -> Loops:
-    """gradient, indices -> of the table: the places add up, unless counted for scaling"""
-    scaled = literal(site, 4) is True
-    places = words(site.operands[1].shape, "n", whole=range(9) if scaled else ())
-    text = pattern([[*places, "h"], places], [["v!", "h"]])
-    return loops(text, site, linear=((0,),), work=MOVE, flops=0)
-
-
-def _shared(shape: tuple[int, ...], index: tuple[int, ...], dim: int) -> tuple[Words, Words] | None:
-    """Words of a tensor and of indices into it along `dim`; None when other dims differ."""
-    others = [d for d in range(len(shape)) if d != dim]
-    if len(index) != len(shape) or any(shape[d] != index[d] for d in others):
-        return None
-    full = words(shape)
-    whole = "1" if shape[dim] == 1 else "v!"
-    places = "1" if index[dim] == 1 else "n"
-    return [*full[:dim], whole, *full[dim + 1 :]], [*full[:dim], places, *full[dim + 1 :]]
+def _shared(shape: tuple[int, ...], index: tuple[int, ...], dim: int) -> tuple[Words, Words]:
+    """Words of a tensor and of indices into it along `dim`; other dims of unequal size are whole."""
+    full, places = words(shape, whole=(dim,)), words(index, "n")
+    for d, (size, other) in enumerate(zip(shape, index, strict=True)):
+        if d == dim:
+            continue
+        if size == other:
+            places[d] = full[d]
+        else:
+            full[d], places[d] = (f"i{d}!" if size > 1 else "1"), (f"n{d}!" if other > 1 else "1")
+    return full, places
 
 
 @declare("aten.gather.default")
 def gather(site: Site) -> Loops | None:
     """x, dim, indices -> elements"""
     shape, index = site.operands[0].shape, site.operands[1].shape
-    found = _shared(shape, index, integer(site, 1) % max(len(shape), 1))
-    if found is None:
+    if not shape or not index:
         return None
-    full, places = found
+    full, places = _shared(shape, index, integer(site, 1) % len(shape))
     linear = ((0,),) if site.operands[0].is_float else ()
     return loops(pattern([full, places], [places]), site, linear=linear, work=MOVE, flops=0)
 
@@ -53,15 +37,16 @@ def gather(site: Site) -> Loops | None:
 def scatter(site: Site) -> Loops | None:
     """x, dim, indices, source -> x with elements written or added"""
     shape, index = site.operands[0].shape, site.operands[1].shape
-    found = _shared(shape, index, integer(site, 1) % max(len(shape), 1))
     source = site.operands[2:]
-    if found is None or any(s.shape != index for s in source):
+    if not shape or any(s.shape != index for s in source):
         return None
-    full, places = found
+    dim = integer(site, 1) % len(shape)
+    full, places = _shared(shape, index, dim)
     text = pattern([full, places, *[places] * len(source)], [full])
     adds = site.op.target == "aten.scatter_add.default" and site.operands[0].is_float
     linear = ((0, 2),) if adds else ()
-    return loops(text, site, kinds={"n": "whole"}, linear=linear, work=MOVE, flops=0)
+    kinds: dict[str, LoopKind] = {f"n{dim}": "whole"}
+    return loops(text, site, kinds=kinds, linear=linear, work=MOVE, flops=0)
 
 
 def _slices(site: Site, loop: str) -> tuple[list[str], str, list[str]] | None:

@@ -1,24 +1,35 @@
-"""Losses over classes: rows are independent, classes are whole."""
+"""Losses over classes: rows are independent, classes are joined or whole; and losses of single
+elements."""
 
 from __future__ import annotations
 
-from ..op import Loops, Site, declare, loops
-from .pattern import Words, integer, pattern, present, words
+from ..op import Exchange, LoopKind, Loops, Site, declare, loops
+from .pattern import Words, aligned, integer, joint, pattern, present, words
 
 NONE, MEAN, SUM = 0, 1, 2
 
 
-@declare("plait.cross_entropy.default")
+CLASSES = (("v",),)
+
+
+@declare("plait.cross_entropy.default", placed=True)
 def cross_entropy(site: Site) -> Loops:
-    """logits, labels -> losses, logsumexp"""
-    return loops("[n v!], [n] -> [n], [n]", site, work="reduce", flops=5)
+    """logits, labels, ignored label, classes -> losses, logsumexp
+
+    Split over the classes, ranks join each row's maximum, sum and picked score (Megatron-LM)."""
+    text = "[n v], [n] -> [n], [n]"
+    joined = (Exchange("all_reduce", (("n",),), 4, 3),)
+    return loops(
+        text, site, kinds={"v": "joint"}, work="reduce", flops=5, places=((3, CLASSES),),
+        exchanges=joined,
+    )  # fmt: skip
 
 
-@declare("plait.cross_entropy_backward.default")
+@declare("plait.cross_entropy_backward.default", placed=True)
 def cross_entropy_backward(site: Site) -> Loops:
-    """gradient, logits, labels, logsumexp -> of logits"""
-    text = "[n], [n v!], [n], [n] -> [n v!]"
-    return loops(text, site, linear=((0,),), work="reduce", flops=5)
+    """gradient, logits, labels, logsumexp, ignored label, classes -> of logits"""
+    text = "[n], [n v], [n], [n] -> [n v]"
+    return loops(text, site, linear=((0,),), work="reduce", flops=5, places=((5, CLASSES),))
 
 
 def _rows(shape: tuple[int, ...], whole: bool) -> tuple[Words, Words]:
@@ -48,3 +59,45 @@ def nll_loss_backward(site: Site) -> Loops | None:
     upper = labels if integer(site, 4, MEAN) == NONE else []
     inputs = present(site, (upper, scores, labels, ["v!"], None, None, []))
     return loops(pattern(inputs, [scores]), site, linear=((0,),), work="move", flops=1)
+
+
+# Losses of single elements -> position of the reduction; backward has the gradient in front.
+ELEMENTWISE: dict[str, int] = {
+    "aten.mse_loss.default": 2,
+    "aten.smooth_l1_loss.default": 2,
+    "aten.huber_loss.default": 2,
+    "aten.soft_margin_loss.default": 2,
+    "aten.binary_cross_entropy.default": 3,
+    "aten.binary_cross_entropy_with_logits.default": 4,
+}
+ELEMENTWISE_BACKWARD: dict[str, int] = {
+    "aten.mse_loss_backward.default": 3,
+    "aten.smooth_l1_loss_backward.default": 3,
+    "aten.huber_loss_backward.default": 3,
+    "aten.soft_margin_loss_backward.default": 3,
+    "aten.binary_cross_entropy_backward.default": 4,
+}
+
+
+@declare(*ELEMENTWISE)
+def elementwise(site: Site) -> Loops | None:
+    """x, targets (, weights) -> losses, or their mean or sum"""
+    reduction = integer(site, ELEMENTWISE[site.op.target], MEAN)
+    sizes = joint(operand.shape for operand in site.operands)
+    full = words(sizes)
+    kind: LoopKind = "mean" if reduction == MEAN else "split"
+    kinds = {word: kind for word in full if word != "1"}
+    text = pattern(
+        (aligned(operand.shape, full) for operand in site.operands),
+        [full if reduction == NONE else []],
+    )
+    return loops(text, site, kinds=kinds, work="pointwise" if reduction == NONE else "reduce")
+
+
+@declare(*ELEMENTWISE_BACKWARD)
+def elementwise_backward(site: Site) -> Loops | None:
+    """gradient, x, targets (, weights) -> of x; a mean counts the elements, so it is whole"""
+    reduction = integer(site, ELEMENTWISE_BACKWARD[site.op.target], MEAN)
+    full = words(joint(o.shape for o in site.operands), whole=range(99) if reduction == MEAN else ())
+    text = pattern((aligned(operand.shape, full) for operand in site.operands), [full])
+    return loops(text, site, linear=((0,),))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
-from ..op import Loops, Site, Work, declare, loops
-from .pattern import Words, integers, literal, pattern, present, words
+from ..op import LoopKind, Loops, Site, Work, declare, loops
+from .pattern import Words, integer, integers, literal, pattern, present, words
 
 WORK: Work = "reduce"
 
@@ -100,3 +100,59 @@ def batch_norm_backward(site: Site) -> Loops:
 def _channels(shape: tuple[int, ...], training: bool) -> tuple[Words, Words]:
     batch, *space = words((shape[0], *shape[2:]), "s", whole=range(9) if training else ())
     return [batch, "c", *space], ["c"]
+
+
+@declare("plait.square_deviation.default")
+def square_deviation(site: Site) -> Loops:
+    """x, mean -> mean of (x - mean)^2 per channel"""
+    full, per = _channels(site.operands[0].shape, False)
+    kinds: dict[str, LoopKind] = {word: "mean" for word in full if word not in ("c", "1")}
+    return loops(pattern([full, per], [per]), site, kinds=kinds, work=WORK, flops=3)
+
+
+@declare("plait.batch_norm.default")
+def normalise(site: Site) -> Loops:
+    """x, mean, 1/std, weight?, bias? -> of the shape of x"""
+    full, per = _channels(site.operands[0].shape, False)
+    inputs = present(site, (full, per, per, per, per))
+    return loops(pattern(inputs, [full]), site, work=WORK, flops=4)
+
+
+@declare("plait.batch_norm_sums.default")
+def normalise_sums(site: Site) -> Loops:
+    """gradient, x, mean, 1/std -> of bias, of weight"""
+    full, per = _channels(site.operands[1].shape, False)
+    text = pattern([full, full, per, per], [per, per])
+    return loops(text, site, linear=((0,),), work=WORK, flops=5)
+
+
+@declare("plait.batch_norm_backward.default")
+def normalise_backward(site: Site) -> Loops:
+    """gradient, x, mean, 1/std, weight?, mean of bias' and of weight's gradient -> of x"""
+    full, per = _channels(site.operands[1].shape, False)
+    inputs = present(site, (full, full, per, per, per, per, per))
+    last = len(inputs) - 1
+    groups = ((0, last - 1, last),)
+    return loops(pattern(inputs, [full]), site, linear=groups, work=WORK, flops=8)
+
+
+@declare("aten._weight_norm_interface.default")
+def weight_norm(site: Site) -> Loops:
+    """direction, length, dim -> weight, norms: one norm per place along `dim`"""
+    full, per = _lengths(site, 0, 2)
+    return loops(pattern([full, per], [full, per]), site, work=WORK, flops=4)
+
+
+@declare("aten._weight_norm_interface_backward.default")
+def weight_norm_backward(site: Site) -> Loops:
+    """gradient, direction, length, norms, dim -> of direction, of length"""
+    full, per = _lengths(site, 1, 4)
+    text = pattern([full, full, per, per], [full, per])
+    return loops(text, site, linear=((0,),), work=WORK, flops=6)
+
+
+def _lengths(site: Site, operand: int, position: int) -> tuple[Words, Words]:
+    shape = site.operands[operand].shape
+    dim = integer(site, position) % len(shape)
+    full = words(shape, whole=set(range(len(shape))) - {dim})
+    return full, [word if d == dim else "1" for d, word in enumerate(full)]

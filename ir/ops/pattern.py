@@ -25,6 +25,14 @@ def aligned(shape: Sequence[int], full: Words) -> Words:
     return ["1" if size == 1 else word for size, word in zip(shape, tail, strict=True)]
 
 
+def joint(shapes: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """The shape that shapes broadcast to."""
+    listed = list(shapes)
+    rank = max(map(len, listed), default=0)
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in listed]
+    return tuple(max(sizes) for sizes in zip(*padded, strict=True))
+
+
 def pattern(inputs: Iterable[Words], outputs: Iterable[Words]) -> str:
     sides = (", ".join(f"[{' '.join(dims)}]" for dims in side) for side in (inputs, outputs))
     return " -> ".join(sides)

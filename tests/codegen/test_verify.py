@@ -7,31 +7,22 @@ import pytest
 
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
-from plait.ir.capture import load_source, trace
-from plait.ir.files import dump
-from plait.ir.precision import lift_dtypes
 from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.runtime.verify import Job, verify
 
-ZOO = Path(__file__).resolve().parent.parent / "zoo.py"
+from .sources import sourced
+
 WORDS = (
     "dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "pp=4", "dp=2,tp=2", "pp=2,zero3=2",
-    "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute",
+    "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute", "tp=4,sp", "sp=4", "cp=4",
+    "zero3=2,cp=2", "sp=2,tp=2", "pp=2,tp=2,sp",
 )  # fmt: skip
 
 
 def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
     """Compile one model under every word; four layers, dropout as the model has it."""
-    factory = folder / f"{name}_source.py"
-    factory.write_text(
-        f"import sys\nsys.path.insert(0, {str(ZOO.parent)!r})\nimport zoo\n"
-        f"def make():\n    model, batch = zoo.{name}(4)\n    return model.train(), batch\n"
-    )
-    source = load_source(f"{factory}:make")
-    model = lift_dtypes(trace(source.model, source.batch), "float64")
-    file = folder / f"{name}.json"
-    file.write_bytes(dump(model, "plait/model"))
+    model, source, file = sourced(name, folder, "4, seq=16")
     jobs = []
     for i, word in enumerate(words):
         strategy, *variant = word.split()
@@ -44,7 +35,7 @@ def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
         made = plan(model, load_cluster("local:4"), options)
         write(compile_program(made, model), folder / f"{name}_{i}")
         jobs.append(
-            Job(f"{name} {word}", str(folder / f"{name}_{i}"), f"{factory}:make", str(file), steps=3)
+            Job(f"{name} {word}", str(folder / f"{name}_{i}"), source, file, steps=3)
         )
     return jobs
 
@@ -53,6 +44,13 @@ def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_every_strategy_computes_what_one_process_computes(name, tmp_path):
     for verdict in verify(programs(name, tmp_path), 4, 300):
+        assert verdict.passed, str(verdict)
+
+
+@pytest.mark.ranks
+def test_experts_apart_compute_what_one_process_computes(tmp_path):
+    words = ("dp=4", "tp=4", "ep=4", "zero3=2,ep=2", "ep=2,tp=2,sp", "pp=2,ep=2", "ep=2,sp=2")
+    for verdict in verify(programs("mixtral", tmp_path, words), 4, 300):
         assert verdict.passed, str(verdict)
 
 

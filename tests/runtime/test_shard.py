@@ -48,7 +48,7 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Store
         axes = tuple(i for i, name in enumerate(sizes) if name == role)
         ranks = next(g for g in mesh.groups(axes) if rank in g)
         roles[role] = Group(role, ranks, rank, None, Counter())
-    groups = SimpleNamespace(roles=roles, stage=0, rank=rank)
+    groups = SimpleNamespace(roles=roles, sums={}, stage=0, rank=rank)
     return Store(table, groups, Comm(mesh, 1, rank, {}), Initial(module), torch.device("cpu"))
 
 

@@ -145,7 +145,9 @@ def table(sizes: dict[str, int], micro_batches: int, schedule: str = "1f1b") -> 
 
     def held(name, shape, layout, on, **rest) -> Held:
         factors = tuple((size,) for size in shape)
-        return Held(name, "parameter", TensorType(shape, dtype), factors, layout, on, True, **rest)
+        sums = ("dp",) if sizes.get("dp", 1) > 1 else ()
+        kind = TensorType(shape, dtype)
+        return Held(name, "parameter", kind, factors, layout, on, True, sums, **rest)
 
     tensors = [held("w", (WIDTH, HIDDEN), whole, tuple(sorted({0, stages - 1})),
                     aliases=("tied",))]  # fmt: skip

@@ -38,8 +38,13 @@ def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def double(batch: Any) -> Any:
-    cast = {n: t.double() if t.is_floating_point() else t for n, t in batch.items()}
+    cast = {n: _double(t) for n, t in batch.items()}
     return cast
+
+
+def _double(value: Any) -> Any:
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.double() if floating else value
 
 
 def held(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ import torch
 
 from plait.ir.capture import call_key
 from plait.ir.capture.attention import OPS
-from plait.ir.capture.operators import whole_index
+from plait.ir.capture.places import whole_index
 
 KEY = torch.tensor([call_key(1, 2, 3), 0])
 
@@ -46,7 +46,7 @@ def test_attention_is_softmax_of_scores(bias: str, causal: bool, width: int) -> 
     if mask is not None and mask.is_floating_point():
         mask = mask.clone().requires_grad_()
         sources.append(mask)
-    out, logsumexp = OPS.attention(q, k, v, mask, None, causal, 0.3, 0.0, 0, [])
+    out, logsumexp = OPS.attention(q, k, v, mask, None, causal, 0.3, 0.0, 0, [], [], [])
     expected, scores = formula(q, k, v, mask, causal, 0.3)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(logsumexp, scores)
@@ -62,7 +62,7 @@ def test_attention_with_dropout_has_the_gradient_of_its_own_mask() -> None:
     index = list(whole_index((2, 4, 6, 7)))
 
     def run(q, k, v):
-        return OPS.attention(q, k, v, None, KEY, True, 0.3, 0.4, 5, index)[0]
+        return OPS.attention(q, k, v, None, KEY, True, 0.3, 0.4, 5, index, [], [])[0]
 
     assert torch.autograd.gradcheck(run, (q, k, v))
 
@@ -72,7 +72,7 @@ def test_a_row_that_attends_to_nothing_gives_zeros() -> None:
     mask = torch.ones(2, 1, 6, 7, dtype=torch.bool)
     mask[0, 0, 2] = False
     index = list(whole_index((2, 4, 6, 7)))
-    out, _ = OPS.attention(q, k, v, mask, KEY, False, 0.3, 1e-9, 0, index)
+    out, _ = OPS.attention(q, k, v, mask, KEY, False, 0.3, 1e-9, 0, index, [], [])
     assert out[0, :, 2].abs().max() == 0
     (gradient,) = torch.autograd.grad(out.sum(), q)
     assert bool(gradient.isfinite().all())
@@ -110,10 +110,10 @@ def test_cross_entropy_and_its_gradient() -> None:
     torch.manual_seed(0)
     logits = torch.randn(5, 9, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([1, 2, -100, 8, 0])
-    losses, _ = OPS.cross_entropy(logits, labels, -100)
+    losses, _ = OPS.cross_entropy(logits, labels, -100, [])
     expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(losses, expected)
-    assert torch.autograd.gradcheck(lambda x: OPS.cross_entropy(x, labels, -100)[0], (logits,))
+    assert torch.autograd.gradcheck(lambda x: OPS.cross_entropy(x, labels, -100, [])[0], (logits,))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -121,7 +121,7 @@ def test_low_precision_stays_near(dtype: torch.dtype) -> None:
     q, k, v = inputs()
     expected, _ = formula(q, k, v, None, True, 0.3)
     low = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
-    out, logsumexp = OPS.attention(*low, None, None, True, 0.3, 0.0, 0, [])
+    out, logsumexp = OPS.attention(*low, None, None, True, 0.3, 0.0, 0, [], [], [])
     assert (out.dtype, logsumexp.dtype) == (dtype, torch.float32)
     torch.testing.assert_close(out.double(), expected, atol=0.05, rtol=0.05)
     assert all(g.dtype == dtype for g in torch.autograd.grad(out.sum(), low))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from plait.ir.capture.operators import OPS, whole_index
+from plait.ir.capture.operators import OPS
+from plait.ir.capture.places import whole_index
 
 from .drawn import F64, below, of, real
 from .pieces import Sample
@@ -26,6 +29,19 @@ def _layer_norm(shape: tuple[int, ...], inner: list[int], affine: bool = True) -
             unused=unused,
         ),
     ]  # fmt: skip
+
+
+def _batch_norm_parts(shape: tuple[int, ...], affine: bool = True) -> list[Sample]:
+    x, upper, mean = real(*shape), real(*shape), real(shape[1])
+    inverse = torch.rand(shape[1], dtype=F64) + 0.5
+    weight, bias = (real(shape[1]), real(shape[1])) if affine else (None, None)
+    saved = (upper, x, mean, inverse)
+    return [
+        of("plait.square_deviation.default", x, mean),
+        of("plait.batch_norm.default", x, mean, inverse, weight, bias),
+        of("plait.batch_norm_sums.default", *saved),
+        of("plait.batch_norm_backward.default", *saved, weight, real(shape[1]), real(shape[1])),
+    ]
 
 
 def _group_norm(shape: tuple[int, ...], groups: int) -> list[Sample]:
@@ -58,6 +74,14 @@ def _batch_norm(shape: tuple[int, ...]) -> list[Sample]:
     ]
 
 
+def _weight_norm(shape: tuple[int, ...], dim: int) -> list[Sample]:
+    length = [size if d == dim else 1 for d, size in enumerate(shape)]
+    v, g, upper = real(*shape), real(*length), real(*shape)
+    name = "_weight_norm_interface"
+    _, norms = getattr(torch.ops.aten, name)(v, g, dim)
+    return [of(name, v, g, dim), of(f"{name}_backward", upper, v, g, norms, dim)]
+
+
 NORM = [
     *_layer_norm((4, 6, 8), [8]),
     *_layer_norm((4, 1, 8), [8], affine=False),
@@ -66,6 +90,10 @@ NORM = [
     *_group_norm((2, 8, 3), 1),
     *_batch_norm((4, 6, 2, 2)),
     *_batch_norm((6, 4)),
+    *_batch_norm_parts((4, 6, 2, 3)),
+    *_batch_norm_parts((6, 4), affine=False),
+    *_weight_norm((4, 6, 3), 2),
+    *_weight_norm((4, 6, 3), 0),
 ]
 
 
@@ -79,7 +107,7 @@ def _attention(
     q, k, v, upper = real(b, n, s, d), real(b, g, t, d), real(b, g, t, e), real(b, n, s, e)
     mask = None if bias is None else real(*bias)
     key = torch.tensor([12345, 0]) if p else None
-    rest = (causal, 0.5, p, 7, whole_index((b, n, s, t)) if p else ())
+    rest = (causal, 0.5, p, 7, whole_index((b, n, s, t)) if p else (), (), ())
     out, logsumexp = OPS.attention(q, k, v, mask, key, *rest)
     saved = (upper, q, k, v, mask, key, out, logsumexp, *rest)
     made = [
@@ -93,11 +121,22 @@ def _attention(
 
 def _cross_entropy() -> list[Sample]:
     logits, labels = real(6, 8), torch.tensor([1, -100, 3, 7, 0, -100])
-    _, logsumexp = OPS.cross_entropy(logits, labels, -100)
+    _, logsumexp = OPS.cross_entropy(logits, labels, -100, [])
     forward, backward = "plait.cross_entropy.default", "plait.cross_entropy_backward.default"
     return [
-        of(forward, logits, labels, -100),
-        of(backward, real(6), logits, labels, logsumexp, -100),
+        of(forward, logits, labels, -100, ()),
+        of(backward, real(6), logits, labels, logsumexp, -100, ()),
+    ]
+
+
+def _experts(n: int, k: int, e: int) -> list[Sample]:
+    f, h, o = 4, 6, 8
+    choice = torch.stack([torch.randperm(e)[:k] for _ in range(n)])
+    weights = real(e, 2 * f, h), real(e, o, f)
+    rest = (real(n, h), choice, torch.rand(n, k, dtype=F64), *weights, "silu", e, ())
+    return [
+        of("plait.experts.default", *rest),
+        of("plait.experts_backward.default", real(n, o), *rest),
     ]
 
 
@@ -114,6 +153,7 @@ OURS = [
     of("plait.dropout.default", real(4, 6, 2), KEY, 0.4, 3, whole_index((4, 6, 2))),
     of("plait.dropout.default", real(4, 1), KEY, 0.4, 3, whole_index((4, 1))),
     *_cross_entropy(),
+    *_experts(8, 2, 4),
 ]
 
 
@@ -130,15 +170,37 @@ def _nll(reduction: int, space: tuple[int, ...] = ()) -> list[Sample]:
     ]
 
 
+def _elementwise(name: str, *rest: Any, middle: tuple[Any, ...] = ()) -> list[Sample]:
+    """Forward under every reduction, backward where there is an operator for it."""
+    x, y, upper = torch.rand(4, 6, dtype=F64), torch.rand(4, 6, dtype=F64), real(4, 6)
+    made = [of(name, x, y, *middle, reduction, *rest) for reduction in (0, 1, 2)]
+    backward = f"{name}_backward"
+    if hasattr(torch.ops.aten, backward):
+        made += [
+            of(backward, real() if reduction else upper, x, y, *middle, reduction, *rest)
+            for reduction in (0, 1, 2)
+        ]
+    return made
+
+
+ELEMENTWISE = [
+    *_elementwise("mse_loss"),
+    *_elementwise("smooth_l1_loss", 0.5),
+    *_elementwise("huber_loss", 0.5),
+    *_elementwise("soft_margin_loss"),
+    *_elementwise("binary_cross_entropy", middle=(torch.rand(6, dtype=F64),)),
+    *_elementwise("binary_cross_entropy_with_logits", middle=(None, torch.rand(6, dtype=F64))),
+]
 LOSS = [sample for reduction in (0, 1, 2) for sample in _nll(reduction)] + _nll(1, (2, 3))
 
 
 def _convolution(
     x: tuple[int, ...], weight: tuple[int, ...], groups: int = 1, bias: bool = True,
-    transposed: bool = False, mask: tuple[bool, bool] = (True, True),
+    transposed: bool = False, mask: tuple[bool, bool] = (True, True), stride: int = 2,
+    padding: int = 1,
 ) -> list[Sample]:  # fmt: skip
     space = len(x) - 2
-    options = ([2] * space, [1] * space, [1] * space, transposed, [0] * space, groups)
+    options = ([stride] * space, [padding] * space, [1] * space, transposed, [0] * space, groups)
     given, kernel = real(*x), real(*weight)
     channels = weight[1] * groups if transposed else weight[0]
     added = real(channels) if bias else None
@@ -158,9 +220,12 @@ CONVOLUTION = [
     *_convolution((2, 4, 7), (6, 4, 3), bias=False, mask=(False, True)),
     *_convolution((2, 12, 5), (24, 3, 3), groups=4, bias=False),
     *_convolution((2, 6, 5, 5), (6, 1, 3, 3), groups=6),
+    # windows that tile the input, and windows of one place
+    *_convolution((4, 6, 8, 12), (8, 6, 2, 2), bias=False, padding=0),
+    *_convolution((4, 6, 6), (8, 3, 1), groups=2, bias=False, stride=1, padding=0),
     *_convolution((2, 6, 5), (6, 4, 3), transposed=True),
     *_convolution((2, 6, 5), (6, 4, 3), transposed=True, groups=2, bias=False),
 ]
 
 
-LAYERS = [*NORM, *OURS, *LOSS, *CONVOLUTION]
+LAYERS = [*NORM, *OURS, *LOSS, *ELEMENTWISE, *CONVOLUTION]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from plait.ir.axes import Axes, Option, analyse
 from plait.ir.capture.literals import decode, encode, tensor_type
 from plait.ir.capture.resolve import resolve
-from plait.ir.model import Argument, Op, Ref
-from plait.ir.op import Dims, Loops, Site, declaration
+from plait.ir.layout import Factors
+from plait.ir.local import Boundary, localize
+from plait.ir.mesh import Axis, Mesh
+from plait.ir.model import Argument, Function, Input, Op, Output, Ref
+from plait.ir.op import Loops, Site, declaration
+
+from ..lockstep import run, shard, unshard
 
 
 @dataclass
@@ -73,106 +78,64 @@ def case(sample: Sample) -> Case:
     return Case(op, tensors, made, declaration(site))
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Piece number `place` of `ways`: blocks of the loop, or every `ways`-th element."""
+def alone(case: Case) -> Function:
+    """A function of this operator only."""
+    types = [*map(tensor_type, case.tensors)]
+    types += [tensor_type(r) if r is not None else types[0] for r in case.results]
+    inputs = tuple(Input(v, "activation", "", None) for v in range(len(case.tensors)))
+    outputs = tuple(Output(v) for v in case.op.results if v >= 0)
+    return Function("alone", tuple(types), inputs, outputs, (case.op,), 1)
 
-    loop: str
-    size: int
-    ways: int
-    inner: bool
-    place: int
 
-    def narrow(self, tensor: Tensor, dims: Dims, declared: Loops) -> Tensor:
-        found = self._opened(tensor, dims, declared)
-        if found is None:
-            return tensor
-        view, at, shape = found
-        return view.select(at, self.place).reshape(shape).contiguous()
-
-    def place_in(self, whole: Tensor, piece: Tensor, dims: Dims, declared: Loops) -> bool:
-        """Write a piece into the whole; False when the tensor does not carry the loop."""
-        found = self._opened(whole, dims, declared)
-        if found is None:
-            return False
-        view, at, shape = found
-        assert list(piece.shape) == shape, f"piece {list(piece.shape)}, expected {shape}"
-        part = view.select(at, self.place)
-        part.copy_(piece.reshape(part.shape))
-        return True
-
-    def _opened(
-        self, tensor: Tensor, dims: Dims, declared: Loops
-    ) -> tuple[Tensor, int, list[int]] | None:
-        """The tensor with its loops as dims of their own, the cut one's place, a piece's shape."""
-        sizes, at, shape = [], -1, []
+def parted(case: Case, loop: str, ways: int) -> dict[int, Factors]:
+    """Factors in which one loop is told apart into an outer and an inner part of `ways`."""
+    declared, found = case.declared, {}
+    assert declared is not None
+    values = (*case.op.operands(), *case.op.results)
+    for value, dims in zip(values, (*declared.inputs, *declared.outputs), strict=True):
+        sizes = []
         for dim in dims:
-            extent = 1
+            parts: list[int] = []
             for name in dim:
                 size = declared.size(name)
-                if name == self.loop:
-                    at = len(sizes) + (1 if self.inner else 0)
-                    sizes += (
-                        [size // self.ways, self.ways]
-                        if self.inner
-                        else [self.ways, size // self.ways]
-                    )
-                    size //= self.ways
-                else:
-                    sizes.append(size)
-                extent *= size
-            shape.append(extent)
-        return (tensor.reshape(sizes), at, shape) if at >= 0 else None
-
-    def extent(self, dim: tuple[str, ...], declared: Loops) -> int:
-        return prod(declared.size(name) // (self.ways if name == self.loop else 1) for name in dim)
-
-    def literals(self, op: Op, declared: Loops) -> tuple[Argument, ...]:
-        """The arguments with sizes, and the places of random masks, rebuilt for this piece."""
-        args = list(op.args)
-        for position, dims in declared.shapes:
-            local = tuple(self.extent(dim, declared) for dim in dims)
-            args[position] = local if isinstance(args[position], tuple) else local[0]
-        if declared.places is not None:
-            position, dims = declared.places
-            args[position] = self.triples(dims, declared)
-        return tuple(args)
-
-    def triples(self, mask: Dims, declared: Loops) -> tuple[int, ...]:
-        """(size, stride, start) per factor of the mask, outermost first."""
-        found: list[int] = []
-        stride = 1
-        for name in reversed([name for dim in mask for name in dim]):
-            size = declared.size(name)
-            if name != self.loop:
-                found = [size, stride, 0, *found]
-            elif self.inner:
-                found = [size // self.ways, stride * self.ways, 0, 1, stride, self.place, *found]
-            else:
-                part = size // self.ways
-                found = [part, stride, self.place * part, *found]
-            stride *= size
-        return tuple(found)
+                parts += [size // ways, ways] if name == loop else [size]
+            sizes.append(tuple(p for p in parts if p > 1))
+        found[value] = tuple(sizes)
+    return found
 
 
-def combined(case: Case, loop: str, ways: int, inner: bool) -> list[Tensor | None]:
-    """The results put together from the pieces of one loop, as declared."""
-    declared = case.declared
-    assert declared is not None
-    kind = next(entry.kind for entry in declared.loops if entry.name == loop)
-    joined = [None if r is None else torch.zeros_like(r) for r in case.results]
-    for place in range(ways):
-        cut = Cut(loop, declared.size(loop), ways, inner, place)
-        pairs = zip(case.tensors, declared.inputs, strict=True)
-        tensors = [cut.narrow(t, dims, declared) for t, dims in pairs]
-        made = case.run(tensors, cut.literals(case.op, declared))
-        for whole, piece, dims in zip(joined, made, declared.outputs, strict=True):
-            if whole is None or cut.place_in(whole, piece, dims, declared):
-                continue
-            assert whole.shape == piece.shape, f"sum of {piece.shape} for {whole.shape}"
-            assert whole.dtype != torch.bool, "truth values do not add up"
-            whole += piece / ways if kind == "mean" else piece
-    return joined
+def split_over(case: Case, option: Option, axes: Axes, ways: int) -> list[Tensor | None]:
+    """The results put together from the shards of an operator split so, as the local form runs."""
+    function, mesh = alone(case), Mesh((Axis("a", ways),))
+    outputs = [s for s, v in zip(option.outputs, case.op.results, strict=True) if v >= 0]
+    boundary = Boundary(
+        tuple((s,) for s in option.inputs), (None,) * len(option.inputs),
+        tuple((s,) for s in outputs), (None,) * len(outputs),
+    )  # fmt: skip
+    choice = axes.ops[0].options.index(option)
+    local = localize(function, axes, mesh, ((choice,),), boundary)
+    shards = {
+        mine.value: shard(tensor, axes.factors[v], layout, mesh)
+        for v, (mine, tensor, layout) in enumerate(
+            zip(local.inputs, case.tensors, boundary.inputs, strict=True)
+        )
+    }
+    made = run(local, shards, mesh)
+    joined: dict[int, Tensor] = {}
+    for mine, whole, layout in zip(local.outputs, function.outputs, boundary.outputs, strict=True):
+        kind = function.types[whole.value].dtype
+        assert layout != ("P",) or kind != "bool", "truth values do not add up"
+        joined[whole.value] = unshard(made[mine.value], axes.factors[whole.value], layout, mesh)
+    return [joined.get(v) for v in case.op.results]
+
+
+def options(case: Case, loop: str, ways: int, inner: bool) -> list[tuple[Option, Axes]]:
+    """The options that split this loop: in blocks, or its inner part."""
+    size = case.declared.size(loop) if case.declared else 1
+    known = parted(case, loop, ways) if inner and size > ways else {}
+    axes = analyse(alone(case), known)
+    part = 1 if known else 0
+    return [(o, axes) for o in axes.ops[0].options if o.cuts == ((loop, part),)]
 
 
 def summed(case: Case, group: tuple[int, ...], seed: int) -> list[Tensor | None]:

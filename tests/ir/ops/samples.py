@@ -214,6 +214,8 @@ INDEXING = [
     of("embedding_dense_backward", real(6, 4), below(3, 6), 8, -1, True),
     of("gather", real(4, 6), 1, below(6, 4, 2)),
     of("gather", real(4, 6, 2), -2, below(6, 4, 1, 2)),
+    of("gather", real(4, 6, 8), 1, below(6, 2, 3, 8)),
+    of("scatter_add", real(4, 6, 8), 1, below(6, 2, 4, 8), real(2, 4, 8)),
     of("scatter.src", real(4, 6), 1, below(6, 4, 1), real(4, 1)),
     of("scatter.value", real(4, 6), 0, below(4, 2, 6), 1.5),
     of("scatter_add", real(4, 6), 1, below(6, 4, 8), real(4, 8)),
@@ -259,7 +261,6 @@ SAMPLES = [
 # Declared operators at sites where nothing is known of them.
 OPAQUE = [
     of("index.Tensor", real(4, 6), [real(4) > 0]),
-    of("gather", real(4, 6), 1, below(6, 2, 3)),
     of("repeat_interleave.self_int", real(4, 6), 2),
     of("searchsorted.Tensor", real(4, 6).sort(1)[0], real(4, 3)),
     of("native_batch_norm", real(4, 6), None, None, real(6), real(6) ** 2, False, 0.1, 1e-5),

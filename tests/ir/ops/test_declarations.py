@@ -6,9 +6,10 @@ import msgspec
 import pytest
 import torch
 
-from plait.ir.op import OPERATORS, Loop, LoopKind
+from plait.ir.axes import analyse
+from plait.ir.op import OPERATORS, Loop, LoopKind, Loops, Site
 
-from .pieces import Case, Sample, case, combined, summed
+from .pieces import Case, Sample, alone, case, options, split_over, summed
 from .samples import OPAQUE, SAMPLES
 
 
@@ -27,8 +28,25 @@ def test_pieces_give_the_whole(sample: Sample) -> None:
         assert divisors, f"{loop} escapes the test; choose another size"
         for ways in divisors:
             for inner in (False, True):
-                joined = combined(found, loop.name, ways, inner)
-                _same(joined, found, f"{loop.name} of {loop.size} in {ways}")
+                _check(found, loop.name, ways, inner)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=_named)
+def test_pairs_of_loops_give_the_whole(sample: Sample) -> None:
+    found = case(sample)
+    assert found.declared is not None
+    if found.declared.pairs:
+        axes = analyse(alone(found))
+        paired = [o for o in axes.ops[0].options if o.partner is not None]
+        assert paired
+        for option in paired:
+            _same(split_over(found, option, axes, 2), found, str(option.cuts))
+
+
+def _check(found: Case, loop: str, ways: int, inner: bool) -> None:
+    for option, axes in options(found, loop, ways, inner):
+        made = split_over(found, option, axes, ways)
+        _same(made, found, f"{loop} in {ways}{' inside' * inner}")
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=_named)
@@ -58,15 +76,20 @@ FALSE = [
 
 
 @pytest.mark.parametrize(("sample", "name", "kind"), FALSE, ids=str)
-def test_a_false_declaration_is_found(sample: Sample, name: str, kind: LoopKind) -> None:
-    found = case(sample)
-    assert found.declared is not None
-    wrong = tuple(
-        Loop(o.name, o.size, kind if o.name == name else o.kind) for o in found.declared.loops
-    )
-    found.declared = msgspec.structs.replace(found.declared, loops=wrong)
+def test_a_false_declaration_is_found(
+    sample: Sample, name: str, kind: LoopKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = OPERATORS[sample.target]
+
+    def wrong(site: Site) -> Loops | None:
+        true = declared(site)
+        assert true is not None
+        changed = [Loop(o.name, o.size, kind if o.name == name else o.kind) for o in true.loops]
+        return msgspec.structs.replace(true, loops=tuple(changed))
+
+    monkeypatch.setitem(OPERATORS, sample.target, wrong)
     with pytest.raises(AssertionError):
-        _same(combined(found, name, 2, False), found, name)
+        _check(case(sample), name, 2, False)
 
 
 WORK = [

@@ -3,33 +3,33 @@
 import pytest
 
 from plait.ir.axes import analyse
-from plait.ir.capture import trace
 from plait.ir.model import Function, Model
-from plait.ir.op import OPERATORS
+from plait.ir.op import OPERATORS, declaration, site_of
 
 from ... import zoo
 
 # Operators that mix the samples of a batch, by what they do.
-MIXING = {
+EXPERTS = {
     # experts sort the tokens of the whole batch by expert
-    "mixtral": {
-        "aten.sort.default", "aten.histc.default", "aten.arange.default", "aten.index_put.default",
-        "transformers.grouped_mm_fallback.default",
-        "transformers.grouped_mm_fallback_backward.default",
-    },
-    # statistics of the batch
-    "resnet": {"aten.native_batch_norm.default", "aten.native_batch_norm_backward.default"},
+    "aten.sort.default", "aten.histc.default", "aten.arange.default", "aten.index_put.default",
+    "transformers.grouped_mm_fallback.default",
+    "transformers.grouped_mm_fallback_backward.default",
+}  # fmt: skip
+MIXING = {
+    **dict.fromkeys((make.__name__ for make in zoo.KINDS["mixture of experts"]), EXPERTS),
+    # every picture is compared with every text
+    "clip": {"aten.arange.default", "plait.cross_entropy.default",
+             "plait.cross_entropy_backward.default"},
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=sorted(zoo.ZOO))
-def traced(request: pytest.FixtureRequest) -> tuple[str, Model]:
-    model, batch = zoo.ZOO[request.param]()
-    return request.param, trace(model.train(), batch)
+def named(request: pytest.FixtureRequest, traced) -> tuple[str, Model]:
+    return request.param, traced(request.param)
 
 
-def test_nothing_is_opaque(traced: tuple[str, Model]) -> None:
-    _, model = traced
+def test_nothing_is_opaque(named: tuple[str, Model]) -> None:
+    _, model = named
     targets = {op.target for function in model.functions for op in function.ops}
     assert sorted(targets - OPERATORS.keys()) == []
     for function in model.functions:
@@ -38,9 +38,9 @@ def test_nothing_is_opaque(traced: tuple[str, Model]) -> None:
         assert [op.target for op, known in pairs if known.opaque] == []
 
 
-def test_batch_splits(traced: tuple[str, Model]) -> None:
+def test_batch_splits(named: tuple[str, Model]) -> None:
     """Every operator that touches the batch axis of a layer may be split along it."""
-    name, model = traced
+    name, model = named
     for function in model.functions:
         if function.differentiable:
             assert _whole_along_batch(function, model.batch) <= MIXING.get(name, set())
@@ -58,3 +58,17 @@ def _whole_along_batch(function: Function, batch: int) -> set[str]:
         if touched and all(option.atom != atom for option in known.options):
             found.add(op.target)
     return found
+
+
+def test_products_split_along_every_loop(named: tuple[str, Model]) -> None:
+    """Rows, columns and the sum: biases are added afterwards, to matrices and to convolutions."""
+    _, model = named
+    for function in model.functions:
+        for op in function.ops:
+            declared = declaration(site_of(op, function.types))
+            assert declared is not None
+            channels = [loop for loop in declared.loops if loop.name in ("n", "g", "co", "ci")]
+            if op.target.startswith(("aten.mm.", "aten.bmm.", "aten.addmm.", "aten.baddbmm.")):
+                assert {loop.kind for loop in declared.loops} == {"split"}
+            elif declared.work == "convolution":
+                assert {loop.kind for loop in channels} == {"split"}

@@ -153,7 +153,8 @@ def test_repair_makes_room():
 def test_chains_are_blocks_and_nothing_else():
     nodes = tuple(PlacementNode(i, 1.0) for i in range(5))
     edges = tuple(PlacementEdge(u, w, 1) for u, w in ((0, 1), (1, 2), (2, 3), (2, 4)))
-    problem = Problem(work_of(PlacementGraph(nodes, edges), uniform_target(2, 9, 0, 1)), "duplex", "train")
+    work = work_of(PlacementGraph(nodes, edges), uniform_target(2, 9, 0, 1))
+    problem = Problem(work, "duplex", "train")
     of = chains(problem).of
     assert of[0] == of[1] == of[2]
     assert len(set(of.tolist())) == 3

@@ -1,0 +1,171 @@
+"""One described run: read from the columns of a row, checked, and told apart from what is not known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import gcd
+
+import msgspec
+
+from ...ir.errors import UsageError
+from ...ir.strategy import Strategy
+
+Row = Mapping[str, str]
+RECOMPUTE = {
+    "none": "none", "full": "full", "selective_layer": "half", "selective_op": "half",
+    "partial": "half", "selective": "attention",
+}  # fmt: skip
+COMPILERS = ("jax", "xla", "maxtext", "pax", "levanter")  # frameworks whose programs are compiled
+
+
+class Unmodelled(UsageError):
+    """A row that lacks something, or describes what the model does not know."""
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """How a run is spread. `data`: replicas of the batch, expert ranks included; `shard_group`: how
+    many of them share states under zero; `tensor_tokens`: tokens split between tensor operators."""
+
+    data: int
+    zero_stage: int
+    shard_group: int
+    tensor: int
+    tensor_tokens: bool
+    pipeline: int
+    chunks: int
+    context: int
+    experts: int
+
+    @property
+    def strategy(self) -> Strategy:
+        """Stages outermost, then replicas, then what talks most."""
+        ways = self.data // self.experts
+        sharded = min(self.shard_group, ways) if self.zero_stage else 1
+        axes = (
+            ("pp", self.pipeline), ("dp", ways // sharded), (f"zero{self.zero_stage}", sharded),
+            ("ep", self.experts), ("cp", self.context), ("tp", self.tensor),
+        )  # fmt: skip
+        bare = (("sp", 1),) if self.tensor_tokens and self.tensor > 1 else ()
+        return Strategy((*(axis for axis in axes if axis[1] > 1), *bare))
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A configuration: layout, batch, memory action, precision, and the machine it ran on."""
+
+    layers: int
+    layout: Layout
+    micro_batch: int
+    global_batch: int
+    recompute: str
+    fused_attention: bool
+    compiled: bool
+    precision: str
+    device: str
+    device_memory_gb: float
+    devices: int
+    devices_per_node: int
+    network_gbit_per_second: float
+
+    @property
+    def micro_batches(self) -> int:
+        return self.global_batch // (self.layout.data * self.micro_batch)
+
+
+def read_run(row: Row) -> Run:
+    """The run of a row; raises Unmodelled naming the column that is missing or makes no sense."""
+    layout = read_layout(row)
+    micro_batch = whole(row, "microbatch", 1)
+    accumulated = whole(row, "grad_accum", 1)
+    run = Run(
+        layers=whole(row, "layers"),
+        layout=layout,
+        micro_batch=micro_batch,
+        global_batch=whole(row, "global_batch", layout.data * micro_batch * accumulated),
+        recompute=recompute(row.get("recompute", "")),
+        fused_attention=flag(row, "flash_attn", True),
+        compiled=flag(row, "compile", is_compiler(row.get("framework", ""))),
+        precision=precision(row.get("precision", "") or "bf16"),
+        device=row.get("gpu", ""),
+        device_memory_gb=number(row, "gpu_mem_gb", 0.0),
+        devices=whole(row, "num_gpus"),
+        devices_per_node=whole(row, "gpus_per_node", 8),
+        network_gbit_per_second=number(row, "inter_node_gbps_per_gpu", 0.0),
+    )
+    if run.layout.strategy.devices != run.devices:
+        raise Unmodelled(
+            f"{run.layout.strategy} is for {run.layout.strategy.devices} devices, not {run.devices}"
+        )
+    if run.micro_batches * layout.data * micro_batch != run.global_batch:
+        raise Unmodelled(
+            f"global_batch {run.global_batch} is not a multiple of {layout.data} replicas of "
+            f"micro-batches of {micro_batch}"
+        )
+    return run
+
+
+def is_compiler(framework: str) -> bool:
+    return any(name in framework.lower() for name in COMPILERS)
+
+
+def read_layout(row: Row) -> Layout:
+    tensor, pipeline = whole(row, "tp", 1), whole(row, "pp", 1)
+    context, experts = whole(row, "cp", 1), whole(row, "ep", 1)
+    data = whole(row, "dp", max(whole(row, "num_gpus") // (tensor * pipeline * context), 1))
+    experts = gcd(experts, data)  # others lie over tensor ranks, which split experts' insides as well
+    group = whole(row, "shard_group", 0) or data // experts
+    if (data // experts) % min(group, data // experts):
+        raise Unmodelled(f"shard_group {group} does not divide dp {data}")
+    return Layout(
+        data=data,
+        zero_stage=whole(row, "zero_stage", 0),
+        shard_group=group,
+        tensor=tensor,
+        tensor_tokens=flag(row, "sp", False),
+        pipeline=pipeline,
+        chunks=whole(row, "vpp", 1),
+        context=context,
+        experts=experts,
+    )
+
+
+def precision(words: str) -> str:
+    """`bf16` of `amp_bf16` or `BF16-mixed`: the type of products is what counts."""
+    found = re.search(r"fp8|bf16|fp16|fp32", words.lower())
+    if found is None:
+        raise Unmodelled(f"precision {words!r} is not known")
+    return found[0]
+
+
+def recompute(words: str) -> str:
+    """`full`, `half` of the layers, `attention` or `none`; what is not printed is none."""
+    for start, meaning in RECOMPUTE.items():
+        if words.startswith(start):
+            return meaning
+    if words:
+        raise Unmodelled(f"recompute {words!r} is not known: {', '.join(RECOMPUTE)}")
+    return "none"
+
+
+def number(row: Row, column: str, default: float | None = None) -> float:
+    text = row.get(column) or ""
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        raise Unmodelled(f"{column}: {text!r} is not a number") from None
+    if value is None:
+        raise Unmodelled(f"{column} is missing")
+    if not 0 <= value < 1e15:
+        raise Unmodelled(f"{column}: {value} makes no sense")
+    return value
+
+
+def whole(row: Row, column: str, default: int | None = None) -> int:
+    value = number(row, column, default)
+    if value != int(value) or (value < 1 and default != 0 and column != "zero_stage"):
+        raise Unmodelled(f"{column}: {value} is not a number of things")
+    return int(value)
+
+
+def flag(row: Row, column: str, default: bool) -> bool:
+    return bool(number(row, column, float(default)))

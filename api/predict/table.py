@@ -1,0 +1,81 @@
+"""A CSV file of described runs in, a CSV file of predictions out."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from ...ir.errors import FileError, PlaitError
+from .architecture import read_architecture
+from .predictor import Predictor
+from .run import Row, read_run
+
+
+class Prediction(msgspec.Struct, frozen=True):
+    """One line of the result; None and a `note` where the run cannot be modelled.
+
+    `predicted_peak_mem_gb` is what an allocator reports at its peak (1e9 bytes); `fits` also counts
+    what the runtime takes and a margin.
+    """
+
+    row_id: str
+    predicted_step_time_s: float | None = None
+    predicted_peak_mem_gb: float | None = None
+    fits: bool | None = None
+    note: str = ""
+
+
+def predict_row(row: Row, predictor: Predictor) -> Prediction:
+    """The prediction of one row; never raises for what a row says."""
+    name = row.get("row_id", "")
+    try:
+        found = predictor.predict(read_architecture(row), read_run(row))
+    except PlaitError as error:
+        return Prediction(name, note=str(error))
+    return Prediction(name, found.step_seconds, found.allocated_bytes / 1e9, found.fits)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a CSV file with a header; raises FileError where there is none."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            rows: list[Row] = [{k: v for k, v in row.items() if k is not None} for row in reader]
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: not CSV: {error}") from None
+    if "row_id" not in (reader.fieldnames or ()):
+        raise FileError(f"{path}: the header names no column row_id")
+    return rows
+
+
+def predict_rows(
+    rows: list[Row], progress: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[Prediction]:
+    """Predictions in the rows' order; shapes met before are not traced again."""
+    predictor = Predictor()
+    for number, row in enumerate(rows, 1):
+        yield predict_row(row, predictor)
+        progress(number, len(rows))
+
+
+def write_predictions(path: Path, predictions: list[Prediction]) -> None:
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(Prediction.__struct_fields__)
+            writer.writerows([_text(v) for v in msgspec.structs.astuple(p)] for p in predictions)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

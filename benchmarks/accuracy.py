@@ -1,0 +1,158 @@
+"""Predictions against measured runs: `python benchmarks/accuracy.py RUNS.csv [--markdown FILE]`.
+
+RUNS.csv describes runs and what was measured: `step_time_target_s`, `peak_mem_gb`, `status`. Errors
+are relative; a source's figure is the median of absolute errors, the total the mean over sources.
+Ranking looks at groups of equal model, devices and batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, median
+from typing import NamedTuple
+
+from plait.api.predict.table import Prediction, predict_rows, read_rows
+
+LEAST_GROUP = 3  # members that make a ranking
+
+
+class Case(NamedTuple):
+    row: dict[str, str]
+    prediction: Prediction
+
+    @property
+    def source(self) -> str:
+        return self.row["source"]
+
+    def error(self, column: str, predicted: float | None) -> float | None:
+        measured = self.row.get(column) or ""
+        return None if not measured or predicted is None else predicted / float(measured) - 1
+
+    @property
+    def time_error(self) -> float | None:
+        return self.error("step_time_target_s", self.prediction.predicted_step_time_s)
+
+    @property
+    def memory_error(self) -> float | None:
+        return self.error("peak_mem_gb", self.prediction.predicted_peak_mem_gb)
+
+
+def by_source(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    found: dict[str, list[Case]] = defaultdict(list)
+    for case in cases:
+        found[case.source].append(case)
+    return dict(sorted(found.items()))
+
+
+def errors(cases: Sequence[Case], kind: Callable[[Case], float | None]) -> list[float]:
+    return [e for e in map(kind, cases) if e is not None]
+
+
+def error_rows(cases: Sequence[Case], kind: Callable[[Case], float | None]) -> list[list[str]]:
+    rows, medians = [], []
+    for source, members in by_source(cases).items():
+        found = errors(members, kind)
+        if found:
+            sizes = sorted(map(abs, found))
+            medians.append(median(sizes))
+            worst = sizes[int(0.9 * (len(sizes) - 1))]
+            rows.append([source, str(len(found)), *map(percent, (medians[-1], worst, median(found)))])
+    if medians:
+        rows.append(["mean over sources", "", percent(mean(medians)), "", ""])
+    return rows
+
+
+def ranking(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Top-1 regret and Kendall's tau of (measured, predicted) seconds."""
+    chosen = min(pairs, key=lambda p: p[1])[0]
+    best = min(measured for measured, _ in pairs)
+    signs = [_sign(a[0] - b[0]) * _sign(a[1] - b[1]) for a, b in combinations(pairs, 2)]
+    return chosen / best - 1, mean(signs)
+
+
+def _sign(number: float) -> int:
+    return (number > 0) - (number < 0)
+
+
+def ranking_rows(cases: Sequence[Case]) -> list[list[str]]:
+    rows = []
+    for source, members in by_source(cases).items():
+        groups: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
+        for case in members:
+            predicted = case.prediction.predicted_step_time_s
+            if case.row["step_time_target_s"] and predicted is not None:
+                key = tuple(case.row[c] for c in ("model", "num_gpus", "global_batch", "seq_len"))
+                groups[key].append((float(case.row["step_time_target_s"]), predicted))
+        ranked = [ranking(pairs) for pairs in groups.values() if len(pairs) >= LEAST_GROUP]
+        if ranked:
+            regret, tau = (mean(values) for values in zip(*ranked, strict=True))
+            rows.append([source, str(len(ranked)), percent(regret), f"{tau:.2f}"])
+    return rows
+
+
+def fit_rows(cases: Sequence[Case]) -> list[list[str]]:
+    """Of runs by whether they ran: how many are predicted to fit, and not to."""
+    rows = []
+    for status in ("ok", "oom"):
+        members = [c.prediction.fits for c in cases if c.row.get("status") == status]
+        rows.append([status, str(members.count(True)), str(members.count(False)),
+                     str(members.count(None))])  # fmt: skip
+    return rows
+
+
+def percent(part: float) -> str:
+    return f"{100 * part:.1f} %"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(str(line[i])) for line in (head, *rows)) for i in range(len(head))]
+    lines = [head, ["-" * w for w in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )
+
+
+def report(cases: Sequence[Case], cpu_seconds: float) -> str:
+    spread = ["source", "runs", "median error", "90th percentile", "bias"]
+    missing = sorted({c.prediction.note for c in cases if c.prediction.note})
+    parts = [
+        "## Step time", table(spread, error_rows(cases, lambda c: c.time_error)),
+        "## Ranking", table(["source", "groups", "top-1 regret", "Kendall tau"], ranking_rows(cases)),
+        "## Peak memory", table(spread, error_rows(cases, lambda c: c.memory_error)),
+        "## Out of memory",
+        table(["run was", "predicted to fit", "not to fit", "not modelled"], fit_rows(cases)),
+        f"{len(cases)} runs in {cpu_seconds:.0f} s of processor time.",
+    ]  # fmt: skip
+    if missing:
+        parts.append("Not modelled: " + "; ".join(missing) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--markdown", type=Path, help="also write the report here, below its head")
+    options = parser.parse_args(arguments)
+    if not options.runs.is_file():
+        print(f"skipped: there is no file {options.runs}")
+        return 0
+    start = time.process_time()
+    rows = read_rows(options.runs)
+    cases = [Case(row, made) for row, made in zip(rows, predict_rows(rows), strict=True)]
+    text = report(cases, time.process_time() - start)
+    print(text)
+    if options.markdown is not None:
+        head, mark, _ = options.markdown.read_text(encoding="utf-8").partition("## Step time")
+        options.markdown.write_text(head + ("" if mark else "\n") + text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

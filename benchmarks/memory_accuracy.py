@@ -1,0 +1,84 @@
+"""Predicted against measured peak memory of Megatron-LM runs: `python memory_accuracy.py FILE.csv`.
+
+FILE describes runs by Megatron's own arguments, with the peak that torch's allocator reported in
+`peak_mem_bytes`. Only decoders are modelled; what the arguments leave open is taken as documented:
+tied embeddings for one-projection layers, attention written out where no fused kernel is named.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+from accuracy import percent, table
+
+from plait.api.predict.predictor import Predictor
+from plait.api.predict.run import Row
+from plait.api.predict.table import predict_row, read_rows
+
+DECODERS = ("gpt", "moe", "mixtral")
+PADDED = 128  # a vocabulary is padded to a multiple of this times the tensor ranks
+VOCABULARIES = {"Llama2Tokenizer": 32000}
+GPT2_VOCABULARY = 50257
+
+
+def argument(row: Row, name: str) -> str:
+    found = re.search(rf'"--{name}": "?([^,"}}]*)', row["all_args"])
+    return found[1] if found else ""
+
+
+def described(row: Row) -> Row:
+    """The run in the columns that predictions read."""
+    ranks, layers = int(row["tp"]), float(row["layers"] or 0)
+    unit = PADDED * ranks
+    vocabulary = float(row["vocab"] or VOCABULARIES.get(row["tokenizer"], GPT2_VOCABULARY))
+    chunk = float(row["layers_per_vstage"] or 0)
+    written = argument(row, "attention-backend") == "unfused" or row["transformer_impl"] == "local"
+    return {
+        **{name: row[name] for name in SAME},
+        "kv_heads": row["kv_groups"], "experts": row["num_experts"],
+        "moe_ffn": argument(row, "moe-ffn-hidden-size"), "num_gpus": row["num_gpus"] or "8",
+        "vocab": str(-(-vocabulary // unit) * unit), "gpu_mem_gb": "80",
+        "vpp": str(layers / float(row["pp"]) / chunk) if chunk and layers else "1",
+        "gated_mlp": str(int(bool(row["swiglu"]))), "tied": str(int(not row["untie"])),
+        "zero_stage": str(int(bool(row["dist_opt"]))), "sp": str(int(bool(row["sp"]))),
+        "flash_attn": str(int(not written)),
+        "precision": "bf16" if row["bf16"] else "fp16" if row["fp16"] else "fp32",
+    }  # fmt: skip
+
+
+SAME = (
+    "row_id", "layers", "hidden", "heads", "ffn", "topk", "seq_len", "gpu", "tp", "pp", "cp", "ep",
+    "microbatch", "global_batch", "recompute",
+)  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    path = Path(arguments[0]) if arguments else Path("missing")
+    if not path.is_file():
+        print(f"skipped: there is no file {path}")
+        return 0
+    predictor, errors, left = Predictor(), defaultdict(list), defaultdict(int)
+    for row in read_rows(path):
+        if row["peak_mem_bytes"] and row["family"] in DECODERS:
+            made = predict_row(described(row), predictor)
+            if made.predicted_peak_mem_gb is None:
+                left[made.note] += 1
+                continue
+            error = made.predicted_peak_mem_gb * 1e9 / float(row["peak_mem_bytes"]) - 1
+            for group in ("all", row["family"], row["gpu"]):
+                errors[group].append(error)
+    rows = [
+        [name, str(len(found)), percent(median(map(abs, found))), percent(median(found))]
+        for name, found in sorted(errors.items())
+    ]
+    print(table(["runs", "number", "median error", "bias"], rows))
+    print(*(f"not modelled, {count}: {note}" for note, count in left.items()), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""Peak bytes of a device, term by term: what stays all step, what waits for backward, what passes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..ir.plan import Optimizer
+from .batch_axes import BatchAxes
+from .practice import Practice
+
+MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assumed)
+
+
+class StageBytes(msgspec.Struct, frozen=True):
+    """Bytes of one stage on one device: weights `held`, and of them `trained`.
+
+    `saved` waits for backward, per micro-batch; of it `last`, after the loss, becomes gradients at
+    once. `transient` is the worst moment inside a piece; `once` belongs to calls that run once per
+    step; `crossing` goes to the next stage. `item`: bytes of a parameter's element; `summed`: of
+    `trained`, what is whole along an axis.
+    """
+
+    held: int
+    trained: int
+    biggest_call: int
+    saved: int
+    last: int
+    transient: int
+    once: int
+    crossing: int
+    item: int
+    summed: dict[str, int]
+
+
+def memory_terms(
+    stage: StageBytes,
+    axes: BatchAxes,
+    optimizer: Optimizer,
+    practice: Practice,
+    in_flight: float,
+    runtime_bytes: int,
+) -> tuple[tuple[str, int], ...]:
+    """Named bytes; `in_flight` micro-batches wait for backward at the worst moment."""
+    elements = stage.trained // stage.item
+    gradient = practice.gradient_item_bytes or stage.item
+    here = axes.state_bytes(stage.trained, stage.summed, practice.states_over_all)
+    buffers = axes.buffer_bytes(stage.biggest_call, practice.sent_in_place)
+    terms = {
+        "parameters": stage.held // axes.pieces("parameter"),
+        "gradients": elements * gradient // axes.pieces("gradient"),
+        "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
+        "activations": int(in_flight * (stage.saved - stage.last)) + stage.last,
+        "batch data": stage.once,
+        "temporaries": stage.transient,
+        "communication": buffers + 2 * stage.crossing,
+    }
+    terms["margin"] = int(MARGIN * sum(terms.values()))
+    terms["runtime"] = runtime_bytes
+    return tuple(terms.items())
+
+
+def micro_batches_in_flight(after: int, stages: int, micro_batches: int, chunks: int) -> float:
+    """Micro-batches of a whole stage that wait for backward under 1F1B, `after` stages following.
+
+    Interleaved (Narayanan et al. 2021): a stage warms up with 2 * after + (chunks - 1) * stages
+    chunks and holds one more.
+    """
+    if chunks == 1:
+        return min(after + 1, micro_batches)
+    warm = 2 * after + (chunks - 1) * stages + 1
+    return min(warm / chunks, micro_batches)

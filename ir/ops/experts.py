@@ -1,0 +1,44 @@
+"""Mixture of experts: tokens, experts and the hidden units of every expert are independent."""
+
+from __future__ import annotations
+
+from ..op import Exchange, Loops, Site, declare, loops
+from ..tensor import ITEM_BYTES
+from .pattern import integer
+
+EXPERTS = (("e",),)
+WEIGHTS = "[e (c! f) h], [e o f]"
+
+
+@declare("plait.experts.default", placed=True)
+def experts(site: Site) -> Loops:
+    """x, choice, share, gate_up, down, activation, experts, places -> x
+
+    One axis may split tokens and experts together: tokens travel to their experts and back."""
+    text = f"[n h!], [n k!], [n k!], {WEIGHTS.replace('h', 'h!')} -> [n o]"
+    return _declared(text, site, first=0, products=(1, 1), rows=2)
+
+
+@declare("plait.experts_backward.default", placed=True)
+def experts_backward(site: Site) -> Loops:
+    """gradient, x, choice, share, gate_up, … -> of x, share, gate_up, down"""
+    weights = WEIGHTS.replace("h", "h!")
+    text = f"[n o], [n h!], [n k!], [n k!], {weights} -> [n h!], [n k!], {weights}"
+    # the first product again, then two for each of both
+    return _declared(text, site, first=1, products=(3, 2), rows=4)
+
+
+def _declared(
+    text: str, site: Site, first: int, products: tuple[int, int], rows: int
+) -> Loops:
+    """`products` with a token's width and with the result's; `rows` travel per choice of a token."""
+    x, choice, down = (site.operands[first + i] for i in (0, 1, 4))
+    wide, out = x.shape[1], down.shape[1]
+    # a token meets its choices of all the experts; the loops walk every expert that is here
+    flops = (2 * products[0] * wide + products[1] * out) / (integer(site, first + 6) * wide * out)
+    item, choices = ITEM_BYTES[x.dtype], choice.shape[1]
+    travel = Exchange("all_to_all", (("n",), ("h",)), item, rows * choices)
+    return loops(
+        text, site, linear=((0,),) if first else (), work="gemm", flops=flops,
+        places=((first + 7, EXPERTS),), pairs=(("n", "e"),), exchanges=(travel,),
+    )  # fmt: skip

@@ -1,0 +1,158 @@
+"""Runs described by rows: what is read, what is refused and why, and how predictions move."""
+
+import csv
+import json
+
+import pytest
+
+from plait.api.cli import main
+from plait.api.predict.architecture import Architecture, read_architecture
+from plait.api.predict.deepen import deepen
+from plait.api.predict.machine import preset_of
+from plait.api.predict.predictor import Predictor
+from plait.api.predict.run import Unmodelled, read_run
+from plait.api.predict.table import predict_row
+from plait.api.predict.tracing import trace
+from plait.ir.verify import verify_model
+
+ROW = {
+    "row_id": "r1", "layers": "4", "hidden": "256", "heads": "8", "kv_heads": "8", "ffn": "1024",
+    "gated_mlp": "1", "vocab": "8192", "seq_len": "512", "precision": "bf16", "gpu": "A100-SXM",
+    "gpu_mem_gb": "80", "num_gpus": "16", "gpus_per_node": "8", "inter_node_gbps_per_gpu": "200",
+    "dp": "4", "zero_stage": "1", "tp": "2", "pp": "2", "vpp": "1", "sp": "1", "microbatch": "2",
+    "global_batch": "32", "recompute": "none", "flash_attn": "1",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor()
+
+
+def predict(predictor, **changes):
+    row = {**ROW, **{k: str(v) for k, v in changes.items()}}
+    return predictor.predict(read_architecture(row), read_run(row))
+
+
+def test_a_row_becomes_a_strategy():
+    run = read_run(ROW)
+    assert str(run.layout.strategy) == "pp=2,zero1=4,tp=2,sp"
+    assert run.micro_batches == 4
+    sharded = read_run({**ROW, "shard_group": "2"})
+    assert str(sharded.layout.strategy) == "pp=2,dp=2,zero1=2,tp=2,sp"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"hidden": ""}, "hidden is missing"), ({"hidden": "x"}, "not a number"),
+        ({"tp": "3"}, "for 24 devices, not 16"), ({"global_batch": "30"}, "not a multiple"),
+        ({"gpu": "Abacus"}, "not known"), ({"recompute": "lucky"}, "lucky"),
+        ({"precision": "int3"}, "int3"), ({"task": "dance"}, "dance"), ({"layers": "1"}, "cannot"),
+        ({"layers": "nan"}, "layers"), ({"heads": "7"}, "not a multiple"), ({"tp": "0"}, "tp"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_modelled_says_why(predictor, changes, reason):
+    made = predict_row({**ROW, **changes}, predictor)
+    assert made.predicted_step_time_s is None
+    assert made.fits is None
+    assert reason in made.note
+
+
+def test_more_work_takes_longer_and_more_memory(predictor):
+    plain = predict(predictor)
+    deeper, longer = predict(predictor, layers=8), predict(predictor, global_batch=64)
+    assert deeper.step_seconds > 1.5 * plain.step_seconds
+    assert deeper.peak_bytes > plain.peak_bytes
+    assert longer.step_seconds > 1.5 * plain.step_seconds
+
+
+def test_recomputing_trades_memory_for_time(predictor):
+    shape = {"microbatch": 8, "seq_len": 2048, "global_batch": 128}
+    kept = predict(predictor, **shape)
+    half = predict(predictor, **shape, recompute="selective_layer")
+    full = predict(predictor, **shape, recompute="full")
+    assert kept.step_seconds < half.step_seconds < full.step_seconds
+    assert kept.allocated_bytes > half.allocated_bytes > full.allocated_bytes
+
+
+def test_fused_attention_is_faster_and_smaller(predictor):
+    shape = {"microbatch": 8, "seq_len": 2048, "global_batch": 128}
+    written = predict(predictor, **shape, flash_attn=0)
+    assert predict(predictor, **shape).step_seconds < written.step_seconds
+    assert predict(predictor, **shape).allocated_bytes < written.allocated_bytes
+
+
+def test_small_kernels_wait_for_the_host(predictor):
+    small = {"microbatch": 1, "seq_len": 128, "global_batch": 4, "recompute": "full"}
+    eager, compiled = predict(predictor, **small), predict(predictor, **small, compile=1)
+    assert compiled.step_seconds < 0.6 * eager.step_seconds
+
+
+def test_experts_and_context_are_priced(predictor):
+    mixed = {"experts": 8, "topk": 2, "moe_ffn": 512, "tp": 1, "sp": 0, "pp": 1, "dp": 16}
+    apart, whole = predict(predictor, **mixed, ep=8), predict(predictor, **mixed)
+    assert apart.allocated_bytes < whole.allocated_bytes
+    split = predict(predictor, cp=2, dp=2)
+    assert split.candidate.strategy.size("cp") == 2
+
+
+def test_adapters_train_little(predictor):
+    tuned, trained = predict(predictor, task="lora"), predict(predictor)
+    assert tuned.step_seconds < trained.step_seconds
+    terms = dict(tuned.candidate.stages[0].memory)
+    assert terms["optimizer"] < terms["parameters"]
+
+
+def test_the_nearest_memory_picks_the_preset():
+    assert preset_of("A100-SXM", 40) == "a100-40"
+    assert preset_of("A100-SXM", 0) == "a100-80"
+    with pytest.raises(Unmodelled, match="known"):
+        preset_of("A1", 80)
+
+
+@pytest.mark.parametrize("adapter", [0, 8])
+def test_deep_models_are_sound(adapter):
+    shape = Architecture(64, 4, 4, 128, 96, 16, adapter_rank=adapter)
+    traced = trace(shape, 3, 4, "bfloat16")
+    deep = deepen(traced, 7)
+    verify_model(deep)
+    assert sum(c.path.startswith("layers.") for c in deep.calls) == 7
+    same = deepen(traced, 3)
+    assert len(same.parameters) == len(traced.parameters)
+
+
+def test_the_command_writes_every_row(tmp_path, capsys):
+    rows, out = tmp_path / "runs.csv", tmp_path / "out.csv"
+    with rows.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*ROW, "colour"])
+        writer.writeheader()
+        writer.writerows([{**ROW, "colour": "red"}, {**ROW, "row_id": "r2", "tp": "3"}])
+    assert main(["predict", str(rows), "-o", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predicted"] == 1
+    good, bad = csv.DictReader(out.open())
+    assert list(good) == [
+        "row_id", "predicted_step_time_s", "predicted_peak_mem_gb", "fits", "note",
+    ]  # fmt: skip
+    assert float(good["predicted_step_time_s"]) > 0
+    assert good["fits"] == "1"
+    assert (bad["row_id"], bad["predicted_step_time_s"]) == ("r2", "")
+    assert "24 devices" in bad["note"]
+
+
+def test_a_file_that_is_no_table_exits_6(tmp_path):
+    file = tmp_path / "runs.csv"
+    file.write_text("a,b\n1,2\n")
+    assert main(["predict", str(file), "-o", str(tmp_path / "out.csv")]) == 6
+    assert main(["predict", str(tmp_path / "none.csv"), "-o", str(tmp_path / "out.csv")]) == 6
+
+
+def test_the_inputs_of_recomputed_layers_wait(predictor):
+    """Each layer's input is kept: tokens times hidden, two bytes each, whole along no axis."""
+    alone = {"num_gpus": 1, "dp": 1, "tp": 1, "sp": 0, "pp": 1, "global_batch": 2}
+    shallow, deep = (
+        dict(predict(predictor, **alone, recompute="full", layers=n).candidate.stages[0].memory)
+        for n in (4, 12)
+    )
+    inputs = 8 * 2 * 512 * 256 * 2
+    assert deep["activations"] - shallow["activations"] == inputs

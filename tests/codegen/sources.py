@@ -1,0 +1,33 @@
+"""A model of the zoo as a SOURCE that other processes can load, and traced in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from plait.ir.capture import load_source, trace
+from plait.ir.files import dump
+from plait.ir.model import Model
+from plait.ir.precision import lift_dtypes
+
+TESTS = Path(__file__).resolve().parent.parent
+
+
+class Sourced(NamedTuple):
+    model: Model
+    source: str  # FILE.py:make
+    file: str  # the traced model
+
+
+def sourced(name: str, folder: Path, arguments: str) -> Sourced:
+    """`arguments` are those of the zoo's function, as written in a call."""
+    factory = folder / f"{name}_source.py"
+    factory.write_text(
+        f"import sys\nsys.path.insert(0, {str(TESTS)!r})\nimport zoo\n"
+        f"def make():\n    model, batch = zoo.{name}({arguments})\n    return model.train(), batch\n"
+    )
+    source = load_source(f"{factory}:make")
+    model = lift_dtypes(trace(source.model, source.batch), "float64")
+    file = folder / f"{name}.json"
+    file.write_bytes(dump(model, "plait/model"))
+    return Sourced(model, f"{factory}:make", str(file))

@@ -1,0 +1,67 @@
+"""Memory terms: what zero cuts, what waits in a pipeline, and what states lie where."""
+
+from msgspec.structs import replace
+
+from plait.cost_model.batch_axes import BatchAxes
+from plait.cost_model.hardware import load_cluster
+from plait.cost_model.memory import StageBytes, memory_terms, micro_batches_in_flight
+from plait.cost_model.practice import GENERATED
+from plait.ir.plan import Optimizer
+from plait.ir.schedule import in_flight, one_f_one_b
+from plait.ir.strategy import parse_strategy
+
+ADAM = Optimizer("adamw", 3, 4)
+STAGE = StageBytes(
+    held=8000, trained=8000, biggest_call=800, saved=100, last=0, transient=10, once=0, crossing=0,
+    item=2, summed={},
+)  # fmt: skip
+
+
+def terms(word, stage=STAGE, practice=GENERATED, waiting=1.0):
+    axes = BatchAxes(parse_strategy(word), load_cluster("8xh100"))
+    return dict(memory_terms(stage, axes, ADAM, practice, waiting, 0))
+
+
+def test_zero_cuts_what_its_stage_says():
+    for word, cut in (("dp=8", 0), ("zero1=8", 1), ("zero2=8", 2), ("zero3=8", 3)):
+        made = terms(word)
+        whole = {"optimizer": 48000, "gradients": 8000, "parameters": 8000}
+        for place, (name, amount) in enumerate(whole.items()):
+            assert made[name] == amount // (8 if place < cut else 1), (word, name)
+
+
+def test_full_precision_gradients_take_their_bytes():
+    assert terms("dp=8", practice=replace(GENERATED, gradient_item_bytes=4))["gradients"] == 16000
+
+
+def test_frozen_weights_have_neither_gradients_nor_states():
+    made = terms("dp=8", replace(STAGE, trained=80))
+    assert (made["parameters"], made["gradients"], made["optimizer"]) == (8000, 80, 480)
+
+
+def test_states_spread_over_every_axis_that_repeats_them():
+    stage = replace(STAGE, summed={"cp": 8000})
+    spread = replace(GENERATED, states_over_all=True)
+    assert terms("zero1=2,cp=4", stage)["optimizer"] == 24000
+    assert terms("zero1=2,cp=4", stage, spread)["optimizer"] == 6000
+
+
+def test_what_follows_the_loss_waits_once():
+    stage = replace(STAGE, last=60)
+    assert terms("dp=8", stage, waiting=5)["activations"] == 5 * 40 + 60
+
+
+def test_waiting_micro_batches_are_the_schedules():
+    for stages in (1, 3, 6):
+        for micro_batches in (1, 4, 9):
+            table = one_f_one_b(stages, micro_batches)
+            for stage in range(stages):
+                after = stages - 1 - stage
+                found = micro_batches_in_flight(after, stages, micro_batches, 1)
+                assert found == in_flight(table, stage)
+
+
+def test_interleaving_waits_longer():
+    """p = 4, v = 2: the first stage warms up with 6 + 4 chunks and holds one more."""
+    assert micro_batches_in_flight(3, 4, 64, 2) == 11 / 2
+    assert micro_batches_in_flight(3, 4, 2, 2) == 2

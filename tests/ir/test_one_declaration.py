@@ -1,0 +1,156 @@
+"""One declaration in one place: options, flops, formula, splits in time and the local form follow."""
+
+import ast
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from plait.cost_model.function import model_flops
+from plait.ir.axes import analyse
+from plait.ir.capture import trace
+from plait.ir.formula import flops_formula
+from plait.ir.layout import UnreachableLayout
+from plait.ir.local import MICRO, Boundary, localize
+from plait.ir.mesh import Axis, Mesh
+from plait.ir.op import OPERATORS, declaration, declare, loops, site_of
+from plait.ir.precision import lift_dtypes
+
+from .test_lockstep import MESHES, Whole
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MODULES = {"plait.runtime.verify"}
+TARGET = "plait_test.outer_sum.default"
+# What local form and codegen write themselves, and views whose results are one list.
+KNOWN = {
+    "aten.view.default", "aten._unsafe_view.default", "aten.reshape.default", "aten.div.Scalar",
+    "aten.split.Tensor", "aten.split_with_sizes.default", "aten.unbind.int", "aten.chunk.default",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def operator():
+    """`outer_sum(x [m k], y [n k]) -> [m n]`: a product as somebody else's library would bring it."""
+    library = torch.library.Library("plait_test", "DEF")
+    library.define("outer_sum(Tensor x, Tensor y) -> Tensor")
+    library.impl("outer_sum", lambda x, y: x @ y.t(), "CPU")
+    torch.library.register_fake("plait_test::outer_sum", lambda x, y: x.new_empty(len(x), len(y)),
+                                lib=library)  # fmt: skip
+    torch.library.register_autograd(
+        "plait_test::outer_sum",
+        lambda ctx, g: (g @ ctx.saved_tensors[1], g.t() @ ctx.saved_tensors[0]),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs), lib=library,
+    )  # fmt: skip
+    yield torch.ops.plait_test.outer_sum
+    library._destroy()
+
+
+@pytest.fixture
+def declared(monkeypatch):
+    monkeypatch.setattr("plait.ir.op.OPERATORS", dict(OPERATORS))
+
+    @declare(TARGET)
+    def outer_sum(site):
+        return loops("[m k], [n k] -> [m n]", site, linear=((0,), (1,)), work="gemm", flops=2)
+
+
+class Net(nn.Module):
+    def __init__(self, product):
+        super().__init__()
+        self.product, self.weight = product, nn.Parameter(torch.randn(12, 16))
+
+    def forward(self, x):
+        return self.product(x.tanh(), self.weight).square().sum()
+
+
+@pytest.fixture
+def model(operator):
+    return lift_dtypes(trace(Net(operator), {"x": torch.randn(8, 16)}), "float64")
+
+
+def place(model):
+    """The function with the operator, the operator's number, and what is known of it."""
+    for function in model.functions:
+        for number, op in enumerate(function.ops):
+            if op.target == TARGET:
+                return function, number, analyse(function)
+    raise AssertionError
+
+
+def test_undeclared_it_is_whole_and_correct(model):
+    function, number, axes = place(model)
+    assert axes.ops[number].opaque
+    check(function)
+
+
+def test_options_flops_and_formula(model, declared):
+    function, number, axes = place(model)
+    known = axes.ops[number]
+    assert {option.loop for option in known.options} == {"m", "k", "n", ""}
+    assert model_flops(model) >= 2 * 8 * 16 * 12
+    found = declaration(site_of(function.ops[number], function.types))
+    assert str(flops_formula(found)) == "2*k*m*n"
+
+
+def test_local_form(model, declared):
+    check(place(model)[0])
+
+
+def check(function):
+    rng = random.Random(0)
+    whole = Whole(function, torch.Generator().manual_seed(0))
+    for trial in range(30):
+        whole.check(MESHES[trial % len(MESHES)], rng)
+
+
+@pytest.mark.parametrize(("loop", "legal"), [("m", True), ("k", False)])
+def test_split_in_time(model, declared, loop, legal):
+    """Rows may come one part after the other; a sum over parts is not there when it is squared."""
+    function, number, axes = place(model)
+    mesh = Mesh((Axis(MICRO, 2),))
+    (given,) = (i for i in function.inputs if i.kind == "activation")
+    rows = axes.atoms[given.value][0][0]
+    split = next(n for n, o in enumerate(axes.ops[number].options) if o.loop == loop)
+
+    def choice(position, known):
+        if position == number:
+            return (split,)
+        along = [n for n, o in enumerate(known.options) if o.atom == rows]
+        through = [n for n, o in enumerate(known.options) if n and not o.loop]
+        return ((*along, *through, 0)[0],)
+
+    choices = tuple(choice(i, known) for i, known in enumerate(axes.ops))
+    cut = ((0, 0),) if loop == "m" else ("R",)
+    boundary = Boundary(
+        tuple(cut if i is given else ("R",) for i in function.inputs),
+        tuple(None if i.gradient is None else ("P",) for i in function.inputs),
+        tuple(("P",) for _ in function.outputs),
+        tuple(None if o.tangent is None else ("R",) for o in function.outputs),
+    )
+    if legal:
+        assert not any(op.target == "comm.all_reduce" for op in
+                       localize(function, axes, mesh, choices, boundary).ops)  # fmt: skip
+    else:
+        with pytest.raises(UnreachableLayout):
+            localize(function, axes, mesh, choices, boundary)
+
+
+def test_no_other_room_knows_operators_by_name():
+    files = [*(ROOT / "ir").glob("*.py")]
+    for room in ("cost_model", "planner", "codegen", "runtime", "api"):
+        files += (ROOT / room).rglob("*.py")
+    texts = {
+        node.value
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert {t for t in texts if re.fullmatch(r"(aten|plait)\.\w+\.(\w+)", t)} - MODULES <= KNOWN
+
+
+def test_every_operator_is_declared_in_one_place():
+    with pytest.raises(AssertionError, match="twice"):
+        declare("aten.mm.default")(OPERATORS["aten.mm.default"])

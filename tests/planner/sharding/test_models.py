@@ -1,0 +1,98 @@
+"""On traced layers: the search agrees with the integer program alone, and with itself."""
+
+import sys
+from math import inf, isclose
+from pathlib import Path
+
+import pytest
+
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
+from plait.ir.flow import flow
+from plait.ir.mesh import Axis, Mesh
+from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
+from plait.planner.sharding.build import build
+from plait.planner.sharding.costs import RooflineCosts
+from plait.planner.sharding.judge import held_and_saved_bytes
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import zoo
+
+INTEGER = SearchOptions(prune=False, contract=False, eliminate=False, ascend=False)
+ASCENT = SearchOptions(eliminate=False)
+
+
+@pytest.fixture(scope="module")
+def traced():
+    module, batch = zoo.llama(2, batch=8, seq=16)
+    model = trace(module.train(), batch)
+    return model, flow(model)
+
+
+def problem(traced, sizes: tuple[int, ...], memory: float = inf) -> ShardingProblem:
+    """The block over axes of these sizes: any loop, weights whole or cut, the boundary whole."""
+    model, known = traced
+    function = model.function("llama_decoder_layer")
+    axes = known.axes[function.name]
+    mesh = Mesh(tuple(Axis(f"a{i}", size) for i, size in enumerate(sizes)))
+    rules = []
+    for size in sizes:
+        states = {
+            item.value: ("R", *(
+                (dim, part) for dim, parts in enumerate(axes.factors[item.value])
+                for part, extent in enumerate(parts) if extent % size == 0
+            ))
+            for item in function.held()
+        }  # fmt: skip
+        rules.append(AxisRule(frozenset(axes.sizes), states))
+    strides = tuple(mesh.stride(i) for i in range(len(sizes)))
+    costs = RooflineCosts(function, axes, mesh, load_cluster("2x2x2xa100-80"), strides)
+    return ShardingProblem(function, axes, mesh, tuple(rules), costs, memory)
+
+
+@pytest.mark.parametrize("options", [SearchOptions(), ASCENT], ids=["all", "ascent"])
+def test_agrees_with_the_integer_program(traced, options):
+    given = problem(traced, (2,))
+    made, reference = solve(given, gap=0.0, options=options), solve(given, 0.0, options=INTEGER)
+    assert isclose(made.objective, reference.objective, rel_tol=1e-6)
+    assert isclose(made.bound, made.objective, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 2, 2)])
+def test_several_axes_close_the_gap(traced, sizes):
+    given = problem(traced, sizes)
+    made = solve(given)
+    assert made.gap <= 0.0101
+    assert isclose(price(given, made.axes), made.objective, rel_tol=1e-9)
+    assert made.bound <= solve(given, gap=0.001).objective
+
+
+def test_equal_questions_equal_answers(traced):
+    assert solve(problem(traced, (2, 2))) == solve(problem(traced, (2, 2)))
+
+
+def test_less_memory_is_never_faster(traced):
+    free = solve(problem(traced, (2,)), gap=0.0)
+    used = taken(problem(traced, (2,)), free)
+    given = problem(traced, (2,), memory=0.9 * used)
+    tight = solve(given)
+    assert tight.objective >= free.objective
+    assert taken(given, tight) <= given.memory_bytes
+    assert isclose(price(given, tight.axes), tight.objective, rel_tol=1e-9)
+
+
+def taken(given: ShardingProblem, made) -> int:
+    """Bytes that a solution holds and saves, by the judge's count."""
+    lies = {}
+    for position, item in enumerate(given.function.inputs):
+        lies[item.value] = tuple(axis.inputs[position] for axis in made.axes)
+    for i, (op, known) in enumerate(zip(given.function.ops, given.axes.ops, strict=True)):
+        for position, value in enumerate(op.results):
+            options = [known.options[axis.choices[i]] for axis in made.axes]
+            lies[value] = tuple(option.outputs[position] for option in options)
+    return held_and_saved_bytes(given, lies)
+
+
+def test_equal_values_share_a_table(traced):
+    flows = build(problem(traced, (2, 2))).network.flows
+    assert len({id(flow.seconds) for flow in flows}) < len(flows) / 2

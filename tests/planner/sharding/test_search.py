@@ -1,0 +1,55 @@
+"""The search finds what trying everything finds, and every switch leaves the optimum alone."""
+
+import sys
+from functools import cache
+from math import inf, isclose
+from pathlib import Path
+
+import pytest
+
+from plait.ir.errors import PlaitError
+from plait.planner.sharding import SearchOptions, price, solve
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import cases
+
+CASES = 510
+SHARES = 6
+SWITCHES = {
+    "all": SearchOptions(),
+    "no pruning": SearchOptions(prune=False),
+    "no contraction": SearchOptions(contract=False),
+    "no elimination": SearchOptions(eliminate=False),
+    "ascent alone": SearchOptions(prune=False, contract=False, eliminate=False),
+    "integer program alone": SearchOptions(False, False, False, False),
+}
+
+
+@cache
+def problems(share: int):
+    """Every problem small enough, in a fixed order, dealt out to the tests, with its optimum."""
+    found, dealt = 0, []
+    for seed in range(10 * CASES):
+        problem = cases.random_problem(seed)
+        if found < CASES and cases.count(problem) <= cases.MOST:
+            if found % SHARES == share:
+                dealt.append((seed, problem, cases.brute_force(problem)))
+            found += 1
+    assert found == CASES
+    return dealt
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("share", range(SHARES))
+def test_equals_brute_force(share, switch):
+    options = SWITCHES[switch]
+    for seed, problem, best in problems(share):
+        if best == inf:
+            with pytest.raises(PlaitError, match="f: "):
+                solve(problem, gap=0.0, options=options)
+            continue
+        made = solve(problem, gap=0.0, options=options)
+        assert isclose(made.objective, price(problem, made.axes), rel_tol=1e-9), seed
+        assert isclose(made.objective, best, rel_tol=1e-6, abs_tol=1e-12), seed
+        assert made.bound <= best * (1 + 1e-9), seed
+        assert made.gap <= 1e-6, seed
