@@ -105,10 +105,9 @@ def _target(
 
 def _link(cluster: Cluster, one: int, other: int) -> PlacementLink:
     """The link between two devices: the outermost level whose groups they do not share."""
-    for number in range(len(cluster.levels)):
-        size = cluster.within(number)
-        if one // size != other // size:
-            break
+    sizes = [cluster.within(number) for number in range(len(cluster.levels))]
+    apart = (number for number, size in enumerate(sizes) if one // size != other // size)
+    level = cluster.levels[next(apart, -1)]
     return PlacementLink(level.latency_seconds * 1e6, 1e6 / level.bandwidth_bytes_per_second)
 
 

@@ -16,7 +16,7 @@ from ..ir.placement import PlacementEdge, PlacementGraph, PlacementNode
 from ..ir.plan import Optimizer
 from ..ir.tensor import ITEM_BYTES, TensorType
 from .compute import op_seconds
-from .function import Pricer, storage
+from .function import Pricer
 
 UPDATE_FLOPS = 12  # of an adaptive optimizer per element (Adam's formula, counted)
 
@@ -49,7 +49,7 @@ class Step:
         self.model, self.optimizer, self.device = model, optimizer, cluster.device
         self.pricer = Pricer(cluster, Mesh((Axis("dp", 1),)))
         self.functions = {f.name: f for f in model.functions}
-        self.roots = {f.name: storage(f) for f in model.functions}
+        self.roots = {f.name: self.storage(f) for f in model.functions}
         self.nodes: list[PlacementNode] = []
         self.edges: list[PlacementEdge] = []
         self.made: dict[str, dict[int, Made]] = {}
@@ -62,6 +62,16 @@ class Step:
             held = parameter.type.bytes + parameter.type.elements * states
             node = self.node(parameter.name, 0.0, persistent=held, colocation=parameter.name)
             self.named[parameter.name] = Made(node, 0, parameter.type)
+
+    def storage(self, function: Function) -> list[int]:
+        """For every value the value whose memory it shares: views own none."""
+        roots = list(range(len(function.types)))
+        for op in function.ops:
+            operands = op.operands()
+            if operands and self.pricer.load(function, op).work == "view":
+                for result in op.results:
+                    roots[result] = roots[operands[0]]
+        return roots
 
     def node(
         self, name: str, us: float, *, persistent: int = 0, output: int = 0,
@@ -119,7 +129,7 @@ class Step:
             results = [v for v in op.results if v >= 0]
             if results and all(roots[v] != v for v in results):
                 continue
-            seconds, _ = self.pricer.op(function, op)
+            seconds = self.pricer.op(function, op).seconds
             name = ".".join(part for part in (call.path, op.scope, op.target) if part)
             output = sum(function.types[v].bytes for v in results)
             node = self.node(name, seconds * 1e6, output=output, backward=backward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -172,7 +173,7 @@ def constructive(problem: Problem) -> Iterator[Callable[[], Candidate | None]]:
     count = np.arange(problem.operators)
     yield lambda: one_device(problem)
     for share, weight in product(SHARES, WEIGHTS):
-        yield lambda share=share, weight=weight: ranked(problem, share, weight)
+        yield partial(ranked, problem, share, weight)
     yield lambda: etf(problem, PARALLEL_TRANSFERS)
     yield lambda: etf(problem, SEQUENTIAL_TRANSFERS)
     yield lambda: topo(problem)
