@@ -22,6 +22,7 @@ class Packing:
         self.problem, self.work = problem, problem.work
         self.model = cp_model.CpModel()
         self.devices = range(problem.devices)
+        self.unit = max(1.0, float(self.work.capacity.max()) / ROOM)  # bytes
         self.size = np.full(self.work.tensors, np.inf)  # bytes; the least where edges disagree
         np.minimum.at(self.size, self.work.edges["tensor"], self.work.edges["bytes"])
         self.at = self.choices()
@@ -51,15 +52,18 @@ class Packing:
             self.copies[key] = self.model.new_bool_var("")
         self.model.add(self.at[target][d] - self.at[source][d] <= self.copies[key])
 
+    def room(self, d: int) -> int:
+        return int(np.ceil(self.work.capacity[d] / self.unit))
+
     def memory(self) -> None:
         """The `train` rule whole; of `infer` what no execution avoids."""
         own = self.work.operators
         train = self.problem.train
-        unit = max(1.0, float(self.work.capacity.max()) / ROOM)
+        unit = self.unit
         held = own["persistent"] + own["output"] if train else own["persistent"]
         for d in self.devices:
             terms = [int(b // unit) * self.at[v][d] for v, b in enumerate(held.tolist()) if b]
-            room = int(np.ceil(self.work.capacity[d] / unit))
+            room = self.room(d)
             if train:
                 terms += [int(self.size[t] // unit) * c for (t, x), c in self.copies.items() if x == d]
             largest = self.model.new_int_var(0, room, "")

@@ -25,7 +25,7 @@ from .earliest import PARALLEL_TRANSFERS, SEQUENTIAL_TRANSFERS, etf, sct
 from .exact import Exact
 from .options import RULES, PlacementOptions
 from .packing import fitting
-from .problem import Candidate, Problem, upward_rank
+from .problem import Candidate, Problem, serial_us, upward_rank
 from .ranked import SHARES, WEIGHTS, ranked
 from .repair import repaired
 from .topo import topo
@@ -109,7 +109,8 @@ class Search:
                 )
 
     def prove_short(self) -> None:
-        if self.fits and self.size <= LARGEST_SHORT:
+        """Of small problems; also whether any order fits, where lifetimes decide."""
+        if (self.fits or not self.problem.train) and self.size <= LARGEST_SHORT:
             self.constrain(SHORT_EFFORT * self.planned)
 
     def prove(self) -> None:
@@ -123,11 +124,15 @@ class Search:
         for link in dict.fromkeys(links):
             if self.closed or self.left <= 0:
                 return
-            model = Exact(self.problem, link, self.best)
+            limit_us = self.best.makespan_us if self.fits else serial_us(self.problem)
+            model = Exact(self.problem, link, self.best, limit_us)
             proof = model.solve(self.left, effort / len(set(links)), self.bound_us)
-            self.bound_us = min(max(self.bound_us, proof.bound_us), self.best.makespan_us)
+            if proof.impossible and not self.fits:
+                self.infeasible = True
+                return
             if proof.found is not None:
                 self.members.append(proof.found)
+            self.bound_us = min(max(self.bound_us, proof.bound_us), limit_us)
 
     def improve(self) -> None:
         """Local search from the best starts, then from the best found: shorter and hotter first."""

@@ -115,6 +115,15 @@ def longest_chains(rank, targets, transfers_us, operators):
         rank[v] += behind
 
 
+def serial_us(problem: Problem) -> float:
+    """Microseconds that no execution needs more of: one operator or transfer at a time."""
+    work = problem.work
+    slowest = work.links.max(axis=(1, 2))
+    by_formula = slowest[0] + slowest[1] * work.edges["bytes"]
+    spent = np.where(work.edges["fixed_us"] >= 0, work.edges["fixed_us"], by_formula)
+    return float(work.duration_us.max(axis=1).sum() + spent.sum())
+
+
 def mean_transfer_us(work: Work) -> Floats:
     """(m) microseconds of every transfer, averaged over pairs of different devices."""
     devices = work.duration_us.shape[1]
