@@ -17,6 +17,7 @@ from ..ir.placement import (
     PlacementGraph,
     PlacementLink,
     PlacementTarget,
+    check_placement,
     load_graph,
 )
 from ..planner.placement import PlacementOptions, search
@@ -75,6 +76,16 @@ def read_graph(path: Path) -> PlacementGraph:
         raise FileError(f"{path}: {error.strerror}") from error
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
+
+
+def read_placement(path: Path) -> Placement:
+    """A placement that `place` wrote; raises FileError naming the file and the place in it."""
+    found = documents.read(path, Placement, PLACEMENT)
+    try:
+        check_placement(found)
+    except FileError as error:
+        raise FileError(f"{path}: {error}") from error
+    return found
 
 
 def _step_of(model: Model, cluster: Cluster | None, optimizer: str) -> PlacementGraph:
@@ -162,7 +173,7 @@ def figures(placement: Placement, seconds: float) -> dict[str, Any]:
 
 def summary(placement: Placement) -> str:
     """The placement in a few lines: makespan, gap, and what every device does and holds."""
-    from ..ir.text import gib, seconds
+    from ..ir.text import seconds, size
 
     bound = seconds(placement.lower_bound_us * 1e-6)
     lines = [
@@ -177,5 +188,5 @@ def summary(placement: Placement) -> str:
         counts[d] += 1
     for d, peak in enumerate(placement.peak_memory):
         room = placement.target.devices[d].memory_bytes
-        lines.append(f"  device {d}: {counts[d]} operators, {gib(int(peak))} of {gib(int(room))}")
+        lines.append(f"  device {d}: {counts[d]} operators, {size(peak)} of {size(room)}")
     return "\n".join(lines)

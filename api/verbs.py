@@ -91,7 +91,7 @@ def _explain(p: Parser) -> None:
 
 
 def _view(p: Parser) -> None:
-    p.add_argument("file", metavar="FILE", help="plan.json or model.json")
+    p.add_argument("file", metavar="FILE", help="plan.json, model.json or placement.json")
     p.add_argument("-o", "--output", default="report.html", metavar="FILE")
     p.add_argument("--model", metavar="MODEL", help="the plan's model.json, to show its operators")
 
@@ -131,7 +131,7 @@ VERBS = (
     Verb("place", "put every operator of a graph on a device", _place),
     Verb("predict", "step time and peak memory of configurations given as rows", _predict),
     Verb("explain", "the numbers behind a plan", _explain),
-    Verb("view", "draw a plan or model as one HTML file", _view),
+    Verb("view", "draw a plan, model or placement as one HTML file", _view),
     Verb("compile", "write the training program of a plan", _compile),
     Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
     Verb("run", "start a program's ranks with torchrun", _run),

@@ -190,3 +190,16 @@ def _check_acyclic(graph: PlacementGraph) -> None:
 def _amount(value: float, what: str) -> None:
     if not (0 <= value < 1e18 and math.isfinite(value)):
         raise ValueError(f"{what}: {value!r:.40} is not a sensible value")
+
+
+def check_placement(placement: Placement) -> None:
+    """Every operator is on a device that exists and stands once in the order; else FileError."""
+    check_graph(placement.graph)
+    ids = {node.id for node in placement.graph.nodes}
+    if placement.device.keys() != {str(i) for i in ids}:
+        raise FileError("$.device: does not name every operator of the graph and no other")
+    for operator, device in placement.device.items():
+        if not 0 <= device < len(placement.target.devices):
+            raise FileError(f"$.device.{operator}: there is no device {device}")
+    if len(placement.order) != len(ids) or set(placement.order) != ids:
+        raise FileError("$.order: does not name every operator once")
