@@ -38,13 +38,13 @@ CHUNK_VISITS = 4e5  # between two looks at the clock
 LARGEST_PROGRAM = 20_000  # edges of the linear program of m-SCT inside the portfolio
 LARGEST_PACKING = 50_000  # (operators + edges) * devices of a constraint model without times
 LARGEST_MODEL = 3_000  # of one with times
-LARGEST_SHORT = 400  # of one that is worth a try before the local search
+LARGEST_EARLY = 400  # of one with ports that is worth a try before the local search
 LOCAL, LOCAL_OF_MODELS = 0.6, 0.35  # of the time for the local search; constraint models the rest
 LIFETIMES = 0.3  # as many operators are simulated in that time where lifetimes must be followed
 EFFORT = 0.06  # of the deterministic time of CP-SAT per second of the plan
 PORTS_EFFORT = 0.015  # for each of the two models where there are ports, which are harder
 PACKING_EFFORT = 0.1  # without times it counts faster
-REPAIR_VISITS = 4e7
+REPAIR_VISITS = 4e7  # of one try, about a second of counting bytes
 
 
 class Search:
@@ -80,13 +80,18 @@ class Search:
         return (self.problem.operators + len(self.problem.work.edges)) * self.problem.devices
 
     @property
+    def early(self) -> bool:
+        """Are constraint models worth more than the local search?"""
+        return self.size <= (LARGEST_MODEL if self.problem.link == "parallel" else LARGEST_EARLY)
+
+    @property
     def effort(self) -> float:
         """For each constraint model, in the deterministic time of CP-SAT."""
         return self.planned * (EFFORT if self.problem.link == "parallel" else PORTS_EFFORT)
 
     def run(self) -> None:
         """Every phase in turn; stops when the gap is closed or the time is over."""
-        for phase in (self.construct, self.make_fit, self.prove_short, self.improve, self.prove):
+        for phase in (self.construct, self.make_fit, self.prove_early, self.improve, self.prove):
             if self.closed or self.infeasible or (self.members and self.left <= 0):
                 return
             phase()
@@ -110,19 +115,24 @@ class Search:
                 self.members.append(self.problem.by_key("packing", device, rank))
         if not self.infeasible:
             count = self.problem.operators
-            steps = int(min(REPAIR_VISITS / count, MOST_STEPS * count))
+            visits = REPAIR_VISITS if self.problem.train else VISITS_PER_SECOND * LIFETIMES
+            steps = int(min(visits / count, MOST_STEPS * count))
             for seed, broken in enumerate(sorted(self.members, key=lambda c: c.worth)[:4]):
+                if seed and self.left <= 0:
+                    return
                 self.members.append(
                     repaired(self.problem, broken, self.options.seed + seed, steps)
                 )
 
-    def prove_short(self) -> None:
-        """Of small problems; also whether any order fits, where lifetimes decide."""
-        if (self.fits or not self.problem.train) and self.size <= LARGEST_SHORT:
+    def prove_early(self) -> None:
+        """Constraint models that are likely to be solved; also whether any order fits, where
+        lifetimes decide."""
+        if self.early and (self.fits or not self.problem.train):
             self.constrain(self.effort)
 
     def prove(self) -> None:
-        if self.fits and self.size <= LARGEST_MODEL:
+        """Those of which a better bound is all to hope for."""
+        if not self.early and self.fits and self.size <= LARGEST_MODEL:
             self.constrain(self.effort)
 
     def constrain(self, effort: float) -> None:
@@ -147,8 +157,7 @@ class Search:
         if not self.fits:
             return
         visits = VISITS_PER_SECOND * (1.0 if self.problem.train else LIFETIMES)
-        modelled = self.size <= LARGEST_MODEL and self.problem.link == "parallel"
-        part = LOCAL_OF_MODELS if modelled else LOCAL
+        part = LOCAL_OF_MODELS if self.early else LOCAL
         planned = part * self.planned * visits / self.problem.operators
         budget = min(planned, MOST_STEPS * self.problem.operators)
         for number, start in enumerate(self.starts(3)):
