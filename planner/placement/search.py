@@ -102,6 +102,6 @@ def _shortfall(search: Search) -> str:
     proved = "no placement fits"
     verdict = proved if search.infeasible else "no placement was found, though one may exist"
     return (
-        f"{verdict}: the nearest needs {used[worst]:.0f} bytes on device {worst}, which has "
-        f"{problem.work.capacity[worst]:.0f}; {used.max():.0f} bytes on every device would fit"
+        f"{verdict}: the nearest needs {used[worst]:.12g} bytes on device {worst}, which has "
+        f"{problem.work.capacity[worst]:.12g}; {used.max():.12g} bytes on every device would fit"
     )
