@@ -43,6 +43,7 @@ LOCAL, LOCAL_OF_MODELS = 0.6, 0.35  # of the time for the local search; constrai
 LIFETIMES = 0.3  # as many operators are simulated in that time where lifetimes must be followed
 EFFORT = 0.06  # of the deterministic time of CP-SAT per second of the plan
 LATE_EFFORT = 0.008  # of models that are rarely solved, each of two
+TRY_EFFORT = 0.0015  # to find out that one is easy after all
 PACKING_EFFORT = 0.1  # without times it counts faster
 REPAIR_VISITS = 4e7  # of one try, about a second of counting bytes
 
@@ -125,10 +126,12 @@ class Search:
                 )
 
     def prove_early(self) -> None:
-        """Constraint models that are likely to be solved; also whether any order fits, where
-        lifetimes decide."""
+        """Constraint models that are likely to be solved, and a short try at others; also whether
+        any order fits, where lifetimes decide."""
         if self.early and (self.fits or not self.problem.train):
             self.constrain(self.effort)
+        elif self.fits and self.size <= LARGEST_MODEL:
+            self.constrain(TRY_EFFORT * self.planned)
 
     def prove(self) -> None:
         """Those of which a better bound is all to hope for."""

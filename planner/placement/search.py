@@ -36,7 +36,8 @@ def place(
     asked = options or PlacementOptions()
     asked.check()
     check_graph(graph)
-    warm()
+    if asked.algorithm in ("auto", "exact"):
+        warm()
     began = time.perf_counter()
     work = work_of(graph, target)
     if not asked.colocation:
