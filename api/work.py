@@ -166,13 +166,13 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
         ],
         "strategy": [
             {"function": plan.shardings[x.sharding].function, "calls": x.last - x.first,
-             "word": str(plan.strategy), "memory": x.memory}
+             "word": str(plan.strategy_of(x)), "memory": x.memory}
             for x in plan.layers
         ],
         "pipeline": {"stages": len(plan.stages), "micro_batches": plan.micro_batches,
                      "schedule": plan.schedule, "bubble": p.bubble},
         "compression": [], "plan_time_s": times, "digest": digest(plan),
-        "global_batch": plan.global_batch, "word": str(plan.strategy),
+        "global_batch": plan.global_batch, "word": plan.word,
     }  # fmt: skip
 
 
@@ -286,7 +286,7 @@ def verify(options: argparse.Namespace) -> int:
         file = Path(scratch, "model.json")
         documents.write(file, wide, "plait/model")
         job = Job(
-            str(plan.strategy), str(folder), options.source, str(file), batch=plan.global_batch,
+            plan.word, str(folder), options.source, str(file), batch=plan.global_batch,
             seq=options.seq, steps=options.steps,
         )  # fmt: skip
         verdict = run_jobs([job], ranks, options.timeout)[0]
@@ -298,7 +298,7 @@ def verify(options: argparse.Namespace) -> int:
     else:
         print(verdict)
     if not verdict.passed:
-        raise VerifyError(f"{plan.strategy}: the program differs from one process")
+        raise VerifyError(f"{plan.word}: the program differs from one process")
     return 0
 
 

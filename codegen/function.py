@@ -52,7 +52,7 @@ def _docstring(lowered: Lowered, plan: Plan, paths: tuple[str, str], calls: int)
     return [
         f'"""{lowered.name}: {calls} {"call" if calls == 1 else "calls"}, {where}.',
         "",
-        f"Strategy {plan.strategy}, {lowered.variant}. Predicted per call and micro-batch on "
+        f"Strategy {lowered.sharding.strategy}, {lowered.variant}. Predicted per call and micro-batch on "
         f"{remark(plan.cluster.name)}:",
         f"forward {milliseconds(first.forward_seconds)}, "
         f"backward {milliseconds(first.backward_seconds)}.",

@@ -6,7 +6,6 @@ from math import inf
 
 from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError, UsageError
-from ..ir.mesh import Axis, Mesh
 from ..ir.model import Model
 from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
 from ..ir.precision import PRECISIONS
@@ -156,14 +155,12 @@ def assemble(
     others = sorted(
         (c for c in candidates if c is not best), key=lambda c: (c.peak_bytes > budget, _order(c))
     )[:SHOWN]
-    axes = best.strategy.axes or (("dp", 1),)
     searched_splits = any(size > 1 for c in candidates for _, size in c.strategy.searched)
     return Plan(
         model=model.name,
         model_digest=model.fingerprint(),
         cluster=cluster,
-        mesh=Mesh(tuple(Axis(role, size) for role, size in axes)),
-        strategy=best.strategy,
+        mesh=best.strategy.mesh,
         global_batch=model.batch,
         micro_batches=best.micro_batches,
         schedule=options.schedule,
