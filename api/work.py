@@ -99,7 +99,7 @@ def plan(options: argparse.Namespace) -> int:
         precision=options.precision,
         optimizer=options.optimizer,
         roles=options.roles,
-        pin=_pin(options.pin),
+        pin=options.pin,
         micro_batches=options.micro_batches,
         memory_actions=tuple(options.memory_actions.split(",")),
         seed=options.seed,
@@ -141,15 +141,6 @@ def predict(options: argparse.Namespace) -> int:
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
         print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def _pin(pins: list[str]) -> str | None:
-    if not pins:
-        return None
-    glob, colon, word = pins[-1].rpartition(":")
-    if len(pins) > 1 or (colon and glob != "*"):
-        raise UsageError("one strategy serves all layers: pin it with --pin '*:WORD'")
-    return word
 
 
 def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:

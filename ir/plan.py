@@ -70,7 +70,7 @@ class Alternative(msgspec.Struct, frozen=True):
 
     word: str
     micro_batches: int
-    memory: Memory
+    memory: str
     step_seconds: float
     peak_bytes: int
     fits: bool
