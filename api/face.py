@@ -59,8 +59,8 @@ def plan(
     `cluster` is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. `global_batch` is
     samples per step (default: the batch given). `memory` is a budget per device in bytes or as text
     (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer, or several
-    (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does. `precision` is one of
-    fp64, fp32, bf16, fp16 (default: the model's own).
+    (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does.
+    `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
     from ..cost_model.hardware import load_cluster

@@ -59,8 +59,10 @@ class Between:
         number, output, maker = self.made(name)
         tangent = maker.boundary.tangents[self.makers[name][1]]
         gradient = sharding.boundary.gradients[index]
-        assert gradient is not None and tangent is not None
-        assert item.gradient is not None and output.tangent is not None
+        assert gradient is not None
+        assert item.gradient is not None
+        assert tangent is not None
+        assert output.tangent is not None
         return self.pass_(
             name,
             self.on_grid(call, item.gradient, gradient),

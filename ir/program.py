@@ -105,7 +105,8 @@ class Table(msgspec.Struct, frozen=True):
     """Everything a generated program needs to know that is not code.
 
     `mesh` is the grid of all device axes, `meshes` the same devices as each strategy names them by
-    role, `loss` the number of the one under which the loss is made. `crossing[s]` are the values stage s sends to stage s + 1.
+    role, `loss` the number of the one under which the loss is made. `crossing[s]` are the values
+    that stage s sends to stage s + 1.
     """
 
     model: str

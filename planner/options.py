@@ -17,7 +17,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
     """Choices of the user; None means that the planner decides or takes the natural default.
 
     `global_batch`: samples per step. `memory_bytes`: budget per device. `pins`: strategies
-    that some layers must take, the last that matches. `memory_actions`: what layers may do with their activations.
+    that some layers must take, the last that matches. `memory_actions`: what layers may do with
+    their activations.
     """
 
     global_batch: int | None = None

@@ -89,7 +89,8 @@ class Passages:
         tangent = splits[0].boundary.tangents[source[1]]
         gradient = splits[1].boundary.gradients[index]
         if output.tangent is not None and item.gradient is not None:
-            assert tangent is not None and gradient is not None
+            assert tangent is not None
+            assert gradient is not None
             ways.append(
                 passage(on(1, item.gradient, gradient), on(0, output.tangent, tangent), onto)
             )

@@ -14,6 +14,7 @@ from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
 from ..ir.precision import PRECISIONS
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
+from .blend import blend, fastest, groups
 from .decision import Decision
 from .entries import Entries
 from .evaluate import Candidate, Evaluator
@@ -22,6 +23,7 @@ from .pins import decisions, pinned
 from .sharding import GAP
 from .space import Word, divisors, families, strategies, with_experts
 
+BLENDED = 40  # groups at most
 SHOWN = 12  # alternatives kept in a plan
 
 
@@ -81,7 +83,20 @@ class Space:
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
+        self.blend()
         return self.found
+
+    def blend(self) -> None:
+        """Mix the members of every group that may beat the fastest candidate that fits."""
+        fitting = [c.step_seconds for c in self.found if c.peak_bytes <= self.budget]
+        best = min(fitting, default=inf)
+        for group in groups(self.found)[:BLENDED]:
+            if fastest(group) >= best:
+                break
+            made = blend(self.evaluator, group, self.budget)
+            if made is not None:
+                self.found.append(made)
+                best = min(best, made.step_seconds)
 
     def pinned(self) -> None:
         """Every candidate that does what is pinned; layers that are not pinned share any strategy."""
