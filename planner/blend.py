@@ -1,9 +1,10 @@
-"""Several ways of running equal layers in one plan: how many layers take which, exactly.
+"""Several ways of running equal layers in one plan: how many layers take which.
 
 Uniform candidates that split the devices alike (the same axes inside a replica of the batch, as many
 replicas, stages and micro-batches) pass values between them for nothing. So layers of one function
 in one stage are interchangeable, and what is left to choose are counts: an integer program of a few
-dozen variables, with the pipeline's own objective and the memory of every stage.
+dozen variables per stage. Stages meet only in the step's time, which grows with each one's time per
+micro-batch and per step; each minimises the sum of both over a step, which is exact for one stage.
 
     stage 0   20 layers zero3, recompute │ 12 layers zero3, keep     fills the budget
 """
@@ -18,14 +19,13 @@ from typing import NamedTuple
 import msgspec
 from ortools.math_opt.python import mathopt
 
-from ..cost_model.batch_axes import BatchAxes
-from ..cost_model.memory import MARGIN, PASSING, micro_batches_in_flight, part_terms
-from ..cost_model.pipeline import boundary_seconds
-from .decision import Decision
-from .evaluate import Candidate, Evaluator
+from ..cost_model.memory import MARGIN, PASSING, part_terms
+from .candidate import Candidate, Decision
+from .evaluate import Evaluator
 
 GAP = 1e-4  # relative, of the integer program
-TRIES = 3  # with a smaller budget each, where bytes that layers share were counted wrongly
+CLOSE = 0.01  # of the memory at hand: what is left is not worth another try
+TRIES = 6  # each with a budget put right by what the last one really needs: layers share bytes
 
 
 class Way(NamedTuple):
@@ -51,13 +51,23 @@ Group = Sequence[Candidate]  # uniform candidates that split the devices alike
 
 
 def groups(found: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Candidates by how they split the devices, the group with the fastest member first."""
+    """Candidates by how they split the devices, the group with the fastest member first; of each
+    group those that nothing faster undercuts in memory."""
     made: dict[object, list[Candidate]] = {}
     for candidate in found:
         (strategy,) = candidate.strategies
         key = (strategy.inside, strategy.batch_ways(), strategy.stages, candidate.micro_batches)
         made.setdefault(key, []).append(candidate)
-    return sorted((g for g in made.values() if len(g) > 1), key=fastest)
+    useful = [_front(group) for group in made.values()]
+    return sorted((g for g in useful if len(g) > 1), key=fastest)
+
+
+def _front(group: Group) -> list[Candidate]:
+    kept: list[Candidate] = []
+    for candidate in sorted(group, key=lambda c: (c.step_seconds, c.peak_bytes, c.word)):
+        if not kept or candidate.peak_bytes < kept[-1].peak_bytes:
+            kept.append(candidate)
+    return kept
 
 
 def fastest(group: Group) -> float:
@@ -71,17 +81,24 @@ def blend(evaluator: Evaluator, group: Group, budget: int) -> Candidate | None:
     leader = min(group, key=lambda c: (c.step_seconds, c.word, c.memory))
     bounds = [*(s.first for s in leader.stages), leader.stages[-1].last]
     classes = list(_classes(evaluator, group, bounds, leader.micro_batches))
-    allowed = budget
+    allowed, best = float(budget), None
     for _ in range(TRIES):
-        counts = _Counts(evaluator, leader, group, classes, allowed).solve()
+        runtime = evaluator.cluster.device.runtime_overhead_bytes
+        room = max((allowed - runtime) / (1 + MARGIN), 1.0)
+        counts = _counts(classes, group, leader.micro_batches, room)
         if counts is None:
-            return None
+            break
         made = _decisions(evaluator, group, classes, counts)
         candidate = evaluator.mixed(made, bounds, leader.micro_batches)
-        if candidate is None or candidate.peak_bytes <= budget:
-            return candidate
-        allowed -= candidate.peak_bytes - budget
-    return None
+        if candidate is None:
+            break
+        fits = candidate.peak_bytes <= budget
+        if fits and (best is None or candidate.step_seconds < best.step_seconds):
+            best = candidate
+        if fits and budget - candidate.peak_bytes < CLOSE * room:
+            break
+        allowed += budget - candidate.peak_bytes
+    return best
 
 
 def _classes(
@@ -98,10 +115,9 @@ def _classes(
                 (strategy,) = candidate.strategies
                 samples = evaluator.global_batch // strategy.batch_ways() // micro_batches
                 sums = evaluator.sums(prices, first, last, strategy.inside, samples, calls)
-                axes = BatchAxes(strategy, evaluator.cluster, evaluator.gradient_scale)
+                axes = evaluator.axes(strategy)
                 forward, backward, _, sync = evaluator.times(sums, axes, micro_batches)
-                after = len(bounds) - 2 - stage
-                waiting = micro_batches_in_flight(after, len(bounds) - 1, micro_batches, 1)
+                waiting = evaluator.waiting(len(bounds) - 1, stage, micro_batches)
                 terms = part_terms(
                     sums.bytes(evaluator.item), axes, evaluator.optimizer,
                     evaluator.entries.practice, waiting,
@@ -112,97 +128,71 @@ def _classes(
             yield Class(stage, calls, tuple(ways), any(evaluator.shares[i] for i in calls))
 
 
-class _Counts:
-    """The integer program; seconds and bytes are scaled to about one."""
+def _counts(
+    classes: Sequence[Class], group: Group, micro_batches: int, bytes_: float
+) -> list[list[int]] | None:
+    """Counts of every class and choice. Classes that share parameters take one strategy: all are
+    tried."""
+    tied = any(c.tied for c in classes)
+    best: tuple[float, list[list[int]]] | None = None
+    for word in dict.fromkeys(c.word for c in group) if tied else [None]:
+        total, found = 0.0, dict[int, list[int]]()
+        for stage in dict.fromkeys(c.stage for c in classes):
+            own = [(i, c) for i, c in enumerate(classes) if c.stage == stage]
+            allowed = [
+                tuple(w for w, choice in enumerate(group) if not c.tied or choice.word == word)
+                for _, c in own
+            ]
+            made = _stage_counts([c for _, c in own], allowed, micro_batches, bytes_)
+            if made is None:
+                break
+            total += made[0]
+            found.update((i, counts) for (i, _), counts in zip(own, made[1], strict=True))
+        else:
+            if best is None or total < best[0]:
+                best = total, [found[i] for i in range(len(classes))]
+    return None if best is None else best[1]
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        leader: Candidate,
-        group: Group,
-        classes: Sequence[Class],
-        budget: int,
-    ) -> None:
-        self.leader, self.group, self.classes = leader, group, classes
-        self.model = mathopt.Model()
-        self.counts = [
-            [self.model.add_integer_variable(lb=0, ub=len(c.calls)) for _ in c.ways] for c in classes
-        ]
-        for own, c in zip(self.counts, classes, strict=True):
-            self.model.add_linear_constraint(mathopt.fast_sum(own) == len(c.calls))
-        self.tie()
-        runtime = evaluator.cluster.device.runtime_overhead_bytes
-        self.unit_bytes = max((budget - runtime) / (1 + MARGIN), 1.0)
-        for stage in range(len(leader.stages)):
-            self.memory(stage)
-        self.objective(evaluator)
 
-    def members(self, stage: int) -> list[tuple[mathopt.Variable, Way, int]]:
-        return [
-            (count, way, len(c.calls))
-            for own, c in zip(self.counts, self.classes, strict=True)
-            if c.stage == stage
-            for count, way in zip(own, c.ways, strict=True)
-        ]
-
-    def tie(self) -> None:
-        """Classes that share parameters take one strategy, each as a whole."""
-        words = [c.word for c in self.group]
-        chosen = {w: self.model.add_binary_variable() for w in dict.fromkeys(words)}
-        for own, c in zip(self.counts, self.classes, strict=True):
-            for word, one in chosen.items() if c.tied else ():
-                mine = [n for n, w in zip(own, words, strict=True) if w == word]
-                self.model.add_linear_constraint(mathopt.fast_sum(mine) == len(c.calls) * one)
-
-    def memory(self, stage: int) -> None:
-        members = self.members(stage)
-        worst = [self.model.add_variable(lb=0.0) for _ in PASSING]
-        for count, way, most in members:
+def _stage_counts(
+    classes: Sequence[Class],
+    allowed: Sequence[tuple[int, ...]],
+    micro_batches: int,
+    bytes_: float,
+) -> tuple[float, list[list[int]]] | None:
+    """The least seconds of one stage in a step, and the counts that give it; seconds and bytes are
+    scaled to about one."""
+    model = mathopt.Model()
+    unit = sum(
+        len(c.calls) * max(w.seconds * micro_batches + w.sync_seconds for w in c.ways) for c in classes
+    )
+    worst = [model.add_variable(lb=0.0) for _ in PASSING]
+    lasting, seconds, counts = [], [], []
+    for c, usable in zip(classes, allowed, strict=True):
+        own = {w: model.add_integer_variable(lb=0, ub=len(c.calls)) for w in usable}
+        model.add_linear_constraint(mathopt.fast_sum(own.values()) == len(c.calls))
+        counts.append(own)
+        for w, count in own.items():
+            way = c.ways[w]
+            seconds.append((way.seconds * micro_batches + way.sync_seconds) / unit * count)
+            lasting.append(way.lasting_bytes / bytes_ * count)
             if any(way.passing_bytes):
-                used = self.model.add_binary_variable()
-                self.model.add_linear_constraint(count <= most * used)
+                used = model.add_binary_variable()
+                model.add_linear_constraint(count <= len(c.calls) * used)
                 for variable, amount in zip(worst, way.passing_bytes, strict=True):
-                    self.model.add_linear_constraint(variable >= amount / self.unit_bytes * used)
-        lasting = mathopt.fast_sum(
-            way.lasting_bytes / self.unit_bytes * count for count, way, _ in members
-        )
-        self.model.add_linear_constraint(lasting + mathopt.fast_sum(worst) <= 1.0)
-
-    def objective(self, evaluator: Evaluator) -> None:
-        """The time of 1F1B as `cost_model.pipeline` has it: all stages once, then periods."""
-        leader, unit = self.leader, self.leader.step_seconds
-        sends = boundary_seconds(
-            [s.transfer_bytes for s in leader.stages],
-            evaluator.cluster.devices // len(leader.stages),
-            evaluator.cluster,
-        )
-        busy = [
-            mathopt.fast_sum(way.seconds / unit * count for count, way, _ in self.members(stage))
-            for stage in range(len(leader.stages))
-        ]
-        period, sync = self.model.add_variable(lb=0.0), self.model.add_variable(lb=0.0)
-        loop = 0.0
-        for length in range(1, len(busy) + 1):
-            stage = len(busy) - length
-            self.model.add_linear_constraint(period >= busy[stage])
-            loop += 2 * sends[stage] / unit
-            behind = mathopt.fast_sum(busy[stage:])
-            if not evaluator.entries.practice.overlap:
-                self.model.add_linear_constraint(length * period >= behind + loop)
-            here = self.members(stage)
-            self.model.add_linear_constraint(
-                sync >= mathopt.fast_sum(way.sync_seconds / unit * count for count, way, _ in here)
-            )
-        again = (leader.micro_batches - 1) * period
-        self.model.minimize(mathopt.fast_sum(busy) + again + sync)
-
-    def solve(self) -> list[list[int]] | None:
-        limits = mathopt.SolveParameters(relative_gap_tolerance=GAP)
-        result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=limits)
-        if not result.has_primal_feasible_solution():
-            return None
-        values = result.variable_values()
-        return [[round(values[n]) for n in own] for own in self.counts]
+                    model.add_linear_constraint(variable >= amount / bytes_ * used)
+    model.add_linear_constraint(mathopt.fast_sum(lasting) + mathopt.fast_sum(worst) <= 1.0)
+    model.minimize(mathopt.fast_sum(seconds))
+    limits = mathopt.SolveParameters(relative_gap_tolerance=GAP)
+    result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=limits)
+    if not result.has_primal_feasible_solution():
+        return None
+    values = result.variable_values()
+    made = [
+        [round(values[own[w]]) if w in own else 0 for w in range(len(c.ways))]
+        for c, own in zip(classes, counts, strict=True)
+    ]
+    return result.objective_value() * unit, made
 
 
 def _decisions(

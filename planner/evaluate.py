@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
-import msgspec
+from msgspec.structs import replace
 
 from ..cost_model.batch_axes import BatchAxes
-from ..cost_model.memory import StageBytes, memory_terms, micro_batches_in_flight
+from ..cost_model.memory import memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import boundary_seconds, pipeline_seconds
 from ..cost_model.table import FunctionCost
@@ -23,77 +23,10 @@ from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
 from ..ir.strategy import Strategy
 from ..ir.tensor import ITEM_BYTES
-from .decision import Decision
+from .candidate import Candidate, Decision, Part, StageSums
 from .entries import Entries, Entry, Word
+from .partition import even, partition
 from .passages import Passages
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    """Decisions for all calls, in order, and what they are predicted to cost."""
-
-    decisions: tuple[Decision, ...]
-    micro_batches: int
-    stages: tuple[Stage, ...]
-    step_seconds: float
-    bubble: float
-    peak_bytes: int
-
-    @property
-    def strategies(self) -> tuple[Strategy, ...]:
-        return tuple(dict.fromkeys(d.strategy for d in self.decisions))
-
-    @property
-    def word(self) -> str:
-        return " | ".join(map(str, self.strategies))
-
-    @property
-    def memory(self) -> str:
-        """What layers remember, in a word or two: `keep`, `keep+recompute`."""
-        return "+".join(sorted({d.memory for d in self.decisions}))
-
-    def at(self, call: int) -> Decision:
-        return next(d for d in self.decisions if d.first <= call < d.last)
-
-
-Part = tuple[Strategy, "StageSums"]  # the calls of one strategy in one stage
-
-
-class StageSums(msgspec.Struct, frozen=True):
-    """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
-    device. `trained_bytes`: of those held, what the optimizer changes. `summed_bytes` are gradients
-    to add up, by the axis inside a replica of the batch; `call_bytes` counts calls by the bytes of
-    weights they hold; `last_bytes`: of those saved, the last call's of the model."""
-
-    first: int
-    last: int
-    forward_seconds: float
-    backward_seconds: float
-    communication_seconds: float
-    once_seconds: float
-    held_bytes: int
-    trained_bytes: int
-    summed_bytes: dict[str, int]
-    call_bytes: tuple[tuple[int, int], ...]
-    saved_bytes: int
-    last_bytes: int
-    transient_bytes: int
-    once_bytes: int
-    crossing_bytes: int
-
-    def bytes(self, item: int) -> StageBytes:
-        """What memory needs of it; `item` bytes per element of a parameter."""
-        return StageBytes(
-            held=self.held_bytes,
-            trained=self.trained_bytes,
-            biggest_call=max((amount for amount, _ in self.call_bytes), default=0),
-            saved=self.saved_bytes,
-            last=self.last_bytes,
-            transient=self.transient_bytes,
-            once=self.once_bytes,
-            crossing=self.crossing_bytes,
-            item=item,
-            summed=self.summed_bytes,
-        )
 
 
 class Evaluator:
@@ -121,6 +54,7 @@ class Evaluator:
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
         self.passages = Passages(entries)
+        self.along: dict[Strategy, BatchAxes] = {}
         self.cuts: dict[tuple[Word, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
     def variant(self, call: int, memory: Memory) -> Memory:
@@ -141,12 +75,36 @@ class Evaluator:
         sums = self.cuts[key]
         if sums is None:
             return None
-        stages = tuple(
-            self.stage([(strategy, part)], micro_batches, len(sums) - 1 - number, 0.0)
-            for number, part in enumerate(sums)
-        )
+        stages = self.equal_stages(strategy, micro_batches, sums)
         decision = Decision(0, len(self.calls), strategy, memory)
         return self.assemble((decision,), micro_batches, stages)
+
+    def equal_stages(
+        self, strategy: Strategy, micro_batches: int, sums: tuple[StageSums, ...]
+    ) -> tuple[Stage, ...]:
+        """The stages of one strategy; equal ones differ in what waits, the others' times are new."""
+        made: list[Stage] = []
+        known: dict[tuple[int, float], int] = {}
+        for number, part in enumerate(sums):
+            waiting = self.waiting(len(sums), number, micro_batches)
+            alike = known.setdefault((part.kind, waiting), number)
+            if alike == number:
+                like = known.setdefault((part.kind, -1.0), number)
+                like_stage = made[like] if like != number else None
+                made.append(self.stage([(strategy, part)], micro_batches, waiting, 0.0, like_stage))
+            else:
+                made.append(replace(made[alike], first=part.first, last=part.last))
+        return tuple(made)
+
+    def waiting(self, stages: int, number: int, micro_batches: int) -> float:
+        """Micro-batches of a stage that wait for backward at the worst moment."""
+        after, chunks = stages - 1 - number, self.entries.practice.chunks
+        return micro_batches_in_flight(after, stages, micro_batches, chunks)
+
+    def axes(self, strategy: Strategy) -> BatchAxes:
+        if strategy not in self.along:
+            self.along[strategy] = BatchAxes(strategy, self.cluster, self.gradient_scale)
+        return self.along[strategy]
 
     def mixed(
         self, decisions: tuple[Decision, ...], bounds: Sequence[int], micro_batches: int
@@ -173,8 +131,8 @@ class Evaluator:
             ]  # fmt: skip
             if not sums:
                 return None
-            after = len(bounds) - 2 - number
-            stages.append(self.stage(sums, micro_batches, after, sum(moved[first:last])))
+            waiting = self.waiting(len(bounds) - 1, number, micro_batches)
+            stages.append(self.stage(sums, micro_batches, waiting, sum(moved[first:last])))
         return self.assemble(decisions, micro_batches, tuple(stages))
 
     def blend(self, decisions: tuple[Decision, ...], micro_batches: int) -> Candidate | None:
@@ -236,9 +194,17 @@ class Evaluator:
             bounds = partition(seconds, stages)
         if bounds is None:
             return None
-        return tuple(
+        made = [
             self.sums(entries, first, last, word, batch // micro_batches, range(first, last))
             for first, last in pairwise(bounds)
+        ]
+        kinds: list[StageSums] = []
+        for sums in made:
+            alike = replace(sums, first=0, last=0)
+            if alike not in kinds:
+                kinds.append(alike)
+        return tuple(
+            replace(sums, kind=kinds.index(replace(sums, first=0, last=0))) for sums in made
         )
 
     def sums(
@@ -307,32 +273,41 @@ class Evaluator:
         return Candidate(decisions, micro_batches, stages, step, bubble, peak)
 
     def stage(
-        self, parts: Sequence[Part], micro_batches: int, after: int, moved: float
+        self,
+        parts: Sequence[Part],
+        micro_batches: int,
+        waiting: float,
+        moved: float,
+        like: Stage | None = None,
     ) -> Stage:
-        """One stage from its parts; `after` stages follow it. `moved` seconds per micro-batch pass
-        between parts, half of them forward."""
-        practice, stages = self.entries.practice, parts[0][0].stages
-        along = [BatchAxes(s, self.cluster, self.gradient_scale) for s, _ in parts]
+        """One stage from its parts, of which `waiting` micro-batches wait. `moved` seconds per
+        micro-batch pass between parts, half of them forward. `like`: one of the same times."""
+        along = [self.axes(s) for s, _ in parts]
+        memory = memory_terms(
+            [(sums.bytes(self.item), a) for (_, sums), a in zip(parts, along, strict=True)],
+            self.optimizer,
+            self.entries.practice,
+            waiting,
+            self.cluster.device.runtime_overhead_bytes,
+        )
+        first, last = parts[0][1].first, parts[0][1].last
+        if like is not None:
+            return replace(like, first=first, last=last, memory=memory)
         timed = [
             self.times(sums, axes, micro_batches)
             for (_, sums), axes in zip(parts, along, strict=True)
         ]
         forward, backward, sent, sync = (sum(column) for column in zip(*timed, strict=True))
         return Stage(
-            parts[0][1].first,
-            parts[0][1].last,
+            first,
+            last,
             forward + moved / 2,
             backward + moved / 2,
             sent + moved,
             sync,
             sum(sums.crossing_bytes for _, sums in parts),
-            memory_terms(
-                [(sums.bytes(self.item), a) for (_, sums), a in zip(parts, along, strict=True)],
-                self.optimizer, practice,
-                micro_batches_in_flight(after, stages, micro_batches, practice.chunks),
-                self.cluster.device.runtime_overhead_bytes,
-            ),
-        )  # fmt: skip
+            memory,
+        )
 
     def times(
         self, sums: StageSums, axes: BatchAxes, micro_batches: int
@@ -401,46 +376,3 @@ def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
     """Whether the batch can be split into micro-batches at all."""
     names = {c.function for i, c in enumerate(entries.model.calls) if i not in once}
     return entries.model.batch % 2 == 0 and all(entries.in_time(name) for name in names)
-
-
-def even(repeated: list[bool], stages: int) -> list[int] | None:
-    """Boundaries of stages with equally many repeated calls, or one less; others stay with the first
-    or the last."""
-    places = [i for i, again in enumerate(repeated) if again]
-    if stages > len(places):
-        return None
-    return [0, *(places[len(places) * s // stages] for s in range(1, stages)), len(repeated)]
-
-
-def partition(seconds: list[float], stages: int) -> list[int] | None:
-    """Boundaries of contiguous stages with the smallest slowest stage, each with some work."""
-    if stages > sum(s > 0 for s in seconds):
-        return None
-    low, high = max(max(seconds), sum(seconds) / stages), sum(seconds)
-    best = _cut(seconds, stages, high)
-    for _ in range(40):
-        middle = (low + high) / 2
-        found = _cut(seconds, stages, middle)
-        if found is None:
-            low = middle
-        else:
-            best, high = found, middle
-    return best
-
-
-def _cut(seconds: list[float], stages: int, limit: float) -> list[int] | None:
-    """Greedy stages of at most `limit`; later stages always keep at least one call each."""
-    bounds, load = [0], 0.0
-    left = list(accumulate((s > 0 for s in reversed(seconds)), initial=0))[::-1]
-    for i, cost in enumerate(seconds):
-        remaining = stages - len(bounds)
-        full = load + cost > limit or (load > 0 and cost > 0 and left[i] <= remaining)
-        if full and load > 0:
-            bounds.append(i)
-            load = 0.0
-        load += cost
-        if load > limit * (1 + 1e-12):
-            return None
-    if len(bounds) != stages:
-        return None
-    return [*bounds, len(seconds)]

@@ -8,7 +8,7 @@ from ..ir.layout import Layout, local_type
 from ..ir.local import MICRO
 from ..ir.mesh import Axis, Mesh
 from ..ir.strategy import Strategy
-from .decision import Decision
+from .candidate import Decision
 from .entries import Entries
 
 End = tuple[int, int, Strategy]  # call, position among its results or arguments, strategy

@@ -11,7 +11,7 @@ from ..ir.errors import UsageError
 from ..ir.model import Model
 from ..ir.plan import Memory
 from ..ir.strategy import Strategy, parse_strategy
-from .decision import Decision
+from .candidate import Decision
 
 RANGE = re.compile(r"(.*)\[(\d+)-(\d+)\](.*)")
 

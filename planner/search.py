@@ -15,9 +15,9 @@ from ..ir.precision import PRECISIONS
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .blend import blend, fastest, groups
-from .decision import Decision
+from .candidate import Candidate, Decision
 from .entries import Entries
-from .evaluate import Candidate, Evaluator
+from .evaluate import Evaluator
 from .options import PlanOptions, optimizer_states
 from .pins import decisions, pinned
 from .sharding import GAP

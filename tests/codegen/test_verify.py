@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
 
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
@@ -68,13 +67,13 @@ def test_a_removed_collective_is_noticed(tmp_path):
     assert not verify([job], 4, 120)[0].passed
 
 
-MIXED = (
-    (Pin("*", parse_strategy("dp=4")), Pin("*[1-2]", parse_strategy("dp=2,tp=2"), "recompute")),
-    (Pin("*", parse_strategy("zero3=4")), Pin("*2", parse_strategy("tp=4")), Pin("*1", parse_strategy("dp=2,tp=2"), "recompute")),
-    (Pin("*", parse_strategy("zero3=2,tp=2")), Pin("*[2-3]", parse_strategy("dp=4"), "recompute")),
-    (Pin("*", parse_strategy("pp=2,dp=2")), Pin("*[1-2]", parse_strategy("pp=2,tp=2"))),
-    (Pin("*", parse_strategy("dp=2,tp=2,sp")), Pin("*[0-1]", parse_strategy("zero2=4"))),
-    (Pin("*", parse_strategy("cp=4")), Pin("*[2-3]", parse_strategy("dp=4"))),
+MIXED = (  # the rest of the model, then layers by number with their strategy and action
+    ("dp=4", "[1-2]:dp=2,tp=2 recompute"),
+    ("zero3=4", "2:tp=4 keep", "1:dp=2,tp=2 recompute"),
+    ("zero3=2,tp=2", "[2-3]:dp=4 recompute"),
+    ("pp=2,dp=2", "[1-2]:pp=2,tp=2 keep"),
+    ("dp=2,tp=2,sp", "[0-1]:zero2=4 keep"),
+    ("cp=4", "[2-3]:dp=4 keep"),
 )
 
 
@@ -84,11 +83,14 @@ def test_layers_of_one_plan_may_differ(name, tmp_path):
     model, source, file = sourced(name, tmp_path, "4, seq=16")
     block = max(Counter(c.function for c in model.calls).items(), key=lambda x: x[1])[0]
     jobs = []
-    for i, pins in enumerate(MIXED):
-        named = tuple(replace(p, glob=p.glob if p.glob == "*" else block + p.glob[1:]) for p in pins)
-        made = plan(model, load_cluster("local:4"),
-                    PlanOptions(pins=named, micro_batches=2 if "pp" in str(pins[0].strategy) else 1))  # fmt: skip
-        assert len(made.strategies) == len({p.strategy for p in pins})
+    for i, (rest, *others) in enumerate(MIXED):
+        pins = [*everywhere(rest)]
+        for other in others:
+            numbers, word, action = re.split("[: ]", other)
+            pins.append(Pin(f"{block}{numbers}", parse_strategy(word), action))
+        options = PlanOptions(pins=tuple(pins), micro_batches=2 if "pp" in rest else 1)
+        made = plan(model, load_cluster("local:4"), options)
+        assert len(made.strategies) == len(pins)
         write(compile_program(made, model), tmp_path / str(i))
         jobs.append(Job(made.word, str(tmp_path / str(i)), source, file, steps=3))
     for verdict in verify(jobs, 4, 300):

@@ -10,7 +10,7 @@ from plait.ir.capture import trace
 from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.evaluate import partition
+from plait.planner.partition import partition
 from plait.planner.pins import everywhere
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
