@@ -22,17 +22,23 @@ from .sections import Ints, Sections
 
 FOUND, NONE, STOPPED = 1, 0, -1
 FAR = 1 << 61
+FULLEST, LOWEST_TIGHTEST, LOWEST_FAILED, FAILED, TIGHTEST, LOWEST = range(6)
 
 
 class Board(NamedTuple):
-    """What is fixed for one search (sizes, sections, neighbours, ranks) and its working arrays."""
+    """What is fixed for one part (sizes, sections, neighbours) and the working arrays of a search.
+
+    `buffer_failures` and `section_failures` outlive a search: where others failed is asked first.
+    """
 
     size: Ints
     first: Ints
     last: Ints
     near: Ints  # neighbours in time of buffer i: near[near_at[i]:near_at[i + 1]]
     near_at: Ints
-    rank: Ints
+    buffer_failures: Ints
+    section_failures: Ints
+    rank: Ints  # order among buffers that are otherwise alike
     base: Ints  # highest top among placed neighbours
     placed: Ints
     floats: Ints
@@ -96,7 +102,7 @@ def _sort(members, count, low):
 
 
 @njit(cache=True)
-def _fits(board, count, left, right, height):
+def _fits(board, count, left, right, height, bounded):
     """Whether every section can hold its open buffers one above the other from their starts on.
 
     Members come highest start first, so `stack[s]` holds the sizes of those that start no lower.
@@ -106,56 +112,75 @@ def _fits(board, count, left, right, height):
         board.floor[s] = FAR
     for k in range(count):
         i = board.members[k]
-        start = board.low[i]
-        limit = height - start - board.size[i]
+        limit = height - board.low[i] - board.size[i]
         if limit < 0:
+            board.buffer_failures[i] += 1
             return False
         for s in range(board.first[i], board.last[i]):
-            if board.stack[s] > limit:
+            if bounded and board.stack[s] > limit:
+                board.buffer_failures[i] += 1
+                board.section_failures[s] += 1
                 return False
             board.stack[s] += board.size[i]
-            board.floor[s] = start
+            board.floor[s] = board.low[i]
     return True
 
 
 @njit(cache=True)
-def _choose(board, count, left, right, height, rule):
-    """The next buffer to ask about: of the tightest section, the lowest start, then the rank."""
-    best, at = FAR, left
-    for s in range(left, right):
-        if board.floor[s] < FAR:
-            slack = height - board.floor[s] - board.stack[s]
-            if rule == 1:
-                slack = board.floor[s]
-            elif rule == 2:
-                slack = board.floor[s] * 4096 + min(slack // 1024, 4095)
-            if slack < best:
-                best, at = slack, s
-    chosen = np.int64(-1)
-    for k in range(count):
-        i = board.members[k]
-        if board.first[i] <= at < board.last[i] and board.low[i] == board.floor[at]:
-            if chosen < 0 or board.rank[i] < board.rank[chosen]:
-                chosen = i
-    return _beneath(board, chosen)
+def _urgency(board, s, height, rule):
+    """How soon a section should be asked about: a pair, greatest first."""
+    floor = float(board.floor[s])
+    slack = height - floor - board.stack[s]
+    if rule == FULLEST:
+        return float(board.stack[s]), 0.0
+    if rule == LOWEST_TIGHTEST:
+        return -floor, -slack
+    if rule == LOWEST_FAILED:
+        return -floor, float(board.section_failures[s])
+    if rule == FAILED:
+        return (1 + board.section_failures[s]) / (slack + height / 100), 0.0
+    return (-slack, 0.0) if rule == TIGHTEST else (-floor, 0.0)
 
 
 @njit(cache=True)
-def _beneath(board, i):
-    """`i`, or an open buffer that must be asked before it: one that may slip below it."""
-    moved = True
-    while moved:
-        moved = False
-        best = board.low[i] + (1 if board.floats[i] else 0)
+def _before(board, i, j, by_failures):
+    """Whether buffer `i` is asked about before buffer `j`."""
+    if by_failures and board.buffer_failures[i] != board.buffer_failures[j]:
+        return board.buffer_failures[i] > board.buffer_failures[j]
+    return board.rank[i] < board.rank[j]
+
+
+@njit(cache=True)
+def _choose(board, count, left, right, height, rule, by_failures):
+    """The next buffer to ask about: in the most urgent section, one of the lowest start."""
+    best, at = (-np.inf, -np.inf), -1
+    for s in range(left, right):
+        if board.floor[s] < FAR:
+            found = _urgency(board, s, height, rule)
+            if at < 0 or found > best:
+                best, at = found, s
+    chosen = -1
+    for k in range(count):
+        i = board.members[k]
+        if board.first[i] <= at < board.last[i] and board.low[i] == board.floor[at]:
+            if chosen < 0 or _before(board, i, chosen, by_failures):
+                chosen = i
+    return _beneath(board, chosen, by_failures)
+
+
+@njit(cache=True)
+def _beneath(board, i, by_failures):
+    """`i`, or an open buffer that must be asked about before it: one that may slip below it."""
+    while True:
         chosen = i
         for p in range(board.near_at[i], board.near_at[i + 1]):
             j = board.near[p]
             if not board.placed[j] and board.low[j] + board.size[j] <= board.low[i]:
-                if chosen == i or board.rank[j] < board.rank[chosen]:
+                if chosen == i or _before(board, j, chosen, by_failures):
                     chosen = j
-        moved = chosen != i
+        if chosen == i:
+            return i
         i = chosen
-    return i
 
 
 @njit(cache=True)
@@ -167,7 +192,7 @@ def _place(board, i, used):
     top = board.base[i] + board.size[i]
     for p in range(board.near_at[i], board.near_at[i + 1]):
         j = board.near[p]
-        if not board.placed[j] and board.base[j] < top:
+        if not board.placed[j] and board.base[j] < top:  # a new base to rest on
             if board.floats[j]:
                 board.trail[used] = (2, j, 1)
                 board.floats[j] = 0
@@ -207,43 +232,71 @@ def _split(board, count, parent, head, free):
 
 
 @njit(cache=True)
-def search(board, sections, height, nodes, rule):
-    """FOUND with offsets in `board.low`, NONE if there is no packing, STOPPED after `nodes`."""
-    used, depth, free, visited = 0, 0, 1, 0
+def search(board, sections, height, looks, rule, by_failures, bounded, splitting):
+    """FOUND with offsets in `board.base`, NONE if there is no packing, STOPPED after `looks`.
+
+    `looks` counts open buffers looked at. Also returns how many were. `rule` and `by_failures` say
+    which buffer is asked about first; `bounded` and `splitting` switch the section bound and the
+    decomposition. None of these changes the answer.
+    """
+    used, depth, free, looked = 0, 0, 1, 0
     board.agenda[0] = (0, sections, -1, -1)
     head = 0
     while head >= 0:
         left, right, parent, after = board.agenda[head]
         head = after
         count = _open(board, left, right)
+        looked += count
         if count == 0:
             continue
+        if looked > looks:
+            return STOPPED, looked
         grown, longer = _split(board, count, parent, head, free)
-        if longer > free + 1:
+        if splitting and longer > free + 1:
             head, free = grown, longer
             continue
-        visited += 1
-        if visited > nodes:
-            return STOPPED, visited
         good = _starts(board, count)
         if good:
             _sort(board.members, count, board.low)
-            good = _fits(board, count, left, right, height)
+            good = _fits(board, count, left, right, height, bounded)
         if good:
-            i = _choose(board, count, left, right, height, rule)
+            i = _choose(board, count, left, right, height, rule, by_failures)
             board.frames[depth] = (i, left, right, parent, used, head, free)
             used = _place(board, i, used)
             board.agenda[free] = (left, right, depth, head)
             head, free, depth = free, free + 1, depth + 1
             continue
         if parent < 0:
-            return NONE, visited
+            return NONE, looked
         i, left, right, above, mark, head, free = board.frames[parent]
         _undo(board, used, mark)
         used, depth = mark, parent
-        board.trail[used] = (2, i, board.floats[i])
+        board.trail[used] = (2, i, 0)
         board.floats[i] = 1
         used += 1
         board.agenda[free] = (left, right, above, head)
         head, free = free, free + 1
-    return FOUND, visited
+    return FOUND, looked
+
+
+def board(part: Sections) -> Board:
+    """An empty board for buffers sorted by their first section."""
+    n, count = len(part.size), part.count
+    ends = np.searchsorted(part.first, part.last)
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, ends[i])]
+    both = np.array(pairs + [(j, i) for i, j in pairs], np.int64).reshape(-1, 2)
+    near = both[np.argsort(both[:, 0], kind="stable"), 1]
+    near_at = np.searchsorted(np.sort(both[:, 0]), np.arange(n + 1)).astype(np.int64)
+    empty = [np.zeros(n, np.int64) for _ in range(7)]
+    return Board(
+        part.size, part.first, part.last, near, near_at, empty[0], np.zeros(count, np.int64),
+        *empty[1:], np.zeros(count, np.int64), np.zeros(count, np.int64),
+        np.zeros((2 * len(near) + 4 * n, 3), np.int64), np.zeros((n + 1, 7), np.int64),
+        np.zeros((8 * n + 8, 4), np.int64),
+    )  # fmt: skip
+
+
+def clear(board: Board) -> None:
+    """Take every buffer off the board; the counts of failures stay."""
+    for array in (board.base, board.placed, board.floats):
+        array[:] = 0
