@@ -35,3 +35,9 @@ class Packing(msgspec.Struct, frozen=True):
     def gap(self) -> float:
         """How far the peak may be from the least one, as a share of the peak."""
         return (self.peak_bytes - self.bound_bytes) / self.peak_bytes if self.peak_bytes else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.status}: {len(self.offsets)} buffers in {self.peak_bytes} bytes, "
+            f"no less than {self.bound_bytes} ({self.gap:.2%} gap)"
+        )

@@ -13,6 +13,7 @@ fails goes back to the decision that made it, not to decisions inside its siblin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -283,17 +284,25 @@ def board(part: Sections) -> Board:
     """An empty board for buffers sorted by their first section."""
     n, count = len(part.size), part.count
     ends = np.searchsorted(part.first, part.last)
-    pairs = [(i, j) for i in range(n) for j in range(i + 1, ends[i])]
-    both = np.array(pairs + [(j, i) for i, j in pairs], np.int64).reshape(-1, 2)
-    near = both[np.argsort(both[:, 0], kind="stable"), 1]
-    near_at = np.searchsorted(np.sort(both[:, 0]), np.arange(n + 1)).astype(np.int64)
-    empty = [np.zeros(n, np.int64) for _ in range(7)]
+    later = ends - np.arange(n) - 1  # neighbours that come after each buffer
+    one = np.repeat(np.arange(n), later)
+    other = np.arange(len(one)) - np.repeat(np.cumsum(later) - later, later) + one + 1
+    owner, neighbour = np.concatenate([one, other]), np.concatenate([other, one])
+    order = np.argsort(owner, kind="stable")
+    near = neighbour[order]
+    near_at = np.searchsorted(owner[order], np.arange(n + 1)).astype(np.int64)
+    each, section = _zeros(n), _zeros(count)
     return Board(
-        part.size, part.first, part.last, near, near_at, empty[0], np.zeros(count, np.int64),
-        *empty[1:], np.zeros(count, np.int64), np.zeros(count, np.int64),
-        np.zeros((2 * len(near) + 4 * n, 3), np.int64), np.zeros((n + 1, 7), np.int64),
-        np.zeros((8 * n + 8, 4), np.int64),
+        size=part.size, first=part.first, last=part.last, near=near, near_at=near_at,
+        buffer_failures=each(), section_failures=section(), rank=each(), base=each(),
+        placed=each(), floats=each(), low=each(), members=each(), stack=section(), floor=section(),
+        trail=_zeros((2 * len(near) + 4 * n, 3))(), frames=_zeros((n + 1, 7))(),
+        agenda=_zeros((8 * n + 8, 4))(),
     )  # fmt: skip
+
+
+def _zeros(shape: int | tuple[int, ...]) -> Callable[[], Ints]:
+    return lambda: np.zeros(shape, np.int64)
 
 
 def clear(board: Board) -> None:

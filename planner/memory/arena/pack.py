@@ -16,7 +16,7 @@ from ....ir.buffers import Buffer, Packing, Status
 from .branch import FOUND, NONE, STOPPED
 from .constraint import constrained
 from .greedy import greedy, height
-from .portfolio import GROWTH, Portfolio, Switches
+from .portfolio import EVERYTHING, GROWTH, Portfolio, Switches
 from .sections import Ints, Sections, sections
 
 MOST_PAIRS = 10_000_000  # pairs of neighbours beyond which only first fit is tried
@@ -30,7 +30,7 @@ def pack(
     *,
     time_limit_seconds: float = 60.0,
     minimise: bool = False,
-    switches: Switches = Switches(),
+    switches: Switches = EVERYTHING,
     seed: int = 0,
 ) -> Packing:
     """Offsets for buffers, so that none that are live at once share a byte.

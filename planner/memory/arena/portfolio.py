@@ -28,6 +28,9 @@ class Switches(msgspec.Struct, frozen=True):
     rules: tuple[int, ...] = RULES
 
 
+EVERYTHING = Switches()
+
+
 class Portfolio:
     """Searches one part for packings under heights; remembers where searches failed."""
 

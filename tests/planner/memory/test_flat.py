@@ -110,7 +110,7 @@ def test_published_shapes_need_little_padding(shapes, rows):
 @pytest.mark.parametrize("offsets", [(0, 2), (0, 8), (0, 4)])
 def test_the_judge_refuses(offsets):
     tensors = [FlatTensor("a", 4, 4), FlatTensor("b", 3, 3)]
-    with pytest.raises(ValueError, match="a|b"):
+    with pytest.raises(ValueError, match=r"a|b"):
         check(tensors, FlatLayout(2, 5, 4, offsets))
 
 
