@@ -19,7 +19,7 @@ from .greedy import greedy, height
 from .portfolio import EVERYTHING, GROWTH, Portfolio, Switches
 from .sections import Ints, Sections, sections
 
-MOST_PAIRS = 10_000_000  # pairs of neighbours beyond which only first fit is tried
+MOST_PAIRS = 1_000_000  # pairs of neighbours beyond which only first fit is tried
 CONSTRAINED = 2  # the round from which CP-SAT takes a turn
 CONSTRAINED_SECONDS = 2.0  # of its first turn
 
