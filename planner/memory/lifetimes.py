@@ -16,6 +16,8 @@ from ...ir.model import Call, Function, Model, Op
 from ...ir.op import declaration, site_of
 from ...ir.pieces import Variant, made_by, split
 
+ALIGNMENT_BYTES = 256  # what device kernels and allocators ask of an address
+
 Place = tuple[int, str, int]  # call, piece, value: where a storage was made
 
 
@@ -26,9 +28,15 @@ class StepBuffers(msgspec.Struct, frozen=True):
     cuts: tuple[int, ...]
 
 
-def step_buffers(model: Model, variant: Variant = "keep") -> StepBuffers:
-    """Every buffer of a step of `model` with its lifetime; all calls under one memory variant."""
-    recorder = _Recorder(model)
+def step_buffers(
+    model: Model, variant: Variant = "keep", alignment_bytes: int = ALIGNMENT_BYTES
+) -> StepBuffers:
+    """Every buffer of a step of `model` with its lifetime; all calls under one memory variant.
+
+    Sizes are rounded up to the alignment, so that every address a packing gives is a multiple of it.
+    Names say where a buffer is made: call, piece, value.
+    """
+    recorder = _Recorder()
     routines = {f.name: _Routine(f, variant) for f in model.functions}
     cuts = [0]
     for number, call in enumerate(model.calls):
@@ -38,7 +46,7 @@ def step_buffers(model: Model, variant: Variant = "keep") -> StepBuffers:
         if routines[call.function].function.differentiable:
             recorder.backward(number, call, routines[call.function])
             cuts.append(recorder.now)
-    return StepBuffers(tuple(recorder.buffers()), tuple(cuts))
+    return StepBuffers(tuple(recorder.buffers(alignment_bytes)), tuple(cuts))
 
 
 class _Routine:
@@ -68,7 +76,7 @@ class _Routine:
 class _Recorder:
     """Walks the step and notes of every storage its bytes, its birth and its last use."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self) -> None:
         self.now = 0
         self.born: dict[Place, tuple[int, int]] = {}
         self.last: dict[Place, int] = {}
@@ -105,7 +113,18 @@ class _Recorder:
                 self.last[place] = self.now
         for item, name in zip(function.activations(), call.arguments, strict=True):
             if item.gradient is not None and (place := known.get(routine.root[item.gradient])):
-                self.gradients.setdefault(name, place)
+                self.add(name, place, (number, "sum", item.gradient))
+
+    def add(self, name: str, place: Place, total: Place) -> None:
+        """The gradient of a value read by several calls: their sums, one after the other."""
+        have = self.gradients.get(name)
+        if have is None:
+            self.gradients[name] = place
+            return
+        self.born[total] = (self.now, self.born[have][1])
+        self.last[have] = self.last[place] = self.last[total] = self.now + 1
+        self.gradients[name] = total
+        self.now += 1
 
     def run(
         self,
@@ -129,7 +148,7 @@ class _Recorder:
                     self.last[place] = self.now + 1
             self.now += 1
 
-    def buffers(self) -> Iterable[Buffer]:
+    def buffers(self, alignment: int) -> Iterable[Buffer]:
         for place, (born, size) in self.born.items():
             name = "{}.{}.{}".format(*place)
-            yield Buffer(name, born, self.last[place], size)
+            yield Buffer(name, born, self.last[place], -(-size // alignment) * alignment)

@@ -23,9 +23,23 @@ def stack(
 ) -> Packing:
     """Offsets of all buffers; `cuts` are the times, in rising order, at which pieces begin.
 
-    The bound is that of the whole problem, so the gap counts what blocks cost. The time limit holds
-    for every distinct piece, and for the stack.
+    Where the blocks do not reach the bound, first fit over all buffers is tried too, and the lower
+    of the two is taken. The time limit holds for every distinct piece, and for the blocks.
     """
+    bound = sections(buffers).bound()
+    offsets = blocks(buffers, cuts, time_limit_seconds)
+    peak = max((b.size + at for b, at in zip(buffers, offsets, strict=True)), default=0)
+    if peak > bound:
+        flat = pack(buffers, time_limit_seconds=0.0)
+        if flat.peak_bytes < peak:
+            return flat
+    return Packing(offsets, peak, bound, "optimal" if peak == bound else "feasible")
+
+
+def blocks(
+    buffers: Sequence[Buffer], cuts: Sequence[int], time_limit_seconds: float
+) -> tuple[int, ...]:
+    """Offsets when what lives inside one piece is one block."""
     pieces: dict[int, list[int]] = defaultdict(list)
     lasting: list[int] = []
     for i, b in enumerate(buffers):
@@ -34,19 +48,12 @@ def stack(
         (pieces[piece] if inside else lasting).append(i)
     inner = _Inner(time_limit_seconds)
     packed = {p: inner.pack([buffers[i] for i in members]) for p, members in pieces.items()}
-    blocks = [Buffer("", cuts[p - 1], cuts[p], made.peak_bytes) for p, made in packed.items()]
-    outer = pack(
-        [*blocks, *(buffers[i] for i in lasting)],
-        time_limit_seconds=time_limit_seconds,
-    )
-    offsets = dict(zip(lasting, outer.offsets[len(blocks) :], strict=True))
+    tops = [Buffer("", cuts[p - 1], cuts[p], made.peak_bytes) for p, made in packed.items()]
+    outer = pack([*tops, *(buffers[i] for i in lasting)], time_limit_seconds=time_limit_seconds)
+    offsets = dict(zip(lasting, outer.offsets[len(tops) :], strict=True))
     for base, (p, made) in zip(outer.offsets, packed.items(), strict=False):
         offsets |= {i: base + at for i, at in zip(pieces[p], made.offsets, strict=True)}
-    bound = sections(buffers).bound()
-    return Packing(
-        tuple(offsets[i] for i in range(len(buffers))), outer.peak_bytes, bound,
-        "optimal" if outer.peak_bytes == bound else "feasible",
-    )  # fmt: skip
+    return tuple(offsets[i] for i in range(len(buffers)))
 
 
 class _Inner:
