@@ -89,31 +89,36 @@ class _Recorder:
         known.update({item.value: self.values.get(name) for item, name in arguments})
         self.run(routine.forward, number, "forward", routine, known)
         for output, name in zip(routine.function.outputs, call.results, strict=False):
-            place = known.get(routine.root[output.value])
-            if place is not None:
-                self.values[name] = place
-                self.last[place] = self.now
+            made = known.get(routine.root[output.value])
+            if made is not None:
+                self.values[name] = made
+                self.last[made] = self.now
 
     def backward(self, number: int, call: Call, routine: _Routine) -> None:
+        known = self.at_backward(number, call, routine)
+        self.run(routine.backward, number, "backward", routine, known)
+        function = routine.function
+        gradients = [i.gradient for i in function.inputs if i.gradient is not None]
+        made = {v: place for v in gradients if (place := known.get(routine.root[v])) is not None}
+        self.last.update(dict.fromkeys(made.values(), self.now))
+        for item, name in zip(function.activations(), call.arguments, strict=True):
+            if item.gradient is not None and item.gradient in made:
+                self.add(name, made[item.gradient], (number, "sum", item.gradient))
+
+    def at_backward(self, number: int, call: Call, routine: _Routine) -> dict[int, Place | None]:
+        """The storages that a backward piece may read: arguments, what forward made, tangents."""
         function = routine.function
         known: dict[int, Place | None] = {i.value: None for i in function.inputs}
-        for item, name in zip(function.activations(), call.arguments, strict=True):
-            known[item.value] = self.values.get(name)
+        arguments = zip(function.activations(), call.arguments, strict=True)
+        known.update({item.value: self.values.get(name) for item, name in arguments})
         for value in range(len(function.types)):
-            if routine.root[value] == value and value not in routine.again:
-                place = (number, "forward", value)
-                if place in self.born:
-                    known[value] = place
+            place = (number, "forward", value)
+            if place in self.born and value not in routine.again:
+                known[value] = place
         for output, name in zip(function.outputs, call.results, strict=False):
             if output.tangent is not None:
                 known[output.tangent] = self.gradients.get(name)
-        self.run(routine.backward, number, "backward", routine, known)
-        for item in function.inputs:
-            if item.gradient is not None and (place := known.get(routine.root[item.gradient])):
-                self.last[place] = self.now
-        for item, name in zip(function.activations(), call.arguments, strict=True):
-            if item.gradient is not None and (place := known.get(routine.root[item.gradient])):
-                self.add(name, place, (number, "sum", item.gradient))
+        return known
 
     def add(self, name: str, place: Place, total: Place) -> None:
         """The gradient of a value read by several calls: their sums, one after the other."""
@@ -139,9 +144,9 @@ class _Recorder:
             for value in (r for r in op.results if r >= 0):
                 root = routine.root[value]
                 if root == value:
-                    place = known[value] = (number, piece, value)
-                    self.born[place] = (self.now, routine.bytes(value))
-                    self.last[place] = self.now + 1
+                    made = known[value] = (number, piece, value)
+                    self.born[made] = (self.now, routine.bytes(value))
+                    self.last[made] = self.now + 1
             for value in op.operands():
                 place = known.get(routine.root[value])
                 if place is not None:
