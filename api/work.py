@@ -101,7 +101,7 @@ def plan(options: argparse.Namespace) -> int:
         precision=options.precision,
         optimizer=options.optimizer,
         roles=options.roles,
-        pin=_pin(options.pin),
+        pin=options.pin,
         micro_batches=options.micro_batches,
         memory_actions=tuple(options.memory_actions.split(",")),
         seed=options.seed,
@@ -177,15 +177,6 @@ def _progress(done: int, total: int) -> None:
         print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def _pin(pins: list[str]) -> str | None:
-    if not pins:
-        return None
-    glob, colon, word = pins[-1].rpartition(":")
-    if len(pins) > 1 or (colon and glob != "*"):
-        raise UsageError("one strategy serves all layers: pin it with --pin '*:WORD'")
-    return word
-
-
 def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
     """The figures of a plan under the names that the documentation promises."""
     p = plan.prediction
@@ -200,13 +191,13 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
         ],
         "strategy": [
             {"function": plan.shardings[x.sharding].function, "calls": x.last - x.first,
-             "word": str(plan.strategy), "memory": x.memory}
+             "word": str(plan.strategy_of(x)), "memory": x.memory}
             for x in plan.layers
         ],
         "pipeline": {"stages": len(plan.stages), "micro_batches": plan.micro_batches,
                      "schedule": plan.schedule, "bubble": p.bubble},
         "compression": [], "plan_time_s": times, "digest": digest(plan),
-        "global_batch": plan.global_batch, "word": str(plan.strategy),
+        "global_batch": plan.global_batch, "word": plan.word,
     }  # fmt: skip
 
 
@@ -320,7 +311,7 @@ def verify(options: argparse.Namespace) -> int:
         file = Path(scratch, "model.json")
         documents.write(file, wide, "plait/model")
         job = Job(
-            str(plan.strategy), str(folder), options.source, str(file), batch=plan.global_batch,
+            plan.word, str(folder), options.source, str(file), batch=plan.global_batch,
             seq=options.seq, steps=options.steps,
         )  # fmt: skip
         verdict = run_jobs([job], ranks, options.timeout)[0]
@@ -332,7 +323,7 @@ def verify(options: argparse.Namespace) -> int:
     else:
         print(verdict)
     if not verdict.passed:
-        raise VerifyError(f"{plan.strategy}: the program differs from one process")
+        raise VerifyError(f"{plan.word}: the program differs from one process")
     return 0
 
 

@@ -131,7 +131,7 @@ def print_plan(plan: Plan) -> str:
         f"plan for {one_line(plan.model)} on {plan.cluster.name} ({plan.mesh.size} devices)   "
         f"fits: {gib(peak)} of {gib(plan.budget_bytes)}   {seconds(p.step_seconds)}/step   "
         f"{100 * p.mfu:.1f} % MFU",
-        f"  strategy  {plan.strategy}   global batch {plan.global_batch}, {plan.micro_batches} "
+        f"  strategy  {plan.word}   global batch {plan.global_batch}, {plan.micro_batches} "
         f"micro-batches, {plan.schedule}, bubble {100 * p.bubble:.1f} %",
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}",
     ]

@@ -8,6 +8,7 @@ gradient synchronisation and the optimizer.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import msgspec
@@ -22,17 +23,39 @@ from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
 from ..ir.strategy import Strategy
 from ..ir.tensor import ITEM_BYTES
+from .decision import Decision
 from .entries import Entries, Entry, Word
+from .passages import Passages
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    strategy: Strategy
+    """Decisions for all calls, in order, and what they are predicted to cost."""
+
+    decisions: tuple[Decision, ...]
     micro_batches: int
-    memory: Memory
     stages: tuple[Stage, ...]
     step_seconds: float
     bubble: float
     peak_bytes: int
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        return tuple(dict.fromkeys(d.strategy for d in self.decisions))
+
+    @property
+    def word(self) -> str:
+        return " | ".join(map(str, self.strategies))
+
+    @property
+    def memory(self) -> str:
+        """What layers remember, in a word or two: `keep`, `keep+recompute`."""
+        return "+".join(sorted({d.memory for d in self.decisions}))
+
+    def at(self, call: int) -> Decision:
+        return next(d for d in self.decisions if d.first <= call < d.last)
+
+
+Part = tuple[Strategy, "StageSums"]  # the calls of one strategy in one stage
 
 
 class StageSums(msgspec.Struct, frozen=True):
@@ -97,6 +120,7 @@ class Evaluator:
         self.in_time = model_in_time(entries, self.once)
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
+        self.passages = Passages(entries)
         self.cuts: dict[tuple[Word, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
     def variant(self, call: int, memory: Memory) -> Memory:
@@ -118,10 +142,81 @@ class Evaluator:
         if sums is None:
             return None
         stages = tuple(
-            self.stage(strategy, micro_batches, part, len(sums) - 1 - number)
+            self.stage([(strategy, part)], micro_batches, len(sums) - 1 - number, 0.0)
             for number, part in enumerate(sums)
         )
-        return self.assemble(strategy, micro_batches, memory, stages)
+        decision = Decision(0, len(self.calls), strategy, memory)
+        return self.assemble((decision,), micro_batches, stages)
+
+    def mixed(
+        self, decisions: tuple[Decision, ...], bounds: Sequence[int], micro_batches: int
+    ) -> Candidate | None:
+        """The priced candidate of different decisions for different calls, its stages cut at
+        `bounds`; None where a call cannot be split so or a value cannot pass."""
+        entries = self.entries_of(decisions, micro_batches)
+        if entries is None:
+            return None
+        moved = self.passages.seconds(decisions, micro_batches)
+        if moved is None or not self.ties_agree(decisions):
+            return None
+        stages = []
+        for number, (first, last) in enumerate(pairwise(bounds)):
+            parts: dict[Strategy, list[int]] = {}
+            for d in decisions:
+                own = range(max(first, d.first), min(last, d.last))
+                parts.setdefault(d.strategy, []).extend(own)
+            sums = [
+                (strategy, self.sums(entries, first, last, strategy.inside,
+                                     self.global_batch // strategy.batch_ways() // micro_batches, own))
+                for strategy, own in parts.items()
+                if any(i not in self.once for i in own)
+            ]  # fmt: skip
+            if not sums:
+                return None
+            after = len(bounds) - 2 - number
+            stages.append(self.stage(sums, micro_batches, after, sum(moved[first:last])))
+        return self.assemble(decisions, micro_batches, tuple(stages))
+
+    def blend(self, decisions: tuple[Decision, ...], micro_batches: int) -> Candidate | None:
+        """Different decisions for different calls, in stages as even as can be."""
+        entries = self.entries_of(decisions, micro_batches)
+        if entries is None:
+            return None
+        seconds = [e.cost.forward.seconds + e.cost.backward.seconds for e in entries]
+        bounds = partition(seconds, decisions[0].strategy.stages)
+        return None if bounds is None else self.mixed(decisions, bounds, micro_batches)
+
+    def entries_of(
+        self, decisions: tuple[Decision, ...], micro_batches: int
+    ) -> list[Entry] | None:
+        """The price of every call; None where one cannot be split so."""
+        if micro_batches > 1 and not self.in_time:
+            return None
+        entries: list[Entry] = []
+        for decision in decisions:
+            samples, left = divmod(self.global_batch, decision.strategy.batch_ways())
+            if left or samples % micro_batches:
+                return None
+            for i in range(decision.first, decision.last):
+                local = samples if i in self.once else samples // micro_batches
+                variant = self.variant(i, decision.memory)
+                name, word = self.calls[i].function, decision.strategy.inside
+                entry = self.entries.entry(name, word, local, variant)
+                if entry is None:
+                    return None
+                entries.append(entry)
+        return entries
+
+    def ties_agree(self, decisions: tuple[Decision, ...]) -> bool:
+        """Whether calls that share a parameter have one strategy."""
+        found: dict[str, Strategy] = {}
+        return all(
+            found.setdefault(name, d.strategy) == d.strategy
+            for d in decisions
+            for i in range(d.first, d.last)
+            if self.shares[i]
+            for name in self.calls[i].parameters
+        )
 
     def cut(
         self, word: Word, batch: int, micro_batches: int, memory: Memory, stages: int
@@ -142,16 +237,18 @@ class Evaluator:
         if bounds is None:
             return None
         return tuple(
-            self.sums(entries, first, last, word, batch // micro_batches)
+            self.sums(entries, first, last, word, batch // micro_batches, range(first, last))
             for first, last in pairwise(bounds)
         )
 
     def sums(
-        self, entries: list[Entry], first: int, last: int, word: Word, samples: int
-    ) -> StageSums:
-        own = [i for i in range(first, last) if i not in self.once]
+        self, entries: list[Entry], first: int, last: int, word: Word, samples: int,
+        members: Sequence[int],
+    ) -> StageSums:  # fmt: skip
+        """Those calls of a stage added up that are `members`: all of one strategy."""
+        own = [i for i in members if i not in self.once]
         calls = [entries[i].cost for i in own]
-        once = [entries[i].cost for i in self.once]
+        once = [entries[i].cost for i in self.once] if own[:1] == self.own(first, last)[:1] else []
         local = [e.cost.held_bytes for e in entries]
         trained = [round(n * part) for n, part in zip(local, self.trained, strict=True)]
         summed = {
@@ -172,13 +269,17 @@ class Evaluator:
             summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
-            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) else 0,
+            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) == own[-1] + 1 else 0,
             transient_bytes=max(
                 (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
             ),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
-            crossing_bytes=self.crossing(last, samples, word),
+            crossing_bytes=self.crossing(last, samples, word) if last - 1 in members else 0,
         )
+
+    def own(self, first: int, last: int) -> list[int]:
+        """The calls of a stage that run for every micro-batch."""
+        return [i for i in range(first, last) if i not in self.once]
 
     def between_bytes(self, own: list[int], costs: list[FunctionCost]) -> int:
         """Bytes of the values between calls that backward reads, each once however many save it;
@@ -192,23 +293,52 @@ class Evaluator:
         return sum(size for name, size in found.items() if name not in self.entries.early)
 
     def assemble(
-        self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]
+        self, decisions: tuple[Decision, ...], micro_batches: int, stages: tuple[Stage, ...]
     ) -> Candidate:
         practice = self.entries.practice
         busy = [s.forward_seconds + s.backward_seconds for s in stages]
         sends = boundary_seconds(
-            [s.transfer_bytes for s in stages], strategy.devices // len(stages), self.cluster
+            [s.transfer_bytes for s in stages], self.cluster.devices // len(stages), self.cluster
         )
         pipeline = pipeline_seconds(busy, sends, micro_batches, practice.chunks, practice.overlap)
         step = pipeline + max(s.sync_seconds for s in stages)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
         peak = max(stage.peak_bytes for stage in stages)
-        return Candidate(strategy, micro_batches, memory, stages, step, bubble, peak)
+        return Candidate(decisions, micro_batches, stages, step, bubble, peak)
 
-    def stage(self, strategy: Strategy, micro_batches: int, sums: StageSums, after: int) -> Stage:
-        """One stage under a strategy; `after` stages follow it."""
+    def stage(
+        self, parts: Sequence[Part], micro_batches: int, after: int, moved: float
+    ) -> Stage:
+        """One stage from its parts; `after` stages follow it. `moved` seconds per micro-batch pass
+        between parts, half of them forward."""
+        practice, stages = self.entries.practice, parts[0][0].stages
+        along = [BatchAxes(s, self.cluster, self.gradient_scale) for s, _ in parts]
+        timed = [
+            self.times(sums, axes, micro_batches)
+            for (_, sums), axes in zip(parts, along, strict=True)
+        ]
+        forward, backward, sent, sync = (sum(column) for column in zip(*timed, strict=True))
+        return Stage(
+            parts[0][1].first,
+            parts[0][1].last,
+            forward + moved / 2,
+            backward + moved / 2,
+            sent + moved,
+            sync,
+            sum(sums.crossing_bytes for _, sums in parts),
+            memory_terms(
+                [(sums.bytes(self.item), a) for (_, sums), a in zip(parts, along, strict=True)],
+                self.optimizer, practice,
+                micro_batches_in_flight(after, stages, micro_batches, practice.chunks),
+                self.cluster.device.runtime_overhead_bytes,
+            ),
+        )  # fmt: skip
+
+    def times(
+        self, sums: StageSums, axes: BatchAxes, micro_batches: int
+    ) -> tuple[float, float, float, float]:
+        """Seconds of a part: forward and backward per micro-batch, of them sent, and per step."""
         practice = self.entries.practice
-        axes = BatchAxes(strategy, self.cluster, self.gradient_scale)
         gather = sum(n * axes.gather_seconds(held) for held, n in sums.call_bytes)
         scatter = sum(n * axes.scatter_seconds(held) for held, n in sums.call_bytes)
         reduce = axes.reduce_seconds(sums.trained_bytes, sums.summed_bytes)
@@ -220,20 +350,8 @@ class Evaluator:
             work = (forward, backward, backward, forward)
             shown = [exposed(c, s) for c, s in zip(work, shown, strict=True)]
         sync = shown[2] + shown[3] + self.optimizer_seconds(sums.trained_bytes, axes)
-        return Stage(
-            sums.first,
-            sums.last,
-            forward + shown[0],
-            backward + shown[1],
-            sums.communication_seconds + shown[0] + shown[1],
-            sync + sums.once_seconds,
-            sums.crossing_bytes,
-            memory_terms(
-                sums.bytes(self.item), axes, self.optimizer, practice,
-                micro_batches_in_flight(after, strategy.stages, micro_batches, practice.chunks),
-                self.cluster.device.runtime_overhead_bytes,
-            ),
-        )  # fmt: skip
+        sent = sums.communication_seconds + shown[0] + shown[1]
+        return forward + shown[0], backward + shown[1], sent, sync + sums.once_seconds
 
     def held_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
         """Local bytes of the parameters that these calls hold, shared ones once."""

@@ -1,14 +1,17 @@
 """The promise as a test: generated programs on 4 gloo ranks compute what one process computes."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
 from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
+from plait.planner.pins import Pin, everywhere
 from plait.runtime.verify import Job, verify
 
 from .sources import sourced
@@ -28,7 +31,7 @@ def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
         strategy, *variant = word.split()
         parsed = parse_strategy(strategy)
         options = PlanOptions(
-            pin=parsed,
+            pins=everywhere(strategy),
             memory_actions=("recompute",) if variant else ("keep",),
             micro_batches=4 if parsed.size("pp") > 1 else 1,
         )
@@ -63,3 +66,30 @@ def test_a_removed_collective_is_noticed(tmp_path):
     assert broken != text
     file.write_text(broken)
     assert not verify([job], 4, 120)[0].passed
+
+
+MIXED = (
+    (Pin("*", parse_strategy("dp=4")), Pin("*[1-2]", parse_strategy("dp=2,tp=2"), "recompute")),
+    (Pin("*", parse_strategy("zero3=4")), Pin("*2", parse_strategy("tp=4")), Pin("*1", parse_strategy("dp=2,tp=2"), "recompute")),
+    (Pin("*", parse_strategy("zero3=2,tp=2")), Pin("*[2-3]", parse_strategy("dp=4"), "recompute")),
+    (Pin("*", parse_strategy("pp=2,dp=2")), Pin("*[1-2]", parse_strategy("pp=2,tp=2"))),
+    (Pin("*", parse_strategy("dp=2,tp=2,sp")), Pin("*[0-1]", parse_strategy("zero2=4"))),
+    (Pin("*", parse_strategy("cp=4")), Pin("*[2-3]", parse_strategy("dp=4"))),
+)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_layers_of_one_plan_may_differ(name, tmp_path):
+    model, source, file = sourced(name, tmp_path, "4, seq=16")
+    block = max(Counter(c.function for c in model.calls).items(), key=lambda x: x[1])[0]
+    jobs = []
+    for i, pins in enumerate(MIXED):
+        named = tuple(replace(p, glob=p.glob if p.glob == "*" else block + p.glob[1:]) for p in pins)
+        made = plan(model, load_cluster("local:4"),
+                    PlanOptions(pins=named, micro_batches=2 if "pp" in str(pins[0].strategy) else 1))  # fmt: skip
+        assert len(made.strategies) == len({p.strategy for p in pins})
+        write(compile_program(made, model), tmp_path / str(i))
+        jobs.append(Job(made.word, str(tmp_path / str(i)), source, file, steps=3))
+    for verdict in verify(jobs, 4, 300):
+        assert verdict.passed, verdict
