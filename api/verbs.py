@@ -63,6 +63,15 @@ def _predict(p: Parser) -> None:
     _json(p)
 
 
+def _pack(p: Parser) -> None:
+    p.add_argument("buffers", metavar="BUFFERS.csv", help="columns id, lower, upper, size")
+    p.add_argument("--capacity", required=True, help="bytes of the arena, as in 1048576 or 72GiB")
+    p.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="seconds")
+    p.add_argument("--minimise", action="store_true", help="go on to the least peak")
+    p.add_argument("-o", "--output", required=True, metavar="FILE", help="buffers with offsets")
+    _json(p)
+
+
 def _explain(p: Parser) -> None:
     p.add_argument("plan", metavar="PLAN")
     p.add_argument("where", nargs="?", help="part of a function's name")
@@ -109,6 +118,7 @@ VERBS = (
     Verb("trace", "trace a model into the IR and print what it is", _trace),
     Verb("plan", "choose how to spread training over a cluster", _plan),
     Verb("predict", "step time and peak memory of configurations given as rows", _predict),
+    Verb("pack", "an address for every buffer of known lifetime, in an arena", _pack),
     Verb("explain", "the numbers behind a plan", _explain),
     Verb("view", "draw a plan or model as one HTML file", _view),
     Verb("compile", "write the training program of a plan", _compile),

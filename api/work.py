@@ -12,12 +12,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ..ir.errors import FileError, MismatchError, UsageError, VerifyError
+from ..ir.errors import FileError, InfeasibleError, MismatchError, UsageError, VerifyError
 from ..ir.files import digest
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.verify import verify_model
 from . import documents
+
+TIME_LIMIT = 4  # exit code: time is up, the best so far is written
 
 
 def note(text: str) -> None:
@@ -136,6 +138,38 @@ def predict(options: argparse.Namespace) -> int:
         for name in sorted({p.note for p in empty}):
             note(f"  not modelled: {name}")
     return 0
+
+
+def pack(options: argparse.Namespace) -> int:
+    from ..planner.memory.arena import pack as solve
+    from .options import parse_bytes
+    from .pack import read_buffers, write_offsets
+
+    if not options.time_limit >= 0:
+        raise UsageError(f"--time-limit {options.time_limit} is not a number of seconds")
+    capacity = parse_bytes(options.capacity)
+    buffers = read_buffers(Path(options.buffers))
+    start = time.perf_counter()
+    made = solve(
+        buffers, capacity, time_limit_seconds=options.time_limit, minimise=options.minimise
+    )
+    if made.status != "infeasible":
+        write_offsets(Path(options.output), buffers, made)
+    figures = {
+        "status": made.status, "buffers": len(buffers), "peak": made.peak_bytes,
+        "lower_bound": made.bound_bytes, "gap": made.gap, "capacity": capacity,
+        "time_s": time.perf_counter() - start,
+    }  # fmt: skip
+    if options.json:
+        show(figures)
+    else:
+        print(f"{options.output}: {made}")
+    if made.status == "infeasible":
+        raise InfeasibleError(
+            f"the buffers need at least {made.bound_bytes} bytes, {made.bound_bytes - capacity} more "
+            f"than the capacity of {capacity}; a capacity of {made.peak_bytes} is enough"
+        )
+    return TIME_LIMIT if made.status == "unknown" else 0
 
 
 def _progress(done: int, total: int) -> None:
