@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from .face import parallelize as parallelize
     from .face import plan as plan
     from .face import trace as trace
+    from .placement import place as place
 
 _ROOMS = {
     "Cluster": "ir.cluster", "Model": "ir.model", "Plan": "ir.plan",
     **dict.fromkeys(("PlaitError", "TraceError", "InfeasibleError", "FileError", "MismatchError",
                      "VerifyError", "UsageError"), "ir.errors"),
     **dict.fromkeys(("trace", "plan", "parallelize"), "api.face"),
+    "place": "api.placement",
 }  # fmt: skip
 
 __all__ = [
     "Cluster", "FileError", "InfeasibleError", "MismatchError", "Model", "PlaitError", "Plan",
-    "TraceError", "UsageError", "VerifyError", "parallelize", "plan", "trace",
+    "TraceError", "UsageError", "VerifyError", "parallelize", "place", "plan", "trace",
 ]  # fmt: skip
 
 

@@ -8,10 +8,14 @@ from typing import TypeVar
 from ..ir.errors import FileError
 from ..ir.files import dump, load
 from ..ir.model import Model
+from ..ir.placement import GRAPH_FORMAT, Placement, PlacementGraph
 from ..ir.plan import Plan
 
 T = TypeVar("T")
-FORMATS: dict[str, type] = {"plait/plan": Plan, "plait/model": Model}
+FORMATS: dict[str, type] = {
+    "plait/plan": Plan, "plait/model": Model, "plait/placement": Placement,
+    GRAPH_FORMAT: PlacementGraph,
+}  # fmt: skip
 
 
 def read(path: Path, kind: type[T], format_: str) -> T:

@@ -57,6 +57,26 @@ def _plan(p: Parser) -> None:
     p.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
 
 
+def _place(p: Parser) -> None:
+    _source(p)
+    _json(p)
+    p.add_argument("--devices", type=int, help="how many; default: those of the cluster")
+    p.add_argument("--memory", help="per device, as in 8GiB; default: the cluster's")
+    p.add_argument("--cluster", help="preset, local:N or a TOML file: times, memory and links")
+    p.add_argument("--alpha-us", type=float, default=10.0, help="microseconds of every transfer")
+    p.add_argument("--beta-us-per-byte", type=float, default=1 / 12e3, help="and of every byte")
+    p.add_argument("--link", default="duplex", choices=("parallel", "duplex", "half-duplex"))
+    p.add_argument("--memory-rule", default="train", choices=("train", "infer"))
+    p.add_argument("--algorithm", default="auto",
+                   choices=("auto", "m-topo", "m-etf", "m-sct", "list", "exact"))  # fmt: skip
+    p.add_argument("--colocation", default="free", choices=("free", "keep"),
+                   help="keep: a group of a graph file stays on one device")  # fmt: skip
+    p.add_argument("--optimizer", default="adamw", help="whose states a model's parameters have")
+    p.add_argument("--time-limit", type=float, metavar="S", help="seconds of search; default: enough")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("-o", "--output", metavar="FILE", help="write the placement as JSON")
+
+
 def _predict(p: Parser) -> None:
     p.add_argument("runs", metavar="RUNS.csv", help="configurations, one a row")
     p.add_argument("-o", "--output", required=True, metavar="FILE", help="predictions as CSV")
@@ -80,7 +100,7 @@ def _explain(p: Parser) -> None:
 
 
 def _view(p: Parser) -> None:
-    p.add_argument("file", metavar="FILE", help="plan.json or model.json")
+    p.add_argument("file", metavar="FILE", help="plan.json, model.json or placement.json")
     p.add_argument("-o", "--output", default="report.html", metavar="FILE")
     p.add_argument("--model", metavar="MODEL", help="the plan's model.json, to show its operators")
 
@@ -117,10 +137,11 @@ def _check(p: Parser) -> None:
 VERBS = (
     Verb("trace", "trace a model into the IR and print what it is", _trace),
     Verb("plan", "choose how to spread training over a cluster", _plan),
+    Verb("place", "put every operator of a graph on a device", _place),
     Verb("predict", "step time and peak memory of configurations given as rows", _predict),
     Verb("pack", "an address for every buffer of known lifetime, in an arena", _pack),
     Verb("explain", "the numbers behind a plan", _explain),
-    Verb("view", "draw a plan or model as one HTML file", _view),
+    Verb("view", "draw a plan, model or placement as one HTML file", _view),
     Verb("compile", "write the training program of a plan", _compile),
     Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
     Verb("run", "start a program's ranks with torchrun", _run),

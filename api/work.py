@@ -201,6 +201,12 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def place(options: argparse.Namespace) -> int:
+    from .placement import run as placed
+
+    return placed(options)
+
+
 def explain(options: argparse.Namespace) -> int:
     from ..ir.text import describe, explain_memory, print_plan
     from .face import load_plan
@@ -224,7 +230,8 @@ def explain(options: argparse.Namespace) -> int:
 
 
 def view(options: argparse.Namespace) -> int:
-    from .view import render, report_of_model, report_of_plan
+    from .placement import PLACEMENT, read_placement
+    from .view import render, report_of_model, report_of_placement, report_of_plan
 
     path = Path(options.file)
     kind = format_of(path)
@@ -232,6 +239,8 @@ def view(options: argparse.Namespace) -> int:
         model = documents.read(path, Model, kind)
         verify_model(model)
         page = render(report_of_model(model))
+    elif kind == PLACEMENT:
+        page = render(report_of_placement(read_placement(path)))
     else:
         from .face import load_plan
 
@@ -339,6 +348,14 @@ def check(options: argparse.Namespace) -> int:
     kind = format_of(path)
     if kind == "plait/model":
         verify_model(documents.read(path, Model, kind))
+    elif kind == "plait/placement":
+        from .placement import read_placement
+
+        read_placement(path)
+    elif kind == "placement-graph/1":
+        from .placement import read_graph
+
+        read_graph(path)
     else:
         from .face import load_plan
 

@@ -29,7 +29,7 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
     """Read what `dump` wrote; raises FileError with the JSON path of what is wrong."""
     if len(data) > MOST_BYTES:
         raise FileError(f"$: {len(data)} bytes; at most {MOST_BYTES} are read")
-    body = _parse(data)
+    body = parse(data)
     if not isinstance(body, dict):
         raise FileError("$: not an object")
     found, version = body.pop("format", None), body.pop("version", None)
@@ -40,7 +40,7 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
     try:
         value = msgspec.convert(body, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise FileError(_located(str(error))) from None
+        raise FileError(located(str(error))) from None
     except (ValueError, OverflowError, RecursionError, AssertionError) as error:
         raise FileError(f"$: {str(error)[:200]}") from None
     _refuse_unknown(body, msgspec.to_builtins(value), "$")
@@ -60,12 +60,14 @@ def _refuse_unknown(given: Any, known: Any, path: str) -> None:
                 _refuse_unknown(item, other, f"{path}[{place}]")
 
 
-def _located(message: str) -> str:
+def located(message: str) -> str:
+    """msgspec's message with the JSON path first."""
     match = re.fullmatch(r"(?s)(.*?) - at `(.*)`", message)
     return f"{match[2]}: {match[1]}" if match else f"$: {message}"
 
 
-def _parse(data: bytes) -> Any:
+def parse(data: bytes) -> Any:
+    """The JSON value of some bytes; FileError for duplicate keys, NaN, absurd depth or numbers."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -24,6 +24,14 @@ def gib(amount: float) -> str:
     return f"{amount / 2**30:.2f} GiB"
 
 
+def size(amount: float) -> str:
+    """1.5 GiB, 28.5 MiB, 12 B."""
+    for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if amount >= unit:
+            return f"{amount / unit:.3g} {letter}"
+    return f"{amount:.3g} B"
+
+
 def seconds(duration: float) -> str:
     """1.42 s, 3.1 ms, 12 µs."""
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):

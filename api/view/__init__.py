@@ -1,6 +1,7 @@
-"""The picture of a plan or model: one HTML file that needs nothing else."""
+"""The picture of a plan, model or placement: one HTML file that needs nothing else."""
 
 from .of_model import report_of_model as report_of_model
+from .of_placement import report_of_placement as report_of_placement
 from .of_plan import report_of_plan as report_of_plan
 from .page import render as render
 from .report import Report as Report

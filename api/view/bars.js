@@ -3,13 +3,13 @@ const MOST_COLUMNS = 5;
 
 function memoryPanel(parent) {
   if (!report.memory.length) return;
-  const node = section(parent, "Memory per device", `every term of the peak, against a budget of ${bytes(report.budget_bytes)}`);
+  const node = section(parent, "Memory per device", "every term of the peak" + (report.budget_bytes ? `, against a budget of ${bytes(report.budget_bytes)}` : ""));
   bars(node, report.memory, termColour, bytes, report.budget_bytes);
   figures(node, report.memory, termColour, bytes, "peak", sum => report.budget_bytes && sum > report.budget_bytes);
 }
 function stepPanel(parent) {
   if (!report.step || !report.step.length) return;
-  const node = section(parent, "Where a step goes", "seconds of one step on a device of each stage");
+  const node = section(parent, "Where a step goes", report.part === "device" ? "seconds of one step on each device" : "seconds of one step on a device of each stage");
   const colour = name => STEP[name] || UNKNOWN;
   bars(node, report.step, colour, time, 0);
   figures(node, report.step, colour, time, "step", () => false);

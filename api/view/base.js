@@ -2,14 +2,15 @@
 const report = JSON.parse(document.getElementById("report").textContent);
 
 // One colour means one thing on the whole page: blue computes, orange communicates, violet is model
-// state, green is activations, grey is idle or reserved, red is the limit, plum is the stage.
+// state, green is activations, grey is idle or reserved, red is the limit, plum is the stage or device.
 const INK = "#1b2430", SOFT = "#566173", LIMIT = "#c81e1e", UNKNOWN = "#8795a6";
 const WORK = { compute: "#4f8fc6", communication: "#e58a2b", forward: "#9cc7ea", backward: "#3f7fb5" };
 const STEP = { "compute": WORK.compute, "communication": WORK.communication,
   "gradient sync and optimizer": "#a85f17", "waiting": "#d9dee5" };
 const MEMORY = { parameters: "#54459b", gradients: "#8577c6", optimizer: "#b7ade2",
   activations: "#2d8a66", "batch data": "#7cc4a5", temporaries: "#b9e0cf",
-  communication: WORK.communication, margin: "#c3cad4", runtime: "#98a2b0" };
+  communication: WORK.communication, persistent: "#54459b", outputs: "#2d8a66",
+  "received copies": WORK.communication, margin: "#c3cad4", runtime: "#98a2b0" };
 const STRATEGY = ["#c79b16", "#7d8c2b", "#8b5a3b", "#3c9aa3", "#6a6f78", "#d8bd6a", "#b0bd62", "#c08b6c"];
 const OTHERS = ["#7f6a55", "#a3927f", "#c7baab"];
 

@@ -1,14 +1,15 @@
-// The model: boxes coloured by stage, strategy, time or work, that open to what is inside.
+// The model: boxes coloured by stage or device, strategy, time or work, that open to what is inside.
 const MOST_BOXES = 1500;
 
 function graphPanel(parent) {
   const opens = report.graphs[""].boxes.some(box => box.inside);
-  const hint = "equal neighbours are one box; " + (opens ? "click a box to open it" : "drawn with its model, boxes open");
+  const hint = report.part === "device" ? (opens ? "a box is what one device does in a slice of time; click it to open it" : "a box is an operator")
+    : "equal neighbours are one box; " + (opens ? "click a box to open it" : "drawn with its model, boxes open");
   const node = section(parent, "Model", hint, true);
   const tools = make("div", node, undefined, "tools"), opened = new Set();
   const words = [...new Set(Object.values(report.graphs).flatMap(g => g.boxes.map(b => b.strategy)).filter(Boolean))];
   let mode = report.modes[0], found = new Set();
-  if (mode === "stage" && report.stages < 2) mode = "time";
+  if (mode === report.part && report.stages < 2) mode = "time";
   const keys = make("div", undefined);
   if (report.modes.length > 1) modeSwitch(tools);
   searchField(tools);
@@ -54,15 +55,15 @@ function graphPanel(parent) {
   }
   function colour(box) {
     if (box.kind === "communication") return WORK.communication;
-    if (mode === "stage") return stageColour(box.stage, report.stages);
+    if (mode === report.part) return stageColour(box.stage, report.stages);
     if (mode === "strategy") return box.strategy ? STRATEGY[words.indexOf(box.strategy) % STRATEGY.length] : UNKNOWN;
     return WORK.compute;
   }
   function showKeys() {
     keys.replaceChildren();
     const pairs = [];
-    if (mode === "stage") for (let s = 0; s < report.stages; s++) {
-      if (report.stages <= 10 || s === 0 || s === report.stages - 1) pairs.push(["stage " + s, stageColour(s, report.stages)]);
+    if (mode === report.part) for (let s = 0; s < report.stages; s++) {
+      if (report.stages <= 10 || s === 0 || s === report.stages - 1) pairs.push([report.part + " " + s, stageColour(s, report.stages)]);
     }
     if (mode === "strategy") words.slice(0, 8).forEach((w, i) => pairs.push([w, STRATEGY[i]]));
     if (mode === "time" || mode === "work") pairs.push([mode === "time" ? "compute" : "flops", WORK.compute]);
@@ -114,7 +115,7 @@ function graphPanel(parent) {
       fill: level % 2 ? "#ffffff" : "#f6f8fa", stroke: "#6e7b8c" });
     draw("path", layer, { d: `M${tip - 8} ${part.y + 0.6}l8 -9l8 9`, fill: level % 2 ? "#ffffff" : "#f6f8fa", stroke: "#6e7b8c" });
     const views = part.body.graph.views || 0, times = box.times || 1;
-    const said = [box.label, times > 1 ? `one of ${times} equal calls` : "", report.stages ? "one micro-batch on one device" : "",
+    const said = [box.label, times > 1 ? `one of ${times} equal calls` : "", report.stages && report.part === "stage" ? "one micro-batch on one device" : "",
       views ? `${views} operators that only rename memory are not drawn` : ""].filter(Boolean).join(" · ");
     draw("text", layer, { x: part.x + BOX.pad, y: part.y + 19, class: "soft" }, fitted(said, part.width - 70, 11));
     const close = draw("text", layer, { x: part.x + part.width - BOX.pad, y: part.y + 19, "text-anchor": "end", class: "soft", cursor: "pointer" }, "close ✕");
@@ -156,7 +157,7 @@ function graphPanel(parent) {
   }
   function third(box, own, total) {
     const share = total ? `${(100 * own / total).toFixed(1)} %` : "";
-    if (mode === "stage") return box.stage >= 0 ? "stage " + box.stage : "";
+    if (mode === report.part) return box.stage >= 0 ? report.part + " " + box.stage : "";
     if (mode === "strategy") return box.strategy || (box.kind === "communication" ? "moves data" : "");
     if (box.kind === "call" && mode === "work") return `${count(own)}flop · ${share}`;
     return own ? `${share} of ${box.kind === "call" ? "all" : "this level"}` : "";

@@ -25,6 +25,7 @@ function tablePanel(parent, table) {
 const main = document.getElementById("main");
 report.memory ||= [];
 report.stages ||= 0;
+report.part ||= "stage";
 report.tables ||= [];
 headline();
 graphPanel(main);

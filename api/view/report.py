@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: made from a plan or a model, drawn by `page`."""
+"""What a report shows, as plain data: made from a plan, a model or a placement, drawn by `page`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
-    """Something on a timeline row: `kind` is "F", "B" or "S" (gradient sync and optimizer)."""
+    """Something on a timeline row: `kind` is "F", "B", "S" (gradient sync and optimizer) or "T"
+    (a transfer)."""
 
     row: int
     kind: str
@@ -69,12 +70,14 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
 
 class Timeline(msgspec.Struct, frozen=True):
     """Rows of events. `steady_bytes` and `each_bytes` per stage: what a device always holds, and
-    what every micro-batch adds between its forward and its backward."""
+    what every micro-batch adds between its forward and its backward; or `curves` give what each
+    holds, as (seconds, bytes) wherever that changes."""
 
     rows: tuple[str, ...]
     events: tuple[Event, ...]
     steady_bytes: tuple[int, ...] = ()
     each_bytes: tuple[int, ...] = ()
+    curves: tuple[tuple[tuple[float, float], ...], ...] = ()
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -90,7 +93,8 @@ class Table(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """A page. `graphs[""]` is the model, the others open from its boxes; empty parts are not drawn.
 
-    `modes` are the ways to colour the graph: stage, strategy, time, work.
+    `modes` are the ways to colour the graph: stage, device, strategy, time, work. `part` says what
+    its stages are: those of a pipeline, or devices.
     """
 
     title: str
@@ -104,3 +108,4 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     step: tuple[Bar, ...] = ()
     timeline: Timeline | None = None
     tables: tuple[Table, ...] = ()
+    part: str = "stage"

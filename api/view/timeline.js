@@ -1,5 +1,5 @@
 // Who computes when, and what every stage then holds: one zoomable axis for both.
-const KINDS = { F: ["forward", WORK.forward], B: ["backward", WORK.backward], S: ["gradient sync and optimizer", STEP["gradient sync and optimizer"]] };
+const KINDS = { F: ["forward", WORK.forward], B: ["backward", WORK.backward], S: ["gradient sync and optimizer", STEP["gradient sync and optimizer"]], T: ["transfer", WORK.communication] };
 
 function timelinePanel(parent) {
   const data = report.timeline;
@@ -7,7 +7,7 @@ function timelinePanel(parent) {
   const node = section(parent, "Timeline of one step", "wheel zooms, drag moves, double click shows all", true);
   const tools = make("div", node, undefined, "tools"), kinds = new Set(data.events.map(e => e[1]));
   const group = make("div", tools, undefined, "switch");
-  legend(tools, [...[..."FBS"].filter(k => kinds.has(k)).map(k => KINDS[k]), ["waiting", STEP.waiting]]);
+  legend(tools, [...[..."FBST"].filter(k => kinds.has(k)).map(k => KINDS[k]), ["waiting", STEP.waiting]]);
   const canvas = make("canvas", node), end = Math.max(...data.events.map(e => e[4]));
   const row = data.rows.length > 24 ? 18 : 26, curves = memoryCurves(data), axis = 24;
   const chart = curves.length ? { top: data.rows.length * row + axis + 32, height: 110 } : null;
@@ -89,7 +89,7 @@ function timelinePanel(parent) {
     const y = amount => top + chart.height * (1 - amount / most);
     pen.font = `12px ${FONT}`;
     pen.fillStyle = INK;
-    pen.fillText("Memory over time, by stage", left, top - 16);
+    pen.fillText("Memory over time, by " + report.part, left, top - 16);
     pen.font = `11px ${FONT}`;
     for (let i = 0; i <= 2; i++) {
       const at = y(most / 1.06 * i / 2);
@@ -111,6 +111,7 @@ function timelinePanel(parent) {
         });
         pen.stroke();
       });
+      if (!budget) return;
       pen.setLineDash([6, 4]);
       pen.strokeStyle = LIMIT;
       pen.beginPath();
@@ -151,6 +152,7 @@ function timelinePanel(parent) {
 
 // Steps of (time, bytes) per stage: a forward adds its activations, the backward lets them go.
 function memoryCurves(data) {
+  if ((data.curves || []).length) return data.curves;
   if (!(data.each_bytes || []).some(Boolean)) return [];
   return data.steady_bytes.map((steady, stage) => {
     const own = data.events.filter(e => e[0] === stage && e[1] !== "S").sort((a, b) => a[3] - b[3]);

@@ -1,0 +1,107 @@
+"""From a graph and devices to a placement: one algorithm or the portfolio, judged, with its gap."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import numpy as np
+
+from ...cost_model.placement import work_of
+from ...ir.errors import InfeasibleError
+from ...ir.placement import Placement, PlacementGraph, PlacementTarget, check_graph
+from .earliest import etf, sct
+from .options import PlacementOptions
+from .portfolio import CLOSED, Search, warm
+from .problem import Problem
+from .ranked import SHARES, WEIGHTS, ranked
+from .topo import topo
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A placement, and whether the time limit cut the search for it short."""
+
+    placement: Placement
+    cut_short: bool
+
+
+def place(
+    graph: PlacementGraph, target: PlacementTarget, options: PlacementOptions | None = None
+) -> Outcome:
+    """A placement that fits, with a lower bound on every placement's makespan.
+
+    Raises InfeasibleError when none was found; it says whether that is proved. UsageError for
+    options that are not known, FileError for graphs that are none.
+    """
+    asked = options or PlacementOptions()
+    asked.check()
+    check_graph(graph)
+    warm()
+    began = time.perf_counter()
+    work = work_of(graph, target)
+    if not asked.colocation:
+        work.operators["unit"] = np.arange(len(work.operators))
+    problem = Problem(work, asked.link, asked.memory_rule)
+    search = Search(problem, asked, began)
+    if asked.algorithm == "auto":
+        search.run()
+    else:
+        _single(search, asked)
+    if not search.fits:
+        raise InfeasibleError(_shortfall(search))
+    return Outcome(_placement(graph, target, search), not search.closed and search.left <= 0)
+
+
+def _single(search: Search, options: PlacementOptions) -> None:
+    """One algorithm alone; what does not fit is repaired, or solved for memory."""
+    problem = search.problem
+    if options.algorithm == "exact":
+        search.construct()
+        search.make_fit()
+        if search.fits:
+            search.constrain(np.inf)
+        return
+    makers = {
+        "m-topo": lambda: [topo(problem)],
+        "m-etf": lambda: [etf(problem)],
+        "m-sct": lambda: [sct(problem)],
+        "list": lambda: [ranked(problem, share, weight) for share in SHARES for weight in WEIGHTS],
+    }
+    search.members += makers[options.algorithm]()
+    if not search.fits:
+        search.make_fit()
+
+
+def _placement(graph: PlacementGraph, target: PlacementTarget, search: Search) -> Placement:
+    problem, ids = search.problem, search.problem.work.operators["id"]
+    best = problem.strictly(search.best.algorithm, search.best.device, search.best.order)
+    used = problem.used_bytes(best.device)
+    gap = max(0.0, 1.0 - search.bound_us / best.makespan_us) if best.makespan_us else 0.0
+    return Placement(
+        device={str(i): d for i, d in zip(ids.tolist(), best.device.tolist(), strict=True)},
+        order=tuple(ids[best.order].tolist()),
+        makespan_us=best.makespan_us,
+        lower_bound_us=search.bound_us,
+        gap=gap,
+        status="optimal" if gap <= CLOSED else "feasible",
+        peak_memory=tuple(used.tolist()),
+        algorithm=best.algorithm,
+        link=problem.link,
+        memory_rule=problem.rule,
+        target=target,
+        graph=graph,
+    )
+
+
+def _shortfall(search: Search) -> str:
+    """What is lacking where, and what would fit."""
+    problem, best = search.problem, search.best
+    problem.strictly(best.algorithm, best.device, best.order)
+    used = problem.used_bytes(best.device)
+    worst = int((used - problem.work.capacity).argmax())
+    proved = "no placement fits"
+    verdict = proved if search.infeasible else "no placement was found, though one may exist"
+    return (
+        f"{verdict}: the nearest needs {used[worst]:.0f} bytes on device {worst}, which has "
+        f"{problem.work.capacity[worst]:.0f}; {used.max():.0f} bytes on every device would fit"
+    )

@@ -1,0 +1,189 @@
+"""The portfolio: never over memory, never worse than a member, the same every time, on time."""
+
+import random
+import time
+
+import msgspec
+import numpy as np
+import pytest
+
+from plait.cost_model.placement import work_of
+from plait.ir.errors import InfeasibleError, UsageError
+from plait.ir.placement import (
+    PlacementDevice,
+    PlacementEdge,
+    PlacementGraph,
+    PlacementLink,
+    PlacementNode,
+    PlacementTarget,
+    uniform_target,
+)
+from plait.planner.placement import PlacementOptions
+from plait.planner.placement.anneal import anneal, settle, walk_from
+from plait.planner.placement.bounds import lower_bound_us
+from plait.planner.placement.coarse import chains, units
+from plait.planner.placement.earliest import etf
+from plait.planner.placement.options import ALGORITHMS, LINKS, RULES
+from plait.planner.placement.portfolio import Search, constructive
+from plait.planner.placement.problem import Problem
+from plait.planner.placement.ranked import ranked
+from plait.planner.placement.repair import repaired
+from plait.planner.placement.search import place
+
+from .graphs import random_graph
+
+
+def layered(count: int, seed: int) -> PlacementGraph:
+    """A wide random graph with long transfers."""
+    rng = random.Random(seed)
+    nodes = tuple(
+        PlacementNode(i, rng.lognormvariate(4.6, 1.0), "", rng.randint(0, 10**6), 10**5, 10**4)
+        for i in range(count)
+    )
+    edges = tuple(
+        PlacementEdge(u, w, rng.randint(10**4, 10**6), u)
+        for w in range(8, count)
+        for u in {rng.randrange(max(0, w - 24), w - 7) for _ in range(2)}
+    )
+    return PlacementGraph(nodes, edges, f"layered {count}")
+
+
+def target(graph: PlacementGraph, room: float = 3.0, devices: int = 4) -> PlacementTarget:
+    total = sum(n.mem_persistent + n.mem_output for n in graph.nodes)
+    return uniform_target(devices, room * total, 10.0, 1e-4)
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_never_worse_than_a_member(link):
+    graph = layered(120, 1)
+    found = place(graph, target(graph), PlacementOptions(link=link, seconds=1.0)).placement
+    problem = Problem(work_of(graph, target(graph)), link, "train")
+    for make in constructive(problem):
+        member = make()
+        assert member is None or member.over_bytes or found.makespan_us <= member.makespan_us
+    assert found.lower_bound_us <= found.makespan_us
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_fits_tight_memory(algorithm, rule):
+    graph = layered(60, 2)
+    tight = target(graph, 0.40)
+    options = PlacementOptions(algorithm, "duplex", rule, 2.0)
+    found = place(graph, tight, options).placement
+    assert max(found.peak_memory) <= tight.devices[0].memory_bytes
+    assert set(found.device.values()) <= set(range(4))
+    assert len(set(found.device.values())) > 1
+
+
+def test_the_same_placement_every_time():
+    graph = layered(80, 3)
+    options = PlacementOptions(effort_seconds=1.0)
+    first, second = (place(graph, target(graph, 0.5), options).placement for _ in range(2))
+    assert msgspec.json.encode(first) == msgspec.json.encode(second)
+
+
+def test_a_time_limit_is_kept():
+    graph = layered(3000, 4)
+    place(graph, target(graph), PlacementOptions("list"))
+    start = time.perf_counter()
+    place(graph, target(graph), PlacementOptions(seconds=3.0))
+    assert time.perf_counter() - start <= 3.0 * 1.1 + 1.0
+
+
+def test_infeasible_is_proved_and_says_what_lacks():
+    graph = layered(30, 5)
+    with pytest.raises(InfeasibleError, match=r"no placement fits: .* bytes on device \d"):
+        place(graph, target(graph, 0.2), PlacementOptions(seconds=5.0))
+
+
+def test_unknown_words_are_refused():
+    graph = layered(10, 6)
+    for options in (PlacementOptions("best"), PlacementOptions(link="wide")):  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="known"):
+            place(graph, target(graph), options)
+
+
+def test_groups_stay_together_when_asked():
+    graph = layered(40, 7)
+    nodes = tuple(msgspec.structs.replace(n, colocation=n.id % 5) for n in graph.nodes)
+    grouped = msgspec.structs.replace(graph, nodes=nodes)
+    options = PlacementOptions(seconds=1.0, colocation=True)
+    found = place(grouped, target(grouped, 0.5), options).placement
+    for group in range(5):
+        assert len({found.device[str(i)] for i in range(group, 40, 5)}) == 1
+
+
+def test_work_goes_to_fast_devices_and_near_links():
+    nodes = tuple(PlacementNode(i, 10.0) for i in range(6))
+    graph = PlacementGraph(nodes, tuple(PlacementEdge(0, i, 100, 0) for i in range(1, 6)))
+    near, far = PlacementLink(1.0, 0.0), PlacementLink(1000.0, 0.0)
+    links = ((near, near, far), (near, near, far), (far, far, near))
+    devices = (PlacementDevice(1e3, 2.0), PlacementDevice(1e3, 1.0), PlacementDevice(1e3, 1.0))
+    found = place(graph, PlacementTarget(devices, links), PlacementOptions(seconds=2.0)).placement
+    assert found.device["0"] == 0
+    assert set(found.device.values()) == {0, 1}
+    assert found.makespan_us == pytest.approx(25.0)  # 5, then four of 5 on device 0 and one on 1
+    assert found.status == "optimal"
+
+
+def test_the_walk_knows_its_makespan():
+    """What the local search stores and resumes is what a simulation from zero gives."""
+    graph = layered(150, 8)
+    problem = Problem(work_of(graph, target(graph)), "duplex", "train")
+    start, blocks = ranked(problem), units(problem)
+    walk = walk_from(problem, start, blocks)
+    for seed in range(20):
+        anneal(problem.work, blocks, problem.mode, True, problem.tail_us, walk, seed, 50.0, 1.0, 50)
+        assert walk.spans[0] == problem.by_key("now", walk.device, walk.key).makespan_us
+        assert walk.spans[1] == problem.by_key("best", walk.best_device, walk.best_key).makespan_us
+        settle(problem.work, problem.mode, walk, 0)
+    assert walk.spans[1] < start.makespan_us
+
+
+def test_repair_makes_room():
+    graph = layered(80, 9)
+    problem = Problem(work_of(graph, target(graph, 0.4)), "duplex", "train")
+    device = np.zeros(problem.operators, np.int64)
+    broken = problem.strictly("all on one", device, np.arange(problem.operators))
+    assert broken.over_bytes > 0
+    assert repaired(problem, broken, 0, 5000).over_bytes == 0
+
+
+def test_chains_are_blocks_and_nothing_else():
+    nodes = tuple(PlacementNode(i, 1.0) for i in range(5))
+    edges = tuple(PlacementEdge(u, w, 1) for u, w in ((0, 1), (1, 2), (2, 3), (2, 4)))
+    work = work_of(PlacementGraph(nodes, edges), uniform_target(2, 9, 0, 1))
+    problem = Problem(work, "duplex", "train")
+    of = chains(problem).of
+    assert of[0] == of[1] == of[2]
+    assert len(set(of.tolist())) == 3
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_bounds_are_below_every_schedule(seed):
+    graph = random_graph(seed, 30)
+    for link in LINKS:
+        problem = Problem(work_of(graph, uniform_target(3, 1e9, 2.0, 1.0)), link, "train")
+        bound = lower_bound_us(problem)
+        assert all(c is None or bound <= c.makespan_us + 1e-9
+                   for c in (make() for make in constructive(problem)))  # fmt: skip
+
+
+def test_large_graphs_are_quick():
+    """CPU seconds; the first call compiles."""
+    graph = layered(10_000, 10)
+    problem = Problem(work_of(graph, target(graph)), "duplex", "train")
+    etf(problem)
+    start = time.process_time()
+    etf(problem)
+    assert time.process_time() - start <= 0.5
+
+
+def test_a_constraint_model_closes_a_small_gap():
+    graph = random_graph(3, 9, 9)
+    problem = Problem(work_of(graph, uniform_target(2, 1e9, 1.0, 1.0)), "parallel", "train")
+    search = Search(problem, PlacementOptions(link="parallel"), time.perf_counter())
+    search.construct()
+    search.constrain(5.0)
+    assert search.closed
