@@ -20,12 +20,12 @@ from ..ir.placement import (
     check_placement,
     load_graph,
 )
-from ..planner.placement import PlacementOptions, search
 from . import documents
 from .options import parse_bytes
 
 if TYPE_CHECKING:
     from ..ir.cluster import Cluster
+    from ..planner.placement import PlacementOptions
 
 # A PCIe 3.0 link of 16 lanes, where neither a cluster nor numbers are given.
 ALPHA_US, BETA_US_PER_BYTE = 10.0, 1.0 / 12e3
@@ -55,6 +55,7 @@ def place(
     Methods: Jeon et al. 2020 (Baechi), Topcuoglu et al. 2002, Kirkpatrick et al. 1983; see docs.
     """
     from ..cost_model.hardware import load_cluster
+    from ..planner.placement import PlacementOptions, search
 
     machine = load_cluster(cluster) if isinstance(cluster, str) else cluster
     size = parse_bytes(memory) if isinstance(memory, str) else memory
@@ -125,6 +126,7 @@ def _link(cluster: Cluster, one: int, other: int) -> PlacementLink:
 def run(options: argparse.Namespace) -> int:
     """The verb `place`."""
     from ..cost_model.hardware import load_cluster
+    from ..planner.placement import PlacementOptions, search
     from .work import note, show
 
     cluster = load_cluster(options.cluster) if options.cluster else None
