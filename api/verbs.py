@@ -52,7 +52,7 @@ def _plan(p: Parser) -> None:
     p.add_argument("--memory-actions", default="keep,recompute")
     p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")
     p.add_argument("--pin", action="append", default=[], metavar="GLOB:WORD",
-                   help="force a strategy, as in '*:dp=4' or 'block[0-3]:dp=2,tp=2'; repeatable")  # fmt: skip
+                   help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2'; repeatable")  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
 

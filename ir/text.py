@@ -180,8 +180,9 @@ def describe(plan: Plan, layers: Layers) -> str:
     name = plan.shardings[layers.sharding].function
     times = layers.last - layers.first
     span = f"{name} ×{times}" if times > 1 else name
+    word = f"{plan.strategy_of(layers)!s:<20} " if len(plan.strategies) > 1 else ""
     return (
-        f"{span:<32} {layers.memory:<10} forward {seconds(layers.forward_seconds)}, "
+        f"{span:<32} {word}{layers.memory:<10} forward {seconds(layers.forward_seconds)}, "
         f"backward {seconds(layers.backward_seconds)} each"
     )
 

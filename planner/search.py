@@ -115,7 +115,7 @@ class Space:
         if len(words) == 1 and not free and not any(pin.memory for pin in self.options.pins):
             self.found += self.candidates(*words)
             return
-        for rest in self.like(next(iter(words))) if free else words:
+        for rest in self.like(next(iter(words))) if free else [next(iter(words))]:
             for memory in self.options.memory_actions:
                 self.found += self.blends(decisions(model, pins, rest, memory))
 
