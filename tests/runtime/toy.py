@@ -64,7 +64,7 @@ def forward(comm, seen, x):
     "functions/entry.py": f"""
 import torch
 RANDOM = True
-AXES = {(*BATCH_AXES, "micro")!r}
+AXES = {("micro", *BATCH_AXES)!r}
 
 def forward(comm, w, x, key):
     h = x @ w
