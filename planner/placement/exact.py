@@ -94,12 +94,10 @@ class Exact(Packing):
             for d in self.devices:
                 self.model.add(self.at[target][d] - self.at[source][d] <= apart)
                 self.model.add(self.at[target][d] + self.at[source][d] + apart <= 2)
-                send = self.send(int(edge["tensor"]), source, d, spent)
-                away = [self.at[target][d], self.at[source][d].Not()]
-                after = self.model.add(self.start[target] >= send.begin + spent)
-                after.only_enforce_if(away)
             if spent:
                 self.far(e, spent)
+            if not self.problem.train or (spent and self.link != "parallel"):
+                self.sent(e, spent)
 
     def far(self, e: int, least: int) -> None:
         """Pairs of devices whose link is slower than the quickest."""
@@ -113,6 +111,15 @@ class Exact(Packing):
                 away = [self.at[source][one], self.at[target][other]]
                 after = self.model.add(self.start[target] >= self.end[source] + spent)
                 after.only_enforce_if(away)
+
+    def sent(self, e: int, spent: int) -> None:
+        """The target of an edge starts after the transfer to its device."""
+        edge = self.work.edges[e]
+        source, target = int(edge["source"]), int(edge["target"])
+        for d in self.devices:
+            send = self.send(int(edge["tensor"]), source, d, spent)
+            after = self.model.add(self.start[target] >= send.begin + spent)
+            after.only_enforce_if([self.at[target][d], self.at[source][d].Not()])
 
     def send(self, tensor: int, source: int, d: int, spent: int) -> Send:
         """The transfer of a tensor to a device that lacks it; it takes its ports."""

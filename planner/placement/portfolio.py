@@ -33,15 +33,18 @@ from .topo import topo
 CLOSED = 1e-6  # a relative gap of rounding: the placement is optimal
 VISITS_PER_SECOND = 6e6  # operators that the local search simulates: sets how many steps it plans
 MOST_STEPS = 20_000  # per operator: after so many, small graphs give nothing new
-HOT, COLD = 3e-3, 1e-5  # temperatures of the local search, in makespans
+WARM, HOT, COLD = 1e-3, 3e-3, 1e-5  # temperatures of the local search, in makespans
 CHUNK_VISITS = 4e5  # between two looks at the clock
 LARGEST_PROGRAM = 20_000  # edges of the linear program of m-SCT inside the portfolio
-LARGEST_MODEL = 12_000  # (operators + edges) * devices of a constraint model
-LARGEST_PACKING = 50_000  # of one without times
-LARGEST_SHORT = 3_000  # of one that is worth a try before the local search
-LOCAL, LOCAL_OF_SMALL = 0.6, 0.25  # of the time for the local search; constraint models the rest
-SHORT_EFFORT, LONG_EFFORT = 0.02, 0.1  # of a second is this in the deterministic time of CP-SAT
-REPAIR_VISITS = 4e7
+LARGEST_PACKING = 50_000  # (operators + edges) * devices of a constraint model without times
+LARGEST_MODEL = 3_000  # of one with times
+LARGEST_EARLY = 400  # of one with ports that is worth a try before the local search
+LOCAL, LOCAL_OF_MODELS = 0.6, 0.35  # of the time for the local search; constraint models the rest
+LIFETIMES = 0.3  # as many operators are simulated in that time where lifetimes must be followed
+EFFORT = 0.06  # of the deterministic time of CP-SAT per second of the plan
+PORTS_EFFORT = 0.015  # for each of the two models where there are ports, which are harder
+PACKING_EFFORT = 0.1  # without times it counts faster
+REPAIR_VISITS = 4e7  # of one try, about a second of counting bytes
 
 
 class Search:
@@ -76,9 +79,19 @@ class Search:
         """Of a constraint model of the problem."""
         return (self.problem.operators + len(self.problem.work.edges)) * self.problem.devices
 
+    @property
+    def early(self) -> bool:
+        """Are constraint models worth more than the local search?"""
+        return self.size <= (LARGEST_MODEL if self.problem.link == "parallel" else LARGEST_EARLY)
+
+    @property
+    def effort(self) -> float:
+        """For each constraint model, in the deterministic time of CP-SAT."""
+        return self.planned * (EFFORT if self.problem.link == "parallel" else PORTS_EFFORT)
+
     def run(self) -> None:
         """Every phase in turn; stops when the gap is closed or the time is over."""
-        for phase in (self.construct, self.make_fit, self.prove_short, self.improve, self.prove):
+        for phase in (self.construct, self.make_fit, self.prove_early, self.improve, self.prove):
             if self.closed or self.infeasible or (self.members and self.left <= 0):
                 return
             phase()
@@ -95,27 +108,32 @@ class Search:
             return
         if self.size <= LARGEST_PACKING:
             self.infeasible, device = fitting(
-                self.problem, self.left, LONG_EFFORT * self.planned
+                self.problem, self.left, PACKING_EFFORT * self.planned
             )
             if device is not None:
                 rank = -upward_rank(self.problem, 1.0)
                 self.members.append(self.problem.by_key("packing", device, rank))
         if not self.infeasible:
             count = self.problem.operators
-            steps = int(min(REPAIR_VISITS / count, MOST_STEPS * count))
+            visits = REPAIR_VISITS if self.problem.train else VISITS_PER_SECOND * LIFETIMES
+            steps = int(min(visits / count, MOST_STEPS * count))
             for seed, broken in enumerate(sorted(self.members, key=lambda c: c.worth)[:4]):
+                if seed and self.left <= 0:
+                    return
                 self.members.append(
                     repaired(self.problem, broken, self.options.seed + seed, steps)
                 )
 
-    def prove_short(self) -> None:
-        """Of small problems; also whether any order fits, where lifetimes decide."""
-        if (self.fits or not self.problem.train) and self.size <= LARGEST_SHORT:
-            self.constrain(SHORT_EFFORT * self.planned)
+    def prove_early(self) -> None:
+        """Constraint models that are likely to be solved; also whether any order fits, where
+        lifetimes decide."""
+        if self.early and (self.fits or not self.problem.train):
+            self.constrain(self.effort)
 
     def prove(self) -> None:
-        if self.fits and self.size <= LARGEST_MODEL:
-            self.constrain(LONG_EFFORT * self.planned)
+        """Those of which a better bound is all to hope for."""
+        if not self.early and self.fits and self.size <= LARGEST_MODEL:
+            self.constrain(self.effort)
 
     def constrain(self, effort: float) -> None:
         """Constraint models: a better bound, perhaps a better placement. Without ports first: that
@@ -126,7 +144,7 @@ class Search:
                 return
             limit_us = self.best.makespan_us if self.fits else serial_us(self.problem)
             model = Exact(self.problem, link, self.best, limit_us)
-            proof = model.solve(self.left, effort / len(set(links)), self.bound_us)
+            proof = model.solve(self.left, effort, self.bound_us)
             if proof.impossible and not self.fits:
                 self.infeasible = True
                 return
@@ -135,21 +153,25 @@ class Search:
             self.bound_us = min(max(self.bound_us, proof.bound_us), limit_us)
 
     def improve(self) -> None:
-        """Local search from the best starts, then from the best found: shorter and hotter first."""
+        """Local search from the best of several algorithms, then from the best found."""
         if not self.fits:
             return
-        part = LOCAL_OF_SMALL if self.size <= LARGEST_SHORT else LOCAL
-        planned = part * self.planned * VISITS_PER_SECOND / self.problem.operators
+        visits = VISITS_PER_SECOND * (1.0 if self.problem.train else LIFETIMES)
+        part = LOCAL_OF_MODELS if self.early else LOCAL
+        planned = part * self.planned * visits / self.problem.operators
         budget = min(planned, MOST_STEPS * self.problem.operators)
-        for round_, start in enumerate(self.starts(3)):
-            self.walk(start, round_, 0.07 * budget, HOT, coarse=round_ == 1)
-        for round_, share in enumerate((0.3, 0.5)):
-            self.walk(self.best, 8 + round_, share * budget, HOT)
+        for number, start in enumerate(self.starts(3)):
+            self.walk(start, number, 0.1 * budget, WARM, coarse=number == 1)
+        for number, hot in ((8, HOT), (9, WARM)):
+            self.walk(self.best, number, 0.35 * budget, hot)
 
     def starts(self, most: int) -> list[Candidate]:
-        """The best placements with different makespans."""
-        distinct = {c.makespan_us: c for c in self.members if c.over_bytes == 0.0}
-        return [distinct[span] for span in sorted(distinct)][:most]
+        """The best placement of each of the best algorithms."""
+        best: dict[str, Candidate] = {}
+        for found in sorted(self.members, key=lambda c: c.worth):
+            if found.over_bytes == 0.0:
+                best.setdefault(found.algorithm, found)
+        return list(best.values())[:most]
 
     def walk(
         self, start: Candidate, number: int, steps: float, hot: float, coarse: bool = False
