@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from ..ir.errors import MismatchError, UsageError
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.precision import PRECISIONS, lift_dtypes
-from ..ir.strategy import parse_strategy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +49,7 @@ def plan(
     precision: str | None = None,
     optimizer: str = "adamw",
     roles: str | tuple[str, ...] | None = None,
-    pin: str | None = None,
+    pin: str | Sequence[str] = (),
     micro_batches: int | None = None,
     memory_actions: tuple[str, ...] = ("keep", "recompute"),
     seed: int = 0,
@@ -59,13 +58,15 @@ def plan(
 
     `cluster` is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. `global_batch` is
     samples per step (default: the batch given). `memory` is a budget per device in bytes or as text
-    (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer. `precision` is one of
-    fp64, fp32, bf16, fp16 (default: the model's own).
+    (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer, or several
+    (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does.
+    `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
     from ..cost_model.hardware import load_cluster
     from ..planner import PlanOptions
     from ..planner import plan as search
+    from ..planner.pins import parse_pin
     from .options import parse_bytes
 
     traced = model if isinstance(model, Model) else trace(
@@ -82,7 +83,7 @@ def plan(
         precision=precision,
         optimizer=optimizer,
         memory_actions=memory_actions,  # type: ignore[arg-type]
-        pin=None if pin is None else parse_strategy(pin.removeprefix("*:")),
+        pins=tuple(map(parse_pin, [pin] if isinstance(pin, str) else pin)),
         micro_batches=micro_batches,
         seed=seed,
     )

@@ -52,7 +52,7 @@ def _plan(p: Parser) -> None:
     p.add_argument("--memory-actions", default="keep,recompute")
     p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")
     p.add_argument("--pin", action="append", default=[], metavar="GLOB:WORD",
-                   help="force a strategy, as in '*:dp=2,tp=2'")  # fmt: skip
+                   help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2'; repeatable")  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
 
@@ -80,6 +80,15 @@ def _place(p: Parser) -> None:
 def _predict(p: Parser) -> None:
     p.add_argument("runs", metavar="RUNS.csv", help="configurations, one a row")
     p.add_argument("-o", "--output", required=True, metavar="FILE", help="predictions as CSV")
+    _json(p)
+
+
+def _pack(p: Parser) -> None:
+    p.add_argument("buffers", metavar="BUFFERS.csv", help="columns id, lower, upper, size")
+    p.add_argument("--capacity", required=True, help="bytes of the arena, as in 1048576 or 72GiB")
+    p.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="seconds")
+    p.add_argument("--minimise", action="store_true", help="go on to the least peak")
+    p.add_argument("-o", "--output", required=True, metavar="FILE", help="buffers with offsets")
     _json(p)
 
 
@@ -130,6 +139,7 @@ VERBS = (
     Verb("plan", "choose how to spread training over a cluster", _plan),
     Verb("place", "put every operator of a graph on a device", _place),
     Verb("predict", "step time and peak memory of configurations given as rows", _predict),
+    Verb("pack", "an address for every buffer of known lifetime, in an arena", _pack),
     Verb("explain", "the numbers behind a plan", _explain),
     Verb("view", "draw a plan, model or placement as one HTML file", _view),
     Verb("compile", "write the training program of a plan", _compile),

@@ -12,12 +12,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ..ir.errors import FileError, MismatchError, UsageError, VerifyError
+from ..ir.errors import FileError, InfeasibleError, MismatchError, UsageError, VerifyError
 from ..ir.files import digest
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.verify import verify_model
 from . import documents
+
+TIME_LIMIT = 4  # exit code: time is up, the best so far is written
 
 
 def note(text: str) -> None:
@@ -99,7 +101,7 @@ def plan(options: argparse.Namespace) -> int:
         precision=options.precision,
         optimizer=options.optimizer,
         roles=options.roles,
-        pin=_pin(options.pin),
+        pin=options.pin,
         micro_batches=options.micro_batches,
         memory_actions=tuple(options.memory_actions.split(",")),
         seed=options.seed,
@@ -138,18 +140,41 @@ def predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def pack(options: argparse.Namespace) -> int:
+    from ..planner.memory.arena import pack as solve
+    from .options import parse_bytes
+    from .pack import read_buffers, write_offsets
+
+    if not options.time_limit >= 0:
+        raise UsageError(f"--time-limit {options.time_limit} is not a number of seconds")
+    capacity = parse_bytes(options.capacity)
+    buffers = read_buffers(Path(options.buffers))
+    start = time.perf_counter()
+    made = solve(
+        buffers, capacity, time_limit_seconds=options.time_limit, minimise=options.minimise
+    )
+    if made.status != "infeasible":
+        write_offsets(Path(options.output), buffers, made)
+    figures = {
+        "status": made.status, "buffers": len(buffers), "peak": made.peak_bytes,
+        "lower_bound": made.bound_bytes, "gap": made.gap, "capacity": capacity,
+        "time_s": time.perf_counter() - start,
+    }  # fmt: skip
+    if options.json:
+        show(figures)
+    else:
+        print(f"{options.output}: {made}")
+    if made.status == "infeasible":
+        raise InfeasibleError(
+            f"the buffers need at least {made.bound_bytes} bytes, {made.bound_bytes - capacity} more "
+            f"than the capacity of {capacity}; a capacity of {made.peak_bytes} is enough"
+        )
+    return TIME_LIMIT if made.status == "unknown" else 0
+
+
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
         print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def _pin(pins: list[str]) -> str | None:
-    if not pins:
-        return None
-    glob, colon, word = pins[-1].rpartition(":")
-    if len(pins) > 1 or (colon and glob != "*"):
-        raise UsageError("one strategy serves all layers: pin it with --pin '*:WORD'")
-    return word
 
 
 def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
@@ -166,13 +191,13 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
         ],
         "strategy": [
             {"function": plan.shardings[x.sharding].function, "calls": x.last - x.first,
-             "word": str(plan.strategy), "memory": x.memory}
+             "word": str(plan.strategy_of(x)), "memory": x.memory}
             for x in plan.layers
         ],
         "pipeline": {"stages": len(plan.stages), "micro_batches": plan.micro_batches,
                      "schedule": plan.schedule, "bubble": p.bubble},
         "compression": [], "plan_time_s": times, "digest": digest(plan),
-        "global_batch": plan.global_batch, "word": str(plan.strategy),
+        "global_batch": plan.global_batch, "word": plan.word,
     }  # fmt: skip
 
 
@@ -295,7 +320,7 @@ def verify(options: argparse.Namespace) -> int:
         file = Path(scratch, "model.json")
         documents.write(file, wide, "plait/model")
         job = Job(
-            str(plan.strategy), str(folder), options.source, str(file), batch=plan.global_batch,
+            plan.word, str(folder), options.source, str(file), batch=plan.global_batch,
             seq=options.seq, steps=options.steps,
         )  # fmt: skip
         verdict = run_jobs([job], ranks, options.timeout)[0]
@@ -307,7 +332,7 @@ def verify(options: argparse.Namespace) -> int:
     else:
         print(verdict)
     if not verdict.passed:
-        raise VerifyError(f"{plan.strategy}: the program differs from one process")
+        raise VerifyError(f"{plan.word}: the program differs from one process")
     return 0
 
 

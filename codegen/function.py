@@ -52,8 +52,8 @@ def _docstring(lowered: Lowered, plan: Plan, paths: tuple[str, str], calls: int)
     return [
         f'"""{lowered.name}: {calls} {"call" if calls == 1 else "calls"}, {where}.',
         "",
-        f"Strategy {plan.strategy}, {lowered.variant}. Predicted per call and micro-batch on "
-        f"{remark(plan.cluster.name)}:",
+        f"Strategy {lowered.sharding.strategy}, {lowered.variant}. Predicted per call and "
+        f"micro-batch on {remark(plan.cluster.name)}:",
         f"forward {milliseconds(first.forward_seconds)}, "
         f"backward {milliseconds(first.backward_seconds)}.",
         '"""',

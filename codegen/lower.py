@@ -13,6 +13,7 @@ from ..ir.model import Function, Model
 from ..ir.pieces import Pieces, Variant, split
 from ..ir.plan import Layers, Plan, Sharding
 from ..ir.verify import verify_fit
+from .text import identifier
 
 
 class Lowered(msgspec.Struct, frozen=True):
@@ -52,14 +53,21 @@ def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
         local = localize(
             function, axes[function.name], sharding.mesh, sharding.choices, sharding.boundary
         )
-        name = _name(function.name, variant, taken)
+        usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
+        word = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
+        name = _name("_".join(filter(None, (function.name, word))), variant, taken)
         taken.add(name)
         pieces = split(local, variant)
         lowered.append(Lowered(name, local, pieces, variant, number, sharding, tuple(runs)))
     return tuple(lowered)
 
 
+def _same_function(plan: Plan, one: int, other: int) -> bool:
+    return plan.shardings[one].function == plan.shardings[other].function
+
+
 def _name(function: str, variant: Variant, taken: set[str]) -> str:
-    """A module's name: the function's, then with its memory variant, then with a number."""
+    """A module's name: the function's (and its strategy's, where that is not the first one's), then
+    with its memory variant, then with a number."""
     names = chain((function, f"{function}_{variant}"), (f"{function}_{n}" for n in count(2)))
     return next(name for name in names if name not in taken)

@@ -47,5 +47,5 @@ if __name__ == "__main__":
 def main_module(plan: Plan) -> str:
     """Source of `main.py`; what it trains stands in `source.json` beside it, as data."""
     return MAIN.format(
-        strategy=plan.strategy, devices=plan.mesh.size, dtype=PRECISIONS[plan.precision]
+        strategy=plan.word, devices=plan.mesh.size, dtype=PRECISIONS[plan.precision]
     )

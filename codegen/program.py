@@ -9,6 +9,7 @@ from ..ir.flow import flow
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.program import Program
+from .between import Between
 from .function import function_module
 from .lower import Lowered, lower
 from .main import main_module
@@ -24,14 +25,15 @@ def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
     """
     found = flow(model)
     lowered = lower(plan, model, found)
+    between = Between(plan, model, found)
     files = {f"functions/{low.name}.py": _function(low, plan, model) for low in lowered}
     files["functions/__init__.py"] = _package(lowered)
-    files["__init__.py"] = f'"""Generated: {plan.strategy} on {plan.mesh.size} devices."""\n'
+    files["__init__.py"] = f'"""Generated: {plan.word} on {plan.mesh.size} devices."""\n'
     for number in range(len(plan.stages)):
-        files[f"stage_{number}.py"] = StageCode(plan, model, found, lowered, number).source()
+        files[f"stage_{number}.py"] = StageCode(plan, model, between, lowered, number).source()
     files["main.py"] = main_module(plan)
     files["source.json"] = source or "{}"
-    return Program(tuple(sorted(files.items())), table(plan, model, found, source))
+    return Program(tuple(sorted(files.items())), table(plan, model, found, between, source))
 
 
 def _function(low: Lowered, plan: Plan, model: Model) -> str:

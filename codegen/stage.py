@@ -7,15 +7,12 @@ loop, however deep the model is.
 from __future__ import annotations
 
 from itertools import pairwise
-from math import prod
 
 import msgspec
 
-from ..ir.flow import Flow
-from ..ir.layout import local_factors
-from ..ir.local import MICRO
 from ..ir.model import Call, Function, Model
 from ..ir.plan import Layers, Plan, Stage
+from .between import Between
 from .lower import Lowered
 from .text import Names, milliseconds, quoted, remark, wrapped
 
@@ -42,9 +39,14 @@ class StageCode:
     """Writes the module of one stage."""
 
     def __init__(
-        self, plan: Plan, model: Model, found: Flow, lowered: tuple[Lowered, ...], number: int
+        self,
+        plan: Plan,
+        model: Model,
+        between: Between,
+        lowered: tuple[Lowered, ...],
+        number: int,
     ) -> None:
-        self.plan, self.model, self.flow, self.number = plan, model, found, number
+        self.plan, self.model, self.between, self.number = plan, model, between, number
         self.stage: Stage = plan.stages[number]
         self.functions = {f.name: f for f in model.functions}
         self.modules = {(low.number, low.variant): low for low in lowered}
@@ -134,7 +136,7 @@ class StageCode:
     def docstring(self) -> list[str]:
         stage, plan = self.stage, self.plan
         return [
-            f'"""Stage {self.number} of {len(plan.stages)}: {plan.strategy}, {plan.micro_batches} '
+            f'"""Stage {self.number} of {len(plan.stages)}: {plan.word}, {plan.micro_batches} '
             f"micro-batches, {remark(plan.schedule)}.",
             "",
             f"Predicted per micro-batch: forward {milliseconds(stage.forward_seconds)}, backward "
@@ -147,24 +149,7 @@ class StageCode:
 
     def cuts(self) -> tuple[tuple[int, int] | None, ...]:
         """Where each early value is cut into micro-batches: (dim, elements outside), or whole."""
-        return tuple(self.cut(name) for name in self.early)
-
-    def cut(self, name: str) -> tuple[int, int] | None:
-        for i in self.own():
-            call = self.model.calls[i]
-            if name in call.arguments:
-                low = self.module_of(i)
-                function = self.functions[call.function]
-                item = function.activations()[call.arguments.index(name)]
-                layout = low.sharding.boundary.inputs[function.inputs.index(item)]
-                mesh = low.sharding.mesh
-                state = layout[mesh.index(MICRO)]
-                if not isinstance(state, tuple) or self.plan.micro_batches == 1:
-                    return None
-                dim, part = state
-                factors = self.flow.axes[function.name].factors[item.value]
-                return dim, prod(local_factors(factors, layout, mesh)[dim][:part])
-        return None
+        return tuple(self.between.micro(name) for name in self.early)
 
     def module_of(self, call: int) -> Lowered:
         layers = self.plan.layers_of(call)
@@ -203,14 +188,19 @@ class StageCode:
         head, last = calls[segment.first], calls[segment.last - 1]
         lines = [f"    # {self.remark(segment)}"]
         feeds = {result: position for position, result in segment.carried}
+        arguments = []
+        for position, name in enumerate(head.arguments):
+            way = self.between.forward(segment.first, position)
+            arguments.append(names.fresh(name) if way.steps else where[name])
+            lines += self.between.lines(way, where[name], arguments[position], "    ")
         carried: dict[int, str] = {}  # the loop's variable of every argument that comes round
         for position, result in segment.carried:
             name = head.arguments[position]
-            carried[position] = where[name]
-            if self.used_later(name, segment):
+            carried[position] = arguments[position]
+            if arguments[position] == where[name] and self.used_later(name, segment):
                 carried[position] = names.fresh(last.results[result])
                 lines.append(f"    {carried[position]} = {where[name]}")
-        arguments = [carried.get(p) or where[n] for p, n in enumerate(head.arguments)]
+        arguments = [carried.get(p, argument) for p, argument in enumerate(arguments)]
         for number, name in enumerate(last.results):
             if number in feeds and segment.loop:
                 where[name] = carried[feeds[number]]
@@ -243,7 +233,7 @@ class StageCode:
         if segment.loop:
             path += f" to {remark(calls[segment.last - 1].path)}"
         return (
-            f"{path}: {self.plan.strategy}, {layers.memory}; forward "
+            f"{path}: {self.plan.strategy_of(layers)}, {layers.memory}; forward "
             f"{milliseconds(layers.forward_seconds)}, backward "
             f"{milliseconds(layers.backward_seconds)} each"
         )[:94]
@@ -272,7 +262,8 @@ class StageCode:
             for name, output in zip(last.results, segment.function.outputs, strict=True)
             if output.tangent is not None
         ]
-        lines, results, sums, after = [], [], [], []
+        lines, results, sums = [], [], []
+        after: list[tuple[int, str]] = []  # what comes out of the loop, or has a way to go
         for position, item in enumerate(segment.function.activations()):
             name = head.arguments[position]
             if item.gradient is None:
@@ -281,7 +272,17 @@ class StageCode:
             if segment.loop and position in feeds:
                 mine = tangent.get(last.results[feeds[position]]) or names.fresh(f"d_{name}")
                 results.append(mine)
-                after.append((name, mine))
+                after.append((position, mine))
+                continue
+            if self.between.backward(segment.first, position).steps:
+                mine = names.fresh(f"d_{name}_part")
+                results.append(mine)
+                if segment.loop:
+                    after.append((position, names.fresh(f"d_{name}_sum")))
+                    lines.append(f"    {after[-1][1]} = None")
+                    sums.append(f"{after[-1][1]} = run.add({after[-1][1]}, {mine})")
+                else:
+                    after.append((position, mine))
                 continue
             if name in tangent or segment.loop or head.arguments.count(name) > 1:
                 part = names.fresh(f"d_{name}_part")
@@ -295,7 +296,10 @@ class StageCode:
                 results.append(tangent[name])
         lines += self.statement(segment, "backward", results, items, reverse=True)
         lines += [f"{'        ' if segment.loop else '    '}{line}" for line in sums]
-        for name, mine in after:
+        for position, mine in after:
+            name = head.arguments[position]
+            way = self.between.backward(segment.first, position)
+            lines += self.between.lines(way, mine, mine, "    ")
             if name in tangent:
                 lines.append(f"    {tangent[name]} = run.add({tangent[name]}, {mine})")
             else:

@@ -6,6 +6,7 @@ import re
 
 from msgspec.structs import replace
 
+from ..ir.errors import MismatchError
 from ..ir.files import digest
 from ..ir.flow import Flow
 from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout, local_type
@@ -15,10 +16,11 @@ from ..ir.model import Model
 from ..ir.plan import Layers, Plan, Sharding
 from ..ir.program import BatchTensor, CallRun, Held, Names, Numbered, StageValue, Table
 from ..ir.strategy import ROLES
+from .between import Between
 from .stage import crossing, differentiable
 
 
-def table(plan: Plan, model: Model, found: Flow, source: str) -> Table:
+def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) -> Table:
     """Everything a program of this plan needs to know."""
     runs = tuple(_run(layers, plan, model) for layers in plan.layers)
     return Table(
@@ -26,7 +28,8 @@ def table(plan: Plan, model: Model, found: Flow, source: str) -> Table:
         model_digest=model.fingerprint(),
         plan_digest=digest(plan),
         mesh=plan.mesh,
-        roles=tuple(axis.name for axis in plan.mesh.axes),
+        meshes=tuple(strategy.mesh for strategy in plan.strategies),
+        loss=_mesh(plan, next(i for i, c in enumerate(model.calls) if model.loss in c.results)),
         stages=len(plan.stages),
         micro_batches=plan.micro_batches,
         schedule=plan.schedule,
@@ -35,16 +38,21 @@ def table(plan: Plan, model: Model, found: Flow, source: str) -> Table:
         optimizer=plan.optimizer.name,
         held=_held(plan, model, found, runs),
         calls=runs,
-        batch=_batch(plan, model, found),
+        batch=_batch(model, between),
         crossing=tuple(_crossing(plan, model, found, s) for s in range(len(plan.stages) - 1)),
         source=source,
     )
 
 
-def on_devices(layout: Layout, mesh: Mesh, plan: Plan) -> Layout:
-    """A function's layout on the plan's mesh: whole over stages, micro-batches left out."""
-    states = {axis.name: state for axis, state in zip(mesh.axes, layout, strict=True)}
-    return tuple(states.get(axis.name, REPLICATE) for axis in plan.mesh.axes)
+def _on_devices(layout: Layout, sharding: Sharding) -> Layout:
+    """A function's layout on its strategy's devices: whole over stages, micro-batches left out."""
+    states = {axis.name: s for axis, s in zip(sharding.mesh.axes, layout, strict=True)}
+    return tuple(states.get(axis.name, REPLICATE) for axis in sharding.strategy.mesh.axes)
+
+
+def _mesh(plan: Plan, call: int) -> int:
+    """The number of the mesh that a call runs on."""
+    return plan.strategies.index(plan.strategy_of(plan.layers_of(call)))
 
 
 def _sharding(plan: Plan, call: int) -> Sharding:
@@ -60,8 +68,8 @@ def _held(
 ) -> tuple[Held, ...]:
     functions = {f.name: f for f in model.functions}
     once = model.once()
-    layouts: dict[str, Layout] = {}
-    factors: dict[str, tuple[tuple[int, ...], ...]] = {}
+    lies: dict[str, tuple[int, Layout]] = {}
+    factors: dict[str, Factors] = {}
     stages: dict[str, set[int]] = {}
     sums: dict[str, tuple[str, ...]] = {}
     for number, call in enumerate(model.calls):
@@ -70,21 +78,24 @@ def _held(
         for position, (item, name) in enumerate(
             zip(function.held(), call.parameters, strict=True)
         ):
-            layout = on_devices(sharding.boundary.inputs[position], sharding.mesh, plan)
-            layouts.setdefault(name, layout)
+            here = _mesh(plan, number), _on_devices(sharding.boundary.inputs[position], sharding)
+            if item.kind == "parameter" and lies.setdefault(name, here) != here:
+                raise MismatchError(f"{name} is shared by layers that hold it differently")
+            lies.setdefault(name, here)
             sums.setdefault(name, _sums(sharding.boundary.gradients[position], sharding.mesh))
             factors.setdefault(name, found.axes[function.name].factors[item.value])
             stages.setdefault(name, set()).update(where)
-    whole = (REPLICATE,) * len(plan.mesh.axes)
+    whole = 0, (REPLICATE,) * len(plan.strategies[0].mesh.axes)
     single = {
         p.name: Held(
             name=p.name,
             kind=p.kind,
             type=p.type,
             factors=factors.get(p.name, tuple((size,) for size in p.type.shape)),
-            layout=layouts.get(p.name, whole),
+            layout=lies.get(p.name, whole)[1],
             stages=tuple(sorted(stages.get(p.name, {0}))),
             trainable=p.trainable,
+            mesh=lies.get(p.name, whole)[0],
             sums=sums.get(p.name, ()) if p.trainable else (),
             aliases=p.aliases,
             values=p.values,
@@ -133,6 +144,7 @@ def _run(layers: Layers, plan: Plan, model: Model) -> CallRun:
         path=numbered([c.path for c in calls]),
         held=tuple(numbered(list(names)) for names in held),
         updates=tuple(updates),
+        mesh=_mesh(plan, layers.first),
     )
 
 
@@ -147,21 +159,12 @@ def numbered(names: list[str]) -> Names:
     return tuple(names)
 
 
-def _batch(plan: Plan, model: Model, found: Flow) -> tuple[BatchTensor, ...]:
-    functions = {f.name: f for f in model.functions}
+def _batch(model: Model, between: Between) -> tuple[BatchTensor, ...]:
     tensors = []
     for item in model.inputs:
-        layout: Layout = (REPLICATE,) * len(plan.mesh.axes)
-        factors: Factors = tuple((size,) for size in item.type.shape)
-        for number, call in enumerate(model.calls):
-            if item.name in call.arguments:
-                function, sharding = functions[call.function], _sharding(plan, number)
-                taken = function.activations()[call.arguments.index(item.name)]
-                position = function.inputs.index(taken)
-                layout = on_devices(sharding.boundary.inputs[position], sharding.mesh, plan)
-                factors = found.axes[function.name].factors[taken.value]
-                break
-        tensors.append(BatchTensor(item.name, item.path, item.type, factors, layout))
+        lying = between.lying(item.name)
+        assert lying.layout[0] == "R" or isinstance(lying.layout[0], tuple)
+        tensors.append(BatchTensor(item.name, item.path, item.type, lying.factors, lying.layout))
     return tuple(tensors)
 
 

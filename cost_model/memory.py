@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from ..ir.plan import Optimizer
@@ -32,20 +34,37 @@ class StageBytes(msgspec.Struct, frozen=True):
     summed: dict[str, int]
 
 
+PASSING = ("temporaries", "communication")  # of one call at a time: the worst counts
+
+
 def memory_terms(
-    stage: StageBytes,
-    axes: BatchAxes,
+    parts: Sequence[tuple[StageBytes, BatchAxes]],
     optimizer: Optimizer,
     practice: Practice,
     in_flight: float,
     runtime_bytes: int,
 ) -> tuple[tuple[str, int], ...]:
-    """Named bytes; `in_flight` micro-batches wait for backward at the worst moment."""
+    """Named bytes of a stage from its parts, one per strategy; `in_flight` micro-batches wait for
+    backward at the worst moment."""
+    terms: dict[str, int] = {}
+    for stage, axes in parts:
+        for name, amount in part_terms(stage, axes, optimizer, practice, in_flight).items():
+            before = terms.get(name, 0)
+            terms[name] = max(before, amount) if name in PASSING else before + amount
+    terms["margin"] = int(MARGIN * sum(terms.values()))
+    terms["runtime"] = runtime_bytes
+    return tuple(terms.items())
+
+
+def part_terms(
+    stage: StageBytes, axes: BatchAxes, optimizer: Optimizer, practice: Practice, in_flight: float
+) -> dict[str, int]:
+    """Named bytes of the calls of one strategy."""
     elements = stage.trained // stage.item
     gradient = practice.gradient_item_bytes or stage.item
     here = axes.state_bytes(stage.trained, stage.summed, practice.states_over_all)
     buffers = axes.buffer_bytes(stage.biggest_call, practice.sent_in_place)
-    terms = {
+    return {
         "parameters": stage.held // axes.pieces("parameter"),
         "gradients": elements * gradient // axes.pieces("gradient"),
         "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
@@ -54,9 +73,6 @@ def memory_terms(
         "temporaries": stage.transient,
         "communication": buffers + 2 * stage.crossing,
     }
-    terms["margin"] = int(MARGIN * sum(terms.values()))
-    terms["runtime"] = runtime_bytes
-    return tuple(terms.items())
 
 
 def micro_batches_in_flight(after: int, stages: int, micro_batches: int, chunks: int) -> float:

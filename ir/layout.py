@@ -70,6 +70,12 @@ def local_type(type_: TensorType, factors: Factors, layout: Layout, mesh: Mesh) 
     return TensorType(tuple(prod(d) for d in local_factors(factors, layout, mesh)), type_.dtype)
 
 
+def along(factors: Factors, layout: Layout, mesh: Mesh, shard: Shard) -> tuple[int, int]:
+    """(dim, number of elements of it outside the cut factor) in the local tensor."""
+    dim, part = shard
+    return dim, prod(local_factors(factors, layout, mesh)[dim][:part])
+
+
 def fits(factors: Factors, layout: Layout, mesh: Mesh) -> bool:
     """Whether every cut divides its factor."""
     ways: dict[Shard, int] = {}

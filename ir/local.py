@@ -5,7 +5,7 @@ collectives between the two layouts are inserted as operators `comm.*`; everythi
 operator on local shards, with its shape literals rebuilt from the local sizes of its loops. The
 result is a `Function` again: it is what the cost model prices and what codegen prints.
 
-The mesh may end in an axis `micro`: micro-batches, a split in time. Data can be cut along it and
+The mesh may begin with an axis `micro`: micro-batches, a split in time. Data can be cut along it and
 sums may stay open over it; nothing can be gathered or reduced, which is what the planner must avoid.
 """
 
@@ -24,7 +24,7 @@ from .layout import (
     Layout,
     Step,
     UnreachableLayout,
-    local_factors,
+    along,
     local_type,
     transition,
 )
@@ -252,13 +252,8 @@ class _Localizer:
         args: tuple[Argument, ...] = (Ref(local), axis.name)
         kwargs: dict[str, Argument] = {}
         if isinstance(step.source, tuple):
-            args += self.along(factors, step.before, step.source)
+            args += along(factors, step.before, self.mesh, step.source)
         if isinstance(step.target, tuple):
-            args += self.along(factors, step.after, step.target)
+            args += along(factors, step.after, self.mesh, step.target)
         self.ops.append(Op(f"comm.{step.kind}", args, kwargs, (result,)))
         return result
-
-    def along(self, factors: Factors, layout: Layout, shard: tuple[int, int]) -> tuple[int, int]:
-        """(dim, number of elements of it outside the cut factor) in the local tensor."""
-        dim, part = shard
-        return dim, prod(local_factors(factors, layout, self.mesh)[dim][:part])

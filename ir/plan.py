@@ -15,7 +15,7 @@ Memory = Literal["keep", "recompute"]
 
 
 class Sharding(msgspec.Struct, frozen=True):
-    """How one function is split: per operator and mesh axis (`mesh` without stages, with `micro`)
+    """How one function is split: per operator and mesh axis (`mesh` without stages, `micro` first)
     the number of the option taken, and the layouts at its boundary."""
 
     function: str
@@ -70,7 +70,7 @@ class Alternative(msgspec.Struct, frozen=True):
 
     word: str
     micro_batches: int
-    memory: Memory
+    memory: str
     step_seconds: float
     peak_bytes: int
     fits: bool
@@ -87,6 +87,7 @@ class Optimizer(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The whole decision. `mesh` has every device axis, stages first; rank r sits at its r-th place.
 
+    Layers may have different strategies, of as many stages each; `mesh` is then their common grid.
     `status` is `optimal` when no member of the searched space is better under the cost model.
     """
 
@@ -94,7 +95,6 @@ class Plan(msgspec.Struct, frozen=True):
     model_digest: str
     cluster: Cluster
     mesh: Mesh
-    strategy: Strategy
     global_batch: int
     micro_batches: int
     schedule: str
@@ -109,6 +109,19 @@ class Plan(msgspec.Struct, frozen=True):
     gap: float
     alternatives: tuple[Alternative, ...] = ()
     seed: int = 0
+
+    @property
+    def strategies(self) -> tuple[Strategy, ...]:
+        """The distinct strategies, in the order of the layers that first use them."""
+        return tuple(dict.fromkeys(self.strategy_of(layers) for layers in self.layers))
+
+    @property
+    def word(self) -> str:
+        """The strategies in one line: `dp=4 | dp=2,tp=2`."""
+        return " | ".join(map(str, self.strategies))
+
+    def strategy_of(self, layers: Layers) -> Strategy:
+        return self.shardings[layers.sharding].strategy
 
     def layers_of(self, call: int) -> Layers:
         """The run of layers that a call belongs to."""

@@ -28,11 +28,11 @@ class Numbered(msgspec.Struct, frozen=True):
 class Held(msgspec.Struct, frozen=True):
     """A parameter, buffer or constant of the program, and how every rank keeps it.
 
-    `type` and `factors` are of the whole tensor; `layout` has one state per axis of the table's
-    mesh (stages are always `R`): a factor cut over `tp` axes, or whole. `stages` hold it.
-    `sums` are the axes over which its gradient is left as partial sums, to be added up once per step.
-    One entry stands for `count` tensors whose names count up. The table's roles decide which states
-    are cut further, in flat pieces over the zero axes.
+    `type` and `factors` are of the whole tensor; `layout` has one state per axis of its mesh (stages
+    are always `R`): a factor cut over `tp` axes, or whole. `stages` hold it. `sums` are the axes over
+    which its gradient is left as partial sums, to be added up once per step. One entry stands for
+    `count` tensors whose names count up. `mesh` numbers the table's meshes, whose roles decide which
+    states are cut further, in flat pieces over the zero axes.
     """
 
     name: Numbered | str
@@ -43,6 +43,7 @@ class Held(msgspec.Struct, frozen=True):
     stages: tuple[int, ...]
     trainable: bool
     sums: tuple[str, ...] = ()
+    mesh: int = 0
     aliases: tuple[str, ...] = ()
     values: tuple[float, ...] | None = None
     count: int = 1
@@ -59,6 +60,7 @@ Names = Numbered | str | tuple[str, ...]  # one pattern, one name for all, or a 
 class CallRun(msgspec.Struct, frozen=True):
     """Calls `first` to `last - 1`: which tensors fill the function's held inputs, per call.
 
+    `mesh` numbers the table's meshes, along whose axes the function's collectives run;
     `seed` numbers the first call for its random streams; `updates` pairs positions in a call's
     results with the buffers they replace.
     """
@@ -68,6 +70,7 @@ class CallRun(msgspec.Struct, frozen=True):
     path: Names
     held: tuple[Names, ...]
     updates: tuple[tuple[int, Names], ...] = ()
+    mesh: int = 0
 
     def name(self, names: Names, call: int) -> str:
         """The name that a call of this run takes from a pattern."""
@@ -77,7 +80,11 @@ class CallRun(msgspec.Struct, frozen=True):
 
 
 class BatchTensor(msgspec.Struct, frozen=True):
-    """A tensor of the global batch and the piece of it that a rank feeds to the data functions."""
+    """A tensor of the global batch and the piece of it that a rank feeds to the data functions.
+
+    `layout` is on micro-batches and the table's grid: a rank has its piece of every micro-batch, one
+    after the other.
+    """
 
     name: str
     path: tuple[str | int, ...]
@@ -97,15 +104,17 @@ class StageValue(msgspec.Struct, frozen=True):
 class Table(msgspec.Struct, frozen=True):
     """Everything a generated program needs to know that is not code.
 
-    `mesh` has every device axis; `roles` the role of each; `micro_batches` splits the batch in time.
-    `crossing[s]` are the values stage s sends to stage s + 1.
+    `mesh` is the grid of all device axes, `meshes` the same devices as each strategy names them by
+    role, `loss` the number of the one under which the loss is made. `crossing[s]` are the values
+    that stage s sends to stage s + 1.
     """
 
     model: str
     model_digest: str
     plan_digest: str
     mesh: Mesh
-    roles: tuple[str, ...]
+    meshes: tuple[Mesh, ...]
+    loss: int
     stages: int
     micro_batches: int
     schedule: str

@@ -7,6 +7,7 @@ from math import prod
 import msgspec
 
 from .errors import UsageError
+from .mesh import Axis, Mesh
 
 
 class Role(msgspec.Struct, frozen=True):
@@ -73,6 +74,11 @@ class Strategy(msgspec.Struct, frozen=True):
     def stages(self) -> int:
         """Pipeline stages."""
         return prod(size for name, size in self.axes if ROLES[name].stages)
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices as a grid of these axes."""
+        return Mesh(tuple(Axis(role, size) for role, size in self.axes or (("dp", 1),)))
 
     @property
     def devices(self) -> int:

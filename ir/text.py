@@ -139,7 +139,7 @@ def print_plan(plan: Plan) -> str:
         f"plan for {one_line(plan.model)} on {plan.cluster.name} ({plan.mesh.size} devices)   "
         f"fits: {gib(peak)} of {gib(plan.budget_bytes)}   {seconds(p.step_seconds)}/step   "
         f"{100 * p.mfu:.1f} % MFU",
-        f"  strategy  {plan.strategy}   global batch {plan.global_batch}, {plan.micro_batches} "
+        f"  strategy  {plan.word}   global batch {plan.global_batch}, {plan.micro_batches} "
         f"micro-batches, {plan.schedule}, bubble {100 * p.bubble:.1f} %",
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}",
     ]
@@ -180,8 +180,9 @@ def describe(plan: Plan, layers: Layers) -> str:
     name = plan.shardings[layers.sharding].function
     times = layers.last - layers.first
     span = f"{name} ×{times}" if times > 1 else name
+    word = f"{plan.strategy_of(layers)!s:<20} " if len(plan.strategies) > 1 else ""
     return (
-        f"{span:<32} {layers.memory:<10} forward {seconds(layers.forward_seconds)}, "
+        f"{span:<32} {word}{layers.memory:<10} forward {seconds(layers.forward_seconds)}, "
         f"backward {seconds(layers.backward_seconds)} each"
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from .axes import Axes
 from .errors import FileError
+from .grid import grid
 from .layout import Factors, Layout
 from .mesh import Mesh
 from .model import Call, Function, Model, Op
@@ -123,11 +124,9 @@ def verify_plan(plan: Plan) -> None:
     """Raises FileError naming the JSON path; whether a plan fits a model is checked with the model."""
     require(plan.mesh.size == plan.cluster.devices, "$.mesh", "not the cluster's devices")
     for i, axis in enumerate(plan.mesh.axes):
-        require(axis.name in ROLES, f"$.mesh.axes[{i}]", f"unknown role {axis.name!r}")
         require(axis.size >= 1, f"$.mesh.axes[{i}]", "not a size")
     require(plan.micro_batches >= 1, "$.micro_batches", "at least one")
     require(plan.global_batch % plan.micro_batches == 0, "$.micro_batches", "must divide the batch")
-    require(len(plan.stages) == plan.strategy.size("pp"), "$.stages", "not the strategy's pp")
     at = 0
     for i, stage in enumerate(plan.stages):
         require(stage.first == at and stage.last > at, f"$.stages[{i}]", "stages must follow on")
@@ -140,9 +139,17 @@ def verify_plan(plan: Plan) -> None:
     require(at == plan.stages[-1].last, "$.layers", "do not cover the stages")
     for i, sharding in enumerate(plan.shardings):
         verify_sharding(sharding, f"$.shardings[{i}]")
+        stages = sharding.strategy.stages
+        require(stages == len(plan.stages), f"$.shardings[{i}].strategy", f"has {stages} stages")
+    require(plan.mesh == grid([s.mesh for s in plan.strategies]), "$.mesh", "not the layers' grid")
 
 
 def verify_sharding(sharding: Sharding, where: str) -> None:
+    for i, (role, _) in enumerate(sharding.strategy.axes):
+        require(role in ROLES, f"{where}.strategy.axes[{i}]", f"unknown role {role!r}")
+    sizes = [size for role, size in sharding.strategy.axes if not ROLES[role].stages]
+    mesh = [axis.size for axis in sharding.mesh.axes[1:]]
+    require(mesh == sizes, f"{where}.mesh", "not micro and the strategy's axes")
     axes = len(sharding.mesh.axes)
     require(all(len(c) == axes for c in sharding.choices), f"{where}.choices", "one per mesh axis")
     boundary = sharding.boundary

@@ -249,7 +249,7 @@ class Entries:
         if solved is None:
             return None
         per_axis, mesh_axes = [], []
-        for role, size in (*strategy.axes, (MICRO, micro_batches)):
+        for role, size in ((MICRO, micro_batches), *strategy.axes):
             kind = ROLES.get(role)
             if kind is not None and kind.stages:
                 continue

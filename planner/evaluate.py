@@ -8,12 +8,13 @@ gradient synchronisation and the optimizer.
 from __future__ import annotations
 
 from collections import Counter
-from itertools import accumulate, pairwise
+from collections.abc import Sequence
+from itertools import pairwise
 
-import msgspec
+from msgspec.structs import replace
 
 from ..cost_model.batch_axes import BatchAxes
-from ..cost_model.memory import StageBytes, memory_terms, micro_batches_in_flight
+from ..cost_model.memory import memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import boundary_seconds, pipeline_seconds
 from ..cost_model.table import FunctionCost
@@ -22,55 +23,10 @@ from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
 from ..ir.strategy import Strategy
 from ..ir.tensor import ITEM_BYTES
+from .candidate import Candidate, Decision, Part, StageSums
 from .entries import Entries, Entry, Word
-
-
-class Candidate(msgspec.Struct, frozen=True):
-    strategy: Strategy
-    micro_batches: int
-    memory: Memory
-    stages: tuple[Stage, ...]
-    step_seconds: float
-    bubble: float
-    peak_bytes: int
-
-
-class StageSums(msgspec.Struct, frozen=True):
-    """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
-    device. `trained_bytes`: of those held, what the optimizer changes. `summed_bytes` are gradients
-    to add up, by the axis inside a replica of the batch; `call_bytes` counts calls by the bytes of
-    weights they hold; `last_bytes`: of those saved, the last call's of the model."""
-
-    first: int
-    last: int
-    forward_seconds: float
-    backward_seconds: float
-    communication_seconds: float
-    once_seconds: float
-    held_bytes: int
-    trained_bytes: int
-    summed_bytes: dict[str, int]
-    call_bytes: tuple[tuple[int, int], ...]
-    saved_bytes: int
-    last_bytes: int
-    transient_bytes: int
-    once_bytes: int
-    crossing_bytes: int
-
-    def bytes(self, item: int) -> StageBytes:
-        """What memory needs of it; `item` bytes per element of a parameter."""
-        return StageBytes(
-            held=self.held_bytes,
-            trained=self.trained_bytes,
-            biggest_call=max((amount for amount, _ in self.call_bytes), default=0),
-            saved=self.saved_bytes,
-            last=self.last_bytes,
-            transient=self.transient_bytes,
-            once=self.once_bytes,
-            crossing=self.crossing_bytes,
-            item=item,
-            summed=self.summed_bytes,
-        )
+from .partition import even, partition
+from .passages import Passages
 
 
 class Evaluator:
@@ -97,6 +53,8 @@ class Evaluator:
         self.in_time = model_in_time(entries, self.once)
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
+        self.passages = Passages(entries)
+        self.along: dict[Strategy, BatchAxes] = {}
         self.cuts: dict[tuple[Word, int, int, Memory, int], tuple[StageSums, ...] | None] = {}
 
     def variant(self, call: int, memory: Memory) -> Memory:
@@ -117,11 +75,106 @@ class Evaluator:
         sums = self.cuts[key]
         if sums is None:
             return None
-        stages = tuple(
-            self.stage(strategy, micro_batches, part, len(sums) - 1 - number)
-            for number, part in enumerate(sums)
+        stages = self.equal_stages(strategy, micro_batches, sums)
+        decision = Decision(0, len(self.calls), strategy, memory)
+        return self.assemble((decision,), micro_batches, stages)
+
+    def equal_stages(
+        self, strategy: Strategy, micro_batches: int, sums: tuple[StageSums, ...]
+    ) -> tuple[Stage, ...]:
+        """The stages of one strategy; equal ones differ in what waits, the others' times are new."""
+        made: list[Stage] = []
+        known: dict[tuple[int, float], int] = {}
+        for number, part in enumerate(sums):
+            waiting = self.waiting(len(sums), number, micro_batches)
+            alike = known.setdefault((part.kind, waiting), number)
+            if alike == number:
+                like = known.setdefault((part.kind, -1.0), number)
+                like_stage = made[like] if like != number else None
+                made.append(self.stage([(strategy, part)], micro_batches, waiting, 0.0, like_stage))
+            else:
+                made.append(replace(made[alike], first=part.first, last=part.last))
+        return tuple(made)
+
+    def waiting(self, stages: int, number: int, micro_batches: int) -> float:
+        """Micro-batches of a stage that wait for backward at the worst moment."""
+        after, chunks = stages - 1 - number, self.entries.practice.chunks
+        return micro_batches_in_flight(after, stages, micro_batches, chunks)
+
+    def axes(self, strategy: Strategy) -> BatchAxes:
+        if strategy not in self.along:
+            self.along[strategy] = BatchAxes(strategy, self.cluster, self.gradient_scale)
+        return self.along[strategy]
+
+    def mixed(
+        self, decisions: tuple[Decision, ...], bounds: Sequence[int], micro_batches: int
+    ) -> Candidate | None:
+        """The priced candidate of different decisions for different calls, its stages cut at
+        `bounds`; None where a call cannot be split so or a value cannot pass."""
+        entries = self.entries_of(decisions, micro_batches)
+        if entries is None:
+            return None
+        moved = self.passages.seconds(decisions, micro_batches)
+        if moved is None or not self.ties_agree(decisions):
+            return None
+        stages = []
+        for number, (first, last) in enumerate(pairwise(bounds)):
+            parts: dict[Strategy, list[int]] = {}
+            for d in decisions:
+                own = range(max(first, d.first), min(last, d.last))
+                parts.setdefault(d.strategy, []).extend(own)
+            sums = [
+                (strategy, self.sums(entries, first, last, strategy.inside,
+                                     self.global_batch // strategy.batch_ways() // micro_batches, own))
+                for strategy, own in parts.items()
+                if any(i not in self.once for i in own)
+            ]  # fmt: skip
+            if not sums:
+                return None
+            waiting = self.waiting(len(bounds) - 1, number, micro_batches)
+            stages.append(self.stage(sums, micro_batches, waiting, sum(moved[first:last])))
+        return self.assemble(decisions, micro_batches, tuple(stages))
+
+    def blend(self, decisions: tuple[Decision, ...], micro_batches: int) -> Candidate | None:
+        """Different decisions for different calls, in stages as even as can be."""
+        entries = self.entries_of(decisions, micro_batches)
+        if entries is None:
+            return None
+        seconds = [e.cost.forward.seconds + e.cost.backward.seconds for e in entries]
+        bounds = partition(seconds, decisions[0].strategy.stages)
+        return None if bounds is None else self.mixed(decisions, bounds, micro_batches)
+
+    def entries_of(
+        self, decisions: tuple[Decision, ...], micro_batches: int
+    ) -> list[Entry] | None:
+        """The price of every call; None where one cannot be split so."""
+        if micro_batches > 1 and not self.in_time:
+            return None
+        entries: list[Entry] = []
+        for decision in decisions:
+            samples, left = divmod(self.global_batch, decision.strategy.batch_ways())
+            if left or samples % micro_batches:
+                return None
+            for i in range(decision.first, decision.last):
+                local = samples if i in self.once else samples // micro_batches
+                variant = self.variant(i, decision.memory)
+                name, word = self.calls[i].function, decision.strategy.inside
+                entry = self.entries.entry(name, word, local, variant)
+                if entry is None:
+                    return None
+                entries.append(entry)
+        return entries
+
+    def ties_agree(self, decisions: tuple[Decision, ...]) -> bool:
+        """Whether calls that share a parameter have one strategy."""
+        found: dict[str, Strategy] = {}
+        return all(
+            found.setdefault(name, d.strategy) == d.strategy
+            for d in decisions
+            for i in range(d.first, d.last)
+            if self.shares[i]
+            for name in self.calls[i].parameters
         )
-        return self.assemble(strategy, micro_batches, memory, stages)
 
     def cut(
         self, word: Word, batch: int, micro_batches: int, memory: Memory, stages: int
@@ -141,17 +194,27 @@ class Evaluator:
             bounds = partition(seconds, stages)
         if bounds is None:
             return None
-        return tuple(
-            self.sums(entries, first, last, word, batch // micro_batches)
+        made = [
+            self.sums(entries, first, last, word, batch // micro_batches, range(first, last))
             for first, last in pairwise(bounds)
+        ]
+        kinds: list[StageSums] = []
+        for sums in made:
+            alike = replace(sums, first=0, last=0)
+            if alike not in kinds:
+                kinds.append(alike)
+        return tuple(
+            replace(sums, kind=kinds.index(replace(sums, first=0, last=0))) for sums in made
         )
 
     def sums(
-        self, entries: list[Entry], first: int, last: int, word: Word, samples: int
-    ) -> StageSums:
-        own = [i for i in range(first, last) if i not in self.once]
+        self, entries: list[Entry], first: int, last: int, word: Word, samples: int,
+        members: Sequence[int],
+    ) -> StageSums:  # fmt: skip
+        """Those calls of a stage added up that are `members`: all of one strategy."""
+        own = [i for i in members if i not in self.once]
         calls = [entries[i].cost for i in own]
-        once = [entries[i].cost for i in self.once]
+        once = [entries[i].cost for i in self.once] if own[:1] == self.own(first, last)[:1] else []
         local = [e.cost.held_bytes for e in entries]
         trained = [round(n * part) for n, part in zip(local, self.trained, strict=True)]
         summed = {
@@ -172,13 +235,17 @@ class Evaluator:
             summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
-            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) else 0,
+            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) == own[-1] + 1 else 0,
             transient_bytes=max(
                 (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
             ),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
-            crossing_bytes=self.crossing(last, samples, word),
+            crossing_bytes=self.crossing(last, samples, word) if last - 1 in members else 0,
         )
+
+    def own(self, first: int, last: int) -> list[int]:
+        """The calls of a stage that run for every micro-batch."""
+        return [i for i in range(first, last) if i not in self.once]
 
     def between_bytes(self, own: list[int], costs: list[FunctionCost]) -> int:
         """Bytes of the values between calls that backward reads, each once however many save it;
@@ -192,23 +259,61 @@ class Evaluator:
         return sum(size for name, size in found.items() if name not in self.entries.early)
 
     def assemble(
-        self, strategy: Strategy, micro_batches: int, memory: Memory, stages: tuple[Stage, ...]
+        self, decisions: tuple[Decision, ...], micro_batches: int, stages: tuple[Stage, ...]
     ) -> Candidate:
         practice = self.entries.practice
         busy = [s.forward_seconds + s.backward_seconds for s in stages]
         sends = boundary_seconds(
-            [s.transfer_bytes for s in stages], strategy.devices // len(stages), self.cluster
+            [s.transfer_bytes for s in stages], self.cluster.devices // len(stages), self.cluster
         )
         pipeline = pipeline_seconds(busy, sends, micro_batches, practice.chunks, practice.overlap)
         step = pipeline + max(s.sync_seconds for s in stages)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
         peak = max(stage.peak_bytes for stage in stages)
-        return Candidate(strategy, micro_batches, memory, stages, step, bubble, peak)
+        return Candidate(decisions, micro_batches, stages, step, bubble, peak)
 
-    def stage(self, strategy: Strategy, micro_batches: int, sums: StageSums, after: int) -> Stage:
-        """One stage under a strategy; `after` stages follow it."""
+    def stage(
+        self,
+        parts: Sequence[Part],
+        micro_batches: int,
+        waiting: float,
+        moved: float,
+        like: Stage | None = None,
+    ) -> Stage:
+        """One stage from its parts, of which `waiting` micro-batches wait. `moved` seconds per
+        micro-batch pass between parts, half of them forward. `like`: one of the same times."""
+        along = [self.axes(s) for s, _ in parts]
+        memory = memory_terms(
+            [(sums.bytes(self.item), a) for (_, sums), a in zip(parts, along, strict=True)],
+            self.optimizer,
+            self.entries.practice,
+            waiting,
+            self.cluster.device.runtime_overhead_bytes,
+        )
+        first, last = parts[0][1].first, parts[0][1].last
+        if like is not None:
+            return replace(like, first=first, last=last, memory=memory)
+        timed = [
+            self.times(sums, axes, micro_batches)
+            for (_, sums), axes in zip(parts, along, strict=True)
+        ]
+        forward, backward, sent, sync = (sum(column) for column in zip(*timed, strict=True))
+        return Stage(
+            first,
+            last,
+            forward + moved / 2,
+            backward + moved / 2,
+            sent + moved,
+            sync,
+            sum(sums.crossing_bytes for _, sums in parts),
+            memory,
+        )
+
+    def times(
+        self, sums: StageSums, axes: BatchAxes, micro_batches: int
+    ) -> tuple[float, float, float, float]:
+        """Seconds of a part: forward and backward per micro-batch, of them sent, and per step."""
         practice = self.entries.practice
-        axes = BatchAxes(strategy, self.cluster, self.gradient_scale)
         gather = sum(n * axes.gather_seconds(held) for held, n in sums.call_bytes)
         scatter = sum(n * axes.scatter_seconds(held) for held, n in sums.call_bytes)
         reduce = axes.reduce_seconds(sums.trained_bytes, sums.summed_bytes)
@@ -220,20 +325,8 @@ class Evaluator:
             work = (forward, backward, backward, forward)
             shown = [exposed(c, s) for c, s in zip(work, shown, strict=True)]
         sync = shown[2] + shown[3] + self.optimizer_seconds(sums.trained_bytes, axes)
-        return Stage(
-            sums.first,
-            sums.last,
-            forward + shown[0],
-            backward + shown[1],
-            sums.communication_seconds + shown[0] + shown[1],
-            sync + sums.once_seconds,
-            sums.crossing_bytes,
-            memory_terms(
-                sums.bytes(self.item), axes, self.optimizer, practice,
-                micro_batches_in_flight(after, strategy.stages, micro_batches, practice.chunks),
-                self.cluster.device.runtime_overhead_bytes,
-            ),
-        )  # fmt: skip
+        sent = sums.communication_seconds + shown[0] + shown[1]
+        return forward + shown[0], backward + shown[1], sent, sync + sums.once_seconds
 
     def held_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
         """Local bytes of the parameters that these calls hold, shared ones once."""
@@ -283,46 +376,3 @@ def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
     """Whether the batch can be split into micro-batches at all."""
     names = {c.function for i, c in enumerate(entries.model.calls) if i not in once}
     return entries.model.batch % 2 == 0 and all(entries.in_time(name) for name in names)
-
-
-def even(repeated: list[bool], stages: int) -> list[int] | None:
-    """Boundaries of stages with equally many repeated calls, or one less; others stay with the first
-    or the last."""
-    places = [i for i, again in enumerate(repeated) if again]
-    if stages > len(places):
-        return None
-    return [0, *(places[len(places) * s // stages] for s in range(1, stages)), len(repeated)]
-
-
-def partition(seconds: list[float], stages: int) -> list[int] | None:
-    """Boundaries of contiguous stages with the smallest slowest stage, each with some work."""
-    if stages > sum(s > 0 for s in seconds):
-        return None
-    low, high = max(max(seconds), sum(seconds) / stages), sum(seconds)
-    best = _cut(seconds, stages, high)
-    for _ in range(40):
-        middle = (low + high) / 2
-        found = _cut(seconds, stages, middle)
-        if found is None:
-            low = middle
-        else:
-            best, high = found, middle
-    return best
-
-
-def _cut(seconds: list[float], stages: int, limit: float) -> list[int] | None:
-    """Greedy stages of at most `limit`; later stages always keep at least one call each."""
-    bounds, load = [0], 0.0
-    left = list(accumulate((s > 0 for s in reversed(seconds)), initial=0))[::-1]
-    for i, cost in enumerate(seconds):
-        remaining = stages - len(bounds)
-        full = load + cost > limit or (load > 0 and cost > 0 and left[i] <= remaining)
-        if full and load > 0:
-            bounds.append(i)
-            load = 0.0
-        load += cost
-        if load > limit * (1 + 1e-12):
-            return None
-    if len(bounds) != stages:
-        return None
-    return [*bounds, len(seconds)]

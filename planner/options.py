@@ -6,7 +6,8 @@ import msgspec
 
 from ..ir.errors import UsageError
 from ..ir.plan import Memory, Optimizer
-from ..ir.strategy import ROLES, Strategy
+from ..ir.strategy import ROLES
+from .pins import Pin
 
 OPTIMIZERS: dict[str, int] = {"adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1,
                               "adagrad": 1, "lion": 1}  # fmt: skip
@@ -15,8 +16,9 @@ OPTIMIZERS: dict[str, int] = {"adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "r
 class PlanOptions(msgspec.Struct, frozen=True):
     """Choices of the user; None means that the planner decides or takes the natural default.
 
-    `global_batch`: samples per step. `memory_bytes`: budget per device. `pin`: a strategy that every
-    layer must take. `memory_actions`: what layers may do with their activations.
+    `global_batch`: samples per step. `memory_bytes`: budget per device. `pins`: strategies
+    that some layers must take, the last that matches. `memory_actions`: what layers may do with
+    their activations.
     """
 
     global_batch: int | None = None
@@ -25,7 +27,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     optimizer: str = "adamw"
     roles: tuple[str, ...] = tuple(ROLES)
     memory_actions: tuple[Memory, ...] = ("keep", "recompute")
-    pin: Strategy | None = None
+    pins: tuple[Pin, ...] = ()
     micro_batches: int | None = None
     schedule: str = "1f1b"
     seed: int = 0

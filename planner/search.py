@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, lcm
+
+from msgspec.structs import replace
 
 from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError, UsageError
-from ..ir.mesh import Axis, Mesh
+from ..ir.grid import grid
 from ..ir.model import Model
 from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
 from ..ir.precision import PRECISIONS
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
+from .blend import blend, fastest, groups
+from .candidate import Candidate, Decision
 from .entries import Entries
-from .evaluate import Candidate, Evaluator
+from .evaluate import Evaluator
 from .options import PlanOptions, optimizer_states
+from .pins import decisions, pinned
 from .sharding import GAP
 from .space import Word, divisors, families, strategies, with_experts
 
+BLENDED = 40  # groups at most
 SHOWN = 12  # alternatives kept in a plan
 
 
@@ -36,7 +42,7 @@ def plan(model: Model, cluster: Cluster, options: PlanOptions) -> Plan:
         raise UsageError(
             f"no strategy splits {model.name} with global batch {model.batch} over "
             f"{cluster.devices} devices with roles {', '.join(options.roles)}"
-            + (f" and pin {options.pin}" if options.pin else "")
+            + "".join(f", pin {pin.glob}:{pin.strategy}" for pin in options.pins)
         )
     fitting = [c for c in candidates if c.peak_bytes <= budget]
     if not fitting:
@@ -50,7 +56,7 @@ def _order(candidate: Candidate) -> tuple[float, int, str, int, str]:
     return (
         candidate.step_seconds,
         candidate.peak_bytes,
-        str(candidate.strategy),
+        candidate.word,
         candidate.micro_batches,
         candidate.memory,
     )
@@ -71,21 +77,69 @@ class Space:
 
     def run(self) -> list[Candidate]:
         """Every candidate of the space that the model can be split into."""
-        if self.options.pin is not None:
-            self.pinned(self.options.pin)
+        if self.options.pins:
+            self.pinned()
             return self.found
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
+        self.blend()
         return self.found
 
-    def pinned(self, strategy: Strategy) -> None:
-        if strategy.devices != self.cluster.devices:
-            raise UsageError(
-                f"pin {strategy} is for {strategy.devices} devices, the cluster has "
-                f"{self.cluster.devices}"
-            )
-        self.found += self.candidates(strategy)
+    def blend(self) -> None:
+        """Mix the members of every group that may beat the fastest candidate that fits."""
+        fitting = [c.step_seconds for c in self.found if c.peak_bytes <= self.budget]
+        best = min(fitting, default=inf)
+        for group in groups(self.found)[:BLENDED]:
+            if fastest(group) >= best:
+                break
+            made = blend(self.evaluator, group, self.budget)
+            if made is not None:
+                self.found.append(made)
+                best = min(best, made.step_seconds)
+
+    def pinned(self) -> None:
+        """Every candidate that does what is pinned; layers that are not pinned share any strategy."""
+        for pin in self.options.pins:
+            if pin.strategy.devices != self.cluster.devices:
+                raise UsageError(
+                    f"pin {pin.strategy} is for {pin.strategy.devices} devices, the cluster has "
+                    f"{self.cluster.devices}"
+                )
+        if len({pin.strategy.stages for pin in self.options.pins}) > 1:
+            raise UsageError("pins must agree on pp: stages are the same for all layers")
+        model, once = self.evaluator.model, self.evaluator.once
+        pins = pinned(model, self.options.pins)
+        words = dict.fromkeys(pin.strategy for i, pin in enumerate(pins) if pin and i not in once)
+        free = any(pin is None for i, pin in enumerate(pins) if i not in once)
+        if len(words) == 1 and not free and not any(pin.memory for pin in self.options.pins):
+            self.found += self.candidates(*words)
+            return
+        for rest in self.like(next(iter(words))) if free else [next(iter(words))]:
+            for memory in self.options.memory_actions:
+                self.found += self.blends(decisions(model, pins, rest, memory))
+
+    def like(self, strategy: Strategy) -> list[Strategy]:
+        """The words of the space with as many stages."""
+        return [
+            found
+            for family in families(self.cluster, self.roles)
+            for word in family
+            for found in strategies(self.cluster.devices, word, self.roles, self.stages)
+            if found.stages == strategy.stages
+        ]
+
+    def blends(self, made: tuple[Decision, ...]) -> list[Candidate]:
+        """Every number of micro-batches of these decisions."""
+        ways = lcm(*(d.strategy.batch_ways() for d in made))
+        batch = self.evaluator.global_batch
+        if batch % ways:
+            return []
+        counts = divisors(batch // ways)
+        if self.options.micro_batches is not None:
+            counts = [self.options.micro_batches]
+        found = (self.evaluator.blend(made, count) for count in counts)
+        return [candidate for candidate in found if candidate is not None]
 
     def grow(self, family: list[Word]) -> Word | None:
         """Price the words of a family as long as a larger one helps, and give the best that fits.
@@ -115,7 +169,7 @@ class Space:
         counts = divisors(batch // ways)
         if self.options.micro_batches is not None:
             counts = [self.options.micro_batches]
-        elif self.options.pin is not None and strategy.stages == 1:
+        elif self.options.pins and strategy.stages == 1:
             counts = counts[:1]
         made = (
             self.evaluator.candidate(strategy, count, memory)
@@ -130,7 +184,7 @@ def _shortfall(candidate: Candidate, budget: int) -> str:
     terms = sorted(candidate.stages[stage].memory, key=lambda t: -t[1])
     peak = candidate.stages[stage].peak_bytes
     return (
-        f"infeasible: the smallest plan found ({candidate.strategy}, {candidate.micro_batches} "
+        f"infeasible: the smallest plan found ({candidate.word}, {candidate.micro_batches} "
         f"micro-batches, {candidate.memory}) needs {peak / 2**30:.2f} GiB on stage {stage}, has "
         f"{budget / 2**30:.2f} GiB; "
         + ", ".join(f"{name} {amount / 2**30:.2f}" for name, amount in terms[:4])
@@ -156,14 +210,14 @@ def assemble(
     others = sorted(
         (c for c in candidates if c is not best), key=lambda c: (c.peak_bytes > budget, _order(c))
     )[:SHOWN]
-    axes = best.strategy.axes or (("dp", 1),)
-    searched_splits = any(size > 1 for c in candidates for _, size in c.strategy.searched)
+    mesh = grid([s.mesh for s in best.strategies])
+    assert mesh is not None
+    searched_splits = any(size > 1 for c in candidates for s in c.strategies for _, size in s.searched)
     return Plan(
         model=model.name,
         model_digest=model.fingerprint(),
         cluster=cluster,
-        mesh=Mesh(tuple(Axis(role, size) for role, size in axes)),
-        strategy=best.strategy,
+        mesh=mesh,
         global_batch=model.batch,
         micro_batches=best.micro_batches,
         schedule=options.schedule,
@@ -178,7 +232,7 @@ def assemble(
         gap=GAP if searched_splits else 0.0,
         alternatives=tuple(
             Alternative(
-                str(c.strategy), c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,
+                c.word, c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,
                 c.peak_bytes <= budget,
             )
             for c in others
@@ -195,27 +249,25 @@ def _precision(model: Model) -> str:
 def _layers(
     evaluator: Evaluator, best: Candidate
 ) -> tuple[tuple[Sharding, ...], tuple[Layers, ...]]:
-    """Runs of calls with one function, stage and decision; one sharding per function."""
+    """Runs of calls with one function, stage and decision; a sharding per function and strategy."""
     entries, calls = evaluator.entries, evaluator.calls
-    shardings: dict[str, Sharding] = {}
+    shardings: dict[tuple[str, Strategy], Sharding] = {}
     layers: list[Layers] = []
     bounds = {stage.first for stage in best.stages}
-    batch = evaluator.global_batch // best.strategy.batch_ways()
     for i, call in enumerate(calls):
-        micro = 1 if i in evaluator.once else best.micro_batches
-        if call.function not in shardings:
-            sharding = entries.sharding(call.function, best.strategy, micro)
+        micro, decision = 1 if i in evaluator.once else best.micro_batches, best.at(i)
+        key = call.function, decision.strategy
+        if key not in shardings:
+            sharding = entries.sharding(*key, micro)
             assert sharding is not None
-            shardings[call.function] = sharding
-        memory: Memory = evaluator.variant(i, best.memory)
-        number = list(shardings).index(call.function)
-        if layers and layers[-1].sharding == number and i not in bounds:
-            last = layers[-1]
-            layers[-1] = Layers(
-                last.first, i + 1, number, memory, last.forward_seconds, last.backward_seconds
-            )
+            shardings[key] = sharding
+        memory: Memory = evaluator.variant(i, decision.memory)
+        number, last = list(shardings).index(key), layers[-1] if layers else None
+        if last and (last.sharding, last.memory) == (number, memory) and i not in bounds:
+            layers[-1] = replace(last, last=i + 1)
             continue
-        entry = entries.entry(call.function, best.strategy.inside, batch // micro, memory)
+        samples = evaluator.global_batch // decision.strategy.batch_ways()
+        entry = entries.entry(call.function, decision.strategy.inside, samples // micro, memory)
         assert entry is not None
         seconds = entry.cost.forward.seconds, entry.cost.backward.seconds
         layers.append(Layers(i, i + 1, number, memory, *seconds))

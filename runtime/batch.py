@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..ir.capture.batch import leaves
 from ..ir.errors import MismatchError
-from ..ir.layout import local_type
+from ..ir.layout import along, local_type
+from ..ir.local import MICRO
+from ..ir.mesh import Axis, Mesh
 from ..ir.program import BatchTensor, Table
-from .shard import piece
+from .shard import join, piece
 
 Batch = Tensor | Mapping[str, Any] | tuple[Any, ...] | list[Any]
 
@@ -28,13 +30,28 @@ def local_batch(
     check_keys(batch, table)
     found = {t.name: checked(find(batch, t), t, table) for t in table.batch}
     wanted = {t.name: t for t in table.batch}
-    coordinate = table.mesh.coordinate(rank)
     pieces = []
     for name in names:
         tensor = wanted[name]
-        cut = piece(found[name], tensor.factors, tensor.layout, table.mesh, coordinate)
+        cut = local_piece(found[name], tensor, table, rank)
         pieces.append(cut.to(device=device, dtype=getattr(torch, tensor.type.dtype)))
     return pieces
+
+
+def local_piece(whole: Tensor, tensor: BatchTensor, table: Table, rank: int) -> Tensor:
+    """This rank's piece of every micro-batch, one after the other."""
+    mesh, place = with_micro(table), table.mesh.coordinate(rank)
+    state, factors, layout = tensor.layout[0], tensor.factors, tensor.layout
+    ways = range(table.micro_batches if isinstance(state, tuple) else 1)
+    parts = [piece(whole, factors, layout, mesh, (number, *place)) for number in ways]
+    if not isinstance(state, tuple) or len(parts) == 1:
+        return parts[0]
+    return join(torch.stack(parts), *along(factors, ("R", *layout[1:]), mesh, state))
+
+
+def with_micro(table: Table) -> Mesh:
+    """The grid, with micro-batches outside of everything."""
+    return Mesh((Axis(MICRO, table.micro_batches), *table.mesh.axes))
 
 
 def find(batch: Batch, tensor: BatchTensor) -> Any:
@@ -59,7 +76,7 @@ def checked(value: Any, tensor: BatchTensor, table: Table) -> Tensor:
             f"{where}: the program takes a tensor {expected} there, the batch has {got}"
         )
     if tuple(value.shape) != expected.shape:
-        local = local_type(expected, tensor.factors, tensor.layout, table.mesh)
+        local = local_type(expected, tensor.factors, ("R", *tensor.layout[1:]), with_micro(table))
         hint = "; this is one rank's piece" if tuple(value.shape) == local.shape else ""
         raise MismatchError(
             f"{where} is {list(value.shape)}{hint}; step takes the global batch "

@@ -1,7 +1,8 @@
-"""The process groups of a program: one per mesh axis, per role, and along the pipeline."""
+"""The process groups of a program: along every axis of its meshes, and along the pipeline."""
 
 from __future__ import annotations
 
+from ..ir.mesh import Mesh
 from ..ir.program import Table
 from ..ir.strategy import ROLES
 from .group import Group, Partition, Pool
@@ -10,28 +11,23 @@ from .group import Group, Partition, Pool
 class MeshGroups:
     """Groups that this rank is in; every rank makes them in the same order.
 
-    `axes` by mesh axis, `roles` by batch role (all axes of the role together), `sums` by the axes
-    over which gradients are left to be added up, `down` and `up`
-    along the stages (two, because NCCL runs what one pair exchanges in order), `tied` by the stages
-    that share trained tensors.
+    `axes` by axis of the grid; per mesh, `roles` by role (an empty one has this rank alone); `sums`
+    by mesh and the axes over which gradients are left to be added up; `down` and `up` along the
+    stages (two, because NCCL runs what one pair exchanges in order); `tied` by the stages that share
+    trained tensors.
     """
 
     def __init__(self, table: Table, pool: Pool) -> None:
         self.rank, self.sent, self.pool = pool.rank, pool.sent, pool
-        mesh = table.mesh
-        self.axes = {
-            axis.name: pool.group(axis.name, mesh.groups((number,)))
-            for number, axis in enumerate(mesh.axes)
-        }
-        self.roles: dict[str, Group] = {}
-        for role in (r for r in ROLES.values() if r.batch):
-            members = tuple(i for i, name in enumerate(table.roles) if name == role.name)
-            self.roles[role.name] = pool.group(role.name, mesh.groups(members))
-        self.sums: dict[tuple[str, ...], Group] = {}
-        for axes in sorted({h.sums for h in table.held if h.sums}):
+        self.axes = along_axes(table.mesh, pool)
+        self.roles = tuple(by_role(mesh, pool) for mesh in table.meshes)
+        self.sums: dict[tuple[int, tuple[str, ...]], Group] = {}
+        for number, axes in sorted({(h.mesh, h.sums) for h in table.held if h.sums}):
+            mesh = table.meshes[number]
             members = tuple(mesh.index(name) for name in axes)
-            self.sums[axes] = pool.group("+".join(axes), mesh.groups(members))
-        lines = mesh.groups(tuple(i for i, r in enumerate(table.roles) if ROLES[r].stages))
+            self.sums[number, axes] = pool.group("+".join(axes), mesh.groups(members))
+        mesh = table.meshes[0]
+        lines = mesh.groups(tuple(i for i, a in enumerate(mesh.axes) if ROLES[a.name].stages))
         self.down = pool.group("stages, forward", lines, channel=1)
         self.up = pool.group("stages, backward", lines, channel=2)
         self.stage = self.down.index
@@ -40,6 +36,21 @@ class MeshGroups:
             for stages in sorted({h.stages for h in table.held if h.trainable})
             if len(stages) > 1
         }
+
+
+def along_axes(mesh: Mesh, pool: Pool) -> dict[str, Group]:
+    """A group along every axis of a mesh."""
+    return {
+        axis.name: pool.group(axis.name, mesh.groups((number,)))
+        for number, axis in enumerate(mesh.axes)
+    }
+
+
+def by_role(mesh: Mesh, pool: Pool) -> dict[str, Group]:
+    """A group for every role, along the mesh's axis of that name or of nobody else."""
+    mine = along_axes(mesh, pool)
+    alone = pool.group("this rank", mesh.groups(()))
+    return {role: mine.get(role, alone) for role in ROLES}
 
 
 def _shared(lines: Partition, stages: tuple[int, ...]) -> Partition:

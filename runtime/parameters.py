@@ -14,21 +14,23 @@ normalised over the whole batch already.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..ir.layout import along
 from ..ir.program import Held, Table
 from . import buckets
 from .comm import Comm
 from .group import Group
 from .initial import Initial
 from .mesh_groups import MeshGroups
-from .shard import flatten, outside, piece
+from .shard import flatten, piece
 
 LEVELS = ("zero3", "zero2", "zero1")
+Levels = tuple[Group, ...]
 
 
 @dataclass
@@ -61,10 +63,17 @@ class Store:
     """All tensors that this rank's stage holds, by name."""
 
     def __init__(
-        self, table: Table, groups: MeshGroups, comm: Comm, initial: Initial, device: torch.device
+        self,
+        table: Table,
+        groups: MeshGroups,
+        comms: Sequence[Comm],
+        initial: Initial,
+        device: torch.device,
     ) -> None:
-        self.table, self.groups, self.comm, self.device = table, groups, comm, device
-        self.levels: tuple[Group, ...] = tuple(groups.roles[role] for role in LEVELS)
+        self.table, self.groups, self.comms, self.device = table, groups, comms, device
+        self.levels: tuple[Levels, ...] = tuple(
+            tuple(roles[level] for level in LEVELS) for roles in groups.roles
+        )
         self.everything = {name: held for held in table.held for name in held.names()}
         self.kept = {
             name: self.keep(name, held, initial)
@@ -76,33 +85,27 @@ class Store:
 
     def keep(self, name: str, held: Held, initial: Initial) -> Kept:
         """Cut this rank's piece out of the whole tensor."""
-        p, g, o = (level.size for level in self.levels)
+        levels = self.levels[held.mesh]
+        p, g, o = (level.size for level in levels)
         ways = (p if held.kind == "parameter" else 1, 1, 1)
         if held.kind == "parameter" and held.trainable:
             ways = (p, g, o)
         local = self.local(held, initial.value(name, held))
         shape = tuple(local.shape)
-        flat = self.shard(flatten(local, ways[0] * ways[1] * ways[2]), ways, 1)
+        flat = shard(levels, flatten(local, ways[0] * ways[1] * ways[2]), ways, 1)
         kept = Kept(name, held, shape, ways, flat.to(self.device, copy=True))
         if held.kind == "parameter" and held.trainable:
             kept.leaf = torch.nn.Parameter(self.leaf_view(kept))
         return kept
 
     def local(self, held: Held, whole: Tensor) -> Tensor:
-        mesh = self.table.mesh
+        mesh = self.table.meshes[held.mesh]
         return piece(whole, held.factors, held.layout, mesh, mesh.coordinate(self.groups.rank))
-
-    def shard(self, flat: Tensor, ways: tuple[int, int, int], levels: int) -> Tensor:
-        """This rank's piece of a padded flat tensor after the first `levels` cuts."""
-        for level, size in list(zip(self.levels, ways, strict=True))[:levels]:
-            if size > 1:
-                flat = flat.view(size, -1)[level.index]
-        return flat
 
     def leaf_view(self, kept: Kept) -> Tensor:
         if kept.total_ways == 1:
             return kept.whole(kept.flat)
-        return self.shard(kept.flat, (1, *kept.ways[1:]), 3)
+        return shard(self.levels[kept.held.mesh], kept.flat, (1, *kept.ways[1:]), 3)
 
     # using
 
@@ -110,7 +113,9 @@ class Store:
         """Local pieces for one call; those cut over zero3 are gathered, and freed by their user."""
         kept = [self.kept[name] for name in names]
         cut = list({k.name: k for k in kept if k.ways[0] > 1}.values())
-        flats = buckets.all_gather(self.levels[0], [k.flat for k in cut])
+        flats = [k.flat for k in cut]
+        for level in self.levels_of(cut)[:1]:
+            flats = buckets.all_gather(level, flats)
         gathered = {k.name: k.whole(flat) for k, flat in zip(cut, flats, strict=True)}
         return [gathered[k.name] if k.name in gathered else k.whole(k.flat) for k in kept]
 
@@ -119,7 +124,7 @@ class Store:
         found = [(self.kept[name], gradient) for name, gradient in gradients]
         found = [(kept, gradient) for kept, gradient in found if kept.leaf is not None]
         flats = [flatten(gradient, kept.total_ways) for kept, gradient in found]
-        for level in self.levels[:2]:
+        for level in self.levels_of(kept for kept, _ in found)[:2]:
             flats = buckets.reduce_scatter(level, flats)
         for (kept, _), flat in zip(found, flats, strict=True):
             if kept.gradient is None:
@@ -130,6 +135,12 @@ class Store:
                 # The first tensor may be somebody else's memory as well: do not write into it.
                 kept.gradient, kept.owned = kept.gradient + flat, True
 
+    def levels_of(self, kept: Iterable[Kept]) -> Levels:
+        """The groups over which one call's tensors are cut flat: all alike."""
+        numbers = {one.held.mesh for one in kept}
+        assert len(numbers) < 2, f"one call under meshes {numbers}"
+        return self.levels[numbers.pop()] if numbers else ()
+
     # once per step
 
     def synchronize(self) -> None:
@@ -137,10 +148,12 @@ class Store:
         a tensor."""
         self.sum_tied()
         ready = [k for k in self.trained() if k.gradient is not None]
-        flats = buckets.reduce_scatter(self.levels[2], [_gradient(k) for k in ready])
-        pieces = {kept.name: flat for kept, flat in zip(ready, flats, strict=True)}
-        for axes, group in self.groups.sums.items():
-            names = [kept.name for kept in ready if kept.held.sums == axes]
+        pieces: dict[str, Tensor] = {}
+        for levels, members in self.by_mesh(ready):
+            flats = buckets.reduce_scatter(levels[2], [_gradient(k) for k in members])
+            pieces.update((k.name, flat) for k, flat in zip(members, flats, strict=True))
+        for key, group in self.groups.sums.items():
+            names = [kept.name for kept in ready if (kept.held.mesh, kept.held.sums) == key]
             added = buckets.all_reduce(group, [pieces[name] for name in names])
             pieces.update(zip(names, added, strict=True))
         for kept in ready:
@@ -167,11 +180,20 @@ class Store:
     def publish(self) -> None:
         """After the optimizer's step: every rank gets the pieces that others stepped on."""
         moved = [k for k in self.trained() if k.leaf is not None and k.ways[1] * k.ways[2] > 1]
-        flats = [k.leaf.detach() for k in moved if k.leaf is not None]
-        for level in (self.levels[2], self.levels[1]):
-            flats = buckets.all_gather(level, flats)
-        for kept, flat in zip(moved, flats, strict=True):
-            kept.flat.copy_(flat)
+        for levels, members in self.by_mesh(moved):
+            flats = [k.leaf.detach() for k in members if k.leaf is not None]
+            for level in (levels[2], levels[1]):
+                flats = buckets.all_gather(level, flats)
+            for kept, flat in zip(members, flats, strict=True):
+                kept.flat.copy_(flat)
+
+    def by_mesh(self, kept: Iterable[Kept]) -> Iterator[tuple[Levels, list[Kept]]]:
+        """Tensors whose flat pieces lie over the same groups, in order."""
+        found: dict[int, list[Kept]] = {}
+        for one in kept:
+            found.setdefault(one.held.mesh, []).append(one)
+        for number, members in found.items():
+            yield self.levels[number], members
 
     def zero_gradients(self) -> None:
         for kept in self.trained():
@@ -189,7 +211,8 @@ class Store:
     def gather(self, kept: Kept, leaf: Tensor) -> Tensor:
         """The whole tensor of which every rank of the stage gives its optimizer piece `leaf`."""
         flat = leaf.detach().reshape(-1)
-        for level, size in reversed(list(zip(self.levels, kept.ways, strict=True))):
+        levels = self.levels[kept.held.mesh]
+        for level, size in reversed(list(zip(levels, kept.ways, strict=True))):
             if size > 1:
                 flat = level.all_gather(flat.contiguous()).reshape(-1)
         return self.assemble(kept, kept.whole(flat))
@@ -200,26 +223,36 @@ class Store:
 
     def assemble(self, kept: Kept, local: Tensor) -> Tensor:
         """Undo the cuts of the layout, innermost axis first."""
-        layout, mesh = list(kept.held.layout), self.table.mesh
+        layout, mesh = list(kept.held.layout), self.table.meshes[kept.held.mesh]
         for axis in reversed(range(len(layout))):
             state = layout[axis]
             if isinstance(state, tuple):
-                outer = outside(kept.held.factors, tuple(layout), mesh, axis)
-                local = self.comm.all_gather(local, mesh.axes[axis].name, state[0], outer)
+                dim, outer = along(kept.held.factors, tuple(layout), mesh, state)
+                comm = self.comms[kept.held.mesh]
+                local = comm.all_gather(local, mesh.axes[axis].name, dim, outer)
                 layout[axis] = "R"
         return local
 
     def scatter(self, kept: Kept, whole: Tensor) -> Tensor:
         """This rank's optimizer piece of a whole tensor: the inverse of `gather`."""
         flat = flatten(self.local(kept.held, whole), kept.total_ways)
-        flat = self.shard(flat, kept.ways, 3).to(self.device, copy=True)
+        flat = shard(self.levels[kept.held.mesh], flat, kept.ways, 3).to(self.device, copy=True)
         return flat.view(kept.leaf.shape) if kept.leaf is not None else flat
 
     def put(self, name: str, whole: Tensor) -> None:
         """Replace a tensor's value by a whole one."""
         kept = self.kept[name]
         local = self.local(kept.held, whole.to(kept.flat.dtype))
-        kept.flat.copy_(self.shard(flatten(local, kept.total_ways), kept.ways, 1))
+        levels = self.levels[kept.held.mesh]
+        kept.flat.copy_(shard(levels, flatten(local, kept.total_ways), kept.ways, 1))
+
+
+def shard(levels: Levels, flat: Tensor, ways: tuple[int, int, int], count: int) -> Tensor:
+    """This rank's piece of a padded flat tensor after the first `count` cuts."""
+    for level, size in list(zip(levels, ways, strict=True))[:count]:
+        if size > 1:
+            flat = flat.view(size, -1)[level.index]
+    return flat
 
 
 def _gradient(kept: Kept) -> Tensor:

@@ -58,11 +58,15 @@ class Program:
         from ..ir.capture.operators import call_key  # registers the operators as well
 
         self.table, self.stage, self.groups, self.device = table, stage, groups, device
-        mesh, self.seed, self.steps = table.mesh, seed, 0
-        self.comm = Comm(mesh, table.micro_batches, groups.rank, groups.axes, groups.sent)
+        self.seed, self.steps = seed, 0
+        comms = [
+            Comm(mesh, table.micro_batches, groups.rank, along, groups.sent)
+            for mesh, along in zip(table.meshes, groups.roles, strict=True)
+        ]
+        grid = Comm(table.mesh, table.micro_batches, groups.rank, groups.axes, groups.sent)
         initial = Initial(module, seed)
-        self.store = Store(table, groups, self.comm, initial, device)
-        self.run = Run(table, self.store, self.comm, call_key, seed)
+        self.store = Store(table, groups, comms, initial, device)
+        self.run = Run(table, self.store, comms, grid, call_key, seed)
         self.optimizer = optimizers.make(optimizer, optimizer_args, self.store.trained())
         rows = order(table.schedule, table.stages, table.micro_batches)
         self.pipeline = Pipeline(rows, table.crossing, groups.down, groups.up, device)
@@ -151,11 +155,11 @@ class Program:
 
     def total(self, losses: list[Tensor]) -> Tensor:
         """The loss: losses are parts of sums over micro-batches and axes of data, whole over tp."""
-        mesh = self.table.mesh
+        mesh = self.table.meshes[self.table.loss]
         place = mesh.coordinate(self.groups.rank)
         counts = all(
-            index == 0 or ROLES[role].sums or ROLES[role].stages
-            for index, role in zip(place, self.table.roles, strict=True)
+            index == 0 or ROLES[axis.name].sums or ROLES[axis.name].stages
+            for index, axis in zip(place, mesh.axes, strict=True)
         )
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         if counts:

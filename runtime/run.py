@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -16,10 +16,15 @@ Key = Callable[[int, int, int], int]  # (seed, step, call) -> seed of a call's r
 
 
 class Run:
-    """Runs calls on this rank. Between forward and backward it holds what forward saved."""
+    """Runs calls on this rank. Between forward and backward it holds what forward saved.
 
-    def __init__(self, table: Table, store: Store, comm: Comm, key: Key, seed: int) -> None:
-        self.store, self.comm, self.key, self.seed = store, comm, key, seed
+    `comms` by mesh of the table; `grid` moves values between calls that split them differently.
+    """
+
+    def __init__(
+        self, table: Table, store: Store, comms: Sequence[Comm], grid: Comm, key: Key, seed: int
+    ) -> None:
+        self.store, self.comms, self.grid, self.key, self.seed = store, comms, grid, key, seed
         self.step, self.micro = 0, 0
         self.runs: dict[int, CallRun] = {
             call: run for run in table.calls for call in range(run.first, run.last)
@@ -35,7 +40,12 @@ class Run:
 
     def micro_batch(self, number: int) -> None:
         self.micro = number
-        self.comm.micro_batch(number)
+        for comm in (*self.comms, self.grid):
+            comm.micro_batch(number)
+
+    def comm(self, call: int) -> Comm:
+        """The collectives along the axes of a call's mesh."""
+        return self.comms[self.runs[call].mesh]
 
     def held(self, call: int) -> list[str]:
         run = self.runs[call]
@@ -52,13 +62,13 @@ class Run:
 
     def data(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
         """A call that depends on the batch alone, for all micro-batches at once."""
-        results = module.forward(self.comm, *self.inputs(module, call, activations))
+        results = module.forward(self.comm(call), *self.inputs(module, call, activations))
         self.update(call, results)
         return results
 
     def forward(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
         """The results of one call on the micro-batch at hand."""
-        results = module.forward(self.comm, *self.inputs(module, call, activations))
+        results = module.forward(self.comm(call), *self.inputs(module, call, activations))
         if hasattr(module, "backward"):
             results, saved = results
             shapes = [r.shape for r in results if r.is_floating_point()]
@@ -73,7 +83,8 @@ class Run:
         saved, shapes = self.saved.pop((call, self.micro))
         names = self.held(call)
         given = self.complete(call, tangents, shapes)
-        held, activations = module.backward(self.comm, *self.store.fetch(names), *saved, *given)
+        comm, weights = self.comm(call), self.store.fetch(names)
+        held, activations = module.backward(comm, *weights, *saved, *given)
         found = [(n, g) for n, g in zip(names, held, strict=True) if g is not None]
         self.store.accumulate(found)
         return activations

@@ -6,12 +6,10 @@ are contiguous blocks of `rest`.
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
 from torch import Tensor
 
-from ..ir.layout import Factors, Layout, State, local_factors
+from ..ir.layout import Factors, Layout, State, along
 from ..ir.mesh import Mesh
 
 
@@ -47,14 +45,6 @@ def block(x: Tensor, ways: int, index: int, dim: int, outer: int) -> Tensor:
     return viewed.flatten(dim, dim + 1).contiguous()
 
 
-def outside(factors: Factors, layout: Layout, mesh: Mesh, axis: int) -> int:
-    """Elements of the local tensor's dim that lie outside the factor that `axis` cuts."""
-    state = layout[axis]
-    assert isinstance(state, tuple)
-    dim, part = state
-    return prod(local_factors(factors, layout, mesh)[dim][:part])
-
-
 def piece(
     x: Tensor, factors: Factors, layout: Layout, mesh: Mesh, coordinate: tuple[int, ...]
 ) -> Tensor:
@@ -63,8 +53,8 @@ def piece(
     for axis, state in enumerate(layout):
         if isinstance(state, tuple):
             made[axis] = state
-            outer = outside(factors, tuple(made), mesh, axis)
-            x = block(x, mesh.axes[axis].size, coordinate[axis], state[0], outer)
+            dim, outer = along(factors, tuple(made), mesh, state)
+            x = block(x, mesh.axes[axis].size, coordinate[axis], dim, outer)
     return x
 
 

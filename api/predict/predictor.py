@@ -10,8 +10,9 @@ from ...ir.cluster import Cluster
 from ...ir.model import Call, Function, Model
 from ...ir.op import Work
 from ...ir.plan import Memory, Optimizer
+from ...planner.candidate import Candidate
 from ...planner.entries import Entries, Entry, Word
-from ...planner.evaluate import Candidate, Evaluator
+from ...planner.evaluate import Evaluator
 from .architecture import Architecture
 from .deepen import deepen
 from .machine import cluster_of

@@ -59,7 +59,7 @@ def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
         ("MFU", f"{100 * p.mfu:.1f} %", "of peak rate"),
         ("peak memory", gib(peak), f"{fits}: budget {gib(plan.budget_bytes)}"),
         ("bubble", f"{100 * p.bubble:.1f} %", f"{micro}, {plan.schedule}"),
-        ("strategy", str(plan.strategy), f"{found} under the cost model"),
+        ("strategy", plan.word, f"{found} under the cost model"),
     )
 
 

@@ -94,7 +94,7 @@ def test_experts_and_context_are_priced(predictor):
     apart, whole = predict(predictor, **mixed, ep=8), predict(predictor, **mixed)
     assert apart.allocated_bytes < whole.allocated_bytes
     split = predict(predictor, cp=2, dp=2)
-    assert split.candidate.strategy.size("cp") == 2
+    assert split.candidate.strategies[0].size("cp") == 2
 
 
 def test_adapters_train_little(predictor):

@@ -15,8 +15,8 @@ from plait.ir.errors import MismatchError
 from plait.ir.files import dump, load
 from plait.ir.plan import Plan
 from plait.ir.program import Table
-from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
+from plait.planner.pins import everywhere
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import zoo
@@ -25,7 +25,7 @@ import zoo
 def program(layers: int, word: str = "pp=2,tp=2"):
     module, batch = zoo.llama(layers)
     model = trace(module.train(), batch)
-    options = PlanOptions(pin=parse_strategy(word), memory_actions=("keep",), micro_batches=4)
+    options = PlanOptions(pins=everywhere(word), memory_actions=("keep",), micro_batches=4)
     made = plan(model, load_cluster("local:4"), options)
     return made, model, compile_program(made, model)
 
@@ -87,7 +87,7 @@ def test_hostile_module_names_stay_data(tmp_path, monkeypatch):
             return x.square().mean()
 
     model = trace(Model(), (torch.randn(8, 8),))
-    made = plan(model, load_cluster("local:2"), PlanOptions(pin=parse_strategy("dp=2")))
+    made = plan(model, load_cluster("local:2"), PlanOptions(pins=everywhere("dp=2")))
     built = compile_program(made, model, json.dumps({"source": evil}))
     for name, text in built.files:
         if name.endswith(".py"):

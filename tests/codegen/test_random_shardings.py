@@ -11,8 +11,8 @@ from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
 from plait.ir.flow import flow
 from plait.ir.local import Boundary
-from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
+from plait.planner.pins import everywhere
 from plait.runtime.verify import Job, verify
 
 from ..ir import lockstep
@@ -89,7 +89,7 @@ class Shuffled:
 
 def jobs(name: str, folder: Path, word: str, ranks: int, seeds: range) -> list[Job]:
     model, source, file = sourced(name, folder, "3")
-    options = PlanOptions(pin=parse_strategy(word), memory_actions=("keep",), micro_batches=1)
+    options = PlanOptions(pins=everywhere(word), memory_actions=("keep",), micro_batches=1)
     made = plan(model, load_cluster(f"local:{ranks}"), options)
     found = []
     for seed in seeds:

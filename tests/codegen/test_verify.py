@@ -1,6 +1,7 @@
 """The promise as a test: generated programs on 4 gloo ranks compute what one process computes."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
 from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
+from plait.planner.pins import Pin, everywhere
 from plait.runtime.verify import Job, verify
 
 from .sources import sourced
@@ -28,7 +30,7 @@ def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
         strategy, *variant = word.split()
         parsed = parse_strategy(strategy)
         options = PlanOptions(
-            pin=parsed,
+            pins=everywhere(strategy),
             memory_actions=("recompute",) if variant else ("keep",),
             micro_batches=4 if parsed.size("pp") > 1 else 1,
         )
@@ -63,3 +65,33 @@ def test_a_removed_collective_is_noticed(tmp_path):
     assert broken != text
     file.write_text(broken)
     assert not verify([job], 4, 120)[0].passed
+
+
+MIXED = (  # the rest of the model, then layers by number with their strategy and action
+    ("dp=4", "[1-2]:dp=2,tp=2 recompute"),
+    ("zero3=4", "2:tp=4 keep", "1:dp=2,tp=2 recompute"),
+    ("zero3=2,tp=2", "[2-3]:dp=4 recompute"),
+    ("pp=2,dp=2", "[1-2]:pp=2,tp=2 keep"),
+    ("dp=2,tp=2,sp", "[0-1]:zero2=4 keep"),
+    ("cp=4", "[2-3]:dp=4 keep"),
+)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_layers_of_one_plan_may_differ(name, tmp_path):
+    model, source, file = sourced(name, tmp_path, "4, seq=16")
+    block = max(Counter(c.function for c in model.calls).items(), key=lambda x: x[1])[0]
+    jobs = []
+    for i, (rest, *others) in enumerate(MIXED):
+        pins = [*everywhere(rest)]
+        for other in others:
+            numbers, word, action = re.split("[: ]", other)
+            pins.append(Pin(f"{block}{numbers}", parse_strategy(word), action))
+        options = PlanOptions(pins=tuple(pins), micro_batches=2 if "pp" in rest else 1)
+        made = plan(model, load_cluster("local:4"), options)
+        assert len(made.strategies) == len(pins)
+        write(compile_program(made, model), tmp_path / str(i))
+        jobs.append(Job(made.word, str(tmp_path / str(i)), source, file, steps=3))
+    for verdict in verify(jobs, 4, 300):
+        assert verdict.passed, verdict

@@ -19,7 +19,7 @@ STAGE = StageBytes(
 
 def terms(word, stage=STAGE, practice=GENERATED, waiting=1.0):
     axes = BatchAxes(parse_strategy(word), load_cluster("8xh100"))
-    return dict(memory_terms(stage, axes, ADAM, practice, waiting, 0))
+    return dict(memory_terms([(stage, axes)], ADAM, practice, waiting, 0))
 
 
 def test_zero_cuts_what_its_stage_says():

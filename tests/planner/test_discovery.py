@@ -56,7 +56,7 @@ def found(model, word: str, cluster: str = "8xh100", block: str = BLOCK):
         function, entries.flow.axes[block], sharding.mesh, sharding.choices, sharding.boundary
     )
     layouts = {
-        item.name: layout[0]
+        item.name: layout[1]  # after micro-batches
         for item, layout in zip(function.inputs, sharding.boundary.inputs, strict=True)
         if item.kind == "parameter"
     }

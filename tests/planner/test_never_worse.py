@@ -6,10 +6,10 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import PlaitError
 from plait.ir.layout import PARTIAL
 from plait.ir.mesh import Axis, Mesh
-from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.batch import whole
 from plait.planner.entries import Entries
+from plait.planner.pins import everywhere
 from plait.planner.rules import axis_rule
 from plait.planner.sharding import ShardingProblem, price, solve
 from plait.planner.sharding.costs import RooflineCosts
@@ -26,7 +26,7 @@ def test_a_plan_is_no_slower_than_plain_strategies(name, traced):
     compared = 0
     for word in PLAIN:
         try:
-            made = plan(model, cluster, PlanOptions(pin=parse_strategy(word)))
+            made = plan(model, cluster, PlanOptions(pins=everywhere(word)))
         except PlaitError:
             continue  # this model cannot be split so
         assert best <= made.prediction.step_seconds * (1 + 1e-9), word

@@ -42,14 +42,14 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Store
     mesh = Mesh(tuple(Axis(name, size) for name, size in sizes.items()))
     held = Held("w", "parameter", TensorType((5, 4), "float32"), ((5,), (4,)),
                 tuple((1, 0) if name == "tp" else "R" for name in sizes), (0,), True)  # fmt: skip
-    table = SimpleNamespace(mesh=mesh, held=(held,), micro_batches=1)
+    table = SimpleNamespace(mesh=mesh, meshes=(mesh,), held=(held,), micro_batches=1)
     roles = {}
     for role in ("dp", "zero1", "zero2", "zero3"):
         axes = tuple(i for i, name in enumerate(sizes) if name == role)
         ranks = next(g for g in mesh.groups(axes) if rank in g)
         roles[role] = Group(role, ranks, rank, None, Counter())
-    groups = SimpleNamespace(roles=roles, sums={}, stage=0, rank=rank)
-    return Store(table, groups, Comm(mesh, 1, rank, {}), Initial(module), torch.device("cpu"))
+    groups = SimpleNamespace(roles=(roles,), sums={}, stage=0, rank=rank)
+    return Store(table, groups, [Comm(mesh, 1, rank, {})], Initial(module), torch.device("cpu"))
 
 
 def test_optimizer_pieces_of_all_ranks_make_the_whole() -> None:

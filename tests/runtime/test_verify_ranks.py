@@ -9,8 +9,8 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump
 from plait.ir.precision import lift_dtypes
-from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
+from plait.planner.pins import everywhere
 from plait.runtime.verify import Job, verify
 
 FACTORY = """
@@ -38,8 +38,8 @@ def test_a_verdict_for_every_job(tmp_path: Path) -> None:
     source = load_source(name)
     model = lift_dtypes(trace(source.model, source.batch, source.loss_fn), "float64")
     (tmp_path / "model.json").write_bytes(dump(model, "plait/model"))
-    cluster, pin = load_cluster("local:2"), parse_strategy("dp=2")
-    program = compile_program(plan(model, cluster, PlanOptions(pin=pin)), model, name)
+    cluster, pins = load_cluster("local:2"), everywhere("dp=2")
+    program = compile_program(plan(model, cluster, PlanOptions(pins=pins)), model, name)
 
     def job(kind: str) -> Job:
         write(program, tmp_path / kind)

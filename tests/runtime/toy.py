@@ -64,7 +64,7 @@ def forward(comm, seen, x):
     "functions/entry.py": f"""
 import torch
 RANDOM = True
-AXES = {(*BATCH_AXES, "micro")!r}
+AXES = {("micro", *BATCH_AXES)!r}
 
 def forward(comm, w, x, key):
     h = x @ w
@@ -163,11 +163,11 @@ def table(sizes: dict[str, int], micro_batches: int, schedule: str = "1f1b") -> 
     seen = Held("seen", "buffer", TensorType((), dtype), (), whole, tuple(range(stages)), False)
     hidden = Held("hidden", "buffer", TensorType((), dtype), (), whole, (0,), False)
     layer = tuple(Numbered("layers.", 0, f".{leaf}") for leaf in ("a", "b", "bias"))
-    batch_layout = tuple((0, 0) if name in BATCH_AXES else "R" for name in AXES)
+    batch_layout = ((0, 0), *((0, 0) if name in BATCH_AXES else "R" for name in AXES))
     ways = torch.Size(sizes.get(name, 1) for name in BATCH_AXES).numel() * micro_batches
     crossing = StageValue("h", TensorType((ROWS // ways, HIDDEN), dtype), True)
     return Table(
-        model="toy", model_digest="0", plan_digest="0", mesh=mesh, roles=AXES, stages=stages,
+        model="toy", model_digest="0", plan_digest="0", mesh=mesh, meshes=(mesh,), loss=0, stages=stages,
         micro_batches=micro_batches, schedule=schedule, global_batch=ROWS, precision="fp64",
         optimizer="adamw", held=(*tensors, seen, hidden),
         calls=(

@@ -1,0 +1,111 @@
+"""Arenas: packing instances of a folder, and whole training steps of models.
+
+python benchmarks/arena.py [PATH]      PATH holds CSV files named NAME.CAPACITY.csv
+"""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from plait.api.pack import read_buffers
+from plait.ir.buffers import Buffer
+from plait.ir.capture import load_source, trace
+from plait.planner.memory.arena import pack
+from plait.planner.memory.arena.greedy import first_fit, height, orders
+from plait.planner.memory.arena.judge import height as judged
+from plait.planner.memory.arena.sections import sections
+from plait.planner.memory.lifetimes import step_buffers
+from plait.planner.memory.stack import stack
+
+CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
+MODELS = (("gpt2", 4, 512), ("bert", 8, 512), ("llama3-8b", 1, 2048), ("mixtral-8x7b", 1, 1024))
+TIME_LIMIT_SECONDS = 120.0
+LEAST_SECONDS = 20.0
+
+
+def by_size(buffers: Sequence[Buffer]) -> int:
+    """The peak of first fit, biggest first: what TFLite and TVM do."""
+    cut = sections(buffers)
+    order = sorted(range(len(buffers)), key=lambda i: (-buffers[i].size, buffers[i].lower))
+    return height(cut, first_fit(cut.size, cut.first, cut.last, np.array(order)))
+
+
+def best_order(buffers: Sequence[Buffer]) -> int:
+    """The lowest peak of first fit over all orders."""
+    cut = sections(buffers)
+    return min(height(cut, first_fit(cut.size, cut.first, cut.last, o)) for o in orders(cut))
+
+
+def exact_shape(buffers: Sequence[Buffer]) -> int:
+    """The peak when memory is reused between buffers of one size only, as Hetu's planner does."""
+    sizes: dict[int, list[Buffer]] = defaultdict(list)
+    for b in buffers:
+        sizes[b.size].append(b)
+    return sum(sections(same).bound() for same in sizes.values())
+
+
+def baselines(buffers: Sequence[Buffer], bound: int) -> str:
+    found = (by_size(buffers), best_order(buffers), exact_shape(buffers))
+    return "".join(f"{peak / bound:>11.3f}" for peak in found)
+
+
+def instances(folder: Path) -> None:
+    print("instance  buffers    capacity       bound        peak    CPU s  least peak    bound"
+          "    CPU s    by size best order exact shape")  # fmt: skip
+    for path in sorted(folder.glob("*.csv")):
+        name, capacity = path.name.split(".")[:2]
+        buffers = read_buffers(path)
+        start = time.process_time()
+        made = pack(buffers, int(capacity), time_limit_seconds=TIME_LIMIT_SECONDS)
+        fitted = time.process_time()
+        least = pack(buffers, time_limit_seconds=LEAST_SECONDS)
+        done = time.process_time()
+        for packing in (made, least):
+            assert judged(buffers, packing.offsets) == packing.peak_bytes
+        bound = sections(buffers).bound()
+        print(
+            f"{name:<9}{len(buffers):>8}{capacity:>12}{bound:>12}{made.peak_bytes:>12}"
+            f"{fitted - start:>9.2f}{least.peak_bytes:>12}{least.bound_bytes:>9}"
+            f"{done - fitted:>9.2f}{baselines(buffers, bound)}",
+            flush=True,
+        )
+
+
+def models() -> None:
+    print("\nmodel           variant     buffers   bound GiB  peak/bound    CPU s"
+          "    by size best order exact shape")  # fmt: skip
+    for name, batch, seq in MODELS:
+        source = load_source(f"hf:{CONFIGS / name}.json", batch=batch, seq=seq)
+        model = trace(source.model, source.batch, batch_size=batch)
+        for variant in ("keep", "recompute"):
+            start = time.process_time()
+            found = step_buffers(model, variant)
+            made = stack(found.buffers, found.cuts, time_limit_seconds=2.0)
+            seconds = time.process_time() - start
+            assert judged(found.buffers, made.offsets) == made.peak_bytes
+            bound = sections(found.buffers).bound()
+            print(
+                f"{name:<16}{variant:<10}{len(found.buffers):>9}{bound / 2**30:>12.3f}"
+                f"{made.peak_bytes / bound:>12.4f}{seconds:>9.2f}{baselines(found.buffers, bound)}",
+                flush=True,
+            )
+
+
+def main(arguments: list[str]) -> int:
+    warm = [Buffer(f"b{i}", i % 3, i % 3 + 2, 3 + i) for i in range(9)]
+    pack(warm, sections(warm).bound() - 1)  # loads compiled code
+    pack(warm)
+    if arguments and Path(arguments[0]).is_dir():
+        instances(Path(arguments[0]))
+    else:
+        print("packing instances skipped: no folder of CSV files given")
+    models()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

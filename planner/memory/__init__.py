@@ -1,0 +1,1 @@
+"""Memory: an address for every buffer, and flat buffers of parameters."""

@@ -1,0 +1,73 @@
+"""Arenas of repeated layers: what lives inside one piece is packed once, then the pieces are stacked.
+
+What is born and dies between two cuts of time is packed by itself and becomes one block; equal
+pieces share their packing. The blocks and everything that outlives its piece are packed together.
+This is the two-level plan of MEMO (SIGMOD 2025): work grows with distinct pieces, not with depth.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from ...ir.buffers import Buffer, Packing
+from .arena import pack
+from .arena.sections import sections
+
+
+def stack(
+    buffers: Sequence[Buffer], cuts: Sequence[int], *, time_limit_seconds: float = 10.0
+) -> Packing:
+    """Offsets of all buffers; `cuts` are the times, in rising order, at which pieces begin.
+
+    Where the blocks do not reach the bound, first fit over all buffers is tried too, and the lower
+    of the two is taken. The time limit holds for every distinct piece, and for the blocks.
+    """
+    bound = sections(buffers).bound()
+    offsets = blocks(buffers, cuts, time_limit_seconds)
+    peak = max((b.size + at for b, at in zip(buffers, offsets, strict=True)), default=0)
+    if peak > bound:
+        flat = pack(buffers, time_limit_seconds=0.0)
+        if flat.peak_bytes < peak:
+            return flat
+    return Packing(offsets, peak, bound, "optimal" if peak == bound else "feasible")
+
+
+def blocks(
+    buffers: Sequence[Buffer], cuts: Sequence[int], time_limit_seconds: float
+) -> tuple[int, ...]:
+    """Offsets when what lives inside one piece is one block."""
+    pieces: dict[int, list[int]] = defaultdict(list)
+    lasting: list[int] = []
+    for i, b in enumerate(buffers):
+        piece = bisect_right(cuts, b.lower)
+        inside = piece < len(cuts) and b.upper <= cuts[piece]
+        (pieces[piece] if inside else lasting).append(i)
+    inner = _Inner(time_limit_seconds)
+    packed = {p: inner.pack([buffers[i] for i in members]) for p, members in pieces.items()}
+    tops = [Buffer("", cuts[p - 1], cuts[p], made.peak_bytes) for p, made in packed.items()]
+    outer = pack([*tops, *(buffers[i] for i in lasting)], time_limit_seconds=time_limit_seconds)
+    offsets = dict(zip(lasting, outer.offsets[len(tops) :], strict=True))
+    for base, (p, made) in zip(outer.offsets, packed.items(), strict=False):
+        offsets |= {i: base + at for i, at in zip(pieces[p], made.offsets, strict=True)}
+    return tuple(offsets[i] for i in range(len(buffers)))
+
+
+class _Inner:
+    """Packs pieces, each shape once: a piece is known by its lifetimes, from its start, and sizes."""
+
+    def __init__(self, time_limit_seconds: float) -> None:
+        self.seconds = time_limit_seconds
+        self.known: dict[tuple[Buffer, ...], Packing] = {}
+
+    def pack(self, buffers: Sequence[Buffer]) -> Packing:
+        start = min(b.lower for b in buffers)
+        shape = tuple(
+            replace(b, name="", lower=b.lower - start, upper=b.upper - start) for b in buffers
+        )
+        if shape not in self.known:
+            self.known[shape] = pack(shape, time_limit_seconds=self.seconds)
+        return self.known[shape]
