@@ -1,0 +1,1 @@
+"""Galvatron's cost formulas over its profiles: one more source of costs."""
