@@ -108,12 +108,11 @@ def read_cluster(folder: Path, nodes: int, gpus_per_node: int) -> GalvatronClust
     ring = _json(folder / f"allreduce_bandwidth_{where}.json")
     sends = _json(folder / f"p2p_bandwidth_{where}.json")
     (times,) = (_json(path) for path in sorted(folder.glob(f"sp_time_{where}*.json")))
-    per_byte = {1: MS / MIB}
     return GalvatronCluster(
         nodes * gpus_per_node,
-        {(int(k[0]), k[1] == "1"): per_byte[1] / bandwidth
+        {(int(k[0]), k[1] == "1"): MS / MIB / bandwidth
          for k, bandwidth in _keys(r"allreduce_size_(\d+)_consec_(\d)", ring).items()},
-        {int(k[0]): per_byte[1] / bandwidth for k, bandwidth in _keys(r"pp_size_(\d+)", sends).items()},
+        {int(k[0]): MS / MIB / bandwidth for k, bandwidth in _keys(r"pp_size_(\d+)", sends).items()},
         _collectives(times, "allreduce", 0.5), _collectives(times, "all2all", 1.0),
         _json(folder / "overlap_coefficient.json")["overlap_coe"],
     )  # fmt: skip

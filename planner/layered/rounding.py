@@ -18,9 +18,9 @@ def rounded(stage: Stage, micro_batches: int) -> tuple[Counts, ...] | None:
     sizes = [[c.held_bytes for c in layers.choices] for layers in stage.layers]
     counts, room = [[0] * len(own) for own in costs], stage.free_bytes
     for layers, own, size, cost in zip(stage.layers, counts, sizes, costs, strict=True):
-        least = min(range(len(own)), key=lambda k, s=size, c=cost: (s[k], c[k]))  # type: ignore[misc]
+        held, _, least = min(zip(size, cost, range(len(own)), strict=True))
         own[least] = layers.count
-        room -= layers.count * size[least]
+        room -= layers.count * held
     if room < 0:
         return None
     while move := _best(counts, sizes, costs, room):
