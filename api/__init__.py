@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..ir.errors import VerifyError as VerifyError
     from ..ir.model import Model as Model
     from ..ir.plan import Plan as Plan
+    from .explanation import explain as explain
     from .face import parallelize as parallelize
     from .face import plan as plan
     from .face import trace as trace
@@ -26,12 +27,12 @@ _ROOMS = {
     **dict.fromkeys(("PlaitError", "TraceError", "InfeasibleError", "FileError", "MismatchError",
                      "VerifyError", "UsageError"), "ir.errors"),
     **dict.fromkeys(("trace", "plan", "parallelize"), "api.face"),
-    "place": "api.placement",
+    "explain": "api.explanation", "place": "api.placement",
 }  # fmt: skip
 
 __all__ = [
     "Cluster", "FileError", "InfeasibleError", "MismatchError", "Model", "PlaitError", "Plan",
-    "TraceError", "UsageError", "VerifyError", "parallelize", "place", "plan", "trace",
+    "TraceError", "UsageError", "VerifyError", "explain", "parallelize", "place", "plan", "trace",
 ]  # fmt: skip
 
 

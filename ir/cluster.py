@@ -54,7 +54,7 @@ class Link(msgspec.Struct, frozen=True):
     """One level: `size` groups of the next level in, joined by links of this kind.
 
     Bandwidth is per device and direction; `whole_reductions`: reduce-scatter moves what all-reduce
-    moves (gloo).
+    moves (gloo). `source`: where the numbers come from.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Link(msgspec.Struct, frozen=True):
     latency_seconds: float
     bandwidth_bytes_per_second: float
     whole_reductions: bool = False
+    source: str = ""
 
     def __post_init__(self) -> None:
         _sensible(self.size, "size", most=MOST_DEVICES)
@@ -169,6 +170,7 @@ def _link(table: object, where: str) -> Link:
         latency_seconds=_number(table, "latency_us", where) * 1e-6,
         bandwidth_bytes_per_second=_number(table, "gb_per_s", where) * 1e9,
         whole_reductions=bool(table.get("whole_reductions", False)),
+        source=str(table.get("source", "")),
     )
 
 
