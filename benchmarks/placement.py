@@ -13,14 +13,10 @@ import csv
 import importlib.util
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-# The benchmark `coverage` beside this one would be taken for the package that numba looks for.
-sys.path.remove(str(Path(__file__).resolve().parent))
 
 from plait.api.placement import read_graph
 from plait.ir.errors import InfeasibleError

@@ -11,7 +11,7 @@ from ortools.sat.python import cp_model
 from ...cost_model.placement import Ints
 from .problem import Problem
 
-ROOM = 2**30  # units of memory in the largest device
+ROOM = 2**30  # most units of memory in the largest device
 SEED = 1
 
 
@@ -22,7 +22,8 @@ class Packing:
         self.problem, self.work = problem, problem.work
         self.model = cp_model.CpModel()
         self.devices = range(problem.devices)
-        self.unit = max(1.0, float(self.work.capacity.max()) / ROOM)  # bytes
+        largest = max(float(self.work.capacity.max()), 1e-9)
+        self.unit = 2.0 ** np.ceil(np.log2(largest / ROOM))  # bytes; whole ones stay whole
         self.size = np.full(self.work.tensors, np.inf)  # bytes; the least where edges disagree
         np.minimum.at(self.size, self.work.edges["tensor"], self.work.edges["bytes"])
         self.at = self.choices()

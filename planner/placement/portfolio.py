@@ -32,7 +32,7 @@ from .topo import topo
 
 CLOSED = 1e-6  # a relative gap of rounding: the placement is optimal
 VISITS_PER_SECOND = 6e6  # operators that the local search simulates: sets how many steps it plans
-MOST_STEPS = 20_000  # per operator: after so many, small graphs give nothing new
+MOST_STEPS = 5_000  # per operator: after so many, small graphs give nothing new
 WARM, HOT, COLD = 1e-3, 3e-3, 1e-5  # temperatures of the local search, in makespans
 CHUNK_VISITS = 4e5  # between two looks at the clock
 LARGEST_PROGRAM = 20_000  # edges of the linear program of m-SCT inside the portfolio
@@ -42,7 +42,8 @@ LARGEST_EARLY = 400  # of one with ports that is worth a try before the local se
 LOCAL, LOCAL_OF_MODELS = 0.6, 0.35  # of the time for the local search; constraint models the rest
 LIFETIMES = 0.3  # as many operators are simulated in that time where lifetimes must be followed
 EFFORT = 0.06  # of the deterministic time of CP-SAT per second of the plan
-PORTS_EFFORT = 0.015  # for each of the two models where there are ports, which are harder
+LATE_EFFORT = 0.008  # of models that are rarely solved, each of two
+TRY_EFFORT = 0.0015  # to find out that one is easy after all
 PACKING_EFFORT = 0.1  # without times it counts faster
 REPAIR_VISITS = 4e7  # of one try, about a second of counting bytes
 
@@ -87,7 +88,7 @@ class Search:
     @property
     def effort(self) -> float:
         """For each constraint model, in the deterministic time of CP-SAT."""
-        return self.planned * (EFFORT if self.problem.link == "parallel" else PORTS_EFFORT)
+        return self.planned * (EFFORT if self.early else LATE_EFFORT)
 
     def run(self) -> None:
         """Every phase in turn; stops when the gap is closed or the time is over."""
@@ -125,10 +126,12 @@ class Search:
                 )
 
     def prove_early(self) -> None:
-        """Constraint models that are likely to be solved; also whether any order fits, where
-        lifetimes decide."""
+        """Constraint models that are likely to be solved, and a short try at others; also whether
+        any order fits, where lifetimes decide."""
         if self.early and (self.fits or not self.problem.train):
             self.constrain(self.effort)
+        elif self.fits and self.size <= LARGEST_MODEL:
+            self.constrain(TRY_EFFORT * self.planned)
 
     def prove(self) -> None:
         """Those of which a better bound is all to hope for."""

@@ -36,7 +36,8 @@ def place(
     asked = options or PlacementOptions()
     asked.check()
     check_graph(graph)
-    warm()
+    if asked.algorithm in ("auto", "exact"):
+        warm()
     began = time.perf_counter()
     work = work_of(graph, target)
     if not asked.colocation:
@@ -102,6 +103,6 @@ def _shortfall(search: Search) -> str:
     proved = "no placement fits"
     verdict = proved if search.infeasible else "no placement was found, though one may exist"
     return (
-        f"{verdict}: the nearest needs {used[worst]:.0f} bytes on device {worst}, which has "
-        f"{problem.work.capacity[worst]:.0f}; {used.max():.0f} bytes on every device would fit"
+        f"{verdict}: the nearest needs {used[worst]:.12g} bytes on device {worst}, which has "
+        f"{problem.work.capacity[worst]:.12g}; {used.max():.12g} bytes on every device would fit"
     )

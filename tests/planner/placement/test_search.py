@@ -97,6 +97,12 @@ def test_infeasible_is_proved_and_says_what_lacks():
         place(graph, target(graph, 0.2), PlacementOptions(seconds=5.0))
 
 
+def test_fractions_of_bytes_count():
+    nodes = tuple(PlacementNode(i, 1.0, mem_persistent=0.02) for i in range(3))
+    with pytest.raises(InfeasibleError, match="no placement fits"):
+        place(PlacementGraph(nodes, ()), uniform_target(2, 0.03, 0.0, 1.0))
+
+
 def test_unknown_words_are_refused():
     graph = layered(10, 6)
     for options in (PlacementOptions("best"), PlacementOptions(link="wide")):  # type: ignore[arg-type]
