@@ -19,6 +19,9 @@ ASSUMED = "assumed for this kind of work (cost_model/compute.py)"
 AMOUNTS = {
     "n": "how often in a step", "F": "floating-point operations", "N": "bytes of the whole tensor",
     "B": "bytes read and written", "p": "ranks of the group", "m": "micro-batches per step",
+    "u": "seconds of a micro-batch in all stages", "b": "of them in the busiest stage",
+    "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
+    "t": "seconds in which a micro-batch passes between strategies of a stage, both ways",
 }  # fmt: skip
 
 

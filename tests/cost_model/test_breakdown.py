@@ -64,8 +64,13 @@ def test_formulas_give_their_values(model, word, cluster):
         formula = sympify(leaf.formula, locals=names)
         value = formula.subs({**constants, **leaf.symbols})
         assert float(value) == pytest.approx(leaf.value, rel=1e-9, abs=1e-12), leaf
-        if leaf.name not in ("bubble", "passages"):
-            assert {str(s) for s in formula.free_symbols} <= known, leaf
+        assert {str(s) for s in formula.free_symbols} <= known, leaf
+
+
+def test_every_symbol_means_one_thing(model):
+    found = made(model, "pp=2,dp=4", "2x4xh100")
+    names = [s.name for s in (*legend(found.cluster), *LEGEND)]
+    assert len(names) == len(set(names))
 
 
 def test_another_cluster_asks_the_same_work(model):
