@@ -11,6 +11,8 @@ from plait.cost_model.hardware import load_cluster
 from plait.cost_model.held import LEGEND, memory_term
 from plait.cost_model.terms import legend
 from plait.ir.capture import trace
+from plait.ir.files import digest, dump, load
+from plait.ir.plan import Plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import parse_pin
 
@@ -49,6 +51,12 @@ def test_the_terms_are_the_prediction(model, word, cluster, micro):
     for number, stage in enumerate(found.stages):
         held = memory_term(found, number)
         assert {t.name: t.value for t in held.parts} == {n: v for n, v in stage.memory if v}
+
+
+@pytest.mark.parametrize(("word", "cluster"), [*WORDS, ("tp=8", "8xh100")])
+def test_a_plan_read_back_keeps_its_digest(model, word, cluster):
+    found = made(model, word, cluster)
+    assert digest(load(dump(found, "plait/plan"), Plan, "plait/plan")) == digest(found)
 
 
 @pytest.mark.parametrize(("word", "cluster"), WORDS)
