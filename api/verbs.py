@@ -94,8 +94,13 @@ def _pack(p: Parser) -> None:
 
 def _explain(p: Parser) -> None:
     p.add_argument("plan", metavar="PLAN")
-    p.add_argument("where", nargs="?", help="part of a function's name")
+    p.add_argument("where", nargs="?", help="call, function or stage: model.layers.3, 'block*', stage0")
     p.add_argument("--memory", action="store_true", help="memory terms of every stage")
+    p.add_argument("--why-not", metavar="WORD", help="price this strategy too, and say what is worse")
+    p.add_argument("--model", metavar="SOURCE",
+                   help="its model, for --why-not; default: the file it names")  # fmt: skip
+    p.add_argument("--batch", type=int, help="samples, for hf: sources")
+    p.add_argument("--seq", type=int, help="tokens per sample, for hf: sources")
     _json(p)
 
 

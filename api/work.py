@@ -106,6 +106,7 @@ def plan(options: argparse.Namespace) -> int:
         memory_actions=tuple(options.memory_actions.split(",")),
         seed=options.seed,
     )
+    made = replace(made, source=source_text(options))
     done = time.perf_counter()
     if options.output:
         documents.write(Path(options.output), made, "plait/plan")
@@ -208,25 +209,9 @@ def place(options: argparse.Namespace) -> int:
 
 
 def explain(options: argparse.Namespace) -> int:
-    from ..ir.text import describe, explain_memory, print_plan
-    from .face import load_plan
+    from .explanation import run as explained
 
-    plan = load_plan(options.plan)
-    if options.json:
-        show(plan_json(plan, {}))
-    elif options.memory:
-        print(explain_memory(plan))
-    elif options.where:
-        chosen = [x for x in plan.layers
-                  if options.where in plan.shardings[x.sharding].function]  # fmt: skip
-        if not chosen:
-            known = sorted({s.function for s in plan.shardings})
-            raise UsageError(f"no function matches {options.where!r}; known: {', '.join(known)}")
-        print("\n".join(describe(plan, x) for x in chosen))
-    else:
-        print(print_plan(plan))
-        print(explain_memory(plan))
-    return 0
+    return explained(options)
 
 
 def view(options: argparse.Namespace) -> int:

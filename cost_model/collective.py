@@ -7,8 +7,45 @@ is taken to have its own share of its node's uplink.
 from __future__ import annotations
 
 from math import gcd
+from typing import NamedTuple
 
 from ..ir.cluster import Cluster, Link
+
+
+class Leg(NamedTuple):
+    """A part of a collective: `amount` bytes over groups of `size` ranks that one link joins."""
+
+    kind: str
+    amount: float
+    size: int
+    link: Link
+
+    @property
+    def rounds(self) -> int:
+        return self.passes * (self.size - 1)
+
+    @property
+    def passes(self) -> int:
+        """How often the ring goes round."""
+        return 2 if self.kind == "all_reduce" else 1
+
+    @property
+    def moved_bytes(self) -> float:
+        """What one rank sends."""
+        if self.kind in ("broadcast", "send"):
+            return self.amount
+        return self.copies * self.amount * (self.size - 1) / self.size
+
+    @property
+    def copies(self) -> int:
+        """How often a rank sends what it has of others."""
+        twice = self.kind == "reduce_scatter" and self.link.whole_reductions
+        return 2 if twice else self.passes
+
+    @property
+    def seconds(self) -> float:
+        moved = self.moved_bytes / self.link.bandwidth_bytes_per_second
+        return self.rounds * self.link.latency_seconds + moved
 
 
 def collective_seconds(kind: str, amount: float, size: int, stride: int, cluster: Cluster) -> float:
@@ -17,58 +54,53 @@ def collective_seconds(kind: str, amount: float, size: int, stride: int, cluster
     `amount` in bytes: the whole tensor for all_reduce, all_gather, reduce_scatter and broadcast, one
     rank's tensor for all_to_all. `cut` and `share` move nothing.
     """
+    return sum(leg.seconds for leg in collective_legs(kind, amount, size, stride, cluster))
+
+
+def collective_legs(
+    kind: str, amount: float, size: int, stride: int, cluster: Cluster
+) -> tuple[Leg, ...]:
+    """What a collective does, one part after the other: over one ring, or level by level."""
     if size == 1 or kind in ("cut", "share"):
-        return 0.0
-    flat = _ring(kind, amount, size, cluster.level_for(stride, size))
+        return ()
+    flat = (Leg(kind, amount, size, cluster.level_for(stride, size)),)
     inner = _inside(size, stride, cluster)
     if kind not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
         return flat
     if not 1 < inner < size:
         return flat
-    outer = size // inner
-    return min(flat, _nested(kind, amount, inner, outer, stride, cluster))
+    nested = _nested(kind, amount, inner, size // inner, stride, cluster)
+    return min(flat, nested, key=lambda legs: sum(leg.seconds for leg in legs))
 
 
 def send_seconds(amount: float, first: int, stride: int, cluster: Cluster) -> float:
     """Seconds for `stride` ranks from `first` on to send `amount` bytes each, `stride` ranks on."""
-    if not amount:
-        return 0.0
+    return send_leg(amount, first, stride, cluster).seconds if amount else 0.0
+
+
+def send_leg(amount: float, first: int, stride: int, cluster: Cluster) -> Leg:
     inner = 1
     for link in reversed(cluster.levels):
         inner *= link.size
         if first // inner == (first + 2 * stride - 1) // inner:
-            return _ring("send", amount, 2, link)
-    return _ring("send", amount, 2, cluster.levels[0])
-
-
-def _ring(kind: str, amount: float, size: int, link: Link) -> float:
-    """One algorithm over one kind of link."""
-    part = (size - 1) / size
-    rounds, moved = {
-        "all_reduce": (2 * (size - 1), 2 * part * amount),
-        "all_gather": (size - 1, part * amount),
-        "reduce_scatter": (size - 1, part * amount * (2 if link.whole_reductions else 1)),
-        "all_to_all": (size - 1, part * amount),
-        "broadcast": (size - 1, amount),
-        "send": (1, amount),
-    }[kind]
-    return rounds * link.latency_seconds + moved / link.bandwidth_bytes_per_second
+            return Leg("send", amount, 2, link)
+    return Leg("send", amount, 2, cluster.levels[0])
 
 
 def _nested(
     kind: str, amount: float, inner: int, outer: int, stride: int, cluster: Cluster
-) -> float:
+) -> tuple[Leg, ...]:
     """Inside the nodes first, then across them with the part that is left, then back."""
     near, far = cluster.level_for(stride, inner), cluster.level_for(stride * inner, outer)
     if kind == "all_reduce":
         return (
-            _ring("reduce_scatter", amount, inner, near)
-            + _ring("all_reduce", amount / inner, outer, far)
-            + _ring("all_gather", amount, inner, near)
+            Leg("reduce_scatter", amount, inner, near),
+            Leg("all_reduce", amount / inner, outer, far),
+            Leg("all_gather", amount, inner, near),
         )
     if kind == "all_to_all":  # a part stays inside, the others leave as they are
-        return _ring(kind, amount / outer, inner, near) + _ring(kind, amount, outer, far)
-    return _ring(kind, amount, inner, near) + _ring(kind, amount / inner, outer, far)
+        return (Leg(kind, amount / outer, inner, near), Leg(kind, amount, outer, far))
+    return (Leg(kind, amount, inner, near), Leg(kind, amount / inner, outer, far))
 
 
 def _inside(size: int, stride: int, cluster: Cluster) -> int:

@@ -72,9 +72,13 @@ class Pricer:
         return OpCost(0.0 if is_collective(op) else seconds, sent, load.flops)
 
     def send(self, kind: str, amount: float, name: str) -> float:
-        axis = self.mesh.index(name)
-        size, stride = self.mesh.axes[axis].size, self.mesh.stride(axis)
+        size, stride = self.place(name)
         return float(collective_seconds(kind, amount, size, stride, self.cluster))
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Ranks along an axis, and ranks between neighbours."""
+        axis = self.mesh.index(name)
+        return self.mesh.axes[axis].size, self.mesh.stride(axis)
 
     def load(self, local: Function, op: Op) -> Load:
         operands = tuple(local.types[v] for v in op.operands())

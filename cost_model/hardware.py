@@ -17,6 +17,7 @@ LOCAL_FLOPS = 3.0e10  # one core of a common server in fp32 (assumed)
 LOCAL_BANDWIDTH = 8.0e9
 LOOPBACK_BANDWIDTH = 1.0e9
 LOOPBACK_LATENCY = 1.5e-4
+LINK_SOURCE = "bandwidth from the preset of the device; latency assumed"
 
 
 @cache
@@ -68,6 +69,7 @@ def _preset(spec: str, sizes: list[int], kind: str) -> Cluster:
             size,
             links[name]["latency_us"] * 1e-6,
             links[name]["gb_per_s"] * 1e9,
+            source=LINK_SOURCE,
         )
         for name, size in zip(kinds, sizes, strict=True)
     )
@@ -91,5 +93,5 @@ def local(spec: str) -> Cluster:
         runtime_overhead_bytes=300 << 20,
         source="assumed: one server core per rank, loopback",
     )
-    link = Link("loopback", ranks, LOOPBACK_LATENCY, LOOPBACK_BANDWIDTH, whole_reductions=True)
+    link = Link("loopback", ranks, LOOPBACK_LATENCY, LOOPBACK_BANDWIDTH, True, "assumed")
     return Cluster(spec, device, (link,))

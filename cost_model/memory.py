@@ -4,34 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
+from ..ir.amounts import StageBytes
 from ..ir.plan import Optimizer
 from .batch_axes import BatchAxes
 from .practice import Practice
 
 MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assumed)
-
-
-class StageBytes(msgspec.Struct, frozen=True):
-    """Bytes of one stage on one device: weights `held`, and of them `trained`.
-
-    `saved` waits for backward, per micro-batch; of it `last`, after the loss, becomes gradients at
-    once. `transient` is the worst moment inside a piece; `once` belongs to calls that run once per
-    step; `crossing` goes to the next stage. `item`: bytes of a parameter's element; `summed`: of
-    `trained`, what is whole along an axis.
-    """
-
-    held: int
-    trained: int
-    biggest_call: int
-    saved: int
-    last: int
-    transient: int
-    once: int
-    crossing: int
-    item: int
-    summed: dict[str, int]
 
 
 PASSING = ("temporaries", "communication")  # of one call at a time: the worst counts

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ..ir.errors import UsageError
-from ..ir.schedule import Slot, Table, needs, sender
+from ..ir.interleave import Rows, Step, chunk_count, lift, own_needs, sources
+from ..ir.schedule import Table
 
-Name = tuple[str, int, Slot]
+Name = tuple[str, int, Step]
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -29,13 +30,14 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One slot of a stage's row, when it ran; `kind` is "F" or "B"."""
+    """One step of a stage's row, when it ran; `kind` is "F", "B", or "I" and "W" for B's parts."""
 
     stage: int
     kind: str
     micro_batch: int
     start_seconds: float
     end_seconds: float
+    chunk: int = 0
 
     @property
     def seconds(self) -> float:
@@ -85,34 +87,47 @@ def stage_seconds(
 
 def simulate(table: Table, costs: Sequence[StageSeconds]) -> Timeline:
     """Run a pipeline schedule; raises UsageError when the table deadlocks."""
-    if len(costs) != len(table):
-        raise UsageError(f"{len(costs)} stages are priced, the schedule has {len(table)}")
-    spans = run(_tasks(table, costs))
+    return simulate_rows(lift(table), [(cost,) for cost in costs])
+
+
+def simulate_rows(rows: Rows, costs: Sequence[Sequence[StageSeconds]]) -> Timeline:
+    """Run a schedule of chunks, `costs` by stage and chunk; raises UsageError when it deadlocks."""
+    if len(costs) != len(rows):
+        raise UsageError(f"{len(costs)} stages are priced, the schedule has {len(rows)}")
+    spans = run(_tasks(rows, costs))
     events = tuple(
-        Event(stage, slot[0], slot[1], *spans["stage", stage, slot])
-        for stage, row in enumerate(table)
-        for slot in row
+        Event(stage, kind, number, *spans["stage", stage, (kind, chunk, number)], chunk)
+        for stage, row in enumerate(rows)
+        for kind, chunk, number in row
     )
-    return Timeline(len(table), events, max((e.end_seconds for e in events), default=0.0))
+    return Timeline(len(rows), events, max((e.end_seconds for e in events), default=0.0))
 
 
-def _tasks(table: Table, costs: Sequence[StageSeconds]) -> dict[tuple[str, int], list[Task]]:
+def _tasks(
+    rows: Rows, costs: Sequence[Sequence[StageSeconds]]
+) -> dict[tuple[str, int], list[Task]]:
     """Resources: `("stage", s)`, and `("F", s)`, `("B", s)` for the links out of stage s."""
-    stages = len(table)
+    stages, chunks = len(rows), chunk_count(rows)
     resources: dict[tuple[str, int], list[Task]] = {}
-    for stage, row in enumerate(table):
-        for slot in row:
-            after: list[Name] = []
-            for where, need in needs(slot, stage, stages):
-                after.append(("stage" if where == stage else need[0], where, need))
-            name = ("stage", stage, slot)
-            task = Task(name, costs[stage].compute[slot[0]], tuple(after))
+    sent: dict[tuple[int, Step], Name] = {}
+    for stage, row in enumerate(rows):
+        for step in row:
+            name: Name = ("stage", stage, step)
+            direction = "F" if step[0] == "F" else "B"
+            piece = step[1] * stages + stage + (1 if direction == "F" else -1)
+            sent[stage, step] = name
+            if step[0] != "W" and stages > 1 and 0 <= piece < stages * chunks:
+                sent[stage, step] = (direction, stage, step)
+                seconds = costs[stage][step[1]].transfer.get(direction, 0.0)
+                send = Task(sent[stage, step], seconds, (name,))
+                resources.setdefault((direction, stage), []).append(send)
+    for stage, row in enumerate(rows):
+        for step in row:
+            near = [("stage", stage, need) for need in own_needs(step)]
+            far = [sent[s] for s in sources(step, stage, stages, chunks) if s in sent]
+            seconds = costs[stage][step[1]].compute[step[0]]
+            task = Task(("stage", stage, step), seconds, (*near, *far))
             resources.setdefault(("stage", stage), []).append(task)
-            kind = slot[0]
-            onward = stage + 1 if kind == "F" else stage - 1
-            if 0 <= onward < stages and sender(slot, onward, stages) == stage:
-                send = Task((kind, stage, slot), costs[stage].transfer.get(kind, 0.0), (name,))
-                resources.setdefault((kind, stage), []).append(send)
     return resources
 
 
@@ -142,6 +157,6 @@ def run(resources: Mapping[tuple[str, int], Sequence[Task]]) -> dict[Name, tuple
             ready.extend(waiting.pop(task.name, ()))
     stuck = [tasks[at[r]].name for r, tasks in resources.items() if at[r] < len(tasks)]
     if stuck:
-        kind, place, slot = stuck[0]
-        raise UsageError(f"the schedule deadlocks: {kind} {place} waits for ever at {slot}")
+        kind, place, step = stuck[0]
+        raise UsageError(f"the schedule deadlocks: {kind} {place} waits for ever at {step}")
     return spans

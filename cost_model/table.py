@@ -8,12 +8,14 @@ roofline is not linear; it is evaluated over all operators at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ir.amounts import Kernels, Piece, Sent
 from ..ir.model import Function, Op
 from ..ir.op import Work
 from ..ir.pieces import Pieces, Variant, made_by, split
@@ -83,6 +85,12 @@ class FunctionTable:
         return FunctionCost(
             forward.at(samples), backward.at(samples), sum(inside), ends[0], ends[1], self.held
         )
+
+    def amounts(self, samples: int, variant: Variant) -> tuple[Piece, Piece]:
+        """What forward and backward of one call do and send."""
+        self.at(samples, variant)
+        forward, backward, _ = self.pieces[variant]
+        return forward.amounts(samples), backward.amounts(samples)
 
     def split(self, variant: Variant) -> tuple[_Piece, _Piece, tuple[Line, Line, Line]]:
         small, large = (split(local, variant) for local in self.locals)
@@ -192,8 +200,24 @@ class _Piece:
         sent = zip(self.kinds, self.sent.at(samples), strict=True)
         communication = sum(self.pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
         peak = self.live.at(samples).max(initial=0.0)
-        compute = max(compute, self.host_seconds - communication)
+        compute = max(0.0, compute, self.host_seconds - communication)
         return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
+
+
+    def amounts(self, samples: int) -> Piece:
+        kernels = Counter(
+            (work, dtype, f, m)
+            for work, dtype, flops, moved in self.groups
+            for f, m in zip(flops.at(samples).tolist(), moved.at(samples).tolist(), strict=True)
+        )
+        sent = Counter(
+            (kind, axis, n) for (kind, axis), n in zip(self.kinds, self.sent.at(samples), strict=True)
+        )
+        where = self.pricer.place
+        return Piece(
+            tuple(Kernels(*key, count) for key, count in kernels.items()),
+            tuple(Sent(k, a, float(n), *where(a), count) for (k, a, n), count in sent.items() if n),
+        )
 
 
 def _kernels(
@@ -228,7 +252,7 @@ def _kernels(
 def _line(
     table: FunctionTable, pairs: Sequence[tuple[Load, Load]], amount: Callable[[Load], float]
 ) -> Line:
-    near, far = (np.array([amount(pair[i]) for pair in pairs]) for i in (0, 1))
+    near, far = (np.array([amount(p[i]) for p in pairs], dtype=np.float64) for i in (0, 1))
     return table.through(near, far)
 
 

@@ -13,6 +13,10 @@ import msgspec
 from .errors import FileError
 
 MOST_DEVICES = 10**9
+GIVEN = "given with the cluster"
+SOURCED = (
+    "tflops", "achievable", "sustained", "memory_gb", "memory_gb_per_s", "launch_us", "runtime_gb",
+)  # fmt: skip
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -20,7 +24,7 @@ class Device(msgspec.Struct, frozen=True):
 
     `peak_flops` by torch type name, `achievable` the part of it that the largest matrix products
     reach, `sustained` the part of that which the power limit lets long runs keep up, `source` where
-    the numbers come from.
+    the numbers come from but those that `sources` lists by their TOML keys.
     """
 
     kind: str
@@ -31,6 +35,7 @@ class Device(msgspec.Struct, frozen=True):
     launch_overhead_seconds: float
     runtime_overhead_bytes: int
     source: str = ""
+    sources: dict[str, str] = {}
     sustained: float = 1.0
 
     def __post_init__(self) -> None:
@@ -49,12 +54,16 @@ class Device(msgspec.Struct, frozen=True):
         """flop/s of matrix products in a type; fp32's where the type has no rate of its own."""
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
 
+    def source_of(self, key: str) -> str:
+        """Where the number under a TOML key comes from."""
+        return self.sources.get(key) or self.source or GIVEN
+
 
 class Link(msgspec.Struct, frozen=True):
     """One level: `size` groups of the next level in, joined by links of this kind.
 
     Bandwidth is per device and direction; `whole_reductions`: reduce-scatter moves what all-reduce
-    moves (gloo).
+    moves (gloo). `source`: where the numbers come from.
     """
 
     name: str
@@ -62,6 +71,7 @@ class Link(msgspec.Struct, frozen=True):
     latency_seconds: float
     bandwidth_bytes_per_second: float
     whole_reductions: bool = False
+    source: str = ""
 
     def __post_init__(self) -> None:
         _sensible(self.size, "size", most=MOST_DEVICES)
@@ -153,8 +163,19 @@ def parse_device(table: dict[str, object], where: str) -> Device:
         launch_overhead_seconds=_number(table, "launch_us", where) * 1e-6,
         runtime_overhead_bytes=int(_number(table, "runtime_gb", where) * 1e9),
         source=str(table.get("source", "")),
+        sources=_sources(table, where),
         sustained=_number(table, "sustained", where) if "sustained" in table else 1.0,
     )
+
+
+def _sources(table: dict[str, object], where: str) -> dict[str, str]:
+    found = table.get("sources", {})
+    if not isinstance(found, dict):
+        raise FileError(f"{where}.sources: not a table")
+    for key, text in found.items():
+        if key not in SOURCED or not isinstance(text, str):
+            raise FileError(f"{where}.sources.{key}: a text for one of {', '.join(SOURCED)} is needed")
+    return {"sustained": "assumed: not limited"} | found if "sustained" not in table else found
 
 
 def _link(table: object, where: str) -> Link:
@@ -169,6 +190,7 @@ def _link(table: object, where: str) -> Link:
         latency_seconds=_number(table, "latency_us", where) * 1e-6,
         bandwidth_bytes_per_second=_number(table, "gb_per_s", where) * 1e9,
         whole_reductions=bool(table.get("whole_reductions", False)),
+        source=str(table.get("source", "")),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from .amounts import Piece, Share
 from .cluster import Cluster
 from .local import Boundary, Choices
 from .mesh import Mesh
@@ -28,7 +29,8 @@ class Sharding(msgspec.Struct, frozen=True):
 class Layers(msgspec.Struct, frozen=True):
     """Calls `first` to `last - 1`, all of one function, in one stage, with one decision.
 
-    `sharding` indexes the plan's shardings; times are per call and micro-batch, predicted.
+    `sharding` indexes the plan's shardings; times are per call and micro-batch, predicted from the
+    work of `forward` and `backward`. `once`: they run once per step, on every stage.
     """
 
     first: int
@@ -37,10 +39,17 @@ class Layers(msgspec.Struct, frozen=True):
     memory: Memory
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
+    forward: Piece = Piece()
+    backward: Piece = Piece()
+    once: bool = False
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A pipeline stage: its calls, and what a device of it is predicted to need."""
+    """A pipeline stage: its calls, and what a device of it is predicted to need.
+
+    `shares` are its calls by strategy; `passage_seconds` per micro-batch bring values from one to the
+    other and gradients back.
+    """
 
     first: int
     last: int
@@ -50,6 +59,8 @@ class Stage(msgspec.Struct, frozen=True):
     sync_seconds: float = 0.0
     transfer_bytes: int = 0
     memory: tuple[tuple[str, int], ...] = ()
+    shares: tuple[Share, ...] = ()
+    passage_seconds: float = 0.0
 
     @property
     def peak_bytes(self) -> int:
@@ -88,6 +99,7 @@ class Plan(msgspec.Struct, frozen=True):
     """The whole decision. `mesh` has every device axis, stages first; rank r sits at its r-th place.
 
     Layers may have different strategies, of as many stages each; `mesh` is then their common grid.
+    `calls` are the module paths of the calls, `source` what the model was read from, if it was a file.
     `status` is `optimal` when no member of the searched space is better under the cost model.
     """
 
@@ -108,6 +120,8 @@ class Plan(msgspec.Struct, frozen=True):
     status: Literal["optimal", "feasible"]
     gap: float
     alternatives: tuple[Alternative, ...] = ()
+    calls: tuple[str, ...] = ()
+    source: str = ""
     seed: int = 0
 
     @property

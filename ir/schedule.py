@@ -9,7 +9,8 @@ The runtime executes the same table that the cost model simulates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from .errors import UsageError
 
@@ -82,23 +83,26 @@ def verify_schedule(table: Table) -> None:
         orders = {tuple(slot for slot in row if slot[0] == kind) for row in table}
         if len(orders) > 1:
             raise UsageError(f"schedule: stages do their {kind} slots in different orders")
-    _run(table)
+    check_order(table, lambda slot, stage: needs(slot, stage, len(table)))
 
 
-def _run(table: Table) -> None:
-    """Every stage goes on while it can; stuck means deadlock."""
-    at, done = [0] * len(table), set()
+Done = TypeVar("Done", bound=tuple[object, ...])
+
+
+def check_order(
+    rows: Sequence[Sequence[Done]], needs: Callable[[Done, int], Iterator[tuple[int, Done]]]
+) -> None:
+    """Every stage goes on while it can; raises UsageError when all are stuck."""
+    at, done = [0] * len(rows), set[tuple[int, Done]]()
     moved = True
     while moved:
         moved = False
-        for stage, row in enumerate(table):
-            while at[stage] < len(row) and all(
-                need in done for need in needs(row[at[stage]], stage, len(table))
-            ):
+        for stage, row in enumerate(rows):
+            while at[stage] < len(row) and all(n in done for n in needs(row[at[stage]], stage)):
                 done.add((stage, row[at[stage]]))
                 at[stage] += 1
                 moved = True
-    for stage, row in enumerate(table):
+    for stage, row in enumerate(rows):
         if at[stage] < len(row):
-            kind, micro_batch = row[at[stage]]
-            raise UsageError(f"schedule: stage {stage} waits for ever before {kind}{micro_batch}")
+            step = "".join(map(str, row[at[stage]]))
+            raise UsageError(f"schedule: stage {stage} waits for ever before {step}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..cost_model.memory import StageBytes
+from ..ir.amounts import StageBytes
 from ..ir.plan import Memory, Stage
 from ..ir.strategy import Strategy
 
@@ -74,7 +74,7 @@ class StageSums(msgspec.Struct, frozen=True):
         return StageBytes(
             held=self.held_bytes,
             trained=self.trained_bytes,
-            biggest_call=max((amount for amount, _ in self.call_bytes), default=0),
+            calls=self.call_bytes,
             saved=self.saved_bytes,
             last=self.last_bytes,
             transient=self.transient_bytes,

@@ -15,6 +15,7 @@ import msgspec
 from ..cost_model.function import Load, Pricer, count_flops
 from ..cost_model.practice import GENERATED, Practice
 from ..cost_model.table import FunctionCost, FunctionTable
+from ..ir.amounts import Piece
 from ..ir.cluster import Cluster
 from ..ir.flow import Flow, flow
 from ..ir.layout import PARTIAL, State, UnreachableLayout, fits
@@ -191,6 +192,15 @@ class Entries:
         if table is None:
             return None
         return Entry(table.costs.at(local_batch, variant), table.summed_bytes)
+
+    def amounts(
+        self, name: str, word: Word, local_batch: int, variant: Variant
+    ) -> tuple[Piece, Piece]:
+        """What forward and backward of one call, which has a price, do and send."""
+        experts = prod(size for role, size in word if ROLES[role].batch)
+        table = self.tables[name, word, local_batch * experts == self.model.batch]
+        assert table is not None
+        return table.costs.amounts(local_batch, variant)
 
     def even_batch(self, name: str) -> int:
         """The most ways that every value of a function lets its batch be split."""

@@ -18,6 +18,7 @@ from ..cost_model.memory import memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import boundary_seconds, pipeline_seconds
 from ..cost_model.table import FunctionCost
+from ..ir.amounts import Share
 from ..ir.cluster import Cluster
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
@@ -290,6 +291,7 @@ class Evaluator:
             waiting,
             self.cluster.device.runtime_overhead_bytes,
         )
+        shares = tuple(Share(strategy, sums.bytes(self.item)) for strategy, sums in parts)
         first, last = parts[0][1].first, parts[0][1].last
         if like is not None:
             return replace(like, first=first, last=last, memory=memory)
@@ -307,6 +309,8 @@ class Evaluator:
             sync,
             sum(sums.crossing_bytes for _, sums in parts),
             memory,
+            shares,
+            moved,
         )
 
     def times(

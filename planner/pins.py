@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -16,25 +17,32 @@ from .candidate import Decision
 RANGE = re.compile(r"(.*)\[(\d+)-(\d+)\](.*)")
 
 
-class Pin(msgspec.Struct, frozen=True):
-    """Calls that match `glob` take a strategy, and a memory action unless it is None.
+def matches(glob: str, names: tuple[str, ...]) -> bool:
+    """Whether a pattern fits one of a call's names. Besides `*` and `?`, `[2-11]` stands for the
+    numbers from 2 to 11."""
+    found = RANGE.fullmatch(glob)
+    globs = [glob]
+    if found is not None:
+        before, first, last, after = found.groups()
+        globs = [f"{before}{n}{after}" for n in range(int(first), int(last) + 1)]
+    return any(fnmatchcase(name, one) for name in names for one in globs)
 
-    A call goes by the path of its module (`model.layers.3`), by its function (`block`) and by its
-    place among the function's calls (`block3`, `block.3`). Besides `*` and `?`, `[2-11]` stands for
-    the numbers from 2 to 11.
-    """
+
+def call_names(calls: Sequence[tuple[str, str]]) -> Iterator[tuple[str, ...]]:
+    """The names of calls, given by path and function: the path of its module (`model.layers.3`), its
+    function (`block`), its place among the function's calls (`block3`, `block.3`)."""
+    seen: dict[str, int] = {}
+    for path, function in calls:
+        place = seen[function] = seen.get(function, -1) + 1
+        yield path, function, f"{function}{place}", f"{function}.{place}"
+
+
+class Pin(msgspec.Struct, frozen=True):
+    """Calls of which a name matches `glob` take a strategy, and a memory action unless it is None."""
 
     glob: str
     strategy: Strategy
     memory: Memory | None = None
-
-    def matches(self, names: tuple[str, ...]) -> bool:
-        found = RANGE.fullmatch(self.glob)
-        globs = [self.glob]
-        if found is not None:
-            before, first, last, after = found.groups()
-            globs = [f"{before}{n}{after}" for n in range(int(first), int(last) + 1)]
-        return any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 def everywhere(word: str) -> tuple[Pin, ...]:
@@ -50,13 +58,10 @@ def parse_pin(text: str) -> Pin:
 
 def pinned(model: Model, pins: tuple[Pin, ...]) -> tuple[Pin | None, ...]:
     """The last pin that matches each call. Raises UsageError for a pin that matches none."""
-    seen: dict[str, int] = {}
     found: list[Pin | None] = []
     used: set[str] = set()
-    for call in model.calls:
-        place = seen[call.function] = seen.get(call.function, -1) + 1
-        names = (call.path, call.function, f"{call.function}{place}", f"{call.function}.{place}")
-        matching = [pin for pin in pins if pin.matches(names)]
+    for names in call_names([(call.path, call.function) for call in model.calls]):
+        matching = [pin for pin in pins if matches(pin.glob, names)]
         used.update(pin.glob for pin in matching)
         found.append(matching[-1] if matching else None)
     idle = [pin.glob for pin in pins if pin.glob not in used]

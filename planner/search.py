@@ -237,6 +237,7 @@ def assemble(
             )
             for c in others
         ),
+        calls=tuple(call.path for call in model.calls),
         seed=options.seed,
     )  # fmt: skip
 
@@ -270,7 +271,9 @@ def _layers(
         entry = entries.entry(call.function, decision.strategy.inside, samples // micro, memory)
         assert entry is not None
         seconds = entry.cost.forward.seconds, entry.cost.backward.seconds
-        layers.append(Layers(i, i + 1, number, memory, *seconds))
+        work = entries.amounts(call.function, decision.strategy.inside, samples // micro, memory)
+        once = i in evaluator.once
+        layers.append(Layers(i, i + 1, number, memory, *seconds, *work, once))
     return tuple(shardings.values()), tuple(layers)
 
 

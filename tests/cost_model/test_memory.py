@@ -4,15 +4,16 @@ from msgspec.structs import replace
 
 from plait.cost_model.batch_axes import BatchAxes
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.memory import StageBytes, memory_terms, micro_batches_in_flight
+from plait.cost_model.memory import memory_terms, micro_batches_in_flight
 from plait.cost_model.practice import GENERATED
+from plait.ir.amounts import StageBytes
 from plait.ir.plan import Optimizer
 from plait.ir.schedule import in_flight, one_f_one_b
 from plait.ir.strategy import parse_strategy
 
 ADAM = Optimizer("adamw", 3, 4)
 STAGE = StageBytes(
-    held=8000, trained=8000, biggest_call=800, saved=100, last=0, transient=10, once=0, crossing=0,
+    held=8000, trained=8000, calls=((800, 10),), saved=100, last=0, transient=10, once=0, crossing=0,
     item=2, summed={},
 )  # fmt: skip
 

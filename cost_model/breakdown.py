@@ -1,0 +1,171 @@
+"""Why a plan costs what it costs: a tree of terms whose sum is the prediction.
+
+    step ─┬─ forward   of the busiest stage, all micro-batches ── runs of layers ── kinds of operators
+          ├─ backward  the same
+          ├─ bubble    what the pipeline adds to that stage: first pass, sends, waits
+          └─ synchronisation of the stage where it takes longest, and the optimizer
+
+It is made from the amounts that a plan carries, so no model is needed, and another cluster can be
+asked what the same plan would cost there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+import msgspec
+
+from ..ir.amounts import Piece, Share
+from ..ir.cluster import Cluster
+from ..ir.plan import Layers, Plan, Stage
+from .batch_axes import Axes, BatchAxes
+from .collective import collective_legs, send_leg
+from .pipeline import boundary_seconds, period_seconds
+from .terms import Term, kernels_term, leg_term, legs_term, sent_term, stream_term, total
+
+KINDS = {"gemm": "matrix products", "pointwise": "elementwise", "reduce": "reductions",
+         "move": "copies and look-ups"}  # fmt: skip
+
+SCHEDULE = "derived: 1F1B of the stages' times"
+
+
+class StageTimes(msgspec.Struct, frozen=True):
+    """A stage: `forward` and `backward` over a whole step, `sync` once."""
+
+    forward: Term
+    backward: Term
+    sync: Term
+
+    @property
+    def busy_seconds(self) -> float:
+        return self.forward.value + self.backward.value
+
+
+def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
+    """The step time as a tree; on another `cluster` of as many devices if given."""
+    cluster = cluster or plan.cluster
+    stages = [stage_times(plan, stage, cluster) for stage in plan.stages]
+    busiest = max(range(len(stages)), key=lambda s: stages[s].busy_seconds)
+    slowest = max(range(len(stages)), key=lambda s: stages[s].sync.value)
+    return total("step", [
+        stages[busiest].forward, stages[busiest].backward,
+        _bubble(plan, stages, busiest, cluster), stages[slowest].sync,
+    ])  # fmt: skip
+
+
+def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster) -> Term:
+    """What the pipeline takes beyond the busiest stage's own work."""
+    count, stride = plan.micro_batches, cluster.devices // len(stages)
+    if len(stages) == 1:
+        return total("bubble", [])
+    busy = [stage.busy_seconds / count for stage in stages]
+    amounts = [s.transfer_bytes for s in plan.stages]
+    period = period_seconds(busy, boundary_seconds(amounts, stride, cluster))
+    symbols = {"u": sum(busy), "b": busy[busiest], "g": period, "m": count}
+    fill = Term("filling and draining", symbols["u"] - symbols["b"], "s", "u - b", SCHEDULE,
+                {x: symbols[x] for x in "ub"})  # fmt: skip
+    wait = Term("waiting for other stages", (count - 1) * (period - symbols["b"]), "s",
+                "(m - 1)*(g - b)", SCHEDULE, {x: symbols[x] for x in "mgb"})  # fmt: skip
+    crossed = Counter(
+        send_leg(amount, number * stride, stride, cluster)
+        for number, amount in enumerate(amounts)
+        if amount
+    )
+    sends = [leg_term(leg, 2 * boundaries, cluster) for leg, boundaries in crossed.items()]
+    return total("bubble", [fill, total("sends between stages", sends), wait])
+
+
+def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:
+    """Every term of one stage."""
+    times, own = plan.micro_batches, runs(plan, stage)
+    axes = [(share, BatchAxes(share.strategy, cluster)) for share in stage.shares]
+    passed = Term("passages", times * stage.passage_seconds / 2, "s", "m*t/2",
+                  "derived: collectives between strategies",
+                  {"m": times, "t": stage.passage_seconds})  # fmt: skip
+    gathers = [_per_call("all_gather", "weights", s, a, times, cluster) for s, a in axes]
+    scatters = [_per_call("reduce_scatter", "gradients", s, a, times, cluster) for s, a in axes]
+    added = [_accumulated(s, a, times, cluster) for s, a in axes]
+    once = [
+        piece_term(f"{label(plan, x)}, once", x.forward, x.last - x.first, cluster)
+        for x in plan.layers
+        if x.once
+    ]
+    return StageTimes(
+        total("forward", [*(run_term(plan, x, "forward", cluster) for x in own), *gathers, passed]),
+        total("backward", [
+            *(run_term(plan, x, "backward", cluster) for x in own),
+            *gathers, *scatters, *added, passed,
+        ]),
+        total("synchronisation", [t for s, a in axes for t in _synced(plan, s, a, cluster)] + once),
+    )  # fmt: skip
+
+
+def runs(plan: Plan, stage: Stage) -> list[Layers]:
+    """The runs of layers of a stage that every micro-batch passes."""
+    return [x for x in plan.layers if stage.first <= x.first < stage.last and not x.once]
+
+
+def run_term(plan: Plan, layers: Layers, direction: str, cluster: Cluster) -> Term:
+    """One direction of a run of layers over a whole step."""
+    piece: Piece = getattr(layers, direction)
+    times = (layers.last - layers.first) * plan.micro_batches
+    return piece_term(label(plan, layers), piece, times, cluster)
+
+
+def label(plan: Plan, layers: Layers) -> str:
+    """`block ×4`."""
+    name, count = plan.shardings[layers.sharding].function, layers.last - layers.first
+    return f"{name} ×{count}" if count > 1 else name
+
+
+def piece_term(name: str, piece: Piece, times: int, cluster: Cluster) -> Term:
+    """A forward or backward, run `times` times, by kind of operator and collective."""
+    kinds = defaultdict(list)
+    for kernels in piece.kernels:
+        kinds[kernels.work].append(kernels)
+    work = [
+        kernels_term(KINDS.get(kind, kind), members, times, cluster.device)
+        for kind, members in kinds.items()
+    ]
+    return total(name, [*work, *(sent_term(sent, times, cluster) for sent in piece.sent)])
+
+
+def _per_call(
+    kind: str, what: str, share: Share, axes: BatchAxes, times: int, cluster: Cluster
+) -> Term:
+    """Weights gathered before a call, or gradients scattered after it."""
+    needed = "parameter" if kind == "all_gather" else "gradient"
+    chosen = axes.sharded if needed in axes.shards else []
+    return total(f"{kind} of {what}", [
+        term
+        for amount, calls in share.bytes.calls
+        for term in _over(kind, amount * (1 if kind == "all_gather" else axes.scale), chosen,
+                          calls * times, cluster)
+    ])  # fmt: skip
+
+
+def _accumulated(share: Share, axes: BatchAxes, times: int, cluster: Cluster) -> Term:
+    amount = 2 * share.bytes.trained * axes.scale / axes.pieces("gradient")
+    return stream_term("adding up gradients", amount if times > 1 else 0.0, times, cluster.device)
+
+
+def _synced(plan: Plan, share: Share, axes: BatchAxes, cluster: Cluster) -> Iterator[Term]:
+    """Once per step: gradients added up over ranks, weights updated and sent round."""
+    held, part = share.bytes.trained, axes.scale / axes.pieces("optimizer")
+    yield from _over("all_reduce", held * part, axes.replicas, 1, cluster)
+    for axis in axes.inside:
+        yield from _over("all_reduce", share.bytes.summed[axis[0]] * part, [axis], 1, cluster)
+    if "optimizer" in axes.shards and "gradient" not in axes.shards:
+        yield from _over("reduce_scatter", held * axes.scale, axes.sharded, 1, cluster)
+    if "optimizer" in axes.shards and "parameter" not in axes.shards:
+        yield from _over("all_gather", held, axes.sharded, 1, cluster)
+    states = plan.optimizer.states
+    touched = 2 * (held * (2 + states) // axes.pieces("optimizer"))
+    yield stream_term("optimizer", touched, 1, cluster.device)
+
+
+def _over(kind: str, amount: float, axes: Axes, times: int, cluster: Cluster) -> Iterator[Term]:
+    for role, size, stride in axes:
+        legs = collective_legs(kind, amount, size, stride, cluster)
+        yield legs_term(f"{kind} over {role}", legs, times, cluster)

@@ -1,0 +1,72 @@
+"""What parts of a plan ask of a device, before prices: work done, bytes sent, bytes held.
+
+A plan carries its amounts, so that every price in it can be explained, and found again for another
+cluster, without the model.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .op import Work
+from .strategy import Strategy
+
+
+class Kernels(msgspec.Struct, frozen=True):
+    """`count` equal operators: floating-point operations and bytes touched of each."""
+
+    work: Work
+    dtype: str
+    flops: float
+    moved_bytes: float
+    count: int
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """`count` equal collectives over an axis of `size` ranks, `stride` ranks apart."""
+
+    kind: str
+    axis: str
+    amount_bytes: float
+    size: int
+    stride: int
+    count: int
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """The forward or the backward of one call on one device for one micro-batch."""
+
+    kernels: tuple[Kernels, ...] = ()
+    sent: tuple[Sent, ...] = ()
+
+
+class StageBytes(msgspec.Struct, frozen=True):
+    """Bytes of one stage on one device: weights `held`, and of them `trained`.
+
+    `calls` counts calls by the bytes of weights they hold. `saved` waits for backward, per
+    micro-batch; of it `last`, after the loss, becomes gradients at once. `transient` is the worst
+    moment inside a piece; `once` belongs to calls that run once per step; `crossing` goes to the next
+    stage. `item`: bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis.
+    """
+
+    held: int
+    trained: int
+    calls: tuple[tuple[int, int], ...]
+    saved: int
+    last: int
+    transient: int
+    once: int
+    crossing: int
+    item: int
+    summed: dict[str, int]
+
+    @property
+    def biggest_call(self) -> int:
+        return max((amount for amount, _ in self.calls), default=0)
+
+
+class Share(msgspec.Struct, frozen=True):
+    """The calls of one strategy in one stage."""
+
+    strategy: Strategy
+    bytes: StageBytes
