@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import NamedTuple
 
 import msgspec
@@ -21,7 +21,9 @@ from ortools.math_opt.python import mathopt
 
 from ..cost_model.memory import MARGIN, PASSING, part_terms
 from .candidate import Candidate, Decision
+from .entries import Entry
 from .evaluate import Evaluator
+from .layered.relaxation import hull, together
 
 GAP = 1e-4  # relative, of the integer program
 CLOSE = 0.01  # of the memory at hand: what is left is not worth another try
@@ -75,16 +77,34 @@ def fastest(group: Group) -> float:
     return min(candidate.step_seconds for candidate in group)
 
 
+def floor(evaluator: Evaluator, group: Group, budget: int) -> float:
+    """Seconds that no blend of a group within the budget is below: those of its fastest member with
+    a first stage, where most waits, that keeps the budget if layers could be cut."""
+    leader = min(group, key=lambda c: c.step_seconds)
+    micro_batches, curves = leader.micro_batches, []
+    for c in takewhile(lambda c: c.stage == 0, _classes(evaluator, group, leader.bounds, micro_batches)):
+        sizes = [way.lasting_bytes for way in c.ways]
+        costs = [way.seconds * micro_batches + way.sync_seconds for way in c.ways]
+        curves.append(hull(sizes, costs).times(len(c.calls)))
+    first, fits = together(curves), float(together(curves).at(_room(evaluator, budget)))
+    return leader.step_seconds + max(0.0, fits - float(first.cost[-1]))
+
+
+def _room(evaluator: Evaluator, budget: float) -> float:
+    """Bytes for all terms but the runtime's and the margin."""
+    runtime = evaluator.cluster.device.runtime_overhead_bytes
+    return max((budget - runtime) / (1 + MARGIN), 1.0)
+
+
 def blend(evaluator: Evaluator, group: Group, budget: int) -> Candidate | None:
     """The fastest mixture of a group's choices in the stages of its fastest member, or None where
     none fits."""
     leader = min(group, key=lambda c: (c.step_seconds, c.word, c.memory))
-    bounds = [*(s.first for s in leader.stages), leader.stages[-1].last]
+    bounds = leader.bounds
     classes = list(_classes(evaluator, group, bounds, leader.micro_batches))
     allowed, best = float(budget), None
     for _ in range(TRIES):
-        runtime = evaluator.cluster.device.runtime_overhead_bytes
-        room = max((allowed - runtime) / (1 + MARGIN), 1.0)
+        room = _room(evaluator, allowed)
         counts = _counts(classes, group, leader.micro_batches, room)
         if counts is None:
             break
@@ -104,7 +124,7 @@ def blend(evaluator: Evaluator, group: Group, budget: int) -> Candidate | None:
 def _classes(
     evaluator: Evaluator, group: Group, bounds: Sequence[int], micro_batches: int
 ) -> Iterator[Class]:
-    entries = [evaluator.entries_of(c.decisions, micro_batches) for c in group]
+    entries = [_entries(evaluator, c) for c in group]
     for stage, (first, last) in enumerate(pairwise(bounds)):
         own = evaluator.own(first, last)
         for name in dict.fromkeys(evaluator.calls[i].function for i in own):
@@ -126,6 +146,14 @@ def _classes(
                 n = len(calls)
                 ways.append(Way((forward + backward) / n, sync / n, sum(terms.values()) / n, passing))
             yield Class(stage, calls, tuple(ways), any(evaluator.shares[i] for i in calls))
+
+
+def _entries(evaluator: Evaluator, candidate: Candidate) -> list[Entry] | None:
+    (decision,) = candidate.decisions
+    batch = evaluator.global_batch // decision.strategy.batch_ways()
+    return evaluator.entries_like(
+        decision.strategy.inside, batch, candidate.micro_batches, decision.memory
+    )
 
 
 def _counts(

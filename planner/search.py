@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf, lcm
 
 from msgspec.structs import replace
@@ -10,11 +11,11 @@ from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError, UsageError
 from ..ir.grid import grid
 from ..ir.model import Model
-from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
+from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding, Stage
 from ..ir.precision import PRECISIONS
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
-from .blend import blend, fastest, groups
+from .blend import blend, fastest, floor, groups
 from .candidate import Candidate, Decision
 from .entries import Entries
 from .evaluate import Evaluator
@@ -46,7 +47,8 @@ def plan(model: Model, cluster: Cluster, options: PlanOptions) -> Plan:
         )
     fitting = [c for c in candidates if c.peak_bytes <= budget]
     if not fitting:
-        raise InfeasibleError(_shortfall(min(candidates, key=lambda c: c.peak_bytes), budget))
+        least = min(candidates, key=lambda c: c.peak_bytes)
+        raise InfeasibleError(_shortfall(least, evaluator.stages(least), budget))
     best = min(fitting, key=_order)
     return assemble(evaluator, options, best, candidates, budget)
 
@@ -90,10 +92,13 @@ class Space:
         """Mix the members of every group that may beat the fastest candidate that fits."""
         fitting = [c.step_seconds for c in self.found if c.peak_bytes <= self.budget]
         best = min(fitting, default=inf)
-        for group in groups(self.found)[:BLENDED]:
-            if fastest(group) >= best:
+        hopeful = [group for group in groups(self.found) if fastest(group) < best]
+        floors = [floor(self.evaluator, group, self.budget) for group in hopeful]
+        order = sorted(range(len(hopeful)), key=floors.__getitem__)
+        for number in order[:BLENDED]:
+            if floors[number] >= best:
                 break
-            made = blend(self.evaluator, group, self.budget)
+            made = blend(self.evaluator, hopeful[number], self.budget)
             if made is not None:
                 self.found.append(made)
                 best = min(best, made.step_seconds)
@@ -179,10 +184,10 @@ class Space:
         return [candidate for candidate in made if candidate is not None]
 
 
-def _shortfall(candidate: Candidate, budget: int) -> str:
-    stage = max(range(len(candidate.stages)), key=lambda s: candidate.stages[s].peak_bytes)
-    terms = sorted(candidate.stages[stage].memory, key=lambda t: -t[1])
-    peak = candidate.stages[stage].peak_bytes
+def _shortfall(candidate: Candidate, stages: Sequence[Stage], budget: int) -> str:
+    stage = max(range(len(stages)), key=lambda s: stages[s].peak_bytes)
+    terms = sorted(stages[stage].memory, key=lambda t: -t[1])
+    peak = stages[stage].peak_bytes
     return (
         f"infeasible: the smallest plan found ({candidate.word}, {candidate.micro_batches} "
         f"micro-batches, {candidate.memory}) needs {peak / 2**30:.2f} GiB on stage {stage}, has "
@@ -224,7 +229,7 @@ def assemble(
         precision=options.precision or _precision(model),
         optimizer=evaluator.optimizer,
         budget_bytes=budget,
-        stages=best.stages,
+        stages=evaluator.stages(best),
         layers=layers,
         shardings=shardings,
         prediction=_prediction(evaluator, best),
@@ -254,7 +259,7 @@ def _layers(
     entries, calls = evaluator.entries, evaluator.calls
     shardings: dict[tuple[str, Strategy], Sharding] = {}
     layers: list[Layers] = []
-    bounds = {stage.first for stage in best.stages}
+    bounds = set(best.bounds)
     for i, call in enumerate(calls):
         micro, decision = 1 if i in evaluator.once else best.micro_batches, best.at(i)
         key = call.function, decision.strategy

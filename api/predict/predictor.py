@@ -51,7 +51,9 @@ class RunEntries(Entries):
         if key not in self.tables:
             self.tables[key] = self.table(name, word, SAMPLES, alone=False)
         table = self.tables[key]
-        return None if table is None else Entry(table.costs.at(local_batch, variant), table.summed_bytes)
+        if table is None:
+            return None
+        return Entry(table.costs.at(local_batch, variant, SAMPLES), table.summed_bytes)
 
     def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
         held = (i.value for i in function.held() if i.gradient is not None)
@@ -80,7 +82,7 @@ class Predictor:
         candidate = evaluator.candidate(run.layout.strategy, run.micro_batches, memory)
         if candidate is None:
             raise Unmodelled(f"{run.layout.strategy} cannot split {run.layers} layers of {architecture}")
-        terms = dict(max(candidate.stages, key=lambda s: s.peak_bytes).memory)
+        terms = dict(max(evaluator.stages(candidate), key=lambda s: s.peak_bytes).memory)
         allocated = sum(terms.values()) - terms["runtime"] - terms["margin"]
         fits = candidate.peak_bytes <= cluster.device.memory_bytes
         return Outcome(candidate.step_seconds, candidate.peak_bytes, allocated, fits, candidate)

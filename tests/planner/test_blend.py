@@ -41,7 +41,7 @@ def test_one_stage_is_as_fast_as_any_assignment(space):
     """Against every assignment to every call, at budgets between the least and the most memory."""
     evaluator, tried = space.evaluator, 0
     for group in groups([c for c in space.found if len(c.strategies) == 1]):
-        if len(group[0].stages) > 1:
+        if len(group[0].bounds) > 2:
             continue
         group = [*group[:2], group[-1]]
         bounds = [0, len(evaluator.calls)]
