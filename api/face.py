@@ -54,6 +54,7 @@ def plan(
     micro_batches: int | None = None,
     memory_actions: tuple[str, ...] = ("keep", "recompute"),
     seed: int = 0,
+    time_limit: float | None = None,
 ) -> Plan:
     """The fastest plan that fits, offline: no device is touched, nothing is allocated.
 
@@ -61,7 +62,8 @@ def plan(
     samples per step (default: the batch given). `memory` is a budget per device in bytes or as text
     (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer, or several
     (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does.
-    `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own).
+    `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own). After `time_limit` seconds
+    of search, or on Ctrl-C, the best plan so far is taken (`plan.complete` is then false).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
     from ..cost_model.hardware import load_cluster
@@ -87,6 +89,7 @@ def plan(
         pins=tuple(map(parse_pin, [pin] if isinstance(pin, str) else pin)),
         micro_batches=micro_batches,
         seed=seed,
+        time_limit_seconds=time_limit,
     )
     if names is not None:
         options = replace(options, roles=names)

@@ -105,6 +105,7 @@ def plan(options: argparse.Namespace) -> int:
         micro_batches=options.micro_batches,
         memory_actions=tuple(options.memory_actions.split(",")),
         seed=options.seed,
+        time_limit=options.time_limit,
     )
     made = replace(made, source=source_text(options))
     done = time.perf_counter()
@@ -119,7 +120,9 @@ def plan(options: argparse.Namespace) -> int:
 
         print(print_plan(made))
         note(f"planned in {done - start:.1f} s, of it tracing {traced - start:.1f} s")
-    return 0
+    if not made.complete:
+        note("the search was stopped: the plan is the best so far")
+    return 0 if made.complete else TIME_LIMIT
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -212,6 +215,12 @@ def explain(options: argparse.Namespace) -> int:
     from .explanation import run as explained
 
     return explained(options)
+
+
+def diff(options: argparse.Namespace) -> int:
+    from .comparison import run as compared
+
+    return compared(options)
 
 
 def view(options: argparse.Namespace) -> int:
