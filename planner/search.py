@@ -157,12 +157,10 @@ class Space:
         for it, so the first one that is no faster than a smaller one that fits is the last."""
         best, seconds = None, inf
         for word in family:
-            made = [
-                candidate
-                for strategy in strategies(self.cluster.devices, word, self.roles, self.stages)
-                for candidate in self.candidates(strategy)
-            ]
-            self.found += made
+            before = len(self.found)
+            for strategy in strategies(self.cluster.devices, word, self.roles, self.stages):
+                self.found += self.candidates(strategy)
+            made = self.found[before:]
             fastest = min((c.step_seconds for c in made if c.peak_bytes <= self.budget), default=inf)
             if fastest < seconds:
                 best, seconds = word, fastest
