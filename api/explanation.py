@@ -156,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(versus_json(plan, other), indent=1) if options.json else versus(plan, other))
         return 0
     if options.json:
-        from .work import plan_json
+        from .planning import plan_json
 
         shown = terms(plan, options.where, options.memory)
         body = {

@@ -13,7 +13,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..ir.errors import FileError, InfeasibleError, MismatchError, UsageError, VerifyError
-from ..ir.files import digest
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.verify import verify_model
@@ -83,46 +82,9 @@ def opaque_operators(model: Model) -> list[str]:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from ..cost_model.hardware import load_cluster
-    from .face import plan as make
+    from .planning import run as planned
 
-    start = time.perf_counter()
-    cluster = load_cluster(options.cluster)
-    model = load_model(options, options.global_batch)
-    if options.global_batch is None and model.batch < cluster.devices:
-        batch = -(-cluster.devices // model.batch) * model.batch
-        note(f"global batch {batch}: {model.batch} would leave devices without a sample")
-        model = load_model(options, batch)
-    traced = time.perf_counter()
-    made = make(
-        model,
-        cluster=cluster,
-        memory=options.memory,
-        precision=options.precision,
-        optimizer=options.optimizer,
-        roles=options.roles,
-        pin=options.pin,
-        micro_batches=options.micro_batches,
-        memory_actions=tuple(options.memory_actions.split(",")),
-        seed=options.seed,
-        time_limit=options.time_limit,
-    )
-    made = replace(made, source=source_text(options))
-    done = time.perf_counter()
-    if options.output:
-        documents.write(Path(options.output), made, "plait/plan")
-        note(f"wrote {options.output}")
-    times = {"total": done - start, "trace": traced - start, "search": done - traced}
-    if options.json:
-        show(plan_json(made, times))
-    else:
-        from ..ir.text import print_plan
-
-        print(print_plan(made))
-        note(f"planned in {done - start:.1f} s, of it tracing {traced - start:.1f} s")
-    if not made.complete:
-        note("the search was stopped: the plan is the best so far")
-    return 0 if made.complete else TIME_LIMIT
+    return planned(options)
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -179,30 +141,6 @@ def pack(options: argparse.Namespace) -> int:
 def _progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
         print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
-    """The figures of a plan under the names that the documentation promises."""
-    p = plan.prediction
-    per_stage = plan.mesh.size // len(plan.stages)
-    return {
-        "status": plan.status, "gap": plan.gap, "step_time_s": p.step_seconds,
-        "tokens_per_s": p.tokens_per_second, "samples_per_s": p.samples_per_second, "mfu": p.mfu,
-        "memory": [
-            {"devices": [s * per_stage, (s + 1) * per_stage - 1], "terms": dict(stage.memory),
-             "peak": stage.peak_bytes, "budget": plan.budget_bytes}
-            for s, stage in enumerate(plan.stages)
-        ],
-        "strategy": [
-            {"function": plan.shardings[x.sharding].function, "calls": x.last - x.first,
-             "word": str(plan.strategy_of(x)), "memory": x.memory}
-            for x in plan.layers
-        ],
-        "pipeline": {"stages": len(plan.stages), "micro_batches": plan.micro_batches,
-                     "schedule": plan.schedule, "bubble": p.bubble},
-        "compression": [], "plan_time_s": times, "digest": digest(plan),
-        "global_batch": plan.global_batch, "word": plan.word,
-    }  # fmt: skip
 
 
 def place(options: argparse.Namespace) -> int:

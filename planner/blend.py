@@ -56,10 +56,12 @@ Group = Sequence[Candidate]  # uniform candidates that split the devices alike
 
 
 def groups(found: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Candidates by how they split the devices, the group with the fastest member first; of each
+    """Uniform candidates by how they split the devices, the group with the fastest member first; of each
     group those that nothing faster undercuts in memory."""
     made: dict[object, list[Candidate]] = {}
     for candidate in found:
+        if len(candidate.decisions) > 1:
+            continue
         (strategy,) = candidate.strategies
         key = (strategy.inside, strategy.batch_ways(), strategy.stages, candidate.micro_batches)
         made.setdefault(key, []).append(candidate)

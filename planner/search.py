@@ -87,15 +87,14 @@ class Space:
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
-        self.blend()
+        self.blend(self.found)
 
-    def blend(self) -> None:
-        """Mix the members of every group that may beat the fastest candidate that fits."""
-        fitting = [c.step_seconds for c in self.found if c.peak_bytes <= self.budget]
-        best = min(fitting, default=inf)
+    def blend(self, found: list[Candidate]) -> None:
+        """Add mixtures of every group of candidates that may beat the fastest one that fits."""
+        best = min((c.step_seconds for c in found if c.peak_bytes <= self.budget), default=inf)
         mixtures = [
             (mixture.floor(self.budget), number, mixture)
-            for number, group in enumerate(groups(self.found))
+            for number, group in enumerate(groups(found))
             if fastest(group) < best and not self.clock.late()
             for mixture in [Mixture(self.evaluator, group)]
         ]
@@ -104,7 +103,7 @@ class Space:
                 break
             made = mixture.best(self.budget)
             if made is not None:
-                self.found.append(made)
+                found.append(made)
                 best = min(best, made.step_seconds)
 
     def pinned(self) -> None:
