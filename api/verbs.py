@@ -122,7 +122,9 @@ def _diff(p: Parser) -> None:
 
 def _view(p: Parser) -> None:
     p.add_argument("file", metavar="FILE", help="plan.json, model.json or placement.json")
-    p.add_argument("-o", "--output", default="report.html", metavar="FILE")
+    p.add_argument("-o", "--output", metavar="FILE", help="default: report.html, or as the format is")
+    p.add_argument("--format", default="html",
+                   choices=("html", "svg", "chrome-trace", "model-explorer"))  # fmt: skip
     p.add_argument("--model", metavar="MODEL", help="the plan's model.json, to show its operators")
 
 

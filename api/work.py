@@ -18,6 +18,7 @@ from ..ir.plan import Plan
 from ..ir.verify import verify_model
 from . import documents
 
+EXTENSIONS = {"html": "html", "svg": "svg", "chrome-trace": "json", "model-explorer": "json"}
 TIME_LIMIT = 4  # exit code: time is up, the best so far is written
 
 
@@ -163,23 +164,24 @@ def diff(options: argparse.Namespace) -> int:
 
 def view(options: argparse.Namespace) -> int:
     from .placement import PLACEMENT, read_placement
-    from .view import render, report_of_model, report_of_placement, report_of_plan
+    from .view import FORMATS, report_of_model, report_of_placement, report_of_plan
 
     path = Path(options.file)
     kind = format_of(path)
     if kind == "plait/model":
         model = documents.read(path, Model, kind)
         verify_model(model)
-        page = render(report_of_model(model))
+        report = report_of_model(model)
     elif kind == PLACEMENT:
-        page = render(report_of_placement(read_placement(path)))
+        report = report_of_placement(read_placement(path))
     else:
         from .face import load_plan
 
         made = load_plan(path)
-        page = render(report_of_plan(made, _model_of(made, options.model)))
-    documents.write_text(Path(options.output), page)
-    print(Path(options.output).resolve())
+        report = report_of_plan(made, _model_of(made, options.model))
+    target = Path(options.output or f"report.{EXTENSIONS[options.format]}")
+    documents.write_text(target, FORMATS[options.format](report))
+    print(target.resolve())
     return 0
 
 
