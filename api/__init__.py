@@ -15,24 +15,26 @@ if TYPE_CHECKING:
     from ..ir.errors import UsageError as UsageError
     from ..ir.errors import VerifyError as VerifyError
     from ..ir.model import Model as Model
-    from ..ir.plan import Plan as Plan
     from .explanation import explain as explain
+    from .face import load_plan as load_plan
     from .face import parallelize as parallelize
     from .face import plan as plan
     from .face import trace as trace
     from .placement import place as place
+    from .planned import Plan as Plan
 
 _ROOMS = {
-    "Cluster": "ir.cluster", "Model": "ir.model", "Plan": "ir.plan",
+    "Cluster": "ir.cluster", "Model": "ir.model", "Plan": "api.planned",
     **dict.fromkeys(("PlaitError", "TraceError", "InfeasibleError", "FileError", "MismatchError",
                      "VerifyError", "UsageError"), "ir.errors"),
-    **dict.fromkeys(("trace", "plan", "parallelize"), "api.face"),
+    **dict.fromkeys(("trace", "plan", "parallelize", "load_plan"), "api.face"),
     "explain": "api.explanation", "place": "api.placement",
 }  # fmt: skip
 
 __all__ = [
     "Cluster", "FileError", "InfeasibleError", "MismatchError", "Model", "PlaitError", "Plan",
-    "TraceError", "UsageError", "VerifyError", "explain", "parallelize", "place", "plan", "trace",
+    "TraceError", "UsageError", "VerifyError", "explain", "load_plan", "parallelize", "place", "plan",
+    "trace",
 ]  # fmt: skip
 
 

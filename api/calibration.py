@@ -1,4 +1,4 @@
-"""`plait calibrate`: a cluster file from measurements of this machine, or from a log of real steps."""
+"""`plait calibrate`: a cluster file from measurements of this machine."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import isclose
 from typing import Any
 
 import msgspec
@@ -33,9 +34,26 @@ def explain(plan: Plan, where: str | None = None, *, memory: bool = False) -> st
     shown = [s for s in symbols(plan) if s.name in used]
     notes = Notes()
     lines = [line for term in found for line in tree(term, deepest, notes)]
+    lines += differences(plan)
     lines += ["", "symbols", *(symbol_line(s, notes) for s in shown)]
     lines += ["", "sources", *(f"  [{n}] {text}" for text, n in notes.numbers.items())]
     return "\n".join(lines)
+
+
+def differences(plan: Plan) -> list[str]:
+    """What a plan says of itself that its terms do not add up to: it was edited, or written by hand."""
+    pairs: list[tuple[str, float, float, Callable[[float], str]]] = [
+        ("step", plan.prediction.step_seconds, step_term(plan).value, seconds)
+    ]
+    pairs += [
+        (f"stage {s}", stage.peak_bytes, memory_term(plan, s).value, size)
+        for s, stage in enumerate(plan.stages)
+    ]
+    return [
+        f"note: {name}: the plan says {form(said)}, its terms add up to {form(found)}"
+        for name, said, found, form in pairs
+        if not isclose(said, found, rel_tol=1e-6)
+    ]
 
 
 class Notes:

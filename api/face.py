@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from ..ir.errors import MismatchError, UsageError
 from ..ir.model import Model
-from ..ir.plan import Plan
+from ..ir.plan import Plan as PlanData
 from ..ir.precision import PRECISIONS, lift_dtypes
+from .planned import Plan, planned
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,7 +90,7 @@ def plan(
     )
     if names is not None:
         options = replace(options, roles=names)
-    return search(in_precision(traced, precision), chosen, options)
+    return planned(search(in_precision(traced, precision), chosen, options))
 
 
 def in_precision(model: Model, precision: str | None) -> Model:
@@ -108,7 +109,7 @@ def parallelize(
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     optimizer: Any = None,
     optimizer_args: Mapping[str, Any] | None = None,
-    plan: str | Path | Plan = "auto",
+    plan: str | Path | PlanData = "auto",
     seed: int = 0,
 ) -> Program:
     """Under torchrun: plan (or take a plan), compile, and return the program of this rank.
@@ -126,7 +127,7 @@ def parallelize(
     from ..runtime.session import begin
 
     rank, world = begin()
-    if isinstance(plan, Plan):
+    if isinstance(plan, PlanData):
         decided, traced = plan, trace(model, batch, loss_fn, batch_size=plan.global_batch)
     elif plan == "auto":
         traced = trace(model, batch, loss_fn)
@@ -155,6 +156,6 @@ def load_plan(path: str | Path) -> Plan:
     from ..ir.verify import verify_plan
     from .documents import read
 
-    found = read(Path(path), Plan, "plait/plan")
+    found = read(Path(path), PlanData, "plait/plan")
     verify_plan(found)
-    return found
+    return planned(found)

@@ -137,7 +137,6 @@ def _run(p: Parser) -> None:
 def _calibrate(p: Parser) -> None:
     p.add_argument("--quick", action="store_true", help="fewer sizes, less than two minutes")
     p.add_argument("--ranks", type=int, help="at work at the same time; default: GPUs or processors")
-    p.add_argument("--log", metavar="STEPS.jsonl", help="fit to a log of real steps instead")
     p.add_argument("-o", "--output", default="machine.toml", metavar="FILE")
     _json(p)
 
@@ -158,6 +157,6 @@ VERBS = (
     Verb("compile", "write the training program of a plan", _compile),
     Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
     Verb("run", "start a program's ranks with torchrun", _run),
-    Verb("calibrate", "measure this machine, or fit to a log of steps: a cluster file", _calibrate),
+    Verb("calibrate", "measure this machine and write it as a cluster file", _calibrate),
     Verb("check", "validate a plan or model file without running anything", _check),
 )

@@ -2,7 +2,7 @@
 
     step ─┬─ forward   of the busiest stage, all micro-batches ── runs of layers ── kinds of operators
           ├─ backward  the same
-          ├─ bubble    what the pipeline adds to that stage
+          ├─ bubble    what the pipeline adds to that stage: first pass, sends, waits
           └─ synchronisation of the stage where it takes longest, and the optimizer
 
 It is made from the amounts that a plan carries, so no model is needed, and another cluster can be
@@ -11,7 +11,7 @@ asked what the same plan would cost there.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import msgspec
@@ -20,12 +20,14 @@ from ..ir.amounts import Piece, Share
 from ..ir.cluster import Cluster
 from ..ir.plan import Layers, Plan, Stage
 from .batch_axes import Axes, BatchAxes
-from .collective import collective_legs
-from .pipeline import boundary_seconds, pipeline_seconds
-from .terms import Term, kernels_term, legs_term, sent_term, stream_term, total
+from .collective import collective_legs, send_leg
+from .pipeline import boundary_seconds, period_seconds
+from .terms import Term, kernels_term, leg_term, legs_term, sent_term, stream_term, total
 
 KINDS = {"gemm": "matrix products", "pointwise": "elementwise", "reduce": "reductions",
          "move": "copies and look-ups"}  # fmt: skip
+
+SCHEDULE = "derived: 1F1B of the stages' times"
 
 
 class StageTimes(msgspec.Struct, frozen=True):
@@ -54,14 +56,24 @@ def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
 
 def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster) -> Term:
     """What the pipeline takes beyond the busiest stage's own work."""
-    count = plan.micro_batches
+    count, stride = plan.micro_batches, cluster.devices // len(stages)
+    if len(stages) == 1:
+        return total("bubble", [])
     busy = [stage.busy_seconds / count for stage in stages]
-    stride = cluster.devices // len(stages)
-    sends = boundary_seconds([s.transfer_bytes for s in plan.stages], stride, cluster)
-    value = pipeline_seconds(busy, sends, count) - count * busy[busiest]
-    symbols = {"m": count, "T": pipeline_seconds(busy, sends, count), "b": busy[busiest]}
-    symbols |= {f"b_{s}": seconds for s, seconds in enumerate(busy)} if len(busy) <= 8 else {}
-    return Term("bubble", max(value, 0.0), "s", "T - m*b", "derived: 1F1B", symbols)
+    amounts = [s.transfer_bytes for s in plan.stages]
+    period = period_seconds(busy, boundary_seconds(amounts, stride, cluster))
+    symbols = {"u": sum(busy), "b": busy[busiest], "g": period, "m": count}
+    fill = Term("filling and draining", symbols["u"] - symbols["b"], "s", "u - b", SCHEDULE,
+                {x: symbols[x] for x in "ub"})  # fmt: skip
+    wait = Term("waiting for other stages", (count - 1) * (period - symbols["b"]), "s",
+                "(m - 1)*(g - b)", SCHEDULE, {x: symbols[x] for x in "mgb"})  # fmt: skip
+    crossed = Counter(
+        send_leg(amount, number * stride, stride, cluster)
+        for number, amount in enumerate(amounts)
+        if amount
+    )
+    sends = [leg_term(leg, 2 * boundaries, cluster) for leg, boundaries in crossed.items()]
+    return total("bubble", [fill, total("sends between stages", sends), wait])
 
 
 def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:

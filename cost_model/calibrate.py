@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 from ..ir.cluster import Cluster, Device, Link
 from ..ir.curve import Curve
@@ -33,7 +34,12 @@ def cluster_of(machine: Machine, name: str) -> Cluster:
         memory_bandwidth_bytes_per_second=_rate(curves, LARGE),
         launch_overhead_seconds=min(c.seconds[0] for c in curves),
         runtime_overhead_bytes=RUNTIME_BYTES[machine.device],
-        source=f"{source}; runtime_gb assumed",
+        source=source,
+        sources={
+            "achievable": "derived: rates are measured ones",
+            "sustained": "assumed: not limited",
+            "runtime_gb": "assumed: libraries and contexts",
+        },
         curves=curves,
     )
     latency, rate = _alpha_beta(sent, machine.ranks)
@@ -43,17 +49,16 @@ def cluster_of(machine: Machine, name: str) -> Cluster:
 
 
 def _curves(costs: Iterable[Measured], source: str) -> Iterator[Curve]:
-    """Points of one name, type and group as one curve; a larger call is never cheaper."""
+    """Points of one name, type and group as one curve. What disturbs a measurement makes it longer,
+    so a call takes no longer than any larger one was seen to."""
     points: dict[tuple[str, str, str, int], list[tuple[float, float]]] = defaultdict(list)
     for cost in costs:
         key = (cost.name, cost.by, cost.dtype, cost.ranks)
         points[key].append((cost.amount, cost.seconds))
     for (name, by, dtype, ranks), found in points.items():
-        amounts, seconds = [], list[float]()
-        for amount, spent in sorted(found):
-            amounts.append(amount)
-            seconds.append(max([spent, *seconds[-1:]]))
-        yield Curve(name, by, tuple(amounts), tuple(seconds), dtype, ranks, source)
+        amounts, seconds = zip(*sorted(found), strict=True)
+        least = tuple(accumulate(reversed(seconds), min))[::-1]
+        yield Curve(name, by, amounts, least, dtype, ranks, source)
 
 
 def _peaks(curves: Iterable[Curve]) -> dict[str, float]:
@@ -98,6 +103,9 @@ def cluster_toml(cluster: Cluster) -> str:
         f"launch_us = {device.launch_overhead_seconds * 1e6:.6g}",
         f"runtime_gb = {device.runtime_overhead_bytes / 1e9:.6g}",
         f"source = {_text(device.source)}",
+        "",
+        "[device.sources]",
+        *(f"{key} = {_text(text)}" for key, text in sorted(device.sources.items())),
         "",
         "[device.tflops]",
         *(f"{dtype} = {rate / 1e12:.6g}" for dtype, rate in device.peak_flops.items()),

@@ -9,7 +9,7 @@ from ..ir.plan import Plan
 from .batch_axes import BatchAxes
 from .memory import MARGIN, PASSING, micro_batches_in_flight, part_terms
 from .practice import GENERATED
-from .terms import Symbol, Term, device_source, total
+from .terms import Symbol, Term, total
 
 LEGEND = tuple(
     Symbol(name, about)
@@ -32,7 +32,7 @@ LEGEND = tuple(
 
 def memory_term(plan: Plan, number: int) -> Term:
     """Peak bytes of a device of a stage as a tree; the sum is the plan's."""
-    stage = plan.stages[number]
+    stage, device = plan.stages[number], plan.cluster.device
     after = len(plan.stages) - 1 - number
     waiting = micro_batches_in_flight(after, len(plan.stages), plan.micro_batches, 1)
     found: dict[str, list[Term]] = {}
@@ -49,9 +49,8 @@ def memory_term(plan: Plan, number: int) -> Term:
     parts += [
         Term("margin", int(MARGIN * above), "B", f"floor({MARGIN}*q)",
              "assumed: rounding and fragmentation of the allocator", {"q": above}),
-        Term("runtime", plan.cluster.device.runtime_overhead_bytes, "B", "c",
-             device_source(plan.cluster.device),
-             {"c": plan.cluster.device.runtime_overhead_bytes}),
+        Term("runtime", device.runtime_overhead_bytes, "B", "c", device.source_of("runtime_gb"),
+             {"c": device.runtime_overhead_bytes}),
     ]  # fmt: skip
     return total(f"stage {number}", parts, "B")
 

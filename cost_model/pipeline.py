@@ -28,14 +28,18 @@ def pipeline_seconds(
     shorter and send more often; `overlap` hides all sends but those of the first pass.
     """
     stages = len(busy)
-    period = max(busy)
-    if not overlap:
-        loop = 0.0
-        for count, (work, send) in enumerate(zip(reversed(busy), reversed(sends), strict=True), 1):
-            loop += work + 2 * send * chunks
-            period = max(period, loop / count)
+    period = max(busy) if overlap else period_seconds(busy, sends, chunks)
     first = (sum(busy) - max(busy)) / chunks + 2 * sum(sends)
     return first + max(busy) + (micro_batches - 1) * period if stages > 1 else micro_batches * busy[0]
+
+
+def period_seconds(busy: Sequence[float], sends: Sequence[float], chunks: int = 1) -> float:
+    """From one micro-batch to the next: the slowest stage or loop, where sends are not hidden."""
+    period, loop = max(busy), 0.0
+    for count, (work, send) in enumerate(zip(reversed(busy), reversed(sends), strict=True), 1):
+        loop += work + 2 * send * chunks
+        period = max(period, loop / count)
+    return period
 
 
 def timeline(plan: Plan) -> tuple[Event, ...]:

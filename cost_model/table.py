@@ -200,7 +200,7 @@ class _Piece:
         sent = zip(self.kinds, self.sent.at(samples), strict=True)
         communication = sum(self.pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
         peak = self.live.at(samples).max(initial=0.0)
-        compute = max(compute, self.host_seconds - communication)
+        compute = max(0.0, compute, self.host_seconds - communication)
         return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
 
 
@@ -252,7 +252,7 @@ def _kernels(
 def _line(
     table: FunctionTable, pairs: Sequence[tuple[Load, Load]], amount: Callable[[Load], float]
 ) -> Line:
-    near, far = (np.array([amount(pair[i]) for pair in pairs]) for i in (0, 1))
+    near, far = (np.array([amount(p[i]) for p in pairs], dtype=np.float64) for i in (0, 1))
     return table.through(near, far)
 
 

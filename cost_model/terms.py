@@ -6,20 +6,27 @@ and its links, explained by `legend`, and amounts of the plan.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from ..ir.amounts import Kernels, Sent
-from ..ir.cluster import Cluster, Device, Link
+from ..ir.cluster import GIVEN, Cluster, Device, Link
 from ..ir.curve import Curve
 from .collective import Leg, collective_legs
 from .compute import BANDWIDTH_PART, RAMP_SECONDS, RATE, op_seconds, stream_seconds
 
 ASSUMED = "assumed for this kind of work (cost_model/compute.py)"
+ROOFLINE = "derived: work counted, at the device's rates"
+STREAM = "derived: bytes counted, at the memory bandwidth"
+ALPHA_BETA = "derived: bytes counted, at the link's latency and bandwidth"
 AMOUNTS = {
     "n": "how often in a step", "F": "floating-point operations", "N": "bytes of the whole tensor",
     "B": "bytes read and written", "p": "ranks of the group", "m": "micro-batches per step",
+    "u": "seconds of a micro-batch in all stages", "b": "of them in the busiest stage",
+    "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
+    "t": "seconds in which a micro-batch passes between strategies of a stage, both ways",
 }  # fmt: skip
 
 
@@ -79,14 +86,12 @@ def kernel_term(kernels: Kernels, times: int, device: Device) -> Term:
         symbols |= {"F": kernels.flops} if kernels.flops else {}
         return measured_term(name, count * one, count, curve, symbols)
     memory, formula = "B/(w*W)", "n*(B/(w*W) + t_l)"
-    constants = f"{device_source(device)}; w {ASSUMED}"
     rate = RATE.get(kernels.work)
     if rate is not None:
         symbols["F"] = kernels.flops
         compute = f"F/(P_{kernels.dtype}*a*s*r_{kernels.work}) + t_r"
         formula = f"n*(Max({compute}, {memory}) + t_l)"
-        constants = f"{device_source(device)}; r, t_r, w {ASSUMED}"
-    return Term(name, count * one, "s", formula, constants, symbols)
+    return Term(name, count * one, "s", formula, ROOFLINE, symbols)
 
 
 def sent_term(sent: Sent, times: int, cluster: Cluster) -> Term:
@@ -105,7 +110,8 @@ def legs_term(name: str, legs: Iterable[Leg], times: int, cluster: Cluster) -> T
 
 def leg_term(leg: Leg, times: int, cluster: Cluster) -> Term:
     """A collective over one kind of link: alpha-beta."""
-    alpha, beta = f"alpha_{leg.link.name}", f"beta_{leg.link.name}"
+    name = link_name(leg.link, cluster)
+    alpha, beta = f"alpha_{name}", f"beta_{name}"
     symbols: dict[str, float] = {"n": times, "N": leg.amount, "p": leg.size}
     curve = leg.link.curve(leg.kind, leg.size)
     if curve is not None:
@@ -118,7 +124,7 @@ def leg_term(leg: Leg, times: int, cluster: Cluster) -> Term:
     rounds = ("2*" if leg.passes == 2 else "") + f"(p - 1)*{alpha}"
     return Term(
         f"{leg.kind} on {leg.link.name}", times * leg.seconds, "s", f"n*({rounds} + {moved})",
-        leg.link.source or device_source(cluster.device), symbols,
+        ALPHA_BETA, symbols,
     )  # fmt: skip
 
 
@@ -129,7 +135,7 @@ def stream_term(name: str, kind: str, amount: float, times: int, device: Device)
     curve = device.curve((kind,), "float32")
     if curve is not None:
         return measured_term(name, value, times, curve, symbols)
-    return Term(name, value, "s", "n*B/W", device_source(device), symbols)
+    return Term(name, value, "s", "n*B/W", STREAM, symbols)
 
 
 def measured_term(
@@ -141,46 +147,51 @@ def measured_term(
     return Term(name, value, "s", formula, f"measured: {curve.source}", found)
 
 
-def device_source(device: Device) -> str:
-    return device.source or "given with the cluster"
-
-
 def legend(cluster: Cluster) -> tuple[Symbol, ...]:
     """Every symbol that formulas of times use."""
     device = cluster.device
-    source = device_source(device)
+    source = device.source_of
     rates = [
-        Symbol(f"P_{dtype}", f"flop/s of products of {dtype}", device.peak(dtype), source)
+        Symbol(f"P_{dtype}", f"flop/s of products of {dtype}", device.peak(dtype), source("tflops"))
         for dtype in device.peak_flops
     ]
     parts = [
         Symbol(f"r_{work}", f"part of that which {work} reaches", rate, ASSUMED)
         for work, rate in RATE.items()
     ]
-    links = [
-        s for link in dict.fromkeys(cluster.levels) for s in _link(link, link.source or source)
-    ]
+    links = {
+        s.name: s for link in cluster.levels for s in _link(link, link_name(link, cluster))
+    }
     curves = (*device.curves, *(c for link in cluster.levels for c in link.curves))
     measured = sorted({curve.name for curve in curves})
     return (
         *rates,
-        Symbol("a", "part of the peak that the largest products reach", device.achievable, source),
-        Symbol("s", "part of that which long runs keep up", device.sustained, source),
+        Symbol("a", "part of the peak that the largest products reach", device.achievable,
+               source("achievable")),
+        Symbol("s", "part of that which long runs keep up", device.sustained, source("sustained")),
         *parts,
         Symbol("t_r", "seconds of ramp-up of a product", RAMP_SECONDS, ASSUMED),
-        Symbol("W", "memory bandwidth, byte/s", device.memory_bandwidth_bytes_per_second, source),
+        Symbol("W", "memory bandwidth, byte/s", device.memory_bandwidth_bytes_per_second,
+               source("memory_gb_per_s")),
         Symbol("w", "part of it that kernels reach", BANDWIDTH_PART, ASSUMED),
-        Symbol("t_l", "seconds to launch a kernel", device.launch_overhead_seconds, source),
-        *links,
+        Symbol("t_l", "seconds to launch a kernel", device.launch_overhead_seconds, source("launch_us")),
+        *links.values(),
         *(Symbol(f"t_{name}", "seconds of one, read off a measured curve") for name in measured),
         *(Symbol(name, about) for name, about in AMOUNTS.items()),
     )
 
 
-def _link(link: Link, source: str) -> tuple[Symbol, Symbol]:
-    rate = link.bandwidth_bytes_per_second
+def _link(link: Link, name: str) -> tuple[Symbol, Symbol]:
+    rate, source = link.bandwidth_bytes_per_second, link.source or GIVEN
     return (
-        Symbol(f"alpha_{link.name}", f"seconds of a message ({link.name})",
-               link.latency_seconds, source),
-        Symbol(f"beta_{link.name}", f"byte/s of a device, one way ({link.name})", rate, source),
-    )  # fmt: skip
+        Symbol(f"alpha_{name}", f"seconds of a message ({link.name})", link.latency_seconds, source),
+        Symbol(f"beta_{name}", f"byte/s of a device, one way ({link.name})", rate, source),
+    )
+
+
+def link_name(link: Link, cluster: Cluster) -> str:
+    """A name for symbols: the link's, and its level where levels of one name differ."""
+    name = re.sub(r"\W", "_", link.name)
+    alike = [x for x in cluster.levels if re.sub(r"\W", "_", x.name) == name]
+    rates = {(x.latency_seconds, x.bandwidth_bytes_per_second, x.source) for x in alike}
+    return name if len(rates) == 1 else f"{name}_{cluster.levels.index(link)}"

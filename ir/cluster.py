@@ -14,6 +14,10 @@ from .curve import Curve, parse_curve
 from .errors import FileError
 
 MOST_DEVICES = 10**9
+GIVEN = "given with the cluster"
+SOURCED = (
+    "tflops", "achievable", "sustained", "memory_gb", "memory_gb_per_s", "launch_us", "runtime_gb",
+)  # fmt: skip
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -21,8 +25,8 @@ class Device(msgspec.Struct, frozen=True):
 
     `peak_flops` by torch type name, `achievable` the part of it that the largest matrix products
     reach, `sustained` the part of that which the power limit lets long runs keep up, `source` where
-    the numbers come from. `curves` are measured costs, which come before everything computed from
-    the other numbers.
+    the numbers come from but those that `sources` lists by their TOML keys. `curves` are measured
+    costs, which come before everything computed from the other numbers.
     """
 
     kind: str
@@ -33,6 +37,7 @@ class Device(msgspec.Struct, frozen=True):
     launch_overhead_seconds: float
     runtime_overhead_bytes: int
     source: str = ""
+    sources: dict[str, str] = {}
     sustained: float = 1.0
     curves: tuple[Curve, ...] = ()
 
@@ -59,6 +64,10 @@ class Device(msgspec.Struct, frozen=True):
                 if curve.name == name and (curve.by == "bytes" or curve.dtype == dtype):
                     return curve
         return None
+
+    def source_of(self, key: str) -> str:
+        """Where the number under a TOML key comes from."""
+        return self.sources.get(key) or self.source or GIVEN
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -170,9 +179,20 @@ def parse_device(table: dict[str, object], where: str) -> Device:
         launch_overhead_seconds=_number(table, "launch_us", where) * 1e-6,
         runtime_overhead_bytes=int(_number(table, "runtime_gb", where) * 1e9),
         source=str(table.get("source", "")),
+        sources=_sources(table, where),
         sustained=_number(table, "sustained", where) if "sustained" in table else 1.0,
         curves=_curves(table, where),
     )
+
+
+def _sources(table: dict[str, object], where: str) -> dict[str, str]:
+    found = table.get("sources", {})
+    if not isinstance(found, dict):
+        raise FileError(f"{where}.sources: not a table")
+    for key, text in found.items():
+        if key not in SOURCED or not isinstance(text, str):
+            raise FileError(f"{where}.sources.{key}: a text for one of {', '.join(SOURCED)} is needed")
+    return {"sustained": "assumed: not limited"} | found if "sustained" not in table else found
 
 
 def _link(table: object, where: str) -> Link:

@@ -7,6 +7,7 @@ are as cold as in a program that has done other things in between.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from math import isqrt, prod
 from typing import NamedTuple
 
@@ -59,8 +60,12 @@ def product(side: int, dtype: torch.dtype, device: torch.device) -> Sample:
         [torch.randn(side, side, device=device, dtype=dtype) for _ in range(2)]
         for _ in range(set_count(2 * item * side * side))
     ]
-    calls = [lambda a=a, b=b: torch.mm(a, b.t()) for a, b in sets]
+    calls: list[Call] = [partial(_product, a, b) for a, b in sets]
     return Sample("gemm", name_of(dtype), "flops", 2.0 * side**3, calls)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b.t())
 
 
 def attention(
@@ -73,18 +78,16 @@ def attention(
     shape = (samples_, heads, tokens, HEAD)
     key = torch.tensor([1, 0], dtype=torch.int64, device=device) if random else None
     index = whole(samples_, heads, tokens, tokens) if random else []
-    rest = (True, HEAD**-0.5, 0.1 if random else 0.0, 0, index, [], [])
+    rest: list[object] = [True, HEAD**-0.5, 0.1 if random else 0.0, 0, index, [], []]
     count = samples_ * heads * tokens * tokens * HEAD / 2
     forwards: list[Call] = []
     backwards: list[Call] = []
     for _ in range(set_count(8 * samples_ * heads * tokens * HEAD)):
         q, k, v = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
         out, rows = OPS.attention(q, k, v, None, key, *rest)
-        forwards.append(lambda q=q, k=k, v=v: OPS.attention(q, k, v, None, key, *rest))
+        forwards.append(partial(OPS.attention, q, k, v, None, key, *rest))
         backwards.append(
-            lambda q=q, k=k, v=v, out=out, rows=rows: OPS.attention_backward(
-                out, q, k, v, None, key, out, rows, *rest
-            )
+            partial(OPS.attention_backward, out, q, k, v, None, key, out, rows, *rest)
         )
     prefix = "random_" if random else ""
     yield Sample(f"{prefix}attention", name_of(dtype), "flops", 4 * count, forwards)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import plait
 from plait.api.cli import main
@@ -58,10 +59,29 @@ def test_parts_are_found_by_name(files, capsys, where, says):
 
 
 def test_python_gives_the_same_text(files, capsys):
-    from plait.api.face import load_plan
+    found = plait.load_plan(files[1])
+    for where in ("stage0", "layers.3"):
+        capsys.readouterr()
+        assert main(["explain", files[1], where]) == 0
+        text = capsys.readouterr().out.rstrip("\n")
+        assert plait.explain(found, where) == found.explain(where) == text
 
-    assert main(["explain", files[1], "stage0"]) == 0
-    assert plait.explain(load_plan(files[1]), "stage0") == capsys.readouterr().out.rstrip("\n")
+
+def test_a_plan_prints_saves_and_shows_itself(files, tmp_path):
+    found = plait.load_plan(files[1])
+    assert f"strategy  {found.word}" in str(found)
+    found.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == Path(files[1]).read_bytes()
+    assert plait.load_plan(tmp_path / "again.json") == found
+    found.view(tmp_path / "report.html")
+    assert found.word in (tmp_path / "report.html").read_text()
+
+
+def test_a_plan_that_was_edited_is_told_from_its_terms(files):
+    found = plait.load_plan(files[1])
+    assert "note:" not in found.explain() + found.explain(memory=True)
+    edited = replace(found, prediction=replace(found.prediction, step_seconds=1.0))
+    assert "note: step: the plan says 1 s, its terms add up to" in edited.explain()
 
 
 def test_unknown_parts_are_named(files, capsys):

@@ -11,6 +11,8 @@ from plait.cost_model.hardware import load_cluster
 from plait.cost_model.held import LEGEND, memory_term
 from plait.cost_model.terms import legend
 from plait.ir.capture import trace
+from plait.ir.files import digest, dump, load
+from plait.ir.plan import Plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import parse_pin
 
@@ -51,6 +53,12 @@ def test_the_terms_are_the_prediction(model, word, cluster, micro):
         assert {t.name: t.value for t in held.parts} == {n: v for n, v in stage.memory if v}
 
 
+@pytest.mark.parametrize(("word", "cluster"), [*WORDS, ("tp=8", "8xh100")])
+def test_a_plan_read_back_keeps_its_digest(model, word, cluster):
+    found = made(model, word, cluster)
+    assert digest(load(dump(found, "plait/plan"), Plan, "plait/plan")) == digest(found)
+
+
 @pytest.mark.parametrize(("word", "cluster"), WORDS)
 def test_formulas_give_their_values(model, word, cluster):
     from sympy import Symbol, sympify
@@ -64,8 +72,33 @@ def test_formulas_give_their_values(model, word, cluster):
         formula = sympify(leaf.formula, locals=names)
         value = formula.subs({**constants, **leaf.symbols})
         assert float(value) == pytest.approx(leaf.value, rel=1e-9, abs=1e-12), leaf
-        if leaf.name not in ("bubble", "passages"):
-            assert {str(s) for s in formula.free_symbols} <= known, leaf
+        assert {str(s) for s in formula.free_symbols} <= known, leaf
+
+
+def test_every_symbol_means_one_thing(model):
+    found = made(model, "pp=2,dp=4", "2x2x2xh100")
+    names = [s.name for s in (*legend(found.cluster), *LEGEND)]
+    assert len(names) == len(set(names))
+
+
+def test_levels_of_one_name_are_told_apart(model):
+    cluster = load_cluster("2x4xh100")
+    far, near = (replace(link, name="my link") for link in cluster.levels)
+    found = made(model, "dp=8", "2x4xh100")
+    constants = {s.name: s.value for s in legend(replace(cluster, levels=(far, near)))}
+    assert constants["beta_my_link_0"] == far.bandwidth_bytes_per_second
+    assert constants["beta_my_link_1"] == near.bandwidth_bytes_per_second
+    step = step_term(found, replace(cluster, levels=(far, near)))
+    sent = [leaf.formula for leaf in step.leaves() if "all_reduce on" in leaf.name]
+    assert sent
+    assert all("beta_my_link_0" in formula for formula in sent)
+
+
+def test_every_number_says_where_it_comes_from():
+    constants = {s.name: s.source for s in legend(load_cluster("8xh100")) if s.value is not None}
+    assert constants["P_bfloat16"] == constants["W"] == "vendor datasheet"
+    assert "measured" in constants["a"]
+    assert all(constants[name].startswith("assumed") for name in ("s", "t_l", "t_r", "w", "r_gemm"))
 
 
 def test_another_cluster_asks_the_same_work(model):

@@ -119,3 +119,19 @@ def test_json_round_trip_and_hostile_json() -> None:
 
 def test_text_names_kind_and_levels() -> None:
     assert str(NODES) == "toy: 48 × toy (6 network · 8 nvlink)"
+
+
+@pytest.mark.parametrize("sources", ["1", '{ speed = "x" }', "{ achievable = 3 }"])
+def test_sources_are_texts_of_known_numbers(tmp_path: Path, sources: str) -> None:
+    text = FILE.replace("[device]", f"[device]\nsources = {sources}")
+    with pytest.raises(FileError, match=r"device\.sources"):
+        parse_cluster(write(tmp_path / "lab.toml", text), {})
+
+
+def test_numbers_say_where_they_come_from(tmp_path: Path) -> None:
+    more = 'source = "a rack"\nsources = { launch_us = "measured" }'
+    path = write(tmp_path / "lab.toml", FILE.replace("[device]", f"[device]\n{more}"))
+    found = parse_cluster(path, {})
+    assert found.device.source_of("launch_us") == "measured"
+    assert found.device.source_of("tflops") == "a rack"
+    assert found.device.source_of("sustained") == "assumed: not limited"
