@@ -162,6 +162,12 @@ def diff(options: argparse.Namespace) -> int:
     return compared(options)
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    from .calibration import run as calibrated
+
+    return calibrated(options)
+
+
 def view(options: argparse.Namespace) -> int:
     from .placement import PLACEMENT, read_placement
     from .view import FORMATS, report_of_model, report_of_placement, report_of_plan
