@@ -90,7 +90,7 @@ class Mixture:
         self.leader = min(group, key=lambda c: (c.step_seconds, c.word, c.memory))
         self.micro_batches = self.leader.micro_batches
         bounds = self.leader.bounds
-        self.stages = [tuple(evaluator.own(*ends)) for ends in pairwise(bounds)]
+        self.stages = [tuple(evaluator.sums.own(*ends)) for ends in pairwise(bounds)]
         self.entries = [self.prices(candidate) for candidate in group]
         parts: dict[object, list[_Part]] = {}
         kinds: dict[object, Kind] = {}
@@ -114,14 +114,14 @@ class Mixture:
 
     def parts(self, first: int, last: int) -> Iterator[_Part]:
         """The calls of a stage by function, added up and timed under every choice."""
-        evaluator, own = self.evaluator, self.evaluator.own(first, last)
+        evaluator, own = self.evaluator, self.evaluator.sums.own(first, last)
         for name in dict.fromkeys(evaluator.calls[i].function for i in own):
             calls = [i for i in own if evaluator.calls[i].function == name]
             summed = []
             for candidate, prices in zip(self.group, self.entries, strict=True):
                 (strategy,) = candidate.strategies
                 samples = evaluator.global_batch // strategy.batch_ways() // self.micro_batches
-                sums = evaluator.sums(prices, first, last, strategy.inside, samples, calls)
+                sums = evaluator.sums.of(prices, first, last, strategy.inside, samples, calls)
                 axes = evaluator.axes(strategy)
                 forward, backward, _, sync = evaluator.times(sums, axes, self.micro_batches)
                 summed.append((sums.bytes(evaluator.item), axes, forward + backward, sync))
@@ -136,7 +136,7 @@ class Mixture:
                 terms = part_terms(amounts, axes, evaluator.optimizer, practice, waiting)
                 passing = tuple(terms.pop(term) for term in PASSING)
                 ways.append(Way(seconds / n, sync / n, sum(terms.values()) / n, passing))
-            yield Class(name, n, tuple(ways), any(evaluator.shares[i] for i in calls))
+            yield Class(name, n, tuple(ways), any(evaluator.sums.shares[i] for i in calls))
 
     def floor(self, budget: int) -> float:
         """Seconds that no blend within the budget is below: every stage keeps it as if layers could

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
 from ..cost_model.memory import memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import boundary_links, boundary_seconds, pipeline_seconds
-from ..cost_model.table import FunctionCost
 from ..ir.amounts import Share
 from ..ir.cluster import Cluster, Link
 from ..ir.model import Model
@@ -28,6 +27,7 @@ from .candidate import Candidate, Cut, Decision, Part, StageSums
 from .entries import Entries, Entry, Word
 from .partition import even, partition
 from .passages import Passages
+from .sums import Sums
 
 
 class Evaluator:
@@ -38,20 +38,11 @@ class Evaluator:
         self.model: Model = entries.model
         self.cluster: Cluster = entries.cluster
         self.calls = self.model.calls
-        sizes = {p.name: p.type.bytes for p in self.model.parameters}
-        self.parameters = [{n: sizes[n] for n in call.parameters} for call in self.calls]
-        trained = {p.name for p in self.model.parameters if p.trainable}
-        self.trained = [
-            sum(size for name, size in held.items() if name in trained) / max(sum(held.values()), 1)
-            for held in self.parameters
-        ]
-        users = Counter(name for call in self.calls for name in set(call.parameters))
-        self.shares = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
         counts = Counter(call.function for call in self.calls)
         self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
+        self.sums = Sums(entries)
         self.alike = alike(self.model, entries.early)
-        self.crossings = self.crossing_bytes()
         self.in_time = model_in_time(entries, self.once)
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
@@ -159,7 +150,7 @@ class Evaluator:
                 own = range(max(first, d.first), min(last, d.last))
                 parts.setdefault(d.strategy, []).extend(own)
             sums = [
-                (strategy, self.sums(entries, first, last, strategy.inside,
+                (strategy, self.sums.of(entries, first, last, strategy.inside,
                                      self.global_batch // strategy.batch_ways() // micro_batches, own))
                 for strategy, own in parts.items()
                 if any(i not in self.once for i in own)
@@ -207,7 +198,7 @@ class Evaluator:
             found.setdefault(name, d.strategy) == d.strategy
             for d in decisions
             for i in range(d.first, d.last)
-            if self.shares[i]
+            if self.sums.shares[i]
             for name in self.calls[i].parameters
         )
 
@@ -234,11 +225,11 @@ class Evaluator:
         sums: list[StageSums] = []
         kind_of = []
         for first, last in pairwise(bounds):
-            face = tuple(faces[first:last]), self.crossings[last], last == len(faces)
+            face = tuple(faces[first:last]), self.sums.crossings[last], last == len(faces)
             if face not in kinds:
                 kinds[face] = len(kinds)
                 samples = batch // micro_batches
-                sums.append(self.sums(entries, first, last, word, samples, range(first, last)))
+                sums.append(self.sums.of(entries, first, last, word, samples, range(first, last)))
             kind_of.append(kinds[face])
         return Cut(tuple(bounds), tuple(sums), tuple(kind_of))
 
@@ -258,57 +249,6 @@ class Evaluator:
                 return None
             entries.append(entry)
         return entries
-
-    def sums(
-        self, entries: list[Entry], first: int, last: int, word: Word, samples: int,
-        members: Sequence[int],
-    ) -> StageSums:  # fmt: skip
-        """Those calls of a stage added up that are `members`: all of one strategy."""
-        own = [i for i in members if i not in self.once]
-        calls = [entries[i].cost for i in own]
-        once = [entries[i].cost for i in self.once] if own[:1] == self.own(first, last)[:1] else []
-        local = [c.held_bytes for c in calls]
-        trained = [round(c.held_bytes * self.trained[i]) for i, c in zip(own, calls, strict=True)]
-        summed = {
-            role: self.held_bytes(own, [entries[i].summed_bytes.get(role, 0) for i in own])
-            for role, _ in word
-        }
-        return StageSums(
-            first=first,
-            last=last,
-            forward_seconds=sum(c.forward.seconds for c in calls),
-            backward_seconds=sum(c.backward.seconds for c in calls),
-            communication_seconds=sum(
-                c.forward.communication_seconds + c.backward.communication_seconds for c in calls
-            ),
-            once_seconds=sum(c.forward.seconds for c in once),
-            held_bytes=self.held_bytes(own, local),
-            trained_bytes=self.held_bytes(own, trained),
-            summed_bytes=summed,
-            call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
-            saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
-            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) == own[-1] + 1 else 0,
-            transient_bytes=max(
-                (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
-            ),
-            once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
-            crossing_bytes=self.crossing(last, samples, word) if last - 1 in members else 0,
-        )
-
-    def own(self, first: int, last: int) -> list[int]:
-        """The calls of a stage that run for every micro-batch."""
-        return [i for i in range(first, last) if i not in self.once]
-
-    def between_bytes(self, own: list[int], costs: list[FunctionCost]) -> int:
-        """Bytes of the values between calls that backward reads, each once however many save it;
-        what comes from the batch alone waits with the batch."""
-        found: dict[str, int] = {}
-        for i, cost in zip(own, costs, strict=True):
-            call = self.calls[i]
-            names = (*call.arguments, *call.results)
-            sizes = (*cost.saved_arguments, *cost.saved_results)
-            found.update((name, size) for name, size in zip(names, sizes, strict=True) if size)
-        return sum(size for name, size in found.items() if name not in self.entries.early)
 
     def assemble(
         self,
@@ -377,41 +317,6 @@ class Evaluator:
         sync = shown[2] + shown[3] + self.optimizer_seconds(sums.trained_bytes, axes)
         sent = sums.communication_seconds + shown[0] + shown[1]
         return forward + shown[0], backward + shown[1], sent, sync + sums.once_seconds
-
-    def held_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
-        """Local bytes of the parameters that these calls hold, shared ones once."""
-        seen: set[str] = set()
-        total = 0
-        for i, amount in zip(calls, local_bytes, strict=True):
-            if self.shares[i]:
-                held = self.parameters[i]
-                new = sum(size for name, size in held.items() if name not in seen)
-                amount = amount * new // max(sum(held.values()), 1)
-                seen.update(held)
-            total += amount
-        return total
-
-    def crossing(self, at: int, samples: int, word: Word) -> int:
-        """Bytes that one device sends per micro-batch of `samples` over the boundary at a call."""
-        split, whole = self.crossings[at]
-        return (split // self.entries.token_ways(word) + whole) * samples // self.model.batch
-
-    def crossing_bytes(self) -> list[tuple[int, int]]:
-        """For every boundary the whole bytes of the values that cross it: with tokens, without."""
-        ends = {name: i for i, call in enumerate(self.calls) for name in call.arguments}
-        change = [[0, 0] for _ in range(len(self.calls) + 1)]
-        for i, call in enumerate(self.calls):
-            function = self.entries.functions[call.function]
-            if not function.differentiable:
-                continue
-            for name, output in zip(call.results, function.outputs, strict=True):
-                last, amount = ends.get(name, i), function.types[output.value].bytes
-                plain = self.entries.flow.token_shard(function, output.value) is None
-                if last > i:
-                    change[i + 1][plain] += amount
-                    change[last + 1][plain] -= amount
-        columns = (accumulate(column) for column in zip(*change, strict=True))
-        return list(zip(*columns, strict=True))
 
     def accumulate_seconds(self, held: int, axes: BatchAxes) -> float:
         """Read and write gradients to add a micro-batch's."""
