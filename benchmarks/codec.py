@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from plait.codegen.compression.cpp import source
 from plait.ir.compression.algorithms.parts import DECODE, integers, signs
 from plait.ir.compression.lower import lower

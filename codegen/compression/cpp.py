@@ -13,8 +13,22 @@ from importlib.resources import files
 
 from ...ir.compression.kernel import Kernel, Pipeline
 from ...ir.compression.stage import (
-    AddRef, AddState, Blend, Cast, Dequantize, Hadamard, Pack, Quantize, Reduce, Residual, Scale,
-    Stage, Stat, SubRef, Unpack, show,
+    AddRef,
+    AddState,
+    Blend,
+    Cast,
+    Dequantize,
+    Hadamard,
+    Pack,
+    Quantize,
+    Reduce,
+    Residual,
+    Scale,
+    Stage,
+    Stat,
+    SubRef,
+    Unpack,
+    show,
 )  # fmt: skip
 from ...ir.compression.wire import LANES, Wire
 from .cpp_reduce import reduction
@@ -27,10 +41,11 @@ SIGNATURE = (
 )
 
 
-def source(pipeline: Pipeline) -> str:
-    """One C++ file with every kernel of a pipeline, each `extern "C"` under its name."""
+def source(*pipelines: Pipeline) -> str:
+    """One C++ file with every kernel of pipelines, each `extern "C"` under its name."""
     header = files(__package__).joinpath("vector.h").read_text()
-    return "\n".join([header, *(print_kernel(kernel) for kernel in pipeline.kernels)])
+    kernels = {kernel.name: kernel for pipeline in pipelines for kernel in pipeline.kernels}
+    return "\n".join([header, *(print_kernel(kernel) for kernel in kernels.values())])
 
 
 def print_kernel(kernel: Kernel) -> str:
@@ -97,8 +112,9 @@ class _Printer:
             return
         while stages and isinstance(stages[0], Unpack | Dequantize):
             stages.pop(0)
-        stage = stages.pop(0) if stages and isinstance(stages[0], Reduce) else None
-        yield from reduction(stage, self.kernel, list(_decode(source)))
+        rule = stages[0] if stages and isinstance(stages[0], Reduce) else None
+        del stages[: rule is not None]
+        yield from reduction(rule, self.kernel, list(_decode(source)))
 
     def elementwise(self, stages: list[Stage]) -> Iterator[str]:
         """Neighbouring elementwise stages share one loop."""

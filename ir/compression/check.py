@@ -136,6 +136,9 @@ def _bias(program: Program) -> Iterator[str]:
     """Rounding with a bias is carried over to the next step, or refused."""
     if program.subject == "activations":
         return
+    first = program.stages[0]
+    if isinstance(first, Select) and not (first.unbiased or first.remainder):
+        yield f"{show(first)} loses the rest: give it a remainder, or make it unbiased"
     for number, stage in enumerate(program.stages):
         if not isinstance(stage, Quantize):
             continue

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from .program import Program
 from .stage import (
+    AddRef,
     AddState,
     Cast,
     Dequantize,
@@ -17,10 +18,12 @@ from .stage import (
     Select,
     Stage,
     Stat,
+    SubRef,
     Unpack,
 )  # fmt: skip
 
-LOSSY = (Cast, Hadamard, Pack, Quantize, Residual, Select, Stat, Unpack, Dequantize)
+LOSSY = (
+    SubRef, AddRef,Cast, Hadamard, Pack, Quantize, Residual, Select, Stat, Unpack, Dequantize)
 
 
 def uncompressed(program: Program) -> Program:

@@ -113,6 +113,12 @@ class Choose(Struct, frozen=True):
     score: Score
     size: int
 
+    @property
+    def sent_bytes(self) -> int:
+        """An all-reduce of the fp64 distances between all vectors."""
+        pairs = self.size**2 if self.score.rule == "krum" else 0
+        return 2 * 8 * pairs * (self.size - 1) // self.size
+
 
 class State(Struct, frozen=True):
     """A tensor that lives between steps, of `chunks` pieces as long as a message.
@@ -161,5 +167,6 @@ class Pipeline(Struct, frozen=True):
     def sent_bytes(self, elements: int) -> int:
         """What one rank puts on the wire for a bucket of `elements`."""
         chunk = self.chunk(elements)
-        return sum(transfer.sent_bytes(chunk) for transfer in self.transfers)
+        scores = sum(step.sent_bytes for step in self.steps if isinstance(step, Choose))
+        return scores + sum(transfer.sent_bytes(chunk) for transfer in self.transfers)
 

@@ -26,6 +26,7 @@ from .stage import (
     Scale,
     Score,
     Select,
+    Send,
     Stage,
     Stages,
     Stat,
@@ -47,7 +48,8 @@ def lower(program: Program, inner: int = 1, outer: int = 1, total: bool = False)
     whole = (Scale(float(inner * outer)),) if total and _averages(program.stages) else ()
     stages = simplify(without_lonely_hops((*program.stages, *whole), sizes))
     select = stages[0] if stages and isinstance(stages[0], Select) else None
-    walk = _Walk(program.name, sizes, stages[1:] if select else stages)
+    name = f"{program.name}_{inner}x{outer}{'_total' if whole else ''}"
+    walk = _Walk(name, sizes, stages[1:] if select else stages)
     tile = max(kernel.tile for kernel in walk.steps if isinstance(kernel, Kernel))
     states = tuple(_states(tuple(walk.steps), walk.total, select))
     return Pipeline(program.name, tuple(walk.steps), states, tile, walk.total, select)
@@ -70,7 +72,8 @@ def without_lonely_hops(stages: Stages, sizes: dict[str, int]) -> Stages:
         if not isinstance(stage, Collective):
             continue
         hop += _decoding(rest)
-        kept += _elementwise(hop) if sizes[stage.level] == 1 else hop
+        lonely = sizes[stage.level] == 1 and not isinstance(stage, Send)
+        kept += _elementwise(hop) if lonely else hop
         hop = []
     return tuple(kept + hop)
 
@@ -88,7 +91,7 @@ def _elementwise(hop: list[Stage]) -> list[Stage]:
     return [
         stage
         for stage in hop
-        if type(stage).__name__ in ("Scale", "Blend", "SubRef", "AddRef", "Hadamard", "Select")
+        if type(stage).__name__ in ("Scale", "Blend", "Hadamard", "Select")
         or (isinstance(stage, AddState) and stage.state not in left)
     ]
 

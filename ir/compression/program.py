@@ -40,14 +40,15 @@ class Schedule(Struct, frozen=True):
 class Algorithm(Struct, frozen=True):
     """An algorithm of a paper: its programs, its schedule, and the optimizer that carries it.
 
-    `optimizer` names a class of `runtime/compression`; empty for any optimizer.
+    `optimizer` names a class of `runtime/compression/optimizers`; empty for activations, which have
+    none. `Averaged` and `Sharded` take any optimizer.
     """
 
     name: str
     source: str
     programs: tuple[Program, ...]
     schedule: Schedule = Schedule()
-    optimizer: str = ""
+    optimizer: str = "Averaged"
 
     def program(self, subject: Subject) -> Program | None:
         return next((p for p in self.programs if p.subject == subject), None)

@@ -44,6 +44,11 @@ def place(select: Select, part: Tensor, elements: int, draw: Draw) -> Tensor:
     return whole
 
 
+def masked(select: Select, bucket: Tensor, draw: Draw) -> Tensor:
+    """`bucket` with zeros wherever it is not selected."""
+    return place(select, _part(select, bucket, draw), bucket.numel(), draw)
+
+
 def _part(select: Select, bucket: Tensor, draw: Draw) -> Tensor:
     if select.kind == "block":
         size = bucket.numel() // select.ratio

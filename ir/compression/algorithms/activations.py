@@ -6,7 +6,7 @@ from ..program import Algorithm, Program
 from ..stage import Pack, Quantize, Send, Stages, Stat
 from .parts import DECODE, integers, two_phases
 
-SOURCE = "activation compression, arXiv 2301.02654, section 3"
+SOURCE = "Does compressing activations help model parallel training?, arXiv 2301.02654"
 FP8: Stages = (Stat("absmax", 128), Quantize(8, codes="e4m3"), Pack())
 
 
@@ -20,6 +20,7 @@ def both(name: str, encode: Stages) -> Algorithm:
                 f"{name}.all_reduce", "activations", "all_reduce", two_phases(encode, encode, "sum")
             ),
         ),
+        optimizer="",
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from ..program import Algorithm, Program, Schedule, Subject
 from ..stage import AllGather, AllToAll, Cast, Reduce, Select, Stages
 from .parts import feedback_all_reduce, integers, plain_all_reduce, signs, two_phases
 
-BYTEPS = "Compressed communication for large models (CLAN), arXiv 2105.07829, algorithms 3 and 4"
+BYTEPS = "Compressed communication for large models (CLAN), arXiv 2105.07829"
 
 
 def all_reduce(name: str, stages: Stages, subject: Subject = "gradients") -> tuple[Program, ...]:
@@ -48,13 +48,13 @@ EIGHT_BITS = Algorithm(
 )
 STEP_AHEAD = Algorithm(
     "step-ahead",
-    "Step-ahead error feedback, AAAI 2021, algorithm 1",
+    "Step-ahead error feedback, AAAI 2021",
     all_reduce("step-ahead.gradients", feedback_all_reduce(signs("l1", 128))),
     optimizer="ShiftedSGD",
 )
 DETACHED = Algorithm(
     "detached",
-    "Detached error feedback, arXiv 2004.05298, algorithm 1",
+    "Detached error feedback, arXiv 2004.05298",
     all_reduce(
         "detached.gradients", (Select(32, remainder="worker_error"), *plain_all_reduce())
     ),
@@ -62,17 +62,23 @@ DETACHED = Algorithm(
 )  # fmt: skip
 CSER = Algorithm(
     "cser",
-    "CSER, NeurIPS 2020, algorithm 2 with blockwise random sparsifiers",
+    "CSER, NeurIPS 2020 with blockwise random sparsifiers",
     (
-        Program("cser.updates", "gradients", "all_reduce", (Select(32), *plain_all_reduce())),
-        Program("cser.errors", "parameters", "all_reduce", (Select(8), *plain_all_reduce())),
+        Program(
+            "cser.updates", "gradients", "all_reduce", (Select(32), *plain_all_reduce()),
+            accepts_bias="the rest is applied locally, and kept for cser.errors",
+        ),
+        Program(
+            "cser.errors", "parameters", "all_reduce", (Select(8), *plain_all_reduce()),
+            accepts_bias="the rest stays in the error",
+        ),
     ),
     Schedule(every=8),
     optimizer="CSER",
-)
+)  # fmt: skip
 LOCAL_ADAALTER = Algorithm(
     "local-adaalter",
-    "Local AdaAlter, arXiv 1911.09030, algorithm 4",
+    "Local AdaAlter, arXiv 1911.09030",
     all_reduce("local-adaalter.parameters", plain_all_reduce(), "parameters"),
     Schedule(every=4),
     optimizer="LocalAdaAlter",

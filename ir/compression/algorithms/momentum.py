@@ -11,7 +11,7 @@ WORKER, SERVER = fed_back(ONE_BIT, "worker_error"), fed_back(ONE_BIT, "server_er
 
 ONE_BIT_ADAM = Algorithm(
     "1-bit-adam",
-    "1-bit Adam, ICML 2021, algorithm 1",
+    "1-bit Adam, ICML 2021",
     (
         Program(
             "1-bit-adam.momentum", "momentum", "all_reduce",
@@ -24,7 +24,7 @@ ONE_BIT_ADAM = Algorithm(
 
 ONE_BIT_LAMB = Algorithm(
     "1-bit-lamb",
-    "1-bit LAMB, HiPC 2022, algorithm 1",
+    "1-bit LAMB, HiPC 2022",
     (Program("1-bit-lamb.momentum", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT)),),
     Schedule(warmup=100, freezes=True),
     optimizer="OneBitLamb",
@@ -32,7 +32,7 @@ ONE_BIT_LAMB = Algorithm(
 
 ZERO_ONE_ADAM = Algorithm(
     "0/1-adam",
-    "0/1 Adam, ICLR 2023, algorithm 1",
+    "0/1 Adam, ICLR 2023",
     (
         Program("0/1-adam.gradients", "gradients", "all_reduce", feedback_all_reduce(ONE_BIT)),
         Program("0/1-adam.updates", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT)),
@@ -43,7 +43,7 @@ ZERO_ONE_ADAM = Algorithm(
 
 SIGN_MOMENTUM = Algorithm(
     "sign-momentum",
-    "Distributed sign momentum with local steps, arXiv 2411.17866, algorithm 1",
+    "Distributed sign momentum with local steps, arXiv 2411.17866",
     (
         Program(
             "sign-momentum.displacement", "parameters", "reduce_scatter",

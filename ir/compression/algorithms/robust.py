@@ -7,9 +7,9 @@ from ..stage import AllGather, AllToAll, Cast, Rule, Score
 from .parts import plain_all_reduce
 
 SOURCES: dict[Rule, str] = {
-    "trimmed_mean": "Byzantine-robust distributed learning, ICML 2018, definition 2",
-    "median": "Byzantine-robust distributed learning, ICML 2018, definition 1",
-    "phocas": "Phocas, arXiv 1805.09682, definition 7",
+    "trimmed_mean": "Byzantine-robust distributed learning, ICML 2018",
+    "median": "Byzantine-robust distributed learning, ICML 2018",
+    "phocas": "Phocas, arXiv 1805.09682",
 }
 COORDINATES = tuple(
     Algorithm(
@@ -21,7 +21,7 @@ COORDINATES = tuple(
 )  # fmt: skip
 KRUM = Algorithm(
     "krum",
-    "Machine learning with adversaries, NeurIPS 2017, section 4",
+    "Machine learning with adversaries, NeurIPS 2017",
     (
         Program(
             "krum.gradients", "gradients", "all_reduce",
@@ -31,7 +31,7 @@ KRUM = Algorithm(
 )  # fmt: skip
 ZENO = Algorithm(
     "zeno",
-    "Zeno, ICML 2019, definition 2",
+    "Zeno, ICML 2019",
     (
         Program(
             "zeno.gradients", "gradients", "all_reduce",

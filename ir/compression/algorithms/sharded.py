@@ -8,7 +8,7 @@ from .parts import DECODE, integers
 
 SDP4BIT = Algorithm(
     "sdp4bit",
-    "SDP4Bit, NeurIPS 2024, sections 3.1 and 3.2: qWD and TLq-HS",
+    "SDP4Bit, NeurIPS 2024: qWD and TLq-HS",
     (
         Program(
             "sdp4bit.weights", "weights", "all_gather",
@@ -26,11 +26,12 @@ SDP4BIT = Algorithm(
             ),
         ),
     ),
+    optimizer="Sharded",
 )  # fmt: skip
 
 ZEROPP = Algorithm(
     "zero++",
-    "ZeRO++, arXiv 2306.10209, sections 3.1 and 3.3: qwZ and qgZ",
+    "ZeRO++, arXiv 2306.10209: qwZ and qgZ",
     (
         Program(
             "zero++.weights", "weights", "all_gather",
@@ -46,6 +47,7 @@ ZEROPP = Algorithm(
             accepts_bias="as published: rounding to nearest without error feedback",
         ),
     ),
+    optimizer="Sharded",
 )  # fmt: skip
 
 ALGORITHMS = (SDP4BIT, ZEROPP)
