@@ -33,6 +33,7 @@ from .stage import (
     power_of_two,
     show,
 )  # fmt: skip
+from .wire import LANES
 
 BITS = {"integer": (2, 4, 8), "sign": (1,), "e4m3": (8,)}
 ROBUST = ("trimmed_mean", "median", "phocas")
@@ -80,6 +81,8 @@ def _order(stages: Stages) -> Iterator[str]:
 def _numbers(stage: Stage) -> Iterator[str]:
     if isinstance(stage, Stat) and stage.group != WHOLE and not power_of_two(stage.group):
         yield f"{show(stage)}: the group must be a power of two"
+    if isinstance(stage, Stat) and 0 < stage.group < LANES:
+        yield f"{show(stage)}: the group must have at least {LANES} elements"
     if isinstance(stage, Hadamard) and not power_of_two(stage.block):
         yield f"{show(stage)}: the block must be a power of two"
     if isinstance(stage, Select) and stage.ratio < 2:

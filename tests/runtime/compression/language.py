@@ -6,14 +6,30 @@ import torch
 from torch import nn
 
 GRAMMAR = {
-    "text": ["sentence . text", "sentence . text", "sentence , and sentence . text", "sentence ."],
-    "sentence": ["noun verb noun", "noun verb noun place", "noun verb that sentence", "noun moves place"],
+    "text": ["sentence . text", "sentence , and sentence . text", "sentence ."],
+    "sentence": [
+        "noun verb noun",
+        "noun verb noun place",
+        "noun verb that sentence",
+        "noun moves place",
+    ],
     "noun": ["the thing", "the adjective thing", "the adjective adjective thing", "name"],
-    "thing": "fox river lantern machine garden signal compiler letter captain winter".split(),
-    "adjective": "old quiet green distant careful broken early".split(),
-    "name": "Ada Grace Alan Edsger Barbara Donald".split(),
-    "verb": "sees follows mends forgets carries believes".split(),
-    "moves": "sleeps waits grows returns".split(),
+    "thing": [
+        "fox",
+        "river",
+        "lantern",
+        "machine",
+        "garden",
+        "signal",
+        "compiler",
+        "letter",
+        "captain",
+        "winter",
+    ],
+    "adjective": ["old", "quiet", "green", "distant", "careful", "broken", "early"],
+    "name": ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald"],
+    "verb": ["sees", "follows", "mends", "forgets", "carries", "believes"],
+    "moves": ["sleeps", "waits", "grows", "returns"],
     "place": ["near noun", "under noun", "behind noun", "before noun"],
 }
 
@@ -84,11 +100,11 @@ class Corpus:
             return self.loss(model, tokens).item()
 
 
-def train(levels, make, corpus: Corpus, steps: int) -> tuple[float, dict]:
+def train(levels, make, corpus: Corpus, steps: int, seed: int = 7) -> tuple[float, dict]:
     """Held-out loss and weights of this rank after `steps` of `make(parameters, levels)`."""
     rank = levels.all.index
     model = Model(len(corpus.letters))
-    draw = torch.Generator().manual_seed(7)
+    draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
@@ -98,7 +114,8 @@ def train(levels, make, corpus: Corpus, steps: int) -> tuple[float, dict]:
     optimizer = make(model.parameters(), levels)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("first_lr", group["lr"]) * min(1, (step + 1) / 20)
+            rate = min((step + 1) / 20, 0.1 + 0.9 * (1 - step / steps))  # up, then down to a tenth
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * rate
         optimizer.zero_grad()
         corpus.loss(model, corpus.batch(step, rank)).backward()
         optimizer.step()
