@@ -34,10 +34,12 @@ class Codec(Protocol):
         """Fills `launch.target` and the states that the kernel writes."""
 
 
-def target_for(kernel: Kernel, elements: int) -> Tensor:
+def target_for(
+    kernel: Kernel, elements: int, device: torch.device | None = None
+) -> Tensor:
     """An empty tensor for the kernel's result; messages are zeroed, since they have gaps."""
     if kernel.target is not None:
         size = kernel.chunks * kernel.target.bytes(elements)
-        return torch.zeros(size, dtype=torch.uint8)
+        return torch.zeros(size, dtype=torch.uint8, device=device)
     per_chunk = elements // kernel.tile if kernel.partial else elements
-    return torch.empty(kernel.chunks * per_chunk)
+    return torch.empty(kernel.chunks * per_chunk, device=device)

@@ -82,7 +82,7 @@ def decode_e4m3(codes: Tensor) -> Tensor:
 def pack(wire: Wire, codes: Tensor) -> Tensor:
     """Bytes of `codes` (whole tiles of a message each): `[rows, elements]` to `[rows, bytes]`."""
     planes = codes.view(codes.shape[0], -1, 32 // wire.bits, wire.words)
-    shifts = torch.arange(0, 32, wire.bits).view(-1, 1)
+    shifts = torch.arange(0, 32, wire.bits, device=codes.device).view(-1, 1)
     words = (planes << shifts).sum(2).to(torch.int32)
     return words.view(codes.shape[0], -1).view(torch.uint8)
 
@@ -90,6 +90,6 @@ def pack(wire: Wire, codes: Tensor) -> Tensor:
 def unpack(wire: Wire, message: Tensor) -> Tensor:
     """Codes (int64) of packed bytes: `[rows, bytes]` to `[rows, elements]`."""
     words = message.contiguous().view(torch.int32).to(torch.int64)
-    shifts = torch.arange(0, 32, wire.bits).view(-1, 1)
+    shifts = torch.arange(0, 32, wire.bits, device=message.device).view(-1, 1)
     planes = words.view(words.shape[0], -1, 1, wire.words) >> shifts & (1 << wire.bits) - 1
     return planes.reshape(words.shape[0], -1)

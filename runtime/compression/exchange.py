@@ -47,6 +47,7 @@ class Exchange:
         warmup: int = 0,
         small_bytes: int = SMALL_BYTES,
         seed: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         self.program, self.levels, self.elements = program, levels, elements
         self.codec: Codec = codec or Reference()
@@ -57,7 +58,7 @@ class Exchange:
         small = elements * 4 < small_bytes
         self.pipeline = self.plain if small else compressed
         self.states: dict[str, Tensor] = {
-            state.name: torch.zeros(self.length(state), dtype=ELEMENTS[state.element])
+            state.name: torch.zeros(self.length(state), dtype=ELEMENTS[state.element], device=device)
             for state in self.pipeline.states
         }
 

@@ -39,6 +39,6 @@ class Message:
         return self.pipeline.chunk(self.elements)
 
     def _run(self, kernel: Kernel, source: Tensor) -> Tensor:
-        target = target_for(kernel, self._chunk)
+        target = target_for(kernel, self._chunk, source.device)
         self.codec.run(kernel, Launch(self._chunk, source.contiguous(), target, {}))
         return target

@@ -33,9 +33,9 @@ def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return product >> 32 & MASK, product & MASK
 
 
-def uniform(seed: int, first: int, tiles: int, tile: int, step: int) -> Tensor:
+def uniform(seed: int, tiles: int, tile: int, step: int, device: torch.device) -> Tensor:
     """`[tiles, tile]` in [0, 1), steps of 2^-24: word r of counter q is element r * tile / 4 + q."""
     quarter = tile // 4
-    counter = torch.arange(first * quarter, (first + tiles) * quarter, dtype=torch.int64)
+    counter = torch.arange(tiles * quarter, device=device)
     words = torch.stack(philox(seed, counter, step)).view(4, tiles, quarter)
     return (words >> 8).to(torch.float32).permute(1, 0, 2).reshape(tiles, tile) * 2.0**-24

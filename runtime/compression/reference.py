@@ -71,7 +71,7 @@ class _Run:
 
     def order(self) -> Tensor:
         """The flat chunk that each result chunk comes from."""
-        numbers = torch.arange(self.kernel.chunks)
+        numbers = torch.arange(self.kernel.chunks, device=self.launch.source.device)
         if self.kernel.swizzle is None:
             return numbers
         inner, outer = self.kernel.swizzle
@@ -137,7 +137,9 @@ class _Run:
         noise = None
         if stage.rounding == "stochastic":
             launch = self.launch
-            noise = uniform(launch.seed, 0, self.x.shape[0], self.kernel.tile, launch.step)
+            noise = uniform(
+                launch.seed, self.x.shape[0], self.kernel.tile, launch.step, self.x.device
+            )
         self.codes = encode(stage, wire, _scaled(self.x, inverse), noise)
 
     def pack(self, stage: Pack) -> None:

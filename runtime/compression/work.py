@@ -62,7 +62,7 @@ def work(
     count = pipeline.chunks * elements
     for line, step in enumerate(pipeline.steps):
         if isinstance(step, Kernel):
-            target = target_for(step, elements)
+            target = target_for(step, elements, value.device)
             own = _own(step, elements, states, rank)
             seed = _seed(occasion, rank, line)
             codec.run(step, Launch(elements, value, target, own, number, seed, occasion.step))

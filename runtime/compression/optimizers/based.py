@@ -18,7 +18,7 @@ from .flat import FlatOptimizer, Part
 Base = Callable[..., torch.optim.Optimizer]
 
 
-class _Based(FlatOptimizer):
+class Based(FlatOptimizer):
     """`base([flat], lr=…)` makes the optimizer of a group. It must be element-wise."""
 
     def __init__(
@@ -51,7 +51,7 @@ class _Based(FlatOptimizer):
             base.load_state_dict(saved)
 
 
-class Averaged(_Based):
+class Averaged(Based):
     """Gradients are all-reduced by the algorithm's program; every rank updates all weights.
 
     `scores` (`[size]`) is to be set before a step when the program is for `zeno`.
@@ -68,7 +68,7 @@ class Averaged(_Based):
         x.copy_(self.update(group, part, mean))
 
 
-class Sharded(_Based):
+class Sharded(Based):
     """Gradients are reduce-scattered, every rank updates its piece, weights are gathered.
 
     Parameters hold what the weight program lets through; the piece itself stays in fp32.

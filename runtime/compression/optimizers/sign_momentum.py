@@ -8,7 +8,7 @@ Source: Yu et al., Distributed sign momentum with local steps, arXiv 2411.17866.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,58 +20,53 @@ from ....ir.compression.registry import algorithm
 from ..codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
-from .flat import FlatOptimizer, Part
+from .based import Base, Based
+from .flat import Part
 
 
-class SignMomentum(FlatOptimizer):
-    """`base(parameters)` makes the local optimizer; its learning rate is `group["lr"]`.
+class SignMomentum(Based):
+    """`base([flat], lr=…)` makes the local optimizer of a group.
 
-    `rate` multiplies it in the global step, which is taken every `every` steps.
+    `rate` multiplies the learning rate in the global step, which is taken every `every` steps.
     """
 
     def __init__(
         self, params: Iterable[Any], levels: Levels, lr: float = 1e-3,
-        base: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
-        betas: tuple[float, float] = (0.95, 0.98), weight_decay: float = 0.1, rate: float = 1.0,
-        every: int | None = None, *, program: Algorithm | None = None,
-        codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
+        base: Base = torch.optim.AdamW, betas: tuple[float, float] = (0.95, 0.98),
+        weight_decay: float = 0.1, rate: float = 1.0, every: int | None = None, *,
+        program: Algorithm | None = None, codec: Codec | None = None,
+        small_bytes: int = SMALL_BYTES,
     ) -> None:  # fmt: skip
         chosen = program or algorithm("sign-momentum")
         self.every = chosen.schedule.every if every is None else every
-        self.base = base
-        self.locals: list[tuple[Tensor, torch.optim.Optimizer]] = []
-        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "rate": rate}
-        super().__init__(params, levels, chosen, defaults, codec, small_bytes)
+        self.betas, self.weight_decay, self.rate = betas, weight_decay, rate
+        super().__init__(
+            params, levels, lr, base, program=chosen, codec=codec, small_bytes=small_bytes
+        )
 
     def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
         size = self.levels.all.size
         columns = -(-part.elements // size)
         self.exchange(part, "movement", self.program("parameters"), columns * size)
         self.exchange(part, "signs", self.program("weights"), columns)
-        part.values["weights"] = x.clone()
+        part.values["start"] = x.clone()
         part.values["momentum"] = torch.zeros(columns)
-        local = x.clone()
-        self.locals.append((local, self.base([local], lr=group["lr"])))
+        self.own(group, part, x.clone())
 
     def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
-        local, optimizer = self.locals[self.parts.index(part)]
-        local.copy_(x)
-        local.grad = gradient
-        optimizer.param_groups[0]["lr"] = group["lr"]
-        optimizer.step()
-        x.copy_(local)
+        x.copy_(self.update(group, part, gradient))
         if (part.step + 1) % self.every == 0:
             x.copy_(self._global(group, part, x))
+            part.values["weights"].copy_(x)
 
     def _global(self, group: dict[str, Any], part: Part, x: Tensor) -> Tensor:
-        weights, momentum = part.values["weights"], part.values["momentum"]
-        beta1, beta2 = group["betas"]
+        weights, momentum = part.values["start"], part.values["momentum"]
+        beta1, beta2 = self.betas
         size, columns = self.levels.all.size, momentum.numel()
         moved = pad(weights - x, (0, size * columns - part.elements)).view(size, columns)
         mean = part.exchanges["movement"].reduce_scatter(moved) / group["lr"]
         direction = torch.lerp(mean, momentum, beta1)
         momentum.copy_(torch.lerp(mean, momentum, beta2))
         signs = part.exchanges["signs"].all_gather(direction).reshape(-1)[: part.elements].sign()
-        step = group["rate"] * group["lr"]
-        weights.sub_(signs + group["weight_decay"] * weights, alpha=step)
+        weights.sub_(signs + self.weight_decay * weights, alpha=self.rate * group["lr"])
         return weights

@@ -45,6 +45,7 @@ class ZeroOneAdam(FlatOptimizer):
         self.exchange(part, "movement", self.program("momentum"), part.elements)
         for name in ("momentum", "variance", "movement"):
             part.values[name] = torch.zeros_like(x)
+        part.values["weights"] = x.clone()  # after the last exchange, the same on all ranks
         part.values["rates"] = torch.zeros(())  # sum of learning rates since the last exchange
 
     def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
@@ -57,7 +58,9 @@ class ZeroOneAdam(FlatOptimizer):
             else:
                 mean = part.exchanges["gradients"].all_reduce(gradient)
             momentum.lerp_(mean, 1 - beta1)
-            x.sub_(self._scaled(group, part, momentum), alpha=group["lr"])
+            unbiased = momentum / (1 - beta1 ** (part.step + 1))
+            x.sub_(self._scaled(group, part, unbiased), alpha=group["lr"])
+            part.values["weights"].copy_(x)
             return
         momentum.lerp_(gradient, 1 - beta1)
         change = self._scaled(group, part, momentum) * -group["lr"]
@@ -82,16 +85,14 @@ class ZeroOneAdam(FlatOptimizer):
         return (part.values["variance"] / (1 - group["betas"][1] ** count)).sqrt() + group["eps"]
 
     def _scaled(self, group: dict[str, Any], part: Part, momentum: Tensor) -> Tensor:
-        unbiased = momentum / (1 - group["betas"][0] ** (part.step + 1))
         moved = part.values["variance"] > 0
-        return torch.where(moved, unbiased / self._root(group, part), 0.0)
+        return torch.where(moved, momentum / self._root(group, part), 0.0)
 
     def _synchronise(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
         root, movement, rates = self._root(group, part), part.values["movement"], part.values["rates"]
-        x -= movement
         mean = part.exchanges["movement"].all_reduce(movement * root)
         mean = torch.where(part.values["variance"] > 0, mean, 0.0)
         part.values["momentum"].copy_(mean / -rates)
-        x += mean / root
+        x.copy_(part.values["weights"].add_(mean / root))
         movement.zero_()
         rates.zero_()
