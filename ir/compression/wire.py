@@ -58,9 +58,13 @@ class Wire(Struct, frozen=True):
     def codes_bytes(self, elements: int) -> int:
         return _aligned(elements * self.bits // 8)
 
+    def used_bytes(self, elements: int) -> int:
+        """Bytes of a message before its last padding."""
+        return self.codes_bytes(elements) + self.scales(elements) * SCALE_BYTES
+
     def bytes(self, elements: int) -> int:
         """Bytes of a message of `elements`, a multiple of `tile`."""
-        return self.codes_bytes(elements) + _aligned(self.scales(elements) * SCALE_BYTES)
+        return _aligned(self.used_bytes(elements))
 
     @property
     def bytes_per_element(self) -> float:

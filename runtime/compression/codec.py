@@ -37,9 +37,12 @@ class Codec(Protocol):
 def target_for(
     kernel: Kernel, elements: int, device: torch.device | None = None
 ) -> Tensor:
-    """An empty tensor for the kernel's result; messages are zeroed, since they have gaps."""
-    if kernel.target is not None:
-        size = kernel.chunks * kernel.target.bytes(elements)
-        return torch.zeros(size, dtype=torch.uint8, device=device)
+    """An empty tensor for the kernel's result; what messages leave unused at their end is zero."""
+    wire = kernel.target
+    if wire is not None:
+        shape = kernel.chunks, wire.bytes(elements)
+        messages = torch.empty(shape, dtype=torch.uint8, device=device)
+        messages[:, wire.used_bytes(elements) :] = 0
+        return messages.view(-1)
     per_chunk = elements // kernel.tile if kernel.partial else elements
     return torch.empty(kernel.chunks * per_chunk, device=device)
