@@ -46,8 +46,9 @@ def main() -> None:
         for program in programs:
             exchange = Exchange(program, mine, flat.numel(), codec=native)
             report(
-                rank, pool, program.name, lambda e=exchange: e.all_reduce(flat), options.repeats
-            )
+                rank, pool, program.name, lambda e=exchange: e.all_reduce(flat, in_place=True),
+                options.repeats,
+            )  # fmt: skip
 
 
 def report(

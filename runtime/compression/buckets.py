@@ -42,7 +42,7 @@ class Buckets:
         done: dict[int, Tensor] = {}
         for number, members in enumerate(buckets(tensors, self.bucket_bytes)):
             flat = torch.cat([tensors[i].reshape(-1) for i in members])
-            whole = self.exchange("gradients", number, flat.numel()).all_reduce(flat)
+            whole = self.exchange("gradients", number, flat.numel()).all_reduce(flat, in_place=True)
             parts = whole.split([tensors[i].numel() for i in members])
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.view(tensors[i].shape).to(tensors[i].dtype)

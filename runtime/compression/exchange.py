@@ -90,11 +90,17 @@ class Exchange:
     def padded_columns(self) -> int:
         return self.pipeline.chunk(self.elements)
 
-    def all_reduce(self, flat: Tensor, scores: Tensor | None = None) -> Tensor:
-        """The ranks' `flat` (`[elements]`) reduced by the program's rule."""
+    def all_reduce(
+        self, flat: Tensor, scores: Tensor | None = None, in_place: bool = False
+    ) -> Tensor:
+        """The ranks' `flat` (`[elements]`) reduced by the program's rule.
+
+        With `in_place` the result may take the place of `flat`, which saves new memory.
+        """
         self._expect("all_reduce", flat.numel())
-        padded = pad(flat, (0, self.now.padded(self.elements) - self.elements))
-        return self._run(padded, scores)[: self.elements]
+        value = _fp32(pad(flat, (0, self.now.padded(self.elements) - self.elements)))
+        own = value.data_ptr() != flat.data_ptr()
+        return self._run(value, scores, value if own or in_place else None)[: self.elements]
 
     def selected(self, flat: Tensor) -> Tensor:
         """What the next step takes of `flat`: zero elsewhere, `flat` itself without a selection."""
@@ -108,15 +114,16 @@ class Exchange:
         """This rank's row of the reduced `rows` (`[size, columns]`)."""
         self._expect("reduce_scatter", rows.numel())
         extra = self.now.chunk(self.elements) - rows.shape[1]
-        return self._run(pad(rows, (0, extra)).reshape(-1), None)[: rows.shape[1]]
+        return self._run(_fp32(pad(rows, (0, extra)).reshape(-1)))[: rows.shape[1]]
 
     def all_gather(self, piece: Tensor) -> Tensor:
-        """Every rank's `piece` (`[columns]`) as `[size, columns]`, which is the new replica."""
+        """Every rank's `piece` (`[columns]`) as `[size, columns]`.
+
+        Where there is a replica, it is the replica: read it, and leave it alone.
+        """
         self._expect("all_gather", piece.numel())
-        padded = pad(piece, (0, self.now.chunk(self.elements) - self.elements))
-        whole = self._run(padded, None)
-        if "replica" in self.states:
-            self.states["replica"].copy_(whole)
+        value = _fp32(pad(piece, (0, self.now.chunk(self.elements) - self.elements)))
+        whole = self._run(value, out=self.states.get("replica"))
         return whole.view(self.levels.all.size, -1)[:, : self.elements]
 
     def replicate(self, rows: Tensor) -> None:
@@ -131,11 +138,12 @@ class Exchange:
         if elements != self.elements:
             raise MismatchError(f"bucket of {elements} elements, expected {self.elements}")
 
-    def _run(self, padded: Tensor, scores: Tensor | None) -> Tensor:
+    def _run(
+        self, value: Tensor, scores: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         occasion = Occasion(self.step, self.seed, scores)
-        value = padded.to(torch.float32).contiguous()
         codec = self.codec if self.compresses else Reference()
-        result = work(self.now, codec, self.levels, value, self.states, occasion)
+        result = work(self.now, codec, self.levels, value, self.states, occasion, out)
         self.step += 1
         return result
 
@@ -196,6 +204,10 @@ class Exchange:
 def pad(x: Tensor, sides: tuple[int, int]) -> Tensor:
     """`x` itself where nothing is added: a copy costs as much as a codec."""
     return padded_copy(x, sides) if any(sides) else x
+
+
+def _fp32(x: Tensor) -> Tensor:
+    return x.to(torch.float32).contiguous()
 
 
 def _padded_like(compressed: Pipeline, plain: Pipeline) -> Pipeline:

@@ -52,9 +52,12 @@ class Occasion(NamedTuple):
 
 def work(
     pipeline: Pipeline, codec: Codec, levels: Levels, bucket: Tensor,
-    states: Mapping[str, Tensor], occasion: Occasion,
+    states: Mapping[str, Tensor], occasion: Occasion, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Takes a flat padded fp32 bucket, updates `states` in place, gives a flat fp32 result."""
+    """Takes a flat padded fp32 bucket, updates `states` in place, gives a flat fp32 result.
+
+    The result is written to `out` (flat, fp32, of its size), which may be the bucket or a replica.
+    """
     select = pipeline.select
     value = bucket if select is None else taken(select, bucket, states, occasion)
     elements, rank = pipeline.chunk(bucket.numel()), levels.all.index
@@ -62,7 +65,9 @@ def work(
     count = pipeline.chunks * elements
     for line, step in enumerate(pipeline.steps):
         if isinstance(step, Kernel):
-            target = target_for(step, elements, value.device)
+            last = out is not None and step is pipeline.steps[-1] and select is None
+            target = out if last else target_for(step, elements, value.device)
+            assert target is not None
             own = _own(step, elements, states, rank)
             seed = _seed(occasion, rank, line)
             codec.run(step, Launch(elements, value, target, own, number, seed, occasion.step))

@@ -161,7 +161,7 @@ def test_states_go_into_checkpoints(name):
 
         def step(exchange, x):
             gathers = program.result == "all_gather"
-            return exchange.all_gather(x) if gathers else exchange.all_reduce(x)
+            return (exchange.all_gather(x) if gathers else exchange.all_reduce(x)).clone()
 
         first = Exchange(program, levels, 9_000, small_bytes=0)
         for x in data[:3]:
