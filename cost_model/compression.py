@@ -15,7 +15,7 @@ from ..ir.compression.kernel import Kernel, Pipeline, Transfer
 from ..ir.compression.lower import lower
 from ..ir.compression.program import Program
 from ..ir.compression.stage import Hadamard, Quantize, Reduce, Stage
-from .collective import Leg, collective_legs, send_leg
+from .collective import Leg, collective_legs, send_leg, send_link
 
 FP32_BYTES = 4
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
@@ -75,7 +75,7 @@ def transfer_legs(
     """How messages of `chunk` elements travel."""
     amount = transfer.count * transfer.wire.bytes(chunk)
     if transfer.kind == "send":
-        return (send_leg(amount, 0, stride, cluster),)
+        return (send_leg(amount, send_link(0, stride, cluster)),)
     if transfer.kind == "all_gather":
         amount *= transfer.size
     if transfer.level == "all":
