@@ -56,6 +56,8 @@ def plan(
     memory_actions: tuple[str, ...] = ("keep", "recompute"),
     seed: int = 0,
     time_limit: float | None = None,
+    compress: str = "none",
+    quality: str = "safe",
 ) -> Plan:
     """The fastest plan that fits, offline: no device is touched, nothing is allocated.
 
@@ -65,6 +67,8 @@ def plan(
     (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does.
     `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own). After `time_limit` seconds
     of search, or on Ctrl-C, the best plan so far is taken (`plan.complete` is then false).
+    `compress` is `none`, an algorithm (`"sdp4bit"`), or `auto`: what pays, within `quality` (lossless,
+    safe, all).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
     from ..planner import plan as search
@@ -73,6 +77,7 @@ def plan(
         model, batch, cluster, loss_fn, global_batch, precision, roles, pin,
         memory_bytes=memory_bytes(memory), optimizer=optimizer, micro_batches=micro_batches,
         memory_actions=memory_actions, seed=seed, time_limit_seconds=time_limit,
+        compress=compress, quality=quality,
     )))  # fmt: skip
 
 

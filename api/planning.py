@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
         "roles": options.roles, "pin": options.pin, "memory_bytes": memory_bytes(options.memory),
         "optimizer": options.optimizer, "micro_batches": options.micro_batches,
         "memory_actions": tuple(options.memory_actions.split(",")), "seed": options.seed,
-        "time_limit_seconds": options.time_limit,
+        "time_limit_seconds": options.time_limit, "compress": options.compress,
+        "quality": options.quality,
     }  # fmt: skip
     problem = question(model, None, **asked)
     made = planned(search(*problem))
@@ -110,6 +111,10 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
         ],
         "pipeline": {"stages": len(plan.stages), "micro_batches": plan.micro_batches,
                      "schedule": plan.schedule, "bubble": p.bubble},
-        "compression": [], "plan_time_s": times, "digest": digest(plan),
+        "compression": [
+            {"strategy": str(c.strategy), "role": c.role, "subject": c.subject, "program": c.program}
+            for c in plan.compression
+        ],
+        "plan_time_s": times, "digest": digest(plan),
         "global_batch": plan.global_batch, "word": plan.word,
     }  # fmt: skip

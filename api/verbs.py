@@ -50,6 +50,10 @@ def _plan(p: Parser) -> None:
     p.add_argument("--optimizer", default="adamw")
     p.add_argument("--roles", help="comma-separated roles that may be used")
     p.add_argument("--memory-actions", default="keep,recompute")
+    p.add_argument("--compress", default="none", metavar="NAME",
+                   help="none, auto, or an algorithm such as sdp4bit, zero++, eight-bits")  # fmt: skip
+    p.add_argument("--quality", default="safe", choices=("lossless", "safe", "all"),
+                   help="what --compress auto may do to numbers on the wire")  # fmt: skip
     p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")
     p.add_argument("--pin", action="append", default=[], metavar="GLOB:WORD",
                    help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2'; repeatable")  # fmt: skip

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..ir.compression.lower import lower as lower_program
+from ..ir.compression.registry import PROGRAMS
 from ..ir.files import dump
 from ..ir.flow import flow
 from ..ir.model import Model
 from ..ir.plan import Plan
-from ..ir.program import Program
+from ..ir.program import Program, Table
 from .between import Between
+from .compression import cpp
 from .function import function_module
 from .lower import Lowered, lower
 from .main import main_module
@@ -33,7 +36,20 @@ def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
         files[f"stage_{number}.py"] = StageCode(plan, model, between, lowered, number).source()
     files["main.py"] = main_module(plan)
     files["source.json"] = source or "{}"
-    return Program(tuple(sorted(files.items())), table(plan, model, found, between, source))
+    made = table(plan, model, found, between, source)
+    files |= kernels(made)
+    return Program(tuple(sorted(files.items())), made)
+
+
+def kernels(table: Table) -> dict[str, str]:
+    """The C++ source of everything that travels compressed, one file per axis."""
+    found = {}
+    for axis in table.compression:
+        mesh = table.meshes[axis.mesh]
+        outer = mesh.axes[mesh.index(axis.role)].size // axis.inner
+        lowered = [lower_program(PROGRAMS[p], axis.inner, outer, total=True) for p in axis.programs]
+        found[axis.source] = cpp.source(*lowered)
+    return found
 
 
 def _function(low: Lowered, plan: Plan, model: Model) -> str:

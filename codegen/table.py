@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from msgspec.structs import replace
 
@@ -14,7 +15,16 @@ from ..ir.local import MICRO
 from ..ir.mesh import Mesh
 from ..ir.model import Model
 from ..ir.plan import Layers, Plan, Sharding
-from ..ir.program import BatchTensor, CallRun, Held, Names, Numbered, StageValue, Table
+from ..ir.program import (
+    BatchTensor,
+    CallRun,
+    CompressedAxis,
+    Held,
+    Names,
+    Numbered,
+    StageValue,
+    Table,
+)
 from ..ir.strategy import ROLES
 from .between import Between
 from .stage import crossing, differentiable
@@ -41,7 +51,18 @@ def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) 
         batch=_batch(model, between),
         crossing=tuple(_crossing(plan, model, found, s) for s in range(len(plan.stages) - 1)),
         source=source,
+        compression=tuple(_compressed(plan)),
     )
+
+
+def _compressed(plan: Plan) -> Iterator[CompressedAxis]:
+    """What travels compressed, by mesh and role."""
+    for number, strategy in enumerate(plan.strategies):
+        own = [c for c in plan.compression if c.strategy == strategy]
+        for role in dict.fromkeys(c.role for c in own):
+            programs = {c.subject: c.program for c in own if c.role == role}
+            inner = plan.cluster.near(strategy.size(role), strategy.stride(role))
+            yield CompressedAxis(number, role, inner, **programs)
 
 
 def _on_devices(layout: Layout, sharding: Sharding) -> Layout:

@@ -7,29 +7,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
+from typing import Literal
 
 from ..ir.cluster import Cluster
+from ..ir.compression.program import Program
+from ..ir.compression.registry import PROGRAMS
+from ..ir.plan import Plan
 from ..ir.strategy import ROLES, Strategy
 from .collective import collective_seconds
+from .compression import FP32_BYTES, Priced, price_step
 
 Axis = tuple[str, int, int]  # role, size, ranks between neighbours
 Axes = list[Axis]
+Subject = Literal["gradients", "weights"]
+Compression = Mapping[tuple[Subject, str], Program]  # by what travels, and the role it travels along
 
 
 class BatchAxes:
     """What the batch axes of a strategy cut, and the seconds to gather and to add up."""
 
-    def __init__(self, strategy: Strategy, cluster: Cluster, gradient_scale: float = 1.0) -> None:
-        """`gradient_scale`: bytes of a gradient sent, per byte of its parameter."""
-        self.cluster, self.scale = cluster, gradient_scale
-        axes = [(r, n, stride(strategy, r)) for r, n in strategy.axes]
+    def __init__(
+        self, strategy: Strategy, cluster: Cluster, gradient_scale: float = 1.0, item: int = 4,
+        compression: Compression | None = None,
+    ) -> None:  # fmt: skip
+        """`gradient_scale`: bytes of a gradient sent, per byte of its parameter, of which an element
+        has `item`."""
+        self.cluster, self.scale, self.item = cluster, gradient_scale, item
+        self.compression = compression or {}
+        axes = [(r, n, strategy.stride(r)) for r, n in strategy.axes]
         self.sharded = [a for a in axes if ROLES[a[0]].shards]
         self.inside = [a for a in axes if a[:2] in strategy.inside]
         self.replicas = [
             a for a in axes if ROLES[a[0]].batch and a not in self.sharded + self.inside
         ]
         self.shards = frozenset(s for r, _, _ in self.sharded for s in ROLES[r].shards)
+        self.priced: dict[tuple[Program, float, Axis], Priced] = {}
         self.known: dict[tuple[str, float, tuple[Axis, ...]], float] = {}
         self.ways = prod(size for _, size, _ in self.sharded)
 
@@ -55,6 +69,40 @@ class BatchAxes:
             )
         return self.known[key]
 
+    def step_seconds(self, subject: Subject, kind: str, amount: float, axes: Axes) -> float:
+        """A collective once per step, compressed along the axes where it is."""
+        seconds = 0.0
+        for axis in axes:
+            priced = self.compressed(subject, amount, axis)
+            seconds += self.seconds(kind, amount, [axis]) if priced is None else priced.seconds
+        return seconds
+
+    def compressed(self, subject: Subject, amount: float, axis: Axis) -> Priced | None:
+        """The price of what travels compressed along an axis, None where it does not."""
+        role, size, stride = axis
+        program = self.compression.get((subject, role))
+        if program is None or not amount:
+            return None
+        key = program, amount, axis
+        if key not in self.priced:
+            elements = int(amount / self.item / (self.scale if subject == "gradients" else 1))
+            elements //= size if program.result == "all_gather" else 1
+            self.priced[key] = price_step(program, elements, size, stride, self.cluster)
+        return self.priced[key]
+
+    def compression_bytes(self, held: int) -> int:
+        """What compression keeps between steps for trained weights of `held` bytes: errors, and of
+        weights the replica that all ranks have and the exact piece that the optimizer steps on."""
+        total, part = 0, held * self.scale / self.pieces("optimizer")
+        for subject, role in self.compression:
+            (axis,) = (a for a in (*self.replicas, *self.sharded) if a[0] == role)
+            gathered = subject == "weights" or axis in self.sharded
+            priced = self.compressed(subject, held if gathered else part, axis)
+            total += priced.state_bytes if priced else 0
+            if subject == "weights":
+                total += held // self.item * FP32_BYTES + held // self.pieces("optimizer")
+        return total
+
     def gather_seconds(self, amount: int) -> float:
         """Weights of one call, before each of its pieces."""
         return self.seconds("all_gather", amount, self.sharded) if "parameter" in self.shards else 0.0
@@ -68,17 +116,18 @@ class BatchAxes:
     def reduce_seconds(self, held: int, summed: dict[str, int]) -> float:
         """Once per step: gradients over plain axes and the tensor axes, or scattered to their owners."""
         part = self.scale / self.pieces("optimizer")
-        seconds = self.seconds("all_reduce", held * part, self.replicas)
+        seconds = self.step_seconds("gradients", "all_reduce", held * part, self.replicas)
         for axis in self.inside:
             seconds += self.seconds("all_reduce", summed[axis[0]] * part, [axis])
         if "optimizer" in self.shards and "gradient" not in self.shards:
-            seconds += self.seconds("reduce_scatter", held * self.scale, self.sharded)
+            amount = held * self.scale
+            seconds += self.step_seconds("gradients", "reduce_scatter", amount, self.sharded)
         return seconds
 
     def return_seconds(self, held: int) -> float:
         """Once per step: updated weights from their owners to all."""
         if "optimizer" in self.shards and "parameter" not in self.shards:
-            return self.seconds("all_gather", held, self.sharded)
+            return self.step_seconds("weights", "all_gather", held, self.sharded)
         return 0.0
 
     def buffer_bytes(self, biggest: int, in_place: bool) -> int:
@@ -90,11 +139,9 @@ class BatchAxes:
         return 2 * biggest if self.shards else biggest
 
 
-def stride(strategy: Strategy, role: str) -> int:
-    """Distance in ranks between neighbours along a role's axis."""
-    ranks = 1
-    for name, size in reversed(strategy.axes):
-        if name == role:
-            return ranks
-        ranks *= size
-    return ranks
+def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:
+    """The batch axes of one of a plan's strategies, compressed as the plan says."""
+    compression: Compression = {
+        (c.subject, c.role): PROGRAMS[c.program] for c in plan.compression if c.strategy == strategy
+    }
+    return BatchAxes(strategy, cluster or plan.cluster, 1.0, item, compression)

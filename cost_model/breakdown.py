@@ -19,7 +19,7 @@ import msgspec
 from ..ir.amounts import Piece, Share
 from ..ir.cluster import Cluster
 from ..ir.plan import Layers, Plan, Stage
-from .batch_axes import Axes, BatchAxes
+from .batch_axes import Axes, BatchAxes, Subject, axes_of
 from .collective import collective_legs, send_leg
 from .pipeline import boundary_links, boundary_seconds, period_seconds
 from .terms import Term, kernels_term, leg_term, legs_term, sent_term, stream_term, total
@@ -27,6 +27,8 @@ from .terms import Term, kernels_term, leg_term, legs_term, sent_term, stream_te
 KINDS = {"gemm": "matrix products", "pointwise": "elementwise", "reduce": "reductions",
          "move": "copies and look-ups"}  # fmt: skip
 
+WIRE = "derived: bytes of codes and scales, at the links' latencies and bandwidths"
+CODEC = "derived: bytes and instructions of the program's kernels, at the device's rates"
 SCHEDULE = "derived: 1F1B of the stages' times"
 
 
@@ -77,7 +79,9 @@ def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster
 def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:
     """Every term of one stage."""
     times, own = plan.micro_batches, runs(plan, stage)
-    axes = [(share, BatchAxes(share.strategy, cluster)) for share in stage.shares]
+    axes = [
+        (share, axes_of(plan, share.strategy, share.bytes.item, cluster)) for share in stage.shares
+    ]
     passed = Term("passages", times * stage.passage_seconds / 2, "s", "m*t/2",
                   "derived: collectives between strategies",
                   {"m": times, "t": stage.passage_seconds})  # fmt: skip
@@ -152,16 +156,30 @@ def _accumulated(share: Share, axes: BatchAxes, times: int, cluster: Cluster) ->
 def _synced(plan: Plan, share: Share, axes: BatchAxes, cluster: Cluster) -> Iterator[Term]:
     """Once per step: gradients added up over ranks, weights updated and sent round."""
     held, part = share.bytes.trained, axes.scale / axes.pieces("optimizer")
-    yield from _over("all_reduce", held * part, axes.replicas, 1, cluster)
+    yield from _once("gradients", "all_reduce", held * part, axes.replicas, axes)
     for axis in axes.inside:
         yield from _over("all_reduce", share.bytes.summed[axis[0]] * part, [axis], 1, cluster)
     if "optimizer" in axes.shards and "gradient" not in axes.shards:
-        yield from _over("reduce_scatter", held * axes.scale, axes.sharded, 1, cluster)
+        yield from _once("gradients", "reduce_scatter", held * axes.scale, axes.sharded, axes)
     if "optimizer" in axes.shards and "parameter" not in axes.shards:
-        yield from _over("all_gather", held, axes.sharded, 1, cluster)
+        yield from _once("weights", "all_gather", held, axes.sharded, axes)
     states = plan.optimizer.states
     touched = 2 * (held * (2 + states) // axes.pieces("optimizer"))
     yield stream_term("optimizer", plan.optimizer.name, touched, 1, cluster.device)
+
+
+def _once(subject: Subject, kind: str, amount: float, chosen: Axes, axes: BatchAxes) -> Iterator[Term]:
+    """A collective once per step, compressed along the axes where it is."""
+    for axis in chosen:
+        priced = axes.compressed(subject, amount, axis)
+        if priced is None:
+            yield from _over(kind, amount, [axis], 1, axes.cluster)
+            continue
+        name = axes.compression[subject, axis[0]].name
+        yield total(f"{kind} over {axis[0]} as {name}", [
+            Term("on the wire", priced.wire_seconds, "s", "w_c", WIRE, {"w_c": priced.wire_seconds}),
+            Term("codec", priced.codec_seconds, "s", "k_c", CODEC, {"k_c": priced.codec_seconds}),
+        ])  # fmt: skip
 
 
 def _over(kind: str, amount: float, axes: Axes, times: int, cluster: Cluster) -> Iterator[Term]:

@@ -6,6 +6,7 @@ over memory or its arithmetic, whichever is longer, as any operator does.
 
 from __future__ import annotations
 
+from functools import cache
 from math import log2
 
 from msgspec import Struct
@@ -15,9 +16,11 @@ from ..ir.compression.kernel import Kernel, Pipeline, Transfer
 from ..ir.compression.lower import lower
 from ..ir.compression.program import Program
 from ..ir.compression.stage import Hadamard, Quantize, Reduce, Stage
+from ..ir.program import BUCKET_BYTES
 from .collective import Leg, collective_legs, send_leg, send_link
 
 FP32_BYTES = 4
+lowered = cache(lower)
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 # Instructions per element: four words of Philox take ten rounds of two wide products and four xors.
 PHILOX = 10 * (2 * 3 + 4) / 4
@@ -46,8 +49,8 @@ def price(program: Program, elements: int, size: int, stride: int, cluster: Clus
 
     Raises UsageError for illegal programs.
     """
-    inner = nodes_of(size, stride, cluster)
-    pipeline = lower(program, inner, size // inner)
+    inner = cluster.near(size, stride)
+    pipeline = lowered(program, inner, size // inner)
     chunk = pipeline.chunk(elements)
     legs = [
         leg
@@ -62,11 +65,17 @@ def price(program: Program, elements: int, size: int, stride: int, cluster: Clus
     )
 
 
-def nodes_of(size: int, stride: int, cluster: Cluster) -> int:
-    """Ranks of a group that share a unit of the innermost level: a program's inner level."""
-    unit = cluster.levels[-1].size
-    near = max(unit // stride, 1) if unit % stride == 0 else 1
-    return min(near, size) if size % min(near, size) == 0 else 1
+def price_step(
+    program: Program, elements: int, size: int, stride: int, cluster: Cluster
+) -> Priced:
+    """All buckets in which `elements` of one rank's input travel, one after the other."""
+    pieces = size if program.result == "all_gather" else 1
+    count = max(1, round(elements * pieces * FP32_BYTES / BUCKET_BYTES))
+    one = price(program, -(-elements // count), size, stride, cluster)
+    return Priced(
+        one.wire_bytes * count, one.wire_seconds * count, one.codec_seconds * count,
+        one.state_bytes * count,
+    )  # fmt: skip
 
 
 def transfer_legs(

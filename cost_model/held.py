@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..ir.amounts import Share, StageBytes
 from ..ir.plan import Plan
-from .batch_axes import BatchAxes
+from .batch_axes import BatchAxes, axes_of
 from .memory import MARGIN, PASSING, micro_batches_in_flight, part_terms
 from .practice import GENERATED
 from .terms import Symbol, Term, total
@@ -56,7 +56,7 @@ def memory_term(plan: Plan, number: int) -> Term:
 
 
 def _share(plan: Plan, share: Share, waiting: float) -> list[Term]:
-    axes = BatchAxes(share.strategy, plan.cluster)
+    axes = axes_of(plan, share.strategy, share.bytes.item)
     values = part_terms(share.bytes, axes, plan.optimizer, GENERATED, waiting)
     made = []
     for name, amount in values.items():
@@ -93,8 +93,10 @@ FORMULAS: dict[str, Explain] = {
     "batch data": lambda b, a, p, f: ("D", {"D": b.once}),
     "temporaries": lambda b, a, p, f: ("M", {"M": b.transient}),
     "communication": _communication,
+    "compression": lambda b, a, p, f: ("Y", {"Y": a.compression_bytes(b.trained)}),
 }
 LEGEND += (
+    Symbol("Y", "bytes of errors, replicas and exact pieces that compression keeps"),
     Symbol("D", "bytes that follow from the batch alone, and what making them takes"),
     Symbol("M", "bytes alive at the worst moment inside a forward or backward"),
     Symbol("c", "bytes of the runtime itself: context, libraries"),

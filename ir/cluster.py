@@ -124,6 +124,13 @@ class Cluster(msgspec.Struct, frozen=True):
                 return level
         return self.levels[0]
 
+    def near(self, size: int, stride: int) -> int:
+        """Neighbours of a group of `size` ranks, `stride` apart, that share a unit of the innermost
+        level, where every one of the group's ranks has as many."""
+        unit = self.levels[-1].size
+        near = min(max(unit // stride, 1) if unit % stride == 0 else 1, size)
+        return near if size % near == 0 else 1
+
     def within(self, level: int) -> int:
         """Devices inside one group of a level (0 is the outermost)."""
         return prod(link.size for link in self.levels[level + 1 :])

@@ -87,6 +87,16 @@ class Alternative(msgspec.Struct, frozen=True):
     fits: bool
 
 
+class Compressed(msgspec.Struct, frozen=True):
+    """A collective that travels compressed: once per step, of gradients or weights, along one role of
+    a strategy's batch axes. `program` names an entry of `ir/compression`."""
+
+    strategy: Strategy
+    role: str
+    subject: Literal["gradients", "weights"]
+    program: str
+
+
 class Optimizer(msgspec.Struct, frozen=True):
     """What the optimizer keeps per parameter: number of states, and bytes of each element."""
 
@@ -125,6 +135,7 @@ class Plan(msgspec.Struct, frozen=True):
     source: str = ""
     seed: int = 0
     complete: bool = True
+    compression: tuple[Compressed, ...] = ()
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:

@@ -13,6 +13,8 @@ from .layout import Factors, Layout
 from .mesh import Mesh
 from .tensor import TensorType
 
+BUCKET_BYTES = 25 * 2**20  # of tensors that travel together
+
 
 class Numbered(msgspec.Struct, frozen=True):
     """Names that differ in one number: `before + str(start + i) + after` for the i-th call."""
@@ -101,6 +103,26 @@ class StageValue(msgspec.Struct, frozen=True):
     gradient: bool
 
 
+class CompressedAxis(msgspec.Struct, frozen=True):
+    """What travels compressed along a role of a mesh, by program of `ir/compression`; `inner`
+    neighbours along it share a node."""
+
+    mesh: int
+    role: str
+    inner: int
+    gradients: str = ""
+    weights: str = ""
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.gradients, self.weights)))
+
+    @property
+    def source(self) -> str:
+        """The file of its kernels."""
+        return f"kernels/{self.role}_{self.mesh}.cpp"
+
+
 class Table(msgspec.Struct, frozen=True):
     """Everything a generated program needs to know that is not code.
 
@@ -126,6 +148,7 @@ class Table(msgspec.Struct, frozen=True):
     batch: tuple[BatchTensor, ...]
     crossing: tuple[tuple[StageValue, ...], ...]
     source: str = ""
+    compression: tuple[CompressedAxis, ...] = ()
 
 
 class Program(msgspec.Struct, frozen=True):

@@ -75,6 +75,12 @@ class Strategy(msgspec.Struct, frozen=True):
         """Pipeline stages."""
         return prod(size for name, size in self.axes if ROLES[name].stages)
 
+    def stride(self, role: str) -> int:
+        """Distance in ranks between neighbours along a role's axis."""
+        names = [name for name, _ in self.axes]
+        inner = self.axes[names.index(role) + 1 :] if role in names else self.axes
+        return prod(size for _, size in inner)
+
     @property
     def mesh(self) -> Mesh:
         """The devices as a grid of these axes."""

@@ -143,6 +143,8 @@ def print_plan(plan: Plan) -> str:
         f"micro-batches, {plan.schedule}, bubble {100 * p.bubble:.1f} %",
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}",
     ]
+    lines += [f"  compress  {c.subject} over {c.role}: {c.program} ({c.strategy})"
+              for c in plan.compression]  # fmt: skip
     for number, stage in enumerate(plan.stages):
         lines += _stage(plan, number, stage)
     terms = plan.stages[_fullest(plan)].memory

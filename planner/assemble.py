@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ..ir.grid import grid
 from ..ir.model import Model
-from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
+from ..ir.plan import Alternative, Compressed, Layers, Memory, Plan, Prediction, Sharding
 from ..ir.precision import PRECISIONS
 from ..ir.strategy import Strategy
 from .candidate import Candidate
@@ -46,6 +46,11 @@ def assemble(space: Space, best: Candidate) -> Plan:
         status="feasible" if searched_splits or space.clock.stopped else "optimal",
         gap=unknown_gap(space, best) if space.clock.stopped else GAP if searched_splits else 0.0,
         complete=not space.clock.stopped,
+        compression=tuple(
+            Compressed(strategy, role, subject, program.name)
+            for strategy in best.strategies
+            for (subject, role), program in evaluator.axes(strategy).compression.items()
+        ),
         alternatives=tuple(
             Alternative(
                 c.word, c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,

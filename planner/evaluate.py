@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
@@ -20,10 +21,11 @@ from ..ir.amounts import Share
 from ..ir.cluster import Cluster, Link
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
-from ..ir.strategy import Strategy
+from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .alike import alike
 from .candidate import Candidate, Cut, Decision, Part, StageSums
+from .compress import Compressor
 from .entries import Entries, Entry, Word
 from .partition import even, partition
 from .passages import Passages
@@ -33,7 +35,10 @@ from .sums import Sums
 class Evaluator:
     """Prices candidates of one model on one cluster for one global batch and optimizer."""
 
-    def __init__(self, entries: Entries, global_batch: int, optimizer: Optimizer) -> None:
+    def __init__(
+        self, entries: Entries, global_batch: int, optimizer: Optimizer,
+        compressor: Compressor | None = None,
+    ) -> None:  # fmt: skip
         self.entries, self.global_batch, self.optimizer = entries, global_batch, optimizer
         self.model: Model = entries.model
         self.cluster: Cluster = entries.cluster
@@ -46,6 +51,7 @@ class Evaluator:
         self.in_time = model_in_time(entries, self.once)
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
+        self.compressor = compressor
         self.passages = Passages(entries)
         self.between: dict[int, list[Link]] = {}
         self.along: dict[Strategy, BatchAxes] = {}
@@ -114,8 +120,17 @@ class Evaluator:
 
     def axes(self, strategy: Strategy) -> BatchAxes:
         if strategy not in self.along:
-            self.along[strategy] = BatchAxes(strategy, self.cluster, self.gradient_scale)
+            self.along[strategy] = self.compressed_axes(strategy)
         return self.along[strategy]
+
+    def compressed_axes(self, strategy: Strategy) -> BatchAxes:
+        """The batch axes of a strategy, compressed as pays for an average stage."""
+        item, scale, chosen = self.item, self.gradient_scale, {}
+        if self.compressor is not None:
+            trained = sum(p.type.bytes for p in self.model.parameters if p.trainable)
+            ways = strategy.stages * prod(n for r, n in strategy.axes if ROLES[r].operators)
+            chosen = self.compressor.choose(strategy, self.cluster, scale, item, trained // ways)
+        return BatchAxes(strategy, self.cluster, scale, item, chosen)
 
     def mixed(
         self, decisions: tuple[Decision, ...], bounds: Sequence[int], micro_batches: int

@@ -19,6 +19,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     `global_batch`: samples per step. `memory_bytes`: budget per device. `pins`: strategies
     that some layers must take, the last that matches. `memory_actions`: what layers may do with
     their activations. `time_limit_seconds`: after which the best plan so far is taken.
+    `compress`: none, auto or an algorithm; `quality`: what auto may do (see `planner/compress`).
     """
 
     global_batch: int | None = None
@@ -32,6 +33,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
     schedule: str = "1f1b"
     seed: int = 0
     time_limit_seconds: float | None = None
+    compress: str = "none"
+    quality: str = "safe"
 
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]

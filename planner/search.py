@@ -15,6 +15,7 @@ from ..ir.tensor import ITEM_BYTES
 from .blend import Mixture, fastest, groups
 from .candidate import Candidate, Decision
 from .clock import Clock
+from .compress import Compressor
 from .entries import Entries
 from .evaluate import Evaluator
 from .options import PlanOptions, optimizer_states
@@ -44,7 +45,8 @@ class Space:
         options.check()
         item = _item_bytes(model)
         optimizer = optimizer_states(options.optimizer, item < 4, item)
-        evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer)
+        compressor = Compressor(options.compress, options.quality)
+        evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer, compressor)
         return Space(evaluator, options, options.memory_bytes or cluster.device.memory_bytes)
 
     def again(self, cluster: Cluster | None = None, **changes: Any) -> Space:

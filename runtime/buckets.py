@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..ir.program import BUCKET_BYTES
 from .group import Group
-
-BUCKET_BYTES = 25 * 2**20
 
 
 def buckets(tensors: Sequence[Tensor], limit_bytes: int = BUCKET_BYTES) -> list[list[int]]:

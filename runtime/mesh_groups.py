@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..ir.mesh import Mesh
-from ..ir.program import Table
+from ..ir.program import CompressedAxis, Table
 from ..ir.strategy import ROLES
+from .compression.levels import levels
+from .compression.work import Levels
 from .group import Group, Partition, Pool
 
 
@@ -12,9 +14,9 @@ class MeshGroups:
     """Groups that this rank is in; every rank makes them in the same order.
 
     `axes` by axis of the grid; per mesh, `roles` by role (an empty one has this rank alone); `sums`
-    by mesh and the axes over which gradients are left to be added up; `down` and `up` along the
-    stages (two, because NCCL runs what one pair exchanges in order); `tied` by the stages that share
-    trained tensors.
+    by mesh and the axes over which gradients are left to be added up; `compressed` by mesh and role
+    the levels of what travels compressed; `down` and `up` along the stages (two, because NCCL runs
+    what one pair exchanges in order); `tied` by the stages that share trained tensors.
     """
 
     def __init__(self, table: Table, pool: Pool) -> None:
@@ -26,6 +28,10 @@ class MeshGroups:
             mesh = table.meshes[number]
             members = tuple(mesh.index(name) for name in axes)
             self.sums[number, axes] = pool.group("+".join(axes), mesh.groups(members))
+        self.compressed = {
+            (axis.mesh, axis.role): compressed_levels(table.meshes[axis.mesh], axis, pool)
+            for axis in table.compression
+        }
         mesh = table.meshes[0]
         lines = mesh.groups(tuple(i for i, a in enumerate(mesh.axes) if ROLES[a.name].stages))
         self.down = pool.group("stages, forward", lines, channel=1)
@@ -36,6 +42,11 @@ class MeshGroups:
             for stages in sorted({h.stages for h in table.held if h.trainable})
             if len(stages) > 1
         }
+
+
+def compressed_levels(mesh: Mesh, axis: CompressedAxis, pool: Pool) -> Levels:
+    """All ranks along an axis, those that share a node, and one's peers in other nodes."""
+    return levels(pool, axis.role, mesh.groups((mesh.index(axis.role),)), axis.inner)
 
 
 def along_axes(mesh: Mesh, pool: Pool) -> dict[str, Group]:

@@ -28,6 +28,7 @@ from .group import Group
 from .initial import Initial
 from .mesh_groups import MeshGroups
 from .shard import flatten, piece
+from .wires import Wires
 
 LEVELS = ("zero3", "zero2", "zero1")
 Levels = tuple[Group, ...]
@@ -69,8 +70,10 @@ class Store:
         comms: Sequence[Comm],
         initial: Initial,
         device: torch.device,
+        wires: Wires,
     ) -> None:
         self.table, self.groups, self.comms, self.device = table, groups, comms, device
+        self.wires = wires
         self.levels: tuple[Levels, ...] = tuple(
             tuple(roles[level] for level in LEVELS) for roles in groups.roles
         )
@@ -96,6 +99,8 @@ class Store:
         kept = Kept(name, held, shape, ways, flat.to(self.device, copy=True))
         if held.kind == "parameter" and held.trainable:
             kept.leaf = torch.nn.Parameter(self.leaf_view(kept))
+            if kept.total_ways > 1 and self.wires.rounds_weights(held.mesh):
+                kept.leaf.data = kept.leaf.data.clone()  # exact, beside what the others see
         return kept
 
     def local(self, held: Held, whole: Tensor) -> Tensor:
@@ -149,12 +154,15 @@ class Store:
         self.sum_tied()
         ready = [k for k in self.trained() if k.gradient is not None]
         pieces: dict[str, Tensor] = {}
-        for levels, members in self.by_mesh(ready):
-            flats = buckets.reduce_scatter(levels[2], [_gradient(k) for k in members])
+        for mesh, members in self.by_mesh(ready):
+            wire = self.wires.gradients(mesh, "zero1", self.levels[mesh][2])
+            flats = wire.reduce_scatter([_gradient(k) for k in members])
             pieces.update((k.name, flat) for k, flat in zip(members, flats, strict=True))
         for key, group in self.groups.sums.items():
             names = [kept.name for kept in ready if (kept.held.mesh, kept.held.sums) == key]
-            added = buckets.all_reduce(group, [pieces[name] for name in names])
+            mesh, axes = key
+            wire = self.wires.gradients(mesh, "+".join(axes), group)
+            added = wire.all_reduce([pieces[name] for name in names])
             pieces.update(zip(names, added, strict=True))
         for kept in ready:
             assert kept.leaf is not None
@@ -180,20 +188,19 @@ class Store:
     def publish(self) -> None:
         """After the optimizer's step: every rank gets the pieces that others stepped on."""
         moved = [k for k in self.trained() if k.leaf is not None and k.ways[1] * k.ways[2] > 1]
-        for levels, members in self.by_mesh(moved):
+        for mesh, members in self.by_mesh(moved):
             flats = [k.leaf.detach() for k in members if k.leaf is not None]
-            for level in (levels[2], levels[1]):
-                flats = buckets.all_gather(level, flats)
+            for role, level in (("zero1", self.levels[mesh][2]), ("zero2", self.levels[mesh][1])):
+                flats = self.wires.weights(mesh, role, level).all_gather(flats)
             for kept, flat in zip(members, flats, strict=True):
                 kept.flat.copy_(flat)
 
-    def by_mesh(self, kept: Iterable[Kept]) -> Iterator[tuple[Levels, list[Kept]]]:
-        """Tensors whose flat pieces lie over the same groups, in order."""
+    def by_mesh(self, kept: Iterable[Kept]) -> Iterator[tuple[int, list[Kept]]]:
+        """Tensors by the number of their mesh: their flat pieces lie over the same groups."""
         found: dict[int, list[Kept]] = {}
         for one in kept:
             found.setdefault(one.held.mesh, []).append(one)
-        for number, members in found.items():
-            yield self.levels[number], members
+        yield from found.items()
 
     def zero_gradients(self) -> None:
         for kept in self.trained():
@@ -218,6 +225,8 @@ class Store:
         return self.assemble(kept, kept.whole(flat))
 
     def gather_value(self, kept: Kept) -> Tensor:
+        if kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh):
+            return self.gather(kept, kept.leaf)
         (local,) = self.fetch([kept.name])
         return self.assemble(kept, local)
 
@@ -245,6 +254,8 @@ class Store:
         local = self.local(kept.held, whole.to(kept.flat.dtype))
         levels = self.levels[kept.held.mesh]
         kept.flat.copy_(shard(levels, flatten(local, kept.total_ways), kept.ways, 1))
+        if kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh):
+            kept.leaf.data.copy_(self.leaf_view(kept))
 
 
 def shard(levels: Levels, flat: Tensor, ways: tuple[int, int, int], count: int) -> Tensor:

@@ -29,6 +29,7 @@ from .schedule import Pipeline, order
 from .session import default_device
 from .shard import block
 from .watchdog import TIMEOUT, watch
+from .wires import Wires
 
 
 class _Load:
@@ -54,6 +55,7 @@ class Program:
         optimizer_args: Mapping[str, Any],
         device: torch.device,
         seed: int,
+        folder: Path,
     ) -> None:
         from ..ir.capture.operators import call_key  # registers the operators as well
 
@@ -65,7 +67,8 @@ class Program:
         ]
         grid = Comm(table.mesh, table.micro_batches, groups.rank, groups.axes, groups.sent)
         initial = Initial(module, seed)
-        self.store = Store(table, groups, comms, initial, device)
+        wires = Wires(table, groups, folder, device.type == "cpu")
+        self.store = Store(table, groups, comms, initial, device, wires)
         self.run = Run(table, self.store, comms, grid, call_key, seed)
         self.optimizer = optimizers.make(optimizer, optimizer_args, self.store.trained())
         rows = order(table.schedule, table.stages, table.micro_batches)
@@ -111,6 +114,7 @@ class Program:
             optimizer_args=optimizer_args or {},
             device=default_device() if device is None else torch.device(device),
             seed=seed,
+            folder=Path(folder),
         )
 
     def step(self, batch: Batch) -> Tensor:

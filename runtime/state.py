@@ -56,6 +56,7 @@ def restore(program: Training, folder: Path, generation: int | None) -> None:
     if program.optimizer is not None:
         _restore_optimizer(program, program.optimizer, manifest, tensors)
     program.store.zero_gradients()
+    program.store.wires.reset()
     program.steps = manifest.steps
     program.seed = program.run.seed = manifest.seed
 

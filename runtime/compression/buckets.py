@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ...ir.compression.program import Algorithm, Program, Subject
 from ...ir.errors import MismatchError, UsageError
-from ..buckets import BUCKET_BYTES, buckets
+from ...ir.program import BUCKET_BYTES
+from ..buckets import buckets
 from .codec import Codec
 from .exchange import SMALL_BYTES, Exchange
 from .work import Levels

@@ -1,6 +1,7 @@
 """Pieces of whole tensors, and a store's flat cuts, for every rank at once: nothing is lost."""
 
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from plait.runtime.group import Group
 from plait.runtime.initial import Initial
 from plait.runtime.parameters import Store
 from plait.runtime.shard import flatten, piece
+from plait.runtime.wires import Wires
 
 MESH = Mesh((Axis("a", 2), Axis("b", 3), Axis("c", 2)))
 FACTORS = ((12,), (3, 4, 2))
@@ -42,14 +44,16 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Store
     mesh = Mesh(tuple(Axis(name, size) for name, size in sizes.items()))
     held = Held("w", "parameter", TensorType((5, 4), "float32"), ((5,), (4,)),
                 tuple((1, 0) if name == "tp" else "R" for name in sizes), (0,), True)  # fmt: skip
-    table = SimpleNamespace(mesh=mesh, meshes=(mesh,), held=(held,), micro_batches=1)
+    table = SimpleNamespace(mesh=mesh, meshes=(mesh,), held=(held,), micro_batches=1, compression=())
     roles = {}
     for role in ("dp", "zero1", "zero2", "zero3"):
         axes = tuple(i for i, name in enumerate(sizes) if name == role)
         ranks = next(g for g in mesh.groups(axes) if rank in g)
         roles[role] = Group(role, ranks, rank, None, Counter())
     groups = SimpleNamespace(roles=(roles,), sums={}, stage=0, rank=rank)
-    return Store(table, groups, [Comm(mesh, 1, rank, {})], Initial(module), torch.device("cpu"))
+    wires = Wires(table, groups, Path(), native=False)
+    comms = [Comm(mesh, 1, rank, {})]
+    return Store(table, groups, comms, Initial(module), torch.device("cpu"), wires)
 
 
 def test_optimizer_pieces_of_all_ranks_make_the_whole() -> None:

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from plait.cost_model.collective import collective_seconds
-from plait.cost_model.compression import kernel_bytes, kernel_seconds, nodes_of, price
+from plait.cost_model.compression import kernel_bytes, kernel_seconds, price
 from plait.cost_model.hardware import load_cluster
 from plait.ir.cluster import Cluster, Link
 from plait.ir.compression.identity import uncompressed
@@ -53,10 +53,10 @@ def test_plain_exchanges_cost_what_collectives_cost():
 
 def test_levels_are_those_of_the_cluster():
     cluster = CLUSTERS["4x8xh100"]
-    assert nodes_of(32, 1, cluster) == 8
-    assert nodes_of(8, 1, cluster) == 8
-    assert nodes_of(4, 8, cluster) == 1
-    assert nodes_of(16, 2, cluster) == 4
+    assert cluster.near(32, 1) == 8
+    assert cluster.near(8, 1) == 8
+    assert cluster.near(4, 8) == 1
+    assert cluster.near(16, 2) == 4
 
 
 def test_error_states_are_counted_and_replicas_are_not():

@@ -1,0 +1,101 @@
+"""Which collectives travel compressed: those that gain more on the wire than their codecs take.
+
+Every collective once per step is decided for itself: its links, its group and its bytes. The user says
+what may happen to numbers on the way, by the name of an algorithm or as a quality:
+
+    lossless   nothing is lost
+    safe       every number is sent, and its error is unbiased or carried over
+    all        whatever a paper trained with
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..cost_model.batch_axes import Axis, BatchAxes, Subject
+from ..ir.cluster import Cluster
+from ..ir.compression.program import Algorithm, Program
+from ..ir.compression.registry import ALGORITHMS, algorithm
+from ..ir.compression.stage import Reduce, Score, Select
+from ..ir.errors import UsageError
+from ..ir.strategy import Strategy
+
+QUALITIES = ("lossless", "safe", "all")
+ANY_OPTIMIZER = ("Averaged", "Sharded")  # classes that leave the optimizer to the user
+
+
+class Compressor:
+    """Chooses programs for the collectives of strategies. `compress`: `none`, `auto` or the name of
+    an algorithm, which is then taken wherever it can."""
+
+    def __init__(self, compress: str, quality: str) -> None:
+        if quality not in QUALITIES:
+            raise UsageError(f"unknown quality {quality!r}; known: {', '.join(QUALITIES)}")
+        self.forced = compress not in ("none", "auto")
+        if self.forced:
+            self.programs = runnable(algorithm(compress))
+            if not self.programs:
+                raise UsageError(
+                    f"{compress} needs an optimizer of its own or is not for gradients and weights "
+                    f"once per step: use it from plait.runtime.compression"
+                )
+        else:
+            self.programs = tuple(permitted(quality)) if compress == "auto" else ()
+
+    def choose(
+        self, strategy: Strategy, cluster: Cluster, scale: float, item: int, trained: int
+    ) -> dict[tuple[Subject, str], Program]:
+        """Programs for `trained` bytes of weights per device, by what travels and the role."""
+        plain = BatchAxes(strategy, cluster, scale, item)
+        if not self.programs or not trained:
+            return {}
+        found: dict[tuple[Subject, str], Program] = {}
+        for subject, kind, amount, axis in collectives(plain, trained):
+            best = plain.seconds(kind, amount, [axis])
+            for program in self.programs:
+                if (program.subject, program.result) != (subject, kind):
+                    continue
+                own = BatchAxes(strategy, cluster, scale, item, {(subject, axis[0]): program})
+                seconds = own.step_seconds(subject, kind, amount, [axis])
+                if seconds < best or (self.forced and (subject, axis[0]) not in found):
+                    found[subject, axis[0]], best = program, seconds
+        return found
+
+
+def collectives(axes: BatchAxes, trained: int) -> Iterator[tuple[Subject, str, float, Axis]]:
+    """What travels once per step: subject, collective, bytes, and the axis."""
+    for axis in axes.replicas:
+        yield "gradients", "all_reduce", trained * axes.scale / axes.pieces("optimizer"), axis
+    for axis in axes.sharded:
+        if "gradient" not in axes.shards:
+            yield "gradients", "reduce_scatter", trained * axes.scale, axis
+        if "parameter" not in axes.shards:
+            yield "weights", "all_gather", float(trained), axis
+
+
+def permitted(quality: str) -> Iterator[Program]:
+    """Programs of all algorithms that a quality allows."""
+    for known in ALGORITHMS.values() if quality != "lossless" else ():
+        yield from (p for p in runnable(known) if quality == "all" or _careful(p))
+
+
+def _careful(program: Program) -> bool:
+    """Whether all numbers are sent in every step, and no error is lost for good."""
+    return not program.accepts_bias and not any(isinstance(s, Select) for s in program.stages)
+
+
+def runnable(known: Algorithm) -> tuple[Program, ...]:
+    """Programs of an algorithm that leave the optimizer alone and add up or average."""
+    if known.optimizer not in ANY_OPTIMIZER or known.schedule.every != 1:
+        return ()
+    return tuple(
+        p for p in known.programs if p.subject in ("gradients", "weights") and not _robust(p)
+    )
+
+
+def _robust(program: Program) -> bool:
+    """Whether ranks are weighed against each other."""
+    return any(
+        isinstance(s, Score) or (isinstance(s, Reduce) and s.rule not in ("sum", "mean"))
+        for s in program.stages
+    )

@@ -1,0 +1,102 @@
+"""How flat tensors travel once per step: as they are, or compressed as the table says.
+
+    zero1   gradients reduce-scattered │ optimizer │ weights gathered
+    dp      gradients added up
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..ir.compression.program import Algorithm
+from ..ir.compression.registry import PROGRAMS
+from ..ir.program import CompressedAxis, Table
+from . import buckets
+from .compression.buckets import Buckets
+from .compression.codec import Codec
+from .compression.native import BuildError, Native, build
+from .compression.reference import Reference
+from .group import Group
+from .mesh_groups import MeshGroups
+
+
+class Wire(Protocol):
+    """Collectives over many flat tensors along one axis."""
+
+    def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]: ...
+    def reduce_scatter(self, flats: Sequence[Tensor]) -> list[Tensor]: ...
+    def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]: ...
+
+
+class Plain:
+    """As they are."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return buckets.all_reduce(self.group, tensors)
+
+    def reduce_scatter(self, flats: Sequence[Tensor]) -> list[Tensor]:
+        return buckets.reduce_scatter(self.group, flats)
+
+    def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+        return buckets.all_gather(self.group, pieces)
+
+
+class Wires:
+    """Wires by mesh, role and what travels."""
+
+    def __init__(self, table: Table, groups: MeshGroups, folder: Path, native: bool) -> None:
+        self.groups = groups
+        self.axes = {(axis.mesh, axis.role): axis for axis in table.compression}
+        self.codecs: dict[tuple[int, str], Codec] = {
+            key: codec(axis, folder) if native else Reference() for key, axis in self.axes.items()
+        }
+        self.made: dict[tuple[int, str], Buckets] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: errors are zero, and weights travel whole the next time."""
+        for (mesh, role), axis in self.axes.items():
+            programs = tuple(PROGRAMS[name] for name in axis.programs)
+            levels = self.groups.compressed[mesh, role]
+            algorithm = Algorithm(f"{role} of mesh {mesh}", "the plan", programs)
+            self.made[mesh, role] = Buckets(algorithm, levels, self.codecs[mesh, role])
+
+    def gradients(self, mesh: int, role: str, group: Group) -> Wire:
+        """The wire of gradients along a role; `group` are its ranks."""
+        return self.made[mesh, role] if self._has(mesh, role, "gradients") else Plain(group)
+
+    def weights(self, mesh: int, role: str, group: Group) -> Wire:
+        return self.made[mesh, role] if self._has(mesh, role, "weights") else Plain(group)
+
+    def rounds_weights(self, mesh: int) -> bool:
+        """Whether weights that arrive differ from those that the optimizer steps on."""
+        return any(axis.weights and axis.mesh == mesh for axis in self.axes.values())
+
+    def _has(self, mesh: int, role: str, subject: str) -> bool:
+        axis = self.axes.get((mesh, role))
+        return axis is not None and bool(getattr(axis, subject))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Errors and replicas of this rank."""
+        return {f"{role} {mesh}": made.state_dict() for (mesh, role), made in self.made.items()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Raises MismatchError for states of other sizes."""
+        for (mesh, role), made in self.made.items():
+            made.load_state_dict(saved.get(f"{role} {mesh}", {}))
+
+
+def codec(axis: CompressedAxis, folder: Path) -> Codec:
+    """The compiled kernels of an axis; the reference, which gives the same bits, without a compiler."""
+    try:
+        source = (folder / axis.source).read_text(encoding="utf-8")
+        return Native(build(source, folder / "kernels" / "build"))
+    except BuildError:
+        return Reference()
