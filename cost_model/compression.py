@@ -12,11 +12,12 @@ from math import log2
 from msgspec import Struct
 
 from ..ir.cluster import Cluster, Device
+from ..ir.compression.identity import uncompressed
 from ..ir.compression.kernel import Kernel, Pipeline, Transfer
 from ..ir.compression.lower import lower
 from ..ir.compression.program import Program
 from ..ir.compression.stage import Hadamard, Quantize, Reduce, Stage
-from ..ir.program import BUCKET_BYTES
+from ..ir.program import BUCKET_BYTES, SMALL_BYTES
 from .collective import Leg, collective_legs, send_leg, send_link
 
 FP32_BYTES = 4
@@ -71,7 +72,13 @@ def price_step(
     """All buckets in which `elements` of one rank's input travel, one after the other."""
     pieces = size if program.result == "all_gather" else 1
     count = max(1, round(elements * pieces * FP32_BYTES / BUCKET_BYTES))
-    one = price(program, -(-elements // count), size, stride, cluster)
+    each = -(-elements // count)
+    small = each * FP32_BYTES < SMALL_BYTES
+    if small:  # padded as it would be if it were compressed
+        near = cluster.near(size, stride)
+        pipeline = lowered(program, near, size // near)
+        each = pipeline.chunk(each) if pieces > 1 else pipeline.padded(each)
+    one = price(uncompressed(program) if small else program, each, size, stride, cluster)
     return Priced(
         one.wire_bytes * count, one.wire_seconds * count, one.codec_seconds * count,
         one.state_bytes * count,

@@ -14,6 +14,7 @@ from .mesh import Mesh
 from .tensor import TensorType
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that travel together
+SMALL_BYTES = 65_536  # buckets below it travel uncompressed
 
 
 class Numbered(msgspec.Struct, frozen=True):

@@ -20,12 +20,11 @@ from ...ir.compression.kernel import Pipeline, State
 from ...ir.compression.lower import lower
 from ...ir.compression.program import Program
 from ...ir.errors import MismatchError, UsageError
+from ...ir.program import SMALL_BYTES
 from .codec import Codec
 from .reference import ELEMENTS, Reference
 from .select import masked
 from .work import Levels, Occasion, work
-
-SMALL_BYTES = 65_536  # buckets below it travel uncompressed
 
 
 class Exchange:

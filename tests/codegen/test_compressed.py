@@ -97,5 +97,5 @@ def test_bytes_on_the_wire_are_the_predicted_ones(trained):
         trained_bytes = sum(share.bytes.trained for share in plans[name].stages[0].shares)
         plainly = round(2 * trained_bytes * 3 / 4)  # a ring's all-reduce, or both halves of it
         rest = rows[0][like]["sent"] - plainly
-        assert predicted < 0.6 * plainly
+        assert predicted < 0.9 * plainly
         assert rows[0][name]["sent"] - rest == pytest.approx(predicted, rel=0.02), name
