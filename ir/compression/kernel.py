@@ -20,6 +20,7 @@ from .stage import (
     Blend,
     Element,
     Level,
+    Reduce,
     Residual,
     Score,
     Select,
@@ -30,6 +31,7 @@ from .stage import (
 )  # fmt: skip
 from .wire import Wire
 
+PER_INSTANCE = 2048  # elements of a program instance on a GPU, at least one tile
 Fate = Literal["reset", "split", "kept"]
 
 
@@ -72,6 +74,13 @@ class Kernel(Struct, frozen=True):
                 written = written or (before is not None and before.written)
                 found[stage.state] = Operand(stage.state, element, written)
         return tuple(found.values())
+
+    @property
+    def tiles(self) -> int:
+        """Tiles that one program instance on a GPU works on: rules that look at all ranks at once
+        hold all of their values."""
+        robust = any(isinstance(s, Reduce) and s.rule not in ("sum", "mean") for s in self.body)
+        return max(1, (PER_INSTANCE // 4 if robust else PER_INSTANCE) // self.tile)
 
     @property
     def stochastic(self) -> bool:
