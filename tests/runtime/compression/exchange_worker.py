@@ -1,6 +1,7 @@
 """Run by torchrun: every program over gloo, compiled and not, bytes and replicas compared."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,13 +9,18 @@ import torch.distributed as dist
 
 from plait.codegen.compression.cpp import source
 from plait.ir.compression.lower import lower
-from plait.ir.compression.registry import PROGRAMS
+from plait.ir.compression.registry import PROGRAMS, algorithm
 from plait.runtime.compression.exchange import Exchange
 from plait.runtime.compression.levels import levels
 from plait.runtime.compression.native import Native, build
+from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 from plait.runtime.compression.reference import Reference
+from plait.runtime.compression.threads import run_ranks
 from plait.runtime.group import Pool
 from plait.runtime.session import session
+
+sys.path.insert(0, str(Path(__file__).parent))
+import language
 
 ELEMENTS, STEPS = 100_000, 3
 
@@ -56,6 +62,24 @@ def compare(program, mine, pool, both):
         assert all(torch.equal(everybody[0], other) for other in everybody), program.name
 
 
+def train(mine, inner, codec):
+    """A few steps of SDP4Bit end where they end with threads for ranks, bit for bit."""
+
+    def make(parameters, levels, codec=None):
+        found = algorithm("sdp4bit")
+        kind = OPTIMIZERS[found.optimizer]
+        return kind(parameters, levels, 3e-3, program=found, codec=codec, small_bytes=0)
+
+    corpus = language.Corpus(5_000)
+    _, weights = language.train(mine, partial(make, codec=codec), corpus, 4)
+    size = mine.all.size
+    threads = run_ranks(
+        lambda levels: language.train(levels, make, corpus, 4), inner, size // inner
+    )
+    for name, value in threads[mine.all.index][1].items():
+        assert torch.equal(weights[name], value), name
+
+
 def main() -> None:
     inner, directory = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
@@ -67,6 +91,7 @@ def main() -> None:
         for program in PROGRAMS.values():
             if program.result != "send":
                 compare(program, mine, pool, both)
+        train(mine, inner, both[1])
     print("done", rank)
 
 
