@@ -1,4 +1,4 @@
-"""Run by torchrun: every program over gloo, compiled and not, bytes and replicas compared."""
+"""Run by torchrun: every program over gloo, some compiled as well; bytes and replicas compared."""
 
 import sys
 from functools import partial
@@ -22,12 +22,13 @@ from plait.runtime.session import session
 sys.path.insert(0, str(Path(__file__).parent))
 import language
 
-ELEMENTS, STEPS = 100_000, 3
+ELEMENTS, STEPS = 50_000, 2
+COMPILED = ("sdp4bit.gradients", "sdp4bit.weights", "1-bit-adam.momentum", "trimmed-mean.gradients")
 
 
 def codecs(inner, outer, directory):
-    """The reference, and all kernels compiled, by rank 0 first."""
-    text = source(*(lower(p, inner, outer) for p in PROGRAMS.values() if p.result != "send"))
+    """The reference and the compiled backend, built by rank 0 first."""
+    text = source(*(lower(PROGRAMS[name], inner, outer) for name in COMPILED))
     if dist.get_rank() == 0:
         build(text, directory)
     dist.barrier()
@@ -45,7 +46,7 @@ def call(exchange, x, size):
 def compare(program, mine, pool, both):
     """The backends agree, all ranks agree, and what was counted is what was predicted."""
     size, results = mine.all.size, []
-    for codec in both:
+    for codec in both if program.name in COMPILED else both[:1]:
         exchange = Exchange(program, mine, ELEMENTS, codec=codec, small_bytes=0)
         torch.manual_seed(mine.all.index)
         for _ in range(STEPS):
@@ -54,9 +55,10 @@ def compare(program, mine, pool, both):
             counted = pool.sent.total() - before
             assert abs(counted - predicted) <= 0.02 * predicted, (program.name, counted, predicted)
         results.append((result, exchange.states))
-    (first, states), (second, others) = results
-    assert torch.equal(first, second), program.name
-    assert all(torch.equal(states[name], others[name]) for name in states), program.name
+    first, states = results[0]
+    for second, others in results[1:]:
+        assert torch.equal(first, second), program.name
+        assert all(torch.equal(states[name], others[name]) for name in states), program.name
     if program.result != "reduce_scatter":
         everybody = mine.all.all_gather(first.contiguous())
         assert all(torch.equal(everybody[0], other) for other in everybody), program.name
