@@ -29,7 +29,7 @@ from ...ir.compression.stage import (
     SubRef,
     Unpack,
     show,
-)  # fmt: skip
+)
 from ...ir.compression.wire import LANES, Wire
 from .cpp_reduce import reduction
 

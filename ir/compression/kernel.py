@@ -27,9 +27,10 @@ from .stage import (
     Stat,
     Statistic,
     SubRef,
-)  # fmt: skip
+)
 from .wire import Wire
 
+Kind = Literal["all_to_all", "all_gather", "send"]
 Fate = Literal["reset", "split", "kept"]
 
 
@@ -87,7 +88,7 @@ class Kernel(Struct, frozen=True):
 class Transfer(Struct, frozen=True):
     """Messages travel: `count` of them leave this rank's kernel, `size` ranks take part."""
 
-    kind: Literal["all_to_all", "all_gather", "send"]
+    kind: Kind
     level: Level
     size: int
     count: int
