@@ -25,6 +25,7 @@ from plait.ir.compression.stage import (
     Scale,
     Stat,
 )
+from plait.ir.compression.variants import with_reference
 from plait.runtime.compression.codec import Launch, target_for
 from plait.runtime.compression.native import BuildError, Native, build
 from plait.runtime.compression.reference import ELEMENTS, Reference
@@ -67,6 +68,7 @@ def random_codes(draw, least):
 def pipelines():
     for number in range(24):
         yield lower(random_program(number), 3, 2)
+    yield lower(with_reference(PROGRAMS["sdp4bit.weights"], "bf16"), 4)
     for program, sizes in product(PROGRAMS.values(), SIZES):
         yield lower(program, *sizes)
         yield lower(uncompressed(program), *sizes)
@@ -112,7 +114,10 @@ def test_every_kernel_equals_the_reference(native):
                 data = flat(kernel.chunks * elements)
             else:
                 data = messages(kernel, elements)
-            states = {o.name: torch.randn(kernel.chunks * elements) for o in kernel.operands}
+            states = {
+                o.name: torch.randn(kernel.chunks * elements).to(ELEMENTS[o.element])
+                for o in kernel.operands
+            }
             results = []
             for codec in (Reference(), native):
                 target = target_for(kernel, elements)
