@@ -1,7 +1,8 @@
 """Speed of compiled codecs on one core: `python benchmarks/codec.py [--elements N]`.
 
-CPU seconds of kernels on a flat bucket, best of several, beside a copy of the same bucket in memory.
-Reducing kernels read the messages of four ranks; their figure counts the elements they decode.
+CPU seconds of kernels on a flat bucket, best of several, beside a copy of the same bucket in memory:
+encoding for four ranks, decoding what four ranks gathered, and decoding and adding up what four ranks
+sent, which counts the elements that are decoded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from plait.codegen.compression.cpp import source
 from plait.ir.compression.algorithms.parts import DECODE, integers, signs
 from plait.ir.compression.lower import lower
 from plait.ir.compression.program import Program
-from plait.ir.compression.stage import AllToAll, Hadamard, Reduce, Scale, Stages
+from plait.ir.compression.stage import AllGather, AllToAll, Hadamard, Reduce, Scale, Stages
 from plait.runtime.compression.codec import Launch, target_for
 from plait.runtime.compression.native import Native, build
 
@@ -49,20 +50,27 @@ def main() -> None:
 
 
 def measure(name: str, encode: Stages, flat: torch.Tensor, repeats: int, cache: Path) -> None:
-    """Encoding of a bucket for four ranks, and decoding and adding up what four ranks sent."""
+    """The kernels of a reduce-scatter, and the last one of an all-gather."""
     back: Stages = (Hadamard(32), Scale(1 / 32)) if isinstance(encode[0], Hadamard) else ()
-    program = Program(
-        "codec", "gradients", "reduce_scatter",
+    reducing = Program(
+        "reducing", "gradients", "reduce_scatter",
         (*encode, AllToAll(), *DECODE, Reduce("sum"), *back), accepts_bias="a benchmark",
     )  # fmt: skip
-    pipeline = lower(program, RANKS)
-    native = Native(build(source(pipeline), cache))
-    elements = pipeline.chunk(flat.numel())
-    first, last = pipeline.kernels
-    messages, result = target_for(first, elements), target_for(last, elements)
-    there, back_again = Launch(elements, flat, messages, {}), Launch(elements, messages, result, {})
-    row(f"{name} encode", flat.numel(), best(lambda: native.run(first, there), repeats))
-    row(f"{name} decode", flat.numel(), best(lambda: native.run(last, back_again), repeats))
+    gathering = Program(
+        "gathering", "activations", "all_gather", (*encode, AllGather(), *DECODE, *back)
+    )  # fmt: skip
+    pipelines = lower(reducing, RANKS), lower(gathering, RANKS)
+    native = Native(build(source(*pipelines), cache))
+    elements = pipelines[0].chunk(flat.numel())
+    first, last = pipelines[0].kernels
+    gathered = pipelines[1].kernels[-1]
+    messages = target_for(first, elements)
+    for title, kernel, read in (
+        ("encode", first, flat), ("decode", gathered, messages), ("decode and add", last, messages)
+    ):  # fmt: skip
+        launch = Launch(elements, read, target_for(kernel, elements), {})
+        seconds = best(lambda k=kernel, a=launch: native.run(k, a), repeats)
+        row(f"{name}, {title}", flat.numel(), seconds)
 
 
 def best(work: Callable[[], object], repeats: int) -> float:
@@ -76,7 +84,7 @@ def best(work: Callable[[], object], repeats: int) -> float:
 
 
 def row(name: str, elements: int, seconds: float) -> None:
-    print(f"{name:<34}{1e3 * seconds:8.1f} ms{elements / seconds / 1e6:10.0f} M elements/s")
+    print(f"{name:<42}{1e3 * seconds:8.1f} ms{elements / seconds / 1e6:10.0f} M elements/s")
 
 
 if __name__ == "__main__":

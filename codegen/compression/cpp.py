@@ -29,9 +29,10 @@ from ...ir.compression.stage import (
     SubRef,
     Unpack,
     show,
-)  # fmt: skip
+)
 from ...ir.compression.wire import LANES, Wire
 from .cpp_reduce import reduction
+from .cpp_text import number
 
 ELEMENTWISE = (Cast, Scale, AddState, Blend, SubRef, AddRef)
 SIGNATURE = (
@@ -89,19 +90,21 @@ class _Printer:
                 yield from self.elementwise(stages)
             else:
                 stage = stages.pop(0)
-                yield from self.do(stage)
-        if kernel.target is None and not kernel.partial:
-            yield "for (int i = 0; i < VECTORS; ++i)"
-            yield "  write((float*)target + chunk * elements + tile * TILE + i * LANES, x[i]);"
-        elif kernel.target is not None and kernel.target.plain:
+                yield from LOCAL[type(stage)](self, stage)
+        if not kernel.partial and (kernel.target is None or kernel.target.plain):
+            yield from self.write(kernel.target)
+
+    def write(self, target: Wire | None) -> Iterator[str]:
+        """Numbers as they are, flat or as messages. Codes are written by `pack`."""
+        at = "tile * TILE + i * LANES"
+        line = f"  write((float*)target + chunk * elements + {at}, x[i]);"
+        if target is not None:
             yield "uint8_t* const out = target + chunk * target_bytes;"
-            half = kernel.target.codes == "bf16"
-            yield "for (int i = 0; i < VECTORS; ++i)"
-            yield (
-                "  write((uint16_t*)out + tile * TILE + i * LANES, narrow(x[i]));"
-                if half
-                else "  write((float*)out + tile * TILE + i * LANES, x[i]);"
-            )
+            half = target.codes == "bf16"
+            line = f"  write((float*)out + {at}, x[i]);"
+            line = f"  write((uint16_t*)out + {at}, narrow(x[i]));" if half else line
+        yield "for (int i = 0; i < VECTORS; ++i)"
+        yield line
 
     def read(self, stages: list[Stage]) -> Iterator[str]:
         """Flat numbers, or those of every rank, which a reduction makes one."""
@@ -126,9 +129,6 @@ class _Printer:
         yield "  x[i] = v;"
         yield "}"
 
-    def do(self, stage: Stage) -> Iterator[str]:
-        yield from LOCAL[type(stage)](self, stage)
-
     def load(self, name: str, element: str = "fp32") -> str:
         pointer = f"states[{self.states[name]}]"
         if element == "bf16":
@@ -139,13 +139,13 @@ class _Printer:
         return "v = widen(narrow(v));" if stage.element == "bf16" else "// already fp32"
 
     def scale(self, stage: Scale) -> str:
-        return f"v = v * {_number(stage.factor)};"
+        return f"v = v * {number(stage.factor)};"
 
     def add_state(self, stage: AddState) -> str:
         return f"v = v + {self.load(stage.state)};"
 
     def blend(self, stage: Blend) -> str:
-        kept, new = _number(stage.decay), _number(1 - stage.decay)
+        kept, new = number(stage.decay), number(1 - stage.decay)
         return f"v = {self.load(stage.state)} * {kept} + v * {new};"
 
     def sub_ref(self, stage: SubRef) -> str:
@@ -285,21 +285,16 @@ def _step(stat: Stat, wire: Wire) -> str:
     elif stat.kind == "absmax":
         measured = f"largest({part}, {count})"
     else:
-        measured = f"sum<{_of(stat)}>({part}, {count}, scratch) * {_number(1 / stat.group)}"
+        measured = f"sum<{_of(stat)}>({part}, {count}, scratch) * {number(1 / stat.group)}"
         if stat.kind == "l2":
             measured = f"std::sqrt({measured})"
     if wire.codes == "sign":
         return f"{{{measured}, 1.0f}}"
-    return f"step_of({measured}, {_number(wire.largest)})"
+    return f"step_of({measured}, {number(wire.largest)})"
 
 
 def _of(stat: Stat) -> str:
     return "magnitude" if stat.kind == "l1" else "squared"
-
-
-def _number(value: float) -> str:
-    """A float literal with all its digits."""
-    return f"{value!r}f" if "." in repr(value) or "e" in repr(value) else f"{value!r}.0f"
 
 
 ELEMENT: dict[type[Stage], Callable[..., str]] = {

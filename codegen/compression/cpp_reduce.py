@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ...ir.compression.kernel import Kernel
 from ...ir.compression.stage import Reduce
+from .cpp_text import number
 
 
 def reduction(stage: Reduce | None, kernel: Kernel, decode: list[str]) -> Iterator[str]:
@@ -22,7 +23,7 @@ def reduction(stage: Reduce | None, kernel: Kernel, decode: list[str]) -> Iterat
         yield "  for (int i = 0; i < VECTORS; ++i) x[i] = rank ? x[i] + y[i] : y[i];"
     yield "}"
     if stage is not None and stage.rule == "mean" and kernel.ranks > 1:
-        yield f"for (int i = 0; i < VECTORS; ++i) x[i] = x[i] * {1 / kernel.ranks!r}f;"
+        yield f"for (int i = 0; i < VECTORS; ++i) x[i] = x[i] * {number(1 / kernel.ranks)};"
     if robust:
         assert stage is not None
         yield from _robust(stage, kernel.ranks)
@@ -54,4 +55,4 @@ def _sort() -> Iterator[str]:
 def _mean(name: str, first: int, last: int) -> Iterator[str]:
     yield f"  V {name} = value[{first}];"
     yield f"  for (int r = {first + 1}; r < {last}; ++r) {name} = {name} + value[r];"
-    yield f"  {name} = {name} * {1 / (last - first)!r}f;"
+    yield f"  {name} = {name} * {number(1 / (last - first))};"

@@ -32,7 +32,7 @@ from .stage import (
     Unpack,
     power_of_two,
     show,
-)  # fmt: skip
+)
 from .wire import LANES
 
 BITS = {"integer": (2, 4, 8), "sign": (1,), "e4m3": (8,)}
@@ -43,6 +43,8 @@ AFTER: dict[type[Stage], tuple[type[Stage], ...]] = {
     Residual: (Pack,),
     Unpack: (AllToAll, AllGather, Send),
     Dequantize: (Unpack,),
+    Reduce: (Dequantize, AllToAll),
+    Score: (Dequantize, AllToAll),
 }
 
 
@@ -72,6 +74,10 @@ def _order(stages: Stages) -> Iterator[str]:
             names = " or ".join(kind.__name__ for kind in wanted)
             found = show(before) if before else "the start"
             yield f"{show(stage)} must come right after {names}, not after {found}"
+    for number, stage in enumerate(stages):
+        after = [s for s in stages[number + 1 :] if not isinstance(s, Unpack | Dequantize)]
+        if isinstance(stage, AllToAll) and not isinstance(next(iter(after), None), Reduce | Score):
+            yield f"{show(stage)}: what arrives must be reduced before anything else"
     if any(isinstance(stage, Select) for stage in stages[1:]):
         yield "Select must be the first stage"
     if not any(isinstance(stage, Collective) for stage in stages):

@@ -20,7 +20,7 @@ from .stage import (
     Stat,
     SubRef,
     Unpack,
-)  # fmt: skip
+)
 
 LOSSY = (
     SubRef, AddRef,Cast, Hadamard, Pack, Quantize, Residual, Select, Stat, Unpack, Dequantize)

@@ -28,10 +28,11 @@ from .stage import (
     Stat,
     Statistic,
     SubRef,
-)  # fmt: skip
+)
 from .wire import Wire
 
 PER_INSTANCE = 2048  # elements of a program instance on a GPU, at least one tile
+Kind = Literal["all_to_all", "all_gather", "send"]
 Fate = Literal["reset", "split", "kept"]
 
 
@@ -96,7 +97,7 @@ class Kernel(Struct, frozen=True):
 class Transfer(Struct, frozen=True):
     """Messages travel: `count` of them leave this rank's kernel, `size` ranks take part."""
 
-    kind: Literal["all_to_all", "all_gather", "send"]
+    kind: Kind
     level: Level
     size: int
     count: int

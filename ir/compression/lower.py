@@ -10,14 +10,16 @@ from msgspec.structs import replace
 
 from ..errors import UsageError
 from .check import check
-from .kernel import Choose, Fate, Finish, Kernel, Operand, Pipeline, State, Step, Transfer
+from .kernel import Choose, Fate, Finish, Kernel, Kind, Operand, Pipeline, State, Step, Transfer
 from .program import Program
 from .stage import (
     AddState,
     AllGather,
     AllToAll,
+    Blend,
     Cast,
     Collective,
+    Dequantize,
     Hadamard,
     Pack,
     Quantize,
@@ -30,11 +32,16 @@ from .stage import (
     Stage,
     Stages,
     Stat,
-)  # fmt: skip
+    Unpack,
+)
 from .wire import Wire
 
 LEAST_TILE = 128
-KINDS = {"AllToAll": "all_to_all", "AllGather": "all_gather", "Send": "send"}
+KINDS: dict[type[Stage], Kind] = {
+    AllToAll: "all_to_all", AllGather: "all_gather", Send: "send"
+}  # fmt: skip
+DECODING = (Unpack, Dequantize, Reduce, Score)
+LASTING = (Scale, Blend, Hadamard, Select)  # what stays when a hop goes
 
 
 def lower(program: Program, inner: int = 1, outer: int = 1, total: bool = False) -> Pipeline:
@@ -81,17 +88,18 @@ def without_lonely_hops(stages: Stages, sizes: dict[str, int]) -> Stages:
 def _decoding(rest: list[Stage]) -> list[Stage]:
     """Takes the stages that turn messages into one value off the front."""
     taken: list[Stage] = []
-    while rest and type(rest[0]).__name__ in ("Unpack", "Dequantize", "Reduce", "Score"):
+    while rest and isinstance(rest[0], DECODING):
         taken.append(rest.pop(0))
     return taken
 
 
 def _elementwise(hop: list[Stage]) -> list[Stage]:
+    """What a hop does to values besides sending them."""
     left = {stage.state for stage in hop if isinstance(stage, Residual)}
     return [
         stage
         for stage in hop
-        if type(stage).__name__ in ("Scale", "Blend", "Hadamard", "Select")
+        if isinstance(stage, LASTING)
         or (isinstance(stage, AddState) and stage.state not in left)
     ]
 
@@ -133,8 +141,7 @@ class _Walk:
     def transfer(self, stage: Collective) -> None:
         size, wire = self.sizes[stage.level], wire_of(self.run)
         self.kernels(wire)
-        kind = KINDS[type(stage).__name__]
-        self.steps.append(Transfer(kind, stage.level, size, self.chunks, wire))  # type: ignore[arg-type]
+        self.steps.append(Transfer(KINDS[type(stage)], stage.level, size, self.chunks, wire))
         self.source = wire
         if isinstance(stage, AllToAll):
             self.ranks, self.chunks = size, self.chunks // size

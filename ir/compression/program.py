@@ -28,12 +28,10 @@ class Program(Struct, frozen=True):
 class Schedule(Struct, frozen=True):
     """When an algorithm talks. Steps count from 0.
 
-    `warmup` steps run uncompressed; then the variance is frozen when `freezes`; between exchanges lie
-    `every` steps.
+    `warmup` steps run uncompressed; every `every` steps there is an exchange.
     """
 
     warmup: int = 0
-    freezes: bool = False
     every: int = 1
 
 

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -25,7 +26,8 @@ from .work import Levels
 class Buckets:
     """Exchanges of the buckets of a program, made as they are first needed.
 
-    Gradients add up (`total`) as in generated programs. Weights are gathered in fp32 once, which
+    Gradients add up (`total`) as in generated programs. Tensors smaller than `small_bytes` travel in
+    fp32. Weights are gathered in fp32 once, which
     starts the replicas. What the algorithm has no program for is refused.
     """
 
@@ -41,9 +43,9 @@ class Buckets:
     def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The reduced tensors, each in its own shape and type."""
         done: dict[int, Tensor] = {}
-        for number, members in enumerate(buckets(tensors, self.bucket_bytes)):
+        for bucket, members in self.plan(tensors, self.bucket_bytes):
             flat = torch.cat([tensors[i].reshape(-1) for i in members])
-            whole = self.exchange("gradients", number, flat.numel()).all_reduce(flat, in_place=True)
+            whole = self.exchange("gradients", bucket, flat.numel()).all_reduce(flat, in_place=True)
             parts = whole.split([tensors[i].numel() for i in members])
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.view(tensors[i].shape).to(tensors[i].dtype)
@@ -52,9 +54,9 @@ class Buckets:
     def reduce_scatter(self, flats: Sequence[Tensor]) -> list[Tensor]:
         """This rank's `1 / size` of every reduced flat tensor."""
         size, done = self.levels.all.size, dict[int, Tensor]()
-        for number, members in enumerate(buckets(flats, self.bucket_bytes)):
+        for bucket, members in self.plan(flats, self.bucket_bytes):
             rows = torch.cat([flats[i].view(size, -1) for i in members], dim=1)
-            exchange = self.exchange("gradients", number, rows.numel())
+            exchange = self.exchange("gradients", bucket, rows.numel())
             parts = exchange.reduce_scatter(rows).split([flats[i].numel() // size for i in members])
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.to(flats[i].dtype)
@@ -62,23 +64,37 @@ class Buckets:
 
     def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]:
         """The whole of which each flat tensor is this rank's `1 / size`."""
-        limit, done = self.bucket_bytes // self.levels.all.size, dict[int, Tensor]()
-        for number, members in enumerate(buckets(pieces, limit)):
+        size, done = self.levels.all.size, dict[int, Tensor]()
+        for bucket, members in self.plan(pieces, self.bucket_bytes // size, size):
             piece = torch.cat([pieces[i] for i in members])
-            rows = self.exchange("weights", number, piece.numel()).all_gather(piece)
+            rows = self.exchange("weights", bucket, piece.numel()).all_gather(piece)
             parts = rows.split([pieces[i].numel() for i in members], dim=1)
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.reshape(-1).to(pieces[i].dtype)
         return [done[i] for i in range(len(pieces))]
 
-    def exchange(self, subject: Subject, number: int, elements: int) -> Exchange:
+    def plan(
+        self, tensors: Sequence[Tensor], limit_bytes: int, pieces: int = 1
+    ) -> Iterator[tuple[str, list[int]]]:
+        """Buckets by name: of small tensors, which are not compressed, and of the others.
+
+        `pieces`: how many such make a tensor.
+        """
+        sizes = [t.numel() * t.element_size() * pieces for t in tensors]
+        for kind, small in (("large", False), ("small", True)):
+            chosen = [i for i, s in enumerate(sizes) if (s < self.small_bytes) == small]
+            together = buckets([tensors[i] for i in chosen], limit_bytes)
+            for number, members in enumerate(together):
+                yield f"{kind}.{number}", [chosen[i] for i in members]
+
+    def exchange(self, subject: Subject, bucket: str, elements: int) -> Exchange:
         """That of a bucket, with the states that were loaded for it."""
-        name = f"{subject}.{number}"
+        name = f"{subject}.{bucket}"
         if name not in self.exchanges:
             made = Exchange(
                 self.program(subject), self.levels, elements, codec=self.codec,
-                total=self.total, warmup=self.warmup(subject), small_bytes=self.small_bytes,
-                seed=2 * number + (subject == "weights"),
+                total=self.total, warmup=self.warmup(subject), seed=crc32(name.encode()),
+                small_bytes=0 if bucket.startswith("large") else 4 * elements + 1,
             )  # fmt: skip
             if name in self.saved:
                 made.load_state_dict(self.saved.pop(name))

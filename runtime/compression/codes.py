@@ -26,7 +26,12 @@ def statistic(stat: Stat, x: Tensor) -> Tensor:
         return groups.abs().amax(-1)
     if stat.kind == "l1":
         return fold(groups.abs()) * (1 / stat.group)
-    return (fold(groups * groups) * (1 / stat.group)).sqrt()
+    return root(fold(groups * groups) * (1 / stat.group))
+
+
+def root(x: Tensor) -> Tensor:
+    """Correctly rounded, which torch's square root of fp32 is not everywhere."""
+    return x.to(torch.float64).sqrt().to(torch.float32)
 
 
 def steps(wire: Wire, measured: Tensor) -> tuple[Tensor, Tensor]:

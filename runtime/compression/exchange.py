@@ -122,7 +122,11 @@ class Exchange:
         """
         self._expect("all_gather", piece.numel())
         value = _fp32(pad(piece, (0, self.now.chunk(self.elements) - self.elements)))
-        whole = self._run(value, out=self.states.get("replica"))
+        replica = self.states.get("replica")
+        direct = replica is not None and replica.dtype == torch.float32
+        whole = self._run(value, out=replica if direct else None)
+        if replica is not None and not direct:
+            replica.copy_(whole)
         return whole.view(self.levels.all.size, -1)[:, : self.elements]
 
     def replicate(self, rows: Tensor) -> None:

@@ -24,7 +24,7 @@ from ...ir.compression.stage import (
     Stat,
     SubRef,
     Unpack,
-)  # fmt: skip
+)
 from ...ir.compression.wire import SCALE_BYTES, Wire
 from .codec import Launch
 from .codes import decode, encode, fold, pack, statistic, steps, unpack

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...ir.compression.kernel import Choose, Finish, Kernel, Pipeline, Transfer
 from ...ir.errors import UsageError
 from .codec import Codec, Launch, target_for
-from .codes import fold
+from .codes import fold, root
 from .score import chosen, distances
 from .select import place, taken
 
@@ -111,7 +111,7 @@ def finished(step: Finish, partials: Tensor, count: int) -> Tensor:
     size = 1 << (partials.numel() - 1).bit_length()
     total = fold(torch.nn.functional.pad(partials, (0, size - partials.numel())))
     mean = total / torch.tensor(float(count))
-    return (mean if step.kind == "l1" else mean.sqrt()).view(1)
+    return (mean if step.kind == "l1" else root(mean)).view(1)
 
 
 def _choose(step: Choose, levels: Levels, value: Tensor, occasion: Occasion) -> Tensor:

@@ -18,7 +18,7 @@ ONE_BIT_ADAM = Algorithm(
             two_phases((Blend("momentum", 0.9), *WORKER), SERVER),
         ),
     ),
-    Schedule(warmup=100, freezes=True),
+    Schedule(warmup=100),
     optimizer="OneBitAdam",
 )  # fmt: skip
 
@@ -26,7 +26,7 @@ ONE_BIT_LAMB = Algorithm(
     "1-bit-lamb",
     "1-bit LAMB, HiPC 2022",
     (Program("1-bit-lamb.momentum", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT)),),
-    Schedule(warmup=100, freezes=True),
+    Schedule(warmup=100),
     optimizer="OneBitLamb",
 )
 
@@ -37,7 +37,7 @@ ZERO_ONE_ADAM = Algorithm(
         Program("0/1-adam.gradients", "gradients", "all_reduce", feedback_all_reduce(ONE_BIT)),
         Program("0/1-adam.updates", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT)),
     ),
-    Schedule(warmup=100, freezes=True, every=4),
+    Schedule(warmup=100, every=4),
     optimizer="ZeroOneAdam",
 )
 

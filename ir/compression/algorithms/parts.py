@@ -19,7 +19,7 @@ from ..stage import (
     Stat,
     Statistic,
     Unpack,
-)  # fmt: skip
+)
 
 DECODE: Stages = (Unpack(), Dequantize())
 

@@ -16,10 +16,12 @@ from ..work import Levels
 
 
 class Part:
-    """What belongs to one parameter group: flat states, exchanges, and steps taken."""
+    """Parameters of one group that are all compressed or all not: flat states, exchanges, steps."""
 
-    def __init__(self, sizes: list[int], compress: bool) -> None:
-        self.sizes, self.elements, self.compress = sizes, sum(sizes), compress
+    def __init__(self, parameters: list[Tensor], compress: bool) -> None:
+        self.parameters, self.compress = parameters, compress
+        self.sizes = [parameter.numel() for parameter in parameters]
+        self.elements = sum(self.sizes)
         self.step = 0
         self.values: dict[str, Tensor] = {}
         self.exchanges: dict[str, Exchange] = {}
@@ -32,8 +34,8 @@ class Part:
 class FlatOptimizer(torch.optim.Optimizer):
     """Every rank holds all weights and gives its own gradients; after a step, or after the steps
 
-    between two exchanges, weights are the same on all ranks. Options of a parameter group besides
-    torch's: `compress` (False: the group travels in fp32). Groups smaller than `small_bytes` do too.
+    between two exchanges, weights are the same on all ranks. A parameter group with `compress` False
+    travels in fp32, and so do tensors smaller than `small_bytes` of other groups.
     """
 
     def __init__(
@@ -47,15 +49,16 @@ class FlatOptimizer(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {**defaults, "compress": True})
         self.levels, self.algorithm, self.codec = levels, algorithm, codec
-        self.small_bytes = small_bytes
         self.parts: list[Part] = []
+        self.groups: list[dict[str, Any]] = []
         for group in self.param_groups:
-            part = Part([p.numel() for p in group["params"]], group["compress"])
-            self.parts.append(part)
-            self.begin(group, part, _flat(group["params"]))
+            for part in _parts(group, small_bytes):
+                self.begin(group, part, _flat(part.parameters))
+                self.parts.append(part)
+                self.groups.append(group)
 
     def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
-        """Makes the states and exchanges of a group whose weights are `x` (`[elements]`)."""
+        """Makes the states and exchanges of a part whose weights are `x` (`[elements]`)."""
         raise NotImplementedError
 
     def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
@@ -68,11 +71,11 @@ class FlatOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, part in zip(self.param_groups, self.parts, strict=True):
-            x = _flat(group["params"])
-            self.advance(group, part, x, _flat_gradients(group["params"]))
+        for group, part in zip(self.groups, self.parts, strict=True):
+            x = _flat(part.parameters)
+            self.advance(group, part, x, _flat_gradients(part.parameters))
             part.step += 1
-            for parameter, piece in zip(group["params"], part.split(x), strict=True):
+            for parameter, piece in zip(part.parameters, part.split(x), strict=True):
                 parameter.copy_(piece.view_as(parameter))
         return loss
 
@@ -84,9 +87,9 @@ class FlatOptimizer(torch.optim.Optimizer):
         return found
 
     def exchange(self, part: Part, name: str, program: Program, elements: int) -> Exchange:
-        """A collective of the group, whose states are saved under `name`."""
+        """A collective of a part, whose states are saved under `name`."""
         number = 16 * len(self.parts) + len(part.exchanges)
-        small = self.small_bytes if part.compress else 4 * elements + 1
+        small = 0 if part.compress else 4 * elements + 1
         part.exchanges[name] = Exchange(
             program, self.levels, elements, codec=self.codec, small_bytes=small, seed=number
         )
@@ -113,7 +116,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         """Raises MismatchError when it is that of other groups or sizes."""
         if len(state_dict["parts"]) != len(self.parts):
             raise MismatchError(
-                f"{len(state_dict['parts'])} parameter groups saved, {len(self.parts)} here"
+                f"{len(state_dict['parts'])} sets of parameters saved, {len(self.parts)} here"
             )
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update(saved)
@@ -125,6 +128,16 @@ class FlatOptimizer(torch.optim.Optimizer):
                 if kept["values"][name].shape != value.shape:
                     raise MismatchError(f"state {name} has another size than the saved one")
                 value.copy_(kept["values"][name])
+
+
+def _parts(group: dict[str, Any], small_bytes: int) -> list[Part]:
+    """Large tensors of a group that is compressed, and all others."""
+    large: list[Tensor] = []
+    small: list[Tensor] = []
+    for parameter in group["params"]:
+        long = group["compress"] and 4 * parameter.numel() >= small_bytes
+        (large if long else small).append(parameter)
+    return [Part(p, compress) for p, compress in ((large, True), (small, False)) if p]
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from msgspec.structs import replace
 from torch import Tensor
 
-from ....ir.compression.program import Algorithm, Program
+from ....ir.compression.program import Algorithm
 from ....ir.compression.registry import algorithm
-from ....ir.compression.stage import Blend
+from ....ir.compression.variants import with_decay
 from ..codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
@@ -67,15 +66,6 @@ class OneBitAdam(FlatOptimizer):
         root = (variance / (1 - beta2**frozen)).sqrt() + group["eps"]
         update = torch.where(variance > 0, momentum / (1 - beta1**count) / root, 0.0)
         x.sub_(update + group["weight_decay"] * x, alpha=group["lr"])
-
-
-def with_decay(program: Program, decay: float) -> Program:
-    """A program whose momentum decays by `decay`."""
-    stages = tuple(
-        replace(stage, decay=decay) if isinstance(stage, Blend) else stage
-        for stage in program.stages
-    )
-    return replace(program, stages=stages)
 
 
 def _settled(part: Part) -> bool:

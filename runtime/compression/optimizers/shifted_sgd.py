@@ -62,10 +62,11 @@ class ShiftedSGD(FlatOptimizer):
 
     def weights(self) -> list[Tensor]:
         """The weights themselves, one tensor per parameter: what to evaluate and to save."""
-        return [
-            piece.view_as(parameter).clone()
-            for group, part in zip(self.param_groups, self.parts, strict=True)
+        found = {
+            parameter: piece.view_as(parameter).clone()
+            for part in self.parts
             for parameter, piece in zip(
-                group["params"], part.split(part.values["weights"]), strict=True
+                part.parameters, part.split(part.values["weights"]), strict=True
             )
-        ]
+        }
+        return [found[parameter] for group in self.param_groups for parameter in group["params"]]

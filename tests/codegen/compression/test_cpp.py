@@ -1,5 +1,6 @@
 """Compiled kernels give the reference's codes, scales and states, bit for bit."""
 
+import random
 import shutil
 from itertools import product
 
@@ -7,9 +8,24 @@ import pytest
 import torch
 
 from plait.codegen.compression.cpp import source
+from plait.ir.compression.algorithms.parts import DECODE
 from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.lower import lower
+from plait.ir.compression.program import Program
 from plait.ir.compression.registry import PROGRAMS
+from plait.ir.compression.stage import (
+    WHOLE,
+    AddState,
+    AllToAll,
+    Hadamard,
+    Pack,
+    Quantize,
+    Reduce,
+    Residual,
+    Scale,
+    Stat,
+)
+from plait.ir.compression.variants import with_reference
 from plait.runtime.compression.codec import Launch, target_for
 from plait.runtime.compression.native import BuildError, Native, build
 from plait.runtime.compression.reference import ELEMENTS, Reference
@@ -18,7 +34,41 @@ SIZES = ((4, 1), (2, 2))
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
+def random_program(number):
+    """Any sizes of groups, blocks and codes, one level or two, any rule, fed back or not."""
+    draw = random.Random(number)
+    stages, hops = [], draw.choice([("all",), ("inner", "outer"), ("outer",)])
+    block = draw.choice([0, 2, 16, 32])
+    if block:
+        stages.append(Hadamard(block))
+    for level in hops:
+        state = f"error_{level}"
+        encode = random_codes(draw, max(block, 16))
+        stages += draw.choice([list(encode), [AddState(state), *encode, Residual(state)]])
+        rules = [Reduce("sum"), Reduce("mean")]
+        if level == hops[0] and not block:
+            rules += [Reduce("trimmed_mean"), Reduce("median"), Reduce("phocas")]
+        stages += [AllToAll(level), *DECODE, draw.choice(rules)]
+    if block:
+        stages += [Hadamard(block), Scale(1 / block)]
+    return Program(f"random{number}", "gradients", "reduce_scatter", tuple(stages), "a test")
+
+
+def random_codes(draw, least):
+    group = draw.choice([WHOLE, *(g for g in (16, 32, 64, 512, 4096) if g >= least)])
+    codes = draw.choice(["integer", "integer", "sign", "e4m3"])
+    if codes == "sign":
+        return Stat(draw.choice(["l1", "l2"]), group), Quantize(1, codes="sign"), Pack()
+    if codes == "e4m3":
+        return Stat("absmax", group), Quantize(8, codes="e4m3"), Pack()
+    rounding = draw.choice(["nearest", "stochastic"])
+    return Stat("absmax", group), Quantize(draw.choice([2, 4, 8]), rounding), Pack()
+
+
 def pipelines():
+    for number in range(24):
+        yield lower(random_program(number), 3, 2)
+    yield lower(with_reference(PROGRAMS["sdp4bit.weights"], "bf16"), 4)
     for program, sizes in product(PROGRAMS.values(), SIZES):
         yield lower(program, *sizes)
         yield lower(uncompressed(program), *sizes)
@@ -64,7 +114,10 @@ def test_every_kernel_equals_the_reference(native):
                 data = flat(kernel.chunks * elements)
             else:
                 data = messages(kernel, elements)
-            states = {o.name: torch.randn(kernel.chunks * elements) for o in kernel.operands}
+            states = {
+                o.name: torch.randn(kernel.chunks * elements).to(ELEMENTS[o.element])
+                for o in kernel.operands
+            }
             results = []
             for codec in (Reference(), native):
                 target = target_for(kernel, elements)
@@ -75,7 +128,7 @@ def test_every_kernel_equals_the_reference(native):
             for expected, found in zip(*results, strict=True):
                 assert torch.equal(expected, found), kernel
             compared += 1
-    assert compared > 150
+    assert compared > 200
 
 
 def test_what_is_not_finite_stays_so(native):

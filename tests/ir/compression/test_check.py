@@ -74,7 +74,9 @@ def test_what_is_shipped_is_legal(name):
         (gradients(Stat("l1", 128), Quantize(4, "stochastic"), Pack(), *SUM), "sign codes"),
         (gradients(Stat("absmax", 128), Quantize(3, "stochastic"), Pack(), *SUM), "bits"),
         (gradients(Quantize(4, "stochastic"), Pack(), *SUM), "right after Stat"),
-        (gradients(Reduce()), "no stage sends"),
+        (gradients(Scale(2.0)), "no stage sends"),
+        (gradients(Hadamard(2), *SUM[:1], Hadamard(2), Scale(0.5)), "must be reduced"),
+        (gradients(AllToAll(), Hadamard(2), Reduce(), Hadamard(2), Scale(0.5)), "right after Deq"),
     ],
 )
 def test_laws(program, reason):

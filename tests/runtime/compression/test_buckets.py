@@ -78,6 +78,21 @@ def test_replicas_start_exactly_and_follow():
         )
 
 
+def test_small_tensors_are_exact():
+    def work(levels):
+        mine = tensors(levels.all.index)
+        compressed = Buckets(algorithm("one-bit"), levels, small_bytes=50_000, bucket_bytes=LIMIT)
+        return compressed.all_reduce(mine), list(compressed.exchanges)
+
+    totals = [torch.stack(rows).sum(0) for rows in zip(*map(tensors, range(4)), strict=True)]
+    found, names = run_ranks(work, 4)[0]
+    exact = [
+        torch.allclose(a, b, atol=1e-5) for a, b in zip(found, totals, strict=True)
+    ]  # fmt: skip
+    assert exact == [True, True, False, False]
+    assert names == ["gradients.large.0", "gradients.large.1", "gradients.small.0"]
+
+
 def test_states_are_loaded_before_the_first_step():
     def work(levels):
         rank, found = levels.all.index, algorithm("error-feedback")

@@ -10,6 +10,7 @@ import torch
 
 from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.registry import PROGRAMS
+from plait.ir.compression.variants import with_reference
 from plait.ir.errors import MismatchError, UsageError
 from plait.runtime.compression.exchange import Exchange
 from plait.runtime.compression.message import Message
@@ -135,18 +136,20 @@ def test_warm_up_and_small_buckets_are_exact():
     assert states == {}
 
 
-def test_replicas_follow_weights_and_their_differences():
+@pytest.mark.parametrize(("element", "digits"), [("fp32", 0.3), ("bf16", 0.5)])
+def test_replicas_follow_weights_and_their_differences(element, digits):
     """Weights that stand still are reached, though each step has only four bits."""
-    program, target = PROGRAMS["sdp4bit.weights"], torch.randn(4, 5_000)
+    program = with_reference(PROGRAMS["sdp4bit.weights"], element)
+    target, steps = torch.randn(4, 5_000), 8 if element == "fp32" else 3
 
     def follow(levels):
         exchange = Exchange(program, levels, 5_000, small_bytes=0)
         exchange.replicate(torch.zeros(4, 5_000))
-        return [exchange.all_gather(target[levels.all.index]).clone() for _ in range(8)]
+        return [exchange.all_gather(target[levels.all.index]).clone() for _ in range(steps)]
 
     results = run_ranks(follow, 2, 2)
     distances = [(value - target).norm() / target.norm() for value in results[0]]
-    assert all(b < 0.3 * a for a, b in pairwise(distances))
+    assert all(b < digits * a for a, b in pairwise(distances))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 

@@ -230,6 +230,26 @@ def test_gradients_are_taken_at_shifted_weights(shift):
         assert torch.equal(kept, results[0][2])
 
 
+def test_small_tensors_are_exact():
+    """A bias beside a matrix travels in fp32, the matrix in one bit per element."""
+
+    def both(levels):
+        big, small = torch.nn.Parameter(torch.zeros(5000)), torch.nn.Parameter(torch.zeros(50))
+        optimizer = OPTIMIZERS["Averaged"](
+            [big, small], levels, 1.0, torch.optim.SGD, program=algorithm("one-bit"),
+            small_bytes=1000,
+        )  # fmt: skip
+        for parameter in (big, small):
+            parameter.grad = gradient(0, levels.all.index, parameter.shape)
+        optimizer.step()
+        return big.detach(), small.detach()
+
+    big, small = run_ranks(both, 4)[0]
+    means = [torch.stack([gradient(0, r, t.shape) for r in range(4)]).mean(0) for t in (big, small)]
+    torch.testing.assert_close(small, -means[1], rtol=0, atol=1e-6)
+    assert (big + means[0]).norm() > 0.1 * means[0].norm()
+
+
 def test_groups_can_be_left_uncompressed():
     def half(levels):
         first, second = (torch.nn.Parameter(torch.zeros(5000)) for _ in range(2))
