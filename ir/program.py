@@ -13,6 +13,8 @@ from .layout import Factors, Layout
 from .mesh import Mesh
 from .tensor import TensorType
 
+PLACED = "placed"  # the schedule of a program whose ranks run operators, not stages
+
 
 class Numbered(msgspec.Struct, frozen=True):
     """Names that differ in one number: `before + str(start + i) + after` for the i-th call."""
