@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 
 class Inception(nn.Module):
-    """Pictures `[batch, 3, size, size]` to logits of 10 classes."""
+    """The loss of pictures `[batch, 3, size, size]` of 10 classes."""
 
     def __init__(self, blocks: int = 3, width: int = 8) -> None:
         super().__init__()
@@ -36,18 +36,14 @@ class Inception(nn.Module):
         self.blocks = nn.ModuleList(Block(4 * width, width) for _ in range(blocks))
         self.head = nn.Linear(4 * width, 10)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, pictures: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         x = self.stem(pictures)
         for block in self.blocks:
             x = block(x)
-        return self.head(x.mean((2, 3)))
+        return functional.cross_entropy(self.head(x.mean((2, 3))), labels)
 
 
-def loss_fn(logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    return functional.cross_entropy(logits, batch["labels"])
-
-
-def make() -> tuple:
-    """(model, global batch of 16 pictures, loss)."""
-    batch = {"pictures": torch.randn(16, 3, 16, 16), "labels": torch.randint(0, 10, (16,))}
-    return Inception().train(), batch, loss_fn
+def make() -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """(model, global batch of 16 pictures)."""
+    pictures, labels = torch.randn(16, 3, 16, 16), torch.randint(0, 10, (16,))
+    return Inception().train(), {"pictures": pictures, "labels": labels}

@@ -58,7 +58,8 @@ class Step(msgspec.Struct, frozen=True):
         for op, mark in zip(self.ops, self.marks, strict=True):
             if mark.view:
                 for result in op.results:
-                    found[result] = found[op.operands()[0]]
+                    if result >= 0:
+                        found[result] = found[op.operands()[0]]
         return found
 
 
@@ -80,8 +81,8 @@ def units(step: Step, model: Model) -> tuple[Unit, ...]:
     """Held tensors as the model lists them, operators in order, then updates."""
     roots = step.roots()
     names = {name: value for value, name in step.held.items()}
-    placed = {v for op, m in zip(step.ops, step.marks, strict=True) if not m.view for v in op.results}
-    placed.update(step.held)
+    made = {v for op in step.ops for v in op.results if v >= 0 and roots[v] == v}
+    placed = made | step.held.keys()
 
     def reads(values: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(r for r in dict.fromkeys(roots[v] for v in values) if r in placed)

@@ -30,7 +30,7 @@ class Assignment(msgspec.Struct, frozen=True):
     def makers(self) -> dict[int, int]:
         """By tensor, the unit that holds or makes it."""
         names = {name: value for value, name in self.step.held.items()}
-        found = {}
+        found: dict[int, int] = {}
         for number, unit in enumerate(self.units):
             if unit.op >= 0:
                 found.update((v, number) for v in self.step.ops[unit.op].results if v >= 0)

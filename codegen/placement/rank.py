@@ -37,9 +37,10 @@ class RankCode:
         self.todo, self.number = todo, number
         self.roots, self.makers = made.step.roots(), made.makers()
         self.views = {
-            op.results[place]: op
+            result: op
             for op, mark in zip(made.step.ops, made.step.marks, strict=True)
-            for place in range(len(op.results) if mark.view else 0)
+            for result in op.results
+            if mark.view and result >= 0
         }
         self.here: set[int] = set()
         self.arriving: set[int] = set()
