@@ -17,7 +17,6 @@ from .actions import Action, Receive, Run, Send
 from .assignment import Assignment
 
 
-
 class Line(msgspec.Struct, frozen=True):
     """A statement (`text` may be wrapped), the values it reads and makes, and the module it is of."""
 
