@@ -12,7 +12,7 @@ from ...ir.local import VIEWS
 from ...ir.model import Op
 from ...ir.step import Unit
 from ..function import statement
-from ..text import Names, quoted, remark, wrapped
+from ..text import WIDTH, Names, quoted, remark, wrapped
 from .actions import Action, Receive, Run, Send
 from .assignment import Assignment
 
@@ -156,7 +156,9 @@ class RankCode:
                 text.append(f"    # {remark(scope)}")
             text += line.text
             if ending:
-                text += wrapped("del ", [self.names[v] for v in ending], "", 4)
+                ended = [self.names[v] for v in ending]
+                line = f"    del {', '.join(ended)}"
+                text += [line] if len(line) <= WIDTH else wrapped("del (", ended, ")", 4)
         return text
 
 
