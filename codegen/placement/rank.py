@@ -157,8 +157,8 @@ class RankCode:
             text += line.text
             if ending:
                 ended = [self.names[v] for v in ending]
-                line = f"    del {', '.join(ended)}"
-                text += [line] if len(line) <= WIDTH else wrapped("del (", ended, ")", 4)
+                short = f"    del {', '.join(ended)}"
+                text += [short] if len(short) <= WIDTH else wrapped("del (", ended, ")", 4)
         return text
 
 

@@ -85,7 +85,7 @@ class OneProcess:
         pair = source, self.rank
         value = self.mail.line("lines", pair).get(timeout=PATIENCE_SECONDS)
         self.mail.line("taken", pair).put(None)
-        assert (list(value.shape), value.dtype) == (shape, dtype), (value.shape, value.dtype, shape, dtype)
+        assert (list(value.shape), value.dtype) == (shape, dtype)
         return value
 
     def wait(self, value: torch.Tensor) -> None:
