@@ -154,8 +154,8 @@ class _Writer:
 
     def backward(self, number: int, call: Call) -> None:
         function, values = self.functions[call.function], self.environments[number]
-        if not function.differentiable:
-            return
+        if not any(self.gradients[name] for name in call.results):
+            return  # the loss does not depend on it: its parameters have no gradient from here
         for output, name in zip(function.outputs, call.results, strict=True):
             if output.tangent is not None:
                 parts, type_ = self.gradients[name], function.types[output.tangent]

@@ -25,7 +25,7 @@ class RandomModel(nn.Module):
         self.unread = nn.Parameter(torch.randn(3))
         self.table = nn.Embedding(5, WIDTH)
         kinds = ["linear", "linear", "norm", "add", "mul", "chunk", "max", "moments", "sort",
-                 "turn", "frozen", "rows", "join"]  # fmt: skip
+                 "turn", "frozen", "rows", "join", "mask", "empty"]  # fmt: skip
         kinds += ["dropout"] * (2 * dropout)
         self.recipe = [
             (rng.choice(kinds), rng.randrange(i + 1), rng.randrange(i + 1), rng.randrange(6))
@@ -64,6 +64,10 @@ class RandomModel(nn.Module):
             return torch.tanh(a) * self.frozen + b
         if kind == "rows":
             return a + self.table(index)
+        if kind == "mask":
+            return torch.where(a > 0, b, a)
+        if kind == "empty":  # a tensor without elements on its way
+            return b + torch.tanh(a[:0]).sum(0)
         if kind == "join":
             return torch.stack([a, b]).mean(0)
         if kind == "dropout":

@@ -169,13 +169,12 @@ def spoiled(made: Job, folder: Path) -> Job:
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("ranks", "names"), [
-    (2, ("small_llama",)), (4, ("inception_like", "two_tower")),
+@pytest.mark.parametrize(("ranks", "name", "seed"), [  # seeds with norms, dropout, empty tensors
+    (2, "two_tower", 213), (4, "inception_like", 205),
 ])  # fmt: skip
-def test_placements_at_random_compute_what_one_process_computes(ranks, names, tmp_path):
-    jobs = [job(name, f"{EXAMPLES / name}.py:make", tmp_path, ranks, 5) for name in names]
-    for seed in (101 * ranks, 101 * ranks + 1):
-        jobs.append(job(f"random_{seed}", random_source(tmp_path, seed), tmp_path, ranks, seed))
+def test_placements_at_random_compute_what_one_process_computes(ranks, name, seed, tmp_path):
+    jobs = [job(name, f"{EXAMPLES / name}.py:make", tmp_path, ranks, 5)]
+    jobs.append(job(f"random_{seed}", random_source(tmp_path, seed), tmp_path, ranks, seed))
     wrong = spoiled(jobs[-1], tmp_path / "spoiled")
     *verdicts, last = verify([*jobs, wrong], ranks, 120)
     for verdict in verdicts:
