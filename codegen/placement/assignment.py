@@ -16,6 +16,8 @@ from ...ir.model import Model
 from ...ir.placement import Placement, check_placement
 from ...ir.step import Step, Unit, step_of, units
 
+STRIDED = frozenset({"aten.as_strided.default", "aten.as_strided_copy.default"})
+
 
 class Assignment(msgspec.Struct, frozen=True):
     """The step of a model on `ranks` devices: `device` of every unit, and one `order` of them all in
@@ -91,13 +93,15 @@ def _check_updates(found: tuple[Unit, ...], device: tuple[int, ...]) -> None:
 
 
 def _check_operators(step: Step) -> None:
-    """What writes into its operands, or draws from a generator that every process has its own of,
-    would not do on several devices what it does in one process."""
+    """What writes into its operands, reads them by where they lie in memory, or draws from a generator
+    that every process has its own of, would not do on several devices what it does in one process."""
     for target in sorted({op.target for op in step.ops}):
         found = resolve(target)
         assert isinstance(found, torch._ops.OpOverload)
         if found._schema.is_mutable:
             what = "writes into its operands"
+        elif target in STRIDED:
+            what = "reads its operand by its place in memory"
         elif torch.Tag.nondeterministic_seeded in found.tags:
             what = "draws from the process's random generator"
         else:

@@ -127,6 +127,7 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason():
 
 @pytest.mark.parametrize(("target", "what"), [
     ("aten.add_.Tensor", "writes into its operands"),
+    ("aten.as_strided.default", "by its place in memory"),
     ("aten.rand_like.default", "draws from the process's random generator"),
 ])  # fmt: skip
 def test_an_operator_that_needs_its_process_is_refused(target, what):
