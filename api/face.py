@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ..ir.errors import MismatchError, UsageError
 from ..ir.model import Model
+from ..ir.placement import Placement
 from ..ir.plan import Plan as PlanData
 from ..ir.precision import PRECISIONS, lift_dtypes
 from .planned import Plan, planned
@@ -128,38 +129,40 @@ def parallelize(
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     optimizer: Any = None,
     optimizer_args: Mapping[str, Any] | None = None,
-    plan: str | Path | PlanData = "auto",
+    plan: str | Path | PlanData | Placement = "auto",
     seed: int = 0,
 ) -> Program:
-    """Under torchrun: plan (or take a plan), compile, and return the program of this rank.
+    """Under torchrun: plan (or take a plan or placement), compile, and return the program of this rank.
 
     `batch` is the GLOBAL batch, as `program.step(batch)` takes it. `optimizer` is a torch optimizer
     class (default AdamW). With `plan="auto"` the ranks at hand are the cluster. Every rank makes the
-    same plan, since planning is deterministic.
+    same plan, since planning is deterministic. A placement (`place`) runs every operator where it says.
     Raises MismatchError when the plan is for another model or number of ranks.
     """
     import torch
     import torch.distributed as dist
 
-    from ..codegen import compile_program, write
+    from ..codegen import write
     from ..runtime import Program
     from ..runtime.session import begin
+    from .decision import of_placement, of_plan, read_decision
 
     rank, world = begin()
-    if isinstance(plan, PlanData):
-        decided, traced = plan, trace(model, batch, loss_fn, batch_size=plan.global_batch)
-    elif plan == "auto":
+    if plan == "auto":
         traced = trace(model, batch, loss_fn)
-        decided = _plan_here(traced, world)
+        decision = of_plan(_plan_here(traced, world))
     else:
-        decided = load_plan(plan)
-        traced = trace(model, batch, loss_fn, batch_size=decided.global_batch)
-    if decided.mesh.size != world:
-        raise MismatchError(f"the plan is for {decided.mesh.size} ranks, torchrun started {world}")
+        if isinstance(plan, Placement):
+            decision = of_placement(plan)
+        else:
+            decision = of_plan(plan) if isinstance(plan, PlanData) else read_decision(Path(plan))
+        traced = trace(model, batch, loss_fn, batch_size=decision.batch)
+    if decision.ranks != world:
+        raise MismatchError(f"the plan is for {decision.ranks} ranks, torchrun started {world}")
     folder = [tempfile.mkdtemp(prefix="plait-program-")] if rank == 0 else [""]
     dist.broadcast_object_list(folder)
     if rank == 0:
-        write(compile_program(decided, in_precision(traced, decided.precision)), Path(folder[0]))
+        write(decision.program(traced, ""), Path(folder[0]))
     dist.barrier()
     return Program.open(
         folder[0], model, optimizer or torch.optim.AdamW, optimizer_args, seed=seed

@@ -63,10 +63,18 @@ def place(
     asked = options or PlacementOptions()
     if isinstance(graph, str | Path):
         graph = read_graph(Path(graph))
-    if isinstance(graph, Model):
-        graph = _step_of(graph, machine, optimizer)
-        asked = msgspec.structs.replace(asked, colocation=True)
-    return search.place(graph, chosen, asked).placement
+    if isinstance(graph, PlacementGraph):
+        return search.place(graph, chosen, asked).placement
+    asked = msgspec.structs.replace(asked, colocation=True)
+    made = search.place(_step_of(graph, machine, optimizer), chosen, asked).placement
+    return _of_model(made, graph)
+
+
+def _of_model(placement: Placement, model: Model) -> Placement:
+    """The placement with the model that its graph is a step of, so that it can be compiled."""
+    return msgspec.structs.replace(
+        placement, model_digest=model.fingerprint(), global_batch=model.batch
+    )
 
 
 def read_graph(path: Path) -> PlacementGraph:
@@ -132,34 +140,38 @@ def run(options: argparse.Namespace) -> int:
     cluster = load_cluster(options.cluster) if options.cluster else None
     memory = parse_bytes(options.memory) if options.memory else None
     target = _target(cluster, options.devices, memory, options.alpha_us, options.beta_us_per_byte)
-    graph, traced = _graph_from(options, cluster)
+    graph, model = _graph_from(options, cluster)
     asked = PlacementOptions(
         options.algorithm, options.link, options.memory_rule, options.time_limit,
-        seed=options.seed, colocation=traced or options.colocation == "keep",
+        seed=options.seed, colocation=model is not None or options.colocation == "keep",
     )  # fmt: skip
     start = time.perf_counter()
     outcome = search.place(graph, target, asked)
+    made = _of_model(outcome.placement, model) if model else outcome.placement
     spent = time.perf_counter() - start
     if options.output:
-        documents.write(Path(options.output), outcome.placement, PLACEMENT)
+        documents.write(Path(options.output), made, PLACEMENT)
         note(f"wrote {options.output}")
     if options.json:
-        show(figures(outcome.placement, spent))
+        show(figures(made, spent))
     else:
-        print(summary(outcome.placement))
+        print(summary(made))
         note(f"placed in {spent:.1f} s")
     return OUT_OF_TIME if outcome.cut_short else 0
 
 
-def _graph_from(options: argparse.Namespace, cluster: Any) -> tuple[PlacementGraph, bool]:
-    """The graph of SOURCE, and whether it was traced from a model."""
+def _graph_from(
+    options: argparse.Namespace, cluster: Any
+) -> tuple[PlacementGraph, Model | None]:
+    """The graph of SOURCE, and the model that it is a step of, if any."""
     from .work import format_of, load_model
 
     path = Path(options.source)
     if options.source.endswith(".json") and not options.source.startswith("hf:"):
         if format_of(path) != "plait/model":
-            return read_graph(path), False
-    return _step_of(load_model(options), cluster, options.optimizer), True
+            return read_graph(path), None
+    model = load_model(options)
+    return _step_of(model, cluster, options.optimizer), model
 
 
 def figures(placement: Placement, seconds: float) -> dict[str, Any]:

@@ -133,13 +133,13 @@ def _view(p: Parser) -> None:
 
 
 def _compile(p: Parser) -> None:
-    p.add_argument("plan", metavar="PLAN")
+    p.add_argument("plan", metavar="PLAN", help="plan.json or placement.json")
     _source(p)
     p.add_argument("-o", "--output", required=True, metavar="DIR")
 
 
 def _verify(p: Parser) -> None:
-    p.add_argument("plan", metavar="PLAN", help="plan.json")
+    p.add_argument("plan", metavar="PLAN", help="plan.json or placement.json")
     _source(p)
     _json(p)
     p.add_argument("--ranks", type=int, help="gloo ranks; default: the plan's devices")
@@ -177,7 +177,7 @@ VERBS = (
     Verb("explain", "the numbers behind a plan", _explain),
     Verb("diff", "what another plan, or what others would do, costs more", _diff),
     Verb("view", "draw a plan, model or placement as one HTML file", _view),
-    Verb("compile", "write the training program of a plan", _compile),
+    Verb("compile", "write the training program of a plan or placement", _compile),
     Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
     Verb("run", "start a program's ranks with torchrun", _run),
     Verb("calibrate", "measure this machine and write it as a cluster file", _calibrate),

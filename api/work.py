@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import replace
-
 from ..ir.errors import FileError, InfeasibleError, MismatchError, UsageError, VerifyError
 from ..ir.model import Model
 from ..ir.plan import Plan
@@ -221,12 +219,11 @@ def format_of(path: Path) -> str:
 
 
 def compile(options: argparse.Namespace) -> int:
-    from ..codegen import compile_program, write
-    from .face import in_precision, load_plan
+    from ..codegen import write
+    from .decision import read_decision
 
-    plan = load_plan(options.plan)
-    model = in_precision(load_model(options, plan.global_batch), plan.precision)
-    program = compile_program(plan, model, source_text(options))
+    decision = read_decision(Path(options.plan))
+    program = decision.program(load_model(options, decision.batch), source_text(options))
     write(program, Path(options.output))
     lines = sum(text.count("\n") for _, text in program.files)
     print(f"{options.output}: {len(program.files)} files, {lines} lines; start it with "
@@ -241,26 +238,25 @@ def source_text(options: argparse.Namespace) -> str:
 
 
 def verify(options: argparse.Namespace) -> int:
-    from ..codegen import compile_program, write
+    from ..codegen import write
     from ..ir.precision import lift_dtypes
     from ..runtime.verify import Job
     from ..runtime.verify import verify as run_jobs
-    from .face import load_plan
+    from .decision import read_decision
 
-    plan = load_plan(options.plan)
-    ranks = options.ranks or plan.mesh.size
-    if ranks != plan.mesh.size:
-        raise MismatchError(f"the plan is for {plan.mesh.size} ranks, --ranks says {ranks}")
-    model = load_model(options, plan.global_batch)
-    wide = lift_dtypes(model, "float64")
+    decision = read_decision(Path(options.plan))
+    ranks = options.ranks or decision.ranks
+    if ranks != decision.ranks:
+        raise MismatchError(f"{options.plan} is for {decision.ranks} ranks, --ranks says {ranks}")
+    model = load_model(options, decision.batch)
     with tempfile.TemporaryDirectory(prefix="plait-verify-") as scratch:
         folder = Path(options.program or options.keep or Path(scratch, "program"))
         if options.program is None:
-            write(compile_program(replace(plan, precision="fp64"), wide), folder)
+            write(decision.wide(model), folder)
         file = Path(scratch, "model.json")
-        documents.write(file, wide, "plait/model")
+        documents.write(file, lift_dtypes(model, "float64"), "plait/model")
         job = Job(
-            plan.word, str(folder), options.source, str(file), batch=plan.global_batch,
+            decision.name, str(folder), options.source, str(file), batch=decision.batch,
             seq=options.seq, steps=options.steps,
         )  # fmt: skip
         verdict = run_jobs([job], ranks, options.timeout)[0]
@@ -272,7 +268,7 @@ def verify(options: argparse.Namespace) -> int:
     else:
         print(verdict)
     if not verdict.passed:
-        raise VerifyError(f"{plan.word}: the program differs from one process")
+        raise VerifyError(f"{decision.name}: the program differs from one process")
     return 0
 
 

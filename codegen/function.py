@@ -118,7 +118,7 @@ def _body(
         if op.scope and op.scope != scope:
             scope = op.scope
             lines.append(f"    # {remark(scope)}")
-        lines += _call(op, values)
+        lines += statement(op, values)
         ended = [values[v] for v in dict.fromkeys(ending)]
         if ended:
             lines += wrapped("del ", ended, "", 4) if len(ended) < 12 else _deletes(ended)
@@ -129,7 +129,8 @@ def _deletes(ended: list[str]) -> list[str]:
     return [f"    del {', '.join(ended[i : i + 12])}" for i in range(0, len(ended), 12)]
 
 
-def _call(op: Op, values: dict[int, str]) -> list[str]:
+def statement(op: Op, values: dict[int, str]) -> list[str]:
+    """One operator as source; `values` gives the variables of its operands and results."""
     results = ", ".join(values[r] if r >= 0 else "_" for r in op.results)
     if op.target in LISTS and len(op.results) == 1:
         results += ","

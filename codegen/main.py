@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from ..ir.plan import Plan
-from ..ir.precision import PRECISIONS
-
 MAIN = '''"""Train the model of this folder's plan: {strategy}, {devices} devices.
 
 Start it with: torchrun --nproc-per-node {devices} main.py --steps 10
@@ -44,8 +41,6 @@ if __name__ == "__main__":
 '''
 
 
-def main_module(plan: Plan) -> str:
+def main_module(strategy: str, devices: int, dtype: str) -> str:
     """Source of `main.py`; what it trains stands in `source.json` beside it, as data."""
-    return MAIN.format(
-        strategy=plan.word, devices=plan.mesh.size, dtype=PRECISIONS[plan.precision]
-    )
+    return MAIN.format(strategy=strategy, devices=devices, dtype=dtype)

@@ -10,6 +10,7 @@ from ..ir.files import dump
 from ..ir.flow import flow
 from ..ir.model import Model
 from ..ir.plan import Plan
+from ..ir.precision import PRECISIONS
 from ..ir.program import Program, Table
 from .between import Between
 from .compression import cpp
@@ -34,7 +35,7 @@ def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
     files["__init__.py"] = f'"""Generated: {plan.word} on {plan.mesh.size} devices."""\n'
     for number in range(len(plan.stages)):
         files[f"stage_{number}.py"] = StageCode(plan, model, between, lowered, number).source()
-    files["main.py"] = main_module(plan)
+    files["main.py"] = main_module(plan.word, plan.mesh.size, PRECISIONS[plan.precision])
     files["source.json"] = source or "{}"
     made = table(plan, model, found, between, source)
     files |= kernels(made)

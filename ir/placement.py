@@ -117,7 +117,8 @@ class Placement(msgspec.Struct, frozen=True):
 
     `makespan_us` and `peak_memory` (bytes, per device) follow from the simulation of `order` under
     `link` and `memory_rule`; no placement is faster than `lower_bound_us`, so the true gap is at most
-    `gap`. `algorithm` found it. The graph and the devices are part of the value.
+    `gap`. `algorithm` found it. The graph and the devices are part of the value. If the graph is a
+    model's step, `model_digest` is the model's fingerprint and `global_batch` its samples.
     """
 
     device: dict[str, int]
@@ -132,6 +133,8 @@ class Placement(msgspec.Struct, frozen=True):
     memory_rule: MemoryRule
     target: PlacementTarget
     graph: PlacementGraph
+    model_digest: str = ""
+    global_batch: int = 0
 
 
 def load_graph(data: bytes) -> PlacementGraph:

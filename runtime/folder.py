@@ -28,8 +28,8 @@ def read_table(folder: Path) -> Table:
     return load(data, Table, FORMAT)
 
 
-def import_stage(folder: Path, number: int) -> ModuleType:
-    """Stage `number` of a program, imported under a private name, freshly each time."""
+def import_stage(folder: Path, number: int, kind: str = "stage") -> ModuleType:
+    """Stage (or rank) `number` of a program, imported under a private name, freshly each time."""
     folder = folder.resolve()
     name = f"_plait_program_{sha256(str(folder).encode()).hexdigest()[:16]}"
     for known in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
@@ -37,10 +37,10 @@ def import_stage(folder: Path, number: int) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         name, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
-    if spec is None or spec.loader is None or not (folder / f"stage_{number}.py").is_file():
-        raise FileError(f"{folder}: not a program: stage_{number}.py is missing; compile it again")
+    if spec is None or spec.loader is None or not (folder / f"{kind}_{number}.py").is_file():
+        raise FileError(f"{folder}: not a program: {kind}_{number}.py is missing; compile it again")
     package = importlib.util.module_from_spec(spec)
     sys.modules[name] = package
     importlib.invalidate_caches()
     spec.loader.exec_module(package)
-    return importlib.import_module(f"{name}.stage_{number}")
+    return importlib.import_module(f"{name}.{kind}_{number}")

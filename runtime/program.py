@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..ir.errors import MismatchError
-from ..ir.program import Table
+from ..ir.program import PLACED, Table
 from ..ir.strategy import ROLES
 from . import optimizer as optimizers
 from . import state, whole
@@ -24,6 +24,7 @@ from .group import Pool
 from .initial import Initial
 from .mesh_groups import MeshGroups
 from .parameters import Store
+from .placement import PlacedRun
 from .run import Run
 from .schedule import Pipeline, order
 from .session import default_device
@@ -69,10 +70,14 @@ class Program:
         initial = Initial(module, seed)
         wires = Wires(table, groups, folder, device.type == "cpu")
         self.store = Store(table, groups, comms, initial, device, wires)
-        self.run = Run(table, self.store, comms, grid, call_key, seed)
         self.optimizer = optimizers.make(optimizer, optimizer_args, self.store.trained())
-        rows = order(table.schedule, table.stages, table.micro_batches)
-        self.pipeline = Pipeline(rows, table.crossing, groups.down, groups.up, device)
+        self.run: Run | PlacedRun
+        if table.schedule == PLACED:
+            self.run = PlacedRun(self.store, groups.down, call_key, seed)
+        else:
+            self.run = Run(table, self.store, comms, grid, call_key, seed)
+            rows = order(table.schedule, table.stages, table.micro_batches)
+            self.pipeline = Pipeline(rows, table.crossing, groups.down, groups.up, device)
         self.names = names_of(module, table)
         self.unused = {n: initial.tensor(n).cpu().clone() for n in self.names
                        if self.names[n] not in self.store.everything}  # fmt: skip
@@ -107,7 +112,9 @@ class Program:
         groups = MeshGroups(table, pool or Pool(dist.get_rank(), timeout))
         return cls(
             table,
-            import_stage(Path(folder), groups.stage),
+            import_stage(
+                Path(folder), groups.stage, "rank" if table.schedule == PLACED else "stage"
+            ),
             module,
             groups,
             optimizer=optimizer,
@@ -129,25 +136,34 @@ class Program:
         self.store.zero_gradients()
         pieces = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
         self.run.start(self.steps)
-        early = self.stage.data(self.run, *pieces)
+        if isinstance(self.run, PlacedRun):
+            loss = self.stage.step(self.run, *pieces)
+            losses = [] if loss is None else [loss]
+        else:
+            losses = self.micro_batches(self.run, pieces)
+        self.run.finish()
+        self.store.synchronize()
+        return self.total(losses)
+
+    def micro_batches(self, run: Run, pieces: list[Tensor]) -> list[Tensor]:
+        """All micro-batches through the pipeline; their losses on the last stage."""
+        early = self.stage.data(run, *pieces)
         losses: list[Tensor] = []
 
         def forward(number: int, received: list[Tensor]) -> tuple[Tensor, ...]:
-            self.run.micro_batch(number)
-            results = self.stage.forward(self.run, *self.cut(early, number), *received)
+            run.micro_batch(number)
+            results = self.stage.forward(run, *self.cut(early, number), *received)
             if self.pipeline.last:
                 losses.append(results[0])
             return results
 
         def backward(number: int, tangents: list[Tensor]) -> tuple[Tensor | None, ...]:
-            self.run.micro_batch(number)
+            run.micro_batch(number)
             given = [torch.ones_like(losses[0])] if self.pipeline.last else tangents
-            return self.stage.backward(self.run, *given)
+            return self.stage.backward(run, *given)
 
         self.pipeline.run(forward, backward)
-        self.run.finish()
-        self.store.synchronize()
-        return self.total(losses)
+        return losses
 
     def cut(self, early: tuple[Tensor, ...], number: int) -> list[Tensor]:
         """One micro-batch of what `data` made."""

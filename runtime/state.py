@@ -13,6 +13,7 @@ from ..ir.program import Table
 from . import checkpoint, whole
 from .mesh_groups import MeshGroups
 from .parameters import Store
+from .placement import PlacedRun
 from .run import Run
 
 MODEL, OPTIMIZER = "model", "optimizer"
@@ -24,7 +25,7 @@ class Training(Protocol):
     table: Table
     groups: MeshGroups
     store: Store
-    run: Run
+    run: Run | PlacedRun
     optimizer: torch.optim.Optimizer | None
     steps: int
     seed: int

@@ -18,6 +18,7 @@ from .launch import LaunchError, launch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..ir.capture import Source
     from .group import Pool
     from .reference import Reference
 
@@ -131,13 +132,24 @@ def _run(job: Job, pool: Pool, known: dict[tuple[object, ...], Reference]) -> Ve
     import torch
 
     from ..ir.capture import materialize
+    from ..ir.capture.configuration import default_dtype
+
+    source = materialize(job.source, batch=job.batch, seq=job.seq, dtype="float64", seed=job.seed)
+    with default_dtype(torch.float64):  # what integers become in a quotient or a logarithm
+        return _against_reference(job, source, pool, known)
+
+
+def _against_reference(
+    job: Job, source: Source, pool: Pool, known: dict[tuple[object, ...], Reference]
+) -> Verdict:
+    import torch
+
     from ..ir.files import load
     from ..ir.model import Model
     from .program import Program
     from .reference import LEARNING_RATE, reference
 
     start, rank = time.monotonic(), pool.rank
-    source = materialize(job.source, batch=job.batch, seq=job.seq, dtype="float64", seed=job.seed)
     key = (job.source, job.model, job.batch, job.seq, job.steps, job.seed)
     if rank == 0 and key not in known:
         model = load(Path(job.model).read_bytes(), Model, "plait/model")

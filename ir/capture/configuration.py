@@ -35,7 +35,7 @@ def build(values: dict[str, Any], batch: int | None, seq: int | None) -> tuple[n
         config = transformers.AutoConfig.for_model(kind, **rest)
         _start_token(config)
         model_class = _model_class(transformers, config, values.get("architectures"))
-        with _default_dtype(dtype):
+        with default_dtype(dtype):
             model = model_class(config)
             made = _batch(model, config, batch, seq)
     except (UsageError, TraceError):
@@ -85,7 +85,8 @@ def _dtype(values: dict[str, Any]) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Torch's default floating-point type for a while."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

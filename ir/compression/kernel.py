@@ -179,4 +179,3 @@ class Pipeline(Struct, frozen=True):
         chunk = self.chunk(elements)
         scores = sum(step.sent_bytes for step in self.steps if isinstance(step, Choose))
         return scores + sum(transfer.sent_bytes(chunk) for transfer in self.transfers)
-

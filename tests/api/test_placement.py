@@ -1,0 +1,54 @@
+"""From a model to a running placement on the command line, and what is said when it cannot be."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from plait.api.cli import main
+from plait.ir.capture import materialize
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+SOURCE = f"{EXAMPLES / 'inception_like.py'}:make"
+
+
+def losses(text: str) -> list[float]:
+    return [json.loads(line)["loss"] for line in text.splitlines() if line.startswith("{")]
+
+
+def one_process(steps: int) -> list[float]:
+    made = materialize(SOURCE, seed=0)
+    optimizer = torch.optim.AdamW(made.model.parameters(), lr=1e-3)
+    found = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = made.model(**made.batch)
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return found
+
+
+@pytest.mark.ranks
+def test_a_placed_model_is_compiled_and_trains_as_one_process_does(tmp_path, capfd):
+    placement, program = str(tmp_path / "placement.json"), str(tmp_path / "program")
+    words = ["--cluster", "local:4", "--devices", "3", "--algorithm", "m-topo"]
+    assert main(["place", SOURCE, *words, "-o", placement]) == 0
+    assert main(["check", placement]) == 0
+    assert main(["compile", placement, SOURCE, "-o", program]) == 0
+    ranks = sorted(p.name for p in Path(program).glob("rank_*.py"))
+    assert ranks == [f"rank_{n}.py" for n in range(3)]
+    capfd.readouterr()
+    assert main(["run", program, "--", "--steps", "3"]) == 0
+    assert losses(capfd.readouterr().out) == pytest.approx(one_process(3), rel=1e-5)
+
+
+def test_a_graph_without_a_model_is_not_compiled(tmp_path, capsys):
+    nodes = [{"id": i, "compute_us": 1.0} for i in range(3)]
+    graph = {"format": "placement-graph/1", "nodes": nodes, "edges": []}
+    file, placement = tmp_path / "graph.json", str(tmp_path / "placement.json")
+    file.write_text(json.dumps(graph))
+    assert main(["place", str(file), "--devices", "2", "--memory", "1GiB", "-o", placement]) == 0
+    assert main(["compile", placement, SOURCE, "-o", str(tmp_path / "program")]) == 6
+    assert "place a model" in capsys.readouterr().err
