@@ -151,6 +151,14 @@ def _verify(p: Parser) -> None:
     p.add_argument("--timeout", type=float, default=300.0, help="seconds")
 
 
+def _kernels(p: Parser) -> None:
+    p.add_argument("name", metavar="NAME", help="an algorithm (sdp4bit) or program (sdp4bit.weights)")
+    p.add_argument("-o", "--output", metavar="DIR", help="leave sources and assembly there")
+    p.add_argument("--target", metavar="TARGETS",
+                   help="cpu,cuda:80,cuda:90,hip:gfx942; default: all that compile here")  # fmt: skip
+    _json(p)
+
+
 def _run(p: Parser) -> None:
     p.add_argument("directory", metavar="DIR")
     p.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- args")
@@ -179,6 +187,7 @@ VERBS = (
     Verb("view", "draw a plan, model or placement as one HTML file", _view),
     Verb("compile", "write the training program of a plan or placement", _compile),
     Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
+    Verb("kernels", "the kernels of a compression program, compiled for targets", _kernels),
     Verb("run", "start a program's ranks with torchrun", _run),
     Verb("calibrate", "measure this machine and write it as a cluster file", _calibrate),
     Verb("check", "validate a plan or model file without running anything", _check),

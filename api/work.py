@@ -272,6 +272,12 @@ def verify(options: argparse.Namespace) -> int:
     return 0
 
 
+def kernels(options: argparse.Namespace) -> int:
+    from .kernels import run as compiled
+
+    return compiled(options)
+
+
 def run(options: argparse.Namespace) -> int:
     from ..runtime.launch import torchrun
 

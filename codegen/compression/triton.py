@@ -185,8 +185,9 @@ class _Printer:
             yield f"y = widen({loaded})" if wire.codes == "bf16" else f"y = {loaded}"
             return
         words, planes = wire.words, 32 // wire.bits
-        yield f"place = base + unit[:, None] * {words} + tl.arange(0, {words})[None, :]"
-        yield "words = tl.load(source + place, mask=inside[:, None], other=0)"
+        yield from self.parts(wire)
+        yield f"place = base + part[:, None] * {words} + tl.arange(0, {words})[None, :]"
+        yield "words = tl.load(source + place, mask=held[:, None], other=0)"
         yield f"shift = tl.arange(0, {planes})[None, :, None] * {wire.bits}"
         yield f"code = (words[:, None, :] >> shift) & {(1 << wire.bits) - 1}"
         yield f"y = tl.reshape({_value(wire, 'code')}, [UNITS, UNIT])"
@@ -199,6 +200,12 @@ class _Printer:
             yield "y = tl.reshape(y, [UNITS, UNIT])"
         else:
             yield "y = y * tl.load(scales)"
+
+    def parts(self, wire: Wire) -> Iterator[str]:
+        """The elements whose codes share words in this message, a unit or less of them."""
+        rows = self.units * self.unit // wire.tile
+        yield f"part = tl.program_id(0) * {rows} + tl.arange(0, {rows})"
+        yield f"held = part * {wire.tile} < elements"
 
     def write(self) -> Iterator[str]:
         kernel, wire = self.kernel, self.kernel.target
@@ -315,10 +322,12 @@ class _Printer:
         assert wire is not None
         words, planes = wire.words, 32 // wire.bits
         yield f"shift = tl.arange(0, {planes})[None, :, None] * {wire.bits}"
-        yield f"words = tl.sum(tl.reshape(code, [UNITS, {planes}, {words}]) << shift, 1)"
+        rows = self.units * self.unit // wire.tile
+        yield f"words = tl.sum(tl.reshape(code, [{rows}, {planes}, {words}]) << shift, 1)"
         yield "base = chunk.to(tl.int64) * target_stride"
-        yield f"place = base + unit[:, None] * {words} + tl.arange(0, {words})[None, :]"
-        yield "tl.store(target + place, words, mask=inside[:, None])"
+        yield from self.parts(wire)
+        yield f"place = base + part[:, None] * {words} + tl.arange(0, {words})[None, :]"
+        yield "tl.store(target + place, words, mask=held[:, None])"
         yield "scales = target_scales + chunk.to(tl.int64) * target_scales_stride"
         if wire.group:
             groups = self.unit // wire.group

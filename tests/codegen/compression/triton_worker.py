@@ -1,0 +1,45 @@
+"""Run with TRITON_INTERPRET=1: every Triton kernel against the reference, bit for bit."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from plait.api.kernels import imported
+from plait.codegen.compression.triton import source
+from plait.runtime.compression.codec import Launch, target_for
+from plait.runtime.compression.generated import Generated
+from plait.runtime.compression.reference import ELEMENTS, Reference
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_cpp import flat, messages, pipelines
+
+
+def compare(kernel, elements, codec):
+    """The results of the reference and of a codec."""
+    size = kernel.chunks * elements
+    data = flat(size) if kernel.source is None else messages(kernel, elements)
+    states = {o.name: torch.randn(size).to(ELEMENTS[o.element]) for o in kernel.operands}
+    found = []
+    for one in (Reference(), codec):
+        target = target_for(kernel, elements)
+        own = {name: state.clone() for name, state in states.items()}
+        launch = Launch(elements, data, target, own, torch.tensor([0.37]), 12345 | 7 << 32, 3)
+        one.run(kernel, launch)
+        found.append([target, *own.values()])
+    return found
+
+
+def main(folder):
+    torch.manual_seed(0)
+    made = {k.name: (k, p.tile) for p in pipelines() for k in p.kernels}
+    path = Path(folder, "kernels.py")
+    path.write_text(source(*pipelines()))
+    codec = Generated(imported(path))
+    for name, (kernel, tile) in made.items():
+        for expected, got in zip(*compare(kernel, 3 * tile, codec), strict=True):
+            assert torch.equal(expected, got), name
+    print(len(made), "kernels")
+
+
+main(sys.argv[1])
