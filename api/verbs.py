@@ -134,6 +134,13 @@ def _run(p: Parser) -> None:
     p.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- args")
 
 
+def _calibrate(p: Parser) -> None:
+    p.add_argument("--quick", action="store_true", help="fewer sizes, less than two minutes")
+    p.add_argument("--ranks", type=int, help="at work at the same time; default: GPUs or processors")
+    p.add_argument("-o", "--output", default="machine.toml", metavar="FILE")
+    _json(p)
+
+
 def _check(p: Parser) -> None:
     p.add_argument("file", metavar="FILE")
     _json(p)
@@ -150,5 +157,6 @@ VERBS = (
     Verb("compile", "write the training program of a plan", _compile),
     Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
     Verb("run", "start a program's ranks with torchrun", _run),
+    Verb("calibrate", "measure this machine and write it as a cluster file", _calibrate),
     Verb("check", "validate a plan or model file without running anything", _check),
 )

@@ -214,6 +214,12 @@ def explain(options: argparse.Namespace) -> int:
     return explained(options)
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    from .calibration import run as calibrated
+
+    return calibrated(options)
+
+
 def view(options: argparse.Namespace) -> int:
     from .placement import PLACEMENT, read_placement
     from .view import render, report_of_model, report_of_placement, report_of_plan

@@ -147,7 +147,8 @@ def _per_call(
 
 def _accumulated(share: Share, axes: BatchAxes, times: int, cluster: Cluster) -> Term:
     amount = 2 * share.bytes.trained * axes.scale / axes.pieces("gradient")
-    return stream_term("adding up gradients", amount if times > 1 else 0.0, times, cluster.device)
+    count = times if times > 1 else 0
+    return stream_term("adding up gradients", "accumulate", amount, count, cluster.device)
 
 
 def _synced(plan: Plan, share: Share, axes: BatchAxes, cluster: Cluster) -> Iterator[Term]:
@@ -162,7 +163,7 @@ def _synced(plan: Plan, share: Share, axes: BatchAxes, cluster: Cluster) -> Iter
         yield from _over("all_gather", held, axes.sharded, 1, cluster)
     states = plan.optimizer.states
     touched = 2 * (held * (2 + states) // axes.pieces("optimizer"))
-    yield stream_term("optimizer", touched, 1, cluster.device)
+    yield stream_term("optimizer", plan.optimizer.name, touched, 1, cluster.device)
 
 
 def _over(kind: str, amount: float, axes: Axes, times: int, cluster: Cluster) -> Iterator[Term]:

@@ -44,6 +44,9 @@ class Leg(NamedTuple):
 
     @property
     def seconds(self) -> float:
+        curve = self.link.curve(self.kind, self.size) if self.link.curves else None
+        if curve is not None:
+            return curve.at(self.amount)
         moved = self.moved_bytes / self.link.bandwidth_bytes_per_second
         return self.rounds * self.link.latency_seconds + moved
 

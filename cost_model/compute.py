@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..ir.cluster import Device
+from ..ir.curve import Curve
 from ..ir.op import Work
 
 # Time that a product spends below full rate, as seconds of ramp-up at peak (assumed).
@@ -30,14 +31,34 @@ RATE: dict[Work, float] = {
 Amount = TypeVar("Amount", float, NDArray[np.float64])
 
 
-def op_seconds(work: Work, flops: Amount, moved: Amount, dtype: str, device: Device) -> Amount:
+def op_seconds(
+    work: Work, flops: Amount, moved: Amount, dtype: str, device: Device, kind: str = ""
+) -> Amount:
     """Seconds of one kernel that does `flops` and touches `moved` bytes; never below roofline.
-    Numbers or numpy arrays of one shape; so is the result."""
+    `kind` is the operator, for devices where it was measured. Numbers or numpy arrays of one shape;
+    so is the result."""
     if work == "view":
         return moved * 0.0
+    curve = device.curve((kind, work), dtype) if device.curves else None
+    if curve is not None:
+        return along(curve, flops if curve.by == "flops" else moved)
     memory = moved / (BANDWIDTH_PART * device.memory_bandwidth_bytes_per_second)
     rate = RATE.get(work)
     if rate is None:
         return memory + device.launch_overhead_seconds
     compute = flops / (device.peak(dtype) * device.achievable * device.sustained * rate) + RAMP_SECONDS
     return cast(Amount, np.maximum(compute, memory)) + device.launch_overhead_seconds
+
+
+def along(curve: Curve, amounts: Amount) -> Amount:
+    """`Curve.at` of a number or of an array."""
+    last = curve.amounts[-1]
+    read = np.interp(amounts, curve.amounts, curve.seconds)
+    return cast(Amount, np.where(amounts > last, curve.seconds[-1] / last * amounts, read))
+
+
+def stream_seconds(kind: str, amount: float, device: Device) -> float:
+    """Seconds in which `amount` bytes pass through memory, as measured for `kind` or at full
+    bandwidth."""
+    curve = device.curve((kind,), "float32")
+    return curve.at(amount) if curve else amount / device.memory_bandwidth_bytes_per_second

@@ -27,13 +27,15 @@ COLLECTIVES = frozenset(
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What one operator asks of a device: floating-point operations, bytes touched, what it sends."""
+    """What one operator asks of a device: floating-point operations, bytes touched, what it sends.
+    `kind` names it where the device was measured at such operators."""
 
     work: Work
     dtype: str
     flops: float
     moved_bytes: float
     sends: tuple[Send, ...] = ()
+    kind: str = ""
 
 
 class OpCost(msgspec.Struct, frozen=True):
@@ -67,7 +69,8 @@ class Pricer:
         seconds = 0.0
         if load.work != "view":
             device = self.cluster.device
-            seconds = float(op_seconds(load.work, load.flops, load.moved_bytes, load.dtype, device))
+            amounts = load.flops, load.moved_bytes
+            seconds = float(op_seconds(load.work, *amounts, load.dtype, device, load.kind))
         sent = sum(self.send(kind, amount, axis) for kind, amount, axis in load.sends)
         return OpCost(0.0 if is_collective(op) else seconds, sent, load.flops)
 
@@ -108,7 +111,16 @@ class Pricer:
         moved = moved_bytes(site, declared)
         if work == "attention" and declared is not None and not self.practice.fused_attention:
             moved += SCORE_PASSES * score_bytes(site, declared)
-        return Load(work, dtype, flops, moved, tuple(sends))
+        name = measured_name(site.op, declared)
+        kind = name if self.cluster.device.curve((name,), dtype) else ""
+        return Load(work, dtype, flops, moved, tuple(sends), kind)
+
+
+def measured_name(op: Op, declared: Loops | None) -> str:
+    """The name under which an operator is measured: `mul`, `attention`, `random_attention`."""
+    name = op.target.split(".")[1]
+    draws = declared is not None and any(loop.name == "key" for loop in declared.loops)
+    return f"random_{name}" if draws and declared and declared.work == "attention" else name
 
 
 def over(op: Op) -> tuple[str, ...]:

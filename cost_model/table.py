@@ -178,7 +178,7 @@ class _Piece:
         ]
         self.flops = _line(table, pairs, lambda load: load.flops)
         self.groups = list(_kernels(table, ops[0], pairs, kept | given | saved))
-        kernels = sum(len(flops.start) for _, _, flops, _ in self.groups)
+        kernels = sum(len(flops.start) for _, _, _, flops, _ in self.groups)
         dispatched = kernels if self.pricer.practice.compiled else len(ops[0])
         self.host_seconds = dispatched * self.pricer.practice.dispatch_seconds
         sends = [s for pair in pairs for s in zip(pair[0].sends, pair[1].sends, strict=True)]
@@ -194,8 +194,8 @@ class _Piece:
     def at(self, samples: int) -> PieceCost:
         device = self.pricer.cluster.device
         compute = sum(
-            float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device).sum())
-            for work, dtype, flops, moved in self.groups
+            float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device, kind).sum())
+            for work, dtype, kind, flops, moved in self.groups
         )
         sent = zip(self.kinds, self.sent.at(samples), strict=True)
         communication = sum(self.pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
@@ -203,11 +203,10 @@ class _Piece:
         compute = max(0.0, compute, self.host_seconds - communication)
         return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
 
-
     def amounts(self, samples: int) -> Piece:
         kernels = Counter(
-            (work, dtype, f, m)
-            for work, dtype, flops, moved in self.groups
+            (work, dtype, f, m, kind)
+            for work, dtype, kind, flops, moved in self.groups
             for f, m in zip(flops.at(samples).tolist(), moved.at(samples).tolist(), strict=True)
         )
         sent = Counter(
@@ -215,30 +214,30 @@ class _Piece:
         )
         where = self.pricer.place
         return Piece(
-            tuple(Kernels(*key, count) for key, count in kernels.items()),
+            tuple(Kernels(*key[:4], count, key[4]) for key, count in kernels.items()),
             tuple(Sent(k, a, float(n), *where(a), count) for (k, a, n), count in sent.items() if n),
         )
 
 
 def _kernels(
     table: FunctionTable, ops: tuple[Op, ...], pairs: Sequence[tuple[Load, Load]], kept: set[int]
-) -> Iterator[tuple[Work, str, Line, Line]]:
-    """Kernels by kind of work and type: their flops and bytes."""
+) -> Iterator[tuple[Work, str, str, Line, Line]]:
+    """Kernels by kind of work, type and measured kind: their flops and bytes."""
     works: list[Work] = [
         "view" if is_collective(op) else near.work for op, (near, _) in zip(ops, pairs, strict=True)
     ]
-    groups: dict[tuple[Work, str], list[tuple[Load, Load]]] = {}
+    groups: dict[tuple[Work, str, str], list[tuple[Load, Load]]] = {}
     fused = table.pricer.practice.fused
     for work, pair in zip(works, pairs, strict=True):
         if work != "view" and work not in fused:
-            groups.setdefault((work, pair[0].dtype), []).append(pair)
-    for (work, dtype), loads in groups.items():
+            groups.setdefault((work, pair[0].dtype, pair[0].kind), []).append(pair)
+    for (work, dtype, kind), loads in groups.items():
         flops = _line(table, loads, lambda load: load.flops)
         moved = _line(table, loads, lambda load: load.moved_bytes)
-        yield work, dtype, flops, moved
+        yield work, dtype, kind, flops, moved
         if work == "gemm" and table.pricer.practice.matrix_dtype is not None:
             casts = Line(CASTS * moved.start, CASTS * moved.slope)
-            yield "pointwise", dtype, casts.none(), casts
+            yield "pointwise", dtype, "", casts.none(), casts
     if fused:
         kernels = fuse(ops, works, table.roots, {table.roots[v] for v in kept}, fused)
         bytes_of = [[t.bytes for t in local.types] for local in table.locals]
@@ -246,7 +245,7 @@ def _kernels(
             np.array([sum(b[v] for v in k.moved) for k in kernels], dtype=np.float64) for b in bytes_of
         )
         streamed = table.through(near, far)
-        yield "pointwise", "float32", streamed.none(), streamed
+        yield "pointwise", "float32", "", streamed.none(), streamed
 
 
 def _line(

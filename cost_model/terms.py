@@ -13,8 +13,9 @@ import msgspec
 
 from ..ir.amounts import Kernels, Sent
 from ..ir.cluster import GIVEN, Cluster, Device, Link
+from ..ir.curve import Curve
 from .collective import Leg, collective_legs
-from .compute import BANDWIDTH_PART, RAMP_SECONDS, RATE, op_seconds
+from .compute import BANDWIDTH_PART, RAMP_SECONDS, RATE, op_seconds, stream_seconds
 
 ASSUMED = "assumed for this kind of work (cost_model/compute.py)"
 ROOFLINE = "derived: work counted, at the device's rates"
@@ -74,16 +75,22 @@ def kernel_term(kernels: Kernels, times: int, device: Device) -> Term:
     """Equal operators: the roofline."""
     count = kernels.count * times
     one = float(
-        op_seconds(kernels.work, kernels.flops, kernels.moved_bytes, kernels.dtype, device)
+        op_seconds(
+            kernels.work, kernels.flops, kernels.moved_bytes, kernels.dtype, device, kernels.kind
+        )
     )
     symbols = {"n": count, "B": kernels.moved_bytes}
+    name = f"{kernels.kind or kernels.work} {kernels.dtype}"
+    curve = device.curve((kernels.kind, kernels.work), kernels.dtype)
+    if curve is not None:
+        symbols |= {"F": kernels.flops} if kernels.flops else {}
+        return measured_term(name, count * one, count, curve, symbols)
     memory, formula = "B/(w*W)", "n*(B/(w*W) + t_l)"
     rate = RATE.get(kernels.work)
     if rate is not None:
         symbols["F"] = kernels.flops
         compute = f"F/(P_{kernels.dtype}*a*s*r_{kernels.work}) + t_r"
         formula = f"n*(Max({compute}, {memory}) + t_l)"
-    name = f"{kernels.work} {kernels.dtype}"
     return Term(name, count * one, "s", formula, ROOFLINE, symbols)
 
 
@@ -106,6 +113,10 @@ def leg_term(leg: Leg, times: int, cluster: Cluster) -> Term:
     name = link_name(leg.link, cluster)
     alpha, beta = f"alpha_{name}", f"beta_{name}"
     symbols: dict[str, float] = {"n": times, "N": leg.amount, "p": leg.size}
+    curve = leg.link.curve(leg.kind, leg.size)
+    if curve is not None:
+        name = f"{leg.kind} on {leg.link.name}"
+        return measured_term(name, times * leg.seconds, times, curve, symbols)
     if leg.kind in ("broadcast", "send"):
         moved = f"N/{beta}"
     else:
@@ -117,11 +128,23 @@ def leg_term(leg: Leg, times: int, cluster: Cluster) -> Term:
     )  # fmt: skip
 
 
-def stream_term(name: str, amount: float, times: int, device: Device) -> Term:
-    """Bytes that pass through memory at its full bandwidth."""
-    value = times * amount / device.memory_bandwidth_bytes_per_second
+def stream_term(name: str, kind: str, amount: float, times: int, device: Device) -> Term:
+    """Bytes that pass through memory."""
+    value = times * stream_seconds(kind, amount, device)
     symbols = {"n": times, "B": amount}
+    curve = device.curve((kind,), "float32")
+    if curve is not None:
+        return measured_term(name, value, times, curve, symbols)
     return Term(name, value, "s", "n*B/W", STREAM, symbols)
+
+
+def measured_term(
+    name: str, value: float, times: int, curve: Curve, symbols: dict[str, float]
+) -> Term:
+    """A cost read off a curve: `t` is its seconds at the amount."""
+    formula = f"n*t_{curve.name}"
+    found = {**symbols, f"t_{curve.name}": value / times if times else 0.0}
+    return Term(name, value, "s", formula, f"measured: {curve.source}", found)
 
 
 def legend(cluster: Cluster) -> tuple[Symbol, ...]:
@@ -139,6 +162,8 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
     links = {
         s.name: s for link in cluster.levels for s in _link(link, link_name(link, cluster))
     }
+    curves = (*device.curves, *(c for link in cluster.levels for c in link.curves))
+    measured = sorted({curve.name for curve in curves})
     return (
         *rates,
         Symbol("a", "part of the peak that the largest products reach", device.achievable,
@@ -151,6 +176,7 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
         Symbol("w", "part of it that kernels reach", BANDWIDTH_PART, ASSUMED),
         Symbol("t_l", "seconds to launch a kernel", device.launch_overhead_seconds, source("launch_us")),
         *links.values(),
+        *(Symbol(f"t_{name}", "seconds of one, read off a measured curve") for name in measured),
         *(Symbol(name, about) for name, about in AMOUNTS.items()),
     )
 

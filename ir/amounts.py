@@ -13,13 +13,15 @@ from .strategy import Strategy
 
 
 class Kernels(msgspec.Struct, frozen=True):
-    """`count` equal operators: floating-point operations and bytes touched of each."""
+    """`count` equal operators: floating-point operations and bytes touched of each. `kind`: the
+    operator, where the device was measured at it."""
 
     work: Work
     dtype: str
     flops: float
     moved_bytes: float
     count: int
+    kind: str = ""
 
 
 class Sent(msgspec.Struct, frozen=True):

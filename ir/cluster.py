@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from .curve import Curve, parse_curve
 from .errors import FileError
 
 MOST_DEVICES = 10**9
@@ -24,7 +25,8 @@ class Device(msgspec.Struct, frozen=True):
 
     `peak_flops` by torch type name, `achievable` the part of it that the largest matrix products
     reach, `sustained` the part of that which the power limit lets long runs keep up, `source` where
-    the numbers come from but those that `sources` lists by their TOML keys.
+    the numbers come from but those that `sources` lists by their TOML keys. `curves` are measured
+    costs, which come before everything computed from the other numbers.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Device(msgspec.Struct, frozen=True):
     source: str = ""
     sources: dict[str, str] = {}
     sustained: float = 1.0
+    curves: tuple[Curve, ...] = ()
 
     def __post_init__(self) -> None:
         _sensible(self.memory_bytes, "memory_bytes")
@@ -54,6 +57,14 @@ class Device(msgspec.Struct, frozen=True):
         """flop/s of matrix products in a type; fp32's where the type has no rate of its own."""
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
 
+    def curve(self, names: tuple[str, ...], dtype: str) -> Curve | None:
+        """The measured cost by the first of these names that has one."""
+        for name in names:
+            for curve in self.curves:
+                if curve.name == name and (curve.by == "bytes" or curve.dtype == dtype):
+                    return curve
+        return None
+
     def source_of(self, key: str) -> str:
         """Where the number under a TOML key comes from."""
         return self.sources.get(key) or self.source or GIVEN
@@ -63,7 +74,7 @@ class Link(msgspec.Struct, frozen=True):
     """One level: `size` groups of the next level in, joined by links of this kind.
 
     Bandwidth is per device and direction; `whole_reductions`: reduce-scatter moves what all-reduce
-    moves (gloo). `source`: where the numbers come from.
+    moves (gloo). `source`: where the numbers come from. `curves` are measured costs of collectives.
     """
 
     name: str
@@ -72,11 +83,16 @@ class Link(msgspec.Struct, frozen=True):
     bandwidth_bytes_per_second: float
     whole_reductions: bool = False
     source: str = ""
+    curves: tuple[Curve, ...] = ()
 
     def __post_init__(self) -> None:
         _sensible(self.size, "size", most=MOST_DEVICES)
         _sensible(self.latency_seconds, "latency_seconds", zero=True)
         _sensible(self.bandwidth_bytes_per_second, "bandwidth_bytes_per_second")
+
+    def curve(self, kind: str, ranks: int) -> Curve | None:
+        """The measured cost of a collective in groups of this many ranks."""
+        return next((c for c in self.curves if (c.name, c.ranks) == (kind, ranks)), None)
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -165,6 +181,7 @@ def parse_device(table: dict[str, object], where: str) -> Device:
         source=str(table.get("source", "")),
         sources=_sources(table, where),
         sustained=_number(table, "sustained", where) if "sustained" in table else 1.0,
+        curves=_curves(table, where),
     )
 
 
@@ -191,7 +208,15 @@ def _link(table: object, where: str) -> Link:
         bandwidth_bytes_per_second=_number(table, "gb_per_s", where) * 1e9,
         whole_reductions=bool(table.get("whole_reductions", False)),
         source=str(table.get("source", "")),
+        curves=_curves(table, where),
     )
+
+
+def _curves(table: dict[str, object], where: str) -> tuple[Curve, ...]:
+    found = table.get("curve", [])
+    if not isinstance(found, list):
+        raise FileError(f"{where}.curve: not a list of tables")
+    return tuple(parse_curve(x, f"{where}.curve[{i}]") for i, x in enumerate(found))
 
 
 def _sensible(number: float, what: str, most: float = 1e21, zero: bool = False) -> None:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from msgspec.structs import replace
 
 from ..cost_model.batch_axes import BatchAxes
+from ..cost_model.compute import stream_seconds
 from ..cost_model.memory import memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import boundary_seconds, pipeline_seconds
@@ -369,11 +370,11 @@ class Evaluator:
     def accumulate_seconds(self, held: int, axes: BatchAxes) -> float:
         """Read and write gradients to add a micro-batch's."""
         touched = 2 * held * self.gradient_scale / axes.pieces("gradient")
-        return touched / self.cluster.device.memory_bandwidth_bytes_per_second
+        return stream_seconds("accumulate", touched, self.cluster.device)
 
     def optimizer_seconds(self, held: int, axes: BatchAxes) -> float:
         touched = held * (2 + self.optimizer.states) // axes.pieces("optimizer")
-        return touched * 2 / self.cluster.device.memory_bandwidth_bytes_per_second
+        return stream_seconds(self.optimizer.name, touched * 2, self.cluster.device)
 
 
 def model_in_time(entries: Entries, once: frozenset[int]) -> bool:

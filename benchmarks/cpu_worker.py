@@ -1,0 +1,52 @@
+"""One rank of `cpu_accuracy.py`: opens programs, runs their steps in turn, writes their times.
+
+    torchrun --nproc-per-node 4 cpu_worker.py jobs.json times.json
+
+Rounds go over all programs, so that what disturbs the machine disturbs all alike.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from plait.ir.capture import materialize
+from plait.runtime.group import Pool
+from plait.runtime.program import Program
+from plait.runtime.session import session
+
+
+def step_seconds(program: Program, batch: dict[str, torch.Tensor]) -> float:
+    """From a common start to the end of the slowest rank."""
+    dist.barrier()
+    start = time.perf_counter()
+    program.step(batch)
+    dist.barrier()
+    return time.perf_counter() - start
+
+
+def main(jobs: str, times: str) -> None:
+    todo = json.loads(Path(jobs).read_text())
+    torch.set_num_threads(1)
+    with session() as rank:
+        pool = Pool(rank)
+        opened = []
+        for job in todo["programs"]:
+            source = materialize(job["source"], seed=0)
+            opened.append((job["name"], Program.open(job["folder"], source.model, pool=pool),
+                           source.batch))  # fmt: skip
+        found: dict[str, list[float]] = {name: [] for name, _, _ in opened}
+        for number in range(todo["rounds"] + 1):
+            for name, program, batch in opened:
+                spent = step_seconds(program, batch)
+                if number:  # the first step allocates
+                    found[name].append(spent)
+        if rank == 0:
+            Path(times).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
