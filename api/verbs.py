@@ -110,6 +110,16 @@ def _view(p: Parser) -> None:
     p.add_argument("--model", metavar="MODEL", help="the plan's model.json, to show its operators")
 
 
+def _simulate(p: Parser) -> None:
+    p.add_argument("plan", metavar="PLAN")
+    p.add_argument("--slow", action="append", default=[], metavar="RANK=TIMES",
+                   help="a rank that computes more slowly: rank3=1.3; repeatable")  # fmt: skip
+    p.add_argument("--link-down", action="append", default=[], metavar="LINK[=PART]",
+                   help="a level (network), one rank's (rank3:network) or its innermost (rank3), "
+                        "lost as a whole or in part (network=0.5); repeatable")  # fmt: skip
+    _json(p)
+
+
 def _compile(p: Parser) -> None:
     p.add_argument("plan", metavar="PLAN")
     _source(p)
@@ -154,6 +164,7 @@ VERBS = (
     Verb("pack", "an address for every buffer of known lifetime, in an arena", _pack),
     Verb("explain", "the numbers behind a plan", _explain),
     Verb("view", "draw a plan, model or placement as one HTML file", _view),
+    Verb("simulate", "a plan's timeline when ranks are slow or links are down", _simulate),
     Verb("compile", "write the training program of a plan", _compile),
     Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
     Verb("run", "start a program's ranks with torchrun", _run),
