@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import sys
 from collections.abc import Sequence
 
-from ..ir.errors import PlaitError
+from ..ir.errors import InfeasibleError, PlaitError
 from . import verbs
 
 GARBAGE = 200_000  # objects between collections: a trace makes many and drops few
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except PlaitError as error:
         print(f"plait: {error}", file=sys.stderr)
+        if isinstance(error, InfeasibleError) and error.report and options.json:
+            print(json.dumps(error.report, indent=1))
         return error.exit_code
     except BrokenPipeError:
         return 0

@@ -1,25 +1,24 @@
-"""`plait explain`: the terms behind a plan as text or JSON, and why another strategy is worse."""
+"""`plait explain`: the terms behind a plan as text or JSON."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from math import isclose
-from typing import Any
 
 import msgspec
 
 from ..cost_model.breakdown import label, piece_term, runs, stage_times, step_term
 from ..cost_model.held import LEGEND, memory_term
 from ..cost_model.terms import Symbol, Term, legend, total
-from ..ir.errors import InfeasibleError, MismatchError, UsageError
+from ..ir.errors import UsageError
 from ..ir.plan import Layers, Plan
-from ..ir.text import gib, one_line, print_plan, seconds, size
+from ..ir.text import one_line, print_plan, seconds, size
+from .comparison import instead, versus, versus_json
 
 DEEPEST = 3  # levels of a whole plan's tree on a screen; WHERE shows all of its part
-UNLIMITED = 1 << 59
 
 
 def explain(plan: Plan, where: str | None = None, *, memory: bool = False) -> str:
@@ -153,11 +152,11 @@ def run(options: argparse.Namespace) -> int:
 
     plan = load_plan(options.plan)
     if options.why_not:
-        rival = other_plan(plan, options.why_not, options)
-        print(json.dumps(versus_json(plan, rival), indent=1) if options.json else versus(plan, rival))
+        other = instead(plan, options.why_not, options)
+        print(json.dumps(versus_json(plan, other), indent=1) if options.json else versus(plan, other))
         return 0
     if options.json:
-        from .work import plan_json
+        from .planning import plan_json
 
         shown = terms(plan, options.where, options.memory)
         body = {
@@ -170,117 +169,3 @@ def run(options: argparse.Namespace) -> int:
         print(print_plan(plan), end="\n\n")
     print(explain(plan, options.where, memory=options.memory))
     return 0
-
-
-def other_plan(plan: Plan, word: str, options: argparse.Namespace) -> Plan:
-    """The same model, cluster and batch under another strategy, whether it fits or not."""
-    from .face import plan as make
-    from .work import load_model
-
-    source = source_of(plan, options)
-    model = load_model(source, plan.global_batch)
-    if model.fingerprint() != plan.model_digest:
-        raise MismatchError(f"{source.source} is not the model of the plan ({plan.model})")
-    for budget in (plan.budget_bytes, UNLIMITED):
-        try:
-            made = make(
-                model, cluster=plan.cluster, memory=budget, precision=plan.precision,
-                optimizer=plan.optimizer.name, pin=word,
-            )  # fmt: skip
-            return msgspec.structs.replace(made, budget_bytes=plan.budget_bytes)
-        except InfeasibleError:
-            if budget == UNLIMITED:
-                raise
-    raise AssertionError("unreachable")
-
-
-def source_of(plan: Plan, options: argparse.Namespace) -> argparse.Namespace:
-    """Where to read the model: as asked, or the file that the plan names. Raises UsageError where
-    the plan names code, which a plan must not run."""
-    given = {"source": options.model, "batch": options.batch, "seq": options.seq}
-    if options.model is None:
-        try:
-            found = json.loads(plan.source or "{}")
-        except ValueError:
-            found = {}
-        given |= found if isinstance(found, dict) else {}
-    name = given["source"]
-    if not isinstance(name, str) or (options.model is None and not name.endswith(".json")):
-        hint = f" {name}" if isinstance(name, str) else ""
-        raise UsageError(f"--why-not prices the model again: name it with --model{hint}")
-    return argparse.Namespace(**given)
-
-
-def versus(plan: Plan, rival: Plan) -> str:
-    """What a rival costs more, term by term."""
-    ours, theirs = step_term(plan), step_term(rival)
-    slower = theirs.value / ours.value - 1
-    peak = max(s.peak_bytes for s in rival.stages)
-    fits = peak <= plan.budget_bytes
-    verdict = f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'}"
-    if not fits:
-        short = f"needs {gib(peak)}, has {gib(plan.budget_bytes)}"
-        verdict += f", and does not fit: {short}"
-    lines = [
-        f"{rival.word} ({rival.micro_batches} micro-batches, {memory_of(rival)}) instead of "
-        f"{plan.word} ({plan.micro_batches} micro-batches, {memory_of(plan)}): {verdict}",
-        "", f"{'seconds':<38}{'plan':>12}{'instead':>12}{'more':>12}",
-    ]  # fmt: skip
-    lines += [
-        f"{name:<38}{seconds(a):>12}{seconds(b):>12}{signed(b - a, seconds):>12}"
-        for name, a, b in rows(by_kind(ours), by_kind(theirs))
-    ]
-    lines += ["", f"{'bytes, fullest stage':<38}{'plan':>12}{'instead':>12}{'more':>12}"]
-    lines += [
-        f"{name:<38}{size(a):>12}{size(b):>12}{signed(b - a, size):>12}"
-        for name, a, b in rows(fullest(plan), fullest(rival))
-    ]
-    return "\n".join(lines)
-
-
-def versus_json(plan: Plan, rival: Plan) -> dict[str, Any]:
-    peak = max(s.peak_bytes for s in rival.stages)
-    return {
-        "word": rival.word, "instead_of": plan.word, "micro_batches": rival.micro_batches,
-        "step_time_s": rival.prediction.step_seconds, "plan_step_time_s": plan.prediction.step_seconds,
-        "peak": peak, "budget": plan.budget_bytes, "fits": peak <= plan.budget_bytes,
-        "seconds": {n: [a, b] for n, a, b in rows(by_kind(step_term(plan)), by_kind(step_term(rival)))},
-        "bytes": {n: [a, b] for n, a, b in rows(fullest(plan), fullest(rival))},
-    }  # fmt: skip
-
-
-def memory_of(plan: Plan) -> str:
-    return "+".join(sorted({x.memory for x in plan.layers if not x.once}))
-
-
-def by_kind(step: Term) -> dict[str, float]:
-    """Seconds of a step by kind of operator, collective and wait."""
-    found: dict[str, float] = {}
-
-    def gather(term: Term, depth: int) -> None:
-        if not term.parts or depth == DEEPEST or " over " in term.name or " of " in term.name:
-            found[term.name] = found.get(term.name, 0.0) + term.value
-            return
-        for part in term.parts:
-            gather(part, depth + 1)
-
-    gather(step, 0)
-    return found
-
-
-def fullest(plan: Plan) -> dict[str, float]:
-    stage = max(plan.stages, key=lambda s: s.peak_bytes)
-    return {name: float(amount) for name, amount in stage.memory}
-
-
-def rows(
-    ours: Mapping[str, float], theirs: Mapping[str, float]
-) -> Iterable[tuple[str, float, float]]:
-    """Terms of both, the greatest difference first, and their sums."""
-    found = [(n, ours.get(n, 0.0), theirs.get(n, 0.0)) for n in dict.fromkeys([*ours, *theirs])]
-    found = sorted((r for r in found if r[1] or r[2]), key=lambda r: -abs(r[2] - r[1]))
-    return [*found, ("sum", sum(ours.values()), sum(theirs.values()))]
-
-
-def signed(change: float, form: Any) -> str:
-    return f"{'+' if change >= 0 else '-'}{form(abs(change))}"

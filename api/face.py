@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..ir.cluster import Cluster
+    from ..planner import PlanOptions
     from ..runtime import Program
 
 
@@ -54,6 +55,7 @@ def plan(
     micro_batches: int | None = None,
     memory_actions: tuple[str, ...] = ("keep", "recompute"),
     seed: int = 0,
+    time_limit: float | None = None,
 ) -> Plan:
     """The fastest plan that fits, offline: no device is touched, nothing is allocated.
 
@@ -61,14 +63,28 @@ def plan(
     samples per step (default: the batch given). `memory` is a budget per device in bytes or as text
     (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer, or several
     (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does.
-    `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own).
+    `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own). After `time_limit` seconds
+    of search, or on Ctrl-C, the best plan so far is taken (`plan.complete` is then false).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
+    from ..planner import plan as search
+
+    return planned(search(*question(
+        model, batch, cluster, loss_fn, global_batch, precision, roles, pin,
+        memory_bytes=memory_bytes(memory), optimizer=optimizer, micro_batches=micro_batches,
+        memory_actions=memory_actions, seed=seed, time_limit_seconds=time_limit,
+    )))  # fmt: skip
+
+
+def question(
+    model: nn.Module | Model, batch: Any, cluster: str | Cluster, loss_fn: Any,
+    global_batch: int | None, precision: str | None, roles: str | tuple[str, ...] | None,
+    pin: str | Sequence[str], **options: Any,
+) -> tuple[Model, Cluster, PlanOptions]:  # fmt: skip
+    """What the planner is asked: the model as it is run, the cluster, and the options."""
     from ..cost_model.hardware import load_cluster
     from ..planner import PlanOptions
-    from ..planner import plan as search
     from ..planner.pins import parse_pin
-    from .options import parse_bytes
 
     traced = model if isinstance(model, Model) else trace(
         model, batch, loss_fn, batch_size=global_batch
@@ -78,19 +94,17 @@ def plan(
 
         traced = rescale(traced, global_batch)
     chosen = load_cluster(cluster) if isinstance(cluster, str) else cluster
-    names = tuple(roles.split(",")) if isinstance(roles, str) else roles
-    options = PlanOptions(
-        memory_bytes=parse_bytes(memory) if isinstance(memory, str) else memory,
-        precision=precision,
-        optimizer=optimizer,
-        memory_actions=memory_actions,  # type: ignore[arg-type]
-        pins=tuple(map(parse_pin, [pin] if isinstance(pin, str) else pin)),
-        micro_batches=micro_batches,
-        seed=seed,
-    )
-    if names is not None:
-        options = replace(options, roles=names)
-    return planned(search(in_precision(traced, precision), chosen, options))
+    pins = tuple(map(parse_pin, [pin] if isinstance(pin, str) else pin))
+    made = PlanOptions(precision=precision, pins=pins, **options)
+    if roles is not None:
+        made = replace(made, roles=tuple(roles.split(",") if isinstance(roles, str) else roles))
+    return in_precision(traced, precision), chosen, made
+
+
+def memory_bytes(memory: int | str | None) -> int | None:
+    from .options import parse_bytes
+
+    return parse_bytes(memory) if isinstance(memory, str) else memory
 
 
 def in_precision(model: Model, precision: str | None) -> Model:

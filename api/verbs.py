@@ -53,6 +53,10 @@ def _plan(p: Parser) -> None:
     p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")
     p.add_argument("--pin", action="append", default=[], metavar="GLOB:WORD",
                    help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2'; repeatable")  # fmt: skip
+    p.add_argument("--time-limit", type=float, metavar="S",
+                   help="seconds of search; then the best plan so far, exit code 4")  # fmt: skip
+    p.add_argument("--front", action="store_true",
+                   help="also show the fastest plans for less memory, and for more")  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
 
@@ -104,9 +108,23 @@ def _explain(p: Parser) -> None:
     _json(p)
 
 
+def _diff(p: Parser) -> None:
+    p.add_argument("plan", metavar="A", help="plan.json")
+    p.add_argument("other", metavar="B", nargs="?", help="another plan.json")
+    p.add_argument("--against", metavar="BASELINES",
+                   help="ddp, fsdp, hsdp, zero1..3, megatron:tp=8,pp=4, word:dp=2,tp=2")  # fmt: skip
+    p.add_argument("--model", metavar="SOURCE",
+                   help="the plan's model, for --against; default: the file it names")  # fmt: skip
+    p.add_argument("--batch", type=int, help="samples, for hf: sources")
+    p.add_argument("--seq", type=int, help="tokens per sample, for hf: sources")
+    _json(p)
+
+
 def _view(p: Parser) -> None:
     p.add_argument("file", metavar="FILE", help="plan.json, model.json or placement.json")
-    p.add_argument("-o", "--output", default="report.html", metavar="FILE")
+    p.add_argument("-o", "--output", metavar="FILE", help="default: report.html, or as the format is")
+    p.add_argument("--format", default="html",
+                   choices=("html", "svg", "chrome-trace", "model-explorer"))  # fmt: skip
     p.add_argument("--model", metavar="MODEL", help="the plan's model.json, to show its operators")
 
 
@@ -163,6 +181,7 @@ VERBS = (
     Verb("predict", "step time and peak memory of configurations given as rows", _predict),
     Verb("pack", "an address for every buffer of known lifetime, in an arena", _pack),
     Verb("explain", "the numbers behind a plan", _explain),
+    Verb("diff", "what another plan, or what others would do, costs more", _diff),
     Verb("view", "draw a plan, model or placement as one HTML file", _view),
     Verb("simulate", "a plan's timeline when ranks are slow or links are down", _simulate),
     Verb("compile", "write the training program of a plan", _compile),

@@ -13,12 +13,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..ir.errors import FileError, InfeasibleError, MismatchError, UsageError, VerifyError
-from ..ir.files import digest
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.verify import verify_model
 from . import documents
 
+EXTENSIONS = {"html": "html", "svg": "svg", "chrome-trace": "json", "model-explorer": "json"}
 TIME_LIMIT = 4  # exit code: time is up, the best so far is written
 
 
@@ -83,43 +83,9 @@ def opaque_operators(model: Model) -> list[str]:
 
 
 def plan(options: argparse.Namespace) -> int:
-    from ..cost_model.hardware import load_cluster
-    from .face import plan as make
+    from .planning import run as planned
 
-    start = time.perf_counter()
-    cluster = load_cluster(options.cluster)
-    model = load_model(options, options.global_batch)
-    if options.global_batch is None and model.batch < cluster.devices:
-        batch = -(-cluster.devices // model.batch) * model.batch
-        note(f"global batch {batch}: {model.batch} would leave devices without a sample")
-        model = load_model(options, batch)
-    traced = time.perf_counter()
-    made = make(
-        model,
-        cluster=cluster,
-        memory=options.memory,
-        precision=options.precision,
-        optimizer=options.optimizer,
-        roles=options.roles,
-        pin=options.pin,
-        micro_batches=options.micro_batches,
-        memory_actions=tuple(options.memory_actions.split(",")),
-        seed=options.seed,
-    )
-    made = replace(made, source=source_text(options))
-    done = time.perf_counter()
-    if options.output:
-        documents.write(Path(options.output), made, "plait/plan")
-        note(f"wrote {options.output}")
-    times = {"total": done - start, "trace": traced - start, "search": done - traced}
-    if options.json:
-        show(plan_json(made, times))
-    else:
-        from ..ir.text import print_plan
-
-        print(print_plan(made))
-        note(f"planned in {done - start:.1f} s, of it tracing {traced - start:.1f} s")
-    return 0
+    return planned(options)
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -178,30 +144,6 @@ def _progress(done: int, total: int) -> None:
         print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
-    """The figures of a plan under the names that the documentation promises."""
-    p = plan.prediction
-    per_stage = plan.mesh.size // len(plan.stages)
-    return {
-        "status": plan.status, "gap": plan.gap, "step_time_s": p.step_seconds,
-        "tokens_per_s": p.tokens_per_second, "samples_per_s": p.samples_per_second, "mfu": p.mfu,
-        "memory": [
-            {"devices": [s * per_stage, (s + 1) * per_stage - 1], "terms": dict(stage.memory),
-             "peak": stage.peak_bytes, "budget": plan.budget_bytes}
-            for s, stage in enumerate(plan.stages)
-        ],
-        "strategy": [
-            {"function": plan.shardings[x.sharding].function, "calls": x.last - x.first,
-             "word": str(plan.strategy_of(x)), "memory": x.memory}
-            for x in plan.layers
-        ],
-        "pipeline": {"stages": len(plan.stages), "micro_batches": plan.micro_batches,
-                     "schedule": plan.schedule, "bubble": p.bubble},
-        "compression": [], "plan_time_s": times, "digest": digest(plan),
-        "global_batch": plan.global_batch, "word": plan.word,
-    }  # fmt: skip
-
-
 def place(options: argparse.Namespace) -> int:
     from .placement import run as placed
 
@@ -212,6 +154,12 @@ def explain(options: argparse.Namespace) -> int:
     from .explanation import run as explained
 
     return explained(options)
+
+
+def diff(options: argparse.Namespace) -> int:
+    from .comparison import run as compared
+
+    return compared(options)
 
 
 def calibrate(options: argparse.Namespace) -> int:
@@ -228,23 +176,24 @@ def simulate(options: argparse.Namespace) -> int:
 
 def view(options: argparse.Namespace) -> int:
     from .placement import PLACEMENT, read_placement
-    from .view import render, report_of_model, report_of_placement, report_of_plan
+    from .view import FORMATS, report_of_model, report_of_placement, report_of_plan
 
     path = Path(options.file)
     kind = format_of(path)
     if kind == "plait/model":
         model = documents.read(path, Model, kind)
         verify_model(model)
-        page = render(report_of_model(model))
+        report = report_of_model(model)
     elif kind == PLACEMENT:
-        page = render(report_of_placement(read_placement(path)))
+        report = report_of_placement(read_placement(path))
     else:
         from .face import load_plan
 
         made = load_plan(path)
-        page = render(report_of_plan(made, _model_of(made, options.model)))
-    documents.write_text(Path(options.output), page)
-    print(Path(options.output).resolve())
+        report = report_of_plan(made, _model_of(made, options.model))
+    target = Path(options.output or f"report.{EXTENSIONS[options.format]}")
+    documents.write_text(target, FORMATS[options.format](report))
+    print(target.resolve())
     return 0
 
 

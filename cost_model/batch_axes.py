@@ -13,7 +13,8 @@ from ..ir.cluster import Cluster
 from ..ir.strategy import ROLES, Strategy
 from .collective import collective_seconds
 
-Axes = list[tuple[str, int, int]]  # role, size, ranks between neighbours
+Axis = tuple[str, int, int]  # role, size, ranks between neighbours
+Axes = list[Axis]
 
 
 class BatchAxes:
@@ -29,6 +30,7 @@ class BatchAxes:
             a for a in axes if ROLES[a[0]].batch and a not in self.sharded + self.inside
         ]
         self.shards = frozenset(s for r, _, _ in self.sharded for s in ROLES[r].shards)
+        self.known: dict[tuple[str, float, tuple[Axis, ...]], float] = {}
         self.ways = prod(size for _, size, _ in self.sharded)
 
     def pieces(self, what: str) -> int:
@@ -45,10 +47,13 @@ class BatchAxes:
         return int(max(bytes_here, 0.0)) // self.ways
 
     def seconds(self, kind: str, amount: float, axes: Axes) -> float:
-        return sum(
-            float(collective_seconds(kind, amount, size, stride, self.cluster))
-            for _, size, stride in axes
-        )
+        key = kind, amount, tuple(axes)
+        if key not in self.known:
+            self.known[key] = sum(
+                float(collective_seconds(kind, amount, size, stride, self.cluster))
+                for _, size, stride in axes
+            )
+        return self.known[key]
 
     def gather_seconds(self, amount: int) -> float:
         """Weights of one call, before each of its pieces."""

@@ -21,7 +21,7 @@ from ..ir.cluster import Cluster
 from ..ir.plan import Layers, Plan, Stage
 from .batch_axes import Axes, BatchAxes
 from .collective import collective_legs, send_leg
-from .pipeline import boundary_seconds, period_seconds
+from .pipeline import boundary_links, boundary_seconds, period_seconds
 from .terms import Term, kernels_term, leg_term, legs_term, sent_term, stream_term, total
 
 KINDS = {"gemm": "matrix products", "pointwise": "elementwise", "reduce": "reductions",
@@ -56,21 +56,19 @@ def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
 
 def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster) -> Term:
     """What the pipeline takes beyond the busiest stage's own work."""
-    count, stride = plan.micro_batches, cluster.devices // len(stages)
+    count, links = plan.micro_batches, boundary_links(len(stages), cluster)
     if len(stages) == 1:
         return total("bubble", [])
     busy = [stage.busy_seconds / count for stage in stages]
     amounts = [s.transfer_bytes for s in plan.stages]
-    period = period_seconds(busy, boundary_seconds(amounts, stride, cluster))
+    period = period_seconds(busy, boundary_seconds(amounts, links))
     symbols = {"u": sum(busy), "b": busy[busiest], "g": period, "m": count}
     fill = Term("filling and draining", symbols["u"] - symbols["b"], "s", "u - b", SCHEDULE,
                 {x: symbols[x] for x in "ub"})  # fmt: skip
     wait = Term("waiting for other stages", (count - 1) * (period - symbols["b"]), "s",
                 "(m - 1)*(g - b)", SCHEDULE, {x: symbols[x] for x in "mgb"})  # fmt: skip
     crossed = Counter(
-        send_leg(amount, number * stride, stride, cluster)
-        for number, amount in enumerate(amounts)
-        if amount
+        send_leg(amount, link) for amount, link in zip(amounts, links, strict=True) if amount
     )
     sends = [leg_term(leg, 2 * boundaries, cluster) for leg, boundaries in crossed.items()]
     return total("bubble", [fill, total("sends between stages", sends), wait])

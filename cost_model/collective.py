@@ -76,18 +76,23 @@ def collective_legs(
     return min(flat, nested, key=lambda legs: sum(leg.seconds for leg in legs))
 
 
-def send_seconds(amount: float, first: int, stride: int, cluster: Cluster) -> float:
-    """Seconds for `stride` ranks from `first` on to send `amount` bytes each, `stride` ranks on."""
-    return send_leg(amount, first, stride, cluster).seconds if amount else 0.0
+def send_seconds(amount: float, link: Link) -> float:
+    """Seconds to send bytes over a link, one way."""
+    return send_leg(amount, link).seconds if amount else 0.0
 
 
-def send_leg(amount: float, first: int, stride: int, cluster: Cluster) -> Leg:
+def send_leg(amount: float, link: Link) -> Leg:
+    return Leg("send", amount, 2, link)
+
+
+def send_link(first: int, stride: int, cluster: Cluster) -> Link:
+    """The slowest link that `stride` ranks from `first` on send over, to the ranks `stride` on."""
     inner = 1
     for link in reversed(cluster.levels):
         inner *= link.size
         if first // inner == (first + 2 * stride - 1) // inner:
-            return Leg("send", amount, 2, link)
-    return Leg("send", amount, 2, cluster.levels[0])
+            return link
+    return cluster.levels[0]
 
 
 def _nested(

@@ -19,7 +19,7 @@ from ..ir.errors import InfeasibleError
 from ..ir.plan import Plan
 from ..ir.schedule import SCHEDULES
 from .breakdown import StageTimes, stage_times
-from .pipeline import boundary_seconds
+from .pipeline import boundary_links, boundary_seconds
 from .schedule import StageSeconds, Timeline, simulate, stage_seconds
 
 
@@ -73,8 +73,8 @@ def per_micro_batch(plan: Plan, times: StageTimes, onward: float, back: float) -
 
 def sends(plan: Plan, clusters: Sequence[Cluster]) -> list[float]:
     """Seconds over the boundary after each stage, as its worse side has it."""
-    amounts, stride = [s.transfer_bytes for s in plan.stages], plan.mesh.size // len(plan.stages)
-    seen = [boundary_seconds(amounts, stride, cluster) for cluster in clusters]
+    amounts = [s.transfer_bytes for s in plan.stages]
+    seen = [boundary_seconds(amounts, boundary_links(len(amounts), c)) for c in clusters]
     last = len(seen) - 1
     return [max(seen[s][s], seen[min(s + 1, last)][s]) for s in range(len(seen))]
 

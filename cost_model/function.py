@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import prod
 
 import msgspec
+from msgspec.structs import replace
 
 from ..ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ..ir.cluster import Cluster
@@ -20,6 +21,7 @@ from .compute import op_seconds
 from .practice import GENERATED, Practice
 
 Send = tuple[str, float, str]  # kind of collective, bytes, mesh axis
+BATCH = "dp"  # the axis of a priced mesh that stands for all that only split the batch
 SCORE_PASSES = 8  # over the scores when they are written: product, mask, softmax, dropout (assumed)
 COLLECTIVES = frozenset(
     {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"}
@@ -77,6 +79,11 @@ class Pricer:
     def send(self, kind: str, amount: float, name: str) -> float:
         size, stride = self.place(name)
         return float(collective_seconds(kind, amount, size, stride, self.cluster))
+
+    def replicas(self, ways: int) -> Pricer:
+        """The same prices where the batch lies on so many replicas."""
+        axes = tuple(replace(a, size=ways) if a.name == BATCH else a for a in self.mesh.axes)
+        return Pricer(self.cluster, Mesh(axes), self.loads, self.practice)
 
     def place(self, name: str) -> tuple[int, int]:
         """Ranks along an axis, and ranks between neighbours."""

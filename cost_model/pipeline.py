@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ir.cluster import Cluster
+from ..ir.cluster import Cluster, Link
 from ..ir.plan import Plan
 from ..ir.schedule import SCHEDULES
-from .collective import send_seconds
+from .collective import send_link, send_seconds
 from .schedule import Event, simulate, stage_seconds
 
 MOST_EVENTS = 20_000
@@ -47,9 +47,8 @@ def timeline(plan: Plan) -> tuple[Event, ...]:
     count = len(plan.stages)
     if 2 * count * plan.micro_batches > MOST_EVENTS:
         return ()
-    sends = boundary_seconds(
-        [s.transfer_bytes for s in plan.stages], plan.mesh.size // count, plan.cluster
-    )
+    links = boundary_links(count, plan.cluster)
+    sends = boundary_seconds([s.transfer_bytes for s in plan.stages], links)
     costs = [
         stage_seconds(stage.forward_seconds, stage.backward_seconds, onward, back)
         for stage, onward, back in zip(plan.stages, sends, [0.0, *sends[:-1]], strict=True)
@@ -57,8 +56,19 @@ def timeline(plan: Plan) -> tuple[Event, ...]:
     return simulate(SCHEDULES[plan.schedule](count, plan.micro_batches), costs).events
 
 
-def boundary_seconds(amounts: Sequence[int], stride: int, cluster: Cluster) -> list[float]:
-    """Seconds to send each stage's bytes to the next one, `stride` ranks on."""
-    return [
-        send_seconds(amount, number * stride, stride, cluster) for number, amount in enumerate(amounts)
-    ]
+def boundary_links(stages: int, cluster: Cluster) -> list[Link]:
+    """The link from each of so many equal stages to the next one."""
+    stride = cluster.devices // stages
+    return [send_link(number * stride, stride, cluster) for number in range(stages)]
+
+
+def boundary_seconds(amounts: Sequence[int], links: Sequence[Link]) -> list[float]:
+    """Seconds to send each stage's bytes to the next one."""
+    known: dict[tuple[int, int], float] = {}
+    found = []
+    for amount, link in zip(amounts, links, strict=True):
+        key = amount, id(link)
+        if key not in known:
+            known[key] = send_seconds(amount, link)
+        found.append(known[key])
+    return found

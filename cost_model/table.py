@@ -76,21 +76,23 @@ class FunctionTable:
         self.pieces: dict[Variant, tuple[_Piece, _Piece, tuple[Line, Line, Line]]] = {}
         self.held = sum(locals_[0].types[i.value].bytes for i in locals_[0].held())
 
-    def at(self, samples: int, variant: Variant) -> FunctionCost:
-        """The price of one call on this many samples per device."""
+    def at(self, samples: int, variant: Variant, ways: int) -> FunctionCost:
+        """The price of one call on this many samples per device, on `ways` replicas."""
+        forward, backward, saved = self.piece(variant)
+        inside, *ends = (tuple(line.at(samples).astype(np.int64).tolist()) for line in saved)
+        costs = forward.at(samples, ways), backward.at(samples, ways)
+        return FunctionCost(*costs, sum(inside), ends[0], ends[1], self.held)
+
+    def amounts(self, samples: int, variant: Variant, ways: int) -> tuple[Piece, Piece]:
+        """What forward and backward of one call do and send."""
+        forward, backward, _ = self.piece(variant)
+        return forward.amounts(samples, ways), backward.amounts(samples, ways)
+
+    def piece(self, variant: Variant) -> tuple[_Piece, _Piece, tuple[Line, Line, Line]]:
+        """Forward and backward under a variant, and the bytes that the one leaves for the other."""
         if variant not in self.pieces:
             self.pieces[variant] = self.split(variant)
-        forward, backward, saved = self.pieces[variant]
-        inside, *ends = (tuple(line.at(samples).astype(np.int64).tolist()) for line in saved)
-        return FunctionCost(
-            forward.at(samples), backward.at(samples), sum(inside), ends[0], ends[1], self.held
-        )
-
-    def amounts(self, samples: int, variant: Variant) -> tuple[Piece, Piece]:
-        """What forward and backward of one call do and send."""
-        self.at(samples, variant)
-        forward, backward, _ = self.pieces[variant]
-        return forward.amounts(samples), backward.amounts(samples)
+        return self.pieces[variant]
 
     def split(self, variant: Variant) -> tuple[_Piece, _Piece, tuple[Line, Line, Line]]:
         small, large = (split(local, variant) for local in self.locals)
@@ -191,19 +193,20 @@ class _Piece:
         else:
             self.live = _live(table, ops[0], kept, given | (saved - made_by(ops[0])))
 
-    def at(self, samples: int) -> PieceCost:
+    def at(self, samples: int, ways: int) -> PieceCost:
         device = self.pricer.cluster.device
         compute = sum(
             float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device, kind).sum())
             for work, dtype, kind, flops, moved in self.groups
         )
         sent = zip(self.kinds, self.sent.at(samples), strict=True)
-        communication = sum(self.pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
+        pricer = self.pricer.replicas(ways)
+        communication = sum(pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
         peak = self.live.at(samples).max(initial=0.0)
         compute = max(0.0, compute, self.host_seconds - communication)
         return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
 
-    def amounts(self, samples: int) -> Piece:
+    def amounts(self, samples: int, ways: int) -> Piece:
         kernels = Counter(
             (work, dtype, f, m, kind)
             for work, dtype, kind, flops, moved in self.groups
@@ -212,7 +215,7 @@ class _Piece:
         sent = Counter(
             (kind, axis, n) for (kind, axis), n in zip(self.kinds, self.sent.at(samples), strict=True)
         )
-        where = self.pricer.place
+        where = self.pricer.replicas(ways).place
         return Piece(
             tuple(Kernels(*key[:4], count, key[4]) for key, count in kernels.items()),
             tuple(Sent(k, a, float(n), *where(a), count) for (k, a, n), count in sent.items() if n),

@@ -12,9 +12,22 @@ class UsageError(PlaitError):
 
 
 class InfeasibleError(PlaitError):
-    """No plan fits: the message names the device, the term, the shortfall and the cheapest fix."""
+    """No plan fits: the message names the device, the term, the shortfall and the cheapest fix.
+
+    `report` has the same as JSON data, where there is more than the message.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, report: dict[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.report = report or {}
+
+
+class LimitError(PlaitError):
+    """Time was up before there was any result."""
+
+    exit_code = 4
 
 
 class TraceError(PlaitError):

@@ -100,7 +100,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     Layers may have different strategies, of as many stages each; `mesh` is then their common grid.
     `calls` are the module paths of the calls, `source` what the model was read from, if it was a file.
-    `status` is `optimal` when no member of the searched space is better under the cost model.
+    `status` is `optimal` when no member of the searched space is better under the cost model;
+    `complete` is false when the search was stopped before it had met all of them.
     """
 
     model: str
@@ -123,6 +124,7 @@ class Plan(msgspec.Struct, frozen=True):
     calls: tuple[str, ...] = ()
     source: str = ""
     seed: int = 0
+    complete: bool = True
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:

@@ -155,7 +155,8 @@ def print_plan(plan: Plan) -> str:
         lines.append("  next best " + "; ".join(_alternative(plan, a.word, a.micro_batches,
                                                              a.memory, a.step_seconds)
                                                 for a in fitting))  # fmt: skip
-    lines.append(f"  {plan.status} in the searched space under the cost model, gap {plan.gap:.2%}")
+    searched = "in the searched space" if plan.complete else "when the search was stopped"
+    lines.append(f"  {plan.status} {searched} under the cost model, gap {plan.gap:.2%}")
     return "\n".join(lines)
 
 

@@ -12,16 +12,19 @@ micro-batch and per step; each minimises the sum of both over a step, which is e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-import msgspec
 from ortools.math_opt.python import mathopt
 
+from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.memory import MARGIN, PASSING, part_terms
+from ..ir.amounts import StageBytes
 from .candidate import Candidate, Decision
+from .entries import Entry
 from .evaluate import Evaluator
+from .layered.relaxation import Curve, hull, together
 
 GAP = 1e-4  # relative, of the integer program
 CLOSE = 0.01  # of the memory at hand: what is left is not worth another try
@@ -38,23 +41,27 @@ class Way(NamedTuple):
     passing_bytes: tuple[float, ...]
 
 
-class Class(msgspec.Struct, frozen=True):
-    """Calls of one function in one stage, and a way of running them for every choice."""
+class Class(NamedTuple):
+    """Calls of one function in a stage, how many, and a way of running them for every choice."""
 
-    stage: int
-    calls: tuple[int, ...]
+    function: str
+    members: int
     ways: tuple[Way, ...]
     tied: bool
 
 
+Kind = tuple[Class, ...]  # the classes of a stage; equal stages have one between them
+Counts = list[list[int]]  # of every class and choice
 Group = Sequence[Candidate]  # uniform candidates that split the devices alike
 
 
 def groups(found: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Candidates by how they split the devices, the group with the fastest member first; of each
+    """Uniform candidates by how they split the devices, the group with the fastest member first; of each
     group those that nothing faster undercuts in memory."""
     made: dict[object, list[Candidate]] = {}
     for candidate in found:
+        if len(candidate.decisions) > 1:
+            continue
         (strategy,) = candidate.strategies
         key = (strategy.inside, strategy.batch_ways(), strategy.stages, candidate.micro_batches)
         made.setdefault(key, []).append(candidate)
@@ -75,102 +82,179 @@ def fastest(group: Group) -> float:
     return min(candidate.step_seconds for candidate in group)
 
 
-def blend(evaluator: Evaluator, group: Group, budget: int) -> Candidate | None:
-    """The fastest mixture of a group's choices in the stages of its fastest member, or None where
-    none fits."""
-    leader = min(group, key=lambda c: (c.step_seconds, c.word, c.memory))
-    bounds = [*(s.first for s in leader.stages), leader.stages[-1].last]
-    classes = list(_classes(evaluator, group, bounds, leader.micro_batches))
-    allowed, best = float(budget), None
-    for _ in range(TRIES):
-        runtime = evaluator.cluster.device.runtime_overhead_bytes
-        room = max((allowed - runtime) / (1 + MARGIN), 1.0)
-        counts = _counts(classes, group, leader.micro_batches, room)
-        if counts is None:
-            break
-        made = _decisions(evaluator, group, classes, counts)
-        candidate = evaluator.mixed(made, bounds, leader.micro_batches)
-        if candidate is None:
-            break
-        fits = candidate.peak_bytes <= budget
-        if fits and (best is None or candidate.step_seconds < best.step_seconds):
-            best = candidate
-        if fits and budget - candidate.peak_bytes < CLOSE * room:
-            break
-        allowed += budget - candidate.peak_bytes
-    return best
+class Mixture:
+    """What may be mixed: the choices of a group, in the stages of its fastest member."""
 
+    def __init__(self, evaluator: Evaluator, group: Group) -> None:
+        self.evaluator, self.group = evaluator, group
+        self.leader = min(group, key=lambda c: (c.step_seconds, c.word, c.memory))
+        self.micro_batches = self.leader.micro_batches
+        bounds = self.leader.bounds
+        self.stages = [tuple(evaluator.sums.own(*ends)) for ends in pairwise(bounds)]
+        self.entries = [self.prices(candidate) for candidate in group]
+        parts: dict[object, list[_Part]] = {}
+        kinds: dict[object, Kind] = {}
+        self.kinds = []
+        for number, (first, last) in enumerate(pairwise(bounds)):
+            face = tuple(evaluator.alike[first:last]), last == bounds[-1]
+            waiting = evaluator.waiting(len(bounds) - 1, number, self.micro_batches)
+            if face not in parts:
+                parts[face] = list(self.parts(first, last))
+            if (face, waiting) not in kinds:
+                kinds[face, waiting] = tuple(self.classes(parts[face], waiting))
+            self.kinds.append(kinds[face, waiting])
 
-def _classes(
-    evaluator: Evaluator, group: Group, bounds: Sequence[int], micro_batches: int
-) -> Iterator[Class]:
-    entries = [evaluator.entries_of(c.decisions, micro_batches) for c in group]
-    for stage, (first, last) in enumerate(pairwise(bounds)):
-        own = evaluator.own(first, last)
+    def prices(self, candidate: Candidate) -> list[Entry]:
+        (decision,) = candidate.decisions
+        batch = self.evaluator.global_batch // decision.strategy.batch_ways()
+        word, memory = decision.strategy.inside, decision.memory
+        found = self.evaluator.entries_like(word, batch, candidate.micro_batches, memory)
+        assert found is not None
+        return found
+
+    def parts(self, first: int, last: int) -> Iterator[_Part]:
+        """The calls of a stage by function, added up and timed under every choice."""
+        evaluator, own = self.evaluator, self.evaluator.sums.own(first, last)
         for name in dict.fromkeys(evaluator.calls[i].function for i in own):
-            calls = tuple(i for i in own if evaluator.calls[i].function == name)
-            ways = []
-            for candidate, prices in zip(group, entries, strict=True):
-                assert prices is not None
+            calls = [i for i in own if evaluator.calls[i].function == name]
+            summed = []
+            for candidate, prices in zip(self.group, self.entries, strict=True):
                 (strategy,) = candidate.strategies
-                samples = evaluator.global_batch // strategy.batch_ways() // micro_batches
-                sums = evaluator.sums(prices, first, last, strategy.inside, samples, calls)
+                samples = evaluator.global_batch // strategy.batch_ways() // self.micro_batches
+                sums = evaluator.sums.of(prices, first, last, strategy.inside, samples, calls)
                 axes = evaluator.axes(strategy)
-                forward, backward, _, sync = evaluator.times(sums, axes, micro_batches)
-                waiting = evaluator.waiting(len(bounds) - 1, stage, micro_batches)
-                terms = part_terms(
-                    sums.bytes(evaluator.item), axes, evaluator.optimizer,
-                    evaluator.entries.practice, waiting,
-                )  # fmt: skip
+                forward, backward, _, sync = evaluator.times(sums, axes, self.micro_batches)
+                summed.append((sums.bytes(evaluator.item), axes, forward + backward, sync))
+            yield _Part(name, calls, summed)
+
+    def classes(self, parts: Sequence[_Part], waiting: float) -> Iterator[Class]:
+        evaluator = self.evaluator
+        for name, calls, summed in parts:
+            ways, n = [], len(calls)
+            for amounts, axes, seconds, sync in summed:
+                practice = evaluator.entries.practice
+                terms = part_terms(amounts, axes, evaluator.optimizer, practice, waiting)
                 passing = tuple(terms.pop(term) for term in PASSING)
-                n = len(calls)
-                ways.append(Way((forward + backward) / n, sync / n, sum(terms.values()) / n, passing))
-            yield Class(stage, calls, tuple(ways), any(evaluator.shares[i] for i in calls))
+                ways.append(Way(seconds / n, sync / n, sum(terms.values()) / n, passing))
+            yield Class(name, n, tuple(ways), any(evaluator.sums.shares[i] for i in calls))
+
+    def floor(self, budget: int) -> float:
+        """Seconds that no blend within the budget is below: every stage keeps it as if layers could
+        be cut, and one of them has to synchronise."""
+        room = _room(self.evaluator, budget)
+        found = {kind: _least(kind, self.micro_batches, room) for kind in set(self.kinds)}
+        busy = [found[kind][0] for kind in self.kinds]
+        slowest = max(found[kind][1] - found[kind][0] for kind in self.kinds)
+        return sum(busy) + slowest
+
+    def best(self, budget: int) -> Candidate | None:
+        """The fastest mixture, or None where none fits."""
+        allowed, best = float(budget), None
+        for _ in range(TRIES):
+            room = _room(self.evaluator, allowed)
+            counts = _counts(self.kinds, self.group, self.micro_batches, room)
+            if counts is None:
+                break
+            made = self.decisions(counts)
+            candidate = self.evaluator.mixed(made, self.leader.bounds, self.micro_batches)
+            if candidate is None:
+                break
+            fits = candidate.peak_bytes <= budget
+            if fits and (best is None or candidate.step_seconds < best.step_seconds):
+                best = candidate
+            if fits and budget - candidate.peak_bytes < CLOSE * room:
+                break
+            allowed += budget - candidate.peak_bytes
+        return best
+
+    def decisions(self, counts: Sequence[Counts]) -> tuple[Decision, ...]:
+        """Layers of a class take the choices in order, so that equal ones are neighbours."""
+        calls, chosen = self.evaluator.calls, dict[int, int]()
+        for stage, kind, own in zip(self.stages, self.kinds, counts, strict=True):
+            for c, taken in zip(kind, own, strict=True):
+                members = (i for i in stage if calls[i].function == c.function)
+                order = (number for number, count in enumerate(taken) for _ in range(count))
+                chosen.update(zip(members, order, strict=True))
+        usual = Counter(chosen.values()).most_common(1)[0][0]
+        made: list[Decision] = []
+        for i in range(len(calls)):
+            (own_decision,) = self.group[chosen.get(i, usual)].decisions
+            strategy, memory = own_decision.strategy, own_decision.memory
+            if made and (made[-1].strategy, made[-1].memory) == (strategy, memory):
+                made[-1] = Decision(made[-1].first, i + 1, strategy, memory)
+            else:
+                made.append(Decision(i, i + 1, strategy, memory))
+        return tuple(made)
+
+
+class _Part(NamedTuple):
+    """Calls of one function in a stage, and for every choice: bytes, axes, seconds, and of sync."""
+
+    function: str
+    calls: list[int]
+    summed: list[tuple[StageBytes, BatchAxes, float, float]]
+
+
+def _least(kind: Kind, micro_batches: int, room: float) -> tuple[float, float]:
+    """Seconds that a stage takes at least if layers could be cut: of a micro-batch, of a step."""
+
+    def curve(cost: Callable[[Way], float]) -> Curve:
+        return together(
+            hull([w.lasting_bytes for w in c.ways], [cost(w) for w in c.ways]).times(c.members)
+            for c in kind
+        )
+
+    once = curve(lambda w: w.seconds)
+    step = curve(lambda w: w.seconds * micro_batches + w.sync_seconds)
+    return float(once.at(room)), float(step.at(room))
+
+
+def _room(evaluator: Evaluator, budget: float) -> float:
+    """Bytes for all terms but the runtime's and the margin."""
+    runtime = evaluator.cluster.device.runtime_overhead_bytes
+    return max((budget - runtime) / (1 + MARGIN), 1.0)
 
 
 def _counts(
-    classes: Sequence[Class], group: Group, micro_batches: int, bytes_: float
-) -> list[list[int]] | None:
-    """Counts of every class and choice. Classes that share parameters take one strategy: all are
-    tried."""
-    tied = any(c.tied for c in classes)
-    best: tuple[float, list[list[int]]] | None = None
+    kinds: Sequence[Kind], group: Group, micro_batches: int, bytes_: float
+) -> list[Counts] | None:
+    """Counts for every stage. Classes that share parameters take one strategy: all are tried."""
+    tied = any(c.tied for kind in kinds for c in kind)
+    best: tuple[float, list[Counts]] | None = None
     for word in dict.fromkeys(c.word for c in group) if tied else [None]:
-        total, found = 0.0, dict[int, list[int]]()
-        for stage in dict.fromkeys(c.stage for c in classes):
-            own = [(i, c) for i, c in enumerate(classes) if c.stage == stage]
+        found: dict[Kind, tuple[float, Counts] | None] = {}
+        for kind in dict.fromkeys(kinds):
             allowed = [
                 tuple(w for w, choice in enumerate(group) if not c.tied or choice.word == word)
-                for _, c in own
+                for c in kind
             ]
-            made = _stage_counts([c for _, c in own], allowed, micro_batches, bytes_)
-            if made is None:
+            found[kind] = _stage_counts(kind, allowed, micro_batches, bytes_)
+            if found[kind] is None:
                 break
-            total += made[0]
-            found.update((i, counts) for (i, _), counts in zip(own, made[1], strict=True))
-        else:
-            if best is None or total < best[0]:
-                best = total, [found[i] for i in range(len(classes))]
+        solved = [made for made in map(found.get, kinds) if made is not None]
+        total = sum(seconds for seconds, _ in solved)
+        if len(solved) == len(kinds) and (best is None or total < best[0]):
+            best = total, [counts for _, counts in solved]
     return None if best is None else best[1]
 
 
 def _stage_counts(
-    classes: Sequence[Class],
+    classes: Kind,
     allowed: Sequence[tuple[int, ...]],
     micro_batches: int,
     bytes_: float,
-) -> tuple[float, list[list[int]]] | None:
+) -> tuple[float, Counts] | None:
     """The least seconds of one stage in a step, and the counts that give it; seconds and bytes are
     scaled to about one."""
     model = mathopt.Model()
     unit = sum(
-        len(c.calls) * max(w.seconds * micro_batches + w.sync_seconds for w in c.ways) for c in classes
+        c.members * max(w.seconds * micro_batches + w.sync_seconds for w in c.ways) for c in classes
     )
     worst = [model.add_variable(lb=0.0) for _ in PASSING]
     lasting, seconds, counts = [], [], []
     for c, usable in zip(classes, allowed, strict=True):
-        own = {w: model.add_integer_variable(lb=0, ub=len(c.calls)) for w in usable}
-        model.add_linear_constraint(mathopt.fast_sum(own.values()) == len(c.calls))
+        own = {w: model.add_integer_variable(lb=0, ub=c.members) for w in usable}
+        model.add_linear_constraint(mathopt.fast_sum(own.values()) == c.members)
         counts.append(own)
         for w, count in own.items():
             way = c.ways[w]
@@ -178,7 +262,7 @@ def _stage_counts(
             lasting.append(way.lasting_bytes / bytes_ * count)
             if any(way.passing_bytes):
                 used = model.add_binary_variable()
-                model.add_linear_constraint(count <= len(c.calls) * used)
+                model.add_linear_constraint(count <= c.members * used)
                 for variable, amount in zip(worst, way.passing_bytes, strict=True):
                     model.add_linear_constraint(variable >= amount / bytes_ * used)
     model.add_linear_constraint(mathopt.fast_sum(lasting) + mathopt.fast_sum(worst) <= 1.0)
@@ -193,23 +277,3 @@ def _stage_counts(
         for c, own in zip(classes, counts, strict=True)
     ]
     return result.objective_value() * unit, made
-
-
-def _decisions(
-    evaluator: Evaluator, group: Group, classes: Sequence[Class], counts: list[list[int]]
-) -> tuple[Decision, ...]:
-    """Layers of a class take the choices in order, so that equal ones are neighbours."""
-    chosen: dict[int, int] = {}
-    for c, own in zip(classes, counts, strict=True):
-        order = [number for number, count in enumerate(own) for _ in range(count)]
-        chosen.update(zip(c.calls, order, strict=True))
-    usual = Counter(chosen.values()).most_common(1)[0][0]
-    made: list[Decision] = []
-    for i in range(len(evaluator.calls)):
-        (own_decision,) = group[chosen.get(i, usual)].decisions
-        strategy, memory = own_decision.strategy, own_decision.memory
-        if made and (made[-1].strategy, made[-1].memory) == (strategy, memory):
-            made[-1] = Decision(made[-1].first, i + 1, strategy, memory)
-        else:
-            made.append(Decision(i, i + 1, strategy, memory))
-    return tuple(made)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..ir.amounts import StageBytes
-from ..ir.plan import Memory, Stage
+from ..ir.plan import Memory
 from ..ir.strategy import Strategy
 
 
@@ -19,11 +19,11 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """Decisions for all calls, in order, and what they are predicted to cost."""
+    """Decisions for all calls, in order, where stages begin and the last ends, and what it costs."""
 
     decisions: tuple[Decision, ...]
     micro_batches: int
-    stages: tuple[Stage, ...]
+    bounds: tuple[int, ...]
     step_seconds: float
     bubble: float
     peak_bytes: int
@@ -49,8 +49,7 @@ class StageSums(msgspec.Struct, frozen=True):
     """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
     device. `trained_bytes`: of those held, what the optimizer changes. `summed_bytes` are gradients
     to add up, by the axis inside a replica of the batch; `call_bytes` counts calls by the bytes of
-    weights they hold; `last_bytes`: of those saved, the last call's of the model; stages of one
-    `kind` are equal."""
+    weights they hold; `last_bytes`: of those saved, the last call's of the model."""
 
     first: int
     last: int
@@ -67,7 +66,6 @@ class StageSums(msgspec.Struct, frozen=True):
     transient_bytes: int
     once_bytes: int
     crossing_bytes: int
-    kind: int = 0
 
     def bytes(self, item: int) -> StageBytes:
         """What memory needs of it; `item` bytes per element of a parameter."""
@@ -86,3 +84,11 @@ class StageSums(msgspec.Struct, frozen=True):
 
 
 Part = tuple[Strategy, StageSums]  # the calls of one strategy in one stage
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """A model cut into stages: every different one, and which of them each stage is like."""
+
+    bounds: tuple[int, ...]
+    kinds: tuple[StageSums, ...]
+    kind_of: tuple[int, ...]

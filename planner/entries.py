@@ -12,7 +12,7 @@ from math import gcd, prod
 
 import msgspec
 
-from ..cost_model.function import Load, Pricer, count_flops
+from ..cost_model.function import BATCH, Load, Pricer, count_flops
 from ..cost_model.practice import GENERATED, Practice
 from ..cost_model.table import FunctionCost, FunctionTable
 from ..ir.amounts import Piece
@@ -191,7 +191,7 @@ class Entries:
         table = self.tables[key]
         if table is None:
             return None
-        return Entry(table.costs.at(local_batch, variant), table.summed_bytes)
+        return Entry(table.costs.at(local_batch, variant, ways), table.summed_bytes)
 
     def amounts(
         self, name: str, word: Word, local_batch: int, variant: Variant
@@ -200,7 +200,8 @@ class Entries:
         experts = prod(size for role, size in word if ROLES[role].batch)
         table = self.tables[name, word, local_batch * experts == self.model.batch]
         assert table is not None
-        return table.costs.amounts(local_batch, variant)
+        ways = self.model.batch // (local_batch * experts)
+        return table.costs.amounts(local_batch, variant, ways)
 
     def even_batch(self, name: str) -> int:
         """The most ways that every value of a function lets its batch be split."""
@@ -218,7 +219,7 @@ class Entries:
         sizes = [batch] if alone else sizes[1:] if len(sizes) > 2 else sizes
         found = []
         for size in (sizes[0], sizes[-1]):
-            strategy = Strategy((("dp", batch // size), *word))
+            strategy = Strategy(((BATCH, batch // size), *word))
             sharding = self.sharding(name, strategy, 1)
             if sharding is None:
                 return None
@@ -235,7 +236,7 @@ class Entries:
                 if mine.kind == "parameter" and layout is not None and layout[i] == PARTIAL
             )
             for i, axis in enumerate(sharding.mesh.axes)
-            if axis.name not in ("dp", MICRO) and axis.size > 1
+            if axis.name not in (BATCH, MICRO) and axis.size > 1
         }
         return Table(costs, summed)
 

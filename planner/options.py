@@ -18,7 +18,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
 
     `global_batch`: samples per step. `memory_bytes`: budget per device. `pins`: strategies
     that some layers must take, the last that matches. `memory_actions`: what layers may do with
-    their activations.
+    their activations. `time_limit_seconds`: after which the best plan so far is taken.
     """
 
     global_batch: int | None = None
@@ -31,11 +31,15 @@ class PlanOptions(msgspec.Struct, frozen=True):
     micro_batches: int | None = None
     schedule: str = "1f1b"
     seed: int = 0
+    time_limit_seconds: float | None = None
 
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]
         if unknown:
             raise UsageError(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
+        limit = self.time_limit_seconds
+        if limit is not None and not limit > 0:
+            raise UsageError(f"a time limit of {limit} is not a number of seconds")
         if self.optimizer not in OPTIMIZERS:
             raise UsageError(
                 f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}"

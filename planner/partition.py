@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+ROUNDING = 1e-12  # relative: sums of the same times in another order
+CLOSE = 1e-6  # of the slowest stage: times are known less well
 
 
 def even(repeated: list[bool], stages: int) -> list[int] | None:
@@ -14,35 +19,34 @@ def even(repeated: list[bool], stages: int) -> list[int] | None:
     return [0, *(places[len(places) * s // stages] for s in range(1, stages)), len(repeated)]
 
 
-def partition(seconds: list[float], stages: int) -> list[int] | None:
+def partition(seconds: Sequence[float], stages: int) -> list[int] | None:
     """Boundaries of contiguous stages with the smallest slowest stage, each with some work."""
-    if stages > sum(s > 0 for s in seconds):
+    working = [i for i, s in enumerate(seconds) if s > 0]
+    if stages > len(working):
         return None
-    low, high = max(max(seconds), sum(seconds) / stages), sum(seconds)
-    best = _cut(seconds, stages, high)
-    for _ in range(40):
+    ends = list(accumulate(seconds, initial=0.0))
+    low, high = max(max(seconds), ends[-1] / stages), ends[-1]
+    best = _cut(ends, working, stages, high)
+    while high - low > CLOSE * high:
         middle = (low + high) / 2
-        found = _cut(seconds, stages, middle)
+        found = _cut(ends, working, stages, middle)
         if found is None:
             low = middle
         else:
-            best, high = found, middle
+            best, slowest = found, max(ends[b] - ends[a] for a, b in pairwise(found))
+            high = min(middle, slowest)
     return best
 
 
-def _cut(seconds: list[float], stages: int, limit: float) -> list[int] | None:
-    """Greedy stages of at most `limit`; later stages always keep at least one call each."""
-    bounds, load = [0], 0.0
-    left = list(accumulate((s > 0 for s in reversed(seconds)), initial=0))[::-1]
-    for i, cost in enumerate(seconds):
-        remaining = stages - len(bounds)
-        full = load + cost > limit or (load > 0 and cost > 0 and left[i] <= remaining)
-        if full and load > 0:
-            bounds.append(i)
-            load = 0.0
-        load += cost
-        if load > limit * (1 + 1e-12):
+def _cut(ends: list[float], working: list[int], stages: int, limit: float) -> list[int] | None:
+    """Greedy stages of at most `limit`; later stages always keep at least one call each. `ends`: the
+    seconds before every call, and of all."""
+    bounds = [0]
+    for later in range(stages - 1, 0, -1):
+        room = ends[bounds[-1]] + limit * (1 + ROUNDING)
+        end = min(bisect_right(ends, room) - 1, working[-later])
+        # calls without work stay with the stage before them
+        if ends[end] <= ends[bounds[-1]]:
             return None
-    if len(bounds) != stages:
-        return None
-    return [*bounds, len(seconds)]
+        bounds.append(end)
+    return [*bounds, len(ends) - 1] if ends[-1] - ends[bounds[-1]] <= limit * (1 + ROUNDING) else None

@@ -1,65 +1,27 @@
-"""The search: price every candidate of the space, take the fastest that fits."""
+"""The search: every candidate of the space, priced as it is met, until it is done or stopped."""
 
 from __future__ import annotations
 
 from math import inf, lcm
+from typing import Any
 
 from msgspec.structs import replace
 
 from ..ir.cluster import Cluster
-from ..ir.errors import InfeasibleError, UsageError
-from ..ir.grid import grid
+from ..ir.errors import UsageError
 from ..ir.model import Model
-from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
-from ..ir.precision import PRECISIONS
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
-from .blend import blend, fastest, groups
+from .blend import Mixture, fastest, groups
 from .candidate import Candidate, Decision
+from .clock import Clock
 from .entries import Entries
 from .evaluate import Evaluator
 from .options import PlanOptions, optimizer_states
 from .pins import decisions, pinned
-from .sharding import GAP
 from .space import Word, divisors, families, strategies, with_experts
 
 BLENDED = 40  # groups at most
-SHOWN = 12  # alternatives kept in a plan
-
-
-def plan(model: Model, cluster: Cluster, options: PlanOptions) -> Plan:
-    """The fastest plan that fits, under the cost model.
-
-    Raises InfeasibleError (nothing fits: names the device, term and shortfall) and UsageError.
-    """
-    options.check()
-    item = _item_bytes(model)
-    optimizer = optimizer_states(options.optimizer, item < 4, item)
-    evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer)
-    budget = options.memory_bytes or cluster.device.memory_bytes
-    candidates = Space(evaluator, options, budget).run()
-    if not candidates:
-        raise UsageError(
-            f"no strategy splits {model.name} with global batch {model.batch} over "
-            f"{cluster.devices} devices with roles {', '.join(options.roles)}"
-            + "".join(f", pin {pin.glob}:{pin.strategy}" for pin in options.pins)
-        )
-    fitting = [c for c in candidates if c.peak_bytes <= budget]
-    if not fitting:
-        raise InfeasibleError(_shortfall(min(candidates, key=lambda c: c.peak_bytes), budget))
-    best = min(fitting, key=_order)
-    return assemble(evaluator, options, best, candidates, budget)
-
-
-def _order(candidate: Candidate) -> tuple[float, int, str, int, str]:
-    """Faster first; equal times: less memory, then a fixed order."""
-    return (
-        candidate.step_seconds,
-        candidate.peak_bytes,
-        candidate.word,
-        candidate.micro_batches,
-        candidate.memory,
-    )
 
 
 class Space:
@@ -74,28 +36,74 @@ class Space:
         self.roles = tuple(r for r in ROLES if r in useful)
         self.stages = sum(entries.functions[c.function].differentiable for c in evaluator.calls)
         self.found: list[Candidate] = []
+        self.clock = Clock(options.time_limit_seconds)
+
+    @staticmethod
+    def of(model: Model, cluster: Cluster, options: PlanOptions) -> Space:
+        """The space that options span."""
+        options.check()
+        item = _item_bytes(model)
+        optimizer = optimizer_states(options.optimizer, item < 4, item)
+        evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer)
+        return Space(evaluator, options, options.memory_bytes or cluster.device.memory_bytes)
+
+    def again(self, cluster: Cluster | None = None, **changes: Any) -> Space:
+        """The space of the same model under other options, or on another cluster."""
+        options = replace(self.options, **changes)
+        if cluster is None or cluster == self.cluster:
+            budget = options.memory_bytes or self.cluster.device.memory_bytes
+            return Space(self.evaluator, options, budget)
+        return Space.of(self.evaluator.model, cluster, options)
+
+    def fitting(self) -> list[Candidate]:
+        return [c for c in self.found if c.peak_bytes <= self.budget]
+
+    def order(self, candidate: Candidate) -> tuple[bool, float, int, str, int, str]:
+        """What fits first, faster first; equal times: less memory, then a fixed order."""
+        return (
+            candidate.peak_bytes > self.budget,
+            candidate.step_seconds,
+            candidate.peak_bytes,
+            candidate.word,
+            candidate.micro_batches,
+            candidate.memory,
+        )
 
     def run(self) -> list[Candidate]:
-        """Every candidate of the space that the model can be split into."""
+        """Every candidate of the space that the model can be split into, or those met in time.
+        An interrupt (Ctrl-C) ends the search as a limit does."""
+        try:
+            self.search()
+        except KeyboardInterrupt:
+            if not self.found:
+                raise
+            self.clock.stop()
+        return self.found
+
+    def search(self) -> None:
         if self.options.pins:
             self.pinned()
-            return self.found
+            return
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
-        self.blend()
-        return self.found
+        self.blend(self.found)
 
-    def blend(self) -> None:
-        """Mix the members of every group that may beat the fastest candidate that fits."""
-        fitting = [c.step_seconds for c in self.found if c.peak_bytes <= self.budget]
-        best = min(fitting, default=inf)
-        for group in groups(self.found)[:BLENDED]:
-            if fastest(group) >= best:
+    def blend(self, found: list[Candidate]) -> None:
+        """Add mixtures of every group of candidates that may beat the fastest one that fits."""
+        best = min((c.step_seconds for c in found if c.peak_bytes <= self.budget), default=inf)
+        mixtures = [
+            (mixture.floor(self.budget), number, mixture)
+            for number, group in enumerate(groups(found))
+            if fastest(group) < best and not self.clock.late()
+            for mixture in [Mixture(self.evaluator, group)]
+        ]
+        for least, _, mixture in sorted(mixtures)[:BLENDED]:
+            if least >= best or self.clock.late():
                 break
-            made = blend(self.evaluator, group, self.budget)
+            made = mixture.best(self.budget)
             if made is not None:
-                self.found.append(made)
+                found.append(made)
                 best = min(best, made.step_seconds)
 
     def pinned(self) -> None:
@@ -133,7 +141,7 @@ class Space:
         """Every number of micro-batches of these decisions."""
         ways = lcm(*(d.strategy.batch_ways() for d in made))
         batch = self.evaluator.global_batch
-        if batch % ways:
+        if batch % ways or self.clock.late():
             return []
         counts = divisors(batch // ways)
         if self.options.micro_batches is not None:
@@ -148,12 +156,10 @@ class Space:
         for it, so the first one that is no faster than a smaller one that fits is the last."""
         best, seconds = None, inf
         for word in family:
-            made = [
-                candidate
-                for strategy in strategies(self.cluster.devices, word, self.roles, self.stages)
-                for candidate in self.candidates(strategy)
-            ]
-            self.found += made
+            before = len(self.found)
+            for strategy in strategies(self.cluster.devices, word, self.roles, self.stages):
+                self.found += self.candidates(strategy)
+            made = self.found[before:]
             fastest = min((c.step_seconds for c in made if c.peak_bytes <= self.budget), default=inf)
             if fastest < seconds:
                 best, seconds = word, fastest
@@ -164,7 +170,7 @@ class Space:
     def candidates(self, strategy: Strategy) -> list[Candidate]:
         """Every number of micro-batches and memory action of a word."""
         batch, ways = self.evaluator.global_batch, strategy.batch_ways()
-        if batch % ways:
+        if batch % ways or self.clock.late():
             return []
         counts = divisors(batch // ways)
         if self.options.micro_batches is not None:
@@ -179,114 +185,5 @@ class Space:
         return [candidate for candidate in made if candidate is not None]
 
 
-def _shortfall(candidate: Candidate, budget: int) -> str:
-    stage = max(range(len(candidate.stages)), key=lambda s: candidate.stages[s].peak_bytes)
-    terms = sorted(candidate.stages[stage].memory, key=lambda t: -t[1])
-    peak = candidate.stages[stage].peak_bytes
-    return (
-        f"infeasible: the smallest plan found ({candidate.word}, {candidate.micro_batches} "
-        f"micro-batches, {candidate.memory}) needs {peak / 2**30:.2f} GiB on stage {stage}, has "
-        f"{budget / 2**30:.2f} GiB; "
-        + ", ".join(f"{name} {amount / 2**30:.2f}" for name, amount in terms[:4])
-        + f"; raise the budget by {(peak - budget) / 2**30:.2f} GiB, use more devices, or a smaller"
-        " batch per device"
-    )
-
-
 def _item_bytes(model: Model) -> int:
     return max((ITEM_BYTES[p.type.dtype] for p in model.parameters if p.trainable), default=4)
-
-
-def assemble(
-    evaluator: Evaluator,
-    options: PlanOptions,
-    best: Candidate,
-    candidates: list[Candidate],
-    budget: int,
-) -> Plan:
-    """The plan of a candidate, with the runners-up it beat."""
-    model, cluster = evaluator.model, evaluator.cluster
-    shardings, layers = _layers(evaluator, best)
-    others = sorted(
-        (c for c in candidates if c is not best), key=lambda c: (c.peak_bytes > budget, _order(c))
-    )[:SHOWN]
-    mesh = grid([s.mesh for s in best.strategies])
-    assert mesh is not None
-    searched_splits = any(size > 1 for c in candidates for s in c.strategies for _, size in s.searched)
-    return Plan(
-        model=model.name,
-        model_digest=model.fingerprint(),
-        cluster=cluster,
-        mesh=mesh,
-        global_batch=model.batch,
-        micro_batches=best.micro_batches,
-        schedule=options.schedule,
-        precision=options.precision or _precision(model),
-        optimizer=evaluator.optimizer,
-        budget_bytes=budget,
-        stages=best.stages,
-        layers=layers,
-        shardings=shardings,
-        prediction=_prediction(evaluator, best),
-        status="feasible" if searched_splits else "optimal",
-        gap=GAP if searched_splits else 0.0,
-        alternatives=tuple(
-            Alternative(
-                c.word, c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,
-                c.peak_bytes <= budget,
-            )
-            for c in others
-        ),
-        calls=tuple(call.path for call in model.calls),
-        seed=options.seed,
-    )  # fmt: skip
-
-
-def _precision(model: Model) -> str:
-    dtype = next((p.type.dtype for p in model.parameters if p.trainable), "float32")
-    return next(name for name, kind in PRECISIONS.items() if kind == dtype)
-
-
-def _layers(
-    evaluator: Evaluator, best: Candidate
-) -> tuple[tuple[Sharding, ...], tuple[Layers, ...]]:
-    """Runs of calls with one function, stage and decision; a sharding per function and strategy."""
-    entries, calls = evaluator.entries, evaluator.calls
-    shardings: dict[tuple[str, Strategy], Sharding] = {}
-    layers: list[Layers] = []
-    bounds = {stage.first for stage in best.stages}
-    for i, call in enumerate(calls):
-        micro, decision = 1 if i in evaluator.once else best.micro_batches, best.at(i)
-        key = call.function, decision.strategy
-        if key not in shardings:
-            sharding = entries.sharding(*key, micro)
-            assert sharding is not None
-            shardings[key] = sharding
-        memory: Memory = evaluator.variant(i, decision.memory)
-        number, last = list(shardings).index(key), layers[-1] if layers else None
-        if last and (last.sharding, last.memory) == (number, memory) and i not in bounds:
-            layers[-1] = replace(last, last=i + 1)
-            continue
-        samples = evaluator.global_batch // decision.strategy.batch_ways()
-        entry = entries.entry(call.function, decision.strategy.inside, samples // micro, memory)
-        assert entry is not None
-        seconds = entry.cost.forward.seconds, entry.cost.backward.seconds
-        work = entries.amounts(call.function, decision.strategy.inside, samples // micro, memory)
-        once = i in evaluator.once
-        layers.append(Layers(i, i + 1, number, memory, *seconds, *work, once))
-    return tuple(shardings.values()), tuple(layers)
-
-
-def _prediction(evaluator: Evaluator, best: Candidate) -> Prediction:
-    model, cluster = evaluator.model, evaluator.cluster
-    flops = 0.0
-    for call in model.calls:
-        entry = evaluator.entries.entry(call.function, (), model.batch, "keep")
-        flops += (entry.cost.forward.flops + entry.cost.backward.flops) if entry else 0.0
-    tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
-    dtype = model.parameters[0].type.dtype if model.parameters else "float32"
-    peak = cluster.device.peak(dtype) * cluster.devices
-    step = best.step_seconds
-    return Prediction(
-        step, tokens / step, model.batch / step, flops / step / peak, best.bubble, flops
-    )

@@ -9,7 +9,7 @@ from ...cost_model.practice import COMPILED, Practice
 from ...ir.cluster import Cluster
 from ...ir.model import Call, Function, Model
 from ...ir.op import Work
-from ...ir.plan import Memory, Optimizer
+from ...ir.plan import Memory, Optimizer, Stage
 from ...planner.candidate import Candidate
 from ...planner.entries import Entries, Entry, Word
 from ...planner.evaluate import Evaluator
@@ -40,6 +40,7 @@ class Outcome(msgspec.Struct, frozen=True):
     allocated_bytes: int
     fits: bool
     candidate: Candidate
+    stages: tuple[Stage, ...]
 
 
 class RunEntries(Entries):
@@ -51,7 +52,9 @@ class RunEntries(Entries):
         if key not in self.tables:
             self.tables[key] = self.table(name, word, SAMPLES, alone=False)
         table = self.tables[key]
-        return None if table is None else Entry(table.costs.at(local_batch, variant), table.summed_bytes)
+        if table is None:
+            return None
+        return Entry(table.costs.at(local_batch, variant, SAMPLES), table.summed_bytes)
 
     def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
         held = (i.value for i in function.held() if i.gradient is not None)
@@ -80,10 +83,13 @@ class Predictor:
         candidate = evaluator.candidate(run.layout.strategy, run.micro_batches, memory)
         if candidate is None:
             raise Unmodelled(f"{run.layout.strategy} cannot split {run.layers} layers of {architecture}")
-        terms = dict(max(candidate.stages, key=lambda s: s.peak_bytes).memory)
+        stages = evaluator.stages(candidate)
+        terms = dict(max(stages, key=lambda s: s.peak_bytes).memory)
         allocated = sum(terms.values()) - terms["runtime"] - terms["margin"]
         fits = candidate.peak_bytes <= cluster.device.memory_bytes
-        return Outcome(candidate.step_seconds, candidate.peak_bytes, allocated, fits, candidate)
+        return Outcome(
+            candidate.step_seconds, candidate.peak_bytes, allocated, fits, candidate, stages
+        )
 
     def prices(
         self, architecture: Architecture, run: Run, cluster: Cluster, practice: Practice

@@ -100,7 +100,7 @@ def test_experts_and_context_are_priced(predictor):
 def test_adapters_train_little(predictor):
     tuned, trained = predict(predictor, task="lora"), predict(predictor)
     assert tuned.step_seconds < trained.step_seconds
-    terms = dict(tuned.candidate.stages[0].memory)
+    terms = dict(tuned.stages[0].memory)
     assert terms["optimizer"] < terms["parameters"]
 
 
@@ -151,7 +151,7 @@ def test_the_inputs_of_recomputed_layers_wait(predictor):
     """Each layer's input is kept: tokens times hidden, two bytes each, whole along no axis."""
     alone = {"num_gpus": 1, "dp": 1, "tp": 1, "sp": 0, "pp": 1, "global_batch": 2}
     shallow, deep = (
-        dict(predict(predictor, **alone, recompute="full", layers=n).candidate.stages[0].memory)
+        dict(predict(predictor, **alone, recompute="full", layers=n).stages[0].memory)
         for n in (4, 12)
     )
     inputs = 8 * 2 * 512 * 256 * 2

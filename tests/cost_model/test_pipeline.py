@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from plait.cost_model.collective import send_seconds
+from plait.cost_model.collective import send_link, send_seconds
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.pipeline import pipeline_seconds
 from plait.cost_model.schedule import simulate, stage_seconds
@@ -50,7 +50,7 @@ def test_overlap_hides_all_sends_but_the_first():
 
 def test_boundaries_are_priced_where_they_lie():
     cluster = load_cluster("2x8xh100")
-    inside, across = (send_seconds(1e8, first, 4, cluster) for first in (0, 4))
+    inside, across = (send_seconds(1e8, send_link(first, 4, cluster)) for first in (0, 4))
     assert across > 2 * inside
-    assert send_seconds(1e8, 0, 8, cluster) == across
-    assert send_seconds(0, 4, 4, cluster) == 0
+    assert send_seconds(1e8, send_link(0, 8, cluster)) == across
+    assert send_seconds(0, send_link(4, 4, cluster)) == 0

@@ -8,7 +8,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import InfeasibleError
 from plait.ir.rescale import rescale
 from plait.planner import PlanOptions, plan
-from plait.planner.blend import blend, fastest, groups
+from plait.planner.blend import Mixture, fastest, groups
 from plait.planner.candidate import Decision
 from plait.planner.entries import Entries
 from plait.planner.evaluate import Evaluator
@@ -41,7 +41,7 @@ def test_one_stage_is_as_fast_as_any_assignment(space):
     """Against every assignment to every call, at budgets between the least and the most memory."""
     evaluator, tried = space.evaluator, 0
     for group in groups([c for c in space.found if len(c.strategies) == 1]):
-        if len(group[0].stages) > 1:
+        if len(group[0].bounds) > 2:
             continue
         group = [*group[:2], group[-1]]
         bounds = [0, len(evaluator.calls)]
@@ -54,7 +54,7 @@ def test_one_stage_is_as_fast_as_any_assignment(space):
         for share, slower in ((0.1, 1.1), (0.5, 1.02), (0.9, 1.02)):
             budget = int(peaks[0] + share * (peaks[-1] - peaks[0]))
             best = min((c.step_seconds for c in priced if c and c.peak_bytes <= budget), default=None)
-            made = blend(evaluator, group, budget)
+            made = Mixture(evaluator, group).best(budget)
             if best is None:
                 assert made is None
                 continue

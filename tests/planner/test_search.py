@@ -37,8 +37,11 @@ def test_roles_limit_the_space(model):
 
 
 def test_too_little_memory_says_which_term(model):
-    with pytest.raises(InfeasibleError, match=r"needs .* GiB on stage \d, has"):
+    with pytest.raises(InfeasibleError, match=r"GiB on every device of stage \d, has") as caught:
         plan(model, load_cluster("4xh100"), PlanOptions(memory_bytes=10**6))
+    report = caught.value.report
+    assert report["shortfall"] == report["peak"] - 10**6
+    assert not any(fix["fits"] for fix in report["fixes"])  # nothing fits in a megabyte
 
 
 def test_a_pin_must_use_all_devices(model):

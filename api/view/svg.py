@@ -1,0 +1,209 @@
+"""A report as one static SVG picture: head, graph, bars and timeline, for papers and slides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from ...ir.text import gib, seconds
+from .report import Bar, Box, Graph, Report, Timeline
+
+WIDTH, PAD, ROW = 1200, 24, 26
+BOX, GAP, TALL = 172, 28, 58  # of a box: width, space beside it, height
+MOST_BOXES = 240
+INK, SOFT, FRAME, LIMIT = "#1b2430", "#566173", "#aeb8c5", "#c81e1e"
+COLOURS = {
+    "compute": "#4f8fc6", "communication": "#e58a2b", "gradient sync and optimizer": "#a85f17",
+    "waiting": "#d9dee5", "parameters": "#54459b", "gradients": "#8577c6", "optimizer": "#b7ade2",
+    "activations": "#2d8a66", "batch data": "#7cc4a5", "temporaries": "#b9e0cf",
+    "persistent": "#54459b", "outputs": "#2d8a66", "received copies": "#e58a2b",
+    "margin": "#c3cad4", "runtime": "#98a2b0",
+}  # fmt: skip
+EVENTS = {"F": "#9cc7ea", "B": "#3f7fb5", "S": "#a85f17", "T": "#e58a2b"}
+OTHERS = ("#7f6a55", "#a3927f", "#c7baab")
+LETTERS = 7.2  # pixels of one, about
+
+
+class Canvas:
+    """Elements drawn so far, and how far down the next one goes."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.y = float(PAD)
+
+    def text(self, x: float, y: float, said: str, size: int = 12, fill: str = INK,
+             weight: int = 400, anchor: str = "start", room: float = WIDTH) -> None:  # fmt: skip
+        """One line, cut where it would leave its room."""
+        wide = LETTERS * size / 12 * (1.1 if weight > 400 else 1.0)
+        fits = max(1, int(room / wide))
+        shown = said if len(said) <= fits else said[: max(1, fits - 1)] + "…"
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}" font-weight="{weight}" '
+            f'text-anchor="{anchor}">{escape(shown)}</text>'
+        )
+
+    def rect(self, x: float, y: float, width: float, height: float, fill: str,
+             stroke: str = "none", title: str = "") -> None:  # fmt: skip
+        said = f"<title>{escape(title)}</title>" if title else ""
+        self.parts.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.3):.2f}" height="{height:.1f}" '
+            f'fill="{fill}" stroke="{stroke}">{said}</rect>'
+        )
+
+    def line(self, points: Sequence[tuple[float, float]]) -> None:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        self.parts.append(f'<polyline points="{path}" fill="none" stroke="#8f9bab" stroke-width="1.3" '
+                          'marker-end="url(#tip)"/>')  # fmt: skip
+
+    def heading(self, said: str) -> None:
+        self.y += 30
+        self.text(PAD, self.y, said, 14, weight=600)
+        self.y += 14
+
+    def picture(self) -> str:
+        height = self.y + PAD
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}" '
+            f'viewBox="0 0 {WIDTH} {height:.0f}" font-family="system-ui, DejaVu Sans, sans-serif">\n'
+            '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+            'markerHeight="7" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#8f9bab"/></marker>'
+            "</defs>\n"
+            f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>\n' + "\n".join(self.parts)
+            + "\n</svg>\n"
+        )  # fmt: skip
+
+
+def svg(report: Report) -> str:
+    """The whole report in one picture. Names reach it as escaped text only."""
+    canvas = Canvas()
+    canvas.text(PAD, canvas.y + 14, report.title, 20, weight=600)
+    canvas.text(PAD, canvas.y + 34, report.subtitle, 12, SOFT)
+    canvas.y += 46
+    tiles(canvas, report)
+    canvas.heading("Model")
+    graph(canvas, report.graphs[""], report.stages)
+    if report.memory:
+        canvas.heading(f"Memory per device, budget {gib(report.budget_bytes)}")
+        bars(canvas, report.memory, float(report.budget_bytes), gib)
+    if report.step:
+        canvas.heading("One step")
+        bars(canvas, report.step, 0.0, seconds)
+    if report.timeline is not None:
+        canvas.heading("Timeline")
+        timeline(canvas, report.timeline)
+    return canvas.picture()
+
+
+def tiles(canvas: Canvas, report: Report) -> None:
+    width = (WIDTH - 2 * PAD) / len(report.tiles)
+    for i, (name, value, hint) in enumerate(report.tiles):
+        x, room = PAD + i * width, width - 22
+        canvas.rect(x, canvas.y, width - 8, 62, "#fff", "#dde2e9", f"{name}: {value}, {hint}")
+        canvas.text(x + 10, canvas.y + 17, name, 11, SOFT, room=room)
+        canvas.text(x + 10, canvas.y + 37, value, 16, weight=600, room=room)
+        canvas.text(x + 10, canvas.y + 53, hint, 11, SOFT, room=room)
+    canvas.y += 62
+
+
+def graph(canvas: Canvas, found: Graph, stages: int) -> None:
+    """Boxes column by column, broken into lines like text."""
+    shown = found.boxes[:MOST_BOXES]
+    across = (WIDTH - 2 * PAD + GAP) // (BOX + GAP)
+    lines = max((box.column // across for box in shown), default=0) + 1
+    rows = [max((b.row for b in shown if b.column // across == n), default=0) + 1 for n in range(lines)]
+    tops = [canvas.y + sum(rows[:n]) * (TALL + 18) for n in range(lines)]
+    places = [
+        (PAD + box.column % across * (BOX + GAP), tops[box.column // across] + box.row * (TALL + 18))
+        for box in shown
+    ]
+    for edge in found.edges:
+        if edge.source < len(shown) and edge.target < len(shown):
+            canvas.line(route(places[edge.source], places[edge.target]))
+    for box, (x, y) in zip(shown, places, strict=True):
+        draw_box(canvas, box, x, y, stages)
+    canvas.y += sum(rows) * (TALL + 18)
+    if len(found.boxes) > len(shown):
+        canvas.text(PAD, canvas.y, f"and {len(found.boxes) - len(shown)} more", 12, SOFT)
+
+
+def route(source: tuple[float, float], target: tuple[float, float]) -> list[tuple[float, float]]:
+    """Straight to a neighbour, else below the source's line and down to the target."""
+    (x, y), (u, v) = source, target
+    if 0 < u - x <= BOX + GAP and y == v:
+        return [(x + BOX, y + TALL / 2), (u, v + TALL / 2)]
+    out, lane, into = x + BOX - 14, y + TALL + 9, v + 16
+    return [(out, y + TALL), (out, lane), (u - 10, lane), (u - 10, into), (u, into)]
+
+
+def draw_box(canvas: Canvas, box: Box, x: float, y: float, stages: int) -> None:
+    facts = "\n".join(f"{key}: {value}" for key, value in box.facts)
+    canvas.rect(x, y, BOX, TALL, stage_colour(box.stage, stages), FRAME, facts)
+    name = f"{box.times} × {box.label}" if box.times > 1 else box.label
+    canvas.text(x + 9, y + 18, name, 12, weight=600, room=BOX - 18)
+    canvas.text(x + 9, y + 34, box.strategy, 11, SOFT, room=BOX - 18)
+    canvas.text(x + 9, y + 49, box.about, 11, SOFT, room=BOX - 18)
+
+
+def stage_colour(stage: int, stages: int) -> str:
+    """From light to a stronger plum, as on the page; white where there are no stages."""
+    if stage < 0 or stages < 1:
+        return "#fff"
+    at = stage / (stages - 1) if stages > 1 else 0.5
+    mix = (round(one + (other - one) * at) for one, other in ((250, 214), (228, 160), (236, 184)))
+    return f"rgb({','.join(map(str, mix))})"
+
+
+def bars(canvas: Canvas, rows: Sequence[Bar], limit: float, form: Callable[[float], str]) -> None:
+    left, room = PAD + 190, WIDTH - 2 * PAD - 190 - 90
+    most = max((sum(amount for _, amount in bar.parts) for bar in rows), default=0.0)
+    scale = room / (max(most, limit) or 1.0)
+    for bar in rows:
+        canvas.text(PAD, canvas.y + 15, bar.label, 12, SOFT, room=180)
+        x = float(left)
+        for place, (name, amount) in enumerate(bar.parts):
+            if amount:
+                fill = COLOURS.get(name, OTHERS[place % len(OTHERS)])
+                said = f"{name}: {form(amount)}"
+                canvas.rect(x, canvas.y, amount * scale, 20, fill, title=said)
+                x += amount * scale
+        whole = form(sum(amount for _, amount in bar.parts))
+        canvas.text(WIDTH - PAD, canvas.y + 15, whole, 12, anchor="end")
+        canvas.y += ROW
+    if limit:
+        x, top = left + limit * scale, canvas.y - ROW * len(rows)
+        canvas.rect(x, top - 4, 1.5, ROW * len(rows), LIMIT, title="budget")
+    legend(canvas, rows)
+
+
+def legend(canvas: Canvas, rows: Sequence[Bar]) -> None:
+    """Names of the parts that some bar has."""
+    names = dict.fromkeys(
+        (name, COLOURS.get(name, OTHERS[place % len(OTHERS)]))
+        for bar in rows
+        for place, (name, amount) in enumerate(bar.parts)
+        if amount
+    )
+    x = PAD + 190.0
+    for name, colour in names:
+        canvas.rect(x, canvas.y + 2, 10, 10, colour)
+        canvas.text(x + 15, canvas.y + 11, name, 11, SOFT)
+        x += 30 + LETTERS * len(name)
+    canvas.y += 18
+
+
+def timeline(canvas: Canvas, found: Timeline) -> None:
+    left, room = PAD + 110, WIDTH - 2 * PAD - 110
+    end = max((event.end_seconds for event in found.events), default=0.0)
+    scale = room / (end or 1.0)
+    for row, name in enumerate(found.rows):
+        canvas.text(PAD, canvas.y + row * ROW + 15, name, 12, SOFT, room=100)
+    for event in found.events:
+        x, width = left + event.start_seconds * scale, (event.end_seconds - event.start_seconds) * scale
+        y = canvas.y + event.row * ROW
+        said = f"{event.label}: {seconds(event.end_seconds - event.start_seconds)}"
+        canvas.rect(x, y, width, 20, EVENTS.get(event.kind, "#8795a6"), "#fff", said)
+        if width > LETTERS * len(event.label):
+            canvas.text(x + 3, y + 14, event.label, 10, room=width)
+    canvas.y += ROW * len(found.rows) + 12
+    canvas.text(left, canvas.y, "0", 11, SOFT)
+    canvas.text(WIDTH - PAD, canvas.y, seconds(end), 11, SOFT, anchor="end")

@@ -1,0 +1,83 @@
+"""Speed of compiled codecs on one core: `python benchmarks/codec.py [--elements N]`.
+
+CPU seconds of kernels on a flat bucket, best of several, beside a copy of the same bucket in memory.
+Reducing kernels read the messages of four ranks; their figure counts the elements they decode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from plait.codegen.compression.cpp import source
+from plait.ir.compression.algorithms.parts import DECODE, integers, signs
+from plait.ir.compression.lower import lower
+from plait.ir.compression.program import Program
+from plait.ir.compression.stage import AllToAll, Hadamard, Reduce, Scale, Stages
+from plait.runtime.compression.codec import Launch, target_for
+from plait.runtime.compression.native import Native, build
+
+ELEMENTS, RANKS, GROUP = 16 * 2**20, 4, 128
+CODECS: dict[str, Stages] = {
+    "4-bit": integers(4, GROUP),
+    "4-bit stochastic": integers(4, GROUP, "stochastic"),
+    "4-bit Hadamard": (Hadamard(32), *integers(4, GROUP)),
+    "4-bit Hadamard stochastic": (Hadamard(32), *integers(4, GROUP, "stochastic")),
+    "4-bit group 2048": integers(4, 2048),
+    "8-bit": integers(8, GROUP),
+    "1-bit": signs("l1", GROUP),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--elements", type=int, default=ELEMENTS)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    flat = torch.randn(options.elements)
+    copy = torch.empty_like(flat)
+    row("memcpy", options.elements, best(lambda: copy.copy_(flat), options.repeats))
+    with tempfile.TemporaryDirectory() as cache:
+        for name, encode in CODECS.items():
+            measure(name, encode, flat, options.repeats, Path(cache))
+
+
+def measure(name: str, encode: Stages, flat: torch.Tensor, repeats: int, cache: Path) -> None:
+    """Encoding of a bucket for four ranks, and decoding and adding up what four ranks sent."""
+    back: Stages = (Hadamard(32), Scale(1 / 32)) if isinstance(encode[0], Hadamard) else ()
+    program = Program(
+        "codec", "gradients", "reduce_scatter",
+        (*encode, AllToAll(), *DECODE, Reduce("sum"), *back), accepts_bias="a benchmark",
+    )  # fmt: skip
+    pipeline = lower(program, RANKS)
+    native = Native(build(source(pipeline), cache))
+    elements = pipeline.chunk(flat.numel())
+    first, last = pipeline.kernels
+    messages, result = target_for(first, elements), target_for(last, elements)
+    there, back_again = Launch(elements, flat, messages, {}), Launch(elements, messages, result, {})
+    row(f"{name} encode", flat.numel(), best(lambda: native.run(first, there), repeats))
+    row(f"{name} decode", flat.numel(), best(lambda: native.run(last, back_again), repeats))
+
+
+def best(work: Callable[[], object], repeats: int) -> float:
+    work()
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+def row(name: str, elements: int, seconds: float) -> None:
+    print(f"{name:<34}{1e3 * seconds:8.1f} ms{elements / seconds / 1e6:10.0f} M elements/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Kernels of compression programs as source: one printer per backend."""

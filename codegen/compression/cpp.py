@@ -1,0 +1,312 @@
+"""Kernels of compression programs in C++, sixteen lanes at a time, one core.
+
+    for every chunk, for every tile: read, one block per stage, write
+
+A tile is an array `x` of vectors that stays in the first-level cache. The lanes and what is done with
+them are in `vector.h`, which every source begins with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+
+from ...ir.compression.kernel import Kernel, Pipeline
+from ...ir.compression.stage import (
+    AddRef,
+    AddState,
+    Blend,
+    Cast,
+    Dequantize,
+    Hadamard,
+    Pack,
+    Quantize,
+    Reduce,
+    Residual,
+    Scale,
+    Stage,
+    Stat,
+    SubRef,
+    Unpack,
+    show,
+)  # fmt: skip
+from ...ir.compression.wire import LANES, Wire
+from .cpp_reduce import reduction
+
+ELEMENTWISE = (Cast, Scale, AddState, Blend, SubRef, AddRef)
+SIGNATURE = (
+    "int64_t elements, const uint8_t* source, int64_t source_codes,\n"
+    "    int64_t source_bytes, uint8_t* target, int64_t target_codes, int64_t target_bytes,\n"
+    "    uint8_t* const* states, float number, uint64_t seed, uint32_t step"
+)
+
+
+def source(*pipelines: Pipeline) -> str:
+    """One C++ file with every kernel of pipelines, each `extern "C"` under its name."""
+    header = files(__package__).joinpath("vector.h").read_text()
+    kernels = {kernel.name: kernel for pipeline in pipelines for kernel in pipeline.kernels}
+    return "\n".join([header, *(print_kernel(kernel) for kernel in kernels.values())])
+
+
+def print_kernel(kernel: Kernel) -> str:
+    """One function."""
+    title = ", ".join(show(stage) for stage in kernel.body) or "copy"
+    body = "\n".join(f"      {line}" if line else "" for line in _Printer(kernel).lines())
+    swizzle = kernel.swizzle
+    origin = f"(chunk % {swizzle[1]} * {swizzle[0]} + chunk / {swizzle[1]})" if swizzle else "chunk"
+    return f"""// {title}
+extern "C" void {kernel.name}(
+    {SIGNATURE}) {{
+  constexpr int CHUNKS = {kernel.chunks}, RANKS = {kernel.ranks}, TILE = {kernel.tile};
+  constexpr int VECTORS = TILE / LANES;
+  const int64_t tiles = elements / TILE;
+  for (int64_t chunk = 0; chunk < CHUNKS; ++chunk) {{
+    const int64_t origin = {origin} * elements;
+    for (int64_t tile = 0; tile < tiles; ++tile) {{
+      const int64_t at = origin + tile * TILE, row = chunk * tiles + tile;
+      V x[VECTORS];
+{body}
+    }}
+  }}
+}}
+"""
+
+
+class _Printer:
+    """The lines of one tile."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.states = {operand.name: number for number, operand in enumerate(kernel.operands)}
+        self.stat: Stat | None = None
+
+    def lines(self) -> Iterator[str]:
+        kernel = self.kernel
+        stages = list(kernel.body)
+        yield from self.read(stages)
+        while stages:
+            if isinstance(stages[0], ELEMENTWISE):
+                yield from self.elementwise(stages)
+            else:
+                stage = stages.pop(0)
+                yield from self.do(stage)
+        if kernel.target is None and not kernel.partial:
+            yield "for (int i = 0; i < VECTORS; ++i)"
+            yield "  write((float*)target + chunk * elements + tile * TILE + i * LANES, x[i]);"
+        elif kernel.target is not None and kernel.target.plain:
+            yield "uint8_t* const out = target + chunk * target_bytes;"
+            half = kernel.target.codes == "bf16"
+            yield "for (int i = 0; i < VECTORS; ++i)"
+            yield (
+                "  write((uint16_t*)out + tile * TILE + i * LANES, narrow(x[i]));"
+                if half
+                else "  write((float*)out + tile * TILE + i * LANES, x[i]);"
+            )
+
+    def read(self, stages: list[Stage]) -> Iterator[str]:
+        """Flat numbers, or those of every rank, which a reduction makes one."""
+        source = self.kernel.source
+        if source is None:
+            yield "for (int i = 0; i < VECTORS; ++i)"
+            yield "  x[i] = read<V>((const float*)source + at + i * LANES);"
+            return
+        while stages and isinstance(stages[0], Unpack | Dequantize):
+            stages.pop(0)
+        rule = stages[0] if stages and isinstance(stages[0], Reduce) else None
+        del stages[: rule is not None]
+        yield from reduction(rule, self.kernel, list(_decode(source)))
+
+    def elementwise(self, stages: list[Stage]) -> Iterator[str]:
+        """Neighbouring elementwise stages share one loop."""
+        yield "for (int i = 0; i < VECTORS; ++i) {"
+        yield "  V v = x[i];"
+        while stages and isinstance(stages[0], ELEMENTWISE):
+            stage = stages.pop(0)
+            yield f"  {ELEMENT[type(stage)](self, stage)}"
+        yield "  x[i] = v;"
+        yield "}"
+
+    def do(self, stage: Stage) -> Iterator[str]:
+        yield from LOCAL[type(stage)](self, stage)
+
+    def load(self, name: str, element: str = "fp32") -> str:
+        pointer = f"states[{self.states[name]}]"
+        if element == "bf16":
+            return f"widen(read<H>((uint16_t*){pointer} + at + i * LANES))"
+        return f"read<V>((float*){pointer} + at + i * LANES)"
+
+    def cast(self, stage: Cast) -> str:
+        return "v = widen(narrow(v));" if stage.element == "bf16" else "// already fp32"
+
+    def scale(self, stage: Scale) -> str:
+        return f"v = v * {_number(stage.factor)};"
+
+    def add_state(self, stage: AddState) -> str:
+        return f"v = v + {self.load(stage.state)};"
+
+    def blend(self, stage: Blend) -> str:
+        kept, new = _number(stage.decay), _number(1 - stage.decay)
+        return f"v = {self.load(stage.state)} * {kept} + v * {new};"
+
+    def sub_ref(self, stage: SubRef) -> str:
+        return self._reference(stage, "-")
+
+    def add_ref(self, stage: AddRef) -> str:
+        return self._reference(stage, "+")
+
+    def _reference(self, stage: SubRef | AddRef, sign: str) -> str:
+        other = self.load(stage.state, stage.element)
+        if stage.element == "bf16":
+            return f"v = widen(narrow(widen(narrow(v)) {sign} {other}));"
+        return f"v = v {sign} {other};"
+
+    def hadamard(self, stage: Hadamard) -> Iterator[str]:
+        yield f"hadamard(x, VECTORS, {stage.block});"
+
+    def measure(self, stage: Stat) -> Iterator[str]:
+        self.stat = stage
+        if self.kernel.partial and stage.group == 0:
+            call = "largest(x, VECTORS)"
+            if stage.kind != "absmax":
+                yield "V scratch[VECTORS];"
+                call = f"sum<{_of(stage)}>(x, VECTORS, scratch)"
+            yield f"((float*)target)[row] = {call};"
+            return
+        if stage.group and stage.kind != "absmax":
+            yield f"V scratch[{max(stage.group // LANES // 2, 1)}];"
+
+    def quantize(self, stage: Quantize) -> Iterator[str]:
+        """Steps of every group, then codes plane by plane: a plane lies inside one group."""
+        wire, stat = self.kernel.target, self.stat
+        assert wire is not None
+        assert stat is not None
+        group = stat.group or self.kernel.tile
+        yield f"constexpr int GROUP = {group}, GROUPS = TILE / GROUP;"
+        yield "Step steps[GROUPS];"
+        yield "for (int g = 0; g < GROUPS; ++g)"
+        yield f"  steps[g] = {_step(stat, wire)};"
+        if stage.rounding == "stochastic":
+            yield "V noise[VECTORS];"
+            yield "for (int i = 0; i < VECTORS / 4; ++i) {"
+            yield "  V four[4];"
+            yield "  noise_of(row * (TILE / 4) + i * LANES, step, seed, four);"
+            yield "  for (int r = 0; r < 4; ++r) noise[r * VECTORS / 4 + i] = four[r];"
+            yield "}"
+
+    def pack(self, stage: Pack) -> Iterator[str]:
+        wire, kernel = self.kernel.target, self.kernel
+        assert wire is not None
+        quantize = next(s for s in kernel.body if isinstance(s, Quantize))
+        residual = next((s for s in kernel.body if isinstance(s, Residual)), None)
+        yield "uint8_t* const out = target + chunk * target_bytes;"
+        yield f"uint8_t* const words = out + tile * (TILE / 8 * {wire.bits});"
+        yield from _planes(wire)
+        yield "    U word = U{};"
+        yield "    for (int plane = 0; plane < PLANES; ++plane) {"
+        yield "      const int i = s * SPAN + plane * WIDTH + w;"
+        yield "      const Step& one = steps[i * LANES / GROUP];"
+        yield f"      const U code = {_code(quantize, wire)} & {(1 << wire.bits) - 1}u;"
+        yield f"      word |= code << plane * {wire.bits};"
+        if residual is not None:
+            yield f"      const V left = x[i] - {_value(wire, 'code')} * one.scale;"
+            state = f"(float*)states[{self.states[residual.state]}]"
+            yield f"      write({state} + at + i * LANES, left);"
+        yield "    }"
+        yield "    write(words + (s * WIDTH + w) * sizeof word, word);"
+        yield "  }"
+        yield "float* const scales = (float*)(out + target_codes);"
+        if wire.group:
+            yield "for (int g = 0; g < GROUPS; ++g) scales[tile * GROUPS + g] = steps[g].scale;"
+        else:
+            yield "scales[0] = steps[0].scale;"
+
+    def residual(self, stage: Residual) -> Iterator[str]:
+        """Written where the codes are."""
+        yield from ()
+
+
+def _planes(wire: Wire) -> Iterator[str]:
+    """Loops over words of a tile: `s` numbers its parts that share words, `w` vectors of words."""
+    yield f"constexpr int PLANES = {32 // wire.bits}, WIDTH = {wire.words // LANES};"
+    yield "constexpr int SPAN = PLANES * WIDTH;"
+    yield "for (int s = 0; s < VECTORS / SPAN; ++s)"
+    yield "  for (int w = 0; w < WIDTH; ++w) {"
+
+
+def _decode(wire: Wire) -> Iterator[str]:
+    """Fills `y` from the message `in`."""
+    if wire.plain:
+        half = wire.codes == "bf16"
+        yield "for (int i = 0; i < VECTORS; ++i)"
+        yield (
+            "  y[i] = widen(read<H>((const uint16_t*)in + tile * TILE + i * LANES));"
+            if half
+            else "  y[i] = read<V>((const float*)in + tile * TILE + i * LANES);"
+        )
+        return
+    scale = f"[(tile * TILE + i * LANES) / {wire.group}]" if wire.group else "[0]"
+    yield f"const uint8_t* const words = in + tile * (TILE / 8 * {wire.bits});"
+    yield "const float* const scales = (const float*)(in + source_codes);"
+    yield from _planes(wire)
+    yield "    const U word = read<U>(words + (s * WIDTH + w) * sizeof(U));"
+    yield "    for (int plane = 0; plane < PLANES; ++plane) {"
+    yield "      const int i = s * SPAN + plane * WIDTH + w;"
+    yield f"      const U code = word >> plane * {wire.bits} & {(1 << wire.bits) - 1}u;"
+    yield f"      y[i] = {_value(wire, 'code')} * scales{scale};"
+    yield "    }"
+    yield "  }"
+
+
+def _value(wire: Wire, code: str) -> str:
+    """What a code stands for, in units of a code."""
+    if wire.codes == "sign":
+        return f"signs({code})"
+    if wire.codes == "e4m3":
+        return f"from_e4m3({code})"
+    shift = 32 - wire.bits
+    return f"__builtin_convertvector((I)({code} << {shift}) >> {shift}, V)"
+
+
+def _code(quantize: Quantize, wire: Wire) -> str:
+    if wire.codes == "sign":
+        return "sign(x[i])"
+    if wire.codes == "e4m3":
+        return "to_e4m3(x[i] * one.inverse)"
+    if quantize.rounding == "stochastic":
+        return f"stochastic(x[i] * one.inverse, noise[i], {int(wire.largest)})"
+    return "nearest(x[i] * one.inverse)"
+
+
+def _step(stat: Stat, wire: Wire) -> str:
+    """The step of group `g`."""
+    part, count = "x + g * (GROUP / LANES)", "GROUP / LANES"
+    if not stat.group:
+        measured = "number"
+    elif stat.kind == "absmax":
+        measured = f"largest({part}, {count})"
+    else:
+        measured = f"sum<{_of(stat)}>({part}, {count}, scratch) * {_number(1 / stat.group)}"
+        if stat.kind == "l2":
+            measured = f"std::sqrt({measured})"
+    if wire.codes == "sign":
+        return f"{{{measured}, 1.0f}}"
+    return f"step_of({measured}, {_number(wire.largest)})"
+
+
+def _of(stat: Stat) -> str:
+    return "magnitude" if stat.kind == "l1" else "squared"
+
+
+def _number(value: float) -> str:
+    """A float literal with all its digits."""
+    return f"{value!r}f" if "." in repr(value) or "e" in repr(value) else f"{value!r}.0f"
+
+
+ELEMENT: dict[type[Stage], Callable[..., str]] = {
+    Cast: _Printer.cast, Scale: _Printer.scale, AddState: _Printer.add_state,
+    Blend: _Printer.blend, SubRef: _Printer.sub_ref, AddRef: _Printer.add_ref,
+}  # fmt: skip
+LOCAL: dict[type[Stage], Callable[..., Iterator[str]]] = {
+    Hadamard: _Printer.hadamard, Stat: _Printer.measure, Quantize: _Printer.quantize,
+    Pack: _Printer.pack, Residual: _Printer.residual,
+}  # fmt: skip

@@ -1,0 +1,138 @@
+"""Seconds, bytes and states of a compression program, for a bucket over ranks of a cluster.
+
+Wires are priced like any collective, level by level where the program says so. A kernel takes one pass
+over memory or its arithmetic, whichever is longer, as any operator does.
+"""
+
+from __future__ import annotations
+
+from math import log2
+
+from msgspec import Struct
+
+from ..ir.cluster import Cluster, Device
+from ..ir.compression.kernel import Kernel, Pipeline, Transfer
+from ..ir.compression.lower import lower
+from ..ir.compression.program import Program
+from ..ir.compression.stage import Hadamard, Quantize, Reduce, Stage
+from .collective import Leg, collective_legs, send_leg, send_link
+
+FP32_BYTES = 4
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
+# Instructions per element: four words of Philox take ten rounds of two wide products and four xors.
+PHILOX = 10 * (2 * 3 + 4) / 4
+QUANTIZE, OTHER = 4, 2
+
+
+class Priced(Struct, frozen=True):
+    """One rank's share of one compressed collective.
+
+    `state_bytes` live between steps; of a weight program's replica, which is the model itself, none.
+    """
+
+    wire_bytes: int
+    wire_seconds: float
+    codec_seconds: float
+    state_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Without overlap."""
+        return self.wire_seconds + self.codec_seconds
+
+
+def price(program: Program, elements: int, size: int, stride: int, cluster: Cluster) -> Priced:
+    """A bucket of `elements` of one rank's input over `size` ranks that lie `stride` apart.
+
+    Raises UsageError for illegal programs.
+    """
+    inner = nodes_of(size, stride, cluster)
+    pipeline = lower(program, inner, size // inner)
+    chunk = pipeline.chunk(elements)
+    legs = [
+        leg
+        for transfer in pipeline.transfers
+        for leg in transfer_legs(transfer, chunk, size, stride, inner, cluster)
+    ]
+    return Priced(
+        pipeline.sent_bytes(elements),
+        sum(leg.seconds for leg in legs),
+        sum(kernel_seconds(kernel, chunk, cluster.device) for kernel in pipeline.kernels),
+        state_bytes(pipeline, elements),
+    )
+
+
+def nodes_of(size: int, stride: int, cluster: Cluster) -> int:
+    """Ranks of a group that share a unit of the innermost level: a program's inner level."""
+    unit = cluster.levels[-1].size
+    near = max(unit // stride, 1) if unit % stride == 0 else 1
+    return min(near, size) if size % min(near, size) == 0 else 1
+
+
+def transfer_legs(
+    transfer: Transfer, chunk: int, size: int, stride: int, inner: int, cluster: Cluster
+) -> tuple[Leg, ...]:
+    """How messages of `chunk` elements travel."""
+    amount = transfer.count * transfer.wire.bytes(chunk)
+    if transfer.kind == "send":
+        return (send_leg(amount, send_link(0, stride, cluster)),)
+    if transfer.kind == "all_gather":
+        amount *= transfer.size
+    if transfer.level == "all":
+        return collective_legs(transfer.kind, amount, size, stride, cluster)
+    apart = stride if transfer.level == "inner" else stride * inner
+    link = cluster.level_for(apart, transfer.size)
+    return (Leg(transfer.kind, amount, transfer.size, link),)
+
+
+def kernel_seconds(kernel: Kernel, chunk: int, device: Device) -> float:
+    """One pass over what is read and written, or its arithmetic."""
+    moved = kernel_bytes(kernel, chunk) / device.memory_bandwidth_bytes_per_second
+    work = chunk * kernel.chunks * kernel_operations(kernel) / device.peak("float32")
+    return device.launch_overhead_seconds + max(moved, work)
+
+
+def kernel_bytes(kernel: Kernel, chunk: int) -> int:
+    """Bytes that a kernel reads and writes."""
+    flat = kernel.chunks * chunk
+    read = flat * FP32_BYTES
+    if kernel.source is not None:
+        read = kernel.ranks * kernel.chunks * kernel.source.bytes(chunk)
+    written = flat * FP32_BYTES
+    if kernel.target is not None:
+        written = kernel.chunks * kernel.target.bytes(chunk)
+    elif kernel.partial:
+        written //= kernel.tile
+    states = sum(ELEMENT_BYTES[o.element] * (1 + o.written) for o in kernel.operands)
+    return read + written + flat * states
+
+
+def kernel_operations(kernel: Kernel) -> float:
+    """Instructions per element of the result; those before a reduction count once per rank."""
+    total, ranks = 0.0, kernel.ranks
+    for stage in kernel.body:
+        total += ranks * stage_operations(stage, kernel.ranks)
+        ranks = 1 if isinstance(stage, Reduce) else ranks
+    return total
+
+
+def stage_operations(stage: Stage, ranks: int) -> float:
+    """Instructions per element and rank."""
+    if isinstance(stage, Hadamard):
+        return log2(stage.block)
+    if isinstance(stage, Quantize):
+        return QUANTIZE + (PHILOX if stage.rounding == "stochastic" else 0)
+    if isinstance(stage, Reduce):
+        sorts = {"trimmed_mean": 1, "median": 1, "phocas": 2}.get(stage.rule, 0)
+        return 1 + sorts * 3 * (ranks - 1) / 2
+    return OTHER
+
+
+def state_bytes(pipeline: Pipeline, elements: int) -> int:
+    """What a pipeline keeps between steps, besides weights."""
+    chunk = pipeline.chunk(elements)
+    return sum(
+        state.chunks * chunk * ELEMENT_BYTES[state.element]
+        for state in pipeline.states
+        if state.name != "replica"
+    )

@@ -1,0 +1,98 @@
+"""Compressed gradients for any optimizer: unbiased codes, or errors that are carried over."""
+
+from __future__ import annotations
+
+from ..program import Algorithm, Program, Schedule, Subject
+from ..stage import AllGather, AllToAll, Cast, Reduce, Select, Stages
+from .parts import feedback_all_reduce, integers, plain_all_reduce, signs, two_phases
+
+BYTEPS = "Compressed communication for large models (CLAN), arXiv 2105.07829"
+
+
+def all_reduce(name: str, stages: Stages, subject: Subject = "gradients") -> tuple[Program, ...]:
+    return (Program(name, subject, "all_reduce", stages),)
+
+
+DITHERED = integers(4, 128, "stochastic")
+ONE_BIT = Algorithm(
+    "one-bit", BYTEPS, all_reduce("one-bit.gradients", feedback_all_reduce(signs("l1", 128)))
+)
+DITHERING = Algorithm(
+    "dithering", BYTEPS, all_reduce("dithering.gradients", two_phases(DITHERED, DITHERED))
+)
+RANDOM_K = Algorithm(
+    "random-k", BYTEPS,
+    all_reduce(
+        "random-k.gradients", (Select(32, "scattered", unbiased=True), *plain_all_reduce())
+    ),
+)  # fmt: skip
+RANDOM_K_FEEDBACK = Algorithm(
+    "random-k-feedback", BYTEPS,
+    all_reduce(
+        "random-k-feedback.gradients",
+        (Select(32, "scattered", remainder="worker_error"), *plain_all_reduce()),
+    ),
+)  # fmt: skip
+ERROR_FEEDBACK = Algorithm(
+    "error-feedback",
+    "Communication-efficient distributed blockwise momentum SGD with error-feedback, NeurIPS 2019",
+    all_reduce("error-feedback.gradients", feedback_all_reduce(integers(4, 128))),
+)
+EIGHT_BITS = Algorithm(
+    "eight-bits",
+    "blockwise stochastic rounding in two phases",
+    all_reduce(
+        "eight-bits.gradients",
+        two_phases(integers(8, 128, "stochastic"), integers(8, 128, "stochastic")),
+    ),
+)
+STEP_AHEAD = Algorithm(
+    "step-ahead",
+    "Step-ahead error feedback, AAAI 2021",
+    all_reduce("step-ahead.gradients", feedback_all_reduce(signs("l1", 128))),
+    optimizer="ShiftedSGD",
+)
+DETACHED = Algorithm(
+    "detached",
+    "Detached error feedback, arXiv 2004.05298",
+    all_reduce(
+        "detached.gradients", (Select(32, remainder="worker_error"), *plain_all_reduce())
+    ),
+    optimizer="ShiftedSGD",
+)  # fmt: skip
+CSER = Algorithm(
+    "cser",
+    "CSER, NeurIPS 2020 with blockwise random sparsifiers",
+    (
+        Program(
+            "cser.updates", "gradients", "all_reduce", (Select(32), *plain_all_reduce()),
+            accepts_bias="the rest is applied locally, and kept for cser.errors",
+        ),
+        Program(
+            "cser.errors", "parameters", "all_reduce", (Select(8), *plain_all_reduce()),
+            accepts_bias="the rest stays in the error",
+        ),
+    ),
+    Schedule(every=8),
+    optimizer="CSER",
+)  # fmt: skip
+LOCAL_ADAALTER = Algorithm(
+    "local-adaalter",
+    "Local AdaAlter, arXiv 1911.09030",
+    all_reduce("local-adaalter.parameters", plain_all_reduce(), "parameters"),
+    Schedule(every=4),
+    optimizer="LocalAdaAlter",
+)
+HALF = Algorithm(
+    "bf16",
+    "gradients rounded to bf16 on the wire, summed in fp32",
+    all_reduce(
+        "bf16.gradients",
+        (Cast("bf16"), AllToAll(), Reduce("mean"), Cast("bf16"), AllGather()),
+    ),
+)
+
+ALGORITHMS = (
+    ONE_BIT, DITHERING, RANDOM_K, RANDOM_K_FEEDBACK, ERROR_FEEDBACK, EIGHT_BITS, STEP_AHEAD, DETACHED,
+    CSER, LOCAL_ADAALTER, HALF,
+)  # fmt: skip

@@ -1,0 +1,125 @@
+"""A candidate as a plan: runs of layers, stages, what is predicted, and the runners-up."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from msgspec.structs import replace
+
+from ..ir.grid import grid
+from ..ir.model import Model
+from ..ir.plan import Alternative, Layers, Memory, Plan, Prediction, Sharding
+from ..ir.precision import PRECISIONS
+from ..ir.strategy import Strategy
+from .candidate import Candidate
+from .evaluate import Evaluator
+from .search import Space
+from .sharding import GAP
+
+SHOWN = 12  # alternatives kept in a plan
+
+
+def assemble(space: Space, best: Candidate) -> Plan:
+    """The plan of a candidate, with the runners-up it beat."""
+    evaluator, options, budget = space.evaluator, space.options, space.budget
+    model, cluster, candidates = evaluator.model, evaluator.cluster, space.found
+    shardings, layers = _layers(evaluator, best)
+    others = sorted((c for c in candidates if c is not best), key=space.order)[:SHOWN]
+    mesh = grid([s.mesh for s in best.strategies])
+    assert mesh is not None
+    searched_splits = any(size > 1 for c in candidates for s in c.strategies for _, size in s.searched)
+    return Plan(
+        model=model.name,
+        model_digest=model.fingerprint(),
+        cluster=cluster,
+        mesh=mesh,
+        global_batch=model.batch,
+        micro_batches=best.micro_batches,
+        schedule=options.schedule,
+        precision=options.precision or _precision(model),
+        optimizer=evaluator.optimizer,
+        budget_bytes=budget,
+        stages=evaluator.stages(best),
+        layers=layers,
+        shardings=shardings,
+        prediction=_prediction(evaluator, best),
+        status="feasible" if searched_splits or space.clock.stopped else "optimal",
+        gap=unknown_gap(space, best) if space.clock.stopped else GAP if searched_splits else 0.0,
+        complete=not space.clock.stopped,
+        alternatives=tuple(
+            Alternative(
+                c.word, c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,
+                c.peak_bytes <= budget,
+            )
+            for c in others
+        ),
+        calls=tuple(call.path for call in model.calls),
+        seed=options.seed,
+    )  # fmt: skip
+
+
+def unknown_gap(space: Space, best: Candidate) -> float:
+    """How far a plan may be from the best one of a space that was not searched to its end: from a
+    step in which all devices do nothing but compute, as fast as they can."""
+    cluster, model = space.cluster, space.evaluator.model
+    flops = _flops(space.evaluator)
+    dtype = model.parameters[0].type.dtype if model.parameters else "float32"
+    least = flops / (cluster.device.peak(dtype) * cluster.devices)
+    return max(0.0, 1 - least / best.step_seconds)
+
+
+def _precision(model: Model) -> str:
+    dtype = next((p.type.dtype for p in model.parameters if p.trainable), "float32")
+    return next(name for name, kind in PRECISIONS.items() if kind == dtype)
+
+
+def _layers(
+    evaluator: Evaluator, best: Candidate
+) -> tuple[tuple[Sharding, ...], tuple[Layers, ...]]:
+    """Runs of calls with one function, stage and decision; a sharding per function and strategy."""
+    entries, calls = evaluator.entries, evaluator.calls
+    shardings: dict[tuple[str, Strategy], Sharding] = {}
+    layers: list[Layers] = []
+    bounds = set(best.bounds)
+    for i, call in enumerate(calls):
+        micro, decision = 1 if i in evaluator.once else best.micro_batches, best.at(i)
+        key = call.function, decision.strategy
+        if key not in shardings:
+            sharding = entries.sharding(*key, micro)
+            assert sharding is not None
+            shardings[key] = sharding
+        memory: Memory = evaluator.variant(i, decision.memory)
+        number, last = list(shardings).index(key), layers[-1] if layers else None
+        if last and (last.sharding, last.memory) == (number, memory) and i not in bounds:
+            layers[-1] = replace(last, last=i + 1)
+            continue
+        samples = evaluator.global_batch // decision.strategy.batch_ways()
+        entry = entries.entry(call.function, decision.strategy.inside, samples // micro, memory)
+        assert entry is not None
+        seconds = entry.cost.forward.seconds, entry.cost.backward.seconds
+        work = entries.amounts(call.function, decision.strategy.inside, samples // micro, memory)
+        once = i in evaluator.once
+        layers.append(Layers(i, i + 1, number, memory, *seconds, *work, once))
+    return tuple(shardings.values()), tuple(layers)
+
+
+def _prediction(evaluator: Evaluator, best: Candidate) -> Prediction:
+    model, cluster = evaluator.model, evaluator.cluster
+    flops = _flops(evaluator)
+    tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
+    dtype = model.parameters[0].type.dtype if model.parameters else "float32"
+    peak = cluster.device.peak(dtype) * cluster.devices
+    step = best.step_seconds
+    return Prediction(
+        step, tokens / step, model.batch / step, flops / step / peak, best.bubble, flops
+    )
+
+
+def _flops(evaluator: Evaluator) -> float:
+    """Floating-point operations of a step."""
+    counts = Counter(call.function for call in evaluator.model.calls)
+    total = 0.0
+    for name, count in counts.items():
+        entry = evaluator.entries.entry(name, (), evaluator.model.batch, "keep")
+        total += count * (entry.cost.forward.flops + entry.cost.backward.flops) if entry else 0.0
+    return total

@@ -1,0 +1,118 @@
+"""Calls of a stage added up: seconds, bytes held and saved, bytes that leave it.
+
+Parameters and values that several calls share count once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
+
+from ..cost_model.table import FunctionCost
+from .candidate import StageSums
+from .entries import Entries, Entry, Word
+
+
+class Sums:
+    """Adds up calls of one model, given the price of every call."""
+
+    def __init__(self, entries: Entries) -> None:
+        self.entries, self.model = entries, entries.model
+        self.calls, self.once = self.model.calls, self.model.once()
+        sizes = {p.name: p.type.bytes for p in self.model.parameters}
+        self.parameters = [{n: sizes[n] for n in call.parameters} for call in self.calls]
+        trained = {p.name for p in self.model.parameters if p.trainable}
+        self.trained = [
+            sum(size for name, size in held.items() if name in trained) / max(sum(held.values()), 1)
+            for held in self.parameters
+        ]
+        users = Counter(name for call in self.calls for name in set(call.parameters))
+        self.shares = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
+        self.crossings = self.crossing_bytes()
+
+    def of(
+        self, entries: list[Entry], first: int, last: int, word: Word, samples: int,
+        members: Sequence[int],
+    ) -> StageSums:  # fmt: skip
+        """Those calls of a stage added up that are `members`: all of one strategy."""
+        own = [i for i in members if i not in self.once]
+        calls = [entries[i].cost for i in own]
+        once = [entries[i].cost for i in self.once] if own[:1] == self.own(first, last)[:1] else []
+        local = [c.held_bytes for c in calls]
+        trained = [round(c.held_bytes * self.trained[i]) for i, c in zip(own, calls, strict=True)]
+        summed = {
+            role: self.held_bytes(own, [entries[i].summed_bytes.get(role, 0) for i in own])
+            for role, _ in word
+        }
+        return StageSums(
+            first=first,
+            last=last,
+            forward_seconds=sum(c.forward.seconds for c in calls),
+            backward_seconds=sum(c.backward.seconds for c in calls),
+            communication_seconds=sum(
+                c.forward.communication_seconds + c.backward.communication_seconds for c in calls
+            ),
+            once_seconds=sum(c.forward.seconds for c in once),
+            held_bytes=self.held_bytes(own, local),
+            trained_bytes=self.held_bytes(own, trained),
+            summed_bytes=summed,
+            call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
+            saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
+            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) == own[-1] + 1 else 0,
+            transient_bytes=max(
+                (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
+            ),
+            once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
+            crossing_bytes=self.crossing(last, samples, word) if last - 1 in members else 0,
+        )
+
+    def own(self, first: int, last: int) -> list[int]:
+        """The calls of a stage that run for every micro-batch."""
+        return [i for i in range(first, last) if i not in self.once]
+
+    def between_bytes(self, own: list[int], costs: list[FunctionCost]) -> int:
+        """Bytes of the values between calls that backward reads, each once however many save it;
+        what comes from the batch alone waits with the batch."""
+        found: dict[str, int] = {}
+        for i, cost in zip(own, costs, strict=True):
+            call = self.calls[i]
+            names = (*call.arguments, *call.results)
+            sizes = (*cost.saved_arguments, *cost.saved_results)
+            found.update((name, size) for name, size in zip(names, sizes, strict=True) if size)
+        return sum(size for name, size in found.items() if name not in self.entries.early)
+
+    def held_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
+        """Local bytes of the parameters that these calls hold, shared ones once."""
+        seen: set[str] = set()
+        total = 0
+        for i, amount in zip(calls, local_bytes, strict=True):
+            if self.shares[i]:
+                held = self.parameters[i]
+                new = sum(size for name, size in held.items() if name not in seen)
+                amount = amount * new // max(sum(held.values()), 1)
+                seen.update(held)
+            total += amount
+        return total
+
+    def crossing(self, at: int, samples: int, word: Word) -> int:
+        """Bytes that one device sends per micro-batch of `samples` over the boundary at a call."""
+        split, whole = self.crossings[at]
+        return (split // self.entries.token_ways(word) + whole) * samples // self.model.batch
+
+    def crossing_bytes(self) -> list[tuple[int, int]]:
+        """For every boundary the whole bytes of the values that cross it: with tokens, without."""
+        ends = {name: i for i, call in enumerate(self.calls) for name in call.arguments}
+        change = [[0, 0] for _ in range(len(self.calls) + 1)]
+        for i, call in enumerate(self.calls):
+            function = self.entries.functions[call.function]
+            if not function.differentiable:
+                continue
+            for name, output in zip(call.results, function.outputs, strict=True):
+                last, amount = ends.get(name, i), function.types[output.value].bytes
+                plain = self.entries.flow.token_shard(function, output.value) is None
+                if last > i:
+                    change[i + 1][plain] += amount
+                    change[last + 1][plain] -= amount
+        columns = (accumulate(column) for column in zip(*change, strict=True))
+        return list(zip(*columns, strict=True))

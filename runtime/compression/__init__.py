@@ -1,0 +1,1 @@
+"""Compressed communication at run time: codecs, exchanges, and optimizers made of them."""

@@ -1,0 +1,44 @@
+"""Compressed tensors for one other rank: a pipeline's next stage."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...ir.compression.kernel import Kernel
+from ...ir.compression.lower import lower
+from ...ir.compression.program import Program
+from ...ir.errors import UsageError
+from .codec import Codec, Launch, target_for
+from .reference import Reference
+
+
+class Message:
+    """Encodes tensors of `elements` as one uint8 tensor of `sent_bytes`, and decodes those."""
+
+    def __init__(self, program: Program, elements: int, codec: Codec | None = None) -> None:
+        if program.result != "send":
+            raise UsageError(f"{program.name} is a program for {program.result}, not for send")
+        self.pipeline, self.elements = lower(program), elements
+        self.codec: Codec = codec or Reference()
+        self.first, self.last = self.pipeline.kernels
+        self.sent_bytes = self.pipeline.sent_bytes(elements)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """`[sent_bytes]` of any `x` with `elements` elements."""
+        flat = x.reshape(-1).to(torch.float32)
+        return self._run(self.first, pad(flat, (0, self._chunk - self.elements)))
+
+    def decode(self, message: Tensor) -> Tensor:
+        """`[elements]` in fp32."""
+        return self._run(self.last, message)[: self.elements]
+
+    @property
+    def _chunk(self) -> int:
+        return self.pipeline.chunk(self.elements)
+
+    def _run(self, kernel: Kernel, source: Tensor) -> Tensor:
+        target = target_for(kernel, self._chunk, source.device)
+        self.codec.run(kernel, Launch(self._chunk, source.contiguous(), target, {}))
+        return target

@@ -1,0 +1,55 @@
+"""CSER: local models that differ by errors, which are reset a random block at a time.
+
+Source: Xie et al., CSER, NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....ir.compression.program import Algorithm
+from ....ir.compression.registry import algorithm
+from ..codec import Codec
+from ..exchange import SMALL_BYTES
+from ..work import Levels
+from .flat import FlatOptimizer, Part
+
+
+class CSER(FlatOptimizer):
+    """Of every update a block is averaged at once, the rest applied locally and kept as an error;
+
+    every `every` steps a block of the errors is averaged. Evaluate with weights averaged over ranks.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], levels: Levels, lr: float = 0.1, momentum: float = 0.9,
+        every: int | None = None, *, program: Algorithm | None = None,
+        codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
+    ) -> None:  # fmt: skip
+        chosen = program or algorithm("cser")
+        self.every = chosen.schedule.every if every is None else every
+        defaults = {"lr": lr, "momentum": momentum}
+        super().__init__(params, levels, chosen, defaults, codec, small_bytes)
+
+    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+        self.exchange(part, "updates", self.program("gradients"), part.elements)
+        self.exchange(part, "errors", self.program("parameters"), part.elements)
+        part.values["momentum"] = torch.zeros_like(x)
+        part.values["error"] = torch.zeros_like(x)
+
+    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
+        momentum, error = part.values["momentum"], part.values["error"]
+        momentum.mul_(group["momentum"]).add_(gradient)
+        update = momentum * -group["lr"]
+        updates, errors = part.exchanges["updates"], part.exchanges["errors"]
+        rest = update - updates.selected(update)
+        x += updates.all_reduce(update) + rest
+        error += rest
+        if (part.step + 1) % self.every == 0:
+            taken = errors.selected(error)
+            x += errors.all_reduce(error) - taken
+            error -= taken

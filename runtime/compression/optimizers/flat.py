@@ -1,0 +1,135 @@
+"""What these optimizers share: one flat fp32 vector per parameter group, exchanges, named states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....ir.compression.program import Algorithm, Program, Subject
+from ....ir.errors import MismatchError, UsageError
+from ..codec import Codec
+from ..exchange import SMALL_BYTES, Exchange
+from ..work import Levels
+
+
+class Part:
+    """What belongs to one parameter group: flat states, exchanges, and steps taken."""
+
+    def __init__(self, sizes: list[int], compress: bool) -> None:
+        self.sizes, self.elements, self.compress = sizes, sum(sizes), compress
+        self.step = 0
+        self.values: dict[str, Tensor] = {}
+        self.exchanges: dict[str, Exchange] = {}
+
+    def split(self, flat: Tensor) -> Sequence[Tensor]:
+        """A flat vector's pieces, one per parameter."""
+        return flat[: self.elements].split(self.sizes)
+
+
+class FlatOptimizer(torch.optim.Optimizer):
+    """Every rank holds all weights and gives its own gradients; after a step, or after the steps
+
+    between two exchanges, weights are the same on all ranks. Options of a parameter group besides
+    torch's: `compress` (False: the group travels in fp32). Groups smaller than `small_bytes` do too.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        algorithm: Algorithm,
+        defaults: dict[str, Any],
+        codec: Codec | None = None,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:
+        super().__init__(params, {**defaults, "compress": True})
+        self.levels, self.algorithm, self.codec = levels, algorithm, codec
+        self.small_bytes = small_bytes
+        self.parts: list[Part] = []
+        for group in self.param_groups:
+            part = Part([p.numel() for p in group["params"]], group["compress"])
+            self.parts.append(part)
+            self.begin(group, part, _flat(group["params"]))
+
+    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+        """Makes the states and exchanges of a group whose weights are `x` (`[elements]`)."""
+        raise NotImplementedError
+
+    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
+        """One step: updates `x` in place from this rank's gradient, both `[elements]`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group, part in zip(self.param_groups, self.parts, strict=True):
+            x = _flat(group["params"])
+            self.advance(group, part, x, _flat_gradients(group["params"]))
+            part.step += 1
+            for parameter, piece in zip(group["params"], part.split(x), strict=True):
+                parameter.copy_(piece.view_as(parameter))
+        return loss
+
+    def program(self, subject: Subject) -> Program:
+        """The algorithm's program for what is exchanged."""
+        found = self.algorithm.program(subject)
+        if found is None:
+            raise UsageError(f"{self.algorithm.name} has no program for {subject}")
+        return found
+
+    def exchange(self, part: Part, name: str, program: Program, elements: int) -> Exchange:
+        """A collective of the group, whose states are saved under `name`."""
+        number = 16 * len(self.parts) + len(part.exchanges)
+        small = self.small_bytes if part.compress else 4 * elements + 1
+        part.exchanges[name] = Exchange(
+            program, self.levels, elements, codec=self.codec, small_bytes=small, seed=number
+        )
+        return part.exchanges[name]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Over all ranks, in fp32."""
+        return self.levels.all.all_reduce(x) / self.levels.all.size
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's named states, and hyper-parameters."""
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
+        parts = [
+            {
+                "step": part.step,
+                "values": {name: value.clone() for name, value in part.values.items()},
+                "exchanges": {name: e.state_dict() for name, e in part.exchanges.items()},
+            }
+            for part in self.parts
+        ]
+        return {"param_groups": groups, "parts": parts}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Raises MismatchError when it is that of other groups or sizes."""
+        if len(state_dict["parts"]) != len(self.parts):
+            raise MismatchError(
+                f"{len(state_dict['parts'])} parameter groups saved, {len(self.parts)} here"
+            )
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update(saved)
+        for part, kept in zip(self.parts, state_dict["parts"], strict=True):
+            part.step = kept["step"]
+            for name, exchange in part.exchanges.items():
+                exchange.load_state_dict(kept["exchanges"][name])
+            for name, value in part.values.items():
+                if kept["values"][name].shape != value.shape:
+                    raise MismatchError(f"state {name} has another size than the saved one")
+                value.copy_(kept["values"][name])
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1).to(torch.float32) for t in tensors])
+
+
+def _flat_gradients(parameters: Sequence[Tensor]) -> Tensor:
+    return _flat([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])

@@ -1,0 +1,49 @@
+"""Local AdaAlter: AdaGrad whose denominator lags a step, on local weights averaged now and then.
+
+Source: Xie et al., Local AdaAlter, arXiv 1911.09030.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....ir.compression.program import Algorithm
+from ....ir.compression.registry import algorithm
+from ..codec import Codec
+from ..exchange import SMALL_BYTES
+from ..work import Levels
+from .flat import FlatOptimizer, Part
+
+
+class LocalAdaAlter(FlatOptimizer):
+    """Weights and squared gradients are averaged every `every` steps; with 1 it is AdaAlter."""
+
+    def __init__(
+        self, params: Iterable[Any], levels: Levels, lr: float = 0.5, eps: float = 1.0,
+        initial: float = 1.0, every: int | None = None, *, program: Algorithm | None = None,
+        codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
+    ) -> None:  # fmt: skip
+        chosen = program or algorithm("local-adaalter")
+        self.every = chosen.schedule.every if every is None else every
+        defaults = {"lr": lr, "eps": eps, "initial": initial}
+        super().__init__(params, levels, chosen, defaults, codec, small_bytes)
+
+    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+        self.exchange(part, "both", self.program("parameters"), 2 * part.elements)
+        part.values["squares"] = torch.full_like(x, group["initial"])
+        part.values["local_squares"] = torch.full_like(x, group["initial"])
+
+    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
+        squares, local = part.values["squares"], part.values["local_squares"]
+        since = part.step % self.every + 1
+        x.sub_(gradient / (squares + since * group["eps"] ** 2).sqrt(), alpha=group["lr"])
+        local.addcmul_(gradient, gradient)
+        if since == self.every:
+            mean = part.exchanges["both"].all_reduce(torch.cat([x, local]))
+            x.copy_(mean[: part.elements])
+            local.copy_(mean[part.elements :])
+            squares.copy_(local)

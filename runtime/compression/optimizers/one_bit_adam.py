@@ -1,0 +1,87 @@
+"""1-bit Adam: Adam until its variance settles, then momenta of one bit under a frozen variance.
+
+Source: Tang et al., 1-bit Adam, ICML 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from ....ir.compression.program import Algorithm, Program
+from ....ir.compression.registry import algorithm
+from ....ir.compression.stage import Blend
+from ..codec import Codec
+from ..exchange import SMALL_BYTES
+from ..work import Levels
+from .flat import FlatOptimizer, Part
+
+SETTLED = 0.96  # how much of the variance's norm must have been there 1 / (1 - beta2) steps ago
+
+
+class OneBitAdam(FlatOptimizer):
+    """`warmup` steps are Adam; by default the algorithm's. `settles`: the freeze rule ends it earlier.
+
+    Elements whose variance is zero when it is frozen do not move: one bit cannot say zero.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], levels: Levels, lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
+        warmup: int | None = None, settles: bool = False, *,
+        program: Algorithm | None = None, codec: Codec | None = None,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:  # fmt: skip
+        chosen = program or algorithm("1-bit-adam")
+        self.warmup = chosen.schedule.warmup if warmup is None else warmup
+        self.settles = settles
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, levels, chosen, defaults, codec, small_bytes)
+
+    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+        program = with_decay(self.program("momentum"), group["betas"][0])
+        momentum = self.exchange(part, "momentum", program, part.elements)
+        part.values["variance"] = torch.zeros_like(x)
+        part.values["frozen_at"] = torch.zeros(())
+        part.values["norms"] = torch.zeros(round(1 / (1 - group["betas"][1])))
+        assert "momentum" in momentum.states
+
+    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
+        exchange, variance = part.exchanges["momentum"], part.values["variance"]
+        momentum = exchange.states["momentum"][: part.elements]
+        beta1, beta2 = group["betas"]
+        count = part.step + 1
+        if part.values["frozen_at"] == 0:
+            mean = self.mean(gradient)
+            momentum.lerp_(mean, 1 - beta1)
+            variance.mul_(beta2).addcmul_(mean, mean, value=1 - beta2)
+            if count >= self.warmup or (self.settles and _settled(part)):
+                part.values["frozen_at"].fill_(count)
+        else:
+            momentum.copy_(exchange.all_reduce(gradient))
+        frozen = int(part.values["frozen_at"]) or count
+        root = (variance / (1 - beta2**frozen)).sqrt() + group["eps"]
+        update = torch.where(variance > 0, momentum / (1 - beta1**count) / root, 0.0)
+        x.sub_(update + group["weight_decay"] * x, alpha=group["lr"])
+
+
+def with_decay(program: Program, decay: float) -> Program:
+    """A program whose momentum decays by `decay`."""
+    stages = tuple(
+        replace(stage, decay=decay) if isinstance(stage, Blend) else stage
+        for stage in program.stages
+    )
+    return replace(program, stages=stages)
+
+
+def _settled(part: Part) -> bool:
+    """The variance's norm against that of 1 / (1 - beta2) steps ago."""
+    norms = part.values["norms"]
+    place, now = part.step % norms.numel(), part.values["variance"].abs().sum()
+    before = float(norms[place])
+    norms[place] = now
+    return before > 0 and before / float(now) >= SETTLED

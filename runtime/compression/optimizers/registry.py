@@ -1,0 +1,22 @@
+"""The class that carries each algorithm, by the name that its entry gives."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from .based import Averaged, Sharded
+from .cser import CSER
+from .local_adaalter import LocalAdaAlter
+from .one_bit_adam import OneBitAdam
+from .one_bit_lamb import OneBitLamb
+from .shifted_sgd import ShiftedSGD
+from .sign_momentum import SignMomentum
+from .zero_one_adam import ZeroOneAdam
+
+OPTIMIZERS = MappingProxyType({
+    kind.__name__: kind
+    for kind in (
+        Averaged, Sharded, CSER, LocalAdaAlter, OneBitAdam, OneBitLamb, ShiftedSGD, SignMomentum,
+        ZeroOneAdam,
+    )
+})  # fmt: skip

@@ -1,0 +1,71 @@
+"""Momentum SGD with error feedback whose gradients are taken ahead, at weights less the local error.
+
+Sources: Xu et al., Step-ahead error feedback, AAAI 2021 (`shift` 1, errors averaged);
+Xu and Huang, Detached error feedback, arXiv 2004.05298 (`shift` below 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....ir.compression.program import Algorithm
+from ....ir.compression.registry import algorithm
+from ..codec import Codec
+from ..exchange import SMALL_BYTES
+from ..work import Levels
+from .flat import FlatOptimizer, Part
+
+
+class ShiftedSGD(FlatOptimizer):
+    """Parameters hold `weights - shift * lr * error` between steps; `weights()` gives those to keep.
+
+    With `shift` 0 it is plain error feedback. Errors are averaged every `every` steps, 0: never.
+    Errors are in units of gradients, so a new learning rate rescales them.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], levels: Levels, lr: float = 0.1, momentum: float = 0.9,
+        shift: float = 1.0, every: int = 0, *, program: Algorithm | None = None,
+        codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
+    ) -> None:  # fmt: skip
+        self.every = every
+        defaults = {"lr": lr, "momentum": momentum, "shift": shift}
+        chosen = program or algorithm("step-ahead")
+        super().__init__(params, levels, chosen, defaults, codec, small_bytes)
+
+    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+        self.exchange(part, "gradients", self.program("gradients"), part.elements)
+        part.values["weights"] = x.clone()
+        part.values["momentum"] = torch.zeros_like(x)
+        part.values["rate"] = torch.tensor(group["lr"])
+
+    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
+        exchange, weights = part.exchanges["gradients"], part.values["weights"]
+        error = exchange.states.get("worker_error")
+        for name in ("worker_error", "server_error"):
+            if name in exchange.states and float(part.values["rate"]) != group["lr"]:
+                exchange.states[name] *= float(part.values["rate"]) / group["lr"]
+        part.values["rate"].fill_(group["lr"])
+        mean = exchange.all_reduce(gradient)
+        part.values["momentum"].mul_(group["momentum"]).add_(mean)
+        weights.sub_(part.values["momentum"], alpha=group["lr"])
+        x.copy_(weights)
+        if error is None:
+            return
+        if self.every and (part.step + 1) % self.every == 0:
+            error.copy_(self.mean(error))
+        x.sub_(error[: part.elements], alpha=group["shift"] * group["lr"])
+
+    def weights(self) -> list[Tensor]:
+        """The weights themselves, one tensor per parameter: what to evaluate and to save."""
+        return [
+            piece.view_as(parameter).clone()
+            for group, part in zip(self.param_groups, self.parts, strict=True)
+            for parameter, piece in zip(
+                group["params"], part.split(part.values["weights"]), strict=True
+            )
+        ]

@@ -1,0 +1,98 @@
+"""0/1 Adam: gradients of one bit, full ones ever more rarely, then local steps between exchanges.
+
+Source: Lu et al., Maximizing communication efficiency for large-scale training via 0/1 Adam, ICLR
+2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....ir.compression.program import Algorithm
+from ....ir.compression.registry import algorithm
+from ..codec import Codec
+from ..exchange import SMALL_BYTES
+from ..work import Levels
+from .flat import FlatOptimizer, Part
+
+
+class ZeroOneAdam(FlatOptimizer):
+    """Until step `warmup` variances move at steps whose distance doubles every `doubles` of them;
+
+    then every `every` steps the weights' movement since the last exchange is averaged, one bit each.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], levels: Levels, lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+        warmup: int | None = None, doubles: int = 16, every: int | None = None, *,
+        program: Algorithm | None = None, codec: Codec | None = None,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:  # fmt: skip
+        chosen = program or algorithm("0/1-adam")
+        self.warmup = chosen.schedule.warmup if warmup is None else warmup
+        self.every = chosen.schedule.every if every is None else every
+        self.doubles = doubles
+        defaults = {"lr": lr, "betas": betas, "eps": eps}
+        super().__init__(params, levels, chosen, defaults, codec, small_bytes)
+
+    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+        self.exchange(part, "gradients", self.program("gradients"), part.elements)
+        self.exchange(part, "movement", self.program("momentum"), part.elements)
+        for name in ("momentum", "variance", "movement"):
+            part.values[name] = torch.zeros_like(x)
+        part.values["weights"] = x.clone()  # after the last exchange, the same on all ranks
+        part.values["rates"] = torch.zeros(())  # sum of learning rates since the last exchange
+
+    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
+        beta1, beta2 = group["betas"]
+        momentum, variance = part.values["momentum"], part.values["variance"]
+        if part.step < self.warmup:
+            if self._measures(part.step):
+                mean = self.mean(gradient)
+                variance.mul_(beta2).addcmul_(mean, mean, value=1 - beta2)
+            else:
+                mean = part.exchanges["gradients"].all_reduce(gradient)
+            momentum.lerp_(mean, 1 - beta1)
+            unbiased = momentum / (1 - beta1 ** (part.step + 1))
+            x.sub_(self._scaled(group, part, unbiased), alpha=group["lr"])
+            part.values["weights"].copy_(x)
+            return
+        momentum.lerp_(gradient, 1 - beta1)
+        change = self._scaled(group, part, momentum) * -group["lr"]
+        part.values["movement"] += change
+        part.values["rates"] += group["lr"]
+        x += change
+        if (part.step + 1 - self.warmup) % self.every == 0:
+            self._synchronise(group, part, x)
+
+    def _measures(self, step: int) -> bool:
+        """Whether the variance moves: distances 1, 2, 4 …, each `doubles` times."""
+        distance, start = 1, 0
+        while step >= start + distance * self.doubles:
+            start += distance * self.doubles
+            distance *= 2
+        return (step - start) % distance == 0
+
+    def _root(self, group: dict[str, Any], part: Part) -> Tensor:
+        """The denominator, with the bias of as many variance steps as there were taken out."""
+        last = min(part.step, self.warmup - 1)
+        count = sum(self._measures(step) for step in range(last + 1))
+        return (part.values["variance"] / (1 - group["betas"][1] ** count)).sqrt() + group["eps"]
+
+    def _scaled(self, group: dict[str, Any], part: Part, momentum: Tensor) -> Tensor:
+        moved = part.values["variance"] > 0
+        return torch.where(moved, momentum / self._root(group, part), 0.0)
+
+    def _synchronise(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+        root, movement, rates = self._root(group, part), part.values["movement"], part.values["rates"]
+        mean = part.exchanges["movement"].all_reduce(movement * root)
+        mean = torch.where(part.values["variance"] > 0, mean, 0.0)
+        part.values["momentum"].copy_(mean / -rates)
+        x.copy_(part.values["weights"].add_(mean / root))
+        movement.zero_()
+        rates.zero_()

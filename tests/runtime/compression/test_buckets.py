@@ -1,0 +1,107 @@
+"""Many tensors in compressed buckets: shapes, sums, replicas and checkpoints."""
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from plait.ir.compression.identity import uncompressed
+from plait.ir.compression.registry import algorithm
+from plait.ir.errors import MismatchError, UsageError
+from plait.runtime.compression.buckets import Buckets
+from plait.runtime.compression.threads import run_ranks
+
+SIZES = (4 * 700, 4 * 3, 4 * 40_000, 4 * 20_000)
+LIMIT = 300_000  # bytes: several buckets
+
+
+def plain(name):
+    found = algorithm(name)
+    return replace(found, programs=tuple(uncompressed(p) for p in found.programs))
+
+
+def tensors(rank, step=0):
+    draw = torch.Generator().manual_seed(10 * step + rank)
+    return [torch.randn(size, generator=draw) for size in SIZES]
+
+
+def made(found, levels):
+    return Buckets(found, levels, small_bytes=0, bucket_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("name", ["one-bit", "trimmed-mean"])
+def test_tensors_come_back_in_their_shapes_and_types(name):
+    def work(levels):
+        mine = tensors(levels.all.index)
+        shaped = [mine[0].view(70, 40), mine[1].bfloat16(), mine[2], mine[3]]
+        both = [*shaped, mine[1].clone()]
+        return both, made(algorithm(name), levels).all_reduce(both)
+
+    for before, after in run_ranks(work, 4):
+        assert [(t.shape, t.dtype) for t in before] == [(t.shape, t.dtype) for t in after]
+
+
+def test_exact_sums_and_pieces():
+    def work(levels):
+        compressed = made(plain("sdp4bit"), levels)
+        pieces = compressed.reduce_scatter(tensors(levels.all.index))
+        return pieces, compressed.all_gather(pieces), len(compressed.exchanges)
+
+    totals = [torch.stack(rows).sum(0) for rows in zip(*map(tensors, range(4)), strict=True)]
+    results = run_ranks(work, 2, 2)
+    for rank, (pieces, wholes, exchanges) in enumerate(results):
+        assert exchanges > 2
+        for total, piece, whole in zip(totals, pieces, wholes, strict=True):
+            torch.testing.assert_close(piece, total.chunk(4)[rank], rtol=0, atol=1e-5)
+            torch.testing.assert_close(whole, total, rtol=0, atol=1e-5)
+
+
+def test_replicas_start_exactly_and_follow():
+    """Weights are gathered in fp32 once; later steps send four bits of what changed."""
+
+    def work(levels):
+        compressed, rank = made(algorithm("sdp4bit"), levels), levels.all.index
+        found, x = [], [t.chunk(4)[rank].clone() for t in tensors(0)]
+        for _ in range(3):
+            found.append(compressed.all_gather(x))
+            x = [piece + 0.01 for piece in x]
+        return found
+
+    results = run_ranks(work, 2, 2)
+    for step, wholes in enumerate(results[0]):
+        for whole, first in zip(wholes, tensors(0), strict=True):
+            assert (whole - first - 0.01 * step).abs().max() <= 0.002 * step
+    for other in results[1:]:
+        assert all(
+            torch.equal(a, b)
+            for mine, theirs in zip(results[0], other, strict=True)
+            for a, b in zip(mine, theirs, strict=True)
+        )
+
+
+def test_states_are_loaded_before_the_first_step():
+    def work(levels):
+        rank, found = levels.all.index, algorithm("error-feedback")
+        first = made(found, levels)
+        first.all_reduce(tensors(rank))
+        saved = {
+            name: {k: v.clone() if torch.is_tensor(v) else v for k, v in state.items()}
+            for name, state in first.state_dict().items()
+        }
+        second = made(found, levels)
+        second.load_state_dict(saved)
+        straight, resumed = first.all_reduce(tensors(rank, 1)), second.all_reduce(tensors(rank, 1))
+        return all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+
+    assert all(run_ranks(work, 2, 2))
+
+
+def test_mistakes_are_explained():
+    def work(levels):
+        compressed = made(algorithm("one-bit"), levels)
+        compressed.all_reduce([torch.zeros(100)])
+        with pytest.raises(MismatchError, match="bucket gradients"):
+            compressed.all_reduce([torch.zeros(101)])
+        with pytest.raises(UsageError, match="no program for weights"):
+            compressed.all_gather([torch.zeros(10)])
+
+    run_ranks(work, 2)

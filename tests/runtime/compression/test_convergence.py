@@ -1,0 +1,61 @@
+"""A small language model on text of a grammar: losses with compression against losses without."""
+
+from functools import partial
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from plait.ir.compression.identity import uncompressed
+from plait.ir.compression.registry import algorithm
+from plait.runtime.compression.optimizers.registry import OPTIMIZERS
+from plait.runtime.compression.threads import run_ranks
+
+from .language import Corpus, train
+
+RATE = 3e-3
+
+
+def loss(found, corpus, steps, seed, **options):
+    """Of rank 0's weights on held-out text, after two nodes of two ranks trained."""
+    kind = OPTIMIZERS[found.optimizer]
+
+    def make(parameters, levels):
+        return kind(parameters, levels, RATE, program=found, small_bytes=0, **options)
+
+    results = run_ranks(
+        partial(train, make=make, corpus=corpus, steps=steps, seed=seed), 2, 2
+    )  # fmt: skip
+    for _, weights in results[1:]:
+        assert all(torch.equal(w, results[0][1][name]) for name, w in weights.items())
+    return results[0][0]
+
+
+def worse(name, corpus, steps, seed=7, **options):
+    """By which part the loss is higher with compression."""
+    found = algorithm(name)
+    plain = replace(found, programs=tuple(uncompressed(p) for p in found.programs))
+    exact = loss(plain, corpus, steps, seed, **options)
+    return loss(found, corpus, steps, seed, **options) / exact - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "options"), [("sdp4bit", 0.02, {}), ("1-bit-adam", 0.05, {"warmup": 40})]
+)
+def test_a_few_steps_lose_little(name, most, options):
+    torch.set_num_threads(1)
+    assert worse(name, Corpus(40_000), 60, **options) < most
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [7, 8, 9])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("sdp4bit", 0.005), ("zero++", 0.01), ("1-bit-adam", 0.02), ("error-feedback", 0.005),
+        ("eight-bits", 0.002), ("bf16", 0.002),
+    ],
+)  # fmt: skip
+def test_three_hundred_steps_lose_little(name, most, seed):
+    torch.set_num_threads(1)
+    assert worse(name, Corpus(200_000), 300, seed) < most
