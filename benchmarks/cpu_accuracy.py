@@ -2,8 +2,9 @@
 
 Measures the machine with 1, 2 and 4 ranks (or takes `--cluster FILE`, one for each number of ranks),
 compiles programs of small models, runs them in turn on gloo ranks, and compares the least step with
-the prediction: what disturbs a machine makes steps longer. The planner's pick is the program of least predicted step; what it loses is its
-measured step over that of the fastest program of the same model and ranks.
+the prediction: what disturbs a machine makes steps longer. The planner's pick is the program of least
+predicted step; what it loses is its measured step over that of the fastest program of the same model
+and ranks.
 """
 
 from __future__ import annotations
