@@ -165,6 +165,9 @@ def _run(p: Parser) -> None:
 def _calibrate(p: Parser) -> None:
     p.add_argument("--quick", action="store_true", help="fewer sizes, less than two minutes")
     p.add_argument("--ranks", type=int, help="at work at the same time; default: GPUs or processors")
+    p.add_argument("--log", metavar="STEPS.jsonl",
+                   help="do not measure: fit the cluster of plans to their steps, one a line: "
+                        '{"plan": "plan.json", "step_seconds": 0.41, "peak_bytes": 1000}')  # fmt: skip
     p.add_argument("-o", "--output", default="machine.toml", metavar="FILE")
     _json(p)
 

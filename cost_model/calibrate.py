@@ -100,6 +100,7 @@ def cluster_toml(cluster: Cluster) -> str:
         f"memory_gb = {device.memory_bytes / 1e9:.6g}",
         f"memory_gb_per_s = {device.memory_bandwidth_bytes_per_second / 1e9:.6g}",
         f"achievable = {device.achievable:.6g}",
+        f"sustained = {device.sustained:.6g}",
         f"launch_us = {device.launch_overhead_seconds * 1e6:.6g}",
         f"runtime_gb = {device.runtime_overhead_bytes / 1e9:.6g}",
         f"source = {_text(device.source)}",

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import msgspec
 from msgspec.structs import replace
 
-from ..ir.cluster import Cluster, Device, Link
-from ..ir.curve import Curve
+from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError
 from ..ir.plan import Plan
 from ..ir.schedule import SCHEDULES
 from .breakdown import StageTimes, stage_times
 from .pipeline import boundary_links, boundary_seconds
+from .scaling import Factors, scaled_device, scaled_link
 from .schedule import StageSeconds, Timeline, simulate, stage_seconds
 
 
@@ -91,29 +91,19 @@ def stage_cluster(plan: Plan, stage: int, conditions: Conditions) -> Cluster:
     slowest = [factor for rank, factor in conditions.slow if rank in ranks]
     if slowest:
         factors = slowest if len(slowest) == len(ranks) else [*slowest, 1.0]
-        cluster = replace(cluster, device=slowed(cluster.device, max(factors)))
+        both = Factors(compute=max(factors), overhead=max(factors))
+        cluster = replace(cluster, device=scaled_device(cluster.device, both))
     for lost in conditions.lost:
         if lost.rank is None or lost.rank in ranks:
             cluster = without(cluster, lost)
     return cluster
 
 
-def slowed(device: Device, factor: float) -> Device:
-    """A device on which kernels take `factor` times as long."""
-    return replace(
-        device,
-        peak_flops={dtype: rate / factor for dtype, rate in device.peak_flops.items()},
-        memory_bandwidth_bytes_per_second=device.memory_bandwidth_bytes_per_second / factor,
-        launch_overhead_seconds=device.launch_overhead_seconds * factor,
-        curves=tuple(longer(curve, 0.0, factor) for curve in device.curves),
-    )
-
-
 def without(cluster: Cluster, lost: Lost) -> Cluster:
     """The cluster with a link of a level weakened, or with the next level out in its place."""
     link = cluster.levels[lost.level]
     if lost.part < 1:
-        changed = weakened(link, 1 / (1 - lost.part))
+        changed = scaled_link(link, Factors(communication=1 / (1 - lost.part)))
     elif lost.level:
         outer = cluster.levels[lost.level - 1]
         changed = replace(outer, size=link.size)
@@ -125,16 +115,3 @@ def without(cluster: Cluster, lost: Lost) -> Cluster:
     levels = tuple(changed if i == lost.level else x for i, x in enumerate(cluster.levels))
     return replace(cluster, levels=levels)
 
-
-def weakened(link: Link, factor: float) -> Link:
-    """A link on which bytes take `factor` times as long, and latency stays."""
-    return replace(
-        link,
-        bandwidth_bytes_per_second=link.bandwidth_bytes_per_second / factor,
-        curves=tuple(longer(curve, curve.seconds[0], factor) for curve in link.curves),
-    )
-
-
-def longer(curve: Curve, fixed: float, factor: float) -> Curve:
-    """A measured cost of which what exceeds `fixed` seconds takes `factor` times as long."""
-    return replace(curve, seconds=tuple(fixed + (s - fixed) * factor for s in curve.seconds))
