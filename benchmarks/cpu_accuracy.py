@@ -1,16 +1,19 @@
 """Predicted against measured steps on this machine: `python benchmarks/cpu_accuracy.py`.
 
 Measures the machine with 1, 2 and 4 ranks (or takes `--cluster FILE`, one for each number of ranks),
-compiles programs of small models, runs them in turn on gloo ranks, and compares the least step with
-the prediction: what disturbs a machine makes steps longer. The planner's pick is the program of least
-predicted step; what it loses is its measured step over that of the fastest program of the same model
-and ranks.
+compiles programs of small models, runs them in turn on gloo ranks, and compares their steps with the
+predictions. What others do on the machine makes steps longer, so two bounds of an undisturbed step are
+shown: the least that the clock saw (`clock`, too long on a busy machine), and the seconds that the ranks
+were given, over the processors that they can use (`given`, too short where ranks wait with no other to
+run). The planner's pick is the program of least predicted step; what it loses is its step over that of
+the fastest program of the same model and ranks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections import defaultdict
@@ -33,34 +36,33 @@ MODELS = ("llama", "gpt2", "mlp")
 WORDS = {
     1: ("dp=1",),
     2: ("dp=2", "tp=2"),
-    4: ("dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "dp=2,tp=2", "zero3=2,tp=2",
-        "dp=2,tp=2,sp", "pp=2,dp=2", "pp=2,tp=2", "pp=4"),
+    4: ("dp=4", "zero1=4", "zero3=4", "tp=4", "zero2=2,tp=2", "dp=2,tp=2,sp", "pp=2,dp=2", "pp=4"),
 }  # fmt: skip
 PIPELINE_MICRO_BATCHES = 4
 TIMEOUT_SECONDS = 1200.0
 
 
 class Result(NamedTuple):
-    """One program: its prediction, and the seconds of its steps."""
+    """One program: its predicted step, and the two bounds of its measured one, in seconds."""
 
     model: str
     ranks: int
     word: str
     predicted: float
-    steps: list[float]
+    clock: float
+    given: float
 
-    @property
-    def measured(self) -> float:
-        return min(self.steps)
+    def seconds(self, kind: str) -> float:
+        return self.clock if kind == "clock" else self.given
 
-    @property
-    def error(self) -> float:
-        return self.predicted / self.measured - 1
+    def error(self, kind: str) -> float:
+        return self.predicted / self.seconds(kind) - 1
 
     def __str__(self) -> str:
         return (
             f"{self.model:<7}{self.ranks:>5}  {self.word:<14}{self.predicted:>10.3f}"
-            f"{self.measured:>10.3f}{median(self.steps):>10.3f}{self.error:>+9.1%}"
+            f"{self.clock:>8.3f}{self.error('clock'):>+9.1%}"
+            f"{self.given:>8.3f}{self.error('given'):>+9.1%}"
         )
 
 
@@ -86,7 +88,8 @@ def results(cluster: Cluster, models: Iterable[str], rounds: int) -> Iterator[Re
         launch(ranks, target, timeout_seconds=TIMEOUT_SECONDS)
         for key, steps in json.loads(times.read_text()).items():
             name, word = key.split(" ")
-            yield Result(name, ranks, word, predicted[key], steps)
+            clock, given = (min(column) for column in zip(*steps, strict=True))
+            yield Result(name, ranks, word, predicted[key], clock, given / min(ranks, processors()))
 
 
 def compiled(model: Model, cluster: Cluster, word: str, folder: Path) -> float | None:
@@ -101,20 +104,26 @@ def compiled(model: Model, cluster: Cluster, word: str, folder: Path) -> float |
     return plan.prediction.step_seconds
 
 
+def processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def report(found: list[Result]) -> Iterator[str]:
-    """The table, the error over all, and the planner's pick per model and number of ranks."""
-    yield "model  ranks  strategy       predicted     least    median    error"
+    """The table; by each bound the error over all, and the pick per model and number of ranks."""
+    yield "model  ranks  strategy       predicted   clock    error   given    error"
     yield from map(str, found)
-    yield f"median absolute error {median(abs(r.error) for r in found):.1%} of {len(found)} programs"
     groups: dict[tuple[str, int], list[Result]] = defaultdict(list)
     for result in found:
         groups[result.model, result.ranks].append(result)
-    for (name, ranks), members in groups.items():
-        if len(members) > 1:
-            pick = min(members, key=lambda r: r.predicted)
-            best = min(members, key=lambda r: r.measured)
-            lost = pick.measured / best.measured - 1
-            yield f"{name}, {ranks} ranks: pick {pick.word}, best {best.word}, loses {lost:.1%}"
+    for kind in ("clock", "given"):
+        error = median(abs(r.error(kind)) for r in found)
+        yield f"median absolute error by {kind} {error:.1%} of {len(found)} programs"
+        for (name, ranks), members in groups.items():
+            if len(members) > 1:
+                pick = min(members, key=lambda r: r.predicted)
+                best = min(members, key=lambda r: r.seconds(kind))
+                lost = pick.seconds(kind) / best.seconds(kind) - 1
+                yield f"  {name}, {ranks} ranks: {pick.word} loses {lost:.1%} on {best.word}"
 
 
 def main() -> None:
