@@ -54,7 +54,8 @@ def in_full(evaluator: Evaluator, candidate: Candidate) -> tuple[float, int]:
     links = boundary_links(len(stages), evaluator.cluster)
     sends = boundary_seconds([s.transfer_bytes for s in stages], links)
     times = candidate.micro_batches
-    pipeline = pipeline_seconds(busy, sends, times, practice.chunks, practice.overlap)
+    sharing = evaluator.cluster.device.ranks_per_processor
+    pipeline = pipeline_seconds(busy, sends, times, practice.chunks, practice.overlap, sharing)
     return pipeline + max(s.sync_seconds for s in stages), max(s.peak_bytes for s in stages)
 
 

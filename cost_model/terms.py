@@ -26,6 +26,7 @@ AMOUNTS = {
     "B": "bytes read and written", "p": "ranks of the group", "m": "micro-batches per step",
     "u": "seconds of a micro-batch in all stages", "b": "of them in the busiest stage",
     "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
+    "t_s": "seconds less, where ranks share processors, while others wait",
     "t": "seconds in which a micro-batch passes between strategies of a stage, both ways",
 }  # fmt: skip
 
