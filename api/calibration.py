@@ -1,4 +1,4 @@
-"""`plait calibrate`: a cluster file from measurements of this machine."""
+"""`plait calibrate`: a cluster file from measurements of this machine, or from a log of steps."""
 
 from __future__ import annotations
 
@@ -8,36 +8,75 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ..cost_model.calibrate import cluster_of, cluster_toml
+from ..cost_model.fit import fit
 from ..ir.cluster import Cluster
 from ..ir.errors import UsageError
 from ..ir.measured import Machine
 from . import documents
+from .steplog import read_steps
 
 MOST_RANKS = 64
 TIMEOUT_SECONDS = 3600.0
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.log:
+        return fitted(options)
     start = time.perf_counter()
     made = measured(options.ranks, options.quick, Path(options.output).stem)
     documents.write_text(Path(options.output), cluster_toml(made))
+    if options.json:
+        figures = {**as_json(options.output, made), "time_s": time.perf_counter() - start}
+        print(json.dumps(figures, indent=1))
+    else:
+        print(summary(options.output, made))
+    return 0
+
+
+def fitted(options: argparse.Namespace) -> int:
+    """Scale the cluster of a log's plans to the steps that were measured."""
+    if options.quick or options.ranks:
+        raise UsageError("--log measures nothing: leave out --quick and --ranks")
+    steps = read_steps(Path(options.log))
+    source = f"fitted to {len(steps)} steps of {Path(options.log).name}"
+    found = fit(steps, steps[0].plan.cluster, source)
+    made = replace(found.cluster, name=Path(options.output).stem)
+    documents.write_text(Path(options.output), cluster_toml(made))
+    if options.json:
+        figures = {
+            **as_json(options.output, made), "steps": len(steps),
+            "factors": msgspec.to_builtins(found.factors),
+            "error_before": found.error_before, "error_after": found.error_after,
+        }  # fmt: skip
+        print(json.dumps(figures, indent=1))
+    else:
+        f = found.factors
+        print(f"{options.output}: {made}\n"
+              f"  compute ×{f.compute:.3g}, communication ×{f.communication:.3g}, "
+              f"overhead ×{f.overhead:.3g}\n"
+              f"  {len(steps)} steps, median error {found.error_before:.1%} before, "
+              f"{found.error_after:.1%} after")  # fmt: skip
+    return 0
+
+
+def as_json(output: str, made: Cluster) -> dict[str, Any]:
     device = made.device
-    figures = {
-        "output": options.output, "ranks": made.devices, "kind": device.kind,
+    return {
+        "output": output, "ranks": made.devices, "kind": device.kind,
         "flops_per_s": device.peak_flops,
         "memory_bytes_per_s": device.memory_bandwidth_bytes_per_second,
         "launch_s": device.launch_overhead_seconds,
         "link_bytes_per_s": made.levels[0].bandwidth_bytes_per_second,
         "link_latency_s": made.levels[0].latency_seconds,
         "curves": len(device.curves) + len(made.levels[0].curves),
-        "time_s": time.perf_counter() - start, "source": device.source,
+        "source": device.source,
     }  # fmt: skip
-    print(json.dumps(figures, indent=1) if options.json else summary(options.output, made))
-    return 0
 
 
 def measured(ranks: int | None, quick: bool, name: str) -> Cluster:

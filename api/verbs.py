@@ -132,6 +132,16 @@ def _view(p: Parser) -> None:
     p.add_argument("--model", metavar="MODEL", help="the plan's model.json, to show its operators")
 
 
+def _simulate(p: Parser) -> None:
+    p.add_argument("plan", metavar="PLAN")
+    p.add_argument("--slow", action="append", default=[], metavar="RANK=TIMES",
+                   help="a rank that computes more slowly: rank3=1.3; repeatable")  # fmt: skip
+    p.add_argument("--link-down", action="append", default=[], metavar="LINK[=PART]",
+                   help="a level (network), one rank's (rank3:network) or its innermost (rank3), "
+                        "lost as a whole or in part (network=0.5); repeatable")  # fmt: skip
+    _json(p)
+
+
 def _compile(p: Parser) -> None:
     p.add_argument("plan", metavar="PLAN", help="plan.json or placement.json")
     _source(p)
@@ -167,6 +177,9 @@ def _run(p: Parser) -> None:
 def _calibrate(p: Parser) -> None:
     p.add_argument("--quick", action="store_true", help="fewer sizes, less than two minutes")
     p.add_argument("--ranks", type=int, help="at work at the same time; default: GPUs or processors")
+    p.add_argument("--log", metavar="STEPS.jsonl",
+                   help="do not measure: fit the cluster of plans to their steps, one a line: "
+                        '{"plan": "plan.json", "step_seconds": 0.41, "peak_bytes": 1000}')  # fmt: skip
     p.add_argument("-o", "--output", default="machine.toml", metavar="FILE")
     _json(p)
 
@@ -185,6 +198,7 @@ VERBS = (
     Verb("explain", "the numbers behind a plan", _explain),
     Verb("diff", "what another plan, or what others would do, costs more", _diff),
     Verb("view", "draw a plan, model or placement as one HTML file", _view),
+    Verb("simulate", "a plan's timeline when ranks are slow or links are down", _simulate),
     Verb("compile", "write the training program of a plan or placement", _compile),
     Verb("verify", "hold the program on gloo ranks against one process, in float64", _verify),
     Verb("kernels", "the kernels of a compression program, compiled for targets", _kernels),

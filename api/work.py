@@ -166,6 +166,12 @@ def calibrate(options: argparse.Namespace) -> int:
     return calibrated(options)
 
 
+def simulate(options: argparse.Namespace) -> int:
+    from .simulation import run as simulated
+
+    return simulated(options)
+
+
 def view(options: argparse.Namespace) -> int:
     from .placement import PLACEMENT, read_placement
     from .view import FORMATS, report_of_model, report_of_placement, report_of_plan

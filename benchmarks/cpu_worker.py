@@ -19,13 +19,16 @@ from plait.runtime.program import Program
 from plait.runtime.session import session
 
 
-def step_seconds(program: Program, batch: dict[str, torch.Tensor]) -> float:
-    """From a common start to the end of the slowest rank."""
+def step_seconds(program: Program, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """From a common start to the end of the slowest rank; and the processor seconds of all ranks."""
     dist.barrier()
-    start = time.perf_counter()
+    start, own = time.perf_counter(), time.process_time()
     program.step(batch)
+    used = torch.tensor(time.process_time() - own, dtype=torch.float64)
     dist.barrier()
-    return time.perf_counter() - start
+    spent = time.perf_counter() - start
+    dist.all_reduce(used)
+    return spent, used.item()
 
 
 def main(jobs: str, times: str) -> None:
@@ -38,7 +41,7 @@ def main(jobs: str, times: str) -> None:
             source = materialize(job["source"], seed=0)
             opened.append((job["name"], Program.open(job["folder"], source.model, pool=pool),
                            source.batch))  # fmt: skip
-        found: dict[str, list[float]] = {name: [] for name, _, _ in opened}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in opened}
         for number in range(todo["rounds"] + 1):
             for name, program, batch in opened:
                 spent = step_seconds(program, batch)

@@ -21,7 +21,7 @@ from ..ir.cluster import Cluster
 from ..ir.plan import Layers, Plan, Stage
 from .batch_axes import Axes, BatchAxes, Subject, axes_of
 from .collective import collective_legs, send_leg
-from .pipeline import boundary_links, boundary_seconds, period_seconds
+from .pipeline import boundary_links, boundary_seconds, period_seconds, pipeline_seconds
 from .terms import Term, kernels_term, leg_term, legs_term, sent_term, stream_term, total
 
 KINDS = {"gemm": "matrix products", "pointwise": "elementwise", "reduce": "reductions",
@@ -29,6 +29,7 @@ KINDS = {"gemm": "matrix products", "pointwise": "elementwise", "reduce": "reduc
 
 WIRE = "derived: bytes of codes and scales, at the links' latencies and bandwidths"
 CODEC = "derived: bytes and instructions of the program's kernels, at the device's rates"
+SHARED = "derived: a rank that waits leaves its processor to others"
 SCHEDULE = "derived: 1F1B of the stages' times"
 
 
@@ -73,7 +74,15 @@ def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster
         send_leg(amount, link) for amount, link in zip(amounts, links, strict=True) if amount
     )
     sends = [leg_term(leg, 2 * boundaries, cluster) for leg, boundaries in crossed.items()]
-    return total("bubble", [fill, total("sends between stages", sends), wait])
+    parts = [fill, total("sends between stages", sends), wait]
+    shared = cluster.device.ranks_per_processor
+    if shared > 1:
+        links_seconds = boundary_seconds(amounts, links)
+        pipeline = pipeline_seconds(busy, links_seconds, count, sharing=shared)
+        found = count * symbols["b"] + sum(part.value for part in parts)
+        parts.append(Term("processors given by waiting ranks", pipeline - found, "s", "t_s", SHARED,
+                          {"t_s": pipeline - found}))  # fmt: skip
+    return total("bubble", parts)
 
 
 def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:

@@ -41,11 +41,17 @@ def cluster_of(machine: Machine, name: str) -> Cluster:
             "runtime_gb": "assumed: libraries and contexts",
         },
         curves=curves,
+        ranks_per_processor=sharing(machine),
     )
     latency, rate = _alpha_beta(sent, machine.ranks)
     whole = machine.device == "cpu"
     link = Link("loopback", machine.ranks, latency, rate, whole, source, sent)
     return Cluster(name, device, (link,))
+
+
+def sharing(machine: Machine) -> float:
+    """Ranks per processor; a GPU serves one."""
+    return max(1.0, machine.ranks / machine.processors) if machine.device == "cpu" else 1.0
 
 
 def _curves(costs: Iterable[Measured], source: str) -> Iterator[Curve]:
@@ -100,6 +106,8 @@ def cluster_toml(cluster: Cluster) -> str:
         f"memory_gb = {device.memory_bytes / 1e9:.6g}",
         f"memory_gb_per_s = {device.memory_bandwidth_bytes_per_second / 1e9:.6g}",
         f"achievable = {device.achievable:.6g}",
+        f"ranks_per_processor = {device.ranks_per_processor:.6g}",
+        f"sustained = {device.sustained:.6g}",
         f"launch_us = {device.launch_overhead_seconds * 1e6:.6g}",
         f"runtime_gb = {device.runtime_overhead_bytes / 1e9:.6g}",
         f"source = {_text(device.source)}",

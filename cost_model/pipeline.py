@@ -19,14 +19,21 @@ def pipeline_seconds(
     micro_batches: int,
     chunks: int = 1,
     overlap: bool = False,
+    sharing: float = 1.0,
 ) -> float:
     """1F1B of stages that are `busy` per micro-batch; `sends` over the boundary after each, one way.
 
     The first micro-batch passes every stage and boundary, the others follow one period apart: that
     of the slowest stage, or of the loop from a stage forth to the last and back, which has as many
     micro-batches in it as stages. `chunks` pieces per stage (interleaved) make the first pass
-    shorter and send more often; `overlap` hides all sends but those of the first pass.
+    shorter and send more often; `overlap` hides all sends but those of the first pass. Where `sharing`
+    ranks have one processor, a stage is `busy` as long only while all are: while others wait it has
+    more of the processor, which yet has the work of all to do.
     """
+    if sharing > 1:
+        alone = [work / sharing for work in busy]
+        piped = pipeline_seconds(alone, sends, micro_batches, chunks, overlap)
+        return max(piped, micro_batches * sum(busy) / len(busy))
     stages = len(busy)
     period = max(busy) if overlap else period_seconds(busy, sends, chunks)
     first = (sum(busy) - max(busy)) / chunks + 2 * sum(sends)

@@ -27,6 +27,7 @@ AMOUNTS = {
     "u": "seconds of a micro-batch in all stages", "b": "of them in the busiest stage",
     "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
     "w_c": "seconds of compressed messages on the wire", "k_c": "seconds to encode and decode",
+    "t_s": "seconds less, where ranks share processors, while others wait",
     "t": "seconds in which a micro-batch passes between strategies of a stage, both ways",
 }  # fmt: skip
 

@@ -26,7 +26,8 @@ class Device(msgspec.Struct, frozen=True):
     `peak_flops` by torch type name, `achievable` the part of it that the largest matrix products
     reach, `sustained` the part of that which the power limit lets long runs keep up, `source` where
     the numbers come from but those that `sources` lists by their TOML keys. `curves` are measured
-    costs, which come before everything computed from the other numbers.
+    costs, which come before everything computed from the other numbers. `ranks_per_processor`: how many
+    ranks a processor serves; seconds are those of a rank while all of them work.
     """
 
     kind: str
@@ -40,11 +41,14 @@ class Device(msgspec.Struct, frozen=True):
     sources: dict[str, str] = {}
     sustained: float = 1.0
     curves: tuple[Curve, ...] = ()
+    ranks_per_processor: float = 1.0
 
     def __post_init__(self) -> None:
         _sensible(self.memory_bytes, "memory_bytes")
         _sensible(self.achievable, "achievable", most=1.0)
         _sensible(self.sustained, "sustained", most=1.0)
+        if not 1 <= self.ranks_per_processor <= MOST_DEVICES:
+            raise ValueError(f"ranks_per_processor: {self.ranks_per_processor!r:.40} is below 1")
         _sensible(self.memory_bandwidth_bytes_per_second, "memory_bandwidth_bytes_per_second")
         _sensible(self.launch_overhead_seconds, "launch_overhead_seconds", zero=True)
         _sensible(self.runtime_overhead_bytes, "runtime_overhead_bytes", zero=True)
@@ -189,6 +193,7 @@ def parse_device(table: dict[str, object], where: str) -> Device:
         sources=_sources(table, where),
         sustained=_number(table, "sustained", where) if "sustained" in table else 1.0,
         curves=_curves(table, where),
+        ranks_per_processor=_number({"ranks_per_processor": 1.0} | table, "ranks_per_processor", where),
     )
 
 

@@ -145,7 +145,8 @@ class Mixture:
         found = {kind: _least(kind, self.micro_batches, room) for kind in set(self.kinds)}
         busy = [found[kind][0] for kind in self.kinds]
         slowest = max(found[kind][1] - found[kind][0] for kind in self.kinds)
-        return sum(busy) + slowest
+        # ranks that wait leave their processors to others
+        return (sum(busy) + slowest) / self.evaluator.cluster.device.ranks_per_processor
 
     def best(self, budget: int) -> Candidate | None:
         """The fastest mixture, or None where none fits."""

@@ -277,7 +277,10 @@ class Evaluator:
     ) -> Candidate:
         """The candidate whose stages are `busy` per micro-batch."""
         practice = self.entries.practice
-        pipeline = pipeline_seconds(busy, sends, micro_batches, practice.chunks, practice.overlap)
+        pipeline = pipeline_seconds(
+            busy, sends, micro_batches, practice.chunks, practice.overlap,
+            self.cluster.device.ranks_per_processor,
+        )  # fmt: skip
         step = pipeline + max(syncs)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
         return Candidate(decisions, micro_batches, bounds, step, bubble, peak)

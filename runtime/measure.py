@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 4 -m plait.runtime.measure OUT.json [quick]
 
-Ranks that share processors slow each other down, so each operator runs on every rank at once, for a
-fixed time, and what counts is how many calls were done. What is written is read by
+Each operator runs on every rank at once, for a fixed time, so that ranks that share caches and memory
+slow each other down. On processors what counts is the time that the rank itself was given, times the
+ranks per processor: other programs on the machine leave it as it is. What is written is read by
 `cost_model.calibrate`: measurements are files, not imports.
 """
 
@@ -26,7 +27,7 @@ from .sample_operators import Call, Sample, samples
 from .session import default_device, session
 
 QUICK_SECONDS, FULL_SECONDS = 0.04, 0.2
-REPEATS = 2  # of which the fastest counts: others use the machine too
+REPEATS = 2  # of which the fastest counts
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send")
 COLLECTIVE_BYTES = tuple(4**n << 10 for n in range(0, 8))
 
@@ -34,8 +35,9 @@ COLLECTIVE_BYTES = tuple(4**n << 10 for n in range(0, 8))
 class Clock:
     """Times calls on a device, many at a time."""
 
-    def __init__(self, device: torch.device, seconds: float) -> None:
-        self.device, self.seconds = device, seconds
+    def __init__(self, device: torch.device, seconds: float, sharing: float = 1.0) -> None:
+        """`sharing`: ranks per processor, where there are fewer processors."""
+        self.device, self.seconds, self.sharing = device, seconds, sharing
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -62,14 +64,17 @@ class Clock:
         self.wait()
         once = max(self.run(calls, 1), 1e-7)
         batch = max(1, min(1000, int(self.seconds / once / 8)))
-        best = float("inf")
-        for _ in range(REPEATS):
-            done, spent = 0, 0.0
-            while spent < self.seconds:
-                spent += self.run(calls, batch)
-                done += batch
-            best = min(best, spent / done)
-        return best
+        return min(self.rate(calls, batch) for _ in range(REPEATS))
+
+    def rate(self, calls: list[Call], batch: int) -> float:
+        """Seconds of one call, from batches of them for the clock's time."""
+        done, spent, own = 0, 0.0, time.thread_time()
+        while spent < self.seconds:
+            spent += self.run(calls, batch)
+            done += batch
+        if self.device.type == "cpu":
+            spent = (time.thread_time() - own) * self.sharing
+        return spent / done
 
 
 @torch.no_grad()
@@ -160,7 +165,9 @@ def main(out: str, *words: str) -> None:
     torch.set_num_threads(1)
     with session() as rank:
         world, device = dist.get_world_size(), default_device()
-        clock = Clock(device, QUICK_SECONDS if quick else FULL_SECONDS)
+        processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        sharing = max(1.0, world / (processors or os.cpu_count() or 1))
+        clock = Clock(device, QUICK_SECONDS if quick else FULL_SECONDS, sharing)
         costs = [*operators(clock, quick), *collectives(clock, rank, world)]
         found = Machine(
             device_name(device), device.type, world, memory_bytes(device, world), str(torch.__version__),

@@ -79,7 +79,7 @@ def attention(
     key = torch.tensor([1, 0], dtype=torch.int64, device=device) if random else None
     index = whole(samples_, heads, tokens, tokens) if random else []
     rest: list[object] = [True, HEAD**-0.5, 0.1 if random else 0.0, 0, index, [], []]
-    count = samples_ * heads * tokens * tokens * HEAD / 2
+    count = samples_ * heads * tokens * tokens * HEAD  # as declared: the causal half is counted
     forwards: list[Call] = []
     backwards: list[Call] = []
     for _ in range(set_count(8 * samples_ * heads * tokens * HEAD)):

@@ -1,0 +1,106 @@
+"""CPU seconds to price strategies: `python benchmarks/strategies.py [CONFIG.json] [--cluster C]`.
+
+Prices every strategy word, number of micro-batches and memory variant of the search's space, without
+its pruning, until there are `--count`, with the planner's own evaluator: once with the prices of
+functions still to be made, once with them at hand, as for the strategies of a longer search. Every
+hundredth is held against its stages in full, which plans are made of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from math import isclose
+from pathlib import Path
+
+from plait.cost_model.hardware import load_cluster
+from plait.cost_model.pipeline import boundary_links, boundary_seconds, pipeline_seconds
+from plait.ir.capture import load_source, trace
+from plait.ir.model import Model
+from plait.ir.plan import Memory
+from plait.ir.strategy import Strategy
+from plait.planner.candidate import Candidate
+from plait.planner.entries import Entries
+from plait.planner.evaluate import Evaluator
+from plait.planner.options import PlanOptions, optimizer_states
+from plait.planner.space import divisors, families, strategies
+
+CONFIG = Path(__file__).resolve().parent.parent / "examples" / "configs" / "llama3-8b.json"
+MEMORY: tuple[Memory, ...] = ("keep", "recompute")
+Todo = tuple[Strategy, int, Memory]
+
+
+def space(evaluator: Evaluator) -> Iterator[Todo]:
+    """Everything that the search may price."""
+    roles, devices = PlanOptions().roles, evaluator.cluster.devices
+    words = (
+        strategy
+        for family in families(evaluator.cluster, roles)
+        for word in family
+        for strategy in strategies(devices, word, roles, len(evaluator.calls))
+    )
+    for strategy in dict.fromkeys(words):
+        samples, left = divmod(evaluator.global_batch, strategy.batch_ways())
+        if not left:
+            yield from ((strategy, n, memory) for n in divisors(samples) for memory in MEMORY)
+
+
+def in_full(evaluator: Evaluator, candidate: Candidate) -> tuple[float, int]:
+    """Step seconds and peak bytes from the stages of a plan, each priced anew."""
+    stages, practice = evaluator.stages(candidate), evaluator.entries.practice
+    busy = [s.forward_seconds + s.backward_seconds for s in stages]
+    links = boundary_links(len(stages), evaluator.cluster)
+    sends = boundary_seconds([s.transfer_bytes for s in stages], links)
+    times = candidate.micro_batches
+    sharing = evaluator.cluster.device.ranks_per_processor
+    pipeline = pipeline_seconds(busy, sends, times, practice.chunks, practice.overlap, sharing)
+    return pipeline + max(s.sync_seconds for s in stages), max(s.peak_bytes for s in stages)
+
+
+def differing(evaluator: Evaluator, made: list[Candidate]) -> int:
+    """How many of a sample are not what their stages in full add up to."""
+    found = [(c, *in_full(evaluator, c)) for c in made[::100]]
+    return sum(
+        not isclose(c.step_seconds, step, rel_tol=1e-9) or c.peak_bytes != peak
+        for c, step, peak in found
+    )
+
+
+def timed(work: Callable[[], list[Candidate]]) -> tuple[float, list[Candidate]]:
+    start = time.process_time()
+    made = work()
+    return time.process_time() - start, made
+
+
+def traced(config: Path, batch: int, tokens: int) -> Model:
+    source = load_source(f"hf:{config}", batch=batch, seq=tokens)
+    return trace(source.model, source.batch, source.loss_fn)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("config", nargs="?", type=Path, default=CONFIG)
+    parser.add_argument("--cluster", default="64x8xh100")
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--seq", type=int, default=2048)
+    parser.add_argument("--count", type=int, default=10_000)
+    options = parser.parse_args()
+    model = traced(options.config, options.batch, options.seq)
+    cluster = load_cluster(options.cluster)
+    evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer_states("adamw", False, 4))
+    todo = list(islice(space(evaluator), options.count))
+
+    def work() -> list[Candidate]:
+        return [c for x in todo if (c := evaluator.candidate(*x)) is not None]
+
+    print(f"{model.name}, {len(model.calls)} calls, batch {model.batch}, on {cluster}")
+    for name in ("with prices of functions", "strategies alone"):
+        seconds, made = timed(work)
+        print(f"{name:<26}{len(todo):>7}{seconds:>8.2f} CPU-s{seconds / len(todo) * 1e6:>8.1f} us each")
+    print(f"of a sample, {differing(evaluator, made)} differ from their stages in full")
+
+
+if __name__ == "__main__":
+    main()
