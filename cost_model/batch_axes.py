@@ -43,7 +43,7 @@ class BatchAxes:
             a for a in axes if ROLES[a[0]].batch and a not in self.sharded + self.inside
         ]
         self.shards = frozenset(s for r, _, _ in self.sharded for s in ROLES[r].shards)
-        self.priced: dict[tuple[Program, float, Axis], Priced] = {}
+        self.priced: dict[tuple[Program, float, Axis, float], Priced] = {}
         self.known: dict[tuple[str, float, tuple[Axis, ...]], float] = {}
         self.ways = prod(size for _, size, _ in self.sharded)
 
@@ -69,35 +69,45 @@ class BatchAxes:
             )
         return self.known[key]
 
-    def step_seconds(self, subject: Subject, kind: str, amount: float, axes: Axes) -> float:
-        """A collective once per step, compressed along the axes where it is."""
+    def step_seconds(
+        self, subject: Subject, kind: str, amount: float, axes: Axes, small: float = 0.0
+    ) -> float:
+        """A collective once per step, compressed along the axes where it is, but for a part `small`
+        of it in small tensors."""
         seconds = 0.0
         for axis in axes:
-            priced = self.compressed(subject, amount, axis)
+            priced = self.compressed(subject, amount, axis, small)
             seconds += self.seconds(kind, amount, [axis]) if priced is None else priced.seconds
         return seconds
 
-    def compressed(self, subject: Subject, amount: float, axis: Axis) -> Priced | None:
+    def compressed(
+        self, subject: Subject, amount: float, axis: Axis, small: float = 0.0
+    ) -> Priced | None:
         """The price of what travels compressed along an axis, None where it does not."""
         role, size, stride = axis
         program = self.compression.get((subject, role))
         if program is None or not amount:
             return None
-        key = program, amount, axis
+        key = program, amount, axis, small
         if key not in self.priced:
             elements = int(amount / self.item / (self.scale if subject == "gradients" else 1))
             elements //= size if program.result == "all_gather" else 1
-            self.priced[key] = price_step(program, elements, size, stride, self.cluster)
+            self.priced[key] = price_step(
+                program, elements, size, stride, self.cluster, small
+            )
         return self.priced[key]
 
-    def compression_bytes(self, held: int) -> int:
-        """What compression keeps between steps for trained weights of `held` bytes: errors, and of
+    def compression_bytes(self, held: int, small: int) -> int:
+        """What compression keeps between steps for trained weights of `held` bytes, `small` of them in
+        small tensors: errors, and of
         weights the replica that all ranks have and the exact piece that the optimizer steps on."""
         total, part = 0, held * self.scale / self.pieces("optimizer")
         for subject, role in self.compression:
             (axis,) = (a for a in (*self.replicas, *self.sharded) if a[0] == role)
             gathered = subject == "weights" or axis in self.sharded
-            priced = self.compressed(subject, held if gathered else part, axis)
+            priced = self.compressed(
+                subject, held if gathered else part, axis, small / max(held, 1)
+            )
             total += priced.state_bytes if priced else 0
             if subject == "weights":
                 total += held // self.item * FP32_BYTES + held // self.pieces("optimizer")
@@ -113,21 +123,21 @@ class BatchAxes:
             return 0.0
         return self.seconds("reduce_scatter", amount * self.scale, self.sharded)
 
-    def reduce_seconds(self, held: int, summed: dict[str, int]) -> float:
+    def reduce_seconds(self, held: int, summed: dict[str, int], small: float = 0.0) -> float:
         """Once per step: gradients over plain axes and the tensor axes, or scattered to their owners."""
         part = self.scale / self.pieces("optimizer")
-        seconds = self.step_seconds("gradients", "all_reduce", held * part, self.replicas)
+        seconds = self.step_seconds("gradients", "all_reduce", held * part, self.replicas, small)
         for axis in self.inside:
             seconds += self.seconds("all_reduce", summed[axis[0]] * part, [axis])
         if "optimizer" in self.shards and "gradient" not in self.shards:
             amount = held * self.scale
-            seconds += self.step_seconds("gradients", "reduce_scatter", amount, self.sharded)
+            seconds += self.step_seconds("gradients", "reduce_scatter", amount, self.sharded, small)
         return seconds
 
-    def return_seconds(self, held: int) -> float:
+    def return_seconds(self, held: int, small: float = 0.0) -> float:
         """Once per step: updated weights from their owners to all."""
         if "optimizer" in self.shards and "parameter" not in self.shards:
-            return self.step_seconds("weights", "all_gather", held, self.sharded)
+            return self.step_seconds("weights", "all_gather", held, self.sharded, small)
         return 0.0
 
     def buffer_bytes(self, biggest: int, in_place: bool) -> int:

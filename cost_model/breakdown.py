@@ -165,22 +165,25 @@ def _accumulated(share: Share, axes: BatchAxes, times: int, cluster: Cluster) ->
 def _synced(plan: Plan, share: Share, axes: BatchAxes, cluster: Cluster) -> Iterator[Term]:
     """Once per step: gradients added up over ranks, weights updated and sent round."""
     held, part = share.bytes.trained, axes.scale / axes.pieces("optimizer")
-    yield from _once("gradients", "all_reduce", held * part, axes.replicas, axes)
+    small = share.bytes.small / max(held, 1)
+    yield from _once("gradients", "all_reduce", held * part, axes.replicas, axes, small)
     for axis in axes.inside:
         yield from _over("all_reduce", share.bytes.summed[axis[0]] * part, [axis], 1, cluster)
     if "optimizer" in axes.shards and "gradient" not in axes.shards:
-        yield from _once("gradients", "reduce_scatter", held * axes.scale, axes.sharded, axes)
+        yield from _once("gradients", "reduce_scatter", held * axes.scale, axes.sharded, axes, small)
     if "optimizer" in axes.shards and "parameter" not in axes.shards:
-        yield from _once("weights", "all_gather", held, axes.sharded, axes)
+        yield from _once("weights", "all_gather", held, axes.sharded, axes, small)
     states = plan.optimizer.states
     touched = 2 * (held * (2 + states) // axes.pieces("optimizer"))
     yield stream_term("optimizer", plan.optimizer.name, touched, 1, cluster.device)
 
 
-def _once(subject: Subject, kind: str, amount: float, chosen: Axes, axes: BatchAxes) -> Iterator[Term]:
+def _once(
+    subject: Subject, kind: str, amount: float, chosen: Axes, axes: BatchAxes, small: float
+) -> Iterator[Term]:
     """A collective once per step, compressed along the axes where it is."""
     for axis in chosen:
-        priced = axes.compressed(subject, amount, axis)
+        priced = axes.compressed(subject, amount, axis, small)
         if priced is None:
             yield from _over(kind, amount, [axis], 1, axes.cluster)
             continue

@@ -10,6 +10,7 @@ from functools import cache
 from math import log2
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from ..ir.cluster import Cluster, Device
 from ..ir.compression.identity import uncompressed
@@ -17,7 +18,7 @@ from ..ir.compression.kernel import Kernel, Pipeline, Transfer
 from ..ir.compression.lower import lower
 from ..ir.compression.program import Program
 from ..ir.compression.stage import Hadamard, Quantize, Reduce, Stage
-from ..ir.program import BUCKET_BYTES, SMALL_BYTES
+from ..ir.program import BUCKET_BYTES
 from .collective import Leg, collective_legs, send_leg, send_link
 
 FP32_BYTES = 4
@@ -67,18 +68,23 @@ def price(program: Program, elements: int, size: int, stride: int, cluster: Clus
 
 
 def price_step(
-    program: Program, elements: int, size: int, stride: int, cluster: Cluster
+    program: Program, elements: int, size: int, stride: int, cluster: Cluster, small: float = 0.0
 ) -> Priced:
-    """All buckets in which `elements` of one rank's input travel, one after the other."""
+    """All buckets in which `elements` of one rank's input travel, one after the other; those that lie
+    in small tensors, a part `small` of them, in fp32."""
+    few = round(elements * small)
+    parts = [
+        _buckets(one, count, size, stride, cluster)
+        for one, count in ((program, elements - few), (uncompressed(program), few))
+        if count
+    ]
+    return Priced(*(sum(column) for column in zip(*map(astuple, parts), strict=True)))
+
+
+def _buckets(program: Program, elements: int, size: int, stride: int, cluster: Cluster) -> Priced:
     pieces = size if program.result == "all_gather" else 1
     count = max(1, round(elements * pieces * FP32_BYTES / BUCKET_BYTES))
-    each = -(-elements // count)
-    small = each * FP32_BYTES < SMALL_BYTES
-    if small:  # padded as it would be if it were compressed
-        near = cluster.near(size, stride)
-        pipeline = lowered(program, near, size // near)
-        each = pipeline.chunk(each) if pieces > 1 else pipeline.padded(each)
-    one = price(uncompressed(program) if small else program, each, size, stride, cluster)
+    one = price(program, -(-elements // count), size, stride, cluster)
     return Priced(
         one.wire_bytes * count, one.wire_seconds * count, one.codec_seconds * count,
         one.state_bytes * count,

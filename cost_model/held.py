@@ -93,7 +93,7 @@ FORMULAS: dict[str, Explain] = {
     "batch data": lambda b, a, p, f: ("D", {"D": b.once}),
     "temporaries": lambda b, a, p, f: ("M", {"M": b.transient}),
     "communication": _communication,
-    "compression": lambda b, a, p, f: ("Y", {"Y": a.compression_bytes(b.trained)}),
+    "compression": lambda b, a, p, f: ("Y", {"Y": a.compression_bytes(b.trained, b.small)}),
 }
 LEGEND += (
     Symbol("Y", "bytes of errors, replicas and exact pieces that compression keeps"),

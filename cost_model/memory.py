@@ -42,8 +42,8 @@ def part_terms(
     gradient = practice.gradient_item_bytes or stage.item
     here = axes.state_bytes(stage.trained, stage.summed, practice.states_over_all)
     buffers = axes.buffer_bytes(stage.biggest_call, practice.sent_in_place)
-    kept = {"compression": axes.compression_bytes(stage.trained)} if axes.compression else {}
-    return kept | {
+    kept = axes.compression_bytes(stage.trained, stage.small)
+    return ({"compression": kept} if axes.compression else {}) | {
         "parameters": stage.held // axes.pieces("parameter"),
         "gradients": elements * gradient // axes.pieces("gradient"),
         "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,

@@ -48,7 +48,8 @@ class StageBytes(msgspec.Struct, frozen=True):
     `calls` counts calls by the bytes of weights they hold. `saved` waits for backward, per
     micro-batch; of it `last`, after the loss, becomes gradients at once. `transient` is the worst
     moment inside a piece; `once` belongs to calls that run once per step; `crossing` goes to the next
-    stage. `item`: bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis.
+    stage. `item`: bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis;
+    `small`: of it, what lies in tensors that are not compressed.
     """
 
     held: int
@@ -61,6 +62,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     crossing: int
     item: int
     summed: dict[str, int]
+    small: int = 0
 
     @property
     def biggest_call(self) -> int:

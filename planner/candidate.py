@@ -47,7 +47,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
 class StageSums(msgspec.Struct, frozen=True):
     """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
-    device. `trained_bytes`: of those held, what the optimizer changes. `summed_bytes` are gradients
+    device. `trained_bytes`: of those held, what the optimizer changes, `small_bytes` of it in small
+    tensors. `summed_bytes` are gradients
     to add up, by the axis inside a replica of the batch; `call_bytes` counts calls by the bytes of
     weights they hold; `last_bytes`: of those saved, the last call's of the model."""
 
@@ -66,6 +67,7 @@ class StageSums(msgspec.Struct, frozen=True):
     transient_bytes: int
     once_bytes: int
     crossing_bytes: int
+    small_bytes: int = 0
 
     def bytes(self, item: int) -> StageBytes:
         """What memory needs of it; `item` bytes per element of a parameter."""
@@ -80,6 +82,7 @@ class StageSums(msgspec.Struct, frozen=True):
             crossing=self.crossing_bytes,
             item=item,
             summed=self.summed_bytes,
+            small=self.small_bytes,
         )
 
 

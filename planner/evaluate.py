@@ -324,8 +324,9 @@ class Evaluator:
         practice = self.entries.practice
         gather = sum(n * axes.gather_seconds(held) for held, n in sums.call_bytes)
         scatter = sum(n * axes.scatter_seconds(held) for held, n in sums.call_bytes)
-        reduce = axes.reduce_seconds(sums.trained_bytes, sums.summed_bytes)
-        back = axes.return_seconds(sums.trained_bytes)
+        small = sums.small_bytes / max(sums.trained_bytes, 1)
+        reduce = axes.reduce_seconds(sums.trained_bytes, sums.summed_bytes, small)
+        back = axes.return_seconds(sums.trained_bytes, small)
         forward, backward = sums.forward_seconds, sums.backward_seconds
         backward += self.accumulate_seconds(sums.trained_bytes, axes) if micro_batches > 1 else 0.0
         shown = [gather, gather + scatter, reduce, back]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ..cost_model.table import FunctionCost
+from ..ir.program import SMALL_BYTES
 from .candidate import StageSums
 from .entries import Entries, Entry, Word
 
@@ -27,6 +28,11 @@ class Sums:
             sum(size for name, size in held.items() if name in trained) / max(sum(held.values()), 1)
             for held in self.parameters
         ]
+        self.small = [
+            sum(size for name, size in held.items() if name in trained and size < SMALL_BYTES)
+            / max(sum(held.values()), 1)
+            for held in self.parameters
+        ]
         users = Counter(name for call in self.calls for name in set(call.parameters))
         self.shares = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
         self.crossings = self.crossing_bytes()
@@ -41,6 +47,7 @@ class Sums:
         once = [entries[i].cost for i in self.once] if own[:1] == self.own(first, last)[:1] else []
         local = [c.held_bytes for c in calls]
         trained = [round(c.held_bytes * self.trained[i]) for i, c in zip(own, calls, strict=True)]
+        small = [round(c.held_bytes * self.small[i]) for i, c in zip(own, calls, strict=True)]
         summed = {
             role: self.held_bytes(own, [entries[i].summed_bytes.get(role, 0) for i in own])
             for role, _ in word
@@ -64,6 +71,7 @@ class Sums:
                 (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
             ),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
+            small_bytes=self.held_bytes(own, small),
             crossing_bytes=self.crossing(last, samples, word) if last - 1 in members else 0,
         )
 
