@@ -24,12 +24,12 @@ from .test_lockstep import MESHES, Whole
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODULES = {"plait.runtime.verify", "plait.runtime.measure"}
 TARGET = "plait_test.outer_sum.default"
-# What local form and codegen write themselves, views whose results are one list, and those that a
+# What local form, steps and codegen write themselves, views whose results are one list, and those that a
 # placement refuses because they depend on strides.
 KNOWN = {
     "aten.view.default", "aten._unsafe_view.default", "aten.reshape.default", "aten.div.Scalar",
     "aten.split.Tensor", "aten.split_with_sizes.default", "aten.unbind.int", "aten.chunk.default",
-    "aten.as_strided.default", "aten.as_strided_copy.default",
+    "aten.as_strided.default", "aten.as_strided_copy.default", "aten.add.Tensor",
 }  # fmt: skip
 
 
