@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from ..ir.errors import VerifyError as VerifyError
     from ..ir.model import Model as Model
     from .explanation import explain as explain
-    from .face import load_plan as load_plan
     from .face import parallelize as parallelize
     from .face import plan as plan
     from .face import trace as trace
     from .placement import place as place
     from .planned import Plan as Plan
+    from .planned import load_plan as load_plan
 
 _ROOMS = {
     "Cluster": "ir.cluster", "Model": "ir.model", "Plan": "api.planned",
     **dict.fromkeys(("PlaitError", "TraceError", "InfeasibleError", "FileError", "MismatchError",
                      "VerifyError", "UsageError"), "ir.errors"),
-    **dict.fromkeys(("trace", "plan", "parallelize", "load_plan"), "api.face"),
+    **dict.fromkeys(("trace", "plan", "parallelize"), "api.face"), "load_plan": "api.planned",
     "explain": "api.explanation", "place": "api.placement",
 }  # fmt: skip
 

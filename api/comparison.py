@@ -19,7 +19,7 @@ ROUNDED = 5e-4  # relative: a difference that would read 0.0 %
 
 
 def run(options: argparse.Namespace) -> int:
-    from .face import load_plan
+    from .planned import load_plan
 
     plan = load_plan(options.plan)
     if (options.other is None) == (options.against is None):
@@ -64,8 +64,8 @@ def instead(plan: Plan, word: str, options: argparse.Namespace) -> Plan:
 
 def model_of(plan: Plan, options: argparse.Namespace) -> Model:
     """The model of a plan, as the plan runs it."""
-    from .face import in_precision
-    from .work import load_model
+    from ..ir.precision import in_precision
+    from .asked import load_model
 
     source = source_of(plan, options)
     model = load_model(source, plan.global_batch)

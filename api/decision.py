@@ -28,7 +28,7 @@ class Decision(NamedTuple):
 
 def of_plan(plan: Plan) -> Decision:
     from ..codegen import compile_program
-    from .face import in_precision
+    from ..ir.precision import in_precision
 
     return Decision(
         plan.word, plan.mesh.size, plan.global_batch,
@@ -54,9 +54,9 @@ def of_placement(placement: Placement) -> Decision:
 def read_decision(path: Path) -> Decision:
     """Raises FileError naming the file and what is wrong with it; MismatchError for a placement of
     a graph, which has no model to compile."""
-    from .face import load_plan
+    from .asked import format_of
     from .placement import PLACEMENT, read_placement
-    from .work import format_of
+    from .planned import load_plan
 
     if format_of(path) == PLACEMENT:
         return of_placement(read_placement(path))

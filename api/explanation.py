@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from collections.abc import Callable, Iterator
 from math import isclose
+from typing import Any
 
 import msgspec
 
@@ -15,8 +14,7 @@ from ..cost_model.held import LEGEND, memory_term
 from ..cost_model.terms import Symbol, Term, legend, total
 from ..ir.errors import UsageError
 from ..ir.plan import Layers, Plan
-from ..ir.text import one_line, print_plan, seconds, size
-from .comparison import instead, versus, versus_json
+from ..ir.text import one_line, seconds, size
 
 DEEPEST = 3  # levels of a whole plan's tree on a screen; WHERE shows all of its part
 
@@ -147,25 +145,9 @@ def symbol_line(symbol: Symbol, notes: Notes) -> str:
     return f"  {symbol.name + value:<30} {symbol.about} {notes.of(symbol.source)}".rstrip()
 
 
-def run(options: argparse.Namespace) -> int:
-    from .face import load_plan
-
-    plan = load_plan(options.plan)
-    if options.why_not:
-        other = instead(plan, options.why_not, options)
-        print(json.dumps(versus_json(plan, other), indent=1) if options.json else versus(plan, other))
-        return 0
-    if options.json:
-        from .planning import plan_json
-
-        shown = terms(plan, options.where, options.memory)
-        body = {
-            **plan_json(plan, {}), "terms": [msgspec.to_builtins(t) for t in shown],
-            "symbols": [msgspec.to_builtins(s) for s in symbols(plan)],
-        }  # fmt: skip
-        print(json.dumps(body, indent=1))
-        return 0
-    if options.where is None and not options.memory:
-        print(print_plan(plan), end="\n\n")
-    print(explain(plan, options.where, memory=options.memory))
-    return 0
+def explain_json(plan: Plan, where: str | None, memory: bool) -> dict[str, Any]:
+    """The terms that answer a question, and every symbol, as JSON data."""
+    return {
+        "terms": [msgspec.to_builtins(t) for t in terms(plan, where, memory)],
+        "symbols": [msgspec.to_builtins(s) for s in symbols(plan)],
+    }

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from ..ir.errors import MismatchError, UsageError
+from ..ir.errors import MismatchError
 from ..ir.model import Model
 from ..ir.placement import Placement
 from ..ir.plan import Plan as PlanData
-from ..ir.precision import PRECISIONS, lift_dtypes
+from ..ir.precision import in_precision
 from .planned import Plan, planned
 
 if TYPE_CHECKING:
@@ -113,15 +113,6 @@ def memory_bytes(memory: int | str | None) -> int | None:
     return parse_bytes(memory) if isinstance(memory, str) else memory
 
 
-def in_precision(model: Model, precision: str | None) -> Model:
-    """The model with parameters and activations in a precision; None leaves it as traced."""
-    if precision is None:
-        return model
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    return lift_dtypes(model, PRECISIONS[precision])
-
-
 def parallelize(
     model: nn.Module,
     batch: Any,
@@ -171,13 +162,3 @@ def parallelize(
 
 def _plan_here(traced: Model, world: int) -> Plan:
     return plan(traced, cluster=f"local:{world}")
-
-
-def load_plan(path: str | Path) -> Plan:
-    """Read a plan; raises FileError naming the file and the JSON path."""
-    from ..ir.verify import verify_plan
-    from .documents import read
-
-    found = read(Path(path), PlanData, "plait/plan")
-    verify_plan(found)
-    return planned(found)

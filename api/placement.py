@@ -135,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
     """The verb `place`."""
     from ..cost_model.hardware import load_cluster
     from ..planner.placement import PlacementOptions, search
-    from .work import note, show
+    from .asked import note, show
 
     cluster = load_cluster(options.cluster) if options.cluster else None
     memory = parse_bytes(options.memory) if options.memory else None
@@ -164,7 +164,7 @@ def _graph_from(
     options: argparse.Namespace, cluster: Any
 ) -> tuple[PlacementGraph, Model | None]:
     """The graph of SOURCE, and the model that it is a step of, if any."""
-    from .work import format_of, load_model
+    from .asked import format_of, load_model
 
     path = Path(options.source)
     if options.source.endswith(".json") and not options.source.startswith("hf:"):

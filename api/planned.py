@@ -48,3 +48,13 @@ class Plan(ir.Plan, frozen=True):
 def planned(plan: ir.Plan) -> Plan:
     """The same plan with its verbs."""
     return Plan(**msgspec.structs.asdict(plan))
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan; raises FileError naming the file and the JSON path."""
+    from ..ir.verify import verify_plan
+    from .documents import read
+
+    found = read(Path(path), ir.Plan, "plait/plan")
+    verify_plan(found)
+    return planned(found)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ..ir.files import digest
 from ..ir.plan import Plan
 from . import documents
-from .work import TIME_LIMIT, load_model, note, show, source_text
+from .asked import TIME_LIMIT, load_model, note, show, source_text
 
 
 def run(options: argparse.Namespace) -> int:

@@ -22,7 +22,7 @@ LARGEST_FACTOR = 1000.0
 
 
 def run(options: argparse.Namespace) -> int:
-    from .face import load_plan
+    from .planned import load_plan
 
     plan = load_plan(options.plan)
     conditions = parse_conditions(plan, options.slow, options.link_down)

@@ -82,7 +82,7 @@ class Plans:
         self.digests: dict[str, Plan] | None = None
 
     def at(self, name: str) -> Plan:
-        from .face import load_plan
+        from .planned import load_plan
 
         if name not in self.read:
             self.read[name] = load_plan(self.folder / name)

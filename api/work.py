@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from ..ir.errors import FileError, InfeasibleError, MismatchError, UsageError, VerifyError
+from ..ir.errors import InfeasibleError, MismatchError, UsageError, VerifyError
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.verify import verify_model
 from . import documents
+from .asked import TIME_LIMIT, format_of, load_model, note, show, source_text
 
 EXTENSIONS = {"html": "html", "svg": "svg", "chrome-trace": "json", "model-explorer": "json"}
-TIME_LIMIT = 4  # exit code: time is up, the best so far is written
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-def show(data: dict[str, Any]) -> None:
-    print(json.dumps(data, indent=1))
-
-
-def load_model(options: argparse.Namespace, batch: int | None = None) -> Model:
-    """The model of SOURCE, traced with `batch` samples if given."""
-    if options.source.endswith(".json") and not options.source.startswith("hf:"):
-        model = documents.read(Path(options.source), Model, "plait/model")
-        verify_model(model)
-        if batch is None or batch == model.batch:
-            return model
-        from ..ir.rescale import rescale
-
-        return rescale(model, batch)
-    from ..ir.capture import load_source
-    from ..ir.capture import trace as traced
-
-    source = load_source(options.source, batch=options.batch, seq=options.seq)
-    return traced(source.model, source.batch, source.loss_fn, batch_size=batch)
 
 
 def trace(options: argparse.Namespace) -> int:
@@ -149,9 +122,27 @@ def place(options: argparse.Namespace) -> int:
 
 
 def explain(options: argparse.Namespace) -> int:
-    from .explanation import run as explained
+    from .comparison import instead, versus, versus_json
+    from .explanation import explain as explained
+    from .explanation import explain_json
+    from .planned import load_plan
+    from .planning import plan_json
 
-    return explained(options)
+    plan = load_plan(options.plan)
+    if options.why_not:
+        other = instead(plan, options.why_not, options)
+        if options.json:
+            show(versus_json(plan, other))
+        else:
+            print(versus(plan, other))
+        return 0
+    if options.json:
+        show(plan_json(plan, {}) | explain_json(plan, options.where, options.memory))
+        return 0
+    if options.where is None and not options.memory:
+        print(plan, end="\n\n")
+    print(explained(plan, options.where, memory=options.memory))
+    return 0
 
 
 def diff(options: argparse.Namespace) -> int:
@@ -185,7 +176,7 @@ def view(options: argparse.Namespace) -> int:
     elif kind == PLACEMENT:
         report = report_of_placement(read_placement(path))
     else:
-        from .face import load_plan
+        from .planned import load_plan
 
         made = load_plan(path)
         report = report_of_plan(made, _model_of(made, options.model))
@@ -197,8 +188,8 @@ def view(options: argparse.Namespace) -> int:
 
 def _model_of(plan: Plan, file: str | None) -> Model | None:
     """The model of a plan as the plan runs it, from its file."""
+    from ..ir.precision import in_precision
     from ..ir.rescale import rescale
-    from .face import in_precision
 
     if file is None:
         return None
@@ -209,19 +200,6 @@ def _model_of(plan: Plan, file: str | None) -> Model | None:
     if model.batch != plan.global_batch:
         model = rescale(model, plan.global_batch)
     return in_precision(model, plan.precision)
-
-
-def format_of(path: Path) -> str:
-    """The format a file says it has."""
-    try:
-        head = json.loads(path.read_bytes()).get("format")
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
-    except (ValueError, AttributeError, RecursionError):
-        raise FileError(f"{path}: $: not a JSON object") from None
-    if head not in documents.FORMATS:
-        raise FileError(f"{path}: $.format: {head!r:.60} is none of {', '.join(documents.FORMATS)}")
-    return str(head)
 
 
 def compile(options: argparse.Namespace) -> int:
@@ -235,12 +213,6 @@ def compile(options: argparse.Namespace) -> int:
     print(f"{options.output}: {len(program.files)} files, {lines} lines; start it with "
           f"`plait run {options.output}`")  # fmt: skip
     return 0
-
-
-def source_text(options: argparse.Namespace) -> str:
-    """SOURCE with its batch, as `main.py` reads it back."""
-    words = {"source": options.source, "batch": options.batch, "seq": options.seq}
-    return json.dumps({k: v for k, v in words.items() if v is not None})
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -305,7 +277,7 @@ def check(options: argparse.Namespace) -> int:
 
         read_graph(path)
     else:
-        from .face import load_plan
+        from .planned import load_plan
 
         load_plan(path)
     if options.json:

@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 import transformers
 
-from plait.api.face import in_precision
 from plait.cost_model.breakdown import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.held import memory_term
@@ -29,6 +28,7 @@ from plait.ir.capture import load_source, trace
 from plait.ir.errors import InfeasibleError
 from plait.ir.model import Model
 from plait.ir.plan import Plan
+from plait.ir.precision import in_precision
 from plait.ir.rescale import rescale
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan

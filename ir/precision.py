@@ -29,6 +29,15 @@ def lift_dtypes(model: Model, dtype: str) -> Model:
     )
 
 
+def in_precision(model: Model, precision: str | None) -> Model:
+    """The model with parameters and activations in a precision; None leaves it as traced."""
+    if precision is None:
+        return model
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    return lift_dtypes(model, PRECISIONS[precision])
+
+
 def _type(type_: TensorType, dtype: str) -> TensorType:
     return TensorType(type_.shape, dtype) if type_.is_float else type_
 

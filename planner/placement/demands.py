@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from ortools.sat.python import cp_model
 
-if TYPE_CHECKING:
-    from .exact import Exact
+from ...cost_model.placement import Floats, Work
+from ...ir.placement import LinkModel
 
 
 class Send(NamedTuple):
@@ -26,7 +26,26 @@ class Send(NamedTuple):
     happens: cp_model.IntVar
 
 
-def lifetimes(model: Exact) -> None:
+class Timed(Protocol):
+    """What is asked of a constraint model: its variables by operator, device and transfer."""
+
+    model: cp_model.CpModel
+    work: Work
+    link: LinkModel
+    unit: float
+    size: Floats
+    devices: range
+    at: list[list[cp_model.IntVar]]
+    start: list[cp_model.IntVar]
+    end: list[cp_model.IntVar]
+    sends: dict[tuple[int, int], Send]
+    apart: list[cp_model.IntVar]
+
+    def time(self, name: str) -> cp_model.IntVar: ...
+    def room(self, device: int) -> int: ...
+
+
+def lifetimes(model: Timed) -> None:
     """The `infer` rule: outputs and received copies take room until their last use."""
     unit = model.unit
     held = _kept(model)
@@ -50,7 +69,7 @@ def lifetimes(model: Exact) -> None:
         model.model.add_cumulative(spans, sizes, room)
 
 
-def _kept(model: Exact) -> list[cp_model.IntVar]:
+def _kept(model: Timed) -> list[cp_model.IntVar]:
     """(n) until when outputs are needed at home."""
     kept = [model.time("") for _ in model.end]
     for v, end in enumerate(model.end):
@@ -66,7 +85,7 @@ def _kept(model: Exact) -> list[cp_model.IntVar]:
     return kept
 
 
-def _last_uses(model: Exact) -> dict[tuple[int, int], cp_model.IntVar]:
+def _last_uses(model: Timed) -> dict[tuple[int, int], cp_model.IntVar]:
     """Until when received copies are needed."""
     last = {key: model.time("") for key in model.sends}
     for edge in model.work.edges:
@@ -78,12 +97,12 @@ def _last_uses(model: Exact) -> dict[tuple[int, int], cp_model.IntVar]:
 
 
 def _span(
-    model: Exact, begin: cp_model.IntVar, end: cp_model.IntVar, here: cp_model.IntVar
+    model: Timed, begin: cp_model.IntVar, end: cp_model.IntVar, here: cp_model.IntVar
 ) -> cp_model.IntervalVar:
     return model.model.new_optional_interval_var(begin, model.time(""), end, here, "")
 
 
-def in_turn(model: Exact) -> None:
+def in_turn(model: Timed) -> None:
     """Ports serve transfers in the order in which their operators ended, and those of one operator
     in the order of its edges."""
     turns = _Turns(model)
@@ -105,7 +124,7 @@ def in_turn(model: Exact) -> None:
 class _Turns:
     """Who comes first: `first` and `last` (t) are the places of a tensor's edges."""
 
-    def __init__(self, model: Exact) -> None:
+    def __init__(self, model: Timed) -> None:
         self.model = model
         self.known: dict[tuple[str, int, int], cp_model.IntVar] = {}
         self.first: dict[int, int] = {}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.api.cli import main
-from plait.api.face import load_plan
+from plait.api.planned import load_plan
 from plait.cost_model.conditions import Conditions, Lost, run_plan
 
 LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"

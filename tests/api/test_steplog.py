@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.api.cli import main
-from plait.api.face import load_plan
+from plait.api.planned import load_plan
 from plait.cost_model.breakdown import step_term
 from plait.cost_model.fit import Step, fit
 from plait.cost_model.hardware import load_cluster

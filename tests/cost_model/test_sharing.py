@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from plait.api.asked import load_model
 from plait.api.face import plan
-from plait.api.work import load_model
 from plait.cost_model.breakdown import step_term
 from plait.cost_model.calibrate import cluster_toml
 from plait.cost_model.hardware import load_cluster
