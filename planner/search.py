@@ -17,6 +17,7 @@ from .candidate import Candidate, Decision
 from .clock import Clock
 from .entries import Entries
 from .evaluate import Evaluator
+from .memory.partial import partial
 from .options import PlanOptions, optimizer_states
 from .pins import decisions, pinned
 from .space import Word, divisors, families, strategies, with_experts
@@ -83,10 +84,12 @@ class Space:
     def search(self) -> None:
         if self.options.pins:
             self.pinned()
+            self.found += partial(self)
             return
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
+        self.found += partial(self)
         self.blend()
 
     def blend(self) -> None:
