@@ -7,7 +7,7 @@ allocator would be asked for, on any device, without rounding.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class LiveBytes(TorchDispatchMode):
         self.follow(known)
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
         if not any(alias.alias_info is not None for alias in func._schema.returns):
