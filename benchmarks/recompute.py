@@ -58,7 +58,8 @@ def main() -> None:
     print("model      saved of range   by value ms   by module ms   whole layer ms   solve CPU s")
     for name, batch, seq in MODELS:
         table = layer(name, batch, seq)
-        found, (whole, least), (_, most) = list(modules(table)), cost(table, "recompute"), cost(table, "keep")
+        (whole, least), (_, most) = cost(table, "recompute"), cost(table, "keep")
+        found = list(modules(table))
         for part in PARTS:
             start = time.process_time()
             seconds, _ = cost(table, select(table, part))
