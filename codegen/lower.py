@@ -10,8 +10,8 @@ from ..ir.errors import MismatchError
 from ..ir.flow import Flow
 from ..ir.local import localize
 from ..ir.model import Function, Model
-from ..ir.pieces import Pieces, Variant, split
-from ..ir.plan import Layers, Plan, Sharding
+from ..ir.pieces import Pieces, split
+from ..ir.plan import Layers, Memory, Plan, Sharding
 from ..ir.verify import verify_fit
 from .text import identifier
 
@@ -22,7 +22,7 @@ class Lowered(msgspec.Struct, frozen=True):
     name: str
     local: Function
     pieces: Pieces
-    variant: Variant
+    variant: Memory
     number: int  # of the sharding in the plan
     sharding: Sharding
     layers: tuple[Layers, ...]
@@ -42,7 +42,7 @@ def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
         )
     axes = found.axes
     verify_fit(plan, model, axes)
-    uses: dict[tuple[int, Variant], list[Layers]] = {}
+    uses: dict[tuple[int, Memory], list[Layers]] = {}
     for layers in plan.layers:
         uses.setdefault((layers.sharding, layers.memory), []).append(layers)
     taken: set[str] = set()
@@ -57,7 +57,7 @@ def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
         word = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, word))), variant, taken)
         taken.add(name)
-        pieces = split(local, variant)
+        pieces = split(local, runs[0].variant)
         lowered.append(Lowered(name, local, pieces, variant, number, sharding, tuple(runs)))
     return tuple(lowered)
 
@@ -66,8 +66,8 @@ def _same_function(plan: Plan, one: int, other: int) -> bool:
     return plan.shardings[one].function == plan.shardings[other].function
 
 
-def _name(function: str, variant: Variant, taken: set[str]) -> str:
+def _name(function: str, variant: Memory, taken: set[str]) -> str:
     """A module's name: the function's (and its strategy's, where that is not the first one's), then
     with its memory variant, then with a number."""
-    names = chain((function, f"{function}_{variant}"), (f"{function}_{n}" for n in count(2)))
+    names = chain((function, identifier(f"{function}_{variant}")), (f"{function}_{n}" for n in count(2)))
     return next(name for name in names if name not in taken)

@@ -1,7 +1,8 @@
 """Forward and backward of a function as two pieces, and what the first must save for the second.
 
 The memory variant decides: `keep` saves every value that backward reads, `recompute` saves only the
-inputs and runs the needed part of forward again.
+inputs and runs the needed part of forward again. Between these ends lies any set of values to save:
+backward runs again what leads from them, and from the inputs, to what it reads.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import msgspec
 
 from .model import Function, Op
 
-Variant = Literal["keep", "recompute"]
+Variant = Literal["keep", "recompute"] | tuple[int, ...]  # the values to save
 
 
 class Pieces(msgspec.Struct, frozen=True):
@@ -33,20 +34,24 @@ def split(function: Function, variant: Variant) -> Pieces:
     backward = needed(function.backward_ops, gradients)
     given = {i.value for i in function.inputs if i.kind in ("activation", "key")}
     made = made_by(function.forward_ops)
-    if variant == "recompute":
-        backward = needed(function.forward_ops, (reads(backward) | gradients) & made) + backward
-        made = set()
-    saved = ((reads(backward) | gradients) & (made | given)) - made_by(backward)
+    ends = {"keep": made, "recompute": set[int]()}
+    kept = ends[variant] if isinstance(variant, str) else set(variant)
+    again = needed(function.forward_ops, (reads(backward) | gradients) & made, kept)
+    backward = again + backward
+    saved = ((reads(backward) | gradients) & (kept & made | given)) - made_by(backward)
     forward = needed(function.forward_ops, outputs | (saved - given))
     return Pieces(forward, backward, tuple(sorted(saved)))
 
 
-def needed(ops: tuple[Op, ...], wanted: set[int]) -> tuple[Op, ...]:
-    """The operators that lead to `wanted`, in order; results nobody reads become -1."""
-    live, kept = set(wanted), []
+def needed(
+    ops: tuple[Op, ...], wanted: set[int], known: set[int] | frozenset[int] = frozenset()
+) -> tuple[Op, ...]:
+    """The operators that lead from `known` values to `wanted`, in order; results nobody reads become
+    -1."""
+    live, kept = wanted - known, []
     for op in reversed(ops):
         if any(r in live for r in op.results):
-            live.update(op.operands())
+            live.update(v for v in op.operands() if v not in known)
             results = tuple(r if r in live else -1 for r in op.results)
             kept.append(op if results == op.results else _with_results(op, results))
     return tuple(reversed(kept))

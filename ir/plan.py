@@ -10,9 +10,12 @@ from .amounts import Piece, Share
 from .cluster import Cluster
 from .local import Boundary, Choices
 from .mesh import Mesh
+from .pieces import Variant
 from .strategy import Strategy
 
-Memory = Literal["keep", "recompute"]
+Memory = Literal["keep", "save 75%", "save 50%", "save 25%", "recompute"]
+ENDS: tuple[Memory, ...] = ("keep", "recompute")  # all that backward reads, and the inputs alone
+PARTS: dict[Memory, float] = {"save 75%": 0.75, "save 50%": 0.5, "save 25%": 0.25}  # from end to end
 
 
 class Sharding(msgspec.Struct, frozen=True):
@@ -30,7 +33,8 @@ class Layers(msgspec.Struct, frozen=True):
     """Calls `first` to `last - 1`, all of one function, in one stage, with one decision.
 
     `sharding` indexes the plan's shardings; times are per call and micro-batch, predicted from the
-    work of `forward` and `backward`. `once`: they run once per step, on every stage.
+    work of `forward` and `backward`. `once`: they run once per step, on every stage. `saved`: the
+    values of the local form that are kept where `memory` saves a part.
     """
 
     first: int
@@ -42,6 +46,12 @@ class Layers(msgspec.Struct, frozen=True):
     forward: Piece = Piece()
     backward: Piece = Piece()
     once: bool = False
+    saved: tuple[int, ...] = ()
+
+    @property
+    def variant(self) -> Variant:
+        """What forward leaves for backward, as `ir.pieces` takes it."""
+        return self.memory if self.memory == "keep" or self.memory == "recompute" else self.saved
 
 
 class Stage(msgspec.Struct, frozen=True):

@@ -104,7 +104,9 @@ def _layers(
         seconds = entry.cost.forward.seconds, entry.cost.backward.seconds
         work = entries.amounts(call.function, decision.strategy.inside, samples // micro, memory)
         once = i in evaluator.once
-        layers.append(Layers(i, i + 1, number, memory, *seconds, *work, once))
+        inside = decision.strategy.inside
+        saved = entries.saved(shardings[key], inside, samples // micro, memory)
+        layers.append(Layers(i, i + 1, number, memory, *seconds, *work, once, saved))
     return tuple(shardings.values()), tuple(layers)
 
 

@@ -23,9 +23,10 @@ from ..ir.local import MICRO, Boundary, Choices, localize
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Call, Function, Model
 from ..ir.pieces import Variant
-from ..ir.plan import Sharding
+from ..ir.plan import PARTS, Memory, Sharding
 from ..ir.strategy import ROLES, Strategy
 from .batch import AxisSharding, split_batch, whole
+from .memory.select import select
 from .rules import UnevenTokens, axis_rule
 from .sharding import ShardingProblem, solve
 from .sharding.costs import RooflineCosts
@@ -68,7 +69,8 @@ class Entries:
         )
         self.solved: dict[Word, dict[str, Splits] | None] = {}
         self.tables: dict[tuple[str, Word, bool], Table | None] = {}
-        self.costs: dict[tuple[str, Word, int, Variant], Entry | None] = {}
+        self.costs: dict[tuple[str, Word, int, Memory], Entry | None] = {}
+        self.selected: dict[tuple[str, Word, bool, Memory], tuple[int, ...]] = {}
         self.loads: dict[tuple[object, ...], Load] = {}
         self.even: dict[str, int] = {}
         self.timed: dict[str, bool] = {}
@@ -172,14 +174,14 @@ class Entries:
         flag = Strategy(word).tokens_between
         return prod(n for role, n in word if ROLES[role].sequence or (flag and ROLES[role].operators))
 
-    def entry(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
+    def entry(self, name: str, word: Word, local_batch: int, memory: Memory) -> Entry | None:
         """The price of one call, or None where the function cannot be split so."""
-        key = (name, word, local_batch, variant)
+        key = (name, word, local_batch, memory)
         if key not in self.costs:
-            self.costs[key] = self.price(name, word, local_batch, variant)
+            self.costs[key] = self.price(name, word, local_batch, memory)
         return self.costs[key]
 
-    def price(self, name: str, word: Word, local_batch: int, variant: Variant) -> Entry | None:
+    def price(self, name: str, word: Word, local_batch: int, memory: Memory) -> Entry | None:
         experts = prod(size for role, size in word if ROLES[role].batch)
         ways, left = divmod(self.model.batch, local_batch * experts)
         if left or self.even_batch(name) % (ways * experts):
@@ -191,14 +193,49 @@ class Entries:
         table = self.tables[key]
         if table is None:
             return None
+        variant = self.variant(key, memory)
         return Entry(table.costs.at(local_batch, variant, ways), table.summed_bytes)
 
+    def variant(self, key: tuple[str, Word, bool], memory: Memory) -> Variant:
+        """What a memory action means for the local form of a table."""
+        if memory == "keep" or memory == "recompute":
+            return memory
+        if (*key, memory) not in self.selected:
+            table = self.tables[key]
+            assert table is not None
+            self.selected[*key, memory] = select(table.costs, PARTS[memory])
+        return self.selected[*key, memory]
+
+    def saved(
+        self, sharding: Sharding, word: Word, local_batch: int, memory: Memory
+    ) -> tuple[int, ...]:
+        """The values to save in the local form that is generated: the priced ones where the two forms
+        have the same operators."""
+        if memory not in PARTS:
+            return ()
+        name = sharding.function
+        experts = prod(size for role, size in word if ROLES[role].batch)
+        key = name, word, local_batch * experts == self.model.batch
+        table, variant = self.tables[key], self.variant(key, memory)
+        assert table is not None
+        assert isinstance(variant, tuple)
+        local = localize(
+            self.functions[name], self.flow.axes[name], sharding.mesh, sharding.choices,
+            sharding.boundary,
+        )  # fmt: skip
+        if [op.target for op in local.ops] == [op.target for op in table.costs.locals[0].ops]:
+            return variant
+        pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
+        one = FunctionTable(pricer, (local, local), (local_batch, local_batch))
+        return select(one, PARTS[memory])
+
     def amounts(
-        self, name: str, word: Word, local_batch: int, variant: Variant
+        self, name: str, word: Word, local_batch: int, memory: Memory
     ) -> tuple[Piece, Piece]:
         """What forward and backward of one call, which has a price, do and send."""
         experts = prod(size for role, size in word if ROLES[role].batch)
-        table = self.tables[name, word, local_batch * experts == self.model.batch]
+        key = name, word, local_batch * experts == self.model.batch
+        table, variant = self.tables[key], self.variant(key, memory)
         assert table is not None
         ways = self.model.batch // (local_batch * experts)
         return table.costs.amounts(local_batch, variant, ways)

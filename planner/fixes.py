@@ -6,13 +6,13 @@ Every fix is a search of its own under one changed option, so what it promises i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError, UsageError
-from ..ir.plan import Memory
+from ..ir.plan import ENDS
 from ..ir.strategy import ROLES
 from ..ir.text import gib, seconds
 from .candidate import Candidate
@@ -80,7 +80,7 @@ def tried(space: Space, least: Candidate) -> Iterator[Fix]:
 def freed(space: Space) -> Iterator[tuple[str, Space]]:
     """What the user's options forbid, allowed one at a time."""
     options = space.options
-    actions: tuple[Memory, ...] = get_args(Memory)
+    actions = ENDS
     if set(actions) - set(options.memory_actions):
         yield f"--memory-actions {','.join(actions)}", space.again(memory_actions=actions)
     zeros = [r for r in ROLES if ROLES[r].shards and r not in options.roles]

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ..ir.cluster import Cluster
 from ..ir.errors import UsageError
 from ..ir.model import Model
+from ..ir.plan import ENDS
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .blend import Mixture, fastest, groups
@@ -18,6 +19,7 @@ from .clock import Clock
 from .compress import Compressor
 from .entries import Entries
 from .evaluate import Evaluator
+from .memory.partial import partial
 from .options import PlanOptions, optimizer_states
 from .pins import decisions, pinned
 from .space import Word, divisors, families, strategies, with_experts
@@ -85,10 +87,13 @@ class Space:
     def search(self) -> None:
         if self.options.pins:
             self.pinned()
+            self.found += partial(self)
             return
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
+        if set(ENDS) <= set(self.options.memory_actions):
+            self.found += partial(self.found, self.budget, self.evaluator.candidate, self.clock)
         self.blend(self.found)
 
     def blend(self, found: list[Candidate]) -> None:

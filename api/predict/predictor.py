@@ -47,14 +47,14 @@ class RunEntries(Entries):
     """Prices without a plan's bounds on the batch: micro-batches are what the run says. All large
     matrices lie in pieces along a tensor axis, vocabularies too."""
 
-    def price(self, name: str, word: Word, local_batch: int, variant: Memory) -> Entry | None:
+    def price(self, name: str, word: Word, local_batch: int, memory: Memory) -> Entry | None:
         key = (name, word, False)
         if key not in self.tables:
             self.tables[key] = self.table(name, word, SAMPLES, alone=False)
         table = self.tables[key]
         if table is None:
             return None
-        return Entry(table.costs.at(local_batch, variant, SAMPLES), table.summed_bytes)
+        return Entry(table.costs.at(local_batch, self.variant(key, memory), SAMPLES), table.summed_bytes)
 
     def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
         held = (i.value for i in function.held() if i.gradient is not None)

@@ -18,7 +18,7 @@ from .sources import sourced
 WORDS = (
     "dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "pp=4", "dp=2,tp=2", "pp=2,zero3=2",
     "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute", "tp=4,sp", "sp=4", "cp=4",
-    "zero3=2,cp=2", "sp=2,tp=2", "pp=2,tp=2,sp",
+    "zero3=2,cp=2", "sp=2,tp=2", "pp=2,tp=2,sp", "tp=4,sp save 50%", "pp=2,zero3=2 save 25%",
 )  # fmt: skip
 
 
@@ -27,11 +27,11 @@ def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
     model, source, file = sourced(name, folder, "4, seq=16")
     jobs = []
     for i, word in enumerate(words):
-        strategy, *variant = word.split()
+        strategy, *variant = word.split(" ", 1)
         parsed = parse_strategy(strategy)
         options = PlanOptions(
             pins=everywhere(strategy),
-            memory_actions=("recompute",) if variant else ("keep",),
+            memory_actions=tuple(variant) or ("keep",),
             micro_batches=4 if parsed.size("pp") > 1 else 1,
         )
         made = plan(model, load_cluster("local:4"), options)

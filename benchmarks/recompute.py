@@ -1,0 +1,76 @@
+"""Recomputed seconds of a layer at equal saved bytes: values chosen one by one, whole modules, all.
+
+    python benchmarks/recompute.py
+
+A choice of modules recomputes all operators of some submodules of the layer; the best of all such
+choices is found by trying every one.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain, combinations
+from pathlib import Path
+
+from plait.cost_model.hardware import load_cluster
+from plait.cost_model.table import FunctionTable
+from plait.ir.capture import load_source, trace
+from plait.ir.pieces import Variant, made_by, split
+from plait.planner.entries import Entries
+from plait.planner.memory.select import select
+
+CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
+MODELS = (("gpt2", 8, 1024), ("llama3-8b", 2, 4096))
+PARTS = (0.25, 0.5, 0.75)
+MOST_MODULES = 14
+
+
+def layer(name: str, batch: int, seq: int) -> FunctionTable:
+    """The most repeated function of a model, on one device."""
+    source = load_source(f"hf:{CONFIGS / name}.json", batch=batch, seq=seq)
+    model = trace(source.model, source.batch)
+    entries = Entries(model, load_cluster("1xh100"))
+    (function, _), *_ = Counter(call.function for call in model.calls).most_common()
+    entries.entry(function, (), model.batch, "keep")
+    table = entries.tables[function, (), True]
+    assert table is not None
+    return table.costs
+
+
+def cost(table: FunctionTable, variant: Variant) -> tuple[float, int]:
+    """Seconds of what runs again, and bytes that wait."""
+    local = table.locals[1]
+    pieces, forward = split(local, variant), made_by(local.forward_ops)
+    again = sum(table.pricer.op(local, op).seconds for op in pieces.backward if made_by((op,)) & forward)
+    return again, sum(local.types[v].bytes for v in {table.roots[v] for v in pieces.saved})
+
+
+def modules(table: FunctionTable) -> Iterator[tuple[float, int]]:
+    """What every choice of submodules to recompute costs."""
+    ops = table.locals[1].forward_ops
+    scopes = sorted({op.scope for op in ops})[:MOST_MODULES]
+    for chosen in chain.from_iterable(combinations(scopes, n) for n in range(len(scopes) + 1)):
+        kept = tuple(op for op in ops if op.scope not in chosen)
+        yield cost(table, tuple(made_by(kept)))
+
+
+def main() -> None:
+    print("model      saved of range   by value ms   by module ms   whole layer ms   solve CPU s")
+    for name, batch, seq in MODELS:
+        table = layer(name, batch, seq)
+        (whole, least), (_, most) = cost(table, "recompute"), cost(table, "keep")
+        found = list(modules(table))
+        for part in PARTS:
+            start = time.process_time()
+            seconds, _ = cost(table, select(table, part))
+            spent = time.process_time() - start
+            budget = least + part * (most - least)
+            best = min((s for s, size in found if size <= budget), default=whole)
+            print(
+                f"{name:<10} {part:>14.0%} {seconds * 1e3:>13.3f} {best * 1e3:>14.3f} "
+                f"{whole * 1e3:>16.3f} {spent:>13.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Counts the bytes of live tensors while a program runs, so that a predicted peak can be held to.
+
+Every operator's results are followed from birth to the death of their storage: this is what an
+allocator would be asked for, on any device, without rounding.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """While it is entered: `bytes` of live storages that were made under it, `peak` the most so far.
+
+    `known` tensors count from the start.
+    """
+
+    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.bytes, self.peak = 0, 0
+        self.live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self.follow(known)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if not any(alias.alias_info is not None for alias in func._schema.returns):
+            self.follow(leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+        return made
+
+    def follow(self, tensors: Iterable[Tensor]) -> None:
+        """Count these storages until they die."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self.live:
+                self.live[key] = weakref.ref(storage, lambda _, k=key, n=size: self.end(k, n))  # type: ignore[misc]
+                self.bytes += size
+                self.peak = max(self.peak, self.bytes)
+
+    def end(self, key: int, size: int) -> None:
+        del self.live[key]
+        self.bytes -= size
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+        self.peak = self.bytes

@@ -1,0 +1,75 @@
+"""A plan's peak is a promise: no generated program holds more bytes of tensors than its plan says."""
+
+import gc
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from plait.codegen import compile_program, write
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
+from plait.ir.plan import Memory
+from plait.planner import PlanOptions, plan
+from plait.runtime.peak import LiveBytes
+from plait.runtime.program import Program
+from plait.runtime.session import session
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import zoo
+
+VARIANTS = ("keep", "save 50%", "recompute")
+LONG = ("bert", "distilbert", "electra", "roberta", "gpt_neox", "opt", "qwen2", "mistral", "t5",
+        "vit", "dinov2", "bart")  # fmt: skip
+
+
+def test_live_bytes_follow_storages_not_views():
+    with LiveBytes() as live:
+        x = torch.zeros(100)
+        view = x[:10]
+        assert live.bytes == 400
+        del x
+        assert live.bytes == 400
+        y = view + 1
+        assert live.bytes == 440
+        del view, y
+        gc.collect()
+        assert (live.bytes, live.peak) == (0, 440)
+
+
+def peaks(name, folder, variants, micro_batches):
+    """For every plan: the promised bytes of tensors, and what two steps of training held."""
+    module, batch = getattr(zoo, name)()
+    module.train()
+    model = trace(module, batch)
+    for variant in variants:
+        options = PlanOptions(memory_actions=(variant,), micro_batches=micro_batches)
+        made = plan(model, load_cluster("local:1"), options)
+        (stage,) = made.stages
+        place = folder / f"{name}_{variant}_{micro_batches}".replace(" ", "_").replace("%", "")
+        write(compile_program(made, model), place)
+        with session("gloo"), LiveBytes() as live:
+            program = Program.open(place, module)
+            live.restart()  # making the first values is not training
+            for _ in range(2):
+                program.step(batch)
+        yield stage.peak_bytes - dict(stage.memory)["runtime"], live.peak
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_program_keeps_its_promise(name, micro_batches, tmp_path):
+    for promised, held in peaks(name, tmp_path, VARIANTS, micro_batches):
+        assert held <= promised
+        assert promised <= 1.5 * held  # a promise of anything would be kept
+
+
+@pytest.mark.long
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", LONG)
+def test_other_programs_keep_their_promise(name, tmp_path):
+    for promised, held in peaks(name, tmp_path, get_args(Memory), 1):
+        assert held <= promised
