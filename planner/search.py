@@ -87,14 +87,18 @@ class Space:
     def search(self) -> None:
         if self.options.pins:
             self.pinned()
-            self.found += partial(self)
+            self.save_parts()
             return
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
+        self.save_parts()
+        self.blend(self.found)
+
+    def save_parts(self) -> None:
+        """Add candidates between keeping everything and recomputing, where the user allows both."""
         if set(ENDS) <= set(self.options.memory_actions):
             self.found += partial(self.found, self.budget, self.evaluator.candidate, self.clock)
-        self.blend(self.found)
 
     def blend(self, found: list[Candidate]) -> None:
         """Add mixtures of every group of candidates that may beat the fastest one that fits."""
