@@ -52,6 +52,7 @@ class Evaluator:
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
         self.compressor = compressor
+        self.trained = sum(p.type.bytes for p in self.model.parameters if p.trainable)
         self.passages = Passages(entries)
         self.between: dict[int, list[Link]] = {}
         self.along: dict[Strategy, BatchAxes] = {}
@@ -127,9 +128,8 @@ class Evaluator:
         """The batch axes of a strategy, compressed as pays for an average stage."""
         item, scale, chosen = self.item, self.gradient_scale, {}
         if self.compressor is not None:
-            trained = sum(p.type.bytes for p in self.model.parameters if p.trainable)
             ways = strategy.stages * prod(n for r, n in strategy.axes if ROLES[r].operators)
-            chosen = self.compressor.choose(strategy, self.cluster, scale, item, trained // ways)
+            chosen = self.compressor.choose(strategy, self.cluster, scale, item, self.trained // ways)
         return BatchAxes(strategy, self.cluster, scale, item, chosen)
 
     def mixed(
