@@ -28,6 +28,9 @@ def assemble(space: Space, best: Candidate) -> Plan:
     mesh = grid([s.mesh for s in best.strategies])
     assert mesh is not None
     searched_splits = any(size > 1 for c in candidates for s in c.strategies for _, size in s.searched)
+    # a blend may be faster than all found, down to the bound; splits of operators to their own
+    gap = max(GAP if searched_splits else 0.0, 1 - min(space.bound / best.step_seconds, 1.0))
+    gap = unknown_gap(space, best) if space.clock.stopped else gap
     return Plan(
         model=model.name,
         model_digest=model.fingerprint(),
@@ -43,8 +46,8 @@ def assemble(space: Space, best: Candidate) -> Plan:
         layers=layers,
         shardings=shardings,
         prediction=_prediction(evaluator, best),
-        status="feasible" if searched_splits or space.clock.stopped else "optimal",
-        gap=unknown_gap(space, best) if space.clock.stopped else GAP if searched_splits else 0.0,
+        status="optimal" if gap == 0 else "feasible",
+        gap=gap,
         complete=not space.clock.stopped,
         compression=tuple(
             Compressed(strategy, role, subject, program.name)

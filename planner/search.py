@@ -39,6 +39,7 @@ class Space:
         self.roles = tuple(r for r in ROLES if r in useful)
         self.stages = sum(entries.functions[c.function].differentiable for c in evaluator.calls)
         self.found: list[Candidate] = []
+        self.bound = inf  # seconds that no blend is below
         self.clock = Clock(options.time_limit_seconds)
 
     @staticmethod
@@ -109,6 +110,7 @@ class Space:
             if fastest(group) < best and not self.clock.late()
             for mixture in [Mixture(self.evaluator, group)]
         ]
+        self.bound = min((least for least, *_ in mixtures), default=inf)
         for least, _, mixture in sorted(mixtures)[:BLENDED]:
             if least >= best or self.clock.late():
                 break
