@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from ..ir.cluster import Cluster
 from ..ir.errors import UsageError
 from ..ir.measured import Machine
 from . import documents
+from .asked import show
 from .steplog import read_steps
 
 MOST_RANKS = 64
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     documents.write_text(Path(options.output), cluster_toml(made))
     if options.json:
         figures = {**as_json(options.output, made), "time_s": time.perf_counter() - start}
-        print(json.dumps(figures, indent=1))
+        show(figures)
     else:
         print(summary(options.output, made))
     return 0
@@ -54,7 +54,7 @@ def fitted(options: argparse.Namespace) -> int:
             "factors": msgspec.to_builtins(found.factors),
             "error_before": found.error_before, "error_after": found.error_after,
         }  # fmt: skip
-        print(json.dumps(figures, indent=1))
+        show(figures)
     else:
         f = found.factors
         print(f"{options.output}: {made}\n"

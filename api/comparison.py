@@ -13,6 +13,7 @@ from ..ir.errors import MismatchError, UsageError
 from ..ir.model import Model
 from ..ir.plan import Layers, Plan
 from ..ir.text import gib, seconds, size
+from .asked import load_model, show
 
 DEEPEST = 3  # levels of a plan's tree whose terms are compared
 ROUNDED = 5e-4  # relative: a difference that would read 0.0 %
@@ -27,12 +28,14 @@ def run(options: argparse.Namespace) -> int:
     if options.against:
         found = against(plan, options.against, options)
         rows = [row_json(plan, name, rival) for name, rival in found]
-        print(json.dumps({"plan": figures(plan), "baselines": rows}, indent=1) if options.json
-              else "\n".join(table(plan, found)))  # fmt: skip
+        if options.json:
+            show({"plan": figures(plan), "baselines": rows})
+        else:
+            print("\n".join(table(plan, found)))
         return 0
     other = load_plan(options.other)
     if options.json:
-        print(json.dumps(versus_json(plan, other), indent=1))
+        show(versus_json(plan, other))
     else:
         print("\n".join([versus(plan, other), *changed(plan, other)]))
     return 0
@@ -65,7 +68,6 @@ def instead(plan: Plan, word: str, options: argparse.Namespace) -> Plan:
 def model_of(plan: Plan, options: argparse.Namespace) -> Model:
     """The model of a plan, as the plan runs it."""
     from ..ir.precision import in_precision
-    from .asked import load_model
 
     source = source_of(plan, options)
     model = load_model(source, plan.global_batch)
@@ -76,7 +78,7 @@ def model_of(plan: Plan, options: argparse.Namespace) -> Model:
 
 def figures(plan: Plan) -> dict[str, Any]:
     """A plan in a line."""
-    peak = max(s.peak_bytes for s in plan.stages)
+    peak = plan.peak_bytes
     return {
         "word": plan.word, "micro_batches": plan.micro_batches, "memory": memory_of(plan),
         "step_time_s": plan.prediction.step_seconds, "peak": peak, "budget": plan.budget_bytes,
@@ -154,7 +156,7 @@ def versus(plan: Plan, rival: Plan) -> str:
     """What a rival costs more, term by term."""
     ours, theirs = step_term(plan), step_term(rival)
     slower = theirs.value / ours.value - 1
-    peak = max(s.peak_bytes for s in rival.stages)
+    peak = rival.peak_bytes
     fits = peak <= plan.budget_bytes
     verdict = "as fast"
     if abs(slower) >= ROUNDED:
@@ -180,7 +182,7 @@ def versus(plan: Plan, rival: Plan) -> str:
 
 
 def versus_json(plan: Plan, rival: Plan) -> dict[str, Any]:
-    peak = max(s.peak_bytes for s in rival.stages)
+    peak = rival.peak_bytes
     return {
         "word": rival.word, "instead_of": plan.word, "micro_batches": rival.micro_batches,
         "step_time_s": rival.prediction.step_seconds, "plan_step_time_s": plan.prediction.step_seconds,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from ..ir.compression.registry import programs
 from ..ir.errors import UsageError
 from ..runtime.compression.native import build
 from . import documents
+from .asked import show
 
 INNER, OUTER = 4, 2  # ranks of a node, and nodes, that kernels are printed for
 GPUS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx90a", "hip:gfx942")
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="plait-kernels-") as scratch:
         rows = list(compiled(pipelines, targets, folder or Path(scratch)))
     if options.json:
-        print(json.dumps({"kernels": [row._asdict() for row in rows]}, indent=1))
+        show({"kernels": [row._asdict() for row in rows]})
     else:
         print("\n".join(table(rows)))
     return 0

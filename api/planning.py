@@ -70,7 +70,7 @@ def near(batch: int) -> list[int]:
 
 def front_row(plan: Plan) -> dict[str, Any]:
     """A plan of the front, and the budget that asks for it."""
-    peak = max(s.peak_bytes for s in plan.stages)
+    peak = plan.peak_bytes
     return {
         "global_batch": plan.global_batch, "samples_per_s": plan.prediction.samples_per_second,
         "step_time_s": plan.prediction.step_seconds, "peak": peak, "word": plan.word,

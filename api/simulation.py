@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from ..cost_model.schedule import Event, Timeline
 from ..ir.errors import UsageError
 from ..ir.plan import Plan
 from ..ir.text import seconds
+from .asked import show
 
 WIDTH = 72  # columns of the timeline
 MOST_ROWS = 64
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     conditions = parse_conditions(plan, options.slow, options.link_down)
     planned, changed = run_plan(plan, Conditions()), run_plan(plan, conditions)
     if options.json:
-        print(json.dumps(as_json(plan, planned, changed), indent=1))
+        show(as_json(plan, planned, changed))
     else:
         print("\n".join(lines(plan, planned, changed)))
     return 0

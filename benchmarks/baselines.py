@@ -140,7 +140,7 @@ def rows(name: str) -> Iterator[Row]:
             fits = [
                 (baseline, found.prediction.step_seconds)
                 for baseline, found in priced
-                if found and max(s.peak_bytes for s in found.stages) <= found.budget_bytes
+                if found and found.peak_bytes <= found.budget_bytes
             ]
             best.append(min(fits, key=lambda f: f[1], default=None))
         yield Row(name, spec, made, best[0], best[1], seconds)

@@ -157,6 +157,11 @@ class Plan(msgspec.Struct, frozen=True):
         """The strategies in one line: `dp=4 | dp=2,tp=2`."""
         return " | ".join(map(str, self.strategies))
 
+    @property
+    def peak_bytes(self) -> int:
+        """Of the fullest device."""
+        return max(stage.peak_bytes for stage in self.stages)
+
     def strategy_of(self, layers: Layers) -> Strategy:
         return self.shardings[layers.sharding].strategy
 

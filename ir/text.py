@@ -134,7 +134,7 @@ def _argument(argument: Argument) -> str:
 
 def print_plan(plan: Plan) -> str:
     """A plan in a screenful: the headline, each stage's runs of layers, what comes next best."""
-    p, peak = plan.prediction, max(s.peak_bytes for s in plan.stages)
+    p, peak = plan.prediction, plan.peak_bytes
     lines = [
         f"plan for {one_line(plan.model)} on {plan.cluster.name} ({plan.mesh.size} devices)   "
         f"fits: {gib(peak)} of {gib(plan.budget_bytes)}   {seconds(p.step_seconds)}/step   "

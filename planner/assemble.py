@@ -69,10 +69,7 @@ def assemble(space: Space, best: Candidate) -> Plan:
 def unknown_gap(space: Space, best: Candidate) -> float:
     """How far a plan may be from the best one of a space that was not searched to its end: from a
     step in which all devices do nothing but compute, as fast as they can."""
-    cluster, model = space.cluster, space.evaluator.model
-    flops = _flops(space.evaluator)
-    dtype = model.parameters[0].type.dtype if model.parameters else "float32"
-    least = flops / (cluster.device.peak(dtype) * cluster.devices)
+    least = _flops(space.evaluator) / _peak_flops(space.evaluator)
     return max(0.0, 1 - least / best.step_seconds)
 
 
@@ -114,15 +111,18 @@ def _layers(
 
 
 def _prediction(evaluator: Evaluator, best: Candidate) -> Prediction:
-    model, cluster = evaluator.model, evaluator.cluster
-    flops = _flops(evaluator)
+    model, flops = evaluator.model, _flops(evaluator)
     tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
-    dtype = model.parameters[0].type.dtype if model.parameters else "float32"
-    peak = cluster.device.peak(dtype) * cluster.devices
     step = best.step_seconds
-    return Prediction(
-        step, tokens / step, model.batch / step, flops / step / peak, best.bubble, flops
-    )
+    mfu = flops / step / _peak_flops(evaluator)
+    return Prediction(step, tokens / step, model.batch / step, mfu, best.bubble, flops)
+
+
+def _peak_flops(evaluator: Evaluator) -> float:
+    """flop/s of all devices in the model's type."""
+    parameters, cluster = evaluator.model.parameters, evaluator.cluster
+    dtype = parameters[0].type.dtype if parameters else "float32"
+    return cluster.device.peak(dtype) * cluster.devices
 
 
 def _flops(evaluator: Evaluator) -> float:

@@ -46,9 +46,9 @@ class Compressor:
         self, strategy: Strategy, cluster: Cluster, scale: float, item: int, trained: int
     ) -> dict[tuple[Subject, str], Program]:
         """Programs for `trained` bytes of weights per device, by what travels and the role."""
-        plain = BatchAxes(strategy, cluster, scale, item)
         if not self.programs or not trained:
             return {}
+        plain = BatchAxes(strategy, cluster, scale, item)
         found: dict[tuple[Subject, str], Program] = {}
         for subject, kind, amount, axis in collectives(plain, trained):
             best = plain.seconds(kind, amount, [axis])

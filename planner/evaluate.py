@@ -196,14 +196,13 @@ class Evaluator:
             samples, left = divmod(self.global_batch, decision.strategy.batch_ways())
             if left or samples % micro_batches:
                 return None
-            for i in range(decision.first, decision.last):
-                local = samples if i in self.once else samples // micro_batches
-                variant = self.variant(i, decision.memory)
-                name, word = self.calls[i].function, decision.strategy.inside
-                entry = self.entries.entry(name, word, local, variant)
-                if entry is None:
-                    return None
-                entries.append(entry)
+            own = self.entries_like(
+                decision.strategy.inside, samples, micro_batches, decision.memory,
+                range(decision.first, decision.last),
+            )  # fmt: skip
+            if own is None:
+                return None
+            entries += own
         return entries
 
     def ties_agree(self, decisions: tuple[Decision, ...]) -> bool:
@@ -249,16 +248,19 @@ class Evaluator:
         return Cut(tuple(bounds), tuple(sums), tuple(kind_of))
 
     def entries_like(
-        self, word: Word, batch: int, micro_batches: int, memory: Memory
-    ) -> list[Entry] | None:
-        """The price of every call under one strategy; None where one cannot be split so."""
+        self, word: Word, batch: int, micro_batches: int, memory: Memory,
+        members: Sequence[int] | None = None,
+    ) -> list[Entry] | None:  # fmt: skip
+        """The price of calls under one strategy, of all unless `members` are named; None where one
+        cannot be split so."""
         known: dict[tuple[str, Memory, bool], Entry | None] = {}
         entries = []
-        for i, call in enumerate(self.calls):
-            key = call.function, self.variant(i, memory), i in self.once
+        for i in range(len(self.calls)) if members is None else members:
+            name = self.calls[i].function
+            key = name, self.variant(i, memory), i in self.once
             if key not in known:
                 local = batch if key[2] else batch // micro_batches
-                known[key] = self.entries.entry(call.function, word, local, key[1])
+                known[key] = self.entries.entry(name, word, local, key[1])
             entry = known[key]
             if entry is None:
                 return None

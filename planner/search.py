@@ -152,15 +152,18 @@ class Space:
 
     def blends(self, made: tuple[Decision, ...]) -> list[Candidate]:
         """Every number of micro-batches of these decisions."""
-        ways = lcm(*(d.strategy.batch_ways() for d in made))
+        counts = self.counts(lcm(*(d.strategy.batch_ways() for d in made)))
+        found = (self.evaluator.blend(made, count) for count in counts)
+        return [candidate for candidate in found if candidate is not None]
+
+    def counts(self, ways: int) -> list[int]:
+        """Numbers of micro-batches to try where the batch is split so many ways; none once time is
+        up."""
         batch = self.evaluator.global_batch
         if batch % ways or self.clock.late():
             return []
-        counts = divisors(batch // ways)
-        if self.options.micro_batches is not None:
-            counts = [self.options.micro_batches]
-        found = (self.evaluator.blend(made, count) for count in counts)
-        return [candidate for candidate in found if candidate is not None]
+        fixed = self.options.micro_batches
+        return divisors(batch // ways) if fixed is None else [fixed]
 
     def grow(self, family: list[Word]) -> Word | None:
         """Price the words of a family as long as a larger one helps, and give the best that fits.
@@ -182,13 +185,8 @@ class Space:
 
     def candidates(self, strategy: Strategy) -> list[Candidate]:
         """Every number of micro-batches and memory action of a word."""
-        batch, ways = self.evaluator.global_batch, strategy.batch_ways()
-        if batch % ways or self.clock.late():
-            return []
-        counts = divisors(batch // ways)
-        if self.options.micro_batches is not None:
-            counts = [self.options.micro_batches]
-        elif self.options.pins and strategy.stages == 1:
+        counts = self.counts(strategy.batch_ways())
+        if self.options.pins and strategy.stages == 1:
             counts = counts[:1]
         made = (
             self.evaluator.candidate(strategy, count, memory)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -82,15 +82,6 @@ class Wires:
     def _has(self, mesh: int, role: str, subject: str) -> bool:
         axis = self.axes.get((mesh, role))
         return axis is not None and bool(getattr(axis, subject))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Errors and replicas of this rank."""
-        return {f"{role} {mesh}": made.state_dict() for (mesh, role), made in self.made.items()}
-
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Raises MismatchError for states of other sizes."""
-        for (mesh, role), made in self.made.items():
-            made.load_state_dict(saved.get(f"{role} {mesh}", {}))
 
 
 def codec(axis: CompressedAxis, folder: Path) -> Codec:

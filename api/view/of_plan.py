@@ -47,7 +47,7 @@ def report_of_plan(plan: Plan, model: Model | None = None) -> Report:
 
 
 def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
-    p, peak = plan.prediction, max(s.peak_bytes for s in plan.stages)
+    p, peak = plan.prediction, plan.peak_bytes
     fits = "fits" if peak <= plan.budget_bytes else "too large"
     found = plan.status if not plan.gap else f"within {100 * plan.gap:.2g} %"
     tokens = p.tokens_per_second > 0

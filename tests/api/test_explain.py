@@ -12,15 +12,6 @@ from plait.api.cli import main
 LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explain")
-    model, made = str(folder / "model.json"), str(folder / "plan.json")
-    assert main(["trace", LLAMA, "-o", model]) == 0
-    assert main(["plan", model, "--cluster", "8xh100", "--pin", "*:pp=2,dp=4", "-o", made]) == 0
-    return model, made
-
-
 def sums(term):
     parts = term["parts"]
     assert not parts or sum(p["value"] for p in parts) == pytest.approx(term["value"], rel=1e-9)

@@ -8,17 +8,6 @@ import pytest
 
 from plait.api.cli import main
 
-LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("formats")
-    model, made = str(folder / "model.json"), str(folder / "plan.json")
-    assert main(["trace", LLAMA, "-o", model]) == 0
-    assert main(["plan", model, "--cluster", "8xh100", "--pin", "*:pp=2,dp=4", "-o", made]) == 0
-    return model, made
-
 
 def written(file, kind, folder):
     target = folder / "out"

@@ -46,7 +46,7 @@ def test_no_plan_is_slower_than_a_baseline_that_fits(name, traced):
     space, compared = Space.of(model, cluster, PlanOptions()), 0
     for baseline in parse_baselines("ddp,fsdp,hsdp,zero1,zero2,megatron", cluster):
         other = rival(space, baseline)
-        if other is not None and max(s.peak_bytes for s in other.stages) <= other.budget_bytes:
+        if other is not None and other.peak_bytes <= other.budget_bytes:
             assert made.prediction.step_seconds <= other.prediction.step_seconds * (1 + 1e-9)
             compared += 1
     assert compared >= 3
@@ -57,5 +57,5 @@ def test_a_rival_that_does_not_fit_is_the_smallest(traced):
     space = Space.of(model, cluster, PlanOptions(memory_bytes=1 << 20))
     (baseline,) = parse_baselines("ddp", cluster)
     other = rival(space, baseline)
-    assert max(s.peak_bytes for s in other.stages) > 1 << 20
+    assert other.peak_bytes > 1 << 20
     assert {x.memory for x in other.layers if not x.once} >= {"recompute"}

@@ -1,0 +1,19 @@
+"""A small model and a plan of it, as files."""
+
+from pathlib import Path
+
+import pytest
+
+from plait.api.cli import main
+
+LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
+
+
+@pytest.fixture(scope="package")
+def files(tmp_path_factory):
+    """The model's and the plan's: two stages of four replicas."""
+    folder = tmp_path_factory.mktemp("files")
+    model, made = str(folder / "model.json"), str(folder / "plan.json")
+    assert main(["trace", LLAMA, "-o", model]) == 0
+    assert main(["plan", model, "--cluster", "8xh100", "--pin", "*:pp=2,dp=4", "-o", made]) == 0
+    return model, made
