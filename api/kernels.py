@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..codegen.compression import cpp
-from ..codegen.compression.ahead import EXTENSIONS, Compiler, target_of
+from ..codegen.compression.ahead import EXTENSIONS, Compiler, available, target_of
 from ..ir.compression.kernel import Kernel, Pipeline
 from ..ir.compression.lower import lower
 from ..ir.compression.registry import programs
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
 def default_targets() -> list[str]:
     """Those that can be compiled for here."""
-    return ["cpu", *(GPUS if importlib.util.find_spec("triton") else ())]
+    return ["cpu", *(GPUS if available() else ())]
 
 
 def cache_directory() -> Path:

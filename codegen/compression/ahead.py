@@ -22,6 +22,7 @@ from .triton import PRELUDE, arguments, source, work
 
 FORMAT = "plait/compiled-kernel 1"
 EXTENSIONS = {"cuda": "ptx", "hip": "amdgcn"}
+CAPABILITIES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)  # LLVM ends the process at others
 USED = re.compile(r"Function \S+:\s*REG:(\d+) STACK:(\d+)")
 
 
@@ -79,8 +80,20 @@ def target_of(name: str) -> Any:
     kind, _, architecture = name.partition(":")
     if kind not in EXTENSIONS or not architecture or (kind == "cuda") != architecture.isdecimal():
         raise UsageError(f"unknown target {name!r}: write cpu, cuda:90 or hip:gfx942")
+    if kind == "cuda" and int(architecture) not in CAPABILITIES:
+        there = ", ".join(f"cuda:{one}" for one in CAPABILITIES)
+        raise UsageError(f"Triton does not compile for {name!r}, but for {there}")
     gpu = triton_module("triton.backends.compiler").GPUTarget
     return gpu("cuda", int(architecture), 32) if kind == "cuda" else gpu("hip", architecture, 64)
+
+
+def available() -> bool:
+    """Whether Triton's compiler is installed."""
+    try:
+        triton_module("triton.compiler")
+    except UsageError:
+        return False
+    return True
 
 
 def triton_module(name: str) -> ModuleType:

@@ -1,6 +1,5 @@
 """Triton kernels give the reference's bits, and compile for GPUs without spills or byte stores."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from plait.codegen.compression import ahead
-from plait.codegen.compression.ahead import Compiler
+from plait.codegen.compression.ahead import Compiler, available
 from plait.codegen.compression.triton import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
@@ -21,9 +20,7 @@ WORKER = Path(__file__).with_name("triton_worker.py")
 GPUS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx90a", "hip:gfx942")
 MOST_REGISTERS = 96  # of a thread on sm_90
 MOST_SECONDS = 60.0  # of CPU, for all kernels and GPUs
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
+needs_triton = pytest.mark.skipif(not available(), reason="Triton is not installed")
 
 
 def lowered():
