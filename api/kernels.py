@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
-from ..codegen.compression import cpp, triton
-from ..codegen.compression.ahead import compile_kernel, target_of
+from ..codegen.compression import cpp
+from ..codegen.compression.ahead import EXTENSIONS, Compiler, available, target_of
 from ..ir.compression.kernel import Kernel, Pipeline
 from ..ir.compression.lower import lower
 from ..ir.compression.registry import programs
-from ..ir.errors import UsageError
 from ..runtime.compression.native import build
 from . import documents
 from .asked import show
@@ -42,8 +38,7 @@ def run(options: argparse.Namespace) -> int:
         if target != "cpu":
             target_of(target)
     folder = Path(options.output) if options.output else None
-    with tempfile.TemporaryDirectory(prefix="plait-kernels-") as scratch:
-        rows = list(compiled(pipelines, targets, folder or Path(scratch)))
+    rows = list(compiled(pipelines, targets, folder))
     if options.json:
         show({"kernels": [row._asdict() for row in rows]})
     else:
@@ -53,59 +48,39 @@ def run(options: argparse.Namespace) -> int:
 
 def default_targets() -> list[str]:
     """Those that can be compiled for here."""
-    return ["cpu", *(GPUS if importlib.util.find_spec("triton") else ())]
+    return ["cpu", *(GPUS if available() else ())]
 
 
-def compiled(pipelines: Sequence[Pipeline], targets: Sequence[str], folder: Path) -> Iterator[Row]:
-    """Writes the sources to `folder`, compiles them there, and says what came out."""
-    folder.mkdir(parents=True, exist_ok=True)
+def cache_directory() -> Path:
+    """The user's, for kernels that are printed nowhere."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "plait" / "kernels"
+
+
+def compiled(
+    pipelines: Sequence[Pipeline], targets: Sequence[str], folder: Path | None
+) -> Iterator[Row]:
+    """Compiles what is not kept from before, leaves sources and assembly in `folder`, says what came
+    out."""
     kernels = {kernel.name: kernel for pipeline in pipelines for kernel in pipeline.kernels}
-    if "cpu" in targets:
-        text = cpp.source(*pipelines)
-        documents.write_text(folder / "kernels.cpp", text)
-        build(text, folder / "build")
-        yield from (Row(name, "cpu", None, None, wire_bytes(k)) for name, k in kernels.items())
-    others = [target for target in targets if target != "cpu"]
-    if not others:
-        return
-    documents.write_text(folder / "kernels.py", triton.source(*pipelines))
-    with cached(folder / "build"):
-        module = imported(folder / "kernels.py")
-        for target in others:
-            for name, kernel in kernels.items():
-                made = compile_kernel(module, kernel, target)
-                extension = "ptx" if target.startswith("cuda") else "amdgcn"
-                file = folder / f"{name}.{target.replace(':', '_')}.{extension}"
-                documents.write_text(file, made.assembly)
-                yield Row(name, target, made.registers, made.spills, wire_bytes(kernel))
-
-
-class cached:
-    """Triton keeps what it compiled in a private directory for as long as this lasts."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def __enter__(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.before = os.environ.get("TRITON_CACHE_DIR")
-        os.environ["TRITON_CACHE_DIR"] = str(self.directory)
-
-    def __exit__(self, *_: object) -> None:
-        if self.before is None:
-            del os.environ["TRITON_CACHE_DIR"]
-        else:
-            os.environ["TRITON_CACHE_DIR"] = self.before
-
-
-def imported(path: Path) -> ModuleType:
-    """The module of kernels that has just been printed."""
-    spec = importlib.util.spec_from_file_location("_plait_kernels", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    files: dict[str, str] = {}
+    kept = folder / "build" if folder else cache_directory()
+    for target in targets:
+        if target == "cpu":
+            files["kernels.cpp"] = cpp.source(*pipelines)
+            build(files["kernels.cpp"], kept)
+            yield from (Row(n, target, None, None, wire_bytes(k)) for n, k in kernels.items())
+            continue
+        compiler = Compiler(pipelines, kept)
+        files["kernels.py"] = compiler.text
+        extension = EXTENSIONS[target.partition(":")[0]]
+        for name, kernel in kernels.items():
+            made = compiler.compile(kernel, target)
+            files[f"{name}.{target.replace(':', '_')}.{extension}"] = made.assembly
+            yield Row(name, target, made.registers, made.spills, wire_bytes(kernel))
+    if folder is not None:
+        for name, text in files.items():
+            documents.write_text(folder / name, text)
 
 
 def wire_bytes(kernel: Kernel) -> float:

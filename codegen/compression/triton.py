@@ -95,9 +95,19 @@ def from_e4m3(code):
 
 
 def source(*pipelines: Pipeline) -> str:
-    """One Python file with every kernel of pipelines under its name."""
+    """One Python file with every kernel of pipelines under its name; equal ones are printed once."""
     kernels = {kernel.name: kernel for pipeline in pipelines for kernel in pipeline.kernels}
-    return "\n\n".join([PRELUDE, *(print_kernel(kernel) for kernel in kernels.values())])
+    first: dict[str, str] = {}
+    parts = [PRELUDE]
+    for name, kernel in kernels.items():
+        same = first.setdefault(work(kernel), name)
+        parts.append(print_kernel(kernel) if same == name else f"{name} = {same}\n")
+    return "\n\n".join(parts)
+
+
+def work(kernel: Kernel) -> str:
+    """All of a kernel but its name: two that do the same work are one to a compiler."""
+    return "\n".join([str(arguments(kernel)), str(kernel.warps), *_Printer(kernel).lines()])
 
 
 def unit(kernel: Kernel) -> int:

@@ -84,6 +84,14 @@ class Kernel(Struct, frozen=True):
         return max(1, (PER_INSTANCE // 4 if robust else PER_INSTANCE) // self.tile)
 
     @property
+    def warps(self) -> int:
+        """Warps of a program instance on a GPU: with two, a thread reads 16 bytes of a message of four
+        bits; noise and errors take registers that only four have."""
+        narrow = self.source is not None and self.source.bits == 4
+        crowded = self.stochastic or any(operand.written for operand in self.operands)
+        return 2 if narrow and not crowded else 4
+
+    @property
     def stochastic(self) -> bool:
         """Needs a seed and a step."""
         return any(getattr(stage, "rounding", "") == "stochastic" for stage in self.body)

@@ -32,7 +32,8 @@ class Generated:
             values += [launch.seed, launch.step]
         grid = (-(-launch.elements // (kernel.tiles * kernel.tile)), kernel.chunks)
         # products and sums that follow each other stay two roundings, as everywhere else
-        getattr(self.module, kernel.name)[grid](*values, enable_fp_fusion=False)
+        options = {"num_warps": kernel.warps, "enable_fp_fusion": False}
+        getattr(self.module, kernel.name)[grid](*values, **options)
 
 
 def _side(data: Tensor, wire: Wire | None, elements: int) -> list[Any]:

@@ -67,7 +67,7 @@ def build(source: str, directory: Path, compiler: str = "g++") -> Path:
     The name is that of source, flags, compiler and instruction set. Raises BuildError without a
     working compiler, or when the directory belongs to somebody else.
     """
-    _private(directory)
+    private(directory)
     target = _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], "")
     key = hashlib.sha256("\0".join([source, *FLAGS, target]).encode()).hexdigest()[:32]
     library, digest = directory / f"{key}.so", directory / f"{key}.sha256"
@@ -83,8 +83,12 @@ def build(source: str, directory: Path, compiler: str = "g++") -> Path:
     return library
 
 
-def _private(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+def private(directory: Path) -> None:
+    """Makes a directory that only its owner can write to. Raises BuildError if there is none."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"{directory} cannot be made: {error.strerror}") from error
     found = directory.stat()
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
         raise BuildError(

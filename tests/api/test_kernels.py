@@ -1,14 +1,16 @@
 """`plait kernels`: sources, what was compiled, and what is missing."""
 
-import importlib.util
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from plait.api.cli import main
+from plait.codegen.compression.ahead import available
 
-TRITON = importlib.util.find_spec("triton") is not None
+TRITON = available()
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
 
@@ -28,6 +30,8 @@ def test_unknown_names_and_targets_are_told(capsys):
     assert "sdp4bit" in capsys.readouterr().err
     assert main(["kernels", "sdp4bit", "--target", "tpu"]) == 2
     assert "hip:gfx942" in capsys.readouterr().err
+    assert main(["kernels", "sdp4bit", "--target", "cuda:999"]) == 2
+    assert "cuda:90" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(TRITON, reason="Triton is there")
@@ -44,3 +48,22 @@ def test_kernels_for_gpus(tmp_path, capsys):
     assert {row["target"] for row in rows} == {"cuda:90", "hip:gfx942"}
     assert all(0 < row["registers"] <= 96 and row["spills"] == 0 for row in rows)
     assert len(list(tmp_path.glob("*.cuda_90.ptx"))) == len(rows) // 2
+    assert (tmp_path / "build").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_table_and_the_user_s_cache(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["kernels", "bf16", "--target", "cpu"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["kernel", "target", "registers", "spills", "bytes/element"]
+    assert all(row.split()[1:] == ["cpu", "-", "-", "2"] for row in rows)
+    assert any((tmp_path / "plait" / "kernels").glob("*.so"))
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from plait.api.cli import parser\n"
+        "try: parser().parse_args(['kernels', '--help'])\n"
+        "except SystemExit: sys.exit('torch' in sys.modules or 'triton' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
