@@ -54,7 +54,7 @@ def plan(
     roles: str | tuple[str, ...] | None = None,
     pin: str | Sequence[str] = (),
     micro_batches: int | None = None,
-    memory_actions: tuple[str, ...] = ("keep", "recompute"),
+    memory_actions: tuple[str, ...] = ("keep", "recompute", "offload", "split"),
     seed: int = 0,
     time_limit: float | None = None,
     compress: str = "none",

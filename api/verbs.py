@@ -49,7 +49,7 @@ def _plan(p: Parser) -> None:
     p.add_argument("--precision", choices=("fp64", "fp32", "bf16", "fp16"))
     p.add_argument("--optimizer", default="adamw")
     p.add_argument("--roles", help="comma-separated roles that may be used")
-    p.add_argument("--memory-actions", default="keep,recompute")
+    p.add_argument("--memory-actions", default="keep,recompute,offload,split")
     p.add_argument("--compress", default="none", metavar="NAME",
                    help="none, auto, or an algorithm such as sdp4bit, zero++, eight-bits")  # fmt: skip
     p.add_argument("--quality", default="safe", choices=("lossless", "safe", "all"),

@@ -32,7 +32,7 @@ def layer(name: str, batch: int, seq: int) -> FunctionTable:
     entries = Entries(model, load_cluster("1xh100"))
     (function, _), *_ = Counter(call.function for call in model.calls).most_common()
     entries.entry(function, (), model.batch, "keep")
-    table = entries.tables[function, (), True]
+    table = entries.table_of(function, (), model.batch)
     assert table is not None
     return table.costs
 

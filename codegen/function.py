@@ -10,7 +10,8 @@ from ..ir.model import Function, Op
 from ..ir.pieces import last_uses
 from ..ir.plan import Plan
 from .lower import Lowered
-from .text import Names, literal, milliseconds, remark, wrapped
+from .pieces import in_pieces
+from .text import Names, literal, milliseconds, remark, tupled, wrapped
 
 COMM_WORDS = {
     "all_gather": ("dim", "outer"), "reduce_scatter": ("dim", "outer"), "cut": ("dim", "outer"),
@@ -31,9 +32,12 @@ def function_module(lowered: Lowered, plan: Plan, paths: tuple[str, str], calls:
             values[output.tangent] = names.of(output.tangent, f"d_out_{output.tangent}")
     for value in range(len(local.types)):
         values.setdefault(value, names.of(value, f"v{value}"))
-    body = _forward(local, lowered, values)
+    after = "_piece" if lowered.divided else ""
+    body = _forward(local, lowered, values, f"forward{after}")
     if local.differentiable:
-        body += ["", "", *_backward(local, lowered, values)]
+        body += ["", "", *_backward(local, lowered, values, f"backward{after}")]
+    if lowered.divided:
+        body += ["", "", *in_pieces(lowered, values)]
     text = "\n".join(body)
     head = _docstring(lowered, plan, paths, calls)
     imports = _imports(text)
@@ -70,43 +74,39 @@ def _imports(text: str) -> list[str]:
     return lines
 
 
-def _forward(local: Function, lowered: Lowered, values: dict[int, str]) -> list[str]:
+def _forward(local: Function, lowered: Lowered, values: dict[int, str], name: str) -> list[str]:
     pieces = lowered.pieces
     inputs = [values[i.value] for i in local.inputs]
     results = [values[o.value] for o in local.outputs]
     saved = [values[v] for v in pieces.saved]
     kept = {o.value for o in local.outputs} | set(pieces.saved) | {i.value for i in local.inputs}
-    lines = wrapped("def forward(", ["comm", *inputs], "):", 0)
+    lines = wrapped(f"def {name}(", ["comm", *inputs], "):", 0)
     lines += _body(local, pieces.forward, values, kept)
     if not local.differentiable:
-        return lines + wrapped("return ", [_tuple(results)], "", 4)
-    return lines + wrapped("return (", [_tuple(results), _tuple(saved)], ")", 4)
+        return lines + wrapped("return ", [tupled(results)], "", 4)
+    return lines + wrapped("return (", [tupled(results), tupled(saved)], ")", 4)
 
 
-def _backward(local: Function, lowered: Lowered, values: dict[int, str]) -> list[str]:
+def _backward(local: Function, lowered: Lowered, values: dict[int, str], name: str) -> list[str]:
     pieces = lowered.pieces
     held = [values[i.value] for i in local.held()]
     saved = [values[v] for v in pieces.saved]
     tangents = [values[o.tangent] for o in local.outputs if o.tangent is not None]
     kept = {i.value for i in local.held()}
     kept |= {i.gradient for i in local.inputs if i.gradient is not None}
-    lines = wrapped("def backward(", ["comm", *_once([*held, *saved, *tangents])], "):", 0)
+    lines = wrapped(f"def {name}(", ["comm", *_once([*held, *saved, *tangents])], "):", 0)
     lines += _body(local, pieces.backward, values, kept)
     gradients = [
         (i.kind, "None" if i.gradient is None else values[i.gradient]) for i in local.inputs
     ]
-    first = _tuple([g for kind, g in gradients if kind in ("parameter", "buffer")])
-    second = _tuple([g for kind, g in gradients if kind == "activation"])
+    first = tupled([g for kind, g in gradients if kind in ("parameter", "buffer")])
+    second = tupled([g for kind, g in gradients if kind == "activation"])
     return lines + wrapped("return (", [first, second], ")", 4)
 
 
 def _once(names: list[str]) -> list[str]:
     assert len(set(names)) == len(names), f"two values share a name: {names}"
     return names
-
-
-def _tuple(items: list[str]) -> str:
-    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
 
 
 def _body(

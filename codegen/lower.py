@@ -6,9 +6,9 @@ from itertools import chain, count
 
 import msgspec
 
+from ..ir.divide import Form, piece_form
 from ..ir.errors import MismatchError
 from ..ir.flow import Flow
-from ..ir.local import localize
 from ..ir.model import Function, Model
 from ..ir.pieces import Pieces, split
 from ..ir.plan import Layers, Memory, Plan, Sharding
@@ -17,7 +17,8 @@ from .text import identifier
 
 
 class Lowered(msgspec.Struct, frozen=True):
-    """One generated module: a local function cut into pieces, and the runs of calls that use it."""
+    """One generated module: a local function, its forward and backward, and the runs of calls that use
+    it. `form` is how it was split; a function that runs `divided` is that of one piece."""
 
     name: str
     local: Function
@@ -26,6 +27,9 @@ class Lowered(msgspec.Struct, frozen=True):
     number: int  # of the sharding in the plan
     sharding: Sharding
     layers: tuple[Layers, ...]
+    function: Function
+    form: Form
+    divided: bool
 
 
 def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
@@ -49,16 +53,21 @@ def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
     lowered = []
     for (number, variant), runs in uses.items():
         sharding = plan.shardings[number]
-        function = model.function(sharding.function)
-        local = localize(
-            function, axes[function.name], sharding.mesh, sharding.choices, sharding.boundary
-        )
+        function, division = model.function(sharding.function), plan.division_of(runs[0])
+        known = axes[function.name]
+        form = Form(known, sharding.mesh, sharding.choices, sharding.boundary)
+        if division is not None:
+            form = piece_form(function, known, form, division)
+        local = form.local(function)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         word = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, word))), variant, taken)
         taken.add(name)
         pieces = split(local, runs[0].variant)
-        lowered.append(Lowered(name, local, pieces, variant, number, sharding, tuple(runs)))
+        lowered.append(Lowered(
+            name, local, pieces, variant, number, sharding, tuple(runs), function, form,
+            division is not None,
+        ))  # fmt: skip
     return tuple(lowered)
 
 

@@ -88,3 +88,8 @@ def wrapped(head: str, items: list[str], tail: str, indent: int) -> list[str]:
 
 def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
+
+
+def tupled(items: list[str]) -> str:
+    """A tuple of these expressions."""
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"

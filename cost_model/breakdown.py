@@ -22,7 +22,16 @@ from ..ir.plan import Layers, Plan, Stage
 from .batch_axes import Axes, BatchAxes, Subject, axes_of
 from .collective import collective_legs, send_leg
 from .pipeline import boundary_links, boundary_seconds, period_seconds, pipeline_seconds
-from .terms import Term, kernels_term, leg_term, legs_term, sent_term, stream_term, total
+from .terms import (
+    Term,
+    host_term,
+    kernels_term,
+    leg_term,
+    legs_term,
+    sent_term,
+    stream_term,
+    total,
+)  # fmt: skip
 
 KINDS = {"gemm": "matrix products", "pointwise": "elementwise", "reduce": "reductions",
          "move": "copies and look-ups"}  # fmt: skip
@@ -139,7 +148,9 @@ def piece_term(name: str, piece: Piece, times: int, cluster: Cluster) -> Term:
         kernels_term(KINDS.get(kind, kind), members, times, cluster.device)
         for kind, members in kinds.items()
     ]
-    return total(name, [*work, *(sent_term(sent, times, cluster) for sent in piece.sent)])
+    parts = [*work, *(sent_term(sent, times, cluster) for sent in piece.sent)]
+    beside = sum(part.value for part in parts)
+    return total(name, [*parts, host_term(piece.host_bytes, beside, times, cluster.device)])
 
 
 def _per_call(

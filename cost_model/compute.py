@@ -62,3 +62,9 @@ def stream_seconds(kind: str, amount: float, device: Device) -> float:
     bandwidth."""
     curve = device.curve((kind,), "float32")
     return curve.at(amount) if curve else amount / device.memory_bandwidth_bytes_per_second
+
+
+def exposed_host_seconds(host_bytes: float, seconds: float, device: Device) -> float:
+    """What a copy between device and host takes beyond the work of `seconds` beside it."""
+    copy = host_bytes / device.host_bandwidth_bytes_per_second
+    return max(0.0, copy - seconds)

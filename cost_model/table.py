@@ -40,6 +40,7 @@ class FunctionCost(msgspec.Struct, frozen=True):
 
     `saved_bytes` is what forward makes and leaves for backward, apart from what other calls may hold
     as well: `saved_arguments` and `saved_results` say how many bytes of each backward reads (0: none).
+    `host_bytes` of it all wait in host memory.
     """
 
     forward: PieceCost
@@ -48,6 +49,12 @@ class FunctionCost(msgspec.Struct, frozen=True):
     saved_arguments: tuple[int, ...]
     saved_results: tuple[int, ...]
     held_bytes: int
+    host_bytes: int = 0
+
+    @property
+    def leaves(self) -> int:
+        """All bytes that forward leaves on the device for backward, shared or not."""
+        return self.saved_bytes + sum(self.saved_arguments) + sum(self.saved_results)
 
 
 class Line(msgspec.Struct, frozen=True):

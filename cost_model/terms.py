@@ -15,11 +15,19 @@ from ..ir.amounts import Kernels, Sent
 from ..ir.cluster import GIVEN, Cluster, Device, Link
 from ..ir.curve import Curve
 from .collective import Leg, collective_legs
-from .compute import BANDWIDTH_PART, RAMP_SECONDS, RATE, op_seconds, stream_seconds
+from .compute import (
+    BANDWIDTH_PART,
+    RAMP_SECONDS,
+    RATE,
+    exposed_host_seconds,
+    op_seconds,
+    stream_seconds,
+)  # fmt: skip
 
 ASSUMED = "assumed for this kind of work (cost_model/compute.py)"
 ROOFLINE = "derived: work counted, at the device's rates"
 STREAM = "derived: bytes counted, at the memory bandwidth"
+HOST = "derived: bytes counted, at the host's bandwidth, beside the work"
 ALPHA_BETA = "derived: bytes counted, at the link's latency and bandwidth"
 AMOUNTS = {
     "n": "how often in a step", "F": "floating-point operations", "N": "bytes of the whole tensor",
@@ -28,6 +36,7 @@ AMOUNTS = {
     "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
     "w_c": "seconds of compressed messages on the wire", "k_c": "seconds to encode and decode",
     "t_s": "seconds less, where ranks share processors, while others wait",
+    "t_b": "seconds of work beside a copy to or from host memory",
     "t": "seconds in which a micro-batch passes between strategies of a stage, both ways",
 }  # fmt: skip
 
@@ -140,6 +149,14 @@ def stream_term(name: str, kind: str, amount: float, times: int, device: Device)
     return Term(name, value, "s", "n*B/W", STREAM, symbols)
 
 
+def host_term(amount: float, beside: float, times: int, device: Device) -> Term:
+    """Bytes that pass to or from host memory, as far as the work beside them does not hide it."""
+    one = beside / times if times else 0.0
+    value = times * exposed_host_seconds(amount, one, device)
+    symbols = {"n": times, "B": amount, "t_b": one}
+    return Term("host memory", value, "s", "n*Max(0, B/W_h - t_b)", HOST, symbols)
+
+
 def measured_term(
     name: str, value: float, times: int, curve: Curve, symbols: dict[str, float]
 ) -> Term:
@@ -176,6 +193,8 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
         Symbol("W", "memory bandwidth, byte/s", device.memory_bandwidth_bytes_per_second,
                source("memory_gb_per_s")),
         Symbol("w", "part of it that kernels reach", BANDWIDTH_PART, ASSUMED),
+        Symbol("W_h", "bandwidth to and from host memory, byte/s",
+               device.host_bandwidth_bytes_per_second, source("host_gb_per_s")),
         Symbol("t_l", "seconds to launch a kernel", device.launch_overhead_seconds, source("launch_us")),
         *links.values(),
         *(Symbol(f"t_{name}", "seconds of one, read off a measured curve") for name in measured),

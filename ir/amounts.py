@@ -36,10 +36,12 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """The forward or the backward of one call on one device for one micro-batch."""
+    """The forward or the backward of one call on one device for one micro-batch. `host_bytes` go to,
+    or come from, host memory meanwhile."""
 
     kernels: tuple[Kernels, ...] = ()
     sent: tuple[Sent, ...] = ()
+    host_bytes: int = 0
 
 
 class StageBytes(msgspec.Struct, frozen=True):

@@ -15,8 +15,11 @@ from .errors import FileError
 
 MOST_DEVICES = 10**9
 GIVEN = "given with the cluster"
+HOST_BYTES_PER_SECOND = 25e9  # PCIe 4.0 x16, where nothing else is said
+ABSENT = {"sustained": "assumed: not limited", "host_gb_per_s": "assumed: PCIe 4.0 x16"}
 SOURCED = (
     "tflops", "achievable", "sustained", "memory_gb", "memory_gb_per_s", "launch_us", "runtime_gb",
+    "host_gb_per_s",
 )  # fmt: skip
 
 
@@ -28,6 +31,7 @@ class Device(msgspec.Struct, frozen=True):
     the numbers come from but those that `sources` lists by their TOML keys. `curves` are measured
     costs, which come before everything computed from the other numbers. `ranks_per_processor`: how many
     ranks a processor serves; seconds are those of a rank while all of them work.
+    `host_bandwidth_bytes_per_second`: between the device and its host's memory, one way.
     """
 
     kind: str
@@ -42,6 +46,7 @@ class Device(msgspec.Struct, frozen=True):
     sustained: float = 1.0
     curves: tuple[Curve, ...] = ()
     ranks_per_processor: float = 1.0
+    host_bandwidth_bytes_per_second: float = HOST_BYTES_PER_SECOND
 
     def __post_init__(self) -> None:
         _sensible(self.memory_bytes, "memory_bytes")
@@ -50,6 +55,7 @@ class Device(msgspec.Struct, frozen=True):
         if not 1 <= self.ranks_per_processor <= MOST_DEVICES:
             raise ValueError(f"ranks_per_processor: {self.ranks_per_processor!r:.40} is below 1")
         _sensible(self.memory_bandwidth_bytes_per_second, "memory_bandwidth_bytes_per_second")
+        _sensible(self.host_bandwidth_bytes_per_second, "host_bandwidth_bytes_per_second")
         _sensible(self.launch_overhead_seconds, "launch_overhead_seconds", zero=True)
         _sensible(self.runtime_overhead_bytes, "runtime_overhead_bytes", zero=True)
         for dtype, rate in self.peak_flops.items():
@@ -194,6 +200,9 @@ def parse_device(table: dict[str, object], where: str) -> Device:
         sustained=_number(table, "sustained", where) if "sustained" in table else 1.0,
         curves=_curves(table, where),
         ranks_per_processor=_number({"ranks_per_processor": 1.0} | table, "ranks_per_processor", where),
+        host_bandwidth_bytes_per_second=1e9 * _number(
+            {"host_gb_per_s": HOST_BYTES_PER_SECOND / 1e9} | table, "host_gb_per_s", where
+        ),
     )
 
 
@@ -204,7 +213,7 @@ def _sources(table: dict[str, object], where: str) -> dict[str, str]:
     for key, text in found.items():
         if key not in SOURCED or not isinstance(text, str):
             raise FileError(f"{where}.sources.{key}: a text for one of {', '.join(SOURCED)} is needed")
-    return {"sustained": "assumed: not limited"} | found if "sustained" not in table else found
+    return {key: text for key, text in ABSENT.items() if key not in table} | found
 
 
 def _link(table: object, where: str) -> Link:

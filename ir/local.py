@@ -5,8 +5,9 @@ collectives between the two layouts are inserted as operators `comm.*`; everythi
 operator on local shards, with its shape literals rebuilt from the local sizes of its loops. The
 result is a `Function` again: it is what the cost model prices and what codegen prints.
 
-The mesh may begin with an axis `micro`: micro-batches, a split in time. Data can be cut along it and
-sums may stay open over it; nothing can be gathered or reduced, which is what the planner must avoid.
+The mesh may begin with an axis `micro`: micro-batches, a split in time, and end with an axis `split`:
+pieces of one micro-batch. Data can be cut along them and sums may stay open over them; nothing can be
+gathered or reduced, which is what the planner must avoid.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .layout import (
     REPLICATE,
     Factors,
     Layout,
+    State,
     Step,
     UnreachableLayout,
     along,
@@ -34,6 +36,8 @@ from .op import Dims, Loops, placed_name
 from .tensor import TensorType
 
 MICRO = "micro"
+SPLIT = "split"
+IN_TIME = {MICRO: "micro-batches", SPLIT: "pieces"}
 Choices = tuple[tuple[int, ...], ...]
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 Held = tuple[Layout, int, bool]  # layout, local value, made in backward
@@ -47,6 +51,29 @@ class Boundary(msgspec.Struct, frozen=True):
     gradients: tuple[Layout | None, ...]
     outputs: tuple[Layout, ...]
     tangents: tuple[Layout | None, ...]
+
+
+class AxisSharding(msgspec.Struct, frozen=True):
+    """One mesh axis of a function: the option of every operator, and the states at the boundary."""
+
+    choices: tuple[int, ...]
+    inputs: tuple[State, ...]
+    gradients: tuple[State | None, ...]
+    outputs: tuple[State, ...]
+    tangents: tuple[State | None, ...]
+
+
+def extended(
+    choices: Choices, boundary: Boundary, inner: AxisSharding
+) -> tuple[Choices, Boundary]:
+    """A sharding with one more axis inside all others."""
+
+    def more(field: str) -> tuple:  # type: ignore[type-arg]
+        pairs = zip(getattr(boundary, field), getattr(inner, field), strict=True)
+        return tuple(None if layout is None else (*layout, state) for layout, state in pairs)
+
+    taken = tuple((*c, own) for c, own in zip(choices, inner.choices, strict=True))
+    return taken, Boundary(more("inputs"), more("gradients"), more("outputs"), more("tangents"))
 
 
 def localize(
@@ -175,8 +202,8 @@ class _Localizer:
             for axis, option in zip(self.mesh.axes, options, strict=True)
             if axis.size > 1 and (option.joint or option.partner is not None)
         )
-        if MICRO in over:
-            raise UnreachableLayout(f"{self.function.name}: {op.target} would join micro-batches")
+        for name in (n for n in over if n in IN_TIME):
+            raise UnreachableLayout(f"{self.function.name}: {op.target} would join {IN_TIME[name]}")
         asked = [(p, dims) for p, dims in declared.places if split & {n for d in dims for n in d}]
         if not asked and not over:
             return op
@@ -244,9 +271,9 @@ class _Localizer:
 
     def collective(self, local: int, value: int, factors: Factors, step: Step) -> int:
         axis = self.mesh.axes[step.axis]
-        if axis.name == MICRO and step.kind not in ("cut", "share"):
+        if axis.name in IN_TIME and step.kind not in ("cut", "share"):
             raise UnreachableLayout(
-                f"{self.function.name}: value {value} would need {step.kind} over micro-batches"
+                f"{self.function.name}: value {value} would need {step.kind} over {IN_TIME[axis.name]}"
             )
         result = self.new(local_type(self.function.types[value], factors, step.after, self.mesh))
         args: tuple[Argument, ...] = (Ref(local), axis.name)

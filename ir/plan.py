@@ -8,14 +8,22 @@ import msgspec
 
 from .amounts import Piece, Share
 from .cluster import Cluster
+from .divide import Division
 from .local import Boundary, Choices
 from .mesh import Mesh
 from .pieces import Variant
 from .strategy import Strategy
 
-Memory = Literal["keep", "save 75%", "save 50%", "save 25%", "recompute"]
+Memory = Literal[
+    "keep", "save 75%", "save 50%", "save 25%", "recompute", "offload", "offload inputs",
+    "split 2", "split 4", "split 8", "split 16", "split 32", "split 64",
+]  # fmt: skip
 ENDS: tuple[Memory, ...] = ("keep", "recompute")  # all that backward reads, and the inputs alone
 PARTS: dict[Memory, float] = {"save 75%": 0.75, "save 50%": 0.5, "save 25%": 0.25}  # from end to end
+HOSTED: dict[Memory, Variant] = {"offload": "keep", "offload inputs": "recompute"}  # in host memory
+# inputs are saved, and both ways run in pieces, one after the other
+DIVIDED: dict[Memory, int] = {"split 2": 2, "split 4": 4, "split 8": 8, "split 16": 16,
+                              "split 32": 32, "split 64": 64}  # fmt: skip
 
 
 class Sharding(msgspec.Struct, frozen=True):
@@ -51,7 +59,16 @@ class Layers(msgspec.Struct, frozen=True):
     @property
     def variant(self) -> Variant:
         """What forward leaves for backward, as `ir.pieces` takes it."""
-        return self.memory if self.memory == "keep" or self.memory == "recompute" else self.saved
+        return variant(self.memory, self.saved)
+
+
+def variant(memory: Memory, saved: tuple[int, ...]) -> Variant:
+    """What forward leaves for backward; `saved` where a part is saved."""
+    if memory == "keep" or memory == "recompute":
+        return memory
+    if memory in DIVIDED:
+        return "recompute"
+    return HOSTED.get(memory, saved)
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -146,6 +163,7 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int = 0
     complete: bool = True
     compression: tuple[Compressed, ...] = ()
+    divisions: tuple[Division, ...] = ()
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
@@ -164,6 +182,11 @@ class Plan(msgspec.Struct, frozen=True):
 
     def strategy_of(self, layers: Layers) -> Strategy:
         return self.shardings[layers.sharding].strategy
+
+    def division_of(self, layers: Layers) -> Division | None:
+        """How these layers run in pieces, if they do."""
+        name, ways = self.shardings[layers.sharding].function, DIVIDED.get(layers.memory)
+        return next((d for d in self.divisions if (d.function, d.ways) == (name, ways)), None)
 
     def layers_of(self, call: int) -> Layers:
         """The run of layers that a call belongs to."""

@@ -8,7 +8,16 @@ from msgspec.structs import replace
 
 from ..ir.grid import grid
 from ..ir.model import Model
-from ..ir.plan import Alternative, Compressed, Layers, Memory, Plan, Prediction, Sharding
+from ..ir.plan import (
+    DIVIDED,
+    Alternative,
+    Compressed,
+    Layers,
+    Memory,
+    Plan,
+    Prediction,
+    Sharding,
+)  # fmt: skip
 from ..ir.precision import PRECISIONS
 from ..ir.strategy import Strategy
 from .candidate import Candidate
@@ -24,6 +33,8 @@ def assemble(space: Space, best: Candidate) -> Plan:
     evaluator, options, budget = space.evaluator, space.options, space.budget
     model, cluster, candidates = evaluator.model, evaluator.cluster, space.found
     shardings, layers = _layers(evaluator, best)
+    divided = {(x.sharding, x.memory): x for x in layers if x.memory in DIVIDED}
+    divisions = [evaluator.entries.division(shardings[n], memory) for n, memory in divided]
     others = sorted((c for c in candidates if c is not best), key=space.order)[:SHOWN]
     mesh = grid([s.mesh for s in best.strategies])
     assert mesh is not None
@@ -54,6 +65,7 @@ def assemble(space: Space, best: Candidate) -> Plan:
             for strategy in best.strategies
             for (subject, role), program in evaluator.axes(strategy).compression.items()
         ),
+        divisions=tuple(dict.fromkeys(d for d in divisions if d is not None)),
         alternatives=tuple(
             Alternative(
                 c.word, c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,
@@ -93,19 +105,19 @@ def _layers(
             sharding = entries.sharding(*key, micro)
             assert sharding is not None
             shardings[key] = sharding
-        memory: Memory = evaluator.variant(i, decision.memory)
+        samples = evaluator.global_batch // decision.strategy.batch_ways() // micro
+        inside = decision.strategy.inside
+        memory: Memory = evaluator.variant(i, decision.memory, inside, samples)
         number, last = list(shardings).index(key), layers[-1] if layers else None
         if last and (last.sharding, last.memory) == (number, memory) and i not in bounds:
             layers[-1] = replace(last, last=i + 1)
             continue
-        samples = evaluator.global_batch // decision.strategy.batch_ways()
-        entry = entries.entry(call.function, decision.strategy.inside, samples // micro, memory)
+        entry = entries.entry(call.function, inside, samples, memory)
         assert entry is not None
         seconds = entry.cost.forward.seconds, entry.cost.backward.seconds
-        work = entries.amounts(call.function, decision.strategy.inside, samples // micro, memory)
+        work = entries.amounts(call.function, inside, samples, memory)
         once = i in evaluator.once
-        inside = decision.strategy.inside
-        saved = entries.saved(shardings[key], inside, samples // micro, memory)
+        saved = entries.saved(shardings[key], inside, samples, memory)
         layers.append(Layers(i, i + 1, number, memory, *seconds, *work, once, saved))
     return tuple(shardings.values()), tuple(layers)
 

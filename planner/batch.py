@@ -7,22 +7,15 @@ them, and otherwise it runs whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import msgspec
 
-from ..ir.axes import Option
+from ..ir.axes import Axes, Option
 from ..ir.flow import Flow
-from ..ir.layout import PARTIAL, REPLICATE, State
+from ..ir.layout import PARTIAL, REPLICATE, Shard, State
+from ..ir.local import AxisSharding
 from ..ir.model import Function
-
-
-class AxisSharding(msgspec.Struct, frozen=True):
-    """One mesh axis of a function: the option of every operator, and the states at the boundary."""
-
-    choices: tuple[int, ...]
-    inputs: tuple[State, ...]
-    gradients: tuple[State | None, ...]
-    outputs: tuple[State, ...]
-    tangents: tuple[State | None, ...]
 
 
 def whole(function: Function) -> AxisSharding:
@@ -43,20 +36,36 @@ def split_batch(
 
     With `experts`, operators that can take tokens to experts apart do, and their weights lie cut.
     """
-    boundary = _boundary(function, flow, summed)
+    batch = flow.batch[function.name]
+    boundary = _boundary(function, lambda value: flow.batch_shard(function, value), summed)
     if experts:
         boundary = _experts_apart(function, flow, boundary)
+    return _follow(function, flow.axes[function.name], boundary, batch, experts)
+
+
+def follow(
+    function: Function, axes: Axes, places: Mapping[int, Shard], loops: frozenset[int],
+    summed: frozenset[int],
+) -> AxisSharding:  # fmt: skip
+    """The split of one function along some loops, which its values carry at `places`."""
+    return _follow(function, axes, _boundary(function, places.get, summed), loops)
+
+
+def _follow(
+    function: Function, axes: Axes, boundary: AxisSharding, loops: frozenset[int],
+    experts: bool = False,
+) -> AxisSharding:  # fmt: skip
+    """Every operator does what its operands ask for, from the boundary on."""
     states: dict[int, State] = {}
     for item, state in zip(function.inputs, boundary.inputs, strict=True):
         states[item.value] = state
     for output, tangent in zip(function.outputs, boundary.tangents, strict=True):
         if output.tangent is not None and tangent is not None:
             states[output.tangent] = tangent
-    batch = flow.batch[function.name]
     choices = []
-    for op, known in zip(function.ops, flow.axes[function.name].ops, strict=True):
+    for op, known in zip(function.ops, axes.ops, strict=True):
         operands = tuple(states[v] for v in op.operands())
-        chosen = _choose(known.options, operands, batch, experts)
+        chosen = _choose(known.options, operands, loops, experts)
         choices.append(chosen)
         for value, state in zip(op.results, known.options[chosen].outputs, strict=True):
             states[value] = state
@@ -64,11 +73,11 @@ def split_batch(
 
 
 def _choose(
-    options: tuple[Option, ...], operands: tuple[State, ...], batch: frozenset[int], experts: bool
+    options: tuple[Option, ...], operands: tuple[State, ...], loops: frozenset[int], experts: bool
 ) -> int:
-    """The batch loop that most operands already follow, else sums pass, else whole."""
+    """The loop that most operands already follow, else sums pass, else whole."""
     along = [
-        i for i, o in enumerate(options) if o.atom in batch and (experts or o.partner is None)
+        i for i, o in enumerate(options) if o.atom in loops and (experts or o.partner is None)
     ]
     if along:
         return max(along, key=lambda i: (_agreement(options[i], operands), -i))
@@ -100,9 +109,11 @@ def _experts_apart(function: Function, flow: Flow, boundary: AxisSharding) -> Ax
     return msgspec.structs.replace(boundary, inputs=tuple(inputs), gradients=tuple(gradients))
 
 
-def _boundary(function: Function, flow: Flow, summed: frozenset[int]) -> AxisSharding:
+def _boundary(
+    function: Function, where: Callable[[int], Shard | None], summed: frozenset[int]
+) -> AxisSharding:
     def state(value: int) -> State:
-        shard = flow.batch_shard(function, value)
+        shard = where(value)
         return REPLICATE if shard is None else shard
 
     inputs = tuple(

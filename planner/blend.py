@@ -21,6 +21,7 @@ from ortools.math_opt.python import mathopt
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.memory import MARGIN, PASSING, part_terms
 from ..ir.amounts import StageBytes
+from ..ir.plan import DIVIDED, HOSTED, Memory
 from .candidate import Candidate, Decision
 from .entries import Entry
 from .evaluate import Evaluator
@@ -70,9 +71,14 @@ def groups(found: Sequence[Candidate]) -> list[list[Candidate]]:
 
 
 def _front(group: Group) -> list[Candidate]:
+    """Host memory and pieces help some functions and not others: they are judged among themselves."""
     kept: list[Candidate] = []
+    least: dict[Memory | None, int] = {}
     for candidate in sorted(group, key=lambda c: (c.step_seconds, c.peak_bytes, c.word)):
-        if not kept or candidate.peak_bytes < kept[-1].peak_bytes:
+        (decision,) = candidate.decisions
+        kind = decision.memory if decision.memory in (*HOSTED, *DIVIDED) else None
+        if kind not in least or candidate.peak_bytes < least[kind]:
+            least[kind] = candidate.peak_bytes
             kept.append(candidate)
     return kept
 

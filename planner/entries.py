@@ -15,17 +15,20 @@ import msgspec
 from ..cost_model.function import BATCH, Load, Pricer, count_flops
 from ..cost_model.practice import GENERATED, Practice
 from ..cost_model.table import FunctionCost, FunctionTable
+from ..cost_model.variants import hosted, in_pieces, times
 from ..ir.amounts import Piece
 from ..ir.cluster import Cluster
+from ..ir.divide import Division, Form, piece_form
 from ..ir.flow import Flow, flow
 from ..ir.layout import PARTIAL, State, UnreachableLayout, fits
-from ..ir.local import MICRO, Boundary, Choices, localize
+from ..ir.local import MICRO, AxisSharding, Boundary, Choices, localize
 from ..ir.mesh import Axis, Mesh
 from ..ir.model import Call, Function, Model
 from ..ir.pieces import Variant
-from ..ir.plan import PARTS, Memory, Sharding
+from ..ir.plan import DIVIDED, HOSTED, PARTS, Memory, Sharding, variant
 from ..ir.strategy import ROLES, Strategy
-from .batch import AxisSharding, split_batch, whole
+from .batch import split_batch, whole
+from .memory.divide import Divider
 from .memory.select import select
 from .rules import UnevenTokens, axis_rule
 from .sharding import ShardingProblem, solve
@@ -33,6 +36,7 @@ from .sharding.costs import RooflineCosts
 
 Word = tuple[tuple[str, int], ...]  # the axes inside a batch replica, outermost first
 Splits = dict[str, AxisSharding]  # by axis
+TableKey = tuple[str, Word, bool, int]  # function, word, one replica alone, pieces
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -67,10 +71,11 @@ class Entries:
             {f.name: split_batch(f, self.flow, self.summed[f.name], apart) for f in model.functions}
             for apart in (False, True)
         )
+        self.divider = Divider(self.flow, self.summed)
         self.solved: dict[Word, dict[str, Splits] | None] = {}
-        self.tables: dict[tuple[str, Word, bool], Table | None] = {}
+        self.tables: dict[TableKey, Table | None] = {}
         self.costs: dict[tuple[str, Word, int, Memory], Entry | None] = {}
-        self.selected: dict[tuple[str, Word, bool, Memory], tuple[int, ...]] = {}
+        self.selected: dict[tuple[TableKey, Memory], tuple[int, ...]] = {}
         self.loads: dict[tuple[object, ...], Load] = {}
         self.even: dict[str, int] = {}
         self.timed: dict[str, bool] = {}
@@ -182,29 +187,51 @@ class Entries:
         return self.costs[key]
 
     def price(self, name: str, word: Word, local_batch: int, memory: Memory) -> Entry | None:
-        experts = prod(size for role, size in word if ROLES[role].batch)
+        experts, pieces = self.experts_ways(word), DIVIDED.get(memory, 1)
         ways, left = divmod(self.model.batch, local_batch * experts)
-        if left or self.even_batch(name) % (ways * experts):
+        samples = 1 if pieces == 1 or self.divider.by_tokens(self.functions[name]) else pieces
+        if left or self.even_batch(name) % (ways * experts) or local_batch % samples:
             return None
-        # one replica sends nothing to others: its local form has fewer operators
-        key = (name, word, ways == 1)
-        if key not in self.tables:
-            self.tables[key] = self.table(name, word, self.model.batch // experts, ways == 1)
-        table = self.tables[key]
+        table = self.table_of(name, word, local_batch)
         if table is None:
             return None
-        variant = self.variant(key, memory)
-        return Entry(table.costs.at(local_batch, variant, ways), table.summed_bytes)
+        whole = table.costs.at(local_batch, self.variant(name, word, local_batch, memory), ways)
+        if memory in HOSTED:
+            whole = hosted(whole, self.cluster.device)
+        if pieces > 1:
+            piece = self.table_of(name, word, local_batch, pieces)
+            if piece is None:
+                return None
+            whole = in_pieces(piece.costs, table.costs, whole, local_batch, pieces, ways)
+        return Entry(whole, table.summed_bytes)
 
-    def variant(self, key: tuple[str, Word, bool], memory: Memory) -> Variant:
-        """What a memory action means for the local form of a table."""
-        if memory == "keep" or memory == "recompute":
-            return memory
-        if (*key, memory) not in self.selected:
-            table = self.tables[key]
-            assert table is not None
-            self.selected[*key, memory] = select(table.costs, PARTS[memory])
-        return self.selected[*key, memory]
+    def table_of(self, name: str, word: Word, local_batch: int, pieces: int = 1) -> Table | None:
+        """Prices of a function, or of one of its pieces. One replica sends nothing to others: its
+        local form has fewer operators."""
+        key = self.key(name, word, local_batch, pieces)
+        if key not in self.tables:
+            batch = self.model.batch // self.experts_ways(word)
+            self.tables[key] = self.table(name, word, batch, *key[2:])
+        return self.tables[key]
+
+    def key(self, name: str, word: Word, local_batch: int, pieces: int = 1) -> TableKey:
+        return name, word, local_batch * self.experts_ways(word) == self.model.batch, pieces
+
+    @staticmethod
+    def experts_ways(word: Word) -> int:
+        """Into how many parts axes inside a replica cut the batch."""
+        return prod(size for role, size in word if ROLES[role].batch)
+
+    def variant(self, name: str, word: Word, local_batch: int, memory: Memory) -> Variant:
+        """What forward leaves for backward under a memory action."""
+        if memory not in PARTS:
+            return variant(memory, ())
+        table = self.table_of(name, word, local_batch)
+        assert table is not None
+        key = self.key(name, word, local_batch), memory
+        if key not in self.selected:
+            self.selected[key] = select(table.costs, PARTS[memory])
+        return self.selected[key]
 
     def saved(
         self, sharding: Sharding, word: Word, local_batch: int, memory: Memory
@@ -214,9 +241,8 @@ class Entries:
         if memory not in PARTS:
             return ()
         name = sharding.function
-        experts = prod(size for role, size in word if ROLES[role].batch)
-        key = name, word, local_batch * experts == self.model.batch
-        table, variant = self.tables[key], self.variant(key, memory)
+        table = self.table_of(name, word, local_batch)
+        variant = self.variant(name, word, local_batch, memory)
         assert table is not None
         assert isinstance(variant, tuple)
         local = localize(
@@ -233,12 +259,22 @@ class Entries:
         self, name: str, word: Word, local_batch: int, memory: Memory
     ) -> tuple[Piece, Piece]:
         """What forward and backward of one call, which has a price, do and send."""
-        experts = prod(size for role, size in word if ROLES[role].batch)
-        key = name, word, local_batch * experts == self.model.batch
-        table, variant = self.tables[key], self.variant(key, memory)
+        ways = self.model.batch // (local_batch * self.experts_ways(word))
+        pieces = DIVIDED.get(memory, 1)
+        table = self.table_of(name, word, local_batch, pieces)
         assert table is not None
-        ways = self.model.batch // (local_batch * experts)
-        return table.costs.amounts(local_batch, variant, ways)
+        variant = self.variant(name, word, local_batch, memory)
+        forward, backward = table.costs.amounts(local_batch, variant, ways)
+        moved = table.costs.at(local_batch, variant, ways).leaves if memory in HOSTED else 0
+        return times(forward, pieces, moved), times(backward, pieces, moved)
+
+    def division(self, sharding: Sharding, memory: Memory) -> Division | None:
+        """How a function runs in pieces, if `memory` says that it does."""
+        if memory not in DIVIDED:
+            return None
+        function, axes = self.functions[sharding.function], self.flow.axes[sharding.function]
+        form = Form(axes, sharding.mesh, sharding.choices, sharding.boundary)
+        return self.divider.division(function, form, DIVIDED[memory])
 
     def even_batch(self, name: str) -> int:
         """The most ways that every value of a function lets its batch be split."""
@@ -249,20 +285,28 @@ class Entries:
             self.even[name] = gcd(*sizes) if sizes else self.model.batch
         return self.even[name]
 
-    def table(self, name: str, word: Word, batch: int, alone: bool) -> Table | None:
+    def table(
+        self, name: str, word: Word, batch: int, alone: bool, pieces: int = 1
+    ) -> Table | None:
         """Prices for every batch from the local forms for two small ones, not of one sample where
         that can be avoided: dimensions of size 1 walk no loop."""
-        sizes = [n for n in range(1, batch) if batch % n == 0][:3]
-        sizes = [batch] if alone else sizes[1:] if len(sizes) > 2 else sizes
+        function, axes = self.functions[name], self.flow.axes[name]
+        samples = 1 if pieces == 1 or self.divider.by_tokens(function) else pieces
+        sizes = [n for n in range(samples, batch, samples) if batch % n == 0][:3]
+        sizes = [batch] if alone or not sizes else sizes[1:] if len(sizes) > 2 else sizes
         found = []
         for size in (sizes[0], sizes[-1]):
             strategy = Strategy(((BATCH, batch // size), *word))
             sharding = self.sharding(name, strategy, 1)
             if sharding is None:
                 return None
-            axes, boundary = self.flow.axes[name], sharding.boundary
-            local = localize(self.functions[name], axes, sharding.mesh, sharding.choices, boundary)
-            found.append((local, sharding))
+            form = Form(axes, sharding.mesh, sharding.choices, sharding.boundary)
+            if pieces > 1:
+                division = self.divider.division(function, form, pieces)
+                if division is None:
+                    return None
+                form = piece_form(function, axes, form, division)
+            found.append((form.local(function), sharding))
         local, sharding = found[0]
         pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
         costs = FunctionTable(pricer, (local, found[1][0]), (sizes[0], sizes[-1]))

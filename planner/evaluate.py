@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
@@ -20,7 +20,7 @@ from ..cost_model.pipeline import boundary_links, boundary_seconds, pipeline_sec
 from ..ir.amounts import Share
 from ..ir.cluster import Cluster, Link
 from ..ir.model import Model
-from ..ir.plan import Memory, Optimizer, Stage
+from ..ir.plan import DIVIDED, Memory, Optimizer, Stage
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .alike import alike
@@ -58,10 +58,24 @@ class Evaluator:
         self.along: dict[Strategy, BatchAxes] = {}
         self.cuts: dict[tuple[Word, int, int, Memory, int], Cut | None] = {}
 
-    def variant(self, call: int, memory: Memory) -> Memory:
-        """Only repeated layers recompute: they are where the activations are."""
-        taken = call % self.entries.practice.recompute_every == 0
-        return memory if taken and self.calls[call].function in self.repeated else "keep"
+    def variant(self, call: int, memory: Memory, word: Word, samples: int) -> Memory:
+        """What a call does where layers do `memory`, with so many samples per device. Only repeated
+        layers recompute, they are where the activations are; pieces are for all that they help."""
+        name, every = self.calls[call].function, self.entries.practice.recompute_every
+        repeated = name in self.repeated and call % every == 0
+        if memory not in DIVIDED:
+            return memory if repeated else "keep"
+        usual: Memory = "recompute" if repeated else "keep"
+        return memory if self.helps(name, memory, usual, word, samples) else usual
+
+    def helps(self, name: str, memory: Memory, usual: Memory, word: Word, samples: int) -> bool:
+        """Whether a function needs less at its worst moment under `memory` than as usual."""
+        prices = [self.entries.entry(name, word, samples, m) for m in (memory, usual)]
+        one, other = (
+            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes + e.cost.leaves) if e else inf
+            for e in prices
+        )
+        return one < other
 
     def candidate(
         self, strategy: Strategy, micro_batches: int, memory: Memory
@@ -253,14 +267,15 @@ class Evaluator:
     ) -> list[Entry] | None:  # fmt: skip
         """The price of calls under one strategy, of all unless `members` are named; None where one
         cannot be split so."""
-        known: dict[tuple[str, Memory, bool], Entry | None] = {}
-        entries = []
+        known: dict[tuple[str, bool, bool], Entry | None] = {}
+        entries, every = [], self.entries.practice.recompute_every
         for i in range(len(self.calls)) if members is None else members:
             name = self.calls[i].function
-            key = name, self.variant(i, memory), i in self.once
+            key = name, i % every == 0, i in self.once
             if key not in known:
                 local = batch if key[2] else batch // micro_batches
-                known[key] = self.entries.entry(name, word, local, key[1])
+                taken = self.variant(i, memory, word, local)
+                known[key] = self.entries.entry(name, word, local, taken)
             entry = known[key]
             if entry is None:
                 return None

@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError, UsageError
-from ..ir.plan import ENDS
 from ..ir.strategy import ROLES
 from ..ir.text import gib, seconds
 from .candidate import Candidate
+from .memory.actions import ACTIONS
 from .search import Space
 
 MOST_FACTOR = 64  # times the devices that there are
@@ -80,7 +80,7 @@ def tried(space: Space, least: Candidate) -> Iterator[Fix]:
 def freed(space: Space) -> Iterator[tuple[str, Space]]:
     """What the user's options forbid, allowed one at a time."""
     options = space.options
-    actions = ENDS
+    actions = ACTIONS
     if set(actions) - set(options.memory_actions):
         yield f"--memory-actions {','.join(actions)}", space.again(memory_actions=actions)
     zeros = [r for r in ROLES if ROLES[r].shards and r not in options.roles]

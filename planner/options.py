@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 
 from ..ir.errors import UsageError
 from ..ir.plan import Memory, Optimizer
 from ..ir.strategy import ROLES
+from .memory.actions import ACTIONS
 from .pins import Pin
 
 OPTIMIZERS: dict[str, int] = {"adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1,
@@ -27,7 +30,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     precision: str | None = None
     optimizer: str = "adamw"
     roles: tuple[str, ...] = tuple(ROLES)
-    memory_actions: tuple[Memory, ...] = ("keep", "recompute")
+    memory_actions: tuple[str, ...] = ACTIONS
     pins: tuple[Pin, ...] = ()
     micro_batches: int | None = None
     schedule: str = "1f1b"
@@ -40,6 +43,11 @@ class PlanOptions(msgspec.Struct, frozen=True):
         unknown = [r for r in self.roles if r not in ROLES]
         if unknown:
             raise UsageError(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
+        strange = [a for a in self.memory_actions if a not in (*ACTIONS, *get_args(Memory))]
+        if strange or not self.memory_actions:
+            raise UsageError(
+                f"unknown memory action {''.join(strange[:1])!r}; known: {', '.join(ACTIONS)}"
+            )
         limit = self.time_limit_seconds
         if limit is not None and not limit > 0:
             raise UsageError(f"a time limit of {limit} is not a number of seconds")

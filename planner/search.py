@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from ..ir.cluster import Cluster
 from ..ir.errors import UsageError
 from ..ir.model import Model
-from ..ir.plan import ENDS
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .blend import Mixture, fastest, groups
@@ -19,7 +18,7 @@ from .clock import Clock
 from .compress import Compressor
 from .entries import Entries
 from .evaluate import Evaluator
-from .memory.partial import partial
+from .memory.actions import ends, further
 from .options import PlanOptions, optimizer_states
 from .pins import decisions, pinned
 from .space import Word, divisors, families, strategies, with_experts
@@ -88,18 +87,20 @@ class Space:
     def search(self) -> None:
         if self.options.pins:
             self.pinned()
-            self.save_parts()
+            self.save_memory()
+            self.blend(self.found)
             return
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
-        self.save_parts()
+        self.save_memory()
         self.blend(self.found)
 
-    def save_parts(self) -> None:
-        """Add candidates between keeping everything and recomputing, where the user allows both."""
-        if set(ENDS) <= set(self.options.memory_actions):
-            self.found += partial(self.found, self.budget, self.evaluator.candidate, self.clock)
+    def save_memory(self) -> None:
+        """Add candidates that do other things about memory than keep everything or recompute it."""
+        self.found += further(
+            self.found, self.budget, self.evaluator.candidate, self.options.memory_actions, self.clock
+        )
 
     def blend(self, found: list[Candidate]) -> None:
         """Add mixtures of every group of candidates that may beat the fastest one that fits."""
@@ -137,7 +138,7 @@ class Space:
             self.found += self.candidates(*words)
             return
         for rest in self.like(next(iter(words))) if free else [next(iter(words))]:
-            for memory in self.options.memory_actions:
+            for memory in ends(self.options.memory_actions):
                 self.found += self.blends(decisions(model, pins, rest, memory))
 
     def like(self, strategy: Strategy) -> list[Strategy]:
@@ -191,7 +192,7 @@ class Space:
         made = (
             self.evaluator.candidate(strategy, count, memory)
             for count in counts
-            for memory in self.options.memory_actions
+            for memory in ends(self.options.memory_actions)
         )
         return [candidate for candidate in made if candidate is not None]
 

@@ -1,22 +1,23 @@
 """What generated code calls as `comm`: collectives along mesh axes, and operators of shards.
 
-The mesh's axes are extended by `micro`, the micro-batch at hand: values can be cut along it and
-shared over it, as over any axis, but nothing can be gathered or summed. Results are contiguous and
-new; inputs are left alone. `dim` and `outer` say which factor of a dimension is cut: see `shard`.
+The mesh's axes are extended by `micro`, the micro-batch at hand, and `split`, the piece of it: values
+can be cut along them and shared over them, as over any axis; pieces are added up or put together as
+they come. Results are contiguous and new; inputs are left alone. `dim` and `outer` say which factor of
+a dimension is cut: see `shard`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from ..ir.local import MICRO
+from ..ir.local import MICRO, SPLIT
 from ..ir.mesh import Mesh
 from .group import Group
 from .placed import Placed
-from .shard import block, join, split
+from .shard import block, join, put, split
 
 
 class Comm(Placed):
@@ -39,6 +40,28 @@ class Comm(Placed):
     def micro_batch(self, number: int) -> None:
         """Work on this micro-batch from now on."""
         self.places[MICRO] = number
+
+    def split(self, ways: int) -> Iterator[int]:
+        """Work on one piece after the other."""
+        self.sizes[SPLIT] = ways
+        for number in range(ways):
+            self.places[SPLIT] = number
+            yield number
+
+    def add(self, total: Tensor | None, part: Tensor) -> Tensor:
+        """`total` with one more part added to it in place."""
+        return part.clone() if total is None else total.add_(part)
+
+    def put(
+        self, whole: Tensor | None, part: Tensor, axis: str, dim: int, outer: int = 1
+    ) -> Tensor:
+        """`whole` with the piece at hand in its place: the inverse of `cut`."""
+        ways = self.sizes[axis]
+        if whole is None:
+            shape = [n * ways if d == dim else n for d, n in enumerate(part.shape)]
+            whole = part.new_empty(shape)
+        put(whole, part, self.places[axis], dim, outer)
+        return whole
 
     def all_reduce(self, x: Tensor, axis: str) -> Tensor:
         """Sum of every rank's `x`."""

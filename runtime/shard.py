@@ -45,6 +45,13 @@ def block(x: Tensor, ways: int, index: int, dim: int, outer: int) -> Tensor:
     return viewed.flatten(dim, dim + 1).contiguous()
 
 
+def put(x: Tensor, part: Tensor, index: int, dim: int, outer: int) -> None:
+    """Write one piece into its place in `x`."""
+    size = part.shape[dim] // outer
+    viewed = x.unflatten(dim, (outer, x.shape[dim] // outer))
+    viewed.narrow(dim + 1, index * size, size).copy_(part.unflatten(dim, (outer, size)))
+
+
 def piece(
     x: Tensor, factors: Factors, layout: Layout, mesh: Mesh, coordinate: tuple[int, ...]
 ) -> Tensor:

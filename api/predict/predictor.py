@@ -11,7 +11,7 @@ from ...ir.model import Call, Function, Model
 from ...ir.op import Work
 from ...ir.plan import Memory, Optimizer, Stage
 from ...planner.candidate import Candidate
-from ...planner.entries import Entries, Entry, Word
+from ...planner.entries import Entries, Entry, Table, TableKey, Word
 from ...planner.evaluate import Evaluator
 from .architecture import Architecture
 from .deepen import deepen
@@ -48,13 +48,20 @@ class RunEntries(Entries):
     matrices lie in pieces along a tensor axis, vocabularies too."""
 
     def price(self, name: str, word: Word, local_batch: int, memory: Memory) -> Entry | None:
-        key = (name, word, False)
-        if key not in self.tables:
-            self.tables[key] = self.table(name, word, SAMPLES, alone=False)
-        table = self.tables[key]
+        table = self.table_of(name, word, local_batch)
         if table is None:
             return None
-        return Entry(table.costs.at(local_batch, self.variant(key, memory), SAMPLES), table.summed_bytes)
+        variant = self.variant(name, word, local_batch, memory)
+        return Entry(table.costs.at(local_batch, variant, SAMPLES), table.summed_bytes)
+
+    def table_of(self, name: str, word: Word, local_batch: int, pieces: int = 1) -> Table | None:
+        key = self.key(name, word, local_batch, pieces)
+        if key not in self.tables:
+            self.tables[key] = self.table(name, word, SAMPLES, False, pieces)
+        return self.tables[key]
+
+    def key(self, name: str, word: Word, local_batch: int, pieces: int = 1) -> TableKey:
+        return name, word, False, pieces
 
     def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
         held = (i.value for i in function.held() if i.gradient is not None)

@@ -28,7 +28,7 @@ def layer_table(model):
     (name, _), *_ = Counter(call.function for call in model.calls).most_common()
     entries = Entries(model, load_cluster("local:1"))
     assert entries.entry(name, (), model.batch, "keep") is not None
-    return entries.tables[name, (), True].costs
+    return entries.table_of(name, (), model.batch).costs
 
 
 def cost(table, variant):
