@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..ir.model import Function, Op
 from ..ir.pieces import last_uses
-from ..ir.plan import Plan
+from ..ir.plan import HOSTED, Plan
 from .lower import Lowered
 from .pieces import in_pieces
 from .text import Names, literal, milliseconds, remark, tupled, wrapped
@@ -41,8 +41,9 @@ def function_module(lowered: Lowered, plan: Plan, paths: tuple[str, str], calls:
     text = "\n".join(body)
     head = _docstring(lowered, plan, paths, calls)
     imports = _imports(text)
-    random = f"RANDOM = {local.random}"
-    return "\n".join([*head, *imports, random, "", "", text, ""])
+    constants = [f"RANDOM = {local.random}"]
+    constants += ["HOST = True  # what forward saves waits in host memory"] * (lowered.variant in HOSTED)
+    return "\n".join([*head, *imports, *constants, "", "", text, ""])
 
 
 def _wish(name: str) -> str:

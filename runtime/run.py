@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..ir.program import CallRun, Table
 from .comm import Comm
+from .host import Host
 from .parameters import Store
 
 Key = Callable[[int, int, int], int]  # (seed, step, call) -> seed of a call's random streams
@@ -29,13 +30,15 @@ class Run:
         self.runs: dict[int, CallRun] = {
             call: run for run in table.calls for call in range(run.first, run.last)
         }
-        self.saved: dict[tuple[int, int], tuple[tuple[Tensor, ...], list[torch.Size]]] = {}
+        self.saved: dict[tuple[int, int], tuple[tuple[Tensor, ...] | None, list[torch.Size]]] = {}
+        self.host = Host(store.device)
         self.updates: dict[str, Tensor] = {}
 
     def start(self, step: int) -> None:
         """Begin a step: nothing saved, nothing to replace."""
         self.step = step
         self.saved.clear()
+        self.host.clear()
         self.updates.clear()
 
     def micro_batch(self, number: int) -> None:
@@ -72,6 +75,9 @@ class Run:
         if hasattr(module, "backward"):
             results, saved = results
             shapes = [r.shape for r in results if r.is_floating_point()]
+            if hasattr(module, "HOST"):
+                self.host.put((call, self.micro), saved)
+                saved = None
             self.saved[call, self.micro] = (saved, shapes)
         self.update(call, results)
         return results
@@ -81,6 +87,7 @@ class Run:
     ) -> tuple[Tensor | None, ...]:
         """Gradients of a call's activations; those of its held tensors go to the store."""
         saved, shapes = self.saved.pop((call, self.micro))
+        saved = self.host.take((call, self.micro)) if saved is None else saved
         names = self.held(call)
         given = self.complete(call, tangents, shapes)
         comm, weights = self.comm(call), self.store.fetch(names)
