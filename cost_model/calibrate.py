@@ -111,6 +111,7 @@ def cluster_toml(cluster: Cluster) -> str:
         f"launch_us = {device.launch_overhead_seconds * 1e6:.6g}",
         f"runtime_gb = {device.runtime_overhead_bytes / 1e9:.6g}",
         f"host_gb_per_s = {device.host_bandwidth_bytes_per_second / 1e9:.6g}",
+        f"host_memory_gb = {device.host_memory_bytes / 1e9:.6g}",
         f"source = {_text(device.source)}",
         "",
         "[device.sources]",

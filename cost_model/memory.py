@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..ir.amounts import StageBytes
+from ..ir.cluster import Device
 from ..ir.plan import Optimizer
 from .batch_axes import BatchAxes
 from .practice import Practice
@@ -20,18 +21,26 @@ def memory_terms(
     optimizer: Optimizer,
     practice: Practice,
     in_flight: float,
-    runtime_bytes: int,
+    device: Device,
 ) -> tuple[tuple[str, int], ...]:
     """Named bytes of a stage from its parts, one per strategy; `in_flight` micro-batches wait for
-    backward at the worst moment."""
+    backward at the worst moment. What host memory cannot take fits nowhere."""
     terms: dict[str, int] = {}
     for stage, axes in parts:
         for name, amount in part_terms(stage, axes, optimizer, practice, in_flight).items():
             before = terms.get(name, 0)
             terms[name] = max(before, amount) if name in PASSING else before + amount
     terms["margin"] = int(MARGIN * sum(terms.values()))
-    terms["runtime"] = runtime_bytes
+    terms["runtime"] = device.runtime_overhead_bytes
+    beyond = host_bytes([stage for stage, _ in parts], in_flight) - device.host_memory_bytes
+    if beyond > 0:
+        terms["beyond host memory"] = device.memory_bytes + beyond
     return tuple(terms.items())
+
+
+def host_bytes(stages: Iterable[StageBytes], in_flight: float) -> int:
+    """Bytes of host memory that a device's saved values take."""
+    return int(in_flight * sum(stage.host for stage in stages))
 
 
 def part_terms(

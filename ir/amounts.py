@@ -51,7 +51,8 @@ class StageBytes(msgspec.Struct, frozen=True):
     micro-batch; of it `last`, after the loss, becomes gradients at once. `transient` is the worst
     moment inside a piece; `once` belongs to calls that run once per step; `crossing` goes to the next
     stage. `item`: bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis;
-    `small`: of it, what lies in tensors that are not compressed.
+    `small`: of it, what lies in tensors that are not compressed. `host` waits in host memory, per
+    micro-batch.
     """
 
     held: int
@@ -65,6 +66,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     item: int
     summed: dict[str, int]
     small: int = 0
+    host: int = 0
 
     @property
     def biggest_call(self) -> int:

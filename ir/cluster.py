@@ -16,10 +16,12 @@ from .errors import FileError
 MOST_DEVICES = 10**9
 GIVEN = "given with the cluster"
 HOST_BYTES_PER_SECOND = 25e9  # PCIe 4.0 x16, where nothing else is said
-ABSENT = {"sustained": "assumed: not limited", "host_gb_per_s": "assumed: PCIe 4.0 x16"}
+HOST_BYTES = 128 * 10**9  # per device, where nothing else is said
+ABSENT = {"sustained": "assumed: not limited", "host_gb_per_s": "assumed: PCIe 4.0 x16",
+          "host_memory_gb": "assumed: 1 TB for 8 devices"}  # fmt: skip
 SOURCED = (
     "tflops", "achievable", "sustained", "memory_gb", "memory_gb_per_s", "launch_us", "runtime_gb",
-    "host_gb_per_s",
+    "host_gb_per_s", "host_memory_gb",
 )  # fmt: skip
 
 
@@ -31,7 +33,8 @@ class Device(msgspec.Struct, frozen=True):
     the numbers come from but those that `sources` lists by their TOML keys. `curves` are measured
     costs, which come before everything computed from the other numbers. `ranks_per_processor`: how many
     ranks a processor serves; seconds are those of a rank while all of them work.
-    `host_bandwidth_bytes_per_second`: between the device and its host's memory, one way.
+    `host_bandwidth_bytes_per_second`: between the device and its host's memory, one way;
+    `host_memory_bytes` of that are the device's share.
     """
 
     kind: str
@@ -47,6 +50,7 @@ class Device(msgspec.Struct, frozen=True):
     curves: tuple[Curve, ...] = ()
     ranks_per_processor: float = 1.0
     host_bandwidth_bytes_per_second: float = HOST_BYTES_PER_SECOND
+    host_memory_bytes: int = HOST_BYTES
 
     def __post_init__(self) -> None:
         _sensible(self.memory_bytes, "memory_bytes")
@@ -56,6 +60,7 @@ class Device(msgspec.Struct, frozen=True):
             raise ValueError(f"ranks_per_processor: {self.ranks_per_processor!r:.40} is below 1")
         _sensible(self.memory_bandwidth_bytes_per_second, "memory_bandwidth_bytes_per_second")
         _sensible(self.host_bandwidth_bytes_per_second, "host_bandwidth_bytes_per_second")
+        _sensible(self.host_memory_bytes, "host_memory_bytes", zero=True)
         _sensible(self.launch_overhead_seconds, "launch_overhead_seconds", zero=True)
         _sensible(self.runtime_overhead_bytes, "runtime_overhead_bytes", zero=True)
         for dtype, rate in self.peak_flops.items():
@@ -202,6 +207,9 @@ def parse_device(table: dict[str, object], where: str) -> Device:
         ranks_per_processor=_number({"ranks_per_processor": 1.0} | table, "ranks_per_processor", where),
         host_bandwidth_bytes_per_second=1e9 * _number(
             {"host_gb_per_s": HOST_BYTES_PER_SECOND / 1e9} | table, "host_gb_per_s", where
+        ),
+        host_memory_bytes=int(
+            1e9 * _number({"host_memory_gb": HOST_BYTES / 1e9} | table, "host_memory_gb", where)
         ),
     )
 

@@ -15,12 +15,16 @@ from .pieces import Variant
 from .strategy import Strategy
 
 Memory = Literal[
-    "keep", "save 75%", "save 50%", "save 25%", "recompute", "offload", "offload inputs",
+    "keep", "save 75%", "save 50%", "save 25%", "recompute",
+    "offload", "offload 75%", "offload 50%", "offload 25%", "offload inputs",
     "split 2", "split 4", "split 8", "split 16", "split 32", "split 64",
 ]  # fmt: skip
 ENDS: tuple[Memory, ...] = ("keep", "recompute")  # all that backward reads, and the inputs alone
-PARTS: dict[Memory, float] = {"save 75%": 0.75, "save 50%": 0.5, "save 25%": 0.25}  # from end to end
-HOSTED: dict[Memory, Variant] = {"offload": "keep", "offload inputs": "recompute"}  # in host memory
+# what is saved, from end to end
+PARTS: dict[Memory, float] = {"save 75%": 0.75, "save 50%": 0.5, "save 25%": 0.25,
+                              "offload 75%": 0.75, "offload 50%": 0.5, "offload 25%": 0.25}  # fmt: skip
+# what is saved waits in host memory
+HOSTED: tuple[Memory, ...] = ("offload", "offload 75%", "offload 50%", "offload 25%", "offload inputs")
 # inputs are saved, and both ways run in pieces, one after the other
 DIVIDED: dict[Memory, int] = {"split 2": 2, "split 4": 4, "split 8": 8, "split 16": 16,
                               "split 32": 32, "split 64": 64}  # fmt: skip
@@ -64,18 +68,16 @@ class Layers(msgspec.Struct, frozen=True):
 
 def variant(memory: Memory, saved: tuple[int, ...]) -> Variant:
     """What forward leaves for backward; `saved` where a part is saved."""
-    if memory == "keep" or memory == "recompute":
-        return memory
-    if memory in DIVIDED:
-        return "recompute"
-    return HOSTED.get(memory, saved)
+    if memory in PARTS:
+        return saved
+    return "keep" if memory in ("keep", "offload") else "recompute"
 
 
 class Stage(msgspec.Struct, frozen=True):
     """A pipeline stage: its calls, and what a device of it is predicted to need.
 
     `shares` are its calls by strategy; `passage_seconds` per micro-batch bring values from one to the
-    other and gradients back.
+    other and gradients back. `host_bytes`: of host memory for each of its devices.
     """
 
     first: int
@@ -88,6 +90,7 @@ class Stage(msgspec.Struct, frozen=True):
     memory: tuple[tuple[str, int], ...] = ()
     shares: tuple[Share, ...] = ()
     passage_seconds: float = 0.0
+    host_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:

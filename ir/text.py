@@ -152,6 +152,9 @@ def print_plan(plan: Plan) -> str:
         f"  memory    stage {_fullest(plan)}: "
         + ", ".join(f"{name} {gib(amount)}" for name, amount in terms if amount)
     )
+    host = max(stage.host_bytes for stage in plan.stages)
+    if host:
+        lines.append(f"  host      {gib(host)} of its memory for each device")
     fitting = [a for a in plan.alternatives if a.fits][:3]
     if fitting:
         lines.append("  next best " + "; ".join(_alternative(plan, a.word, a.micro_batches,

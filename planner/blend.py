@@ -34,11 +34,12 @@ TRIES = 6  # each with a budget put right by what the last one really needs: lay
 
 class Way(NamedTuple):
     """One call of a class under one choice: seconds per micro-batch and per step, bytes that add up
-    over calls, and bytes of which the worst call counts."""
+    over calls, on the device and in its host's memory, and bytes of which the worst call counts."""
 
     seconds: float
     sync_seconds: float
     lasting_bytes: float
+    host_bytes: float
     passing_bytes: tuple[float, ...]
 
 
@@ -141,7 +142,9 @@ class Mixture:
                 practice = evaluator.entries.practice
                 terms = part_terms(amounts, axes, evaluator.optimizer, practice, waiting)
                 passing = tuple(terms.pop(term) for term in PASSING)
-                ways.append(Way(seconds / n, sync / n, sum(terms.values()) / n, passing))
+                lasting = sum(terms.values()) / n
+                host = waiting * amounts.host / n
+                ways.append(Way(seconds / n, sync / n, lasting, host, passing))
             yield Class(name, n, tuple(ways), any(evaluator.sums.shares[i] for i in calls))
 
     def floor(self, budget: int) -> float:
@@ -159,7 +162,8 @@ class Mixture:
         allowed, best = float(budget), None
         for _ in range(TRIES):
             room = _room(self.evaluator, allowed)
-            counts = _counts(self.kinds, self.group, self.micro_batches, room)
+            limits = room, self.evaluator.cluster.device.host_memory_bytes
+            counts = _counts(self.kinds, self.group, self.micro_batches, limits)
             if counts is None:
                 break
             made = self.decisions(counts)
@@ -223,7 +227,7 @@ def _room(evaluator: Evaluator, budget: float) -> float:
 
 
 def _counts(
-    kinds: Sequence[Kind], group: Group, micro_batches: int, bytes_: float
+    kinds: Sequence[Kind], group: Group, micro_batches: int, limits: tuple[float, float]
 ) -> list[Counts] | None:
     """Counts for every stage. Classes that share parameters take one strategy: all are tried."""
     tied = any(c.tied for kind in kinds for c in kind)
@@ -235,7 +239,7 @@ def _counts(
                 tuple(w for w, choice in enumerate(group) if not c.tied or choice.word == word)
                 for c in kind
             ]
-            found[kind] = _stage_counts(kind, allowed, micro_batches, bytes_)
+            found[kind] = _stage_counts(kind, allowed, micro_batches, limits)
             if found[kind] is None:
                 break
         solved = [made for made in map(found.get, kinds) if made is not None]
@@ -249,16 +253,16 @@ def _stage_counts(
     classes: Kind,
     allowed: Sequence[tuple[int, ...]],
     micro_batches: int,
-    bytes_: float,
+    limits: tuple[float, float],
 ) -> tuple[float, Counts] | None:
-    """The least seconds of one stage in a step, and the counts that give it; seconds and bytes are
-    scaled to about one."""
-    model = mathopt.Model()
+    """The least seconds of one stage in a step within the bytes of a device and of its host, and the
+    counts that give it; seconds and bytes are scaled to about one."""
+    model, (bytes_, host_bytes) = mathopt.Model(), limits
     unit = sum(
         c.members * max(w.seconds * micro_batches + w.sync_seconds for w in c.ways) for c in classes
     )
     worst = [model.add_variable(lb=0.0) for _ in PASSING]
-    lasting, seconds, counts = [], [], []
+    lasting, hosted, seconds, counts = [], [], [], []
     for c, usable in zip(classes, allowed, strict=True):
         own = {w: model.add_integer_variable(lb=0, ub=c.members) for w in usable}
         model.add_linear_constraint(mathopt.fast_sum(own.values()) == c.members)
@@ -267,15 +271,18 @@ def _stage_counts(
             way = c.ways[w]
             seconds.append((way.seconds * micro_batches + way.sync_seconds) / unit * count)
             lasting.append(way.lasting_bytes / bytes_ * count)
+            if way.host_bytes:
+                hosted.append(way.host_bytes / max(host_bytes, 1.0) * count)
             if any(way.passing_bytes):
                 used = model.add_binary_variable()
                 model.add_linear_constraint(count <= c.members * used)
                 for variable, amount in zip(worst, way.passing_bytes, strict=True):
                     model.add_linear_constraint(variable >= amount / bytes_ * used)
     model.add_linear_constraint(mathopt.fast_sum(lasting) + mathopt.fast_sum(worst) <= 1.0)
+    model.add_linear_constraint(mathopt.fast_sum(hosted) <= 1.0)
     model.minimize(mathopt.fast_sum(seconds))
-    limits = mathopt.SolveParameters(relative_gap_tolerance=GAP)
-    result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=limits)
+    close = mathopt.SolveParameters(relative_gap_tolerance=GAP)
+    result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=close)
     if not result.has_primal_feasible_solution():
         return None
     values = result.variable_values()

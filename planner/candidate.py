@@ -68,6 +68,7 @@ class StageSums(msgspec.Struct, frozen=True):
     once_bytes: int
     crossing_bytes: int
     small_bytes: int = 0
+    host_bytes: int = 0
 
     def bytes(self, item: int) -> StageBytes:
         """What memory needs of it; `item` bytes per element of a parameter."""
@@ -83,6 +84,7 @@ class StageSums(msgspec.Struct, frozen=True):
             item=item,
             summed=self.summed_bytes,
             small=self.small_bytes,
+            host=self.host_bytes,
         )
 
 

@@ -14,7 +14,7 @@ from math import inf, prod
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
-from ..cost_model.memory import memory_terms, micro_batches_in_flight
+from ..cost_model.memory import host_bytes, memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import boundary_links, boundary_seconds, pipeline_seconds
 from ..ir.amounts import Share
@@ -311,7 +311,7 @@ class Evaluator:
             self.optimizer,
             self.entries.practice,
             self.waiting(stages, number, micro_batches),
-            self.cluster.device.runtime_overhead_bytes,
+            self.cluster.device,
         )
 
     def stage(
@@ -321,6 +321,7 @@ class Evaluator:
         half of them forward."""
         timed = [self.times(sums, self.axes(s), micro_batches) for s, sums in parts]
         forward, backward, sent, sync = (sum(column) for column in zip(*timed, strict=True))
+        shares = tuple(Share(strategy, sums.bytes(self.item)) for strategy, sums in parts)
         return Stage(
             parts[0][1].first,
             parts[0][1].last,
@@ -330,8 +331,9 @@ class Evaluator:
             sync,
             sum(sums.crossing_bytes for _, sums in parts),
             self.memory(parts, micro_batches, number, stages),
-            tuple(Share(strategy, sums.bytes(self.item)) for strategy, sums in parts),
+            shares,
             moved,
+            host_bytes([s.bytes for s in shares], self.waiting(stages, number, micro_batches)),
         )
 
     def times(

@@ -72,6 +72,7 @@ class Sums:
             ),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
             small_bytes=self.held_bytes(own, small),
+            host_bytes=sum(c.host_bytes for c in calls),
             crossing_bytes=self.crossing(last, samples, word) if last - 1 in members else 0,
         )
 

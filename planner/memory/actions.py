@@ -52,10 +52,11 @@ def ends(allowed: Sequence[str]) -> tuple[Memory, ...]:
 def rows(allowed: Sequence[str]) -> list[tuple[Memory, ...]]:
     """Rows of actions that need less and less memory."""
     found: list[tuple[Memory, ...]] = []
-    if set(ENDS) <= set(allowed):
-        found.append(tuple(PARTS))
+    parts = set(ENDS) <= set(allowed)
+    if parts:
+        found.append(tuple(m for m in PARTS if m not in HOSTED))
     if "offload" in allowed:
-        found.append(tuple(m for m, saved in HOSTED.items() if saved in allowed))
+        found.append(tuple(m for m in HOSTED if parts or m not in PARTS))
     if "split" in allowed:
         found.append(tuple(DIVIDED))
     return found

@@ -19,8 +19,9 @@ STAGE = StageBytes(
 
 
 def terms(word, stage=STAGE, practice=GENERATED, waiting=1.0):
-    axes = BatchAxes(parse_strategy(word), load_cluster("8xh100"))
-    return dict(memory_terms([(stage, axes)], ADAM, practice, waiting, 0))
+    cluster = load_cluster("8xh100")
+    axes = BatchAxes(parse_strategy(word), cluster)
+    return dict(memory_terms([(stage, axes)], ADAM, practice, waiting, cluster.device))
 
 
 def test_zero_cuts_what_its_stage_says():
@@ -66,3 +67,9 @@ def test_interleaving_waits_longer():
     """p = 4, v = 2: the first stage warms up with 6 + 4 chunks and holds one more."""
     assert micro_batches_in_flight(3, 4, 64, 2) == 11 / 2
     assert micro_batches_in_flight(3, 4, 2, 2) == 2
+
+
+def test_host_memory_is_not_endless():
+    assert "beyond host memory" not in terms("dp=8", replace(STAGE, host=10**9))
+    beyond = terms("dp=8", replace(STAGE, host=10**9), waiting=1000.0)["beyond host memory"]
+    assert beyond > load_cluster("8xh100").device.memory_bytes
