@@ -195,8 +195,7 @@ class Evaluator:
         entries = self.entries_of(decisions, micro_batches)
         if entries is None:
             return None
-        seconds = [e.cost.forward.seconds + e.cost.backward.seconds for e in entries]
-        bounds = partition(seconds, decisions[0].strategy.stages)
+        bounds = partition(self.seconds(entries), decisions[0].strategy.stages)
         return None if bounds is None else self.mixed(decisions, bounds, micro_batches)
 
     def entries_of(
@@ -237,11 +236,10 @@ class Evaluator:
         entries = self.entries_like(word, batch, micro_batches, memory)
         if entries is None:
             return None
-        seconds = [e.cost.forward.seconds + e.cost.backward.seconds for e in entries]
         if self.entries.practice.even_layers:
             bounds = even([c.function in self.repeated for c in self.calls], stages)
         else:
-            bounds = partition(seconds, stages)
+            bounds = partition(self.seconds(entries), stages)
         if bounds is None:
             return None
         codes: dict[object, int] = {}
@@ -260,6 +258,13 @@ class Evaluator:
                 sums.append(self.sums.of(entries, first, last, word, samples, range(first, last)))
             kind_of.append(kinds[face])
         return Cut(tuple(bounds), tuple(sums), tuple(kind_of))
+
+    def seconds(self, entries: list[Entry]) -> list[float]:
+        """What every call takes of a micro-batch; those that run once per step take nothing."""
+        return [
+            0.0 if i in self.once else e.cost.forward.seconds + e.cost.backward.seconds
+            for i, e in enumerate(entries)
+        ]
 
     def entries_like(
         self, word: Word, batch: int, micro_batches: int, memory: Memory,

@@ -173,14 +173,18 @@ class Points:
         if key not in self.seen:
 
             def operand(v: int) -> Tensor:
-                shape = self.shape(v)
-                grid = (torch.arange(n).reshape(_along(d, len(shape))) for d, n in enumerate(shape))
-                return self.at(v, tuple(grid)).expand(shape)
+                return self.everywhere(v).expand(self.shape(v))
 
             args = [decode(a, operand) for a in op.args]
             kwargs = {k: decode(a, operand) for k, a in op.kwargs.items()}
             self.seen[key] = target(*args, **kwargs)
         return self.seen[key]
+
+    def everywhere(self, value: int) -> Tensor:
+        """A value at all points; dims along which it does not change have size 1."""
+        shape = self.shape(value)
+        grid = (torch.arange(n).reshape(_along(d, len(shape))) for d, n in enumerate(shape))
+        return self.at(value, tuple(grid))
 
     def evaluate(self, op: Op, value: int, index: Index) -> Tensor:
         name = op.target.split(".")[1]
@@ -338,6 +342,29 @@ def _looked_up(points: Points, op: Op, index: Index) -> Tensor:
     return points.at(source, tuple(places))
 
 
+def _along_dim(points: Points, op: Op, index: Index) -> Tensor:
+    """An operator along one dim; of rows that are all alike, one is enough."""
+    key, target = ("whole", op.results[0]), resolve(op.target)
+    if key not in points.seen:
+        names = [a.name for a in target._schema.arguments]
+        given = dict(zip(names, op.args, strict=False)) | op.kwargs
+        dim = given.get("dim", next(a.default_value for a in target._schema.arguments if a.name == "dim"))
+        assert isinstance(dim, int)
+        dim %= len(index)
+
+        def operand(v: int) -> Tensor:
+            sizes = [n if d == dim else -1 for d, n in enumerate(points.shape(v))]
+            return points.everywhere(v).expand(sizes)
+
+        args = [decode(a, operand) for a in op.args]
+        made = target(*args, **{k: decode(a, operand) for k, a in op.kwargs.items()})
+        if made.numel() > EXACT_POINTS:
+            raise NotConstant
+        points.seen[key] = made
+    made = points.seen[key]
+    return made[tuple(_held(i, n) for i, n in zip(index, made.shape, strict=True))]
+
+
 def _triangle(upper: bool) -> Callable[[Points, Op, Index], Tensor]:
     def evaluate(points: Points, op: Op, index: Index) -> Tensor:
         diagonal, gap = _integers(op, 1, 0), index[-1] - index[-2]
@@ -358,4 +385,5 @@ POINT_RULES: dict[str, Callable[[Points, Op, Index], Tensor]] = {
     "expand": _expanded, "transpose": _transposed, "t": _transposed, "permute": _permuted,
     "cat": _joined, "index": _looked_up,
     "slice": _sliced, "select": _selected, "triu": _triangle(True), "tril": _triangle(False),
+    "cumsum": _along_dim, "diff": _along_dim,
 }  # fmt: skip
