@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Key = tuple[int, int]  # call, micro-batch
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
 
 
 class Host:
@@ -53,17 +54,15 @@ class Host:
     def fetch(self, key: Key) -> tuple[Tensor, ...]:
         kept = self.waiting.pop(key)
         if self.stream is None:
-            return tuple(
-                torch.from_numpy(raw).clone().view(dtype).view(shape) for raw, dtype, shape in kept
-            )
+            return tuple(torch.from_numpy(raw).clone().view(dtype) for raw, dtype in kept)
         with torch.cuda.stream(self.stream):
             return tuple(value.to(self.device, non_blocking=True) for value in kept)
 
     @staticmethod
     def copied(value: Tensor) -> Any:
-        """Its bytes, with type and shape: numpy has no bfloat16."""
-        flat = value.detach().contiguous().view(-1).view(torch.uint8)
-        return flat.numpy().copy(), value.dtype, value.shape
+        """Its bits as whole numbers, and its type: numpy has no bfloat16."""
+        bits = value.detach().contiguous().view(INTEGERS[value.itemsize])
+        return bits.numpy().copy(), value.dtype
 
     def sent(self, value: Tensor) -> Tensor:
         """A pinned copy that is on its way."""

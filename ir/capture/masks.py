@@ -346,9 +346,9 @@ def _along_dim(points: Points, op: Op, index: Index) -> Tensor:
     """An operator along one dim; of rows that are all alike, one is enough."""
     key, target = ("whole", op.results[0]), resolve(op.target)
     if key not in points.seen:
-        names = [a.name for a in target._schema.arguments]
-        given = dict(zip(names, op.args, strict=False)) | op.kwargs
-        dim = given.get("dim", next(a.default_value for a in target._schema.arguments if a.name == "dim"))
+        declared = {a.name: a for a in target._schema.arguments}
+        given = dict(zip(declared, op.args, strict=False)) | op.kwargs
+        dim = given.get("dim", declared["dim"].default_value)
         assert isinstance(dim, int)
         dim %= len(index)
 
