@@ -13,7 +13,7 @@ from ..cost_model.breakdown import label, piece_term, runs, stage_times, step_te
 from ..cost_model.held import LEGEND, memory_term
 from ..cost_model.terms import Symbol, Term, legend, total
 from ..ir.errors import UsageError
-from ..ir.plan import Layers, Plan
+from ..ir.plan import DIVIDED, HOSTED, Layers, Plan
 from ..ir.text import one_line, seconds, size
 
 DEEPEST = 3  # levels of a whole plan's tree on a screen; WHERE shows all of its part
@@ -32,6 +32,8 @@ def explain(plan: Plan, where: str | None = None, *, memory: bool = False) -> st
     notes = Notes()
     lines = [line for term in found for line in tree(term, deepest, notes)]
     lines += differences(plan)
+    if memory:
+        lines += ["", "what backward reads", *remembered(plan)]
     lines += ["", "symbols", *(symbol_line(s, notes) for s in shown)]
     lines += ["", "sources", *(f"  [{n}] {text}" for text, n in notes.numbers.items())]
     return "\n".join(lines)
@@ -51,6 +53,18 @@ def differences(plan: Plan) -> list[str]:
         for name, said, found, form in pairs
         if not isclose(said, found, rel_tol=1e-6)
     ]
+
+
+def remembered(plan: Plan) -> Iterator[str]:
+    """What every run of layers keeps, and where."""
+    for layers in (x for x in plan.layers if not x.once):
+        host = f"{size(layers.forward.host_bytes)} of a call in host memory: "
+        whole = layers.variant == "keep"
+        kept = "everything it reads" if whole else ", ".join(layers.makers) or "the inputs"
+        pieces = f"; runs in {DIVIDED[layers.memory]} pieces" if layers.memory in DIVIDED else ""
+        again = "" if whole else "; all else is computed again"
+        text = f"{host if layers.memory in HOSTED else ''}{one_line(kept)}{pieces}{again}"
+        yield f"  {label(plan, layers):<32} {layers.memory:<14} {text}"
 
 
 class Notes:

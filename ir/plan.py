@@ -46,7 +46,7 @@ class Layers(msgspec.Struct, frozen=True):
 
     `sharding` indexes the plan's shardings; times are per call and micro-batch, predicted from the
     work of `forward` and `backward`. `once`: they run once per step, on every stage. `saved`: the
-    values of the local form that are kept where `memory` saves a part.
+    values of the local form that are kept where `memory` saves a part, and `makers` what makes them.
     """
 
     first: int
@@ -59,6 +59,7 @@ class Layers(msgspec.Struct, frozen=True):
     backward: Piece = Piece()
     once: bool = False
     saved: tuple[int, ...] = ()
+    makers: tuple[str, ...] = ()
 
     @property
     def variant(self) -> Variant:

@@ -188,15 +188,6 @@ def describe(plan: Plan, layers: Layers) -> str:
     span = f"{name} ×{times}" if times > 1 else name
     word = f"{plan.strategy_of(layers)!s:<20} " if len(plan.strategies) > 1 else ""
     return (
-        f"{span:<32} {word}{layers.memory:<10} forward {seconds(layers.forward_seconds)}, "
+        f"{span:<32} {word}{layers.memory:<11} forward {seconds(layers.forward_seconds)}, "
         f"backward {seconds(layers.backward_seconds)} each"
     )
-
-
-def explain_memory(plan: Plan) -> str:
-    """Every memory term of every stage, against the budget."""
-    lines = ["memory per device, by stage"]
-    for number, stage in enumerate(plan.stages):
-        lines.append(f"  stage {number}: {gib(stage.peak_bytes)} of {gib(plan.budget_bytes)}")
-        lines += [f"    {name:<14}{gib(amount):>12}" for name, amount in stage.memory]
-    return "\n".join(lines)

@@ -118,7 +118,8 @@ def _layers(
         work = entries.amounts(call.function, inside, samples, memory)
         once = i in evaluator.once
         saved = entries.saved(shardings[key], inside, samples, memory)
-        layers.append(Layers(i, i + 1, number, memory, *seconds, *work, once, saved))
+        makers = entries.makers(shardings[key], saved) if saved else ()
+        layers.append(Layers(i, i + 1, number, memory, *seconds, *work, once, saved, makers))
     return tuple(shardings.values()), tuple(layers)
 
 

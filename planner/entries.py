@@ -245,10 +245,7 @@ class Entries:
         variant = self.variant(name, word, local_batch, memory)
         assert table is not None
         assert isinstance(variant, tuple)
-        local = localize(
-            self.functions[name], self.flow.axes[name], sharding.mesh, sharding.choices,
-            sharding.boundary,
-        )  # fmt: skip
+        local = self.form(sharding).local(self.functions[name])
         if [op.target for op in local.ops] == [op.target for op in table.costs.locals[0].ops]:
             return variant
         pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
@@ -272,9 +269,19 @@ class Entries:
         """How a function runs in pieces, if `memory` says that it does."""
         if memory not in DIVIDED:
             return None
-        function, axes = self.functions[sharding.function], self.flow.axes[sharding.function]
-        form = Form(axes, sharding.mesh, sharding.choices, sharding.boundary)
-        return self.divider.division(function, form, DIVIDED[memory])
+        function = self.functions[sharding.function]
+        return self.divider.division(function, self.form(sharding), DIVIDED[memory])
+
+    def form(self, sharding: Sharding) -> Form:
+        """What localizes a function that is split so."""
+        axes = self.flow.axes[sharding.function]
+        return Form(axes, sharding.mesh, sharding.choices, sharding.boundary)
+
+    def makers(self, sharding: Sharding, values: tuple[int, ...]) -> tuple[str, ...]:
+        """What makes values of the local form: module and operator, for people."""
+        local, wanted = self.form(sharding).local(self.functions[sharding.function]), set(values)
+        made = [op for op in local.forward_ops if wanted & set(op.results)]
+        return tuple(dict.fromkeys(f"{op.scope} {op.target.split('.')[1]}".strip() for op in made))
 
     def even_batch(self, name: str) -> int:
         """The most ways that every value of a function lets its batch be split."""
@@ -300,7 +307,7 @@ class Entries:
             sharding = self.sharding(name, strategy, 1)
             if sharding is None:
                 return None
-            form = Form(axes, sharding.mesh, sharding.choices, sharding.boundary)
+            form = self.form(sharding)
             if pieces > 1:
                 division = self.divider.division(function, form, pieces)
                 if division is None:

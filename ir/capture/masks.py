@@ -344,8 +344,9 @@ def _looked_up(points: Points, op: Op, index: Index) -> Tensor:
 
 def _along_dim(points: Points, op: Op, index: Index) -> Tensor:
     """An operator along one dim; of rows that are all alike, one is enough."""
-    key, target = ("whole", op.results[0]), resolve(op.target)
+    key = ("whole", op.results[0])
     if key not in points.seen:
+        target: Any = resolve(op.target)
         declared = {a.name: a for a in target._schema.arguments}
         given = dict(zip(declared, op.args, strict=False)) | op.kwargs
         dim = given.get("dim", declared["dim"].default_value)
