@@ -42,6 +42,7 @@ def cluster_of(machine: Machine, name: str) -> Cluster:
         },
         curves=curves,
         ranks_per_processor=sharing(machine),
+        host_copies_hide=machine.device != "cpu",
     )
     latency, rate = _alpha_beta(sent, machine.ranks)
     whole = machine.device == "cpu"
@@ -112,6 +113,7 @@ def cluster_toml(cluster: Cluster) -> str:
         f"runtime_gb = {device.runtime_overhead_bytes / 1e9:.6g}",
         f"host_gb_per_s = {device.host_bandwidth_bytes_per_second / 1e9:.6g}",
         f"host_memory_gb = {device.host_memory_bytes / 1e9:.6g}",
+        f"host_copies_hide = {str(device.host_copies_hide).lower()}",
         f"source = {_text(device.source)}",
         "",
         "[device.sources]",

@@ -65,6 +65,6 @@ def stream_seconds(kind: str, amount: float, device: Device) -> float:
 
 
 def exposed_host_seconds(host_bytes: float, seconds: float, device: Device) -> float:
-    """What a copy between device and host takes beyond the work of `seconds` beside it."""
+    """What a copy between device and host takes beyond the work of `seconds` beside it, if it hides."""
     copy = host_bytes / device.host_bandwidth_bytes_per_second
-    return max(0.0, copy - seconds)
+    return max(0.0, copy - seconds) if device.host_copies_hide else copy

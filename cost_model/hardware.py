@@ -92,6 +92,8 @@ def local(spec: str) -> Cluster:
         launch_overhead_seconds=5e-6,
         runtime_overhead_bytes=300 << 20,
         source="assumed: one server core per rank, loopback",
+        host_bandwidth_bytes_per_second=LOCAL_BANDWIDTH / 2,  # read and written
+        host_copies_hide=False,
     )
     link = Link("loopback", ranks, LOOPBACK_LATENCY, LOOPBACK_BANDWIDTH, True, "assumed")
     return Cluster(spec, device, (link,))

@@ -27,7 +27,7 @@ from .compute import (
 ASSUMED = "assumed for this kind of work (cost_model/compute.py)"
 ROOFLINE = "derived: work counted, at the device's rates"
 STREAM = "derived: bytes counted, at the memory bandwidth"
-HOST = "derived: bytes counted, at the host's bandwidth, beside the work"
+HOST = "derived: bytes counted, at the host's bandwidth"
 ALPHA_BETA = "derived: bytes counted, at the link's latency and bandwidth"
 AMOUNTS = {
     "n": "how often in a step", "F": "floating-point operations", "N": "bytes of the whole tensor",
@@ -153,6 +153,8 @@ def host_term(amount: float, beside: float, times: int, device: Device) -> Term:
     """Bytes that pass to or from host memory, as far as the work beside them does not hide it."""
     one = beside / times if times else 0.0
     value = times * exposed_host_seconds(amount, one, device)
+    if not device.host_copies_hide:
+        return Term("host memory", value, "s", "n*B/W_h", HOST, {"n": times, "B": amount})
     symbols = {"n": times, "B": amount, "t_b": one}
     return Term("host memory", value, "s", "n*Max(0, B/W_h - t_b)", HOST, symbols)
 

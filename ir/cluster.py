@@ -34,7 +34,8 @@ class Device(msgspec.Struct, frozen=True):
     costs, which come before everything computed from the other numbers. `ranks_per_processor`: how many
     ranks a processor serves; seconds are those of a rank while all of them work.
     `host_bandwidth_bytes_per_second`: between the device and its host's memory, one way;
-    `host_memory_bytes` of that are the device's share.
+    `host_memory_bytes` of that are the device's share, and `host_copies_hide` behind work (not where
+    the device is the host).
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Device(msgspec.Struct, frozen=True):
     ranks_per_processor: float = 1.0
     host_bandwidth_bytes_per_second: float = HOST_BYTES_PER_SECOND
     host_memory_bytes: int = HOST_BYTES
+    host_copies_hide: bool = True
 
     def __post_init__(self) -> None:
         _sensible(self.memory_bytes, "memory_bytes")
@@ -208,6 +210,7 @@ def parse_device(table: dict[str, object], where: str) -> Device:
         host_bandwidth_bytes_per_second=1e9 * _number(
             {"host_gb_per_s": HOST_BYTES_PER_SECOND / 1e9} | table, "host_gb_per_s", where
         ),
+        host_copies_hide=bool(table.get("host_copies_hide", True)),
         host_memory_bytes=int(
             1e9 * _number({"host_memory_gb": HOST_BYTES / 1e9} | table, "host_memory_gb", where)
         ),

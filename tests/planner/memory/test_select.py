@@ -10,6 +10,7 @@ import pytest
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.pieces import made_by, split
+from plait.ir.plan import ENDS
 from plait.planner import PlanOptions, plan
 from plait.planner.entries import Entries
 from plait.planner.memory.select import select
@@ -73,7 +74,8 @@ def test_a_tight_budget_is_met_by_saving_a_part(model):
     least = plan(model, cluster, PlanOptions(memory_actions=("recompute",), micro_batches=1))
     budget = (free.stages[0].peak_bytes * 2 + least.stages[0].peak_bytes) // 3
     whole = least.prediction.step_seconds
-    made = plan(model, cluster, PlanOptions(memory_bytes=budget, micro_batches=1))
+    asked = PlanOptions(memory_actions=ENDS, memory_bytes=budget, micro_batches=1)
+    made = plan(model, cluster, asked)
     assert made.stages[0].peak_bytes <= budget
     assert free.prediction.step_seconds < made.prediction.step_seconds < whole
     assert any(layers.saved for layers in made.layers)
