@@ -157,24 +157,43 @@ def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
     assert isinstance(logits, Ref)
     assert isinstance(labels, Ref)
     types = rewriter.types
-    classes, kind = types[logits.value], types[labels.value]
+    kind, rank = types[labels.value], len(types[logits.value].shape)
     plain = weight is None and not smoothing and not op.kwargs
-    if not plain or len(classes.shape) != 2 or len(kind.shape) != 1 or kind.dtype != "int64":
+    if not plain or rank < 2 or len(kind.shape) != rank - 1 or kind.dtype != "int64":
         return None
-    rows, dtype = classes.shape[0], classes.dtype
+    rows, dtype = prod(kind.shape), types[logits.value].dtype
+    flat = rows, types[logits.value].shape[1]
+    logits = Ref(rewriter.reshaped(_classes_last(rewriter, logits.value), flat))
+    labels = Ref(rewriter.reshaped(labels.value, (rows,)))
     wide = "float32" if dtype in ("float16", "bfloat16") else dtype
     vector, scalar = TensorType((rows,), dtype), TensorType((), dtype)
     losses, _ = rewriter.emit(
         "plait.cross_entropy.default", (logits, labels, ignore, ()), vector, TensorType((rows,), wide)
     )
     if reduction == 0:
-        return (losses,)
+        return (rewriter.reshaped(losses, kind.shape),)
     (total,) = rewriter.emit("aten.sum.default", (Ref(losses),), scalar)
     if reduction == 2:
         return (total,)
     (valid,) = rewriter.emit("aten.ne.Scalar", (labels, ignore), TensorType((rows,), "bool"))
     (count,) = rewriter.emit("aten.sum.default", (Ref(valid),), TensorType((), "int64"))
     return rewriter.emit("aten.div.Tensor", (Ref(total), Ref(count)), scalar)
+
+
+def _classes_last(rewriter: Rewriter, logits: int) -> int:
+    """Scores `[n, classes, …]` as `[n, …, classes]`: as they were, where they were only turned round."""
+    type_, rank = rewriter.types[logits], len(rewriter.types[logits].shape)
+    if rank == 2:
+        return logits
+    maker = rewriter.made_by.get(logits)
+    if maker is not None and maker.target == "aten.transpose.int" and rank == 3:
+        if {int(d) % rank for d in maker.args[1:]} == {1, 2}:  # type: ignore[arg-type]
+            return maker.operands()[0]
+    order = (0, *range(2, rank), 1)
+    turned = TensorType(tuple(type_.shape[d] for d in order), type_.dtype)
+    (moved,) = rewriter.emit("aten.permute.default", (Ref(logits), order), turned)
+    return rewriter.emit("aten.clone.default", (Ref(moved),), turned,
+                         kwargs={"memory_format": "memory_format:contiguous_format"})[0]  # fmt: skip
 
 
 @rule("aten._grouped_mm.default")

@@ -31,7 +31,7 @@ class Wide(nn.Module):
         x = self.embed(tokens)
         for layer in self.layers:
             x = x + layer(x).tanh()
-        return nn.functional.cross_entropy(self.head(x).flatten(0, 1), labels.flatten())
+        return nn.functional.cross_entropy(self.head(x).transpose(1, 2), labels)
 
 
 def wide():

@@ -259,3 +259,39 @@ def test_tracing_under_no_grad_and_another_default_device() -> None:
     with torch.no_grad(), torch.device("meta"):
         inside = trace(module, batch)
     assert inside == trace(module, batch)
+
+
+class Classes(nn.Module):
+    """Scores of classes in the second dimension, made there or turned round."""
+
+    def __init__(self, form: str, reduction: str) -> None:
+        super().__init__()
+        self.form, self.reduction = form, reduction
+        self.scores = nn.Conv1d(4, 5, 1) if form == "made" else nn.Linear(4, 5)
+
+    def forward(self, x, labels):
+        scores = self.scores(x.transpose(1, 2) if self.form == "made" else x)
+        if self.form == "turned":
+            scores = scores.transpose(1, 2)
+        if self.form == "pictures":
+            scores, labels = scores.movedim(-1, 1).unflatten(2, (3, 2)), labels.unflatten(1, (3, 2))
+        loss = nn.functional.cross_entropy(scores, labels, reduction=self.reduction)
+        return (loss * torch.arange(6.0).view(loss.shape[1:])).sum() if loss.dim() else loss
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("form", ["made", "turned", "pictures"])
+def test_cross_entropy_of_any_shape_is_one_operator(form: str, reduction: str) -> None:
+    torch.manual_seed(0)
+    module = Classes(form, reduction).double()
+    batch = {"x": torch.randn(4, 6, 4).double(), "labels": torch.randint(5, (4, 6))}
+    batch["labels"][0, 2:4] = -100
+    model = trace(module, batch)
+    names = {op.target for f in model.functions for op in f.ops}
+    assert "plait.cross_entropy.default" in names
+    assert not any("nll" in name for name in names)
+    loss, gradients, _ = eager.run(model, module, batch)
+    expected = module(**batch)
+    expected.backward()
+    assert torch.allclose(loss, expected, rtol=1e-12, atol=0)
+    assert max(eager.difference(gradients, module).values()) < 1e-10
