@@ -153,7 +153,7 @@ def _verify(p: Parser) -> None:
     _source(p)
     _json(p)
     p.add_argument("--ranks", type=int,
-                   help="gloo ranks; default: the plan's devices, or at most 4 with --scale tiny")  # fmt: skip
+                   help="gloo ranks; default: the plan's devices; 4 at most with --scale tiny")
     p.add_argument("--scale", choices=("tiny",),
                    help="tiny: the same decisions on a small model (hf: sources) and few ranks: axes "
                         "of 2, as many roles as fit, a layer of every sort")  # fmt: skip

@@ -16,8 +16,8 @@ from ..errors import UsageError
 from .configuration import FOREIGN
 from .source import read_configuration
 
-HEAD, WIDTH, VOCABULARY, TOKENS, EXPERTS, CHOSEN = 16, 16, 256, 16, 4, 2
-MOST_SHARING = 8  # heads that share keys and values; more are as if there were four
+HEADS, HEAD, WIDTH, VOCABULARY, TOKENS, EXPERTS, CHOSEN = 4, 16, 16, 256, 64, 4, 2
+MOST_SHARING = 8  # heads that share keys and values; more are as if there were as few as HEADS
 Config = dict[str, Any]
 
 FIELDS = {
@@ -99,8 +99,9 @@ def _sizes(
     head = known("head_dim", max(hidden // heads, 1))
     shared = next((v for k, v in values.items() if kind(k) == "key heads" and _is_number(v)), heads)
     sharing = heads // max(shared, 1)
-    keys = min(max(ways, 2), max(shared, 1))
-    fewer = keys * (sharing if sharing <= MOST_SHARING else 4)
+    groups = sharing if sharing <= MOST_SHARING else HEADS
+    keys = min(max(ways, 2, HEADS // max(groups, 1)), max(shared, 1))
+    fewer = keys * groups
     narrow = min(head, HEAD)
     before, tokens = seq
     vocabulary = VOCABULARY + known("vocab_size", 0) % 2
