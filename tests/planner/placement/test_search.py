@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import plait
 from plait.cost_model.placement import work_of
 from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.placement import (
@@ -92,6 +93,12 @@ def test_unknown_words_are_refused():
     for options in (PlacementOptions("best"), PlacementOptions(link="wide")):  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="known"):
             place(graph, target(graph), options)
+
+
+@pytest.mark.parametrize("words", [{"alpha_us": -1.0}, {"beta_us_per_byte": float("nan")}])
+def test_links_that_cannot_be_are_refused(words):
+    with pytest.raises(UsageError, match="not a sensible value"):
+        plait.place(layered(10, 6), devices=2, memory=2**30, **words)
 
 
 def test_groups_stay_together_when_asked():
