@@ -93,7 +93,7 @@ def _sizes(
 
     def known(name: str, default: int) -> int:
         found = values.get(names.get(name, name))
-        return found if _is_number(found) and found > 0 else default
+        return found if isinstance(found, int) and _is_number(found) and found > 0 else default
 
     hidden, heads = known("hidden_size", WIDTH), known("num_attention_heads", 1)
     head = known("head_dim", max(hidden // heads, 1))
