@@ -23,13 +23,15 @@ from .compression.reference import Reference
 from .group import Group
 from .mesh_groups import MeshGroups
 
+Names = Sequence[str]
+
 
 class Wire(Protocol):
-    """Collectives over many flat tensors along one axis."""
+    """Collectives over many flat tensors along one axis; by their names errors find them again."""
 
-    def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]: ...
-    def reduce_scatter(self, flats: Sequence[Tensor]) -> list[Tensor]: ...
-    def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]: ...
+    def all_reduce(self, tensors: Sequence[Tensor], names: Names) -> list[Tensor]: ...
+    def reduce_scatter(self, flats: Sequence[Tensor], names: Names) -> list[Tensor]: ...
+    def all_gather(self, pieces: Sequence[Tensor], names: Names) -> list[Tensor]: ...
 
 
 class Plain:
@@ -38,13 +40,13 @@ class Plain:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def all_reduce(self, tensors: Sequence[Tensor], names: Names) -> list[Tensor]:
         return buckets.all_reduce(self.group, tensors)
 
-    def reduce_scatter(self, flats: Sequence[Tensor]) -> list[Tensor]:
+    def reduce_scatter(self, flats: Sequence[Tensor], names: Names) -> list[Tensor]:
         return buckets.reduce_scatter(self.group, flats)
 
-    def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+    def all_gather(self, pieces: Sequence[Tensor], names: Names) -> list[Tensor]:
         return buckets.all_gather(self.group, pieces)
 
 
