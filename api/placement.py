@@ -19,6 +19,7 @@ from ..ir.placement import (
     PlacementTarget,
     check_placement,
     load_graph,
+    uniform_target,
 )
 from . import documents
 from .options import parse_bytes
@@ -117,7 +118,10 @@ def _target(
     if cluster is None:
         if memory is None:
             raise UsageError("say how much memory a device has, or name a cluster")
-        return PlacementTarget((PlacementDevice(memory),) * count, ((PlacementLink(alpha, beta),),))
+        try:
+            return uniform_target(count, memory, alpha, beta)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
     room = memory or cluster.device.memory_bytes - cluster.device.runtime_overhead_bytes
     rows = tuple(tuple(_link(cluster, i, j) for j in range(count)) for i in range(count))
     return PlacementTarget((PlacementDevice(room),) * count, rows)

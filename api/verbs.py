@@ -152,7 +152,11 @@ def _verify(p: Parser) -> None:
     p.add_argument("plan", metavar="PLAN", help="plan.json or placement.json")
     _source(p)
     _json(p)
-    p.add_argument("--ranks", type=int, help="gloo ranks; default: the plan's devices")
+    p.add_argument("--ranks", type=int,
+                   help="gloo ranks; default: the plan's devices; 4 at most with --scale tiny")
+    p.add_argument("--scale", choices=("tiny",),
+                   help="tiny: the same decisions on a small model (hf: sources) and few ranks: axes "
+                        "of 2, as many roles as fit, a layer of every sort")  # fmt: skip
     p.add_argument("--steps", type=int, default=3, help="optimizer steps to compare")
     p.add_argument(
         "--program", metavar="DIR", help="verify the float64 program in DIR instead of a fresh one"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from ..ir.errors import InfeasibleError, MismatchError, UsageError, VerifyError
+from ..ir.errors import InfeasibleError, MismatchError, UsageError
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.verify import verify_model
@@ -216,38 +215,9 @@ def compile(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    from ..codegen import write
-    from ..ir.precision import lift_dtypes
-    from ..runtime.verify import Job
-    from ..runtime.verify import verify as run_jobs
-    from .decision import read_decision
+    from .verification import run as verified
 
-    decision = read_decision(Path(options.plan))
-    ranks = options.ranks or decision.ranks
-    if ranks != decision.ranks:
-        raise MismatchError(f"{options.plan} is for {decision.ranks} ranks, --ranks says {ranks}")
-    model = load_model(options, decision.batch)
-    with tempfile.TemporaryDirectory(prefix="plait-verify-") as scratch:
-        folder = Path(options.program or options.keep or Path(scratch, "program"))
-        if options.program is None:
-            write(decision.wide(model), folder)
-        file = Path(scratch, "model.json")
-        documents.write(file, lift_dtypes(model, "float64"), "plait/model")
-        job = Job(
-            decision.name, str(folder), options.source, str(file), batch=decision.batch,
-            seq=options.seq, steps=options.steps,
-        )  # fmt: skip
-        verdict = run_jobs([job], ranks, options.timeout)[0]
-    if options.json:
-        show({
-            "passed": verdict.passed, "loss": verdict.loss, "gradient": verdict.gradient,
-            "parameter": verdict.parameter, "failure": verdict.failure,
-        })  # fmt: skip
-    else:
-        print(verdict)
-    if not verdict.passed:
-        raise VerifyError(f"{decision.name}: the program differs from one process")
-    return 0
+    return verified(options)
 
 
 def kernels(options: argparse.Namespace) -> int:

@@ -81,6 +81,8 @@ class Predictor:
     def predict(self, architecture: Architecture, run: Run) -> Outcome:
         """Raises Unmodelled where the run cannot be split so."""
         cluster, practice = cluster_of(run), practice_of(run)
+        if practice.matrix_dtype and practice.matrix_dtype not in cluster.device.peak_flops:
+            raise Unmodelled(f"gpu {run.device!r} has no rate for precision {run.precision}")
         written = not run.fused_attention and run.recompute != "attention"
         architecture = replace(architecture, fused_attention=not written)
         entries = self.prices(architecture, run, cluster, practice)

@@ -81,7 +81,7 @@ def materialize(
 def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, seed: int) -> Source:
     kind, colon, rest = source.partition(":")
     if kind == "hf" and colon:
-        config = _configuration(Path(rest))
+        config = read_configuration(Path(rest))
         with torch.random.fork_rng(devices=[]), _place("real" if allocate else "meta"):
             torch.manual_seed(seed)
             model, made = configuration.build(config, batch, seq)
@@ -174,7 +174,8 @@ def _failing(source: str) -> Iterator[None]:
         raise TraceError(f"{source}: {place(error.__traceback__)}: {what}") from error
 
 
-def _configuration(path: Path) -> dict[str, Any]:
+def read_configuration(path: Path) -> dict[str, Any]:
+    """The values of a transformers configuration file; raises UsageError, FileError."""
     if not path.is_file():
         raise UsageError(f"hf:{path}: there is no file {path}")
     if os.path.getsize(path) > configuration.MAXIMUM_BYTES:

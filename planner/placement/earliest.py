@@ -14,7 +14,7 @@ from numba import njit
 
 from ...cost_model.placement import Ints
 from ...cost_model.placement_simulation import HALF_DUPLEX, PARALLEL
-from .favourites import favourite_children
+from .favourites import favourite_children, relaxed
 from .ledger import excess, inputs_ready, new_ledger, place
 from .problem import Candidate, Problem
 
@@ -27,9 +27,16 @@ def etf(problem: Problem, transfers: int = PARALLEL_TRANSFERS) -> Candidate:
     return _placed(problem, "m-etf", transfers, nobody)
 
 
-def sct(problem: Problem, transfers: int = PARALLEL_TRANSFERS, threshold: float = 0.5) -> Candidate:
-    """m-SCT; `threshold`: below it a relaxed choice makes a favourite child."""
-    return _placed(problem, "m-sct", transfers, favourite_children(problem, threshold))
+def sct(
+    problem: Problem,
+    transfers: int = PARALLEL_TRANSFERS,
+    threshold: float = 0.5,
+    apart: list[float] | None = None,
+) -> Candidate:
+    """m-SCT; `threshold`: below it a relaxed choice makes a favourite child. `apart`: those choices,
+    one per edge, if they are known."""
+    chosen = relaxed(problem) if apart is None else apart
+    return _placed(problem, "m-sct", transfers, favourite_children(problem, chosen, threshold))
 
 
 def _placed(problem: Problem, name: str, transfers: int, favourite: Ints) -> Candidate:

@@ -13,9 +13,9 @@ from ...cost_model.placement import Ints
 from .problem import Problem, mean_transfer_us
 
 
-def favourite_children(problem: Problem, threshold: float) -> Ints:
-    """(n) the favourite child of every operator, or -1."""
-    apart, edges = relaxed(problem), problem.work.edges
+def favourite_children(problem: Problem, apart: list[float], threshold: float) -> Ints:
+    """(n) the favourite child of every operator, or -1; `apart` (m) are the relaxed choices."""
+    edges = problem.work.edges
     child = np.full(problem.operators, -1, np.int64)
     parent = np.full(problem.operators, -1, np.int64)
     for e in np.flatnonzero([round(x - threshold + 0.5) == 0 for x in apart]):

@@ -5,6 +5,8 @@ Integers are rounded towards an easier problem, so that "none" is a proof.
 
 from __future__ import annotations
 
+from math import fsum
+
 import numpy as np
 from ortools.sat.python import cp_model
 
@@ -13,6 +15,7 @@ from .problem import Problem
 
 ROOM = 2**30  # most units of memory in the largest device
 SEED = 1
+ROUNDING = 1e-12  # of sums of bytes
 
 
 class Packing:
@@ -86,6 +89,13 @@ class Packing:
 
     def devices_of(self, solver: cp_model.CpSolver) -> Ints:
         return np.array([[solver.value(x) for x in row].index(1) for row in self.at], np.int64)
+
+
+def too_much(problem: Problem) -> bool:
+    """Do the operators need more than all devices together have, wherever they run?"""
+    own = problem.work.operators
+    held = fsum(own["persistent"]) + (fsum(own["output"]) if problem.train else 0.0)
+    return bool(held > fsum(problem.work.capacity) * (1.0 + ROUNDING))
 
 
 def fitting(problem: Problem, seconds: float, effort: float) -> tuple[bool, Ints | None]:

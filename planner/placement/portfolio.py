@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from itertools import product
 
 import numpy as np
@@ -23,15 +23,16 @@ from .coarse import chains, units
 from .contiguous import contiguous
 from .earliest import PARALLEL_TRANSFERS, SEQUENTIAL_TRANSFERS, etf, sct
 from .exact import Exact
+from .favourites import relaxed
 from .options import RULES, PlacementOptions
-from .packing import fitting
+from .packing import fitting, too_much
 from .problem import Candidate, Problem, serial_us, upward_rank
 from .ranked import SHARES, WEIGHTS, ranked
 from .repair import repaired
 from .topo import topo
 
 CLOSED = 1e-6  # a relative gap of rounding: the placement is optimal
-VISITS_PER_SECOND = 6e6  # operators that the local search simulates: sets how many steps it plans
+VISITS_PER_SECOND = 1e7  # operators that the local search simulates: sets how many steps it plans
 MOST_STEPS = 5_000  # per operator: after so many, small graphs give nothing new
 WARM, HOT, COLD = 1e-3, 3e-3, 1e-5  # temperatures of the local search, in makespans
 CHUNK_VISITS = 4e5  # between two looks at the clock
@@ -45,16 +46,19 @@ EFFORT = 0.06  # of the deterministic time of CP-SAT per second of the plan
 LATE_EFFORT = 0.008  # of models that are rarely solved, each of two
 TRY_EFFORT = 0.0015  # to find out that one is easy after all
 PACKING_EFFORT = 0.1  # without times it counts faster
-REPAIR_VISITS = 4e7  # of one try, about a second of counting bytes
+REPAIR_VISITS = 4e7  # of one try, about a second of counting bytes, and no more than
+REPAIR = 0.2  # of the time
 
 
 class Search:
     """One search: the best candidate so far, the bound, and the time that is left."""
 
-    def __init__(self, problem: Problem, options: PlacementOptions, began: float) -> None:
+    def __init__(
+        self, problem: Problem, options: PlacementOptions, began: float, seconds: float | None
+    ) -> None:
         self.problem, self.options = problem, options
         self.planned = options.planned_seconds
-        self.deadline = np.inf if options.seconds is None else began + options.seconds
+        self.deadline = np.inf if seconds is None else began + seconds
         self.bound_us = lower_bound_us(problem)
         self.members: list[Candidate] = []
         self.infeasible = False
@@ -90,9 +94,15 @@ class Search:
         """For each constraint model, in the deterministic time of CP-SAT."""
         return self.planned * (EFFORT if self.early else LATE_EFFORT)
 
-    def run(self) -> None:
-        """Every phase in turn; stops when the gap is closed or the time is over."""
-        for phase in (self.construct, self.make_fit, self.prove_early, self.improve, self.prove):
+    @property
+    def cut_short(self) -> bool:
+        return not self.closed and not self.infeasible and self.left <= 0
+
+    def run(self, effort_seconds: float) -> None:
+        """Improve what was constructed, every phase in turn, with an effort that a common core needs
+        so long for; stops when the gap is closed or the time is over."""
+        self.planned = effort_seconds
+        for phase in (self.make_fit, self.prove_early, self.improve, self.prove):
             if self.closed or self.infeasible or (self.members and self.left <= 0):
                 return
             phase()
@@ -107,7 +117,8 @@ class Search:
         """If nothing fits: solve for memory alone, and take operators off overfull devices."""
         if self.fits:
             return
-        if self.size <= LARGEST_PACKING:
+        self.infeasible = too_much(self.problem)
+        if not self.infeasible and self.size <= LARGEST_PACKING:
             self.infeasible, device = fitting(
                 self.problem, self.left, PACKING_EFFORT * self.planned
             )
@@ -117,6 +128,7 @@ class Search:
         if not self.infeasible:
             count = self.problem.operators
             visits = REPAIR_VISITS if self.problem.train else VISITS_PER_SECOND * LIFETIMES
+            visits *= min(1.0, REPAIR * self.planned)
             steps = int(min(visits / count, MOST_STEPS * count))
             for seed, broken in enumerate(sorted(self.members, key=lambda c: c.worth)[:4]):
                 if seed and self.left <= 0:
@@ -210,8 +222,9 @@ def constructive(problem: Problem) -> Iterator[Callable[[], Candidate | None]]:
     yield lambda: contiguous(problem, count)
     yield lambda: contiguous(problem, np.argsort(-upward_rank(problem, 1.0), kind="stable"))
     if len(problem.work.edges) <= LARGEST_PROGRAM:
-        yield lambda: sct(problem, PARALLEL_TRANSFERS, 0.5)
-        yield lambda: sct(problem, SEQUENTIAL_TRANSFERS, 0.1)
+        apart = cache(partial(relaxed, problem))
+        yield lambda: sct(problem, PARALLEL_TRANSFERS, 0.5, apart())
+        yield lambda: sct(problem, SEQUENTIAL_TRANSFERS, 0.1, apart())
 
 
 def one_device(problem: Problem) -> Candidate:

@@ -11,6 +11,7 @@ from ...cost_model.placement import work_of
 from ...ir.errors import InfeasibleError
 from ...ir.placement import Placement, PlacementGraph, PlacementTarget, check_graph
 from .earliest import etf, sct
+from .nested import nested
 from .options import PlacementOptions
 from .portfolio import CLOSED, Search, warm
 from .problem import Problem
@@ -43,25 +44,22 @@ def place(
     if not asked.colocation:
         work.operators["unit"] = np.arange(len(work.operators))
     problem = Problem(work, asked.link, asked.memory_rule)
-    search = Search(problem, asked, began)
-    if asked.algorithm == "auto":
-        search.run()
-    else:
-        _single(search, asked)
+    make = nested if asked.algorithm == "auto" else _single
+    search, cut_short = make(problem, asked, began)
     if not search.fits:
         raise InfeasibleError(_shortfall(search))
-    return Outcome(_placement(graph, target, search), not search.closed and search.left <= 0)
+    return Outcome(_placement(graph, target, search), cut_short)
 
 
-def _single(search: Search, options: PlacementOptions) -> None:
+def _single(problem: Problem, options: PlacementOptions, began: float) -> tuple[Search, bool]:
     """One algorithm alone; what does not fit is repaired, or solved for memory."""
-    problem = search.problem
+    search = Search(problem, options, began, options.seconds)
     if options.algorithm == "exact":
         search.construct()
         search.make_fit()
         if search.fits:
             search.constrain(np.inf)
-        return
+        return search, search.cut_short
     makers = {
         "m-topo": lambda: [topo(problem)],
         "m-etf": lambda: [etf(problem)],
@@ -71,6 +69,7 @@ def _single(search: Search, options: PlacementOptions) -> None:
     search.members += makers[options.algorithm]()
     if not search.fits:
         search.make_fit()
+    return search, search.cut_short
 
 
 def _placement(graph: PlacementGraph, target: PlacementTarget, search: Search) -> Placement:

@@ -48,7 +48,8 @@ def test_a_row_becomes_a_strategy():
         ({"hidden": ""}, "hidden is missing"), ({"hidden": "x"}, "not a number"),
         ({"tp": "3"}, "for 24 devices, not 16"), ({"global_batch": "30"}, "not a multiple"),
         ({"gpu": "Abacus"}, "not known"), ({"recompute": "lucky"}, "lucky"),
-        ({"precision": "int3"}, "int3"), ({"task": "dance"}, "dance"), ({"layers": "1"}, "cannot"),
+        ({"precision": "int3"}, "int3"), ({"precision": "fp8"}, "no rate"),
+        ({"task": "dance"}, "dance"), ({"layers": "1"}, "cannot"),
         ({"layers": "nan"}, "layers"), ({"heads": "7"}, "not a multiple"), ({"tp": "0"}, "tp"),
     ],
 )  # fmt: skip
@@ -107,6 +108,7 @@ def test_adapters_train_little(predictor):
 def test_the_nearest_memory_picks_the_preset():
     assert preset_of("A100-SXM", 40) == "a100-40"
     assert preset_of("A100-SXM", 0) == "a100-80"
+    assert preset_of("TPU v6e", 32) == "tpu-v6e"
     with pytest.raises(Unmodelled, match="known"):
         preset_of("A1", 80)
 

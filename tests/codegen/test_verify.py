@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
@@ -13,7 +14,7 @@ from plait.planner import PlanOptions, plan
 from plait.planner.pins import Pin, everywhere
 from plait.runtime.verify import Job, verify
 
-from .sources import sourced
+from .sources import Sourced, sourced
 
 WORDS = (
     "dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "pp=4", "dp=2,tp=2", "pp=2,zero3=2",
@@ -21,11 +22,20 @@ WORDS = (
     "zero3=2,cp=2", "sp=2,tp=2", "pp=2,tp=2,sp", "tp=4,sp save 50%", "pp=2,zero3=2 save 25%",
     "dp=4 split 2", "tp=4,sp split 2", "pp=2,zero3=2 offload 50%",
 )  # fmt: skip
+EXPERTS = ("dp=4", "tp=4", "ep=4", "zero3=2,ep=2", "ep=2,tp=2,sp", "pp=2,ep=2", "ep=2,sp=2")
+MIXED = (  # the rest of the model, then layers by number with their strategy and action
+    ("dp=4", "[1-2]:dp=2,tp=2 recompute"),
+    ("zero3=4", "2:tp=4 keep", "1:dp=2,tp=2 recompute"),
+    ("zero3=2,tp=2", "[2-3]:dp=4 recompute"),
+    ("pp=2,dp=2", "[1-2]:pp=2,tp=2 keep"),
+    ("dp=2,tp=2,sp", "[0-1]:zero2=4 keep"),
+    ("cp=4", "[2-3]:dp=4 keep"),
+)
 
 
-def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
+def programs(name: str, made_from: Sourced, folder: Path, words=WORDS) -> list[Job]:
     """Compile one model under every word; four layers, dropout as the model has it."""
-    model, source, file = sourced(name, folder, "4, seq=16")
+    model, source, file = made_from
     jobs = []
     for i, word in enumerate(words):
         strategy, *variant = word.split(" ", 1)
@@ -43,45 +53,19 @@ def programs(name: str, folder: Path, words=WORDS) -> list[Job]:
     return jobs
 
 
-@pytest.mark.ranks
-@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
-def test_every_strategy_computes_what_one_process_computes(name, tmp_path):
-    for verdict in verify(programs(name, tmp_path), 4, 300):
-        assert verdict.passed, str(verdict)
-
-
-@pytest.mark.ranks
-def test_experts_apart_compute_what_one_process_computes(tmp_path):
-    words = ("dp=4", "tp=4", "ep=4", "zero3=2,ep=2", "ep=2,tp=2,sp", "pp=2,ep=2", "ep=2,sp=2")
-    for verdict in verify(programs("mixtral", tmp_path, words), 4, 300):
-        assert verdict.passed, str(verdict)
-
-
-@pytest.mark.ranks
-def test_a_removed_collective_is_noticed(tmp_path):
-    job = programs("llama", tmp_path, ("tp=4",))[0]
+def broken(made_from: Sourced, folder: Path) -> Job:
+    """A program that lost one of its collectives."""
+    job = programs("llama", made_from, folder, ("tp=4",))[0]
     file = Path(job.folder, "functions", "llama_decoder_layer.py")
     text = file.read_text()
-    broken = re.sub(r"comm\.all_reduce\((\w+), \"tp\"\)", r"\1", text, count=1)
-    assert broken != text
-    file.write_text(broken)
-    assert not verify([job], 4, 120)[0].passed
+    without = re.sub(r"comm\.all_reduce\((\w+), \"tp\"\)", r"\1", text, count=1)
+    assert without != text
+    file.write_text(without)
+    return replace(job, name="a collective is missing")
 
 
-MIXED = (  # the rest of the model, then layers by number with their strategy and action
-    ("dp=4", "[1-2]:dp=2,tp=2 recompute"),
-    ("zero3=4", "2:tp=4 keep", "1:dp=2,tp=2 recompute"),
-    ("zero3=2,tp=2", "[2-3]:dp=4 recompute"),
-    ("pp=2,dp=2", "[1-2]:pp=2,tp=2 keep"),
-    ("dp=2,tp=2,sp", "[0-1]:zero2=4 keep"),
-    ("cp=4", "[2-3]:dp=4 keep"),
-)
-
-
-@pytest.mark.ranks
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_layers_of_one_plan_may_differ(name, tmp_path):
-    model, source, file = sourced(name, tmp_path, "4, seq=16")
+def mixed(made_from: Sourced, folder: Path) -> list[Job]:
+    model, source, file = made_from
     block = max(Counter(c.function for c in model.calls).items(), key=lambda x: x[1])[0]
     jobs = []
     for i, (rest, *others) in enumerate(MIXED):
@@ -92,7 +76,50 @@ def test_layers_of_one_plan_may_differ(name, tmp_path):
         options = PlanOptions(pins=tuple(pins), micro_batches=2 if "pp" in rest else 1)
         made = plan(model, load_cluster("local:4"), options)
         assert len(made.strategies) == len(pins)
-        write(compile_program(made, model), tmp_path / str(i))
-        jobs.append(Job(made.word, str(tmp_path / str(i)), source, file, steps=3))
-    for verdict in verify(jobs, 4, 300):
+        write(compile_program(made, model), folder / str(i))
+        jobs.append(Job(made.word, str(folder / str(i)), source, file, steps=3))
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory):
+    """Verdicts by the name of what is tested: starting ranks costs more than running a program, so
+    all programs run in one launch."""
+    folder = tmp_path_factory.mktemp("programs")
+    made_from = {n: sourced(n, folder, "4, seq=16") for n in ("gpt2", "llama", "bert", "mixtral")}
+    jobs = {name: programs(name, made_from[name], folder) for name in ("gpt2", "llama", "bert")}
+    jobs["experts"] = programs("mixtral", made_from["mixtral"], folder, EXPERTS)
+    for name in ("gpt2", "llama"):
+        jobs[f"{name}, mixed"] = mixed(made_from[name], folder / f"{name}_mixed")
+    (folder / "broken").mkdir()
+    jobs["broken"] = [broken(made_from["llama"], folder / "broken")]
+    found = iter(verify([job for group in jobs.values() for job in group], 4, 900))
+    return {name: [next(found) for _ in group] for name, group in jobs.items()}
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+def test_every_strategy_computes_what_one_process_computes(name, verdicts):
+    assert len(verdicts[name]) == len(WORDS)
+    for verdict in verdicts[name]:
+        assert verdict.passed, str(verdict)
+
+
+@pytest.mark.ranks
+def test_experts_apart_compute_what_one_process_computes(verdicts):
+    assert len(verdicts["experts"]) == len(EXPERTS)
+    for verdict in verdicts["experts"]:
+        assert verdict.passed, str(verdict)
+
+
+@pytest.mark.ranks
+def test_a_removed_collective_is_noticed(verdicts):
+    assert [verdict.passed for verdict in verdicts["broken"]] == [False]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_layers_of_one_plan_may_differ(name, verdicts):
+    assert len(verdicts[f"{name}, mixed"]) == len(MIXED)
+    for verdict in verdicts[f"{name}, mixed"]:
         assert verdict.passed, verdict

@@ -48,3 +48,18 @@ def random_graph(seed: int, most: int, least: int = 2) -> PlacementGraph:
         if rng.random() < density
     )
     return PlacementGraph(nodes, edges, f"random {seed}")
+
+
+def layered(count: int, seed: int) -> PlacementGraph:
+    """A wide random graph with long transfers."""
+    rng = random.Random(seed)
+    nodes = tuple(
+        PlacementNode(i, rng.lognormvariate(4.6, 1.0), "", rng.randint(0, 10**6), 10**5, 10**4)
+        for i in range(count)
+    )
+    edges = tuple(
+        PlacementEdge(u, w, rng.randint(10**4, 10**6), u)
+        for w in range(8, count)
+        for u in {rng.randrange(max(0, w - 24), w - 7) for _ in range(2)}
+    )
+    return PlacementGraph(nodes, edges, f"layered {count}")

@@ -6,7 +6,7 @@ import pytest
 from plait.cost_model.placement import work_of
 from plait.ir.placement import PlacementEdge, PlacementGraph, PlacementNode, uniform_target
 from plait.planner.placement.earliest import SEQUENTIAL_TRANSFERS, etf, sct
-from plait.planner.placement.favourites import favourite_children
+from plait.planner.placement.favourites import favourite_children, relaxed
 from plait.planner.placement.problem import Problem
 from plait.planner.placement.topo import topo
 
@@ -44,7 +44,7 @@ def test_a_device_waits_for_a_favourite_child():
         PlacementEdge(2, 4, 0, comm_us=8.0),
     )  # fmt: skip
     given = problem(PlacementGraph(nodes, edges))
-    assert favourite_children(given, 0.5).tolist() == [3, -1, 4, -1, -1]
+    assert favourite_children(given, relaxed(given), 0.5).tolist() == [3, -1, 4, -1, -1]
     device = sct(given).device
     assert device[0] == device[3]
     assert device[2] == device[4]
@@ -52,7 +52,8 @@ def test_a_device_waits_for_a_favourite_child():
 
 def test_favourites_are_one_to_one():
     for name in MAKESPANS:
-        children = favourite_children(problem(figure(name)), 0.5)
+        given = problem(figure(name))
+        children = favourite_children(given, relaxed(given), 0.5)
         kept = children[children >= 0]
         assert len(kept) == len(np.unique(kept))
         assert len(kept)

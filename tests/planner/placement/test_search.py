@@ -1,12 +1,12 @@
 """The portfolio: never over memory, never worse than a member, the same every time, on time."""
 
-import random
 import time
 
 import msgspec
 import numpy as np
 import pytest
 
+import plait
 from plait.cost_model.placement import work_of
 from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.placement import (
@@ -30,22 +30,7 @@ from plait.planner.placement.ranked import ranked
 from plait.planner.placement.repair import repaired
 from plait.planner.placement.search import place
 
-from .graphs import random_graph
-
-
-def layered(count: int, seed: int) -> PlacementGraph:
-    """A wide random graph with long transfers."""
-    rng = random.Random(seed)
-    nodes = tuple(
-        PlacementNode(i, rng.lognormvariate(4.6, 1.0), "", rng.randint(0, 10**6), 10**5, 10**4)
-        for i in range(count)
-    )
-    edges = tuple(
-        PlacementEdge(u, w, rng.randint(10**4, 10**6), u)
-        for w in range(8, count)
-        for u in {rng.randrange(max(0, w - 24), w - 7) for _ in range(2)}
-    )
-    return PlacementGraph(nodes, edges, f"layered {count}")
+from .graphs import layered, random_graph
 
 
 def target(graph: PlacementGraph, room: float = 3.0, devices: int = 4) -> PlacementTarget:
@@ -108,6 +93,12 @@ def test_unknown_words_are_refused():
     for options in (PlacementOptions("best"), PlacementOptions(link="wide")):  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="known"):
             place(graph, target(graph), options)
+
+
+@pytest.mark.parametrize("words", [{"alpha_us": -1.0}, {"beta_us_per_byte": float("nan")}])
+def test_links_that_cannot_be_are_refused(words):
+    with pytest.raises(UsageError, match="not a sensible value"):
+        plait.place(layered(10, 6), devices=2, memory=2**30, **words)
 
 
 def test_groups_stay_together_when_asked():
@@ -189,7 +180,7 @@ def test_large_graphs_are_quick():
 def test_a_constraint_model_closes_a_small_gap():
     graph = random_graph(3, 9, 9)
     problem = Problem(work_of(graph, uniform_target(2, 1e9, 1.0, 1.0)), "parallel", "train")
-    search = Search(problem, PlacementOptions(link="parallel"), time.perf_counter())
+    search = Search(problem, PlacementOptions(link="parallel"), time.perf_counter(), None)
     search.construct()
     search.constrain(5.0)
     assert search.closed
