@@ -56,8 +56,8 @@ def load_cluster(spec: str) -> Cluster:
 
 
 def load_fleet(spec: str) -> Cluster | Fleet:
-    """A cluster as `load_cluster` reads it, or several joined: `3xh100+5xa100-80`, over the slower of their
-    networks, or a TOML file with `[[part]]` tables and the `[link]` between them."""
+    """A cluster as `load_cluster` reads it, or several joined: `3xh100+5xa100-80`, over the slower of
+    their networks, or a TOML file with `[[part]]` tables and the `[link]` between them."""
     kinds = {name: device for name, (device, _) in presets().items()}
     if spec.endswith(".toml"):
         return parse_fleet(Path(spec), kinds)

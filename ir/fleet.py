@@ -115,8 +115,8 @@ def taken(part: Cluster, width: int) -> Cluster:
 
 
 class Crew(msgspec.Struct, frozen=True):
-    """Devices that are one stage of a line: `width` of a part, from its device `first` on, their strategy
-    among themselves, what they remember, and the calls they run with times and bytes."""
+    """Devices that are one stage of a line: `width` of a part, from its device `first` on, their
+    strategy among themselves, what they remember, and the calls they run with times and bytes."""
 
     part: int
     first: int

@@ -98,8 +98,9 @@ class Search:
         """Shapes and sizes of micro-batches by their bound."""
         made = []
         for samples in self.samples():
-            one = [1 / self.crews.device_seconds(Kind(p, 1), samples) for p in range(len(self.fleet.parts))]
-            for shape in shapes(self.fleet, one):
+            one = [Kind(part, 1) for part in range(len(self.fleet.parts))]
+            strength = [1 / self.crews.device_seconds(kind, samples) for kind in one]
+            for shape in shapes(self.fleet, strength):
                 if len(shape) <= self.model.batch // samples:
                     made.append((self.shape_bound(shape, samples), shape, samples))
         return sorted(made, key=lambda m: (m[0], -m[2], len(m[1])))
