@@ -162,6 +162,7 @@ class FleetPlan(msgspec.Struct, frozen=True):
     calls: tuple[str, ...] = ()
     status: Literal["optimal", "feasible"] = "feasible"
     memory_bytes: int | None = None  # a user's budget per device
+    complete: bool = True
 
     @property
     def gap(self) -> float:

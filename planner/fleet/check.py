@@ -1,4 +1,4 @@
-"""A judge of fleet plans that shares no code with their search: everything runs once, nothing is over."""
+"""A judge of fleet plans that shares no code with their search: all runs once, nothing is over."""
 
 from __future__ import annotations
 

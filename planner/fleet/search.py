@@ -78,7 +78,10 @@ class Search:
         if mixed is None or any(_step(made) <= mixed.step_seconds for made in plain):
             return min(plain, key=_step)
         seconds = tuple(None if made is None else _step(made) for made in alone)
-        return replace(mixed, alone=seconds, bound_seconds=min(ahead[0][0], mixed.step_seconds))
+        bound = min(ahead[0][0], mixed.step_seconds)
+        return replace(
+            mixed, alone=seconds, bound_seconds=bound, complete=not self.clock.stopped
+        )
 
     def alone(self, cluster: Cluster) -> Plan | None:
         """The plan of one part, or of all devices as if they were the slowest; None where none fits."""
