@@ -17,14 +17,15 @@ from .asked import TIME_LIMIT, load_model, note, show, source_text
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..cost_model.hardware import load_cluster
+    from ..cost_model.hardware import load_fleet
+    from ..ir.cluster import Cluster
     from ..planner import plan as search
     from ..planner.front import front
     from .face import memory_bytes, question
     from .planned import planned
 
     start = time.perf_counter()
-    cluster = load_cluster(options.cluster)
+    cluster = load_fleet(options.cluster)
     model = load_model(options, options.global_batch)
     if options.global_batch is None and model.batch < cluster.devices:
         batch = -(-cluster.devices // model.batch) * model.batch
@@ -40,6 +41,10 @@ def run(options: argparse.Namespace) -> int:
         "quality": options.quality,
     }  # fmt: skip
     problem = question(model, None, **asked)
+    if not isinstance(cluster, Cluster):
+        from .fleet import run as fleet
+
+        return fleet(options, *problem, start)
     made = planned(search(*problem))
     others = front(*problem, batches=near(model.batch)) if options.front else []
     made = replace(made, source=source_text(options))
