@@ -54,6 +54,7 @@ def plan(
     roles: str | tuple[str, ...] | None = None,
     pin: str | Sequence[str] = (),
     micro_batches: int | None = None,
+    schedule: str = "auto",
     memory_actions: tuple[str, ...] = ("keep", "recompute", "offload", "split"),
     seed: int = 0,
     time_limit: float | None = None,
@@ -66,6 +67,7 @@ def plan(
     samples per step (default: the batch given). `memory` is a budget per device in bytes or as text
     (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer, or several
     (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does.
+    `schedule` of the pipeline is `1f1b`, `interleaved` or the faster of both (`auto`).
     `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own). After `time_limit` seconds
     of search, or on Ctrl-C, the best plan so far is taken (`plan.complete` is then false).
     `compress` is `none`, an algorithm (`"sdp4bit"`), or `auto`: what pays, within `quality` (lossless,
@@ -79,8 +81,8 @@ def plan(
     traced, options = question(
         model, batch, loss_fn, global_batch, precision, roles, pin,
         memory_bytes=memory_bytes(memory), optimizer=optimizer, micro_batches=micro_batches,
-        memory_actions=memory_actions, seed=seed, time_limit_seconds=time_limit,
-        compress=compress, quality=quality,
+        schedule=schedule, memory_actions=memory_actions, seed=seed, compress=compress,
+        time_limit_seconds=time_limit, quality=quality,
     )  # fmt: skip
     return planned(search(traced, chosen, options))
 

@@ -73,11 +73,12 @@ def fleet_text(plan: FleetPlan) -> Iterator[str]:
 
 
 def crew_text(plan: FleetPlan, crew: Crew) -> str:
+    first, last = crew.calls
     ranks, stage, device = crew.ranks(plan.fleet), crew.stage, plan.fleet.parts[crew.part].device
     span = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
     return (
-        f"{span:<12} {device.kind:<12} {crew.strategy!s:<14} {crew.memory:<10} calls {stage.first}-"
-        f"{stage.last - 1}: forward {seconds(stage.forward_seconds)}, backward "
+        f"{span:<12} {device.kind:<12} {crew.strategy!s:<14} {crew.memory:<10} calls {first}-"
+        f"{last - 1}: forward {seconds(stage.forward_seconds)}, backward "
         f"{seconds(stage.backward_seconds)}, {gib(stage.peak_bytes)} of {gib(plan.budget(crew))}"
     )
 
@@ -91,7 +92,7 @@ def fleet_json(plan: FleetPlan, took: float) -> dict[str, Any]:
         "lines": [
             {"micro_batches": line.micro_batches, "seconds": line.seconds, "crews": [
                 {"ranks": list(crew.ranks(plan.fleet)), "word": str(crew.strategy),
-                 "memory": crew.memory, "calls": [crew.stage.first, crew.stage.last - 1],
+                 "memory": crew.memory, "calls": [crew.calls[0], crew.calls[1] - 1],
                  "peak": crew.stage.peak_bytes, "budget": plan.budget(crew),
                  "terms": dict(crew.stage.memory)}
                 for crew in line.crews

@@ -37,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
         "loss_fn": None, "global_batch": None, "precision": options.precision, "roles": options.roles,
         "pin": options.pin, "memory_bytes": memory_bytes(options.memory),
         "optimizer": options.optimizer, "micro_batches": options.micro_batches,
-        "memory_actions": tuple(options.memory_actions.split(",")), "seed": options.seed,
+        "schedule": options.schedule, "seed": options.seed,
+        "memory_actions": tuple(options.memory_actions.split(",")),
         "time_limit_seconds": options.time_limit, "compress": options.compress,
         "quality": options.quality,
     }  # fmt: skip
@@ -114,7 +115,8 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
             for x in plan.layers
         ],
         "pipeline": {"stages": len(plan.stages), "micro_batches": plan.micro_batches,
-                     "schedule": plan.schedule, "bubble": p.bubble},
+                     "schedule": plan.schedule, "chunks": plan.chunks,
+                     "bubble": p.bubble},
         "compression": [
             {"strategy": str(c.strategy), "role": c.role, "subject": c.subject, "program": c.program}
             for c in plan.compression

@@ -13,7 +13,7 @@ from ..cost_model.conditions import Conditions, Lost, Run, ranks_of, run_plan
 from ..cost_model.schedule import Event, Timeline
 from ..ir.errors import UsageError
 from ..ir.plan import Plan
-from ..ir.text import seconds
+from ..ir.text import schedule, seconds
 from .asked import show
 
 WIDTH = 72  # columns of the timeline
@@ -90,7 +90,7 @@ def _number(text: str, where: str) -> float:
 def lines(plan: Plan, planned: Run, changed: Run) -> Iterator[str]:
     """Step and bubble as planned and as changed, then every stage over time."""
     more = changed.step_seconds / planned.step_seconds - 1
-    yield f"{plan.word}, {plan.micro_batches} micro-batches, {plan.schedule}, on {plan.cluster}"
+    yield f"{plan.word}, {plan.micro_batches} micro-batches, {schedule(plan)}, on {plan.cluster}"
     yield ""
     yield f"{'':<22}{'as planned':>12}{'changed':>12}"
     for name, before, after in (

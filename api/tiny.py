@@ -92,6 +92,7 @@ def again(plan: Plan, model: Model, kind: Smaller) -> Plan:
         memory_bytes=PLENTY, precision=plan.precision, optimizer=plan.optimizer.name,
         memory_actions=("keep",), pins=kind.pins([(c.path, c.function) for c in model.calls]),
         micro_batches=gcd(kind.micro_batches, model.batch // kind.batch_ways), seed=plan.seed,
+        schedule=plan.schedule,
     ))  # fmt: skip
 
 

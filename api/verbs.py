@@ -55,6 +55,7 @@ def _plan(p: Parser) -> None:
     p.add_argument("--quality", default="safe", choices=("lossless", "safe", "all"),
                    help="what --compress auto may do to numbers on the wire")  # fmt: skip
     p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")
+    p.add_argument("--schedule", default="auto", help="of the pipeline: auto, 1f1b or interleaved")
     p.add_argument("--pin", action="append", default=[], metavar="GLOB:WORD",
                    help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2'; repeatable")  # fmt: skip
     p.add_argument("--time-limit", type=float, metavar="S",

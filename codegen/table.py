@@ -27,7 +27,7 @@ from ..ir.program import (
 )
 from ..ir.strategy import ROLES
 from .between import Between
-from .stage import crossing, differentiable
+from .piece import crossing, differentiable
 
 
 def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) -> Table:
@@ -41,6 +41,7 @@ def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) 
         meshes=tuple(strategy.mesh for strategy in plan.strategies),
         loss=_mesh(plan, next(i for i, c in enumerate(model.calls) if model.loss in c.results)),
         stages=len(plan.stages),
+        chunks=plan.chunks,
         micro_batches=plan.micro_batches,
         schedule=plan.schedule,
         global_batch=plan.global_batch,
@@ -49,7 +50,7 @@ def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) 
         held=_held(plan, model, found, runs),
         calls=runs,
         batch=_batch(model, between),
-        crossing=tuple(_crossing(plan, model, found, s) for s in range(len(plan.stages) - 1)),
+        crossing=tuple(_crossing(plan, model, found, s) for s in range(len(plan.pieces) - 1)),
         source=source,
         compression=tuple(_compressed(plan)),
     )
@@ -80,10 +81,6 @@ def _sharding(plan: Plan, call: int) -> Sharding:
     return plan.shardings[plan.layers_of(call).sharding]
 
 
-def _stage(plan: Plan, call: int) -> int:
-    return next(s for s, stage in enumerate(plan.stages) if stage.first <= call < stage.last)
-
-
 def _held(
     plan: Plan, model: Model, found: Flow, runs: tuple[CallRun, ...]
 ) -> tuple[Held, ...]:
@@ -95,7 +92,7 @@ def _held(
     sums: dict[str, tuple[str, ...]] = {}
     for number, call in enumerate(model.calls):
         function, sharding = functions[call.function], _sharding(plan, number)
-        where = range(len(plan.stages)) if number in once else (_stage(plan, number),)
+        where = range(len(plan.stages)) if number in once else (plan.stage_of(number),)
         for position, (item, name) in enumerate(
             zip(function.held(), call.parameters, strict=True)
         ):
@@ -189,11 +186,11 @@ def _batch(model: Model, between: Between) -> tuple[BatchTensor, ...]:
     return tuple(tensors)
 
 
-def _crossing(plan: Plan, model: Model, found: Flow, stage: int) -> tuple[StageValue, ...]:
+def _crossing(plan: Plan, model: Model, found: Flow, piece: int) -> tuple[StageValue, ...]:
     functions = {f.name: f for f in model.functions}
     gradients = differentiable(model)
     values = []
-    for name in crossing(plan, model, stage):
+    for name in crossing(plan, model, piece):
         number = next(i for i, c in enumerate(model.calls) if name in c.results)
         call, sharding = model.calls[number], _sharding(plan, number)
         function = functions[call.function]

@@ -86,6 +86,11 @@ def wrapped(head: str, items: list[str], tail: str, indent: int) -> list[str]:
     return [*lines, current, f"{pad}{tail}"]
 
 
+def returned(values: list[str]) -> list[str]:
+    """The statement that ends a function with a tuple of these variables."""
+    return wrapped("return (", [f"{values[0]},"] if len(values) == 1 else values, ")", 4)
+
+
 def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
 

@@ -68,15 +68,15 @@ def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
 
 def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster) -> Term:
     """What the pipeline takes beyond the busiest stage's own work."""
-    count, links = plan.micro_batches, boundary_links(len(stages), cluster)
+    count, chunks, links = plan.micro_batches, plan.chunks, boundary_links(len(stages), cluster)
     if len(stages) == 1:
         return total("bubble", [])
     busy = [stage.busy_seconds / count for stage in stages]
     amounts = [s.transfer_bytes for s in plan.stages]
-    period = period_seconds(busy, boundary_seconds(amounts, links))
-    symbols = {"u": sum(busy), "b": busy[busiest], "g": period, "m": count}
-    fill = Term("filling and draining", symbols["u"] - symbols["b"], "s", "u - b", SCHEDULE,
-                {x: symbols[x] for x in "ub"})  # fmt: skip
+    period = period_seconds(busy, boundary_seconds(amounts, links), chunks)
+    symbols = {"u": sum(busy), "b": busy[busiest], "g": period, "m": count, "h": chunks}
+    fill = Term("filling and draining", (symbols["u"] - symbols["b"]) / chunks, "s", "(u - b)/h",
+                SCHEDULE, {x: symbols[x] for x in "ubh"})  # fmt: skip
     wait = Term("waiting for other stages", (count - 1) * (period - symbols["b"]), "s",
                 "(m - 1)*(g - b)", SCHEDULE, {x: symbols[x] for x in "mgb"})  # fmt: skip
     crossed = Counter(
@@ -87,7 +87,7 @@ def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster
     shared = cluster.device.ranks_per_processor
     if shared > 1:
         links_seconds = boundary_seconds(amounts, links)
-        pipeline = pipeline_seconds(busy, links_seconds, count, sharing=shared)
+        pipeline = pipeline_seconds(busy, links_seconds, count, chunks, sharing=shared)
         found = count * symbols["b"] + sum(part.value for part in parts)
         parts.append(Term("processors given by waiting ranks", pipeline - found, "s", "t_s", SHARED,
                           {"t_s": pipeline - found}))  # fmt: skip
@@ -123,7 +123,7 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:
 
 def runs(plan: Plan, stage: Stage) -> list[Layers]:
     """The runs of layers of a stage that every micro-batch passes."""
-    return [x for x in plan.layers if stage.first <= x.first < stage.last and not x.once]
+    return [x for x in plan.layers if stage.holds(x.first) and not x.once]
 
 
 def run_term(plan: Plan, layers: Layers, direction: str, cluster: Cluster) -> Term:

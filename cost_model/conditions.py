@@ -16,11 +16,10 @@ from msgspec.structs import replace
 from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError
 from ..ir.plan import Plan
-from ..ir.schedule import SCHEDULES
-from .breakdown import StageTimes, stage_times
-from .pipeline import boundary_links, boundary_seconds
+from .breakdown import stage_times
+from .pipeline import boundary_links, boundary_seconds, simulated
 from .scaling import Factors, scaled_device, scaled_link
-from .schedule import StageSeconds, Timeline, simulate, stage_seconds
+from .schedule import Timeline
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -56,27 +55,18 @@ def run_plan(plan: Plan, conditions: Conditions) -> Run:
     count = len(plan.stages)
     clusters = [stage_cluster(plan, stage, conditions) for stage in range(count)]
     times = [stage_times(plan, s, c) for s, c in zip(plan.stages, clusters, strict=True)]
-    table = SCHEDULES[plan.schedule](count, plan.micro_batches)
-    onward = sends(plan, clusters)
-    timeline = simulate(table, [
-        per_micro_batch(plan, *both)
-        for both in zip(times, onward, [0.0, *onward[:-1]], strict=True)
-    ])  # fmt: skip
+    busy = [
+        (t.forward.value / plan.micro_batches, t.backward.value / plan.micro_batches) for t in times
+    ]
+    timeline = simulated(plan, busy, sends(plan, clusters))
     return Run(timeline, tuple(t.sync.value for t in times))
-
-
-def per_micro_batch(plan: Plan, times: StageTimes, onward: float, back: float) -> StageSeconds:
-    """What one micro-batch costs a stage, and to send on and back."""
-    count = plan.micro_batches
-    return stage_seconds(times.forward.value / count, times.backward.value / count, onward, back)
 
 
 def sends(plan: Plan, clusters: Sequence[Cluster]) -> list[float]:
     """Seconds over the boundary after each stage, as its worse side has it."""
     amounts = [s.transfer_bytes for s in plan.stages]
     seen = [boundary_seconds(amounts, boundary_links(len(amounts), c)) for c in clusters]
-    last = len(seen) - 1
-    return [max(seen[s][s], seen[min(s + 1, last)][s]) for s in range(len(seen))]
+    return [max(seen[s][s], seen[(s + 1) % len(seen)][s]) for s in range(len(seen))]
 
 
 def ranks_of(plan: Plan, stage: int) -> range:

@@ -33,8 +33,8 @@ LEGEND = tuple(
 def memory_term(plan: Plan, number: int) -> Term:
     """Peak bytes of a device of a stage as a tree; the sum is the plan's."""
     stage, device = plan.stages[number], plan.cluster.device
-    after = len(plan.stages) - 1 - number
-    waiting = micro_batches_in_flight(after, len(plan.stages), plan.micro_batches, 1)
+    after, count = len(plan.stages) - 1 - number, plan.micro_batches
+    waiting = micro_batches_in_flight(after, len(plan.stages), count, plan.chunks)
     found: dict[str, list[Term]] = {}
     for share in stage.shares:
         for term in _share(plan, share, waiting):

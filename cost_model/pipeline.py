@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir.cluster import Cluster, Link
-from ..ir.plan import Plan
-from ..ir.schedule import SCHEDULES
+from ..ir.interleave import Rows, rows
+from ..ir.plan import Plan, Stage
 from .collective import send_link, send_seconds
-from .schedule import Event, simulate, stage_seconds
+from .schedule import Event, Timeline, simulate_rows, stage_seconds
 
 MOST_EVENTS = 20_000
 
@@ -51,16 +51,47 @@ def period_seconds(busy: Sequence[float], sends: Sequence[float], chunks: int = 
 
 def timeline(plan: Plan) -> tuple[Event, ...]:
     """Every forward and backward of one step; empty when there are very many."""
-    count = len(plan.stages)
-    if 2 * count * plan.micro_batches > MOST_EVENTS:
+    if 2 * len(plan.pieces) * plan.micro_batches > MOST_EVENTS:
         return ()
-    links = boundary_links(count, plan.cluster)
+    links = boundary_links(len(plan.stages), plan.cluster)
     sends = boundary_seconds([s.transfer_bytes for s in plan.stages], links)
+    busy = [(stage.forward_seconds, stage.backward_seconds) for stage in plan.stages]
+    return simulated(plan, busy, sends).events
+
+
+def simulated(
+    plan: Plan, busy: Sequence[tuple[float, float]], sends: Sequence[float]
+) -> Timeline:
+    """The plan's schedule event by event: stages are `busy` per micro-batch forward and backward, of
+    which every piece has the part that its layers have of the stage's; `sends` as above."""
     costs = [
-        stage_seconds(stage.forward_seconds, stage.backward_seconds, onward, back)
-        for stage, onward, back in zip(plan.stages, sends, [0.0, *sends[:-1]], strict=True)
+        [
+            stage_seconds(forward * share, backward * share, onward, back)
+            for share in piece_shares(plan, stage)
+        ]
+        for stage, (forward, backward), onward, back in zip(
+            plan.stages, busy, sends, [sends[-1], *sends[:-1]], strict=True
+        )
     ]
-    return simulate(SCHEDULES[plan.schedule](count, plan.micro_batches), costs).events
+    return simulate_rows(rows_of(plan), costs)
+
+
+def rows_of(plan: Plan) -> Rows:
+    """Who does what in which order."""
+    return rows(plan.schedule, len(plan.stages), plan.micro_batches, plan.chunks)
+
+
+def piece_shares(plan: Plan, stage: Stage) -> list[float]:
+    """The part of a stage's time that each of its pieces takes."""
+    found = [
+        sum(
+            (x.forward_seconds + x.backward_seconds) * (x.last - x.first)
+            for x in plan.layers
+            if first <= x.first < last and not x.once
+        )
+        for first, last in stage.pieces
+    ]
+    return [part / sum(found) for part in found] if sum(found) else [1 / len(found)] * len(found)
 
 
 def boundary_links(stages: int, cluster: Cluster) -> list[Link]:

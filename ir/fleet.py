@@ -28,7 +28,7 @@ from .cluster import (
     read_toml,
 )  # fmt: skip
 from .errors import FileError
-from .plan import Memory, Optimizer, Stage
+from .plan import Memory, Optimizer, Span, Stage
 from .strategy import Strategy
 
 
@@ -127,6 +127,11 @@ class Crew(msgspec.Struct, frozen=True):
     @property
     def width(self) -> int:
         return self.strategy.devices
+
+    @property
+    def calls(self) -> Span:
+        """The first of its calls, and the one after the last."""
+        return self.stage.pieces[0]
 
     def ranks(self, fleet: Fleet) -> range:
         start = fleet.first_ranks[self.part] + self.first

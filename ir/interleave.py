@@ -12,11 +12,12 @@ the weights, which nobody waits for and which fills bubbles.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .errors import UsageError
 from .schedule import SCHEDULES, Table, check_order
 
+T = TypeVar("T")
 Step = tuple[str, int, int]
 Rows = tuple[tuple[Step, ...], ...]
 BACKWARD = "BI"  # kinds whose result the stage before waits for
@@ -107,6 +108,18 @@ ROWS: dict[str, Rowing] = {
     "interleaved": interleaved,
     "zero-bubble": zero_bubble,
 }
+
+
+def rows(name: str, stages: int, micro_batches: int, chunks: int) -> Rows:
+    """The rows of a schedule by name; raises UsageError where there is none."""
+    if name not in ROWS:
+        raise UsageError(f"schedule {name!r} is not known here; known: {', '.join(ROWS)}")
+    return ROWS[name](stages, micro_batches, chunks)
+
+
+def deal(pieces: Sequence[T], stages: int) -> list[tuple[T, ...]]:
+    """What each stage gets of the model's pieces, in their order."""
+    return [tuple(pieces[stage::stages]) for stage in range(stages)]
 
 
 def chunk_count(rows: Rows) -> int:

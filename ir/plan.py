@@ -79,15 +79,19 @@ def variant(memory: Memory, saved: tuple[int, ...]) -> Variant:
     return "keep" if memory in ("keep", "offload") else "recompute"
 
 
+Span = tuple[int, int]  # calls from the first to before the last
+
+
 class Stage(msgspec.Struct, frozen=True):
     """A pipeline stage: its calls, and what a device of it is predicted to need.
 
-    `shares` are its calls by strategy; `passage_seconds` per micro-batch bring values from one to the
-    other and gradients back. `host_bytes`: of host memory for each of its devices.
+    `pieces` are spans of calls, more than one where the schedule interleaves; times per micro-batch are
+    of all of them, `transfer_bytes` are sent on from one. `shares` are its calls by strategy;
+    `passage_seconds` bring values from one to the other and gradients back. `host_bytes`: of host
+    memory for each of its devices.
     """
 
-    first: int
-    last: int
+    pieces: tuple[Span, ...]
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
     communication_seconds: float = 0.0
@@ -101,6 +105,9 @@ class Stage(msgspec.Struct, frozen=True):
     @property
     def peak_bytes(self) -> int:
         return sum(amount for _, amount in self.memory)
+
+    def holds(self, call: int) -> bool:
+        return any(first <= call < last for first, last in self.pieces)
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -188,6 +195,21 @@ class Plan(msgspec.Struct, frozen=True):
     def peak_bytes(self) -> int:
         """Of the fullest device."""
         return max(stage.peak_bytes for stage in self.stages)
+
+    @property
+    def pieces(self) -> tuple[Span, ...]:
+        """The pieces of the model in its order; piece i is run by stage i modulo their number."""
+        rows = zip(*(stage.pieces for stage in self.stages), strict=True)
+        return tuple(piece for row in rows for piece in row)
+
+    @property
+    def chunks(self) -> int:
+        """Pieces per stage."""
+        return len(self.stages[0].pieces)
+
+    def stage_of(self, call: int) -> int:
+        """The number of the stage that runs a call."""
+        return next(s for s, stage in enumerate(self.stages) if stage.holds(call))
 
     def strategy_of(self, layers: Layers) -> Strategy:
         return self.shardings[layers.sharding].strategy

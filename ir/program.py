@@ -129,8 +129,8 @@ class Table(msgspec.Struct, frozen=True):
     """Everything a generated program needs to know that is not code.
 
     `mesh` is the grid of all device axes, `meshes` the same devices as each strategy names them by
-    role, `loss` the number of the one under which the loss is made. `crossing[s]` are the values
-    that stage s sends to stage s + 1.
+    role, `loss` the number of the one under which the loss is made. The model is in `chunks` pieces
+    per stage; `crossing[i]` are the values that piece i sends to piece i + 1.
     """
 
     model: str
@@ -151,6 +151,13 @@ class Table(msgspec.Struct, frozen=True):
     crossing: tuple[tuple[StageValue, ...], ...]
     source: str = ""
     compression: tuple[CompressedAxis, ...] = ()
+    chunks: int = 1
+
+
+def piece_function(direction: str, chunk: int, chunks: int) -> str:
+    """The name in a stage's module of a piece's `forward` or `backward`: `forward_1` where there are
+    several."""
+    return f"{direction}_{chunk}" if chunks > 1 else direction
 
 
 class Program(msgspec.Struct, frozen=True):

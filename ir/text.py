@@ -140,7 +140,7 @@ def print_plan(plan: Plan) -> str:
         f"fits: {gib(peak)} of {gib(plan.budget_bytes)}   {seconds(p.step_seconds)}/step   "
         f"{100 * p.mfu:.1f} % MFU",
         f"  strategy  {plan.word}   global batch {plan.global_batch}, {plan.micro_batches} "
-        f"micro-batches, {plan.schedule}, bubble {100 * p.bubble:.1f} %",
+        f"micro-batches, {schedule(plan)}, bubble {100 * p.bubble:.1f} %",
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}",
     ]
     lines += [f"  compress  {c.subject} over {c.role}: {c.program} ({c.strategy})"
@@ -165,6 +165,11 @@ def print_plan(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def schedule(plan: Plan) -> str:
+    """`1f1b`, `interleaved ×4`."""
+    return plan.schedule + (f" ×{plan.chunks}" if plan.chunks > 1 else "")
+
+
 def _alternative(plan: Plan, word: str, micro: int, memory: str, step: float) -> str:
     slower = 100 * (step / plan.prediction.step_seconds - 1)
     return f"{word} ×{micro} {memory} (+{slower:.1f} %)"
@@ -175,16 +180,18 @@ def _fullest(plan: Plan) -> int:
 
 
 def _stage(plan: Plan, number: int, stage: Stage) -> Iterator[str]:
-    own = [x for x in plan.layers if stage.first <= x.first < stage.last]
-    for i, layers in enumerate(own):
+    """Runs of layers, those that are alike in several pieces as one."""
+    alike: dict[tuple[int, str, float, float], list[Layers]] = {}
+    for x in (x for x in plan.layers if stage.holds(x.first)):
+        alike.setdefault((x.sharding, x.memory, x.forward_seconds, x.backward_seconds), []).append(x)
+    for i, runs in enumerate(alike.values()):
         label = f"stage {number}" if i == 0 else ""
-        yield f"  {label:<9} {describe(plan, layers)}"
+        yield f"  {label:<9} {describe(plan, runs[0], sum(x.last - x.first for x in runs))}"
 
 
-def describe(plan: Plan, layers: Layers) -> str:
-    """One run of layers in one line."""
+def describe(plan: Plan, layers: Layers, times: int) -> str:
+    """So many layers in one line."""
     name = plan.shardings[layers.sharding].function
-    times = layers.last - layers.first
     span = f"{name} ×{times}" if times > 1 else name
     word = f"{plan.strategy_of(layers)!s:<20} " if len(plan.strategies) > 1 else ""
     return (

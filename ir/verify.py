@@ -127,18 +127,21 @@ def verify_plan(plan: Plan) -> None:
         require(axis.size >= 1, f"$.mesh.axes[{i}]", "not a size")
     require(plan.micro_batches >= 1, "$.micro_batches", "at least one")
     require(plan.global_batch % plan.micro_batches == 0, "$.micro_batches", "must divide the batch")
+    counts = {len(stage.pieces) for stage in plan.stages}
+    require(len(counts) == 1 and 0 not in counts, "$.stages", "not equally many pieces each")
     at = 0
-    for i, stage in enumerate(plan.stages):
-        require(stage.first == at and stage.last > at, f"$.stages[{i}]", "stages must follow on")
-        at = stage.last
-    at = 0
+    for i, (first, last) in enumerate(plan.pieces):
+        where = f"$.stages[{i % len(plan.stages)}].pieces[{i // len(plan.stages)}]"
+        require(first == at and last > at, where, "pieces must follow on")
+        at = last
+    whole, at = at, 0
     for i, layers in enumerate(plan.layers):
         require(layers.first == at and layers.last > at, f"$.layers[{i}]", "layers must follow on")
         require(0 <= layers.sharding < len(plan.shardings), f"$.layers[{i}].sharding", "no such")
         pieces = layers.memory not in DIVIDED or plan.division_of(layers) is not None
         require(pieces, f"$.layers[{i}].memory", f"no division says how to {layers.memory}")
         at = layers.last
-    require(at == plan.stages[-1].last, "$.layers", "do not cover the stages")
+    require(at == whole, "$.layers", "do not cover the stages")
     for i, sharding in enumerate(plan.shardings):
         verify_sharding(sharding, f"$.shardings[{i}]")
         stages = sharding.strategy.stages
@@ -163,7 +166,7 @@ def verify_sharding(sharding: Sharding, where: str) -> None:
 def verify_fit(plan: Plan, model: Model, axes: dict[str, Axes]) -> None:
     """Raises FileError where a plan's layouts or options do not exist for this model."""
     functions = {f.name: f for f in model.functions}
-    require(plan.stages[-1].last == len(model.calls), "$.stages", "not the model's calls")
+    require(plan.pieces[-1][1] == len(model.calls), "$.stages", "not the model's calls")
     for i, layers in enumerate(plan.layers):
         name = plan.shardings[layers.sharding].function
         for call in model.calls[layers.first : layers.last]:

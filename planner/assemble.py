@@ -49,7 +49,7 @@ def assemble(space: Space, best: Candidate) -> Plan:
         mesh=mesh,
         global_batch=model.batch,
         micro_batches=best.micro_batches,
-        schedule=options.schedule,
+        schedule="interleaved" if best.chunks > 1 else "1f1b",
         precision=options.precision or _precision(model),
         optimizer=evaluator.optimizer,
         budget_bytes=budget,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from ortools.math_opt.python import mathopt
@@ -21,8 +20,8 @@ from ortools.math_opt.python import mathopt
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.memory import MARGIN, PASSING, part_terms
 from ..ir.amounts import StageBytes
-from ..ir.plan import DIVIDED, HOSTED, Memory
-from .candidate import Candidate, Decision
+from ..ir.plan import DIVIDED, HOSTED, Memory, Span
+from .candidate import Candidate, Decision, pieces
 from .entries import Entry
 from .evaluate import Evaluator
 from .layered.relaxation import Curve, hull, together
@@ -65,7 +64,10 @@ def groups(found: Sequence[Candidate]) -> list[list[Candidate]]:
         if len(candidate.decisions) > 1:
             continue
         (strategy,) = candidate.strategies
-        key = (strategy.inside, strategy.batch_ways(), strategy.stages, candidate.micro_batches)
+        key = (
+            strategy.inside, strategy.batch_ways(), strategy.stages, candidate.micro_batches,
+            candidate.chunks,
+        )  # fmt: skip
         made.setdefault(key, []).append(candidate)
     useful = [_front(group) for group in made.values()]
     return sorted((g for g in useful if len(g) > 1), key=fastest)
@@ -96,17 +98,20 @@ class Mixture:
         self.evaluator, self.group = evaluator, group
         self.leader = min(group, key=lambda c: (c.step_seconds, c.word, c.memory))
         self.micro_batches = self.leader.micro_batches
-        bounds = self.leader.bounds
-        self.stages = [tuple(evaluator.sums.own(*ends)) for ends in pairwise(bounds)]
+        self.chunks = self.leader.chunks
+        dealt = pieces(self.leader.bounds, self.chunks)
+        self.stages = [tuple(evaluator.sums.own(own)) for own in dealt]
         self.entries = [self.prices(candidate) for candidate in group]
         parts: dict[object, list[_Part]] = {}
         kinds: dict[object, Kind] = {}
         self.kinds = []
-        for number, (first, last) in enumerate(pairwise(bounds)):
-            face = tuple(evaluator.alike[first:last]), last == bounds[-1]
-            waiting = evaluator.waiting(len(bounds) - 1, number, self.micro_batches)
+        for number, own in enumerate(dealt):
+            face = tuple(
+                (tuple(evaluator.alike[first:last]), last == len(evaluator.calls)) for first, last in own
+            )
+            waiting = evaluator.waiting(len(dealt), number, self.micro_batches, self.chunks)
             if face not in parts:
-                parts[face] = list(self.parts(first, last))
+                parts[face] = list(self.parts(own))
             if (face, waiting) not in kinds:
                 kinds[face, waiting] = tuple(self.classes(parts[face], waiting))
             self.kinds.append(kinds[face, waiting])
@@ -119,16 +124,16 @@ class Mixture:
         assert found is not None
         return found
 
-    def parts(self, first: int, last: int) -> Iterator[_Part]:
+    def parts(self, stage: tuple[Span, ...]) -> Iterator[_Part]:
         """The calls of a stage by function, added up and timed under every choice."""
-        evaluator, own = self.evaluator, self.evaluator.sums.own(first, last)
+        evaluator, own = self.evaluator, self.evaluator.sums.own(stage)
         for name in dict.fromkeys(evaluator.calls[i].function for i in own):
             calls = [i for i in own if evaluator.calls[i].function == name]
             summed = []
             for candidate, prices in zip(self.group, self.entries, strict=True):
                 (strategy,) = candidate.strategies
                 samples = evaluator.global_batch // strategy.batch_ways() // self.micro_batches
-                sums = evaluator.sums.of(prices, first, last, strategy.inside, samples, calls)
+                sums = evaluator.sums.of(prices, stage, strategy.inside, samples, calls)
                 axes = evaluator.axes(strategy)
                 forward, backward, _, sync = evaluator.times(sums, axes, self.micro_batches)
                 summed.append((sums.bytes(evaluator.item), axes, forward + backward, sync))
@@ -149,13 +154,15 @@ class Mixture:
 
     def floor(self, budget: int) -> float:
         """Seconds that no blend within the budget is below: every stage keeps it as if layers could
-        be cut, and one of them has to synchronise."""
+        be cut, one of them has to synchronise, and a first micro-batch passes the pieces of others."""
         room = _room(self.evaluator, budget)
         found = {kind: _least(kind, self.micro_batches, room) for kind in set(self.kinds)}
         busy = [found[kind][0] for kind in self.kinds]
-        slowest = max(found[kind][1] - found[kind][0] for kind in self.kinds)
+        least = max(
+            found[kind][1] + (sum(busy) - found[kind][0]) / self.chunks for kind in self.kinds
+        )
         # ranks that wait leave their processors to others
-        return (sum(busy) + slowest) / self.evaluator.cluster.device.ranks_per_processor
+        return least / self.evaluator.cluster.device.ranks_per_processor
 
     def best(self, budget: int) -> Candidate | None:
         """The fastest mixture, or None where none fits."""
@@ -167,7 +174,9 @@ class Mixture:
             if counts is None:
                 break
             made = self.decisions(counts)
-            candidate = self.evaluator.mixed(made, self.leader.bounds, self.micro_batches)
+            candidate = self.evaluator.mixed(
+                made, self.leader.bounds, self.micro_batches, self.chunks
+            )
             if candidate is None:
                 break
             fits = candidate.peak_bytes <= budget

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import msgspec
 
 from ..ir.amounts import StageBytes
-from ..ir.plan import Memory
+from ..ir.interleave import deal
+from ..ir.plan import Memory, Span
 from ..ir.strategy import Strategy
 
 
@@ -19,7 +23,8 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """Decisions for all calls, in order, where stages begin and the last ends, and what it costs."""
+    """Decisions for all calls, in order, where pieces begin and the last ends, `chunks` pieces per
+    stage, and what it costs."""
 
     decisions: tuple[Decision, ...]
     micro_batches: int
@@ -27,6 +32,7 @@ class Candidate(msgspec.Struct, frozen=True):
     step_seconds: float
     bubble: float
     peak_bytes: int
+    chunks: int = 1
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
@@ -45,6 +51,11 @@ class Candidate(msgspec.Struct, frozen=True):
         return next(d for d in self.decisions if d.first <= call < d.last)
 
 
+def pieces(bounds: Sequence[int], chunks: int) -> list[tuple[Span, ...]]:
+    """The pieces of every stage."""
+    return deal(list(pairwise(bounds)), (len(bounds) - 1) // chunks)
+
+
 class StageSums(msgspec.Struct, frozen=True):
     """A stage's calls added up, before the batch axes' roles: seconds per micro-batch, bytes per
     device. `trained_bytes`: of those held, what the optimizer changes, `small_bytes` of it in small
@@ -52,8 +63,7 @@ class StageSums(msgspec.Struct, frozen=True):
     to add up, by the axis inside a replica of the batch; `call_bytes` counts calls by the bytes of
     weights they hold; `last_bytes`: of those saved, the last call's of the model."""
 
-    first: int
-    last: int
+    pieces: tuple[Span, ...]
     forward_seconds: float
     backward_seconds: float
     communication_seconds: float
@@ -92,7 +102,8 @@ Part = tuple[Strategy, StageSums]  # the calls of one strategy in one stage
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """A model cut into stages: every different one, and which of them each stage is like."""
+    """A model cut into pieces dealt out to stages: every different stage, and which of them each stage
+    is like."""
 
     bounds: tuple[int, ...]
     kinds: tuple[StageSums, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import product
 from math import inf, prod
 
 from ..cost_model.batch_axes import BatchAxes
@@ -24,7 +24,7 @@ from ..ir.plan import DIVIDED, Memory, Optimizer, Stage
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .alike import alike
-from .candidate import Candidate, Cut, Decision, Part, StageSums
+from .candidate import Candidate, Cut, Decision, Part, StageSums, pieces
 from .compress import Compressor
 from .entries import Entries, Entry, Word
 from .partition import even, partition
@@ -56,7 +56,7 @@ class Evaluator:
         self.passages = Passages(entries)
         self.between: dict[int, list[Link]] = {}
         self.along: dict[Strategy, BatchAxes] = {}
-        self.cuts: dict[tuple[Word, int, int, Memory, int], Cut | None] = {}
+        self.cuts: dict[tuple[Word, int, int, Memory, int, int], Cut | None] = {}
 
     def variant(self, call: int, memory: Memory, word: Word, samples: int) -> Memory:
         """What a call does where layers do `memory`, with so many samples per device. Only repeated
@@ -78,37 +78,42 @@ class Evaluator:
         return one < other
 
     def candidate(
-        self, strategy: Strategy, micro_batches: int, memory: Memory
+        self, strategy: Strategy, micro_batches: int, memory: Memory, chunks: int = 1
     ) -> Candidate | None:
-        """The priced candidate, or None where the model cannot be split so."""
+        """The priced candidate with so many pieces per stage, or None where the model cannot be split
+        so."""
         ways = strategy.batch_ways()
         if self.global_batch % (ways * micro_batches) or (micro_batches > 1 and not self.in_time):
             return None
-        key = (strategy.inside, self.global_batch // ways, micro_batches, memory, strategy.stages)
+        batch = self.global_batch // ways
+        key = (strategy.inside, batch, micro_batches, memory, strategy.stages, chunks)
         if key not in self.cuts:
             self.cuts[key] = self.cut(*key)
         cut = self.cuts[key]
         if cut is None:
             return None
         decision = Decision(0, len(self.calls), strategy, memory)
-        return self.priced((decision,), strategy, micro_batches, cut)
+        return self.priced((decision,), strategy, micro_batches, cut, chunks)
 
     def priced(
-        self, decisions: tuple[Decision, ...], strategy: Strategy, micro_batches: int, cut: Cut
+        self, decisions: tuple[Decision, ...], strategy: Strategy, micro_batches: int, cut: Cut,
+        chunks: int,
     ) -> Candidate:
         """The candidate of one strategy. Equal stages take as long, and the first of them waits with
         the most micro-batches."""
         axes, number = self.axes(strategy), len(cut.kind_of)
+        firsts = map(cut.kind_of.index, range(len(cut.kinds)))
+        most = [self.waiting(number, first, micro_batches, chunks) for first in firsts]
         timed = [self.times(sums, axes, micro_batches) for sums in cut.kinds]
         crossing = [cut.kinds[kind].crossing_bytes for kind in cut.kind_of]
         sends = boundary_seconds(crossing, self.links(number))
         busy = [timed[kind][0] + timed[kind][1] for kind in cut.kind_of]
         peak = max(
-            sum(amount for _, amount in self.memory([(strategy, sums)], micro_batches, first, number))
-            for sums, first in zip(cut.kinds, map(cut.kind_of.index, range(len(cut.kinds))), strict=True)
+            sum(amount for _, amount in self.memory([(strategy, sums)], waiting))
+            for sums, waiting in zip(cut.kinds, most, strict=True)
         )
         syncs = [sync for *_, sync in timed]
-        return self.assemble(decisions, micro_batches, cut.bounds, busy, sends, syncs, peak)
+        return self.assemble(decisions, micro_batches, cut.bounds, chunks, busy, sends, syncs, peak)
 
     def stages(self, candidate: Candidate) -> tuple[Stage, ...]:
         """The stages of a candidate, each with its times and its memory by term."""
@@ -117,7 +122,8 @@ class Evaluator:
         assert entries is not None
         assert moved is not None
         made = self.mixed_stages(
-            candidate.decisions, candidate.bounds, candidate.micro_batches, entries, moved
+            candidate.decisions, candidate.bounds, candidate.chunks, candidate.micro_batches, entries,
+            moved,
         )
         assert made is not None
         return made
@@ -128,10 +134,10 @@ class Evaluator:
             self.between[stages] = boundary_links(stages, self.cluster)
         return self.between[stages]
 
-    def waiting(self, stages: int, number: int, micro_batches: int) -> float:
+    def waiting(self, stages: int, number: int, micro_batches: int, chunks: int) -> float:
         """Micro-batches of a stage that wait for backward at the worst moment."""
-        after, chunks = stages - 1 - number, self.entries.practice.chunks
-        return micro_batches_in_flight(after, stages, micro_batches, chunks)
+        chunks = max(chunks, self.entries.practice.chunks)
+        return micro_batches_in_flight(stages - 1 - number, stages, micro_batches, chunks)
 
     def axes(self, strategy: Strategy) -> BatchAxes:
         if strategy not in self.along:
@@ -147,9 +153,10 @@ class Evaluator:
         return BatchAxes(strategy, self.cluster, scale, item, chosen)
 
     def mixed(
-        self, decisions: tuple[Decision, ...], bounds: Sequence[int], micro_batches: int
-    ) -> Candidate | None:
-        """The priced candidate of different decisions for different calls, its stages cut at
+        self, decisions: tuple[Decision, ...], bounds: Sequence[int], micro_batches: int,
+        chunks: int = 1,
+    ) -> Candidate | None:  # fmt: skip
+        """The priced candidate of different decisions for different calls, its pieces cut at
         `bounds`; None where a call cannot be split so or a value cannot pass."""
         entries = self.entries_of(decisions, micro_batches)
         if entries is None:
@@ -157,46 +164,50 @@ class Evaluator:
         moved = self.passages.seconds(decisions, micro_batches)
         if moved is None or not self.ties_agree(decisions):
             return None
-        stages = self.mixed_stages(decisions, bounds, micro_batches, entries, moved)
+        stages = self.mixed_stages(decisions, bounds, chunks, micro_batches, entries, moved)
         if stages is None:
             return None
         sends = boundary_seconds([s.transfer_bytes for s in stages], self.links(len(stages)))
         return self.assemble(
-            decisions, micro_batches, tuple(bounds),
+            decisions, micro_batches, tuple(bounds), chunks,
             [s.forward_seconds + s.backward_seconds for s in stages], sends,
             [s.sync_seconds for s in stages], max(s.peak_bytes for s in stages),
         )  # fmt: skip
 
     def mixed_stages(
-        self, decisions: tuple[Decision, ...], bounds: Sequence[int], micro_batches: int,
+        self, decisions: tuple[Decision, ...], bounds: Sequence[int], chunks: int, micro_batches: int,
         entries: list[Entry], moved: Sequence[float],
     ) -> tuple[Stage, ...] | None:  # fmt: skip
         """The stages of decisions; None where one has nothing to do."""
         stages = []
-        for number, (first, last) in enumerate(pairwise(bounds)):
+        dealt = pieces(bounds, chunks)
+        for number, own_pieces in enumerate(dealt):
             parts: dict[Strategy, list[int]] = {}
-            for d in decisions:
+            for (first, last), d in product(own_pieces, decisions):
                 own = range(max(first, d.first), min(last, d.last))
                 parts.setdefault(d.strategy, []).extend(own)
             sums = [
-                (strategy, self.sums.of(entries, first, last, strategy.inside,
+                (strategy, self.sums.of(entries, own_pieces, strategy.inside,
                                      self.global_batch // strategy.batch_ways() // micro_batches, own))
                 for strategy, own in parts.items()
                 if any(i not in self.once for i in own)
             ]  # fmt: skip
             if not sums:
                 return None
-            where = number, len(bounds) - 1
-            stages.append(self.stage(sums, micro_batches, *where, sum(moved[first:last])))
+            waiting = self.waiting(len(dealt), number, micro_batches, chunks)
+            passed = sum(sum(moved[first:last]) for first, last in own_pieces)
+            stages.append(self.stage(sums, micro_batches, waiting, passed))
         return tuple(stages)
 
-    def blend(self, decisions: tuple[Decision, ...], micro_batches: int) -> Candidate | None:
-        """Different decisions for different calls, in stages as even as can be."""
+    def blend(
+        self, decisions: tuple[Decision, ...], micro_batches: int, chunks: int = 1
+    ) -> Candidate | None:
+        """Different decisions for different calls, in pieces as even as can be."""
         entries = self.entries_of(decisions, micro_batches)
         if entries is None:
             return None
-        bounds = partition(self.seconds(entries), decisions[0].strategy.stages)
-        return None if bounds is None else self.mixed(decisions, bounds, micro_batches)
+        bounds = partition(self.seconds(entries), decisions[0].strategy.stages * chunks)
+        return None if bounds is None else self.mixed(decisions, bounds, micro_batches, chunks)
 
     def entries_of(
         self, decisions: tuple[Decision, ...], micro_batches: int
@@ -230,7 +241,7 @@ class Evaluator:
         )
 
     def cut(
-        self, word: Word, batch: int, micro_batches: int, memory: Memory, stages: int
+        self, word: Word, batch: int, micro_batches: int, memory: Memory, stages: int, chunks: int
     ) -> Cut | None:
         """The calls cut into stages, summed up: the same for every role of the batch axes."""
         entries = self.entries_like(word, batch, micro_batches, memory)
@@ -239,7 +250,7 @@ class Evaluator:
         if self.entries.practice.even_layers:
             bounds = even([c.function in self.repeated for c in self.calls], stages)
         else:
-            bounds = partition(self.seconds(entries), stages)
+            bounds = partition(self.seconds(entries), stages * chunks)
         if bounds is None:
             return None
         codes: dict[object, int] = {}
@@ -250,12 +261,15 @@ class Evaluator:
         kinds: dict[object, int] = {}
         sums: list[StageSums] = []
         kind_of = []
-        for first, last in pairwise(bounds):
-            face = tuple(faces[first:last]), self.sums.crossings[last], last == len(faces)
+        for own in pieces(bounds, chunks):
+            face = tuple(
+                (tuple(faces[first:last]), self.sums.crossings[last], last == len(faces))
+                for first, last in own
+            )
             if face not in kinds:
                 kinds[face] = len(kinds)
-                samples = batch // micro_batches
-                sums.append(self.sums.of(entries, first, last, word, samples, range(first, last)))
+                members = [i for first, last in own for i in range(first, last)]
+                sums.append(self.sums.of(entries, own, word, batch // micro_batches, members))
             kind_of.append(kinds[face])
         return Cut(tuple(bounds), tuple(sums), tuple(kind_of))
 
@@ -292,6 +306,7 @@ class Evaluator:
         decisions: tuple[Decision, ...],
         micro_batches: int,
         bounds: tuple[int, ...],
+        chunks: int,
         busy: list[float],
         sends: list[float],
         syncs: list[float],
@@ -300,45 +315,42 @@ class Evaluator:
         """The candidate whose stages are `busy` per micro-batch."""
         practice = self.entries.practice
         pipeline = pipeline_seconds(
-            busy, sends, micro_batches, practice.chunks, practice.overlap,
+            busy, sends, micro_batches, max(chunks, practice.chunks), practice.overlap,
             self.cluster.device.ranks_per_processor,
         )  # fmt: skip
         step = pipeline + max(syncs)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
-        return Candidate(decisions, micro_batches, bounds, step, bubble, peak)
+        return Candidate(decisions, micro_batches, bounds, step, bubble, peak, chunks)
 
-    def memory(
-        self, parts: Sequence[Part], micro_batches: int, number: int, stages: int
-    ) -> tuple[tuple[str, int], ...]:
-        """Bytes by term of one of so many stages."""
+    def memory(self, parts: Sequence[Part], waiting: float) -> tuple[tuple[str, int], ...]:
+        """Bytes by term of a stage where so many micro-batches wait."""
         return memory_terms(
             [(sums.bytes(self.item), self.axes(strategy)) for strategy, sums in parts],
             self.optimizer,
             self.entries.practice,
-            self.waiting(stages, number, micro_batches),
+            waiting,
             self.cluster.device,
         )
 
     def stage(
-        self, parts: Sequence[Part], micro_batches: int, number: int, stages: int, moved: float
+        self, parts: Sequence[Part], micro_batches: int, waiting: float, moved: float
     ) -> Stage:
-        """One of so many stages from its parts. `moved` seconds per micro-batch pass between parts,
-        half of them forward."""
+        """A stage from its parts. `moved` seconds per micro-batch pass between parts, half of them
+        forward."""
         timed = [self.times(sums, self.axes(s), micro_batches) for s, sums in parts]
         forward, backward, sent, sync = (sum(column) for column in zip(*timed, strict=True))
         shares = tuple(Share(strategy, sums.bytes(self.item)) for strategy, sums in parts)
         return Stage(
-            parts[0][1].first,
-            parts[0][1].last,
+            parts[0][1].pieces,
             forward + moved / 2,
             backward + moved / 2,
             sent + moved,
             sync,
-            sum(sums.crossing_bytes for _, sums in parts),
-            self.memory(parts, micro_batches, number, stages),
+            max(sums.crossing_bytes for _, sums in parts),
+            self.memory(parts, waiting),
             shares,
             moved,
-            host_bytes([s.bytes for s in shares], self.waiting(stages, number, micro_batches)),
+            host_bytes([s.bytes for s in shares], waiting),
         )
 
     def times(

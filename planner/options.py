@@ -14,6 +14,7 @@ from .pins import Pin
 
 OPTIMIZERS: dict[str, int] = {"adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1,
                               "adagrad": 1, "lion": 1}  # fmt: skip
+SCHEDULES = ("auto", "1f1b", "interleaved")
 
 
 class PlanOptions(msgspec.Struct, frozen=True):
@@ -22,7 +23,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
     `global_batch`: samples per step. `memory_bytes`: budget per device. `pins`: strategies
     that some layers must take, the last that matches. `memory_actions`: what layers may do with
     their activations. `time_limit_seconds`: after which the best plan so far is taken.
-    `compress`: none, auto or an algorithm; `quality`: what auto may do (see `planner/compress`).
+    `schedule`: of the pipeline, one of `SCHEDULES`. `compress`: none, auto or an algorithm; `quality`:
+    what auto may do (see `planner/compress`).
     """
 
     global_batch: int | None = None
@@ -33,7 +35,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     memory_actions: tuple[str, ...] = ACTIONS
     pins: tuple[Pin, ...] = ()
     micro_batches: int | None = None
-    schedule: str = "1f1b"
+    schedule: str = "auto"
     seed: int = 0
     time_limit_seconds: float | None = None
     compress: str = "none"
@@ -48,6 +50,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
             raise UsageError(
                 f"unknown memory action {''.join(strange[:1])!r}; known: {', '.join(ACTIONS)}"
             )
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")
         limit = self.time_limit_seconds
         if limit is not None and not limit > 0:
             raise UsageError(f"a time limit of {limit} is not a number of seconds")

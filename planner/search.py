@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import inf, lcm
 from typing import Any
 
@@ -24,6 +25,7 @@ from .pins import decisions, pinned
 from .space import Word, divisors, families, strategies, with_experts
 
 BLENDED = 40  # groups at most
+MOST_PIECES = 8  # per stage: bubbles shrink as their inverse, while sends and code grow with them
 
 
 class Space:
@@ -62,7 +64,7 @@ class Space:
     def fitting(self) -> list[Candidate]:
         return [c for c in self.found if c.peak_bytes <= self.budget]
 
-    def order(self, candidate: Candidate) -> tuple[bool, float, int, str, int, str]:
+    def order(self, candidate: Candidate) -> tuple[bool, float, int, str, int, int, str]:
         """What fits first, faster first; equal times: less memory, then a fixed order."""
         return (
             candidate.peak_bytes > self.budget,
@@ -70,6 +72,7 @@ class Space:
             candidate.peak_bytes,
             candidate.word,
             candidate.micro_batches,
+            candidate.chunks,
             candidate.memory,
         )
 
@@ -87,14 +90,51 @@ class Space:
     def search(self) -> None:
         if self.options.pins:
             self.pinned()
+            self.interleave()
             self.save_memory()
             self.blend(self.found)
             return
         best = [self.grow(family) for family in families(self.cluster, self.roles)]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
+        self.interleave()
         self.save_memory()
         self.blend(self.found)
+
+    def interleave(self) -> None:
+        """Add candidates whose stages have several pieces each, where without bubbles they would beat
+        the fastest one that fits; in the place of those with one where they are asked for."""
+        if self.options.schedule == "1f1b":
+            return
+        asked = self.options.schedule == "interleaved"
+        best = inf if asked else min((c.step_seconds for c in self.fitting()), default=inf)
+        alike: dict[object, list[Candidate]] = {}
+        for c in self.found:
+            if c.strategies[0].stages > 1:
+                key = tuple((d.first, d.strategy) for d in c.decisions), c.micro_batches
+                alike.setdefault(key, []).append(c)
+        floors = [(min(c.step_seconds * (1 - c.bubble) for c in own), own) for own in alike.values()]
+        for floor, own in sorted(floors, key=lambda item: item[0]):
+            if floor >= best or self.clock.late():
+                break
+            made = [again for c in own for again in self.interleaved(c)]
+            if asked and made:
+                self.found = [c for c in self.found if c not in own]
+            self.found += made
+            best = min([best, *(c.step_seconds for c in made if c.peak_bytes <= self.budget)])
+
+    def interleaved(self, candidate: Candidate) -> Iterator[Candidate]:
+        """A candidate again with every number of pieces per stage that it may have."""
+        count, decisions = candidate.micro_batches, candidate.decisions
+        for chunks in interleavings(decisions[0].strategy.stages, count, self.stages):
+            if len(decisions) > 1:
+                made = self.evaluator.blend(decisions, count, chunks)
+            else:
+                made = self.evaluator.candidate(
+                    decisions[0].strategy, count, decisions[0].memory, chunks
+                )
+            if made is not None:
+                yield made
 
     def save_memory(self) -> None:
         """Add candidates that do other things about memory than keep everything or recompute it."""
@@ -195,6 +235,13 @@ class Space:
             for memory in ends(self.options.memory_actions)
         )
         return [candidate for candidate in made if candidate is not None]
+
+
+def interleavings(stages: int, micro_batches: int, most: int) -> Iterator[int]:
+    """Pieces per stage that interleaved schedules may have: micro-batches go round in equal rounds of
+    as many as stages or more, and each of at most so many pieces has work."""
+    if micro_batches >= stages and micro_batches % (micro_batches // stages) == 0:
+        yield from range(2, min(MOST_PIECES, most // stages) + 1)
 
 
 def _item_bytes(model: Model) -> int:

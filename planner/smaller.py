@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations
 from math import lcm, prod
 
 import msgspec
@@ -128,7 +128,7 @@ def deep_enough(
     ]
     per_stage = {
         sum("*" in NUMBER.sub("*", path) for path in plan.calls[first:last])
-        for first, last in pairwise([*(s.first for s in plan.stages), plan.stages[-1].last])
+        for first, last in plan.pieces
     }
     depth = max(needed)
     return depth + 1 if len(per_stage) > 1 and depth % WAYS == 0 else depth

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ..cost_model.table import FunctionCost
+from ..ir.plan import Span
 from ..ir.program import SMALL_BYTES
 from .candidate import StageSums
 from .entries import Entries, Entry, Word
@@ -38,13 +39,14 @@ class Sums:
         self.crossings = self.crossing_bytes()
 
     def of(
-        self, entries: list[Entry], first: int, last: int, word: Word, samples: int,
+        self, entries: list[Entry], pieces: tuple[Span, ...], word: Word, samples: int,
         members: Sequence[int],
     ) -> StageSums:  # fmt: skip
         """Those calls of a stage added up that are `members`: all of one strategy."""
         own = [i for i in members if i not in self.once]
         calls = [entries[i].cost for i in own]
-        once = [entries[i].cost for i in self.once] if own[:1] == self.own(first, last)[:1] else []
+        once = [entries[i].cost for i in self.once] if own[:1] == self.own(pieces)[:1] else []
+        end = pieces[-1][1]
         local = [c.held_bytes for c in calls]
         trained = [round(c.held_bytes * self.trained[i]) for i, c in zip(own, calls, strict=True)]
         small = [round(c.held_bytes * self.small[i]) for i, c in zip(own, calls, strict=True)]
@@ -53,8 +55,7 @@ class Sums:
             for role, _ in word
         }
         return StageSums(
-            first=first,
-            last=last,
+            pieces=pieces,
             forward_seconds=sum(c.forward.seconds for c in calls),
             backward_seconds=sum(c.backward.seconds for c in calls),
             communication_seconds=sum(
@@ -66,19 +67,21 @@ class Sums:
             summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
-            last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) == own[-1] + 1 else 0,
+            last_bytes=entries[-1].cost.saved_bytes if end == len(entries) == own[-1] + 1 else 0,
             transient_bytes=max(
                 (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
             ),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
             small_bytes=self.held_bytes(own, small),
             host_bytes=sum(c.host_bytes for c in calls),
-            crossing_bytes=self.crossing(last, samples, word) if last - 1 in members else 0,
+            crossing_bytes=max(
+                self.crossing(last, samples, word) if last - 1 in members else 0 for _, last in pieces
+            ),
         )
 
-    def own(self, first: int, last: int) -> list[int]:
+    def own(self, pieces: Sequence[Span]) -> list[int]:
         """The calls of a stage that run for every micro-batch."""
-        return [i for i in range(first, last) if i not in self.once]
+        return [i for first, last in pieces for i in range(first, last) if i not in self.once]
 
     def between_bytes(self, own: list[int], costs: list[FunctionCost]) -> int:
         """Bytes of the values between calls that backward reads, each once however many save it;

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..ir.errors import MismatchError
-from ..ir.program import PLACED, Table
+from ..ir.interleave import rows
+from ..ir.program import PLACED, Table, piece_function
 from ..ir.strategy import ROLES
 from . import optimizer as optimizers
 from . import state, whole
@@ -26,7 +27,7 @@ from .mesh_groups import MeshGroups
 from .parameters import Store
 from .placement import PlacedRun
 from .run import Run
-from .schedule import Pipeline, order
+from .schedule import Piece, Pipeline
 from .session import default_device
 from .shard import block
 from .watchdog import TIMEOUT, watch
@@ -76,8 +77,8 @@ class Program:
             self.run = PlacedRun(self.store, groups.down, call_key, seed)
         else:
             self.run = Run(table, self.store, comms, grid, call_key, seed)
-            rows = order(table.schedule, table.stages, table.micro_batches)
-            self.pipeline = Pipeline(rows, table.crossing, groups.down, groups.up, device)
+            order = rows(table.schedule, table.stages, table.micro_batches, table.chunks)
+            self.pipeline = Pipeline(order, table.crossing, groups.down, groups.up, device)
         self.names = names_of(module, table)
         self.unused = {n: initial.tensor(n).cpu().clone() for n in self.names
                        if self.names[n] not in self.store.everything}  # fmt: skip
@@ -149,21 +150,33 @@ class Program:
         """All micro-batches through the pipeline; their losses on the last stage."""
         early = self.stage.data(run, *pieces)
         losses: list[Tensor] = []
+        self.pipeline.run([self.piece(run, c, early, losses) for c in range(self.table.chunks)])
+        return losses
+
+    def piece(
+        self, run: Run, chunk: int, early: tuple[Tensor, ...], losses: list[Tensor]
+    ) -> Piece:
+        """A piece of this stage on the values of the batch; the model's last one adds `losses`."""
+        ahead, back = (
+            getattr(self.stage, piece_function(direction, chunk, self.table.chunks))
+            for direction in ("forward", "backward")
+        )
+        last = self.pipeline.last(chunk)
 
         def forward(number: int, received: list[Tensor]) -> tuple[Tensor, ...]:
             run.micro_batch(number)
-            results = self.stage.forward(run, *self.cut(early, number), *received)
-            if self.pipeline.last:
-                losses.append(results[0])
+            results: tuple[Tensor, ...] = ahead(run, *self.cut(early, number), *received)
+            losses.extend(results if last else ())
             return results
 
         def backward(number: int, tangents: list[Tensor]) -> tuple[Tensor | None, ...]:
             run.micro_batch(number)
-            given = [torch.ones_like(losses[0])] if self.pipeline.last else tangents
-            return self.stage.backward(run, *given)
+            gradients: tuple[Tensor | None, ...] = back(
+                run, *([torch.ones_like(losses[0])] if last else tangents)
+            )
+            return gradients
 
-        self.pipeline.run(forward, backward)
-        return losses
+        return Piece(forward, backward)
 
     def cut(self, early: tuple[Tensor, ...], number: int) -> list[Tensor]:
         """One micro-batch of what `data` made."""

@@ -1,146 +1,139 @@
-"""Runs one stage's part of a pipeline schedule: the table of `ir.schedule`, row by row.
+"""Runs one stage's part of a pipeline schedule: its row of `ir.interleave`, step by step.
 
-Sends do not wait; what was sent is let go as soon as the neighbour's own row of the table shows
-that it has been received, so a stage never holds more than the schedule keeps in flight.
+A stage has one or several pieces of the model; what a piece makes goes to the next stage, from the
+last one round to the first. Sends do not wait; what was sent is let go as soon as the neighbour's own
+row shows that it has been received, so a stage never holds more than the schedule keeps in flight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..ir.errors import MismatchError
+from ..ir.interleave import Rows, Step
 from ..ir.program import StageValue
-from ..ir.schedule import SCHEDULES, Slot
-from ..ir.schedule import Table as Order
 from .group import Group
 from .watchdog import watch
 
 Sent = tuple[dist.Work, Tensor]
 
 
-def order(schedule: str, stages: int, micro_batches: int) -> Order:
-    """The table of a schedule by name."""
-    if schedule not in SCHEDULES:
-        raise MismatchError(
-            f"schedule {schedule!r} is not known here; known: {', '.join(SCHEDULES)}"
-        )
-    return SCHEDULES[schedule](stages, micro_batches)
+class Piece(NamedTuple):
+    """A stage's piece of the model. `forward(m, received)` gives what crosses to the next piece,
+    `backward(m, tangents)` the gradients of received values that want one; the last piece of the
+    model gets no tangents."""
+
+    forward: Callable[[int, list[Tensor]], Sequence[Tensor]]
+    backward: Callable[[int, list[Tensor]], Sequence[Tensor | None]]
 
 
 class Link:
-    """Values to and from one neighbouring stage; `rows` is the neighbour's row of the schedule."""
+    """Values to and from one neighbouring stage; `row` is the neighbour's of the schedule."""
 
-    def __init__(self, group: Group, neighbour: int, rows: Sequence[Slot]) -> None:
-        self.group, self.neighbour = group, neighbour
-        self.place = {row: number for number, row in enumerate(rows)}
-        self.pending: dict[Slot, list[Sent]] = {}
+    def __init__(self, rank: int, neighbour: int, row: Sequence[Step], device: torch.device) -> None:
+        self.rank, self.neighbour, self.device = rank, neighbour, device
+        self.place = {step: number for number, step in enumerate(row)}
+        self.pending: dict[Step, list[Sent]] = {}
 
-    def send(self, row: Slot, values: Sequence[Tensor], group: Group) -> None:
-        """Send `values` for the neighbour's `row`."""
+    def send(self, step: Step, values: Sequence[Tensor], group: Group) -> None:
+        """Send `values` for the neighbour's `step`."""
         works = []
         for value in values:
             value = value.contiguous()
             group.sent["send"] += value.numel() * value.element_size()
-            with watch(group.rank, f"send {row} to stage {self.neighbour}"):
+            with watch(group.rank, f"send {step} to stage {self.neighbour}"):
                 work = dist.isend(value, group.ranks[self.neighbour], group=group.handle)
             assert work is not None
             works.append((work, value))
-        self.pending[row] = works
+        self.pending[step] = works
 
-    def receive(
-        self, row: Slot, values: Sequence[StageValue], group: Group, device: torch.device
-    ) -> list[Tensor]:
-        """What the neighbour made in its `row`; it has by then received all it needed before."""
+    def receive(self, step: Step, values: Sequence[StageValue], group: Group) -> list[Tensor]:
+        """What the neighbour made in its `step`; it has by then received all it needed before."""
         received = []
         for value in values:
-            tensor = torch.empty(
-                value.type.shape, dtype=getattr(torch, value.type.dtype), device=device
-            )
-            with watch(group.rank, f"receive {value.name} {row} from stage {self.neighbour}"):
+            dtype = getattr(torch, value.type.dtype)
+            tensor = torch.empty(value.type.shape, dtype=dtype, device=self.device)
+            with watch(group.rank, f"receive {value.name} {step} from stage {self.neighbour}"):
                 dist.recv(tensor, group.ranks[self.neighbour], group=group.handle)
             received.append(tensor)
-        self.release(self.place[row])
+        self.release(self.place[step])
         return received
 
     def release(self, before: int) -> None:
-        """Let go of what the neighbour used up to this row."""
-        for row in [r for r in self.pending if self.place[r] <= before]:
-            for work, value in self.pending.pop(row):
-                with watch(self.group.rank, f"send of {tuple(value.shape)} for {row}"):
+        """Let go of what the neighbour used up to this place in its row."""
+        for step in [s for s in self.pending if self.place[s] <= before]:
+            for work, value in self.pending.pop(step):
+                with watch(self.rank, f"send of {tuple(value.shape)} for {step}"):
                     work.wait()
 
 
 class Pipeline:
-    """One stage's way through the schedule. `forward` and `backward` run a micro-batch.
-
-    `forward(m, received)` gives what crosses to the next stage, `backward(m,
-    tangents)` the gradients of received values that want one; the last stage gets no tangents.
-    """
+    """One stage's way through the schedule. `crossing[i]` goes from piece i of the model to the next."""
 
     def __init__(
-        self,
-        order: Order,
-        crossing: Sequence[tuple[StageValue, ...]],
-        down: Group,
-        up: Group,
+        self, rows: Rows, crossing: Sequence[tuple[StageValue, ...]], down: Group, up: Group,
         device: torch.device,
-    ) -> None:
-        self.stage, self.device, self.down, self.up = down.index, device, down, up
-        self.rows = order[self.stage]
-        self.received = crossing[self.stage - 1] if self.stage else ()
-        self.sent = crossing[self.stage] if self.stage + 1 < len(order) else ()
-        self.before = Link(up, self.stage - 1, order[self.stage - 1]) if self.stage else None
-        self.last = self.stage + 1 == len(order)
-        self.after = None if self.last else Link(down, self.stage + 1, order[self.stage + 1])
+    ) -> None:  # fmt: skip
+        self.stage, self.stages, self.device = down.index, len(rows), device
+        self.row, self.crossing, self.down, self.up = rows[self.stage], crossing, down, up
+        near = {(self.stage + way) % self.stages for way in (-1, 1)} - {self.stage}
+        self.links = {n: Link(down.rank, n, rows[n], device) for n in sorted(near)}
 
-    def run(
-        self,
-        forward: Callable[[int, list[Tensor]], Sequence[Tensor]],
-        backward: Callable[[int, list[Tensor]], Sequence[Tensor | None]],
-    ) -> None:
-        """All rows once."""
-        for kind, number in self.rows:
+    def run(self, pieces: Sequence[Piece]) -> None:
+        """The whole row once, with this stage's pieces of the model."""
+        for step in self.row:
+            kind, chunk, _ = step
             if kind == "F":
-                self.forward(number, forward)
+                self.forward(step, pieces[chunk])
             else:
-                self.backward(number, backward)
-        for link in (self.before, self.after):
-            if link is not None:
-                link.release(len(link.place))
+                self.backward(step, pieces[chunk])
+        for link in self.links.values():
+            link.release(len(link.place))
 
-    def forward(
-        self, number: int, forward: Callable[[int, list[Tensor]], Sequence[Tensor]]
-    ) -> None:
-        row = ("F", number)
-        received: list[Tensor] = []
-        if self.before is not None:
-            received = self.before.receive(row, self.received, self.down, self.device)
-        results = forward(number, received)
-        if self.after is not None:
-            self.after.send(row, results, self.down)
+    def place(self, step: Step) -> int:
+        """The number of a step's piece in the model."""
+        return step[1] * self.stages + self.stage
 
-    def backward(
-        self, number: int, backward: Callable[[int, list[Tensor]], Sequence[Tensor | None]]
-    ) -> None:
-        row = ("B", number)
-        tangents: list[Tensor] = []
-        if self.after is not None:
-            wanted = [v for v in self.sent if v.gradient]
-            tangents = self.after.receive(row, wanted, self.up, self.device)
-        gradients = backward(number, tangents)
-        if self.before is None:
-            return
-        wanted = [v for v in self.received if v.gradient]
-        assert len(gradients) == len(wanted), f"{len(gradients)} gradients for {wanted}"
-        full = [
-            self.zeros(value) if gradient is None else gradient
-            for gradient, value in zip(gradients, wanted, strict=True)
-        ]
-        self.before.send(row, full, self.up)
+    def last(self, chunk: int) -> bool:
+        """Whether a piece of this stage is the model's last one."""
+        return chunk * self.stages + self.stage == len(self.crossing)
+
+    def beside(self, step: Step, way: int) -> tuple[Link, Step]:
+        """The neighbour that has the piece before (-1) or after (1), and its step."""
+        kind, _, number = step
+        chunk, stage = divmod(self.place(step) + way, self.stages)
+        return self.links[stage], (kind, chunk, number)
+
+    def forward(self, step: Step, piece: Piece) -> None:
+        place, received = self.place(step), list[Tensor]()
+        if place:
+            link, other = self.beside(step, -1)
+            received = link.receive(other, self.crossing[place - 1], self.down)
+        results = piece.forward(step[2], received)
+        if place < len(self.crossing):
+            link, other = self.beside(step, 1)
+            link.send(other, results, self.down)
+
+    def backward(self, step: Step, piece: Piece) -> None:
+        place, tangents = self.place(step), list[Tensor]()
+        if place < len(self.crossing):
+            link, other = self.beside(step, 1)
+            wanted = [v for v in self.crossing[place] if v.gradient]
+            tangents = link.receive(other, wanted, self.up)
+        gradients = piece.backward(step[2], tangents)
+        if place:
+            wanted = [v for v in self.crossing[place - 1] if v.gradient]
+            assert len(gradients) == len(wanted), f"{len(gradients)} gradients for {wanted}"
+            full = [
+                self.zeros(value) if gradient is None else gradient
+                for gradient, value in zip(gradients, wanted, strict=True)
+            ]
+            link, other = self.beside(step, -1)
+            link.send(other, full, self.up)
 
     def zeros(self, value: StageValue) -> Tensor:
         dtype = getattr(torch, value.type.dtype)

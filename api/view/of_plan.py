@@ -8,7 +8,7 @@ from ...ir.local import MICRO, localize
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Model
 from ...ir.plan import Layers, Plan
-from ...ir.text import gib, one_line, seconds
+from ...ir.text import gib, one_line, schedule, seconds
 from .columns import arrange
 from .inside import Inside
 from .of_model import data_edges
@@ -58,7 +58,7 @@ def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
         ("throughput", f"{rate:,.0f}", "tokens per second" if tokens else "samples per second"),
         ("MFU", f"{100 * p.mfu:.1f} %", "of peak rate"),
         ("peak memory", gib(peak), f"{fits}: budget {gib(plan.budget_bytes)}"),
-        ("bubble", f"{100 * p.bubble:.1f} %", f"{micro}, {plan.schedule}"),
+        ("bubble", f"{100 * p.bubble:.1f} %", f"{micro}, {schedule(plan)}"),
         ("strategy", plan.word, f"{found} under the cost model"),
     )
 
@@ -74,7 +74,7 @@ def _busy(layers: Layers) -> float:
 
 
 def _stage_of(plan: Plan, layers: Layers) -> int:
-    return next(i for i, s in enumerate(plan.stages) if s.first <= layers.first < s.last)
+    return plan.stage_of(layers.first)
 
 
 def _insides(plan: Plan, model: Model) -> dict[int, Inside]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from ...cost_model.pipeline import rows_of
 from ...cost_model.pipeline import timeline as simulate
+from ...cost_model.schedule import Event as Slot
+from ...ir.interleave import in_flight
 from ...ir.plan import Plan
-from ...ir.schedule import SCHEDULES, in_flight
 from .report import Event, Timeline
 
 FEW_EVENTS = 64  # up to here, a single stage's timeline also shows its layers
@@ -34,9 +36,9 @@ def timeline_of(plan: Plan) -> Timeline | None:
     if not simulated:
         return None
     count = len(plan.stages)
-    rows = [f"stage {i}" for i in range(count)]
+    names = [f"stage {i}" for i in range(count)]
     events = [
-        Event(e.stage, e.kind, f"{e.kind}{e.micro_batch}", e.start_seconds, e.end_seconds)
+        Event(e.stage, e.kind, slot_name(plan, e), e.start_seconds, e.end_seconds)
         for e in simulated
     ]
     for number, stage in enumerate(plan.stages):
@@ -44,14 +46,20 @@ def timeline_of(plan: Plan) -> Timeline | None:
         if stage.sync_seconds:
             events.append(Event(number, "S", "sync, optimizer", end, end + stage.sync_seconds))
     if count == 1 and len(simulated) <= FEW_EVENTS:
-        rows.append("layers")
+        names.append("layers")
         for e in simulated:
             events += _layer_events(plan, e.kind, e.start_seconds, e.end_seconds)
-    table = SCHEDULES[plan.schedule](count, plan.micro_batches)
+    rows = rows_of(plan)
     held = [dict(s.memory).get("activations", 0) for s in plan.stages]
-    each = tuple(h // max(1, in_flight(table, s)) for s, h in enumerate(held))
+    each = tuple(h // max(1, in_flight(rows, s)) for s, h in enumerate(held))
     steady = tuple(s.peak_bytes - h for s, h in zip(plan.stages, held, strict=True))
-    return Timeline(tuple(rows), tuple(map(_rounded, events)), steady, each)
+    return Timeline(tuple(names), tuple(map(_rounded, events)), steady, each)
+
+
+def slot_name(plan: Plan, slot: Slot) -> str:
+    """`F3`; `F3.1` of a stage's second piece."""
+    piece = f".{slot.chunk}" if plan.chunks > 1 else ""
+    return f"{slot.kind}{slot.micro_batch}{piece}"
 
 
 def _rounded(event: Event) -> Event:

@@ -13,7 +13,7 @@ def check(plan: FleetPlan) -> None:
     ran = sum(line.micro_batches for line in plan.lines) * plan.micro_batch
     require(ran == plan.global_batch, "$.lines", f"{ran} samples run, the batch is {plan.global_batch}")
     used: set[int] = set()
-    last = plan.lines[0].crews[-1].stage.last
+    last = plan.lines[0].crews[-1].calls[1]
     require(len(plan.calls) in (0, last), "$.calls", "not the calls of the lines")
     for i, line in enumerate(plan.lines):
         at = 0
@@ -26,8 +26,9 @@ def check(plan: FleetPlan) -> None:
             ranks = set(crew.ranks(plan.fleet))
             require(not used & ranks, where, "a device is in two crews")
             used |= ranks
-            require(crew.stage.first == at and crew.stage.last > at, f"{where}.stage", "does not follow")
-            at = crew.stage.last
+            whole = len(crew.stage.pieces) == 1 and crew.calls[0] == at < crew.calls[1]
+            require(whole, f"{where}.stage", "does not follow")
+            at = crew.calls[1]
             room = part.device.memory_bytes
             room = room if plan.memory_bytes is None else min(room, plan.memory_bytes)
             over = sum(amount for _, amount in crew.stage.memory) > room

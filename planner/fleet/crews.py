@@ -84,11 +84,12 @@ class Crews:
     def all(self, kind: Kind, samples: int, first: int, last: int, after: int) -> Iterator[Choice]:
         evaluator = self.evaluator(kind)
         micro_batches = self.model.batch // samples
+        waiting = evaluator.waiting(after + 1, 0, micro_batches, 1)
         for strategy in self.words[kind]:
             for memory in ENDS:
                 sums = self.summed(kind, strategy, memory, samples, first, last)
                 if sums is not None:
-                    stage = evaluator.stage([(strategy, sums)], micro_batches, 0, after + 1, 0.0)
+                    stage = evaluator.stage([(strategy, sums)], micro_batches, waiting, 0.0)
                     yield Choice(strategy, memory, stage)
 
     def summed(
@@ -97,10 +98,10 @@ class Crews:
         """Calls of a stage added up; None where they cannot be split so or none has work."""
         key = kind, strategy, memory, samples, first, last
         if key not in self.sums:
-            evaluator = self.evaluator(kind)
-            entries, own = self.entries(kind, strategy, memory, samples), evaluator.sums.own(first, last)
+            evaluator, calls = self.evaluator(kind), ((first, last),)
+            entries, own = self.entries(kind, strategy, memory, samples), evaluator.sums.own(calls)
             self.sums[key] = None if entries is None or not own else evaluator.sums.of(
-                entries, first, last, strategy.inside, samples // strategy.batch_ways(), own
+                entries, calls, strategy.inside, samples // strategy.batch_ways(), own
             )  # fmt: skip
         return self.sums[key]
 

@@ -18,7 +18,7 @@ from ..clock import Clock
 
 TRIED = 24  # candidates that keep everything, fastest first; while nothing fits as many small ones
 ACTIONS = ("keep", "recompute", "offload", "split")  # what a user may allow
-Price = Callable[[Strategy, int, Memory], Candidate | None]  # of micro-batches and a memory action
+Price = Callable[[Strategy, int, Memory, int], Candidate | None]  # by micro-batches, action, chunks
 
 
 def further(
@@ -72,7 +72,7 @@ def along(
     for memory in row:
         if clock.late():
             return
-        made = price(strategy, candidate.micro_batches, memory)
+        made = price(strategy, candidate.micro_batches, memory, candidate.chunks)
         if made is None:
             continue
         yield made

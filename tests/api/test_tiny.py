@@ -89,9 +89,10 @@ def test_layers_go_on_until_every_way_occurs(files):
     small = smaller(plan, 4)
     assert small.devices == 4
     assert small.layers == 2
+    (first, border), (_, last) = plan.pieces
     uneven = replace(plan, stages=(
-        replace(plan.stages[0], last=plan.stages[0].last + 1),
-        replace(plan.stages[1], first=plan.stages[0].last + 1),
+        replace(plan.stages[0], pieces=((first, border + 1),)),
+        replace(plan.stages[1], pieces=((border + 1, last),)),
     ))  # fmt: skip
     assert smaller(uneven, 4).layers == 3
 

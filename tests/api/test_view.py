@@ -50,7 +50,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def plan(model):
-    return plait.plan(model, cluster="4xh100", pin="pp=2,tp=2", micro_batches=4)
+    return plait.plan(model, cluster="4xh100", pin="pp=2,tp=2", micro_batches=4, schedule="1f1b")
 
 
 def hostile_report() -> Report:

@@ -22,10 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import zoo
 
 
-def program(layers: int, word: str = "pp=2,tp=2"):
+def program(layers: int, schedule: str = "1f1b"):
     module, batch = zoo.llama(layers)
     model = trace(module.train(), batch)
-    options = PlanOptions(pins=everywhere(word), memory_actions=("keep",), micro_batches=4)
+    options = PlanOptions(
+        pins=everywhere("pp=2,tp=2"), memory_actions=("keep",), micro_batches=4, schedule=schedule
+    )
     made = plan(model, load_cluster("local:4"), options)
     return made, model, compile_program(made, model)
 
@@ -36,6 +38,10 @@ def size(made) -> int:
 
 def test_depth_adds_no_code():
     assert size(program(32)[2]) <= 1.02 * size(program(4)[2])
+
+
+def test_pieces_of_a_stage_add_code_and_depth_does_not():
+    assert size(program(64, "interleaved")[2]) <= 1.02 * size(program(32, "interleaved")[2])
 
 
 def test_it_passes_ruff_and_names_layer_strategy_and_time(tmp_path):

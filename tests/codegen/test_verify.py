@@ -23,6 +23,7 @@ WORDS = (
     "dp=4 split 2", "tp=4,sp split 2", "pp=2,zero3=2 offload 50%",
 )  # fmt: skip
 EXPERTS = ("dp=4", "tp=4", "ep=4", "zero3=2,ep=2", "ep=2,tp=2,sp", "pp=2,ep=2", "ep=2,sp=2")
+INTERLEAVED = ("pp=2,dp=2", "pp=2,tp=2,sp recompute", "pp=2,zero3=2")
 MIXED = (  # the rest of the model, then layers by number with their strategy and action
     ("dp=4", "[1-2]:dp=2,tp=2 recompute"),
     ("zero3=4", "2:tp=4 keep", "1:dp=2,tp=2 recompute"),
@@ -33,7 +34,9 @@ MIXED = (  # the rest of the model, then layers by number with their strategy an
 )
 
 
-def programs(name: str, made_from: Sourced, folder: Path, words=WORDS) -> list[Job]:
+def programs(
+    name: str, made_from: Sourced, folder: Path, words=WORDS, schedule="1f1b"
+) -> list[Job]:
     """Compile one model under every word; four layers, dropout as the model has it."""
     model, source, file = made_from
     jobs = []
@@ -44,12 +47,13 @@ def programs(name: str, made_from: Sourced, folder: Path, words=WORDS) -> list[J
             pins=everywhere(strategy),
             memory_actions=tuple(variant) or ("keep",),
             micro_batches=4 if parsed.size("pp") > 1 else 1,
+            schedule=schedule,
         )
         made = plan(model, load_cluster("local:4"), options)
-        write(compile_program(made, model), folder / f"{name}_{i}")
-        jobs.append(
-            Job(f"{name} {word}", str(folder / f"{name}_{i}"), source, file, steps=3)
-        )
+        assert parsed.stages == 1 or made.schedule == schedule
+        place = folder / f"{name}_{schedule}_{i}"
+        write(compile_program(made, model), place)
+        jobs.append(Job(f"{name} {word}", str(place), source, file, steps=3))
     return jobs
 
 
@@ -88,6 +92,11 @@ def verdicts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
     made_from = {n: sourced(n, folder, "4, seq=16") for n in ("gpt2", "llama", "bert", "mixtral")}
     jobs = {name: programs(name, made_from[name], folder) for name in ("gpt2", "llama", "bert")}
+    jobs["interleaved"] = [
+        job
+        for name in ("gpt2", "llama")
+        for job in programs(name, made_from[name], folder, INTERLEAVED, "interleaved")
+    ]
     jobs["experts"] = programs("mixtral", made_from["mixtral"], folder, EXPERTS)
     for name in ("gpt2", "llama"):
         jobs[f"{name}, mixed"] = mixed(made_from[name], folder / f"{name}_mixed")
@@ -102,6 +111,13 @@ def verdicts(tmp_path_factory):
 def test_every_strategy_computes_what_one_process_computes(name, verdicts):
     assert len(verdicts[name]) == len(WORDS)
     for verdict in verdicts[name]:
+        assert verdict.passed, str(verdict)
+
+
+@pytest.mark.ranks
+def test_stages_of_several_pieces_compute_what_one_process_computes(verdicts):
+    assert len(verdicts["interleaved"]) == 2 * len(INTERLEAVED)
+    for verdict in verdicts["interleaved"]:
         assert verdict.passed, str(verdict)
 
 
