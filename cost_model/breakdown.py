@@ -21,7 +21,14 @@ from ..ir.cluster import Cluster
 from ..ir.plan import Layers, Plan, Stage
 from .batch_axes import Axes, BatchAxes, Subject, axes_of
 from .collective import collective_legs, send_leg
-from .pipeline import boundary_links, boundary_seconds, period_seconds, pipeline_seconds
+from .pipeline import (
+    beside_seconds,
+    boundary_links,
+    boundary_seconds,
+    period_seconds,
+    piece_shares,
+    pipeline_seconds,
+)
 from .terms import (
     Term,
     host_term,
@@ -74,9 +81,13 @@ def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster
     busy = [stage.busy_seconds / count for stage in stages]
     amounts = [s.transfer_bytes for s in plan.stages]
     period = period_seconds(busy, boundary_seconds(amounts, links), chunks)
-    symbols = {"u": sum(busy), "b": busy[busiest], "g": period, "m": count, "h": chunks}
-    fill = Term("filling and draining", (symbols["u"] - symbols["b"]) / chunks, "s", "(u - b)/h",
-                SCHEDULE, {x: symbols[x] for x in "ubh"})  # fmt: skip
+    shares = [piece_shares(plan, stage) for stage in plan.stages]
+    ends = [(own[0], own[-1]) for own in shares]
+    beside = beside_seconds(busy, ends)
+    last = max(range(len(stages)), key=lambda s: count * busy[s] + beside[s])
+    symbols = {"u": beside[last], "b": busy[busiest], "k": busy[last], "g": period, "m": count}
+    fill = Term("filling and draining", symbols["u"] - count * (symbols["b"] - symbols["k"]), "s",
+                "u - m*(b - k)", SCHEDULE, {x: symbols[x] for x in "umbk"})  # fmt: skip
     wait = Term("waiting for other stages", (count - 1) * (period - symbols["b"]), "s",
                 "(m - 1)*(g - b)", SCHEDULE, {x: symbols[x] for x in "mgb"})  # fmt: skip
     crossed = Counter(
@@ -87,7 +98,7 @@ def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster
     shared = cluster.device.ranks_per_processor
     if shared > 1:
         links_seconds = boundary_seconds(amounts, links)
-        pipeline = pipeline_seconds(busy, links_seconds, count, chunks, sharing=shared)
+        pipeline = pipeline_seconds(busy, links_seconds, count, chunks, sharing=shared, ends=ends)
         found = count * symbols["b"] + sum(part.value for part in parts)
         parts.append(Term("processors given by waiting ranks", pipeline - found, "s", "t_s", SHARED,
                           {"t_s": pipeline - found}))  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from ..ir.cluster import Cluster, Link
 from ..ir.interleave import Rows, rows
@@ -10,6 +11,7 @@ from ..ir.plan import Plan, Stage
 from .collective import send_link, send_seconds
 from .schedule import Event, Timeline, simulate_rows, stage_seconds
 
+Ends = Sequence[tuple[float, float]]
 MOST_EVENTS = 20_000
 
 
@@ -20,24 +22,38 @@ def pipeline_seconds(
     chunks: int = 1,
     overlap: bool = False,
     sharing: float = 1.0,
+    ends: Ends = (),
 ) -> float:
     """1F1B of stages that are `busy` per micro-batch; `sends` over the boundary after each, one way.
 
     The first micro-batch passes every stage and boundary, the others follow one period apart: that
     of the slowest stage, or of the loop from a stage forth to the last and back, which has as many
-    micro-batches in it as stages. `chunks` pieces per stage (interleaved) make the first pass
-    shorter and send more often; `overlap` hides all sends but those of the first pass. Where `sharing`
-    ranks have one processor, a stage is `busy` as long only while all are: while others wait it has
-    more of the processor, which yet has the work of all to do.
+    micro-batches in it as stages. With several pieces per stage (interleaved) less passes before and
+    after a stage's own work, and sends are more: `chunks` pieces, equal ones unless `ends` says which
+    parts of a stage's time its first and its last piece are. `overlap` hides all sends but those of the
+    first pass. Where `sharing` ranks have one processor, a stage is `busy` as long only while all are:
+    while others wait it has more of the processor, which yet has the work of all to do.
     """
     if sharing > 1:
         alone = [work / sharing for work in busy]
-        piped = pipeline_seconds(alone, sends, micro_batches, chunks, overlap)
+        piped = pipeline_seconds(alone, sends, micro_batches, chunks, overlap, ends=ends)
         return max(piped, micro_batches * sum(busy) / len(busy))
-    stages = len(busy)
+    if len(busy) == 1:
+        return micro_batches * busy[0]
     period = max(busy) if overlap else period_seconds(busy, sends, chunks)
-    first = (sum(busy) - max(busy)) / chunks + 2 * sum(sends)
-    return first + max(busy) + (micro_batches - 1) * period if stages > 1 else micro_batches * busy[0]
+    beside = beside_seconds(busy, ends or [(1 / chunks, 1 / chunks)] * len(busy))
+    worked = max(micro_batches * own + other for own, other in zip(busy, beside, strict=True))
+    return worked + (micro_batches - 1) * (period - max(busy)) + 2 * sum(sends)
+
+
+def beside_seconds(busy: Sequence[float], ends: Ends) -> list[float]:
+    """For every stage, what others do of one micro-batch before its first piece and after its last one,
+    in the first pieces of the stages before it and the last ones of those behind."""
+    first = [work * share for work, (share, _) in zip(busy, ends, strict=True)]
+    last = [work * share for work, (_, share) in zip(busy, ends, strict=True)]
+    before = accumulate(first[:-1], initial=0.0)
+    behind = list(accumulate(last[:0:-1], initial=0.0))[::-1]
+    return [one + other for one, other in zip(before, behind, strict=True)]
 
 
 def period_seconds(busy: Sequence[float], sends: Sequence[float], chunks: int = 1) -> float:

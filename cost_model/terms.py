@@ -32,8 +32,8 @@ ALPHA_BETA = "derived: bytes counted, at the link's latency and bandwidth"
 AMOUNTS = {
     "n": "how often in a step", "F": "floating-point operations", "N": "bytes of the whole tensor",
     "B": "bytes read and written", "p": "ranks of the group", "m": "micro-batches per step",
-    "u": "seconds of a micro-batch in all stages", "b": "of them in the busiest stage",
-    "h": "pieces of the model per stage",
+    "u": "seconds of a micro-batch in others before and after the stage that all wait for",
+    "k": "seconds of a micro-batch in that stage", "b": "and in the busiest one",
     "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
     "w_c": "seconds of compressed messages on the wire", "k_c": "seconds to encode and decode",
     "t_s": "seconds less, where ranks share processors, while others wait",

@@ -107,7 +107,7 @@ def _layers(
             shardings[key] = sharding
         samples = evaluator.global_batch // decision.strategy.batch_ways() // micro
         inside = decision.strategy.inside
-        memory: Memory = evaluator.variant(i, decision.memory, inside, samples)
+        memory: Memory = evaluator.prices.variant(i, decision.memory, inside, samples)
         number, last = list(shardings).index(key), layers[-1] if layers else None
         if last and (last.sharding, last.memory) == (number, memory) and i not in bounds:
             layers[-1] = replace(last, last=i + 1)

@@ -104,6 +104,8 @@ def rival(space: Space, baseline: Baseline) -> Plan | None:
     for strategy in baseline.words:
         if strategy.stages <= other.stages:
             other.found += other.candidates(strategy)
+    other.met(other.found)
+    other.found = other.interleave(other.found)
     if not other.found:
         return None
     fits = other.fitting()

@@ -19,9 +19,10 @@ from ortools.math_opt.python import mathopt
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.memory import MARGIN, PASSING, part_terms
+from ..cost_model.pipeline import beside_seconds
 from ..ir.amounts import StageBytes
 from ..ir.plan import DIVIDED, HOSTED, Memory, Span
-from .candidate import Candidate, Decision, pieces
+from .candidate import Candidate, Decision, end_shares, pieces
 from .entries import Entry
 from .evaluate import Evaluator
 from .layered.relaxation import Curve, hull, together
@@ -102,6 +103,8 @@ class Mixture:
         dealt = pieces(self.leader.bounds, self.chunks)
         self.stages = [tuple(evaluator.sums.own(own)) for own in dealt]
         self.entries = [self.prices(candidate) for candidate in group]
+        leading = self.entries[group.index(self.leader)]
+        self.ends = end_shares(evaluator.prices.seconds(leading), dealt)
         parts: dict[object, list[_Part]] = {}
         kinds: dict[object, Kind] = {}
         self.kinds = []
@@ -120,7 +123,7 @@ class Mixture:
         (decision,) = candidate.decisions
         batch = self.evaluator.global_batch // decision.strategy.batch_ways()
         word, memory = decision.strategy.inside, decision.memory
-        found = self.evaluator.entries_like(word, batch, candidate.micro_batches, memory)
+        found = self.evaluator.prices.like(word, batch, candidate.micro_batches, memory)
         assert found is not None
         return found
 
@@ -158,8 +161,9 @@ class Mixture:
         room = _room(self.evaluator, budget)
         found = {kind: _least(kind, self.micro_batches, room) for kind in set(self.kinds)}
         busy = [found[kind][0] for kind in self.kinds]
+        beside = beside_seconds(busy, self.ends)
         least = max(
-            found[kind][1] + (sum(busy) - found[kind][0]) / self.chunks for kind in self.kinds
+            found[kind][1] + other for kind, other in zip(self.kinds, beside, strict=True)
         )
         # ranks that wait leave their processors to others
         return least / self.evaluator.cluster.device.ranks_per_processor

@@ -51,6 +51,18 @@ class Candidate(msgspec.Struct, frozen=True):
         return next(d for d in self.decisions if d.first <= call < d.last)
 
 
+def end_shares(
+    seconds: Sequence[float], stages: Sequence[Sequence[Span]]
+) -> tuple[tuple[float, float], ...]:
+    """The parts that the first and the last piece of every stage have of its time."""
+    made = []
+    for own in stages:
+        each = [sum(seconds[first:last]) for first, last in own]
+        total = sum(each) or 1.0
+        made.append((each[0] / total, each[-1] / total))
+    return tuple(made)
+
+
 def pieces(bounds: Sequence[int], chunks: int) -> list[tuple[Span, ...]]:
     """The pieces of every stage."""
     return deal(list(pairwise(bounds)), (len(bounds) - 1) // chunks)
@@ -108,3 +120,5 @@ class Cut(msgspec.Struct, frozen=True):
     bounds: tuple[int, ...]
     kinds: tuple[StageSums, ...]
     kind_of: tuple[int, ...]
+    sends: tuple[float, ...]  # seconds from every stage to the next
+    ends: tuple[tuple[float, float], ...]  # parts of each stage's time: its first and its last piece

@@ -7,28 +7,28 @@ gradient synchronisation and the optimizer.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import product
-from math import inf, prod
+from math import prod
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
 from ..cost_model.memory import host_bytes, memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
-from ..cost_model.pipeline import boundary_links, boundary_seconds, pipeline_seconds
+from ..cost_model.pipeline import Ends, boundary_links, boundary_seconds, pipeline_seconds
 from ..ir.amounts import Share
 from ..ir.cluster import Cluster, Link
 from ..ir.model import Model
-from ..ir.plan import DIVIDED, Memory, Optimizer, Stage
+from ..ir.plan import Memory, Optimizer, Stage
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .alike import alike
-from .candidate import Candidate, Cut, Decision, Part, StageSums, pieces
+from .candidate import Candidate, Cut, Decision, Part, StageSums, end_shares, pieces
 from .compress import Compressor
 from .entries import Entries, Entry, Word
 from .partition import even, partition
 from .passages import Passages
+from .prices import Prices
 from .sums import Sums
 
 
@@ -43,12 +43,10 @@ class Evaluator:
         self.model: Model = entries.model
         self.cluster: Cluster = entries.cluster
         self.calls = self.model.calls
-        counts = Counter(call.function for call in self.calls)
-        self.repeated = {name for name, count in counts.items() if count > 1}
         self.once = self.model.once()
+        self.prices = Prices(entries, global_batch)
         self.sums = Sums(entries)
         self.alike = alike(self.model, entries.early)
-        self.in_time = model_in_time(entries, self.once)
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
         self.compressor = compressor
@@ -58,32 +56,13 @@ class Evaluator:
         self.along: dict[Strategy, BatchAxes] = {}
         self.cuts: dict[tuple[Word, int, int, Memory, int, int], Cut | None] = {}
 
-    def variant(self, call: int, memory: Memory, word: Word, samples: int) -> Memory:
-        """What a call does where layers do `memory`, with so many samples per device. Only repeated
-        layers recompute, they are where the activations are; pieces are for all that they help."""
-        name, every = self.calls[call].function, self.entries.practice.recompute_every
-        repeated = name in self.repeated and call % every == 0
-        if memory not in DIVIDED:
-            return memory if repeated else "keep"
-        usual: Memory = "recompute" if repeated else "keep"
-        return memory if self.helps(name, memory, usual, word, samples) else usual
-
-    def helps(self, name: str, memory: Memory, usual: Memory, word: Word, samples: int) -> bool:
-        """Whether a function needs less at its worst moment under `memory` than as usual."""
-        prices = [self.entries.entry(name, word, samples, m) for m in (memory, usual)]
-        one, other = (
-            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes + e.cost.leaves) if e else inf
-            for e in prices
-        )
-        return one < other
-
     def candidate(
         self, strategy: Strategy, micro_batches: int, memory: Memory, chunks: int = 1
     ) -> Candidate | None:
         """The priced candidate with so many pieces per stage, or None where the model cannot be split
         so."""
         ways = strategy.batch_ways()
-        if self.global_batch % (ways * micro_batches) or (micro_batches > 1 and not self.in_time):
+        if self.global_batch % (ways * micro_batches) or (micro_batches > 1 and not self.prices.in_time):
             return None
         batch = self.global_batch // ways
         key = (strategy.inside, batch, micro_batches, memory, strategy.stages, chunks)
@@ -105,19 +84,19 @@ class Evaluator:
         firsts = map(cut.kind_of.index, range(len(cut.kinds)))
         most = [self.waiting(number, first, micro_batches, chunks) for first in firsts]
         timed = [self.times(sums, axes, micro_batches) for sums in cut.kinds]
-        crossing = [cut.kinds[kind].crossing_bytes for kind in cut.kind_of]
-        sends = boundary_seconds(crossing, self.links(number))
         busy = [timed[kind][0] + timed[kind][1] for kind in cut.kind_of]
         peak = max(
             sum(amount for _, amount in self.memory([(strategy, sums)], waiting))
             for sums, waiting in zip(cut.kinds, most, strict=True)
         )
         syncs = [sync for *_, sync in timed]
-        return self.assemble(decisions, micro_batches, cut.bounds, chunks, busy, sends, syncs, peak)
+        return self.assemble(
+            decisions, micro_batches, cut.bounds, chunks, busy, cut.sends, cut.ends, syncs, peak
+        )
 
     def stages(self, candidate: Candidate) -> tuple[Stage, ...]:
         """The stages of a candidate, each with its times and its memory by term."""
-        entries = self.entries_of(candidate.decisions, candidate.micro_batches)
+        entries = self.prices.of(candidate.decisions, candidate.micro_batches)
         moved = self.passages.seconds(candidate.decisions, candidate.micro_batches)
         assert entries is not None
         assert moved is not None
@@ -158,7 +137,7 @@ class Evaluator:
     ) -> Candidate | None:  # fmt: skip
         """The priced candidate of different decisions for different calls, its pieces cut at
         `bounds`; None where a call cannot be split so or a value cannot pass."""
-        entries = self.entries_of(decisions, micro_batches)
+        entries = self.prices.of(decisions, micro_batches)
         if entries is None:
             return None
         moved = self.passages.seconds(decisions, micro_batches)
@@ -171,6 +150,7 @@ class Evaluator:
         return self.assemble(
             decisions, micro_batches, tuple(bounds), chunks,
             [s.forward_seconds + s.backward_seconds for s in stages], sends,
+            end_shares(self.prices.seconds(entries), [s.pieces for s in stages]),
             [s.sync_seconds for s in stages], max(s.peak_bytes for s in stages),
         )  # fmt: skip
 
@@ -203,31 +183,11 @@ class Evaluator:
         self, decisions: tuple[Decision, ...], micro_batches: int, chunks: int = 1
     ) -> Candidate | None:
         """Different decisions for different calls, in pieces as even as can be."""
-        entries = self.entries_of(decisions, micro_batches)
+        entries = self.prices.of(decisions, micro_batches)
         if entries is None:
             return None
-        bounds = partition(self.seconds(entries), decisions[0].strategy.stages * chunks)
+        bounds = partition(self.prices.seconds(entries), decisions[0].strategy.stages * chunks)
         return None if bounds is None else self.mixed(decisions, bounds, micro_batches, chunks)
-
-    def entries_of(
-        self, decisions: tuple[Decision, ...], micro_batches: int
-    ) -> list[Entry] | None:
-        """The price of every call; None where one cannot be split so."""
-        if micro_batches > 1 and not self.in_time:
-            return None
-        entries: list[Entry] = []
-        for decision in decisions:
-            samples, left = divmod(self.global_batch, decision.strategy.batch_ways())
-            if left or samples % micro_batches:
-                return None
-            own = self.entries_like(
-                decision.strategy.inside, samples, micro_batches, decision.memory,
-                range(decision.first, decision.last),
-            )  # fmt: skip
-            if own is None:
-                return None
-            entries += own
-        return entries
 
     def ties_agree(self, decisions: tuple[Decision, ...]) -> bool:
         """Whether calls that share a parameter have one strategy."""
@@ -244,15 +204,17 @@ class Evaluator:
         self, word: Word, batch: int, micro_batches: int, memory: Memory, stages: int, chunks: int
     ) -> Cut | None:
         """The calls cut into stages, summed up: the same for every role of the batch axes."""
-        entries = self.entries_like(word, batch, micro_batches, memory)
+        entries = self.prices.like(word, batch, micro_batches, memory)
         if entries is None:
             return None
+        seconds = self.prices.seconds(entries)
         if self.entries.practice.even_layers:
-            bounds = even([c.function in self.repeated for c in self.calls], stages)
+            bounds = even([c.function in self.prices.repeated for c in self.calls], stages)
         else:
-            bounds = partition(self.seconds(entries), stages * chunks)
+            bounds = partition(seconds, stages * chunks)
         if bounds is None:
             return None
+        dealt = pieces(bounds, chunks)
         codes: dict[object, int] = {}
         faces = [
             codes.setdefault((number, id(entry)), len(codes))
@@ -261,7 +223,7 @@ class Evaluator:
         kinds: dict[object, int] = {}
         sums: list[StageSums] = []
         kind_of = []
-        for own in pieces(bounds, chunks):
+        for own in dealt:
             face = tuple(
                 (tuple(faces[first:last]), self.sums.crossings[last], last == len(faces))
                 for first, last in own
@@ -271,35 +233,9 @@ class Evaluator:
                 members = [i for first, last in own for i in range(first, last)]
                 sums.append(self.sums.of(entries, own, word, batch // micro_batches, members))
             kind_of.append(kinds[face])
-        return Cut(tuple(bounds), tuple(sums), tuple(kind_of))
-
-    def seconds(self, entries: list[Entry]) -> list[float]:
-        """What every call takes of a micro-batch; those that run once per step take nothing."""
-        return [
-            0.0 if i in self.once else e.cost.forward.seconds + e.cost.backward.seconds
-            for i, e in enumerate(entries)
-        ]
-
-    def entries_like(
-        self, word: Word, batch: int, micro_batches: int, memory: Memory,
-        members: Sequence[int] | None = None,
-    ) -> list[Entry] | None:  # fmt: skip
-        """The price of calls under one strategy, of all unless `members` are named; None where one
-        cannot be split so."""
-        known: dict[tuple[str, bool, bool], Entry | None] = {}
-        entries, every = [], self.entries.practice.recompute_every
-        for i in range(len(self.calls)) if members is None else members:
-            name = self.calls[i].function
-            key = name, i % every == 0, i in self.once
-            if key not in known:
-                local = batch if key[2] else batch // micro_batches
-                taken = self.variant(i, memory, word, local)
-                known[key] = self.entries.entry(name, word, local, taken)
-            entry = known[key]
-            if entry is None:
-                return None
-            entries.append(entry)
-        return entries
+        sends = boundary_seconds([sums[k].crossing_bytes for k in kind_of], self.links(stages))
+        ends = end_shares(seconds, dealt)
+        return Cut(tuple(bounds), tuple(sums), tuple(kind_of), tuple(sends), ends)
 
     def assemble(
         self,
@@ -308,7 +244,8 @@ class Evaluator:
         bounds: tuple[int, ...],
         chunks: int,
         busy: list[float],
-        sends: list[float],
+        sends: Sequence[float],
+        ends: Ends,
         syncs: list[float],
         peak: int,
     ) -> Candidate:
@@ -316,7 +253,7 @@ class Evaluator:
         practice = self.entries.practice
         pipeline = pipeline_seconds(
             busy, sends, micro_batches, max(chunks, practice.chunks), practice.overlap,
-            self.cluster.device.ranks_per_processor,
+            self.cluster.device.ranks_per_processor, ends if chunks > 1 else (),
         )  # fmt: skip
         step = pipeline + max(syncs)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
@@ -381,9 +318,3 @@ class Evaluator:
     def optimizer_seconds(self, held: int, axes: BatchAxes) -> float:
         touched = held * (2 + self.optimizer.states) // axes.pieces("optimizer")
         return stream_seconds(self.optimizer.name, touched * 2, self.cluster.device)
-
-
-def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
-    """Whether the batch can be split into micro-batches at all."""
-    names = {c.function for i, c in enumerate(entries.model.calls) if i not in once}
-    return entries.model.batch % 2 == 0 and all(entries.in_time(name) for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from ..ir.cluster import Cluster
@@ -47,6 +48,7 @@ def front(
     points: list[Point] = []
     for batch in dict.fromkeys((model.batch, *batches)):
         space = Space.of(rescale(model, batch) if batch != model.batch else model, cluster, options)
+        space.slow = inf  # slower ones may need less memory
         space.run()
         for budget in budgets(space) if batch == model.batch else ():
             space.again(memory_bytes=budget).blend(space.found)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 ROUNDING = 1e-12  # relative: sums of the same times in another order
-CLOSE = 1e-6  # of the slowest stage: times are known less well
+CLOSE = 1e-4  # of the slowest stage: times are known less well
 
 
 def even(repeated: list[bool], stages: int) -> list[int] | None:
@@ -25,8 +25,9 @@ def partition(seconds: Sequence[float], stages: int) -> list[int] | None:
     if stages > len(working):
         return None
     ends = list(accumulate(seconds, initial=0.0))
-    low, high = max(max(seconds), ends[-1] / stages), ends[-1]
-    best = _cut(ends, working, stages, high)
+    low = max(max(seconds), ends[-1] / stages)
+    high = min(ends[-1], ends[-1] / stages + max(seconds))  # greedy stages are never slower
+    best = _cut(ends, working, stages, high) or _cut(ends, working, stages, ends[-1])
     while high - low > CLOSE * high:
         middle = (low + high) / 2
         found = _cut(ends, working, stages, middle)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf, lcm
 from typing import Any
 
@@ -25,6 +25,9 @@ from .pins import decisions, pinned
 from .space import Word, divisors, families, strategies, with_experts
 
 BLENDED = 40  # groups at most
+SLOW = 1.25  # times as long as the best: more is not among the next best
+LARGE = 1024  # devices: the widest axes first, so that little of the rest is near the best
+PATIENCE = 2  # sizes of an axis that help no more
 MOST_PIECES = 8  # per stage: bubbles shrink as their inverse, while sends and code grow with them
 
 
@@ -40,7 +43,10 @@ class Space:
         self.roles = tuple(r for r in ROLES if r in useful)
         self.stages = sum(entries.functions[c.function].differentiable for c in evaluator.calls)
         self.found: list[Candidate] = []
+        self.seconds: dict[Word, float] = {}  # of the fastest that fits
+        self.best = inf  # seconds of the fastest that fits, as far as it is known
         self.bound = inf  # seconds that no blend is below
+        self.slow = SLOW
         self.clock = Clock(options.time_limit_seconds)
 
     @staticmethod
@@ -90,38 +96,52 @@ class Space:
     def search(self) -> None:
         if self.options.pins:
             self.pinned()
-            self.interleave()
+            self.met(self.found)
+            self.found = self.interleave(self.found)
             self.save_memory()
             self.blend(self.found)
             return
-        best = [self.grow(family) for family in families(self.cluster, self.roles)]
+        made = families(self.cluster, self.roles)
+        if self.cluster.devices > LARGE:
+            for word in dict.fromkeys(family[-1] for family in made):
+                self.fastest(word)
+        best = [self.grow(family) for family in made]
         for word in dict.fromkeys(word for word in best if word is not None):
             self.grow(with_experts(self.cluster, self.roles, word))
-        self.interleave()
         self.save_memory()
         self.blend(self.found)
 
-    def interleave(self) -> None:
-        """Add candidates whose stages have several pieces each, where without bubbles they would beat
-        the fastest one that fits; in the place of those with one where they are asked for."""
+    def interleave(self, found: list[Candidate]) -> list[Candidate]:
+        """Candidates, and those with several pieces per stage which without bubbles would beat the
+        fastest one that fits; these alone where they are asked for. Stages hold more of them in
+        flight, so what does not fit in one piece per stage is passed over."""
         if self.options.schedule == "1f1b":
-            return
-        asked = self.options.schedule == "interleaved"
-        best = inf if asked else min((c.step_seconds for c in self.fitting()), default=inf)
-        alike: dict[object, list[Candidate]] = {}
-        for c in self.found:
-            if c.strategies[0].stages > 1:
-                key = tuple((d.first, d.strategy) for d in c.decisions), c.micro_batches
-                alike.setdefault(key, []).append(c)
-        floors = [(min(c.step_seconds * (1 - c.bubble) for c in own), own) for own in alike.values()]
+            return found
+        asked, alike = self.options.schedule == "interleaved", dict[object, list[Candidate]]()
+        for c in found:
+            key = tuple((d.first, d.strategy) for d in c.decisions), c.micro_batches
+            alike.setdefault(key, []).append(c)
+        floors = [
+            (min(c.step_seconds * (1 - c.bubble) for c in own), own)
+            for own in alike.values()
+            if own[0].strategies[0].stages > 1
+            and (asked or min(c.peak_bytes for c in own) <= self.budget)
+        ]
         for floor, own in sorted(floors, key=lambda item: item[0]):
-            if floor >= best or self.clock.late():
+            if (floor >= self.best and not asked) or self.clock.late():
                 break
             made = [again for c in own for again in self.interleaved(c)]
             if asked and made:
-                self.found = [c for c in self.found if c not in own]
-            self.found += made
-            best = min([best, *(c.step_seconds for c in made if c.peak_bytes <= self.budget)])
+                found = [c for c in found if c not in own]
+            found = found + made
+            self.met(made)
+        return found
+
+    def met(self, made: Sequence[Candidate]) -> float:
+        """The seconds of the fastest of these that fits, which may be the best so far."""
+        fastest = min((c.step_seconds for c in made if c.peak_bytes <= self.budget), default=inf)
+        self.best = min(self.best, fastest)
+        return fastest
 
     def interleaved(self, candidate: Candidate) -> Iterator[Candidate]:
         """A candidate again with every number of pieces per stage that it may have."""
@@ -175,7 +195,7 @@ class Space:
         words = dict.fromkeys(pin.strategy for i, pin in enumerate(pins) if pin and i not in once)
         free = any(pin is None for i, pin in enumerate(pins) if i not in once)
         if len(words) == 1 and not free and not any(pin.memory for pin in self.options.pins):
-            self.found += self.candidates(*words)
+            self.found += self.candidates(next(iter(words)))
             return
         for rest in self.like(next(iter(words))) if free else [next(iter(words))]:
             for memory in ends(self.options.memory_actions):
@@ -210,23 +230,44 @@ class Space:
         """Price the words of a family as long as a larger one helps, and give the best that fits.
 
         A larger axis sends more and computes less at a time; it pays where memory or the batch asks
-        for it, so the first one that is no faster than a smaller one that fits is the last."""
-        best, seconds = None, inf
+        for it, so after two in a row that are no faster than a smaller one that fits there is no
+        other: one may only be a size that heads or widths do not divide by."""
+        best, seconds, slower = None, inf, 0
         for word in family:
-            before = len(self.found)
-            for strategy in strategies(self.cluster.devices, word, self.roles, self.stages):
-                self.found += self.candidates(strategy)
-            made = self.found[before:]
-            fastest = min((c.step_seconds for c in made if c.peak_bytes <= self.budget), default=inf)
+            fastest = self.fastest(word)
             if fastest < seconds:
-                best, seconds = word, fastest
+                best, seconds, slower = word, fastest, 0
             elif seconds < inf:
+                slower += 1
+            if slower == PATIENCE:
                 break
         return best
 
-    def candidates(self, strategy: Strategy) -> list[Candidate]:
-        """Every number of micro-batches and memory action of a word."""
-        counts = self.counts(strategy.batch_ways())
+    def fastest(self, word: Word) -> float:
+        """Price the strategies with these axes inside, the most promising first, as long as they may be
+        nearly as fast as the best; gives the seconds of the fastest that fits."""
+        if word in self.seconds:
+            return self.seconds[word]
+        floor, found = self.evaluator.prices.floor_seconds, list[Candidate]()
+        todo = [
+            (floor(strategy, count, MOST_PIECES), strategy, count)
+            for strategy in strategies(self.cluster.devices, word, self.roles, self.stages)
+            for count in self.counts(strategy.batch_ways())
+        ]
+        for least, strategy, count in sorted(todo, key=lambda item: item[0]):
+            if least >= self.slow * self.best or self.clock.late():
+                break
+            made = self.candidates(strategy, [count])
+            self.met(made)
+            found += made
+        found = self.interleave(found)
+        self.found += found
+        self.seconds[word] = self.met(found)
+        return self.seconds[word]
+
+    def candidates(self, strategy: Strategy, counts: Sequence[int] = ()) -> list[Candidate]:
+        """Every number of micro-batches, or those given, and every memory action of a word."""
+        counts = counts or self.counts(strategy.batch_ways())
         if self.options.pins and strategy.stages == 1:
             counts = counts[:1]
         made = (

@@ -112,7 +112,7 @@ class Crews:
         ways, batch = strategy.batch_ways(), self.model.batch
         if samples % ways:
             return None
-        return self.evaluator(kind).entries_like(
+        return self.evaluator(kind).prices.like(
             strategy.inside, batch // ways, batch // samples, memory
         )
 
