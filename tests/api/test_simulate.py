@@ -16,7 +16,8 @@ LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_l
 def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulate")
     made = str(folder / "plan.json")
-    command = ["plan", LLAMA, "--cluster", "2x4xh100", "--pin", "*:pp=2,dp=2,tp=2"]
+    command = ["plan", LLAMA, "--cluster", "2x4xh100", "--pin", "*:pp=2,dp=2,tp=2",
+               "--schedule", "1f1b"]  # fmt: skip
     assert main([*command, "--micro-batches", "4", "-o", made]) == 0
     return made
 

@@ -7,7 +7,8 @@ import pytest
 from plait.cost_model.collective import send_link, send_seconds
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.pipeline import pipeline_seconds
-from plait.cost_model.schedule import simulate, stage_seconds
+from plait.cost_model.schedule import simulate, simulate_rows, stage_seconds
+from plait.ir.interleave import interleaved
 from plait.ir.schedule import one_f_one_b
 
 
@@ -40,6 +41,25 @@ def test_chunks_shrink_the_bubble_to_their_part():
     """Interleaved 1F1B: a bubble of (stages - 1) / chunks (Narayanan et al. 2021)."""
     for chunks in (1, 2, 4):
         assert pipeline_seconds([1.0] * 8, [0.0] * 8, 16, chunks) == 16 + 7 / chunks
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_uneven_pieces_are_near(seed):
+    """The first and the last piece of the model are often shorter than the others."""
+    rng = random.Random(seed)
+    stages, chunks = rng.randint(2, 8), rng.randint(2, 6)
+    micro_batches = stages * rng.randint(1, 4)
+    work = [[rng.uniform(0.9, 1.1) for _ in range(chunks)] for _ in range(stages)]
+    work[0][0], work[-1][-1] = rng.uniform(0.05, 1), rng.uniform(0.1, 1)
+    sends = [rng.uniform(0, 0.03) for _ in range(stages)]
+    costs = [
+        [stage_seconds(w / 3, 2 * w / 3, sends[s], sends[s - 1]) for w in row]
+        for s, row in enumerate(work)
+    ]
+    exact = simulate_rows(interleaved(stages, micro_batches, chunks), costs).makespan_seconds
+    ends = [(row[0] / sum(row), row[-1] / sum(row)) for row in work]
+    closed = pipeline_seconds([sum(row) for row in work], sends, micro_batches, chunks, ends=ends)
+    assert closed == pytest.approx(exact, rel=0.1)
 
 
 def test_overlap_hides_all_sends_but_the_first():
