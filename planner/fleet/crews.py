@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from math import inf, prod
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ...ir.cluster import Cluster
 from ...ir.fleet import Fleet, taken
 from ...ir.model import Model
-from ...ir.plan import ENDS, Memory, Optimizer, Stage
+from ...ir.plan import ENDS, Memory, Optimizer, Span, Stage
 from ...ir.strategy import ROLES, Strategy
 from ..candidate import StageSums
 from ..entries import Entries, Entry
@@ -22,6 +24,9 @@ class Kind(NamedTuple):
 
     part: int
     width: int
+
+
+Face = tuple[tuple[int, ...], tuple[int, int], bool]
 
 
 class Choice(NamedTuple):
@@ -48,8 +53,11 @@ class Crews:
         self.memory_bytes = memory_bytes
         self.evaluators: dict[Kind, Evaluator] = {}
         self.words: dict[Kind, list[Strategy]] = {}
-        self.sums: dict[tuple[Kind, Strategy, Memory, int, int, int], StageSums | None] = {}
-        self.choices: dict[tuple[Kind, int, int, int, int], Choice | None] = {}
+        self.priced: dict[tuple[Kind, Strategy, Memory, int], list[Entry] | None] = {}
+        self.sums: dict[tuple[Kind, Strategy, Memory, int, Face], StageSums | None] = {}
+        self.choices: dict[tuple[Kind, int, Face, int], Choice | None] = {}
+        self.least: dict[tuple[Kind, int], float] = {}
+        self.faces: dict[Span, Face] = {}
 
     def budget(self, kind: Kind) -> int:
         have = self.fleet.parts[kind.part].device.memory_bytes
@@ -72,11 +80,23 @@ class Crews:
     def best(self, kind: Kind, samples: int, first: int, last: int, after: int) -> Choice | None:
         """The fastest way of a crew to run calls `first` to `last - 1`, `after` stages following, that
         fits; None where nothing does."""
-        key = kind, samples, first, last, after
+        key = kind, samples, self.face(kind, first, last), after
         if key not in self.choices:
             made = (c for c in self.all(kind, samples, first, last, after) if self.fits(kind, c))
             self.choices[key] = min(made, key=lambda c: (c.seconds, str(c.strategy)), default=None)
-        return self.choices[key]
+        found = self.choices[key]
+        if found is None or found.stage.pieces == ((first, last),):
+            return found
+        return found._replace(stage=replace(found.stage, pieces=((first, last),)))
+
+    def face(self, kind: Kind, first: int, last: int) -> Face:
+        """What tells a stage from others: its calls by what they are alike to, and its end."""
+        if (first, last) not in self.faces:
+            known = self.evaluator(kind)
+            self.faces[first, last] = (
+                tuple(known.alike[first:last]), known.sums.crossings[last], last == len(known.calls)
+            )
+        return self.faces[first, last]
 
     def fits(self, kind: Kind, choice: Choice) -> bool:
         return choice.stage.peak_bytes <= self.budget(kind)
@@ -96,7 +116,7 @@ class Crews:
         self, kind: Kind, strategy: Strategy, memory: Memory, samples: int, first: int, last: int
     ) -> StageSums | None:
         """Calls of a stage added up; None where they cannot be split so or none has work."""
-        key = kind, strategy, memory, samples, first, last
+        key = kind, strategy, memory, samples, self.face(kind, first, last)
         if key not in self.sums:
             evaluator, calls = self.evaluator(kind), ((first, last),)
             entries, own = self.entries(kind, strategy, memory, samples), evaluator.sums.own(calls)
@@ -109,15 +129,20 @@ class Crews:
         self, kind: Kind, strategy: Strategy, memory: Memory, samples: int
     ) -> list[Entry] | None:
         """The price of every call on a micro-batch."""
-        ways, batch = strategy.batch_ways(), self.model.batch
+        key, ways, batch = (kind, strategy, memory, samples), strategy.batch_ways(), self.model.batch
         if samples % ways:
             return None
-        return self.evaluator(kind).prices.like(
-            strategy.inside, batch // ways, batch // samples, memory
-        )
+        if key not in self.priced:
+            self.priced[key] = self.evaluator(kind).prices.like(
+                strategy.inside, batch // ways, batch // samples, memory
+            )
+        return self.priced[key]
 
     def device_seconds(self, kind: Kind, samples: int) -> float:
         """Of one of its devices, the least that a micro-batch takes of the whole model, if memory were
         no matter."""
-        made = self.all(kind, samples, 0, len(self.model.calls), 0)
-        return kind.width * min((choice.seconds for choice in made), default=inf)
+        if (kind, samples) not in self.least:
+            made = self.all(kind, samples, 0, len(self.model.calls), 0)
+            seconds = min((choice.seconds for choice in made), default=inf)
+            self.least[kind, samples] = kind.width * seconds
+        return self.least[kind, samples]

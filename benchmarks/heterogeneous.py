@@ -1,0 +1,67 @@
+"""Plans for clusters of different devices, beside the best that uses some of them or treats all alike.
+
+    python benchmarks/heterogeneous.py MODEL.json 1xh100+1xa100-80 3xh100+5xa100-40 [--global-batch N]
+
+MODEL.json is a traced model (`plait trace`). All plans are judged by the same simulation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from plait.api import documents
+from plait.cost_model.hardware import load_fleet
+from plait.ir.cluster import Cluster
+from plait.ir.errors import InfeasibleError
+from plait.ir.fleet import FleetPlan
+from plait.ir.model import Model
+from plait.ir.precision import in_precision
+from plait.ir.rescale import rescale
+from plait.planner import PlanOptions
+from plait.planner.fleet.check import check
+from plait.planner.fleet.search import plan
+
+
+def row(model: Model, spec: str) -> str:
+    """One line: the fleet's step, that of each part alone and of all as the slowest, CPU seconds."""
+    fleet = load_fleet(spec)
+    if isinstance(fleet, Cluster):
+        return f"| {spec} | one kind of device: not a mixture | | | |"
+    start = time.process_time()
+    try:
+        made = plan(model, fleet, PlanOptions())
+    except InfeasibleError:
+        return f"| {spec} | nothing fits | | | {time.process_time() - start:.1f} |"
+    took = time.process_time() - start
+    if not isinstance(made, FleetPlan):
+        seconds = made.prediction.step_seconds
+        return f"| {spec} | {seconds:.3g} s | on {made.cluster} alone | | {took:.1f} |"
+    check(made)
+    alone = ", ".join("none fits" if s is None else f"{s:.3g} s" for s in made.alone)
+    best = min((s for s in made.alone if s is not None), default=0.0)
+    faster = f"{best / made.step_seconds:.2f}x" if best else "alone in fitting"
+    return f"| {spec} | {made.step_seconds:.3g} s | {alone} | {faster} | {took:.1f} |"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("clusters", nargs="+")
+    parser.add_argument("--global-batch", type=int)
+    parser.add_argument("--precision", default="bf16")
+    options = parser.parse_args(arguments)
+    model = in_precision(documents.read(options.model, Model, "plait/model"), options.precision)
+    if options.global_batch:
+        model = rescale(model, options.global_batch)
+    print("| devices | step | each part alone, all as the slowest | faster | CPU s |")
+    print("|---|---|---|---|---|")
+    for spec in options.clusters:
+        print(row(model, spec))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
