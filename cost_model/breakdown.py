@@ -85,9 +85,10 @@ def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster
     ends = [(own[0], own[-1]) for own in shares]
     beside = beside_seconds(busy, ends)
     last = max(range(len(stages)), key=lambda s: count * busy[s] + beside[s])
-    symbols = {"u": beside[last], "b": busy[busiest], "k": busy[last], "g": period, "m": count}
-    fill = Term("filling and draining", symbols["u"] - count * (symbols["b"] - symbols["k"]), "s",
-                "u - m*(b - k)", SCHEDULE, {x: symbols[x] for x in "umbk"})  # fmt: skip
+    symbols = {"u": beside[last], "b": busy[busiest], "b_w": busy[last], "g": period, "m": count}
+    fill = Term("filling and draining", symbols["u"] - count * (symbols["b"] - symbols["b_w"]), "s",
+                "u - m*(b - b_w)", SCHEDULE,
+                {x: symbols[x] for x in ("u", "m", "b", "b_w")})  # fmt: skip
     wait = Term("waiting for other stages", (count - 1) * (period - symbols["b"]), "s",
                 "(m - 1)*(g - b)", SCHEDULE, {x: symbols[x] for x in "mgb"})  # fmt: skip
     crossed = Counter(

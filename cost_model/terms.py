@@ -33,7 +33,7 @@ AMOUNTS = {
     "n": "how often in a step", "F": "floating-point operations", "N": "bytes of the whole tensor",
     "B": "bytes read and written", "p": "ranks of the group", "m": "micro-batches per step",
     "u": "seconds of a micro-batch in others before and after the stage that all wait for",
-    "k": "seconds of a micro-batch in that stage", "b": "and in the busiest one",
+    "b_w": "seconds of a micro-batch in that stage", "b": "and in the busiest one",
     "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
     "w_c": "seconds of compressed messages on the wire", "k_c": "seconds to encode and decode",
     "t_s": "seconds less, where ranks share processors, while others wait",

@@ -13,6 +13,7 @@ import msgspec
 from .curve import Curve, parse_curve
 from .errors import FileError
 
+NETWORK_BYTES_PER_SECOND = 0.625e9  # 5 Gbit/s Ethernet; what joins the devices of a machine is faster
 MOST_DEVICES = 10**9
 GIVEN = "given with the cluster"
 HOST_BYTES_PER_SECOND = 25e9  # PCIe 4.0 x16, where nothing else is said
@@ -143,8 +144,11 @@ class Cluster(msgspec.Struct, frozen=True):
 
     def near(self, size: int, stride: int) -> int:
         """Neighbours of a group of `size` ranks, `stride` apart, that share a unit of the innermost
-        level, where every one of the group's ranks has as many."""
-        unit = self.levels[-1].size
+        level, where every one of the group's ranks has as many. Links as slow as a network's join
+        machines: over such nobody is near."""
+        unit, bandwidth = self.levels[-1].size, self.levels[-1].bandwidth_bytes_per_second
+        if bandwidth <= NETWORK_BYTES_PER_SECOND:
+            return 1
         near = min(max(unit // stride, 1) if unit % stride == 0 else 1, size)
         return near if size % near == 0 else 1
 

@@ -20,6 +20,7 @@ from ..ir.amounts import Share
 from ..ir.cluster import Cluster, Link
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
+from ..ir.program import SMALL_BYTES
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
 from .alike import alike
@@ -50,7 +51,9 @@ class Evaluator:
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
         self.compressor = compressor
-        self.trained = sum(p.type.bytes for p in self.model.parameters if p.trainable)
+        sizes = [p.type.bytes for p in self.model.parameters if p.trainable]
+        self.trained = sum(sizes)
+        self.small = sum(n for n in sizes if n < SMALL_BYTES) / max(self.trained, 1)
         self.passages = Passages(entries)
         self.between: dict[int, list[Link]] = {}
         self.along: dict[Strategy, BatchAxes] = {}
@@ -128,7 +131,10 @@ class Evaluator:
         item, scale, chosen = self.item, self.gradient_scale, {}
         if self.compressor is not None:
             ways = strategy.stages * prod(n for r, n in strategy.axes if ROLES[r].operators)
-            chosen = self.compressor.choose(strategy, self.cluster, scale, item, self.trained // ways)
+            work = self.prices.floor_seconds(strategy, 1, 1)
+            chosen = self.compressor.choose(
+                strategy, self.cluster, scale, item, self.trained // ways, self.small, work
+            )
         return BatchAxes(strategy, self.cluster, scale, item, chosen)
 
     def mixed(

@@ -55,7 +55,7 @@ class Space:
         options.check()
         item = _item_bytes(model)
         optimizer = optimizer_states(options.optimizer, item < 4, item)
-        compressor = Compressor(options.compress, options.quality)
+        compressor = Compressor(options.compress, options.quality, options.optimizer)
         evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer, compressor)
         return Space(evaluator, options, options.memory_bytes or cluster.device.memory_bytes)
 
@@ -248,7 +248,7 @@ class Space:
         nearly as fast as the best; gives the seconds of the fastest that fits."""
         if word in self.seconds:
             return self.seconds[word]
-        floor, found = self.evaluator.prices.floor_seconds, list[Candidate]()
+        floor, before = self.evaluator.prices.floor_seconds, len(self.found)
         todo = [
             (floor(strategy, count, MOST_PIECES), strategy, count)
             for strategy in strategies(self.cluster.devices, word, self.roles, self.stages)
@@ -259,10 +259,9 @@ class Space:
                 break
             made = self.candidates(strategy, [count])
             self.met(made)
-            found += made
-        found = self.interleave(found)
-        self.found += found
-        self.seconds[word] = self.met(found)
+            self.found += made
+        self.found[before:] = self.interleave(self.found[before:])
+        self.seconds[word] = self.met(self.found[before:])
         return self.seconds[word]
 
     def candidates(self, strategy: Strategy, counts: Sequence[int] = ()) -> list[Candidate]:

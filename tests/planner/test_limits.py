@@ -23,11 +23,11 @@ def test_an_interrupt_ends_the_search_with_the_best_so_far(traced, monkeypatch):
     whole = plan(model, cluster, PlanOptions())
     price, priced = Space.candidates, []
 
-    def interrupted(self, strategy):
+    def interrupted(self, strategy, counts=()):
         if len(priced) == 3:
             raise KeyboardInterrupt
         priced.append(strategy)
-        return price(self, strategy)
+        return price(self, strategy, counts)
 
     monkeypatch.setattr(Space, "candidates", interrupted)
     cut = plan(model, cluster, PlanOptions())

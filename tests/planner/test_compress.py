@@ -1,0 +1,64 @@
+"""What is compressed and where: on slow links what suits the optimizer, on fast links nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
+from plait.planner import PlanOptions, plan
+from plait.planner.compress import QUALITIES
+
+LINK = 'kind = "{kind}"\n[[level]]\nname = "link"\nsize = 4\ngb_per_s = {rate}\nlatency_us = {latency}\n'
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Four megabytes of weights in each of four layers."""
+    layers = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(4)))
+    batch = torch.empty(1 << 16, 1024, device="meta")
+    return trace(layers, batch, lambda output, batch: output.square().mean())
+
+
+@pytest.fixture(scope="module")
+def clusters(tmp_path_factory):
+    """Four devices on 1 Gbit/s Ethernet, and on NVLink."""
+    folder = tmp_path_factory.mktemp("clusters")
+    found = {}
+    for name, rate, latency in (("ethernet", 0.119, 50), ("nvlink", 450, 3)):
+        file = folder / f"{name}.toml"
+        file.write_text(LINK.format(kind="h100", rate=rate, latency=latency))
+        found[name] = load_cluster(str(file))
+    return found
+
+
+def chosen(model, cluster, quality="safe", optimizer="adamw", roles=("dp", "zero1")):
+    options = PlanOptions(compress="auto", quality=quality, optimizer=optimizer, roles=roles)
+    made = plan(model, cluster, options)
+    return {c.program for c in made.compression}, made
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_nothing_is_compressed_on_a_fast_link(model, clusters, quality, optimizer):
+    programs, _ = chosen(model, clusters["nvlink"], quality, optimizer)
+    assert programs == set()
+
+
+def test_four_bits_both_ways_on_a_slow_link(model, clusters):
+    programs, made = chosen(model, clusters["ethernet"])
+    assert programs >= {"sdp4bit.gradients", "sdp4bit.weights"}
+    plain = plan(model, clusters["ethernet"], PlanOptions(roles=("dp", "zero1")))
+    assert made.prediction.step_seconds < plain.prediction.step_seconds / 4
+
+
+def test_carried_errors_are_for_linear_optimizers(model, clusters):
+    programs, _ = chosen(model, clusters["ethernet"], optimizer="sgd", roles=("dp",))
+    assert programs == {"one-bit.gradients"}
+    programs, _ = chosen(model, clusters["ethernet"], roles=("dp",))
+    assert programs == {"dithering.gradients"}
+
+
+def test_lossless_loses_nothing(model, clusters):
+    programs, _ = chosen(model, clusters["ethernet"], quality="lossless")
+    assert programs == set()
