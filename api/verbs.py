@@ -61,6 +61,9 @@ def _plan(p: Parser) -> None:
                    help="seconds of search; then the best plan so far, exit code 4")  # fmt: skip
     p.add_argument("--front", action="store_true",
                    help="also show the fastest plans for less memory, and for more")  # fmt: skip
+    p.add_argument("--buckets", metavar="SEQ[:BATCH],...",
+                   help="a plan for each sequence length (4096:64,16384:16) of an hf: source, and "
+                        "what switching sends; -o plan.json writes plan.4096.json")  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
 
