@@ -65,7 +65,8 @@ def plan(
     `cluster` is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. `global_batch` is
     samples per step (default: the batch given). `memory` is a budget per device in bytes or as text
     (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer, or several
-    (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does.
+    (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does; or it names
+    a strategy file of Galvatron's (`"galvatron_config.json"`), with its batch and micro-batches.
     `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own). After `time_limit` seconds
     of search, or on Ctrl-C, the best plan so far is taken (`plan.complete` is then false).
     `compress` is `none`, an algorithm (`"sdp4bit"`), or `auto`: what pays, within `quality` (lossless,
@@ -90,8 +91,17 @@ def question(
     """What the planner is asked: the model as it is run, the cluster, and the options."""
     from ..cost_model.hardware import load_cluster
     from ..planner import PlanOptions
+    from ..planner.galvatron_plan import pins_of
     from ..planner.pins import parse_pin
+    from .galvatron import read_galvatron
 
+    chosen = load_cluster(cluster) if isinstance(cluster, str) else cluster
+    words = [pin] if isinstance(pin, str) else list(pin)
+    named = [word for word in words if word.endswith(".json")]
+    files = {word: read_galvatron(Path(word), chosen.devices) for word in named}
+    for found in files.values():
+        global_batch = global_batch or found.batch.samples
+        options["micro_batches"] = options.get("micro_batches") or found.batch.micro_batches
     traced = model if isinstance(model, Model) else trace(
         model, batch, loss_fn, batch_size=global_batch
     )  # fmt: skip
@@ -99,8 +109,9 @@ def question(
         from ..ir.rescale import rescale
 
         traced = rescale(traced, global_batch)
-    chosen = load_cluster(cluster) if isinstance(cluster, str) else cluster
-    pins = tuple(map(parse_pin, [pin] if isinstance(pin, str) else pin))
+    pins = tuple(
+        p for w in words for p in (pins_of(files[w], traced) if w in files else [parse_pin(w)])
+    )
     made = PlanOptions(precision=precision, pins=pins, **options)
     if roles is not None:
         made = replace(made, roles=tuple(roles.split(",") if isinstance(roles, str) else roles))
