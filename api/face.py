@@ -66,7 +66,8 @@ def plan(
     `cluster` is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. `global_batch` is
     samples per step (default: the batch given). `memory` is a budget per device in bytes or as text
     (`"72GiB"`). `pin` forces a strategy word (`"dp=2,tp=2"`) on every layer, or several
-    (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does.
+    (`["*:dp=4", "block[0-3]:dp=2,tp=2"]`) on those whose names match, the last that does; or it names
+    a strategy file of Galvatron's (`"galvatron_config.json"`), with its batch and micro-batches.
     `schedule` of the pipeline is `1f1b`, `interleaved` or the faster of both (`auto`).
     `precision` is one of fp64, fp32, bf16, fp16 (default: the model's own). After `time_limit` seconds
     of search, or on Ctrl-C, the best plan so far is taken (`plan.complete` is then false).
@@ -79,7 +80,7 @@ def plan(
 
     chosen = load_cluster(cluster) if isinstance(cluster, str) else cluster
     traced, options = question(
-        model, batch, loss_fn, global_batch, precision, roles, pin,
+        model, batch, chosen.devices, loss_fn, global_batch, precision, roles, pin,
         memory_bytes=memory_bytes(memory), optimizer=optimizer, micro_batches=micro_batches,
         schedule=schedule, memory_actions=memory_actions, seed=seed, compress=compress,
         time_limit_seconds=time_limit, quality=quality,
@@ -88,14 +89,24 @@ def plan(
 
 
 def question(
-    model: nn.Module | Model, batch: Any, loss_fn: Any, global_batch: int | None,
+    model: nn.Module | Model, batch: Any, devices: int, loss_fn: Any, global_batch: int | None,
     precision: str | None, roles: str | tuple[str, ...] | None, pin: str | Sequence[str],
     **options: Any,
 ) -> tuple[Model, PlanOptions]:  # fmt: skip
-    """What the planner is asked of a cluster: the model as it is run, and the options."""
+    """What the planner is asked of so many devices: the model as it is run, and the options."""
     from ..planner import PlanOptions
+    from ..planner.galvatron_plan import pins_of
     from ..planner.pins import parse_pin
+    from .galvatron import read_galvatron
 
+    words = [pin] if isinstance(pin, str) else list(pin)
+    named = [word for word in words if word.endswith(".json")]
+    files = {word: read_galvatron(Path(word), devices) for word in named}
+    for found in files.values():
+        global_batch = global_batch or found.batch.samples
+        options["micro_batches"] = options.get("micro_batches") or found.batch.micro_batches
+        if options.get("schedule", "auto") == "auto":
+            options["schedule"] = "1f1b"  # the file's own has one piece per stage
     traced = model if isinstance(model, Model) else trace(
         model, batch, loss_fn, batch_size=global_batch
     )  # fmt: skip
@@ -103,7 +114,9 @@ def question(
         from ..ir.rescale import rescale
 
         traced = rescale(traced, global_batch)
-    pins = tuple(map(parse_pin, [pin] if isinstance(pin, str) else pin))
+    pins = tuple(
+        p for w in words for p in (pins_of(files[w], traced) if w in files else [parse_pin(w)])
+    )
     made = PlanOptions(precision=precision, pins=pins, **options)
     if roles is not None:
         made = replace(made, roles=tuple(roles.split(",") if isinstance(roles, str) else roles))

@@ -10,39 +10,30 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ..ir.cluster import Cluster
 from ..ir.files import digest
+from ..ir.fleet import Fleet
+from ..ir.model import Model
 from ..ir.plan import Plan
 from . import documents
 from .asked import TIME_LIMIT, load_model, note, show, source_text
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..cost_model.hardware import load_fleet
-    from ..ir.fleet import Fleet
     from ..planner import plan as search
     from ..planner.front import front
-    from .face import memory_bytes, question
+    from .face import question
     from .fleet import run as run_fleet
     from .planned import planned
 
+    if options.buckets:
+        from .buckets import run as planned_set
+
+        return planned_set(options)
     start = time.perf_counter()
-    cluster = load_fleet(options.cluster)
-    model = load_model(options, options.global_batch)
-    if options.global_batch is None and model.batch < cluster.devices:
-        batch = -(-cluster.devices // model.batch) * model.batch
-        note(f"global batch {batch}: {model.batch} would leave devices without a sample")
-        model = load_model(options, batch)
+    model, cluster = subject(options)
     traced = time.perf_counter()
-    asked = {
-        "loss_fn": None, "global_batch": None, "precision": options.precision, "roles": options.roles,
-        "pin": options.pin, "memory_bytes": memory_bytes(options.memory),
-        "optimizer": options.optimizer, "micro_batches": options.micro_batches,
-        "schedule": options.schedule, "seed": options.seed,
-        "memory_actions": tuple(options.memory_actions.split(",")),
-        "time_limit_seconds": options.time_limit, "compress": options.compress,
-        "quality": options.quality,
-    }  # fmt: skip
-    asked_model, how = question(model, None, **asked)
+    asked_model, how = question(model, None, cluster.devices, **asked(options))
     if isinstance(cluster, Fleet):
         return run_fleet(options, asked_model, cluster, how, start)
     made = planned(search(asked_model, cluster, how))
@@ -66,6 +57,34 @@ def run(options: argparse.Namespace) -> int:
     if not made.complete:
         note("the search was stopped: the plan is the best so far")
     return 0 if made.complete else TIME_LIMIT
+
+
+def subject(options: argparse.Namespace) -> tuple[Model, Cluster | Fleet]:
+    """The model with a sample for every device, at least, and the cluster."""
+    from ..cost_model.hardware import load_fleet
+
+    cluster = load_fleet(options.cluster)
+    model = load_model(options, options.global_batch)
+    if options.global_batch is None and model.batch < cluster.devices:
+        batch = -(-cluster.devices // model.batch) * model.batch
+        note(f"global batch {batch}: {model.batch} would leave devices without a sample")
+        model = load_model(options, batch)
+    return model, cluster
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The words of the command line as arguments of `question`."""
+    from .face import memory_bytes
+
+    return {
+        "loss_fn": None, "global_batch": None, "precision": options.precision, "roles": options.roles,
+        "pin": options.pin, "memory_bytes": memory_bytes(options.memory),
+        "optimizer": options.optimizer, "micro_batches": options.micro_batches,
+        "schedule": options.schedule, "seed": options.seed,
+        "memory_actions": tuple(options.memory_actions.split(",")),
+        "time_limit_seconds": options.time_limit, "compress": options.compress,
+        "quality": options.quality,
+    }  # fmt: skip
 
 
 def near(batch: int) -> list[int]:

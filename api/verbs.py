@@ -57,11 +57,15 @@ def _plan(p: Parser) -> None:
     p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")
     p.add_argument("--schedule", default="auto", help="of the pipeline: auto, 1f1b or interleaved")
     p.add_argument("--pin", action="append", default=[], metavar="GLOB:WORD",
-                   help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2'; repeatable")  # fmt: skip
+                   help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2', or Galvatron's "
+                        "galvatron_config.json; repeatable")  # fmt: skip
     p.add_argument("--time-limit", type=float, metavar="S",
                    help="seconds of search; then the best plan so far, exit code 4")  # fmt: skip
     p.add_argument("--front", action="store_true",
                    help="also show the fastest plans for less memory, and for more")  # fmt: skip
+    p.add_argument("--buckets", metavar="SEQ[:BATCH],...",
+                   help="a plan for each sequence length (4096:64,16384:16) of an hf: source, and "
+                        "what switching sends; -o plan.json writes plan.4096.json")  # fmt: skip
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
 
@@ -129,7 +133,7 @@ def _view(p: Parser) -> None:
     p.add_argument("file", metavar="FILE", help="plan.json, model.json or placement.json")
     p.add_argument("-o", "--output", metavar="FILE", help="default: report.html, or as the format is")
     p.add_argument("--format", default="html",
-                   choices=("html", "svg", "chrome-trace", "model-explorer"))  # fmt: skip
+                   choices=("html", "svg", "chrome-trace", "model-explorer", "galvatron"))  # fmt: skip
     p.add_argument("--model", metavar="MODEL", help="the plan's model.json, to show its operators")
 
 

@@ -14,7 +14,8 @@ from ..ir.verify import verify_model
 from . import documents
 from .asked import TIME_LIMIT, format_of, load_model, note, show, source_text
 
-EXTENSIONS = {"html": "html", "svg": "svg", "chrome-trace": "json", "model-explorer": "json"}
+EXTENSIONS = {"html": "html", "svg": "svg", "chrome-trace": "json", "model-explorer": "json",
+              "galvatron": "json"}  # fmt: skip
 
 
 def trace(options: argparse.Namespace) -> int:
@@ -168,6 +169,14 @@ def view(options: argparse.Namespace) -> int:
 
     path = Path(options.file)
     kind = format_of(path)
+    target = Path(options.output or f"report.{EXTENSIONS[options.format]}")
+    if options.format == "galvatron":
+        from .galvatron import written
+        from .planned import load_plan
+
+        documents.write_text(target, written(load_plan(path)))
+        print(target.resolve())
+        return 0
     if kind == "plait/model":
         model = documents.read(path, Model, kind)
         verify_model(model)
@@ -179,7 +188,6 @@ def view(options: argparse.Namespace) -> int:
 
         made = load_plan(path)
         report = report_of_plan(made, _model_of(made, options.model))
-    target = Path(options.output or f"report.{EXTENSIONS[options.format]}")
     documents.write_text(target, FORMATS[options.format](report))
     print(target.resolve())
     return 0

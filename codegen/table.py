@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ..ir.errors import MismatchError
 from ..ir.files import digest
-from ..ir.flow import Flow
+from ..ir.flow import Flow, flow
 from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout, local_type
 from ..ir.local import MICRO
 from ..ir.mesh import Mesh
@@ -28,6 +28,12 @@ from ..ir.program import (
 from ..ir.strategy import ROLES
 from .between import Between
 from .piece import crossing, differentiable
+
+
+def plan_table(plan: Plan, model: Model) -> Table:
+    """The table of a plan's program, without the program."""
+    found = flow(model)
+    return table(plan, model, found, Between(plan, model, found), "")
 
 
 def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) -> Table:

@@ -58,7 +58,7 @@ ROLES: dict[str, Role] = {
     )
 }  # fmt: skip
 
-
+LEVELS = ("zero3", "zero2", "zero1")  # cuts of a rank's piece laid flat, outermost first
 FLAG = "sp"  # without a size: the sequence over the axes of operators
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..ir.layout import along
 from ..ir.program import Held, Table
+from ..ir.strategy import LEVELS
 from . import buckets
 from .comm import Comm
 from .group import Group
@@ -30,7 +31,6 @@ from .mesh_groups import MeshGroups
 from .shard import flatten, piece
 from .wires import Wires
 
-LEVELS = ("zero3", "zero2", "zero1")
 Levels = tuple[Group, ...]
 
 

@@ -14,12 +14,14 @@ from .strategy import GalvatronStrategy
 
 
 class GalvatronPlan(msgspec.Struct, frozen=True):
-    """A plan of equal layers: strategies in model order, layers by stage, embedding and head."""
+    """A plan of equal layers: strategies in model order, layers by stage, embedding and head; what
+    replicas do without ZeRO-3 (ddp or zero2)."""
 
     batch: Batch
     layers: tuple[GalvatronStrategy, ...]
     division: tuple[int, ...]
     ends: GalvatronStrategy
+    default: str = "zero2"
 
     def __str__(self) -> str:
         runs = [f"{len(list(own))}x[{word}]" for word, own in groupby(map(str, self.layers))]
@@ -47,7 +49,7 @@ def to_json(plan: GalvatronPlan) -> str:
         "chunks": plan.batch.micro_batches,
         "pp_division": _joined(plan.division),
         "pipeline_type": "pipedream_flush",
-        "default_dp_type": "zero2",
+        "default_dp_type": plan.default,
         "vtp": plan.ends.ranks,
         "vsp": int(plan.ends.ulysses),
         "embed_sdp": int(plan.ends.zero3),
@@ -72,6 +74,7 @@ def from_json(text: str, devices: int) -> GalvatronPlan:
         tuple(split(*own) for own in zip(*(_split(fields[n]) for n in names), strict=True)),
         tuple(_split(fields["pp_division"])),
         split(int(fields["vtp"]), int(fields["embed_sdp"]), 0, int(fields["vsp"])),
+        str(fields.get("default_dp_type", "zero2")),
     )
 
 

@@ -1,0 +1,129 @@
+"""Galvatron's strategy files: plans written as them, and read back as pins."""
+
+import json
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from plait.api import load_plan
+from plait.api.cli import main
+from plait.api.galvatron import written
+from plait.ir.errors import UsageError
+
+LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
+FILE = {
+    "pp_deg": 2, "tp_sizes_enc": "1,1,2,4", "tp_consecutive_flags": "1,1,1,1",
+    "dp_types_enc": "1,0,1,0", "use_sp": "0,0,1,0", "checkpoint": "1,0,0,1", "global_bsz": 32,
+    "chunks": 4, "pp_division": "2,2", "pipeline_type": "pipedream_flush",
+    "default_dp_type": "zero2", "vtp": 2, "vsp": 0, "embed_sdp": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("galvatron") / "model.json")
+    assert main(["trace", LLAMA, "-o", path]) == 0
+    return path
+
+
+@pytest.fixture
+def planned(model, tmp_path):
+    """The plan of `plait plan` with a pin."""
+
+    def of(*pins):
+        path = str(tmp_path / "plan.json")
+        words = [word for pin in pins for word in ("--pin", pin)]
+        assert main(["plan", model, "--cluster", "8xh100", *words, "-o", path]) == 0
+        return load_plan(path)
+
+    return of
+
+
+def file_of(folder, **changes):
+    path = folder / "galvatron.json"
+    path.write_text(json.dumps(FILE | changes))
+    return str(path)
+
+
+def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
+    made = planned(file_of(tmp_path))
+    assert (made.global_batch, made.micro_batches, len(made.stages)) == (32, 4, 2)
+    calls = {}
+    for run in made.layers:
+        for i in range(run.first, run.last):
+            calls[made.calls[i]] = str(made.strategy_of(run)), run.memory
+    assert [calls[f"model.layers.{i}"] for i in range(4)] == [
+        ("pp=2,zero3=4", "recompute"), ("pp=2,zero2=4", "keep"), ("pp=2,zero3=2,sp=2", "keep"),
+        ("pp=2,tp=4,sp", "recompute"),
+    ]  # fmt: skip
+    assert {word for name, (word, _) in calls.items() if "layers" not in name} == {
+        "pp=2,zero3=2,tp=2,sp"
+    }
+    assert made.prediction.step_seconds > 0
+    assert json.loads(written(made)) == FILE
+
+
+@pytest.mark.parametrize("word", ["dp=8", "zero3=8", "pp=4,zero2=2", "zero2=4,tp=2,sp", "dp=2,sp=4"])
+def test_plans_come_back_the_same(planned, tmp_path, word):
+    made = planned(f"*:{word}")
+    path = tmp_path / "written.json"
+    assert main(["view", str(tmp_path / "plan.json"), "--format", "galvatron", "-o", str(path)]) == 0
+    again = planned(str(path))
+    assert again.word == made.word == word
+    assert [x.memory for x in again.layers] == [x.memory for x in made.layers]
+    assert written(again) == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("pins", "what"),
+    [
+        (["zero1=8"], "one of dp, zero2 and zero3"), (["dp=2,zero2=4"], "one of dp, zero2 and zero3"),
+        (["dp=2,tp=4"], "then tp=N,sp or sp=N"), (["dp=4,cp=2"], "then tp=N,sp or sp=N"),
+        (["dp=2,tp=2,sp=2"], "then tp=N,sp or sp=N"),
+        (["dp=8", "model.layers.1:zero2=8"], "one role beside zero3"),
+        (["dp=8", "exit:zero3=8"], "one strategy for embedding and head"),
+    ],
+)  # fmt: skip
+def test_what_the_file_cannot_say_is_refused(planned, pins, what):
+    with pytest.raises(UsageError, match=what):
+        written(planned(*pins))
+
+
+def test_actions_and_schedules_that_galvatron_has_not_are_refused(planned):
+    made = planned("dp=8")
+    halves = tuple(x if x.once else replace(x, memory="save 50%") for x in made.layers)
+    for other, what in (
+        (replace(made, layers=halves), "memory action 'save 50%'"),
+        (replace(made, schedule="interleaved"), "schedule interleaved"),
+    ):
+        with pytest.raises(UsageError, match=what):
+            written(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"pipeline_type": "gpipe"}, "pipeline_type"), ({"vtp": 3}, "not for 8 devices"),
+        ({"tp_sizes_enc": "1,1,-2,4"}, "not for 8 devices"), ({"vtp": 0}, "no strategy"),
+        ({"tp_consecutive_flags": "1,0,1,1"}, "neighbours"), ({"pp_division": "2,3"}, "divide"),
+        ({"default_dp_type": "fsdp"}, "default_dp_type"), ({"checkpoint": "1"}, "no strategy"),
+        ({"chunks": 0}, "count from 1"), ({"use_sp": None}, "no strategy"),
+    ],
+)  # fmt: skip
+def test_damaged_files_are_refused_by_name(model, tmp_path, capsys, changes, what):
+    path = file_of(tmp_path, **changes)
+    assert main(["plan", model, "--cluster", "8xh100", "--pin", path]) > 0
+    said = capsys.readouterr().err
+    assert what in said
+    assert "galvatron.json" in said
+
+
+def test_files_of_other_models_and_missing_fields_are_refused(model, tmp_path, capsys):
+    layers = {n: "1,1" for n in ("tp_sizes_enc", "dp_types_enc", "use_sp", "checkpoint")}
+    path = file_of(tmp_path, **layers, pp_division="1,1", tp_consecutive_flags="1,1")
+    assert main(["plan", model, "--cluster", "8xh100", "--pin", path]) == 2
+    assert "2 layers" in capsys.readouterr().err
+    Path(path).write_text("{}")
+    assert main(["plan", model, "--cluster", "8xh100", "--pin", path]) > 0
+    assert "$.pp_deg: missing" in capsys.readouterr().err
