@@ -120,7 +120,7 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Alternative(msgspec.Struct, frozen=True):
-    """A strategy that was priced and not taken."""
+    """A strategy that was priced and not taken, with so many pieces of the model per stage."""
 
     word: str
     micro_batches: int
@@ -128,6 +128,12 @@ class Alternative(msgspec.Struct, frozen=True):
     step_seconds: float
     peak_bytes: int
     fits: bool
+    chunks: int = 1
+
+    @property
+    def name(self) -> str:
+        """`pp=4,dp=2`, `pp=4,dp=2 in 3 pieces`."""
+        return self.word + (f" in {self.chunks} pieces" if self.chunks > 1 else "")
 
 
 class Compressed(msgspec.Struct, frozen=True):

@@ -157,7 +157,7 @@ def print_plan(plan: Plan) -> str:
         lines.append(f"  host      {gib(host)} of its memory for each device")
     fitting = [a for a in plan.alternatives if a.fits][:3]
     if fitting:
-        lines.append("  next best " + "; ".join(_alternative(plan, a.word, a.micro_batches,
+        lines.append("  next best " + "; ".join(_alternative(plan, a.name, a.micro_batches,
                                                              a.memory, a.step_seconds)
                                                 for a in fitting))  # fmt: skip
     searched = "in the searched space" if plan.complete else "when the search was stopped"
@@ -170,9 +170,9 @@ def schedule(plan: Plan) -> str:
     return plan.schedule + (f" ×{plan.chunks}" if plan.chunks > 1 else "")
 
 
-def _alternative(plan: Plan, word: str, micro: int, memory: str, step: float) -> str:
+def _alternative(plan: Plan, name: str, micro: int, memory: str, step: float) -> str:
     slower = 100 * (step / plan.prediction.step_seconds - 1)
-    return f"{word} ×{micro} {memory} (+{slower:.1f} %)"
+    return f"{name} ×{micro} {memory} (+{slower:.1f} %)"
 
 
 def _fullest(plan: Plan) -> int:

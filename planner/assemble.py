@@ -69,7 +69,7 @@ def assemble(space: Space, best: Candidate) -> Plan:
         alternatives=tuple(
             Alternative(
                 c.word, c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,
-                c.peak_bytes <= budget,
+                c.peak_bytes <= budget, c.chunks,
             )
             for c in others
         ),

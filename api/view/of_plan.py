@@ -168,7 +168,7 @@ def _strategies(plan: Plan) -> Table:
 def _alternatives(plan: Plan) -> Table:
     step = plan.prediction.step_seconds
     rows = tuple(
-        (a.word, str(a.micro_batches), a.memory, seconds(a.step_seconds),
+        (a.name, str(a.micro_batches), a.memory, seconds(a.step_seconds),
          f"{100 * (a.step_seconds / step - 1):+.1f} %" if step else "", gib(a.peak_bytes),
          "fits" if a.fits else "too large")
         for a in plan.alternatives[:ALTERNATIVES]
