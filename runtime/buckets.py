@@ -50,7 +50,7 @@ def reduce_scatter(group: Group, flats: Sequence[Tensor]) -> list[Tensor]:
     rows = [flat.view(group.size, -1) for flat in flats]
     pieces: dict[int, Tensor] = {}
     for members in buckets(rows):
-        piece = group.reduce_scatter(_columns([rows[i] for i in members]))
+        piece = group.reduce_scatter(joined([rows[i] for i in members]))
         parts = piece.split([rows[i].shape[1] for i in members])
         pieces.update(zip(members, parts, strict=True))
     return [pieces[i] for i in range(len(flats))]
@@ -62,16 +62,13 @@ def all_gather(group: Group, flats: Sequence[Tensor]) -> list[Tensor]:
         return list(flats)
     wholes: dict[int, Tensor] = {}
     for members in buckets(flats, BUCKET_BYTES // group.size):
-        rows = group.all_gather(_line([flats[i] for i in members]))
+        rows = group.all_gather(joined([flats[i] for i in members]))
         parts = rows.split([flats[i].numel() for i in members], dim=1)
         for i, part in zip(members, parts, strict=True):
             wholes[i] = part.reshape(-1)
     return [wholes[i] for i in range(len(flats))]
 
 
-def _columns(rows: list[Tensor]) -> Tensor:
-    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
-
-
-def _line(flats: list[Tensor]) -> Tensor:
-    return flats[0] if len(flats) == 1 else torch.cat(flats)
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Side by side along the last dimension: one alone is itself, not a copy."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=-1)

@@ -19,7 +19,7 @@ from ...ir.compression.lower import lower
 from ...ir.compression.program import Algorithm, Program, Subject
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import BUCKET_BYTES
-from ..buckets import buckets
+from ..buckets import buckets, joined
 from .codec import Codec
 from .exchange import SMALL_BYTES, Exchange
 from .work import Levels
@@ -68,12 +68,12 @@ class Buckets:
         """The reduced tensors, each in its own shape and type."""
         done: dict[int, Tensor] = {}
         for bucket, members in self.plan(tensors, self.bucket_bytes):
-            flat = torch.cat([tensors[i].reshape(-1) for i in members])
+            flat = joined([tensors[i].reshape(-1) for i in members])
             sizes = [tensors[i].numel() for i in members]
             own = _members(names, members, sizes)
             exchange = self.exchange("gradients", bucket, flat.numel(), own)
             flat = self._paid(flat, own)
-            parts = exchange.all_reduce(flat, in_place=True).split(sizes)
+            parts = exchange.all_reduce(flat, in_place=len(members) > 1).split(sizes)
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.view(tensors[i].shape).to(tensors[i].dtype)
         return [done[i] for i in range(len(tensors))]
@@ -82,7 +82,7 @@ class Buckets:
         """This rank's `1 / size` of every reduced flat tensor."""
         size, done = self.levels.all.size, dict[int, Tensor]()
         for bucket, members in self.plan(flats, self.bucket_bytes):
-            rows = torch.cat([flats[i].view(size, -1) for i in members], dim=1)
+            rows = joined([flats[i].view(size, -1) for i in members])
             sizes = [flats[i].numel() // size for i in members]
             own = _members(names, members, sizes)
             exchange = self.exchange("gradients", bucket, rows.numel(), own)
@@ -95,7 +95,7 @@ class Buckets:
         """The whole of which each flat tensor is this rank's `1 / size`."""
         size, done = self.levels.all.size, dict[int, Tensor]()
         for bucket, members in self.plan(pieces, self.bucket_bytes // size, size):
-            piece = torch.cat([pieces[i] for i in members])
+            piece = joined([pieces[i] for i in members])
             sizes = [pieces[i].numel() for i in members]
             own = _members(names, members, sizes)
             rows = self.exchange("weights", bucket, piece.numel(), own).all_gather(piece)

@@ -1,0 +1,114 @@
+"""Whole steps of generated programs over shaped links: `python benchmarks/slow_link.py [--gbit 1]`.
+
+A model whose step is little but communication is planned for a cluster with that link, compiled, and
+trained by ranks in network namespaces. Plans differ in what travels: fp32 under dp and zero1, four bits
+where they are asked for, and what the planner takes itself. Needs root, `ip` and `tc`; says so and ends
+where it cannot. Checks bytes on the wire, never time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+from namespaces import MISSING, network, run
+
+from plait.codegen import compile_program, write
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import load_source, trace
+from plait.ir.cluster import Cluster, Link
+from plait.planner import PlanOptions, plan
+from plait.planner.pins import everywhere
+
+WORKER = Path(__file__).with_name("slow_link_worker.py")
+SOURCE = f"{Path(__file__).resolve()}:make"
+WIDTH, LAYERS = 2048, 4
+CASES = {  # strategy, and what is compressed
+    "dp, fp32": ("dp", "none"),
+    "zero1, fp32": ("zero1", "none"),
+    "zero1, sdp4bit": ("zero1", "sdp4bit"),
+    "zero1, auto": ("zero1", "auto"),
+}
+COMPRESSED_AT_MOST = 0.2  # of the bytes of fp32
+
+
+class Deep(torch.nn.Module):
+    """Linear layers; the loss is the mean square of what comes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        made = [torch.nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)]
+        self.layers = torch.nn.Sequential(*made)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.layers(input).square().mean()
+
+
+def make() -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    """(model, batch): 16 Mi weights, four samples."""
+    return Deep(), {"input": torch.randn(4, WIDTH)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gbit", type=float, default=1.0)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        try:
+            with network(options.ranks, f"{options.gbit * 1e3:.0f}mbit"):
+                compiled(folder, shaped(options.ranks, options.gbit))
+                failed = run(options.ranks, [str(WORKER), str(folder), str(options.steps)])
+        except MISSING as error:
+            print(f"no network namespaces here ({error}): root, ip and tc are needed")
+            return 0
+        return failed or report(json.loads((folder / "out.json").read_text()))
+
+
+def shaped(ranks: int, gbit: float) -> Cluster:
+    """Nodes of one rank each with that link between them."""
+    local = load_cluster("local:1")
+    link = Link("shaped", ranks, 1e-4, gbit * 1e9 / 8, source="given")
+    return replace(local, name=f"shaped:{ranks}", levels=(link, *local.levels))
+
+
+def compiled(folder: Path, cluster: Cluster) -> None:
+    """A program per case, and what was decided for it."""
+    source = load_source(SOURCE)
+    model, jobs = trace(source.model, source.batch, source.loss_fn), {}
+    for number, (name, (role, compress)) in enumerate(CASES.items()):
+        pins = everywhere(f"{role}={cluster.devices}")
+        found = plan(model, cluster, PlanOptions(pins=pins, compress=compress))
+        write(compile_program(found, model), folder / str(number))
+        words = [str(strategy) for strategy in found.strategies]
+        words += dict.fromkeys(c.program for c in found.compression)
+        jobs[name] = {"folder": str(folder / str(number)), "source": SOURCE, "is": ", ".join(words)}
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+
+
+def report(found: dict[str, dict[str, float]]) -> int:
+    """Prints a table; gains are over the faster of the fp32 programs. The number of wrong byte counts."""
+    plain = [row for name, row in found.items() if CASES[name][1] == "none"]
+    wrong = 0
+    print(f"{'':<16}{'median ms':>10}{'gain':>7}{'best ms':>10}{'gain':>7}{'CPU ms':>8}{'MB':>8}")
+    for name, row in found.items():
+        gains = [min(p[key] for p in plain) / row[key] for key in ("ms", "best")]
+        print(
+            f"{name:<16}{row['ms']:10.0f}{gains[0]:7.1f}{row['best']:10.0f}{gains[1]:7.1f}"
+            f"{row['cpu']:8.0f}{row['wire'] / 1e6:8.2f}  {row['is']}"
+        )
+        counted = abs(row["wire"] / row["sent"] - 1) < 0.1  # the rest is headers
+        few = row["wire"] < COMPRESSED_AT_MOST * min(p["wire"] for p in plain)
+        wrong += not counted or (CASES[name][1] != "none" and not few)
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())
