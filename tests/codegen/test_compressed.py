@@ -135,33 +135,3 @@ def test_bytes_on_the_wire_are_the_predicted_ones(trained):
         rest = rows[0][like]["sent"] - plainly
         assert predicted < 0.5 * plainly
         assert rows[0][name]["sent"] - rest == pytest.approx(predicted, rel=0.02), name
-
-
-SLOW = """
-kind = "h100"
-[[level]]
-name = "ethernet"
-size = 8
-latency_us = 50
-gb_per_s = 0.125
-[[level]]
-name = "nvlink"
-size = 1
-latency_us = 3
-gb_per_s = 450
-"""
-
-
-@pytest.mark.parametrize(("word", "chosen"), [
-    ("zero1=8", {"sdp4bit.gradients", "sdp4bit.weights"}),
-    ("dp=8", {"one-bit.gradients"}),
-])  # fmt: skip
-def test_the_planner_compresses_on_a_slow_link_and_not_on_a_fast_one(tmp_path, word, chosen):
-    """1 Gbit/s between nodes of one device, against NVLink between the same devices."""
-    slow = tmp_path / "slow.toml"
-    slow.write_text(SLOW)
-    source = load_source(LLAMA)
-    model = trace(source.model, source.batch, source.loss_fn)
-    options = PlanOptions(pins=everywhere(word), compress="auto")
-    assert {c.program for c in plan(model, load_cluster(str(slow)), options).compression} == chosen
-    assert not plan(model, load_cluster("8xh100"), options).compression
