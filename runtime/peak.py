@@ -17,14 +17,16 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """While it is entered: `bytes` of live storages that were made under it, `peak` the most so far.
+    """While it is entered: `bytes` of live storages that were made under it, `peak` the most so far,
+    and `peaks` the most in every `phase` that it is told of.
 
     `known` tensors count from the start.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self.bytes, self.peak = 0, 0
+        self.bytes, self.phase = 0, ""
+        self.peaks: dict[str, int] = {}
         self.live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self.follow(known)
 
@@ -44,12 +46,16 @@ class LiveBytes(TorchDispatchMode):
             if key not in self.live:
                 self.live[key] = weakref.ref(storage, lambda _, k=key, n=size: self.end(k, n))  # type: ignore[misc]
                 self.bytes += size
-                self.peak = max(self.peak, self.bytes)
+                self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.bytes)
 
     def end(self, key: int, size: int) -> None:
         del self.live[key]
         self.bytes -= size
 
+    @property
+    def peak(self) -> int:
+        return max(self.peaks.values(), default=0)
+
     def restart(self) -> None:
-        """Forget the peak so far."""
-        self.peak = self.bytes
+        """Forget the peaks so far."""
+        self.peaks = {self.phase: self.bytes}
