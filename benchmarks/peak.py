@@ -145,7 +145,7 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
         )  # fmt: skip
         try:
             made = plan(model, load_cluster(f"local:{ranks(way)}"), options)
-        except PlaitError as error:
+        except (PlaitError, ValueError) as error:
             print(f"left out: {name} {way}: {str(error).splitlines()[0]:.150}", file=sys.stderr)
             continue
         place = folder / f"{name}_{ways.index(way)}"

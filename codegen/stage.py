@@ -177,8 +177,12 @@ class StageCode:
         names = Names({"functions"})
         where: dict[str, str] = {n: names.of(n, n) for n in inputs}
         lines = wrapped("def forward(", ["run", *(where[n] for n in inputs)], "):", 0)
+        gone = {"_"}
         for segment in self.segments:
+            held = set(where.values())
             lines += self.forward_segment(segment, where, names)
+            needed = {where[n] for n in where if self.used_later(n, segment)}
+            lines += _delete(held - needed, gone)
         return lines + _return([where[n] for n in self.sent])
 
     def forward_segment(
@@ -208,6 +212,9 @@ class StageCode:
                 where[name] = names.fresh(name) if self.used_later(name, segment) else "_"
         results = [where[name] for name in last.results]
         return lines + self.statement(segment, "forward", results, arguments, reverse=False)
+
+    def calls(self, segment: Segment) -> tuple[Call, ...]:
+        return self.model.calls[segment.first : segment.last]
 
     def used_later(self, name: str, segment: Segment) -> bool:
         later = {n for i in self.own() if i >= segment.last for n in self.model.calls[i].arguments}
@@ -246,9 +253,13 @@ class StageCode:
             if name in gradients:
                 tangent[name] = names.fresh(f"d_{name}")
         lines = wrapped("def backward(", ["run", *tangent.values()], "):", 0)
+        gone = {"_", "None"}
         for segment in reversed(self.segments):
             if segment.function.differentiable:
                 lines += self.backward_segment(segment, tangent, names)
+                made = {n for c in self.calls(segment) for n in c.results}
+                needed = {tangent[n] for n in tangent if n not in made}
+                lines += _delete({tangent[n] for n in made & tangent.keys()} - needed, gone)
         returned = [tangent.get(n, "None") for n in self.received if n in gradients]
         return lines + _return(returned)
 
@@ -309,6 +320,13 @@ class StageCode:
 
 def _return(values: list[str]) -> list[str]:
     return wrapped("return (", [f"{values[0]},"] if len(values) == 1 else values, ")", 4)
+
+
+def _delete(variables: set[str], gone: set[str]) -> list[str]:
+    """The statement that lets go of variables, if there are any that have not `gone` yet."""
+    ending = sorted(variables - gone)
+    gone.update(ending)
+    return wrapped("del ", ending, "", 4) if ending else []
 
 
 def _strings(names: tuple[str, ...]) -> str:
