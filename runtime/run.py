@@ -88,7 +88,9 @@ class Run:
         """Gradients of a call's activations; those of its held tensors go to the store."""
         held, activations = self.differentiate(module, call, tangents)
         pairs = zip(self.held(call), held, strict=True)
-        self.store.accumulate([(n, g) for n, g in pairs if g is not None])
+        found = [(n, g) for n, g in pairs if g is not None]
+        del held, pairs
+        self.store.accumulate(found)
         return activations
 
     def differentiate(

@@ -25,10 +25,10 @@ from .mesh_groups import MeshGroups
 
 
 class Wire(Protocol):
-    """Collectives over many flat tensors along one axis."""
+    """Collectives over many flat tensors along one axis; sums take their lists over."""
 
-    def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]: ...
-    def reduce_scatter(self, flats: Sequence[Tensor]) -> list[Tensor]: ...
+    def all_reduce(self, tensors: list[Tensor]) -> list[Tensor]: ...
+    def reduce_scatter(self, flats: list[Tensor]) -> list[Tensor]: ...
     def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]: ...
 
 
@@ -38,10 +38,10 @@ class Plain:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def all_reduce(self, tensors: list[Tensor]) -> list[Tensor]:
         return buckets.all_reduce(self.group, tensors)
 
-    def reduce_scatter(self, flats: Sequence[Tensor]) -> list[Tensor]:
+    def reduce_scatter(self, flats: list[Tensor]) -> list[Tensor]:
         return buckets.reduce_scatter(self.group, flats)
 
     def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]:
