@@ -7,14 +7,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Literal
 
+from ..ir.amounts import Moment
 from ..ir.cluster import Cluster
 from ..ir.compression.program import Program
 from ..ir.compression.registry import PROGRAMS
 from ..ir.plan import Plan
+from ..ir.program import BUCKET_BYTES
 from ..ir.strategy import ROLES, Strategy
 from .collective import collective_seconds
 from .compression import FP32_BYTES, Priced, price_step
@@ -140,13 +142,37 @@ class BatchAxes:
             return self.step_seconds("weights", "all_gather", held, self.sharded, small)
         return 0.0
 
-    def buffer_bytes(self, biggest: int, in_place: bool) -> int:
-        """Gathered weights of one call, its whole gradients, and flat copies for the wire."""
-        if "parameter" in self.shards:
-            return 3 * biggest
+    def sum_bytes(self, bucket: int) -> int:
+        """What adding gradients up over ranks once per step takes beside all of them, a bucket at a
+        time: its sum, and, where it is scattered, an exchange before."""
+        if self.ways > 1 and "gradient" not in self.shards:
+            return bucket + bucket // self.ways
+        return bucket if any(size > 1 for _, size, _ in (*self.replicas, *self.inside)) else 0
+
+    def call_buffers(
+        self, moment: Moment, others: bool, in_place: bool
+    ) -> Iterator[tuple[int, int]]:
+        """What a call holds inside and beside, gathered weights and flat copies for the wire, whenever
+        it could be most. `others`: gradients of other micro-batches are at hand."""
+        weights, gathered = moment.weights, "parameter" in self.shards
         if in_place:
+            yield moment.inside, 3 * weights * gathered
+            return
+        bucket = min(weights, max(BUCKET_BYTES, moment.biggest))
+        if moment.phase != "accumulate":
+            yield moment.inside, weights * gathered
+            if gathered:
+                yield 0, weights + bucket
+        elif "gradient" in self.shards:
+            yield moment.inside, 2 * bucket + bucket // self.ways
+        else:
+            yield moment.inside, moment.biggest * others
+
+    def return_bytes(self, trained: int) -> int:
+        """Updated weights that come from their owners, beside what they are copied to."""
+        if "optimizer" not in self.shards or "parameter" in self.shards:
             return 0
-        return 2 * biggest if self.shards else biggest
+        return trained + min(trained, BUCKET_BYTES)
 
 
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:

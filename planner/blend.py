@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ortools.math_opt.python import mathopt
 
 from ..cost_model.batch_axes import BatchAxes
-from ..cost_model.memory import MARGIN, PASSING, part_terms
+from ..cost_model.memory import MARGIN, Waiting, between_calls, part_terms, worst
 from ..ir.amounts import StageBytes
 from ..ir.plan import DIVIDED, HOSTED, Memory
 from .candidate import Candidate, Decision
@@ -40,7 +40,7 @@ class Way(NamedTuple):
     sync_seconds: float
     lasting_bytes: float
     host_bytes: float
-    passing_bytes: tuple[float, ...]
+    passing_bytes: float
 
 
 class Class(NamedTuple):
@@ -140,9 +140,13 @@ class Mixture:
             ways, n = [], len(calls)
             for amounts, axes, seconds, sync in summed:
                 practice = evaluator.entries.practice
-                terms = part_terms(amounts, axes, evaluator.optimizer, practice, waiting)
-                passing = tuple(terms.pop(term) for term in PASSING)
-                lasting = sum(terms.values()) / n
+                stages = Waiting(waiting, self.micro_batches)
+                idle = between_calls(amounts, axes, practice, stages)
+                if not stages.others:  # the first gradients come when much has gone
+                    idle = idle._replace(gradients=0)
+                busy = worst(amounts, axes, practice, stages, evaluator.cluster.device)
+                terms = part_terms(amounts, axes, evaluator.optimizer, practice, idle)
+                passing, lasting = max(sum(busy) - sum(idle), 0), sum(terms.values()) / n
                 host = waiting * amounts.host / n
                 ways.append(Way(seconds / n, sync / n, lasting, host, passing))
             yield Class(name, n, tuple(ways), any(evaluator.sums.shares[i] for i in calls))
@@ -261,7 +265,7 @@ def _stage_counts(
     unit = sum(
         c.members * max(w.seconds * micro_batches + w.sync_seconds for w in c.ways) for c in classes
     )
-    worst = [model.add_variable(lb=0.0) for _ in PASSING]
+    most = model.add_variable(lb=0.0)
     lasting, hosted, seconds, counts = [], [], [], []
     for c, usable in zip(classes, allowed, strict=True):
         own = {w: model.add_integer_variable(lb=0, ub=c.members) for w in usable}
@@ -273,12 +277,11 @@ def _stage_counts(
             lasting.append(way.lasting_bytes / bytes_ * count)
             if way.host_bytes:
                 hosted.append(way.host_bytes / max(host_bytes, 1.0) * count)
-            if any(way.passing_bytes):
+            if way.passing_bytes:
                 used = model.add_binary_variable()
                 model.add_linear_constraint(count <= c.members * used)
-                for variable, amount in zip(worst, way.passing_bytes, strict=True):
-                    model.add_linear_constraint(variable >= amount / bytes_ * used)
-    model.add_linear_constraint(mathopt.fast_sum(lasting) + mathopt.fast_sum(worst) <= 1.0)
+                model.add_linear_constraint(most >= way.passing_bytes / bytes_ * used)
+    model.add_linear_constraint(mathopt.fast_sum(lasting) + most <= 1.0)
     model.add_linear_constraint(mathopt.fast_sum(hosted) <= 1.0)
     model.minimize(mathopt.fast_sum(seconds))
     close = mathopt.SolveParameters(relative_gap_tolerance=GAP)

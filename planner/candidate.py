@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..ir.amounts import StageBytes
+from ..ir.amounts import Moment, StageBytes
 from ..ir.plan import Memory
 from ..ir.strategy import Strategy
 
@@ -64,9 +64,10 @@ class StageSums(msgspec.Struct, frozen=True):
     call_bytes: tuple[tuple[int, int], ...]
     saved_bytes: int
     last_bytes: int
-    transient_bytes: int
+    moments: tuple[Moment, ...]
     once_bytes: int
     crossing_bytes: int
+    entering_bytes: int
     small_bytes: int = 0
     host_bytes: int = 0
 
@@ -78,9 +79,10 @@ class StageSums(msgspec.Struct, frozen=True):
             calls=self.call_bytes,
             saved=self.saved_bytes,
             last=self.last_bytes,
-            transient=self.transient_bytes,
+            moments=self.moments,
             once=self.once_bytes,
             crossing=self.crossing_bytes,
+            entering=self.entering_bytes,
             item=item,
             summed=self.summed_bytes,
             small=self.small_bytes,

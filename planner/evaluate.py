@@ -14,7 +14,7 @@ from math import inf, prod
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
-from ..cost_model.memory import host_bytes, memory_terms, micro_batches_in_flight
+from ..cost_model.memory import Waiting, host_bytes, memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import boundary_links, boundary_seconds, pipeline_seconds
 from ..ir.amounts import Share
@@ -72,7 +72,7 @@ class Evaluator:
         """Whether a function needs less at its worst moment under `memory` than as usual."""
         prices = [self.entries.entry(name, word, samples, m) for m in (memory, usual)]
         one, other = (
-            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes + e.cost.leaves) if e else inf
+            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes) + e.cost.leaves if e else inf
             for e in prices
         )
         return one < other
@@ -315,7 +315,7 @@ class Evaluator:
             [(sums.bytes(self.item), self.axes(strategy)) for strategy, sums in parts],
             self.optimizer,
             self.entries.practice,
-            self.waiting(stages, number, micro_batches),
+            Waiting(self.waiting(stages, number, micro_batches), micro_batches),
             self.cluster.device,
         )
 

@@ -13,6 +13,7 @@ from ..cost_model.table import FunctionCost
 from ..ir.program import SMALL_BYTES
 from .candidate import StageSums
 from .entries import Entries, Entry, Word
+from .moments import moments
 
 
 class Sums:
@@ -67,13 +68,12 @@ class Sums:
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
             last_bytes=entries[last - 1].cost.saved_bytes if last == len(entries) == own[-1] + 1 else 0,
-            transient_bytes=max(
-                (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
-            ),
+            moments=moments([self.calls[i] for i in own], calls, trained, self.entries.early),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
             small_bytes=self.held_bytes(own, small),
             host_bytes=sum(c.host_bytes for c in calls),
             crossing_bytes=self.crossing(last, samples, word) if last - 1 in members else 0,
+            entering_bytes=self.crossing(first, samples, word) if first in members else 0,
         )
 
     def own(self, first: int, last: int) -> list[int]:

@@ -6,6 +6,7 @@ allocator would be asked for, on any device, without rounding.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+LET_GO_SECONDS = 1e-4  # in which threads that have ended a collective let go of its tensors
 
 
 class LiveBytes(TorchDispatchMode):
@@ -46,7 +50,9 @@ class LiveBytes(TorchDispatchMode):
             if key not in self.live:
                 self.live[key] = weakref.ref(storage, lambda _, k=key, n=size: self.end(k, n))  # type: ignore[misc]
                 self.bytes += size
-                self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.bytes)
+                if self.bytes > self.peaks.get(self.phase, 0):
+                    time.sleep(LET_GO_SECONDS)
+                    self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.bytes)
 
     def end(self, key: int, size: int) -> None:
         del self.live[key]

@@ -99,10 +99,11 @@ class Run:
         """Gradients of a call's held tensors and of its activations. What forward saved is handed
         over: `backward` lets go of every value after its last use."""
         saved, shapes = self.saved.pop((call, self.micro))
-        saved = list(self.host.take((call, self.micro)) if saved is None else saved)
+        taken = list(self.host.take((call, self.micro)) if saved is None else saved)
+        del saved
         given = self.complete(call, tangents, shapes)
         weights = self.store.fetch(self.held(call))
-        return module.backward(self.comm(call), *weights, saved, *given)
+        return module.backward(self.comm(call), *weights, taken, *given)
 
     def complete(
         self, call: int, tangents: tuple[Tensor | None, ...], shapes: list[torch.Size]
