@@ -164,7 +164,7 @@ class BatchAxes:
             if gathered:
                 yield 0, weights + bucket
         elif "gradient" in self.shards:
-            yield moment.inside, 2 * bucket + bucket // self.ways
+            yield moment.inside, bucket + bucket // self.ways
         else:
             yield moment.inside, moment.biggest * others
 

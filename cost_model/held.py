@@ -76,7 +76,7 @@ FORMULAS: dict[str, Explain] = {
     "gradients": lambda b, a, p, m: ("G", {"G": m.gradients}),
     "optimizer": _optimizer,
     "activations": lambda b, a, p, m: ("S", {"S": m.activations}),
-    "batch data": lambda b, a, p, m: ("D", {"D": b.once}),
+    "batch data": lambda b, a, p, m: ("D", {"D": m.batch}),
     "temporaries": lambda b, a, p, m: ("M", {"M": m.temporaries}),
     "communication": lambda b, a, p, m: ("C", {"C": m.communication}),
     "compression": lambda b, a, p, m: ("Y", {"Y": a.compression_bytes(b.trained, b.small)}),

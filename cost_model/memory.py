@@ -37,8 +37,9 @@ class Waiting(NamedTuple):
 
 
 class Worst(NamedTuple):
-    """What a stage's calls of one strategy hold at a moment, beside what they hold all the time."""
+    """What a stage's calls of one strategy hold at a moment, beside weights and states."""
 
+    batch: int
     gradients: int
     activations: int
     temporaries: int
@@ -82,7 +83,7 @@ def part_terms(
         "gradients": moment.gradients,
         "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
         "activations": moment.activations,
-        "batch data": stage.once,
+        "batch data": moment.batch,
         "temporaries": moment.temporaries,
         "communication": moment.communication,
     }
@@ -103,7 +104,8 @@ def between_calls(
 ) -> Worst:
     """All that can wait, with nothing at work."""
     activations = int(waiting.most * (stage.saved - stage.last)) + stage.last
-    return Worst(gradient_bytes(stage, axes, practice, stage.trained), activations, 0, 0)
+    gradients = gradient_bytes(stage, axes, practice, stage.trained)
+    return Worst(batch_bytes(stage, waiting), gradients, activations, 0, 0)
 
 
 def worst(
@@ -112,7 +114,7 @@ def worst(
     """The worst moment of the calls of one strategy."""
     found = list(at_work(stage, axes, practice, waiting))
     if not practice.sent_in_place:
-        found += at_step(stage, axes, practice, device)
+        found += at_step(stage, axes, practice, waiting, device)
     return max(found, key=sum)
 
 
@@ -120,29 +122,37 @@ def at_work(
     stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
 ) -> Iterator[Worst]:
     """While calls run."""
-    sent = crossing_bytes(stage, practice, waiting)
+    batch, sent = batch_bytes(stage, waiting), crossing_bytes(stage, practice, waiting)
     for most, others in waiting.cases():
         for moment in stage.moments:
             summed = stage.trained if others or practice.sent_in_place else moment.summed
             gradients = gradient_bytes(stage, axes, practice, min(summed, stage.trained))
-            activations = int((most - 1) * (stage.saved - stage.last)) + moment.waiting
+            own = moment.waiting if practice.lets_go else stage.saved
+            activations = int((most - 1) * (stage.saved - stage.last)) + own
             for inside, buffers in axes.call_buffers(moment, others, practice.sent_in_place):
-                yield Worst(gradients, activations, inside, buffers + sent)
+                yield Worst(batch, gradients, activations, inside, buffers + sent)
 
 
 def at_step(
-    stage: StageBytes, axes: BatchAxes, practice: Practice, device: Device
+    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting, device: Device
 ) -> Iterator[Worst]:
     """While gradients are completed, the optimizer steps and weights return."""
+    batch = batch_bytes(stage, waiting)
     whole = gradient_bytes(stage, axes, practice, stage.trained)
     part = whole * axes.pieces("gradient") // axes.pieces("optimizer")
     stepped = stage.trained // axes.pieces("optimizer")
     biggest = stage.biggest // axes.pieces("optimizer")
     bucket = min(whole, max(BUCKET_BYTES, stage.biggest))
-    yield Worst(whole, 0, 0, axes.sum_bytes(bucket))
+    yield Worst(batch, whole, 0, 0, axes.sum_bytes(bucket))
     # where the device is the host, optimizers take tensors one by one
-    yield Worst(part, 0, stepped if device.host_copies_hide else 2 * biggest, 0)
-    yield Worst(part, 0, 0, axes.return_bytes(stage.trained))
+    yield Worst(batch, part, 0, stepped if device.host_copies_hide else 2 * biggest, 0)
+    yield Worst(batch, part, 0, 0, axes.return_bytes(stage.trained))
+
+
+def batch_bytes(stage: StageBytes, waiting: Waiting) -> int:
+    """The batch and what follows from it alone: whole, and the parts of micro-batches that wait."""
+    parts = waiting.most * stage.batch if waiting.number > 1 else 0
+    return stage.once + waiting.number * stage.inputs + int(parts)
 
 
 def gradient_bytes(stage: StageBytes, axes: BatchAxes, practice: Practice, summed: int) -> int:

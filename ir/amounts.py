@@ -70,10 +70,11 @@ class StageBytes(msgspec.Struct, frozen=True):
 
     `calls` counts calls by the bytes of weights they hold. `saved` waits for backward, per
     micro-batch; of it `last`, after the loss, becomes gradients at once. `moments` are those among
-    which the worst is; `once` belongs to calls that run once per step; `crossing` goes to the next
-    stage, `entering` comes from the one before. `item`: bytes of a parameter's element; `summed`: of
-    `trained`, what is whole along an axis; `small`: of it, what lies in tensors that are not compressed.
-    `host` waits in host memory, per micro-batch.
+    which the worst is. `once` belongs to calls that run once per step; of what comes from the batch
+    alone a micro-batch has copies, `batch`, of which `inputs` are its part of the batch. `crossing` goes
+    to the next stage, `entering` comes from the one before. `item`: bytes of a parameter's element;
+    `summed`: of `trained`, what is whole along an axis; `small`: of it, what lies in tensors that are
+    not compressed. `host` waits in host memory, per micro-batch.
     """
 
     held: int
@@ -83,6 +84,8 @@ class StageBytes(msgspec.Struct, frozen=True):
     last: int
     moments: tuple[Moment, ...]
     once: int
+    batch: int
+    inputs: int
     crossing: int
     entering: int
     item: int

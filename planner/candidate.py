@@ -66,6 +66,7 @@ class StageSums(msgspec.Struct, frozen=True):
     last_bytes: int
     moments: tuple[Moment, ...]
     once_bytes: int
+    batch_bytes: tuple[int, int]
     crossing_bytes: int
     entering_bytes: int
     small_bytes: int = 0
@@ -81,6 +82,8 @@ class StageSums(msgspec.Struct, frozen=True):
             last=self.last_bytes,
             moments=self.moments,
             once=self.once_bytes,
+            batch=self.batch_bytes[0],
+            inputs=self.batch_bytes[1],
             crossing=self.crossing_bytes,
             entering=self.entering_bytes,
             item=item,
