@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -34,6 +35,7 @@ from plait.runtime.session import session
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import zoo
 
+PATIENCE_SECONDS = 2e-3  # for gloo's threads, on a machine that has fewer processors than ranks
 STEPS = 2  # the second has the optimizer's states from the start
 HIDDEN = "mixture of experts"  # its backward differentiates inside one operator: the count is blind
 OPTIMIZERS = {
@@ -100,7 +102,7 @@ def measure(job: Job, number: int, pool: Pool) -> Held:
     torch.manual_seed(0)
     module, batch = zoo.ZOO[job.model]()
     optimizer, arguments = OPTIMIZERS[job.way.optimizer]
-    with LiveBytes() as live:
+    with LiveBytes(patience_seconds=PATIENCE_SECONDS * (ranks(job.way) > 1)) as live:
         program = Program.open(job.folder, module.train(), optimizer, arguments, pool=pool)
         live.restart()  # making the first values is not training
         follow_phases(program, live)
@@ -117,12 +119,12 @@ def follow_phases(program: Program, live: LiveBytes) -> None:
     """Have every phase of a step counted under its own name."""
     for owner, name in ((program.pipeline, "forward"), (program.pipeline, "backward"),
                         (program.store, "synchronize"), (program, "optimizer_step")):  # fmt: skip
+        setattr(owner, name, partial(phase, live, name, getattr(owner, name)))
 
-        def run(*arguments, call=getattr(owner, name), name=name):
-            live.phase = name
-            return call(*arguments)
 
-        setattr(owner, name, run)
+def phase(live: LiveBytes, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    live.phase = name
+    return call(*arguments)
 
 
 def worker(todo: str, results: str) -> None:
@@ -141,7 +143,7 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
     for way in ways:
         options = PlanOptions(
             pins=everywhere(way.word), micro_batches=way.micro_batches,
-            memory_actions=(way.memory,), optimizer="adamw" if way.optimizer == "adam" else way.optimizer,
+            memory_actions=(way.memory,), optimizer=way.optimizer,
         )  # fmt: skip
         try:
             made = plan(model, load_cluster(f"local:{ranks(way)}"), options)
@@ -183,10 +185,10 @@ def show(row: Row) -> str:
     way, held = row.job.way, row.held
     phases = " ".join(f"{name} {amount}" for name, amount in held.phases.items())
     terms = " ".join(f"{name} {amount}" for name, amount in row.terms if name != "runtime")
+    about = f"{way.word} x{way.micro_batches} {way.memory} {way.optimizer}"
     return (
-        f"{row.job.model} {way.word} x{way.micro_batches} {way.memory} {way.optimizer} stage {held.stage}: "
-        f"held {held.peak}, promised {row.promised}, slack {row.slack:.1%}"
-        f"\n    held: states {held.states}; peaks: {phases}\n    promised: {terms}"
+        f"{row.job.model} {about} stage {held.stage}: held {held.peak}, promised {row.promised}, "
+        f"slack {row.slack:.1%}\n    held: states {held.states}; peaks: {phases}\n    promised: {terms}"
     )
 
 
@@ -206,7 +208,8 @@ def main(arguments: list[str]) -> int:
         if options.terms or one.slack < 0:
             print(show(one))
     slacks = [one.slack for one in found]
-    print(f"{len({r.job.folder for r in found})} programs of {len({r.job.model for r in found})} models: slack median "
+    programs, models = ({getattr(one.job, name) for one in found} for name in ("folder", "model"))
+    print(f"{len(programs)} programs of {len(models)} models, {len(found)} stages: slack median "
           f"{median(slacks):.1%}, from {min(slacks):.1%} to {max(slacks):.1%}; "
           f"{sum(s < 0 for s in slacks)} above their promise")  # fmt: skip
     for way in WAYS:

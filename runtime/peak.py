@@ -17,19 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-LET_GO_SECONDS = 1e-4  # in which threads that have ended a collective let go of its tensors
-
-
 class LiveBytes(TorchDispatchMode):
     """While it is entered: `bytes` of live storages that were made under it, `peak` the most so far,
     and `peaks` the most in every `phase` that it is told of.
 
-    `known` tensors count from the start.
+    `known` tensors count from the start. Before there is a new peak, threads that have ended a
+    collective get `patience_seconds` to let go of its tensors.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[Tensor] = (), patience_seconds: float = 0.0) -> None:
         super().__init__()
-        self.bytes, self.phase = 0, ""
+        self.bytes, self.phase, self.patience_seconds = 0, "", patience_seconds
         self.peaks: dict[str, int] = {}
         self.live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self.follow(known)
@@ -51,7 +49,7 @@ class LiveBytes(TorchDispatchMode):
                 self.live[key] = weakref.ref(storage, lambda _, k=key, n=size: self.end(k, n))  # type: ignore[misc]
                 self.bytes += size
                 if self.bytes > self.peaks.get(self.phase, 0):
-                    time.sleep(LET_GO_SECONDS)
+                    time.sleep(self.patience_seconds)
                     self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.bytes)
 
     def end(self, key: int, size: int) -> None:
