@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -24,6 +24,18 @@ class Decision(NamedTuple):
     batch: int | None
     program: Callable[[Model, str], Program]
     wide: Callable[[Model], Program]
+
+
+class Subject(NamedTuple):
+    """What is verified: a decision, its model and where that comes from; `scale` says how it was made
+    smaller, `notes` in words."""
+
+    decision: Decision
+    model: Model
+    source: str
+    seq: int | None
+    scale: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def of_plan(plan: Plan) -> Decision:

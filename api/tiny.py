@@ -15,9 +15,8 @@ from ..ir.plan import Plan
 from ..ir.precision import in_precision
 from ..planner.smaller import Smaller, smaller, uncovered
 from .asked import format_of, load_model
-from .decision import of_plan
+from .decision import Subject, of_plan
 from .planned import load_plan
-from .verification import Subject
 
 RANKS = 4
 PLENTY = 1 << 50  # bytes: a small model fits anywhere, what is asked is whether it is right

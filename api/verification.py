@@ -5,25 +5,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ..ir.errors import MismatchError, VerifyError
-from ..ir.model import Model
 from . import documents
 from .asked import load_model, show
-from .decision import Decision, read_decision
-
-
-class Subject(NamedTuple):
-    """What is verified: a decision, its model and where that comes from; `scale` says how it was made
-    smaller, `notes` in words."""
-
-    decision: Decision
-    model: Model
-    source: str
-    seq: int | None
-    scale: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
+from .decision import Subject, read_decision
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,19 +6,19 @@ from itertools import chain, count
 
 import msgspec
 
-from ..ir.divide import Form, piece_form
+from ..ir.divide import Form, finer_axes, piece_form
 from ..ir.errors import MismatchError
 from ..ir.flow import Flow
 from ..ir.model import Function, Model
 from ..ir.pieces import Pieces, split
-from ..ir.plan import Layers, Memory, Plan, Sharding
+from ..ir.plan import DIVIDED, Layers, Memory, Plan, Sharding
 from ..ir.verify import verify_fit
 from .text import identifier
 
 
 class Lowered(msgspec.Struct, frozen=True):
     """One generated module: a local function, its forward and backward, and the runs of calls that use
-    it. `form` is how it was split; a function that runs `divided` is that of one piece."""
+    it. `form` is how it was split; of a function that runs in pieces, one of them."""
 
     name: str
     local: Function
@@ -29,7 +29,10 @@ class Lowered(msgspec.Struct, frozen=True):
     layers: tuple[Layers, ...]
     function: Function
     form: Form
-    divided: bool
+
+    @property
+    def divided(self) -> bool:
+        return self.variant in DIVIDED
 
 
 def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
@@ -55,19 +58,19 @@ def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
         sharding = plan.shardings[number]
         function, division = model.function(sharding.function), plan.division_of(runs[0])
         known = axes[function.name]
-        form = Form(known, sharding.mesh, sharding.choices, sharding.boundary)
+        form = sharding.form(known)
         if division is not None:
-            form = piece_form(function, known, form, division)
+            finer = finer_axes(function, known, dict(division.places), division.outer)
+            form = piece_form(function, known, finer, form, division)
         local = form.local(function)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         word = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, word))), variant, taken)
         taken.add(name)
         pieces = split(local, runs[0].variant)
-        lowered.append(Lowered(
-            name, local, pieces, variant, number, sharding, tuple(runs), function, form,
-            division is not None,
-        ))  # fmt: skip
+        lowered.append(
+            Lowered(name, local, pieces, variant, number, sharding, tuple(runs), function, form)
+        )
     return tuple(lowered)
 
 

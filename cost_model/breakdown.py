@@ -31,7 +31,7 @@ from .terms import (
     sent_term,
     stream_term,
     total,
-)  # fmt: skip
+)
 
 KINDS = {"gemm": "matrix products", "pointwise": "elementwise", "reduce": "reductions",
          "move": "copies and look-ups"}  # fmt: skip

@@ -22,7 +22,7 @@ from .compute import (
     exposed_host_seconds,
     op_seconds,
     stream_seconds,
-)  # fmt: skip
+)
 
 ASSUMED = "assumed for this kind of work (cost_model/compute.py)"
 ROOFLINE = "derived: work counted, at the device's rates"

@@ -46,9 +46,11 @@ class Form(msgspec.Struct, frozen=True):
         return localize(function, self.axes, self.mesh, self.choices, self.boundary)
 
 
-def piece_form(function: Function, axes: Axes, form: Form, division: Division) -> Form:
-    """What one piece computes of a function whose devices compute `form`."""
-    finer = finer_axes(function, axes, dict(division.places), division.outer)
+def piece_form(
+    function: Function, axes: Axes, finer: Axes, form: Form, division: Division
+) -> Form:
+    """What one piece computes of a function whose devices compute `form`; `finer` axes tell the loop
+    of the division apart."""
     choices, boundary = form.choices, form.boundary
     if division.outer > 1:
         choices = tuple(

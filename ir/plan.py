@@ -7,8 +7,9 @@ from typing import Literal
 import msgspec
 
 from .amounts import Piece, Share
+from .axes import Axes
 from .cluster import Cluster
-from .divide import Division
+from .divide import Division, Form
 from .local import Boundary, Choices
 from .mesh import Mesh
 from .pieces import Variant
@@ -39,6 +40,10 @@ class Sharding(msgspec.Struct, frozen=True):
     mesh: Mesh
     choices: Choices
     boundary: Boundary
+
+    def form(self, axes: Axes) -> Form:
+        """What localizes the function, given its axes."""
+        return Form(axes, self.mesh, self.choices, self.boundary)
 
 
 class Layers(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from .grid import grid
 from .layout import Factors, Layout
 from .mesh import Mesh
 from .model import Call, Function, Model, Op
-from .plan import Plan, Sharding
+from .plan import DIVIDED, Plan, Sharding
 from .strategy import ROLES
 from .tensor import ITEM_BYTES, TensorType
 
@@ -135,6 +135,8 @@ def verify_plan(plan: Plan) -> None:
     for i, layers in enumerate(plan.layers):
         require(layers.first == at and layers.last > at, f"$.layers[{i}]", "layers must follow on")
         require(0 <= layers.sharding < len(plan.shardings), f"$.layers[{i}].sharding", "no such")
+        pieces = layers.memory not in DIVIDED or plan.division_of(layers) is not None
+        require(pieces, f"$.layers[{i}].memory", f"no division says how to {layers.memory}")
         at = layers.last
     require(at == plan.stages[-1].last, "$.layers", "do not cover the stages")
     for i, sharding in enumerate(plan.shardings):

@@ -17,7 +17,7 @@ from ..ir.plan import (
     Plan,
     Prediction,
     Sharding,
-)  # fmt: skip
+)
 from ..ir.precision import PRECISIONS
 from ..ir.strategy import Strategy
 from .candidate import Candidate
@@ -33,8 +33,8 @@ def assemble(space: Space, best: Candidate) -> Plan:
     evaluator, options, budget = space.evaluator, space.options, space.budget
     model, cluster, candidates = evaluator.model, evaluator.cluster, space.found
     shardings, layers = _layers(evaluator, best)
-    divided = {(x.sharding, x.memory): x for x in layers if x.memory in DIVIDED}
-    divisions = [evaluator.entries.division(shardings[n], memory) for n, memory in divided]
+    divided = dict.fromkeys((x.sharding, x.memory) for x in layers if x.memory in DIVIDED)
+    divisions = (evaluator.entries.division(shardings[n], memory) for n, memory in divided)
     others = sorted((c for c in candidates if c is not best), key=space.order)[:SHOWN]
     mesh = grid([s.mesh for s in best.strategies])
     assert mesh is not None
@@ -65,7 +65,7 @@ def assemble(space: Space, best: Candidate) -> Plan:
             for strategy in best.strategies
             for (subject, role), program in evaluator.axes(strategy).compression.items()
         ),
-        divisions=tuple(dict.fromkeys(d for d in divisions if d is not None)),
+        divisions=tuple(dict.fromkeys(divisions)),
         alternatives=tuple(
             Alternative(
                 c.word, c.micro_batches, c.memory, c.step_seconds, c.peak_bytes,

@@ -18,7 +18,7 @@ from ..cost_model.table import FunctionCost, FunctionTable
 from ..cost_model.variants import hosted, in_pieces, times
 from ..ir.amounts import Piece
 from ..ir.cluster import Cluster
-from ..ir.divide import Division, Form, piece_form
+from ..ir.divide import Division
 from ..ir.flow import Flow, flow
 from ..ir.layout import PARTIAL, State, UnreachableLayout, fits
 from ..ir.local import MICRO, AxisSharding, Boundary, Choices, localize
@@ -189,7 +189,7 @@ class Entries:
     def price(self, name: str, word: Word, local_batch: int, memory: Memory) -> Entry | None:
         experts, pieces = self.experts_ways(word), DIVIDED.get(memory, 1)
         ways, left = divmod(self.model.batch, local_batch * experts)
-        samples = 1 if pieces == 1 or self.divider.by_tokens(self.functions[name]) else pieces
+        samples = self.divider.samples(self.functions[name], pieces)
         if left or self.even_batch(name) % (ways * experts) or local_batch % samples:
             return None
         table = self.table_of(name, word, local_batch)
@@ -245,7 +245,7 @@ class Entries:
         variant = self.variant(name, word, local_batch, memory)
         assert table is not None
         assert isinstance(variant, tuple)
-        local = self.form(sharding).local(self.functions[name])
+        local = self.local(sharding)
         if [op.target for op in local.ops] == [op.target for op in table.costs.locals[0].ops]:
             return variant
         pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
@@ -265,21 +265,21 @@ class Entries:
         moved = table.costs.at(local_batch, variant, ways).leaves if memory in HOSTED else 0
         return times(forward, pieces, moved), times(backward, pieces, moved)
 
-    def division(self, sharding: Sharding, memory: Memory) -> Division | None:
-        """How a function runs in pieces, if `memory` says that it does."""
-        if memory not in DIVIDED:
-            return None
-        function = self.functions[sharding.function]
-        return self.divider.division(function, self.form(sharding), DIVIDED[memory])
+    def division(self, sharding: Sharding, memory: Memory) -> Division:
+        """How a function runs in pieces, which has a price."""
+        function, axes = self.functions[sharding.function], self.flow.axes[sharding.function]
+        made = self.divider.pieces(function, sharding.form(axes), DIVIDED[memory])
+        assert made is not None
+        return made.division
 
-    def form(self, sharding: Sharding) -> Form:
-        """What localizes a function that is split so."""
-        axes = self.flow.axes[sharding.function]
-        return Form(axes, sharding.mesh, sharding.choices, sharding.boundary)
+    def local(self, sharding: Sharding) -> Function:
+        """What one device computes of a function that is split so."""
+        function = self.functions[sharding.function]
+        return sharding.form(self.flow.axes[function.name]).local(function)
 
     def makers(self, sharding: Sharding, values: tuple[int, ...]) -> tuple[str, ...]:
         """What makes values of the local form: module and operator, for people."""
-        local, wanted = self.form(sharding).local(self.functions[sharding.function]), set(values)
+        local, wanted = self.local(sharding), set(values)
         made = [op for op in local.forward_ops if wanted & set(op.results)]
         return tuple(dict.fromkeys(f"{op.scope} {op.target.split('.')[1]}".strip() for op in made))
 
@@ -298,7 +298,7 @@ class Entries:
         """Prices for every batch from the local forms for two small ones, not of one sample where
         that can be avoided: dimensions of size 1 walk no loop."""
         function, axes = self.functions[name], self.flow.axes[name]
-        samples = 1 if pieces == 1 or self.divider.by_tokens(function) else pieces
+        samples = self.divider.samples(function, pieces)
         sizes = [n for n in range(samples, batch, samples) if batch % n == 0][:3]
         sizes = [batch] if alone or not sizes else sizes[1:] if len(sizes) > 2 else sizes
         found = []
@@ -307,13 +307,14 @@ class Entries:
             sharding = self.sharding(name, strategy, 1)
             if sharding is None:
                 return None
-            form = self.form(sharding)
-            if pieces > 1:
-                division = self.divider.division(function, form, pieces)
-                if division is None:
-                    return None
-                form = piece_form(function, axes, form, division)
-            found.append((form.local(function), sharding))
+            form = sharding.form(axes)
+            if pieces == 1:
+                found.append((form.local(function), sharding))
+                continue
+            made = self.divider.pieces(function, form, pieces)
+            if made is None:
+                return None
+            found.append((made.local, sharding))
         local, sharding = found[0]
         pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
         costs = FunctionTable(pricer, (local, found[1][0]), (sizes[0], sizes[-1]))

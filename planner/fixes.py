@@ -80,9 +80,8 @@ def tried(space: Space, least: Candidate) -> Iterator[Fix]:
 def freed(space: Space) -> Iterator[tuple[str, Space]]:
     """What the user's options forbid, allowed one at a time."""
     options = space.options
-    actions = ACTIONS
-    if set(actions) - set(options.memory_actions):
-        yield f"--memory-actions {','.join(actions)}", space.again(memory_actions=actions)
+    if set(ACTIONS) - set(options.memory_actions):
+        yield f"--memory-actions {','.join(ACTIONS)}", space.again(memory_actions=ACTIONS)
     zeros = [r for r in ROLES if ROLES[r].shards and r not in options.roles]
     if zeros and not options.pins:
         roles = (*options.roles, zeros[-1])
@@ -95,11 +94,12 @@ def freed(space: Space) -> Iterator[tuple[str, Space]]:
 
 
 def more_devices(space: Space) -> Fix:
-    """The fewest times the devices that are enough."""
-    factor = 2
+    """The fewest times the devices that are enough; none are for a budget below the runtime's own."""
+    hopeless = space.cluster.device.runtime_overhead_bytes > space.budget
+    factor = MOST_FACTOR if hopeless else 2
     while True:
         cluster = times(space.cluster, factor)
-        found = best(space.again(cluster, pins=()))
+        found = None if hopeless else best(space.again(cluster, pins=()))
         if found is not None or factor >= MOST_FACTOR:
             return Fix(f"{cluster.devices} devices", found)
         factor *= 2

@@ -60,7 +60,7 @@ class Comm(Placed):
         if whole is None:
             shape = [n * ways if d == dim else n for d, n in enumerate(part.shape)]
             whole = part.new_empty(shape)
-        put(whole, part, self.places[axis], dim, outer)
+        put(whole, part, ways, self.places[axis], dim, outer)
         return whole
 
     def all_reduce(self, x: Tensor, axis: str) -> Tensor:

@@ -17,7 +17,8 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # b
 
 
 class Host:
-    """What waits in host memory, by call and micro-batch; the last that came is the next to go."""
+    """What waits in host memory, by call and micro-batch; of a micro-batch the last call that came is
+    the next to go."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.bytes = device, 0
@@ -33,17 +34,21 @@ class Host:
 
     def take(self, key: Key) -> tuple[Tensor, ...]:
         """The values again, on the device."""
-        values = self.fetched.pop(key, None) or self.fetch(key)
+        values = self.fetched.pop(key) if key in self.fetched else self.fetch(key)
         if self.stream is not None:
             current = torch.cuda.current_stream(self.device)
             current.wait_stream(self.stream)
             for value in values:
                 value.record_stream(current)
-            if self.waiting:
-                following = next(reversed(self.waiting))
+            following = self.following(key)
+            if following is not None:
                 self.fetched[following] = self.fetch(following)
         self.bytes -= sum(value.nbytes for value in values)
         return values
+
+    def following(self, key: Key) -> Key | None:
+        """Whose values are needed after those of `key`, which have gone."""
+        return next((other for other in reversed(self.waiting) if other[1] == key[1]), None)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -38,18 +38,21 @@ def block(x: Tensor, ways: int, index: int, dim: int, outer: int) -> Tensor:
     """One piece of `split`, contiguous."""
     if ways == 1:
         return x
+    return _place(x, ways, index, dim, outer).flatten(dim, dim + 1).contiguous()
+
+
+def put(x: Tensor, part: Tensor, ways: int, index: int, dim: int, outer: int) -> None:
+    """Write one piece into its place in `x`."""
+    place = _place(x, ways, index, dim, outer)
+    place.copy_(part.unflatten(dim, place.shape[dim : dim + 2]))
+
+
+def _place(x: Tensor, ways: int, index: int, dim: int, outer: int) -> Tensor:
+    """A view of one piece, `dim` in two: what lies outside the cut, and the piece's part of the rest."""
     rest = x.shape[dim] // outer
     assert rest % ways == 0, f"{tuple(x.shape)}: {ways} does not divide {rest} of dim {dim}"
     size = rest // ways
-    viewed = x.unflatten(dim, (outer, rest)).narrow(dim + 1, index * size, size)
-    return viewed.flatten(dim, dim + 1).contiguous()
-
-
-def put(x: Tensor, part: Tensor, index: int, dim: int, outer: int) -> None:
-    """Write one piece into its place in `x`."""
-    size = part.shape[dim] // outer
-    viewed = x.unflatten(dim, (outer, x.shape[dim] // outer))
-    viewed.narrow(dim + 1, index * size, size).copy_(part.unflatten(dim, (outer, size)))
+    return x.unflatten(dim, (outer, rest)).narrow(dim + 1, index * size, size)
 
 
 def piece(

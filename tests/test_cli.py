@@ -60,8 +60,7 @@ def test_usage_exits_2():
 
 
 def test_too_little_memory_exits_3():
-    words = ["--memory", "1MB", "--roles", "dp", "--memory-actions", "keep"]
-    assert main(["plan", LLAMA, "--cluster", "8xh100", *words]) == 3
+    assert main(["plan", LLAMA, "--cluster", "8xh100", "--memory", "1MB"]) == 3
 
 
 def test_a_branch_on_data_exits_5_with_file_and_line(tmp_path, capsys):

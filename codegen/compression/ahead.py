@@ -51,7 +51,7 @@ class Compiler:
     def compile(self, kernel: Kernel, name: str) -> Compiled:
         """From the directory if it is there unharmed. Raises UsageError as `compile_kernel` does."""
         version = triton_module("triton").__version__
-        how = [*options(kernel).items(), *_divisors(arguments(kernel))]
+        how = [*kernel.launch_options.items(), *_divisors(arguments(kernel))]
         key = "\n".join([FORMAT, version, name, str(how), PRELUDE, work(kernel)])
         found = self.kept.get(key)
         if found is not None:
@@ -106,11 +106,6 @@ def triton_module(name: str) -> ModuleType:
         ) from None
 
 
-def options(kernel: Kernel) -> dict[str, Any]:
-    """Products and sums that follow each other stay two roundings, as everywhere else."""
-    return {"num_warps": kernel.warps, "enable_fp_fusion": False}
-
-
 def compile_kernel(module: ModuleType, kernel: Kernel, name: str, scratch: Path) -> Compiled:
     """One kernel of a module that `triton.source` printed, for the target `name`, by way of files in
     `scratch`. Raises UsageError for targets that Triton does not compile for."""
@@ -128,7 +123,7 @@ def compile_kernel(module: ModuleType, kernel: Kernel, name: str, scratch: Path)
         with triton.knobs.cache.scope(), triton.knobs.compilation.scope():
             triton.knobs.cache.dir = str(scratch)
             triton.knobs.compilation.disable_line_info = True  # of a file that will be gone
-            made = triton.compile(asked, target=target, options=options(kernel))
+            made = triton.compile(asked, target=target, options=kernel.launch_options)
     except Exception as error:  # of a compiler that knows the target, or does not
         raise UsageError(f"{kernel.name} does not compile for {name}: {error}") from error
     if target.backend == "cuda":

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import UsageError
 from .configuration import FOREIGN
@@ -93,7 +93,7 @@ def _sizes(
 
     def known(name: str, default: int) -> int:
         found = values.get(names.get(name, name))
-        return found if isinstance(found, int) and _is_number(found) and found > 0 else default
+        return found if _is_number(found) and found > 0 else default
 
     hidden, heads = known("hidden_size", WIDTH), known("num_attention_heads", 1)
     head = known("head_dim", max(hidden // heads, 1))
@@ -133,5 +133,5 @@ def _field(values: Config, key: str, sizes: dict[str, Any]) -> Any:
     return min(value, size)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -92,6 +92,12 @@ class Kernel(Struct, frozen=True):
         return 2 if narrow and not crowded else 4
 
     @property
+    def launch_options(self) -> dict[str, int | bool]:
+        """What Triton compiles and launches it with: products and sums that follow each other stay two
+        roundings, as everywhere else."""
+        return {"num_warps": self.warps, "enable_fp_fusion": False}
+
+    @property
     def stochastic(self) -> bool:
         """Needs a seed and a step."""
         return any(getattr(stage, "rounding", "") == "stochastic" for stage in self.body)

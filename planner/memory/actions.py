@@ -26,10 +26,11 @@ def further(
 ) -> list[Candidate]:
     """The candidates of all other actions that are `allowed`, given those at the two ends."""
     best = min((c.step_seconds for c in found if c.peak_bytes <= budget), default=inf)
+    most = ends(allowed)[0]
     tight = [
         c
         for c in found
-        if c.memory == ends(allowed)[0] and c.peak_bytes > budget and c.step_seconds < best
+        if c.memory == most and c.peak_bytes > budget and c.step_seconds < best
         and len(c.decisions) == 1
     ]
     tight.sort(key=lambda c: (c.step_seconds, c.peak_bytes, c.word, c.micro_batches))

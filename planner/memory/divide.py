@@ -9,6 +9,7 @@ at a time needs memory (TSPLIT, Nie et al. 2022, along loops that the operators 
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
 from ...ir.axes import Axes
 from ...ir.divide import Division, Form, Places, finer_axes, piece_form
@@ -22,13 +23,20 @@ from ..batch import follow
 LEAST = 2  # pieces
 
 
+class Divided(NamedTuple):
+    """A function in equal pieces, and what one of them computes."""
+
+    division: Division
+    local: Function
+
+
 class Divider:
     """How the functions of one model run in pieces; `summed` are the values of each that are sums."""
 
     def __init__(self, flow: Flow, summed: dict[str, frozenset[int]]) -> None:
         self.flow, self.summed = flow, summed
         self.loops: dict[str, bool | None] = {}
-        self.divisions: dict[tuple[str, int, int], Division | None] = {}
+        self.finer: dict[tuple[str, bool, int], Axes] = {}
 
     def by_tokens(self, function: Function) -> bool | None:
         """Whether pieces cut the tokens of samples, or samples; None where neither can be."""
@@ -41,13 +49,17 @@ class Divider:
                 self.loops[name] = next(found, None)
         return self.loops[name]
 
-    def division(self, function: Function, form: Form, ways: int) -> Division | None:
-        """The division into so many equal pieces of what devices compute, or None."""
+    def samples(self, function: Function, pieces: int) -> int:
+        """What the samples of a micro-batch must be a multiple of."""
+        return 1 if pieces == 1 or self.by_tokens(function) else pieces
+
+    def pieces(self, function: Function, form: Form, ways: int) -> Divided | None:
+        """So many equal pieces of what devices compute, or None."""
         tokens = self.by_tokens(function)
         return None if tokens is None else self.made(function, form, ways, tokens)
 
-    def made(self, function: Function, form: Form, ways: int, tokens: bool) -> Division | None:
-        """The division along tokens or samples, where no piece needs another and all are equal."""
+    def made(self, function: Function, form: Form, ways: int, tokens: bool) -> Divided | None:
+        """The pieces along tokens or samples, where no piece needs another and all are equal."""
         where = self.flow.token_shard if tokens else self.flow.batch_shard
         values = (*(i.value for i in function.inputs if i.kind == "activation"),
                   *(o.value for o in function.outputs))  # fmt: skip
@@ -58,12 +70,19 @@ class Divider:
         outer = self.ways(function, form) if tokens else 1
         if any(axes.factors[v][dim][part] % (outer * ways) for v, (dim, part) in places.items()):
             return None
-        division = self.along(function, places, outer, ways)
-        return division if works(function, piece_form(function, axes, form, division)) else None
+        key = function.name, tokens, outer
+        if key not in self.finer:
+            self.finer[key] = finer_axes(function, axes, places, outer)
+        finer = self.finer[key]
+        division = self.along(function, finer, places, outer, ways)
+        piece = piece_form(function, axes, finer, form, division)
+        local = local_form(function, piece)
+        return None if local is None else Divided(division, local)
 
-    def along(self, function: Function, places: Places, outer: int, ways: int) -> Division:
-        """The division that cuts the loop at these places inside `outer` parts."""
-        axes = finer_axes(function, self.flow.axes[function.name], places, outer)
+    def along(
+        self, function: Function, axes: Axes, places: Places, outer: int, ways: int
+    ) -> Division:
+        """The division that cuts the loop at these places inside `outer` parts, told apart in `axes`."""
         inner = {v: (dim, part + (outer > 1)) for v, (dim, part) in places.items()}
         loops = frozenset(axes.atoms[v][dim][part] for v, (dim, part) in inner.items())
         split = follow(function, axes, inner, loops, self.summed[function.name])
@@ -83,17 +102,16 @@ class Divider:
         )
 
 
-def works(function: Function, form: Form) -> bool:
-    """Whether all cuts are even, and no piece needs another."""
+def local_form(function: Function, form: Form) -> Function | None:
+    """What a piece computes; None where cuts are not even, or a piece needs another."""
     ends = [*(i.value for i in function.inputs), *(o.value for o in function.outputs)]
     layouts = (*form.boundary.inputs, *form.boundary.outputs)
     if not all(fits(form.axes.factors[v], at, form.mesh) for v, at in zip(ends, layouts, strict=True)):
-        return False
+        return None
     try:
-        form.local(function)
+        return form.local(function)
     except UnreachableLayout:
-        return False
-    return True
+        return None
 
 
 def _alone(function: Function, axes: Axes) -> Form:

@@ -31,9 +31,7 @@ class Generated:
         if kernel.stochastic:
             values += [launch.seed, launch.step]
         grid = (-(-launch.elements // (kernel.tiles * kernel.tile)), kernel.chunks)
-        # products and sums that follow each other stay two roundings, as everywhere else
-        options = {"num_warps": kernel.warps, "enable_fp_fusion": False}
-        getattr(self.module, kernel.name)[grid](*values, **options)
+        getattr(self.module, kernel.name)[grid](*values, **kernel.launch_options)
 
 
 def _side(data: Tensor, wire: Wire | None, elements: int) -> list[Any]:

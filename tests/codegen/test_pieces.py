@@ -2,13 +2,15 @@
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
-from plait.ir.errors import InfeasibleError
+from plait.ir.errors import FileError, InfeasibleError
 from plait.ir.plan import ENDS, HOSTED, PARTS
+from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
 from plait.runtime.host import Host
 from plait.runtime.peak import LiveBytes
@@ -56,6 +58,8 @@ def test_a_model_that_fits_no_other_way_fits_in_pieces(tmp_path):
     made = planned(model, ("keep", "recompute", "offload", "split"), memory_bytes=budget)
     assert any(layers.memory.startswith("split") for layers in made.layers)
     assert made.peak_bytes <= budget
+    with pytest.raises(FileError, match="no division says how"):
+        verify_plan(replace(made, divisions=()))
     write(compile_program(made, model), tmp_path / "program")
     expected = trained(module, batch)
     with session("gloo"), LiveBytes() as live:
@@ -98,3 +102,23 @@ def test_host_memory_gives_back_what_it_took(dtype):
         assert torch.equal(one, other)
         assert one.dtype == other.dtype
         assert one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr() or not one.nbytes
+
+
+def test_of_a_micro_batch_the_last_call_comes_back_first():
+    host = Host(torch.device("cpu"))
+    for micro in (0, 1, 2):
+        for call in (3, 4, 5):
+            host.put((call, micro), (torch.zeros(2),))
+    host.take((5, 0))
+    assert host.following((5, 0)) == (4, 0)
+    host.take((4, 0))
+    host.take((3, 0))
+    assert host.following((3, 0)) is None
+    assert host.following((5, 1)) == (5, 1)
+
+
+def test_a_call_may_leave_nothing_in_host_memory():
+    host = Host(torch.device("cpu"))
+    host.put((0, 0), ())
+    host.fetched[0, 0] = host.fetch((0, 0))  # as where it was fetched ahead
+    assert host.take((0, 0)) == ()

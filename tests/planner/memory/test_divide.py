@@ -7,7 +7,7 @@ import pytest
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
-from plait.ir.divide import Form, finer_axes, piece_form
+from plait.ir.divide import finer_axes
 from plait.ir.local import SPLIT
 from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
@@ -39,13 +39,11 @@ def test_pieces_do_not_talk_to_each_other(entries, word):
     strategy = parse_strategy(word)
     for function in entries.model.functions:
         sharding = entries.sharding(function.name, strategy, 1)
-        axes = entries.flow.axes[function.name]
-        form = Form(axes, sharding.mesh, sharding.choices, sharding.boundary)
-        division = entries.divider.division(function, form, 2)
-        if division is None:
+        form = sharding.form(entries.flow.axes[function.name])
+        made = entries.divider.pieces(function, form, 2)
+        if made is None:
             continue
-        piece = piece_form(function, axes, form, division)
-        local, whole = piece.local(function), form.local(function)
+        local, whole = made.local, form.local(function)
         over = [op for op in local.ops if op.target.startswith("comm.") and SPLIT in op.args]
         assert all(op.target in ("comm.cut", "comm.share") for op in over)
         assert sum(t.bytes for t in local.types) < sum(t.bytes for t in whole.types)
@@ -56,13 +54,13 @@ def test_heads_of_cut_tokens_are_divided_inside_the_devices_parts(entries):
     head = next(f for f in entries.model.functions if f.outputs and f.name == "exit")
     sharding = entries.sharding(head.name, parse_strategy("tp=4,sp"), 1)
     axes = entries.flow.axes[head.name]
-    form = Form(axes, sharding.mesh, sharding.choices, sharding.boundary)
-    division = entries.divider.division(head, form, 4)
+    form = sharding.form(axes)
+    division = entries.divider.pieces(head, form, 4).division
     assert division.outer == 4
     finer = finer_axes(head, axes, dict(division.places), division.outer)
     for value, (dim, part) in division.places:
         assert finer.factors[value][dim][part : part + 2] == (4, axes.factors[value][dim][part] // 4)
-    assert entries.divider.division(head, form, 8) is None  # 16 tokens are 4 x 4
+    assert entries.divider.pieces(head, form, 8) is None  # 16 tokens are 4 x 4
 
 
 def test_pieces_lower_the_peak_at_little_time(entries):
