@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ..ir.errors import FileError
 from ..ir.files import dump, load
+from ..ir.fleet import FleetPlan
 from ..ir.model import Model
 from ..ir.placement import GRAPH_FORMAT, Placement, PlacementGraph
 from ..ir.plan import Plan
@@ -14,7 +15,7 @@ from ..ir.plan import Plan
 T = TypeVar("T")
 FORMATS: dict[str, type] = {
     "plait/plan": Plan, "plait/model": Model, "plait/placement": Placement,
-    GRAPH_FORMAT: PlacementGraph,
+    GRAPH_FORMAT: PlacementGraph, "plait/fleet-plan": FleetPlan,
 }  # fmt: skip
 
 

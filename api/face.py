@@ -72,23 +72,25 @@ def plan(
     safe, all).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
+    from ..cost_model.hardware import load_cluster
     from ..planner import plan as search
 
-    return planned(search(*question(
-        model, batch, cluster, loss_fn, global_batch, precision, roles, pin,
+    chosen = load_cluster(cluster) if isinstance(cluster, str) else cluster
+    traced, options = question(
+        model, batch, loss_fn, global_batch, precision, roles, pin,
         memory_bytes=memory_bytes(memory), optimizer=optimizer, micro_batches=micro_batches,
         memory_actions=memory_actions, seed=seed, time_limit_seconds=time_limit,
         compress=compress, quality=quality,
-    )))  # fmt: skip
+    )  # fmt: skip
+    return planned(search(traced, chosen, options))
 
 
 def question(
-    model: nn.Module | Model, batch: Any, cluster: str | Cluster, loss_fn: Any,
-    global_batch: int | None, precision: str | None, roles: str | tuple[str, ...] | None,
-    pin: str | Sequence[str], **options: Any,
-) -> tuple[Model, Cluster, PlanOptions]:  # fmt: skip
-    """What the planner is asked: the model as it is run, the cluster, and the options."""
-    from ..cost_model.hardware import load_cluster
+    model: nn.Module | Model, batch: Any, loss_fn: Any, global_batch: int | None,
+    precision: str | None, roles: str | tuple[str, ...] | None, pin: str | Sequence[str],
+    **options: Any,
+) -> tuple[Model, PlanOptions]:  # fmt: skip
+    """What the planner is asked of a cluster: the model as it is run, and the options."""
     from ..planner import PlanOptions
     from ..planner.pins import parse_pin
 
@@ -99,12 +101,11 @@ def question(
         from ..ir.rescale import rescale
 
         traced = rescale(traced, global_batch)
-    chosen = load_cluster(cluster) if isinstance(cluster, str) else cluster
     pins = tuple(map(parse_pin, [pin] if isinstance(pin, str) else pin))
     made = PlanOptions(precision=precision, pins=pins, **options)
     if roles is not None:
         made = replace(made, roles=tuple(roles.split(",") if isinstance(roles, str) else roles))
-    return in_precision(traced, precision), chosen, made
+    return in_precision(traced, precision), made
 
 
 def memory_bytes(memory: int | str | None) -> int | None:

@@ -17,14 +17,16 @@ from .asked import TIME_LIMIT, load_model, note, show, source_text
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..cost_model.hardware import load_cluster
+    from ..cost_model.hardware import load_fleet
+    from ..ir.fleet import Fleet
     from ..planner import plan as search
     from ..planner.front import front
     from .face import memory_bytes, question
+    from .fleet import run as run_fleet
     from .planned import planned
 
     start = time.perf_counter()
-    cluster = load_cluster(options.cluster)
+    cluster = load_fleet(options.cluster)
     model = load_model(options, options.global_batch)
     if options.global_batch is None and model.batch < cluster.devices:
         batch = -(-cluster.devices // model.batch) * model.batch
@@ -32,16 +34,18 @@ def run(options: argparse.Namespace) -> int:
         model = load_model(options, batch)
     traced = time.perf_counter()
     asked = {
-        "cluster": cluster, "loss_fn": None, "global_batch": None, "precision": options.precision,
-        "roles": options.roles, "pin": options.pin, "memory_bytes": memory_bytes(options.memory),
+        "loss_fn": None, "global_batch": None, "precision": options.precision, "roles": options.roles,
+        "pin": options.pin, "memory_bytes": memory_bytes(options.memory),
         "optimizer": options.optimizer, "micro_batches": options.micro_batches,
         "memory_actions": tuple(options.memory_actions.split(",")), "seed": options.seed,
         "time_limit_seconds": options.time_limit, "compress": options.compress,
         "quality": options.quality,
     }  # fmt: skip
-    problem = question(model, None, **asked)
-    made = planned(search(*problem))
-    others = front(*problem, batches=near(model.batch)) if options.front else []
+    asked_model, how = question(model, None, **asked)
+    if isinstance(cluster, Fleet):
+        return run_fleet(options, asked_model, cluster, how, start)
+    made = planned(search(asked_model, cluster, how))
+    others = front(asked_model, cluster, how, batches=near(model.batch)) if options.front else []
     made = replace(made, source=source_text(options))
     done = time.perf_counter()
     if options.output:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..ir.cluster import MOST_DEVICES, Cluster, Device, Link, parse_cluster, parse_device
 from ..ir.errors import UsageError
+from ..ir.fleet import Fleet, parse_fleet
 
 LOCAL_FLOPS = 3.0e10  # one core of a common server in fp32 (assumed)
 LOCAL_BANDWIDTH = 8.0e9
@@ -52,6 +53,23 @@ def load_cluster(spec: str) -> Cluster:
         )
     sizes = [int(n) for n in match[1].split("x") if n] or [1]
     return _preset(spec, sizes, match[2])
+
+
+def load_fleet(spec: str) -> Cluster | Fleet:
+    """A cluster as `load_cluster` reads it, or several joined: `3xh100+5xa100-80`, over the slower of
+    their networks, or a TOML file with `[[part]]` tables and the `[link]` between them."""
+    kinds = {name: device for name, (device, _) in presets().items()}
+    if spec.endswith(".toml"):
+        return parse_fleet(Path(spec), kinds)
+    if "+" not in spec:
+        return load_cluster(spec)
+    parts = tuple(map(load_cluster, spec.split("+")))
+    networks = [presets()[part.device.kind][1]["network"] for part in parts]
+    link = Link(
+        "network", len(parts), max(n["latency_us"] for n in networks) * 1e-6,
+        min(n["gb_per_s"] for n in networks) * 1e9, source=LINK_SOURCE,
+    )  # fmt: skip
+    return Fleet(spec, parts, link)
 
 
 def _preset(spec: str, sizes: list[int], kind: str) -> Cluster:

@@ -157,25 +157,31 @@ class Cluster(msgspec.Struct, frozen=True):
         return f"{self.name}: {self.devices} × {self.device.kind} ({links})"
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file; raises FileError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: not TOML: {error}") from None
+
+
 def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
     """A cluster from TOML: `kind` or a `[device]` table, and `[[level]]` tables, outermost first.
 
     Bandwidths in GB/s per device and direction, latencies in microseconds. Raises FileError with the
     key that is wrong.
     """
+    data = read_toml(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: not TOML: {error}") from None
-    try:
-        return _cluster(path, data, kinds)
+        return cluster_of(path, data, kinds)
     except ValueError as error:
         raise FileError(f"{path}: {error}") from None
 
 
-def _cluster(path: Path, data: dict[str, Any], kinds: dict[str, Device]) -> Cluster:
+def cluster_of(path: Path, data: dict[str, Any], kinds: dict[str, Device]) -> Cluster:
+    """A cluster from the tables of a file; ValueError or FileError for what no cluster is."""
     device = kinds.get(str(data.get("kind", "")))
     if device is None:
         table = data.get("device")
@@ -185,7 +191,7 @@ def _cluster(path: Path, data: dict[str, Any], kinds: dict[str, Device]) -> Clus
     levels = data.get("level")
     if not isinstance(levels, list) or not levels:
         raise FileError(f"{path}: level: at least one [[level]] is needed")
-    links = tuple(_link(x, f"{path}: level[{i}]") for i, x in enumerate(levels))
+    links = tuple(parse_link(x, f"{path}: level[{i}]") for i, x in enumerate(levels))
     return Cluster(str(data.get("name", path.stem)), device, links)
 
 
@@ -227,7 +233,8 @@ def _sources(table: dict[str, object], where: str) -> dict[str, str]:
     return {key: text for key, text in ABSENT.items() if key not in table} | found
 
 
-def _link(table: object, where: str) -> Link:
+def parse_link(table: object, where: str) -> Link:
+    """A link from a TOML table."""
     if not isinstance(table, dict):
         raise FileError(f"{where}: not a table")
     size = table.get("size")

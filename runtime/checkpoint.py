@@ -48,7 +48,7 @@ class StoredTensor(msgspec.Struct, frozen=True):
 
 class Manifest(msgspec.Struct, frozen=True):
     """What a generation holds. `options` are the optimizer's hyperparameters, `numbers` the plain
-    numbers of its state by tensor name."""
+    numbers of its state by tensor name, `travelled` how often compressed collectives have run."""
 
     model: str
     steps: int
@@ -58,6 +58,7 @@ class Manifest(msgspec.Struct, frozen=True):
     numbers: dict[str, float]
     tensors: tuple[StoredTensor, ...]
     files: tuple[StoredFile, ...] = ()
+    travelled: dict[str, int] = {}
 
 
 def save(folder: Path, tensors: dict[str, Tensor], manifest: Manifest) -> Path:
@@ -66,7 +67,7 @@ def save(folder: Path, tensors: dict[str, Tensor], manifest: Manifest) -> Path:
     path = _first_rank(lambda: _new_generation(folder))
     dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(path, overwrite=False))
     mine = sorted(path.glob(f"__{rank}_*")) + ([path / ".metadata"] if rank == 0 else [])
-    files = _gather([_stored(file) for file in mine])
+    files = gather([_stored(file) for file in mine])
     manifest = msgspec.structs.replace(
         manifest,
         files=tuple(sorted(files, key=lambda f: f.name)),
@@ -87,7 +88,7 @@ def read(folder: Path, generation: int | None = None) -> tuple[Manifest, dict[st
     path = _first_rank(lambda: _find(folder, generation))
     manifest = read_manifest(path)
     rank, world = dist.get_rank(), dist.get_world_size()
-    problems = _gather([p for f in manifest.files[rank::world] if (p := _problem(path, f))])
+    problems = gather([p for f in manifest.files[rank::world] if (p := _problem(path, f))])
     if problems:
         others = [g for g in generations(folder) if g != path]
         hint = f"; {others[-1].name} is there too: load(…, generation=N)" if others else ""
@@ -196,7 +197,8 @@ def _first_rank(make: Callable[[], T]) -> T:
     return box[0]
 
 
-def _gather(mine: list[T]) -> list[T]:
+def gather(mine: list[T]) -> list[T]:
+    """The lists of all ranks, one after the other."""
     rows: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(rows, mine)
     return [item for row in rows for item in row]

@@ -158,14 +158,15 @@ class Store:
         pieces: dict[str, Tensor] = {}
         for mesh, members in self.by_mesh(ready):
             wire = self.wires.gradients(mesh, "zero1", self.levels[mesh][2])
-            names = [k.name for k in members]
-            pieces.update(zip(names, wire.reduce_scatter([_taken(k) for k in members]), strict=True))
+            names = _names(members)
+            flats = wire.reduce_scatter([_taken(k) for k in members], names)
+            pieces.update(zip(names, flats, strict=True))
         for key, group in self.groups.sums.items():
             names = [kept.name for kept in ready if (kept.held.mesh, kept.held.sums) == key]
             mesh, axes = key
             wire = self.wires.gradients(mesh, "+".join(axes), group)
-            added = [pieces.pop(name) for name in names]
-            pieces.update(zip(names, wire.all_reduce(added), strict=True))
+            added = wire.all_reduce([pieces.pop(name) for name in names], names)
+            pieces.update(zip(names, added, strict=True))
         for kept in ready:
             assert kept.leaf is not None
             kept.leaf.grad = pieces[kept.name].view(kept.leaf.shape)
@@ -192,7 +193,7 @@ class Store:
         for mesh, members in self.by_mesh(moved):
             flats = [k.leaf.detach() for k in members if k.leaf is not None]
             for role, level in (("zero1", self.levels[mesh][2]), ("zero2", self.levels[mesh][1])):
-                flats = self.wires.weights(mesh, role, level).all_gather(flats)
+                flats = self.wires.weights(mesh, role, level).all_gather(flats, _names(members))
             for kept, flat in zip(members, flats, strict=True):
                 kept.flat.copy_(flat)
 
@@ -216,11 +217,12 @@ class Store:
 
     # whole tensors
 
-    def gather(self, kept: Kept, leaf: Tensor) -> Tensor:
-        """The whole tensor of which every rank of the stage gives its optimizer piece `leaf`."""
+    def gather(self, kept: Kept, leaf: Tensor, cuts: int = 3) -> Tensor:
+        """The whole tensor of which every rank of the stage gives its piece after the first `cuts`
+        flat cuts: after all, its optimizer piece."""
         flat = leaf.detach().reshape(-1)
         levels = self.levels[kept.held.mesh]
-        for level, size in reversed(list(zip(levels, kept.ways, strict=True))):
+        for level, size in reversed(list(zip(levels, kept.ways, strict=True))[:cuts]):
             if size > 1:
                 flat = level.all_gather(flat.contiguous()).reshape(-1)
         return self.assemble(kept, kept.whole(flat))
@@ -245,16 +247,18 @@ class Store:
 
     def scatter(self, kept: Kept, whole: Tensor) -> Tensor:
         """This rank's optimizer piece of a whole tensor: the inverse of `gather`."""
-        flat = flatten(self.local(kept.held, whole), kept.total_ways)
-        flat = shard(self.levels[kept.held.mesh], flat, kept.ways, 3).to(self.device, copy=True)
+        flat = self.cut(kept, whole)
         return flat.view(kept.leaf.shape) if kept.leaf is not None else flat
+
+    def cut(self, kept: Kept, whole: Tensor, cuts: int = 3) -> Tensor:
+        """This rank's flat piece of a whole tensor after the first `cuts` flat cuts."""
+        flat = flatten(self.local(kept.held, whole), kept.total_ways)
+        return shard(self.levels[kept.held.mesh], flat, kept.ways, cuts).to(self.device, copy=True)
 
     def put(self, name: str, whole: Tensor) -> None:
         """Replace a tensor's value by a whole one."""
         kept = self.kept[name]
-        local = self.local(kept.held, whole.to(kept.flat.dtype))
-        levels = self.levels[kept.held.mesh]
-        kept.flat.copy_(shard(levels, flatten(local, kept.total_ways), kept.ways, 1))
+        kept.flat.copy_(self.cut(kept, whole.to(kept.flat.dtype), 1))
         if kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh):
             kept.leaf.data.copy_(self.leaf_view(kept))
 
@@ -272,3 +276,7 @@ def _taken(kept: Kept) -> Tensor:
     gradient, kept.gradient = kept.gradient, None
     assert gradient is not None
     return gradient
+
+
+def _names(kept: Sequence[Kept]) -> list[str]:
+    return [one.name for one in kept]

@@ -220,8 +220,9 @@ class Program:
     def restore(self, folder: str | Path, generation: int | None = None) -> None:
         """Load a checkpoint, made under this or any other plan of the model; all ranks together.
 
-        Takes the newest complete generation unless told otherwise. Raises FileError for a damaged
-        one, MismatchError when it is of another model.
+        Takes the newest complete generation unless told otherwise. Warns when this plan cannot carry
+        on errors of compressed gradients. Raises FileError for a damaged one, MismatchError when it
+        is of another model.
         """
         state.restore(self, Path(folder), generation)
 

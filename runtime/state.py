@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,13 +11,13 @@ from torch import Tensor
 
 from ..ir.errors import MismatchError
 from ..ir.program import Table
-from . import checkpoint, whole
+from . import checkpoint, residuals, whole
 from .mesh_groups import MeshGroups
 from .parameters import Store
 from .placement import PlacedRun
 from .run import Run
 
-MODEL, OPTIMIZER = "model", "optimizer"
+MODEL, OPTIMIZER, COMPRESSION = "model", "optimizer", "compression"
 
 
 class Training(Protocol):
@@ -36,6 +37,8 @@ def save(program: Training, folder: Path) -> Path:
     kept = whole.optimizer_state(store, groups, program.optimizer)
     tensors = {f"{MODEL}/{n}": t for n, t in whole.values(store, groups).items()}
     tensors |= {f"{OPTIMIZER}/{key}/{n}": t for (n, key), t in kept.tensors.items()}
+    carried = residuals.states(store, groups)
+    tensors |= {f"{COMPRESSION}/{key}": t for key, t in carried.items()}
     manifest = checkpoint.Manifest(
         model=program.table.model,
         steps=program.steps,
@@ -44,6 +47,7 @@ def save(program: Training, folder: Path) -> Path:
         options=_options(program.optimizer),
         numbers={f"{key}/{n}": number for (n, key), number in kept.numbers.items()},
         tensors=(),
+        travelled=residuals.travelled(store, groups),
     )
     return checkpoint.save(folder, tensors, manifest)
 
@@ -57,7 +61,7 @@ def restore(program: Training, folder: Path, generation: int | None) -> None:
     if program.optimizer is not None:
         _restore_optimizer(program, program.optimizer, manifest, tensors)
     program.store.zero_gradients()
-    program.store.wires.reset()
+    _restore_compression(program, folder, manifest, tensors)
     program.steps = manifest.steps
     program.seed = program.run.seed = manifest.seed
 
@@ -90,6 +94,23 @@ def check(
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "absent" if shape is None else str(list(shape))
+
+
+def _restore_compression(
+    program: Training, folder: Path, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
+) -> None:
+    """Errors and replicas go on; says so where this plan has no place for some errors."""
+    program.store.wires.reset()
+    part = f"{COMPRESSION}/"
+    saved = {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)}
+    mine = residuals.restore(program.store, saved, manifest.travelled, manifest.steps)
+    left = sorted(set(checkpoint.gather(sorted(mine)))) if saved else []
+    if left and program.groups.rank == 0:
+        warnings.warn(
+            f"{folder} holds errors of compressed gradients that this plan does not carry on: those "
+            f"of {len(left)} parameters are dropped, {left[0]} among them",
+            stacklevel=4,
+        )
 
 
 def _restore_optimizer(

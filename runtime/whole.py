@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,12 +18,14 @@ from .mesh_groups import MeshGroups
 from .parameters import Kept, Store
 
 Shape = tuple[int, ...]
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 def values(store: Store, groups: MeshGroups) -> dict[str, Tensor]:
     """Every parameter and buffer."""
     return {
-        name: _everywhere(
+        name: everywhere(
             store, groups, name, partial(_value, store, name)
         )
         for name, held in store.everything.items()
@@ -37,7 +39,7 @@ def gradients(store: Store, groups: MeshGroups) -> dict[str, Tensor]:
     flags = [float(_gradient(store.kept.get(name)) is not None) for name in trained]
     known = groups.down.all_reduce(torch.tensor(flags, device=store.device)).tolist()
     return {
-        name: _everywhere(
+        name: everywhere(
             store,
             groups,
             name,
@@ -71,7 +73,7 @@ def optimizer_state(
     if optimizer is not None:
         pieces = [(k.name, k.leaf) for k in store.trained() if k.leaf is not None]
         mine = {name: optimizer.state.get(leaf, {}) for name, leaf in pieces}
-    entries = _exchange(
+    entries = shared(
         {
             (name, key): _entry(store.kept[name], value)
             for name, state in mine.items()
@@ -89,7 +91,7 @@ def optimizer_state(
         if entry.number is not None:
             numbers[name, key] = entry.number
             continue
-        tensors[name, key] = _everywhere(
+        tensors[name, key] = everywhere(
             store,
             groups,
             name,
@@ -108,7 +110,7 @@ def _entry(kept: Kept, value: Any) -> _Entry:
     return _Entry(None if shaped else tuple(value.shape), value.dtype, None)
 
 
-def _exchange(mine: dict[Any, _Entry], groups: MeshGroups) -> dict[Any, _Entry]:
+def shared(mine: dict[K, V], groups: MeshGroups) -> dict[K, V]:
     """Everybody's entries along the pipeline, in the same order on every rank."""
     if groups.down.size == 1:
         return mine
@@ -117,7 +119,7 @@ def _exchange(mine: dict[Any, _Entry], groups: MeshGroups) -> dict[Any, _Entry]:
     return {key: entry for row in reversed(rows) for key, entry in row.items()}
 
 
-def _everywhere(
+def everywhere(
     store: Store,
     groups: MeshGroups,
     name: str,

@@ -23,13 +23,16 @@ from .compression.reference import Reference
 from .group import Group
 from .mesh_groups import MeshGroups
 
+Names = Sequence[str]
+
 
 class Wire(Protocol):
-    """Collectives over many flat tensors along one axis; sums take their lists over."""
+    """Collectives over many flat tensors along one axis; sums take their lists over. By their names
+    errors find them again."""
 
-    def all_reduce(self, tensors: list[Tensor]) -> list[Tensor]: ...
-    def reduce_scatter(self, flats: list[Tensor]) -> list[Tensor]: ...
-    def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]: ...
+    def all_reduce(self, tensors: list[Tensor], names: Names) -> list[Tensor]: ...
+    def reduce_scatter(self, flats: list[Tensor], names: Names) -> list[Tensor]: ...
+    def all_gather(self, pieces: Sequence[Tensor], names: Names) -> list[Tensor]: ...
 
 
 class Plain:
@@ -38,13 +41,13 @@ class Plain:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def all_reduce(self, tensors: list[Tensor]) -> list[Tensor]:
+    def all_reduce(self, tensors: list[Tensor], names: Names) -> list[Tensor]:
         return buckets.all_reduce(self.group, tensors)
 
-    def reduce_scatter(self, flats: list[Tensor]) -> list[Tensor]:
+    def reduce_scatter(self, flats: list[Tensor], names: Names) -> list[Tensor]:
         return buckets.reduce_scatter(self.group, flats)
 
-    def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+    def all_gather(self, pieces: Sequence[Tensor], names: Names) -> list[Tensor]:
         return buckets.all_gather(self.group, pieces)
 
 

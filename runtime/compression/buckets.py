@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from ...ir.compression.kernel import State
+from ...ir.compression.lower import lower
 from ...ir.compression.program import Algorithm, Program, Subject
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import BUCKET_BYTES
@@ -22,6 +24,24 @@ from .codec import Codec
 from .exchange import SMALL_BYTES, Exchange
 from .work import Levels
 
+OWED = "owed"  # the state of errors that are only to be added once
+
+
+class Carried(NamedTuple):
+    """What one tensor's part of a state is worth to later steps, flat and without a bucket's padding.
+
+    `by_rank`: every rank has a value of its own; otherwise all have the same.
+    """
+
+    subject: Subject
+    state: str
+    tensor: str
+    by_rank: bool
+    value: Tensor
+
+
+Members = tuple[tuple[str, int], ...]  # tensors of a bucket and their columns in it
+
 
 class Buckets:
     """Exchanges of the buckets of a program, made as they are first needed.
@@ -29,6 +49,7 @@ class Buckets:
     Gradients add up (`total`) as in generated programs. Tensors smaller than `small_bytes` travel in
     fp32. Weights are gathered in fp32 once, which
     starts the replicas. What the algorithm has no program for is refused.
+    With the `names` of the tensors their states can be `carried` over to other buckets and ranks.
     """
 
     def __init__(
@@ -39,36 +60,46 @@ class Buckets:
         self.total, self.small_bytes, self.bucket_bytes = total, small_bytes, bucket_bytes
         self.exchanges: dict[str, Exchange] = {}
         self.saved: dict[str, Any] = {}
+        self.members: dict[str, Members] = {}
+        self.waiting: dict[tuple[Subject, str, str], Carried] = {}
+        self.done: Mapping[Subject, int] = {}
 
-    def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def all_reduce(self, tensors: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """The reduced tensors, each in its own shape and type."""
         done: dict[int, Tensor] = {}
         for bucket, members in self.plan(tensors, self.bucket_bytes):
             flat = torch.cat([tensors[i].reshape(-1) for i in members])
-            whole = self.exchange("gradients", bucket, flat.numel()).all_reduce(flat, in_place=True)
-            parts = whole.split([tensors[i].numel() for i in members])
+            sizes = [tensors[i].numel() for i in members]
+            own = _members(names, members, sizes)
+            exchange = self.exchange("gradients", bucket, flat.numel(), own)
+            flat = self._paid(flat, own)
+            parts = exchange.all_reduce(flat, in_place=True).split(sizes)
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.view(tensors[i].shape).to(tensors[i].dtype)
         return [done[i] for i in range(len(tensors))]
 
-    def reduce_scatter(self, flats: Sequence[Tensor]) -> list[Tensor]:
+    def reduce_scatter(self, flats: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """This rank's `1 / size` of every reduced flat tensor."""
         size, done = self.levels.all.size, dict[int, Tensor]()
         for bucket, members in self.plan(flats, self.bucket_bytes):
             rows = torch.cat([flats[i].view(size, -1) for i in members], dim=1)
-            exchange = self.exchange("gradients", bucket, rows.numel())
-            parts = exchange.reduce_scatter(rows).split([flats[i].numel() // size for i in members])
+            sizes = [flats[i].numel() // size for i in members]
+            own = _members(names, members, sizes)
+            exchange = self.exchange("gradients", bucket, rows.numel(), own)
+            parts = exchange.reduce_scatter(rows).split(sizes)
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.to(flats[i].dtype)
         return [done[i] for i in range(len(flats))]
 
-    def all_gather(self, pieces: Sequence[Tensor]) -> list[Tensor]:
+    def all_gather(self, pieces: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """The whole of which each flat tensor is this rank's `1 / size`."""
         size, done = self.levels.all.size, dict[int, Tensor]()
         for bucket, members in self.plan(pieces, self.bucket_bytes // size, size):
             piece = torch.cat([pieces[i] for i in members])
-            rows = self.exchange("weights", bucket, piece.numel()).all_gather(piece)
-            parts = rows.split([pieces[i].numel() for i in members], dim=1)
+            sizes = [pieces[i].numel() for i in members]
+            own = _members(names, members, sizes)
+            rows = self.exchange("weights", bucket, piece.numel(), own).all_gather(piece)
+            parts = rows.split(sizes, dim=1)
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.reshape(-1).to(pieces[i].dtype)
         return [done[i] for i in range(len(pieces))]
@@ -87,7 +118,9 @@ class Buckets:
             for number, members in enumerate(together):
                 yield f"{kind}.{number}", [chosen[i] for i in members]
 
-    def exchange(self, subject: Subject, bucket: str, elements: int) -> Exchange:
+    def exchange(
+        self, subject: Subject, bucket: str, elements: int, members: Members = ()
+    ) -> Exchange:
         """That of a bucket, with the states that were loaded for it."""
         name = f"{subject}.{bucket}"
         if name not in self.exchanges:
@@ -96,6 +129,8 @@ class Buckets:
                 total=self.total, warmup=self.warmup(subject), seed=crc32(name.encode()),
                 small_bytes=0 if bucket.startswith("large") else 4 * elements + 1,
             )  # fmt: skip
+            self.members[name] = members
+            self._go_on(made, subject, members)
             if name in self.saved:
                 made.load_state_dict(self.saved.pop(name))
             self.exchanges[name] = made
@@ -105,6 +140,17 @@ class Buckets:
                 f"bucket {name} has {elements} elements, {found.elements} in earlier steps"
             )
         return found
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """What there are programs for."""
+        return tuple(program.subject for program in self.algorithm.programs)
+
+    def states(self, subject: Subject) -> tuple[State, ...]:
+        """What a large bucket carries from step to step."""
+        found = self.algorithm.program(subject)
+        sizes = self.levels.inner.size, self.levels.outer.size
+        return lower(found, *sizes, self.total).states if found else ()
 
     def program(self, subject: Subject) -> Program:
         """Raises UsageError when the algorithm has none."""
@@ -117,6 +163,42 @@ class Buckets:
         """Steps in fp32; one for weights, so that all replicas start alike."""
         return max(self.algorithm.schedule.warmup, int(subject == "weights"))
 
+    def carried(self) -> Iterator[Carried]:
+        """All states by tensor; all ranks together."""
+        for name, exchange in self.exchanges.items():
+            subject = exchange.program.subject
+            for state in exchange.pipeline.states:
+                parts = exchange.whole(state).split([size for _, size in self.members[name]], -1)
+                for (tensor, _), part in zip(self.members[name], parts, strict=True):
+                    by_rank = state.resharded == "reset"
+                    yield Carried(subject, state.name, tensor, by_rank, part.reshape(-1))
+        yield from self.waiting.values()
+
+    def carry(self, found: Iterable[Carried], done: Mapping[Subject, int]) -> None:
+        """Go on with states of `carried` after so many steps, in buckets that are still to come."""
+        self.waiting = {(one.subject, one.state, one.tensor): one for one in found}
+        self.done = done
+
+    def steps(self) -> dict[Subject, int]:
+        """How often each subject has travelled."""
+        return {**self.done, **{e.program.subject: e.step for e in self.exchanges.values()}}
+
+    def _go_on(self, exchange: Exchange, subject: Subject, members: Members) -> None:
+        """A new exchange starts where the states that wait for its tensors come from."""
+        exchange.step = self.done.get(subject, 0)
+        for state in exchange.pipeline.states:
+            parts = [self.waiting.pop((subject, state.name, t), None) for t, _ in members]
+            if any(parts):
+                rows = 1 if exchange.program.result == "all_reduce" else self.levels.all.size
+                exchange.fill(state, _joined(parts, members, rows))
+            if subject == "weights" and not all(parts):
+                exchange.warmup = max(exchange.warmup, exchange.step + 1)
+
+    def _paid(self, flat: Tensor, members: Members) -> Tensor:
+        """With errors that have no state here to go on in: they are added once."""
+        parts = [self.waiting.pop(("gradients", OWED, tensor), None) for tensor, _ in members]
+        return flat + _joined(parts, members, 1).view(-1) if any(parts) else flat
+
     def state_dict(self) -> dict[str, Any]:
         """Named states of all buckets of this rank."""
         return {name: exchange.state_dict() for name, exchange in self.exchanges.items()}
@@ -127,3 +209,16 @@ class Buckets:
         for name, exchange in self.exchanges.items():
             if name in self.saved:
                 exchange.load_state_dict(self.saved.pop(name))
+
+
+def _members(names: Sequence[str], members: list[int], sizes: list[int]) -> Members:
+    return tuple((names[i] if names else f"{i}", n) for i, n in zip(members, sizes, strict=True))
+
+
+def _joined(parts: Sequence[Carried | None], members: Members, rows: int) -> Tensor:
+    """A bucket of the tensors' parts; of those that have none, zeros."""
+    columns = [
+        torch.zeros(rows, size) if part is None else part.value.view(rows, size)
+        for part, (_, size) in zip(parts, members, strict=True)
+    ]
+    return torch.cat(columns, 1)

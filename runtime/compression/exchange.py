@@ -148,7 +148,16 @@ class Exchange:
         codec = self.codec if self.compresses else Reference()
         result = work(self.now, codec, self.levels, value, self.states, occasion, out)
         self.step += 1
+        self._clear_padding()
         return result
+
+    def _clear_padding(self) -> None:
+        """Padding has no errors: codes without a zero, such as signs, would leave some there."""
+        if self.program.result == "all_reduce" and self.compresses:
+            for state in self.pipeline.states:
+                value = self.states[state.name]
+                start = self.levels.all.index * value.numel() if state.resharded == "split" else 0
+                value[max(self.elements - start, 0) :] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """The step and the named states of this rank."""
@@ -173,35 +182,38 @@ class Exchange:
         """
         whole: dict[str, Any] = {"step": self.step}
         for state in self.pipeline.states:
-            value = self.states[state.name]
-            if state.resharded == "split":
-                whole[state.name] = self.levels.all.all_gather(value).reshape(-1)[: self.elements]
-            elif state.resharded == "kept":
-                rows = value.view(-1, self.padded_columns)
-                whole[state.name] = self._flat(rows)
+            if state.resharded != "reset":
+                whole[state.name] = self.whole(state).reshape(-1).clone()
         return whole
 
-    def _flat(self, rows: Tensor) -> Tensor:
+    def whole(self, state: State) -> Tensor:
+        """A state in the form of the bucket, without padding: `[elements]` of an all-reduce, else
+        `[size, columns]`. All ranks together."""
+        value = self.states[state.name]
+        if state.resharded == "split":
+            value = self.levels.all.all_gather(value).reshape(-1)
         if self.program.result == "all_reduce":
-            return rows.reshape(-1)[: self.elements].clone()
-        return rows[:, : self.columns].reshape(-1).clone()
+            return value[: self.elements]
+        return value.view(-1, self.padded_columns)[:, : self.columns]
+
+    def fill(self, state: State, whole: Tensor) -> None:
+        """Sets a state to what `whole` gave, on this or another number of ranks."""
+        value = self.states[state.name]
+        if self.program.result == "all_reduce":
+            padded = pad(whole.reshape(-1), (0, self.pipeline.padded(self.elements) - self.elements))
+        else:
+            rows = whole.reshape(-1, self.columns)
+            padded = pad(rows, (0, self.padded_columns - self.columns)).reshape(-1)
+        start = self.levels.all.index * value.numel() if state.resharded == "split" else 0
+        value.copy_(padded[start : start + value.numel()])
 
     def load_whole(self, whole: dict[str, Any]) -> None:
         """The states of `whole_state_dict`, cut for this number of ranks; others are zero."""
         self.step = whole["step"]
         for state in self.pipeline.states:
-            value = self.states[state.name]
-            value.zero_()
-            if state.resharded == "reset" or state.name not in whole:
-                continue
-            flat = whole[state.name]
-            if self.program.result == "all_reduce":
-                padded = pad(flat, (0, self.pipeline.padded(self.elements) - flat.numel()))
-            else:
-                rows = flat.view(-1, self.columns)
-                padded = pad(rows, (0, self.padded_columns - self.columns)).reshape(-1)
-            start = self.levels.all.index * value.numel() if state.resharded == "split" else 0
-            value.copy_(padded[start : start + value.numel()])
+            self.states[state.name].zero_()
+            if state.resharded != "reset" and state.name in whole:
+                self.fill(state, whole[state.name])
 
 
 def pad(x: Tensor, sides: tuple[int, int]) -> Tensor:

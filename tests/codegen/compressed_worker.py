@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from hashlib import sha256
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
+from plait.runtime import checkpoint
 from plait.runtime.group import Pool
 from plait.runtime.program import Program
 from plait.runtime.session import session
@@ -40,8 +42,38 @@ def train(job: dict[str, str], pool: Pool, folder: Path) -> dict[str, object]:
     resumed = [float(again.step(source.batch)) for _ in range(3, STEPS)]
     return {
         "losses": losses, "sent": sent, "bits": bits(program), "resumed": resumed,
+        "resumed bits": bits(again),
         "norm": float(sum(v.double().norm() ** 2 for v in state.values() if v.is_floating_point())),
     }  # fmt: skip
+
+
+def owed(folder: Path) -> dict[str, torch.Tensor]:
+    """Errors of gradients that a checkpoint holds, all workers' and servers' together."""
+    total: dict[str, torch.Tensor] = {}
+    for key, tensor in checkpoint.read(folder)[1].items():
+        part, _, rest = key.partition("/")
+        place, _, name = rest.partition("/")
+        if part == "compression" and ".gradients." in place:
+            total[name] = total.get(name, 0) + tensor.double()
+    return total
+
+
+def move(saved: Path, job: dict[str, str], pool: Pool) -> dict[str, object]:
+    """Load a checkpoint under another plan, save it again, and train on."""
+    source, again = materialize(job["source"], seed=0), saved.with_name(f"{saved.name} moved")
+    program = Program.open(job["folder"], source.model, optimizer_args={"lr": 3e-3}, pool=pool)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        program.load(saved)
+    program.save(again)
+    before, after = owed(saved), owed(again)
+    return {
+        "owed": float(sum(t.norm() for t in before.values())),
+        "changed": max([float((after[n] - before[n]).abs().max()) for n in after], default=None),
+        "names": sorted(before) == sorted(after),
+        "said": [str(one.message) for one in said if "compressed" in str(one.message)],
+        "losses": [float(program.step(source.batch))],
+    }
 
 
 def main() -> None:
@@ -49,7 +81,11 @@ def main() -> None:
     torch.set_num_threads(1)
     with session() as rank:
         pool = Pool(rank)
-        found = {job["name"]: train(job, pool, out.parent) for job in jobs}
+        known = {job["name"]: job for job in jobs}
+        found = {n: train(job, pool, out.parent) for n, job in known.items() if "from" not in job}
+        for name, job in known.items():
+            if "from" in job:
+                found[name] = move(out.parent / job["from"], job, pool)
         rows = [None] * dist.get_world_size()
         dist.all_gather_object(rows, found)
         if rank == 0:

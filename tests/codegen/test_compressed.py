@@ -24,6 +24,14 @@ CASES = {
     "zero": ("zero1=4", "sdp4bit"),
     "zero in stages": ("pp=2,zero1=2", "sdp4bit"),
     "both": ("dp=2,zero2=2", "sdp4bit"),
+    "signs": ("dp=2,zero2=2", "one-bit"),
+    "rounded": ("zero1=4", "zero++"),
+}
+MOVES = {  # checkpoints, and the cases whose plans they are loaded under
+    "fewer workers": ("feedback", "signs"),
+    "uncompressed": ("feedback", "plain"),
+    "without errors": ("plain", "feedback"),
+    "replicas": ("zero", "both"),
 }
 
 
@@ -54,6 +62,9 @@ def trained(tmp_path_factory):
         target = folder / name.replace(" ", "_")
         write(compile_program(plans[name], model), target)
         jobs.append({"name": name, "source": LLAMA, "folder": str(target)})
+    for name, (saved, loaded) in MOVES.items():
+        job = {"name": name, "source": LLAMA, "folder": str(folder / loaded.replace(" ", "_"))}
+        jobs.append({**job, "from": saved})
     (folder / "jobs.json").write_text(json.dumps(jobs))
     out = folder / "out.json"
     launch(4, [str(WORKER), str(folder / "jobs.json"), str(out)], timeout_seconds=300)
@@ -63,7 +74,8 @@ def trained(tmp_path_factory):
 @pytest.mark.ranks
 def test_compressed_programs_train_like_plain_ones(trained):
     _, rows = trained
-    for name, row in rows[0].items():
+    for name in CASES:
+        row = rows[0][name]
         plain = rows[0]["plain"]["losses"]
         assert row["losses"][-1] < row["losses"][0], name
         assert row["losses"] == pytest.approx(plain, rel=0.02), name
@@ -84,10 +96,33 @@ def test_ranks_keep_the_same_bits(trained):
 @pytest.mark.ranks
 def test_a_checkpoint_goes_on_where_it_was(trained):
     _, rows = trained
-    for name, (_, compress) in CASES.items():
-        row = rows[0][name]
-        near = 1e-6 if compress == "none" else 5e-3  # errors that differ by rank start anew
-        assert row["resumed"] == pytest.approx(row["losses"][3:], rel=near), name
+    for row in rows:
+        for name in CASES:
+            found = row[name]
+            assert found["resumed"] == found["losses"][3:], name
+            assert found["resumed bits"] == found["bits"], name
+
+
+@pytest.mark.ranks
+def test_what_is_owed_stays_owed_under_another_plan(trained):
+    _, rows = trained
+    found = rows[0]["fewer workers"]
+    assert found["owed"] > 0
+    assert found["names"]
+    assert found["changed"] < 1e-7 * found["owed"]
+
+
+@pytest.mark.ranks
+def test_errors_are_dropped_aloud_and_missing_ones_are_zero(trained):
+    _, rows = trained
+    (said,) = rows[0]["uncompressed"]["said"]
+    assert "dropped" in said
+    assert not any(row["uncompressed"]["said"] for row in rows[1:])
+    assert rows[0]["without errors"]["owed"] == 0
+    for name, (saved, _) in MOVES.items():
+        found = rows[0][name]
+        assert bool(found["said"]) == (name == "uncompressed"), name
+        assert found["losses"] == pytest.approx(rows[0][saved]["losses"][3:4], rel=5e-3), name
 
 
 @pytest.mark.ranks

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.registry import algorithm
 from plait.ir.errors import MismatchError, UsageError
-from plait.runtime.compression.buckets import Buckets
+from plait.runtime.compression.buckets import OWED, Buckets, Carried
 from plait.runtime.compression.threads import run_ranks
 
 SIZES = (4 * 700, 4 * 3, 4 * 40_000, 4 * 20_000)
@@ -108,6 +108,46 @@ def test_states_are_loaded_before_the_first_step():
         return all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
 
     assert all(run_ranks(work, 2, 2))
+
+
+NAMES = [f"w{number}" for number in range(len(SIZES))]
+
+
+@pytest.mark.parametrize("name", ["one-bit", "random-k-feedback", "sdp4bit"])
+def test_states_by_tensor_go_on_with_the_same_bits(name):
+    """Also where padding would have errors of its own, and again before the first step."""
+
+    def work(levels):
+        rank, subject = levels.all.index, algorithm(name).programs[0].subject
+
+        def step(buckets, number):
+            if subject == "gradients":
+                return buckets.all_reduce(tensors(rank, number), NAMES)
+            return buckets.all_gather([t.chunk(4)[rank] for t in tensors(9, number)], NAMES)
+
+        first, second, third = (made(algorithm(name), levels) for _ in range(3))
+        for number in range(3):
+            step(first, number)
+        saved = [one._replace(value=one.value.clone()) for one in first.carried()]
+        second.carry(saved, first.steps())
+        third.carry(second.carried(), second.steps())
+        straight, resumed = step(first, 3), step(third, 3)
+        both = zip(straight, resumed, strict=True)
+        return len(saved) >= len(SIZES), all(torch.equal(a, b) for a, b in both)
+
+    assert run_ranks(work, 2, 2) == [(True, True)] * 4
+
+
+def test_what_is_owed_to_exact_sums_is_paid_once():
+    def work(levels):
+        rank, mine = levels.all.index, tensors(levels.all.index)
+        buckets = Buckets(algorithm("one-bit"), levels, small_bytes=10**7)
+        debt = Carried("gradients", OWED, NAMES[2], True, torch.full((SIZES[2],), rank + 1.0))
+        buckets.carry([debt], {"gradients": 5})
+        first, second = buckets.all_reduce(mine, NAMES), buckets.all_reduce(mine, NAMES)
+        return [(a - b).mean().item() for a, b in zip(first, second, strict=True)]
+
+    assert run_ranks(work, 4)[0] == pytest.approx([0, 0, 10, 0], abs=1e-5)
 
 
 def test_mistakes_are_explained():

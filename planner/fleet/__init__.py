@@ -1,0 +1,1 @@
+"""Plans for devices of several kinds: crews, lines of crews, and shares of the batch."""

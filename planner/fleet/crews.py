@@ -1,0 +1,122 @@
+"""What stages of a line cost on so many devices of a part, under the best of their own strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf, prod
+from typing import NamedTuple
+
+from ...ir.cluster import Cluster
+from ...ir.fleet import Fleet, taken
+from ...ir.model import Model
+from ...ir.plan import ENDS, Memory, Optimizer, Stage
+from ...ir.strategy import ROLES, Strategy
+from ..candidate import StageSums
+from ..entries import Entries, Entry
+from ..evaluate import Evaluator
+from ..space import families, strategies
+
+
+class Kind(NamedTuple):
+    """Crews that are alike: so many devices of a part."""
+
+    part: int
+    width: int
+
+
+class Choice(NamedTuple):
+    """What a crew does with its calls: its strategy, what it remembers, and the stage it is."""
+
+    strategy: Strategy
+    memory: Memory
+    stage: Stage
+
+    @property
+    def seconds(self) -> float:
+        return self.stage.forward_seconds + self.stage.backward_seconds
+
+
+class Crews:
+    """Prices stages on crews of a fleet; micro-batches have `samples`."""
+
+    def __init__(
+        self, model: Model, fleet: Fleet, optimizer: Optimizer, roles: tuple[str, ...],
+        memory_bytes: int | None,
+    ) -> None:  # fmt: skip
+        self.model, self.fleet, self.optimizer = model, fleet, optimizer
+        self.roles = tuple(r for r in roles if not ROLES[r].stages)
+        self.memory_bytes = memory_bytes
+        self.evaluators: dict[Kind, Evaluator] = {}
+        self.words: dict[Kind, list[Strategy]] = {}
+        self.sums: dict[tuple[Kind, Strategy, Memory, int, int, int], StageSums | None] = {}
+        self.choices: dict[tuple[Kind, int, int, int, int], Choice | None] = {}
+
+    def budget(self, kind: Kind) -> int:
+        have = self.fleet.parts[kind.part].device.memory_bytes
+        return have if self.memory_bytes is None else min(have, self.memory_bytes)
+
+    def evaluator(self, kind: Kind) -> Evaluator:
+        if kind not in self.evaluators:
+            cluster = taken(self.fleet.parts[kind.part], kind.width)
+            entries = Entries(self.model, cluster)
+            self.evaluators[kind] = Evaluator(entries, self.model.batch, self.optimizer)
+            self.words[kind] = list(dict.fromkeys(self.strategies(cluster)))
+        return self.evaluators[kind]
+
+    def strategies(self, cluster: Cluster) -> Iterator[Strategy]:
+        for family in families(cluster, self.roles):
+            for word in family:
+                if cluster.devices % prod(size for _, size in word) == 0:
+                    yield from strategies(cluster.devices, word, self.roles, 1)
+
+    def best(self, kind: Kind, samples: int, first: int, last: int, after: int) -> Choice | None:
+        """The fastest way of a crew to run calls `first` to `last - 1`, `after` stages following, that
+        fits; None where nothing does."""
+        key = kind, samples, first, last, after
+        if key not in self.choices:
+            made = (c for c in self.all(kind, samples, first, last, after) if self.fits(kind, c))
+            self.choices[key] = min(made, key=lambda c: (c.seconds, str(c.strategy)), default=None)
+        return self.choices[key]
+
+    def fits(self, kind: Kind, choice: Choice) -> bool:
+        return choice.stage.peak_bytes <= self.budget(kind)
+
+    def all(self, kind: Kind, samples: int, first: int, last: int, after: int) -> Iterator[Choice]:
+        evaluator = self.evaluator(kind)
+        micro_batches = self.model.batch // samples
+        for strategy in self.words[kind]:
+            for memory in ENDS:
+                sums = self.summed(kind, strategy, memory, samples, first, last)
+                if sums is not None:
+                    stage = evaluator.stage([(strategy, sums)], micro_batches, 0, after + 1, 0.0)
+                    yield Choice(strategy, memory, stage)
+
+    def summed(
+        self, kind: Kind, strategy: Strategy, memory: Memory, samples: int, first: int, last: int
+    ) -> StageSums | None:
+        """Calls of a stage added up; None where they cannot be split so or none has work."""
+        key = kind, strategy, memory, samples, first, last
+        if key not in self.sums:
+            evaluator = self.evaluator(kind)
+            entries, own = self.entries(kind, strategy, memory, samples), evaluator.sums.own(first, last)
+            self.sums[key] = None if entries is None or not own else evaluator.sums.of(
+                entries, first, last, strategy.inside, samples // strategy.batch_ways(), own
+            )  # fmt: skip
+        return self.sums[key]
+
+    def entries(
+        self, kind: Kind, strategy: Strategy, memory: Memory, samples: int
+    ) -> list[Entry] | None:
+        """The price of every call on a micro-batch."""
+        ways, batch = strategy.batch_ways(), self.model.batch
+        if samples % ways:
+            return None
+        return self.evaluator(kind).entries_like(
+            strategy.inside, batch // ways, batch // samples, memory
+        )
+
+    def device_seconds(self, kind: Kind, samples: int) -> float:
+        """Of one of its devices, the least that a micro-batch takes of the whole model, if memory were
+        no matter."""
+        made = self.all(kind, samples, 0, len(self.model.calls), 0)
+        return kind.width * min((choice.seconds for choice in made), default=inf)
