@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Literal
 
@@ -149,24 +149,20 @@ class BatchAxes:
             return bucket + bucket // self.ways
         return bucket if any(size > 1 for _, size, _ in (*self.replicas, *self.inside)) else 0
 
-    def call_buffers(
-        self, moment: Moment, others: bool, in_place: bool
-    ) -> Iterator[tuple[int, int]]:
-        """What a call holds inside and beside, gathered weights and flat copies for the wire, whenever
-        it could be most. `others`: gradients of other micro-batches are at hand."""
+    def call_buffers(self, moment: Moment, in_place: bool) -> tuple[int, int, int]:
+        """What a call holds inside, and beside, gathered weights and flat copies for the wire, when it
+        is most, and what adding to gradients of other micro-batches takes."""
         weights, gathered = moment.weights, "parameter" in self.shards
         if in_place:
-            yield moment.inside, 3 * weights * gathered
-            return
+            return moment.inside, 3 * weights * gathered, 0
         bucket = min(weights, max(BUCKET_BYTES, moment.biggest))
         if moment.phase != "accumulate":
-            yield moment.inside, weights * gathered
-            if gathered:
-                yield 0, weights + bucket
-        elif "gradient" in self.shards:
-            yield moment.inside, bucket + bucket // self.ways
-        else:
-            yield moment.inside, moment.biggest * others
+            if gathered and bucket > moment.inside:
+                return 0, weights + bucket, 0
+            return moment.inside, weights * gathered, 0
+        if "gradient" in self.shards:
+            return moment.inside, bucket + bucket // self.ways, 0
+        return moment.inside, 0, moment.biggest
 
     def return_bytes(self, trained: int) -> int:
         """Updated weights that come from their owners, beside what they are copied to."""

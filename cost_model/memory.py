@@ -93,8 +93,10 @@ def worst_of(
     parts: Sequence[tuple[StageBytes, BatchAxes]], practice: Practice, waiting: Waiting, device: Device
 ) -> list[Worst]:
     """The worst moment of a stage: one part is at work, of the others all waits that can."""
-    idle = [between_calls(stage, axes, practice, waiting) for stage, axes in parts]
     busy = [worst(stage, axes, practice, waiting, device) for stage, axes in parts]
+    if len(parts) == 1:
+        return busy
+    idle = [between_calls(stage, axes, practice, waiting) for stage, axes in parts]
     most = max(range(len(parts)), key=lambda p: sum(busy[p]) - sum(idle[p]))
     return [*idle[:most], busy[most], *idle[most + 1 :]]
 
@@ -102,10 +104,17 @@ def worst_of(
 def between_calls(
     stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
 ) -> Worst:
-    """All that can wait, with nothing at work."""
-    activations = int(waiting.most * (stage.saved - stage.last)) + stage.last
-    gradients = gradient_bytes(stage, axes, practice, stage.trained)
-    return Worst(batch_bytes(stage, waiting), gradients, activations, 0, 0)
+    """The most that is there with nothing at work: of every call its values wait, or its gradients."""
+    batch, per_batch = batch_bytes(stage, waiting), stage.saved - stage.last
+    moments = [(m.waiting, m.summed) for m in stage.moments if m.phase == "backward"]
+    found = []
+    for most, others in waiting.cases():
+        whole = others or practice.sent_in_place
+        for own, summed in [(stage.saved, stage.trained * whole), (0, stage.trained), *moments]:
+            gradients = gradient_bytes(stage, axes, practice, stage.trained if whole else summed)
+            activations = int((most - 1) * per_batch) + (own if practice.lets_go else stage.saved)
+            found.append(Worst(batch, gradients, activations, 0, 0))
+    return max(found, key=sum)
 
 
 def worst(
@@ -123,14 +132,16 @@ def at_work(
 ) -> Iterator[Worst]:
     """While calls run."""
     batch, sent = batch_bytes(stage, waiting), crossing_bytes(stage, practice, waiting)
+    per_batch, in_place = stage.saved - stage.last, practice.sent_in_place
+    buffers = [axes.call_buffers(moment, in_place) for moment in stage.moments]
+    whole = gradient_bytes(stage, axes, practice, stage.trained)
     for most, others in waiting.cases():
-        for moment in stage.moments:
-            summed = stage.trained if others or practice.sent_in_place else moment.summed
-            gradients = gradient_bytes(stage, axes, practice, min(summed, stage.trained))
-            own = moment.waiting if practice.lets_go else stage.saved
-            activations = int((most - 1) * (stage.saved - stage.last)) + own
-            for inside, buffers in axes.call_buffers(moment, others, practice.sent_in_place):
-                yield Worst(batch, gradients, activations, inside, buffers + sent)
+        before = int((most - 1) * per_batch)
+        for moment, (inside, beside, added) in zip(stage.moments, buffers, strict=True):
+            summed = min(moment.summed, stage.trained)
+            gradients = whole if others or in_place else gradient_bytes(stage, axes, practice, summed)
+            own = before + (moment.waiting if practice.lets_go else stage.saved)
+            yield Worst(batch, gradients, own, inside, beside + added * others + sent)
 
 
 def at_step(

@@ -142,8 +142,6 @@ class Mixture:
                 practice = evaluator.entries.practice
                 stages = Waiting(waiting, self.micro_batches)
                 idle = between_calls(amounts, axes, practice, stages)
-                if not stages.others:  # the first gradients come when much has gone
-                    idle = idle._replace(gradients=0)
                 busy = worst(amounts, axes, practice, stages, evaluator.cluster.device)
                 terms = part_terms(amounts, axes, evaluator.optimizer, practice, idle)
                 passing, lasting = max(sum(busy) - sum(idle), 0), sum(terms.values()) / n
@@ -161,14 +159,15 @@ class Mixture:
         # ranks that wait leave their processors to others
         return (sum(busy) + slowest) / self.evaluator.cluster.device.ranks_per_processor
 
-    def best(self, budget: int) -> Candidate | None:
-        """The fastest mixture, or None where none fits."""
-        allowed, best = float(budget), None
+    def best(self, budget: int, others: float) -> Candidate | None:
+        """The fastest mixture, or None where none fits; it needs not be found where `others` seconds
+        are less. Another try wins no larger a share of the time than is left of the memory."""
+        allowed, best, counts = float(budget), None, None
         for _ in range(TRIES):
             room = _room(self.evaluator, allowed)
             limits = room, self.evaluator.cluster.device.host_memory_bytes
-            counts = _counts(self.kinds, self.group, self.micro_batches, limits)
-            if counts is None:
+            last, counts = counts, _counts(self.kinds, self.group, self.micro_batches, limits)
+            if counts is None or (best is not None and counts == last):
                 break
             made = self.decisions(counts)
             candidate = self.evaluator.mixed(made, self.leader.bounds, self.micro_batches)
@@ -177,7 +176,8 @@ class Mixture:
             fits = candidate.peak_bytes <= budget
             if fits and (best is None or candidate.step_seconds < best.step_seconds):
                 best = candidate
-            if fits and budget - candidate.peak_bytes < CLOSE * room:
+            left = (budget - candidate.peak_bytes) / room
+            if fits and (left < CLOSE or candidate.step_seconds * (1 - left) >= others):
                 break
             allowed += budget - candidate.peak_bytes
         return best
@@ -221,6 +221,7 @@ def _least(kind: Kind, micro_batches: int, room: float) -> tuple[float, float]:
 
     once = curve(lambda w: w.seconds)
     step = curve(lambda w: w.seconds * micro_batches + w.sync_seconds)
+    room -= max(min(w.passing_bytes for w in c.ways) for c in kind)
     return float(once.at(room)), float(step.at(room))
 
 
@@ -253,6 +254,29 @@ def _counts(
     return None if best is None else best[1]
 
 
+def _fastest(
+    classes: Kind, allowed: Sequence[tuple[int, ...]], micro_batches: int, limits: tuple[float, float]
+) -> tuple[float, Counts] | None:
+    """All calls run the fastest way, if that fits."""
+
+    def seconds(way: Way) -> float:
+        return way.seconds * micro_batches + way.sync_seconds
+
+    taken = [
+        min(own, key=lambda w, c=c: (seconds(c.ways[w]), c.ways[w].lasting_bytes))
+        for c, own in zip(classes, allowed, strict=True)
+    ]
+    ways = [(c.members, c.ways[w]) for c, w in zip(classes, taken, strict=True)]
+    held = sum(n * w.lasting_bytes for n, w in ways) + max(w.passing_bytes for _, w in ways)
+    if held > limits[0] or sum(n * w.host_bytes for n, w in ways) > limits[1]:
+        return None
+    counts = [
+        [c.members * (w == w_taken) for w in range(len(c.ways))]
+        for c, w_taken in zip(classes, taken, strict=True)
+    ]
+    return sum(n * seconds(w) for n, w in ways), counts
+
+
 def _stage_counts(
     classes: Kind,
     allowed: Sequence[tuple[int, ...]],
@@ -261,6 +285,9 @@ def _stage_counts(
 ) -> tuple[float, Counts] | None:
     """The least seconds of one stage in a step within the bytes of a device and of its host, and the
     counts that give it; seconds and bytes are scaled to about one."""
+    fastest = _fastest(classes, allowed, micro_batches, limits)
+    if fastest is not None:
+        return fastest
     model, (bytes_, host_bytes) = mathopt.Model(), limits
     unit = sum(
         c.members * max(w.seconds * micro_batches + w.sync_seconds for w in c.ways) for c in classes

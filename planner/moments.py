@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import accumulate
+from operator import ge
+
+from msgspec.structs import astuple
 
 from ..cost_model.table import FunctionCost
 from ..ir.amounts import Moment
@@ -42,12 +45,22 @@ def moments(
         saved[at] += cost.saved_bytes
     saved, read, pulled = (list(accumulate(line)) for line in (saved, read, pulled))
     summed = list(accumulate(reversed(trained), initial=0))[::-1]
-    return tuple(
+    return _undominated(
         moment
         for at in _ends(costs)
         for moment in _of(costs[at], trained[at], summed[at + 1], saved[at], read[at], pulled[at],
                           saved[at - 1] if at else 0)
     )  # fmt: skip
+
+
+def _undominated(found: Iterable[Moment]) -> tuple[Moment, ...]:
+    """Moments of which no other of their phase has as much of everything."""
+    kept: dict[str, list[tuple[int, ...]]] = {}
+    for phase, *amounts in sorted(map(astuple, found), reverse=True):
+        own = kept.setdefault(phase, [])
+        if not any(all(map(ge, more, amounts)) for more in own):
+            own.append(tuple(amounts))
+    return tuple(Moment(phase, *amounts) for phase, own in kept.items() for amounts in own)
 
 
 def _of(

@@ -115,7 +115,7 @@ class Space:
         for least, _, mixture in sorted(mixtures)[:BLENDED]:
             if least >= best or self.clock.late():
                 break
-            made = mixture.best(self.budget)
+            made = mixture.best(self.budget, best)
             if made is not None:
                 found.append(made)
                 best = min(best, made.step_seconds)

@@ -159,14 +159,12 @@ class Store:
         for mesh, members in self.by_mesh(ready):
             wire = self.wires.gradients(mesh, "zero1", self.levels[mesh][2])
             names = _names(members)
-            flats = wire.reduce_scatter([_taken(k) for k in members], names)
-            pieces.update(zip(names, flats, strict=True))
+            pieces.update(_named(names, wire.reduce_scatter([_taken(k) for k in members], names)))
         for key, group in self.groups.sums.items():
             names = [kept.name for kept in ready if (kept.held.mesh, kept.held.sums) == key]
             mesh, axes = key
             wire = self.wires.gradients(mesh, "+".join(axes), group)
-            added = wire.all_reduce([pieces.pop(name) for name in names], names)
-            pieces.update(zip(names, added, strict=True))
+            pieces.update(_named(names, wire.all_reduce([pieces.pop(n) for n in names], names)))
         for kept in ready:
             assert kept.leaf is not None
             kept.leaf.grad = pieces[kept.name].view(kept.leaf.shape)
@@ -276,6 +274,11 @@ def _taken(kept: Kept) -> Tensor:
     gradient, kept.gradient = kept.gradient, None
     assert gradient is not None
     return gradient
+
+
+def _named(names: Sequence[str], tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by name, which nothing else holds."""
+    return zip(names, tensors, strict=True)
 
 
 def _names(kept: Sequence[Kept]) -> list[str]:
