@@ -117,6 +117,16 @@ def between_calls(
     return max(found, key=sum)
 
 
+def after_forward(
+    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
+) -> Worst:
+    """All that waits before the first backward that finds as much: a moment of every step."""
+    there = stage.trained if waiting.others or practice.sent_in_place else 0
+    activations = int((waiting.most - 1) * (stage.saved - stage.last)) + stage.saved
+    gradients = gradient_bytes(stage, axes, practice, there)
+    return Worst(batch_bytes(stage, waiting), gradients, activations, 0, 0)
+
+
 def worst(
     stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting, device: Device
 ) -> Worst:

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from math import inf
 from typing import NamedTuple
 
 from ortools.math_opt.python import mathopt
 
 from ..cost_model.batch_axes import BatchAxes
-from ..cost_model.memory import MARGIN, Waiting, between_calls, part_terms, worst
+from ..cost_model.memory import MARGIN, Waiting, after_forward, between_calls, part_terms, worst
 from ..ir.amounts import StageBytes
 from ..ir.plan import DIVIDED, HOSTED, Memory
 from .candidate import Candidate, Decision
@@ -34,10 +35,12 @@ TRIES = 6  # each with a budget put right by what the last one really needs: lay
 
 class Way(NamedTuple):
     """One call of a class under one choice: seconds per micro-batch and per step, bytes that add up
-    over calls, on the device and in its host's memory, and bytes of which the worst call counts."""
+    over calls, at least and at most, on the device and in its host's memory, and bytes of which the
+    worst call counts."""
 
     seconds: float
     sync_seconds: float
+    least_bytes: float
     lasting_bytes: float
     host_bytes: float
     passing_bytes: float
@@ -143,10 +146,12 @@ class Mixture:
                 stages = Waiting(waiting, self.micro_batches)
                 idle = between_calls(amounts, axes, practice, stages)
                 busy = worst(amounts, axes, practice, stages, evaluator.cluster.device)
-                terms = part_terms(amounts, axes, evaluator.optimizer, practice, idle)
-                passing, lasting = max(sum(busy) - sum(idle), 0), sum(terms.values()) / n
-                host = waiting * amounts.host / n
-                ways.append(Way(seconds / n, sync / n, lasting, host, passing))
+                most, least = (
+                    sum(part_terms(amounts, axes, evaluator.optimizer, practice, m).values()) / n
+                    for m in (idle, after_forward(amounts, axes, practice, stages))
+                )
+                passing, host = max(sum(busy) - sum(idle), 0), waiting * amounts.host / n
+                ways.append(Way(seconds / n, sync / n, least, most, host, passing))
             yield Class(name, n, tuple(ways), any(evaluator.sums.shares[i] for i in calls))
 
     def floor(self, budget: int) -> float:
@@ -160,27 +165,42 @@ class Mixture:
         return (sum(busy) + slowest) / self.evaluator.cluster.device.ranks_per_processor
 
     def best(self, budget: int, others: float) -> Candidate | None:
-        """The fastest mixture, or None where none fits; it needs not be found where `others` seconds
-        are less. Another try wins no larger a share of the time than is left of the memory."""
-        allowed, best, counts = float(budget), None, None
+        """The fastest mixture or member, or None where none fits; it needs not be found where `others`
+        seconds are less. Another try wins no larger a share of the time than is left of the memory."""
+        fitting = [c for c in self.group if c.peak_bytes <= budget]
+        best = min(fitting, key=lambda c: c.step_seconds, default=None)
+        allowed, span, last = budget + self.beyond(budget), (0.0, inf), None
         for _ in range(TRIES):
-            room = _room(self.evaluator, allowed)
-            limits = room, self.evaluator.cluster.device.host_memory_bytes
-            last, counts = counts, _counts(self.kinds, self.group, self.micro_batches, limits)
-            if counts is None or (best is not None and counts == last):
+            room, host = _room(self.evaluator, allowed), self.evaluator.cluster.device.host_memory_bytes
+            counts = _counts(self.kinds, self.group, self.micro_batches, (room, host))
+            candidate = None if counts is None else self.mixed(counts)
+            left = 0 if candidate is None else budget - candidate.peak_bytes
+            if candidate is not None and left >= 0:
+                best = min(best or candidate, candidate, key=lambda c: c.step_seconds)
+                slow = candidate.step_seconds * (1 - left / room) >= others
+                if slow or left < CLOSE * room or (counts == last and span[1] == inf):
+                    break
+            allowed, span, last = *_next(allowed, span, left), counts
+            if allowed == inf:
                 break
-            made = self.decisions(counts)
-            candidate = self.evaluator.mixed(made, self.leader.bounds, self.micro_batches)
-            if candidate is None:
-                break
-            fits = candidate.peak_bytes <= budget
-            if fits and (best is None or candidate.step_seconds < best.step_seconds):
-                best = candidate
-            left = (budget - candidate.peak_bytes) / room
-            if fits and (left < CLOSE or candidate.step_seconds * (1 - left) >= others):
-                break
-            allowed += budget - candidate.peak_bytes
         return best
+
+    def mixed(self, counts: Sequence[Counts]) -> Candidate | None:
+        made = self.decisions(counts)
+        return self.evaluator.mixed(made, self.leader.bounds, self.micro_batches)
+
+    def beyond(self, budget: int) -> float:
+        """Bytes that sums over classes count too much, where all layers take one choice that fits."""
+        device = self.evaluator.cluster.device
+        number, leader = max(
+            enumerate(self.group), key=lambda c: (c[1].peak_bytes <= budget, c[1].peak_bytes)
+        )
+        held = max(
+            sum(c.members * c.ways[number].lasting_bytes for c in kind)
+            + max(c.ways[number].passing_bytes for c in kind)
+            for kind in set(self.kinds)
+        )
+        return held * (1 + MARGIN) + device.runtime_overhead_bytes - leader.peak_bytes
 
     def decisions(self, counts: Sequence[Counts]) -> tuple[Decision, ...]:
         """Layers of a class take the choices in order, so that equal ones are neighbours."""
@@ -202,6 +222,16 @@ class Mixture:
         return tuple(made)
 
 
+def _next(
+    allowed: float, span: tuple[float, float], left: float
+) -> tuple[float, tuple[float, float]]:
+    """The budget to try next where so many bytes were `left`, and the span that it lies in: put right
+    by them, or half-way where that is known to be too little or too much."""
+    low, high = (allowed, span[1]) if left >= 0 else (span[0], allowed)
+    there = allowed + left
+    return there if low < there < high else (low + high) / 2, (low, high)
+
+
 class _Part(NamedTuple):
     """Calls of one function in a stage, and for every choice: bytes, axes, seconds, and of sync."""
 
@@ -215,13 +245,12 @@ def _least(kind: Kind, micro_batches: int, room: float) -> tuple[float, float]:
 
     def curve(cost: Callable[[Way], float]) -> Curve:
         return together(
-            hull([w.lasting_bytes for w in c.ways], [cost(w) for w in c.ways]).times(c.members)
+            hull([w.least_bytes for w in c.ways], [cost(w) for w in c.ways]).times(c.members)
             for c in kind
         )
 
     once = curve(lambda w: w.seconds)
     step = curve(lambda w: w.seconds * micro_batches + w.sync_seconds)
-    room -= max(min(w.passing_bytes for w in c.ways) for c in kind)
     return float(once.at(room)), float(step.at(room))
 
 

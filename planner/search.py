@@ -116,7 +116,7 @@ class Space:
             if least >= best or self.clock.late():
                 break
             made = mixture.best(self.budget, best)
-            if made is not None:
+            if made is not None and made not in found:
                 found.append(made)
                 best = min(best, made.step_seconds)
 
