@@ -291,17 +291,17 @@ def _fastest(
     def seconds(way: Way) -> float:
         return way.seconds * micro_batches + way.sync_seconds
 
-    taken = [
-        min(own, key=lambda w, c=c: (seconds(c.ways[w]), c.ways[w].lasting_bytes))
-        for c, own in zip(classes, allowed, strict=True)
-    ]
+    def first(ways: Sequence[Way], usable: tuple[int, ...]) -> int:
+        return min(usable, key=lambda w: (seconds(ways[w]), ways[w].lasting_bytes))
+
+    taken = [first(c.ways, own) for c, own in zip(classes, allowed, strict=True)]
     ways = [(c.members, c.ways[w]) for c, w in zip(classes, taken, strict=True)]
     held = sum(n * w.lasting_bytes for n, w in ways) + max(w.passing_bytes for _, w in ways)
     if held > limits[0] or sum(n * w.host_bytes for n, w in ways) > limits[1]:
         return None
     counts = [
-        [c.members * (w == w_taken) for w in range(len(c.ways))]
-        for c, w_taken in zip(classes, taken, strict=True)
+        [c.members * (w == one) for w in range(len(c.ways))]
+        for c, one in zip(classes, taken, strict=True)
     ]
     return sum(n * seconds(w) for n, w in ways), counts
 

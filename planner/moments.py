@@ -13,7 +13,7 @@ from operator import ge
 from msgspec.structs import astuple
 
 from ..cost_model.table import FunctionCost
-from ..ir.amounts import Moment
+from ..ir.amounts import Moment, Phase
 from ..ir.model import Call
 
 
@@ -55,12 +55,12 @@ def moments(
 
 def _undominated(found: Iterable[Moment]) -> tuple[Moment, ...]:
     """Moments of which no other of their phase has as much of everything."""
-    kept: dict[str, list[tuple[int, ...]]] = {}
-    for phase, *amounts in sorted(map(astuple, found), reverse=True):
-        own = kept.setdefault(phase, [])
+    kept: dict[Phase, dict[tuple[int, ...], Moment]] = {}
+    for moment in sorted(found, key=astuple, reverse=True):
+        own, amounts = kept.setdefault(moment.phase, {}), astuple(moment)[1:]
         if not any(all(map(ge, more, amounts)) for more in own):
-            own.append(tuple(amounts))
-    return tuple(Moment(phase, *amounts) for phase, own in kept.items() for amounts in own)
+            own[amounts] = moment
+    return tuple(moment for own in kept.values() for moment in own.values())
 
 
 def _of(

@@ -126,11 +126,11 @@ class Store:
 
     def accumulate(self, gradients: list[tuple[str, Tensor]]) -> None:
         """Add the gradients that one backward call made; the list is taken over."""
-        found = [self.kept[name] for name, _ in gradients]
-        pairs = zip(found, gradients, strict=True)
-        flats = [flatten(g, kept.total_ways) for kept, (_, g) in pairs if kept.leaf is not None]
-        gradients.clear()
-        found = [kept for kept in found if kept.leaf is not None]
+        found, flats = list[Kept](), list[Tensor]()
+        for kept, gradient in self.taken(gradients):
+            found.append(kept)
+            flats.append(flatten(gradient, kept.total_ways))
+            del gradient  # what is flat may be a copy
         for level in self.levels_of(found)[:2]:
             flats = buckets.reduce_scatter(level, flats)
         for kept, flat in zip(found, flats, strict=True):
@@ -141,6 +141,16 @@ class Store:
             else:
                 # The first tensor may be somebody else's memory as well: do not write into it.
                 kept.gradient, kept.owned = kept.gradient + flat, True
+
+    def taken(self, gradients: list[tuple[str, Tensor]]) -> Iterator[tuple[Kept, Tensor]]:
+        """Gradients of what is trained, one by one, which the list no longer holds."""
+        gradients.reverse()
+        while gradients:
+            kept = self.kept[gradients[-1][0]]
+            if kept.leaf is not None:
+                yield kept, gradients.pop()[1]
+            else:
+                gradients.pop()
 
     def levels_of(self, kept: Iterable[Kept]) -> Levels:
         """The groups over which one call's tensors are cut flat: all alike."""

@@ -71,7 +71,8 @@ def test_gradients_come_when_values_have_gone():
     made = terms("dp=8", number=1)
     assert (made["gradients"], made["activations"]) == (0, SAVED)
     light = replace(STAGE, saved=100, moments=(Moment("backward", 100, 10, 0, 800, 400),))
-    assert (terms("dp=8", light, number=1)["gradients"], terms("dp=8", light)["gradients"]) == (8000, 8000)
+    for number in (1, 8):
+        assert terms("dp=8", light, number=number)["gradients"] == 8000
 
 
 def test_parts_wait_or_have_their_gradients():
