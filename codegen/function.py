@@ -11,7 +11,7 @@ from ..ir.pieces import last_uses
 from ..ir.plan import HOSTED, Plan
 from .lower import Lowered
 from .pieces import in_pieces
-from .text import Names, literal, milliseconds, remark, tupled, wrapped
+from .text import Names, literal, milliseconds, remark, taken, tupled, wrapped
 
 COMM_WORDS = {
     "all_gather": ("dim", "outer"), "reduce_scatter": ("dim", "outer"), "cut": ("dim", "outer"),
@@ -95,7 +95,10 @@ def _backward(local: Function, lowered: Lowered, values: dict[int, str], name: s
     tangents = [values[o.tangent] for o in local.outputs if o.tangent is not None]
     kept = {i.value for i in local.held()}
     kept |= {i.gradient for i in local.inputs if i.gradient is not None}
-    lines = wrapped(f"def {name}(", ["comm", *_once([*held, *saved, *tangents])], "):", 0)
+    _once([*held, *saved, *tangents])
+    lines = wrapped(f"def {name}(", ["comm", *held, "saved", *tangents], "):", 0)
+    if saved:
+        lines += [*taken(saved), "    saved.clear()"]
     lines += _body(local, pieces.backward, values, kept)
     gradients = [
         (i.kind, "None" if i.gradient is None else values[i.gradient]) for i in local.inputs
@@ -105,9 +108,8 @@ def _backward(local: Function, lowered: Lowered, values: dict[int, str], name: s
     return lines + wrapped("return (", [first, second], ")", 4)
 
 
-def _once(names: list[str]) -> list[str]:
+def _once(names: list[str]) -> None:
     assert len(set(names)) == len(names), f"two values share a name: {names}"
-    return names
 
 
 def _body(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..ir.layout import PARTIAL, Layout, along
 from ..ir.local import SPLIT
 from .lower import Lowered
-from .text import tupled, wrapped
+from .text import taken, tupled, wrapped
 
 
 class End(NamedTuple):
@@ -83,11 +83,15 @@ class _Writer:
         return lines + wrapped("return (", [tupled([e.name for e in self.outputs]), saved], ")", 4)
 
     def backward(self) -> list[str]:
-        held = [item.value for item in self.local.held()]
-        ends = [self.inputs[v] for v in (*held, *self.lowered.pieces.saved)] + self.tangents
-        lines = wrapped("def backward(", ["comm", *(end.name for end in ends)], "):", 0)
+        held = [self.inputs[item.value] for item in self.local.held()]
+        saved = [self.inputs[v] for v in self.lowered.pieces.saved]
+        tangents = [end.name for end in self.tangents]
+        lines = wrapped("def backward(", ["comm", *(e.name for e in held), "saved", *tangents], "):", 0)
+        lines += taken([end.name for end in saved]) if saved else []
         lines += self.loop([end for end in self.gradients if end is not None])
-        lines += wrapped("held, given = backward_piece(", ["comm", *(e.piece for e in ends)], ")", 8)
+        pieces = [*(e.piece for e in held), f"[{', '.join(e.piece for e in saved)}]",
+                  *(e.piece for e in self.tangents)]  # fmt: skip
+        lines += wrapped("held, given = backward_piece(", ["comm", *pieces], ")", 8)
         returned = []
         for source, kinds in (("held", ("parameter", "buffer")), ("given", ("activation",))):
             pairs = zip(self.local.inputs, self.gradients, strict=True)

@@ -11,7 +11,7 @@ from ..ir.model import Argument, Ref
 WIDTH = 100
 RESERVED = frozenset(keyword.kwlist) | frozenset(keyword.softkwlist) | {
     "comm", "run", "aten", "plait", "torch", "call", "range", "reversed", "forward", "backward",
-    "data", "float", "l", "O", "I", "ops",
+    "data", "saved", "float", "l", "O", "I", "ops",
 }  # fmt: skip
 
 
@@ -98,3 +98,8 @@ def milliseconds(seconds: float) -> str:
 def tupled(items: list[str]) -> str:
     """A tuple of these expressions."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+def taken(names: list[str]) -> list[str]:
+    """The statement that names what `saved` lists."""
+    return wrapped("[", names, "] = saved", 4)

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from math import prod
 from typing import Literal
 
+from ..ir.amounts import Moment
 from ..ir.cluster import Cluster
 from ..ir.compression.program import Program
 from ..ir.compression.registry import PROGRAMS
 from ..ir.plan import Plan
+from ..ir.program import BUCKET_BYTES
 from ..ir.strategy import ROLES, Strategy
 from .collective import collective_seconds
 from .compression import FP32_BYTES, Priced, price_step
@@ -140,13 +142,33 @@ class BatchAxes:
             return self.step_seconds("weights", "all_gather", held, self.sharded, small)
         return 0.0
 
-    def buffer_bytes(self, biggest: int, in_place: bool) -> int:
-        """Gathered weights of one call, its whole gradients, and flat copies for the wire."""
-        if "parameter" in self.shards:
-            return 3 * biggest
+    def sum_bytes(self, bucket: int) -> int:
+        """What adding gradients up over ranks once per step takes beside all of them, a bucket at a
+        time: its sum, and, where it is scattered, an exchange before."""
+        if self.ways > 1 and "gradient" not in self.shards:
+            return bucket + bucket // self.ways
+        return bucket if any(size > 1 for _, size, _ in (*self.replicas, *self.inside)) else 0
+
+    def call_buffers(self, moment: Moment, in_place: bool) -> tuple[int, int, int]:
+        """What a call holds inside, and beside, gathered weights and flat copies for the wire, when it
+        is most, and what adding to gradients of other micro-batches takes."""
+        weights, gathered = moment.weights, "parameter" in self.shards
         if in_place:
+            return moment.inside, 3 * weights * gathered, 0
+        bucket = min(weights, max(BUCKET_BYTES, moment.biggest))
+        if moment.phase != "accumulate":
+            if gathered and bucket > moment.inside:
+                return 0, weights + bucket, 0
+            return moment.inside, weights * gathered, 0
+        if "gradient" in self.shards:
+            return moment.inside, bucket + bucket // self.ways, 0
+        return moment.inside, 0, moment.biggest
+
+    def return_bytes(self, trained: int) -> int:
+        """Updated weights that come from their owners, beside what they are copied to."""
+        if "optimizer" not in self.shards or "parameter" in self.shards:
             return 0
-        return 2 * biggest if self.shards else biggest
+        return trained + min(trained, BUCKET_BYTES)
 
 
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:

@@ -149,6 +149,14 @@ def _collective(site: Site) -> Load:
     return Load("move", whole.dtype, 0.0, 0.0, ((kind, whole.bytes, str(site.op.args[1])),))
 
 
+def send_copies(site: Site) -> int:
+    """Bytes of the copies that a collective makes beside its result: pieces lie together to be sent,
+    and what arrives is put in order. (A sum over ranks may be an exchange, and a sum at each.)"""
+    (sent, *_), received = site.operands, site.results[0]
+    whole = max(sent.bytes, received.bytes if received is not None else 0)
+    return {"all_gather": 1, "reduce_scatter": 2, "all_to_all": 2}.get(site.op.target[5:], 0) * whole
+
+
 def exchanged_bytes(exchange: Exchange, declared: Loops) -> float:
     """Bytes of one exchange at the operator's (local) sizes."""
     sizes = (declared.size(name) for dim in exchange.dims for name in dim)

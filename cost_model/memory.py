@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from ..ir.amounts import StageBytes
 from ..ir.cluster import Device
 from ..ir.plan import Optimizer
+from ..ir.program import BUCKET_BYTES
 from .batch_axes import BatchAxes
 from .practice import Practice
 
 MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assumed)
 
 
-PASSING = ("temporaries", "communication")  # of one call at a time: the worst counts
+class Waiting(NamedTuple):
+    """`most` micro-batches of a stage wait for backward at once, of `number` in a step."""
+
+    most: float
+    number: int
+
+    @property
+    def others(self) -> bool:
+        """Whether gradients of other micro-batches have been added up when most wait."""
+        return self.number > self.most
+
+    def cases(self) -> Iterator[tuple[float, bool]]:
+        """How many wait while one runs, and whether others' gradients are at hand."""
+        if self.others:
+            yield self.most, True
+            return
+        yield self.most, False
+        if self.number > 1:
+            yield self.most - 1, True
+
+
+class Worst(NamedTuple):
+    """What a stage's calls of one strategy hold at a moment, beside weights and states."""
+
+    batch: int
+    gradients: int
+    activations: int
+    temporaries: int
+    communication: int
 
 
 def memory_terms(
     parts: Sequence[tuple[StageBytes, BatchAxes]],
     optimizer: Optimizer,
     practice: Practice,
-    in_flight: float,
+    waiting: Waiting,
     device: Device,
 ) -> tuple[tuple[str, int], ...]:
-    """Named bytes of a stage from its parts, one per strategy; `in_flight` micro-batches wait for
-    backward at the worst moment. What host memory cannot take fits nowhere."""
+    """Named bytes of a stage from its parts, one per strategy, at its worst moment. What host memory
+    cannot take fits nowhere."""
     terms: dict[str, int] = {}
-    for stage, axes in parts:
-        for name, amount in part_terms(stage, axes, optimizer, practice, in_flight).items():
-            before = terms.get(name, 0)
-            terms[name] = max(before, amount) if name in PASSING else before + amount
+    for (stage, axes), moment in zip(parts, worst_of(parts, practice, waiting, device), strict=True):
+        for name, amount in part_terms(stage, axes, optimizer, practice, moment).items():
+            terms[name] = terms.get(name, 0) + amount
     terms["margin"] = int(MARGIN * sum(terms.values()))
     terms["runtime"] = device.runtime_overhead_bytes
-    beyond = host_bytes([stage for stage, _ in parts], in_flight) - device.host_memory_bytes
+    beyond = host_bytes([stage for stage, _ in parts], waiting.most) - device.host_memory_bytes
     if beyond > 0:
         terms["beyond host memory"] = device.memory_bytes + beyond
     return tuple(terms.items())
@@ -44,23 +73,120 @@ def host_bytes(stages: Iterable[StageBytes], in_flight: float) -> int:
 
 
 def part_terms(
-    stage: StageBytes, axes: BatchAxes, optimizer: Optimizer, practice: Practice, in_flight: float
+    stage: StageBytes, axes: BatchAxes, optimizer: Optimizer, practice: Practice, moment: Worst
 ) -> dict[str, int]:
-    """Named bytes of the calls of one strategy."""
-    elements = stage.trained // stage.item
-    gradient = practice.gradient_item_bytes or stage.item
+    """Named bytes of the calls of one strategy at a moment."""
     here = axes.state_bytes(stage.trained, stage.summed, practice.states_over_all)
-    buffers = axes.buffer_bytes(stage.biggest_call, practice.sent_in_place)
     kept = axes.compression_bytes(stage.trained, stage.small)
     return ({"compression": kept} if axes.compression else {}) | {
         "parameters": stage.held // axes.pieces("parameter"),
-        "gradients": elements * gradient // axes.pieces("gradient"),
+        "gradients": moment.gradients,
         "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
-        "activations": int(in_flight * (stage.saved - stage.last)) + stage.last,
-        "batch data": stage.once,
-        "temporaries": stage.transient,
-        "communication": buffers + 2 * stage.crossing,
+        "activations": moment.activations,
+        "batch data": moment.batch,
+        "temporaries": moment.temporaries,
+        "communication": moment.communication,
     }
+
+
+def worst_of(
+    parts: Sequence[tuple[StageBytes, BatchAxes]], practice: Practice, waiting: Waiting, device: Device
+) -> list[Worst]:
+    """The worst moment of a stage: one part is at work, of the others all waits that can."""
+    busy = [worst(stage, axes, practice, waiting, device) for stage, axes in parts]
+    if len(parts) == 1:
+        return busy
+    idle = [between_calls(stage, axes, practice, waiting) for stage, axes in parts]
+    most = max(range(len(parts)), key=lambda p: sum(busy[p]) - sum(idle[p]))
+    return [*idle[:most], busy[most], *idle[most + 1 :]]
+
+
+def between_calls(
+    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
+) -> Worst:
+    """The most that is there with nothing at work: of every call its values wait, or its gradients."""
+    batch, per_batch = batch_bytes(stage, waiting), stage.saved - stage.last
+    moments = [(m.waiting, m.summed) for m in stage.moments if m.phase == "backward"]
+    found = []
+    for most, others in waiting.cases():
+        whole = others or practice.sent_in_place
+        for own, summed in [(stage.saved, stage.trained * whole), (0, stage.trained), *moments]:
+            gradients = gradient_bytes(stage, axes, practice, stage.trained if whole else summed)
+            activations = int((most - 1) * per_batch) + (own if practice.lets_go else stage.saved)
+            found.append(Worst(batch, gradients, activations, 0, 0))
+    return max(found, key=sum)
+
+
+def after_forward(
+    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
+) -> Worst:
+    """All that waits before the first backward that finds as much: a moment of every step."""
+    there = stage.trained if waiting.others or practice.sent_in_place else 0
+    activations = int((waiting.most - 1) * (stage.saved - stage.last)) + stage.saved
+    gradients = gradient_bytes(stage, axes, practice, there)
+    return Worst(batch_bytes(stage, waiting), gradients, activations, 0, 0)
+
+
+def worst(
+    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting, device: Device
+) -> Worst:
+    """The worst moment of the calls of one strategy."""
+    found = list(at_work(stage, axes, practice, waiting))
+    if not practice.sent_in_place:
+        found += at_step(stage, axes, practice, waiting, device)
+    return max(found, key=sum)
+
+
+def at_work(
+    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
+) -> Iterator[Worst]:
+    """While calls run."""
+    batch, sent = batch_bytes(stage, waiting), crossing_bytes(stage, practice, waiting)
+    per_batch, in_place = stage.saved - stage.last, practice.sent_in_place
+    buffers = [axes.call_buffers(moment, in_place) for moment in stage.moments]
+    whole = gradient_bytes(stage, axes, practice, stage.trained)
+    for most, others in waiting.cases():
+        before = int((most - 1) * per_batch)
+        for moment, (inside, beside, added) in zip(stage.moments, buffers, strict=True):
+            summed = min(moment.summed, stage.trained)
+            gradients = whole if others or in_place else gradient_bytes(stage, axes, practice, summed)
+            own = before + (moment.waiting if practice.lets_go else stage.saved)
+            yield Worst(batch, gradients, own, inside, beside + added * others + sent)
+
+
+def at_step(
+    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting, device: Device
+) -> Iterator[Worst]:
+    """While gradients are completed, the optimizer steps and weights return."""
+    batch = batch_bytes(stage, waiting)
+    whole = gradient_bytes(stage, axes, practice, stage.trained)
+    part = whole * axes.pieces("gradient") // axes.pieces("optimizer")
+    stepped = stage.trained // axes.pieces("optimizer")
+    biggest = stage.biggest // axes.pieces("optimizer")
+    bucket = min(whole, max(BUCKET_BYTES, stage.biggest))
+    yield Worst(batch, whole, 0, 0, axes.sum_bytes(bucket))
+    # where the device is the host, optimizers take tensors one by one
+    yield Worst(batch, part, 0, stepped if device.host_copies_hide else 2 * biggest, 0)
+    yield Worst(batch, part, 0, 0, axes.return_bytes(stage.trained))
+
+
+def batch_bytes(stage: StageBytes, waiting: Waiting) -> int:
+    """The batch and what follows from it alone: whole, and the parts of micro-batches that wait."""
+    parts = waiting.most * stage.batch if waiting.number > 1 else 0
+    return stage.once + waiting.number * stage.inputs + int(parts)
+
+
+def gradient_bytes(stage: StageBytes, axes: BatchAxes, practice: Practice, summed: int) -> int:
+    """Bytes of the gradients of so many bytes of weights."""
+    gradient = practice.gradient_item_bytes or stage.item
+    return summed // stage.item * gradient // axes.pieces("gradient")
+
+
+def crossing_bytes(stage: StageBytes, practice: Practice, waiting: Waiting) -> int:
+    """What neighbouring stages are sent, until they have received it, and have sent."""
+    if practice.sent_in_place:
+        return 2 * stage.crossing
+    return int((waiting.most + 1) * stage.crossing) + min(2, waiting.number) * stage.entering
 
 
 def micro_batches_in_flight(after: int, stages: int, micro_batches: int, chunks: int) -> float:

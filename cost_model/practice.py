@@ -20,7 +20,8 @@ class Practice(msgspec.Struct, frozen=True):
     never finishes before its host.
     `matrix_dtype`: type that products of matrices run in, if not their operands'.
     `gradient_item_bytes`: bytes of an accumulated gradient's element, if not its parameter's.
-    `sent_in_place`: gradients are sent from where they add up, without a copy.
+    `sent_in_place`: gradients are there all the time, and are sent, as all else, without a copy.
+    `lets_go`: what a micro-batch saves goes as its backward reads it, call by call, not at its end.
     `states_over_all`: zero also spreads states over the other axes that a weight is whole along.
     `chunks`: pieces of the model per pipeline stage (interleaved 1F1B).
     `even_layers`: stages hold equally many layers, instead of equally much time.
@@ -36,6 +37,7 @@ class Practice(msgspec.Struct, frozen=True):
     matrix_dtype: str | None = None
     gradient_item_bytes: int | None = None
     sent_in_place: bool = False
+    lets_go: bool = True
     states_over_all: bool = False
     chunks: int = 1
     even_layers: bool = False

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ..ir.amounts import Kernels, Piece, Sent
 from ..ir.model import Function, Op
-from ..ir.op import Work
+from ..ir.op import Work, site_of
 from ..ir.pieces import Pieces, Variant, made_by, split
 from .compute import op_seconds
-from .function import Load, OpCost, Pricer, is_collective
+from .function import Load, OpCost, Pricer, is_collective, send_copies
 from .fusion import fuse
 from .practice import COMPILED
 
@@ -30,7 +30,8 @@ Floats = NDArray[np.float64]
 
 
 class PieceCost(OpCost, frozen=True):
-    """One piece run once: `peak_bytes` is what it holds above its inputs, at the worst moment."""
+    """One piece run once: `peak_bytes` is what it holds at its worst moment above its inputs and all
+    that waits for backward, which the one leaves and the other lets go of."""
 
     peak_bytes: int
 
@@ -40,7 +41,8 @@ class FunctionCost(msgspec.Struct, frozen=True):
 
     `saved_bytes` is what forward makes and leaves for backward, apart from what other calls may hold
     as well: `saved_arguments` and `saved_results` say how many bytes of each backward reads (0: none).
-    `host_bytes` of it all wait in host memory.
+    `host_bytes` of it all wait in host memory. `ends` are the bytes of its arguments, of their gradients
+    (0: none) and of its results; `biggest_bytes` those of the biggest tensor it holds.
     """
 
     forward: PieceCost
@@ -49,6 +51,8 @@ class FunctionCost(msgspec.Struct, frozen=True):
     saved_arguments: tuple[int, ...]
     saved_results: tuple[int, ...]
     held_bytes: int
+    ends: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    biggest_bytes: int
     host_bytes: int = 0
 
     @property
@@ -81,14 +85,20 @@ class FunctionTable:
         self.pricer, self.locals, self.samples = pricer, locals_, samples
         self.roots = self.storage()
         self.pieces: dict[Variant, tuple[_Piece, _Piece, tuple[Line, Line, Line]]] = {}
-        self.held = sum(locals_[0].types[i.value].bytes for i in locals_[0].held())
+        sizes = [locals_[0].types[i.value].bytes for i in locals_[0].held()]
+        self.held, self.biggest = sum(sizes), max(sizes, default=0)
+        self.ends = self.boundary()
 
     def at(self, samples: int, variant: Variant, ways: int) -> FunctionCost:
         """The price of one call on this many samples per device, on `ways` replicas."""
         forward, backward, saved = self.piece(variant)
-        inside, *ends = (tuple(line.at(samples).astype(np.int64).tolist()) for line in saved)
-        costs = forward.at(samples, ways), backward.at(samples, ways)
-        return FunctionCost(*costs, sum(inside), ends[0], ends[1], self.held)
+        inside, arguments, results, *ends = (
+            tuple(line.at(samples).astype(np.int64).tolist()) for line in (*saved, *self.ends)
+        )
+        return FunctionCost(
+            forward.at(samples, ways), backward.at(samples, ways), sum(inside), arguments, results,
+            self.held, (ends[0], ends[1], ends[2]), self.biggest,
+        )  # fmt: skip
 
     def amounts(self, samples: int, variant: Variant, ways: int) -> tuple[Piece, Piece]:
         """What forward and backward of one call do and send."""
@@ -110,11 +120,21 @@ class FunctionTable:
             saved = self.worth_saving(small, saved | held) - held
         outputs = {o.value for o in local.outputs}
         gradients = {i.gradient for i in local.inputs if i.gradient is not None}
+        # others may hold arguments as well; a compiled program waits for nobody
+        stay = set() if self.pricer.practice.rematerialised else saved - made_by(local.forward_ops)
         return (
             _Piece(self, (small.forward, large.forward), outputs | saved | held, held, saved),
-            _Piece(self, (small.backward, large.backward), gradients | held, held, saved),
+            _Piece(self, (small.backward, large.backward), gradients | held, held | stay, saved - stay),
             self.lasting(saved),
         )
+
+    def boundary(self) -> tuple[Line, Line, Line]:
+        """Bytes of the arguments, of their gradients and of the results."""
+        local = self.locals[0]
+        arguments = local.activations()
+        gradients = [-1 if i.gradient is None else i.gradient for i in arguments]
+        values = [i.value for i in arguments], gradients, [o.value for o in local.outputs]
+        return self.bytes(values[0]), self.bytes(values[1]), self.bytes(values[2])
 
     def lasting(self, saved: set[int]) -> tuple[Line, Line, Line]:
         """Bytes of saved values made inside; of the arguments and of the results, 0 if not saved."""
@@ -195,10 +215,7 @@ class _Piece:
         self.sent = table.through(
             np.array([near[1] for near, _ in sends]), np.array([far[1] for _, far in sends])
         )
-        if table.pricer.practice.rematerialised:
-            self.live = _live(table, ops[0], kept, given, saved)
-        else:
-            self.live = _live(table, ops[0], kept, given | (saved - made_by(ops[0])))
+        self.live = _live(table, ops[0], kept, given, saved)
 
     def at(self, samples: int, ways: int) -> PieceCost:
         device = self.pricer.cluster.device
@@ -270,7 +287,7 @@ def _live(
     ops: tuple[Op, ...],
     kept: set[int],
     given: set[int],
-    saved: frozenset[int] | set[int] = frozenset(),
+    saved: frozenset[int] | set[int],
 ) -> Line:
     """Bytes held beyond `given` and `saved` while each operator runs, `saved` going when used."""
     roots = table.roots
@@ -289,14 +306,26 @@ def _live(
     values = list(born)
     sizes = table.bytes(values)
     change = np.zeros((2, len(ops) + 1))
+    beside = [] if table.pricer.practice.sent_in_place else list(_copies(table, ops))
     for row, amounts in enumerate((sizes.start, sizes.slope)):
         np.add.at(change[row], [born[v] for v in values], amounts)
         dead = [(i, v) for i, v in enumerate(values) if v not in keep and v in last]
         ends = [last[v] + (not _overwritten(table, ops[last[v]], v)) for _, v in dead]
         np.add.at(change[row], ends, -amounts[[i for i, _ in dead]])
+        for at, copies in beside:
+            change[row][at] += copies[row]
+            change[row][at + 1] -= copies[row]
         change[row][0] -= sum(amounts[i] for i, v in enumerate(values) if v in saved)
     start, slope = np.cumsum(change, axis=1)[:, :-1]
     return Line(start, slope)
+
+
+def _copies(table: FunctionTable, ops: tuple[Op, ...]) -> Iterator[tuple[int, tuple[float, float]]]:
+    """The operators that send pieces of tensors, with the bytes of copies that they need beside."""
+    for at, op in enumerate(ops):
+        if is_collective(op):
+            sizes = table.line(lambda local, op=op: [send_copies(site_of(op, local.types))])  # type: ignore[misc]
+            yield at, (float(sizes.start[0]), float(sizes.slope[0]))
 
 
 def _overwritten(table: FunctionTable, op: Op, value: int) -> bool:

@@ -6,6 +6,8 @@ cluster, without the model.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from .op import Work
@@ -44,15 +46,35 @@ class Piece(msgspec.Struct, frozen=True):
     host_bytes: int = 0
 
 
+Phase = Literal["forward", "backward", "accumulate"]
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """What one call of a stage finds and holds while it runs, of the micro-batch at hand.
+
+    `waiting` bytes are between calls or wait for backward, `inside` ones are the call's own at its
+    worst. `summed` bytes of weights have had all their gradients, it holds `weights` bytes itself, of
+    which `biggest` in one tensor. To `accumulate` is to add its gradients to those at hand.
+    """
+
+    phase: Phase
+    waiting: int
+    inside: int
+    summed: int
+    weights: int
+    biggest: int
+
+
 class StageBytes(msgspec.Struct, frozen=True):
     """Bytes of one stage on one device: weights `held`, and of them `trained`.
 
     `calls` counts calls by the bytes of weights they hold. `saved` waits for backward, per
-    micro-batch; of it `last`, after the loss, becomes gradients at once. `transient` is the worst
-    moment inside a piece; `once` belongs to calls that run once per step; `crossing` goes to the next
-    stage. `item`: bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis;
-    `small`: of it, what lies in tensors that are not compressed. `host` waits in host memory, per
-    micro-batch.
+    micro-batch; of it `last`, after the loss, becomes gradients at once. `moments` are those among
+    which the worst is. `once` belongs to calls that run once per step; of what comes from the batch
+    alone a micro-batch has copies, `batch`, of which `inputs` are its part of the batch. `crossing` goes
+    to the next stage, `entering` comes from the one before. `item`: bytes of a parameter's element;
+    `summed`: of `trained`, what is whole along an axis; `small`: of it, what lies in tensors that are
+    not compressed. `host` waits in host memory, per micro-batch.
     """
 
     held: int
@@ -60,9 +82,12 @@ class StageBytes(msgspec.Struct, frozen=True):
     calls: tuple[tuple[int, int], ...]
     saved: int
     last: int
-    transient: int
+    moments: tuple[Moment, ...]
     once: int
+    batch: int
+    inputs: int
     crossing: int
+    entering: int
     item: int
     summed: dict[str, int]
     small: int = 0
@@ -71,6 +96,11 @@ class StageBytes(msgspec.Struct, frozen=True):
     @property
     def biggest_call(self) -> int:
         return max((amount for amount, _ in self.calls), default=0)
+
+    @property
+    def biggest(self) -> int:
+        """Bytes of the biggest tensor of weights."""
+        return max((moment.biggest for moment in self.moments), default=0)
 
 
 class Share(msgspec.Struct, frozen=True):

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import NamedTuple
 
 from ortools.math_opt.python import mathopt
 
 from ..cost_model.batch_axes import BatchAxes
-from ..cost_model.memory import MARGIN, PASSING, part_terms
+from ..cost_model.memory import MARGIN, Waiting, after_forward, between_calls, part_terms, worst
 from ..cost_model.pipeline import beside_seconds
 from ..ir.amounts import StageBytes
 from ..ir.plan import DIVIDED, HOSTED, Memory, Span
@@ -34,13 +35,15 @@ TRIES = 6  # each with a budget put right by what the last one really needs: lay
 
 class Way(NamedTuple):
     """One call of a class under one choice: seconds per micro-batch and per step, bytes that add up
-    over calls, on the device and in its host's memory, and bytes of which the worst call counts."""
+    over calls, at least and at most, on the device and in its host's memory, and bytes of which the
+    worst call counts."""
 
     seconds: float
     sync_seconds: float
+    least_bytes: float
     lasting_bytes: float
     host_bytes: float
-    passing_bytes: tuple[float, ...]
+    passing_bytes: float
 
 
 class Class(NamedTuple):
@@ -148,11 +151,15 @@ class Mixture:
             ways, n = [], len(calls)
             for amounts, axes, seconds, sync in summed:
                 practice = evaluator.entries.practice
-                terms = part_terms(amounts, axes, evaluator.optimizer, practice, waiting)
-                passing = tuple(terms.pop(term) for term in PASSING)
-                lasting = sum(terms.values()) / n
-                host = waiting * amounts.host / n
-                ways.append(Way(seconds / n, sync / n, lasting, host, passing))
+                stages = Waiting(waiting, self.micro_batches)
+                idle = between_calls(amounts, axes, practice, stages)
+                busy = worst(amounts, axes, practice, stages, evaluator.cluster.device)
+                most, least = (
+                    sum(part_terms(amounts, axes, evaluator.optimizer, practice, m).values()) / n
+                    for m in (idle, after_forward(amounts, axes, practice, stages))
+                )
+                passing, host = max(sum(busy) - sum(idle), 0), waiting * amounts.host / n
+                ways.append(Way(seconds / n, sync / n, least, most, host, passing))
             yield Class(name, n, tuple(ways), any(evaluator.sums.shares[i] for i in calls))
 
     def floor(self, budget: int) -> float:
@@ -168,28 +175,44 @@ class Mixture:
         # ranks that wait leave their processors to others
         return least / self.evaluator.cluster.device.ranks_per_processor
 
-    def best(self, budget: int) -> Candidate | None:
-        """The fastest mixture, or None where none fits."""
-        allowed, best = float(budget), None
+    def best(self, budget: int, others: float) -> Candidate | None:
+        """The fastest mixture or member, or None where none fits; it needs not be found where `others`
+        seconds are less. Another try wins no larger a share of the time than is left of the memory."""
+        fitting = [c for c in self.group if c.peak_bytes <= budget]
+        best = min(fitting, key=lambda c: c.step_seconds, default=None)
+        allowed, span, last = budget + self.beyond(budget), (0.0, inf), None
         for _ in range(TRIES):
-            room = _room(self.evaluator, allowed)
-            limits = room, self.evaluator.cluster.device.host_memory_bytes
-            counts = _counts(self.kinds, self.group, self.micro_batches, limits)
-            if counts is None:
+            room, host = _room(self.evaluator, allowed), self.evaluator.cluster.device.host_memory_bytes
+            counts = _counts(self.kinds, self.group, self.micro_batches, (room, host))
+            candidate = None if counts is None else self.mixed(counts)
+            left = 0 if candidate is None else budget - candidate.peak_bytes
+            if candidate is not None and left >= 0:
+                best = min(best or candidate, candidate, key=lambda c: c.step_seconds)
+                slow = candidate.step_seconds * (1 - left / room) >= others
+                if slow or left < CLOSE * room or (counts == last and span[1] == inf):
+                    break
+            allowed, span, last = *_next(allowed, span, left), counts
+            if allowed == inf:
                 break
-            made = self.decisions(counts)
-            candidate = self.evaluator.mixed(
-                made, self.leader.bounds, self.micro_batches, self.chunks
-            )
-            if candidate is None:
-                break
-            fits = candidate.peak_bytes <= budget
-            if fits and (best is None or candidate.step_seconds < best.step_seconds):
-                best = candidate
-            if fits and budget - candidate.peak_bytes < CLOSE * room:
-                break
-            allowed += budget - candidate.peak_bytes
         return best
+
+    def mixed(self, counts: Sequence[Counts]) -> Candidate | None:
+        made = self.decisions(counts)
+        bounds, micro_batches = self.leader.bounds, self.micro_batches
+        return self.evaluator.mixed(made, bounds, micro_batches, self.chunks)
+
+    def beyond(self, budget: int) -> float:
+        """Bytes that sums over classes count too much, where all layers take one choice that fits."""
+        device = self.evaluator.cluster.device
+        number, leader = max(
+            enumerate(self.group), key=lambda c: (c[1].peak_bytes <= budget, c[1].peak_bytes)
+        )
+        held = max(
+            sum(c.members * c.ways[number].lasting_bytes for c in kind)
+            + max(c.ways[number].passing_bytes for c in kind)
+            for kind in set(self.kinds)
+        )
+        return held * (1 + MARGIN) + device.runtime_overhead_bytes - leader.peak_bytes
 
     def decisions(self, counts: Sequence[Counts]) -> tuple[Decision, ...]:
         """Layers of a class take the choices in order, so that equal ones are neighbours."""
@@ -211,6 +234,16 @@ class Mixture:
         return tuple(made)
 
 
+def _next(
+    allowed: float, span: tuple[float, float], left: float
+) -> tuple[float, tuple[float, float]]:
+    """The budget to try next where so many bytes were `left`, and the span that it lies in: put right
+    by them, or half-way where that is known to be too little or too much."""
+    low, high = (allowed, span[1]) if left >= 0 else (span[0], allowed)
+    there = allowed + left
+    return there if low < there < high else (low + high) / 2, (low, high)
+
+
 class _Part(NamedTuple):
     """Calls of one function in a stage, and for every choice: bytes, axes, seconds, and of sync."""
 
@@ -224,7 +257,7 @@ def _least(kind: Kind, micro_batches: int, room: float) -> tuple[float, float]:
 
     def curve(cost: Callable[[Way], float]) -> Curve:
         return together(
-            hull([w.lasting_bytes for w in c.ways], [cost(w) for w in c.ways]).times(c.members)
+            hull([w.least_bytes for w in c.ways], [cost(w) for w in c.ways]).times(c.members)
             for c in kind
         )
 
@@ -262,6 +295,29 @@ def _counts(
     return None if best is None else best[1]
 
 
+def _fastest(
+    classes: Kind, allowed: Sequence[tuple[int, ...]], micro_batches: int, limits: tuple[float, float]
+) -> tuple[float, Counts] | None:
+    """All calls run the fastest way, if that fits."""
+
+    def seconds(way: Way) -> float:
+        return way.seconds * micro_batches + way.sync_seconds
+
+    def first(ways: Sequence[Way], usable: tuple[int, ...]) -> int:
+        return min(usable, key=lambda w: (seconds(ways[w]), ways[w].lasting_bytes))
+
+    taken = [first(c.ways, own) for c, own in zip(classes, allowed, strict=True)]
+    ways = [(c.members, c.ways[w]) for c, w in zip(classes, taken, strict=True)]
+    held = sum(n * w.lasting_bytes for n, w in ways) + max(w.passing_bytes for _, w in ways)
+    if held > limits[0] or sum(n * w.host_bytes for n, w in ways) > limits[1]:
+        return None
+    counts = [
+        [c.members * (w == one) for w in range(len(c.ways))]
+        for c, one in zip(classes, taken, strict=True)
+    ]
+    return sum(n * seconds(w) for n, w in ways), counts
+
+
 def _stage_counts(
     classes: Kind,
     allowed: Sequence[tuple[int, ...]],
@@ -270,11 +326,14 @@ def _stage_counts(
 ) -> tuple[float, Counts] | None:
     """The least seconds of one stage in a step within the bytes of a device and of its host, and the
     counts that give it; seconds and bytes are scaled to about one."""
+    fastest = _fastest(classes, allowed, micro_batches, limits)
+    if fastest is not None:
+        return fastest
     model, (bytes_, host_bytes) = mathopt.Model(), limits
     unit = sum(
         c.members * max(w.seconds * micro_batches + w.sync_seconds for w in c.ways) for c in classes
     )
-    worst = [model.add_variable(lb=0.0) for _ in PASSING]
+    most = model.add_variable(lb=0.0)
     lasting, hosted, seconds, counts = [], [], [], []
     for c, usable in zip(classes, allowed, strict=True):
         own = {w: model.add_integer_variable(lb=0, ub=c.members) for w in usable}
@@ -286,12 +345,11 @@ def _stage_counts(
             lasting.append(way.lasting_bytes / bytes_ * count)
             if way.host_bytes:
                 hosted.append(way.host_bytes / max(host_bytes, 1.0) * count)
-            if any(way.passing_bytes):
+            if way.passing_bytes:
                 used = model.add_binary_variable()
                 model.add_linear_constraint(count <= c.members * used)
-                for variable, amount in zip(worst, way.passing_bytes, strict=True):
-                    model.add_linear_constraint(variable >= amount / bytes_ * used)
-    model.add_linear_constraint(mathopt.fast_sum(lasting) + mathopt.fast_sum(worst) <= 1.0)
+                model.add_linear_constraint(most >= way.passing_bytes / bytes_ * used)
+    model.add_linear_constraint(mathopt.fast_sum(lasting) + most <= 1.0)
     model.add_linear_constraint(mathopt.fast_sum(hosted) <= 1.0)
     model.minimize(mathopt.fast_sum(seconds))
     close = mathopt.SolveParameters(relative_gap_tolerance=GAP)

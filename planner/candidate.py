@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import msgspec
 
-from ..ir.amounts import StageBytes
+from ..ir.amounts import Moment, StageBytes
 from ..ir.interleave import deal
 from ..ir.plan import Memory, Span
 from ..ir.strategy import Strategy
@@ -86,9 +86,11 @@ class StageSums(msgspec.Struct, frozen=True):
     call_bytes: tuple[tuple[int, int], ...]
     saved_bytes: int
     last_bytes: int
-    transient_bytes: int
+    moments: tuple[Moment, ...]
     once_bytes: int
+    batch_bytes: tuple[int, int]
     crossing_bytes: int
+    entering_bytes: int
     small_bytes: int = 0
     host_bytes: int = 0
 
@@ -100,9 +102,12 @@ class StageSums(msgspec.Struct, frozen=True):
             calls=self.call_bytes,
             saved=self.saved_bytes,
             last=self.last_bytes,
-            transient=self.transient_bytes,
+            moments=self.moments,
             once=self.once_bytes,
+            batch=self.batch_bytes[0],
+            inputs=self.batch_bytes[1],
             crossing=self.crossing_bytes,
+            entering=self.entering_bytes,
             item=item,
             summed=self.summed_bytes,
             small=self.small_bytes,

@@ -13,7 +13,7 @@ from math import prod
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
-from ..cost_model.memory import host_bytes, memory_terms, micro_batches_in_flight
+from ..cost_model.memory import Waiting, host_bytes, memory_terms, micro_batches_in_flight
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import Ends, boundary_links, boundary_seconds, pipeline_seconds
 from ..ir.amounts import Share
@@ -89,7 +89,7 @@ class Evaluator:
         timed = [self.times(sums, axes, micro_batches) for sums in cut.kinds]
         busy = [timed[kind][0] + timed[kind][1] for kind in cut.kind_of]
         peak = max(
-            sum(amount for _, amount in self.memory([(strategy, sums)], waiting))
+            sum(amount for _, amount in self.memory([(strategy, sums)], micro_batches, waiting))
             for sums, waiting in zip(cut.kinds, most, strict=True)
         )
         syncs = [sync for *_, sync in timed]
@@ -265,13 +265,15 @@ class Evaluator:
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
         return Candidate(decisions, micro_batches, bounds, step, bubble, peak, chunks)
 
-    def memory(self, parts: Sequence[Part], waiting: float) -> tuple[tuple[str, int], ...]:
-        """Bytes by term of a stage where so many micro-batches wait."""
+    def memory(
+        self, parts: Sequence[Part], micro_batches: int, waiting: float
+    ) -> tuple[tuple[str, int], ...]:
+        """Bytes by term of a stage where so many of the micro-batches wait."""
         return memory_terms(
             [(sums.bytes(self.item), self.axes(strategy)) for strategy, sums in parts],
             self.optimizer,
             self.entries.practice,
-            waiting,
+            Waiting(waiting, micro_batches),
             self.cluster.device,
         )
 
@@ -290,7 +292,7 @@ class Evaluator:
             sent + moved,
             sync,
             max(sums.crossing_bytes for _, sums in parts),
-            self.memory(parts, waiting),
+            self.memory(parts, micro_batches, waiting),
             shares,
             moved,
             host_bytes([s.bytes for s in shares], waiting),

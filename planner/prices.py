@@ -37,7 +37,7 @@ class Prices:
         """Whether a function needs less at its worst moment under `memory` than as usual."""
         prices = [self.entries.entry(name, word, samples, m) for m in (memory, usual)]
         one, other = (
-            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes + e.cost.leaves) if e else inf
+            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes) + e.cost.leaves if e else inf
             for e in prices
         )
         return one < other

@@ -175,8 +175,8 @@ class Space:
         for least, _, mixture in sorted(mixtures)[:BLENDED]:
             if least >= best or self.clock.late():
                 break
-            made = mixture.best(self.budget)
-            if made is not None:
+            made = mixture.best(self.budget, best)
+            if made is not None and made not in found:
                 found.append(made)
                 best = min(best, made.step_seconds)
 

@@ -14,6 +14,7 @@ from ..ir.plan import Span
 from ..ir.program import SMALL_BYTES
 from .candidate import StageSums
 from .entries import Entries, Entry, Word
+from .moments import moments
 
 
 class Sums:
@@ -68,14 +69,16 @@ class Sums:
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
             last_bytes=entries[-1].cost.saved_bytes if end == len(entries) == own[-1] + 1 else 0,
-            transient_bytes=max(
-                (max(c.forward.peak_bytes, c.backward.peak_bytes) for c in calls), default=0
-            ),
-            once_bytes=sum(c.saved_bytes + c.forward.peak_bytes for c in once),
+            moments=moments([self.calls[i] for i in own], calls, trained, self.entries.early),
+            once_bytes=sum(c.saved_bytes + c.forward.peak_bytes + sum(c.ends[0]) for c in once),
+            batch_bytes=self.batch_bytes(own, calls, entries),
             small_bytes=self.held_bytes(own, small),
             host_bytes=sum(c.host_bytes for c in calls),
             crossing_bytes=max(
                 self.crossing(last, samples, word) if last - 1 in members else 0 for _, last in pieces
+            ),
+            entering_bytes=max(
+                self.crossing(first, samples, word) if first in members else 0 for first, _ in pieces
             ),
         )
 
@@ -93,6 +96,24 @@ class Sums:
             sizes = (*cost.saved_arguments, *cost.saved_results)
             found.update((name, size) for name, size in zip(names, sizes, strict=True) if size)
         return sum(size for name, size in found.items() if name not in self.entries.early)
+
+    def batch_bytes(
+        self, own: list[int], costs: list[FunctionCost], entries: list[Entry]
+    ) -> tuple[int, int]:
+        """Bytes of a micro-batch of what comes from the batch alone and is read here, where it is a part
+        of the whole, and of it of the batch itself."""
+        whole = {
+            name: size
+            for i in self.once
+            for name, size in zip(self.calls[i].results, entries[i].cost.ends[2], strict=True)
+        }
+        found = {
+            name: size
+            for i, cost in zip(own, costs, strict=True)
+            for name, size in zip(self.calls[i].arguments, cost.ends[0], strict=True)
+            if name in self.entries.early and size != whole.get(name)
+        }
+        return sum(found.values()), sum(n for name, n in found.items() if name not in whole)
 
     def held_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
         """Local bytes of the parameters that these calls hold, shared ones once."""

@@ -1,4 +1,8 @@
-"""Collectives over many tensors at once: small ones travel together, large ones alone."""
+"""Collectives over many tensors at once: small ones travel together, large ones alone.
+
+Sums take over the list that they are given: what has travelled is let go of, so that beside all
+tensors there is one bucket.
+"""
 
 from __future__ import annotations
 
@@ -27,33 +31,30 @@ def buckets(tensors: Sequence[Tensor], limit_bytes: int = BUCKET_BYTES) -> list[
     return made
 
 
-def all_reduce(group: Group, tensors: Sequence[Tensor]) -> list[Tensor]:
+def all_reduce(group: Group, tensors: list[Tensor]) -> list[Tensor]:
     """The sums over the ranks, each in a tensor of its own shape."""
     if group.size == 1:
-        return list(tensors)
-    sums: dict[int, Tensor] = {}
+        return tensors
     for members in buckets(tensors):
-        if len(members) == 1:
-            sums[members[0]] = group.all_reduce(tensors[members[0]])
-            continue
-        total = group.all_reduce(torch.cat([tensors[i].reshape(-1) for i in members]))
-        parts = total.split([tensors[i].numel() for i in members])
-        for i, part in zip(members, parts, strict=True):
-            sums[i] = part.view(tensors[i].shape)
-    return [sums[i] for i in range(len(tensors))]
+        shapes = [tensors[i].shape for i in members]
+        total = group.all_reduce(_taken(tensors, members, 0))
+        parts = total.view(-1).split([shape.numel() for shape in shapes])
+        for i, part, shape in zip(members, parts, shapes, strict=True):
+            tensors[i] = part.view(shape)
+    return tensors
 
 
-def reduce_scatter(group: Group, flats: Sequence[Tensor]) -> list[Tensor]:
+def reduce_scatter(group: Group, flats: list[Tensor]) -> list[Tensor]:
     """This rank's `1 / size` of the sum of every flat tensor."""
     if group.size == 1:
-        return list(flats)
-    rows = [flat.view(group.size, -1) for flat in flats]
-    pieces: dict[int, Tensor] = {}
-    for members in buckets(rows):
-        piece = group.reduce_scatter(joined([rows[i] for i in members]))
-        parts = piece.split([rows[i].shape[1] for i in members])
-        pieces.update(zip(members, parts, strict=True))
-    return [pieces[i] for i in range(len(flats))]
+        return flats
+    flats[:] = [flat.view(group.size, -1) for flat in flats]
+    for members in buckets(flats):
+        sizes = [flats[i].shape[1] for i in members]
+        piece = group.reduce_scatter(_taken(flats, members, 1))
+        for i, part in zip(members, piece.split(sizes), strict=True):
+            flats[i] = part
+    return flats
 
 
 def all_gather(group: Group, flats: Sequence[Tensor]) -> list[Tensor]:
@@ -69,6 +70,14 @@ def all_gather(group: Group, flats: Sequence[Tensor]) -> list[Tensor]:
     return [wholes[i] for i in range(len(flats))]
 
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Side by side along the last dimension: one alone is itself, not a copy."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=-1)
+def joined(tensors: Sequence[Tensor], start: int = 0) -> Tensor:
+    """Side by side along a dimension: one alone is itself, not a copy."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=start)
+
+
+def _taken(tensors: list[Tensor], members: list[int], start: int) -> Tensor:
+    """These tensors as one, joined along what lies in `start` dimensions; their places are empty."""
+    own = [tensors[i].flatten(start) if len(members) > 1 else tensors[i] for i in members]
+    for i in members:
+        tensors[i] = own[0].new_empty(0)
+    return joined(own, start)

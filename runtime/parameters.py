@@ -125,13 +125,15 @@ class Store:
         return [gathered[k.name] if k.name in gathered else k.whole(k.flat) for k in kept]
 
     def accumulate(self, gradients: list[tuple[str, Tensor]]) -> None:
-        """Add the gradients that one backward call made."""
-        found = [(self.kept[name], gradient) for name, gradient in gradients]
-        found = [(kept, gradient) for kept, gradient in found if kept.leaf is not None]
-        flats = [flatten(gradient, kept.total_ways) for kept, gradient in found]
-        for level in self.levels_of(kept for kept, _ in found)[:2]:
+        """Add the gradients that one backward call made; the list is taken over."""
+        found, flats = list[Kept](), list[Tensor]()
+        for kept, gradient in self.taken(gradients):
+            found.append(kept)
+            flats.append(flatten(gradient, kept.total_ways))
+            del gradient  # what is flat may be a copy
+        for level in self.levels_of(found)[:2]:
             flats = buckets.reduce_scatter(level, flats)
-        for (kept, _), flat in zip(found, flats, strict=True):
+        for kept, flat in zip(found, flats, strict=True):
             if kept.gradient is None:
                 kept.gradient, kept.owned = flat, False
             elif kept.owned:
@@ -139,6 +141,16 @@ class Store:
             else:
                 # The first tensor may be somebody else's memory as well: do not write into it.
                 kept.gradient, kept.owned = kept.gradient + flat, True
+
+    def taken(self, gradients: list[tuple[str, Tensor]]) -> Iterator[tuple[Kept, Tensor]]:
+        """Gradients of what is trained, one by one, which the list no longer holds."""
+        gradients.reverse()
+        while gradients:
+            kept = self.kept[gradients[-1][0]]
+            if kept.leaf is not None:
+                yield kept, gradients.pop()[1]
+            else:
+                gradients.pop()
 
     def levels_of(self, kept: Iterable[Kept]) -> Levels:
         """The groups over which one call's tensors are cut flat: all alike."""
@@ -156,18 +168,16 @@ class Store:
         pieces: dict[str, Tensor] = {}
         for mesh, members in self.by_mesh(ready):
             wire = self.wires.gradients(mesh, "zero1", self.levels[mesh][2])
-            flats = wire.reduce_scatter([_gradient(k) for k in members], _names(members))
-            pieces.update((k.name, flat) for k, flat in zip(members, flats, strict=True))
+            names = _names(members)
+            pieces.update(_named(names, wire.reduce_scatter([_taken(k) for k in members], names)))
         for key, group in self.groups.sums.items():
             names = [kept.name for kept in ready if (kept.held.mesh, kept.held.sums) == key]
             mesh, axes = key
             wire = self.wires.gradients(mesh, "+".join(axes), group)
-            added = wire.all_reduce([pieces[name] for name in names], names)
-            pieces.update(zip(names, added, strict=True))
+            pieces.update(_named(names, wire.all_reduce([pieces.pop(n) for n in names], names)))
         for kept in ready:
             assert kept.leaf is not None
             kept.leaf.grad = pieces[kept.name].view(kept.leaf.shape)
-            kept.gradient = None
 
     def sum_tied(self) -> None:
         """Tensors that several stages hold: their gradients belong together."""
@@ -175,7 +185,7 @@ class Store:
             if group.size == 1 or self.groups.stage not in stages:
                 continue
             tied = [k for k in self.trained() if k.held.stages == stages]
-            flats = [_gradient(k) if k.gradient is not None else self.zeros(k) for k in tied]
+            flats = [_taken(k) if k.gradient is not None else self.zeros(k) for k in tied]
             for kept, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
                 kept.gradient = total
 
@@ -269,9 +279,16 @@ def shard(levels: Levels, flat: Tensor, ways: tuple[int, int, int], count: int) 
     return flat
 
 
-def _gradient(kept: Kept) -> Tensor:
-    assert kept.gradient is not None
-    return kept.gradient
+def _taken(kept: Kept) -> Tensor:
+    """The gradient of a tensor, which no longer holds it."""
+    gradient, kept.gradient = kept.gradient, None
+    assert gradient is not None
+    return gradient
+
+
+def _named(names: Sequence[str], tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by name, which nothing else holds."""
+    return zip(names, tensors, strict=True)
 
 
 def _names(kept: Sequence[Kept]) -> list[str]:

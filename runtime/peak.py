@@ -6,6 +6,7 @@ allocator would be asked for, on any device, without rounding.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -17,14 +18,17 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """While it is entered: `bytes` of live storages that were made under it, `peak` the most so far.
+    """While it is entered: `bytes` of live storages that were made under it, `peak` the most so far,
+    and `peaks` the most in every `phase` that it is told of.
 
-    `known` tensors count from the start.
+    `known` tensors count from the start. Before there is a new peak, threads that have ended a
+    collective get `patience_seconds` to let go of its tensors.
     """
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self, known: Iterable[Tensor] = (), patience_seconds: float = 0.0) -> None:
         super().__init__()
-        self.bytes, self.peak = 0, 0
+        self.bytes, self.phase, self.patience_seconds = 0, "", patience_seconds
+        self.peaks: dict[str, int] = {}
         self.live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self.follow(known)
 
@@ -44,12 +48,18 @@ class LiveBytes(TorchDispatchMode):
             if key not in self.live:
                 self.live[key] = weakref.ref(storage, lambda _, k=key, n=size: self.end(k, n))  # type: ignore[misc]
                 self.bytes += size
-                self.peak = max(self.peak, self.bytes)
+                if self.bytes > self.peaks.get(self.phase, 0):
+                    time.sleep(self.patience_seconds)
+                    self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.bytes)
 
     def end(self, key: int, size: int) -> None:
         del self.live[key]
         self.bytes -= size
 
+    @property
+    def peak(self) -> int:
+        return max(self.peaks.values(), default=0)
+
     def restart(self) -> None:
-        """Forget the peak so far."""
-        self.peak = self.bytes
+        """Forget the peaks so far."""
+        self.peaks = {self.phase: self.bytes}

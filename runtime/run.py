@@ -86,15 +86,24 @@ class Run:
         self, module: ModuleType, call: int, *tangents: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """Gradients of a call's activations; those of its held tensors go to the store."""
-        saved, shapes = self.saved.pop((call, self.micro))
-        saved = self.host.take((call, self.micro)) if saved is None else saved
-        names = self.held(call)
-        given = self.complete(call, tangents, shapes)
-        comm, weights = self.comm(call), self.store.fetch(names)
-        held, activations = module.backward(comm, *weights, *saved, *given)
-        found = [(n, g) for n, g in zip(names, held, strict=True) if g is not None]
+        held, activations = self.differentiate(module, call, tangents)
+        pairs = zip(self.held(call), held, strict=True)
+        found = [(n, g) for n, g in pairs if g is not None]
+        del held, pairs
         self.store.accumulate(found)
         return activations
+
+    def differentiate(
+        self, module: ModuleType, call: int, tangents: tuple[Tensor | None, ...]
+    ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
+        """Gradients of a call's held tensors and of its activations. What forward saved is handed
+        over: `backward` lets go of every value after its last use."""
+        saved, shapes = self.saved.pop((call, self.micro))
+        taken = list(self.host.take((call, self.micro)) if saved is None else saved)
+        del saved
+        given = self.complete(call, tangents, shapes)
+        weights = self.store.fetch(self.held(call))
+        return module.backward(self.comm(call), *weights, taken, *given)
 
     def complete(
         self, call: int, tangents: tuple[Tensor | None, ...], shapes: list[torch.Size]

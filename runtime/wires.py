@@ -27,10 +27,11 @@ Names = Sequence[str]
 
 
 class Wire(Protocol):
-    """Collectives over many flat tensors along one axis; by their names errors find them again."""
+    """Collectives over many flat tensors along one axis; sums take their lists over. By their names
+    errors find them again."""
 
-    def all_reduce(self, tensors: Sequence[Tensor], names: Names) -> list[Tensor]: ...
-    def reduce_scatter(self, flats: Sequence[Tensor], names: Names) -> list[Tensor]: ...
+    def all_reduce(self, tensors: list[Tensor], names: Names) -> list[Tensor]: ...
+    def reduce_scatter(self, flats: list[Tensor], names: Names) -> list[Tensor]: ...
     def all_gather(self, pieces: Sequence[Tensor], names: Names) -> list[Tensor]: ...
 
 
@@ -40,10 +41,10 @@ class Plain:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def all_reduce(self, tensors: Sequence[Tensor], names: Names) -> list[Tensor]:
+    def all_reduce(self, tensors: list[Tensor], names: Names) -> list[Tensor]:
         return buckets.all_reduce(self.group, tensors)
 
-    def reduce_scatter(self, flats: Sequence[Tensor], names: Names) -> list[Tensor]:
+    def reduce_scatter(self, flats: list[Tensor], names: Names) -> list[Tensor]:
         return buckets.reduce_scatter(self.group, flats)
 
     def all_gather(self, pieces: Sequence[Tensor], names: Names) -> list[Tensor]:

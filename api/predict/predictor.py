@@ -137,6 +137,7 @@ def practice_of(run: Run) -> Practice:
         chunks=layout.chunks,
         rematerialised=True,
         sent_in_place=True,
+        lets_go=False,
         states_over_all=layout.zero_stage > 0,
         even_layers=True,
         recompute_every=2 if run.recompute == "half" else 1,

@@ -82,7 +82,7 @@ class Buckets:
         """This rank's `1 / size` of every reduced flat tensor."""
         size, done = self.levels.all.size, dict[int, Tensor]()
         for bucket, members in self.plan(flats, self.bucket_bytes):
-            rows = joined([flats[i].view(size, -1) for i in members])
+            rows = joined([flats[i].view(size, -1) for i in members], 1)
             sizes = [flats[i].numel() // size for i in members]
             own = _members(names, members, sizes)
             exchange = self.exchange("gradients", bucket, rows.numel(), own)

@@ -4,24 +4,37 @@ from msgspec.structs import replace
 
 from plait.cost_model.batch_axes import BatchAxes
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.memory import memory_terms, micro_batches_in_flight
+from plait.cost_model.memory import (
+    Waiting,
+    between_calls,
+    memory_terms,
+    micro_batches_in_flight,
+)
 from plait.cost_model.practice import GENERATED
-from plait.ir.amounts import StageBytes
+from plait.ir.amounts import Moment, StageBytes
 from plait.ir.plan import Optimizer
 from plait.ir.schedule import in_flight, one_f_one_b
 from plait.ir.strategy import parse_strategy
 
 ADAM = Optimizer("adamw", 3, 4)
+SAVED = 100_000
+MOMENTS = (
+    Moment("forward", SAVED, 10, 0, 800, 400),
+    Moment("backward", SAVED, 10, 0, 800, 400),
+    Moment("backward", SAVED // 10, 10, 7200, 800, 400),
+    Moment("accumulate", 0, 800, 7200, 800, 400),
+)
 STAGE = StageBytes(
-    held=8000, trained=8000, calls=((800, 10),), saved=100, last=0, transient=10, once=0, crossing=0,
-    item=2, summed={},
+    held=8000, trained=8000, calls=((800, 10),), saved=SAVED, last=0, moments=MOMENTS, once=0, batch=0,
+    inputs=0, crossing=0, entering=0, item=2, summed={},
 )  # fmt: skip
+CLUSTER = load_cluster("8xh100")
 
 
-def terms(word, stage=STAGE, practice=GENERATED, waiting=1.0):
-    cluster = load_cluster("8xh100")
-    axes = BatchAxes(parse_strategy(word), cluster)
-    return dict(memory_terms([(stage, axes)], ADAM, practice, waiting, cluster.device))
+def terms(word, stage=STAGE, practice=GENERATED, waiting=1, number=8):
+    axes = BatchAxes(parse_strategy(word), CLUSTER)
+    stages = Waiting(waiting, number)
+    return dict(memory_terms([(stage, axes)], ADAM, practice, stages, CLUSTER.device))
 
 
 def test_zero_cuts_what_its_stage_says():
@@ -49,8 +62,35 @@ def test_states_spread_over_every_axis_that_repeats_them():
 
 
 def test_what_follows_the_loss_waits_once():
-    stage = replace(STAGE, last=60)
-    assert terms("dp=8", stage, waiting=5)["activations"] == 5 * 40 + 60
+    stage = replace(STAGE, last=SAVED // 2)
+    assert terms("dp=8", stage, waiting=5)["activations"] == 5 * SAVED // 2 + SAVED // 2
+
+
+def test_gradients_come_when_values_have_gone():
+    """All micro-batches wait: no gradient is there before the first backward."""
+    made = terms("dp=8", number=1)
+    assert (made["gradients"], made["activations"]) == (0, SAVED)
+    light = replace(STAGE, saved=100, moments=(Moment("backward", 100, 10, 0, 800, 400),))
+    for number in (1, 8):
+        assert terms("dp=8", light, number=number)["gradients"] == 8000
+
+
+def test_parts_wait_or_have_their_gradients():
+    """Beside a part at work others have values of some calls and gradients of the rest, never both."""
+    axes = BatchAxes(parse_strategy("dp=8"), CLUSTER)
+    alone, twice = (
+        dict(memory_terms([(STAGE, axes)] * n, ADAM, GENERATED, Waiting(1, 1), CLUSTER.device))
+        for n in (1, 2)
+    )
+    assert (twice["gradients"], twice["activations"]) == (0, 2 * alone["activations"])
+    assert between_calls(STAGE, axes, GENERATED, Waiting(1, 2)).gradients == 8000
+
+
+def test_the_optimizer_may_be_the_worst_moment():
+    light = replace(STAGE, saved=100, moments=(Moment("forward", 100, 10, 0, 800, 400),))
+    made = terms("zero1=8", light)
+    assert (made["activations"], made["gradients"]) == (0, 8000)
+    assert made["communication"] == 8000 + 1000  # a bucket and its sum
 
 
 def test_waiting_micro_batches_are_the_schedules():
@@ -71,5 +111,5 @@ def test_interleaving_waits_longer():
 
 def test_host_memory_is_not_endless():
     assert "beyond host memory" not in terms("dp=8", replace(STAGE, host=10**9))
-    beyond = terms("dp=8", replace(STAGE, host=10**9), waiting=1000.0)["beyond host memory"]
-    assert beyond > load_cluster("8xh100").device.memory_bytes
+    beyond = terms("dp=8", replace(STAGE, host=10**9), waiting=1000.0, number=1000)
+    assert beyond["beyond host memory"] > CLUSTER.device.memory_bytes

@@ -1,6 +1,7 @@
 """Blends: no uniform candidate that fits is faster, memory is kept, and counts are the best ones."""
 
 import itertools
+from math import inf
 
 import pytest
 
@@ -50,11 +51,11 @@ def test_one_stage_is_as_fast_as_any_assignment(space):
             for d in choices(evaluator, group, group[0])
         ]
         peaks = sorted(c.peak_bytes for c in group)
-        # bytes that neighbours share are counted for each, which costs a little where all is tight
-        for share, slower in ((0.1, 1.1), (0.5, 1.02), (0.9, 1.02)):
+        # sums over layers only estimate the worst moment, which costs a little where layers are few
+        for share, slower in ((0.1, 1.1), (0.5, 1.02), (0.9, 1.08)):
             budget = int(peaks[0] + share * (peaks[-1] - peaks[0]))
             best = min((c.step_seconds for c in priced if c and c.peak_bytes <= budget), default=None)
-            made = Mixture(evaluator, group).best(budget)
+            made = Mixture(evaluator, group).best(budget, inf)
             if best is None:
                 assert made is None
                 continue

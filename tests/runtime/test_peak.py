@@ -3,6 +3,7 @@
 import gc
 import sys
 from pathlib import Path
+from statistics import median
 from typing import get_args
 
 import pytest
@@ -18,6 +19,8 @@ from plait.runtime.program import Program
 from plait.runtime.session import session
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmarks"))
+import peak
 import zoo
 
 VARIANTS = ("keep", "save 50%", "recompute")
@@ -67,9 +70,26 @@ def test_a_program_keeps_its_promise(name, micro_batches, tmp_path):
         assert promised <= 1.5 * held  # a promise of anything would be kept
 
 
+@pytest.mark.ranks
+def test_programs_on_two_ranks_keep_their_promise(tmp_path):
+    ways = [way for way in peak.WAYS if way.word in ("zero3=2", "pp=2")]
+    found = list(peak.rows(["gpt2"], ways, tmp_path))
+    assert [row.held.stage for row in found] == [0, 0, 1]
+    assert all(0 <= row.slack <= 0.15 for row in found)
+
+
 @pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", LONG)
 def test_other_programs_keep_their_promise(name, tmp_path):
     for promised, held in peaks(name, tmp_path, get_args(Memory), 1):
         assert held <= promised
+
+
+@pytest.mark.long
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if zoo.KIND[name] != peak.HIDDEN])
+def test_every_way_keeps_its_promise(name, tmp_path):
+    slacks = [row.slack for row in peak.rows([name], peak.WAYS, tmp_path)]
+    assert min(slacks) >= 0
+    assert median(slacks) <= 0.15

@@ -71,7 +71,8 @@ def forward(comm, w, x, key):
     places = [[h.shape[0], {HIDDEN}, AXES], [{HIDDEN}, 1, []]]
     return (comm.dropout(h, key, {CHANCE}, {SALT}, places),), (x, key)
 
-def backward(comm, w, x, key, d_h):
+def backward(comm, w, saved, d_h):
+    x, key = saved
     places = [[d_h.shape[0], {HIDDEN}, AXES], [{HIDDEN}, 1, []]]
     return (x.t() @ comm.dropout(d_h, key, {CHANCE}, {SALT}, places),), (None,)
 """,
@@ -84,7 +85,8 @@ def forward(comm, a, b, bias, x):
     y = x + comm.all_reduce(h @ b, "tp") + bias
     return (y,), (x, h)
 
-def backward(comm, a, b, bias, x, h, d_y):
+def backward(comm, a, b, bias, saved, d_y):
+    x, h = saved
     d_h = (d_y @ b.t()) * (1 - h * h)
     d_x = d_y + comm.all_reduce(d_h @ a.t(), "tp")
     return (x.t() @ d_h, h.t() @ d_y, d_y.sum(0)), (d_x,)
@@ -97,7 +99,8 @@ def forward(comm, w, h, scale):
     out = h @ w.t()
     return ((out * out).sum() * scale,), (h, out, scale)
 
-def backward(comm, w, h, out, scale, d_loss):
+def backward(comm, w, saved, d_loss):
+    h, out, scale = saved
     d_out = 2 * out * scale * d_loss
     return (d_out.t() @ h,), (d_out @ w, None)
 """,

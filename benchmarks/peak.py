@@ -1,0 +1,224 @@
+"""Promised against measured peak bytes of generated programs: `python benchmarks/peak.py [MODEL ...]`.
+
+Every model of tests/zoo but mixtures of experts, under plans of different words, memory actions,
+micro-batches and optimizers on one to four gloo ranks. A row is a stage of a program: the bytes of
+live tensors at the worst moment of two steps on its fullest rank, and what the plan promised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+
+from plait.codegen import compile_program, write
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
+from plait.ir.errors import PlaitError
+from plait.ir.plan import Memory, Plan
+from plait.planner import PlanOptions, plan
+from plait.planner.pins import everywhere
+from plait.runtime.group import Pool
+from plait.runtime.launch import launch
+from plait.runtime.peak import LiveBytes
+from plait.runtime.program import Program
+from plait.runtime.session import session
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+import zoo
+
+PATIENCE_SECONDS = 2e-3  # for gloo's threads, on a machine that has fewer processors than ranks
+STEPS = 2  # the second has the optimizer's states from the start
+HIDDEN = "mixture of experts"  # its backward differentiates inside one operator: the count is blind
+OPTIMIZERS = {
+    "adamw": (torch.optim.AdamW, {}), "adam": (torch.optim.Adam, {}),
+    "sgd": (torch.optim.SGD, {"lr": 0.01}), "momentum": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
+    "rmsprop": (torch.optim.RMSprop, {}), "adagrad": (torch.optim.Adagrad, {}),
+}  # fmt: skip
+
+
+class Way(NamedTuple):
+    """How a model is run."""
+
+    word: str
+    micro_batches: int = 1
+    memory: Memory = "keep"
+    optimizer: str = "adamw"
+
+
+WAYS = (
+    Way("dp=1"), Way("dp=1", 4, "save 50%", "sgd"), Way("dp=1", 2, "recompute", "momentum"),
+    Way("dp=2", 2), Way("zero1=2", 1, "recompute", "rmsprop"), Way("zero3=2", 2, "save 25%", "adagrad"),
+    Way("tp=2", 1, "save 75%", "adam"), Way("pp=2", 4, "keep", "sgd"),
+    Way("dp=2,tp=2", 2), Way("pp=2,zero2=2", 2, "recompute"), Way("zero3=2,tp=2", 1, "keep", "momentum"),
+    Way("pp=2,tp=2", 4, "recompute"),
+)  # fmt: skip
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One program: a model of the zoo, its folder, how it is run."""
+
+    model: str
+    folder: str
+    way: Way
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What one rank of a stage held: the most bytes at once, in every phase of a step."""
+
+    job: int
+    stage: int
+    phases: dict[str, int]
+    states: int
+
+    @property
+    def peak(self) -> int:
+        return max(self.phases.values())
+
+
+class Row(NamedTuple):
+    """The promise of a program's stage, and what its fullest rank held."""
+
+    job: Job
+    held: Held
+    promised: int
+    terms: tuple[tuple[str, int], ...]
+
+    @property
+    def slack(self) -> float:
+        return self.promised / self.held.peak - 1
+
+
+def measure(job: Job, number: int, pool: Pool) -> Held:
+    """Train two steps of a program on this rank, counting live bytes."""
+    torch.manual_seed(0)
+    module, batch = zoo.ZOO[job.model]()
+    optimizer, arguments = OPTIMIZERS[job.way.optimizer]
+    with LiveBytes(patience_seconds=PATIENCE_SECONDS * (ranks(job.way) > 1)) as live:
+        program = Program.open(job.folder, module.train(), optimizer, arguments, pool=pool)
+        live.restart()  # making the first values is not training
+        follow_phases(program, live)
+        for _ in range(STEPS):
+            program.step(batch)
+    states = sum(kept.flat.nbytes for kept in program.store.kept.values())
+    if program.optimizer is not None:
+        kept = (v for state in program.optimizer.state.values() for v in state.values())
+        states += sum(v.nbytes for v in kept if isinstance(v, torch.Tensor))
+    return Held(number, program.groups.stage, dict(live.peaks), states)
+
+
+def follow_phases(program: Program, live: LiveBytes) -> None:
+    """Have every phase of a step counted under its own name."""
+    for owner, name in ((program.pipeline, "forward"), (program.pipeline, "backward"),
+                        (program.store, "synchronize"), (program, "optimizer_step")):  # fmt: skip
+        setattr(owner, name, partial(phase, live, name, getattr(owner, name)))
+
+
+def phase(live: LiveBytes, name: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    live.phase = name
+    return call(*arguments)
+
+
+def worker(todo: str, results: str) -> None:
+    """One rank of a launch: runs the jobs of a file, writes a line for each."""
+    jobs = msgspec.json.decode(Path(todo).read_bytes(), type=list[Job])
+    with session("gloo") as rank, Path(f"{results}.{rank}").open("ab") as file:
+        pool = Pool(rank)
+        for number, job in enumerate(jobs):
+            file.write(msgspec.json.encode(measure(job, number, pool)) + b"\n")
+
+
+def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job, Plan]]:
+    """The programs of one model, and their plans; a word that cannot split the model is left out."""
+    module, batch = zoo.ZOO[name]()
+    model = trace(module.train(), batch)
+    for way in ways:
+        options = PlanOptions(
+            pins=everywhere(way.word), micro_batches=way.micro_batches,
+            memory_actions=(way.memory,), optimizer=way.optimizer,
+        )  # fmt: skip
+        try:
+            made = plan(model, load_cluster(f"local:{ranks(way)}"), options)
+        except (PlaitError, ValueError) as error:
+            print(f"left out: {name} {way}: {str(error).splitlines()[0]:.150}", file=sys.stderr)
+            continue
+        place = folder / f"{name}_{ways.index(way)}"
+        write(compile_program(made, model), place)
+        yield Job(name, str(place), way), made
+
+
+def ranks(way: Way) -> int:
+    return everywhere(way.word)[0].strategy.devices
+
+
+def rows(names: Sequence[str], ways: Sequence[Way], folder: Path) -> Iterator[Row]:
+    """Every stage's promise against its fullest rank; ranks start once for each number of them."""
+    programs = [one for name in names for one in compiled(name, ways, folder)]
+    for count in sorted({ranks(job.way) for job, _ in programs}):
+        own = [one for one in programs if ranks(one[0].way) == count]
+        todo, results = folder / "jobs.json", folder / f"results{count}"
+        todo.write_bytes(msgspec.json.encode([job for job, _ in own]))
+        launch(count, [__file__, "--jobs", str(todo), str(results)], timeout_seconds=3600)
+        lines = [line for r in range(count)
+                 for line in Path(f"{results}.{r}").read_bytes().splitlines()]  # fmt: skip
+        held = [msgspec.json.decode(line, type=Held) for line in lines]
+        for number, (job, made) in enumerate(own):
+            for stage in range(len(made.stages)):
+                mine = [h for h in held if (h.job, h.stage) == (number, stage)]
+                yield row(job, made, max(mine, key=lambda h: h.peak))
+
+
+def row(job: Job, made: Plan, held: Held) -> Row:
+    terms = made.stages[held.stage].memory
+    return Row(job, held, sum(n for name, n in terms if name != "runtime"), terms)
+
+
+def show(row: Row) -> str:
+    way, held = row.job.way, row.held
+    phases = " ".join(f"{name} {amount}" for name, amount in held.phases.items())
+    terms = " ".join(f"{name} {amount}" for name, amount in row.terms if name != "runtime")
+    about = f"{way.word} x{way.micro_batches} {way.memory} {way.optimizer}"
+    return (
+        f"{row.job.model} {about} stage {held.stage}: held {held.peak}, promised {row.promised}, "
+        f"slack {row.slack:.1%}\n    held: states {held.states}; peaks: {phases}\n    promised: {terms}"
+    )
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--jobs", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--terms", action="store_true", help="every program, term by term")
+    options = parser.parse_args(arguments)
+    if options.jobs:
+        worker(*options.jobs)
+        return 0
+    names = options.models or [name for name in zoo.ZOO if zoo.KIND[name] != HIDDEN]
+    with tempfile.TemporaryDirectory() as folder:
+        found = list(rows(names, WAYS, Path(folder)))
+    for one in found:
+        if options.terms or one.slack < 0:
+            print(show(one))
+    slacks = [one.slack for one in found]
+    programs, models = ({getattr(one.job, name) for one in found} for name in ("folder", "model"))
+    print(f"{len(programs)} programs of {len(models)} models, {len(found)} stages: slack median "
+          f"{median(slacks):.1%}, from {min(slacks):.1%} to {max(slacks):.1%}; "
+          f"{sum(s < 0 for s in slacks)} above their promise")  # fmt: skip
+    for way in WAYS:
+        own = [one.slack for one in found if one.job.way == way]
+        if own:
+            print(f"| {way.word} | {way.micro_batches} | {way.memory} | {way.optimizer} | {len(own)} "
+                  f"| {median(own):.1%} | {min(own):.1%} | {max(own):.1%} |")  # fmt: skip
+    return int(any(s < 0 for s in slacks))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
