@@ -79,6 +79,7 @@ class _Writer:
         lines += self.loop(self.outputs)
         lines += wrapped("made, _ = forward_piece(", ["comm", *(end.piece for end in ends)], ")", 8)
         lines += [f"        {end.gather(f'made[{i}]')}" for i, end in enumerate(self.outputs)]
+        lines.append("        del made, _")  # before the next piece runs
         saved = tupled([self.inputs[v].name for v in self.lowered.pieces.saved])
         return lines + wrapped("return (", [tupled([e.name for e in self.outputs]), saved], ")", 4)
 
@@ -100,6 +101,7 @@ class _Writer:
                 f"        {end.gather(f'{source}[{i}]')}" for i, end in enumerate(own) if end is not None
             ]
             returned.append(tupled(["None" if end is None else end.name for end in own]))
+        lines.append("        del held, given")
         return lines + wrapped("return (", returned, ")", 4)
 
     def loop(self, made: list[End]) -> list[str]:
