@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ def network(ranks: int, rate: str) -> Iterator[None]:
     """One namespace per rank and one with a switch between them."""
     names = [f"{PREFIX}{number}" for number in range(ranks)]
     switch, made = f"{PREFIX}switch", list[str]()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an error: nothing stays behind
     try:
         for name in (switch, *names):
             ip(f"netns add {name}")
@@ -49,7 +51,11 @@ def run(ranks: int, arguments: Sequence[str]) -> int:
         command = ["ip", "netns", "exec", f"{PREFIX}{number}", "env", *settings]
         command += [sys.executable, "-W", "ignore", *arguments]
         started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-    return max(process.wait() for process in started)
+    try:
+        return max(process.wait() for process in started)
+    finally:
+        for process in started:
+            process.kill()
 
 
 def ip(arguments: str) -> None:

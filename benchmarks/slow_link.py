@@ -94,7 +94,7 @@ def compiled(folder: Path, cluster: Cluster) -> None:
 
 
 def report(found: dict[str, dict[str, float]]) -> int:
-    """Prints a table; gains are over the faster of the fp32 programs. Gives how many bytes are wrong."""
+    """Prints a table; gains are over the faster fp32 program. The number of wrong byte counts."""
     plain = [row for name, row in found.items() if CASES[name][1] == "none"]
     wrong = 0
     print(f"{'':<16}{'median ms':>10}{'gain':>7}{'best ms':>10}{'gain':>7}{'CPU ms':>8}{'MB':>8}")

@@ -21,8 +21,9 @@ from ...ir.errors import MismatchError, UsageError
 from ...ir.program import BUCKET_BYTES
 from ..buckets import buckets, joined
 from .codec import Codec
+from .drive import driven
 from .exchange import SMALL_BYTES, Exchange
-from .work import Levels
+from .work import Levels, Work
 
 OWED = "owed"  # the state of errors that are only to be added once
 
@@ -66,14 +67,18 @@ class Buckets:
 
     def all_reduce(self, tensors: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """The reduced tensors, each in its own shape and type."""
-        done: dict[int, Tensor] = {}
-        for bucket, members in self.plan(tensors, self.bucket_bytes):
-            flat = joined([tensors[i].reshape(-1) for i in members])
-            sizes = [tensors[i].numel() for i in members]
-            own = _members(names, members, sizes)
-            exchange = self.exchange("gradients", bucket, flat.numel(), own)
-            flat = self._paid(flat, own)
-            parts = exchange.all_reduce(flat, in_place=len(members) > 1).split(sizes)
+        done, planned = dict[int, Tensor](), list(self.plan(tensors, self.bucket_bytes))
+
+        def works() -> Iterator[Work]:
+            for bucket, members in planned:
+                flat = joined([tensors[i].reshape(-1) for i in members])
+                own = _members(names, members, [tensors[i].numel() for i in members])
+                exchange = self.exchange("gradients", bucket, flat.numel(), own)
+                paid = self._paid(flat, own)
+                yield exchange.reducing(paid, in_place=paid is not flat or len(members) > 1)
+
+        for (_, members), total in zip(planned, driven(works(), _device(tensors)), strict=True):
+            parts = total.split([tensors[i].numel() for i in members])
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.view(tensors[i].shape).to(tensors[i].dtype)
         return [done[i] for i in range(len(tensors))]
@@ -81,12 +86,17 @@ class Buckets:
     def reduce_scatter(self, flats: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """This rank's `1 / size` of every reduced flat tensor."""
         size, done = self.levels.all.size, dict[int, Tensor]()
-        for bucket, members in self.plan(flats, self.bucket_bytes):
-            rows = joined([flats[i].view(size, -1) for i in members], 1)
-            sizes = [flats[i].numel() // size for i in members]
-            own = _members(names, members, sizes)
-            exchange = self.exchange("gradients", bucket, rows.numel(), own)
-            parts = exchange.reduce_scatter(rows).split(sizes)
+        planned = list(self.plan(flats, self.bucket_bytes))
+        sizes = [flat.numel() // size for flat in flats]
+
+        def works() -> Iterator[Work]:
+            for bucket, members in planned:
+                rows = joined([flats[i].view(size, -1) for i in members], 1)
+                own = _members(names, members, [sizes[i] for i in members])
+                yield self.exchange("gradients", bucket, rows.numel(), own).scattering(rows)
+
+        for (_, members), piece in zip(planned, driven(works(), _device(flats)), strict=True):
+            parts = piece.split([sizes[i] for i in members])
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.to(flats[i].dtype)
         return [done[i] for i in range(len(flats))]
@@ -94,12 +104,16 @@ class Buckets:
     def all_gather(self, pieces: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """The whole of which each flat tensor is this rank's `1 / size`."""
         size, done = self.levels.all.size, dict[int, Tensor]()
-        for bucket, members in self.plan(pieces, self.bucket_bytes // size, size):
-            piece = joined([pieces[i] for i in members])
-            sizes = [pieces[i].numel() for i in members]
-            own = _members(names, members, sizes)
-            rows = self.exchange("weights", bucket, piece.numel(), own).all_gather(piece)
-            parts = rows.split(sizes, dim=1)
+        planned = list(self.plan(pieces, self.bucket_bytes // size, size))
+
+        def works() -> Iterator[Work]:
+            for bucket, members in planned:
+                piece = joined([pieces[i] for i in members])
+                own = _members(names, members, [pieces[i].numel() for i in members])
+                yield self.exchange("weights", bucket, piece.numel(), own).gathering(piece)
+
+        for (_, members), rows in zip(planned, driven(works(), _device(pieces)), strict=True):
+            parts = rows.split([pieces[i].numel() for i in members], dim=1)
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.reshape(-1).to(pieces[i].dtype)
         return [done[i] for i in range(len(pieces))]
@@ -213,6 +227,10 @@ class Buckets:
 
 def _members(names: Sequence[str], members: list[int], sizes: list[int]) -> Members:
     return tuple((names[i] if names else f"{i}", n) for i, n in zip(members, sizes, strict=True))
+
+
+def _device(tensors: Sequence[Tensor]) -> torch.device:
+    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def _joined(parts: Sequence[Carried | None], members: Members, rows: int) -> Tensor:

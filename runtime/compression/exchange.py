@@ -22,9 +22,10 @@ from ...ir.compression.program import Program
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import SMALL_BYTES
 from .codec import Codec
+from .drive import drive
 from .reference import ELEMENTS, Reference
 from .select import masked
-from .work import Levels, Occasion, work
+from .work import Levels, Occasion, Work, steps
 
 
 class Exchange:
@@ -96,10 +97,17 @@ class Exchange:
 
         With `in_place` the result may take the place of `flat`, which saves new memory.
         """
+        return drive(self.reducing(flat, scores, in_place))
+
+    def reducing(
+        self, flat: Tensor, scores: Tensor | None = None, in_place: bool = False
+    ) -> Work:
+        """The steps of `all_reduce`."""
         self._expect("all_reduce", flat.numel())
         value = _fp32(pad(flat, (0, self.now.padded(self.elements) - self.elements)))
         own = value.data_ptr() != flat.data_ptr()
-        return self._run(value, scores, value if own or in_place else None)[: self.elements]
+        target = value if own or in_place else None
+        return (yield from self._run(value, scores, target))[: self.elements]
 
     def selected(self, flat: Tensor) -> Tensor:
         """What the next step takes of `flat`: zero elsewhere, `flat` itself without a selection."""
@@ -111,20 +119,29 @@ class Exchange:
 
     def reduce_scatter(self, rows: Tensor) -> Tensor:
         """This rank's row of the reduced `rows` (`[size, columns]`)."""
+        return drive(self.scattering(rows))
+
+    def scattering(self, rows: Tensor) -> Work:
+        """The steps of `reduce_scatter`."""
         self._expect("reduce_scatter", rows.numel())
         extra = self.now.chunk(self.elements) - rows.shape[1]
-        return self._run(_fp32(pad(rows, (0, extra)).reshape(-1)))[: rows.shape[1]]
+        result = yield from self._run(_fp32(pad(rows, (0, extra)).reshape(-1)))
+        return result[: rows.shape[1]]
 
     def all_gather(self, piece: Tensor) -> Tensor:
         """Every rank's `piece` (`[columns]`) as `[size, columns]`.
 
         Where there is a replica, it is the replica: read it, and leave it alone.
         """
+        return drive(self.gathering(piece))
+
+    def gathering(self, piece: Tensor) -> Work:
+        """The steps of `all_gather`."""
         self._expect("all_gather", piece.numel())
         value = _fp32(pad(piece, (0, self.now.chunk(self.elements) - self.elements)))
         replica = self.states.get("replica")
         direct = replica is not None and replica.dtype == torch.float32
-        whole = self._run(value, out=replica if direct else None)
+        whole = yield from self._run(value, out=replica if direct else None)
         if replica is not None and not direct:
             replica.copy_(whole)
         return whole.view(self.levels.all.size, -1)[:, : self.elements]
@@ -143,10 +160,11 @@ class Exchange:
 
     def _run(
         self, value: Tensor, scores: Tensor | None = None, out: Tensor | None = None
-    ) -> Tensor:
+    ) -> Work:
         occasion = Occasion(self.step, self.seed, scores)
         codec = self.codec if self.compresses else Reference()
-        result = work(self.now, codec, self.levels, value, self.states, occasion, out)
+        made = steps(self.now, codec, self.levels, value, self.states, occasion, out)
+        result = yield from made
         self.step += 1
         self._clear_padding()
         return result

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +15,8 @@ from .codec import Codec, Launch, target_for
 from .codes import fold, root
 from .score import chosen, distances
 from .select import place, taken
+
+Work = Generator[Callable[[], Tensor], Tensor, Tensor]  # yields communication, gets its result
 
 
 class Ranks(Protocol):
@@ -50,11 +53,12 @@ class Occasion(NamedTuple):
     scores: Tensor | None = None
 
 
-def work(
+def steps(
     pipeline: Pipeline, codec: Codec, levels: Levels, bucket: Tensor,
     states: Mapping[str, Tensor], occasion: Occasion, out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """Takes a flat padded fp32 bucket, updates `states` in place, gives a flat fp32 result.
+) -> Work:  # fmt: skip
+    """Takes a flat padded fp32 bucket, updates `states` in place, gives a flat fp32 result. What has
+    to do with other ranks is yielded, to be called by whoever drives these steps.
 
     The result is written to `out` (flat, fp32, of its size), which may be the bucket or a replica.
     """
@@ -74,11 +78,11 @@ def work(
             partials, value = (target, value) if step.partial else (value, target)
             count = step.chunks * elements
         elif isinstance(step, Transfer):
-            value = transferred(step, levels, value)
+            value = yield partial(transferred, step, levels, value)
         elif isinstance(step, Finish):
             number = finished(step, partials, count)
         else:
-            value = _choose(step, levels, value, occasion)
+            value = yield partial(_choose, step, levels, value, occasion)
     return value if select is None else place(select, value, bucket.numel(), occasion)
 
 
