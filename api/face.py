@@ -91,7 +91,7 @@ def question(
     """What the planner is asked: the model as it is run, the cluster, and the options."""
     from ..cost_model.hardware import load_cluster
     from ..planner import PlanOptions
-    from ..planner.galvatron_plan import pins_of
+    from ..planner.galvatron_plan import bounds_of, pins_of
     from ..planner.pins import parse_pin
     from .galvatron import read_galvatron
 
@@ -112,7 +112,8 @@ def question(
     pins = tuple(
         p for w in words for p in (pins_of(files[w], traced) if w in files else [parse_pin(w)])
     )
-    made = PlanOptions(precision=precision, pins=pins, **options)
+    bounds = next((bounds_of(found, traced) for found in files.values()), None)
+    made = PlanOptions(precision=precision, pins=pins, bounds=bounds, **options)
     if roles is not None:
         made = replace(made, roles=tuple(roles.split(",") if isinstance(roles, str) else roles))
     return in_precision(traced, precision), chosen, made

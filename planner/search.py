@@ -87,6 +87,8 @@ class Space:
     def search(self) -> None:
         if self.options.pins:
             self.pinned()
+            if all(pin.memory for pin in self.options.pins):
+                return
             self.save_memory()
             self.blend(self.found)
             return
@@ -154,7 +156,11 @@ class Space:
     def blends(self, made: tuple[Decision, ...]) -> list[Candidate]:
         """Every number of micro-batches of these decisions."""
         counts = self.counts(lcm(*(d.strategy.batch_ways() for d in made)))
-        found = (self.evaluator.blend(made, count) for count in counts)
+        bounds = self.options.bounds
+        found = (
+            self.evaluator.mixed(made, bounds, count) if bounds else self.evaluator.blend(made, count)
+            for count in counts
+        )
         return [candidate for candidate in found if candidate is not None]
 
     def counts(self, ways: int) -> list[int]:

@@ -62,6 +62,16 @@ def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
     }
     assert made.prediction.step_seconds > 0
     assert json.loads(written(made)) == FILE
+    uneven = FILE | {"pp_division": "1,3"}
+    assert json.loads(written(planned(file_of(tmp_path, **uneven)))) == uneven
+
+
+def test_a_file_that_does_not_fit_is_not_changed(planned, model, tmp_path, capsys):
+    path = file_of(tmp_path, tp_sizes_enc="1,1,1,1", use_sp="0,0,0,0", checkpoint="0,0,0,0",
+                   dp_types_enc="1,1,1,1", vtp=1)  # fmt: skip
+    less = str(planned(path).peak_bytes - 1)
+    assert main(["plan", model, "--cluster", "8xh100", "--pin", path, "--memory", less]) == 3
+    assert "infeasible" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["dp=8", "zero3=8", "pp=4,zero2=2", "zero2=4,tp=2,sp", "dp=2,sp=4"])
