@@ -160,6 +160,7 @@ class Mixture:
     def best(self, budget: int) -> Candidate | None:
         """The fastest mixture, or None where none fits."""
         allowed, best = float(budget), None
+        back = CLOSE * _room(self.evaluator, budget) / 16
         for _ in range(TRIES):
             room = _room(self.evaluator, allowed)
             limits = room, self.evaluator.cluster.device.host_memory_bytes
@@ -175,7 +176,10 @@ class Mixture:
                 best = candidate
             if fits and budget - candidate.peak_bytes < CLOSE * room:
                 break
-            allowed += budget - candidate.peak_bytes
+            left = budget - candidate.peak_bytes
+            # a little less room may give the same counts: back further every time
+            allowed += left if fits else min(left, -back)
+            back *= 1 if fits else 2
         return best
 
     def decisions(self, counts: Sequence[Counts]) -> tuple[Decision, ...]:
