@@ -95,7 +95,7 @@ def question(
 ) -> tuple[Model, PlanOptions]:  # fmt: skip
     """What the planner is asked of so many devices: the model as it is run, and the options."""
     from ..planner import PlanOptions
-    from ..planner.galvatron_plan import pins_of
+    from ..planner.galvatron_plan import bounds_of, pins_of
     from ..planner.pins import parse_pin
     from .galvatron import read_galvatron
 
@@ -117,7 +117,8 @@ def question(
     pins = tuple(
         p for w in words for p in (pins_of(files[w], traced) if w in files else [parse_pin(w)])
     )
-    made = PlanOptions(precision=precision, pins=pins, **options)
+    bounds = next((bounds_of(found, traced) for found in files.values()), None)
+    made = PlanOptions(precision=precision, pins=pins, bounds=bounds, **options)
     if roles is not None:
         made = replace(made, roles=tuple(roles.split(",") if isinstance(roles, str) else roles))
     return in_precision(traced, precision), made

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 from ..cost_model.galvatron.config import GalvatronPlan
@@ -128,9 +128,7 @@ def word_of(strategy: GalvatronStrategy, default: str) -> Strategy:
 
 def pins_of(found: GalvatronPlan, model: Model) -> tuple[Pin, ...]:
     """Pins for every call of a model; raises UsageError where the plan has other layers."""
-    once = model.once()
-    calls = [(i, call.function) for i, call in enumerate(model.calls) if i not in once]
-    first, last = _block(calls)
+    first, last = _layers(model)
     if last - first != len(found.layers):
         raise UsageError(
             f"Galvatron's plan has {len(found.layers)} layers, {model.name} has {last - first} of "
@@ -144,3 +142,15 @@ def pins_of(found: GalvatronPlan, model: Model) -> tuple[Pin, ...]:
         pins.append(Pin(f"{function}[{start}-{end - 1}]", word_of(layer, default), memory))
         start = end
     return tuple(pins)
+
+
+def bounds_of(found: GalvatronPlan, model: Model) -> tuple[int, ...]:
+    """Where the stages begin that the plan divides the layers of a model into, and its last call."""
+    first, _ = _layers(model)
+    begins = accumulate(found.division[:-1], initial=first)
+    return 0, *list(begins)[1:], len(model.calls)
+
+
+def _layers(model: Model) -> tuple[int, int]:
+    once = model.once()
+    return _block([(i, c.function) for i, c in enumerate(model.calls) if i not in once])

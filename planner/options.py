@@ -23,8 +23,9 @@ class PlanOptions(msgspec.Struct, frozen=True):
     `global_batch`: samples per step. `memory_bytes`: budget per device. `pins`: strategies
     that some layers must take, the last that matches. `memory_actions`: what layers may do with
     their activations. `time_limit_seconds`: after which the best plan so far is taken.
-    `schedule`: of the pipeline, one of `SCHEDULES`. `compress`: none, auto or an algorithm; `quality`:
-    what auto may do (see `planner/compress`).
+    `schedule`: of the pipeline, one of `SCHEDULES`; `bounds`: where stages begin that are pinned, in
+    calls, and the number of calls. `compress`: none, auto or an algorithm; `quality`: what auto may do
+    (see `planner/compress`).
     """
 
     global_batch: int | None = None
@@ -34,6 +35,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     roles: tuple[str, ...] = tuple(ROLES)
     memory_actions: tuple[str, ...] = ACTIONS
     pins: tuple[Pin, ...] = ()
+    bounds: tuple[int, ...] | None = None
     micro_batches: int | None = None
     schedule: str = "auto"
     seed: int = 0

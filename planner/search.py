@@ -98,6 +98,8 @@ class Space:
             self.pinned()
             self.met(self.found)
             self.found = self.interleave(self.found)
+            if all(pin.memory for pin in self.options.pins):
+                return
             self.save_memory()
             self.blend(self.found)
             return
@@ -214,7 +216,11 @@ class Space:
     def blends(self, made: tuple[Decision, ...]) -> list[Candidate]:
         """Every number of micro-batches of these decisions."""
         counts = self.counts(lcm(*(d.strategy.batch_ways() for d in made)))
-        found = (self.evaluator.blend(made, count) for count in counts)
+        bounds = self.options.bounds
+        found = (
+            self.evaluator.mixed(made, bounds, count) if bounds else self.evaluator.blend(made, count)
+            for count in counts
+        )
         return [candidate for candidate in found if candidate is not None]
 
     def counts(self, ways: int) -> list[int]:

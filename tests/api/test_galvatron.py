@@ -6,10 +6,19 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from plait.api import load_plan
+from plait.api import documents, load_plan
 from plait.api.cli import main
 from plait.api.galvatron import written
+from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import UsageError
+from plait.ir.model import Model
+from plait.ir.strategy import parse_strategy
+from plait.planner import PlanOptions
+from plait.planner.entries import Entries
+from plait.planner.evaluate import Evaluator
+from plait.planner.options import optimizer_states
+from plait.planner.pins import Pin
+from plait.planner.search import Space
 
 LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
 FILE = {
@@ -62,6 +71,17 @@ def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
     }
     assert made.prediction.step_seconds > 0
     assert json.loads(written(made)) == FILE
+    uneven = FILE | {"pp_division": "1,3"}
+    assert json.loads(written(planned(file_of(tmp_path, **uneven)))) == uneven
+
+
+def test_layers_pinned_with_their_memory_do_nothing_else_to_fit(model):
+    traced = documents.read(Path(model), Model, "plait/model")
+    entries = Entries(traced, load_cluster("8xh100"))
+    evaluator = Evaluator(entries, traced.batch, optimizer_states("adamw", False, 4))
+    pin = Pin("*", parse_strategy("zero3=8"), "keep")
+    found = Space(evaluator, PlanOptions(pins=(pin,)), budget=1).run()
+    assert {candidate.memory for candidate in found} == {"keep"}
 
 
 @pytest.mark.parametrize("word", ["dp=8", "zero3=8", "pp=4,zero2=2", "zero2=4,tp=2,sp", "dp=2,sp=4"])
