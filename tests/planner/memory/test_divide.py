@@ -63,12 +63,17 @@ def test_heads_of_cut_tokens_are_divided_inside_the_devices_parts(entries):
     assert entries.divider.pieces(head, form, 8) is None  # 16 tokens are 4 x 4
 
 
+def worst(cost):
+    """Bytes at a call's worst moment, with what it leaves for backward."""
+    return max(cost.forward.peak_bytes, cost.backward.peak_bytes) + cost.leaves
+
+
 def test_pieces_lower_the_peak_at_little_time(entries):
     for ways in ("split 2", "split 4"):
         keep = entries.entry("exit", (), 8, "keep").cost
         made = entries.entry("exit", (), 8, ways).cost
         assert made.saved_bytes == 0
-        assert made.forward.peak_bytes < keep.forward.peak_bytes
+        assert worst(made) < worst(keep)
         assert made.forward.flops == pytest.approx(keep.forward.flops, rel=1e-4)
         assert made.backward.flops > keep.backward.flops  # forward again
 
