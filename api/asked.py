@@ -1,4 +1,4 @@
-"""What a command line names, and how it answers: sources of models, kinds of files, notes, JSON."""
+"""What a command line names and asks, and how it answers: models, clusters, options, notes, JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..ir.cluster import Cluster
 from ..ir.errors import FileError
+from ..ir.fleet import Fleet
 from ..ir.model import Model
 from ..ir.verify import verify_model
 from . import documents
+from .options import memory_bytes
 
 TIME_LIMIT = 4  # exit code: time is up, the best so far is written
 
@@ -58,3 +61,29 @@ def source_text(options: argparse.Namespace) -> str:
     """SOURCE with its batch, as `main.py` reads it back."""
     words = {"source": options.source, "batch": options.batch, "seq": options.seq}
     return json.dumps({k: v for k, v in words.items() if v is not None})
+
+
+def subject(options: argparse.Namespace) -> tuple[Model, Cluster | Fleet]:
+    """The model with a sample for every device, at least, and the cluster."""
+    from ..cost_model.hardware import load_fleet
+
+    cluster = load_fleet(options.cluster)
+    model = load_model(options, options.global_batch)
+    if options.global_batch is None and model.batch < cluster.devices:
+        batch = -(-cluster.devices // model.batch) * model.batch
+        note(f"global batch {batch}: {model.batch} would leave devices without a sample")
+        model = load_model(options, batch)
+    return model, cluster
+
+
+def asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The words of the command line as arguments of `question`."""
+    return {
+        "loss_fn": None, "global_batch": None, "precision": options.precision, "roles": options.roles,
+        "pin": options.pin, "memory_bytes": memory_bytes(options.memory),
+        "optimizer": options.optimizer, "micro_batches": options.micro_batches,
+        "schedule": options.schedule, "seed": options.seed,
+        "memory_actions": tuple(options.memory_actions.split(",")),
+        "time_limit_seconds": options.time_limit, "compress": options.compress,
+        "quality": options.quality,
+    }  # fmt: skip

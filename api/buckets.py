@@ -18,8 +18,8 @@ from ..ir.plan import Plan
 from ..ir.program import Table
 from ..ir.switch import Received, received
 from . import documents
-from .asked import TIME_LIMIT, note, show, source_text
-from .planning import asked, plan_json, subject
+from .asked import TIME_LIMIT, asked, note, show, source_text, subject
+from .figures import plan_json
 
 
 class Bucket(NamedTuple):

@@ -14,6 +14,7 @@ from ..ir.model import Model
 from ..ir.placement import Placement
 from ..ir.plan import Plan as PlanData
 from ..ir.precision import in_precision
+from .options import memory_bytes
 from .planned import Plan, planned
 
 if TYPE_CHECKING:
@@ -122,12 +123,6 @@ def question(
     if roles is not None:
         made = replace(made, roles=tuple(roles.split(",") if isinstance(roles, str) else roles))
     return in_precision(traced, precision), made
-
-
-def memory_bytes(memory: int | str | None) -> int | None:
-    from .options import parse_bytes
-
-    return parse_bytes(memory) if isinstance(memory, str) else memory
 
 
 def parallelize(

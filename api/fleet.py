@@ -12,12 +12,13 @@ from ..ir.files import digest
 from ..ir.fleet import Crew, Fleet, FleetPlan
 from ..ir.model import Model
 from ..ir.plan import Plan
-from ..ir.text import gib, one_line, seconds
+from ..ir.text import gib, one_line, print_plan, seconds
 from ..planner.fleet.check import check
 from ..planner.fleet.search import plan as search
 from ..planner.options import PlanOptions
 from . import documents
 from .asked import TIME_LIMIT, note, show
+from .figures import plan_json
 
 
 def run(
@@ -27,8 +28,6 @@ def run(
     made = search(model, fleet, asked)
     took = time.perf_counter() - start
     if isinstance(made, Plan):
-        from .planning import plan_json
-
         note(f"no mixture is faster than {made.cluster.name} ({made.cluster.devices} devices) by itself")
         kind, figures = "plait/plan", plan_json(made, {"total": took})
     else:
@@ -40,15 +39,9 @@ def run(
     if options.json:
         show(figures)
     else:
-        print("\n".join(fleet_text(made)) if isinstance(made, FleetPlan) else _text(made))
+        print("\n".join(fleet_text(made)) if isinstance(made, FleetPlan) else print_plan(made))
         note(f"planned in {took:.1f} s")
     return 0 if made.complete else TIME_LIMIT
-
-
-def _text(plan: Plan) -> str:
-    from ..ir.text import print_plan
-
-    return print_plan(plan)
 
 
 def fleet_text(plan: FleetPlan) -> Iterator[str]:

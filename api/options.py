@@ -23,3 +23,8 @@ def parse_bytes(text: str) -> int:
     if not 0 < amount < 1 << 60:
         raise UsageError(f"{text!r} is not a sensible size")
     return int(amount)
+
+
+def memory_bytes(memory: int | str | None) -> int | None:
+    """A budget as bytes, however it is given."""
+    return parse_bytes(memory) if isinstance(memory, str) else memory

@@ -125,8 +125,8 @@ def explain(options: argparse.Namespace) -> int:
     from .comparison import instead, versus, versus_json
     from .explanation import explain as explained
     from .explanation import explain_json
+    from .figures import plan_json
     from .planned import load_plan
-    from .planning import plan_json
 
     plan = load_plan(options.plan)
     if options.why_not:
