@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..ir.amounts import StageBytes
 from ..ir.plan import Plan
 from .batch_axes import BatchAxes, axes_of
-from .memory import MARGIN, Waiting, Worst, micro_batches_in_flight, part_terms, worst_of
+from .memory import MARGIN, Waiting, Worst, part_terms, worst_of
 from .practice import GENERATED
 from .terms import Symbol, Term, total
 
@@ -32,9 +32,7 @@ LEGEND = tuple(
 def memory_term(plan: Plan, number: int) -> Term:
     """Peak bytes of a device of a stage as a tree; the sum is the plan's."""
     stage, device = plan.stages[number], plan.cluster.device
-    after, count = len(plan.stages) - 1 - number, plan.micro_batches
-    most = micro_batches_in_flight(after, len(plan.stages), count, plan.chunks)
-    waiting = Waiting(most, count)
+    waiting = Waiting(stage.waiting, plan.micro_batches)
     parts = [(s.bytes, axes_of(plan, s.strategy, s.bytes.item)) for s in stage.shares]
     found: dict[str, list[Term]] = {}
     for (share, axes), moment in zip(parts, worst_of(parts, GENERATED, waiting, device), strict=True):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..ir.amounts import StageBytes
 from ..ir.cluster import Device
+from ..ir.interleave import held_pieces
 from ..ir.plan import Optimizer
 from ..ir.program import BUCKET_BYTES
 from .batch_axes import BatchAxes
@@ -187,6 +188,16 @@ def crossing_bytes(stage: StageBytes, practice: Practice, waiting: Waiting) -> i
     if practice.sent_in_place:
         return 2 * stage.crossing
     return int((waiting.most + 1) * stage.crossing) + min(2, waiting.number) * stage.entering
+
+
+def pieces_in_flight(
+    stages: int, number: int, micro_batches: int, saved: Sequence[float]
+) -> float:
+    """Micro-batches of a whole stage whose bytes wait at the worst moment of an interleaved schedule;
+    `saved` bytes of each of its pieces."""
+    counts = held_pieces(stages, number, micro_batches, len(saved))
+    held = max(sum(n * amount for n, amount in zip(own, saved, strict=True)) for own in counts)
+    return held / sum(saved) if sum(saved) else 0.0
 
 
 def micro_batches_in_flight(after: int, stages: int, micro_batches: int, chunks: int) -> float:

@@ -12,6 +12,7 @@ the weights, which nobody waits for and which fills bubbles.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Protocol, TypeVar
 
 from .errors import UsageError
@@ -20,6 +21,8 @@ from .schedule import SCHEDULES, Table, check_order
 T = TypeVar("T")
 Step = tuple[str, int, int]
 Rows = tuple[tuple[Step, ...], ...]
+Counts = tuple[int, ...]
+ROUNDS = 4  # of micro-batches: what a stage holds repeats with every round
 BACKWARD = "BI"  # kinds whose result the stage before waits for
 
 
@@ -148,6 +151,23 @@ def in_flight(rows: Rows, stage: int) -> int:
         held += {"F": 1, "I": 0}.get(kind, -1)
         most = max(most, held)
     return most
+
+
+@cache
+def held_pieces(stages: int, stage: int, micro_batches: int, chunks: int) -> tuple[Counts, ...]:
+    """How many micro-batches of each of its pieces a stage holds at once under the interleaved
+    schedule, at every moment of which no other holds as many of all."""
+    full = micro_batches % stages == 0
+    order = _Order(stages, min(micro_batches, ROUNDS * stages) if full else micro_batches, chunks)
+    counts, met = [0] * chunks, set[Counts]()
+    for kind, chunk, _ in order.row(order.warm(stage, 2)):
+        counts[chunk] += 1 if kind == "F" else -1
+        met.add(tuple(counts))
+
+    def covered(one: Counts, other: Counts) -> bool:
+        return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+    return tuple(one for one in sorted(met) if not any(covered(one, other) for other in met))
 
 
 def verify_rows(rows: Rows) -> None:

@@ -88,10 +88,11 @@ class Stage(msgspec.Struct, frozen=True):
     `pieces` are spans of calls, more than one where the schedule interleaves; times per micro-batch are
     of all of them, `transfer_bytes` are sent on from one. `shares` are its calls by strategy;
     `passage_seconds` bring values from one to the other and gradients back. `host_bytes`: of host
-    memory for each of its devices.
+    memory for each of its devices. `waiting` micro-batches wait for backward at the worst moment.
     """
 
     pieces: tuple[Span, ...]
+    waiting: float = 1.0
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
     communication_seconds: float = 0.0

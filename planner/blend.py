@@ -115,7 +115,8 @@ class Mixture:
             face = tuple(
                 (tuple(evaluator.alike[first:last]), last == len(evaluator.calls)) for first, last in own
             )
-            waiting = evaluator.waiting(len(dealt), number, self.micro_batches, self.chunks)
+            saved = evaluator.sums.saved(leading, own)
+            waiting = evaluator.waiting(len(dealt), number, self.micro_batches, saved)
             if face not in parts:
                 parts[face] = list(self.parts(own))
             if (face, waiting) not in kinds:

@@ -127,3 +127,4 @@ class Cut(msgspec.Struct, frozen=True):
     kind_of: tuple[int, ...]
     sends: tuple[float, ...]  # seconds from every stage to the next
     ends: tuple[tuple[float, float], ...]  # parts of each stage's time: its first and its last piece
+    saved: tuple[tuple[float, ...], ...]  # bytes that each piece of a kind saves

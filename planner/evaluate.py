@@ -13,7 +13,13 @@ from math import prod
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
-from ..cost_model.memory import Waiting, host_bytes, memory_terms, micro_batches_in_flight
+from ..cost_model.memory import (
+    Waiting,
+    host_bytes,
+    memory_terms,
+    micro_batches_in_flight,
+    pieces_in_flight,
+)
 from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import Ends, boundary_links, boundary_seconds, pipeline_seconds
 from ..ir.amounts import Share
@@ -85,7 +91,10 @@ class Evaluator:
         the most micro-batches."""
         axes, number = self.axes(strategy), len(cut.kind_of)
         firsts = map(cut.kind_of.index, range(len(cut.kinds)))
-        most = [self.waiting(number, first, micro_batches, chunks) for first in firsts]
+        most = [
+            self.waiting(number, first, micro_batches, saved)
+            for first, saved in zip(firsts, cut.saved, strict=True)
+        ]
         timed = [self.times(sums, axes, micro_batches) for sums in cut.kinds]
         busy = [timed[kind][0] + timed[kind][1] for kind in cut.kind_of]
         peak = max(
@@ -116,10 +125,15 @@ class Evaluator:
             self.between[stages] = boundary_links(stages, self.cluster)
         return self.between[stages]
 
-    def waiting(self, stages: int, number: int, micro_batches: int, chunks: int) -> float:
-        """Micro-batches of a stage that wait for backward at the worst moment."""
-        chunks = max(chunks, self.entries.practice.chunks)
-        return micro_batches_in_flight(stages - 1 - number, stages, micro_batches, chunks)
+    def waiting(
+        self, stages: int, number: int, micro_batches: int, saved: Sequence[float] = ()
+    ) -> float:
+        """Micro-batches of a stage that wait for backward at the worst moment; `saved` bytes of each of
+        its pieces, where there are several."""
+        if len(saved) > 1:
+            return pieces_in_flight(stages, number, micro_batches, saved)
+        after, chunks = stages - 1 - number, self.entries.practice.chunks
+        return micro_batches_in_flight(after, stages, micro_batches, chunks)
 
     def axes(self, strategy: Strategy) -> BatchAxes:
         if strategy not in self.along:
@@ -180,7 +194,8 @@ class Evaluator:
             ]  # fmt: skip
             if not sums:
                 return None
-            waiting = self.waiting(len(dealt), number, micro_batches, chunks)
+            saved = self.sums.saved(entries, own_pieces)
+            waiting = self.waiting(len(dealt), number, micro_batches, saved)
             passed = sum(sum(moved[first:last]) for first, last in own_pieces)
             stages.append(self.stage(sums, micro_batches, waiting, passed))
         return tuple(stages)
@@ -228,6 +243,7 @@ class Evaluator:
         ]
         kinds: dict[object, int] = {}
         sums: list[StageSums] = []
+        saved = []
         kind_of = []
         for own in dealt:
             face = tuple(
@@ -237,11 +253,12 @@ class Evaluator:
             if face not in kinds:
                 kinds[face] = len(kinds)
                 members = [i for first, last in own for i in range(first, last)]
+                saved.append(self.sums.saved(entries, own))
                 sums.append(self.sums.of(entries, own, word, batch // micro_batches, members))
             kind_of.append(kinds[face])
         sends = boundary_seconds([sums[k].crossing_bytes for k in kind_of], self.links(stages))
         ends = end_shares(seconds, dealt)
-        return Cut(tuple(bounds), tuple(sums), tuple(kind_of), tuple(sends), ends)
+        return Cut(tuple(bounds), tuple(sums), tuple(kind_of), tuple(sends), ends, tuple(saved))
 
     def assemble(
         self,
@@ -287,6 +304,7 @@ class Evaluator:
         shares = tuple(Share(strategy, sums.bytes(self.item)) for strategy, sums in parts)
         return Stage(
             parts[0][1].pieces,
+            float(waiting),
             forward + moved / 2,
             backward + moved / 2,
             sent + moved,

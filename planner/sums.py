@@ -82,6 +82,15 @@ class Sums:
             ),
         )
 
+    def saved(self, entries: list[Entry], pieces: Sequence[Span]) -> tuple[float, ...]:
+        """Bytes that each piece of a stage saves per micro-batch, where there are several."""
+        found = []
+        for piece in pieces if len(pieces) > 1 else ():
+            own = self.own([piece])
+            costs = [entries[i].cost for i in own]
+            found.append(float(sum(c.saved_bytes for c in costs) + self.between_bytes(own, costs)))
+        return tuple(found)
+
     def own(self, pieces: Sequence[Span]) -> list[int]:
         """The calls of a stage that run for every micro-batch."""
         return [i for first, last in pieces for i in range(first, last) if i not in self.once]

@@ -104,7 +104,7 @@ class Crews:
     def all(self, kind: Kind, samples: int, first: int, last: int, after: int) -> Iterator[Choice]:
         evaluator = self.evaluator(kind)
         micro_batches = self.model.batch // samples
-        waiting = evaluator.waiting(after + 1, 0, micro_batches, 1)
+        waiting = evaluator.waiting(after + 1, 0, micro_batches)
         for strategy in self.words[kind]:
             for memory in ENDS:
                 sums = self.summed(kind, strategy, memory, samples, first, last)

@@ -10,6 +10,7 @@ from plait.ir.errors import UsageError
 from plait.ir.interleave import (
     ROWS,
     Rows,
+    held_pieces,
     in_flight,
     interleaved,
     lift,
@@ -111,3 +112,19 @@ def test_micro_batches_must_fill_rounds() -> None:
         interleaved(3, 7, 2)
     with pytest.raises(UsageError, match="gpipe has one chunk per stage, not 2"):
         ROWS["gpipe"](2, 2, 2)
+
+
+@pytest.mark.parametrize(("stages", "rounds", "chunks"), [(2, 1, 2), (3, 6, 2), (4, 5, 3), (5, 7, 4)])
+def test_pieces_that_are_held_are_those_of_the_rows(stages: int, rounds: int, chunks: int) -> None:
+    """Also where long schedules are cut short: what a stage holds repeats."""
+    rows = interleaved(stages, stages * rounds, chunks)
+    for stage in range(stages):
+        held, met = [0] * chunks, set()
+        for kind, chunk, _ in rows[stage]:
+            held[chunk] += 1 if kind == "F" else -1
+            met.add(tuple(held))
+        found = held_pieces(stages, stage, stages * rounds, chunks)
+        assert set(found) <= met
+        for one in met:
+            assert any(all(a <= b for a, b in zip(one, other, strict=True)) for other in found)
+        assert max(map(sum, found)) == in_flight(rows, stage)
