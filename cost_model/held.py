@@ -32,7 +32,7 @@ LEGEND = tuple(
 def memory_term(plan: Plan, number: int) -> Term:
     """Peak bytes of a device of a stage as a tree; the sum is the plan's."""
     stage, device = plan.stages[number], plan.cluster.device
-    waiting = Waiting(stage.waiting, plan.micro_batches)
+    waiting = Waiting(stage.waiting, plan.micro_batches, plan.chunks)
     parts = [(s.bytes, axes_of(plan, s.strategy, s.bytes.item)) for s in stage.shares]
     found: dict[str, list[Term]] = {}
     for (share, axes), moment in zip(parts, worst_of(parts, GENERATED, waiting, device), strict=True):

@@ -17,10 +17,12 @@ MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assum
 
 
 class Waiting(NamedTuple):
-    """`most` micro-batches of a stage wait for backward at once, of `number` in a step."""
+    """`most` micro-batches of a stage wait for backward at once, of `number` in a step, in so many
+    `pieces` of the stage."""
 
     most: float
     number: int
+    pieces: int = 1
 
     @property
     def others(self) -> bool:
@@ -187,7 +189,9 @@ def crossing_bytes(stage: StageBytes, practice: Practice, waiting: Waiting) -> i
     """What neighbouring stages are sent, until they have received it, and have sent."""
     if practice.sent_in_place:
         return 2 * stage.crossing
-    return int((waiting.most + 1) * stage.crossing) + min(2, waiting.number) * stage.entering
+    sent = waiting.most * waiting.pieces + 1
+    received = min(2, waiting.number) * waiting.pieces
+    return int(sent * stage.crossing) + received * stage.entering
 
 
 def pieces_in_flight(

@@ -152,7 +152,7 @@ class Mixture:
             ways, n = [], len(calls)
             for amounts, axes, seconds, sync in summed:
                 practice = evaluator.entries.practice
-                stages = Waiting(waiting, self.micro_batches)
+                stages = Waiting(waiting, self.micro_batches, self.chunks)
                 idle = between_calls(amounts, axes, practice, stages)
                 busy = worst(amounts, axes, practice, stages, evaluator.cluster.device)
                 most, least = (

@@ -290,7 +290,7 @@ class Evaluator:
             [(sums.bytes(self.item), self.axes(strategy)) for strategy, sums in parts],
             self.optimizer,
             self.entries.practice,
-            Waiting(waiting, micro_batches),
+            Waiting(waiting, micro_batches, len(parts[0][1].pieces)),
             self.cluster.device,
         )
 
