@@ -87,12 +87,7 @@ def send_leg(amount: float, link: Link) -> Leg:
 
 def send_link(first: int, stride: int, cluster: Cluster) -> Link:
     """The slowest link that `stride` ranks from `first` on send over, to the ranks `stride` on."""
-    inner = 1
-    for link in reversed(cluster.levels):
-        inner *= link.size
-        if first // inner == (first + 2 * stride - 1) // inner:
-            return link
-    return cluster.levels[0]
+    return cluster.joining(first, first + 2 * stride - 1)
 
 
 def _nested(

@@ -43,7 +43,7 @@ def load_cluster(spec: str) -> Cluster:
     if spec.startswith("local:"):
         return local(spec)
     if spec.endswith(".toml"):
-        return parse_cluster(Path(spec), {name: device for name, (device, _) in presets().items()})
+        return parse_cluster(Path(spec), preset_devices())
     match = re.fullmatch(r"((?:\d+x)*)([a-z][\w-]*)", spec)
     if match is None or match[2] not in presets():
         near = difflib.get_close_matches(match[2] if match else spec, presets(), 3, 0.3)
@@ -58,9 +58,8 @@ def load_cluster(spec: str) -> Cluster:
 def load_fleet(spec: str) -> Cluster | Fleet:
     """A cluster as `load_cluster` reads it, or several joined: `3xh100+5xa100-80`, over the slower of
     their networks, or a TOML file with `[[part]]` tables and the `[link]` between them."""
-    kinds = {name: device for name, (device, _) in presets().items()}
     if spec.endswith(".toml"):
-        return parse_fleet(Path(spec), kinds)
+        return parse_fleet(Path(spec), preset_devices())
     if "+" not in spec:
         return load_cluster(spec)
     parts = tuple(map(load_cluster, spec.split("+")))
@@ -70,6 +69,11 @@ def load_fleet(spec: str) -> Cluster | Fleet:
         min(n["gb_per_s"] for n in networks) * 1e9, source=LINK_SOURCE,
     )  # fmt: skip
     return Fleet(spec, parts, link)
+
+
+def preset_devices() -> dict[str, Device]:
+    """The devices of all presets."""
+    return {name: device for name, (device, _) in presets().items()}
 
 
 def _preset(spec: str, sizes: list[int], kind: str) -> Cluster:

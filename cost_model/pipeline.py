@@ -99,15 +99,20 @@ def rows_of(plan: Plan) -> Rows:
 
 def piece_shares(plan: Plan, stage: Stage) -> list[float]:
     """The part of a stage's time that each of its pieces takes."""
-    found = [
+    return shares([
         sum(
             (x.forward_seconds + x.backward_seconds) * (x.last - x.first)
             for x in plan.layers
             if first <= x.first < last and not x.once
         )
         for first, last in stage.pieces
-    ]
-    return [part / sum(found) for part in found] if sum(found) else [1 / len(found)] * len(found)
+    ])  # fmt: skip
+
+
+def shares(each: Sequence[float]) -> list[float]:
+    """The parts of a whole; equal ones of nothing."""
+    whole = sum(each)
+    return [part / whole for part in each] if whole else [1 / len(each)] * len(each)
 
 
 def boundary_links(stages: int, cluster: Cluster) -> list[Link]:

@@ -142,6 +142,15 @@ class Cluster(msgspec.Struct, frozen=True):
                 return level
         return self.levels[0]
 
+    def joining(self, first: int, last: int) -> Link:
+        """The innermost link that joins all ranks from `first` to `last`."""
+        inner = 1
+        for level in reversed(self.levels):
+            inner *= level.size
+            if first // inner == last // inner:
+                return level
+        return self.levels[0]
+
     def near(self, size: int, stride: int) -> int:
         """Neighbours of a group of `size` ranks, `stride` apart, that share a unit of the innermost
         level, where every one of the group's ranks has as many. Links as slow as a network's join

@@ -54,6 +54,11 @@ class Fleet(msgspec.Struct, frozen=True):
         """The rank of every part's first device."""
         return tuple(accumulate((part.devices for part in self.parts[:-1]), initial=0))
 
+    def budget(self, part: int, asked: int | None) -> int:
+        """Bytes of a part's device that a plan may use, where a user `asked` for no more, if at all."""
+        have = self.parts[part].device.memory_bytes
+        return have if asked is None else min(have, asked)
+
     def as_slowest(self) -> Cluster:
         """All devices as if each were the worst of them in everything, on the slowest link."""
         devices = [part.device for part in self.parts]
@@ -175,5 +180,4 @@ class FleetPlan(msgspec.Struct, frozen=True):
 
     def budget(self, crew: Crew) -> int:
         """Bytes of one of a crew's devices that a plan may use."""
-        have = self.fleet.parts[crew.part].device.memory_bytes
-        return have if self.memory_bytes is None else min(have, self.memory_bytes)
+        return self.fleet.budget(crew.part, self.memory_bytes)

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import msgspec
 
+from ..cost_model.pipeline import shares
 from ..ir.amounts import Moment, StageBytes
 from ..ir.interleave import deal
 from ..ir.plan import Memory, Span
@@ -55,12 +56,8 @@ def end_shares(
     seconds: Sequence[float], stages: Sequence[Sequence[Span]]
 ) -> tuple[tuple[float, float], ...]:
     """The parts that the first and the last piece of every stage have of its time."""
-    made = []
-    for own in stages:
-        each = [sum(seconds[first:last]) for first, last in own]
-        total = sum(each) or 1.0
-        made.append((each[0] / total, each[-1] / total))
-    return tuple(made)
+    found = (shares([sum(seconds[first:last]) for first, last in own]) for own in stages)
+    return tuple((own[0], own[-1]) for own in found)
 
 
 def pieces(bounds: Sequence[int], chunks: int) -> list[tuple[Span, ...]]:

@@ -166,7 +166,7 @@ class Space:
 
     def blend(self, found: list[Candidate]) -> None:
         """Add mixtures of every group of candidates that may beat the fastest one that fits."""
-        best = min((c.step_seconds for c in found if c.peak_bytes <= self.budget), default=inf)
+        best = self.met(found)
         mixtures = [
             (mixture.floor(self.budget), number, mixture)
             for number, group in enumerate(groups(found))

@@ -29,8 +29,6 @@ def check(plan: FleetPlan) -> None:
             whole = len(crew.stage.pieces) == 1 and crew.calls[0] == at < crew.calls[1]
             require(whole, f"{where}.stage", "does not follow")
             at = crew.calls[1]
-            room = part.device.memory_bytes
-            room = room if plan.memory_bytes is None else min(room, plan.memory_bytes)
-            over = sum(amount for _, amount in crew.stage.memory) > room
+            over = sum(amount for _, amount in crew.stage.memory) > plan.budget(crew)
             require(not over, f"{where}.stage.memory", "over the budget")
         require(at == last, f"$.lines[{i}]", "does not run every call")

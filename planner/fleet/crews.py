@@ -59,10 +59,6 @@ class Crews:
         self.least: dict[tuple[Kind, int], float] = {}
         self.faces: dict[Span, Face] = {}
 
-    def budget(self, kind: Kind) -> int:
-        have = self.fleet.parts[kind.part].device.memory_bytes
-        return have if self.memory_bytes is None else min(have, self.memory_bytes)
-
     def evaluator(self, kind: Kind) -> Evaluator:
         if kind not in self.evaluators:
             cluster = taken(self.fleet.parts[kind.part], kind.width)
@@ -99,7 +95,7 @@ class Crews:
         return self.faces[first, last]
 
     def fits(self, kind: Kind, choice: Choice) -> bool:
-        return choice.stage.peak_bytes <= self.budget(kind)
+        return choice.stage.peak_bytes <= self.fleet.budget(kind.part, self.memory_bytes)
 
     def all(self, kind: Kind, samples: int, first: int, last: int, after: int) -> Iterator[Choice]:
         evaluator = self.evaluator(kind)

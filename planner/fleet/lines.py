@@ -29,14 +29,8 @@ def link_between(fleet: Fleet, one: Crew, other: Crew) -> Link:
     """The slowest link between two crews."""
     if one.part != other.part:
         return fleet.link
-    part = fleet.parts[one.part]
-    first, last = min(one.first, other.first), max(one.first + one.width, other.first + other.width) - 1
-    inner = 1
-    for level in reversed(part.levels):
-        inner *= level.size
-        if first // inner == last // inner:
-            return level
-    return part.levels[0]
+    end = max(one.first + one.width, other.first + other.width)
+    return fleet.parts[one.part].joining(min(one.first, other.first), end - 1)
 
 
 def line_seconds(fleet: Fleet, crews: Sequence[Crew], micro_batches: int) -> float:
