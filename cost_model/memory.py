@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..ir.amounts import StageBytes
 from ..ir.cluster import Device
@@ -199,9 +203,13 @@ def pieces_in_flight(
 ) -> float:
     """Micro-batches of a whole stage whose bytes wait at the worst moment of an interleaved schedule;
     `saved` bytes of each of its pieces."""
-    counts = held_pieces(stages, number, micro_batches, len(saved))
-    held = max(sum(n * amount for n, amount in zip(own, saved, strict=True)) for own in counts)
+    held = float((_held(stages, number, micro_batches, len(saved)) @ np.array(saved)).max())
     return held / sum(saved) if sum(saved) else 0.0
+
+
+@cache
+def _held(stages: int, number: int, micro_batches: int, pieces: int) -> NDArray[np.float64]:
+    return np.array(held_pieces(stages, number, micro_batches, pieces), dtype=np.float64)
 
 
 def micro_batches_in_flight(after: int, stages: int, micro_batches: int, chunks: int) -> float:

@@ -156,18 +156,16 @@ def in_flight(rows: Rows, stage: int) -> int:
 @cache
 def held_pieces(stages: int, stage: int, micro_batches: int, chunks: int) -> tuple[Counts, ...]:
     """How many micro-batches of each of its pieces a stage holds at once under the interleaved
-    schedule, at every moment of which no other holds as many of all."""
+    schedule, at every moment of which no other holds as many of all: those when it holds most, for
+    before the first backward it only gains, and after the last forward it only loses."""
     full = micro_batches % stages == 0
     order = _Order(stages, min(micro_batches, ROUNDS * stages) if full else micro_batches, chunks)
     counts, met = [0] * chunks, set[Counts]()
     for kind, chunk, _ in order.row(order.warm(stage, 2)):
         counts[chunk] += 1 if kind == "F" else -1
         met.add(tuple(counts))
-
-    def covered(one: Counts, other: Counts) -> bool:
-        return one != other and all(a <= b for a, b in zip(one, other, strict=True))
-
-    return tuple(one for one in sorted(met) if not any(covered(one, other) for other in met))
+    most = max(map(sum, met))
+    return tuple(sorted(one for one in met if sum(one) == most))
 
 
 def verify_rows(rows: Rows) -> None:
