@@ -47,7 +47,6 @@ class Sums:
         own = [i for i in members if i not in self.once]
         calls = [entries[i].cost for i in own]
         once = [entries[i].cost for i in self.once] if own[:1] == self.own(pieces)[:1] else []
-        end = pieces[-1][1]
         local = [c.held_bytes for c in calls]
         trained = [round(c.held_bytes * self.trained[i]) for i, c in zip(own, calls, strict=True)]
         small = [round(c.held_bytes * self.small[i]) for i, c in zip(own, calls, strict=True)]
@@ -68,7 +67,7 @@ class Sums:
             summed_bytes=summed,
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
-            last_bytes=entries[-1].cost.saved_bytes if end == len(entries) == own[-1] + 1 else 0,
+            last_bytes=self.last_bytes(entries, own),
             moments=moments([self.calls[i] for i in own], calls, trained, self.entries.early),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes + sum(c.ends[0]) for c in once),
             batch_bytes=self.batch_bytes(own, calls, entries),
@@ -82,13 +81,19 @@ class Sums:
             ),
         )
 
+    def last_bytes(self, entries: list[Entry], own: Sequence[int]) -> int:
+        """Bytes that the model's last call saves, if it is among these; they become gradients at once."""
+        return entries[-1].cost.saved_bytes if own[-1:] == [len(entries) - 1] else 0
+
     def saved(self, entries: list[Entry], pieces: Sequence[Span]) -> tuple[float, ...]:
-        """Bytes that each piece of a stage saves per micro-batch, where there are several."""
+        """Bytes that each piece of a stage leaves waiting per micro-batch, where there are several: all
+        that it saves, but for the model's last call."""
         found = []
         for piece in pieces if len(pieces) > 1 else ():
             own = self.own([piece])
             costs = [entries[i].cost for i in own]
-            found.append(float(sum(c.saved_bytes for c in costs) + self.between_bytes(own, costs)))
+            waits = sum(c.saved_bytes for c in costs) + self.between_bytes(own, costs)
+            found.append(float(waits - self.last_bytes(entries, own)))
         return tuple(found)
 
     def own(self, pieces: Sequence[Span]) -> list[int]:
