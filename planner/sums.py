@@ -82,7 +82,7 @@ class Sums:
         )
 
     def last_bytes(self, entries: list[Entry], own: Sequence[int]) -> int:
-        """Bytes that the model's last call saves, if it is among these; they become gradients at once."""
+        """Bytes that the model's last call saves, if it is here; they become gradients at once."""
         return entries[-1].cost.saved_bytes if own[-1:] == [len(entries) - 1] else 0
 
     def saved(self, entries: list[Entry], pieces: Sequence[Span]) -> tuple[float, ...]:
