@@ -22,7 +22,7 @@ T = TypeVar("T")
 Step = tuple[str, int, int]
 Rows = tuple[tuple[Step, ...], ...]
 Counts = tuple[int, ...]
-ROUNDS = 4  # of micro-batches: what a stage holds repeats with every round
+ROUNDS = 3  # of micro-batches: two to warm up, and what a stage then holds repeats with every round
 BACKWARD = "BI"  # kinds whose result the stage before waits for
 
 
@@ -163,7 +163,8 @@ def held_pieces(stages: int, stage: int, micro_batches: int, chunks: int) -> tup
     counts, met = [0] * chunks, set[Counts]()
     for kind, chunk, _ in order.row(order.warm(stage, 2)):
         counts[chunk] += 1 if kind == "F" else -1
-        met.add(tuple(counts))
+        if kind == "F":
+            met.add(tuple(counts))
     most = max(map(sum, met))
     return tuple(sorted(one for one in met if sum(one) == most))
 

@@ -20,6 +20,10 @@ class Prices:
         self.calls, self.once = entries.model.calls, entries.model.once()
         counts = Counter(call.function for call in self.calls)
         self.repeated = {name for name, count in counts.items() if count > 1}
+        every = entries.practice.recompute_every
+        faces = [(c.function, i % every == 0, i in self.once) for i, c in enumerate(self.calls)]
+        firsts: dict[object, int] = {}
+        self.alike = [firsts.setdefault(face, i) for i, face in enumerate(faces)]  # the first such call
         self.in_time = model_in_time(entries, self.once)
         self.whole: dict[tuple[Word, int], float] = {}  # seconds of a micro-batch in all stages
 
@@ -68,27 +72,22 @@ class Prices:
     ) -> list[Entry] | None:  # fmt: skip
         """The price of calls under one strategy, of all unless `members` are named; None where one
         cannot be split so."""
-        known: dict[tuple[str, bool, bool], Entry | None] = {}
-        entries, every = [], self.entries.practice.recompute_every
-        for i in range(len(self.calls)) if members is None else members:
-            name = self.calls[i].function
-            key = name, i % every == 0, i in self.once
-            if key not in known:
-                local = batch if key[2] else batch // micro_batches
-                taken = self.variant(i, memory, word, local)
-                known[key] = self.entries.entry(name, word, local, taken)
-            entry = known[key]
+        alike = self.alike if members is None else [self.alike[i] for i in members]
+        known: dict[int, Entry] = {}
+        for first in dict.fromkeys(alike):
+            local = batch if first in self.once else batch // micro_batches
+            taken = self.variant(first, memory, word, local)
+            entry = self.entries.entry(self.calls[first].function, word, local, taken)
             if entry is None:
                 return None
-            entries.append(entry)
-        return entries
+            known[first] = entry
+        return [known[first] for first in alike]
 
     def seconds(self, entries: list[Entry]) -> list[float]:
         """What every call takes of a micro-batch; those that run once per step take nothing."""
-        return [
-            0.0 if i in self.once else e.cost.forward.seconds + e.cost.backward.seconds
-            for i, e in enumerate(entries)
-        ]
+        different = {id(e): e.cost for e in entries}
+        both = {key: cost.forward.seconds + cost.backward.seconds for key, cost in different.items()}
+        return [0.0 if i in self.once else both[id(e)] for i, e in enumerate(entries)]
 
     def floor_seconds(self, strategy: Strategy, micro_batches: int, pieces: int) -> float:
         """Seconds that hardly any plan of a strategy is below that keeps all and has at most so many
@@ -100,6 +99,7 @@ class Prices:
             self.whole[key] = sum(self.seconds(entries)) if entries else 0.0
         rounds = micro_batches + (stages - 1) / pieces
         return self.whole[key] / stages * rounds / self.entries.cluster.device.ranks_per_processor
+
 
 def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
     """Whether the batch can be split into micro-batches at all."""

@@ -114,8 +114,8 @@ class Space:
         self.blend(self.found)
 
     def interleave(self, found: list[Candidate]) -> list[Candidate]:
-        """Candidates, and those with several pieces per stage which without bubbles would beat the
-        fastest one that fits; these alone where they are asked for. Stages hold more of them in
+        """Candidates, and those with several pieces per stage which with the smallest bubbles would beat
+        the fastest one that fits; these alone where they are asked for. Stages hold more of them in
         flight, so what does not fit in one piece per stage is passed over."""
         if self.options.schedule == "1f1b":
             return found
@@ -124,7 +124,7 @@ class Space:
             key = tuple((d.first, d.strategy) for d in c.decisions), c.micro_batches
             alike.setdefault(key, []).append(c)
         floors = [
-            (min(c.step_seconds * (1 - c.bubble) for c in own), own)
+            (min(c.step_seconds * (1 - c.bubble * (1 - 1 / MOST_PIECES)) for c in own), own)
             for own in alike.values()
             if own[0].strategies[0].stages > 1
             and (asked or min(c.peak_bytes for c in own) <= self.budget)
