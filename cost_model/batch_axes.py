@@ -16,10 +16,10 @@ from ..ir.cluster import Cluster
 from ..ir.compression.program import Program
 from ..ir.compression.registry import PROGRAMS
 from ..ir.plan import Plan
-from ..ir.program import BUCKET_BYTES
+from ..ir.program import BUCKET_BYTES, TOGETHER
 from ..ir.strategy import ROLES, Strategy
 from .collective import collective_seconds
-from .compression import FP32_BYTES, Priced, price_step
+from .compression import FP32_BYTES, Priced, exchange_bytes, price_step
 
 Axis = tuple[str, int, int]  # role, size, ranks between neighbours
 Axes = list[Axis]
@@ -71,11 +71,11 @@ class BatchAxes:
             )
         return self.known[key]
 
-    def step_seconds(
+    def travel_seconds(
         self, subject: Subject, kind: str, amount: float, axes: Axes, small: float = 0.0
     ) -> float:
-        """A collective once per step, compressed along the axes where it is, but for a part `small`
-        of it in small tensors."""
+        """A collective of gradients or weights, compressed along the axes where it is, but for a part
+        `small` of it in small tensors."""
         seconds = 0.0
         for axis in axes:
             priced = self.compressed(subject, amount, axis, small)
@@ -111,43 +111,58 @@ class BatchAxes:
                 subject, held if gathered else part, axis, small / max(held, 1)
             )
             total += priced.state_bytes if priced else 0
-            if subject == "weights":
+            if subject == "weights" and "parameter" not in ROLES[role].shards:
                 total += held // self.item * FP32_BYTES + held // self.pieces("optimizer")
         return total
 
-    def gather_seconds(self, amount: int) -> float:
-        """Weights of one call, before each of its pieces."""
-        return self.seconds("all_gather", amount, self.sharded) if "parameter" in self.shards else 0.0
+    def exchange_bytes(self, subject: Subject, amount: int, plain: int) -> int:
+        """What `amount` bytes of weights, or of their gradients, take beside themselves and what becomes
+        of them while they travel: `plain` bytes, or those of compressed buckets that are under way."""
+        elements = amount // self.item
+        return max(plain, *(
+            TOGETHER * exchange_bytes(program, elements, axis[1], axis[2], self.cluster)
+            for (what, role), program in self.compression.items()
+            for axis in (*self.replicas, *self.sharded)
+            if what == subject and axis[0] == role
+        ), 0)  # fmt: skip
 
-    def scatter_seconds(self, amount: int) -> float:
+    def gather_seconds(self, amount: int, small: float = 0.0) -> float:
+        """Weights of one call, before each of its pieces."""
+        if "parameter" not in self.shards:
+            return 0.0
+        return self.travel_seconds("weights", "all_gather", amount, self.sharded, small)
+
+    def scatter_seconds(self, amount: int, small: float = 0.0) -> float:
         """Gradients of one call, after its backward."""
         if "gradient" not in self.shards:
             return 0.0
-        return self.seconds("reduce_scatter", amount * self.scale, self.sharded)
+        sent = amount * self.scale
+        return self.travel_seconds("gradients", "reduce_scatter", sent, self.sharded, small)
 
     def reduce_seconds(self, held: int, summed: dict[str, int], small: float = 0.0) -> float:
         """Once per step: gradients over plain axes and the tensor axes, or scattered to their owners."""
         part = self.scale / self.pieces("optimizer")
-        seconds = self.step_seconds("gradients", "all_reduce", held * part, self.replicas, small)
+        seconds = self.travel_seconds("gradients", "all_reduce", held * part, self.replicas, small)
         for axis in self.inside:
             seconds += self.seconds("all_reduce", summed[axis[0]] * part, [axis])
         if "optimizer" in self.shards and "gradient" not in self.shards:
             amount = held * self.scale
-            seconds += self.step_seconds("gradients", "reduce_scatter", amount, self.sharded, small)
+            seconds += self.travel_seconds("gradients", "reduce_scatter", amount, self.sharded, small)
         return seconds
 
     def return_seconds(self, held: int, small: float = 0.0) -> float:
         """Once per step: updated weights from their owners to all."""
         if "optimizer" in self.shards and "parameter" not in self.shards:
-            return self.step_seconds("weights", "all_gather", held, self.sharded, small)
+            return self.travel_seconds("weights", "all_gather", held, self.sharded, small)
         return 0.0
 
     def sum_bytes(self, bucket: int) -> int:
         """What adding gradients up over ranks once per step takes beside all of them, a bucket at a
         time: its sum, and, where it is scattered, an exchange before."""
         if self.ways > 1 and "gradient" not in self.shards:
-            return bucket + bucket // self.ways
-        return bucket if any(size > 1 for _, size, _ in (*self.replicas, *self.inside)) else 0
+            return self.exchange_bytes("gradients", bucket, bucket + bucket // self.ways)
+        alone = all(size == 1 for _, size, _ in (*self.replicas, *self.inside))
+        return 0 if alone else self.exchange_bytes("gradients", bucket, bucket)
 
     def call_buffers(self, moment: Moment, in_place: bool) -> tuple[int, int, int]:
         """What a call holds inside, and beside, gathered weights and flat copies for the wire, when it
@@ -157,18 +172,21 @@ class BatchAxes:
             return moment.inside, 3 * weights * gathered, 0
         bucket = min(weights, max(BUCKET_BYTES, moment.biggest))
         if moment.phase != "accumulate":
-            if gathered and bucket > moment.inside:
-                return 0, weights + bucket, 0
+            moved = self.exchange_bytes("weights", bucket, bucket) if gathered else 0
+            if moved > moment.inside:
+                return 0, weights + moved, 0
             return moment.inside, weights * gathered, 0
         if "gradient" in self.shards:
-            return moment.inside, bucket + bucket // self.ways, 0
+            beside = self.exchange_bytes("gradients", bucket, bucket + bucket // self.ways)
+            return moment.inside, beside, 0
         return moment.inside, 0, moment.biggest
 
     def return_bytes(self, trained: int) -> int:
         """Updated weights that come from their owners, beside what they are copied to."""
         if "optimizer" not in self.shards or "parameter" in self.shards:
             return 0
-        return trained + min(trained, BUCKET_BYTES)
+        bucket = min(trained, BUCKET_BYTES)
+        return trained + self.exchange_bytes("weights", bucket, bucket)
 
 
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:

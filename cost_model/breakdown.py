@@ -115,8 +115,8 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:
     passed = Term("passages", times * stage.passage_seconds / 2, "s", "m*t/2",
                   "derived: collectives between strategies",
                   {"m": times, "t": stage.passage_seconds})  # fmt: skip
-    gathers = [_per_call("all_gather", "weights", s, a, times, cluster) for s, a in axes]
-    scatters = [_per_call("reduce_scatter", "gradients", s, a, times, cluster) for s, a in axes]
+    gathers = [_per_call("weights", "all_gather", s, a, times) for s, a in axes]
+    scatters = [_per_call("gradients", "reduce_scatter", s, a, times) for s, a in axes]
     added = [_accumulated(s, a, times, cluster) for s, a in axes]
     once = [
         piece_term(f"{label(plan, x)}, once", x.forward, x.last - x.first, cluster)
@@ -166,16 +166,17 @@ def piece_term(name: str, piece: Piece, times: int, cluster: Cluster) -> Term:
 
 
 def _per_call(
-    kind: str, what: str, share: Share, axes: BatchAxes, times: int, cluster: Cluster
+    subject: Subject, kind: str, share: Share, axes: BatchAxes, times: int
 ) -> Term:
     """Weights gathered before a call, or gradients scattered after it."""
-    needed = "parameter" if kind == "all_gather" else "gradient"
+    needed = "parameter" if subject == "weights" else "gradient"
     chosen = axes.sharded if needed in axes.shards else []
-    return total(f"{kind} of {what}", [
+    scale = 1 if subject == "weights" else axes.scale
+    small = share.bytes.small / max(share.bytes.trained, 1)
+    return total(f"{kind} of {subject}", [
         term
         for amount, calls in share.bytes.calls
-        for term in _over(kind, amount * (1 if kind == "all_gather" else axes.scale), chosen,
-                          calls * times, cluster)
+        for term in _sent(subject, kind, amount * scale, chosen, axes, small, calls * times)
     ])  # fmt: skip
 
 
@@ -189,31 +190,34 @@ def _synced(plan: Plan, share: Share, axes: BatchAxes, cluster: Cluster) -> Iter
     """Once per step: gradients added up over ranks, weights updated and sent round."""
     held, part = share.bytes.trained, axes.scale / axes.pieces("optimizer")
     small = share.bytes.small / max(held, 1)
-    yield from _once("gradients", "all_reduce", held * part, axes.replicas, axes, small)
+    yield from _sent("gradients", "all_reduce", held * part, axes.replicas, axes, small)
     for axis in axes.inside:
         yield from _over("all_reduce", share.bytes.summed[axis[0]] * part, [axis], 1, cluster)
     if "optimizer" in axes.shards and "gradient" not in axes.shards:
-        yield from _once("gradients", "reduce_scatter", held * axes.scale, axes.sharded, axes, small)
+        yield from _sent("gradients", "reduce_scatter", held * axes.scale, axes.sharded, axes, small)
     if "optimizer" in axes.shards and "parameter" not in axes.shards:
-        yield from _once("weights", "all_gather", held, axes.sharded, axes, small)
+        yield from _sent("weights", "all_gather", held, axes.sharded, axes, small)
     states = plan.optimizer.states
     touched = 2 * (held * (2 + states) // axes.pieces("optimizer"))
     yield stream_term("optimizer", plan.optimizer.name, touched, 1, cluster.device)
 
 
-def _once(
-    subject: Subject, kind: str, amount: float, chosen: Axes, axes: BatchAxes, small: float
-) -> Iterator[Term]:
-    """A collective once per step, compressed along the axes where it is."""
+def _sent(
+    subject: Subject, kind: str, amount: float, chosen: Axes, axes: BatchAxes, small: float,
+    times: int = 1,
+) -> Iterator[Term]:  # fmt: skip
+    """A collective of gradients or weights, compressed along the axes where it is."""
     for axis in chosen:
         priced = axes.compressed(subject, amount, axis, small)
         if priced is None:
-            yield from _over(kind, amount, [axis], 1, axes.cluster)
+            yield from _over(kind, amount, [axis], times, axes.cluster)
             continue
         name = axes.compression[subject, axis[0]].name
         yield total(f"{kind} over {axis[0]} as {name}", [
-            Term("on the wire", priced.wire_seconds, "s", "w_c", WIRE, {"w_c": priced.wire_seconds}),
-            Term("codec", priced.codec_seconds, "s", "k_c", CODEC, {"k_c": priced.codec_seconds}),
+            Term("on the wire", times * priced.wire_seconds, "s", "n*w_c", WIRE,
+                 {"n": times, "w_c": priced.wire_seconds}),
+            Term("codec", times * priced.codec_seconds, "s", "n*k_c", CODEC,
+                 {"n": times, "k_c": priced.codec_seconds}),
         ])  # fmt: skip
 
 

@@ -7,6 +7,7 @@ over memory or its arithmetic, whichever is longer, as any operator does.
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from math import log2
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from msgspec.structs import astuple
 
 from ..ir.cluster import Cluster, Device
 from ..ir.compression.identity import uncompressed
-from ..ir.compression.kernel import Kernel, Pipeline, Transfer
+from ..ir.compression.kernel import Kernel, Pipeline, Step, Transfer
 from ..ir.compression.lower import lower
 from ..ir.compression.program import Program
 from ..ir.compression.stage import Hadamard, Quantize, Reduce, Stage
@@ -89,6 +90,30 @@ def _buckets(program: Program, elements: int, size: int, stride: int, cluster: C
         one.wire_bytes * count, one.wire_seconds * count, one.codec_seconds * count,
         one.state_bytes * count,
     )  # fmt: skip
+
+
+def exchange_bytes(
+    program: Program, elements: int, size: int, stride: int, cluster: Cluster
+) -> int:
+    """What a bucket whose whole tensors have `elements` takes while it is exchanged: a copy of what is
+    given, and from step to step what was made last and what is being made."""
+    inner = cluster.near(size, stride)
+    pipeline = lowered(program, inner, size // inner)
+    given = elements // (size if program.result == "all_gather" else 1)
+    chunk = pipeline.chunk(given)
+    sizes = [FP32_BYTES * pipeline.padded(given), *(_made(s, chunk) for s in pipeline.steps)]
+    return sizes[0] + max(map(sum, pairwise(sizes)))
+
+
+def _made(step: Step, chunk: int) -> int:
+    """Bytes of what a step leaves."""
+    if isinstance(step, Transfer):
+        ranks = step.size if step.kind == "all_gather" else 1
+        return ranks * step.count * step.wire.bytes(chunk)
+    if isinstance(step, Kernel):
+        item = FP32_BYTES * chunk if step.target is None else step.target.bytes(chunk)
+        return step.chunks * item
+    return FP32_BYTES * chunk
 
 
 def transfer_legs(

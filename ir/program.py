@@ -15,6 +15,7 @@ from .tensor import TensorType
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that travel together
 SMALL_BYTES = 65_536  # buckets below it travel uncompressed
+TOGETHER = 3  # compressed buckets that are under way at once
 PLACED = "placed"  # the schedule of a program whose ranks run operators, not stages
 
 

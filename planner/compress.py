@@ -1,6 +1,7 @@
 """Which collectives travel compressed: those that gain more on the wire than their codecs take.
 
-Every collective once per step is decided for itself: its links, its group and its bytes. The user says
+Gradients and weights are decided for along every axis, once per step or once per call, by its links, its
+group and its bytes. The user says
 what may happen to numbers on the way, by the name of an algorithm or as a quality:
 
     lossless   nothing is lost
@@ -14,8 +15,10 @@ What loses anything has to be worth it: it is taken where it makes a step shorte
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..cost_model.batch_axes import Axis, BatchAxes, Subject
+from ..cost_model.compression import lowered
 from ..ir.cluster import Cluster
 from ..ir.compression.program import Algorithm, Program
 from ..ir.compression.registry import ALGORITHMS, algorithm
@@ -41,8 +44,8 @@ class Compressor:
             self.programs = runnable(algorithm(compress))
             if not self.programs:
                 raise UsageError(
-                    f"{compress} needs an optimizer of its own or is not for gradients and weights "
-                    f"once per step: use it from plait.runtime.compression"
+                    f"{compress} needs an optimizer of its own or is not for gradients and weights: "
+                    f"use it from plait.runtime.compression"
                 )
         else:
             allowed = permitted(quality, optimizer in LINEAR) if compress == "auto" else ()
@@ -50,39 +53,68 @@ class Compressor:
 
     def choose(
         self, strategy: Strategy, cluster: Cluster, scale: float, item: int, trained: int,
-        small: float, work: float,
+        small: float, calls: int, work: float,
     ) -> dict[tuple[Subject, str], Program]:  # fmt: skip
-        """Programs for `trained` bytes of weights per device, a part `small` of them in small tensors,
-        by what travels and the role; `work` are the other seconds of a step."""
+        """Programs for `trained` bytes of weights per device in so many calls, a part `small` of them in
+        small tensors, by what travels and the role; `work` are the other seconds of a step."""
         if not self.programs or not trained:
             return {}
         plain = BatchAxes(strategy, cluster, scale, item)
         found: dict[tuple[Subject, str], Program] = {}
-        sent = [
-            (*one, plain.seconds(one[1], one[2], [one[3]])) for one in collectives(plain, trained)
-        ]
-        gain = WORTH * (work + sum(seconds for *_, seconds in sent))
-        for subject, kind, amount, axis, exact in sent:
-            best = exact - gain
-            for program in self.programs:
-                if (program.subject, program.result) != (subject, kind):
-                    continue
-                own = BatchAxes(strategy, cluster, scale, item, {(subject, axis[0]): program})
-                seconds = own.step_seconds(subject, kind, amount, [axis], small)
-                if seconds < best or (self.forced and (subject, axis[0]) not in found):
-                    found[subject, axis[0]], best = program, seconds
+        sent = list(travels(plain, trained, calls))
+        whole = work + sum(one.seconds(plain) for one in sent)
+        for one in sent:
+            best = one.seconds(plain) - WORTH * whole
+            key = one.subject, one.axis[0]
+            for program in filter(one.suits, self.programs):
+                own = BatchAxes(strategy, cluster, scale, item, {key: program})
+                seconds = one.seconds(own, small)
+                if seconds < best or (self.forced and key not in found):
+                    found[key], best = program, seconds
         return found
 
 
-def collectives(axes: BatchAxes, trained: int) -> Iterator[tuple[Subject, str, float, Axis]]:
-    """What travels once per step: subject, collective, bytes, and the axis."""
+class Travel(NamedTuple):
+    """A collective of gradients or weights: `amount` bytes, so many `times` per step at least.
+    `lasting`: the same tensors once per step, so that something can be kept from one to the next."""
+
+    subject: Subject
+    kind: str
+    amount: float
+    axis: Axis
+    times: int
+    lasting: bool
+
+    def seconds(self, axes: BatchAxes, small: float = 0.0) -> float:
+        """In a step."""
+        each = axes.travel_seconds(self.subject, self.kind, self.amount, [self.axis], small)
+        return self.times * each
+
+    def suits(self, program: Program) -> bool:
+        """Whether a program can take its place."""
+        same = (program.subject, program.result) == (self.subject, self.kind)
+        return same and (self.lasting or not keeps(program))
+
+
+def travels(axes: BatchAxes, trained: int, calls: int) -> Iterator[Travel]:
+    """What travels for `trained` bytes of weights in so many calls."""
+    part = trained * axes.scale / axes.pieces("optimizer")
     for axis in axes.replicas:
-        yield "gradients", "all_reduce", trained * axes.scale / axes.pieces("optimizer"), axis
+        yield Travel("gradients", "all_reduce", part, axis, 1, True)
     for axis in axes.sharded:
-        if "gradient" not in axes.shards:
-            yield "gradients", "reduce_scatter", trained * axes.scale, axis
-        if "parameter" not in axes.shards:
-            yield "weights", "all_gather", float(trained), axis
+        whole = "gradient" not in axes.shards
+        parts = 1 if whole else calls
+        gradients = trained * axes.scale / parts
+        yield Travel("gradients", "reduce_scatter", gradients, axis, parts, whole)
+        whole = "parameter" not in axes.shards
+        parts = 1 if whole else calls
+        times = 1 if whole else 2 * calls  # forward and backward
+        yield Travel("weights", "all_gather", trained / parts, axis, times, whole)
+
+
+def keeps(program: Program) -> bool:
+    """Whether a program keeps anything from one exchange to the next."""
+    return bool(lowered(program, 2, 2).states)
 
 
 def permitted(quality: str, linear: bool) -> Iterator[Program]:

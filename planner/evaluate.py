@@ -147,7 +147,8 @@ class Evaluator:
             ways = strategy.stages * prod(n for r, n in strategy.axes if ROLES[r].operators)
             work = self.prices.floor_seconds(strategy, 1, 1)
             chosen = self.compressor.choose(
-                strategy, self.cluster, scale, item, self.trained // ways, self.small, work
+                strategy, self.cluster, scale, item, self.trained // ways, self.small,
+                max(1, len(self.calls) // strategy.stages), work,
             )
         return BatchAxes(strategy, self.cluster, scale, item, chosen)
 
@@ -321,9 +322,9 @@ class Evaluator:
     ) -> tuple[float, float, float, float]:
         """Seconds of a part: forward and backward per micro-batch, of them sent, and per step."""
         practice = self.entries.practice
-        gather = sum(n * axes.gather_seconds(held) for held, n in sums.call_bytes)
-        scatter = sum(n * axes.scatter_seconds(held) for held, n in sums.call_bytes)
         small = sums.small_bytes / max(sums.trained_bytes, 1)
+        gather = sum(n * axes.gather_seconds(held, small) for held, n in sums.call_bytes)
+        scatter = sum(n * axes.scatter_seconds(held, small) for held, n in sums.call_bytes)
         reduce = axes.reduce_seconds(sums.trained_bytes, sums.summed_bytes, small)
         back = axes.return_seconds(sums.trained_bytes, small)
         forward, backward = sums.forward_seconds, sums.backward_seconds

@@ -37,7 +37,7 @@ def all_reduce(group: Group, tensors: list[Tensor]) -> list[Tensor]:
         return tensors
     for members in buckets(tensors):
         shapes = [tensors[i].shape for i in members]
-        total = group.all_reduce(_taken(tensors, members, 0))
+        total = group.all_reduce(taken(tensors, members))
         parts = total.view(-1).split([shape.numel() for shape in shapes])
         for i, part, shape in zip(members, parts, shapes, strict=True):
             tensors[i] = part.view(shape)
@@ -51,7 +51,7 @@ def reduce_scatter(group: Group, flats: list[Tensor]) -> list[Tensor]:
     flats[:] = [flat.view(group.size, -1) for flat in flats]
     for members in buckets(flats):
         sizes = [flats[i].shape[1] for i in members]
-        piece = group.reduce_scatter(_taken(flats, members, 1))
+        piece = group.reduce_scatter(taken(flats, members, 1))
         for i, part in zip(members, piece.split(sizes), strict=True):
             flats[i] = part
     return flats
@@ -75,7 +75,7 @@ def joined(tensors: Sequence[Tensor], start: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=start)
 
 
-def _taken(tensors: list[Tensor], members: list[int], start: int) -> Tensor:
+def taken(tensors: list[Tensor], members: list[int], start: int = 0) -> Tensor:
     """These tensors as one, joined along what lies in `start` dimensions; their places are empty."""
     own = [tensors[i].flatten(start) if len(members) > 1 else tensors[i] for i in members]
     for i in members:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..ir.compression.program import Subject
 from ..ir.layout import along
 from ..ir.program import Held, Table
 from ..ir.strategy import LEVELS
@@ -29,7 +30,7 @@ from .group import Group
 from .initial import Initial
 from .mesh_groups import MeshGroups
 from .shard import flatten, piece
-from .wires import Wires
+from .wires import Wire, Wires
 
 Levels = tuple[Group, ...]
 
@@ -119,8 +120,8 @@ class Store:
         kept = [self.kept[name] for name in names]
         cut = list({k.name: k for k in kept if k.ways[0] > 1}.values())
         flats = [k.flat for k in cut]
-        for level in self.levels_of(cut)[:1]:
-            flats = buckets.all_gather(level, flats)
+        if cut:
+            flats = self.wire("weights", cut, 0).all_gather(flats, _names(cut))
         gathered = {k.name: k.whole(flat) for k, flat in zip(cut, flats, strict=True)}
         return [gathered[k.name] if k.name in gathered else k.whole(k.flat) for k in kept]
 
@@ -131,8 +132,8 @@ class Store:
             found.append(kept)
             flats.append(flatten(gradient, kept.total_ways))
             del gradient  # what is flat may be a copy
-        for level in self.levels_of(found)[:2]:
-            flats = buckets.reduce_scatter(level, flats)
+        for cut in (0, 1) if found else ():
+            flats = self.wire("gradients", found, cut).reduce_scatter(flats, _names(found))
         for kept, flat in zip(found, flats, strict=True):
             if kept.gradient is None:
                 kept.gradient, kept.owned = flat, False
@@ -152,11 +153,12 @@ class Store:
             else:
                 gradients.pop()
 
-    def levels_of(self, kept: Iterable[Kept]) -> Levels:
-        """The groups over which one call's tensors are cut flat: all alike."""
+    def wire(self, subject: Subject, kept: Iterable[Kept], cut: int) -> Wire:
+        """The way of tensors of one mesh over the ranks of their flat cut of this number."""
         numbers = {one.held.mesh for one in kept}
-        assert len(numbers) < 2, f"one call under meshes {numbers}"
-        return self.levels[numbers.pop()] if numbers else ()
+        assert len(numbers) == 1, f"tensors of meshes {numbers} travel together"
+        mesh = numbers.pop()
+        return self.wires.wire(subject, mesh, LEVELS[cut], self.levels[mesh][cut])
 
     # once per step
 
@@ -166,14 +168,13 @@ class Store:
         self.sum_tied()
         ready = [k for k in self.trained() if k.gradient is not None]
         pieces: dict[str, Tensor] = {}
-        for mesh, members in self.by_mesh(ready):
-            wire = self.wires.gradients(mesh, "zero1", self.levels[mesh][2])
-            names = _names(members)
+        for _, members in self.by_mesh(ready):
+            wire, names = self.wire("gradients", members, 2), _names(members)
             pieces.update(_named(names, wire.reduce_scatter([_taken(k) for k in members], names)))
         for key, group in self.groups.sums.items():
             names = [kept.name for kept in ready if (kept.held.mesh, kept.held.sums) == key]
             mesh, axes = key
-            wire = self.wires.gradients(mesh, "+".join(axes), group)
+            wire = self.wires.wire("gradients", mesh, "+".join(axes), group)
             pieces.update(_named(names, wire.all_reduce([pieces.pop(n) for n in names], names)))
         for kept in ready:
             assert kept.leaf is not None
@@ -198,10 +199,10 @@ class Store:
     def publish(self) -> None:
         """After the optimizer's step: every rank gets the pieces that others stepped on."""
         moved = [k for k in self.trained() if k.leaf is not None and k.ways[1] * k.ways[2] > 1]
-        for mesh, members in self.by_mesh(moved):
+        for _, members in self.by_mesh(moved):
             flats = [k.leaf.detach() for k in members if k.leaf is not None]
-            for role, level in (("zero1", self.levels[mesh][2]), ("zero2", self.levels[mesh][1])):
-                flats = self.wires.weights(mesh, role, level).all_gather(flats, _names(members))
+            for cut in (2, 1):
+                flats = self.wire("weights", members, cut).all_gather(flats, _names(members))
             for kept, flat in zip(members, flats, strict=True):
                 kept.flat.copy_(flat)
 
@@ -236,10 +237,10 @@ class Store:
         return self.assemble(kept, kept.whole(flat))
 
     def gather_value(self, kept: Kept) -> Tensor:
-        if kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh):
+        exact = kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh)
+        if exact and kept.leaf is not None:
             return self.gather(kept, kept.leaf)
-        (local,) = self.fetch([kept.name])
-        return self.assemble(kept, local)
+        return self.gather(kept, kept.flat, 1)
 
     def assemble(self, kept: Kept, local: Tensor) -> Tensor:
         """Undo the cuts of the layout, innermost axis first."""

@@ -76,9 +76,9 @@ def states(store: Store, groups: MeshGroups) -> dict[str, Tensor]:
 def travelled(store: Store, groups: MeshGroups) -> dict[str, int]:
     """How often what travels along each role has done so, for noise that goes on where it was."""
     mine = {
-        f"{role}.{subject}": steps
+        f"{role}.{bucket}": steps
         for (_, role), buckets in store.wires.made.items()
-        for subject, steps in buckets.steps().items()
+        for bucket, steps in buckets.steps().items()
     }
     return whole.shared(mine, groups)
 
@@ -136,8 +136,8 @@ def restore(
             if kept.held.mesh == mesh and kept.name in found
             for one in _carried(store, kept, role, found[kept.name])
         ]
-        counts = {s: done.get(f"{role}.{s}", steps) for s in buckets.subjects}
-        buckets.carry(carried, counts)
+        own = {key.partition(".")[2]: n for key, n in done.items() if key.startswith(f"{role}.")}
+        buckets.carry(carried, own, steps)
         owing -= {one.tensor for one in carried if one.subject == "gradients"}
     return owing
 

@@ -1,7 +1,9 @@
-"""How flat tensors travel once per step: as they are, or compressed as the table says.
+"""How flat tensors travel: as they are, or compressed as the table says.
 
-    zero1   gradients reduce-scattered │ optimizer │ weights gathered
-    dp      gradients added up
+    zero3   weights gathered for a call │ gradients reduce-scattered after its backward
+    zero2                               │ gradients reduce-scattered after its backward
+    zero1                                 gradients reduce-scattered │ optimizer │ weights gathered
+    dp                                    gradients added up         │ optimizer
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..ir.compression.program import Algorithm
+from ..ir.compression.program import Algorithm, Subject
 from ..ir.compression.registry import PROGRAMS
 from ..ir.program import CompressedAxis, Table
+from ..ir.strategy import ROLES
 from . import buckets
 from .compression.buckets import Buckets
 from .compression.codec import Codec
@@ -71,20 +74,18 @@ class Wires:
             algorithm = Algorithm(f"{role} of mesh {mesh}", "the plan", programs)
             self.made[mesh, role] = Buckets(algorithm, levels, self.codecs[mesh, role])
 
-    def gradients(self, mesh: int, role: str, group: Group) -> Wire:
-        """The wire of gradients along a role; `group` are its ranks."""
-        return self.made[mesh, role] if self._has(mesh, role, "gradients") else Plain(group)
-
-    def weights(self, mesh: int, role: str, group: Group) -> Wire:
-        return self.made[mesh, role] if self._has(mesh, role, "weights") else Plain(group)
+    def wire(self, subject: Subject, mesh: int, role: str, group: Group) -> Wire:
+        """The wire of gradients or weights along a role; `group` are its ranks."""
+        axis = self.axes.get((mesh, role))
+        compressed = axis is not None and getattr(axis, subject)
+        return self.made[mesh, role] if compressed else Plain(group)
 
     def rounds_weights(self, mesh: int) -> bool:
-        """Whether weights that arrive differ from those that the optimizer steps on."""
-        return any(axis.weights and axis.mesh == mesh for axis in self.axes.values())
-
-    def _has(self, mesh: int, role: str, subject: str) -> bool:
-        axis = self.axes.get((mesh, role))
-        return axis is not None and bool(getattr(axis, subject))
+        """Whether weights that stay here differ from those that the optimizer steps on."""
+        return any(
+            axis.weights and axis.mesh == mesh and "parameter" not in ROLES[axis.role].shards
+            for axis in self.axes.values()
+        )
 
 
 def codec(axis: CompressedAxis, folder: Path) -> Codec:

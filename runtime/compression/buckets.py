@@ -3,6 +3,9 @@
     compressed = Buckets(algorithm("sdp4bit"), levels, codec)
     pieces = compressed.reduce_scatter(flats)     # every step the same tensors in the same order
     flats = compressed.all_gather(pieces)
+
+With names, several lists may travel in a step, such as those of every layer: a bucket is known by the
+tensors in it.
 """
 
 from __future__ import annotations
@@ -19,13 +22,14 @@ from ...ir.compression.lower import lower
 from ...ir.compression.program import Algorithm, Program, Subject
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import BUCKET_BYTES
-from ..buckets import buckets, joined
+from ..buckets import buckets, joined, taken
 from .codec import Codec
 from .drive import driven
 from .exchange import SMALL_BYTES, Exchange
 from .work import Levels, Work
 
 OWED = "owed"  # the state of errors that are only to be added once
+REPLICA = "replica"  # the state that all ranks have of weights
 
 
 class Carried(NamedTuple):
@@ -47,9 +51,9 @@ Members = tuple[tuple[str, int], ...]  # tensors of a bucket and their columns i
 class Buckets:
     """Exchanges of the buckets of a program, made as they are first needed.
 
-    Gradients add up (`total`) as in generated programs. Tensors smaller than `small_bytes` travel in
-    fp32. Weights are gathered in fp32 once, which
-    starts the replicas. What the algorithm has no program for is refused.
+    Gradients add up (`total`) as in generated programs; their lists are taken over. Tensors smaller
+    than `small_bytes` travel in fp32. Weights are gathered in fp32 once where that starts replicas.
+    What the algorithm has no program for is refused.
     With the `names` of the tensors their states can be `carried` over to other buckets and ranks.
     """
 
@@ -63,48 +67,52 @@ class Buckets:
         self.saved: dict[str, Any] = {}
         self.members: dict[str, Members] = {}
         self.waiting: dict[tuple[Subject, str, str], Carried] = {}
-        self.done: Mapping[Subject, int] = {}
+        self.done: Mapping[str, int] = {}
+        self.begun = 0
 
-    def all_reduce(self, tensors: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
+    def all_reduce(self, tensors: list[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """The reduced tensors, each in its own shape and type."""
-        done, planned = dict[int, Tensor](), list(self.plan(tensors, self.bucket_bytes))
+        done, planned = dict[int, Tensor](), list(self.plan(tensors, names, self.bucket_bytes))
+        device, kinds = _device(tensors), [(t.shape, t.dtype) for t in tensors]
 
         def works() -> Iterator[Work]:
             for bucket, members in planned:
-                flat = joined([tensors[i].reshape(-1) for i in members])
                 own = _members(names, members, [tensors[i].numel() for i in members])
+                flat = taken(tensors, members).view(-1)
                 exchange = self.exchange("gradients", bucket, flat.numel(), own)
                 paid = self._paid(flat, own)
                 yield exchange.reducing(paid, in_place=paid is not flat or len(members) > 1)
 
-        for (_, members), total in zip(planned, driven(works(), _device(tensors)), strict=True):
-            parts = total.split([tensors[i].numel() for i in members])
+        for (_, members), total in zip(planned, driven(works(), device), strict=True):
+            parts = total.split([kinds[i][0].numel() for i in members])
             for i, part in zip(members, parts, strict=True):
-                done[i] = part.view(tensors[i].shape).to(tensors[i].dtype)
+                shape, dtype = kinds[i]
+                done[i] = part.view(shape).to(dtype)
         return [done[i] for i in range(len(tensors))]
 
-    def reduce_scatter(self, flats: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
+    def reduce_scatter(self, flats: list[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """This rank's `1 / size` of every reduced flat tensor."""
         size, done = self.levels.all.size, dict[int, Tensor]()
-        planned = list(self.plan(flats, self.bucket_bytes))
-        sizes = [flat.numel() // size for flat in flats]
+        planned = list(self.plan(flats, names, self.bucket_bytes))
+        device, kinds = _device(flats), [(f.numel() // size, f.dtype) for f in flats]
+        flats[:] = [flat.view(size, -1) for flat in flats]
 
         def works() -> Iterator[Work]:
             for bucket, members in planned:
-                rows = joined([flats[i].view(size, -1) for i in members], 1)
-                own = _members(names, members, [sizes[i] for i in members])
+                own = _members(names, members, [kinds[i][0] for i in members])
+                rows = taken(flats, members, 1)
                 yield self.exchange("gradients", bucket, rows.numel(), own).scattering(rows)
 
-        for (_, members), piece in zip(planned, driven(works(), _device(flats)), strict=True):
-            parts = piece.split([sizes[i] for i in members])
+        for (_, members), piece in zip(planned, driven(works(), device), strict=True):
+            parts = piece.split([kinds[i][0] for i in members])
             for i, part in zip(members, parts, strict=True):
-                done[i] = part.to(flats[i].dtype)
+                done[i] = part.to(kinds[i][1])
         return [done[i] for i in range(len(flats))]
 
     def all_gather(self, pieces: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """The whole of which each flat tensor is this rank's `1 / size`."""
         size, done = self.levels.all.size, dict[int, Tensor]()
-        planned = list(self.plan(pieces, self.bucket_bytes // size, size))
+        planned = list(self.plan(pieces, names, self.bucket_bytes // size, size))
 
         def works() -> Iterator[Work]:
             for bucket, members in planned:
@@ -119,7 +127,7 @@ class Buckets:
         return [done[i] for i in range(len(pieces))]
 
     def plan(
-        self, tensors: Sequence[Tensor], limit_bytes: int, pieces: int = 1
+        self, tensors: Sequence[Tensor], names: Sequence[str], limit_bytes: int, pieces: int = 1
     ) -> Iterator[tuple[str, list[int]]]:
         """Buckets by name: of small tensors, which are not compressed, and of the others.
 
@@ -129,8 +137,9 @@ class Buckets:
         for kind, small in (("large", False), ("small", True)):
             chosen = [i for i, s in enumerate(sizes) if (s < self.small_bytes) == small]
             together = buckets([tensors[i] for i in chosen], limit_bytes)
-            for number, members in enumerate(together):
-                yield f"{kind}.{number}", [chosen[i] for i in members]
+            for number, found in enumerate(together):
+                members = [chosen[i] for i in found]
+                yield f"{kind}.{_label([names[i] for i in members]) if names else number}", members
 
     def exchange(
         self, subject: Subject, bucket: str, elements: int, members: Members = ()
@@ -144,7 +153,7 @@ class Buckets:
                 small_bytes=0 if bucket.startswith("large") else 4 * elements + 1,
             )  # fmt: skip
             self.members[name] = members
-            self._go_on(made, subject, members)
+            self._go_on(made, name, subject, members)
             if name in self.saved:
                 made.load_state_dict(self.saved.pop(name))
             self.exchanges[name] = made
@@ -174,8 +183,12 @@ class Buckets:
         return found
 
     def warmup(self, subject: Subject) -> int:
-        """Steps in fp32; one for weights, so that all replicas start alike."""
-        return max(self.algorithm.schedule.warmup, int(subject == "weights"))
+        """Steps in fp32; one where there are replicas, so that all start alike."""
+        return max(self.algorithm.schedule.warmup, int(self.replicates(subject)))
+
+    def replicates(self, subject: Subject) -> bool:
+        """Whether ranks keep what they have been sent."""
+        return any(state.name == REPLICA for state in self.states(subject))
 
     def carried(self) -> Iterator[Carried]:
         """All states by tensor; all ranks together."""
@@ -188,24 +201,25 @@ class Buckets:
                     yield Carried(subject, state.name, tensor, by_rank, part.reshape(-1))
         yield from self.waiting.values()
 
-    def carry(self, found: Iterable[Carried], done: Mapping[Subject, int]) -> None:
-        """Go on with states of `carried` after so many steps, in buckets that are still to come."""
+    def carry(self, found: Iterable[Carried], done: Mapping[str, int], begun: int) -> None:
+        """Go on with states of `carried` in buckets that are still to come: they have travelled as often
+        as `done` says, others `begun` times."""
         self.waiting = {(one.subject, one.state, one.tensor): one for one in found}
-        self.done = done
+        self.done, self.begun = done, begun
 
-    def steps(self) -> dict[Subject, int]:
-        """How often each subject has travelled."""
-        return {**self.done, **{e.program.subject: e.step for e in self.exchanges.values()}}
+    def steps(self) -> dict[str, int]:
+        """How often each bucket has travelled."""
+        return {**self.done, **{name: e.step for name, e in self.exchanges.items()}}
 
-    def _go_on(self, exchange: Exchange, subject: Subject, members: Members) -> None:
+    def _go_on(self, exchange: Exchange, name: str, subject: Subject, members: Members) -> None:
         """A new exchange starts where the states that wait for its tensors come from."""
-        exchange.step = self.done.get(subject, 0)
+        exchange.step = self.done.get(name, self.begun)
         for state in exchange.pipeline.states:
             parts = [self.waiting.pop((subject, state.name, t), None) for t, _ in members]
             if any(parts):
                 rows = 1 if exchange.program.result == "all_reduce" else self.levels.all.size
                 exchange.fill(state, _joined(parts, members, rows))
-            if subject == "weights" and not all(parts):
+            if state.name == REPLICA and not all(parts):
                 exchange.warmup = max(exchange.warmup, exchange.step + 1)
 
     def _paid(self, flat: Tensor, members: Members) -> Tensor:
@@ -227,6 +241,10 @@ class Buckets:
 
 def _members(names: Sequence[str], members: list[int], sizes: list[int]) -> Members:
     return tuple((names[i] if names else f"{i}", n) for i, n in zip(members, sizes, strict=True))
+
+
+def _label(names: Sequence[str]) -> str:
+    return f"{crc32(chr(0).join(names).encode()):08x}"
 
 
 def _device(tensors: Sequence[Tensor]) -> torch.device:

@@ -13,9 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from ...ir.program import TOGETHER
 from .work import Work
-
-TOGETHER = 3  # exchanges that are under way at once
 
 
 def drive(work: Work) -> Tensor:

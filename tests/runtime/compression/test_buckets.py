@@ -34,7 +34,7 @@ def test_tensors_come_back_in_their_shapes_and_types(name):
         mine = tensors(levels.all.index)
         shaped = [mine[0].view(70, 40), mine[1].bfloat16(), mine[2], mine[3]]
         both = [*shaped, mine[1].clone()]
-        return both, made(algorithm(name), levels).all_reduce(both)
+        return both, made(algorithm(name), levels).all_reduce(list(both))
 
     for before, after in run_ranks(work, 4):
         assert [(t.shape, t.dtype) for t in before] == [(t.shape, t.dtype) for t in after]
@@ -129,8 +129,8 @@ def test_states_by_tensor_go_on_with_the_same_bits(name):
         for number in range(3):
             step(first, number)
         saved = [one._replace(value=one.value.clone()) for one in first.carried()]
-        second.carry(saved, first.steps())
-        third.carry(second.carried(), second.steps())
+        second.carry(saved, first.steps(), 0)
+        third.carry(second.carried(), second.steps(), 0)
         straight, resumed = step(first, 3), step(third, 3)
         both = zip(straight, resumed, strict=True)
         return len(saved) >= len(SIZES), all(torch.equal(a, b) for a, b in both)
@@ -143,8 +143,8 @@ def test_what_is_owed_to_exact_sums_is_paid_once():
         rank, mine = levels.all.index, tensors(levels.all.index)
         buckets = Buckets(algorithm("one-bit"), levels, small_bytes=10**7)
         debt = Carried("gradients", OWED, NAMES[2], True, torch.full((SIZES[2],), rank + 1.0))
-        buckets.carry([debt], {"gradients": 5})
-        first, second = buckets.all_reduce(mine, NAMES), buckets.all_reduce(mine, NAMES)
+        buckets.carry([debt], {}, 5)
+        first, second = buckets.all_reduce(list(mine), NAMES), buckets.all_reduce(mine, NAMES)
         return [(a - b).mean().item() for a, b in zip(first, second, strict=True)]
 
     assert run_ranks(work, 4)[0] == pytest.approx([0, 0, 10, 0], abs=1e-5)
