@@ -1,6 +1,7 @@
 """Promised against measured peak bytes of generated programs: `python benchmarks/peak.py [MODEL ...]`.
 
-Every model of tests/zoo but mixtures of experts, under plans of different words, memory actions,
+Every model of tests/zoo but mixtures of experts, and one whose weights are large enough to be compressed
+as they travel, under plans of different words, memory actions,
 micro-batches and optimizers on one to four gloo ranks. A row is a stage of a program: the bytes of
 live tensors at the worst moment of two steps on its fullest rank, and what the plan promised.
 """
@@ -38,6 +39,7 @@ import zoo
 PATIENCE_SECONDS = 2e-3  # for gloo's threads, on a machine that has fewer processors than ranks
 STEPS = 2  # the second has the optimizer's states from the start
 HIDDEN = "mixture of experts"  # its backward differentiates inside one operator: the count is blind
+MODELS = {**zoo.ZOO, "wide": partial(zoo.llama, hidden_size=256, intermediate_size=512)}
 OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}), "adam": (torch.optim.Adam, {}),
     "sgd": (torch.optim.SGD, {"lr": 0.01}), "momentum": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
@@ -52,6 +54,7 @@ class Way(NamedTuple):
     micro_batches: int = 1
     memory: Memory = "keep"
     optimizer: str = "adamw"
+    compress: str = "none"
 
 
 WAYS = (
@@ -59,7 +62,8 @@ WAYS = (
     Way("dp=2", 2), Way("zero1=2", 1, "recompute", "rmsprop"), Way("zero3=2", 2, "save 25%", "adagrad"),
     Way("tp=2", 1, "save 75%", "adam"), Way("pp=2", 4, "keep", "sgd"),
     Way("dp=2,tp=2", 2), Way("pp=2,zero2=2", 2, "recompute"), Way("zero3=2,tp=2", 1, "keep", "momentum"),
-    Way("pp=2,tp=2", 4, "recompute"),
+    Way("pp=2,tp=2", 4, "recompute"), Way("dp=2", 2, "keep", "sgd", "error-feedback"),
+    Way("zero1=2", 1, "recompute", "adamw", "sdp4bit"), Way("zero3=2", 2, "keep", "adamw", "zero++"),
 )  # fmt: skip
 
 
@@ -100,7 +104,7 @@ class Row(NamedTuple):
 def measure(job: Job, number: int, pool: Pool) -> Held:
     """Train two steps of a program on this rank, counting live bytes."""
     torch.manual_seed(0)
-    module, batch = zoo.ZOO[job.model]()
+    module, batch = MODELS[job.model]()
     optimizer, arguments = OPTIMIZERS[job.way.optimizer]
     with LiveBytes(patience_seconds=PATIENCE_SECONDS * (ranks(job.way) > 1)) as live:
         program = Program.open(job.folder, module.train(), optimizer, arguments, pool=pool)
@@ -138,12 +142,12 @@ def worker(todo: str, results: str) -> None:
 
 def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job, Plan]]:
     """The programs of one model, and their plans; a word that cannot split the model is left out."""
-    module, batch = zoo.ZOO[name]()
+    module, batch = MODELS[name]()
     model = trace(module.train(), batch)
     for way in ways:
         options = PlanOptions(
             pins=everywhere(way.word), micro_batches=way.micro_batches,
-            memory_actions=(way.memory,), optimizer=way.optimizer,
+            memory_actions=(way.memory,), optimizer=way.optimizer, compress=way.compress,
         )  # fmt: skip
         try:
             made = plan(model, load_cluster(f"local:{ranks(way)}"), options)
@@ -185,7 +189,7 @@ def show(row: Row) -> str:
     way, held = row.job.way, row.held
     phases = " ".join(f"{name} {amount}" for name, amount in held.phases.items())
     terms = " ".join(f"{name} {amount}" for name, amount in row.terms if name != "runtime")
-    about = f"{way.word} x{way.micro_batches} {way.memory} {way.optimizer}"
+    about = f"{way.word} x{way.micro_batches} {way.memory} {way.optimizer} {way.compress}"
     return (
         f"{row.job.model} {about} stage {held.stage}: held {held.peak}, promised {row.promised}, "
         f"slack {row.slack:.1%}\n    held: states {held.states}; peaks: {phases}\n    promised: {terms}"
@@ -201,7 +205,7 @@ def main(arguments: list[str]) -> int:
     if options.jobs:
         worker(*options.jobs)
         return 0
-    names = options.models or [name for name in zoo.ZOO if zoo.KIND[name] != HIDDEN]
+    names = options.models or [name for name in MODELS if zoo.KIND.get(name) != HIDDEN]
     with tempfile.TemporaryDirectory() as folder:
         found = list(rows(names, WAYS, Path(folder)))
     for one in found:
@@ -215,7 +219,8 @@ def main(arguments: list[str]) -> int:
     for way in WAYS:
         own = [one.slack for one in found if one.job.way == way]
         if own:
-            print(f"| {way.word} | {way.micro_batches} | {way.memory} | {way.optimizer} | {len(own)} "
+            print(f"| {way.word} | {way.micro_batches} | {way.memory} | {way.optimizer} "
+                  f"| {way.compress} | {len(own)} "
                   f"| {median(own):.1%} | {min(own):.1%} | {max(own):.1%} |")  # fmt: skip
     return int(any(s < 0 for s in slacks))
 

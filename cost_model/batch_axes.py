@@ -115,16 +115,17 @@ class BatchAxes:
                 total += held // self.item * FP32_BYTES + held // self.pieces("optimizer")
         return total
 
-    def exchange_bytes(self, subject: Subject, amount: int, plain: int) -> int:
-        """What `amount` bytes of weights, or of their gradients, take beside themselves and what becomes
-        of them while they travel: `plain` bytes, or those of compressed buckets that are under way."""
-        elements = amount // self.item
-        return max(plain, *(
-            TOGETHER * exchange_bytes(program, elements, axis[1], axis[2], self.cluster)
+    def moving_bytes(self, subject: Subject, whole: int, bucket: int, plain: int) -> int:
+        """What `whole` bytes of weights, or of their gradients, take beside themselves and what becomes
+        of them while they travel in buckets: `plain` bytes, or those of compressed ones under way."""
+        elements = min(whole, TOGETHER * bucket) // self.item
+        sizes = [
+            exchange_bytes(program, elements, axis[1], axis[2], self.cluster)
             for (what, role), program in self.compression.items()
             for axis in (*self.replicas, *self.sharded)
             if what == subject and axis[0] == role
-        ), 0)  # fmt: skip
+        ]
+        return max(plain, *sizes) if sizes else plain
 
     def gather_seconds(self, amount: int, small: float = 0.0) -> float:
         """Weights of one call, before each of its pieces."""
@@ -156,13 +157,13 @@ class BatchAxes:
             return self.travel_seconds("weights", "all_gather", held, self.sharded, small)
         return 0.0
 
-    def sum_bytes(self, bucket: int) -> int:
+    def sum_bytes(self, whole: int, bucket: int) -> int:
         """What adding gradients up over ranks once per step takes beside all of them, a bucket at a
         time: its sum, and, where it is scattered, an exchange before."""
         if self.ways > 1 and "gradient" not in self.shards:
-            return self.exchange_bytes("gradients", bucket, bucket + bucket // self.ways)
+            return self.moving_bytes("gradients", whole, bucket, bucket + bucket // self.ways)
         alone = all(size == 1 for _, size, _ in (*self.replicas, *self.inside))
-        return 0 if alone else self.exchange_bytes("gradients", bucket, bucket)
+        return 0 if alone else self.moving_bytes("gradients", whole, bucket, bucket)
 
     def call_buffers(self, moment: Moment, in_place: bool) -> tuple[int, int, int]:
         """What a call holds inside, and beside, gathered weights and flat copies for the wire, when it
@@ -172,13 +173,13 @@ class BatchAxes:
             return moment.inside, 3 * weights * gathered, 0
         bucket = min(weights, max(BUCKET_BYTES, moment.biggest))
         if moment.phase != "accumulate":
-            moved = self.exchange_bytes("weights", bucket, bucket) if gathered else 0
+            moved = self.moving_bytes("weights", weights, bucket, bucket) if gathered else 0
             if moved > moment.inside:
                 return 0, weights + moved, 0
             return moment.inside, weights * gathered, 0
         if "gradient" in self.shards:
-            beside = self.exchange_bytes("gradients", bucket, bucket + bucket // self.ways)
-            return moment.inside, beside, 0
+            plain = bucket + bucket // self.ways
+            return moment.inside, self.moving_bytes("gradients", weights, bucket, plain), 0
         return moment.inside, 0, moment.biggest
 
     def return_bytes(self, trained: int) -> int:
@@ -186,7 +187,7 @@ class BatchAxes:
         if "optimizer" not in self.shards or "parameter" in self.shards:
             return 0
         bucket = min(trained, BUCKET_BYTES)
-        return trained + self.exchange_bytes("weights", bucket, bucket)
+        return trained + self.moving_bytes("weights", trained, bucket, bucket)
 
 
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:

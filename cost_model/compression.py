@@ -95,14 +95,18 @@ def _buckets(program: Program, elements: int, size: int, stride: int, cluster: C
 def exchange_bytes(
     program: Program, elements: int, size: int, stride: int, cluster: Cluster
 ) -> int:
-    """What a bucket whose whole tensors have `elements` takes while it is exchanged: a copy of what is
-    given, and from step to step what was made last and what is being made."""
+    """What a bucket whose whole tensors have `elements` takes while it is exchanged, compressed or, at
+    first and if it is small, not: a copy of what is given, and from step to step what was made last
+    and what is being made."""
     inner = cluster.near(size, stride)
-    pipeline = lowered(program, inner, size // inner)
+    pipelines = [lowered(one, inner, size // inner) for one in (program, uncompressed(program))]
     given = elements // (size if program.result == "all_gather" else 1)
-    chunk = pipeline.chunk(given)
-    sizes = [FP32_BYTES * pipeline.padded(given), *(_made(s, chunk) for s in pipeline.steps)]
-    return sizes[0] + max(map(sum, pairwise(sizes)))
+    chunk, padded = pipelines[0].chunk(given), FP32_BYTES * pipelines[0].padded(given)
+    return padded + max(
+        sum(pair)
+        for pipeline in pipelines
+        for pair in pairwise((padded, *(_made(step, chunk) for step in pipeline.steps)))
+    )
 
 
 def _made(step: Step, chunk: int) -> int:

@@ -171,7 +171,7 @@ def at_step(
     stepped = stage.trained // axes.pieces("optimizer")
     biggest = stage.biggest // axes.pieces("optimizer")
     bucket = min(whole, max(BUCKET_BYTES, stage.biggest))
-    yield Worst(batch, whole, 0, 0, axes.sum_bytes(bucket))
+    yield Worst(batch, whole, 0, 0, axes.sum_bytes(whole, bucket))
     # where the device is the host, optimizers take tensors one by one
     yield Worst(batch, part, 0, stepped if device.host_copies_hide else 2 * biggest, 0)
     yield Worst(batch, part, 0, 0, axes.return_bytes(stage.trained))

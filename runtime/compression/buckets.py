@@ -75,15 +75,15 @@ class Buckets:
         done, planned = dict[int, Tensor](), list(self.plan(tensors, names, self.bucket_bytes))
         device, kinds = _device(tensors), [(t.shape, t.dtype) for t in tensors]
 
-        def works() -> Iterator[Work]:
-            for bucket, members in planned:
-                own = _members(names, members, [tensors[i].numel() for i in members])
-                flat = taken(tensors, members).view(-1)
-                exchange = self.exchange("gradients", bucket, flat.numel(), own)
-                paid = self._paid(flat, own)
-                yield exchange.reducing(paid, in_place=paid is not flat or len(members) > 1)
+        def work(bucket: str, members: list[int]) -> Work:
+            own = _members(names, members, [tensors[i].numel() for i in members])
+            flat = taken(tensors, members).view(-1)
+            exchange = self.exchange("gradients", bucket, flat.numel(), own)
+            paid = self._paid(flat, own)
+            return exchange.reducing(paid, in_place=paid is not flat or len(members) > 1)
 
-        for (_, members), total in zip(planned, driven(works(), device), strict=True):
+        works = (work(bucket, members) for bucket, members in planned)
+        for (_, members), total in zip(planned, driven(works, device), strict=True):
             parts = total.split([kinds[i][0].numel() for i in members])
             for i, part in zip(members, parts, strict=True):
                 shape, dtype = kinds[i]
@@ -97,13 +97,13 @@ class Buckets:
         device, kinds = _device(flats), [(f.numel() // size, f.dtype) for f in flats]
         flats[:] = [flat.view(size, -1) for flat in flats]
 
-        def works() -> Iterator[Work]:
-            for bucket, members in planned:
-                own = _members(names, members, [kinds[i][0] for i in members])
-                rows = taken(flats, members, 1)
-                yield self.exchange("gradients", bucket, rows.numel(), own).scattering(rows)
+        def work(bucket: str, members: list[int]) -> Work:
+            own = _members(names, members, [kinds[i][0] for i in members])
+            rows = taken(flats, members, 1)
+            return self.exchange("gradients", bucket, rows.numel(), own).scattering(rows)
 
-        for (_, members), piece in zip(planned, driven(works(), device), strict=True):
+        works = (work(bucket, members) for bucket, members in planned)
+        for (_, members), piece in zip(planned, driven(works, device), strict=True):
             parts = piece.split([kinds[i][0] for i in members])
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.to(kinds[i][1])
@@ -114,13 +114,13 @@ class Buckets:
         size, done = self.levels.all.size, dict[int, Tensor]()
         planned = list(self.plan(pieces, names, self.bucket_bytes // size, size))
 
-        def works() -> Iterator[Work]:
-            for bucket, members in planned:
-                piece = joined([pieces[i] for i in members])
-                own = _members(names, members, [pieces[i].numel() for i in members])
-                yield self.exchange("weights", bucket, piece.numel(), own).gathering(piece)
+        def work(bucket: str, members: list[int]) -> Work:
+            piece = joined([pieces[i] for i in members])
+            own = _members(names, members, [pieces[i].numel() for i in members])
+            return self.exchange("weights", bucket, piece.numel(), own).gathering(piece)
 
-        for (_, members), rows in zip(planned, driven(works(), _device(pieces)), strict=True):
+        works = (work(bucket, members) for bucket, members in planned)
+        for (_, members), rows in zip(planned, driven(works, _device(pieces)), strict=True):
             parts = rows.split([pieces[i].numel() for i in members], dim=1)
             for i, part in zip(members, parts, strict=True):
                 done[i] = part.reshape(-1).to(pieces[i].dtype)

@@ -106,6 +106,7 @@ class Exchange:
         self._expect("all_reduce", flat.numel())
         value = _fp32(pad(flat, (0, self.now.padded(self.elements) - self.elements)))
         own = value.data_ptr() != flat.data_ptr()
+        del flat  # of what is padded there is a copy
         target = value if own or in_place else None
         return (yield from self._run(value, scores, target))[: self.elements]
 
@@ -124,9 +125,10 @@ class Exchange:
     def scattering(self, rows: Tensor) -> Work:
         """The steps of `reduce_scatter`."""
         self._expect("reduce_scatter", rows.numel())
-        extra = self.now.chunk(self.elements) - rows.shape[1]
-        result = yield from self._run(_fp32(pad(rows, (0, extra)).reshape(-1)))
-        return result[: rows.shape[1]]
+        columns = rows.shape[1]
+        value = _fp32(pad(rows, (0, self.now.chunk(self.elements) - columns)).reshape(-1))
+        del rows  # of what is padded there is a copy
+        return (yield from self._run(value))[:columns]
 
     def all_gather(self, piece: Tensor) -> Tensor:
         """Every rank's `piece` (`[columns]`) as `[size, columns]`.

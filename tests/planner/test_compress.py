@@ -59,6 +59,27 @@ def test_carried_errors_are_for_linear_optimizers(model, clusters):
     assert programs == {"dithering.gradients"}
 
 
+@pytest.mark.parametrize(
+    ("role", "quality", "expected", "part"),
+    [
+        ("zero2", "safe", {"sdp4bit.gradients", "sdp4bit.weights"}, 0.25),
+        ("zero3", "safe", {"sdp4bit.gradients"}, 0.75),  # two of three collectives are exact
+        ("zero3", "all", {"zero++.gradients", "zero++.weights"}, 0.35),
+    ],
+)
+def test_what_travels_call_by_call_keeps_nothing_between(
+    model, clusters, role, quality, expected, part
+):
+    """A replica of weights that zero3 cuts would be all that it saves."""
+    programs, made = chosen(model, clusters["ethernet"], quality, roles=(role,))
+    plain = plan(model, clusters["ethernet"], PlanOptions(roles=(role,)))
+    assert made.strategies == plain.strategies
+    assert programs == expected
+    assert made.prediction.step_seconds < part * plain.prediction.step_seconds
+    programs, _ = chosen(model, clusters["nvlink"], quality, roles=(role,))
+    assert programs == set()
+
+
 def test_lossless_loses_nothing(model, clusters):
     programs, _ = chosen(model, clusters["ethernet"], quality="lossless")
     assert programs == set()

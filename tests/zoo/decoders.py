@@ -19,7 +19,7 @@ def llama(layers=2, batch=8, seq=12, **config):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     made = LlamaConfig(
-        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=4, **SIZES, **config
+        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=4, **{**SIZES, **config}
     )
     return LlamaForCausalLM(made), text(batch, seq)
 
@@ -49,7 +49,7 @@ def qwen2(layers=2, batch=8, seq=12, **config):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     made = Qwen2Config(
-        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=4, **SIZES, **config
+        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=4, **{**SIZES, **config}
     )
     return Qwen2ForCausalLM(made), text(batch, seq)
 
