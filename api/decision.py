@@ -47,9 +47,16 @@ def of_plan(plan: Plan) -> Decision:
         lambda model, source: compile_program(plan, in_precision(model, plan.precision), source),
         lambda model: compile_program(
             # compression rounds what travels: what is verified is all the rest
-            replace(plan, precision="fp64", compression=()), lift_dtypes(model, "float64")
+            uncompressed(plan), lift_dtypes(model, "float64")
         ),
     )  # fmt: skip
+
+
+def uncompressed(plan: Plan) -> Plan:
+    """The plan in exact numbers: nothing is rounded on the wire, sums are not left to an optimizer."""
+    from ..ir.plan import Optimizer
+
+    return replace(plan, precision="fp64", compression=(), optimizer=Optimizer("adamw", 2, 8))
 
 
 def of_placement(placement: Placement) -> Decision:

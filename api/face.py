@@ -142,7 +142,6 @@ def parallelize(
     same plan, since planning is deterministic. A placement (`place`) runs every operator where it says.
     Raises MismatchError when the plan is for another model or number of ranks.
     """
-    import torch
     import torch.distributed as dist
 
     from ..codegen import write
@@ -168,7 +167,7 @@ def parallelize(
         write(decision.program(traced, ""), Path(folder[0]))
     dist.barrier()
     return Program.open(
-        folder[0], model, optimizer or torch.optim.AdamW, optimizer_args, seed=seed
+        folder[0], model, optimizer, optimizer_args, seed=seed
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 from ..ir.compression.lower import lower as lower_program
-from ..ir.compression.registry import PROGRAMS
+from ..ir.compression.registry import LEADERS, PROGRAMS
 from ..ir.files import dump
 from ..ir.flow import flow
 from ..ir.model import Model
@@ -47,9 +48,11 @@ def kernels(table: Table) -> dict[str, str]:
     found = {}
     for axis in table.compression:
         mesh = table.meshes[axis.mesh]
-        outer = mesh.axes[mesh.index(axis.role)].size // axis.inner
-        lowered = [lower_program(PROGRAMS[p], axis.inner, outer, total=True) for p in axis.programs]
-        found[axis.source] = cpp.source(*lowered)
+        outer = prod(a.size for a in mesh.axes if a.name == axis.role) // axis.inner
+        made = [lower_program(PROGRAMS[p], axis.inner, outer, total=True) for p in axis.programs]
+        leader = LEADERS.get(axis.optimizer)
+        made += [lower_program(p, axis.inner, outer) for p in leader.programs] if leader else []
+        found[axis.source] = cpp.source(*made)
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from ..ir.compression.registry import LEADERS, LED
 from ..ir.errors import MismatchError
 from ..ir.files import digest
 from ..ir.flow import Flow, flow
@@ -64,6 +65,10 @@ def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) 
 
 def _compressed(plan: Plan) -> Iterator[CompressedAxis]:
     """What travels compressed, by mesh and role."""
+    if plan.optimizer.name in LEADERS:
+        first = plan.strategies[0]
+        near = plan.cluster.near(first.size(LED), first.stride(LED)) if first.size(LED) > 1 else 1
+        yield CompressedAxis(0, LED, near, optimizer=plan.optimizer.name)
     for number, strategy in enumerate(plan.strategies):
         own = [c for c in plan.compression if c.strategy == strategy]
         for role in dict.fromkeys(c.role for c in own):
@@ -106,7 +111,9 @@ def _held(
             if item.kind == "parameter" and lies.setdefault(name, here) != here:
                 raise MismatchError(f"{name} is shared by layers that hold it differently")
             lies.setdefault(name, here)
-            sums.setdefault(name, _sums(sharding.boundary.gradients[position], sharding.mesh))
+            left = {LED} if plan.optimizer.name in LEADERS else set[str]()
+            added = _sums(sharding.boundary.gradients[position], sharding.mesh)
+            sums.setdefault(name, tuple(axis for axis in added if axis not in left))
             factors.setdefault(name, found.axes[function.name].factors[item.value])
             stages.setdefault(name, set()).update(where)
     whole = 0, (REPLICATE,) * len(plan.strategies[0].mesh.axes)

@@ -13,13 +13,13 @@ from typing import Literal
 
 from ..ir.amounts import Moment
 from ..ir.cluster import Cluster
-from ..ir.compression.program import Program
-from ..ir.compression.registry import PROGRAMS
+from ..ir.compression.program import Algorithm, Program
+from ..ir.compression.registry import LEADERS, LED, PROGRAMS
 from ..ir.plan import Plan
 from ..ir.program import BUCKET_BYTES, TOGETHER
 from ..ir.strategy import ROLES, Strategy
 from .collective import collective_seconds
-from .compression import FP32_BYTES, Priced, exchange_bytes, price_step
+from .compression import FP32_BYTES, Priced, exchange_bytes, price_optimizer, price_step
 
 Axis = tuple[str, int, int]  # role, size, ranks between neighbours
 Axes = list[Axis]
@@ -32,12 +32,12 @@ class BatchAxes:
 
     def __init__(
         self, strategy: Strategy, cluster: Cluster, gradient_scale: float = 1.0, item: int = 4,
-        compression: Compression | None = None,
+        compression: Compression | None = None, leader: Algorithm | None = None,
     ) -> None:  # fmt: skip
         """`gradient_scale`: bytes of a gradient sent, per byte of its parameter, of which an element
-        has `item`."""
+        has `item`. A `leader` is an optimizer that talks itself."""
         self.cluster, self.scale, self.item = cluster, gradient_scale, item
-        self.compression = compression or {}
+        self.compression, self.leader = compression or {}, leader
         axes = [(r, n, strategy.stride(r)) for r, n in strategy.axes]
         self.sharded = [a for a in axes if ROLES[a[0]].shards]
         self.inside = [a for a in axes if a[:2] in strategy.inside]
@@ -45,7 +45,7 @@ class BatchAxes:
             a for a in axes if ROLES[a[0]].batch and a not in self.sharded + self.inside
         ]
         self.shards = frozenset(s for r, _, _ in self.sharded for s in ROLES[r].shards)
-        self.priced: dict[tuple[Program, float, Axis, float], Priced] = {}
+        self.priced: dict[tuple[Program | Algorithm, float, Axis, float], Priced] = {}
         self.known: dict[tuple[str, float, tuple[Axis, ...]], float] = {}
         self.ways = prod(size for _, size, _ in self.sharded)
 
@@ -87,17 +87,29 @@ class BatchAxes:
     ) -> Priced | None:
         """The price of what travels compressed along an axis, None where it does not."""
         role, size, stride = axis
-        program = self.compression.get((subject, role))
+        program = self.leader if self.leads(role) else self.compression.get((subject, role))
         if program is None or not amount:
             return None
         key = program, amount, axis, small
         if key not in self.priced:
             elements = int(amount / self.item / (self.scale if subject == "gradients" else 1))
-            elements //= size if program.result == "all_gather" else 1
-            self.priced[key] = price_step(
-                program, elements, size, stride, self.cluster, small
-            )
+            where = size, stride, self.cluster, small
+            if isinstance(program, Algorithm):
+                self.priced[key] = price_optimizer(program, elements, *where)
+            else:
+                elements //= size if program.result == "all_gather" else 1
+                self.priced[key] = price_step(program, elements, *where)
         return self.priced[key]
+
+    def leads(self, role: str) -> bool:
+        """Whether the sums along an axis are left to the optimizer."""
+        return self.leader is not None and role == LED
+
+    def name(self, subject: Subject, role: str) -> str:
+        """As what something travels compressed."""
+        if self.leader is not None and self.leads(role):
+            return self.leader.name
+        return self.compression[subject, role].name
 
     def compression_bytes(self, held: int, small: int) -> int:
         """What compression keeps between steps for trained weights of `held` bytes, `small` of them in
@@ -195,4 +207,5 @@ def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None =
     compression: Compression = {
         (c.subject, c.role): PROGRAMS[c.program] for c in plan.compression if c.strategy == strategy
     }
-    return BatchAxes(strategy, cluster or plan.cluster, 1.0, item, compression)
+    leader = LEADERS.get(plan.optimizer.name)
+    return BatchAxes(strategy, cluster or plan.cluster, 1.0, item, compression, leader)

@@ -212,8 +212,7 @@ def _sent(
         if priced is None:
             yield from _over(kind, amount, [axis], times, axes.cluster)
             continue
-        name = axes.compression[subject, axis[0]].name
-        yield total(f"{kind} over {axis[0]} as {name}", [
+        yield total(f"{kind} over {axis[0]} as {axes.name(subject, axis[0])}", [
             Term("on the wire", times * priced.wire_seconds, "s", "n*w_c", WIRE,
                  {"n": times, "w_c": priced.wire_seconds}),
             Term("codec", times * priced.codec_seconds, "s", "n*k_c", CODEC,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
-from math import log2
+from math import ceil, log2
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -17,7 +17,7 @@ from ..ir.cluster import Cluster, Device
 from ..ir.compression.identity import uncompressed
 from ..ir.compression.kernel import Kernel, Pipeline, Step, Transfer
 from ..ir.compression.lower import lower
-from ..ir.compression.program import Program
+from ..ir.compression.program import Algorithm, Program
 from ..ir.compression.stage import Hadamard, Quantize, Reduce, Stage
 from ..ir.program import BUCKET_BYTES
 from .collective import Leg, collective_legs, send_leg, send_link
@@ -80,6 +80,31 @@ def price_step(
         if count
     ]
     return Priced(*(sum(column) for column in zip(*map(astuple, parts), strict=True)))
+
+
+def price_optimizer(
+    known: Algorithm, elements: int, size: int, stride: int, cluster: Cluster, small: float = 0.0
+) -> Priced:
+    """What an optimizer that talks itself sends in a step in the long run, for so many weights."""
+    parts = []
+    for program in known.programs:
+        count = elements * program.vectors // (size if program.result == "all_gather" else 1)
+        rate = known.rate(program)
+        priced = price_step(program, count, size, stride, cluster, small)
+        parts.append([rate * amount for amount in astuple(priced)])
+    sent, wire, codec, _ = (sum(column) for column in zip(*parts, strict=True))
+    return Priced(round(sent), wire, codec, 0)
+
+
+def kept_vectors(known: Algorithm) -> int:
+    """Vectors as long as the weights that such an optimizer keeps, on two ranks or more."""
+    kept = float(known.vectors)
+    for program in known.programs:
+        pipeline = lowered(program, 1, 2)
+        ratio = pipeline.select.ratio if pipeline.select else 1
+        part = program.vectors / (pipeline.chunks * ratio)
+        kept += part * sum(state.chunks for state in pipeline.states)
+    return ceil(kept)
 
 
 def _buckets(program: Program, elements: int, size: int, stride: int, cluster: Cluster) -> Priced:

@@ -108,13 +108,14 @@ class StageValue(msgspec.Struct, frozen=True):
 
 class CompressedAxis(msgspec.Struct, frozen=True):
     """What travels compressed along a role of a mesh, by program of `ir/compression`; `inner`
-    neighbours along it share a node."""
+    neighbours along it share a node. Sums that are left to an `optimizer` travel by its programs."""
 
     mesh: int
     role: str
     inner: int
     gradients: str = ""
     weights: str = ""
+    optimizer: str = ""
 
     @property
     def programs(self) -> tuple[str, ...]:

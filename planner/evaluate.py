@@ -24,6 +24,7 @@ from ..cost_model.overlap import exposed
 from ..cost_model.pipeline import Ends, boundary_links, boundary_seconds, pipeline_seconds
 from ..ir.amounts import Share
 from ..ir.cluster import Cluster, Link
+from ..ir.compression.registry import LEADERS
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
 from ..ir.program import SMALL_BYTES
@@ -143,6 +144,7 @@ class Evaluator:
     def compressed_axes(self, strategy: Strategy) -> BatchAxes:
         """The batch axes of a strategy, compressed as pays for an average stage."""
         item, scale, chosen = self.item, self.gradient_scale, {}
+        leader = LEADERS.get(self.optimizer.name)
         if self.compressor is not None:
             ways = strategy.stages * prod(n for r, n in strategy.axes if ROLES[r].operators)
             work = self.prices.floor_seconds(strategy, 1, 1)
@@ -150,7 +152,7 @@ class Evaluator:
                 strategy, self.cluster, scale, item, self.trained // ways, self.small,
                 max(1, len(self.calls) // strategy.stages), work,
             )
-        return BatchAxes(strategy, self.cluster, scale, item, chosen)
+        return BatchAxes(strategy, self.cluster, scale, item, chosen, leader)
 
     def mixed(
         self, decisions: tuple[Decision, ...], bounds: Sequence[int], micro_batches: int,

@@ -6,14 +6,18 @@ from typing import get_args
 
 import msgspec
 
+from ..cost_model.compression import kept_vectors
+from ..ir.compression.registry import LEADERS
 from ..ir.errors import UsageError
 from ..ir.plan import Memory, Optimizer
 from ..ir.strategy import ROLES
 from .memory.actions import ACTIONS
 from .pins import Pin
 
-OPTIMIZERS: dict[str, int] = {"adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1,
-                              "adagrad": 1, "lion": 1}  # fmt: skip
+OPTIMIZERS: dict[str, int] = {
+    "adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1, "adagrad": 1, "lion": 1,
+    **{name: kept_vectors(leader) for name, leader in LEADERS.items()},
+}  # fmt: skip
 SCHEDULES = ("auto", "1f1b", "interleaved")
 
 

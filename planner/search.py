@@ -19,6 +19,8 @@ from .clock import Clock
 from .compress import Compressor
 from .entries import Entries
 from .evaluate import Evaluator
+from .leading import allowed
+from .leading import check as check_leader
 from .memory.actions import ends, further
 from .options import PlanOptions, optimizer_states
 from .pins import decisions, pinned
@@ -38,7 +40,9 @@ class Space:
         self.evaluator, self.options, self.budget = evaluator, options, budget
         self.cluster = evaluator.cluster
         entries = evaluator.entries
-        useful = {r for r in options.roles if entries.has_experts or not ROLES[r].experts}
+        check_leader((pin.strategy for pin in options.pins), options.optimizer, options.compress)
+        useful = allowed(options.roles, options.optimizer)
+        useful = {r for r in useful if entries.has_experts or not ROLES[r].experts}
         useful = {r for r in useful if entries.has_tokens or not ROLES[r].sequence}
         self.roles = tuple(r for r in ROLES if r in useful)
         self.stages = sum(entries.functions[c.function].differentiable for c in evaluator.calls)

@@ -46,7 +46,8 @@ class MeshGroups:
 
 def compressed_levels(mesh: Mesh, axis: CompressedAxis, pool: Pool) -> Levels:
     """All ranks along an axis, those that share a node, and one's peers in other nodes."""
-    return levels(pool, axis.role, mesh.groups((mesh.index(axis.role),)), axis.inner)
+    along = tuple(i for i, one in enumerate(mesh.axes) if one.name == axis.role)
+    return levels(pool, axis.role, mesh.groups(along), axis.inner)
 
 
 def along_axes(mesh: Mesh, pool: Pool) -> dict[str, Group]:

@@ -1,4 +1,4 @@
-"""Any torch optimizer on this rank's pieces."""
+"""Any torch optimizer on this rank's pieces, or one that talks to other ranks itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from typing import Any
 
 import torch
 
+from ..ir.compression.registry import algorithm
 from ..ir.errors import UsageError
-from .parameters import Kept
+from ..ir.program import CompressedAxis
+from .compression.codec import Codec
+from .compression.optimizers.flat import FlatOptimizer
+from .compression.optimizers.registry import OPTIMIZERS
+from .compression.work import Levels
+from .parameters import Kept, Store
 
 Factory = Callable[..., torch.optim.Optimizer]
 
@@ -37,6 +43,22 @@ def make(
     refuse(factory, kept)
     made = factory(leaves, **args)
     refuse(type(made), kept)
+    return made
+
+
+def lead(
+    axis: CompressedAxis, args: Mapping[str, Any], store: Store, levels: Levels, codec: Codec
+) -> FlatOptimizer | None:
+    """The optimizer that talks to other ranks itself along an axis; None where nothing is trained.
+    It is given parts of the sums that gradients are."""
+    leaves = [k.leaf for k in store.trained() if k.leaf is not None]
+    if not leaves:
+        return None
+    known = algorithm(axis.optimizer)
+    made: FlatOptimizer = OPTIMIZERS[known.optimizer](
+        leaves, levels, program=known, codec=codec, **args
+    )
+    made.scale = levels.all.size
     return made
 
 

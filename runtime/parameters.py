@@ -26,6 +26,7 @@ from ..ir.program import Held, Table
 from ..ir.strategy import LEVELS
 from . import buckets
 from .comm import Comm
+from .compression.optimizers.flat import FlatOptimizer
 from .group import Group
 from .initial import Initial
 from .mesh_groups import MeshGroups
@@ -75,6 +76,7 @@ class Store:
     ) -> None:
         self.table, self.groups, self.comms, self.device = table, groups, comms, device
         self.wires = wires
+        self.leader: FlatOptimizer | None = None  # to which sums are left, if any
         self.levels: tuple[Levels, ...] = tuple(
             tuple(roles[level] for level in LEVELS) for roles in groups.roles
         )
@@ -240,7 +242,16 @@ class Store:
         exact = kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh)
         if exact and kept.leaf is not None:
             return self.gather(kept, kept.leaf)
+        if self.leader is not None and kept.leaf is not None:
+            return self.gather(kept, self.leader.agreed(kept.leaf))
         return self.gather(kept, kept.flat, 1)
+
+    def summed(self, kept: Kept) -> Tensor:
+        """The gradient of a tensor's piece, also where its sum is left to the optimizer."""
+        assert kept.leaf is not None
+        assert kept.leaf.grad is not None
+        gradient = kept.leaf.grad
+        return gradient if self.leader is None else self.leader.levels.all.all_reduce(gradient)
 
     def assemble(self, kept: Kept, local: Tensor) -> Tensor:
         """Undo the cuts of the layout, innermost axis first."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..ir.errors import MismatchError
+from ..ir.errors import MismatchError, UsageError
 from ..ir.interleave import rows
 from ..ir.program import PLACED, Table, piece_function
 from ..ir.strategy import ROLES
@@ -31,7 +31,7 @@ from .schedule import Piece, Pipeline
 from .session import default_device
 from .shard import block
 from .watchdog import TIMEOUT, watch
-from .wires import Wires
+from .wires import Wires, kernels
 
 
 class _Load:
@@ -53,7 +53,7 @@ class Program:
         module: nn.Module,
         groups: MeshGroups,
         *,
-        optimizer: optimizers.Factory,
+        optimizer: optimizers.Factory | None,
         optimizer_args: Mapping[str, Any],
         device: torch.device,
         seed: int,
@@ -71,7 +71,7 @@ class Program:
         initial = Initial(module, seed)
         wires = Wires(table, groups, folder, device.type == "cpu")
         self.store = Store(table, groups, comms, initial, device, wires)
-        self.optimizer = optimizers.make(optimizer, optimizer_args, self.store.trained())
+        self.optimizer = self.make_optimizer(optimizer, optimizer_args, folder)
         self.run: Run | PlacedRun
         if table.schedule == PLACED:
             self.run = PlacedRun(self.store, groups.down, call_key, seed)
@@ -83,12 +83,31 @@ class Program:
         self.unused = {n: initial.tensor(n).cpu().clone() for n in self.names
                        if self.names[n] not in self.store.everything}  # fmt: skip
 
+    def make_optimizer(
+        self, factory: optimizers.Factory | None, args: Mapping[str, Any], folder: Path
+    ) -> torch.optim.Optimizer | None:
+        """What the user asks for, or what the plan leaves sums to."""
+        axis = next((axis for axis in self.table.compression if axis.optimizer), None)
+        if axis is None:
+            return optimizers.make(factory or torch.optim.AdamW, args, self.store.trained())
+        if factory is not None:
+            raise UsageError(
+                f"the plan leaves sums of gradients to {axis.optimizer}: leave the optimizer out, and "
+                f"give its arguments, or plan with another --optimizer"
+            )
+        levels = self.groups.compressed[axis.mesh, axis.role]
+        made = optimizers.lead(
+            axis, args, self.store, levels, kernels(axis, folder, self.device.type == "cpu")
+        )
+        self.store.leader = made
+        return made
+
     @classmethod
     def open(
         cls,
         folder: str | Path,
         module: nn.Module,
-        optimizer: optimizers.Factory = torch.optim.AdamW,
+        optimizer: optimizers.Factory | None = None,
         optimizer_args: Mapping[str, Any] | None = None,
         *,
         device: torch.device | str | None = None,
@@ -98,9 +117,11 @@ class Program:
     ) -> Program:
         """Load a program's folder and shard `module` as its plan says; the module is not changed.
 
-        Needs a process group of as many ranks as the plan has devices (see `session`). Programs
-        that are opened one after the other can share the process groups of a `pool`. Raises
-        MismatchError when the folder, the module and the ranks do not belong together.
+        `optimizer` is a torch optimizer class, AdamW if none is given; a program whose plan leaves sums
+        to an optimizer such as 1-bit Adam has that one. Needs a process group of as many ranks as the
+        plan has devices (see `session`). Programs that are opened one after the other can share the
+        process groups of a `pool`. Raises MismatchError when the folder, the module and the ranks do
+        not belong together.
         """
         table = read_table(Path(folder))
         world = dist.get_world_size() if dist.is_initialized() else 0

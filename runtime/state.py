@@ -12,6 +12,7 @@ from torch import Tensor
 from ..ir.errors import MismatchError
 from ..ir.program import Table
 from . import checkpoint, residuals, whole
+from .compression.optimizers.carried import carry
 from .mesh_groups import MeshGroups
 from .parameters import Store
 from .placement import PlacedRun
@@ -142,7 +143,13 @@ def _restore_optimizer(
     groups = optimizer.state_dict()["param_groups"]
     for group in groups:
         group.update({k: _like(group[k], v) for k, v in manifest.options.items() if k in group})
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    leader, trained = program.store.leader, program.store.trained()
+    if leader is None:
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return
+    for group, kept_group in zip(leader.param_groups, groups, strict=True):
+        group.update(kept_group)
+    carry(leader, {k.leaf: state[i] for i, k in enumerate(trained) if k.leaf is not None})
 
 
 def _options(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .compression.optimizers.carried import carried
 from .mesh_groups import MeshGroups
 from .parameters import Kept, Store
 
@@ -72,7 +73,8 @@ def optimizer_state(
     mine: dict[str, dict[str, Any]] = {}
     if optimizer is not None:
         pieces = [(k.name, k.leaf) for k in store.trained() if k.leaf is not None]
-        mine = {name: optimizer.state.get(leaf, {}) for name, leaf in pieces}
+        kept = optimizer.state if store.leader is None else carried(store.leader)
+        mine = {name: kept.get(leaf, {}) for name, leaf in pieces}
     entries = shared(
         {
             (name, key): _entry(store.kept[name], value)
@@ -145,7 +147,7 @@ def _value(store: Store, name: str) -> Tensor:
 
 
 def _whole_gradient(store: Store, name: str) -> Tensor:
-    return store.gather(store.kept[name], _gradient(store.kept[name]))
+    return store.gather(store.kept[name], store.summed(store.kept[name]))
 
 
 def _gradient(kept: Kept | None) -> Any:

@@ -59,9 +59,9 @@ class Wires:
 
     def __init__(self, table: Table, groups: MeshGroups, folder: Path, native: bool) -> None:
         self.groups = groups
-        self.axes = {(axis.mesh, axis.role): axis for axis in table.compression}
+        self.axes = {(axis.mesh, axis.role): axis for axis in table.compression if axis.programs}
         self.codecs: dict[tuple[int, str], Codec] = {
-            key: codec(axis, folder) if native else Reference() for key, axis in self.axes.items()
+            key: kernels(axis, folder, native) for key, axis in self.axes.items()
         }
         self.made: dict[tuple[int, str], Buckets] = {}
         self.reset()
@@ -88,8 +88,11 @@ class Wires:
         )
 
 
-def codec(axis: CompressedAxis, folder: Path) -> Codec:
-    """The compiled kernels of an axis; the reference, which gives the same bits, without a compiler."""
+def kernels(axis: CompressedAxis, folder: Path, native: bool) -> Codec:
+    """The compiled kernels of an axis; the reference, which gives the same bits, without a compiler or
+    where they are not `native`."""
+    if not native:
+        return Reference()
     try:
         source = (folder / axis.source).read_text(encoding="utf-8")
         return Native(build(source, folder / "kernels" / "build"))

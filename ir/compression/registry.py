@@ -10,6 +10,8 @@ from .program import Algorithm, Program
 
 FAMILIES = (sharded, momentum, feedback, robust, activations)
 ALGORITHMS = MappingProxyType({a.name: a for family in FAMILIES for a in family.ALGORITHMS})
+LEADERS = MappingProxyType({name: a for name, a in ALGORITHMS.items() if a.leads})
+LED = "dp"  # the role along which they talk
 PROGRAMS = MappingProxyType({p.name: p for a in ALGORITHMS.values() for p in a.programs})
 
 

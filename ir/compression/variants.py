@@ -14,7 +14,9 @@ def with_decay(program: Program, decay: float) -> Program:
     def changed(stage: Stage) -> Stage:
         return replace(stage, decay=decay) if isinstance(stage, Blend) else stage
 
-    return replace(program, stages=tuple(map(changed, program.stages)))
+    stages = tuple(map(changed, program.stages))
+    name = program.name if stages == program.stages else f"{program.name}.{decay}"
+    return replace(program, name=name, stages=stages)
 
 
 def with_reference(program: Program, element: Element) -> Program:

@@ -17,6 +17,7 @@ from ...ir.compression.kernel import Kernel
 from ...ir.compression.wire import Wire
 from ...ir.errors import PlaitError
 from .codec import Launch
+from .reference import Reference
 
 FLAGS = (
     "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
@@ -31,12 +32,16 @@ class BuildError(PlaitError):
 
 
 class Native:
-    """Runs kernels of a library that `build` made."""
+    """Runs kernels of a library that `build` made; those it lacks, such as variants with other
+    constants, by the reference."""
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
 
     def run(self, kernel: Kernel, launch: Launch) -> None:
+        if not hasattr(self.library, kernel.name):
+            Reference().run(kernel, launch)
+            return
         states = [launch.states[operand.name] for operand in kernel.operands]
         for tensor in (launch.source, launch.target, *states):
             assert tensor.is_contiguous()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..program import Algorithm, Program, Schedule, Subject
+from ..program import Algorithm, Program, Schedule
 from ..stage import AllGather, AllToAll, Cast, Reduce, Select, Stages
 from .parts import feedback_all_reduce, integers, plain_all_reduce, signs, two_phases
 
 BYTEPS = "Compressed communication for large models (CLAN), arXiv 2105.07829"
 
 
-def all_reduce(name: str, stages: Stages, subject: Subject = "gradients") -> tuple[Program, ...]:
-    return (Program(name, subject, "all_reduce", stages),)
+def all_reduce(name: str, stages: Stages) -> tuple[Program, ...]:
+    return (Program(name, "gradients", "all_reduce", stages),)
 
 
 DITHERED = integers(4, 128, "stochastic")
@@ -51,6 +51,7 @@ STEP_AHEAD = Algorithm(
     "Step-ahead error feedback, AAAI 2021",
     all_reduce("step-ahead.gradients", feedback_all_reduce(signs("l1", 128))),
     optimizer="ShiftedSGD",
+    vectors=2,
 )
 DETACHED = Algorithm(
     "detached",
@@ -59,6 +60,7 @@ DETACHED = Algorithm(
         "detached.gradients", (Select(32, remainder="worker_error"), *plain_all_reduce())
     ),
     optimizer="ShiftedSGD",
+    vectors=2,
 )  # fmt: skip
 CSER = Algorithm(
     "cser",
@@ -70,18 +72,25 @@ CSER = Algorithm(
         ),
         Program(
             "cser.errors", "parameters", "all_reduce", (Select(8), *plain_all_reduce()),
-            accepts_bias="the rest stays in the error",
+            accepts_bias="the rest stays in the error", when="exchange",
         ),
     ),
     Schedule(every=8),
     optimizer="CSER",
+    vectors=2,
 )  # fmt: skip
 LOCAL_ADAALTER = Algorithm(
     "local-adaalter",
     "Local AdaAlter, arXiv 1911.09030",
-    all_reduce("local-adaalter.parameters", plain_all_reduce(), "parameters"),
+    (
+        Program(
+            "local-adaalter.parameters", "parameters", "all_reduce", plain_all_reduce(),
+            when="exchange", vectors=2,
+        ),
+    ),
     Schedule(every=4),
     optimizer="LocalAdaAlter",
+    vectors=2,
 )
 HALF = Algorithm(
     "bf16",

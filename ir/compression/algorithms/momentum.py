@@ -20,6 +20,7 @@ ONE_BIT_ADAM = Algorithm(
     ),
     Schedule(warmup=100),
     optimizer="OneBitAdam",
+    vectors=1,
 )  # fmt: skip
 
 ONE_BIT_LAMB = Algorithm(
@@ -28,17 +29,25 @@ ONE_BIT_LAMB = Algorithm(
     (Program("1-bit-lamb.momentum", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT)),),
     Schedule(warmup=100),
     optimizer="OneBitLamb",
+    vectors=4,
 )
 
 ZERO_ONE_ADAM = Algorithm(
     "0/1-adam",
     "0/1 Adam, ICLR 2023",
     (
-        Program("0/1-adam.gradients", "gradients", "all_reduce", feedback_all_reduce(ONE_BIT)),
-        Program("0/1-adam.updates", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT)),
+        Program(
+            "0/1-adam.gradients", "gradients", "all_reduce", feedback_all_reduce(ONE_BIT),
+            when="warmup",
+        ),
+        Program(
+            "0/1-adam.updates", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT),
+            when="exchange",
+        ),
     ),
     Schedule(warmup=100, every=4),
     optimizer="ZeroOneAdam",
+    vectors=4,
 )
 
 SIGN_MOMENTUM = Algorithm(
@@ -47,16 +56,18 @@ SIGN_MOMENTUM = Algorithm(
     (
         Program(
             "sign-momentum.displacement", "parameters", "reduce_scatter",
-            (Cast("fp32"), AllToAll(), Reduce("mean")),
+            (Cast("fp32"), AllToAll(), Reduce("mean")), when="exchange",
         ),
         Program(
             "sign-momentum.signs", "weights", "all_gather",
             (*signs("l1", 512), AllGather(), *DECODE),
             accepts_bias="the update is a function of the signs, which one bit holds exactly",
+            when="exchange",
         ),
     ),
     Schedule(every=12),
     optimizer="SignMomentum",
+    vectors=5,
 )  # fmt: skip
 
 ALGORITHMS = (ONE_BIT_ADAM, ONE_BIT_LAMB, ZERO_ONE_ADAM, SIGN_MOMENTUM)

@@ -35,8 +35,11 @@ class FlatOptimizer(torch.optim.Optimizer):
     """Every rank holds all weights and gives its own gradients; after a step, or after the steps
 
     between two exchanges, weights are the same on all ranks. A parameter group with `compress` False
-    travels in fp32, and so do tensors smaller than `small_bytes` of other groups.
+    travels in fp32, and so do tensors smaller than `small_bytes` of other groups. `scale` times what
+    the ranks give has the gradient as its mean.
     """
+
+    scale = 1
 
     def __init__(
         self,
@@ -73,7 +76,8 @@ class FlatOptimizer(torch.optim.Optimizer):
                 loss = closure()
         for group, part in zip(self.groups, self.parts, strict=True):
             x = _flat(part.parameters)
-            self.advance(group, part, x, _flat_gradients(part.parameters))
+            gradient = _flat_gradients(part.parameters)
+            self.advance(group, part, x, gradient if self.scale == 1 else gradient * self.scale)
             part.step += 1
             for parameter, piece in zip(part.parameters, part.split(x), strict=True):
                 parameter.copy_(piece.view_as(parameter))
@@ -98,6 +102,17 @@ class FlatOptimizer(torch.optim.Optimizer):
     def mean(self, x: Tensor) -> Tensor:
         """Over all ranks, in fp32."""
         return self.levels.all.all_reduce(x) / self.levels.all.size
+
+    def weights(self) -> list[Tensor]:
+        """What to evaluate and to save, one tensor per parameter."""
+        return [parameter.detach() for group in self.param_groups for parameter in group["params"]]
+
+    def agreed(self, parameter: Tensor) -> Tensor:
+        """One parameter's weights to evaluate: the mean of all ranks' where they differ."""
+        every = [p for group in self.param_groups for p in group["params"]]
+        own = next(w for p, w in zip(every, self.weights(), strict=True) if p is parameter)
+        rows = self.levels.all.all_gather(own.contiguous()).view(-1, *own.shape)
+        return own if all(torch.equal(rows[0], row) for row in rows[1:]) else rows.mean(0)
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's named states, and hyper-parameters."""
