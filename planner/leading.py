@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..ir.compression.registry import LEADERS
+from ..ir.compression.registry import LEADERS, LED
 from ..ir.errors import UsageError
 from ..ir.strategy import ROLES, Strategy
 
 
 def allowed(roles: Iterable[str], optimizer: str) -> set[str]:
     """Those roles that an optimizer leaves open."""
-    return {r for r in roles if optimizer not in LEADERS or not ROLES[r].shards}
+    return {role for role in roles if not _refused(role, optimizer)}
 
 
 def check(strategies: Iterable[Strategy], optimizer: str, compress: str) -> None:
@@ -24,14 +24,21 @@ def check(strategies: Iterable[Strategy], optimizer: str, compress: str) -> None
         return
     if compress != "none":
         raise UsageError(f"{optimizer} compresses what it sends itself: leave out --compress {compress}")
-    strategies = list(strategies)
-    ways = {s.size("dp") for s in strategies}
-    if len(ways) > 1:
-        raise UsageError(f"{optimizer} needs one dp for all layers, not {sorted(ways)}")
+    ways = set()
     for strategy in strategies:
-        sharded = [r for r, _ in strategy.axes if ROLES[r].shards]
-        if sharded:
-            raise UsageError(
-                f"{optimizer} keeps all weights on every rank: take dp instead of {sharded[0]} in "
-                f"{strategy}"
-            )
+        ways.add(strategy.size(LED))
+        for role, _ in strategy.axes:
+            if why := _refused(role, optimizer):
+                raise UsageError(f"{optimizer} {why}: {strategy} has {role}")
+    if len(ways) > 1:
+        raise UsageError(f"{optimizer} needs one {LED} for all layers, not {sorted(ways)}")
+
+
+def _refused(role: str, optimizer: str) -> str:
+    """Why a role does not go with an optimizer; empty where it does."""
+    if optimizer not in LEADERS:
+        return ""
+    if ROLES[role].shards:
+        return f"keeps all weights on every rank, which {LED} does"
+    cuts = ROLES[role].operators or ROLES[role].experts
+    return "looks at whole tensors" if cuts and LEADERS[optimizer].whole else ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import torch
 
 from ..ir.compression.registry import algorithm
 from ..ir.errors import UsageError
+from ..ir.layout import REPLICATE
 from ..ir.program import CompressedAxis
 from .compression.codec import Codec
 from .compression.optimizers.flat import FlatOptimizer
@@ -50,13 +52,23 @@ def lead(
     axis: CompressedAxis, args: Mapping[str, Any], store: Store, levels: Levels, codec: Codec
 ) -> FlatOptimizer | None:
     """The optimizer that talks to other ranks itself along an axis; None where nothing is trained.
-    It is given parts of the sums that gradients are."""
-    leaves = [k.leaf for k in store.trained() if k.leaf is not None]
-    if not leaves:
+    It is given parts of the sums that gradients are.
+
+    What has one value on several ranks beside that axis is a group: in company that differs between
+    them it would be rounded in different ways.
+    """
+    alike: dict[str, list[torch.nn.Parameter]] = {}
+    for kept in store.trained():
+        if kept.leaf is not None:
+            shared = kept.held.stages if len(kept.held.stages) > 1 else ()
+            cut = [number for number, state in enumerate(kept.held.layout) if state != REPLICATE]
+            alike.setdefault(f"axes {cut} stages {shared}", []).append(kept.leaf)
+    if not alike:
         return None
     known = algorithm(axis.optimizer)
+    groups = [{"params": own, "seed": crc32(key.encode())} for key, own in alike.items()]
     made: FlatOptimizer = OPTIMIZERS[known.optimizer](
-        leaves, levels, program=known, codec=codec, **args
+        groups, levels, program=known, codec=codec, **args
     )
     made.scale = levels.all.size
     return made

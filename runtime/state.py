@@ -148,7 +148,7 @@ def _restore_optimizer(
         optimizer.load_state_dict({"state": state, "param_groups": groups})
         return
     for group, kept_group in zip(leader.param_groups, groups, strict=True):
-        group.update(kept_group)
+        group.update({k: v for k, v in kept_group.items() if k != "seed"})
     carry(leader, {k.leaf: state[i] for i, k in enumerate(trained) if k.leaf is not None})
 
 

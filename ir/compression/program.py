@@ -46,7 +46,7 @@ class Algorithm(Struct, frozen=True):
 
     `optimizer` names a class of `runtime/compression/optimizers`; empty for activations, which have
     none. `Averaged` and `Sharded` take any optimizer. `vectors` as long as the weights are what it keeps
-    beside the states of its programs.
+    beside the states of its programs; `whole`: it looks at whole tensors.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Algorithm(Struct, frozen=True):
     schedule: Schedule = Schedule()
     optimizer: str = "Averaged"
     vectors: int = 0
+    whole: bool = False
 
     @property
     def leads(self) -> bool:

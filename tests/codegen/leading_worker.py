@@ -1,4 +1,4 @@
-"""Run by torchrun: programs whose optimizer talks itself; writes losses, bytes, and what ranks agree on."""
+"""Run by torchrun: programs whose optimizer talks itself; writes losses, bytes, what ranks agree on."""
 
 import json
 import sys

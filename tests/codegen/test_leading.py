@@ -133,8 +133,10 @@ def test_a_checkpoint_goes_on_under_another_plan(trained):
         for rank in range(4):
             found = row(rows, name, rank)
             assert found["kept"], name
-            # on other ranks errors and local weights are their mean, which is another step
-            assert found["losses"] == pytest.approx(row(rows, saved)["losses"][3:4], rel=0.02), name
+            # on other ranks errors and local weights, which fit their own samples, are their mean
+            close = 0.05 if "local" in name else 0.005
+            before = row(rows, saved)["losses"][3:4]
+            assert found["losses"] == pytest.approx(before, rel=close), name
 
 
 @pytest.mark.ranks
@@ -157,8 +159,10 @@ def test_bytes_on_the_wire_are_the_predicted_ones(trained):
 
 
 def test_a_plan_says_what_does_not_go_together(model):
-    with pytest.raises(UsageError, match="take dp instead of zero1"):
+    with pytest.raises(UsageError, match="keeps all weights on every rank"):
         planned(model, "zero1=4", "1-bit-adam")
+    with pytest.raises(UsageError, match="looks at whole tensors"):
+        planned(model, "dp=2,tp=2", "1-bit-lamb")
     with pytest.raises(UsageError, match="leave out --compress"):
         planned(model, "dp=4", "1-bit-adam", compress="sdp4bit")
     found = plan(model, load_cluster("local:4"), PlanOptions(optimizer="1-bit-adam"))

@@ -30,6 +30,7 @@ ONE_BIT_LAMB = Algorithm(
     Schedule(warmup=100),
     optimizer="OneBitLamb",
     vectors=4,
+    whole=True,
 )
 
 ZERO_ONE_ADAM = Algorithm(

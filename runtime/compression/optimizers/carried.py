@@ -21,7 +21,7 @@ from .based import Based
 from .flat import FlatOptimizer, Part
 
 State = dict[str, Tensor]
-WEIGHTS = "local_weights"
+WEIGHTS, BASE = "local_weights", "base."
 
 
 class _Value(NamedTuple):
@@ -48,6 +48,8 @@ def carried(optimizer: FlatOptimizer) -> dict[Tensor, State]:
 def carry(optimizer: FlatOptimizer, found: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
     """Go on with what `carried` gave on this or another number of ranks; what is missing stays."""
     for number, part in enumerate(optimizer.parts):
+        if isinstance(optimizer, Based):
+            _begin(optimizer, number, part, found)
         for value in _values(optimizer, number, part):
             known = [found.get(parameter, {}) for parameter in part.parameters]
             before = _pieces(part, value.now, value.long)
@@ -82,7 +84,21 @@ def _values(optimizer: FlatOptimizer, number: int, part: Part) -> Iterator[_Valu
     if isinstance(optimizer, Based):
         weights = part.values["weights"]
         for name, value in optimizer.bases[number].state.get(weights, {}).items():
-            yield _value(optimizer, part, f"base.{name}", value)
+            yield _value(optimizer, part, f"{BASE}{name}", value)
+
+
+def _begin(
+    optimizer: Based, number: int, part: Part, found: Mapping[Tensor, Mapping[str, Tensor]]
+) -> None:
+    """States that the optimizer of a part has once it has stepped."""
+    first = part.parameters[0]
+    weights, state = part.values["weights"], optimizer.bases[number].state
+    for name, value in found.get(first, {}).items():
+        if name.startswith(BASE):
+            key = name.removeprefix(BASE).partition("@")[0]
+            long = torch.as_tensor(value).shape == first.shape
+            made = torch.zeros_like(weights) if long else torch.zeros_like(torch.as_tensor(value))
+            state[weights].setdefault(key, made)
 
 
 def _value(optimizer: FlatOptimizer, part: Part, name: str, value: Tensor) -> _Value:

@@ -22,7 +22,7 @@ class Part:
         self.parameters, self.compress = parameters, compress
         self.sizes = [parameter.numel() for parameter in parameters]
         self.elements = sum(self.sizes)
-        self.step = 0
+        self.step = self.seed = 0
         self.values: dict[str, Tensor] = {}
         self.exchanges: dict[str, Exchange] = {}
 
@@ -35,8 +35,8 @@ class FlatOptimizer(torch.optim.Optimizer):
     """Every rank holds all weights and gives its own gradients; after a step, or after the steps
 
     between two exchanges, weights are the same on all ranks. A parameter group with `compress` False
-    travels in fp32, and so do tensors smaller than `small_bytes` of other groups. `scale` times what
-    the ranks give has the gradient as its mean.
+    travels in fp32, and so do tensors smaller than `small_bytes` of other groups. Its `seed` tells its
+    noise apart, by default its place. `scale` times what the ranks give has the gradient as its mean.
     """
 
     scale = 1
@@ -50,12 +50,13 @@ class FlatOptimizer(torch.optim.Optimizer):
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
-        super().__init__(params, {**defaults, "compress": True})
+        super().__init__(params, {**defaults, "compress": True, "seed": 0})
         self.levels, self.algorithm, self.codec = levels, algorithm, codec
         self.parts: list[Part] = []
         self.groups: list[dict[str, Any]] = []
         for group in self.param_groups:
             for part in _parts(group, small_bytes):
+                part.seed = group["seed"] + 2 * len(self.groups) * (not group["seed"]) + part.compress
                 self.begin(group, part, _flat(part.parameters))
                 self.parts.append(part)
                 self.groups.append(group)
@@ -92,7 +93,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def exchange(self, part: Part, name: str, program: Program, elements: int) -> Exchange:
         """A collective of a part, whose states are saved under `name`."""
-        number = 16 * len(self.parts) + len(part.exchanges)
+        number = 16 * part.seed + len(part.exchanges)
         small = 0 if part.compress else 4 * elements + 1
         part.exchanges[name] = Exchange(
             program, self.levels, elements, codec=self.codec, small_bytes=small, seed=number
