@@ -47,7 +47,8 @@ def _plan(p: Parser) -> None:
     p.add_argument("--global-batch", type=int, help="samples per step")
     p.add_argument("--memory", help="budget per device, as in 72GiB")
     p.add_argument("--precision", choices=("fp64", "fp32", "bf16", "fp16"))
-    p.add_argument("--optimizer", default="adamw")
+    p.add_argument("--optimizer", default="adamw", help="adamw, sgd, ..., or one that talks to other "
+                   "ranks itself: 1-bit-adam, cser, ... (docs/compression.md)")  # fmt: skip
     p.add_argument("--roles", help="comma-separated roles that may be used")
     p.add_argument("--memory-actions", default="keep,recompute,offload,split")
     p.add_argument("--compress", default="none", metavar="NAME",

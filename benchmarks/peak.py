@@ -23,6 +23,7 @@ import torch
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
+from plait.ir.compression.registry import LEADERS
 from plait.ir.errors import PlaitError
 from plait.ir.plan import Memory, Plan
 from plait.planner import PlanOptions, plan
@@ -44,6 +45,7 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}), "adam": (torch.optim.Adam, {}),
     "sgd": (torch.optim.SGD, {"lr": 0.01}), "momentum": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
     "rmsprop": (torch.optim.RMSprop, {}), "adagrad": (torch.optim.Adagrad, {}),
+    **{name: (None, {}) for name in LEADERS},
 }  # fmt: skip
 
 
@@ -64,6 +66,7 @@ WAYS = (
     Way("dp=2,tp=2", 2), Way("pp=2,zero2=2", 2, "recompute"), Way("zero3=2,tp=2", 1, "keep", "momentum"),
     Way("pp=2,tp=2", 4, "recompute"), Way("dp=2", 2, "keep", "sgd", "error-feedback"),
     Way("zero1=2", 1, "recompute", "adamw", "sdp4bit"), Way("zero3=2", 2, "keep", "adamw", "zero++"),
+    Way("dp=2", 1, "recompute", "1-bit-adam"),
 )  # fmt: skip
 
 

@@ -15,8 +15,10 @@ from ..ir.interleave import held_pieces
 from ..ir.plan import Optimizer
 from ..ir.program import BUCKET_BYTES
 from .batch_axes import BatchAxes
+from .compression import FP32_BYTES
 from .practice import Practice
 
+LEADING = 9  # flat vectors while an optimizer that talks itself steps: at most, as counted in runs
 MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assumed)
 
 
@@ -173,7 +175,10 @@ def at_step(
     bucket = min(whole, max(BUCKET_BYTES, stage.biggest))
     yield Worst(batch, whole, 0, 0, axes.sum_bytes(whole, bucket))
     # where the device is the host, optimizers take tensors one by one
-    yield Worst(batch, part, 0, stepped if device.host_copies_hide else 2 * biggest, 0)
+    working = stepped if device.host_copies_hide else 2 * biggest
+    if axes.leader is not None:
+        working = LEADING * (stage.trained // stage.item) * FP32_BYTES
+    yield Worst(batch, part, 0, working, 0)
     yield Worst(batch, part, 0, 0, axes.return_bytes(stage.trained))
 
 

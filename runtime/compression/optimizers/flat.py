@@ -77,8 +77,9 @@ class FlatOptimizer(torch.optim.Optimizer):
                 loss = closure()
         for group, part in zip(self.groups, self.parts, strict=True):
             x = _flat(part.parameters)
-            gradient = _flat_gradients(part.parameters)
-            self.advance(group, part, x, gradient if self.scale == 1 else gradient * self.scale)
+            gradient = _flat_gradients(part.parameters).mul_(self.scale)
+            self.advance(group, part, x, gradient)
+            del gradient
             part.step += 1
             for parameter, piece in zip(part.parameters, part.split(x), strict=True):
                 parameter.copy_(piece.view_as(parameter))
