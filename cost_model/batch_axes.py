@@ -3,6 +3,8 @@
     zero3   forward   gather weights of a call │ run it │ free
             backward  gather again │ run │ reduce-scatter gradients
     dp      after the last micro-batch: all-reduce gradients
+
+Where a fraction of every weight is cut over zero3, that part goes the first way and the rest the other.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from ..ir.amounts import Moment
 from ..ir.cluster import Cluster
 from ..ir.compression.program import Program
 from ..ir.compression.registry import PROGRAMS
+from ..ir.flat import WHOLE
 from ..ir.plan import Plan
 from ..ir.program import BUCKET_BYTES
 from ..ir.strategy import ROLES, Strategy
@@ -48,9 +51,31 @@ class BatchAxes:
         self.priced: dict[tuple[Program, float, Axis, float], Priced] = {}
         self.known: dict[tuple[str, float, tuple[Axis, ...]], float] = {}
         self.ways = prod(size for _, size, _ in self.sharded)
+        self.fraction = strategy.fraction
+        self.copies = self.sharded if strategy.fraction != WHOLE else []
 
     def pieces(self, what: str) -> int:
+        """Into how many pieces is cut what is cut of it."""
         return self.ways if what in self.shards else 1
+
+    def cut(self, amount: int) -> int:
+        """Bytes of weights, or of what goes with them, that are cut along the zero axes."""
+        return amount * self.fraction[0] // self.fraction[1]
+
+    def rest(self, amount: int) -> int:
+        """Bytes that all ranks along them have copies of."""
+        return amount - self.cut(amount)
+
+    def kept(self, amount: int, what: str) -> int:
+        """Bytes of so many that lie here: a piece of what is cut, and the rest."""
+        return self.rest(amount) + self.cut(amount) // self.ways if what in self.shards else amount
+
+    def part(self, what: str) -> float:
+        """The part of the bytes that lie here."""
+        if what not in self.shards:
+            return 1.0
+        over, under = self.fraction
+        return (under - over + over / self.ways) / under
 
     def state_bytes(self, held: int, summed: dict[str, int], over_all: bool) -> int:
         """Bytes of held weights whose optimizer states lie here. `over_all`: weights that are whole
@@ -60,7 +85,7 @@ class BatchAxes:
         bytes_here = float(held)
         for role, size, _ in self.inside if over_all else ():
             bytes_here -= summed.get(role, 0) * (1 - 1 / size)
-        return int(max(bytes_here, 0.0)) // self.ways
+        return self.kept(int(max(bytes_here, 0.0)), "optimizer")
 
     def seconds(self, kind: str, amount: float, axes: Axes) -> float:
         key = kind, amount, tuple(axes)
@@ -103,7 +128,7 @@ class BatchAxes:
         """What compression keeps between steps for trained weights of `held` bytes, `small` of them in
         small tensors: errors, and of
         weights the replica that all ranks have and the exact piece that the optimizer steps on."""
-        total, part = 0, held * self.scale / self.pieces("optimizer")
+        total, part = 0, held * self.scale * self.part("optimizer")
         for subject, role in self.compression:
             (axis,) = (a for a in (*self.replicas, *self.sharded) if a[0] == role)
             gathered = subject == "weights" or axis in self.sharded
@@ -112,29 +137,31 @@ class BatchAxes:
             )
             total += priced.state_bytes if priced else 0
             if subject == "weights":
-                total += held // self.item * FP32_BYTES + held // self.pieces("optimizer")
+                total += held // self.item * FP32_BYTES + self.kept(held, "optimizer")
         return total
 
     def gather_seconds(self, amount: int) -> float:
         """Weights of one call, before each of its pieces."""
-        return self.seconds("all_gather", amount, self.sharded) if "parameter" in self.shards else 0.0
+        if "parameter" not in self.shards:
+            return 0.0
+        return self.seconds("all_gather", self.cut(amount), self.sharded)
 
     def scatter_seconds(self, amount: int) -> float:
         """Gradients of one call, after its backward."""
         if "gradient" not in self.shards:
             return 0.0
-        return self.seconds("reduce_scatter", amount * self.scale, self.sharded)
+        return self.seconds("reduce_scatter", self.cut(amount) * self.scale, self.sharded)
 
     def reduce_seconds(self, held: int, summed: dict[str, int], small: float = 0.0) -> float:
         """Once per step: gradients over plain axes and the tensor axes, or scattered to their owners."""
-        part = self.scale / self.pieces("optimizer")
+        part = self.scale * self.part("optimizer")
         seconds = self.step_seconds("gradients", "all_reduce", held * part, self.replicas, small)
         for axis in self.inside:
             seconds += self.seconds("all_reduce", summed[axis[0]] * part, [axis])
         if "optimizer" in self.shards and "gradient" not in self.shards:
             amount = held * self.scale
             seconds += self.step_seconds("gradients", "reduce_scatter", amount, self.sharded, small)
-        return seconds
+        return seconds + self.seconds("all_reduce", self.rest(held) * self.scale, self.copies)
 
     def return_seconds(self, held: int, small: float = 0.0) -> float:
         """Once per step: updated weights from their owners to all."""
@@ -142,12 +169,17 @@ class BatchAxes:
             return self.step_seconds("weights", "all_gather", held, self.sharded, small)
         return 0.0
 
-    def sum_bytes(self, bucket: int) -> int:
-        """What adding gradients up over ranks once per step takes beside all of them, a bucket at a
-        time: its sum, and, where it is scattered, an exchange before."""
+    def sum_bytes(self, bucket: int, gradients: int, biggest: int) -> int:
+        """What adding so many bytes of gradients up over ranks once per step takes beside all of them, a
+        bucket at a time: its sum, and, where it is scattered, an exchange before. Of what is in part
+        cut a bucket is copied first."""
         if self.ways > 1 and "gradient" not in self.shards:
             return bucket + bucket // self.ways
-        return bucket if any(size > 1 for _, size, _ in (*self.replicas, *self.inside)) else 0
+        copies = 0
+        if self.copies:
+            copies = max(self.rest(biggest), 2 * min(self.rest(gradients), BUCKET_BYTES))
+        summed = any(size > 1 for _, size, _ in (*self.replicas, *self.inside))
+        return max(copies, bucket if summed else 0)
 
     def call_buffers(self, moment: Moment, in_place: bool) -> tuple[int, int, int]:
         """What a call holds inside, and beside, gathered weights and flat copies for the wire, when it
@@ -155,14 +187,20 @@ class BatchAxes:
         weights, gathered = moment.weights, "parameter" in self.shards
         if in_place:
             return moment.inside, 3 * weights * gathered, 0
-        bucket = min(weights, max(BUCKET_BYTES, moment.biggest))
+        cut, biggest = self.cut(weights), self.cut(moment.biggest)
+        bucket = min(cut, max(BUCKET_BYTES, biggest))
         if moment.phase != "accumulate":
-            if gathered and bucket > moment.inside:
-                return 0, weights + bucket, 0
+            before = max(cut + bucket, weights + biggest) if gathered else 0
+            if before - weights > moment.inside:
+                return 0, before, 0
             return moment.inside, weights * gathered, 0
-        if "gradient" in self.shards:
-            return moment.inside, bucket + bucket // self.ways, 0
-        return moment.inside, 0, moment.biggest
+        if "gradient" not in self.shards:
+            return moment.inside, 0, moment.biggest
+        if self.copies:
+            # what is left of a gradient stays until its piece has come back
+            sent = max(biggest, 2 * min(cut, BUCKET_BYTES))
+            return moment.inside, cut // self.ways + max(sent, self.kept(moment.biggest, "gradient")), 0
+        return moment.inside, bucket + bucket // self.ways, 0
 
     def return_bytes(self, trained: int) -> int:
         """Updated weights that come from their owners, beside what they are copied to."""

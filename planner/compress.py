@@ -21,6 +21,7 @@ from ..ir.compression.program import Algorithm, Program
 from ..ir.compression.registry import ALGORITHMS, algorithm
 from ..ir.compression.stage import Reduce, Residual, Score, Select
 from ..ir.errors import UsageError
+from ..ir.flat import WHOLE
 from ..ir.strategy import Strategy
 
 QUALITIES = ("lossless", "safe", "all")
@@ -53,8 +54,9 @@ class Compressor:
         small: float, work: float,
     ) -> dict[tuple[Subject, str], Program]:  # fmt: skip
         """Programs for `trained` bytes of weights per device, a part `small` of them in small tensors,
-        by what travels and the role; `work` are the other seconds of a step."""
-        if not self.programs or not trained:
+        by what travels and the role; `work` are the other seconds of a step. Copies of what is not cut
+        have to stay alike, so that nothing does where a fraction of the weights is."""
+        if not self.programs or not trained or strategy.fraction != WHOLE:
             return {}
         plain = BatchAxes(strategy, cluster, scale, item)
         found: dict[tuple[Subject, str], Program] = {}
@@ -77,7 +79,7 @@ class Compressor:
 def collectives(axes: BatchAxes, trained: int) -> Iterator[tuple[Subject, str, float, Axis]]:
     """What travels once per step: subject, collective, bytes, and the axis."""
     for axis in axes.replicas:
-        yield "gradients", "all_reduce", trained * axes.scale / axes.pieces("optimizer"), axis
+        yield "gradients", "all_reduce", trained * axes.scale * axes.part("optimizer"), axis
     for axis in axes.sharded:
         if "gradient" not in axes.shards:
             yield "gradients", "reduce_scatter", trained * axes.scale, axis

@@ -50,10 +50,18 @@ def kept(table, rank):
         whole = torch.arange(prod(held.type.shape)).reshape(held.type.shape)
         levels = [where.get(role, (1, 0)) for role in ("zero3", "zero2", "zero1")]
         local = piece(whole + 1, held.factors, held.layout, mesh, place)
-        flat = flatten(local, prod(size for size, _ in levels))
+        ways = prod(size for size, _ in levels)
+        sharded, rest = -(-local.numel() // ways) * ways, 0
+        if held.fraction != (1, 1):
+            outer, (over, under) = levels[0][0], held.fraction
+            sharded = -(-local.numel() * over // under // outer) * outer
+            sharded = min(sharded, local.numel() // outer * outer)
+            rest = local.numel() - sharded
+        flat = flatten(local, sharded + rest)
         found = []
-        for size, at in levels:
-            flat = flat.view(size, -1)[at]
+        for number, (size, at) in enumerate(levels):
+            flat, same = (flat[:sharded], flat[sharded:]) if number == 0 else (flat, flat[:0])
+            flat = torch.cat((flat.view(size, -1)[at], same))
             found.append(torch.zeros(whole.numel() + 1, dtype=torch.bool))
             found[-1][flat] = True
             found[-1][0] = False  # padding

@@ -1,0 +1,96 @@
+"""A part of every weight in shards, the rest on every rank: such programs on 2 and 4 gloo ranks."""
+
+from pathlib import Path
+
+import pytest
+
+from plait.codegen import compile_program, write
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import load_source, trace
+from plait.ir.files import dump
+from plait.ir.precision import lift_dtypes
+from plait.planner import PlanOptions, plan
+from plait.planner.pins import parse_pin
+from plait.runtime.verify import Job, verify
+
+from .sources import Sourced, sourced
+
+ODD = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down, self.norm = nn.Linear(9, 23), nn.Linear(23, 9), nn.LayerNorm(9)
+
+    def forward(self, x):
+        return x + self.down(torch.tanh(self.up(self.norm(x))))
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.scale = nn.Embedding(31, 9), nn.Parameter(torch.ones(()))
+        self.blocks, self.head = nn.ModuleList(Block() for _ in range(3)), nn.Linear(9, 31)
+
+    def forward(self, tokens, labels):
+        x = self.embed(tokens) * self.scale
+        for block in self.blocks:
+            x = block(x)
+        logits = self.head(x)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return {"loss": loss, "logits": logits}
+
+def make():
+    tokens = torch.randint(0, 31, (8, 5))
+    return Odd(), {"tokens": tokens, "labels": tokens}
+"""
+CASES = {  # ranks and model, then pins
+    (2, "gpt2"): ("zero3=2@1/2", "zero3=2;transformer.h.*:zero3=2@1/4", "dp=2;e*:zero3=2@3/4"),
+    (2, "odd"): ("zero3=2@1/2", "zero3=2@5/7"),
+    (4, "odd"): ("zero3=4@1/4", "zero3=4@5/7", "dp=2,zero3=2@1/2", "dp=4;blocks.1:zero3=4@3/4"),
+    (4, "llama"): (
+        "dp=2,zero3=2@1/2", "zero3=2@3/4,tp=2", "pp=2,zero3=2@1/3", "zero3=4@1/4",
+        "zero3=2@1/2,tp=2,sp", "zero3=4;model.layers.[0-1]:zero3=4@1/2;model.layers.2:dp=2,tp=2",
+    ),
+    (4, "gpt2"): ("zero3=4@3/4", "pp=2,zero3=2@1/2"),
+}  # fmt: skip
+
+
+def odd(folder: Path) -> Sourced:
+    """A model of which hardly a size is even."""
+    (folder / "odd.py").write_text(ODD)
+    source = load_source(f"{folder / 'odd.py'}:make")
+    model = lift_dtypes(trace(source.model, source.batch), "float64")
+    (folder / "odd.json").write_bytes(dump(model, "plait/model"))
+    return Sourced(model, f"{folder / 'odd.py'}:make", str(folder / "odd.json"))
+
+
+def compiled(made_from: Sourced, ranks: int, word: str, folder: Path) -> Job:
+    pins = tuple(parse_pin(part) for part in word.split(";"))
+    micro = 2 if "pp" in word or len(pins) > 1 else 1
+    made = plan(made_from.model, load_cluster(f"local:{ranks}"),
+                PlanOptions(pins=pins, micro_batches=micro))  # fmt: skip
+    assert any(strategy.fraction != (1, 1) for strategy in made.strategies)
+    write(compile_program(made, made_from.model), folder)
+    return Job(word, str(folder), made_from.source, made_from.file, steps=3)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    found = {name: sourced(name, folder, "3, seq=16") for name in ("gpt2", "llama")}
+    return {**found, "odd": odd(folder)}
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_they_compute_what_one_process_computes(ranks, models, tmp_path):
+    jobs = [
+        compiled(models[name], ranks, word, tmp_path / f"{name}_{i}")
+        for (count, name), words in CASES.items()
+        if count == ranks
+        for i, word in enumerate(words)
+    ]
+    for verdict in verify(jobs, ranks, 600):
+        assert verdict.passed, str(verdict)
