@@ -171,13 +171,10 @@ class BatchAxes:
 
     def sum_bytes(self, bucket: int, gradients: int, biggest: int) -> int:
         """What adding so many bytes of gradients up over ranks once per step takes beside all of them, a
-        bucket at a time: its sum, and, where it is scattered, an exchange before. Of what is in part
-        cut a bucket is copied first."""
+        bucket at a time: its sum, and, where it is scattered, an exchange before."""
         if self.ways > 1 and "gradient" not in self.shards:
             return bucket + bucket // self.ways
-        copies = 0
-        if self.copies:
-            copies = max(self.rest(biggest), 2 * min(self.rest(gradients), BUCKET_BYTES))
+        copies = _copied(self.rest(gradients), self.rest(biggest)) if self.copies else 0
         summed = any(size > 1 for _, size, _ in (*self.replicas, *self.inside))
         return max(copies, bucket if summed else 0)
 
@@ -198,8 +195,8 @@ class BatchAxes:
             return moment.inside, 0, moment.biggest
         if self.copies:
             # what is left of a gradient stays until its piece has come back
-            sent = max(biggest, 2 * min(cut, BUCKET_BYTES))
-            return moment.inside, cut // self.ways + max(sent, self.kept(moment.biggest, "gradient")), 0
+            most = max(_copied(cut, biggest), self.kept(moment.biggest, "gradient"))
+            return moment.inside, cut // self.ways + most, 0
         return moment.inside, bucket + bucket // self.ways, 0
 
     def return_bytes(self, trained: int) -> int:
@@ -207,6 +204,13 @@ class BatchAxes:
         if "optimizer" not in self.shards or "parameter" in self.shards:
             return 0
         return trained + min(trained, BUCKET_BYTES)
+
+
+def _copied(amount: int, biggest: int) -> int:
+    """What a bucket of parts of tensors takes on its way, beside the tensors: what comes, and a copy of
+    what goes unless it is one part alone."""
+    together = amount - biggest if biggest > BUCKET_BYTES else amount
+    return max(biggest, 2 * min(together, BUCKET_BYTES))
 
 
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:
