@@ -21,6 +21,7 @@ from plait.runtime.shard import flatten, piece
 LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
 WORDS = (
     "zero3=8", "pp=2,zero1=4", "dp=2,tp=4", "zero3=2,zero1=2,tp=2", "pp=4,zero2=2",
+    "dp=2,zero3=4@1/2", "zero3=4@5/7,tp=2",
 )  # fmt: skip
 MIXED = ["*:zero3=8", "model.layers.[1-2]:zero3=4,tp=2"]
 CONFIG = {
@@ -85,7 +86,7 @@ def test_bytes_are_those_of_elements_counted_one_by_one(tables):
                     for name, own in needed.items()
                 )
                 assert item * lacked == (found.parameters, found.optimizer)[kind][rank]
-    assert len(pairs) == 30
+    assert len(pairs) == 56
 
 
 def test_staying_sends_nothing_and_other_models_cannot_switch(tables):

@@ -1,20 +1,26 @@
 """A part of every weight in shards, the rest on every rank: such programs on 2 and 4 gloo ranks."""
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from plait.codegen import compile_program, write
+from plait.cost_model.breakdown import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump
 from plait.ir.precision import lift_dtypes
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import parse_pin
+from plait.planner.pins import everywhere, parse_pin
+from plait.runtime.launch import launch
 from plait.runtime.verify import Job, verify
 
 from .sources import Sourced, sourced
 
+WORKER = Path(__file__).with_name("fractions_worker.py")
+LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
 ODD = """
 import torch
 from torch import nn
@@ -94,3 +100,68 @@ def test_they_compute_what_one_process_computes(ranks, models, tmp_path):
     ]
     for verdict in verify(jobs, ranks, 600):
         assert verdict.passed, str(verdict)
+
+
+LADDER = ("zero3=4", "zero3=4@3/4", "zero3=4@1/2", "zero3=4@1/4", "dp=4")  # ever more memory
+OTHERS = ("dp=2,zero3=2@3/4", "zero3=2@1/2,tp=2")
+MOVES = ("zero3=4@1/2", "dp=4", "zero3=4", "zero3=4@1/4", "dp=2,zero3=2@3/4", "zero3=2@1/2,tp=2",
+         "zero3=4@1/2")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    source = load_source(LLAMA)
+    model, jobs, plans = trace(source.model, source.batch, source.loss_fn), [], {}
+    for number, word in enumerate((*LADDER, *OTHERS)):
+        options = PlanOptions(pins=everywhere(word), memory_actions=("keep",), micro_batches=1)
+        plans[word] = plan(model, load_cluster("local:4"), options)
+        write(compile_program(plans[word], model), folder / str(number))
+        jobs.append({"name": word, "source": LLAMA, "folder": str(folder / str(number))})
+    (folder / "jobs.json").write_text(json.dumps({"jobs": jobs, "moves": MOVES}))
+    out = folder / "out.json"
+    launch(4, [str(WORKER), str(folder / "jobs.json"), str(out)], timeout_seconds=600)
+    return plans, json.loads(out.read_text())
+
+
+@pytest.mark.ranks
+def test_a_checkpoint_keeps_its_bits_under_every_fraction(trained):
+    for row in trained[1]:
+        assert row["moved"]["same"] == [True] * (len(MOVES) - 1)
+        assert row["moved"]["tensors"] > 100
+        assert row["moved"]["losses"] == row[MOVES[0]]["losses"][3:]
+
+
+@pytest.mark.ranks
+def test_copies_stay_alike_and_losses_are_those_of_other_words(trained):
+    plans, rows = trained
+    for word in (*LADDER, *OTHERS):
+        assert rows[0][word]["losses"] == pytest.approx(rows[0]["dp=4"]["losses"], rel=1e-5), word
+        mesh = plans[word].mesh
+        if "@" in word:
+            for group in mesh.groups((mesh.index("zero3"),)):
+                assert len({rows[rank][word]["copies"] for rank in group}) == 1, word
+
+
+@pytest.mark.ranks
+def test_what_is_sent_is_what_the_plan_says(trained):
+    plans, rows = trained
+    for word in LADDER:
+        predicted = sum(map(wire_bytes, step_term(plans[word]).leaves()))
+        assert rows[0][word]["sent"] == pytest.approx(predicted, rel=1e-3), word
+
+
+def wire_bytes(term):
+    """Bytes that a rank sends for a collective, as a ring does."""
+    n, whole, ranks = (term.symbols.get(name, 0) for name in ("n", "N", "p"))
+    return n * whole * (ranks - 1) / ranks * (1 + ("all_reduce" in term.name)) if ranks else 0
+
+
+@pytest.mark.ranks
+def test_memory_lies_between(trained):
+    plans, rows = trained
+    for before, after in pairwise(LADDER):
+        assert plans[before].peak_bytes < plans[after].peak_bytes
+        assert rows[0][before]["kept"] < rows[0][after]["kept"]
+    held = dict(plans["zero3=4@1/2"].stages[0].memory)["parameters"]
+    assert rows[0]["zero3=4@1/2"]["kept"] == pytest.approx(held, rel=1e-3)
