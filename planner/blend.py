@@ -169,13 +169,29 @@ class Mixture:
 
     def best(self, budget: int, others: float) -> Candidate | None:
         """The fastest mixture or member, or None where none fits; it needs not be found where `others`
-        seconds are less. Another try wins no larger a share of the time than is left of the memory."""
+        seconds are less. Fractions are tried where all functions are rare, or some are and whole
+        weights leave memory unused."""
+        best = self.filled(budget, others, self.choices[: len(self.group)])
+        rare = [len(c.choices) > len(self.group) for kind in set(self.kinds) for c in kind]
+        if best is None or not any(rare):
+            return best
+        unused = budget - best.peak_bytes >= CLOSE * _room(self.evaluator, budget)
+        if all(rare) or unused:
+            finer = self.filled(budget, others, self.choices)
+            best = min(best, finer or best, key=lambda c: c.step_seconds)
+        return best
+
+    def filled(
+        self, budget: int, others: float, choices: Sequence[Choice]
+    ) -> Candidate | None:
+        """The fastest mixture of these choices, or member. Another try wins no larger a share of the
+        time than is left of the memory."""
         fitting = [c for c in self.group if c.peak_bytes <= budget]
         best = min(fitting, key=lambda c: c.step_seconds, default=None)
         allowed, span, last = budget + self.beyond(budget), (0.0, inf), None
         for _ in range(TRIES):
             room, host = _room(self.evaluator, allowed), self.evaluator.cluster.device.host_memory_bytes
-            counts = best_counts(self.kinds, self.choices, self.micro_batches, (room, host))
+            counts = best_counts(self.kinds, choices, self.micro_batches, (room, host))
             candidate = None if counts is None else self.mixed(counts)
             left = 0 if candidate is None else budget - candidate.peak_bytes
             if candidate is not None and left >= 0:

@@ -90,10 +90,11 @@ def _solved(
 
 
 def _allowed(c: Class, choices: Sequence[Choice], word: Strategy | None) -> tuple[int, ...]:
-    """The different ways of a class where those that share parameters take one strategy."""
+    """The different ways of a class where there are these choices, and those that share parameters take
+    one strategy."""
     found: dict[Way, int] = {}
     for way, number in enumerate(c.choices):
-        if not c.tied or choices[number][0] == word:
+        if number < len(choices) and (not c.tied or choices[number][0] == word):
             found.setdefault(c.ways[way], way)
     return tuple(found.values())
 
