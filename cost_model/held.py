@@ -69,7 +69,8 @@ def _optimizer(bytes_: StageBytes, axes: BatchAxes, plan: Plan, _: Worst) -> For
     kept = plan.optimizer
     symbols = {"T": bytes_.trained, "i": bytes_.item, "k": kept.states, "e": kept.state_bytes}
     formula, pieces = _kept("T", axes, "optimizer")
-    return f"floor(({formula})/i)*k*e", {**symbols, **pieces}
+    formula = f"({formula})" if " - " in formula else formula
+    return f"floor({formula}/i)*k*e", {**symbols, **pieces}
 
 
 def _kept(symbol: str, axes: BatchAxes, what: str) -> Formula:

@@ -185,10 +185,10 @@ class Mixture:
         self, budget: int, others: float, choices: Sequence[Choice]
     ) -> Candidate | None:
         """The fastest mixture of these choices, or member. Another try wins no larger a share of the
-        time than is left of the memory."""
+        time than is left of the memory; as long as none fits each goes back twice as far."""
         fitting = [c for c in self.group if c.peak_bytes <= budget]
         best = min(fitting, key=lambda c: c.step_seconds, default=None)
-        allowed, span, last = budget + self.beyond(budget), (0.0, inf), None
+        allowed, span, last, back = budget + self.beyond(budget), (0.0, inf), None, 1
         for _ in range(TRIES):
             room, host = _room(self.evaluator, allowed), self.evaluator.cluster.device.host_memory_bytes
             counts = best_counts(self.kinds, choices, self.micro_batches, (room, host))
@@ -199,7 +199,8 @@ class Mixture:
                 slow = candidate.step_seconds * (1 - left / room) >= others
                 if slow or left < CLOSE * room or (counts == last and span[1] == inf):
                     break
-            allowed, span, last = *_next(allowed, span, left), counts
+            allowed, span, last = *_next(allowed, span, left * back), counts
+            back = 1 if span[0] else 2 * back
             if allowed == inf:
                 break
         return best

@@ -1,14 +1,17 @@
 """Fractions of weights in shards: their price lies between, and the search takes them where they pay."""
 
 import json
+import re
 from itertools import pairwise, product
 
 import pytest
 from msgspec.structs import replace
 
+from plait.api.planned import load_plan
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
-from plait.ir.errors import UsageError
+from plait.ir.errors import FileError, UsageError
+from plait.ir.files import digest, dump
 from plait.ir.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.candidate import Decision
@@ -121,3 +124,18 @@ def test_layers_that_are_many_take_whole_weights(tmp_path):
 def test_galvatron_has_no_fractions(ladder):
     with pytest.raises(UsageError, match="zero3=2@1/2"):
         to_galvatron(ladder[2])
+
+
+def test_a_plan_file_keeps_its_fractions_and_refuses_what_is_none(ladder, tmp_path):
+    file = tmp_path / "plan.json"
+    text = dump(ladder[2], "plait/plan").decode()
+    file.write_text(text)
+    assert digest(load_plan(str(file))) == digest(ladder[2])
+    assert '"fraction":[1,2]' in "".join(text.split())
+    for wrong in ("2, 4", "3, 2", "0, 1", "-1, 2", "1, 0"):
+        file.write_text(re.sub(r'"fraction": \[\s*1,\s*2\s*\]', f'"fraction": [{wrong}]', text))
+        with pytest.raises(FileError, match="fraction"):
+            load_plan(str(file))
+    file.write_text(text.replace('"zero3"', '"zero2"'))
+    with pytest.raises(FileError, match="fraction"):
+        load_plan(str(file))
