@@ -58,8 +58,8 @@ def _plan(p: Parser) -> None:
     p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")
     p.add_argument("--schedule", default="auto", help="of the pipeline: auto, 1f1b or interleaved")
     p.add_argument("--pin", action="append", default=[], metavar="GLOB:WORD",
-                   help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2', or Galvatron's "
-                        "galvatron_config.json; repeatable")  # fmt: skip
+                   help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2', 'exit:zero3=4@1/2' (half "
+                        "of its weights), or Galvatron's galvatron_config.json; repeatable")  # fmt: skip
     p.add_argument("--time-limit", type=float, metavar="S",
                    help="seconds of search; then the best plan so far, exit code 4")  # fmt: skip
     p.add_argument("--front", action="store_true",

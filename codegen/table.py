@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ..ir.compression.registry import LEADERS, LED
 from ..ir.errors import MismatchError
 from ..ir.files import digest
+from ..ir.flat import WHOLE
 from ..ir.flow import Flow, flow
 from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout, local_type
 from ..ir.local import MICRO
@@ -130,6 +131,10 @@ def _held(
             sums=sums.get(p.name, ()) if p.trainable else (),
             aliases=p.aliases,
             values=p.values,
+            fraction=(
+                plan.strategies[lies.get(p.name, whole)[0]].fraction
+                if p.kind == "parameter" else WHOLE
+            ),
         )
         for p in model.parameters
     }

@@ -3,6 +3,8 @@
     zero3   forward   gather weights of a call │ run it │ free
             backward  gather again │ run │ reduce-scatter gradients
     dp      after the last micro-batch: all-reduce gradients
+
+Where a fraction of every weight is cut over zero3, that part goes the first way and the rest the other.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from ..ir.amounts import Moment
 from ..ir.cluster import Cluster
 from ..ir.compression.program import Algorithm, Program
 from ..ir.compression.registry import LEADERS, LED, PROGRAMS
+from ..ir.flat import WHOLE
 from ..ir.plan import Plan
 from ..ir.program import BUCKET_BYTES, TOGETHER
 from ..ir.strategy import ROLES, Strategy
@@ -48,9 +51,31 @@ class BatchAxes:
         self.priced: dict[tuple[Program | Algorithm, float, Axis, float], Priced] = {}
         self.known: dict[tuple[str, float, tuple[Axis, ...]], float] = {}
         self.ways = prod(size for _, size, _ in self.sharded)
+        self.fraction = strategy.fraction
+        self.copies = self.sharded if strategy.fraction != WHOLE else []
 
     def pieces(self, what: str) -> int:
+        """Into how many pieces is cut what is cut of it."""
         return self.ways if what in self.shards else 1
+
+    def cut(self, amount: int) -> int:
+        """Bytes of weights, or of what goes with them, that are cut along the zero axes."""
+        return amount * self.fraction[0] // self.fraction[1]
+
+    def rest(self, amount: int) -> int:
+        """Bytes that all ranks along them have copies of."""
+        return amount - self.cut(amount)
+
+    def kept(self, amount: int, what: str) -> int:
+        """Bytes of so many that lie here: a piece of what is cut, and the rest."""
+        return self.rest(amount) + self.cut(amount) // self.ways if what in self.shards else amount
+
+    def part(self, what: str) -> float:
+        """The part of the bytes that lie here."""
+        if what not in self.shards:
+            return 1.0
+        over, under = self.fraction
+        return (under - over + over / self.ways) / under
 
     def state_bytes(self, held: int, summed: dict[str, int], over_all: bool) -> int:
         """Bytes of held weights whose optimizer states lie here. `over_all`: weights that are whole
@@ -60,7 +85,7 @@ class BatchAxes:
         bytes_here = float(held)
         for role, size, _ in self.inside if over_all else ():
             bytes_here -= summed.get(role, 0) * (1 - 1 / size)
-        return int(max(bytes_here, 0.0)) // self.ways
+        return self.kept(int(max(bytes_here, 0.0)), "optimizer")
 
     def seconds(self, kind: str, amount: float, axes: Axes) -> float:
         key = kind, amount, tuple(axes)
@@ -115,7 +140,7 @@ class BatchAxes:
         """What compression keeps between steps for trained weights of `held` bytes, `small` of them in
         small tensors: errors, and of
         weights the replica that all ranks have and the exact piece that the optimizer steps on."""
-        total, part = 0, held * self.scale / self.pieces("optimizer")
+        total, part = 0, held * self.scale * self.part("optimizer")
         for subject, role in self.compression:
             (axis,) = (a for a in (*self.replicas, *self.sharded) if a[0] == role)
             gathered = subject == "weights" or axis in self.sharded
@@ -124,7 +149,7 @@ class BatchAxes:
             )
             total += priced.state_bytes if priced else 0
             if subject == "weights" and "parameter" not in ROLES[role].shards:
-                total += held // self.item * FP32_BYTES + held // self.pieces("optimizer")
+                total += held // self.item * FP32_BYTES + self.kept(held, "optimizer")
         return total
 
     def moving_bytes(self, subject: Subject, whole: int, bucket: int, plain: int) -> int:
@@ -143,25 +168,25 @@ class BatchAxes:
         """Weights of one call, before each of its pieces."""
         if "parameter" not in self.shards:
             return 0.0
-        return self.travel_seconds("weights", "all_gather", amount, self.sharded, small)
+        return self.travel_seconds("weights", "all_gather", self.cut(amount), self.sharded, small)
 
     def scatter_seconds(self, amount: int, small: float = 0.0) -> float:
         """Gradients of one call, after its backward."""
         if "gradient" not in self.shards:
             return 0.0
-        sent = amount * self.scale
+        sent = self.cut(amount) * self.scale
         return self.travel_seconds("gradients", "reduce_scatter", sent, self.sharded, small)
 
     def reduce_seconds(self, held: int, summed: dict[str, int], small: float = 0.0) -> float:
         """Once per step: gradients over plain axes and the tensor axes, or scattered to their owners."""
-        part = self.scale / self.pieces("optimizer")
+        part = self.scale * self.part("optimizer")
         seconds = self.travel_seconds("gradients", "all_reduce", held * part, self.replicas, small)
         for axis in self.inside:
             seconds += self.seconds("all_reduce", summed[axis[0]] * part, [axis])
         if "optimizer" in self.shards and "gradient" not in self.shards:
             amount = held * self.scale
             seconds += self.travel_seconds("gradients", "reduce_scatter", amount, self.sharded, small)
-        return seconds
+        return seconds + self.seconds("all_reduce", self.rest(held) * self.scale, self.copies)
 
     def return_seconds(self, held: int, small: float = 0.0) -> float:
         """Once per step: updated weights from their owners to all."""
@@ -169,13 +194,14 @@ class BatchAxes:
             return self.travel_seconds("weights", "all_gather", held, self.sharded, small)
         return 0.0
 
-    def sum_bytes(self, whole: int, bucket: int) -> int:
-        """What adding gradients up over ranks once per step takes beside all of them, a bucket at a
-        time: its sum, and, where it is scattered, an exchange before."""
+    def sum_bytes(self, bucket: int, gradients: int, biggest: int) -> int:
+        """What adding so many bytes of gradients up over ranks once per step takes beside all of them, a
+        bucket at a time: its sum, and, where it is scattered, an exchange before."""
         if self.ways > 1 and "gradient" not in self.shards:
-            return self.moving_bytes("gradients", whole, bucket, bucket + bucket // self.ways)
+            return self.moving_bytes("gradients", gradients, bucket, bucket + bucket // self.ways)
+        copies = _copied(self.rest(gradients), self.rest(biggest)) if self.copies else 0
         alone = all(size == 1 for _, size, _ in (*self.replicas, *self.inside))
-        return 0 if alone else self.moving_bytes("gradients", whole, bucket, bucket)
+        return max(copies, 0 if alone else self.moving_bytes("gradients", gradients, bucket, bucket))
 
     def call_buffers(self, moment: Moment, in_place: bool) -> tuple[int, int, int]:
         """What a call holds inside, and beside, gathered weights and flat copies for the wire, when it
@@ -183,16 +209,22 @@ class BatchAxes:
         weights, gathered = moment.weights, "parameter" in self.shards
         if in_place:
             return moment.inside, 3 * weights * gathered, 0
-        bucket = min(weights, max(BUCKET_BYTES, moment.biggest))
+        cut, biggest = self.cut(weights), self.cut(moment.biggest)
+        bucket = min(cut, max(BUCKET_BYTES, biggest))
         if moment.phase != "accumulate":
-            moved = self.moving_bytes("weights", weights, bucket, bucket) if gathered else 0
-            if moved > moment.inside:
-                return 0, weights + moved, 0
+            moved = self.moving_bytes("weights", cut, bucket, bucket) if gathered else 0
+            before = max(cut + moved, weights + biggest) if gathered else 0
+            if before - weights > moment.inside:
+                return 0, before, 0
             return moment.inside, weights * gathered, 0
-        if "gradient" in self.shards:
-            plain = bucket + bucket // self.ways
-            return moment.inside, self.moving_bytes("gradients", weights, bucket, plain), 0
-        return moment.inside, 0, moment.biggest
+        if "gradient" not in self.shards:
+            return moment.inside, 0, moment.biggest
+        if self.copies:
+            # what is left of a gradient stays until its piece has come back
+            most = max(_copied(cut, biggest), self.kept(moment.biggest, "gradient"))
+            return moment.inside, cut // self.ways + most, 0
+        plain = bucket + bucket // self.ways
+        return moment.inside, self.moving_bytes("gradients", cut, bucket, plain), 0
 
     def return_bytes(self, trained: int) -> int:
         """Updated weights that come from their owners, beside what they are copied to."""
@@ -200,6 +232,13 @@ class BatchAxes:
             return 0
         bucket = min(trained, BUCKET_BYTES)
         return trained + self.moving_bytes("weights", trained, bucket, bucket)
+
+
+def _copied(amount: int, biggest: int) -> int:
+    """What a bucket of parts of tensors takes on its way, beside the tensors: what comes, and a copy of
+    what goes unless it is one part alone."""
+    together = amount - biggest if biggest > BUCKET_BYTES else amount
+    return max(biggest, 2 * min(together, BUCKET_BYTES))
 
 
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:

@@ -176,29 +176,30 @@ def _per_call(
     return total(f"{kind} of {subject}", [
         term
         for amount, calls in share.bytes.calls
-        for term in _sent(subject, kind, amount * scale, chosen, axes, small, calls * times)
+        for term in _sent(subject, kind, axes.cut(amount) * scale, chosen, axes, small, calls * times)
     ])  # fmt: skip
 
 
 def _accumulated(share: Share, axes: BatchAxes, times: int, cluster: Cluster) -> Term:
-    amount = 2 * share.bytes.trained * axes.scale / axes.pieces("gradient")
+    amount = 2 * share.bytes.trained * axes.scale * axes.part("gradient")
     count = times if times > 1 else 0
     return stream_term("adding up gradients", "accumulate", amount, count, cluster.device)
 
 
 def _synced(plan: Plan, share: Share, axes: BatchAxes, cluster: Cluster) -> Iterator[Term]:
     """Once per step: gradients added up over ranks, weights updated and sent round."""
-    held, part = share.bytes.trained, axes.scale / axes.pieces("optimizer")
+    held, part = share.bytes.trained, axes.scale * axes.part("optimizer")
     small = share.bytes.small / max(held, 1)
     yield from _sent("gradients", "all_reduce", held * part, axes.replicas, axes, small)
     for axis in axes.inside:
         yield from _over("all_reduce", share.bytes.summed[axis[0]] * part, [axis], 1, cluster)
     if "optimizer" in axes.shards and "gradient" not in axes.shards:
         yield from _sent("gradients", "reduce_scatter", held * axes.scale, axes.sharded, axes, small)
+    yield from _over("all_reduce", axes.rest(held) * axes.scale, axes.copies, 1, cluster)
     if "optimizer" in axes.shards and "parameter" not in axes.shards:
         yield from _sent("weights", "all_gather", held, axes.sharded, axes, small)
     states = plan.optimizer.states
-    touched = 2 * (held * (2 + states) // axes.pieces("optimizer"))
+    touched = 2 * axes.kept(held * (2 + states), "optimizer")
     yield stream_term("optimizer", plan.optimizer.name, touched, 1, cluster.device)
 
 

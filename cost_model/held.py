@@ -24,6 +24,8 @@ LEGEND = tuple(
         ("e", "bytes of a state's element"),
         ("i", "bytes of a weight's element"),
         ("z", "pieces it is cut into along zero axes"),
+        ("f", "parts of every weight that are cut, where not all is"),
+        ("j", "in so many parts"),
         ("q", "sum of the terms above"),
     )
 )
@@ -66,11 +68,28 @@ Explain = Callable[[StageBytes, BatchAxes, Plan, Worst], Formula]
 def _optimizer(bytes_: StageBytes, axes: BatchAxes, plan: Plan, _: Worst) -> Formula:
     kept = plan.optimizer
     symbols = {"T": bytes_.trained, "i": bytes_.item, "k": kept.states, "e": kept.state_bytes}
-    return "floor(floor(T/z)/i)*k*e", {**symbols, "z": axes.pieces("optimizer")}
+    formula, pieces = _kept("T", axes, "optimizer")
+    formula = f"({formula})" if " - " in formula else formula
+    return f"floor({formula}/i)*k*e", {**symbols, **pieces}
+
+
+def _kept(symbol: str, axes: BatchAxes, what: str) -> Formula:
+    """What of an amount lies here: a piece of what is cut, and the rest."""
+    pieces = {"z": float(axes.pieces(what))}
+    if not axes.copies or what not in axes.shards:
+        return f"floor({symbol}/z)", pieces
+    over, under = axes.fraction
+    cut = f"floor({symbol}*f/j)"
+    return f"{symbol} - {cut} + floor({cut}/z)", {**pieces, "f": over, "j": under}
+
+
+def _parameters(bytes_: StageBytes, axes: BatchAxes, plan: Plan, _: Worst) -> Formula:
+    formula, symbols = _kept("H", axes, "parameter")
+    return formula, {"H": bytes_.held, **symbols}
 
 
 FORMULAS: dict[str, Explain] = {
-    "parameters": lambda b, a, p, m: ("floor(H/z)", {"H": b.held, "z": a.pieces("parameter")}),
+    "parameters": _parameters,
     "gradients": lambda b, a, p, m: ("G", {"G": m.gradients}),
     "optimizer": _optimizer,
     "activations": lambda b, a, p, m: ("S", {"S": m.activations}),

@@ -88,7 +88,7 @@ def part_terms(
     here = axes.state_bytes(stage.trained, stage.summed, practice.states_over_all)
     kept = axes.compression_bytes(stage.trained, stage.small)
     return ({"compression": kept} if axes.compression else {}) | {
-        "parameters": stage.held // axes.pieces("parameter"),
+        "parameters": axes.kept(stage.held, "parameter"),
         "gradients": moment.gradients,
         "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
         "activations": moment.activations,
@@ -169,11 +169,10 @@ def at_step(
     """While gradients are completed, the optimizer steps and weights return."""
     batch = batch_bytes(stage, waiting)
     whole = gradient_bytes(stage, axes, practice, stage.trained)
-    part = whole * axes.pieces("gradient") // axes.pieces("optimizer")
-    stepped = stage.trained // axes.pieces("optimizer")
-    biggest = stage.biggest // axes.pieces("optimizer")
+    part = gradient_bytes(stage, axes, practice, stage.trained, "optimizer")
+    stepped, biggest = (axes.kept(n, "optimizer") for n in (stage.trained, stage.biggest))
     bucket = min(whole, max(BUCKET_BYTES, stage.biggest))
-    yield Worst(batch, whole, 0, 0, axes.sum_bytes(whole, bucket))
+    yield Worst(batch, whole, 0, 0, axes.sum_bytes(bucket, stage.trained, stage.biggest))
     # where the device is the host, optimizers take tensors one by one
     working = stepped if device.host_copies_hide else 2 * biggest
     if axes.leader is not None:
@@ -188,10 +187,12 @@ def batch_bytes(stage: StageBytes, waiting: Waiting) -> int:
     return stage.once + waiting.number * stage.inputs + int(parts)
 
 
-def gradient_bytes(stage: StageBytes, axes: BatchAxes, practice: Practice, summed: int) -> int:
+def gradient_bytes(
+    stage: StageBytes, axes: BatchAxes, practice: Practice, summed: int, cut_as: str = "gradient"
+) -> int:
     """Bytes of the gradients of so many bytes of weights."""
     gradient = practice.gradient_item_bytes or stage.item
-    return summed // stage.item * gradient // axes.pieces("gradient")
+    return axes.kept(summed // stage.item * gradient, cut_as)
 
 
 def crossing_bytes(stage: StageBytes, practice: Practice, waiting: Waiting) -> int:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from .flat import WHOLE, Fraction
 from .layout import Factors, Layout
 from .mesh import Mesh
 from .tensor import TensorType
@@ -37,7 +38,7 @@ class Held(msgspec.Struct, frozen=True):
     are always `R`): a factor cut over `tp` axes, or whole. `stages` hold it. `sums` are the axes over
     which its gradient is left as partial sums, to be added up once per step. One entry stands for
     `count` tensors whose names count up. `mesh` numbers the table's meshes, whose roles decide which
-    states are cut further, in flat pieces over the zero axes.
+    states are cut further, in flat pieces over the zero axes: over zero3 a `fraction` of the tensor.
     """
 
     name: Numbered | str
@@ -52,6 +53,7 @@ class Held(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     values: tuple[float, ...] | None = None
     count: int = 1
+    fraction: Fraction = WHOLE
 
     def names(self) -> tuple[str, ...]:
         if isinstance(self.name, Numbered):

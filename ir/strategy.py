@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import gcd, prod
 
 import msgspec
 
 from .errors import UsageError
+from .flat import WHOLE, Fraction
 from .mesh import Axis, Mesh
 
 
@@ -59,13 +60,20 @@ ROLES: dict[str, Role] = {
 }  # fmt: skip
 
 LEVELS = ("zero3", "zero2", "zero1")  # cuts of a rank's piece laid flat, outermost first
+MOST = 1 << 20  # ranks along an axis
+FRACTIONAL = LEVELS[0]  # may cut a fraction of every weight
 FLAG = "sp"  # without a size: the sequence over the axes of operators
 
 
 class Strategy(msgspec.Struct, frozen=True):
-    """Axis sizes by role, outermost first: `pp=2,zero3=2,tp=2`. A size of 1 marks a bare `sp`."""
+    """Axis sizes by role, outermost first: `pp=2,zero3=2,tp=2`. A size of 1 marks a bare `sp`.
+
+    `fraction`: of every weight, what is cut along the axis that cuts parameters: 3/4 of them under
+    `zero3=8@3/4`. All ranks along it have copies of the rest.
+    """
 
     axes: tuple[tuple[str, int], ...]
+    fraction: Fraction = WHOLE
 
     def size(self, role: str) -> int:
         return prod(size for name, size in self.axes if name == role)
@@ -113,23 +121,53 @@ class Strategy(msgspec.Struct, frozen=True):
             if ROLES[role].searched or ROLES[role].experts
         )
 
+    @property
+    def divisible(self) -> bool:
+        """Whether it has an axis along which a fraction of the weights can be cut."""
+        return self.size(FRACTIONAL) > 1
+
     def __str__(self) -> str:
-        words = (FLAG if (name, size) == (FLAG, 1) else f"{name}={size}" for name, size in self.axes)
+        part = "" if self.fraction == WHOLE else "@{}/{}".format(*self.fraction)
+        words = (
+            FLAG if (name, size) == (FLAG, 1) else f"{name}={size}{part * (name == FRACTIONAL)}"
+            for name, size in self.axes
+        )
         return ",".join(words) or "dp=1"
 
 
 def parse_strategy(word: str) -> Strategy:
     """Read a word such as `dp=2,tp=2`; raises UsageError naming the part that is wrong."""
     axes: list[tuple[str, int]] = []
+    fraction = WHOLE
     for part in filter(None, word.replace(" ", "").split(",")):
-        name, equals, size = part.partition("=")
+        name, equals, amount = part.partition("=")
+        size, at, of_each = amount.partition("@")
         if name not in ROLES:
             raise UsageError(f"strategy {word!r}: unknown role {name!r}; known: {', '.join(ROLES)}")
         if name == FLAG and not equals:
             size, equals = "1", "="
-        if not equals or not size.isdecimal() or not 1 <= int(size) <= 1 << 20:
+        if not equals or not size.isdecimal() or not 1 <= int(size) <= MOST:
             raise UsageError(f"strategy {word!r}: {name} needs a size, as in {name}=2")
         if name in dict(axes):
             raise UsageError(f"strategy {word!r}: role {name} appears twice")
         axes.append((name, int(size)))
-    return Strategy(tuple(axes))
+        if at:
+            fraction = _fraction(word, name, int(size), of_each)
+    return Strategy(tuple(axes), fraction)
+
+
+def _fraction(word: str, name: str, size: int, text: str) -> Fraction:
+    """What stands behind an `@`, in lowest terms."""
+    if name != FRACTIONAL or size < 2:
+        raise UsageError(
+            f"strategy {word!r}: a fraction of every weight is cut over {FRACTIONAL} of two ranks or "
+            f"more, as in {FRACTIONAL}=2@1/2, not over {name}={size}"
+        )
+    over, slash, under = text.partition("/")
+    numbers = over.isdecimal() and under.isdecimal()
+    if not (slash and numbers and 0 < int(over) < int(under) <= MOST):
+        raise UsageError(
+            f"strategy {word!r}: {text!r} is not a fraction between 0 and 1, as in {name}={size}@3/4"
+        )
+    common = gcd(int(over), int(under))
+    return int(over) // common, int(under) // common

@@ -15,6 +15,7 @@ from math import prod
 import msgspec
 
 from .errors import MismatchError
+from .flat import Flat
 from .layout import Layout, local_factors
 from .mesh import Mesh
 from .plan import Optimizer
@@ -102,17 +103,15 @@ def _share(held: Held, mesh: Mesh, place: tuple[int, ...], cuts: int) -> tuple[B
     axes = {axis.name: (axis.size, at) for axis, at in zip(mesh.axes, place, strict=True)}
     levels = [axes.get(name, (1, 0)) for name in LEVELS]
     if not held.trainable:
-        levels = levels[:1]
+        levels[1:] = [(1, 0), (1, 0)]
     shape = tuple(prod(dim) for dim in local_factors(held.factors, held.layout, mesh))
     ranges = tuple(_ranges(held, mesh, place, dim) for dim in range(len(shape)))
-    first, elements, ways = 0, prod(shape), prod(size for size, _ in levels)
-    length = -(-elements // ways) * ways
-    for size, at in levels[:cuts]:
-        length //= size
-        first += at * length
+    (p, g, o), (i, j, k) = zip(*levels, strict=True)
+    flat = Flat(prod(shape), (p, g, o), held.fraction)
     return tuple(
         tuple(_within(dim, *rows) for dim, rows in zip(ranges, box, strict=True))
-        for box in _boxes(shape, first, min(first + length, elements))
+        for first, last in flat.ranges((i, j, k), cuts)
+        for box in _boxes(shape, first, last)
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from math import gcd
 
 from .axes import Axes
 from .errors import FileError
+from .flat import WHOLE
 from .grid import grid
 from .layout import Factors, Layout
 from .mesh import Mesh
@@ -152,6 +154,9 @@ def verify_plan(plan: Plan) -> None:
 def verify_sharding(sharding: Sharding, where: str) -> None:
     for i, (role, _) in enumerate(sharding.strategy.axes):
         require(role in ROLES, f"{where}.strategy.axes[{i}]", f"unknown role {role!r}")
+    over, under = sharding.strategy.fraction
+    proper = 0 < over < under and gcd(over, under) == 1 and sharding.strategy.divisible
+    require((over, under) == WHOLE or proper, f"{where}.strategy.fraction", "not between 0 and 1")
     sizes = [size for role, size in sharding.strategy.axes if not ROLES[role].stages]
     mesh = [axis.size for axis in sharding.mesh.axes[1:]]
     require(mesh == sizes, f"{where}.mesh", "not micro and the strategy's axes")

@@ -24,6 +24,7 @@ from ..ir.compression.program import Algorithm, Program
 from ..ir.compression.registry import ALGORITHMS, algorithm
 from ..ir.compression.stage import Reduce, Residual, Score, Select
 from ..ir.errors import UsageError
+from ..ir.flat import WHOLE
 from ..ir.strategy import Strategy
 
 QUALITIES = ("lossless", "safe", "all")
@@ -56,8 +57,9 @@ class Compressor:
         small: float, calls: int, work: float,
     ) -> dict[tuple[Subject, str], Program]:  # fmt: skip
         """Programs for `trained` bytes of weights per device in so many calls, a part `small` of them in
-        small tensors, by what travels and the role; `work` are the other seconds of a step."""
-        if not self.programs or not trained:
+        small tensors, by what travels and the role; `work` are the other seconds of a step. Copies of
+        what is not cut have to stay alike, so that nothing does where a fraction of the weights is."""
+        if not self.programs or not trained or strategy.fraction != WHOLE:
             return {}
         plain = BatchAxes(strategy, cluster, scale, item)
         found: dict[tuple[Subject, str], Program] = {}
@@ -98,7 +100,7 @@ class Travel(NamedTuple):
 
 def travels(axes: BatchAxes, trained: int, calls: int) -> Iterator[Travel]:
     """What travels for `trained` bytes of weights in so many calls."""
-    part = trained * axes.scale / axes.pieces("optimizer")
+    part = trained * axes.scale * axes.part("optimizer")
     for axis in axes.replicas:
         yield Travel("gradients", "all_reduce", part, axis, 1, True)
     for axis in axes.sharded:

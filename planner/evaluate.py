@@ -341,9 +341,9 @@ class Evaluator:
 
     def accumulate_seconds(self, held: int, axes: BatchAxes) -> float:
         """Read and write gradients to add a micro-batch's."""
-        touched = 2 * held * self.gradient_scale / axes.pieces("gradient")
+        touched = 2 * held * self.gradient_scale * axes.part("gradient")
         return stream_seconds("accumulate", touched, self.cluster.device)
 
     def optimizer_seconds(self, held: int, axes: BatchAxes) -> float:
-        touched = held * (2 + self.optimizer.states) // axes.pieces("optimizer")
+        touched = axes.kept(held * (2 + self.optimizer.states), "optimizer")
         return stream_seconds(self.optimizer.name, touched * 2, self.cluster.device)

@@ -19,6 +19,7 @@ from ..cost_model.galvatron.config import GalvatronPlan
 from ..cost_model.galvatron.costs import Batch
 from ..cost_model.galvatron.strategy import GalvatronStrategy
 from ..ir.errors import UsageError
+from ..ir.flat import WHOLE
 from ..ir.model import Model
 from ..ir.plan import Memory, Plan
 from ..ir.strategy import FLAG, ROLES, Strategy
@@ -109,7 +110,7 @@ def _galvatron(call: _Call, recompute: bool) -> GalvatronStrategy:
         role == "zero3", recompute, ulysses > 1,
     )  # fmt: skip
     kept = [axis for axis in strategy.axes if axis[1] > 1 or axis == (FLAG, 1)]
-    if kept != list(word_of(made, role).axes):
+    if kept != list(word_of(made, role).axes) or strategy.fraction != WHOLE:
         raise UsageError(
             f"{call.name}: Galvatron's file has stages, replicas, then tp=N,sp or sp=N, not {strategy}"
         )

@@ -9,8 +9,10 @@ import msgspec
 from ..cost_model.compression import kept_vectors
 from ..ir.compression.registry import LEADERS
 from ..ir.errors import UsageError
+from ..ir.flat import Fraction
 from ..ir.plan import Memory, Optimizer
 from ..ir.strategy import ROLES
+from .blend import FRACTIONS
 from .memory.actions import ACTIONS
 from .pins import Pin
 
@@ -29,7 +31,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     their activations. `time_limit_seconds`: after which the best plan so far is taken.
     `schedule`: of the pipeline, one of `SCHEDULES`; `bounds`: where stages begin that are pinned, in
     calls, and the number of calls. `compress`: none, auto or an algorithm; `quality`: what auto may do
-    (see `planner/compress`).
+    (see `planner/compress`). `fractions`: of weights, that calls of rare functions may cut over zero3.
     """
 
     global_batch: int | None = None
@@ -46,6 +48,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     time_limit_seconds: float | None = None
     compress: str = "none"
     quality: str = "safe"
+    fractions: tuple[Fraction, ...] = FRACTIONS
 
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]

@@ -175,7 +175,7 @@ class Space:
             (mixture.floor(self.budget), number, mixture)
             for number, group in enumerate(groups(found))
             if fastest(group) < best and not self.clock.late()
-            for mixture in [Mixture(self.evaluator, group)]
+            for mixture in [Mixture(self.evaluator, group, self.options.fractions)]
         ]
         self.bound = min((least for least, *_ in mixtures), default=inf)
         for least, _, mixture in sorted(mixtures)[:BLENDED]:

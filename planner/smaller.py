@@ -13,8 +13,9 @@ from math import lcm, prod
 
 import msgspec
 
+from ..ir.flat import WHOLE
 from ..ir.plan import DIVIDED, Memory, Plan
-from ..ir.strategy import FLAG, ROLES, Strategy
+from ..ir.strategy import FLAG, FRACTIONAL, ROLES, Strategy
 from .pins import Pin
 
 WAYS = 2  # along every axis
@@ -151,24 +152,25 @@ def shorter(words: Iterable[Strategy], ranks: int) -> dict[Strategy, Strategy]:
 def _short(word: Strategy, number: int, covered: set[str]) -> Strategy:
     """A word of so many axes of two; where it has fewer, its widest beside stages is wider."""
     order = list(ROLES)
-    axes = [(role, n) for role, n in word.axes if n > 1]
+    wide = [(role, n) for role, n in word.axes if n > 1]
 
     def worth(kept: tuple[str, ...]) -> tuple[bool, int, int]:
         staged = any(ROLES[role].stages for role in kept)
         return staged, len(set(kept) - covered), sum(map(order.index, kept))
 
-    roles = [role for role, _ in axes]
+    roles = [role for role, _ in wide]
     kept = max(combinations(roles, min(number, len(roles))), key=worth)
     sizes = dict.fromkeys(kept, WAYS)
     if 0 < len(kept) < number:
-        free = [(n, role) for role, n in axes if role in kept and not ROLES[role].stages]
+        free = [(n, role) for role, n in wide if role in kept and not ROLES[role].stages]
         sizes[max(free)[1] if free else kept[0]] *= WAYS ** (number - len(kept))
     split = any(ROLES[role].operators for role in kept)
-    return Strategy(tuple(
+    axes = [
         (role, sizes.get(role, 1))
         for role, n in word.axes
         if role in sizes or ((role, n) == (FLAG, 1) and split)
-    ))  # fmt: skip
+    ]
+    return Strategy(tuple(axes), word.fraction if FRACTIONAL in sizes else WHOLE)
 
 
 def uncovered(plan: Plan, small: Plan) -> tuple[str, ...]:
@@ -178,5 +180,6 @@ def uncovered(plan: Plan, small: Plan) -> tuple[str, ...]:
 
 def _parts(plan: Plan) -> list[str]:
     roles = [role for word in plan.strategies for role, n in word.axes if n > 1 or role == FLAG]
+    roles += [f"part of {FRACTIONAL}" for word in plan.strategies if word.fraction != WHOLE]
     actions = [in_kind(layers.memory) for layers in plan.layers if not layers.once]
     return [*roles, *actions]

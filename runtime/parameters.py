@@ -8,6 +8,9 @@ nested levels, each possibly of one rank:
     gradient accumulated          N / zero3 / zero2         reduce-scattered after each backward
     optimizer steps on            N / zero3 / zero2 / zero1 reduce-scattered at the step's end
 
+Where a fraction of it is cut over zero3, what is kept is this rank's piece of that and all of the rest,
+whose gradient is added up over zero3 at the step's end.
+
 Gradients are sums over micro-batches and over the axes that split data, never averages: the loss is
 normalised over the whole batch already.
 """
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..ir.compression.program import Subject
+from ..ir.flat import Flat
 from ..ir.layout import along
 from ..ir.program import Held, Table
 from ..ir.strategy import LEVELS
@@ -43,23 +47,34 @@ class Kept:
     name: str
     held: Held
     shape: tuple[int, ...]
-    ways: tuple[int, int, int]
+    cut: Flat
     flat: Tensor
     leaf: torch.nn.Parameter | None = None
     gradient: Tensor | None = None
     owned: bool = False
 
     @property
-    def elements(self) -> int:
-        return torch.Size(self.shape).numel()
+    def ways(self) -> tuple[int, int, int]:
+        return self.cut.ways
 
     @property
     def total_ways(self) -> int:
         return self.ways[0] * self.ways[1] * self.ways[2]
 
+    @property
+    def own(self) -> Tensor:
+        """Of the value kept, this rank's piece of what is cut over zero3."""
+        return self.flat[: self.cut.piece] if self.cut.split else self.flat
+
+    def with_rest(self, sharded: Tensor) -> Tensor:
+        """All elements from those that are cut over zero3."""
+        if not self.cut.split:
+            return sharded
+        return torch.cat((sharded, self.flat[self.cut.piece :]))
+
     def whole(self, flat: Tensor) -> Tensor:
         """The local piece from its padded flat form."""
-        return flat[: self.elements].view(self.shape)
+        return flat[: self.cut.elements].view(self.shape)
 
 
 class Store:
@@ -97,9 +112,9 @@ class Store:
         if held.kind == "parameter" and held.trainable:
             ways = (p, g, o)
         local = self.local(held, initial.value(name, held))
-        shape = tuple(local.shape)
-        flat = shard(levels, flatten(local, ways[0] * ways[1] * ways[2]), ways, 1)
-        kept = Kept(name, held, shape, ways, flat.to(self.device, copy=True))
+        cut = Flat(local.numel(), ways, held.fraction)
+        flat = shard(levels, flatten(local, cut.length), cut, 1)
+        kept = Kept(name, held, tuple(local.shape), cut, flat.to(self.device, copy=True))
         if held.kind == "parameter" and held.trainable:
             kept.leaf = torch.nn.Parameter(self.leaf_view(kept))
             if kept.total_ways > 1 and self.wires.rounds_weights(held.mesh):
@@ -113,18 +128,19 @@ class Store:
     def leaf_view(self, kept: Kept) -> Tensor:
         if kept.total_ways == 1:
             return kept.whole(kept.flat)
-        return shard(self.levels[kept.held.mesh], kept.flat, (1, *kept.ways[1:]), 3)
+        return pieces(self.levels[kept.held.mesh], kept.flat, kept.cut, 3)
 
     # using
 
     def fetch(self, names: list[str]) -> list[Tensor]:
         """Local pieces for one call; those cut over zero3 are gathered, and freed by their user."""
         kept = [self.kept[name] for name in names]
-        cut = list({k.name: k for k in kept if k.ways[0] > 1}.values())
-        flats = [k.flat for k in cut]
+        cut = list({k.name: k for k in kept if k.ways[0] > 1 and k.cut.piece}.values())
+        flats = [k.own for k in cut]
         if cut:
             flats = self.wire("weights", cut, 0).all_gather(flats, _names(cut))
-        gathered = {k.name: k.whole(flat) for k, flat in zip(cut, flats, strict=True)}
+        flats.reverse()  # so that each is let go of when it is part of a whole
+        gathered = {k.name: k.whole(k.with_rest(flats.pop())) for k in cut}
         return [gathered[k.name] if k.name in gathered else k.whole(k.flat) for k in kept]
 
     def accumulate(self, gradients: list[tuple[str, Tensor]]) -> None:
@@ -132,10 +148,11 @@ class Store:
         found, flats = list[Kept](), list[Tensor]()
         for kept, gradient in self.taken(gradients):
             found.append(kept)
-            flats.append(flatten(gradient, kept.total_ways))
+            flats.append(flatten(gradient, kept.cut.length))
             del gradient  # what is flat may be a copy
-        for cut in (0, 1) if found else ():
-            flats = self.wire("gradients", found, cut).reduce_scatter(flats, _names(found))
+        if found:
+            flats = scattered(self.wire("gradients", found, 0), found, flats)
+            flats = self.wire("gradients", found, 1).reduce_scatter(flats, _names(found))
         for kept, flat in zip(found, flats, strict=True):
             if kept.gradient is None:
                 kept.gradient, kept.owned = flat, False
@@ -169,18 +186,35 @@ class Store:
         a tensor."""
         self.sum_tied()
         ready = [k for k in self.trained() if k.gradient is not None]
-        pieces: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         for _, members in self.by_mesh(ready):
             wire, names = self.wire("gradients", members, 2), _names(members)
-            pieces.update(_named(names, wire.reduce_scatter([_taken(k) for k in members], names)))
+            found.update(_named(names, wire.reduce_scatter([_taken(k) for k in members], names)))
         for key, group in self.groups.sums.items():
             names = [kept.name for kept in ready if (kept.held.mesh, kept.held.sums) == key]
             mesh, axes = key
             wire = self.wires.wire("gradients", mesh, "+".join(axes), group)
-            pieces.update(_named(names, wire.all_reduce([pieces.pop(n) for n in names], names)))
+            found.update(_named(names, wire.all_reduce([found.pop(n) for n in names], names)))
+        for mesh, members in self.by_mesh(k for k in ready if k.cut.split):
+            self.sum_rests(self.levels[mesh], [(k, found[k.name]) for k in members])
         for kept in ready:
             assert kept.leaf is not None
-            kept.leaf.grad = pieces[kept.name].view(kept.leaf.shape)
+            kept.leaf.grad = found[kept.name].view(kept.leaf.shape)
+
+    def sum_rests(self, levels: Levels, gradients: Sequence[tuple[Kept, Tensor]]) -> None:
+        """Add up over zero3, in place, what is not cut over it. Last of all sums, so that its ranks
+        step alike to the bit."""
+        rests = [self.rest(levels, kept, gradient) for kept, gradient in gradients]
+        rests = [rest for rest in rests if rest.numel()]
+        for members in buckets.buckets(rests):
+            totals = buckets.all_reduce(levels[0], [rests[i] for i in members])
+            for i, total in zip(members, totals, strict=True):
+                rests[i].copy_(total)
+
+    def rest(self, levels: Levels, kept: Kept, flat: Tensor) -> Tensor:
+        """Of an optimizer piece what is not cut over zero3."""
+        first = levels[1].index * kept.ways[2] + levels[2].index
+        return flat[max(kept.cut.piece - first * flat.numel(), 0) :]
 
     def sum_tied(self) -> None:
         """Tensors that several stages hold: their gradients belong together."""
@@ -232,10 +266,13 @@ class Store:
         """The whole tensor of which every rank of the stage gives its piece after the first `cuts`
         flat cuts: after all, its optimizer piece."""
         flat = leaf.detach().reshape(-1)
-        levels = self.levels[kept.held.mesh]
-        for level, size in reversed(list(zip(levels, kept.ways, strict=True))[:cuts]):
+        outer, *inner = list(zip(self.levels[kept.held.mesh], kept.ways, strict=True))[:cuts]
+        for level, size in reversed(inner):
             if size > 1:
                 flat = level.all_gather(flat.contiguous()).reshape(-1)
+        if outer[1] > 1 and kept.cut.piece:
+            own, rest = flat[: kept.cut.piece], flat[kept.cut.piece :]
+            flat = torch.cat((outer[0].all_gather(own.contiguous()).reshape(-1), rest))
         return self.assemble(kept, kept.whole(flat))
 
     def gather_value(self, kept: Kept) -> Tensor:
@@ -272,8 +309,8 @@ class Store:
 
     def cut(self, kept: Kept, whole: Tensor, cuts: int = 3) -> Tensor:
         """This rank's flat piece of a whole tensor after the first `cuts` flat cuts."""
-        flat = flatten(self.local(kept.held, whole), kept.total_ways)
-        return shard(self.levels[kept.held.mesh], flat, kept.ways, cuts).to(self.device, copy=True)
+        flat = flatten(self.local(kept.held, whole), kept.cut.length)
+        return shard(self.levels[kept.held.mesh], flat, kept.cut, cuts).to(self.device, copy=True)
 
     def put(self, name: str, whole: Tensor) -> None:
         """Replace a tensor's value by a whole one."""
@@ -283,12 +320,36 @@ class Store:
             kept.leaf.data.copy_(self.leaf_view(kept))
 
 
-def shard(levels: Levels, flat: Tensor, ways: tuple[int, int, int], count: int) -> Tensor:
+def shard(levels: Levels, flat: Tensor, cut: Flat, count: int) -> Tensor:
     """This rank's piece of a padded flat tensor after the first `count` cuts."""
-    for level, size in list(zip(levels, ways, strict=True))[:count]:
+    if count and cut.ways[0] > 1 and cut.piece:
+        own = flat[: cut.sharded].view(cut.ways[0], -1)[levels[0].index]
+        flat = torch.cat((own, flat[cut.sharded :])) if cut.split else own
+    return pieces(levels, flat, cut, count)
+
+
+def pieces(levels: Levels, flat: Tensor, cut: Flat, count: int) -> Tensor:
+    """This rank's piece, after so many cuts, of what is kept after the first."""
+    for level, size in list(zip(levels, cut.ways, strict=True))[1:count]:
         if size > 1:
             flat = flat.view(size, -1)[level.index]
     return flat
+
+
+def scattered(wire: Wire, kept: Sequence[Kept], flats: list[Tensor]) -> list[Tensor]:
+    """Flat gradients as far as they are cut over zero3: this rank's pieces of the sums, then the rest
+    of its own as it is. The list is taken over."""
+    if not any(k.cut.split for k in kept):
+        return wire.reduce_scatter(flats, _names(kept))
+    cut = [i for i, k in enumerate(kept) if k.cut.piece]
+    own = [flats[i][: kept[i].cut.sharded] for i in cut]
+    for i, k in enumerate(kept):
+        flats[i] = flats[i][k.cut.sharded :] if k.cut.split else flats[i].new_empty(0)
+    own = wire.reduce_scatter(own, _names([kept[i] for i in cut]))
+    summed = dict(zip(cut, own, strict=True))
+    for i, rest in enumerate(flats):
+        flats[i] = torch.cat((summed[i], rest)) if i in summed else rest.clone()
+    return flats
 
 
 def _taken(kept: Kept) -> Tensor:

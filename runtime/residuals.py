@@ -154,7 +154,7 @@ def _carried(
 ) -> Iterator[Carried]:
     """This rank's pieces of one parameter's states for the collectives along a role."""
     buckets, cuts = store.wires.made[kept.held.mesh, role], _cuts(role)
-    local = kept.flat.numel() * kept.ways[0] // prod(kept.ways[:cuts])
+    local = kept.cut.kept // prod(kept.ways[1:cuts]) if cuts else kept.cut.length
     large = local * kept.flat.element_size() >= buckets.small_bytes
     for state in buckets.states("weights") if large else ():
         value = places.get(str(Place(role, "weights", state.name)))

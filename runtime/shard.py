@@ -68,13 +68,8 @@ def piece(
     return x
 
 
-def padded(elements: int, ways: int) -> int:
-    """`elements` rounded up to a multiple of `ways`."""
-    return -(-elements // ways) * ways
-
-
-def flatten(x: Tensor, ways: int) -> Tensor:
-    """`x` as one dimension, zeros appended up to a multiple of `ways`."""
+def flatten(x: Tensor, length: int) -> Tensor:
+    """`x` as one dimension, zeros appended up to a length."""
     flat = x.reshape(-1)
-    missing = padded(flat.numel(), ways) - flat.numel()
+    missing = length - flat.numel()
     return torch.nn.functional.pad(flat, (0, missing)) if missing else flat

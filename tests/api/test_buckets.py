@@ -21,6 +21,7 @@ from plait.runtime.shard import flatten, piece
 LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
 WORDS = (
     "zero3=8", "pp=2,zero1=4", "dp=2,tp=4", "zero3=2,zero1=2,tp=2", "pp=4,zero2=2",
+    "dp=2,zero3=4@1/2", "zero3=4@5/7,tp=2",
 )  # fmt: skip
 MIXED = ["*:zero3=8", "model.layers.[1-2]:zero3=4,tp=2"]
 CONFIG = {
@@ -50,10 +51,18 @@ def kept(table, rank):
         whole = torch.arange(prod(held.type.shape)).reshape(held.type.shape)
         levels = [where.get(role, (1, 0)) for role in ("zero3", "zero2", "zero1")]
         local = piece(whole + 1, held.factors, held.layout, mesh, place)
-        flat = flatten(local, prod(size for size, _ in levels))
+        ways = prod(size for size, _ in levels)
+        sharded, rest = -(-local.numel() // ways) * ways, 0
+        if held.fraction != (1, 1):
+            outer, (over, under) = levels[0][0], held.fraction
+            sharded = -(-local.numel() * over // under // outer) * outer
+            sharded = min(sharded, local.numel() // outer * outer)
+            rest = local.numel() - sharded
+        flat = flatten(local, sharded + rest)
         found = []
-        for size, at in levels:
-            flat = flat.view(size, -1)[at]
+        for number, (size, at) in enumerate(levels):
+            flat, same = (flat[:sharded], flat[sharded:]) if number == 0 else (flat, flat[:0])
+            flat = torch.cat((flat.view(size, -1)[at], same))
             found.append(torch.zeros(whole.numel() + 1, dtype=torch.bool))
             found[-1][flat] = True
             found[-1][0] = False  # padding
@@ -77,7 +86,7 @@ def test_bytes_are_those_of_elements_counted_one_by_one(tables):
                     for name, own in needed.items()
                 )
                 assert item * lacked == (found.parameters, found.optimizer)[kind][rank]
-    assert len(pairs) == 30
+    assert len(pairs) == 56
 
 
 def test_staying_sends_nothing_and_other_models_cannot_switch(tables):

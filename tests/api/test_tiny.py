@@ -53,6 +53,7 @@ def words(text: str, ranks: int) -> str:
     ("dp=2,zero3=8 | zero3=16", 4, "dp=2,zero3=2 | zero3=4"),
     ("dp=4,zero1=2,tp=2 | zero2=8,tp=2", 2, "tp=2 | zero2=2"),
     ("pp=2,zero3=4,tp=2 | pp=2,zero3=4,sp=2", 4, "pp=2,tp=2 | pp=2,sp=2"),
+    ("dp=4,zero3=4@3/4 | dp=16", 4, "dp=2,zero3=2@3/4 | dp=4"),
 ])  # fmt: skip
 def test_words_keep_as_many_roles_as_fit(word, ranks, expected):
     assert words(word, ranks) == expected

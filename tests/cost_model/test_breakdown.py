@@ -27,6 +27,9 @@ WORDS = [
     ("zero2=8", "2x4xh100"),
     ("cp=4,dp=2", "local:8"),
     ("dp=8;model.layers.[0-1]:dp=4,tp=2", "8xh100"),
+    ("zero3=8@2/3", "2x4xh100"),
+    ("pp=2,dp=2,zero3=2@1/4", "8xh100"),
+    ("zero3=4,tp=2;model.layers.[0-1]:zero3=4@3/4,tp=2", "local:8"),
 ]
 
 

@@ -86,6 +86,19 @@ def test_programs_keep_their_promise_where_weights_travel_compressed(tmp_path):
     assert all(0 <= row.slack <= 0.6 for row in found)
 
 
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_programs_with_a_part_in_shards_keep_their_promise(name, tmp_path):
+    ways = [
+        peak.Way("zero3=2@1/4"), peak.Way("zero3=2@3/4", 2, "recompute", "sgd"),
+        peak.Way("zero3=2@1/2", 4, "keep", "momentum"), peak.Way("pp=2,zero3=2@1/2", 4, "recompute"),
+        peak.Way("zero3=4@1/2", 1, "keep", "sgd"),
+    ]  # fmt: skip
+    found = list(peak.rows([name], ways, tmp_path))
+    assert len(found) == len(ways) + 1  # two stages
+    assert all(0 <= row.slack <= 0.15 for row in found)
+
+
 @pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", LONG)

@@ -64,7 +64,7 @@ def test_optimizer_pieces_of_all_ranks_make_the_whole() -> None:
     for first in range(0, 32, 16):  # replicas
         for tp in (0, 1):
             kept = [store.kept["w"] for store in stores[first + tp : first + 16 : 2]]
-            expected = flatten(module.w.detach()[:, 2 * tp : 2 * tp + 2], 8)
+            expected = flatten(module.w.detach()[:, 2 * tp : 2 * tp + 2], 16)
             assert torch.equal(torch.cat([k.leaf.detach() for k in kept]), expected)
             assert all(k.flat.numel() == 8 for k in kept)  # 10 elements, padded to 16, over zero3
             assert all(k.leaf.numel() == 2 for k in kept)

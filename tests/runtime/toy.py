@@ -138,7 +138,9 @@ def stage_source(stage: int, stages: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(sizes: dict[str, int], micro_batches: int, schedule: str = "1f1b") -> Table:
+def table(
+    sizes: dict[str, int], micro_batches: int, schedule: str = "1f1b", fraction=(1, 1)
+) -> Table:
     dtype = "float64"
     mesh = Mesh(tuple(Axis(name, sizes.get(name, 1)) for name in AXES))
     stages = mesh.axes[0].size
@@ -150,7 +152,9 @@ def table(sizes: dict[str, int], micro_batches: int, schedule: str = "1f1b") -> 
         factors = tuple((size,) for size in shape)
         sums = ("dp",) if sizes.get("dp", 1) > 1 else ()
         kind = TensorType(shape, dtype)
-        return Held(name, "parameter", kind, factors, layout, on, True, sums, **rest)
+        return Held(
+            name, "parameter", kind, factors, layout, on, True, sums, fraction=fraction, **rest
+        )
 
     tensors = [held("w", (WIDTH, HIDDEN), whole, tuple(sorted({0, stages - 1})),
                     aliases=("tied",))]  # fmt: skip

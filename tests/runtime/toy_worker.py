@@ -23,9 +23,12 @@ PLANS = (
     ({"zero3": 2, "tp": 2}, 1), ({"pp": 2, "zero3": 2}, 4), ({"dp": 2, "zero2": 2}, 2),
     ({"zero1": 2, "zero3": 2}, 2), ({"pp": 2, "zero1": 2}, 2), ({"tp": 4}, 2),
     ({"pp": 2, "dp": 2}, 1), ({"zero1": 2, "zero2": 2}, 2),
+    ({"zero3": 4}, 2, (1, 4)), ({"zero3": 4}, 1, (3, 4)), ({"dp": 2, "zero3": 2}, 2, (1, 2)),
+    ({"zero3": 2, "tp": 2}, 2, (2, 3)), ({"pp": 2, "zero3": 2}, 4, (1, 3)),
+    ({"zero2": 2, "zero3": 2}, 2, (1, 2)), ({"zero1": 2, "zero3": 2}, 2, (3, 5)),
 )  # fmt: skip
 STEPS = 3
-RESUMED = (3, 8, 4)  # plans by number: pp, zero3 with tp, zero1 with tp
+RESUMED = (3, 8, 22)  # plans by number: pp, zero3 with tp, zero1 with a part of zero3
 
 
 def reference() -> tuple[list[float], dict, dict]:
@@ -90,11 +93,11 @@ def main() -> None:
     losses, gradients, state = reference()
     with session() as rank:
         pool = Pool(rank)
-        for number, (sizes, micro_batches) in enumerate(PLANS):
+        for number, (sizes, micro_batches, *fraction) in enumerate(PLANS):
             folder = root / str(number)
             if rank == 0:
                 schedule = "gpipe" if number % 2 else "1f1b"
-                toy.write(folder, toy.table(sizes, micro_batches, schedule))
+                toy.write(folder, toy.table(sizes, micro_batches, schedule, *fraction))
             dist.barrier()
             args = (torch.optim.AdamW, {"lr": 1e-2})
             program = Program.load(folder, toy.model(), *args, seed=5, pool=pool)
