@@ -49,6 +49,10 @@ def kernels(table: Table) -> dict[str, str]:
         mesh = table.meshes[axis.mesh]
         outer = mesh.axes[mesh.index(axis.role)].size // axis.inner
         lowered = [lower_program(PROGRAMS[p], axis.inner, outer, total=True) for p in axis.programs]
+        if axis.activations:
+            program = PROGRAMS[axis.activations]
+            sizes = () if program.result == "send" else (axis.inner, outer)
+            lowered.append(lower_program(program, *sizes))
         found[axis.source] = cpp.source(*lowered)
     return found
 

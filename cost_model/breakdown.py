@@ -21,10 +21,9 @@ from ..ir.cluster import Cluster
 from ..ir.plan import Layers, Plan, Stage
 from .batch_axes import Axes, BatchAxes, Subject, axes_of
 from .collective import collective_legs, send_leg
+from .hops import Hop, boundary_links, hop_program, plan_hops
 from .pipeline import (
     beside_seconds,
-    boundary_links,
-    boundary_seconds,
     period_seconds,
     piece_shares,
     pipeline_seconds,
@@ -75,12 +74,13 @@ def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
 
 def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster) -> Term:
     """What the pipeline takes beyond the busiest stage's own work."""
-    count, chunks, links = plan.micro_batches, plan.chunks, boundary_links(len(stages), cluster)
+    count, chunks = plan.micro_batches, plan.chunks
     if len(stages) == 1:
         return total("bubble", [])
     busy = [stage.busy_seconds / count for stage in stages]
-    amounts = [s.transfer_bytes for s in plan.stages]
-    period = period_seconds(busy, boundary_seconds(amounts, links), chunks)
+    hops = plan_hops(plan, cluster)
+    ways = [hop.seconds for hop in hops]
+    period = period_seconds(busy, ways, chunks)
     shares = [piece_shares(plan, stage) for stage in plan.stages]
     ends = [(own[0], own[-1]) for own in shares]
     beside = beside_seconds(busy, ends)
@@ -91,19 +91,31 @@ def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster
                 {x: symbols[x] for x in ("u", "m", "b", "b_w")})  # fmt: skip
     wait = Term("waiting for other stages", (count - 1) * (period - symbols["b"]), "s",
                 "(m - 1)*(g - b)", SCHEDULE, {x: symbols[x] for x in "mgb"})  # fmt: skip
-    crossed = Counter(
-        send_leg(amount, link) for amount, link in zip(amounts, links, strict=True) if amount
-    )
-    sends = [leg_term(leg, 2 * boundaries, cluster) for leg, boundaries in crossed.items()]
-    parts = [fill, total("sends between stages", sends), wait]
+    parts = [fill, _sends(plan, hops, cluster), wait]
     shared = cluster.device.ranks_per_processor
     if shared > 1:
-        links_seconds = boundary_seconds(amounts, links)
-        pipeline = pipeline_seconds(busy, links_seconds, count, chunks, sharing=shared, ends=ends)
+        pipeline = pipeline_seconds(busy, ways, count, chunks, sharing=shared, ends=ends)
         found = count * symbols["b"] + sum(part.value for part in parts)
         parts.append(Term("processors given by waiting ranks", pipeline - found, "s", "t_s", SHARED,
                           {"t_s": pipeline - found}))  # fmt: skip
     return total("bubble", parts)
+
+
+def _sends(plan: Plan, hops: list[Hop], cluster: Cluster) -> Term:
+    """The first micro-batch over every boundary, both ways."""
+    crossed = Counter(
+        send_leg(hop.wire_bytes, link)
+        for hop, link in zip(hops, boundary_links(len(hops), cluster), strict=True)
+        if hop.wire_bytes
+    )
+    sends = [leg_term(leg, 2 * boundaries, cluster) for leg, boundaries in crossed.items()]
+    program = hop_program(plan)
+    if program is None:
+        return total("sends between stages", sends)
+    codec = 2 * sum(hop.codec_seconds for hop in hops)
+    return total(f"sends between stages as {program.name}", [
+        total("on the wire", sends), Term("codec", codec, "s", "k_c", CODEC, {"k_c": codec}),
+    ])  # fmt: skip
 
 
 def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:

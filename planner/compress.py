@@ -38,11 +38,12 @@ class Compressor:
             raise UsageError(f"unknown quality {quality!r}; known: {', '.join(QUALITIES)}")
         self.forced = compress not in ("none", "auto")
         if self.forced:
-            self.programs = runnable(algorithm(compress))
-            if not self.programs:
+            known = algorithm(compress)
+            self.programs = runnable(known)
+            if not self.programs and all(p.subject != "activations" for p in known.programs):
                 raise UsageError(
-                    f"{compress} needs an optimizer of its own or is not for gradients and weights "
-                    f"once per step: use it from plait.runtime.compression"
+                    f"{compress} needs an optimizer of its own or weighs ranks against each other: "
+                    f"use it from plait.runtime.compression"
                 )
         else:
             allowed = permitted(quality, optimizer in LINEAR) if compress == "auto" else ()

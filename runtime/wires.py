@@ -15,7 +15,9 @@ from torch import Tensor
 from ..ir.compression.program import Algorithm
 from ..ir.compression.registry import PROGRAMS
 from ..ir.program import CompressedAxis, Table
+from ..ir.strategy import ROLES
 from . import buckets
+from .compression.activations import Passing, Summing
 from .compression.buckets import Buckets
 from .compression.codec import Codec
 from .compression.native import BuildError, Native, build
@@ -56,9 +58,9 @@ class Wires:
 
     def __init__(self, table: Table, groups: MeshGroups, folder: Path, native: bool) -> None:
         self.groups = groups
-        self.axes = {(axis.mesh, axis.role): axis for axis in table.compression}
+        self.axes = {(axis.mesh, axis.role): axis for axis in table.compression if axis.programs}
         self.codecs: dict[tuple[int, str], Codec] = {
-            key: codec(axis, folder) if native else Reference() for key, axis in self.axes.items()
+            key: made_codec(axis, folder, native) for key, axis in self.axes.items()
         }
         self.made: dict[tuple[int, str], Buckets] = {}
         self.reset()
@@ -94,3 +96,30 @@ def codec(axis: CompressedAxis, folder: Path) -> Codec:
         return Native(build(source, folder / "kernels" / "build"))
     except BuildError:
         return Reference()
+
+
+def passing(table: Table, folder: Path, native: bool) -> Passing:
+    """How values travel between stages."""
+    for axis in table.compression:
+        if axis.activations and ROLES[axis.role].stages:
+            return Passing(PROGRAMS[axis.activations], made_codec(axis, folder, native))
+    return Passing()
+
+
+def summing(
+    table: Table, mesh: int, groups: MeshGroups, folder: Path, native: bool
+) -> dict[str, Summing]:
+    """The axes of a mesh over which activations are summed compressed."""
+    return {
+        axis.role: Summing(
+            PROGRAMS[axis.activations], groups.compressed[mesh, axis.role],
+            made_codec(axis, folder, native),
+        )
+        for axis in table.compression
+        if axis.activations and axis.mesh == mesh and not ROLES[axis.role].stages
+    }  # fmt: skip
+
+
+def made_codec(axis: CompressedAxis, folder: Path, native: bool) -> Codec:
+    """The codec of an axis on CPUs (`native`) or elsewhere."""
+    return codec(axis, folder) if native else Reference()

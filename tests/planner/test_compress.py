@@ -6,6 +6,7 @@ from torch import nn
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
+from plait.ir.errors import UsageError
 from plait.planner import PlanOptions, plan
 from plait.planner.compress import QUALITIES
 
@@ -62,3 +63,25 @@ def test_carried_errors_are_for_linear_optimizers(model, clusters):
 def test_lossless_loses_nothing(model, clusters):
     programs, _ = chosen(model, clusters["ethernet"], quality="lossless")
     assert programs == set()
+
+
+@pytest.mark.parametrize(("link", "quality", "names"), [
+    ("ethernet", "all", {"send"}), ("ethernet", "safe", set()), ("nvlink", "all", set()),
+])  # fmt: skip
+def test_values_between_stages_are_rounded_where_it_pays(model, clusters, link, quality, names):
+    programs, made = chosen(model, clusters[link], quality, roles=("pp",))
+    assert {name.split(".")[1] for name in programs} == names
+    if names:
+        plain = plan(model, clusters[link], PlanOptions(roles=("pp",)))
+        assert made.prediction.step_seconds < plain.prediction.step_seconds / 2
+    assert all((c.subject, c.role) == ("activations", "pp") for c in made.compression)
+
+
+def test_a_name_is_taken_wherever_it_fits(model, clusters):
+    named = {"compress": "fp8-activations"}
+    made = plan(model, clusters["nvlink"], PlanOptions(roles=("pp",), **named))
+    assert [c.program for c in made.compression] == ["fp8-activations.send"]
+    made = plan(model, clusters["nvlink"], PlanOptions(roles=("dp",), **named))
+    assert made.compression == ()
+    with pytest.raises(UsageError, match="optimizer of its own"):
+        plan(model, clusters["nvlink"], PlanOptions(compress="1-bit-adam"))
