@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..ir.amounts import Piece, Share
+from ..ir.amounts import Piece, Sent, Share
 from ..ir.cluster import Cluster
 from ..ir.plan import Layers, Plan, Stage
 from .batch_axes import Axes, BatchAxes, Subject, axes_of
@@ -28,6 +28,7 @@ from .pipeline import (
     piece_shares,
     pipeline_seconds,
 )
+from .reductions import Reductions, reductions_of
 from .terms import (
     Term,
     host_term,
@@ -131,7 +132,10 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:
     scatters = [_per_call("reduce_scatter", "gradients", s, a, times, cluster) for s, a in axes]
     added = [_accumulated(s, a, times, cluster) for s, a in axes]
     once = [
-        piece_term(f"{label(plan, x)}, once", x.forward, x.last - x.first, cluster)
+        piece_term(
+            f"{label(plan, x)}, once", x.forward, x.last - x.first, cluster,
+            reductions_of(plan, plan.strategy_of(x), cluster),
+        )
         for x in plan.layers
         if x.once
     ]
@@ -154,7 +158,8 @@ def run_term(plan: Plan, layers: Layers, direction: str, cluster: Cluster) -> Te
     """One direction of a run of layers over a whole step."""
     piece: Piece = getattr(layers, direction)
     times = (layers.last - layers.first) * plan.micro_batches
-    return piece_term(label(plan, layers), piece, times, cluster)
+    reductions = reductions_of(plan, plan.strategy_of(layers), cluster)
+    return piece_term(label(plan, layers), piece, times, cluster, reductions)
 
 
 def label(plan: Plan, layers: Layers) -> str:
@@ -163,8 +168,11 @@ def label(plan: Plan, layers: Layers) -> str:
     return f"{name} ×{count}" if count > 1 else name
 
 
-def piece_term(name: str, piece: Piece, times: int, cluster: Cluster) -> Term:
-    """A forward or backward, run `times` times, by kind of operator and collective."""
+def piece_term(
+    name: str, piece: Piece, times: int, cluster: Cluster, reductions: Reductions | None = None
+) -> Term:
+    """A forward or backward, run `times` times, by kind of operator and collective, some sums of which
+    are compressed."""
     kinds = defaultdict(list)
     for kernels in piece.kernels:
         kinds[kernels.work].append(kernels)
@@ -172,9 +180,28 @@ def piece_term(name: str, piece: Piece, times: int, cluster: Cluster) -> Term:
         kernels_term(KINDS.get(kind, kind), members, times, cluster.device)
         for kind, members in kinds.items()
     ]
-    parts = [*work, *(sent_term(sent, times, cluster) for sent in piece.sent)]
+    parts = [*work, *(_sent(sent, times, cluster, reductions) for sent in piece.sent)]
     beside = sum(part.value for part in parts)
     return total(name, [*parts, host_term(piece.host_bytes, beside, times, cluster.device)])
+
+
+def _sent(sent: Sent, times: int, cluster: Cluster, reductions: Reductions | None) -> Term:
+    """Equal collectives, as they are or compressed."""
+    key = sent.axis, sent.amount_bytes, sent.item, sent.size, sent.stride
+    priced = reductions.priced(*key) if reductions is not None else None
+    if reductions is None or priced is None:
+        return sent_term(sent, times, cluster)
+    count = sent.count * times
+    name = f"{sent.kind} over {sent.axis} as {reductions.programs[sent.axis].name}"
+    return total(name, compressed_terms(count * priced.wire_seconds, count * priced.codec_seconds))
+
+
+def compressed_terms(wire_seconds: float, codec_seconds: float) -> list[Term]:
+    """The two parts of what travels compressed."""
+    return [
+        Term("on the wire", wire_seconds, "s", "w_c", WIRE, {"w_c": wire_seconds}),
+        Term("codec", codec_seconds, "s", "k_c", CODEC, {"k_c": codec_seconds}),
+    ]
 
 
 def _per_call(
@@ -223,10 +250,8 @@ def _once(
             yield from _over(kind, amount, [axis], 1, axes.cluster)
             continue
         name = axes.compression[subject, axis[0]].name
-        yield total(f"{kind} over {axis[0]} as {name}", [
-            Term("on the wire", priced.wire_seconds, "s", "w_c", WIRE, {"w_c": priced.wire_seconds}),
-            Term("codec", priced.codec_seconds, "s", "k_c", CODEC, {"k_c": priced.codec_seconds}),
-        ])  # fmt: skip
+        terms = compressed_terms(priced.wire_seconds, priced.codec_seconds)
+        yield total(f"{kind} over {axis[0]} as {name}", terms)
 
 
 def _over(kind: str, amount: float, axes: Axes, times: int, cluster: Cluster) -> Iterator[Term]:

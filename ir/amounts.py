@@ -27,7 +27,8 @@ class Kernels(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """`count` equal collectives over an axis of `size` ranks, `stride` ranks apart."""
+    """`count` equal collectives over an axis of `size` ranks, `stride` ranks apart. `item`: bytes of an
+    element of what may travel rounded, 0 for what may not."""
 
     kind: str
     axis: str
@@ -35,6 +36,7 @@ class Sent(msgspec.Struct, frozen=True):
     size: int
     stride: int
     count: int
+    item: int = 0
 
 
 class Piece(msgspec.Struct, frozen=True):

@@ -80,6 +80,11 @@ def _compressed(evaluator: Evaluator, best: Candidate) -> Iterator[Compressed]:
     for strategy in best.strategies:
         for (subject, role), program in evaluator.axes(strategy).compression.items():
             yield Compressed(strategy, role, subject, program.name)
+        samples = evaluator.global_batch // strategy.batch_ways() // best.micro_batches
+        entries = evaluator.entries
+        sums = entries.activations.reductions(entries, strategy.inside, samples)
+        for role, program in sums.programs.items() if sums is not None else ():
+            yield Compressed(strategy, role, "activations", program.name)
     hop = evaluator.hop_program_of(best.decisions, best.micro_batches)
     if hop is not None:
         first = best.strategies[0]

@@ -31,7 +31,6 @@ from ..ir.plan import Memory, Optimizer, Stage
 from ..ir.program import SMALL_BYTES
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
-from .activations import Activations
 from .alike import alike
 from .candidate import Candidate, Cut, Decision, Part, StageSums, end_shares, pieces
 from .compress import Compressor
@@ -47,7 +46,7 @@ class Evaluator:
 
     def __init__(
         self, entries: Entries, global_batch: int, optimizer: Optimizer,
-        compressor: Compressor | None = None, activations: Activations | None = None,
+        compressor: Compressor | None = None,
     ) -> None:  # fmt: skip
         self.entries, self.global_batch, self.optimizer = entries, global_batch, optimizer
         self.model: Model = entries.model
@@ -59,7 +58,7 @@ class Evaluator:
         self.alike = alike(self.model, entries.early)
         self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
         self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
-        self.compressor, self.activations = compressor, activations or Activations()
+        self.compressor = compressor
         sizes = [p.type.bytes for p in self.model.parameters if p.trainable]
         self.trained = sum(sizes)
         self.small = sum(n for n in sizes if n < SMALL_BYTES) / max(self.trained, 1)
@@ -138,7 +137,7 @@ class Evaluator:
     ) -> Program | None:
         """How values go from a stage to the next, as pays over a typical boundary."""
         key = word, batch, micro_batches, stages
-        if stages == 1 or not self.activations.sends:
+        if stages == 1 or not self.entries.activations.sends:
             return None
         if key not in self.hop_programs:
             samples, rounds = batch // micro_batches, micro_batches + stages - 1
@@ -147,7 +146,7 @@ class Evaluator:
             slowest = min(self.links(stages)[:-1], key=lambda x: x.bandwidth_bytes_per_second)
             entries = self.prices.like(word, batch, micro_batches, "keep")
             work = sum(self.prices.seconds(entries)) / stages * rounds if entries else 0.0
-            self.hop_programs[key] = self.activations.hop(
+            self.hop_programs[key] = self.entries.activations.hop(
                 typical, slowest, self.cluster.device, rounds, work
             )
         return self.hop_programs[key]

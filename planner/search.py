@@ -58,8 +58,8 @@ class Space:
         optimizer = optimizer_states(options.optimizer, item < 4, item)
         compressor = Compressor(options.compress, options.quality, options.optimizer)
         activations = Activations(options.compress, options.quality)
-        entries = Entries(model, cluster)
-        evaluator = Evaluator(entries, model.batch, optimizer, compressor, activations)
+        entries = Entries(model, cluster, activations=activations)
+        evaluator = Evaluator(entries, model.batch, optimizer, compressor)
         return Space(evaluator, options, options.memory_bytes or cluster.device.memory_bytes)
 
     def again(self, cluster: Cluster | None = None, **changes: Any) -> Space:
