@@ -52,6 +52,12 @@ class Way(NamedTuple):
     micro_batches: int = 1
     memory: Memory = "keep"
     optimizer: str = "adamw"
+    compress: str = "none"
+    batch: int | None = None  # samples, where not the model's usual number
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {} if self.batch is None else {"batch": self.batch}
 
 
 WAYS = (
@@ -100,7 +106,7 @@ class Row(NamedTuple):
 def measure(job: Job, number: int, pool: Pool) -> Held:
     """Train two steps of a program on this rank, counting live bytes."""
     torch.manual_seed(0)
-    module, batch = zoo.ZOO[job.model]()
+    module, batch = zoo.ZOO[job.model](**job.way.sizes)
     optimizer, arguments = OPTIMIZERS[job.way.optimizer]
     with LiveBytes(patience_seconds=PATIENCE_SECONDS * (ranks(job.way) > 1)) as live:
         program = Program.open(job.folder, module.train(), optimizer, arguments, pool=pool)
@@ -138,12 +144,15 @@ def worker(todo: str, results: str) -> None:
 
 def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job, Plan]]:
     """The programs of one model, and their plans; a word that cannot split the model is left out."""
-    module, batch = zoo.ZOO[name]()
-    model = trace(module.train(), batch)
+    models = {}
     for way in ways:
+        if way.batch not in models:
+            module, batch = zoo.ZOO[name](**way.sizes)
+            models[way.batch] = trace(module.train(), batch)
+        model = models[way.batch]
         options = PlanOptions(
             pins=everywhere(way.word), micro_batches=way.micro_batches,
-            memory_actions=(way.memory,), optimizer=way.optimizer,
+            memory_actions=(way.memory,), optimizer=way.optimizer, compress=way.compress,
         )  # fmt: skip
         try:
             made = plan(model, load_cluster(f"local:{ranks(way)}"), options)
@@ -185,7 +194,7 @@ def show(row: Row) -> str:
     way, held = row.job.way, row.held
     phases = " ".join(f"{name} {amount}" for name, amount in held.phases.items())
     terms = " ".join(f"{name} {amount}" for name, amount in row.terms if name != "runtime")
-    about = f"{way.word} x{way.micro_batches} {way.memory} {way.optimizer}"
+    about = f"{way.word} x{way.micro_batches} {way.memory} {way.optimizer} {way.compress}"
     return (
         f"{row.job.model} {about} stage {held.stage}: held {held.peak}, promised {row.promised}, "
         f"slack {row.slack:.1%}\n    held: states {held.states}; peaks: {phases}\n    promised: {terms}"
@@ -215,7 +224,8 @@ def main(arguments: list[str]) -> int:
     for way in WAYS:
         own = [one.slack for one in found if one.job.way == way]
         if own:
-            print(f"| {way.word} | {way.micro_batches} | {way.memory} | {way.optimizer} | {len(own)} "
+            print(f"| {way.word} | {way.micro_batches} | {way.memory} | {way.optimizer} "
+                  f"| {way.compress} | {len(own)} "
                   f"| {median(own):.1%} | {min(own):.1%} | {max(own):.1%} |")  # fmt: skip
     return int(any(s < 0 for s in slacks))
 

@@ -36,17 +36,21 @@ class Reductions:
         return self.known[key]
 
     def coding_bytes(self, axis: str, amount: float, item: int, size: int, stride: int) -> int:
-        """What a sum takes beside operand and result: messages sent and received, and those of this
-        rank's part; a copy in fp32 of what is in another type, padded to whole messages."""
+        """What a sum takes beside operand and result at its worst moment.
+
+        The result in fp32, padded to whole messages, is there with messages of both ways. In another
+        type, or of another length, it is a copy of the operand before.
+        """
         if size == 1 or not self.applies(axis, amount, item):
             return 0
         inner, elements = self.cluster.near(size, stride), round(amount / item)
         pipeline = lowered(self.programs[axis], inner, size // inner)
         chunk, padded = pipeline.chunk(elements), pipeline.padded(elements)
         there, back = (t.count * t.wire.bytes(chunk) for t in pipeline.transfers)
-        copies = padded * FP32_BYTES if item != FP32_BYTES else (padded - elements) * FP32_BYTES
-        copies += padded * item if item != FP32_BYTES and padded != elements else 0
-        return copies + 2 * there + back
+        beside = [2 * there + back]
+        if item != FP32_BYTES:
+            beside += [padded * item if padded != elements else 0, round(amount)]
+        return padded * FP32_BYTES + max(beside) - round(amount)
 
 
 def reductions_of(

@@ -22,12 +22,16 @@ def train(job: dict[str, object], pool: Pool) -> dict[str, object]:
         before = dict(pool.sent)
         losses.append(float(program.step(source.batch)))
         sent = {kind: n - before.get(kind, 0) for kind, n in pool.sent.items()}
-    flats = [kept.flat.reshape(-1).view(torch.uint8) for kept in program.store.kept.values()]
+    same = [  # along tensor-parallel ranks: weights that are not cut
+        kept.flat.reshape(-1).view(torch.uint8)
+        for kept in program.store.kept.values()
+        if set(kept.held.layout) == {"R"}
+    ]
     whole = program.state_dict()
     bits = {name: sha256(whole[name].numpy().tobytes()).hexdigest() for name in sorted(whole)}
     return {
         "losses": losses, "sent": sent, "stage": program.groups.stage, "whole": bits,
-        "bits": sha256(torch.cat(flats).numpy().tobytes()).hexdigest(),
+        "same": sha256(torch.cat(same).numpy().tobytes()).hexdigest(),
     }  # fmt: skip
 
 
