@@ -233,16 +233,24 @@ class _Piece:
             float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device, kind).sum())
             for work, dtype, kind, flops, moved in self.groups
         )
-        pricer, communication, coding = self.pricer.replicas(ways), 0.0, 0
-        for (kind, axis, item), n in zip(self.kinds, self.sent.at(samples).tolist(), strict=True):
-            key = axis, n, item, *pricer.place(axis)
-            priced = reductions.priced(*key) if reductions is not None else None
-            communication += pricer.send(kind, n, axis) if priced is None else priced.seconds
-            if reductions is not None:
-                coding = max(coding, reductions.coding_bytes(*key))
+        communication, coding = self.communication(samples, ways, reductions)
         peak = self.live.at(samples).max(initial=0.0) + coding
         compute = max(0.0, compute, self.host_seconds - communication)
         return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
+
+    def communication(
+        self, samples: int, ways: int, reductions: Reductions | None
+    ) -> tuple[float, int]:
+        """Seconds of all that is sent, and the most bytes that encoding any of it takes."""
+        pricer, seconds, coding = self.pricer.replicas(ways), 0.0, 0
+        for (kind, axis, item), n in zip(self.kinds, self.sent.at(samples).tolist(), strict=True):
+            priced = None
+            if reductions is not None:
+                key = axis, n, item, *pricer.place(axis)
+                priced = reductions.priced(*key)
+                coding = max(coding, reductions.coding_bytes(*key))
+            seconds += pricer.send(kind, float(n), axis) if priced is None else priced.seconds
+        return seconds, coding
 
     def amounts(self, samples: int, ways: int) -> Piece:
         kernels = Counter(
@@ -257,7 +265,9 @@ class _Piece:
         return Piece(
             tuple(Kernels(*key[:4], count, key[4]) for key, count in kernels.items()),
             tuple(
-                Sent(k, a, n, *where(a), count, item) for (k, a, item, n), count in sent.items() if n
+                Sent(k, a, float(n), *where(a), count, item)
+                for (k, a, item, n), count in sent.items()
+                if n
             ),
         )
 
