@@ -11,6 +11,7 @@ import msgspec
 
 from ..cost_model.breakdown import label, piece_term, runs, stage_times, step_term
 from ..cost_model.held import LEGEND, memory_term
+from ..cost_model.reductions import reductions_of
 from ..cost_model.terms import Symbol, Term, legend, total
 from ..ir.errors import UsageError
 from ..ir.plan import DIVIDED, HOSTED, Layers, Plan
@@ -103,7 +104,8 @@ def _call(plan: Plan, layers: Layers) -> Term:
     """One call of a run, for one micro-batch."""
     pieces = [("forward", layers.forward), ("backward", layers.backward)]
     name = f"{label(plan, layers)}: {plan.strategy_of(layers)}, {layers.memory}, each"
-    return total(name, [piece_term(way, piece, 1, plan.cluster) for way, piece in pieces])
+    sums = reductions_of(plan, plan.strategy_of(layers))
+    return total(name, [piece_term(way, piece, 1, plan.cluster, sums) for way, piece in pieces])
 
 
 def _layers(plan: Plan, where: str) -> list[Layers]:

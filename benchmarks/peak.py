@@ -57,6 +57,11 @@ class Way(NamedTuple):
     memory: Memory = "keep"
     optimizer: str = "adamw"
     compress: str = "none"
+    batch: int | None = None  # samples, where not the model's usual number
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {} if self.batch is None else {"batch": self.batch}
 
 
 WAYS = (
@@ -107,7 +112,7 @@ class Row(NamedTuple):
 def measure(job: Job, number: int, pool: Pool) -> Held:
     """Train two steps of a program on this rank, counting live bytes."""
     torch.manual_seed(0)
-    module, batch = MODELS[job.model]()
+    module, batch = MODELS[job.model](**job.way.sizes)
     optimizer, arguments = OPTIMIZERS[job.way.optimizer]
     with LiveBytes(patience_seconds=PATIENCE_SECONDS * (ranks(job.way) > 1)) as live:
         program = Program.open(job.folder, module.train(), optimizer, arguments, pool=pool)
@@ -145,9 +150,12 @@ def worker(todo: str, results: str) -> None:
 
 def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job, Plan]]:
     """The programs of one model, and their plans; a word that cannot split the model is left out."""
-    module, batch = MODELS[name]()
-    model = trace(module.train(), batch)
+    models = {}
     for way in ways:
+        if way.batch not in models:
+            module, batch = MODELS[name](**way.sizes)
+            models[way.batch] = trace(module.train(), batch)
+        model = models[way.batch]
         options = PlanOptions(
             pins=everywhere(way.word), micro_batches=way.micro_batches,
             memory_actions=(way.memory,), optimizer=way.optimizer, compress=way.compress,

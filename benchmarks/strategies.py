@@ -16,7 +16,8 @@ from math import isclose
 from pathlib import Path
 
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.pipeline import boundary_links, boundary_seconds, pipeline_seconds
+from plait.cost_model.hops import Crossing, boundary_links, hops
+from plait.cost_model.pipeline import pipeline_seconds
 from plait.ir.capture import load_source, trace
 from plait.ir.model import Model
 from plait.ir.plan import Memory
@@ -52,7 +53,8 @@ def in_full(evaluator: Evaluator, candidate: Candidate) -> tuple[float, int]:
     stages, practice = evaluator.stages(candidate), evaluator.entries.practice
     busy = [s.forward_seconds + s.backward_seconds for s in stages]
     links = boundary_links(len(stages), evaluator.cluster)
-    sends = boundary_seconds([s.transfer_bytes for s in stages], links)
+    crossings = [Crossing(s.transfer_bytes, s.large) for s in stages]
+    sends = [hop.seconds for hop in hops(crossings, links, None, evaluator.cluster.device)]
     times = candidate.micro_batches
     sharing = evaluator.cluster.device.ranks_per_processor
     pipeline = pipeline_seconds(busy, sends, times, practice.chunks, practice.overlap, sharing)

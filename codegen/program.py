@@ -52,6 +52,10 @@ def kernels(table: Table) -> dict[str, str]:
         made = [lower_program(PROGRAMS[p], axis.inner, outer, total=True) for p in axis.programs]
         leader = LEADERS.get(axis.optimizer)
         made += [lower_program(p, axis.inner, outer) for p in leader.programs] if leader else []
+        if axis.activations:
+            program = PROGRAMS[axis.activations]
+            sizes = () if program.result == "send" else (axis.inner, outer)
+            made.append(lower_program(program, *sizes))
         found[axis.source] = cpp.source(*made)
     return found
 

@@ -244,7 +244,9 @@ def _copied(amount: int, biggest: int) -> int:
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:
     """The batch axes of one of a plan's strategies, compressed as the plan says."""
     compression: Compression = {
-        (c.subject, c.role): PROGRAMS[c.program] for c in plan.compression if c.strategy == strategy
+        (c.subject, c.role): PROGRAMS[c.program]
+        for c in plan.compression
+        if c.strategy == strategy and c.subject != "activations"
     }
     leader = LEADERS.get(plan.optimizer.name)
     return BatchAxes(strategy, cluster or plan.cluster, 1.0, item, compression, leader)

@@ -16,19 +16,19 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..ir.amounts import Piece, Share
+from ..ir.amounts import Piece, Sent, Share
 from ..ir.cluster import Cluster
 from ..ir.plan import Layers, Plan, Stage
 from .batch_axes import Axes, BatchAxes, Subject, axes_of
 from .collective import collective_legs, send_leg
+from .hops import Hop, boundary_links, hop_program, plan_hops
 from .pipeline import (
     beside_seconds,
-    boundary_links,
-    boundary_seconds,
     period_seconds,
     piece_shares,
     pipeline_seconds,
 )
+from .reductions import Reductions, reductions_of
 from .terms import (
     Term,
     host_term,
@@ -75,12 +75,13 @@ def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
 
 def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster) -> Term:
     """What the pipeline takes beyond the busiest stage's own work."""
-    count, chunks, links = plan.micro_batches, plan.chunks, boundary_links(len(stages), cluster)
+    count, chunks = plan.micro_batches, plan.chunks
     if len(stages) == 1:
         return total("bubble", [])
     busy = [stage.busy_seconds / count for stage in stages]
-    amounts = [s.transfer_bytes for s in plan.stages]
-    period = period_seconds(busy, boundary_seconds(amounts, links), chunks)
+    hops = plan_hops(plan, cluster)
+    ways = [hop.seconds for hop in hops]
+    period = period_seconds(busy, ways, chunks)
     shares = [piece_shares(plan, stage) for stage in plan.stages]
     ends = [(own[0], own[-1]) for own in shares]
     beside = beside_seconds(busy, ends)
@@ -91,19 +92,31 @@ def _bubble(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster
                 {x: symbols[x] for x in ("u", "m", "b", "b_w")})  # fmt: skip
     wait = Term("waiting for other stages", (count - 1) * (period - symbols["b"]), "s",
                 "(m - 1)*(g - b)", SCHEDULE, {x: symbols[x] for x in "mgb"})  # fmt: skip
-    crossed = Counter(
-        send_leg(amount, link) for amount, link in zip(amounts, links, strict=True) if amount
-    )
-    sends = [leg_term(leg, 2 * boundaries, cluster) for leg, boundaries in crossed.items()]
-    parts = [fill, total("sends between stages", sends), wait]
+    parts = [fill, _sends(plan, hops, cluster), wait]
     shared = cluster.device.ranks_per_processor
     if shared > 1:
-        links_seconds = boundary_seconds(amounts, links)
-        pipeline = pipeline_seconds(busy, links_seconds, count, chunks, sharing=shared, ends=ends)
+        pipeline = pipeline_seconds(busy, ways, count, chunks, sharing=shared, ends=ends)
         found = count * symbols["b"] + sum(part.value for part in parts)
         parts.append(Term("processors given by waiting ranks", pipeline - found, "s", "t_s", SHARED,
                           {"t_s": pipeline - found}))  # fmt: skip
     return total("bubble", parts)
+
+
+def _sends(plan: Plan, hops: list[Hop], cluster: Cluster) -> Term:
+    """The first micro-batch over every boundary, both ways."""
+    crossed = Counter(
+        send_leg(hop.wire_bytes, link)
+        for hop, link in zip(hops, boundary_links(len(hops), cluster), strict=True)
+        if hop.wire_bytes
+    )
+    sends = [leg_term(leg, 2 * boundaries, cluster) for leg, boundaries in crossed.items()]
+    program = hop_program(plan)
+    if program is None:
+        return total("sends between stages", sends)
+    codec = 2 * sum(hop.codec_seconds for hop in hops)
+    return total(f"sends between stages as {program.name}", [
+        total("on the wire", sends), Term("codec", codec, "s", "k_c", CODEC, {"k_c": codec}),
+    ])  # fmt: skip
 
 
 def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:
@@ -119,7 +132,10 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:
     scatters = [_per_call("gradients", "reduce_scatter", s, a, times) for s, a in axes]
     added = [_accumulated(s, a, times, cluster) for s, a in axes]
     once = [
-        piece_term(f"{label(plan, x)}, once", x.forward, x.last - x.first, cluster)
+        piece_term(
+            f"{label(plan, x)}, once", x.forward, x.last - x.first, cluster,
+            reductions_of(plan, plan.strategy_of(x), cluster),
+        )
         for x in plan.layers
         if x.once
     ]
@@ -142,7 +158,8 @@ def run_term(plan: Plan, layers: Layers, direction: str, cluster: Cluster) -> Te
     """One direction of a run of layers over a whole step."""
     piece: Piece = getattr(layers, direction)
     times = (layers.last - layers.first) * plan.micro_batches
-    return piece_term(label(plan, layers), piece, times, cluster)
+    reductions = reductions_of(plan, plan.strategy_of(layers), cluster)
+    return piece_term(label(plan, layers), piece, times, cluster, reductions)
 
 
 def label(plan: Plan, layers: Layers) -> str:
@@ -151,8 +168,11 @@ def label(plan: Plan, layers: Layers) -> str:
     return f"{name} ×{count}" if count > 1 else name
 
 
-def piece_term(name: str, piece: Piece, times: int, cluster: Cluster) -> Term:
-    """A forward or backward, run `times` times, by kind of operator and collective."""
+def piece_term(
+    name: str, piece: Piece, times: int, cluster: Cluster, reductions: Reductions | None = None
+) -> Term:
+    """A forward or backward, run `times` times, by kind of operator and collective, some sums of which
+    are compressed."""
     kinds = defaultdict(list)
     for kernels in piece.kernels:
         kinds[kernels.work].append(kernels)
@@ -160,9 +180,28 @@ def piece_term(name: str, piece: Piece, times: int, cluster: Cluster) -> Term:
         kernels_term(KINDS.get(kind, kind), members, times, cluster.device)
         for kind, members in kinds.items()
     ]
-    parts = [*work, *(sent_term(sent, times, cluster) for sent in piece.sent)]
+    parts = [*work, *(_sent(sent, times, cluster, reductions) for sent in piece.sent)]
     beside = sum(part.value for part in parts)
     return total(name, [*parts, host_term(piece.host_bytes, beside, times, cluster.device)])
+
+
+def _sent(sent: Sent, times: int, cluster: Cluster, reductions: Reductions | None) -> Term:
+    """Equal collectives, as they are or compressed."""
+    key = sent.axis, sent.amount_bytes, sent.item, sent.size, sent.stride
+    priced = reductions.priced(*key) if reductions is not None else None
+    if reductions is None or priced is None:
+        return sent_term(sent, times, cluster)
+    count = sent.count * times
+    name = f"{sent.kind} over {sent.axis} as {reductions.programs[sent.axis].name}"
+    return total(name, compressed_terms(priced.wire_seconds, priced.codec_seconds, count))
+
+
+def compressed_terms(wire_seconds: float, codec_seconds: float, times: int) -> list[Term]:
+    """The two parts of what travels compressed so many times."""
+    return [
+        Term("on the wire", times * wire_seconds, "s", "n*w_c", WIRE, {"n": times, "w_c": wire_seconds}),
+        Term("codec", times * codec_seconds, "s", "n*k_c", CODEC, {"n": times, "k_c": codec_seconds}),
+    ]
 
 
 def _per_call(
@@ -176,7 +215,7 @@ def _per_call(
     return total(f"{kind} of {subject}", [
         term
         for amount, calls in share.bytes.calls
-        for term in _sent(subject, kind, axes.cut(amount) * scale, chosen, axes, small, calls * times)
+        for term in _moved(subject, kind, axes.cut(amount) * scale, chosen, axes, small, calls * times)
     ])  # fmt: skip
 
 
@@ -190,20 +229,20 @@ def _synced(plan: Plan, share: Share, axes: BatchAxes, cluster: Cluster) -> Iter
     """Once per step: gradients added up over ranks, weights updated and sent round."""
     held, part = share.bytes.trained, axes.scale * axes.part("optimizer")
     small = share.bytes.small / max(held, 1)
-    yield from _sent("gradients", "all_reduce", held * part, axes.replicas, axes, small)
+    yield from _moved("gradients", "all_reduce", held * part, axes.replicas, axes, small)
     for axis in axes.inside:
         yield from _over("all_reduce", share.bytes.summed[axis[0]] * part, [axis], 1, cluster)
     if "optimizer" in axes.shards and "gradient" not in axes.shards:
-        yield from _sent("gradients", "reduce_scatter", held * axes.scale, axes.sharded, axes, small)
+        yield from _moved("gradients", "reduce_scatter", held * axes.scale, axes.sharded, axes, small)
     yield from _over("all_reduce", axes.rest(held) * axes.scale, axes.copies, 1, cluster)
     if "optimizer" in axes.shards and "parameter" not in axes.shards:
-        yield from _sent("weights", "all_gather", held, axes.sharded, axes, small)
+        yield from _moved("weights", "all_gather", held, axes.sharded, axes, small)
     states = plan.optimizer.states
     touched = 2 * axes.kept(held * (2 + states), "optimizer")
     yield stream_term("optimizer", plan.optimizer.name, touched, 1, cluster.device)
 
 
-def _sent(
+def _moved(
     subject: Subject, kind: str, amount: float, chosen: Axes, axes: BatchAxes, small: float,
     times: int = 1,
 ) -> Iterator[Term]:  # fmt: skip
@@ -213,12 +252,8 @@ def _sent(
         if priced is None:
             yield from _over(kind, amount, [axis], times, axes.cluster)
             continue
-        yield total(f"{kind} over {axis[0]} as {axes.name(subject, axis[0])}", [
-            Term("on the wire", times * priced.wire_seconds, "s", "n*w_c", WIRE,
-                 {"n": times, "w_c": priced.wire_seconds}),
-            Term("codec", times * priced.codec_seconds, "s", "n*k_c", CODEC,
-                 {"n": times, "k_c": priced.codec_seconds}),
-        ])  # fmt: skip
+        name = f"{kind} over {axis[0]} as {axes.name(subject, axis[0])}"
+        yield total(name, compressed_terms(priced.wire_seconds, priced.codec_seconds, times))
 
 
 def _over(kind: str, amount: float, axes: Axes, times: int, cluster: Cluster) -> Iterator[Term]:

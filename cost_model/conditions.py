@@ -17,7 +17,8 @@ from ..ir.cluster import Cluster
 from ..ir.errors import InfeasibleError
 from ..ir.plan import Plan
 from .breakdown import stage_times
-from .pipeline import boundary_links, boundary_seconds, simulated
+from .hops import plan_hops
+from .pipeline import simulated
 from .scaling import Factors, scaled_device, scaled_link
 from .schedule import Timeline
 
@@ -64,8 +65,7 @@ def run_plan(plan: Plan, conditions: Conditions) -> Run:
 
 def sends(plan: Plan, clusters: Sequence[Cluster]) -> list[float]:
     """Seconds over the boundary after each stage, as its worse side has it."""
-    amounts = [s.transfer_bytes for s in plan.stages]
-    seen = [boundary_seconds(amounts, boundary_links(len(amounts), c)) for c in clusters]
+    seen = [[hop.seconds for hop in plan_hops(plan, c)] for c in clusters]
     return [max(seen[s][s], seen[(s + 1) % len(seen)][s]) for s in range(len(seen))]
 
 

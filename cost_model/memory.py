@@ -201,6 +201,9 @@ def crossing_bytes(stage: StageBytes, practice: Practice, waiting: Waiting) -> i
         return 2 * stage.crossing
     sent = waiting.most * waiting.pieces + 1
     received = min(2, waiting.number) * waiting.pieces
+    if stage.message or stage.coding:  # values go when they are encoded, messages wait
+        leaving = stage.crossing + int(sent * stage.message)
+        return leaving + received * stage.entering + stage.coding
     return int(sent * stage.crossing) + received * stage.entering
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from ..ir.cluster import Cluster, Link
 from ..ir.interleave import Rows, rows
 from ..ir.plan import Plan, Stage
-from .collective import send_link, send_seconds
+from .hops import plan_hops
 from .schedule import Event, Timeline, simulate_rows, stage_seconds
 
 Ends = Sequence[tuple[float, float]]
@@ -69,8 +68,7 @@ def timeline(plan: Plan) -> tuple[Event, ...]:
     """Every forward and backward of one step; empty when there are very many."""
     if 2 * len(plan.pieces) * plan.micro_batches > MOST_EVENTS:
         return ()
-    links = boundary_links(len(plan.stages), plan.cluster)
-    sends = boundary_seconds([s.transfer_bytes for s in plan.stages], links)
+    sends = [hop.seconds for hop in plan_hops(plan)]
     busy = [(stage.forward_seconds, stage.backward_seconds) for stage in plan.stages]
     return simulated(plan, busy, sends).events
 
@@ -113,21 +111,3 @@ def shares(each: Sequence[float]) -> list[float]:
     """The parts of a whole; equal ones of nothing."""
     whole = sum(each)
     return [part / whole for part in each] if whole else [1 / len(each)] * len(each)
-
-
-def boundary_links(stages: int, cluster: Cluster) -> list[Link]:
-    """The link from each of so many equal stages to the next one."""
-    stride = cluster.devices // stages
-    return [send_link(number * stride, stride, cluster) for number in range(stages)]
-
-
-def boundary_seconds(amounts: Sequence[int], links: Sequence[Link]) -> list[float]:
-    """Seconds to send each stage's bytes to the next one."""
-    known: dict[tuple[int, int], float] = {}
-    found = []
-    for amount, link in zip(amounts, links, strict=True):
-        key = amount, id(link)
-        if key not in known:
-            known[key] = send_seconds(amount, link)
-        found.append(known[key])
-    return found

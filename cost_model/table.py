@@ -19,12 +19,14 @@ from ..ir.amounts import Kernels, Piece, Sent
 from ..ir.model import Function, Op
 from ..ir.op import Work, site_of
 from ..ir.pieces import Pieces, Variant, made_by, split
+from ..ir.tensor import ITEM_BYTES, TensorType
 from .compute import op_seconds
 from .function import Load, OpCost, Pricer, is_collective, send_copies
 from .fusion import fuse
 from .practice import COMPILED
+from .reductions import Reductions
 
-GATHER = "comm.all_gather"
+GATHER, SUM = "comm.all_gather", "comm.all_reduce"
 CASTS = 0.4  # of a product's own traffic that quantising its operands adds (assumed)
 Floats = NDArray[np.float64]
 
@@ -89,14 +91,18 @@ class FunctionTable:
         self.held, self.biggest = sum(sizes), max(sizes, default=0)
         self.ends = self.boundary()
 
-    def at(self, samples: int, variant: Variant, ways: int) -> FunctionCost:
-        """The price of one call on this many samples per device, on `ways` replicas."""
+    def at(
+        self, samples: int, variant: Variant, ways: int, reductions: Reductions | None = None
+    ) -> FunctionCost:
+        """The price of one call on this many samples per device, on `ways` replicas, some of its sums
+        compressed."""
         forward, backward, saved = self.piece(variant)
         inside, arguments, results, *ends = (
             tuple(line.at(samples).astype(np.int64).tolist()) for line in (*saved, *self.ends)
         )
         return FunctionCost(
-            forward.at(samples, ways), backward.at(samples, ways), sum(inside), arguments, results,
+            forward.at(samples, ways, reductions), backward.at(samples, ways, reductions),
+            sum(inside), arguments, results,
             self.held, (ends[0], ends[1], ends[2]), self.biggest,
         )  # fmt: skip
 
@@ -210,25 +216,41 @@ class _Piece:
         kernels = sum(len(flops.start) for _, _, _, flops, _ in self.groups)
         dispatched = kernels if self.pricer.practice.compiled else len(ops[0])
         self.host_seconds = dispatched * self.pricer.practice.dispatch_seconds
-        sends = [s for pair in pairs for s in zip(pair[0].sends, pair[1].sends, strict=True)]
-        self.kinds = [(near[0], near[2]) for near, _ in sends]
+        sends = [
+            (near, far, summed_item(op, pair[0]))
+            for op, pair in zip(ops[0], pairs, strict=True)
+            for near, far in zip(pair[0].sends, pair[1].sends, strict=True)
+        ]
+        self.kinds = [(near[0], near[2], item) for near, _, item in sends]
         self.sent = table.through(
-            np.array([near[1] for near, _ in sends]), np.array([far[1] for _, far in sends])
+            np.array([near[1] for near, *_ in sends]), np.array([far[1] for _, far, _ in sends])
         )
         self.live = _live(table, ops[0], kept, given, saved)
 
-    def at(self, samples: int, ways: int) -> PieceCost:
+    def at(self, samples: int, ways: int, reductions: Reductions | None = None) -> PieceCost:
         device = self.pricer.cluster.device
         compute = sum(
             float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device, kind).sum())
             for work, dtype, kind, flops, moved in self.groups
         )
-        sent = zip(self.kinds, self.sent.at(samples), strict=True)
-        pricer = self.pricer.replicas(ways)
-        communication = sum(pricer.send(kind, float(n), axis) for (kind, axis), n in sent)
-        peak = self.live.at(samples).max(initial=0.0)
+        communication, coding = self.communication(samples, ways, reductions)
+        peak = self.live.at(samples).max(initial=0.0) + coding
         compute = max(0.0, compute, self.host_seconds - communication)
         return PieceCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
+
+    def communication(
+        self, samples: int, ways: int, reductions: Reductions | None
+    ) -> tuple[float, int]:
+        """Seconds of all that is sent, and the most bytes that encoding any of it takes."""
+        pricer, seconds, coding = self.pricer.replicas(ways), 0.0, 0
+        for (kind, axis, item), n in zip(self.kinds, self.sent.at(samples).tolist(), strict=True):
+            priced = None
+            if reductions is not None:
+                key = axis, n, item, *pricer.place(axis)
+                priced = reductions.priced(*key)
+                coding = max(coding, reductions.coding_bytes(*key))
+            seconds += pricer.send(kind, float(n), axis) if priced is None else priced.seconds
+        return seconds, coding
 
     def amounts(self, samples: int, ways: int) -> Piece:
         kernels = Counter(
@@ -237,13 +259,24 @@ class _Piece:
             for f, m in zip(flops.at(samples).tolist(), moved.at(samples).tolist(), strict=True)
         )
         sent = Counter(
-            (kind, axis, n) for (kind, axis), n in zip(self.kinds, self.sent.at(samples), strict=True)
+            (*key, n) for key, n in zip(self.kinds, self.sent.at(samples).tolist(), strict=True)
         )
         where = self.pricer.replicas(ways).place
         return Piece(
             tuple(Kernels(*key[:4], count, key[4]) for key, count in kernels.items()),
-            tuple(Sent(k, a, float(n), *where(a), count) for (k, a, n), count in sent.items() if n),
+            tuple(
+                Sent(k, a, float(n), *where(a), count, item)
+                for (k, a, item, n), count in sent.items()
+                if n
+            ),
         )
+
+
+def summed_item(op: Op, load: Load) -> int:
+    """Bytes of an element where an operator adds up floating-point values of all ranks of an axis, which
+    may travel rounded; 0 elsewhere."""
+    summed = op.target == SUM and TensorType((), load.dtype).is_float
+    return ITEM_BYTES[load.dtype] if summed else 0
 
 
 def _kernels(

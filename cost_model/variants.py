@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from ..ir.amounts import Piece
 from ..ir.cluster import Device
 from .compute import exposed_host_seconds
+from .reductions import Reductions
 from .table import FunctionCost, FunctionTable, PieceCost
 
 AT_HAND = 2  # calls whose values are on their way while one computes: its own, and a neighbour's
@@ -35,11 +36,12 @@ def hosted(cost: FunctionCost, device: Device) -> FunctionCost:
 
 def in_pieces(
     piece: FunctionTable, table: FunctionTable, whole: FunctionCost, samples: int, pieces: int,
-    ways: int,
+    ways: int, reductions: Reductions | None = None,
 ) -> FunctionCost:  # fmt: skip
     """The call in so many pieces, of which `piece` has the prices. Beside a piece stand its copies of
     what is cut, and the results, or the gradients, that it adds to."""
-    cost, local, mine = piece.at(samples, "recompute", ways), table.locals[0], piece.locals[0]
+    cost = piece.at(samples, "recompute", ways, reductions)
+    local, mine = table.locals[0], piece.locals[0]
     cut = [
         inner.value
         for outer, inner in zip(local.inputs, mine.inputs, strict=True)

@@ -27,7 +27,8 @@ class Kernels(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True):
-    """`count` equal collectives over an axis of `size` ranks, `stride` ranks apart."""
+    """`count` equal collectives over an axis of `size` ranks, `stride` ranks apart. `item`: bytes of an
+    element of what may travel rounded, 0 for what may not."""
 
     kind: str
     axis: str
@@ -35,6 +36,7 @@ class Sent(msgspec.Struct, frozen=True):
     size: int
     stride: int
     count: int
+    item: int = 0
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -44,6 +46,14 @@ class Piece(msgspec.Struct, frozen=True):
     kernels: tuple[Kernels, ...] = ()
     sent: tuple[Sent, ...] = ()
     host_bytes: int = 0
+
+
+class Large(msgspec.Struct, frozen=True):
+    """Of what crosses from one stage to the next, the values that are large enough to travel
+    compressed."""
+
+    bytes: int = 0
+    elements: int = 0
 
 
 Phase = Literal["forward", "backward", "accumulate"]
@@ -72,9 +82,10 @@ class StageBytes(msgspec.Struct, frozen=True):
     micro-batch; of it `last`, after the loss, becomes gradients at once. `moments` are those among
     which the worst is. `once` belongs to calls that run once per step; of what comes from the batch
     alone a micro-batch has copies, `batch`, of which `inputs` are its part of the batch. `crossing` goes
-    to the next stage, `entering` comes from the one before. `item`: bytes of a parameter's element;
-    `summed`: of `trained`, what is whole along an axis; `small`: of it, what lies in tensors that are
-    not compressed. `host` waits in host memory, per micro-batch.
+    to the next stage, `entering` comes from the one before; where it is compressed, messages of
+    `message` bytes travel instead, with `coding` bytes of copies while one is made or read. `item`:
+    bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis; `small`: of it,
+    what lies in tensors that are not compressed. `host` waits in host memory, per micro-batch.
     """
 
     held: int
@@ -92,6 +103,8 @@ class StageBytes(msgspec.Struct, frozen=True):
     summed: dict[str, int]
     small: int = 0
     host: int = 0
+    message: int = 0
+    coding: int = 0
 
     @property
     def biggest_call(self) -> int:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from .amounts import Piece, Share
+from .amounts import Large, Piece, Share
 from .axes import Axes
 from .cluster import Cluster
 from .divide import Division, Form
@@ -86,9 +86,10 @@ class Stage(msgspec.Struct, frozen=True):
     """A pipeline stage: its calls, and what a device of it is predicted to need.
 
     `pieces` are spans of calls, more than one where the schedule interleaves; times per micro-batch are
-    of all of them, `transfer_bytes` are sent on from one. `shares` are its calls by strategy;
-    `passage_seconds` bring values from one to the other and gradients back. `host_bytes`: of host
-    memory for each of its devices. `waiting` micro-batches wait for backward at the worst moment.
+    of all of them, `transfer_bytes` are sent on from one, of them `large`, before compression. `shares`
+    are its calls by strategy; `passage_seconds` bring values from one to the other and gradients back.
+    `host_bytes`: of host memory for each of its devices. `waiting` micro-batches wait for backward at
+    the worst moment.
     """
 
     pieces: tuple[Span, ...]
@@ -102,6 +103,7 @@ class Stage(msgspec.Struct, frozen=True):
     shares: tuple[Share, ...] = ()
     passage_seconds: float = 0.0
     host_bytes: int = 0
+    large: Large = Large()
 
     @property
     def peak_bytes(self) -> int:
@@ -138,12 +140,13 @@ class Alternative(msgspec.Struct, frozen=True):
 
 
 class Compressed(msgspec.Struct, frozen=True):
-    """A collective that travels compressed: once per step, of gradients or weights, along one role of
-    a strategy's batch axes. `program` names an entry of `ir/compression`."""
+    """What travels compressed along one role of a strategy: once per step gradients or weights, along
+    its batch axes; or activations and their gradients, in every micro-batch, between stages and in
+    sums over ranks that split operators. `program` names an entry of `ir/compression`."""
 
     strategy: Strategy
     role: str
-    subject: Literal["gradients", "weights"]
+    subject: Literal["gradients", "weights", "activations"]
     program: str
 
 

@@ -108,19 +108,27 @@ class StageValue(msgspec.Struct, frozen=True):
     gradient: bool
 
 
+def compressible(kind: TensorType) -> bool:
+    """Whether an activation is worth a message of its own: large, and of floating point."""
+    return kind.is_float and kind.bytes >= SMALL_BYTES
+
+
 class CompressedAxis(msgspec.Struct, frozen=True):
     """What travels compressed along a role of a mesh, by program of `ir/compression`; `inner`
-    neighbours along it share a node. Sums that are left to an `optimizer` travel by its programs."""
+    neighbours along it share a node. `activations` stand for their gradients as well. Sums that are left
+    to an `optimizer` travel by its programs."""
 
     mesh: int
     role: str
     inner: int
     gradients: str = ""
     weights: str = ""
+    activations: str = ""
     optimizer: str = ""
 
     @property
     def programs(self) -> tuple[str, ...]:
+        """Of what travels once per step."""
         return tuple(filter(None, (self.gradients, self.weights)))
 
     @property

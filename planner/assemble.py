@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from msgspec.structs import replace
 
@@ -19,7 +20,7 @@ from ..ir.plan import (
     Sharding,
 )
 from ..ir.precision import PRECISIONS
-from ..ir.strategy import Strategy
+from ..ir.strategy import ROLES, Strategy
 from .candidate import Candidate
 from .evaluate import Evaluator
 from .search import Space
@@ -60,11 +61,7 @@ def assemble(space: Space, best: Candidate) -> Plan:
         status="optimal" if gap == 0 else "feasible",
         gap=gap,
         complete=not space.clock.stopped,
-        compression=tuple(
-            Compressed(strategy, role, subject, program.name)
-            for strategy in best.strategies
-            for (subject, role), program in evaluator.axes(strategy).compression.items()
-        ),
+        compression=tuple(_compressed(evaluator, best)),
         divisions=tuple(dict.fromkeys(divisions)),
         alternatives=tuple(
             Alternative(
@@ -76,6 +73,23 @@ def assemble(space: Space, best: Candidate) -> Plan:
         calls=tuple(call.path for call in model.calls),
         seed=options.seed,
     )  # fmt: skip
+
+
+def _compressed(evaluator: Evaluator, best: Candidate) -> Iterator[Compressed]:
+    """What travels compressed, by strategy; values between stages by the first one's entry."""
+    for strategy in best.strategies:
+        for (subject, role), program in evaluator.axes(strategy).compression.items():
+            yield Compressed(strategy, role, subject, program.name)
+        samples = evaluator.global_batch // strategy.batch_ways() // best.micro_batches
+        entries = evaluator.entries
+        sums = entries.activations.reductions(entries, strategy.inside, samples)
+        for role, program in sums.programs.items() if sums is not None else ():
+            yield Compressed(strategy, role, "activations", program.name)
+    hop = evaluator.hop_program_of(best.decisions, best.micro_batches)
+    if hop is not None:
+        first = best.strategies[0]
+        stages = next(role for role, _ in first.axes if ROLES[role].stages)
+        yield Compressed(first, stages, "activations", hop.name)
 
 
 def unknown_gap(space: Space, best: Candidate) -> float:

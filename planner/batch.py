@@ -138,3 +138,15 @@ def _boundary(
 def dual(state: State) -> State:
     """Along the batch, what is whole collects its gradient as a sum, and a sum spreads its own."""
     return {REPLICATE: PARTIAL, PARTIAL: REPLICATE}.get(state, state)  # type: ignore[call-overload]
+
+
+def split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
+    """Values that lie cut along the batch."""
+    split = {
+        i.value for i, s in zip(function.inputs, sharding.inputs, strict=True) if s != "R"
+    }
+    for op, known, chosen in zip(function.ops, ops, sharding.choices, strict=True):
+        for value, state in zip(op.results, known.options[chosen].outputs, strict=True):
+            if isinstance(state, tuple):
+                split.add(value)
+    return frozenset(split)

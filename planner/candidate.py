@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import msgspec
+from msgspec.structs import replace
 
+from ..cost_model.hops import Crossing, coding_bytes, message_bytes
 from ..cost_model.pipeline import shares
-from ..ir.amounts import Moment, StageBytes
+from ..ir.amounts import Large, Moment, StageBytes
+from ..ir.compression.program import Program
 from ..ir.interleave import deal
 from ..ir.plan import Memory, Span
 from ..ir.strategy import Strategy
@@ -90,6 +93,10 @@ class StageSums(msgspec.Struct, frozen=True):
     entering_bytes: int
     small_bytes: int = 0
     host_bytes: int = 0
+    large: Large = Large()  # of what crosses
+    entering_large: Large = Large()
+    message_bytes: int = 0
+    coding_bytes: int = 0
 
     def bytes(self, item: int) -> StageBytes:
         """What memory needs of it; `item` bytes per element of a parameter."""
@@ -109,6 +116,24 @@ class StageSums(msgspec.Struct, frozen=True):
             summed=self.summed_bytes,
             small=self.small_bytes,
             host=self.host_bytes,
+            message=self.message_bytes,
+            coding=self.coding_bytes,
+        )
+
+    @property
+    def crossing(self) -> Crossing:
+        """What goes to the next stage."""
+        return Crossing(self.crossing_bytes, self.large)
+
+    def encoded(self, program: Program | None) -> StageSums:
+        """The same with what crosses encoded by a program, if there is one."""
+        if program is None or not (self.large.elements or self.entering_large.elements):
+            return self
+        entering = Crossing(self.entering_bytes, self.entering_large)
+        return replace(
+            self,
+            message_bytes=message_bytes(self.crossing, program),
+            coding_bytes=coding_bytes(self.crossing, entering, program),
         )
 
 

@@ -42,11 +42,12 @@ class Compressor:
             raise UsageError(f"unknown quality {quality!r}; known: {', '.join(QUALITIES)}")
         self.forced = compress not in ("none", "auto")
         if self.forced:
-            self.programs = runnable(algorithm(compress))
-            if not self.programs:
+            known = algorithm(compress)
+            self.programs = runnable(known)
+            if not self.programs and all(p.subject != "activations" for p in known.programs):
                 raise UsageError(
-                    f"{compress} needs an optimizer of its own or is not for gradients and weights: "
-                    f"use it from plait.runtime.compression"
+                    f"{compress} is an optimizer itself (plan --optimizer) or weighs ranks against each "
+                    f"other (plait.runtime.compression)"
                 )
         else:
             allowed = permitted(quality, optimizer in LINEAR) if compress == "auto" else ()

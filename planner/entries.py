@@ -27,7 +27,8 @@ from ..ir.model import Call, Function, Model
 from ..ir.pieces import Variant
 from ..ir.plan import DIVIDED, HOSTED, PARTS, Memory, Sharding, variant
 from ..ir.strategy import ROLES, Strategy
-from .batch import split_batch, whole
+from .activations import Activations
+from .batch import split_batch, split_values, whole
 from .memory.divide import Divider
 from .memory.select import select
 from .rules import UnevenTokens, axis_rule
@@ -57,8 +58,9 @@ class Entries:
     """Prices of a model's functions on a cluster, made when first asked for."""
 
     def __init__(
-        self, model: Model, cluster: Cluster, practice: Practice = GENERATED
-    ) -> None:
+        self, model: Model, cluster: Cluster, practice: Practice = GENERATED,
+        activations: Activations | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.cluster, self.practice = model, cluster, practice
         self.flow: Flow = flow(model)
         self.functions = {f.name: f for f in model.functions}
@@ -71,6 +73,7 @@ class Entries:
             {f.name: split_batch(f, self.flow, self.summed[f.name], apart) for f in model.functions}
             for apart in (False, True)
         )
+        self.activations = activations or Activations()
         self.divider = Divider(self.flow, self.summed)
         self.solved: dict[Word, dict[str, Splits] | None] = {}
         self.tables: dict[TableKey, Table | None] = {}
@@ -195,14 +198,15 @@ class Entries:
         table = self.table_of(name, word, local_batch)
         if table is None:
             return None
-        whole = table.costs.at(local_batch, self.variant(name, word, local_batch, memory), ways)
+        sums = self.activations.reductions(self, word, local_batch)
+        whole = table.costs.at(local_batch, self.variant(name, word, local_batch, memory), ways, sums)
         if memory in HOSTED:
             whole = hosted(whole, self.cluster.device)
         if pieces > 1:
             piece = self.table_of(name, word, local_batch, pieces)
             if piece is None:
                 return None
-            whole = in_pieces(piece.costs, table.costs, whole, local_batch, pieces, ways)
+            whole = in_pieces(piece.costs, table.costs, whole, local_batch, pieces, ways, sums)
         return Entry(whole, table.summed_bytes)
 
     def table_of(self, name: str, word: Word, local_batch: int, pieces: int = 1) -> Table | None:
@@ -372,18 +376,6 @@ class Entries:
             return None
         choices: Choices = tuple(zip(*(a.choices for a in per_axis), strict=True))
         return Sharding(name, strategy, mesh, choices, boundary)
-
-
-def split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
-    """Values that lie cut along the batch."""
-    split = {
-        i.value for i, s in zip(function.inputs, sharding.inputs, strict=True) if s != "R"
-    }
-    for op, known, chosen in zip(function.ops, ops, sharding.choices, strict=True):
-        for value, state in zip(op.results, known.options[chosen].outputs, strict=True):
-            if isinstance(state, tuple):
-                split.add(value)
-    return frozenset(split)
 
 
 def join(per_axis: list[AxisSharding]) -> Boundary:

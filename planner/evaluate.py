@@ -13,6 +13,7 @@ from math import prod
 
 from ..cost_model.batch_axes import BatchAxes
 from ..cost_model.compute import stream_seconds
+from ..cost_model.hops import Crossing, Hop, boundary_links, hops
 from ..cost_model.memory import (
     Waiting,
     host_bytes,
@@ -21,9 +22,10 @@ from ..cost_model.memory import (
     pieces_in_flight,
 )
 from ..cost_model.overlap import exposed
-from ..cost_model.pipeline import Ends, boundary_links, boundary_seconds, pipeline_seconds
+from ..cost_model.pipeline import Ends, pipeline_seconds
 from ..ir.amounts import Share
 from ..ir.cluster import Cluster, Link
+from ..ir.compression.program import Program
 from ..ir.compression.registry import LEADERS
 from ..ir.model import Model
 from ..ir.plan import Memory, Optimizer, Stage
@@ -64,6 +66,7 @@ class Evaluator:
         self.passages = Passages(entries)
         self.between: dict[int, list[Link]] = {}
         self.along: dict[Strategy, BatchAxes] = {}
+        self.hop_programs: dict[tuple[Word, int, int, int], Program | None] = {}
         self.cuts: dict[tuple[Word, int, int, Memory, int, int], Cut | None] = {}
 
     def candidate(
@@ -126,6 +129,29 @@ class Evaluator:
             self.between[stages] = boundary_links(stages, self.cluster)
         return self.between[stages]
 
+    def hops(self, crossings: Sequence[Crossing], program: Program | None) -> list[Hop]:
+        """Every stage's hop to the next one."""
+        return hops(crossings, self.links(len(crossings)), program, self.cluster.device)
+
+    def hop_program(
+        self, word: Word, batch: int, micro_batches: int, stages: int
+    ) -> Program | None:
+        """How values go from a stage to the next, as pays over a typical boundary."""
+        key = word, batch, micro_batches, stages
+        if stages == 1 or not self.entries.activations.sends:
+            return None
+        if key not in self.hop_programs:
+            samples, rounds = batch // micro_batches, micro_batches + stages - 1
+            borders = [self.sums.crossing(at, samples, word) for at in range(1, len(self.calls))]
+            typical = sorted(borders, key=lambda c: c.bytes)[len(borders) // 2]
+            slowest = min(self.links(stages)[:-1], key=lambda x: x.bandwidth_bytes_per_second)
+            entries = self.prices.like(word, batch, micro_batches, "keep")
+            work = sum(self.prices.seconds(entries)) / stages * rounds if entries else 0.0
+            self.hop_programs[key] = self.entries.activations.hop(
+                typical, slowest, self.cluster.device, rounds, work
+            )
+        return self.hop_programs[key]
+
     def waiting(
         self, stages: int, number: int, micro_batches: int, saved: Sequence[float] = ()
     ) -> float:
@@ -169,10 +195,13 @@ class Evaluator:
         stages = self.mixed_stages(decisions, bounds, chunks, micro_batches, entries, moved)
         if stages is None:
             return None
-        sends = boundary_seconds([s.transfer_bytes for s in stages], self.links(len(stages)))
+        ways = self.hops(
+            [Crossing(s.transfer_bytes, s.large) for s in stages],
+            self.hop_program_of(decisions, micro_batches),
+        )
         return self.assemble(
             decisions, micro_batches, tuple(bounds), chunks,
-            [s.forward_seconds + s.backward_seconds for s in stages], sends,
+            [s.forward_seconds + s.backward_seconds for s in stages], [hop.seconds for hop in ways],
             end_shares(self.prices.seconds(entries), [s.pieces for s in stages]),
             [s.sync_seconds for s in stages], max(s.peak_bytes for s in stages),
         )  # fmt: skip
@@ -182,7 +211,7 @@ class Evaluator:
         entries: list[Entry], moved: Sequence[float],
     ) -> tuple[Stage, ...] | None:  # fmt: skip
         """The stages of decisions; None where one has nothing to do."""
-        stages = []
+        stages, program = [], self.hop_program_of(decisions, micro_batches)
         dealt = pieces(bounds, chunks)
         for number, own_pieces in enumerate(dealt):
             parts: dict[Strategy, list[int]] = {}
@@ -191,7 +220,8 @@ class Evaluator:
                 parts.setdefault(d.strategy, []).extend(own)
             sums = [
                 (strategy, self.sums.of(entries, own_pieces, strategy.inside,
-                                     self.global_batch // strategy.batch_ways() // micro_batches, own))
+                                     self.global_batch // strategy.batch_ways() // micro_batches, own
+                                     ).encoded(program))
                 for strategy, own in parts.items()
                 if any(i not in self.once for i in own)
             ]  # fmt: skip
@@ -202,6 +232,14 @@ class Evaluator:
             passed = sum(sum(moved[first:last]) for first, last in own_pieces)
             stages.append(self.stage(sums, micro_batches, waiting, passed))
         return tuple(stages)
+
+    def hop_program_of(
+        self, decisions: Sequence[Decision], micro_batches: int
+    ) -> Program | None:
+        """The program of decisions: what pays for the first, all send alike."""
+        first = decisions[0].strategy
+        batch = self.global_batch // first.batch_ways()
+        return self.hop_program(first.inside, batch, micro_batches, first.stages)
 
     def blend(
         self, decisions: tuple[Decision, ...], micro_batches: int, chunks: int = 1
@@ -238,7 +276,7 @@ class Evaluator:
             bounds = partition(seconds, stages * chunks)
         if bounds is None:
             return None
-        dealt = pieces(bounds, chunks)
+        dealt, program = pieces(bounds, chunks), self.hop_program(word, batch, micro_batches, stages)
         codes: dict[object, int] = {}
         faces = [
             codes.setdefault((number, id(entry)), len(codes))
@@ -257,9 +295,10 @@ class Evaluator:
                 kinds[face] = len(kinds)
                 members = [i for first, last in own for i in range(first, last)]
                 saved.append(self.sums.saved(entries, own))
-                sums.append(self.sums.of(entries, own, word, batch // micro_batches, members))
+                made = self.sums.of(entries, own, word, batch // micro_batches, members)
+                sums.append(made.encoded(program))
             kind_of.append(kinds[face])
-        sends = boundary_seconds([sums[k].crossing_bytes for k in kind_of], self.links(stages))
+        sends = [hop.seconds for hop in self.hops([sums[k].crossing for k in kind_of], program)]
         ends = end_shares(seconds, dealt)
         return Cut(tuple(bounds), tuple(sums), tuple(kind_of), tuple(sends), ends, tuple(saved))
 
@@ -304,6 +343,7 @@ class Evaluator:
         forward."""
         timed = [self.times(sums, self.axes(s), micro_batches) for s, sums in parts]
         forward, backward, sent, sync = (sum(column) for column in zip(*timed, strict=True))
+        leaving = max((sums.crossing for _, sums in parts), key=lambda c: c.bytes)
         shares = tuple(Share(strategy, sums.bytes(self.item)) for strategy, sums in parts)
         return Stage(
             parts[0][1].pieces,
@@ -312,11 +352,12 @@ class Evaluator:
             backward + moved / 2,
             sent + moved,
             sync,
-            max(sums.crossing_bytes for _, sums in parts),
+            leaving.bytes,
             self.memory(parts, micro_batches, waiting),
             shares,
             moved,
             host_bytes([s.bytes for s in shares], waiting),
+            leaving.large,
         )
 
     def times(

@@ -13,6 +13,7 @@ from ..ir.errors import UsageError
 from ..ir.model import Model
 from ..ir.strategy import ROLES, Strategy
 from ..ir.tensor import ITEM_BYTES
+from .activations import Activations
 from .blend import Mixture, fastest, groups
 from .candidate import Candidate, Decision
 from .clock import Clock
@@ -60,7 +61,9 @@ class Space:
         item = _item_bytes(model)
         optimizer = optimizer_states(options.optimizer, item < 4, item)
         compressor = Compressor(options.compress, options.quality, options.optimizer)
-        evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer, compressor)
+        activations = Activations(options.compress, options.quality)
+        entries = Entries(model, cluster, activations=activations)
+        evaluator = Evaluator(entries, model.batch, optimizer, compressor)
         return Space(evaluator, options, options.memory_bytes or cluster.device.memory_bytes)
 
     def again(self, cluster: Cluster | None = None, **changes: Any) -> Space:

@@ -9,12 +9,17 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
+from ..cost_model.hops import Crossing
 from ..cost_model.table import FunctionCost
+from ..ir.amounts import Large
 from ..ir.plan import Span
 from ..ir.program import SMALL_BYTES
+from ..ir.tensor import ITEM_BYTES, TensorType
 from .candidate import StageSums
 from .entries import Entries, Entry, Word
 from .moments import moments
+
+NONE = Crossing(0, Large())
 
 
 class Sums:
@@ -37,7 +42,10 @@ class Sums:
         ]
         users = Counter(name for call in self.calls for name in set(call.parameters))
         self.shares = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
+        # floating-point values over every boundary, and whether tokens do not cut them
+        self.floats: list[list[tuple[TensorType, bool]]] = [[] for _ in range(len(self.calls) + 1)]
         self.crossings = self.crossing_bytes()
+        self.large: dict[tuple[int, int, int], Large] = {}  # by boundary, samples and ways
 
     def of(
         self, entries: list[Entry], pieces: tuple[Span, ...], word: Word, samples: int,
@@ -54,6 +62,13 @@ class Sums:
             role: self.held_bytes(own, [entries[i].summed_bytes.get(role, 0) for i in own])
             for role, _ in word
         }
+        leaving, entering = (
+            max((self.crossing(at, samples, word) for at in ends), key=lambda c: c.bytes, default=NONE)
+            for ends in (
+                [last for _, last in pieces if last - 1 in members],
+                [first for first, _ in pieces if first in members],
+            )
+        )
         return StageSums(
             pieces=pieces,
             forward_seconds=sum(c.forward.seconds for c in calls),
@@ -73,12 +88,10 @@ class Sums:
             batch_bytes=self.batch_bytes(own, calls, entries),
             small_bytes=self.held_bytes(own, small),
             host_bytes=sum(c.host_bytes for c in calls),
-            crossing_bytes=max(
-                self.crossing(last, samples, word) if last - 1 in members else 0 for _, last in pieces
-            ),
-            entering_bytes=max(
-                self.crossing(first, samples, word) if first in members else 0 for first, _ in pieces
-            ),
+            crossing_bytes=leaving.bytes,
+            entering_bytes=entering.bytes,
+            large=leaving.large,
+            entering_large=entering.large,
         )
 
     def last_bytes(self, entries: list[Entry], own: Sequence[int]) -> int:
@@ -142,10 +155,23 @@ class Sums:
             total += amount
         return total
 
-    def crossing(self, at: int, samples: int, word: Word) -> int:
-        """Bytes that one device sends per micro-batch of `samples` over the boundary at a call."""
-        split, whole = self.crossings[at]
-        return (split // self.entries.token_ways(word) + whole) * samples // self.model.batch
+    def crossing(self, at: int, samples: int, word: Word) -> Crossing:
+        """What one device sends per micro-batch of `samples` over the boundary at a call."""
+        (split, whole), ways = self.crossings[at], self.entries.token_ways(word)
+        amount = (split // ways + whole) * samples // self.model.batch
+        key = at, samples, ways
+        if key not in self.large:
+            self.large[key] = self.large_values(*key)
+        return Crossing(amount, self.large[key])
+
+    def large_values(self, at: int, samples: int, ways: int) -> Large:
+        """What of it is large enough to travel compressed, where tokens are cut in so many ways."""
+        local = [
+            (whole.bytes // (1 if plain else ways) * samples // self.model.batch, whole)
+            for whole, plain in self.floats[at]
+        ]
+        kept = [(n, ITEM_BYTES[whole.dtype]) for n, whole in local if n >= SMALL_BYTES]
+        return Large(sum(n for n, _ in kept), sum(n // item for n, item in kept))
 
     def crossing_bytes(self) -> list[tuple[int, int]]:
         """For every boundary the whole bytes of the values that cross it: with tokens, without."""
@@ -156,10 +182,12 @@ class Sums:
             if not function.differentiable:
                 continue
             for name, output in zip(call.results, function.outputs, strict=True):
-                last, amount = ends.get(name, i), function.types[output.value].bytes
+                last, kind = ends.get(name, i), function.types[output.value]
                 plain = self.entries.flow.token_shard(function, output.value) is None
                 if last > i:
-                    change[i + 1][plain] += amount
-                    change[last + 1][plain] -= amount
+                    change[i + 1][plain] += kind.bytes
+                    change[last + 1][plain] -= kind.bytes
+                for at in range(i + 1, last + 1 if kind.is_float else 0):
+                    self.floats[at].append((kind, plain))
         columns = (accumulate(column) for column in zip(*change, strict=True))
         return list(zip(*columns, strict=True))

@@ -15,13 +15,15 @@ from torch import Tensor
 
 from ..ir.local import MICRO, SPLIT
 from ..ir.mesh import Mesh
+from .compression.activations import Summing
 from .group import Group
 from .placed import Placed
 from .shard import block, join, put, split
 
 
 class Comm(Placed):
-    """Collectives of one rank. `bytes` counts what it sent, by kind (ring algorithms)."""
+    """Collectives of one rank. `bytes` counts what it sent, by kind (ring algorithms); `summing`, by
+    axis, are sums that travel compressed."""
 
     def __init__(
         self,
@@ -30,12 +32,14 @@ class Comm(Placed):
         rank: int,
         groups: Mapping[str, Group],
         sent: Counter[str] | None = None,
+        summing: Mapping[str, Summing] | None = None,
     ) -> None:
         names = [axis.name for axis in mesh.axes]
         self.groups = groups
         self.sizes = {axis.name: axis.size for axis in mesh.axes} | {MICRO: micro_batches}
         self.places = dict(zip(names, mesh.coordinate(rank), strict=True)) | {MICRO: 0}
         self.bytes: Counter[str] = Counter() if sent is None else sent
+        self.summing = summing or {}
 
     def micro_batch(self, number: int) -> None:
         """Work on this micro-batch from now on."""
@@ -65,6 +69,8 @@ class Comm(Placed):
 
     def all_reduce(self, x: Tensor, axis: str) -> Tensor:
         """Sum of every rank's `x`."""
+        if axis in self.summing:
+            return self.summing[axis].all_reduce(x)
         return self.groups[axis].all_reduce(x)
 
     def all_gather(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:

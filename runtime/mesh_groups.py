@@ -31,6 +31,7 @@ class MeshGroups:
         self.compressed = {
             (axis.mesh, axis.role): compressed_levels(table.meshes[axis.mesh], axis, pool)
             for axis in table.compression
+            if not ROLES[axis.role].stages
         }
         mesh = table.meshes[0]
         lines = mesh.groups(tuple(i for i, a in enumerate(mesh.axes) if ROLES[a.name].stages))

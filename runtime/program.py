@@ -31,7 +31,7 @@ from .schedule import Piece, Pipeline
 from .session import default_device
 from .shard import block
 from .watchdog import TIMEOUT, watch
-from .wires import Wires, kernels
+from .wires import Wires, kernels, passing, summing
 
 
 class _Load:
@@ -63,13 +63,17 @@ class Program:
 
         self.table, self.stage, self.groups, self.device = table, stage, groups, device
         self.seed, self.steps = seed, 0
+        native = device.type == "cpu"
         comms = [
-            Comm(mesh, table.micro_batches, groups.rank, along, groups.sent)
-            for mesh, along in zip(table.meshes, groups.roles, strict=True)
-        ]
+            Comm(
+                mesh, table.micro_batches, groups.rank, along, groups.sent,
+                summing(table, number, groups, folder, native),
+            )
+            for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))
+        ]  # fmt: skip
         grid = Comm(table.mesh, table.micro_batches, groups.rank, groups.axes, groups.sent)
         initial = Initial(module, seed)
-        wires = Wires(table, groups, folder, device.type == "cpu")
+        wires = Wires(table, groups, folder, native)
         self.store = Store(table, groups, comms, initial, device, wires)
         self.optimizer = self.make_optimizer(optimizer, optimizer_args, folder)
         self.run: Run | PlacedRun
@@ -78,7 +82,8 @@ class Program:
         else:
             self.run = Run(table, self.store, comms, grid, call_key, seed)
             order = rows(table.schedule, table.stages, table.micro_batches, table.chunks)
-            self.pipeline = Pipeline(order, table.crossing, groups.down, groups.up, device)
+            ways = groups.down, groups.up, device, passing(table, folder, native)
+            self.pipeline = Pipeline(order, table.crossing, *ways)
         self.names = names_of(module, table)
         self.unused = {n: initial.tensor(n).cpu().clone() for n in self.names
                        if self.names[n] not in self.store.everything}  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..ir.interleave import Rows, Step
 from ..ir.program import StageValue
+from .compression.activations import Passing
 from .group import Group
 from .watchdog import watch
 
@@ -32,10 +33,13 @@ class Piece(NamedTuple):
 
 
 class Link:
-    """Values to and from one neighbouring stage; `row` is the neighbour's of the schedule."""
+    """Values to and from one neighbouring stage; `row` is the neighbour's of the schedule, `passing`
+    says what travels for a value."""
 
-    def __init__(self, rank: int, neighbour: int, row: Sequence[Step], device: torch.device) -> None:
-        self.rank, self.neighbour, self.device = rank, neighbour, device
+    def __init__(
+        self, rank: int, neighbour: int, row: Sequence[Step], device: torch.device, passing: Passing
+    ) -> None:
+        self.rank, self.neighbour, self.device, self.passing = rank, neighbour, device, passing
         self.place = {step: number for number, step in enumerate(row)}
         self.pending: dict[Step, list[Sent]] = {}
 
@@ -43,7 +47,7 @@ class Link:
         """Send `values` for the neighbour's `step`."""
         works = []
         for value in values:
-            value = value.contiguous()
+            value = self.passing.encode(value.contiguous())
             group.sent["send"] += value.numel() * value.element_size()
             with watch(group.rank, f"send {step} to stage {self.neighbour}"):
                 work = dist.isend(value, group.ranks[self.neighbour], group=group.handle)
@@ -55,11 +59,10 @@ class Link:
         """What the neighbour made in its `step`; it has by then received all it needed before."""
         received = []
         for value in values:
-            dtype = getattr(torch, value.type.dtype)
-            tensor = torch.empty(value.type.shape, dtype=dtype, device=self.device)
+            tensor = self.passing.empty(value.type, self.device)
             with watch(group.rank, f"receive {value.name} {step} from stage {self.neighbour}"):
                 dist.recv(tensor, group.ranks[self.neighbour], group=group.handle)
-            received.append(tensor)
+            received.append(self.passing.decode(tensor, value.type))
         self.release(self.place[step])
         return received
 
@@ -76,12 +79,12 @@ class Pipeline:
 
     def __init__(
         self, rows: Rows, crossing: Sequence[tuple[StageValue, ...]], down: Group, up: Group,
-        device: torch.device,
+        device: torch.device, passing: Passing,
     ) -> None:  # fmt: skip
         self.stage, self.stages, self.device = down.index, len(rows), device
         self.row, self.crossing, self.down, self.up = rows[self.stage], crossing, down, up
         near = {(self.stage + way) % self.stages for way in (-1, 1)} - {self.stage}
-        self.links = {n: Link(down.rank, n, rows[n], device) for n in sorted(near)}
+        self.links = {n: Link(down.rank, n, rows[n], device, passing) for n in sorted(near)}
 
     def run(self, pieces: Sequence[Piece]) -> None:
         """The whole row once, with this stage's pieces of the model."""

@@ -19,6 +19,7 @@ from ..ir.compression.registry import PROGRAMS
 from ..ir.program import CompressedAxis, Table
 from ..ir.strategy import ROLES
 from . import buckets
+from .compression.activations import Passing, Summing
 from .compression.buckets import Buckets
 from .compression.codec import Codec
 from .compression.native import BuildError, Native, build
@@ -98,3 +99,25 @@ def kernels(axis: CompressedAxis, folder: Path, native: bool) -> Codec:
         return Native(build(source, folder / "kernels" / "build"))
     except BuildError:
         return Reference()
+
+
+def passing(table: Table, folder: Path, native: bool) -> Passing:
+    """How values travel between stages."""
+    for axis in table.compression:
+        if axis.activations and ROLES[axis.role].stages:
+            return Passing(PROGRAMS[axis.activations], kernels(axis, folder, native))
+    return Passing()
+
+
+def summing(
+    table: Table, mesh: int, groups: MeshGroups, folder: Path, native: bool
+) -> dict[str, Summing]:
+    """The axes of a mesh over which activations are summed compressed."""
+    return {
+        axis.role: Summing(
+            PROGRAMS[axis.activations], groups.compressed[mesh, axis.role],
+            kernels(axis, folder, native),
+        )
+        for axis in table.compression
+        if axis.activations and axis.mesh == mesh and not ROLES[axis.role].stages
+    }  # fmt: skip

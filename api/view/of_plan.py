@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...cost_model.function import Pricer
+from ...cost_model.hops import plan_hops
 from ...ir.flow import flow
 from ...ir.local import MICRO, localize
 from ...ir.mesh import Axis, Mesh
@@ -140,11 +141,11 @@ def _edges(plan: Plan, model: Model | None) -> list[Edge]:
     runs = [(x.first, x.last) for x in plan.layers]
     once = model.once() if model else frozenset()
     edges = data_edges(model, runs) if model else [Edge(i, i + 1) for i in range(len(runs) - 1)]
-    found = []
+    found, hops = [], plan_hops(plan)
     for edge in edges:
         one, other = (_stage_of(plan, plan.layers[i]) for i in (edge.source, edge.target))
         sent = one != other and plan.layers[edge.source].first not in once
-        said = _megabytes(plan.stages[one].transfer_bytes) if sent else ""
+        said = _megabytes(hops[one].wire_bytes) if sent else ""
         found.append(Edge(edge.source, edge.target, said))
     return found
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...ir.compression.kernel import Kernel
 from ...ir.compression.lower import lower
 from ...ir.compression.program import Program
 from ...ir.errors import UsageError
 from .codec import Codec, Launch, target_for
+from .exchange import pad
 from .reference import Reference
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
+from plait.ir.errors import UsageError
 from plait.planner import PlanOptions, plan
 from plait.planner.compress import QUALITIES
 
@@ -17,6 +19,23 @@ def model():
     """Four megabytes of weights in each of four layers."""
     layers = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(4)))
     batch = torch.empty(1 << 16, 1024, device="meta")
+    return trace(layers, batch, lambda output, batch: output.square().mean())
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = (nn.Linear(*size, bias=False) for size in ((512, 2048), (2048, 512)))
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    """Two products each: the second sums over ranks that the first was split for."""
+    batch = torch.empty(1 << 14, 512, device="meta")
+    layers = nn.Sequential(*(Block() for _ in range(4)))
     return trace(layers, batch, lambda output, batch: output.square().mean())
 
 
@@ -83,3 +102,39 @@ def test_what_travels_call_by_call_keeps_nothing_between(
 def test_lossless_loses_nothing(model, clusters):
     programs, _ = chosen(model, clusters["ethernet"], quality="lossless")
     assert programs == set()
+
+
+@pytest.mark.parametrize(("link", "quality", "names"), [
+    ("ethernet", "all", {"send"}), ("ethernet", "safe", set()), ("nvlink", "all", set()),
+])  # fmt: skip
+def test_values_between_stages_are_rounded_where_it_pays(model, clusters, link, quality, names):
+    programs, made = chosen(model, clusters[link], quality, roles=("pp",))
+    assert {name.split(".")[1] for name in programs} == names
+    if names:
+        plain = plan(model, clusters[link], PlanOptions(roles=("pp",)))
+        assert made.prediction.step_seconds < plain.prediction.step_seconds / 2
+    assert all((c.subject, c.role) == ("activations", "pp") for c in made.compression)
+
+
+@pytest.mark.parametrize(("link", "quality", "names"), [
+    ("ethernet", "all", {"all_reduce"}), ("ethernet", "safe", set()), ("nvlink", "all", set()),
+])  # fmt: skip
+def test_sums_over_tensor_ranks_are_rounded_where_it_pays(blocks, clusters, link, quality, names):
+    programs, made = chosen(blocks, clusters[link], quality, roles=("tp",))
+    assert {name.split(".")[1] for name in programs} == names
+    plain = plan(blocks, clusters[link], PlanOptions(roles=("tp",)))
+    if names:
+        assert made.prediction.step_seconds < plain.prediction.step_seconds / 2
+    else:
+        assert replace(made, compression=()) == plain
+    assert all((c.subject, c.role) == ("activations", "tp") for c in made.compression)
+
+
+def test_a_name_is_taken_wherever_it_fits(model, clusters):
+    named = {"compress": "fp8-activations"}
+    made = plan(model, clusters["nvlink"], PlanOptions(roles=("pp",), **named))
+    assert [c.program for c in made.compression] == ["fp8-activations.send"]
+    made = plan(model, clusters["nvlink"], PlanOptions(roles=("dp",), **named))
+    assert made.compression == ()
+    with pytest.raises(UsageError, match="optimizer of its own"):
+        plan(model, clusters["nvlink"], PlanOptions(compress="1-bit-adam"))

@@ -99,6 +99,26 @@ def test_programs_with_a_part_in_shards_keep_their_promise(name, tmp_path):
     assert all(0 <= row.slack <= 0.15 for row in found)
 
 
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_compressed_activations_keep_the_promise(name, tmp_path):
+    """Values of 65 KiB and more; where layers recompute, the worst moment is in a layer that sums."""
+    ways = [
+        peak.Way(word, count, memory, compress="int8-activations", batch=batch)
+        for word, count, memory, batch in (
+            ("pp=2", 2, "keep", 256), ("pp=2", 4, "keep", 172 * 4), ("tp=2", 1, "recompute", 86),
+            ("tp=2", 2, "recompute", 256),
+        )
+    ]  # fmt: skip
+    bare = [way._replace(compress="none") for way in ways]
+    plain = [stage for _, made in peak.compiled(name, bare, tmp_path) for stage in made.stages]
+    found = list(peak.rows([name], ways, tmp_path))
+    assert all(0 <= row.slack <= 0.3 for row in found)
+    for row, stage in zip(found, plain, strict=True):
+        term = "communication" if row.job.way.word == "pp=2" else "temporaries"
+        assert dict(row.terms)[term] != dict(stage.memory)[term]
+
+
 @pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", LONG)

@@ -1,0 +1,50 @@
+"""Run by torchrun: trains programs; writes losses, bytes sent, and what all ranks must agree on."""
+
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from plait.ir.capture import materialize
+from plait.runtime.group import Pool
+from plait.runtime.program import Program
+from plait.runtime.session import session
+
+
+def train(job: dict[str, object], pool: Pool) -> dict[str, object]:
+    source = materialize(job["source"], seed=0)
+    program = Program.open(job["folder"], source.model, optimizer_args={"lr": 1e-3}, pool=pool)
+    losses, sent = [], {}
+    for _ in range(job["steps"]):
+        before = dict(pool.sent)
+        losses.append(float(program.step(source.batch)))
+        sent = {kind: n - before.get(kind, 0) for kind, n in pool.sent.items()}
+    same = [  # along tensor-parallel ranks: weights that are not cut
+        kept.flat.reshape(-1).view(torch.uint8)
+        for kept in program.store.kept.values()
+        if set(kept.held.layout) == {"R"}
+    ]
+    whole = program.state_dict()
+    bits = {name: sha256(whole[name].numpy().tobytes()).hexdigest() for name in sorted(whole)}
+    return {
+        "losses": losses, "sent": sent, "stage": program.groups.stage, "whole": bits,
+        "same": sha256(torch.cat(same).numpy().tobytes()).hexdigest(),
+    }  # fmt: skip
+
+
+def main() -> None:
+    jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    with session() as rank:
+        pool = Pool(rank)
+        found = {job["name"]: train(job, pool) for job in jobs}
+        rows = [None] * dist.get_world_size()
+        dist.all_gather_object(rows, found)
+        if rank == 0:
+            out.write_text(json.dumps(rows))
+
+
+main()

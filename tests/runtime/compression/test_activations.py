@@ -1,0 +1,128 @@
+"""Activations as they travel: rounded alike for all, in the memory that is promised for it."""
+
+import pytest
+import torch
+
+from plait.cost_model.hardware import load_cluster
+from plait.cost_model.hops import Crossing, coding_bytes, message_bytes
+from plait.cost_model.reductions import Reductions
+from plait.ir.amounts import Large
+from plait.ir.compression.registry import PROGRAMS
+from plait.runtime.compression.activations import Passing, Summing, type_of
+from plait.runtime.compression.reference import Reference
+from plait.runtime.compression.threads import run_ranks
+from plait.runtime.compression.work import Levels
+from plait.runtime.peak import LiveBytes
+
+NAMES = ("int8-activations", "fp8-activations")
+ROUNDING = {"int8-activations": 0.5 / 127, "fp8-activations": 1 / 16}  # of a group's largest value
+SHAPES = [(256, 160), (171, 301)]  # whole tiles of 128, and not
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+class Idle:
+    """A codec that takes no memory of its own, as compiled ones."""
+
+    def run(self, kernel, launch):
+        launch.target.zero_()
+
+
+class Peer:
+    """A rank of a group whose others send nothing in particular, and keep nothing."""
+
+    def __init__(self, size):
+        self.size, self.index = size, 0
+
+    def all_to_all(self, x):
+        return torch.empty_like(x)
+
+    def all_gather(self, x):
+        return x.new_empty((self.size, *x.shape))
+
+
+def value(shape, dtype, seed=0):
+    """A matrix that is not contiguous."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape[::-1], generator=generator).to(dtype).t()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_value_arrives_rounded(name, dtype, shape):
+    passing, x = Passing(PROGRAMS[f"{name}.send"]), value(shape, dtype)
+    sent = passing.encode(x)
+    assert sent.dtype == torch.uint8
+    assert sent.shape == passing.empty(type_of(x), x.device).shape
+    found = passing.decode(sent, type_of(x))
+    assert (found.shape, found.dtype) == (x.shape, dtype)
+    limit = ROUNDING[name] * float(x.abs().max()) + torch.finfo(dtype).eps * 8
+    assert 0 < float((found - x).abs().max()) <= limit
+
+
+@pytest.mark.parametrize("x", [
+    torch.ones(300, 300, dtype=torch.int64), torch.ones(300, 300, dtype=torch.bool),
+    torch.ones(127, 128), torch.ones(255, 128, dtype=torch.bfloat16),
+])  # fmt: skip
+def test_what_is_small_or_no_number_travels_as_it_is(x):
+    passing = Passing(PROGRAMS["int8-activations.send"])
+    assert passing.encode(x) is x
+    assert passing.decode(x, type_of(x)) is x
+    assert passing.empty(type_of(x), x.device).dtype == x.dtype
+
+    def rank(levels):
+        Summing(PROGRAMS["int8-activations.all_reduce"], levels, Reference()).all_reduce(x)
+        return levels.all.sent
+
+    assert all(set(sent) == {"all_reduce"} for sent in run_ranks(rank, outer=2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sums_are_the_same_on_all_ranks(name, dtype, shape):
+    def rank(levels):
+        x = value(shape, dtype, levels.all.index)
+        summing = Summing(PROGRAMS[f"{name}.all_reduce"], levels, Reference())
+        return x, summing.all_reduce(x), x.clone(), dict(levels.all.sent)
+
+    found = run_ranks(rank, outer=3)
+    exact = sum(x.double() for x, *_ in found)
+    for x, total, before, sent in found:
+        assert torch.equal(x, before)
+        assert torch.equal(total, found[0][1])
+        assert total.dtype == dtype
+        assert float((total - exact).abs().max()) <= 0.02 * 4 * float(exact.abs().max())
+        assert "all_reduce" not in sent
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_sum_takes_no_more_than_promised(dtype, shape, ranks):
+    program, x = PROGRAMS["int8-activations.all_reduce"], value(shape, dtype).contiguous()
+    peer = Peer(ranks)
+    with LiveBytes() as live:
+        Summing(program, Levels(peer, Peer(1), peer), Idle()).all_reduce(x)
+    peak, size, item = live.peak, x.nbytes, x.element_size()
+    cluster = load_cluster(f"local:{ranks}")
+    beside = Reductions({"tp": program}, cluster).coding_bytes("tp", size, item, ranks, 1)
+    assert size < peak <= size + beside
+    assert size + beside <= 1.05 * peak
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_message_takes_no_more_than_promised(dtype, shape):
+    program, x = PROGRAMS["int8-activations.send"], value(shape, dtype).contiguous()
+    crossing = Crossing(x.nbytes, Large(x.nbytes, x.numel()))
+    passing = Passing(program, Idle())
+    with LiveBytes() as encoding:
+        sent = passing.encode(x)
+    assert sent.nbytes == message_bytes(crossing, program)
+    with LiveBytes() as decoding:
+        received = passing.empty(type_of(x), x.device)
+        passing.decode(received, type_of(x))
+    none = Crossing(0, Large())
+    assert encoding.peak <= sent.nbytes + coding_bytes(crossing, none, program)
+    assert decoding.peak <= x.nbytes + coding_bytes(none, crossing, program)
