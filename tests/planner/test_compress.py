@@ -136,5 +136,5 @@ def test_a_name_is_taken_wherever_it_fits(model, clusters):
     assert [c.program for c in made.compression] == ["fp8-activations.send"]
     made = plan(model, clusters["nvlink"], PlanOptions(roles=("dp",), **named))
     assert made.compression == ()
-    with pytest.raises(UsageError, match="optimizer of its own"):
+    with pytest.raises(UsageError, match="an optimizer itself"):
         plan(model, clusters["nvlink"], PlanOptions(compress="1-bit-adam"))
