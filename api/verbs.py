@@ -52,7 +52,7 @@ def _plan(p: Parser) -> None:
     p.add_argument("--roles", help="comma-separated roles that may be used")
     p.add_argument("--memory-actions", default="keep,recompute,offload,split")
     p.add_argument("--compress", default="none", metavar="NAME",
-                   help="none, auto, or an algorithm such as sdp4bit, zero++, eight-bits")  # fmt: skip
+                   help="none, auto, or an algorithm (sdp4bit, zero++, int8-activations)")  # fmt: skip
     p.add_argument("--quality", default="safe", choices=("lossless", "safe", "all"),
                    help="what --compress auto may do to numbers on the wire")  # fmt: skip
     p.add_argument("--micro-batches", type=int, help="fix the number of micro-batches")

@@ -84,8 +84,8 @@ class Activations:
         takes so many seconds beside."""
         if not self.sends or not crossing.large.elements:
             return None
-        priced = [(hop_of(crossing, link, p, device).seconds, p.name, p) for p in self.sends]
-        seconds, _, program = min(priced)
+        priced = [(hop_of(crossing, link, p, device).seconds, p) for p in self.sends]
+        seconds, program = min(priced, key=lambda pair: pair[0])
         plain = hop_of(crossing, link, None, device).seconds
         return program if self.forced or worth(plain, seconds, 2 * rounds, work) else None
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from plait.api.decision import of_plan
+from plait.api.explanation import explain
 from plait.codegen import compile_program, write
 from plait.cost_model.breakdown import step_term
 from plait.cost_model.hardware import load_cluster
@@ -13,6 +15,9 @@ from plait.cost_model.held import memory_term
 from plait.cost_model.hops import plan_hops
 from plait.cost_model.reductions import reductions_of
 from plait.ir.capture import load_source, trace
+from plait.ir.files import dump, load
+from plait.ir.plan import Plan
+from plait.ir.text import print_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import everywhere
 from plait.runtime.launch import launch
@@ -115,13 +120,32 @@ def test_terms_add_up_to_the_plan(plans, name):
     assert ("codec" in names) == (name in PLAIN)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plan_says_what_is_compressed(plans, name):
+    made, (word, _, compress) = plans[name], CASES[name]
+    roles = {role.split("=")[0] for role in word.split(",")}
+    assert {(c.role, c.subject) for c in made.compression} == {(role, "activations") for role in roles}
+    for role in roles:
+        assert f"  compress  activations over {role}: {compress}." in print_plan(made)
+    assert load(dump(made, "plait/plan"), Plan, "plait/plan") == made
+    shown = explain(made, "stage*")
+    assert ("as int8-activations.all_reduce" in shown) == ("tp" in roles and "int8" in compress)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_is_verified_is_not_compressed(model, plans, name):
+    wide = of_plan(plans[name]).wide(model)
+    assert wide.table.compression == ()
+    assert not any(path.startswith("kernels") for path, _ in wide.files)
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", PLAIN)
 def test_training_stays_close(trained, name):
-    """Over 20 steps losses fell from 6.26 to 3.60 and differed by up to 0.15 %."""
+    """Losses fell from 6.26 to 3.60 and differed by up to 0.14 % (int8) and 0.45 % (fp8)."""
     losses, plain = trained[name][0]["losses"], trained[PLAIN[name]][0]["losses"]
     assert losses[-1] < 0.7 * losses[0]
-    assert losses == pytest.approx(plain, rel=0.005)
+    assert losses == pytest.approx(plain, rel=0.01)
     assert losses != plain
 
 
