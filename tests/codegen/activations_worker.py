@@ -28,7 +28,8 @@ def train(job: dict[str, object], pool: Pool) -> dict[str, object]:
         if set(kept.held.layout) == {"R"}
     ]
     whole = program.state_dict()
-    bits = {name: sha256(whole[name].numpy().tobytes()).hexdigest() for name in sorted(whole)}
+    plain = {name: whole[name].reshape(-1).view(torch.uint8) for name in sorted(whole)}
+    bits = {name: sha256(flat.numpy().tobytes()).hexdigest() for name, flat in plain.items()}
     return {
         "losses": losses, "sent": sent, "stage": program.groups.stage, "whole": bits,
         "same": sha256(torch.cat(same).numpy().tobytes()).hexdigest(),
