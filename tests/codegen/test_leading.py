@@ -45,7 +45,7 @@ MOVES = {  # the plan, and whose checkpoint is loaded under it
     "on four": ("1-bit-adam", "with tensors"),
     "local cut": ("local with tensors", "local-adaalter"),
 }
-LONG = ("1-bit-lamb", "0/1-adam", "step-ahead", "detached", "other decay", "in stages")
+SOME = ("adam", "warm", "1-bit-adam", "sign-momentum", "with tensors")
 APART = ("detached", "step-ahead", "cser")  # weights differ between ranks in all steps
 
 
@@ -67,7 +67,7 @@ def trained(model, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("leading")
     jobs, plans = [], {}
     for name, (word, optimizer, more) in CASES.items():
-        if request.param == "some" and name in LONG:
+        if request.param == "some" and name not in SOME:
             continue
         plans[name] = planned(model, word, optimizer)
         target = folder / name.replace(" ", "_").replace("/", "_")
@@ -79,7 +79,7 @@ def trained(model, tmp_path_factory, request):
         })  # fmt: skip
     known = {job["name"]: job for job in jobs}
     for name, (under, saved) in MOVES.items():
-        if under in plans:
+        if {under, saved} <= plans.keys():
             jobs.append({**known[under], "name": name, "from": saved})
     (folder / "jobs.json").write_text(json.dumps(jobs))
     out = folder / "out.json"
@@ -134,7 +134,7 @@ def test_a_checkpoint_between_exchanges_goes_on_where_it_was(trained):
 def test_a_checkpoint_goes_on_under_another_plan(trained):
     plans, rows = trained
     for name, (under, saved) in MOVES.items():
-        if under not in plans:
+        if not {under, saved} <= plans.keys():
             continue
         for rank in range(4):
             found = row(rows, name, rank)
@@ -148,7 +148,7 @@ def test_a_checkpoint_goes_on_under_another_plan(trained):
 @pytest.mark.ranks
 def test_bytes_on_the_wire_are_the_predicted_ones(trained):
     plans, rows = trained
-    for name in ("1-bit-adam", "cser", "local-adaalter", "sign-momentum"):
+    for name in {"1-bit-adam", "local-adaalter", "sign-momentum"} & plans.keys():
         (share,) = plans[name].stages[0].shares
         axes, held = axes_of(plans[name], share.strategy, share.bytes.item), share.bytes.trained
         (axis,) = axes.replicas
@@ -159,8 +159,6 @@ def test_bytes_on_the_wire_are_the_predicted_ones(trained):
         found = sum(row(rows, name)["sent"][4:]) / 4 - plain
         if all(program.when == "exchange" for program in known.programs):
             found *= given / every  # the plan counts on the algorithm's own distance
-        if name == "cser":
-            continue  # both, at two distances
         assert found == pytest.approx(priced.wire_bytes, rel=0.02), name
 
 

@@ -87,7 +87,7 @@ def test_programs_keep_their_promise_where_weights_travel_compressed(tmp_path):
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("llama", marks=pytest.mark.long)])
 def test_programs_with_a_part_in_shards_keep_their_promise(name, tmp_path):
     ways = [
         peak.Way("zero3=2@1/4"), peak.Way("zero3=2@3/4", 2, "recompute", "sgd"),
@@ -100,7 +100,7 @@ def test_programs_with_a_part_in_shards_keep_their_promise(name, tmp_path):
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("llama", marks=pytest.mark.long)])
 def test_compressed_activations_keep_the_promise(name, tmp_path):
     """Values of 65 KiB and more; where layers recompute, the worst moment is in a layer that sums."""
     ways = [
