@@ -1,9 +1,9 @@
 """Promised against measured peak bytes of generated programs: `python benchmarks/peak.py [MODEL ...]`.
 
 Every model of tests/zoo but mixtures of experts, and one whose weights are large enough to be compressed
-as they travel, under plans of different words, memory actions,
-micro-batches and optimizers on one to four gloo ranks. A row is a stage of a program: the bytes of
-live tensors at the worst moment of two steps on its fullest rank, and what the plan promised.
+as they travel, under plans of different words, memory actions, micro-batches and optimizers on one to
+four gloo ranks. A row is a stage of a program: the bytes of live tensors at the worst moment of two
+steps on its fullest rank, and what the plan promised.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ from plait.ir.flow import Flow, flow
 from plait.ir.layout import State
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Model
-from plait.planner.batch import split_batch
-from plait.planner.entries import split_values
+from plait.planner.batch import split_batch, split_values
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
 from plait.planner.sharding.build import build
 from plait.planner.sharding.costs import RooflineCosts

@@ -112,9 +112,8 @@ def _held(
             if item.kind == "parameter" and lies.setdefault(name, here) != here:
                 raise MismatchError(f"{name} is shared by layers that hold it differently")
             lies.setdefault(name, here)
-            left = {LED} if plan.optimizer.name in LEADERS else set[str]()
-            added = _sums(sharding.boundary.gradients[position], sharding.mesh)
-            sums.setdefault(name, tuple(axis for axis in added if axis not in left))
+            gradient = sharding.boundary.gradients[position]
+            sums.setdefault(name, _sums(gradient, sharding.mesh, plan.optimizer.name in LEADERS))
             factors.setdefault(name, found.axes[function.name].factors[item.value])
             stages.setdefault(name, set()).update(where)
     whole = 0, (REPLICATE,) * len(plan.strategies[0].mesh.axes)
@@ -141,12 +140,14 @@ def _held(
     return _fold(single, runs)
 
 
-def _sums(gradient: Layout | None, mesh: Mesh) -> tuple[str, ...]:
-    """Axes of devices over which a gradient is partial and no role keeps it in pieces."""
+def _sums(gradient: Layout | None, mesh: Mesh, led: bool) -> tuple[str, ...]:
+    """Axes of devices over which a gradient is partial, no role keeps it in pieces, and its sum is not
+    left to an optimizer that is `led`."""
+    left = (MICRO, LED) if led else (MICRO,)
     return tuple(
         axis.name
         for axis, state in zip(mesh.axes, gradient or (), strict=False)
-        if state == PARTIAL and axis.size > 1 and axis.name != MICRO and not ROLES[axis.name].shards
+        if state == PARTIAL and axis.size > 1 and axis.name not in left and not ROLES[axis.name].shards
     )
 
 

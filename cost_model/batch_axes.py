@@ -101,6 +101,8 @@ class BatchAxes:
     ) -> float:
         """A collective of gradients or weights, compressed along the axes where it is, but for a part
         `small` of it in small tensors."""
+        if not self.compression and self.leader is None:
+            return self.seconds(kind, amount, axes)
         seconds = 0.0
         for axis in axes:
             priced = self.compressed(subject, amount, axis, small)
@@ -155,6 +157,8 @@ class BatchAxes:
     def moving_bytes(self, subject: Subject, whole: int, bucket: int, plain: int) -> int:
         """What `whole` bytes of weights, or of their gradients, take beside themselves and what becomes
         of them while they travel in buckets: `plain` bytes, or those of compressed ones under way."""
+        if not self.compression:
+            return plain
         elements = min(whole, TOGETHER * bucket) // self.item
         sizes = [
             exchange_bytes(program, elements, axis[1], axis[2], self.cluster)

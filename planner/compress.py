@@ -1,8 +1,8 @@
 """Which collectives travel compressed: those that gain more on the wire than their codecs take.
 
 Gradients and weights are decided for along every axis, once per step or once per call, by its links, its
-group and its bytes. The user says
-what may happen to numbers on the way, by the name of an algorithm or as a quality:
+group and its bytes. The user says what may happen to numbers on the way, by the name of an algorithm or
+as a quality:
 
     lossless   nothing is lost
     safe       every number is sent, and its error is unbiased, or carried over to an optimizer that is
@@ -105,14 +105,13 @@ def travels(axes: BatchAxes, trained: int, calls: int) -> Iterator[Travel]:
     for axis in axes.replicas:
         yield Travel("gradients", "all_reduce", part, axis, 1, True)
     for axis in axes.sharded:
-        whole = "gradient" not in axes.shards
-        parts = 1 if whole else calls
+        lasting = "gradient" not in axes.shards
+        parts = 1 if lasting else calls
         gradients = trained * axes.scale / parts
-        yield Travel("gradients", "reduce_scatter", gradients, axis, parts, whole)
-        whole = "parameter" not in axes.shards
-        parts = 1 if whole else calls
-        times = 1 if whole else 2 * calls  # forward and backward
-        yield Travel("weights", "all_gather", trained / parts, axis, times, whole)
+        yield Travel("gradients", "reduce_scatter", gradients, axis, parts, lasting)
+        lasting = "parameter" not in axes.shards
+        parts, times = (1, 1) if lasting else (calls, 2 * calls)  # forward and backward
+        yield Travel("weights", "all_gather", trained / parts, axis, times, lasting)
 
 
 def keeps(program: Program) -> bool:

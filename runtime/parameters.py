@@ -276,11 +276,10 @@ class Store:
         return self.assemble(kept, kept.whole(flat))
 
     def gather_value(self, kept: Kept) -> Tensor:
-        exact = kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh)
-        if exact and kept.leaf is not None:
-            return self.gather(kept, kept.leaf)
-        if self.leader is not None and kept.leaf is not None:
+        if kept.leaf is not None and self.leader is not None:
             return self.gather(kept, self.leader.agreed(kept.leaf))
+        if kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh):
+            return self.gather(kept, kept.leaf)
         return self.gather(kept, kept.flat, 1)
 
     def summed(self, kept: Kept) -> Tensor:

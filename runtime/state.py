@@ -140,24 +140,23 @@ def _restore_optimizer(
             else value
             for key, value in entries.items()
         }  # fmt: skip
-    groups = optimizer.state_dict()["param_groups"]
+    leader, trained = program.store.leader, program.store.trained()
+    groups = optimizer.state_dict()["param_groups"] if leader is None else leader.param_groups
     for group in groups:
         group.update({k: _like(group[k], v) for k, v in manifest.options.items() if k in group})
-    leader, trained = program.store.leader, program.store.trained()
     if leader is None:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
-        return
-    for group, kept_group in zip(leader.param_groups, groups, strict=True):
-        group.update({k: v for k, v in kept_group.items() if k != "seed"})
-    carry(leader, {k.leaf: state[i] for i, k in enumerate(trained) if k.leaf is not None})
+    else:
+        carry(leader, {k.leaf: state[i] for i, k in enumerate(trained) if k.leaf is not None})
 
 
 def _options(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Hyperparameters that are plain numbers, of the one group there is."""
+    """Hyperparameters that are plain numbers: all groups have the same."""
     if optimizer is None:
         return {}
     group = optimizer.param_groups[0]
-    return {k: _plain(v) for k, v in group.items() if k != "params" and _plain(v) is not None}
+    plain = {k: _plain(v) for k, v in group.items() if k not in ("params", "seed")}
+    return {k: v for k, v in plain.items() if v is not None}
 
 
 def _plain(value: Any) -> Any:

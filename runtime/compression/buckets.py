@@ -164,11 +164,6 @@ class Buckets:
             )
         return found
 
-    @property
-    def subjects(self) -> tuple[Subject, ...]:
-        """What there are programs for."""
-        return tuple(program.subject for program in self.algorithm.programs)
-
     def states(self, subject: Subject) -> tuple[State, ...]:
         """What a large bucket carries from step to step."""
         found = self.algorithm.program(subject)

@@ -50,13 +50,14 @@ class FlatOptimizer(torch.optim.Optimizer):
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
-        super().__init__(params, {**defaults, "compress": True, "seed": 0})
+        super().__init__(params, {**defaults, "compress": True, "seed": None})
         self.levels, self.algorithm, self.codec = levels, algorithm, codec
         self.parts: list[Part] = []
         self.groups: list[dict[str, Any]] = []
         for group in self.param_groups:
             for part in _parts(group, small_bytes):
-                part.seed = group["seed"] + 2 * len(self.groups) * (not group["seed"]) + part.compress
+                seed = 2 * len(self.groups) if group["seed"] is None else group["seed"]
+                part.seed = seed + part.compress
                 self.begin(group, part, _flat(part.parameters))
                 self.parts.append(part)
                 self.groups.append(group)
@@ -105,14 +106,13 @@ class FlatOptimizer(torch.optim.Optimizer):
         """Over all ranks, in fp32."""
         return self.levels.all.all_reduce(x) / self.levels.all.size
 
-    def weights(self) -> list[Tensor]:
-        """What to evaluate and to save, one tensor per parameter."""
-        return [parameter.detach() for group in self.param_groups for parameter in group["params"]]
+    def exact(self, parameter: Tensor) -> Tensor:
+        """This rank's weights of one parameter, to evaluate and to save; leave them alone."""
+        return parameter.detach()
 
     def agreed(self, parameter: Tensor) -> Tensor:
         """One parameter's weights to evaluate: the mean of all ranks' where they differ."""
-        every = [p for group in self.param_groups for p in group["params"]]
-        own = next(w for p, w in zip(every, self.weights(), strict=True) if p is parameter)
+        own = self.exact(parameter)
         rows = self.levels.all.all_gather(own.contiguous()).view(-1, *own.shape)
         return own if all(torch.equal(rows[0], row) for row in rows[1:]) else rows.mean(0)
 

@@ -7,6 +7,7 @@ Xu and Huang, Detached error feedback, arXiv 2004.05298 (`shift` below 1).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class ShiftedSGD(FlatOptimizer):
         codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
     ) -> None:  # fmt: skip
         self.every = every
+        self.places: dict[Tensor, tuple[Part, int]] = {}  # of parameters, in the flat weights of a part
         defaults = {"lr": lr, "momentum": momentum, "shift": shift}
         chosen = program or algorithm("step-ahead")
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
@@ -42,6 +44,8 @@ class ShiftedSGD(FlatOptimizer):
         part.values["weights"] = x.clone()
         part.values["momentum"] = torch.zeros_like(x)
         part.values["rate"] = torch.tensor(group["lr"])
+        starts = accumulate(part.sizes, initial=0)
+        self.places.update((p, (part, at)) for p, at in zip(part.parameters, starts, strict=False))
 
     def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
         exchange, weights = part.exchanges["gradients"], part.values["weights"]
@@ -62,11 +66,8 @@ class ShiftedSGD(FlatOptimizer):
 
     def weights(self) -> list[Tensor]:
         """The weights themselves, one tensor per parameter: what to evaluate and to save."""
-        found = {
-            parameter: piece.view_as(parameter).clone()
-            for part in self.parts
-            for parameter, piece in zip(
-                part.parameters, part.split(part.values["weights"]), strict=True
-            )
-        }
-        return [found[parameter] for group in self.param_groups for parameter in group["params"]]
+        return [self.exact(p).clone() for group in self.param_groups for p in group["params"]]
+
+    def exact(self, parameter: Tensor) -> Tensor:
+        part, start = self.places[parameter]
+        return part.values["weights"].narrow(0, start, parameter.numel()).view_as(parameter)
