@@ -6,7 +6,7 @@ from itertools import chain, count
 
 import msgspec
 
-from ..ir.divide import Form, finer_axes, piece_form
+from ..ir.divide import Form
 from ..ir.errors import MismatchError
 from ..ir.flow import Flow
 from ..ir.model import Function, Model
@@ -56,12 +56,8 @@ def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
     lowered = []
     for (number, variant), runs in uses.items():
         sharding = plan.shardings[number]
-        function, division = model.function(sharding.function), plan.division_of(runs[0])
-        known = axes[function.name]
-        form = sharding.form(known)
-        if division is not None:
-            finer = finer_axes(function, known, dict(division.places), division.outer)
-            form = piece_form(function, known, finer, form, division)
+        function = model.function(sharding.function)
+        form = plan.form_of(runs[0], function, axes[function.name])
         local = form.local(function)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         word = "" if sharding.strategy == usual else identifier(str(sharding.strategy))

@@ -12,10 +12,12 @@ from itertools import pairwise
 
 import msgspec
 
+from ..ir.between import Between
+from ..ir.grid import Passage
+from ..ir.layout import along
 from ..ir.model import Call, Function, Model
 from ..ir.plan import Layers, Memory, Plan
 from ..ir.program import piece_function
-from .between import Between
 from .lower import Lowered
 from .text import WIDTH, Names, milliseconds, remark, returned, wrapped
 
@@ -58,9 +60,10 @@ class PieceCode:
             if layers.first not in once and first <= layers.first < last
             for s in self.fold(layers)
         ]
-        final = number + 1 == len(plan.pieces)
-        self.received = crossing(plan, model, number - 1) if number else ()
-        self.sent = (model.loss,) if final else crossing(plan, model, number)
+        before = between.crossing(number - 1) if number else ()
+        after = between.crossing(number) or (between.value(model.loss),)
+        self.received, self.sent = (tuple(v.name for v in values) for values in (before, after))
+        self.returning = {v.name for v in (*before, *after) if v.gradient}
 
     def named(self, direction: str) -> str:
         return piece_function(direction, self.chunk, self.plan.chunks)
@@ -137,7 +140,7 @@ class PieceCode:
         for position, name in enumerate(head.arguments):
             way = self.between.forward(segment.first, position)
             arguments.append(names.fresh(name) if way.steps else where[name])
-            lines += self.between.lines(way, where[name], arguments[position], "    ")
+            lines += self.moved(way, where[name], arguments[position])
         carried: dict[int, str] = {}  # the loop's variable of every argument that comes round
         for position, result in segment.carried:
             name = head.arguments[position]
@@ -175,6 +178,18 @@ class PieceCode:
             8 if segment.loop else 4,
         )  # fmt: skip
 
+    def moved(self, way: Passage, source: str, target: str) -> list[str]:
+        """A passage as statements from one variable to another."""
+        grid, lines = self.between.grid, []
+        for step in way.steps:
+            items = [source, f'"{grid.axes[step.axis].name}"']
+            for state, layout in ((step.source, step.before), (step.target, step.after)):
+                if isinstance(state, tuple):
+                    items += map(str, along(way.factors, layout, grid, state))
+            lines.append(f"    {target} = run.grid.{step.kind}({', '.join(items)})")
+            source = target
+        return lines
+
     def remark(self, segment: Segment) -> str:
         layers, calls = segment.layers, self.model.calls
         path = remark(calls[segment.first].path or segment.module)
@@ -188,10 +203,9 @@ class PieceCode:
 
     def backward(self) -> list[str]:
         names = Names({"functions"})
-        gradients = differentiable(self.model)
         tangent: dict[str, str] = {}
         for name in self.sent:
-            if name in gradients:
+            if name in self.returning:
                 tangent[name] = names.fresh(f"d_{name}")
         lines = wrapped(f"def {self.named('backward')}(", ["run", *tangent.values()], "):", 0)
         gone = {"_", "None"}
@@ -202,7 +216,8 @@ class PieceCode:
                 needed = {tangent[n] for n in tangent if n not in made}
                 if segment is not self.segments[0]:
                     lines += _delete({tangent[n] for n in made & tangent.keys()} - needed, gone)
-        return lines + returned([tangent.get(n, "None") for n in self.received if n in gradients])
+        given = [n for n in self.received if n in self.returning]
+        return lines + returned([tangent.get(n, "None") for n in given])
 
     def backward_segment(
         self, segment: Segment, tangent: dict[str, str], names: Names
@@ -251,7 +266,7 @@ class PieceCode:
         for position, mine in after:
             name = head.arguments[position]
             way = self.between.backward(segment.first, position)
-            lines += self.between.lines(way, mine, mine, "    ")
+            lines += self.moved(way, mine, mine)
             if name in tangent:
                 lines.append(f"    {tangent[name]} = run.add({tangent[name]}, {mine})")
             else:
@@ -267,28 +282,3 @@ def _delete(variables: set[str], gone: set[str]) -> list[str]:
     if len(line) > WIDTH:
         return wrapped("del (", ending, ")", 4)
     return [line] if ending else []
-
-
-def differentiable(model: Model) -> frozenset[str]:
-    """Values that carry a gradient between calls."""
-    functions = {f.name: f for f in model.functions}
-    return frozenset(
-        name
-        for call in model.calls
-        for name, output in zip(call.results, functions[call.function].outputs, strict=True)
-        if output.tangent is not None
-    )
-
-
-def crossing(plan: Plan, model: Model, number: int) -> tuple[str, ...]:
-    """Values that piece `number` sends on: made at or before it, used after it."""
-    border = plan.pieces[number][1]
-    once = model.once()
-    used = {n for c in model.calls[border:] for n in c.arguments}
-    return tuple(
-        name
-        for i, call in enumerate(model.calls[:border])
-        if i not in once
-        for name in call.results
-        if name in used
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
+from ..ir.between import Between
 from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import LEADERS, PROGRAMS
 from ..ir.files import dump
@@ -13,7 +14,6 @@ from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.precision import PRECISIONS
 from ..ir.program import Program, Table
-from .between import Between
 from .compression import cpp
 from .function import function_module
 from .lower import Lowered, lower

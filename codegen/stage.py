@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+from ..ir.between import Between
 from ..ir.model import Model
 from ..ir.plan import Plan
-from .between import Between
 from .lower import Lowered
 from .piece import PieceCode
 from .text import Names, milliseconds, quoted, remark, returned, tupled, wrapped

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from ..ir.between import Between
 from ..ir.compression.registry import LEADERS, LED
 from ..ir.errors import MismatchError
 from ..ir.files import digest
 from ..ir.flat import WHOLE
 from ..ir.flow import Flow, flow
-from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout, local_type
+from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout
 from ..ir.local import MICRO
 from ..ir.mesh import Mesh
 from ..ir.model import Model
@@ -24,12 +25,9 @@ from ..ir.program import (
     Held,
     Names,
     Numbered,
-    StageValue,
     Table,
 )
 from ..ir.strategy import ROLES
-from .between import Between
-from .piece import crossing, differentiable
 
 
 def plan_table(plan: Plan, model: Model) -> Table:
@@ -58,7 +56,7 @@ def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) 
         held=_held(plan, model, found, runs),
         calls=runs,
         batch=_batch(model, between),
-        crossing=tuple(_crossing(plan, model, found, s) for s in range(len(plan.pieces) - 1)),
+        crossing=tuple(between.crossing(piece) for piece in range(len(plan.pieces) - 1)),
         source=source,
         compression=tuple(_compressed(plan)),
     )
@@ -203,23 +201,3 @@ def _batch(model: Model, between: Between) -> tuple[BatchTensor, ...]:
         assert lying.layout[0] == "R" or isinstance(lying.layout[0], tuple)
         tensors.append(BatchTensor(item.name, item.path, item.type, lying.factors, lying.layout))
     return tuple(tensors)
-
-
-def _crossing(plan: Plan, model: Model, found: Flow, piece: int) -> tuple[StageValue, ...]:
-    functions = {f.name: f for f in model.functions}
-    gradients = differentiable(model)
-    values = []
-    for name in crossing(plan, model, piece):
-        number = next(i for i, c in enumerate(model.calls) if name in c.results)
-        call, sharding = model.calls[number], _sharding(plan, number)
-        function = functions[call.function]
-        position = call.results.index(name)
-        value = function.outputs[position].value
-        local = local_type(
-            function.types[value],
-            found.axes[function.name].factors[value],
-            sharding.boundary.outputs[position],
-            sharding.mesh,
-        )
-        values.append(StageValue(name, local, name in gradients))
-    return tuple(values)

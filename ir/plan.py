@@ -9,9 +9,10 @@ import msgspec
 from .amounts import Large, Piece, Share
 from .axes import Axes
 from .cluster import Cluster
-from .divide import Division, Form
+from .divide import Division, Form, finer_axes, piece_form
 from .local import Boundary, Choices
 from .mesh import Mesh
+from .model import Function
 from .pieces import Variant
 from .strategy import Strategy
 
@@ -228,6 +229,14 @@ class Plan(msgspec.Struct, frozen=True):
         """How these layers run in pieces, if they do."""
         name, ways = self.shardings[layers.sharding].function, DIVIDED.get(layers.memory)
         return next((d for d in self.divisions if (d.function, d.ways) == (name, ways)), None)
+
+    def form_of(self, layers: Layers, function: Function, axes: Axes) -> Form:
+        """How a device computes these layers; where they run in pieces, one of them."""
+        form, division = self.shardings[layers.sharding].form(axes), self.division_of(layers)
+        if division is None:
+            return form
+        finer = finer_axes(function, axes, dict(division.places), division.outer)
+        return piece_form(function, axes, finer, form, division)
 
     def layers_of(self, call: int) -> Layers:
         """The run of layers that a call belongs to."""

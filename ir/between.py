@@ -1,22 +1,23 @@
 """Between calls: how a value lies where it is made and where it is taken, and what brings it over.
 
 Calls of one strategy agree, so nothing happens there. Where two strategies meet, the collectives of
-`ir.grid` stand in the stage's module, before the call that takes the value; its gradient goes the
-other way after that call's backward.
+`ir.grid` run before the call that takes the value; its gradient goes the other way after that call's
+backward.
 """
 
 from __future__ import annotations
 
 from math import prod
 
-from ..ir.errors import MismatchError
-from ..ir.flow import Flow
-from ..ir.grid import Lying, Passage, lying, passage
-from ..ir.layout import REPLICATE, Layout, along, local_factors
-from ..ir.local import MICRO
-from ..ir.mesh import Axis, Mesh
-from ..ir.model import Input, Model, Output
-from ..ir.plan import Plan, Sharding
+from .errors import MismatchError
+from .flow import Flow
+from .grid import Lying, Passage, lying, passage
+from .layout import REPLICATE, Layout, local_factors, local_type
+from .local import MICRO
+from .mesh import Axis, Mesh
+from .model import Input, Model, Output
+from .plan import Plan, Sharding
+from .program import StageValue
 
 
 class Between:
@@ -110,14 +111,25 @@ class Between:
         dim, part = state
         return dim, prod(local_factors(made.factors, made.layout, self.grid)[dim][:part])
 
-    def lines(self, way: Passage, source: str, target: str, indent: str) -> list[str]:
-        """The passage as statements from one variable to another."""
-        made = []
-        for step in way.steps:
-            items = [source, f'"{self.grid.axes[step.axis].name}"']
-            for state, layout in ((step.source, step.before), (step.target, step.after)):
-                if isinstance(state, tuple):
-                    items += map(str, along(way.factors, layout, self.grid, state))
-            made.append(f"{indent}{target} = run.grid.{step.kind}({', '.join(items)})")
-            source = target
-        return made
+    def crossing(self, piece: int) -> tuple[StageValue, ...]:
+        """Values that piece `piece` of the model sends on: made in it or before, used after it; none
+        where it is the last one."""
+        border = self.plan.pieces[piece][1]
+        calls, once = self.model.calls, self.model.once()
+        used = {n for c in calls[border:] for n in c.arguments}
+        return tuple(
+            self.value(name)
+            for number, call in enumerate(calls[:border])
+            if number not in once
+            for name in call.results
+            if name in used
+        )
+
+    def value(self, name: str) -> StageValue:
+        """A value that a call makes, as it lies there."""
+        _, output, sharding = self.made(name)
+        kind = self.functions[sharding.function].types[output.value]
+        factors = self.flow.axes[sharding.function].factors[output.value]
+        layout = sharding.boundary.outputs[self.makers[name][1]]
+        local = local_type(kind, factors, layout, sharding.mesh)
+        return StageValue(name, local, output.tangent is not None)
