@@ -18,8 +18,8 @@ from plait.planner.memory.arena import pack
 from plait.planner.memory.arena.greedy import first_fit, height, orders
 from plait.planner.memory.arena.judge import height as judged
 from plait.planner.memory.arena.sections import sections
-from plait.planner.memory.lifetimes import step_buffers
 from plait.planner.memory.stack import stack
+from plait.planner.memory.step import step_buffers
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 MODELS = (("gpt2", 4, 512), ("bert", 8, 512), ("llama3-8b", 1, 2048), ("mixtral-8x7b", 1, 1024))

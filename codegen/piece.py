@@ -51,27 +51,19 @@ class PieceCode:
         self.plan, self.model, self.between, self.modules = plan, model, between, modules
         self.chunk = number // len(plan.stages)
         self.functions = {f.name: f for f in model.functions}
-        first, last = plan.pieces[number]
-        once = model.once()
-        self.own = [i for i in range(first, last) if i not in once]
+        self.own = between.calls(number)
         self.segments = [
             s
             for layers in plan.layers
-            if layers.first not in once and first <= layers.first < last
+            if layers.first in self.own
             for s in self.fold(layers)
         ]
-        before = between.crossing(number - 1) if number else ()
-        after = between.crossing(number) or (between.value(model.loss),)
+        before, after = between.crossing(number - 1) if number else (), between.sent(number)
         self.received, self.sent = (tuple(v.name for v in values) for values in (before, after))
         self.returning = {v.name for v in (*before, *after) if v.gradient}
 
     def named(self, direction: str) -> str:
         return piece_function(direction, self.chunk, self.plan.chunks)
-
-    @property
-    def used(self) -> set[str]:
-        """What its calls read and what it sends on."""
-        return {n for i in self.own for n in self.model.calls[i].arguments} | set(self.sent)
 
     def fold(self, layers: Layers) -> list[Segment]:
         """A loop when every call feeds only the next one; otherwise one statement per call."""

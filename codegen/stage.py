@@ -22,31 +22,17 @@ class StageCode:
         self.plan, self.model, self.between, self.number = plan, model, between, number
         self.stage = plan.stages[number]
         self.modules = {(low.number, low.variant): low for low in lowered}
-        self.once = model.once()
         self.pieces = [
             PieceCode(plan, model, between, self.modules, chunk * len(plan.stages) + number)
             for chunk in range(plan.chunks)
         ]
-        used = {name for piece in self.pieces for name in piece.used}
-        early = [i.name for i in model.inputs]
-        early += [name for i in sorted(self.once) for name in model.calls[i].results]
-        self.early = tuple(name for name in early if name in used)
+        self.early, self.ahead = between.early(number), between.ahead(number)
         self.names = Names({low.name for low in lowered})
-
-    def wanted_once(self) -> list[int]:
-        """Calls of the batch that this stage needs, with what they need."""
-        live, found = set(self.early), []
-        for i in sorted(self.once, reverse=True):
-            call = self.model.calls[i]
-            if live.intersection(call.results):
-                live.update(call.arguments)
-                found.append(i)
-        return found[::-1]
 
     def batch(self) -> tuple[str, ...]:
         """Tensors of the batch that `data` takes."""
         used = set(self.early)
-        used.update(n for i in self.wanted_once() for n in self.model.calls[i].arguments)
+        used.update(n for i in self.ahead for n in self.model.calls[i].arguments)
         return tuple(i.name for i in self.model.inputs if i.name in used)
 
     def source(self) -> str:
@@ -87,8 +73,8 @@ class StageCode:
         lines = wrapped("def data(", ["run", *map(self.var, self.batch())], "):", 0)
         lines.append('    """Once per step: what depends on the batch alone."""')
         used = set(self.early)
-        used.update(n for i in self.wanted_once() for n in self.model.calls[i].arguments)
-        for i in self.wanted_once():
+        used.update(n for i in self.ahead for n in self.model.calls[i].arguments)
+        for i in self.ahead:
             call = self.model.calls[i]
             module = self.module_of(i).name
             results = ", ".join(self.var(n) if n in used else "_" for n in call.results)

@@ -14,7 +14,9 @@ from ..ir.cluster import Cluster, Device, Link
 from ..ir.compression.program import Program
 from ..ir.compression.registry import PROGRAMS
 from ..ir.plan import Plan
+from ..ir.program import compressible
 from ..ir.strategy import ROLES
+from ..ir.tensor import TensorType
 from .collective import send_link, send_seconds
 from .compression import FP32_BYTES, kernel_seconds, lowered
 
@@ -53,6 +55,13 @@ def message_bytes(crossing: Crossing, program: Program) -> int:
     """What is sent for a crossing."""
     sent = lowered(program).sent_bytes(crossing.large.elements)
     return crossing.bytes - crossing.large.bytes + sent
+
+
+def value_bytes(kind: TensorType, program: Program | None) -> int:
+    """What is sent for one value."""
+    if program is None or not compressible(kind):
+        return kind.bytes
+    return lowered(program).sent_bytes(kind.elements)
 
 
 def coding_bytes(leaving: Crossing, entering: Crossing, program: Program) -> int:

@@ -27,6 +27,7 @@ class Between:
         self.plan, self.model, self.flow = plan, model, found
         self.grid = Mesh((Axis(MICRO, plan.micro_batches), *plan.mesh.axes))
         self.functions = {f.name: f for f in model.functions}
+        self.once = model.once()
         self.makers = {
             name: (number, position)
             for number, call in enumerate(model.calls)
@@ -115,12 +116,12 @@ class Between:
         """Values that piece `piece` of the model sends on: made in it or before, used after it; none
         where it is the last one."""
         border = self.plan.pieces[piece][1]
-        calls, once = self.model.calls, self.model.once()
+        calls = self.model.calls
         used = {n for c in calls[border:] for n in c.arguments}
         return tuple(
             self.value(name)
             for number, call in enumerate(calls[:border])
-            if number not in once
+            if number not in self.once
             for name in call.results
             if name in used
         )
@@ -133,3 +134,31 @@ class Between:
         layout = sharding.boundary.outputs[self.makers[name][1]]
         local = local_type(kind, factors, layout, sharding.mesh)
         return StageValue(name, local, output.tangent is not None)
+
+    def calls(self, piece: int) -> list[int]:
+        """The calls of piece `piece` of the model, but those that run once per step."""
+        first, last = self.plan.pieces[piece]
+        return [number for number in range(first, last) if number not in self.once]
+
+    def sent(self, piece: int) -> tuple[StageValue, ...]:
+        """What a piece gives: values for the next one, or the loss."""
+        return self.crossing(piece) or (self.value(self.model.loss),)
+
+    def early(self, stage: int) -> tuple[str, ...]:
+        """What a stage's pieces read of the batch, or of what follows from it alone."""
+        pieces = range(stage, len(self.plan.pieces), len(self.plan.stages))
+        read = {value.name for piece in pieces for value in self.sent(piece)}
+        read |= {n for p in pieces for i in self.calls(p) for n in self.model.calls[i].arguments}
+        given = [item.name for item in self.model.inputs]
+        given += [name for i in sorted(self.once) for name in self.model.calls[i].results]
+        return tuple(name for name in given if name in read)
+
+    def ahead(self, stage: int) -> list[int]:
+        """The calls that depend on the batch alone and that a stage runs before all others."""
+        live, found = set(self.early(stage)), list[int]()
+        for number in sorted(self.once, reverse=True):
+            call = self.model.calls[number]
+            if live.intersection(call.results):
+                live.update(call.arguments)
+                found.append(number)
+        return found[::-1]

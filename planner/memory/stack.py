@@ -3,6 +3,8 @@
 What is born and dies between two cuts of time is packed by itself and becomes one block; equal
 pieces share their packing. The blocks and everything that outlives its piece are packed together.
 This is the two-level plan of MEMO (SIGMOD 2025): work grows with distinct pieces, not with depth.
+A block holds its height as long as its piece runs. Where that is too high beside all else that is
+there, in the pieces near the peak, buffers stay by themselves.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 
+import numpy as np
 from msgspec.structs import replace
 
 from ...ir.buffers import Buffer, Packing
 from .arena import pack
-from .arena.sections import sections
+from .arena.sections import Ints, sections
 
 
 def stack(
@@ -48,12 +51,34 @@ def blocks(
         (pieces[piece] if inside else lasting).append(i)
     inner = _Inner(time_limit_seconds)
     packed = {p: inner.pack([buffers[i] for i in members]) for p, members in pieces.items()}
+    high = _too_high(buffers, cuts, {p: made.peak_bytes for p, made in packed.items()}, lasting)
+    for p in high:
+        lasting += pieces.pop(p)
+        del packed[p]
     tops = [Buffer("", cuts[p - 1], cuts[p], made.peak_bytes) for p, made in packed.items()]
     outer = pack([*tops, *(buffers[i] for i in lasting)], time_limit_seconds=time_limit_seconds)
     offsets = dict(zip(lasting, outer.offsets[len(tops) :], strict=True))
     for base, (p, made) in zip(outer.offsets, packed.items(), strict=False):
         offsets |= {i: base + at for i, at in zip(pieces[p], made.offsets, strict=True)}
     return tuple(offsets[i] for i in range(len(buffers)))
+
+
+def _too_high(
+    buffers: Sequence[Buffer], cuts: Sequence[int], heights: dict[int, int], lasting: Sequence[int]
+) -> list[int]:
+    """The pieces whose blocks do not fit under the bound with all that lasts beside them."""
+    loads = live_bytes([buffers[i] for i in lasting], cuts[-1])
+    bound = int(live_bytes(buffers, cuts[-1]).max(initial=0))
+    return [p for p, top in heights.items() if top + loads[cuts[p - 1] : cuts[p]].max() > bound]
+
+
+def live_bytes(buffers: Sequence[Buffer], end: int) -> Ints:
+    """Bytes that are live at every time before `end`."""
+    change = np.zeros(end + 1, np.int64)
+    for b in buffers:
+        change[b.lower] += b.size
+        change[min(b.upper, end)] -= b.size
+    return np.cumsum(change)[:-1]
 
 
 class _Inner:

@@ -12,8 +12,8 @@ from plait.ir.capture.operators import call_key
 from plait.ir.pieces import split
 from plait.planner.memory.arena.judge import height
 from plait.planner.memory.arena.sections import sections
-from plait.planner.memory.lifetimes import step_buffers
 from plait.planner.memory.stack import blocks, stack
+from plait.planner.memory.step import step_buffers
 from plait.tests import zoo
 
 MAKERS = (zoo.llama, zoo.mixtral, zoo.t5, zoo.resnet)
@@ -48,7 +48,7 @@ def run_inside(model, parameters, batch, found, packing, variant):
         for op in ops:
             for r, made in zip(op.results, run_op(op, values.__getitem__), strict=True):
                 if r >= 0:
-                    values[r] = arena.keep(f"{number}.{label}.{r}", made)
+                    values[r] = arena.keep(f"0.{number}.{label}.{r}", made)
 
     for number, call in enumerate(model.calls):
         function = run.functions[call.function]
@@ -78,7 +78,7 @@ def backward(run, arena, piece, number, call, function, values, variant):
             values[output.tangent] = run.gradients.pop(name, zero)
     piece(pieces.backward, number, "backward", values)
     names = (*call.parameters, *call.arguments, *(("",) if function.random else ()))
-    for name, item in zip(names, function.inputs, strict=True):
+    for at, (name, item) in enumerate(zip(names, function.inputs, strict=True)):
         if item.gradient is None:
             continue
         more = values[item.gradient]
@@ -86,7 +86,7 @@ def backward(run, arena, piece, number, call, function, values, variant):
         if item.kind != "activation":
             into[name] = into[name] + more if name in into else more.clone()
         elif name in into:
-            into[name] = arena.keep(f"{number}.sum.{item.gradient}", into[name] + more)
+            into[name] = arena.keep(f"0.{number}.sum {at - len(call.parameters)}", into[name] + more)
         else:
             into[name] = more
 
