@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..ir.amounts import StageBytes
 from ..ir.plan import Plan
 from .batch_axes import BatchAxes, axes_of
-from .memory import MARGIN, Waiting, Worst, part_terms, worst_of
+from .memory import MARGIN, Waiting, Worst, at_work, part_terms, worst_of
 from .practice import GENERATED
 from .terms import Symbol, Term, total
 
@@ -51,6 +51,21 @@ def memory_term(plan: Plan, number: int) -> Term:
              {"c": device.runtime_overhead_bytes}),
     ]  # fmt: skip
     return total(f"stage {number}", terms, "B")
+
+
+def working_bytes(plan: Plan, number: int) -> int:
+    """The most that micro-batches hold on a device of a stage while calls run: all but weights, their
+    gradients and optimizer states. Calls of several strategies are at their worst side by side."""
+    stage = plan.stages[number]
+    waiting = Waiting(stage.waiting, plan.micro_batches, plan.chunks)
+    total = 0
+    for share in stage.shares:
+        axes = axes_of(plan, share.strategy, share.bytes.item)
+        total += max(
+            m.batch + m.activations + m.temporaries + m.communication
+            for m in at_work(share.bytes, axes, GENERATED, waiting)
+        )
+    return total
 
 
 def _share(plan: Plan, share: StageBytes, axes: BatchAxes, moment: Worst) -> list[Term]:

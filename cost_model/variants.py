@@ -10,17 +10,15 @@ from .compute import exposed_host_seconds
 from .reductions import Reductions
 from .table import FunctionCost, FunctionTable, PieceCost
 
-AT_HAND = 2  # calls whose values are on their way while one computes: its own, and a neighbour's
-
 
 def hosted(cost: FunctionCost, device: Device) -> FunctionCost:
-    """The call with what it saves in host memory: nothing waits on the device but what is on its
-    way."""
+    """The call with what it saves in host memory: nothing waits on the device but what it makes or
+    reads while it runs."""
 
     def copied(piece: PieceCost) -> PieceCost:
         more = exposed_host_seconds(cost.leaves, piece.seconds, device)
         seconds = piece.communication_seconds + more
-        peak = piece.peak_bytes + AT_HAND * cost.leaves
+        peak = piece.peak_bytes + cost.leaves
         return replace(piece, communication_seconds=seconds, peak_bytes=peak)
 
     return replace(

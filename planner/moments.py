@@ -29,11 +29,12 @@ class _Value:
 
 
 def moments(
-    calls: Sequence[Call], costs: Sequence[FunctionCost], trained: Sequence[int], early: Set[str]
-) -> tuple[Moment, ...]:
+    calls: Sequence[Call], costs: Sequence[FunctionCost], trained: Sequence[int], early: Set[str],
+    hide: bool,
+) -> tuple[Moment, ...]:  # fmt: skip
     """Forward and backward of every call of a stage, in order; where many equal calls follow one
     another bytes grow evenly, and the ends say all. `trained`: bytes of weights of every call that get
-    gradients; `early` values wait with the batch."""
+    gradients; `early` values wait with the batch; copies to host memory `hide` behind other calls."""
     number = len(calls)
     saved, read, pulled = ([0] * (number + 1) for _ in range(3))
     for value in _values(calls, costs, early):
@@ -49,8 +50,16 @@ def moments(
         moment
         for at in _ends(costs)
         for moment in _of(costs[at], trained[at], summed[at + 1], saved[at], read[at], pulled[at],
-                          saved[at - 1] if at else 0)
+                          saved[at - 1] if at else 0, _on_their_way(costs, at) if hide else (0, 0))
     )  # fmt: skip
+
+
+def _on_their_way(costs: Sequence[FunctionCost], at: int) -> tuple[int, int]:
+    """Bytes of other calls that go to host memory while one runs forward, and that come back while it
+    runs backward: those of the call before, and, beside the last call, of that itself."""
+    before = costs[at - 1].host_bytes
+    leaving = costs[at].host_bytes if at + 1 == len(costs) else 0
+    return before, leaving + (before if at else 0)
 
 
 def _undominated(found: Iterable[Moment]) -> tuple[Moment, ...]:
@@ -64,11 +73,16 @@ def _undominated(found: Iterable[Moment]) -> tuple[Moment, ...]:
 
 
 def _of(
-    cost: FunctionCost, trained: int, summed: int, saved: int, read: int, pulled: int, before: int
-) -> Iterator[Moment]:
+    cost: FunctionCost, trained: int, summed: int, saved: int, read: int, pulled: int, before: int,
+    on_their_way: tuple[int, int],
+) -> Iterator[Moment]:  # fmt: skip
     held, biggest = cost.held_bytes, cost.biggest_bytes
-    yield Moment("forward", saved + read, cost.forward.peak_bytes, 0, held, biggest)
-    yield Moment("backward", saved + pulled, cost.backward.peak_bytes, summed, held, biggest)
+    there, back = (
+        piece.peak_bytes + more
+        for piece, more in zip((cost.forward, cost.backward), on_their_way, strict=True)
+    )
+    yield Moment("forward", saved + read, there, 0, held, biggest)
+    yield Moment("backward", saved + pulled, back, summed, held, biggest)
     given = trained + sum(cost.ends[1])
     yield Moment("accumulate", before + pulled, given, summed, held, biggest)
 

@@ -83,7 +83,10 @@ class Sums:
             call_bytes=tuple(Counter(c.held_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls) + self.between_bytes(own, calls),
             last_bytes=self.last_bytes(entries, own),
-            moments=moments([self.calls[i] for i in own], calls, trained, self.entries.early),
+            moments=moments(
+                [self.calls[i] for i in own], calls, trained, self.entries.early,
+                self.entries.cluster.device.host_copies_hide,
+            ),
             once_bytes=sum(c.saved_bytes + c.forward.peak_bytes + sum(c.ends[0]) for c in once),
             batch_bytes=self.batch_bytes(own, calls, entries),
             small_bytes=self.held_bytes(own, small),

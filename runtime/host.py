@@ -7,13 +7,35 @@ what its allocator counts as tensors.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Key = tuple[int, int]  # call, micro-batch
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+ALIGNMENT_BYTES = 16  # at least that of any element
+
+
+class View(NamedTuple):
+    """How a value lies in a run of bytes; the offset counts elements."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    def of(self, block: Tensor) -> Tensor:
+        """The value in the memory of a tensor."""
+        empty = torch.empty(0, dtype=self.dtype, device=block.device)
+        return empty.set_(block.untyped_storage(), self.offset, self.shape, self.strides)
+
+
+class Parcel(NamedTuple):
+    """Bytes that travel together, and the values in them by their place among all."""
+
+    block: Tensor
+    views: tuple[tuple[int, View], ...]
 
 
 class Host:
@@ -22,15 +44,14 @@ class Host:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.bytes = device, 0
-        self.waiting: dict[Key, list[Any]] = {}
+        self.waiting: dict[Key, list[Parcel]] = {}
         self.fetched: dict[Key, tuple[Tensor, ...]] = {}
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def put(self, key: Key, values: tuple[Tensor, ...]) -> None:
+    def put(self, key: Key, values: Sequence[Tensor]) -> None:
         """Take these values to host memory."""
-        leave = self.copied if self.stream is None else self.sent
-        self.waiting[key] = [leave(value) for value in values]
-        self.bytes += sum(value.nbytes for value in values)
+        self.waiting[key] = [p._replace(block=self.sent(p.block)) for p in parcels(values)]
+        self.bytes += sum(p.block.nbytes for p in self.waiting[key])
 
     def take(self, key: Key) -> tuple[Tensor, ...]:
         """The values again, on the device."""
@@ -43,7 +64,6 @@ class Host:
             following = self.following(key)
             if following is not None:
                 self.fetched[following] = self.fetch(following)
-        self.bytes -= sum(value.nbytes for value in values)
         return values
 
     def following(self, key: Key) -> Key | None:
@@ -57,24 +77,69 @@ class Host:
         self.bytes = 0
 
     def fetch(self, key: Key) -> tuple[Tensor, ...]:
-        kept = self.waiting.pop(key)
+        found: dict[int, Tensor] = {}
+        for parcel in self.waiting.pop(key):
+            self.bytes -= parcel.block.nbytes
+            block = self.come(parcel.block)
+            found |= {number: view.of(block) for number, view in parcel.views}
+        return tuple(found[number] for number in range(len(found)))
+
+    def sent(self, block: Tensor) -> Tensor:
+        """A copy of some bytes in host memory, or one that is on its way there."""
         if self.stream is None:
-            return tuple(torch.from_numpy(raw).clone().view(dtype) for raw, dtype in kept)
-        with torch.cuda.stream(self.stream):
-            return tuple(value.to(self.device, non_blocking=True) for value in kept)
-
-    @staticmethod
-    def copied(value: Tensor) -> Any:
-        """Its bits as whole numbers, and its type: numpy has no bfloat16."""
-        bits = value.detach().contiguous().view(INTEGERS[value.itemsize])
-        return bits.numpy().copy(), value.dtype
-
-    def sent(self, value: Tensor) -> Tensor:
-        """A pinned copy that is on its way."""
-        assert self.stream is not None
-        there = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            return torch.from_numpy(block.numpy().copy())
+        there = torch.empty(block.shape, dtype=block.dtype, pin_memory=True)
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
-            there.copy_(value, non_blocking=True)
-        value.record_stream(self.stream)
+            there.copy_(block, non_blocking=True)
+        block.record_stream(self.stream)
         return there
+
+    def come(self, block: Tensor) -> Tensor:
+        """The bytes on the device again, or on their way."""
+        if self.stream is None:
+            return block.clone()
+        with torch.cuda.stream(self.stream):
+            return block.to(self.device, non_blocking=True)
+
+
+def parcels(values: Sequence[Tensor]) -> list[Parcel]:
+    """Values that share memory as one parcel, where that is no more than they are one by one."""
+    shared: dict[int, list[int]] = {}
+    for number, value in enumerate(values):
+        shared.setdefault(value.untyped_storage().data_ptr(), []).append(number)
+    found = []
+    for numbers in shared.values():
+        spans = [_span(values[n]) for n in numbers]
+        first = min(start for start, _ in spans) // ALIGNMENT_BYTES * ALIGNMENT_BYTES
+        last = max(end for _, end in spans)
+        if last - first <= sum(values[n].nbytes for n in numbers) + ALIGNMENT_BYTES:
+            found.append(_parcel(numbers, values, first, last))
+        else:
+            for number in numbers:
+                alone = {number: values[number].contiguous()}
+                found.append(_parcel([number], alone, *_span(alone[number])))
+    return found
+
+
+def _parcel(
+    numbers: Sequence[int], values: Sequence[Tensor] | dict[int, Tensor], first: int, last: int
+) -> Parcel:
+    """The bytes from `first` to before `last` of the storage that these values share."""
+    some = values[numbers[0]]
+    block = View(torch.uint8, (last - first,), (1,), first).of(some)
+    views = []
+    for number in numbers:
+        value = values[number]
+        offset = (_span(value)[0] - first) // value.itemsize
+        views.append((number, View(value.dtype, tuple(value.shape), value.stride(), offset)))
+    return Parcel(block, tuple(views))
+
+
+def _span(value: Tensor) -> tuple[int, int]:
+    """The first byte of a value in its storage, and the end of the last."""
+    item, start = value.itemsize, int(value.storage_offset()) * value.itemsize
+    if not value.numel():
+        return start, start
+    reach = sum((n - 1) * int(s) for n, s in zip(value.shape, value.stride(), strict=True))
+    return start, start + (reach + 1) * item

@@ -28,13 +28,16 @@ def no_way(call: int, position: int) -> Sizes:
 class Calls:
     """Walks calls of micro-batches forward and backward and notes their storages.
 
-    `forth` and `back` say what arguments and their gradients pass through between calls.
+    `forth` and `back` say what arguments and their gradients pass through between calls; copies to and
+    from host memory `hide` behind other calls, or are done before the next one.
     """
 
     def __init__(
-        self, model: Model, routines: Mapping[int, Routine], forth: Ways = no_way, back: Ways = no_way
-    ) -> None:
+        self, model: Model, routines: Mapping[int, Routine], forth: Ways = no_way, back: Ways = no_way,
+        hide: bool = True,
+    ) -> None:  # fmt: skip
         self.model, self.routines, self.forth, self.back = model, routines, forth, back
+        self.hide = hide
         self.life = Lifetimes()
         self.values: dict[tuple[str, str], str | None] = {}  # by micro-batch and name
         self.gradients: dict[tuple[str, str], str] = {}
@@ -65,7 +68,9 @@ class Calls:
         life.hold(*self.leaving)
         self.leaving = []
         if routine.hosted:
-            self.leaving = [known.get(routine.roots[v]) for v in routine.saved]
+            left = [known.get(routine.roots[v]) for v in routine.saved]
+            life.hold(*left)
+            self.leaving = left if self.hide else []
             self.waiting[micro, number] = routine.saved
 
     def backward(self, micro: str, number: int) -> None:
@@ -132,16 +137,26 @@ class Calls:
             return {}
         found = self.fetched.pop(key) if key in self.fetched else self.come(key)
         following = next((other for other in reversed(self.waiting) if other[0] == key[0]), None)
-        if following is not None:
+        if following is not None and self.hide:
             self.fetched[following] = self.come(following)
         return found
 
     def come(self, key: Key) -> Known:
-        (micro, number), types = key, self.routines[key[1]].function.types
-        saved = self.waiting.pop(key)
-        return {
-            v: self.life.make(f"{micro}.{number}.fetched.{v}", types[v].bytes) for v in saved
-        }
+        """What a call left comes back, values that share memory together."""
+        micro, number = key
+        routine, found = self.routines[number], Known()
+        sharing: dict[int, list[int]] = {}
+        for value in self.waiting.pop(key):
+            sharing.setdefault(routine.roots[value], []).append(value)
+        for root, values in sharing.items():
+            sizes = {v: routine.function.types[v].bytes for v in values}
+            whole = routine.function.types[root].bytes
+            together = whole <= sum(sizes.values())
+            for one in [values] if together else [[v] for v in values]:
+                size = whole if together else sizes[one[0]]
+                made = self.life.make(f"{micro}.{number}.fetched.{one[0]}", size)
+                found.update(dict.fromkeys(one, made))
+        return found
 
     def given(self, routine: Routine, taken: Sequence[str | None], prefix: str) -> Known:
         """The storages of a function's inputs."""

@@ -45,7 +45,8 @@ class _Walk:
         self.row = table[number]
         self.places = [{step: at for at, step in enumerate(row)} for row in table]
         self.pending: dict[int, dict[Step, list[str]]] = {n: {} for n in range(self.stages)}
-        self.calls = Calls(model, self.routines(), self.forth, self.back)
+        hide = plan.cluster.device.host_copies_hide
+        self.calls = Calls(model, self.routines(), self.forth, self.back, hide)
         self.life = self.calls.life
 
     def routines(self) -> dict[int, Routine]:

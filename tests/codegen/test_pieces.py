@@ -104,6 +104,18 @@ def test_host_memory_gives_back_what_it_took(dtype):
         assert one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr() or not one.nbytes
 
 
+def test_values_that_share_memory_travel_once():
+    whole, other = torch.arange(24.0), torch.arange(1000.0)
+    given = (whole.view(4, 6), whole.view(4, 6).t(), whole[6:12], other[990:], other[::10])
+    host = Host(torch.device("cpu"))
+    host.put((0, 0), given)
+    assert host.bytes == 24 * 4 + 10 * 4 + 100 * 4  # of the other one, two parts alone
+    back = host.take((0, 0))
+    assert all(torch.equal(one, two) for one, two in zip(given, back, strict=True))
+    assert back[0].untyped_storage().data_ptr() == back[1].untyped_storage().data_ptr()
+    assert back[1].stride() == given[1].stride()
+
+
 def test_of_a_micro_batch_the_last_call_comes_back_first():
     host = Host(torch.device("cpu"))
     for micro in (0, 1, 2):
