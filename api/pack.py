@@ -1,16 +1,21 @@
-"""`plait pack`: buffers from a CSV file, their offsets into another."""
+"""`plait pack`: buffers from a CSV file, or those of a plan's stages, their offsets into another."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ..ir.buffers import Buffer, Packing
-from ..ir.errors import FileError
+from ..ir.errors import FileError, InfeasibleError, UsageError
+from ..ir.text import gib
+from .asked import TIME_LIMIT, show
 from .documents import write_text
+from .options import parse_bytes
 
 COLUMNS = ("id", "lower", "upper", "size")
 LARGEST = 1 << 53  # of a time or the sum of all sizes: no arithmetic goes beyond it
@@ -74,9 +79,114 @@ def _number(text: str, where: str) -> int:
 
 def write_offsets(path: Path, buffers: Sequence[Buffer], packing: Packing) -> None:
     """The buffers in their order with a column `offset`; the file is written whole or not at all."""
+    _write(path, (*COLUMNS, "offset"), _rows_of(buffers, packing))
+
+
+def _rows_of(buffers: Sequence[Buffer], packing: Packing) -> Iterator[tuple[object, ...]]:
+    for b, offset in zip(buffers, packing.offsets, strict=True):
+        yield b.name, b.lower, b.upper, b.size, offset
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((*COLUMNS, "offset"))
-    for b, offset in zip(buffers, packing.offsets, strict=True):
-        writer.writerow((b.name, b.lower, b.upper, b.size, offset))
+    writer.writerow(header)
+    writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit codes: 3 where nothing fits the capacity, 4 where time was up before anything did."""
+    if not options.time_limit >= 0:
+        raise UsageError(f"--time-limit {options.time_limit} is not a number of seconds")
+    capacity = None if options.capacity is None else parse_bytes(options.capacity)
+    if options.buffers.endswith(".json"):
+        return _plan(options, capacity)
+    if capacity is None:
+        raise UsageError("pack: --capacity is missing: the bytes of the arena")
+    return _buffers(options, capacity)
+
+
+def _buffers(options: argparse.Namespace, capacity: int) -> int:
+    from ..planner.memory.arena import pack
+
+    buffers = read_buffers(Path(options.buffers))
+    start = time.perf_counter()
+    made = pack(
+        buffers, capacity, time_limit_seconds=options.time_limit, minimise=options.minimise
+    )
+    seconds = time.perf_counter() - start
+    if made.status != "infeasible":
+        write_offsets(Path(options.output), buffers, made)
+    if options.json:
+        show(_figures(made) | {"capacity": capacity, "time_s": seconds})
+    else:
+        print(f"{options.output}: {made}")
+    return _code([made], capacity)
+
+
+def _figures(made: Packing) -> dict[str, Any]:
+    return {
+        "status": made.status, "buffers": len(made.offsets), "peak": made.peak_bytes,
+        "lower_bound": made.bound_bytes, "gap": made.gap,
+    }  # fmt: skip
+
+
+def _code(found: Sequence[Packing], capacity: int | None) -> int:
+    """Raises InfeasibleError where buffers cannot fit the capacity."""
+    worst = max(found, key=lambda made: made.bound_bytes)
+    if capacity is not None and worst.status == "infeasible":
+        raise InfeasibleError(
+            f"the buffers need at least {worst.bound_bytes} bytes, {worst.bound_bytes - capacity} more "
+            f"than the capacity of {capacity}; a capacity of {worst.peak_bytes} is enough"
+        )
+    return TIME_LIMIT if any(made.status == "unknown" for made in found) else 0
+
+
+class Arena(NamedTuple):
+    """The buffers of a stage with their addresses; `promised` bytes for them are in the plan."""
+
+    stage: int
+    buffers: tuple[Buffer, ...]
+    packing: Packing
+    promised: int
+
+    def __str__(self) -> str:
+        made = self.packing
+        ratio = made.peak_bytes / made.bound_bytes if made.bound_bytes else 1.0
+        return (
+            f"stage {self.stage}: {len(self.buffers)} buffers, live {gib(made.bound_bytes)}, arena "
+            f"{gib(made.peak_bytes)} ({ratio:.2%}), promised {gib(self.promised)}"
+        )
+
+
+def _plan(options: argparse.Namespace, capacity: int | None) -> int:
+    from ..cost_model.held import working_bytes
+    from ..planner.memory.stack import stack
+    from ..planner.memory.stage import stage_buffers
+    from .comparison import model_of
+    from .planned import load_plan
+
+    plan = load_plan(Path(options.buffers))
+    model, arenas = model_of(plan, options), list[Arena]()
+    start = time.perf_counter()
+    for number in range(len(plan.stages)):
+        left = max(0.0, options.time_limit - (time.perf_counter() - start))
+        found = stage_buffers(plan, model, number)
+        limit = left / (len(plan.stages) - number)
+        made = stack(
+            found.buffers, found.cuts, capacity, time_limit_seconds=limit, minimise=options.minimise
+        )
+        arenas.append(Arena(number, found.buffers, made, working_bytes(plan, number)))
+    packings = [arena.packing for arena in arenas]
+    if all(made.status != "infeasible" for made in packings):
+        rows = ((a.stage, *row) for a in arenas for row in _rows_of(a.buffers, a.packing))
+        _write(Path(options.output), ("stage", *COLUMNS, "offset"), rows)
+    if options.json:
+        stages = [
+            {"stage": a.stage, **_figures(a.packing), "promised": a.promised} for a in arenas
+        ]
+        show({"stages": stages, "capacity": capacity, "time_s": time.perf_counter() - start})
+    else:
+        print(*arenas, sep="\n")
+    return _code(packings, capacity)

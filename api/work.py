@@ -7,12 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-from ..ir.errors import InfeasibleError, MismatchError, UsageError
+from ..ir.errors import MismatchError
 from ..ir.model import Model
 from ..ir.plan import Plan
 from ..ir.verify import verify_model
 from . import documents
-from .asked import TIME_LIMIT, format_of, load_model, note, show, source_text
+from .asked import format_of, load_model, note, show, source_text
 
 EXTENSIONS = {"html": "html", "svg": "svg", "chrome-trace": "json", "model-explorer": "json",
               "galvatron": "json"}  # fmt: skip
@@ -79,35 +79,9 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def pack(options: argparse.Namespace) -> int:
-    from ..planner.memory.arena import pack as solve
-    from .options import parse_bytes
-    from .pack import read_buffers, write_offsets
+    from .pack import run as packed
 
-    if not options.time_limit >= 0:
-        raise UsageError(f"--time-limit {options.time_limit} is not a number of seconds")
-    capacity = parse_bytes(options.capacity)
-    buffers = read_buffers(Path(options.buffers))
-    start = time.perf_counter()
-    made = solve(
-        buffers, capacity, time_limit_seconds=options.time_limit, minimise=options.minimise
-    )
-    if made.status != "infeasible":
-        write_offsets(Path(options.output), buffers, made)
-    figures = {
-        "status": made.status, "buffers": len(buffers), "peak": made.peak_bytes,
-        "lower_bound": made.bound_bytes, "gap": made.gap, "capacity": capacity,
-        "time_s": time.perf_counter() - start,
-    }  # fmt: skip
-    if options.json:
-        show(figures)
-    else:
-        print(f"{options.output}: {made}")
-    if made.status == "infeasible":
-        raise InfeasibleError(
-            f"the buffers need at least {made.bound_bytes} bytes, {made.bound_bytes - capacity} more "
-            f"than the capacity of {capacity}; a capacity of {made.peak_bytes} is enough"
-        )
-    return TIME_LIMIT if made.status == "unknown" else 0
+    return packed(options)
 
 
 def _progress(done: int, total: int) -> None:

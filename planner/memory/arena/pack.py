@@ -47,10 +47,11 @@ def pack(
     state.improve(time.perf_counter() + time_limit_seconds)
     offsets[known] = state.offsets()
     peak, bound = state.peak(), state.bound
-    return Packing(tuple(offsets.tolist()), peak, bound, _status(peak, bound, capacity_bytes))
+    return Packing(tuple(offsets.tolist()), peak, bound, status_of(peak, bound, capacity_bytes))
 
 
-def _status(peak: int, bound: int, capacity: int | None) -> Status:
+def status_of(peak: int, bound: int, capacity: int | None) -> Status:
+    """What a peak and the bound that no peak is under say, of a capacity if one was asked for."""
     if capacity is not None and bound > capacity:
         return "infeasible"
     if peak == bound:
