@@ -18,6 +18,7 @@ from .documents import write_text
 from .options import parse_bytes
 
 COLUMNS = ("id", "lower", "upper", "size")
+SECONDS, PLAN_SECONDS = 60.0, 10.0  # limits where none is asked for
 LARGEST = 1 << 53  # of a time or the sum of all sizes: no arithmetic goes beyond it
 
 
@@ -97,23 +98,27 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def run(options: argparse.Namespace) -> int:
     """Exit codes: 3 where nothing fits the capacity, 4 where time was up before anything did."""
-    if not options.time_limit >= 0:
-        raise UsageError(f"--time-limit {options.time_limit} is not a number of seconds")
+    of_plan = options.buffers.endswith(".json")
+    seconds = options.time_limit
+    if seconds is None:
+        seconds = PLAN_SECONDS if of_plan else SECONDS
+    if not seconds >= 0:
+        raise UsageError(f"--time-limit {seconds} is not a number of seconds")
     capacity = None if options.capacity is None else parse_bytes(options.capacity)
-    if options.buffers.endswith(".json"):
-        return _plan(options, capacity)
+    if of_plan:
+        return _plan(options, capacity, seconds)
     if capacity is None:
         raise UsageError("pack: --capacity is missing: the bytes of the arena")
-    return _buffers(options, capacity)
+    return _buffers(options, capacity, seconds)
 
 
-def _buffers(options: argparse.Namespace, capacity: int) -> int:
+def _buffers(options: argparse.Namespace, capacity: int, limit_seconds: float) -> int:
     from ..planner.memory.arena import pack
 
     buffers = read_buffers(Path(options.buffers))
     start = time.perf_counter()
     made = pack(
-        buffers, capacity, time_limit_seconds=options.time_limit, minimise=options.minimise
+        buffers, capacity, time_limit_seconds=limit_seconds, minimise=options.minimise
     )
     seconds = time.perf_counter() - start
     if made.status != "infeasible":
@@ -160,7 +165,7 @@ class Arena(NamedTuple):
         )
 
 
-def _plan(options: argparse.Namespace, capacity: int | None) -> int:
+def _plan(options: argparse.Namespace, capacity: int | None, limit_seconds: float) -> int:
     from ..cost_model.held import working_bytes
     from ..planner.memory.stack import stack
     from ..planner.memory.stage import stage_buffers
@@ -171,12 +176,12 @@ def _plan(options: argparse.Namespace, capacity: int | None) -> int:
     model, arenas = model_of(plan, options), list[Arena]()
     start = time.perf_counter()
     for number in range(len(plan.stages)):
-        left = max(0.0, options.time_limit - (time.perf_counter() - start))
+        left = max(0.0, limit_seconds - (time.perf_counter() - start))
         found = stage_buffers(plan, model, number)
-        limit = left / (len(plan.stages) - number)
         made = stack(
-            found.buffers, found.cuts, capacity, time_limit_seconds=limit, minimise=options.minimise
-        )
+            found.buffers, found.cuts, capacity, minimise=options.minimise,
+            time_limit_seconds=left / (len(plan.stages) - number),
+        )  # fmt: skip
         arenas.append(Arena(number, found.buffers, made, working_bytes(plan, number)))
     packings = [arena.packing for arena in arenas]
     if all(made.status != "infeasible" for made in packings):

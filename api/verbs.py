@@ -101,7 +101,7 @@ def _pack(p: Parser) -> None:
     p.add_argument("buffers", metavar="FILE",
                    help="CSV with columns id, lower, upper, size; or plan.json")  # fmt: skip
     p.add_argument("--capacity", help="bytes of the arena, as in 1048576 or 72GiB; a plan needs none")
-    p.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="seconds")
+    p.add_argument("--time-limit", type=float, metavar="S", help="seconds; default 60, of a plan 10")
     p.add_argument("--minimise", action="store_true", help="go on to the least peak")
     p.add_argument("-o", "--output", required=True, metavar="FILE", help="buffers with offsets")
     p.add_argument("--model", metavar="SOURCE", help="the plan's model; default: the file it names")

@@ -101,3 +101,48 @@ def test_other_columns_and_empty_lines_do_not_matter(files):
     source, _ = files
     source.write_text("\ufeffsize,id,note,upper,lower\n\n4,a,x,2,0\n")
     assert read_buffers(source)[0].upper == 2
+
+
+@pytest.fixture
+def plan_file(tmp_path, traced):
+    """A plan of two stages and the model that it is for."""
+    from plait.api import documents, plan
+
+    model, made = traced("llama"), tmp_path / "model.json"
+    documents.write(made, model, "plait/model")
+    plan(model, cluster="local:2", pin="pp=2", micro_batches=4).save(tmp_path / "plan.json")
+    return tmp_path / "plan.json", made
+
+
+def test_every_buffer_of_a_plan_gets_an_address_in_its_stage(plan_file, tmp_path, capsys):
+    from plait.ir.buffers import Buffer
+
+    file, model = map(str, plan_file)
+    made = tmp_path / "offsets.csv"
+    assert main(["pack", file, "--model", model, "-o", str(made), "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    rows = list(csv.DictReader(made.open()))
+    assert [stage["stage"] for stage in stages] == [0, 1]
+    for number, stage in enumerate(stages):
+        own = [row for row in rows if row["stage"] == str(number)]
+        buffers = [
+            Buffer(r["id"], *(int(r[key]) for key in ("lower", "upper", "size"))) for r in own
+        ]
+        assert len(buffers) == stage["buffers"] > 100
+        assert height(buffers, [int(row["offset"]) for row in own]) == stage["peak"]
+        assert stage["peak"] <= 1.02 * stage["lower_bound"]
+        assert 0.5 * stage["promised"] < stage["lower_bound"] < 1.01 * stage["promised"]  # rounded up
+
+
+def test_a_plan_has_a_capacity_too(plan_file, tmp_path, capsys):
+    file, model = map(str, plan_file)
+    made = tmp_path / "offsets.csv"
+    assert main(["pack", file, "--model", model, "--capacity", "1000", "-o", str(made)]) == 3
+    assert "the capacity of 1000" in capsys.readouterr().err
+    assert not made.exists()
+
+
+def test_buffers_need_a_capacity(files, capsys):
+    source, made = files
+    assert main(["pack", str(source), "-o", str(made)]) == 2
+    assert "--capacity is missing" in capsys.readouterr().err
