@@ -1,4 +1,4 @@
-"""Arenas: packing instances of a folder, and whole training steps of models.
+"""Arenas: packing instances of a folder, whole training steps of models, and stages of plans.
 
 python benchmarks/arena.py [PATH]      PATH holds CSV files named NAME.CAPACITY.csv
 """
@@ -12,17 +12,30 @@ from pathlib import Path
 import numpy as np
 
 from plait.api.pack import read_buffers
+from plait.cost_model.hardware import load_cluster
+from plait.cost_model.held import working_bytes
 from plait.ir.buffers import Buffer
 from plait.ir.capture import load_source, trace
+from plait.ir.precision import in_precision
+from plait.planner import PlanOptions, plan
 from plait.planner.memory.arena import pack
 from plait.planner.memory.arena.greedy import first_fit, height, orders
 from plait.planner.memory.arena.judge import height as judged
 from plait.planner.memory.arena.sections import sections
 from plait.planner.memory.stack import stack
+from plait.planner.memory.stage import stage_buffers
 from plait.planner.memory.step import step_buffers
+from plait.planner.pins import parse_pin
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 MODELS = (("gpt2", 4, 512), ("bert", 8, 512), ("llama3-8b", 1, 2048), ("mixtral-8x7b", 1, 1024))
+PLANS = (  # model, samples, tokens of a sample, cluster, strategy, micro-batches
+    ("gpt2", 64, 1024, "8xh100", "pp=4,dp=2", 8),
+    ("llama3-8b", 16, 8192, "8xh100", "", None),
+    ("llama3-8b", 64, 8192, "8x8xh100", "pp=8,tp=2,dp=4", 16),
+    ("llama3-8b", 1, 1048576, "8xh100", "", None),
+    ("mixtral-8x7b", 64, 4096, "8x8xh100", "", None),
+)
 TIME_LIMIT_SECONDS = 120.0
 LEAST_SECONDS = 20.0
 
@@ -95,6 +108,34 @@ def models() -> None:
             )
 
 
+def plans() -> None:
+    print("\nmodel           strategy                micro-batches  stages  buffers   live GiB"
+          "  peak/live  live/promised    CPU s    by size best order exact shape")  # fmt: skip
+    for name, batch, seq, cluster, word, micro_batches in PLANS:
+        source = load_source(f"hf:{CONFIGS / name}.json", batch=min(batch, 8), seq=seq)
+        model = in_precision(trace(source.model, source.batch, batch_size=batch), "bf16")
+        pins = (parse_pin(word),) if word else ()
+        asked = PlanOptions(precision="bf16", pins=pins, micro_batches=micro_batches)
+        made = plan(model, load_cluster(cluster), asked)
+        start = time.process_time()
+        stages = [stage_buffers(made, model, number) for number in range(len(made.stages))]
+        packed = [stack(s.buffers, s.cuts, time_limit_seconds=1.0) for s in stages]
+        seconds = time.process_time() - start
+        for s, packing in zip(stages, packed, strict=True):
+            assert judged(s.buffers, packing.offsets) == packing.peak_bytes
+        bounds = [packing.bound_bytes for packing in packed]
+        full = bounds.index(max(bounds))
+        peaks = max(p.peak_bytes / p.bound_bytes for p in packed)
+        promised = [bound / working_bytes(made, n) for n, bound in enumerate(bounds)]
+        print(
+            f"{name:<16}{made.word[:22]:<24}{made.micro_batches:>13}{len(stages):>8}"
+            f"{sum(len(s.buffers) for s in stages):>9}{bounds[full] / 2**30:>11.3f}{peaks:>11.4f}"
+            f"{min(promised):>9.3f}-{max(promised):.3f}{seconds:>9.2f}"
+            f"{baselines(stages[full].buffers, bounds[full])}",
+            flush=True,
+        )
+
+
 def main(arguments: list[str]) -> int:
     warm = [Buffer(f"b{i}", i % 3, i % 3 + 2, 3 + i) for i in range(9)]
     pack(warm, sections(warm).bound() - 1)  # loads compiled code
@@ -104,6 +145,7 @@ def main(arguments: list[str]) -> int:
     else:
         print("packing instances skipped: no folder of CSV files given")
     models()
+    plans()
     return 0
 
 
