@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from ..codegen.compression.ahead import EXTENSIONS, Compiler, available, target_
 from ..ir.compression.kernel import Kernel, Pipeline
 from ..ir.compression.lower import lower
 from ..ir.compression.registry import programs
-from ..runtime.compression.native import build
+from ..runtime.compression.native import build, cache_directory
 from . import documents
 from .asked import show
 
@@ -49,12 +48,6 @@ def run(options: argparse.Namespace) -> int:
 def default_targets() -> list[str]:
     """Those that can be compiled for here."""
     return ["cpu", *(GPUS if available() else ())]
-
-
-def cache_directory() -> Path:
-    """The user's, for kernels that are printed nowhere."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "plait" / "kernels"
 
 
 def compiled(

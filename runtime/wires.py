@@ -22,7 +22,7 @@ from . import buckets
 from .compression.activations import Passing, Summing
 from .compression.buckets import Buckets
 from .compression.codec import Codec
-from .compression.native import BuildError, Native, build
+from .compression.native import BuildError, Native, build_once
 from .compression.reference import Reference
 from .group import Group
 from .mesh_groups import MeshGroups
@@ -96,7 +96,7 @@ def kernels(axis: CompressedAxis, folder: Path, native: bool) -> Codec:
         return Reference()
     try:
         source = (folder / axis.source).read_text(encoding="utf-8")
-        return Native(build(source, folder / "kernels" / "build"))
+        return Native(build_once(source, folder / "kernels" / "build"))
     except BuildError:
         return Reference()
 

@@ -88,6 +88,21 @@ def build(source: str, directory: Path, compiler: str = "g++") -> Path:
     return library
 
 
+def cache_directory() -> Path:
+    """The user's, of compiled kernels."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "plait" / "kernels"
+
+
+def build_once(source: str, beside: Path) -> Path:
+    """As `build`: in the user's cache, or in a directory `beside` a program where there is none."""
+    try:
+        private(cache_directory())
+    except (BuildError, RuntimeError):  # not the user's alone, or no home
+        return build(source, beside)
+    return build(source, cache_directory())
+
+
 def private(directory: Path) -> None:
     """Makes a directory that only its owner can write to. Raises BuildError if there is none."""
     try:

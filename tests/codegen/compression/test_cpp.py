@@ -27,7 +27,7 @@ from plait.ir.compression.stage import (
 )
 from plait.ir.compression.variants import with_reference
 from plait.runtime.compression.codec import Launch, target_for
-from plait.runtime.compression.native import BuildError, Native, build
+from plait.runtime.compression.native import BuildError, Native, build, build_once, cache_directory
 from plait.runtime.compression.reference import ELEMENTS, Reference
 
 SIZES = ((4, 1), (2, 2))
@@ -155,6 +155,18 @@ def test_a_library_is_built_once_and_again_when_it_was_harmed(tmp_path):
     assert build(text, tmp_path / "cache") == first
     assert first.stat().st_size > 1000
     assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def test_programs_share_a_users_libraries(tmp_path, monkeypatch):
+    text, home = source(lower(PROGRAMS["int8-activations.send"])), tmp_path / "home"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    first = build_once(text, tmp_path / "one")
+    made = first.stat().st_mtime_ns
+    assert build_once(text, tmp_path / "other") == first
+    assert first.is_relative_to(home)
+    assert first.stat().st_mtime_ns == made
+    cache_directory().chmod(0o777)
+    assert build_once(text, tmp_path / "other").parent == tmp_path / "other"
 
 
 def test_a_directory_that_others_can_write_is_refused(tmp_path):
