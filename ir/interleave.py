@@ -15,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .errors import UsageError
 from .schedule import SCHEDULES, Table, check_order
 
@@ -22,6 +25,7 @@ T = TypeVar("T")
 Step = tuple[str, int, int]
 Rows = tuple[tuple[Step, ...], ...]
 Counts = tuple[int, ...]
+Ints = NDArray[np.int64]
 ROUNDS = 3  # of micro-batches: two to warm up, and what a stage then holds repeats with every round
 BACKWARD = "BI"  # kinds whose result the stage before waits for
 
@@ -160,13 +164,19 @@ def held_pieces(stages: int, stage: int, micro_batches: int, chunks: int) -> tup
     before the first backward it only gains, and after the last forward it only loses."""
     full = micro_batches % stages == 0
     order = _Order(stages, min(micro_batches, ROUNDS * stages) if full else micro_batches, chunks)
-    counts, met = [0] * chunks, set[Counts]()
-    for kind, chunk, _ in order.row(order.warm(stage, 2)):
-        counts[chunk] += 1 if kind == "F" else -1
-        if kind == "F":
-            met.add(tuple(counts))
-    most = max(map(sum, met))
-    return tuple(sorted(one for one in met if sum(one) == most))
+    warm, steps = order.warm(stage, 2), len(order.forward)
+    # one forward more than those to warm up; then, with every backward, one more again
+    ahead = np.arange(min(warm + 1, steps), steps + 1)
+    number = np.arange(chunks)
+    done = _of_each(ahead, number, order.width, chunks)
+    back = _of_each(ahead - ahead[0], chunks - 1 - number, order.width, chunks)
+    return tuple(map(tuple, np.unique(done - back, axis=0).tolist()))
+
+
+def _of_each(steps: Ints, place: Ints, width: int, chunks: int) -> Ints:
+    """How many of the first `steps` are of each chunk, given its place in a round."""
+    rounds, rest = np.divmod(steps[:, None], width * chunks)
+    return rounds * width + np.clip(rest - place * width, 0, width)
 
 
 def verify_rows(rows: Rows) -> None:
