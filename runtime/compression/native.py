@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch._appdirs import user_cache_dir
 
 from ...ir.compression.kernel import Kernel
 from ...ir.compression.wire import Wire
@@ -90,8 +91,7 @@ def build(source: str, directory: Path, compiler: str = "g++") -> Path:
 
 def cache_directory() -> Path:
     """The user's, of compiled kernels."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "plait" / "kernels"
+    return Path(user_cache_dir("plait")) / "kernels"
 
 
 def build_once(source: str, beside: Path) -> Path:
