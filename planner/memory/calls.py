@@ -47,6 +47,7 @@ class Calls:
         self.leaving: list[str | None] = []
 
     def forward(self, micro: str, number: int) -> None:
+        """A call's forward piece; its results are values from then on."""
         call, routine, life = self.model.calls[number], self.routines[number], self.life
         life.begin()
         prefix = f"{micro}.{number}"
@@ -74,17 +75,16 @@ class Calls:
             self.waiting[micro, number] = routine.saved
 
     def backward(self, micro: str, number: int) -> None:
+        """A call's backward piece; the gradients of its arguments are added to what is there of them."""
         call, routine, life = self.model.calls[number], self.routines[number], self.life
         life.begin()
         prefix = f"{micro}.{number}"
         known = self.at_backward(micro, number)
-        items = [i for i in routine.whole.inputs if i.gradient is not None]
-        gradients = [i.gradient for i in items if i.gradient is not None]
+        gradients = [i.gradient for i in routine.whole.inputs if i.gradient is not None]
         weights = self.gather(routine, f"{prefix}.backward")
         made = self.wholes(routine, gradients, f"{prefix}.backward")
         life.run(routine.backward, routine.function, routine.late, f"{prefix}.backward", known)
-        pairs = zip(routine.whole.inputs, routine.function.inputs, strict=True)
-        for mine, piece in pairs:
+        for mine, piece in zip(routine.whole.inputs, routine.function.inputs, strict=True):
             if mine.gradient is not None and piece.gradient is not None:
                 made.setdefault(mine.gradient, known.get(routine.late[piece.gradient]))
         life.hold(weights, *made.values(), *self.leaving)
