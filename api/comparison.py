@@ -148,7 +148,7 @@ def source_of(plan: Plan, options: argparse.Namespace) -> argparse.Namespace:
     name = given["source"]
     if not isinstance(name, str) or (options.model is None and not name.endswith(".json")):
         hint = f" {name}" if isinstance(name, str) else ""
-        raise UsageError(f"the model is priced again: name it with --model{hint}")
+        raise UsageError(f"the model is needed again: name it with --model{hint}")
     return argparse.Namespace(**given)
 
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "benchmar
 import peak
 import zoo
 
-VARIANTS = ("keep", "save 50%", "recompute")
+VARIANTS = ("keep", "save 50%", "recompute", "offload", "offload 50%", "split 2")
 LONG = ("bert", "distilbert", "electra", "roberta", "gpt_neox", "opt", "qwen2", "mistral", "t5",
         "vit", "dinov2", "bart")  # fmt: skip
 
