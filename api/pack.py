@@ -168,16 +168,15 @@ class Arena(NamedTuple):
 def _plan(options: argparse.Namespace, capacity: int | None, limit_seconds: float) -> int:
     from ..cost_model.held import working_bytes
     from ..planner.memory.stack import stack
-    from ..planner.memory.stage import stage_buffers
+    from ..planner.memory.stage import plan_buffers
     from .comparison import model_of
     from .planned import load_plan
 
     plan = load_plan(Path(options.buffers))
     model, arenas = model_of(plan, options), list[Arena]()
     start = time.perf_counter()
-    for number in range(len(plan.stages)):
+    for number, found in enumerate(plan_buffers(plan, model)):
         left = max(0.0, limit_seconds - (time.perf_counter() - start))
-        found = stage_buffers(plan, model, number)
         made = stack(
             found.buffers, found.cuts, capacity, minimise=options.minimise,
             time_limit_seconds=left / (len(plan.stages) - number),

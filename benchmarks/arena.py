@@ -23,7 +23,7 @@ from plait.planner.memory.arena.greedy import first_fit, height, orders
 from plait.planner.memory.arena.judge import height as judged
 from plait.planner.memory.arena.sections import sections
 from plait.planner.memory.stack import stack
-from plait.planner.memory.stage import stage_buffers
+from plait.planner.memory.stage import plan_buffers
 from plait.planner.memory.step import step_buffers
 from plait.planner.pins import parse_pin
 
@@ -118,7 +118,7 @@ def plans() -> None:
         asked = PlanOptions(precision="bf16", pins=pins, micro_batches=micro_batches)
         made = plan(model, load_cluster(cluster), asked)
         start = time.process_time()
-        stages = [stage_buffers(made, model, number) for number in range(len(made.stages))]
+        stages = list(plan_buffers(made, model))
         packed = [stack(s.buffers, s.cuts, time_limit_seconds=1.0) for s in stages]
         seconds = time.process_time() - start
         for s, packing in zip(stages, packed, strict=True):

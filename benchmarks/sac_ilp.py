@@ -53,15 +53,15 @@ def graph(found, kept_bytes: int):
     names = [f"model.{number}" for number in range(LAYERS)]
     made.fw_post_order = [*names, "model"]
     for number, name in enumerate(["model", *names]):
-        layer = number > 0
+        block = number > 0
         made.add_node({
             "fqn": name, "index": number, "pos_fw_post_order": made.fw_post_order.index(name),
-            "is_leaf": not layer, "param_per_module": 0, "grad_total": 0, "act_grad_per_module": 0,
-            "act_fw_per_module": kept_bytes if layer else LAYERS * kept_bytes,
-            "act_total": (number if layer else LAYERS) * kept_bytes,
-            "sac_runtime": trade.sac_runtime if layer else 0.0,
-            "sac_memory": max(trade.sac_memory, kept_bytes) if layer else 0,
-            "n_segments": trade.n_segments if layer else 0, "slopes": trade.slopes,
+            "is_leaf": not block, "param_per_module": 0, "grad_total": 0, "act_grad_per_module": 0,
+            "act_fw_per_module": kept_bytes if block else LAYERS * kept_bytes,
+            "act_total": (number if block else LAYERS) * kept_bytes,
+            "sac_runtime": trade.sac_runtime if block else 0.0,
+            "sac_memory": max(trade.sac_memory, kept_bytes) if block else 0,
+            "n_segments": trade.n_segments if block else 0, "slopes": trade.slopes,
             "intercepts": trade.intercepts,
         })  # fmt: skip
         made.ad_matrix[number][number] = 1

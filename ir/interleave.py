@@ -142,6 +142,13 @@ def sources(step: Step, stage: int, stages: int, chunks: int) -> Iterator[tuple[
             yield piece % stages, (sent, piece // stages, number)
 
 
+def beside(step: Step, stage: int, stages: int, way: int) -> tuple[int, Step]:
+    """The stage that has the piece before (-1) or after (1) that of a stage's step, and its step."""
+    kind, chunk, number = step
+    other, neighbour = divmod(chunk * stages + stage + way, stages)
+    return neighbour, (kind, other, number)
+
+
 def own_needs(step: Step) -> tuple[Step, ...]:
     """Steps of the same stage that come before; of each there is one."""
     kind, chunk, number = step

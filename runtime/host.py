@@ -110,27 +110,24 @@ def parcels(values: Sequence[Tensor]) -> list[Parcel]:
         shared.setdefault(value.untyped_storage().data_ptr(), []).append(number)
     found = []
     for numbers in shared.values():
-        spans = [_span(values[n]) for n in numbers]
+        together = {n: values[n] for n in numbers}
+        spans = [_span(value) for value in together.values()]
         first = min(start for start, _ in spans) // ALIGNMENT_BYTES * ALIGNMENT_BYTES
         last = max(end for _, end in spans)
-        if last - first <= sum(values[n].nbytes for n in numbers) + ALIGNMENT_BYTES:
-            found.append(_parcel(numbers, values, first, last))
-        else:
-            for number in numbers:
-                alone = {number: values[number].contiguous()}
-                found.append(_parcel([number], alone, *_span(alone[number])))
+        if last - first <= sum(value.nbytes for value in together.values()) + ALIGNMENT_BYTES:
+            found.append(_parcel(together, first, last))
+            continue
+        for number, value in together.items():
+            alone = value.contiguous()
+            found.append(_parcel({number: alone}, *_span(alone)))
     return found
 
 
-def _parcel(
-    numbers: Sequence[int], values: Sequence[Tensor] | dict[int, Tensor], first: int, last: int
-) -> Parcel:
+def _parcel(values: dict[int, Tensor], first: int, last: int) -> Parcel:
     """The bytes from `first` to before `last` of the storage that these values share."""
-    some = values[numbers[0]]
-    block = View(torch.uint8, (last - first,), (1,), first).of(some)
+    block = View(torch.uint8, (last - first,), (1,), first).of(next(iter(values.values())))
     views = []
-    for number in numbers:
-        value = values[number]
+    for number, value in values.items():
         offset = (_span(value)[0] - first) // value.itemsize
         views.append((number, View(value.dtype, tuple(value.shape), value.stride(), offset)))
     return Parcel(block, tuple(views))

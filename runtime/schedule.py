@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..ir.interleave import Rows, Step
+from ..ir.interleave import Rows, Step, beside
 from ..ir.program import StageValue
 from .compression.activations import Passing
 from .group import Group
@@ -107,9 +107,8 @@ class Pipeline:
 
     def beside(self, step: Step, way: int) -> tuple[Link, Step]:
         """The neighbour that has the piece before (-1) or after (1), and its step."""
-        kind, _, number = step
-        chunk, stage = divmod(self.place(step) + way, self.stages)
-        return self.links[stage], (kind, chunk, number)
+        stage, other = beside(step, self.stage, self.stages, way)
+        return self.links[stage], other
 
     def forward(self, step: Step, piece: Piece) -> None:
         place, received = self.place(step), list[Tensor]()

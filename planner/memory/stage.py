@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ...cost_model.hops import hop_program, value_bytes
 from ...ir.between import Between
 from ...ir.flow import flow
 from ...ir.grid import Passage
-from ...ir.interleave import Step, rows
+from ...ir.interleave import Step, beside, rows
 from ...ir.layout import local_type
 from ...ir.model import Model
 from ...ir.plan import HOSTED, Layers, Plan
@@ -30,52 +30,64 @@ def stage_buffers(
     `model` is what was planned, in the plan's precision. Weights, their gradients, optimizer states and
     the batch live elsewhere. Names say where a buffer is made: micro-batch, call, piece, value.
     """
-    return _Walk(plan, model, number).step(alignment_bytes)
+    return _Walk(_Routines(plan, model), number).step(alignment_bytes)
+
+
+def plan_buffers(
+    plan: Plan, model: Model, alignment_bytes: int = ALIGNMENT_BYTES
+) -> Iterator[StepBuffers]:
+    """As `stage_buffers`, of one stage after the other; what they share is made once."""
+    routines = _Routines(plan, model)
+    for number in range(len(plan.stages)):
+        yield _Walk(routines, number).step(alignment_bytes)
+
+
+class _Routines:
+    """The routines of a plan's calls, equal ones made once, and how values lie between them."""
+
+    def __init__(self, plan: Plan, model: Model) -> None:
+        self.plan, self.model = plan, model
+        self.between = Between(plan, model, flow(model))
+        self.made: dict[tuple[int, str], Routine] = {}
+
+    def of(self, call: int) -> Routine:
+        layers = self.plan.layers_of(call)
+        key = layers.sharding, layers.memory
+        if key not in self.made:
+            self.made[key] = self.make(layers)
+        return self.made[key]
+
+    def make(self, layers: Layers) -> Routine:
+        plan, sharding = self.plan, self.plan.shardings[layers.sharding]
+        function = self.model.function(sharding.function)
+        axes = self.between.flow.axes[function.name]
+        whole = local = sharding.form(axes).local(function)
+        if plan.division_of(layers) is not None:
+            local = plan.form_of(layers, function, axes).local(function)
+        gathered = any("parameter" in ROLES[role].shards for role, _ in sharding.strategy.axes)
+        held = (i for i in whole.inputs if i.kind == "parameter")
+        weights = sum(whole.types[i.value].bytes for i in held) if gathered else 0
+        return Routine(local, layers.variant, whole, layers.memory in HOSTED, weights)
 
 
 class _Walk:
     """One way along the row of a stage, as `runtime.schedule` goes it."""
 
-    def __init__(self, plan: Plan, model: Model, number: int) -> None:
-        self.plan, self.model, self.number = plan, model, number
-        self.stages = len(plan.stages)
-        self.between = Between(plan, model, flow(model))
-        self.early, self.program = self.between.early(number), hop_program(plan)
+    def __init__(self, routines: _Routines, number: int) -> None:
+        self.plan, self.between, self.number = routines.plan, routines.between, number
+        plan, between, self.stages = self.plan, self.between, len(self.plan.stages)
+        self.early, self.program = between.early(number), hop_program(plan)
         table = rows(plan.schedule, self.stages, plan.micro_batches, plan.chunks)
         self.row = table[number]
         self.places = [{step: at for at, step in enumerate(row)} for row in table]
         self.pending: dict[int, dict[Step, list[str]]] = {n: {} for n in range(self.stages)}
-        hide = plan.cluster.device.host_copies_hide
-        self.calls = Calls(model, self.routines(), self.forth, self.back, hide)
+        pieces = range(number, len(plan.pieces), self.stages)
+        own = [*between.ahead(number), *(i for piece in pieces for i in between.calls(piece))]
+        self.calls = Calls(
+            routines.model, {call: routines.of(call) for call in own}, self.forth, self.back,
+            plan.cluster.device.host_copies_hide,
+        )  # fmt: skip
         self.life = self.calls.life
-
-    def routines(self) -> dict[int, Routine]:
-        """Of every call that the stage runs; equal ones are made once."""
-        between, made = self.between, dict[tuple[int, str], Routine]()
-        own = [i for p in self.pieces() for i in between.calls(p)]
-        found = {}
-        for call in (*between.ahead(self.number), *own):
-            layers = self.plan.layers_of(call)
-            key = layers.sharding, layers.memory
-            if key not in made:
-                made[key] = self.routine(layers)
-            found[call] = made[key]
-        return found
-
-    def pieces(self) -> range:
-        return range(self.number, len(self.plan.pieces), self.stages)
-
-    def routine(self, layers: Layers) -> Routine:
-        plan, sharding = self.plan, self.plan.shardings[layers.sharding]
-        function, axes = self.model.function(sharding.function), self.between.flow.axes
-        known = axes[function.name]
-        whole = local = sharding.form(known).local(function)
-        if plan.division_of(layers) is not None:
-            local = plan.form_of(layers, function, known).local(function)
-        gathered = any("parameter" in ROLES[role].shards for role, _ in sharding.strategy.axes)
-        held = (i for i in whole.inputs if i.kind == "parameter")
-        weights = sum(whole.types[i.value].bytes for i in held) if gathered else 0
-        return Routine(local, layers.variant, whole, layers.memory in HOSTED, weights)
 
     def forth(self, call: int, position: int) -> Sizes:
         return self.sizes(self.between.forward(call, position))
@@ -148,7 +160,7 @@ class _Walk:
         """What a neighbour made; it has by then received all it needed before."""
         values = list(values)
         if values:
-            neighbour, other = self.beside(step, way)
+            neighbour, other = beside(step, self.number, self.stages, way)
             self.release(neighbour, self.places[neighbour][other])
         return [self.life.make(f"{prefix} {v.name}", v.type.bytes) for v in values]
 
@@ -164,7 +176,7 @@ class _Walk:
             self.life.hold(place)
             leaving.append(place)
         if leaving:
-            neighbour, other = self.beside(step, way)
+            neighbour, other = beside(step, self.number, self.stages, way)
             self.pending[neighbour][other] = leaving
 
     def release(self, neighbour: int, before: int) -> None:
@@ -172,9 +184,3 @@ class _Walk:
         pending, places = self.pending[neighbour], self.places[neighbour]
         for step in [s for s in pending if places[s] <= before]:
             self.life.hold(*pending.pop(step))
-
-    def beside(self, step: Step, way: int) -> tuple[int, Step]:
-        """The neighbour that has the piece before (-1) or after (1), and its step."""
-        kind, chunk, micro = step
-        other, stage = divmod(chunk * self.stages + self.number + way, self.stages)
-        return stage, (kind, other, micro)
