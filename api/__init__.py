@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..ir.cluster import Cluster as Cluster
+    from ..ir.devices.cluster import Cluster as Cluster
     from ..ir.errors import FileError as FileError
     from ..ir.errors import InfeasibleError as InfeasibleError
     from ..ir.errors import MismatchError as MismatchError
@@ -15,27 +15,31 @@ if TYPE_CHECKING:
     from ..ir.errors import UsageError as UsageError
     from ..ir.errors import VerifyError as VerifyError
     from ..ir.model import Model as Model
-    from .explanation import explain as explain
-    from .face import parallelize as parallelize
-    from .face import plan as plan
-    from .face import trace as trace
+    from .explain import explain as explain
     from .placement import place as place
-    from .planned import Plan as Plan
-    from .planned import load_plan as load_plan
+    from .plan_object import Plan as Plan
+    from .plan_object import load_plan as load_plan
+    from .python import parallelize as parallelize
+    from .python import plan as plan
+    from .python import trace as trace
 
+# fmt: off
 _ROOMS = {
-    "Cluster": "ir.cluster", "Model": "ir.model", "Plan": "api.planned",
+    "Cluster": "ir.devices.cluster", "Model": "ir.model", "Plan": "api.plan_object",
     **dict.fromkeys(("PlaitError", "TraceError", "InfeasibleError", "FileError", "MismatchError",
                      "VerifyError", "UsageError"), "ir.errors"),
-    **dict.fromkeys(("trace", "plan", "parallelize"), "api.face"), "load_plan": "api.planned",
-    "explain": "api.explanation", "place": "api.placement",
-}  # fmt: skip
+    **dict.fromkeys(("trace", "plan", "parallelize"), "api.python"), "load_plan": "api.plan_object",
+    "explain": "api.explain", "place": "api.placement",
+}
+# fmt: on
 
+# fmt: off
 __all__ = [
     "Cluster", "FileError", "InfeasibleError", "MismatchError", "Model", "PlaitError", "Plan",
     "TraceError", "UsageError", "VerifyError", "explain", "load_plan", "parallelize", "place", "plan",
     "trace",
-]  # fmt: skip
+]
+# fmt: on
 
 
 def __getattr__(name: str) -> Any:

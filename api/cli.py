@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ..ir.errors import InfeasibleError, PlaitError
-from . import verbs
+from .commands import verbs
 
 GARBAGE = 200_000  # objects between collections: a trace makes many and drops few
 

@@ -21,11 +21,11 @@ from ..ir.placement import (
     load_graph,
     uniform_target,
 )
-from . import documents
-from .options import parse_bytes
+from . import files
+from .units import parse_bytes
 
 if TYPE_CHECKING:
-    from ..ir.cluster import Cluster
+    from ..ir.devices.cluster import Cluster
     from ..planner.placement import PlacementOptions
 
 # A PCIe 3.0 link of 16 lanes, where neither a cluster nor numbers are given.
@@ -90,7 +90,7 @@ def read_graph(path: Path) -> PlacementGraph:
 
 def read_placement(path: Path) -> Placement:
     """A placement that `place` wrote; raises FileError naming the file and the place in it."""
-    found = documents.read(path, Placement, PLACEMENT)
+    found = files.read(path, Placement, PLACEMENT)
     try:
         check_placement(found)
     except FileError as error:
@@ -99,7 +99,7 @@ def read_placement(path: Path) -> Placement:
 
 
 def _step_of(model: Model, cluster: Cluster | None, optimizer: str) -> PlacementGraph:
-    from ..cost_model.placement_source import graph_of
+    from ..cost_model.placement.from_model import graph_of
     from ..planner.options import optimizer_states
 
     if cluster is None:
@@ -139,22 +139,26 @@ def run(options: argparse.Namespace) -> int:
     """The verb `place`."""
     from ..cost_model.hardware import load_cluster
     from ..planner.placement import PlacementOptions, search
-    from .asked import note, show
+    from .commands.common import note, show
 
     cluster = load_cluster(options.cluster) if options.cluster else None
     memory = parse_bytes(options.memory) if options.memory else None
     target = _target(cluster, options.devices, memory, options.alpha_us, options.beta_us_per_byte)
     graph, model = _graph_from(options, cluster)
     asked = PlacementOptions(
-        options.algorithm, options.link, options.memory_rule, options.time_limit,
-        seed=options.seed, colocation=model is not None or options.colocation == "keep",
-    )  # fmt: skip
+        options.algorithm,
+        options.link,
+        options.memory_rule,
+        options.time_limit,
+        seed=options.seed,
+        colocation=model is not None or options.colocation == "keep",
+    )
     start = time.perf_counter()
     outcome = search.place(graph, target, asked)
     made = _of_model(outcome.placement, model) if model else outcome.placement
     spent = time.perf_counter() - start
     if options.output:
-        documents.write(Path(options.output), made, PLACEMENT)
+        files.write(Path(options.output), made, PLACEMENT)
         note(f"wrote {options.output}")
     if options.json:
         show(figures(made, spent))
@@ -164,11 +168,9 @@ def run(options: argparse.Namespace) -> int:
     return OUT_OF_TIME if outcome.cut_short else 0
 
 
-def _graph_from(
-    options: argparse.Namespace, cluster: Any
-) -> tuple[PlacementGraph, Model | None]:
+def _graph_from(options: argparse.Namespace, cluster: Any) -> tuple[PlacementGraph, Model | None]:
     """The graph of SOURCE, and the model that it is a step of, if any."""
-    from .asked import format_of, load_model
+    from .commands.common import format_of, load_model
 
     path = Path(options.source)
     if options.source.endswith(".json") and not options.source.startswith("hf:"):
@@ -181,17 +183,23 @@ def _graph_from(
 def figures(placement: Placement, seconds: float) -> dict[str, Any]:
     """The figures of a placement under the names that the documentation promises."""
     return {
-        "device": placement.device, "order": list(placement.order),
-        "makespan_us": placement.makespan_us, "lower_bound_us": placement.lower_bound_us,
-        "gap": placement.gap, "status": placement.status,
-        "peak_memory": list(placement.peak_memory), "algorithm": placement.algorithm,
-        "time_s": seconds, "link": placement.link, "memory_rule": placement.memory_rule,
-    }  # fmt: skip
+        "device": placement.device,
+        "order": list(placement.order),
+        "makespan_us": placement.makespan_us,
+        "lower_bound_us": placement.lower_bound_us,
+        "gap": placement.gap,
+        "status": placement.status,
+        "peak_memory": list(placement.peak_memory),
+        "algorithm": placement.algorithm,
+        "time_s": seconds,
+        "link": placement.link,
+        "memory_rule": placement.memory_rule,
+    }
 
 
 def summary(placement: Placement) -> str:
     """The placement in a few lines: makespan, gap, and what every device does and holds."""
-    from ..ir.text import seconds, size
+    from ..ir.text.printer import seconds, size
 
     bound = seconds(placement.lower_bound_us * 1e-6)
     lines = [

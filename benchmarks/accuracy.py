@@ -62,7 +62,9 @@ def error_rows(cases: Sequence[Case], kind: Callable[[Case], float | None]) -> l
             sizes = sorted(map(abs, found))
             medians.append(median(sizes))
             worst = sizes[int(0.9 * (len(sizes) - 1))]
-            rows.append([source, str(len(found)), *map(percent, (medians[-1], worst, median(found)))])
+            rows.append(
+                [source, str(len(found)), *map(percent, (medians[-1], worst, median(found)))]
+            )
     if medians:
         rows.append(["mean over sources", "", percent(mean(medians)), "", ""])
     return rows
@@ -101,8 +103,9 @@ def fit_rows(cases: Sequence[Case]) -> list[list[str]]:
     rows = []
     for status in ("ok", "oom"):
         members = [c.prediction.fits for c in cases if c.row.get("status") == status]
-        rows.append([status, str(members.count(True)), str(members.count(False)),
-                     str(members.count(None))])  # fmt: skip
+        rows.append(
+            [status, str(members.count(True)), str(members.count(False)), str(members.count(None))]
+        )
     return rows
 
 
@@ -123,13 +126,16 @@ def report(cases: Sequence[Case], cpu_seconds: float) -> str:
     spread = ["source", "runs", "median error", "90th percentile", "bias"]
     missing = sorted({c.prediction.note for c in cases if c.prediction.note})
     parts = [
-        "## Step time", table(spread, error_rows(cases, lambda c: c.time_error)),
-        "## Ranking", table(["source", "groups", "top-1 regret", "Kendall tau"], ranking_rows(cases)),
-        "## Peak memory", table(spread, error_rows(cases, lambda c: c.memory_error)),
+        "## Step time",
+        table(spread, error_rows(cases, lambda c: c.time_error)),
+        "## Ranking",
+        table(["source", "groups", "top-1 regret", "Kendall tau"], ranking_rows(cases)),
+        "## Peak memory",
+        table(spread, error_rows(cases, lambda c: c.memory_error)),
         "## Out of memory",
         table(["run was", "predicted to fit", "not to fit", "not modelled"], fit_rows(cases)),
         f"{len(cases)} runs in {cpu_seconds:.0f} s of processor time.",
-    ]  # fmt: skip
+    ]
     if missing:
         parts.append("Not modelled: " + "; ".join(missing) + ".")
     return "\n\n".join(parts) + "\n"

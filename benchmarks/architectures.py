@@ -7,31 +7,30 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
 import time
 from pathlib import Path
 
 import torch
 
-from plait.ir.axes import analyse
+from plait.ir.analysis.axes import analyse
 from plait.ir.capture import trace
 from plait.ir.errors import TraceError
 from plait.ir.model import Model
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import zoo
+from plait.tests import zoo
 
 COLUMNS = ("model", "kind", "traced", "functions", "calls", "operators", "opaque", "seconds")
 
 
 def opaque(model: Model) -> list[str]:
     """Operators that are replicated because nothing is known of their loops."""
-    return sorted({
-        op.target
-        for function in model.functions
-        for op, known in zip(function.ops, analyse(function).ops, strict=True)
-        if known.opaque
-    })  # fmt: skip
+    return sorted(
+        {
+            op.target
+            for function in model.functions
+            for op, known in zip(function.ops, analyse(function).ops, strict=True)
+            if known.opaque
+        }
+    )
 
 
 def row(name: str) -> tuple[str, ...]:

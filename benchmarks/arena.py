@@ -11,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.api.pack import read_buffers
+from plait.api.commands.pack import read_buffers
+from plait.cost_model.explain.memory_terms import working_bytes
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.held import working_bytes
-from plait.ir.buffers import Buffer
 from plait.ir.capture import load_source, trace
-from plait.ir.precision import in_precision
+from plait.ir.lowering.cast import in_precision
+from plait.ir.plan.allocation import Buffer
 from plait.planner import PlanOptions, plan
-from plait.planner.memory.arena import pack
-from plait.planner.memory.arena.greedy import first_fit, height, orders
-from plait.planner.memory.arena.judge import height as judged
-from plait.planner.memory.arena.sections import sections
-from plait.planner.memory.stack import stack
-from plait.planner.memory.stage import plan_buffers
-from plait.planner.memory.step import step_buffers
+from plait.planner.allocation.arena import pack
+from plait.planner.allocation.arena.greedy import first_fit, height, orders
+from plait.planner.allocation.arena.judge import height as judged
+from plait.planner.allocation.arena.sections import sections
+from plait.planner.allocation.repeated_layers import stack
+from plait.planner.allocation.stage_buffers import plan_buffers
+from plait.planner.allocation.step_buffers import step_buffers
 from plait.planner.pins import parse_pin
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
@@ -67,8 +67,10 @@ def baselines(buffers: Sequence[Buffer], bound: int) -> str:
 
 
 def instances(folder: Path) -> None:
-    print("instance  buffers    capacity       bound        peak    CPU s  least peak    bound"
-          "    CPU s    by size best order exact shape")  # fmt: skip
+    print(
+        "instance  buffers    capacity       bound        peak    CPU s  least peak    bound"
+        "    CPU s    by size best order exact shape"
+    )
     for path in sorted(folder.glob("*.csv")):
         name, capacity = path.name.split(".")[:2]
         buffers = read_buffers(path)
@@ -89,8 +91,10 @@ def instances(folder: Path) -> None:
 
 
 def models() -> None:
-    print("\nmodel           variant     buffers   bound GiB  peak/bound    CPU s"
-          "    by size best order exact shape")  # fmt: skip
+    print(
+        "\nmodel           variant     buffers   bound GiB  peak/bound    CPU s"
+        "    by size best order exact shape"
+    )
     for name, batch, seq in MODELS:
         source = load_source(f"hf:{CONFIGS / name}.json", batch=batch, seq=seq)
         model = trace(source.model, source.batch, batch_size=batch)
@@ -109,8 +113,10 @@ def models() -> None:
 
 
 def plans() -> None:
-    print("\nmodel           strategy                micro-batches  stages  buffers   live GiB"
-          "  peak/live  live/promised    CPU s    by size best order exact shape")  # fmt: skip
+    print(
+        "\nmodel           strategy                micro-batches  stages  buffers   live GiB"
+        "  peak/live  live/promised    CPU s    by size best order exact shape"
+    )
     for name, batch, seq, cluster, word, micro_batches in PLANS:
         source = load_source(f"hf:{CONFIGS / name}.json", batch=min(batch, 8), seq=seq)
         model = in_precision(trace(source.model, source.batch, batch_size=batch), "bf16")

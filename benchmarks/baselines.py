@@ -21,24 +21,25 @@ from typing import NamedTuple
 import torch
 import transformers
 
-from plait.cost_model.breakdown import step_term
+from plait.cost_model.explain.memory_terms import memory_term
+from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.held import memory_term
 from plait.ir.capture import load_source, trace
 from plait.ir.errors import InfeasibleError
+from plait.ir.lowering.cast import in_precision
+from plait.ir.lowering.rescale import rescale
 from plait.ir.model import Model
-from plait.ir.plan import Plan
-from plait.ir.precision import in_precision
-from plait.ir.rescale import rescale
+from plait.ir.plan.plan import Plan
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.baselines import parse_baselines, rival
-from plait.planner.search import Space
+from plait.planner.search.baselines import parse_baselines, rival
+from plait.planner.search.driver import Space
 
 CLUSTERS = ("8xa100-40", "2x8xh100", "4x8xa100-80", "8x8xh100")
 ONE_ROLE = ("ddp", "zero1", "zero2", "fsdp", "word:tp={0}", "word:tp={0},sp", "word:pp={0}")
 SEVERAL = ("hsdp", "megatron")
 PER_DEVICE = 8  # samples
+# fmt: off
 MODELS: dict[str, tuple[str, int, dict[str, object]]] = {
     "gpt2-xl": ("gpt2", 1024, {"n_embd": 1600, "n_layer": 48, "n_head": 25}),
     "opt-6.7b": ("opt", 2048, {"hidden_size": 4096, "ffn_dim": 16384, "num_hidden_layers": 32,
@@ -62,12 +63,15 @@ MODELS: dict[str, tuple[str, int, dict[str, object]]] = {
     "phi-2": ("phi", 2048, {"hidden_size": 2560, "intermediate_size": 10240,
                             "num_hidden_layers": 32, "num_attention_heads": 32}),
     "mixtral-8x7b": ("mixtral", 4096, {"sliding_window": None}),
-}  # fmt: skip
+}
+# fmt: on
+# fmt: off
 ARCHITECTURES = {"gpt2": "GPT2LMHeadModel", "opt": "OPTForCausalLM", "llama": "LlamaForCausalLM",
                  "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
                  "gpt_neox": "GPTNeoXForCausalLM", "bert": "BertForMaskedLM",
                  "roberta": "RobertaForMaskedLM", "phi": "PhiForCausalLM",
-                 "mixtral": "MixtralForCausalLM"}  # fmt: skip
+                 "mixtral": "MixtralForCausalLM"}
+# fmt: on
 
 
 class Row(NamedTuple):
@@ -96,8 +100,10 @@ class Row(NamedTuple):
             said = self.made.prediction.step_seconds
             if not math.isclose(step_term(self.made).value, said, rel_tol=1e-9):
                 yield f"{self.model} on {self.cluster}: does not add up"
-            if any(memory_term(self.made, s).value > self.made.budget_bytes
-                   for s in range(len(self.made.stages))):  # fmt: skip
+            if any(
+                memory_term(self.made, s).value > self.made.budget_bytes
+                for s in range(len(self.made.stages))
+            ):
                 yield f"{self.model} on {self.cluster}: over memory"
 
     def cells(self) -> tuple[str, ...]:

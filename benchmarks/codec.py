@@ -20,8 +20,8 @@ from plait.ir.compression.algorithms.parts import DECODE, integers, signs
 from plait.ir.compression.lower import lower
 from plait.ir.compression.program import Program
 from plait.ir.compression.stage import AllGather, AllToAll, Hadamard, Reduce, Scale, Stages
-from plait.runtime.compression.codec import Launch, target_for
-from plait.runtime.compression.native import Native, build
+from plait.runtime.compression.backends.codec import Launch, target_for
+from plait.runtime.compression.backends.native import Native, build
 
 ELEMENTS, RANKS, GROUP = 16 * 2**20, 4, 128
 CODECS: dict[str, Stages] = {
@@ -53,12 +53,15 @@ def measure(name: str, encode: Stages, flat: torch.Tensor, repeats: int, cache: 
     """The kernels of a reduce-scatter, and the last one of an all-gather."""
     back: Stages = (Hadamard(32), Scale(1 / 32)) if isinstance(encode[0], Hadamard) else ()
     reducing = Program(
-        "reducing", "gradients", "reduce_scatter",
-        (*encode, AllToAll(), *DECODE, Reduce("sum"), *back), accepts_bias="a benchmark",
-    )  # fmt: skip
+        "reducing",
+        "gradients",
+        "reduce_scatter",
+        (*encode, AllToAll(), *DECODE, Reduce("sum"), *back),
+        accepts_bias="a benchmark",
+    )
     gathering = Program(
         "gathering", "activations", "all_gather", (*encode, AllGather(), *DECODE, *back)
-    )  # fmt: skip
+    )
     pipelines = lower(reducing, RANKS), lower(gathering, RANKS)
     native = Native(build(source(*pipelines), cache))
     elements = pipelines[0].chunk(flat.numel())
@@ -66,8 +69,10 @@ def measure(name: str, encode: Stages, flat: torch.Tensor, repeats: int, cache: 
     gathered = pipelines[1].kernels[-1]
     messages = target_for(first, elements)
     for title, kernel, read in (
-        ("encode", first, flat), ("decode", gathered, messages), ("decode and add", last, messages)
-    ):  # fmt: skip
+        ("encode", first, flat),
+        ("decode", gathered, messages),
+        ("decode and add", last, messages),
+    ):
         launch = Launch(elements, read, target_for(kernel, elements), {})
         seconds = best(lambda k=kernel, a=launch: native.run(k, a), repeats)
         row(f"{name}, {title}", flat.numel(), seconds)

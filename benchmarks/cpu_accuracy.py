@@ -23,21 +23,23 @@ from statistics import median
 from typing import NamedTuple
 
 import plait
-from plait.api.calibration import measured
+from plait.api.commands.calibrate import measured
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import materialize, trace
-from plait.ir.cluster import Cluster
+from plait.ir.devices.cluster import Cluster
 from plait.ir.model import Model
-from plait.runtime.launch import launch
+from plait.runtime.launch.launch import launch
 
 HERE = Path(__file__).resolve().parent
 MODELS = ("llama", "gpt2", "mlp")
+# fmt: off
 WORDS = {
     1: ("dp=1",),
     2: ("dp=2", "tp=2"),
     4: ("dp=4", "zero1=4", "zero3=4", "tp=4", "zero2=2,tp=2", "dp=2,tp=2,sp", "pp=2,dp=2", "pp=4"),
-}  # fmt: skip
+}
+# fmt: on
 PIPELINE_MICRO_BATCHES = 4
 TIMEOUT_SECONDS = 1200.0
 
@@ -128,8 +130,13 @@ def report(found: list[Result]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cluster", action="append", default=[], metavar="FILE",
-                        help="a machine.toml per number of ranks; default: measure")
+    parser.add_argument(
+        "--cluster",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a machine.toml per number of ranks; default: measure",
+    )
     parser.add_argument("--model", action="append", choices=MODELS, help="default: all")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each program")
     options = parser.parse_args()

@@ -12,17 +12,20 @@ VOCABULARY, TOKENS = 2048, 128
 def llama() -> tuple[nn.Module, Batch]:
     """A decoder with gated MLPs and grouped heads."""
     config = LlamaConfig(
-        hidden_size=512, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4,
-        intermediate_size=1024, vocab_size=VOCABULARY, max_position_embeddings=TOKENS,
-    )  # fmt: skip
+        hidden_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        intermediate_size=1024,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=TOKENS,
+    )
     return LlamaForCausalLM(config).train(), _tokens(8)
 
 
 def gpt2() -> tuple[nn.Module, Batch]:
     """A decoder with dropout and biases."""
-    config = GPT2Config(
-        n_embd=384, n_layer=6, n_head=6, vocab_size=VOCABULARY, n_positions=TOKENS
-    )
+    config = GPT2Config(n_embd=384, n_layer=6, n_head=6, vocab_size=VOCABULARY, n_positions=TOKENS)
     return GPT2LMHeadModel(config).train(), _tokens(8)
 
 

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime.group import Pool
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.session import session
 
 
 def step_seconds(program: Program, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
@@ -39,8 +39,9 @@ def main(jobs: str, times: str) -> None:
         opened = []
         for job in todo["programs"]:
             source = materialize(job["source"], seed=0)
-            opened.append((job["name"], Program.open(job["folder"], source.model, pool=pool),
-                           source.batch))  # fmt: skip
+            opened.append(
+                (job["name"], Program.open(job["folder"], source.model, pool=pool), source.batch)
+            )
         found: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in opened}
         for number in range(todo["rounds"] + 1):
             for name, program, batch in opened:

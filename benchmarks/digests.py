@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,23 @@ import plait
 from plait.codegen import compile_program, write
 from plait.ir.capture import trace
 from plait.ir.files import dump
+from plait.tests import zoo
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import zoo
-
+# fmt: off
 MODELS = (
     "gpt2", "llama", "gemma2", "mixtral", "mamba", "bert", "t5", "whisper", "swin", "convnext",
     "wav2vec2", "clip",
-)  # fmt: skip
+)
+# fmt: on
 CASES: dict[str, dict[str, Any]] = {
     "local:4": {},
     "8xh100": {"pin": "*:dp=2,tp=4"},
     "2x8xa100-80": {"pin": "*:pp=2,zero3=4,tp=2", "micro_batches": 2},
-    "2x4xrtx-titan": {"compress": "auto", "quality": "all", "memory_actions": ("recompute", "offload")},
+    "2x4xrtx-titan": {
+        "compress": "auto",
+        "quality": "all",
+        "memory_actions": ("recompute", "offload"),
+    },
 }
 
 
@@ -56,7 +59,7 @@ def row(name: str, model: plait.Model, cluster: str, folder: Path | None) -> str
 
 
 def _scaled(model: plait.Model) -> plait.Model:
-    from plait.ir.rescale import rescale
+    from plait.ir.lowering.rescale import rescale
 
     return rescale(model, 16)
 

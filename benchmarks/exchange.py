@@ -19,11 +19,11 @@ import torch.distributed as dist
 from plait.codegen.compression.cpp import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.compression.backends.native import Native, build
 from plait.runtime.compression.exchange import Exchange
 from plait.runtime.compression.levels import levels
-from plait.runtime.compression.native import Native, build
-from plait.runtime.group import Pool
-from plait.runtime.session import session
+from plait.runtime.launch.session import session
 
 NAMES = ("bf16", "eight-bits", "dithering", "error-feedback", "one-bit")
 
@@ -46,14 +46,15 @@ def main() -> None:
         for program in programs:
             exchange = Exchange(program, mine, flat.numel(), codec=native)
             report(
-                rank, pool, program.name, lambda e=exchange: e.all_reduce(flat, in_place=True),
+                rank,
+                pool,
+                program.name,
+                lambda e=exchange: e.all_reduce(flat, in_place=True),
                 options.repeats,
-            )  # fmt: skip
+            )
 
 
-def report(
-    rank: int, pool: Pool, name: str, work: Callable[[], object], repeats: int
-) -> None:
+def report(rank: int, pool: Pool, name: str, work: Callable[[], object], repeats: int) -> None:
     work()
     walls, cpus, before = [], [], pool.sent.total()
     for _ in range(repeats):

@@ -7,9 +7,9 @@ import time
 from math import lcm
 
 from plait.benchmarks.shapes import DEEPSEEK_V3_LAYER, LLAMA_3_70B_LAYER, Shapes
-from plait.planner.memory.flat import flatten
-from plait.planner.memory.flat.judge import check
-from plait.planner.memory.flat.problem import FlatTensor
+from plait.planner.allocation.flat_shards import flatten
+from plait.planner.allocation.flat_shards.judge import check
+from plait.planner.allocation.flat_shards.problem import FlatTensor
 
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
 BLOCKS = (("128 elements", 0, 128), ("a row", 1, 1), ("16 rows", 16, 1), ("128 rows", 128, 1))

@@ -19,14 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accuracy import table
-
-from plait.cost_model.galvatron.config import GalvatronPlan
-from plait.cost_model.galvatron.costs import Batch, GalvatronCosts
-from plait.cost_model.galvatron.pipeline import plan_bytes, plan_seconds
-from plait.cost_model.galvatron.profile import MIB, read_cluster, read_model
-from plait.cost_model.galvatron.strategy import GalvatronStrategy, parse
-from plait.planner.galvatron import (
+from plait.benchmarks.accuracy import table
+from plait.benchmarks.rivals.galvatron_costs import Batch, GalvatronCosts
+from plait.benchmarks.rivals.galvatron_pipeline import plan_bytes, plan_seconds
+from plait.benchmarks.rivals.galvatron_profile import MIB, read_cluster, read_model
+from plait.benchmarks.rivals.galvatron_search_space import (
     GIB,
     GalvatronPipeline,
     Problems,
@@ -35,8 +32,10 @@ from plait.planner.galvatron import (
     plan_of,
     tasks,
 )
-from plait.planner.layered.check import faults
-from plait.planner.layered.search import fastest
+from plait.planner.interop.galvatron_file import GalvatronPlan
+from plait.planner.interop.galvatron_strategy import GalvatronStrategy, parse
+from plait.planner.layers.check import faults
+from plait.planner.layers.exact_search import fastest
 
 MODEL = ("llama2-7b", 32, 4096, 2048)  # name in the profiles, layers, hidden size, tokens
 TOLERANCE = 1e-6  # relative, of a predicted step time
@@ -82,9 +81,13 @@ def predicted(run: Run, costs: GalvatronCosts) -> Iterator[tuple[bool, bool]]:
 def plan_in(task: Run, devices: int) -> GalvatronPlan:
     ranks = task["vtp"]
     ends = GalvatronStrategy(
-        task["pp"], ranks, devices // task["pp"] // ranks, bool(task["vsdp"]), False,
+        task["pp"],
+        ranks,
+        devices // task["pp"] // ranks,
+        bool(task["vsdp"]),
+        False,
         bool(task["vsp"]),
-    )  # fmt: skip
+    )
     layers = tuple(map(parse, task["strategies"]))
     return GalvatronPlan(Batch(task["gbsz"], task["chunks"]), layers, tuple(task["stages"]), ends)
 
@@ -105,9 +108,16 @@ def row(setting: Setting, found: list[float | None], costs: GalvatronCosts) -> l
     rule, _, _, _ = searched(costs, plain_budget_bytes(gib * GIB), samples)
     ours, gap, cpu_seconds, plan = searched(costs, budget_bytes(gib * GIB), samples)
     return [
-        f"{nodes}x{gpus}", str(gib), str(samples), *map(shown, found), shown(rule), shown(ours),
-        f"{gap:.1%}", f"{cpu_seconds:.2f}", str(plan or "none fits"),
-    ]  # fmt: skip
+        f"{nodes}x{gpus}",
+        str(gib),
+        str(samples),
+        *map(shown, found),
+        shown(rule),
+        shown(ours),
+        f"{gap:.1%}",
+        f"{cpu_seconds:.2f}",
+        str(plan or "none fits"),
+    ]
 
 
 def shown(throughput: float | None) -> str:

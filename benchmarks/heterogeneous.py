@@ -12,17 +12,17 @@ import sys
 import time
 from pathlib import Path
 
-from plait.api import documents
+from plait.api import files
 from plait.cost_model.hardware import load_fleet
-from plait.ir.cluster import Cluster
+from plait.ir.devices.cluster import Cluster
+from plait.ir.devices.heterogeneous import FleetPlan
 from plait.ir.errors import InfeasibleError
-from plait.ir.fleet import FleetPlan
+from plait.ir.lowering.cast import in_precision
+from plait.ir.lowering.rescale import rescale
 from plait.ir.model import Model
-from plait.ir.precision import in_precision
-from plait.ir.rescale import rescale
 from plait.planner import PlanOptions
-from plait.planner.fleet.check import check
-from plait.planner.fleet.search import plan
+from plait.planner.heterogeneous.judge import check
+from plait.planner.heterogeneous.search import plan
 
 
 def row(model: Model, spec: str) -> str:
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--global-batch", type=int)
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args(arguments)
-    model = in_precision(documents.read(options.model, Model, "plait/model"), options.precision)
+    model = in_precision(files.read(options.model, Model, "plait/model"), options.precision)
     if options.global_batch:
         model = rescale(model, options.global_batch)
     print("| devices | step | each part alone, all as the slowest | faster | CPU s |")

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from namespaces import MISSING, network, run
+from plait.benchmarks.namespaces import MISSING, network, run
 
 BENCHMARK = Path(__file__).with_name("exchange.py")
 

@@ -13,11 +13,10 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from accuracy import percent, table
-
 from plait.api.predict.predictor import Predictor
 from plait.api.predict.run import Row
 from plait.api.predict.table import predict_row, read_rows
+from plait.benchmarks.accuracy import percent, table
 
 DECODERS = ("gpt", "moe", "mixtral")
 PADDED = 128  # a vocabulary is padded to a multiple of this times the tensor ranks
@@ -39,21 +38,28 @@ def described(row: Row) -> Row:
     written = argument(row, "attention-backend") == "unfused" or row["transformer_impl"] == "local"
     return {
         **{name: row[name] for name in SAME},
-        "kv_heads": row["kv_groups"], "experts": row["num_experts"],
-        "moe_ffn": argument(row, "moe-ffn-hidden-size"), "num_gpus": row["num_gpus"] or "8",
-        "vocab": str(-(-vocabulary // unit) * unit), "gpu_mem_gb": "80",
+        "kv_heads": row["kv_groups"],
+        "experts": row["num_experts"],
+        "moe_ffn": argument(row, "moe-ffn-hidden-size"),
+        "num_gpus": row["num_gpus"] or "8",
+        "vocab": str(-(-vocabulary // unit) * unit),
+        "gpu_mem_gb": "80",
         "vpp": str(layers / float(row["pp"]) / chunk) if chunk and layers else "1",
-        "gated_mlp": str(int(bool(row["swiglu"]))), "tied": str(int(not row["untie"])),
-        "zero_stage": str(int(bool(row["dist_opt"]))), "sp": str(int(bool(row["sp"]))),
+        "gated_mlp": str(int(bool(row["swiglu"]))),
+        "tied": str(int(not row["untie"])),
+        "zero_stage": str(int(bool(row["dist_opt"]))),
+        "sp": str(int(bool(row["sp"]))),
         "flash_attn": str(int(not written)),
         "precision": "bf16" if row["bf16"] else "fp16" if row["fp16"] else "fp32",
-    }  # fmt: skip
+    }
 
 
+# fmt: off
 SAME = (
     "row_id", "layers", "hidden", "heads", "ffn", "topk", "seq_len", "gpu", "tp", "pp", "cp", "ep",
     "microbatch", "global_batch", "recompute",
-)  # fmt: skip
+)
+# fmt: on
 
 
 def main(arguments: list[str]) -> int:

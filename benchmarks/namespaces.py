@@ -44,10 +44,15 @@ def run(ranks: int, arguments: Sequence[str]) -> int:
     started = []
     for number in range(ranks):
         settings = [
-            f"RANK={number}", f"LOCAL_RANK={number}", f"WORLD_SIZE={ranks}", "OMP_NUM_THREADS=1",
-            "MASTER_ADDR=10.77.0.1", "MASTER_PORT=29511", "GLOO_SOCKET_IFNAME=eth0",
+            f"RANK={number}",
+            f"LOCAL_RANK={number}",
+            f"WORLD_SIZE={ranks}",
+            "OMP_NUM_THREADS=1",
+            "MASTER_ADDR=10.77.0.1",
+            "MASTER_PORT=29511",
+            "GLOO_SOCKET_IFNAME=eth0",
             "TORCHELASTIC_RUN_ID=links",
-        ]  # fmt: skip
+        ]
         command = ["ip", "netns", "exec", f"{PREFIX}{number}", "env", *settings]
         command += [sys.executable, "-W", "ignore", *arguments]
         started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))

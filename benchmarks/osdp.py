@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import time
 
-from accuracy import table
 from msgspec.structs import replace
 
+from plait.benchmarks.accuracy import table
+from plait.benchmarks.rivals.osdp import Kept, Operator, Setting, best, sharded
 from plait.cost_model.hardware import load_cluster
-from plait.ir.cluster import Cluster
-from plait.planner.osdp import Kept, Operator, Setting, best, sharded
+from plait.ir.devices.cluster import Cluster
 
 LAYERS, HIDDEN, TOKENS, VOCABULARY = 48, 1600, 1024, 50257
 CLUSTERS = ("8xrtx-titan", "8xa100-40", "8xh100", "2x8xa100-40")
@@ -30,10 +30,12 @@ def operators(pieces: tuple[int, ...]) -> list[Operator]:
     """The weights of the model, without vectors and positions."""
     square = ITEM_BYTES * HIDDEN * HIDDEN
     return [
-        Operator("qkv", LAYERS, 3 * square, pieces), Operator("proj", LAYERS, square, pieces),
-        Operator("fc", LAYERS, 4 * square, pieces), Operator("out", LAYERS, 4 * square, pieces),
+        Operator("qkv", LAYERS, 3 * square, pieces),
+        Operator("proj", LAYERS, square, pieces),
+        Operator("fc", LAYERS, 4 * square, pieces),
+        Operator("out", LAYERS, 4 * square, pieces),
         Operator("embedding", 1, ITEM_BYTES * VOCABULARY * HIDDEN, pieces),
-    ]  # fmt: skip
+    ]
 
 
 def setting(cluster: Cluster, memory_gib: float) -> Setting:
@@ -44,31 +46,43 @@ def setting(cluster: Cluster, memory_gib: float) -> Setting:
     flops = (2 + 2 + 4) * weights // ITEM_BYTES * TOKENS
     speed = cluster.device.peak("float16") * cluster.device.achievable
     return Setting(
-        ranks=cluster.devices, message_seconds=link.latency_seconds,
-        byte_seconds=1 / link.bandwidth_bytes_per_second, states=4.0,
-        sample_bytes=ITEM_BYTES * TOKENS * HIDDEN * (LAYERS + 16), sample_seconds=flops / speed,
+        ranks=cluster.devices,
+        message_seconds=link.latency_seconds,
+        byte_seconds=1 / link.bandwidth_bytes_per_second,
+        states=4.0,
+        sample_bytes=ITEM_BYTES * TOKENS * HIDDEN * (LAYERS + 16),
+        sample_seconds=flops / speed,
         budget_bytes=int(memory_gib * 2**30) - cluster.device.runtime_overhead_bytes,
-    )  # fmt: skip
+    )
 
 
 def rows(name: str, memory_gib: float) -> list[list[str]]:
     cluster = load_cluster(name)
     asked = setting(cluster, memory_gib)
     plain = best(operators((1,)), asked, sharded)
-    less = replace(asked, budget_bytes=asked.budget_bytes - int(memory_gib * 2**30) + PUBLISHED_BYTES)
+    less = replace(
+        asked, budget_bytes=asked.budget_bytes - int(memory_gib * 2**30) + PUBLISHED_BYTES
+    )
     found: list[tuple[str, Kept | None, float]] = [
-        ("fsdp, 5657 MB", best(operators((1,)), less, sharded), 0.0), ("fsdp", plain, 0.0)
-    ]  # fmt: skip
+        ("fsdp, 5657 MB", best(operators((1,)), less, sharded), 0.0),
+        ("fsdp", plain, 0.0),
+    ]
     for way, pieces in (("layers", (1,)), ("split", (1, 2, 4))):
         start = time.process_time()
         found.append((way, best(operators(pieces), asked), time.process_time() - start))
     return [
-        [name, way, f"{cluster.devices / kept.sample_seconds:.1f}",
-         f"{plain.sample_seconds / kept.sample_seconds - 1:+.1%}", str(kept.samples), f"{cpu:.1f}",
-         "; ".join(" ".join(f"{n}x{w}" for w, n in own.items()) for own in kept.counts)]
+        [
+            name,
+            way,
+            f"{cluster.devices / kept.sample_seconds:.1f}",
+            f"{plain.sample_seconds / kept.sample_seconds - 1:+.1%}",
+            str(kept.samples),
+            f"{cpu:.1f}",
+            "; ".join(" ".join(f"{n}x{w}" for w, n in own.items()) for own in kept.counts),
+        ]
         for way, kept, cpu in found
         if kept is not None and plain is not None
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:

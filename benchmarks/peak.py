@@ -25,28 +25,28 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.compression.registry import LEADERS
 from plait.ir.errors import PlaitError
-from plait.ir.plan import Memory, Plan
+from plait.ir.plan.plan import Memory, Plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import everywhere
-from plait.runtime.group import Pool
-from plait.runtime.launch import launch
-from plait.runtime.peak import LiveBytes
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.launch.launch import launch
+from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.session import session
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-import zoo
+from plait.runtime.verification.live_bytes import LiveBytes
+from plait.tests import zoo
 
 PATIENCE_SECONDS = 2e-3  # for gloo's threads, on a machine that has fewer processors than ranks
 STEPS = 2  # the second has the optimizer's states from the start
 HIDDEN = "mixture of experts"  # its backward differentiates inside one operator: the count is blind
 MODELS = {**zoo.ZOO, "wide": partial(zoo.llama, hidden_size=256, intermediate_size=512)}
+# fmt: off
 OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}), "adam": (torch.optim.Adam, {}),
     "sgd": (torch.optim.SGD, {"lr": 0.01}), "momentum": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
     "rmsprop": (torch.optim.RMSprop, {}), "adagrad": (torch.optim.Adagrad, {}),
     **{name: (None, {}) for name in LEADERS},
-}  # fmt: skip
+}
+# fmt: on
 
 
 class Way(NamedTuple):
@@ -64,6 +64,7 @@ class Way(NamedTuple):
         return {} if self.batch is None else {"batch": self.batch}
 
 
+# fmt: off
 WAYS = (
     Way("dp=1"), Way("dp=1", 4, "save 50%", "sgd"), Way("dp=1", 2, "recompute", "momentum"),
     Way("dp=2", 2), Way("zero1=2", 1, "recompute", "rmsprop"), Way("zero3=2", 2, "save 25%", "adagrad"),
@@ -72,7 +73,8 @@ WAYS = (
     Way("pp=2,tp=2", 4, "recompute"), Way("dp=2", 2, "keep", "sgd", "error-feedback"),
     Way("zero1=2", 1, "recompute", "adamw", "sdp4bit"), Way("zero3=2", 2, "keep", "adamw", "zero++"),
     Way("dp=2", 1, "recompute", "1-bit-adam"),
-)  # fmt: skip
+)
+# fmt: on
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -129,8 +131,12 @@ def measure(job: Job, number: int, pool: Pool) -> Held:
 
 def follow_phases(program: Program, live: LiveBytes) -> None:
     """Have every phase of a step counted under its own name."""
-    for owner, name in ((program.pipeline, "forward"), (program.pipeline, "backward"),
-                        (program.store, "synchronize"), (program, "optimizer_step")):  # fmt: skip
+    for owner, name in (
+        (program.pipeline, "forward"),
+        (program.pipeline, "backward"),
+        (program.store, "synchronize"),
+        (program, "optimizer_step"),
+    ):
         setattr(owner, name, partial(phase, live, name, getattr(owner, name)))
 
 
@@ -157,9 +163,12 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
             models[way.batch] = trace(module.train(), batch)
         model = models[way.batch]
         options = PlanOptions(
-            pins=everywhere(way.word), micro_batches=way.micro_batches,
-            memory_actions=(way.memory,), optimizer=way.optimizer, compress=way.compress,
-        )  # fmt: skip
+            pins=everywhere(way.word),
+            micro_batches=way.micro_batches,
+            memory_actions=(way.memory,),
+            optimizer=way.optimizer,
+            compress=way.compress,
+        )
         try:
             made = plan(model, load_cluster(f"local:{ranks(way)}"), options)
         except (PlaitError, ValueError) as error:
@@ -182,8 +191,9 @@ def rows(names: Sequence[str], ways: Sequence[Way], folder: Path) -> Iterator[Ro
         todo, results = folder / "jobs.json", folder / f"results{count}"
         todo.write_bytes(msgspec.json.encode([job for job, _ in own]))
         launch(count, [__file__, "--jobs", str(todo), str(results)], timeout_seconds=3600)
-        lines = [line for r in range(count)
-                 for line in Path(f"{results}.{r}").read_bytes().splitlines()]  # fmt: skip
+        lines = [
+            line for r in range(count) for line in Path(f"{results}.{r}").read_bytes().splitlines()
+        ]
         held = [msgspec.json.decode(line, type=Held) for line in lines]
         for number, (job, made) in enumerate(own):
             for stage in range(len(made.stages)):
@@ -224,15 +234,19 @@ def main(arguments: list[str]) -> int:
             print(show(one))
     slacks = [one.slack for one in found]
     programs, models = ({getattr(one.job, name) for one in found} for name in ("folder", "model"))
-    print(f"{len(programs)} programs of {len(models)} models, {len(found)} stages: slack median "
-          f"{median(slacks):.1%}, from {min(slacks):.1%} to {max(slacks):.1%}; "
-          f"{sum(s < 0 for s in slacks)} above their promise")  # fmt: skip
+    print(
+        f"{len(programs)} programs of {len(models)} models, {len(found)} stages: slack median "
+        f"{median(slacks):.1%}, from {min(slacks):.1%} to {max(slacks):.1%}; "
+        f"{sum(s < 0 for s in slacks)} above their promise"
+    )
     for way in WAYS:
         own = [one.slack for one in found if one.job.way == way]
         if own:
-            print(f"| {way.word} | {way.micro_batches} | {way.memory} | {way.optimizer} "
-                  f"| {way.compress} | {len(own)} "
-                  f"| {median(own):.1%} | {min(own):.1%} | {max(own):.1%} |")  # fmt: skip
+            print(
+                f"| {way.word} | {way.micro_batches} | {way.memory} | {way.optimizer} "
+                f"| {way.compress} | {len(own)} "
+                f"| {median(own):.1%} | {min(own):.1%} | {max(own):.1%} |"
+            )
     return int(any(s < 0 for s in slacks))
 
 

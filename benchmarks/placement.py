@@ -129,8 +129,10 @@ def main() -> None:
     for link in options.links:
         table = Comparison(folder, link, options.seconds)
         base = "Baechi best" if link == "parallel" else "m-ETF"
-        print(f"\n{link} links\n{'instance':<34}{'ops':>6}{'makespan us':>12}{'bound':>12}"
-              f"{'gap':>10}{base:>12}{'ratio':>8}{'CPU s':>8}")  # fmt: skip
+        print(
+            f"\n{link} links\n{'instance':<34}{'ops':>6}{'makespan us':>12}{'bound':>12}"
+            f"{'gap':>10}{base:>12}{'ratio':>8}{'CPU s':>8}"
+        )
         for instance in instances:
             if not options.names or any(name in instance["id"] for name in options.names):
                 print(table.line(instance), flush=True)

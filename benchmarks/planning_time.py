@@ -26,7 +26,9 @@ def spent() -> float:
 
 def measure(config: Path, cluster: str) -> str:
     values = json.loads(config.read_text())
-    seq = min(int(values.get("max_position_embeddings") or values.get("n_positions", 1024)), LONGEST)
+    seq = min(
+        int(values.get("max_position_embeddings") or values.get("n_positions", 1024)), LONGEST
+    )
     before = spent()
     command = ["plan", f"hf:{config}", "--batch", "64", "--seq", str(seq), "--cluster", cluster]
     done = subprocess.run(

@@ -13,11 +13,11 @@ from itertools import chain, combinations
 from pathlib import Path
 
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.table import FunctionTable
+from plait.cost_model.operators.function_cost import FunctionTable
 from plait.ir.capture import load_source, trace
-from plait.ir.pieces import Variant, made_by, split
-from plait.planner.entries import Entries
-from plait.planner.memory.select import select
+from plait.ir.lowering.forward_backward import Variant, made_by, split
+from plait.planner.activations.recompute_ilp import select
+from plait.planner.pricing.function_prices import Entries
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 MODELS = (("gpt2", 8, 1024), ("llama3-8b", 2, 4096))
@@ -41,7 +41,9 @@ def cost(table: FunctionTable, variant: Variant) -> tuple[float, int]:
     """Seconds of what runs again, and bytes that wait."""
     local = table.locals[1]
     pieces, forward = split(local, variant), made_by(local.forward_ops)
-    again = sum(table.pricer.op(local, op).seconds for op in pieces.backward if made_by((op,)) & forward)
+    again = sum(
+        table.pricer.op(local, op).seconds for op in pieces.backward if made_by((op,)) & forward
+    )
     return again, sum(local.types[v].bytes for v in {table.roots[v] for v in pieces.saved})
 
 

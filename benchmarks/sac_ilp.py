@@ -11,12 +11,11 @@ as it runs (all that is not saved runs again) and pruned to what backward needs.
 import sys
 from itertools import combinations_with_replacement
 
-from recompute import MODELS, cost, layer
-
-from plait.cost_model.table import FunctionTable
-from plait.ir.op import declaration, site_of
-from plait.ir.pieces import made_by
-from plait.planner.memory.select import select
+from plait.benchmarks.recompute import MODELS, cost, layer
+from plait.cost_model.operators.function_cost import FunctionTable
+from plait.ir.loops import declaration, site_of
+from plait.ir.lowering.forward_backward import made_by
+from plait.planner.activations.recompute_ilp import select
 
 LAYERS = 8
 BUDGETS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9)  # of what all layers save when they keep everything
@@ -54,16 +53,24 @@ def graph(found, kept_bytes: int):
     made.fw_post_order = [*names, "model"]
     for number, name in enumerate(["model", *names]):
         block = number > 0
-        made.add_node({
-            "fqn": name, "index": number, "pos_fw_post_order": made.fw_post_order.index(name),
-            "is_leaf": not block, "param_per_module": 0, "grad_total": 0, "act_grad_per_module": 0,
-            "act_fw_per_module": kept_bytes if block else LAYERS * kept_bytes,
-            "act_total": (number if block else LAYERS) * kept_bytes,
-            "sac_runtime": trade.sac_runtime if block else 0.0,
-            "sac_memory": max(trade.sac_memory, kept_bytes) if block else 0,
-            "n_segments": trade.n_segments if block else 0, "slopes": trade.slopes,
-            "intercepts": trade.intercepts,
-        })  # fmt: skip
+        made.add_node(
+            {
+                "fqn": name,
+                "index": number,
+                "pos_fw_post_order": made.fw_post_order.index(name),
+                "is_leaf": not block,
+                "param_per_module": 0,
+                "grad_total": 0,
+                "act_grad_per_module": 0,
+                "act_fw_per_module": kept_bytes if block else LAYERS * kept_bytes,
+                "act_total": (number if block else LAYERS) * kept_bytes,
+                "sac_runtime": trade.sac_runtime if block else 0.0,
+                "sac_memory": max(trade.sac_memory, kept_bytes) if block else 0,
+                "n_segments": trade.n_segments if block else 0,
+                "slopes": trade.slopes,
+                "intercepts": trade.intercepts,
+            }
+        )
         made.ad_matrix[number][number] = 1
     made.ad_matrix[0] = 1
     return made
@@ -95,7 +102,10 @@ def theirs(table: FunctionTable, budget_bytes: float) -> tuple[float, float, int
 
 def ours(table: FunctionTable, size: float) -> float:
     """The least seconds of a mixture of two of the parts over the layers, within the bytes."""
-    (_, least), found = cost(table, "recompute"), [cost(table, select(table, part)) for part in PARTS]
+    (_, least), found = (
+        cost(table, "recompute"),
+        [cost(table, select(table, part)) for part in PARTS],
+    )
     best = float("inf")
     for one, other in combinations_with_replacement(found, 2):
         for count in range(LAYERS + 1):
@@ -112,7 +122,9 @@ def main() -> int:
     except ImportError as error:
         print(f"skipped: torch.distributed._tools.sac_ilp needs {error.name}")
         return 0
-    print(f"{LAYERS} layers  budget   saved GiB   here ms   torch ms   torch needed ms   all again ms")
+    print(
+        f"{LAYERS} layers  budget   saved GiB   here ms   torch ms   torch needed ms   all again ms"
+    )
     for name, batch, seq in MODELS:
         table = layer(name, batch, seq)
         (whole, least), (_, most) = cost(table, "recompute"), cost(table, "keep")

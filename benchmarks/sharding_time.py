@@ -13,21 +13,24 @@ import time
 from pathlib import Path
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.analysis.dataflow import Flow, flow
 from plait.ir.capture import load_source, trace
-from plait.ir.flow import Flow, flow
 from plait.ir.layout import State
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Model
-from plait.planner.batch import split_batch, split_values
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
-from plait.planner.sharding.build import build
 from plait.planner.sharding.costs import RooflineCosts
-from plait.planner.sharding.search import reduce
+from plait.planner.sharding.data_parallel import split_batch, split_values
+from plait.planner.sharding.network.build import build
+from plait.planner.sharding.network.search import reduce
 
 BATCH, SEQUENCE = 4, 8192
 MESHES = (
-    ((8,), "8xh100"), ((2, 2, 2), "8xh100"), ((2, 2, 2), "2x2x2xh100"), ((4, 4, 4), "4x4x4xh100"),
-)  # fmt: skip
+    ((8,), "8xh100"),
+    ((2, 2, 2), "8xh100"),
+    ((2, 2, 2), "2x2x2xh100"),
+    ((4, 4, 4), "4x4x4xh100"),
+)
 NAMES = ("operators", "labels", "left", "build s", "reduce s", "all s", "objective", "bound", "gap")
 HEAD = f"{'function':<24}{'mesh':>7} {'cluster':<12}{'boundary':<10}" + "".join(
     f"{name:>11}" for name in NAMES
@@ -66,9 +69,7 @@ def problem(
     mesh = Mesh(tuple(Axis(f"a{i}", size) for i, size in enumerate(sizes)))
     values = split_values(function, split_batch(function, known, frozenset()), axes.ops)
     strides = tuple(mesh.stride(i) for i in range(len(sizes)))
-    costs = RooflineCosts(
-        function, axes, mesh, load_cluster(cluster), strides, values, model.batch
-    )
+    costs = RooflineCosts(function, axes, mesh, load_cluster(cluster), strides, values, model.batch)
     rules = tuple(rule(function, known, size, cut) for size in sizes)
     return ShardingProblem(function, axes, mesh, rules, costs)
 

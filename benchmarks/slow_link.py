@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 from msgspec.structs import replace
-from namespaces import MISSING, network, run
 
+from plait.benchmarks.namespaces import MISSING, network, run
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
-from plait.ir.cluster import Cluster, Link
+from plait.ir.devices.cluster import Cluster, Link
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import everywhere
 

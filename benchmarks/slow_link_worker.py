@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime.group import Pool
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.session import session
 
 OPTIONS = {"fused": True}  # of AdamW, for all
 WARM = 3  # steps before: weights travel whole in the first
@@ -47,9 +47,13 @@ class Case:
         """Milliseconds of the median and of the best step, and bytes of a step: on the wire, counted."""
         steps = len(self.walls)
         return {
-            "ms": median(self.walls), "best": min(self.walls), "cpu": median(self.cpus),
-            "wire": self.wire / steps, "sent": self.sent / steps, "is": self.decided,
-        }  # fmt: skip
+            "ms": median(self.walls),
+            "best": min(self.walls),
+            "cpu": median(self.cpus),
+            "wire": self.wire / steps,
+            "sent": self.sent / steps,
+            "is": self.decided,
+        }
 
 
 def main() -> None:

@@ -15,18 +15,18 @@ from itertools import islice
 from math import isclose
 from pathlib import Path
 
+from plait.cost_model.communication.stage_transfer import Crossing, boundary_links, hops
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.hops import Crossing, boundary_links, hops
-from plait.cost_model.pipeline import pipeline_seconds
+from plait.cost_model.pipeline.closed_form import pipeline_seconds
 from plait.ir.capture import load_source, trace
 from plait.ir.model import Model
-from plait.ir.plan import Memory
-from plait.ir.strategy import Strategy
+from plait.ir.plan.plan import Memory
+from plait.ir.plan.strategy import Strategy
 from plait.planner.candidate import Candidate
-from plait.planner.entries import Entries
-from plait.planner.evaluate import Evaluator
 from plait.planner.options import PlanOptions, optimizer_states
-from plait.planner.space import divisors, families, strategies
+from plait.planner.pricing.candidate_pricer import Evaluator
+from plait.planner.pricing.function_prices import Entries
+from plait.planner.strategy_space import divisors, families, strategies
 
 CONFIG = Path(__file__).resolve().parent.parent / "examples" / "configs" / "llama3-8b.json"
 MEMORY: tuple[Memory, ...] = ("keep", "recompute")
@@ -100,7 +100,9 @@ def main() -> None:
     print(f"{model.name}, {len(model.calls)} calls, batch {model.batch}, on {cluster}")
     for name in ("with prices of functions", "strategies alone"):
         seconds, made = timed(work)
-        print(f"{name:<26}{len(todo):>7}{seconds:>8.2f} CPU-s{seconds / len(todo) * 1e6:>8.1f} us each")
+        print(
+            f"{name:<26}{len(todo):>7}{seconds:>8.2f} CPU-s{seconds / len(todo) * 1e6:>8.1f} us each"
+        )
     print(f"of a sample, {differing(evaluator, made)} differ from their stages in full")
 
 

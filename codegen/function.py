@@ -6,20 +6,23 @@ the memory that the plan counted is the memory that is held.
 
 from __future__ import annotations
 
+from ..ir.lowering.forward_backward import last_uses
 from ..ir.model import Function, Op
-from ..ir.pieces import last_uses
-from ..ir.plan import HOSTED, Plan
+from ..ir.plan.plan import HOSTED, Plan
+from .chunked_function import in_pieces
 from .lower import Lowered
-from .pieces import in_pieces
-from .text import Names, literal, milliseconds, remark, taken, tupled, wrapped
+from .python_source import Names, literal, milliseconds, remark, taken, tupled, wrapped
 
+# fmt: off
 COMM_WORDS = {
     "all_gather": ("dim", "outer"), "reduce_scatter": ("dim", "outer"), "cut": ("dim", "outer"),
     "all_to_all": ("from_dim", "from_outer", "to_dim", "to_outer"),
     "all_reduce": (), "share": (),
-}  # fmt: skip
-LISTS = frozenset({"aten.split.Tensor", "aten.split_with_sizes.default", "aten.unbind.int",
-                   "aten.chunk.default"})  # fmt: skip
+}
+# fmt: on
+LISTS = frozenset(
+    {"aten.split.Tensor", "aten.split_with_sizes.default", "aten.unbind.int", "aten.chunk.default"}
+)
 
 
 def function_module(lowered: Lowered, plan: Plan, paths: tuple[str, str], calls: int) -> str:
@@ -42,7 +45,9 @@ def function_module(lowered: Lowered, plan: Plan, paths: tuple[str, str], calls:
     head = _docstring(lowered, plan, paths, calls)
     imports = _imports(text)
     constants = [f"RANDOM = {local.random}"]
-    constants += ["HOST = True  # what forward saves waits in host memory"] * (lowered.variant in HOSTED)
+    constants += ["HOST = True  # what forward saves waits in host memory"] * (
+        lowered.variant in HOSTED
+    )
     return "\n".join([*head, *imports, *constants, "", "", text, ""])
 
 

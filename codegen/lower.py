@@ -6,14 +6,14 @@ from itertools import chain, count
 
 import msgspec
 
-from ..ir.divide import Form
+from ..ir.analysis.dataflow import Flow
 from ..ir.errors import MismatchError
-from ..ir.flow import Flow
+from ..ir.lowering.chunk import Form
+from ..ir.lowering.forward_backward import Pieces, split
 from ..ir.model import Function, Model
-from ..ir.pieces import Pieces, split
-from ..ir.plan import DIVIDED, Layers, Memory, Plan, Sharding
+from ..ir.plan.plan import DIVIDED, Layers, Memory, Plan, Sharding
 from ..ir.verify import verify_fit
-from .text import identifier
+from .python_source import identifier
 
 
 class Lowered(msgspec.Struct, frozen=True):
@@ -77,5 +77,7 @@ def _same_function(plan: Plan, one: int, other: int) -> bool:
 def _name(function: str, variant: Memory, taken: set[str]) -> str:
     """A module's name: the function's (and its strategy's, where that is not the first one's), then
     with its memory variant, then with a number."""
-    names = chain((function, identifier(f"{function}_{variant}")), (f"{function}_{n}" for n in count(2)))
+    names = chain(
+        (function, identifier(f"{function}_{variant}")), (f"{function}_{n}" for n in count(2))
+    )
     return next(name for name in names if name not in taken)

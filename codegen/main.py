@@ -14,7 +14,7 @@ from pathlib import Path
 
 from plait.ir.capture import materialize
 from plait.runtime.program import Program
-from plait.runtime.session import session
+from plait.runtime.launch.session import session
 
 
 def main() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from ..ir.between import Between
+from ..ir.analysis.dataflow import flow
 from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import LEADERS, PROGRAMS
 from ..ir.files import dump
-from ..ir.flow import flow
+from ..ir.lowering.cast import PRECISIONS
+from ..ir.lowering.reshard import Between
 from ..ir.model import Model
-from ..ir.plan import Plan
-from ..ir.precision import PRECISIONS
+from ..ir.plan.plan import Plan
 from ..ir.program import Program, Table
 from .compression import cpp
 from .function import function_module

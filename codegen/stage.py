@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from ..ir.between import Between
+from ..ir.lowering.reshard import Between
 from ..ir.model import Model
-from ..ir.plan import Plan
+from ..ir.plan.plan import Plan
 from .lower import Lowered
-from .piece import PieceCode
-from .text import Names, milliseconds, quoted, remark, returned, tupled, wrapped
+from .python_source import Names, milliseconds, quoted, remark, returned, tupled, wrapped
+from .stage_chunk import PieceCode
 
 
 class StageCode:
@@ -37,7 +37,11 @@ class StageCode:
 
     def source(self) -> str:
         lines = self.docstring()
-        lines += ["from . import functions", "", f"BATCH = {tupled(list(map(quoted, self.batch())))}"]
+        lines += [
+            "from . import functions",
+            "",
+            f"BATCH = {tupled(list(map(quoted, self.batch())))}",
+        ]
         lines += [f"CUT = {self.cuts()!r}", ""]
         lines += ["", *self.data()]
         for piece in self.pieces:
@@ -79,6 +83,10 @@ class StageCode:
             module = self.module_of(i).name
             results = ", ".join(self.var(n) if n in used else "_" for n in call.results)
             items = [f"functions.{module}", str(i), *map(self.var, call.arguments)]
-            lines += wrapped(f"{results}, = run.data(" if len(call.results) == 1 else
-                             f"{results} = run.data(", items, ")", 4)  # fmt: skip
+            lines += wrapped(
+                f"{results}, = run.data(" if len(call.results) == 1 else f"{results} = run.data(",
+                items,
+                ")",
+                4,
+            )
         return lines + returned([self.var(n) for n in self.early])

@@ -7,27 +7,19 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from ..ir.between import Between
+from ..ir.analysis.dataflow import Flow, flow
 from ..ir.compression.registry import LEADERS, LED
 from ..ir.errors import MismatchError
 from ..ir.files import digest
-from ..ir.flat import WHOLE
-from ..ir.flow import Flow, flow
 from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout
-from ..ir.local import MICRO
+from ..ir.lowering.localize import MICRO
+from ..ir.lowering.reshard import Between
 from ..ir.mesh import Mesh
 from ..ir.model import Model
-from ..ir.plan import Layers, Plan, Sharding
-from ..ir.program import (
-    BatchTensor,
-    CallRun,
-    CompressedAxis,
-    Held,
-    Names,
-    Numbered,
-    Table,
-)
-from ..ir.strategy import ROLES
+from ..ir.plan.flat_shard import WHOLE
+from ..ir.plan.plan import Layers, Plan, Sharding
+from ..ir.plan.strategy import ROLES
+from ..ir.program import BatchTensor, CallRun, CompressedAxis, Held, Names, Numbered, Table
 
 
 def plan_table(plan: Plan, model: Model) -> Table:
@@ -91,9 +83,7 @@ def _sharding(plan: Plan, call: int) -> Sharding:
     return plan.shardings[plan.layers_of(call).sharding]
 
 
-def _held(
-    plan: Plan, model: Model, found: Flow, runs: tuple[CallRun, ...]
-) -> tuple[Held, ...]:
+def _held(plan: Plan, model: Model, found: Flow, runs: tuple[CallRun, ...]) -> tuple[Held, ...]:
     functions = {f.name: f for f in model.functions}
     once = model.once()
     lies: dict[str, tuple[int, Layout]] = {}
@@ -103,9 +93,7 @@ def _held(
     for number, call in enumerate(model.calls):
         function, sharding = functions[call.function], _sharding(plan, number)
         where = range(len(plan.stages)) if number in once else (plan.stage_of(number),)
-        for position, (item, name) in enumerate(
-            zip(function.held(), call.parameters, strict=True)
-        ):
+        for position, (item, name) in enumerate(zip(function.held(), call.parameters, strict=True)):
             here = _mesh(plan, number), _on_devices(sharding.boundary.inputs[position], sharding)
             if item.kind == "parameter" and lies.setdefault(name, here) != here:
                 raise MismatchError(f"{name} is shared by layers that hold it differently")
@@ -130,7 +118,8 @@ def _held(
             values=p.values,
             fraction=(
                 plan.strategies[lies.get(p.name, whole)[0]].fraction
-                if p.kind == "parameter" else WHOLE
+                if p.kind == "parameter"
+                else WHOLE
             ),
         )
         for p in model.parameters
@@ -145,7 +134,10 @@ def _sums(gradient: Layout | None, mesh: Mesh, led: bool) -> tuple[str, ...]:
     return tuple(
         axis.name
         for axis, state in zip(mesh.axes, gradient or (), strict=False)
-        if state == PARTIAL and axis.size > 1 and axis.name not in left and not ROLES[axis.name].shards
+        if state == PARTIAL
+        and axis.size > 1
+        and axis.name not in left
+        and not ROLES[axis.name].shards
     )
 
 

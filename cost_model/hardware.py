@@ -10,9 +10,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from ..ir.cluster import MOST_DEVICES, Cluster, Device, Link, parse_cluster, parse_device
+from ..ir.devices.cluster import MOST_DEVICES, Cluster, Device, Link, parse_cluster, parse_device
+from ..ir.devices.heterogeneous import Fleet, parse_fleet
 from ..ir.errors import UsageError
-from ..ir.fleet import Fleet, parse_fleet
 
 LOCAL_FLOPS = 3.0e10  # one core of a common server in fp32 (assumed)
 LOCAL_BANDWIDTH = 8.0e9
@@ -65,9 +65,12 @@ def load_fleet(spec: str) -> Cluster | Fleet:
     parts = tuple(map(load_cluster, spec.split("+")))
     networks = [presets()[part.device.kind][1]["network"] for part in parts]
     link = Link(
-        "network", len(parts), max(n["latency_us"] for n in networks) * 1e-6,
-        min(n["gb_per_s"] for n in networks) * 1e9, source=LINK_SOURCE,
-    )  # fmt: skip
+        "network",
+        len(parts),
+        max(n["latency_us"] for n in networks) * 1e-6,
+        min(n["gb_per_s"] for n in networks) * 1e9,
+        source=LINK_SOURCE,
+    )
     return Fleet(spec, parts, link)
 
 

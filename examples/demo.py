@@ -51,8 +51,20 @@ def main() -> None:
     gpt2, llama = f"hf:{HERE / 'configs' / 'gpt2.json'}", f"{HERE / 'small_llama.py'}:make"
     plan, program = str(OUT / "plan.json"), str(OUT / "program")
     print("1. Plan GPT-2 for two nodes of eight H100s, on this laptop:")
-    plait("plan", gpt2, "--batch", "64", "--seq", "1024", "--cluster", "2x8xh100",
-          "--precision", "bf16", "-o", str(OUT / "gpt2.json"))  # fmt: skip
+    plait(
+        "plan",
+        gpt2,
+        "--batch",
+        "64",
+        "--seq",
+        "1024",
+        "--cluster",
+        "2x8xh100",
+        "--precision",
+        "bf16",
+        "-o",
+        str(OUT / "gpt2.json"),
+    )
     print("\n2. Plan a small Llama for 4 ranks of this machine, write its program, verify it:")
     plait("trace", llama, "-o", str(OUT / "model.json"))
     plait("plan", llama, "--cluster", f"local:{RANKS}", "--pin", "*:dp=2,tp=2", "-o", plan)
@@ -60,8 +72,9 @@ def main() -> None:
     plait("verify", plan, llama)
     print("\n3. Train it on 4 ranks:")
     many = plait("run", program, "--", "--steps", str(STEPS))
-    report = plait("view", plan, "--model", str(OUT / "model.json"),
-                   "-o", str(HERE.parent / "report.html"))  # fmt: skip
+    report = plait(
+        "view", plan, "--model", str(OUT / "model.json"), "-o", str(HERE.parent / "report.html")
+    )
     parallel = [json.loads(x)["loss"] for x in many.splitlines() if x.startswith("{")]
     print("\nloss by step        " + "  ".join(f"{i:>9}" for i in range(STEPS)))
     print("4 ranks             " + "  ".join(f"{x:9.6f}" for x in parallel))

@@ -8,8 +8,9 @@ from torch.nn import functional
 def convolution(inputs: int, outputs: int, size: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False),
-        nn.BatchNorm2d(outputs), nn.ReLU(),
-    )  # fmt: skip
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
 
 
 class Block(nn.Module):

@@ -79,9 +79,12 @@ def parse(data: bytes) -> Any:
             raise FileError(f"$: nested deeper than {DEEPEST}")
     try:
         return json.loads(
-            text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer,
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_int=_integer,
             parse_float=_real,
-        )  # fmt: skip
+        )
     except json.JSONDecodeError as error:
         raise FileError(f"$: not JSON: {error.msg} (line {error.lineno})") from None
     except RecursionError:

@@ -45,10 +45,12 @@ class Step(msgspec.Struct, frozen=True):
 
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"]
+# fmt: off
 KINDS: dict[tuple[str, str], Kind] = {
     ("P", "R"): "all_reduce", ("S", "R"): "all_gather", ("P", "S"): "reduce_scatter",
     ("S", "S"): "all_to_all", ("R", "S"): "cut", ("R", "P"): "share",
-}  # fmt: skip
+}
+# fmt: on
 
 
 def is_shard(state: State) -> bool:

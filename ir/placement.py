@@ -106,7 +106,9 @@ class PlacementTarget(msgspec.Struct, frozen=True):
         return self.links[0][0] if len(self.links) == 1 else self.links[source][target]
 
 
-def uniform_target(count: int, memory_bytes: float, alpha_us: float, beta: float) -> PlacementTarget:
+def uniform_target(
+    count: int, memory_bytes: float, alpha_us: float, beta: float
+) -> PlacementTarget:
     """`count` equal devices; a transfer of `b` bytes takes `alpha_us + beta * b` microseconds."""
     devices = (PlacementDevice(memory_bytes),) * count
     return PlacementTarget(devices, ((PlacementLink(alpha_us, beta),),))
@@ -169,7 +171,9 @@ def check_graph(graph: PlacementGraph) -> None:
     for number, edge in enumerate(graph.edges):
         for end in ("src", "dst"):
             if getattr(edge, end) not in place:
-                raise FileError(f"$.edges[{number}].{end}: {getattr(edge, end)} is no operator's id")
+                raise FileError(
+                    f"$.edges[{number}].{end}: {getattr(edge, end)} is no operator's id"
+                )
     _check_acyclic(graph)
 
 

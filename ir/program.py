@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from .flat import WHOLE, Fraction
 from .layout import Factors, Layout
 from .mesh import Mesh
+from .plan.flat_shard import WHOLE, Fraction
 from .tensor import TensorType
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that travel together

@@ -4,13 +4,21 @@ from math import prod
 
 import msgspec
 
+# fmt: off
 ITEM_BYTES = {
     "bool": 1, "uint8": 1, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "float8_e4m3fn": 1,
     "float8_e5m2": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8,
     "complex64": 8, "complex128": 16,
-}  # fmt: skip
-SHORT = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16",
-         "int64": "i64", "int32": "i32"}  # fmt: skip
+}
+# fmt: on
+SHORT = {
+    "float64": "f64",
+    "float32": "f32",
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "int64": "i64",
+    "int32": "i32",
+}
 
 
 class TensorType(msgspec.Struct, frozen=True, array_like=True):

@@ -10,15 +10,15 @@ import re
 from collections.abc import Iterable
 from math import gcd
 
-from .axes import Axes
+from .analysis.axes import Axes
 from .errors import FileError
-from .flat import WHOLE
-from .grid import grid
 from .layout import Factors, Layout
+from .lowering.common_mesh import grid
 from .mesh import Mesh
 from .model import Call, Function, Model, Op
-from .plan import DIVIDED, Plan, Sharding
-from .strategy import ROLES
+from .plan.flat_shard import WHOLE
+from .plan.plan import DIVIDED, Plan, Sharding
+from .plan.strategy import ROLES
 from .tensor import ITEM_BYTES, TensorType
 
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")

@@ -1,4 +1,4 @@
 """Chooses: from a model and a cluster to a plan."""
 
-from .answer import plan as plan
 from .options import PlanOptions as PlanOptions
+from .search.plan import plan as plan

@@ -8,13 +8,13 @@ from itertools import pairwise
 import msgspec
 from msgspec.structs import replace
 
-from ..cost_model.hops import Crossing, coding_bytes, message_bytes
-from ..cost_model.pipeline import shares
-from ..ir.amounts import Large, Moment, StageBytes
+from ..cost_model.communication.stage_transfer import Crossing, coding_bytes, message_bytes
+from ..cost_model.pipeline.closed_form import shares
 from ..ir.compression.program import Program
-from ..ir.interleave import deal
-from ..ir.plan import Memory, Span
-from ..ir.strategy import Strategy
+from ..ir.plan.interleave import deal
+from ..ir.plan.plan import Memory, Span
+from ..ir.plan.strategy import Strategy
+from ..ir.plan.workload import Large, Moment, StageBytes
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -148,5 +148,7 @@ class Cut(msgspec.Struct, frozen=True):
     kinds: tuple[StageSums, ...]
     kind_of: tuple[int, ...]
     sends: tuple[float, ...]  # seconds from every stage to the next
-    ends: tuple[tuple[float, float], ...]  # parts of each stage's time: its first and its last piece
+    ends: tuple[
+        tuple[float, float], ...
+    ]  # parts of each stage's time: its first and its last piece
     saved: tuple[tuple[float, ...], ...]  # bytes that each piece of a kind saves

@@ -6,20 +6,22 @@ from typing import get_args
 
 import msgspec
 
-from ..cost_model.compression import kept_vectors
+from ..cost_model.communication.compressed_collective import kept_vectors
 from ..ir.compression.registry import LEADERS
 from ..ir.errors import UsageError
-from ..ir.flat import Fraction
-from ..ir.plan import Memory, Optimizer
-from ..ir.strategy import ROLES
-from .blend import FRACTIONS
-from .memory.actions import ACTIONS
+from ..ir.plan.flat_shard import Fraction
+from ..ir.plan.plan import Memory, Optimizer
+from ..ir.plan.strategy import ROLES
+from .activations.ladder import ACTIONS
+from .layers.mix import FRACTIONS
 from .pins import Pin
 
+# fmt: off
 OPTIMIZERS: dict[str, int] = {
     "adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1, "adagrad": 1, "lion": 1,
     **{name: kept_vectors(leader) for name, leader in LEADERS.items()},
-}  # fmt: skip
+}
+# fmt: on
 SCHEDULES = ("auto", "1f1b", "interleaved")
 
 
@@ -31,7 +33,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
     their activations. `time_limit_seconds`: after which the best plan so far is taken.
     `schedule`: of the pipeline, one of `SCHEDULES`; `bounds`: where stages begin that are pinned, in
     calls, and the number of calls. `compress`: none, auto or an algorithm; `quality`: what auto may do
-    (see `planner/compress`). `fractions`: of weights, that calls of rare functions may cut over zero3.
+    (see `planner/compression/collectives`). `fractions`: of weights, that calls of rare
+    functions may cut over zero3.
     """
 
     global_batch: int | None = None

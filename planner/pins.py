@@ -10,8 +10,8 @@ import msgspec
 
 from ..ir.errors import UsageError
 from ..ir.model import Model
-from ..ir.plan import Memory
-from ..ir.strategy import Strategy, parse_strategy
+from ..ir.plan.plan import Memory
+from ..ir.plan.strategy import Strategy, parse_strategy
 from .candidate import Decision
 
 RANGE = re.compile(r"(.*)\[(\d+)-(\d+)\](.*)")
@@ -77,9 +77,7 @@ def decisions(
     """Decisions for all calls: `rest` and `memory` where nothing is pinned. Calls that follow from
     the batch alone do as the first of the others."""
     once = model.once()
-    chosen = [
-        (pin.strategy if pin else rest, (pin and pin.memory) or memory) for pin in pins
-    ]
+    chosen = [(pin.strategy if pin else rest, (pin and pin.memory) or memory) for pin in pins]
     first = next((c for i, c in enumerate(chosen) if i not in once), (rest, memory))
     made: list[Decision] = []
     for i, choice in enumerate(chosen):

@@ -13,25 +13,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..ir.errors import MismatchError, UsageError
-from ..ir.interleave import rows
+from ..ir.plan.interleave import rows
+from ..ir.plan.strategy import ROLES
 from ..ir.program import PLACED, Table, piece_function
-from ..ir.strategy import ROLES
-from . import optimizer as optimizers
-from . import state, whole
-from .batch import Batch, local_batch
-from .comm import Comm
-from .folder import import_stage, read_table
-from .group import Pool
-from .initial import Initial
-from .mesh_groups import MeshGroups
-from .parameters import Store
-from .placement import PlacedRun
-from .run import Run
-from .schedule import Piece, Pipeline
-from .session import default_device
-from .shard import block
-from .watchdog import TIMEOUT, watch
-from .wires import Wires, kernels, passing, summing
+from .comm.mesh_collectives import Comm
+from .comm.process_group import Pool
+from .comm.program_groups import MeshGroups
+from .comm.slicing import block
+from .comm.transport import Wires, kernels, passing, summing
+from .comm.watchdog import TIMEOUT, watch
+from .execution.batch import Batch, local_batch
+from .execution.calls import Run
+from .execution.pipeline import Piece, Pipeline
+from .execution.placed_rank import PlacedRun
+from .launch.program_folder import import_stage, read_table
+from .launch.session import default_device
+from .state import optimizer as optimizers
+from .state import program_state, unsharded
+from .state.initialization import Initial
+from .state.parameters import Store
 
 
 class _Load:
@@ -59,18 +59,22 @@ class Program:
         seed: int,
         folder: Path,
     ) -> None:
-        from ..ir.capture.operators import call_key  # registers the operators as well
+        from ..ir.capture.operators.elementary import call_key  # registers the operators as well
 
         self.table, self.stage, self.groups, self.device = table, stage, groups, device
         self.seed, self.steps = seed, 0
         native = device.type == "cpu"
         comms = [
             Comm(
-                mesh, table.micro_batches, groups.rank, along, groups.sent,
+                mesh,
+                table.micro_batches,
+                groups.rank,
+                along,
+                groups.sent,
                 summing(table, number, groups, folder, native),
             )
             for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))
-        ]  # fmt: skip
+        ]
         grid = Comm(table.mesh, table.micro_batches, groups.rank, groups.axes, groups.sent)
         initial = Initial(module, seed)
         wires = Wires(table, groups, folder, native)
@@ -85,8 +89,11 @@ class Program:
             ways = groups.down, groups.up, device, passing(table, folder, native)
             self.pipeline = Pipeline(order, table.crossing, *ways)
         self.names = names_of(module, table)
-        self.unused = {n: initial.tensor(n).cpu().clone() for n in self.names
-                       if self.names[n] not in self.store.everything}  # fmt: skip
+        self.unused = {
+            n: initial.tensor(n).cpu().clone()
+            for n in self.names
+            if self.names[n] not in self.store.everything
+        }
 
     def make_optimizer(
         self, factory: optimizers.Factory | None, args: Mapping[str, Any], folder: Path
@@ -179,9 +186,7 @@ class Program:
         self.pipeline.run([self.piece(run, c, early, losses) for c in range(self.table.chunks)])
         return losses
 
-    def piece(
-        self, run: Run, chunk: int, early: tuple[Tensor, ...], losses: list[Tensor]
-    ) -> Piece:
+    def piece(self, run: Run, chunk: int, early: tuple[Tensor, ...], losses: list[Tensor]) -> Piece:
         """A piece of this stage on the values of the batch; the model's last one adds `losses`."""
         ahead, back = (
             getattr(self.stage, piece_function(direction, chunk, self.table.chunks))
@@ -242,19 +247,19 @@ class Program:
 
         All ranks call this together, and each gets everything.
         """
-        found = whole.values(self.store, self.groups) | self.unused
+        found = unsharded.values(self.store, self.groups) | self.unused
         return {name: found[first] for name, first in self.names.items()}
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Whole gradients of the last `forward_backward`, by first names; all ranks together."""
-        return whole.gradients(self.store, self.groups)
+        return unsharded.gradients(self.store, self.groups)
 
     def save(self, folder: str | Path) -> Path:
         """Write a checkpoint of tensors, optimizer and step count; all ranks together.
 
         A kill at any instant leaves this generation or the one before. Gives its directory.
         """
-        return state.save(self, Path(folder))
+        return program_state.save(self, Path(folder))
 
     def restore(self, folder: str | Path, generation: int | None = None) -> None:
         """Load a checkpoint, made under this or any other plan of the model; all ranks together.
@@ -263,7 +268,7 @@ class Program:
         on errors of compressed gradients. Raises FileError for a damaged one, MismatchError when it
         is of another model.
         """
-        state.restore(self, Path(folder), generation)
+        program_state.restore(self, Path(folder), generation)
 
 
 def names_of(module: nn.Module, table: Table) -> dict[str, str]:

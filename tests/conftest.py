@@ -2,7 +2,7 @@
 
 import pytest
 
-from . import zoo
+from plait.tests import zoo
 
 
 @pytest.fixture(scope="session")

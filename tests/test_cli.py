@@ -3,15 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from plait.api.cli import main
-from plait.api.verbs import VERBS
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-LLAMA = f"{EXAMPLES / 'small_llama.py'}:make"
+from plait.api.commands.verbs import VERBS
+from plait.tests.paths import LLAMA
 
 
 @pytest.mark.parametrize("verb", [v.name for v in VERBS])

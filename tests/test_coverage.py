@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import zoo
+from plait.tests import zoo
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "coverage.md"
 

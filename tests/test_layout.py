@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from plait.tests.paths import ROOT
+
+# fmt: off
 MAY = {
     "ir": set(), "cost_model": {"ir"}, "runtime": {"ir"}, "planner": {"ir", "cost_model"},
     "codegen": {"ir", "runtime"}, "api": {"ir", "cost_model", "planner", "codegen", "runtime"},
-}  # fmt: skip
+}
+# fmt: on
 FILES = sorted(p for room in MAY for p in (ROOT / room).rglob("*.py"))
 TORCH_FREE = [p for p in FILES if p.relative_to(ROOT).parts[0] in ("planner", "cost_model")] + [
-    p for p in FILES
+    p
+    for p in FILES
     if p.relative_to(ROOT).parts[0] == "ir" and "capture" not in p.relative_to(ROOT).parts
-]  # fmt: skip
+]
 
 
 def name(path: Path) -> str:

@@ -36,7 +36,9 @@ def _common(first: Call, last: Call) -> set[str]:
 
 def _copy(template: Call, number: int, own: list[str], before: Call | None) -> Call:
     names = {n: f"{number}.{n}" for n in own}
-    arguments = template.arguments if before is None else (before.results[0], *template.arguments[1:])
+    arguments = (
+        template.arguments if before is None else (before.results[0], *template.arguments[1:])
+    )
     return replace(
         template,
         parameters=tuple(names.get(n, n) for n in template.parameters),

@@ -7,7 +7,7 @@ import re
 from msgspec.structs import replace
 
 from ...cost_model.hardware import presets
-from ...ir.cluster import Cluster, Device, Link
+from ...ir.devices.cluster import Cluster, Device, Link
 from .run import Run, Unmodelled
 
 WIRE_PART = 0.85  # of a network's nominal rate that large messages reach (assumed)
@@ -48,9 +48,7 @@ def cluster_of(run: Run) -> Cluster:
     network = links["network"]
     rate = run.network_gbit_per_second / 8 * WIRE_PART or network["gb_per_s"]
     inside = links["scale_up"]
-    levels = [
-        Link("scale_up", per_node, inside["latency_us"] * 1e-6, inside["gb_per_s"] * 1e9)
-    ]
+    levels = [Link("scale_up", per_node, inside["latency_us"] * 1e-6, inside["gb_per_s"] * 1e9)]
     if run.devices > per_node:
         nodes = run.devices // per_node
         levels.insert(0, Link("network", nodes, network["latency_us"] * 1e-6, rate * 1e9))

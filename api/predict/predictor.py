@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from ...cost_model.practice import COMPILED, Practice
-from ...ir.cluster import Cluster
+from ...cost_model.execution_model import COMPILED, Practice
+from ...ir.devices.cluster import Cluster
+from ...ir.loops import Work
 from ...ir.model import Call, Function, Model
-from ...ir.op import Work
-from ...ir.plan import Memory, Optimizer, Stage
+from ...ir.plan.plan import Memory, Optimizer, Stage
 from ...planner.candidate import Candidate
-from ...planner.entries import Entries, Entry, Table, TableKey, Word
-from ...planner.evaluate import Evaluator
+from ...planner.pricing.candidate_pricer import Evaluator
+from ...planner.pricing.function_prices import Entries, Entry, Table, TableKey, Word
 from .architecture import Architecture
 from .deepen import deepen
 from .machine import cluster_of
@@ -23,10 +23,12 @@ LARGE_ELEMENTS = 1 << 20  # of a matrix that lies in pieces
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 EAGER_SECONDS = 18e-6  # host time per operator of an eager framework (assumed)
 COMPILED_SECONDS = 5e-6  # and per kernel of a compiled one (assumed)
+# fmt: off
 PRECISIONS = {
     "fp8": ("bfloat16", "float8_e4m3fn"), "bf16": ("bfloat16", None), "fp16": ("float16", None),
     "fp32": ("float32", None),
-}  # fmt: skip
+}
+# fmt: on
 MIXED = Optimizer("adamw", 3, 4)  # two moments and the weights in full precision
 FULL = Optimizer("adamw", 2, 4)
 
@@ -66,9 +68,10 @@ class RunEntries(Entries):
     def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
         held = (i.value for i in function.held() if i.gradient is not None)
         return frozenset(
-            v for v in held
+            v
+            for v in held
             if len(function.types[v].shape) > 1 and function.types[v].elements >= LARGE_ELEMENTS
-        )  # fmt: skip
+        )
 
 
 class Predictor:
@@ -91,7 +94,9 @@ class Predictor:
         memory: Memory = "recompute" if run.recompute in ("full", "half") else "keep"
         candidate = evaluator.candidate(run.layout.strategy, run.micro_batches, memory)
         if candidate is None:
-            raise Unmodelled(f"{run.layout.strategy} cannot split {run.layers} layers of {architecture}")
+            raise Unmodelled(
+                f"{run.layout.strategy} cannot split {run.layers} layers of {architecture}"
+            )
         stages = evaluator.stages(candidate)
         terms = dict(max(stages, key=lambda s: s.peak_bytes).memory)
         allocated = sum(terms.values()) - terms["runtime"] - terms["margin"]

@@ -9,13 +9,15 @@ from math import gcd
 import msgspec
 
 from ...ir.errors import UsageError
-from ...ir.strategy import Strategy
+from ...ir.plan.strategy import Strategy
 
 Row = Mapping[str, str]
+# fmt: off
 RECOMPUTE = {
     "none": "none", "full": "full", "selective_layer": "half", "selective_op": "half",
     "partial": "half", "selective": "attention",
-}  # fmt: skip
+}
+# fmt: on
 COMPILERS = ("jax", "xla", "maxtext", "pax", "levanter")  # frameworks whose programs are compiled
 
 
@@ -43,9 +45,13 @@ class Layout(msgspec.Struct, frozen=True):
         ways = self.data // self.experts
         sharded = min(self.shard_group, ways) if self.zero_stage else 1
         axes = (
-            ("pp", self.pipeline), ("dp", ways // sharded), (f"zero{self.zero_stage}", sharded),
-            ("ep", self.experts), ("cp", self.context), ("tp", self.tensor),
-        )  # fmt: skip
+            ("pp", self.pipeline),
+            ("dp", ways // sharded),
+            (f"zero{self.zero_stage}", sharded),
+            ("ep", self.experts),
+            ("cp", self.context),
+            ("tp", self.tensor),
+        )
         bare = (("sp", 1),) if self.tensor_tokens and self.tensor > 1 else ()
         return Strategy((*(axis for axis in axes if axis[1] > 1), *bare))
 
@@ -112,7 +118,9 @@ def read_layout(row: Row) -> Layout:
     tensor, pipeline = whole(row, "tp", 1), whole(row, "pp", 1)
     context, experts = whole(row, "cp", 1), whole(row, "ep", 1)
     data = whole(row, "dp", max(whole(row, "num_gpus") // (tensor * pipeline * context), 1))
-    experts = gcd(experts, data)  # others lie over tensor ranks, which split experts' insides as well
+    experts = gcd(
+        experts, data
+    )  # others lie over tensor ranks, which split experts' insides as well
     group = whole(row, "shard_group", 0) or data // experts
     if (data // experts) % min(group, data // experts):
         raise Unmodelled(f"shard_group {group} does not divide dp {data}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...ir.capture.operators import OPS
+from ...ir.capture.operators.elementary import OPS
 from .architecture import Architecture
 
 DROPOUT = 0.1  # of layers that write their scores: those are of the time when all dropped
@@ -57,7 +57,9 @@ class Attention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.a.fused_attention:
             grouped = self.a.heads != self.a.kv_heads
-            return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+            return functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, enable_gqa=grouped
+            )
         times = self.a.heads // self.a.kv_heads
         if times > 1:
             k, v = (x.repeat_interleave(times, 1) for x in (k, v))
@@ -98,9 +100,7 @@ class Mixture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.a.hidden)
         share, choice = torch.topk(functional.softmax(self.router(rows), -1), self.a.choices)
-        made = OPS.experts(
-            rows, choice, share, self.gate_up, self.down, "silu", self.a.experts, []
-        )
+        made = OPS.experts(rows, choice, share, self.gate_up, self.down, "silu", self.a.experts, [])
         return made.view(x.shape)
 
 

@@ -17,7 +17,9 @@ def chrome_trace(report: Report) -> str:
     """
     timeline = report.timeline
     if timeline is None:
-        raise UsageError(f"{report.title} has no timeline: a model has none, nor have very long steps")
+        raise UsageError(
+            f"{report.title} has no timeline: a model has none, nor have very long steps"
+        )
     events: list[dict[str, object]] = [
         {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": report.title}}
     ]
@@ -26,15 +28,26 @@ def chrome_trace(report: Report) -> str:
             {"ph": "M", "name": "thread_name", "pid": 0, "tid": row, "args": {"name": name}}
         )
     for event in timeline.events:
-        events.append({
-            "ph": "X", "name": event.label, "cat": NAMES.get(event.kind, event.kind), "pid": 0,
-            "tid": event.row, "ts": event.start_seconds * 1e6,
-            "dur": (event.end_seconds - event.start_seconds) * 1e6,
-        })  # fmt: skip
+        events.append(
+            {
+                "ph": "X",
+                "name": event.label,
+                "cat": NAMES.get(event.kind, event.kind),
+                "pid": 0,
+                "tid": event.row,
+                "ts": event.start_seconds * 1e6,
+                "dur": (event.end_seconds - event.start_seconds) * 1e6,
+            }
+        )
     for row, curve in enumerate(timeline.curves):
         for at, amount in curve:
-            events.append({
-                "ph": "C", "name": f"bytes held, {timeline.rows[row]}", "pid": 0, "ts": at * 1e6,
-                "args": {"bytes": amount},
-            })  # fmt: skip
+            events.append(
+                {
+                    "ph": "C",
+                    "name": f"bytes held, {timeline.rows[row]}",
+                    "pid": 0,
+                    "ts": at * 1e6,
+                    "args": {"bytes": amount},
+                }
+            )
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, separators=(",", ":"))

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from ...ir.text import seconds
+from ...ir.text.printer import seconds
 from .report import Box, Graph, Report
 
 
@@ -24,16 +24,19 @@ def graph_json(name: str, graph: Graph, names: dict[str, str]) -> dict[str, Any]
     nodes = []
     for number, box in enumerate(graph.boxes):
         node: dict[str, Any] = {
-            "id": str(number), "label": box.label, "namespace": namespace(box),
+            "id": str(number),
+            "label": box.label,
+            "namespace": namespace(box),
             "attrs": [{"key": key, "value": value} for key, value in attributes(box)],
             "incomingEdges": [
                 {
-                    "sourceNodeId": str(edge.source), "sourceNodeOutputId": "0",
+                    "sourceNodeId": str(edge.source),
+                    "sourceNodeOutputId": "0",
                     "targetNodeInputId": str(i),
                 }
                 for i, edge in enumerate(sources[number])
             ],
-        }  # fmt: skip
+        }
         if box.inside in names and box.inside:
             node["subgraphIds"] = [names[box.inside]]
         nodes.append(node)

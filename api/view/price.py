@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ...cost_model.function import COLLECTIVES, Pricer, count_flops
-from ...ir.axes import Axes
-from ...ir.local import MICRO, VIEWS
+from ...cost_model.operators.operator_cost import COLLECTIVES, Pricer, count_flops
+from ...ir.analysis.axes import Axes
+from ...ir.loops import declaration, placed_name, site_of
+from ...ir.lowering.localize import MICRO, VIEWS
 from ...ir.model import Function, Op
-from ...ir.op import declaration, placed_name, site_of
-from ...ir.plan import Sharding
-from ...ir.text import seconds
-from .inside import Price, Priced
+from ...ir.plan.plan import Sharding
+from ...ir.text.printer import seconds
+from .module_graph import Price, Priced
 from .report import Facts
 
 FREE = frozenset({"comm.cut", "comm.share"})

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from ...ir.text import gib, seconds
+from ...ir.text.printer import gib, seconds
 from .report import Bar, Box, Graph, Report, Timeline
 
 WIDTH, PAD, ROW = 1200, 24, 26
 BOX, GAP, TALL = 172, 28, 58  # of a box: width, space beside it, height
 MOST_BOXES = 240
 INK, SOFT, FRAME, LIMIT = "#1b2430", "#566173", "#aeb8c5", "#c81e1e"
+# fmt: off
 COLOURS = {
     "compute": "#4f8fc6", "communication": "#e58a2b", "gradient sync and optimizer": "#a85f17",
     "waiting": "#d9dee5", "parameters": "#54459b", "gradients": "#8577c6", "optimizer": "#b7ade2",
     "activations": "#2d8a66", "batch data": "#7cc4a5", "temporaries": "#b9e0cf",
     "persistent": "#54459b", "outputs": "#2d8a66", "received copies": "#e58a2b",
     "margin": "#c3cad4", "runtime": "#98a2b0",
-}  # fmt: skip
+}
+# fmt: on
 EVENTS = {"F": "#9cc7ea", "B": "#3f7fb5", "S": "#a85f17", "T": "#e58a2b"}
 OTHERS = ("#7f6a55", "#a3927f", "#c7baab")
 LETTERS = 7.2  # pixels of one, about
@@ -31,8 +33,17 @@ class Canvas:
         self.parts: list[str] = []
         self.y = float(PAD)
 
-    def text(self, x: float, y: float, said: str, size: int = 12, fill: str = INK,
-             weight: int = 400, anchor: str = "start", room: float = WIDTH) -> None:  # fmt: skip
+    def text(
+        self,
+        x: float,
+        y: float,
+        said: str,
+        size: int = 12,
+        fill: str = INK,
+        weight: int = 400,
+        anchor: str = "start",
+        room: float = WIDTH,
+    ) -> None:
         """One line, cut where it would leave its room."""
         wide = LETTERS * size / 12 * (1.1 if weight > 400 else 1.0)
         fits = max(1, int(room / wide))
@@ -42,8 +53,16 @@ class Canvas:
             f'text-anchor="{anchor}">{escape(shown)}</text>'
         )
 
-    def rect(self, x: float, y: float, width: float, height: float, fill: str,
-             stroke: str = "none", title: str = "") -> None:  # fmt: skip
+    def rect(
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        fill: str,
+        stroke: str = "none",
+        title: str = "",
+    ) -> None:
         said = f"<title>{escape(title)}</title>" if title else ""
         self.parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.3):.2f}" height="{height:.1f}" '
@@ -52,8 +71,10 @@ class Canvas:
 
     def line(self, points: Sequence[tuple[float, float]]) -> None:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self.parts.append(f'<polyline points="{path}" fill="none" stroke="#8f9bab" stroke-width="1.3" '
-                          'marker-end="url(#tip)"/>')  # fmt: skip
+        self.parts.append(
+            f'<polyline points="{path}" fill="none" stroke="#8f9bab" stroke-width="1.3" '
+            'marker-end="url(#tip)"/>'
+        )
 
     def heading(self, said: str) -> None:
         self.y += 30
@@ -68,9 +89,10 @@ class Canvas:
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
             'markerHeight="7" orient="auto"><path d="M0 0 L8 4 L0 8 z" fill="#8f9bab"/></marker>'
             "</defs>\n"
-            f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>\n' + "\n".join(self.parts)
+            f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>\n'
+            + "\n".join(self.parts)
             + "\n</svg>\n"
-        )  # fmt: skip
+        )
 
 
 def svg(report: Report) -> str:
@@ -110,10 +132,15 @@ def graph(canvas: Canvas, found: Graph, stages: int) -> None:
     shown = found.boxes[:MOST_BOXES]
     across = (WIDTH - 2 * PAD + GAP) // (BOX + GAP)
     lines = max((box.column // across for box in shown), default=0) + 1
-    rows = [max((b.row for b in shown if b.column // across == n), default=0) + 1 for n in range(lines)]
+    rows = [
+        max((b.row for b in shown if b.column // across == n), default=0) + 1 for n in range(lines)
+    ]
     tops = [canvas.y + sum(rows[:n]) * (TALL + 18) for n in range(lines)]
     places = [
-        (PAD + box.column % across * (BOX + GAP), tops[box.column // across] + box.row * (TALL + 18))
+        (
+            PAD + box.column % across * (BOX + GAP),
+            tops[box.column // across] + box.row * (TALL + 18),
+        )
         for box in shown
     ]
     for edge in found.edges:
@@ -198,7 +225,10 @@ def timeline(canvas: Canvas, found: Timeline) -> None:
     for row, name in enumerate(found.rows):
         canvas.text(PAD, canvas.y + row * ROW + 15, name, 12, SOFT, room=100)
     for event in found.events:
-        x, width = left + event.start_seconds * scale, (event.end_seconds - event.start_seconds) * scale
+        x, width = (
+            left + event.start_seconds * scale,
+            (event.end_seconds - event.start_seconds) * scale,
+        )
         y = canvas.y + event.row * ROW
         said = f"{event.label}: {seconds(event.end_seconds - event.start_seconds)}"
         canvas.rect(x, y, width, 20, EVENTS.get(event.kind, "#8795a6"), "#fff", said)

@@ -155,8 +155,10 @@ def _cuda_usage(binary: bytes) -> tuple[int, int]:
         file.flush()
         said = subprocess.run(
             [str(tools / "cuobjdump"), "-res-usage", file.name],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     match = USED.search(said.stdout + said.stderr)
     assert match is not None, said.stdout
     return int(match[1]), int(match[2])

@@ -297,11 +297,15 @@ def _of(stat: Stat) -> str:
     return "magnitude" if stat.kind == "l1" else "squared"
 
 
+# fmt: off
 ELEMENT: dict[type[Stage], Callable[..., str]] = {
     Cast: _Printer.cast, Scale: _Printer.scale, AddState: _Printer.add_state,
     Blend: _Printer.blend, SubRef: _Printer.sub_ref, AddRef: _Printer.add_ref,
-}  # fmt: skip
+}
+# fmt: on
+# fmt: off
 LOCAL: dict[type[Stage], Callable[..., Iterator[str]]] = {
     Hadamard: _Printer.hadamard, Stat: _Printer.measure, Quantize: _Printer.quantize,
     Pack: _Printer.pack, Residual: _Printer.residual,
-}  # fmt: skip
+}
+# fmt: on

@@ -7,7 +7,7 @@ import tempfile
 from hashlib import sha256
 from pathlib import Path
 
-from ...runtime.compression.native import private
+from ...runtime.compression.backends.native import private
 
 DIGEST_BYTES = 32
 

@@ -28,7 +28,7 @@ from ...ir.compression.stage import (
     SubRef,
     Unpack,
     show,
-)  # fmt: skip
+)
 from ...ir.compression.wire import Wire
 from .triton_reduce import reduction
 
@@ -120,8 +120,14 @@ def arguments(kernel: Kernel) -> list[tuple[str, str]]:
     """Names and Triton types, in order: `*i32` for messages of codes, strides in elements."""
     found = [("elements", "i32")]
     for name, wire in (("source", kernel.source), ("target", kernel.target)):
-        found.append((name, {None: "*fp32", "fp32": "*fp32", "bf16": "*i16"}.get(
-            wire.codes if wire and wire.plain else None if wire is None else "", "*i32")))
+        found.append(
+            (
+                name,
+                {None: "*fp32", "fp32": "*fp32", "bf16": "*i16"}.get(
+                    wire.codes if wire and wire.plain else None if wire is None else "", "*i32"
+                ),
+            )
+        )
         if wire is not None:
             found.append((f"{name}_stride", "i32"))
             if not wire.plain:
@@ -167,7 +173,9 @@ class _Printer:
         yield f"UNIT: tl.constexpr = {self.unit}"
         yield "chunk = tl.program_id(1)"
         swizzle = kernel.swizzle
-        origin = f"(chunk % {swizzle[1]}) * {swizzle[0]} + chunk // {swizzle[1]}" if swizzle else "chunk"
+        origin = (
+            f"(chunk % {swizzle[1]}) * {swizzle[0]} + chunk // {swizzle[1]}" if swizzle else "chunk"
+        )
         yield f"origin = ({origin}).to(tl.int64) * elements"
         yield "unit = tl.program_id(0) * UNITS + tl.arange(0, UNITS)"
         yield "inside = unit * UNIT < elements"
@@ -387,9 +395,11 @@ def _code(quantize: Quantize, wire: Wire) -> str:
     return "nearest(scaled)"
 
 
+# fmt: off
 LINES: dict[type[Stage], Callable[..., Iterator[str]]] = {
     Cast: _Printer.cast, Scale: _Printer.scale, AddState: _Printer.add_state,
     Blend: _Printer.blend, SubRef: _Printer.sub_ref, AddRef: _Printer.add_ref,
     Hadamard: _Printer.hadamard, Stat: _Printer.measure, Quantize: _Printer.quantize,
     Pack: _Printer.pack, Residual: _Printer.residual,
-}  # fmt: skip
+}
+# fmt: on

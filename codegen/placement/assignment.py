@@ -12,9 +12,9 @@ import torch
 
 from ...ir.capture.resolve import resolve
 from ...ir.errors import MismatchError, UsageError
+from ...ir.lowering.linearize import Step, Unit, step_of, units
 from ...ir.model import Model
 from ...ir.placement import Placement, check_placement
-from ...ir.step import Step, Unit, step_of, units
 
 STRIDED = frozenset({"aten.as_strided.default", "aten.as_strided_copy.default"})
 

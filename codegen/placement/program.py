@@ -9,7 +9,7 @@ from ...ir.placement import Placement
 from ...ir.program import PLACED, BatchTensor, Held, Program, Table
 from ...ir.tensor import TensorType
 from ..main import main_module
-from ..text import milliseconds, remark
+from ..python_source import milliseconds, remark
 from .actions import actions
 from .assignment import Assignment, assign
 from .rank import RankCode, value_names
@@ -35,9 +35,10 @@ def compile_placement(placement: Placement, model: Model, source: str = "") -> P
 
 def _busy(placement: Placement, number: int) -> str:
     busy = sum(
-        node.compute_us for node in placement.graph.nodes
+        node.compute_us
+        for node in placement.graph.nodes
         if placement.device[str(node.id)] == number
-    )  # fmt: skip
+    )
     speed = placement.target.devices[number].speed
     return (
         f"predicted to compute for {milliseconds(busy / speed * 1e-6)} "

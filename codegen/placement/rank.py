@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
-from ...ir.local import VIEWS
+from ...ir.lowering.linearize import Unit
+from ...ir.lowering.localize import VIEWS
 from ...ir.model import Op
-from ...ir.step import Unit
 from ..function import statement
-from ..text import WIDTH, Names, quoted, remark, wrapped
+from ..python_source import WIDTH, Names, quoted, remark, wrapped
 from .actions import Action, Receive, Run, Send
 from .assignment import Assignment
 
@@ -55,10 +55,17 @@ class RankCode:
         head = wrapped("def step(", ["run", *(self.names[v] for v in batch)], "):", 0)
         text = "\n".join([*head, *body])
         inputs = ", ".join(quoted(self.step.batch[v]) for v in batch)
-        return "\n".join([
-            *self.docstring(busy), *_imports(text),
-            f"BATCH = ({inputs}{',' if len(batch) == 1 else ''})", "", "", text, "",
-        ])  # fmt: skip
+        return "\n".join(
+            [
+                *self.docstring(busy),
+                *_imports(text),
+                f"BATCH = ({inputs}{',' if len(batch) == 1 else ''})",
+                "",
+                "",
+                text,
+                "",
+            ]
+        )
 
     def docstring(self, busy: str) -> list[str]:
         kinds = [type(action) for action in self.todo]
@@ -69,8 +76,9 @@ class RankCode:
             "",
             f"It holds {held} tensors, sends {kinds.count(Send)} and receives "
             f"{kinds.count(Receive)} a step; {busy}.",
-            '"""', "",
-        ]  # fmt: skip
+            '"""',
+            "",
+        ]
 
     def act(self, action: Action) -> None:
         if isinstance(action, Send):

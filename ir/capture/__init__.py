@@ -10,21 +10,28 @@ from torch import nn
 
 from ..errors import TraceError
 from ..model import Model
-from . import finer as _finer  # noqa: F401  (registers its rules)
 from .assemble import assemble
-from .clean import Unsupported, read
 from .execute import execute, run_ops
 from .export import LossFunction, Recording, record
 from .export import batch_size as _batch_size
 from .graph import Graph
-from .operators import call_key
+from .operators.elementary import call_key
+from .passes import decompose as _finer  # noqa: F401  (registers its rules)
+from .passes.functionalize import Unsupported, read
+from .passes.rewrite import rewrite
 from .resolve import resolve
-from .rewrite import rewrite
 from .source import Source, load_source, materialize
 
 __all__ = [
-    "Source", "call_key", "execute", "load_source", "materialize", "resolve", "run_ops", "trace",
-]  # fmt: skip
+    "Source",
+    "call_key",
+    "execute",
+    "load_source",
+    "materialize",
+    "resolve",
+    "run_ops",
+    "trace",
+]
 
 
 def trace(

@@ -7,10 +7,10 @@ from collections.abc import Hashable
 
 from ..model import Call, Function, Model, ModelInput, Op
 from .batch import unique
-from .cut import Segment, canonical, cut
 from .differentiate import Body, Given, Kind, differentiate
 from .export import ROOT, Recording
 from .graph import Graph, replace
+from .outline import Segment, canonical, cut
 
 RANDOM = {"plait.dropout.default": 3, "plait.attention.default": 8}
 

@@ -15,12 +15,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ..errors import TraceError
 from ..model import Function, Input, ModelInput, Op, Output
 from ..tensor import TensorType
-from .clean import Unsupported, read_outputs
 from .execute import run_op
 from .export import Invocation, Recording
 from .graph import live_ops, replace, substitute
 from .literals import DTYPES
-from .simplify import simplify
+from .passes.functionalize import Unsupported, read_outputs
+from .passes.simplify import simplify
 
 Kind = Literal["parameter", "buffer", "activation", "key"]
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..lowering.forward_backward import last_uses
 from ..model import Call, Function, Model, Op
-from ..pieces import last_uses
 from .literals import DTYPES, decode
-from .operators import call_key
+from .operators.elementary import call_key
 from .resolve import resolve
 
 # A view of a shard, or after a dropped copy, need not be one without copying.

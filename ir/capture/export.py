@@ -26,7 +26,7 @@ from ..model import ModelInput, Parameter
 from . import batch as batches
 from .literals import DTYPES, tensor_type
 from .locate import here, trace_error
-from .mixture import recorded_experts
+from .moe_modules import recorded_experts
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 ROOT = 0

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ..errors import FileError
-from . import attention as _attention  # noqa: F401  (registers plait::attention)
-from . import batch_norm as _batch_norm  # noqa: F401  (registers plait::batch_norm)
-from . import experts as _experts  # noqa: F401  (registers plait::experts)
+from .operators import attention as _attention  # noqa: F401  (registers plait::attention)
+from .operators import batch_norm as _batch_norm  # noqa: F401  (registers plait::batch_norm)
+from .operators import experts as _experts  # noqa: F401  (registers plait::experts)
 
 NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 # Namespaces whose operators a library registers on import.

@@ -22,8 +22,7 @@ from .stage import (
     Unpack,
 )
 
-LOSSY = (
-    SubRef, AddRef,Cast, Hadamard, Pack, Quantize, Residual, Select, Stat, Unpack, Dequantize)
+LOSSY = (SubRef, AddRef, Cast, Hadamard, Pack, Quantize, Residual, Select, Stat, Unpack, Dequantize)
 
 
 def uncompressed(program: Program) -> Program:

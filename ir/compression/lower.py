@@ -37,9 +37,7 @@ from .stage import (
 from .wire import Wire
 
 LEAST_TILE = 128
-KINDS: dict[type[Stage], Kind] = {
-    AllToAll: "all_to_all", AllGather: "all_gather", Send: "send"
-}  # fmt: skip
+KINDS: dict[type[Stage], Kind] = {AllToAll: "all_to_all", AllGather: "all_gather", Send: "send"}
 DECODING = (Unpack, Dequantize, Reduce, Score)
 LASTING = (Scale, Blend, Hadamard, Select)  # what stays when a hop goes
 
@@ -99,8 +97,7 @@ def _elementwise(hop: list[Stage]) -> list[Stage]:
     return [
         stage
         for stage in hop
-        if isinstance(stage, LASTING)
-        or (isinstance(stage, AddState) and stage.state not in left)
+        if isinstance(stage, LASTING) or (isinstance(stage, AddState) and stage.state not in left)
     ]
 
 
@@ -161,9 +158,15 @@ class _Walk:
         """Closes the run: one kernel, or two around a statistic over everything."""
         role = "decode" if target is None else "reduce" if self.source else "encode"
         made = Kernel(
-            f"{role}{len(self.steps)}_{self.name}", tuple(self.run), 0, self.chunks, self.ranks,
-            self.source, target, swizzle=self.swizzle,
-        )  # fmt: skip
+            f"{role}{len(self.steps)}_{self.name}",
+            tuple(self.run),
+            0,
+            self.chunks,
+            self.ranks,
+            self.source,
+            target,
+            swizzle=self.swizzle,
+        )
         self.run, self.swizzle = [], None
         _enough(made)
         stat = made.whole
@@ -213,9 +216,7 @@ def tile_of(kernel: Kernel) -> int:
     return max(sizes)
 
 
-def _states(
-    steps: tuple[Step, ...], total: int, select: Select | None
-) -> Iterator[State]:
+def _states(steps: tuple[Step, ...], total: int, select: Select | None) -> Iterator[State]:
     found: dict[str, tuple[Operand, int]] = {}
     for step in steps:
         for operand in step.operands if isinstance(step, Kernel) else ():

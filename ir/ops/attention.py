@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..op import Exchange, Loops, Places, Site, declare, loops
+from ..loops import Exchange, Loops, Places, Site, declare, loops
 from .pattern import Words, dims, is_tensor, literal, pattern, present, words
 
 KEY = ["key!"]
@@ -83,10 +83,15 @@ class _Named:
         rows, out = dims(self.rows), dims(self.out)
         joined = (Exchange("all_reduce", out, 4), Exchange("all_reduce", rows, 4, 2))
         return loops(
-            text, self.site, linear=linear, work="attention", flops=count, places=self.places,
+            text,
+            self.site,
+            linear=linear,
+            work="attention",
+            flops=count,
+            places=self.places,
             kinds={} if self.backward else {"t": "joint"},
             exchanges=() if self.backward else joined,
-        )  # fmt: skip
+        )
 
 
 @declare("plait.dropout.default", placed=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..op import Dims, LoopKind, Loops, Site, declare, loops
+from ..loops import Dims, LoopKind, Loops, Site, declare, loops
 from .pattern import Words, integers, is_tensor, literal, pattern, present, words
 
 Shapes = tuple[tuple[int, Dims], ...]
@@ -24,9 +24,12 @@ class _Named:
         self.walked_twice = 1
         for d, (stride, padding, dilation) in enumerate(zip(*options, strict=True)):
             tiled = (
-                not transposed and padding == 0 and dilation == 1
-                and stride == weight[2 + d] and out[2 + d] * stride == x[2 + d]
-            )  # fmt: skip
+                not transposed
+                and padding == 0
+                and dilation == 1
+                and stride == weight[2 + d]
+                and out[2 + d] * stride == x[2 + d]
+            )
             made.append(f"o{d}" if tiled else f"o{d}!")
             given.append(f"(o{d} {kernel[d]})" if tiled else f"s{d}!")
             self.walked_twice *= 1 if tiled else x[2 + d]
@@ -55,9 +58,14 @@ def convolution(site: Site) -> Loops | None:
     kinds: dict[str, LoopKind] = {"ci": "whole"} if biased else {}
     groups = ((0, 2), (1, 2)) if biased else ((0,), (1,))
     return loops(
-        text, site, kinds=kinds, linear=groups, shapes=_groups(site, 8),
-        work="convolution", flops=2 / named.walked_twice,
-    )  # fmt: skip
+        text,
+        site,
+        kinds=kinds,
+        linear=groups,
+        shapes=_groups(site, 8),
+        work="convolution",
+        flops=2 / named.walked_twice,
+    )
 
 
 def _groups(site: Site, position: int) -> Shapes:
@@ -79,6 +87,11 @@ def convolution_backward(site: Site) -> Loops | None:
         shapes = (*shapes, (3, (("g", "co"),)))
     products = sum(result is not None for result in site.results[:2])
     return loops(
-        text, site, kinds=kinds, linear=((0,),), shapes=shapes,
-        work="convolution", flops=2 * products / named.walked_twice,
-    )  # fmt: skip
+        text,
+        site,
+        kinds=kinds,
+        linear=((0,),),
+        shapes=shapes,
+        work="convolution",
+        flops=2 * products / named.walked_twice,
+    )

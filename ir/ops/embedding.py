@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..op import Loops, Site, declare, loops
+from ..loops import Loops, Site, declare, loops
 from .pattern import literal, pattern, words
 
 VOCABULARY = (("v",),)
@@ -26,6 +26,11 @@ def embedding_backward(site: Site) -> Loops:
     places = words(site.operands[1].shape, "n", whole=range(9) if scaled else ())
     row = "v!" if scaled else "v"
     return loops(
-        pattern([[*places, "h"], places], [[row, "h"]]), site, linear=((0,),), work="move", flops=0,
-        shapes=((2, VOCABULARY),), places=((5, VOCABULARY),),
-    )  # fmt: skip
+        pattern([[*places, "h"], places], [[row, "h"]]),
+        site,
+        linear=((0,),),
+        work="move",
+        flops=0,
+        shapes=((2, VOCABULARY),),
+        places=((5, VOCABULARY),),
+    )

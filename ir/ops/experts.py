@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..op import Exchange, Loops, Site, declare, loops
+from ..loops import Exchange, Loops, Site, declare, loops
 from ..tensor import ITEM_BYTES
 from .pattern import integer
 
@@ -28,9 +28,7 @@ def experts_backward(site: Site) -> Loops:
     return _declared(text, site, first=1, products=(3, 2), rows=4)
 
 
-def _declared(
-    text: str, site: Site, first: int, products: tuple[int, int], rows: int
-) -> Loops:
+def _declared(text: str, site: Site, first: int, products: tuple[int, int], rows: int) -> Loops:
     """`products` with a token's width and with the result's; `rows` travel per choice of a token."""
     x, choice, down = (site.operands[first + i] for i in (0, 1, 4))
     wide, out = x.shape[1], down.shape[1]
@@ -39,6 +37,12 @@ def _declared(
     item, choices = ITEM_BYTES[x.dtype], choice.shape[1]
     travel = Exchange("all_to_all", (("n",), ("h",)), item, rows * choices)
     return loops(
-        text, site, linear=((0,),) if first else (), work="gemm", flops=flops,
-        places=((first + 7, EXPERTS),), pairs=(("n", "e"),), exchanges=(travel,),
-    )  # fmt: skip
+        text,
+        site,
+        linear=((0,),) if first else (),
+        work="gemm",
+        flops=flops,
+        places=((first + 7, EXPERTS),),
+        pairs=(("n", "e"),),
+        exchanges=(travel,),
+    )

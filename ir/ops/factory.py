@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from ..op import Loops, Site, declare, loops
+from ..loops import Loops, Site, declare, loops
 from .pattern import Words, dims, pattern, words
 
 
-@declare(
-    "aten.full.default", "aten.zeros.default", "aten.ones.default", "aten.empty.memory_format",
-)  # fmt: skip
+@declare("aten.full.default", "aten.zeros.default", "aten.ones.default", "aten.empty.memory_format")
 def filled(site: Site) -> Loops | None:
     (result,) = site.results
     if result is None:
@@ -18,9 +16,11 @@ def filled(site: Site) -> Loops | None:
 
 
 @declare(
-    "aten.new_zeros.default", "aten.new_ones.default", "aten.new_full.default",
+    "aten.new_zeros.default",
+    "aten.new_ones.default",
+    "aten.new_full.default",
     "aten.new_empty.default",
-)  # fmt: skip
+)
 def new(site: Site) -> Loops | None:
     """The operand lends its element type; of another shape it is whole, lest results add up."""
     (result,) = site.results
@@ -38,10 +38,16 @@ def _made(site: Site, inputs: list[Words], full: Words, position: int) -> Loops:
 
 
 @declare(
-    "aten.arange.default", "aten.arange.start", "aten.arange.start_step", "aten.linspace.default",
-    "aten.eye.default", "aten.eye.m", "aten.scalar_tensor.default", "aten.tril_indices.default",
+    "aten.arange.default",
+    "aten.arange.start",
+    "aten.arange.start_step",
+    "aten.linspace.default",
+    "aten.eye.default",
+    "aten.eye.m",
+    "aten.scalar_tensor.default",
+    "aten.tril_indices.default",
     "aten.triu_indices.default",
-)  # fmt: skip
+)
 def counted(site: Site) -> Loops | None:
     """Values depend on the place in the whole."""
     (result,) = site.results

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..loops import LoopKind, Loops, Site, Work, declare, loops
 from ..model import Ref
-from ..op import LoopKind, Loops, Site, Work, declare, loops
 from .pattern import Words, aligned, integer, literal, pattern, words
 
 MOVE: Work = "move"

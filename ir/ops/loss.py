@@ -3,7 +3,7 @@ elements."""
 
 from __future__ import annotations
 
-from ..op import Exchange, LoopKind, Loops, Site, declare, loops
+from ..loops import Exchange, LoopKind, Loops, Site, declare, loops
 from .pattern import Words, aligned, integer, joint, pattern, present, words
 
 NONE, MEAN, SUM = 0, 1, 2
@@ -20,9 +20,14 @@ def cross_entropy(site: Site) -> Loops:
     text = "[n v], [n] -> [n], [n]"
     joined = (Exchange("all_reduce", (("n",),), 4, 3),)
     return loops(
-        text, site, kinds={"v": "joint"}, work="reduce", flops=5, places=((3, CLASSES),),
+        text,
+        site,
+        kinds={"v": "joint"},
+        work="reduce",
+        flops=5,
+        places=((3, CLASSES),),
         exchanges=joined,
-    )  # fmt: skip
+    )
 
 
 @declare("plait.cross_entropy_backward.default", placed=True)
@@ -98,6 +103,8 @@ def elementwise(site: Site) -> Loops | None:
 def elementwise_backward(site: Site) -> Loops | None:
     """gradient, x, targets (, weights) -> of x; a mean counts the elements, so it is whole"""
     reduction = integer(site, ELEMENTWISE_BACKWARD[site.op.target], MEAN)
-    full = words(joint(o.shape for o in site.operands), whole=range(99) if reduction == MEAN else ())
+    full = words(
+        joint(o.shape for o in site.operands), whole=range(99) if reduction == MEAN else ()
+    )
     text = pattern((aligned(operand.shape, full) for operand in site.operands), [full])
     return loops(text, site, linear=((0,),))

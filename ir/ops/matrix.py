@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..op import Loops, Site, declare, loops
+from ..loops import Loops, Site, declare, loops
 from .pattern import aligned, is_tensor, pattern, present, words
 
 BOTH = ((0,), (1,))

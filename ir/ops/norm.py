@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ..op import LoopKind, Loops, Site, Work, declare, loops
+from ..loops import LoopKind, Loops, Site, Work, declare, loops
 from .pattern import Words, integer, integers, literal, pattern, present, words
 
 WORK: Work = "reduce"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from ..loops import Dim, Loop, Loops, Site, Work
 from ..model import Argument, Ref
-from ..op import Dim, Loop, Loops, Site, Work
 
 Words = list[str]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..op import Loops, Site, declare, loops
+from ..loops import Loops, Site, declare, loops
 from .pattern import aligned, is_tensor, literal, pattern, words
 
 Groups = tuple[tuple[int, ...], ...]
@@ -47,6 +47,7 @@ CHOICES: dict[str, tuple[int, ...]] = {
     "aten.masked_fill.Scalar": (0, 2),
     "aten.masked_fill.Tensor": (0, 2),
 }
+# fmt: off
 ARITHMETIC = (
     "aten.add.Scalar", "aten.sub.Scalar", "aten.rsub.Scalar", "aten.div.Tensor_mode",
     "aten.div.Scalar_mode", "aten.floor_divide.default", "aten.floor_divide.Scalar",
@@ -60,26 +61,32 @@ ARITHMETIC = (
     "aten.clamp.default", "aten.clamp.Tensor", "aten.clamp_min.default", "aten.clamp_min.Tensor",
     "aten.clamp_max.default", "aten.clamp_max.Tensor", "aten.nan_to_num.default",
     "aten.atan2.default", "aten.hypot.default", "aten.xlogy.Tensor", "aten.logaddexp.default",
-)  # fmt: skip
+)
+# fmt: on
+# fmt: off
 TRANSCENDENTAL = (
     "aten.exp.default", "aten.exp2.default", "aten.expm1.default", "aten.log.default",
     "aten.log2.default", "aten.log10.default", "aten.log1p.default", "aten.sin.default",
     "aten.cos.default", "aten.tan.default", "aten.asin.default", "aten.acos.default",
     "aten.atan.default", "aten.sinh.default", "aten.cosh.default", "aten.erf.default",
     "aten.erfc.default",
-)  # fmt: skip
+)
+# fmt: on
+# fmt: off
 ACTIVATIONS = (
     "aten.relu.default", "aten.gelu.default", "aten.silu.default", "aten.tanh.default",
     "aten.sigmoid.default", "aten.leaky_relu.default", "aten.hardtanh.default",
     "aten.hardswish.default", "aten.hardsigmoid.default", "aten.elu.default",
     "aten.softplus.default", "aten.mish.default", "aten.relu6.default", "aten.selu.default",
     "aten.threshold.default", "aten.log_sigmoid.default",
-)  # fmt: skip
+)
+# fmt: on
 COMPARISONS = tuple(
     f"aten.{name}.{other}"
     for name in ("eq", "ne", "lt", "le", "gt", "ge")
     for other in ("Scalar", "Tensor")
 )
+# fmt: off
 LOGIC = (
     "aten.logical_and.default", "aten.logical_or.default", "aten.logical_not.default",
     "aten.logical_xor.default", "aten.bitwise_and.Tensor", "aten.bitwise_or.Tensor",
@@ -87,23 +94,36 @@ LOGIC = (
     "aten.bitwise_or.Scalar", "aten.bitwise_xor.Scalar", "aten.isnan.default", "aten.isinf.default",
     "aten.isneginf.default", "aten.__and__.Tensor", "aten.__or__.Tensor", "aten.where.Scalar",
     "aten.bitwise_left_shift.Tensor_Scalar", "aten.bitwise_right_shift.Tensor_Scalar",
-)  # fmt: skip
+)
+# fmt: on
 # The result has the shape of the first operand and takes no value from it.
+# fmt: off
 LIKE = (
     "aten.zeros_like.default", "aten.ones_like.default", "aten.full_like.default",
     "aten.empty_like.default", "aten.fill.Scalar", "aten.fill.Tensor", "aten.zero.default",
-)  # fmt: skip
+)
+# fmt: on
+# fmt: off
 MOVES = (
     "aten._to_copy.default", "aten.to.dtype", "aten.type_as.default", "aten.clone.default",
     "aten.contiguous.default", "aten.copy.default", "aten.lift_fresh_copy.default", *LIKE,
-)  # fmt: skip
+)
+# fmt: on
 VIEWS = ("aten.detach.default", "aten.alias.default", "aten.positive.default")
 
 
 @declare(
-    *LINEAR, *SUMS, *CHOICES, *ARITHMETIC, *TRANSCENDENTAL, *ACTIVATIONS, *COMPARISONS, *LOGIC,
-    *LIKE, "aten.copy.default",
-)  # fmt: skip
+    *LINEAR,
+    *SUMS,
+    *CHOICES,
+    *ARITHMETIC,
+    *TRANSCENDENTAL,
+    *ACTIVATIONS,
+    *COMPARISONS,
+    *LOGIC,
+    *LIKE,
+    "aten.copy.default",
+)
 def pointwise(site: Site) -> Loops | None:
     (result,) = site.results
     if result is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..op import Loops, Site, declare, loops
+from ..loops import Loops, Site, declare, loops
 from .pattern import Words, dims, pattern, words
 
 # target -> number of spatial dims

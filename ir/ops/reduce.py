@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..op import LoopKind, Loops, Site, declare, loops
+from ..loops import LoopKind, Loops, Site, declare, loops
 from .pattern import Words, integer, integers, is_float, literal, pattern, words
 
 

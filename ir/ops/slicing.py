@@ -7,18 +7,8 @@ from __future__ import annotations
 
 from math import gcd
 
-from ..op import Dims, Loops, Site, Work, declare, loops
-from .pattern import (
-    Words,
-    built,
-    dims,
-    integer,
-    integers,
-    is_float,
-    literal,
-    pattern,
-    words,
-)
+from ..loops import Dims, Loops, Site, Work, declare, loops
+from .pattern import Words, built, dims, integer, integers, is_float, literal, pattern, words
 
 Shapes = tuple[tuple[int, Dims], ...]
 

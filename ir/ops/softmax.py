@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from ..op import Loops, Site, declare, loops
+from ..loops import Loops, Site, declare, loops
 from .pattern import integer, pattern, words
 
 
 @declare(
-    "aten._softmax.default", "aten._log_softmax.default", "aten.softmax.int",
-    "aten.log_softmax.int", "aten._safe_softmax.default",
-)  # fmt: skip
+    "aten._softmax.default",
+    "aten._log_softmax.default",
+    "aten.softmax.int",
+    "aten.log_softmax.int",
+    "aten._safe_softmax.default",
+)
 def softmax(site: Site) -> Loops:
     return _along(site, 1, (), 5)
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from ..op import Loops, Site, declare, loops
+from ..loops import Loops, Site, declare, loops
 from .pattern import Words, dims, integer, integers, pattern, words
 
 RESHAPES = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
 
 
 @declare(
-    *RESHAPES, "aten.flatten.using_ints", "aten.unflatten.int", "aten.squeeze.default",
-    "aten.squeeze.dim", "aten.squeeze.dims", "aten.unsqueeze.default", "aten._reshape_copy.default",
-)  # fmt: skip
+    *RESHAPES,
+    "aten.flatten.using_ints",
+    "aten.unflatten.int",
+    "aten.squeeze.default",
+    "aten.squeeze.dim",
+    "aten.squeeze.dims",
+    "aten.unsqueeze.default",
+    "aten._reshape_copy.default",
+)
 def view(site: Site) -> Loops | None:
     """The common factors of the grouped dims; groups that do not nest are whole."""
     result = site.results[0]
@@ -104,9 +110,15 @@ def _word(names: list[str]) -> str:
 
 
 @declare(
-    "aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default",
-    "aten.swapaxes.default", "aten.mT.default", "aten.movedim.int", "aten.movedim.intlist",
-)  # fmt: skip
+    "aten.permute.default",
+    "aten.transpose.int",
+    "aten.t.default",
+    "aten.numpy_T.default",
+    "aten.swapaxes.default",
+    "aten.mT.default",
+    "aten.movedim.int",
+    "aten.movedim.intlist",
+)
 def permute(site: Site) -> Loops:
     source = words(site.operands[0].shape)
     made = [source[dim] for dim in _order(site, len(source))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ...cost_model.placement import Floats, Work
+from ...cost_model.placement.arrays import Floats, Work
 from .problem import Problem
 
 LEVELS = 64  # heads and tails at which the work between them is counted
@@ -18,10 +18,24 @@ def lower_bound_us(problem: Problem) -> float:
     """The best of the chain bound and the shared-work bound."""
     work, own = problem.work, problem.fastest_us
     quick = quickest_transfer_us(work)
-    head = heads(work.operators, work.edges["source"][work.reads], quick[work.reads],
-                 work.operators["read"], work.operators["read_after"], own, False)  # fmt: skip
-    tail = heads(work.operators, work.edges["target"], quick, work.operators["first"],
-                 work.operators["after"], own, True)  # fmt: skip
+    head = heads(
+        work.operators,
+        work.edges["source"][work.reads],
+        quick[work.reads],
+        work.operators["read"],
+        work.operators["read_after"],
+        own,
+        False,
+    )
+    tail = heads(
+        work.operators,
+        work.edges["target"],
+        quick,
+        work.operators["first"],
+        work.operators["after"],
+        own,
+        True,
+    )
     chain = float((head + own + tail).max())
     speeds = np.array([1.0]) if not own.any() else _speeds(work)
     return max(chain, shared(head, tail, work.operators["compute_us"], float(speeds.sum())))

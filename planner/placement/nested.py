@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...cost_model.placement import Work
+from ...cost_model.placement.arrays import Work
 from .options import PlacementOptions
 from .portfolio import Search
 from .problem import Problem

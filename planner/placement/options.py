@@ -32,8 +32,10 @@ class PlacementOptions(msgspec.Struct, frozen=True):
     def check(self) -> None:
         """UsageError for what is not known."""
         for word, known in (
-            (self.algorithm, ALGORITHMS), (self.link, LINKS), (self.memory_rule, RULES),
-        ):  # fmt: skip
+            (self.algorithm, ALGORITHMS),
+            (self.link, LINKS),
+            (self.memory_rule, RULES),
+        ):
             if word not in known:
                 raise UsageError(f"unknown {word!r}; known: {', '.join(known)}")
         for amount in (self.seconds, self.effort_seconds):

@@ -10,7 +10,7 @@ from math import fsum
 import numpy as np
 from ortools.sat.python import cp_model
 
-from ...cost_model.placement import Ints
+from ...cost_model.placement.arrays import Ints
 from .problem import Problem
 
 ROOM = 2**30  # most units of memory in the largest device
@@ -69,7 +69,9 @@ class Packing:
             terms = [int(b // unit) * self.at[v][d] for v, b in enumerate(held.tolist()) if b]
             room = self.room(d)
             if train:
-                terms += [int(self.size[t] // unit) * c for (t, x), c in self.copies.items() if x == d]
+                terms += [
+                    int(self.size[t] // unit) * c for (t, x), c in self.copies.items() if x == d
+                ]
             largest = self.model.new_int_var(0, room, "")
             for v, temporary in enumerate(own["temporary"].tolist()):
                 needed = temporary if train else temporary + float(own["output"][v])

@@ -9,27 +9,21 @@ from itertools import product
 
 import numpy as np
 
-from ...cost_model.placement import work_of
-from ...ir.placement import (
-    LinkModel,
-    PlacementEdge,
-    PlacementGraph,
-    PlacementNode,
-    uniform_target,
-)
-from .anneal import anneal, walk_from
+from ...cost_model.placement.arrays import work_of
+from ...ir.placement import LinkModel, PlacementEdge, PlacementGraph, PlacementNode, uniform_target
+from .algorithms.anneal import anneal, walk_from
+from .algorithms.coarse import chains, units
+from .algorithms.contiguous import contiguous
+from .algorithms.earliest import PARALLEL_TRANSFERS, SEQUENTIAL_TRANSFERS, etf, sct
+from .algorithms.exact import Exact
+from .algorithms.favourites import relaxed
+from .algorithms.ranked import SHARES, WEIGHTS, ranked
+from .algorithms.topo import topo
 from .bounds import lower_bound_us
-from .coarse import chains, units
-from .contiguous import contiguous
-from .earliest import PARALLEL_TRANSFERS, SEQUENTIAL_TRANSFERS, etf, sct
-from .exact import Exact
-from .favourites import relaxed
 from .options import RULES, PlacementOptions
 from .packing import fitting, too_much
 from .problem import Candidate, Problem, serial_us, upward_rank
-from .ranked import SHARES, WEIGHTS, ranked
 from .repair import repaired
-from .topo import topo
 
 CLOSED = 1e-6  # a relative gap of rounding: the placement is optimal
 VISITS_PER_SECOND = 1e7  # operators that the local search simulates: sets how many steps it plans
@@ -133,9 +127,7 @@ class Search:
             for seed, broken in enumerate(sorted(self.members, key=lambda c: c.worth)[:4]):
                 if seed and self.left <= 0:
                     return
-                self.members.append(
-                    repaired(self.problem, broken, self.options.seed + seed, steps)
-                )
+                self.members.append(repaired(self.problem, broken, self.options.seed + seed, steps))
 
     def prove_early(self) -> None:
         """Constraint models that are likely to be solved, and a short try at others; also whether
@@ -202,8 +194,18 @@ class Search:
         heat = np.geomspace(hot, COLD, rounds + 1) * start.makespan_us
         for i in range(rounds):
             seed = (self.options.seed * 1000 + number) * 100_000 + i
-            anneal(problem.work, blocks, problem.mode, problem.train, problem.tail_us, walk,
-                   seed % 2**32, heat[i], heat[i + 1], chunk)  # fmt: skip
+            anneal(
+                problem.work,
+                blocks,
+                problem.mode,
+                problem.train,
+                problem.tail_us,
+                walk,
+                seed % 2**32,
+                heat[i],
+                heat[i + 1],
+                chunk,
+            )
             if self.left <= 0 or walk.spans[1] <= self.bound_us * (1.0 + CLOSED):
                 break
         name = f"{start.algorithm.split(' + ')[0]} + annealing"
@@ -245,6 +247,16 @@ def warm() -> None:
         made = [found for found in (make() for make in constructive(problem)) if found is not None]
         repaired(problem, made[0], 0, 1)
         walk = walk_from(problem, made[0], chains(problem))
-        anneal(problem.work, units(problem), problem.mode, problem.train, problem.tail_us, walk,
-               0, 1.0, 1.0, 1)  # fmt: skip
+        anneal(
+            problem.work,
+            units(problem),
+            problem.mode,
+            problem.train,
+            problem.tail_us,
+            walk,
+            0,
+            1.0,
+            1.0,
+            1,
+        )
         lower_bound_us(problem)

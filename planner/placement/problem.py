@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ...cost_model.placement import Floats, Ints, Work, lifetime_bytes, resident_bytes
-from ...cost_model.placement_simulation import MODES, State, begin, new_state, run
+from ...cost_model.placement.arrays import Floats, Ints, Work, lifetime_bytes, resident_bytes
+from ...cost_model.placement.simulate import MODES, State, begin, new_state, run
 from ...ir.placement import LinkModel, MemoryRule
 
 EVER = np.inf

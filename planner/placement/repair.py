@@ -8,12 +8,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ...cost_model.placement import lifetime_bytes, resident_bytes
-from ...cost_model.placement_simulation import begin, run
-from .coarse import units
-from .moves import propose, shift, shift_back
+from ...cost_model.placement.arrays import lifetime_bytes, resident_bytes
+from ...cost_model.placement.simulate import begin, run
+from .algorithms.coarse import units
+from .algorithms.moves import propose, shift, shift_back
+from .algorithms.ranked import places
 from .problem import Candidate, Problem
-from .ranked import places
 
 OVERFULL = 0.8  # of the moves start on a device that lacks memory
 WARM = 0.02  # of the largest device, as a lack that is first accepted
@@ -23,7 +23,9 @@ COLD = 1e-5
 def repaired(problem: Problem, broken: Candidate, seed: int, steps: int) -> Candidate:
     """The placement with the least lack met on the way, judged with the same priorities."""
     device, key, blocks = broken.device.copy(), places(broken.order), units(problem)
-    relieve(problem.work, blocks, problem.mode, problem.train, problem.state, device, key, seed, steps)
+    relieve(
+        problem.work, blocks, problem.mode, problem.train, problem.state, device, key, seed, steps
+    )
     return problem.by_key(f"{broken.algorithm}, repaired", device, key)
 
 

@@ -7,16 +7,16 @@ import time
 import msgspec
 import numpy as np
 
-from ...cost_model.placement import work_of
+from ...cost_model.placement.arrays import work_of
 from ...ir.errors import InfeasibleError
 from ...ir.placement import Placement, PlacementGraph, PlacementTarget, check_graph
-from .earliest import etf, sct
+from .algorithms.earliest import etf, sct
+from .algorithms.ranked import SHARES, WEIGHTS, ranked
+from .algorithms.topo import topo
 from .nested import nested
 from .options import PlacementOptions
 from .portfolio import CLOSED, Search, warm
 from .problem import Problem
-from .ranked import SHARES, WEIGHTS, ranked
-from .topo import topo
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -13,15 +13,15 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cost_model.collective import collective_seconds
-from ...cost_model.compute import op_seconds
-from ...cost_model.function import count_flops, exchanged_bytes
-from ...ir.axes import Axes, Option
-from ...ir.cluster import Cluster
+from ...cost_model.communication.collective import collective_seconds
+from ...cost_model.operators.operator_cost import count_flops, exchanged_bytes
+from ...cost_model.operators.roofline import op_seconds
+from ...ir.analysis.axes import Axes, Option
+from ...ir.devices.cluster import Cluster
 from ...ir.layout import Step
+from ...ir.loops import Loops
 from ...ir.mesh import Mesh
 from ...ir.model import Function
-from ...ir.op import Loops
 
 Floats = NDArray[np.float64]
 
@@ -86,7 +86,9 @@ class RooflineCosts:
             seconds = seconds + self.exchanged(known, options, along)
         return seconds
 
-    def exchanged(self, known: Loops, options: tuple[tuple[Option, ...], ...], along: int) -> Floats:
+    def exchanged(
+        self, known: Loops, options: tuple[tuple[Option, ...], ...], along: int
+    ) -> Floats:
         """Seconds over the grid of what the operator sends by itself, where it is split so."""
         seconds = np.zeros(tuple(len(axis) for axis in options))
         for exchange in known.exchanges:

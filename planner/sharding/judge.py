@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import inf
 
-from ...ir.axes import OpAxes, Option
+from ...ir.analysis.axes import OpAxes, Option
 from ...ir.errors import PlaitError
 from ...ir.layout import REPLICATE, Layout, State, fits, local_type, transition
-from ..batch import AxisSharding
+from .data_parallel import AxisSharding
 from .problem import AxisRule, ShardingProblem
 
 Want = tuple[int, bool, Layout]  # value, in backward, layout
@@ -29,7 +29,9 @@ def price(problem: ShardingProblem, shardings: tuple[AxisSharding, ...]) -> floa
     for i, known in enumerate(problem.axes.ops):
         options = tuple(known.options[s.choices[i]] for s in shardings)
         seconds += problem.costs.operator(i, options) if _nests(problem, known, options) else inf
-    return seconds + sum(_moved(problem, v, lies[v], layout) for v, _, layout in sorted(wants, key=str))
+    return seconds + sum(
+        _moved(problem, v, lies[v], layout) for v, _, layout in sorted(wants, key=str)
+    )
 
 
 def _moved(problem: ShardingProblem, value: int, lies: Layout, wanted: Layout) -> float:

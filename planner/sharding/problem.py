@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ir.axes import Axes, Option
+from ...ir.analysis.axes import Axes, Option
 from ...ir.layout import State, Step
 from ...ir.mesh import Mesh
 from ...ir.model import Function
-from ..batch import AxisSharding
+from .data_parallel import AxisSharding
 
 
 class AxisRule(msgspec.Struct, frozen=True):

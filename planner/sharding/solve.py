@@ -9,11 +9,11 @@ import numpy as np
 from msgspec.structs import replace
 
 from ...ir.errors import PlaitError
-from .build import build, shardings
-from .memory import minimise_in_memory
-from .network import Network
+from .network.build import build, shardings
+from .network.memory import minimise_in_memory
+from .network.network import Network
+from .network.search import SearchOptions, minimise
 from .problem import ShardingProblem, ShardingSolution
-from .search import SearchOptions, minimise
 
 GAP = 0.01  # proven: no split of a function is better by more than this part
 

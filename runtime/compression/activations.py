@@ -12,7 +12,7 @@ from torch import Tensor
 from ...ir.compression.program import Program
 from ...ir.program import compressible
 from ...ir.tensor import TensorType
-from .codec import Codec
+from .backends.codec import Codec
 from .exchange import Exchange
 from .message import Message
 from .work import Levels

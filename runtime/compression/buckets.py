@@ -22,8 +22,8 @@ from ...ir.compression.lower import lower
 from ...ir.compression.program import Algorithm, Program, Subject
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import BUCKET_BYTES
-from ..buckets import buckets, joined, taken
-from .codec import Codec
+from ..comm.buckets import buckets, joined, taken
+from .backends.codec import Codec
 from .drive import driven
 from .exchange import SMALL_BYTES, Exchange
 from .work import Levels, Work
@@ -58,9 +58,14 @@ class Buckets:
     """
 
     def __init__(
-        self, algorithm: Algorithm, levels: Levels, codec: Codec | None = None,
-        total: bool = True, small_bytes: int = SMALL_BYTES, bucket_bytes: int = BUCKET_BYTES,
-    ) -> None:  # fmt: skip
+        self,
+        algorithm: Algorithm,
+        levels: Levels,
+        codec: Codec | None = None,
+        total: bool = True,
+        small_bytes: int = SMALL_BYTES,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
         self.algorithm, self.levels, self.codec = algorithm, levels, codec
         self.total, self.small_bytes, self.bucket_bytes = total, small_bytes, bucket_bytes
         self.exchanges: dict[str, Exchange] = {}
@@ -148,10 +153,15 @@ class Buckets:
         name = f"{subject}.{bucket}"
         if name not in self.exchanges:
             made = Exchange(
-                self.program(subject), self.levels, elements, codec=self.codec,
-                total=self.total, warmup=self.warmup(subject), seed=crc32(name.encode()),
+                self.program(subject),
+                self.levels,
+                elements,
+                codec=self.codec,
+                total=self.total,
+                warmup=self.warmup(subject),
+                seed=crc32(name.encode()),
                 small_bytes=0 if bucket.startswith("large") else 4 * elements + 1,
-            )  # fmt: skip
+            )
             self.members[name] = members
             self._go_on(made, name, subject, members)
             if name in self.saved:

@@ -1,7 +1,7 @@
 """Who calls the communication of exchanges: one after the other, or while others compute.
 
-    encode 0 │ encode 1 │ decode 0 │ encode 2 │ decode 1 │ …        this thread
-             │  send 0  │  send 1  │    …     │  send 2  │          another, in the same order everywhere
+encode 0 │ encode 1 │ decode 0 │ encode 2 │ decode 1 │ …        this thread
+         │  send 0  │  send 1  │    …     │  send 2  │          another, in the same order everywhere
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A compressed collective: one bucket's pipeline, its states, and when it compresses.
 
-    exchange = Exchange(program, levels, elements, codec=codec)
-    mean = exchange.all_reduce(flat)               # [elements]
-    piece = exchange.reduce_scatter(rows)          # [size, columns] to [columns]
-    rows = exchange.all_gather(piece)              # [columns] to [size, columns]
+exchange = Exchange(program, levels, elements, codec=codec)
+mean = exchange.all_reduce(flat)               # [elements]
+piece = exchange.reduce_scatter(rows)          # [size, columns] to [columns]
+rows = exchange.all_gather(piece)              # [columns] to [size, columns]
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ...ir.compression.lower import lower
 from ...ir.compression.program import Program
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import SMALL_BYTES
-from .codec import Codec
+from .backends.codec import Codec
+from .backends.reference import ELEMENTS, Reference
 from .drive import drive
-from .reference import ELEMENTS, Reference
 from .select import masked
 from .work import Levels, Occasion, Work, steps
 
@@ -58,7 +58,9 @@ class Exchange:
         small = elements * 4 < small_bytes
         self.pipeline = self.plain if small else compressed
         self.states: dict[str, Tensor] = {
-            state.name: torch.zeros(self.length(state), dtype=ELEMENTS[state.element], device=device)
+            state.name: torch.zeros(
+                self.length(state), dtype=ELEMENTS[state.element], device=device
+            )
             for state in self.pipeline.states
         }
 
@@ -99,9 +101,7 @@ class Exchange:
         """
         return drive(self.reducing(flat, scores, in_place))
 
-    def reducing(
-        self, flat: Tensor, scores: Tensor | None = None, in_place: bool = False
-    ) -> Work:
+    def reducing(self, flat: Tensor, scores: Tensor | None = None, in_place: bool = False) -> Work:
         """The steps of `all_reduce`."""
         self._expect("all_reduce", flat.numel())
         value = _fp32(pad(flat, (0, self.now.padded(self.elements) - self.elements)))
@@ -160,9 +160,7 @@ class Exchange:
         if elements != self.elements:
             raise MismatchError(f"bucket of {elements} elements, expected {self.elements}")
 
-    def _run(
-        self, value: Tensor, scores: Tensor | None = None, out: Tensor | None = None
-    ) -> Work:
+    def _run(self, value: Tensor, scores: Tensor | None = None, out: Tensor | None = None) -> Work:
         occasion = Occasion(self.step, self.seed, scores)
         codec = self.codec if self.compresses else Reference()
         made = steps(self.now, codec, self.levels, value, self.states, occasion, out)
@@ -220,7 +218,9 @@ class Exchange:
         """Sets a state to what `whole` gave, on this or another number of ranks."""
         value = self.states[state.name]
         if self.program.result == "all_reduce":
-            padded = pad(whole.reshape(-1), (0, self.pipeline.padded(self.elements) - self.elements))
+            padded = pad(
+                whole.reshape(-1), (0, self.pipeline.padded(self.elements) - self.elements)
+            )
         else:
             rows = whole.reshape(-1, self.columns)
             padded = pad(rows, (0, self.padded_columns - self.columns)).reshape(-1)

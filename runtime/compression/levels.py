@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..group import Partition, Pool
+from ..comm.process_group import Partition, Pool
 from .work import Levels
 
 

@@ -9,9 +9,9 @@ from ...ir.compression.kernel import Kernel
 from ...ir.compression.lower import lower
 from ...ir.compression.program import Program
 from ...ir.errors import UsageError
-from .codec import Codec, Launch, target_for
+from .backends.codec import Codec, Launch, target_for
+from .backends.reference import Reference
 from .exchange import pad
-from .reference import Reference
 
 
 class Message:

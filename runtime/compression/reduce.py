@@ -35,8 +35,9 @@ def sort(keys: list[Tensor], values: list[Tensor]) -> list[Tensor]:
         swap = keys[low] > keys[high]
         for row in (keys, values):
             row[low], row[high] = (
-                torch.where(swap, row[high], row[low]), torch.where(swap, row[low], row[high])
-            )  # fmt: skip
+                torch.where(swap, row[high], row[low]),
+                torch.where(swap, row[low], row[high]),
+            )
     return values
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...ir.compression.stage import Select
-from .philox import philox
+from .backends.philox import philox
 
 
 class Draw(Protocol):

@@ -56,10 +56,13 @@ def run_ranks(work: Callable[[Levels], T], inner: int = 1, outer: int = 1) -> li
     whole = Room(inner * outer)
     nodes, peers = [Room(inner) for _ in range(outer)], [Room(outer) for _ in range(inner)]
     levels = [
-        Levels(Seat(whole, rank), Seat(nodes[rank // inner], rank % inner),
-               Seat(peers[rank % inner], rank // inner))
+        Levels(
+            Seat(whole, rank),
+            Seat(nodes[rank // inner], rank % inner),
+            Seat(peers[rank % inner], rank // inner),
+        )
         for rank in range(inner * outer)
-    ]  # fmt: skip
+    ]
     rooms = [whole, *nodes, *peers]
 
     def guarded(mine: Levels) -> T:

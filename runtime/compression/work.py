@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...ir.compression.kernel import Choose, Finish, Kernel, Pipeline, Transfer
 from ...ir.errors import UsageError
-from .codec import Codec, Launch, target_for
-from .codes import fold, root
+from .backends.codec import Codec, Launch, target_for
+from .backends.codes import fold, root
 from .score import chosen, distances
 from .select import place, taken
 
@@ -54,9 +54,14 @@ class Occasion(NamedTuple):
 
 
 def steps(
-    pipeline: Pipeline, codec: Codec, levels: Levels, bucket: Tensor,
-    states: Mapping[str, Tensor], occasion: Occasion, out: Tensor | None = None,
-) -> Work:  # fmt: skip
+    pipeline: Pipeline,
+    codec: Codec,
+    levels: Levels,
+    bucket: Tensor,
+    states: Mapping[str, Tensor],
+    occasion: Occasion,
+    out: Tensor | None = None,
+) -> Work:
     """Takes a flat padded fp32 bucket, updates `states` in place, gives a flat fp32 result. What has
     to do with other ranks is yielded, to be called by whoever drives these steps.
 

@@ -1,12 +1,9 @@
 """A small model and a plan of it, as files."""
 
-from pathlib import Path
-
 import pytest
 
 from plait.api.cli import main
-
-LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
+from plait.tests.paths import LLAMA
 
 
 @pytest.fixture(scope="package")

@@ -8,8 +8,7 @@ from msgspec.structs import replace
 
 import plait
 from plait.api.cli import main
-
-LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
+from plait.tests.paths import LLAMA
 
 
 def sums(term):
@@ -41,7 +40,7 @@ def test_json_is_the_whole_tree(files, capsys):
         ("stage1", "synchronisation"),
         ("stage0", "alpha_scale_up"),
     ],
-)  # fmt: skip
+)
 def test_parts_are_found_by_name(files, capsys, where, says):
     assert main(["explain", files[1], where]) == 0
     text = capsys.readouterr().out
@@ -77,7 +76,9 @@ def test_a_plan_that_was_edited_is_told_from_its_terms(files):
 
 def test_unknown_parts_are_named(files, capsys):
     assert main(["explain", files[1], "nothing"]) == 2
-    assert "known: data, entry, exit, llama_decoder_layer, stage0, stage1" in capsys.readouterr().err
+    assert (
+        "known: data, entry, exit, llama_decoder_layer, stage0, stage1" in capsys.readouterr().err
+    )
 
 
 def test_why_not_prices_the_other_word(files, capsys):

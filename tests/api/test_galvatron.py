@@ -6,27 +6,29 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from plait.api import documents, load_plan
+from plait.api import files, load_plan
 from plait.api.cli import main
-from plait.api.galvatron import written
+from plait.api.galvatron_files import written
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import UsageError
 from plait.ir.model import Model
-from plait.ir.strategy import parse_strategy
+from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions
-from plait.planner.entries import Entries
-from plait.planner.evaluate import Evaluator
 from plait.planner.options import optimizer_states
 from plait.planner.pins import Pin
-from plait.planner.search import Space
+from plait.planner.pricing.candidate_pricer import Evaluator
+from plait.planner.pricing.function_prices import Entries
+from plait.planner.search.driver import Space
+from plait.tests.paths import LLAMA
 
-LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
+# fmt: off
 FILE = {
     "pp_deg": 2, "tp_sizes_enc": "1,1,2,4", "tp_consecutive_flags": "1,1,1,1",
     "dp_types_enc": "1,0,1,0", "use_sp": "0,0,1,0", "checkpoint": "1,0,0,1", "global_bsz": 32,
     "chunks": 4, "pp_division": "2,2", "pipeline_type": "pipedream_flush",
     "default_dp_type": "zero2", "vtp": 2, "vsp": 0, "embed_sdp": 1,
-}  # fmt: skip
+}
+# fmt: on
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,11 @@ def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
         for i in range(run.first, run.last):
             calls[made.calls[i]] = str(made.strategy_of(run)), run.memory
     assert [calls[f"model.layers.{i}"] for i in range(4)] == [
-        ("pp=2,zero3=4", "recompute"), ("pp=2,zero2=4", "keep"), ("pp=2,zero3=2,sp=2", "keep"),
+        ("pp=2,zero3=4", "recompute"),
+        ("pp=2,zero2=4", "keep"),
+        ("pp=2,zero3=2,sp=2", "keep"),
         ("pp=2,tp=4,sp", "recompute"),
-    ]  # fmt: skip
+    ]
     assert {word for name, (word, _) in calls.items() if "layers" not in name} == {
         "pp=2,zero3=2,tp=2,sp"
     }
@@ -76,7 +80,7 @@ def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
 
 
 def test_layers_pinned_with_their_memory_do_nothing_else_to_fit(model):
-    traced = documents.read(Path(model), Model, "plait/model")
+    traced = files.read(Path(model), Model, "plait/model")
     entries = Entries(traced, load_cluster("8xh100"))
     evaluator = Evaluator(entries, traced.batch, optimizer_states("adamw", False, 4))
     pin = Pin("*", parse_strategy("zero3=8"), "keep")
@@ -84,11 +88,15 @@ def test_layers_pinned_with_their_memory_do_nothing_else_to_fit(model):
     assert {candidate.memory for candidate in found} == {"keep"}
 
 
-@pytest.mark.parametrize("word", ["dp=8", "zero3=8", "pp=4,zero2=2", "zero2=4,tp=2,sp", "dp=2,sp=4"])
+@pytest.mark.parametrize(
+    "word", ["dp=8", "zero3=8", "pp=4,zero2=2", "zero2=4,tp=2,sp", "dp=2,sp=4"]
+)
 def test_plans_come_back_the_same(planned, tmp_path, word):
     made = planned(f"*:{word}")
     path = tmp_path / "written.json"
-    assert main(["view", str(tmp_path / "plan.json"), "--format", "galvatron", "-o", str(path)]) == 0
+    assert (
+        main(["view", str(tmp_path / "plan.json"), "--format", "galvatron", "-o", str(path)]) == 0
+    )
     again = planned(str(path))
     assert again.word == made.word == word
     assert [x.memory for x in again.layers] == [x.memory for x in made.layers]
@@ -98,13 +106,15 @@ def test_plans_come_back_the_same(planned, tmp_path, word):
 @pytest.mark.parametrize(
     ("pins", "what"),
     [
-        (["zero1=8"], "one of dp, zero2 and zero3"), (["dp=2,zero2=4"], "one of dp, zero2 and zero3"),
-        (["dp=2,tp=4"], "then tp=N,sp or sp=N"), (["dp=4,cp=2"], "then tp=N,sp or sp=N"),
+        (["zero1=8"], "one of dp, zero2 and zero3"),
+        (["dp=2,zero2=4"], "one of dp, zero2 and zero3"),
+        (["dp=2,tp=4"], "then tp=N,sp or sp=N"),
+        (["dp=4,cp=2"], "then tp=N,sp or sp=N"),
         (["dp=2,tp=2,sp=2"], "then tp=N,sp or sp=N"),
         (["dp=8", "model.layers.1:zero2=8"], "one role beside zero3"),
         (["dp=8", "exit:zero3=8"], "one strategy for embedding and head"),
     ],
-)  # fmt: skip
+)
 def test_what_the_file_cannot_say_is_refused(planned, pins, what):
     with pytest.raises(UsageError, match=what):
         written(planned(*pins))
@@ -124,13 +134,18 @@ def test_actions_and_schedules_that_galvatron_has_not_are_refused(planned):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"pipeline_type": "gpipe"}, "pipeline_type"), ({"vtp": 3}, "not for 8 devices"),
-        ({"tp_sizes_enc": "1,1,-2,4"}, "not for 8 devices"), ({"vtp": 0}, "no strategy"),
-        ({"tp_consecutive_flags": "1,0,1,1"}, "neighbours"), ({"pp_division": "2,3"}, "divide"),
-        ({"default_dp_type": "fsdp"}, "default_dp_type"), ({"checkpoint": "1"}, "no strategy"),
-        ({"chunks": 0}, "count from 1"), ({"use_sp": None}, "no strategy"),
+        ({"pipeline_type": "gpipe"}, "pipeline_type"),
+        ({"vtp": 3}, "not for 8 devices"),
+        ({"tp_sizes_enc": "1,1,-2,4"}, "not for 8 devices"),
+        ({"vtp": 0}, "no strategy"),
+        ({"tp_consecutive_flags": "1,0,1,1"}, "neighbours"),
+        ({"pp_division": "2,3"}, "divide"),
+        ({"default_dp_type": "fsdp"}, "default_dp_type"),
+        ({"checkpoint": "1"}, "no strategy"),
+        ({"chunks": 0}, "count from 1"),
+        ({"use_sp": None}, "no strategy"),
     ],
-)  # fmt: skip
+)
 def test_damaged_files_are_refused_by_name(model, tmp_path, capsys, changes, what):
     path = file_of(tmp_path, **changes)
     assert main(["plan", model, "--cluster", "8xh100", "--pin", path]) > 0

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import plait
-from plait.api.options import parse_bytes
+from plait.api.units import parse_bytes
 from plait.ir.errors import UsageError
 
 
@@ -31,10 +31,18 @@ def test_every_error_has_one_root_and_an_exit_code():
             assert kind.exit_code in (2, 3, 5, 6, 7)
 
 
-@pytest.mark.parametrize(("text", "amount"), [
-    ("72GiB", 72 << 30), ("80GB", 80 * 10**9), ("1.5e9", 1_500_000_000), (" 12 mib ", 12 << 20),
-    ("0.5 KiB", 512), ("7", 7), ("64G", 64 << 30),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("72GiB", 72 << 30),
+        ("80GB", 80 * 10**9),
+        ("1.5e9", 1_500_000_000),
+        (" 12 mib ", 12 << 20),
+        ("0.5 KiB", 512),
+        ("7", 7),
+        ("64G", 64 << 30),
+    ],
+)
 def test_sizes(text, amount):
     assert parse_bytes(text) == amount
 

@@ -8,8 +8,8 @@ import torch
 
 from plait.api.cli import main
 from plait.ir.capture import materialize
+from plait.tests.paths import EXAMPLES
 
-EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 SOURCE = f"{EXAMPLES / 'inception_like.py'}:make"
 
 

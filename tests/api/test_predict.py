@@ -15,13 +15,15 @@ from plait.api.predict.table import predict_row
 from plait.api.predict.tracing import trace
 from plait.ir.verify import verify_model
 
+# fmt: off
 ROW = {
     "row_id": "r1", "layers": "4", "hidden": "256", "heads": "8", "kv_heads": "8", "ffn": "1024",
     "gated_mlp": "1", "vocab": "8192", "seq_len": "512", "precision": "bf16", "gpu": "A100-SXM",
     "gpu_mem_gb": "80", "num_gpus": "16", "gpus_per_node": "8", "inter_node_gbps_per_gpu": "200",
     "dp": "4", "zero_stage": "1", "tp": "2", "pp": "2", "vpp": "1", "sp": "1", "microbatch": "2",
     "global_batch": "32", "recompute": "none", "flash_attn": "1",
-}  # fmt: skip
+}
+# fmt: on
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +47,21 @@ def test_a_row_becomes_a_strategy():
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"hidden": ""}, "hidden is missing"), ({"hidden": "x"}, "not a number"),
-        ({"tp": "3"}, "for 24 devices, not 16"), ({"global_batch": "30"}, "not a multiple"),
-        ({"gpu": "Abacus"}, "not known"), ({"recompute": "lucky"}, "lucky"),
-        ({"precision": "int3"}, "int3"), ({"precision": "fp8"}, "no rate"),
-        ({"task": "dance"}, "dance"), ({"layers": "1"}, "cannot"),
-        ({"layers": "nan"}, "layers"), ({"heads": "7"}, "not a multiple"), ({"tp": "0"}, "tp"),
+        ({"hidden": ""}, "hidden is missing"),
+        ({"hidden": "x"}, "not a number"),
+        ({"tp": "3"}, "for 24 devices, not 16"),
+        ({"global_batch": "30"}, "not a multiple"),
+        ({"gpu": "Abacus"}, "not known"),
+        ({"recompute": "lucky"}, "lucky"),
+        ({"precision": "int3"}, "int3"),
+        ({"precision": "fp8"}, "no rate"),
+        ({"task": "dance"}, "dance"),
+        ({"layers": "1"}, "cannot"),
+        ({"layers": "nan"}, "layers"),
+        ({"heads": "7"}, "not a multiple"),
+        ({"tp": "0"}, "tp"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_modelled_says_why(predictor, changes, reason):
     made = predict_row({**ROW, **changes}, predictor)
     assert made.predicted_step_time_s is None
@@ -134,8 +143,12 @@ def test_the_command_writes_every_row(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["predicted"] == 1
     good, bad = csv.DictReader(out.open())
     assert list(good) == [
-        "row_id", "predicted_step_time_s", "predicted_peak_mem_gb", "fits", "note",
-    ]  # fmt: skip
+        "row_id",
+        "predicted_step_time_s",
+        "predicted_peak_mem_gb",
+        "fits",
+        "note",
+    ]
     assert float(good["predicted_step_time_s"]) > 0
     assert good["fits"] == "1"
     assert (bad["row_id"], bad["predicted_step_time_s"]) == ("r2", "")

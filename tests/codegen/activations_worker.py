@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime.group import Pool
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.session import session
 
 
 def train(job: dict[str, object], pool: Pool) -> dict[str, object]:
@@ -31,9 +31,12 @@ def train(job: dict[str, object], pool: Pool) -> dict[str, object]:
     plain = {name: whole[name].reshape(-1).view(torch.uint8) for name in sorted(whole)}
     bits = {name: sha256(flat.numpy().tobytes()).hexdigest() for name, flat in plain.items()}
     return {
-        "losses": losses, "sent": sent, "stage": program.groups.stage, "whole": bits,
+        "losses": losses,
+        "sent": sent,
+        "stage": program.groups.stage,
+        "whole": bits,
         "same": sha256(torch.cat(same).numpy().tobytes()).hexdigest(),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime import checkpoint
-from plait.runtime.group import Pool
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.session import session
+from plait.runtime.state import checkpoint
 
 STEPS = 6
 SYNCHRONISED = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
@@ -42,10 +42,13 @@ def train(job: dict[str, str], pool: Pool, folder: Path) -> dict[str, object]:
     again.load(folder / job["name"])
     resumed = [float(again.step(source.batch)) for _ in range(3, STEPS)]
     return {
-        "losses": losses, "sent": sent, "bits": bits(program), "resumed": resumed,
+        "losses": losses,
+        "sent": sent,
+        "bits": bits(program),
+        "resumed": resumed,
         "resumed bits": bits(again),
         "norm": float(sum(v.double().norm() ** 2 for v in state.values() if v.is_floating_point())),
-    }  # fmt: skip
+    }
 
 
 def owed(folder: Path) -> dict[str, torch.Tensor]:

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime import checkpoint
-from plait.runtime.group import Pool
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.session import session
+from plait.runtime.state import checkpoint
 
 STEPS, MORE = 3, 2
 SENT = ("all_reduce", "reduce_scatter", "all_gather")
@@ -32,7 +32,9 @@ def bits(tensors):
 def copies(program):
     """What ranks along zero3 must agree on: weights that are not cut, and their optimizer states."""
     split = [kept for kept in program.store.trained() if kept.cut.split]
-    states = [program.optimizer.state[k.leaf][key] for k in split for key in ("exp_avg", "exp_avg_sq")]
+    states = [
+        program.optimizer.state[k.leaf][key] for k in split for key in ("exp_avg", "exp_avg_sq")
+    ]
     parts = [k.flat for k in split] + states
     cuts = [k.cut.piece for k in split] + [k.cut.piece for k in split for _ in range(2)]
     return bits([flat[cut:] for flat, cut in zip(parts, cuts, strict=True)])
@@ -48,8 +50,12 @@ def train(job, pool, folder):
         if step + 1 == STEPS:
             program.save(folder / job["name"])
     kept = sum(k.flat.nbytes for k in program.store.kept.values())
-    return {"losses": losses, "sent": sent, "copies": copies(program) if "@" in job["name"] else "",
-            "kept": kept}  # fmt: skip
+    return {
+        "losses": losses,
+        "sent": sent,
+        "copies": copies(program) if "@" in job["name"] else "",
+        "kept": kept,
+    }
 
 
 def moved(jobs, pool, folder):
@@ -68,8 +74,11 @@ def moved(jobs, pool, folder):
             found.keys() == expected.keys()
             and all(torch.equal(found[name], expected[name]) for name in expected)
         )
-    return {"same": same, "tensors": len(expected),
-            "losses": [float(program.step(batch)) for _ in range(MORE)]}  # fmt: skip
+    return {
+        "same": same,
+        "tensors": len(expected),
+        "losses": [float(program.step(batch)) for _ in range(MORE)],
+    }
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ import torch
 
 from plait.codegen.placement import compile_placement
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.placement_source import graph_of
-from plait.ir.capture.operators import call_key
+from plait.cost_model.placement.from_model import graph_of
+from plait.ir.capture.operators.elementary import call_key
 from plait.ir.model import Model
 from plait.ir.placement import Placement, uniform_target
 from plait.ir.program import Program
@@ -37,11 +37,21 @@ def random_placement(model: Model, ranks: int, seed: int) -> Placement:
     order = [node.id for node in graph.nodes]
     rng.shuffle(order)
     return Placement(
-        device=device, order=tuple(order), makespan_us=1.0, lower_bound_us=0.0, gap=1.0,
-        status="feasible", peak_memory=(0.0,) * ranks, algorithm="random", link="duplex",
-        memory_rule="train", target=uniform_target(ranks, 1e9, 1.0, 1.0), graph=graph,
-        model_digest=model.fingerprint(), global_batch=model.batch,
-    )  # fmt: skip
+        device=device,
+        order=tuple(order),
+        makespan_us=1.0,
+        lower_bound_us=0.0,
+        gap=1.0,
+        status="feasible",
+        peak_memory=(0.0,) * ranks,
+        algorithm="random",
+        link="duplex",
+        memory_rule="train",
+        target=uniform_target(ranks, 1e9, 1.0, 1.0),
+        graph=graph,
+        model_digest=model.fingerprint(),
+        global_batch=model.batch,
+    )
 
 
 class Mailboxes:
@@ -60,7 +70,9 @@ class Mailboxes:
 class OneProcess:
     """What a generated rank calls as `run`, without torch.distributed."""
 
-    def __init__(self, rank: int, mail: Mailboxes, held: dict[str, torch.Tensor], seed: int) -> None:
+    def __init__(
+        self, rank: int, mail: Mailboxes, held: dict[str, torch.Tensor], seed: int
+    ) -> None:
         self.rank, self.mail, self.held, self.seed = rank, mail, held, seed
         self.gradients: dict[str, torch.Tensor] = {}
         self.updates: dict[str, torch.Tensor] = {}

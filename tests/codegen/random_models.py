@@ -17,15 +17,31 @@ class RandomModel(nn.Module):
     def __init__(self, seed: int, dropout: bool = False) -> None:
         super().__init__()
         rng = random.Random(seed)
-        self.linears = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=rng.random() < 0.5)
-                                     for _ in range(3))  # fmt: skip
+        self.linears = nn.ModuleList(
+            nn.Linear(WIDTH, WIDTH, bias=rng.random() < 0.5) for _ in range(3)
+        )
         self.linears[2].weight = self.linears[0].weight  # one tensor under two names
         self.norms = nn.ModuleList((nn.BatchNorm1d(WIDTH), nn.LayerNorm(WIDTH)))
         self.frozen = nn.Parameter(torch.randn(WIDTH), requires_grad=False)
         self.unread = nn.Parameter(torch.randn(3))
         self.table = nn.Embedding(5, WIDTH)
-        kinds = ["linear", "linear", "norm", "add", "mul", "chunk", "max", "moments", "sort",
-                 "turn", "frozen", "rows", "join", "mask", "empty"]  # fmt: skip
+        kinds = [
+            "linear",
+            "linear",
+            "norm",
+            "add",
+            "mul",
+            "chunk",
+            "max",
+            "moments",
+            "sort",
+            "turn",
+            "frozen",
+            "rows",
+            "join",
+            "mask",
+            "empty",
+        ]
         kinds += ["dropout"] * (2 * dropout)
         self.recipe = [
             (rng.choice(kinds), rng.randrange(i + 1), rng.randrange(i + 1), rng.randrange(6))

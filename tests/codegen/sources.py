@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump
+from plait.ir.lowering.cast import lift_dtypes
 from plait.ir.model import Model
-from plait.ir.precision import lift_dtypes
-
-TESTS = Path(__file__).resolve().parent.parent
 
 
 class Sourced(NamedTuple):
@@ -23,7 +21,7 @@ def sourced(name: str, folder: Path, arguments: str) -> Sourced:
     """`arguments` are those of the zoo's function, as written in a call."""
     factory = folder / f"{name}_source.py"
     factory.write_text(
-        f"import sys\nsys.path.insert(0, {str(TESTS)!r})\nimport zoo\n"
+        "from plait.tests import zoo\n"
         f"def make():\n    model, batch = zoo.{name}({arguments})\n    return model.train(), batch\n"
     )
     source = load_source(f"{factory}:make")

@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 from plait.codegen import compile_program, write
-from plait.cost_model.batch_axes import axes_of
+from plait.cost_model.communication.data_parallel import axes_of
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import everywhere
-from plait.runtime.launch import launch
+from plait.runtime.launch.launch import launch
+from plait.tests.paths import LLAMA
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-LLAMA = f"{ROOT / 'examples' / 'small_llama.py'}:make"
 WORKER = Path(__file__).with_name("compressed_worker.py")
 CASES = {
     "plain": ("dp=4", "none"),

@@ -6,24 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from plait.api.decision import of_plan
-from plait.api.explanation import explain
+from plait.api.compilation import of_plan
+from plait.api.explain import explain
 from plait.codegen import compile_program, write
-from plait.cost_model.breakdown import step_term
+from plait.cost_model.communication.compressed_all_reduce import reductions_of
+from plait.cost_model.communication.stage_transfer import plan_hops
+from plait.cost_model.explain.memory_terms import memory_term
+from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.held import memory_term
-from plait.cost_model.hops import plan_hops
-from plait.cost_model.reductions import reductions_of
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump, load
-from plait.ir.plan import Plan
-from plait.ir.text import print_plan
+from plait.ir.plan.plan import Plan
+from plait.ir.text.printer import print_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import everywhere
-from plait.runtime.launch import launch
+from plait.runtime.launch.launch import launch
+from plait.tests.paths import LLAMA
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-LLAMA = f"{ROOT / 'examples' / 'small_llama.py'}:make"
 WORKER = Path(__file__).with_name("activations_worker.py")
 STEPS = 20
 MICRO_BATCHES = 4
@@ -39,17 +38,26 @@ CASES = {
     "both": ("pp=2,tp=2", "1f1b", "none"),
     "both int8": ("pp=2,tp=2", "1f1b", "int8-activations"),
 }
-PLAIN = {"pp int8": "pp", "pp fp8": "pp", "pieces int8": "pieces", "tp int8": "tp", "tp fp8": "tp",
-         "both int8": "both"}  # fmt: skip
+PLAIN = {
+    "pp int8": "pp",
+    "pp fp8": "pp",
+    "pieces int8": "pieces",
+    "tp int8": "tp",
+    "tp fp8": "tp",
+    "both int8": "both",
+}
 TURNS = {"all_reduce": 2}  # how often the part of others goes round
 
 
 def planned(model, word, schedule, compress, micro_batches=MICRO_BATCHES):
     ranks = everywhere(word)[0].strategy.devices
     options = PlanOptions(
-        pins=everywhere(word), schedule=schedule, compress=compress, memory_actions=("keep",),
+        pins=everywhere(word),
+        schedule=schedule,
+        compress=compress,
+        memory_actions=("keep",),
         micro_batches=micro_batches,
-    )  # fmt: skip
+    )
     return plan(model, load_cluster(f"local:{ranks}"), options)
 
 
@@ -124,7 +132,9 @@ def test_terms_add_up_to_the_plan(plans, name):
 def test_a_plan_says_what_is_compressed(plans, name):
     made, (word, _, compress) = plans[name], CASES[name]
     roles = {role.split("=")[0] for role in word.split(",")}
-    assert {(c.role, c.subject) for c in made.compression} == {(role, "activations") for role in roles}
+    assert {(c.role, c.subject) for c in made.compression} == {
+        (role, "activations") for role in roles
+    }
     for role in roles:
         assert f"  compress  activations over {role}: {compress}." in print_plan(made)
     assert load(dump(made, "plait/plan"), Plan, "plait/plan") == made

@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 
 from plait.codegen import compile_program, write
-from plait.cost_model.breakdown import step_term
+from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump
-from plait.ir.precision import lift_dtypes
+from plait.ir.lowering.cast import lift_dtypes
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import everywhere, parse_pin
-from plait.runtime.launch import launch
-from plait.runtime.verify import Job, verify
-
-from .sources import Sourced, sourced
+from plait.runtime.launch.launch import launch
+from plait.runtime.verification.verify import Job, verify
+from plait.tests.codegen.sources import Sourced, sourced
+from plait.tests.paths import LLAMA
 
 WORKER = Path(__file__).with_name("fractions_worker.py")
-LLAMA = f"{Path(__file__).resolve().parent.parent.parent / 'examples' / 'small_llama.py'}:make"
 ODD = """
 import torch
 from torch import nn
@@ -52,6 +51,7 @@ def make():
     tokens = torch.randint(0, 31, (8, 5))
     return Odd(), {"tokens": tokens, "labels": tokens}
 """
+# fmt: off
 CASES = {  # ranks and model, then pins
     (2, "gpt2"): ("zero3=2@1/2", "zero3=2;transformer.h.*:zero3=2@1/4", "dp=2;e*:zero3=2@3/4"),
     (2, "odd"): ("zero3=2@1/2", "zero3=2@5/7"),
@@ -61,7 +61,8 @@ CASES = {  # ranks and model, then pins
         "zero3=2@1/2,tp=2,sp", "zero3=4;model.layers.[0-1]:zero3=4@1/2;model.layers.2:dp=2,tp=2",
     ),
     (4, "gpt2"): ("zero3=4@3/4", "pp=2,zero3=2@1/2"),
-}  # fmt: skip
+}
+# fmt: on
 
 
 def odd(folder: Path) -> Sourced:
@@ -76,8 +77,9 @@ def odd(folder: Path) -> Sourced:
 def compiled(made_from: Sourced, ranks: int, word: str, folder: Path) -> Job:
     pins = tuple(parse_pin(part) for part in word.split(";"))
     micro = 2 if "pp" in word or len(pins) > 1 else 1
-    made = plan(made_from.model, load_cluster(f"local:{ranks}"),
-                PlanOptions(pins=pins, micro_batches=micro))  # fmt: skip
+    made = plan(
+        made_from.model, load_cluster(f"local:{ranks}"), PlanOptions(pins=pins, micro_batches=micro)
+    )
     assert any(strategy.fraction != (1, 1) for strategy in made.strategies)
     write(compile_program(made, made_from.model), folder)
     return Job(word, str(folder), made_from.source, made_from.file, steps=3)
@@ -105,8 +107,15 @@ def test_they_compute_what_one_process_computes(ranks, models, tmp_path):
 
 LADDER = ("zero3=4", "zero3=4@3/4", "zero3=4@1/2", "zero3=4@1/4", "dp=4")  # ever more memory
 OTHERS = ("dp=2,zero3=2@3/4", "zero3=2@1/2,tp=2")
-MOVES = ("zero3=4@1/2", "dp=4", "zero3=4", "zero3=4@1/4", "dp=2,zero3=2@3/4", "zero3=2@1/2,tp=2",
-         "zero3=4@1/2")  # fmt: skip
+MOVES = (
+    "zero3=4@1/2",
+    "dp=4",
+    "zero3=4",
+    "zero3=4@1/4",
+    "dp=2,zero3=2@3/4",
+    "zero3=2@1/2,tp=2",
+    "zero3=4@1/2",
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import ast
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +12,11 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import MismatchError
 from plait.ir.files import dump, load
-from plait.ir.plan import Plan
+from plait.ir.plan.plan import Plan
 from plait.ir.program import Table
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import everywhere
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import zoo
+from plait.tests import zoo
 
 
 def program(layers: int, schedule: str = "1f1b"):

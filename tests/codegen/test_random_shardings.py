@@ -9,14 +9,13 @@ from msgspec.structs import replace
 
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
-from plait.ir.flow import flow
-from plait.ir.local import Boundary
+from plait.ir.analysis.dataflow import flow
+from plait.ir.lowering.localize import Boundary
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import everywhere
-from plait.runtime.verify import Job, verify
-
-from ..ir import lockstep
-from .sources import sourced
+from plait.runtime.verification.verify import Job, verify
+from plait.tests.codegen.sources import sourced
+from plait.tests.ir.lowering import lockstep
 
 
 class Shuffled:
@@ -57,8 +56,10 @@ class Shuffled:
     def sharding(self, number: int, planned):
         call = self.model.calls[number]
         function = self.functions[call.function]
-        held = {p: self.layout(function, i.value, partial=False)
-                for p, i in zip(call.parameters, function.held(), strict=True)}  # fmt: skip
+        held = {
+            p: self.layout(function, i.value, partial=False)
+            for p, i in zip(call.parameters, function.held(), strict=True)
+        }
         names = (*call.parameters, *call.arguments, *(("",) if function.random else ()))
         inputs, gradients = [], []
         for name, item in zip(names, function.inputs, strict=True):

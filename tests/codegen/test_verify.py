@@ -9,19 +9,20 @@ from msgspec.structs import replace
 
 from plait.codegen import compile_program, write
 from plait.cost_model.hardware import load_cluster
-from plait.ir.strategy import parse_strategy
+from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import Pin, everywhere
-from plait.runtime.verify import Job, verify
+from plait.runtime.verification.verify import Job, verify
+from plait.tests.codegen.sources import Sourced, sourced
 
-from .sources import Sourced, sourced
-
+# fmt: off
 WORDS = (
     "dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "pp=4", "dp=2,tp=2", "pp=2,zero3=2",
     "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute", "tp=4,sp", "sp=4", "cp=4",
     "zero3=2,cp=2", "sp=2,tp=2", "pp=2,tp=2,sp", "tp=4,sp save 50%", "pp=2,zero3=2 save 25%",
     "dp=4 split 2", "tp=4,sp split 2", "pp=2,zero3=2 offload 50%",
-)  # fmt: skip
+)
+# fmt: on
 EXPERTS = ("dp=4", "tp=4", "ep=4", "zero3=2,ep=2", "ep=2,tp=2,sp", "pp=2,ep=2", "ep=2,sp=2")
 INTERLEAVED = ("pp=2,dp=2", "pp=2,tp=2,sp recompute", "pp=2,zero3=2")
 MIXED = (  # the rest of the model, then layers by number with their strategy and action

@@ -53,9 +53,22 @@ def test_an_unknown_kind_lists_close_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "8", "8x", "x8xh100", "0x8xh100", "99999999999x8xh100", "local:", "local:0",
-             "local:-1", "local:9999999", "8xh100\n", "../8xh100"],
-)  # fmt: skip
+    "spec",
+    [
+        "",
+        "8",
+        "8x",
+        "x8xh100",
+        "0x8xh100",
+        "99999999999x8xh100",
+        "local:",
+        "local:0",
+        "local:-1",
+        "local:9999999",
+        "8xh100\n",
+        "../8xh100",
+    ],
+)
 def test_bad_names_are_usage_errors(spec: str) -> None:
     with pytest.raises(UsageError):
         load_cluster(spec)

@@ -11,7 +11,22 @@ from plait.ir.model import Call, Function, Input, Model, ModelInput, Op, Output,
 from plait.ir.tensor import TensorType
 
 FORMAT = "plait/model"
-ODD = (None, True, -1, 0, 1 << 40, 1.5, "", "x" * 50, "\ud7ff", [], {}, [[]], {"format": 1}, ["a", 1])
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    1 << 40,
+    1.5,
+    "",
+    "x" * 50,
+    "\ud7ff",
+    [],
+    {},
+    [[]],
+    {"format": 1},
+    ["a", 1],
+)
 
 
 def small() -> Model:
@@ -28,7 +43,9 @@ def small() -> Model:
         for i, x, y in ((0, "x", "h"), (1, "h", "y"))
     )
     held = tuple(Parameter(f"w{i}", f32, "parameter", True, (f"tied{i}",)) for i in (0, 1))
-    return Model("Net ✓ \u2028", (linear,), calls, held, (ModelInput("x", f32, ("x", 0), True),), "y", 4)
+    return Model(
+        "Net ✓ \u2028", (linear,), calls, held, (ModelInput("x", f32, ("x", 0), True),), "y", 4
+    )
 
 
 def read(text: str | bytes) -> Model:
@@ -44,40 +61,56 @@ def test_the_bytes_are_canonical():
     text = dump(small(), FORMAT).decode()
     assert list(json.loads(text))[:3] == ["format", "version", "name"]
     assert digest(small()) == digest(small())
-    assert digest(small()) != digest(Model(*[*(small().__getattribute__(f) for f in
-                                             small().__struct_fields__[:-1]), 8]))  # fmt: skip
+    assert digest(small()) != digest(
+        Model(*[*(small().__getattribute__(f) for f in small().__struct_fields__[:-1]), 8])
+    )
 
 
 def changed(**fields: object) -> str:
     return json.dumps({**json.loads(dump(small(), FORMAT)), **fields})
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("", "not JSON"),
-    ("{", "not JSON"),
-    ("[1]", "not an object"),
-    (b"\xff\xfe{}", "not UTF-8"),
-    ('{"format": "plait/plan", "version": 1}', "format"),
-    ('{"format": ["plait/model"], "version": 1}', "format"),
-    (changed(version=2), r"\$\.version: 2"),
-    (changed(version=True), r"\$\.version"),
-    (changed(version=1.0), r"\$\.version"),
-    (changed(surprise=1), r"\$\.surprise"),
-    (changed(inputs=[{"name": "x", "more": 1, "type": [[4], "float32"], "path": ["x"],
-                      "batched": True}]), r"\$\.inputs\[0\]\.more: unknown"),
-    (changed(batch="four"), r"\$\.batch"),
-    (changed(batch=1 << 63), "64 bits"),
-    (changed(batch=float("nan")), "NaN"),
-    (changed(batch=float("inf")), "Infinity"),
-    (changed(calls=[{"function": 3}]), r"\$\.calls\[0\]"),
-    (changed(name=None), r"\$\.name"),
-    ('{"format": "plait/model", "format": "plait/model"}', "format.*twice"),
-    ('{"format": "plait/model", "version": 1, "name": 1e999}', "double"),
-    ("[" * 100_000, "nested"),
-    ('{"a":' * (DEEPEST + 1) + "1" + "}" * (DEEPEST + 1), "nested"),
-    ('"' + "\\" * 200_001, "not JSON"),
-    ('"' + '\\"' * 500_000, "not JSON"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("[1]", "not an object"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        ('{"format": "plait/plan", "version": 1}', "format"),
+        ('{"format": ["plait/model"], "version": 1}', "format"),
+        (changed(version=2), r"\$\.version: 2"),
+        (changed(version=True), r"\$\.version"),
+        (changed(version=1.0), r"\$\.version"),
+        (changed(surprise=1), r"\$\.surprise"),
+        (
+            changed(
+                inputs=[
+                    {
+                        "name": "x",
+                        "more": 1,
+                        "type": [[4], "float32"],
+                        "path": ["x"],
+                        "batched": True,
+                    }
+                ]
+            ),
+            r"\$\.inputs\[0\]\.more: unknown",
+        ),
+        (changed(batch="four"), r"\$\.batch"),
+        (changed(batch=1 << 63), "64 bits"),
+        (changed(batch=float("nan")), "NaN"),
+        (changed(batch=float("inf")), "Infinity"),
+        (changed(calls=[{"function": 3}]), r"\$\.calls\[0\]"),
+        (changed(name=None), r"\$\.name"),
+        ('{"format": "plait/model", "format": "plait/model"}', "format.*twice"),
+        ('{"format": "plait/model", "version": 1, "name": 1e999}', "double"),
+        ("[" * 100_000, "nested"),
+        ('{"a":' * (DEEPEST + 1) + "1" + "}" * (DEEPEST + 1), "nested"),
+        ('"' + "\\" * 200_001, "not JSON"),
+        ('"' + '\\"' * 500_000, "not JSON"),
+    ],
+)
 def test_what_is_broken_says_where(text, says):
     with pytest.raises(FileError, match=says):
         read(text)
@@ -102,7 +135,9 @@ def test_random_bytes_are_read_equal_or_refused():
             elif change == "cut":
                 del data[place : place + dice.randint(1, 30)]
             elif change == "insert":
-                data[place:place] = dice.choice((b'"', b"{", b"]", b"9" * 25, b"NaN", b"\x00", b"\\"))
+                data[place:place] = dice.choice(
+                    (b'"', b"{", b"]", b"9" * 25, b"NaN", b"\x00", b"\\")
+                )
             else:
                 del data[place:]
             data = data or bytearray(b"0")

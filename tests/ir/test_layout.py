@@ -1,20 +1,16 @@
 """Every layout is reachable from every other, and the collectives keep the tensor's value."""
 
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from plait.ir.layout import fits, transition
-from plait.ir.local import _Localizer
+from plait.ir.lowering.localize import _Localizer
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Input, Op, Output, Ref
 from plait.ir.tensor import TensorType
-
-sys.path.insert(0, str(Path(__file__).parent))
-import lockstep
+from plait.tests.ir.lowering import lockstep
 
 MESHES = (
     Mesh((Axis("dp", 2),)),
@@ -66,10 +62,13 @@ def test_equal_layouts_need_nothing():
 
 def test_direct_steps_are_single_collectives():
     kinds = {
-        (("P",), ("R",)): "all_reduce", (((0, 0),), ("R",)): "all_gather",
-        (("P",), ((0, 0),)): "reduce_scatter", (((0, 0),), ((1, 0),)): "all_to_all",
-        (("R",), ((0, 0),)): "cut", (("R",), ("P",)): "share",
-    }  # fmt: skip
+        (("P",), ("R",)): "all_reduce",
+        (((0, 0),), ("R",)): "all_gather",
+        (("P",), ((0, 0),)): "reduce_scatter",
+        (((0, 0),), ((1, 0),)): "all_to_all",
+        (("R",), ((0, 0),)): "cut",
+        (("R",), ("P",)): "share",
+    }
     for (source, target), kind in kinds.items():
         assert [s.kind for s in transition(source, target)] == [kind]
 

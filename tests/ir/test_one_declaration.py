@@ -3,34 +3,34 @@
 import ast
 import random
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from plait.cost_model.function import model_flops
-from plait.ir.axes import analyse
+from plait.cost_model.operators.operator_cost import model_flops
+from plait.ir.analysis.axes import analyse
+from plait.ir.analysis.formula import flops_formula
 from plait.ir.capture import trace
-from plait.ir.formula import flops_formula
 from plait.ir.layout import UnreachableLayout
-from plait.ir.local import MICRO, Boundary, localize
+from plait.ir.loops import OPERATORS, declaration, declare, loops, site_of
+from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.localize import MICRO, Boundary, localize
 from plait.ir.mesh import Axis, Mesh
-from plait.ir.op import OPERATORS, declaration, declare, loops, site_of
-from plait.ir.precision import lift_dtypes
+from plait.tests.ir.lowering.test_lockstep import MESHES, Whole
+from plait.tests.paths import ROOT
 
-from .test_lockstep import MESHES, Whole
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-MODULES = {"plait.runtime.verify", "plait.runtime.measure"}
+MODULES = {"plait.runtime.verification.verify", "plait.runtime.measurement.measure"}
 TARGET = "plait_test.outer_sum.default"
 # What local form, steps and codegen write themselves, views whose results are one list, and those that a
 # placement refuses because they depend on strides.
+# fmt: off
 KNOWN = {
     "aten.view.default", "aten._unsafe_view.default", "aten.reshape.default", "aten.div.Scalar",
     "aten.split.Tensor", "aten.split_with_sizes.default", "aten.unbind.int", "aten.chunk.default",
     "aten.as_strided.default", "aten.as_strided_copy.default", "aten.add.Tensor",
-}  # fmt: skip
+}
+# fmt: on
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +39,22 @@ def operator():
     library = torch.library.Library("plait_test", "DEF")
     library.define("outer_sum(Tensor x, Tensor y) -> Tensor")
     library.impl("outer_sum", lambda x, y: x @ y.t(), "CPU")
-    torch.library.register_fake("plait_test::outer_sum", lambda x, y: x.new_empty(len(x), len(y)),
-                                lib=library)  # fmt: skip
+    torch.library.register_fake(
+        "plait_test::outer_sum", lambda x, y: x.new_empty(len(x), len(y)), lib=library
+    )
     torch.library.register_autograd(
         "plait_test::outer_sum",
         lambda ctx, g: (g @ ctx.saved_tensors[1], g.t() @ ctx.saved_tensors[0]),
-        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs), lib=library,
-    )  # fmt: skip
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+        lib=library,
+    )
     yield torch.ops.plait_test.outer_sum
     library._destroy()
 
 
 @pytest.fixture
 def declared(monkeypatch):
-    monkeypatch.setattr("plait.ir.op.OPERATORS", dict(OPERATORS))
+    monkeypatch.setattr("plait.ir.loops.OPERATORS", dict(OPERATORS))
 
     @declare(TARGET)
     def outer_sum(site):
@@ -133,8 +135,10 @@ def test_split_in_time(model, declared, loop, legal):
         tuple(None if o.tangent is None else ("R",) for o in function.outputs),
     )
     if legal:
-        assert not any(op.target == "comm.all_reduce" for op in
-                       localize(function, axes, mesh, choices, boundary).ops)  # fmt: skip
+        assert not any(
+            op.target == "comm.all_reduce"
+            for op in localize(function, axes, mesh, choices, boundary).ops
+        )
     else:
         with pytest.raises(UnreachableLayout):
             localize(function, axes, mesh, choices, boundary)

@@ -145,8 +145,9 @@ def table(
     mesh = Mesh(tuple(Axis(name, sizes.get(name, 1)) for name in AXES))
     stages = mesh.axes[0].size
     whole = ("R",) * len(AXES)
-    stage_of = [s for s in range(stages) for _ in range(LAYERS * s // stages,
-                                                        LAYERS * (s + 1) // stages)]  # fmt: skip
+    stage_of = [
+        s for s in range(stages) for _ in range(LAYERS * s // stages, LAYERS * (s + 1) // stages)
+    ]
 
     def held(name, shape, layout, on, **rest) -> Held:
         factors = tuple((size,) for size in shape)
@@ -156,8 +157,7 @@ def table(
             name, "parameter", kind, factors, layout, on, True, sums, fraction=fraction, **rest
         )
 
-    tensors = [held("w", (WIDTH, HIDDEN), whole, tuple(sorted({0, stages - 1})),
-                    aliases=("tied",))]  # fmt: skip
+    tensors = [held("w", (WIDTH, HIDDEN), whole, tuple(sorted({0, stages - 1})), aliases=("tied",))]
     for stage in range(stages):
         numbers = [i for i in range(LAYERS) if stage_of[i] == stage]
         for leaf, shape, layout in (
@@ -174,19 +174,32 @@ def table(
     ways = torch.Size(sizes.get(name, 1) for name in BATCH_AXES).numel() * micro_batches
     crossing = StageValue("h", TensorType((ROWS // ways, HIDDEN), dtype), True)
     return Table(
-        model="toy", model_digest="0", plan_digest="0", mesh=mesh, meshes=(mesh,), loss=0, stages=stages,
-        micro_batches=micro_batches, schedule=schedule, global_batch=ROWS, precision="fp64",
-        optimizer="adamw", held=(*tensors, seen, hidden),
+        model="toy",
+        model_digest="0",
+        plan_digest="0",
+        mesh=mesh,
+        meshes=(mesh,),
+        loss=0,
+        stages=stages,
+        micro_batches=micro_batches,
+        schedule=schedule,
+        global_batch=ROWS,
+        precision="fp64",
+        optimizer="adamw",
+        held=(*tensors, seen, hidden),
         calls=(
             CallRun(0, 1, "", ("seen",), updates=((1, "seen"),)),
             CallRun(1, 2, "", ("w",)),
             CallRun(2, 2 + LAYERS, Numbered("layers.", 0, ""), layer),
             CallRun(2 + LAYERS, 3 + LAYERS, "", ("w",)),
         ),
-        batch=(BatchTensor("x", ("x",), TensorType((ROWS, WIDTH), dtype),
-                           ((ROWS,), (WIDTH,)), batch_layout),),
+        batch=(
+            BatchTensor(
+                "x", ("x",), TensorType((ROWS, WIDTH), dtype), ((ROWS,), (WIDTH,)), batch_layout
+            ),
+        ),
         crossing=tuple((crossing,) for _ in range(stages - 1)),
-    )  # fmt: skip
+    )
 
 
 def write(folder: Path, table: Table) -> None:

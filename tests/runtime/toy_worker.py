@@ -7,16 +7,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).parent))
-import toy
-
-from plait.ir.capture.operators import call_key
+from plait.ir.capture.operators.elementary import call_key
 from plait.ir.errors import FileError
-from plait.runtime import checkpoint
-from plait.runtime.group import Pool
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.session import session
+from plait.runtime.state import checkpoint
+from plait.tests.runtime import toy
 
+# fmt: off
 PLANS = (
     ({"dp": 4}, 1), ({"pp": 2, "dp": 2}, 2), ({"pp": 2, "tp": 2}, 4), ({"pp": 4}, 8),
     ({"zero1": 2, "tp": 2}, 2), ({"zero1": 4}, 2), ({"zero2": 4}, 2), ({"zero3": 4}, 2),
@@ -26,7 +25,8 @@ PLANS = (
     ({"zero3": 4}, 2, (1, 4)), ({"zero3": 4}, 1, (3, 4)), ({"dp": 2, "zero3": 2}, 2, (1, 2)),
     ({"zero3": 2, "tp": 2}, 2, (2, 3)), ({"pp": 2, "zero3": 2}, 4, (1, 3)),
     ({"zero2": 2, "zero3": 2}, 2, (1, 2)), ({"zero1": 2, "zero3": 2}, 2, (3, 5)),
-)  # fmt: skip
+)
+# fmt: on
 STEPS = 3
 RESUMED = (3, 8, 22)  # plans by number: pp, zero3 with tp, zero1 with a part of zero3
 

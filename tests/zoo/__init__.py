@@ -1,8 +1,8 @@
 """Small versions of the models that tests trace: real model classes, random weights."""
 
-from .audio import hubert, wav2vec2, whisper
-from .batches import pictures, text
-from .decoders import (
+from plait.tests.zoo.audio import hubert, wav2vec2, whisper
+from plait.tests.zoo.batches import pictures, text
+from plait.tests.zoo.decoders import (
     bloom,
     falcon,
     gemma2,
@@ -20,10 +20,11 @@ from .decoders import (
     qwen2,
     qwen3,
     qwen3_moe,
-)  # fmt: skip
-from .encoders import bart, bert, deberta, distilbert, electra, roberta, t5
-from .vision import clip, convnext, dinov2, resnet, segformer, siglip, swin, vit
+)
+from plait.tests.zoo.encoders import bart, bert, deberta, distilbert, electra, roberta, t5
+from plait.tests.zoo.vision import clip, convnext, dinov2, resnet, segformer, siglip, swin, vit
 
+# fmt: off
 KINDS = {
     "decoder": (gpt2, llama, mistral, qwen2, qwen3, gemma2, gemma3, phi, gpt_neox, falcon, opt, bloom),
     "mixture of experts": (mixtral, qwen3_moe, olmoe),
@@ -34,7 +35,8 @@ KINDS = {
     "convolutional": (convnext, resnet),
     "audio": (wav2vec2, hubert),
     "text and vision": (clip, siglip),
-}  # fmt: skip
+}
+# fmt: on
 KIND = {make.__name__: kind for kind, makers in KINDS.items() for make in makers}
 ZOO = {make.__name__: make for makers in KINDS.values() for make in makers}
 

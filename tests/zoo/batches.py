@@ -19,16 +19,23 @@ def padded(batch: int, seq: int) -> Batch:
 
 
 def pictures(batch: int, size: int) -> Batch:
-    return {"pixel_values": torch.randn(batch, 3, size, size),
-            "labels": torch.randint(0, CLASSES, (batch,))}  # fmt: skip
+    return {
+        "pixel_values": torch.randn(batch, 3, size, size),
+        "labels": torch.randint(0, CLASSES, (batch,)),
+    }
 
 
 def captioned(batch: int, size: int, seq: int) -> Batch:
     """Pictures and their captions, for a contrastive loss."""
-    return {"input_ids": text(batch, seq)["input_ids"],
-            "pixel_values": torch.randn(batch, 3, size, size), "return_loss": True}  # fmt: skip
+    return {
+        "input_ids": text(batch, seq)["input_ids"],
+        "pixel_values": torch.randn(batch, 3, size, size),
+        "return_loss": True,
+    }
 
 
 def waves(batch: int, samples: int) -> Batch:
-    return {"input_values": torch.randn(batch, samples),
-            "labels": torch.randint(0, CLASSES, (batch,))}  # fmt: skip
+    return {
+        "input_values": torch.randn(batch, samples),
+        "labels": torch.randint(0, CLASSES, (batch,)),
+    }

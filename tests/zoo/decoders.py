@@ -1,6 +1,6 @@
 """Decoders: dense, with experts, with sliding windows, and state-space models."""
 
-from .batches import text
+from plait.tests.zoo.batches import text
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 96}
 
@@ -9,9 +9,15 @@ def gpt2(layers=2, batch=8, seq=12, **config):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     made = GPT2Config(
-        n_embd=32, n_layer=layers, n_head=4, vocab_size=96, n_positions=16,
-        bos_token_id=0, eos_token_id=0, **config,
-    )  # fmt: skip
+        n_embd=32,
+        n_layer=layers,
+        n_head=4,
+        vocab_size=96,
+        n_positions=16,
+        bos_token_id=0,
+        eos_token_id=0,
+        **config,
+    )
     return GPT2LMHeadModel(made), text(batch, seq)
 
 
@@ -19,7 +25,10 @@ def llama(layers=2, batch=8, seq=12, **config):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     made = LlamaConfig(
-        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=4, **{**SIZES, **config}
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        **{**SIZES, **config},
     )
     return LlamaForCausalLM(made), text(batch, seq)
 
@@ -28,9 +37,13 @@ def mixtral(layers=2, batch=8, seq=12, **config):
     from transformers import MixtralConfig, MixtralForCausalLM
 
     made = MixtralConfig(
-        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=2,
-        num_local_experts=4, **SIZES, **config,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        **SIZES,
+        **config,
+    )
     return MixtralForCausalLM(made), text(batch, seq)
 
 
@@ -39,9 +52,13 @@ def mistral(layers=2, batch=8, seq=12, **config):
     from transformers import MistralConfig, MistralForCausalLM
 
     made = MistralConfig(
-        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=2,
-        sliding_window=8, **SIZES, **config,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        sliding_window=8,
+        **SIZES,
+        **config,
+    )
     return MistralForCausalLM(made), text(batch, seq)
 
 
@@ -49,7 +66,10 @@ def qwen2(layers=2, batch=8, seq=12, **config):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     made = Qwen2Config(
-        num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=4, **{**SIZES, **config}
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        **{**SIZES, **config},
     )
     return Qwen2ForCausalLM(made), text(batch, seq)
 
@@ -59,9 +79,13 @@ def qwen3(layers=2, batch=8, seq=12, **config):
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     made = Qwen3Config(
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        **SIZES, **config,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        **SIZES,
+        **config,
+    )
     return Qwen3ForCausalLM(made), text(batch, seq)
 
 
@@ -69,9 +93,16 @@ def qwen3_moe(layers=2, batch=8, seq=12, **config):
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     made = Qwen3MoeConfig(
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        moe_intermediate_size=24, num_experts=8, num_experts_per_tok=2, **SIZES, **config,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        moe_intermediate_size=24,
+        num_experts=8,
+        num_experts_per_tok=2,
+        **SIZES,
+        **config,
+    )
     return Qwen3MoeForCausalLM(made), text(batch, seq)
 
 
@@ -79,9 +110,16 @@ def olmoe(layers=2, batch=8, seq=12, **config):
     from transformers import OlmoeConfig, OlmoeForCausalLM
 
     made = OlmoeConfig(
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4,
-        num_experts=8, num_experts_per_tok=2, pad_token_id=0, eos_token_id=1, **SIZES, **config,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_experts=8,
+        num_experts_per_tok=2,
+        pad_token_id=0,
+        eos_token_id=1,
+        **SIZES,
+        **config,
+    )
     return OlmoeForCausalLM(made), text(batch, seq)
 
 
@@ -90,9 +128,14 @@ def gemma2(layers=2, batch=8, seq=12, **config):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     made = Gemma2Config(
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        sliding_window=8, **SIZES, **config,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        sliding_window=8,
+        **SIZES,
+        **config,
+    )
     return Gemma2ForCausalLM(made), text(batch, seq)
 
 
@@ -100,9 +143,15 @@ def gemma3(layers=2, batch=8, seq=12, **config):
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
     made = Gemma3TextConfig(
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-        sliding_window=8, sliding_window_pattern=2, **SIZES, **config,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        sliding_window=8,
+        sliding_window_pattern=2,
+        **SIZES,
+        **config,
+    )
     return Gemma3ForCausalLM(made), text(batch, seq)
 
 
@@ -126,9 +175,14 @@ def falcon(layers=2, batch=8, seq=12, **config):
     from transformers import FalconConfig, FalconForCausalLM
 
     made = FalconConfig(
-        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, vocab_size=96,
-        bos_token_id=0, eos_token_id=0, **config,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        vocab_size=96,
+        bos_token_id=0,
+        eos_token_id=0,
+        **config,
+    )
     return FalconForCausalLM(made), text(batch, seq)
 
 
@@ -136,9 +190,15 @@ def opt(layers=2, batch=8, seq=12, **config):
     from transformers import OPTConfig, OPTForCausalLM
 
     made = OPTConfig(
-        hidden_size=32, word_embed_proj_dim=32, num_hidden_layers=layers, num_attention_heads=4,
-        ffn_dim=48, vocab_size=96, max_position_embeddings=16, **config,
-    )  # fmt: skip
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        ffn_dim=48,
+        vocab_size=96,
+        max_position_embeddings=16,
+        **config,
+    )
     return OPTForCausalLM(made), text(batch, seq)
 
 
@@ -163,7 +223,14 @@ def mamba2(layers=2, batch=8, seq=16, **config):
     from transformers import Mamba2Config, Mamba2ForCausalLM
 
     made = Mamba2Config(
-        hidden_size=32, num_hidden_layers=layers, state_size=8, num_heads=8, head_dim=8, n_groups=2,
-        chunk_size=8, vocab_size=96, **config,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=layers,
+        state_size=8,
+        num_heads=8,
+        head_dim=8,
+        n_groups=2,
+        chunk_size=8,
+        vocab_size=96,
+        **config,
+    )
     return Mamba2ForCausalLM(made), text(batch, seq)

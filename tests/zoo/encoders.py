@@ -1,7 +1,7 @@
 """Encoders of text, and encoders with a decoder."""
 
-from .batches import padded, text
-from .decoders import SIZES
+from plait.tests.zoo.batches import padded, text
+from plait.tests.zoo.decoders import SIZES
 
 POSITIONS = {"max_position_embeddings": 16}
 
@@ -39,9 +39,13 @@ def electra(layers=2, batch=8, seq=12, **config):
     from transformers import ElectraConfig, ElectraForMaskedLM
 
     made = ElectraConfig(
-        embedding_size=16, num_hidden_layers=layers, num_attention_heads=4, **SIZES, **POSITIONS,
+        embedding_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        **SIZES,
+        **POSITIONS,
         **config,
-    )  # fmt: skip
+    )
     return ElectraForMaskedLM(made), padded(batch, seq)
 
 
@@ -50,10 +54,18 @@ def deberta(layers=2, batch=8, seq=12, **config):
     from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
     made = DebertaV2Config(
-        num_hidden_layers=layers, num_attention_heads=4, relative_attention=True,
-        position_buckets=8, pos_att_type=["p2c", "c2p"], norm_rel_ebd="layer_norm",
-        share_att_key=True, position_biased_input=False, **SIZES, **POSITIONS, **config,
-    )  # fmt: skip
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        relative_attention=True,
+        position_buckets=8,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        **SIZES,
+        **POSITIONS,
+        **config,
+    )
     return DebertaV2ForMaskedLM(made), padded(batch, seq)
 
 
@@ -61,9 +73,15 @@ def t5(layers=2, batch=8, seq=12, **config):
     from transformers import T5Config, T5ForConditionalGeneration
 
     made = T5Config(
-        d_model=32, d_kv=8, d_ff=48, num_layers=layers, num_heads=4, vocab_size=96,
-        decoder_start_token_id=0, **config,
-    )  # fmt: skip
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=layers,
+        num_heads=4,
+        vocab_size=96,
+        decoder_start_token_id=0,
+        **config,
+    )
     return T5ForConditionalGeneration(made), text(batch, seq)
 
 
@@ -71,8 +89,16 @@ def bart(layers=2, batch=8, seq=12, **config):
     from transformers import BartConfig, BartForConditionalGeneration
 
     made = BartConfig(
-        d_model=32, encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, vocab_size=96,
-        decoder_start_token_id=0, **POSITIONS, **config,
-    )  # fmt: skip
+        d_model=32,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        vocab_size=96,
+        decoder_start_token_id=0,
+        **POSITIONS,
+        **config,
+    )
     return BartForConditionalGeneration(made), text(batch, seq)

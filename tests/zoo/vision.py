@@ -1,16 +1,22 @@
 """Models of pictures, alone and with text."""
 
-from .batches import CLASSES, captioned, pictures
-from .decoders import SIZES
+from plait.tests.zoo.batches import CLASSES, captioned, pictures
+from plait.tests.zoo.decoders import SIZES
 
 
 def vit(layers=2, batch=8, **config):
     from transformers import ViTConfig, ViTForImageClassification
 
     made = ViTConfig(
-        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=48,
-        image_size=16, patch_size=8, num_labels=CLASSES, **config,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=48,
+        image_size=16,
+        patch_size=8,
+        num_labels=CLASSES,
+        **config,
+    )
     return ViTForImageClassification(made), pictures(batch, 16)
 
 
@@ -18,9 +24,15 @@ def dinov2(layers=2, batch=8, **config):
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
     made = Dinov2Config(
-        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, mlp_ratio=2,
-        image_size=16, patch_size=8, num_labels=CLASSES, **config,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        mlp_ratio=2,
+        image_size=16,
+        patch_size=8,
+        num_labels=CLASSES,
+        **config,
+    )
     return Dinov2ForImageClassification(made), pictures(batch, 16)
 
 
@@ -29,9 +41,15 @@ def swin(layers=2, batch=8, **config):
     from transformers import SwinConfig, SwinForImageClassification
 
     made = SwinConfig(
-        embed_dim=16, depths=[layers, layers], num_heads=[2, 4], window_size=4, image_size=32,
-        patch_size=4, num_labels=CLASSES, **config,
-    )  # fmt: skip
+        embed_dim=16,
+        depths=[layers, layers],
+        num_heads=[2, 4],
+        window_size=4,
+        image_size=32,
+        patch_size=4,
+        num_labels=CLASSES,
+        **config,
+    )
     return SwinForImageClassification(made), pictures(batch, 32)
 
 
@@ -40,10 +58,17 @@ def segformer(layers=2, batch=8, **config):
     from transformers import SegformerConfig, SegformerForImageClassification
 
     made = SegformerConfig(
-        num_encoder_blocks=2, depths=[layers, layers], sr_ratios=[4, 1], hidden_sizes=[16, 32],
-        patch_sizes=[7, 3], strides=[4, 2], num_attention_heads=[2, 4], mlp_ratios=[2, 2],
-        num_labels=CLASSES, **config,
-    )  # fmt: skip
+        num_encoder_blocks=2,
+        depths=[layers, layers],
+        sr_ratios=[4, 1],
+        hidden_sizes=[16, 32],
+        patch_sizes=[7, 3],
+        strides=[4, 2],
+        num_attention_heads=[2, 4],
+        mlp_ratios=[2, 2],
+        num_labels=CLASSES,
+        **config,
+    )
     return SegformerForImageClassification(made), pictures(batch, 32)
 
 
@@ -51,9 +76,13 @@ def convnext(layers=2, batch=8, **config):
     from transformers import ConvNextConfig, ConvNextForImageClassification
 
     made = ConvNextConfig(
-        hidden_sizes=[16, 32], depths=[layers, layers], num_stages=2, image_size=32,
-        num_labels=CLASSES, **config,
-    )  # fmt: skip
+        hidden_sizes=[16, 32],
+        depths=[layers, layers],
+        num_stages=2,
+        image_size=32,
+        num_labels=CLASSES,
+        **config,
+    )
     return ConvNextForImageClassification(made), pictures(batch, 32)
 
 
@@ -61,17 +90,32 @@ def resnet(layers=2, batch=8, **config):
     from transformers import ResNetConfig, ResNetForImageClassification
 
     made = ResNetConfig(
-        embedding_size=8, hidden_sizes=[16, 32], depths=[layers, layers], num_labels=CLASSES,
+        embedding_size=8,
+        hidden_sizes=[16, 32],
+        depths=[layers, layers],
+        num_labels=CLASSES,
         **config,
-    )  # fmt: skip
+    )
     return ResNetForImageClassification(made), pictures(batch, 32)
 
 
 def _towers(layers):
-    text = {**SIZES, "num_hidden_layers": layers, "num_attention_heads": 4,
-            "max_position_embeddings": 16, "bos_token_id": 94, "eos_token_id": 95}  # fmt: skip
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers,
-              "num_attention_heads": 4, "image_size": 16, "patch_size": 8}  # fmt: skip
+    text = {
+        **SIZES,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 16,
+        "bos_token_id": 94,
+        "eos_token_id": 95,
+    }
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "image_size": 16,
+        "patch_size": 8,
+    }
     return text, vision
 
 

@@ -13,7 +13,8 @@ FP8: Stages = (Stat("absmax", 128), Quantize(8, codes="e4m3"), Pack())
 def both(name: str, encode: Stages) -> Algorithm:
     """To the next stage of a pipeline, and summed over tensor-parallel ranks."""
     return Algorithm(
-        name, SOURCE,
+        name,
+        SOURCE,
         (
             Program(f"{name}.send", "activations", "send", (*encode, Send(), *DECODE)),
             Program(
@@ -21,7 +22,7 @@ def both(name: str, encode: Stages) -> Algorithm:
             ),
         ),
         optimizer="",
-    )  # fmt: skip
+    )
 
 
 ALGORITHMS = (both("int8-activations", integers(8, 128)), both("fp8-activations", FP8))

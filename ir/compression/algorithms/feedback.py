@@ -21,18 +21,18 @@ DITHERING = Algorithm(
     "dithering", BYTEPS, all_reduce("dithering.gradients", two_phases(DITHERED, DITHERED))
 )
 RANDOM_K = Algorithm(
-    "random-k", BYTEPS,
-    all_reduce(
-        "random-k.gradients", (Select(32, "scattered", unbiased=True), *plain_all_reduce())
-    ),
-)  # fmt: skip
+    "random-k",
+    BYTEPS,
+    all_reduce("random-k.gradients", (Select(32, "scattered", unbiased=True), *plain_all_reduce())),
+)
 RANDOM_K_FEEDBACK = Algorithm(
-    "random-k-feedback", BYTEPS,
+    "random-k-feedback",
+    BYTEPS,
     all_reduce(
         "random-k-feedback.gradients",
         (Select(32, "scattered", remainder="worker_error"), *plain_all_reduce()),
     ),
-)  # fmt: skip
+)
 ERROR_FEEDBACK = Algorithm(
     "error-feedback",
     "Communication-efficient distributed blockwise momentum SGD with error-feedback, NeurIPS 2019",
@@ -56,36 +56,45 @@ STEP_AHEAD = Algorithm(
 DETACHED = Algorithm(
     "detached",
     "Detached error feedback, arXiv 2004.05298",
-    all_reduce(
-        "detached.gradients", (Select(32, remainder="worker_error"), *plain_all_reduce())
-    ),
+    all_reduce("detached.gradients", (Select(32, remainder="worker_error"), *plain_all_reduce())),
     optimizer="ShiftedSGD",
     vectors=2,
-)  # fmt: skip
+)
 CSER = Algorithm(
     "cser",
     "CSER, NeurIPS 2020 with blockwise random sparsifiers",
     (
         Program(
-            "cser.updates", "gradients", "all_reduce", (Select(32), *plain_all_reduce()),
+            "cser.updates",
+            "gradients",
+            "all_reduce",
+            (Select(32), *plain_all_reduce()),
             accepts_bias="the rest is applied locally, and kept for cser.errors",
         ),
         Program(
-            "cser.errors", "parameters", "all_reduce", (Select(8), *plain_all_reduce()),
-            accepts_bias="the rest stays in the error", when="exchange",
+            "cser.errors",
+            "parameters",
+            "all_reduce",
+            (Select(8), *plain_all_reduce()),
+            accepts_bias="the rest stays in the error",
+            when="exchange",
         ),
     ),
     Schedule(every=8),
     optimizer="CSER",
     vectors=2,
-)  # fmt: skip
+)
 LOCAL_ADAALTER = Algorithm(
     "local-adaalter",
     "Local AdaAlter, arXiv 1911.09030",
     (
         Program(
-            "local-adaalter.parameters", "parameters", "all_reduce", plain_all_reduce(),
-            when="exchange", vectors=2,
+            "local-adaalter.parameters",
+            "parameters",
+            "all_reduce",
+            plain_all_reduce(),
+            when="exchange",
+            vectors=2,
         ),
     ),
     Schedule(every=4),
@@ -96,12 +105,13 @@ HALF = Algorithm(
     "bf16",
     "gradients rounded to bf16 on the wire, summed in fp32",
     all_reduce(
-        "bf16.gradients",
-        (Cast("bf16"), AllToAll(), Reduce("mean"), Cast("bf16"), AllGather()),
+        "bf16.gradients", (Cast("bf16"), AllToAll(), Reduce("mean"), Cast("bf16"), AllGather())
     ),
 )
 
+# fmt: off
 ALGORITHMS = (
     ONE_BIT, DITHERING, RANDOM_K, RANDOM_K_FEEDBACK, ERROR_FEEDBACK, EIGHT_BITS, STEP_AHEAD, DETACHED,
     CSER, LOCAL_ADAALTER, HALF,
-)  # fmt: skip
+)
+# fmt: on

@@ -14,14 +14,16 @@ ONE_BIT_ADAM = Algorithm(
     "1-bit Adam, ICML 2021",
     (
         Program(
-            "1-bit-adam.momentum", "momentum", "all_reduce",
+            "1-bit-adam.momentum",
+            "momentum",
+            "all_reduce",
             two_phases((Blend("momentum", 0.9), *WORKER), SERVER),
         ),
     ),
     Schedule(warmup=100),
     optimizer="OneBitAdam",
     vectors=1,
-)  # fmt: skip
+)
 
 ONE_BIT_LAMB = Algorithm(
     "1-bit-lamb",
@@ -38,11 +40,17 @@ ZERO_ONE_ADAM = Algorithm(
     "0/1 Adam, ICLR 2023",
     (
         Program(
-            "0/1-adam.gradients", "gradients", "all_reduce", feedback_all_reduce(ONE_BIT),
+            "0/1-adam.gradients",
+            "gradients",
+            "all_reduce",
+            feedback_all_reduce(ONE_BIT),
             when="warmup",
         ),
         Program(
-            "0/1-adam.updates", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT),
+            "0/1-adam.updates",
+            "momentum",
+            "all_reduce",
+            feedback_all_reduce(ONE_BIT),
             when="exchange",
         ),
     ),
@@ -56,11 +64,16 @@ SIGN_MOMENTUM = Algorithm(
     "Distributed sign momentum with local steps, arXiv 2411.17866",
     (
         Program(
-            "sign-momentum.displacement", "parameters", "reduce_scatter",
-            (Cast("fp32"), AllToAll(), Reduce("mean")), when="exchange",
+            "sign-momentum.displacement",
+            "parameters",
+            "reduce_scatter",
+            (Cast("fp32"), AllToAll(), Reduce("mean")),
+            when="exchange",
         ),
         Program(
-            "sign-momentum.signs", "weights", "all_gather",
+            "sign-momentum.signs",
+            "weights",
+            "all_gather",
             (*signs("l1", 512), AllGather(), *DECODE),
             accepts_bias="the update is a function of the signs, which one bit holds exactly",
             when="exchange",
@@ -69,6 +82,6 @@ SIGN_MOMENTUM = Algorithm(
     Schedule(every=12),
     optimizer="SignMomentum",
     vectors=5,
-)  # fmt: skip
+)
 
 ALGORITHMS = (ONE_BIT_ADAM, ONE_BIT_LAMB, ZERO_ONE_ADAM, SIGN_MOMENTUM)

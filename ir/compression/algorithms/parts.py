@@ -51,6 +51,4 @@ def feedback_all_reduce(encode: Stages) -> Stages:
 
 def plain_all_reduce(rule: Rule = "mean", drop: int = 0, level: Level = "all") -> Stages:
     """An exchange and a reduction in fp32, then everybody gets everything."""
-    return (
-        Cast("fp32"), AllToAll(level), Reduce(rule, drop), Cast("fp32"), AllGather(level)
-    )  # fmt: skip
+    return (Cast("fp32"), AllToAll(level), Reduce(rule, drop), Cast("fp32"), AllGather(level))

@@ -13,30 +13,41 @@ SOURCES: dict[Rule, str] = {
 }
 COORDINATES = tuple(
     Algorithm(
-        name.replace("_", "-"), source,
-        (Program(f"{name.replace('_', '-')}.gradients", "gradients", "all_reduce",
-                 plain_all_reduce(name, drop=0 if name == "median" else 1)),),
+        name.replace("_", "-"),
+        source,
+        (
+            Program(
+                f"{name.replace('_', '-')}.gradients",
+                "gradients",
+                "all_reduce",
+                plain_all_reduce(name, drop=0 if name == "median" else 1),
+            ),
+        ),
     )
     for name, source in SOURCES.items()
-)  # fmt: skip
+)
 KRUM = Algorithm(
     "krum",
     "Machine learning with adversaries, NeurIPS 2017",
     (
         Program(
-            "krum.gradients", "gradients", "all_reduce",
+            "krum.gradients",
+            "gradients",
+            "all_reduce",
             (Cast("fp32"), AllToAll(), Score("krum", 1), Cast("fp32"), AllGather()),
         ),
     ),
-)  # fmt: skip
+)
 ZENO = Algorithm(
     "zeno",
     "Zeno, ICML 2019",
     (
         Program(
-            "zeno.gradients", "gradients", "all_reduce",
+            "zeno.gradients",
+            "gradients",
+            "all_reduce",
             (Cast("fp32"), AllToAll(), Score("zeno", 1), Cast("fp32"), AllGather()),
         ),
     ),
-)  # fmt: skip
+)
 ALGORITHMS = (*COORDINATES, KRUM, ZENO)

@@ -11,43 +11,62 @@ SDP4BIT = Algorithm(
     "SDP4Bit, NeurIPS 2024: qWD and TLq-HS",
     (
         Program(
-            "sdp4bit.weights", "weights", "all_gather",
-            (
-                SubRef("replica"), *integers(4, 2048), AllGather(),
-                *DECODE, AddRef("replica"),
-            ),
+            "sdp4bit.weights",
+            "weights",
+            "all_gather",
+            (SubRef("replica"), *integers(4, 2048), AllGather(), *DECODE, AddRef("replica")),
         ),
         Program(
-            "sdp4bit.gradients", "gradients", "reduce_scatter",
+            "sdp4bit.gradients",
+            "gradients",
+            "reduce_scatter",
             (
-                Hadamard(32), *integers(8, 128, "stochastic"), AllToAll("inner"),
-                *DECODE, Reduce("mean"), *integers(4, 128, "stochastic"), AllToAll("outer"),
-                *DECODE, Reduce("mean"), Hadamard(32), Scale(1 / 32),
+                Hadamard(32),
+                *integers(8, 128, "stochastic"),
+                AllToAll("inner"),
+                *DECODE,
+                Reduce("mean"),
+                *integers(4, 128, "stochastic"),
+                AllToAll("outer"),
+                *DECODE,
+                Reduce("mean"),
+                Hadamard(32),
+                Scale(1 / 32),
             ),
         ),
     ),
     optimizer="Sharded",
-)  # fmt: skip
+)
 
 ZEROPP = Algorithm(
     "zero++",
     "ZeRO++, arXiv 2306.10209: qwZ and qgZ",
     (
         Program(
-            "zero++.weights", "weights", "all_gather",
+            "zero++.weights",
+            "weights",
+            "all_gather",
             (*integers(8, 256), AllGather(), *DECODE),
             accepts_bias="as published: eight bits per block for the forward's copy only",
         ),
         Program(
-            "zero++.gradients", "gradients", "reduce_scatter",
+            "zero++.gradients",
+            "gradients",
+            "reduce_scatter",
             (
-                *integers(4, 256), AllToAll("inner"), *DECODE, Reduce("mean"),
-                *integers(4, 256), AllToAll("outer"), *DECODE, Reduce("mean"),
+                *integers(4, 256),
+                AllToAll("inner"),
+                *DECODE,
+                Reduce("mean"),
+                *integers(4, 256),
+                AllToAll("outer"),
+                *DECODE,
+                Reduce("mean"),
             ),
             accepts_bias="as published: rounding to nearest without error feedback",
         ),
     ),
     optimizer="Sharded",
-)  # fmt: skip
+)
 
 ALGORITHMS = (SDP4BIT, ZEROPP)

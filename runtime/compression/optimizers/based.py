@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ....ir.compression.program import Algorithm
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
 from .flat import FlatOptimizer, Part
@@ -22,10 +22,16 @@ class Based(FlatOptimizer):
     """`base([flat], lr=…)` makes the optimizer of a group. It must be element-wise."""
 
     def __init__(
-        self, params: Iterable[Any], levels: Levels, lr: float = 1e-3,
-        base: Base = torch.optim.AdamW, *, program: Algorithm, codec: Codec | None = None,
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        lr: float = 1e-3,
+        base: Base = torch.optim.AdamW,
+        *,
+        program: Algorithm,
+        codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.base = base
         self.bases: list[torch.optim.Optimizer] = []
         super().__init__(params, levels, program, {"lr": lr}, codec, small_bytes)

@@ -149,7 +149,9 @@ def _pieces(part: Part, whole: Tensor, long: bool) -> list[Tensor]:
         columns = zip(*(part.split(row) for row in whole), strict=True)
         shapes = [p.shape for p in part.parameters]
         return [
-            torch.stack([c.view(shape) for c in column]) if len(column) > 1 else column[0].view(shape)
+            torch.stack([c.view(shape) for c in column])
+            if len(column) > 1
+            else column[0].view(shape)
             for column, shape in zip(columns, shapes, strict=True)
         ]
     if whole.dim() == 1 and whole.numel() == len(part.sizes):
@@ -167,9 +169,7 @@ def _joined(part: Part, pieces: list[Tensor], value: _Value) -> Tensor:
     return pieces[0]
 
 
-def _found(
-    name: str, own: Mapping[str, Tensor], rank: int, size: int, otherwise: Tensor
-) -> Tensor:
+def _found(name: str, own: Mapping[str, Tensor], rank: int, size: int, otherwise: Tensor) -> Tensor:
     """What was saved of a parameter under a name."""
     if name in own:
         return torch.as_tensor(own[name], dtype=otherwise.dtype).view_as(otherwise)

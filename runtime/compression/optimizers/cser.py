@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....ir.compression.program import Algorithm
 from ....ir.compression.registry import algorithm
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
 from .flat import FlatOptimizer, Part
@@ -26,10 +26,17 @@ class CSER(FlatOptimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], levels: Levels, lr: float = 0.1, momentum: float = 0.9,
-        every: int | None = None, *, program: Algorithm | None = None,
-        codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
-    ) -> None:  # fmt: skip
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        every: int | None = None,
+        *,
+        program: Algorithm | None = None,
+        codec: Codec | None = None,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:
         chosen = program or algorithm("cser")
         self.every = chosen.schedule.every if every is None else every
         defaults = {"lr": lr, "momentum": momentum}

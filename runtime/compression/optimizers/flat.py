@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....ir.compression.program import Algorithm, Program, Subject
 from ....ir.errors import MismatchError, UsageError
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES, Exchange
 from ..work import Levels
 

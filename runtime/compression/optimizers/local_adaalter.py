@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....ir.compression.program import Algorithm
 from ....ir.compression.registry import algorithm
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
 from .flat import FlatOptimizer, Part
@@ -23,10 +23,18 @@ class LocalAdaAlter(FlatOptimizer):
     """Weights and squared gradients are averaged every `every` steps; with 1 it is AdaAlter."""
 
     def __init__(
-        self, params: Iterable[Any], levels: Levels, lr: float = 0.5, eps: float = 1.0,
-        initial: float = 1.0, every: int | None = None, *, program: Algorithm | None = None,
-        codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
-    ) -> None:  # fmt: skip
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        lr: float = 0.5,
+        eps: float = 1.0,
+        initial: float = 1.0,
+        every: int | None = None,
+        *,
+        program: Algorithm | None = None,
+        codec: Codec | None = None,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:
         chosen = program or algorithm("local-adaalter")
         self.every = chosen.schedule.every if every is None else every
         defaults = {"lr": lr, "eps": eps, "initial": initial}

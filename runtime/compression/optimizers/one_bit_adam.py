@@ -14,7 +14,7 @@ from torch import Tensor
 from ....ir.compression.program import Algorithm
 from ....ir.compression.registry import algorithm
 from ....ir.compression.variants import with_decay
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
 from .flat import FlatOptimizer, Part
@@ -29,12 +29,20 @@ class OneBitAdam(FlatOptimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], levels: Levels, lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
-        warmup: int | None = None, settles: bool = False, *,
-        program: Algorithm | None = None, codec: Codec | None = None,
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup: int | None = None,
+        settles: bool = False,
+        *,
+        program: Algorithm | None = None,
+        codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
-    ) -> None:  # fmt: skip
+    ) -> None:
         chosen = program or algorithm("1-bit-adam")
         self.warmup = chosen.schedule.warmup if warmup is None else warmup
         self.settles = settles

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ....ir.compression.program import Algorithm
 from ....ir.compression.registry import algorithm
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
 from .flat import FlatOptimizer, Part
@@ -27,11 +27,19 @@ class OneBitLamb(FlatOptimizer):
     """`warmup` steps are LAMB. Momenta of all tensors are brought to one size before they are sent."""
 
     def __init__(
-        self, params: Iterable[Any], levels: Levels, lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0,
-        warmup: int | None = None, *, program: Algorithm | None = None,
-        codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
-    ) -> None:  # fmt: skip
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup: int | None = None,
+        *,
+        program: Algorithm | None = None,
+        codec: Codec | None = None,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:
         chosen = program or algorithm("1-bit-lamb")
         self.warmup = chosen.schedule.warmup if warmup is None else warmup
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}

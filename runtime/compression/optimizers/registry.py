@@ -13,10 +13,19 @@ from .shifted_sgd import ShiftedSGD
 from .sign_momentum import SignMomentum
 from .zero_one_adam import ZeroOneAdam
 
-OPTIMIZERS = MappingProxyType({
-    kind.__name__: kind
-    for kind in (
-        Averaged, Sharded, CSER, LocalAdaAlter, OneBitAdam, OneBitLamb, ShiftedSGD, SignMomentum,
-        ZeroOneAdam,
-    )
-})  # fmt: skip
+OPTIMIZERS = MappingProxyType(
+    {
+        kind.__name__: kind
+        for kind in (
+            Averaged,
+            Sharded,
+            CSER,
+            LocalAdaAlter,
+            OneBitAdam,
+            OneBitLamb,
+            ShiftedSGD,
+            SignMomentum,
+            ZeroOneAdam,
+        )
+    }
+)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....ir.compression.program import Algorithm
 from ....ir.compression.registry import algorithm
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
 from .flat import FlatOptimizer, Part
@@ -29,12 +29,22 @@ class ShiftedSGD(FlatOptimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], levels: Levels, lr: float = 0.1, momentum: float = 0.9,
-        shift: float = 1.0, every: int = 0, *, program: Algorithm | None = None,
-        codec: Codec | None = None, small_bytes: int = SMALL_BYTES,
-    ) -> None:  # fmt: skip
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        shift: float = 1.0,
+        every: int = 0,
+        *,
+        program: Algorithm | None = None,
+        codec: Codec | None = None,
+        small_bytes: int = SMALL_BYTES,
+    ) -> None:
         self.every = every
-        self.places: dict[Tensor, tuple[Part, int]] = {}  # of parameters, in the flat weights of a part
+        self.places: dict[
+            Tensor, tuple[Part, int]
+        ] = {}  # of parameters, in the flat weights of a part
         defaults = {"lr": lr, "momentum": momentum, "shift": shift}
         chosen = program or algorithm("step-ahead")
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)

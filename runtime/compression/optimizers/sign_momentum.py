@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from ....ir.compression.program import Algorithm
 from ....ir.compression.registry import algorithm
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
 from .based import Base, Based
@@ -31,12 +31,20 @@ class SignMomentum(Based):
     """
 
     def __init__(
-        self, params: Iterable[Any], levels: Levels, lr: float = 1e-3,
-        base: Base = torch.optim.AdamW, betas: tuple[float, float] = (0.95, 0.98),
-        weight_decay: float = 0.1, rate: float = 1.0, every: int | None = None, *,
-        program: Algorithm | None = None, codec: Codec | None = None,
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        lr: float = 1e-3,
+        base: Base = torch.optim.AdamW,
+        betas: tuple[float, float] = (0.95, 0.98),
+        weight_decay: float = 0.1,
+        rate: float = 1.0,
+        every: int | None = None,
+        *,
+        program: Algorithm | None = None,
+        codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
-    ) -> None:  # fmt: skip
+    ) -> None:
         chosen = program or algorithm("sign-momentum")
         self.every = chosen.schedule.every if every is None else every
         self.betas, self.weight_decay, self.rate = betas, weight_decay, rate

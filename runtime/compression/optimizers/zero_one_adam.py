@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....ir.compression.program import Algorithm
 from ....ir.compression.registry import algorithm
-from ..codec import Codec
+from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from ..work import Levels
 from .flat import FlatOptimizer, Part
@@ -27,12 +27,20 @@ class ZeroOneAdam(FlatOptimizer):
     """
 
     def __init__(
-        self, params: Iterable[Any], levels: Levels, lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-        warmup: int | None = None, doubles: int = 16, every: int | None = None, *,
-        program: Algorithm | None = None, codec: Codec | None = None,
+        self,
+        params: Iterable[Any],
+        levels: Levels,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        warmup: int | None = None,
+        doubles: int = 16,
+        every: int | None = None,
+        *,
+        program: Algorithm | None = None,
+        codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
-    ) -> None:  # fmt: skip
+    ) -> None:
         chosen = program or algorithm("0/1-adam")
         self.warmup = chosen.schedule.warmup if warmup is None else warmup
         self.every = chosen.schedule.every if every is None else every
@@ -89,7 +97,11 @@ class ZeroOneAdam(FlatOptimizer):
         return torch.where(moved, momentum / self._root(group, part), 0.0)
 
     def _synchronise(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
-        root, movement, rates = self._root(group, part), part.values["movement"], part.values["rates"]
+        root, movement, rates = (
+            self._root(group, part),
+            part.values["movement"],
+            part.values["rates"],
+        )
         mean = part.exchanges["movement"].all_reduce(movement * root)
         mean = torch.where(part.values["variance"] > 0, mean, 0.0)
         part.values["momentum"].copy_(mean / -rates)

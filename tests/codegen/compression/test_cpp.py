@@ -26,9 +26,15 @@ from plait.ir.compression.stage import (
     Stat,
 )
 from plait.ir.compression.variants import with_reference
-from plait.runtime.compression.codec import Launch, target_for
-from plait.runtime.compression.native import BuildError, Native, build, build_once, cache_directory
-from plait.runtime.compression.reference import ELEMENTS, Reference
+from plait.runtime.compression.backends.codec import Launch, target_for
+from plait.runtime.compression.backends.native import (
+    BuildError,
+    Native,
+    build,
+    build_once,
+    cache_directory,
+)
+from plait.runtime.compression.backends.reference import ELEMENTS, Reference
 
 SIZES = ((4, 1), (2, 2))
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")

@@ -3,12 +3,12 @@
 import pytest
 
 from plait.codegen.compression import cpp
-from plait.cost_model.compression import price
+from plait.cost_model.communication.compressed_collective import price
 from plait.cost_model.hardware import load_cluster
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import ALGORITHMS, PROGRAMS
 from plait.ir.compression.stage import Dequantize, Reduce, Stage, Unpack
-from plait.runtime.compression import reference
+from plait.runtime.compression.backends import reference
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 
 LOCAL = {stage for stage in Stage.__subclasses__() if not stage.breaks}

@@ -14,7 +14,7 @@ from plait.codegen.compression.ahead import Compiler, available
 from plait.codegen.compression.triton import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
-from plait.runtime.compression.native import BuildError
+from plait.runtime.compression.backends.native import BuildError
 
 WORKER = Path(__file__).with_name("triton_worker.py")
 GPUS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx90a", "hip:gfx942")
@@ -39,9 +39,11 @@ def test_every_kernel_is_python_under_its_name():
 def test_every_kernel_equals_the_reference(tmp_path):
     """In an own process: the interpreter is chosen when Triton is imported."""
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(tmp_path)], capture_output=True, text=True,
+        [sys.executable, str(WORKER), str(tmp_path)],
+        capture_output=True,
+        text=True,
         env={**os.environ, "TRITON_INTERPRET": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(re.match(r"(\d+) kernels", done.stdout)[1]) > 150
 
@@ -59,7 +61,10 @@ def check(pipelines, targets, folder):
                 widest = "v2" if narrow(kernel) else "v4"
                 loads = rf"ld\.global\S*\.({widest}\.b32|v2\.b64|v8\.b32|v4\.b64)"
                 assert re.search(loads, made.assembly), (kernel.name, target)
-                assert not re.search(r"st\.global\S*\.[bsu]8\b", made.assembly), (kernel.name, target)
+                assert not re.search(r"st\.global\S*\.[bsu]8\b", made.assembly), (
+                    kernel.name,
+                    target,
+                )
 
 
 def narrow(kernel):

@@ -8,12 +8,10 @@ import torch
 from plait.codegen.compression.ahead import imported
 from plait.codegen.compression.triton import source, work
 from plait.ir.compression.kernel import PER_INSTANCE
-from plait.runtime.compression.codec import Launch, target_for
-from plait.runtime.compression.generated import Generated
-from plait.runtime.compression.reference import ELEMENTS, Reference
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_cpp import flat, messages, pipelines
+from plait.runtime.compression.backends.codec import Launch, target_for
+from plait.runtime.compression.backends.generated import Generated
+from plait.runtime.compression.backends.reference import ELEMENTS, Reference
+from plait.tests.codegen.compression.test_cpp import flat, messages, pipelines
 
 
 def compare(kernel, elements, codec):

@@ -6,8 +6,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from plait.ir.capture import execute
+from plait.ir.lowering.cast import lift_dtypes
 from plait.ir.model import Model
-from plait.ir.precision import lift_dtypes
 
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -17,12 +17,21 @@ def test_known_operators_resolve() -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "aten.mm", "aten.no_such.default", "aten.mm.no_such", "os.system.default", "",
+        "aten.mm",
+        "aten.no_such.default",
+        "aten.mm.no_such",
+        "os.system.default",
+        "",
         "aten..default",
-        "aten.mm.default\n", "aten.__class__.default", "aten.mm.__class__", "load_library.x.y",
-        "__import__('os').system.default", "aten.mm.default.x", "\uff41ten.mm.default",
+        "aten.mm.default\n",
+        "aten.__class__.default",
+        "aten.mm.__class__",
+        "load_library.x.y",
+        "__import__('os').system.default",
+        "aten.mm.default.x",
+        "\uff41ten.mm.default",
     ],
-)  # fmt: skip
+)
 def test_everything_else_is_refused(target: str) -> None:
     with pytest.raises(FileError, match="registered"):
         resolve(target)
@@ -30,9 +39,20 @@ def test_everything_else_is_refused(target: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 3, 0.5, "mean", float("inf"), float("-inf"), torch.float32, torch.bfloat16,
-     torch.contiguous_format, [1, 2, [3, -1.5]]],
-)  # fmt: skip
+    [
+        None,
+        True,
+        3,
+        0.5,
+        "mean",
+        float("inf"),
+        float("-inf"),
+        torch.float32,
+        torch.bfloat16,
+        torch.contiguous_format,
+        [1, 2, [3, -1.5]],
+    ],
+)
 def test_literals_round_trip(value) -> None:
     assert decode(encode(value, lambda _: None), lambda v: v) == value
 

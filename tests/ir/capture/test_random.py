@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from plait.ir.capture import execute, trace
-
-from ... import zoo
-from . import eager
+from plait.tests import zoo
+from plait.tests.ir.capture import eager
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])

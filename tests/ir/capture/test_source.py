@@ -31,10 +31,12 @@ def wrong():
 def failing():
     return undefined_name
 """
+# fmt: off
 LLAMA = {
     "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 48, "vocab_size": 64,
-}  # fmt: skip
+}
+# fmt: on
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from plait.ir.capture import trace
-
-from ... import zoo
-from . import eager
+from plait.tests import zoo
+from plait.tests.ir.capture import eager
 
 FUNCTIONS = {
     "gpt2": ["data", "entry", "gpt2_block", "exit"],

@@ -17,10 +17,14 @@ SIZES = [(1, 4), (4, 1), (2, 2), (3, 2), (8, 16)]
 @pytest.mark.parametrize(
     ("name", "kernels"),
     [
-        ("sdp4bit.weights", 2), ("sdp4bit.gradients", 3), ("one-bit.gradients", 3),
-        ("1-bit-adam.momentum", 5), ("trimmed-mean.gradients", 3), ("int8-activations.send", 2),
+        ("sdp4bit.weights", 2),
+        ("sdp4bit.gradients", 3),
+        ("one-bit.gradients", 3),
+        ("1-bit-adam.momentum", 5),
+        ("trimmed-mean.gradients", 3),
+        ("int8-activations.send", 2),
     ],
-)  # fmt: skip
+)
 def test_runs_between_breaks_are_one_kernel_each(name, kernels):
     assert len(lower(PROGRAMS[name], 4, 2).kernels) == kernels
 
@@ -122,9 +126,10 @@ def test_published_bits_per_element():
 
 
 @given(
-    bits=st.sampled_from([1, 2, 4, 8]), group=st.sampled_from([0, 16, 128, 2048]),
+    bits=st.sampled_from([1, 2, 4, 8]),
+    group=st.sampled_from([0, 16, 128, 2048]),
     tiles=st.integers(1, 20),
-)  # fmt: skip
+)
 def test_messages_keep_their_alignment(bits, group, tiles):
     wire = Wire(bits, group)
     elements = tiles * wire.tile
@@ -134,8 +139,12 @@ def test_messages_keep_their_alignment(bits, group, tiles):
 
 
 def test_states_say_what_becomes_of_them():
-    found = {s.name: (s.chunks, s.resharded) for s in lower(PROGRAMS["1-bit-adam.momentum"], 4).states}
+    found = {
+        s.name: (s.chunks, s.resharded) for s in lower(PROGRAMS["1-bit-adam.momentum"], 4).states
+    }
     assert found == {
-        "momentum": (4, "kept"), "worker_error": (4, "reset"), "server_error": (1, "split")
-    }  # fmt: skip
+        "momentum": (4, "kept"),
+        "worker_error": (4, "reset"),
+        "server_error": (1, "split"),
+    }
     assert all(isinstance(k, Kernel) for k in lower(PROGRAMS["one-bit.gradients"], 2).kernels)

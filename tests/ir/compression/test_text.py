@@ -54,4 +54,6 @@ def test_differences_of_weights():
 def test_every_stage_of_every_program_is_printed(name):
     program = PROGRAMS[name]
     assert print_program(program).count("\n") == len(program.stages)
-    assert print_pipeline(lower(program, 4, 2)).count("kernel ") == len(lower(program, 4, 2).kernels)
+    assert print_pipeline(lower(program, 4, 2)).count("kernel ") == len(
+        lower(program, 4, 2).kernels
+    )

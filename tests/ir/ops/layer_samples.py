@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 
-from plait.ir.capture.operators import OPS
-from plait.ir.capture.places import whole_index
-
-from .drawn import F64, below, of, real
-from .pieces import Sample
+from plait.ir.capture.operators.elementary import OPS
+from plait.ir.capture.operators.shard_offsets import whole_index
+from plait.tests.ir.ops.drawn import F64, below, of, real
+from plait.tests.ir.ops.pieces import Sample
 
 
 def _layer_norm(shape: tuple[int, ...], inner: list[int], affine: bool = True) -> list[Sample]:
@@ -25,10 +24,18 @@ def _layer_norm(shape: tuple[int, ...], inner: list[int], affine: bool = True) -
         of("rms_norm", x, inner, weight),
         of("_fused_rms_norm", x, inner, weight, 1e-5),
         of(
-            "native_layer_norm_backward", upper, x, inner, mean, rstd, weight, bias, mask,
+            "native_layer_norm_backward",
+            upper,
+            x,
+            inner,
+            mean,
+            rstd,
+            weight,
+            bias,
+            mask,
             unused=unused,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _batch_norm_parts(shape: tuple[int, ...], affine: bool = True) -> list[Sample]:
@@ -195,10 +202,15 @@ LOSS = [sample for reduction in (0, 1, 2) for sample in _nll(reduction)] + _nll(
 
 
 def _convolution(
-    x: tuple[int, ...], weight: tuple[int, ...], groups: int = 1, bias: bool = True,
-    transposed: bool = False, mask: tuple[bool, bool] = (True, True), stride: int = 2,
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    groups: int = 1,
+    bias: bool = True,
+    transposed: bool = False,
+    mask: tuple[bool, bool] = (True, True),
+    stride: int = 2,
     padding: int = 1,
-) -> list[Sample]:  # fmt: skip
+) -> list[Sample]:
     space = len(x) - 2
     options = ([stride] * space, [padding] * space, [1] * space, transposed, [0] * space, groups)
     given, kernel = real(*x), real(*weight)

@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plait.ir.axes import Axes, Option, analyse
+from plait.ir.analysis.axes import Axes, Option, analyse
 from plait.ir.capture.literals import decode, encode, tensor_type
 from plait.ir.capture.resolve import resolve
 from plait.ir.layout import Factors
-from plait.ir.local import Boundary, localize
+from plait.ir.loops import Loops, Site, declaration
+from plait.ir.lowering.localize import Boundary, localize
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Argument, Function, Input, Op, Output, Ref
-from plait.ir.op import Loops, Site, declaration
-
-from ..lockstep import run, shard, unshard
+from plait.tests.ir.lowering.lockstep import run, shard, unshard
 
 
 @dataclass
@@ -109,9 +108,11 @@ def split_over(case: Case, option: Option, axes: Axes, ways: int) -> list[Tensor
     function, mesh = alone(case), Mesh((Axis("a", ways),))
     outputs = [s for s, v in zip(option.outputs, case.op.results, strict=True) if v >= 0]
     boundary = Boundary(
-        tuple((s,) for s in option.inputs), (None,) * len(option.inputs),
-        tuple((s,) for s in outputs), (None,) * len(outputs),
-    )  # fmt: skip
+        tuple((s,) for s in option.inputs),
+        (None,) * len(option.inputs),
+        tuple((s,) for s in outputs),
+        (None,) * len(outputs),
+    )
     choice = axes.ops[0].options.index(option)
     local = localize(function, axes, mesh, ((choice,),), boundary)
     shards = {

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from plait.ir.capture.resolve import overload
-from plait.ir.op import OPERATORS
+from plait.ir.loops import OPERATORS
 from plait.ir.ops import pointwise
-
-from .pieces import Sample
+from plait.tests.ir.ops.pieces import Sample
 
 _GENERATOR = torch.Generator().manual_seed(1)
 SHAPES = ((2, 4, 6), (4, 1), (6,))

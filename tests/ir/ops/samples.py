@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from .drawn import F64, below, of, real, small
-from .layer_samples import LAYERS
-from .pieces import Sample
-from .pointwise_samples import POINTWISE
+from plait.tests.ir.ops.drawn import F64, below, of, real, small
+from plait.tests.ir.ops.layer_samples import LAYERS
+from plait.tests.ir.ops.pieces import Sample
+from plait.tests.ir.ops.pointwise_samples import POINTWISE
 
 VIEW = [
     of("view", real(24), [2, 12]),
@@ -96,6 +96,7 @@ SLICING = [
     of("triu", real(2, 4, 6), 1),
 ]
 ENDS = torch.tensor([2, 2, 6], dtype=torch.int32)
+# fmt: off
 MATRIX = [
     of("mm", real(4, 6), real(6, 8)),
     of("bmm", real(2, 4, 6), real(2, 6, 8)),
@@ -123,7 +124,8 @@ MATRIX = [
     ),
     of("_grouped_mm", small(6, 16), small(3, 16, 32), ENDS),
     of("_grouped_mm", small(16, 24), small(24, 32), torch.tensor([8, 8, 24], dtype=torch.int32)),
-]  # fmt: skip
+]
+# fmt: on
 SOFTMAX = [
     of("_softmax", real(2, 4, 6), -1, False),
     of("_softmax", real(2, 4, 6), 1, False),
@@ -192,8 +194,13 @@ def _pooling() -> list[Sample]:
         of("avg_pool3d", real(2, 3, 4, 4, 4), [2, 2, 2]),
         of("avg_pool2d_backward", half, x, *pool, *options),
         of(
-            "avg_pool3d_backward", real(2, 3, 2, 2, 2), real(2, 3, 4, 4, 4),
-            [2, 2, 2], [2, 2, 2], [0, 0, 0], *options,
+            "avg_pool3d_backward",
+            real(2, 3, 2, 2, 2),
+            real(2, 3, 4, 4, 4),
+            [2, 2, 2],
+            [2, 2, 2],
+            [0, 0, 0],
+            *options,
         ),
         of("_adaptive_avg_pool2d", x, [3, 3]),
         of("adaptive_avg_pool1d", flat, [3]),
@@ -203,7 +210,7 @@ def _pooling() -> list[Sample]:
         of("upsample_nearest2d_backward", pixels, [8, 8], [4, 6, 4, 4]),
         *(of(name, x, [16, 12], False) for name in resize),
         *(of(f"{name}_backward", pixels, [8, 8], [4, 6, 4, 4], False) for name in resize),
-    ]  # fmt: skip
+    ]
 
 
 INDEXING = [
@@ -254,10 +261,12 @@ FACTORY = [
     of("tril_indices", 4, 4),
     of("triu_indices", 4, 4),
 ]
+# fmt: off
 SAMPLES = [
     *VIEW, *SLICING, *MATRIX, *SOFTMAX, *REDUCE, *LAYERS, *_pooling(),
     *INDEXING, *FACTORY, *POINTWISE,
-]  # fmt: skip
+]
+# fmt: on
 # Declared operators at sites where nothing is known of them.
 OPAQUE = [
     of("index.Tensor", real(4, 6), [real(4) > 0]),

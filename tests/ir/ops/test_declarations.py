@@ -6,11 +6,10 @@ import msgspec
 import pytest
 import torch
 
-from plait.ir.axes import analyse
-from plait.ir.op import OPERATORS, Loop, LoopKind, Loops, Site
-
-from .pieces import Case, Sample, alone, case, options, split_over, summed
-from .samples import OPAQUE, SAMPLES
+from plait.ir.analysis.axes import analyse
+from plait.ir.loops import OPERATORS, Loop, LoopKind, Loops, Site
+from plait.tests.ir.ops.pieces import Case, Sample, alone, case, options, split_over, summed
+from plait.tests.ir.ops.samples import OPAQUE, SAMPLES
 
 
 def _named(sample: Sample) -> str:
@@ -134,6 +133,10 @@ def _same(joined: list[torch.Tensor | None], found: Case, where: str) -> None:
         exact = not expected.is_floating_point()
         tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-5
         torch.testing.assert_close(
-            got, expected, rtol=0 if exact else tolerance, atol=0 if exact else tolerance,
-            equal_nan=True, msg=lambda text: f"{where}: {text}",
-        )  # fmt: skip
+            got,
+            expected,
+            rtol=0 if exact else tolerance,
+            atol=0 if exact else tolerance,
+            equal_nan=True,
+            msg=lambda text: f"{where}: {text}",
+        )

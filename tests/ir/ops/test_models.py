@@ -2,25 +2,28 @@
 
 import pytest
 
-from plait.ir.axes import analyse
+from plait.ir.analysis.axes import analyse
+from plait.ir.loops import OPERATORS, declaration, site_of
 from plait.ir.model import Function, Model
-from plait.ir.op import OPERATORS, declaration, site_of
-
-from ... import zoo
+from plait.tests import zoo
 
 # Operators that mix the samples of a batch, by what they do.
+# fmt: off
 EXPERTS = {
     # experts sort the tokens of the whole batch by expert
     "aten.sort.default", "aten.histc.default", "aten.arange.default", "aten.index_put.default",
     "transformers.grouped_mm_fallback.default",
     "transformers.grouped_mm_fallback_backward.default",
-}  # fmt: skip
+}
+# fmt: on
+# fmt: off
 MIXING = {
     **dict.fromkeys((make.__name__ for make in zoo.KINDS["mixture of experts"]), EXPERTS),
     # every picture is compared with every text
     "clip": {"aten.arange.default", "plait.cross_entropy.default",
              "plait.cross_entropy_backward.default"},
-}  # fmt: skip
+}
+# fmt: on
 
 
 @pytest.fixture(scope="module", params=sorted(zoo.ZOO))

@@ -8,7 +8,9 @@ from plait.ir.placement import PlacementGraph, PlacementTarget
 class Rules:
     """A graph on devices; `best()` tries everything."""
 
-    def __init__(self, graph: PlacementGraph, target: PlacementTarget, link: str, rule: str) -> None:
+    def __init__(
+        self, graph: PlacementGraph, target: PlacementTarget, link: str, rule: str
+    ) -> None:
         self.graph, self.target, self.link, self.rule = graph, target, link, rule
         self.reads = {n.id: [e for e in graph.edges if e.dst == n.id] for n in graph.nodes}
         self.writes = {n.id: [e for e in graph.edges if e.src == n.id] for n in graph.nodes}
@@ -55,13 +57,19 @@ class Rules:
             while moved:
                 moved = False
                 for d, lane in enumerate(lanes):
-                    if head[d] == len(lane) or any(e.src not in told for e in self.reads[lane[head[d]]]):
+                    if head[d] == len(lane) or any(
+                        e.src not in told for e in self.reads[lane[head[d]]]
+                    ):
                         continue
                     v = lane[head[d]]
-                    there = [end[e.src] if device[e.src] == d else arrive[self.key(e), d][1]
-                             for e in self.reads[v]]  # fmt: skip
+                    there = [
+                        end[e.src] if device[e.src] == d else arrive[self.key(e), d][1]
+                        for e in self.reads[v]
+                    ]
                     start[v] = max([free[d], *there])
-                    free[d] = end[v] = start[v] + self.node[v].compute_us / self.target.devices[d].speed
+                    free[d] = end[v] = (
+                        start[v] + self.node[v].compute_us / self.target.devices[d].speed
+                    )
                     head[d] += 1
                     moved = True
             waiting = [v for v in end if v not in told]
@@ -93,20 +101,27 @@ class Rules:
 
     def bytes_on(self, d, device, start, end, arrive):
         mine = [n for n in self.graph.nodes if device[n.id] == d]
-        copies = {self.key(e): e for e in reversed(self.graph.edges)
-                  if device[e.dst] == d != device[e.src]}  # fmt: skip
+        copies = {
+            self.key(e): e
+            for e in reversed(self.graph.edges)
+            if device[e.dst] == d != device[e.src]
+        }
         if self.rule == "train":
             held = sum(n.mem_persistent + n.mem_output for n in mine)
             received = sum(e.bytes for e in copies.values())
             return held + received + max((n.mem_temporary for n in mine), default=0)
         spans = []
         for n in mine:
-            uses = [end[e.dst] if device[e.dst] == d else arrive[self.key(e), device[e.dst]][1]
-                    for e in self.writes[n.id]]  # fmt: skip
+            uses = [
+                end[e.dst] if device[e.dst] == d else arrive[self.key(e), device[e.dst]][1]
+                for e in self.writes[n.id]
+            ]
             spans.append((start[n.id], max([end[n.id], *uses]), n.mem_output))
             spans.append((start[n.id], end[n.id], n.mem_temporary))
         for key, e in copies.items():
-            readers = [x.dst for x in self.writes[e.src] if self.key(x) == key and device[x.dst] == d]
+            readers = [
+                x.dst for x in self.writes[e.src] if self.key(x) == key and device[x.dst] == d
+            ]
             spans.append((arrive[key, d][0], max(end[w] for w in readers), e.bytes))
         levels = (sum(size for a, b, size in spans if a <= at < b) for at, _, _ in spans)
         return sum(n.mem_persistent for n in mine) + max(levels, default=0)

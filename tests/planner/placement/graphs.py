@@ -5,6 +5,7 @@ import random
 from plait.ir.placement import PlacementEdge, PlacementGraph, PlacementNode
 
 # Times of operators, edges as (from, to, transfer time); the published illustrations of m-ETF and m-SCT.
+# fmt: off
 FIGURES = {
     "fig1": ((1, 3, 3, 1, 3, 1), ((0, 1, 1), (0, 4, 1), (1, 2, 1), (2, 3, 1), (4, 5, 1), (5, 3, 1))),
     "fig2": ((5, 4, 7, 4), ((0, 2, 1), (1, 2, 3), (1, 3, 1))),
@@ -14,7 +15,8 @@ FIGURES = {
         ((0, 2, 1), (0, 3, 5), (0, 4, 2), (1, 2, 1), (1, 3, 1), (1, 4, 1), (2, 5, 5), (2, 6, 3),
          (3, 5, 4), (3, 6, 1), (3, 7, 5), (4, 8, 1)),
     ),
-}  # fmt: skip
+}
+# fmt: on
 
 PERSISTENT = {"fig1": (1, 2, 2, 1, 1, 1)}  # on devices of 4
 

@@ -9,9 +9,8 @@ from plait.ir.errors import InfeasibleError
 from plait.ir.placement import PlacementDevice, PlacementLink, PlacementTarget
 from plait.planner.placement import PlacementOptions
 from plait.planner.placement.search import place
-
-from .everything import Rules
-from .graphs import random_graph
+from plait.tests.planner.placement.everything import Rules
+from plait.tests.planner.placement.graphs import random_graph
 
 CASES = 300
 LINKS = ("parallel", "duplex", "half-duplex")
@@ -52,5 +51,6 @@ def test_gaps_are_true_and_nothing_that_fits_is_missed(seed):
     assert found.makespan_us >= least - 1e-9
     assert found.lower_bound_us <= least + 1e-9
     assert (found.makespan_us - least) / found.makespan_us <= found.gap + 1e-12
-    assert max(p - d.memory_bytes for p, d in
-               zip(found.peak_memory, target.devices, strict=True)) <= 0  # fmt: skip
+    assert (
+        max(p - d.memory_bytes for p, d in zip(found.peak_memory, target.devices, strict=True)) <= 0
+    )

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from plait.cost_model.placement import work_of
+from plait.cost_model.placement.arrays import work_of
 from plait.ir.errors import InfeasibleError
 from plait.ir.placement import PlacementDevice, PlacementLink, PlacementTarget, uniform_target
 from plait.planner.placement import PlacementOptions
@@ -13,8 +13,7 @@ from plait.planner.placement.nested import first_devices, rungs_of
 from plait.planner.placement.options import LINKS
 from plait.planner.placement.problem import Problem
 from plait.planner.placement.search import place
-
-from .graphs import layered, random_graph
+from plait.tests.planner.placement.graphs import layered, random_graph
 
 QUICK = 0.02  # seconds of effort: a search that is far from done
 
@@ -40,15 +39,21 @@ def test_devices_and_links_that_differ_are_added_at_the_end():
     graph = random_graph(0, 40, 30)
     devices = tuple(PlacementDevice(200.0, float(rng.choice([0.5, 1.0, 2.0]))) for _ in range(5))
     links = tuple(tuple(PlacementLink(*rng.integers(0, 9, 2)) for _ in range(5)) for _ in range(5))
-    spans = [makespan(graph, PlacementTarget(devices[:n], tuple(row[:n] for row in links[:n])),
-                      "half-duplex") for n in (2, 4, 5)]  # fmt: skip
+    spans = [
+        makespan(
+            graph, PlacementTarget(devices[:n], tuple(row[:n] for row in links[:n])), "half-duplex"
+        )
+        for n in (2, 4, 5)
+    ]
     assert spans == sorted(spans, reverse=True)
 
 
 def test_the_first_devices_are_a_problem_of_their_own():
     graph = random_graph(4, 20)
-    many, few = (Problem(work_of(graph, uniform_target(n, 50.0, 1.0, 2.0)), "duplex", "train")
-                 for n in (6, 4))  # fmt: skip
+    many, few = (
+        Problem(work_of(graph, uniform_target(n, 50.0, 1.0, 2.0)), "duplex", "train")
+        for n in (6, 4)
+    )
     part = first_devices(many, 4)
     assert part.devices == 4
     for ours, theirs in zip(part.work[:-1], few.work[:-1], strict=True):
@@ -57,8 +62,13 @@ def test_the_first_devices_are_a_problem_of_their_own():
 
 def test_rungs_are_powers_of_two_and_all():
     assert [rungs_of(n) for n in (1, 2, 3, 4, 6, 16)] == [
-        [1], [2], [2, 3], [2, 4], [2, 4, 6], [2, 4, 8, 16],
-    ]  # fmt: skip
+        [1],
+        [2],
+        [2, 3],
+        [2, 4],
+        [2, 4, 6],
+        [2, 4, 8, 16],
+    ]
 
 
 def test_many_devices_keep_the_time_limit():

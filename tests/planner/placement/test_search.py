@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import plait
-from plait.cost_model.placement import work_of
+from plait.cost_model.placement.arrays import work_of
 from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.placement import (
     PlacementDevice,
@@ -19,18 +19,17 @@ from plait.ir.placement import (
     uniform_target,
 )
 from plait.planner.placement import PlacementOptions
-from plait.planner.placement.anneal import anneal, settle, walk_from
+from plait.planner.placement.algorithms.anneal import anneal, settle, walk_from
+from plait.planner.placement.algorithms.coarse import chains, units
+from plait.planner.placement.algorithms.earliest import etf
+from plait.planner.placement.algorithms.ranked import ranked
 from plait.planner.placement.bounds import lower_bound_us
-from plait.planner.placement.coarse import chains, units
-from plait.planner.placement.earliest import etf
 from plait.planner.placement.options import ALGORITHMS, LINKS, RULES
 from plait.planner.placement.portfolio import Search, constructive
 from plait.planner.placement.problem import Problem
-from plait.planner.placement.ranked import ranked
 from plait.planner.placement.repair import repaired
 from plait.planner.placement.search import place
-
-from .graphs import layered, random_graph
+from plait.tests.planner.placement.graphs import layered, random_graph
 
 
 def target(graph: PlacementGraph, room: float = 3.0, devices: int = 4) -> PlacementTarget:
@@ -163,8 +162,10 @@ def test_bounds_are_below_every_schedule(seed):
     for link in LINKS:
         problem = Problem(work_of(graph, uniform_target(3, 1e9, 2.0, 1.0)), link, "train")
         bound = lower_bound_us(problem)
-        assert all(c is None or bound <= c.makespan_us + 1e-9
-                   for c in (make() for make in constructive(problem)))  # fmt: skip
+        assert all(
+            c is None or bound <= c.makespan_us + 1e-9
+            for c in (make() for make in constructive(problem))
+        )
 
 
 def test_large_graphs_are_quick():

@@ -5,13 +5,13 @@ from math import inf, prod
 from random import Random
 
 from plait.cost_model.hardware import load_cluster
-from plait.ir.axes import analyse
+from plait.ir.analysis.axes import analyse
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Input, Op, Output, Ref
 from plait.ir.tensor import TensorType
-from plait.planner.batch import AxisSharding
 from plait.planner.sharding import AxisRule, ShardingProblem, price
 from plait.planner.sharding.costs import RooflineCosts
+from plait.planner.sharding.data_parallel import AxisSharding
 
 MOST = 1200  # assignments that are tried for one problem
 
@@ -48,7 +48,9 @@ def random_problem(seed: int) -> ShardingProblem:
         costs = RooflineCosts(function, axes, mesh, load_cluster("4x4xh100"), strides)
     limit = inf
     if random.random() < 0.3:
-        limit = random.uniform(0.3, 1.0) * sum(function.types[i.value].bytes for i in function.held())
+        limit = random.uniform(0.3, 1.0) * sum(
+            function.types[i.value].bytes for i in function.held()
+        )
     return ShardingProblem(function, axes, mesh, rules, costs, limit)
 
 
@@ -131,8 +133,9 @@ def some_states(random: Random, axes, value: int, size: int, several: bool):
     cuts = [
         (dim, part)
         for dim, parts in enumerate(axes.factors[value])
-        for part, n in enumerate(parts) if n % size == 0
-    ]  # fmt: skip
+        for part, n in enumerate(parts)
+        if n % size == 0
+    ]
     every = ["R", *cuts]
     if several:
         return tuple(sorted(random.sample(every, random.randint(1, min(3, len(every)))), key=str))
@@ -155,18 +158,25 @@ def axis_parts(problem: ShardingProblem, rule: AxisRule, size: int):
         return (None,) if value is None else ("R",) if size == 1 else rule.states.get(value, ("R",))
 
     ops = [
-        [0] if size == 1 else [
-            n for n, o in enumerate(known.options)
-            if rule.pins.get(i, n) == n and (i in rule.pins or o.atom < 0 or o.atom in rule.loops)
+        [0]
+        if size == 1
+        else [
+            n
+            for n, o in enumerate(known.options)
+            if rule.pins.get(i, n) == n
+            and (i in rule.pins or o.atom < 0 or o.atom in rule.loops)
             and (not o.loop or o.size % size == 0)
         ]
         for i, known in enumerate(problem.axes.ops)
-    ]  # fmt: skip
+    ]
     gradients = [may(i.gradient) if i.kind == "activation" else (None,) for i in function.inputs]
     return [
-        *ops, *(may(i.value) for i in function.inputs), *gradients,
-        *(may(o.value) for o in function.outputs), *(may(o.tangent) for o in function.outputs),
-    ]  # fmt: skip
+        *ops,
+        *(may(i.value) for i in function.inputs),
+        *gradients,
+        *(may(o.value) for o in function.outputs),
+        *(may(o.tangent) for o in function.outputs),
+    ]
 
 
 def count(problem: ShardingProblem) -> int:
@@ -178,13 +188,17 @@ def sharding(problem: ShardingProblem, rule: AxisRule, size: int, parts) -> Axis
     n, inputs, outputs = len(function.ops), len(function.inputs), len(function.outputs)
     states = parts[n : n + inputs]
     gradients = tuple(
-        None if item.gradient is None
-        else given if item.kind == "activation"
-        else state if size == 1 else rule.gradients.get(state, state)
+        None
+        if item.gradient is None
+        else given
+        if item.kind == "activation"
+        else state
+        if size == 1
+        else rule.gradients.get(state, state)
         for item, state, given in zip(
             function.inputs, states, parts[n + inputs : n + 2 * inputs], strict=True
         )
-    )  # fmt: skip
+    )
     rest = parts[n + 2 * inputs :]
     return AxisSharding(parts[:n], states, gradients, rest[:outputs], rest[outputs:])
 

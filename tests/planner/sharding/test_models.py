@@ -1,22 +1,18 @@
 """On traced layers: the search agrees with the integer program alone, and with itself."""
 
-import sys
 from math import inf, isclose
-from pathlib import Path
 
 import pytest
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.analysis.dataflow import flow
 from plait.ir.capture import trace
-from plait.ir.flow import flow
 from plait.ir.mesh import Axis, Mesh
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
-from plait.planner.sharding.build import build
 from plait.planner.sharding.costs import RooflineCosts
 from plait.planner.sharding.judge import held_and_saved_bytes
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import zoo
+from plait.planner.sharding.network.build import build
+from plait.tests import zoo
 
 INTEGER = SearchOptions(prune=False, contract=False, eliminate=False, ascend=False)
 ASCENT = SearchOptions(eliminate=False)
@@ -38,12 +34,17 @@ def problem(traced, sizes: tuple[int, ...], memory: float = inf) -> ShardingProb
     rules = []
     for size in sizes:
         states = {
-            item.value: ("R", *(
-                (dim, part) for dim, parts in enumerate(axes.factors[item.value])
-                for part, extent in enumerate(parts) if extent % size == 0
-            ))
+            item.value: (
+                "R",
+                *(
+                    (dim, part)
+                    for dim, parts in enumerate(axes.factors[item.value])
+                    for part, extent in enumerate(parts)
+                    if extent % size == 0
+                ),
+            )
             for item in function.held()
-        }  # fmt: skip
+        }
         rules.append(AxisRule(frozenset(axes.sizes), states))
     strides = tuple(mesh.stride(i) for i in range(len(sizes)))
     costs = RooflineCosts(function, axes, mesh, load_cluster("2x2x2xa100-80"), strides)

@@ -1,17 +1,13 @@
 """The search finds what trying everything finds, and every switch leaves the optimum alone."""
 
-import sys
 from functools import cache
 from math import inf, isclose
-from pathlib import Path
 
 import pytest
 
 from plait.ir.errors import PlaitError
 from plait.planner.sharding import SearchOptions, price, solve
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import cases
+from plait.tests.planner.sharding import cases
 
 CASES = 510
 SHARES = 6

@@ -10,17 +10,15 @@ import torch.distributed as dist
 from plait.codegen.compression.cpp import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS, algorithm
+from plait.runtime.comm.process_group import Pool
+from plait.runtime.compression.backends.native import Native, build
+from plait.runtime.compression.backends.reference import Reference
 from plait.runtime.compression.exchange import Exchange
 from plait.runtime.compression.levels import levels
-from plait.runtime.compression.native import Native, build
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
-from plait.runtime.compression.reference import Reference
 from plait.runtime.compression.threads import run_ranks
-from plait.runtime.group import Pool
-from plait.runtime.session import session
-
-sys.path.insert(0, str(Path(__file__).parent))
-import language
+from plait.runtime.launch.session import session
+from plait.tests.runtime.compression import language
 
 ELEMENTS, STEPS = 50_000, 2
 COMPILED = ("sdp4bit.gradients", "sdp4bit.weights", "1-bit-adam.momentum", "trimmed-mean.gradients")

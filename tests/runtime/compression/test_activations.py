@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from plait.cost_model.communication.compressed_all_reduce import Reductions
+from plait.cost_model.communication.stage_transfer import Crossing, coding_bytes, message_bytes
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.hops import Crossing, coding_bytes, message_bytes
-from plait.cost_model.reductions import Reductions
-from plait.ir.amounts import Large
 from plait.ir.compression.registry import PROGRAMS
+from plait.ir.plan.workload import Large
 from plait.runtime.compression.activations import Passing, Summing, type_of
-from plait.runtime.compression.reference import Reference
+from plait.runtime.compression.backends.reference import Reference
 from plait.runtime.compression.threads import run_ranks
 from plait.runtime.compression.work import Levels
-from plait.runtime.peak import LiveBytes
+from plait.runtime.verification.live_bytes import LiveBytes
 
 NAMES = ("int8-activations", "fp8-activations")
 ROUNDING = {"int8-activations": 0.5 / 127, "fp8-activations": 1 / 16}  # of a group's largest value
@@ -60,10 +60,15 @@ def test_a_value_arrives_rounded(name, dtype, shape):
     assert 0 < float((found - x).abs().max()) <= limit
 
 
-@pytest.mark.parametrize("x", [
-    torch.ones(300, 300, dtype=torch.int64), torch.ones(300, 300, dtype=torch.bool),
-    torch.ones(127, 128), torch.ones(255, 128, dtype=torch.bfloat16),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.ones(300, 300, dtype=torch.int64),
+        torch.ones(300, 300, dtype=torch.bool),
+        torch.ones(127, 128),
+        torch.ones(255, 128, dtype=torch.bfloat16),
+    ],
+)
 def test_what_is_small_or_no_number_travels_as_it_is(x):
     passing = Passing(PROGRAMS["int8-activations.send"])
     assert passing.encode(x) is x

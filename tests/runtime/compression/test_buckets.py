@@ -86,9 +86,7 @@ def test_small_tensors_are_exact():
 
     totals = [torch.stack(rows).sum(0) for rows in zip(*map(tensors, range(4)), strict=True)]
     found, names = run_ranks(work, 4)[0]
-    exact = [
-        torch.allclose(a, b, atol=1e-5) for a, b in zip(found, totals, strict=True)
-    ]  # fmt: skip
+    exact = [torch.allclose(a, b, atol=1e-5) for a, b in zip(found, totals, strict=True)]
     assert exact == [True, True, False, False]
     assert names == ["gradients.large.0", "gradients.large.1", "gradients.small.0"]
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from plait.ir.compression.stage import Quantize, Reduce
 from plait.ir.compression.wire import Wire
-from plait.runtime.compression.codes import decode, encode, fold, pack, unpack
-from plait.runtime.compression.philox import philox, uniform
+from plait.runtime.compression.backends.codes import decode, encode, fold, pack, unpack
+from plait.runtime.compression.backends.philox import philox, uniform
+from plait.runtime.compression.backends.reference import hadamard
 from plait.runtime.compression.reduce import reduce, sort
-from plait.runtime.compression.reference import hadamard
 
 
 def test_philox_gives_the_published_words():
@@ -28,7 +28,10 @@ def test_noise_is_uniform_and_differs_by_step_and_seed():
     assert abs(noise.mean() - 0.5) < 4 * sigma
     for other in (uniform(2, 1000, 128, 5, noise.device), uniform(1, 1000, 128, 6, noise.device)):
         assert (other == noise).double().mean() < 1e-3
-        assert abs(torch.corrcoef(torch.stack([noise.flatten(), other.double().flatten()]))[0, 1]) < 0.02
+        assert (
+            abs(torch.corrcoef(torch.stack([noise.flatten(), other.double().flatten()]))[0, 1])
+            < 0.02
+        )
 
 
 @given(bits=st.sampled_from([1, 2, 4, 8]), group=st.sampled_from([16, 128, 2048]))

@@ -10,8 +10,7 @@ from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.registry import algorithm
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 from plait.runtime.compression.threads import run_ranks
-
-from .language import Corpus, train
+from plait.tests.runtime.compression.language import Corpus, train
 
 RATE = 3e-3
 
@@ -23,9 +22,7 @@ def loss(found, corpus, steps, seed, **options):
     def make(parameters, levels):
         return kind(parameters, levels, RATE, program=found, small_bytes=0, **options)
 
-    results = run_ranks(
-        partial(train, make=make, corpus=corpus, steps=steps, seed=seed), 2, 2
-    )  # fmt: skip
+    results = run_ranks(partial(train, make=make, corpus=corpus, steps=steps, seed=seed), 2, 2)
     for _, weights in results[1:]:
         assert all(torch.equal(w, results[0][1][name]) for name, w in weights.items())
     return results[0][0]
@@ -51,12 +48,18 @@ def test_a_few_steps_lose_little(name, most, options):
 @pytest.mark.parametrize(
     ("name", "most", "seed"),
     [
-        ("sdp4bit", 0.005, 7), ("sdp4bit", 0.005, 8), ("sdp4bit", 0.005, 9),
-        ("1-bit-adam", 0.02, 7), ("1-bit-adam", 0.02, 8), ("1-bit-adam", 0.02, 9),
-        ("zero++", 0.01, 7), ("error-feedback", 0.01, 7), ("eight-bits", 0.002, 7),
+        ("sdp4bit", 0.005, 7),
+        ("sdp4bit", 0.005, 8),
+        ("sdp4bit", 0.005, 9),
+        ("1-bit-adam", 0.02, 7),
+        ("1-bit-adam", 0.02, 8),
+        ("1-bit-adam", 0.02, 9),
+        ("zero++", 0.01, 7),
+        ("error-feedback", 0.01, 7),
+        ("eight-bits", 0.002, 7),
         ("bf16", 0.002, 7),
     ],
-)  # fmt: skip
+)
 def test_three_hundred_steps_lose_little(name, most, seed):
     torch.set_num_threads(1)
     assert worse(name, Corpus(200_000), 300, seed) < most

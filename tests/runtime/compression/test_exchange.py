@@ -15,28 +15,29 @@ from plait.ir.errors import MismatchError, UsageError
 from plait.runtime.compression.exchange import Exchange
 from plait.runtime.compression.message import Message
 from plait.runtime.compression.threads import run_ranks
-from plait.runtime.launch import launch
+from plait.runtime.launch.launch import launch
 
 HERE = Path(__file__).parent
 SIZES = ((4, 1), (1, 4), (2, 2))
 COLLECTIVES = [name for name, program in PROGRAMS.items() if program.result != "send"]
 MEANS = [  # programs whose result is an average, on one step, up to rounding
-    name for name in COLLECTIVES
+    name
+    for name in COLLECTIVES
     if PROGRAMS[name].subject != "weights"
     and not any(word in name for word in ("random", "cser", "detached", "1-bit-adam", "tp"))
     and not any(word in name for word in ("trimmed", "median", "phocas", "krum", "zeno"))
-]  # fmt: skip
+]
 KEPT = [  # those that lose nothing in the long run
-    name for name in MEANS
-    if PROGRAMS[name].subject != "activations" and name not in ("zero++.gradients", "bf16.gradients")
-]  # fmt: skip
+    name
+    for name in MEANS
+    if PROGRAMS[name].subject != "activations"
+    and name not in ("zero++.gradients", "bf16.gradients")
+]
 
 
 @pytest.mark.ranks
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-@pytest.mark.parametrize(
-    ("ranks", "inner"), [(4, 2), pytest.param(4, 1, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize(("ranks", "inner"), [(4, 2), pytest.param(4, 1, marks=pytest.mark.long)])
 def test_gloo_ranks_agree_and_send_what_was_predicted(ranks, inner, tmp_path):
     worker = [str(HERE / "exchange_worker.py"), str(inner), str(tmp_path / "kernels")]
     outputs = launch(ranks, worker, timeout_seconds=240)
@@ -173,9 +174,7 @@ def test_states_go_into_checkpoints(name):
         straight = [step(first, x) for x in data[3:]]
         second = Exchange(program, levels, 9_000, small_bytes=0)
         second.load_state_dict(saved)
-        return all(
-            torch.equal(a, step(second, x)) for a, x in zip(straight, data[3:], strict=True)
-        )
+        return all(torch.equal(a, step(second, x)) for a, x in zip(straight, data[3:], strict=True))
 
     assert all(run_ranks(run, 2, 2))
 

@@ -102,9 +102,7 @@ def momentum_sgd(lr):
     ("kind", "name"), [("Averaged", "one-bit"), ("Averaged", "dithering"), ("Sharded", "sdp4bit")]
 )
 def test_any_optimizer_on_exact_gradients(kind, name):
-    close(
-        trajectory(kind, lr=0.01, program=plain(name), base=torch.optim.Adam), base(adam(0.01))
-    )  # fmt: skip
+    close(trajectory(kind, lr=0.01, program=plain(name), base=torch.optim.Adam), base(adam(0.01)))
 
 
 def lamb():
@@ -174,7 +172,9 @@ def test_variances_move_ever_more_rarely():
 
 def test_one_bit_lamb_is_lamb_before_it_freezes():
     options = {"lr": 0.01, "weight_decay": 0.1}
-    close(trajectory("OneBitLamb", program=plain("1-bit-lamb"), warmup=100, **options), base(lamb()))
+    close(
+        trajectory("OneBitLamb", program=plain("1-bit-lamb"), warmup=100, **options), base(lamb())
+    )
     close(trajectory("OneBitLamb", warmup=6, **options)[:6], base(lamb())[:6])
     after = trajectory("OneBitLamb", warmup=6, **options)
     assert all(torch.isfinite(x).all() for x in after)
@@ -236,9 +236,13 @@ def test_small_tensors_are_exact():
     def both(levels):
         big, small = torch.nn.Parameter(torch.zeros(5000)), torch.nn.Parameter(torch.zeros(50))
         optimizer = OPTIMIZERS["Averaged"](
-            [big, small], levels, 1.0, torch.optim.SGD, program=algorithm("one-bit"),
+            [big, small],
+            levels,
+            1.0,
+            torch.optim.SGD,
+            program=algorithm("one-bit"),
             small_bytes=1000,
-        )  # fmt: skip
+        )
         for parameter in (big, small):
             parameter.grad = gradient(0, levels.all.index, parameter.shape)
         optimizer.step()
@@ -277,7 +281,9 @@ def test_a_run_continues_from_its_checkpoint(name):
     def halves(levels):
         straight, _ = run(found.optimizer, levels, **options)
         _, first = run(found.optimizer, levels, 6, **options)
-        parameters = [torch.nn.Parameter(p.detach().clone()) for p in first.param_groups[0]["params"]]
+        parameters = [
+            torch.nn.Parameter(p.detach().clone()) for p in first.param_groups[0]["params"]
+        ]
         second = OPTIMIZERS[found.optimizer](parameters, levels, small_bytes=0, **options)
         second.load_state_dict(first.state_dict())
         for step in range(6, STEPS):
@@ -302,11 +308,18 @@ def test_every_algorithm_has_its_optimizer(name):
 def test_quantising_weights_themselves_stalls():
     """SDP4Bit's counter-example: ternary weights never leave (1, 1), their differences reach zero."""
     direct = Program(
-        "direct", "weights", "all_gather",
-        (Stat("absmax", 128), Quantize(2), Pack(), AllGather(),
-         *PROGRAMS["zero++.weights"].stages[-2:]),
+        "direct",
+        "weights",
+        "all_gather",
+        (
+            Stat("absmax", 128),
+            Quantize(2),
+            Pack(),
+            AllGather(),
+            *PROGRAMS["zero++.weights"].stages[-2:],
+        ),
         accepts_bias="to show that it stalls",
-    )  # fmt: skip
+    )
     difference = replace(
         PROGRAMS["sdp4bit.weights"],
         stages=tuple(

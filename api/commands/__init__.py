@@ -1,0 +1,1 @@
+"""The commands of `plait`: one module each, with its arguments and its work."""

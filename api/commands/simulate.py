@@ -1,0 +1,164 @@
+"""`plait simulate`: the timeline of a plan when ranks are slow or links are down."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ...cost_model.pipeline.simulate import Event, Timeline
+from ...cost_model.pipeline.what_if import Conditions, Lost, Run, ranks_of, run_plan
+from ...ir.errors import UsageError
+from ...ir.plan.plan import Plan
+from ...ir.text.printer import schedule, seconds
+from .common import show
+
+WIDTH = 72  # columns of the timeline
+MOST_ROWS = 64
+LARGEST_FACTOR = 1000.0
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..plan_object import load_plan
+
+    plan = load_plan(options.plan)
+    conditions = parse_conditions(plan, options.slow, options.link_down)
+    planned, changed = run_plan(plan, Conditions()), run_plan(plan, conditions)
+    if options.json:
+        show(as_json(plan, planned, changed))
+    else:
+        print("\n".join(lines(plan, planned, changed)))
+    return 0
+
+
+def parse_conditions(plan: Plan, slow: Sequence[str], down: Sequence[str]) -> Conditions:
+    """From `rank3=1.3` and `LEVEL`, `rank3:LEVEL` or `rank3` with or without `=PART`.
+
+    Raises UsageError for what the plan's cluster has not, and for what is given twice.
+    """
+    slowed = tuple(_slow(plan, text) for text in slow)
+    lost = tuple(_lost(plan, text) for text in down)
+    places = [*(rank for rank, _ in slowed), *((x.level, x.rank) for x in lost)]
+    if len(set(places)) < len(places):
+        raise UsageError("--slow, --link-down: a rank or link is named twice")
+    return Conditions(slowed, lost)
+
+
+def _slow(plan: Plan, text: str) -> tuple[int, float]:
+    name, _, value = text.partition("=")
+    factor = _number(value, f"--slow {text}")
+    if not 1 / LARGEST_FACTOR <= factor <= LARGEST_FACTOR:
+        raise UsageError(
+            f"--slow {text}: times as long, at most {LARGEST_FACTOR:g}, as in rank3=1.3"
+        )
+    return _rank(plan, name, f"--slow {text}"), factor
+
+
+def _lost(plan: Plan, text: str) -> Lost:
+    place, _, value = text.partition("=")
+    part = _number(value, f"--link-down {text}") if value else 1.0
+    if not 0 < part <= 1:
+        raise UsageError(f"--link-down {text}: the part that is lost is above 0 and at most 1")
+    names = [link.name for link in plan.cluster.levels]
+    rank, colon, level = place.rpartition(":")
+    if level in names:
+        number = _rank(plan, rank, f"--link-down {text}") if colon else None
+        return Lost(names.index(level), part, number)
+    if colon or not re.fullmatch(r"rank\d+", level):
+        raise UsageError(
+            f"--link-down {text}: {plan.cluster.name} has the levels {', '.join(names)}; name one, or "
+            "a rank, or both as in rank3:" + names[-1]
+        )
+    return Lost(len(names) - 1, part, _rank(plan, level, f"--link-down {text}"))
+
+
+def _rank(plan: Plan, text: str, where: str) -> int:
+    found = re.fullmatch(r"rank(\d{1,9})", text)
+    if found is None or int(found[1]) >= plan.mesh.size:
+        raise UsageError(f"{where}: name a rank from rank0 to rank{plan.mesh.size - 1}")
+    return int(found[1])
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{where}: {text!r:.40} is not a number") from None
+
+
+def lines(plan: Plan, planned: Run, changed: Run) -> Iterator[str]:
+    """Step and bubble as planned and as changed, then every stage over time."""
+    more = changed.step_seconds / planned.step_seconds - 1
+    yield f"{plan.word}, {plan.micro_batches} micro-batches, {schedule(plan)}, on {plan.cluster}"
+    yield ""
+    yield f"{'':<22}{'as planned':>12}{'changed':>12}"
+    for name, before, after in (
+        ("step", planned.step_seconds, changed.step_seconds),
+        ("pipeline", planned.timeline.makespan_seconds, changed.timeline.makespan_seconds),
+        ("synchronisation", max(planned.sync_seconds), max(changed.sync_seconds)),
+    ):
+        last = f"{more:>+10.1%}" if name == "step" else ""
+        yield f"{name:<22}{seconds(before):>12}{seconds(after):>12}{last}"
+    yield f"{'bubble':<22}{planned.timeline.bubble:>12.1%}{changed.timeline.bubble:>12.1%}"
+    for stage, (before, after) in enumerate(
+        zip(planned.timeline.bubbles, changed.timeline.bubbles, strict=True)
+    ):
+        yield f"{f'  stage {stage}':<22}{before:>12.1%}{after:>12.1%}"
+    yield ""
+    yield f"the pipeline, a column is {seconds(changed.timeline.makespan_seconds / WIDTH)}"
+    yield from picture(changed.timeline)
+
+
+def picture(timeline: Timeline) -> Iterator[str]:
+    """A row per stage: F forward, B backward, a point where it waits."""
+    rows: list[list[Event]] = [[] for _ in range(timeline.stages)]
+    for event in timeline.events:
+        rows[event.stage].append(event)
+    for stage, events in enumerate(rows[:MOST_ROWS]):
+        yield f"stage {stage:<4}{drawn(events, timeline.makespan_seconds)}"
+    if len(rows) > MOST_ROWS:
+        yield f"… {len(rows) - MOST_ROWS} more stages"
+
+
+def drawn(events: Sequence[Event], makespan_seconds: float) -> str:
+    """What a stage does at the middle of every column; `events` in order of time."""
+    marks, at = "", 0
+    for column in range(WIDTH):
+        now = (column + 0.5) * makespan_seconds / WIDTH
+        while at < len(events) and events[at].end_seconds <= now:
+            at += 1
+        marks += events[at].kind if at < len(events) and events[at].start_seconds <= now else "."
+    return marks
+
+
+def as_json(plan: Plan, planned: Run, changed: Run) -> dict[str, Any]:
+    line = changed.timeline
+    return {
+        "step_time_s": changed.step_seconds,
+        "planned_step_time_s": planned.step_seconds,
+        "bubble": line.bubble,
+        "planned_bubble": planned.timeline.bubble,
+        "pipeline_time_s": line.makespan_seconds,
+        "stages": [
+            {
+                "devices": [ranks_of(plan, s)[0], ranks_of(plan, s)[-1]],
+                "busy_s": busy,
+                "bubble": bubble,
+                "planned_bubble": before,
+                "sync_s": sync,
+            }
+            for s, (busy, bubble, before, sync) in enumerate(
+                zip(
+                    line.busy_seconds,
+                    line.bubbles,
+                    planned.timeline.bubbles,
+                    changed.sync_seconds,
+                    strict=True,
+                )
+            )
+        ],
+        "events": [msgspec.to_builtins(event) for event in line.events],
+    }

@@ -1,0 +1,118 @@
+"""A log of measured steps, as `plait calibrate --log` reads it: one JSON object a line.
+
+    {"plan": "plan.json", "step_seconds": 0.412, "peak_bytes": 1073741824}
+    {"digest": "a3f1…", "step_seconds": 0.409}
+
+`plan` is a path from the log's folder, `digest` that of a plan file in it. `peak_bytes`, the most that
+a device held, may be left out. Lines that are empty are passed over.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from ..cost_model.calibration.fit import Step
+from ..ir.errors import FileError, MismatchError, PlaitError
+from ..ir.files import digest
+from ..ir.plan.plan import Plan
+from . import files
+
+MOST_LINES = 100_000
+SHOWN = 20  # bad lines
+LONGEST_SECONDS = 1e6
+
+
+class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    step_seconds: float
+    plan: str = ""
+    digest: str = ""
+    peak_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_seconds < LONGEST_SECONDS:
+            raise ValueError(f"step_seconds: {self.step_seconds} is not the length of a step")
+        if not 0 <= self.peak_bytes < 1 << 60:
+            raise ValueError(f"peak_bytes: {self.peak_bytes} is not a number of bytes")
+        if bool(self.plan) == bool(self.digest):
+            raise ValueError("either plan, a path, or digest is needed")
+
+
+def read_steps(path: Path) -> list[Step]:
+    """Every line's step; raises FileError with one message per line that is bad, and MismatchError
+    where plans are for different clusters."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise FileError(f"{path}: not UTF-8 text") from None
+    if len(lines) > MOST_LINES:
+        raise FileError(f"{path}: {len(lines)} lines; at most {MOST_LINES} are read")
+    plans, steps, wrong = Plans(path.parent), [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.strip():
+                steps.append(step_of(line, plans))
+        except (msgspec.MsgspecError, PlaitError) as error:
+            wrong.append(f"{path}: line {number}: {error}")
+    if wrong:
+        more = [f"and {len(wrong) - SHOWN} more lines"] if len(wrong) > SHOWN else []
+        raise FileError("\n".join([*wrong[:SHOWN], *more]))
+    if not steps:
+        raise FileError(f'{path}: no steps; a line is {{"plan": "plan.json", "step_seconds": 0.4}}')
+    agree(steps)
+    return steps
+
+
+def step_of(line: str, plans: Plans) -> Step:
+    found = msgspec.json.decode(line, type=Line)
+    plan = plans.at(found.plan) if found.plan else plans.named(found.digest)
+    return Step(plan, found.step_seconds, found.peak_bytes)
+
+
+class Plans:
+    """The plans that a log names, each read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.read: dict[str, Plan] = {}
+        self.digests: dict[str, Plan] | None = None
+
+    def at(self, name: str) -> Plan:
+        from .plan_object import load_plan
+
+        if name not in self.read:
+            self.read[name] = load_plan(self.folder / name)
+        return self.read[name]
+
+    def named(self, text: str) -> Plan:
+        if self.digests is None:
+            self.digests = {digest(plan): plan for plan in self.beside()}
+        if text not in self.digests:
+            raise FileError(
+                f"digest {text:.20}: no plan beside the log has it; write its path as plan"
+            )
+        return self.digests[text]
+
+    def beside(self) -> list[Plan]:
+        """The plans in the log's folder; other files there are none of ours."""
+        found = []
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                found.append(files.read(path, Plan, "plait/plan"))
+            except FileError:
+                continue
+        return found
+
+
+def agree(steps: list[Step]) -> None:
+    """Factors are those of one machine."""
+    first = steps[0].plan.cluster
+    for step in steps:
+        other = step.plan.cluster
+        if other != first:
+            raise MismatchError(
+                f"the plans are for {first} and for {other}; the steps of one cluster can be fitted"
+            )

@@ -1,0 +1,199 @@
+"""The report of a placement: the graph by device, what runs and is sent when, and who holds what."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from ...cost_model.placement.trace import Execution, Span, execute, levels, parts_at_peak, spans
+from ...ir.placement import Placement, PlacementNode
+from ...ir.text.printer import one_line, seconds, size
+from .layout import arrange
+from .report import Bar, Box, Edge, Event, Graph, Report, Table, Timeline
+
+MOST_BOXES = 150  # operators drawn one by one; more are drawn by slices of time
+SLICES = 20
+
+
+def report_of_placement(placement: Placement) -> Report:
+    """Boxes are operators; of large graphs what one device does in one slice of time, opening to it."""
+    execution = execute(placement)
+    held = spans(placement, execution)
+    count = len(placement.target.devices)
+    rooms = [d.memory_bytes for d in placement.target.devices]
+    return Report(
+        title=one_line(placement.graph.name),
+        subtitle=f"{len(placement.order)} operators on {count} devices, {placement.link} links, "
+        f"memory by the {placement.memory_rule} rule",
+        tiles=_tiles(placement),
+        graphs=_graphs(placement, execution),
+        modes=("device", "time"),
+        stages=count,
+        part="device",
+        budget_bytes=int(rooms[0]) if len(set(rooms)) == 1 else 0,
+        memory=tuple(
+            Bar(
+                f"device {d}",
+                tuple(parts_at_peak(held, d, placement.memory_rule == "train").items()),
+            )
+            for d in range(count)
+        ),
+        step=tuple(_busy(execution, d) for d in range(count)),
+        timeline=_timeline(placement, execution, held),
+        tables=(_devices(placement, execution),),
+    )
+
+
+def _tiles(placement: Placement) -> tuple[tuple[str, str, str], ...]:
+    bound, span = seconds(placement.lower_bound_us * 1e-6), seconds(placement.makespan_us * 1e-6)
+    used = len(set(placement.device.values()))
+    room = max(
+        p / max(d.memory_bytes, 1.0)
+        for p, d in zip(placement.peak_memory, placement.target.devices, strict=True)
+    )
+    return (
+        ("makespan", span, f"no placement is below {bound}"),
+        ("gap", f"{100 * placement.gap:.2g} %", placement.status),
+        ("devices used", str(used), f"of {len(placement.target.devices)}"),
+        (
+            "peak memory",
+            size(max(placement.peak_memory)),
+            f"{100 * room:.0f} % of the fullest device",
+        ),
+        ("algorithm", placement.algorithm, ""),
+    )
+
+
+def _box(node: PlacementNode, placement: Placement, start_us: float, end_us: float) -> Box:
+    spent = (end_us - start_us) * 1e-6
+    sizes = (
+        ("persistent", node.mem_persistent),
+        ("output", node.mem_output),
+        ("temporary", node.mem_temporary),
+    )
+    return Box(
+        label=node.name or f"operator {node.id}",
+        kind="operator",
+        stage=placement.device[str(node.id)],
+        forward_seconds=0.0 if node.backward else spent,
+        backward_seconds=spent if node.backward else 0.0,
+        facts=(
+            ("operator", str(node.id)),
+            ("starts", seconds(start_us * 1e-6)),
+            ("takes", seconds(spent)),
+            *((name, size(amount)) for name, amount in sizes if amount),
+        ),
+    )
+
+
+def _graphs(placement: Placement, execution: Execution) -> dict[str, Graph]:
+    if len(execution.runs) <= MOST_BOXES:
+        return {"": _operators(placement, execution, {r.operator for r in execution.runs})}
+    members: dict[tuple[int, int], set[int]] = defaultdict(set)
+    width = execution.makespan_us / SLICES
+    for r in execution.runs:
+        members[min(int(r.start_us / width), SLICES - 1), r.device].add(r.operator)
+    places = sorted(members)
+    number = {operator: i for i, key in enumerate(places) for operator in members[key]}
+    graphs = {
+        str(i): _operators(placement, execution, members[key]) for i, key in enumerate(places)
+    }
+    columns = {part: i for i, part in enumerate(sorted({part for part, _ in places}))}
+    boxes = tuple(
+        Box(
+            f"device {d}, from {seconds(part * width * 1e-6)}",
+            "module",
+            columns[part],
+            i - places.index(next(key for key in places if key[0] == part)),
+            f"{len(members[part, d])} operators",
+            stage=d,
+            inside=str(i),
+            forward_seconds=sum(b.forward_seconds for b in graphs[str(i)].boxes),
+            backward_seconds=sum(b.backward_seconds for b in graphs[str(i)].boxes),
+        )
+        for i, (part, d) in enumerate(places)
+    )
+    ends = {(number[e.src], number[e.dst]) for e in placement.graph.edges}
+    edges = tuple(Edge(*pair) for pair in sorted(ends) if places[pair[0]][0] < places[pair[1]][0])
+    return {"": Graph(boxes, edges), **graphs}
+
+
+def _operators(placement: Placement, execution: Execution, chosen: set[int]) -> Graph:
+    """One box each, in the order of their start; data between them."""
+    nodes = {node.id: node for node in placement.graph.nodes}
+    runs = [r for r in execution.runs if r.operator in chosen]
+    number = {r.operator: i for i, r in enumerate(runs)}
+    edges = [
+        Edge(number[e.src], number[e.dst])
+        for e in placement.graph.edges
+        if e.src in chosen and e.dst in chosen
+    ]
+    return arrange((_box(nodes[r.operator], placement, r.start_us, r.end_us) for r in runs), edges)
+
+
+def _timeline(placement: Placement, execution: Execution, held: list[Span]) -> Timeline:
+    """Every device's operators and, below, what each sends."""
+    count = len(placement.target.devices)
+    nodes = {node.id: node for node in placement.graph.nodes}
+    events = [
+        Event(
+            r.device,
+            "B" if nodes[r.operator].backward else "F",
+            nodes[r.operator].name or str(r.operator),
+            *_seconds(r.start_us, r.end_us),
+        )
+        for r in execution.runs
+    ] + [
+        Event(
+            count + t.sender,
+            "T",
+            f"{t.source} to device {t.receiver}",
+            *_seconds(t.start_us, t.end_us),
+        )
+        for t in execution.transfers
+        if t.end_us > t.start_us
+    ]
+    rows = [f"device {d}" for d in range(count)] + [f"device {d} sends" for d in range(count)]
+    curves = tuple(_curve(levels(held, d)) for d in range(count))
+    return Timeline(tuple(rows), tuple(events), curves=curves)
+
+
+def _curve(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Up to the end of the step, where everything is still there."""
+    last = points[-2:-1] or [(0.0, 0.0)]
+    drawn = [*points[:-1], (points[-1][0], last[0][1])] if points else last
+    return tuple((float(f"{us * 1e-6:.7g}"), level) for us, level in drawn)
+
+
+def _seconds(start_us: float, end_us: float) -> tuple[float, float]:
+    """Seven digits draw the same picture in half the bytes."""
+    return float(f"{start_us * 1e-6:.7g}"), float(f"{end_us * 1e-6:.7g}")
+
+
+def _busy(execution: Execution, d: int) -> Bar:
+    compute = sum(r.end_us - r.start_us for r in execution.runs if r.device == d) * 1e-6
+    rest = max(0.0, execution.makespan_us * 1e-6 - compute)
+    return Bar(f"device {d}", (("compute", compute), ("waiting", rest)))
+
+
+def _devices(placement: Placement, execution: Execution) -> Table:
+    rows = []
+    for d, (device, peak) in enumerate(
+        zip(placement.target.devices, placement.peak_memory, strict=True)
+    ):
+        sent = [t for t in execution.transfers if t.sender == d]
+        received = [t for t in execution.transfers if t.receiver == d]
+        rows.append(
+            (
+                f"device {d}",
+                str(sum(r.device == d for r in execution.runs)),
+                f"{device.speed:g}",
+                f"{len(sent)}, {size(sum(t.bytes for t in sent))}",
+                f"{len(received)}, {size(sum(t.bytes for t in received))}",
+                size(peak),
+                size(device.memory_bytes),
+            )
+        )
+    columns = ("device", "operators", "speed", "sends", "receives", "peak memory", "memory")
+    return Table(
+        "Devices", "tensors and bytes sent over links", columns, tuple(rows), (1, 2, 3, 4, 5, 6)
+    )

@@ -1,0 +1,207 @@
+"""The report of a plan: who does what, in how much memory, and what else was priced."""
+
+from __future__ import annotations
+
+from ...cost_model.communication.stage_transfer import plan_hops
+from ...cost_model.operators.operator_cost import Pricer
+from ...ir.analysis.dataflow import flow
+from ...ir.lowering.localize import MICRO, localize
+from ...ir.mesh import Axis, Mesh
+from ...ir.model import Model
+from ...ir.plan.plan import Layers, Plan
+from ...ir.text.printer import gib, one_line, schedule, seconds
+from .from_model import data_edges
+from .from_schedule import step_parts, timeline_of
+from .layout import arrange
+from .module_graph import Inside
+from .price import on_a_device
+from .report import Bar, Box, Edge, Facts, Report, Table
+
+ALTERNATIVES = 10
+
+
+def report_of_plan(plan: Plan, model: Model | None = None) -> Report:
+    """The report of a plan; with its model, boxes open to show the operators of one device.
+
+    The model must be in the plan's precision and have its global batch.
+    """
+    insides = _insides(plan, model) if model else {}
+    boxes = tuple(_box(plan, x, insides.get(x.sharding)) for x in plan.layers)
+    graphs = {key: g for inside in insides.values() for key, g in inside.graphs.items()}
+    stages = range(len(plan.stages))
+    return Report(
+        title=one_line(plan.model),
+        subtitle=f"{plan.cluster}, {plan.precision}, {plan.optimizer.name}",
+        tiles=_tiles(plan),
+        graphs={"": arrange(boxes, _edges(plan, model)), **graphs},
+        modes=("stage", "strategy", "time"),
+        stages=len(plan.stages),
+        budget_bytes=plan.budget_bytes,
+        memory=tuple(
+            Bar(_stage_name(plan, i), tuple((n, float(b)) for n, b in plan.stages[i].memory))
+            for i in stages
+        ),
+        step=tuple(Bar(_stage_name(plan, i), step_parts(plan, i)) for i in stages),
+        timeline=timeline_of(plan),
+        tables=(_strategies(plan), _alternatives(plan)),
+    )
+
+
+def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
+    p, peak = plan.prediction, plan.peak_bytes
+    fits = "fits" if peak <= plan.budget_bytes else "too large"
+    found = plan.status if not plan.gap else f"within {100 * plan.gap:.2g} %"
+    tokens = p.tokens_per_second > 0
+    rate = p.tokens_per_second if tokens else p.samples_per_second
+    micro = f"{plan.micro_batches} micro-batch" + ("es" if plan.micro_batches > 1 else "")
+    return (
+        ("step", seconds(p.step_seconds), f"global batch {plan.global_batch}"),
+        ("throughput", f"{rate:,.0f}", "tokens per second" if tokens else "samples per second"),
+        ("MFU", f"{100 * p.mfu:.1f} %", "of peak rate"),
+        ("peak memory", gib(peak), f"{fits}: budget {gib(plan.budget_bytes)}"),
+        ("bubble", f"{100 * p.bubble:.1f} %", f"{micro}, {schedule(plan)}"),
+        ("strategy", plan.word, f"{found} under the cost model"),
+    )
+
+
+def _stage_name(plan: Plan, number: int) -> str:
+    each = plan.mesh.size // len(plan.stages)
+    first, last = number * each, (number + 1) * each - 1
+    return f"stage {number} · " + (f"ranks {first}–{last}" if each > 1 else f"rank {first}")
+
+
+def _busy(layers: Layers) -> float:
+    return (layers.forward_seconds + layers.backward_seconds) * (layers.last - layers.first)
+
+
+def _stage_of(plan: Plan, layers: Layers) -> int:
+    return plan.stage_of(layers.first)
+
+
+def _insides(plan: Plan, model: Model) -> dict[int, Inside]:
+    """Per sharding that the plan uses, its function as one device runs it."""
+    axes = flow(model).axes
+    found = {}
+    for number in sorted({x.sharding for x in plan.layers}):
+        sharding = plan.shardings[number]
+        function, known = model.function(sharding.function), axes[sharding.function]
+        local = localize(function, known, sharding.mesh, sharding.choices, sharding.boundary)
+        pricer = Pricer(plan.cluster, _in_space(sharding.mesh))
+        found[number] = Inside(
+            local, on_a_device(local, function, known, sharding, pricer), str(number)
+        )
+    return found
+
+
+def _in_space(mesh: Mesh) -> Mesh:
+    """The mesh with one micro-batch: those follow each other in time, ranks do not count them."""
+    return Mesh(tuple(Axis(a.name, 1) if a.name == MICRO else a for a in mesh.axes))
+
+
+def _box(plan: Plan, layers: Layers, inside: Inside | None) -> Box:
+    sharding = plan.shardings[layers.sharding]
+    calls, total = layers.last - layers.first, sum(map(_busy, plan.layers))
+    span = f"{layers.first} to {layers.last - 1}" if calls > 1 else f"{layers.first}"
+    share = f"{100 * _busy(layers) / total:.1f} %" if total else "0 %"
+    return Box(
+        label=sharding.function,
+        kind="call",
+        times=calls,
+        about=seconds(_busy(layers)) if _busy(layers) else "once per step",
+        stage=_stage_of(plan, layers),
+        strategy=f"{sharding.strategy}, {layers.memory}",
+        forward_seconds=layers.forward_seconds,
+        backward_seconds=layers.backward_seconds,
+        communication_seconds=inside.communication_seconds if inside else -1.0,
+        facts=(
+            ("calls", span),
+            ("strategy", str(sharding.strategy)),
+            ("activations", layers.memory),
+            ("forward each", seconds(layers.forward_seconds)),
+            ("backward each", seconds(layers.backward_seconds)),
+            ("share of all stages", share),
+            *_splits(plan, layers),
+        ),
+        inside=str(layers.sharding) if inside else "",
+    )
+
+
+def _splits(plan: Plan, layers: Layers) -> Facts:
+    """How many operators each mesh axis really splits."""
+    sharding = plan.shardings[layers.sharding]
+    found = []
+    for i, axis in enumerate(sharding.mesh.axes):
+        if axis.size > 1 and axis.name != MICRO:
+            split = sum(choice[i] > 0 for choice in sharding.choices)
+            found.append((f"{axis.name} splits", f"{split} of {len(sharding.choices)} operators"))
+    return tuple(found)
+
+
+def _edges(plan: Plan, model: Model | None) -> list[Edge]:
+    """Data between runs of layers; where a stage ends, with the bytes that a device sends on."""
+    runs = [(x.first, x.last) for x in plan.layers]
+    once = model.once() if model else frozenset()
+    edges = data_edges(model, runs) if model else [Edge(i, i + 1) for i in range(len(runs) - 1)]
+    found, hops = [], plan_hops(plan)
+    for edge in edges:
+        one, other = (_stage_of(plan, plan.layers[i]) for i in (edge.source, edge.target))
+        sent = one != other and plan.layers[edge.source].first not in once
+        said = _megabytes(hops[one].wire_bytes) if sent else ""
+        found.append(Edge(edge.source, edge.target, said))
+    return found
+
+
+def _megabytes(amount: int) -> str:
+    return f"{amount / 1e6:.3g} MB" if amount < 1e9 else f"{amount / 1e9:.3g} GB"
+
+
+def _strategies(plan: Plan) -> Table:
+    rows = tuple(
+        (
+            str(_stage_of(plan, x)),
+            plan.shardings[x.sharding].function,
+            str(x.last - x.first),
+            str(plan.shardings[x.sharding].strategy),
+            x.memory,
+            seconds(x.forward_seconds),
+            seconds(x.backward_seconds),
+        )
+        for x in plan.layers
+    )
+    columns = (
+        "stage",
+        "layers",
+        "count",
+        "strategy",
+        "activations",
+        "forward each",
+        "backward each",
+    )
+    return Table("Strategy", "one line per run of equal layers", columns, rows, (2, 5, 6))
+
+
+def _alternatives(plan: Plan) -> Table:
+    step = plan.prediction.step_seconds
+    rows = tuple(
+        (
+            a.name,
+            str(a.micro_batches),
+            a.memory,
+            seconds(a.step_seconds),
+            f"{100 * (a.step_seconds / step - 1):+.1f} %" if step else "",
+            gib(a.peak_bytes),
+            "fits" if a.fits else "too large",
+        )
+        for a in plan.alternatives[:ALTERNATIVES]
+    )
+    columns = (
+        "strategy",
+        "micro-batches",
+        "activations",
+        "step",
+        "against this",
+        "peak memory",
+        "",
+    )
+    hint = "the next best, under the same cost model"
+    return Table("What else was priced", hint, columns, rows, (1, 3, 4, 5))

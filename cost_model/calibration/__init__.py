@@ -1,0 +1,1 @@
+"""From measurements to curves and factors of a cluster."""

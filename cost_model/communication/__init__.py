@@ -1,0 +1,1 @@
+"""Seconds and bytes of messages: collectives, stage transfers, compressed exchanges."""

@@ -1,0 +1,1 @@
+"""Why a plan costs what it costs, term by term."""

@@ -1,0 +1,241 @@
+"""One term of a prediction: its formula, its value, and where the numbers in it come from.
+
+A term with parts is their sum. A term without is its formula at its symbols: constants of the device
+and its links, explained by `legend`, and amounts of the plan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from ...ir.devices.cluster import GIVEN, Cluster, Device, Link
+from ...ir.devices.curve import Curve
+from ...ir.plan.workload import Kernels, Sent
+from ..communication.collective import Leg, collective_legs
+from ..operators.roofline import (
+    BANDWIDTH_PART,
+    RAMP_SECONDS,
+    RATE,
+    exposed_host_seconds,
+    op_seconds,
+    stream_seconds,
+)
+
+ASSUMED = "assumed for this kind of work (cost_model/operators/roofline.py)"
+ROOFLINE = "derived: work counted, at the device's rates"
+STREAM = "derived: bytes counted, at the memory bandwidth"
+HOST = "derived: bytes counted, at the host's bandwidth"
+ALPHA_BETA = "derived: bytes counted, at the link's latency and bandwidth"
+# fmt: off
+AMOUNTS = {
+    "n": "how often in a step", "F": "floating-point operations", "N": "bytes of the whole tensor",
+    "B": "bytes read and written", "p": "ranks of the group", "m": "micro-batches per step",
+    "u": "seconds of a micro-batch in others before and after the stage that all wait for",
+    "b_w": "seconds of a micro-batch in that stage", "b": "and in the busiest one",
+    "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
+    "w_c": "seconds of compressed messages on the wire", "k_c": "seconds to encode and decode",
+    "t_s": "seconds less, where ranks share processors, while others wait",
+    "t_b": "seconds of work beside a copy to or from host memory",
+    "t": "seconds in which a micro-batch passes between strategies of a stage, both ways",
+}
+# fmt: on
+
+
+class Term(msgspec.Struct, frozen=True):
+    """`value` in `unit`: "s" or "B". `source`: derived, measured or assumed, and from what."""
+
+    name: str
+    value: float
+    unit: str
+    formula: str
+    source: str = "derived"
+    symbols: Mapping[str, float] = {}
+    parts: tuple[Term, ...] = ()
+
+    def leaves(self) -> Iterator[Term]:
+        """The terms without parts below, or itself."""
+        if not self.parts:
+            yield self
+        for part in self.parts:
+            yield from part.leaves()
+
+
+class Symbol(msgspec.Struct, frozen=True):
+    """What a symbol stands for; `value` where it is the same in every term."""
+
+    name: str
+    about: str
+    value: float | None = None
+    source: str = ""
+
+
+def total(name: str, parts: Iterable[Term], unit: str = "s") -> Term:
+    """The sum of parts, without those that are nothing."""
+    kept = tuple(part for part in parts if part.value)
+    names = [part.name for part in kept]
+    formula = " + ".join(names) if len(set(names)) == len(names) else "sum over sizes"
+    return Term(name, sum(part.value for part in kept), unit, formula or "0", "derived", {}, kept)
+
+
+def kernels_term(name: str, members: Iterable[Kernels], times: int, device: Device) -> Term:
+    """Operators of one kind, each run `times` times."""
+    return total(name, [kernel_term(kernels, times, device) for kernels in members])
+
+
+def kernel_term(kernels: Kernels, times: int, device: Device) -> Term:
+    """Equal operators: the roofline."""
+    count = kernels.count * times
+    one = float(
+        op_seconds(
+            kernels.work, kernels.flops, kernels.moved_bytes, kernels.dtype, device, kernels.kind
+        )
+    )
+    symbols = {"n": count, "B": kernels.moved_bytes}
+    name = f"{kernels.kind or kernels.work} {kernels.dtype}"
+    curve = device.curve((kernels.kind, kernels.work), kernels.dtype)
+    if curve is not None:
+        symbols |= {"F": kernels.flops} if kernels.flops else {}
+        return measured_term(name, count * one, count, curve, symbols)
+    memory, formula = "B/(w*W)", "n*(B/(w*W) + t_l)"
+    rate = RATE.get(kernels.work)
+    if rate is not None:
+        symbols["F"] = kernels.flops
+        compute = f"F/(P_{kernels.dtype}*a*s*r_{kernels.work}) + t_r"
+        formula = f"n*(Max({compute}, {memory}) + t_l)"
+    return Term(name, count * one, "s", formula, ROOFLINE, symbols)
+
+
+def sent_term(sent: Sent, times: int, cluster: Cluster) -> Term:
+    """Equal collectives."""
+    legs = collective_legs(sent.kind, sent.amount_bytes, sent.size, sent.stride, cluster)
+    return legs_term(f"{sent.kind} over {sent.axis}", legs, sent.count * times, cluster)
+
+
+def legs_term(name: str, legs: Iterable[Leg], times: int, cluster: Cluster) -> Term:
+    """A collective's parts, one after the other, `times` times."""
+    parts = [leg_term(leg, times, cluster) for leg in legs]
+    if len(parts) == 1:
+        return msgspec.structs.replace(parts[0], name=name)
+    return total(name, parts)
+
+
+def leg_term(leg: Leg, times: int, cluster: Cluster) -> Term:
+    """A collective over one kind of link: alpha-beta."""
+    name = link_name(leg.link, cluster)
+    alpha, beta = f"alpha_{name}", f"beta_{name}"
+    symbols: dict[str, float] = {"n": times, "N": leg.amount, "p": leg.size}
+    curve = leg.link.curve(leg.kind, leg.size)
+    if curve is not None:
+        name = f"{leg.kind} on {leg.link.name}"
+        return measured_term(name, times * leg.seconds, times, curve, symbols)
+    if leg.kind in ("broadcast", "send"):
+        moved = f"N/{beta}"
+    else:
+        moved = ("2*" if leg.copies == 2 else "") + f"N*(p - 1)/(p*{beta})"
+    rounds = ("2*" if leg.passes == 2 else "") + f"(p - 1)*{alpha}"
+    return Term(
+        f"{leg.kind} on {leg.link.name}",
+        times * leg.seconds,
+        "s",
+        f"n*({rounds} + {moved})",
+        ALPHA_BETA,
+        symbols,
+    )
+
+
+def stream_term(name: str, kind: str, amount: float, times: int, device: Device) -> Term:
+    """Bytes that pass through memory."""
+    value = times * stream_seconds(kind, amount, device)
+    symbols = {"n": times, "B": amount}
+    curve = device.curve((kind,), "float32")
+    if curve is not None:
+        return measured_term(name, value, times, curve, symbols)
+    return Term(name, value, "s", "n*B/W", STREAM, symbols)
+
+
+def host_term(amount: float, beside: float, times: int, device: Device) -> Term:
+    """Bytes that pass to or from host memory, as far as the work beside them does not hide it."""
+    one = beside / times if times else 0.0
+    value = times * exposed_host_seconds(amount, one, device)
+    if not device.host_copies_hide:
+        return Term("host memory", value, "s", "n*B/W_h", HOST, {"n": times, "B": amount})
+    symbols = {"n": times, "B": amount, "t_b": one}
+    return Term("host memory", value, "s", "n*Max(0, B/W_h - t_b)", HOST, symbols)
+
+
+def measured_term(
+    name: str, value: float, times: int, curve: Curve, symbols: dict[str, float]
+) -> Term:
+    """A cost read off a curve: `t` is its seconds at the amount."""
+    formula = f"n*t_{curve.name}"
+    found = {**symbols, f"t_{curve.name}": value / times if times else 0.0}
+    return Term(name, value, "s", formula, f"measured: {curve.source}", found)
+
+
+def legend(cluster: Cluster) -> tuple[Symbol, ...]:
+    """Every symbol that formulas of times use."""
+    device = cluster.device
+    source = device.source_of
+    rates = [
+        Symbol(f"P_{dtype}", f"flop/s of products of {dtype}", device.peak(dtype), source("tflops"))
+        for dtype in device.peak_flops
+    ]
+    parts = [
+        Symbol(f"r_{work}", f"part of that which {work} reaches", rate, ASSUMED)
+        for work, rate in RATE.items()
+    ]
+    links = {s.name: s for link in cluster.levels for s in _link(link, link_name(link, cluster))}
+    curves = (*device.curves, *(c for link in cluster.levels for c in link.curves))
+    measured = sorted({curve.name for curve in curves})
+    return (
+        *rates,
+        Symbol(
+            "a",
+            "part of the peak that the largest products reach",
+            device.achievable,
+            source("achievable"),
+        ),
+        Symbol("s", "part of that which long runs keep up", device.sustained, source("sustained")),
+        *parts,
+        Symbol("t_r", "seconds of ramp-up of a product", RAMP_SECONDS, ASSUMED),
+        Symbol(
+            "W",
+            "memory bandwidth, byte/s",
+            device.memory_bandwidth_bytes_per_second,
+            source("memory_gb_per_s"),
+        ),
+        Symbol("w", "part of it that kernels reach", BANDWIDTH_PART, ASSUMED),
+        Symbol(
+            "W_h",
+            "bandwidth to and from host memory, byte/s",
+            device.host_bandwidth_bytes_per_second,
+            source("host_gb_per_s"),
+        ),
+        Symbol(
+            "t_l", "seconds to launch a kernel", device.launch_overhead_seconds, source("launch_us")
+        ),
+        *links.values(),
+        *(Symbol(f"t_{name}", "seconds of one, read off a measured curve") for name in measured),
+        *(Symbol(name, about) for name, about in AMOUNTS.items()),
+    )
+
+
+def _link(link: Link, name: str) -> tuple[Symbol, Symbol]:
+    rate, source = link.bandwidth_bytes_per_second, link.source or GIVEN
+    return (
+        Symbol(
+            f"alpha_{name}", f"seconds of a message ({link.name})", link.latency_seconds, source
+        ),
+        Symbol(f"beta_{name}", f"byte/s of a device, one way ({link.name})", rate, source),
+    )
+
+
+def link_name(link: Link, cluster: Cluster) -> str:
+    """A name for symbols: the link's, and its level where levels of one name differ."""
+    name = re.sub(r"\W", "_", link.name)
+    alike = [x for x in cluster.levels if re.sub(r"\W", "_", x.name) == name]
+    rates = {(x.latency_seconds, x.bandwidth_bytes_per_second, x.source) for x in alike}
+    return name if len(rates) == 1 else f"{name}_{cluster.levels.index(link)}"

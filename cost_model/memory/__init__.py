@@ -1,0 +1,1 @@
+"""Peak bytes of a device and the cost of memory actions."""

@@ -1,0 +1,1 @@
+"""Pipelines over time: closed form, event simulation, changed conditions."""

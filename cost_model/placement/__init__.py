@@ -1,0 +1,1 @@
+"""Cost and event simulation of operator placements."""

@@ -1,0 +1,253 @@
+"""A placement graph on devices as flat arrays, and the bytes that a placement needs.
+
+Operators are numbered in topological order (smallest id first), edges by their source, in the order
+of the file. Microseconds and bytes, as in `ir.placement`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ...ir.placement import PlacementEdge, PlacementGraph, PlacementTarget
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Records = NDArray[Any]
+FORMULA = -1.0  # in `fixed_us`: the link's formula gives the time
+
+# Edges made by an operator are `first` to `after`; the edges it reads are `reads[read:read_after]`.
+# Operators of one `unit` must share a device.
+OPERATOR = np.dtype(
+    [
+        ("id", np.int64),
+        ("unit", np.int64),
+        ("first", np.int64),
+        ("after", np.int64),
+        ("read", np.int64),
+        ("read_after", np.int64),
+        ("persistent", np.float64),
+        ("output", np.float64),
+        ("temporary", np.float64),
+        ("compute_us", np.float64),
+    ]
+)
+EDGE = np.dtype(
+    [
+        ("source", np.int64),
+        ("target", np.int64),
+        ("tensor", np.int64),
+        ("bytes", np.float64),
+        ("fixed_us", np.float64),
+    ]
+)
+
+
+class Work(NamedTuple):
+    """`n` operators, `m` edges and `t` tensors on `k` devices."""
+
+    operators: Records  # n
+    edges: Records  # m
+    reads: Ints  # m
+    duration_us: Floats  # n, k
+    links: Floats  # 2, k, k: alpha in us, beta in us per byte
+    capacity: Floats  # k
+    tensors: int  # t
+
+
+def work_of(graph: PlacementGraph, target: PlacementTarget) -> Work:
+    """The arrays of a graph on devices."""
+    nodes = [graph.nodes[i] for i in topological(graph)]
+    number = {node.id: i for i, node in enumerate(nodes)}
+    sources = [number[e.src] for e in graph.edges]
+    kept = sorted(range(len(sources)), key=sources.__getitem__)  # stable: the file's order is kept
+    listed = [graph.edges[i] for i in kept]
+    tensors = _tensors(listed)
+    edges = np.array(
+        [
+            (
+                number[e.src],
+                number[e.dst],
+                tensors[i],
+                e.bytes,
+                FORMULA if e.comm_us is None else e.comm_us,
+            )
+            for i, e in enumerate(listed)
+        ],
+        EDGE,
+    )
+    groups: dict[object, int] = {}
+    operators = np.array(
+        [
+            (
+                node.id,
+                groups.setdefault(_group(node.id, node.colocation), len(groups)),
+                0,
+                0,
+                0,
+                0,
+                node.mem_persistent,
+                node.mem_output,
+                node.mem_temporary,
+                node.compute_us,
+            )
+            for node in nodes
+        ],
+        OPERATOR,
+    )
+    _number_edges(operators, edges)
+    speeds = np.array([d.speed for d in target.devices])
+    return Work(
+        operators,
+        edges,
+        np.argsort(edges["target"], kind="stable").astype(np.int64),
+        operators["compute_us"][:, None] / speeds[None, :],
+        _links(target),
+        np.array([d.memory_bytes for d in target.devices], np.float64),
+        max(tensors, default=-1) + 1,
+    )
+
+
+def topological(graph: PlacementGraph) -> list[int]:
+    """Places of the operators in topological order, the smallest id first among those ready."""
+    place = {node.id: i for i, node in enumerate(graph.nodes)}
+    left = [0] * len(place)
+    after: list[list[int]] = [[] for _ in place]
+    for edge in graph.edges:
+        left[place[edge.dst]] += 1
+        after[place[edge.src]].append(place[edge.dst])
+    ready = [(node.id, i) for i, node in enumerate(graph.nodes) if not left[i]]
+    heapq.heapify(ready)
+    found = []
+    while ready:
+        number = heapq.heappop(ready)[1]
+        found.append(number)
+        for target in after[number]:
+            left[target] -= 1
+            if not left[target]:
+                heapq.heappush(ready, (graph.nodes[target].id, target))
+    return found
+
+
+def _group(own: int, colocation: int | str | None) -> object:
+    return ("alone", own) if colocation is None else ("group", colocation)
+
+
+def _tensors(edges: list[PlacementEdge]) -> list[int]:
+    known: dict[object, int] = {}
+    return [
+        known.setdefault(i if e.tensor is None else (e.src, e.tensor), len(known))
+        for i, e in enumerate(edges)
+    ]
+
+
+def _number_edges(operators: Records, edges: Records) -> None:
+    places = np.arange(len(operators))
+    operators["first"] = np.searchsorted(edges["source"], places)
+    operators["after"] = np.searchsorted(edges["source"], places, side="right")
+    targets = np.sort(edges["target"])
+    operators["read"] = np.searchsorted(targets, places)
+    operators["read_after"] = np.searchsorted(targets, places, side="right")
+
+
+def _links(target: PlacementTarget) -> Floats:
+    count = range(len(target.devices))
+    rows = [[target.link(i, j) for j in count] for i in count]
+    return np.array(
+        [
+            [[link.alpha_us for link in row] for row in rows],
+            [[link.beta_us_per_byte for link in row] for row in rows],
+        ]
+    )
+
+
+@njit(cache=True)
+def transfer_us(edge, links, sender, receiver):
+    """Microseconds of one transfer: as the file says, nothing for no bytes, else the link's."""
+    if edge.fixed_us >= 0.0:
+        return edge.fixed_us
+    if edge.bytes <= 0.0:
+        return 0.0
+    return links[0, sender, receiver] + links[1, sender, receiver] * edge.bytes
+
+
+@njit(cache=True)
+def resident_bytes(work, device, used, received):
+    """The `train` rule: everything that a device makes or receives stays, and the largest temporary
+    of its operators comes on top. Fills `used` (k); `received` (t, k) is scratch."""
+    operators, edges = work.operators, work.edges
+    used[:] = 0.0
+    received[:] = False
+    largest = np.zeros(len(used))
+    for v in range(len(operators)):
+        d = device[v]
+        used[d] += operators[v].persistent + operators[v].output
+        largest[d] = max(largest[d], operators[v].temporary)
+    for e in range(len(edges)):
+        d = device[edges[e].target]
+        if d != device[edges[e].source] and not received[edges[e].tensor, d]:
+            received[edges[e].tensor, d] = True
+            used[d] += edges[e].bytes
+    used += largest
+
+
+@njit(cache=True)
+def lifetime_bytes(work, device, times, slots, used):
+    """The `infer` rule: outputs and received copies live until their last use. Fills `used` (k).
+
+    `times` (n) and `slots` (t, k) are those of a finished simulation.
+    """
+    operators, edges = work.operators, work.edges
+    held = np.zeros(slots.shape)  # bytes of received copies
+    last = np.zeros(slots.shape)  # when their last reader ends
+    kept = np.empty(len(operators))  # when an output is no longer needed at home
+    for v in range(len(operators)):
+        kept[v] = times[v].end
+    for e in range(len(edges)):
+        u, w, tensor = edges[e].source, edges[e].target, edges[e].tensor
+        d = device[w]
+        if d == device[u]:
+            kept[u] = max(kept[u], times[w].end)
+            continue
+        if last[tensor, d] == 0.0:
+            held[tensor, d] = edges[e].bytes
+        last[tensor, d] = max(last[tensor, d], times[w].end)
+        kept[u] = max(kept[u], slots[tensor, d].arrive)
+    when = np.empty(4 * len(operators) + 2 * len(slots))
+    change = np.empty(len(when))
+    for d in range(len(used)):
+        level, count = 0.0, 0
+        for v in range(len(operators)):
+            if device[v] == d:
+                level += operators[v].persistent
+                count = _span(when, change, count, times[v].start, kept[v], operators[v].output)
+                own = operators[v].temporary
+                count = _span(when, change, count, times[v].start, times[v].end, own)
+        for i in range(len(slots)):
+            count = _span(when, change, count, slots[i, d].send, last[i, d], held[i, d])
+        used[d] = _highest(when[:count], change[:count], level)
+
+
+@njit(cache=True)
+def _span(when, change, count, begin, end, size):
+    if size <= 0.0:
+        return count
+    when[count], change[count] = begin, size
+    when[count + 1], change[count + 1] = end, -size
+    return count + 2
+
+
+@njit(cache=True)
+def _highest(when, change, level):
+    """The highest level; at one instant what goes makes room for what comes."""
+    order = np.argsort(when)
+    high = level
+    for i in range(len(order)):
+        level += change[order[i]]
+        if i + 1 == len(order) or when[order[i + 1]] > when[order[i]]:
+            high = max(high, level)
+    return high

@@ -1,0 +1,276 @@
+"""Event simulation of a placement: operators without preemption, transfers pushed when they can be.
+
+A transfer starts when its tensor is made and its ports are free, first come first served: no ports
+(`PARALLEL`), one to send and one to receive per device (`DUPLEX`), or one for both (`HALF_DUPLEX`).
+A state holds everything that is known at one instant, so that a run can be resumed from a copy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ...ir.placement import LinkModel
+from .arrays import Ints, Records, Work, transfer_us
+
+PARALLEL, DUPLEX, HALF_DUPLEX = 0, 1, 2
+MODES: dict[LinkModel, int] = {"parallel": PARALLEL, "duplex": DUPLEX, "half-duplex": HALF_DUPLEX}
+ENDS, READY = 0, 1
+
+# Inputs still missing, when the last known one is there, the operator whose end or data let this one
+# start (or -1), and its times.
+TIMES = np.dtype(
+    [
+        ("waiting", np.int64),
+        ("ready", np.float64),
+        ("cause", np.int64),
+        ("start", np.float64),
+        ("end", np.float64),
+    ]
+)
+# A tensor's transfer to a device; `arrive` is negative before it is known.
+SLOT = np.dtype([("send", np.float64), ("arrive", np.float64)])
+# Operators that could start, operators started, the last of them, and when the ports are free.
+LANE = np.dtype(
+    [
+        ("queued", np.int64),
+        ("begun", np.int64),
+        ("last", np.int64),
+        ("busy", np.int64),
+        ("out_us", np.float64),
+        ("in_us", np.float64),
+    ]
+)
+EVENT = np.dtype([("when", np.float64), ("code", np.int64)])
+# Events in the heap and ever pushed, operators done, and the last instant whose events are done.
+CLOCK = np.dtype(
+    [("events", np.int64), ("pushed", np.int64), ("done", np.int64), ("now", np.float64)]
+)
+
+
+class State(NamedTuple):
+    """Where a simulation stands."""
+
+    times: Records  # n
+    slots: Records  # t, k
+    lanes: Records  # k
+    queue: Ints  # k, n: heaps of operators that could start, by key
+    events: Records  # 2 n: a heap
+    clock: Records  # 1
+
+
+def new_state(work: Work) -> State:
+    """Room for one simulation."""
+    n, k = work.duration_us.shape
+    return State(
+        np.zeros(n, TIMES),
+        np.zeros((work.tensors, k), SLOT),
+        np.zeros(k, LANE),
+        np.zeros((k, n), np.int64),
+        np.zeros(2 * n, EVENT),
+        np.zeros(1, CLOCK),
+    )
+
+
+@njit(cache=True)
+def begin(work, state):
+    """Set a state to time zero."""
+    operators, (times, slots, lanes, _, events, clock) = work.operators, state
+    clock[0].events = clock[0].pushed = clock[0].done = 0
+    clock[0].now = -1.0
+    for d in range(len(lanes)):
+        lanes[d].queued = lanes[d].begun = lanes[d].busy = 0
+        lanes[d].last = -1
+        lanes[d].out_us = lanes[d].in_us = 0.0
+        for i in range(len(slots)):
+            slots[i, d].arrive = -1.0
+    for v in range(len(times)):
+        times[v].waiting = operators[v].read_after - operators[v].read
+        times[v].ready = 0.0
+        times[v].cause = -1
+        if times[v].waiting == 0:
+            _push_event(events, clock, len(times), 0.0, v, READY)
+
+
+@njit(cache=True)
+def copy_state(source, into):
+    """Copy what a state holds; only the used parts of its heaps."""
+    into.times[:] = source.times
+    into.slots[:] = source.slots
+    into.lanes[:] = source.lanes
+    into.clock[:] = source.clock
+    for d in range(len(source.lanes)):
+        count = source.lanes[d].queued
+        into.queue[d, :count] = source.queue[d, :count]
+    count = source.clock[0].events
+    into.events[:count] = source.events[:count]
+
+
+@njit(cache=True)
+def run(work, device, key, strict, mode, state, tail, limit, until):
+    """Advance a state to the end, or to the first instant not before `until`.
+
+    Each device starts the ready operator with the least key; `strict`, where keys are places in the
+    device's order, it waits for the next one. Returns the makespan; infinity as soon as an operator
+    that starts cannot end, with `tail` (n) after it, by `limit`; -1 where it stopped at `until`.
+    """
+    operators, edges, _, duration_us, links, _, _ = work
+    times, slots, lanes, queue, events, clock = state
+    touched = np.zeros(len(lanes), np.bool_)
+    while clock[0].events > 0:
+        now = events[0].when
+        if now >= until:
+            return -1.0
+        clock[0].now = now
+        while clock[0].events > 0 and events[0].when == now:
+            code = _pop_event(events, clock) % (2 * len(device))
+            v = code // 2
+            touched[device[v]] = True
+            if code % 2 == READY:
+                _push_queue(queue[device[v]], lanes[device[v]], key, v)
+            else:
+                lanes[device[v]].busy = 0
+                clock[0].done += 1
+                for e in range(operators[v].first, operators[v].after):
+                    _deliver(edges[e], links, device, mode, times, slots, lanes, events, clock)
+        for d in range(len(lanes)):
+            if touched[d]:
+                touched[d] = False
+                if lanes[d].busy == 0 and lanes[d].queued > 0:
+                    v = queue[d, 0]
+                    if not strict or key[v] == lanes[d].begun:
+                        _pop_queue(queue[d], lanes[d], key)
+                        end = _start(times, lanes[d], v, now, duration_us[v, d])
+                        if end + tail[v] > limit:
+                            return np.inf
+                        _push_event(events, clock, len(times), end, v, ENDS)
+    return _makespan(times) if clock[0].done == len(times) else np.inf
+
+
+@njit(cache=True)
+def _start(times, lane, v, now, spent):
+    """A device starts an operator; returns its end."""
+    if times[v].ready < now:
+        times[v].cause = lane.last
+    lane.busy, lane.last = 1, v
+    lane.begun += 1
+    times[v].start, times[v].end = now, now + spent
+    return now + spent
+
+
+@njit(cache=True)
+def _deliver(edge, links, device, mode, times, slots, lanes, events, clock):
+    """A tensor is made: send it where one reader is, unless that was done, and tell the reader."""
+    now, v, w = clock[0].now, edge.source, edge.target
+    there, home, away = now, device[v], device[w]
+    if away != home:
+        slot = slots[edge.tensor, away]
+        if slot.arrive < 0.0:
+            spent = transfer_us(edge, links, home, away)
+            slot.send = now
+            if spent > 0.0 and mode != PARALLEL:
+                slot.send = _through_ports(mode, lanes[home], lanes[away], now, spent)
+            slot.arrive = slot.send + spent
+        there = slot.arrive
+    if there >= times[w].ready:
+        times[w].ready, times[w].cause = there, v
+    times[w].waiting -= 1
+    if times[w].waiting == 0:
+        _push_event(events, clock, len(times), times[w].ready, w, READY)
+
+
+@njit(cache=True)
+def _through_ports(mode, sender, receiver, now, spent):
+    """When a transfer starts; it takes its ports until it ends."""
+    if mode == DUPLEX:
+        first = max(now, sender.out_us, receiver.in_us)
+        sender.out_us = receiver.in_us = first + spent
+    else:
+        first = max(now, sender.out_us, receiver.out_us)
+        sender.out_us = receiver.out_us = first + spent
+    return first
+
+
+@njit(cache=True)
+def _makespan(times):
+    found = 0.0
+    for v in range(len(times)):
+        found = max(found, times[v].end)
+    return found
+
+
+@njit(cache=True)
+def _push_event(events, clock, operators, when, v, kind):
+    """Events of one instant come in the order in which they were pushed."""
+    code = clock[0].pushed * 2 * operators + 2 * v + kind
+    clock[0].pushed += 1
+    at = clock[0].events
+    clock[0].events += 1
+    while at > 0:
+        up = (at - 1) // 2
+        if events[up].when <= when:  # what is in the heap was pushed before
+            break
+        events[at] = events[up]
+        at = up
+    events[at].when, events[at].code = when, code
+
+
+@njit(cache=True)
+def _pop_event(events, clock):
+    """The code of the first event: its number in the sequence, its operator and its kind."""
+    found = events[0].code
+    clock[0].events -= 1
+    count = clock[0].events
+    when, code = events[count].when, events[count].code
+    at, low = 0, 1
+    while low < count:
+        if low + 1 < count and _earlier(events[low + 1], events[low].when, events[low].code):
+            low += 1
+        if not _earlier(events[low], when, code):
+            break
+        events[at] = events[low]
+        at, low = low, 2 * low + 1
+    events[at].when, events[at].code = when, code
+    return found
+
+
+@njit(cache=True)
+def _earlier(event, when, code):
+    return event.when < when or (event.when == when and event.code < code)
+
+
+@njit(cache=True)
+def _before(key, v, w):
+    return key[v] < key[w] or (key[v] == key[w] and v < w)
+
+
+@njit(cache=True)
+def _push_queue(queue, lane, key, v):
+    at = lane.queued
+    lane.queued += 1
+    while at > 0:
+        up = (at - 1) // 2
+        if _before(key, queue[up], v):
+            break
+        queue[at] = queue[up]
+        at = up
+    queue[at] = v
+
+
+@njit(cache=True)
+def _pop_queue(queue, lane, key):
+    """Drop the first of a device's heap."""
+    lane.queued -= 1
+    count = lane.queued
+    moved = queue[count]
+    at, low = 0, 1
+    while low < count:
+        if low + 1 < count and _before(key, queue[low + 1], queue[low]):
+            low += 1
+        if _before(key, moved, queue[low]):
+            break
+        queue[at] = queue[low]
+        at, low = low, 2 * low + 1
+    queue[at] = moved

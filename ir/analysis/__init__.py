@@ -1,0 +1,1 @@
+"""Facts about functions that need no choice: axes, dataflow, uses, liveness."""

@@ -1,0 +1,163 @@
+"""How values flow between a model's calls: common factors at boundaries, and where the batch lies.
+
+Each function is analysed alone, but a dim that one function merges and another tells apart must be
+told apart in both, or no layout could cross. The batch is dimension 0 of every batched input, a
+sample's tokens dimension 1 of integer ones; both are followed through the functions' axes to every
+value that they reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from ..layout import Factors, Shard
+from ..model import Call, Function, Model, ModelInput
+from .axes import Axes, analyse
+
+Ends = tuple[tuple[str, int], tuple[str, int]]  # (function, value) that makes, (function, value)
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """Axes per function, and per function the atoms that walk the batch and a sample's tokens."""
+
+    axes: dict[str, Axes]
+    batch: dict[str, frozenset[int]]
+    tokens: dict[str, frozenset[int]]
+
+    def batch_shard(self, function: Function, value: int) -> Shard | None:
+        """Where a value carries the batch: (dim, part) of the outermost batch factor, or None."""
+        return self._outermost(function, value, self.batch[function.name])
+
+    def token_shard(self, function: Function, value: int) -> Shard | None:
+        """Where a value carries the tokens of a sample, or None."""
+        return self._outermost(function, value, self.tokens[function.name])
+
+    def _outermost(self, function: Function, value: int, wanted: frozenset[int]) -> Shard | None:
+        for dim, atoms in enumerate(self.axes[function.name].atoms[value]):
+            for part, atom in enumerate(atoms):
+                if atom in wanted:
+                    return (dim, part)
+        return None
+
+
+def flow(model: Model) -> Flow:
+    """Analyse every function of a model together with its callers."""
+    functions = {f.name: f for f in model.functions}
+    edges = _edges(model, functions)
+    known: dict[str, dict[int, Factors]] = {name: {} for name in functions}
+    axes = {name: analyse(f) for name, f in functions.items()}
+    for _ in range(len(functions) + 2):
+        changed = _agree(edges, axes, known)
+        if not changed:
+            break
+        for name in changed:
+            axes[name] = analyse(functions[name], known[name])
+    batch = _followed(model, functions, axes, edges, _batch_start)
+    return Flow(axes, batch, _followed(model, functions, axes, edges, _token_start))
+
+
+def _edges(model: Model, functions: dict[str, Function]) -> tuple[Ends, ...]:
+    """Pairs of function values that some call connects; held tensors connect their users."""
+    maker: dict[str, tuple[str, int]] = {}
+    edges: dict[Ends, None] = {}
+
+    def connect(call: Call, names: tuple[str, ...], values: list[int]) -> None:
+        for name, value in zip(names, values, strict=True):
+            end = (call.function, value)
+            if name in maker:
+                if maker[name] != end:
+                    edges[maker[name], end] = None
+            else:
+                maker[name] = end
+
+    for call in model.calls:
+        function = functions[call.function]
+        connect(call, call.parameters, [i.value for i in function.held()])
+        connect(call, call.arguments, [i.value for i in function.activations()])
+        for name, output in zip(call.results, function.outputs, strict=True):
+            maker[name] = (call.function, output.value)
+    return tuple(edges)
+
+
+def _agree(
+    edges: tuple[Ends, ...], axes: dict[str, Axes], known: dict[str, dict[int, Factors]]
+) -> set[str]:
+    """Record the common refinement at both ends of every edge; names of functions that must change."""
+    changed = set()
+    for (one, x), (other, y) in edges:
+        left, right = axes[one].factors[x], axes[other].factors[y]
+        common = tuple(_refine(a, b) for a, b in zip(left, right, strict=True))
+        for name, value, have in ((one, x, left), (other, y, right)):
+            if common != have and known[name].get(value) != common:
+                known[name][value] = common
+                changed.add(name)
+    return changed
+
+
+def _refine(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The common refinement of two factorisations of one size; the first where there is none."""
+    left, right, common = list(one), list(other), []
+    while left and right:
+        x, y = left.pop(0), right.pop(0)
+        if x > y and x % y == 0:
+            left.insert(0, x // y)
+            x = y
+        elif y > x and y % x == 0:
+            right.insert(0, y // x)
+        elif x != y:
+            return one
+        common.append(x)
+    return tuple(common)
+
+
+Start = Callable[[Axes, int, ModelInput, int], list[int]]
+
+
+def _followed(
+    model: Model,
+    functions: dict[str, Function],
+    axes: dict[str, Axes],
+    edges: tuple[Ends, ...],
+    start: Start,
+) -> dict[str, frozenset[int]]:
+    """Follow what starts in the model's batched inputs along edges in both directions."""
+    marked: dict[str, set[int]] = {name: set() for name in functions}
+    batched = {i.name: i for i in model.inputs if i.batched}
+    for call in model.calls:
+        for name, item in zip(call.arguments, functions[call.function].activations(), strict=True):
+            if name in batched:
+                found = start(axes[call.function], item.value, batched[name], model.batch)
+                marked[call.function].update(found)
+    moved = True
+    while moved:
+        moved = False
+        for (one, x), (other, y) in edges:
+            for (a, v), (b, w) in (((one, x), (other, y)), ((other, y), (one, x))):
+                moved |= _carry(axes[a], v, marked[a], axes[b], w, marked[b])
+    return {name: frozenset(found) for name, found in marked.items()}
+
+
+def _batch_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
+    """Atoms of dimension 0 whose product is the batch."""
+    found, size = [], 1
+    for atom, factor in zip(axes.atoms[value][0], axes.factors[value][0], strict=True):
+        if size < batch:
+            found.append(atom)
+            size *= factor
+    return found
+
+
+def _token_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
+    """Atoms of the second dimension of whole numbers: token ids, their labels, their mask."""
+    tokens = not item.type.is_float and len(item.type.shape) == 2
+    return list(axes.atoms[value][1]) if tokens else []
+
+
+def _carry(here: Axes, v: int, marked: set[int], there: Axes, w: int, into: set[int]) -> bool:
+    before = len(into)
+    for left, right in zip(here.atoms[v], there.atoms[w], strict=True):
+        if len(left) == len(right):
+            into.update(b for a, b in zip(left, right, strict=True) if a in marked)
+    return len(into) > before

@@ -1,0 +1,1 @@
+"""Plait's own torch operators, each differentiable."""

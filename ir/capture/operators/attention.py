@@ -1,0 +1,282 @@
+"""Attention as one operator, `plait::attention`, with its backward pass as another.
+
+    q [b n s d], k [b g t d], v [b g t e], bias [b n s t] -> out [b n s e], logsumexp [b n s]
+
+g divides n (query heads share key heads in consecutive groups). `bias` is a boolean mask (True
+attends) or is added to the scores, any of its sizes may be 1; `causal` masks column > row, both
+counted from 0 in the whole: `rows` and `columns` say where a shard of queries or keys lies.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .elementary import LIBRARY, OPS, kept, register, widened
+from .shard_offsets import line
+
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+_EFFICIENT = torch.ops.aten._scaled_dot_product_efficient_attention.default
+_EFFICIENT_BACKWARD = torch.ops.aten._scaled_dot_product_efficient_attention_backward.default
+
+_REST = "bool causal, float scale, float dropout, int salt, int[] index, int[] rows, int[] columns"
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? key"
+
+
+class Rest(NamedTuple):
+    """What follows the tensors in every signature; `mask` is where dropout's elements lie."""
+
+    causal: bool
+    scale: float
+    dropout: float
+    salt: int
+    mask: list[int]
+    rows: list[int]
+    columns: list[int]
+
+    def masked(self, q: Tensor, k: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Rest]:
+        """A causal mask over shards is written out; over whole queries and keys it stays a flag."""
+        if not self.causal or not (self.rows or self.columns):
+            return bias, self
+        rows = line(self.rows, q.shape[2], q.device)
+        columns = line(self.columns, k.shape[2], q.device)
+        allowed = (columns <= rows.unsqueeze(1))[None, None]
+        if bias is not None:
+            scores = _additive(bias, widened(q).dtype)
+            assert scores is not None
+            return scores.masked_fill(~allowed, float("-inf")), self._replace(causal=False)
+        return allowed, self._replace(causal=False)
+
+
+def _additive(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if bias is None or bias.dtype != torch.bool:
+        return None if bias is None else bias.to(dtype)
+    zero = torch.zeros((), dtype=dtype, device=bias.device)
+    return torch.where(bias, zero, float("-inf"))
+
+
+def _flash_fits(q: Tensor, v: Tensor, bias: Tensor | None, rest: Rest) -> bool:
+    # among some of the keys only, a row may have none to attend to, which the kernel cannot say
+    plain = rest.dropout == 0.0 and q.shape[-1] == v.shape[-1] and not rest.columns
+    return plain and q.device.type == "cpu" and not (rest.causal and bias is not None)
+
+
+def _efficient_fits(q: Tensor, bias: Tensor | None, dropout: float) -> bool:
+    return q.device.type == "cuda" and bias is None and dropout == 0.0
+
+
+def _grouped(x: Tensor, heads: int) -> Tensor:
+    return x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def _ungrouped(gradient: Tensor, like: Tensor) -> Tensor:
+    b, n, t, d = gradient.shape
+    if n == like.shape[1]:
+        return gradient
+    return gradient.reshape(b, like.shape[1], -1, t, d).sum(2)
+
+
+def _row_major(x: Tensor) -> Tensor:
+    """[b n s d] laid out as [b s n d], as fused kernels do: the next reshape copies nothing."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _scores(q: Tensor, k: Tensor, bias: Tensor | None, causal: bool, scale: float) -> Tensor:
+    scores = (q @ k.transpose(-1, -2)) * scale
+    added = _additive(bias, scores.dtype)
+    if added is not None:
+        scores = scores + added
+    if causal:
+        s, t = scores.shape[-2:]
+        allowed = torch.ones(s, t, dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    return scores
+
+
+def _share(key: Tensor | None, rest: Rest, like: Tensor) -> Tensor:
+    """The dropout mask over [b n s t], scaled."""
+    assert key is not None, "attention with dropout needs a key"
+    keep = kept(key, rest.dropout, rest.salt, rest.mask).reshape(like.shape)
+    return keep.to(like.dtype) * (0.0 if rest.dropout >= 1.0 else 1.0 / (1.0 - rest.dropout))
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key: Tensor | None, *given: Any
+) -> tuple[Tensor, Tensor]:
+    bias, rest = Rest(*given).masked(q, k, bias)
+    if _flash_fits(q, v, bias, rest):
+        mask = _additive(bias, q.dtype)
+        out, logsumexp = _FLASH(q, k, v, 0.0, rest.causal, attn_mask=mask, scale=rest.scale)
+        return _row_major(out), logsumexp.contiguous()
+    n, s = q.shape[1:3]
+    if _efficient_fits(q, bias, rest.dropout):
+        keys, values = _grouped(k, n), _grouped(v, n)
+        out, logsumexp, _, _ = _EFFICIENT(
+            q, keys, values, None, True, 0.0, rest.causal, scale=rest.scale
+        )
+        return _row_major(out), logsumexp[..., :s].contiguous()
+    wide_q, keys, values = widened(q), widened(_grouped(k, n)), widened(_grouped(v, n))
+    scores = _scores(wide_q, keys, bias, rest.causal, rest.scale)
+    logsumexp = torch.logsumexp(scores, -1)
+    # a row that attends to nothing gives zeros, as torch's own attention does
+    weights = torch.exp(scores - logsumexp.masked_fill(logsumexp.isneginf(), 0.0).unsqueeze(-1))
+    if rest.dropout > 0.0:
+        weights = weights * _share(key, rest, weights)
+    return _row_major((weights @ values).to(q.dtype)), logsumexp
+
+
+def _attention_fake(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    b, n, s = q.shape[:3]
+    wide = torch.float32 if q.dtype in (torch.bfloat16, torch.float16) else q.dtype
+    out = q.new_empty(b, s, n, v.shape[-1]).transpose(1, 2)
+    return out, q.new_empty(b, n, s, dtype=wide)
+
+
+def _gradients(
+    gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    key: Tensor | None,
+    out: Tensor,
+    logsumexp: Tensor,
+    rest: Rest,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v and of the scores, by the formulas of FlashAttention (Dao 2022, B.4)."""
+    n = q.shape[1]
+    wide_q, keys, values = widened(q), widened(_grouped(k, n)), widened(_grouped(v, n))
+    upper, result = widened(gradient), widened(out)
+    scores = _scores(wide_q, keys, bias, rest.causal, rest.scale)
+    weights = torch.exp(scores - logsumexp.masked_fill(logsumexp.isneginf(), 0.0).unsqueeze(-1))
+    to_weights = upper @ values.transpose(-1, -2)
+    dropped = weights
+    if rest.dropout > 0.0:
+        share = _share(key, rest, weights)
+        to_weights, dropped = to_weights * share, weights * share
+    to_values = dropped.transpose(-1, -2) @ upper
+    row = (upper * result).sum(-1, keepdim=True)
+    to_scores = weights * (to_weights - row)
+    to_q = (to_scores @ keys) * rest.scale
+    to_keys = (to_scores.transpose(-1, -2) @ wide_q) * rest.scale
+    return (
+        to_q.to(q.dtype),
+        _ungrouped(to_keys, k).to(k.dtype),
+        _ungrouped(to_values, v).to(v.dtype),
+        to_scores,
+    )
+
+
+def _attention_backward(
+    gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    key: Tensor | None,
+    out: Tensor,
+    logsumexp: Tensor,
+    *given: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    bias, rest = Rest(*given).masked(q, k, bias)
+    n, s = q.shape[1:3]
+    if _flash_fits(q, v, bias, rest):
+        to_q, to_keys, to_values = _FLASH_BACKWARD(
+            gradient,
+            q,
+            _grouped(k, n),
+            _grouped(v, n),
+            out,
+            logsumexp,
+            0.0,
+            rest.causal,
+            attn_mask=_additive(bias, q.dtype),
+            scale=rest.scale,
+        )
+        return to_q, _ungrouped(to_keys, k), _ungrouped(to_values, v)
+    if _efficient_fits(q, bias, rest.dropout):
+        # the kernel wants its rows padded to 32 and the unused state of its own dropout
+        padded = torch.nn.functional.pad(logsumexp, (0, -s % 32))
+        state = torch.zeros((), dtype=torch.int64)
+        to_q, to_keys, to_values, _ = _EFFICIENT_BACKWARD(
+            gradient,
+            q,
+            _grouped(k, n),
+            _grouped(v, n),
+            None,
+            out,
+            padded,
+            state,
+            state,
+            0.0,
+            [True, True, True, False],
+            rest.causal,
+            scale=rest.scale,
+        )
+        return to_q, _ungrouped(to_keys, k), _ungrouped(to_values, v)
+    return _gradients(gradient, q, k, v, bias, key, out, logsumexp, rest)[:3]
+
+
+def _attention_backward_bias(
+    gradient: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    key: Tensor | None,
+    out: Tensor,
+    logsumexp: Tensor,
+    *given: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    scores_bias, rest = Rest(*given).masked(q, k, bias)
+    *grads, to_scores = _gradients(gradient, q, k, v, scores_bias, key, out, logsumexp, rest)
+    dims = [d for d in range(4) if bias.shape[d] == 1 and to_scores.shape[d] != 1]
+    to_bias = to_scores.sum(dims, keepdim=True) if dims else to_scores
+    return grads[0], grads[1], grads[2], to_bias.to(bias.dtype)
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _attention_backward_fake(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
+    return _like(q), _like(k), _like(v)
+
+
+def _attention_backward_bias_fake(
+    gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *_: Any
+) -> Any:
+    return _like(q), _like(k), _like(v), _like(bias)
+
+
+def _context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:5], *output)
+    ctx.rest = inputs[5:]
+
+
+def _gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    saved, bias = ctx.saved_tensors, None
+    if ctx.needs_input_grad[3]:
+        to_q, to_k, to_v, bias = OPS.attention_backward_bias(gradient, *saved, *ctx.rest)
+    else:
+        to_q, to_k, to_v = OPS.attention_backward(gradient, *saved, *ctx.rest)
+    return to_q, to_k, to_v, bias, *(None,) * 8
+
+
+_SAVED = f"Tensor gradient, {_INPUTS}, Tensor out, Tensor logsumexp, {_REST}"
+register(f"attention({_INPUTS}, {_REST}) -> (Tensor, Tensor)", _attention, _attention_fake)
+register(
+    f"attention_backward({_SAVED}) -> (Tensor, Tensor, Tensor)",
+    _attention_backward,
+    _attention_backward_fake,
+)
+register(
+    f"attention_backward_bias({_SAVED.replace('Tensor? bias', 'Tensor bias')})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _attention_backward_bias,
+    _attention_backward_bias_fake,
+)
+torch.library.register_autograd("plait::attention", _gradient, setup_context=_context, lib=LIBRARY)

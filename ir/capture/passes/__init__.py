@@ -1,0 +1,1 @@
+"""Passes over a recorded graph: functionalize, rewrite, decompose, simplify."""

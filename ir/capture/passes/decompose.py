@@ -1,0 +1,159 @@
+"""Rules that write an operator as finer ones, of which more loops may be split.
+
+Autograd then derives finer backward operators too: a bias added on its own has a sum as gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ...model import Argument, Op, Ref
+from ...tensor import TensorType
+from ..graph import arguments
+from ..operators.shard_offsets import whole_index
+from .rewrite import Rewriter, Values, rule
+
+
+@rule("aten.linear.default")
+def linear(rewriter: Rewriter, op: Op) -> Values | None:
+    """The bias is added afterwards, so that the product's reducing loop may be split."""
+    bias = rewriter.operand(op, 2)
+    if bias is None:
+        return None
+    type_ = rewriter.types[op.results[0]]
+    (product,) = rewriter.emit(op.target, op.args[:2], type_)
+    return rewriter.emit("aten.add.Tensor", (Ref(product), Ref(bias)), type_)
+
+
+@rule(*(f"aten.conv{n}d.{kind}" for n in (1, 2, 3) for kind in ("default", "padding")))
+def convolution(rewriter: Rewriter, op: Op) -> Values | None:
+    """The same for a convolution, whose bias has one element per channel."""
+    bias = rewriter.operand(op, 2)
+    if bias is None:
+        return None
+    type_ = rewriter.types[op.results[0]]
+    (made,) = rewriter.emit(op.target, (*op.args[:2], None, *op.args[3:]), type_)
+    space = len(rewriter.types[rewriter.operand(op, 1) or 0].shape) - 2
+    row = rewriter.reshaped(bias, (*rewriter.types[bias].shape, *(1,) * space))
+    return rewriter.emit("aten.add.Tensor", (Ref(made), Ref(row)), type_)
+
+
+@rule("aten.addmm.default", "aten.baddbmm.default")
+def addmm(rewriter: Rewriter, op: Op) -> Values | None:
+    """beta * added + alpha * (x @ y), one operator each."""
+    added, product = rewriter.operand(op, 0), op.args[1:3]
+    type_ = rewriter.types[op.results[0]]
+    alpha, beta = (op.kwargs.get(name, 1) for name in ("alpha", "beta"))
+    target = "aten.mm.default" if op.target == "aten.addmm.default" else "aten.bmm.default"
+    (made,) = rewriter.emit(target, product, type_)
+    assert added is not None
+    if alpha != 1:
+        (made,) = rewriter.emit("aten.mul.Scalar", (Ref(made), alpha), type_)
+    if beta != 1:
+        (added,) = rewriter.emit("aten.mul.Scalar", (Ref(added), beta), rewriter.types[added])
+    return rewriter.emit("aten.add.Tensor", (Ref(made), Ref(added)), type_)
+
+
+@rule("aten.floor.default")
+def chance(rewriter: Rewriter, op: Op) -> Values | None:
+    """floor(keep + rand(shape)) is 1 with probability `keep`, else 0 (stochastic depth)."""
+    source = rewriter.made_by.get(op.operands()[0])
+    if source is None or source.target != "aten.add.Tensor":
+        return None
+    drawn, keep = rewriter.made_by.get(source.operands()[0]), source.args[1]
+    if drawn is None or drawn.target != "aten.rand.default" or not isinstance(keep, float):
+        return None
+    type_ = rewriter.types[op.results[0]]
+    kwargs: dict[str, Argument] = {"dtype": f"dtype:{type_.dtype}"}
+    (ones,) = rewriter.emit("aten.full.default", (type_.shape, 1.0), type_, kwargs=kwargs)
+    key, index = Ref(rewriter.graph.key), whole_index(type_.shape)
+    (kept,) = rewriter.emit("plait.dropout.default", (Ref(ones), key, 1.0 - keep, 0, index), type_)
+    return rewriter.emit("aten.mul.Scalar", (Ref(kept), keep), type_)
+
+
+@rule("aten.log_sigmoid.default")
+def log_sigmoid(rewriter: Rewriter, op: Op) -> Values | None:
+    """min(x, 0) - log(1 + exp(-|x|)); torch's own keeps a buffer whose size depends on the device."""
+    (x,), type_ = op.operands(), rewriter.types[op.results[0]]
+
+    def emit(name: str, *args: Argument) -> Ref:
+        return Ref(rewriter.emit(f"aten.{name}", args, type_)[0])
+
+    distance = emit("abs.default", Ref(x))
+    least = emit("mul.Scalar", emit("sub.Tensor", Ref(x), distance), 0.5)
+    rest = emit("log1p.default", emit("exp.default", emit("neg.default", distance)))
+    return (emit("sub.Tensor", least, rest).value,)
+
+
+# losses of single elements -> position of their reduction
+# fmt: off
+LOSSES = {
+    "aten.mse_loss.default": 2, "aten.smooth_l1_loss.default": 2, "aten.huber_loss.default": 2,
+    "aten.soft_margin_loss.default": 2, "aten.binary_cross_entropy.default": 3,
+    "aten.binary_cross_entropy_with_logits.default": 4,
+}
+# fmt: on
+TOTALS = {1: "aten.mean.default", 2: "aten.sum.default"}
+
+
+@rule(*LOSSES)
+def loss(rewriter: Rewriter, op: Op) -> Values | None:
+    """Losses first, then their mean or sum: no operator's gradient counts the whole's elements."""
+    place = LOSSES[op.target]
+    args = arguments(op, *(None,) * place, 1)
+    reduction, type_ = args[place], rewriter.types[op.results[0]]
+    if not isinstance(reduction, int) or reduction not in TOTALS or op.kwargs:
+        return None
+    shapes = (rewriter.types[v].shape for v in op.operands())
+    kind = TensorType(torch.broadcast_shapes(*shapes), type_.dtype)
+    (losses,) = rewriter.emit(op.target, (*args[:place], 0, *args[place + 1 :]), kind)
+    return rewriter.emit(TOTALS[reduction], (Ref(losses),), type_)
+
+
+@rule("aten.index_put.default")
+def masked(rewriter: Rewriter, op: Op) -> Values | None:
+    """x[mask] = number: a choice between the number and x, wherever the mask lies."""
+    x, given = rewriter.operand(op, 0), op.args[1]
+    if x is None or not isinstance(given, tuple) or len(given) != 1 or len(op.operands()) != 3:
+        return None
+    _, mask, value = op.operands()
+    type_, kind = rewriter.types[x], rewriter.types[mask]
+    accumulate = len(op.args) > 3 and op.args[3] is True
+    if kind.dtype != "bool" or rewriter.types[value].shape or accumulate:
+        return None
+    shape = (*kind.shape, *(1,) * (len(type_.shape) - len(kind.shape)))
+    condition = Ref(rewriter.reshaped(mask, shape))
+    return rewriter.emit("aten.where.self", (condition, Ref(value), Ref(x)), type_)
+
+
+@rule("aten.index.Tensor")
+def one_per_row(rewriter: Rewriter, op: Op) -> Values | None:
+    """x[arange(n), places] as a gather: every sample looks up its own place."""
+    x, given = op.operands()[0], op.args[1]
+    shape = rewriter.types[x].shape
+    if not isinstance(given, tuple) or len(given) != 2 or len(op.operands()) != 3:
+        return None
+    rows, places = op.operands()[1:]
+    counted = rewriter.made_by.get(rows)
+    counts = counted is not None and counted.target == "aten.arange.default"
+    if not counts or not all(rewriter.types[v].shape == shape[:1] for v in (rows, places)):
+        return None
+    kind, type_ = rewriter.types[places], rewriter.types[op.results[0]]
+    (places,) = rewriter.emit("aten.remainder.Scalar", (Ref(places), shape[1]), kind)
+    column = Ref(rewriter.reshaped(places, (shape[0], *(1,) * (len(shape) - 1))))
+    wide = TensorType((shape[0], 1, *shape[2:]), kind.dtype)
+    (index,) = rewriter.emit("aten.expand.default", (column, wide.shape), wide)
+    made = TensorType(wide.shape, type_.dtype)
+    (found,) = rewriter.emit("aten.gather.default", (Ref(x), 1, Ref(index)), made)
+    return (rewriter.reshaped(found, type_.shape),)
+
+
+@rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default")
+def pool_to_one(rewriter: Rewriter, op: Op) -> Values | None:
+    """Pooling to a single place is a mean."""
+    size = op.args[1]
+    assert isinstance(size, tuple)
+    if set(size) != {1}:
+        return None
+    over = tuple(range(-len(size), 0))
+    return rewriter.emit("aten.mean.dim", (op.args[0], over, True), rewriter.types[op.results[0]])

@@ -1,0 +1,394 @@
+"""Masks that depend on nothing but positions: is one always true, is one causal?
+
+Such a mask is an expression over `arange` and constants. It is evaluated lazily, at index points:
+the value at (i, j, ...) of an operator is computed from its operands' values there, so a mask of
+8192 x 8192 (or of a million squared) is never made as the model would make it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...model import Argument, Op, Ref
+from ..graph import Graph
+from ..literals import DTYPES, decode
+from ..resolve import resolve
+
+EXACT_POINTS = 1 << 26
+BLOCK_POINTS = 1 << 22
+SAMPLES = 1 << 16
+MASKED = -1e30
+# Elementwise, but not marked so by torch.
+# fmt: off
+POINTWISE = (
+    "_to_copy", "where", "masked_fill", "clone", "alias", "detach", "lift_fresh_copy",
+    "__and__", "__or__", "__xor__",
+)
+# fmt: on
+Index = tuple[Tensor, ...]
+Kind = Literal["all", "causal", "other"]
+
+
+class NotConstant(Exception):
+    """The value depends on the batch or on parameters, or on an operator without a point rule."""
+
+
+class Masks:
+    def __init__(self, graph: Graph, made_by: dict[int, Op]) -> None:
+        self.graph, self.made_by = graph, made_by
+        self.kinds: dict[int, Kind] = {}
+        self.depends: dict[int, bool] = {}
+
+    def constant(self, value: int) -> bool | None:
+        """True when the boolean value is true everywhere, None when that is not known."""
+        if self.graph.types[value].dtype != "bool" or not self.positional(value):
+            return None
+        return True if self.kind(value) == "all" else None
+
+    def positional(self, value: int) -> bool:
+        """Whether a value depends on nothing but constants."""
+        if value not in self.depends:
+            op = self.made_by.get(value)
+            parameter = self.graph.parameters.get(value)
+            if op is None:
+                self.depends[value] = parameter is not None and parameter.kind == "constant"
+            else:
+                self.depends[value] = all(self.positional(v) for v in op.operands())
+        return self.depends[value]
+
+    def kind(self, value: int) -> Kind:
+        """Whether an attention mask masks nothing, the future, or something else."""
+        if value not in self.kinds:
+            self.kinds[value] = "other"
+            if self.positional(value) and self.graph.types[value].elements:
+                try:
+                    self.kinds[value] = self.compare(value)
+                except NotConstant:
+                    pass
+        return self.kinds[value]
+
+    def compare(self, value: int) -> Kind:
+        shape = self.graph.types[value].shape
+        possible: set[Kind] = {"all", "causal"} if len(shape) >= 2 else {"all"}
+        for index in _points(shape):
+            allowed = _allowed(Points(self, {}).at(value, index))
+            if "all" in possible and not bool(allowed.all()):
+                possible.discard("all")
+            if "causal" in possible and not _equal(allowed, index[-1] <= index[-2]):
+                possible.discard("causal")
+            if not possible:
+                return "other"
+        # with one row or column both may hold; no mask is the simpler one
+        return "all" if "all" in possible else "causal"
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(*torch.broadcast_tensors(one, other))
+
+
+def _allowed(values: Tensor) -> Tensor:
+    """A boolean mask allows where true, an additive one where zero; else it is no mask."""
+    if values.dtype == torch.bool:
+        return values
+    allowed = values == 0
+    if not bool((allowed | (values <= MASKED)).all()):
+        raise NotConstant
+    return allowed
+
+
+def _points(shape: tuple[int, ...]) -> list[Index] | Any:
+    """Index tensors that broadcast: all points in blocks of rows, or a sample of a huge mask."""
+    if prod(shape) > EXACT_POINTS:
+        return _sampled(shape)
+    return _blocks(shape)
+
+
+def _blocks(shape: tuple[int, ...]) -> Any:
+    rank = len(shape)
+    rows = shape[-2] if rank >= 2 else 1
+    height = max(1, BLOCK_POINTS // max(1, shape[-1] if rank else 1))
+    for start in range(0, rows, height):
+        index = []
+        for dim, size in enumerate(shape):
+            first, last = (start, min(start + height, rows)) if dim == rank - 2 else (0, size)
+            index.append(torch.arange(first, last).reshape(_along(dim, rank)))
+        yield tuple(index)
+
+
+def _along(dim: int, rank: int) -> tuple[int, ...]:
+    return tuple(-1 if d == dim else 1 for d in range(rank))
+
+
+def _sampled(shape: tuple[int, ...]) -> Any:
+    """Diagonals and their neighbours, first and last rows and columns, random points."""
+    *outer, rows, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    row, column = torch.arange(rows), torch.arange(columns)
+    picks = [(row, (row + shift).clamp(0, columns - 1)) for shift in range(-2, 3)]
+    picks += [(torch.full_like(column, r), column) for r in (0, rows - 1)]
+    picks += [(row, torch.full_like(row, c)) for c in (0, columns - 1)]
+    draw = [torch.randint(n, (SAMPLES,), generator=generator) for n in (rows, columns)]
+    for i, j in [*picks, (draw[0], draw[1])]:
+        rest = tuple(torch.randint(n, i.shape, generator=generator) for n in outer)
+        yield (*rest, i, j)
+
+
+class Points:
+    """Values of an expression at index points, remembered per (value, index)."""
+
+    def __init__(self, masks: Masks, seen: dict[Any, Tensor]) -> None:
+        self.masks, self.seen = masks, seen
+
+    def at(self, value: int, index: Index) -> Tensor:
+        key = (value, *(id(i) for i in index))
+        if key not in self.seen:
+            op = self.masks.made_by.get(value)
+            made = self.constant(value, index) if op is None else self.evaluate(op, value, index)
+            # ids stay unique while the index tensors live
+            self.seen[key] = made
+            self.seen[("index", *key)] = index  # type: ignore[assignment]
+        return self.seen[key]
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        return self.masks.graph.types[value].shape
+
+    def constant(self, value: int, index: Index) -> Tensor:
+        parameter = self.masks.graph.parameters.get(value)
+        if parameter is None or parameter.values is None:
+            raise NotConstant
+        whole = torch.tensor(parameter.values, dtype=DTYPES[parameter.type.dtype])
+        whole = whole.reshape(parameter.type.shape)
+        return whole[index] if index else whole
+
+    def whole(self, op: Op, value: int) -> Tensor:
+        """The result of an operator without a point rule, where it and its operands are small."""
+        key = ("whole", value)
+        sizes = [prod(self.shape(v)) for v in (value, *op.operands())]
+        target = resolve(op.target)
+        if len(op.results) != 1 or max(sizes) > BLOCK_POINTS or _draws(target):
+            raise NotConstant
+        if key not in self.seen:
+
+            def operand(v: int) -> Tensor:
+                return self.everywhere(v).expand(self.shape(v))
+
+            args = [decode(a, operand) for a in op.args]
+            kwargs = {k: decode(a, operand) for k, a in op.kwargs.items()}
+            self.seen[key] = target(*args, **kwargs)
+        return self.seen[key]
+
+    def everywhere(self, value: int) -> Tensor:
+        """A value at all points; dims along which it does not change have size 1."""
+        shape = self.shape(value)
+        grid = (torch.arange(n).reshape(_along(d, len(shape))) for d, n in enumerate(shape))
+        return self.at(value, tuple(grid))
+
+    def evaluate(self, op: Op, value: int, index: Index) -> Tensor:
+        name = op.target.split(".")[1]
+        if name in POINT_RULES:
+            return POINT_RULES[name](self, op, index)
+        target = resolve(op.target)
+        if torch.Tag.pointwise not in getattr(target, "tags", ()) and name not in POINTWISE:
+            return self.whole(op, value)[index]
+
+        def operand(v: int) -> Tensor:
+            return self.at(v, _aligned(index, self.shape(v)))
+
+        args = [decode(a, operand) for a in op.args]
+        return target(*args, **{k: decode(a, operand) for k, a in op.kwargs.items()})
+
+
+def _draws(target: Any) -> bool:
+    """Whether an operator's values are random, or nobody's."""
+    tags = getattr(target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags or "empty" in str(target)
+
+
+def _held(index: Tensor, size: int) -> Tensor:
+    """The index into a dimension of that size: a broadcast one is always 0."""
+    return index if size != 1 else torch.zeros((1,) * index.dim(), dtype=torch.int64)
+
+
+def _aligned(index: Index, shape: tuple[int, ...]) -> Index:
+    """The index into a tensor of that shape that broadcasts, aligned on the right."""
+    last = index[len(index) - len(shape) :]
+    return tuple(_held(i, n) for i, n in zip(last, shape, strict=True))
+
+
+def _source(op: Op) -> int:
+    argument: Argument = op.args[0]
+    assert isinstance(argument, Ref)
+    return argument.value
+
+
+def _integers(op: Op, position: int, absent: int) -> int:
+    argument = op.args[position] if position < len(op.args) else absent
+    assert isinstance(argument, int)
+    return argument
+
+
+def _arange(points: Points, op: Op, index: Index) -> Tensor:
+    start, step = 0.0, 1.0
+    numbers = [a for a in op.args if isinstance(a, int | float)]
+    if len(numbers) > 1:
+        start = numbers[0]
+    if len(numbers) > 2:
+        step = numbers[2]
+    type_ = points.masks.graph.types[op.results[0]]
+    whole = float(start).is_integer() and float(step).is_integer()
+    made = index[0] * int(step) + int(start) if whole else index[0] * step + start
+    return made.to(DTYPES[type_.dtype])
+
+
+def _filled(constant: float | None, place: int) -> Callable[[Points, Op, Index], Tensor]:
+    def evaluate(points: Points, op: Op, index: Index) -> Tensor:
+        given = constant if constant is not None else op.args[place]
+        if isinstance(given, Ref):
+            raise NotConstant
+        type_ = points.masks.graph.types[op.results[0]]
+        number = decode(given, lambda _: None)
+        return torch.full((1,) * max(1, len(index)), number, dtype=DTYPES[type_.dtype])
+
+    return evaluate
+
+
+def _viewed(points: Points, op: Op, index: Index) -> Tensor:
+    """Same elements in another shape; dims of size 1 come and go without touching the others."""
+    source = _source(op)
+    before, after = points.shape(source), points.shape(op.results[0])
+    kept = [i for i, n in zip(index, after, strict=True) if n != 1]
+    if [n for n in before if n != 1] == [n for n in after if n != 1]:
+        zero = torch.zeros((1,) * (index[0].dim() if index else 0), dtype=torch.int64)
+        queue = iter(kept)
+        return points.at(source, tuple(zero if n == 1 else next(queue) for n in before))
+    flat = torch.zeros((), dtype=torch.int64)
+    for dim, i in enumerate(index):
+        flat = flat + i * prod(after[dim + 1 :])
+    return points.at(
+        source, tuple((flat // prod(before[d + 1 :])) % n for d, n in enumerate(before))
+    )
+
+
+def _expanded(points: Points, op: Op, index: Index) -> Tensor:
+    source = _source(op)
+    return points.at(source, _aligned(index, points.shape(source)))
+
+
+def _transposed(points: Points, op: Op, index: Index) -> Tensor:
+    rank = len(index)
+    one, other = (_integers(op, p, 0) % rank for p in (1, 2)) if len(op.args) > 2 else (0, 1)
+    order = list(index)
+    order[one], order[other] = order[other], order[one]
+    return points.at(_source(op), tuple(order))
+
+
+def _permuted(points: Points, op: Op, index: Index) -> Tensor:
+    order = op.args[1]
+    assert isinstance(order, tuple)
+    dims = [int(d) % len(index) for d in order]  # type: ignore[arg-type]
+    return points.at(_source(op), tuple(index[dims.index(d)] for d in range(len(index))))
+
+
+def _sliced(points: Points, op: Op, index: Index) -> Tensor:
+    dim, start, step = (
+        _integers(op, 1, 0),
+        op.args[2] if len(op.args) > 2 else 0,
+        _integers(op, 4, 1),
+    )
+    size = points.shape(_source(op))[dim]
+    first = min(max(start + size if start < 0 else start, 0), size) if isinstance(start, int) else 0
+    moved = list(index)
+    moved[dim] = index[dim] * step + first
+    return points.at(_source(op), tuple(moved))
+
+
+def _selected(points: Points, op: Op, index: Index) -> Tensor:
+    shape = points.shape(_source(op))
+    dim, place = _integers(op, 1, 0) % len(shape), _integers(op, 2, 0)
+    at = torch.full((1,) * (index[0].dim() if index else 0), place % shape[dim])
+    return points.at(_source(op), (*index[:dim], at, *index[dim:]))
+
+
+def _joined(points: Points, op: Op, index: Index) -> Tensor:
+    """Pieces side by side: each is asked where the index lies in it."""
+    pieces = op.args[0]
+    assert isinstance(pieces, tuple)
+    dim, found, start = _integers(op, 1, 0) % len(index), None, 0
+    for piece in pieces:
+        assert isinstance(piece, Ref)
+        size = points.shape(piece.value)[dim]
+        place = index[dim] - start
+        moved = (*index[:dim], place.clamp(0, size - 1), *index[dim + 1 :])
+        values = points.at(piece.value, moved)
+        found = values if found is None else torch.where(place >= 0, values, found)
+        start += size
+    assert found is not None
+    return found
+
+
+def _looked_up(points: Points, op: Op, index: Index) -> Tensor:
+    """`x[i, j, …]` with an index for every dimension of x."""
+    indices, source = op.args[1], _source(op)
+    if not isinstance(indices, tuple) or len(indices) != len(points.shape(source)):
+        raise NotConstant
+    places = []
+    for given, size in zip(indices, points.shape(source), strict=True):
+        if not isinstance(given, Ref) or points.masks.graph.types[given.value].dtype == "bool":
+            raise NotConstant
+        places.append(points.at(given.value, _aligned(index, points.shape(given.value))) % size)
+    return points.at(source, tuple(places))
+
+
+def _along_dim(points: Points, op: Op, index: Index) -> Tensor:
+    """An operator along one dim; of rows that are all alike, one is enough."""
+    key = ("whole", op.results[0])
+    if key not in points.seen:
+        target: Any = resolve(op.target)
+        declared = {a.name: a for a in target._schema.arguments}
+        given = dict(zip(declared, op.args, strict=False)) | op.kwargs
+        dim = given.get("dim", declared["dim"].default_value)
+        assert isinstance(dim, int)
+        dim %= len(index)
+
+        def operand(v: int) -> Tensor:
+            sizes = [n if d == dim else -1 for d, n in enumerate(points.shape(v))]
+            return points.everywhere(v).expand(sizes)
+
+        args = [decode(a, operand) for a in op.args]
+        made = target(*args, **{k: decode(a, operand) for k, a in op.kwargs.items()})
+        if made.numel() > EXACT_POINTS:
+            raise NotConstant
+        points.seen[key] = made
+    made = points.seen[key]
+    return made[tuple(_held(i, n) for i, n in zip(index, made.shape, strict=True))]
+
+
+def _triangle(upper: bool) -> Callable[[Points, Op, Index], Tensor]:
+    def evaluate(points: Points, op: Op, index: Index) -> Tensor:
+        diagonal, gap = _integers(op, 1, 0), index[-1] - index[-2]
+        keep = gap >= diagonal if upper else gap <= diagonal
+        values = points.at(_source(op), index)
+        return torch.where(keep, values, torch.zeros((), dtype=values.dtype))
+
+    return evaluate
+
+
+# fmt: off
+POINT_RULES: dict[str, Callable[[Points, Op, Index], Tensor]] = {
+    "arange": _arange,
+    "full": _filled(None, 1), "full_like": _filled(None, 1), "new_full": _filled(None, 2),
+    "scalar_tensor": _filled(None, 0),
+    "zeros": _filled(0, 0), "zeros_like": _filled(0, 0), "new_zeros": _filled(0, 0),
+    "ones": _filled(1, 0), "ones_like": _filled(1, 0), "new_ones": _filled(1, 0),
+    "view": _viewed, "reshape": _viewed, "unsqueeze": _viewed, "squeeze": _viewed,
+    "expand": _expanded, "transpose": _transposed, "t": _transposed, "permute": _permuted,
+    "cat": _joined, "index": _looked_up,
+    "slice": _sliced, "select": _selected, "triu": _triangle(True), "tril": _triangle(False),
+    "cumsum": _along_dim, "diff": _along_dim,
+}
+# fmt: on

@@ -1,0 +1,311 @@
+"""Rewrite a flat graph into plait's own operators, and drop what computes nothing.
+
+One rule per operator: it may replace the operator's results by values that are there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod, sqrt
+
+from ...model import Argument, Op, Ref
+from ...tensor import TensorType
+from ..graph import Graph, arguments, substitute
+from ..operators.shard_offsets import whole_index
+from ..resolve import overload
+from .masks import Masks
+
+Values = tuple[int, ...]
+Rule = Callable[["Rewriter", Op], Values | None]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*targets: str) -> Callable[[Rule], Rule]:
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(targets, function))
+        return function
+
+    return register
+
+
+def rewrite(graph: Graph) -> Graph:
+    """Apply every rule once, in order, and remove dead operators. Changes `graph`."""
+    Rewriter(graph).run()
+    graph.drop_dead()
+    return graph
+
+
+class Rewriter:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.types = graph.types
+        self.made_by: dict[int, Op] = {}
+        self.renamed: dict[int, int] = {}
+        self.carrying = graph.differentiable()
+        self.scope = ""
+
+    def run(self) -> None:
+        ops, self.graph.ops = self.graph.ops, []
+        self.masks = Masks(self.graph, self.made_by)
+        for old in ops:
+            op = substitute(old, self.renamed)
+            self.scope = op.scope
+            apply = RULES.get(op.target)
+            values = apply(self, op) if apply else None
+            if values is None:
+                self.graph.ops.append(op)
+                self.made_by.update(dict.fromkeys(op.results, op))
+                continue
+            for result, value in zip(op.results, values, strict=False):
+                if result >= 0 and result != value:
+                    self.renamed[result] = value
+        graph = self.graph
+        graph.loss = self.renamed.get(graph.loss, graph.loss)
+        graph.updates = {n: self.renamed.get(v, v) for n, v in graph.updates.items()}
+
+    def emit(
+        self,
+        target: str,
+        args: tuple[Argument, ...],
+        *types: TensorType,
+        kwargs: dict[str, Argument] | None = None,
+    ) -> Values:
+        results = self.graph.emit(target, args, types, kwargs, self.scope)
+        self.made_by.update(dict.fromkeys(results, self.graph.ops[-1]))
+        if any(v in self.carrying for v in self.graph.ops[-1].operands()):
+            self.carrying.update(r for r in results if self.types[r].is_float)
+        return results
+
+    def operand(self, op: Op, position: int) -> int | None:
+        argument = op.args[position] if position < len(op.args) else None
+        return argument.value if isinstance(argument, Ref) else None
+
+    def reshaped(self, value: int, shape: tuple[int, ...]) -> int:
+        type_ = self.types[value]
+        if type_.shape == shape:
+            return value
+        return self.emit("aten.view.default", (Ref(value), shape), TensorType(shape, type_.dtype))[
+            0
+        ]
+
+
+@rule(
+    "aten.view.default",
+    "aten.reshape.default",
+    "aten.expand.default",
+    "aten._to_copy.default",
+    "aten.contiguous.default",
+    "aten.clone.default",
+    "aten.alias.default",
+    "aten.lift_fresh.default",
+    "aten.lift_fresh_copy.default",
+    "aten.slice.Tensor",
+    "aten.flatten.using_ints",
+)
+def same(rewriter: Rewriter, op: Op) -> Values | None:
+    """An operator of this family that keeps the type keeps the value."""
+    source = rewriter.operand(op, 0)
+    if source is not None and rewriter.types[source] == rewriter.types[op.results[0]]:
+        return (source,)
+    return None
+
+
+@rule("aten.detach.default")
+def detach(rewriter: Rewriter, op: Op) -> Values | None:
+    source = rewriter.operand(op, 0)
+    return (source,) if source is not None and source not in rewriter.carrying else None
+
+
+@rule("aten.cat.default")
+def cat(rewriter: Rewriter, op: Op) -> Values | None:
+    """Empty pieces (what is left of a fresh key/value cache) and a single piece."""
+    pieces = op.args[0]
+    assert isinstance(pieces, tuple)
+    full = tuple(p for p in pieces if isinstance(p, Ref) and rewriter.types[p.value].elements)
+    if len(full) == 1:
+        return (full[0].value,)
+    if len(full) == len(pieces):
+        return None
+    return rewriter.emit("aten.cat.default", (full, *op.args[1:]), rewriter.types[op.results[0]])
+
+
+@rule("aten.dropout.default")
+def dropout(rewriter: Rewriter, op: Op) -> Values | None:
+    source, p, training = op.args
+    assert isinstance(source, Ref)
+    assert isinstance(p, int | float)
+    if not training or p == 0:
+        return (source.value,)
+    type_ = rewriter.types[source.value]
+    index = whole_index(type_.shape)
+    return rewriter.emit(
+        "plait.dropout.default", (source, Ref(rewriter.graph.key), float(p), 0, index), type_
+    )
+
+
+@rule("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
+def where(rewriter: Rewriter, op: Op) -> Values | None:
+    """A condition that holds everywhere chooses the first operand."""
+    condition, chosen = rewriter.operand(op, 0), rewriter.operand(op, 1)
+    if condition is None or chosen is None or rewriter.masks.constant(condition) is not True:
+        return None
+    type_, made = rewriter.types[chosen], rewriter.types[op.results[0]]
+    if type_.dtype != made.dtype:
+        return None
+    if type_.shape == made.shape:
+        return (chosen,)
+    return rewriter.emit("aten.expand.default", (Ref(chosen), made.shape), made)
+
+
+@rule("aten.cross_entropy_loss.default")
+def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
+    defaults = (None, None, None, 1, -100, 0.0)
+    logits, labels, weight, reduction, ignore, smoothing = arguments(op, *defaults)
+    assert isinstance(logits, Ref)
+    assert isinstance(labels, Ref)
+    types = rewriter.types
+    kind, rank = types[labels.value], len(types[logits.value].shape)
+    plain = weight is None and not smoothing and not op.kwargs
+    if not plain or rank < 2 or len(kind.shape) != rank - 1 or kind.dtype != "int64":
+        return None
+    rows, dtype = prod(kind.shape), types[logits.value].dtype
+    flat = rows, types[logits.value].shape[1]
+    logits = Ref(rewriter.reshaped(_classes_last(rewriter, logits.value), flat))
+    labels = Ref(rewriter.reshaped(labels.value, (rows,)))
+    wide = "float32" if dtype in ("float16", "bfloat16") else dtype
+    vector, scalar = TensorType((rows,), dtype), TensorType((), dtype)
+    losses, _ = rewriter.emit(
+        "plait.cross_entropy.default",
+        (logits, labels, ignore, ()),
+        vector,
+        TensorType((rows,), wide),
+    )
+    if reduction == 0:
+        return (rewriter.reshaped(losses, kind.shape),)
+    (total,) = rewriter.emit("aten.sum.default", (Ref(losses),), scalar)
+    if reduction == 2:
+        return (total,)
+    (valid,) = rewriter.emit("aten.ne.Scalar", (labels, ignore), TensorType((rows,), "bool"))
+    (count,) = rewriter.emit("aten.sum.default", (Ref(valid),), TensorType((), "int64"))
+    return rewriter.emit("aten.div.Tensor", (Ref(total), Ref(count)), scalar)
+
+
+def _classes_last(rewriter: Rewriter, logits: int) -> int:
+    """Scores `[n, classes, …]` as `[n, …, classes]`: as they were, where they were only turned round."""
+    type_, rank = rewriter.types[logits], len(rewriter.types[logits].shape)
+    if rank == 2:
+        return logits
+    maker = rewriter.made_by.get(logits)
+    if maker is not None and maker.target == "aten.transpose.int" and rank == 3:
+        if {int(d) % rank for d in maker.args[1:]} == {1, 2}:  # type: ignore[arg-type]
+            return maker.operands()[0]
+    order = (0, *range(2, rank), 1)
+    turned = TensorType(tuple(type_.shape[d] for d in order), type_.dtype)
+    (moved,) = rewriter.emit("aten.permute.default", (Ref(logits), order), turned)
+    return rewriter.emit(
+        "aten.clone.default",
+        (Ref(moved),),
+        turned,
+        kwargs={"memory_format": "memory_format:contiguous_format"},
+    )[0]
+
+
+@rule("aten._grouped_mm.default")
+def grouped_mm(rewriter: Rewriter, op: Op) -> Values | None:
+    """One name for one operator: low precision takes torch's kernel, float32 the library's loop."""
+    x, weight, offsets, bias, dtype = arguments(op, *(None,) * 5)
+    offsets = op.kwargs.get("offs", offsets)
+    plain = bias is None and dtype is None and not set(op.kwargs) - {"offs"}
+    shapes = [rewriter.types[v].shape for v in op.operands()]
+    fallback = "transformers.grouped_mm_fallback.default"
+    if not plain or [len(s) for s in shapes] != [2, 3, 1] or overload(fallback) is None:
+        return None
+    return rewriter.emit(fallback, (x, weight, offsets), rewriter.types[op.results[0]])
+
+
+@rule("aten.scaled_dot_product_attention.default")
+def attention(rewriter: Rewriter, op: Op) -> Values | None:
+    """Attention as one operator of ours, its mask simplified, its key heads not repeated."""
+    q, k, v, bias, p, causal = arguments(op, None, None, None, None, 0.0, False)
+    bias = op.kwargs.get("attn_mask", bias)
+    p = op.kwargs.get("dropout_p", p)
+    causal = op.kwargs.get("is_causal", causal)
+    assert isinstance(q, Ref)
+    assert isinstance(k, Ref)
+    assert isinstance(v, Ref)
+    types = rewriter.types
+    shape = types[q.value].shape
+    if len(shape) < 3:
+        return None
+    queries, keys, values = (_ranked(rewriter, x.value) for x in (q, k, v))
+    keys, values = _unrepeated(rewriter, keys, values)
+    type_ = types[queries]
+    b, n, s, d = type_.shape
+    mask = bias.value if isinstance(bias, Ref) else None
+    if mask is not None:
+        kind = rewriter.masks.kind(mask)
+        mask, causal = (mask, causal) if kind == "other" else (None, kind == "causal")
+    if mask is not None:
+        given = types[mask].shape
+        mask = rewriter.reshaped(mask, (*(1,) * (4 - len(given)), *given))
+    t, e = types[keys].shape[2], types[values].shape[3]
+    random = bool(p)
+    args: tuple[Argument, ...] = (
+        Ref(queries),
+        Ref(keys),
+        Ref(values),
+        None if mask is None else Ref(mask),
+        Ref(rewriter.graph.key) if random else None,
+        bool(causal),
+        float(op.kwargs.get("scale") or 1 / sqrt(d)),  # type: ignore[arg-type]
+        float(p),  # type: ignore[arg-type]
+        0,
+        whole_index((b, n, s, t)) if random else (),
+        (),
+        (),
+    )
+    wide = "float32" if type_.dtype in ("float16", "bfloat16") else type_.dtype
+    out, _ = rewriter.emit(
+        "plait.attention.default",
+        args,
+        TensorType((b, n, s, e), type_.dtype),
+        TensorType((b, n, s), wide),
+    )
+    return (rewriter.reshaped(out, types[op.results[0]].shape),)
+
+
+def _ranked(rewriter: Rewriter, value: int) -> int:
+    """[... n s d] as [b n s d]."""
+    shape = rewriter.types[value].shape
+    return rewriter.reshaped(value, (prod(shape[:-3]), *shape[-3:]))
+
+
+def _unrepeated(rewriter: Rewriter, keys: int, values: int) -> tuple[int, int]:
+    """Key and value heads before they were repeated for their query heads, where both were."""
+    before = _before_repeat(rewriter, keys), _before_repeat(rewriter, values)
+    if before[0] is None or before[1] is None:
+        return keys, values
+    if rewriter.types[before[0]].shape[:3] != rewriter.types[before[1]].shape[:3]:
+        return keys, values
+    return before[0], before[1]
+
+
+def _before_repeat(rewriter: Rewriter, value: int) -> int | None:
+    """[b g t d] of view(expand(unsqueeze(x, 2), [b g r t d]), [b (g r) t d]), or None."""
+    types = rewriter.types
+    view = rewriter.made_by.get(value)
+    if view is None or view.target not in ("aten.view.default", "aten.reshape.default"):
+        return None
+    expanded = view.operands()[0]
+    expand = rewriter.made_by.get(expanded)
+    if expand is None or expand.target != "aten.expand.default":
+        return None
+    unsqueeze = rewriter.made_by.get(expand.operands()[0])
+    if unsqueeze is None or unsqueeze.target not in ("aten.unsqueeze.default", "aten.view.default"):
+        return None
+    source = unsqueeze.operands()[0]
+    b, g, t, d = types[source].shape if len(types[source].shape) == 4 else (0, 0, 0, 0)
+    repeats = types[value].shape[1] // g if g else 0
+    steps = (types[unsqueeze.results[0]].shape, types[expanded].shape, types[value].shape)
+    wanted = ((b, g, 1, t, d), (b, g, repeats, t, d), (b, g * repeats, t, d))
+    return source if repeats and steps == wanted else None

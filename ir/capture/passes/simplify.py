@@ -1,0 +1,125 @@
+"""Tidy a joint graph: explicit sizes, nothing computed twice, nothing computed for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from ...model import Argument, Op, Ref
+from ...tensor import TensorType
+from ..graph import arguments, replace, substitute
+
+FORGOTTEN = frozenset({"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"})
+VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"})
+SAME_TYPE = frozenset({"aten.view.default", "aten.expand.default", "aten._to_copy.default"})
+# fmt: off
+NEUTRAL = {
+    "aten.mul.Tensor": 1.0, "aten.mul.Scalar": 1.0, "aten.div.Tensor": 1.0, "aten.div.Scalar": 1.0,
+    "aten.pow.Tensor_Scalar": 1.0,
+}
+# fmt: on
+# tensors of a constant that only take their element type from an operand
+NEW = {"aten.new_zeros.default": 0.0, "aten.new_ones.default": 1.0, "aten.new_full.default": None}
+# slices: operator -> position of its dim argument
+SLICES = {"aten.slice.Tensor": 1, "aten.slice_scatter.default": 2, "aten.slice_backward.default": 2}
+
+
+def simplify(ops: list[Op], types: list[TensorType]) -> tuple[list[Op], dict[int, int]]:
+    """The operators that remain, and the values that stand for those that do not."""
+    renamed: dict[int, int] = {}
+    seen: dict[Hashable, tuple[int, ...]] = {}
+    made_by: dict[int, Op] = {}
+    kept = []
+    for old in ops:
+        op = _merged(normalise(substitute(old, renamed), types), made_by)
+        same = _stands_for(op, types, made_by)
+        if same is not None:
+            renamed[op.results[0]] = same
+            continue
+        key = (op.target, _hashable(op.args), _hashable(tuple(sorted(op.kwargs.items()))))
+        if key in seen:
+            renamed.update(zip(op.results, seen[key], strict=True))
+            continue
+        seen[key] = op.results
+        made_by.update(dict.fromkeys(op.results, op))
+        kept.append(op)
+    return kept, renamed
+
+
+def _merged(op: Op, made_by: dict[int, Op]) -> Op:
+    """A view of a view is a view of the first tensor."""
+    if op.target != "aten.view.default":
+        return op
+    before = made_by.get(op.operands()[0])
+    if before is None or before.target != "aten.view.default":
+        return op
+    return replace(op, args=(before.args[0], op.args[1]))
+
+
+def _stands_for(op: Op, types: list[TensorType], made_by: dict[int, Op]) -> int | None:
+    """The value that the operator's only result equals, if there is one."""
+    operands = op.operands()
+    if not operands or len(op.results) != 1:
+        return None
+    source = operands[0]
+    if op.target in FORGOTTEN:
+        return source
+    unchanged = types[source] == types[op.results[0]]
+    if op.target in SAME_TYPE and unchanged:
+        return source
+    if op.target in NEUTRAL and unchanged and isinstance(op.args[1], float):
+        return source if op.args[1] == NEUTRAL[op.target] else None
+    if op.target in ("aten.t.default", "aten.transpose.int"):
+        before = made_by.get(source)
+        undone = (
+            before is not None and before.target == op.target and before.args[1:] == op.args[1:]
+        )
+        return before.operands()[0] if before is not None and undone else None
+    return None
+
+
+def _hashable(argument: Argument) -> Hashable:
+    """Arguments to compare: 1, 1.0 and True differ."""
+    if isinstance(argument, Ref):
+        return ("%", argument.value)
+    if isinstance(argument, tuple):
+        return tuple(_hashable(part) for part in argument)
+    return type(argument).__name__, argument
+
+
+def normalise(op: Op, types: list[TensorType]) -> Op:
+    """Make sizes in literals explicit: no -1 in shapes, no open ends in slices."""
+    shape = types[op.results[0]].shape if op.results and op.results[0] >= 0 else ()
+    if op.target in VIEWS:
+        return replace(op, target="aten.view.default", args=(op.args[0], shape))
+    if op.target == "aten.expand.default":
+        return replace(op, args=(op.args[0], shape), kwargs={})
+    if op.target in NEW:
+        return _full(op, types)
+    if op.target in SLICES:
+        whole = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
+        return _closed_slice(op, SLICES[op.target], whole)
+    return op
+
+
+def _full(op: Op, types: list[TensorType]) -> Op:
+    """A constant tensor that needs no operand."""
+    type_, constant = types[op.results[0]], NEW[op.target]
+    args = (type_.shape, op.args[2] if constant is None else constant)
+    return replace(
+        op, target="aten.full.default", args=args, kwargs={"dtype": f"dtype:{type_.dtype}"}
+    )
+
+
+def _closed_slice(op: Op, place: int, shape: tuple[int, ...]) -> Op:
+    dim, start, end, step = arguments(op, *(None,) * place, 0, None, None, 1)[place:]
+    assert isinstance(dim, int)
+    size = shape[dim]
+    first, last = (_clamped(p, size, whole) for p, whole in ((start, 0), (end, size)))
+    return replace(op, args=(*op.args[:place], dim, first, max(first, last), step))
+
+
+def _clamped(position: Argument, size: int, absent: int) -> int:
+    if position is None:
+        return absent
+    assert isinstance(position, int)
+    return min(max(position + size if position < 0 else position, 0), size)

@@ -1,0 +1,66 @@
+"""Writing through a view: the whole tensor after the part that a view shows was replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...errors import TraceError
+from ...model import Argument, Op, Ref
+from ...tensor import TensorType
+from ..graph import Graph
+
+# view operator -> (operator that puts the part back, its arguments)
+PutBack = Callable[[Op, tuple[int, ...]], tuple[str, tuple[Argument, ...]]]
+
+
+def _scatter(name: str) -> PutBack:
+    return lambda op, shape: (name, op.args[1:])
+
+
+def _reshape(op: Op, shape: tuple[int, ...]) -> tuple[str, tuple[Argument, ...]]:
+    return "aten.view.default", (shape,)
+
+
+def _same(name: str) -> PutBack:
+    return lambda op, shape: (name, op.args[1:])
+
+
+def _permute(op: Op, shape: tuple[int, ...]) -> tuple[str, tuple[Argument, ...]]:
+    order = op.args[1]
+    assert isinstance(order, tuple)
+    dims = [int(d) % len(shape) for d in order]  # type: ignore[arg-type]
+    return "aten.permute.default", (tuple(dims.index(d) for d in range(len(shape))),)
+
+
+SINGLE_VIEWS: dict[str, PutBack] = {
+    "aten.slice.Tensor": _scatter("aten.slice_scatter.default"),
+    "aten.select.int": _scatter("aten.select_scatter.default"),
+    "aten.view.default": _reshape,
+    "aten.reshape.default": _reshape,
+    "aten.unsqueeze.default": _reshape,
+    "aten.squeeze.default": _reshape,
+    "aten.squeeze.dim": _reshape,
+    "aten.flatten.using_ints": _reshape,
+    "aten.contiguous.default": _reshape,
+    "aten._to_copy.default": _reshape,
+    "aten.detach.default": _reshape,
+    "aten.alias.default": _reshape,
+    "aten.t.default": _same("aten.t.default"),
+    "aten.transpose.int": _same("aten.transpose.int"),
+    "aten.permute.default": _permute,
+}
+
+
+def write_back(
+    graph: Graph, op: Op, whole: int, part: int
+) -> tuple[str, tuple[Argument, ...], TensorType]:
+    """The operator that gives tensor `whole` with what `op` shows of it replaced by `part`."""
+    if op.target not in SINGLE_VIEWS:
+        raise TraceError(
+            f"writing in place through {op.target} is not supported: the tensor it views is still "
+            "in use; write out of place (torch.where, torch.cat) instead"
+        )
+    type_ = graph.types[whole]
+    name, rest = SINGLE_VIEWS[op.target](op, type_.shape)
+    scattered = name.endswith("_scatter.default")
+    return name, (Ref(whole), Ref(part), *rest) if scattered else (Ref(part), *rest), type_

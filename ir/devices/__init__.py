@@ -1,0 +1,1 @@
+"""Clusters: devices, links, measured curves."""

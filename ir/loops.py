@@ -1,0 +1,192 @@
+"""Loops: what an operator declares once, and everything else is derived from.
+
+    mm:  [m k], [k n] -> [m n]        k is walked by no result, so splitting it leaves partial sums
+
+A dimension is a list of loops, outermost first: `[(b s) h]` merges two. Loops come in four kinds:
+`split` may be split over devices or in time (a result that does not carry the loop is then a
+partial sum), `mean` likewise but the result is an average, `joint` may be split over devices by an
+operator that joins its results over them itself (a softmax over a split loop), `whole` may not be
+split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from .model import Op
+from .tensor import TensorType
+
+LoopKind = Literal["split", "mean", "joint", "whole"]
+Dim = tuple[str, ...]
+Dims = tuple[Dim, ...]
+Places = tuple[tuple[int, Dims], ...]
+Work = Literal["gemm", "attention", "convolution", "pointwise", "reduce", "move", "view"]
+
+
+class Loop(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    size: int
+    kind: LoopKind = "split"
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """What an operator sends by itself when it is split so: a tensor of these dims, `times` over."""
+
+    kind: Literal["all_reduce", "all_to_all"]
+    dims: Dims
+    item_bytes: int
+    times: float = 1.0
+
+
+class Loops(msgspec.Struct, frozen=True):
+    """The declaration of one operator at one site.
+
+    `inputs` has one entry per `Op.operands()` entry, `outputs` one per result. `linear` lists groups
+    of operands: when exactly those are partial sums, the results are partial sums too.
+    `shapes` says which literal arguments are sizes of dims, to be rebuilt when a loop is split.
+    `flops` is the count per point of the whole loop nest; `work` picks the efficiency curve.
+    `places` is set where the result depends on where in the whole a shard lies (random masks, rows
+    of a table): positions of literal arguments, and the dims that each of them gives the places of.
+    `pairs` are loops that one mesh axis may split together, the operator sending its data from the
+    pieces of the one to the pieces of the other and back (tokens and experts). `exchanges` is what
+    an operator sends under a joint loop or a pair.
+    """
+
+    loops: tuple[Loop, ...]
+    inputs: tuple[Dims, ...]
+    outputs: tuple[Dims, ...]
+    linear: tuple[tuple[int, ...], ...] = ()
+    shapes: tuple[tuple[int, Dims], ...] = ()
+    work: Work = "pointwise"
+    flops: float = 1.0
+    places: Places = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    exchanges: tuple[Exchange, ...] = ()
+
+    def size(self, name: str) -> int:
+        return next(loop.size for loop in self.loops if loop.name == name)
+
+
+class Site(msgspec.Struct, frozen=True):
+    """One operator where it stands: itself, and the types of what it reads and makes."""
+
+    op: Op
+    operands: tuple[TensorType, ...]
+    results: tuple[TensorType | None, ...]
+
+
+def site_of(op: Op, types: Sequence[TensorType]) -> Site:
+    """The site of an operator among values of these types."""
+    return Site(
+        op,
+        tuple(types[v] for v in op.operands()),
+        tuple(types[v] if v >= 0 else None for v in op.results),
+    )
+
+
+Declare = Callable[[Site], Loops | None]
+OPERATORS: dict[str, Declare] = {}
+PLACED: dict[str, str] = {}  # local form -> operator, for operators that ask where their shard lies
+
+
+def declare(*targets: str, placed: bool = False) -> Callable[[Declare], Declare]:
+    """Register one declaration for one or more targets.
+
+    `placed`: where its places matter the operator runs as `comm.<name>`, told where its shard lies.
+    """
+
+    def register(function: Declare) -> Declare:
+        for target in targets:
+            assert target not in OPERATORS, f"{target} is declared twice"
+            OPERATORS[target] = function
+            if placed:
+                PLACED[placed_name(target)] = target
+        return function
+
+    return register
+
+
+def placed_name(target: str) -> str:
+    """`comm.attention` of `plait.attention.default`."""
+    return "comm." + target.split(".")[1]
+
+
+def declaration(site: Site) -> Loops | None:
+    """The loops of an operator, or None when it is opaque: replicated, and still correct."""
+    function = OPERATORS.get(PLACED.get(site.op.target, site.op.target))
+    return function(site) if function else None
+
+
+def loops(
+    pattern: str,
+    site: Site,
+    *,
+    kinds: dict[str, LoopKind] | None = None,
+    linear: tuple[tuple[int, ...], ...] = (),
+    shapes: tuple[tuple[int, Dims], ...] = (),
+    work: Work = "pointwise",
+    flops: float = 1.0,
+    places: Places = (),
+    pairs: tuple[tuple[str, str], ...] = (),
+    exchanges: tuple[Exchange, ...] = (),
+) -> Loops:
+    """Build a declaration from `"[m k], [k n] -> [m n]"` and the shapes at the site.
+
+    `!` after a loop makes it whole, `1` is a dimension without a loop. A merged dimension
+    `(c d)` needs all but one of its loops' sizes known from other dimensions.
+    """
+    left, right = pattern.split("->")
+    whole = {name.rstrip("!") for name in re.findall(r"\w+!", pattern)}
+    inputs, outputs = (
+        tuple(_dims(t) for t in re.findall(r"\[([^\]]*)\]", s)) for s in (left, right)
+    )
+    types = (*site.operands, *site.results)
+    assert len(types) == len(inputs) + len(outputs), f"{site.op.target}: {pattern} at {types}"
+    sizes = _solve((*inputs, *outputs), types, site.op.target)
+    kinds = {**dict.fromkeys(whole, "whole"), **(kinds or {})}
+    made = tuple(Loop(name, size, kinds.get(name, "split")) for name, size in sizes.items())
+    return Loops(made, inputs, outputs, linear, shapes, work, flops, places, pairs, exchanges)
+
+
+def _dims(text: str) -> Dims:
+    dims = []
+    for merged, single in re.findall(r"\(([^)]*)\)|(\S+)", text):
+        names = (merged or single).split()
+        dims.append(tuple(name.rstrip("!") for name in names if name != "1"))
+    return tuple(dims)
+
+
+def _solve(
+    dims: tuple[Dims, ...], types: tuple[TensorType | None, ...], where: str
+) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    waiting: list[tuple[Dim, int]] = []
+    for tensor, type_ in zip(dims, types, strict=True):
+        if type_ is None:
+            continue
+        assert len(tensor) == len(type_.shape), f"{where}: {tensor} at {type_}"
+        waiting += zip(tensor, type_.shape, strict=True)
+    waiting.sort(key=lambda pair: len(pair[0]))
+    while waiting:
+        for item in waiting:
+            dim, size = item
+            unknown = [name for name in dim if name not in sizes]
+            if len(unknown) > 1:
+                continue
+            known = 1
+            for name in dim:
+                known *= sizes.get(name, 1)
+            if unknown:
+                assert size % known == 0, f"{where}: {dim} of {size}"
+                sizes[unknown[0]] = size // known
+            else:
+                assert known == size, f"{where}: {dim} is {known}, not {size}"
+            waiting.remove(item)
+            break
+        else:
+            raise AssertionError(f"{where}: sizes of {waiting} are not determined")
+    return sizes

@@ -1,0 +1,1 @@
+"""From functions and a plan to per-device programs."""

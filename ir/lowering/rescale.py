@@ -1,0 +1,65 @@
+"""A traced model at another batch size, for planning: shapes change, numbers in the code do not.
+
+Programs are compiled from a trace at their own batch size, where constants that depend on it are
+right too; a plan needs shapes only.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ..analysis.dataflow import Flow, flow
+from ..errors import MismatchError
+from ..model import Argument, Function, Model, Op
+from ..tensor import TensorType
+
+
+def rescale(model: Model, batch: int) -> Model:
+    """The model with `batch` samples; raises MismatchError where a shape does not scale."""
+    if batch == model.batch:
+        return model
+    if model.batch < 2:
+        raise MismatchError(
+            f"{model.name} was traced with a batch of 1, which hides where the batch lies: trace it "
+            f"with --batch {max(batch, 2)}"
+        )
+    found = flow(model)
+    functions = tuple(_function(f, found, model.batch, batch) for f in model.functions)
+    inputs = tuple(
+        replace(i, type=TensorType((batch, *i.type.shape[1:]), i.type.dtype)) if i.batched else i
+        for i in model.inputs
+    )
+    return replace(model, functions=functions, inputs=inputs, batch=batch)
+
+
+def _function(function: Function, found: Flow, old: int, new: int) -> Function:
+    types = tuple(_type(function, value, found, old, new) for value in range(len(function.types)))
+    return replace(
+        function, types=types, ops=tuple(_op(op, function.types, types) for op in function.ops)
+    )
+
+
+def _type(function: Function, value: int, found: Flow, old: int, new: int) -> TensorType:
+    shape = list(function.types[value].shape)
+    shard = found.batch_shard(function, value)
+    if shard is not None:
+        dim = shard[0]
+        if shape[dim] * new % old:
+            raise MismatchError(
+                f"{function.name}: a dimension of {shape[dim]} at batch {old} does "
+                f"not scale to batch {new}"
+            )
+        shape[dim] = shape[dim] * new // old
+    return TensorType(tuple(shape), function.types[value].dtype)
+
+
+def _op(op: Op, before: tuple[TensorType, ...], after: tuple[TensorType, ...]) -> Op:
+    """Literal shapes of the results follow them."""
+    changed: dict[Argument, Argument] = {
+        before[r].shape: after[r].shape for r in op.results if r >= 0
+    }
+
+    def follow(argument: Argument) -> Argument:
+        return changed.get(argument, argument) if isinstance(argument, tuple) else argument
+
+    return replace(op, args=tuple(follow(a) for a in op.args))

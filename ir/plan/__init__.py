@@ -1,0 +1,1 @@
+"""What a plan decides: strategies, shardings, schedules, memory, as plain data."""

@@ -1,0 +1,1 @@
+"""What forward leaves for backward: keep, recompute, offload, chunk."""

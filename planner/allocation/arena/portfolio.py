@@ -1,0 +1,83 @@
+"""The search as a portfolio: many orders and rules take turns, with more and more work each round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+
+from . import branch
+from .greedy import orders
+from .sections import Ints, Sections
+
+FIRST_LOOKS = 100_000  # buffers looked at by one run of the first round
+GROWTH = 1.7
+NOISE = 0.6  # how far keys of buffers are shaken, at most
+RULES = (branch.LOWEST_TIGHTEST, branch.LOWEST_FAILED, branch.FAILED, branch.FULLEST)
+
+
+class Switches(msgspec.Struct, frozen=True):
+    """Parts of the search that may be turned off; the answer stays the same."""
+
+    bounded: bool = True
+    splitting: bool = True
+    by_failures: bool = True
+    constrained: bool = True
+    rules: tuple[int, ...] = RULES
+
+
+EVERYTHING = Switches()
+
+
+class Portfolio:
+    """Searches one part for packings under heights; remembers where searches failed."""
+
+    def __init__(self, part: Sections, switches: Switches, seed: int = 0) -> None:
+        self.order = np.argsort(part.first, kind="stable")
+        self.part = part.of(self.order)
+        self.switches = switches
+        self.board = branch.board(self.part)
+        self.looks_per_second = 1e6  # at least; measured while it runs
+        self.random = np.random.default_rng(seed)
+
+    def run(self, height: int, looks: int, rule: int, order: Ints, by_failures: bool) -> int:
+        """One search; see `branch.search`."""
+        branch.clear(self.board)
+        self.board.rank[order] = np.arange(len(order))
+        start = time.perf_counter()
+        state, looked = branch.search(
+            self.board,
+            self.part.count,
+            height,
+            looks,
+            rule,
+            by_failures,
+            self.switches.bounded,
+            self.switches.splitting,
+        )
+        seconds = time.perf_counter() - start
+        self.looks_per_second = max(self.looks_per_second, looked / max(seconds, 1e-3))
+        return int(state)
+
+    def offsets(self) -> Ints:
+        """What the last search found, in the order of the part given."""
+        found = np.empty_like(self.board.base)
+        found[self.order] = self.board.base
+        return found
+
+    def attempts(self, round_: int) -> Iterator[tuple[int, int, Ints, bool]]:
+        """Work, rule, order and use of failures of every run of a round."""
+        looks = int(FIRST_LOOKS * GROWTH**round_)
+        for order in orders(self.part):
+            for rule in self.switches.rules:
+                for by_failures in (False, True) if self.switches.by_failures else (False,):
+                    yield looks, rule, self.shaken(order, round_), by_failures
+
+    def shaken(self, order: Ints, round_: int) -> Ints:
+        """The order as it is in the first round, then with neighbours exchanged at random."""
+        if round_ == 0:
+            return order
+        reach = len(order) * NOISE * self.random.uniform()
+        return order[np.argsort(np.arange(len(order)) + self.random.uniform(0, reach, len(order)))]

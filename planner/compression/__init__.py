@@ -1,0 +1,1 @@
+"""Which collectives, activations and optimizers travel compressed."""

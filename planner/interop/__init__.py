@@ -1,0 +1,1 @@
+"""Plans to and from other planners, and plans made smaller."""

@@ -1,0 +1,1 @@
+"""Placement algorithms: each takes a problem and gives devices and an order."""

@@ -1,0 +1,49 @@
+"""Coarser blocks for the local search: chains whose operators have nowhere else to go.
+
+Moves of blocks are judged on the operators themselves, so a block can slow nothing down unseen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ..problem import Problem
+from .moves import Blocks, blocks_of
+
+LONGEST = 16  # units in a block
+
+
+def units(problem: Problem) -> Blocks:
+    """One block per unit."""
+    return blocks_of(problem.work.operators["unit"].copy())
+
+
+def chains(problem: Problem) -> Blocks:
+    """Units joined along edges that are the only one out of their source and into their target."""
+    of = problem.work.operators["unit"].copy()
+    join(problem.work.operators, problem.work.edges, of, np.ones(problem.units, np.int64))
+    return blocks_of(np.unique(of, return_inverse=True)[1].astype(np.int64))
+
+
+@njit(cache=True)
+def join(operators, edges, of, size):
+    """Merge the blocks at both ends of such edges; `size` (blocks) counts units."""
+    head = np.arange(len(size))
+    for e in range(len(edges)):
+        source, target = operators[edges[e].source], operators[edges[e].target]
+        if source.after - source.first == 1 and target.read_after - target.read == 1:
+            first, second = _head(head, source.unit), _head(head, target.unit)
+            if first != second and size[first] + size[second] <= LONGEST:
+                head[second] = first
+                size[first] += size[second]
+    for v in range(len(of)):
+        of[v] = _head(head, of[v])
+
+
+@njit(cache=True)
+def _head(head, unit):
+    while head[unit] != unit:
+        head[unit] = head[head[unit]]
+        unit = head[unit]
+    return unit

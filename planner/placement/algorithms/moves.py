@@ -1,0 +1,106 @@
+"""Neighbours of a placement: groups of operators that go to another device together.
+
+Operators are moved by blocks: a block is one unit, or a chain of units while a graph is coarse.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ....cost_model.placement.arrays import Ints
+
+MOST = 24  # blocks that one move may take
+
+
+class Blocks(NamedTuple):
+    """`of` (n): the block of every operator; block `b` has `members[first[b]:first[b + 1]]`."""
+
+    of: Ints
+    first: Ints
+    members: Ints
+
+
+def blocks_of(of: Ints) -> Blocks:
+    """Blocks from the block number of every operator, 0 and up without holes."""
+    first = np.searchsorted(np.sort(of), np.arange(int(of.max()) + 2)).astype(np.int64)
+    return Blocks(of, first, np.argsort(of, kind="stable").astype(np.int64))
+
+
+@njit(cache=True)
+def propose(work, blocks, device, seed, taken, chosen):
+    """Fill `chosen` with the blocks of a move around operator `seed` and return (how many, where to);
+    `taken` (blocks) is scratch that is clean before and after."""
+    home = device[seed]
+    size = 1
+    while size < MOST and np.random.random() < 0.6:
+        size += 1
+    if np.random.random() < 0.4:
+        size = 1
+    count = _grow(work, blocks, device, seed, size, taken, chosen)
+    for i in range(count):
+        taken[chosen[i]] = False
+    target = home
+    if np.random.random() < 0.5:
+        target = _near(work, blocks, device, chosen[np.random.randint(count)])
+    if target == home:
+        target = (home + 1 + np.random.randint(work.duration_us.shape[1] - 1)) % len(work.capacity)
+    return count, target
+
+
+@njit(cache=True)
+def _grow(work, blocks, device, seed, size, taken, chosen):
+    """Blocks connected to the first one, on its device, found by a random walk."""
+    chosen[0] = blocks.of[seed]
+    taken[chosen[0]] = True
+    count = 1
+    for _ in range(3 * (size - 1)):
+        if count == size:
+            break
+        other = _neighbour(work, blocks, chosen[np.random.randint(count)])
+        if other >= 0 and device[other] == device[seed] and not taken[blocks.of[other]]:
+            chosen[count] = blocks.of[other]
+            taken[chosen[count]] = True
+            count += 1
+    return count
+
+
+@njit(cache=True)
+def _neighbour(work, blocks, block):
+    """A random operator beside a random member of a block, or -1."""
+    first = blocks.first[block]
+    v = blocks.members[first + np.random.randint(blocks.first[block + 1] - first)]
+    own = work.operators[v]
+    outward, inward = own.after - own.first, own.read_after - own.read
+    if outward + inward == 0:
+        return -1
+    pick = np.random.randint(outward + inward)
+    if pick < outward:
+        return work.edges[own.first + pick].target
+    return work.edges[work.reads[own.read + pick - outward]].source
+
+
+@njit(cache=True)
+def _near(work, blocks, device, block):
+    other = _neighbour(work, blocks, block)
+    return device[other] if other >= 0 else device[blocks.members[blocks.first[block]]]
+
+
+@njit(cache=True)
+def shift(blocks, device, chosen, count, target, undo):
+    """Send blocks to a device; `undo` (blocks) remembers where they were."""
+    for i in range(count):
+        block = chosen[i]
+        undo[i] = device[blocks.members[blocks.first[block]]]
+        for j in range(blocks.first[block], blocks.first[block + 1]):
+            device[blocks.members[j]] = target
+
+
+@njit(cache=True)
+def shift_back(blocks, device, chosen, count, undo):
+    """Undo a shift."""
+    for i in range(count):
+        for j in range(blocks.first[chosen[i]], blocks.first[chosen[i] + 1]):
+            device[blocks.members[j]] = undo[i]

@@ -1,0 +1,54 @@
+"""List schedules: operators by upward rank, each on the device where it ends first."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from ....cost_model.placement.arrays import Floats
+from ..problem import Candidate, Problem, upward_rank
+from .ledger import excess, inputs_ready, new_ledger, place
+
+SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of a transfer's time that counts in the rank
+WEIGHTS = (0.0, 0.003, 0.03)  # of memory against time
+
+
+def ranked(problem: Problem, share: float = 1.0, weight: float = 0.0) -> Candidate:
+    """One list schedule (HEFT without insertion, Topcuoglu et al. 2002).
+
+    `share`: part of every transfer's time in the rank. `weight` makes full devices less attractive:
+    each part of the memory that an operator fills counts as that part of the whole work.
+    """
+    rank = upward_rank(problem, share)
+    order = np.lexsort((np.arange(len(rank)), -rank))
+    ledger = new_ledger(problem.work)
+    price = weight * float(problem.fastest_us.sum()) / problem.devices
+    earliest_end(problem.work, ledger, order, problem.mode, price)
+    return problem.by_key("list", ledger.device, places(order))
+
+
+def places(order: np.ndarray) -> Floats:
+    """(n) the place of every operator in an order."""
+    found = np.empty(len(order))
+    found[order] = np.arange(len(order))
+    return found
+
+
+@njit(cache=True)
+def earliest_end(work, ledger, order, mode, price):
+    """Place operators one by one where they end first among the devices that they fit on; where
+    they fit on none, on the one that lacks least. `price`: microseconds per part of memory used."""
+    for v in order:
+        chosen, best, least, roomy = -1, np.inf, np.inf, -1
+        for d in range(len(ledger.used)):
+            over = excess(work, ledger, v, d)
+            if over < least:
+                least, roomy = over, d
+            if over > 0.0:
+                continue
+            ready = inputs_ready(work, ledger, v, d, mode, False)
+            end = max(ready, ledger.free[d]) + work.duration_us[v, d]
+            end += price * (1.0 + over / work.capacity[d])
+            if end < best:
+                chosen, best = d, end
+        place(work, ledger, v, chosen if chosen >= 0 else roomy, mode, 0.0)

@@ -1,0 +1,1 @@
+"""Prices of a candidate, from functions to calls to stages to the whole step."""

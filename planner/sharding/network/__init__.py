@@ -1,0 +1,1 @@
+"""The sharding search as a network of choices: built, reduced, bounded and solved."""

@@ -1,0 +1,1 @@
+"""Backends that run compression kernels, all with the same bits."""

@@ -1,0 +1,137 @@
+"""The compiled backend: C++ sources built once, kept in a private directory, loaded by ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch._appdirs import user_cache_dir
+
+from ....ir.compression.kernel import Kernel
+from ....ir.compression.wire import Wire
+from ....ir.errors import PlaitError
+from .codec import Launch
+from .reference import Reference
+
+# fmt: off
+FLAGS = (
+    "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+    "-Wno-psabi", "-std=c++17", "-shared", "-fPIC",
+)
+# fmt: on
+
+
+class BuildError(PlaitError):
+    """A kernel could not be compiled: the message says by what, and ends with what it said."""
+
+    exit_code = 1
+
+
+class Native:
+    """Runs kernels of a library that `build` made; those it lacks, such as variants with other
+    constants, by the reference."""
+
+    def __init__(self, library: Path) -> None:
+        self.library = ctypes.CDLL(str(library))
+
+    def run(self, kernel: Kernel, launch: Launch) -> None:
+        if not hasattr(self.library, kernel.name):
+            Reference().run(kernel, launch)
+            return
+        states = [launch.states[operand.name] for operand in kernel.operands]
+        for tensor in (launch.source, launch.target, *states):
+            assert tensor.is_contiguous()
+            assert tensor.device.type == "cpu"
+        pointers = (ctypes.c_void_p * max(len(states), 1))(*(s.data_ptr() for s in states))
+        number = 0.0 if launch.number is None else float(launch.number)
+        getattr(self.library, kernel.name)(
+            ctypes.c_int64(launch.elements),
+            *_messages(launch.source, kernel.source, launch.elements),
+            *_messages(launch.target, kernel.target, launch.elements),
+            pointers,
+            ctypes.c_float(number),
+            ctypes.c_uint64(launch.seed),
+            ctypes.c_uint32(launch.step & 0xFFFFFFFF),
+        )
+
+
+def _messages(
+    data: Tensor, wire: Wire | None, elements: int
+) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]:
+    """Where they start, and the bytes of the codes and of the whole of each."""
+    codes, whole = (wire.codes_bytes(elements), wire.bytes(elements)) if wire else (0, 0)
+    assert data.dtype == (torch.uint8 if wire else torch.float32)
+    return ctypes.c_void_p(data.data_ptr()), ctypes.c_int64(codes), ctypes.c_int64(whole)
+
+
+def build(source: str, directory: Path, compiler: str = "g++") -> Path:
+    """The shared library of a C++ source, from `directory` if it is there unharmed.
+
+    The name is that of source, flags, compiler and instruction set. Raises BuildError without a
+    working compiler, or when the directory belongs to somebody else.
+    """
+    private(directory)
+    target = _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], "")
+    key = hashlib.sha256("\0".join([source, *FLAGS, target]).encode()).hexdigest()[:32]
+    library, digest = directory / f"{key}.so", directory / f"{key}.sha256"
+    if library.exists() and digest.exists() and digest.read_text() == _digest(library):
+        return library
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        made = Path(scratch) / "made.so"
+        _run([compiler, *FLAGS, "-x", "c++", "-", "-o", str(made)], source)
+        note = Path(scratch) / "note"
+        note.write_text(_digest(made))
+        os.replace(made, library)
+        os.replace(note, digest)
+    return library
+
+
+def cache_directory() -> Path:
+    """The user's, of compiled kernels."""
+    return Path(user_cache_dir("plait")) / "kernels"
+
+
+def build_once(source: str, beside: Path) -> Path:
+    """As `build`: in the user's cache, or in a directory `beside` a program where there is none."""
+    try:
+        private(cache_directory())
+    except (BuildError, RuntimeError):  # not the user's alone, or no home
+        return build(source, beside)
+    return build(source, cache_directory())
+
+
+def private(directory: Path) -> None:
+    """Makes a directory that only its owner can write to. Raises BuildError if there is none."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"{directory} cannot be made: {error.strerror}") from error
+    found = directory.stat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+        raise BuildError(
+            f"{directory} can be written by others, so kernels in it are not to be trusted: "
+            f"give a directory of your own (mode 0700)"
+        )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _run(command: list[str], text: str) -> str:
+    try:
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise BuildError(
+            f"no C++ compiler {command[0]!r}: install one, or use the reference codec"
+        ) from None
+    if done.returncode:
+        raise BuildError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+    return done.stdout

@@ -1,0 +1,1 @@
+"""How a rank runs its calls, micro-batches and transfers."""

@@ -1,0 +1,1 @@
+"""Programs as folders, and processes that run them."""

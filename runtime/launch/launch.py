@@ -1,0 +1,130 @@
+"""Starts ranks on this machine with torchrun, and says what went wrong when one fails."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...ir.errors import PlaitError
+
+LAST_LINES = 25
+
+
+class LaunchError(PlaitError):
+    """A rank failed or the run took too long: the message ends with the rank's last lines."""
+
+    exit_code = 1
+
+
+def launch(
+    ranks: int, target: Sequence[str], *, timeout_seconds: float, directory: Path | None = None
+) -> tuple[str, ...]:
+    """Run `target` (`["script.py", …]` or `["-m", "module", …]`) on `ranks` ranks.
+
+    Gives what each rank printed. Raises LaunchError naming the first failed rank.
+    """
+    with tempfile.TemporaryDirectory(prefix="plait-launch-") as logs:
+        command = [
+            # one thread per rank: ranks of one machine share its cores
+            "env",
+            "OMP_NUM_THREADS=1",
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nnodes=1",
+            f"--nproc-per-node={ranks}",
+            "--rdzv-backend=c10d",
+            "--rdzv-endpoint=127.0.0.1:0",
+            "--local-addr=127.0.0.1",
+            "--max-restarts=0",
+            f"--log-dir={logs}",
+            "--redirects=3",
+            *target,
+        ]
+        code, said = _run(command, timeout_seconds, directory)
+        outputs = _outputs(Path(logs), ranks, "stdout.log")
+        if code != 0:
+            errors = _outputs(Path(logs), ranks, "stderr.log")
+            raise LaunchError(_reason(code, said, errors, timeout_seconds))
+        return outputs
+
+
+def _run(
+    command: list[str], timeout_seconds: float, directory: Path | None
+) -> tuple[int | None, str]:
+    """Exit code (None: out of time) and what torchrun itself said."""
+    process = subprocess.Popen(
+        command,
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        said, _ = process.communicate(timeout=timeout_seconds)
+        return process.returncode, said
+    except subprocess.TimeoutExpired:
+        # torchrun ends its ranks when it is asked to end; killed, it would leave them behind
+        process.send_signal(signal.SIGTERM)
+        try:
+            said, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
+        return None, said
+    except BaseException:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        raise
+
+
+def _outputs(logs: Path, ranks: int, name: str) -> tuple[str, ...]:
+    found = []
+    for rank in range(ranks):
+        path = next(iter(sorted(logs.glob(f"*/attempt_0/{rank}/{name}"))), None)
+        found.append(path.read_text(errors="replace") if path else "")
+    return tuple(found)
+
+
+def _reason(code: int | None, said: str, errors: tuple[str, ...], timeout_seconds: float) -> str:
+    """The first rank that raised an error of its own; ranks that only lost a peer come last."""
+    if code is None:
+        head = f"{len(errors)} ranks took more than {timeout_seconds:.0f} s and were stopped"
+    else:
+        head = f"{len(errors)} ranks: torchrun ended with code {code}"
+    failed = [(rank, text) for rank, text in enumerate(errors) if "Traceback" in text]
+    failed.sort(key=lambda pair: "CommunicationError" in pair[1])
+    if not failed:
+        return f"{head}; it said:\n{_last(said)}"
+    rank, text = failed[0]
+    return f"{head}; rank {rank} ended with:\n{_last(text)}"
+
+
+def _last(text: str) -> str:
+    return "\n".join(text.rstrip().splitlines()[-LAST_LINES:])
+
+
+def torchrun(folder: Path, arguments: Sequence[str]) -> int:
+    """Start a program's `main.py` with as many ranks as its mesh has; gives torchrun's exit code."""
+    from .program_folder import read_table
+
+    ranks = read_table(folder).mesh.size
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=1",
+        f"--nproc-per-node={ranks}",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+        "--local-addr=127.0.0.1",
+        str(folder / "main.py"),
+        *arguments,
+    ]
+    return subprocess.call(["env", "OMP_NUM_THREADS=1", *command])

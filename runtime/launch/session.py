@@ -1,0 +1,55 @@
+"""The process group of a run: set up from what torchrun passes, taken down at the end."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from ..comm.watchdog import TIMEOUT
+
+
+@contextmanager
+def session(backend: str | None = None, timeout: timedelta = TIMEOUT) -> Iterator[int]:
+    """Join the other ranks that torchrun started; yields this rank's number.
+
+    NCCL where there are CUDA devices, gloo elsewhere. A process that torchrun did not start is a
+    world of one. A process group that exists already is used and left alone.
+    """
+    if dist.is_initialized():
+        yield dist.get_rank()
+        return
+    cuda = torch.cuda.is_available()
+    chosen = backend or ("nccl" if cuda else "gloo")
+    if cuda:
+        torch.cuda.set_device(dist.get_node_local_rank(0))
+    if dist.is_torchelastic_launched():
+        dist.init_process_group(chosen, timeout=timeout)
+    else:
+        dist.init_process_group(
+            chosen, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
+        )
+    try:
+        yield dist.get_rank()
+    finally:
+        dist.destroy_process_group()
+
+
+def begin() -> tuple[int, int]:
+    """Join the other ranks for the rest of this process; returns (rank, number of ranks)."""
+    if not dist.is_initialized():
+        stack = ExitStack()
+        stack.enter_context(session())
+        atexit.register(stack.close)
+    return dist.get_rank(), dist.get_world_size()
+
+
+def default_device() -> torch.device:
+    """Where this rank computes: its CUDA device under NCCL, else the CPU."""
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

@@ -1,0 +1,1 @@
+"""Times of operators and collectives on this machine."""

@@ -1,0 +1,1 @@
+"""Parameters, optimizer states and checkpoints of one rank."""

@@ -1,0 +1,1 @@
+"""Programs held against one process, and their live bytes."""

@@ -1,0 +1,122 @@
+"""`plait plan --buckets`: what switching sends, against elements counted one by one."""
+
+import json
+from itertools import permutations
+from math import prod
+
+import pytest
+import torch
+from msgspec.structs import replace
+
+from plait.api import load_plan, plan
+from plait.api.cli import main
+from plait.codegen.table import plan_table
+from plait.ir.capture import load_source, trace
+from plait.ir.errors import MismatchError
+from plait.ir.lowering.redistribute import received
+from plait.ir.plan.plan import Optimizer
+from plait.runtime.comm.slicing import flatten, piece
+from plait.tests.paths import LLAMA
+
+# fmt: off
+WORDS = (
+    "zero3=8", "pp=2,zero1=4", "dp=2,tp=4", "zero3=2,zero1=2,tp=2", "pp=4,zero2=2",
+    "dp=2,zero3=4@1/2", "zero3=4@5/7,tp=2",
+)
+# fmt: on
+MIXED = ["*:zero3=8", "model.layers.[1-2]:zero3=4,tp=2"]
+# fmt: off
+CONFIG = {
+    "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 99,
+}
+# fmt: on
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """Tables of programs of a small model by strategy."""
+    source = load_source(LLAMA)
+    model = trace(source.model, source.batch)
+    return [plan_table(plan(model, cluster="8xh100", pin=pin), model) for pin in (*WORDS, MIXED)]
+
+
+def kept(table, rank):
+    """The numbers of the elements that a rank keeps, as the runtime cuts tensors: of every
+    parameter's value, and of what the optimizer steps on."""
+    values, states = {}, {}
+    for held in (h for h in table.held if h.kind == "parameter"):
+        mesh = table.meshes[held.mesh]
+        place = mesh.coordinate(rank)
+        where = {axis.name: (axis.size, at) for axis, at in zip(mesh.axes, place, strict=True)}
+        if where.get("pp", (1, 0))[1] not in held.stages:
+            continue
+        whole = torch.arange(prod(held.type.shape)).reshape(held.type.shape)
+        levels = [where.get(role, (1, 0)) for role in ("zero3", "zero2", "zero1")]
+        local = piece(whole + 1, held.factors, held.layout, mesh, place)
+        ways = prod(size for size, _ in levels)
+        sharded, rest = -(-local.numel() // ways) * ways, 0
+        if held.fraction != (1, 1):
+            outer, (over, under) = levels[0][0], held.fraction
+            sharded = -(-local.numel() * over // under // outer) * outer
+            sharded = min(sharded, local.numel() // outer * outer)
+            rest = local.numel() - sharded
+        flat = flatten(local, sharded + rest)
+        found = []
+        for number, (size, at) in enumerate(levels):
+            flat, same = (flat[:sharded], flat[sharded:]) if number == 0 else (flat, flat[:0])
+            flat = torch.cat((flat.view(size, -1)[at], same))
+            found.append(torch.zeros(whole.numel() + 1, dtype=torch.bool))
+            found[-1][flat] = True
+            found[-1][0] = False  # padding
+        found = found[0], found[-1]
+        for name in held.names():
+            values[name], states[name] = found
+    return values, states
+
+
+def test_bytes_are_those_of_elements_counted_one_by_one(tables):
+    optimizer = Optimizer("adamw", 2, 4)
+    shares = [[kept(table, rank) for rank in range(8)] for table in tables]
+    pairs = list(permutations(range(len(tables)), 2))
+    for old, new in pairs:
+        found = received(tables[old], tables[new], optimizer)
+        for rank in range(8):
+            for kind, item in ((0, 4), (1, 8)):
+                needed, there = shares[new][rank][kind], shares[old][rank][kind]
+                lacked = sum(
+                    int((own & ~there.get(name, torch.tensor(False))).sum())
+                    for name, own in needed.items()
+                )
+                assert item * lacked == (found.parameters, found.optimizer)[kind][rank]
+    assert len(pairs) == 56
+
+
+def test_staying_sends_nothing_and_other_models_cannot_switch(tables):
+    optimizer = Optimizer("adamw", 2, 4)
+    assert not any(sum(received(t, t, optimizer).by_rank) for t in tables)
+    other = replace(tables[0], held=tables[0].held[1:])
+    with pytest.raises(MismatchError, match="other parameters"):
+        received(tables[0], other, optimizer)
+
+
+def test_a_plan_for_every_length(tmp_path, capsys):
+    file, out = tmp_path / "config.json", tmp_path / "plan.json"
+    file.write_text(json.dumps(CONFIG))
+    pins = ["--cluster", "4xh100", "--global-batch", "8"]
+    asked = ["plan", f"hf:{file}", *pins, "--buckets", "16,64:4", "-o", str(out), "--json"]
+    assert main(asked) == 0
+    body = json.loads(capsys.readouterr().out)
+    assert [(b["tokens"], b["global_batch"]) for b in body["buckets"]] == [(16, 8), (64, 4)]
+    assert [load_plan(tmp_path / f"plan.{n}.json").global_batch for n in (16, 64)] == [8, 4]
+    for row in body["switches"]:
+        sums = row["parameter_bytes"] + row["optimizer_bytes"]
+        assert sum(row["bytes_by_rank"]) == sums
+        assert max(row["bytes_by_rank"]) == row["worst_rank_bytes"]
+
+
+def test_what_is_no_bucket_is_refused(tmp_path, capsys):
+    assert main(["plan", LLAMA, "--cluster", "4xh100", "--buckets", "16,32"]) == 2
+    assert "hf: source" in capsys.readouterr().err
+    for text in ("", "16,16", "16:0", "16:a", "0"):
+        assert main(["plan", "hf:no.json", "--cluster", "4xh100", "--buckets", text]) == 2

@@ -1,0 +1,21 @@
+"""Side by side is never faster than the longer part nor slower than one after the other."""
+
+import pytest
+
+from plait.cost_model.pipeline.overlap import beside, exposed
+
+TIMES = (0.0, 1e-3, 0.3, 1.0, 7.0)
+
+
+@pytest.mark.parametrize("compute", TIMES)
+@pytest.mark.parametrize("communication", TIMES)
+def test_bounds(compute, communication):
+    both = beside(compute, communication)
+    assert max(compute, communication) <= both <= compute + communication
+    assert 0 <= exposed(compute, communication) <= communication
+
+
+def test_more_communication_is_never_less_exposed():
+    shown = [exposed(1.0, t) for t in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    assert shown == sorted(shown)
+    assert shown[1] > 0

@@ -1,0 +1,79 @@
+"""Schedules are tables that can run, hold few micro-batches, and agree with torch's own."""
+
+import random
+
+import pytest
+
+from plait.ir.errors import UsageError
+from plait.ir.plan.schedule import SCHEDULES, Table, gpipe, in_flight, one_f_one_b, verify_schedule
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_random_sizes_run(name: str) -> None:
+    rng = random.Random(0)
+    for _ in range(60):
+        verify_schedule(SCHEDULES[name](rng.randint(1, 12), rng.randint(1, 24)))
+
+
+@pytest.mark.parametrize(("stages", "micro"), [(1, 1), (2, 1), (4, 2), (4, 8), (5, 5), (8, 3)])
+def test_micro_batches_in_flight(stages: int, micro: int) -> None:
+    table = one_f_one_b(stages, micro)
+    assert [in_flight(table, s) for s in range(stages)] == [
+        min(stages - s, micro) for s in range(stages)
+    ]
+    assert {in_flight(gpipe(stages, micro), s) for s in range(stages)} == {micro}
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ((), "no stages"),
+        (((),), "no stages"),
+        (((("F", 0),),), "exactly once"),
+        (((("F", 0), ("B", 0), ("B", 0)),), "exactly once"),
+        (((("B", 0), ("F", 0)),), "stage 0 waits for ever before B0"),
+        (((("F", 0), ("B", 0)), (("F", 0), ("X", 0))), "stage 1 does not"),
+    ],
+)
+def test_broken_tables_are_refused(table: Table, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        verify_schedule(table)
+
+
+def test_a_deadlock_names_the_stage() -> None:
+    early = (("F", 0), ("B", 0), ("F", 1), ("B", 1))
+    late = (("F", 0), ("F", 1), ("B", 0), ("B", 1))
+    with pytest.raises(UsageError, match="stage 0 waits for ever before B0"):
+        verify_schedule((early, late))
+
+
+def test_neighbours_send_and_receive_in_one_order() -> None:
+    swapped = (("F", 1), ("F", 0), ("B", 0), ("B", 1))
+    with pytest.raises(UsageError, match="F slots in different orders"):
+        verify_schedule((gpipe(2, 2)[0], swapped))
+
+
+@pytest.mark.parametrize(("stages", "micro"), [(2, 4), (4, 4), (4, 8), (3, 7)])
+def test_one_f_one_b_is_torchs(stages: int, micro: int) -> None:
+    """torch keeps its table private; where it has moved, there is nothing to compare with.
+
+    Its last row numbers forwards from 1 (torch 2.13), so there only the kinds are compared.
+    """
+    schedules = pytest.importorskip("torch.distributed.pipelining.schedules")
+    make = getattr(schedules.Schedule1F1B, "_get_pipeline_order", None)
+    if make is None:
+        pytest.skip("this torch has no table of 1F1B")
+    letters = {"FORWARD": "F", "FULL_BACKWARD": "B"}
+    schedule = object.__new__(schedules.Schedule1F1B)
+    schedule._num_stages, schedule._n_microbatches = stages, micro
+    theirs = [
+        [
+            (letters[a.computation_type.name], a.microbatch_index)
+            for a in row
+            if a is not None and a.computation_type.name in letters
+        ]
+        for row in make(schedule).values()
+    ]
+    ours = [list(row) for row in one_f_one_b(stages, micro)]
+    assert ours[:-1] == theirs[:-1]
+    assert [kind for kind, _ in ours[-1]] == [kind for kind, _ in theirs[-1]]

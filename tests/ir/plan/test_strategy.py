@@ -1,0 +1,103 @@
+"""Words of strategies: read, printed, refused; and where the elements of a cut tensor lie."""
+
+from itertools import product
+from math import prod
+
+import pytest
+
+from plait.ir.errors import FileError, UsageError
+from plait.ir.files import dump, load
+from plait.ir.plan.flat_shard import Flat
+from plait.ir.plan.strategy import ROLES, Strategy, parse_strategy
+from plait.planner.pins import parse_pin
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "dp=1",
+        "dp=2,tp=2",
+        "pp=2,zero3=2,tp=2,sp",
+        "zero3=8@3/4",
+        "pp=2,dp=2,zero3=4@1/8,tp=2",
+        "zero3=2@1/2,sp=2",
+    ],
+)
+def test_a_word_is_read_as_it_is_printed(word):
+    found = parse_strategy(word)
+    assert str(found) == word
+    assert load(dump(found, "word"), Strategy, "word") == found
+
+
+def test_a_fraction_is_in_lowest_terms_and_changes_nothing_else():
+    found, whole = parse_strategy("dp=2, zero3=8@6/8"), parse_strategy("dp=2,zero3=8")
+    assert found.fraction == (3, 4)
+    assert (found.mesh, found.devices, found.inside) == (whole.mesh, whole.devices, whole.inside)
+    assert found != whole
+    assert str(parse_pin("embed:zero3=4@1/2").strategy) == "zero3=4@1/2"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("zero4=2", "unknown role"),
+        ("dp", "needs a size"),
+        ("dp=2,dp=2", "twice"),
+        ("dp=4@1/2", r"over zero3 of two ranks or more.*not over dp=4"),
+        ("zero3=1@1/2", "two ranks"),
+        ("zero2=4@1/2", "not over zero2=4"),
+        ("zero3=4@", "'' is not a fraction"),
+        ("zero3=4@1", "not a fraction"),
+        ("zero3=4@4/4", "between 0 and 1"),
+        ("zero3=4@0/4", "0/4"),
+        ("zero3=4@5/4", "5/4"),
+        ("zero3=4@1/2/3", "1/2/3"),
+        ("zero3=4@-1/2", "-1/2"),
+        ("zero3=4@1/0", "1/0"),
+        ("sp@1/2", "unknown role"),
+        ("zero3=4@1/9999999", "not a fraction"),
+    ],
+)
+def test_a_wrong_word_is_refused(word, said):
+    with pytest.raises(UsageError, match=said):
+        parse_strategy(word)
+
+
+def test_a_file_without_fractions_is_read():
+    old = b'{"format": "word", "version": 1, "axes": [["zero3", 4]]}'
+    assert load(old, Strategy, "word") == parse_strategy("zero3=4")
+    with pytest.raises(FileError, match=r"\$\.fraction"):
+        load(old.replace(b'"axes"', b'"fraction": [1], "axes"'), Strategy, "word")
+
+
+def test_only_the_role_that_cuts_parameters_takes_a_fraction():
+    taking = [r for r in ROLES if _reads(f"{r}=2@1/2")]
+    assert taking == [r for r in ROLES if "parameter" in ROLES[r].shards]
+
+
+def _reads(word: str) -> bool:
+    try:
+        return bool(parse_strategy(word))
+    except UsageError:
+        return False
+
+
+@pytest.mark.parametrize("fraction", [(1, 1), (1, 4), (1, 2), (2, 3), (7, 8)])
+@pytest.mark.parametrize("ways", [(2, 1, 1), (4, 1, 1), (3, 2, 1), (2, 1, 3), (2, 2, 2)])
+def test_every_element_lies_in_as_many_places_as_it_should(ways, fraction):
+    for elements in (0, 1, 2, 3, 5, 8, 24, 97):
+        flat = Flat(elements, ways, fraction)
+        places = list(product(*map(range, ways)))
+        for cuts in range(4):
+            found = [0] * elements
+            for place in places:
+                for first, last in flat.ranges(place, cuts):
+                    for element in range(first, last):
+                        found[element] += 1
+            copies = prod(ways) // prod(ways[:cuts])
+            assert found[: flat.sharded] == [copies] * min(flat.sharded, elements)
+            copies *= ways[0] if cuts else 1
+            assert found[flat.sharded :] == [copies] * max(elements - flat.sharded, 0)
+        over, under = fraction
+        exact = elements * (under - over + over / ways[0]) / under
+        assert abs(flat.kept - exact) <= prod(ways)

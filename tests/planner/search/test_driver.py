@@ -1,0 +1,56 @@
+"""The planner: exact per function, never over budget, and no slower for a deeper model."""
+
+import pytest
+
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
+from plait.ir.errors import InfeasibleError, UsageError
+from plait.ir.verify import verify_plan
+from plait.planner import PlanOptions, plan
+from plait.planner.pins import everywhere
+from plait.planner.pricing.stage_partition import partition
+from plait.tests import zoo
+
+
+@pytest.fixture(scope="module")
+def model():
+    module, batch = zoo.llama(4, batch=16)
+    return trace(module.train(), batch)
+
+
+def test_the_plan_beats_what_it_names_as_next_best(model):
+    made = plan(model, load_cluster("2x4xh100"), PlanOptions())
+    verify_plan(made)
+    assert all(a.step_seconds >= made.prediction.step_seconds for a in made.alternatives if a.fits)
+
+
+def test_roles_limit_the_space(model):
+    made = plan(model, load_cluster("4xh100"), PlanOptions(roles=("zero3",)))
+    assert made.word == "zero3=4"
+
+
+def test_too_little_memory_says_which_term(model):
+    with pytest.raises(InfeasibleError, match=r"GiB on every device of stage \d, has") as caught:
+        plan(model, load_cluster("4xh100"), PlanOptions(memory_bytes=10**6))
+    report = caught.value.report
+    assert report["shortfall"] == report["peak"] - 10**6
+    assert not any(fix["fits"] for fix in report["fixes"])  # nothing fits in a megabyte
+
+
+def test_a_pin_must_use_all_devices(model):
+    with pytest.raises(UsageError, match="2 devices, the cluster has 4"):
+        plan(model, load_cluster("4xh100"), PlanOptions(pins=everywhere("dp=2")))
+
+
+def test_tensor_parallel_layers_cut_their_weights(model):
+    made = plan(model, load_cluster("4xh100"), PlanOptions(pins=everywhere("tp=4")))
+    block = next(s for s in made.shardings if s.function == "llama_decoder_layer")
+    function = model.function("llama_decoder_layer")
+    for item, layout in zip(function.inputs, block.boundary.inputs, strict=True):
+        if item.kind == "parameter" and len(function.types[item.value].shape) == 2:
+            assert layout[block.mesh.index("tp")] != "R", item.name
+
+
+def test_stages_balance_their_slowest():
+    assert partition([1.0, 1.0, 1.0, 1.0, 4.0], 2) == [0, 4, 5]
+    assert partition([1.0], 2) is None

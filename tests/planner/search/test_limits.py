@@ -1,0 +1,60 @@
+"""A search that is stopped gives the best so far; one without a plan says what would give one."""
+
+import pytest
+
+from plait.cost_model.hardware import load_cluster
+from plait.ir.errors import InfeasibleError, LimitError, UsageError
+from plait.planner import PlanOptions, plan
+from plait.planner.search.driver import Space
+
+
+def test_time_that_is_up_leaves_a_plan_or_says_so(traced):
+    model, cluster = traced("llama"), load_cluster("2x4xh100")
+    with pytest.raises(LimitError, match="time was up"):
+        plan(model, cluster, PlanOptions(time_limit_seconds=1e-9))
+    whole = plan(model, cluster, PlanOptions(time_limit_seconds=1e9))
+    assert whole.complete
+    with pytest.raises(UsageError, match="not a number of seconds"):
+        plan(model, cluster, PlanOptions(time_limit_seconds=0))
+
+
+def test_an_interrupt_ends_the_search_with_the_best_so_far(traced, monkeypatch):
+    model, cluster = traced("llama"), load_cluster("2x4xh100")
+    whole = plan(model, cluster, PlanOptions())
+    price, priced = Space.candidates, []
+
+    def interrupted(self, strategy, counts=()):
+        if len(priced) == 3:
+            raise KeyboardInterrupt
+        priced.append(strategy)
+        return price(self, strategy, counts)
+
+    monkeypatch.setattr(Space, "candidates", interrupted)
+    cut = plan(model, cluster, PlanOptions())
+    assert not cut.complete
+    assert cut.status == "feasible"
+    assert cut.prediction.step_seconds >= whole.prediction.step_seconds
+    # the gap bounds what the whole search gains
+    assert cut.prediction.step_seconds * (1 - cut.gap) <= whole.prediction.step_seconds
+
+
+def test_fixes_of_what_does_not_fit_do_fit(traced):
+    model, cluster = traced("gpt2"), load_cluster("4xa100-80")
+    floor = cluster.device.runtime_overhead_bytes
+    least = plan(model, cluster, PlanOptions()).prediction.step_seconds
+    roles, actions = ("dp",), ("keep",)
+    whole = Space.of(model, cluster, PlanOptions(roles=roles, memory_actions=actions))
+    whole.run()
+    budget = (min(c.peak_bytes for c in whole.found) - floor) * 6 // 10 + floor
+    options = PlanOptions(roles=roles, memory_actions=actions, memory_bytes=budget)
+    with pytest.raises(InfeasibleError, match="tried --roles dp,zero3") as caught:
+        plan(model, cluster, options)
+    fixes = {fix["change"]: fix for fix in caught.value.report["fixes"]}
+    assert fixes["all roles"]["fits"]
+    assert all(
+        fix["peak"] <= budget and fix["step_time_s"] >= least * 0.1
+        for fix in fixes.values()
+        if fix["fits"]
+    )
+    found = plan(model, cluster, PlanOptions(memory_actions=actions, memory_bytes=budget))
+    assert found.prediction.step_seconds == pytest.approx(fixes["all roles"]["step_time_s"])
