@@ -6,7 +6,7 @@ BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV)/bin,$(VENV)/bin)
 STAMP := $(BIN)/.plait-installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all format lint wheel bench clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || { echo "plait: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
@@ -25,10 +25,20 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -q -o addopts="--import-mode=importlib" -m ""
 
+format: $(STAMP)
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
 lint: $(STAMP)
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
-	@mkdir -p .lint && ln -sfn $(CURDIR) .lint/plait   # an editable install hides from mypy
-	MYPYPATH=.lint $(BIN)/python -m mypy -p plait
+	@mkdir -p .lint && ln -sfn $(CURDIR) .lint/plait   # so that `plait` is this folder for the checker
+	$(BIN)/python -m pyright
+
+wheel: $(STAMP)
+	@rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python tests/wheel.py build/wheel
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/planning_time.py

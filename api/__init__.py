@@ -1,10 +1,6 @@
-"""The face of Plait: what `import plait` gives. Everything loads when first asked for."""
+"""The public names of Plait, each loaded when it is first used."""
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing.TYPE_CHECKING costs a module; checkers know the name
 if TYPE_CHECKING:
     from ..ir.devices.cluster import Cluster as Cluster
     from ..ir.errors import FileError as FileError
@@ -15,7 +11,7 @@ if TYPE_CHECKING:
     from ..ir.errors import UsageError as UsageError
     from ..ir.errors import VerifyError as VerifyError
     from ..ir.model import Model as Model
-    from .explain import explain as explain
+    from .explanation import explain as explain
     from .placement import place as place
     from .plan_object import Plan as Plan
     from .plan_object import load_plan as load_plan
@@ -23,15 +19,27 @@ if TYPE_CHECKING:
     from .python import plan as plan
     from .python import trace as trace
 
-# fmt: off
-_ROOMS = {
-    "Cluster": "ir.devices.cluster", "Model": "ir.model", "Plan": "api.plan_object",
-    **dict.fromkeys(("PlaitError", "TraceError", "InfeasibleError", "FileError", "MismatchError",
-                     "VerifyError", "UsageError"), "ir.errors"),
-    **dict.fromkeys(("trace", "plan", "parallelize"), "api.python"), "load_plan": "api.plan_object",
-    "explain": "api.explain", "place": "api.placement",
+_ERRORS = (
+    "FileError",
+    "InfeasibleError",
+    "MismatchError",
+    "PlaitError",
+    "TraceError",
+    "UsageError",
+    "VerifyError",
+)
+_MODULES = {
+    "Cluster": "plait.ir.devices.cluster",
+    "Model": "plait.ir.model",
+    "Plan": "plait.api.plan_object",
+    "explain": "plait.api.explanation",
+    "load_plan": "plait.api.plan_object",
+    "parallelize": "plait.api.python",
+    "place": "plait.api.placement",
+    "plan": "plait.api.python",
+    "trace": "plait.api.python",
+    **dict.fromkeys(_ERRORS, "plait.ir.errors"),
 }
-# fmt: on
 
 # fmt: off
 __all__ = [
@@ -42,7 +50,14 @@ __all__ = [
 # fmt: on
 
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return getattr(import_module(f"..{_ROOMS[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    """Import the module of a public name and return what stands there under this name."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'plait' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""`plait VERB …`: results on stdout, notes on stderr, exit codes by kind of error."""
+"""`plait COMMAND …`: results on stdout, notes on stderr, exit codes by kind of error."""
 
 from __future__ import annotations
 
@@ -9,37 +9,46 @@ import sys
 from collections.abc import Sequence
 
 from ..ir.errors import InfeasibleError, PlaitError
-from .commands import verbs
+from .commands.table import COMMANDS
 
-GARBAGE = 200_000  # objects between collections: a trace makes many and drops few
+OBJECTS_PER_COLLECTION = 200_000  # a trace makes many objects and drops few
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line; building it loads neither torch nor a solver."""
-    top = argparse.ArgumentParser(
+def command_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The whole command line. Where `only` one command is needed, the modules of the others stay
+    unloaded, and they have no arguments; `""` loads none."""
+    parser = argparse.ArgumentParser(
         prog="plait",
         description="Plan and run PyTorch training on many devices.",
         epilog="exit codes: 0 done, 2 usage, 3 infeasible, 4 time limit, 5 model cannot be traced, "
         "6 file broken or not matching, 7 verification failed",
     )
-    rows = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in verbs.VERBS:
-        sub = rows.add_parser(verb.name, help=verb.about, description=verb.about)
-        verb.arguments(sub)
-        sub.set_defaults(run=verb.run)
-    return top
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
+        if only in (None, command.name):
+            module = command.module()
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    gc.set_threshold(GARBAGE)
-    options = parser().parse_args(argv)
+    gc.set_threshold(OBJECTS_PER_COLLECTION)
+    line = list(sys.argv[1:] if argv is None else argv)
+    name = next((part for part in line if not part.startswith("-")), "")
+    arguments = command_parser(name).parse_args(line)
     try:
-        code = int(options.run(options) or 0)
+        code = int(arguments.run(arguments))
         gc.freeze()  # what is left is freed with the process, not object by object
         return code
     except PlaitError as error:
         print(f"plait: {error}", file=sys.stderr)
-        if isinstance(error, InfeasibleError) and error.report and options.json:
+        if (
+            isinstance(error, InfeasibleError)
+            and error.report
+            and getattr(arguments, "json", False)
+        ):
             print(json.dumps(error.report, indent=1))
         return error.exit_code
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""What a file decided, plan or placement, as far as compiling and verifying it go."""
+"""Plans and placements as targets of compiling and verifying."""
 
 from __future__ import annotations
 
@@ -8,79 +8,82 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from ..ir.lowering.cast import lift_dtypes
+from ..ir.lowering.cast import cast_model, in_precision
 from ..ir.model import Model
 from ..ir.placement import Placement
-from ..ir.plan.plan import Plan
+from ..ir.plan.plan import Optimizer, Plan
 from ..ir.program import Program
+from . import files
+from .model_source import ModelSource
+from .placement import PLACEMENT, read_placement
+from .plan_object import load_plan
 
 
-class Decision(NamedTuple):
-    """`program(model, source)` compiles it for its precision, `wide(model)` for float64, both of a
-    model traced with `batch` samples."""
+class CompileTarget(NamedTuple):
+    """What a plan or placement is compiled to. `batch`: samples that the model is traced with.
+
+    `program(model, source)` is the training program in the plan's precision, `float64_program(model)`
+    the one that is verified.
+    """
 
     name: str
     ranks: int
     batch: int | None
     program: Callable[[Model, str], Program]
-    wide: Callable[[Model], Program]
+    float64_program: Callable[[Model], Program]
 
 
-class Subject(NamedTuple):
-    """What is verified: a decision, its model and where that comes from; `scale` says how it was made
-    smaller, `notes` in words."""
+class VerificationCase(NamedTuple):
+    """A target to verify, its model and where that comes from. `scale` (as JSON data) and `notes` say
+    how the plan was scaled down."""
 
-    decision: Decision
+    target: CompileTarget
     model: Model
-    source: str
-    seq: int | None
+    source: ModelSource
     scale: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
-def of_plan(plan: Plan) -> Decision:
+def target_of_plan(plan: Plan) -> CompileTarget:
     from ..codegen import compile_program
-    from ..ir.lowering.cast import in_precision
 
-    return Decision(
-        plan.word,
-        plan.mesh.size,
-        plan.global_batch,
-        lambda model, source: compile_program(plan, in_precision(model, plan.precision), source),
-        lambda model: compile_program(
-            # compression rounds what travels: what is verified is all the rest
-            uncompressed(plan),
-            lift_dtypes(model, "float64"),
-        ),
+    def program(model: Model, source: str) -> Program:
+        return compile_program(plan, in_precision(model, plan.precision), source)
+
+    def float64_program(model: Model) -> Program:
+        return compile_program(exact(plan), cast_model(model, "float64"))
+
+    return CompileTarget(
+        plan.strategy_text, plan.mesh.size, plan.global_batch, program, float64_program
     )
 
 
-def uncompressed(plan: Plan) -> Plan:
-    """The plan in exact numbers: nothing is rounded on the wire, sums are not left to an optimizer."""
-    from ..ir.plan.plan import Optimizer
-
+def exact(plan: Plan) -> Plan:
+    """The plan in float64, without compression: neither rounding nor a compressed optimizer, which
+    would differ from one process by design."""
     return replace(plan, precision="fp64", compression=(), optimizer=Optimizer("adamw", 2, 8))
 
 
-def of_placement(placement: Placement) -> Decision:
+def target_of_placement(placement: Placement) -> CompileTarget:
     from ..codegen.placement import compile_placement
 
-    return Decision(
+    def program(model: Model, source: str) -> Program:
+        return compile_placement(placement, model, source)
+
+    def float64_program(model: Model) -> Program:
+        return compile_placement(placement, cast_model(model, "float64"))
+
+    return CompileTarget(
         f"{placement.algorithm} placement of {placement.graph.name}",
         len(placement.target.devices),
         placement.global_batch or None,
-        lambda model, source: compile_placement(placement, model, source),
-        lambda model: compile_placement(placement, lift_dtypes(model, "float64")),
+        program,
+        float64_program,
     )
 
 
-def read_decision(path: Path) -> Decision:
-    """Raises FileError naming the file and what is wrong with it; MismatchError for a placement of
-    a graph, which has no model to compile."""
-    from .commands.common import format_of
-    from .placement import PLACEMENT, read_placement
-    from .plan_object import load_plan
-
-    if format_of(path) == PLACEMENT:
-        return of_placement(read_placement(path))
-    return of_plan(load_plan(path))
+def read_target(path: Path) -> CompileTarget:
+    """The target of a plan's or placement's file; raises FileError naming the file and the fault."""
+    if files.format_of(path) == PLACEMENT:
+        return target_of_placement(read_placement(path))
+    return target_of_plan(load_plan(path))

@@ -1,11 +1,12 @@
-"""Reading and writing our files from the command line and the Python API."""
+"""Reads and writes the files of Plait, each written whole or not at all."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TypeVar
 
-from ..ir.devices.heterogeneous import FleetPlan
+from ..ir.devices.heterogeneous import HeterogeneousPlan
 from ..ir.errors import FileError
 from ..ir.files import dump, load
 from ..ir.model import Model
@@ -16,7 +17,7 @@ T = TypeVar("T")
 # fmt: off
 FORMATS: dict[str, type] = {
     "plait/plan": Plan, "plait/model": Model, "plait/placement": Placement,
-    GRAPH_FORMAT: PlacementGraph, "plait/fleet-plan": FleetPlan,
+    GRAPH_FORMAT: PlacementGraph, "plait/fleet-plan": HeterogeneousPlan,
 }
 # fmt: on
 
@@ -33,13 +34,26 @@ def read(path: Path, kind: type[T], format_: str) -> T:
         raise FileError(f"{path}: {error}") from error
 
 
+def format_of(path: Path) -> str:
+    """The format that a file names; raises FileError where it names none of `FORMATS`."""
+    try:
+        head = json.loads(path.read_bytes()).get("format")
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    except (ValueError, AttributeError, RecursionError):
+        raise FileError(f"{path}: $: not a JSON object") from None
+    if head not in FORMATS:
+        raise FileError(f"{path}: $.format: {head!r:.60} is none of {', '.join(FORMATS)}")
+    return str(head)
+
+
 def write(path: Path, value: object, format_: str) -> None:
-    """Write a file of ours whole or not at all."""
+    """Write a value in one format; raises FileError."""
     write_bytes(path, dump(value, format_))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
+    """Write a text; raises FileError."""
     write_bytes(path, text.encode())
 
 

@@ -1,4 +1,4 @@
-"""Files of Galvatron: a plan written as one, and one read as pins."""
+"""Strategy files of Galvatron: plans written as such, and files read for their pins."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ..ir.plan.plan import Plan
 from ..planner.interop.galvatron_file import GalvatronPlan, from_json, to_json
 from ..planner.interop.galvatron_plan import DEFAULTS, to_galvatron
 
-FIXED = {"pipeline_type": "pipedream_flush"}  # what else our plans do
+FIXED = {"pipeline_type": "pipedream_flush"}  # what plans of Plait do too
 
 
-def written(plan: Plan) -> str:
-    """The text of a plan's file; raises UsageError naming what the format cannot say."""
+def galvatron_text(plan: Plan) -> str:
+    """A plan as the text of a strategy file; raises UsageError naming what the format cannot say."""
     return to_json(to_galvatron(plan))
 
 
 def read_galvatron(path: Path, devices: int) -> GalvatronPlan:
-    """A plan for so many devices; raises FileError naming the file and what is wrong with it."""
+    """The strategy file at `path` for `devices` devices; raises FileError naming what is wrong."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = from_json(text, devices)
+        galvatron_plan = from_json(text, devices)
         fields = json.loads(text)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error
@@ -32,31 +32,29 @@ def read_galvatron(path: Path, devices: int) -> GalvatronPlan:
         ) from None
     except (ValueError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
         raise FileError(f"{path}: no strategy of Galvatron's: {error}") from error
-    for fault in faults(found, fields, devices):
+    for fault in faults(galvatron_plan, fields, devices):
         raise FileError(f"{path}: {fault}")
-    return found
+    return galvatron_plan
 
 
-def faults(found: GalvatronPlan, fields: dict[str, object], devices: int) -> list[str]:
-    """What makes a file no plan that can be priced here."""
-    said = [
+def faults(plan: GalvatronPlan, fields: dict[str, object], devices: int) -> list[str]:
+    """Reasons why a strategy file cannot be priced here; empty where it can."""
+    reasons = [
         f"$.{name}: {fields[name]!r} is not {value!r}"
         for name, value in FIXED.items()
         if fields.get(name, value) != value
     ]
-    if found.default not in DEFAULTS:
-        said.append(f"$.default_dp_type: {found.default!r} is none of {', '.join(DEFAULTS)}")
+    if plan.default not in DEFAULTS:
+        reasons.append(f"$.default_dp_type: {plan.default!r} is none of {', '.join(DEFAULTS)}")
     if "0" in str(fields.get("tp_consecutive_flags", "1")).split(","):
-        said.append("$.tp_consecutive_flags: ranks of a layer must be neighbours")
-    if len(found.division) != int(str(fields["pp_deg"])) or sum(found.division) != len(
-        found.layers
-    ):
-        said.append(f"$.pp_division: {found.division} does not divide {len(found.layers)} layers")
-    said += [
+        reasons.append("$.tp_consecutive_flags: ranks of a layer must be neighbours")
+    if len(plan.division) != int(str(fields["pp_deg"])) or sum(plan.division) != len(plan.layers):
+        reasons.append(f"$.pp_division: {plan.division} does not divide {len(plan.layers)} layers")
+    reasons += [
         f"strategy {strategy} is not for {devices} devices"
-        for strategy in dict.fromkeys((*found.layers, found.ends))
+        for strategy in dict.fromkeys((*plan.layers, plan.ends))
         if strategy.stages * strategy.ranks * strategy.replicas != devices or strategy.ranks < 1
     ]
-    if min(found.batch.samples, found.batch.micro_batches) < 1:
-        said.append("$.global_bsz and $.chunks count from 1")
-    return said
+    if min(plan.batch.samples, plan.batch.micro_batches) < 1:
+        reasons.append("$.global_bsz and $.chunks count from 1")
+    return reasons

@@ -1,9 +1,7 @@
-"""Placing operators from Python and from the command line."""
+"""Placing every operator of a graph on a device."""
 
 from __future__ import annotations
 
-import argparse
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +19,8 @@ from ..ir.placement import (
     load_graph,
     uniform_target,
 )
+from ..ir.text.units import parse_memory
 from . import files
-from .units import parse_bytes
 
 if TYPE_CHECKING:
     from ..ir.devices.cluster import Cluster
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 # A PCIe 3.0 link of 16 lanes, where neither a cluster nor numbers are given.
 ALPHA_US, BETA_US_PER_BYTE = 10.0, 1.0 / 12e3
 PLACEMENT = "plait/placement"
-OUT_OF_TIME = 4
 
 
 def place(
@@ -58,21 +55,23 @@ def place(
     from ..cost_model.hardware import load_cluster
     from ..planner.placement import PlacementOptions, search
 
-    machine = load_cluster(cluster) if isinstance(cluster, str) else cluster
-    size = parse_bytes(memory) if isinstance(memory, str) else memory
-    chosen = target or _target(machine, devices, size, alpha_us, beta_us_per_byte)
-    asked = options or PlacementOptions()
+    if isinstance(cluster, str):
+        cluster = load_cluster(cluster)
+    if target is None:
+        memory_bytes = parse_memory(memory)
+        target = placement_target(cluster, devices, memory_bytes, alpha_us, beta_us_per_byte)
+    options = options or PlacementOptions()
     if isinstance(graph, str | Path):
         graph = read_graph(Path(graph))
     if isinstance(graph, PlacementGraph):
-        return search.place(graph, chosen, asked).placement
-    asked = msgspec.structs.replace(asked, colocation=True)
-    made = search.place(_step_of(graph, machine, optimizer), chosen, asked).placement
-    return _of_model(made, graph)
+        return search.place(graph, target, options).placement
+    options = msgspec.structs.replace(options, colocation=True)
+    step = step_graph(graph, cluster, optimizer)
+    return placement_of_model(search.place(step, target, options).placement, graph)
 
 
-def _of_model(placement: Placement, model: Model) -> Placement:
-    """The placement with the model that its graph is a step of, so that it can be compiled."""
+def placement_of_model(placement: Placement, model: Model) -> Placement:
+    """The placement with the model whose step was placed, so that it can be compiled."""
     return msgspec.structs.replace(
         placement, model_digest=model.fingerprint(), global_batch=model.batch
     )
@@ -90,98 +89,61 @@ def read_graph(path: Path) -> PlacementGraph:
 
 def read_placement(path: Path) -> Placement:
     """A placement that `place` wrote; raises FileError naming the file and the place in it."""
-    found = files.read(path, Placement, PLACEMENT)
+    placement = files.read(path, Placement, PLACEMENT)
     try:
-        check_placement(found)
+        check_placement(placement)
     except FileError as error:
         raise FileError(f"{path}: {error}") from error
-    return found
+    return placement
 
 
-def _step_of(model: Model, cluster: Cluster | None, optimizer: str) -> PlacementGraph:
+def step_graph(model: Model, cluster: Cluster | None, optimizer: str) -> PlacementGraph:
+    """One training step of a model as a graph, its operators timed for the cluster's devices.
+
+    Raises UsageError without a cluster."""
     from ..cost_model.placement.from_model import graph_of
     from ..planner.options import optimizer_states
 
     if cluster is None:
         raise UsageError("a model has no times of its own: name the cluster that it runs on")
-    item = next((p.type for p in model.parameters if p.type.is_float), None)
-    half = item is not None and item.dtype in ("float16", "bfloat16")
+    first = next((p.type for p in model.parameters if p.type.is_float), None)
+    half = first is not None and first.dtype in ("float16", "bfloat16")
     return graph_of(model, cluster, optimizer_states(optimizer, half, 4))
 
 
-def _target(
-    cluster: Cluster | None, devices: int | None, memory: int | None, alpha: float, beta: float
+def placement_target(
+    cluster: Cluster | None,
+    devices: int | None,
+    memory_bytes: int | None,
+    alpha_us: float,
+    beta_us_per_byte: float,
 ) -> PlacementTarget:
+    """The first `devices` devices of a cluster, or equal ones (see `place`). Raises UsageError."""
     count = devices or (cluster.devices if cluster else 0)
     if count < 1 or (cluster and count > cluster.devices):
         raise UsageError(f"{count} devices: say how many, at most those of the cluster")
     if cluster is None:
-        if memory is None:
+        if memory_bytes is None:
             raise UsageError("say how much memory a device has, or name a cluster")
         try:
-            return uniform_target(count, memory, alpha, beta)
+            return uniform_target(count, memory_bytes, alpha_us, beta_us_per_byte)
         except ValueError as error:
             raise UsageError(str(error)) from None
-    room = memory or cluster.device.memory_bytes - cluster.device.runtime_overhead_bytes
+    limit = memory_bytes or cluster.device.memory_bytes - cluster.device.runtime_overhead_bytes
     rows = tuple(tuple(_link(cluster, i, j) for j in range(count)) for i in range(count))
-    return PlacementTarget((PlacementDevice(room),) * count, rows)
+    return PlacementTarget((PlacementDevice(limit),) * count, rows)
 
 
 def _link(cluster: Cluster, one: int, other: int) -> PlacementLink:
     """The link between two devices: the outermost level whose groups they do not share."""
-    sizes = [cluster.within(number) for number in range(len(cluster.levels))]
+    sizes = [cluster.devices_within(number) for number in range(len(cluster.levels))]
     apart = (number for number, size in enumerate(sizes) if one // size != other // size)
     level = cluster.levels[next(apart, -1)]
     return PlacementLink(level.latency_seconds * 1e6, 1e6 / level.bandwidth_bytes_per_second)
 
 
-def run(options: argparse.Namespace) -> int:
-    """The verb `place`."""
-    from ..cost_model.hardware import load_cluster
-    from ..planner.placement import PlacementOptions, search
-    from .commands.common import note, show
-
-    cluster = load_cluster(options.cluster) if options.cluster else None
-    memory = parse_bytes(options.memory) if options.memory else None
-    target = _target(cluster, options.devices, memory, options.alpha_us, options.beta_us_per_byte)
-    graph, model = _graph_from(options, cluster)
-    asked = PlacementOptions(
-        options.algorithm,
-        options.link,
-        options.memory_rule,
-        options.time_limit,
-        seed=options.seed,
-        colocation=model is not None or options.colocation == "keep",
-    )
-    start = time.perf_counter()
-    outcome = search.place(graph, target, asked)
-    made = _of_model(outcome.placement, model) if model else outcome.placement
-    spent = time.perf_counter() - start
-    if options.output:
-        files.write(Path(options.output), made, PLACEMENT)
-        note(f"wrote {options.output}")
-    if options.json:
-        show(figures(made, spent))
-    else:
-        print(summary(made))
-        note(f"placed in {spent:.1f} s")
-    return OUT_OF_TIME if outcome.cut_short else 0
-
-
-def _graph_from(options: argparse.Namespace, cluster: Any) -> tuple[PlacementGraph, Model | None]:
-    """The graph of SOURCE, and the model that it is a step of, if any."""
-    from .commands.common import format_of, load_model
-
-    path = Path(options.source)
-    if options.source.endswith(".json") and not options.source.startswith("hf:"):
-        if format_of(path) != "plait/model":
-            return read_graph(path), None
-    model = load_model(options)
-    return _step_of(model, cluster, options.optimizer), model
-
-
-def figures(placement: Placement, seconds: float) -> dict[str, Any]:
-    """The figures of a placement under the names that the documentation promises."""
+def placement_json(placement: Placement, seconds: float) -> dict[str, Any]:
+    """A placement as data, under the names of `plait place --json`."""
     return {
         "device": placement.device,
         "order": list(placement.order),
@@ -197,8 +159,8 @@ def figures(placement: Placement, seconds: float) -> dict[str, Any]:
     }
 
 
-def summary(placement: Placement) -> str:
-    """The placement in a few lines: makespan, gap, and what every device does and holds."""
+def placement_text(placement: Placement) -> str:
+    """A placement in a few lines: makespan, gap, operators and memory of every device."""
     from ..ir.text.printer import seconds, size
 
     bound = seconds(placement.lower_bound_us * 1e-6)
@@ -213,6 +175,6 @@ def summary(placement: Placement) -> str:
     for d in placement.device.values():
         counts[d] += 1
     for d, peak in enumerate(placement.peak_memory):
-        room = placement.target.devices[d].memory_bytes
-        lines.append(f"  device {d}: {counts[d]} operators, {size(peak)} of {size(room)}")
+        limit = placement.target.devices[d].memory_bytes
+        lines.append(f"  device {d}: {counts[d]} operators, {size(peak)} of {size(limit)}")
     return "\n".join(lines)

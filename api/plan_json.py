@@ -1,4 +1,4 @@
-"""The figures of plans: as JSON, and a front as a table."""
+"""Plans as JSON data, and the Pareto front of several as a table."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from ..ir.plan.plan import Plan
 from ..ir.text.printer import seconds
 
 
-def front_row(plan: Plan) -> dict[str, Any]:
-    """A plan of the front, and the budget that asks for it."""
+def pareto_row(plan: Plan) -> dict[str, Any]:
+    """A plan of the Pareto front, under the names of `plait plan --front --json`."""
     peak = plan.peak_bytes
     return {
         "global_batch": plan.global_batch,
         "samples_per_s": plan.prediction.samples_per_second,
         "step_time_s": plan.prediction.step_seconds,
         "peak": peak,
-        "word": plan.word,
+        "word": plan.strategy_text,
         "micro_batches": plan.micro_batches,
-        "fits": peak <= plan.budget_bytes,
+        "fits": peak <= plan.memory_limit_bytes,
     }
 
 
-def front_table(plans: list[Plan]) -> Iterator[str]:
-    """The front as text: ask for a plan with the budget and the batch of its line."""
+def pareto_table(plans: list[Plan]) -> Iterator[str]:
+    """The Pareto front as text; the memory limit and batch of a line ask for its plan."""
     yield f"\nfront    {'samples/s':>10}{'step':>10}  {'--memory':<12}{'--global-batch':<16}strategy"
-    for row in map(front_row, plans):
-        budget = f"{-(-row['peak'] >> 20)}MiB"
-        more = "" if row["fits"] else "   over the budget"
+    for row in map(pareto_row, plans):
+        limit = f"{-(-row['peak'] >> 20)}MiB"
+        suffix = "" if row["fits"] else "   over the budget"
         yield (
-            f"         {row['samples_per_s']:>10.4g}{seconds(row['step_time_s']):>10}  {budget:<12}"
-            f"{row['global_batch']:<16}{row['word']}, {row['micro_batches']} micro-batches{more}"
+            f"         {row['samples_per_s']:>10.4g}{seconds(row['step_time_s']):>10}  {limit:<12}"
+            f"{row['global_batch']:<16}{row['word']}, {row['micro_batches']} micro-batches{suffix}"
         )
 
 
 def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
-    """The figures of a plan under the names that the documentation promises."""
-    p = plan.prediction
-    per_stage = plan.mesh.size // len(plan.stages)
+    """A plan as data, under the names of `plait plan --json`. `times`: seconds of planning, by phase."""
+    prediction = plan.prediction
+    stage_devices = plan.mesh.size // len(plan.stages)
     return {
         "status": plan.status,
         "gap": plan.gap,
-        "step_time_s": p.step_seconds,
-        "tokens_per_s": p.tokens_per_second,
-        "samples_per_s": p.samples_per_second,
-        "mfu": p.mfu,
+        "step_time_s": prediction.step_seconds,
+        "tokens_per_s": prediction.tokens_per_second,
+        "samples_per_s": prediction.samples_per_second,
+        "mfu": prediction.mfu,
         "memory": [
             {
-                "devices": [s * per_stage, (s + 1) * per_stage - 1],
-                "terms": dict(stage.memory),
+                "devices": [s * stage_devices, (s + 1) * stage_devices - 1],
+                "terms": dict(stage.memory_terms),
                 "peak": stage.peak_bytes,
-                "budget": plan.budget_bytes,
+                "budget": plan.memory_limit_bytes,
             }
             for s, stage in enumerate(plan.stages)
         ],
@@ -69,8 +69,8 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
             "stages": len(plan.stages),
             "micro_batches": plan.micro_batches,
             "schedule": plan.schedule,
-            "chunks": plan.chunks,
-            "bubble": p.bubble,
+            "chunks": plan.chunks_per_stage,
+            "bubble": prediction.bubble,
         },
         "compression": [
             {
@@ -84,5 +84,5 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
         "plan_time_s": times,
         "digest": digest(plan),
         "global_batch": plan.global_batch,
-        "word": plan.word,
+        "word": plan.strategy_text,
     }

@@ -40,13 +40,13 @@ class Plan(ir.Plan, frozen=True):
         `where` names calls, functions or stages (`"block.3"`, `"block*"`, `"stage0"`); `memory` asks
         for bytes instead of seconds. Raises UsageError when nothing matches.
         """
-        from .explain import explain
+        from .explanation import explain
 
         return explain(self, where, memory=memory)
 
 
-def planned(plan: ir.Plan) -> Plan:
-    """The same plan with its verbs."""
+def with_methods(plan: ir.Plan) -> Plan:
+    """The plan as the class that Python users hold."""
     return Plan(**msgspec.structs.asdict(plan))
 
 
@@ -55,6 +55,6 @@ def load_plan(path: str | Path) -> Plan:
     from ..ir.verify import verify_plan
     from .files import read
 
-    found = read(Path(path), ir.Plan, "plait/plan")
-    verify_plan(found)
-    return planned(found)
+    plan = read(Path(path), ir.Plan, "plait/plan")
+    verify_plan(plan)
+    return with_methods(plan)

@@ -4,7 +4,7 @@
     {"digest": "a3f1…", "step_seconds": 0.409}
 
 `plan` is a path from the log's folder, `digest` that of a plan file in it. `peak_bytes`, the most that
-a device held, may be left out. Lines that are empty are passed over.
+a device had allocated, may be left out. Empty lines are skipped.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 
 import msgspec
 
-from ..cost_model.calibration.fit import Step
+from ..cost_model.calibration.fit import MeasuredStep
 from ..ir.errors import FileError, MismatchError, PlaitError
 from ..ir.files import digest
 from ..ir.plan.plan import Plan
 from . import files
 
 MOST_LINES = 100_000
-SHOWN = 20  # bad lines
+SHOWN = 20  # bad lines in one error
 LONGEST_SECONDS = 1e6
 
 
-class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class LogLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step_seconds: float
     plan: str = ""
     digest: str = ""
@@ -39,8 +39,8 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("either plan, a path, or digest is needed")
 
 
-def read_steps(path: Path) -> list[Step]:
-    """Every line's step; raises FileError with one message per line that is bad, and MismatchError
+def read_steps(path: Path) -> list[MeasuredStep]:
+    """The step of every line. Raises FileError with one message per line that is bad, and MismatchError
     where plans are for different clusters."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -50,29 +50,31 @@ def read_steps(path: Path) -> list[Step]:
         raise FileError(f"{path}: not UTF-8 text") from None
     if len(lines) > MOST_LINES:
         raise FileError(f"{path}: {len(lines)} lines; at most {MOST_LINES} are read")
-    plans, steps, wrong = Plans(path.parent), [], []
+    plans = LoggedPlans(path.parent)
+    steps: list[MeasuredStep] = []
+    faults: list[str] = []
     for number, line in enumerate(lines, 1):
         try:
             if line.strip():
                 steps.append(step_of(line, plans))
         except (msgspec.MsgspecError, PlaitError) as error:
-            wrong.append(f"{path}: line {number}: {error}")
-    if wrong:
-        more = [f"and {len(wrong) - SHOWN} more lines"] if len(wrong) > SHOWN else []
-        raise FileError("\n".join([*wrong[:SHOWN], *more]))
+            faults.append(f"{path}: line {number}: {error}")
+    if faults:
+        rest = [f"and {len(faults) - SHOWN} more lines"] if len(faults) > SHOWN else []
+        raise FileError("\n".join([*faults[:SHOWN], *rest]))
     if not steps:
         raise FileError(f'{path}: no steps; a line is {{"plan": "plan.json", "step_seconds": 0.4}}')
-    agree(steps)
+    check_one_cluster(steps)
     return steps
 
 
-def step_of(line: str, plans: Plans) -> Step:
-    found = msgspec.json.decode(line, type=Line)
-    plan = plans.at(found.plan) if found.plan else plans.named(found.digest)
-    return Step(plan, found.step_seconds, found.peak_bytes)
+def step_of(line: str, plans: LoggedPlans) -> MeasuredStep:
+    found = msgspec.json.decode(line, type=LogLine)
+    plan = plans.read_plan(found.plan) if found.plan else plans.with_digest(found.digest)
+    return MeasuredStep(plan, found.step_seconds, found.peak_bytes)
 
 
-class Plans:
+class LoggedPlans:
     """The plans that a log names, each read once."""
 
     def __init__(self, folder: Path) -> None:
@@ -80,35 +82,35 @@ class Plans:
         self.read: dict[str, Plan] = {}
         self.digests: dict[str, Plan] | None = None
 
-    def at(self, name: str) -> Plan:
+    def read_plan(self, name: str) -> Plan:
         from .plan_object import load_plan
 
         if name not in self.read:
             self.read[name] = load_plan(self.folder / name)
         return self.read[name]
 
-    def named(self, text: str) -> Plan:
+    def with_digest(self, text: str) -> Plan:
         if self.digests is None:
-            self.digests = {digest(plan): plan for plan in self.beside()}
+            self.digests = {digest(plan): plan for plan in self.in_folder()}
         if text not in self.digests:
             raise FileError(
                 f"digest {text:.20}: no plan beside the log has it; write its path as plan"
             )
         return self.digests[text]
 
-    def beside(self) -> list[Plan]:
-        """The plans in the log's folder; other files there are none of ours."""
-        found = []
+    def in_folder(self) -> list[Plan]:
+        """The plans in the log's folder; other files there are skipped."""
+        plans: list[Plan] = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                found.append(files.read(path, Plan, "plait/plan"))
+                plans.append(files.read(path, Plan, "plait/plan"))
             except FileError:
                 continue
-        return found
+        return plans
 
 
-def agree(steps: list[Step]) -> None:
-    """Factors are those of one machine."""
+def check_one_cluster(steps: list[MeasuredStep]) -> None:
+    """Raise MismatchError where plans are for different clusters: factors are those of one machine."""
     first = steps[0].plan.cluster
     for step in steps:
         other = step.plan.cluster

@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
-from plait.api.predict.table import Prediction, predict_rows, read_rows
+from plait.api.predict.table import RowPrediction, predict_rows, read_rows
 
 LEAST_GROUP = 3  # members that make a ranking
 
 
 class Case(NamedTuple):
     row: dict[str, str]
-    prediction: Prediction
+    prediction: RowPrediction
 
     @property
     def source(self) -> str:

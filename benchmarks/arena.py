@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.api.commands.pack import read_buffers
+from plait.api.buffer_files import read_buffers
 from plait.cost_model.explain.memory_terms import working_bytes
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
@@ -22,7 +22,7 @@ from plait.planner.allocation.arena import pack
 from plait.planner.allocation.arena.greedy import first_fit, height, orders
 from plait.planner.allocation.arena.judge import height as judged
 from plait.planner.allocation.arena.sections import sections
-from plait.planner.allocation.repeated_layers import stack
+from plait.planner.allocation.repeated_layers import pack_repeated
 from plait.planner.allocation.stage_buffers import plan_buffers
 from plait.planner.allocation.step_buffers import step_buffers
 from plait.planner.pins import parse_pin
@@ -84,7 +84,7 @@ def instances(folder: Path) -> None:
         bound = sections(buffers).bound()
         print(
             f"{name:<9}{len(buffers):>8}{capacity:>12}{bound:>12}{made.peak_bytes:>12}"
-            f"{fitted - start:>9.2f}{least.peak_bytes:>12}{least.bound_bytes:>9}"
+            f"{fitted - start:>9.2f}{least.peak_bytes:>12}{least.lower_bound_bytes:>9}"
             f"{done - fitted:>9.2f}{baselines(buffers, bound)}",
             flush=True,
         )
@@ -101,7 +101,7 @@ def models() -> None:
         for variant in ("keep", "recompute"):
             start = time.process_time()
             found = step_buffers(model, variant)
-            made = stack(found.buffers, found.cuts, time_limit_seconds=2.0)
+            made = pack_repeated(found.buffers, found.segment_starts, time_limit_seconds=2.0)
             seconds = time.process_time() - start
             assert judged(found.buffers, made.offsets) == made.peak_bytes
             bound = sections(found.buffers).bound()
@@ -125,16 +125,16 @@ def plans() -> None:
         made = plan(model, load_cluster(cluster), asked)
         start = time.process_time()
         stages = list(plan_buffers(made, model))
-        packed = [stack(s.buffers, s.cuts, time_limit_seconds=1.0) for s in stages]
+        packed = [pack_repeated(s.buffers, s.segment_starts, time_limit_seconds=1.0) for s in stages]
         seconds = time.process_time() - start
         for s, packing in zip(stages, packed, strict=True):
             assert judged(s.buffers, packing.offsets) == packing.peak_bytes
-        bounds = [packing.bound_bytes for packing in packed]
+        bounds = [packing.lower_bound_bytes for packing in packed]
         full = bounds.index(max(bounds))
-        peaks = max(p.peak_bytes / p.bound_bytes for p in packed)
+        peaks = max(p.peak_bytes / p.lower_bound_bytes for p in packed)
         promised = [bound / working_bytes(made, n) for n, bound in enumerate(bounds)]
         print(
-            f"{name:<16}{made.word[:22]:<24}{made.micro_batches:>13}{len(stages):>8}"
+            f"{name:<16}{made.strategy_text[:22]:<24}{made.micro_batches:>13}{len(stages):>8}"
             f"{sum(len(s.buffers) for s in stages):>9}{bounds[full] / 2**30:>11.3f}{peaks:>11.4f}"
             f"{min(promised):>9.3f}-{max(promised):.3f}{seconds:>9.2f}"
             f"{baselines(stages[full].buffers, bounds[full])}",

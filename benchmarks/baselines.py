@@ -32,8 +32,8 @@ from plait.ir.model import Model
 from plait.ir.plan.plan import Plan
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.search.baselines import parse_baselines, rival
-from plait.planner.search.driver import Space
+from plait.planner.search.baselines import parse_baselines, baseline_plan
+from plait.planner.search.driver import SearchSpace
 
 CLUSTERS = ("8xa100-40", "2x8xh100", "4x8xa100-80", "8x8xh100")
 ONE_ROLE = ("ddp", "zero1", "zero2", "fsdp", "word:tp={0}", "word:tp={0},sp", "word:pp={0}")
@@ -101,7 +101,7 @@ class Row(NamedTuple):
             if not math.isclose(step_term(self.made).value, said, rel_tol=1e-9):
                 yield f"{self.model} on {self.cluster}: does not add up"
             if any(
-                memory_term(self.made, s).value > self.made.budget_bytes
+                memory_term(self.made, s).value > self.made.memory_limit_bytes
                 for s in range(len(self.made.stages))
             ):
                 yield f"{self.model} on {self.cluster}: over memory"
@@ -114,7 +114,7 @@ class Row(NamedTuple):
             for found in (self.one_role, self.several)
         ]
         step = f"{self.made.prediction.step_seconds:.3g} s"
-        return self.model, self.cluster, self.made.word, step, *best, f"{self.seconds:.1f}"
+        return self.model, self.cluster, self.made.strategy_text, step, *best, f"{self.seconds:.1f}"
 
 
 def traced(name: str) -> Model:
@@ -138,15 +138,15 @@ def rows(name: str) -> Iterator[Row]:
         except InfeasibleError:
             made = None
         seconds = time.process_time() - start
-        space = Space.of(sized, cluster, PlanOptions())
+        space = SearchSpace.create(sized, cluster, PlanOptions())
         best = []
         for names in (ONE_ROLE, SEVERAL):
             text = ",".join(names).format(cluster.devices)
-            priced = ((b.name, rival(space, b)) for b in parse_baselines(text, cluster))
+            priced = ((b.name, baseline_plan(space, b)) for b in parse_baselines(text, cluster))
             fits = [
                 (baseline, found.prediction.step_seconds)
                 for baseline, found in priced
-                if found and found.peak_bytes <= found.budget_bytes
+                if found and found.peak_bytes <= found.memory_limit_bytes
             ]
             best.append(min(fits, key=lambda f: f[1], default=None))
         yield Row(name, spec, made, best[0], best[1], seconds)

@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 
 from plait.codegen.compression.cpp import source
-from plait.ir.compression.algorithms.parts import DECODE, integers, signs
+from plait.ir.compression.algorithms.building_blocks import DECODE, integers, signs
 from plait.ir.compression.lower import lower
-from plait.ir.compression.program import Program
-from plait.ir.compression.stage import AllGather, AllToAll, Hadamard, Reduce, Scale, Stages
+from plait.ir.compression.program import CompressionProgram
+from plait.ir.compression.stage import AllGather, AllToAll, Hadamard, Reduce, Scale, CompressionStages
 from plait.runtime.compression.backends.codec import Launch, target_for
-from plait.runtime.compression.backends.native import Native, build
+from plait.runtime.compression.backends.native import NativeCodec, build
 
 ELEMENTS, RANKS, GROUP = 16 * 2**20, 4, 128
-CODECS: dict[str, Stages] = {
+CODECS: dict[str, CompressionStages] = {
     "4-bit": integers(4, GROUP),
     "4-bit stochastic": integers(4, GROUP, "stochastic"),
     "4-bit Hadamard": (Hadamard(32), *integers(4, GROUP)),
@@ -49,21 +49,21 @@ def main() -> None:
             measure(name, encode, flat, options.repeats, Path(cache))
 
 
-def measure(name: str, encode: Stages, flat: torch.Tensor, repeats: int, cache: Path) -> None:
+def measure(name: str, encode: CompressionStages, flat: torch.Tensor, repeats: int, cache: Path) -> None:
     """The kernels of a reduce-scatter, and the last one of an all-gather."""
-    back: Stages = (Hadamard(32), Scale(1 / 32)) if isinstance(encode[0], Hadamard) else ()
-    reducing = Program(
+    back: CompressionStages = (Hadamard(32), Scale(1 / 32)) if isinstance(encode[0], Hadamard) else ()
+    reducing = CompressionProgram(
         "reducing",
         "gradients",
         "reduce_scatter",
         (*encode, AllToAll(), *DECODE, Reduce("sum"), *back),
         accepts_bias="a benchmark",
     )
-    gathering = Program(
+    gathering = CompressionProgram(
         "gathering", "activations", "all_gather", (*encode, AllGather(), *DECODE, *back)
     )
     pipelines = lower(reducing, RANKS), lower(gathering, RANKS)
-    native = Native(build(source(*pipelines), cache))
+    native = NativeCodec(build(source(*pipelines), cache))
     elements = pipelines[0].chunk(flat.numel())
     first, last = pipelines[0].kernels
     gathered = pipelines[1].kernels[-1]

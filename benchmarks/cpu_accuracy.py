@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import plait
 from plait.api.commands.calibrate import measured
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import materialize, trace
 from plait.ir.devices.cluster import Cluster
@@ -102,7 +102,7 @@ def compiled(model: Model, cluster: Cluster, word: str, folder: Path) -> float |
     except plait.PlaitError as error:
         print(f"left out: {model.name} {word}: {error}", file=sys.stderr)
         return None
-    write(compile_program(plan, model), folder)
+    write_program(compile_program(plan, model), folder)
     return plan.prediction.step_seconds
 
 

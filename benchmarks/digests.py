@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import plait
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.ir.capture import trace
 from plait.ir.files import dump
 from plait.tests import zoo
@@ -54,7 +54,7 @@ def row(name: str, model: plait.Model, cluster: str, folder: Path | None) -> str
         place = folder / f"{name}-{cluster.replace(':', '')}"
         place.mkdir(parents=True, exist_ok=True)
         (place / "plan.json").write_bytes(data)
-        write(program, place / "program")
+        write_program(program, place / "program")
     return f"{name} {cluster} {digest(data)} {digest(text)}"
 
 

@@ -19,10 +19,10 @@ import torch.distributed as dist
 from plait.codegen.compression.cpp import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
-from plait.runtime.comm.process_group import Pool
-from plait.runtime.compression.backends.native import Native, build
-from plait.runtime.compression.exchange import Exchange
-from plait.runtime.compression.levels import levels
+from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.compression.backends.native import NativeCodec, build
+from plait.runtime.compression.exchange import CompressedCollective
+from plait.runtime.compression.levels import group_hierarchy
 from plait.runtime.launch.session import session
 
 NAMES = ("bf16", "eight-bits", "dithering", "error-feedback", "one-bit")
@@ -35,16 +35,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with session() as rank, tempfile.TemporaryDirectory() as cache:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         size = dist.get_world_size()
-        mine = levels(pool, "all", (tuple(range(size)),))
+        mine = group_hierarchy(pool, "all", (tuple(range(size)),))
         programs = [PROGRAMS[f"{name}.gradients"] for name in NAMES]
         text = source(*(lower(program, 1, size) for program in programs))
-        native = Native(build(text, Path(cache)))
+        native = NativeCodec(build(text, Path(cache)))
         flat = torch.randn(options.elements)
         report(rank, pool, "gloo fp32", lambda: mine.all.all_reduce(flat), options.repeats)
         for program in programs:
-            exchange = Exchange(program, mine, flat.numel(), codec=native)
+            exchange = CompressedCollective(program, mine, flat.numel(), codec=native)
             report(
                 rank,
                 pool,
@@ -54,9 +54,9 @@ def main() -> None:
             )
 
 
-def report(rank: int, pool: Pool, name: str, work: Callable[[], object], repeats: int) -> None:
+def report(rank: int, pool: GroupPool, name: str, work: Callable[[], object], repeats: int) -> None:
     work()
-    walls, cpus, before = [], [], pool.sent.total()
+    walls, cpus, before = [], [], pool.sent_bytes.total()
     for _ in range(repeats):
         dist.barrier()
         wall, cpu = time.perf_counter(), time.process_time()
@@ -65,7 +65,7 @@ def report(rank: int, pool: Pool, name: str, work: Callable[[], object], repeats
         cpus.append(time.process_time() - cpu)
     slowest = torch.tensor([min(walls), min(cpus)])
     dist.all_reduce(slowest, dist.ReduceOp.MAX)
-    sent = (pool.sent.total() - before) / repeats
+    sent = (pool.sent_bytes.total() - before) / repeats
     if rank == 0:
         wall, cpu = 1e3 * slowest
         print(f"{name:<28}{wall:8.1f} ms{cpu:8.1f} ms CPU{sent / 1e6:9.2f} MB sent")

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from plait.benchmarks.accuracy import table
-from plait.benchmarks.rivals.galvatron_costs import Batch, GalvatronCosts
+from plait.benchmarks.rivals.galvatron_costs import GalvatronBatch, GalvatronCosts
 from plait.benchmarks.rivals.galvatron_pipeline import plan_bytes, plan_seconds
 from plait.benchmarks.rivals.galvatron_profile import MIB, read_cluster, read_model
 from plait.benchmarks.rivals.galvatron_search_space import (
     GIB,
     GalvatronPipeline,
-    Problems,
+    GalvatronProblems,
     budget_bytes,
     plain_budget_bytes,
     plan_of,
@@ -89,7 +89,7 @@ def plan_in(task: Run, devices: int) -> GalvatronPlan:
         bool(task["vsp"]),
     )
     layers = tuple(map(parse, task["strategies"]))
-    return GalvatronPlan(Batch(task["gbsz"], task["chunks"]), layers, tuple(task["stages"]), ends)
+    return GalvatronPlan(GalvatronBatch(task["gbsz"], task["chunks"]), layers, tuple(task["stages"]), ends)
 
 
 def best_by_variant(runs: list[Run]) -> dict[Setting, dict[str, float]]:
@@ -130,7 +130,7 @@ def searched(
     """Samples per second, the gap, CPU seconds and the plan of one search."""
     start = time.process_time()
     space = list(tasks(costs.cluster.devices, samples, costs.model.layers))
-    made = Problems(costs, budget)
+    made = GalvatronProblems(costs, budget)
     problems = [made.problem(task) for task in space]
     best = fastest(problems, GalvatronPipeline())
     cpu_seconds = time.process_time() - start

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from plait.api import files
-from plait.cost_model.hardware import load_fleet
+from plait.cost_model.hardware import load_any_cluster
 from plait.ir.devices.cluster import Cluster
-from plait.ir.devices.heterogeneous import FleetPlan
+from plait.ir.devices.heterogeneous import HeterogeneousPlan
 from plait.ir.errors import InfeasibleError
 from plait.ir.lowering.cast import in_precision
 from plait.ir.lowering.rescale import rescale
@@ -27,7 +27,7 @@ from plait.planner.heterogeneous.search import plan
 
 def row(model: Model, spec: str) -> str:
     """One line: the fleet's step, that of each part alone and of all as the slowest, CPU seconds."""
-    fleet = load_fleet(spec)
+    fleet = load_any_cluster(spec)
     if isinstance(fleet, Cluster):
         return f"| {spec} | one kind of device: not a mixture | | | |"
     start = time.process_time()
@@ -36,12 +36,12 @@ def row(model: Model, spec: str) -> str:
     except InfeasibleError:
         return f"| {spec} | nothing fits | | | {time.process_time() - start:.1f} |"
     took = time.process_time() - start
-    if not isinstance(made, FleetPlan):
+    if not isinstance(made, HeterogeneousPlan):
         seconds = made.prediction.step_seconds
         return f"| {spec} | {seconds:.3g} s | on {made.cluster} alone | | {took:.1f} |"
     check(made)
-    alone = ", ".join("none fits" if s is None else f"{s:.3g} s" for s in made.alone)
-    best = min((s for s in made.alone if s is not None), default=0.0)
+    alone = ", ".join("none fits" if s is None else f"{s:.3g} s" for s in made.single_part_seconds)
+    best = min((s for s in made.single_part_seconds if s is not None), default=0.0)
     faster = f"{best / made.step_seconds:.2f}x" if best else "alone in fitting"
     return f"| {spec} | {made.step_seconds:.3g} s | {alone} | {faster} | {took:.1f} |"
 

@@ -15,7 +15,7 @@ import time
 from msgspec.structs import replace
 
 from plait.benchmarks.accuracy import table
-from plait.benchmarks.rivals.osdp import Kept, Operator, Setting, best, sharded
+from plait.benchmarks.rivals.osdp import OsdpPlan, Operator, Setting, best, sharded
 from plait.cost_model.hardware import load_cluster
 from plait.ir.devices.cluster import Cluster
 
@@ -26,22 +26,22 @@ PUBLISHED_BYTES = 5657 * 2**20
 HEAD = ["cluster", "way", "samples/s", "to fsdp", "batch", "CPU s", "kept"]
 
 
-def operators(pieces: tuple[int, ...]) -> list[Operator]:
+def operators(slices: tuple[int, ...]) -> list[Operator]:
     """The weights of the model, without vectors and positions."""
     square = ITEM_BYTES * HIDDEN * HIDDEN
     return [
-        Operator("qkv", LAYERS, 3 * square, pieces),
-        Operator("proj", LAYERS, square, pieces),
-        Operator("fc", LAYERS, 4 * square, pieces),
-        Operator("out", LAYERS, 4 * square, pieces),
-        Operator("embedding", 1, ITEM_BYTES * VOCABULARY * HIDDEN, pieces),
+        Operator("qkv", LAYERS, 3 * square, slices),
+        Operator("proj", LAYERS, square, slices),
+        Operator("fc", LAYERS, 4 * square, slices),
+        Operator("out", LAYERS, 4 * square, slices),
+        Operator("embedding", 1, ITEM_BYTES * VOCABULARY * HIDDEN, slices),
     ]
 
 
 def setting(cluster: Cluster, memory_gib: float) -> Setting:
     """One ring over all devices at the speed of its slowest link; compute at what the preset says can
     be achieved of float16, forward twice and backward once."""
-    link = cluster.level_for(1, cluster.devices)
+    link = cluster.slowest_link(1, cluster.devices)
     weights = sum(o.count * o.weight_bytes for o in operators((1,)))
     flops = (2 + 2 + 4) * weights // ITEM_BYTES * TOKENS
     speed = cluster.device.peak("float16") * cluster.device.achievable
@@ -63,13 +63,13 @@ def rows(name: str, memory_gib: float) -> list[list[str]]:
     less = replace(
         asked, budget_bytes=asked.budget_bytes - int(memory_gib * 2**30) + PUBLISHED_BYTES
     )
-    found: list[tuple[str, Kept | None, float]] = [
+    found: list[tuple[str, OsdpPlan | None, float]] = [
         ("fsdp, 5657 MB", best(operators((1,)), less, sharded), 0.0),
         ("fsdp", plain, 0.0),
     ]
-    for way, pieces in (("layers", (1,)), ("split", (1, 2, 4))):
+    for way, slices in (("layers", (1,)), ("split", (1, 2, 4))):
         start = time.process_time()
-        found.append((way, best(operators(pieces), asked), time.process_time() - start))
+        found.append((way, best(operators(slices), asked), time.process_time() - start))
     return [
         [
             name,

@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
-from plait.ir.compression.registry import LEADERS
+from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
 from plait.ir.errors import PlaitError
-from plait.ir.plan.plan import Memory, Plan
+from plait.ir.plan.plan import MemoryAction, Plan
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
-from plait.runtime.comm.process_group import Pool
+from plait.planner.pins import pin_all
+from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.launch import launch
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
@@ -44,7 +44,7 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}), "adam": (torch.optim.Adam, {}),
     "sgd": (torch.optim.SGD, {"lr": 0.01}), "momentum": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
     "rmsprop": (torch.optim.RMSprop, {}), "adagrad": (torch.optim.Adagrad, {}),
-    **{name: (None, {}) for name in LEADERS},
+    **{name: (None, {}) for name in COMPRESSED_OPTIMIZERS},
 }
 # fmt: on
 
@@ -54,7 +54,7 @@ class Way(NamedTuple):
 
     word: str
     micro_batches: int = 1
-    memory: Memory = "keep"
+    memory: MemoryAction = "keep"
     optimizer: str = "adamw"
     compress: str = "none"
     batch: int | None = None  # samples, where not the model's usual number
@@ -111,7 +111,7 @@ class Row(NamedTuple):
         return self.promised / self.held.peak - 1
 
 
-def measure(job: Job, number: int, pool: Pool) -> Held:
+def measure(job: Job, number: int, pool: GroupPool) -> Held:
     """Train two steps of a program on this rank, counting live bytes."""
     torch.manual_seed(0)
     module, batch = MODELS[job.model](**job.way.sizes)
@@ -149,7 +149,7 @@ def worker(todo: str, results: str) -> None:
     """One rank of a launch: runs the jobs of a file, writes a line for each."""
     jobs = msgspec.json.decode(Path(todo).read_bytes(), type=list[Job])
     with session("gloo") as rank, Path(f"{results}.{rank}").open("ab") as file:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         for number, job in enumerate(jobs):
             file.write(msgspec.json.encode(measure(job, number, pool)) + b"\n")
 
@@ -163,7 +163,7 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
             models[way.batch] = trace(module.train(), batch)
         model = models[way.batch]
         options = PlanOptions(
-            pins=everywhere(way.word),
+            pins=pin_all(way.word),
             micro_batches=way.micro_batches,
             memory_actions=(way.memory,),
             optimizer=way.optimizer,
@@ -175,12 +175,12 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
             print(f"left out: {name} {way}: {str(error).splitlines()[0]:.150}", file=sys.stderr)
             continue
         place = folder / f"{name}_{ways.index(way)}"
-        write(compile_program(made, model), place)
+        write_program(compile_program(made, model), place)
         yield Job(name, str(place), way), made
 
 
 def ranks(way: Way) -> int:
-    return everywhere(way.word)[0].strategy.devices
+    return pin_all(way.word)[0].strategy.devices
 
 
 def rows(names: Sequence[str], ways: Sequence[Way], folder: Path) -> Iterator[Row]:
@@ -202,7 +202,7 @@ def rows(names: Sequence[str], ways: Sequence[Way], folder: Path) -> Iterator[Ro
 
 
 def row(job: Job, made: Plan, held: Held) -> Row:
-    terms = made.stages[held.stage].memory
+    terms = made.stages[held.stage].memory_terms
     return Row(job, held, sum(n for name, n in terms if name != "runtime"), terms)
 
 

@@ -13,11 +13,11 @@ from itertools import chain, combinations
 from pathlib import Path
 
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.operators.function_cost import FunctionTable
+from plait.cost_model.operators.function_cost import FunctionCostTable
 from plait.ir.capture import load_source, trace
-from plait.ir.lowering.forward_backward import Variant, made_by, split
-from plait.planner.activations.recompute_ilp import select
-from plait.planner.pricing.function_prices import Entries
+from plait.ir.lowering.forward_backward import Variant, produced_values, partition
+from plait.planner.activations.recompute_ilp import select_saved
+from plait.planner.pricing.function_prices import FunctionPrices
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 MODELS = (("gpt2", 8, 1024), ("llama3-8b", 2, 4096))
@@ -25,35 +25,35 @@ PARTS = (0.25, 0.5, 0.75)
 MOST_MODULES = 14
 
 
-def layer(name: str, batch: int, seq: int) -> FunctionTable:
+def layer(name: str, batch: int, seq: int) -> FunctionCostTable:
     """The most repeated function of a model, on one device."""
     source = load_source(f"hf:{CONFIGS / name}.json", batch=batch, seq=seq)
     model = trace(source.model, source.batch)
-    entries = Entries(model, load_cluster("1xh100"))
+    entries = FunctionPrices(model, load_cluster("1xh100"))
     (function, _), *_ = Counter(call.function for call in model.calls).most_common()
-    entries.entry(function, (), model.batch, "keep")
-    table = entries.table_of(function, (), model.batch)
+    entries.call_price(function, (), model.batch, "keep")
+    table = entries.table(function, (), model.batch)
     assert table is not None
     return table.costs
 
 
-def cost(table: FunctionTable, variant: Variant) -> tuple[float, int]:
+def cost(table: FunctionCostTable, variant: Variant) -> tuple[float, int]:
     """Seconds of what runs again, and bytes that wait."""
-    local = table.locals[1]
-    pieces, forward = split(local, variant), made_by(local.forward_ops)
+    local = table.local_functions[1]
+    pieces, forward = partition(local, variant), produced_values(local.forward_ops)
     again = sum(
-        table.pricer.op(local, op).seconds for op in pieces.backward if made_by((op,)) & forward
+        table.pricer.op(local, op).seconds for op in pieces.backward if produced_values((op,)) & forward
     )
     return again, sum(local.types[v].bytes for v in {table.roots[v] for v in pieces.saved})
 
 
-def modules(table: FunctionTable) -> Iterator[tuple[float, int]]:
+def modules(table: FunctionCostTable) -> Iterator[tuple[float, int]]:
     """What every choice of submodules to recompute costs."""
-    ops = table.locals[1].forward_ops
+    ops = table.local_functions[1].forward_ops
     scopes = sorted({op.scope for op in ops})[:MOST_MODULES]
     for chosen in chain.from_iterable(combinations(scopes, n) for n in range(len(scopes) + 1)):
         kept = tuple(op for op in ops if op.scope not in chosen)
-        yield cost(table, tuple(made_by(kept)))
+        yield cost(table, tuple(produced_values(kept)))
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         found = list(modules(table))
         for part in PARTS:
             start = time.process_time()
-            seconds, _ = cost(table, select(table, part))
+            seconds, _ = cost(table, select_saved(table, part))
             spent = time.process_time() - start
             budget = least + part * (most - least)
             best = min((s for s, size in found if size <= budget), default=whole)

@@ -12,21 +12,21 @@ import sys
 from itertools import combinations_with_replacement
 
 from plait.benchmarks.recompute import MODELS, cost, layer
-from plait.cost_model.operators.function_cost import FunctionTable
+from plait.cost_model.operators.function_cost import FunctionCostTable
 from plait.ir.loops import declaration, site_of
-from plait.ir.lowering.forward_backward import made_by
-from plait.planner.activations.recompute_ilp import select
+from plait.ir.lowering.forward_backward import produced_values
+from plait.planner.activations.recompute_ilp import select_saved
 
 LAYERS = 8
 BUDGETS = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9)  # of what all layers save when they keep everything
 PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # what the search offers: `recompute`, `save 25%` … `keep`
 
 
-def stats(table: FunctionTable):
+def stats(table: FunctionCostTable):
     """A layer's forward operators as torch's estimator notes them: ms, bytes, which are views."""
     from torch.distributed._tools.sac_estimator import SACStats
 
-    local = table.locals[1]
+    local = table.local_functions[1]
     names, milliseconds, sizes, views = [], [], [], []
     for number, op in enumerate(local.forward_ops):
         made = [r for r in op.results if r >= 0]
@@ -76,14 +76,14 @@ def graph(found, kept_bytes: int):
     return made
 
 
-def theirs(table: FunctionTable, budget_bytes: float) -> tuple[float, float, int] | None:
+def theirs(table: FunctionCostTable, budget_bytes: float) -> tuple[float, float, int] | None:
     """Seconds that run again as torch runs them, those of them that are needed, and saved bytes."""
     from torch.distributed._tools.sac_ilp import (
         get_optimal_checkpointing_policy_per_module,
         sac_milp,
     )
 
-    found, ops = stats(table), table.locals[1].forward_ops
+    found, ops = stats(table), table.local_functions[1].forward_ops
     (_, least), (_, most) = cost(table, "recompute"), cost(table, "keep")
     decided, _, peak = sac_milp(graph(found, most - least), budget_bytes / 2**30)
     if peak < 0:
@@ -93,18 +93,18 @@ def theirs(table: FunctionTable, budget_bytes: float) -> tuple[float, float, int
     for discarded in decided.values():
         policy = get_optimal_checkpointing_policy_per_module(found, 1 - discarded)
         kept = [op for op, save in zip(ops, policy, strict=True) if save]
-        seconds, bytes_ = cost(table, tuple(made_by(tuple(kept))))
+        seconds, bytes_ = cost(table, tuple(produced_values(tuple(kept))))
         as_run += sum(t for t, save in zip(found.runtimes, policy, strict=True) if not save) / 1e3
         needed += seconds
         size += bytes_ - least
     return as_run, needed, size
 
 
-def ours(table: FunctionTable, size: float) -> float:
+def ours(table: FunctionCostTable, size: float) -> float:
     """The least seconds of a mixture of two of the parts over the layers, within the bytes."""
     (_, least), found = (
         cost(table, "recompute"),
-        [cost(table, select(table, part)) for part in PARTS],
+        [cost(table, select_saved(table, part)) for part in PARTS],
     )
     best = float("inf")
     for one, other in combinations_with_replacement(found, 2):

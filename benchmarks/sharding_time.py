@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from plait.cost_model.hardware import load_cluster
-from plait.ir.analysis.dataflow import Flow, flow
+from plait.ir.analysis.dataflow import Dataflow, analyse_dataflow
 from plait.ir.capture import load_source, trace
-from plait.ir.layout import State
+from plait.ir.layout import AxisPlacement
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Model
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
@@ -37,33 +37,33 @@ HEAD = f"{'function':<24}{'mesh':>7} {'cluster':<12}{'boundary':<10}" + "".join(
 )
 
 
-def rule(function: Function, known: Flow, size: int, cut: bool) -> AxisRule:
+def rule(function: Function, known: Dataflow, size: int, cut: bool) -> AxisRule:
     """Any loop but the batch; activations whole, or cut along their second dim where that divides."""
-    axes, batch = known.axes[function.name], known.batch[function.name]
+    axes, batch = known.axes[function.name], known.batch_factors[function.name]
 
-    def cuts(value: int) -> list[State]:
+    def cuts(value: int) -> list[AxisPlacement]:
         return [
             (dim, part)
             for dim, parts in enumerate(axes.factors[value])
             for part, extent in enumerate(parts)
-            if extent % size == 0 and axes.atoms[value][dim][part] not in batch
+            if extent % size == 0 and axes.factor_ids[value][dim][part] not in batch
         ]
 
     ends = [i.value for i in function.activations()]
     ends += [i.gradient for i in function.activations() if i.gradient is not None]
     ends += [o.value for o in function.outputs]
     ends += [o.tangent for o in function.outputs if o.tangent is not None]
-    states: dict[int, tuple[State, ...]] = {}
+    states: dict[int, tuple[AxisPlacement, ...]] = {}
     for value in ends:
         along = [state for state in cuts(value) if state[0] == 1]
         states[value] = (along[0],) if cut and along else ("R",)
-    for item in function.held():
+    for item in function.state_inputs():
         states[item.value] = ("R", *cuts(item.value))
     return AxisRule(frozenset(axes.sizes) - batch, states, {"R": "P"} if cut else {})
 
 
 def problem(
-    model: Model, known: Flow, name: str, sizes: tuple[int, ...], cluster: str, cut: bool
+    model: Model, known: Dataflow, name: str, sizes: tuple[int, ...], cluster: str, cut: bool
 ) -> ShardingProblem:
     function, axes = model.function(name), known.axes[name]
     mesh = Mesh(tuple(Axis(f"a{i}", size) for i, size in enumerate(sizes)))
@@ -96,7 +96,7 @@ def main(configs: list[str]) -> None:
     for config in configs:
         source = load_source(f"hf:{config}", batch=BATCH, seq=SEQUENCE)
         model = trace(source.model, source.batch, batch_size=BATCH)
-        known = flow(model)
+        known = analyse_dataflow(model)
         print(f"{model.name} from {Path(config).name}, batch {BATCH}, sequence {SEQUENCE}\n{HEAD}")
         for function in model.functions:
             for sizes, cluster in MESHES if function.differentiable else ():

@@ -18,12 +18,12 @@ import torch
 from msgspec.structs import replace
 
 from plait.benchmarks.namespaces import MISSING, network, run
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.devices.cluster import Cluster, Link
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 
 WORKER = Path(__file__).with_name("slow_link_worker.py")
 SOURCE = f"{Path(__file__).resolve()}:make"
@@ -84,9 +84,9 @@ def compiled(folder: Path, cluster: Cluster) -> None:
     source = load_source(SOURCE)
     model, jobs = trace(source.model, source.batch, source.loss_fn), {}
     for number, (name, (role, compress)) in enumerate(CASES.items()):
-        pins = everywhere(f"{role}={cluster.devices}")
+        pins = pin_all(f"{role}={cluster.devices}")
         found = plan(model, cluster, PlanOptions(pins=pins, compress=compress))
-        write(compile_program(found, model), folder / str(number))
+        write_program(compile_program(found, model), folder / str(number))
         words = [str(strategy) for strategy in found.strategies]
         words += dict.fromkeys(c.program for c in found.compression)
         jobs[name] = {"folder": str(folder / str(number)), "source": SOURCE, "is": ", ".join(words)}

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime.comm.process_group import Pool
+from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 
@@ -24,7 +24,7 @@ COUNTER = Path("/sys/class/net/eth0/statistics/tx_bytes")
 class Case:
     """A program, and what its steps took."""
 
-    def __init__(self, job: dict[str, str], pool: Pool) -> None:
+    def __init__(self, job: dict[str, str], pool: GroupPool) -> None:
         source = materialize(job["source"], seed=0)
         self.batch, self.pool, self.decided = source.batch, pool, job["is"]
         self.program = Program.open(job["folder"], source.model, optimizer_args=OPTIONS, pool=pool)
@@ -34,14 +34,14 @@ class Case:
 
     def step(self) -> None:
         dist.barrier()
-        wire, sent = int(COUNTER.read_text()), self.pool.sent.total()
+        wire, sent = int(COUNTER.read_text()), self.pool.sent_bytes.total()
         wall, cpu = time.perf_counter(), time.process_time()
         self.program.step(self.batch)
         self.walls.append(1e3 * (time.perf_counter() - wall))
         self.cpus.append(1e3 * (time.process_time() - cpu))
         dist.barrier()
         self.wire += int(COUNTER.read_text()) - wire
-        self.sent += self.pool.sent.total() - sent
+        self.sent += self.pool.sent_bytes.total() - sent
 
     def row(self) -> dict[str, object]:
         """Milliseconds of the median and of the best step, and bytes of a step: on the wire, counted."""
@@ -60,7 +60,7 @@ def main() -> None:
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         jobs = json.loads((folder / "jobs.json").read_text())
         cases = {name: Case(job, pool) for name, job in jobs.items()}
         for _ in range(steps):  # in turn: what disturbs the machine disturbs all

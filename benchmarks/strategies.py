@@ -15,55 +15,55 @@ from itertools import islice
 from math import isclose
 from pathlib import Path
 
-from plait.cost_model.communication.stage_transfer import Crossing, boundary_links, hops
+from plait.cost_model.communication.stage_transfer import TransferPayload, boundary_links, price_transfers
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.pipeline.closed_form import pipeline_seconds
 from plait.ir.capture import load_source, trace
 from plait.ir.model import Model
-from plait.ir.plan.plan import Memory
+from plait.ir.plan.plan import MemoryAction
 from plait.ir.plan.strategy import Strategy
 from plait.planner.candidate import Candidate
 from plait.planner.options import PlanOptions, optimizer_states
-from plait.planner.pricing.candidate_pricer import Evaluator
-from plait.planner.pricing.function_prices import Entries
-from plait.planner.strategy_space import divisors, families, strategies
+from plait.planner.pricing.candidate_pricer import CandidatePricer
+from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.strategy_space import divisors, axis_families, strategies
 
 CONFIG = Path(__file__).resolve().parent.parent / "examples" / "configs" / "llama3-8b.json"
-MEMORY: tuple[Memory, ...] = ("keep", "recompute")
-Todo = tuple[Strategy, int, Memory]
+MEMORY: tuple[MemoryAction, ...] = ("keep", "recompute")
+Todo = tuple[Strategy, int, MemoryAction]
 
 
-def space(evaluator: Evaluator) -> Iterator[Todo]:
+def space(pricer: CandidatePricer) -> Iterator[Todo]:
     """Everything that the search may price."""
-    roles, devices = PlanOptions().roles, evaluator.cluster.devices
+    roles, devices = PlanOptions().roles, pricer.cluster.devices
     words = (
         strategy
-        for family in families(evaluator.cluster, roles)
+        for family in axis_families(pricer.cluster, roles)
         for word in family
-        for strategy in strategies(devices, word, roles, len(evaluator.calls))
+        for strategy in strategies(devices, word, roles, len(pricer.calls))
     )
     for strategy in dict.fromkeys(words):
-        samples, left = divmod(evaluator.global_batch, strategy.batch_ways())
+        samples, left = divmod(pricer.global_batch, strategy.batch_degree())
         if not left:
             yield from ((strategy, n, memory) for n in divisors(samples) for memory in MEMORY)
 
 
-def in_full(evaluator: Evaluator, candidate: Candidate) -> tuple[float, int]:
+def in_full(pricer: CandidatePricer, candidate: Candidate) -> tuple[float, int]:
     """Step seconds and peak bytes from the stages of a plan, each priced anew."""
-    stages, practice = evaluator.stages(candidate), evaluator.entries.practice
+    stages, practice = pricer.stages(candidate), pricer.function_prices.execution
     busy = [s.forward_seconds + s.backward_seconds for s in stages]
-    links = boundary_links(len(stages), evaluator.cluster)
-    crossings = [Crossing(s.transfer_bytes, s.large) for s in stages]
-    sends = [hop.seconds for hop in hops(crossings, links, None, evaluator.cluster.device)]
+    links = boundary_links(len(stages), pricer.cluster)
+    crossings = [TransferPayload(s.transfer_bytes, s.compressible) for s in stages]
+    sends = [hop.seconds for hop in price_transfers(crossings, links, None, pricer.cluster.device)]
     times = candidate.micro_batches
-    sharing = evaluator.cluster.device.ranks_per_processor
+    sharing = pricer.cluster.device.ranks_per_processor
     pipeline = pipeline_seconds(busy, sends, times, practice.chunks, practice.overlap, sharing)
     return pipeline + max(s.sync_seconds for s in stages), max(s.peak_bytes for s in stages)
 
 
-def differing(evaluator: Evaluator, made: list[Candidate]) -> int:
+def differing(pricer: CandidatePricer, made: list[Candidate]) -> int:
     """How many of a sample are not what their stages in full add up to."""
-    found = [(c, *in_full(evaluator, c)) for c in made[::100]]
+    found = [(c, *in_full(pricer, c)) for c in made[::100]]
     return sum(
         not isclose(c.step_seconds, step, rel_tol=1e-9) or c.peak_bytes != peak
         for c, step, peak in found
@@ -91,11 +91,11 @@ def main() -> None:
     options = parser.parse_args()
     model = traced(options.config, options.batch, options.seq)
     cluster = load_cluster(options.cluster)
-    evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer_states("adamw", False, 4))
-    todo = list(islice(space(evaluator), options.count))
+    pricer = CandidatePricer(FunctionPrices(model, cluster), model.batch, optimizer_states("adamw", False, 4))
+    todo = list(islice(space(pricer), options.count))
 
     def work() -> list[Candidate]:
-        return [c for x in todo if (c := evaluator.candidate(*x)) is not None]
+        return [c for x in todo if (c := pricer.candidate(*x)) is not None]
 
     print(f"{model.name}, {len(model.calls)} calls, batch {model.batch}, on {cluster}")
     for name in ("with prices of functions", "strategies alone"):
@@ -103,7 +103,7 @@ def main() -> None:
         print(
             f"{name:<26}{len(todo):>7}{seconds:>8.2f} CPU-s{seconds / len(todo) * 1e6:>8.1f} us each"
         )
-    print(f"of a sample, {differing(evaluator, made)} differ from their stages in full")
+    print(f"of a sample, {differing(pricer, made)} differ from their stages in full")
 
 
 if __name__ == "__main__":

@@ -1,128 +1,141 @@
-"""A function in pieces: `forward` and `backward` that run those of a piece, one after the other.
+"""Chunked execution: `forward` and `backward` that run `forward_chunk`, `backward_chunk` in a loop.
 
-What is cut is cut as over devices, along an axis in time; results are put together or added up. Inputs
-are all that forward leaves: backward of a piece runs its forward again.
+Inputs are sliced as over devices, but along an axis in time; results are concatenated or added up.
+Forward saves its inputs alone: backward of a chunk recomputes its forward.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..ir.layout import PARTIAL, Layout, along
-from ..ir.lowering.localize import SPLIT
-from .lower import Lowered
-from .python_source import taken, tupled, wrapped
+from ..ir.layout import PARTIAL, Layout, shard_position
+from ..ir.lowering.localize import CHUNK
+from .lower import LoweredFunction
+from .python_source import unpack_saved, tuple_source, wrapped
 
 
-class End(NamedTuple):
-    """A value at the boundary: its variable, and how pieces cut it (`where`) or add it up."""
+class BoundaryValue(NamedTuple):
+    """A value at the boundary: its variable, and how chunks slice it (`where`) or add it up."""
 
     name: str
     where: str
     sum: bool
 
     @property
-    def piece(self) -> str:
-        """The piece at hand of a whole value."""
-        return f'comm.cut({self.name}, "{SPLIT}", {self.where})' if self.where else self.name
+    def chunk(self) -> str:
+        """Expression of the current chunk's slice of the full value."""
+        return f'comm.slice({self.name}, "{CHUNK}", {self.where})' if self.where else self.name
 
     def gather(self, part: str) -> str:
-        """The statement that takes in a piece's part."""
+        """Statement that inserts or adds the result of a chunk."""
         if self.where:
-            return f'{self.name} = comm.put({self.name}, {part}, "{SPLIT}", {self.where})'
+            return f'{self.name} = comm.insert_slice({self.name}, {part}, "{CHUNK}", {self.where})'
         return f"{self.name} = " + (f"comm.add({self.name}, {part})" if self.sum else part)
 
 
-def in_pieces(lowered: Lowered, values: dict[int, str]) -> list[str]:
-    """Source of both functions; `values` are the variables of one piece."""
-    writer = _Writer(lowered, values)
+def chunked_source(lowered: LoweredFunction, values: dict[int, str]) -> list[str]:
+    """Source of both functions; `values` are the variables of one chunk."""
+    writer = _ChunkedWriter(lowered, values)
     return [*writer.forward(), "", "", *writer.backward()]
 
 
-class _Writer:
-    """Knows how every value at the boundary of one function is cut."""
+class _ChunkedWriter:
+    """Writes both functions; knows how chunks slice every boundary value of the function."""
 
-    def __init__(self, lowered: Lowered, values: dict[int, str]) -> None:
+    def __init__(self, lowered: LoweredFunction, values: dict[int, str]) -> None:
         self.lowered, self.local, self.form = lowered, lowered.local, lowered.form
-        self.ways, boundary = self.form.mesh.axes[-1].size, self.form.boundary
+        self.chunks, boundary = self.form.mesh.axes[-1].size, self.form.boundary
         source, local = lowered.function, self.local
         self.inputs = {
-            mine.value: self.end(values[mine.value], whole.value, layout)
-            for mine, whole, layout in zip(
+            local_value.value: self.boundary_value(values[local_value.value], full.value, layout)
+            for local_value, full, layout in zip(
                 local.inputs, source.inputs, boundary.inputs, strict=True
             )
         }
         self.outputs = [
-            self.end(values[mine.value], whole.value, layout)
-            for mine, whole, layout in zip(
+            self.boundary_value(values[local_value.value], full.value, layout)
+            for local_value, full, layout in zip(
                 local.outputs, source.outputs, boundary.outputs, strict=True
             )
         ]
         self.tangents = [
-            self.end(values[mine.tangent], whole.tangent, layout)
-            for mine, whole, layout in zip(
+            self.boundary_value(values[local_value.tangent], full.tangent, layout)
+            for local_value, full, layout in zip(
                 local.outputs, source.outputs, boundary.tangents, strict=True
             )
-            if mine.tangent is not None and whole.tangent is not None and layout is not None
+            if local_value.tangent is not None and full.tangent is not None and layout is not None
         ]
         self.gradients = [
             None
-            if whole.gradient is None or layout is None
-            else self.end(f"d_{values[mine.value]}", whole.gradient, layout)
-            for mine, whole, layout in zip(
+            if full.gradient is None or layout is None
+            else self.boundary_value(f"d_{values[local_value.value]}", full.gradient, layout)
+            for local_value, full, layout in zip(
                 local.inputs, source.inputs, boundary.gradients, strict=True
             )
         ]
 
-    def end(self, name: str, value: int, layout: Layout) -> End:
-        """How a value of the model's function lies in pieces."""
+    def boundary_value(self, name: str, value: int, layout: Layout) -> BoundaryValue:
+        """The boundary value of a variable, sliced along its last layout axis."""
         state = layout[-1]
         if not isinstance(state, tuple):
-            return End(name, "", state == PARTIAL)
-        dim, outer = along(self.form.axes.factors[value], layout, self.form.mesh, state)
-        return End(name, f"dim={dim}" + (f", outer={outer}" if outer > 1 else ""), False)
+            return BoundaryValue(name, "", state == PARTIAL)
+        dim, outer = shard_position(self.form.axes.factors[value], layout, self.form.mesh, state)
+        return BoundaryValue(name, f"dim={dim}" + (f", outer={outer}" if outer > 1 else ""), False)
 
     def forward(self) -> list[str]:
-        ends = self.inputs.values()
-        lines = wrapped("def forward(", ["comm", *(end.name for end in ends)], "):", 0)
+        values = self.inputs.values()
+        lines = wrapped("def forward(", ["comm", *(value.name for value in values)], "):", 0)
         lines += self.loop(self.outputs)
-        lines += wrapped("made, _ = forward_piece(", ["comm", *(end.piece for end in ends)], ")", 8)
-        lines += [f"        {end.gather(f'made[{i}]')}" for i, end in enumerate(self.outputs)]
-        lines.append("        del made, _")  # before the next piece runs
-        saved = tupled([self.inputs[v].name for v in self.lowered.pieces.saved])
-        return lines + wrapped("return (", [tupled([e.name for e in self.outputs]), saved], ")", 4)
+        lines += wrapped(
+            "results, _ = forward_chunk(", ["comm", *(value.chunk for value in values)], ")", 8
+        )
+        lines += [
+            f"        {value.gather(f'results[{i}]')}" for i, value in enumerate(self.outputs)
+        ]
+        lines.append("        del results, _")  # before the next chunk runs
+        saved = tuple_source([self.inputs[v].name for v in self.lowered.halves.saved])
+        return lines + wrapped(
+            "return (", [tuple_source([e.name for e in self.outputs]), saved], ")", 4
+        )
 
     def backward(self) -> list[str]:
-        held = [self.inputs[item.value] for item in self.local.held()]
-        saved = [self.inputs[v] for v in self.lowered.pieces.saved]
-        tangents = [end.name for end in self.tangents]
+        states = [self.inputs[item.value] for item in self.local.state_inputs()]
+        saved = [self.inputs[v] for v in self.lowered.halves.saved]
+        tangents = [value.name for value in self.tangents]
         lines = wrapped(
-            "def backward(", ["comm", *(e.name for e in held), "saved", *tangents], "):", 0
+            "def backward(", ["comm", *(e.name for e in states), "saved", *tangents], "):", 0
         )
-        lines += taken([end.name for end in saved]) if saved else []
-        lines += self.loop([end for end in self.gradients if end is not None])
-        pieces = [
-            *(e.piece for e in held),
-            f"[{', '.join(e.piece for e in saved)}]",
-            *(e.piece for e in self.tangents),
+        lines += unpack_saved([value.name for value in saved]) if saved else []
+        lines += self.loop([value for value in self.gradients if value is not None])
+        arguments = [
+            *(e.chunk for e in states),
+            f"[{', '.join(e.chunk for e in saved)}]",
+            *(e.chunk for e in self.tangents),
         ]
-        lines += wrapped("held, given = backward_piece(", ["comm", *pieces], ")", 8)
+        lines += wrapped(
+            "state_gradients, input_gradients = backward_chunk(", ["comm", *arguments], ")", 8
+        )
         returned = []
-        for source, kinds in (("held", ("parameter", "buffer")), ("given", ("activation",))):
+        for source, kinds in (
+            ("state_gradients", ("parameter", "buffer")),
+            ("input_gradients", ("activation",)),
+        ):
             pairs = zip(self.local.inputs, self.gradients, strict=True)
-            own = [end for item, end in pairs if item.kind in kinds]
+            selected = [value for item, value in pairs if item.kind in kinds]
             lines += [
-                f"        {end.gather(f'{source}[{i}]')}"
-                for i, end in enumerate(own)
-                if end is not None
+                f"        {value.gather(f'{source}[{i}]')}"
+                for i, value in enumerate(selected)
+                if value is not None
             ]
-            returned.append(tupled(["None" if end is None else end.name for end in own]))
-        lines.append("        del held, given")
+            returned.append(
+                tuple_source(["None" if value is None else value.name for value in selected])
+            )
+        lines.append("        del state_gradients, input_gradients")
         return lines + wrapped("return (", returned, ")", 4)
 
-    def loop(self, made: list[End]) -> list[str]:
-        """The head of the loop over pieces, which make these values."""
+    def loop(self, results: list[BoundaryValue]) -> list[str]:
+        """Head of the loop over chunks that computes `results`."""
         return [
-            f"    {' = '.join(end.name for end in made)} = None",
-            f"    for _ in comm.split({self.ways}):",
+            f"    {' = '.join(value.name for value in results)} = None",
+            f"    for _ in comm.chunks({self.chunks}):",
         ]

@@ -1,4 +1,4 @@
-"""Lowering: every (function, sharding, memory variant) of a plan once, as local pieces."""
+"""Lowering: every (function, sharding, memory variant) of a plan once, as per-device halves."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from itertools import chain, count
 
 import msgspec
 
-from ..ir.analysis.dataflow import Flow
+from ..ir.analysis.dataflow import Dataflow
 from ..ir.errors import MismatchError
-from ..ir.lowering.chunk import Form
-from ..ir.lowering.forward_backward import Pieces, split
+from ..ir.lowering.chunk import BoundSharding
+from ..ir.lowering.forward_backward import GraphHalves, partition
 from ..ir.model import Function, Model
-from ..ir.plan.plan import DIVIDED, Layers, Memory, Plan, Sharding
+from ..ir.plan.plan import CHUNK_COUNTS, Layers, MemoryAction, Plan, Sharding
 from ..ir.verify import verify_fit
 from .python_source import identifier
 
 
-class Lowered(msgspec.Struct, frozen=True):
-    """One generated module: a local function, its forward and backward, and the runs of calls that use
-    it. `form` is how it was split; of a function that runs in pieces, one of them."""
+class LoweredFunction(msgspec.Struct, frozen=True):
+    """One generated module: a per-device function, its forward and backward graphs, and the layers
+    that use it. `form`: how it was sharded; of a chunked function, the form of one chunk."""
 
     name: str
     local: Function
-    pieces: Pieces
-    variant: Memory
+    halves: GraphHalves
+    variant: MemoryAction
     number: int  # of the sharding in the plan
     sharding: Sharding
     layers: tuple[Layers, ...]
     function: Function
-    form: Form
+    form: BoundSharding
 
     @property
-    def divided(self) -> bool:
-        return self.variant in DIVIDED
+    def chunked(self) -> bool:
+        return self.variant in CHUNK_COUNTS
 
 
-def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
-    """Raises MismatchError when the plan was made for another model."""
+def lower(plan: Plan, model: Model, dataflow: Dataflow) -> tuple[LoweredFunction, ...]:
+    """Lower all functions of a plan; raises MismatchError when the plan is for another model."""
     if plan.model_digest != model.fingerprint():
         raise MismatchError(
             f"the plan is for {plan.model} ({plan.model_digest}), this model is {model.name} "
@@ -47,25 +47,27 @@ def lower(plan: Plan, model: Model, found: Flow) -> tuple[Lowered, ...]:
             f"the plan is for a global batch of {plan.global_batch}, the model was traced with "
             f"{model.batch}"
         )
-    axes = found.axes
+    axes = dataflow.axes
     verify_fit(plan, model, axes)
-    uses: dict[tuple[int, Memory], list[Layers]] = {}
+    uses: dict[tuple[int, MemoryAction], list[Layers]] = {}
     for layers in plan.layers:
         uses.setdefault((layers.sharding, layers.memory), []).append(layers)
-    taken: set[str] = set()
+    used_names: set[str] = set()
     lowered = []
     for (number, variant), runs in uses.items():
         sharding = plan.shardings[number]
         function = model.function(sharding.function)
-        form = plan.form_of(runs[0], function, axes[function.name])
-        local = form.local(function)
+        form = plan.bound_sharding(runs[0], function, axes[function.name])
+        local = form.localize(function)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
-        word = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
-        name = _name("_".join(filter(None, (function.name, word))), variant, taken)
-        taken.add(name)
-        pieces = split(local, runs[0].variant)
+        suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
+        name = _name("_".join(filter(None, (function.name, suffix))), variant, used_names)
+        used_names.add(name)
+        halves = partition(local, runs[0].variant)
         lowered.append(
-            Lowered(name, local, pieces, variant, number, sharding, tuple(runs), function, form)
+            LoweredFunction(
+                name, local, halves, variant, number, sharding, tuple(runs), function, form
+            )
         )
     return tuple(lowered)
 
@@ -74,10 +76,10 @@ def _same_function(plan: Plan, one: int, other: int) -> bool:
     return plan.shardings[one].function == plan.shardings[other].function
 
 
-def _name(function: str, variant: Memory, taken: set[str]) -> str:
+def _name(function: str, variant: MemoryAction, used_names: set[str]) -> str:
     """A module's name: the function's (and its strategy's, where that is not the first one's), then
     with its memory variant, then with a number."""
     names = chain(
         (function, identifier(f"{function}_{variant}")), (f"{function}_{n}" for n in count(2))
     )
-    return next(name for name in names if name not in taken)
+    return next(name for name in names if name not in used_names)

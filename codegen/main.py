@@ -1,4 +1,4 @@
-"""`main.py` of a program: what torchrun starts. People are meant to edit it."""
+"""`main.py` of a program: the script that torchrun starts. Users are meant to edit it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from plait.ir.capture import materialize
-from plait.runtime.program import Program
 from plait.runtime.launch.session import session
+from plait.runtime.program import Program
 
 
 def main() -> None:
@@ -25,11 +25,11 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(__file__).resolve().parent
     with session() as rank:
-        made = json.loads((folder / "source.json").read_text()) | (
+        arguments = json.loads((folder / "source.json").read_text()) | (
             {{"source": options.source}} if options.source else {{}}
         )
-        source = materialize(**made, dtype="{dtype}", seed=0)  # your model, your first global batch
-        program = Program.load(folder, source.model, optimizer_args={{"lr": options.lr}})
+        source = materialize(**arguments, dtype="{dtype}", seed=0)  # your model, your first global batch
+        program = Program.open(folder, source.model, optimizer_args={{"lr": options.lr}})
         for step in range(options.steps):
             loss = program.step(source.batch)  # your data loader's global batch
             if rank == 0:
@@ -42,5 +42,5 @@ if __name__ == "__main__":
 
 
 def main_module(strategy: str, devices: int, dtype: str) -> str:
-    """Source of `main.py`; what it trains stands in `source.json` beside it, as data."""
+    """Source of `main.py`; `source.json` beside it names the model and batch."""
     return MAIN.format(strategy=strategy, devices=devices, dtype=dtype)

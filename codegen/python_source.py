@@ -23,7 +23,7 @@ RESERVED = (
         "reversed",
         "forward",
         "backward",
-        "data",
+        "batch_only",
         "saved",
         "float",
         "l",
@@ -34,17 +34,17 @@ RESERVED = (
 )
 
 
-class Names:
-    """Gives every value one identifier; what it is called is safe, whatever it was called before."""
+class VariableNames:
+    """Assigns every value one safe, unique identifier."""
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self.taken = set(RESERVED) | set(taken)
-        self.given: dict[object, str] = {}
+        self.names_by_key: dict[object, str] = {}
 
     def of(self, key: object, wish: str) -> str:
-        if key not in self.given:
-            self.given[key] = self.fresh(wish)
-        return self.given[key]
+        if key not in self.names_by_key:
+            self.names_by_key[key] = self.fresh(wish)
+        return self.names_by_key[key]
 
     def fresh(self, wish: str) -> str:
         base = identifier(wish)
@@ -62,7 +62,7 @@ def identifier(wish: str) -> str:
     return cleaned if cleaned and not cleaned[0].isdigit() else f"v{cleaned}"
 
 
-def remark(text: str) -> str:
+def comment_text(text: str) -> str:
     """Text that is safe in a comment or docstring: one line of printable ASCII, no quotes."""
     safe = "".join(c if c.isascii() and c.isprintable() and c not in "\"\\'" else "?" for c in text)
     return safe[:80]
@@ -80,11 +80,11 @@ def literal(argument: Argument, names: dict[int, str]) -> str:
             return f"torch.{value}"
         if colon and kind == "float" and value in ("inf", "-inf", "nan"):
             return f'float("{value}")'
-        return quoted(argument)
+        return string_literal(argument)
     return repr(argument)
 
 
-def quoted(text: str) -> str:
+def string_literal(text: str) -> str:
     """A string literal in double quotes, ASCII only."""
     inner = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
     return f'"{inner}"'
@@ -105,8 +105,8 @@ def wrapped(head: str, items: list[str], tail: str, indent: int) -> list[str]:
     return [*lines, current, f"{pad}{tail}"]
 
 
-def returned(values: list[str]) -> list[str]:
-    """The statement that ends a function with a tuple of these variables."""
+def return_statement(values: list[str]) -> list[str]:
+    """Return statement of a tuple of these variables."""
     return wrapped("return (", [f"{values[0]},"] if len(values) == 1 else values, ")", 4)
 
 
@@ -114,11 +114,19 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3g} ms"
 
 
-def tupled(items: list[str]) -> str:
+def tuple_source(items: list[str]) -> str:
     """A tuple of these expressions."""
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
 
 
-def taken(names: list[str]) -> list[str]:
-    """The statement that names what `saved` lists."""
+def unpack_saved(names: list[str]) -> list[str]:
+    """Statement that unpacks `saved` into variables."""
     return wrapped("[", names, "] = saved", 4)
+
+
+COMM_METHODS = {"cut": "slice", "share": "scale"}  # collective kinds that `Comm` names otherwise
+
+
+def comm_method(kind: str) -> str:
+    """Method of `runtime.comm.mesh_collectives.Comm` that runs a collective of this kind."""
+    return COMM_METHODS.get(kind, kind)

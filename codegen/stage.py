@@ -1,38 +1,54 @@
-"""One pipeline stage as a Python module: what it makes of the batch, and its pieces of the model.
+"""One pipeline stage as a Python module: its batch-only computation and its model chunks.
 
-`data` runs once per step, each piece's `forward` and `backward` once per micro-batch.
+`batch_only` runs once per step, `forward` and `backward` of each model chunk once per micro-batch.
 """
 
 from __future__ import annotations
 
-from ..ir.lowering.reshard import Between
+from ..ir.lowering.reshard import BoundaryLayouts
 from ..ir.model import Model
 from ..ir.plan.plan import Plan
-from .lower import Lowered
-from .python_source import Names, milliseconds, quoted, remark, returned, tupled, wrapped
-from .stage_chunk import PieceCode
+from .lower import LoweredFunction
+from .python_source import (
+    VariableNames,
+    milliseconds,
+    string_literal,
+    comment_text,
+    return_statement,
+    tuple_source,
+    wrapped,
+)
+from .stage_chunk import ModelChunkCode
 
 
 class StageCode:
     """Writes the module of one stage."""
 
     def __init__(
-        self, plan: Plan, model: Model, between: Between, lowered: tuple[Lowered, ...], number: int
+        self,
+        plan: Plan,
+        model: Model,
+        layouts: BoundaryLayouts,
+        lowered: tuple[LoweredFunction, ...],
+        number: int,
     ) -> None:
-        self.plan, self.model, self.between, self.number = plan, model, between, number
+        self.plan, self.model, self.layouts, self.number = plan, model, layouts, number
         self.stage = plan.stages[number]
         self.modules = {(low.number, low.variant): low for low in lowered}
-        self.pieces = [
-            PieceCode(plan, model, between, self.modules, chunk * len(plan.stages) + number)
-            for chunk in range(plan.chunks)
+        self.model_chunks = [
+            ModelChunkCode(plan, model, layouts, self.modules, chunk * len(plan.stages) + number)
+            for chunk in range(plan.chunks_per_stage)
         ]
-        self.early, self.ahead = between.early(number), between.ahead(number)
-        self.names = Names({low.name for low in lowered})
+        self.batch_only_values, self.batch_only_calls = (
+            layouts.batch_only_values(number),
+            layouts.hoisted_calls(number),
+        )
+        self.names = VariableNames({low.name for low in lowered})
 
     def batch(self) -> tuple[str, ...]:
-        """Tensors of the batch that `data` takes."""
-        used = set(self.early)
-        used.update(n for i in self.ahead for n in self.model.calls[i].arguments)
+        """Names of the batch tensors that `batch_only` takes."""
+        used = set(self.batch_only_values)
+        used.update(n for i in self.batch_only_calls for n in self.model.calls[i].arguments)
         return tuple(i.name for i in self.model.inputs if i.name in used)
 
     def source(self) -> str:
@@ -40,53 +56,55 @@ class StageCode:
         lines += [
             "from . import functions",
             "",
-            f"BATCH = {tupled(list(map(quoted, self.batch())))}",
+            f"BATCH = {tuple_source(list(map(string_literal, self.batch())))}",
         ]
-        lines += [f"CUT = {self.cuts()!r}", ""]
-        lines += ["", *self.data()]
-        for piece in self.pieces:
-            lines += ["", "", *piece.forward(self.early), "", "", *piece.backward()]
+        lines += [f"MICRO_BATCH_DIMS = {self.micro_batch_splits()!r}", ""]
+        lines += ["", *self.batch_only_function()]
+        for chunk in self.model_chunks:
+            lines += ["", "", *chunk.forward(self.batch_only_values), "", "", *chunk.backward()]
         return "\n".join([*lines, ""])
 
     def docstring(self) -> list[str]:
         stage, plan = self.stage, self.plan
         return [
-            f'"""Stage {self.number} of {len(plan.stages)}: {plan.word}, {plan.micro_batches} '
-            f"micro-batches, {remark(plan.schedule)}.",
+            f'"""Stage {self.number} of {len(plan.stages)}: {plan.strategy_text}, {plan.micro_batches} '
+            f"micro-batches, {comment_text(plan.schedule)}.",
             "",
             f"Predicted per micro-batch: forward {milliseconds(stage.forward_seconds)}, backward "
             f"{milliseconds(stage.backward_seconds)}; per step: synchronisation",
             f"{milliseconds(stage.sync_seconds)}; peak {stage.peak_bytes / 2**30:.2f} of "
-            f"{plan.budget_bytes / 2**30:.2f} GiB.",
+            f"{plan.memory_limit_bytes / 2**30:.2f} GiB.",
             '"""',
             "",
         ]
 
-    def cuts(self) -> tuple[tuple[int, int] | None, ...]:
-        """Where each early value is cut into micro-batches: (dim, elements outside), or whole."""
-        return tuple(self.between.micro(name) for name in self.early)
+    def micro_batch_splits(self) -> tuple[tuple[int, int] | None, ...]:
+        """Micro-batch slicing of each batch-only value: (dim, outer elements), None: not sliced."""
+        return tuple(self.layouts.micro_batch_slice(name) for name in self.batch_only_values)
 
-    def module_of(self, call: int) -> Lowered:
+    def module_of(self, call: int) -> LoweredFunction:
         layers = self.plan.layers_of(call)
         return self.modules[layers.sharding, layers.memory]
 
-    def var(self, name: str) -> str:
+    def variable(self, name: str) -> str:
         return self.names.of(name, name)
 
-    def data(self) -> list[str]:
-        lines = wrapped("def data(", ["run", *map(self.var, self.batch())], "):", 0)
-        lines.append('    """Once per step: what depends on the batch alone."""')
-        used = set(self.early)
-        used.update(n for i in self.ahead for n in self.model.calls[i].arguments)
-        for i in self.ahead:
+    def batch_only_function(self) -> list[str]:
+        lines = wrapped("def batch_only(", ["run", *map(self.variable, self.batch())], "):", 0)
+        lines.append('    """Once per step: values that depend on the batch alone."""')
+        used = set(self.batch_only_values)
+        used.update(n for i in self.batch_only_calls for n in self.model.calls[i].arguments)
+        for i in self.batch_only_calls:
             call = self.model.calls[i]
             module = self.module_of(i).name
-            results = ", ".join(self.var(n) if n in used else "_" for n in call.results)
-            items = [f"functions.{module}", str(i), *map(self.var, call.arguments)]
+            results = ", ".join(self.variable(n) if n in used else "_" for n in call.results)
+            items = [f"functions.{module}", str(i), *map(self.variable, call.arguments)]
             lines += wrapped(
-                f"{results}, = run.data(" if len(call.results) == 1 else f"{results} = run.data(",
+                f"{results}, = run.batch_only("
+                if len(call.results) == 1
+                else f"{results} = run.batch_only(",
                 items,
                 ")",
                 4,
             )
-        return lines + returned([self.var(n) for n in self.early])
+        return lines + return_statement([self.variable(n) for n in self.batch_only_values])

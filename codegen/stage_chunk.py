@@ -1,8 +1,6 @@
-"""A piece of the model as functions of a stage's module: which calls run, in which order, on which
-values.
+"""A model chunk as functions of a stage's module: its calls in order, and their values.
 
-`forward` and `backward` run once per micro-batch. A run of equal layers is a loop, however deep the
-model is.
+`forward` and `backward` run once per micro-batch. Equal consecutive layers are a loop.
 """
 
 from __future__ import annotations
@@ -12,20 +10,28 @@ from itertools import pairwise
 
 import msgspec
 
-from ..ir.layout import along
-from ..ir.lowering.common_mesh import Passage
-from ..ir.lowering.reshard import Between
+from ..ir.layout import shard_position
+from ..ir.lowering.common_mesh import Resharding
+from ..ir.lowering.reshard import BoundaryLayouts
 from ..ir.model import Call, Function, Model
-from ..ir.plan.plan import Layers, Memory, Plan
-from ..ir.program import piece_function
-from .lower import Lowered
-from .python_source import WIDTH, Names, milliseconds, remark, returned, wrapped
+from ..ir.plan.plan import Layers, MemoryAction, Plan
+from ..ir.program import chunk_function
+from .lower import LoweredFunction
+from .python_source import (
+    WIDTH,
+    VariableNames,
+    comm_method,
+    milliseconds,
+    comment_text,
+    return_statement,
+    wrapped,
+)
 
-Modules = Mapping[tuple[int, Memory], Lowered]  # by sharding and memory
+Modules = Mapping[tuple[int, MemoryAction], LoweredFunction]  # by sharding and memory
 
 
-class Segment(msgspec.Struct, frozen=True):
-    """Calls of one piece that are written as one statement or one loop.
+class CallSegment(msgspec.Struct, frozen=True):
+    """Calls of a model chunk that are written as one statement or one loop.
 
     `carried` pairs an argument position with the result position that feeds it in the next call.
     """
@@ -42,35 +48,41 @@ class Segment(msgspec.Struct, frozen=True):
         return self.last - self.first > 1
 
 
-class PieceCode:
-    """Writes `forward` and `backward` of piece `number` of the model."""
+class ModelChunkCode:
+    """Writes `forward` and `backward` of model chunk `number`."""
 
     def __init__(
-        self, plan: Plan, model: Model, between: Between, modules: Modules, number: int
+        self, plan: Plan, model: Model, layouts: BoundaryLayouts, modules: Modules, number: int
     ) -> None:
-        self.plan, self.model, self.between, self.modules = plan, model, between, modules
+        self.plan, self.model, self.layouts, self.modules = plan, model, layouts, modules
         self.chunk = number // len(plan.stages)
         self.functions = {f.name: f for f in model.functions}
-        self.own = between.calls(number)
+        self.calls_of_chunk = layouts.micro_batch_calls(number)
         self.segments = [
-            s for layers in plan.layers if layers.first in self.own for s in self.fold(layers)
+            s
+            for layers in plan.layers
+            if layers.first in self.calls_of_chunk
+            for s in self.fold(layers)
         ]
-        before, after = between.crossing(number - 1) if number else (), between.sent(number)
+        before, after = (
+            layouts.stage_transfers(number - 1) if number else (),
+            layouts.chunk_outputs(number),
+        )
         self.received, self.sent = (tuple(v.name for v in values) for values in (before, after))
         self.returning = {v.name for v in (*before, *after) if v.gradient}
 
-    def named(self, direction: str) -> str:
-        return piece_function(direction, self.chunk, self.plan.chunks)
+    def function_name(self, direction: str) -> str:
+        return chunk_function(direction, self.chunk, self.plan.chunks_per_stage)
 
-    def fold(self, layers: Layers) -> list[Segment]:
-        """A loop when every call feeds only the next one; otherwise one statement per call."""
+    def fold(self, layers: Layers) -> list[CallSegment]:
+        """One loop when every call feeds only the next one, else one statement per call."""
         low = self.modules[layers.sharding, layers.memory]
         function = self.functions[low.sharding.function]
         carried = self.carried(layers)
         if carried is not None:
-            return [Segment(layers, low.name, function, layers.first, layers.last, carried)]
+            return [CallSegment(layers, low.name, function, layers.first, layers.last, carried)]
         return [
-            Segment(layers, low.name, function, i, i + 1, ())
+            CallSegment(layers, low.name, function, i, i + 1, ())
             for i in range(layers.first, layers.last)
         ]
 
@@ -112,34 +124,36 @@ class PieceCode:
             if n not in used
         }
 
-    def forward(self, early: Sequence[str]) -> list[str]:
-        """`early` are the stage's values of the batch."""
-        inputs = [*early, *(n for n in self.received if n not in early)]
-        names = Names({"functions"})
+    def forward(self, batch_only: Sequence[str]) -> list[str]:
+        """Source of `forward`; `batch_only` are the stage's batch-only values."""
+        inputs = [*batch_only, *(n for n in self.received if n not in batch_only)]
+        names = VariableNames({"functions"})
         where: dict[str, str] = {n: names.of(n, n) for n in inputs}
         lines = wrapped(
-            f"def {self.named('forward')}(", ["run", *(where[n] for n in inputs)], "):", 0
+            f"def {self.function_name('forward')}(", ["run", *(where[n] for n in inputs)], "):", 0
         )
         gone = {"_"}
         for segment in self.segments:
-            held = set(where.values())
+            live = set(where.values())
             lines += self.forward_segment(segment, where, names)
-            needed = {where[n] for n in where if n in early or self.used_later(n, segment)}
+            needed = {where[n] for n in where if n in batch_only or self.used_later(n, segment)}
             if segment is not self.segments[-1]:
-                lines += _delete(held - needed, gone)
-        return lines + returned([where[n] for n in self.sent])
+                lines += _delete(live - needed, gone)
+        return lines + return_statement([where[n] for n in self.sent])
 
-    def forward_segment(self, segment: Segment, where: dict[str, str], names: Names) -> list[str]:
+    def forward_segment(
+        self, segment: CallSegment, where: dict[str, str], names: VariableNames
+    ) -> list[str]:
         calls = self.model.calls
         head, last = calls[segment.first], calls[segment.last - 1]
-        lines = [f"    # {self.remark(segment)}"]
+        lines = [f"    # {self.segment_comment(segment)}"]
         feeds = {result: position for position, result in segment.carried}
         arguments = []
         for position, name in enumerate(head.arguments):
-            way = self.between.forward(segment.first, position)
-            arguments.append(names.fresh(name) if way.steps else where[name])
-            lines += self.moved(way, where[name], arguments[position])
-        carried: dict[int, str] = {}  # the loop's variable of every argument that comes round
+            resharding = self.layouts.forward_resharding(segment.first, position)
+            arguments.append(names.fresh(name) if resharding.steps else where[name])
+            lines += self.reshard(resharding, where[name], arguments[position])
+        carried: dict[int, str] = {}  # argument position -> loop-carried variable
         for position, result in segment.carried:
             name = head.arguments[position]
             carried[position] = arguments[position]
@@ -155,15 +169,26 @@ class PieceCode:
         results = [where[name] for name in last.results]
         return lines + self.statement(segment, "forward", results, arguments, reverse=False)
 
-    def calls(self, segment: Segment) -> tuple[Call, ...]:
+    def calls(self, segment: CallSegment) -> tuple[Call, ...]:
         return self.model.calls[segment.first : segment.last]
 
-    def used_later(self, name: str, segment: Segment) -> bool:
-        later = {n for i in self.own if i >= segment.last for n in self.model.calls[i].arguments}
+    def used_later(self, name: str, segment: CallSegment) -> bool:
+        later = {
+            n
+            for i in self.calls_of_chunk
+            if i >= segment.last
+            for n in self.model.calls[i].arguments
+        }
         return name in later or name in self.sent
 
     def statement(
-        self, segment: Segment, verb: str, results: list[str], items: list[str], *, reverse: bool
+        self,
+        segment: CallSegment,
+        verb: str,
+        results: list[str],
+        items: list[str],
+        *,
+        reverse: bool,
     ) -> list[str]:
         number = "call" if segment.loop else str(segment.first)
         calls = f"range({segment.first}, {segment.last})"
@@ -178,23 +203,23 @@ class PieceCode:
             8 if segment.loop else 4,
         )
 
-    def moved(self, way: Passage, source: str, target: str) -> list[str]:
-        """A passage as statements from one variable to another."""
-        grid, lines = self.between.grid, []
-        for step in way.steps:
+    def reshard(self, resharding: Resharding, source: str, target: str) -> list[str]:
+        """Statements of a resharding from one variable to another."""
+        grid, lines = self.layouts.mesh, []
+        for step in resharding.steps:
             items = [source, f'"{grid.axes[step.axis].name}"']
             for state, layout in ((step.source, step.before), (step.target, step.after)):
                 if isinstance(state, tuple):
-                    items += map(str, along(way.factors, layout, grid, state))
-            lines.append(f"    {target} = run.grid.{step.kind}({', '.join(items)})")
+                    items += map(str, shard_position(resharding.factors, layout, grid, state))
+            lines.append(f"    {target} = run.grid.{comm_method(step.kind)}({', '.join(items)})")
             source = target
         return lines
 
-    def remark(self, segment: Segment) -> str:
+    def segment_comment(self, segment: CallSegment) -> str:
         layers, calls = segment.layers, self.model.calls
-        path = remark(calls[segment.first].path or segment.module)
+        path = comment_text(calls[segment.first].path or segment.module)
         if segment.loop:
-            path += f" to {remark(calls[segment.last - 1].path)}"
+            path += f" to {comment_text(calls[segment.last - 1].path)}"
         return (
             f"{path}: {self.plan.strategy_of(layers)}, {layers.memory}; forward "
             f"{milliseconds(layers.forward_seconds)}, backward "
@@ -202,25 +227,27 @@ class PieceCode:
         )[:94]
 
     def backward(self) -> list[str]:
-        names = Names({"functions"})
+        names = VariableNames({"functions"})
         tangent: dict[str, str] = {}
         for name in self.sent:
             if name in self.returning:
                 tangent[name] = names.fresh(f"d_{name}")
-        lines = wrapped(f"def {self.named('backward')}(", ["run", *tangent.values()], "):", 0)
+        lines = wrapped(
+            f"def {self.function_name('backward')}(", ["run", *tangent.values()], "):", 0
+        )
         gone = {"_", "None"}
         for segment in reversed(self.segments):
             if segment.function.differentiable:
                 lines += self.backward_segment(segment, tangent, names)
-                made = {n for c in self.calls(segment) for n in c.results}
-                needed = {tangent[n] for n in tangent if n not in made}
+                produced = {n for c in self.calls(segment) for n in c.results}
+                needed = {tangent[n] for n in tangent if n not in produced}
                 if segment is not self.segments[0]:
-                    lines += _delete({tangent[n] for n in made & tangent.keys()} - needed, gone)
-        given = [n for n in self.received if n in self.returning]
-        return lines + returned([tangent.get(n, "None") for n in given])
+                    lines += _delete({tangent[n] for n in produced & tangent.keys()} - needed, gone)
+        inputs = [n for n in self.received if n in self.returning]
+        return lines + return_statement([tangent.get(n, "None") for n in inputs])
 
     def backward_segment(
-        self, segment: Segment, tangent: dict[str, str], names: Names
+        self, segment: CallSegment, tangent: dict[str, str], names: VariableNames
     ) -> list[str]:
         head, last = self.model.calls[segment.first], self.model.calls[segment.last - 1]
         feeds = dict(segment.carried)
@@ -229,27 +256,29 @@ class PieceCode:
             for name, output in zip(last.results, segment.function.outputs, strict=True)
             if output.tangent is not None
         ]
-        lines, results, sums = [], [], []
-        after: list[tuple[int, str]] = []  # what comes out of the loop, or has a way to go
+        lines, results, accumulations = [], [], []
+        after: list[
+            tuple[int, str]
+        ] = []  # (position, variable) of loop results and values to reshard
         for position, item in enumerate(segment.function.activations()):
             name = head.arguments[position]
             if item.gradient is None:
                 results.append("_")
                 continue
             if segment.loop and position in feeds:
-                mine = tangent.get(last.results[feeds[position]]) or names.fresh(f"d_{name}")
-                results.append(mine)
-                after.append((position, mine))
+                variable = tangent.get(last.results[feeds[position]]) or names.fresh(f"d_{name}")
+                results.append(variable)
+                after.append((position, variable))
                 continue
-            if self.between.backward(segment.first, position).steps:
-                mine = names.fresh(f"d_{name}_part")
-                results.append(mine)
+            if self.layouts.backward_resharding(segment.first, position).steps:
+                variable = names.fresh(f"d_{name}_part")
+                results.append(variable)
                 if segment.loop:
                     after.append((position, names.fresh(f"d_{name}_sum")))
                     lines.append(f"    {after[-1][1]} = None")
-                    sums.append(f"{after[-1][1]} = run.add({after[-1][1]}, {mine})")
+                    accumulations.append(f"{after[-1][1]} = run.add({after[-1][1]}, {variable})")
                 else:
-                    after.append((position, mine))
+                    after.append((position, variable))
                 continue
             if name in tangent or segment.loop or head.arguments.count(name) > 1:
                 part = names.fresh(f"d_{name}_part")
@@ -257,25 +286,25 @@ class PieceCode:
                     tangent[name] = names.fresh(f"d_{name}")
                     lines.append(f"    {tangent[name]} = None")
                 results.append(part)
-                sums.append(f"{tangent[name]} = run.add({tangent[name]}, {part})")
+                accumulations.append(f"{tangent[name]} = run.add({tangent[name]}, {part})")
             else:
                 tangent[name] = names.fresh(f"d_{name}")
                 results.append(tangent[name])
         lines += self.statement(segment, "backward", results, items, reverse=True)
-        lines += [f"{'        ' if segment.loop else '    '}{line}" for line in sums]
-        for position, mine in after:
+        lines += [f"{'        ' if segment.loop else '    '}{line}" for line in accumulations]
+        for position, variable in after:
             name = head.arguments[position]
-            way = self.between.backward(segment.first, position)
-            lines += self.moved(way, mine, mine)
+            resharding = self.layouts.backward_resharding(segment.first, position)
+            lines += self.reshard(resharding, variable, variable)
             if name in tangent:
-                lines.append(f"    {tangent[name]} = run.add({tangent[name]}, {mine})")
+                lines.append(f"    {tangent[name]} = run.add({tangent[name]}, {variable})")
             else:
-                tangent[name] = mine
+                tangent[name] = variable
         return lines
 
 
 def _delete(variables: set[str], gone: set[str]) -> list[str]:
-    """The statement that lets go of variables, if there are any that have not `gone` yet."""
+    """Statement that deletes variables that are not yet in `gone`, if any."""
     ending = sorted(variables - gone)
     gone.update(ending)
     line = f"    del {', '.join(ending)}"

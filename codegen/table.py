@@ -1,4 +1,4 @@
-"""The table of a program: names, sizes and layouts, everything that is not code."""
+"""The table of a program: names, sizes and layouts; all data that is not code."""
 
 from __future__ import annotations
 
@@ -7,64 +7,84 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from ..ir.analysis.dataflow import Flow, flow
-from ..ir.compression.registry import LEADERS, LED
+from ..ir.analysis.dataflow import Dataflow, analyse_dataflow
+from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, COMPRESSED_OPTIMIZER_ROLE
 from ..ir.errors import MismatchError
 from ..ir.files import digest
 from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout
 from ..ir.lowering.localize import MICRO
-from ..ir.lowering.reshard import Between
+from ..ir.lowering.reshard import BoundaryLayouts
 from ..ir.mesh import Mesh
 from ..ir.model import Model
-from ..ir.plan.flat_shard import WHOLE
+from ..ir.plan.flat_shard import FULL
 from ..ir.plan.plan import Layers, Plan, Sharding
 from ..ir.plan.strategy import ROLES
-from ..ir.program import BatchTensor, CallRun, CompressedAxis, Held, Names, Numbered, Table
+from ..ir.program import (
+    BatchTensor,
+    CallRun,
+    CompressedAxis,
+    ParameterSpec,
+    Names,
+    NumberedName,
+    ProgramTable,
+)
 
 
-def plan_table(plan: Plan, model: Model) -> Table:
+def plan_table(plan: Plan, model: Model) -> ProgramTable:
     """The table of a plan's program, without the program."""
-    found = flow(model)
-    return table(plan, model, found, Between(plan, model, found), "")
+    dataflow = analyse_dataflow(model)
+    return program_table(plan, model, dataflow, BoundaryLayouts(plan, model, dataflow), "")
 
 
-def table(plan: Plan, model: Model, found: Flow, between: Between, source: str) -> Table:
+def program_table(
+    plan: Plan, model: Model, dataflow: Dataflow, layouts: BoundaryLayouts, source: str
+) -> ProgramTable:
     """Everything a program of this plan needs to know."""
     runs = tuple(_run(layers, plan, model) for layers in plan.layers)
-    return Table(
+    return ProgramTable(
         model=model.name,
         model_digest=model.fingerprint(),
         plan_digest=digest(plan),
         mesh=plan.mesh,
         meshes=tuple(strategy.mesh for strategy in plan.strategies),
-        loss=_mesh(plan, next(i for i, c in enumerate(model.calls) if model.loss in c.results)),
+        loss_mesh=_mesh(
+            plan, next(i for i, c in enumerate(model.calls) if model.loss in c.results)
+        ),
         stages=len(plan.stages),
-        chunks=plan.chunks,
+        chunks_per_stage=plan.chunks_per_stage,
         micro_batches=plan.micro_batches,
         schedule=plan.schedule,
         global_batch=plan.global_batch,
         precision=plan.precision,
         optimizer=plan.optimizer.name,
-        held=_held(plan, model, found, runs),
+        state_tensors=_state_tensors(plan, model, dataflow, runs),
         calls=runs,
-        batch=_batch(model, between),
-        crossing=tuple(between.crossing(piece) for piece in range(len(plan.pieces) - 1)),
+        batch=_batch(model, layouts),
+        stage_transfers=tuple(
+            layouts.stage_transfers(chunk) for chunk in range(len(plan.model_chunks) - 1)
+        ),
         source=source,
-        compression=tuple(_compressed(plan)),
+        compression=tuple(_compressed_axes(plan)),
     )
 
 
-def _compressed(plan: Plan) -> Iterator[CompressedAxis]:
-    """What travels compressed, by mesh and role."""
-    if plan.optimizer.name in LEADERS:
+def _compressed_axes(plan: Plan) -> Iterator[CompressedAxis]:
+    """Compressed axes by mesh and role."""
+    if plan.optimizer.name in COMPRESSED_OPTIMIZERS:
         first = plan.strategies[0]
-        near = plan.cluster.near(first.size(LED), first.stride(LED)) if first.size(LED) > 1 else 1
-        yield CompressedAxis(0, LED, near, optimizer=plan.optimizer.name)
+        near = (
+            plan.cluster.neighbours_per_node(
+                first.size(COMPRESSED_OPTIMIZER_ROLE), first.stride(COMPRESSED_OPTIMIZER_ROLE)
+            )
+            if first.size(COMPRESSED_OPTIMIZER_ROLE) > 1
+            else 1
+        )
+        yield CompressedAxis(0, COMPRESSED_OPTIMIZER_ROLE, near, optimizer=plan.optimizer.name)
     for number, strategy in enumerate(plan.strategies):
         own = [c for c in plan.compression if c.strategy == strategy]
         for role in dict.fromkeys(c.role for c in own):
             programs = {c.subject: c.program for c in own if c.role == role}
-            inner = plan.cluster.near(strategy.size(role), strategy.stride(role))
+            inner = plan.cluster.neighbours_per_node(strategy.size(role), strategy.stride(role))
             yield CompressedAxis(number, role, inner, **programs)
 
 
@@ -83,28 +103,37 @@ def _sharding(plan: Plan, call: int) -> Sharding:
     return plan.shardings[plan.layers_of(call).sharding]
 
 
-def _held(plan: Plan, model: Model, found: Flow, runs: tuple[CallRun, ...]) -> tuple[Held, ...]:
+def _state_tensors(
+    plan: Plan, model: Model, dataflow: Dataflow, runs: tuple[CallRun, ...]
+) -> tuple[ParameterSpec, ...]:
     functions = {f.name: f for f in model.functions}
-    once = model.once()
+    once = model.batch_only_calls()
     lies: dict[str, tuple[int, Layout]] = {}
     factors: dict[str, Factors] = {}
     stages: dict[str, set[int]] = {}
-    sums: dict[str, tuple[str, ...]] = {}
+    partial_axes: dict[str, tuple[str, ...]] = {}
     for number, call in enumerate(model.calls):
         function, sharding = functions[call.function], _sharding(plan, number)
         where = range(len(plan.stages)) if number in once else (plan.stage_of(number),)
-        for position, (item, name) in enumerate(zip(function.held(), call.parameters, strict=True)):
+        for position, (item, name) in enumerate(
+            zip(function.state_inputs(), call.parameters, strict=True)
+        ):
             here = _mesh(plan, number), _on_devices(sharding.boundary.inputs[position], sharding)
             if item.kind == "parameter" and lies.setdefault(name, here) != here:
                 raise MismatchError(f"{name} is shared by layers that hold it differently")
             lies.setdefault(name, here)
             gradient = sharding.boundary.gradients[position]
-            sums.setdefault(name, _sums(gradient, sharding.mesh, plan.optimizer.name in LEADERS))
-            factors.setdefault(name, found.axes[function.name].factors[item.value])
+            partial_axes.setdefault(
+                name,
+                _partial_axes(
+                    gradient, sharding.mesh, plan.optimizer.name in COMPRESSED_OPTIMIZERS
+                ),
+            )
+            factors.setdefault(name, dataflow.axes[function.name].factors[item.value])
             stages.setdefault(name, set()).update(where)
     whole = 0, (REPLICATE,) * len(plan.strategies[0].mesh.axes)
     single = {
-        p.name: Held(
+        p.name: ParameterSpec(
             name=p.name,
             kind=p.kind,
             type=p.type,
@@ -113,54 +142,56 @@ def _held(plan: Plan, model: Model, found: Flow, runs: tuple[CallRun, ...]) -> t
             stages=tuple(sorted(stages.get(p.name, {0}))),
             trainable=p.trainable,
             mesh=lies.get(p.name, whole)[0],
-            sums=sums.get(p.name, ()) if p.trainable else (),
+            partial_axes=partial_axes.get(p.name, ()) if p.trainable else (),
             aliases=p.aliases,
             values=p.values,
             fraction=(
                 plan.strategies[lies.get(p.name, whole)[0]].fraction
                 if p.kind == "parameter"
-                else WHOLE
+                else FULL
             ),
         )
         for p in model.parameters
     }
-    return _fold(single, runs)
+    return _fold_layers(single, runs)
 
 
-def _sums(gradient: Layout | None, mesh: Mesh, led: bool) -> tuple[str, ...]:
-    """Axes of devices over which a gradient is partial, no role keeps it in pieces, and its sum is not
-    left to an optimizer that is `led`."""
-    left = (MICRO, LED) if led else (MICRO,)
+def _partial_axes(gradient: Layout | None, mesh: Mesh, optimizer_reduces: bool) -> tuple[str, ...]:
+    """Device axes over which a gradient is partial and must be all-reduced: no ZeRO role shards it,
+    and no compressed optimizer reduces it."""
+    excluded = (MICRO, COMPRESSED_OPTIMIZER_ROLE) if optimizer_reduces else (MICRO,)
     return tuple(
         axis.name
         for axis, state in zip(mesh.axes, gradient or (), strict=False)
         if state == PARTIAL
         and axis.size > 1
-        and axis.name not in left
+        and axis.name not in excluded
         and not ROLES[axis.name].shards
     )
 
 
-def _fold(single: dict[str, Held], runs: tuple[CallRun, ...]) -> tuple[Held, ...]:
-    """Tensors of equal layers as one entry, in the order of their first."""
-    folded: dict[str, Held] = {}
+def _fold_layers(
+    single: dict[str, ParameterSpec], runs: tuple[CallRun, ...]
+) -> tuple[ParameterSpec, ...]:
+    """State tensors of equal layers folded into one spec, in the order of their first."""
+    folded: dict[str, ParameterSpec] = {}
     covered: set[str] = set()
     for run in runs:
-        for pattern in run.held:
-            if not isinstance(pattern, Numbered):
+        for pattern in run.state_tensors:
+            if not isinstance(pattern, NumberedName):
                 continue
             names = [pattern.at(i) for i in range(run.last - run.first)]
-            alike = {replace(single[n], name="") for n in names}
-            if len(alike) == 1 and covered.isdisjoint(names):
+            variants = {replace(single[n], name="") for n in names}
+            if len(variants) == 1 and covered.isdisjoint(names):
                 covered.update(names)
                 folded[names[0]] = replace(single[names[0]], name=pattern, count=len(names))
-    kept = (folded.get(n, held) for n, held in single.items() if n in folded or n not in covered)
-    return tuple(kept)
+    specs = (folded.get(n, spec) for n, spec in single.items() if n in folded or n not in covered)
+    return tuple(specs)
 
 
 def _run(layers: Layers, plan: Plan, model: Model) -> CallRun:
     calls = model.calls[layers.first : layers.last]
-    held = zip(*(c.parameters for c in calls), strict=True)
+    state_names = zip(*(c.parameters for c in calls), strict=True)
     updates = []
     for names in zip(*(c.updates for c in calls), strict=True):
         position = calls[0].results.index(names[0][0])
@@ -169,7 +200,7 @@ def _run(layers: Layers, plan: Plan, model: Model) -> CallRun:
         first=layers.first,
         last=layers.last,
         path=numbered([c.path for c in calls]),
-        held=tuple(numbered(list(names)) for names in held),
+        state_tensors=tuple(numbered(list(names)) for names in state_names),
         updates=tuple(updates),
         mesh=_mesh(plan, layers.first),
     )
@@ -180,16 +211,16 @@ def numbered(names: list[str]) -> Names:
     if len(set(names)) == 1:
         return names[0]
     for match in re.finditer(r"\d+", names[0]):
-        made = Numbered(names[0][: match.start()], int(match[0]), names[0][match.end() :])
-        if [made.at(i) for i in range(len(names))] == names:
-            return made
+        pattern = NumberedName(names[0][: match.start()], int(match[0]), names[0][match.end() :])
+        if [pattern.at(i) for i in range(len(names))] == names:
+            return pattern
     return tuple(names)
 
 
-def _batch(model: Model, between: Between) -> tuple[BatchTensor, ...]:
+def _batch(model: Model, layouts: BoundaryLayouts) -> tuple[BatchTensor, ...]:
     tensors = []
     for item in model.inputs:
-        lying = between.lying(item.name)
-        assert lying.layout[0] == "R" or isinstance(lying.layout[0], tuple)
-        tensors.append(BatchTensor(item.name, item.path, item.type, lying.factors, lying.layout))
+        layout = layouts.producer_layout(item.name)
+        assert layout.layout[0] == "R" or isinstance(layout.layout[0], tuple)
+        tensors.append(BatchTensor(item.name, item.path, item.type, layout.factors, layout.layout))
     return tuple(tensors)

@@ -1,5 +1,6 @@
-"""How programs are run, beyond what a plan says: what overlaps, what is fused, what is kept in which
-precision. The defaults are what generated programs do; published runs of other frameworks differ."""
+"""Execution model: what a framework overlaps, fuses and stores in which precision, beyond the plan.
+
+The defaults describe generated programs; published runs of other frameworks differ."""
 
 from __future__ import annotations
 
@@ -10,23 +11,22 @@ from ..ir.loops import Work
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
 
 
-class Practice(msgspec.Struct, frozen=True):
-    """`overlap`: batch-axis traffic runs beside compute, and sends between stages too.
-    `fused`: kinds of work whose neighbouring operators are one kernel.
-    `rematerialised`: fused kernels of backward make values again that only they read, and write over
-    what dies.
-    `fused_attention`: scores are never written to memory.
-    `dispatch_seconds`: time of the host per operator, or per kernel of a `compiled` program; a device
-    never finishes before its host.
-    `matrix_dtype`: type that products of matrices run in, if not their operands'.
-    `gradient_item_bytes`: bytes of an accumulated gradient's element, if not its parameter's.
-    `sent_in_place`: gradients are there all the time, and are sent, as all else, without a copy.
-    `lets_go`: what a micro-batch saves goes as its backward reads it, call by call, not at its end.
-    `states_over_all`: zero also spreads states over the other axes that a weight is whole along.
-    `chunks`: pieces of the model per pipeline stage (interleaved 1F1B).
-    `even_layers`: stages hold equally many layers, instead of equally much time.
-    `recompute_every`: of the layers that may recompute, every how manieth does.
-    """
+class ExecutionModel(msgspec.Struct, frozen=True):
+    """How a framework executes a plan.
+
+    `overlap`: data-parallel collectives and stage transfers overlap with compute. `fused`: kinds of
+    work whose neighbouring operators run as one kernel. `rematerialised`: fused backward kernels
+    recompute values that only they read, and reuse the memory of operands that die.
+    `fused_attention`: scores are never written to memory. `dispatch_seconds`: host time per
+    operator, or per kernel of a `compiled` program; a device never finishes before its host.
+    `matrix_dtype`: dtype that matrix products run in; None: that of their operands.
+    `gradient_item_bytes`: bytes per element of an accumulated gradient; None: those of its
+    parameter. `contiguous_buffers`: gradients live in persistent flat buffers; nothing is copied to
+    be sent. `frees_per_call`: saved activations are freed call by call during backward, not at its
+    end. `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over
+    which the weight is replicated. `chunks`: model chunks per pipeline stage (interleaved 1F1B).
+    `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`:
+    every n-th of the layers that may recompute does."""
 
     overlap: bool = False
     fused: tuple[Work, ...] = ()
@@ -36,12 +36,12 @@ class Practice(msgspec.Struct, frozen=True):
     compiled: bool = False
     matrix_dtype: str | None = None
     gradient_item_bytes: int | None = None
-    sent_in_place: bool = False
-    lets_go: bool = True
-    states_over_all: bool = False
+    contiguous_buffers: bool = False
+    frees_per_call: bool = True
+    shards_replicated_states: bool = False
     chunks: int = 1
     even_layers: bool = False
     recompute_every: int = 1
 
 
-GENERATED = Practice()
+GENERATED = ExecutionModel()

@@ -1,4 +1,4 @@
-"""Named hardware: presets shipped as TOML, and how a cluster is named on the command line."""
+"""Named hardware: presets shipped as TOML, and the syntax of cluster names on the command line."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from ..ir.devices.cluster import MOST_DEVICES, Cluster, Device, Link, parse_cluster, parse_device
-from ..ir.devices.heterogeneous import Fleet, parse_fleet
+from ..ir.devices.cluster import MAX_DEVICES, Cluster, Device, Link, parse_cluster, parse_device
+from ..ir.devices.heterogeneous import HeterogeneousCluster, parse_any_cluster
 from ..ir.errors import UsageError
 
 LOCAL_FLOPS = 3.0e10  # one core of a common server in fp32 (assumed)
@@ -23,14 +23,15 @@ LINK_SOURCE = "bandwidth from the preset of the device; latency assumed"
 
 @cache
 def presets() -> dict[str, tuple[Device, dict[str, dict[str, float]]]]:
-    """Device kinds by preset name, with their links: `scale_up` inside a node, `network` between."""
-    found = {}
+    """Devices by preset name, with their links: `scale_up` inside a node, `network` between
+    nodes."""
+    by_name = {}
     for file in sorted(resources.files(__package__).joinpath("hardware").iterdir(), key=str):
         if file.name.endswith(".toml"):
             data = tomllib.loads(file.read_text(encoding="utf-8"))
             name = file.name.removesuffix(".toml")
-            found[name] = (parse_device({"kind": name, **data["device"]}, name), data["links"])
-    return found
+            by_name[name] = (parse_device({"kind": name, **data["device"]}, name), data["links"])
+    return by_name
 
 
 def load_cluster(spec: str) -> Cluster:
@@ -38,10 +39,10 @@ def load_cluster(spec: str) -> Cluster:
 
     Preset names read as factors from the outside in: `4x8xh100` is 4 nodes of 8. A single factor is
     one flat axis: over the scale-up links if its domain is that large, else over the network.
-    Raises UsageError for names that are not known, FileError for broken files.
+    Raises UsageError for unknown names, FileError for broken files.
     """
     if spec.startswith("local:"):
-        return local(spec)
+        return local_cluster(spec)
     if spec.endswith(".toml"):
         return parse_cluster(Path(spec), preset_devices())
     match = re.fullmatch(r"((?:\d+x)*)([a-z][\w-]*)", spec)
@@ -55,11 +56,11 @@ def load_cluster(spec: str) -> Cluster:
     return _preset(spec, sizes, match[2])
 
 
-def load_fleet(spec: str) -> Cluster | Fleet:
-    """A cluster as `load_cluster` reads it, or several joined: `3xh100+5xa100-80`, over the slower of
-    their networks, or a TOML file with `[[part]]` tables and the `[link]` between them."""
+def load_any_cluster(spec: str) -> Cluster | HeterogeneousCluster:
+    """A cluster as `load_cluster` reads it, or several joined: `3xh100+5xa100-80`, over the slower
+    of their networks, or a TOML file with `[[part]]` tables and the `[link]` between them."""
     if spec.endswith(".toml"):
-        return parse_fleet(Path(spec), preset_devices())
+        return parse_any_cluster(Path(spec), preset_devices())
     if "+" not in spec:
         return load_cluster(spec)
     parts = tuple(map(load_cluster, spec.split("+")))
@@ -71,7 +72,7 @@ def load_fleet(spec: str) -> Cluster | Fleet:
         min(n["gb_per_s"] for n in networks) * 1e9,
         source=LINK_SOURCE,
     )
-    return Fleet(spec, parts, link)
+    return HeterogeneousCluster(spec, parts, link)
 
 
 def preset_devices() -> dict[str, Device]:
@@ -84,7 +85,7 @@ def _preset(spec: str, sizes: list[int], kind: str) -> Cluster:
     total = 1
     for size in sizes:
         total *= size
-    if not 1 <= total <= MOST_DEVICES:
+    if not 1 <= total <= MAX_DEVICES:
         raise UsageError(f"{spec!r} has {total} devices")
     domain = int(links["scale_up"]["domain"])
     kinds = ["network"] * (len(sizes) - 1) + ["scale_up" if sizes[-1] <= domain else "network"]
@@ -101,7 +102,7 @@ def _preset(spec: str, sizes: list[int], kind: str) -> Cluster:
     return Cluster(spec, device, levels)
 
 
-def local(spec: str) -> Cluster:
+def local_cluster(spec: str) -> Cluster:
     """`local:N`: N gloo ranks on this machine, with assumed rates (measure them to do better)."""
     count = spec.removeprefix("local:")
     if not count.isdecimal() or not 1 <= int(count) <= 4096:

@@ -47,15 +47,15 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
     return value
 
 
-def _refuse_unknown(given: Any, known: Any, path: str) -> None:
+def _refuse_unknown(data: Any, known: Any, path: str) -> None:
     """Every key of the file must have become part of the value."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for key, item in given.items():
+    if isinstance(data, dict) and isinstance(known, dict):
+        for key, item in data.items():
             if key not in known:
                 raise FileError(f"{path}.{key[:60]}: unknown field")
             _refuse_unknown(item, known[key], f"{path}.{key}")
-    elif isinstance(given, list):
-        for place, (item, other) in enumerate(zip(given, known, strict=False)):
+    elif isinstance(data, list):
+        for place, (item, other) in enumerate(zip(data, known, strict=False)):
             if isinstance(item, dict | list):
                 _refuse_unknown(item, other, f"{path}[{place}]")
 
@@ -92,12 +92,12 @@ def parse(data: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
+    value: dict[str, Any] = {}
+    for name, item in pairs:
+        if name in value:
             raise FileError(f"$…{name[:60]}: the key stands twice in one object")
-        found[name] = value
-    return found
+        value[name] = item
+    return value
 
 
 def _constant(text: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Loops: what an operator declares once, and everything else is derived from.
+"""Loop declarations of operators, from which sharding, cost and shapes are derived.
 
     mm:  [m k], [k n] -> [m n]        k is walked by no result, so splitting it leaves partial sums
 
@@ -23,7 +23,7 @@ from .tensor import TensorType
 LoopKind = Literal["split", "mean", "joint", "whole"]
 Dim = tuple[str, ...]
 Dims = tuple[Dim, ...]
-Places = tuple[tuple[int, Dims], ...]
+ShardOffsets = tuple[tuple[int, Dims], ...]
 Work = Literal["gemm", "attention", "convolution", "pointwise", "reduce", "move", "view"]
 
 
@@ -33,8 +33,8 @@ class Loop(msgspec.Struct, frozen=True, array_like=True):
     kind: LoopKind = "split"
 
 
-class Exchange(msgspec.Struct, frozen=True):
-    """What an operator sends by itself when it is split so: a tensor of these dims, `times` over."""
+class OperatorCollective(msgspec.Struct, frozen=True):
+    """A collective inside an operator when it is split: `times` tensors of these dims."""
 
     kind: Literal["all_reduce", "all_to_all"]
     dims: Dims
@@ -49,10 +49,10 @@ class Loops(msgspec.Struct, frozen=True):
     of operands: when exactly those are partial sums, the results are partial sums too.
     `shapes` says which literal arguments are sizes of dims, to be rebuilt when a loop is split.
     `flops` is the count per point of the whole loop nest; `work` picks the efficiency curve.
-    `places` is set where the result depends on where in the whole a shard lies (random masks, rows
-    of a table): positions of literal arguments, and the dims that each of them gives the places of.
+    `shard_offsets` is set where the result depends on the position of a shard in the global tensor
+    (random masks, rows of a table): positions of literal arguments, and the dims that they locate.
     `pairs` are loops that one mesh axis may split together, the operator sending its data from the
-    pieces of the one to the pieces of the other and back (tokens and experts). `exchanges` is what
+    shards of the one to the shards of the other and back (tokens and experts). `exchanges` is what
     an operator sends under a joint loop or a pair.
     """
 
@@ -63,9 +63,9 @@ class Loops(msgspec.Struct, frozen=True):
     shapes: tuple[tuple[int, Dims], ...] = ()
     work: Work = "pointwise"
     flops: float = 1.0
-    places: Places = ()
+    shard_offsets: ShardOffsets = ()
     pairs: tuple[tuple[str, str], ...] = ()
-    exchanges: tuple[Exchange, ...] = ()
+    exchanges: tuple[OperatorCollective, ...] = ()
 
     def size(self, name: str) -> int:
         return next(loop.size for loop in self.loops if loop.name == name)
@@ -90,34 +90,36 @@ def site_of(op: Op, types: Sequence[TensorType]) -> Site:
 
 Declare = Callable[[Site], Loops | None]
 OPERATORS: dict[str, Declare] = {}
-PLACED: dict[str, str] = {}  # local form -> operator, for operators that ask where their shard lies
+SHARD_AWARE: dict[
+    str, str
+] = {}  # `comm.*` variant -> operator, for operators that need their shard's offset
 
 
-def declare(*targets: str, placed: bool = False) -> Callable[[Declare], Declare]:
+def declare(*targets: str, shard_aware: bool = False) -> Callable[[Declare], Declare]:
     """Register one declaration for one or more targets.
 
-    `placed`: where its places matter the operator runs as `comm.<name>`, told where its shard lies.
+    `shard_aware`: when split, the operator runs as `comm.<name>`, which is told its shard's offset.
     """
 
     def register(function: Declare) -> Declare:
         for target in targets:
             assert target not in OPERATORS, f"{target} is declared twice"
             OPERATORS[target] = function
-            if placed:
-                PLACED[placed_name(target)] = target
+            if shard_aware:
+                SHARD_AWARE[shard_aware_name(target)] = target
         return function
 
     return register
 
 
-def placed_name(target: str) -> str:
-    """`comm.attention` of `plait.attention.default`."""
+def shard_aware_name(target: str) -> str:
+    """Name of the shard-aware variant: `comm.attention` of `plait.attention.default`."""
     return "comm." + target.split(".")[1]
 
 
 def declaration(site: Site) -> Loops | None:
     """The loops of an operator, or None when it is opaque: replicated, and still correct."""
-    function = OPERATORS.get(PLACED.get(site.op.target, site.op.target))
+    function = OPERATORS.get(SHARD_AWARE.get(site.op.target, site.op.target))
     return function(site) if function else None
 
 
@@ -130,26 +132,28 @@ def loops(
     shapes: tuple[tuple[int, Dims], ...] = (),
     work: Work = "pointwise",
     flops: float = 1.0,
-    places: Places = (),
+    shard_offsets: ShardOffsets = (),
     pairs: tuple[tuple[str, str], ...] = (),
-    exchanges: tuple[Exchange, ...] = (),
+    exchanges: tuple[OperatorCollective, ...] = (),
 ) -> Loops:
     """Build a declaration from `"[m k], [k n] -> [m n]"` and the shapes at the site.
 
-    `!` after a loop makes it whole, `1` is a dimension without a loop. A merged dimension
+    `!` after a loop makes it unsplittable, `1` is a dimension without a loop. A merged dimension
     `(c d)` needs all but one of its loops' sizes known from other dimensions.
     """
     left, right = pattern.split("->")
-    whole = {name.rstrip("!") for name in re.findall(r"\w+!", pattern)}
+    unsplit = {name.rstrip("!") for name in re.findall(r"\w+!", pattern)}
     inputs, outputs = (
         tuple(_dims(t) for t in re.findall(r"\[([^\]]*)\]", s)) for s in (left, right)
     )
     types = (*site.operands, *site.results)
     assert len(types) == len(inputs) + len(outputs), f"{site.op.target}: {pattern} at {types}"
     sizes = _solve((*inputs, *outputs), types, site.op.target)
-    kinds = {**dict.fromkeys(whole, "whole"), **(kinds or {})}
-    made = tuple(Loop(name, size, kinds.get(name, "split")) for name, size in sizes.items())
-    return Loops(made, inputs, outputs, linear, shapes, work, flops, places, pairs, exchanges)
+    kinds = {**dict.fromkeys(unsplit, "whole"), **(kinds or {})}
+    declared = tuple(Loop(name, size, kinds.get(name, "split")) for name, size in sizes.items())
+    return Loops(
+        declared, inputs, outputs, linear, shapes, work, flops, shard_offsets, pairs, exchanges
+    )
 
 
 def _dims(text: str) -> Dims:

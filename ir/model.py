@@ -1,6 +1,6 @@
 """A model as a short program: calls of functions, each function one joint graph of operators.
 
-A `Function` holds forward and backward of one piece of the model in one list of operators: the
+A `Function` holds forward and backward of one part of the model in one list of operators: the
 first `forward` operators compute the outputs, the rest the gradients of its inputs from the
 gradients of its outputs. Values are numbered per function; `types[v]` is the type of value `v`.
 """
@@ -59,10 +59,10 @@ class Op(msgspec.Struct, frozen=True):
 
     def operands(self) -> tuple[int, ...]:
         """Values read, in order of appearance; a value used twice appears twice."""
-        found: list[int] = []
-        collect_refs(self.args, found)
-        collect_refs(tuple(self.kwargs.values()), found)
-        return tuple(found)
+        values: list[int] = []
+        collect_refs(self.args, values)
+        collect_refs(tuple(self.kwargs.values()), values)
+        return tuple(values)
 
 
 def collect_refs(argument: Argument, into: list[int]) -> None:
@@ -99,7 +99,7 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Function(msgspec.Struct, frozen=True):
-    """One distinct piece of the model; inputs list parameters and buffers first, then activations.
+    """One distinct part of the model; inputs list parameters and buffers first, then activations.
 
     The `key` input, last when there is one, is a scalar that seeds the function's random operators.
     """
@@ -123,7 +123,7 @@ class Function(msgspec.Struct, frozen=True):
     def backward_ops(self) -> tuple[Op, ...]:
         return self.ops[self.forward :]
 
-    def held(self) -> tuple[Input, ...]:
+    def state_inputs(self) -> tuple[Input, ...]:
         """Inputs bound to parameters and buffers of the model."""
         return tuple(i for i in self.inputs if i.kind in ("parameter", "buffer"))
 
@@ -136,7 +136,7 @@ class Function(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One use of a function: `parameters` fill its held inputs, `arguments` its activations.
+    """One use of a function: `parameters` fill its state inputs, `arguments` its activations.
 
     `arguments` name model inputs or results of earlier calls; `updates` pairs a result with the
     buffer that takes its value after the step (running statistics).
@@ -187,16 +187,16 @@ class Model(msgspec.Struct, frozen=True):
     loss: str
     batch: int
 
-    def once(self) -> frozenset[int]:
+    def batch_only_calls(self) -> frozenset[int]:
         """Calls that depend on the batch alone: they run once per step, before any micro-batch."""
         functions = {f.name: f for f in self.functions}
         known = {i.name for i in self.inputs}
-        found = set()
+        batch_only = set()
         for number, call in enumerate(self.calls):
             if not functions[call.function].differentiable and known.issuperset(call.arguments):
-                found.add(number)
+                batch_only.add(number)
                 known.update(call.results)
-        return frozenset(found)
+        return frozenset(batch_only)
 
     def fingerprint(self) -> str:
         """Identity of the model apart from batch and precision: parameters, operators, calls."""

@@ -11,16 +11,16 @@ import msgspec
 
 from .layout import Factors, Layout
 from .mesh import Mesh
-from .plan.flat_shard import WHOLE, Fraction
+from .plan.flat_shard import FULL, Fraction
 from .tensor import TensorType
 
-BUCKET_BYTES = 25 * 2**20  # of tensors that travel together
-SMALL_BYTES = 65_536  # buckets below it travel uncompressed
-TOGETHER = 3  # compressed buckets that are under way at once
-PLACED = "placed"  # the schedule of a program whose ranks run operators, not stages
+BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together
+SMALL_BYTES = 65_536  # buckets below it are not compressed
+MAX_BUCKETS_IN_FLIGHT = 3  # compressed buckets in flight at once
+PLACED_SCHEDULE = "placed"  # the schedule of a program whose ranks run operators, not stages
 
 
-class Numbered(msgspec.Struct, frozen=True):
+class NumberedName(msgspec.Struct, frozen=True):
     """Names that differ in one number: `before + str(start + i) + after` for the i-th call."""
 
     before: str
@@ -31,41 +31,41 @@ class Numbered(msgspec.Struct, frozen=True):
         return f"{self.before}{self.start + i}{self.after}"
 
 
-class Held(msgspec.Struct, frozen=True):
-    """A parameter, buffer or constant of the program, and how every rank keeps it.
+class ParameterSpec(msgspec.Struct, frozen=True):
+    """A parameter, buffer or constant of the program, and its layout on the ranks.
 
-    `type` and `factors` are of the whole tensor; `layout` has one state per axis of its mesh (stages
-    are always `R`): a factor cut over `tp` axes, or whole. `stages` hold it. `sums` are the axes over
-    which its gradient is left as partial sums, to be added up once per step. One entry stands for
-    `count` tensors whose names count up. `mesh` numbers the table's meshes, whose roles decide which
-    states are cut further, in flat pieces over the zero axes: over zero3 a `fraction` of the tensor.
+    `type` and `factors` are of the global tensor; `layout` has one placement per axis of its mesh
+    (stages are always `R`). `stages` have it. `partial_axes` are the axes over which its gradient is
+    left as partial sums, to be reduced once per step. One spec stands for `count` tensors whose names
+    count up. `mesh` indexes the table's meshes; their zero axes shard the flattened local tensor
+    further, zero3 a `fraction` of it.
     """
 
-    name: Numbered | str
+    name: NumberedName | str
     kind: Literal["parameter", "buffer", "constant"]
     type: TensorType
     factors: Factors
     layout: Layout
     stages: tuple[int, ...]
     trainable: bool
-    sums: tuple[str, ...] = ()
+    partial_axes: tuple[str, ...] = ()
     mesh: int = 0
     aliases: tuple[str, ...] = ()
     values: tuple[float, ...] | None = None
     count: int = 1
-    fraction: Fraction = WHOLE
+    fraction: Fraction = FULL
 
     def names(self) -> tuple[str, ...]:
-        if isinstance(self.name, Numbered):
+        if isinstance(self.name, NumberedName):
             return tuple(self.name.at(i) for i in range(self.count))
         return (self.name,)
 
 
-Names = Numbered | str | tuple[str, ...]  # one pattern, one name for all, or a name per call
+Names = NumberedName | str | tuple[str, ...]  # one pattern, one name for all, or a name per call
 
 
 class CallRun(msgspec.Struct, frozen=True):
-    """Calls `first` to `last - 1`: which tensors fill the function's held inputs, per call.
+    """Calls `first` to `last - 1`, and the tensors that fill the function's state inputs.
 
     `mesh` numbers the table's meshes, along whose axes the function's collectives run;
     `seed` numbers the first call for its random streams; `updates` pairs positions in a call's
@@ -75,21 +75,21 @@ class CallRun(msgspec.Struct, frozen=True):
     first: int
     last: int
     path: Names
-    held: tuple[Names, ...]
+    state_tensors: tuple[Names, ...]
     updates: tuple[tuple[int, Names], ...] = ()
     mesh: int = 0
 
     def name(self, names: Names, call: int) -> str:
         """The name that a call of this run takes from a pattern."""
-        if isinstance(names, Numbered):
+        if isinstance(names, NumberedName):
             return names.at(call - self.first)
         return names if isinstance(names, str) else names[call - self.first]
 
 
 class BatchTensor(msgspec.Struct, frozen=True):
-    """A tensor of the global batch and the piece of it that a rank feeds to the data functions.
+    """A tensor of the global batch and the shard of it that a rank feeds to the batch-only functions.
 
-    `layout` is on micro-batches and the table's grid: a rank has its piece of every micro-batch, one
+    `layout` is on micro-batches and the table's mesh: a rank has its shard of every micro-batch, one
     after the other.
     """
 
@@ -101,22 +101,24 @@ class BatchTensor(msgspec.Struct, frozen=True):
 
 
 class StageValue(msgspec.Struct, frozen=True):
-    """A value that crosses from one stage to the next: local type, and whether a gradient returns."""
+    """A value sent from one stage to the next: local type, and whether a gradient comes back."""
 
     name: str
     type: TensorType
     gradient: bool
 
 
-def compressible(kind: TensorType) -> bool:
-    """Whether an activation is worth a message of its own: large, and of floating point."""
-    return kind.is_float and kind.bytes >= SMALL_BYTES
+def compressible(type_: TensorType) -> bool:
+    """Whether an activation may be compressed: large, and of floating point."""
+    return type_.is_float and type_.bytes >= SMALL_BYTES
 
 
 class CompressedAxis(msgspec.Struct, frozen=True):
-    """What travels compressed along a role of a mesh, by program of `ir/compression`; `inner`
-    neighbours along it share a node. `activations` stand for their gradients as well. Sums that are left
-    to an `optimizer` travel by its programs."""
+    """Compression programs (of `ir/compression`) for the collectives along a role of a mesh.
+
+    `inner` neighbours along it share a node. `activations` covers their gradients as well. Gradient
+    reductions that a compressed `optimizer` does itself use the programs of that optimizer.
+    """
 
     mesh: int
     role: str
@@ -128,7 +130,7 @@ class CompressedAxis(msgspec.Struct, frozen=True):
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """Of what travels once per step."""
+        """Programs of the collectives that run once per step."""
         return tuple(filter(None, (self.gradients, self.weights)))
 
     @property
@@ -137,12 +139,12 @@ class CompressedAxis(msgspec.Struct, frozen=True):
         return f"kernels/{self.role}_{self.mesh}.cpp"
 
 
-class Table(msgspec.Struct, frozen=True):
+class ProgramTable(msgspec.Struct, frozen=True):
     """Everything a generated program needs to know that is not code.
 
-    `mesh` is the grid of all device axes, `meshes` the same devices as each strategy names them by
-    role, `loss` the number of the one under which the loss is made. The model is in `chunks` pieces
-    per stage; `crossing[i]` are the values that piece i sends to piece i + 1.
+    `mesh` is the common mesh of all device axes, `meshes` the same devices with the axes of each
+    strategy, `loss_mesh` the index of the one under which the loss is computed. A stage has
+    `chunks_per_stage` model chunks; `stage_transfers[i]` are the values that chunk i sends to i + 1.
     """
 
     model: str
@@ -150,25 +152,24 @@ class Table(msgspec.Struct, frozen=True):
     plan_digest: str
     mesh: Mesh
     meshes: tuple[Mesh, ...]
-    loss: int
+    loss_mesh: int
     stages: int
     micro_batches: int
     schedule: str
     global_batch: int
     precision: str
     optimizer: str
-    held: tuple[Held, ...]
+    state_tensors: tuple[ParameterSpec, ...]
     calls: tuple[CallRun, ...]
     batch: tuple[BatchTensor, ...]
-    crossing: tuple[tuple[StageValue, ...], ...]
+    stage_transfers: tuple[tuple[StageValue, ...], ...]
     source: str = ""
     compression: tuple[CompressedAxis, ...] = ()
-    chunks: int = 1
+    chunks_per_stage: int = 1
 
 
-def piece_function(direction: str, chunk: int, chunks: int) -> str:
-    """The name in a stage's module of a piece's `forward` or `backward`: `forward_1` where there are
-    several."""
+def chunk_function(direction: str, chunk: int, chunks: int) -> str:
+    """Name of a chunk's `forward` or `backward` in its stage's module: `forward_1` if several."""
     return f"{direction}_{chunk}" if chunks > 1 else direction
 
 
@@ -176,4 +177,4 @@ class Program(msgspec.Struct, frozen=True):
     """Source files by path inside the program's folder, and the table."""
 
     files: tuple[tuple[str, str], ...]
-    table: Table
+    table: ProgramTable

@@ -1,4 +1,4 @@
-"""Structural checks of values that may come from a file: every reference leads somewhere.
+"""Structural checks of values that may come from a file: every reference must resolve.
 
 A file's types are checked when it is read; here is what types cannot say. Nothing in a file is ever
 executed: operators are looked up among torch's registered ones, names are only ever data.
@@ -13,11 +13,11 @@ from math import gcd
 from .analysis.axes import Axes
 from .errors import FileError
 from .layout import Factors, Layout
-from .lowering.common_mesh import grid
+from .lowering.common_mesh import common_mesh
 from .mesh import Mesh
 from .model import Call, Function, Model, Op
-from .plan.flat_shard import WHOLE
-from .plan.plan import DIVIDED, Plan, Sharding
+from .plan.flat_shard import FULL
+from .plan.plan import CHUNK_COUNTS, Plan, Sharding
 from .plan.strategy import ROLES
 from .tensor import ITEM_BYTES, TensorType
 
@@ -104,7 +104,7 @@ def verify_call(
     require(call.function in functions, f"{where}.function", f"no function {call.function!r}")
     function = functions[call.function]
     counts = (
-        ("parameters", len(call.parameters), len(function.held())),
+        ("parameters", len(call.parameters), len(function.state_inputs())),
         ("arguments", len(call.arguments), len(function.activations())),
         ("results", len(call.results), len(function.outputs)),
     )
@@ -129,34 +129,38 @@ def verify_plan(plan: Plan) -> None:
         require(axis.size >= 1, f"$.mesh.axes[{i}]", "not a size")
     require(plan.micro_batches >= 1, "$.micro_batches", "at least one")
     require(plan.global_batch % plan.micro_batches == 0, "$.micro_batches", "must divide the batch")
-    counts = {len(stage.pieces) for stage in plan.stages}
+    counts = {len(stage.model_chunks) for stage in plan.stages}
     require(len(counts) == 1 and 0 not in counts, "$.stages", "not equally many pieces each")
     at = 0
-    for i, (first, last) in enumerate(plan.pieces):
-        where = f"$.stages[{i % len(plan.stages)}].pieces[{i // len(plan.stages)}]"
+    for i, (first, last) in enumerate(plan.model_chunks):
+        where = f"$.stages[{i % len(plan.stages)}].model_chunks[{i // len(plan.stages)}]"
         require(first == at and last > at, where, "pieces must follow on")
         at = last
-    whole, at = at, 0
+    calls, at = at, 0
     for i, layers in enumerate(plan.layers):
         require(layers.first == at and layers.last > at, f"$.layers[{i}]", "layers must follow on")
         require(0 <= layers.sharding < len(plan.shardings), f"$.layers[{i}].sharding", "no such")
-        pieces = layers.memory not in DIVIDED or plan.division_of(layers) is not None
-        require(pieces, f"$.layers[{i}].memory", f"no division says how to {layers.memory}")
+        defined = layers.memory not in CHUNK_COUNTS or plan.chunking_of(layers) is not None
+        require(defined, f"$.layers[{i}].memory", f"no division says how to {layers.memory}")
         at = layers.last
-    require(at == whole, "$.layers", "do not cover the stages")
+    require(at == calls, "$.layers", "do not cover the stages")
     for i, sharding in enumerate(plan.shardings):
         verify_sharding(sharding, f"$.shardings[{i}]")
         stages = sharding.strategy.stages
         require(stages == len(plan.stages), f"$.shardings[{i}].strategy", f"has {stages} stages")
-    require(plan.mesh == grid([s.mesh for s in plan.strategies]), "$.mesh", "not the layers' grid")
+    require(
+        plan.mesh == common_mesh([s.mesh for s in plan.strategies]),
+        "$.mesh",
+        "not the layers' grid",
+    )
 
 
 def verify_sharding(sharding: Sharding, where: str) -> None:
     for i, (role, _) in enumerate(sharding.strategy.axes):
         require(role in ROLES, f"{where}.strategy.axes[{i}]", f"unknown role {role!r}")
     over, under = sharding.strategy.fraction
-    proper = 0 < over < under and gcd(over, under) == 1 and sharding.strategy.divisible
-    require((over, under) == WHOLE or proper, f"{where}.strategy.fraction", "not between 0 and 1")
+    proper = 0 < over < under and gcd(over, under) == 1 and sharding.strategy.supports_fraction
+    require((over, under) == FULL or proper, f"{where}.strategy.fraction", "not between 0 and 1")
     sizes = [size for role, size in sharding.strategy.axes if not ROLES[role].stages]
     mesh = [axis.size for axis in sharding.mesh.axes[1:]]
     require(mesh == sizes, f"{where}.mesh", "not micro and the strategy's axes")
@@ -171,7 +175,7 @@ def verify_sharding(sharding: Sharding, where: str) -> None:
 def verify_fit(plan: Plan, model: Model, axes: dict[str, Axes]) -> None:
     """Raises FileError where a plan's layouts or options do not exist for this model."""
     functions = {f.name: f for f in model.functions}
-    require(plan.pieces[-1][1] == len(model.calls), "$.stages", "not the model's calls")
+    require(plan.model_chunks[-1][1] == len(model.calls), "$.stages", "not the model's calls")
     for i, layers in enumerate(plan.layers):
         name = plan.shardings[layers.sharding].function
         for call in model.calls[layers.first : layers.last]:
@@ -194,10 +198,10 @@ def verify_fit(plan: Plan, model: Model, axes: dict[str, Axes]) -> None:
 
 
 def _exists(factors: Factors, layout: Layout, mesh: Mesh) -> bool:
-    ways: dict[tuple[int, int], int] = {}
+    degrees: dict[tuple[int, int], int] = {}
     for state, axis in zip(layout, mesh.axes, strict=True):
         if isinstance(state, tuple):
             if not (0 <= state[0] < len(factors) and 0 <= state[1] < len(factors[state[0]])):
                 return False
-            ways[state] = ways.get(state, 1) * axis.size
-    return all(factors[dim][part] % n == 0 for (dim, part), n in ways.items())
+            degrees[state] = degrees.get(state, 1) * axis.size
+    return all(factors[dim][index] % n == 0 for (dim, index), n in degrees.items())

@@ -1,4 +1,19 @@
-"""Chooses: from a model and a cluster to a plan."""
+"""Chooses: from a model and a cluster to a plan. The search loads when it is first used."""
 
-from .options import PlanOptions as PlanOptions
-from .search.plan import plan as plan
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .options import PlanOptions as PlanOptions
+    from .search.plan import plan as plan
+
+_MODULES = {"PlanOptions": ".options", "plan": ".search.plan"}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name], __name__), name)

@@ -1,26 +1,27 @@
-"""When a search has to end: its time is up, or somebody stopped it."""
+"""Time limit of a search, which a user may also interrupt."""
 
 from __future__ import annotations
 
 import time
 
 
-class Clock:
-    """Seconds of a search; `limit_seconds` is None for as long as it takes.
+class Deadline:
+    """A limit in seconds from now; None for no limit.
 
-    A search asks `late` between its steps, and ends with the best that it has found so far.
+    A search calls `passed` between its steps and returns its best result once that is True.
     """
 
     def __init__(self, limit_seconds: float | None = None) -> None:
         self.start, self.limit_seconds = time.monotonic(), limit_seconds
         self.stopped = False
 
-    def late(self) -> bool:
+    def passed(self) -> bool:
+        """Whether time is up or the search was stopped."""
         limit = self.limit_seconds
         if limit is not None and time.monotonic() - self.start > limit:
             self.stopped = True
         return self.stopped
 
     def stop(self) -> None:
-        """End at the next step."""
+        """Stop the search at its next step."""
         self.stopped = True

@@ -1,63 +1,134 @@
-"""What a user may ask of the planner."""
+"""The options of planning: each field is declared once, for the search and for users."""
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_args
 
 import msgspec
 
-from ..cost_model.communication.compressed_collective import kept_vectors
-from ..ir.compression.registry import LEADERS
+from ..cost_model.communication.compressed_collective import state_vectors
+from ..ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ..ir.errors import UsageError
+from ..ir.lowering.cast import PRECISIONS
 from ..ir.plan.flat_shard import Fraction
-from ..ir.plan.plan import Memory, Optimizer
+from ..ir.plan.plan import MemoryAction, Optimizer
 from ..ir.plan.strategy import ROLES
+from ..ir.text.units import parse_memory
 from .activations.ladder import ACTIONS
-from .layers.mix import FRACTIONS
-from .pins import Pin
+from .pins import Pin, parse_pin
 
 # fmt: off
 OPTIMIZERS: dict[str, int] = {
     "adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1, "adagrad": 1, "lion": 1,
-    **{name: kept_vectors(leader) for name, leader in LEADERS.items()},
+    **{name: state_vectors(optimizer) for name, optimizer in COMPRESSED_OPTIMIZERS.items()},
 }
 # fmt: on
 SCHEDULES = ("auto", "1f1b", "interleaved")
+QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
+FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))  # of a weight, sharded over zero3
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """Declares a field of `PlanOptions` as an option: flag of `plait plan`, keyword of `plait.plan`.
+
+    `name` is the keyword where the field is called otherwise (`memory` for `memory_bytes`); `parse`
+    turns the text of a flag into the field's value and returns other values as they are.
+    """
+
+    help: str
+    name: str = ""
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    parse: Callable[[Any], Any] | None = None
+    repeatable: bool = False
+
+
+def comma_separated(value: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(value.split(",") if isinstance(value, str) else value)
+
+
+def parse_pins(value: str | Sequence[str | Pin]) -> tuple[Pin, ...]:
+    """`"dp=2,tp=2"` or `["*:dp=4", "exit:zero3=4"]` as pins; raises UsageError."""
+    items = [value] if isinstance(value, str) else value
+    return tuple(parse_pin(item) if isinstance(item, str) else item for item in items)
 
 
 class PlanOptions(msgspec.Struct, frozen=True):
-    """Choices of the user; None means that the planner decides or takes the natural default.
+    """Choices of the user; None lets the planner decide or take the model's own.
 
-    `global_batch`: samples per step. `memory_bytes`: budget per device. `pins`: strategies
-    that some layers must take, the last that matches. `memory_actions`: what layers may do with
-    their activations. `time_limit_seconds`: after which the best plan so far is taken.
-    `schedule`: of the pipeline, one of `SCHEDULES`; `bounds`: where stages begin that are pinned, in
-    calls, and the number of calls. `compress`: none, auto or an algorithm; `quality`: what auto may do
-    (see `planner/compression/collectives`). `fractions`: of weights, that calls of rare
-    functions may cut over zero3.
+    A field with an `Option` is declared here alone: command line, Python keywords and help are read
+    off it (`api/options.py`). `bounds` and `fractions` are set by programs only: `bounds`, the first
+    call of every stage and the number of calls where a strategy file fixes them; `fractions`, shares
+    of weights that may be sharded over zero3 where a function is called rarely.
     """
 
-    global_batch: int | None = None
-    memory_bytes: int | None = None
-    precision: str | None = None
-    optimizer: str = "adamw"
-    roles: tuple[str, ...] = tuple(ROLES)
-    memory_actions: tuple[str, ...] = ACTIONS
-    pins: tuple[Pin, ...] = ()
+    global_batch: Annotated[
+        int | None, Option(help="samples per step; default: those of the batch")
+    ] = None
+    memory_bytes: Annotated[
+        int | None, Option(name="memory", parse=parse_memory, help="limit per device, as in 72GiB")
+    ] = None
+    precision: Annotated[
+        str | None,
+        Option(choices=tuple(PRECISIONS), help="floating-point type; default: the model's own"),
+    ] = None
+    optimizer: Annotated[
+        str,
+        Option(
+            help="adamw, sgd, ..., or one that communicates itself: 1-bit-adam, cser, ... "
+            "(docs/compression.md)"
+        ),
+    ] = "adamw"
+    roles: Annotated[
+        tuple[str, ...],
+        Option(parse=comma_separated, help="comma-separated roles that may be used"),
+    ] = tuple(ROLES)
+    memory_actions: Annotated[
+        tuple[str, ...],
+        Option(
+            parse=comma_separated, help="comma-separated actions on activations that may be used"
+        ),
+    ] = ACTIONS
+    compress: Annotated[
+        str,
+        Option(
+            metavar="NAME", help="none, auto, or an algorithm (sdp4bit, zero++, int8-activations)"
+        ),
+    ] = "none"
+    quality: Annotated[
+        str, Option(choices=QUALITIES, help="what --compress auto may do to the numbers it sends")
+    ] = "safe"
+    micro_batches: Annotated[int | None, Option(help="fix the number of micro-batches")] = None
+    schedule: Annotated[str, Option(help="of the pipeline: auto, 1f1b or interleaved")] = "auto"
+    pins: Annotated[
+        tuple[Pin, ...],
+        Option(
+            name="pin",
+            metavar="GLOB:STRATEGY",
+            parse=parse_pins,
+            repeatable=True,
+            help="force a strategy: '*:dp=4', 'block[0-3]:dp=2,tp=2', 'exit:zero3=4@1/2' (half of "
+            "its weights), or Galvatron's galvatron_config.json; the last that matches a layer",
+        ),
+    ] = ()
+    time_limit_seconds: Annotated[
+        float | None,
+        Option(
+            name="time_limit",
+            metavar="SECONDS",
+            help="of search; then the best plan so far, exit code 4",
+        ),
+    ] = None
+    seed: Annotated[int, Option(help="of random choices, kept in the plan")] = 0
     bounds: tuple[int, ...] | None = None
-    micro_batches: int | None = None
-    schedule: str = "auto"
-    seed: int = 0
-    time_limit_seconds: float | None = None
-    compress: str = "none"
-    quality: str = "safe"
     fractions: tuple[Fraction, ...] = FRACTIONS
 
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]
         if unknown:
             raise UsageError(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
-        strange = [a for a in self.memory_actions if a not in (*ACTIONS, *get_args(Memory))]
+        strange = [a for a in self.memory_actions if a not in (*ACTIONS, *get_args(MemoryAction))]
         if strange or not self.memory_actions:
             raise UsageError(
                 f"unknown memory action {''.join(strange[:1])!r}; known: {', '.join(ACTIONS)}"

@@ -1,6 +1,7 @@
-"""The space searched: strategy words over a cluster's devices, one for all layers.
+"""Strategies to search over a cluster's devices, each applied to all layers.
 
-Axes inside a replica of the batch cost the most to price; they come in families that grow.
+Pricing a combination of model axes is the expensive part, so they come in families of growing
+size, and a family is left once larger sizes stop helping.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from collections.abc import Iterator
 from math import prod
 
 from ..ir.devices.cluster import Cluster
-from ..ir.plan.strategy import FLAG, ROLES, Strategy
+from ..ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
 
-Word = tuple[tuple[str, int], ...]
-NEAR = 8  # devices that axes inside a replica may span even where links are slower
+ModelAxes = tuple[tuple[str, int], ...]  # axes inside a batch replica, outermost first
+NEAR_DEVICES = 8  # devices that axes inside a replica may span even where links are slower
 
 
 def divisors(n: int) -> list[int]:
+    """All divisors, ascending."""
     return [d for d in range(1, n + 1) if n % d == 0] if n < 4096 else _divisors_large(n)
 
 
@@ -25,58 +27,65 @@ def _divisors_large(n: int) -> list[int]:
 
 
 def strategies(
-    devices: int, inside: Word, roles: tuple[str, ...], most_stages: int
+    devices: int, model_axes: ModelAxes, roles: tuple[str, ...], most_stages: int
 ) -> Iterator[Strategy]:
-    """Every word with these axes inside a replica of the batch: stages outermost, then the batch
-    (slow links first), split by one role, or by plain `dp` outside one of the zero roles."""
+    """Every strategy with these model axes inside a batch replica.
+
+    Stages are outermost, then the batch (slow links first), split by one role, or by `dp` outside
+    one of the zero roles.
+    """
     zeros = [r for r in roles if ROLES[r].batch and ROLES[r].shards]
     staging = [r for r in roles if ROLES[r].stages]
-    rest = devices // prod(size for _, size in inside)
+    rest = devices // prod(size for _, size in model_axes)
     for stages in divisors(rest) if staging else [1]:
         if stages > most_stages:
             continue
-        for batch in batch_words(rest // stages, "dp" in roles, zeros):
-            word = (*((r, stages) for r in staging), *batch, *inside)
-            yield Strategy(tuple((r, n) for r, n in word if n > 1 or r == FLAG))
+        for batch in batch_axes(rest // stages, "dp" in roles, zeros):
+            axes = (*((r, stages) for r in staging), *batch, *model_axes)
+            yield Strategy(tuple((r, n) for r, n in axes if n > 1 or r == SEQUENCE_FLAG))
 
 
-def families(cluster: Cluster, roles: tuple[str, ...]) -> list[list[Word]]:
-    """Words of axes inside a replica that differ in one size, which grows: a tensor axis with the
-    whole or with tokens between its operators, an axis of tokens. They stay near."""
-    near = max(cluster.levels[-1].size, NEAR)
-    sizes = [d for d in divisors(cluster.devices) if 1 < d <= near]
-    # a role that may also split heads finds all that one for tokens alone does
+def axis_families(cluster: Cluster, roles: tuple[str, ...]) -> list[list[ModelAxes]]:
+    """Families of model axes that differ in one growing size: a tensor axis, with activations
+    between operators replicated or split by tokens, or a token axis. They stay on fast links.
+    """
+    most_devices = max(cluster.levels[-1].size, NEAR_DEVICES)
+    sizes = [d for d in divisors(cluster.devices) if 1 < d <= most_devices]
+    # a role that may also split heads covers the splits of one for tokens alone
     tokens = sorted((r for r in roles if ROLES[r].sequence), key=lambda r: not ROLES[r].heads)
-    found: list[list[Word]] = [[()]]
+    families: list[list[ModelAxes]] = [[()]]
     for role in (r for r in roles if ROLES[r].operators):
-        found.append([((role, ways),) for ways in sizes])
-        if FLAG in roles:
-            found.append([((role, ways), (FLAG, 1)) for ways in sizes])
-    found += [[((role, ways),) for ways in sizes] for role in tokens[:1]]
-    return found
+        families.append([((role, degree),) for degree in sizes])
+        if SEQUENCE_FLAG in roles:
+            families.append([((role, degree), (SEQUENCE_FLAG, 1)) for degree in sizes])
+    families += [[((role, degree),) for degree in sizes] for role in tokens[:1]]
+    return families
 
 
-def with_experts(cluster: Cluster, roles: tuple[str, ...], inside: Word) -> list[Word]:
-    """The word inside an axis of experts, which grows."""
-    rest = cluster.devices // prod(size for _, size in inside)
-    near = max(cluster.levels[-1].size, NEAR)
+def with_experts(
+    cluster: Cluster, roles: tuple[str, ...], model_axes: ModelAxes
+) -> list[ModelAxes]:
+    """These model axes inside an expert axis of growing size."""
+    rest = cluster.devices // prod(size for _, size in model_axes)
+    most_devices = max(cluster.levels[-1].size, NEAR_DEVICES)
     return [
-        ((role, ways), *inside)
+        ((role, degree), *model_axes)
         for role in roles
         if ROLES[role].experts
-        for ways in divisors(rest)
-        if 1 < ways <= near
+        for degree in divisors(rest)
+        if 1 < degree <= most_devices
     ]
 
 
-def batch_words(ways: int, plain: bool, zeros: list[str]) -> Iterator[Word]:
-    if ways == 1:
+def batch_axes(degree: int, plain: bool, zeros: list[str]) -> Iterator[ModelAxes]:
+    """Axes that split the batch `degree` ways; `plain`: whether `dp` may be used."""
+    if degree == 1:
         yield ()
         return
     if plain:
-        yield (("dp", ways),)
+        yield (("dp", degree),)
     for role in zeros:
-        yield ((role, ways),)
+        yield ((role, degree),)
         if plain:
-            for outer in divisors(ways)[1:-1]:
-                yield (("dp", outer), (role, ways // outer))
+            for outer in divisors(degree)[1:-1]:
+                yield (("dp", outer), (role, degree // outer))

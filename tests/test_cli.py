@@ -7,22 +7,35 @@ import sys
 import pytest
 
 from plait.api.cli import main
-from plait.api.commands.verbs import VERBS
+from plait.api.commands.table import COMMANDS
 from plait.tests.paths import LLAMA
 
 
-@pytest.mark.parametrize("verb", [v.name for v in VERBS])
-def test_help_is_there(verb, capsys):
+@pytest.mark.parametrize("command", [c.name for c in COMMANDS])
+def test_help_is_there(command, capsys):
     with pytest.raises(SystemExit) as end:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert end.value.code == 0
     assert "usage: plait" in capsys.readouterr().out
 
 
 def test_help_loads_no_torch():
-    code = "import sys; from plait.api.cli import parser; parser(); print('torch' in sys.modules)"
+    code = (
+        "import sys; from plait.api.cli import command_parser; command_parser()\n"
+        "print({'torch', 'ortools', 'numba', 'rich'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("command", [c.name for c in COMMANDS])
+def test_help_is_quick(command):
+    code = (
+        "import sys, time; from plait.api.cli import main\n"
+        f"try: main(['{command}', '--help'])\n"
+        "except SystemExit: sys.exit(time.process_time() > 0.5 or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_trace_plan_view_check(tmp_path, capsys):

@@ -1,59 +1,201 @@
-"""`plait plan`: the question as it was typed, and the plan in the form that was asked for."""
+"""`plait plan`: how to spread the training of a model over a cluster."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from ...ir.devices.heterogeneous import Fleet
-from .. import files
-from ..plan_json import front_row, front_table, plan_json
-from .common import TIME_LIMIT, asked, note, show, source_text, subject
+from ...ir.devices.cluster import Cluster
+from ...ir.errors import UsageError
+from ..options import add_flags, given_options
+from .arguments import add_json, add_source, source_of
+from .output import TIME_LIMIT, note, print_json, progress
+
+if TYPE_CHECKING:
+    from ...ir.devices.heterogeneous import HeterogeneousCluster
+    from ...ir.model import Model
+    from ...ir.plan.plan import Plan
+    from ..bucket_plans import Bucket
+    from ..model_source import ModelSource
+    from ..plan_request import PlanRequest
 
 
-def run(options: argparse.Namespace) -> int:
-    from ...planner import plan as search
-    from ...planner.search.pareto import front
-    from ..plan_object import planned
-    from ..python import question
-    from .plan_heterogeneous import run as run_fleet
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    add_json(parser)
+    parser.add_argument(
+        "--cluster", required=True, help="preset (8x8xh100), local:N, or a TOML file"
+    )
+    add_flags(parser)
+    parser.add_argument(
+        "--front",
+        action="store_true",
+        help="also show the fastest plans for less memory, and for more",
+    )
+    parser.add_argument(
+        "--buckets",
+        metavar="SEQ[:BATCH],...",
+        help="a plan for each sequence length (4096:64,16384:16) of an hf: source, and "
+        "what switching sends; -o plan.json writes plan.4096.json",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the plan as JSON")
 
-    if options.buckets:
-        from .plan_buckets import run as planned_set
 
-        return planned_set(options)
+def run(arguments: argparse.Namespace) -> int:
+    """The exit code is 4 where the search was stopped before its end."""
+    if arguments.buckets:
+        return _run_buckets(arguments)
     start = time.perf_counter()
-    model, cluster = subject(options)
+    options, source = given_options(arguments), source_of(arguments)
+    model, cluster = _model_and_cluster(source, arguments.cluster, options.get("global_batch"))
     traced = time.perf_counter()
-    asked_model, how = question(model, None, cluster.devices, **asked(options))
-    if isinstance(cluster, Fleet):
-        return run_fleet(options, asked_model, cluster, how, start)
-    made = planned(search(asked_model, cluster, how))
-    others = front(asked_model, cluster, how, batches=near(model.batch)) if options.front else []
-    made = replace(made, source=source_text(options))
-    done = time.perf_counter()
-    if options.output:
-        files.write(Path(options.output), made, "plait/plan")
-        note(f"wrote {options.output}")
-    times = {"total": done - start, "trace": traced - start, "search": done - traced}
-    if options.json:
-        rows = {"front": [front_row(p) for p in others]} if options.front else {}
-        show(plan_json(made, times) | rows)
+    request = _request(model, cluster, options)
+    if not isinstance(cluster, Cluster):
+        return _run_heterogeneous(arguments, request, cluster, start)
+    plan = _search(request, cluster, source)
+    pareto = _pareto_plans(request, cluster, model.batch) if arguments.front else []
+    end = time.perf_counter()
+    _write(arguments.output, plan, "plait/plan")
+    if arguments.json:
+        from ..plan_json import pareto_row, plan_json
+
+        times = {"total": end - start, "trace": traced - start, "search": end - traced}
+        rows = {"front": [pareto_row(p) for p in pareto]} if arguments.front else {}
+        print_json(plan_json(plan, times) | rows)
     else:
         from ...ir.text.printer import print_plan
+        from ..plan_json import pareto_table
 
-        print(print_plan(made))
-        if options.front:
-            print("\n".join(front_table(others)))
-        note(f"planned in {done - start:.1f} s, of it tracing {traced - start:.1f} s")
-    if not made.complete:
+        print(print_plan(plan))
+        if arguments.front:
+            print("\n".join(pareto_table(pareto)))
+        note(f"planned in {end - start:.1f} s, of it tracing {traced - start:.1f} s")
+    if not plan.complete:
         note("the search was stopped: the plan is the best so far")
-    return 0 if made.complete else TIME_LIMIT
+    return 0 if plan.complete else TIME_LIMIT
 
 
-def near(batch: int) -> list[int]:
-    """Batches beside one, for the front."""
-    return [batch * 2, *([batch // 2] if batch % 2 == 0 else [])]
+def _model_and_cluster(
+    source: ModelSource, cluster_name: str, global_batch: int | None
+) -> tuple[Model, Cluster | HeterogeneousCluster]:
+    """The model, with at least one sample for every device where no batch is asked for."""
+    from ...cost_model.hardware import load_any_cluster
+
+    cluster = load_any_cluster(cluster_name)
+    model = source.load(global_batch)
+    if global_batch is None and model.batch < cluster.devices:
+        batch = -(-cluster.devices // model.batch) * model.batch
+        note(f"global batch {batch}: {model.batch} would leave devices without a sample")
+        model = source.load(batch)
+    return model, cluster
+
+
+def _request(
+    model: Model, cluster: Cluster | HeterogeneousCluster, options: dict[str, Any]
+) -> PlanRequest:
+    from ..plan_request import plan_request
+
+    return plan_request(model, cluster.devices, options)
+
+
+def _search(request: PlanRequest, cluster: Cluster, source: ModelSource) -> Plan:
+    from ...planner import plan
+
+    with progress("searching"):
+        return replace(plan(request.model, cluster, request.options), source=str(source))
+
+
+def _pareto_plans(request: PlanRequest, cluster: Cluster, batch: int) -> list[Plan]:
+    """The fastest plans by memory, for the batch and those of twice and half its size."""
+    from ...planner.search.pareto import pareto_front
+
+    batches = [batch * 2, *([batch // 2] if batch % 2 == 0 else [])]
+    with progress("searching for other memory limits"):
+        return pareto_front(request.model, cluster, request.options, batches=batches)
+
+
+def _write(output: str | None, plan: object, format_: str) -> None:
+    from .. import files
+
+    if output:
+        files.write(Path(output), plan, format_)
+        note(f"wrote {output}")
+
+
+def _run_heterogeneous(
+    arguments: argparse.Namespace, request: PlanRequest, cluster: HeterogeneousCluster, start: float
+) -> int:
+    """Plan for a heterogeneous cluster; a part that is faster alone gives an ordinary plan."""
+    from ...ir.plan.plan import Plan
+    from ...ir.text.printer import print_plan
+    from ...planner.heterogeneous.judge import check
+    from ...planner.heterogeneous.search import plan as search
+    from ..heterogeneous_plan import heterogeneous_json, heterogeneous_text
+    from ..plan_json import plan_json
+
+    with progress("searching"):
+        plan = search(request.model, cluster, request.options)
+    seconds = time.perf_counter() - start
+    if isinstance(plan, Plan):
+        name, devices = plan.cluster.name, plan.cluster.devices
+        note(f"no mixture is faster than {name} ({devices} devices) by itself")
+        format_, text = "plait/plan", print_plan(plan)
+        data = plan_json(plan, {"total": seconds})
+    else:
+        check(plan)
+        format_, text = "plait/fleet-plan", "\n".join(heterogeneous_text(plan))
+        data = heterogeneous_json(plan, seconds)
+    _write(arguments.output, plan, format_)
+    if arguments.json:
+        print_json(data)
+    else:
+        print(text)
+        note(f"planned in {seconds:.1f} s")
+    return 0 if plan.complete else TIME_LIMIT
+
+
+def _run_buckets(arguments: argparse.Namespace) -> int:
+    """Plan every sequence length of --buckets, and show what switching between them sends."""
+    from ..bucket_plans import parse_buckets, plan_rows, switch_json, switch_rows, switches_between
+    from ..plan_json import plan_json
+
+    if not arguments.source.startswith("hf:"):
+        raise UsageError("--buckets traces several lengths, for which it needs an hf: source")
+    if arguments.front:
+        raise UsageError("--buckets makes plans of its own: ask for the --front of one length")
+    start = time.perf_counter()
+    lengths = parse_buckets(arguments.buckets)
+    buckets = [_plan_bucket(arguments, tokens, batch) for tokens, batch in lengths]
+    switches = switches_between(buckets)
+    for bucket in buckets if arguments.output else ():
+        path = Path(arguments.output)
+        path = path.with_name(f"{path.stem}.{bucket.tokens}{path.suffix}")
+        _write(str(path), bucket.plan, "plait/plan")
+    if arguments.json:
+        print_json(
+            {
+                "buckets": [{"tokens": b.tokens} | plan_json(b.plan, {}) for b in buckets],
+                "switches": [switch_json(*key, value) for key, value in switches.items()],
+            }
+        )
+    else:
+        print("\n".join([*plan_rows(buckets), *switch_rows(switches)]))
+        note(f"planned in {time.perf_counter() - start:.1f} s")
+    return 0 if all(b.plan.complete for b in buckets) else TIME_LIMIT
+
+
+def _plan_bucket(arguments: argparse.Namespace, tokens: int, batch: int | None) -> Bucket:
+    from ..bucket_plans import bucket
+
+    options = given_options(arguments)
+    batch = batch or options.get("global_batch")
+    source = source_of(arguments)._replace(batch=arguments.batch or batch, seq=tokens)
+    model, cluster = _model_and_cluster(source, arguments.cluster, batch)
+    if not isinstance(cluster, Cluster):
+        raise UsageError("--buckets plans for clusters of one kind of device")
+    request = _request(model, cluster, options | {"global_batch": batch})
+    return bucket(tokens, _search(request, cluster, source), request.model)

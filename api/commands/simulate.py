@@ -9,35 +9,62 @@ from typing import Any
 
 import msgspec
 
-from ...cost_model.pipeline.simulate import Event, Timeline
-from ...cost_model.pipeline.what_if import Conditions, Lost, Run, ranks_of, run_plan
+from ...cost_model.pipeline.simulate import ScheduleEvent, Timeline
+from ...cost_model.pipeline.what_if import (
+    Conditions,
+    LostLink,
+    SimulatedStep,
+    ranks_of,
+    simulate_step,
+)
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
 from ...ir.text.printer import schedule, seconds
-from .common import show
+from .arguments import add_json
+from .output import print_json
 
 WIDTH = 72  # columns of the timeline
 MOST_ROWS = 64
 LARGEST_FACTOR = 1000.0
 
 
-def run(options: argparse.Namespace) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", metavar="PLAN")
+    parser.add_argument(
+        "--slow",
+        action="append",
+        default=[],
+        metavar="RANK=TIMES",
+        help="a rank that computes more slowly: rank3=1.3; repeatable",
+    )
+    parser.add_argument(
+        "--link-down",
+        action="append",
+        default=[],
+        metavar="LINK[=PART]",
+        help="a level (network), one rank's (rank3:network) or its innermost (rank3), "
+        "lost as a whole or in part (network=0.5); repeatable",
+    )
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
     from ..plan_object import load_plan
 
-    plan = load_plan(options.plan)
-    conditions = parse_conditions(plan, options.slow, options.link_down)
-    planned, changed = run_plan(plan, Conditions()), run_plan(plan, conditions)
-    if options.json:
-        show(as_json(plan, planned, changed))
+    plan = load_plan(arguments.plan)
+    conditions = parse_conditions(plan, arguments.slow, arguments.link_down)
+    planned, changed = simulate_step(plan, Conditions()), simulate_step(plan, conditions)
+    if arguments.json:
+        print_json(_runs_json(plan, planned, changed))
     else:
-        print("\n".join(lines(plan, planned, changed)))
+        print("\n".join(_runs_text(plan, planned, changed)))
     return 0
 
 
 def parse_conditions(plan: Plan, slow: Sequence[str], down: Sequence[str]) -> Conditions:
-    """From `rank3=1.3` and `LEVEL`, `rank3:LEVEL` or `rank3` with or without `=PART`.
+    """Parse `rank3=1.3` and `LEVEL`, `rank3:LEVEL` or `rank3` with or without `=PART`.
 
-    Raises UsageError for what the plan's cluster has not, and for what is given twice.
+    Raises UsageError for ranks and levels that the plan's cluster does not have, and for duplicates.
     """
     slowed = tuple(_slow(plan, text) for text in slow)
     lost = tuple(_lost(plan, text) for text in down)
@@ -57,7 +84,7 @@ def _slow(plan: Plan, text: str) -> tuple[int, float]:
     return _rank(plan, name, f"--slow {text}"), factor
 
 
-def _lost(plan: Plan, text: str) -> Lost:
+def _lost(plan: Plan, text: str) -> LostLink:
     place, _, value = text.partition("=")
     part = _number(value, f"--link-down {text}") if value else 1.0
     if not 0 < part <= 1:
@@ -66,20 +93,20 @@ def _lost(plan: Plan, text: str) -> Lost:
     rank, colon, level = place.rpartition(":")
     if level in names:
         number = _rank(plan, rank, f"--link-down {text}") if colon else None
-        return Lost(names.index(level), part, number)
+        return LostLink(names.index(level), part, number)
     if colon or not re.fullmatch(r"rank\d+", level):
         raise UsageError(
             f"--link-down {text}: {plan.cluster.name} has the levels {', '.join(names)}; name one, or "
             "a rank, or both as in rank3:" + names[-1]
         )
-    return Lost(len(names) - 1, part, _rank(plan, level, f"--link-down {text}"))
+    return LostLink(len(names) - 1, part, _rank(plan, level, f"--link-down {text}"))
 
 
 def _rank(plan: Plan, text: str, where: str) -> int:
-    found = re.fullmatch(r"rank(\d{1,9})", text)
-    if found is None or int(found[1]) >= plan.mesh.size:
+    match = re.fullmatch(r"rank(\d{1,9})", text)
+    if match is None or int(match[1]) >= plan.mesh.size:
         raise UsageError(f"{where}: name a rank from rank0 to rank{plan.mesh.size - 1}")
-    return int(found[1])
+    return int(match[1])
 
 
 def _number(text: str, where: str) -> float:
@@ -89,10 +116,11 @@ def _number(text: str, where: str) -> float:
         raise UsageError(f"{where}: {text!r:.40} is not a number") from None
 
 
-def lines(plan: Plan, planned: Run, changed: Run) -> Iterator[str]:
+def _runs_text(plan: Plan, planned: SimulatedStep, changed: SimulatedStep) -> Iterator[str]:
     """Step and bubble as planned and as changed, then every stage over time."""
     more = changed.step_seconds / planned.step_seconds - 1
-    yield f"{plan.word}, {plan.micro_batches} micro-batches, {schedule(plan)}, on {plan.cluster}"
+    micro_batches = f"{plan.micro_batches} micro-batches"
+    yield f"{plan.strategy_text}, {micro_batches}, {schedule(plan)}, on {plan.cluster}"
     yield ""
     yield f"{'':<22}{'as planned':>12}{'changed':>12}"
     for name, before, after in (
@@ -109,22 +137,22 @@ def lines(plan: Plan, planned: Run, changed: Run) -> Iterator[str]:
         yield f"{f'  stage {stage}':<22}{before:>12.1%}{after:>12.1%}"
     yield ""
     yield f"the pipeline, a column is {seconds(changed.timeline.makespan_seconds / WIDTH)}"
-    yield from picture(changed.timeline)
+    yield from _timeline_rows(changed.timeline)
 
 
-def picture(timeline: Timeline) -> Iterator[str]:
+def _timeline_rows(timeline: Timeline) -> Iterator[str]:
     """A row per stage: F forward, B backward, a point where it waits."""
-    rows: list[list[Event]] = [[] for _ in range(timeline.stages)]
+    rows: list[list[ScheduleEvent]] = [[] for _ in range(timeline.stages)]
     for event in timeline.events:
         rows[event.stage].append(event)
     for stage, events in enumerate(rows[:MOST_ROWS]):
-        yield f"stage {stage:<4}{drawn(events, timeline.makespan_seconds)}"
+        yield f"stage {stage:<4}{_drawn(events, timeline.makespan_seconds)}"
     if len(rows) > MOST_ROWS:
         yield f"… {len(rows) - MOST_ROWS} more stages"
 
 
-def drawn(events: Sequence[Event], makespan_seconds: float) -> str:
-    """What a stage does at the middle of every column; `events` in order of time."""
+def _drawn(events: Sequence[ScheduleEvent], makespan_seconds: float) -> str:
+    """A mark per column for what a stage does at its middle; `events` in order of time."""
     marks, at = "", 0
     for column in range(WIDTH):
         now = (column + 0.5) * makespan_seconds / WIDTH
@@ -134,7 +162,7 @@ def drawn(events: Sequence[Event], makespan_seconds: float) -> str:
     return marks
 
 
-def as_json(plan: Plan, planned: Run, changed: Run) -> dict[str, Any]:
+def _runs_json(plan: Plan, planned: SimulatedStep, changed: SimulatedStep) -> dict[str, Any]:
     line = changed.timeline
     return {
         "step_time_s": changed.step_seconds,

@@ -1,45 +1,72 @@
-"""`plait verify`: a plan's or placement's program on gloo ranks against one process."""
+"""`plait verify`: the program of a plan or placement on gloo ranks against one process."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...ir.errors import MismatchError, VerifyError
-from .. import files
-from ..compilation import Subject, read_decision
-from .common import load_model, show
+from .arguments import add_json, add_source, source_of
+from .output import print_json
+
+if TYPE_CHECKING:
+    from ..compilation import VerificationCase
 
 
-def run(options: argparse.Namespace) -> int:
-    from ...codegen import write
-    from ...ir.lowering.cast import lift_dtypes
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", metavar="PLAN", help="plan.json or placement.json")
+    add_source(parser)
+    add_json(parser)
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        help="gloo ranks; default: the plan's devices; 4 at most with --scale tiny",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("tiny",),
+        help="tiny: the same decisions on a small model (hf: sources) and few ranks: axes "
+        "of 2, as many roles as fit, a layer of every sort",
+    )
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps to compare")
+    parser.add_argument(
+        "--program", metavar="DIR", help="verify the float64 program in DIR instead of a fresh one"
+    )
+    parser.add_argument("--keep", metavar="DIR", help="leave the verified float64 program in DIR")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ...codegen import write_program
+    from ...ir.lowering.cast import cast_model
     from ...runtime.verification.verify import Job, verify
+    from .. import files
 
     with tempfile.TemporaryDirectory(prefix="plait-verify-") as scratch:
-        subject = subject_of(options, Path(scratch))
-        for line in () if options.json else subject.notes:
+        case = _case(arguments, Path(scratch))
+        for line in () if arguments.json else case.notes:
             print(line, flush=True)
-        decision = subject.decision
-        folder = Path(options.program or options.keep or Path(scratch, "program"))
-        if options.program is None:
-            write(decision.wide(subject.model), folder)
-        file = Path(scratch, "model.json")
-        files.write(file, lift_dtypes(subject.model, "float64"), "plait/model")
+        target = case.target
+        folder = Path(arguments.program or arguments.keep or Path(scratch, "program"))
+        if arguments.program is None:
+            write_program(target.float64_program(case.model), folder)
+        model_file = Path(scratch, "model.json")
+        files.write(model_file, cast_model(case.model, "float64"), "plait/model")
         job = Job(
-            decision.name,
+            target.name,
             str(folder),
-            subject.source,
-            str(file),
-            batch=decision.batch,
-            seq=subject.seq,
-            steps=options.steps,
+            case.source.source,
+            str(model_file),
+            batch=target.batch,
+            seq=case.source.seq,
+            steps=arguments.steps,
         )
-        verdict = verify([job], decision.ranks, options.timeout)[0]
-    if options.json:
-        scale = {} if subject.scale is None else {"scale": subject.scale}
-        show(
+        verdict = verify([job], target.ranks, arguments.timeout)[0]
+    if arguments.json:
+        scale = {} if case.scale is None else {"scale": case.scale}
+        print_json(
             {
                 "passed": verdict.passed,
                 "loss": verdict.loss,
@@ -52,22 +79,23 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(verdict)
     if not verdict.passed:
-        raise VerifyError(f"{decision.name}: the program differs from one process")
+        raise VerifyError(f"{target.name}: the program differs from one process")
     return 0
 
 
-def subject_of(options: argparse.Namespace, scratch: Path) -> Subject:
-    """What the command line asks to verify; files that it needs are written to `scratch`."""
-    if options.scale == "tiny":
-        from .verify_tiny import tiny
+def _case(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
+    """What is verified; files that it needs are written to `scratch`."""
+    from ..compilation import VerificationCase, read_target
+    from ..scaled_down import scaled_down_case
 
-        return tiny(options, scratch)
-    decision = read_decision(Path(options.plan))
-    ranks = options.ranks or decision.ranks
-    if ranks != decision.ranks:
+    path, source = Path(arguments.plan), source_of(arguments)
+    if arguments.scale == "tiny":
+        return scaled_down_case(path, source, arguments.ranks, scratch)
+    target = read_target(path)
+    ranks = arguments.ranks or target.ranks
+    if ranks != target.ranks:
         raise MismatchError(
-            f"{options.plan} is for {decision.ranks} ranks, --ranks says {ranks}; "
+            f"{path} is for {target.ranks} ranks, --ranks says {ranks}; "
             "--scale tiny verifies a plan on fewer"
         )
-    model = load_model(options, decision.batch)
-    return Subject(decision, model, options.source, options.seq)
+    return VerificationCase(target, source.load(target.batch), source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .run import Row, Unmodelled, flag, whole
+from .run import Row, UnmodelledError, flag, integer
 
 TASKS = {"pretrain": 0, "sft": 0, "lora": 32}  # and the rank of adapters (assumed)
 
@@ -32,26 +32,26 @@ class Architecture(msgspec.Struct, frozen=True):
 
 
 def read_architecture(row: Row) -> Architecture:
-    """The architecture of a row; raises Unmodelled naming the column."""
-    hidden, heads = whole(row, "hidden"), whole(row, "heads")
+    """The architecture of a row; raises UnmodelledError naming the column."""
+    hidden, heads = integer(row, "hidden"), integer(row, "heads")
     if hidden % heads:
-        raise Unmodelled(f"hidden {hidden} is not a multiple of heads {heads}")
-    experts = whole(row, "experts", 0)
+        raise UnmodelledError(f"hidden {hidden} is not a multiple of heads {heads}")
+    experts = integer(row, "experts", 0)
     task = row.get("task", "") or "pretrain"
     if task not in TASKS:
-        raise Unmodelled(f"task {task!r} is not known: {', '.join(TASKS)}")
+        raise UnmodelledError(f"task {task!r} is not known: {', '.join(TASKS)}")
     gated = flag(row, "gated_mlp", experts > 0)
     return Architecture(
         hidden=hidden,
         heads=heads,
-        kv_heads=whole(row, "kv_heads", heads),
-        ffn=whole(row, "ffn", 4 * hidden),
-        vocabulary=whole(row, "vocab", 50257),
-        tokens=whole(row, "seq_len"),
+        kv_heads=integer(row, "kv_heads", heads),
+        ffn=integer(row, "ffn", 4 * hidden),
+        vocabulary=integer(row, "vocab", 50257),
+        tokens=integer(row, "seq_len"),
         adapter_rank=TASKS[task],
         gated=gated,
         tied=flag(row, "tied", not gated),
         experts=experts,
-        choices=whole(row, "topk", 1) if experts else 0,
-        expert_hidden=whole(row, "moe_ffn", whole(row, "ffn", 4 * hidden)) if experts else 0,
+        choices=integer(row, "topk", 1) if experts else 0,
+        expert_hidden=integer(row, "moe_ffn", integer(row, "ffn", 4 * hidden)) if experts else 0,
     )

@@ -1,4 +1,4 @@
-"""The machine of a run: a preset by the name of its device, with the network that the row names."""
+"""The cluster of a run: a preset by the name of its device, with the network that the row names."""
 
 from __future__ import annotations
 
@@ -8,45 +8,45 @@ from msgspec.structs import replace
 
 from ...cost_model.hardware import presets
 from ...ir.devices.cluster import Cluster, Device, Link
-from .run import Run, Unmodelled
+from .run import RunConfig, UnmodelledError
 
-WIRE_PART = 0.85  # of a network's nominal rate that large messages reach (assumed)
+NETWORK_EFFICIENCY = 0.85  # of a network's nominal rate that large messages reach (assumed)
 
 
 def preset_of(name: str, memory_gb: float) -> str:
     """The preset whose name begins the device's; of several, the nearest in memory."""
     families: dict[str, list[str]] = {}
     for preset in presets():
-        families.setdefault(plain(re.sub(r"-\d+$", "", preset)), []).append(preset)
-    found = [f for f in families if re.match(rf"{f}(?!\d)|{f}\d*$", plain(name))]
-    if not found:
-        raise Unmodelled(f"gpu {name!r} is not known; known: {', '.join(families)}")
-    members = families[max(found, key=len)]
+        families.setdefault(normalized(re.sub(r"-\d+$", "", preset)), []).append(preset)
+    matching = [f for f in families if re.match(rf"{f}(?!\d)|{f}\d*$", normalized(name))]
+    if not matching:
+        raise UnmodelledError(f"gpu {name!r} is not known; known: {', '.join(families)}")
+    members = families[max(matching, key=len)]
     wanted = memory_gb * 1e9 or max(presets()[m][0].memory_bytes for m in members)
     return min(members, key=lambda m: abs(presets()[m][0].memory_bytes - wanted))
 
 
-def plain(name: str) -> str:
+def normalized(name: str) -> str:
     """Letters and digits of a name."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def fast_group(run: Run, domain: int) -> int:
+def fast_group(run: RunConfig, domain: int) -> int:
     """Devices that the fast links join: a node's, or more where their domain is wider than a node
     and a divisor of the devices lets it be filled."""
     wide = max(n for n in range(1, min(domain, run.devices) + 1) if run.devices % n == 0)
     return max(min(run.devices_per_node, run.devices), wide)
 
 
-def cluster_of(run: Run) -> Cluster:
+def cluster_of(run: RunConfig) -> Cluster:
     """Nodes of the run's size joined by its network."""
     preset = preset_of(run.device, run.device_memory_gb)
     device, links = presets()[preset]
     per_node = fast_group(run, int(links["scale_up"]["domain"]))
     if run.devices % per_node:
-        raise Unmodelled(f"{run.devices} devices do not fill nodes of {per_node}")
+        raise UnmodelledError(f"{run.devices} devices do not fill nodes of {per_node}")
     network = links["network"]
-    rate = run.network_gbit_per_second / 8 * WIRE_PART or network["gb_per_s"]
+    rate = run.network_gbit_per_second / 8 * NETWORK_EFFICIENCY or network["gb_per_s"]
     inside = links["scale_up"]
     levels = [Link("scale_up", per_node, inside["latency_us"] * 1e-6, inside["gb_per_s"] * 1e9)]
     if run.devices > per_node:

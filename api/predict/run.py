@@ -21,7 +21,7 @@ RECOMPUTE = {
 COMPILERS = ("jax", "xla", "maxtext", "pax", "levanter")  # frameworks whose programs are compiled
 
 
-class Unmodelled(UsageError):
+class UnmodelledError(UsageError):
     """A row that lacks something, or describes what the model does not know."""
 
 
@@ -41,22 +41,22 @@ class Layout(msgspec.Struct, frozen=True):
 
     @property
     def strategy(self) -> Strategy:
-        """Stages outermost, then replicas, then what talks most."""
-        ways = self.data // self.experts
-        sharded = min(self.shard_group, ways) if self.zero_stage else 1
+        """Axes from the outside in: stages, replicas, then those that communicate most."""
+        replicas = self.data // self.experts
+        sharded = min(self.shard_group, replicas) if self.zero_stage else 1
         axes = (
             ("pp", self.pipeline),
-            ("dp", ways // sharded),
+            ("dp", replicas // sharded),
             (f"zero{self.zero_stage}", sharded),
             ("ep", self.experts),
             ("cp", self.context),
             ("tp", self.tensor),
         )
-        bare = (("sp", 1),) if self.tensor_tokens and self.tensor > 1 else ()
-        return Strategy((*(axis for axis in axes if axis[1] > 1), *bare))
+        sequence_parallel = (("sp", 1),) if self.tensor_tokens and self.tensor > 1 else ()
+        return Strategy((*(axis for axis in axes if axis[1] > 1), *sequence_parallel))
 
 
-class Run(msgspec.Struct, frozen=True):
+class RunConfig(msgspec.Struct, frozen=True):
     """A configuration: layout, batch, memory action, precision, and the machine it ran on."""
 
     layers: int
@@ -78,32 +78,32 @@ class Run(msgspec.Struct, frozen=True):
         return self.global_batch // (self.layout.data * self.micro_batch)
 
 
-def read_run(row: Row) -> Run:
-    """The run of a row; raises Unmodelled naming the column that is missing or makes no sense."""
+def read_run(row: Row) -> RunConfig:
+    """The run of a row; raises UnmodelledError naming the column that is missing or makes no sense."""
     layout = read_layout(row)
-    micro_batch = whole(row, "microbatch", 1)
-    accumulated = whole(row, "grad_accum", 1)
-    run = Run(
-        layers=whole(row, "layers"),
+    micro_batch = integer(row, "microbatch", 1)
+    accumulated = integer(row, "grad_accum", 1)
+    run = RunConfig(
+        layers=integer(row, "layers"),
         layout=layout,
         micro_batch=micro_batch,
-        global_batch=whole(row, "global_batch", layout.data * micro_batch * accumulated),
-        recompute=recompute(row.get("recompute", "")),
+        global_batch=integer(row, "global_batch", layout.data * micro_batch * accumulated),
+        recompute=parse_recompute(row.get("recompute", "")),
         fused_attention=flag(row, "flash_attn", True),
         compiled=flag(row, "compile", is_compiler(row.get("framework", ""))),
-        precision=precision(row.get("precision", "") or "bf16"),
+        precision=parse_precision(row.get("precision", "") or "bf16"),
         device=row.get("gpu", ""),
         device_memory_gb=number(row, "gpu_mem_gb", 0.0),
-        devices=whole(row, "num_gpus"),
-        devices_per_node=whole(row, "gpus_per_node", 8),
+        devices=integer(row, "num_gpus"),
+        devices_per_node=integer(row, "gpus_per_node", 8),
         network_gbit_per_second=number(row, "inter_node_gbps_per_gpu", 0.0),
     )
     if run.layout.strategy.devices != run.devices:
-        raise Unmodelled(
+        raise UnmodelledError(
             f"{run.layout.strategy} is for {run.layout.strategy.devices} devices, not {run.devices}"
         )
     if run.micro_batches * layout.data * micro_batch != run.global_batch:
-        raise Unmodelled(
+        raise UnmodelledError(
             f"global_batch {run.global_batch} is not a multiple of {layout.data} replicas of "
             f"micro-batches of {micro_batch}"
         )
@@ -115,43 +115,43 @@ def is_compiler(framework: str) -> bool:
 
 
 def read_layout(row: Row) -> Layout:
-    tensor, pipeline = whole(row, "tp", 1), whole(row, "pp", 1)
-    context, experts = whole(row, "cp", 1), whole(row, "ep", 1)
-    data = whole(row, "dp", max(whole(row, "num_gpus") // (tensor * pipeline * context), 1))
+    tensor, pipeline = integer(row, "tp", 1), integer(row, "pp", 1)
+    context, experts = integer(row, "cp", 1), integer(row, "ep", 1)
+    data = integer(row, "dp", max(integer(row, "num_gpus") // (tensor * pipeline * context), 1))
     experts = gcd(
         experts, data
     )  # others lie over tensor ranks, which split experts' insides as well
-    group = whole(row, "shard_group", 0) or data // experts
+    group = integer(row, "shard_group", 0) or data // experts
     if (data // experts) % min(group, data // experts):
-        raise Unmodelled(f"shard_group {group} does not divide dp {data}")
+        raise UnmodelledError(f"shard_group {group} does not divide dp {data}")
     return Layout(
         data=data,
-        zero_stage=whole(row, "zero_stage", 0),
+        zero_stage=integer(row, "zero_stage", 0),
         shard_group=group,
         tensor=tensor,
         tensor_tokens=flag(row, "sp", False),
         pipeline=pipeline,
-        chunks=whole(row, "vpp", 1),
+        chunks=integer(row, "vpp", 1),
         context=context,
         experts=experts,
     )
 
 
-def precision(words: str) -> str:
+def parse_precision(text: str) -> str:
     """`bf16` of `amp_bf16` or `BF16-mixed`: the type of products is what counts."""
-    found = re.search(r"fp8|bf16|fp16|fp32", words.lower())
-    if found is None:
-        raise Unmodelled(f"precision {words!r} is not known")
-    return found[0]
+    match = re.search(r"fp8|bf16|fp16|fp32", text.lower())
+    if match is None:
+        raise UnmodelledError(f"precision {text!r} is not known")
+    return match[0]
 
 
-def recompute(words: str) -> str:
-    """`full`, `half` of the layers, `attention` or `none`; what is not printed is none."""
+def parse_recompute(text: str) -> str:
+    """`full`, `half` of the layers, `attention` or `none`; no text means none."""
     for start, meaning in RECOMPUTE.items():
-        if words.startswith(start):
+        if text.startswith(start):
             return meaning
-    if words:
-        raise Unmodelled(f"recompute {words!r} is not known: {', '.join(RECOMPUTE)}")
+    if text:
+        raise UnmodelledError(f"recompute {text!r} is not known: {', '.join(RECOMPUTE)}")
     return "none"
 
 
@@ -160,18 +160,18 @@ def number(row: Row, column: str, default: float | None = None) -> float:
     try:
         value = float(text) if text else default
     except ValueError:
-        raise Unmodelled(f"{column}: {text!r} is not a number") from None
+        raise UnmodelledError(f"{column}: {text!r} is not a number") from None
     if value is None:
-        raise Unmodelled(f"{column} is missing")
+        raise UnmodelledError(f"{column} is missing")
     if not 0 <= value < 1e15:
-        raise Unmodelled(f"{column}: {value} makes no sense")
+        raise UnmodelledError(f"{column}: {value} makes no sense")
     return value
 
 
-def whole(row: Row, column: str, default: int | None = None) -> int:
+def integer(row: Row, column: str, default: int | None = None) -> int:
     value = number(row, column, default)
     if value != int(value) or (value < 1 and default != 0 and column != "zero_stage"):
-        raise Unmodelled(f"{column}: {value} is not a number of things")
+        raise UnmodelledError(f"{column}: {value} is not a number of things")
     return int(value)
 
 

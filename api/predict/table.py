@@ -14,7 +14,7 @@ from .predictor import Predictor
 from .run import Row, read_run
 
 
-class Prediction(msgspec.Struct, frozen=True):
+class RowPrediction(msgspec.Struct, frozen=True):
     """One line of the result; None and a `note` where the run cannot be modelled.
 
     `predicted_peak_mem_gb` is what an allocator reports at its peak (1e9 bytes); `fits` also counts
@@ -28,14 +28,14 @@ class Prediction(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-def predict_row(row: Row, predictor: Predictor) -> Prediction:
+def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
     """The prediction of one row; never raises for what a row says."""
     name = row.get("row_id", "")
     try:
-        found = predictor.predict(read_architecture(row), read_run(row))
+        run = predictor.predict(read_architecture(row), read_run(row))
     except PlaitError as error:
-        return Prediction(name, note=str(error))
-    return Prediction(name, found.step_seconds, found.allocated_bytes / 1e9, found.fits)
+        return RowPrediction(name, note=str(error))
+    return RowPrediction(name, run.step_seconds, run.allocated_bytes / 1e9, run.fits)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -55,7 +55,7 @@ def read_rows(path: Path) -> list[Row]:
 
 def predict_rows(
     rows: list[Row], progress: Callable[[int, int], None] = lambda done, total: None
-) -> Iterator[Prediction]:
+) -> Iterator[RowPrediction]:
     """Predictions in the rows' order; shapes met before are not traced again."""
     predictor = Predictor()
     for number, row in enumerate(rows, 1):
@@ -63,11 +63,11 @@ def predict_rows(
         progress(number, len(rows))
 
 
-def write_predictions(path: Path, predictions: list[Prediction]) -> None:
+def write_predictions(path: Path, predictions: list[RowPrediction]) -> None:
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Prediction.__struct_fields__)
+            writer.writerow(RowPrediction.__struct_fields__)
             writer.writerows([_text(v) for v in msgspec.structs.astuple(p)] for p in predictions)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error

@@ -15,9 +15,9 @@ DROPOUT = 0.1  # of layers that write their scores: those are of the time when a
 class Linear(nn.Linear):
     """A product, and a bias added after it: so the product may be a sum over ranks."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        made = functional.linear(x, self.weight)
-        return made if self.bias is None else made + self.bias
+    def forward(self, input: Tensor) -> Tensor:
+        product = functional.linear(input, self.weight)
+        return product if self.bias is None else product + self.bias
 
 
 class Adapter(nn.Module):
@@ -51,8 +51,8 @@ class Attention(nn.Module):
         q, k, v = (p.view(batch, tokens, -1, self.width).transpose(1, 2) for p in projected)
         if self.a.gated:
             q, k = rotate(q, angles), rotate(k, angles)
-        made = self.attend(q, k, v)
-        return self.out(made.transpose(1, 2).reshape(batch, tokens, -1))
+        context = self.attend(q, k, v)
+        return self.out(context.transpose(1, 2).reshape(batch, tokens, -1))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.a.fused_attention:
@@ -100,8 +100,10 @@ class Mixture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.a.hidden)
         share, choice = torch.topk(functional.softmax(self.router(rows), -1), self.a.choices)
-        made = OPS.experts(rows, choice, share, self.gate_up, self.down, "silu", self.a.experts, [])
-        return made.view(x.shape)
+        output = OPS.experts(
+            rows, choice, share, self.gate_up, self.down, "silu", self.a.experts, []
+        )
+        return output.view(x.shape)
 
 
 class Layer(nn.Module):

@@ -3,9 +3,9 @@ const MOST_COLUMNS = 5;
 
 function memoryPanel(parent) {
   if (!report.memory.length) return;
-  const node = section(parent, "Memory per device", "every term of the peak" + (report.budget_bytes ? `, against a budget of ${bytes(report.budget_bytes)}` : ""));
-  bars(node, report.memory, termColour, bytes, report.budget_bytes);
-  figures(node, report.memory, termColour, bytes, "peak", sum => report.budget_bytes && sum > report.budget_bytes);
+  const node = section(parent, "Memory per device", "every term of the peak" + (report.memory_limit_bytes ? `, against a budget of ${bytes(report.memory_limit_bytes)}` : ""));
+  bars(node, report.memory, termColour, bytes, report.memory_limit_bytes);
+  figures(node, report.memory, termColour, bytes, "peak", sum => report.memory_limit_bytes && sum > report.memory_limit_bytes);
 }
 function stepPanel(parent) {
   if (!report.step || !report.step.length) return;

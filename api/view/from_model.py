@@ -1,4 +1,4 @@
-"""The report of a model alone: its calls with equal layers folded, and what they compute."""
+"""The report of a model alone: its calls, with equal layers folded, and their flops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ...ir.text.printer import calls_of, count, one_line, parameters
 from .layout import arrange
 from .module_graph import Inside
 from .price import as_traced, flops_text
-from .report import Box, Edge, Graph, Report, Table
+from .report import Box, BoxGraph, Edge, Report, Table
 
 Runs = list[tuple[int, int]]
 
@@ -15,8 +15,8 @@ Runs = list[tuple[int, int]]
 def report_of_model(model: Model) -> Report:
     """Runs of calls of one function are one box; boxes open to show the traced operators."""
     runs = equal_runs(model)
-    graphs: dict[str, Graph] = {}
-    flops = {}
+    graphs: dict[str, BoxGraph] = {}
+    flops: dict[str, float] = {}
     for function in model.functions:
         inside = Inside(function, as_traced(function), function.name)
         graphs.update(inside.graphs)
@@ -50,15 +50,17 @@ def equal_runs(model: Model) -> Runs:
 
 
 def data_edges(model: Model, runs: Runs) -> list[Edge]:
-    """Which runs of calls use what other runs make."""
+    """Edges from runs of calls to the runs that read their results."""
     owner = {call: i for i, (first, last) in enumerate(runs) for call in range(first, last)}
-    maker = {name: owner[i] for i, c in enumerate(model.calls) if i in owner for name in c.results}
+    producer = {
+        name: owner[i] for i, c in enumerate(model.calls) if i in owner for name in c.results
+    }
     pairs = {
-        (maker[name], owner[i])
+        (producer[name], owner[i])
         for i, call in enumerate(model.calls)
         if i in owner
         for name in call.arguments
-        if name in maker and maker[name] != owner[i]
+        if name in producer and producer[name] != owner[i]
     }
     return [Edge(source, target) for source, target in sorted(pairs)]
 
@@ -74,7 +76,7 @@ def _box(model: Model, first: int, last: int, flops: dict[str, float]) -> Box:
         flops=flops[call.function],
         facts=(
             ("module", paths[0] if last - first == 1 else f"{paths[0]} … {paths[1]}"),
-            ("parameters", f"{count(held(function))} each"),
+            ("parameters", f"{count(parameter_elements(function))} each"),
             ("forward", f"{len(function.forward_ops)} operators"),
             ("backward", f"{len(function.backward_ops)} operators"),
         ),
@@ -82,9 +84,9 @@ def _box(model: Model, first: int, last: int, flops: dict[str, float]) -> Box:
     )
 
 
-def held(function: Function) -> int:
-    """Parameters of one call."""
-    return sum(function.types[i.value].elements for i in function.held())
+def parameter_elements(function: Function) -> int:
+    """Number of parameter elements of one call."""
+    return sum(function.types[i.value].elements for i in function.state_inputs())
 
 
 def _functions(model: Model, flops: dict[str, float]) -> Table:
@@ -92,7 +94,7 @@ def _functions(model: Model, flops: dict[str, float]) -> Table:
         (
             f.name,
             str(calls_of(model, f.name)),
-            count(held(f)),
+            count(parameter_elements(f)),
             str(len(f.forward_ops)),
             str(len(f.backward_ops)),
             flops_text(flops[f.name]),

@@ -1,25 +1,32 @@
-"""The report of a placement: the graph by device, what runs and is sent when, and who holds what."""
+"""The report of a placement: its graph by device, timeline, transfers and memory."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
-from ...cost_model.placement.trace import Execution, Span, execute, levels, parts_at_peak, spans
+from ...cost_model.placement.trace import (
+    MemorySpan,
+    PlacementTrace,
+    memory_levels,
+    memory_spans,
+    parts_at_peak,
+    trace_placement,
+)
 from ...ir.placement import Placement, PlacementNode
 from ...ir.text.printer import one_line, seconds, size
 from .layout import arrange
-from .report import Bar, Box, Edge, Event, Graph, Report, Table, Timeline
+from .report import Bar, Box, BoxGraph, Edge, Event, Report, Table, TimelineChart
 
 MOST_BOXES = 150  # operators drawn one by one; more are drawn by slices of time
 SLICES = 20
 
 
 def report_of_placement(placement: Placement) -> Report:
-    """Boxes are operators; of large graphs what one device does in one slice of time, opening to it."""
-    execution = execute(placement)
-    held = spans(placement, execution)
+    """Boxes are operators; in large graphs, those of one device in a slice of time, which open."""
+    execution = trace_placement(placement)
+    lifetimes = memory_spans(placement, execution)
     count = len(placement.target.devices)
-    rooms = [d.memory_bytes for d in placement.target.devices]
+    limits = [d.memory_bytes for d in placement.target.devices]
     return Report(
         title=one_line(placement.graph.name),
         subtitle=f"{len(placement.order)} operators on {count} devices, {placement.link} links, "
@@ -29,16 +36,16 @@ def report_of_placement(placement: Placement) -> Report:
         modes=("device", "time"),
         stages=count,
         part="device",
-        budget_bytes=int(rooms[0]) if len(set(rooms)) == 1 else 0,
+        memory_limit_bytes=int(limits[0]) if len(set(limits)) == 1 else 0,
         memory=tuple(
             Bar(
                 f"device {d}",
-                tuple(parts_at_peak(held, d, placement.memory_rule == "train").items()),
+                tuple(parts_at_peak(lifetimes, d, placement.memory_rule == "train").items()),
             )
             for d in range(count)
         ),
         step=tuple(_busy(execution, d) for d in range(count)),
-        timeline=_timeline(placement, execution, held),
+        timeline=_timeline(placement, execution, lifetimes),
         tables=(_devices(placement, execution),),
     )
 
@@ -46,7 +53,7 @@ def report_of_placement(placement: Placement) -> Report:
 def _tiles(placement: Placement) -> tuple[tuple[str, str, str], ...]:
     bound, span = seconds(placement.lower_bound_us * 1e-6), seconds(placement.makespan_us * 1e-6)
     used = len(set(placement.device.values()))
-    room = max(
+    fullness = max(
         p / max(d.memory_bytes, 1.0)
         for p, d in zip(placement.peak_memory, placement.target.devices, strict=True)
     )
@@ -57,7 +64,7 @@ def _tiles(placement: Placement) -> tuple[tuple[str, str, str], ...]:
         (
             "peak memory",
             size(max(placement.peak_memory)),
-            f"{100 * room:.0f} % of the fullest device",
+            f"{100 * fullness:.0f} % of the fullest device",
         ),
         ("algorithm", placement.algorithm, ""),
     )
@@ -85,7 +92,7 @@ def _box(node: PlacementNode, placement: Placement, start_us: float, end_us: flo
     )
 
 
-def _graphs(placement: Placement, execution: Execution) -> dict[str, Graph]:
+def _graphs(placement: Placement, execution: PlacementTrace) -> dict[str, BoxGraph]:
     if len(execution.runs) <= MOST_BOXES:
         return {"": _operators(placement, execution, {r.operator for r in execution.runs})}
     members: dict[tuple[int, int], set[int]] = defaultdict(set)
@@ -114,10 +121,10 @@ def _graphs(placement: Placement, execution: Execution) -> dict[str, Graph]:
     )
     ends = {(number[e.src], number[e.dst]) for e in placement.graph.edges}
     edges = tuple(Edge(*pair) for pair in sorted(ends) if places[pair[0]][0] < places[pair[1]][0])
-    return {"": Graph(boxes, edges), **graphs}
+    return {"": BoxGraph(boxes, edges), **graphs}
 
 
-def _operators(placement: Placement, execution: Execution, chosen: set[int]) -> Graph:
+def _operators(placement: Placement, execution: PlacementTrace, chosen: set[int]) -> BoxGraph:
     """One box each, in the order of their start; data between them."""
     nodes = {node.id: node for node in placement.graph.nodes}
     runs = [r for r in execution.runs if r.operator in chosen]
@@ -130,8 +137,10 @@ def _operators(placement: Placement, execution: Execution, chosen: set[int]) -> 
     return arrange((_box(nodes[r.operator], placement, r.start_us, r.end_us) for r in runs), edges)
 
 
-def _timeline(placement: Placement, execution: Execution, held: list[Span]) -> Timeline:
-    """Every device's operators and, below, what each sends."""
+def _timeline(
+    placement: Placement, execution: PlacementTrace, lifetimes: list[MemorySpan]
+) -> TimelineChart:
+    """The operators of every device and, below, its transfers."""
     count = len(placement.target.devices)
     nodes = {node.id: node for node in placement.graph.nodes}
     events = [
@@ -153,8 +162,8 @@ def _timeline(placement: Placement, execution: Execution, held: list[Span]) -> T
         if t.end_us > t.start_us
     ]
     rows = [f"device {d}" for d in range(count)] + [f"device {d} sends" for d in range(count)]
-    curves = tuple(_curve(levels(held, d)) for d in range(count))
-    return Timeline(tuple(rows), tuple(events), curves=curves)
+    curves = tuple(_curve(memory_levels(lifetimes, d)) for d in range(count))
+    return TimelineChart(tuple(rows), tuple(events), curves=curves)
 
 
 def _curve(points: list[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
@@ -169,14 +178,14 @@ def _seconds(start_us: float, end_us: float) -> tuple[float, float]:
     return float(f"{start_us * 1e-6:.7g}"), float(f"{end_us * 1e-6:.7g}")
 
 
-def _busy(execution: Execution, d: int) -> Bar:
+def _busy(execution: PlacementTrace, d: int) -> Bar:
     compute = sum(r.end_us - r.start_us for r in execution.runs if r.device == d) * 1e-6
     rest = max(0.0, execution.makespan_us * 1e-6 - compute)
     return Bar(f"device {d}", (("compute", compute), ("waiting", rest)))
 
 
-def _devices(placement: Placement, execution: Execution) -> Table:
-    rows = []
+def _devices(placement: Placement, execution: PlacementTrace) -> Table:
+    rows: list[tuple[str, ...]] = []
     for d, (device, peak) in enumerate(
         zip(placement.target.devices, placement.peak_memory, strict=True)
     ):

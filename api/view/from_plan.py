@@ -1,10 +1,10 @@
-"""The report of a plan: who does what, in how much memory, and what else was priced."""
+"""The report of a plan: its layers, memory, step, timeline and alternatives."""
 
 from __future__ import annotations
 
-from ...cost_model.communication.stage_transfer import plan_hops
+from ...cost_model.communication.stage_transfer import plan_transfers
 from ...cost_model.operators.operator_cost import Pricer
-from ...ir.analysis.dataflow import flow
+from ...ir.analysis.dataflow import analyse_dataflow
 from ...ir.lowering.localize import MICRO, localize
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Model
@@ -36,9 +36,9 @@ def report_of_plan(plan: Plan, model: Model | None = None) -> Report:
         graphs={"": arrange(boxes, _edges(plan, model)), **graphs},
         modes=("stage", "strategy", "time"),
         stages=len(plan.stages),
-        budget_bytes=plan.budget_bytes,
+        memory_limit_bytes=plan.memory_limit_bytes,
         memory=tuple(
-            Bar(_stage_name(plan, i), tuple((n, float(b)) for n, b in plan.stages[i].memory))
+            Bar(_stage_name(plan, i), tuple((n, float(b)) for n, b in plan.stages[i].memory_terms))
             for i in stages
         ),
         step=tuple(Bar(_stage_name(plan, i), step_parts(plan, i)) for i in stages),
@@ -49,8 +49,8 @@ def report_of_plan(plan: Plan, model: Model | None = None) -> Report:
 
 def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
     p, peak = plan.prediction, plan.peak_bytes
-    fits = "fits" if peak <= plan.budget_bytes else "too large"
-    found = plan.status if not plan.gap else f"within {100 * plan.gap:.2g} %"
+    fits = "fits" if peak <= plan.memory_limit_bytes else "too large"
+    optimality = plan.status if not plan.gap else f"within {100 * plan.gap:.2g} %"
     tokens = p.tokens_per_second > 0
     rate = p.tokens_per_second if tokens else p.samples_per_second
     micro = f"{plan.micro_batches} micro-batch" + ("es" if plan.micro_batches > 1 else "")
@@ -58,9 +58,9 @@ def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
         ("step", seconds(p.step_seconds), f"global batch {plan.global_batch}"),
         ("throughput", f"{rate:,.0f}", "tokens per second" if tokens else "samples per second"),
         ("MFU", f"{100 * p.mfu:.1f} %", "of peak rate"),
-        ("peak memory", gib(peak), f"{fits}: budget {gib(plan.budget_bytes)}"),
+        ("peak memory", gib(peak), f"{fits}: budget {gib(plan.memory_limit_bytes)}"),
         ("bubble", f"{100 * p.bubble:.1f} %", f"{micro}, {schedule(plan)}"),
-        ("strategy", plan.word, f"{found} under the cost model"),
+        ("strategy", plan.strategy_text, f"{optimality} under the cost model"),
     )
 
 
@@ -79,18 +79,18 @@ def _stage_of(plan: Plan, layers: Layers) -> int:
 
 
 def _insides(plan: Plan, model: Model) -> dict[int, Inside]:
-    """Per sharding that the plan uses, its function as one device runs it."""
-    axes = flow(model).axes
-    found = {}
+    """The per-device program of every sharding that the plan uses, by its number."""
+    axes = analyse_dataflow(model).axes
+    insides: dict[int, Inside] = {}
     for number in sorted({x.sharding for x in plan.layers}):
         sharding = plan.shardings[number]
         function, known = model.function(sharding.function), axes[sharding.function]
         local = localize(function, known, sharding.mesh, sharding.choices, sharding.boundary)
         pricer = Pricer(plan.cluster, _in_space(sharding.mesh))
-        found[number] = Inside(
+        insides[number] = Inside(
             local, on_a_device(local, function, known, sharding, pricer), str(number)
         )
-    return found
+    return insides
 
 
 def _in_space(mesh: Mesh) -> Mesh:
@@ -127,28 +127,29 @@ def _box(plan: Plan, layers: Layers, inside: Inside | None) -> Box:
 
 
 def _splits(plan: Plan, layers: Layers) -> Facts:
-    """How many operators each mesh axis really splits."""
+    """Numbers of operators that each mesh axis splits."""
     sharding = plan.shardings[layers.sharding]
-    found = []
+    facts: list[tuple[str, str]] = []
     for i, axis in enumerate(sharding.mesh.axes):
         if axis.size > 1 and axis.name != MICRO:
             split = sum(choice[i] > 0 for choice in sharding.choices)
-            found.append((f"{axis.name} splits", f"{split} of {len(sharding.choices)} operators"))
-    return tuple(found)
+            facts.append((f"{axis.name} splits", f"{split} of {len(sharding.choices)} operators"))
+    return tuple(facts)
 
 
 def _edges(plan: Plan, model: Model | None) -> list[Edge]:
     """Data between runs of layers; where a stage ends, with the bytes that a device sends on."""
     runs = [(x.first, x.last) for x in plan.layers]
-    once = model.once() if model else frozenset()
+    batch_only = model.batch_only_calls() if model else frozenset[int]()
     edges = data_edges(model, runs) if model else [Edge(i, i + 1) for i in range(len(runs) - 1)]
-    found, hops = [], plan_hops(plan)
+    labelled: list[Edge] = []
+    transfers = plan_transfers(plan)
     for edge in edges:
         one, other = (_stage_of(plan, plan.layers[i]) for i in (edge.source, edge.target))
-        sent = one != other and plan.layers[edge.source].first not in once
-        said = _megabytes(hops[one].wire_bytes) if sent else ""
-        found.append(Edge(edge.source, edge.target, said))
-    return found
+        sent = one != other and plan.layers[edge.source].first not in batch_only
+        text = _megabytes(transfers[one].sent_bytes) if sent else ""
+        labelled.append(Edge(edge.source, edge.target, text))
+    return labelled
 
 
 def _megabytes(amount: int) -> str:

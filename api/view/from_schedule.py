@@ -1,21 +1,21 @@
-"""The times of a plan's report: its pipeline as simulated, and where a stage's step goes."""
+"""The times of a plan's report: the simulated pipeline, and the parts of a stage's step."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ...cost_model.pipeline.closed_form import rows_of
+from ...cost_model.pipeline.closed_form import schedule_rows
 from ...cost_model.pipeline.closed_form import timeline as simulate
-from ...cost_model.pipeline.simulate import Event as Slot
-from ...ir.plan.interleave import in_flight
+from ...cost_model.pipeline.simulate import ScheduleEvent as Slot
+from ...ir.plan.interleave import peak_in_flight
 from ...ir.plan.plan import Plan
-from .report import Event, Timeline
+from .report import Event, TimelineChart
 
 FEW_EVENTS = 64  # up to here, a single stage's timeline also shows its layers
 
 
 def step_parts(plan: Plan, number: int) -> tuple[tuple[str, float], ...]:
-    """Where a stage's step goes, in seconds."""
+    """The parts of a stage's step, in seconds."""
     stage, step = plan.stages[number], plan.prediction.step_seconds
     both = stage.forward_seconds + stage.backward_seconds
     compute = max(0.0, plan.micro_batches * (both - stage.communication_seconds))
@@ -30,7 +30,7 @@ def step_parts(plan: Plan, number: int) -> tuple[tuple[str, float], ...]:
     )
 
 
-def timeline_of(plan: Plan) -> Timeline | None:
+def timeline_of(plan: Plan) -> TimelineChart | None:
     """The pipeline as simulated, then every stage's gradient sync; layers where there is room."""
     simulated = simulate(plan)
     if not simulated:
@@ -49,17 +49,17 @@ def timeline_of(plan: Plan) -> Timeline | None:
         names.append("layers")
         for e in simulated:
             events += _layer_events(plan, e.kind, e.start_seconds, e.end_seconds)
-    rows = rows_of(plan)
-    held = [dict(s.memory).get("activations", 0) for s in plan.stages]
-    each = tuple(h // max(1, in_flight(rows, s)) for s, h in enumerate(held))
-    steady = tuple(s.peak_bytes - h for s, h in zip(plan.stages, held, strict=True))
-    return Timeline(tuple(names), tuple(map(_rounded, events)), steady, each)
+    rows = schedule_rows(plan)
+    activations = [dict(s.memory_terms).get("activations", 0) for s in plan.stages]
+    each = tuple(h // max(1, peak_in_flight(rows, s)) for s, h in enumerate(activations))
+    steady = tuple(s.peak_bytes - h for s, h in zip(plan.stages, activations, strict=True))
+    return TimelineChart(tuple(names), tuple(map(_rounded, events)), steady, each)
 
 
 def slot_name(plan: Plan, slot: Slot) -> str:
-    """`F3`; `F3.1` of a stage's second piece."""
-    piece = f".{slot.chunk}" if plan.chunks > 1 else ""
-    return f"{slot.kind}{slot.micro_batch}{piece}"
+    """`F3`; `F3.1` for the second model chunk of a stage."""
+    chunk = f".{slot.chunk}" if plan.chunks_per_stage > 1 else ""
+    return f"{slot.kind}{slot.micro_batch}{chunk}"
 
 
 def _rounded(event: Event) -> Event:
@@ -69,14 +69,15 @@ def _rounded(event: Event) -> Event:
 
 
 def _layer_events(plan: Plan, kind: str, start: float, end: float) -> list[Event]:
-    """A single stage's forward or backward cut into its runs of layers, scaled to fill it."""
+    """A single stage's forward or backward, divided among its runs of layers in proportion."""
     order = plan.layers if kind == "F" else plan.layers[::-1]
     spans = [
         (x.forward_seconds if kind == "F" else x.backward_seconds) * (x.last - x.first)
         for x in order
     ]
     scale = (end - start) / sum(spans) if any(spans) else 0.0
-    events, clock = [], start
+    events: list[Event] = []
+    clock = start
     for layers, span in zip(order, spans, strict=True):
         if span:
             name, calls = plan.shardings[layers.sharding].function, layers.last - layers.first

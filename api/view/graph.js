@@ -85,7 +85,7 @@ function graphPanel(parent) {
     paint(svg, spot, report.stages - 1, null);
   }
   function paint(layer, spot, stage, parentBox) {
-    for (const [source, target, crossing] of spot.graph.edges) paintEdge(layer, spot, source, target, crossing);
+    for (const [source, target, transfer] of spot.graph.edges) paintEdge(layer, spot, source, target, transfer);
     const weights = spot.graph.boxes.map(weight), total = weights.reduce((a, b) => a + b, 0);
     const most = Math.max(...weights, 1e-30);
     spot.graph.boxes.forEach((box, i) => {
@@ -94,17 +94,17 @@ function graphPanel(parent) {
     });
     for (const part of spot.inner) paintInner(layer, spot, part, parentBox);
   }
-  function paintEdge(layer, spot, source, target, crossing) {
+  function paintEdge(layer, spot, source, target, transfer) {
     const { d, far } = edgePath(spot, source, target);
     const line = draw("path", layer, { d, class: far ? "edge far" : "edge" });
-    if (!crossing) return;
+    if (!transfer) return;
     line.style.stroke = WORK.communication;
     line.style.strokeWidth = "3";
     const from = spot.at[source], straight = spot.at[target].line === from.line;
     const lane = spot.bottoms[from.line] + ((spot.lanes.below[from.line].get(source) || 0) + 1) * BOX.lane;
     const x = from.x + spot.boxWidth + (straight ? spot.gap / 2 : -8);
     const y = straight ? from.y + BOX.height / 2 - 7 : lane + 4;
-    draw("text", layer, { x, y, "text-anchor": straight ? "middle" : "end", class: "soft halo" }, crossing);
+    draw("text", layer, { x, y, "text-anchor": straight ? "middle" : "end", class: "soft halo" }, transfer);
   }
   function paintInner(layer, spot, part, parentBox) {
     const box = spot.graph.boxes[part.box], at = spot.at[part.box];

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from ...ir.text.printer import seconds
-from .report import Box, Graph, Report
+from .report import Box, BoxGraph, Edge, Report
 
 
 def model_explorer(report: Report) -> str:
@@ -17,11 +17,11 @@ def model_explorer(report: Report) -> str:
     return json.dumps([{"label": report.title, "graphs": graphs}], separators=(",", ":"))
 
 
-def graph_json(name: str, graph: Graph, names: dict[str, str]) -> dict[str, Any]:
-    sources = defaultdict(list)
+def graph_json(name: str, graph: BoxGraph, names: dict[str, str]) -> dict[str, Any]:
+    sources: dict[int, list[Edge]] = defaultdict(list)
     for edge in graph.edges:
         sources[edge.target].append(edge)
-    nodes = []
+    nodes: list[dict[str, Any]] = []
     for number, box in enumerate(graph.boxes):
         node: dict[str, Any] = {
             "id": str(number),
@@ -49,9 +49,9 @@ def namespace(box: Box) -> str:
 
 
 def attributes(box: Box) -> list[tuple[str, str]]:
-    found = [("kind", box.kind), ("about", box.about), ("strategy", box.strategy)]
+    pairs = [("kind", box.kind), ("about", box.about), ("strategy", box.strategy)]
     if box.times > 1:
-        found.append(("equal calls", str(box.times)))
+        pairs.append(("equal calls", str(box.times)))
     times = (("forward", box.forward_seconds), ("backward", box.backward_seconds))
-    found += [(name, seconds(value)) for name, value in times if value]
-    return [(key, value) for key, value in (*found, *box.facts) if value]
+    pairs += [(name, seconds(value)) for name, value in times if value]
+    return [(key, value) for key, value in (*pairs, *box.facts) if value]

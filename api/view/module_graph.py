@@ -16,14 +16,14 @@ from msgspec.structs import replace
 
 from ...ir.model import Function, Op
 from .layout import arrange
-from .report import Box, Edge, Facts, Graph
+from .report import Box, BoxGraph, Edge, Facts
 
 HEAVY = frozenset({"gemm", "attention", "convolution", "communication"})
 FEWEST_TO_FOLD = 3
 
 
-class Priced(msgspec.Struct, frozen=True):
-    """An operator with what is known of it; `work` is "view" where it only renames memory."""
+class PricedOp(msgspec.Struct, frozen=True):
+    """An operator with its price; `work` is "view" where it only renames memory."""
 
     op: Op
     scope: tuple[str, ...]
@@ -34,15 +34,15 @@ class Priced(msgspec.Struct, frozen=True):
     facts: Facts = ()
 
 
-Price = Callable[[Op], Priced]
-Run = tuple[Priced, ...]
+Price = Callable[[Op], PricedOp]
+Run = tuple[PricedOp, ...]
 
 
 class Inside:
     """Graphs of one function, by key; `key` is the function's own."""
 
     def __init__(self, function: Function, price: Price, key: str) -> None:
-        self.graphs: dict[str, Graph] = {}
+        self.graphs: dict[str, BoxGraph] = {}
         self.forward = _inherit(tuple(map(price, function.forward_ops)))
         self.backward = _inherit(tuple(map(price, function.backward_ops)))
         self.level(self.forward, (), key)
@@ -65,7 +65,7 @@ class Inside:
         views = sum(p.work == "view" for p in ops)
         self.graphs[key] = arrange(boxes, _edges(ops, members), views)
 
-    def box(self, run: Run, visible: list[Priced], prefix: tuple[str, ...], key: str) -> Box:
+    def box(self, run: Run, visible: list[PricedOp], prefix: tuple[str, ...], key: str) -> Box:
         module = _module(visible, len(prefix))
         if module is None and len(visible) == 1:
             return _operator(visible[0])
@@ -83,15 +83,15 @@ class Inside:
             facts=(("module", ".".join(module)),) if module else (),
         )
         if len(visible) == 1:
-            own = tuple(f for f in visible[0].facts if f[0] not in ("seconds", "work", "module"))
-            return replace(box, about=_name(visible[0].op), facts=box.facts + own)
+            facts = tuple(f for f in visible[0].facts if f[0] not in ("seconds", "work", "module"))
+            return replace(box, about=_name(visible[0].op), facts=box.facts + facts)
         if module:
             self.level(run, module, key)
         else:
             self.flat(run, visible, key)
         return replace(box, inside=key)
 
-    def flat(self, run: Run, visible: list[Priced], key: str) -> None:
+    def flat(self, run: Run, visible: list[PricedOp], key: str) -> None:
         """A folded run of small operators, one box each."""
         edges = _edges(run, [(p,) for p in visible])
         self.graphs[key] = arrange(map(_operator, visible), edges, len(run) - len(visible))
@@ -99,14 +99,14 @@ class Inside:
 
 def _inherit(ops: Run) -> Run:
     """Collectives belong to the module of the operator that they are made for, the next one."""
-    found: list[Priced] = []
+    inherited: list[PricedOp] = []
     scope: tuple[str, ...] = ()
     for priced in reversed(ops):
         if priced.op.target.startswith("comm."):
             priced = replace(priced, scope=priced.scope or scope)
         scope = priced.scope
-        found.append(priced)
-    return tuple(reversed(found))
+        inherited.append(priced)
+    return tuple(reversed(inherited))
 
 
 def _runs(ops: Run, prefix: tuple[str, ...]) -> list[Run]:
@@ -124,30 +124,30 @@ def _runs(ops: Run, prefix: tuple[str, ...]) -> list[Run]:
     return runs
 
 
-def _module(visible: list[Priced], depth: int) -> tuple[str, ...] | None:
+def _module(visible: list[PricedOp], depth: int) -> tuple[str, ...] | None:
     """The deepest module that all operators of a run stand in, or None above `depth`."""
     first, *others = (p.scope for p in visible)
-    alike = [len(set(parts)) == 1 for parts in zip(first, *others, strict=False)]
-    length = alike.index(False) if False in alike else len(alike)
+    equal = [len(set(parts)) == 1 for parts in zip(first, *others, strict=False)]
+    length = equal.index(False) if False in equal else len(equal)
     return first[:length] if length > depth else None
 
 
 def _edges(ops: Run, members: list[Run]) -> list[Edge]:
-    """Data between boxes; what only renames memory passes its sources on."""
+    """Data between boxes; views pass on the boxes that their operands come from."""
     owner = {id(p): i for i, run in enumerate(members) for p in run}
-    makers: dict[int, frozenset[int]] = {}
-    edges = []
+    producers: dict[int, frozenset[int]] = {}
+    edges: list[Edge] = []
     for priced in ops:
-        sources = frozenset(s for v in priced.op.operands() for s in makers.get(v, ()))
+        sources = frozenset(s for v in priced.op.operands() for s in producers.get(v, ()))
         box = owner.get(id(priced))
         if box is not None and priced.work != "view":
             edges += [Edge(s, box) for s in sources if s != box]
             sources = frozenset({box})
-        makers.update((v, sources) for v in priced.op.results if v >= 0)
+        producers.update((v, sources) for v in priced.op.results if v >= 0)
     return edges
 
 
-def _operator(priced: Priced) -> Box:
+def _operator(priced: PricedOp) -> Box:
     sent = priced.work == "communication"
     return Box(
         label=_name(priced.op),
@@ -166,8 +166,8 @@ def _name(op: Op) -> str:
     return op.target.split(".")[1] if "." in op.target else op.target
 
 
-def _common(ops: list[Priced]) -> str:
-    """What splits the operators of a box: the strategy of most of its work."""
+def _common(ops: list[PricedOp]) -> str:
+    """The strategy that splits most of the work of a box."""
     weight: dict[str, float] = {}
     for priced in ops:
         if priced.work != "communication":

@@ -37,7 +37,7 @@ def render(report: Report) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files(__package__ or __name__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

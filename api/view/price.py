@@ -1,15 +1,15 @@
-"""What an operator of the picture costs: on one device of a plan, or in a model as traced."""
+"""Prices of the operators in a report: on one device of a plan, or in a model as traced."""
 
 from __future__ import annotations
 
 from ...cost_model.operators.operator_cost import COLLECTIVES, Pricer, count_flops
 from ...ir.analysis.axes import Axes
-from ...ir.loops import declaration, placed_name, site_of
+from ...ir.loops import declaration, shard_aware_name, site_of
 from ...ir.lowering.localize import MICRO, VIEWS
 from ...ir.model import Function, Op
 from ...ir.plan.plan import Sharding
 from ...ir.text.printer import seconds
-from .module_graph import Price, Priced
+from .module_graph import Price, PricedOp
 from .report import Facts
 
 FREE = frozenset({"comm.cut", "comm.share"})
@@ -30,16 +30,16 @@ def scope_of(op: Op) -> tuple[str, ...]:
 
 
 def as_traced(function: Function) -> Price:
-    """Operators of a whole model: flops and shapes, no seconds."""
+    """Prices for operators as traced: flops and shapes, no seconds."""
 
-    def price(op: Op) -> Priced:
+    def price(op: Op) -> PricedOp:
         declared = declaration(site_of(op, function.types))
         flops = count_flops(declared)
         facts = (*_shapes(function, op), ("work", flops_text(flops)))
         if declared is None:
             facts = (*facts, ("split", "never: no loops are declared for it"))
         work = declared.work if declared else "opaque"
-        return Priced(op, scope_of(op), work, 0.0, flops, "", facts)
+        return PricedOp(op, scope_of(op), work, 0.0, flops, "", facts)
 
     return price
 
@@ -47,23 +47,25 @@ def as_traced(function: Function) -> Price:
 def on_a_device(
     local: Function, function: Function, axes: Axes, sharding: Sharding, pricer: Pricer
 ) -> Price:
-    """Operators and collectives of the local form, in seconds of one micro-batch on one device."""
+    """Prices for operators and collectives of the per-device program, of one micro-batch."""
     splits = _splits(local, function, axes, sharding)
 
-    def price(op: Op) -> Priced:
-        made = pricer.op(local, op)
-        cost, flops = made.seconds, made.flops
+    def price(op: Op) -> PricedOp:
+        op_price = pricer.op(local, op)
+        cost, flops = op_price.seconds, op_price.flops
         facts = (*_shapes(local, op), ("seconds", seconds(cost)))
         if op.target.startswith("comm.") and op.target[5:] in COLLECTIVES:
             work = "view" if op.target in FREE else "communication"
             axis = pricer.mesh.axes[pricer.mesh.index(str(op.args[1]))]
             facts = (*facts, ("over", f"{axis.name}, {axis.size} devices"))
-            return Priced(op, scope_of(op), work, cost, 0.0, "", facts)
+            return PricedOp(op, scope_of(op), work, cost, 0.0, "", facts)
         loops = splits.get(id(op), ())
         names = " · ".join(dict.fromkeys(axis for axis, _ in loops)) or "not split"
-        said = ", ".join(f"{axis} splits {loop}" for axis, loop in loops) or "whole on every device"
-        facts = (*facts, ("work", flops_text(flops)), ("split", said))
-        return Priced(op, scope_of(op), _work(local, op), cost, flops, names, facts)
+        split = (
+            ", ".join(f"{axis} splits {loop}" for axis, loop in loops) or "whole on every device"
+        )
+        facts = (*facts, ("work", flops_text(flops)), ("split", split))
+        return PricedOp(op, scope_of(op), _work(local, op), cost, flops, names, facts)
 
     return price
 
@@ -76,31 +78,31 @@ def _work(local: Function, op: Op) -> str:
 def _shapes(function: Function, op: Op) -> Facts:
     reads = " ".join(str(function.types[v]) for v in op.operands())
     makes = " ".join(str(function.types[v]) for v in op.results if v >= 0)
-    found = (("operator", op.target), ("reads", reads), ("makes", makes), ("module", op.scope))
-    return tuple((name, text) for name, text in found if text)
+    pairs = (("operator", op.target), ("reads", reads), ("makes", makes), ("module", op.scope))
+    return tuple((name, text) for name, text in pairs if text)
 
 
 def _splits(local: Function, function: Function, axes: Axes, sharding: Sharding) -> Splits:
-    """Per local operator, which mesh axis splits which loop of the operator that it stands for.
+    """Per local operator, which mesh axis splits which loop of the traced operator.
 
-    The local form keeps the order of the operators and adds collectives and averages in between.
+    The per-device program keeps the order of the operators and adds collectives and averages.
     """
-    found: Splits = {}
+    splits: Splits = {}
     place = 0
     for op in local.ops:
         if place < len(function.ops) and _stands_for(op, function.ops[place]):
             options = axes.ops[place].options
             chosen = zip(sharding.mesh.axes, sharding.choices[place], strict=True)
             devices = (pair for pair in chosen if pair[0].size > 1 and pair[0].name != MICRO)
-            found[id(op)] = tuple(
-                (axis.name, loop) for axis, choice in devices for loop, _ in options[choice].cuts
+            splits[id(op)] = tuple(
+                (axis.name, loop) for axis, choice in devices for loop, _ in options[choice].splits
             )
             place += 1
-    return found
+    return splits
 
 
 def _stands_for(op: Op, original: Op) -> bool:
     if op.scope != original.scope or len(op.results) != len(original.results):
         return False
-    targets = (original.target, placed_name(original.target))
+    targets = (original.target, shard_aware_name(original.target))
     return op.target in targets or (original.target in VIEWS and "reshape" in op.target)

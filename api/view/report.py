@@ -1,4 +1,4 @@
-"""What a report shows, as plain data: made from a plan, a model or a placement, drawn by `page`."""
+"""A report as plain data: built from a plan, a model or a placement, drawn by `page`."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Box(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Edge(msgspec.Struct, frozen=True, array_like=True):
-    """Data from one box to another, by position; `crossing` says what goes from stage to stage."""
+    """Data from one box to another, by position; `transfer` is the amount sent from stage to stage."""
 
     source: int
     target: int
-    crossing: str = ""
+    transfer: str = ""
 
 
-class Graph(msgspec.Struct, frozen=True, omit_defaults=True):
+class BoxGraph(msgspec.Struct, frozen=True, omit_defaults=True):
     """Boxes and edges of one level; `views` counts operators that only rename memory, not drawn."""
 
     boxes: tuple[Box, ...]
@@ -68,10 +68,10 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     end_seconds: float
 
 
-class Timeline(msgspec.Struct, frozen=True):
-    """Rows of events. `steady_bytes` and `each_bytes` per stage: what a device always holds, and
-    what every micro-batch adds between its forward and its backward; or `curves` give what each
-    holds, as (seconds, bytes) wherever that changes."""
+class TimelineChart(msgspec.Struct, frozen=True):
+    """Rows of events. `steady_bytes` and `each_bytes` per stage: what a device always allocates,
+    and what every micro-batch adds between its forward and its backward; or `curves`, (seconds, bytes)
+    at every change."""
 
     rows: tuple[str, ...]
     events: tuple[Event, ...]
@@ -93,19 +93,19 @@ class Table(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     """A page. `graphs[""]` is the model, the others open from its boxes; empty parts are not drawn.
 
-    `modes` are the ways to colour the graph: stage, device, strategy, time, work. `part` says what
+    `modes`: what the graph can be coloured by: stage, device, strategy, time, work. `part` says what
     its stages are: those of a pipeline, or devices.
     """
 
     title: str
     subtitle: str
     tiles: tuple[tuple[str, str, str], ...]
-    graphs: dict[str, Graph]
+    graphs: dict[str, BoxGraph]
     modes: tuple[str, ...]
     stages: int = 0
-    budget_bytes: int = 0
+    memory_limit_bytes: int = 0
     memory: tuple[Bar, ...] = ()
     step: tuple[Bar, ...] = ()
-    timeline: Timeline | None = None
+    timeline: TimelineChart | None = None
     tables: tuple[Table, ...] = ()
     part: str = "stage"

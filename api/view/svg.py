@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from ...ir.text.printer import gib, seconds
-from .report import Bar, Box, Graph, Report, Timeline
+from .report import Bar, Box, BoxGraph, Report, TimelineChart
 
 WIDTH, PAD, ROW = 1200, 24, 26
 BOX, GAP, TALL = 172, 28, 58  # of a box: width, space beside it, height
@@ -37,20 +37,20 @@ class Canvas:
         self,
         x: float,
         y: float,
-        said: str,
+        label: str,
         size: int = 12,
         fill: str = INK,
         weight: int = 400,
         anchor: str = "start",
         room: float = WIDTH,
     ) -> None:
-        """One line, cut where it would leave its room."""
+        """One line, shortened to the width `room`."""
         wide = LETTERS * size / 12 * (1.1 if weight > 400 else 1.0)
         fits = max(1, int(room / wide))
-        shown = said if len(said) <= fits else said[: max(1, fits - 1)] + "…"
+        fitted = label if len(label) <= fits else label[: max(1, fits - 1)] + "…"
         self.parts.append(
             f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}" font-weight="{weight}" '
-            f'text-anchor="{anchor}">{escape(shown)}</text>'
+            f'text-anchor="{anchor}">{escape(fitted)}</text>'
         )
 
     def rect(
@@ -63,10 +63,10 @@ class Canvas:
         stroke: str = "none",
         title: str = "",
     ) -> None:
-        said = f"<title>{escape(title)}</title>" if title else ""
+        tooltip = f"<title>{escape(title)}</title>" if title else ""
         self.parts.append(
             f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.3):.2f}" height="{height:.1f}" '
-            f'fill="{fill}" stroke="{stroke}">{said}</rect>'
+            f'fill="{fill}" stroke="{stroke}">{tooltip}</rect>'
         )
 
     def line(self, points: Sequence[tuple[float, float]]) -> None:
@@ -76,9 +76,9 @@ class Canvas:
             'marker-end="url(#tip)"/>'
         )
 
-    def heading(self, said: str) -> None:
+    def heading(self, label: str) -> None:
         self.y += 30
-        self.text(PAD, self.y, said, 14, weight=600)
+        self.text(PAD, self.y, label, 14, weight=600)
         self.y += 14
 
     def picture(self) -> str:
@@ -105,8 +105,8 @@ def svg(report: Report) -> str:
     canvas.heading("Model")
     graph(canvas, report.graphs[""], report.stages)
     if report.memory:
-        canvas.heading(f"Memory per device, budget {gib(report.budget_bytes)}")
-        bars(canvas, report.memory, float(report.budget_bytes), gib)
+        canvas.heading(f"Memory per device, budget {gib(report.memory_limit_bytes)}")
+        bars(canvas, report.memory, float(report.memory_limit_bytes), gib)
     if report.step:
         canvas.heading("One step")
         bars(canvas, report.step, 0.0, seconds)
@@ -127,13 +127,13 @@ def tiles(canvas: Canvas, report: Report) -> None:
     canvas.y += 62
 
 
-def graph(canvas: Canvas, found: Graph, stages: int) -> None:
+def graph(canvas: Canvas, box_graph: BoxGraph, stages: int) -> None:
     """Boxes column by column, broken into lines like text."""
-    shown = found.boxes[:MOST_BOXES]
+    drawn = box_graph.boxes[:MOST_BOXES]
     across = (WIDTH - 2 * PAD + GAP) // (BOX + GAP)
-    lines = max((box.column // across for box in shown), default=0) + 1
+    lines = max((box.column // across for box in drawn), default=0) + 1
     rows = [
-        max((b.row for b in shown if b.column // across == n), default=0) + 1 for n in range(lines)
+        max((b.row for b in drawn if b.column // across == n), default=0) + 1 for n in range(lines)
     ]
     tops = [canvas.y + sum(rows[:n]) * (TALL + 18) for n in range(lines)]
     places = [
@@ -141,16 +141,16 @@ def graph(canvas: Canvas, found: Graph, stages: int) -> None:
             PAD + box.column % across * (BOX + GAP),
             tops[box.column // across] + box.row * (TALL + 18),
         )
-        for box in shown
+        for box in drawn
     ]
-    for edge in found.edges:
-        if edge.source < len(shown) and edge.target < len(shown):
+    for edge in box_graph.edges:
+        if edge.source < len(drawn) and edge.target < len(drawn):
             canvas.line(route(places[edge.source], places[edge.target]))
-    for box, (x, y) in zip(shown, places, strict=True):
+    for box, (x, y) in zip(drawn, places, strict=True):
         draw_box(canvas, box, x, y, stages)
     canvas.y += sum(rows) * (TALL + 18)
-    if len(found.boxes) > len(shown):
-        canvas.text(PAD, canvas.y, f"and {len(found.boxes) - len(shown)} more", 12, SOFT)
+    if len(box_graph.boxes) > len(drawn):
+        canvas.text(PAD, canvas.y, f"and {len(box_graph.boxes) - len(drawn)} more", 12, SOFT)
 
 
 def route(source: tuple[float, float], target: tuple[float, float]) -> list[tuple[float, float]]:
@@ -180,7 +180,7 @@ def stage_colour(stage: int, stages: int) -> str:
     return f"rgb({','.join(map(str, mix))})"
 
 
-def bars(canvas: Canvas, rows: Sequence[Bar], limit: float, form: Callable[[float], str]) -> None:
+def bars(canvas: Canvas, rows: Sequence[Bar], limit: float, text: Callable[[float], str]) -> None:
     left, room = PAD + 190, WIDTH - 2 * PAD - 190 - 90
     most = max((sum(amount for _, amount in bar.parts) for bar in rows), default=0.0)
     scale = room / (max(most, limit) or 1.0)
@@ -190,11 +190,11 @@ def bars(canvas: Canvas, rows: Sequence[Bar], limit: float, form: Callable[[floa
         for place, (name, amount) in enumerate(bar.parts):
             if amount:
                 fill = COLOURS.get(name, OTHERS[place % len(OTHERS)])
-                said = f"{name}: {form(amount)}"
-                canvas.rect(x, canvas.y, amount * scale, 20, fill, title=said)
+                tooltip = f"{name}: {text(amount)}"
+                canvas.rect(x, canvas.y, amount * scale, 20, fill, title=tooltip)
                 x += amount * scale
-        whole = form(sum(amount for _, amount in bar.parts))
-        canvas.text(WIDTH - PAD, canvas.y + 15, whole, 12, anchor="end")
+        total = text(sum(amount for _, amount in bar.parts))
+        canvas.text(WIDTH - PAD, canvas.y + 15, total, 12, anchor="end")
         canvas.y += ROW
     if limit:
         x, top = left + limit * scale, canvas.y - ROW * len(rows)
@@ -218,22 +218,22 @@ def legend(canvas: Canvas, rows: Sequence[Bar]) -> None:
     canvas.y += 18
 
 
-def timeline(canvas: Canvas, found: Timeline) -> None:
+def timeline(canvas: Canvas, chart: TimelineChart) -> None:
     left, room = PAD + 110, WIDTH - 2 * PAD - 110
-    end = max((event.end_seconds for event in found.events), default=0.0)
+    end = max((event.end_seconds for event in chart.events), default=0.0)
     scale = room / (end or 1.0)
-    for row, name in enumerate(found.rows):
+    for row, name in enumerate(chart.rows):
         canvas.text(PAD, canvas.y + row * ROW + 15, name, 12, SOFT, room=100)
-    for event in found.events:
+    for event in chart.events:
         x, width = (
             left + event.start_seconds * scale,
             (event.end_seconds - event.start_seconds) * scale,
         )
         y = canvas.y + event.row * ROW
-        said = f"{event.label}: {seconds(event.end_seconds - event.start_seconds)}"
-        canvas.rect(x, y, width, 20, EVENTS.get(event.kind, "#8795a6"), "#fff", said)
+        tooltip = f"{event.label}: {seconds(event.end_seconds - event.start_seconds)}"
+        canvas.rect(x, y, width, 20, EVENTS.get(event.kind, "#8795a6"), "#fff", tooltip)
         if width > LETTERS * len(event.label):
             canvas.text(x + 3, y + 14, event.label, 10, room=width)
-    canvas.y += ROW * len(found.rows) + 12
+    canvas.y += ROW * len(chart.rows) + 12
     canvas.text(left, canvas.y, "0", 11, SOFT)
     canvas.text(WIDTH - PAD, canvas.y, seconds(end), 11, SOFT, anchor="end")

@@ -84,7 +84,7 @@ function timelinePanel(parent) {
     }
   }
   function memory(pen, width) {
-    const top = chart.top, budget = report.budget_bytes;
+    const top = chart.top, budget = report.memory_limit_bytes;
     const most = Math.max(budget, ...curves.flatMap(c => c.map(p => p[1]))) * 1.06;
     const y = amount => top + chart.height * (1 - amount / most);
     pen.font = `12px ${FONT}`;

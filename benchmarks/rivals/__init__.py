@@ -1,1 +1,1 @@
-"""Galvatron's cost formulas over its profiles: one more source of costs."""
+"""Rivals of the planner, by their own formulas: Galvatron and OSDP."""

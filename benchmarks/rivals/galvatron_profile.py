@@ -20,8 +20,8 @@ MIB = 2**20
 MS = 1e-3
 
 
-class Line(msgspec.Struct, frozen=True):
-    """Seconds as a linear function, fitted by least squares."""
+class LinearFit(msgspec.Struct, frozen=True):
+    """A linear function fitted by least squares."""
 
     slope: float
     start: float
@@ -30,18 +30,18 @@ class Line(msgspec.Struct, frozen=True):
         return self.slope * amount + self.start
 
 
-class Collective(msgspec.Struct, frozen=True):
-    """Seconds of a collective over one number of ranks: measured by bytes, else fitted."""
+class MeasuredCollective(msgspec.Struct, frozen=True):
+    """Seconds of a collective over a number of ranks: measured by bytes, else fitted."""
 
     measured: dict[int, float]
-    fit: Line  # of MiB
+    fit: LinearFit  # of MiB
 
     def seconds(self, size_bytes: float) -> float:
         return self.measured.get(int(size_bytes), self.fit(size_bytes / MIB))
 
 
-class Memory(msgspec.Struct, frozen=True):
-    """Bytes by how many ranks a layer is split over: states, and activations of a sample."""
+class PartMemory(msgspec.Struct, frozen=True):
+    """Bytes by degree of splitting: states, and activations of a sample."""
 
     states: dict[int, float]
     activations: dict[int, float]
@@ -53,14 +53,14 @@ class GalvatronModel(msgspec.Struct, frozen=True):
     layers: int
     hidden: int
     sequence: int
-    layer_seconds: Line
-    ends_seconds: Line  # embedding and head together
+    layer_seconds: LinearFit
+    ends_seconds: LinearFit  # embedding and head together
     layer_states_bytes: float  # parameter, gradient and optimizer of one layer, 16 per parameter
     activation_bytes: dict[int, float]  # of one sample, by ranks
     recomputed_bytes: float  # of one sample where a layer is recomputed
-    ends: Memory  # embedding and head in one stage
-    first: Memory
-    last: Memory
+    ends: PartMemory  # embedding and head in one stage
+    first: PartMemory
+    last: PartMemory
 
     @property
     def hidden_bytes(self) -> int:
@@ -76,31 +76,31 @@ class GalvatronCluster(msgspec.Struct, frozen=True):
         tuple[int, bool], float
     ]  # by ranks, and whether they are neighbours
     send_seconds_per_byte: dict[int, float]  # by stages
-    all_gather: dict[int, Collective]
-    all_to_all: dict[int, Collective]
+    all_gather: dict[int, MeasuredCollective]
+    all_to_all: dict[int, MeasuredCollective]
     slowdown: float  # of computation and communication at the same time
 
 
 def read_model(folder: Path, name: str, layers: int, hidden: int, sequence: int) -> GalvatronModel:
-    """A model's profile; KeyError or FileNotFoundError where the folder lacks it."""
+    """Read a model's profile; raises KeyError or FileNotFoundError where the folder lacks it."""
     times = _json(folder / f"computation_profiling_bf16_{name}_all.json")
     memory = _json(folder / f"memory_profiling_bf16_{name}_all.json")
     layer = memory["layertype_0_sp"][str(sequence)]
-    kept = dict(layer["tp_activation_per_bsz_dict"])
-    recomputed = kept.pop("checkpoint")
+    activations = dict(layer["tp_activation_per_bsz_dict"])
+    recomputed = activations.pop("checkpoint")
 
-    def ends(where: str) -> Memory:
-        found = memory[f"other_memory_{where}_sp"][str(sequence)]
-        return Memory(_bytes(found["model_states"]), _bytes(found["activation"]))
+    def ends(where: str) -> PartMemory:
+        matches = memory[f"other_memory_{where}_sp"][str(sequence)]
+        return PartMemory(_bytes(matches["model_states"]), _bytes(matches["activation"]))
 
     return GalvatronModel(
         layers,
         hidden,
         sequence,
-        _line_of_batches(times, f"layertype_0_bsz(\\d+)_seq{sequence}"),
-        _line_of_batches(times, f"layertype_other_bsz(\\d+)_seq{sequence}"),
+        _fit_of_batches(times, f"layertype_0_bsz(\\d+)_seq{sequence}"),
+        _fit_of_batches(times, f"layertype_other_bsz(\\d+)_seq{sequence}"),
         4 * layer["parameter_size"] * MIB,
-        _bytes(kept),
+        _bytes(activations),
         recomputed * MIB,
         ends("pp_off"),
         ends("pp_on_first"),
@@ -109,7 +109,7 @@ def read_model(folder: Path, name: str, layers: int, hidden: int, sequence: int)
 
 
 def read_cluster(folder: Path, nodes: int, gpus_per_node: int) -> GalvatronCluster:
-    """A cluster's profile; FileNotFoundError where the folder lacks it."""
+    """Read a cluster's profile; raises FileNotFoundError where the folder lacks it."""
     where = f"{nodes}nodes_{gpus_per_node}gpus_per_node"
     ring = _json(folder / f"allreduce_bandwidth_{where}.json")
     sends = _json(folder / f"p2p_bandwidth_{where}.json")
@@ -136,29 +136,31 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _keys(pattern: str, values: Mapping[str, float]) -> dict[tuple[str, ...], float]:
-    found = {re.fullmatch(pattern, key): value for key, value in values.items()}
-    return {match.groups(): value for match, value in found.items() if match}
+    matches = {re.fullmatch(pattern, key): value for key, value in values.items()}
+    return {match.groups(): value for match, value in matches.items() if match}
 
 
 def _bytes(by_ranks: Mapping[str, float]) -> dict[int, float]:
     return {int(ranks): size * MIB for ranks, size in by_ranks.items()}
 
 
-def _line(points: Mapping[int, float]) -> Line:
+def _fit(points: Mapping[int, float]) -> LinearFit:
     slope, start = np.polyfit(list(points), list(points.values()), 1)
-    return Line(float(slope), float(start))
+    return LinearFit(float(slope), float(start))
 
 
-def _line_of_batches(times: Mapping[str, float], pattern: str) -> Line:
+def _fit_of_batches(times: Mapping[str, float], pattern: str) -> LinearFit:
     """Times are per sample; their product with the number of samples is about linear."""
-    return _line({int(k[0]): int(k[0]) * t * MS for k, t in _keys(pattern, times).items()})
+    return _fit({int(k[0]): int(k[0]) * t * MS for k, t in _keys(pattern, times).items()})
 
 
-def _collectives(times: Mapping[str, float], name: str, share: float) -> dict[int, Collective]:
+def _collectives(
+    times: Mapping[str, float], name: str, share: float
+) -> dict[int, MeasuredCollective]:
     points: dict[int, dict[int, float]] = {}
     for (ranks, size), time in _keys(rf"{name}_size_(\d+)_(\d+)MB_time", times).items():
         points.setdefault(int(ranks), {})[int(size)] = time * share * MS
     return {
-        ranks: Collective({size * MIB: t for size, t in own.items()}, _line(own))
+        ranks: MeasuredCollective({size * MIB: t for size, t in own.items()}, _fit(own))
         for ranks, own in points.items()
     }

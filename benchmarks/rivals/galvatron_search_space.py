@@ -1,4 +1,4 @@
-"""Galvatron's space as problems on pure data, one for every choice that all its layers share."""
+"""Galvatron's search space as layer problems, one for each setting that all layers share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import msgspec
 import numpy as np
 
 from plait.benchmarks.rivals import galvatron_pipeline
-from plait.benchmarks.rivals.galvatron_costs import Batch, GalvatronCosts
+from plait.benchmarks.rivals.galvatron_costs import GalvatronBatch, GalvatronCosts
 from plait.benchmarks.rivals.galvatron_profile import MIB
 from plait.planner.interop.galvatron_file import GalvatronPlan
 from plait.planner.interop.galvatron_strategy import GalvatronStrategy, parse, powers, strategies
 from plait.planner.layers.objective import Amount
-from plait.planner.layers.problem import Choice, Layers, Problem, Solution, Stage
+from plait.planner.layers.problem import (
+    Choice,
+    EqualLayers,
+    LayerProblem,
+    LayerSolution,
+    LayerStage,
+)
 
 GIB = 1024 * MIB
 PLAIN_GIB = 20  # devices above this keep a fifth for the allocator's cache
@@ -22,10 +28,10 @@ MOST = 8  # stages, and ranks that split a layer
 
 
 class GalvatronPipeline:
-    """Galvatron's formula of a step as an objective.
+    """Galvatron's step formula as an objective.
 
     More time in a middle stage may hide its synchronisation, so the formula does not grow with
-    every argument; the floor counts synchronisation only beside the term that does.
+    every argument; the lower bound counts synchronisation only beside the term that does.
     """
 
     def step(
@@ -33,20 +39,21 @@ class GalvatronPipeline:
     ) -> Amount:
         return galvatron_pipeline.step_seconds(seconds, synchronised, micro_batches)
 
-    def floor(
+    def lower_bound(
         self, seconds: Sequence[Amount], synchronised: Sequence[Amount], micro_batches: int
     ) -> Amount:
-        drained = galvatron_pipeline.drained(seconds, micro_batches) + galvatron_pipeline.late(
-            seconds, synchronised
-        )
+        drained = galvatron_pipeline.drained(
+            seconds, micro_batches
+        ) + galvatron_pipeline.exposed_reduction(seconds, synchronised)
         return np.maximum(drained, galvatron_pipeline.filled(seconds, micro_batches))
 
 
-class Task(msgspec.Struct, frozen=True):
-    """What all layers of a plan share: stages, the batch, most ranks of a layer, and how embedding
-    and head run. Without `tensor`, layers split over Ulysses only and need no buffer."""
+class GalvatronTask(msgspec.Struct, frozen=True):
+    """What all layers of a plan share: batch, stages, most ranks of a layer, and the strategy of
+    embedding and head. Without `tensor`, layers only use Ulysses and need no buffer.
+    """
 
-    batch: Batch
+    batch: GalvatronBatch
     stages: int
     ranks: int
     tensor: bool
@@ -54,7 +61,7 @@ class Task(msgspec.Struct, frozen=True):
 
 
 def budget_bytes(device_bytes: int) -> int:
-    """What a plan may take of a device by Galvatron's rule, made monotone.
+    """Memory limit of a plan by Galvatron's rule, made monotone.
 
     The rule leaves a fifth of devices over 20 GiB alone, and so less of 24 GiB than of 20.
     """
@@ -67,10 +74,10 @@ def plain_budget_bytes(device_bytes: int) -> int:
     return (mib - int(mib * 0.2) if mib // 1024 > PLAIN_GIB else mib) * MIB
 
 
-def tasks(devices: int, samples: int, layers: int) -> Iterator[Task]:
+def tasks(devices: int, samples: int, layers: int) -> Iterator[GalvatronTask]:
     """Every task of a global batch, in Galvatron's order."""
     for micro_batches in (m for m in range(1, samples + 1) if samples % m == 0):
-        batch = Batch(samples, micro_batches)
+        batch = GalvatronBatch(samples, micro_batches)
         for stages in powers(min(MOST, devices, layers, micro_batches)):
             replicas = min(samples // micro_batches, devices // stages)
             most = min(devices // stages, MOST)
@@ -79,10 +86,10 @@ def tasks(devices: int, samples: int, layers: int) -> Iterator[Task]:
                 ends = strategies(devices, stages, ranks, replicas, recompute=False)
                 for end in ends:
                     if tensor or end.tensor_ranks == 1:
-                        yield Task(batch, stages, ranks, tensor, end)
+                        yield GalvatronTask(batch, stages, ranks, tensor, end)
 
 
-class Problems:
+class GalvatronProblems:
     """Problems of tasks; layers that several tasks share are one value."""
 
     def __init__(self, costs: GalvatronCosts, budget_bytes: int) -> None:
@@ -90,18 +97,18 @@ class Problems:
         self.layers = cache(self._layers)
         self.choice = cache(self._choice)
 
-    def problem(self, task: Task) -> Problem:
-        held = self.costs.ends_bytes(task.ends, task.batch)
+    def problem(self, task: GalvatronTask) -> LayerProblem:
+        ends_bytes = self.costs.ends_bytes(task.ends, task.batch)
         seconds = self.costs.ends_seconds(task.ends, task.batch)
         buffer = 0
         if task.tensor:
             buffer = self.costs.buffer_bytes(task.stages, task.ranks, task.batch)
-        return Problem(
+        return LayerProblem(
             tuple(
-                Stage(
+                LayerStage(
                     self.layers(task.batch, task.stages, stage, task.ranks, task.tensor),
                     self.budget_bytes,
-                    held[stage] + buffer,
+                    ends_bytes[stage] + buffer,
                     seconds[stage],
                 )
                 for stage in range(task.stages)
@@ -110,8 +117,8 @@ class Problems:
         )
 
     def _layers(
-        self, batch: Batch, stages: int, stage: int, ranks: int, tensor: bool
-    ) -> tuple[Layers, ...]:
+        self, batch: GalvatronBatch, stages: int, stage: int, ranks: int, tensor: bool
+    ) -> tuple[EqualLayers, ...]:
         devices, total = self.costs.cluster.devices, self.costs.model.layers
         replicas = min(batch.samples // batch.micro_batches, devices // stages)
         choices = tuple(
@@ -120,16 +127,16 @@ class Problems:
             if tensor or strategy.tensor_ranks == 1
         )
         rest = total % stages if stage == stages - 1 else 0
-        return (Layers("layer", total // stages + rest, choices),)
+        return (EqualLayers("layer", total // stages + rest, choices),)
 
-    def _choice(self, strategy: GalvatronStrategy, batch: Batch, stage: int) -> Choice:
+    def _choice(self, strategy: GalvatronStrategy, batch: GalvatronBatch, stage: int) -> Choice:
         seconds = self.costs.layer_seconds(strategy, batch)
-        held = self.costs.layer_bytes(strategy, batch, stage)
-        return Choice(str(strategy), seconds.plain, seconds.synchronised, held)
+        layer_bytes = self.costs.layer_bytes(strategy, batch, stage)
+        return Choice(str(strategy), seconds.plain, seconds.synchronised, layer_bytes)
 
 
-def plan_of(task: Task, problem: Problem, solution: Solution) -> GalvatronPlan:
-    """A solution as a plan; in a stage, layers that split over fewer ranks come first."""
+def plan_of(task: GalvatronTask, problem: LayerProblem, solution: LayerSolution) -> GalvatronPlan:
+    """A solution as a plan; in a stage, layers split over fewer ranks come first."""
     chosen: list[GalvatronStrategy] = []
     for stage, (counts,) in zip(problem.stages, solution.counts, strict=True):
         (layers,) = stage.layers

@@ -1,12 +1,12 @@
-"""Operators that keep their weights whole or in shards, each by itself (OSDP, Jiang et al. 2023).
+"""Operators with replicated or sharded weights, each decided by itself (OSDP, Jiang et al. 2023).
 
-    dp      whole on every rank        2 (N - 1) (alpha + S / N beta): gradients are all-reduced
-    zero3   a shard on every rank      3 (N - 1) (alpha + S / N beta): gathered twice, reduce-scattered
-    k / g   cut in g, k of them zero3  k gathers of S / g, and an all-reduce of the rest
+    dp      replicated                 2 (N - 1) (alpha + S / N beta): gradients are all-reduced
+    zero3   a shard on every rank      3 (N - 1) (alpha + S / N beta): 2 gathers, reduce-scatter
+    k / g   g slices, k of them zero3  k gathers of S / g, and an all-reduce of the rest
 
-As problems of the layered search: bytes of states add up over operators, but of gathered weights only
-the largest piece is there at a time. So there is a problem for every batch and every size of piece
-that may be gathered; the best of all is the optimum. Seconds are per sample.
+As layer problems: bytes of states add up over operators, but of gathered weights only the largest
+slice exists at a time. So there is a problem for every batch and every size of the largest
+gathered slice; the best of all is the optimum. Seconds are per sample.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from itertools import count
 
 import msgspec
 
-from plait.planner.layers.exact_search import Best, fastest
+from plait.planner.layers.exact_search import BestSolution, fastest
 from plait.planner.layers.objective import OneForwardOneBackward
-from plait.planner.layers.problem import Choice, Layers, Problem, Stage
+from plait.planner.layers.problem import Choice, EqualLayers, LayerProblem, LayerStage
 
 
 class Operator(msgspec.Struct, frozen=True):
-    """Equal operators: bytes of one's weight, and into how many pieces it may be cut."""
+    """Equal operators: weight bytes of one, and the numbers of slices it may be divided into."""
 
     name: str
     count: int
     weight_bytes: int
-    pieces: tuple[int, ...] = (1,)
+    slices: tuple[int, ...] = (1,)
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """Ranks and what a message and a byte of it take; bytes of all states per byte of weight; a sample's
-    activations and compute; and the budget of a device."""
+    """Ranks, seconds per message and per byte, state bytes per weight byte, activation bytes and
+    compute seconds of a sample, and the memory limit of a device.
+    """
 
     ranks: int
     message_seconds: float
@@ -43,39 +44,41 @@ class Setting(msgspec.Struct, frozen=True):
     budget_bytes: int
 
 
-class Ways(msgspec.Struct, frozen=True):
-    """One way of keeping one operator: of `pieces`, `sharded` are zero3."""
+class WeightSharding(msgspec.Struct, frozen=True):
+    """Sharding of one operator's weight: `sharded` of its `slices` are zero3, others replicated."""
 
-    pieces: int
+    slices: int
     sharded: int
 
     def __str__(self) -> str:
-        return f"zero3:{self.sharded}/{self.pieces}" if self.sharded else "dp"
+        return f"zero3:{self.sharded}/{self.slices}" if self.sharded else "dp"
 
     def gathered_bytes(self, operator: Operator) -> int:
-        """What is there beside the states while it runs."""
-        return -(-operator.weight_bytes // self.pieces) if self.sharded else 0
+        """Bytes gathered while the operator runs."""
+        return -(-operator.weight_bytes // self.slices) if self.sharded else 0
 
     def held_bytes(self, operator: Operator, setting: Setting) -> int:
-        share = self.sharded / self.pieces
-        kept = 1 - share + share / setting.ranks
-        return round(setting.states * operator.weight_bytes * kept)
+        """State bytes of the operator on one rank."""
+        share = self.sharded / self.slices
+        local_share = 1 - share + share / setting.ranks
+        return round(setting.states * operator.weight_bytes * local_share)
 
     def seconds(self, operator: Operator, setting: Setting) -> float:
-        """Of communication in a step."""
-        whole = self.pieces - self.sharded
-        each = operator.weight_bytes / self.pieces / setting.ranks * setting.byte_seconds
-        reduced = 2 * (setting.message_seconds + whole * each) if whole else 0.0
-        gathered = 3 * self.sharded * (setting.message_seconds + each)
+        """Seconds of communication in a step."""
+        replicated = self.slices - self.sharded
+        slice_seconds = operator.weight_bytes / self.slices / setting.ranks * setting.byte_seconds
+        reduced = 2 * (setting.message_seconds + replicated * slice_seconds) if replicated else 0.0
+        gathered = 3 * self.sharded * (setting.message_seconds + slice_seconds)
         return (setting.ranks - 1) * (reduced + gathered)
 
 
-DP, ZERO3 = Ways(1, 0), Ways(1, 1)
+DP, ZERO3 = WeightSharding(1, 0), WeightSharding(1, 1)
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """The best of all: samples of a rank in a step, seconds of one sample, and how many of every
-    operator are kept which way; `gap` is how much faster it could be."""
+class OsdpPlan(msgspec.Struct, frozen=True):
+    """The optimum: samples of a rank per step, seconds of one sample, and the number of operators
+    by sharding; `gap`: how much faster it could be.
+    """
 
     samples: int
     sample_seconds: float
@@ -83,15 +86,15 @@ class Kept(msgspec.Struct, frozen=True):
     gap: float
 
 
-def every(operator: Operator) -> Iterator[Ways]:
-    """Every way of keeping an operator."""
+def every(operator: Operator) -> Iterator[WeightSharding]:
+    """Every sharding of an operator's weight."""
     yield DP
-    for pieces in operator.pieces:
-        yield from (Ways(pieces, sharded) for sharded in range(1, pieces + 1))
+    for slices in operator.slices:
+        yield from (WeightSharding(slices, sharded) for sharded in range(1, slices + 1))
 
 
-def sharded(operator: Operator) -> Iterator[Ways]:
-    """All of every weight in shards, as FSDP keeps it."""
+def sharded(operator: Operator) -> Iterator[WeightSharding]:
+    """The full weight in shards, as in FSDP."""
     yield ZERO3
 
 
@@ -100,45 +103,47 @@ def problem(
     setting: Setting,
     samples: int,
     gathered_bytes: int,
-    ways: Callable[[Operator], Iterable[Ways]] = every,
-) -> Problem:
-    """All operators as one stage, with so many samples and pieces of at most so many bytes."""
+    shardings: Callable[[Operator], Iterable[WeightSharding]] = every,
+) -> LayerProblem:
+    """All operators as one stage, for `samples` and gathered slices of at most `gathered_bytes`."""
 
-    def choice(operator: Operator, way: Ways) -> Choice:
-        seconds = way.seconds(operator, setting) / samples
-        return Choice(str(way), seconds, seconds, way.held_bytes(operator, setting))
+    def choice(operator: Operator, sharding: WeightSharding) -> Choice:
+        seconds = sharding.seconds(operator, setting) / samples
+        return Choice(str(sharding), seconds, seconds, sharding.held_bytes(operator, setting))
 
     layers = tuple(
-        Layers(
+        EqualLayers(
             o.name,
             o.count,
-            tuple(choice(o, w) for w in ways(o) if w.gathered_bytes(o) <= gathered_bytes),
+            tuple(choice(o, w) for w in shardings(o) if w.gathered_bytes(o) <= gathered_bytes),
         )
         for o in operators
     )
     held = samples * setting.sample_bytes + gathered_bytes
     compute = setting.sample_seconds
-    return Problem((Stage(layers, setting.budget_bytes, held, compute, compute),), 1)
+    return LayerProblem((LayerStage(layers, setting.budget_bytes, held, compute, compute),), 1)
 
 
 def best(
     operators: Sequence[Operator],
     setting: Setting,
-    ways: Callable[[Operator], Iterable[Ways]] = every,
-) -> Kept | None:
-    """The most samples per second, or None where not even one sample fits. `ways` are those in which
-    an operator may be kept: `sharded` for plain FSDP."""
-    needed = max(min(w.gathered_bytes(o) for w in ways(o)) for o in operators)
-    found = {w.gathered_bytes(o) for o in operators for w in ways(o)}
-    sizes = sorted(size for size in found if size >= needed)
-    least = sum(min(w.held_bytes(o, setting) for w in ways(o)) * o.count for o in operators)
-    asked = [
-        (samples, problem(operators, setting, samples, size, ways))
+    shardings: Callable[[Operator], Iterable[WeightSharding]] = every,
+) -> OsdpPlan | None:
+    """The most samples per second, or None where not even one sample fits.
+
+    `shardings`: those allowed for an operator; `sharded` for plain FSDP.
+    """
+    needed = max(min(w.gathered_bytes(o) for w in shardings(o)) for o in operators)
+    sizes_found = {w.gathered_bytes(o) for o in operators for w in shardings(o)}
+    sizes = sorted(size for size in sizes_found if size >= needed)
+    least = sum(min(w.held_bytes(o, setting) for w in shardings(o)) * o.count for o in operators)
+    problems = [
+        (samples, problem(operators, setting, samples, size, shardings))
         for samples in _batches(setting, least)
         for size in sizes
     ]
-    made = fastest([p for _, p in asked], OneForwardOneBackward())
-    return made and _kept(*asked[made.number], made)
+    best_solution = fastest([p for _, p in problems], OneForwardOneBackward())
+    return best_solution and _plan(*problems[best_solution.number], best_solution)
 
 
 def _batches(setting: Setting, least_bytes: int) -> Iterator[int]:
@@ -149,11 +154,11 @@ def _batches(setting: Setting, least_bytes: int) -> Iterator[int]:
         yield samples
 
 
-def _kept(samples: int, problem: Problem, found: Best) -> Kept:
-    (counts,) = found.solution.counts
+def _plan(samples: int, problem: LayerProblem, best_solution: BestSolution) -> OsdpPlan:
+    (counts,) = best_solution.solution.counts
     (stage,) = problem.stages
     named = tuple(
-        {c.name: n for c, n in zip(layers.choices, own, strict=True) if n}
-        for layers, own in zip(stage.layers, counts, strict=True)
+        {c.name: n for c, n in zip(layers.choices, counts_of_operator, strict=True) if n}
+        for layers, counts_of_operator in zip(stage.layers, counts, strict=True)
     )
-    return Kept(samples, found.solution.step_seconds, named, found.solution.gap)
+    return OsdpPlan(samples, best_solution.solution.step_seconds, named, best_solution.solution.gap)

@@ -1,1 +1,1 @@
-"""Kernels of compression programs as source: one printer per backend."""
+"""Print the kernels of compression programs as C++ and Triton source."""

@@ -1,16 +1,19 @@
-"""Decoding and reduction over ranks in C++: sums as messages come, robust rules over all of them."""
+"""Decode and reduce over ranks in C++: sums accumulate, robust rules load all ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...ir.compression.kernel import Kernel
+from ...ir.compression.kernel import CompressionKernel
 from ...ir.compression.stage import Reduce
 from .cpp_text import number
 
 
-def reduction(stage: Reduce | None, kernel: Kernel, decode: list[str]) -> Iterator[str]:
-    """Fills `x` from the messages of all ranks; `decode` fills `y` from the message `in`."""
+def reduction(stage: Reduce | None, kernel: CompressionKernel, decode: list[str]) -> Iterator[str]:
+    """Print code that fills `x` from the messages of all ranks.
+
+    `decode`: lines that fill `y` from the message `in`.
+    """
     robust = stage is not None and stage.rule not in ("sum", "mean")
     if robust:
         yield "V rows[RANKS][VECTORS];"

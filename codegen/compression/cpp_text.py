@@ -1,4 +1,4 @@
-"""How numbers are written in C++."""
+"""Print numbers as C++ constants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import struct
 
 
 def number(value: float) -> str:
-    """An fp32 constant: a literal where that is exact, else a double that is rounded like ours."""
+    """Print an fp32 constant: a float literal where exact, else a double cast to float."""
     exact = struct.unpack("f", struct.pack("f", value))[0] == value
     return f"{float(value)!r}f" if exact else f"(float){float(value)!r}"

@@ -1,8 +1,8 @@
-"""Kernels of compression programs in Triton: one program instance per few tiles of a chunk.
+"""Print kernels of compression programs as Triton: one program instance per few tiles of a chunk.
 
-    x is [UNITS, TILE], a unit being the elements whose codes share words
+    x is [UNITS, UNIT], a unit being the elements whose codes share words
 
-What decides bits is spelled out: butterflies and sums in the reference's order, `div_rn`, rounding by
+Results equal the reference bit for bit: butterflies and sums in its order, `div_rn`, rounding by
 integers, Philox with the reference's counters. Pointers and strides are multiples of 16 bytes.
 """
 
@@ -10,26 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ...ir.compression.kernel import Kernel, Pipeline
+from ...ir.compression.kernel import CompressionKernel, KernelPipeline
+from ...ir.compression.message_format import MessageFormat
 from ...ir.compression.stage import (
     AddRef,
     AddState,
-    Blend,
     Cast,
+    CompressionStage,
     Dequantize,
     Hadamard,
+    MovingAverage,
     Pack,
     Quantize,
     Reduce,
     Residual,
     Scale,
-    Stage,
     Stat,
     SubRef,
     Unpack,
     show,
 )
-from ...ir.compression.wire import Wire
 from .triton_reduce import reduction
 
 PRELUDE = '''"""Generated: kernels of compressed collectives."""
@@ -94,80 +94,80 @@ def from_e4m3(code):
 '''
 
 
-def source(*pipelines: Pipeline) -> str:
-    """One Python file with every kernel of pipelines under its name; equal ones are printed once."""
+def source(*pipelines: KernelPipeline) -> str:
+    """Print one Python file with every kernel of `pipelines`; equal kernels are printed once."""
     kernels = {kernel.name: kernel for pipeline in pipelines for kernel in pipeline.kernels}
     first: dict[str, str] = {}
     parts = [PRELUDE]
     for name, kernel in kernels.items():
-        same = first.setdefault(work(kernel), name)
-        parts.append(print_kernel(kernel) if same == name else f"{name} = {same}\n")
+        first_name = first.setdefault(kernel_signature(kernel), name)
+        parts.append(print_kernel(kernel) if first_name == name else f"{name} = {first_name}\n")
     return "\n\n".join(parts)
 
 
-def work(kernel: Kernel) -> str:
-    """All of a kernel but its name: two that do the same work are one to a compiler."""
-    return "\n".join([str(arguments(kernel)), str(kernel.warps), *_Printer(kernel).lines()])
+def kernel_signature(kernel: CompressionKernel) -> str:
+    """The text of a kernel without its name; equal signatures compile to the same code."""
+    return "\n".join([str(arguments(kernel)), str(kernel.warps), *_TritonPrinter(kernel).lines()])
 
 
-def unit(kernel: Kernel) -> int:
-    """Elements whose codes share words: of the message written or read, else a tile."""
-    wires = [w for w in (kernel.target, kernel.source) if w is not None and not w.plain]
-    return max((w.tile for w in wires), default=kernel.tile)
+def unit_elements(kernel: CompressionKernel) -> int:
+    """Elements whose codes share words in the message written or read, else those of a tile."""
+    formats = [w for w in (kernel.target, kernel.source) if w is not None and not w.plain]
+    return max((w.tile for w in formats), default=kernel.tile)
 
 
-def arguments(kernel: Kernel) -> list[tuple[str, str]]:
-    """Names and Triton types, in order: `*i32` for messages of codes, strides in elements."""
-    found = [("elements", "i32")]
-    for name, wire in (("source", kernel.source), ("target", kernel.target)):
-        found.append(
+def arguments(kernel: CompressionKernel) -> list[tuple[str, str]]:
+    """Names and Triton types of arguments, in order; `*i32` for codes, strides in elements."""
+    parameters = [("elements", "i32")]
+    for name, fmt in (("source", kernel.source), ("target", kernel.target)):
+        parameters.append(
             (
                 name,
                 {None: "*fp32", "fp32": "*fp32", "bf16": "*i16"}.get(
-                    wire.codes if wire and wire.plain else None if wire is None else "", "*i32"
+                    fmt.codes if fmt and fmt.plain else None if fmt is None else "", "*i32"
                 ),
             )
         )
-        if wire is not None:
-            found.append((f"{name}_stride", "i32"))
-            if not wire.plain:
-                found += [(f"{name}_scales", "*fp32"), (f"{name}_scales_stride", "i32")]
+        if fmt is not None:
+            parameters.append((f"{name}_stride", "i32"))
+            if not fmt.plain:
+                parameters += [(f"{name}_scales", "*fp32"), (f"{name}_scales_stride", "i32")]
     for operand in kernel.operands:
-        found.append((operand.name, "*fp32" if operand.element == "fp32" else "*i16"))
-    if kernel.whole is not None and not kernel.partial:
-        found.append(("number", "*fp32"))
+        parameters.append((operand.name, "*fp32" if operand.element == "fp32" else "*i16"))
+    if kernel.per_tensor_stat is not None and not kernel.partial:
+        parameters.append(("number", "*fp32"))
     if kernel.stochastic:
-        found += [("seed", "i64"), ("step", "i32")]
-    return found
+        parameters += [("seed", "i64"), ("step", "i32")]
+    return parameters
 
 
-def print_kernel(kernel: Kernel) -> str:
-    """One function."""
+def print_kernel(kernel: CompressionKernel) -> str:
+    """Print one kernel as a function."""
     names = ", ".join(name for name, _ in arguments(kernel))
     title = ", ".join(show(stage) for stage in kernel.body) or "copy"
-    body = "\n".join(f"    {line}" if line else "" for line in _Printer(kernel).lines())
+    body = "\n".join(f"    {line}" if line else "" for line in _TritonPrinter(kernel).lines())
     return f"# {title}\n@triton.jit\ndef {kernel.name}({names}):\n{body}\n"
 
 
-class _Printer:
-    """The lines of one kernel."""
+class _TritonPrinter:
+    """Prints the body of one kernel."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel, self.unit = kernel, unit(kernel)
+    def __init__(self, kernel: CompressionKernel) -> None:
+        self.kernel, self.unit = kernel, unit_elements(kernel)
         self.units = kernel.tiles * kernel.tile // self.unit
         self.stat: Stat | None = None
 
     def lines(self) -> Iterator[str]:
         kernel = self.kernel
-        yield from self.places()
+        yield from self.offsets()
         stages = list(kernel.body)
         yield from self.read(stages)
         for stage in stages:
             yield from LINES[type(stage)](self, stage)
         yield from self.write()
 
-    def places(self) -> Iterator[str]:
-        """Where this instance's elements lie, in the flat tensor and in a message."""
+    def offsets(self) -> Iterator[str]:
+        """Print this instance's element offsets in the flat tensor and in a message."""
         kernel, each = self.kernel, self.kernel.tile // self.unit
         yield f"UNITS: tl.constexpr = {self.units}"
         yield f"UNIT: tl.constexpr = {self.unit}"
@@ -184,58 +184,58 @@ class _Printer:
         if kernel.stochastic:
             yield f"row = chunk * (elements // {kernel.tile}) + unit // {each}"
 
-    def read(self, stages: list[Stage]) -> Iterator[str]:
-        wire = self.kernel.source
-        if wire is None:
+    def read(self, stages: list[CompressionStage]) -> Iterator[str]:
+        fmt = self.kernel.source
+        if fmt is None:
             yield "x = tl.load(source + at, mask=inside[:, None], other=0.0)"
             return
         while stages and isinstance(stages[0], Unpack | Dequantize):
             stages.pop(0)
         rule = stages[0] if stages and isinstance(stages[0], Reduce) else None
         del stages[: rule is not None]
-        yield from reduction(rule, self.kernel, list(self.decode(wire)))
+        yield from reduction(rule, self.kernel, list(self.decode(fmt)))
 
-    def decode(self, wire: Wire) -> Iterator[str]:
-        """Fills `y` from the message number `message`."""
+    def decode(self, fmt: MessageFormat) -> Iterator[str]:
+        """Print code that fills `y` from the message number `message`."""
         yield "base = message.to(tl.int64) * source_stride"
-        if wire.plain:
+        if fmt.plain:
             loaded = "tl.load(source + base + offset, mask=inside[:, None], other=0)"
-            yield f"y = widen({loaded})" if wire.codes == "bf16" else f"y = {loaded}"
+            yield f"y = widen({loaded})" if fmt.codes == "bf16" else f"y = {loaded}"
             return
-        words, planes = wire.words, 32 // wire.bits
-        yield from self.parts(wire)
+        words, planes = fmt.words, 32 // fmt.bits
+        yield from self.word_spans(fmt)
         yield f"place = base + part[:, None] * {words} + tl.arange(0, {words})[None, :]"
-        yield "words = tl.load(source + place, mask=held[:, None], other=0)"
-        yield f"shift = tl.arange(0, {planes})[None, :, None] * {wire.bits}"
-        yield f"code = (words[:, None, :] >> shift) & {(1 << wire.bits) - 1}"
-        yield f"y = tl.reshape({_value(wire, 'code')}, [UNITS, UNIT])"
+        yield "words = tl.load(source + place, mask=span_inside[:, None], other=0)"
+        yield f"shift = tl.arange(0, {planes})[None, :, None] * {fmt.bits}"
+        yield f"code = (words[:, None, :] >> shift) & {(1 << fmt.bits) - 1}"
+        yield f"y = tl.reshape({_value(fmt, 'code')}, [UNITS, UNIT])"
         yield "scales = source_scales + message.to(tl.int64) * source_scales_stride"
-        if wire.group:
-            groups = self.unit // wire.group
+        if fmt.group:
+            groups = self.unit // fmt.group
             yield f"near = unit[:, None] * {groups} + tl.arange(0, {groups})[None, :]"
             yield "scale = tl.load(scales + near, mask=inside[:, None], other=0.0)"
-            yield f"y = tl.reshape(y, [UNITS, {groups}, {wire.group}]) * scale[:, :, None]"
+            yield f"y = tl.reshape(y, [UNITS, {groups}, {fmt.group}]) * scale[:, :, None]"
             yield "y = tl.reshape(y, [UNITS, UNIT])"
         else:
             yield "y = y * tl.load(scales)"
 
-    def parts(self, wire: Wire) -> Iterator[str]:
-        """The elements whose codes share words in this message, a unit or less of them."""
-        rows = self.units * self.unit // wire.tile
+    def word_spans(self, fmt: MessageFormat) -> Iterator[str]:
+        """Print the spans of elements whose codes share words in this message."""
+        rows = self.units * self.unit // fmt.tile
         yield f"part = tl.program_id(0) * {rows} + tl.arange(0, {rows})"
-        yield f"held = part * {wire.tile} < elements"
+        yield f"span_inside = part * {fmt.tile} < elements"
 
     def write(self) -> Iterator[str]:
-        kernel, wire = self.kernel, self.kernel.target
+        kernel, fmt = self.kernel, self.kernel.target
         if kernel.partial:
             yield "to = chunk * (elements // UNIT) + unit"
             yield "tl.store(target + to, x, mask=inside)"
-        elif wire is None:
+        elif fmt is None:
             yield "to = chunk.to(tl.int64) * elements + offset"
             yield "tl.store(target + to, x, mask=inside[:, None])"
-        elif wire.plain:
+        elif fmt.plain:
             yield "to = chunk.to(tl.int64) * target_stride + offset"
-            value = "narrow(x)" if wire.codes == "bf16" else "x"
+            value = "narrow(x)" if fmt.codes == "bf16" else "x"
             yield f"tl.store(target + to, {value}, mask=inside[:, None])"
 
     def state(self, name: str, element: str = "fp32") -> str:
@@ -252,9 +252,9 @@ class _Printer:
     def add_state(self, stage: AddState) -> Iterator[str]:
         yield f"x = x + {self.state(stage.state)}"
 
-    def blend(self, stage: Blend) -> Iterator[str]:
-        yield f"kept = {self.state(stage.state)} * {stage.decay!r}"
-        yield f"x = kept + x * {1 - stage.decay!r}"
+    def moving_average(self, stage: MovingAverage) -> Iterator[str]:
+        yield f"decayed = {self.state(stage.state)} * {stage.decay!r}"
+        yield f"x = decayed + x * {1 - stage.decay!r}"
 
     def sub_ref(self, stage: SubRef) -> Iterator[str]:
         return self.reference(stage, "-")
@@ -270,7 +270,7 @@ class _Printer:
             yield f"x = x {sign} {other}"
 
     def hadamard(self, stage: Hadamard) -> Iterator[str]:
-        """Butterflies from neighbours outwards."""
+        """Print butterflies of widths 1, 2, 4 …"""
         width, total = 1, self.units * self.unit
         while width < stage.block:
             yield f"pairs = tl.reshape(x, [{total // (2 * width)}, 2, {width}])"
@@ -300,13 +300,13 @@ class _Printer:
                 yield "measured = tl.sqrt_rn(measured)"
 
     def quantize(self, stage: Quantize) -> Iterator[str]:
-        wire, stat = self.kernel.target, self.stat
-        assert wire is not None
+        fmt, stat = self.kernel.target, self.stat
+        assert fmt is not None
         assert stat is not None
-        if wire.codes == "sign":
+        if fmt.codes == "sign":
             yield "scale, inverse = measured, measured * 0.0 + 1.0"
         else:
-            largest = f"{wire.largest!r}"
+            largest = f"{fmt.largest!r}"
             yield f"zero = measured < {2.0**-100!r}"
             yield f"scale = tl.where(zero, 1.0, tl.div_rn(measured, measured * 0.0 + {largest}))"
             yield f"inverse = tl.where(zero, 0.0, tl.div_rn(measured * 0.0 + {largest}, measured))"
@@ -320,13 +320,14 @@ class _Printer:
             yield "scaled = x * inverse"
         if stage.rounding == "stochastic":
             yield from self.noise()
-        yield f"code = {_code(stage, wire)} & {(1 << wire.bits) - 1}"
+        yield f"code = {_code(stage, fmt)} & {(1 << fmt.bits) - 1}"
 
     def noise(self) -> Iterator[str]:
-        """Word r of counter q is element r * tile / 4 + q of a tile."""
+        """Print Philox noise: word r of counter q is element r * tile / 4 + q of a tile."""
         tile, tiles = self.kernel.tile, self.kernel.tiles
         quarter = tile // 4
-        yield f"tile = chunk * (elements // {tile}) + tl.program_id(0) * {tiles} + tl.arange(0, {tiles})"
+        first = f"chunk * (elements // {tile}) + tl.program_id(0) * {tiles}"
+        yield f"tile = {first} + tl.arange(0, {tiles})"
         yield f"counter = tile[:, None] * {quarter} + tl.arange(0, {quarter})[None, :]"
         yield "zeros = counter * 0"
         yield "a, b, c, d = tl.philox(seed, counter, zeros + step, zeros, zeros)"
@@ -336,31 +337,31 @@ class _Printer:
         yield "noise = tl.reshape(noise, [UNITS, UNIT])"
 
     def pack(self, stage: Pack) -> Iterator[str]:
-        wire = self.kernel.target
-        assert wire is not None
-        words, planes = wire.words, 32 // wire.bits
-        yield f"shift = tl.arange(0, {planes})[None, :, None] * {wire.bits}"
-        rows = self.units * self.unit // wire.tile
+        fmt = self.kernel.target
+        assert fmt is not None
+        words, planes = fmt.words, 32 // fmt.bits
+        yield f"shift = tl.arange(0, {planes})[None, :, None] * {fmt.bits}"
+        rows = self.units * self.unit // fmt.tile
         yield f"words = tl.sum(tl.reshape(code, [{rows}, {planes}, {words}]) << shift, 1)"
         yield "base = chunk.to(tl.int64) * target_stride"
-        yield from self.parts(wire)
+        yield from self.word_spans(fmt)
         yield f"place = base + part[:, None] * {words} + tl.arange(0, {words})[None, :]"
-        yield "tl.store(target + place, words, mask=held[:, None])"
+        yield "tl.store(target + place, words, mask=span_inside[:, None])"
         yield "scales = target_scales + chunk.to(tl.int64) * target_scales_stride"
-        if wire.group:
-            groups = self.unit // wire.group
+        if fmt.group:
+            groups = self.unit // fmt.group
             yield f"near = unit[:, None] * {groups} + tl.arange(0, {groups})[None, :]"
             yield "tl.store(scales + near, scale, mask=inside[:, None])"
         else:
             yield "tl.store(scales, scale, mask=tl.program_id(0) == 0)"
 
     def residual(self, stage: Residual) -> Iterator[str]:
-        wire = self.kernel.target
-        assert wire is not None
-        yield f"value = {_value(wire, 'code')}"
-        if wire.group:
-            groups = self.unit // wire.group
-            yield f"value = tl.reshape(value, [UNITS, {groups}, {wire.group}]) * scale[:, :, None]"
+        fmt = self.kernel.target
+        assert fmt is not None
+        yield f"value = {_value(fmt, 'code')}"
+        if fmt.group:
+            groups = self.unit // fmt.group
+            yield f"value = tl.reshape(value, [UNITS, {groups}, {fmt.group}]) * scale[:, :, None]"
             yield "value = tl.reshape(value, [UNITS, UNIT])"
         else:
             yield "value = value * scale"
@@ -368,38 +369,39 @@ class _Printer:
 
 
 def _fold(rows: int, group: int) -> Iterator[str]:
-    """Sum of `part` over its groups by adding halves until one is left."""
+    """Print the sum of `part` over its groups, by adding halves until one is left."""
     while group > 1:
         group //= 2
         yield f"part = tl.sum(tl.reshape(part, [{rows}, 2, {group}]), 1)"
     yield f"measured = tl.reshape(part, [{rows}])"
 
 
-def _value(wire: Wire, code: str) -> str:
-    """What a code stands for, in units of a code."""
-    if wire.codes == "sign":
+def _value(fmt: MessageFormat, code: str) -> str:
+    """The value of a code, in quantisation steps."""
+    if fmt.codes == "sign":
         return f"(1.0 - 2.0 * ({code}).to(tl.float32))"
-    if wire.codes == "e4m3":
+    if fmt.codes == "e4m3":
         return f"from_e4m3({code})"
-    half = 1 << wire.bits - 1
+    half = 1 << fmt.bits - 1
     return f"((({code}) ^ {half}) - {half}).to(tl.float32)"
 
 
-def _code(quantize: Quantize, wire: Wire) -> str:
-    if wire.codes == "sign":
+def _code(quantize: Quantize, fmt: MessageFormat) -> str:
+    if fmt.codes == "sign":
         return "(x < 0).to(tl.int32)"
-    if wire.codes == "e4m3":
+    if fmt.codes == "e4m3":
         return "to_e4m3(scaled)"
     if quantize.rounding == "stochastic":
-        return f"stochastic(scaled, noise, {wire.largest!r})"
+        return f"stochastic(scaled, noise, {fmt.largest!r})"
     return "nearest(scaled)"
 
 
 # fmt: off
-LINES: dict[type[Stage], Callable[..., Iterator[str]]] = {
-    Cast: _Printer.cast, Scale: _Printer.scale, AddState: _Printer.add_state,
-    Blend: _Printer.blend, SubRef: _Printer.sub_ref, AddRef: _Printer.add_ref,
-    Hadamard: _Printer.hadamard, Stat: _Printer.measure, Quantize: _Printer.quantize,
-    Pack: _Printer.pack, Residual: _Printer.residual,
+LINES: dict[type[CompressionStage], Callable[..., Iterator[str]]] = {
+    Cast: _TritonPrinter.cast, Scale: _TritonPrinter.scale, AddState: _TritonPrinter.add_state,
+    MovingAverage: _TritonPrinter.moving_average, SubRef: _TritonPrinter.sub_ref,
+    AddRef: _TritonPrinter.add_ref, Hadamard: _TritonPrinter.hadamard,
+    Stat: _TritonPrinter.measure, Quantize: _TritonPrinter.quantize,
+    Pack: _TritonPrinter.pack, Residual: _TritonPrinter.residual,
 }
 # fmt: on

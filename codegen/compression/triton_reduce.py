@@ -1,15 +1,18 @@
-"""Decoding and reduction over ranks in Triton: sums in a loop, robust rules over all at once."""
+"""Decode and reduce over ranks in Triton: sums in a loop, robust rules load all ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...ir.compression.kernel import Kernel
+from ...ir.compression.kernel import CompressionKernel
 from ...ir.compression.stage import Reduce
 
 
-def reduction(stage: Reduce | None, kernel: Kernel, decode: list[str]) -> Iterator[str]:
-    """Fills `x` from the messages of all ranks; `decode` fills `y` from the message `message`."""
+def reduction(stage: Reduce | None, kernel: CompressionKernel, decode: list[str]) -> Iterator[str]:
+    """Print code that fills `x` from the messages of all ranks.
+
+    `decode`: lines that fill `y` from the message number `message`.
+    """
     if stage is not None and stage.rule not in ("sum", "mean"):
         yield from _robust(stage, kernel, decode)
         return
@@ -26,7 +29,7 @@ def reduction(stage: Reduce | None, kernel: Kernel, decode: list[str]) -> Iterat
             yield f"x = x * {1 / kernel.ranks!r}"
 
 
-def _robust(stage: Reduce, kernel: Kernel, decode: list[str]) -> Iterator[str]:
+def _robust(stage: Reduce, kernel: CompressionKernel, decode: list[str]) -> Iterator[str]:
     ranks = kernel.ranks
     for rank in range(ranks):
         yield f"message = {rank * kernel.chunks} + chunk"

@@ -1,15 +1,15 @@
-"""What every rank does, in order: it runs units, sends tensors, and receives them.
+"""Actions of every rank in order: run units, send and receive tensors.
 
-All ranks follow one order of units and transfers. A transfer comes right after the unit that makes
-the tensor, in the list of the rank that sends as in that of the rank that receives:
+All ranks follow one global order of units and transfers. A transfer comes right after the unit that
+computes the tensor, on the sending and on the receiving rank:
 
     order      a on 0,  a to 1,  b on 1,  b to 0,  c on 0
     rank 0     a        send a            receive b  c
     rank 1              receive a  b      send b
 
-So no wait can be circular: of all that is not done yet, the first in this order has everything that
-it needs, and both its ends have nothing else to do before it. This holds even if a send were to
-wait for its receiver. What goes from one rank to another is sent and received in the same order.
+So waits cannot form a cycle: the first unfinished action in this order has all its inputs, and its
+ranks have nothing else to do before it. This holds even for synchronous sends. Two ranks send and
+receive their tensors in the same order.
 """
 
 from __future__ import annotations
@@ -19,47 +19,48 @@ import msgspec
 from .assignment import Assignment
 
 
-class Run(msgspec.Struct, frozen=True):
-    """Do unit number `unit`."""
+class RunUnit(msgspec.Struct, frozen=True):
+    """Run unit number `unit`."""
 
     unit: int
 
 
-class Send(msgspec.Struct, frozen=True):
+class SendTensor(msgspec.Struct, frozen=True):
     """Send tensor `value` to rank `target`."""
 
     value: int
     target: int
 
 
-class Receive(msgspec.Struct, frozen=True):
+class ReceiveTensor(msgspec.Struct, frozen=True):
     """Begin to receive tensor `value` from rank `source`."""
 
     value: int
     source: int
 
 
-Action = Run | Send | Receive
+Action = RunUnit | SendTensor | ReceiveTensor
 
 
-def actions(made: Assignment) -> tuple[tuple[Action, ...], ...]:
-    """Per rank. A tensor is sent once to each rank that reads it, first to who reads it first."""
-    makers = made.makers()
-    targets: dict[int, list[int]] = {value: [] for value in makers}
-    for number in made.order:
-        for value in made.units[number].reads:
-            here = made.device[number]
-            if here != made.device[makers[value]] and here not in targets[value]:
+def rank_actions(assignment: Assignment) -> tuple[tuple[Action, ...], ...]:
+    """Actions per rank. A tensor is sent once to each rank that reads it, in the order of first
+    reads."""
+    producers = assignment.makers()
+    targets: dict[int, list[int]] = {value: [] for value in producers}
+    for number in assignment.order:
+        for value in assignment.units[number].reads:
+            here = assignment.device[number]
+            if here != assignment.device[producers[value]] and here not in targets[value]:
                 targets[value].append(here)
     tensors: dict[int, list[int]] = {}
-    for value, maker in makers.items():
-        tensors.setdefault(maker, []).append(value)
-    found: list[list[Action]] = [[] for _ in range(made.ranks)]
-    for number in made.order:
-        here = made.device[number]
-        found[here].append(Run(number))
+    for value, producer in producers.items():
+        tensors.setdefault(producer, []).append(value)
+    by_rank: list[list[Action]] = [[] for _ in range(assignment.ranks)]
+    for number in assignment.order:
+        here = assignment.device[number]
+        by_rank[here].append(RunUnit(number))
         for value in tensors.get(number, ()):
             for target in targets[value]:
-                found[here].append(Send(value, target))
-                found[target].append(Receive(value, here))
-    return tuple(map(tuple, found))
+                by_rank[here].append(SendTensor(value, target))
+                by_rank[target].append(ReceiveTensor(value, here))
+    return tuple(map(tuple, by_rank))

@@ -1,6 +1,6 @@
-"""A placement held against the model that it is for: which operator of the step runs where, when.
+"""Assignment of a model's step to devices by a placement: the device and the order of every unit.
 
-What cannot become a program is refused here, once, with the reason.
+Placements that cannot become a program are rejected here with the reason.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import msgspec
 import torch
 
 from ...ir.capture.resolve import resolve
+from ...ir.capture.torch_private import is_operator, schema
 from ...ir.errors import MismatchError, UsageError
-from ...ir.lowering.linearize import Step, Unit, step_of, units
+from ...ir.lowering.linearize import PlacementUnit, TrainingStep, linearize, units
 from ...ir.model import Model
 from ...ir.placement import Placement, check_placement
 
@@ -20,47 +21,49 @@ STRIDED = frozenset({"aten.as_strided.default", "aten.as_strided_copy.default"})
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """The step of a model on `ranks` devices: `device` of every unit, and one `order` of them all in
-    which every unit comes after those that make what it reads."""
+    """The step of a model on `ranks` devices: `device` of every unit, and one topological
+    `order`."""
 
-    step: Step
-    units: tuple[Unit, ...]
+    step: TrainingStep
+    units: tuple[PlacementUnit, ...]
     device: tuple[int, ...]
     order: tuple[int, ...]
     ranks: int
 
     def makers(self) -> dict[int, int]:
-        """By tensor, the unit that holds or makes it."""
-        names = {name: value for value, name in self.step.held.items()}
-        found: dict[int, int] = {}
+        """The unit that holds or computes each tensor."""
+        names = {name: value for value, name in self.step.state_tensors.items()}
+        producers: dict[int, int] = {}
         for number, unit in enumerate(self.units):
             if unit.op >= 0:
-                found.update((v, number) for v in self.step.ops[unit.op].results if v >= 0)
-            elif not unit.update and unit.held in names:
-                found[names[unit.held]] = number
-        return found
+                producers.update((v, number) for v in self.step.ops[unit.op].results if v >= 0)
+            elif not unit.update and unit.state_tensor in names:
+                producers[names[unit.state_tensor]] = number
+        return producers
 
 
 def assign(placement: Placement, model: Model) -> Assignment:
-    """Raises MismatchError when the placement is not one of this model's step, or tears apart what
-    belongs together; UsageError for an operator that cannot run on its own."""
+    """Assign a model's step to devices.
+
+    Raises MismatchError when the placement is for another step or separates colocated units,
+    UsageError for an operator that cannot run on its own."""
     check_placement(placement)
     _check_model(placement, model)
-    step = step_of(model)
-    found = units(step, model)
+    step = linearize(model)
+    step_units = units(step, model)
     nodes = placement.graph.nodes
-    names = [(number, unit.name) for number, unit in enumerate(found)]
+    names = [(number, unit.name) for number, unit in enumerate(step_units)]
     if [(node.id, node.name) for node in nodes] != names:
         raise MismatchError(
-            f"the placement's graph has {len(nodes)} operators that are not the {len(found)} of "
+            f"the placement's graph has {len(nodes)} operators that are not the {len(step_units)} of "
             f"{model.name}'s step: place the model again"
         )
     device = tuple(placement.device[str(node.id)] for node in nodes)
-    _check_updates(found, device)
+    _check_updates(step_units, device)
     _check_operators(step)
     ranks = len(placement.target.devices)
-    made = Assignment(step, found, device, (), ranks)
-    return msgspec.structs.replace(made, order=_in_order(made, placement.order))
+    assignment = Assignment(step, step_units, device, (), ranks)
+    return msgspec.structs.replace(assignment, order=_nearest_order(assignment, placement.order))
 
 
 def _check_model(placement: Placement, model: Model) -> None:
@@ -82,27 +85,31 @@ def _check_model(placement: Placement, model: Model) -> None:
         )
 
 
-def _check_updates(found: tuple[Unit, ...], device: tuple[int, ...]) -> None:
-    home = {u.held: d for u, d in zip(found, device, strict=True) if u.held and not u.update}
-    for unit, here in zip(found, device, strict=True):
-        if unit.update and home[unit.held] != here:
+def _check_updates(step_units: tuple[PlacementUnit, ...], device: tuple[int, ...]) -> None:
+    home = {
+        u.state_tensor: d
+        for u, d in zip(step_units, device, strict=True)
+        if u.state_tensor and not u.update
+    }
+    for unit, here in zip(step_units, device, strict=True):
+        if unit.update and home[unit.state_tensor] != here:
             raise MismatchError(
-                f"{unit.held} lies on device {home[unit.held]} and is updated on device {here}: "
+                f"{unit.state_tensor} lies on device {home[unit.state_tensor]} and is updated on device {here}: "
                 f"a tensor must be updated where it lies"
             )
 
 
-def _check_operators(step: Step) -> None:
-    """What writes into its operands, reads them by where they lie in memory, or draws from a generator
-    that every process has its own of, would not do on several devices what it does in one process."""
+def _check_operators(step: TrainingStep) -> None:
+    """Reject operators that mutate operands, depend on strides, or draw from the process's random
+    generator: on several devices they would compute something else."""
     for target in sorted({op.target for op in step.ops}):
-        found = resolve(target)
-        assert isinstance(found, torch._ops.OpOverload)
-        if found._schema.is_mutable:
+        overload = resolve(target)
+        assert is_operator(overload)
+        if schema(overload).is_mutable:
             what = "writes into its operands"
         elif target in STRIDED:
-            what = "reads its operand by its place in memory"
-        elif torch.Tag.nondeterministic_seeded in found.tags:
+            what = "depends on the strides of its operand"
+        elif torch.Tag.nondeterministic_seeded in overload.tags:
             what = "draws from the process's random generator"
         else:
             continue
@@ -110,12 +117,12 @@ def _check_operators(step: Step) -> None:
         raise UsageError(f"{target} (in {scope}) {what}: it cannot be placed apart from the rest")
 
 
-def _in_order(made: Assignment, wished: tuple[int, ...]) -> tuple[int, ...]:
-    """The order nearest to the one wished for in which everything is made before it is read."""
+def _nearest_order(assignment: Assignment, wished: tuple[int, ...]) -> tuple[int, ...]:
+    """The topological order nearest to the `wished` one."""
     place = {number: at for at, number in enumerate(wished)}
-    makers = made.makers()
-    before = [{makers[v] for v in unit.reads} for unit in made.units]
-    after: list[list[int]] = [[] for _ in made.units]
+    makers = assignment.makers()
+    before = [{makers[v] for v in unit.reads} for unit in assignment.units]
+    after: list[list[int]] = [[] for _ in assignment.units]
     for number, needed in enumerate(before):
         for other in needed:
             after[other].append(number)

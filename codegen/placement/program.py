@@ -6,34 +6,33 @@ from ...ir.files import digest
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Model, Parameter
 from ...ir.placement import Placement
-from ...ir.program import PLACED, BatchTensor, Held, Program, Table
+from ...ir.program import PLACED_SCHEDULE, BatchTensor, ParameterSpec, Program, ProgramTable
 from ...ir.tensor import TensorType
 from ..main import main_module
-from ..python_source import milliseconds, remark
-from .actions import actions
+from ..python_source import milliseconds, comment_text
+from .actions import rank_actions
 from .assignment import Assignment, assign
 from .rank import RankCode, value_names
 
 
 def compile_placement(placement: Placement, model: Model, source: str = "") -> Program:
-    """The program of a placement of `model`'s step. `source` is JSON that says what `main.py` trains:
-    the keyword arguments of `ir.capture.materialize`.
+    """The program of a placement of `model`'s step. `source` is JSON that says what `main.py`
+    trains: the keyword arguments of `ir.capture.materialize`.
 
-    Raises MismatchError when placement and model do not belong together, UsageError when an operator
-    cannot be placed apart from the rest.
-    """
-    made = assign(placement, model)
-    names, word = value_names(made), f"{remark(placement.algorithm)} placement"
-    files = {"__init__.py": f'"""Generated: {word} on {made.ranks} devices."""\n'}
-    for number, todo in enumerate(actions(made)):
-        code = RankCode(made, names, todo, number)
-        files[f"rank_{number}.py"] = code.source(_busy(placement, number))
-    files["main.py"] = main_module(word, made.ranks, _dtype(model))
+    Raises MismatchError when placement and model do not belong together, UsageError when an
+    operator cannot be placed apart from the rest."""
+    assignment = assign(placement, model)
+    names, title = value_names(assignment), f"{comment_text(placement.algorithm)} placement"
+    files = {"__init__.py": f'"""Generated: {title} on {assignment.ranks} devices."""\n'}
+    for number, todo in enumerate(rank_actions(assignment)):
+        code = RankCode(assignment, names, todo, number)
+        files[f"rank_{number}.py"] = code.source(_busy_text(placement, number))
+    files["main.py"] = main_module(title, assignment.ranks, _dtype(model))
     files["source.json"] = source or "{}"
-    return Program(tuple(sorted(files.items())), _table(placement, model, made, source))
+    return Program(tuple(sorted(files.items())), _table(placement, model, assignment, source))
 
 
-def _busy(placement: Placement, number: int) -> str:
+def _busy_text(placement: Placement, number: int) -> str:
     busy = sum(
         node.compute_us
         for node in placement.graph.nodes
@@ -50,37 +49,39 @@ def _dtype(model: Model) -> str:
     return next((p.type.dtype for p in model.parameters if p.type.is_float), "float32")
 
 
-def _table(placement: Placement, model: Model, made: Assignment, source: str) -> Table:
-    """A pipeline of one micro-batch whose stages are the ranks, as far as tensors lie whole on one."""
-    mesh = Mesh((Axis("pp", made.ranks),))
+def _table(placement: Placement, model: Model, assignment: Assignment, source: str) -> ProgramTable:
+    """Table of one micro-batch with one stage per rank; every tensor is unsharded on one rank."""
+    mesh = Mesh((Axis("pp", assignment.ranks),))
     homes = {
-        u.held: d for u, d in zip(made.units, made.device, strict=True) if u.held and not u.update
+        u.state_tensor: d
+        for u, d in zip(assignment.units, assignment.device, strict=True)
+        if u.state_tensor and not u.update
     }
-    return Table(
+    return ProgramTable(
         model=model.name,
         model_digest=model.fingerprint(),
         plan_digest=digest(placement),
         mesh=mesh,
         meshes=(mesh,),
-        loss=0,
-        stages=made.ranks,
+        loss_mesh=0,
+        stages=assignment.ranks,
         micro_batches=1,
-        schedule=PLACED,
+        schedule=PLACED_SCHEDULE,
         global_batch=model.batch,
         precision=_dtype(model),
         optimizer="adamw",
-        held=tuple(_held(p, homes[p.name]) for p in model.parameters),
+        state_tensors=tuple(_parameter_spec(p, homes[p.name]) for p in model.parameters),
         calls=(),
         batch=tuple(
             BatchTensor(i.name, i.path, i.type, _factors(i.type), ("R", "R")) for i in model.inputs
         ),
-        crossing=(),
+        stage_transfers=(),
         source=source,
     )
 
 
-def _held(tensor: Parameter, home: int) -> Held:
-    return Held(
+def _parameter_spec(tensor: Parameter, home: int) -> ParameterSpec:
+    return ParameterSpec(
         name=tensor.name,
         kind=tensor.kind,
         type=tensor.type,

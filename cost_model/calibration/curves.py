@@ -1,4 +1,4 @@
-"""From measurements to a cluster: curves of what was measured, and from them the few plain rates.
+"""From measurements to a cluster: measured curves, and the plain rates derived from them.
 
 measurements ──▶ cluster with curves ──▶ TOML, every number with its source
 """
@@ -11,15 +11,15 @@ from itertools import accumulate
 
 from ...ir.devices.cluster import Cluster, Device, Link
 from ...ir.devices.curve import Curve
-from ...ir.devices.measured import Machine, Measured
+from ...ir.devices.measured import MachineCosts, MeasuredCost
 
 RUNTIME_BYTES = {"cpu": 300 << 20, "cuda": 1200 << 20}  # libraries and contexts (assumed)
-LARGE = "pointwise"  # what memory bandwidth is read off
-LEAST_BYTES_PER_SECOND = 1e3
+BANDWIDTH_CURVE = "pointwise"  # the curve that gives the memory bandwidth
+MIN_BYTES_PER_SECOND = 1e3
 
 
-def cluster_of(machine: Machine, name: str) -> Cluster:
-    """One level of `machine.ranks` devices as they were measured, all at work at the same time."""
+def cluster_of(machine: MachineCosts, name: str) -> Cluster:
+    """Cluster of one level of `machine.ranks` devices, measured with all ranks running at once."""
     source = (
         f"measured with {machine.ranks} ranks at work on {machine.processors} processors of "
         f"{machine.name}, torch {machine.torch_version}"
@@ -31,7 +31,7 @@ def cluster_of(machine: Machine, name: str) -> Cluster:
         memory_bytes=machine.memory_bytes,
         peak_flops=_peaks(curves),
         achievable=1.0,
-        memory_bandwidth_bytes_per_second=_rate(curves, LARGE),
+        memory_bandwidth_bytes_per_second=_rate(curves, BANDWIDTH_CURVE),
         launch_overhead_seconds=min(c.seconds[0] for c in curves),
         runtime_overhead_bytes=RUNTIME_BYTES[machine.device],
         source=source,
@@ -41,29 +41,29 @@ def cluster_of(machine: Machine, name: str) -> Cluster:
             "runtime_gb": "assumed: libraries and contexts",
         },
         curves=curves,
-        ranks_per_processor=sharing(machine),
+        ranks_per_processor=ranks_per_processor(machine),
         host_copies_hide=machine.device != "cpu",
     )
     latency, rate = _alpha_beta(sent, machine.ranks)
-    whole = machine.device == "cpu"
-    link = Link("loopback", machine.ranks, latency, rate, whole, source, sent)
+    whole_reductions = machine.device == "cpu"
+    link = Link("loopback", machine.ranks, latency, rate, whole_reductions, source, sent)
     return Cluster(name, device, (link,))
 
 
-def sharing(machine: Machine) -> float:
+def ranks_per_processor(machine: MachineCosts) -> float:
     """Ranks per processor; a GPU serves one."""
     return max(1.0, machine.ranks / machine.processors) if machine.device == "cpu" else 1.0
 
 
-def _curves(costs: Iterable[Measured], source: str) -> Iterator[Curve]:
-    """Points of one name, type and group as one curve. What disturbs a measurement makes it longer,
-    so a call takes no longer than any larger one was seen to."""
+def _curves(costs: Iterable[MeasuredCost], source: str) -> Iterator[Curve]:
+    """One curve per name, dtype and group size. Disturbances only make measurements longer, so a
+    call takes at most the seconds of any larger one."""
     points: dict[tuple[str, str, str, int], list[tuple[float, float]]] = defaultdict(list)
     for cost in costs:
         key = (cost.name, cost.by, cost.dtype, cost.ranks)
         points[key].append((cost.amount, cost.seconds))
-    for (name, by, dtype, ranks), found in points.items():
-        amounts, seconds = zip(*sorted(found), strict=True)
+    for (name, by, dtype, ranks), measured in points.items():
+        amounts, seconds = zip(*sorted(measured), strict=True)
         least = tuple(accumulate(reversed(seconds), min))[::-1]
         yield Curve(name, by, amounts, least, dtype, ranks, source)
 
@@ -79,20 +79,20 @@ def _peaks(curves: Iterable[Curve]) -> dict[str, float]:
 
 def _rate(curves: Iterable[Curve], name: str) -> float:
     """byte/s of the largest call."""
-    found = next(c for c in curves if c.name == name)
-    return found.amounts[-1] / found.seconds[-1]
+    curve = next(c for c in curves if c.name == name)
+    return curve.amounts[-1] / curve.seconds[-1]
 
 
 def _alpha_beta(curves: tuple[Curve, ...], ranks: int) -> tuple[float, float]:
     """Seconds per round and byte/s of an all-reduce over all ranks; sizes of groups that were not
     measured follow from them."""
-    found = next((c for c in curves if c.name == "all_reduce" and c.ranks == ranks), None)
-    if found is None:
+    curve = next((c for c in curves if c.name == "all_reduce" and c.ranks == ranks), None)
+    if curve is None:
         return 1e-9, 1e12  # a rank alone sends nothing
     rounds, part = 2 * (ranks - 1), 2 * (ranks - 1) / ranks
-    span = found.seconds[-1] - found.seconds[0]
-    moved = part * (found.amounts[-1] - found.amounts[0])
-    return found.seconds[0] / rounds, max(moved / max(span, 1e-12), LEAST_BYTES_PER_SECOND)
+    span = curve.seconds[-1] - curve.seconds[0]
+    moved = part * (curve.amounts[-1] - curve.amounts[0])
+    return curve.seconds[0] / rounds, max(moved / max(span, 1e-12), MIN_BYTES_PER_SECOND)
 
 
 def cluster_toml(cluster: Cluster) -> str:
@@ -100,10 +100,10 @@ def cluster_toml(cluster: Cluster) -> str:
     device = cluster.device
     lines = [
         f"# {cluster}",
-        f"name = {_text(cluster.name)}",
+        f"name = {_toml_string(cluster.name)}",
         "",
         "[device]",
-        f"kind = {_text(device.kind)}",
+        f"kind = {_toml_string(device.kind)}",
         f"memory_gb = {device.memory_bytes / 1e9:.6g}",
         f"memory_gb_per_s = {device.memory_bandwidth_bytes_per_second / 1e9:.6g}",
         f"achievable = {device.achievable:.6g}",
@@ -114,44 +114,44 @@ def cluster_toml(cluster: Cluster) -> str:
         f"host_gb_per_s = {device.host_bandwidth_bytes_per_second / 1e9:.6g}",
         f"host_memory_gb = {device.host_memory_bytes / 1e9:.6g}",
         f"host_copies_hide = {str(device.host_copies_hide).lower()}",
-        f"source = {_text(device.source)}",
+        f"source = {_toml_string(device.source)}",
         "",
         "[device.sources]",
-        *(f"{key} = {_text(text)}" for key, text in sorted(device.sources.items())),
+        *(f"{key} = {_toml_string(text)}" for key, text in sorted(device.sources.items())),
         "",
         "[device.tflops]",
         *(f"{dtype} = {rate / 1e12:.6g}" for dtype, rate in device.peak_flops.items()),
     ]
     for curve in device.curves:
-        lines += ["", "[[device.curve]]", *_curve(curve)]
+        lines += ["", "[[device.curve]]", *_curve_toml(curve)]
     for link in cluster.levels:
         lines += [
             "",
             "[[level]]",
-            f"name = {_text(link.name)}",
+            f"name = {_toml_string(link.name)}",
             f"size = {link.size}",
             f"latency_us = {link.latency_seconds * 1e6:.6g}",
             f"gb_per_s = {link.bandwidth_bytes_per_second / 1e9:.6g}",
             f"whole_reductions = {str(link.whole_reductions).lower()}",
-            f"source = {_text(link.source)}",
+            f"source = {_toml_string(link.source)}",
         ]
         for curve in link.curves:
-            lines += ["", "[[level.curve]]", *_curve(curve)]
+            lines += ["", "[[level.curve]]", *_curve_toml(curve)]
     return "\n".join(lines) + "\n"
 
 
-def _curve(curve: Curve) -> Iterator[str]:
-    yield f"name = {_text(curve.name)}"
-    yield f"by = {_text(curve.by)}"
+def _curve_toml(curve: Curve) -> Iterator[str]:
+    yield f"name = {_toml_string(curve.name)}"
+    yield f"by = {_toml_string(curve.by)}"
     if curve.ranks:
         yield f"ranks = {curve.ranks}"
-    yield f"dtype = {_text(curve.dtype)}"
+    yield f"dtype = {_toml_string(curve.dtype)}"
     yield f"amounts = [{', '.join(f'{x:.6g}' for x in curve.amounts)}]"
     yield f"us = [{', '.join(f'{x * 1e6:.6g}' for x in curve.seconds)}]"
-    yield f"source = {_text(curve.source)}"
+    yield f"source = {_toml_string(curve.source)}"
 
 
-def _text(text: str) -> str:
+def _toml_string(text: str) -> str:
     """A TOML string."""
     safe = "".join(c if c.isprintable() else " " for c in text)
     return '"' + safe.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,4 +1,4 @@
-"""A cluster on which work, messages or what is fixed in both takes longer by a factor."""
+"""Scale a cluster's compute, communication and fixed costs by factors."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from ...ir.devices.cluster import Cluster, Device, Link
 from ...ir.devices.curve import Curve
 
 
-class Factors(msgspec.Struct, frozen=True):
-    """How many times as long: flops and bytes of operators, bytes of messages, and what is fixed of
-    both (launches, latencies, the least seconds of a measured curve)."""
+class ScaleFactors(msgspec.Struct, frozen=True):
+    """Slowdown factors of compute (flops and memory traffic), communication (message bytes) and
+    overhead (launches, latencies, the smallest seconds of a measured curve)."""
 
     compute: float = 1.0
     communication: float = 1.0
     overhead: float = 1.0
 
 
-def scaled(cluster: Cluster, factors: Factors) -> Cluster:
+def scaled_cluster(cluster: Cluster, factors: ScaleFactors) -> Cluster:
     """The cluster with its rates, fixed costs and measured curves scaled."""
     levels = tuple(scaled_link(link, factors) for link in cluster.levels)
     return replace(cluster, device=scaled_device(cluster.device, factors), levels=levels)
 
 
-def scaled_device(device: Device, factors: Factors) -> Device:
+def scaled_device(device: Device, factors: ScaleFactors) -> Device:
     compute, fixed = factors.compute, factors.overhead
     return replace(
         device,
@@ -35,7 +35,7 @@ def scaled_device(device: Device, factors: Factors) -> Device:
     )
 
 
-def scaled_link(link: Link, factors: Factors) -> Link:
+def scaled_link(link: Link, factors: ScaleFactors) -> Link:
     sent, fixed = factors.communication, factors.overhead
     return replace(
         link,

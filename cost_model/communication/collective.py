@@ -13,7 +13,7 @@ from ...ir.devices.cluster import Cluster, Link
 
 
 class Leg(NamedTuple):
-    """A part of a collective: `amount` bytes over groups of `size` ranks that one link joins."""
+    """Step of a collective: `amount` bytes over groups of `size` ranks on one link level."""
 
     kind: str
     amount: float
@@ -26,19 +26,19 @@ class Leg(NamedTuple):
 
     @property
     def passes(self) -> int:
-        """How often the ring goes round."""
+        """Passes round the ring."""
         return 2 if self.kind == "all_reduce" else 1
 
     @property
     def moved_bytes(self) -> float:
-        """What one rank sends."""
+        """Bytes that one rank sends."""
         if self.kind in ("broadcast", "send"):
             return self.amount
         return self.copies * self.amount * (self.size - 1) / self.size
 
     @property
     def copies(self) -> int:
-        """How often a rank sends what it has of others."""
+        """Number of times a rank sends the shards of the others."""
         twice = self.kind == "reduce_scatter" and self.link.whole_reductions
         return 2 if twice else self.passes
 
@@ -54,7 +54,7 @@ class Leg(NamedTuple):
 def collective_seconds(kind: str, amount: float, size: int, stride: int, cluster: Cluster) -> float:
     """Seconds for a group of `size` ranks that lie `stride` ranks apart.
 
-    `amount` in bytes: the whole tensor for all_reduce, all_gather, reduce_scatter and broadcast, one
+    `amount` in bytes: the full tensor for all_reduce, all_gather, reduce_scatter and broadcast, one
     rank's tensor for all_to_all. `cut` and `share` move nothing.
     """
     return sum(leg.seconds for leg in collective_legs(kind, amount, size, stride, cluster))
@@ -63,16 +63,16 @@ def collective_seconds(kind: str, amount: float, size: int, stride: int, cluster
 def collective_legs(
     kind: str, amount: float, size: int, stride: int, cluster: Cluster
 ) -> tuple[Leg, ...]:
-    """What a collective does, one part after the other: over one ring, or level by level."""
+    """Consecutive legs of a collective: one flat ring, or level by level, the cheaper."""
     if size == 1 or kind in ("cut", "share"):
         return ()
-    flat = (Leg(kind, amount, size, cluster.level_for(stride, size)),)
-    inner = _inside(size, stride, cluster)
+    flat = (Leg(kind, amount, size, cluster.slowest_link(stride, size)),)
+    inner = _node_group_size(size, stride, cluster)
     if kind not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
         return flat
     if not 1 < inner < size:
         return flat
-    nested = _nested(kind, amount, inner, size // inner, stride, cluster)
+    nested = _hierarchical_legs(kind, amount, inner, size // inner, stride, cluster)
     return min(flat, nested, key=lambda legs: sum(leg.seconds for leg in legs))
 
 
@@ -86,27 +86,27 @@ def send_leg(amount: float, link: Link) -> Leg:
 
 
 def send_link(first: int, stride: int, cluster: Cluster) -> Link:
-    """The slowest link that `stride` ranks from `first` on send over, to the ranks `stride` on."""
-    return cluster.joining(first, first + 2 * stride - 1)
+    """The slowest link from ranks `first`..`first + stride - 1` to the next `stride` ranks."""
+    return cluster.link_between(first, first + 2 * stride - 1)
 
 
-def _nested(
+def _hierarchical_legs(
     kind: str, amount: float, inner: int, outer: int, stride: int, cluster: Cluster
 ) -> tuple[Leg, ...]:
-    """Inside the nodes first, then across them with the part that is left, then back."""
-    near, far = cluster.level_for(stride, inner), cluster.level_for(stride * inner, outer)
+    """Legs inside the nodes, across them with the reduced amount, and back."""
+    near, far = cluster.slowest_link(stride, inner), cluster.slowest_link(stride * inner, outer)
     if kind == "all_reduce":
         return (
             Leg("reduce_scatter", amount, inner, near),
             Leg("all_reduce", amount / inner, outer, far),
             Leg("all_gather", amount, inner, near),
         )
-    if kind == "all_to_all":  # a part stays inside, the others leave as they are
+    if kind == "all_to_all":  # a part stays inside the node, the others cross unchanged
         return (Leg(kind, amount / outer, inner, near), Leg(kind, amount, outer, far))
     return (Leg(kind, amount, inner, near), Leg(kind, amount / inner, outer, far))
 
 
-def _inside(size: int, stride: int, cluster: Cluster) -> int:
-    """Members of every group that surely share a unit of the innermost level."""
+def _node_group_size(size: int, stride: int, cluster: Cluster) -> int:
+    """Group members guaranteed to share a unit of the innermost level."""
     unit = cluster.levels[-1].size
     return gcd(size, unit // stride) if unit % stride == 0 else 1

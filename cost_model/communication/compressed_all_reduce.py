@@ -1,65 +1,66 @@
-"""Sums of activations over ranks that travel compressed, inside calls: which do, and what they cost."""
+"""Compressed all-reduces of activations inside calls: selection and cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...ir.compression.program import Program
+from ...ir.compression.program import CompressionProgram
 from ...ir.compression.registry import PROGRAMS
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.program import SMALL_BYTES
-from .compressed_collective import FP32_BYTES, Priced, lowered, price
+from .compressed_collective import FP32_BYTES, CompressedCost, lowered, price
 
 
-class Reductions:
-    """Programs by the axis that they sum over."""
+class CompressedReductions:
+    """Compression programs by the mesh axis of the all-reduce."""
 
-    def __init__(self, programs: Mapping[str, Program], cluster: Cluster) -> None:
+    def __init__(self, programs: Mapping[str, CompressionProgram], cluster: Cluster) -> None:
         self.programs, self.cluster = dict(programs), cluster
-        self.known: dict[tuple[str, float, int, int, int], Priced] = {}
+        self.cost_cache: dict[tuple[str, float, int, int, int], CompressedCost] = {}
 
-    def applies(self, axis: str, amount: float, item: int) -> bool:
-        """Whether a sum of so many bytes travels compressed; `item` bytes of an element, 0 for what
-        cannot be rounded."""
+    def compresses(self, axis: str, amount: float, item: int) -> bool:
+        """Whether an all-reduce of `amount` bytes is compressed; `item`: bytes per element, 0 for
+        values that must stay exact."""
         return bool(item) and axis in self.programs and amount >= SMALL_BYTES
 
-    def priced(self, axis: str, amount: float, item: int, size: int, stride: int) -> Priced | None:
-        """The price of a sum, None where it travels as it is."""
-        if size == 1 or not self.applies(axis, amount, item):
+    def price(
+        self, axis: str, amount: float, item: int, size: int, stride: int
+    ) -> CompressedCost | None:
+        """Cost of an all-reduce; None where it is not compressed."""
+        if size == 1 or not self.compresses(axis, amount, item):
             return None
         key = axis, amount, item, size, stride
-        if key not in self.known:
+        if key not in self.cost_cache:
             elements = round(amount / item)
-            self.known[key] = price(self.programs[axis], elements, size, stride, self.cluster)
-        return self.known[key]
+            self.cost_cache[key] = price(self.programs[axis], elements, size, stride, self.cluster)
+        return self.cost_cache[key]
 
-    def coding_bytes(self, axis: str, amount: float, item: int, size: int, stride: int) -> int:
-        """What a sum takes beside operand and result at its worst moment.
+    def codec_bytes(self, axis: str, amount: float, item: int, size: int, stride: int) -> int:
+        """Peak bytes of buffers of an all-reduce beyond operand and result.
 
-        The result in fp32, padded to whole messages, is there with messages of both ways. In another
-        type, or of another length, it is a copy of the operand before.
-        """
-        if size == 1 or not self.applies(axis, amount, item):
+        The fp32 result, padded to full messages, is live with messages of both directions. For
+        another dtype or length, a copy of the operand comes first."""
+        if size == 1 or not self.compresses(axis, amount, item):
             return 0
-        inner, elements = self.cluster.near(size, stride), round(amount / item)
+        inner, elements = self.cluster.neighbours_per_node(size, stride), round(amount / item)
         pipeline = lowered(self.programs[axis], inner, size // inner)
         chunk, padded = pipeline.chunk(elements), pipeline.padded(elements)
-        there, back = (t.count * t.wire.bytes(chunk) for t in pipeline.transfers)
+        there, back = (t.count * t.message_format.bytes(chunk) for t in pipeline.transfers)
         beside = [2 * there + back]
         if item != FP32_BYTES:
             beside += [padded * item if padded != elements else 0, round(amount)]
         return padded * FP32_BYTES + max(beside) - round(amount)
 
 
-def reductions_of(
+def compressed_reductions(
     plan: Plan, strategy: Strategy, cluster: Cluster | None = None
-) -> Reductions | None:
-    """What a plan sums compressed inside the calls of one of its strategies."""
+) -> CompressedReductions | None:
+    """The compressed all-reduces inside calls under one of a plan's strategies, if any."""
     programs = {
         c.role: PROGRAMS[c.program]
         for c in plan.compression
         if c.subject == "activations" and c.strategy == strategy and not ROLES[c.role].stages
     }
-    return Reductions(programs, cluster or plan.cluster) if programs else None
+    return CompressedReductions(programs, cluster or plan.cluster) if programs else None

@@ -1,8 +1,7 @@
 """Seconds, bytes and states of a compression program, for a bucket over ranks of a cluster.
 
-Wires are priced like any collective, level by level where the program says so. A kernel takes one pass
-over memory or its arithmetic, whichever is longer, as any operator does.
-"""
+Messages are priced like any collective, level by level where the program says so. A kernel takes
+the longer of its memory pass and its arithmetic, like any operator."""
 
 from __future__ import annotations
 
@@ -14,10 +13,15 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from ...ir.compression.identity import uncompressed
-from ...ir.compression.kernel import Kernel, Pipeline, Step, Transfer
+from ...ir.compression.kernel import (
+    CompressionKernel,
+    KernelPipeline,
+    KernelPipelineStep,
+    MessageTransfer,
+)
 from ...ir.compression.lower import lower
-from ...ir.compression.program import Algorithm, Program
-from ...ir.compression.stage import Hadamard, Quantize, Reduce, Stage
+from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
+from ...ir.compression.stage import Hadamard, Quantize, Reduce, CompressionStage
 from ...ir.devices.cluster import Cluster, Device
 from ...ir.program import BUCKET_BYTES
 from .collective import Leg, collective_legs, send_leg, send_link
@@ -30,29 +34,31 @@ PHILOX = 10 * (2 * 3 + 4) / 4
 QUANTIZE, OTHER = 4, 2
 
 
-class Priced(Struct, frozen=True):
-    """One rank's share of one compressed collective.
+class CompressedCost(Struct, frozen=True):
+    """Cost of one compressed collective on one rank.
 
-    `state_bytes` live between steps; of a weight program's replica, which is the model itself, none.
+    `state_bytes` live between steps; a weight program's replica is the model itself and counts 0.
     """
 
-    wire_bytes: int
-    wire_seconds: float
+    sent_bytes: int
+    transfer_seconds: float
     codec_seconds: float
     state_bytes: int
 
     @property
     def seconds(self) -> float:
         """Without overlap."""
-        return self.wire_seconds + self.codec_seconds
+        return self.transfer_seconds + self.codec_seconds
 
 
-def price(program: Program, elements: int, size: int, stride: int, cluster: Cluster) -> Priced:
-    """A bucket of `elements` of one rank's input over `size` ranks that lie `stride` apart.
+def price(
+    program: CompressionProgram, elements: int, size: int, stride: int, cluster: Cluster
+) -> CompressedCost:
+    """Cost of a bucket of `elements` of one rank's input over `size` ranks that lie `stride` apart.
 
     Raises UsageError for illegal programs.
     """
-    inner = cluster.near(size, stride)
+    inner = cluster.neighbours_per_node(size, stride)
     pipeline = lowered(program, inner, size // inner)
     chunk = pipeline.chunk(elements)
     legs = [
@@ -60,7 +66,7 @@ def price(program: Program, elements: int, size: int, stride: int, cluster: Clus
         for transfer in pipeline.transfers
         for leg in transfer_legs(transfer, chunk, size, stride, inner, cluster)
     ]
-    return Priced(
+    return CompressedCost(
         pipeline.sent_bytes(elements),
         sum(leg.seconds for leg in legs),
         sum(kernel_seconds(kernel, chunk, cluster.device) for kernel in pipeline.kernels),
@@ -69,89 +75,104 @@ def price(program: Program, elements: int, size: int, stride: int, cluster: Clus
 
 
 def price_step(
-    program: Program, elements: int, size: int, stride: int, cluster: Cluster, small: float = 0.0
-) -> Priced:
-    """All buckets in which `elements` of one rank's input travel, one after the other; those that lie
-    in small tensors, a part `small` of them, in fp32."""
+    program: CompressionProgram,
+    elements: int,
+    size: int,
+    stride: int,
+    cluster: Cluster,
+    small: float = 0.0,
+) -> CompressedCost:
+    """Cost of all buckets of `elements` of one rank's input, one after the other; the fraction
+    `small` that belongs to small tensors is sent in fp32."""
     few = round(elements * small)
     parts = [
-        _buckets(one, count, size, stride, cluster)
+        _price_buckets(one, count, size, stride, cluster)
         for one, count in ((program, elements - few), (uncompressed(program), few))
         if count
     ]
-    return Priced(*(sum(column) for column in zip(*map(astuple, parts), strict=True)))
+    return CompressedCost(*(sum(column) for column in zip(*map(astuple, parts), strict=True)))
 
 
 def price_optimizer(
-    known: Algorithm, elements: int, size: int, stride: int, cluster: Cluster, small: float = 0.0
-) -> Priced:
-    """What an optimizer that talks itself sends in a step in the long run, for so many weights."""
+    algorithm: CompressionAlgorithm,
+    elements: int,
+    size: int,
+    stride: int,
+    cluster: Cluster,
+    small: float = 0.0,
+) -> CompressedCost:
+    """Mean cost per step of a compressed optimizer's communication for `elements` weights."""
     parts = []
-    for program in known.programs:
-        count = elements * program.vectors // (size if program.result == "all_gather" else 1)
-        rate = known.rate(program)
+    for program in algorithm.programs:
+        count = elements * program.vectors // (size if program.collective == "all_gather" else 1)
+        rate = algorithm.rate(program)
         priced = price_step(program, count, size, stride, cluster, small)
         parts.append([rate * amount for amount in astuple(priced)])
-    sent, wire, codec, _ = (sum(column) for column in zip(*parts, strict=True))
-    return Priced(round(sent), wire, codec, 0)
+    sent, transfer_time, codec, _ = (sum(column) for column in zip(*parts, strict=True))
+    return CompressedCost(round(sent), transfer_time, codec, 0)
 
 
-def kept_vectors(known: Algorithm) -> int:
-    """Vectors as long as the weights that such an optimizer keeps, on two ranks or more."""
-    kept = float(known.vectors)
-    for program in known.programs:
+def state_vectors(algorithm: CompressionAlgorithm) -> int:
+    """State vectors (in units of the weights) of a compressed optimizer on two ranks or more."""
+    vectors = float(algorithm.vectors)
+    for program in algorithm.programs:
         pipeline = lowered(program, 1, 2)
         ratio = pipeline.select.ratio if pipeline.select else 1
         part = program.vectors / (pipeline.chunks * ratio)
-        kept += part * sum(state.chunks for state in pipeline.states)
-    return ceil(kept)
+        vectors += part * sum(state.chunks for state in pipeline.states)
+    return ceil(vectors)
 
 
-def _buckets(program: Program, elements: int, size: int, stride: int, cluster: Cluster) -> Priced:
-    pieces = size if program.result == "all_gather" else 1
-    count = max(1, round(elements * pieces * FP32_BYTES / BUCKET_BYTES))
+def _price_buckets(
+    program: CompressionProgram, elements: int, size: int, stride: int, cluster: Cluster
+) -> CompressedCost:
+    shards = size if program.collective == "all_gather" else 1
+    count = max(1, round(elements * shards * FP32_BYTES / BUCKET_BYTES))
     one = price(program, -(-elements // count), size, stride, cluster)
-    return Priced(
-        one.wire_bytes * count,
-        one.wire_seconds * count,
+    return CompressedCost(
+        one.sent_bytes * count,
+        one.transfer_seconds * count,
         one.codec_seconds * count,
         one.state_bytes * count,
     )
 
 
 def exchange_bytes(
-    program: Program, elements: int, size: int, stride: int, cluster: Cluster
+    program: CompressionProgram, elements: int, size: int, stride: int, cluster: Cluster
 ) -> int:
-    """What a bucket whose whole tensors have `elements` takes while it is exchanged, compressed or, at
-    first and if it is small, not: a copy of what is given, and from step to step what was made last
-    and what is being made."""
-    inner = cluster.near(size, stride)
+    """Peak buffer bytes while a bucket of `elements` (full tensors) is exchanged, compressed or, in
+    early steps and for small tensors, not: a copy of the input, and the outputs of two consecutive
+    steps."""
+    inner = cluster.neighbours_per_node(size, stride)
     pipelines = [lowered(one, inner, size // inner) for one in (program, uncompressed(program))]
-    given = elements // (size if program.result == "all_gather" else 1)
-    chunk, padded = pipelines[0].chunk(given), FP32_BYTES * pipelines[0].padded(given)
+    input_elements = elements // (size if program.collective == "all_gather" else 1)
+    chunk, padded = (
+        pipelines[0].chunk(input_elements),
+        FP32_BYTES * pipelines[0].padded(input_elements),
+    )
     return padded + max(
         sum(pair)
         for pipeline in pipelines
-        for pair in pairwise((padded, *(_made(step, chunk) for step in pipeline.steps)))
+        for pair in pairwise((padded, *(_output_bytes(step, chunk) for step in pipeline.steps)))
     )
 
 
-def _made(step: Step, chunk: int) -> int:
-    """Bytes of what a step leaves."""
-    if isinstance(step, Transfer):
+def _output_bytes(step: KernelPipelineStep, chunk: int) -> int:
+    """Bytes of a step's output."""
+    if isinstance(step, MessageTransfer):
         ranks = step.size if step.kind == "all_gather" else 1
-        return ranks * step.count * step.wire.bytes(chunk)
-    if isinstance(step, Kernel):
+        return ranks * step.count * step.message_format.bytes(chunk)
+    if isinstance(step, CompressionKernel):
         item = FP32_BYTES * chunk if step.target is None else step.target.bytes(chunk)
         return step.chunks * item
     return FP32_BYTES * chunk
 
 
 def transfer_legs(
-    transfer: Transfer, chunk: int, size: int, stride: int, inner: int, cluster: Cluster
+    transfer: MessageTransfer, chunk: int, size: int, stride: int, inner: int, cluster: Cluster
 ) -> tuple[Leg, ...]:
-    """How messages of `chunk` elements travel."""
-    amount = transfer.count * transfer.wire.bytes(chunk)
+    """Legs of a transfer of messages of `chunk` elements."""
+    amount = transfer.count * transfer.message_format.bytes(chunk)
     if transfer.kind == "send":
         return (send_leg(amount, send_link(0, stride, cluster)),)
     if transfer.kind == "all_gather":
@@ -159,18 +180,18 @@ def transfer_legs(
     if transfer.level == "all":
         return collective_legs(transfer.kind, amount, size, stride, cluster)
     apart = stride if transfer.level == "inner" else stride * inner
-    link = cluster.level_for(apart, transfer.size)
+    link = cluster.slowest_link(apart, transfer.size)
     return (Leg(transfer.kind, amount, transfer.size, link),)
 
 
-def kernel_seconds(kernel: Kernel, chunk: int, device: Device) -> float:
-    """One pass over what is read and written, or its arithmetic."""
+def kernel_seconds(kernel: CompressionKernel, chunk: int, device: Device) -> float:
+    """Seconds of one kernel: the longer of its memory pass and its arithmetic, plus launch."""
     moved = kernel_bytes(kernel, chunk) / device.memory_bandwidth_bytes_per_second
     work = chunk * kernel.chunks * kernel_operations(kernel) / device.peak("float32")
     return device.launch_overhead_seconds + max(moved, work)
 
 
-def kernel_bytes(kernel: Kernel, chunk: int) -> int:
+def kernel_bytes(kernel: CompressionKernel, chunk: int) -> int:
     """Bytes that a kernel reads and writes."""
     flat = kernel.chunks * chunk
     read = flat * FP32_BYTES
@@ -185,7 +206,7 @@ def kernel_bytes(kernel: Kernel, chunk: int) -> int:
     return read + written + flat * states
 
 
-def kernel_operations(kernel: Kernel) -> float:
+def kernel_operations(kernel: CompressionKernel) -> float:
     """Instructions per element of the result; those before a reduction count once per rank."""
     total, ranks = 0.0, kernel.ranks
     for stage in kernel.body:
@@ -194,7 +215,7 @@ def kernel_operations(kernel: Kernel) -> float:
     return total
 
 
-def stage_operations(stage: Stage, ranks: int) -> float:
+def stage_operations(stage: CompressionStage, ranks: int) -> float:
     """Instructions per element and rank."""
     if isinstance(stage, Hadamard):
         return log2(stage.block)
@@ -206,8 +227,8 @@ def stage_operations(stage: Stage, ranks: int) -> float:
     return OTHER
 
 
-def state_bytes(pipeline: Pipeline, elements: int) -> int:
-    """What a pipeline keeps between steps, besides weights."""
+def state_bytes(pipeline: KernelPipeline, elements: int) -> int:
+    """Bytes of a pipeline's states between steps, without weight replicas."""
     chunk = pipeline.chunk(elements)
     return sum(
         state.chunks * chunk * ELEMENT_BYTES[state.element]

@@ -1,1 +1,1 @@
-"""Why a plan costs what it costs, term by term."""
+"""Explanation of predicted seconds and bytes, term by term."""

@@ -1,8 +1,7 @@
 """One term of a prediction: its formula, its value, and where the numbers in it come from.
 
-A term with parts is their sum. A term without is its formula at its symbols: constants of the device
-and its links, explained by `legend`, and amounts of the plan.
-"""
+A term with parts is their sum. A term without is its formula at its symbols: constants of the
+device and its links, explained by `legend`, and amounts of the plan."""
 
 from __future__ import annotations
 
@@ -11,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from ...ir.devices.cluster import GIVEN, Cluster, Device, Link
+from ...ir.devices.cluster import DEFAULT_SOURCE, Cluster, Device, Link
 from ...ir.devices.curve import Curve
-from ...ir.plan.workload import Kernels, Sent
+from ...ir.plan.workload import Kernels, Collectives
 from ..communication.collective import Leg, collective_legs
 from ..operators.roofline import (
-    BANDWIDTH_PART,
+    BANDWIDTH_EFFICIENCY,
     RAMP_SECONDS,
-    RATE,
+    EFFICIENCY,
     exposed_host_seconds,
     op_seconds,
     stream_seconds,
@@ -31,15 +30,15 @@ HOST = "derived: bytes counted, at the host's bandwidth"
 ALPHA_BETA = "derived: bytes counted, at the link's latency and bandwidth"
 # fmt: off
 AMOUNTS = {
-    "n": "how often in a step", "F": "floating-point operations", "N": "bytes of the whole tensor",
+    "n": "times per step", "F": "floating-point operations", "N": "bytes of the full tensor",
     "B": "bytes read and written", "p": "ranks of the group", "m": "micro-batches per step",
-    "u": "seconds of a micro-batch in others before and after the stage that all wait for",
+    "u": "seconds of pipeline fill and drain around the slowest stage, per micro-batch",
     "b_w": "seconds of a micro-batch in that stage", "b": "and in the busiest one",
-    "g": "seconds from one micro-batch to the next: of the slowest stage or loop of stages",
-    "w_c": "seconds of compressed messages on the wire", "k_c": "seconds to encode and decode",
-    "t_s": "seconds less, where ranks share processors, while others wait",
+    "g": "seconds between micro-batches, of the slowest stage or loop of stages",
+    "w_c": "seconds to transfer compressed messages", "k_c": "seconds to encode and decode",
+    "t_s": "seconds saved while waiting ranks leave shared processors to others",
     "t_b": "seconds of work beside a copy to or from host memory",
-    "t": "seconds in which a micro-batch passes between strategies of a stage, both ways",
+    "t": "seconds of resharding per micro-batch, forward and backward",
 }
 # fmt: on
 
@@ -64,7 +63,7 @@ class Term(msgspec.Struct, frozen=True):
 
 
 class Symbol(msgspec.Struct, frozen=True):
-    """What a symbol stands for; `value` where it is the same in every term."""
+    """Meaning of a symbol; `value` where it is the same in every term."""
 
     name: str
     about: str
@@ -73,11 +72,13 @@ class Symbol(msgspec.Struct, frozen=True):
 
 
 def total(name: str, parts: Iterable[Term], unit: str = "s") -> Term:
-    """The sum of parts, without those that are nothing."""
-    kept = tuple(part for part in parts if part.value)
-    names = [part.name for part in kept]
+    """Sum of the nonzero parts."""
+    nonzero = tuple(part for part in parts if part.value)
+    names = [part.name for part in nonzero]
     formula = " + ".join(names) if len(set(names)) == len(names) else "sum over sizes"
-    return Term(name, sum(part.value for part in kept), unit, formula or "0", "derived", {}, kept)
+    return Term(
+        name, sum(part.value for part in nonzero), unit, formula or "0", "derived", {}, nonzero
+    )
 
 
 def kernels_term(name: str, members: Iterable[Kernels], times: int, device: Device) -> Term:
@@ -100,7 +101,7 @@ def kernel_term(kernels: Kernels, times: int, device: Device) -> Term:
         symbols |= {"F": kernels.flops} if kernels.flops else {}
         return measured_term(name, count * one, count, curve, symbols)
     memory, formula = "B/(w*W)", "n*(B/(w*W) + t_l)"
-    rate = RATE.get(kernels.work)
+    rate = EFFICIENCY.get(kernels.work)
     if rate is not None:
         symbols["F"] = kernels.flops
         compute = f"F/(P_{kernels.dtype}*a*s*r_{kernels.work}) + t_r"
@@ -108,7 +109,7 @@ def kernel_term(kernels: Kernels, times: int, device: Device) -> Term:
     return Term(name, count * one, "s", formula, ROOFLINE, symbols)
 
 
-def sent_term(sent: Sent, times: int, cluster: Cluster) -> Term:
+def sent_term(sent: Collectives, times: int, cluster: Cluster) -> Term:
     """Equal collectives."""
     legs = collective_legs(sent.kind, sent.amount_bytes, sent.size, sent.stride, cluster)
     return legs_term(f"{sent.kind} over {sent.axis}", legs, sent.count * times, cluster)
@@ -147,7 +148,7 @@ def leg_term(leg: Leg, times: int, cluster: Cluster) -> Term:
 
 
 def stream_term(name: str, kind: str, amount: float, times: int, device: Device) -> Term:
-    """Bytes that pass through memory."""
+    """Bytes streamed through memory."""
     value = times * stream_seconds(kind, amount, device)
     symbols = {"n": times, "B": amount}
     curve = device.curve((kind,), "float32")
@@ -157,7 +158,7 @@ def stream_term(name: str, kind: str, amount: float, times: int, device: Device)
 
 
 def host_term(amount: float, beside: float, times: int, device: Device) -> Term:
-    """Bytes that pass to or from host memory, as far as the work beside them does not hide it."""
+    """Exposed copies to or from host memory, beside `beside` seconds of compute."""
     one = beside / times if times else 0.0
     value = times * exposed_host_seconds(amount, one, device)
     if not device.host_copies_hide:
@@ -169,14 +170,14 @@ def host_term(amount: float, beside: float, times: int, device: Device) -> Term:
 def measured_term(
     name: str, value: float, times: int, curve: Curve, symbols: dict[str, float]
 ) -> Term:
-    """A cost read off a curve: `t` is its seconds at the amount."""
+    """A cost read off a measured curve: `t` is its seconds at the amount."""
     formula = f"n*t_{curve.name}"
-    found = {**symbols, f"t_{curve.name}": value / times if times else 0.0}
-    return Term(name, value, "s", formula, f"measured: {curve.source}", found)
+    values = {**symbols, f"t_{curve.name}": value / times if times else 0.0}
+    return Term(name, value, "s", formula, f"measured: {curve.source}", values)
 
 
 def legend(cluster: Cluster) -> tuple[Symbol, ...]:
-    """Every symbol that formulas of times use."""
+    """Every symbol that time formulas use."""
     device = cluster.device
     source = device.source_of
     rates = [
@@ -184,8 +185,8 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
         for dtype in device.peak_flops
     ]
     parts = [
-        Symbol(f"r_{work}", f"part of that which {work} reaches", rate, ASSUMED)
-        for work, rate in RATE.items()
+        Symbol(f"r_{work}", f"fraction of that which {work} reaches", rate, ASSUMED)
+        for work, rate in EFFICIENCY.items()
     ]
     links = {s.name: s for link in cluster.levels for s in _link(link, link_name(link, cluster))}
     curves = (*device.curves, *(c for link in cluster.levels for c in link.curves))
@@ -207,7 +208,7 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
             device.memory_bandwidth_bytes_per_second,
             source("memory_gb_per_s"),
         ),
-        Symbol("w", "part of it that kernels reach", BANDWIDTH_PART, ASSUMED),
+        Symbol("w", "part of it that kernels reach", BANDWIDTH_EFFICIENCY, ASSUMED),
         Symbol(
             "W_h",
             "bandwidth to and from host memory, byte/s",
@@ -224,7 +225,7 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
 
 
 def _link(link: Link, name: str) -> tuple[Symbol, Symbol]:
-    rate, source = link.bandwidth_bytes_per_second, link.source or GIVEN
+    rate, source = link.bandwidth_bytes_per_second, link.source or DEFAULT_SOURCE
     return (
         Symbol(
             f"alpha_{name}", f"seconds of a message ({link.name})", link.latency_seconds, source
@@ -236,6 +237,6 @@ def _link(link: Link, name: str) -> tuple[Symbol, Symbol]:
 def link_name(link: Link, cluster: Cluster) -> str:
     """A name for symbols: the link's, and its level where levels of one name differ."""
     name = re.sub(r"\W", "_", link.name)
-    alike = [x for x in cluster.levels if re.sub(r"\W", "_", x.name) == name]
-    rates = {(x.latency_seconds, x.bandwidth_bytes_per_second, x.source) for x in alike}
+    same_name = [x for x in cluster.levels if re.sub(r"\W", "_", x.name) == name]
+    rates = {(x.latency_seconds, x.bandwidth_bytes_per_second, x.source) for x in same_name}
     return name if len(rates) == 1 else f"{name}_{cluster.levels.index(link)}"

@@ -1,25 +1,25 @@
-"""What a call costs when it leaves its saved values in host memory, or runs in pieces."""
+"""Cost of a call whose saved values are offloaded to host memory, or that runs in chunks."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
 from ...ir.devices.cluster import Device
-from ...ir.plan.workload import Piece
-from ..communication.compressed_all_reduce import Reductions
-from ..operators.function_cost import FunctionCost, FunctionTable, PieceCost
+from ...ir.plan.workload import CallWork
+from ..communication.compressed_all_reduce import CompressedReductions
+from ..operators.function_cost import FunctionCost, FunctionCostTable, HalfCost
 from ..operators.roofline import exposed_host_seconds
 
 
-def hosted(cost: FunctionCost, device: Device) -> FunctionCost:
-    """The call with what it saves in host memory: nothing waits on the device but what it makes or
-    reads while it runs."""
+def offloaded_cost(cost: FunctionCost, device: Device) -> FunctionCost:
+    """Cost of the call with its saved values offloaded: they are on the device only while it
+    runs."""
 
-    def copied(piece: PieceCost) -> PieceCost:
-        more = exposed_host_seconds(cost.leaves, piece.seconds, device)
-        seconds = piece.communication_seconds + more
-        peak = piece.peak_bytes + cost.leaves
-        return replace(piece, communication_seconds=seconds, peak_bytes=peak)
+    def copied(half: HalfCost) -> HalfCost:
+        exposed = exposed_host_seconds(cost.all_saved_bytes, half.seconds, device)
+        seconds = half.communication_seconds + exposed
+        peak = half.peak_bytes + cost.all_saved_bytes
+        return replace(half, communication_seconds=seconds, peak_bytes=peak)
 
     return replace(
         cost,
@@ -28,52 +28,52 @@ def hosted(cost: FunctionCost, device: Device) -> FunctionCost:
         saved_bytes=0,
         saved_arguments=(0,) * len(cost.saved_arguments),
         saved_results=(0,) * len(cost.saved_results),
-        host_bytes=cost.leaves,
+        host_bytes=cost.all_saved_bytes,
     )
 
 
-def in_pieces(
-    piece: FunctionTable,
-    table: FunctionTable,
-    whole: FunctionCost,
+def chunked_cost(
+    chunk_table: FunctionCostTable,
+    table: FunctionCostTable,
+    unchunked: FunctionCost,
     samples: int,
-    pieces: int,
-    ways: int,
-    reductions: Reductions | None = None,
+    chunks: int,
+    batch_degree: int,
+    reductions: CompressedReductions | None = None,
 ) -> FunctionCost:
-    """The call in so many pieces, of which `piece` has the prices. Beside a piece stand its copies of
-    what is cut, and the results, or the gradients, that it adds to."""
-    cost = piece.at(samples, "recompute", ways, reductions)
-    local, mine = table.locals[0], piece.locals[0]
-    cut = [
+    """Cost of the call in `chunks` chunks, priced by `chunk_table`. Beyond a chunk's own peak there
+    are copies of its input slices, and the results or gradients that it adds to."""
+    cost = chunk_table.at(samples, "recompute", batch_degree, reductions)
+    local, chunk = table.local_functions[0], chunk_table.local_functions[0]
+    sliced = [
         inner.value
-        for outer, inner in zip(local.inputs, mine.inputs, strict=True)
-        if local.types[outer.value] != mine.types[inner.value]
+        for outer, inner in zip(local.inputs, chunk.inputs, strict=True)
+        if local.types[outer.value] != chunk.types[inner.value]
     ]
-    copies = piece.bytes(cut).at(samples).sum()
-    results = table.bytes([o.value for o in local.outputs]).at(samples).sum()
+    copies = chunk_table.bytes_of(sliced).at(samples).sum()
+    results = table.bytes_of([o.value for o in local.outputs]).at(samples).sum()
     gradients = [i.gradient for i in local.inputs if i.gradient is not None]
-    added = table.bytes(gradients).at(samples).sum()
+    accumulated = table.bytes_of(gradients).at(samples).sum()
 
-    def repeated(one: PieceCost, more: float) -> PieceCost:
-        return PieceCost(
-            pieces * one.compute_seconds,
-            pieces * one.communication_seconds,
-            pieces * one.flops,
+    def times_chunks(one: HalfCost, more: float) -> HalfCost:
+        return HalfCost(
+            chunks * one.compute_seconds,
+            chunks * one.communication_seconds,
+            chunks * one.flops,
             one.peak_bytes + round(more),
         )
 
     return replace(
-        whole,
-        forward=repeated(cost.forward, copies + results),
-        backward=repeated(cost.backward, copies + added),
+        unchunked,
+        forward=times_chunks(cost.forward, copies + results),
+        backward=times_chunks(cost.backward, copies + accumulated),
     )
 
 
-def times(piece: Piece, count: int, host_bytes: int) -> Piece:
-    """A piece run so often, beside which so many bytes pass to or from host memory."""
-    return Piece(
-        tuple(replace(kernels, count=count * kernels.count) for kernels in piece.kernels),
-        tuple(replace(sent, count=count * sent.count) for sent in piece.sent),
+def repeated(half: CallWork, count: int, host_bytes: int) -> CallWork:
+    """The workload repeated `count` times, with `host_bytes` copied to or from host memory."""
+    return CallWork(
+        tuple(replace(kernels, count=count * kernels.count) for kernels in half.kernels),
+        tuple(replace(sent, count=count * sent.count) for sent in half.collectives),
         host_bytes,
     )

@@ -1,4 +1,4 @@
-"""Peak bytes of a device, term by term: what stays all step, what waits for backward, what passes."""
+"""Peak bytes of a device, term by term: persistent, saved for backward, temporary."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.devices.cluster import Device
-from ...ir.plan.interleave import held_pieces
+from ...ir.plan.interleave import in_flight_by_chunk
 from ...ir.plan.plan import Optimizer
 from ...ir.plan.workload import StageBytes
 from ...ir.program import BUCKET_BYTES
 from ..communication.compressed_collective import FP32_BYTES
 from ..communication.data_parallel import BatchAxes
-from ..execution_model import Practice
+from ..execution_model import ExecutionModel
 
-LEADING = 9  # flat vectors while an optimizer that talks itself steps: at most, as counted in runs
+COMPRESSED_OPTIMIZER_VECTORS = (
+    9  # peak flat vectors while a compressed optimizer steps (counted in runs)
+)
 MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assumed)
 
 
-class Waiting(NamedTuple):
-    """`most` micro-batches of a stage wait for backward at once, of `number` in a step, in so many
-    `pieces` of the stage."""
+class InFlight(NamedTuple):
+    """Micro-batches in flight on a stage: `peak` at once, of `micro_batches` per step, in `chunks`
+    model chunks."""
 
-    most: float
-    number: int
-    pieces: int = 1
+    peak: float
+    micro_batches: int
+    chunks: int = 1
 
     @property
-    def others(self) -> bool:
-        """Whether gradients of other micro-batches have been added up when most wait."""
-        return self.number > self.most
+    def gradients_accumulated(self) -> bool:
+        """Whether gradients of earlier micro-batches exist when most are in flight."""
+        return self.micro_batches > self.peak
 
     def cases(self) -> Iterator[tuple[float, bool]]:
-        """How many wait while one runs, and whether others' gradients are at hand."""
-        if self.others:
-            yield self.most, True
+        """(micro-batches in flight while one runs, whether earlier gradients exist) to check."""
+        if self.gradients_accumulated:
+            yield self.peak, True
             return
-        yield self.most, False
-        if self.number > 1:
-            yield self.most - 1, True
+        yield self.peak, False
+        if self.micro_batches > 1:
+            yield self.peak - 1, True
 
 
-class Worst(NamedTuple):
-    """What a stage's calls of one strategy hold at a moment, beside weights and states."""
+class PeakBytes(NamedTuple):
+    """Bytes of a stage's calls of one strategy at one point in time, without weights and states."""
 
     batch: int
     gradients: int
@@ -58,176 +60,234 @@ class Worst(NamedTuple):
 def memory_terms(
     parts: Sequence[tuple[StageBytes, BatchAxes]],
     optimizer: Optimizer,
-    practice: Practice,
-    waiting: Waiting,
+    execution: ExecutionModel,
+    in_flight: InFlight,
     device: Device,
 ) -> tuple[tuple[str, int], ...]:
-    """Named bytes of a stage from its parts, one per strategy, at its worst moment. What host memory
-    cannot take fits nowhere."""
+    """Named bytes of a stage at its peak; `parts`: one per strategy. Bytes beyond host memory make
+    the stage infeasible."""
     terms: dict[str, int] = {}
-    for (stage, axes), moment in zip(
-        parts, worst_of(parts, practice, waiting, device), strict=True
+    for (stage, axes), peak in zip(
+        parts, stage_peaks(parts, execution, in_flight, device), strict=True
     ):
-        for name, amount in part_terms(stage, axes, optimizer, practice, moment).items():
+        for name, amount in part_terms(stage, axes, optimizer, execution, peak).items():
             terms[name] = terms.get(name, 0) + amount
     terms["margin"] = int(MARGIN * sum(terms.values()))
     terms["runtime"] = device.runtime_overhead_bytes
-    beyond = host_bytes([stage for stage, _ in parts], waiting.most) - device.host_memory_bytes
+    beyond = host_bytes([stage for stage, _ in parts], in_flight.peak) - device.host_memory_bytes
     if beyond > 0:
         terms["beyond host memory"] = device.memory_bytes + beyond
     return tuple(terms.items())
 
 
 def host_bytes(stages: Iterable[StageBytes], in_flight: float) -> int:
-    """Bytes of host memory that a device's saved values take."""
-    return int(in_flight * sum(stage.host for stage in stages))
+    """Bytes of host memory for a device's offloaded values."""
+    return int(in_flight * sum(stage.host_bytes for stage in stages))
 
 
 def part_terms(
-    stage: StageBytes, axes: BatchAxes, optimizer: Optimizer, practice: Practice, moment: Worst
+    stage: StageBytes,
+    axes: BatchAxes,
+    optimizer: Optimizer,
+    execution: ExecutionModel,
+    peak: PeakBytes,
 ) -> dict[str, int]:
-    """Named bytes of the calls of one strategy at a moment."""
-    here = axes.state_bytes(stage.trained, stage.summed, practice.states_over_all)
-    kept = axes.compression_bytes(stage.trained, stage.small)
-    return ({"compression": kept} if axes.compression else {}) | {
-        "parameters": axes.kept(stage.held, "parameter"),
-        "gradients": moment.gradients,
-        "optimizer": here // stage.item * optimizer.states * optimizer.state_bytes,
-        "activations": moment.activations,
-        "batch data": moment.batch,
-        "temporaries": moment.temporaries,
-        "communication": moment.communication,
+    """Named bytes of the calls of one strategy at one point in time."""
+    here = axes.state_bytes(
+        stage.trained_bytes, stage.partial_gradient_bytes, execution.shards_replicated_states
+    )
+    compression = axes.compression_bytes(stage.trained_bytes, stage.small_tensor_bytes)
+    return ({"compression": compression} if axes.compression else {}) | {
+        "parameters": axes.local_bytes(stage.weight_bytes, "parameter"),
+        "gradients": peak.gradients,
+        "optimizer": here // stage.item_bytes * optimizer.states * optimizer.state_bytes,
+        "activations": peak.activations,
+        "batch data": peak.batch,
+        "temporaries": peak.temporaries,
+        "communication": peak.communication,
     }
 
 
-def worst_of(
+def stage_peaks(
     parts: Sequence[tuple[StageBytes, BatchAxes]],
-    practice: Practice,
-    waiting: Waiting,
+    execution: ExecutionModel,
+    in_flight: InFlight,
     device: Device,
-) -> list[Worst]:
-    """The worst moment of a stage: one part is at work, of the others all waits that can."""
-    busy = [worst(stage, axes, practice, waiting, device) for stage, axes in parts]
+) -> list[PeakBytes]:
+    """Peak of a stage by part: one part runs, the others hold their in-flight values."""
+    busy = [part_peak(stage, axes, execution, in_flight, device) for stage, axes in parts]
     if len(parts) == 1:
         return busy
-    idle = [between_calls(stage, axes, practice, waiting) for stage, axes in parts]
+    idle = [between_calls(stage, axes, execution, in_flight) for stage, axes in parts]
     most = max(range(len(parts)), key=lambda p: sum(busy[p]) - sum(idle[p]))
     return [*idle[:most], busy[most], *idle[most + 1 :]]
 
 
 def between_calls(
-    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
-) -> Worst:
-    """The most that is there with nothing at work: of every call its values wait, or its gradients."""
-    batch, per_batch = batch_bytes(stage, waiting), stage.saved - stage.last
-    moments = [(m.waiting, m.summed) for m in stage.moments if m.phase == "backward"]
-    found = []
-    for most, others in waiting.cases():
-        whole = others or practice.sent_in_place
-        for own, summed in [(stage.saved, stage.trained * whole), (0, stage.trained), *moments]:
-            gradients = gradient_bytes(stage, axes, practice, stage.trained if whole else summed)
-            activations = int((most - 1) * per_batch) + (own if practice.lets_go else stage.saved)
-            found.append(Worst(batch, gradients, activations, 0, 0))
-    return max(found, key=sum)
+    stage: StageBytes, axes: BatchAxes, execution: ExecutionModel, in_flight: InFlight
+) -> PeakBytes:
+    """Peak between calls: every call holds its saved values or its gradients."""
+    batch, per_batch = batch_bytes(stage, in_flight), stage.saved_bytes - stage.last_saved_bytes
+    backward_points = [
+        (m.waiting_bytes, m.complete_gradient_bytes)
+        for m in stage.peak_points
+        if m.phase == "backward"
+    ]
+    candidates = []
+    for most, others in in_flight.cases():
+        all_gradients = others or execution.contiguous_buffers
+        for saved, summed in [
+            (stage.saved_bytes, stage.trained_bytes * all_gradients),
+            (0, stage.trained_bytes),
+            *backward_points,
+        ]:
+            gradients = gradient_bytes(
+                stage, axes, execution, stage.trained_bytes if all_gradients else summed
+            )
+            activations = int((most - 1) * per_batch) + (
+                saved if execution.frees_per_call else stage.saved_bytes
+            )
+            candidates.append(PeakBytes(batch, gradients, activations, 0, 0))
+    return max(candidates, key=sum)
 
 
 def after_forward(
-    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
-) -> Worst:
-    """All that waits before the first backward that finds as much: a moment of every step."""
-    there = stage.trained if waiting.others or practice.sent_in_place else 0
-    activations = int((waiting.most - 1) * (stage.saved - stage.last)) + stage.saved
-    gradients = gradient_bytes(stage, axes, practice, there)
-    return Worst(batch_bytes(stage, waiting), gradients, activations, 0, 0)
+    stage: StageBytes, axes: BatchAxes, execution: ExecutionModel, in_flight: InFlight
+) -> PeakBytes:
+    """Bytes before the first backward at peak in-flight micro-batches; every step reaches this
+    point."""
+    there = (
+        stage.trained_bytes
+        if in_flight.gradients_accumulated or execution.contiguous_buffers
+        else 0
+    )
+    activations = (
+        int((in_flight.peak - 1) * (stage.saved_bytes - stage.last_saved_bytes)) + stage.saved_bytes
+    )
+    gradients = gradient_bytes(stage, axes, execution, there)
+    return PeakBytes(batch_bytes(stage, in_flight), gradients, activations, 0, 0)
 
 
-def worst(
-    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting, device: Device
-) -> Worst:
-    """The worst moment of the calls of one strategy."""
-    found = list(at_work(stage, axes, practice, waiting))
-    if not practice.sent_in_place:
-        found += at_step(stage, axes, practice, waiting, device)
-    return max(found, key=sum)
+def part_peak(
+    stage: StageBytes,
+    axes: BatchAxes,
+    execution: ExecutionModel,
+    in_flight: InFlight,
+    device: Device,
+) -> PeakBytes:
+    """Peak of the calls of one strategy over calls and optimizer step."""
+    candidates = list(while_calls_run(stage, axes, execution, in_flight))
+    if not execution.contiguous_buffers:
+        candidates += while_optimizer_steps(stage, axes, execution, in_flight, device)
+    return max(candidates, key=sum)
 
 
-def at_work(
-    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting
-) -> Iterator[Worst]:
-    """While calls run."""
-    batch, sent = batch_bytes(stage, waiting), crossing_bytes(stage, practice, waiting)
-    per_batch, in_place = stage.saved - stage.last, practice.sent_in_place
-    buffers = [axes.call_buffers(moment, in_place) for moment in stage.moments]
-    whole = gradient_bytes(stage, axes, practice, stage.trained)
-    for most, others in waiting.cases():
+def while_calls_run(
+    stage: StageBytes, axes: BatchAxes, execution: ExecutionModel, in_flight: InFlight
+) -> Iterator[PeakBytes]:
+    """Bytes at every point while calls run."""
+    batch, sent = batch_bytes(stage, in_flight), transfer_buffer_bytes(stage, execution, in_flight)
+    per_batch, in_place = stage.saved_bytes - stage.last_saved_bytes, execution.contiguous_buffers
+    buffers = [axes.call_buffers(point, in_place) for point in stage.peak_points]
+    all_gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
+    for most, others in in_flight.cases():
         before = int((most - 1) * per_batch)
-        for moment, (inside, beside, added) in zip(stage.moments, buffers, strict=True):
-            summed = min(moment.summed, stage.trained)
+        for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
+            summed = min(point.complete_gradient_bytes, stage.trained_bytes)
             gradients = (
-                whole if others or in_place else gradient_bytes(stage, axes, practice, summed)
+                all_gradients
+                if others or in_place
+                else gradient_bytes(stage, axes, execution, summed)
             )
-            own = before + (moment.waiting if practice.lets_go else stage.saved)
-            yield Worst(batch, gradients, own, inside, beside + added * others + sent)
+            activations = before + (
+                point.waiting_bytes if execution.frees_per_call else stage.saved_bytes
+            )
+            yield PeakBytes(batch, gradients, activations, inside, beside + added * others + sent)
 
 
-def at_step(
-    stage: StageBytes, axes: BatchAxes, practice: Practice, waiting: Waiting, device: Device
-) -> Iterator[Worst]:
-    """While gradients are completed, the optimizer steps and weights return."""
-    batch = batch_bytes(stage, waiting)
-    whole = gradient_bytes(stage, axes, practice, stage.trained)
-    part = gradient_bytes(stage, axes, practice, stage.trained, "optimizer")
-    stepped, biggest = (axes.kept(n, "optimizer") for n in (stage.trained, stage.biggest))
-    bucket = min(whole, max(BUCKET_BYTES, stage.biggest))
-    yield Worst(batch, whole, 0, 0, axes.sum_bytes(bucket, stage.trained, stage.biggest))
+def while_optimizer_steps(
+    stage: StageBytes,
+    axes: BatchAxes,
+    execution: ExecutionModel,
+    in_flight: InFlight,
+    device: Device,
+) -> Iterator[PeakBytes]:
+    """Bytes while gradients are reduced, the optimizer steps and updated weights are gathered."""
+    batch = batch_bytes(stage, in_flight)
+    gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
+    part = gradient_bytes(stage, axes, execution, stage.trained_bytes, "optimizer")
+    stepped, biggest = (
+        axes.local_bytes(n, "optimizer") for n in (stage.trained_bytes, stage.largest_weight_bytes)
+    )
+    bucket = min(gradients, max(BUCKET_BYTES, stage.largest_weight_bytes))
+    yield PeakBytes(
+        batch,
+        gradients,
+        0,
+        0,
+        axes.reduce_buffer_bytes(bucket, stage.trained_bytes, stage.largest_weight_bytes),
+    )
     # where the device is the host, optimizers take tensors one by one
     working = stepped if device.host_copies_hide else 2 * biggest
-    if axes.leader is not None:
-        working = LEADING * (stage.trained // stage.item) * FP32_BYTES
-    yield Worst(batch, part, 0, working, 0)
-    yield Worst(batch, part, 0, 0, axes.return_bytes(stage.trained))
+    if axes.compressed_optimizer is not None:
+        working = (
+            COMPRESSED_OPTIMIZER_VECTORS * (stage.trained_bytes // stage.item_bytes) * FP32_BYTES
+        )
+    yield PeakBytes(batch, part, 0, working, 0)
+    yield PeakBytes(batch, part, 0, 0, axes.update_gather_bytes(stage.trained_bytes))
 
 
-def batch_bytes(stage: StageBytes, waiting: Waiting) -> int:
-    """The batch and what follows from it alone: whole, and the parts of micro-batches that wait."""
-    parts = waiting.most * stage.batch if waiting.number > 1 else 0
-    return stage.once + waiting.number * stage.inputs + int(parts)
+def batch_bytes(stage: StageBytes, in_flight: InFlight) -> int:
+    """Bytes of the batch and of batch-only values: global ones, and slices of in-flight
+    micro-batches."""
+    parts = in_flight.peak * stage.batch_copy_bytes if in_flight.micro_batches > 1 else 0
+    return stage.batch_only_bytes + in_flight.micro_batches * stage.batch_input_bytes + int(parts)
 
 
 def gradient_bytes(
-    stage: StageBytes, axes: BatchAxes, practice: Practice, summed: int, cut_as: str = "gradient"
+    stage: StageBytes,
+    axes: BatchAxes,
+    execution: ExecutionModel,
+    summed: int,
+    sharded_as: str = "gradient",
 ) -> int:
-    """Bytes of the gradients of so many bytes of weights."""
-    gradient = practice.gradient_item_bytes or stage.item
-    return axes.kept(summed // stage.item * gradient, cut_as)
+    """Bytes of the gradients of `summed` bytes of weights, sharded like `sharded_as`."""
+    gradient = execution.gradient_item_bytes or stage.item_bytes
+    return axes.local_bytes(summed // stage.item_bytes * gradient, sharded_as)
 
 
-def crossing_bytes(stage: StageBytes, practice: Practice, waiting: Waiting) -> int:
-    """What neighbouring stages are sent, until they have received it, and have sent."""
-    if practice.sent_in_place:
-        return 2 * stage.crossing
-    sent = waiting.most * waiting.pieces + 1
-    received = min(2, waiting.number) * waiting.pieces
-    if stage.message or stage.coding:  # values go when they are encoded, messages wait
-        leaving = stage.crossing + int(sent * stage.message)
-        return leaving + received * stage.entering + stage.coding
-    return int(sent * stage.crossing) + received * stage.entering
+def transfer_buffer_bytes(stage: StageBytes, execution: ExecutionModel, in_flight: InFlight) -> int:
+    """Bytes of values being sent to and received from neighbouring stages."""
+    if execution.contiguous_buffers:
+        return 2 * stage.outgoing_bytes
+    sent = in_flight.peak * in_flight.chunks + 1
+    received = min(2, in_flight.micro_batches) * in_flight.chunks
+    if stage.message_bytes or stage.codec_bytes:  # values are freed once encoded, messages stay
+        leaving = stage.outgoing_bytes + int(sent * stage.message_bytes)
+        return leaving + received * stage.incoming_bytes + stage.codec_bytes
+    return int(sent * stage.outgoing_bytes) + received * stage.incoming_bytes
 
 
-def pieces_in_flight(stages: int, number: int, micro_batches: int, saved: Sequence[float]) -> float:
-    """Micro-batches of a whole stage whose bytes wait at the worst moment of an interleaved schedule;
-    `saved` bytes of each of its pieces."""
-    held = float((_held(stages, number, micro_batches, len(saved)) @ np.array(saved)).max())
-    return held / sum(saved) if sum(saved) else 0.0
+def interleaved_in_flight(
+    stages: int, number: int, micro_batches: int, saved: Sequence[float]
+) -> float:
+    """Peak micro-batches in flight on stage `number` of an interleaved schedule; `saved`: saved
+    bytes per model chunk."""
+    peak = float(
+        (_chunks_in_flight(stages, number, micro_batches, len(saved)) @ np.array(saved)).max()
+    )
+    return peak / sum(saved) if sum(saved) else 0.0
 
 
 @cache
-def _held(stages: int, number: int, micro_batches: int, pieces: int) -> NDArray[np.float64]:
-    return np.array(held_pieces(stages, number, micro_batches, pieces), dtype=np.float64)
+def _chunks_in_flight(
+    stages: int, number: int, micro_batches: int, chunks: int
+) -> NDArray[np.float64]:
+    return np.array(in_flight_by_chunk(stages, number, micro_batches, chunks), dtype=np.float64)
 
 
 def micro_batches_in_flight(after: int, stages: int, micro_batches: int, chunks: int) -> float:
-    """Micro-batches of a whole stage that wait for backward under 1F1B, `after` stages following.
+    """Micro-batches in flight on a stage under 1F1B with `after` stages behind it.
 
     Interleaved (Narayanan et al. 2021): a stage warms up with 2 * after + (chunks - 1) * stages
     chunks and holds one more.

@@ -1,1 +1,1 @@
-"""Seconds and bytes of single operators and of functions."""
+"""Seconds and bytes of operators and of functions."""

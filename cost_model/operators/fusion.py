@@ -1,10 +1,11 @@
-"""Which operators share a kernel: connected ones of fusible kinds with no product between.
+"""Operator fusion: connected operators of fusible kinds with no matrix product between share a
+kernel.
 
-    mm ─ add ─ gelu ─ mm        add and gelu: one kernel, which reads mm's result once
+    mm ─ add ─ gelu ─ mm        add and gelu: one kernel that reads mm's result once
          └── sum                and the sum joins them
 
-A value's depth is the number of kernels that can never fuse on the way to it. Operators that meet
-at one depth can share a kernel without a circle, since a way through another kernel raises the depth.
+The depth of a value is the number of unfusible kernels on the longest path to it. Operators of one
+depth can share a kernel without a cycle, since a path through another kernel raises the depth.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from ...ir.loops import Work
 from ...ir.model import Op
 
 
-class Kernel(msgspec.Struct, frozen=True):
-    """Operators that run as one, by position, and the values that move to and from memory."""
+class FusedKernel(msgspec.Struct, frozen=True):
+    """Operators that run as one kernel, by position, and the values read from and written to
+    memory."""
 
     ops: tuple[int, ...]
-    moved: tuple[int, ...]
+    moved_values: tuple[int, ...]
 
 
 def fuse(
     ops: Sequence[Op],
     works: Sequence[Work],
     roots: Sequence[int],
-    kept: set[int],
+    live_out: set[int],
     fusible: tuple[Work, ...] = ("pointwise", "reduce"),
-) -> tuple[Kernel, ...]:
-    """Kernels of the operators whose work is `fusible`; `roots` names the memory of each value,
-    `kept` values are read later. Views take no part: `works` of what is left out is "view"."""
+) -> tuple[FusedKernel, ...]:
+    """Kernels of the operators whose work is `fusible`; `roots` is the storage of each value;
+    `live_out` values are read later. Operators whose work is "view" are left out."""
     groups = _groups(ops, works, roots, fusible)
     readers: dict[int, set[int]] = {}
     for at, op in enumerate(ops):
@@ -43,7 +45,7 @@ def fuse(
     for at, group in groups.items():
         members.setdefault(group, []).append(at)
     return tuple(
-        Kernel(tuple(places), _moved(ops, roots, kept, readers, group, places))
+        FusedKernel(tuple(places), _moved_values(ops, roots, live_out, readers, group, places))
         for group, places in members.items()
     )
 
@@ -81,15 +83,15 @@ def _groups(
     return {at: find(at) for at in parent}
 
 
-def _moved(
+def _moved_values(
     ops: Sequence[Op],
     roots: Sequence[int],
-    kept: set[int],
+    live_out: set[int],
     readers: dict[int, set[int]],
     group: int,
     places: Sequence[int],
 ) -> tuple[int, ...]:
-    made = {roots[r] for at in places for r in ops[at].results if r >= 0}
-    read = {roots[v] for at in places for v in ops[at].operands()} - made
-    written = {v for v in made if v in kept or readers.get(v, set()) - {group}}
+    produced = {roots[r] for at in places for r in ops[at].results if r >= 0}
+    read = {roots[v] for at in places for v in ops[at].operands()} - produced
+    written = {v for v in produced if v in live_out or readers.get(v, set()) - {group}}
     return (*sorted(read), *sorted(written))

@@ -1,10 +1,10 @@
-"""Event simulation: tasks on resources that do one thing at a time, in a given order.
+"""Event simulation: tasks on resources that run one task at a time, in a given order.
 
     stage 0   F0 F1 F2 .. .. B0 F3 B1 ..        F1 on stage 1 waits for the transfer of F1's result,
     stage 1   .. F0 F1 F2 B0 F3 B1 ..           which waits for F1 on stage 0
 
 Any schedule is a list of tasks per resource; a pipeline is one resource per stage and one per
-boundary and direction, for transfers queue on their link while the stages go on.
+boundary and direction: transfers queue on their link while stages compute.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ...ir.errors import UsageError
-from ...ir.plan.interleave import Rows, Step, chunk_count, lift, own_needs, sources
-from ...ir.plan.schedule import Table
+from ...ir.plan.interleave import (
+    ScheduleRows,
+    ScheduleStep,
+    chunk_count,
+    as_rows,
+    stage_dependencies,
+    transfer_sources,
+)
+from ...ir.plan.schedule import ScheduleTable
 
-Name = tuple[str, int, Step]
+TaskName = tuple[str, int, ScheduleStep]
 
 
 class Task(msgspec.Struct, frozen=True):
-    """`seconds` of work on its resource, begun when all tasks in `after` have ended."""
+    """Task of `seconds` on its resource, started when all tasks in `after` have ended."""
 
-    name: Name
+    name: TaskName
     seconds: float
-    after: tuple[Name, ...] = ()
+    after: tuple[TaskName, ...] = ()
 
 
-class Event(msgspec.Struct, frozen=True):
-    """One step of a stage's row, when it ran; `kind` is "F", "B", or "I" and "W" for B's parts."""
+class ScheduleEvent(msgspec.Struct, frozen=True):
+    """One executed step of a stage's row; `kind` is "F", "B", or "I" and "W" for B's parts."""
 
     stage: int
     kind: str
@@ -45,10 +52,10 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Timeline(msgspec.Struct, frozen=True):
-    """What ran when: events by stage and then by time, and how long the whole took."""
+    """Events by stage and then by time, and the makespan."""
 
     stages: int
-    events: tuple[Event, ...]
+    events: tuple[ScheduleEvent, ...]
     makespan_seconds: float
 
     @property
@@ -60,19 +67,19 @@ class Timeline(msgspec.Struct, frozen=True):
 
     @property
     def bubbles(self) -> tuple[float, ...]:
-        """Per stage the part of the makespan in which it does nothing."""
+        """Idle fraction of the makespan per stage."""
         if not self.makespan_seconds:
             return (0.0,) * self.stages
         return tuple(1 - busy / self.makespan_seconds for busy in self.busy_seconds)
 
     @property
     def bubble(self) -> float:
-        """The part of all stages' time in which they do nothing."""
+        """Mean idle fraction of all stages."""
         return sum(self.bubbles) / self.stages
 
 
 class StageSeconds(msgspec.Struct, frozen=True):
-    """What one micro-batch costs a stage, by kind of slot, and to send each kind's result on."""
+    """Seconds of one micro-batch on a stage by kind of step, and to send each kind's result."""
 
     compute: Mapping[str, float]
     transfer: Mapping[str, float] = {}
@@ -81,22 +88,22 @@ class StageSeconds(msgspec.Struct, frozen=True):
 def stage_seconds(
     forward: float, backward: float, send_forward: float = 0.0, send_backward: float = 0.0
 ) -> StageSeconds:
-    """A stage with plain forwards and backwards; sends go to the next and to the previous stage."""
+    """Stage with plain forward and backward; sends go to the next and to the previous stage."""
     return StageSeconds({"F": forward, "B": backward}, {"F": send_forward, "B": send_backward})
 
 
-def simulate(table: Table, costs: Sequence[StageSeconds]) -> Timeline:
+def simulate(table: ScheduleTable, costs: Sequence[StageSeconds]) -> Timeline:
     """Run a pipeline schedule; raises UsageError when the table deadlocks."""
-    return simulate_rows(lift(table), [(cost,) for cost in costs])
+    return simulate_rows(as_rows(table), [(cost,) for cost in costs])
 
 
-def simulate_rows(rows: Rows, costs: Sequence[Sequence[StageSeconds]]) -> Timeline:
+def simulate_rows(rows: ScheduleRows, costs: Sequence[Sequence[StageSeconds]]) -> Timeline:
     """Run a schedule of chunks, `costs` by stage and chunk; raises UsageError when it deadlocks."""
     if len(costs) != len(rows):
         raise UsageError(f"{len(costs)} stages are priced, the schedule has {len(rows)}")
-    spans = run(_tasks(rows, costs))
+    spans = run_tasks(_tasks(rows, costs))
     events = tuple(
-        Event(stage, kind, number, *spans["stage", stage, (kind, chunk, number)], chunk)
+        ScheduleEvent(stage, kind, number, *spans["stage", stage, (kind, chunk, number)], chunk)
         for stage, row in enumerate(rows)
         for kind, chunk, number in row
     )
@@ -104,42 +111,45 @@ def simulate_rows(rows: Rows, costs: Sequence[Sequence[StageSeconds]]) -> Timeli
 
 
 def _tasks(
-    rows: Rows, costs: Sequence[Sequence[StageSeconds]]
+    rows: ScheduleRows, costs: Sequence[Sequence[StageSeconds]]
 ) -> dict[tuple[str, int], list[Task]]:
-    """Resources: `("stage", s)`, and `("F", s)`, `("B", s)` for the links out of stage s."""
+    """Tasks by resource: `("stage", s)`, and `("F", s)`, `("B", s)` for the links out of stage
+    s."""
     stages, chunks = len(rows), chunk_count(rows)
     resources: dict[tuple[str, int], list[Task]] = {}
-    sent: dict[tuple[int, Step], Name] = {}
+    sent: dict[tuple[int, ScheduleStep], TaskName] = {}
     for stage, row in enumerate(rows):
         for step in row:
-            name: Name = ("stage", stage, step)
+            name: TaskName = ("stage", stage, step)
             direction = "F" if step[0] == "F" else "B"
-            piece = step[1] * stages + stage + (1 if direction == "F" else -1)
+            destination = step[1] * stages + stage + (1 if direction == "F" else -1)
             sent[stage, step] = name
-            if step[0] != "W" and stages > 1 and 0 <= piece < stages * chunks:
+            if step[0] != "W" and stages > 1 and 0 <= destination < stages * chunks:
                 sent[stage, step] = (direction, stage, step)
                 seconds = costs[stage][step[1]].transfer.get(direction, 0.0)
                 send = Task(sent[stage, step], seconds, (name,))
                 resources.setdefault((direction, stage), []).append(send)
     for stage, row in enumerate(rows):
         for step in row:
-            near = [("stage", stage, need) for need in own_needs(step)]
-            far = [sent[s] for s in sources(step, stage, stages, chunks) if s in sent]
+            near = [("stage", stage, need) for need in stage_dependencies(step)]
+            far = [sent[s] for s in transfer_sources(step, stage, stages, chunks) if s in sent]
             seconds = costs[stage][step[1]].compute[step[0]]
             task = Task(("stage", stage, step), seconds, (*near, *far))
             resources.setdefault(("stage", stage), []).append(task)
     return resources
 
 
-def run(resources: Mapping[tuple[str, int], Sequence[Task]]) -> dict[Name, tuple[float, float]]:
+def run_tasks(
+    resources: Mapping[tuple[str, int], Sequence[Task]],
+) -> dict[TaskName, tuple[float, float]]:
     """(start, end) of every task; each resource does its tasks one at a time, in their order.
 
-    Raises UsageError when tasks wait for each other for ever.
+    Raises UsageError on deadlock.
     """
-    spans: dict[Name, tuple[float, float]] = {}
+    spans: dict[TaskName, tuple[float, float]] = {}
     at = dict.fromkeys(resources, 0)
     free = dict.fromkeys(resources, 0.0)
-    waiting: dict[Name, list[tuple[str, int]]] = {}
+    waiting: dict[TaskName, list[tuple[str, int]]] = {}
     ready = deque(resources)
     while ready:
         resource = ready.popleft()

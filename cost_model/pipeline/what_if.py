@@ -1,7 +1,7 @@
-"""A plan's step under changed conditions: slow ranks and lost links, simulated event by event.
+"""Step of a plan with slow ranks and lost links, simulated event by event.
 
-    rank 3 slow ──▶ its stage waits for it ──▶ F and B of the stage longer ──▶ the table runs anew
-    link lost   ──▶ what passes it is slower, or goes over the next level out
+    rank 3 slow ──▶ its stage waits for it ──▶ F and B of the stage longer ──▶ schedule simulated again
+    link lost   ──▶ its traffic is slower, or takes the next outer level
 
 Ranks of a stage work in step, so a stage is as slow as its slowest rank and its worst link.
 """
@@ -16,57 +16,62 @@ from msgspec.structs import replace
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import InfeasibleError
 from ...ir.plan.plan import Plan
-from ..calibration.scale import Factors, scaled_device, scaled_link
-from ..communication.stage_transfer import plan_hops
+from ..calibration.scale import ScaleFactors, scaled_device, scaled_link
+from ..communication.stage_transfer import plan_transfers
 from ..explain.step_terms import stage_times
-from .closed_form import simulated
+from .closed_form import simulate_plan
 from .simulate import Timeline
 
 
-class Lost(msgspec.Struct, frozen=True):
-    """`part` of a level's bandwidth is gone, for all ranks or for one; 1: all of it, and what passed
-    there takes the next level out."""
+class LostLink(msgspec.Struct, frozen=True):
+    """Lost `fraction` of a level's bandwidth, for all ranks or for one; 1: its traffic takes the
+    next outer level."""
 
     level: int
-    part: float
+    fraction: float
     rank: int | None = None
 
 
 class Conditions(msgspec.Struct, frozen=True):
-    """`slow`: ranks, and how many times as long they compute. `lost`: links."""
+    """Faults: `slow` ranks with their slowdown factors, and `lost` links."""
 
     slow: tuple[tuple[int, float], ...] = ()
-    lost: tuple[Lost, ...] = ()
+    lost: tuple[LostLink, ...] = ()
 
 
-class Run(msgspec.Struct, frozen=True):
-    """A step: the pipeline's timeline, then `sync_seconds` of every stage."""
+class SimulatedStep(msgspec.Struct, frozen=True):
+    """Simulated step: the pipeline's timeline, then `sync_seconds` of every stage."""
 
     timeline: Timeline
     sync_seconds: tuple[float, ...]
 
     @property
     def step_seconds(self) -> float:
-        """Priced as plans are: synchronisation follows the whole pipeline."""
+        """Seconds of the pipeline, then of the slowest synchronisation, as plans are priced."""
         return self.timeline.makespan_seconds + max(self.sync_seconds)
 
 
-def run_plan(plan: Plan, conditions: Conditions) -> Run:
-    """One step of a plan; raises InfeasibleError where a lost link leaves no way."""
+def simulate_step(plan: Plan, conditions: Conditions) -> SimulatedStep:
+    """Simulate one step of a plan; raises InfeasibleError where a lost link disconnects ranks."""
     count = len(plan.stages)
     clusters = [stage_cluster(plan, stage, conditions) for stage in range(count)]
     times = [stage_times(plan, s, c) for s, c in zip(plan.stages, clusters, strict=True)]
     busy = [
         (t.forward.value / plan.micro_batches, t.backward.value / plan.micro_batches) for t in times
     ]
-    timeline = simulated(plan, busy, sends(plan, clusters))
-    return Run(timeline, tuple(t.sync.value for t in times))
+    timeline = simulate_plan(plan, busy, transfer_seconds(plan, clusters))
+    return SimulatedStep(timeline, tuple(t.sync.value for t in times))
 
 
-def sends(plan: Plan, clusters: Sequence[Cluster]) -> list[float]:
-    """Seconds over the boundary after each stage, as its worse side has it."""
-    seen = [[hop.seconds for hop in plan_hops(plan, c)] for c in clusters]
-    return [max(seen[s][s], seen[(s + 1) % len(seen)][s]) for s in range(len(seen))]
+def transfer_seconds(plan: Plan, clusters: Sequence[Cluster]) -> list[float]:
+    """Seconds of the transfer after each stage, on the slower of its two sides."""
+    seconds_by_stage = [
+        [transfer.seconds for transfer in plan_transfers(plan, c)] for c in clusters
+    ]
+    return [
+        max(seconds_by_stage[s][s], seconds_by_stage[(s + 1) % len(seconds_by_stage)][s])
+        for s in range(len(seconds_by_stage))
+    ]
 
 
 def ranks_of(plan: Plan, stage: int) -> range:
@@ -76,24 +81,24 @@ def ranks_of(plan: Plan, stage: int) -> range:
 
 
 def stage_cluster(plan: Plan, stage: int, conditions: Conditions) -> Cluster:
-    """The cluster as one stage meets it."""
+    """The cluster with the faults that affect one stage."""
     ranks, cluster = ranks_of(plan, stage), plan.cluster
     slowest = [factor for rank, factor in conditions.slow if rank in ranks]
     if slowest:
         factors = slowest if len(slowest) == len(ranks) else [*slowest, 1.0]
-        both = Factors(compute=max(factors), overhead=max(factors))
+        both = ScaleFactors(compute=max(factors), overhead=max(factors))
         cluster = replace(cluster, device=scaled_device(cluster.device, both))
     for lost in conditions.lost:
         if lost.rank is None or lost.rank in ranks:
-            cluster = without(cluster, lost)
+            cluster = degraded(cluster, lost)
     return cluster
 
 
-def without(cluster: Cluster, lost: Lost) -> Cluster:
-    """The cluster with a link of a level weakened, or with the next level out in its place."""
+def degraded(cluster: Cluster, lost: LostLink) -> Cluster:
+    """The cluster with one level slowed down, or replaced by the next outer level."""
     link = cluster.levels[lost.level]
-    if lost.part < 1:
-        changed = scaled_link(link, Factors(communication=1 / (1 - lost.part)))
+    if lost.fraction < 1:
+        changed = scaled_link(link, ScaleFactors(communication=1 / (1 - lost.fraction)))
     elif lost.level:
         outer = cluster.levels[lost.level - 1]
         changed = replace(outer, size=link.size)

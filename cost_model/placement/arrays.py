@@ -1,4 +1,4 @@
-"""A placement graph on devices as flat arrays, and the bytes that a placement needs.
+"""A placement graph on devices as flat arrays, and the peak bytes of a placement.
 
 Operators are numbered in topological order (smallest id first), edges by their source, in the order
 of the file. Microseconds and bytes, as in `ir.placement`.
@@ -18,7 +18,7 @@ from ...ir.placement import PlacementEdge, PlacementGraph, PlacementTarget
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Records = NDArray[Any]
-FORMULA = -1.0  # in `fixed_us`: the link's formula gives the time
+LINK_FORMULA = -1.0  # in `fixed_us`: the link's alpha-beta formula gives the time
 
 # Edges made by an operator are `first` to `after`; the edges it reads are `reads[read:read_after]`.
 # Operators of one `unit` must share a device.
@@ -47,7 +47,7 @@ EDGE = np.dtype(
 )
 
 
-class Work(NamedTuple):
+class GraphArrays(NamedTuple):
     """`n` operators, `m` edges and `t` tensors on `k` devices."""
 
     operators: Records  # n
@@ -59,14 +59,14 @@ class Work(NamedTuple):
     tensors: int  # t
 
 
-def work_of(graph: PlacementGraph, target: PlacementTarget) -> Work:
+def graph_arrays(graph: PlacementGraph, target: PlacementTarget) -> GraphArrays:
     """The arrays of a graph on devices."""
     nodes = [graph.nodes[i] for i in topological(graph)]
     number = {node.id: i for i, node in enumerate(nodes)}
     sources = [number[e.src] for e in graph.edges]
-    kept = sorted(range(len(sources)), key=sources.__getitem__)  # stable: the file's order is kept
-    listed = [graph.edges[i] for i in kept]
-    tensors = _tensors(listed)
+    order = sorted(range(len(sources)), key=sources.__getitem__)  # stable: keeps the file's order
+    by_source = [graph.edges[i] for i in order]
+    tensors = _tensors(by_source)
     edges = np.array(
         [
             (
@@ -74,9 +74,9 @@ def work_of(graph: PlacementGraph, target: PlacementTarget) -> Work:
                 number[e.dst],
                 tensors[i],
                 e.bytes,
-                FORMULA if e.comm_us is None else e.comm_us,
+                LINK_FORMULA if e.comm_us is None else e.comm_us,
             )
-            for i, e in enumerate(listed)
+            for i, e in enumerate(by_source)
         ],
         EDGE,
     )
@@ -101,7 +101,7 @@ def work_of(graph: PlacementGraph, target: PlacementTarget) -> Work:
     )
     _number_edges(operators, edges)
     speeds = np.array([d.speed for d in target.devices])
-    return Work(
+    return GraphArrays(
         operators,
         edges,
         np.argsort(edges["target"], kind="stable").astype(np.int64),
@@ -113,28 +113,28 @@ def work_of(graph: PlacementGraph, target: PlacementTarget) -> Work:
 
 
 def topological(graph: PlacementGraph) -> list[int]:
-    """Places of the operators in topological order, the smallest id first among those ready."""
+    """Positions of the operators in topological order, the smallest ready id first."""
     place = {node.id: i for i, node in enumerate(graph.nodes)}
-    left = [0] * len(place)
+    missing = [0] * len(place)
     after: list[list[int]] = [[] for _ in place]
     for edge in graph.edges:
-        left[place[edge.dst]] += 1
+        missing[place[edge.dst]] += 1
         after[place[edge.src]].append(place[edge.dst])
-    ready = [(node.id, i) for i, node in enumerate(graph.nodes) if not left[i]]
+    ready = [(node.id, i) for i, node in enumerate(graph.nodes) if not missing[i]]
     heapq.heapify(ready)
-    found = []
+    order = []
     while ready:
         number = heapq.heappop(ready)[1]
-        found.append(number)
+        order.append(number)
         for target in after[number]:
-            left[target] -= 1
-            if not left[target]:
+            missing[target] -= 1
+            if not missing[target]:
                 heapq.heappush(ready, (graph.nodes[target].id, target))
-    return found
+    return order
 
 
-def _group(own: int, colocation: int | str | None) -> object:
-    return ("alone", own) if colocation is None else ("group", colocation)
+def _group(operator: int, colocation: int | str | None) -> object:
+    return ("alone", operator) if colocation is None else ("group", colocation)
 
 
 def _tensors(edges: list[PlacementEdge]) -> list[int]:
@@ -166,8 +166,9 @@ def _links(target: PlacementTarget) -> Floats:
 
 
 @njit(cache=True)
-def transfer_us(edge, links, sender, receiver):
-    """Microseconds of one transfer: as the file says, nothing for no bytes, else the link's."""
+def transfer_us(edge: np.void, links: Floats, sender: int, receiver: int) -> float:
+    """Microseconds of one transfer: fixed by the file, zero for no bytes, else alpha + beta *
+    bytes."""
     if edge.fixed_us >= 0.0:
         return edge.fixed_us
     if edge.bytes <= 0.0:
@@ -176,9 +177,11 @@ def transfer_us(edge, links, sender, receiver):
 
 
 @njit(cache=True)
-def resident_bytes(work, device, used, received):
-    """The `train` rule: everything that a device makes or receives stays, and the largest temporary
-    of its operators comes on top. Fills `used` (k); `received` (t, k) is scratch."""
+def resident_bytes(
+    work: GraphArrays, device: Ints, used: Floats, received: NDArray[np.bool_]
+) -> None:
+    """Peak bytes per device under the `train` rule: outputs and received copies stay to the end,
+    and the largest temporary comes on top. Fills `used` (k); `received` (t, k) is scratch."""
     operators, edges = work.operators, work.edges
     used[:] = 0.0
     received[:] = False
@@ -196,27 +199,30 @@ def resident_bytes(work, device, used, received):
 
 
 @njit(cache=True)
-def lifetime_bytes(work, device, times, slots, used):
-    """The `infer` rule: outputs and received copies live until their last use. Fills `used` (k).
+def lifetime_bytes(
+    work: GraphArrays, device: Ints, times: Records, slots: Records, used: Floats
+) -> None:
+    """Peak bytes per device under the `infer` rule: outputs and received copies live until their
+    last use. Fills `used` (k).
 
     `times` (n) and `slots` (t, k) are those of a finished simulation.
     """
     operators, edges = work.operators, work.edges
-    held = np.zeros(slots.shape)  # bytes of received copies
+    copy_bytes = np.zeros(slots.shape)  # of received copies
     last = np.zeros(slots.shape)  # when their last reader ends
-    kept = np.empty(len(operators))  # when an output is no longer needed at home
+    last_use = np.empty(len(operators))  # of an output on its own device
     for v in range(len(operators)):
-        kept[v] = times[v].end
+        last_use[v] = times[v].end
     for e in range(len(edges)):
         u, w, tensor = edges[e].source, edges[e].target, edges[e].tensor
         d = device[w]
         if d == device[u]:
-            kept[u] = max(kept[u], times[w].end)
+            last_use[u] = max(last_use[u], times[w].end)
             continue
         if last[tensor, d] == 0.0:
-            held[tensor, d] = edges[e].bytes
+            copy_bytes[tensor, d] = edges[e].bytes
         last[tensor, d] = max(last[tensor, d], times[w].end)
-        kept[u] = max(kept[u], slots[tensor, d].arrive)
+        last_use[u] = max(last_use[u], slots[tensor, d].arrive)
     when = np.empty(4 * len(operators) + 2 * len(slots))
     change = np.empty(len(when))
     for d in range(len(used)):
@@ -224,16 +230,17 @@ def lifetime_bytes(work, device, times, slots, used):
         for v in range(len(operators)):
             if device[v] == d:
                 level += operators[v].persistent
-                count = _span(when, change, count, times[v].start, kept[v], operators[v].output)
-                own = operators[v].temporary
-                count = _span(when, change, count, times[v].start, times[v].end, own)
+                count = _span(when, change, count, times[v].start, last_use[v], operators[v].output)
+                temporary = operators[v].temporary
+                count = _span(when, change, count, times[v].start, times[v].end, temporary)
         for i in range(len(slots)):
-            count = _span(when, change, count, slots[i, d].send, last[i, d], held[i, d])
+            count = _span(when, change, count, slots[i, d].send, last[i, d], copy_bytes[i, d])
         used[d] = _highest(when[:count], change[:count], level)
 
 
 @njit(cache=True)
-def _span(when, change, count, begin, end, size):
+def _span(when: Floats, change: Floats, count: int, begin: float, end: float, size: float) -> int:
+    """Append a live interval as two changes; returns the new number of changes."""
     if size <= 0.0:
         return count
     when[count], change[count] = begin, size
@@ -242,8 +249,8 @@ def _span(when, change, count, begin, end, size):
 
 
 @njit(cache=True)
-def _highest(when, change, level):
-    """The highest level; at one instant what goes makes room for what comes."""
+def _highest(when: Floats, change: Floats, level: float) -> float:
+    """The highest level; of changes at one instant, frees come before allocations."""
     order = np.argsort(when)
     high = level
     for i in range(len(order)):

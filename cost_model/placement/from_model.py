@@ -1,14 +1,14 @@
 """One training step of a traced model as a placement graph: forward, backward and optimizer.
 
-The operators are the units of `ir.step`, priced. Views are not among them: who reads a view reads the
-tensor whose memory it is. Held tensors take no time and hold their bytes and the optimizer's; their
-update must be where they are. The batch is at hand everywhere.
-"""
+The operators are the priced units of the linearized step. Views are left out: readers of a view
+read the tensor that owns its memory. State tensors take no time; they account for their own bytes
+and their optimizer states, and are updated on their own device. The batch is available on every
+device."""
 
 from __future__ import annotations
 
 from ...ir.devices.cluster import Cluster
-from ...ir.lowering.linearize import Step, Unit, step_of, units
+from ...ir.lowering.linearize import TrainingStep, PlacementUnit, linearize, units
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Model, Parameter
 from ...ir.placement import PlacementEdge, PlacementGraph, PlacementNode
@@ -22,44 +22,46 @@ UPDATE_FLOPS = 12  # of an adaptive optimizer per element (Adam's formula, count
 
 def graph_of(model: Model, cluster: Cluster, optimizer: Optimizer) -> PlacementGraph:
     """The graph of one step over the traced batch, in microseconds of the cluster's device."""
-    prices = _Prices(model, step_of(model), cluster, optimizer)
-    made: dict[int, tuple[int, int]] = {}  # tensor -> who makes it, as which of its results
+    prices = _UnitPrices(model, linearize(model), cluster, optimizer)
+    producers: dict[int, tuple[int, int]] = {}  # tensor -> (unit, result position)
     nodes, edges = [], []
-    names = {name: value for value, name in prices.step.held.items()}
+    names = {name: value for value, name in prices.step.state_tensors.items()}
     for number, unit in enumerate(units(prices.step, model)):
         nodes.append(prices.node(number, unit))
         edges += [
-            PlacementEdge(made[v][0], number, prices.step.types[v].bytes, made[v][1])
+            PlacementEdge(producers[v][0], number, prices.step.types[v].bytes, producers[v][1])
             for v in unit.reads
         ]
         results = prices.step.ops[unit.op].results if unit.op >= 0 else ()
-        made.update((v, (number, place)) for place, v in enumerate(results) if v >= 0)
-        if unit.held in names and not unit.update:
-            made[names[unit.held]] = number, 0
+        producers.update((v, (number, place)) for place, v in enumerate(results) if v >= 0)
+        if unit.state_tensor in names and not unit.update:
+            producers[names[unit.state_tensor]] = number, 0
     return PlacementGraph(tuple(nodes), tuple(edges), model.name, "traced by plait")
 
 
-class _Prices:
-    """Time and bytes of units."""
+class _UnitPrices:
+    """Microseconds and bytes of the units of one step."""
 
-    def __init__(self, model: Model, step: Step, cluster: Cluster, optimizer: Optimizer) -> None:
+    def __init__(
+        self, model: Model, step: TrainingStep, cluster: Cluster, optimizer: Optimizer
+    ) -> None:
         self.step, self.optimizer, self.device = step, optimizer, cluster.device
         self.parameters = {p.name: p for p in model.parameters}
         self.pricer = Pricer(cluster, Mesh((Axis("dp", 1),)))
 
-    def node(self, number: int, unit: Unit) -> PlacementNode:
+    def node(self, number: int, unit: PlacementUnit) -> PlacementNode:
         if unit.op >= 0:
-            op, mark = self.step.ops[unit.op], self.step.marks[unit.op]
+            op, mark = self.step.ops[unit.op], self.step.origins[unit.op]
             us = 1e6 * self.pricer.op(self.step.function, op).seconds
             output = sum(self.step.types[v].bytes for v in op.results if v >= 0)
             return PlacementNode(number, us, unit.name, 0, output, backward=mark.backward or None)
-        tensor = self.parameters[unit.held]
+        tensor = self.parameters[unit.state_tensor]
         if unit.update:
             us = 1e6 * self.update_seconds(tensor)
             return PlacementNode(number, us, unit.name, colocation=tensor.name, backward=True)
         states = self.optimizer.states * self.optimizer.state_bytes if tensor.trainable else 0
-        held = tensor.type.bytes + tensor.type.elements * states
-        return PlacementNode(number, 0.0, unit.name, held, colocation=tensor.name)
+        persistent_bytes = tensor.type.bytes + tensor.type.elements * states
+        return PlacementNode(number, 0.0, unit.name, persistent_bytes, colocation=tensor.name)
 
     def update_seconds(self, tensor: Parameter) -> float:
         """The optimizer's step of a parameter in place, or the copy of a buffer's next value."""

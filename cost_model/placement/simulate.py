@@ -1,8 +1,8 @@
-"""Event simulation of a placement: operators without preemption, transfers pushed when they can be.
+"""Event simulation of a placement: operators without preemption, transfers as early as possible.
 
-A transfer starts when its tensor is made and its ports are free, first come first served: no ports
+A transfer starts when its tensor is ready and its ports are free, first come first served: no ports
 (`PARALLEL`), one to send and one to receive per device (`DUPLEX`), or one for both (`HALF_DUPLEX`).
-A state holds everything that is known at one instant, so that a run can be resumed from a copy.
+A state holds everything known at one instant, so that a run can be resumed from a copy.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from numba import njit
 
 from ...ir.placement import LinkModel
-from .arrays import Ints, Records, Work, transfer_us
+from .arrays import Floats, Ints, Records, GraphArrays, transfer_us
 
 PARALLEL, DUPLEX, HALF_DUPLEX = 0, 1, 2
 MODES: dict[LinkModel, int] = {"parallel": PARALLEL, "duplex": DUPLEX, "half-duplex": HALF_DUPLEX}
-ENDS, READY = 0, 1
+END_EVENT, READY_EVENT = 0, 1
 
 # Inputs still missing, when the last known one is there, the operator whose end or data let this one
 # start (or -1), and its times.
@@ -50,8 +50,8 @@ CLOCK = np.dtype(
 )
 
 
-class State(NamedTuple):
-    """Where a simulation stands."""
+class SimulationState(NamedTuple):
+    """State of a simulation at one instant."""
 
     times: Records  # n
     slots: Records  # t, k
@@ -61,10 +61,10 @@ class State(NamedTuple):
     clock: Records  # 1
 
 
-def new_state(work: Work) -> State:
-    """Room for one simulation."""
+def new_state(work: GraphArrays) -> SimulationState:
+    """Allocate the state of one simulation."""
     n, k = work.duration_us.shape
-    return State(
+    return SimulationState(
         np.zeros(n, TIMES),
         np.zeros((work.tensors, k), SLOT),
         np.zeros(k, LANE),
@@ -75,7 +75,7 @@ def new_state(work: Work) -> State:
 
 
 @njit(cache=True)
-def begin(work, state):
+def begin(work: GraphArrays, state: SimulationState) -> None:
     """Set a state to time zero."""
     operators, (times, slots, lanes, _, events, clock) = work.operators, state
     clock[0].events = clock[0].pushed = clock[0].done = 0
@@ -91,12 +91,12 @@ def begin(work, state):
         times[v].ready = 0.0
         times[v].cause = -1
         if times[v].waiting == 0:
-            _push_event(events, clock, len(times), 0.0, v, READY)
+            _push_event(events, clock, len(times), 0.0, v, READY_EVENT)
 
 
 @njit(cache=True)
-def copy_state(source, into):
-    """Copy what a state holds; only the used parts of its heaps."""
+def copy_state(source: SimulationState, into: SimulationState) -> None:
+    """Copy a state; of its heaps only the used parts."""
     into.times[:] = source.times
     into.slots[:] = source.slots
     into.lanes[:] = source.lanes
@@ -109,7 +109,17 @@ def copy_state(source, into):
 
 
 @njit(cache=True)
-def run(work, device, key, strict, mode, state, tail, limit, until):
+def run(
+    work: GraphArrays,
+    device: Ints,
+    key: Floats,
+    strict: bool,
+    mode: int,
+    state: SimulationState,
+    tail: Floats,
+    limit: float,
+    until: float,
+) -> float:
     """Advance a state to the end, or to the first instant not before `until`.
 
     Each device starts the ready operator with the least key; `strict`, where keys are places in the
@@ -128,7 +138,7 @@ def run(work, device, key, strict, mode, state, tail, limit, until):
             code = _pop_event(events, clock) % (2 * len(device))
             v = code // 2
             touched[device[v]] = True
-            if code % 2 == READY:
+            if code % 2 == READY_EVENT:
                 _push_queue(queue[device[v]], lanes[device[v]], key, v)
             else:
                 lanes[device[v]].busy = 0
@@ -145,12 +155,12 @@ def run(work, device, key, strict, mode, state, tail, limit, until):
                         end = _start(times, lanes[d], v, now, duration_us[v, d])
                         if end + tail[v] > limit:
                             return np.inf
-                        _push_event(events, clock, len(times), end, v, ENDS)
+                        _push_event(events, clock, len(times), end, v, END_EVENT)
     return _makespan(times) if clock[0].done == len(times) else np.inf
 
 
 @njit(cache=True)
-def _start(times, lane, v, now, spent):
+def _start(times: Records, lane: np.void, v: int, now: float, spent: float) -> float:
     """A device starts an operator; returns its end."""
     if times[v].ready < now:
         times[v].cause = lane.last
@@ -161,8 +171,19 @@ def _start(times, lane, v, now, spent):
 
 
 @njit(cache=True)
-def _deliver(edge, links, device, mode, times, slots, lanes, events, clock):
-    """A tensor is made: send it where one reader is, unless that was done, and tell the reader."""
+def _deliver(
+    edge: np.void,
+    links: Floats,
+    device: Ints,
+    mode: int,
+    times: Records,
+    slots: Records,
+    lanes: Records,
+    events: Records,
+    clock: Records,
+) -> None:
+    """Send a finished tensor to the device of one reader, unless already sent, and update the
+    reader."""
     now, v, w = clock[0].now, edge.source, edge.target
     there, home, away = now, device[v], device[w]
     if away != home:
@@ -178,12 +199,14 @@ def _deliver(edge, links, device, mode, times, slots, lanes, events, clock):
         times[w].ready, times[w].cause = there, v
     times[w].waiting -= 1
     if times[w].waiting == 0:
-        _push_event(events, clock, len(times), times[w].ready, w, READY)
+        _push_event(events, clock, len(times), times[w].ready, w, READY_EVENT)
 
 
 @njit(cache=True)
-def _through_ports(mode, sender, receiver, now, spent):
-    """When a transfer starts; it takes its ports until it ends."""
+def _through_ports(
+    mode: int, sender: np.void, receiver: np.void, now: float, spent: float
+) -> float:
+    """Start time of a transfer, which occupies its ports until it ends."""
     if mode == DUPLEX:
         first = max(now, sender.out_us, receiver.in_us)
         sender.out_us = receiver.in_us = first + spent
@@ -194,16 +217,18 @@ def _through_ports(mode, sender, receiver, now, spent):
 
 
 @njit(cache=True)
-def _makespan(times):
-    found = 0.0
+def _makespan(times: Records) -> float:
+    makespan = 0.0
     for v in range(len(times)):
-        found = max(found, times[v].end)
-    return found
+        makespan = max(makespan, times[v].end)
+    return makespan
 
 
 @njit(cache=True)
-def _push_event(events, clock, operators, when, v, kind):
-    """Events of one instant come in the order in which they were pushed."""
+def _push_event(
+    events: Records, clock: Records, operators: int, when: float, v: int, kind: int
+) -> None:
+    """Add an event to the heap; events of one instant pop in the order of their pushes."""
     code = clock[0].pushed * 2 * operators + 2 * v + kind
     clock[0].pushed += 1
     at = clock[0].events
@@ -218,9 +243,9 @@ def _push_event(events, clock, operators, when, v, kind):
 
 
 @njit(cache=True)
-def _pop_event(events, clock):
-    """The code of the first event: its number in the sequence, its operator and its kind."""
-    found = events[0].code
+def _pop_event(events: Records, clock: Records) -> int:
+    """Pop the first event; its code holds its sequence number, its operator and its kind."""
+    first = events[0].code
     clock[0].events -= 1
     count = clock[0].events
     when, code = events[count].when, events[count].code
@@ -233,21 +258,21 @@ def _pop_event(events, clock):
         events[at] = events[low]
         at, low = low, 2 * low + 1
     events[at].when, events[at].code = when, code
-    return found
+    return first
 
 
 @njit(cache=True)
-def _earlier(event, when, code):
+def _earlier(event: np.void, when: float, code: int) -> bool:
     return event.when < when or (event.when == when and event.code < code)
 
 
 @njit(cache=True)
-def _before(key, v, w):
+def _before(key: Floats, v: int, w: int) -> bool:
     return key[v] < key[w] or (key[v] == key[w] and v < w)
 
 
 @njit(cache=True)
-def _push_queue(queue, lane, key, v):
+def _push_queue(queue: Ints, lane: np.void, key: Floats, v: int) -> None:
     at = lane.queued
     lane.queued += 1
     while at > 0:
@@ -260,8 +285,8 @@ def _push_queue(queue, lane, key, v):
 
 
 @njit(cache=True)
-def _pop_queue(queue, lane, key):
-    """Drop the first of a device's heap."""
+def _pop_queue(queue: Ints, lane: np.void, key: Floats) -> None:
+    """Pop the first operator of a device's heap."""
     lane.queued -= 1
     count = lane.queued
     moved = queue[count]

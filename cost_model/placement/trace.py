@@ -1,4 +1,4 @@
-"""How a placement runs, as simulated: when operators start, what is sent when, what devices hold."""
+"""Trace of a simulated placement: operator runs, transfers, and bytes live on each device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from ...ir.errors import FileError
 from ...ir.placement import Placement
-from .arrays import work_of
+from .arrays import graph_arrays
 from .simulate import MODES, begin, new_state, run
 
 
-class Run(NamedTuple):
-    """An operator, by its id, on its device; microseconds."""
+class OperatorRun(NamedTuple):
+    """Run of an operator, by its id, on its device; microseconds."""
 
     operator: int
     device: int
@@ -22,8 +22,8 @@ class Run(NamedTuple):
     end_us: float
 
 
-class Transfer(NamedTuple):
-    """A tensor that operator `source` made on its way to another device; `last_us`: its last use."""
+class TensorTransfer(NamedTuple):
+    """Transfer of the output of operator `source`; `last_us`: the last use of the copy."""
 
     source: int
     sender: int
@@ -34,8 +34,8 @@ class Transfer(NamedTuple):
     last_us: float
 
 
-class Span(NamedTuple):
-    """Bytes of one kind that a device holds for a while."""
+class MemorySpan(NamedTuple):
+    """Live interval of bytes of one kind on a device."""
 
     device: int
     kind: str
@@ -44,19 +44,19 @@ class Span(NamedTuple):
     end_us: float
 
 
-class Execution(NamedTuple):
-    """Operators in the order of their start, and transfers in the order of their edges."""
+class PlacementTrace(NamedTuple):
+    """Operators ordered by start, transfers ordered by edge."""
 
-    runs: tuple[Run, ...]
-    transfers: tuple[Transfer, ...]
+    runs: tuple[OperatorRun, ...]
+    transfers: tuple[TensorTransfer, ...]
     makespan_us: float
 
 
-def execute(placement: Placement) -> Execution:
-    """Simulate a placement under its link model; every device keeps to the placement's order.
+def trace_placement(placement: Placement) -> PlacementTrace:
+    """Simulate a placement under its link model and per-device order.
 
-    Raises FileError for an order in which nothing can run."""
-    work = work_of(placement.graph, placement.target)
+    Raises FileError for an order that deadlocks."""
+    work = graph_arrays(placement.graph, placement.target)
     ids = work.operators["id"].tolist()
     device = np.array([placement.device[str(i)] for i in ids], np.int64)
     key, count = dict[int, float](), defaultdict[int, int](int)
@@ -86,8 +86,8 @@ def execute(placement: Placement) -> Execution:
         state.times["end"].tolist(),
         strict=True,
     )
-    runs = tuple(sorted((Run(*row) for row in times), key=lambda r: (r.start_us, r.end_us)))
-    sent: dict[tuple[int, int], Transfer] = {}
+    runs = tuple(sorted((OperatorRun(*row) for row in times), key=lambda r: (r.start_us, r.end_us)))
+    sent: dict[tuple[int, int], TensorTransfer] = {}
     for source, target, tensor, size, _ in work.edges.tolist():
         home, away, end = (
             int(device[source]),
@@ -96,48 +96,57 @@ def execute(placement: Placement) -> Execution:
         )
         if home != away:
             send, arrive = state.slots[tensor, away].tolist()
-            first = Transfer(ids[source], home, away, size, send, arrive, end)
+            first = TensorTransfer(ids[source], home, away, size, send, arrive, end)
             known = sent.setdefault((tensor, away), first)
             sent[tensor, away] = known._replace(last_us=max(known.last_us, end))
-    return Execution(runs, tuple(sent.values()), float(span))
+    return PlacementTrace(runs, tuple(sent.values()), float(span))
 
 
-def spans(placement: Placement, execution: Execution) -> list[Span]:
-    """What devices hold and when, under the placement's memory rule."""
+def memory_spans(placement: Placement, execution: PlacementTrace) -> list[MemorySpan]:
+    """Live intervals on all devices under the placement's memory rule."""
     nodes = {node.id: node for node in placement.graph.nodes}
-    whole = placement.memory_rule == "train"
-    end, kept = execution.makespan_us, _last_uses(placement, execution)
-    found = []
+    keeps_all = placement.memory_rule == "train"
+    end, last_use = execution.makespan_us, _last_uses(placement, execution)
+    intervals = []
     for r in execution.runs:
         node, d = nodes[r.operator], r.device
-        found += [
-            Span(d, "persistent", node.mem_persistent, 0.0, end),
-            Span(d, "outputs", node.mem_output, r.start_us, end if whole else kept[r.operator]),
-            Span(d, "temporaries", node.mem_temporary, r.start_us, r.end_us),
+        intervals += [
+            MemorySpan(d, "persistent", node.mem_persistent, 0.0, end),
+            MemorySpan(
+                d,
+                "outputs",
+                node.mem_output,
+                r.start_us,
+                end if keeps_all else last_use[r.operator],
+            ),
+            MemorySpan(d, "temporaries", node.mem_temporary, r.start_us, r.end_us),
         ]
-    found += [
-        Span(t.receiver, "received copies", t.bytes, t.start_us, end if whole else t.last_us)
+    intervals += [
+        MemorySpan(
+            t.receiver, "received copies", t.bytes, t.start_us, end if keeps_all else t.last_us
+        )
         for t in execution.transfers
     ]
-    return [span for span in found if span.bytes]
+    return [span for span in intervals if span.bytes]
 
 
-def _last_uses(placement: Placement, execution: Execution) -> dict[int, float]:
-    """Until when every operator's output is needed where it was made."""
+def _last_uses(placement: Placement, execution: PlacementTrace) -> dict[int, float]:
+    """Last use of every operator's output on its own device, in microseconds."""
     ends = {r.operator: r.end_us for r in execution.runs}
-    kept = dict(ends)
+    last_use = dict(ends)
     for edge in placement.graph.edges:
         if placement.device[str(edge.src)] == placement.device[str(edge.dst)]:
-            kept[edge.src] = max(kept[edge.src], ends[edge.dst])
+            last_use[edge.src] = max(last_use[edge.src], ends[edge.dst])
     for t in execution.transfers:
-        kept[t.source] = max(kept[t.source], t.end_us)
-    return kept
+        last_use[t.source] = max(last_use[t.source], t.end_us)
+    return last_use
 
 
-def levels(held: list[Span], device: int) -> list[tuple[float, float]]:
-    """(microseconds, bytes) wherever the bytes on a device change; what goes makes room first."""
+def memory_levels(intervals: list[MemorySpan], device: int) -> list[tuple[float, float]]:
+    """(microseconds, bytes) at every change of a device's live bytes; frees come before
+    allocations."""
     change: dict[float, float] = defaultdict(float)
-    for span in held:
+    for span in intervals:
         if span.device == device:
             change[span.start_us] += span.bytes
             change[span.end_us] -= span.bytes
@@ -148,16 +157,16 @@ def levels(held: list[Span], device: int) -> list[tuple[float, float]]:
     return points
 
 
-def parts_at_peak(held: list[Span], device: int, whole: bool) -> dict[str, float]:
-    """Bytes by kind when a device holds most; `whole`: everything at once, and the largest temporary
-    on top, as the `train` rule counts."""
-    mine = [span for span in held if span.device == device]
+def parts_at_peak(intervals: list[MemorySpan], device: int, keeps_all: bool) -> dict[str, float]:
+    """Bytes by kind at a device's peak; `keeps_all`: all outputs at once plus the largest
+    temporary, as the `train` rule counts."""
+    mine = [span for span in intervals if span.device == device]
     parts = dict.fromkeys(("persistent", "outputs", "received copies", "temporaries"), 0.0)
-    points = levels(mine, device)
+    points = memory_levels(mine, device)
     peak = max(points, key=lambda point: point[1])[0] if points else 0.0
     for span in mine:
-        if whole and span.kind == "temporaries":
+        if keeps_all and span.kind == "temporaries":
             parts[span.kind] = max(parts[span.kind], span.bytes)
-        elif whole or span.start_us <= peak < span.end_us:
+        elif keeps_all or span.start_us <= peak < span.end_us:
             parts[span.kind] += span.bytes
     return parts

@@ -1,8 +1,8 @@
 """Axes of a function: the loops of its operators unified, and the options every operator has.
 
-Every operator's loops start as atoms of their own; connecting the dims of a value between its maker
-and its users unifies atoms, and a view that splits a dim splits the atom (4096 -> 8 · 4 · 128) for
-everybody. What remains are the function's axes. An `Option` is one way to split one operator over one
+Every operator's loops start as factors of their own; connecting the dims of a value between producer
+and consumers unifies factors, and a view that splits a dim splits the factor (4096 -> 8 · 4 · 128) for
+everybody. What remains are the function's axes. An `OpStrategy` splits one operator over one
 mesh axis, in terms of positions only: what layout it wants of each operand and leaves on each result.
 """
 
@@ -13,47 +13,48 @@ from math import gcd
 import msgspec
 
 from .. import ops as _declarations  # noqa: F401  (fills the registry)
-from ..layout import PARTIAL, REPLICATE, Factors, State
+from ..layout import PARTIAL, REPLICATE, AxisPlacement, Factors
 from ..loops import Dims, Loops, declaration, site_of
 from ..model import Function, Op
 
 
-class Option(msgspec.Struct, frozen=True):
+class OpStrategy(msgspec.Struct, frozen=True):
     """One way to split an operator over one mesh axis.
 
-    `loop` and `part` name the split factor (`""` for none or for sums passing through); `atom` is
-    the function's axis it belongs to; `inputs` and `outputs` are layouts along this mesh axis.
-    `mean`: the result must be divided by the number of pieces to become a partial sum. `partner`
-    is a second (loop, part) split by the same axis. `joint`: the operator joins its results over
+    `loop` and `factor_index` name the split factor (`""` for none or for partial sums that pass
+    through); `factor_id` is the same factor in the function; `inputs` and `outputs` are placements
+    along this mesh axis.
+    `mean`: the result must be divided by the number of shards to become a partial sum. `partner`
+    is a second (loop, factor index) split by the same axis. `joint`: the operator joins its results over
     the axis itself.
     """
 
     loop: str
-    part: int
-    atom: int
+    factor_index: int
+    factor_id: int
     size: int
-    inputs: tuple[State, ...]
-    outputs: tuple[State, ...]
+    inputs: tuple[AxisPlacement, ...]
+    outputs: tuple[AxisPlacement, ...]
     mean: bool = False
     partner: tuple[str, int] | None = None
     joint: bool = False
 
     @property
-    def cuts(self) -> tuple[tuple[str, int], ...]:
-        """The (loop, part) that the axis splits: none, one, or a pair."""
-        own = ((self.loop, self.part),) if self.loop else ()
-        return own if self.partner is None else (*own, self.partner)
+    def splits(self) -> tuple[tuple[str, int], ...]:
+        """The (loop, factor index) that the axis splits: none, one, or a pair."""
+        split = ((self.loop, self.factor_index),) if self.loop else ()
+        return split if self.partner is None else (*split, self.partner)
 
 
 class OpAxes(msgspec.Struct, frozen=True):
-    """What is known of one operator: its declaration, its loops' factors, its options.
+    """Analysis of one operator: its declaration, the factors of its loops, its options.
 
-    `options[0]` is always the whole operator on every rank.
+    `options[0]` always replicates the operator.
     """
 
     declared: Loops | None
-    parts: dict[str, tuple[int, ...]]
-    options: tuple[Option, ...]
+    loop_factors: dict[str, tuple[int, ...]]
+    options: tuple[OpStrategy, ...]
 
     @property
     def opaque(self) -> bool:
@@ -61,40 +62,44 @@ class OpAxes(msgspec.Struct, frozen=True):
 
 
 class Axes(msgspec.Struct, frozen=True):
-    """The axes of a function: factors and atoms of every value's dims, options of every operator."""
+    """The axes of a function: per value and dim the sizes and ids of its factors, options per operator.
+
+    Equal ids mean that dims walk the same axis; `sizes` is by id.
+    """
 
     factors: tuple[Factors, ...]
-    atoms: tuple[tuple[tuple[int, ...], ...], ...]
+    factor_ids: tuple[tuple[tuple[int, ...], ...], ...]
     ops: tuple[OpAxes, ...]
     sizes: dict[int, int]
 
 
-class _Atoms:
-    """Union-find over atoms that can also be split into an outer and an inner factor."""
+class _Factors:
+    """Union-find over factors that can also be split into an outer and an inner one."""
 
     def __init__(self) -> None:
         self.size: list[int] = []
         self.parts: dict[int, tuple[int, ...]] = {}
 
     def new(self, size: int) -> list[int]:
-        """A fresh atom of this size; size 1 needs none."""
+        """A new factor of this size; size 1 needs none."""
         if size == 1:
             return []
         self.size.append(size)
         return [len(self.size) - 1]
 
-    def leaves(self, atoms: list[int]) -> list[int]:
-        found = []
-        for atom in atoms:
-            while atom in self.parts and len(self.parts[atom]) == 1:
-                atom = self.parts[atom][0]
-            if atom in self.parts:
-                found += self.leaves(list(self.parts[atom]))
+    def leaves(self, factors: list[int]) -> list[int]:
+        """The unsplit factors that make up `factors`, outermost first."""
+        leaves = []
+        for factor in factors:
+            while factor in self.parts and len(self.parts[factor]) == 1:
+                factor = self.parts[factor][0]
+            if factor in self.parts:
+                leaves += self.leaves(list(self.parts[factor]))
             else:
-                found.append(atom)
-        return found
+                leaves.append(factor)
+        return leaves
 
-    def nest(self, one: list[int], other: list[int]) -> bool:
+    def compatible(self, one: list[int], other: list[int]) -> bool:
         """Whether the two factorisations have a common refinement."""
         left = [self.size[a] for a in self.leaves(one)]
         right = [self.size[a] for a in self.leaves(other)]
@@ -109,6 +114,7 @@ class _Atoms:
         return not left and not right
 
     def unify(self, one: list[int], other: list[int]) -> None:
+        """Make two factorizations of one dim the same factors."""
         while True:
             left, right = self.leaves(one), self.leaves(other)
             pair = next(((x, y) for x, y in zip(left, right, strict=False) if x != y), None)
@@ -129,29 +135,29 @@ def analyse(function: Function, known: dict[int, Factors] | None = None) -> Axes
 
     `known` gives factors of some values' dims that the function's callers need to tell apart.
     """
-    atoms = _Atoms()
+    union = _Factors()
     dims: dict[int, list[list[int]]] = {}
     for value, type_ in enumerate(function.types):
-        dims[value] = [atoms.new(size) for size in type_.shape]
+        dims[value] = [union.new(size) for size in type_.shape]
         for dim, sizes in zip(dims[value], (known or {}).get(value, ()), strict=False):
             if dim and len(sizes) > 1:
-                atoms.parts[dim[0]] = tuple(a for size in sizes for a in atoms.new(size))
-    loops = [_connect(op, function, dims, atoms) for op in function.ops]
+                union.parts[dim[0]] = tuple(a for size in sizes for a in union.new(size))
+    loops = [_connect(op, function, dims, union) for op in function.ops]
     for value, gradient in _pairs(function):
-        if all(map(atoms.nest, dims[value], dims[gradient])):
+        if all(map(union.compatible, dims[value], dims[gradient])):
             for one, other in zip(dims[value], dims[gradient], strict=True):
-                atoms.unify(one, other)
-    leaf = {value: [atoms.leaves(dim) for dim in tensor] for value, tensor in dims.items()}
+                union.unify(one, other)
+    leaf = {value: [union.leaves(dim) for dim in tensor] for value, tensor in dims.items()}
     factors = tuple(
-        tuple(tuple(atoms.size[a] for a in dim) for dim in leaf[value])
+        tuple(tuple(union.size[a] for a in dim) for dim in leaf[value])
         for value in range(len(function.types))
     )
     names = tuple(tuple(tuple(d) for d in leaf[value]) for value in range(len(function.types)))
     ops = tuple(
-        _options(declared, bound, atoms) if declared else _opaque(op)
+        _options(declared, bound, union) if declared else _opaque(op)
         for op, (declared, bound) in zip(function.ops, loops, strict=True)
     )
-    extents = {a: atoms.size[a] for tensor in names for dim in tensor for a in dim}
+    extents = {a: union.size[a] for tensor in names for dim in tensor for a in dim}
     return Axes(factors, names, ops, extents)
 
 
@@ -164,86 +170,96 @@ def _pairs(function: Function) -> list[tuple[int, int]]:
 Bound = tuple[Loops | None, dict[str, list[int]]]
 
 
-def _connect(op: Op, function: Function, dims: dict[int, list[list[int]]], atoms: _Atoms) -> Bound:
-    """Bind an operator's loops to atoms and unify them with the dims of its values."""
+def _connect(
+    op: Op, function: Function, dims: dict[int, list[list[int]]], union: _Factors
+) -> Bound:
+    """Bind an operator's loops to factors and unify them with the dims of its values."""
     declared = declaration(site_of(op, function.types))
     if declared is None:
         return None, {}
-    bound = {loop.name: atoms.new(loop.size) for loop in declared.loops}
+    bound = {loop.name: union.new(loop.size) for loop in declared.loops}
     values = (*op.operands(), *op.results)
     for value, tensor in zip(values, (*declared.inputs, *declared.outputs), strict=True):
         if value < 0:
             continue
         for position, dim in enumerate(tensor):
             merged = [a for name in dim for a in bound[name]]
-            if atoms.nest(dims[value][position], merged):
-                atoms.unify(dims[value][position], merged)
+            if union.compatible(dims[value][position], merged):
+                union.unify(dims[value][position], merged)
             else:
                 return None, {}
     return declared, bound
 
 
 def _opaque(op: Op) -> OpAxes:
-    """An operator nobody declared runs whole on every rank."""
+    """An operator without a declaration is replicated."""
     inputs, outputs = len(op.operands()), len(op.results)
-    return OpAxes(None, {}, (Option("", 0, -1, 1, (REPLICATE,) * inputs, (REPLICATE,) * outputs),))
+    return OpAxes(
+        None, {}, (OpStrategy("", 0, -1, 1, (REPLICATE,) * inputs, (REPLICATE,) * outputs),)
+    )
 
 
-def _options(declared: Loops, bound: dict[str, list[int]], atoms: _Atoms) -> OpAxes:
-    leaf = {name: atoms.leaves(found) for name, found in bound.items()}
-    parts = {name: tuple(atoms.size[a] for a in found) for name, found in leaf.items()}
-    whole = Option(
+def _options(declared: Loops, bound: dict[str, list[int]], union: _Factors) -> OpAxes:
+    leaf = {name: union.leaves(factors) for name, factors in bound.items()}
+    sizes = {name: tuple(union.size[f] for f in factors) for name, factors in leaf.items()}
+    replicated = OpStrategy(
         "", 0, -1, 1, (REPLICATE,) * len(declared.inputs), (REPLICATE,) * len(declared.outputs)
     )
-    options = [whole]
+    options = [replicated]
     for loop in declared.loops:
         if loop.kind == "whole":
             continue
         joint = loop.kind == "joint"
         absent = REPLICATE if joint else PARTIAL
-        for part, size in enumerate(parts[loop.name]):
-            cut = ((loop.name, part),)
-            inputs = tuple(_state(dims, cut, leaf, REPLICATE) for dims in declared.inputs)
-            outputs = tuple(_state(dims, cut, leaf, absent) for dims in declared.outputs)
+        for index, size in enumerate(sizes[loop.name]):
+            split = ((loop.name, index),)
+            inputs = tuple(_state(dims, split, leaf, REPLICATE) for dims in declared.inputs)
+            outputs = tuple(_state(dims, split, leaf, absent) for dims in declared.outputs)
             mean = loop.kind == "mean"
-            atom = leaf[loop.name][part]
-            options.append(Option(loop.name, part, atom, size, inputs, outputs, mean, joint=joint))
+            factor = leaf[loop.name][index]
+            options.append(
+                OpStrategy(loop.name, index, factor, size, inputs, outputs, mean, joint=joint)
+            )
     for one, other in declared.pairs:
-        options += _paired(declared, one, other, parts, leaf)
+        options += _paired(declared, one, other, sizes, leaf)
     for group in declared.linear:
         inputs = tuple(PARTIAL if i in group else REPLICATE for i in range(len(declared.inputs)))
-        options.append(Option("", 0, -1, 1, inputs, (PARTIAL,) * len(declared.outputs)))
-    return OpAxes(declared, parts, tuple(options))
+        options.append(OpStrategy("", 0, -1, 1, inputs, (PARTIAL,) * len(declared.outputs)))
+    return OpAxes(declared, sizes, tuple(options))
 
 
 def _paired(
     declared: Loops,
     one: str,
     other: str,
-    parts: dict[str, tuple[int, ...]],
+    sizes: dict[str, tuple[int, ...]],
     leaf: dict[str, list[int]],
-) -> list[Option]:
-    """One axis splits a factor of both loops: a tensor is cut along the one that it carries."""
-    found = []
-    for i, size in enumerate(parts[one]):
-        for j, ways in enumerate(parts[other]):
-            cuts = ((one, i), (other, j))
-            inputs = tuple(_state(dims, cuts, leaf, REPLICATE) for dims in declared.inputs)
-            outputs = tuple(_state(dims, cuts, leaf, REPLICATE) for dims in declared.outputs)
-            atom, common = leaf[one][i], gcd(size, ways)
-            found.append(Option(one, i, atom, common, inputs, outputs, partner=cuts[1]))
-    return found
+) -> list[OpStrategy]:
+    """Options in which one axis splits a factor of both loops; a tensor is sharded along the one that
+    it carries."""
+    options = []
+    for i, size in enumerate(sizes[one]):
+        for j, other_size in enumerate(sizes[other]):
+            splits = ((one, i), (other, j))
+            inputs = tuple(_state(dims, splits, leaf, REPLICATE) for dims in declared.inputs)
+            outputs = tuple(_state(dims, splits, leaf, REPLICATE) for dims in declared.outputs)
+            factor, common = leaf[one][i], gcd(size, other_size)
+            options.append(OpStrategy(one, i, factor, common, inputs, outputs, partner=splits[1]))
+    return options
 
 
 def _state(
-    dims: Dims, cuts: tuple[tuple[str, int], ...], leaf: dict[str, list[int]], absent: State
-) -> State:
-    """Where a tensor carries the first of these factors: (dim, position among the dim's factors)."""
-    for loop, part in cuts:
+    dims: Dims,
+    splits: tuple[tuple[str, int], ...],
+    leaf: dict[str, list[int]],
+    absent: AxisPlacement,
+) -> AxisPlacement:
+    """Placement of a tensor under a split: (dim, factor index) where it carries one of the factors."""
+    for loop, index in splits:
         for position, dim in enumerate(dims):
             before = 0
             for name in dim:
                 if name == loop:
-                    return (position, before + part)
+                    return (position, before + index)
                 before += len(leaf[name])
     return absent

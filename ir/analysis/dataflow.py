@@ -1,7 +1,7 @@
-"""How values flow between a model's calls: common factors at boundaries, and where the batch lies.
+"""Dataflow between a model's calls: common factors at boundaries, batch and token dimensions.
 
-Each function is analysed alone, but a dim that one function merges and another tells apart must be
-told apart in both, or no layout could cross. The batch is dimension 0 of every batched input, a
+Each function is analysed alone, but a dim that one function merges and another factors must be
+factored in both, or no layout could be passed on. The batch is dimension 0 of every batched input, a
 sample's tokens dimension 1 of integer ones; both are followed through the functions' axes to every
 value that they reach.
 """
@@ -16,33 +16,33 @@ from ..layout import Factors, Shard
 from ..model import Call, Function, Model, ModelInput
 from .axes import Axes, analyse
 
-Ends = tuple[tuple[str, int], tuple[str, int]]  # (function, value) that makes, (function, value)
+FlowEdge = tuple[tuple[str, int], tuple[str, int]]  # producer and consumer, each (function, value)
 
 
-class Flow(msgspec.Struct, frozen=True):
-    """Axes per function, and per function the atoms that walk the batch and a sample's tokens."""
+class Dataflow(msgspec.Struct, frozen=True):
+    """Axes by function, and the factor ids that walk the batch and the tokens of a sample."""
 
     axes: dict[str, Axes]
-    batch: dict[str, frozenset[int]]
-    tokens: dict[str, frozenset[int]]
+    batch_factors: dict[str, frozenset[int]]
+    token_factors: dict[str, frozenset[int]]
 
     def batch_shard(self, function: Function, value: int) -> Shard | None:
-        """Where a value carries the batch: (dim, part) of the outermost batch factor, or None."""
-        return self._outermost(function, value, self.batch[function.name])
+        """Where a value carries the batch: (dim, factor index) of the outermost factor, or None."""
+        return self._outermost(function, value, self.batch_factors[function.name])
 
     def token_shard(self, function: Function, value: int) -> Shard | None:
         """Where a value carries the tokens of a sample, or None."""
-        return self._outermost(function, value, self.tokens[function.name])
+        return self._outermost(function, value, self.token_factors[function.name])
 
     def _outermost(self, function: Function, value: int, wanted: frozenset[int]) -> Shard | None:
-        for dim, atoms in enumerate(self.axes[function.name].atoms[value]):
-            for part, atom in enumerate(atoms):
-                if atom in wanted:
-                    return (dim, part)
+        for dim, factors in enumerate(self.axes[function.name].factor_ids[value]):
+            for index, factor in enumerate(factors):
+                if factor in wanted:
+                    return (dim, index)
         return None
 
 
-def flow(model: Model) -> Flow:
+def analyse_dataflow(model: Model) -> Dataflow:
     """Analyse every function of a model together with its callers."""
     functions = {f.name: f for f in model.functions}
     edges = _edges(model, functions)
@@ -55,34 +55,33 @@ def flow(model: Model) -> Flow:
         for name in changed:
             axes[name] = analyse(functions[name], known[name])
     batch = _followed(model, functions, axes, edges, _batch_start)
-    return Flow(axes, batch, _followed(model, functions, axes, edges, _token_start))
+    return Dataflow(axes, batch, _followed(model, functions, axes, edges, _token_start))
 
 
-def _edges(model: Model, functions: dict[str, Function]) -> tuple[Ends, ...]:
-    """Pairs of function values that some call connects; held tensors connect their users."""
-    maker: dict[str, tuple[str, int]] = {}
-    edges: dict[Ends, None] = {}
+def _edges(model: Model, functions: dict[str, Function]) -> tuple[FlowEdge, ...]:
+    """Pairs of function values that calls connect; parameters and buffers connect their users."""
+    producer: dict[str, tuple[str, int]] = {}
+    edges: dict[FlowEdge, None] = {}
 
     def connect(call: Call, names: tuple[str, ...], values: list[int]) -> None:
         for name, value in zip(names, values, strict=True):
-            end = (call.function, value)
-            if name in maker:
-                if maker[name] != end:
-                    edges[maker[name], end] = None
-            else:
-                maker[name] = end
+            consumer = (call.function, value)
+            if name not in producer:
+                producer[name] = consumer
+            elif producer[name] != consumer:
+                edges[producer[name], consumer] = None
 
     for call in model.calls:
         function = functions[call.function]
-        connect(call, call.parameters, [i.value for i in function.held()])
+        connect(call, call.parameters, [i.value for i in function.state_inputs()])
         connect(call, call.arguments, [i.value for i in function.activations()])
         for name, output in zip(call.results, function.outputs, strict=True):
-            maker[name] = (call.function, output.value)
+            producer[name] = (call.function, output.value)
     return tuple(edges)
 
 
 def _agree(
-    edges: tuple[Ends, ...], axes: dict[str, Axes], known: dict[str, dict[int, Factors]]
+    edges: tuple[FlowEdge, ...], axes: dict[str, Axes], known: dict[str, dict[int, Factors]]
 ) -> set[str]:
     """Record the common refinement at both ends of every edge; names of functions that must change."""
     changed = set()
@@ -119,7 +118,7 @@ def _followed(
     model: Model,
     functions: dict[str, Function],
     axes: dict[str, Axes],
-    edges: tuple[Ends, ...],
+    edges: tuple[FlowEdge, ...],
     start: Start,
 ) -> dict[str, frozenset[int]]:
     """Follow what starts in the model's batched inputs along edges in both directions."""
@@ -128,36 +127,36 @@ def _followed(
     for call in model.calls:
         for name, item in zip(call.arguments, functions[call.function].activations(), strict=True):
             if name in batched:
-                found = start(axes[call.function], item.value, batched[name], model.batch)
-                marked[call.function].update(found)
+                factors = start(axes[call.function], item.value, batched[name], model.batch)
+                marked[call.function].update(factors)
     moved = True
     while moved:
         moved = False
         for (one, x), (other, y) in edges:
             for (a, v), (b, w) in (((one, x), (other, y)), ((other, y), (one, x))):
                 moved |= _carry(axes[a], v, marked[a], axes[b], w, marked[b])
-    return {name: frozenset(found) for name, found in marked.items()}
+    return {name: frozenset(factors) for name, factors in marked.items()}
 
 
 def _batch_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
-    """Atoms of dimension 0 whose product is the batch."""
-    found, size = [], 1
-    for atom, factor in zip(axes.atoms[value][0], axes.factors[value][0], strict=True):
+    """Factors of dimension 0 whose product is the batch."""
+    batch_factors, size = [], 1
+    for factor, extent in zip(axes.factor_ids[value][0], axes.factors[value][0], strict=True):
         if size < batch:
-            found.append(atom)
-            size *= factor
-    return found
+            batch_factors.append(factor)
+            size *= extent
+    return batch_factors
 
 
 def _token_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
-    """Atoms of the second dimension of whole numbers: token ids, their labels, their mask."""
+    """Factors of the second dimension of integer inputs: token ids, labels, masks."""
     tokens = not item.type.is_float and len(item.type.shape) == 2
-    return list(axes.atoms[value][1]) if tokens else []
+    return list(axes.factor_ids[value][1]) if tokens else []
 
 
 def _carry(here: Axes, v: int, marked: set[int], there: Axes, w: int, into: set[int]) -> bool:
     before = len(into)
-    for left, right in zip(here.atoms[v], there.atoms[w], strict=True):
+    for left, right in zip(here.factor_ids[v], there.factor_ids[w], strict=True):
         if len(left) == len(right):
             into.update(b for a, b in zip(left, right, strict=True) if a in marked)
     return len(into) > before

@@ -1,4 +1,4 @@
-"""Trace a PyTorch model into the IR: the only part of plait.ir that imports torch."""
+"""Trace a PyTorch model into the IR: the only package of plait.ir that imports torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .assemble import assemble
 from .execute import execute, run_ops
 from .export import LossFunction, Recording, record
 from .export import batch_size as _batch_size
-from .graph import Graph
+from .graph import FlatGraph
 from .operators.elementary import call_key
-from .passes import decompose as _finer  # noqa: F401  (registers its rules)
-from .passes.functionalize import Unsupported, read
+from .passes import decompose as _decompose  # noqa: F401  (registers its rules)
+from .passes.functionalize import UnsupportedNode, read
 from .passes.rewrite import rewrite
 from .resolve import resolve
 from .source import Source, load_source, materialize
@@ -45,12 +45,12 @@ def trace(
     """Trace one training step of `model` on `batch`, without computing or allocating anything.
 
     `batch` is a dict (keyword arguments), a tuple or list (positional) or one tensor; only shapes
-    and element types count. The loss is `loss_fn(output, batch)`, else `output.loss`, else the
+    and element types matter. The loss is `loss_fn(output, batch)`, else `output.loss`, else the
     output itself. The model is traced as configured (`train()` or `eval()`) and left untouched.
-    `batch_size` traces with that many samples in dimension 0 of every tensor that carries the batch.
-    Without it a batch of one sample is traced as two: a size of 1 hides where the batch lies.
+    `batch_size`: samples in dimension 0 of every batched tensor while tracing. Without it a batch
+    of one sample is traced as two, since a size of 1 does not tell which dimension is the batch.
 
-    Raises TraceError naming the file and line where the model does what cannot be traced.
+    Raises TraceError with the file and line of what cannot be traced.
     """
     with _on_cpu():
         size = _batch_size(batch)
@@ -59,7 +59,7 @@ def trace(
 
 
 def _on_cpu() -> contextlib.AbstractContextManager[Any]:
-    """New tensors are made on the CPU; saying so where they are anyway would slow every call."""
+    """Create tensors on the CPU; a no-op by default, as a device context slows every call."""
     default = torch.get_default_device().type == "cpu"
     return contextlib.nullcontext() if default else torch.device("cpu")
 
@@ -80,13 +80,13 @@ def _trace(
 
 def _read(
     recording: Recording, model: nn.Module, batch: Any, loss_fn: LossFunction | None, traced: int
-) -> Graph:
+) -> FlatGraph:
     try:
         return read(recording)
-    except Unsupported as error:
+    except UnsupportedNode as error:
         # source lines cost time, so only a second recording keeps them
-        lined = record(model, batch, loss_fn, traced, lines=True)
-        nodes = list(lined.graph.graph.nodes)[error.index :]
-        # a change of mode has no line of its own; what runs under it has
+        with_lines = record(model, batch, loss_fn, traced, lines=True)
+        nodes = list(with_lines.graph.graph.nodes)[error.index :]
+        # a mode change has no line, the operators under it do
         lines = ((node.meta.get("custom") or {}).get("line") for node in nodes)
         raise TraceError(f"{next(filter(None, lines), 'the model')}: {error}") from error

@@ -15,25 +15,25 @@ from ..model import ModelInput
 from ..tensor import TensorType
 from .literals import tensor_type
 
-Path = tuple[str | int, ...]
+BatchPath = tuple[str | int, ...]
 DEPTH = 16
 
 
-def leaves(batch: Any, path: Path = ()) -> list[tuple[Path, torch.Tensor]]:
-    """Every tensor of a batch with its path, in the batch's own order."""
+def leaves(batch: Any, path: BatchPath = ()) -> list[tuple[BatchPath, torch.Tensor]]:
+    """Every tensor of a batch with its path, in order. Raises TraceError beyond DEPTH levels."""
     if isinstance(batch, torch.Tensor):
         return [(path, batch)]
     if len(path) > DEPTH:
         raise TraceError(f"the batch is nested more than {DEPTH} levels deep")
     if isinstance(batch, Mapping):
-        return [leaf for name, part in batch.items() for leaf in leaves(part, (*path, name))]
+        return [leaf for name, item in batch.items() for leaf in leaves(item, (*path, name))]
     if isinstance(batch, list | tuple):
-        return [leaf for i, part in enumerate(batch) for leaf in leaves(part, (*path, i))]
+        return [leaf for i, item in enumerate(batch) for leaf in leaves(item, (*path, i))]
     return []
 
 
-def rebuild(batch: Any, tensors: Callable[[Path], Any], path: Path = ()) -> Any:
-    """The batch with every tensor replaced; everything else stays."""
+def rebuild(batch: Any, tensors: Callable[[BatchPath], Any], path: BatchPath = ()) -> Any:
+    """Replace every tensor of a batch by `tensors(path)`."""
     if isinstance(batch, torch.Tensor):
         return tensors(path)
     if isinstance(batch, Mapping):
@@ -47,7 +47,7 @@ def rebuild(batch: Any, tensors: Callable[[Path], Any], path: Path = ()) -> Any:
 
 
 def call(model: torch.nn.Module, batch: Any) -> Any:
-    """Feed a batch to a model: a mapping by keyword, a sequence by position, else as it is."""
+    """Call a model on a batch: a mapping by keyword, a sequence by position, else as it is."""
     if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, list | tuple):
@@ -56,7 +56,7 @@ def call(model: torch.nn.Module, batch: Any) -> Any:
 
 
 def batch_size(tensors: list[torch.Tensor]) -> int:
-    """The size that most tensors of two or more dimensions have in dimension 0 (1 for none)."""
+    """The most common size of dimension 0 among tensors of two or more dimensions (1 for none)."""
     ranked = [t for t in tensors if t.dim() >= 2] or [t for t in tensors if t.dim() == 1]
     sizes = Counter(int(t.shape[0]) for t in ranked)
     return sizes.most_common(1)[0][0] if sizes else 1
@@ -78,18 +78,18 @@ def model_inputs(batch: Any, size: int, traced: int) -> list[ModelInput]:
 
 
 def identifier(text: str) -> str:
-    """A Python identifier, no keyword, made from any text."""
+    """Convert any text to a Python identifier that is no keyword."""
     name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "value"
     if name[0].isdigit() or re.fullmatch(r"[hH]\d+", name):
         name = f"x_{name}"
     return f"{name}_" if keyword.iskeyword(name) or keyword.issoftkeyword(name) else name
 
 
-def unique(text: str, taken: set[str]) -> str:
-    """An identifier made from any text that is not `taken` yet; it is added there."""
+def unique(text: str, names: set[str]) -> str:
+    """Convert any text to an identifier that is not among `names`, and add it there."""
     name = base = identifier(text)
     number = 2
-    while name in taken:
+    while name in names:
         name, number = f"{base}_{number}", number + 1
-    taken.add(name)
+    names.add(name)
     return name

@@ -1,4 +1,4 @@
-"""A model and a batch from a transformers configuration: local classes only, no hub."""
+"""Build a model and a batch from a transformers configuration, without the hub."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from torch import Tensor, nn
 
 from ..errors import TraceError, UsageError
 from .literals import DTYPES
-from .locate import place
+from .locate import user_location
 
 MAXIMUM_BYTES = 1 << 20
 IMAGE_SIZE = 224
-# Keys that would make transformers look elsewhere for code or quantised weights.
+# Keys by which transformers would load code or quantised weights from elsewhere.
 FOREIGN = ("auto_map", "quantization_config", "_name_or_path", "trust_remote_code")
 
 
 def build(values: dict[str, Any], batch: int | None, seq: int | None) -> tuple[nn.Module, Any]:
-    """The model in training mode and a random batch with labels, on the current device."""
+    """Build the model in training mode and a random batch with labels, on the current device.
+
+    `batch`: samples; `seq`: tokens per sample. Raises UsageError, TraceError.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -37,23 +40,25 @@ def build(values: dict[str, Any], batch: int | None, seq: int | None) -> tuple[n
         model_class = _model_class(transformers, config, values.get("architectures"))
         with default_dtype(dtype):
             model = model_class(config)
-            made = _batch(model, config, batch, seq)
+            samples = _batch(model, config, batch, seq)
     except (UsageError, TraceError):
         raise
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
-        raise TraceError(f"model type {kind!r}: {place(error.__traceback__)}: {what}") from error
-    return model.train(), made
+        message = f"{type(error).__name__}: {error}"
+        raise TraceError(
+            f"model type {kind!r}: {user_location(error.__traceback__)}: {message}"
+        ) from error
+    return model.train(), samples
 
 
 def _model_class(transformers: Any, config: Any, architectures: Any) -> Any:
     if isinstance(architectures, list) and architectures:
         name = str(architectures[0])
-        found = getattr(transformers, name, None) if name.isidentifier() else None
+        model_class = getattr(transformers, name, None) if name.isidentifier() else None
         base = transformers.PreTrainedModel
-        if not (isinstance(found, type) and issubclass(found, base)):
+        if not (isinstance(model_class, type) and issubclass(model_class, base)):
             raise UsageError(f"transformers {transformers.__version__} has no model class {name!r}")
-        return found
+        return model_class
     families = ["MASKED_LM", "CAUSAL_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_CLASSIFICATION"]
     if getattr(config, "is_encoder_decoder", False):
         families.insert(0, families.pop(2))
@@ -62,8 +67,8 @@ def _model_class(transformers: Any, config: Any, architectures: Any) -> Any:
     for family in families:
         mapping = getattr(transformers, f"MODEL_FOR_{family}_MAPPING")
         if type(config) in mapping:
-            found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found
+            classes = mapping[type(config)]
+            return classes[0] if isinstance(classes, tuple) else classes
     raise UsageError(
         f"model type {config.model_type!r} has no class with a loss that is known here; "
         "name one in the configuration's `architectures`"
@@ -71,7 +76,7 @@ def _model_class(transformers: Any, config: Any, architectures: Any) -> Any:
 
 
 def _start_token(config: Any) -> None:
-    """Encoder-decoders shift their labels in from a start token; some configurations omit it."""
+    """Set a missing start token: encoder-decoders shift their labels in from it."""
     absent = getattr(config, "decoder_start_token_id", None) is None
     if getattr(config, "is_encoder_decoder", False) and absent:
         config.decoder_start_token_id = getattr(config, "pad_token_id", None) or 0
@@ -86,7 +91,7 @@ def _dtype(values: dict[str, Any]) -> torch.dtype:
 
 @contextlib.contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Torch's default floating-point type for a while."""
+    """Set torch's default floating-point type inside a `with` block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

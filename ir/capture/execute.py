@@ -1,4 +1,4 @@
-"""Interpret a model on tensors: the reference that generated programs are held against."""
+"""Interpret a model on tensors: the reference for generated programs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .literals import DTYPES, decode
 from .operators.elementary import call_key
 from .resolve import resolve
 
-# A view of a shard, or after a dropped copy, need not be one without copying.
+# A view of a shard, or after a removed copy, may need a copy.
 AS_RESHAPE = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 
 
 def run_ops(
     ops: Sequence[Op], environment: Mapping[int, Tensor], wanted: Iterable[int]
 ) -> dict[int, Tensor]:
-    """Run operators in order on numbered values; returns the wanted ones, frees others early."""
+    """Run operators in order on numbered values. Return `wanted`; free others after last use."""
     wanted = set(wanted)
     values: dict[int, Any] = dict(environment)
     for op, ending in zip(ops, last_uses(tuple(ops), wanted), strict=True):
-        made = run_op(op, values.__getitem__)
-        for result, tensor in zip(op.results, made, strict=True):
+        tensors = run_op(op, values.__getitem__)
+        for result, tensor in zip(op.results, tensors, strict=True):
             if result >= 0:
                 values[result] = tensor
         for value in ending:
@@ -35,7 +35,7 @@ def run_ops(
 
 
 def run_op(op: Op, value: Any) -> tuple[Tensor, ...]:
-    """One operator; `value` gives the tensor of an operand. One tensor per entry of `results`."""
+    """Run one operator; `value` gives the tensor of an operand. One tensor per `op.results`."""
     args = [decode(a, value) for a in op.args]
     kwargs = {name: decode(a, value) for name, a in op.kwargs.items()}
     target = "aten.reshape.default" if op.target in AS_RESHAPE else op.target
@@ -52,12 +52,12 @@ def execute(
     step: int = 0,
     gradients: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """One training step's loss, gradients by parameter, and new values by buffer.
+    """Run one training step: loss, gradients by parameter name, new values by buffer name.
 
     `parameters`: parameters and buffers by first name. `batch`: tensors in the order of
     `model.inputs`. Random operators draw from (seed, step, number of the call).
     """
-    run = _Run(
+    run = _Interpreter(
         model, dict(parameters), dict(zip((i.name for i in model.inputs), batch, strict=True))
     )
     with torch.no_grad():
@@ -67,25 +67,28 @@ def execute(
             run.gradients[model.loss] = torch.ones_like(run.values[model.loss])
             for number, call in reversed(list(enumerate(model.calls))):
                 run.backward(call, call_key(seed, step, number))
-    found = {p.name: run.held_gradients.get(p.name) for p in model.parameters if p.trainable}
+    gradient_of = run.parameter_gradients
+    trained = {p.name: gradient_of.get(p.name) for p in model.parameters if p.trainable}
     buffers = {b: run.values[r] for call in model.calls for r, b in call.updates}
-    return run.values[model.loss], {n: g for n, g in found.items() if g is not None}, buffers
+    return run.values[model.loss], {n: g for n, g in trained.items() if g is not None}, buffers
 
 
-class _Run:
-    def __init__(self, model: Model, held: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+class _Interpreter:
+    def __init__(self, model: Model, state: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         self.functions = {f.name: f for f in model.functions}
-        self.held, self.values = held, values
+        self.state, self.values = state, values
         for parameter in model.parameters:
             if parameter.kind == "constant":
-                self.held[parameter.name] = constant(parameter.values or (), parameter.type)
+                self.state[parameter.name] = constant(parameter.values or (), parameter.type)
         self.gradients: dict[str, Tensor] = {}
-        self.held_gradients: dict[str, Tensor] = {}
-        device = next(iter([*values.values(), *held.values()]), torch.zeros(())).device
+        self.parameter_gradients: dict[str, Tensor] = {}
+        device = next(iter([*values.values(), *state.values()]), torch.zeros(())).device
         self.device = device
 
     def inputs(self, function: Function, call: Call, key: int) -> dict[int, Tensor]:
-        tensors = [self.held[n] for n in call.parameters] + [self.values[n] for n in call.arguments]
+        tensors = [self.state[n] for n in call.parameters] + [
+            self.values[n] for n in call.arguments
+        ]
         if function.random:
             tensors.append(torch.tensor([key, 0], device=self.device))
         return {i.value: t for i, t in zip(function.inputs, tensors, strict=True)}
@@ -93,9 +96,9 @@ class _Run:
     def forward(self, call: Call, key: int) -> None:
         function = self.functions[call.function]
         wanted = [o.value for o in function.outputs]
-        made = run_ops(function.forward_ops, self.inputs(function, call, key), wanted)
+        results = run_ops(function.forward_ops, self.inputs(function, call, key), wanted)
         for name, value in zip(call.results, wanted, strict=True):
-            self.values[name] = made[value]
+            self.values[name] = results[value]
 
     def backward(self, call: Call, key: int) -> None:
         function = self.functions[call.function]
@@ -107,13 +110,13 @@ class _Run:
         wanted = [i.gradient for i in function.inputs if i.gradient is not None]
         if not wanted:
             return
-        made = run_ops(function.ops, environment, wanted)
+        gradients = run_ops(function.ops, environment, wanted)
         names = (*call.parameters, *call.arguments, *(("",) if function.random else ()))
         for name, item in zip(names, function.inputs, strict=True):
             if item.gradient is not None:
-                into = self.gradients if item.kind == "activation" else self.held_gradients
-                have, more = into.get(name), made[item.gradient]
-                into[name] = more if have is None else have + more
+                totals = self.gradients if item.kind == "activation" else self.parameter_gradients
+                total, gradient = totals.get(name), gradients[item.gradient]
+                totals[name] = gradient if total is None else total + gradient
 
 
 def constant(values: Sequence[float], type_: Any) -> Tensor:

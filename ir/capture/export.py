@@ -2,7 +2,7 @@
 
 Parameters, buffers and the batch enter the recorded graph as plain arguments, so no name that the
 user chose ever reaches torch.fx (which splices names into source code). Which module runs what is
-recorded by global module hooks. The user's module is put back exactly as it was.
+recorded by global module hooks. The user's module is restored.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.compiler
 import torch.fx.traceback
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
@@ -25,12 +23,12 @@ from ..errors import TraceError
 from ..model import ModelInput, Parameter
 from . import batch as batches
 from .literals import DTYPES, tensor_type
-from .locate import here, trace_error
+from .locate import current_user_line, trace_error
 from .moe_modules import recorded_experts
+from .torch_private import MODULE_TABLES, FakeTensorMode, tensor_tables, torch_compiling
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 ROOT = 0
-TABLES = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass
@@ -44,10 +42,10 @@ class Invocation:
 
 @dataclass
 class Recording:
-    """What the forward did: a torch.fx graph whose placeholders are `held` then `inputs`."""
+    """The forward as a torch.fx graph whose placeholders are `state_tensors`, then `inputs`."""
 
     graph: torch.fx.GraphModule
-    held: list[Parameter]
+    state_tensors: list[Parameter]
     inputs: list[ModelInput]
     invocations: list[Invocation] = field(default_factory=list)
 
@@ -57,42 +55,44 @@ def record(
 ) -> Recording:
     """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines."""
     inputs = batches.model_inputs(batch, batch_size(batch), traced)
-    held = held_tensors(model)
+    parameters = state_tensors(model)
     invocations = [Invocation("", type(model).__name__, -1)]
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     with fake_mode:
-        held_fakes = [
-            _fake(p.type.shape, p.type.dtype, p.kind == "parameter", p.trainable) for p in held
+        fake_state = [
+            _fake(p.type.shape, p.type.dtype, p.kind == "parameter", p.trainable)
+            for p in parameters
         ]
         fakes = {i.path: _fake(i.type.shape, i.type.dtype) for i in inputs}
-        # a batch of our own: the model may write into it
+        # a fresh batch, as the model may write into it
         fake_batch = batches.rebuild(batch, fakes.__getitem__)
 
-    def run(held_tensors: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> torch.Tensor:
+    def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> torch.Tensor:
         return loss_of(batches.call(model, fake_batch), fake_batch, loss_fn)
 
-    swap = dict(zip((p.name for p in held), held_fakes, strict=True))
+    replacements = dict(zip((p.name for p in parameters), fake_state, strict=True))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_swapped(model, held, swap))
-        stack.enter_context(_compiling())
+        stack.enter_context(_with_tensors(model, parameters, replacements))
+        stack.enter_context(torch_compiling())
         stack.enter_context(recorded_experts())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(fake_mode)
         stack.enter_context(torch.fx.traceback.preserve_node_meta())
-        stack.enter_context(_followed(model, invocations))
+        stack.enter_context(_record_invocations(model, invocations))
         if lines:
-            stack.enter_context(_Lines())
+            stack.enter_context(_RecordLines())
         try:
-            graph = make_fx(run, pre_dispatch=True)(held_fakes, list(fakes.values()))
+            graph = make_fx(run, pre_dispatch=True)(fake_state, list(fakes.values()))
         except TraceError:
             raise
         except Exception as error:
             raise trace_error(error) from error
-    return Recording(graph, held, inputs, invocations)
+    return Recording(graph, parameters, inputs, invocations)
 
 
 def batch_size(batch: Any) -> int:
+    """The batch size of a nested batch, by `batch.batch_size`."""
     return batches.batch_size([tensor for _, tensor in batches.leaves(batch)])
 
 
@@ -104,7 +104,10 @@ def _fake(
 
 
 def loss_of(output: Any, batch: Any, loss_fn: LossFunction | None) -> torch.Tensor:
-    """The scalar loss: by `loss_fn`, else `output.loss`, else the output or its first element."""
+    """The scalar loss: `loss_fn(output, batch)`, else `output.loss`, else the (first) output.
+
+    Raises TraceError where that is no floating-point scalar.
+    """
     if loss_fn is not None:
         loss: Any = loss_fn(output, batch)
     else:
@@ -122,9 +125,12 @@ def loss_of(output: Any, batch: Any, loss_fn: LossFunction | None) -> torch.Tens
     return loss.reshape(())
 
 
-def held_tensors(model: nn.Module) -> list[Parameter]:
-    """Parameters, then buffers, under their first names, with the other names as aliases."""
-    found: list[Parameter] = []
+def state_tensors(model: nn.Module) -> list[Parameter]:
+    """Parameters, then buffers, under their first names, with further names as aliases.
+
+    Raises TraceError for lazy modules that are not initialised.
+    """
+    parameters: list[Parameter] = []
     kinds: tuple[tuple[Literal["parameter", "buffer"], Iterator[tuple[str, torch.Tensor]]], ...] = (
         ("parameter", model.named_parameters(remove_duplicate=False)),
         ("buffer", model.named_buffers(remove_duplicate=False)),
@@ -142,22 +148,22 @@ def held_tensors(model: nn.Module) -> list[Parameter]:
                     f"{first} is not initialised yet; run the model once before tracing"
                 )
             trainable = kind == "parameter" and tensor.requires_grad
-            made = Parameter(first, tensor_type(tensor), kind, trainable, tuple(aliases))
-            found.append(made)
-    return found
+            type_ = tensor_type(tensor)
+            parameters.append(Parameter(first, type_, kind, trainable, tuple(aliases)))
+    return parameters
 
 
 @contextlib.contextmanager
-def _swapped(
-    model: nn.Module, held: list[Parameter], tensors: dict[str, torch.Tensor]
+def _with_tensors(
+    model: nn.Module, parameters: list[Parameter], tensors: dict[str, torch.Tensor]
 ) -> Iterator[None]:
-    """The module with other tensors in it; everything the forward does to it is undone."""
-    first = {alias: p.name for p in held for alias in (p.name, *p.aliases)}
+    """Replace the module's tensors by name; on exit, undo everything the forward did to it."""
+    first = {alias: p.name for p in parameters for alias in (p.name, *p.aliases)}
     modules = list(model.modules())
-    before = [(dict(vars(m)), {n: dict(vars(m)[n]) for n in TABLES}) for m in modules]
+    before = [(dict(vars(m)), {n: dict(vars(m)[n]) for n in MODULE_TABLES}) for m in modules]
     try:
         for prefix, module in model.named_modules(remove_duplicate=False):
-            for table in (module._parameters, module._buffers):
+            for table in tensor_tables(module):
                 for name, tensor in table.items():
                     if tensor is not None:
                         table[name] = tensors[first[f"{prefix}.{name}" if prefix else name]]
@@ -171,33 +177,19 @@ def _swapped(
                 attributes[name].update(content)
 
 
-class _Lines(TorchFunctionMode):
-    """Note on every recorded operator the user's line that called it."""
+class _RecordLines(TorchFunctionMode):
+    """Annotate every recorded operator with the user's line that called it."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        with torch.fx.traceback.annotate({"line": here()}):
+        with torch.fx.traceback.annotate({"line": current_user_line()}):
             return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
-def _compiling() -> Iterator[None]:
-    """Model code that asks `torch.compiler.is_compiling()` must take its traceable path.
-
-    Private to torch 2.13: without the two flags some models branch on tensor values.
-    """
-    before = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
-    torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
-    try:
-        yield
-    finally:
-        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
-
-
-@contextlib.contextmanager
-def _followed(model: nn.Module, invocations: list[Invocation]) -> Iterator[None]:
-    """Note on every recorded operator which module invocation runs it."""
+def _record_invocations(model: nn.Module, invocations: list[Invocation]) -> Iterator[None]:
+    """Annotate every recorded operator with the number of the module invocation it runs in."""
     paths = {id(module): path for path, module in model.named_modules()}
     open_: list[tuple[int, Any]] = []
 

@@ -1,4 +1,4 @@
-"""The flat program that capture works on before it is cut: numbered values, operators in order."""
+"""The flat graph that capture works on before outlining: numbered values, operators in order."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ KEY_TYPE = TensorType((2,), "int64")
 
 
 @dataclass
-class Graph:
+class FlatGraph:
     """Values are numbered; parameters, inputs and the random key come first.
 
-    `Op.scope` holds the number of the module invocation that ran the operator until the graph is
-    cut. `updates` maps a buffer's name to the value it takes after the step.
+    Until outlining, `Op.scope` holds the number of the module invocation that ran the operator.
+    `updates` maps a buffer's name to the value it takes after the step.
     """
 
     types: list[TensorType] = field(default_factory=list)
@@ -40,21 +40,21 @@ class Graph:
         kwargs: dict[str, Argument] | None = None,
         scope: str = "",
     ) -> tuple[int, ...]:
-        """Append one operator; returns its result values, -1 where it makes none."""
+        """Append one operator. Return its result values, -1 where a type is None."""
         results = tuple(-1 if t is None else self.value(t) for t in types)
         self.ops.append(Op(target, args, kwargs or {}, results, scope))
         return results
 
     def differentiable(self) -> set[int]:
         """Values that carry a gradient from a trainable parameter."""
-        found = set(self.trainable)
+        carrying = set(self.trainable)
         for op in self.ops:
-            if op.target != "aten.detach.default" and not found.isdisjoint(op.operands()):
-                found.update(r for r in op.results if r >= 0 and self.types[r].is_float)
-        return found
+            if op.target != "aten.detach.default" and not carrying.isdisjoint(op.operands()):
+                carrying.update(r for r in op.results if r >= 0 and self.types[r].is_float)
+        return carrying
 
     def wanted(self) -> set[int]:
-        """Values whose gradient the loss defines and a trainable parameter needs."""
+        """Values on a path from a trainable parameter to the loss, which need a gradient."""
         carrying = self.differentiable()
         wanted = {self.loss} & carrying
         for op in reversed(self.ops):
@@ -66,33 +66,35 @@ class Graph:
         return {self.loss, *self.updates.values()}
 
     def drop_dead(self) -> None:
-        """Remove operators whose results nobody uses; unused results become -1."""
+        """Remove operators without used results; unused results of others become -1."""
         self.ops = live_ops(self.ops, self.outputs())
 
 
 def live_ops(ops: list[Op], outputs: set[int]) -> list[Op]:
-    live, kept = set(outputs), []
+    """The operators that `outputs` depend on, their unused results set to -1."""
+    live, remaining = set(outputs), []
     for op in reversed(ops):
         if live.isdisjoint(op.results):
             continue
         results = tuple(r if r in live else -1 for r in op.results)
         live.update(op.operands())
-        kept.append(op if results == op.results else replace(op, results=results))
-    return kept[::-1]
+        remaining.append(op if results == op.results else replace(op, results=results))
+    return remaining[::-1]
 
 
 def replace(op: Op, **changes: Any) -> Op:
+    """`op` with some fields changed."""
     fields = {name: getattr(op, name) for name in op.__struct_fields__}
     return Op(**{**fields, **changes})
 
 
 def arguments(op: Op, *defaults: Argument) -> list[Argument]:
-    """Positional arguments, filled up with the defaults of those that are absent."""
+    """Positional arguments, completed by `defaults`."""
     return [*op.args, *defaults[len(op.args) :]]
 
 
 def substitute(op: Op, values: dict[int, int]) -> Op:
-    """The operator with its operands renamed by `values`, where they are there."""
+    """The operator with operands replaced by `values`; others stay."""
     if values.keys().isdisjoint(op.operands()):
         return op
 

@@ -1,4 +1,4 @@
-"""Literal arguments of torch operators as JSON-ready values, and back."""
+"""Convert literal arguments of torch operators to JSON-ready values, and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import FileError, TraceError
 from ..model import Argument, Ref
 from ..tensor import ITEM_BYTES, TensorType
 
-# Where a tensor lives is the plan's business, not the model's.
+# Arguments that say where a tensor is; the plan decides that, not the model.
 PLACEMENT = frozenset({"device", "layout", "pin_memory", "non_blocking"})
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEM_BYTES}
 FORMATS: dict[str, torch.memory_format] = {
@@ -35,7 +35,10 @@ def tensor_type(tensor: torch.Tensor) -> TensorType:
 
 
 def encode(value: Any, ref: Callable[[Any], Ref | None]) -> Argument:
-    """An FX argument as an IR argument; `ref` turns graph nodes into uses, gives None otherwise."""
+    """Convert an FX argument to an IR argument; `ref` gives the use of a graph node, else None.
+
+    Raises TraceError for kinds that the IR does not have.
+    """
     use = ref(value)
     if use is not None:
         return use
@@ -55,7 +58,7 @@ def encode(value: Any, ref: Callable[[Any], Ref | None]) -> Argument:
 
 
 def decode(argument: Argument, value: Callable[[int], Any]) -> Any:
-    """An IR argument as torch wants it; `value` gives the tensor of a use."""
+    """Convert an IR argument for torch; `value` gives the tensor of a use. Raises FileError."""
     if isinstance(argument, Ref):
         return value(argument.value)
     if isinstance(argument, tuple):

@@ -1,4 +1,4 @@
-"""Turn an exception from the user's forward into a TraceError that names their file and line."""
+"""Turn an exception from the user's forward into a TraceError that names file and line."""
 
 from __future__ import annotations
 
@@ -9,45 +9,41 @@ import traceback
 from types import TracebackType
 
 import torch
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from ..errors import TraceError
+from .torch_private import DATA_DEPENDENT_ERRORS
 
-_HERE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_TORCH = os.path.dirname(os.path.abspath(torch.__file__))
+_PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_TORCH_ROOT = os.path.dirname(os.path.abspath(torch.__file__))
 _INSTALLED = tuple(sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib"))
-_DATA_DEPENDENT = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    GuardOnDataDependentSymNode,
-)
+_DATA_DEPENDENT = (*DATA_DEPENDENT_ERRORS, GuardOnDataDependentSymNode)
 
 
 def _inside(file: str, folders: tuple[str, ...]) -> bool:
     return any(file.startswith(folder + os.sep) for folder in folders) or file.startswith("<")
 
 
-def place(trace: TracebackType | None) -> str:
+def user_location(trace: TracebackType | None) -> str:
     """`file:line: code` of the innermost frame of the user's own code, else of a library's."""
     return _innermost([(f.f_code.co_filename, line) for f, line in traceback.walk_tb(trace)])
 
 
-def here() -> str:
-    """The same for the code that is running now."""
+def current_user_line() -> str:
+    """Like `user_location`, for the code that is running now."""
     frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_stack(None)]
     return _innermost(frames[::-1])
 
 
 def _innermost(frames: list[tuple[str, int]]) -> str:
     located = [(file if file[:1] == "<" else os.path.abspath(file), line) for file, line in frames]
-    outside = [(f, n) for f, n in located if not _inside(f, (_TORCH,)) and not _ours(f)]
-    own = [(f, n) for f, n in outside if not _inside(f, _INSTALLED)]
-    return line_text(*(own or outside)[-1]) if own or outside else "the model"
+    outside = [(f, n) for f, n in located if not _inside(f, (_TORCH_ROOT,)) and not _in_package(f)]
+    of_user = [(f, n) for f, n in outside if not _inside(f, _INSTALLED)]
+    return line_text(*(of_user or outside)[-1]) if of_user or outside else "the model"
 
 
-def _ours(file: str) -> bool:
-    return _inside(file, (os.path.join(_HERE, "ir"), os.path.join(_HERE, "api")))
+def _in_package(file: str) -> bool:
+    return _inside(file, (os.path.join(_PACKAGE_ROOT, "ir"), os.path.join(_PACKAGE_ROOT, "api")))
 
 
 def line_text(file: str, line: int) -> str:
@@ -56,16 +52,16 @@ def line_text(file: str, line: int) -> str:
 
 
 def trace_error(error: BaseException) -> TraceError:
-    """What to tell the user about an exception that their forward raised while it was recorded."""
-    where = place(error.__traceback__)
+    """The TraceError for an exception that the user's forward raised while it was recorded."""
+    where = user_location(error.__traceback__)
     if isinstance(error, _DATA_DEPENDENT):
         operator = getattr(error, "func", None)
-        what = f"({operator}) " if operator is not None else ""
+        detail = f"({operator}) " if operator is not None else ""
         return TraceError(
-            f"{where}: the computation depends on values of tensors {what}which a compiled program "
-            "cannot know in advance; use torch.where or a fixed size there, or compute it outside "
-            "the model (for mixtures of experts: the grouped-mm implementation, not the eager one; "
-            "for layers skipped at random: layerdrop 0)"
+            f"{where}: the computation depends on values of tensors {detail}which a compiled "
+            "program cannot know in advance; use torch.where or a fixed size there, or compute it "
+            "outside the model (for mixtures of experts: the grouped-mm implementation, not the "
+            "eager one; for layers skipped at random: layerdrop 0)"
         )
     text = str(error).strip().split("\n")[0] or "no message"
     return TraceError(f"{where}: {type(error).__name__}: {text}")

@@ -1,8 +1,8 @@
-"""While a transformers model is recorded, its mixture of experts becomes `plait::experts`.
+"""Record a transformers model's mixture of experts as `plait::experts`.
 
-The library calls experts through a table of implementations; the one that sorts tokens by expert is
-replaced for the time. Experts of another form (biases, transposed or interleaved weights, a gate of
-their own) keep the library's.
+The library calls experts through a table of implementations; during recording, the one that sorts
+tokens by expert is replaced. Experts of another form (biases, transposed or interleaved weights, a
+custom gate) keep the library's.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from .operators.elementary import OPS
 
 SORTED = "grouped_mm"
-# our activation: the library's name for it
+# our activation -> the library's name
 NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 
 
 @contextlib.contextmanager
 def recorded_experts() -> Iterator[None]:
-    """Put the operator in the library's place; nothing is imported that the model has not."""
+    """Replace the library's implementation, if the model has imported the library."""
     moe = sys.modules.get("transformers.integrations.moe")
     if moe is None or SORTED not in moe.ALL_EXPERTS_FUNCTIONS:
         yield
         return
     table = moe.ALL_EXPERTS_FUNCTIONS
-    before = table[SORTED]
+    original = table[SORTED]
 
     def forward(self: Any, x: Tensor, choice: Tensor, share: Tensor) -> Tensor:
         activation = _activation(self, moe)
         if activation is None:
-            return before(self, x, choice, share)
+            return original(self, x, choice, share)
         weights = (self.gate_up_proj, self.down_proj)
         experts = self.gate_up_proj.shape[0]
         return OPS.experts(x, choice, share.to(x.dtype), *weights, activation, experts, [])
@@ -43,19 +43,22 @@ def recorded_experts() -> Iterator[None]:
     try:
         yield
     finally:
-        table[SORTED] = before
+        table[SORTED] = original
 
 
 def _activation(module: nn.Module, moe: Any) -> str | None:
-    """Our name for the module's activation; None where the module is not of the common form."""
-    other = ("has_bias", "is_transposed", "has_post_expert_norm", "_is_expert_parallel")
+    """Our name for the module's activation; None where `plait::experts` cannot express it."""
+    unsupported = ("has_bias", "is_transposed", "has_post_expert_norm", "_is_expert_parallel")
     common = (
         all(getattr(module, fact, False) for fact in ("has_gate", "is_concatenated"))
-        and not any(getattr(module, fact, False) for fact in other)
+        and not any(getattr(module, fact, False) for fact in unsupported)
         and getattr(type(module), "_apply_gate", None) is moe._default_apply_gate
     )
     if not common:
         return None
-    known = sys.modules["transformers.activations"].ACT2FN
+    activations = sys.modules["transformers.activations"].ACT2FN
     kind = type(getattr(module, "act_fn", None))
-    return next((name for name, theirs in NAMES.items() if type(known[theirs]) is kind), None)
+    return next(
+        (name for name, library_name in NAMES.items() if type(activations[library_name]) is kind),
+        None,
+    )

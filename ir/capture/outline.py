@@ -1,4 +1,4 @@
-"""Cut a flat graph into calls: repeated modules, the glue between them, and one data call first."""
+"""Outline a flat graph into calls: repeated modules, the glue between them, a data call first."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 
 from ..model import Argument, Op, Ref
 from .export import Invocation
-from .graph import Graph
+from .graph import FlatGraph
 
-Unit = tuple[str, int]  # path of a module and the number of its invocation
+ModuleRun = tuple[str, int]  # path of a module and the number of its invocation
 
 
 @dataclass
-class Segment:
+class GraphSegment:
     """Operators that become one call: `unit` for a module, None for glue."""
 
-    unit: Unit | None
+    unit: ModuleRun | None
     ops: list[Op] = field(default_factory=list)
     name: str = ""
 
 
-def cut(graph: Graph, invocations: list[Invocation]) -> list[Segment]:
-    """Segments in order, the first one the `data` segment (maybe empty)."""
-    units = _Cutter(graph, invocations).units()
-    data, runs = Segment(None, name="data"), list[Segment]()
+def outline(graph: FlatGraph, invocations: list[Invocation]) -> list[GraphSegment]:
+    """Segments in order; the first, perhaps empty, depends on the batch alone (`data`)."""
+    units = _Outliner(graph, invocations).units()
+    data, runs = GraphSegment(None, name="data"), list[GraphSegment]()
     known = set(graph.inputs) | {v for v, p in graph.parameters.items() if p.kind != "parameter"}
     for op, unit in zip(graph.ops, units, strict=True):
         if unit is None and known.issuperset(op.operands()):
@@ -32,14 +32,14 @@ def cut(graph: Graph, invocations: list[Invocation]) -> list[Segment]:
             known.update(op.results)
             continue
         if not runs or runs[-1].unit != unit:
-            runs.append(Segment(unit))
+            runs.append(GraphSegment(unit))
         runs[-1].ops.append(op)
     return [data, *_named(_joined(runs))]
 
 
-def _joined(runs: list[Segment]) -> list[Segment]:
-    """A module whose parts are called from outside comes in pieces: join them over the glue."""
-    joined: list[Segment] = []
+def _joined(runs: list[GraphSegment]) -> list[GraphSegment]:
+    """Merge the segments of a module whose submodules are called from outside, with the glue."""
+    joined: list[GraphSegment] = []
     for run in runs:
         if (
             len(joined) >= 2
@@ -54,59 +54,59 @@ def _joined(runs: list[Segment]) -> list[Segment]:
     return joined
 
 
-def _named(runs: list[Segment]) -> list[Segment]:
+def _named(runs: list[GraphSegment]) -> list[GraphSegment]:
     for i, run in enumerate(runs):
         if run.unit is None:
             run.name = "entry" if i == 0 else "exit" if i == len(runs) - 1 else "middle"
     return runs
 
 
-class _Cutter:
-    def __init__(self, graph: Graph, invocations: list[Invocation]) -> None:
+class _Outliner:
+    def __init__(self, graph: FlatGraph, invocations: list[Invocation]) -> None:
         self.graph, self.invocations = graph, invocations
         self.paths = [invocations[int(op.scope)].path for op in graph.ops]
 
-    def units(self) -> list[Unit | None]:
+    def units(self) -> list[ModuleRun | None]:
         """The unit of every operator."""
         chosen = self.choose("", list(range(len(self.graph.ops))))
-        cache: dict[str, Unit | None] = {}
+        cache: dict[str, ModuleRun | None] = {}
         for op, path in zip(self.graph.ops, self.paths, strict=True):
             if op.scope not in cache:
                 cache[op.scope] = self.unit(int(op.scope), path, chosen)
         return [cache[op.scope] for op in self.graph.ops]
 
-    def unit(self, invocation: int, path: str, chosen: set[str]) -> Unit | None:
+    def unit(self, invocation: int, path: str, chosen: set[str]) -> ModuleRun | None:
         prefix = next((p for p in _prefixes(path) if p in chosen), None)
         return None if prefix is None else self.run_of(prefix, invocation)
 
-    def run_of(self, prefix: str, invocation: int) -> Unit:
-        """Which run of module `prefix` an invocation is in: a shared module runs several times."""
+    def run_of(self, prefix: str, invocation: int) -> ModuleRun:
+        """The run of module `prefix` that contains an invocation; a shared module has several."""
         while invocation >= 0:
             if self.invocations[invocation].path == prefix:
                 return prefix, invocation
             invocation = self.invocations[invocation].parent
         return prefix, -1
 
-    def children(self, inside: str, members: list[int]) -> dict[str, dict[Unit, list[int]]]:
+    def children(self, inside: str, members: list[int]) -> dict[str, dict[ModuleRun, list[int]]]:
         """Runs of the outermost numbered modules below `inside`, by the container they are in."""
-        found: dict[str, dict[Unit, list[int]]] = {}
+        children: dict[str, dict[ModuleRun, list[int]]] = {}
         for i in members:
             child = _first_numbered(self.paths[i], inside)
             if child is not None:
                 unit = self.run_of(child, int(self.graph.ops[i].scope))
-                found.setdefault(child.rpartition(".")[0], {}).setdefault(unit, []).append(i)
-        return found
+                children.setdefault(child.rpartition(".")[0], {}).setdefault(unit, []).append(i)
+        return children
 
     def choose(self, inside: str, members: list[int]) -> set[str]:
-        """Paths to cut at, below module `inside`; empty when nothing there repeats."""
+        """Paths to outline at, below module `inside`; empty when nothing there repeats."""
         containers = list(self.children(inside, members).values())
-        found = {path for c in containers for path in self.repeated(c)}
-        if found or inside:
-            return found
-        # nothing repeats anywhere: siblings of one class are still good places to cut
-        return {path for c in containers for path in self.kindred(c)}
+        repeated = {path for c in containers for path in self.repeated(c)}
+        if repeated or inside:
+            return repeated
+        # nothing repeats anywhere: siblings of one class are still good places to outline
+        return {path for c in containers for path in self.same_class(c)}
 
-    def repeated(self, children: dict[Unit, list[int]]) -> set[str]:
+    def repeated(self, children: dict[ModuleRun, list[int]]) -> set[str]:
         """The children if two of them are equal, else what repeats inside them."""
         shapes = [
             canonical([self.graph.ops[i] for i in m], self.graph, {}) for m in children.values()
@@ -116,14 +116,14 @@ class _Cutter:
         inner = {unit: self.choose(unit[0], members) for unit, members in children.items()}
         if not any(inner.values()):
             return set()
-        found: set[str] = set()
+        chosen: set[str] = set()
         for unit, paths in inner.items():
             below = self.children(unit[0], children[unit]).values()
-            found |= paths or {p for c in below for p in self.kindred(c)} or {unit[0]}
-        return found
+            chosen |= paths or {p for c in below for p in self.same_class(c)} or {unit[0]}
+        return chosen
 
-    def kindred(self, children: dict[Unit, list[int]]) -> set[str]:
-        """The children of a class that at least two of them share."""
+    def same_class(self, children: dict[ModuleRun, list[int]]) -> set[str]:
+        """Children whose class at least two of them have."""
         classes: dict[str, list[str]] = {}
         for path, invocation in children:
             name = self.invocations[invocation].class_name if invocation >= 0 else ""
@@ -146,7 +146,7 @@ def _first_numbered(path: str, inside: str) -> str | None:
     return None
 
 
-def canonical(ops: list[Op], graph: Graph, numbers: dict[int, int]) -> tuple[Hashable, ...]:
+def canonical(ops: list[Op], graph: FlatGraph, numbers: dict[int, int]) -> tuple[Hashable, ...]:
     """Operators as a hashable value, values numbered by `numbers`, then by first appearance."""
 
     def number(argument: Argument) -> Hashable:
@@ -161,9 +161,9 @@ def canonical(ops: list[Op], graph: Graph, numbers: dict[int, int]) -> tuple[Has
     for op in ops:
         operands = tuple(number(a) for a in op.args)
         named = tuple((k, number(a)) for k, a in sorted(op.kwargs.items()))
-        made = tuple(
+        results = tuple(
             None if r < 0 else (numbers.setdefault(r, len(numbers)), graph.types[r])
             for r in op.results
         )
-        lines.append((op.target, operands, named, made))
+        lines.append((op.target, operands, named, results))
     return tuple(lines)

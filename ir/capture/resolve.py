@@ -1,4 +1,4 @@
-"""Operator names from a file become torch operators, and nothing else: registered ones only."""
+"""Resolve operator names of a file to registered torch operators, and to nothing else."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from ..errors import FileError
 from .operators import attention as _attention  # noqa: F401  (registers plait::attention)
 from .operators import batch_norm as _batch_norm  # noqa: F401  (registers plait::batch_norm)
 from .operators import experts as _experts  # noqa: F401  (registers plait::experts)
+from .torch_private import OpOverload, is_registered
 
 NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)
 # Namespaces whose operators a library registers on import.
 PROVIDERS = {"transformers": "transformers.integrations.moe", "torchvision": "torchvision"}
 
 
-def overload(target: str) -> torch._ops.OpOverload | None:
-    """The registered operator of that name, or None."""
+def overload(target: str) -> OpOverload | None:
+    """Return the registered operator `target`, or None."""
     try:
         return _registered(target)
     except LookupError:
@@ -29,17 +30,17 @@ def overload(target: str) -> torch._ops.OpOverload | None:
 
 
 @cache
-def _registered(target: str) -> torch._ops.OpOverload:
-    """LookupError is not remembered: a library may register the operator later."""
+def _registered(target: str) -> OpOverload:
+    """Raise LookupError for unknown names; not cached, as a library may register them later."""
     if not NAME.fullmatch(target):
         raise LookupError(target)
     space, name, variant = target.split(".")
-    if not _known(space, name):
+    if not is_registered(space, name):
         try:
             importlib.import_module(PROVIDERS[space])
         except ImportError as error:
             raise LookupError(target) from error
-    if not _known(space, name):
+    if not is_registered(space, name):
         raise LookupError(target)
     packet = getattr(getattr(torch.ops, space), name)
     if variant not in packet.overloads():
@@ -47,17 +48,12 @@ def _registered(target: str) -> torch._ops.OpOverload:
     return getattr(packet, variant)
 
 
-def _known(space: str, name: str) -> bool:
-    """Whether torch has the operator, asked without making a namespace of that name."""
-    return bool(torch._C._jit_get_schemas_for_operator(f"{space}::{name}"))
-
-
 def resolve(target: str) -> Callable[..., Any]:
-    """The operator to call for an `Op.target`; raises FileError when torch knows none."""
-    found = overload(target)
-    if found is None:
+    """Return the operator to call for an `Op.target`. Raises FileError for unknown names."""
+    operator = overload(target)
+    if operator is None:
         raise FileError(
             f"operator {target!r} is not a registered torch operator; "
             "expected <namespace>.<name>.<overload>, as in aten.mm.default"
         )
-    return found
+    return operator

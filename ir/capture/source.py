@@ -1,6 +1,6 @@
-"""Where a model comes from: a factory in a module or file, or a transformers configuration file.
+"""Load a model from a factory in a module or file, or from a transformers configuration file.
 
-One path builds it without allocating (for tracing) or for real (for training and verification).
+Models are built without allocating (for tracing) or for real (for training and verification).
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import FileError, PlaitError, TraceError, UsageError
 from . import batch as batches
 from . import configuration
 from .export import LossFunction
 from .literals import DTYPES
-from .locate import place
+from .locate import user_location
+from .torch_private import FakeTensorMode
 
-# What a factory may raise because its tensors have no values; anything else is its own mistake.
+# Errors of a factory whose tensors have no values; any other error is reported.
 NEEDS_VALUES = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError)
 FORMS = "pkg.module:factory, file.py:factory or hf:config.json"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model with one batch, and how its loss is computed (None: by the model itself)."""
+    """A model with one batch and its loss function (None: the model computes its own loss)."""
 
     model: nn.Module
     batch: Any
@@ -47,8 +47,8 @@ class Source:
 def load_source(source: str, *, batch: int | None = None, seq: int | None = None) -> Source:
     """Build the model of `source` without allocating its weights, for `trace`.
 
-    `batch` samples of `seq` tokens are made for an `hf:` source; a factory makes its own. Raises
-    UsageError for a source that is not there, TraceError with file and line when it fails.
+    An `hf:` source gets `batch` samples of `seq` tokens; a factory makes its own batch. Raises
+    UsageError for a missing source, TraceError with file and line when the factory fails.
     """
     return _build(source, batch, seq, allocate=False, seed=0)
 
@@ -61,21 +61,21 @@ def materialize(
     dtype: str | None = None,
     seed: int = 0,
 ) -> Source:
-    """The same model for real, initialised and fed under `seed`; floats in `dtype` if given."""
-    made = _build(source, batch, seq, allocate=True, seed=seed)
+    """Build the model of `source` with weights and batch drawn under `seed`, floats in `dtype`."""
+    built = _build(source, batch, seq, allocate=True, seed=seed)
     if dtype is None:
-        return made
+        return built
     if dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
         raise UsageError(f"unknown floating-point type {dtype!r}")
     cast = DTYPES[dtype]
-    tensors = dict(batches.leaves(made.batch))
+    tensors = dict(batches.leaves(built.batch))
 
-    def converted(path: batches.Path) -> torch.Tensor:
+    def converted(path: batches.BatchPath) -> torch.Tensor:
         tensor = tensors[path]
         return tensor.to(cast) if tensor.is_floating_point() else tensor
 
-    fed = batches.rebuild(made.batch, converted)
-    return Source(made.model.to(cast), fed, made.loss_fn, made.name, made.text)
+    fed = batches.rebuild(built.batch, converted)
+    return Source(built.model.to(cast), fed, built.loss_fn, built.name, built.text)
 
 
 def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, seed: int) -> Source:
@@ -84,21 +84,25 @@ def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, s
         config = read_configuration(Path(rest))
         with torch.random.fork_rng(devices=[]), _place("real" if allocate else "meta"):
             torch.manual_seed(seed)
-            model, made = configuration.build(config, batch, seq)
-        return Source(model, made, None, type(model).__name__, source)
+            model, samples = configuration.build(config, batch, seq)
+        return Source(model, samples, None, type(model).__name__, source)
     factory = _factory(source)
-    made = _call(factory, source, ("real",) if allocate else ("fake", "meta", "real"), seed)
-    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
+    result = _call(factory, source, ("real",) if allocate else ("fake", "meta", "real"), seed)
+    if (
+        not isinstance(result, tuple)
+        or len(result) not in (2, 3)
+        or not isinstance(result[0], nn.Module)
+    ):
         raise UsageError(
             f"{source}: the factory must return (model, batch) or (model, batch, loss_fn), "
-            f"not {type(made).__name__}"
+            f"not {type(result).__name__}"
         )
-    loss_fn = made[2] if len(made) == 3 else None
-    return Source(made[0], made[1], loss_fn, source.rpartition(":")[2], source)
+    loss_fn = result[2] if len(result) == 3 else None
+    return Source(result[0], result[1], loss_fn, source.rpartition(":")[2], source)
 
 
 def _call(factory: Callable[[], Any], source: str, places: tuple[str, ...], seed: int) -> Any:
-    """Run the factory in the first place where it works; `real` is the last resort."""
+    """Call the factory under the first of `places` (fake, meta, real) where it succeeds."""
     for where in places:
         try:
             with torch.random.fork_rng(devices=[]), _place(where):
@@ -109,7 +113,9 @@ def _call(factory: Callable[[], Any], source: str, places: tuple[str, ...], seed
         except Exception as error:
             if where == places[-1] or not isinstance(error, NEEDS_VALUES):
                 what = f"{type(error).__name__}: {error}"
-                raise TraceError(f"{source}: {place(error.__traceback__)}: {what}") from error
+                raise TraceError(
+                    f"{source}: {user_location(error.__traceback__)}: {what}"
+                ) from error
     raise AssertionError("no place to build in")
 
 
@@ -139,10 +145,10 @@ def _factory(source: str) -> Callable[[], Any]:
 
 def _module(name: str, source: str) -> ModuleType:
     try:
-        found = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
-        found = None
-    if found is None:
+        spec = None
+    if spec is None:
         raise UsageError(f"{source}: there is no module {name!r}; known forms: {FORMS}")
     with _failing(source):
         return importlib.import_module(name)
@@ -156,7 +162,7 @@ def _module_of_file(path: Path, source: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     folder = str(path.resolve().parent)
-    # like a script: what lies beside the file can be imported, also later from inside functions
+    # as for a script, modules beside the file can be imported, also later from inside functions
     if folder not in sys.path:
         sys.path.append(folder)
     sys.modules[spec.name] = module
@@ -171,11 +177,11 @@ def _failing(source: str) -> Iterator[None]:
         yield
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        raise TraceError(f"{source}: {place(error.__traceback__)}: {what}") from error
+        raise TraceError(f"{source}: {user_location(error.__traceback__)}: {what}") from error
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
-    """The values of a transformers configuration file; raises UsageError, FileError."""
+    """Read a transformers configuration file as a dict. Raises UsageError, FileError."""
     if not path.is_file():
         raise UsageError(f"hf:{path}: there is no file {path}")
     if os.path.getsize(path) > configuration.MAXIMUM_BYTES:

@@ -1,1 +1,1 @@
-"""Compressed communication as data: stages in a list, lists fused into kernels, laws checked."""
+"""Compressed communication as data: programs of stages, their checks, lowering to kernels."""

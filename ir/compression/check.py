@@ -1,4 +1,4 @@
-"""The laws of compression programs: what is refused, with the reason and the way out."""
+"""Check compression programs: every violated rule, with the reason and a legal alternative."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from itertools import pairwise
 from math import prod
 
 from ..errors import UsageError
-from .program import Program
+from .message_format import LANES
+from .program import CompressionProgram
 from .stage import (
-    WHOLE,
+    PER_TENSOR,
     AddRef,
     AddState,
     AllGather,
     AllToAll,
     Collective,
+    CompressionStage,
+    CompressionStages,
     Dequantize,
     Hadamard,
     Pack,
@@ -24,56 +27,53 @@ from .stage import (
     Scale,
     Score,
     Select,
-    Send,
-    Stage,
-    Stages,
+    SendRecv,
     Stat,
     SubRef,
     Unpack,
     power_of_two,
     show,
 )
-from .wire import LANES
 
 BITS = {"integer": (2, 4, 8), "sign": (1,), "e4m3": (8,)}
 ROBUST = ("trimmed_mean", "median", "phocas")
-AFTER: dict[type[Stage], tuple[type[Stage], ...]] = {
+PREDECESSORS: dict[type[CompressionStage], tuple[type[CompressionStage], ...]] = {
     Quantize: (Stat,),
     Pack: (Quantize,),
     Residual: (Pack,),
-    Unpack: (AllToAll, AllGather, Send),
+    Unpack: (AllToAll, AllGather, SendRecv),
     Dequantize: (Unpack,),
     Reduce: (Dequantize, AllToAll),
     Score: (Dequantize, AllToAll),
 }
 
 
-def check(program: Program) -> None:
-    """Raises UsageError that names the stage, the law it breaks and what would be legal."""
-    for problem in problems(program):
-        raise UsageError(f"compression program {program.name!r}: {problem}")
+def check(program: CompressionProgram) -> None:
+    """Raise UsageError naming the stage, the rule it violates and what would be legal."""
+    for violation in violations(program):
+        raise UsageError(f"compression program {program.name!r}: {violation}")
 
 
-def problems(program: Program) -> Iterator[str]:
-    """Every law that a program breaks, as a sentence each."""
+def violations(program: CompressionProgram) -> Iterator[str]:
+    """Yield one sentence per rule that `program` violates."""
     stages = program.stages
-    yield from _order(stages)
+    yield from _order_violations(stages)
     for stage in stages:
-        yield from _numbers(stage)
-    yield from _codes(stages)
-    yield from _transforms(stages)
-    yield from _robust(stages)
+        yield from _constant_violations(stage)
+    yield from _code_violations(stages)
+    yield from _transform_violations(stages)
+    yield from _robust_violations(stages)
     if not program.accepts_bias:
-        yield from _bias(program)
+        yield from _bias_violations(program)
 
 
-def _order(stages: Stages) -> Iterator[str]:
+def _order_violations(stages: CompressionStages) -> Iterator[str]:
     for before, stage in zip((None, *stages), stages, strict=False):
-        wanted = AFTER.get(type(stage))
-        if wanted and not isinstance(before, wanted):
-            names = " or ".join(kind.__name__ for kind in wanted)
-            found = show(before) if before else "the start"
-            yield f"{show(stage)} must come right after {names}, not after {found}"
+        predecessors = PREDECESSORS.get(type(stage))
+        if predecessors and not isinstance(before, predecessors):
+            names = " or ".join(kind.__name__ for kind in predecessors)
+            actual = show(before) if before else "the start"
+            yield f"{show(stage)} must come right after {names}, not after {actual}"
     for number, stage in enumerate(stages):
         after = [s for s in stages[number + 1 :] if not isinstance(s, Unpack | Dequantize)]
         if isinstance(stage, AllToAll) and not isinstance(next(iter(after), None), Reduce | Score):
@@ -81,11 +81,11 @@ def _order(stages: Stages) -> Iterator[str]:
     if any(isinstance(stage, Select) for stage in stages[1:]):
         yield "Select must be the first stage"
     if not any(isinstance(stage, Collective) for stage in stages):
-        yield "no stage sends anything: add AllToAll, AllGather or Send"
+        yield "no stage sends anything: add AllToAll, AllGather or SendRecv"
 
 
-def _numbers(stage: Stage) -> Iterator[str]:
-    if isinstance(stage, Stat) and stage.group != WHOLE and not power_of_two(stage.group):
+def _constant_violations(stage: CompressionStage) -> Iterator[str]:
+    if isinstance(stage, Stat) and stage.group != PER_TENSOR and not power_of_two(stage.group):
         yield f"{show(stage)}: the group must be a power of two"
     if isinstance(stage, Stat) and 0 < stage.group < LANES:
         yield f"{show(stage)}: the group must have at least {LANES} elements"
@@ -97,8 +97,8 @@ def _numbers(stage: Stage) -> Iterator[str]:
         yield f"{show(stage)}: {stage.codes} codes have {BITS[stage.codes]} bits"
 
 
-def _codes(stages: Stages) -> Iterator[str]:
-    """Codes fit their statistic, their rounding and their words."""
+def _code_violations(stages: CompressionStages) -> Iterator[str]:
+    """Check that codes fit their statistic and their rounding."""
     for stat, quantize in pairwise(stages):
         if not (isinstance(stat, Stat) and isinstance(quantize, Quantize)):
             continue
@@ -111,8 +111,8 @@ def _codes(stages: Stages) -> Iterator[str]:
             yield f"{show(quantize)}: only integer codes are rounded stochastically"
 
 
-def _transforms(stages: Stages) -> Iterator[str]:
-    """What is transformed or subtracted is undone, and a Hadamard block lies inside its group."""
+def _transform_violations(stages: CompressionStages) -> Iterator[str]:
+    """Check that transforms and subtractions are undone and Hadamard blocks lie inside groups."""
     blocks = [stage.block for stage in stages if isinstance(stage, Hadamard)]
     factor = prod(stage.factor for stage in stages if isinstance(stage, Scale))
     if len(blocks) % 2 or blocks[::2] != blocks[1::2]:
@@ -121,14 +121,14 @@ def _transforms(stages: Stages) -> Iterator[str]:
         yield f"two Hadamard({blocks[0]}) multiply by {blocks[0]}: a Scale must divide by it"
     elif any(s.group % blocks[0] for s in stages if blocks and isinstance(s, Stat) and s.group):
         yield f"a Stat's group is no multiple of the Hadamard block {blocks[0]}"
-    taken = {stage.state for stage in stages if isinstance(stage, SubRef)}
-    given = {stage.state for stage in stages if isinstance(stage, AddRef)}
-    if taken != given:
-        yield f"SubRef of {sorted(taken)} but AddRef of {sorted(given)}: they must be the same"
+    subtracted = {stage.state for stage in stages if isinstance(stage, SubRef)}
+    added = {stage.state for stage in stages if isinstance(stage, AddRef)}
+    if subtracted != added:
+        yield f"SubRef of {sorted(subtracted)} but AddRef of {sorted(added)}: they must be the same"
 
 
-def _robust(stages: Stages) -> Iterator[str]:
-    """Robust rules see every rank's own values: before any sum, in no transformed domain."""
+def _robust_violations(stages: CompressionStages) -> Iterator[str]:
+    """Check that robust rules see single ranks' values: untransformed, before any reduction."""
     transformed, reduced = False, False
     for stage in stages:
         if isinstance(stage, Hadamard):
@@ -141,9 +141,9 @@ def _robust(stages: Stages) -> Iterator[str]:
         reduced = reduced or isinstance(stage, Reduce | Score)
 
 
-def _bias(program: Program) -> Iterator[str]:
-    """Rounding with a bias is carried over to the next step, or refused."""
-    if program.subject == "activations":
+def _bias_violations(program: CompressionProgram) -> Iterator[str]:
+    """Check that biased rounding errors are fed back in the next step."""
+    if program.payload == "activations":
         return
     first = program.stages[0]
     if isinstance(first, Select) and not (first.unbiased or first.remainder):
@@ -154,27 +154,27 @@ def _bias(program: Program) -> Iterator[str]:
         biased = stage.rounding == "nearest" or stage.codes != "integer"
         if not biased:
             continue
-        if program.subject == "weights":
+        if program.payload == "weights":
             if not any(isinstance(s, SubRef) for s in program.stages[:number]):
                 yield (
                     f"{show(stage)} is biased and acts on weights themselves, where small updates "
                     f"vanish: quantise the difference to the compressed replica (SubRef, AddRef)"
                 )
-        elif not _fed_back(program.stages, number):
+        elif not _has_error_feedback(program.stages, number):
             yield (
                 f"{show(stage)} is biased and its error is lost: add AddState before Stat and "
                 f"Residual after Pack with one state, or round stochastically"
             )
 
 
-def _fed_back(stages: Stages, number: int) -> bool:
-    """The quantisation at `number` leaves its error in a state that was added before it."""
-    left = stages[number + 2] if number + 2 < len(stages) else None
-    if not isinstance(left, Residual):
+def _has_error_feedback(stages: CompressionStages, number: int) -> bool:
+    """Whether the error of quantisation `number` goes to a state that is added before it."""
+    residual = stages[number + 2] if number + 2 < len(stages) else None
+    if not isinstance(residual, Residual):
         return False
     for stage in reversed(stages[:number]):
         if isinstance(stage, Collective):
             return False
-        if isinstance(stage, AddState) and stage.state == left.state:
+        if isinstance(stage, AddState) and stage.state == residual.state:
             return True
     return False

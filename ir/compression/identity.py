@@ -1,14 +1,15 @@
-"""The same program without compression: what an algorithm must equal when nothing is lost."""
+"""Derive the uncompressed program that an algorithm must equal when nothing is lost."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from .program import Program
+from .program import CompressionProgram
 from .stage import (
     AddRef,
     AddState,
     Cast,
+    CompressionStage,
     Dequantize,
     Hadamard,
     Pack,
@@ -16,7 +17,6 @@ from .stage import (
     Residual,
     Scale,
     Select,
-    Stage,
     Stat,
     SubRef,
     Unpack,
@@ -25,16 +25,16 @@ from .stage import (
 LOSSY = (SubRef, AddRef, Cast, Hadamard, Pack, Quantize, Residual, Select, Stat, Unpack, Dequantize)
 
 
-def uncompressed(program: Program) -> Program:
-    """Plain fp32 messages through the same collectives, without error states."""
+def uncompressed(program: CompressionProgram) -> CompressionProgram:
+    """Return `program` with fp32 messages, the same collectives and no error-feedback states."""
     stages = program.stages
-    left = {stage.state for stage in stages if isinstance(stage, Residual)}
-    transforms = any(isinstance(stage, Hadamard) for stage in stages)
+    residuals = {stage.state for stage in stages if isinstance(stage, Residual)}
+    transformed = any(isinstance(stage, Hadamard) for stage in stages)
 
-    def lossy(stage: Stage) -> bool:
-        undoes = transforms and isinstance(stage, Scale)
-        fed = isinstance(stage, AddState) and stage.state in left
-        return isinstance(stage, LOSSY) or undoes or fed
+    def lossy(stage: CompressionStage) -> bool:
+        normalisation = transformed and isinstance(stage, Scale)
+        feedback = isinstance(stage, AddState) and stage.state in residuals
+        return isinstance(stage, LOSSY) or normalisation or feedback
 
-    kept = tuple(stage for stage in stages if not lossy(stage))
-    return replace(program, name=f"{program.name}.uncompressed", stages=kept)
+    lossless = tuple(stage for stage in stages if not lossy(stage))
+    return replace(program, name=f"{program.name}.uncompressed", stages=lossless)

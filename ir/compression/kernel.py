@@ -1,7 +1,7 @@
-"""A program ready to print and to run: kernels, the collectives between them, states.
+"""Kernel pipelines, the lowered form of compression programs: kernels, collectives, states.
 
-Every kernel walks `chunks` pieces of equal length. Chunk k of its result comes from chunk k of a flat
-tensor, or from messages `k`, `chunks + k`, `2 * chunks + k` … of `ranks` ranks:
+A kernel processes `chunks` chunks of equal length. Chunk k of its result comes from chunk k of a
+flat tensor, or from messages `k`, `chunks + k`, `2 * chunks + k` … of `ranks` ranks:
 
     flat  |chunk 0|chunk 1|…      messages |rank 0: 0 1 …|rank 1: 0 1 …|…
              │ body                             │ unpack, reduce, body
@@ -14,182 +14,182 @@ from typing import Literal
 
 from msgspec import Struct
 
+from .message_format import MessageFormat
 from .stage import (
     AddRef,
     AddState,
-    Blend,
+    CompressionStages,
     Element,
     Level,
+    MovingAverage,
     Reduce,
     Residual,
     Score,
     Select,
-    Stages,
     Stat,
     Statistic,
     SubRef,
 )
-from .wire import Wire
 
-PER_INSTANCE = 2048  # elements of a program instance on a GPU, at least one tile
-Kind = Literal["all_to_all", "all_gather", "send"]
-Fate = Literal["reset", "split", "kept"]
+INSTANCE_ELEMENTS = 2048  # per Triton program instance, at least one tile
+TransferKind = Literal["all_to_all", "all_gather", "send"]
+ReshardAction = Literal["reset", "split", "kept"]
 
 
 class Operand(Struct, frozen=True):
-    """A state tensor that a kernel reads or writes, laid out like its flat side."""
+    """A state tensor that a kernel reads or writes, laid out like its flat tensor."""
 
     name: str
     element: Element = "fp32"
     written: bool = False
 
 
-class Kernel(Struct, frozen=True):
+class CompressionKernel(Struct, frozen=True):
     """One pass over memory. Reads messages when it has a `source`, else a flat fp32 tensor.
 
     Writes messages when it has a `target`, a partial statistic per `tile` when `partial`, else flat
     fp32. `swizzle` (inner, outer): result chunk i * outer + j comes from flat chunk j * inner + i.
-    A `Stat` of WHOLE in the body takes its number as an argument, except in a partial kernel, which
-    ends with it.
+    A `Stat` of PER_TENSOR in the body is a kernel argument, except in a partial kernel, which ends
+    with it.
     """
 
     name: str
-    body: Stages
+    body: CompressionStages
     tile: int
     chunks: int
     ranks: int = 1
-    source: Wire | None = None
-    target: Wire | None = None
+    source: MessageFormat | None = None
+    target: MessageFormat | None = None
     partial: bool = False
     swizzle: tuple[int, int] | None = None
 
     @property
     def operands(self) -> tuple[Operand, ...]:
-        """States in the order in which they are first used."""
-        found: dict[str, Operand] = {}
+        """State tensors in order of first use."""
+        operands: dict[str, Operand] = {}
         for stage in self.body:
-            if isinstance(stage, AddState | Blend | SubRef | AddRef | Residual):
+            if isinstance(stage, AddState | MovingAverage | SubRef | AddRef | Residual):
                 element: Element = getattr(stage, "element", "fp32")
                 written = isinstance(stage, Residual)
-                before = found.get(stage.state)
-                written = written or (before is not None and before.written)
-                found[stage.state] = Operand(stage.state, element, written)
-        return tuple(found.values())
+                previous = operands.get(stage.state)
+                written = written or (previous is not None and previous.written)
+                operands[stage.state] = Operand(stage.state, element, written)
+        return tuple(operands.values())
 
     @property
     def tiles(self) -> int:
-        """Tiles that one program instance on a GPU works on: rules that look at all ranks at once
-        hold all of their values."""
+        """Tiles per Triton program instance; fewer for robust rules, which load the values of all
+        ranks at once."""
         robust = any(isinstance(s, Reduce) and s.rule not in ("sum", "mean") for s in self.body)
-        return max(1, (PER_INSTANCE // 4 if robust else PER_INSTANCE) // self.tile)
+        return max(1, (INSTANCE_ELEMENTS // 4 if robust else INSTANCE_ELEMENTS) // self.tile)
 
     @property
     def warps(self) -> int:
-        """Warps of a program instance on a GPU: with two, a thread reads 16 bytes of a message of four
-        bits; noise and errors take registers that only four have."""
-        narrow = self.source is not None and self.source.bits == 4
-        crowded = self.stochastic or any(operand.written for operand in self.operands)
-        return 2 if narrow and not crowded else 4
+        """Warps per Triton program instance: two let a thread read 16 bytes of a 4-bit message;
+        random noise and residuals need the registers of four."""
+        four_bits = self.source is not None and self.source.bits == 4
+        register_bound = self.stochastic or any(operand.written for operand in self.operands)
+        return 2 if four_bits and not register_bound else 4
 
     @property
     def launch_options(self) -> dict[str, int | bool]:
-        """What Triton compiles and launches it with: products and sums that follow each other stay two
-        roundings, as everywhere else."""
+        """Triton options. Without fused multiply-add every backend rounds alike."""
         return {"num_warps": self.warps, "enable_fp_fusion": False}
 
     @property
     def stochastic(self) -> bool:
-        """Needs a seed and a step."""
+        """Whether the kernel takes a seed and a step."""
         return any(getattr(stage, "rounding", "") == "stochastic" for stage in self.body)
 
     @property
-    def whole(self) -> Stat | None:
-        """The statistic over everything that it ends with or takes as an argument."""
+    def per_tensor_stat(self) -> Stat | None:
+        """The per-tensor statistic that the kernel computes (partial) or takes as an argument."""
         return next((s for s in self.body if isinstance(s, Stat) and not s.group), None)
 
 
-class Transfer(Struct, frozen=True):
-    """Messages travel: `count` of them leave this rank's kernel, `size` ranks take part."""
+class MessageTransfer(Struct, frozen=True):
+    """A collective over `size` ranks; every rank passes it `count` messages."""
 
-    kind: Kind
+    kind: TransferKind
     level: Level
     size: int
     count: int
-    wire: Wire
+    message_format: MessageFormat
 
     def sent_bytes(self, elements: int) -> int:
-        """What one rank puts on the wire, with messages of `elements`."""
-        message = self.count * self.wire.bytes(elements)
+        """Bytes that one rank sends, for messages of `elements`."""
+        message = self.count * self.message_format.bytes(elements)
         if self.kind == "all_to_all":
             return message * (self.size - 1) // self.size
         return message * (self.size - 1) if self.kind == "all_gather" else message
 
 
-class Finish(Struct, frozen=True):
-    """Partial statistics become one number, on the host."""
+class FinishStatistic(Struct, frozen=True):
+    """Combine the partial statistics of all tiles into one number, on the host."""
 
     kind: Statistic
 
 
-class Choose(Struct, frozen=True):
-    """`Score` on the host: `size` decoded vectors become one."""
+class ScoreVectors(Struct, frozen=True):
+    """Evaluate `Score` on the host: `size` decoded vectors become one."""
 
     score: Score
     size: int
 
     @property
     def sent_bytes(self) -> int:
-        """An all-reduce of the fp64 distances between all vectors."""
+        """Bytes of the all-reduce of fp64 pairwise distances (krum only)."""
         pairs = self.size**2 if self.score.rule == "krum" else 0
         return 2 * 8 * pairs * (self.size - 1) // self.size
 
 
-class State(Struct, frozen=True):
-    """A tensor that lives between steps, of `chunks` pieces as long as a message.
+class CompressionState(Struct, frozen=True):
+    """A tensor kept between steps, of `chunks` chunks as long as a message.
 
-    `resharded` says what becomes of it when the number of ranks changes.
+    `on_reshard` says what happens to it when the number of ranks changes.
     """
 
     name: str
     chunks: int
     element: Element = "fp32"
-    resharded: Fate = "reset"
+    on_reshard: ReshardAction = "reset"
 
 
-Step = Kernel | Transfer | Finish | Choose
+KernelPipelineStep = CompressionKernel | MessageTransfer | FinishStatistic | ScoreVectors
 
 
-class Pipeline(Struct, frozen=True):
-    """A program for groups of given sizes. A bucket has `chunks` times a multiple of `tile` elements."""
+class KernelPipeline(Struct, frozen=True):
+    """A program lowered for given group sizes. A bucket has `chunks` times a multiple of `tile`
+    elements."""
 
     name: str
-    steps: tuple[Step, ...]
-    states: tuple[State, ...]
+    steps: tuple[KernelPipelineStep, ...]
+    states: tuple[CompressionState, ...]
     tile: int
     chunks: int
     select: Select | None = None
 
     @property
-    def kernels(self) -> tuple[Kernel, ...]:
-        return tuple(step for step in self.steps if isinstance(step, Kernel))
+    def kernels(self) -> tuple[CompressionKernel, ...]:
+        return tuple(step for step in self.steps if isinstance(step, CompressionKernel))
 
     @property
-    def transfers(self) -> tuple[Transfer, ...]:
-        return tuple(step for step in self.steps if isinstance(step, Transfer))
+    def transfers(self) -> tuple[MessageTransfer, ...]:
+        return tuple(step for step in self.steps if isinstance(step, MessageTransfer))
 
     def chunk(self, elements: int) -> int:
-        """Elements per message of a bucket of `elements`, padded."""
+        """Elements per message, padded to `tile`, for a bucket of `elements`."""
         ratio = self.select.ratio if self.select else 1
-        unit = self.chunks * ratio
-        pieces = -(-elements // unit)
-        return -(-pieces // self.tile) * self.tile
+        messages = self.chunks * ratio
+        per_message = -(-elements // messages)
+        return -(-per_message // self.tile) * self.tile
 
     def padded(self, elements: int) -> int:
-        """The bucket's length after padding with zeros."""
+        """Elements of the bucket after zero padding."""
         return self.chunk(elements) * self.chunks * (self.select.ratio if self.select else 1)
 
     def sent_bytes(self, elements: int) -> int:
-        """What one rank puts on the wire for a bucket of `elements`."""
+        """Bytes that one rank sends for a bucket of `elements`."""
         chunk = self.chunk(elements)
-        scores = sum(step.sent_bytes for step in self.steps if isinstance(step, Choose))
+        scores = sum(step.sent_bytes for step in self.steps if isinstance(step, ScoreVectors))
         return scores + sum(transfer.sent_bytes(chunk) for transfer in self.transfers)

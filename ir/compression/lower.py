@@ -1,4 +1,4 @@
-"""Stage lists become kernels: the longest runs between breaks, for groups of known sizes."""
+"""Lower compression programs to kernel pipelines: one kernel per run of stages between breaks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,31 @@ from msgspec.structs import replace
 
 from ..errors import UsageError
 from .check import check
-from .kernel import Choose, Fate, Finish, Kernel, Kind, Operand, Pipeline, State, Step, Transfer
-from .program import Program
+from .kernel import (
+    CompressionKernel,
+    CompressionState,
+    FinishStatistic,
+    KernelPipeline,
+    KernelPipelineStep,
+    MessageTransfer,
+    Operand,
+    ReshardAction,
+    ScoreVectors,
+    TransferKind,
+)
+from .message_format import MessageFormat
+from .program import CompressionProgram
 from .stage import (
     AddState,
     AllGather,
     AllToAll,
-    Blend,
     Cast,
     Collective,
+    CompressionStage,
+    CompressionStages,
     Dequantize,
     Hadamard,
+    MovingAverage,
     Pack,
     Quantize,
     Reduce,
@@ -28,136 +42,150 @@ from .stage import (
     Scale,
     Score,
     Select,
-    Send,
-    Stage,
-    Stages,
+    SendRecv,
     Stat,
     Unpack,
 )
-from .wire import Wire
 
-LEAST_TILE = 128
-KINDS: dict[type[Stage], Kind] = {AllToAll: "all_to_all", AllGather: "all_gather", Send: "send"}
+MINIMUM_TILE = 128
+TRANSFER_KINDS: dict[type[CompressionStage], TransferKind] = {
+    AllToAll: "all_to_all",
+    AllGather: "all_gather",
+    SendRecv: "send",
+}
 DECODING = (Unpack, Dequantize, Reduce, Score)
-LASTING = (Scale, Blend, Hadamard, Select)  # what stays when a hop goes
+PRESERVED = (Scale, MovingAverage, Hadamard, Select)  # kept when a collective is removed
 
 
-def lower(program: Program, inner: int = 1, outer: int = 1, total: bool = False) -> Pipeline:
-    """The kernels of a program for `outer` nodes of `inner` ranks.
+def lower(
+    program: CompressionProgram, inner: int = 1, outer: int = 1, total: bool = False
+) -> KernelPipeline:
+    """Lower `program` for `outer` nodes of `inner` ranks.
 
-    Hops over a level of one rank vanish. With `total`, means become sums. Raises UsageError for
-    illegal programs and for rules that drop more ranks than there are.
+    Collectives over a level of one rank are removed. With `total`, means become sums. Raises
+    UsageError for illegal programs and for rules that drop more ranks than there are.
     """
     check(program)
     sizes = {"inner": inner, "outer": outer, "all": inner * outer}
-    whole = (Scale(float(inner * outer)),) if total and _averages(program.stages) else ()
-    stages = simplify(without_lonely_hops((*program.stages, *whole), sizes))
+    to_sum = (Scale(float(inner * outer)),) if total and _averages(program.stages) else ()
+    stages = simplify(without_single_rank_collectives((*program.stages, *to_sum), sizes))
     select = stages[0] if stages and isinstance(stages[0], Select) else None
-    name = f"{program.name}_{inner}x{outer}{'_total' if whole else ''}"
-    walk = _Walk(name, sizes, stages[1:] if select else stages)
-    tile = max(kernel.tile for kernel in walk.steps if isinstance(kernel, Kernel))
-    states = tuple(_states(tuple(walk.steps), walk.total, select))
-    return Pipeline(program.name, tuple(walk.steps), states, tile, walk.total, select)
+    name = f"{program.name}_{inner}x{outer}{'_total' if to_sum else ''}"
+    lowering = _Lowering(name, sizes, stages[1:] if select else stages)
+    tile = max(kernel.tile for kernel in lowering.steps if isinstance(kernel, CompressionKernel))
+    states = tuple(_states(tuple(lowering.steps), lowering.total, select))
+    return KernelPipeline(program.name, tuple(lowering.steps), states, tile, lowering.total, select)
 
 
-def _averages(stages: Stages) -> bool:
-    """All rules but plain sums give one of many, or their mean."""
+def _averages(stages: CompressionStages) -> bool:
+    """Whether the result is a mean or one representative vector, rather than a sum."""
     reduces = [stage for stage in stages if isinstance(stage, Reduce | Score)]
     return any(stage.rule != "sum" for stage in reduces)
 
 
-def without_lonely_hops(stages: Stages, sizes: dict[str, int]) -> Stages:
-    """A collective over one rank goes, with all that encodes, decodes and reduces for it."""
-    kept: list[Stage] = []
-    hop: list[Stage] = []
+def without_single_rank_collectives(
+    stages: CompressionStages, sizes: dict[str, int]
+) -> CompressionStages:
+    """Remove collectives over one rank, with the stages that encode, decode and reduce for them."""
+    remaining: list[CompressionStage] = []
+    segment: list[CompressionStage] = []
     rest = list(stages)
     while rest:
         stage = rest.pop(0)
-        hop.append(stage)
+        segment.append(stage)
         if not isinstance(stage, Collective):
             continue
-        hop += _decoding(rest)
-        lonely = sizes[stage.level] == 1 and not isinstance(stage, Send)
-        kept += _elementwise(hop) if lonely else hop
-        hop = []
-    return tuple(kept + hop)
+        segment += _pop_decoding(rest)
+        single_rank = sizes[stage.level] == 1 and not isinstance(stage, SendRecv)
+        remaining += _elementwise(segment) if single_rank else segment
+        segment = []
+    return tuple(remaining + segment)
 
 
-def _decoding(rest: list[Stage]) -> list[Stage]:
-    """Takes the stages that turn messages into one value off the front."""
-    taken: list[Stage] = []
+def _pop_decoding(rest: list[CompressionStage]) -> list[CompressionStage]:
+    """Remove from the front of `rest` the stages that decode and reduce messages."""
+    decoding: list[CompressionStage] = []
     while rest and isinstance(rest[0], DECODING):
-        taken.append(rest.pop(0))
-    return taken
+        decoding.append(rest.pop(0))
+    return decoding
 
 
-def _elementwise(hop: list[Stage]) -> list[Stage]:
-    """What a hop does to values besides sending them."""
-    left = {stage.state for stage in hop if isinstance(stage, Residual)}
+def _elementwise(segment: list[CompressionStage]) -> list[CompressionStage]:
+    """Return the stages of a segment that change values other than by quantisation."""
+    residuals = {stage.state for stage in segment if isinstance(stage, Residual)}
     return [
         stage
-        for stage in hop
-        if isinstance(stage, LASTING) or (isinstance(stage, AddState) and stage.state not in left)
+        for stage in segment
+        if isinstance(stage, PRESERVED)
+        or (isinstance(stage, AddState) and stage.state not in residuals)
     ]
 
 
-def simplify(stages: Stages) -> Stages:
-    """Two Hadamards in a row are a multiplication; neighbouring factors are one; ones go."""
-    done: list[Stage] = []
+def simplify(stages: CompressionStages) -> CompressionStages:
+    """Fold adjacent equal Hadamards into a Scale, merge adjacent Scales, drop Scale(1)."""
+    folded: list[CompressionStage] = []
     for stage in stages:
-        last = done[-1] if done else None
+        last = folded[-1] if folded else None
         if isinstance(stage, Hadamard) and last == stage:
-            done[-1] = Scale(float(stage.block))
+            folded[-1] = Scale(float(stage.block))
         elif isinstance(stage, Scale) and isinstance(last, Scale):
-            done[-1] = Scale(last.factor * stage.factor)
+            folded[-1] = Scale(last.factor * stage.factor)
         else:
-            done.append(stage)
-    return tuple(stage for stage in done if stage != Scale(1.0))
+            folded.append(stage)
+    return tuple(stage for stage in folded if stage != Scale(1.0))
 
 
-class _Walk:
-    """Goes through the stages once; `steps` is what was made of them."""
+class _Lowering:
+    """Turns stages, in order, into `steps`."""
 
-    def __init__(self, name: str, sizes: dict[str, int], stages: Stages) -> None:
-        self.name, self.sizes, self.steps = re.sub(r"\W+", "_", name), sizes, list[Step]()
-        hops = [stage for stage in stages if isinstance(stage, AllToAll)]
-        self.chunks = self.total = prod(sizes[hop.level] for hop in hops)
-        self.swizzle = _swizzle(hops, sizes)
+    def __init__(self, name: str, sizes: dict[str, int], stages: CompressionStages) -> None:
+        self.name, self.sizes, self.steps = (
+            re.sub(r"\W+", "_", name),
+            sizes,
+            list[KernelPipelineStep](),
+        )
+        exchanges = [stage for stage in stages if isinstance(stage, AllToAll)]
+        self.chunks = self.total = prod(sizes[exchange.level] for exchange in exchanges)
+        self.swizzle = _swizzle(exchanges, sizes)
         self.ranks = 1
-        self.source: Wire | None = None
-        self.run: list[Stage] = []
+        self.source: MessageFormat | None = None
+        self.run: list[CompressionStage] = []
         for stage in stages:
             if isinstance(stage, Collective):
                 self.transfer(stage)
             elif isinstance(stage, Score):
-                self.choose(stage)
+                self.score(stage)
             else:
                 self.run.append(stage)
         self.kernels(None)
 
     def transfer(self, stage: Collective) -> None:
-        size, wire = self.sizes[stage.level], wire_of(self.run)
-        self.kernels(wire)
-        self.steps.append(Transfer(KINDS[type(stage)], stage.level, size, self.chunks, wire))
-        self.source = wire
+        size, message_format = self.sizes[stage.level], message_format_of(self.run)
+        self.kernels(message_format)
+        self.steps.append(
+            MessageTransfer(
+                TRANSFER_KINDS[type(stage)], stage.level, size, self.chunks, message_format
+            )
+        )
+        self.source = message_format
         if isinstance(stage, AllToAll):
             self.ranks, self.chunks = size, self.chunks // size
         elif isinstance(stage, AllGather):
             self.chunks *= size
 
-    def choose(self, stage: Score) -> None:
+    def score(self, stage: Score) -> None:
         size, self.chunks, self.ranks = self.ranks, self.chunks * self.ranks, 1
         if size - stage.drop < (3 if stage.rule == "krum" else 1):
             raise UsageError(f"{stage.rule} over {size} ranks cannot drop {stage.drop} of them")
         self.kernels(None)
-        self.steps.append(Choose(stage, size))
+        self.steps.append(ScoreVectors(stage, size))
         self.chunks //= size
         self.source = None
 
-    def kernels(self, target: Wire | None) -> None:
-        """Closes the run: one kernel, or two around a statistic over everything."""
+    def kernels(self, target: MessageFormat | None) -> None:
+        """End the current run: one kernel, or two around a per-tensor statistic."""
         role = "decode" if target is None else "reduce" if self.source else "encode"
-        made = Kernel(
+        kernel = CompressionKernel(
             f"{role}{len(self.steps)}_{self.name}",
             tuple(self.run),
             0,
@@ -168,26 +196,26 @@ class _Walk:
             swizzle=self.swizzle,
         )
         self.run, self.swizzle = [], None
-        _enough(made)
-        stat = made.whole
+        _check_dropped_ranks(kernel)
+        stat = kernel.per_tensor_stat
         if stat is not None:
-            upto = made.body[: made.body.index(stat) + 1]
+            body = kernel.body[: kernel.body.index(stat) + 1]
             name = f"measure{len(self.steps)}_{self.name}"
-            first = replace(made, name=name, body=upto, target=None, partial=True)
-            self.steps += [replace(first, tile=tile_of(first)), Finish(stat.kind)]
-        made = replace(made, tile=tile_of(made))
-        self.steps.append(made)
+            measure = replace(kernel, name=name, body=body, target=None, partial=True)
+            self.steps += [replace(measure, tile=tile_of(measure)), FinishStatistic(stat.kind)]
+        self.steps.append(replace(kernel, tile=tile_of(kernel)))
         self.ranks = 1
 
 
-def _swizzle(hops: list[AllToAll], sizes: dict[str, int]) -> tuple[int, int] | None:
-    """Rank j * inner + i ends with that chunk after an exchange inside nodes, then across."""
-    if [hop.level for hop in hops] == ["inner", "outer"]:
+def _swizzle(exchanges: list[AllToAll], sizes: dict[str, int]) -> tuple[int, int] | None:
+    """Chunk order (inner, outer) of an exchange inside nodes, then across: rank j * inner + i
+    ends with chunk j * inner + i."""
+    if [exchange.level for exchange in exchanges] == ["inner", "outer"]:
         return sizes["inner"], sizes["outer"]
     return None
 
 
-def _enough(kernel: Kernel) -> None:
+def _check_dropped_ranks(kernel: CompressionKernel) -> None:
     for stage in kernel.body:
         if isinstance(stage, Reduce):
             dropped = {"trimmed_mean": 2 * stage.drop, "phocas": 2 * stage.drop}.get(stage.rule, 0)
@@ -195,42 +223,47 @@ def _enough(kernel: Kernel) -> None:
                 raise UsageError(f"{stage.rule} over {kernel.ranks} ranks cannot drop {stage.drop}")
 
 
-def wire_of(run: list[Stage]) -> Wire:
-    """The messages that a run of stages ends in."""
+def message_format_of(run: list[CompressionStage]) -> MessageFormat:
+    """The format of the messages that a run of stages writes."""
     for number, stage in enumerate(run):
         if isinstance(stage, Quantize) and any(isinstance(s, Pack) for s in run[number:]):
             stat = run[number - 1]
             assert isinstance(stat, Stat)
-            return Wire(stage.bits, stat.group, stage.codes)
+            return MessageFormat(stage.bits, stat.group, stage.codes)
     if run and isinstance(run[-1], Cast) and run[-1].element == "bf16":
-        return Wire(16, 0, "bf16")
-    return Wire(32, 0, "fp32")
+        return MessageFormat(16, 0, "bf16")
+    return MessageFormat(32, 0, "fp32")
 
 
-def tile_of(kernel: Kernel) -> int:
-    """Elements that one iteration holds: groups, blocks and packed words end with it."""
-    sizes = [LEAST_TILE]
+def tile_of(kernel: CompressionKernel) -> int:
+    """Elements per tile: a multiple of every group, block and packed word span."""
+    sizes = [MINIMUM_TILE]
     sizes += [w.tile for w in (kernel.source, kernel.target) if w is not None]
     sizes += [stage.block for stage in kernel.body if isinstance(stage, Hadamard)]
     sizes += [stage.group for stage in kernel.body if isinstance(stage, Stat)]
     return max(sizes)
 
 
-def _states(steps: tuple[Step, ...], total: int, select: Select | None) -> Iterator[State]:
-    found: dict[str, tuple[Operand, int]] = {}
+def _states(
+    steps: tuple[KernelPipelineStep, ...], total: int, select: Select | None
+) -> Iterator[CompressionState]:
+    operands: dict[str, tuple[Operand, int]] = {}
     for step in steps:
-        for operand in step.operands if isinstance(step, Kernel) else ():
-            assert isinstance(step, Kernel)
-            found[operand.name] = (operand, step.chunks)  # the last kernel is the one that writes
-    for operand, chunks in found.values():
-        fate = _resharded(operand, chunks, total)
-        yield State(operand.name, chunks, operand.element, fate)
+        for operand in step.operands if isinstance(step, CompressionKernel) else ():
+            assert isinstance(step, CompressionKernel)
+            operands[operand.name] = (
+                operand,
+                step.chunks,
+            )  # the last kernel is the one that writes
+    for operand, chunks in operands.values():
+        action = _reshard_action(operand, chunks, total)
+        yield CompressionState(operand.name, chunks, operand.element, action)
     if select and select.remainder:
-        yield State(select.remainder, total * select.ratio)
+        yield CompressionState(select.remainder, total * select.ratio)
 
 
-def _resharded(operand: Operand, chunks: int, total: int) -> Fate:
-    """Errors of whole buckets differ by rank and start anew; those of shards are cut elsewhere."""
+def _reshard_action(operand: Operand, chunks: int, total: int) -> ReshardAction:
+    """Residuals of full buckets differ by rank and are reset; those of shards are split anew."""
     if not operand.written:
         return "kept"
     return "split" if chunks == 1 < total else "reset"

@@ -1,4 +1,4 @@
-"""Programs and algorithms: stage lists with what they apply to, when, and where they come from."""
+"""Compression programs and algorithms: stages, payload, collective, schedule, source."""
 
 from __future__ import annotations
 
@@ -6,65 +6,64 @@ from typing import Literal
 
 from msgspec import Struct
 
-from .stage import Stages
+from .stage import CompressionStages
 
-Subject = Literal["gradients", "weights", "momentum", "parameters", "activations"]
-Result = Literal["all_reduce", "reduce_scatter", "all_gather", "send"]
-When = Literal["always", "warmup", "exchange"]
-ANY_OPTIMIZER = ("Averaged", "Sharded")  # classes that leave the optimizer to the user
+Payload = Literal["gradients", "weights", "momentum", "parameters", "activations"]
+ReplacedCollective = Literal["all_reduce", "reduce_scatter", "all_gather", "send"]
+ActivePhase = Literal["always", "warmup", "exchange"]
+ANY_OPTIMIZER = ("Averaged", "Sharded")  # classes that wrap the user's optimizer
 
 
-class Program(Struct, frozen=True):
-    """A stage list over one flat bucket, in place of the collective `result`.
+class CompressionProgram(Struct, frozen=True):
+    """Stages over one flat fp32 bucket of `payload` that replace `collective`.
 
-    `accepts_bias` says why rounding errors may go lost where the laws would keep them. `when` it runs:
-    in all steps, while its algorithm warms up, or where it exchanges. `vectors` as long as the weights
-    travel together.
+    `accepts_bias`: why uncompensated rounding errors are acceptable; empty where they are not.
+    `when`: in which steps it runs. `vectors`: how many vectors of the weights' size are sent.
     """
 
     name: str
-    subject: Subject
-    result: Result
-    stages: Stages
+    payload: Payload
+    collective: ReplacedCollective
+    stages: CompressionStages
     accepts_bias: str = ""
-    when: When = "always"
+    when: ActivePhase = "always"
     vectors: int = 1
 
 
-class Schedule(Struct, frozen=True):
-    """When an algorithm talks. Steps count from 0.
+class ExchangeSchedule(Struct, frozen=True):
+    """When an algorithm communicates: after `warmup` uncompressed steps, in every `every`-th step.
 
-    `warmup` steps run uncompressed; every `every` steps there is an exchange.
+    Steps count from 0.
     """
 
     warmup: int = 0
     every: int = 1
 
 
-class Algorithm(Struct, frozen=True):
-    """An algorithm of a paper: its programs, its schedule, and the optimizer that carries it.
+class CompressionAlgorithm(Struct, frozen=True):
+    """A published algorithm: its programs, its schedule and the optimizer that runs them.
 
-    `optimizer` names a class of `runtime/compression/optimizers`; empty for activations, which have
-    none. `Averaged` and `Sharded` take any optimizer. `vectors` as long as the weights are what it keeps
-    beside the states of its programs; `whole`: it looks at whole tensors.
+    `optimizer` names a class of `runtime/compression/optimizers` (empty for activations);
+    `Averaged` and `Sharded` wrap any optimizer. `vectors`: optimizer states of the weights' size,
+    program states excluded. `needs_full_tensors`: it uses norms of full tensors.
     """
 
     name: str
     source: str
-    programs: tuple[Program, ...]
-    schedule: Schedule = Schedule()
+    programs: tuple[CompressionProgram, ...]
+    schedule: ExchangeSchedule = ExchangeSchedule()
     optimizer: str = "Averaged"
     vectors: int = 0
-    whole: bool = False
+    needs_full_tensors: bool = False
 
     @property
-    def leads(self) -> bool:
-        """Whether it is an optimizer itself, which talks to other ranks."""
+    def is_optimizer(self) -> bool:
+        """Whether the algorithm is itself an optimizer, which communicates on its own."""
         return self.optimizer not in ("", *ANY_OPTIMIZER)
 
-    def rate(self, program: Program) -> float:
-        """How often a program runs per step, after the warm-up."""
+    def rate(self, program: CompressionProgram) -> float:
+        """Runs of `program` per step, after the warm-up."""
         return {"always": 1.0, "warmup": 0.0, "exchange": 1 / self.schedule.every}[program.when]
 
-    def program(self, subject: Subject) -> Program | None:
-        return next((p for p in self.programs if p.subject == subject), None)
+    def program(self, payload: Payload) -> CompressionProgram | None:
+        return next((p for p in self.programs if p.payload == payload), None)

@@ -1,8 +1,8 @@
-"""The stages of compression programs: one small value per step of what happens to a bucket.
+"""The stages of compression programs.
 
 A program is a list of stages over one flat bucket of fp32 numbers. Stages are elementwise, or local
-to a tile of neighbouring elements, or they break a kernel: collectives, statistics of a whole
-message, scores. What a list lacks (how codes are unpacked) follows from the stage that packed them.
+to a tile of neighbouring elements, or end a kernel: collectives, per-tensor statistics, scores.
+Unpacking needs no parameters: they follow from the stage that packed.
 """
 
 from __future__ import annotations
@@ -16,67 +16,68 @@ Rounding = Literal["nearest", "stochastic"]
 Codes = Literal["integer", "sign", "e4m3"]
 Element = Literal["fp32", "bf16"]
 Statistic = Literal["absmax", "l1", "l2"]
-Rule = Literal["sum", "mean", "trimmed_mean", "median", "phocas"]
+ReductionRule = Literal["sum", "mean", "trimmed_mean", "median", "phocas"]
 
-WHOLE = 0  # the group of a statistic over everything that one rank sends
+PER_TENSOR = 0  # group of a statistic over all that one rank sends
 
 
-class Stage(Struct, frozen=True, tag=True):
-    """A step of a program. `breaks`: no kernel spans it."""
+class CompressionStage(Struct, frozen=True, tag=True):
+    """One stage. `breaks`: no kernel spans it."""
 
     breaks: ClassVar[bool] = False
 
 
-class Cast(Stage, frozen=True, tag=True):
-    """x rounded to nearest even in a narrower element type; before a collective, its wire type."""
+class Cast(CompressionStage, frozen=True, tag=True):
+    """Round x to nearest even in `element`; before a collective, the type of its messages."""
 
     element: Element
 
 
-class Scale(Stage, frozen=True, tag=True):
+class Scale(CompressionStage, frozen=True, tag=True):
     """factor · x."""
 
     factor: float
 
 
-class AddState(Stage, frozen=True, tag=True):
-    """x + state, such as the error left over by the last step."""
+class AddState(CompressionStage, frozen=True, tag=True):
+    """x + state, such as the residual of the last step (error feedback)."""
 
     state: str
 
 
-class Blend(Stage, frozen=True, tag=True):
-    """decay · state + (1 - decay) · x: the next momentum. The state itself stays."""
+class MovingAverage(CompressionStage, frozen=True, tag=True):
+    """decay · state + (1 - decay) · x: the next momentum. The state is not written."""
 
     state: str
     decay: float
 
 
-class SubRef(Stage, frozen=True, tag=True):
+class SubRef(CompressionStage, frozen=True, tag=True):
     """x - reference, in the reference's element type: weights against their compressed replica."""
 
     state: str
     element: Element = "fp32"
 
 
-class AddRef(Stage, frozen=True, tag=True):
+class AddRef(CompressionStage, frozen=True, tag=True):
     """x + reference, in the reference's element type."""
 
     state: str
     element: Element = "fp32"
 
 
-class Hadamard(Stage, frozen=True, tag=True):
+class Hadamard(CompressionStage, frozen=True, tag=True):
     """Unnormalised Walsh-Hadamard transform of every `block` neighbours, in Sylvester order."""
 
     block: int
 
 
-class Select(Stage, frozen=True, tag=True):
-    """One of `ratio` parts, the same on all ranks: a random block, or one of every `ratio` neighbours.
+class Select(CompressionStage, frozen=True, tag=True):
+    """Keep 1 / `ratio` of the bucket, the same on all ranks (random sparsification).
 
-    First in a list. `unbiased` multiplies by `ratio`. With a `remainder`, that state is added first
-    and takes what was not selected.
+    `kind`: a random block, or one of every `ratio` neighbours. Must be the first stage. `unbiased`
+    multiplies by `ratio`. `remainder` names a state that is added first and then takes what was
+    not selected.
     """
 
     breaks: ClassVar[bool] = True
@@ -86,90 +87,91 @@ class Select(Stage, frozen=True, tag=True):
     remainder: str = ""
 
 
-class Stat(Stage, frozen=True, tag=True):
+class Stat(CompressionStage, frozen=True, tag=True):
     """One number per `group` neighbours: largest |x|, mean |x| or root mean square of x.
 
-    Over WHOLE it needs a kernel of its own before the one that uses it.
+    With `group` PER_TENSOR, a kernel of its own computes it first.
     """
 
     kind: Statistic
     group: int
 
 
-class Quantize(Stage, frozen=True, tag=True):
-    """Codes of `bits`; the statistic is the largest code, or with sign codes what each stands for."""
+class Quantize(CompressionStage, frozen=True, tag=True):
+    """Quantise to codes of `bits`. The statistic is the value of the largest code, or of a sign."""
 
     bits: int
     rounding: Rounding = "nearest"
     codes: Codes = "integer"
 
 
-class Pack(Stage, frozen=True, tag=True):
-    """Codes in 32-bit words, then scales: the message of `wire.Wire`."""
+class Pack(CompressionStage, frozen=True, tag=True):
+    """Pack codes in 32-bit words, then scales, as in `MessageFormat`."""
 
 
-class Residual(Stage, frozen=True, tag=True):
-    """state = what went into quantisation - what its codes stand for."""
+class Residual(CompressionStage, frozen=True, tag=True):
+    """state = input of quantisation - dequantised codes (error feedback)."""
 
     state: str
 
 
-class AllToAll(Stage, frozen=True, tag=True):
+class AllToAll(CompressionStage, frozen=True, tag=True):
     """Message i goes to rank i of the level."""
 
     breaks: ClassVar[bool] = True
     level: Level = "all"
 
 
-class AllGather(Stage, frozen=True, tag=True):
+class AllGather(CompressionStage, frozen=True, tag=True):
     """Every rank gets all messages of the level."""
 
     breaks: ClassVar[bool] = True
     level: Level = "all"
 
 
-class Send(Stage, frozen=True, tag=True):
+class SendRecv(CompressionStage, frozen=True, tag=True):
     """One message to one other rank, the next stage of a pipeline."""
 
     breaks: ClassVar[bool] = True
     level: Level = "all"
 
 
-class Unpack(Stage, frozen=True, tag=True):
-    """Codes out of words, as the last message was packed."""
+class Unpack(CompressionStage, frozen=True, tag=True):
+    """Unpack codes from words, as the last message was packed."""
 
 
-class Dequantize(Stage, frozen=True, tag=True):
+class Dequantize(CompressionStage, frozen=True, tag=True):
     """code · scale."""
 
 
-class Reduce(Stage, frozen=True, tag=True):
-    """The ranks' values become one, coordinate by coordinate.
+class Reduce(CompressionStage, frozen=True, tag=True):
+    """Reduce over ranks, coordinate by coordinate.
 
-    `drop`: how many ranks may lie: dropped on either side by trimmed_mean, farthest by phocas.
+    `drop`: Byzantine ranks tolerated; trimmed_mean drops as many on either side, phocas the
+    farthest from the trimmed mean.
     """
 
-    rule: Rule = "sum"
+    rule: ReductionRule = "sum"
     drop: int = 0
 
 
-class Score(Stage, frozen=True, tag=True):
-    """The mean of the `size - drop` (krum: of the one) best vectors, by a score of whole vectors."""
+class Score(CompressionStage, frozen=True, tag=True):
+    """The mean of the `size - drop` vectors with the best scores (krum: the single best)."""
 
     breaks: ClassVar[bool] = True
     rule: Literal["krum", "zeno"]
     drop: int
 
 
-Stages = tuple[Stage, ...]
-Collective = AllToAll | AllGather | Send
+CompressionStages = tuple[CompressionStage, ...]
+Collective = AllToAll | AllGather | SendRecv
 
 
 def power_of_two(number: int) -> bool:
     return number > 0 and number & (number - 1) == 0
 
 
-def show(stage: Stage) -> str:
+def show(stage: CompressionStage) -> str:
     """`Stat(absmax, 128)`."""
-    values = [str(getattr(stage, name)) for name in stage.__struct_fields__]
-    return f"{type(stage).__name__}({', '.join(values)})"
+    fields = [str(getattr(stage, name)) for name in stage.__struct_fields__]
+    return f"{type(stage).__name__}({', '.join(fields)})"

@@ -1,29 +1,29 @@
-"""The same program with another constant: momenta that decay otherwise, replicas in another type."""
+"""Program variants with another constant: momentum decay, element type of the replica."""
 
 from __future__ import annotations
 
 from msgspec.structs import replace
 
-from .program import Program
-from .stage import AddRef, Blend, Element, Stage, SubRef
+from .program import CompressionProgram
+from .stage import AddRef, CompressionStage, Element, MovingAverage, SubRef
 
 
-def with_decay(program: Program, decay: float) -> Program:
-    """Momenta that keep `decay` of themselves."""
+def with_decay(program: CompressionProgram, decay: float) -> CompressionProgram:
+    """Return `program` with momentum decay `decay`."""
 
-    def changed(stage: Stage) -> Stage:
-        return replace(stage, decay=decay) if isinstance(stage, Blend) else stage
+    def with_constant(stage: CompressionStage) -> CompressionStage:
+        return replace(stage, decay=decay) if isinstance(stage, MovingAverage) else stage
 
-    stages = tuple(map(changed, program.stages))
+    stages = tuple(map(with_constant, program.stages))
     name = program.name if stages == program.stages else f"{program.name}.{decay}"
     return replace(program, name=name, stages=stages)
 
 
-def with_reference(program: Program, element: Element) -> Program:
-    """A replica in another element type, in which differences are taken and added, too."""
+def with_reference(program: CompressionProgram, element: Element) -> CompressionProgram:
+    """Return `program` with replica, differences and sums in `element`."""
 
-    def changed(stage: Stage) -> Stage:
+    def with_constant(stage: CompressionStage) -> CompressionStage:
         return replace(stage, element=element) if isinstance(stage, SubRef | AddRef) else stage
 
     name = program.name if element == "fp32" else f"{program.name}.{element}"
-    return replace(program, name=name, stages=tuple(map(changed, program.stages)))
+    return replace(program, name=name, stages=tuple(map(with_constant, program.stages)))

@@ -1,4 +1,4 @@
-"""A cluster: what its devices can do, and the levels of links between them."""
+"""A cluster: its devices' speeds and memory, and the hierarchy of links between them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ import msgspec
 from ..errors import FileError
 from .curve import Curve, parse_curve
 
-NETWORK_BYTES_PER_SECOND = (
-    0.625e9  # 5 Gbit/s Ethernet; what joins the devices of a machine is faster
-)
-MOST_DEVICES = 10**9
-GIVEN = "given with the cluster"
+NETWORK_BYTES_PER_SECOND = 0.625e9  # 5 Gbit/s Ethernet; links inside a machine are faster
+MAX_DEVICES = 10**9
+DEFAULT_SOURCE = "given with the cluster"
 HOST_BYTES_PER_SECOND = 25e9  # PCIe 4.0 x16, where nothing else is said
 HOST_BYTES = 128 * 10**9  # per device, where nothing else is said
-ABSENT = {
+DEFAULT_SOURCES = {
     "sustained": "assumed: not limited",
     "host_gb_per_s": "assumed: PCIe 4.0 x16",
     "host_memory_gb": "assumed: 1 TB for 8 devices",
 }
 # fmt: off
-SOURCED = (
+SOURCED_KEYS = (
     "tflops", "achievable", "sustained", "memory_gb", "memory_gb_per_s", "launch_us", "runtime_gb",
     "host_gb_per_s", "host_memory_gb",
 )
@@ -34,16 +32,16 @@ SOURCED = (
 
 
 class Device(msgspec.Struct, frozen=True):
-    """One kind of device.
+    """A kind of device: peak rates, memory, overheads.
 
-    `peak_flops` by torch type name, `achievable` the part of it that the largest matrix products
-    reach, `sustained` the part of that which the power limit lets long runs keep up, `source` where
-    the numbers come from but those that `sources` lists by their TOML keys. `curves` are measured
-    costs, which come before everything computed from the other numbers. `ranks_per_processor`: how many
-    ranks a processor serves; seconds are those of a rank while all of them work.
-    `host_bandwidth_bytes_per_second`: between the device and its host's memory, one way;
-    `host_memory_bytes` of that are the device's share, and `host_copies_hide` behind work (not where
-    the device is the host).
+    `peak_flops` by torch type name, `achievable` the fraction of it that the largest matrix products
+    reach, `sustained` the fraction of that under the power limit in long runs. `source` says where
+    the numbers come from, `sources` where single ones do, by TOML key. `curves` are measured costs;
+    they take precedence over costs computed from the other numbers. `ranks_per_processor`: ranks that
+    share a processor; seconds are those of a rank while all of them work.
+    `host_bandwidth_bytes_per_second`: between device and host memory, per direction;
+    `host_memory_bytes`: the device's share of host memory; `host_copies_hide`: copies overlap with
+    work (not where the device is the host).
     """
 
     kind: str
@@ -66,7 +64,7 @@ class Device(msgspec.Struct, frozen=True):
         _sensible(self.memory_bytes, "memory_bytes")
         _sensible(self.achievable, "achievable", most=1.0)
         _sensible(self.sustained, "sustained", most=1.0)
-        if not 1 <= self.ranks_per_processor <= MOST_DEVICES:
+        if not 1 <= self.ranks_per_processor <= MAX_DEVICES:
             raise ValueError(f"ranks_per_processor: {self.ranks_per_processor!r:.40} is below 1")
         _sensible(self.memory_bandwidth_bytes_per_second, "memory_bandwidth_bytes_per_second")
         _sensible(self.host_bandwidth_bytes_per_second, "host_bandwidth_bytes_per_second")
@@ -83,7 +81,7 @@ class Device(msgspec.Struct, frozen=True):
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
 
     def curve(self, names: tuple[str, ...], dtype: str) -> Curve | None:
-        """The measured cost by the first of these names that has one."""
+        """The measured cost under the first of these names that has one, else None."""
         for name in names:
             for curve in self.curves:
                 if curve.name == name and (curve.by == "bytes" or curve.dtype == dtype):
@@ -92,7 +90,7 @@ class Device(msgspec.Struct, frozen=True):
 
     def source_of(self, key: str) -> str:
         """Where the number under a TOML key comes from."""
-        return self.sources.get(key) or self.source or GIVEN
+        return self.sources.get(key) or self.source or DEFAULT_SOURCE
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -111,7 +109,7 @@ class Link(msgspec.Struct, frozen=True):
     curves: tuple[Curve, ...] = ()
 
     def __post_init__(self) -> None:
-        _sensible(self.size, "size", most=MOST_DEVICES)
+        _sensible(self.size, "size", most=MAX_DEVICES)
         _sensible(self.latency_seconds, "latency_seconds", zero=True)
         _sensible(self.bandwidth_bytes_per_second, "bandwidth_bytes_per_second")
 
@@ -131,14 +129,14 @@ class Cluster(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not self.levels:
             raise ValueError("levels: at least one is needed")
-        _sensible(self.devices, "devices", most=MOST_DEVICES)
+        _sensible(self.devices, "devices", most=MAX_DEVICES)
 
     @property
     def devices(self) -> int:
         return prod(level.size for level in self.levels)
 
-    def level_for(self, stride: int, size: int) -> Link:
-        """The slowest link that some group of `size` ranks, `stride` apart, crosses.
+    def slowest_link(self, stride: int, size: int) -> Link:
+        """The slowest link inside any group of `size` ranks, `stride` apart.
 
         Groups fill blocks of `size * stride` ranks; blocks that do not divide a unit straddle two.
         """
@@ -149,7 +147,7 @@ class Cluster(msgspec.Struct, frozen=True):
                 return level
         return self.levels[0]
 
-    def joining(self, first: int, last: int) -> Link:
+    def link_between(self, first: int, last: int) -> Link:
         """The innermost link that joins all ranks from `first` to `last`."""
         inner = 1
         for level in reversed(self.levels):
@@ -158,17 +156,16 @@ class Cluster(msgspec.Struct, frozen=True):
                 return level
         return self.levels[0]
 
-    def near(self, size: int, stride: int) -> int:
-        """Neighbours of a group of `size` ranks, `stride` apart, that share a unit of the innermost
-        level, where every one of the group's ranks has as many. Links as slow as a network's join
-        machines: over such nobody is near."""
+    def neighbours_per_node(self, size: int, stride: int) -> int:
+        """Ranks of a group (`size` ranks, `stride` apart) that share a node: a unit of the innermost
+        level, if its link is faster than a network's. 1 where the ranks do not fill nodes evenly."""
         unit, bandwidth = self.levels[-1].size, self.levels[-1].bandwidth_bytes_per_second
         if bandwidth <= NETWORK_BYTES_PER_SECOND:
             return 1
-        near = min(max(unit // stride, 1) if unit % stride == 0 else 1, size)
-        return near if size % near == 0 else 1
+        ranks = min(max(unit // stride, 1) if unit % stride == 0 else 1, size)
+        return ranks if size % ranks == 0 else 1
 
-    def within(self, level: int) -> int:
+    def devices_within(self, level: int) -> int:
         """Devices inside one group of a level (0 is the outermost)."""
         return prod(link.size for link in self.levels[level + 1 :])
 
@@ -178,7 +175,7 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file; raises FileError."""
+    """Read a TOML file; raises FileError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -195,13 +192,13 @@ def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
     """
     data = read_toml(path)
     try:
-        return cluster_of(path, data, kinds)
+        return cluster_from_tables(path, data, kinds)
     except ValueError as error:
         raise FileError(f"{path}: {error}") from None
 
 
-def cluster_of(path: Path, data: dict[str, Any], kinds: dict[str, Device]) -> Cluster:
-    """A cluster from the tables of a file; ValueError or FileError for what no cluster is."""
+def cluster_from_tables(path: Path, data: dict[str, Any], kinds: dict[str, Device]) -> Cluster:
+    """A cluster from the tables of a TOML file; raises ValueError or FileError."""
     device = kinds.get(str(data.get("kind", "")))
     if device is None:
         table = data.get("device")
@@ -245,15 +242,15 @@ def parse_device(table: dict[str, object], where: str) -> Device:
 
 
 def _sources(table: dict[str, object], where: str) -> dict[str, str]:
-    found = table.get("sources", {})
-    if not isinstance(found, dict):
+    sources = table.get("sources", {})
+    if not isinstance(sources, dict):
         raise FileError(f"{where}.sources: not a table")
-    for key, text in found.items():
-        if key not in SOURCED or not isinstance(text, str):
+    for key, text in sources.items():
+        if key not in SOURCED_KEYS or not isinstance(text, str):
             raise FileError(
-                f"{where}.sources.{key}: a text for one of {', '.join(SOURCED)} is needed"
+                f"{where}.sources.{key}: a text for one of {', '.join(SOURCED_KEYS)} is needed"
             )
-    return {key: text for key, text in ABSENT.items() if key not in table} | found
+    return {key: text for key, text in DEFAULT_SOURCES.items() if key not in table} | sources
 
 
 def parse_link(table: object, where: str) -> Link:
@@ -261,7 +258,7 @@ def parse_link(table: object, where: str) -> Link:
     if not isinstance(table, dict):
         raise FileError(f"{where}: not a table")
     size = table.get("size")
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MOST_DEVICES:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_DEVICES:
         raise FileError(f"{where}.size: {size!r} is not a number of groups")
     return Link(
         name=str(table.get("name", "link")),
@@ -275,14 +272,14 @@ def parse_link(table: object, where: str) -> Link:
 
 
 def _curves(table: dict[str, object], where: str) -> tuple[Curve, ...]:
-    found = table.get("curve", [])
-    if not isinstance(found, list):
+    curves = table.get("curve", [])
+    if not isinstance(curves, list):
         raise FileError(f"{where}.curve: not a list of tables")
-    return tuple(parse_curve(x, f"{where}.curve[{i}]") for i, x in enumerate(found))
+    return tuple(parse_curve(x, f"{where}.curve[{i}]") for i, x in enumerate(curves))
 
 
 def _sensible(number: float, what: str, most: float = 1e21, zero: bool = False) -> None:
-    """ValueError for what no hardware is; NaN compares to nothing and is refused too."""
+    """Raise ValueError unless 0 < number <= most (0 is allowed with `zero`); NaN is refused."""
     if not 0 <= number <= most or (number == 0 and not zero):
         raise ValueError(f"{what}: {number!r:.40} is not a sensible value")
 

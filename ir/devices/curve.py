@@ -1,4 +1,4 @@
-"""A measured cost: seconds at some amounts, read in between.
+"""A measured cost curve: seconds at some amounts, interpolated linearly.
 
 seconds │          ╱  beyond the last point the last rate goes on
         │     .──'
@@ -16,11 +16,11 @@ import msgspec
 
 from ..errors import FileError
 
-MOST_POINTS = 256
+MAX_POINTS = 256
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """What `name` costs: an operator, a kind of work ("gemm") or a collective.
+    """Measured seconds of `name`: an operator, a kind of work ("gemm") or a collective.
 
     `by`: "flops" or "bytes" of one call. `ranks`: of a collective's group, 0 for what a device does
     alone. `dtype` is that of the measurement; for costs by bytes it does not matter.
@@ -37,7 +37,7 @@ class Curve(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.by not in ("flops", "bytes"):
             raise ValueError(f"by: {self.by!r:.40} is neither flops nor bytes")
-        if not 1 <= len(self.amounts) == len(self.seconds) <= MOST_POINTS:
+        if not 1 <= len(self.amounts) == len(self.seconds) <= MAX_POINTS:
             raise ValueError("amounts, us: as many of one as of the other are needed, at least one")
         good = all(math.isfinite(x) and x > 0 for x in (*self.amounts, *self.seconds))
         if not good or any(a >= b for a, b in pairwise(self.amounts)):
@@ -46,7 +46,7 @@ class Curve(msgspec.Struct, frozen=True):
             )
 
     def at(self, amount: float) -> float:
-        """Seconds of one call."""
+        """Seconds of one call with this amount."""
         last = self.amounts[-1]
         if amount >= last:
             return self.seconds[-1] * amount / last

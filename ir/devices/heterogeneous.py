@@ -1,10 +1,10 @@
-"""A fleet: clusters of different devices joined by a link, and plans that use all of them.
+"""Heterogeneous clusters (parts with different devices, joined by a link) and plans for them.
 
-    line 0   crew of 2 h100: layers 0-20  ->  crew of 2 a100: layers 21-31      12 micro-batches
-    line 1   crew of 1 a100: layers 0-31                                         4 micro-batches
+    replica 0   2 h100: layers 0-20  ->  2 a100: layers 21-31      12 micro-batches
+    replica 1   1 a100: layers 0-31                                 4 micro-batches
 
-A line is a pipeline of its own: it has all layers, cut as its devices need it, and its share of the
-micro-batches. Lines add up their gradients once per step. (FlashFlex, Yan et al. 2024.)
+A pipeline replica has all layers, partitioned for its own devices, and runs its share of the
+micro-batches. Replicas sum their gradients once per step. (FlashFlex, Yan et al. 2024.)
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import msgspec
 from msgspec.structs import replace
 
 from ..errors import FileError
-from ..plan.plan import Memory, Optimizer, Span, Stage
+from ..plan.plan import MemoryAction, Optimizer, Span, Stage
 from ..plan.strategy import Strategy
 from .cluster import (
-    MOST_DEVICES,
+    MAX_DEVICES,
     Cluster,
     Device,
     Link,
-    cluster_of,
+    cluster_from_tables,
     parse_cluster,
     parse_link,
     read_toml,
 )
 
 
-class Fleet(msgspec.Struct, frozen=True):
-    """Clusters joined by a link; ranks count through one part after the other."""
+class HeterogeneousCluster(msgspec.Struct, frozen=True):
+    """Clusters joined by a link; ranks are numbered part by part."""
 
     name: str
     parts: tuple[Cluster, ...]
@@ -41,12 +41,13 @@ class Fleet(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if len(self.parts) < 2:
-            raise ValueError("parts: a fleet has at least two")
-        if self.devices > MOST_DEVICES:
+            raise ValueError("parts: at least two are needed")
+        if self.devices > MAX_DEVICES:
             raise ValueError(f"parts: {self.devices} devices")
 
     @property
     def devices(self) -> int:
+        """Devices of all parts."""
         return sum(part.devices for part in self.parts)
 
     @property
@@ -54,13 +55,13 @@ class Fleet(msgspec.Struct, frozen=True):
         """The rank of every part's first device."""
         return tuple(accumulate((part.devices for part in self.parts[:-1]), initial=0))
 
-    def budget(self, part: int, asked: int | None) -> int:
-        """Bytes of a part's device that a plan may use, where a user `asked` for no more, if at all."""
-        have = self.parts[part].device.memory_bytes
-        return have if asked is None else min(have, asked)
+    def memory_limit(self, part: int, requested: int | None) -> int:
+        """Bytes per device of a part that a plan may use; `requested` is the user's limit, if any."""
+        capacity = self.parts[part].device.memory_bytes
+        return capacity if requested is None else min(capacity, requested)
 
-    def as_slowest(self) -> Cluster:
-        """All devices as if each were the worst of them in everything, on the slowest link."""
+    def as_slowest_device(self) -> Cluster:
+        """A homogeneous cluster of as many devices, each the worst of all in everything."""
         devices = [part.device for part in self.parts]
         slowest = min(devices, key=lambda d: d.peak("bfloat16") * d.achievable * d.sustained)
         device = replace(
@@ -72,8 +73,8 @@ class Fleet(msgspec.Struct, frozen=True):
         )
         return Cluster(self.name, device, (replace(self.link, size=self.devices),))
 
-    def same(self) -> Cluster | None:
-        """The fleet as one cluster, where its parts do not differ."""
+    def as_homogeneous(self) -> Cluster | None:
+        """One homogeneous cluster of all parts; None where they differ."""
         first = self.parts[0]
         if any((p.device, p.levels) != (first.device, first.levels) for p in self.parts):
             return None
@@ -85,9 +86,9 @@ class Fleet(msgspec.Struct, frozen=True):
         return f"{self.name}: " + " + ".join(f"{p.devices} × {p.device.kind}" for p in self.parts)
 
 
-def parse_fleet(path: Path, kinds: dict[str, Device]) -> Cluster | Fleet:
-    """A cluster, or a fleet where a TOML file has `[[part]]` tables, each as a cluster's file, and the
-    `[link]` between them. Raises FileError with the key that is wrong."""
+def parse_any_cluster(path: Path, kinds: dict[str, Device]) -> Cluster | HeterogeneousCluster:
+    """Read a cluster from TOML: heterogeneous where the file has `[[part]]` tables, each like a
+    cluster's file, and a `[link]` between them. Raises FileError with the key that is wrong."""
     data = read_toml(path)
     tables = data.get("part")
     if tables is None:
@@ -96,88 +97,93 @@ def parse_fleet(path: Path, kinds: dict[str, Device]) -> Cluster | Fleet:
         raise FileError(f"{path}: part: tables are needed")
     try:
         parts = tuple(
-            cluster_of(path, {"name": f"part {number}", **table}, kinds)
+            cluster_from_tables(path, {"name": f"part {number}", **table}, kinds)
             for number, table in enumerate(tables)
         )
         link = parse_link({"size": len(parts), **data.get("link", {})}, f"{path}: link")
-        return Fleet(str(data.get("name", path.stem)), parts, link)
+        return HeterogeneousCluster(str(data.get("name", path.stem)), parts, link)
     except ValueError as error:
         raise FileError(f"{path}: {error}") from None
 
 
-def taken(part: Cluster, width: int) -> Cluster:
-    """So many neighbouring devices of a part as a cluster: inner levels whole, then one cut."""
+def sub_cluster(part: Cluster, width: int) -> Cluster:
+    """A cluster of `width` neighbouring devices of a part, innermost levels first."""
     levels: list[Link] = []
-    left = width
+    remaining = width
     for level in reversed(part.levels):
-        size = min(level.size, left) if left % min(level.size, left) == 0 else left
+        size = min(level.size, remaining)
+        size = size if remaining % size == 0 else remaining
         levels.insert(0, replace(level, size=size))
-        left //= size
-        if left == 1:
+        remaining //= size
+        if remaining == 1:
             break
     assert prod(level.size for level in levels) == width, f"{width} devices of {part}"
     return Cluster(part.name, part.device, tuple(levels))
 
 
-class Crew(msgspec.Struct, frozen=True):
-    """Devices that are one stage of a line: `width` of a part, from its device `first` on, their
-    strategy among themselves, what they remember, and the calls they run with times and bytes."""
+class DeviceGroup(msgspec.Struct, frozen=True):
+    """Devices of one stage of a replica: neighbours of a part from its `first_device` on, with their
+    strategy, their memory action, and the stage they run (calls, times, bytes)."""
 
     part: int
-    first: int
+    first_device: int
     strategy: Strategy
-    memory: Memory
+    memory: MemoryAction
     stage: Stage
 
     @property
     def width(self) -> int:
+        """Number of devices."""
         return self.strategy.devices
 
     @property
     def calls(self) -> Span:
-        """The first of its calls, and the one after the last."""
-        return self.stage.pieces[0]
+        """Its calls, [first, last)."""
+        return self.stage.model_chunks[0]
 
-    def ranks(self, fleet: Fleet) -> range:
-        start = fleet.first_ranks[self.part] + self.first
+    def ranks(self, cluster: HeterogeneousCluster) -> range:
+        """Ranks of its devices in the cluster."""
+        start = cluster.first_ranks[self.part] + self.first_device
         return range(start, start + self.width)
 
 
-class Line(msgspec.Struct, frozen=True):
-    """A pipeline of crews, and how many micro-batches of a step it runs."""
+class PipelineReplica(msgspec.Struct, frozen=True):
+    """A pipeline of device groups; it runs `micro_batches` of a step in `seconds`."""
 
     micro_batches: int
-    crews: tuple[Crew, ...]
+    device_groups: tuple[DeviceGroup, ...]
     seconds: float = 0.0
 
 
-class FleetPlan(msgspec.Struct, frozen=True):
-    """Who does what in a fleet, and what it is predicted to cost. `micro_batch` samples are one
-    micro-batch; `alone` says how fast each part would be without the others, and all devices as if
-    they were the slowest (the last); None where that does not fit."""
+class HeterogeneousPlan(msgspec.Struct, frozen=True):
+    """A plan for a heterogeneous cluster, with its predicted cost.
+
+    `micro_batch`: samples per micro-batch. `single_part_seconds`: step time of each part without the
+    others, and last of all devices as if they were the slowest; None where that does not fit.
+    """
 
     model: str
     model_digest: str
-    fleet: Fleet
+    cluster: HeterogeneousCluster
     global_batch: int
     micro_batch: int
     precision: str
     optimizer: Optimizer
-    lines: tuple[Line, ...]
+    replicas: tuple[PipelineReplica, ...]
     sync_seconds: float
     step_seconds: float
     tokens_per_second: float
-    bound_seconds: float
-    alone: tuple[float | None, ...] = ()
+    lower_bound_seconds: float
+    single_part_seconds: tuple[float | None, ...] = ()
     calls: tuple[str, ...] = ()
     status: Literal["optimal", "feasible"] = "feasible"
-    memory_bytes: int | None = None  # a user's budget per device
+    memory_limit_bytes: int | None = None  # the user's limit per device
     complete: bool = True
 
     @property
     def gap(self) -> float:
-        return max(0.0, 1 - self.bound_seconds / self.step_seconds)
+        return max(0.0, 1 - self.lower_bound_seconds / self.step_seconds)
 
-    def budget(self, crew: Crew) -> int:
-        """Bytes of one of a crew's devices that a plan may use."""
-        return self.fleet.budget(crew.part, self.memory_bytes)
+    def memory_limit(self, group: DeviceGroup) -> int:
+        """Bytes per device of a group that a plan may use."""
+        return self.cluster.memory_limit(group.part, self.memory_limit_bytes)

@@ -1,11 +1,11 @@
-"""What was measured on a machine, as it is written to a file: amounts and seconds."""
+"""Measurements of a machine as they are written to a file: amounts and seconds."""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class Measured(msgspec.Struct, frozen=True):
+class MeasuredCost(msgspec.Struct, frozen=True):
     """Seconds of one call of an operator, or of a collective in groups of `ranks`.
 
     `amount` of `by`: "flops" or "bytes".
@@ -19,7 +19,7 @@ class Measured(msgspec.Struct, frozen=True):
     ranks: int = 0
 
 
-class Machine(msgspec.Struct, frozen=True):
+class MachineCosts(msgspec.Struct, frozen=True):
     """A machine and its measurements, taken on `ranks` ranks at the same time.
 
     `device` is "cpu" or "cuda"; `memory_bytes` is what each rank may use.
@@ -30,5 +30,5 @@ class Machine(msgspec.Struct, frozen=True):
     ranks: int
     memory_bytes: int
     torch_version: str
-    costs: tuple[Measured, ...]
+    costs: tuple[MeasuredCost, ...]
     processors: int = 1

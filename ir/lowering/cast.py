@@ -12,7 +12,7 @@ PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": 
 FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat")))
 
 
-def lift_dtypes(model: Model, dtype: str) -> Model:
+def cast_model(model: Model, dtype: str) -> Model:
     """The same model with every floating-point tensor and every cast to one in `dtype`.
 
     Casts inside a model (norms in float32, say) hide differences that float64 would show; lifting
@@ -35,7 +35,7 @@ def in_precision(model: Model, precision: str | None) -> Model:
         return model
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    return lift_dtypes(model, PRECISIONS[precision])
+    return cast_model(model, PRECISIONS[precision])
 
 
 def _type(type_: TensorType, dtype: str) -> TensorType:

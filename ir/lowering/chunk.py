@@ -1,9 +1,9 @@
-"""Pieces of a call, one after the other: a split in time, inside all splits over devices.
+"""Chunked execution of a call: a split in time, inside all splits over devices.
 
-Where devices cut tokens and gather them inside a function, a piece must be a part of every device's
-tokens. So the loop is told apart into the devices' parts and the rest, and pieces cut the rest:
+Where devices shard tokens and gather them inside a function, a chunk must be a part of every device's
+tokens. So the loop is factored into the devices' shards and the rest, and chunks split the rest:
 
-    8192 tokens = 8 devices x (16 pieces x 64)      a piece gathered: 8 x 64 tokens, 64 of each device
+    8192 tokens = 8 devices x (16 chunks x 64)      a chunk gathered: 8 x 64 tokens, 64 of each device
 """
 
 from __future__ import annotations
@@ -13,89 +13,93 @@ from collections.abc import Callable
 import msgspec
 from msgspec.structs import replace
 
-from ..analysis.axes import Axes, OpAxes, Option, analyse
-from ..layout import Factors, Layout, Shard, State
+from ..analysis.axes import Axes, OpAxes, OpStrategy, analyse
+from ..layout import AxisPlacement, Factors, Layout, Shard
 from ..mesh import Axis, Mesh
 from ..model import Function
-from .localize import SPLIT, AxisSharding, Boundary, Choices, extended, localize
+from .localize import CHUNK, AxisSharding, Boundary, Choices, add_inner_axis, localize
 
-Places = dict[int, Shard]  # of values, where the loop lies that pieces cut
+ValueShards = dict[int, Shard]  # by value: its dim and factor that chunks split
 
 
-class Division(msgspec.Struct, frozen=True):
-    """How a function runs in `ways` pieces. `places` says where its values carry the loop, which
-    devices cut into `outer` parts; `split` is the cut of what is left of it."""
+class Chunking(msgspec.Struct, frozen=True):
+    """How a function runs in `chunks`. `value_shards` says which dim and factor of its values is the
+    chunked loop, which devices shard by `outer`; `sharding` is the split of the rest by chunks."""
 
     function: str
-    ways: int
+    chunks: int
     outer: int
-    places: tuple[tuple[int, Shard], ...]
-    split: AxisSharding
+    value_shards: tuple[tuple[int, Shard], ...]
+    sharding: AxisSharding
 
 
-class Form(msgspec.Struct, frozen=True):
-    """What localizes a function: its axes, a mesh, and the split over it."""
+class BoundSharding(msgspec.Struct, frozen=True):
+    """A sharding together with the axes of its function: all that `localize` needs."""
 
     axes: Axes
     mesh: Mesh
     choices: Choices
     boundary: Boundary
 
-    def local(self, function: Function) -> Function:
-        """Raises UnreachableLayout where pieces would need each other."""
+    def localize(self, function: Function) -> Function:
+        """The per-device function; raises UnreachableLayout where chunks would need each other."""
         return localize(function, self.axes, self.mesh, self.choices, self.boundary)
 
 
-def piece_form(function: Function, axes: Axes, finer: Axes, form: Form, division: Division) -> Form:
-    """What one piece computes of a function whose devices compute `form`; `finer` axes tell the loop
-    of the division apart."""
-    choices, boundary = form.choices, form.boundary
-    if division.outer > 1:
+def chunk_sharding(
+    function: Function, axes: Axes, refined: Axes, bound: BoundSharding, chunking: Chunking
+) -> BoundSharding:
+    """The sharding of one chunk of a function that is sharded as `bound`; `refined` axes have the
+    chunked loop as a factor of its own."""
+    choices, boundary = bound.choices, bound.boundary
+    if chunking.outer > 1:
         choices = tuple(
             tuple(_same(old, new, old.options[c]) for c in chosen)
-            for old, new, chosen in zip(axes.ops, finer.ops, choices, strict=True)
+            for old, new, chosen in zip(axes.ops, refined.ops, choices, strict=True)
         )
-        boundary = _finer_boundary(function, boundary, axes, finer)
-    mesh = Mesh((*form.mesh.axes, Axis(SPLIT, division.ways)))
-    return Form(finer, mesh, *extended(choices, boundary, division.split))
+        boundary = _refined_boundary(function, boundary, axes, refined)
+    mesh = Mesh((*bound.mesh.axes, Axis(CHUNK, chunking.chunks)))
+    return BoundSharding(refined, mesh, *add_inner_axis(choices, boundary, chunking.sharding))
 
 
-def finer_axes(function: Function, axes: Axes, places: Places, outer: int) -> Axes:
-    """The axes where the loop at these places is `outer` times the rest."""
+def refine_axes(function: Function, axes: Axes, value_shards: ValueShards, outer: int) -> Axes:
+    """Analyse the function again with the chunked loop factored into `outer` and the rest."""
     if outer == 1:
         return axes
     known: dict[int, Factors] = {}
     for value in (*(i.value for i in function.inputs), *(o.value for o in function.outputs)):
         factors = axes.factors[value]
-        if value in places:
-            dim, part = places[value]
-            parts = factors[dim]
-            told = (*parts[:part], outer, parts[part] // outer, *parts[part + 1 :])
-            factors = (*factors[:dim], told, *factors[dim + 1 :])
+        if value in value_shards:
+            dim, i = value_shards[value]
+            sizes = factors[dim]
+            sizes = (*sizes[:i], outer, sizes[i] // outer, *sizes[i + 1 :])
+            factors = (*factors[:dim], sizes, *factors[dim + 1 :])
         known[value] = factors
     return analyse(function, known)
 
 
-def _same(old: OpAxes, new: OpAxes, option: Option) -> int:
-    """The number of the option that does in finer axes what `option` does."""
+def _same(old: OpAxes, new: OpAxes, option: OpStrategy) -> int:
+    """Index of the option that does in refined axes what `option` does."""
 
-    def moved(loop: str, part: int) -> tuple[str, int]:
-        return loop, (_first(old.parts[loop], new.parts[loop], part) if loop else part)
+    def moved(loop: str, index: int) -> tuple[str, int]:
+        return loop, (
+            _first(old.loop_factors[loop], new.loop_factors[loop], index) if loop else index
+        )
 
     partner = None if option.partner is None else moved(*option.partner)
-    wanted = (*moved(option.loop, option.part), partner)
+    wanted = (*moved(option.loop, option.factor_index), partner)
     return next(
         number
-        for number, found in enumerate(new.options)
-        if (found.loop, found.part, found.partner) == wanted
-        and (found.loop or found.inputs == option.inputs)
+        for number, candidate in enumerate(new.options)
+        if (candidate.loop, candidate.factor_index, candidate.partner) == wanted
+        and (candidate.loop or candidate.inputs == option.inputs)
     )
 
 
-def _first(old: tuple[int, ...], new: tuple[int, ...], part: int) -> int:
-    """The first of the finer factors that make up a factor."""
+def _first(old: tuple[int, ...], new: tuple[int, ...], index: int) -> int:
+    """Index of the first refined factor that belongs to factor `index`."""
     before, at, product = 1, 0, 1
-    for size in old[:part]:
+    for size in old[:index]:
         before *= size
     while product < before:
         product *= new[at]
@@ -103,20 +107,20 @@ def _first(old: tuple[int, ...], new: tuple[int, ...], part: int) -> int:
     return at
 
 
-def _finer_boundary(function: Function, boundary: Boundary, old: Axes, new: Axes) -> Boundary:
-    def moved(value: int) -> Callable[[State], State]:
-        def state(have: State) -> State:
+def _refined_boundary(function: Function, boundary: Boundary, old: Axes, new: Axes) -> Boundary:
+    def moved(value: int) -> Callable[[AxisPlacement], AxisPlacement]:
+        def state(have: AxisPlacement) -> AxisPlacement:
             if not isinstance(have, tuple):
                 return have
-            dim, part = have
-            return dim, _first(old.factors[value][dim], new.factors[value][dim], part)
+            dim, index = have
+            return dim, _first(old.factors[value][dim], new.factors[value][dim], index)
 
         return state
 
-    def layouts(values: list[int | None], found: tuple[Layout | None, ...]) -> tuple:  # type: ignore[type-arg]
+    def layouts(values: list[int | None], given: tuple[Layout | None, ...]) -> tuple:  # type: ignore[type-arg]
         return tuple(
             None if layout is None or value is None else tuple(map(moved(value), layout))
-            for value, layout in zip(values, found, strict=True)
+            for value, layout in zip(values, given, strict=True)
         )
 
     inputs, outputs = function.inputs, function.outputs

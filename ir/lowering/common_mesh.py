@@ -1,10 +1,10 @@
-"""One grid of devices under layers that split them differently, and how values pass between them.
+"""The common mesh of layers with different strategies, and resharding between them.
 
     dp=4          4 devices, one axis         ┐
-    dp=2,tp=2     2 of them, 2 inside         ┴─▶   grid: dp 2 × dp_tp 2
+    dp=2,tp=2     2 of them, 2 inside         ┴─▶   common mesh: dp 2 × dp_tp 2
 
-Every axis of a layer's mesh is one or several neighbouring axes of the grid. A value goes from the
-layer that makes it to one that takes it by the collectives between both layouts on the grid.
+Every axis of a layer's mesh is one or several neighbouring axes of the common mesh. A value goes from
+its producer to a consumer by the collectives between both layouts on the common mesh.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from math import prod
 import msgspec
 
 from ..analysis.axes import Axes
-from ..layout import REPLICATE, Factors, Layout, State, Step, fits, transition
+from ..layout import (
+    REPLICATE,
+    AxisPlacement,
+    Factors,
+    Layout,
+    ReshardStep,
+    divides_evenly,
+    reshard_steps,
+)
 from ..mesh import Axis, Mesh
 from ..model import Function
 from ..plan.strategy import ROLES
@@ -24,10 +32,10 @@ from ..tensor import TensorType
 from .localize import MICRO
 
 
-def grid(meshes: Sequence[Mesh]) -> Mesh | None:
+def common_mesh(meshes: Sequence[Mesh]) -> Mesh | None:
     """The coarsest mesh whose axes make up those of all meshes; None where there is none.
 
-    An axis is named by the roles it plays, so one mesh alone is its own grid.
+    An axis is named by the roles it plays, so one mesh alone is its own common mesh.
     """
     if all(mesh == meshes[0] for mesh in meshes):
         return meshes[0]
@@ -45,9 +53,9 @@ def grid(meshes: Sequence[Mesh]) -> Mesh | None:
 
 
 def _new(name: str, axes: list[Axis]) -> str:
-    taken = {axis.name for axis in axes}
+    names = {axis.name for axis in axes}
     numbered = (f"{name}_{n}" for n in range(2, len(axes) + 3))
-    return name if name not in taken else next(n for n in numbered if n not in taken)
+    return name if name not in names else next(n for n in numbered if n not in names)
 
 
 def _at(mesh: Mesh, stride: int) -> Axis:
@@ -64,81 +72,85 @@ def _covering(mesh: Mesh, stride: int) -> int | None:
     return None
 
 
-def lift(layout: Layout, mesh: Mesh, onto: Mesh) -> Layout:
-    """A layout on a layer's mesh as one on a grid; whole over stages and axes it says nothing of."""
-    states: list[State] = []
+def lift_layout(layout: Layout, mesh: Mesh, onto: Mesh) -> Layout:
+    """A layout on `mesh` as one on the common mesh `onto`; replicated over stages and other axes."""
+    states: list[AxisPlacement] = []
     for number, axis in enumerate(onto.axes):
         if axis.name == MICRO:
-            own = next((i for i, a in enumerate(mesh.axes) if a.name == MICRO), None)
+            source = next((i for i, a in enumerate(mesh.axes) if a.name == MICRO), None)
         elif axis.name in ROLES and ROLES[axis.name].stages:
-            own = None
+            source = None
         else:
-            own = _covering(mesh, onto.stride(number))
-            own = None if own is not None and mesh.axes[own].name == MICRO else own
-        states.append(REPLICATE if own is None or axis.size == 1 else layout[own])
+            source = _covering(mesh, onto.stride(number))
+            source = None if source is not None and mesh.axes[source].name == MICRO else source
+        states.append(REPLICATE if source is None or axis.size == 1 else layout[source])
     return tuple(states)
 
 
-class Lying(msgspec.Struct, frozen=True):
-    """How a tensor lies on a grid; cuts are of its own `factors`."""
+class TensorLayout(msgspec.Struct, frozen=True):
+    """A global tensor type and its layout on the common mesh; shards are of its own `factors`."""
 
     type: TensorType
     factors: Factors
     layout: Layout
 
 
-def lying(
+def tensor_layout(
     value: int, layout: Layout, function: Function, axes: Axes, mesh: Mesh, onto: Mesh
-) -> Lying:
-    """A value of a function that lies in a layout on the function's mesh, on a grid."""
-    return Lying(function.types[value], axes.factors[value], lift(layout, mesh, onto))
+) -> TensorLayout:
+    """The layout of a function's value, lifted from the function's mesh to the common mesh `onto`."""
+    return TensorLayout(function.types[value], axes.factors[value], lift_layout(layout, mesh, onto))
 
 
-class Passage(msgspec.Struct, frozen=True):
-    """The way of a tensor from one layout to another: `steps` cut and join `factors`."""
+class Resharding(msgspec.Struct, frozen=True):
+    """Steps that take a tensor from one layout to another, in terms of its refined `factors`."""
 
     type: TensorType
     factors: Factors
-    steps: tuple[Step, ...]
+    steps: tuple[ReshardStep, ...]
 
 
-def passage(source: Lying, target: Lying, onto: Mesh) -> Passage | None:
-    """The collectives between both; None where a cut does not divide, or would join micro-batches."""
+def resharding(source: TensorLayout, target: TensorLayout, onto: Mesh) -> Resharding | None:
+    """The collectives from `source` to `target` on mesh `onto`.
+
+    None where a shard does not divide its factor, or a step would communicate over micro-batches.
+    """
     assert source.type.shape == target.type.shape, f"{source} is not {target}"
     factors = tuple(
-        _finer(one, other) for one, other in zip(source.factors, target.factors, strict=True)
+        _common_factors(one, other)
+        for one, other in zip(source.factors, target.factors, strict=True)
     )
     before, after = _refined(source, factors), _refined(target, factors)
     if before is None or after is None:
         return None
-    if not (fits(factors, before, onto) and fits(factors, after, onto)):
+    if not (divides_evenly(factors, before, onto) and divides_evenly(factors, after, onto)):
         return None
-    steps = transition(before, after)
+    steps = reshard_steps(before, after)
     if any(onto.axes[s.axis].name == MICRO and s.kind not in ("cut", "share") for s in steps):
         return None
-    return Passage(source.type, factors, steps)
+    return Resharding(source.type, factors, steps)
 
 
-def _finer(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    """Factors of one dimension that make up both lists, outermost first; else the whole as one."""
+def _common_factors(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The common refinement of two factorizations of a dimension; one factor where there is none."""
     ends = sorted({prod(f[: i + 1]) for f in (one, other) for i in range(len(f))} | {1})
     if any(outer % inner for inner, outer in pairwise(ends)):
         return (prod(one),)
     return tuple(outer // inner for inner, outer in pairwise(ends)) or (1,)
 
 
-def _refined(lying: Lying, factors: Factors) -> Layout | None:
-    """The layout's cuts as cuts of finer factors: of the outermost that makes up the one cut."""
-    states: list[State] = []
-    for state in lying.layout:
+def _refined(tensor: TensorLayout, factors: Factors) -> Layout | None:
+    """The layout in terms of refined factors: a shard is of the outermost factor that it had."""
+    states: list[AxisPlacement] = []
+    for state in tensor.layout:
         if isinstance(state, tuple):
-            dim, part = state
-            outside, size, found = prod(lying.factors[dim][:part]), 1, 0
-            while size < outside and found < len(factors[dim]):
-                size *= factors[dim][found]
-                found += 1
-            if size != outside or found == len(factors[dim]):
+            dim, factor = state
+            outside, size, index = prod(tensor.factors[dim][:factor]), 1, 0
+            while size < outside and index < len(factors[dim]):
+                size *= factors[dim][index]
+                index += 1
+            if size != outside or index == len(factors[dim]):
                 return None
-            state = (dim, found)
+            state = (dim, index)
         states.append(state)
     return tuple(states)

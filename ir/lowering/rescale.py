@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ..analysis.dataflow import Flow, flow
+from ..analysis.dataflow import Dataflow, analyse_dataflow
 from ..errors import MismatchError
 from ..model import Argument, Function, Model, Op
 from ..tensor import TensorType
@@ -23,8 +23,8 @@ def rescale(model: Model, batch: int) -> Model:
             f"{model.name} was traced with a batch of 1, which hides where the batch lies: trace it "
             f"with --batch {max(batch, 2)}"
         )
-    found = flow(model)
-    functions = tuple(_function(f, found, model.batch, batch) for f in model.functions)
+    dataflow = analyse_dataflow(model)
+    functions = tuple(_function(f, dataflow, model.batch, batch) for f in model.functions)
     inputs = tuple(
         replace(i, type=TensorType((batch, *i.type.shape[1:]), i.type.dtype)) if i.batched else i
         for i in model.inputs
@@ -32,16 +32,18 @@ def rescale(model: Model, batch: int) -> Model:
     return replace(model, functions=functions, inputs=inputs, batch=batch)
 
 
-def _function(function: Function, found: Flow, old: int, new: int) -> Function:
-    types = tuple(_type(function, value, found, old, new) for value in range(len(function.types)))
+def _function(function: Function, dataflow: Dataflow, old: int, new: int) -> Function:
+    types = tuple(
+        _type(function, value, dataflow, old, new) for value in range(len(function.types))
+    )
     return replace(
         function, types=types, ops=tuple(_op(op, function.types, types) for op in function.ops)
     )
 
 
-def _type(function: Function, value: int, found: Flow, old: int, new: int) -> TensorType:
+def _type(function: Function, value: int, dataflow: Dataflow, old: int, new: int) -> TensorType:
     shape = list(function.types[value].shape)
-    shard = found.batch_shard(function, value)
+    shard = dataflow.batch_shard(function, value)
     if shard is not None:
         dim = shard[0]
         if shape[dim] * new % old:

@@ -1,39 +1,39 @@
-"""Attention and dropout: random and causal masks depend on where in the whole a shard lies."""
+"""Attention and dropout: random and causal masks depend on the offset of a shard."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..loops import Exchange, Loops, Places, Site, declare, loops
-from .pattern import Words, dims, is_tensor, literal, pattern, present, words
+from ..loops import Loops, OperatorCollective, ShardOffsets, Site, declare, loops
+from .pattern import DimNames, dims, is_tensor, literal, pattern, present, dim_names
 
 KEY = ["key!"]
 
 
-@declare("plait.attention.default", placed=True)
+@declare("plait.attention.default", shard_aware=True)
 def attention(site: Site) -> Loops:
     """q, k, v, bias?, key?, causal, scale, dropout, salt, places -> out, logsumexp
 
-    Split over the keys, every rank attends to its own, and the results are joined by their
+    Split over the keys, every rank attends to its local ones, and the results are joined by their
     logsumexp: what blockwise attention computes (Liu et al. 2023, Ring Attention)."""
     named = _Named(site, first=0, rest=5)
     inputs = present(site, (*named.qkv, named.bias, KEY))
     return named.loops(pattern(inputs, [named.out, named.rows]), flops=lambda d, e: 2 * (d + e))
 
 
-@declare("plait.attention_backward.default", placed=True)
+@declare("plait.attention_backward.default", shard_aware=True)
 def attention_backward(site: Site) -> Loops:
     """gradient, q, k, v, bias?, key?, out, logsumexp, causal, … -> of q, k, v"""
     return _backward(site, ())
 
 
-@declare("plait.attention_backward_bias.default", placed=True)
+@declare("plait.attention_backward_bias.default", shard_aware=True)
 def attention_backward_bias(site: Site) -> Loops:
     """The same and the gradient of the bias, a sum over the dims that it broadcasts along."""
     return _backward(site, (_Named(site, first=1, rest=8).bias,))
 
 
-def _backward(site: Site, more: tuple[Words, ...]) -> Loops:
+def _backward(site: Site, more: tuple[DimNames, ...]) -> Loops:
     named = _Named(site, first=1, rest=8)
     inputs = present(site, (named.out, *named.qkv, named.bias, KEY, named.out, named.rows))
     text = pattern(inputs, [*named.qkv, *more])
@@ -53,50 +53,53 @@ class _Named:
         self.d = site.operands[first].shape[3]
         self.e = site.operands[first + 2].shape[3]
         heads = "(g r)"
-        self.qkv: tuple[Words, Words, Words] = (
+        self.qkv: tuple[DimNames, DimNames, DimNames] = (
             ["b", heads, "s", "d!"],
             ["b", "g", "t", "d!"],
             ["b", "g", "t", "e!"],
         )
-        self.out: Words = ["b", heads, "s", "e!"]
-        self.rows: Words = ["b", heads, "s"]
-        self.bias: Words = []
+        self.out: DimNames = ["b", heads, "s", "e!"]
+        self.rows: DimNames = ["b", heads, "s"]
+        self.bias: DimNames = []
         if is_tensor(site, first + 3):
             full = ["b", heads, "s", "t"]
             shape = site.operands[first + 3].shape
             self.bias = ["1" if size == 1 else w for size, w in zip(shape, full, strict=True)]
 
     @property
-    def places(self) -> Places:
+    def shard_offsets(self) -> ShardOffsets:
         """The dropout mask's elements; rows and columns of a causal mask."""
-        found: Places = ()
+        offsets: ShardOffsets = ()
         if self.random:
-            found += ((self.rest + 4, dims(["b", "(g r)", "s", "t"])),)
+            offsets += ((self.rest + 4, dims(["b", "(g r)", "s", "t"])),)
         if self.causal:
-            found += ((self.rest + 5, dims(["s"])), (self.rest + 6, dims(["t"])))
-        return found
+            offsets += ((self.rest + 5, dims(["s"])), (self.rest + 6, dims(["t"])))
+        return offsets
 
     def loops(
         self, text: str, flops: Callable[[int, int], int], linear: tuple[tuple[int, ...], ...] = ()
     ) -> Loops:
         count = flops(self.d, self.e) / (self.d * self.e) * (0.5 if self.causal else 1.0)
         rows, out = dims(self.rows), dims(self.out)
-        joined = (Exchange("all_reduce", out, 4), Exchange("all_reduce", rows, 4, 2))
+        joined = (
+            OperatorCollective("all_reduce", out, 4),
+            OperatorCollective("all_reduce", rows, 4, 2),
+        )
         return loops(
             text,
             self.site,
             linear=linear,
             work="attention",
             flops=count,
-            places=self.places,
+            shard_offsets=self.shard_offsets,
             kinds={} if self.backward else {"t": "joint"},
             exchanges=() if self.backward else joined,
         )
 
 
-@declare("plait.dropout.default", placed=True)
+@declare("plait.dropout.default", shard_aware=True)
 def dropout(site: Site) -> Loops:
     """x, key, p, salt, places -> x with elements dropped"""
-    full = words(site.operands[0].shape)
+    full = dim_names(site.operands[0].shape)
     text = pattern([full, KEY], [full])
-    return loops(text, site, linear=((0,),), flops=2, places=((4, dims(full)),))
+    return loops(text, site, linear=((0,),), flops=2, shard_offsets=((4, dims(full)),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Dims, LoopKind, Loops, Site, declare, loops
-from .pattern import Words, integers, is_tensor, literal, pattern, present, words
+from .pattern import DimNames, integers, is_tensor, literal, pattern, present, dim_names
 
 Shapes = tuple[tuple[int, Dims], ...]
 
@@ -19,8 +19,8 @@ class _Named:
         x, weight, out = shapes
         transposed = literal(site, first + 3) is True
         options = [_per_dim(site, first + i, len(x) - 2) for i in range(3)]
-        kernel = words(weight[2:], "k", whole=range(9))
-        given, made = [], []
+        kernel = dim_names(weight[2:], "k", whole=range(9))
+        inputs, outputs = [], []
         self.walked_twice = 1
         for d, (stride, padding, dilation) in enumerate(zip(*options, strict=True)):
             tiled = (
@@ -30,19 +30,21 @@ class _Named:
                 and stride == weight[2 + d]
                 and out[2 + d] * stride == x[2 + d]
             )
-            made.append(f"o{d}" if tiled else f"o{d}!")
-            given.append(f"(o{d} {kernel[d]})" if tiled else f"s{d}!")
+            outputs.append(f"o{d}" if tiled else f"o{d}!")
+            inputs.append(f"(o{d} {kernel[d]})" if tiled else f"s{d}!")
             self.walked_twice *= 1 if tiled else x[2 + d]
-        self.x: Words = ["n", "(g ci)", *given]
-        self.weight: Words = ["(g ci)", "co", *kernel] if transposed else ["(g co)", "ci", *kernel]
-        self.bias: Words = ["(g co)"]
-        self.out: Words = ["n", "(g co)", *made]
+        self.x: DimNames = ["n", "(g ci)", *inputs]
+        self.weight: DimNames = (
+            ["(g ci)", "co", *kernel] if transposed else ["(g co)", "ci", *kernel]
+        )
+        self.bias: DimNames = ["(g co)"]
+        self.out: DimNames = ["n", "(g co)", *outputs]
 
 
 def _per_dim(site: Site, position: int, rank: int) -> tuple[int, ...]:
     """A list with one number per spatial dim, or one for all of them."""
-    given = integers(site, position)
-    return given * rank if len(given) == 1 else given
+    sizes = integers(site, position)
+    return sizes * rank if len(sizes) == 1 else sizes
 
 
 @declare("aten.convolution.default")

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import literal, pattern, words
+from .pattern import literal, pattern, dim_names
 
 VOCABULARY = (("v",),)
 
 
-@declare("aten.embedding.default", placed=True)
+@declare("aten.embedding.default", shard_aware=True)
 def embedding(site: Site) -> Loops:
     """table, indices -> rows"""
-    places = words(site.operands[1].shape, "n")
+    places = dim_names(site.operands[1].shape, "n")
     text = pattern([["v", "h"], places], [[*places, "h"]])
     # points are rows found, not rows times the table: nothing is computed at all
-    return loops(text, site, linear=((0,),), work="move", flops=0, places=((2, VOCABULARY),))
+    return loops(text, site, linear=((0,),), work="move", flops=0, shard_offsets=((2, VOCABULARY),))
 
 
-@declare("aten.embedding_dense_backward.default", placed=True)
+@declare("aten.embedding_dense_backward.default", shard_aware=True)
 def embedding_backward(site: Site) -> Loops:
     """gradient, indices, rows of the table -> of the table: the places add up
 
     Scaling by how often a row is used needs all places together."""
     scaled = literal(site, 4) is True
-    places = words(site.operands[1].shape, "n", whole=range(9) if scaled else ())
+    places = dim_names(site.operands[1].shape, "n", whole=range(9) if scaled else ())
     row = "v!" if scaled else "v"
     return loops(
         pattern([[*places, "h"], places], [[row, "h"]]),
@@ -32,5 +32,5 @@ def embedding_backward(site: Site) -> Loops:
         work="move",
         flops=0,
         shapes=((2, VOCABULARY),),
-        places=((5, VOCABULARY),),
+        shard_offsets=((5, VOCABULARY),),
     )

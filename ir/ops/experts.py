@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..loops import Exchange, Loops, Site, declare, loops
+from ..loops import Loops, OperatorCollective, Site, declare, loops
 from ..tensor import ITEM_BYTES
 from .pattern import integer
 
@@ -10,7 +10,7 @@ EXPERTS = (("e",),)
 WEIGHTS = "[e (c! f) h], [e o f]"
 
 
-@declare("plait.experts.default", placed=True)
+@declare("plait.experts.default", shard_aware=True)
 def experts(site: Site) -> Loops:
     """x, choice, share, gate_up, down, activation, experts, places -> x
 
@@ -19,7 +19,7 @@ def experts(site: Site) -> Loops:
     return _declared(text, site, first=0, products=(1, 1), rows=2)
 
 
-@declare("plait.experts_backward.default", placed=True)
+@declare("plait.experts_backward.default", shard_aware=True)
 def experts_backward(site: Site) -> Loops:
     """gradient, x, choice, share, gate_up, … -> of x, share, gate_up, down"""
     weights = WEIGHTS.replace("h", "h!")
@@ -35,14 +35,14 @@ def _declared(text: str, site: Site, first: int, products: tuple[int, int], rows
     # a token meets its choices of all the experts; the loops walk every expert that is here
     flops = (2 * products[0] * wide + products[1] * out) / (integer(site, first + 6) * wide * out)
     item, choices = ITEM_BYTES[x.dtype], choice.shape[1]
-    travel = Exchange("all_to_all", (("n",), ("h",)), item, rows * choices)
+    travel = OperatorCollective("all_to_all", (("n",), ("h",)), item, rows * choices)
     return loops(
         text,
         site,
         linear=((0,),) if first else (),
         work="gemm",
         flops=flops,
-        places=((first + 7, EXPERTS),),
+        shard_offsets=((first + 7, EXPERTS),),
         pairs=(("n", "e"),),
         exchanges=(travel,),
     )

@@ -1,9 +1,9 @@
-"""Tensors from nothing: every shard makes its own piece."""
+"""Tensor factories: every rank creates its own shard."""
 
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import Words, dims, pattern, words
+from .pattern import DimNames, dims, pattern, dim_names
 
 
 @declare("aten.full.default", "aten.zeros.default", "aten.ones.default", "aten.empty.memory_format")
@@ -11,7 +11,7 @@ def filled(site: Site) -> Loops | None:
     (result,) = site.results
     if result is None:
         return None
-    full = words(result.shape)
+    full = dim_names(result.shape)
     return _made(site, [], full, 0)
 
 
@@ -26,13 +26,13 @@ def new(site: Site) -> Loops | None:
     (result,) = site.results
     if result is None:
         return None
-    full = words(result.shape)
+    full = dim_names(result.shape)
     shape = site.operands[0].shape
-    given = full if shape == result.shape else words(shape, "o", whole=range(len(shape)))
+    given = full if shape == result.shape else dim_names(shape, "o", whole=range(len(shape)))
     return _made(site, [given], full, 1)
 
 
-def _made(site: Site, inputs: list[Words], full: Words, position: int) -> Loops:
+def _made(site: Site, inputs: list[DimNames], full: DimNames, position: int) -> Loops:
     shapes = ((position, dims(full)),)
     return loops(pattern(inputs, [full]), site, shapes=shapes, work="move", flops=0)
 
@@ -49,9 +49,9 @@ def _made(site: Site, inputs: list[Words], full: Words, position: int) -> Loops:
     "aten.triu_indices.default",
 )
 def counted(site: Site) -> Loops | None:
-    """Values depend on the place in the whole."""
+    """Values depend on the position in the global tensor."""
     (result,) = site.results
     if result is None:
         return None
-    full = words(result.shape, whole=range(len(result.shape)))
+    full = dim_names(result.shape, whole=range(len(result.shape)))
     return loops(pattern([], [full]), site, work="move", flops=0)

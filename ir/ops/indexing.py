@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ..loops import LoopKind, Loops, Site, Work, declare, loops
 from ..model import Ref
-from .pattern import Words, aligned, integer, literal, pattern, words
+from .pattern import DimNames, aligned, integer, literal, pattern, dim_names
 
 MOVE: Work = "move"
 
 
-def _shared(shape: tuple[int, ...], index: tuple[int, ...], dim: int) -> tuple[Words, Words]:
-    """Words of a tensor and of indices into it along `dim`; other dims of unequal size are whole."""
-    full, places = words(shape, whole=(dim,)), words(index, "n")
+def _shared(shape: tuple[int, ...], index: tuple[int, ...], dim: int) -> tuple[DimNames, DimNames]:
+    """Dim names of a tensor and of indices into it along `dim`; other dims of unequal size are whole."""
+    full, places = dim_names(shape, whole=(dim,)), dim_names(index, "n")
     for d, (size, other) in enumerate(zip(shape, index, strict=True)):
         if d == dim:
             continue
@@ -55,7 +55,7 @@ def _slices(site: Site, loop: str) -> tuple[list[str], str, list[str]] | None:
     if not shape or not site.operands[1].shape:
         return None
     dim = integer(site, 1) % len(shape)
-    full = words(shape, whole=(dim,))
+    full = dim_names(shape, whole=(dim,))
     (count,) = site.operands[1].shape
     places = "1" if count == 1 else loop
     return full, places, [*full[:dim], places, *full[dim + 1 :]]
@@ -63,21 +63,21 @@ def _slices(site: Site, loop: str) -> tuple[list[str], str, list[str]] | None:
 
 @declare("aten.index_select.default")
 def index_select(site: Site) -> Loops | None:
-    found = _slices(site, "n")
-    if found is None:
+    slices = _slices(site, "n")
+    if slices is None:
         return None
-    full, places, made = found
+    full, places, result = slices
     linear = ((0,),) if site.operands[0].is_float else ()
-    return loops(pattern([full, [places]], [made]), site, linear=linear, work=MOVE, flops=0)
+    return loops(pattern([full, [places]], [result]), site, linear=linear, work=MOVE, flops=0)
 
 
 @declare("aten.index_add.default")
 def index_add(site: Site) -> Loops | None:
     """x, dim, indices, source -> x with slices added"""
-    found = _slices(site, "n!")
-    if found is None:
+    slices = _slices(site, "n!")
+    if slices is None:
         return None
-    full, places, source = found
+    full, places, source = slices
     linear = ((0, 2),) if site.operands[0].is_float else ()
     return loops(pattern([full, [places], source], [full]), site, linear=linear, work=MOVE, flops=0)
 
@@ -86,24 +86,24 @@ class _Indexed:
     """`x[indices]`: dims of x, of every index tensor, and of the elements found."""
 
     def __init__(self, site: Site, free: bool) -> None:
-        given = literal(site, 1)
-        assert isinstance(given, tuple)
-        used = [d for d, index in enumerate(given) if isinstance(index, Ref)]
+        arguments = literal(site, 1)
+        assert isinstance(arguments, tuple)
+        used = [d for d, index in enumerate(arguments) if isinstance(index, Ref)]
         count = len(used)
         indices = [operand.shape for operand in site.operands[1 : 1 + count]]
         self.masks = any(o.dtype in ("bool", "uint8") for o in site.operands[1 : 1 + count])
         shape = site.operands[0].shape
-        self.full = words(shape, whole=used)
+        self.full = dim_names(shape, whole=used)
         rank = max((len(index) for index in indices), default=0)
         padded = [(1,) * (rank - len(index)) + index for index in indices]
         joint = tuple(max(sizes) for sizes in zip(*padded, strict=True))
         whole = () if free else range(rank)
-        places = words(joint, "n", whole=whole)
+        places = dim_names(joint, "n", whole=whole)
         self.indices = [aligned(index, places) for index in indices]
-        rest = [word for d, word in enumerate(self.full) if d not in used]
+        rest = [dim_name for d, dim_name in enumerate(self.full) if d not in used]
         together = bool(used) and used == list(range(used[0], used[0] + count))
         at = used[0] if together else 0
-        self.found = [*rest[:at], *places, *rest[at:]]
+        self.result = [*rest[:at], *places, *rest[at:]]
 
 
 @declare("aten.index.Tensor", "aten._unsafe_index.Tensor")
@@ -113,7 +113,7 @@ def index(site: Site) -> Loops | None:
     if named.masks:
         return None
     linear = ((0,),) if site.operands[0].is_float else ()
-    text = pattern([named.full, *named.indices], [named.found])
+    text = pattern([named.full, *named.indices], [named.result])
     return loops(text, site, linear=linear, work=MOVE, flops=0)
 
 
@@ -122,12 +122,12 @@ def index_put(site: Site) -> Loops | None:
     """x, indices, values, accumulate -> x with elements written or added"""
     named = _Indexed(site, free=False)
     values = site.operands[-1].shape
-    if named.masks or len(values) > len(named.found):
+    if named.masks or len(values) > len(named.result):
         return None
-    given = aligned(values, named.found)
+    source = aligned(values, named.result)
     last = len(site.operands) - 1
     adds = literal(site, 3) is True and site.operands[0].is_float
-    text = pattern([named.full, *named.indices, given], [named.full])
+    text = pattern([named.full, *named.indices, source], [named.full])
     return loops(text, site, linear=((0, last),) if adds else (), work=MOVE, flops=0)
 
 
@@ -138,6 +138,6 @@ def bucketize(site: Site) -> Loops | None:
     values, boundaries = (0, 1) if first else (1, 0)
     if len(site.operands[boundaries].shape) != 1:
         return None
-    full = words(site.operands[values].shape)
+    full = dim_names(site.operands[values].shape)
     inputs = [full, ["v!"]] if first else [["v!"], full]
     return loops(pattern(inputs, [full]), site, work="pointwise", flops=1)

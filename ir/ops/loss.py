@@ -3,8 +3,8 @@ elements."""
 
 from __future__ import annotations
 
-from ..loops import Exchange, LoopKind, Loops, Site, declare, loops
-from .pattern import Words, aligned, integer, joint, pattern, present, words
+from ..loops import LoopKind, Loops, OperatorCollective, Site, declare, loops
+from .pattern import DimNames, aligned, integer, joint, pattern, present, dim_names
 
 NONE, MEAN, SUM = 0, 1, 2
 
@@ -12,34 +12,34 @@ NONE, MEAN, SUM = 0, 1, 2
 CLASSES = (("v",),)
 
 
-@declare("plait.cross_entropy.default", placed=True)
+@declare("plait.cross_entropy.default", shard_aware=True)
 def cross_entropy(site: Site) -> Loops:
     """logits, labels, ignored label, classes -> losses, logsumexp
 
     Split over the classes, ranks join each row's maximum, sum and picked score (Megatron-LM)."""
     text = "[n v], [n] -> [n], [n]"
-    joined = (Exchange("all_reduce", (("n",),), 4, 3),)
+    joined = (OperatorCollective("all_reduce", (("n",),), 4, 3),)
     return loops(
         text,
         site,
         kinds={"v": "joint"},
         work="reduce",
         flops=5,
-        places=((3, CLASSES),),
+        shard_offsets=((3, CLASSES),),
         exchanges=joined,
     )
 
 
-@declare("plait.cross_entropy_backward.default", placed=True)
+@declare("plait.cross_entropy_backward.default", shard_aware=True)
 def cross_entropy_backward(site: Site) -> Loops:
     """gradient, logits, labels, logsumexp, ignored label, classes -> of logits"""
     text = "[n], [n v], [n], [n] -> [n v]"
-    return loops(text, site, linear=((0,),), work="reduce", flops=5, places=((5, CLASSES),))
+    return loops(text, site, linear=((0,),), work="reduce", flops=5, shard_offsets=((5, CLASSES),))
 
 
-def _rows(shape: tuple[int, ...], whole: bool) -> tuple[Words, Words]:
+def _rows(shape: tuple[int, ...], whole: bool) -> tuple[DimNames, DimNames]:
     """Words of the scores [n v ..] and of the labels [n ..]."""
-    n, *space = words((shape[0], *shape[2:]), "n", whole=range(9) if whole else ())
+    n, *space = dim_names((shape[0], *shape[2:]), "n", whole=range(9) if whole else ())
     return [n, "v!", *space], [n, *space]
 
 
@@ -89,9 +89,9 @@ def elementwise(site: Site) -> Loops | None:
     """x, targets (, weights) -> losses, or their mean or sum"""
     reduction = integer(site, ELEMENTWISE[site.op.target], MEAN)
     sizes = joint(operand.shape for operand in site.operands)
-    full = words(sizes)
+    full = dim_names(sizes)
     kind: LoopKind = "mean" if reduction == MEAN else "split"
-    kinds = {word: kind for word in full if word != "1"}
+    kinds = {dim_name: kind for dim_name in full if dim_name != "1"}
     text = pattern(
         (aligned(operand.shape, full) for operand in site.operands),
         [full if reduction == NONE else []],
@@ -103,7 +103,7 @@ def elementwise(site: Site) -> Loops | None:
 def elementwise_backward(site: Site) -> Loops | None:
     """gradient, x, targets (, weights) -> of x; a mean counts the elements, so it is whole"""
     reduction = integer(site, ELEMENTWISE_BACKWARD[site.op.target], MEAN)
-    full = words(
+    full = dim_names(
         joint(o.shape for o in site.operands), whole=range(99) if reduction == MEAN else ()
     )
     text = pattern((aligned(operand.shape, full) for operand in site.operands), [full])

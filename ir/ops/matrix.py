@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import aligned, is_tensor, pattern, present, words
+from .pattern import aligned, is_tensor, pattern, present, dim_names
 
 BOTH = ((0,), (1,))
 
@@ -48,7 +48,7 @@ def addmm(site: Site) -> Loops | None:
 @declare("aten.linear.default")
 def linear(site: Site) -> Loops:
     """[.. k], [n k], [n]? -> [.. n]"""
-    rows = words(site.operands[0].shape[:-1])
+    rows = dim_names(site.operands[0].shape[:-1])
     biased = is_tensor(site, 2)
     k = "k!" if biased else "k"
     out = [*rows, "n"] if len(site.operands[1].shape) == 2 else rows
@@ -67,7 +67,7 @@ def matmul(site: Site) -> Loops | None:
         return None
     row = ["m"] if len(left) > 1 else []
     column = ["n"] if len(right) > 1 else []
-    batch = words(result.shape[: len(result.shape) - len(row) - len(column)])
+    batch = dim_names(result.shape[: len(result.shape) - len(row) - len(column)])
     first = [*aligned(left[:-2], batch), *row, "k"]
     second = [*aligned(right[:-2], batch), "k", *column]
     text = pattern([first, second], [[*batch, *row, *column]])

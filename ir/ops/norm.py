@@ -5,16 +5,16 @@ from __future__ import annotations
 from math import prod
 
 from ..loops import LoopKind, Loops, Site, Work, declare, loops
-from .pattern import Words, integer, integers, literal, pattern, present, words
+from .pattern import DimNames, integer, integers, literal, pattern, present, dim_names
 
 WORK: Work = "reduce"
 
 
-def _rows(site: Site, operand: int, position: int) -> tuple[Words, Words, Words]:
-    """Words of the tensor, of the normalised dims, of the statistics."""
+def _rows(site: Site, operand: int, position: int) -> tuple[DimNames, DimNames, DimNames]:
+    """Dim names of the tensor, of the normalised dims, of the statistics."""
     shape = site.operands[operand].shape
     rank = len(shape) - len(integers(site, position))
-    full = words(shape, whole=range(rank, len(shape)))
+    full = dim_names(shape, whole=range(rank, len(shape)))
     return full, full[rank:], full[:rank] + ["1"] * (len(shape) - rank)
 
 
@@ -46,7 +46,7 @@ def rms_norm(site: Site) -> Loops:
 @declare("aten.native_group_norm.default")
 def group_norm(site: Site) -> Loops:
     """x, weight?, bias?, N, C, HxW, groups -> out, mean, 1/std"""
-    full = ["b", "(g c!)", *words(site.operands[0].shape[2:], "s", whole=range(9))]
+    full = ["b", "(g c!)", *dim_names(site.operands[0].shape[2:], "s", whole=range(9))]
     inputs = present(site, (full, ["(g c!)"], ["(g c!)"]))
     text = pattern(inputs, [full, ["b", "g"], ["b", "g"]])
     shapes = ((3, (("b",),)), (4, (("g", "c"),)), (6, (("g",),)))
@@ -56,7 +56,7 @@ def group_norm(site: Site) -> Loops:
 @declare("aten.native_group_norm_backward.default")
 def group_norm_backward(site: Site) -> Loops:
     """gradient, x, mean, 1/std, weight?, N, C, HxW, groups -> of x, of weight, of bias"""
-    full = ["b", "(g c!)", *words(site.operands[0].shape[2:], "s", whole=range(9))]
+    full = ["b", "(g c!)", *dim_names(site.operands[0].shape[2:], "s", whole=range(9))]
     inputs = present(site, (full, full, ["b", "g"], ["b", "g"], ["(g c!)"]))
     text = pattern(inputs, [full, ["(g c!)"], ["(g c!)"]])
     shapes = ((5, (("b",),)), (6, (("g", "c"),)), (8, (("g",),)))
@@ -97,8 +97,8 @@ def batch_norm_backward(site: Site) -> Loops:
     return loops(pattern(inputs, [full, per, per]), site, linear=((0,),), work=WORK, flops=14)
 
 
-def _channels(shape: tuple[int, ...], training: bool) -> tuple[Words, Words]:
-    batch, *space = words((shape[0], *shape[2:]), "s", whole=range(9) if training else ())
+def _channels(shape: tuple[int, ...], training: bool) -> tuple[DimNames, DimNames]:
+    batch, *space = dim_names((shape[0], *shape[2:]), "s", whole=range(9) if training else ())
     return [batch, "c", *space], ["c"]
 
 
@@ -106,7 +106,7 @@ def _channels(shape: tuple[int, ...], training: bool) -> tuple[Words, Words]:
 def square_deviation(site: Site) -> Loops:
     """x, mean -> mean of (x - mean)^2 per channel"""
     full, per = _channels(site.operands[0].shape, False)
-    kinds: dict[str, LoopKind] = {word: "mean" for word in full if word not in ("c", "1")}
+    kinds: dict[str, LoopKind] = {dim_name: "mean" for dim_name in full if dim_name not in ("c", "1")}
     return loops(pattern([full, per], [per]), site, kinds=kinds, work=WORK, flops=3)
 
 
@@ -151,8 +151,8 @@ def weight_norm_backward(site: Site) -> Loops:
     return loops(text, site, linear=((0,),), work=WORK, flops=6)
 
 
-def _lengths(site: Site, operand: int, position: int) -> tuple[Words, Words]:
+def _lengths(site: Site, operand: int, position: int) -> tuple[DimNames, DimNames]:
     shape = site.operands[operand].shape
     dim = integer(site, position) % len(shape)
-    full = words(shape, whole=set(range(len(shape))) - {dim})
-    return full, [word if d == dim else "1" for d, word in enumerate(full)]
+    full = dim_names(shape, whole=set(range(len(shape))) - {dim})
+    return full, [dim_name if d == dim else "1" for d, dim_name in enumerate(full)]

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from ..loops import Dim, Loop, Loops, Site, Work
 from ..model import Argument, Ref
 
-Words = list[str]
+DimNames = list[str]
 
 
-def words(shape: Sequence[int], letter: str = "i", whole: Collection[int] = ()) -> Words:
+def dim_names(shape: Sequence[int], letter: str = "i", whole: Collection[int] = ()) -> DimNames:
     """One loop per dim, `i0 i1! 1`: dims in `whole` are marked, size 1 carries no loop."""
     return [
         "1" if size == 1 else f"{letter}{dim}{'!' * (dim in whole)}"
@@ -19,10 +19,10 @@ def words(shape: Sequence[int], letter: str = "i", whole: Collection[int] = ()) 
     ]
 
 
-def aligned(shape: Sequence[int], full: Words) -> Words:
-    """Words of a shape that broadcasts against dims `full`, aligned on the right."""
+def aligned(shape: Sequence[int], full: DimNames) -> DimNames:
+    """Dim names of a shape that broadcasts against dims `full`, aligned on the right."""
     tail = full[len(full) - len(shape) :]
-    return ["1" if size == 1 else word for size, word in zip(shape, tail, strict=True)]
+    return ["1" if size == 1 else dim_name for size, dim_name in zip(shape, tail, strict=True)]
 
 
 def joint(shapes: Iterable[Sequence[int]]) -> tuple[int, ...]:
@@ -33,13 +33,13 @@ def joint(shapes: Iterable[Sequence[int]]) -> tuple[int, ...]:
     return tuple(max(sizes) for sizes in zip(*padded, strict=True))
 
 
-def pattern(inputs: Iterable[Words], outputs: Iterable[Words]) -> str:
+def pattern(inputs: Iterable[DimNames], outputs: Iterable[DimNames]) -> str:
     sides = (", ".join(f"[{' '.join(dims)}]" for dims in side) for side in (inputs, outputs))
     return " -> ".join(sides)
 
 
-def present(site: Site, arguments: Iterable[Words | None]) -> list[Words]:
-    """Words of the positional arguments that are tensors; optional ones may be left out."""
+def present(site: Site, arguments: Iterable[DimNames | None]) -> list[DimNames]:
+    """Dim names of the positional arguments that are tensors; optional ones may be left out."""
     return [
         dims
         for argument, dims in zip(site.op.args, arguments, strict=False)
@@ -47,9 +47,9 @@ def present(site: Site, arguments: Iterable[Words | None]) -> list[Words]:
     ]
 
 
-def dims(text: Words) -> tuple[Dim, ...]:
+def dims(text: DimNames) -> tuple[Dim, ...]:
     """The dims that words stand for: `["(a b!)", "1"]` is `(("a", "b"), ())`."""
-    split = (word.strip("()").replace("!", "").split() for word in text)
+    split = (dim_name.strip("()").replace("!", "").split() for dim_name in text)
     return tuple(tuple(name for name in names if name != "1") for names in split)
 
 
@@ -83,8 +83,8 @@ def is_float(site: Site) -> bool:
 
 def built(
     site: Site,
-    inputs: Sequence[Words],
-    outputs: Sequence[Words],
+    inputs: Sequence[DimNames],
+    outputs: Sequence[DimNames],
     sizes: Mapping[str, int],
     *,
     linear: tuple[tuple[int, ...], ...] = (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import aligned, is_tensor, literal, pattern, words
+from .pattern import aligned, is_tensor, literal, pattern, dim_names
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -128,7 +128,7 @@ def pointwise(site: Site) -> Loops | None:
     (result,) = site.results
     if result is None:
         return None
-    full = words(result.shape)
+    full = dim_names(result.shape)
     text = pattern((aligned(operand.shape, full) for operand in site.operands), [full])
     target = site.op.target
     if target in VIEWS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import Words, dims, pattern, words
+from .pattern import DimNames, dims, pattern, dim_names
 
 # target -> number of spatial dims
 FORWARD: dict[str, int] = {
@@ -34,11 +34,11 @@ RESAMPLED = (
 SELECTS = "max_pool"
 
 
-def _named(given: tuple[int, ...], made: tuple[int, ...], space: int) -> tuple[Words, Words]:
+def _named(given: tuple[int, ...], made: tuple[int, ...], space: int) -> tuple[DimNames, DimNames]:
     """Words of the large and of the small tensor."""
-    batch = words(given[: len(given) - space])
-    inside = words(given[len(given) - space :], "s", whole=range(9))
-    outside = words(made[len(made) - space :], "o", whole=range(9))
+    batch = dim_names(given[: len(given) - space])
+    inside = dim_names(given[len(given) - space :], "s", whole=range(9))
+    outside = dim_names(made[len(made) - space :], "o", whole=range(9))
     return [*batch, *inside], [*batch, *outside]
 
 
@@ -76,10 +76,10 @@ def resample_backward(site: Site) -> Loops | None:
     return loops(text, site, linear=((0,),), shapes=shapes, work="reduce", flops=flops)
 
 
-def _one_per_input(made: Words, site: Site) -> float:
+def _one_per_input(made: DimNames, site: Site) -> float:
     """The nest walks both spaces; one operation per point of the large one is meant."""
     small = min((site.operands[0], *[r for r in site.results if r]), key=lambda t: t.elements)
     points = 1
-    for word, size in zip(made, small.shape, strict=True):
-        points *= size if word.startswith("o") else 1
+    for dim_name, size in zip(made, small.shape, strict=True):
+        points *= size if dim_name.startswith("o") else 1
     return 1.0 / points

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import LoopKind, Loops, Site, declare, loops
-from .pattern import Words, integer, integers, is_float, literal, pattern, words
+from .pattern import DimNames, integer, integers, is_float, literal, pattern, dim_names
 
 
 def _reduced(site: Site, position: int) -> tuple[int, ...]:
@@ -17,9 +17,9 @@ def _reduce(
     site: Site, over: tuple[int, ...], keep: bool, kind: LoopKind, linear: bool
 ) -> Loops | None:
     shape = site.operands[0].shape
-    full = words(shape)
-    out: Words = [
-        "1" if dim in over else word for dim, word in enumerate(full) if keep or dim not in over
+    full = dim_names(shape)
+    out: DimNames = [
+        "1" if dim in over else dim_name for dim, dim_name in enumerate(full) if keep or dim not in over
     ]
     kinds: dict[str, LoopKind] = {f"i{dim}": kind for dim in over if shape[dim] != 1}
     groups = ((0,),) if linear and is_float(site) else ()
@@ -42,10 +42,10 @@ def sum_to_size(site: Site) -> Loops | None:
     (result,) = site.results
     if result is None:
         return None
-    full = words(site.operands[0].shape)
+    full = dim_names(site.operands[0].shape)
     tail = full[len(full) - len(result.shape) :]
-    out = ["1" if size == 1 else word for size, word in zip(result.shape, tail, strict=True)]
-    named = tuple(() if word == "1" else (word,) for word in out)
+    out = ["1" if size == 1 else dim_name for size, dim_name in zip(result.shape, tail, strict=True)]
+    named = tuple(() if dim_name == "1" else (dim_name,) for dim_name in out)
     groups = ((0,),) if is_float(site) else ()
     text = pattern([full], [out])
     return loops(text, site, linear=groups, shapes=((1, named),), work="reduce", flops=1)
@@ -81,8 +81,8 @@ WHOLE: dict[str, tuple[int, int]] = {
 def whole(site: Site) -> Loops | None:
     """The result is no sum of what the shards would give."""
     position, keep = WHOLE[site.op.target]
-    kept = literal(site, keep) is True or site.op.kwargs.get("keepdim") is True
-    return _reduce(site, _reduced(site, position), kept, "whole", linear=False)
+    remaining = literal(site, keep) is True or site.op.kwargs.get("keepdim") is True
+    return _reduce(site, _reduced(site, position), remaining, "whole", linear=False)
 
 
 # target -> position of the dim; every result has the shape of the operand
@@ -104,7 +104,7 @@ def scan(site: Site) -> Loops:
     shape = site.operands[0].shape
     dim = site.op.kwargs.get("dim", integer(site, SCANS[site.op.target], -1))
     assert isinstance(dim, int)
-    full = words(shape, whole=(dim % max(len(shape), 1),))
+    full = dim_names(shape, whole=(dim % max(len(shape), 1),))
     linear = site.op.target == "aten.cumsum.default" and is_float(site)
     text = pattern([full], [full] * len(site.results))
     return loops(text, site, linear=((0,),) if linear else (), work="reduce", flops=1)
@@ -115,7 +115,7 @@ def topk(site: Site) -> Loops:
     """The best k along a dim; `kthvalue` removes the dim unless told to keep it."""
     shape = site.operands[0].shape
     dim = integer(site, 2, -1) % max(len(shape), 1)
-    full = words(shape, whole=(dim,))
+    full = dim_names(shape, whole=(dim,))
     made = [*full[:dim], "best!", *full[dim + 1 :]]
     if site.op.target == "aten.kthvalue.default":
         made[dim : dim + 1] = ["1"] if literal(site, 3) is True else []
@@ -125,6 +125,6 @@ def topk(site: Site) -> Loops:
 @declare("aten.histc.default", "aten.bincount.default")
 def histogram(site: Site) -> Loops | None:
     """Bins depend on every element."""
-    full = words(site.operands[0].shape, whole=range(9))
+    full = dim_names(site.operands[0].shape, whole=range(9))
     weights = [full] * (len(site.operands) - 1)
     return loops(pattern([full, *weights], [["bins!"]]), site, work="reduce", flops=1)

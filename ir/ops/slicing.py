@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import gcd
 
 from ..loops import Dims, Loops, Site, Work, declare, loops
-from .pattern import Words, built, dims, integer, integers, is_float, literal, pattern, words
+from .pattern import DimNames, built, dims, integer, integers, is_float, literal, pattern, dim_names
 
 Shapes = tuple[tuple[int, Dims], ...]
 
@@ -32,8 +32,8 @@ def _chunked(size: int, unit: int, name: str) -> str:
     return INNER if size == unit else f"({name}! {INNER})"
 
 
-def _replaced(full: Words, dim: int, word: str) -> Words:
-    return [*full[:dim], word, *full[dim + 1 :]]
+def _replaced(full: DimNames, dim: int, dim_name: str) -> DimNames:
+    return [*full[:dim], dim_name, *full[dim + 1 :]]
 
 
 class _Slice:
@@ -49,12 +49,12 @@ class _Slice:
         self.count = max((self.stop - self.start + step - 1) // step, 0)
         aligned = step == 1 and start >= 0 and stop >= 0
         self.unit = _unit([size, self.start, self.stop]) if aligned else 1
-        full = words(shape)
+        full = dim_names(shape)
         self.outer = _replaced(full, self.dim, _chunked(size, self.unit, "chunk"))
         self.inner = _replaced(full, self.dim, _chunked(self.count, self.unit, "part"))
 
     def declared(
-        self, site: Site, inputs: list[Words], output: Words, work: Work, shapes: Shapes = ()
+        self, site: Site, inputs: list[DimNames], output: DimNames, work: Work, shapes: Shapes = ()
     ) -> Loops:
         """The literals where the cut begins and ends are multiples of the inner loop."""
         size, unit, position = self.shape[self.dim], self.unit, self.position
@@ -124,9 +124,9 @@ def select_scatter(site: Site) -> Loops:
     return loops(text, site, linear=_linear(site), work="move", flops=0)
 
 
-def _selected(shape: tuple[int, ...], dim: int) -> tuple[Words, int]:
+def _selected(shape: tuple[int, ...], dim: int) -> tuple[DimNames, int]:
     dim %= len(shape)
-    return words(shape, whole=(dim,)), dim
+    return dim_names(shape, whole=(dim,)), dim
 
 
 @declare("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")
@@ -136,7 +136,7 @@ def split(site: Site) -> Loops:
     sizes = _parts(site, shape[dim])
     # chunks of unequal length are counted from the length, which a shard has less of
     unit = _unit([shape[dim], *sizes]) if len(set(sizes)) == 1 or "split" in target else 1
-    full = words(shape)
+    full = dim_names(shape)
     outer = _replaced(full, dim, _chunked(shape[dim], unit, "chunk"))
     parts = [_chunked(size, unit, f"part{size}") for size in sizes]
     pieces = {f"part{size}": size for size in sizes}
@@ -175,7 +175,7 @@ def cat(site: Site) -> Loops | None:
     dim = integer(site, 1) % len(result.shape)
     sizes = [operand.shape[dim] for operand in site.operands]
     unit = _unit([result.shape[dim], *sizes])
-    full = words(result.shape)
+    full = dim_names(result.shape)
     inputs = [_replaced(full, dim, _chunked(s, unit, f"part{s}")) for s in sizes]
     made = _replaced(full, dim, _chunked(result.shape[dim], unit, "chunk"))
     pieces = {"chunk": result.shape[dim], **{f"part{size}": size for size in sizes}}
@@ -197,7 +197,7 @@ def stack(site: Site) -> Loops | None:
 def narrow(site: Site) -> Loops:
     shape = site.operands[0].shape
     dim = integer(site, 1) % len(shape)
-    full = words(shape, whole=(dim,))
+    full = dim_names(shape, whole=(dim,))
     text = pattern([full], [_replaced(full, dim, "part!")])
     return loops(text, site, linear=_linear(site), work="view", flops=0)
 
@@ -210,9 +210,9 @@ def pad(site: Site) -> Loops | None:
         return None
     shape, amounts = site.operands[0].shape, integers(site, 1)
     padded = {len(shape) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0}
-    full = words(shape)
-    given = [f"given{d}!" if d in padded and word != "1" else word for d, word in enumerate(full)]
-    made = [f"made{d}!" if d in padded else word for d, word in enumerate(full)]
+    full = dim_names(shape)
+    given = [f"given{d}!" if d in padded and dim_name != "1" else dim_name for d, dim_name in enumerate(full)]
+    made = [f"made{d}!" if d in padded else dim_name for d, dim_name in enumerate(full)]
     zero = literal(site, 2, 0) in (0, 0.0) and site.op.target == "aten.constant_pad_nd.default"
     linear = _linear(site) if zero else ()
     return loops(pattern([given], [made]), site, linear=linear, work="move", flops=0)
@@ -224,12 +224,12 @@ def reorder(site: Site) -> Loops | None:
     rank = len(site.operands[0].shape)
     moved = integers(site, 2 if site.op.target == "aten.roll.default" else 1)
     along = {dim % rank for dim in moved} if moved else set(range(rank))
-    full = words(site.operands[0].shape, whole=along)
+    full = dim_names(site.operands[0].shape, whole=along)
     return loops(pattern([full], [full]), site, linear=_linear(site), work="move", flops=0)
 
 
 @declare("aten.tril.default", "aten.triu.default")
 def triangle(site: Site) -> Loops:
     rank = len(site.operands[0].shape)
-    full = words(site.operands[0].shape, whole=(rank - 2, rank - 1))
+    full = dim_names(site.operands[0].shape, whole=(rank - 2, rank - 1))
     return loops(pattern([full], [full]), site, linear=_linear(site), work="move", flops=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import integer, pattern, words
+from .pattern import integer, pattern, dim_names
 
 
 @declare(
@@ -26,6 +26,6 @@ def softmax_backward(site: Site) -> Loops:
 def _along(site: Site, position: int, linear: tuple[tuple[int, ...], ...], flops: float) -> Loops:
     shape = site.operands[0].shape
     dim = integer(site, position, -1) % max(len(shape), 1)
-    full = words(shape, whole=(dim,))
+    full = dim_names(shape, whole=(dim,))
     text = pattern([full] * len(site.operands), [full])
     return loops(text, site, linear=linear, work="reduce", flops=flops)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import Words, dims, integer, integers, pattern, words
+from .pattern import DimNames, dims, integer, integers, pattern, dim_names
 
 RESHAPES = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
 
@@ -37,7 +37,7 @@ def view(site: Site) -> Loops | None:
     return loops(text, site, linear=_linear(site), shapes=shapes, work="view", flops=0)
 
 
-def common_factors(source: Sequence[int], made: Sequence[int]) -> tuple[Words, Words]:
+def common_factors(source: Sequence[int], made: Sequence[int]) -> tuple[DimNames, DimNames]:
     """Words for both shapes, as in [16384] -> [2 8192]: `(a0 a1)` and `a0 a1`.
 
     Dims are grouped so that groups on both sides have equal products.
@@ -54,7 +54,7 @@ def common_factors(source: Sequence[int], made: Sequence[int]) -> tuple[Words, W
             else:
                 j += 1
         number = _group(source, made, (first, i), (second, j), left, right, number)
-    return [_word(names) for names in left], [_word(names) for names in right]
+    return [_dim_name(names) for names in left], [_dim_name(names) for names in right]
 
 
 def _group(
@@ -105,7 +105,7 @@ def _apart(
     return number
 
 
-def _word(names: list[str]) -> str:
+def _dim_name(names: list[str]) -> str:
     return f"({' '.join(names)})" if len(names) > 1 else "".join(names) or "1"
 
 
@@ -120,7 +120,7 @@ def _word(names: list[str]) -> str:
     "aten.movedim.intlist",
 )
 def permute(site: Site) -> Loops:
-    source = words(site.operands[0].shape)
+    source = dim_names(site.operands[0].shape)
     made = [source[dim] for dim in _order(site, len(source))]
     return loops(pattern([source], [made]), site, linear=_linear(site), work="view", flops=0)
 
@@ -150,9 +150,9 @@ def expand(site: Site) -> Loops:
     """New dims are loops of the result alone: every shard makes its own piece."""
     (source,), (result,) = site.operands, site.results
     assert result is not None
-    made = words(result.shape)
+    made = dim_names(result.shape)
     tail = made[len(made) - len(source.shape) :]
-    given = ["1" if size == 1 else word for size, word in zip(source.shape, tail, strict=True)]
+    given = ["1" if size == 1 else dim_name for size, dim_name in zip(source.shape, tail, strict=True)]
     text = pattern([given], [made])
     shapes = ((1, dims(made)),)
     return loops(text, site, linear=_linear(site), shapes=shapes, work="view", flops=0)
@@ -163,10 +163,10 @@ def repeat(site: Site) -> Loops:
     """Copies are the outer loop of a dim."""
     (source,) = site.operands
     counts = integers(site, 1)
-    copies = words(counts, "c")
-    given = words(source.shape)
+    copies = dim_names(counts, "c")
+    given = dim_names(source.shape)
     padded = ["1"] * (len(counts) - len(given)) + given
-    made = [f"({copy} {word})" for copy, word in zip(copies, padded, strict=True)]
+    made = [f"({copy} {dim_name})" for copy, dim_name in zip(copies, padded, strict=True)]
     text = pattern([given], [made])
     shapes = ((1, dims(copies)),)
     return loops(text, site, linear=_linear(site), shapes=shapes, work="move", flops=0)
@@ -178,7 +178,7 @@ def repeat_interleave(site: Site) -> Loops | None:
     (source,) = site.operands
     if not isinstance(literal_dim := _argument(site, 2, "dim"), int):
         return None
-    given = words(source.shape)
+    given = dim_names(source.shape)
     made = list(given)
     dim = literal_dim % len(given)
     made[dim] = f"({given[dim]} c!)" if integer(site, 1) > 1 else given[dim]

@@ -1,4 +1,4 @@
-"""Buffers with known lifetimes and the addresses they get: what an arena is asked and answers."""
+"""Static memory allocation as data: buffers with known lifetimes, and their offsets in an arena."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ class Packing(msgspec.Struct, frozen=True):
 
     offsets: tuple[int, ...]
     peak_bytes: int
-    bound_bytes: int
+    lower_bound_bytes: int
     status: Status
 
     @property
     def gap(self) -> float:
         """How far the peak may be from the least one, as a share of the peak."""
-        return (self.peak_bytes - self.bound_bytes) / self.peak_bytes if self.peak_bytes else 0.0
+        return (
+            (self.peak_bytes - self.lower_bound_bytes) / self.peak_bytes if self.peak_bytes else 0.0
+        )
 
     def __str__(self) -> str:
         return (
             f"{self.status}: {len(self.offsets)} buffers in {self.peak_bytes} bytes, "
-            f"no less than {self.bound_bytes} ({self.gap:.2%} gap)"
+            f"no less than {self.lower_bound_bytes} ({self.gap:.2%} gap)"
         )

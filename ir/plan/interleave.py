@@ -1,9 +1,9 @@
-"""Schedules of stages that hold several chunks of the model, and of backwards in two parts.
+"""Interleaved and zero-bubble schedules: several model chunks per stage, backward in two parts.
 
-A row has one `(kind, chunk, micro_batch)` per step. Chunk c of stage s is piece c * stages + s of the
-model, so that a micro-batch goes round the stages once per chunk. Kinds: "F" forward, "B" backward;
-or, in its place, "I" backward to the inputs, which the stage before waits for, and "W" backward to
-the weights, which nobody waits for and which fills bubbles.
+A row has one `(kind, chunk, micro_batch)` per step. Chunk c of stage s is model chunk
+c * stages + s, so that a micro-batch goes round the stages once per chunk. Kinds: "F" forward,
+"B" backward; or, in its place, "I" backward to the inputs, which the stage before waits for,
+and "W" backward to the weights, which nobody waits for and which fills bubbles.
 
     ZB-H1, 2 stages, 3 micro-batches     stage 0   F0 F1 I0 W0 F2 I1 W1 I2 W2
                                          stage 1   F0 I0 F1 I1 W0 F2 I2 W1 W2
@@ -19,39 +19,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
-from .schedule import SCHEDULES, Table, check_order
+from .schedule import SCHEDULES, ScheduleTable, verify_no_deadlock
 
 T = TypeVar("T")
-Step = tuple[str, int, int]
-Rows = tuple[tuple[Step, ...], ...]
-Counts = tuple[int, ...]
+ScheduleStep = tuple[str, int, int]
+ScheduleRows = tuple[tuple[ScheduleStep, ...], ...]
+ChunkCounts = tuple[int, ...]
 Ints = NDArray[np.int64]
 ROUNDS = 3  # of micro-batches: two to warm up, and what a stage then holds repeats with every round
-BACKWARD = "BI"  # kinds whose result the stage before waits for
+BACKWARD = "BI"  # kinds whose result the previous stage waits for
 
 
-class Rowing(Protocol):
-    """Makes the rows of a schedule."""
+class ScheduleBuilder(Protocol):
+    """Builds a schedule."""
 
-    def __call__(self, stages: int, micro_batches: int, chunks: int) -> Rows: ...
+    def __call__(self, stages: int, micro_batches: int, chunks: int) -> ScheduleRows: ...
 
 
-def lift(table: Table) -> Rows:
-    """A table of one chunk per stage as rows."""
+def as_rows(table: ScheduleTable) -> ScheduleRows:
+    """Rows of a table with one chunk per stage."""
     return tuple(tuple((kind, 0, number) for kind, number in row) for row in table)
 
 
-def interleaved(stages: int, micro_batches: int, chunks: int) -> Rows:
+def interleaved(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
     """Interleaved 1F1B (Narayanan et al. 2021): bubbles shrink by the number of chunks.
 
     Raises UsageError where micro-batches do not fill rounds of at least as many as stages.
     """
     order = _Order(stages, micro_batches, chunks)
-    hops = 1 if chunks == 1 else 2
-    return tuple(order.row(order.warm(stage, hops)) for stage in range(stages))
+    per_stage = 1 if chunks == 1 else 2
+    return tuple(order.row(order.warm(stage, per_stage)) for stage in range(stages))
 
 
-def zero_bubble(stages: int, micro_batches: int, chunks: int) -> Rows:
+def zero_bubble(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
     """ZB-H1 (Qi et al. 2024; with chunks, ZB1P): stage s does weights s micro-batches late.
 
     That is as late as memory allows: no stage holds more than the first one does under 1F1B.
@@ -81,130 +81,136 @@ class _Order:
     def of_round(self, start: int) -> range:
         return range(start, start + self.width)
 
-    def warm(self, stage: int, hops: int) -> int:
-        """Forwards before the first backward; `hops` more for each stage that follows."""
-        count = (self.chunks - 1) * self.width + hops * (self.stages - 1 - stage)
+    def warm(self, stage: int, per_stage: int) -> int:
+        """Forwards before the first backward: `per_stage` more for each stage that follows."""
+        count = (self.chunks - 1) * self.width + per_stage * (self.stages - 1 - stage)
         return min(count, len(self.forward))
 
-    def row(self, warm: int, late: int | None = None) -> tuple[Step, ...]:
+    def row(self, warm: int, late: int | None = None) -> tuple[ScheduleStep, ...]:
         """Forwards first, then one forward and one backward; weights `late` backwards later, if
         they are apart."""
         kind = "B" if late is None else "I"
-        made: list[Step] = [("F", *pair) for pair in self.forward[:warm]]
+        steps: list[ScheduleStep] = [("F", *pair) for pair in self.forward[:warm]]
         for i, pair in enumerate(self.backward):
-            made += [("F", *ahead) for ahead in self.forward[warm + i : warm + i + 1]]
-            made.append((kind, *pair))
+            steps += [("F", *forward) for forward in self.forward[warm + i : warm + i + 1]]
+            steps.append((kind, *pair))
             if late is not None and i >= late:
-                made.append(("W", *self.backward[i - late]))
+                steps.append(("W", *self.backward[i - late]))
         if late:
-            made += [("W", *pair) for pair in self.backward[-late:]]
-        return tuple(made)
+            steps += [("W", *pair) for pair in self.backward[-late:]]
+        return tuple(steps)
 
 
-def _plain(name: str) -> Rowing:
-    def rows(stages: int, micro_batches: int, chunks: int) -> Rows:
+def _plain(name: str) -> ScheduleBuilder:
+    def rows(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
         if chunks != 1:
             raise UsageError(f"schedule {name} has one chunk per stage, not {chunks}")
-        return lift(SCHEDULES[name](stages, micro_batches))
+        return as_rows(SCHEDULES[name](stages, micro_batches))
 
     return rows
 
 
-ROWS: dict[str, Rowing] = {
+BUILDERS: dict[str, ScheduleBuilder] = {
     **{name: _plain(name) for name in SCHEDULES},
     "interleaved": interleaved,
     "zero-bubble": zero_bubble,
 }
 
 
-def rows(name: str, stages: int, micro_batches: int, chunks: int) -> Rows:
-    """The rows of a schedule by name; raises UsageError where there is none."""
-    if name not in ROWS:
-        raise UsageError(f"schedule {name!r} is not known here; known: {', '.join(ROWS)}")
-    return ROWS[name](stages, micro_batches, chunks)
+def build_rows(name: str, stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
+    """Build a schedule by name; raises UsageError for an unknown name."""
+    if name not in BUILDERS:
+        raise UsageError(f"schedule {name!r} is not known here; known: {', '.join(BUILDERS)}")
+    return BUILDERS[name](stages, micro_batches, chunks)
 
 
-def deal(pieces: Sequence[T], stages: int) -> list[tuple[T, ...]]:
-    """What each stage gets of the model's pieces, in their order."""
-    return [tuple(pieces[stage::stages]) for stage in range(stages)]
+def assign_chunks(model_chunks: Sequence[T], stages: int) -> list[tuple[T, ...]]:
+    """Deal the chunks of a model out to the stages, round-robin."""
+    return [tuple(model_chunks[stage::stages]) for stage in range(stages)]
 
 
-def chunk_count(rows: Rows) -> int:
+def chunk_count(rows: ScheduleRows) -> int:
     return 1 + max((chunk for row in rows for _, chunk, _ in row), default=0)
 
 
-def sources(step: Step, stage: int, stages: int, chunks: int) -> Iterator[tuple[int, Step]]:
-    """Steps of neighbouring pieces, at their stages, of which one sends what this step receives."""
+def transfer_sources(
+    step: ScheduleStep, stage: int, stages: int, chunks: int
+) -> Iterator[tuple[int, ScheduleStep]]:
+    """The (stage, step) pairs of the neighbouring chunk that may send what this step receives."""
     kind, chunk, number = step
-    piece = chunk * stages + stage + (-1 if kind == "F" else 1)
-    if kind != "W" and 0 <= piece < stages * chunks:
+    neighbour = chunk * stages + stage + (-1 if kind == "F" else 1)
+    if kind != "W" and 0 <= neighbour < stages * chunks:
         for sent in "F" if kind == "F" else BACKWARD:
-            yield piece % stages, (sent, piece // stages, number)
+            yield neighbour % stages, (sent, neighbour // stages, number)
 
 
-def beside(step: Step, stage: int, stages: int, way: int) -> tuple[int, Step]:
-    """The stage that has the piece before (-1) or after (1) that of a stage's step, and its step."""
+def neighbour_step(
+    step: ScheduleStep, stage: int, stages: int, offset: int
+) -> tuple[int, ScheduleStep]:
+    """The stage and step of the model chunk before (`offset` -1) or after (1) that of a step."""
     kind, chunk, number = step
-    other, neighbour = divmod(chunk * stages + stage + way, stages)
+    other, neighbour = divmod(chunk * stages + stage + offset, stages)
     return neighbour, (kind, other, number)
 
 
-def own_needs(step: Step) -> tuple[Step, ...]:
-    """Steps of the same stage that come before; of each there is one."""
+def stage_dependencies(step: ScheduleStep) -> tuple[ScheduleStep, ...]:
+    """Steps of the same stage that must end before this one."""
     kind, chunk, number = step
     return {"F": (), "W": (("I", chunk, number),)}.get(kind, (("F", chunk, number),))
 
 
-def in_flight(rows: Rows, stage: int) -> int:
-    """The most pairs of chunk and micro-batch whose activations a stage holds at once."""
-    held = most = 0
+def peak_in_flight(rows: ScheduleRows, stage: int) -> int:
+    """Peak number of (chunk, micro-batch) pairs whose activations a stage holds."""
+    count = peak = 0
     for kind, _, _ in rows[stage]:
-        held += {"F": 1, "I": 0}.get(kind, -1)
-        most = max(most, held)
-    return most
+        count += {"F": 1, "I": 0}.get(kind, -1)
+        peak = max(peak, count)
+    return peak
 
 
 @cache
-def held_pieces(stages: int, stage: int, micro_batches: int, chunks: int) -> tuple[Counts, ...]:
-    """How many micro-batches of each of its pieces a stage holds at once under the interleaved
-    schedule, at every moment of which no other holds as many of all: those when it holds most, for
-    before the first backward it only gains, and after the last forward it only loses."""
+def in_flight_by_chunk(
+    stages: int, stage: int, micro_batches: int, chunks: int
+) -> tuple[ChunkCounts, ...]:
+    """Numbers of in-flight micro-batches per chunk under the interleaved schedule, one tuple for
+    every point at which the stage's memory may peak: from the last warm-up forward on, since the
+    numbers only grow before the first backward and only fall after the last forward."""
     full = micro_batches % stages == 0
     order = _Order(stages, min(micro_batches, ROUNDS * stages) if full else micro_batches, chunks)
     warm, steps = order.warm(stage, 2), len(order.forward)
     # one forward more than those to warm up; then, with every backward, one more again
-    ahead = np.arange(min(warm + 1, steps), steps + 1)
+    forwards = np.arange(min(warm + 1, steps), steps + 1)
     number = np.arange(chunks)
-    done = _of_each(ahead, number, order.width, chunks)
-    back = _of_each(ahead - ahead[0], chunks - 1 - number, order.width, chunks)
+    done = _of_each(forwards, number, order.width, chunks)
+    back = _of_each(forwards - forwards[0], chunks - 1 - number, order.width, chunks)
     return tuple(map(tuple, np.unique(done - back, axis=0).tolist()))
 
 
 def _of_each(steps: Ints, place: Ints, width: int, chunks: int) -> Ints:
-    """How many of the first `steps` are of each chunk, given its place in a round."""
+    """Number of the first `steps` that belong to each chunk, given the chunk's place in a round."""
     rounds, rest = np.divmod(steps[:, None], width * chunks)
     return rounds * width + np.clip(rest - place * width, 0, width)
 
 
-def verify_rows(rows: Rows) -> None:
-    """Raises UsageError unless the rows can run: every stage does each step once, each backward whole
-    or in two parts, and no stages wait for each other for ever."""
+def verify_rows(rows: ScheduleRows) -> None:
+    """Raises UsageError unless the rows can run: every stage does each step once, each backward at
+    once or in two parts, and no stages wait for each other for ever."""
     chunks, stages = chunk_count(rows), len(rows)
     micro_batches = 1 + max((number for row in rows for _, _, number in row), default=-1)
     if not micro_batches:
         raise UsageError("schedule: no stages or no micro-batches")
     for stage, row in enumerate(rows):
         _complete(stage, row, chunks, micro_batches)
-    kept = [set(row) for row in rows]
+    steps = [set(row) for row in rows]
 
-    def needs(step: Step, stage: int) -> Iterator[tuple[int, Step]]:
-        yield from ((stage, need) for need in own_needs(step))
-        yield from (s for s in sources(step, stage, stages, chunks) if s[1] in kept[s[0]])
+    def needs(step: ScheduleStep, stage: int) -> Iterator[tuple[int, ScheduleStep]]:
+        yield from ((stage, need) for need in stage_dependencies(step))
+        yield from (s for s in transfer_sources(step, stage, stages, chunks) if s[1] in steps[s[0]])
 
-    check_order(rows, needs)
+    verify_no_deadlock(rows, needs)
 
 
-def _complete(stage: int, row: Sequence[Step], chunks: int, micro_batches: int) -> None:
+def _complete(stage: int, row: Sequence[ScheduleStep], chunks: int, micro_batches: int) -> None:
     pairs = {(c, m) for c in range(chunks) for m in range(micro_batches)}
     done = {kind: [(c, m) for k, c, m in row if k == kind] for kind in "FBIW"}
     parts = [done["F"], done["B"] + done["I"], done["B"] + done["W"]]

@@ -1,4 +1,4 @@
-"""A plan: who does what, and what it is predicted to cost. Data: codegen needs nothing else."""
+"""A plan: the complete result of planning, with its predicted cost; all that codegen reads."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import msgspec
 
 from ..analysis.axes import Axes
 from ..devices.cluster import Cluster
-from ..lowering.chunk import Division, Form, finer_axes, piece_form
+from ..lowering.chunk import BoundSharding, Chunking, chunk_sharding, refine_axes
 from ..lowering.forward_backward import Variant
 from ..lowering.localize import Boundary, Choices
 from ..mesh import Mesh
 from ..model import Function
 from .strategy import Strategy
-from .workload import Large, Piece, Share
+from .workload import CallWork, CompressibleTransfer, StrategyBytes
 
-Memory = Literal[
+MemoryAction = Literal[
     "keep",
     "save 75%",
     "save 50%",
@@ -34,9 +34,12 @@ Memory = Literal[
     "split 32",
     "split 64",
 ]
-ENDS: tuple[Memory, ...] = ("keep", "recompute")  # all that backward reads, and the inputs alone
-# what is saved, from end to end
-PARTS: dict[Memory, float] = {
+BASIC_ACTIONS: tuple[MemoryAction, ...] = (
+    "keep",
+    "recompute",
+)  # save everything, save the inputs alone
+# fraction of the saveable bytes that forward leaves for backward
+SAVED_FRACTIONS: dict[MemoryAction, float] = {
     "save 75%": 0.75,
     "save 50%": 0.5,
     "save 25%": 0.25,
@@ -44,16 +47,16 @@ PARTS: dict[Memory, float] = {
     "offload 50%": 0.5,
     "offload 25%": 0.25,
 }
-# what is saved waits in host memory
-HOSTED: tuple[Memory, ...] = (
+# saved values wait in host memory
+OFFLOADED: tuple[MemoryAction, ...] = (
     "offload",
     "offload 75%",
     "offload 50%",
     "offload 25%",
     "offload inputs",
 )
-# inputs are saved, and both ways run in pieces, one after the other
-DIVIDED: dict[Memory, int] = {
+# inputs are saved; forward and backward run in this many chunks, one after the other
+CHUNK_COUNTS: dict[MemoryAction, int] = {
     "split 2": 2,
     "split 4": 4,
     "split 8": 8,
@@ -64,8 +67,11 @@ DIVIDED: dict[Memory, int] = {
 
 
 class Sharding(msgspec.Struct, frozen=True):
-    """How one function is split: per operator and mesh axis (`mesh` without stages, `micro` first)
-    the number of the option taken, and the layouts at its boundary."""
+    """Sharding of one function over `mesh` (no stage axis; `micro` first).
+
+    `choices[op][axis]` is an index into that operator's options (`OpAxes.options`); `boundary` has
+    the layouts of inputs, outputs and their gradients.
+    """
 
     function: str
     strategy: Strategy
@@ -73,79 +79,84 @@ class Sharding(msgspec.Struct, frozen=True):
     choices: Choices
     boundary: Boundary
 
-    def form(self, axes: Axes) -> Form:
-        """What localizes the function, given its axes."""
-        return Form(axes, self.mesh, self.choices, self.boundary)
+    def bind(self, axes: Axes) -> BoundSharding:
+        """Attach the axes of the function, as `localize` needs them."""
+        return BoundSharding(axes, self.mesh, self.choices, self.boundary)
 
 
 class Layers(msgspec.Struct, frozen=True):
-    """Calls `first` to `last - 1`, all of one function, in one stage, with one decision.
+    """A run of calls, `first` to `last - 1`: one function, one stage, one sharding and memory action.
 
-    `sharding` indexes the plan's shardings; times are per call and micro-batch, predicted from the
-    work of `forward` and `backward`. `once`: they run once per step, on every stage. `saved`: the
-    values of the local form that are kept where `memory` saves a part, and `makers` what makes them.
+    `sharding` indexes `Plan.shardings`. Times are per call and micro-batch, predicted from the work
+    of `forward` and `backward`. `batch_only`: the calls read the batch alone and run once per step,
+    on every stage. `saved`: values of the per-device function that are saved under a partial memory
+    action, and `producers` the operators that compute them.
     """
 
     first: int
     last: int
     sharding: int
-    memory: Memory
+    memory: MemoryAction
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
-    forward: Piece = Piece()
-    backward: Piece = Piece()
-    once: bool = False
+    forward: CallWork = CallWork()
+    backward: CallWork = CallWork()
+    batch_only: bool = False
     saved: tuple[int, ...] = ()
-    makers: tuple[str, ...] = ()
+    producers: tuple[str, ...] = ()
 
     @property
     def variant(self) -> Variant:
-        """What forward leaves for backward, as `ir.pieces` takes it."""
+        """The values that forward saves, as `lowering.forward_backward.partition` takes them."""
         return variant(self.memory, self.saved)
 
 
-def variant(memory: Memory, saved: tuple[int, ...]) -> Variant:
-    """What forward leaves for backward; `saved` where a part is saved."""
-    if memory in PARTS:
+def variant(memory: MemoryAction, saved: tuple[int, ...]) -> Variant:
+    """The values that forward saves under an action: all, inputs only, or those of `saved`."""
+    if memory in SAVED_FRACTIONS:
         return saved
     return "keep" if memory in ("keep", "offload") else "recompute"
 
 
-Span = tuple[int, int]  # calls from the first to before the last
+Span = tuple[int, int]  # calls [first, last)
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A pipeline stage: its calls, and what a device of it is predicted to need.
+    """A pipeline stage: its calls, and the predicted time and memory of one of its devices.
 
-    `pieces` are spans of calls, more than one where the schedule interleaves; times per micro-batch are
-    of all of them, `transfer_bytes` are sent on from one, of them `large`, before compression. `shares`
-    are its calls by strategy; `passage_seconds` bring values from one to the other and gradients back.
-    `host_bytes`: of host memory for each of its devices. `waiting` micro-batches wait for backward at
-    the worst moment.
+    `model_chunks` are spans of calls, several where the schedule interleaves. Times are per
+    micro-batch over all chunks; `transfer_bytes` is what one chunk sends to the next stage, of which
+    `compressible` may be compressed. `memory_terms` are (name, bytes) that add up to the peak;
+    `bytes_by_strategy` the weights and activations behind them. `resharding_seconds`: between calls
+    of different strategies, both directions. `host_bytes`: host memory per device.
+    `in_flight_micro_batches`: peak number of micro-batches that wait for backward.
     """
 
-    pieces: tuple[Span, ...]
-    waiting: float = 1.0
+    model_chunks: tuple[Span, ...]
+    in_flight_micro_batches: float = 1.0
     forward_seconds: float = 0.0
     backward_seconds: float = 0.0
     communication_seconds: float = 0.0
     sync_seconds: float = 0.0
     transfer_bytes: int = 0
-    memory: tuple[tuple[str, int], ...] = ()
-    shares: tuple[Share, ...] = ()
-    passage_seconds: float = 0.0
+    memory_terms: tuple[tuple[str, int], ...] = ()
+    bytes_by_strategy: tuple[StrategyBytes, ...] = ()
+    resharding_seconds: float = 0.0
     host_bytes: int = 0
-    large: Large = Large()
+    compressible: CompressibleTransfer = CompressibleTransfer()
 
     @property
     def peak_bytes(self) -> int:
-        return sum(amount for _, amount in self.memory)
+        """Predicted peak memory of one device."""
+        return sum(amount for _, amount in self.memory_terms)
 
-    def holds(self, call: int) -> bool:
-        return any(first <= call < last for first, last in self.pieces)
+    def contains(self, call: int) -> bool:
+        return any(first <= call < last for first, last in self.model_chunks)
 
 
 class Prediction(msgspec.Struct, frozen=True):
+    """Predicted speed of a step. `mfu` and `bubble` are fractions; `model_flops` is per step."""
+
     step_seconds: float = 0.0
     tokens_per_second: float = 0.0
     samples_per_second: float = 0.0
@@ -155,26 +166,31 @@ class Prediction(msgspec.Struct, frozen=True):
 
 
 class Alternative(msgspec.Struct, frozen=True):
-    """A strategy that was priced and not taken, with so many pieces of the model per stage."""
+    """A strategy that was priced and not chosen."""
 
-    word: str
+    strategy_text: str
     micro_batches: int
     memory: str
     step_seconds: float
     peak_bytes: int
     fits: bool
-    chunks: int = 1
+    chunks_per_stage: int = 1
 
     @property
     def name(self) -> str:
         """`pp=4,dp=2`, `pp=4,dp=2 in 3 pieces`."""
-        return self.word + (f" in {self.chunks} pieces" if self.chunks > 1 else "")
+        return self.strategy_text + (
+            f" in {self.chunks_per_stage} pieces" if self.chunks_per_stage > 1 else ""
+        )
 
 
-class Compressed(msgspec.Struct, frozen=True):
-    """What travels compressed along one role of a strategy: once per step gradients or weights, along
-    its batch axes; or activations and their gradients, in every micro-batch, between stages and in
-    sums over ranks that split operators. `program` names an entry of `ir/compression`."""
+class CompressionChoice(msgspec.Struct, frozen=True):
+    """A compression program for the collectives of one role of a strategy.
+
+    Gradients and weights travel once per step along the batch axes; activations and their gradients
+    travel in every micro-batch, between stages and in reductions over operator shards. `program`
+    names a program of `ir/compression`.
+    """
 
     strategy: Strategy
     role: str
@@ -183,7 +199,7 @@ class Compressed(msgspec.Struct, frozen=True):
 
 
 class Optimizer(msgspec.Struct, frozen=True):
-    """What the optimizer keeps per parameter: number of states, and bytes of each element."""
+    """Optimizer state per parameter: number of tensors, and bytes of each of their elements."""
 
     name: str
     states: int
@@ -191,12 +207,13 @@ class Optimizer(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The whole decision. `mesh` has every device axis, stages first; rank r sits at its r-th place.
+    """Everything that was decided. `mesh` has every device axis, stages first, ranks in row-major order.
 
-    Layers may have different strategies, of as many stages each; `mesh` is then their common grid.
-    `calls` are the module paths of the calls, `source` what the model was read from, if it was a file.
-    `status` is `optimal` when no member of the searched space is better under the cost model;
-    `complete` is false when the search was stopped before it had met all of them.
+    Layers may have different strategies with equal numbers of stages; `mesh` is then the common mesh
+    that refines all of theirs. `calls` are the module paths of the calls; `source` is the file that
+    the model was read from, if any. `status` is `optimal` when no candidate of the search space is
+    better under the cost model; `complete` is false when the search stopped before it saw all of them.
+    `memory_limit_bytes` is per device; `gap` is the fraction by which a better plan might be faster.
     """
 
     model: str
@@ -208,7 +225,7 @@ class Plan(msgspec.Struct, frozen=True):
     schedule: str
     precision: str
     optimizer: Optimizer
-    budget_bytes: int
+    memory_limit_bytes: int
     stages: tuple[Stage, ...]
     layers: tuple[Layers, ...]
     shardings: tuple[Sharding, ...]
@@ -220,8 +237,8 @@ class Plan(msgspec.Struct, frozen=True):
     source: str = ""
     seed: int = 0
     complete: bool = True
-    compression: tuple[Compressed, ...] = ()
-    divisions: tuple[Division, ...] = ()
+    compression: tuple[CompressionChoice, ...] = ()
+    chunkings: tuple[Chunking, ...] = ()
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
@@ -229,45 +246,45 @@ class Plan(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(self.strategy_of(layers) for layers in self.layers))
 
     @property
-    def word(self) -> str:
+    def strategy_text(self) -> str:
         """The strategies in one line: `dp=4 | dp=2,tp=2`."""
         return " | ".join(map(str, self.strategies))
 
     @property
     def peak_bytes(self) -> int:
-        """Of the fullest device."""
+        """Predicted peak of the fullest device."""
         return max(stage.peak_bytes for stage in self.stages)
 
     @property
-    def pieces(self) -> tuple[Span, ...]:
-        """The pieces of the model in its order; piece i is run by stage i modulo their number."""
-        rows = zip(*(stage.pieces for stage in self.stages), strict=True)
-        return tuple(piece for row in rows for piece in row)
+    def model_chunks(self) -> tuple[Span, ...]:
+        """Model chunks in the order of the model; chunk i runs on stage i modulo the stages."""
+        rows = zip(*(stage.model_chunks for stage in self.stages), strict=True)
+        return tuple(span for row in rows for span in row)
 
     @property
-    def chunks(self) -> int:
-        """Pieces per stage."""
-        return len(self.stages[0].pieces)
+    def chunks_per_stage(self) -> int:
+        """Number of model chunks on every stage; more than 1 under an interleaved schedule."""
+        return len(self.stages[0].model_chunks)
 
     def stage_of(self, call: int) -> int:
         """The number of the stage that runs a call."""
-        return next(s for s, stage in enumerate(self.stages) if stage.holds(call))
+        return next(s for s, stage in enumerate(self.stages) if stage.contains(call))
 
     def strategy_of(self, layers: Layers) -> Strategy:
         return self.shardings[layers.sharding].strategy
 
-    def division_of(self, layers: Layers) -> Division | None:
-        """How these layers run in pieces, if they do."""
-        name, ways = self.shardings[layers.sharding].function, DIVIDED.get(layers.memory)
-        return next((d for d in self.divisions if (d.function, d.ways) == (name, ways)), None)
+    def chunking_of(self, layers: Layers) -> Chunking | None:
+        """How these layers run in chunks; None where they run at once."""
+        name, count = self.shardings[layers.sharding].function, CHUNK_COUNTS.get(layers.memory)
+        return next((c for c in self.chunkings if (c.function, c.chunks) == (name, count)), None)
 
-    def form_of(self, layers: Layers, function: Function, axes: Axes) -> Form:
-        """How a device computes these layers; where they run in pieces, one of them."""
-        form, division = self.shardings[layers.sharding].form(axes), self.division_of(layers)
-        if division is None:
-            return form
-        finer = finer_axes(function, axes, dict(division.places), division.outer)
-        return piece_form(function, axes, finer, form, division)
+    def bound_sharding(self, layers: Layers, function: Function, axes: Axes) -> BoundSharding:
+        """Sharding of these layers, or of one of their chunks where they run in chunks."""
+        sharding, chunking = self.shardings[layers.sharding].bind(axes), self.chunking_of(layers)
+        if chunking is None:
+            return sharding
+        refined = refine_axes(function, axes, dict(chunking.value_shards), chunking.outer)
+        return chunk_sharding(function, axes, refined, sharding, chunking)
 
     def layers_of(self, call: int) -> Layers:
         """The run of layers that a call belongs to."""

@@ -1,4 +1,4 @@
-"""Pipeline schedules as data: which stage does what, in which order.
+"""Pipeline schedules as data: the order in which every stage runs its forwards and backwards.
 
 A table has one row per stage, a row one `(kind, micro_batch)` per slot: "F" forward, "B" backward.
 The runtime executes the same table that the cost model simulates.
@@ -15,12 +15,12 @@ from typing import TypeVar
 from ..errors import UsageError
 
 Slot = tuple[str, int]
-Table = tuple[tuple[Slot, ...], ...]
+ScheduleTable = tuple[tuple[Slot, ...], ...]
 
 
-def one_f_one_b(stages: int, micro_batches: int) -> Table:
+def one_f_one_b(stages: int, micro_batches: int) -> ScheduleTable:
     """1F1B (PipeDream-flush, Narayanan et al. 2021): stage s warms up with stages - 1 - s forwards,
-    then alternates, so it never holds more than stages - s micro-batches."""
+    then alternates, so that at most stages - s micro-batches are in flight."""
     rows = []
     for stage in range(stages):
         warm = min(stages - 1 - stage, micro_batches)
@@ -32,32 +32,32 @@ def one_f_one_b(stages: int, micro_batches: int) -> Table:
     return tuple(rows)
 
 
-def gpipe(stages: int, micro_batches: int) -> Table:
+def gpipe(stages: int, micro_batches: int) -> ScheduleTable:
     """GPipe (Huang et al. 2019): all forwards, then all backwards."""
     row = [("F", i) for i in range(micro_batches)] + [("B", i) for i in range(micro_batches)]
     return tuple(tuple(row) for _ in range(stages))
 
 
-SCHEDULES: dict[str, Callable[[int, int], Table]] = {"1f1b": one_f_one_b, "gpipe": gpipe}
+SCHEDULES: dict[str, Callable[[int, int], ScheduleTable]] = {"1f1b": one_f_one_b, "gpipe": gpipe}
 
 
-def in_flight(table: Table, stage: int) -> int:
-    """The most micro-batches whose activations a stage holds at once."""
-    held = most = 0
+def peak_in_flight(table: ScheduleTable, stage: int) -> int:
+    """Peak number of micro-batches whose activations a stage holds."""
+    count = peak = 0
     for kind, _ in table[stage]:
-        held += 1 if kind == "F" else -1
-        most = max(most, held)
-    return most
+        count += 1 if kind == "F" else -1
+        peak = max(peak, count)
+    return peak
 
 
 def sender(slot: Slot, stage: int, stages: int) -> int | None:
-    """The stage whose same slot sends what this slot receives; None when it receives nothing."""
+    """The stage that sends what this slot receives; None when it receives nothing."""
     neighbour = stage - 1 if slot[0] == "F" else stage + 1
     return neighbour if 0 <= neighbour < stages else None
 
 
-def needs(slot: Slot, stage: int, stages: int) -> Iterator[tuple[int, Slot]]:
-    """The slots of all stages that must have ended before this one begins."""
+def dependencies(slot: Slot, stage: int, stages: int) -> Iterator[tuple[int, Slot]]:
+    """The (stage, slot) pairs that must end before this slot begins."""
     kind, micro_batch = slot
     neighbour = sender(slot, stage, stages)
     if neighbour is not None:
@@ -66,15 +66,15 @@ def needs(slot: Slot, stage: int, stages: int) -> Iterator[tuple[int, Slot]]:
         yield stage, ("F", micro_batch)
 
 
-def verify_schedule(table: Table) -> None:
+def verify_schedule(table: ScheduleTable) -> None:
     """Raises UsageError unless the table can run: every stage does each forward and backward once,
     neighbours send and receive in one order, and no stages wait for each other for ever."""
     if not table or not table[0]:
         raise UsageError("schedule: no stages or no micro-batches")
     micro_batches = len(table[0]) // 2
-    whole = {(kind, i) for kind in "FB" for i in range(micro_batches)}
+    expected = {(kind, i) for kind in "FB" for i in range(micro_batches)}
     for stage, row in enumerate(table):
-        if set(row) != whole or len(row) != len(whole):
+        if set(row) != expected or len(row) != len(expected):
             raise UsageError(
                 f"schedule: stage {stage} does not do each of {micro_batches} micro-batches "
                 "forward and backward exactly once"
@@ -83,13 +83,13 @@ def verify_schedule(table: Table) -> None:
         orders = {tuple(slot for slot in row if slot[0] == kind) for row in table}
         if len(orders) > 1:
             raise UsageError(f"schedule: stages do their {kind} slots in different orders")
-    check_order(table, lambda slot, stage: needs(slot, stage, len(table)))
+    verify_no_deadlock(table, lambda slot, stage: dependencies(slot, stage, len(table)))
 
 
 Done = TypeVar("Done", bound=tuple[object, ...])
 
 
-def check_order(
+def verify_no_deadlock(
     rows: Sequence[Sequence[Done]], needs: Callable[[Done, int], Iterator[tuple[int, Done]]]
 ) -> None:
     """Every stage goes on while it can; raises UsageError when all are stuck."""

@@ -1,4 +1,4 @@
-"""A strategy is a word over mesh axes: which role each axis plays for a layer."""
+"""A strategy: the mesh axes of a layer, and the role that each of them plays."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import msgspec
 
 from ..errors import UsageError
 from ..mesh import Axis, Mesh
-from .flat_shard import WHOLE, Fraction
+from .flat_shard import FULL, Fraction
 
 
 class Role(msgspec.Struct, frozen=True):
     """What a mesh axis does for a layer.
 
-    `batch`: splits the batch; `shards`: which of (optimizer, gradient, parameter) are cut along
+    `batch`: splits the batch; `shards`: which of (optimizer, gradient, parameter) are sharded along
     the axis; `operators`: splits operators by the loops of their weights; `sequence`: splits the
-    tokens of a sample; `heads`: may give tokens for heads inside a layer; `experts`: experts lie
-    apart and tokens travel to them; `stages`: separates pipeline stages.
+    tokens of a sample; `heads`: may exchange token shards for head shards inside a layer (Ulysses);
+    `experts`: shards the experts and dispatches tokens to them; `stages`: separates pipeline stages.
     """
 
     name: str
@@ -31,8 +31,8 @@ class Role(msgspec.Struct, frozen=True):
     stages: bool = False
 
     @property
-    def sums(self) -> bool:
-        """Whether devices along the axis see different data, so that losses and gradients add up."""
+    def splits_data(self) -> bool:
+        """Whether ranks along the axis see different data, so that losses and gradients are summed."""
         return self.batch or self.sequence
 
     @property
@@ -72,23 +72,26 @@ ROLES: dict[str, Role] = {
     )
 }
 
-LEVELS = ("zero3", "zero2", "zero1")  # cuts of a rank's piece laid flat, outermost first
-MOST = 1 << 20  # ranks along an axis
-FRACTIONAL = LEVELS[0]  # may cut a fraction of every weight
-FLAG = "sp"  # without a size: the sequence over the axes of operators
+ZERO_ROLES = ("zero3", "zero2", "zero1")  # axes that shard flattened state, outermost first
+MAX_AXIS_SIZE = 1 << 20  # ranks along an axis
+FRACTION_ROLE = ZERO_ROLES[0]  # may shard only a fraction of every weight
+SEQUENCE_FLAG = (
+    "sp"  # without a size: tokens sharded over the operator axes (Megatron sequence parallelism)
+)
 
 
 class Strategy(msgspec.Struct, frozen=True):
     """Axis sizes by role, outermost first: `pp=2,zero3=2,tp=2`. A size of 1 marks a bare `sp`.
 
-    `fraction`: of every weight, what is cut along the axis that cuts parameters: 3/4 of them under
-    `zero3=8@3/4`. All ranks along it have copies of the rest.
+    `fraction`: the part of every weight that zero3 shards, 3/4 under `zero3=8@3/4`; the rest is
+    replicated along that axis.
     """
 
     axes: tuple[tuple[str, int], ...]
-    fraction: Fraction = WHOLE
+    fraction: Fraction = FULL
 
     def size(self, role: str) -> int:
+        """Ranks along a role's axis; 1 where the strategy has none."""
         return prod(size for name, size in self.axes if name == role)
 
     @property
@@ -104,81 +107,84 @@ class Strategy(msgspec.Struct, frozen=True):
 
     @property
     def mesh(self) -> Mesh:
-        """The devices as a grid of these axes."""
+        """The device mesh of these axes; one `dp` axis of size 1 where there are none."""
         return Mesh(tuple(Axis(role, size) for role, size in self.axes or (("dp", 1),)))
 
     @property
     def devices(self) -> int:
+        """Number of devices."""
         return prod(size for _, size in self.axes)
 
-    def batch_ways(self) -> int:
-        """Into how many pieces the batch is split."""
+    def batch_degree(self) -> int:
+        """Number of shards that the batch is split into over devices."""
         return prod(size for name, size in self.axes if ROLES[name].batch)
 
     @property
-    def tokens_between(self) -> bool:
-        """Whether activations between operators that `tp` splits lie split by tokens."""
-        return (FLAG, 1) in self.axes
+    def sequence_parallel(self) -> bool:
+        """Whether activations between the operators that `tp` splits are sharded by tokens."""
+        return (SEQUENCE_FLAG, 1) in self.axes
 
     @property
-    def searched(self) -> tuple[tuple[str, int], ...]:
-        """The axes whose splits are found by search, and the bare `sp`."""
+    def searched_axes(self) -> tuple[tuple[str, int], ...]:
+        """The axes along which the split of every operator is searched, with the bare `sp`."""
         return tuple((role, size) for role, size in self.axes if ROLES[role].searched)
 
     @property
-    def inside(self) -> tuple[tuple[str, int], ...]:
-        """The axes inside a replica of the batch: what shapes a function's local form."""
+    def model_axes(self) -> tuple[tuple[str, int], ...]:
+        """The axes inside one model replica: they decide the shapes of the per-device function."""
         return tuple(
             (role, size) for role, size in self.axes if ROLES[role].searched or ROLES[role].experts
         )
 
     @property
-    def divisible(self) -> bool:
-        """Whether it has an axis along which a fraction of the weights can be cut."""
-        return self.size(FRACTIONAL) > 1
+    def supports_fraction(self) -> bool:
+        """Whether an axis can shard a fraction of the weights."""
+        return self.size(FRACTION_ROLE) > 1
 
     def __str__(self) -> str:
-        part = "" if self.fraction == WHOLE else "@{}/{}".format(*self.fraction)
-        words = (
-            FLAG if (name, size) == (FLAG, 1) else f"{name}={size}{part * (name == FRACTIONAL)}"
+        suffix = "" if self.fraction == FULL else "@{}/{}".format(*self.fraction)
+        axes = (
+            SEQUENCE_FLAG
+            if (name, size) == (SEQUENCE_FLAG, 1)
+            else f"{name}={size}{suffix * (name == FRACTION_ROLE)}"
             for name, size in self.axes
         )
-        return ",".join(words) or "dp=1"
+        return ",".join(axes) or "dp=1"
 
 
-def parse_strategy(word: str) -> Strategy:
-    """Read a word such as `dp=2,tp=2`; raises UsageError naming the part that is wrong."""
+def parse_strategy(text: str) -> Strategy:
+    """Read a strategy such as `dp=2,tp=2`; raises UsageError naming the part that is wrong."""
     axes: list[tuple[str, int]] = []
-    fraction = WHOLE
-    for part in filter(None, word.replace(" ", "").split(",")):
+    fraction = FULL
+    for part in filter(None, text.replace(" ", "").split(",")):
         name, equals, amount = part.partition("=")
         size, at, of_each = amount.partition("@")
         if name not in ROLES:
-            raise UsageError(f"strategy {word!r}: unknown role {name!r}; known: {', '.join(ROLES)}")
-        if name == FLAG and not equals:
+            raise UsageError(f"strategy {text!r}: unknown role {name!r}; known: {', '.join(ROLES)}")
+        if name == SEQUENCE_FLAG and not equals:
             size, equals = "1", "="
-        if not equals or not size.isdecimal() or not 1 <= int(size) <= MOST:
-            raise UsageError(f"strategy {word!r}: {name} needs a size, as in {name}=2")
+        if not equals or not size.isdecimal() or not 1 <= int(size) <= MAX_AXIS_SIZE:
+            raise UsageError(f"strategy {text!r}: {name} needs a size, as in {name}=2")
         if name in dict(axes):
-            raise UsageError(f"strategy {word!r}: role {name} appears twice")
+            raise UsageError(f"strategy {text!r}: role {name} appears twice")
         axes.append((name, int(size)))
         if at:
-            fraction = _fraction(word, name, int(size), of_each)
+            fraction = _fraction(text, name, int(size), of_each)
     return Strategy(tuple(axes), fraction)
 
 
-def _fraction(word: str, name: str, size: int, text: str) -> Fraction:
-    """What stands behind an `@`, in lowest terms."""
-    if name != FRACTIONAL or size < 2:
+def _fraction(text: str, name: str, size: int, amount: str) -> Fraction:
+    """Parse the fraction after an `@`, in lowest terms."""
+    if name != FRACTION_ROLE or size < 2:
         raise UsageError(
-            f"strategy {word!r}: a fraction of every weight is cut over {FRACTIONAL} of two ranks or "
-            f"more, as in {FRACTIONAL}=2@1/2, not over {name}={size}"
+            f"strategy {text!r}: a fraction of every weight is cut over {FRACTION_ROLE} of two ranks or "
+            f"more, as in {FRACTION_ROLE}=2@1/2, not over {name}={size}"
         )
-    over, slash, under = text.partition("/")
+    over, slash, under = amount.partition("/")
     numbers = over.isdecimal() and under.isdecimal()
-    if not (slash and numbers and 0 < int(over) < int(under) <= MOST):
+    if not (slash and numbers and 0 < int(over) < int(under) <= MAX_AXIS_SIZE):
         raise UsageError(
-            f"strategy {word!r}: {text!r} is not a fraction between 0 and 1, as in {name}={size}@3/4"
+            f"strategy {text!r}: {amount!r} is not a fraction between 0 and 1, as in {name}={size}@3/4"
         )
     common = gcd(int(over), int(under))
     return int(over) // common, int(under) // common

@@ -1,6 +1,6 @@
-"""What parts of a plan ask of a device, before prices: work done, bytes sent, bytes held.
+"""Workload amounts of a plan, before prices: operations, bytes communicated, bytes in memory.
 
-A plan carries its amounts, so that every price in it can be explained, and found again for another
+A plan carries them so that every price in it can be explained, and computed again for another
 cluster, without the model.
 """
 
@@ -15,8 +15,8 @@ from .strategy import Strategy
 
 
 class Kernels(msgspec.Struct, frozen=True):
-    """`count` equal operators: floating-point operations and bytes touched of each. `kind`: the
-    operator, where the device was measured at it."""
+    """`count` equal operators: floating-point operations and bytes moved by each. `kind`: the
+    operator's name where the device has a measured curve for it."""
 
     work: Work
     dtype: str
@@ -26,9 +26,9 @@ class Kernels(msgspec.Struct, frozen=True):
     kind: str = ""
 
 
-class Sent(msgspec.Struct, frozen=True):
-    """`count` equal collectives over an axis of `size` ranks, `stride` ranks apart. `item`: bytes of an
-    element of what may travel rounded, 0 for what may not."""
+class Collectives(msgspec.Struct, frozen=True):
+    """`count` equal collectives over an axis of `size` ranks, `stride` ranks apart. `item_bytes`:
+    bytes of one element where the message may be compressed, else 0."""
 
     kind: str
     axis: str
@@ -36,21 +36,20 @@ class Sent(msgspec.Struct, frozen=True):
     size: int
     stride: int
     count: int
-    item: int = 0
+    item_bytes: int = 0
 
 
-class Piece(msgspec.Struct, frozen=True):
-    """The forward or the backward of one call on one device for one micro-batch. `host_bytes` go to,
-    or come from, host memory meanwhile."""
+class CallWork(msgspec.Struct, frozen=True):
+    """Work of one call in one direction (forward or backward), per device and micro-batch.
+    `host_bytes` are copied to or from host memory meanwhile."""
 
     kernels: tuple[Kernels, ...] = ()
-    sent: tuple[Sent, ...] = ()
+    collectives: tuple[Collectives, ...] = ()
     host_bytes: int = 0
 
 
-class Large(msgspec.Struct, frozen=True):
-    """Of what crosses from one stage to the next, the values that are large enough to travel
-    compressed."""
+class CompressibleTransfer(msgspec.Struct, frozen=True):
+    """The part of a transfer between stages that is large enough to be compressed."""
 
     bytes: int = 0
     elements: int = 0
@@ -59,65 +58,73 @@ class Large(msgspec.Struct, frozen=True):
 Phase = Literal["forward", "backward", "accumulate"]
 
 
-class Moment(msgspec.Struct, frozen=True):
-    """What one call of a stage finds and holds while it runs, of the micro-batch at hand.
+class PeakPoint(msgspec.Struct, frozen=True):
+    """Memory while one call of a stage runs: a candidate for the peak of the stage.
 
-    `waiting` bytes are between calls or wait for backward, `inside` ones are the call's own at its
-    worst. `summed` bytes of weights have had all their gradients, it holds `weights` bytes itself, of
-    which `biggest` in one tensor. To `accumulate` is to add its gradients to those at hand.
+    `waiting_bytes` lie between calls or wait for backward; `call_bytes` is the peak of the call's own
+    buffers. `complete_gradient_bytes`: weights whose gradients are complete; the call itself reads
+    `weight_bytes`, the largest tensor of `largest_weight_bytes`. In the phase `accumulate` the call
+    adds its gradients to those of earlier micro-batches.
     """
 
     phase: Phase
-    waiting: int
-    inside: int
-    summed: int
-    weights: int
-    biggest: int
+    waiting_bytes: int
+    call_bytes: int
+    complete_gradient_bytes: int
+    weight_bytes: int
+    largest_weight_bytes: int
 
 
 class StageBytes(msgspec.Struct, frozen=True):
-    """Bytes of one stage on one device: weights `held`, and of them `trained`.
+    """Memory amounts of one stage on one device.
 
-    `calls` counts calls by the bytes of weights they hold. `saved` waits for backward, per
-    micro-batch; of it `last`, after the loss, becomes gradients at once. `moments` are those among
-    which the worst is. `once` belongs to calls that run once per step; of what comes from the batch
-    alone a micro-batch has copies, `batch`, of which `inputs` are its part of the batch. `crossing` goes
-    to the next stage, `entering` comes from the one before; where it is compressed, messages of
-    `message` bytes travel instead, with `coding` bytes of copies while one is made or read. `item`:
-    bytes of a parameter's element; `summed`: of `trained`, what is whole along an axis; `small`: of it,
-    what lies in tensors that are not compressed. `host` waits in host memory, per micro-batch.
+    weight_bytes            parameters and buffers; `trained_bytes` of them are trained
+    call_weight_bytes       (bytes of weights, number of calls with that many)
+    saved_bytes             activations that wait for backward, per micro-batch
+    last_saved_bytes        of those, the last call's: backward of the loss reads them at once
+    peak_points             the calls at one of which the peak is reached
+    batch_only_bytes        values of calls that run once per step
+    batch_copy_bytes        copies of batch-only values per micro-batch
+    batch_input_bytes       of those, the micro-batch's part of the batch itself
+    outgoing_bytes          sent to the next stage; `incoming_bytes` come from the one before
+    message_bytes           the compressed message instead; `codec_bytes` while one is (de)coded
+    item_bytes              one element of a parameter
+    partial_gradient_bytes  of `trained_bytes`, by axis: gradients to be summed along it
+    small_tensor_bytes      of `trained_bytes`, tensors too small to be compressed
+    host_bytes              wait in host memory, per micro-batch
     """
 
-    held: int
-    trained: int
-    calls: tuple[tuple[int, int], ...]
-    saved: int
-    last: int
-    moments: tuple[Moment, ...]
-    once: int
-    batch: int
-    inputs: int
-    crossing: int
-    entering: int
-    item: int
-    summed: dict[str, int]
-    small: int = 0
-    host: int = 0
-    message: int = 0
-    coding: int = 0
+    weight_bytes: int
+    trained_bytes: int
+    call_weight_bytes: tuple[tuple[int, int], ...]
+    saved_bytes: int
+    last_saved_bytes: int
+    peak_points: tuple[PeakPoint, ...]
+    batch_only_bytes: int
+    batch_copy_bytes: int
+    batch_input_bytes: int
+    outgoing_bytes: int
+    incoming_bytes: int
+    item_bytes: int
+    partial_gradient_bytes: dict[str, int]
+    small_tensor_bytes: int = 0
+    host_bytes: int = 0
+    message_bytes: int = 0
+    codec_bytes: int = 0
 
     @property
-    def biggest_call(self) -> int:
-        return max((amount for amount, _ in self.calls), default=0)
+    def largest_call_bytes(self) -> int:
+        """Weights of the call that has most."""
+        return max((amount for amount, _ in self.call_weight_bytes), default=0)
 
     @property
-    def biggest(self) -> int:
-        """Bytes of the biggest tensor of weights."""
-        return max((moment.biggest for moment in self.moments), default=0)
+    def largest_weight_bytes(self) -> int:
+        """Bytes of the largest weight tensor."""
+        return max((point.largest_weight_bytes for point in self.peak_points), default=0)
 
 
-class Share(msgspec.Struct, frozen=True):
-    """The calls of one strategy in one stage."""
+class StrategyBytes(msgspec.Struct, frozen=True):
+    """Memory amounts of the calls of one strategy in one stage."""
 
     strategy: Strategy
     bytes: StageBytes

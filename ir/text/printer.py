@@ -1,4 +1,4 @@
-"""Text forms: what a person reads of a model and of a plan."""
+"""Text forms of a model and of a plan."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def _calls(model: Model) -> Iterator[str]:
     run: list[Call] = []
     for call in (*model.calls, None):
         if run and (call is None or call.function != run[0].function):
-            shown = run if len(run) <= 3 else [run[0], run[-1]]
-            for i, item in enumerate(shown):
+            calls = run if len(run) <= 3 else [run[0], run[-1]]
+            for i, item in enumerate(calls):
                 if i == 1 and len(run) > 3:
                     yield f"... × {len(run)}"
                 args = ", ".join(item.arguments)
@@ -102,8 +102,8 @@ def _calls(model: Model) -> Iterator[str]:
 
 def print_function(function: Function, calls: int) -> list[str]:
     """A function: inputs, forward operators, and a count of its backward."""
-    held = sum(function.types[i.value].elements for i in function.held())
-    lines = [f"function {function.name}  ×{calls}  {count(held)} parameters"]
+    elements = sum(function.types[i.value].elements for i in function.state_inputs())
+    lines = [f"function {function.name}  ×{calls}  {count(elements)} parameters"]
     lines += [
         f"  {i.kind} %{i.value} {one_line(i.name)}: {function.types[i.value]}"
         for i in function.inputs
@@ -119,9 +119,11 @@ def print_function(function: Function, calls: int) -> list[str]:
 def print_op(op: Op, function: Function) -> str:
     """`%3 = aten.mm.default %2 %1 : f32[8 4]`."""
     results = ", ".join(f"%{r}" if r >= 0 else "_" for r in op.results)
-    words = [_argument(a) for a in op.args] + [f"{k}={_argument(a)}" for k, a in op.kwargs.items()]
+    arguments = [_argument(a) for a in op.args] + [
+        f"{k}={_argument(a)}" for k, a in op.kwargs.items()
+    ]
     types = ", ".join(str(function.types[r]) for r in op.results if r >= 0)
-    return f"{results} = {op.target} {' '.join(words)} : {types}"
+    return f"{results} = {op.target} {' '.join(arguments)} : {types}"
 
 
 def _argument(argument: Argument) -> str:
@@ -137,9 +139,9 @@ def print_plan(plan: Plan) -> str:
     p, peak = plan.prediction, plan.peak_bytes
     lines = [
         f"plan for {one_line(plan.model)} on {plan.cluster.name} ({plan.mesh.size} devices)   "
-        f"fits: {gib(peak)} of {gib(plan.budget_bytes)}   {seconds(p.step_seconds)}/step   "
+        f"fits: {gib(peak)} of {gib(plan.memory_limit_bytes)}   {seconds(p.step_seconds)}/step   "
         f"{100 * p.mfu:.1f} % MFU",
-        f"  strategy  {plan.word}   global batch {plan.global_batch}, {plan.micro_batches} "
+        f"  strategy  {plan.strategy_text}   global batch {plan.global_batch}, {plan.micro_batches} "
         f"micro-batches, {schedule(plan)}, bubble {100 * p.bubble:.1f} %",
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}",
     ]
@@ -149,7 +151,7 @@ def print_plan(plan: Plan) -> str:
     ]
     for number, stage in enumerate(plan.stages):
         lines += _stage(plan, number, stage)
-    terms = plan.stages[_fullest(plan)].memory
+    terms = plan.stages[_fullest(plan)].memory_terms
     lines.append(
         f"  memory    stage {_fullest(plan)}: "
         + ", ".join(f"{name} {gib(amount)}" for name, amount in terms if amount)
@@ -173,7 +175,7 @@ def print_plan(plan: Plan) -> str:
 
 def schedule(plan: Plan) -> str:
     """`1f1b`, `interleaved ×4`."""
-    return plan.schedule + (f" ×{plan.chunks}" if plan.chunks > 1 else "")
+    return plan.schedule + (f" ×{plan.chunks_per_stage}" if plan.chunks_per_stage > 1 else "")
 
 
 def _alternative(plan: Plan, name: str, micro: int, memory: str, step: float) -> str:
@@ -186,23 +188,23 @@ def _fullest(plan: Plan) -> int:
 
 
 def _stage(plan: Plan, number: int, stage: Stage) -> Iterator[str]:
-    """Runs of layers, those that are alike in several pieces as one."""
-    alike: dict[tuple[int, str, float, float], list[Layers]] = {}
-    for x in (x for x in plan.layers if stage.holds(x.first)):
-        alike.setdefault((x.sharding, x.memory, x.forward_seconds, x.backward_seconds), []).append(
+    """Runs of layers; equal runs of several model chunks as one."""
+    groups: dict[tuple[int, str, float, float], list[Layers]] = {}
+    for x in (x for x in plan.layers if stage.contains(x.first)):
+        groups.setdefault((x.sharding, x.memory, x.forward_seconds, x.backward_seconds), []).append(
             x
         )
-    for i, runs in enumerate(alike.values()):
+    for i, runs in enumerate(groups.values()):
         label = f"stage {number}" if i == 0 else ""
         yield f"  {label:<9} {describe(plan, runs[0], sum(x.last - x.first for x in runs))}"
 
 
 def describe(plan: Plan, layers: Layers, times: int) -> str:
-    """So many layers in one line."""
+    """A run of `times` calls in one line."""
     name = plan.shardings[layers.sharding].function
     span = f"{name} ×{times}" if times > 1 else name
-    word = f"{plan.strategy_of(layers)!s:<20} " if len(plan.strategies) > 1 else ""
+    strategy = f"{plan.strategy_of(layers)!s:<20} " if len(plan.strategies) > 1 else ""
     return (
-        f"{span:<32} {word}{layers.memory:<11} forward {seconds(layers.forward_seconds)}, "
+        f"{span:<32} {strategy}{layers.memory:<11} forward {seconds(layers.forward_seconds)}, "
         f"backward {seconds(layers.backward_seconds)} each"
     )

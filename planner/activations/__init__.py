@@ -1,1 +1,1 @@
-"""What forward leaves for backward: keep, recompute, offload, chunk."""
+"""Memory actions on activations: keep, recompute, offload, chunked execution."""

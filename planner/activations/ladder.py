@@ -1,8 +1,8 @@
-"""Candidates beyond keeping everything and recomputing: those that could beat what fits.
+"""Candidates under memory actions beyond keep and recompute, where those could win.
 
-Where keeping everything fits, nothing that saves memory is faster; where it is no faster than the best
-that fits, neither is. What is left are the fast candidates that lack some memory, and, while nothing
-fits, those that lack least of it.
+If a candidate fits while keeping everything, no memory action makes it faster; if it is not faster
+than the best candidate that fits, no action helps either. So actions are tried on the fast
+candidates that exceed memory and, while nothing fits, on those that exceed it least.
 """
 
 from __future__ import annotations
@@ -11,73 +11,90 @@ from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import get_args
 
-from ...ir.plan.plan import DIVIDED, ENDS, HOSTED, PARTS, Memory
+from ...ir.plan.plan import BASIC_ACTIONS, CHUNK_COUNTS, OFFLOADED, SAVED_FRACTIONS, MemoryAction
 from ...ir.plan.strategy import Strategy
 from ..candidate import Candidate
-from ..deadline import Clock
+from ..deadline import Deadline
 
-TRIED = 24  # candidates that keep everything, fastest first; while nothing fits as many small ones
-ACTIONS = ("keep", "recompute", "offload", "split")  # what a user may allow
-Price = Callable[[Strategy, int, Memory, int], Candidate | None]  # by micro-batches, action, chunks
+TRIED = 24  # candidates tried, fastest first; while nothing fits, as many of the smallest
+ACTIONS = ("keep", "recompute", "offload", "split")  # values of the user's option
+Price = Callable[
+    [Strategy, int, MemoryAction, int], Candidate | None
+]  # by micro-batches, action, chunks
 
 
-def further(
-    found: Sequence[Candidate], budget: int, price: Price, allowed: Sequence[str], clock: Clock
+def memory_saving_candidates(
+    candidates: Sequence[Candidate],
+    memory_limit: int,
+    price: Price,
+    allowed: Sequence[str],
+    deadline: Deadline,
 ) -> list[Candidate]:
-    """The candidates of all other actions that are `allowed`, given those at the two ends."""
-    best = min((c.step_seconds for c in found if c.peak_bytes <= budget), default=inf)
-    most = ends(allowed)[0]
+    """Candidates under all other `allowed` actions, given those under the base actions.
+
+    `memory_limit`: bytes per device."""
+    best = min((c.step_seconds for c in candidates if c.peak_bytes <= memory_limit), default=inf)
+    base_action = base_actions(allowed)[0]
     tight = [
         c
-        for c in found
-        if c.memory == most
-        and c.peak_bytes > budget
+        for c in candidates
+        if c.memory_text == base_action
+        and c.peak_bytes > memory_limit
         and c.step_seconds < best
         and len(c.decisions) == 1
     ]
-    tight.sort(key=lambda c: (c.step_seconds, c.peak_bytes, c.word, c.micro_batches))
+    tight.sort(key=lambda c: (c.step_seconds, c.peak_bytes, c.strategy_text, c.micro_batches))
     tried = tight[:TRIED]
     if best == inf:
-        small = sorted(tight[TRIED:], key=lambda c: (c.peak_bytes, c.word, c.micro_batches))
+        small = sorted(
+            tight[TRIED:], key=lambda c: (c.peak_bytes, c.strategy_text, c.micro_batches)
+        )
         tried += small[:TRIED]
     return [
-        made for row in rows(allowed) for c in tried for made in along(c, row, budget, price, clock)
+        priced
+        for actions in action_ladders(allowed)
+        for c in tried
+        for priced in climb(c, actions, memory_limit, price, deadline)
     ]
 
 
-def ends(allowed: Sequence[str]) -> tuple[Memory, ...]:
-    """What every candidate is priced under: the two ends, as far as they are allowed, or one action
-    that is named."""
-    named = tuple(m for m in get_args(Memory) if m in allowed and m != "offload")
-    return named or (("offload",) if "offload" in allowed else ENDS[:1])
+def base_actions(allowed: Sequence[str]) -> tuple[MemoryAction, ...]:
+    """Actions under which every candidate is priced: keep and recompute as far as allowed, or the
+    single action that the user names."""
+    named = tuple(m for m in get_args(MemoryAction) if m in allowed and m != "offload")
+    return named or (("offload",) if "offload" in allowed else BASIC_ACTIONS[:1])
 
 
-def rows(allowed: Sequence[str]) -> list[tuple[Memory, ...]]:
-    """Rows of actions that need less and less memory."""
-    found: list[tuple[Memory, ...]] = []
-    parts = set(ENDS) <= set(allowed)
-    if parts:
-        found.append(tuple(m for m in PARTS if m not in HOSTED))
+def action_ladders(allowed: Sequence[str]) -> list[tuple[MemoryAction, ...]]:
+    """Sequences of actions, each of which needs less memory than the one before."""
+    ladders: list[tuple[MemoryAction, ...]] = []
+    fractions = set(BASIC_ACTIONS) <= set(allowed)
+    if fractions:
+        ladders.append(tuple(m for m in SAVED_FRACTIONS if m not in OFFLOADED))
     if "offload" in allowed:
-        found.append(tuple(m for m in HOSTED if parts or m not in PARTS))
+        ladders.append(tuple(m for m in OFFLOADED if fractions or m not in SAVED_FRACTIONS))
     if "split" in allowed:
-        found.append(tuple(DIVIDED))
-    return found
+        ladders.append(tuple(CHUNK_COUNTS))
+    return ladders
 
 
-def along(
-    candidate: Candidate, row: Sequence[Memory], budget: int, price: Price, clock: Clock
+def climb(
+    candidate: Candidate,
+    actions: Sequence[MemoryAction],
+    memory_limit: int,
+    price: Price,
+    deadline: Deadline,
 ) -> Iterator[Candidate]:
-    """A candidate again under action after action, until it fits or none helps any more."""
+    """Price a candidate under one action after the other until it fits or memory stops falling."""
     (strategy,) = candidate.strategies
     least = inf
-    for memory in row:
-        if clock.late():
+    for memory in actions:
+        if deadline.passed():
             return
-        made = price(strategy, candidate.micro_batches, memory, candidate.chunks)
-        if made is None:
+        priced = price(strategy, candidate.micro_batches, memory, candidate.chunks)
+        if priced is None:
             continue
-        yield made
-        if made.peak_bytes <= budget or made.peak_bytes >= least:
+        yield priced
+        if priced.peak_bytes <= memory_limit or priced.peak_bytes >= least:
             return
-        least = made.peak_bytes
+        least = priced.peak_bytes

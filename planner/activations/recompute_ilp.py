@@ -1,95 +1,101 @@
-"""Which values of a function forward saves, so that backward recomputes the rest in least time.
+"""Selective recomputation: choose the values forward saves so that recomputing the rest is fastest.
 
-An integer program over the forward operators of the local form: a value that is needed is saved or
-its operator runs again, which needs its own operands; saved bytes stay within a budget. Views cost
-nothing and share their source's memory; collectives may run again at their price. (Checkmate, Jain et
-al. 2020, with one backward and every value computed at most twice.)
+An integer program over the forward operators of the per-device function: each value that backward
+needs is saved, or its operator runs again and needs its own operands; saved bytes stay within a
+limit. Views cost nothing and share their source's memory; collectives may run again at their price.
+(Checkmate, Jain et al. 2020, with one backward and every value computed at most twice.)
 
     minimise    sum t_j r_j
     subject to  s_v + r_j >= 1    v needed by backward, j its operator
                 s_u + r_i >= r_j  u an operand of j, i its operator
-                sum bytes_v s_v <= budget
+                sum bytes_v s_v <= limit
 """
 
 from __future__ import annotations
 
 from ortools.math_opt.python import mathopt
 
-from ...cost_model.operators.function_cost import FunctionTable
-from ...ir.lowering.forward_backward import reads, split
+from ...cost_model.operators.function_cost import FunctionCostTable
+from ...ir.lowering.forward_backward import partition, read_values
 
-TIE = 1e-6  # of the whole time, for the whole bytes: equally fast sets save less
-
-
-def select(table: FunctionTable, part: float) -> tuple[int, ...]:
-    """The values to save in `part` of the bytes between saving the inputs alone (0) and saving all
-    that backward reads (1). Values number those of the table's local form."""
-    least, most = (_sizes(table, variant) for variant in ("recompute", "keep"))
-    budget = sum(least.values()) + part * (sum(most.values()) - sum(least.values()))
-    return _Program(table, budget).solve()
+TIE_BREAK = 1e-6  # weight of bytes against time: of equally fast sets the smaller is saved
 
 
-def _sizes(table: FunctionTable, variant: str) -> dict[int, int]:
-    """Bytes of the storages that a variant saves."""
-    local = table.locals[1]
-    saved = split(local, "keep" if variant == "keep" else "recompute").saved
+def select_saved(table: FunctionCostTable, fraction: float) -> tuple[int, ...]:
+    """Values to save within a memory limit: 0 saves the inputs alone, 1 all that backward reads,
+    and `fraction` interpolates the bytes. Values are numbered as in the table's per-device
+    function.
+    """
+    smallest, largest = (_sizes(table, variant) for variant in ("recompute", "keep"))
+    limit_bytes = sum(smallest.values()) + fraction * (
+        sum(largest.values()) - sum(smallest.values())
+    )
+    return _RecomputeProgram(table, limit_bytes).solve()
+
+
+def _sizes(table: FunctionCostTable, variant: str) -> dict[int, int]:
+    """Bytes of each storage that a variant saves."""
+    local = table.local_functions[1]
+    saved = partition(local, "keep" if variant == "keep" else "recompute").saved
     return {table.roots[v]: local.types[table.roots[v]].bytes for v in saved}
 
 
-class _Program:
+class _RecomputeProgram:
     """The integer program; seconds and bytes are scaled to about one."""
 
-    def __init__(self, table: FunctionTable, budget: float) -> None:
-        self.table, self.local, self.budget = table, table.locals[1], budget
+    def __init__(self, table: FunctionCostTable, limit_bytes: float) -> None:
+        self.table, self.local, self.limit_bytes = table, table.local_functions[1], limit_bytes
         self.model = mathopt.Model()
-        self.maker = {
+        self.producer = {
             r: j for j, op in enumerate(self.local.forward_ops) for r in op.results if r >= 0
         }
-        self.held = {i.value for i in self.local.held()}
+        self.state_values = {i.value for i in self.local.state_inputs()}
         self.saved: dict[int, mathopt.Variable] = {}
-        self.again: dict[int, mathopt.Variable] = {}
+        self.recomputed: dict[int, mathopt.Variable] = {}
 
     def solve(self) -> tuple[int, ...]:
-        """The values saved; raises nothing: saving the inputs alone is always within the budget."""
+        """Saved values; always feasible, since the limit admits saving the inputs alone."""
         gradients = {i.gradient for i in self.local.inputs if i.gradient is not None}
-        for value in sorted(reads(split(self.local, "keep").backward) | gradients):
-            self.require(value, 1.0)
-        seconds = {j: self.seconds(j) for j in self.again}
+        for value in sorted(read_values(partition(self.local, "keep").backward) | gradients):
+            self.require_value(value, 1.0)
+        seconds = {j: self.seconds(j) for j in self.recomputed}
         bytes_ = {v: self.local.types[v].bytes for v in self.saved}
         all_seconds, all_bytes = sum(seconds.values()) or 1.0, sum(bytes_.values()) or 1
         size = mathopt.fast_sum(bytes_[v] / all_bytes * s for v, s in self.saved.items())
-        time = mathopt.fast_sum(seconds[j] / all_seconds * r for j, r in self.again.items())
-        self.model.add_linear_constraint(size <= self.budget / all_bytes + 1e-9)
-        self.model.minimize(time + TIE * size)
+        time = mathopt.fast_sum(seconds[j] / all_seconds * r for j, r in self.recomputed.items())
+        self.model.add_linear_constraint(size <= self.limit_bytes / all_bytes + 1e-9)
+        self.model.minimize(time + TIE_BREAK * size)
         result = mathopt.solve(self.model, mathopt.SolverType.HIGHS)
         assert result.has_primal_feasible_solution()
         values = result.variable_values()
         return tuple(
-            sorted(v for v, s in self.saved.items() if values[s] > 0.5 and v in self.maker)
+            sorted(v for v, s in self.saved.items() if values[s] > 0.5 and v in self.producer)
         )
 
-    def require(self, value: int, need: mathopt.Variable | float) -> None:
-        """`need` (0 or 1) of a value: it is saved, or its operator runs again."""
+    def require_value(self, value: int, need: mathopt.Variable | float) -> None:
+        """Require that a value is saved or its operator runs again wherever `need` is 1."""
         root = self.table.roots[value]
-        if root in self.held or (root not in self.maker and root not in self.given()):
+        if root in self.state_values or (
+            root not in self.producer and root not in self.non_state_inputs()
+        ):
             return
         if root not in self.saved:
             self.saved[root] = self.model.add_binary_variable()
-        if root not in self.maker:
+        if root not in self.producer:
             self.model.add_linear_constraint(self.saved[root] >= need)
             return
-        again = self.run(self.maker[root])
-        self.model.add_linear_constraint(self.saved[root] + again >= need)
+        recomputed = self.run(self.producer[root])
+        self.model.add_linear_constraint(self.saved[root] + recomputed >= need)
 
     def run(self, number: int) -> mathopt.Variable:
-        """Whether an operator runs again; its operands must then be at hand."""
-        if number not in self.again:
-            self.again[number] = self.model.add_binary_variable()
+        """Variable: does an operator run again? Its operands are then required."""
+        if number not in self.recomputed:
+            self.recomputed[number] = self.model.add_binary_variable()
             for operand in self.local.forward_ops[number].operands():
-                self.require(operand, self.again[number])
-        return self.again[number]
+                self.require_value(operand, self.recomputed[number])
+        return self.recomputed[number]
 
-    def given(self) -> set[int]:
+    def non_state_inputs(self) -> set[int]:
         return {i.value for i in self.local.inputs if i.kind in ("activation", "key")}
 
     def seconds(self, number: int) -> float:

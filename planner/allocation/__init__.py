@@ -1,1 +1,1 @@
-"""Memory: an address for every buffer, and flat buffers of parameters."""
+"""Memory allocation: addresses of buffers in an arena, and layouts of flat parameter buffers."""

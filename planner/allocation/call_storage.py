@@ -1,4 +1,4 @@
-"""A function as a device runs it forward and backward, and the storage that each value lies in."""
+"""Forward and backward graph of a function under a memory action, and the storage of each value."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ from collections.abc import Iterable
 
 from ...ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ...ir.loops import declaration, site_of
-from ...ir.lowering.forward_backward import Variant, split
+from ...ir.lowering.forward_backward import Variant, partition
 from ...ir.model import Function, Op
 
 
-class Routine:
-    """The two pieces of a function under a memory variant.
+class CallStorage:
+    """Forward and backward graphs of a function under a memory variant.
 
-    `whole` is what a call takes and gives; it differs from `function` where a call runs it piece after
-    piece, each on a part of its values. `hosted`: what forward saves waits in host memory. `weights`
-    bytes are gathered while it runs. `roots` and `late` say whose memory a value shares, in forward
-    and in backward.
+    `full` has the inputs and outputs of a call; it differs from `function`, one chunk, where the
+    call runs in chunks. `offloaded`: saved values are offloaded to host memory. `gathered_bytes`:
+    bytes of parameters gathered while the call runs. `forward_roots` and `backward_roots`: per
+    value, the value whose storage it shares, in forward and in backward.
     """
 
     def __init__(
         self,
         function: Function,
         variant: Variant,
-        whole: Function | None = None,
-        hosted: bool = False,
-        weights: int = 0,
+        full: Function | None = None,
+        offloaded: bool = False,
+        gathered_bytes: int = 0,
     ) -> None:
-        self.function, self.whole = function, whole or function
-        self.hosted, self.weights = hosted, weights
+        self.function, self.full = function, full or function
+        self.offloaded, self.gathered_bytes = offloaded, gathered_bytes
         self.forward: tuple[Op, ...] = function.forward_ops
         self.backward: tuple[Op, ...] = ()
         self.saved: tuple[int, ...] = ()
         if function.differentiable:
-            pieces = split(function, variant)
-            self.forward, self.backward, self.saved = pieces.forward, pieces.backward, pieces.saved
-        self.roots = _roots(function, self.forward)
-        self.late = _roots(function, self.backward)
+            halves = partition(function, variant)
+            self.forward, self.backward, self.saved = halves.forward, halves.backward, halves.saved
+        self.forward_roots = _roots(function, self.forward)
+        self.backward_roots = _roots(function, self.backward)
 
     @property
-    def divided(self) -> bool:
-        return self.whole is not self.function
+    def is_chunked(self) -> bool:
+        return self.full is not self.function
 
-    def cut(self, value: int, whole: int) -> bool:
-        """Whether a piece sees only a part of a value of the whole."""
-        return self.function.types[value] != self.whole.types[whole]
+    def is_sliced(self, value: int, full: int) -> bool:
+        """Whether a chunk has only a slice of a value of the call."""
+        return self.function.types[value] != self.full.types[full]
 
 
 def _roots(function: Function, ops: Iterable[Op]) -> list[int]:
-    """The value whose memory each value shares."""
+    """Per value, the value whose storage it shares (views share their operand's)."""
     root = list(range(len(function.types)))
     for op in ops:
         operands = op.operands()

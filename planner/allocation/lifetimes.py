@@ -1,6 +1,6 @@
-"""When the storages of a training step live: births and last uses as its operators run.
+"""Lifetimes of the storages of a training step, recorded while its operators are walked in order.
 
-Time counts operators. Whoever walks a step tells what is born, used and held; views own no bytes.
+Time counts operators. Views have no storage of their own.
 """
 
 from __future__ import annotations
@@ -14,77 +14,88 @@ from ...ir.plan.allocation import Buffer
 
 ALIGNMENT_BYTES = 256  # what device kernels and allocators ask of an address
 
-Known = dict[int, str | None]  # storages of values; None where one lives elsewhere
+Storages = dict[int, str | None]  # value -> its storage; None where that is not part of the arena
 
 
 class StepBuffers(msgspec.Struct, frozen=True):
-    """The buffers of one step, and the times at which its pieces begin (and the last ends)."""
+    """Buffers of one step, and the times at which its segments begin (and the last one ends).
+
+    A segment is the forward or backward of one call."""
 
     buffers: tuple[Buffer, ...]
-    cuts: tuple[int, ...]
+    segment_starts: tuple[int, ...]
 
 
 class Lifetimes:
-    """The storages so far, by name: when each was born, of how many bytes, and when it was last used."""
+    """Storages recorded so far, by name: time of allocation, bytes, and end of the last use."""
 
     def __init__(self) -> None:
         self.now = 0
-        self.born: dict[str, tuple[int, int]] = {}
-        self.last: dict[str, int] = {}
-        self.cuts: list[int] = []
+        self.allocated: dict[str, tuple[int, int]] = {}
+        self.last_use: dict[str, int] = {}
+        self.segment_starts: list[int] = []
 
-    def begin(self) -> None:
-        """A piece of the step begins."""
-        if self.now not in self.cuts[-1:]:
-            self.cuts.append(self.now)
+    def begin_segment(self) -> None:
+        """Begin a segment of the step."""
+        if self.now not in self.segment_starts[-1:]:
+            self.segment_starts.append(self.now)
 
-    def make(self, name: str, size: int) -> str:
-        """A storage of so many bytes, from now on."""
-        assert name not in self.born, name
-        self.born[name] = self.now, size
-        self.last[name] = self.now + 1
+    def allocate(self, name: str, size: int) -> str:
+        """Allocate a storage of `size` bytes now; returns its name."""
+        assert name not in self.allocated, name
+        self.allocated[name] = self.now, size
+        self.last_use[name] = self.now + 1
         return name
 
     def use(self, name: str | None) -> None:
-        """What runs now reads a storage."""
+        """Record that the current operator reads a storage."""
         if name is not None:
-            self.last[name] = self.now + 1
+            self.last_use[name] = self.now + 1
 
-    def hold(self, *names: str | None) -> None:
-        """Storages that were there until now."""
+    def extend(self, *names: str | None) -> None:
+        """Extend the lives of storages up to now."""
         for name in names:
             if name is not None:
-                self.last[name] = max(self.last[name], self.now)
+                self.last_use[name] = max(self.last_use[name], self.now)
 
     def tick(self) -> None:
         self.now += 1
 
-    def turn(self, before: str | None, name: str, size: int) -> str:
-        """One storage becomes another."""
-        made = self.make(name, size)
+    def copy(self, before: str | None, name: str, size: int) -> str:
+        """Copy one storage into a new one, as an operator of its own; returns the new name."""
+        name = self.allocate(name, size)
         self.use(before)
         self.tick()
-        return made
+        return name
 
     def run(
-        self, ops: Iterable[Op], function: Function, roots: Sequence[int], prefix: str, known: Known
+        self,
+        ops: Iterable[Op],
+        function: Function,
+        forward_roots: Sequence[int],
+        prefix: str,
+        known: Storages,
     ) -> None:
-        """Operators of a function on `known` storages: what they make is named by the prefix and its
-        value; `roots` says whose memory each value shares."""
+        """Run operators on `known` storages; results are named by prefix and value.
+
+        `forward_roots`: per value, the value whose storage it shares."""
         for op in ops:
             for value in op.results:
-                if value >= 0 and roots[value] == value:
-                    known[value] = self.make(f"{prefix}.{value}", function.types[value].bytes)
+                if value >= 0 and forward_roots[value] == value:
+                    known[value] = self.allocate(f"{prefix}.{value}", function.types[value].bytes)
             for value in op.operands():
-                self.use(known.get(roots[value]))
+                self.use(known.get(forward_roots[value]))
             self.tick()
 
-    def step(self, alignment_bytes: int) -> StepBuffers:
-        """All of them, when the step has ended; sizes are rounded up to the alignment, so that every
-        address a packing gives is a multiple of it."""
-        self.begin()
+    def finish(self, alignment_bytes: int) -> StepBuffers:
+        """Buffers of the finished step. Sizes are rounded up to the alignment, so that all
+        addresses of a packing are multiples of it.
+        """
+        self.begin_segment()
         buffers = tuple(
-            Buffer(name, born, self.last[name], -(-size // alignment_bytes) * alignment_bytes)
-            for name, (born, size) in self.born.items()
+            Buffer(
+                name, allocated, self.last_use[name], -(-size // alignment_bytes) * alignment_bytes
+            )
+            for name, (allocated, size) in self.allocated.items()
         )
-        return StepBuffers(buffers, tuple(self.cuts))
+        return StepBuffers(buffers, tuple(self.segment_starts))

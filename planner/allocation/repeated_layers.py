@@ -1,10 +1,9 @@
-"""Arenas of repeated layers: what lives inside one piece is packed once, then the pieces are stacked.
+"""Two-level packing for repeated layers (MEMO, SIGMOD 2025).
 
-What is born and dies between two cuts of time is packed by itself and becomes one block; equal
-pieces share their packing. The blocks and everything that outlives its piece are packed together.
-This is the two-level plan of MEMO (SIGMOD 2025): work grows with distinct pieces, not with depth.
-A block holds its height as long as its piece runs. Where that is too high beside all else that is
-there, in the pieces near the peak, buffers stay by themselves.
+Buffers that live inside one segment of the step are packed on their own and become one block; equal
+segments share their packing. The blocks and all longer-lived buffers are then packed together, so
+the work grows with distinct segments, not with depth. A block occupies its height as long as its
+segment runs; where that would exceed the bound, near the peak, the buffers are packed individually.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ from .arena.pack import status_of
 from .arena.sections import Ints, sections
 
 
-def stack(
+def pack_repeated(
     buffers: Sequence[Buffer],
-    cuts: Sequence[int],
+    segment_starts: Sequence[int],
     capacity_bytes: int | None = None,
     *,
     time_limit_seconds: float = 10.0,
     minimise: bool = False,
 ) -> Packing:
-    """Offsets of all buffers; `cuts` are the times, in rising order, at which pieces begin. A peak
-    within the capacity is good enough, but to `minimise`.
+    """Offsets (bytes) of all buffers; `segment_starts`: ascending times at which segments begin.
 
-    Where the blocks do not reach the bound, first fit over all buffers is tried too, and the lower
-    of the two is taken. Of the time, distinct pieces get up to a tenth each, the blocks what is left.
+    Stops at a peak within the capacity unless `minimise`. Where the blocks do not reach the lower
+    bound, first fit over all buffers is tried too and the lower peak is taken. Each distinct
+    segment gets up to a tenth of the time, the blocks the remainder.
     """
     bound = sections(buffers).bound()
     goal = None if minimise else capacity_bytes
-    offsets = blocks(buffers, cuts, time_limit_seconds, goal)
+    offsets = block_offsets(buffers, segment_starts, time_limit_seconds, goal)
     peak = max((b.size + at for b, at in zip(buffers, offsets, strict=True)), default=0)
     if peak > max(bound, goal or 0):
         flat = pack(buffers, time_limit_seconds=0.0)
@@ -48,47 +47,64 @@ def stack(
     return Packing(offsets, peak, bound, status_of(peak, bound, capacity_bytes))
 
 
-def blocks(
+def block_offsets(
     buffers: Sequence[Buffer],
-    cuts: Sequence[int],
+    segment_starts: Sequence[int],
     time_limit_seconds: float,
     goal_bytes: int | None = None,
 ) -> tuple[int, ...]:
-    """Offsets when what lives inside one piece is one block; `goal_bytes` are good enough."""
-    pieces: dict[int, list[int]] = defaultdict(list)
-    lasting: list[int] = []
+    """Offsets (bytes) with one block per segment; stops at a peak of `goal_bytes`."""
+    segments: dict[int, list[int]] = defaultdict(list)
+    long_lived: list[int] = []
     for i, b in enumerate(buffers):
-        piece = bisect_right(cuts, b.lower)
-        inside = piece < len(cuts) and b.upper <= cuts[piece]
-        (pieces[piece] if inside else lasting).append(i)
+        segment = bisect_right(segment_starts, b.lower)
+        inside = segment < len(segment_starts) and b.upper <= segment_starts[segment]
+        (segments[segment] if inside else long_lived).append(i)
     deadline = time.perf_counter() + time_limit_seconds
-    inner = _Inner(time_limit_seconds / 10, deadline)
-    packed = {p: inner.pack([buffers[i] for i in members]) for p, members in pieces.items()}
-    high = _too_high(buffers, cuts, {p: made.peak_bytes for p, made in packed.items()}, lasting)
-    for p in high:
-        lasting += pieces.pop(p)
+    segment_packer = _SegmentPacker(time_limit_seconds / 10, deadline)
+    packed = {
+        p: segment_packer.pack([buffers[i] for i in members]) for p, members in segments.items()
+    }
+    too_high = _too_high(
+        buffers,
+        segment_starts,
+        {p: packing.peak_bytes for p, packing in packed.items()},
+        long_lived,
+    )
+    for p in too_high:
+        long_lived += segments.pop(p)
         del packed[p]
-    tops = [Buffer("", cuts[p - 1], cuts[p], made.peak_bytes) for p, made in packed.items()]
-    left = max(0.0, deadline - time.perf_counter())
-    rest = [*tops, *(buffers[i] for i in lasting)]
-    outer = pack(rest, goal_bytes, time_limit_seconds=left)
-    offsets = dict(zip(lasting, outer.offsets[len(tops) :], strict=True))
-    for base, (p, made) in zip(outer.offsets, packed.items(), strict=False):
-        offsets |= {i: base + at for i, at in zip(pieces[p], made.offsets, strict=True)}
+    tops = [
+        Buffer("", segment_starts[p - 1], segment_starts[p], packing.peak_bytes)
+        for p, packing in packed.items()
+    ]
+    seconds_left = max(0.0, deadline - time.perf_counter())
+    blocks_and_long_lived = [*tops, *(buffers[i] for i in long_lived)]
+    outer = pack(blocks_and_long_lived, goal_bytes, time_limit_seconds=seconds_left)
+    offsets = dict(zip(long_lived, outer.offsets[len(tops) :], strict=True))
+    for base, (p, packing) in zip(outer.offsets, packed.items(), strict=False):
+        offsets |= {i: base + at for i, at in zip(segments[p], packing.offsets, strict=True)}
     return tuple(offsets[i] for i in range(len(buffers)))
 
 
 def _too_high(
-    buffers: Sequence[Buffer], cuts: Sequence[int], heights: dict[int, int], lasting: Sequence[int]
+    buffers: Sequence[Buffer],
+    segment_starts: Sequence[int],
+    heights: dict[int, int],
+    long_lived: Sequence[int],
 ) -> list[int]:
-    """The pieces whose blocks do not fit under the bound with all that lasts beside them."""
-    loads = live_bytes([buffers[i] for i in lasting], cuts[-1])
-    bound = int(live_bytes(buffers, cuts[-1]).max(initial=0))
-    return [p for p, top in heights.items() if top + loads[cuts[p - 1] : cuts[p]].max() > bound]
+    """Segments whose blocks, on top of the long-lived buffers, would exceed the bound."""
+    loads = live_bytes([buffers[i] for i in long_lived], segment_starts[-1])
+    bound = int(live_bytes(buffers, segment_starts[-1]).max(initial=0))
+    return [
+        p
+        for p, top in heights.items()
+        if top + loads[segment_starts[p - 1] : segment_starts[p]].max() > bound
+    ]
 
 
 def live_bytes(buffers: Sequence[Buffer], end: int) -> Ints:
-    """Bytes that are live at every time before `end`."""
+    """Bytes live at each time before `end`: [end]."""
     change = np.zeros(end + 1, np.int64)
     for b in buffers:
         change[b.lower] += b.size
@@ -96,19 +112,19 @@ def live_bytes(buffers: Sequence[Buffer], end: int) -> Ints:
     return np.cumsum(change)[:-1]
 
 
-class _Inner:
-    """Packs pieces, each shape once: a piece is known by its lifetimes, from its start, and sizes."""
+class _SegmentPacker:
+    """Packs segments, equal ones once (equal sizes and lifetimes relative to the start)."""
 
     def __init__(self, seconds: float, deadline: float) -> None:
         self.seconds, self.deadline = seconds, deadline
-        self.known: dict[tuple[Buffer, ...], Packing] = {}
+        self.packings: dict[tuple[Buffer, ...], Packing] = {}
 
     def pack(self, buffers: Sequence[Buffer]) -> Packing:
         start = min(b.lower for b in buffers)
         shape = tuple(
             replace(b, name="", lower=b.lower - start, upper=b.upper - start) for b in buffers
         )
-        if shape not in self.known:
-            left = max(0.0, min(self.seconds, self.deadline - time.perf_counter()))
-            self.known[shape] = pack(shape, time_limit_seconds=left)
-        return self.known[shape]
+        if shape not in self.packings:
+            seconds_left = max(0.0, min(self.seconds, self.deadline - time.perf_counter()))
+            self.packings[shape] = pack(shape, time_limit_seconds=seconds_left)
+        return self.packings[shape]

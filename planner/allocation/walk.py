@@ -1,8 +1,8 @@
-"""The storages of calls: what one takes, makes, leaves for its backward, and gives back.
+"""Storages of calls: arguments, intermediates, values saved for backward, and gradients.
 
-Weights, the gradients that they add up to and the batch live elsewhere; a weight's gradient is here
-until its call's backward ends, when it is added to its place. Where a call runs in pieces, the storages
-of one of them stand for all, which take its place one after the other.
+Weights, accumulated gradients and the batch are not included; the gradient of a weight is, until
+its call's backward ends and it is accumulated. Where a call runs in chunks, the storages of one
+chunk stand for all, since the chunks reuse them one after the other.
 """
 
 from __future__ import annotations
@@ -11,200 +11,232 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ...ir.model import Input, Model
-from .call_storage import Routine
-from .lifetimes import Known, Lifetimes
+from .call_storage import CallStorage
+from .lifetimes import Lifetimes, Storages
 
 Place = TypeVar("Place", str, str | None)
-Sizes = Sequence[int]  # bytes of what a value becomes, one after the other, on its way
-Ways = Callable[[int, int], Sizes]  # of an argument, by call and position
+Sizes = Sequence[int]  # bytes after each resharding step
+ReshardSizes = Callable[[int, int], Sizes]  # resharding of an argument, by call and position
 Key = tuple[str, int]  # micro-batch and call
 
 
-def no_way(call: int, position: int) -> Sizes:
-    """Arguments are taken as they are made."""
+def no_resharding(call: int, position: int) -> Sizes:
+    """No resharding between calls."""
     return ()
 
 
-class Calls:
-    """Walks calls of micro-batches forward and backward and notes their storages.
+class CallWalk:
+    """Walks calls of micro-batches forward and backward and records their storages.
 
-    `forth` and `back` say what arguments and their gradients pass through between calls; copies to and
-    from host memory `hide` behind other calls, or are done before the next one.
+    `forward_resharding` and `backward_resharding`: resharding of arguments and of their gradients
+    between calls. With `overlap_copies`, copies to and from host memory overlap with other calls;
+    otherwise they end before the next one.
     """
 
     def __init__(
         self,
         model: Model,
-        routines: Mapping[int, Routine],
-        forth: Ways = no_way,
-        back: Ways = no_way,
-        hide: bool = True,
+        storages: Mapping[int, CallStorage],
+        forward_resharding: ReshardSizes = no_resharding,
+        backward_resharding: ReshardSizes = no_resharding,
+        overlap_copies: bool = True,
     ) -> None:
-        self.model, self.routines, self.forth, self.back = model, routines, forth, back
-        self.hide = hide
+        self.model, self.storages, self.overlap_copies = model, storages, overlap_copies
+        self.forward_resharding = forward_resharding
+        self.backward_resharding = backward_resharding
         self.life = Lifetimes()
         self.values: dict[tuple[str, str], str | None] = {}  # by micro-batch and name
         self.gradients: dict[tuple[str, str], str] = {}
-        self.taken: dict[Key, list[str | None]] = {}
+        self.argument_storages: dict[Key, list[str | None]] = {}
         self.waiting: dict[Key, tuple[int, ...]] = {}  # in host memory
-        self.fetched: dict[Key, Known] = {}
-        self.leaving: list[str | None] = []
+        self.prefetched: dict[Key, Storages] = {}
+        self.offloading: list[str | None] = []
 
     def forward(self, micro: str, number: int) -> None:
-        """A call's forward piece; its results are values from then on."""
-        call, routine, life = self.model.calls[number], self.routines[number], self.life
-        life.begin()
+        """Run a call forward; its results become available to later calls."""
+        call, storage, life = self.model.calls[number], self.storages[number], self.life
+        life.begin_segment()
         prefix = f"{micro}.{number}"
-        taken = [
-            self.bring(
-                self.values.get((micro, name)), f"{prefix}.taken {at}", self.forth(number, at)
+        arguments = [
+            self.reshard(
+                self.values.get((micro, name)),
+                f"{prefix}.taken {at}",
+                self.forward_resharding(number, at),
             )
             for at, name in enumerate(call.arguments)
         ]
-        self.taken[micro, number] = taken
-        weights = self.gather(routine, f"{prefix}.forward")
-        outputs = [o.value for o in routine.whole.outputs]
-        made = self.wholes(routine, outputs, f"{prefix}.forward")
-        known = self.given(routine, taken, f"{prefix}.forward")
-        life.run(routine.forward, routine.function, routine.roots, f"{prefix}.forward", known)
-        for value, output in zip(outputs, routine.function.outputs, strict=True):
-            made.setdefault(value, known.get(routine.roots[output.value]))
-        results = [made[value] for value in outputs]
-        life.hold(weights, *results)
+        self.argument_storages[micro, number] = arguments
+        weights = self.gather(storage, f"{prefix}.forward")
+        outputs = [o.value for o in storage.full.outputs]
+        outputs_or_gradients = self.full_values(storage, outputs, f"{prefix}.forward")
+        storages_ = self.input_storages(storage, arguments, f"{prefix}.forward")
+        life.run(
+            storage.forward, storage.function, storage.forward_roots, f"{prefix}.forward", storages_
+        )
+        for value, output in zip(outputs, storage.function.outputs, strict=True):
+            outputs_or_gradients.setdefault(
+                value, storages_.get(storage.forward_roots[output.value])
+            )
+        results = [outputs_or_gradients[value] for value in outputs]
+        life.extend(weights, *results)
         self.values.update({(micro, n): m for n, m in zip(call.results, results, strict=False)})
-        life.hold(*self.leaving)
-        self.leaving = []
-        if routine.hosted:
-            left = [known.get(routine.roots[v]) for v in routine.saved]
-            life.hold(*left)
-            self.leaving = left if self.hide else []
-            self.waiting[micro, number] = routine.saved
+        life.extend(*self.offloading)
+        self.offloading = []
+        if storage.offloaded:
+            saved = [storages_.get(storage.forward_roots[v]) for v in storage.saved]
+            life.extend(*saved)
+            self.offloading = saved if self.overlap_copies else []
+            self.waiting[micro, number] = storage.saved
 
     def backward(self, micro: str, number: int) -> None:
-        """A call's backward piece; the gradients of its arguments are added to what is there of them."""
-        call, routine, life = self.model.calls[number], self.routines[number], self.life
-        life.begin()
+        """Run a call backward and accumulate the gradients of its arguments."""
+        call, storage, life = self.model.calls[number], self.storages[number], self.life
+        life.begin_segment()
         prefix = f"{micro}.{number}"
-        known = self.at_backward(micro, number)
-        gradients = [i.gradient for i in routine.whole.inputs if i.gradient is not None]
-        weights = self.gather(routine, f"{prefix}.backward")
-        made = self.wholes(routine, gradients, f"{prefix}.backward")
-        life.run(routine.backward, routine.function, routine.late, f"{prefix}.backward", known)
-        for mine, piece in zip(routine.whole.inputs, routine.function.inputs, strict=True):
-            if mine.gradient is not None and piece.gradient is not None:
-                made.setdefault(mine.gradient, known.get(routine.late[piece.gradient]))
-        life.hold(weights, *made.values(), *self.leaving)
-        self.leaving = []
+        storages_ = self.at_backward(micro, number)
+        gradients = [i.gradient for i in storage.full.inputs if i.gradient is not None]
+        weights = self.gather(storage, f"{prefix}.backward")
+        outputs_or_gradients = self.full_values(storage, gradients, f"{prefix}.backward")
+        life.run(
+            storage.backward,
+            storage.function,
+            storage.backward_roots,
+            f"{prefix}.backward",
+            storages_,
+        )
+        for mine, chunk_input in zip(storage.full.inputs, storage.function.inputs, strict=True):
+            if mine.gradient is not None and chunk_input.gradient is not None:
+                outputs_or_gradients.setdefault(
+                    mine.gradient, storages_.get(storage.backward_roots[chunk_input.gradient])
+                )
+        life.extend(weights, *outputs_or_gradients.values(), *self.offloading)
+        self.offloading = []
         for at, (item, name) in enumerate(self.arguments(number)):
-            place = None if item.gradient is None else made.get(item.gradient)
+            place = None if item.gradient is None else outputs_or_gradients.get(item.gradient)
             if place is not None:
                 self.add(
                     (micro, name),
-                    self.bring(place, f"{prefix}.given {at}", self.back(number, at)),
+                    self.reshard(
+                        place, f"{prefix}.given {at}", self.backward_resharding(number, at)
+                    ),
                     f"{prefix}.sum {at}",
                 )
         for name in call.results:
             self.gradients.pop((micro, name), None)
 
     def arguments(self, number: int) -> Iterable[tuple[Input, str]]:
-        """What a call's function takes, and the names of the values that it is given."""
-        activations = self.routines[number].whole.activations()
+        """Activation inputs of a call's function, each with the name of the value passed."""
+        activations = self.storages[number].full.activations()
         return zip(activations, self.model.calls[number].arguments, strict=True)
 
-    def at_backward(self, micro: str, number: int) -> Known:
-        """The storages that a backward piece may read: arguments, what forward left, tangents."""
-        call, routine = self.model.calls[number], self.routines[number]
-        prefix, function = f"{micro}.{number}", self.routines[number].function
-        taken = self.taken.pop((micro, number))
-        known = self.given(routine, taken, f"{prefix}.backward")
-        back = self.fetch((micro, number))
-        for value in routine.saved:
-            root = routine.roots[value]
+    def at_backward(self, micro: str, number: int) -> Storages:
+        """Storages that a backward graph may read: arguments, saved values, tangents."""
+        call, storage = self.model.calls[number], self.storages[number]
+        prefix, function = f"{micro}.{number}", self.storages[number].function
+        arguments = self.argument_storages.pop((micro, number))
+        storages_ = self.input_storages(storage, arguments, f"{prefix}.backward")
+        fetched = self.fetch((micro, number))
+        for value in storage.saved:
+            root = storage.forward_roots[value]
             left = f"{prefix}.forward.{root}"
-            known[value] = left if left in self.life.born else known.get(root)
-        known.update(back)
+            storages_[value] = left if left in self.life.allocated else storages_.get(root)
+        storages_.update(fetched)
         tangents = [
             (o.tangent, mine.tangent, name)
             for o, mine, name in zip(
-                function.outputs, routine.whole.outputs, call.results, strict=False
+                function.outputs, storage.full.outputs, call.results, strict=False
             )
         ]
-        for tangent, whole, name in tangents:
-            if tangent is None or whole is None:
+        for tangent, full, name in tangents:
+            if tangent is None or full is None:
                 continue
             place = self.gradients.get((micro, name))
             if place is None and name != self.model.loss:  # nothing differentiable reads it
-                zeros = routine.whole.types[whole].bytes
-                place = self.life.make(f"{prefix}.zeros {tangent}", zeros)
-            known[tangent] = self.part(routine, place, tangent, whole, f"{prefix}.backward")
-        return known
+                zeros = storage.full.types[full].bytes
+                place = self.life.allocate(f"{prefix}.zeros {tangent}", zeros)
+            storages_[tangent] = self.chunk_view(
+                storage, place, tangent, full, f"{prefix}.backward"
+            )
+        return storages_
 
-    def fetch(self, key: Key) -> Known:
-        """What a call left in host memory; that of the call whose backward is next comes as well."""
-        if not self.routines[key[1]].hosted:
+    def fetch(self, key: Key) -> Storages:
+        """Fetch a call's offloaded values, and prefetch those of the next backward call."""
+        if not self.storages[key[1]].offloaded:
             return {}
-        found = self.fetched.pop(key) if key in self.fetched else self.come(key)
+        copied = self.prefetched.pop(key) if key in self.prefetched else self.copy_back(key)
         following = next((other for other in reversed(self.waiting) if other[0] == key[0]), None)
-        if following is not None and self.hide:
-            self.fetched[following] = self.come(following)
-        return found
+        if following is not None and self.overlap_copies:
+            self.prefetched[following] = self.copy_back(following)
+        return copied
 
-    def come(self, key: Key) -> Known:
-        """What a call left comes back, values that share memory together."""
+    def copy_back(self, key: Key) -> Storages:
+        """Copy a call's offloaded values back to the device; values that share storage stay
+        together.
+        """
         micro, number = key
-        routine, found = self.routines[number], Known()
+        storage, copied = self.storages[number], Storages()
         sharing: dict[int, list[int]] = {}
         for value in self.waiting.pop(key):
-            sharing.setdefault(routine.roots[value], []).append(value)
+            sharing.setdefault(storage.forward_roots[value], []).append(value)
         for root, values in sharing.items():
-            sizes = {v: routine.function.types[v].bytes for v in values}
-            whole = routine.function.types[root].bytes
-            together = whole <= sum(sizes.values())
+            sizes = {v: storage.function.types[v].bytes for v in values}
+            full = storage.function.types[root].bytes
+            together = full <= sum(sizes.values())
             for one in [values] if together else [[v] for v in values]:
-                size = whole if together else sizes[one[0]]
-                made = self.life.make(f"{micro}.{number}.fetched.{one[0]}", size)
-                found.update(dict.fromkeys(one, made))
-        return found
+                size = full if together else sizes[one[0]]
+                name = self.life.allocate(f"{micro}.{number}.fetched.{one[0]}", size)
+                copied.update(dict.fromkeys(one, name))
+        return copied
 
-    def given(self, routine: Routine, taken: Sequence[str | None], prefix: str) -> Known:
-        """The storages of a function's inputs."""
-        known: Known = {i.value: None for i in routine.function.inputs}
-        whole, mine = routine.whole.activations(), routine.function.activations()
-        for place, outer, inner in zip(taken, whole, mine, strict=True):
-            known[inner.value] = self.part(routine, place, inner.value, outer.value, prefix)
-        return known
+    def input_storages(
+        self, storage: CallStorage, arguments: Sequence[str | None], prefix: str
+    ) -> Storages:
+        """Storages of a function's inputs."""
+        storages_: Storages = {i.value: None for i in storage.function.inputs}
+        full, mine = storage.full.activations(), storage.function.activations()
+        for place, outer, inner in zip(arguments, full, mine, strict=True):
+            storages_[inner.value] = self.chunk_view(
+                storage, place, inner.value, outer.value, prefix
+            )
+        return storages_
 
-    def part(
-        self, routine: Routine, place: str | None, value: int, whole: int, prefix: str
+    def chunk_view(
+        self, storage: CallStorage, place: str | None, value: int, full: int, prefix: str
     ) -> str | None:
-        """What a piece sees of a value: the whole, or a copy of its part."""
-        if not routine.divided or not routine.cut(value, whole):
+        """Storage of a value inside a chunk: the call's own, or a copied slice of it."""
+        if not storage.is_chunked or not storage.is_sliced(value, full):
             return place
-        size = routine.function.types[value].bytes
-        return self.life.make(f"{prefix}.part {value}", size)
+        size = storage.function.types[value].bytes
+        return self.life.allocate(f"{prefix}.part {value}", size)
 
-    def wholes(self, routine: Routine, values: Iterable[int], prefix: str) -> dict[int, str | None]:
-        """What pieces put together or add up, from the first of them on."""
-        if not routine.divided:
+    def full_values(
+        self, storage: CallStorage, values: Iterable[int], prefix: str
+    ) -> dict[int, str | None]:
+        """Allocate the full values that chunks write slices of or accumulate into."""
+        if not storage.is_chunked:
             return {}
-        types = routine.whole.types
-        return {v: self.life.make(f"{prefix}.whole {v}", types[v].bytes) for v in values}
+        types = storage.full.types
+        return {v: self.life.allocate(f"{prefix}.whole {v}", types[v].bytes) for v in values}
 
-    def gather(self, routine: Routine, prefix: str) -> str | None:
-        """Weights that lie in parts on other devices, while a call runs."""
-        return self.life.make(f"{prefix}.weights", routine.weights) if routine.weights else None
+    def gather(self, storage: CallStorage, prefix: str) -> str | None:
+        """Allocate the parameters gathered from other devices for a call."""
+        return (
+            self.life.allocate(f"{prefix}.weights", storage.gathered_bytes)
+            if storage.gathered_bytes
+            else None
+        )
 
-    def bring(self, place: Place, name: str, sizes: Sizes) -> Place:
-        """A value on its way from one call to another."""
+    def reshard(self, place: Place, name: str, sizes: Sizes) -> Place:
+        """Reshard a value between calls; returns its last storage."""
         for step, size in enumerate(sizes):
-            place = self.life.turn(place, f"{name} step {step}", size)
+            place = self.life.copy(place, f"{name} step {step}", size)
         return place
 
     def add(self, value: tuple[str, str], place: str, total: str) -> None:
-        """The gradient of a value read by several calls: their sums, one after the other."""
+        """Accumulate the gradient of a value that several calls read."""
         have, life = self.gradients.get(value), self.life
         if have is not None:
-            life.make(total, life.born[have][1])
+            life.allocate(total, life.allocated[have][1])
             life.use(have)
             life.use(place)
             life.tick()

@@ -1,1 +1,1 @@
-"""Which collectives, activations and optimizers travel compressed."""
+"""Choice of compression programs for collectives, activations and optimizers."""

@@ -1,9 +1,9 @@
-"""Which activations travel compressed, and their gradients with them: between stages, and in sums inside
-calls.
+"""Choice of compression programs for activations and their gradients: stage transfers and the
+all-reduces inside calls.
 
-Rounding them is biased and its error is not carried over, so no theory promises that training gets
-there: `auto` does so under quality `all` alone, where messages and codecs together are faster and a step
-is shorter by a part of it. A name forces its programs wherever there is such a message.
+Rounding activations is biased without error feedback, so convergence is not guaranteed: `auto` does
+it only under quality `all`, and only where messages plus codecs are faster by a fraction of the
+step. The name of an algorithm forces its programs wherever they apply.
 """
 
 from __future__ import annotations
@@ -12,97 +12,118 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-from ...cost_model.communication.compressed_all_reduce import Reductions
-from ...cost_model.communication.stage_transfer import Crossing, hop_of
-from ...cost_model.operators.function_cost import FunctionTable
-from ...ir.compression.program import Program
+from ...cost_model.communication.compressed_all_reduce import CompressedReductions
+from ...cost_model.communication.stage_transfer import TransferPayload, price_transfer
+from ...cost_model.operators.function_cost import FunctionCostTable
+from ...ir.compression.program import CompressionProgram
 from ...ir.compression.registry import ALGORITHMS, algorithm
 from ...ir.devices.cluster import Cluster, Device, Link
 from ...ir.model import Model
 from ...ir.plan.strategy import ROLES
-from .collectives import WORTH
+from ..strategy_space import ModelAxes
+from .collectives import MINIMUM_GAIN
 
-Word = tuple[tuple[str, int], ...]  # the axes inside a batch replica, outermost first
 
-
-class Priced(Protocol):
-    """What is asked of an entry of `Tables`."""
+class PricedFunction(Protocol):
+    """Cost table of one function under one strategy."""
 
     @property
-    def costs(self) -> FunctionTable: ...
+    def costs(self) -> FunctionCostTable: ...
 
 
-class Tables(Protocol):
-    """What is asked of `Entries`: prices of a model's functions."""
+class FunctionCosts(Protocol):
+    """Prices of a model's functions (implemented by `FunctionPrices`)."""
 
     @property
     def model(self) -> Model: ...
     @property
     def cluster(self) -> Cluster: ...
-    def table_of(self, name: str, word: Word, local_batch: int) -> Priced | None: ...
-    def experts_ways(self, word: Word) -> int: ...
+    def table(
+        self, name: str, model_axes: ModelAxes, local_batch: int
+    ) -> PricedFunction | None: ...
+    def inner_batch_degree(self, model_axes: ModelAxes) -> int: ...
 
 
-class Activations:
+class ActivationCompressor:
     """Chooses programs for activations. `compress`: `none`, `auto` or the name of an algorithm."""
 
     def __init__(self, compress: str = "none", quality: str = "safe") -> None:
         self.forced = compress not in ("none", "auto")
-        known = [algorithm(compress)] if self.forced else []
+        algorithms = [algorithm(compress)] if self.forced else []
         if compress == "auto" and quality == "all":
-            known = list(ALGORITHMS.values())
-        found = [p for one in known for p in one.programs if p.subject == "activations"]
-        self.sends = tuple(p for p in found if p.result == "send")
-        self.sums = tuple(p for p in found if p.result == "all_reduce")
-        self.reduced: dict[tuple[Word, int], Reductions | None] = {}
+            algorithms = list(ALGORITHMS.values())
+        found = [p for one in algorithms for p in one.programs if p.payload == "activations"]
+        self.sends = tuple(p for p in found if p.collective == "send")
+        self.sums = tuple(p for p in found if p.collective == "all_reduce")
+        self.reduced: dict[tuple[ModelAxes, int], CompressedReductions | None] = {}
 
-    def reductions(self, tables: Tables, word: Word, samples: int) -> Reductions | None:
-        """How sums inside calls of so many samples per device travel."""
-        roles = [role for role, size in word if ROLES[role].operators and size > 1]
+    def reductions(
+        self, function_prices: FunctionCosts, model_axes: ModelAxes, samples: int
+    ) -> CompressedReductions | None:
+        """Programs of the all-reduces inside calls of `samples` per device; None: plain."""
+        roles = [role for role, size in model_axes if ROLES[role].operators and size > 1]
         if not self.sums or not roles:
             return None
-        key = word, samples
+        key = model_axes, samples
         if key not in self.reduced:
-            self.reduced[key] = self.fastest(tables, word, samples, roles)
+            self.reduced[key] = self.fastest(function_prices, model_axes, samples, roles)
         return self.reduced[key]
 
     def fastest(
-        self, tables: Tables, word: Word, samples: int, roles: Sequence[str]
-    ) -> Reductions | None:
-        plain = whole_seconds(tables, word, samples, None)
-        made = [Reductions(dict.fromkeys(roles, p), tables.cluster) for p in self.sums]
-        seconds = [whole_seconds(tables, word, samples, one) for one in made]
-        least = min(range(len(made)), key=seconds.__getitem__)
+        self,
+        function_prices: FunctionCosts,
+        model_axes: ModelAxes,
+        samples: int,
+        roles: Sequence[str],
+    ) -> CompressedReductions | None:
+        plain = model_seconds(function_prices, model_axes, samples, None)
+        candidates = [
+            CompressedReductions(dict.fromkeys(roles, p), function_prices.cluster)
+            for p in self.sums
+        ]
+        seconds = [model_seconds(function_prices, model_axes, samples, one) for one in candidates]
+        least = min(range(len(candidates)), key=seconds.__getitem__)
         if seconds[least] == plain:  # nothing that is large enough
             return None
-        return made[least] if self.forced or worth(plain, seconds[least], 1, 0.0) else None
+        return (
+            candidates[least]
+            if self.forced or saves_enough(plain, seconds[least], 1, 0.0)
+            else None
+        )
 
-    def hop(
-        self, crossing: Crossing, link: Link, device: Device, rounds: int, work: float
-    ) -> Program | None:
-        """How values go from a stage to the next, both ways in so many `rounds` of a step whose `work`
-        takes so many seconds beside."""
-        if not self.sends or not crossing.large.elements:
+    def stage_transfer_program(
+        self, payload: TransferPayload, link: Link, device: Device, rounds: int, work: float
+    ) -> CompressionProgram | None:
+        """Program of the transfers to the next stage, in both directions in each of `rounds`
+        rounds; `work`: seconds of a step apart from these transfers. None: sent uncompressed.
+        """
+        if not self.sends or not payload.large.elements:
             return None
-        priced = [(hop_of(crossing, link, p, device).seconds, p) for p in self.sends]
+        priced = [(price_transfer(payload, link, p, device).seconds, p) for p in self.sends]
         seconds, program = min(priced, key=lambda pair: pair[0])
-        plain = hop_of(crossing, link, None, device).seconds
-        return program if self.forced or worth(plain, seconds, 2 * rounds, work) else None
+        plain = price_transfer(payload, link, None, device).seconds
+        return program if self.forced or saves_enough(plain, seconds, 2 * rounds, work) else None
 
 
-def whole_seconds(tables: Tables, word: Word, samples: int, reductions: Reductions | None) -> float:
-    """Seconds of all calls of a model for so many samples per device."""
+def model_seconds(
+    function_prices: FunctionCosts,
+    model_axes: ModelAxes,
+    samples: int,
+    reductions: CompressedReductions | None,
+) -> float:
+    """Seconds of all calls of a model, forward and backward, for `samples` samples per device."""
     total = 0.0
-    for name, count in Counter(call.function for call in tables.model.calls).items():
-        table = tables.table_of(name, word, samples)
+    for name, count in Counter(call.function for call in function_prices.model.calls).items():
+        table = function_prices.table(name, model_axes, samples)
         if table is not None:
-            ways = tables.model.batch // (samples * tables.experts_ways(word))
-            cost = table.costs.at(samples, "keep", ways, reductions)
+            degree = function_prices.model.batch // (
+                samples * function_prices.inner_batch_degree(model_axes)
+            )
+            cost = table.costs.at(samples, "keep", degree, reductions)
             total += count * (cost.forward.seconds + cost.backward.seconds)
     return total
 
 
-def worth(plain: float, seconds: float, times: int, work: float) -> bool:
-    """Whether a message that takes `seconds` and not `plain` makes a step shorter by the part that it
-    has to."""
-    return times * (plain - seconds) > WORTH * (work + times * plain)
+def saves_enough(plain: float, seconds: float, times: int, work: float) -> bool:
+    """Whether `times` messages of `seconds`, not `plain`, save MINIMUM_GAIN of a step."""
+    return times * (plain - seconds) > MINIMUM_GAIN * (work + times * plain)

@@ -1,15 +1,15 @@
-"""Which collectives travel compressed: those that gain more on the wire than their codecs take.
+"""Choice of compression programs for collectives of gradients and weights.
 
-Gradients and weights are decided for along every axis, once per step or once per call, by its links, its
-group and its bytes. The user says what may happen to numbers on the way, by the name of an algorithm or
-as a quality:
+A program is used where it saves more communication than its codecs cost. The decision is made per
+mesh axis, from its links, group and bytes. The user bounds the loss of accuracy by naming an
+algorithm or a quality:
 
-    lossless   nothing is lost
-    safe       every number is sent, and its error is unbiased, or carried over to an optimizer that is
-               linear in gradients (with Adam's squares that diverges: Tang et al. 2021, 1-bit Adam)
-    all        whatever a paper trained with
+    lossless   exact
+    safe       every number is sent, and its error is unbiased or fed back (error feedback) to an
+               optimizer that is linear in gradients (it diverges with Adam: 1-bit Adam, Tang 2021)
+    all        every algorithm that a paper trained with
 
-What loses anything has to be worth it: it is taken where it makes a step shorter by a part of it.
+A lossy program must shorten the step by at least a fixed fraction.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ...cost_model.communication.compressed_collective import lowered
-from ...cost_model.communication.data_parallel import Axis, BatchAxes, Subject
-from ...ir.compression.program import Algorithm, Program
+from ...cost_model.communication.data_parallel import AxisGroup, BatchAxes, CompressionSubject
+from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.registry import ALGORITHMS, algorithm
 from ...ir.compression.stage import Reduce, Residual, Score, Select
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
-from ...ir.plan.flat_shard import WHOLE
+from ...ir.plan.flat_shard import FULL
 from ...ir.plan.strategy import Strategy
+from ..options import QUALITIES
 
-QUALITIES = ("lossless", "safe", "all")
 LINEAR = ("sgd", "momentum")  # optimizers whose steps add up as gradients do
-WORTH = 0.05  # of a step: what a collective has to gain
+MINIMUM_GAIN = 0.05  # fraction of a step that a lossy program must save
 ANY_OPTIMIZER = ("Averaged", "Sharded")  # classes that leave the optimizer to the user
 
 
-class Compressor:
-    """Chooses programs for the collectives of strategies. `compress`: `none`, `auto` or the name of
-    an algorithm, which is then taken wherever it can."""
+class CollectiveCompressor:
+    """Chooses programs for the collectives of a strategy. `compress`: `none`, `auto` or the name of
+    an algorithm, which is then used wherever it applies. Raises UsageError."""
 
     def __init__(self, compress: str, quality: str, optimizer: str) -> None:
         if quality not in QUALITIES:
             raise UsageError(f"unknown quality {quality!r}; known: {', '.join(QUALITIES)}")
         self.forced = compress not in ("none", "auto")
         if self.forced:
-            known = algorithm(compress)
-            self.programs = runnable(known)
-            if not self.programs and all(p.subject != "activations" for p in known.programs):
+            algorithm_ = algorithm(compress)
+            self.programs = runnable(algorithm_)
+            if not self.programs and all(p.payload != "activations" for p in algorithm_.programs):
                 raise UsageError(
                     f"{compress} is an optimizer itself (plan --optimizer) or weighs ranks against each "
                     f"other (plait.runtime.compression)"
@@ -63,92 +63,98 @@ class Compressor:
         small: float,
         calls: int,
         work: float,
-    ) -> dict[tuple[Subject, str], Program]:
-        """Programs for `trained` bytes of weights per device in so many calls, a part `small` of them in
-        small tensors, by what travels and the role; `work` are the other seconds of a step. Copies of
-        what is not cut have to stay alike, so that nothing does where a fraction of the weights is."""
-        if not self.programs or not trained or strategy.fraction != WHOLE:
+    ) -> dict[tuple[CompressionSubject, str], CompressionProgram]:
+        """Programs by (subject, role) for `trained` bytes of weights per device in `calls` calls.
+
+        `small`: fraction of those bytes in small tensors; `work`: seconds of a step apart from
+        these collectives; `item`: bytes per element. Empty for fractional sharding, where
+        replicas of the unsharded weights must stay identical.
+        """
+        if not self.programs or not trained or strategy.fraction != FULL:
             return {}
         plain = BatchAxes(strategy, cluster, scale, item)
-        found: dict[tuple[Subject, str], Program] = {}
-        sent = list(travels(plain, trained, calls))
-        whole = work + sum(one.seconds(plain) for one in sent)
-        for one in sent:
-            best = one.seconds(plain) - WORTH * whole
-            key = one.subject, one.axis[0]
-            for program in filter(one.suits, self.programs):
-                own = BatchAxes(strategy, cluster, scale, item, {key: program})
-                seconds = one.seconds(own, small)
-                if seconds < best or (self.forced and key not in found):
-                    found[key], best = program, seconds
-        return found
+        chosen: dict[tuple[CompressionSubject, str], CompressionProgram] = {}
+        collectives = list(weight_collectives(plain, trained, calls))
+        step_seconds = work + sum(collective.seconds(plain) for collective in collectives)
+        for collective in collectives:
+            best = collective.seconds(plain) - MINIMUM_GAIN * step_seconds
+            key = collective.subject, collective.axis[0]
+            for program in filter(collective.accepts, self.programs):
+                compressed = BatchAxes(strategy, cluster, scale, item, {key: program})
+                seconds = collective.seconds(compressed, small)
+                if seconds < best or (self.forced and key not in chosen):
+                    chosen[key], best = program, seconds
+        return chosen
 
 
-class Travel(NamedTuple):
-    """A collective of gradients or weights: `amount` bytes, so many `times` per step at least.
-    `lasting`: the same tensors once per step, so that something can be kept from one to the next."""
+class WeightCollective(NamedTuple):
+    """A collective of gradients or weights: `amount` bytes, at least `times` times per step.
 
-    subject: Subject
+    `lasting`: the same tensors once per step, so that residuals can be kept between steps."""
+
+    subject: CompressionSubject
     kind: str
     amount: float
-    axis: Axis
+    axis: AxisGroup
     times: int
     lasting: bool
 
     def seconds(self, axes: BatchAxes, small: float = 0.0) -> float:
-        """In a step."""
-        each = axes.travel_seconds(self.subject, self.kind, self.amount, [self.axis], small)
+        """Seconds per step."""
+        each = axes.exchange_seconds(self.subject, self.kind, self.amount, [self.axis], small)
         return self.times * each
 
-    def suits(self, program: Program) -> bool:
-        """Whether a program can take its place."""
-        same = (program.subject, program.result) == (self.subject, self.kind)
-        return same and (self.lasting or not keeps(program))
+    def accepts(self, program: CompressionProgram) -> bool:
+        """Whether a program can replace this collective."""
+        same = (program.payload, program.collective) == (self.subject, self.kind)
+        return same and (self.lasting or not is_stateful(program))
 
 
-def travels(axes: BatchAxes, trained: int, calls: int) -> Iterator[Travel]:
-    """What travels for `trained` bytes of weights in so many calls."""
-    part = trained * axes.scale * axes.part("optimizer")
-    for axis in axes.replicas:
-        yield Travel("gradients", "all_reduce", part, axis, 1, True)
-    for axis in axes.sharded:
-        lasting = "gradient" not in axes.shards
+def weight_collectives(axes: BatchAxes, trained: int, calls: int) -> Iterator[WeightCollective]:
+    """Collectives of a step for `trained` bytes of weights in `calls` calls."""
+    optimizer_bytes = trained * axes.gradient_scale * axes.local_fraction("optimizer")
+    for axis in axes.replica_axes:
+        yield WeightCollective("gradients", "all_reduce", optimizer_bytes, axis, 1, True)
+    for axis in axes.shard_axes:
+        lasting = "gradient" not in axes.sharded_kinds
         parts = 1 if lasting else calls
-        gradients = trained * axes.scale / parts
-        yield Travel("gradients", "reduce_scatter", gradients, axis, parts, lasting)
-        lasting = "parameter" not in axes.shards
+        gradients = trained * axes.gradient_scale / parts
+        yield WeightCollective("gradients", "reduce_scatter", gradients, axis, parts, lasting)
+        lasting = "parameter" not in axes.sharded_kinds
         parts, times = (1, 1) if lasting else (calls, 2 * calls)  # forward and backward
-        yield Travel("weights", "all_gather", trained / parts, axis, times, lasting)
+        yield WeightCollective("weights", "all_gather", trained / parts, axis, times, lasting)
 
 
-def keeps(program: Program) -> bool:
-    """Whether a program keeps anything from one exchange to the next."""
+def is_stateful(program: CompressionProgram) -> bool:
+    """Whether a program keeps state (e.g. a residual) between exchanges."""
     return bool(lowered(program, 2, 2).states)
 
 
-def permitted(quality: str, linear: bool) -> Iterator[Program]:
-    """Programs of all algorithms that a quality allows, under an optimizer that is `linear` or not."""
-    for known in ALGORITHMS.values() if quality != "lossless" else ():
-        yield from (p for p in runnable(known) if quality == "all" or _careful(p, linear))
+def permitted(quality: str, linear: bool) -> Iterator[CompressionProgram]:
+    """Programs of all algorithms that a quality allows; `linear`: the optimizer is linear in
+    gradients.
+    """
+    for algorithm_ in ALGORITHMS.values() if quality != "lossless" else ():
+        yield from (p for p in runnable(algorithm_) if quality == "all" or _is_safe(p, linear))
 
 
-def _careful(program: Program, linear: bool) -> bool:
-    """Whether all numbers are sent in every step, and no error is lost for good."""
-    refused = (Select,) if linear or program.subject == "weights" else (Select, Residual)
+def _is_safe(program: CompressionProgram, linear: bool) -> bool:
+    """Whether every number is sent in every step and no error is lost permanently."""
+    refused = (Select,) if linear or program.payload == "weights" else (Select, Residual)
     return not program.accepts_bias and not any(isinstance(s, refused) for s in program.stages)
 
 
-def runnable(known: Algorithm) -> tuple[Program, ...]:
-    """Programs of an algorithm that leave the optimizer alone and add up or average."""
-    if known.optimizer not in ANY_OPTIMIZER or known.schedule.every != 1:
+def runnable(algorithm_: CompressionAlgorithm) -> tuple[CompressionProgram, ...]:
+    """Programs of an algorithm that sum or average without changing the optimizer."""
+    if algorithm_.optimizer not in ANY_OPTIMIZER or algorithm_.schedule.every != 1:
         return ()
     return tuple(
-        p for p in known.programs if p.subject in ("gradients", "weights") and not _robust(p)
+        p for p in algorithm_.programs if p.payload in ("gradients", "weights") and not _robust(p)
     )
 
 
-def _robust(program: Program) -> bool:
-    """Whether ranks are weighed against each other."""
+def _robust(program: CompressionProgram) -> bool:
+    """Whether a program aggregates robustly (scores ranks, takes medians) instead of summing."""
     return any(
         isinstance(s, Score) or (isinstance(s, Reduce) and s.rule not in ("sum", "mean"))
         for s in program.stages

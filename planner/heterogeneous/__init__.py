@@ -1,1 +1,1 @@
-"""Plans for devices of several kinds: crews, lines of crews, and shares of the batch."""
+"""Plans for heterogeneous clusters: device groups, pipeline replicas, and their micro-batches."""

@@ -1,36 +1,41 @@
-"""A judge of fleet plans that shares no code with their search: all runs once, nothing is over."""
+"""Independent check of plans for heterogeneous clusters; it shares no code with their search."""
 
 from __future__ import annotations
 
-from ...ir.devices.heterogeneous import FleetPlan
+from ...ir.devices.heterogeneous import HeterogeneousPlan
 from ...ir.verify import require
 
 
-def check(plan: FleetPlan) -> None:
-    """Raises FileError naming the JSON path of the first thing that does not hold."""
+def check(plan: HeterogeneousPlan) -> None:
+    """Check that every call runs once per replica and no device is used twice or over its memory.
+
+    Raises FileError naming the JSON path of the first violation.
+    """
     require(plan.micro_batch >= 1, "$.micro_batch", "at least one sample")
-    require(bool(plan.lines), "$.lines", "none")
-    ran = sum(line.micro_batches for line in plan.lines) * plan.micro_batch
+    require(bool(plan.replicas), "$.replicas", "none")
+    ran = sum(replica.micro_batches for replica in plan.replicas) * plan.micro_batch
     require(
-        ran == plan.global_batch, "$.lines", f"{ran} samples run, the batch is {plan.global_batch}"
+        ran == plan.global_batch,
+        "$.replicas",
+        f"{ran} samples run, the batch is {plan.global_batch}",
     )
     used: set[int] = set()
-    last = plan.lines[0].crews[-1].calls[1]
+    last = plan.replicas[0].device_groups[-1].calls[1]
     require(len(plan.calls) in (0, last), "$.calls", "not the calls of the lines")
-    for i, line in enumerate(plan.lines):
+    for i, replica in enumerate(plan.replicas):
         at = 0
-        for j, crew in enumerate(line.crews):
-            where = f"$.lines[{i}].crews[{j}]"
-            require(0 <= crew.part < len(plan.fleet.parts), f"{where}.part", "no such part")
-            part = plan.fleet.parts[crew.part]
-            inside = crew.first >= 0 and crew.first + crew.width <= part.devices
-            require(inside, f"{where}.first", "beyond its part")
-            ranks = set(crew.ranks(plan.fleet))
-            require(not used & ranks, where, "a device is in two crews")
+        for j, group in enumerate(replica.device_groups):
+            where = f"$.replicas[{i}].device_groups[{j}]"
+            require(0 <= group.part < len(plan.cluster.parts), f"{where}.part", "no such part")
+            part = plan.cluster.parts[group.part]
+            inside = group.first_device >= 0 and group.first_device + group.width <= part.devices
+            require(inside, f"{where}.first_device", "beyond its part")
+            ranks = set(group.ranks(plan.cluster))
+            require(not used & ranks, where, "a device is in two groups")
             used |= ranks
-            whole = len(crew.stage.pieces) == 1 and crew.calls[0] == at < crew.calls[1]
+            whole = len(group.stage.model_chunks) == 1 and group.calls[0] == at < group.calls[1]
             require(whole, f"{where}.stage", "does not follow")
-            at = crew.calls[1]
-            over = sum(amount for _, amount in crew.stage.memory) > plan.budget(crew)
+            at = group.calls[1]
+            over = sum(amount for _, amount in group.stage.memory_terms) > plan.memory_limit(group)
             require(not over, f"{where}.stage.memory", "over the budget")
-        require(at == last, f"$.lines[{i}]", "does not run every call")
+        require(at == last, f"$.replicas[{i}]", "does not run every call")

@@ -1,8 +1,8 @@
-"""Where the layers of a line are cut: the slowest crew as fast as can be, none over its memory.
+"""Splits the calls of a pipeline replica over its device groups: the slowest as fast as possible.
 
-Crews are in a fixed order. Within a time per micro-batch every crew takes as many calls as it can;
-more calls take longer and need more memory, so that is the best it can do for those behind it, and the
-least time within which the last call is reached is found by halving.
+Groups are in a fixed order. Within a time per micro-batch every group takes as many calls as it
+can; more calls take longer and need more memory, so that is best for the later groups too.
+Bisection finds the least time within which the last call is reached.
 """
 
 from __future__ import annotations
@@ -10,69 +10,76 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from .group_prices import Choice, Crews, Kind
+from .group_prices import GroupPrices, GroupType, StageChoice
 
-CLOSE = 1e-4  # relative, of the slowest crew
+CLOSE = 1e-4  # relative, of the slowest device group
 
 
-class Cut:
-    """Cuts the calls of a model over crews, for micro-batches of `samples`."""
+class LayerSplit:
+    """Splits the calls of a model over device groups, for micro-batches of `samples`."""
 
-    def __init__(self, crews: Crews, kinds: Sequence[Kind], samples: int) -> None:
-        self.crews, self.kinds, self.samples = crews, kinds, samples
-        self.calls = len(crews.model.calls)
+    def __init__(
+        self, group_prices: GroupPrices, group_types: Sequence[GroupType], samples: int
+    ) -> None:
+        self.group_prices, self.group_types, self.samples = group_prices, group_types, samples
+        self.calls = len(group_prices.model.calls)
 
-    def choice(self, place: int, first: int, last: int) -> Choice | None:
-        """What the crew at a place does with these calls; None where they do not fit."""
-        after = len(self.kinds) - 1 - place
-        return self.crews.best(self.kinds[place], self.samples, first, last, after)
+    def choice(self, position: int, first: int, last: int) -> StageChoice | None:
+        """Choice of the group at a position for these calls; None where they do not fit."""
+        after = len(self.group_types) - 1 - position
+        return self.group_prices.fastest_choice(
+            self.group_types[position], self.samples, first, last, after
+        )
 
-    def best(self) -> list[int] | None:
-        """Boundaries of the crews' calls, None where memory is not enough however they are cut."""
-        made = self.within(float("inf"))
-        if made is None:
+    def fastest_bounds(self) -> list[int] | None:
+        """Boundaries with the least slowest group; None where no split fits the memory."""
+        bounds = self.bounds_within(float("inf"))
+        if bounds is None:
             return None
-        low, high = 0.0, self.slowest(made)
+        low, high = 0.0, self.slowest(bounds)
         while high - low > CLOSE * high:
             middle = (low + high) / 2
-            found = self.within(middle)
-            if found is None:
+            closer = self.bounds_within(middle)
+            if closer is None:
                 low = middle
             else:
-                made, high = found, self.slowest(found)
-        return made
+                bounds, high = closer, self.slowest(closer)
+        return bounds
 
     def slowest(self, bounds: Sequence[int]) -> float:
+        """Seconds of the slowest group per micro-batch."""
         return max(choice.seconds for choice in self.choices(bounds) or ())
 
-    def choices(self, bounds: Sequence[int]) -> list[Choice] | None:
-        """What every crew does; None where one does not fit."""
-        made = [self.choice(place, *ends) for place, ends in enumerate(pairwise(bounds))]
-        found = [choice for choice in made if choice is not None]
-        return found if len(found) == len(made) else None
+    def choices(self, bounds: Sequence[int]) -> list[StageChoice] | None:
+        """Choice of every group; None where one does not fit."""
+        choices = [self.choice(position, *ends) for position, ends in enumerate(pairwise(bounds))]
+        fitting = [choice for choice in choices if choice is not None]
+        return fitting if len(fitting) == len(choices) else None
 
-    def within(self, seconds: float) -> list[int] | None:
-        """Boundaries where no crew takes longer; every crew has some work."""
+    def bounds_within(self, seconds: float) -> list[int] | None:
+        """Boundaries where no group takes longer and every group has work; None where there are
+        none.
+        """
         bounds = [0]
-        for place in range(len(self.kinds)):
-            later = len(self.kinds) - 1 - place
-            last = self.furthest(place, bounds[-1], self.calls - later, seconds)
+        for position in range(len(self.group_types)):
+            later = len(self.group_types) - 1 - position
+            last = self.furthest_call(position, bounds[-1], self.calls - later, seconds)
             if last is None:
                 return None
             bounds.append(last)
         return bounds if bounds[-1] == self.calls else None
 
-    def furthest(self, place: int, first: int, limit: int, seconds: float) -> int | None:
-        """The most calls that a crew takes from `first` on."""
+    def furthest_call(self, position: int, first: int, limit: int, seconds: float) -> int | None:
+        """The last boundary, up to `limit`, that a group reaches from `first` within `seconds`."""
 
-        def works(last: int) -> bool:
-            choice = self.choice(place, first, last)
+        def feasible(last: int) -> bool:
+            choice = self.choice(position, first, last)
             return choice is not None and choice.seconds <= seconds
 
-        return _last(works, first + 1, limit)
+        return _last_feasible(feasible, first + 1, limit)
 
-    def refined(self, bounds: list[int], cost: Callable[[list[int]], float]) -> list[int]:
-        """The boundaries moved a call at a time, as long as that costs less."""
+    def refine(self, bounds: list[int], cost: Callable[[list[int]], float]) -> list[int]:
+        """Move boundaries by one call at a time while that lowers `cost`."""
         best, least = bounds, cost(bounds)
         moved = True
         while moved:
@@ -82,22 +89,25 @@ class Cut:
                     other = [*best[:i], best[i] + step, *best[i + 1 :]]
                     if not best[i - 1] < other[i] < best[i + 1]:
                         continue
-                    found = cost(other)
-                    if found < least * (1 - CLOSE):
-                        best, least, moved = other, found, True
+                    seconds = cost(other)
+                    if seconds < least * (1 - CLOSE):
+                        best, least, moved = other, seconds, True
         return best
 
 
-def _last(works: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The last number from `low` to `high` that works, where all before one that works do, but for
-    the first few: a crew of no more than calls without work has none to do."""
-    start = next((n for n in range(low, high + 1) if works(n)), None)
+def _last_feasible(feasible: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The last feasible number from `low` to `high`, by bisection.
+
+    All numbers before a feasible one are feasible, but for the first few: a group whose calls have
+    no work is not.
+    """
+    start = next((n for n in range(low, high + 1) if feasible(n)), None)
     if start is None:
         return None
     low = start
     while low < high:
         middle = (low + high + 1) // 2
-        if works(middle):
+        if feasible(middle):
             low = middle
         else:
             high = middle - 1

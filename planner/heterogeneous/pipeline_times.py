@@ -1,4 +1,4 @@
-"""What lines cost over time: each a pipeline, all of them adding up gradients in the end."""
+"""Time of pipeline replicas, and of adding up their gradients at the end of a step."""
 
 from __future__ import annotations
 
@@ -12,62 +12,78 @@ from ...cost_model.communication.collective import collective_seconds, send_seco
 from ...cost_model.pipeline.closed_form import pipeline_seconds
 from ...cost_model.pipeline.simulate import simulate, stage_seconds
 from ...ir.devices.cluster import Cluster, Link
-from ...ir.devices.heterogeneous import Crew, Fleet, Line
+from ...ir.devices.heterogeneous import DeviceGroup, HeterogeneousCluster, PipelineReplica
 from ...ir.plan.schedule import SCHEDULES
 
 
-def sends(fleet: Fleet, crews: Sequence[Crew]) -> list[float]:
-    """Seconds to send a micro-batch from every crew to the next one of its line, one way."""
-    found = []
-    for one, other in pairwise(crews):
+def stage_send_seconds(cluster: HeterogeneousCluster, groups: Sequence[DeviceGroup]) -> list[float]:
+    """Seconds to send a micro-batch's activations from every group of a replica to the next one."""
+    seconds = []
+    for one, other in pairwise(groups):
         amount = one.stage.transfer_bytes * max(1.0, one.width / other.width)
-        found.append(send_seconds(round(amount), link_between(fleet, one, other)))
-    return [*found, 0.0]
+        seconds.append(send_seconds(round(amount), link_between(cluster, one, other)))
+    return [*seconds, 0.0]
 
 
-def link_between(fleet: Fleet, one: Crew, other: Crew) -> Link:
-    """The slowest link between two crews."""
+def link_between(cluster: HeterogeneousCluster, one: DeviceGroup, other: DeviceGroup) -> Link:
+    """The slowest link between two device groups."""
     if one.part != other.part:
-        return fleet.link
-    end = max(one.first + one.width, other.first + other.width)
-    return fleet.parts[one.part].joining(min(one.first, other.first), end - 1)
+        return cluster.link
+    end = max(one.first_device + one.width, other.first_device + other.width)
+    return cluster.parts[one.part].link_between(min(one.first_device, other.first_device), end - 1)
 
 
-def line_seconds(fleet: Fleet, crews: Sequence[Crew], micro_batches: int) -> float:
-    """A line's pipeline in closed form."""
-    busy = [crew.stage.forward_seconds + crew.stage.backward_seconds for crew in crews]
-    return pipeline_seconds(busy, sends(fleet, crews), micro_batches) if micro_batches else 0.0
+def replica_seconds(
+    cluster: HeterogeneousCluster, groups: Sequence[DeviceGroup], micro_batches: int
+) -> float:
+    """Seconds of a replica's pipeline in closed form."""
+    busy = [group.stage.forward_seconds + group.stage.backward_seconds for group in groups]
+    return (
+        pipeline_seconds(busy, stage_send_seconds(cluster, groups), micro_batches)
+        if micro_batches
+        else 0.0
+    )
 
 
-def simulated(fleet: Fleet, line: Line) -> float:
-    """A line's pipeline event by event (1F1B)."""
-    ways = sends(fleet, line.crews)
+def simulated_seconds(cluster: HeterogeneousCluster, replica: PipelineReplica) -> float:
+    """Seconds of a replica's pipeline, simulated event by event (1F1B)."""
+    transfers = stage_send_seconds(cluster, replica.device_groups)
     costs = [
-        stage_seconds(crew.stage.forward_seconds, crew.stage.backward_seconds, onward, back)
-        for crew, onward, back in zip(line.crews, ways, [0.0, *ways[:-1]], strict=True)
+        stage_seconds(group.stage.forward_seconds, group.stage.backward_seconds, onward, back)
+        for group, onward, back in zip(
+            replica.device_groups, transfers, [0.0, *transfers[:-1]], strict=True
+        )
     ]
-    table = SCHEDULES["1f1b"](len(line.crews), line.micro_batches)
+    table = SCHEDULES["1f1b"](len(replica.device_groups), replica.micro_batches)
     return simulate(table, costs).makespan_seconds
 
 
-def shares(fleet: Fleet, rows: Sequence[Sequence[Crew]], micro_batches: int) -> list[int]:
-    """Micro-batches of every line: one after the other goes where it ends first."""
-    found = [0] * len(rows)
-    ends = [(line_seconds(fleet, row, 1), n) for n, row in enumerate(rows)]
+def deal_micro_batches(
+    cluster: HeterogeneousCluster, replicas: Sequence[Sequence[DeviceGroup]], micro_batches: int
+) -> list[int]:
+    """Number of micro-batches of every replica: each goes to the replica that would end first."""
+    counts = [0] * len(replicas)
+    ends = [(replica_seconds(cluster, replica, 1), n) for n, replica in enumerate(replicas)]
     heapify(ends)
     for _ in range(micro_batches):
         _, n = ends[0]
-        found[n] += 1
-        heapreplace(ends, (line_seconds(fleet, rows[n], found[n] + 1), n))
-    return found
+        counts[n] += 1
+        heapreplace(ends, (replica_seconds(cluster, replicas[n], counts[n] + 1), n))
+    return counts
 
 
-def sync_seconds(fleet: Fleet, rows: Sequence[Sequence[Crew]]) -> float:
-    """Once per step: what crews do among themselves, then gradients added up over lines."""
-    crews = [crew for row in rows for crew in row]
-    own = max(crew.stage.sync_seconds for crew in crews)
-    if len(rows) == 1:
-        return own
-    joined = Cluster("lines", fleet.parts[0].device, (replace(fleet.link, size=len(rows)),))
-    held = max(share.bytes.trained for crew in crews for share in crew.stage.shares)
-    return own + float(collective_seconds("all_reduce", held, len(rows), 1, joined))
+def sync_seconds(cluster: HeterogeneousCluster, replicas: Sequence[Sequence[DeviceGroup]]) -> float:
+    """Seconds once per step: inside device groups, then an all-reduce over replicas."""
+    groups = [group for replica in replicas for group in replica]
+    within_groups = max(group.stage.sync_seconds for group in groups)
+    if len(replicas) == 1:
+        return within_groups
+    replica_cluster = Cluster(
+        "lines", cluster.parts[0].device, (replace(cluster.link, size=len(replicas)),)
+    )
+    trained_bytes = max(
+        share.bytes.trained_bytes for group in groups for share in group.stage.bytes_by_strategy
+    )
+    return within_groups + float(
+        collective_seconds("all_reduce", trained_bytes, len(replicas), 1, replica_cluster)
+    )

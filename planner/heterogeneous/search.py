@@ -1,8 +1,8 @@
-"""The search for a fleet: every shape and size of micro-batch, by a bound, the best few simulated.
+"""Planning for heterogeneous clusters: shapes in order of their bounds, the best few simulated.
 
-No plan of a shape is faster than all its crews busy all the time with the fastest layers they can run;
-shapes whose bound is no better than the best plan found are left out. Where one part alone, or all
-devices as if they were the slowest, are faster than any mixture, that is the plan.
+A shape's bound assumes that all its groups are always busy with the fastest layers they can run;
+shapes whose bound is no better than the best plan are skipped. Where one part alone, or all
+devices treated as the slowest, is faster than any mixed plan, that is the plan.
 """
 
 from __future__ import annotations
@@ -13,177 +13,230 @@ from math import inf
 from msgspec.structs import replace
 
 from ...ir.devices.cluster import Cluster
-from ...ir.devices.heterogeneous import Crew, Fleet, FleetPlan, Line
+from ...ir.devices.heterogeneous import (
+    DeviceGroup,
+    HeterogeneousCluster,
+    HeterogeneousPlan,
+    PipelineReplica,
+)
 from ...ir.errors import InfeasibleError, UsageError
 from ...ir.model import Model
 from ...ir.plan.plan import Plan
 from ...ir.tensor import ITEM_BYTES
-from ..deadline import Clock
+from ..deadline import Deadline
 from ..options import PlanOptions, optimizer_states
-from ..search.driver import Space
+from ..search.driver import SearchSpace
 from ..search.plan import plan as plan_cluster
 from ..search.to_plan import assemble
 from ..strategy_space import divisors
-from .group_prices import Crews, Kind
-from .layer_split import Cut
-from .pipeline_times import line_seconds, shares, simulated, sync_seconds
-from .shapes import Row, Shape, shapes
+from .group_prices import GroupPrices, GroupType
+from .layer_split import LayerSplit
+from .pipeline_times import deal_micro_batches, replica_seconds, simulated_seconds, sync_seconds
+from .shapes import PlanShape, ReplicaShape, shapes
 
 SIMULATED = 8  # best plans by the closed form
 MOST_MICRO_BATCHES = 1024
 
 
-def plan(model: Model, fleet: Fleet, options: PlanOptions) -> FleetPlan | Plan:
-    """The fastest plan found that fits: of a fleet whose parts do not differ, that of one cluster.
+def plan(
+    model: Model, cluster: HeterogeneousCluster, options: PlanOptions
+) -> HeterogeneousPlan | Plan:
+    """The fastest plan found that fits; an ordinary plan where all parts are equal.
 
-    Raises InfeasibleError where nothing fits, UsageError for options that a fleet does not have."""
+    Raises InfeasibleError where nothing fits, UsageError for unsupported options.
+    """
     options.check()
     if options.pins or options.compress != "none":
-        raise UsageError("a fleet is planned without --pin and --compress")
-    same = fleet.same()
-    if same is not None:
-        return plan_cluster(model, same, options)
-    return Search(model, fleet, options).run()
+        raise UsageError("a heterogeneous cluster is planned without --pin and --compress")
+    homogeneous = cluster.as_homogeneous()
+    if homogeneous is not None:
+        return plan_cluster(model, homogeneous, options)
+    return HeterogeneousSearch(model, cluster, options).run()
 
 
-class Search:
-    def __init__(self, model: Model, fleet: Fleet, options: PlanOptions) -> None:
-        self.model, self.fleet, self.options = model, fleet, options
+class HeterogeneousSearch:
+    """Searches plans for one model on one heterogeneous cluster."""
+
+    def __init__(self, model: Model, cluster: HeterogeneousCluster, options: PlanOptions) -> None:
+        self.model, self.cluster, self.options = model, cluster, options
         item = max((ITEM_BYTES[p.type.dtype] for p in model.parameters if p.trainable), default=4)
         self.optimizer = optimizer_states(options.optimizer, item < 4, item)
-        self.crews = Crews(model, fleet, self.optimizer, options.roles, options.memory_bytes)
-        self.cuts: dict[tuple[Row, int], list[int] | None] = {}
-        self.clock = Clock(options.time_limit_seconds)
+        self.group_prices = GroupPrices(
+            model, cluster, self.optimizer, options.roles, options.memory_bytes
+        )
+        self.known_bounds: dict[tuple[ReplicaShape, int], list[int] | None] = {}
+        self.deadline = Deadline(options.time_limit_seconds)
 
-    def run(self) -> FleetPlan | Plan:
-        alone = [self.alone(part) for part in (*self.fleet.parts, self.fleet.as_slowest())]
-        plain = [made for made in alone if made is not None]
-        best = min((made.prediction.step_seconds for made in plain), default=inf)
-        found: list[FleetPlan] = []
-        ahead = self.promising()
-        for bound, shape, samples in ahead:
-            if bound >= best or self.clock.late():
+    def run(self) -> HeterogeneousPlan | Plan:
+        """The best mixed plan, or a faster plan for one part or for uniform slow devices."""
+        single_part_plans = [
+            self.plan_alone(part)
+            for part in (*self.cluster.parts, self.cluster.as_slowest_device())
+        ]
+        fitting_plans = [plan for plan in single_part_plans if plan is not None]
+        best = min((plan.prediction.step_seconds for plan in fitting_plans), default=inf)
+        mixed_plans: list[HeterogeneousPlan] = []
+        by_bound = self.shapes_by_bound()
+        for bound, shape, samples in by_bound:
+            if bound >= best or self.deadline.passed():
                 break
-            made = self.made(shape, samples)
-            if made is not None:
-                found.append(made)
-                best = min(best, made.step_seconds)
-        found.sort(key=lambda made: made.step_seconds)
-        mixed = min(map(self.simulate, found[:SIMULATED]), key=_step, default=None)
-        if mixed is None and not plain:
+            plan = self.shape_plan(shape, samples)
+            if plan is not None:
+                mixed_plans.append(plan)
+                best = min(best, plan.step_seconds)
+        mixed_plans.sort(key=lambda plan: plan.step_seconds)
+        best_mixed = min(map(self.simulate, mixed_plans[:SIMULATED]), key=_step, default=None)
+        if best_mixed is None and not fitting_plans:
             raise InfeasibleError(
-                f"infeasible: {self.model.name} fits no mixture of the parts of {self.fleet}, none of "
-                "them alone, nor all as if they were the smallest"
+                f"infeasible: {self.model.name} fits no mixture of the parts of {self.cluster}, "
+                "none of them alone, nor all as if they were the smallest"
             )
-        if mixed is None or any(_step(made) <= mixed.step_seconds for made in plain):
-            return min(plain, key=_step)
-        seconds = tuple(None if made is None else _step(made) for made in alone)
-        bound = min(ahead[0][0], mixed.step_seconds)
-        return replace(mixed, alone=seconds, bound_seconds=bound, complete=not self.clock.stopped)
+        if best_mixed is None or any(
+            _step(plan) <= best_mixed.step_seconds for plan in fitting_plans
+        ):
+            return min(fitting_plans, key=_step)
+        single_part_seconds = tuple(
+            None if plan is None else _step(plan) for plan in single_part_plans
+        )
+        bound = min(by_bound[0][0], best_mixed.step_seconds)
+        return replace(
+            best_mixed,
+            single_part_seconds=single_part_seconds,
+            lower_bound_seconds=bound,
+            complete=not self.deadline.stopped,
+        )
 
-    def alone(self, cluster: Cluster) -> Plan | None:
-        """The plan of one part, or of all devices as if they were the slowest; None where none fits."""
-        space = Space.of(self.model, cluster, self.options)
-        space.clock = self.clock
+    def plan_alone(self, cluster: Cluster) -> Plan | None:
+        """The plan for one ordinary cluster; None where none fits."""
+        space = SearchSpace.create(self.model, cluster, self.options)
+        space.deadline = self.deadline
         space.run()
-        return assemble(space, min(space.fitting(), key=space.order)) if space.fitting() else None
+        return (
+            assemble(space, min(space.fitting(), key=space.sort_key)) if space.fitting() else None
+        )
 
-    def samples(self) -> list[int]:
-        """Sizes of micro-batches, the large ones first."""
+    def micro_batch_sizes(self) -> list[int]:
+        """Sizes of micro-batches in samples, large ones first."""
         batch = self.model.batch
         sizes = [b for b in reversed(divisors(batch)) if batch // b <= MOST_MICRO_BATCHES]
         fixed = self.options.micro_batches
         return sizes if fixed is None else [b for b in sizes if batch // b == fixed]
 
-    def promising(self) -> list[tuple[float, Shape, int]]:
-        """Shapes and sizes of micro-batches by their bound."""
-        made = []
-        for samples in self.samples():
-            one = [Kind(part, 1) for part in range(len(self.fleet.parts))]
-            strength = [1 / self.crews.device_seconds(kind, samples) for kind in one]
-            for shape in shapes(self.fleet, strength):
+    def shapes_by_bound(self) -> list[tuple[float, PlanShape, int]]:
+        """Shapes and sizes of micro-batches, in order of their lower bounds."""
+        by_bound = []
+        for samples in self.micro_batch_sizes():
+            single_devices = [GroupType(part, 1) for part in range(len(self.cluster.parts))]
+            strength = [
+                1 / self.group_prices.device_seconds(group_type, samples)
+                for group_type in single_devices
+            ]
+            for shape in shapes(self.cluster, strength):
                 if len(shape) <= self.model.batch // samples:
-                    made.append((self.shape_bound(shape, samples), shape, samples))
-        return sorted(made, key=lambda m: (m[0], -m[2], len(m[1])))
+                    by_bound.append((self.shape_bound(shape, samples), shape, samples))
+        return sorted(by_bound, key=lambda m: (m[0], -m[2], len(m[1])))
 
-    def shape_bound(self, shape: Shape, samples: int) -> float:
-        """Seconds that no plan of a shape is below."""
-        rate = sum(k.width / self.crews.device_seconds(k, samples) for row in shape for k in row)
+    def shape_bound(self, shape: PlanShape, samples: int) -> float:
+        """Lower bound of the step seconds of a shape."""
+        rate = sum(
+            k.width / self.group_prices.device_seconds(k, samples) for row in shape for k in row
+        )
         return self.model.batch / samples / rate if rate else inf
 
-    def made(self, shape: Shape, samples: int) -> FleetPlan | None:
-        """The plan of a shape; None where a line cannot hold the model."""
-        rows: list[list[Crew]] = []
-        taken = [0] * len(self.fleet.parts)
-        for row in shape:
-            crews = self.row(row, samples, taken)
-            if crews is None:
+    def shape_plan(self, shape: PlanShape, samples: int) -> HeterogeneousPlan | None:
+        """The plan of a shape; None where a replica cannot hold the model."""
+        groups_by_replica: list[list[DeviceGroup]] = []
+        devices_used = [0] * len(self.cluster.parts)
+        for replica_shape in shape:
+            groups = self.replica_groups(replica_shape, samples, devices_used)
+            if groups is None:
                 return None
-            rows.append(crews)
+            groups_by_replica.append(groups)
         count = self.model.batch // samples
-        lines = [
-            Line(n, tuple(crews), line_seconds(self.fleet, crews, n))
-            for n, crews in zip(shares(self.fleet, rows, count), rows, strict=True)
+        replicas = [
+            PipelineReplica(n, tuple(groups), replica_seconds(self.cluster, groups, n))
+            for n, groups in zip(
+                deal_micro_batches(self.cluster, groups_by_replica, count),
+                groups_by_replica,
+                strict=True,
+            )
         ]
-        return self.plan(lines, samples)
+        return self.plan(replicas, samples)
 
-    def row(self, row: Row, samples: int, taken: list[int]) -> list[Crew] | None:
-        """The crews of a line, with the next devices of their parts."""
-        cut = Cut(self.crews, row, samples)
-        if (row, samples) not in self.cuts:
-            bounds = cut.best()
+    def replica_groups(
+        self, replica_shape: ReplicaShape, samples: int, devices_used: list[int]
+    ) -> list[DeviceGroup] | None:
+        """Device groups of a replica on the next free devices; `devices_used`: of each part."""
+        split = LayerSplit(self.group_prices, replica_shape, samples)
+        if (replica_shape, samples) not in self.known_bounds:
+            bounds = split.fastest_bounds()
             if bounds is not None:
 
                 def cost(bounds: list[int]) -> float:
-                    made = self.staffed(cut, bounds, [0] * len(taken))
-                    count = max(1, self.model.batch // samples * len(row) // self.fleet.devices)
-                    return inf if made is None else line_seconds(self.fleet, made, count)
+                    groups = self.place_groups(split, bounds, [0] * len(devices_used))
+                    count = max(
+                        1, self.model.batch // samples * len(replica_shape) // self.cluster.devices
+                    )
+                    return inf if groups is None else replica_seconds(self.cluster, groups, count)
 
-                bounds = cut.refined(bounds, cost)
-            self.cuts[row, samples] = bounds
-        found = self.cuts[row, samples]
-        return None if found is None else self.staffed(cut, found, taken)
+                bounds = split.refine(bounds, cost)
+            self.known_bounds[replica_shape, samples] = bounds
+        bounds = self.known_bounds[replica_shape, samples]
+        return None if bounds is None else self.place_groups(split, bounds, devices_used)
 
-    def staffed(self, cut: Cut, bounds: Sequence[int], taken: list[int]) -> list[Crew] | None:
-        choices = cut.choices(bounds)
+    def place_groups(
+        self, split: LayerSplit, bounds: Sequence[int], devices_used: list[int]
+    ) -> list[DeviceGroup] | None:
+        """Device groups with these bounds on the next free devices; None where one does not fit."""
+        choices = split.choices(bounds)
         if choices is None:
             return None
-        crews = []
-        for kind, choice in zip(cut.kinds, choices, strict=True):
-            crews.append(
-                Crew(kind.part, taken[kind.part], choice.strategy, choice.memory, choice.stage)
+        groups = []
+        for group_type, choice in zip(split.group_types, choices, strict=True):
+            groups.append(
+                DeviceGroup(
+                    group_type.part,
+                    devices_used[group_type.part],
+                    choice.strategy,
+                    choice.memory,
+                    choice.stage,
+                )
             )
-            taken[kind.part] += kind.width
-        return crews
+            devices_used[group_type.part] += group_type.width
+        return groups
 
-    def plan(self, lines: Sequence[Line], samples: int) -> FleetPlan:
-        working = tuple(line for line in lines if line.micro_batches)
-        sync = sync_seconds(self.fleet, [line.crews for line in working])
-        step = max(line.seconds for line in working) + sync
+    def plan(self, replicas: Sequence[PipelineReplica], samples: int) -> HeterogeneousPlan:
+        """The plan of these replicas, leaving out those without micro-batches."""
+        working = tuple(replica for replica in replicas if replica.micro_batches)
+        sync = sync_seconds(self.cluster, [replica.device_groups for replica in working])
+        step = max(replica.seconds for replica in working) + sync
         model = self.model
         tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
-        return FleetPlan(
+        return HeterogeneousPlan(
             model=model.name,
             model_digest=model.fingerprint(),
-            fleet=self.fleet,
+            cluster=self.cluster,
             global_batch=model.batch,
             micro_batch=samples,
             precision=self.options.precision or "as traced",
             optimizer=self.optimizer,
-            lines=working,
+            replicas=working,
             sync_seconds=sync,
             step_seconds=step,
             tokens_per_second=tokens / step,
-            bound_seconds=0.0,
+            lower_bound_seconds=0.0,
             calls=tuple(call.path for call in model.calls),
-            memory_bytes=self.options.memory_bytes,
+            memory_limit_bytes=self.options.memory_bytes,
         )
 
-    def simulate(self, made: FleetPlan) -> FleetPlan:
-        """The plan with its lines simulated event by event."""
-        lines = [replace(line, seconds=simulated(self.fleet, line)) for line in made.lines]
-        return self.plan(lines, made.micro_batch)
+    def simulate(self, plan: HeterogeneousPlan) -> HeterogeneousPlan:
+        """The plan with its replicas simulated event by event."""
+        replicas = [
+            replace(replica, seconds=simulated_seconds(self.cluster, replica))
+            for replica in plan.replicas
+        ]
+        return self.plan(replicas, plan.micro_batch)
 
 
-def _step(made: FleetPlan | Plan) -> float:
-    return made.prediction.step_seconds if isinstance(made, Plan) else made.step_seconds
+def _step(plan: HeterogeneousPlan | Plan) -> float:
+    return plan.prediction.step_seconds if isinstance(plan, Plan) else plan.step_seconds

@@ -1,10 +1,11 @@
-"""Shapes of plans for a fleet: how wide crews are, and how they stand in lines.
+"""Shapes of plans: widths of device groups, and how they form pipeline replicas.
 
-Every part is cut into crews of one width. Crews are dealt out to lines, the strongest lines of each
-part's share to those that have least so far; in a line, parts stand one after the other, in any order.
+Every part is divided into groups of one width. Groups are dealt out to replicas, the strongest
+first, to the replicas with the least power so far; in a replica, parts follow each other in any
+order.
 
-    2 a, 3 b in 1 line    a a b b b   |  b b b a a
-    in 2 lines            a b / a b b |  b a / b b a
+    2 a, 3 b in 1 replica   a a b b b   |  b b b a a
+    in 2 replicas           a b / a b b |  b a / b b a
 """
 
 from __future__ import annotations
@@ -12,27 +13,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import permutations, product
 
-from ...ir.devices.heterogeneous import Fleet
-from .group_prices import Kind
+from ...ir.devices.heterogeneous import HeterogeneousCluster
+from .group_prices import GroupType
 
-Row = tuple[Kind, ...]  # the crews of a line, in order
-Shape = tuple[Row, ...]
-MOST_ORDERS = 6  # of the parts in a line
+ReplicaShape = tuple[GroupType, ...]  # the device groups of a pipeline replica, in order
+PlanShape = tuple[ReplicaShape, ...]
+MOST_ORDERS = 6  # of the parts in a replica
 MOST_STAGES = 64
 
 
-def shapes(fleet: Fleet, strength: Sequence[float]) -> Iterator[Shape]:
-    """Every shape that uses all parts; `strength` of one device of each."""
-    widths = [widths_of(part.devices) for part in fleet.parts]
-    for chosen in product(*widths):
-        kinds = [Kind(number, width) for number, width in enumerate(chosen)]
-        counts = [part.devices // width for part, width in zip(fleet.parts, chosen, strict=True)]
-        seen: set[Shape] = set()
-        for lines in range(1, sum(counts) + 1):
-            dealt = deal(kinds, counts, strength, lines)
-            for order in list(permutations(range(len(kinds))))[:MOST_ORDERS]:
+def shapes(cluster: HeterogeneousCluster, strength: Sequence[float]) -> Iterator[PlanShape]:
+    """Every shape that uses all parts; `strength`: relative speed of one device of each part."""
+    widths = [widths_of(part.devices) for part in cluster.parts]
+    for widths_of_parts in product(*widths):
+        group_types = [GroupType(number, width) for number, width in enumerate(widths_of_parts)]
+        counts = [
+            part.devices // width
+            for part, width in zip(cluster.parts, widths_of_parts, strict=True)
+        ]
+        seen: set[PlanShape] = set()
+        for replicas in range(1, sum(counts) + 1):
+            dealt = deal_groups(group_types, counts, strength, replicas)
+            for order in list(permutations(range(len(group_types))))[:MOST_ORDERS]:
                 shape = tuple(
-                    tuple(kinds[part] for part in order for _ in range(row[part])) for row in dealt
+                    tuple(group_types[part] for part in order for _ in range(row[part]))
+                    for row in dealt
                 )
                 if (
                     max(map(len, shape)) <= MOST_STAGES
@@ -44,23 +49,28 @@ def shapes(fleet: Fleet, strength: Sequence[float]) -> Iterator[Shape]:
 
 
 def widths_of(devices: int) -> list[int]:
-    """Widths of crews: those that leave no device out, and pairs of a number that is odd."""
+    """Widths of groups: divisors of `devices`, and 2 and 4 where they leave devices unused."""
     even = [n for n in range(1, devices + 1) if devices % n == 0]
     return even + [n for n in (2, 4) if n < devices and devices % n and devices // n > 0]
 
 
-def deal(
-    kinds: Sequence[Kind], counts: Sequence[int], strength: Sequence[float], lines: int
+def deal_groups(
+    group_types: Sequence[GroupType],
+    counts: Sequence[int],
+    strength: Sequence[float],
+    replicas: int,
 ) -> list[list[int]]:
-    """How many crews of every kind each line gets."""
-    dealt = [[0] * len(kinds) for _ in range(lines)]
-    power = [0.0] * lines
-    by_strength = sorted(range(len(kinds)), key=lambda k: -kinds[k].width * strength[kinds[k].part])
+    """Number of groups of every type in each replica."""
+    dealt = [[0] * len(group_types) for _ in range(replicas)]
+    power = [0.0] * replicas
+    by_strength = sorted(
+        range(len(group_types)), key=lambda k: -group_types[k].width * strength[group_types[k].part]
+    )
     for k in by_strength:
-        more, left = divmod(counts[k], lines)
-        weakest = sorted(range(lines), key=lambda n: (power[n], n))
-        for place, n in enumerate(weakest):
-            own = more + (place < left)
-            dealt[n][k] = own
-            power[n] += own * kinds[k].width * strength[kinds[k].part]
+        per_replica, remainder = divmod(counts[k], replicas)
+        weakest = sorted(range(replicas), key=lambda n: (power[n], n))
+        for position, n in enumerate(weakest):
+            count = per_replica + (position < remainder)
+            dealt[n][k] = count
+            power[n] += count * group_types[k].width * strength[group_types[k].part]
     return dealt

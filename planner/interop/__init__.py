@@ -1,1 +1,1 @@
-"""Plans to and from other planners, and plans made smaller."""
+"""Plans to and from other planners, and plans shrunk for verification."""

@@ -1,4 +1,4 @@
-"""Galvatron's own JSON of a plan, to and from a value: how every layer runs, in which stage."""
+"""Galvatron's JSON form of a plan: the strategy and the stage of every layer."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from typing import Any
 
 import msgspec
 
-from ...benchmarks.rivals.galvatron_costs import Batch
+from ...benchmarks.rivals.galvatron_costs import GalvatronBatch
 from .galvatron_strategy import GalvatronStrategy
 
 
 class GalvatronPlan(msgspec.Struct, frozen=True):
-    """A plan of equal layers: strategies in model order, layers by stage, embedding and head; what
-    replicas do without ZeRO-3 (ddp or zero2)."""
+    """A plan of equal layers, as Galvatron's runtime takes it.
 
-    batch: Batch
+    `layers`: strategies in model order; `division`: layers per stage; `ends`: strategy of embedding
+    and head; `default`: what replicas do without ZeRO-3 (ddp or zero2).
+    """
+
+    batch: GalvatronBatch
     layers: tuple[GalvatronStrategy, ...]
     division: tuple[int, ...]
     ends: GalvatronStrategy
     default: str = "zero2"
 
     def __str__(self) -> str:
-        runs = [f"{len(list(own))}x[{word}]" for word, own in groupby(map(str, self.layers))]
+        runs = [
+            f"{len(list(run))}x[{strategy_text}]"
+            for strategy_text, run in groupby(map(str, self.layers))
+        ]
         stages = "/".join(map(str, self.division))
         return (
             f"batch {self.batch.samples} in {self.batch.micro_batches}, stages {stages}, "
@@ -33,18 +39,18 @@ class GalvatronPlan(msgspec.Struct, frozen=True):
 
 
 def to_json(plan: GalvatronPlan) -> str:
-    """A plan as Galvatron's runtime reads it."""
+    """The JSON that Galvatron's runtime reads."""
 
-    def every(of: Callable[[GalvatronStrategy], int]) -> str:
-        return _joined(of(s) for s in plan.layers)
+    def per_layer(field: Callable[[GalvatronStrategy], int]) -> str:
+        return _joined(field(s) for s in plan.layers)
 
     fields: dict[str, int | str] = {
         "pp_deg": len(plan.division),
-        "tp_sizes_enc": every(lambda s: s.ranks),
-        "tp_consecutive_flags": every(lambda s: 1),
-        "dp_types_enc": every(lambda s: s.zero3),
-        "use_sp": every(lambda s: s.ulysses),
-        "checkpoint": every(lambda s: s.recompute),
+        "tp_sizes_enc": per_layer(lambda s: s.ranks),
+        "tp_consecutive_flags": per_layer(lambda s: 1),
+        "dp_types_enc": per_layer(lambda s: s.zero3),
+        "use_sp": per_layer(lambda s: s.ulysses),
+        "checkpoint": per_layer(lambda s: s.recompute),
         "global_bsz": plan.batch.samples,
         "chunks": plan.batch.micro_batches,
         "pp_division": _joined(plan.division),
@@ -58,22 +64,30 @@ def to_json(plan: GalvatronPlan) -> str:
 
 
 def from_json(text: str, devices: int) -> GalvatronPlan:
-    """The plan of a JSON of Galvatron's on so many devices; KeyError for missing fields."""
+    """Parse Galvatron's JSON for a number of devices; raises KeyError for missing fields."""
     fields: dict[str, Any] = json.loads(text)
     stages = int(fields["pp_deg"])
-    group = devices // stages
+    devices_per_stage = devices // stages
 
-    def split(ranks: int, zero3: int, recompute: int, ulysses: int) -> GalvatronStrategy:
+    def strategy(ranks: int, zero3: int, recompute: int, ulysses: int) -> GalvatronStrategy:
         return GalvatronStrategy(
-            stages, ranks, group // ranks, bool(zero3), bool(recompute), bool(ulysses and ranks > 1)
+            stages,
+            ranks,
+            devices_per_stage // ranks,
+            bool(zero3),
+            bool(recompute),
+            bool(ulysses and ranks > 1),
         )
 
     names = ("tp_sizes_enc", "dp_types_enc", "checkpoint", "use_sp")
     return GalvatronPlan(
-        Batch(int(fields["global_bsz"]), int(fields["chunks"])),
-        tuple(split(*own) for own in zip(*(_split(fields[n]) for n in names), strict=True)),
+        GalvatronBatch(int(fields["global_bsz"]), int(fields["chunks"])),
+        tuple(
+            strategy(*fields_of_layer)
+            for fields_of_layer in zip(*(_split(fields[n]) for n in names), strict=True)
+        ),
         tuple(_split(fields["pp_division"])),
-        split(int(fields["vtp"]), int(fields["embed_sdp"]), 0, int(fields["vsp"])),
+        strategy(int(fields["vtp"]), int(fields["embed_sdp"]), 0, int(fields["vsp"])),
         str(fields.get("default_dp_type", "zero2")),
     )
 

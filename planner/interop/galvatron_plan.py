@@ -1,11 +1,11 @@
-"""A plan as Galvatron's, and Galvatron's as pins: what both can say, and a clear no to the rest.
+"""Converts plans to Galvatron's form and back to pins; raises for what the other cannot express.
 
     zero3=2,tp=4,sp  recompute      2 replicas with ZeRO-3, 4 tensor ranks, checkpoint
     dp=8 or zero2=8                 8 replicas of the file's default type
     zero3=2,sp=4                    4 ranks of Ulysses
 
-Galvatron's layers are the calls of the function that is called most; what comes before and after
-them is its embedding and head, which have one strategy and never recompute.
+Galvatron's layers are the calls of the most frequent function; calls before and after them are
+its embedding and head, which have one strategy and never recompute.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
-from ...benchmarks.rivals.galvatron_costs import Batch
+from ...benchmarks.rivals.galvatron_costs import GalvatronBatch
 from ...ir.errors import UsageError
 from ...ir.model import Model
-from ...ir.plan.flat_shard import WHOLE
-from ...ir.plan.plan import Memory, Plan
-from ...ir.plan.strategy import FLAG, ROLES, Strategy
+from ...ir.plan.flat_shard import FULL
+from ...ir.plan.plan import MemoryAction, Plan
+from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
 from ..pins import Pin
 from .galvatron_file import GalvatronPlan
 from .galvatron_strategy import GalvatronStrategy
 
 DEFAULTS = {"ddp": "dp", "zero2": "zero2", "zero3": "zero3"}  # Galvatron's names of roles
-MEMORY: tuple[Memory, ...] = ("keep", "recompute")
+MEMORY: tuple[MemoryAction, ...] = ("keep", "recompute")
 
 
 class _Call(NamedTuple):
     name: str
     function: str
     strategy: Strategy
-    memory: Memory
+    memory: MemoryAction
 
 
 def to_galvatron(plan: Plan) -> GalvatronPlan:
-    """Galvatron's form of a plan; raises UsageError naming what it cannot say."""
+    """Galvatron's form of a plan; raises UsageError naming what it cannot express."""
     if plan.schedule != "1f1b":
         raise UsageError(f"Galvatron's file has no schedule {plan.schedule}")
     if plan.compression:
         raise UsageError("Galvatron's file has no compressed communication")
     calls = dict(_calls(plan))
-    first, last = _block([(i, call.function) for i, call in calls.items()])
+    first, last = _layer_span([(i, call.function) for i, call in calls.items()])
     layers = [call for i, call in calls.items() if first <= i < last]
     ends = [call for i, call in calls.items() if not first <= i < last] or layers[:1]
     if len({call.strategy for call in ends}) > 1:
@@ -51,61 +51,64 @@ def to_galvatron(plan: Plan) -> GalvatronPlan:
             f"Galvatron's file has one strategy for embedding and head, not {ends[0].strategy} for "
             f"{ends[0].name} and {ends[-1].strategy} for {ends[-1].name}"
         )
-    whole = {r for call in (*ends, *layers) for r in _replicas(call)[:1]} - {"zero3"}
-    if len(whole) > 1:
-        both = " and ".join(sorted(whole))
+    default_roles = {r for call in (*ends, *layers) for r in _batch_roles(call)[:1]} - {"zero3"}
+    if len(default_roles) > 1:
+        both = " and ".join(sorted(default_roles))
         raise UsageError(f"Galvatron's file has one role beside zero3, not {both}")
-    default = next(name for name, role in DEFAULTS.items() if role in (*whole, "zero2"))
+    default = next(name for name, role in DEFAULTS.items() if role in (*default_roles, "zero2"))
     return GalvatronPlan(
-        Batch(plan.global_batch, plan.micro_batches),
+        GalvatronBatch(plan.global_batch, plan.micro_batches),
         tuple(_galvatron(call, call.memory == "recompute") for call in layers),
-        tuple(sum(s.holds(i) for i in range(first, last)) for s in plan.stages),
+        tuple(sum(s.contains(i) for i in range(first, last)) for s in plan.stages),
         _galvatron(ends[0], recompute=False),
         default,
     )
 
 
 def _calls(plan: Plan) -> Iterator[tuple[int, _Call]]:
-    """What every call does that is run for every micro-batch."""
-    for run in (run for run in plan.layers if not run.once):
-        sharding = plan.shardings[run.sharding]
-        for i in range(run.first, run.last):
+    """Name, function, strategy and memory action of calls that run for every micro-batch."""
+    for layers in (layers for layers in plan.layers if not layers.batch_only):
+        sharding = plan.shardings[layers.sharding]
+        for i in range(layers.first, layers.last):
             name = plan.calls[i] if i < len(plan.calls) and plan.calls[i] else sharding.function
-            call = _Call(name, sharding.function, sharding.strategy, run.memory)
+            call = _Call(name, sharding.function, sharding.strategy, layers.memory)
             if call.memory not in MEMORY:
-                raise UsageError(f"{name}: Galvatron's file has no memory action {run.memory!r}")
+                raise UsageError(f"{name}: Galvatron's file has no memory action {layers.memory!r}")
             yield i, call
 
 
-def _block(calls: Sequence[tuple[int, str]]) -> tuple[int, int]:
-    """The first and past the last call of the function that is called most, with no other between."""
+def _layer_span(calls: Sequence[tuple[int, str]]) -> tuple[int, int]:
+    """First and past-the-last call of the most frequent function, with no other between."""
     functions = Counter(function for _, function in calls)
-    usual = functions.most_common(1)[0][0]
-    mine = [i for i, function in calls if function == usual]
-    between = {function for i, function in calls if mine[0] < i < mine[-1]} - {usual}
-    if between:
+    most_frequent = functions.most_common(1)[0][0]
+    positions = [i for i, function in calls if function == most_frequent]
+    others = {function for i, function in calls if positions[0] < i < positions[-1]} - {
+        most_frequent
+    }
+    if others:
         raise UsageError(
-            f"Galvatron's file has layers of one kind, not {sorted(between)[0]} between those of {usual}"
+            f"Galvatron's file has layers of one kind, not {sorted(others)[0]} between those of "
+            f"{most_frequent}"
         )
-    return mine[0], mine[-1] + 1
+    return positions[0], positions[-1] + 1
 
 
-def _replicas(call: _Call) -> list[str]:
-    """The roles that split the batch."""
-    found = [name for name, size in call.strategy.axes if ROLES[name].batch and size > 1]
-    if len(found) > 1 or not set(found) <= set(DEFAULTS.values()):
+def _batch_roles(call: _Call) -> list[str]:
+    """The roles that split the batch; at most one."""
+    roles = [name for name, size in call.strategy.axes if ROLES[name].batch and size > 1]
+    if len(roles) > 1 or not set(roles) <= set(DEFAULTS.values()):
         raise UsageError(
-            f"{call.name}: of what splits the batch Galvatron's file has one of dp, zero2 and zero3, "
-            f"not {call.strategy}"
+            f"{call.name}: of what splits the batch Galvatron's file has one of dp, zero2 and "
+            f"zero3, not {call.strategy}"
         )
-    return found
+    return roles
 
 
 def _galvatron(call: _Call, recompute: bool) -> GalvatronStrategy:
-    strategy, replicas = call.strategy, _replicas(call)
-    role = replicas[0] if replicas else "dp"
-    tensor, ulysses = strategy.size("tp"), strategy.size(FLAG)
-    made = GalvatronStrategy(
+    strategy, roles = call.strategy, _batch_roles(call)
+    role = roles[0] if roles else "dp"
+    tensor, ulysses = strategy.size("tp"), strategy.size(SEQUENCE_FLAG)
+    galvatron = GalvatronStrategy(
         strategy.stages,
         max(tensor, ulysses),
         strategy.size(role),
@@ -113,49 +116,50 @@ def _galvatron(call: _Call, recompute: bool) -> GalvatronStrategy:
         recompute,
         ulysses > 1,
     )
-    kept = [axis for axis in strategy.axes if axis[1] > 1 or axis == (FLAG, 1)]
-    if kept != list(word_of(made, role).axes) or strategy.fraction != WHOLE:
+    axes = [axis for axis in strategy.axes if axis[1] > 1 or axis == (SEQUENCE_FLAG, 1)]
+    if axes != list(strategy_of(galvatron, role).axes) or strategy.fraction != FULL:
         raise UsageError(
-            f"{call.name}: Galvatron's file has stages, replicas, then tp=N,sp or sp=N, not {strategy}"
+            f"{call.name}: Galvatron's file has stages, replicas, then tp=N,sp or sp=N, "
+            f"not {strategy}"
         )
-    return made
+    return galvatron
 
 
-def word_of(strategy: GalvatronStrategy, default: str) -> Strategy:
-    """The strategy in our words; `default` is the role of replicas that do not use ZeRO-3."""
+def strategy_of(strategy: GalvatronStrategy, default: str) -> Strategy:
+    """Plait's strategy; `default`: role of replicas that do not use ZeRO-3."""
     role = "zero3" if strategy.zero3 else default
     axes = [("pp", strategy.stages), (role, strategy.replicas)]
     if strategy.ranks > 1:
-        axes += [(FLAG, strategy.ranks)] if strategy.ulysses else [("tp", strategy.ranks)]
+        axes += [(SEQUENCE_FLAG, strategy.ranks)] if strategy.ulysses else [("tp", strategy.ranks)]
     sizes = tuple(axis for axis in axes if axis[1] > 1)
-    return Strategy((*sizes, (FLAG, 1)) if strategy.tensor_ranks > 1 else sizes)
+    return Strategy((*sizes, (SEQUENCE_FLAG, 1)) if strategy.tensor_ranks > 1 else sizes)
 
 
-def pins_of(found: GalvatronPlan, model: Model) -> tuple[Pin, ...]:
-    """Pins for every call of a model; raises UsageError where the plan has other layers."""
-    first, last = _layers(model)
-    if last - first != len(found.layers):
+def pins_of(plan: GalvatronPlan, model: Model) -> tuple[Pin, ...]:
+    """Pins for every call of a model; raises UsageError where the numbers of layers differ."""
+    first, last = _layer_span_of(model)
+    if last - first != len(plan.layers):
         raise UsageError(
-            f"Galvatron's plan has {len(found.layers)} layers, {model.name} has {last - first} of "
+            f"Galvatron's plan has {len(plan.layers)} layers, {model.name} has {last - first} of "
             f"{model.calls[first].function}"
         )
-    default, function, start = DEFAULTS[found.default], model.calls[first].function, 0
-    pins = [Pin("*", word_of(found.ends, default), "keep")]
-    for layer, own in groupby(found.layers):
-        end = start + len(list(own))
-        memory: Memory = "recompute" if layer.recompute else "keep"
-        pins.append(Pin(f"{function}[{start}-{end - 1}]", word_of(layer, default), memory))
+    default, function, start = DEFAULTS[plan.default], model.calls[first].function, 0
+    pins = [Pin("*", strategy_of(plan.ends, default), "keep")]
+    for layer, run in groupby(plan.layers):
+        end = start + len(list(run))
+        memory: MemoryAction = "recompute" if layer.recompute else "keep"
+        pins.append(Pin(f"{function}[{start}-{end - 1}]", strategy_of(layer, default), memory))
         start = end
     return tuple(pins)
 
 
-def bounds_of(found: GalvatronPlan, model: Model) -> tuple[int, ...]:
-    """Where the stages begin that the plan divides the layers of a model into, and its last call."""
-    first, _ = _layers(model)
-    begins = accumulate(found.division[:-1], initial=first)
-    return 0, *list(begins)[1:], len(model.calls)
+def bounds_of(plan: GalvatronPlan, model: Model) -> tuple[int, ...]:
+    """First calls of the plan's stages in a model, and its number of calls."""
+    first, _ = _layer_span_of(model)
+    starts = accumulate(plan.division[:-1], initial=first)
+    return 0, *list(starts)[1:], len(model.calls)
 
 
-def _layers(model: Model) -> tuple[int, int]:
-    once = model.once()
-    return _block([(i, c.function) for i, c in enumerate(model.calls) if i not in once])
+def _layer_span_of(model: Model) -> tuple[int, int]:
+    once = model.batch_only_calls()
+    return _layer_span([(i, c.function) for i, c in enumerate(model.calls) if i not in once])

@@ -1,7 +1,8 @@
-"""How Galvatron runs a layer: pipeline, tensor or Ulysses, and data degrees; ZeRO-3; recomputation.
+"""Galvatron's strategy of a layer: pipeline, tensor or Ulysses, and data degrees, ZeRO-3,
+recomputation.
 
-A word is `pp-tp-dp`: `2-4*-1-c` splits a layer over 4 ranks (`*`), `1-2*-4f-sp` splits sequences
-over 2 (`sp`) and states over all 8 ranks (`f`), `-c` recomputes the whole layer.
+Its text is `pp-tp-dp`: `2-4*-1-c` splits a layer over 4 ranks (`*`), `1-2*-4f-sp` splits
+sequences over 2 (`sp`) and states over all 8 ranks (`f`), `-c` recomputes the layer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-WORD = re.compile(r"(\d+)-(\d+)\*?-(\d+)(f?)(-c)?(-sp)?")
+PATTERN = re.compile(r"(\d+)-(\d+)\*?-(\d+)(f?)(-c)?(-sp)?")
 
 
 class GalvatronStrategy(msgspec.Struct, frozen=True, order=True):
@@ -29,8 +30,8 @@ class GalvatronStrategy(msgspec.Struct, frozen=True, order=True):
         return 1 if self.ulysses else self.ranks
 
     @property
-    def sharing(self) -> int:
-        """Ranks with the same parameters, over which gradients add up and states are cut."""
+    def state_degree(self) -> int:
+        """Ranks with the same parameters, over which gradients are reduced and states sharded."""
         return self.replicas * self.ranks if self.ulysses else self.replicas
 
     def __str__(self) -> str:
@@ -39,13 +40,13 @@ class GalvatronStrategy(msgspec.Struct, frozen=True, order=True):
         return f"{self.stages}-{self.ranks}{star}-{self.replicas}{suffix}"
 
 
-def parse(word: str) -> GalvatronStrategy:
-    """The strategy of a word; ValueError for anything else."""
-    found = WORD.fullmatch(word)
-    if found is None:
-        raise ValueError(f"{word!r} is no Galvatron strategy such as 2-4*-1-c")
-    stages, ranks, replicas = map(int, found.groups()[:3])
-    return GalvatronStrategy(stages, ranks, replicas, *map(bool, found.groups()[3:]))
+def parse(text: str) -> GalvatronStrategy:
+    """Parse the text of a strategy; raises ValueError for anything else."""
+    match = PATTERN.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no Galvatron strategy such as 2-4*-1-c")
+    stages, ranks, replicas = map(int, match.groups()[:3])
+    return GalvatronStrategy(stages, ranks, replicas, *map(bool, match.groups()[3:]))
 
 
 def powers(limit: int) -> Iterator[int]:
@@ -59,13 +60,13 @@ def powers(limit: int) -> Iterator[int]:
 def strategies(
     devices: int, stages: int, most_ranks: int, most_replicas: int, recompute: bool
 ) -> Iterator[GalvatronStrategy]:
-    """Every strategy of a layer in a pipeline of so many stages."""
-    group = devices // stages
-    for ranks in powers(min(group, most_ranks)):
-        replicas = group // ranks
+    """Every strategy of a layer in a pipeline of this many stages."""
+    devices_per_stage = devices // stages
+    for ranks in powers(min(devices_per_stage, most_ranks)):
+        replicas = devices_per_stage // ranks
         if replicas > most_replicas:
             continue
         for ulysses in (False, True)[: 1 + (ranks > 1)]:
             for zero3 in (False, True)[: 1 + (replicas > 1)]:
-                for again in (False, True)[: 1 + recompute]:
-                    yield GalvatronStrategy(stages, ranks, replicas, zero3, again, ulysses)
+                for recomputes in (False, True)[: 1 + recompute]:
+                    yield GalvatronStrategy(stages, ranks, replicas, zero3, recomputes, ulysses)

@@ -1,4 +1,4 @@
-"""The decisions of a plan for many devices, in kind for a few: axes of two, a layer of every sort.
+"""Shrinks the decisions of a plan for many devices to a few: degree 2 along every axis.
 
 pp=8,zero3=32,tp=4   20 layers keep, 12 recompute       on 1,024 devices
 pp=2,tp=2            1 layer keep, 1 recompute          on 4
@@ -13,174 +13,210 @@ from math import lcm, prod
 
 import msgspec
 
-from ...ir.plan.flat_shard import WHOLE
-from ...ir.plan.plan import DIVIDED, Memory, Plan
-from ...ir.plan.strategy import FLAG, FRACTIONAL, ROLES, Strategy
+from ...ir.plan.flat_shard import FULL
+from ...ir.plan.plan import CHUNK_COUNTS, MemoryAction, Plan
+from ...ir.plan.strategy import FRACTION_ROLE, ROLES, SEQUENCE_FLAG, Strategy
 from ..pins import Pin
 
-WAYS = 2  # along every axis
+DEGREE = 2  # along every axis
 MOST_MICRO_BATCHES = 4
 SAMPLES = 2  # of a micro-batch on every device
 NUMBER = re.compile(r"\d+")
 
-Way = tuple[Strategy, Memory]  # what a call does
-Sort = tuple[str, str]  # calls alike: their path without numbers, and their function
+CallDecision = tuple[Strategy, MemoryAction]
+LayerKind = tuple[str, str]  # path without numbers, function
 
 
-class Smaller(msgspec.Struct, frozen=True):
-    """What is left of a plan on `devices`: `words` by those of the plan, and a way for every sort of
-    call, in the order of the calls. `layers`: the fewest of a stack in which every way occurs."""
+class ShrunkPlan(msgspec.Struct, frozen=True):
+    """Decisions of a plan, shrunk to `devices`.
+
+    `strategies`: shrunk strategy by the plan's own; `decisions`: those of every kind of call, in
+    call order; `layers`: the fewest layers of a stack in which every decision occurs.
+    """
 
     devices: int
-    words: dict[Strategy, Strategy]
-    ways: dict[Sort, tuple[Way, ...]]
+    strategies: dict[Strategy, Strategy]
+    decisions: dict[LayerKind, tuple[CallDecision, ...]]
     layers: int
     micro_batches: int
 
     @property
     def global_batch(self) -> int:
-        return SAMPLES * self.micro_batches * self.batch_ways
+        return SAMPLES * self.micro_batches * self.batch_degree
 
     @property
-    def batch_ways(self) -> int:
-        return lcm(*(word.batch_ways() for word in self.words.values()))
+    def batch_degree(self) -> int:
+        return lcm(*(strategy.batch_degree() for strategy in self.strategies.values()))
 
     @property
-    def enough(self) -> int:
-        """Devices that have every axis of every word."""
-        return WAYS ** max(sum(n > 1 for _, n in word.axes) for word in self.words)
+    def all_axes_devices(self) -> int:
+        """Devices with which every axis of every strategy would remain."""
+        return DEGREE ** max(sum(n > 1 for _, n in strategy.axes) for strategy in self.strategies)
 
     @property
-    def inner_ways(self) -> int:
-        """Into how many parts layers are split beside the batch, at most."""
-        return max(prod(n for _, n in word.inside) for word in self.words.values())
+    def model_degree(self) -> int:
+        """The largest degree by which layers are split beside the batch."""
+        return max(prod(n for _, n in strategy.model_axes) for strategy in self.strategies.values())
 
     def pins(self, calls: Sequence[tuple[str, str]]) -> tuple[Pin, ...]:
-        """A pin for each call of the smaller model, given by path and function."""
-        members: dict[Sort, list[int]] = {}
+        """A pin for each call of the shrunk model, given as (path, function)."""
+        members: dict[LayerKind, list[int]] = {}
         for i, call in enumerate(calls):
-            members.setdefault(sort(*call), []).append(i)
-        made: dict[int, Way] = {}
-        for own, numbers in members.items():
-            made.update(zip(numbers, spread(self.like(own), len(numbers)), strict=True))
+            members.setdefault(layer_kind(*call), []).append(i)
+        decision_of_call: dict[int, CallDecision] = {}
+        for kind, call_numbers in members.items():
+            decision_of_call.update(
+                zip(call_numbers, spread(self.decisions_of(kind), len(call_numbers)), strict=True)
+            )
         seen: dict[str, int] = {}
         pins = []
         for i, (_, function) in enumerate(calls):
-            place = seen[function] = seen.get(function, -1) + 1
-            pins.append(Pin(f"{function}.{place}", *made[i]))
+            position = seen[function] = seen.get(function, -1) + 1
+            pins.append(Pin(f"{function}.{position}", *decision_of_call[i]))
         return tuple(pins)
 
-    def like(self, own: Sort) -> tuple[Way, ...]:
-        """The ways of calls of this sort; of the same path, or of all, where the plan has none."""
-        near = [ways for known, ways in self.ways.items() if known[0] == own[0]]
-        return self.ways.get(own) or next(iter(near), next(iter(self.ways.values())))
+    def decisions_of(self, kind: LayerKind) -> tuple[CallDecision, ...]:
+        """Decisions of calls of this kind; else of the same path; else the first that there are."""
+        same_path = [
+            decisions for known, decisions in self.decisions.items() if known[0] == kind[0]
+        ]
+        return self.decisions.get(kind) or next(
+            iter(same_path), next(iter(self.decisions.values()))
+        )
 
 
-def smaller(plan: Plan, ranks: int) -> Smaller:
-    """A plan in kind on the largest power of two of ranks that is of use, at most `ranks`."""
-    words = shorter(plan.strategies, ranks)
-    ways: dict[Sort, list[Way]] = {}
-    places: dict[Sort, list[int]] = {}
+def shrink(plan: Plan, ranks: int) -> ShrunkPlan:
+    """The shrunk form of a plan on the largest useful power of two of devices up to `ranks`."""
+    strategies = shrink_strategies(plan.strategies, ranks)
+    decisions: dict[LayerKind, list[CallDecision]] = {}
+    layer_numbers: dict[LayerKind, list[int]] = {}
     for layers in plan.layers:
-        if layers.once:
+        if layers.batch_only:
             continue
         function = plan.shardings[layers.sharding].function
-        way = words[plan.strategy_of(layers)], in_kind(layers.memory)
+        decision = strategies[plan.strategy_of(layers)], shrink_memory_action(layers.memory)
         for path in plan.calls[layers.first : layers.last]:
-            ways.setdefault(sort(path, function), []).append(way)
-            places.setdefault(sort(path, function), []).append(layer(path))
-    devices = next(iter(words.values())).devices
-    return Smaller(
+            decisions.setdefault(layer_kind(path, function), []).append(decision)
+            layer_numbers.setdefault(layer_kind(path, function), []).append(layer_number(path))
+    devices = next(iter(strategies.values())).devices
+    return ShrunkPlan(
         devices,
-        words,
-        {name: tuple(own) for name, own in ways.items()},
-        deep_enough(plan, ways, places),
+        strategies,
+        {name: tuple(decisions_of_kind) for name, decisions_of_kind in decisions.items()},
+        layers_needed(plan, decisions, layer_numbers),
         min(plan.micro_batches, MOST_MICRO_BATCHES),
     )
 
 
-def sort(path: str, function: str) -> Sort:
+def layer_kind(path: str, function: str) -> LayerKind:
+    """Kind of a call: its module path with numbers replaced by `*`, and its function."""
     return NUMBER.sub("*", path), function
 
 
-def layer(path: str) -> int:
+def layer_number(path: str) -> int:
     """The number of a layer in its stack; what is in no stack is always there."""
-    found = NUMBER.search(path)
-    return int(found[0]) if found else 0
+    match = NUMBER.search(path)
+    return int(match[0]) if match else 0
 
 
-def in_kind(memory: Memory) -> Memory:
-    """Pieces become the fewest."""
-    return next(iter(DIVIDED)) if memory in DIVIDED else memory
+def shrink_memory_action(memory: MemoryAction) -> MemoryAction:
+    """The action with the fewest chunks, for chunked ones."""
+    return next(iter(CHUNK_COUNTS)) if memory in CHUNK_COUNTS else memory
 
 
-def spread(ways: Sequence[Way], count: int) -> list[Way]:
-    """Ways for so many calls: their own if they are as many, else each different one in its turn."""
-    if count == len(ways):
-        return list(ways)
-    different = list(dict.fromkeys(ways))
-    return [different[i * len(different) // count] for i in range(count)]
+def spread(decisions: Sequence[CallDecision], count: int) -> list[CallDecision]:
+    """Decisions for `count` calls: their own if as many, else every distinct one in turn."""
+    if count == len(decisions):
+        return list(decisions)
+    distinct = list(dict.fromkeys(decisions))
+    return [distinct[i * len(distinct) // count] for i in range(count)]
 
 
-def deep_enough(plan: Plan, ways: dict[Sort, list[Way]], places: dict[Sort, list[int]]) -> int:
-    """Layers that every stack keeps: two, as many as it takes until calls of every repeated sort are
-    as many as their ways, and one more where stages differ in how many they have."""
-    needed = [WAYS] + [
-        sorted(places[name])[len(set(own)) - 1] + 1 for name, own in ways.items() if len(own) > 1
+def layers_needed(
+    plan: Plan,
+    decisions: dict[LayerKind, list[CallDecision]],
+    layer_numbers: dict[LayerKind, list[int]],
+) -> int:
+    """Layers that every stack keeps, at least two.
+
+    As many as it takes until every repeated kind has as many calls as decisions, and one more
+    where the plan's stages differ in their number of layers.
+    """
+    counts = [DEGREE] + [
+        sorted(layer_numbers[name])[len(set(decisions_of_kind)) - 1] + 1
+        for name, decisions_of_kind in decisions.items()
+        if len(decisions_of_kind) > 1
     ]
     per_stage = {
         sum("*" in NUMBER.sub("*", path) for path in plan.calls[first:last])
-        for first, last in plan.pieces
+        for first, last in plan.model_chunks
     }
-    depth = max(needed)
-    return depth + 1 if len(per_stage) > 1 and depth % WAYS == 0 else depth
+    depth = max(counts)
+    return depth + 1 if len(per_stage) > 1 and depth % DEGREE == 0 else depth
 
 
-def shorter(words: Iterable[Strategy], ranks: int) -> dict[Strategy, Strategy]:
-    """Each word with axes of two, as many as ranks allow, all for as many devices. Roles that no word
-    before has covered stay first, then those that split layers; stages stay always."""
-    words = list(words)
-    longest = max(sum(n > 1 for _, n in word.axes) for word in words)
+def shrink_strategies(strategies: Iterable[Strategy], ranks: int) -> dict[Strategy, Strategy]:
+    """Each strategy with axes of degree 2, as many as ranks allow, all for as many devices.
+
+    Stages always stay; then roles that no earlier strategy covers, then those that split layers.
+    """
+    strategies = list(strategies)
+    longest = max(sum(n > 1 for _, n in strategy.axes) for strategy in strategies)
     number = min(longest, max(ranks, 1).bit_length() - 1)
     covered: set[str] = set()
-    made = {}
-    for word in words:
-        made[word] = short = _short(word, number, covered)
-        covered.update(role for role, _ in short.axes)
-    return made
+    shrunk = {}
+    for strategy in strategies:
+        shrunk[strategy] = small = _shrink_strategy(strategy, number, covered)
+        covered.update(role for role, _ in small.axes)
+    return shrunk
 
 
-def _short(word: Strategy, number: int, covered: set[str]) -> Strategy:
-    """A word of so many axes of two; where it has fewer, its widest beside stages is wider."""
+def _shrink_strategy(strategy: Strategy, axis_count: int, covered: set[str]) -> Strategy:
+    """A strategy of `axis_count` axes of degree 2; with fewer axes, its widest is wider."""
     order = list(ROLES)
-    wide = [(role, n) for role, n in word.axes if n > 1]
+    wide_axes = [(role, n) for role, n in strategy.axes if n > 1]
 
-    def worth(kept: tuple[str, ...]) -> tuple[bool, int, int]:
-        staged = any(ROLES[role].stages for role in kept)
-        return staged, len(set(kept) - covered), sum(map(order.index, kept))
+    def worth(roles_kept: tuple[str, ...]) -> tuple[bool, int, int]:
+        staged = any(ROLES[role].stages for role in roles_kept)
+        return staged, len(set(roles_kept) - covered), sum(map(order.index, roles_kept))
 
-    roles = [role for role, _ in wide]
-    kept = max(combinations(roles, min(number, len(roles))), key=worth)
-    sizes = dict.fromkeys(kept, WAYS)
-    if 0 < len(kept) < number:
-        free = [(n, role) for role, n in wide if role in kept and not ROLES[role].stages]
-        sizes[max(free)[1] if free else kept[0]] *= WAYS ** (number - len(kept))
-    split = any(ROLES[role].operators for role in kept)
+    roles = [role for role, _ in wide_axes]
+    roles_kept = max(combinations(roles, min(axis_count, len(roles))), key=worth)
+    sizes = dict.fromkeys(roles_kept, DEGREE)
+    if 0 < len(roles_kept) < axis_count:
+        widenable = [
+            (n, role) for role, n in wide_axes if role in roles_kept and not ROLES[role].stages
+        ]
+        sizes[max(widenable)[1] if widenable else roles_kept[0]] *= DEGREE ** (
+            axis_count - len(roles_kept)
+        )
+    splits_operators = any(ROLES[role].operators for role in roles_kept)
     axes = [
         (role, sizes.get(role, 1))
-        for role, n in word.axes
-        if role in sizes or ((role, n) == (FLAG, 1) and split)
+        for role, n in strategy.axes
+        if role in sizes or ((role, n) == (SEQUENCE_FLAG, 1) and splits_operators)
     ]
-    return Strategy(tuple(axes), word.fraction if FRACTIONAL in sizes else WHOLE)
+    return Strategy(tuple(axes), strategy.fraction if FRACTION_ROLE in sizes else FULL)
 
 
 def uncovered(plan: Plan, small: Plan) -> tuple[str, ...]:
-    """Roles and memory actions of a plan that a smaller one of it does not have."""
-    return tuple(name for name in dict.fromkeys(_parts(plan)) if name not in set(_parts(small)))
+    """Roles and memory actions of a plan that its shrunk plan does not have."""
+    return tuple(
+        name for name in dict.fromkeys(_features(plan)) if name not in set(_features(small))
+    )
 
 
-def _parts(plan: Plan) -> list[str]:
-    roles = [role for word in plan.strategies for role, n in word.axes if n > 1 or role == FLAG]
-    roles += [f"part of {FRACTIONAL}" for word in plan.strategies if word.fraction != WHOLE]
-    actions = [in_kind(layers.memory) for layers in plan.layers if not layers.once]
+def _features(plan: Plan) -> list[str]:
+    roles = [
+        role
+        for strategy in plan.strategies
+        for role, n in strategy.axes
+        if n > 1 or role == SEQUENCE_FLAG
+    ]
+    roles += [
+        f"part of {FRACTION_ROLE}" for strategy in plan.strategies if strategy.fraction != FULL
+    ]
+    actions = [
+        shrink_memory_action(layers.memory) for layers in plan.layers if not layers.batch_only
+    ]
     return [*roles, *actions]

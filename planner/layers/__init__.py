@@ -1,1 +1,1 @@
-"""How many layers of each stage run which way: the exact search on pure data."""
+"""How many layers of each stage take which choice: mixes, and the exact search on pure data."""

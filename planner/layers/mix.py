@@ -1,15 +1,16 @@
-"""Several ways of running equal layers in one plan: how many layers take which.
+"""Layer-wise mixes: equal layers of one plan run under several strategies and memory actions.
 
-Uniform candidates that split the devices alike (the same axes inside a replica of the batch, as many
-replicas, stages and micro-batches) pass values between them for nothing. So layers of one function
-in one stage are interchangeable, and what is left to choose are counts: an integer program of a few
-dozen variables per stage. Stages meet only in the step's time, which grows with each one's time per
-micro-batch and per step; each minimises the sum of both over a step, which is exact for one stage.
+Uniform candidates that split the devices alike (the same model axes, batch degree, stages and
+micro-batches) pass values between them without resharding. So layers of one function in one
+stage are interchangeable, and only their numbers per choice are left to find: an integer program
+of a few dozen variables per stage. Stages interact only in the step time, which grows with each
+one's time per micro-batch and per step; each minimises the sum of both over a step, which is
+exact for one stage. (Galvatron, Miao et al. 2022, calls this layer-wise hybrid parallelism.)
 
-    stage 0   20 layers zero3, recompute │ 12 layers zero3, keep     fills the budget
+    stage 0   20 layers zero3, recompute │ 12 layers zero3, keep     fills the memory limit
 
-Where a function is called so rarely that counts are coarse, a fraction of each of its weights may be cut
-over zero3, the rest kept whole (`FRACTIONS`).
+Where a function is called so rarely that counts are coarse, a fraction of each of its weights may
+be sharded over zero3 and the rest replicated (`FRACTIONS`).
 """
 
 from __future__ import annotations
@@ -24,254 +25,360 @@ from msgspec.structs import replace
 from ...cost_model.communication.data_parallel import BatchAxes
 from ...cost_model.memory.peak import (
     MARGIN,
-    Waiting,
+    InFlight,
     after_forward,
     between_calls,
+    part_peak,
     part_terms,
-    worst,
 )
-from ...cost_model.pipeline.closed_form import beside_seconds
-from ...ir.plan.flat_shard import WHOLE, Fraction
-from ...ir.plan.plan import DIVIDED, HOSTED, Memory, Span
+from ...cost_model.pipeline.closed_form import fill_drain_seconds
+from ...ir.plan.flat_shard import FULL, Fraction
+from ...ir.plan.plan import CHUNK_COUNTS, OFFLOADED, MemoryAction, Span
 from ...ir.plan.strategy import Strategy
 from ...ir.plan.workload import StageBytes
-from ..candidate import Candidate, Decision, end_shares, pieces
-from ..pricing.candidate_pricer import Evaluator
-from ..pricing.function_prices import Entry
-from .counts import Choice, Class, Counts, Kind, Way, best_counts, least_seconds
+from ..candidate import Candidate, Decision, end_chunk_shares, stage_model_chunks
+from ..options import FRACTIONS
+from ..pricing.candidate_pricer import CandidatePricer
+from ..pricing.function_prices import CallPrice
+from .assignment_counts import (
+    AssignmentCounts,
+    CallClass,
+    CallCost,
+    LayerChoice,
+    StageSignature,
+    best_counts,
+    least_seconds,
+)
 
-CLOSE = 0.01  # of the memory at hand: what is left is not worth another try
-FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))
-RARE = 3  # calls of a function in a stage: of more, counts are as fine as fractions
-TRIES = 6  # each with a budget put right by what the last one really needs: layers share bytes
+CLOSE = 0.01  # of usable memory: less unused is not worth another trial
+RARE = 3  # calls of a function in a stage; with more, counts are as fine as fractions
+TRIES = 6  # trials, each with a limit corrected by the last one's real peak
 
 Group = Sequence[Candidate]  # uniform candidates that split the devices alike
 
 
-def groups(found: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Uniform candidates by how they split the devices, the group with the fastest member first; of each
-    group those that nothing faster undercuts in memory."""
-    made: dict[object, list[Candidate]] = {}
-    for candidate in found:
+def groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Uniform candidates grouped by how they split the devices; the group with the fastest member
+    first. Members that a faster one undercuts in memory are left out.
+    """
+    by_split: dict[object, list[Candidate]] = {}
+    for candidate in candidates:
         if len(candidate.decisions) > 1:
             continue
         (strategy,) = candidate.strategies
         key = (
-            strategy.inside,
-            strategy.batch_ways(),
+            strategy.model_axes,
+            strategy.batch_degree(),
             strategy.stages,
             candidate.micro_batches,
             candidate.chunks,
         )
-        made.setdefault(key, []).append(candidate)
-    useful = [_front(group) for group in made.values()]
+        by_split.setdefault(key, []).append(candidate)
+    useful = [_undominated(group) for group in by_split.values()]
     return sorted((g for g in useful if len(g) > 1), key=fastest)
 
 
-def _front(group: Group) -> list[Candidate]:
-    """Host memory and pieces help some functions and not others: they are judged among themselves."""
-    kept: list[Candidate] = []
-    least: dict[Memory | None, int] = {}
-    for candidate in sorted(group, key=lambda c: (c.step_seconds, c.peak_bytes, c.word)):
+def _undominated(group: Group) -> list[Candidate]:
+    """Candidates that no faster one undercuts in memory.
+
+    Offloading and chunking help some functions and not others, so each is compared with its like.
+    """
+    front: list[Candidate] = []
+    least_bytes: dict[MemoryAction | None, int] = {}
+    for candidate in sorted(group, key=lambda c: (c.step_seconds, c.peak_bytes, c.strategy_text)):
         (decision,) = candidate.decisions
-        kind = decision.memory if decision.memory in (*HOSTED, *DIVIDED) else None
-        if kind not in least or candidate.peak_bytes < least[kind]:
-            least[kind] = candidate.peak_bytes
-            kept.append(candidate)
-    return kept
+        own_action = decision.memory if decision.memory in (*OFFLOADED, *CHUNK_COUNTS) else None
+        if own_action not in least_bytes or candidate.peak_bytes < least_bytes[own_action]:
+            least_bytes[own_action] = candidate.peak_bytes
+            front.append(candidate)
+    return front
 
 
 def fastest(group: Group) -> float:
-    """No blend of a group is faster than this."""
+    """Step seconds of the fastest member; no mix of the group is faster."""
     return min(candidate.step_seconds for candidate in group)
 
 
-class Mixture:
-    """What may be mixed: the choices of a group, in the stages of its fastest member, and for calls of
-    rare functions `fractions` of those of them that cut parameters."""
+class LayerMix:
+    """The choices of a group, for layers in the stages of its fastest member.
+
+    Calls of rare functions may also take `fractions` of weights in strategies that shard
+    parameters.
+    """
 
     def __init__(
-        self, evaluator: Evaluator, group: Group, fractions: Sequence[Fraction] = FRACTIONS
+        self, pricer: CandidatePricer, group: Group, fractions: Sequence[Fraction] = FRACTIONS
     ) -> None:
-        self.evaluator, self.group = evaluator, group
-        self.choices: list[Choice] = [(d.strategy, d.memory) for c in group for d in c.decisions]
+        self.pricer, self.group = pricer, group
+        self.choices: list[LayerChoice] = [
+            (d.strategy, d.memory) for c in group for d in c.decisions
+        ]
         self.choices += [
             (replace(strategy, fraction=fraction), memory)
             for strategy, memory in self.choices
-            for fraction in (fractions if strategy.divisible and strategy.fraction == WHOLE else ())
-        ]
-        self.leader = min(group, key=lambda c: (c.step_seconds, c.word, c.memory))
-        self.micro_batches = self.leader.micro_batches
-        self.chunks = self.leader.chunks
-        dealt = pieces(self.leader.bounds, self.chunks)
-        self.stages = [tuple(evaluator.sums.own(own)) for own in dealt]
-        self.entries = [self.prices(*choice) for choice in self.choices]
-        leading = self.entries[group.index(self.leader)]
-        self.ends = end_shares(evaluator.prices.seconds(leading), dealt)
-        parts: dict[object, list[_Part]] = {}
-        kinds: dict[object, Kind] = {}
-        self.kinds = []
-        for number, own in enumerate(dealt):
-            face = tuple(
-                (tuple(evaluator.alike[first:last]), last == len(evaluator.calls))
-                for first, last in own
+            for fraction in (
+                fractions if strategy.supports_fraction and strategy.fraction == FULL else ()
             )
-            saved = evaluator.sums.saved(leading, own)
-            waiting = evaluator.waiting(len(dealt), number, self.micro_batches, saved)
-            if face not in parts:
-                parts[face] = list(self.parts(own))
-            if (face, waiting) not in kinds:
-                kinds[face, waiting] = tuple(self.classes(parts[face], waiting))
-            self.kinds.append(kinds[face, waiting])
-
-    def prices(self, strategy: Strategy, memory: Memory) -> list[Entry]:
-        batch = self.evaluator.global_batch // strategy.batch_ways()
-        found = self.evaluator.prices.like(strategy.inside, batch, self.micro_batches, memory)
-        assert found is not None
-        return found
-
-    def parts(self, stage: tuple[Span, ...]) -> Iterator[_Part]:
-        """The calls of a stage by function, added up and timed under every choice."""
-        evaluator, own = self.evaluator, self.evaluator.sums.own(stage)
-        for name in dict.fromkeys(evaluator.calls[i].function for i in own):
-            calls = [i for i in own if evaluator.calls[i].function == name]
-            summed = []
-            for number, (strategy, _) in enumerate(self.choices):
-                if strategy.fraction != WHOLE and len(calls) > RARE:
-                    continue
-                prices = self.entries[number]
-                samples = evaluator.global_batch // strategy.batch_ways() // self.micro_batches
-                sums = evaluator.sums.of(prices, stage, strategy.inside, samples, calls)
-                axes = evaluator.axes(strategy)
-                forward, backward, _, sync = evaluator.times(sums, axes, self.micro_batches)
-                summed.append((number, sums.bytes(evaluator.item), axes, forward + backward, sync))
-            yield _Part(name, calls, summed)
-
-    def classes(self, parts: Sequence[_Part], waiting: float) -> Iterator[Class]:
-        evaluator = self.evaluator
-        for name, calls, summed in parts:
-            ways, n = [], len(calls)
-            for _, amounts, axes, seconds, sync in summed:
-                practice = evaluator.entries.practice
-                stages = Waiting(waiting, self.micro_batches, self.chunks)
-                idle = between_calls(amounts, axes, practice, stages)
-                busy = worst(amounts, axes, practice, stages, evaluator.cluster.device)
-                most, least = (
-                    sum(part_terms(amounts, axes, evaluator.optimizer, practice, m).values()) / n
-                    for m in (idle, after_forward(amounts, axes, practice, stages))
+        ]
+        self.fastest = min(group, key=lambda c: (c.step_seconds, c.strategy_text, c.memory_text))
+        self.micro_batches = self.fastest.micro_batches
+        self.chunks = self.fastest.chunks
+        chunks_per_stage = stage_model_chunks(self.fastest.bounds, self.chunks)
+        self.stages = [
+            tuple(pricer.aggregator.calls_per_micro_batch(chunk_spans))
+            for chunk_spans in chunks_per_stage
+        ]
+        self.prices_by_choice = [self.uniform_prices(*choice) for choice in self.choices]
+        fastest_prices = self.prices_by_choice[group.index(self.fastest)]
+        self.end_shares = end_chunk_shares(
+            pricer.call_prices.seconds(fastest_prices), chunks_per_stage
+        )
+        calls_by_key: dict[object, list[_FunctionCalls]] = {}
+        signature_by_key: dict[object, StageSignature] = {}
+        self.signatures = []
+        for number, chunk_spans in enumerate(chunks_per_stage):
+            stage_key = tuple(
+                (tuple(pricer.call_classes[first:last]), last == len(pricer.calls))
+                for first, last in chunk_spans
+            )
+            saved = pricer.aggregator.saved_bytes(fastest_prices, chunk_spans)
+            in_flight = pricer.in_flight(len(chunks_per_stage), number, self.micro_batches, saved)
+            if stage_key not in calls_by_key:
+                calls_by_key[stage_key] = list(self.function_calls(chunk_spans))
+            if (stage_key, in_flight) not in signature_by_key:
+                signature_by_key[stage_key, in_flight] = tuple(
+                    self.call_classes(calls_by_key[stage_key], in_flight)
                 )
-                passing, host = max(sum(busy) - sum(idle), 0), waiting * amounts.host / n
-                ways.append(Way(seconds / n, sync / n, least, most, host, passing))
-            tied = any(evaluator.sums.shares[i] for i in calls)
-            yield Class(name, n, tuple(ways), tied, tuple(number for number, *_ in summed))
+            self.signatures.append(signature_by_key[stage_key, in_flight])
 
-    def floor(self, budget: int) -> float:
-        """Seconds that no blend within the budget is below: every stage keeps it as if layers could
-        be cut, one of them has to synchronise, and a first micro-batch passes the pieces of others."""
-        room = _room(self.evaluator, budget)
-        found = {kind: least_seconds(kind, self.micro_batches, room) for kind in set(self.kinds)}
-        busy = [found[kind][0] for kind in self.kinds]
-        beside = beside_seconds(busy, self.ends)
-        least = max(found[kind][1] + other for kind, other in zip(self.kinds, beside, strict=True))
-        # ranks that wait leave their processors to others
-        return least / self.evaluator.cluster.device.ranks_per_processor
+    def uniform_prices(self, strategy: Strategy, memory: MemoryAction) -> list[CallPrice]:
+        """Prices of all calls under one choice."""
+        batch = self.pricer.global_batch // strategy.batch_degree()
+        prices = self.pricer.call_prices.uniform(
+            strategy.model_axes, batch, self.micro_batches, memory
+        )
+        assert prices is not None
+        return prices
 
-    def best(self, budget: int, others: float) -> Candidate | None:
-        """The fastest mixture or member, or None where none fits; it needs not be found where `others`
-        seconds are less. Fractions are tried where all functions are rare, or some are and whole
-        weights leave memory unused."""
-        best = self.filled(budget, others, self.choices[: len(self.group)])
-        rare = [len(c.choices) > len(self.group) for kind in set(self.kinds) for c in kind]
+    def function_calls(self, stage: tuple[Span, ...]) -> Iterator[_FunctionCalls]:
+        """The calls of a stage by function, added up and timed under every choice."""
+        pricer, stage_calls = self.pricer, self.pricer.aggregator.calls_per_micro_batch(stage)
+        for name in dict.fromkeys(pricer.calls[i].function for i in stage_calls):
+            calls = [i for i in stage_calls if pricer.calls[i].function == name]
+            costs_by_choice = []
+            for number, (strategy, _) in enumerate(self.choices):
+                if strategy.fraction != FULL and len(calls) > RARE:
+                    continue
+                prices = self.prices_by_choice[number]
+                samples = pricer.global_batch // strategy.batch_degree() // self.micro_batches
+                cost = pricer.aggregator.cost(prices, stage, strategy.model_axes, samples, calls)
+                axes = pricer.batch_axes(strategy)
+                forward, backward, _, sync = pricer.stage_times(cost, axes, self.micro_batches)
+                costs_by_choice.append(
+                    (number, cost.bytes(pricer.item_bytes), axes, forward + backward, sync)
+                )
+            yield _FunctionCalls(name, calls, costs_by_choice)
+
+    def call_classes(
+        self, function_calls: Sequence[_FunctionCalls], in_flight: float
+    ) -> Iterator[CallClass]:
+        """Classes of interchangeable calls, with the cost of one call under every choice."""
+        pricer = self.pricer
+        for name, calls, costs_by_choice in function_calls:
+            costs, n = [], len(calls)
+            for _, stage_bytes, axes, seconds, sync in costs_by_choice:
+                execution = pricer.function_prices.execution
+                pipeline_state = InFlight(in_flight, self.micro_batches, self.chunks)
+                idle_terms = between_calls(stage_bytes, axes, execution, pipeline_state)
+                peak_terms = part_peak(
+                    stage_bytes, axes, execution, pipeline_state, pricer.cluster.device
+                )
+                lasting_bytes, least_bytes = (
+                    sum(part_terms(stage_bytes, axes, pricer.optimizer, execution, m).values()) / n
+                    for m in (
+                        idle_terms,
+                        after_forward(stage_bytes, axes, execution, pipeline_state),
+                    )
+                )
+                passing_bytes, host_bytes = (
+                    max(sum(peak_terms) - sum(idle_terms), 0),
+                    in_flight * stage_bytes.host_bytes / n,
+                )
+                costs.append(
+                    CallCost(
+                        seconds / n, sync / n, least_bytes, lasting_bytes, host_bytes, passing_bytes
+                    )
+                )
+            shares_parameters = any(pricer.aggregator.shares_parameters[i] for i in calls)
+            yield CallClass(
+                name,
+                n,
+                tuple(costs),
+                shares_parameters,
+                tuple(number for number, *_ in costs_by_choice),
+            )
+
+    def lower_bound(self, memory_limit: int) -> float:
+        """Lower bound of the step seconds of mixes within the memory limit.
+
+        Every stage fills its memory as if layers were divisible, one of them has to synchronise,
+        and its first micro-batch passes through the others.
+        """
+        usable_bytes = _usable_bytes(self.pricer, memory_limit)
+        bounds = {
+            signature: least_seconds(signature, self.micro_batches, usable_bytes)
+            for signature in set(self.signatures)
+        }
+        micro_batch_seconds = [bounds[signature][0] for signature in self.signatures]
+        other_stages = fill_drain_seconds(micro_batch_seconds, self.end_shares)
+        step_seconds = max(
+            bounds[signature][1] + other
+            for signature, other in zip(self.signatures, other_stages, strict=True)
+        )
+        # ranks that wait leave a shared processor to others
+        return step_seconds / self.pricer.cluster.device.ranks_per_processor
+
+    def best(self, memory_limit: int, other_seconds: float) -> Candidate | None:
+        """The fastest mix or member that fits, or None; slower than `other_seconds` need not be
+        found.
+
+        Fractions of weights are tried where all functions are rare, or where some are and mixes of
+        unfractioned strategies leave memory unused.
+        """
+        best = self.fill_memory(memory_limit, other_seconds, self.choices[: len(self.group)])
+        rare = [
+            len(c.choice_numbers) > len(self.group)
+            for signature in set(self.signatures)
+            for c in signature
+        ]
         if best is None or not any(rare):
             return best
-        unused = budget - best.peak_bytes >= CLOSE * _room(self.evaluator, budget)
+        unused = memory_limit - best.peak_bytes >= CLOSE * _usable_bytes(self.pricer, memory_limit)
         if all(rare) or unused:
-            finer = self.filled(budget, others, self.choices)
-            best = min(best, finer or best, key=lambda c: c.step_seconds)
+            with_fractions = self.fill_memory(memory_limit, other_seconds, self.choices)
+            best = min(best, with_fractions or best, key=lambda c: c.step_seconds)
         return best
 
-    def filled(self, budget: int, others: float, choices: Sequence[Choice]) -> Candidate | None:
-        """The fastest mixture of these choices, or member. Another try wins no larger a share of the
-        time than is left of the memory; as long as none fits each goes back twice as far."""
-        fitting = [c for c in self.group if c.peak_bytes <= budget]
+    def fill_memory(
+        self, memory_limit: int, other_seconds: float, choices: Sequence[LayerChoice]
+    ) -> Candidate | None:
+        """The fastest mix or member under these choices.
+
+        Layers share bytes, so every trial corrects the limit by what the last mix really needs. A
+        trial saves at most the share of time that is left of the memory; while none fits, each
+        backs off twice as far.
+        """
+        fitting = [c for c in self.group if c.peak_bytes <= memory_limit]
         best = min(fitting, key=lambda c: c.step_seconds, default=None)
-        allowed, span, last, back = budget + self.beyond(budget), (0.0, inf), None, 1
+        trial_limit, limit_range, last_counts, backoff = (
+            memory_limit + self.double_counted_bytes(memory_limit),
+            (0.0, inf),
+            None,
+            1,
+        )
         for _ in range(TRIES):
-            room, host = (
-                _room(self.evaluator, allowed),
-                self.evaluator.cluster.device.host_memory_bytes,
+            usable_bytes, host_bytes = (
+                _usable_bytes(self.pricer, trial_limit),
+                self.pricer.cluster.device.host_memory_bytes,
             )
-            counts = best_counts(self.kinds, choices, self.micro_batches, (room, host))
+            counts = best_counts(
+                self.signatures, choices, self.micro_batches, (usable_bytes, host_bytes)
+            )
             candidate = None if counts is None else self.mixed(counts)
-            left = 0 if candidate is None else budget - candidate.peak_bytes
-            if candidate is not None and left >= 0:
+            unused_bytes = 0 if candidate is None else memory_limit - candidate.peak_bytes
+            if candidate is not None and unused_bytes >= 0:
                 best = min(best or candidate, candidate, key=lambda c: c.step_seconds)
-                slow = candidate.step_seconds * (1 - left / room) >= others
-                if slow or left < CLOSE * room or (counts == last and span[1] == inf):
+                slow = candidate.step_seconds * (1 - unused_bytes / usable_bytes) >= other_seconds
+                if (
+                    slow
+                    or unused_bytes < CLOSE * usable_bytes
+                    or (counts == last_counts and limit_range[1] == inf)
+                ):
                     break
-            allowed, span, last = *_next(allowed, span, left * back), counts
-            back = 1 if span[0] else 2 * back
-            if allowed == inf:
+            trial_limit, limit_range, last_counts = (
+                *_next_limit(trial_limit, limit_range, unused_bytes * backoff),
+                counts,
+            )
+            backoff = 1 if limit_range[0] else 2 * backoff
+            if trial_limit == inf:
                 break
         return best
 
-    def mixed(self, counts: Sequence[Counts]) -> Candidate | None:
-        made = self.decisions(counts)
-        bounds, micro_batches = self.leader.bounds, self.micro_batches
-        return self.evaluator.mixed(made, bounds, micro_batches, self.chunks)
+    def mixed(self, counts: Sequence[AssignmentCounts]) -> Candidate | None:
+        """The priced candidate of these counts."""
+        decisions = self.decisions(counts)
+        bounds, micro_batches = self.fastest.bounds, self.micro_batches
+        return self.pricer.mixed(decisions, bounds, micro_batches, self.chunks)
 
-    def beyond(self, budget: int) -> float:
-        """Bytes that sums over classes count too much, where all layers take one choice that fits."""
-        device = self.evaluator.cluster.device
-        number, leader = max(
-            enumerate(self.group), key=lambda c: (c[1].peak_bytes <= budget, c[1].peak_bytes)
+    def double_counted_bytes(self, memory_limit: int) -> float:
+        """Bytes by which sums over classes exceed the peak of the largest uniform candidate that
+        fits.
+        """
+        device = self.pricer.cluster.device
+        choice_number, candidate = max(
+            enumerate(self.group), key=lambda c: (c[1].peak_bytes <= memory_limit, c[1].peak_bytes)
         )
-        held = max(
-            sum(c.members * c.ways[number].lasting_bytes for c in kind)
-            + max(c.ways[number].passing_bytes for c in kind)
-            for kind in set(self.kinds)
+        counted_bytes = max(
+            sum(c.call_count * c.costs[choice_number].lasting_bytes for c in signature)
+            + max(c.costs[choice_number].passing_bytes for c in signature)
+            for signature in set(self.signatures)
         )
-        return held * (1 + MARGIN) + device.runtime_overhead_bytes - leader.peak_bytes
+        return counted_bytes * (1 + MARGIN) + device.runtime_overhead_bytes - candidate.peak_bytes
 
-    def decisions(self, counts: Sequence[Counts]) -> tuple[Decision, ...]:
-        """Layers of a class take the choices in order, so that equal ones are neighbours."""
-        calls, chosen = self.evaluator.calls, dict[int, int]()
-        for stage, kind, own in zip(self.stages, self.kinds, counts, strict=True):
-            for c, taken in zip(kind, own, strict=True):
+    def decisions(self, counts: Sequence[AssignmentCounts]) -> tuple[Decision, ...]:
+        """Decisions from counts; layers of a class take choices in order, so equal ones are
+        neighbours.
+        """
+        calls, chosen = self.pricer.calls, dict[int, int]()
+        for stage, signature, stage_counts in zip(
+            self.stages, self.signatures, counts, strict=True
+        ):
+            for c, class_counts in zip(signature, stage_counts, strict=True):
                 members = (i for i in stage if calls[i].function == c.function)
-                order = (c.choices[way] for way, count in enumerate(taken) for _ in range(count))
+                order = (
+                    c.choice_numbers[index]
+                    for index, count in enumerate(class_counts)
+                    for _ in range(count)
+                )
                 chosen.update(zip(members, order, strict=True))
-        usual = Counter(chosen.values()).most_common(1)[0][0]
-        made: list[Decision] = []
+        most_common = Counter(chosen.values()).most_common(1)[0][0]
+        decisions: list[Decision] = []
         for i in range(len(calls)):
-            strategy, memory = self.choices[chosen.get(i, usual)]
-            if made and (made[-1].strategy, made[-1].memory) == (strategy, memory):
-                made[-1] = Decision(made[-1].first, i + 1, strategy, memory)
+            strategy, memory = self.choices[chosen.get(i, most_common)]
+            if decisions and (decisions[-1].strategy, decisions[-1].memory) == (strategy, memory):
+                decisions[-1] = Decision(decisions[-1].first, i + 1, strategy, memory)
             else:
-                made.append(Decision(i, i + 1, strategy, memory))
-        return tuple(made)
+                decisions.append(Decision(i, i + 1, strategy, memory))
+        return tuple(decisions)
 
 
-def _next(
-    allowed: float, span: tuple[float, float], left: float
+def _next_limit(
+    trial_limit: float, limit_range: tuple[float, float], unused_bytes: float
 ) -> tuple[float, tuple[float, float]]:
-    """The budget to try next where so many bytes were `left`, and the span that it lies in: put right
-    by them, or half-way where that is known to be too little or too much."""
-    low, high = (allowed, span[1]) if left >= 0 else (span[0], allowed)
-    there = allowed + left
-    return there if low < there < high else (low + high) / 2, (low, high)
+    """The limit to try next, and the range that it lies in.
+
+    Corrected by the bytes left unused, or the middle of the range where that leads outside.
+    """
+    low, high = (
+        (trial_limit, limit_range[1]) if unused_bytes >= 0 else (limit_range[0], trial_limit)
+    )
+    corrected = trial_limit + unused_bytes
+    return corrected if low < corrected < high else (low + high) / 2, (low, high)
 
 
-class _Part(NamedTuple):
-    """Calls of one function in a stage, and for every choice: number, bytes, axes, seconds, and of
-    sync."""
+class _FunctionCalls(NamedTuple):
+    """Calls of one function in a stage, with their cost under every choice.
+
+    `costs_by_choice`: choice number, bytes, batch axes, seconds per micro-batch and of
+    synchronisation.
+    """
 
     function: str
     calls: list[int]
-    summed: list[tuple[int, StageBytes, BatchAxes, float, float]]
+    costs_by_choice: list[tuple[int, StageBytes, BatchAxes, float, float]]
 
 
-def _room(evaluator: Evaluator, budget: float) -> float:
-    """Bytes for all terms but the runtime's and the margin."""
-    runtime = evaluator.cluster.device.runtime_overhead_bytes
-    return max((budget - runtime) / (1 + MARGIN), 1.0)
+def _usable_bytes(pricer: CandidatePricer, memory_limit: float) -> float:
+    """Bytes of a memory limit for all terms but the runtime's overhead and the margin."""
+    runtime = pricer.cluster.device.runtime_overhead_bytes
+    return max((memory_limit - runtime) / (1 + MARGIN), 1.0)

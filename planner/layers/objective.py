@@ -1,4 +1,4 @@
-"""What a step takes, from what the stages take: functions of arrays that broadcast."""
+"""Seconds of a step from seconds of its stages, as functions of arrays that broadcast."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ Amount = float | NDArray[np.float64]
 
 
 class Objective(Protocol):
-    """Seconds of a step from seconds of every stage, for one micro-batch.
+    """Seconds of a step from every stage's seconds for one micro-batch.
 
-    `floor` grows with every argument and is nowhere above `step`: it prunes. A search looks only at
-    stages that no other way of running them beats in both seconds.
+    `lower_bound` grows with every argument and is nowhere above `step`: it prunes. A search only
+    considers choices of a stage that no other beats in both seconds.
     """
 
     def step(
         self, seconds: Sequence[Amount], synchronised: Sequence[Amount], micro_batches: int
     ) -> Amount: ...
 
-    def floor(
+    def lower_bound(
         self, seconds: Sequence[Amount], synchronised: Sequence[Amount], micro_batches: int
     ) -> Amount: ...
 
 
 class OneForwardOneBackward:
-    """Every stage once, the slowest again for every further micro-batch, and the most that
-    synchronisation adds to a stage's last one."""
+    """1F1B: every stage once, the slowest again for every further micro-batch, and the largest
+    time that gradient synchronisation adds to a stage's last micro-batch.
+    """
 
     def step(
         self, seconds: Sequence[Amount], synchronised: Sequence[Amount], micro_batches: int
@@ -39,4 +40,4 @@ class OneForwardOneBackward:
         again = (micro_batches - 1) * reduce(np.maximum, seconds)
         return sum(seconds) + again + reduce(np.maximum, added)
 
-    floor = step
+    lower_bound = step

@@ -1,11 +1,11 @@
-"""Layers in fixed stages, and ways of running them: the search as pure data, with a text form.
+"""Assignment of choices to layers in fixed stages: the problem as data, with a text form.
 
     problem 8 micro-batches
     stage budget 1024 B, held 64 B, 0.001 s, 0.002 s synchronised
     layers 30 of block
     choice keep 0.004 s, 0.005 s synchronised, 24 B
 
-Equal layers are one line: which of them runs which way does not matter, so a solution counts them.
+Equal layers are one line: they are interchangeable, so a solution counts them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from msgspec.structs import replace
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One way of running one layer in its stage.
+    """One way to run one layer in its stage.
 
     seconds: one micro-batch, forward and backward
-    synchronised_seconds: the same with its gradients added up over ranks
-    held_bytes: all that the layer holds at the peak of its stage
+    synchronised_seconds: the same with its gradients reduced over ranks
+    held_bytes: all bytes of the layer at the peak of its stage
     """
 
     name: str
@@ -30,18 +30,18 @@ class Choice(msgspec.Struct, frozen=True):
     held_bytes: int
 
 
-class Layers(msgspec.Struct, frozen=True):
-    """Equal layers of one stage, and how each may run."""
+class EqualLayers(msgspec.Struct, frozen=True):
+    """Equal layers of one stage, and the choices of each."""
 
     name: str
     count: int
     choices: tuple[Choice, ...]
 
 
-class Stage(msgspec.Struct, frozen=True):
-    """Layers of one stage under its budget, beside bytes and seconds that are the same for all."""
+class LayerStage(msgspec.Struct, frozen=True):
+    """Layers of one stage under its memory limit, and the bytes and seconds of everything else."""
 
-    layers: tuple[Layers, ...]
+    layers: tuple[EqualLayers, ...]
     budget_bytes: int
     held_bytes: int = 0
     seconds: float = 0.0
@@ -52,23 +52,25 @@ class Stage(msgspec.Struct, frozen=True):
         return self.budget_bytes - self.held_bytes
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """Stages in order, one batch in so many micro-batches."""
+class LayerProblem(msgspec.Struct, frozen=True):
+    """Stages in order, and the number of micro-batches of a step."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[LayerStage, ...]
     micro_batches: int
 
     def __str__(self) -> str:
-        return "\n".join([f"problem {self.micro_batches} micro-batches", *map(_stage, self.stages)])
+        return "\n".join(
+            [f"problem {self.micro_batches} micro-batches", *map(_stage_text, self.stages)]
+        )
 
 
-Counts = tuple[int, ...]  # how many layers take each choice
+ChoiceCounts = tuple[int, ...]  # how many layers take each choice
 
 
-class Solution(msgspec.Struct, frozen=True):
-    """Counts by stage, layers and choice; the step they take; what no solution can be faster than."""
+class LayerSolution(msgspec.Struct, frozen=True):
+    """Counts by stage, layers and choice, their step seconds, and a lower bound of these."""
 
-    counts: tuple[tuple[Counts, ...], ...]
+    counts: tuple[tuple[ChoiceCounts, ...], ...]
     step_seconds: float
     bound_seconds: float
 
@@ -77,7 +79,7 @@ class Solution(msgspec.Struct, frozen=True):
         return 1 - self.bound_seconds / self.step_seconds if self.step_seconds else 0.0
 
 
-def _stage(stage: Stage) -> str:
+def _stage_text(stage: LayerStage) -> str:
     lines = [
         f"stage budget {stage.budget_bytes} B, held {stage.held_bytes} B, "
         f"{stage.seconds!r} s, {stage.synchronised_seconds!r} s synchronised"
@@ -92,32 +94,34 @@ def _stage(stage: Stage) -> str:
     return "\n".join(lines)
 
 
-REAL, WHOLE = r"([-+.\w]+)", r"(-?\d+)"
-HEAD = re.compile(rf"problem {WHOLE} micro-batches")
-STAGE = re.compile(rf"stage budget {WHOLE} B, held {WHOLE} B, {REAL} s, {REAL} s synchronised")
-LAYERS = re.compile(rf"layers {WHOLE} of (\S+)")
-CHOICE = re.compile(rf"choice (\S+) {REAL} s, {REAL} s synchronised, {WHOLE} B")
+REAL, INTEGER = r"([-+.\w]+)", r"(-?\d+)"
+HEAD = re.compile(rf"problem {INTEGER} micro-batches")
+STAGE = re.compile(rf"stage budget {INTEGER} B, held {INTEGER} B, {REAL} s, {REAL} s synchronised")
+LAYERS = re.compile(rf"layers {INTEGER} of (\S+)")
+CHOICE = re.compile(rf"choice (\S+) {REAL} s, {REAL} s synchronised, {INTEGER} B")
 
 
-def parse(text: str) -> Problem:
-    """The problem of a text; ValueError names the line that is none."""
-    start, stages = -1, list[Stage]()
+def parse(text: str) -> LayerProblem:
+    """Parse the text form; raises ValueError naming a malformed line."""
+    micro_batches, stages = -1, list[LayerStage]()
     for number, line in enumerate(text.splitlines()):
-        if number == 0 and (found := HEAD.fullmatch(line)):
-            start = int(found[1])
-        elif number and (found := STAGE.fullmatch(line)):
-            stages.append(Stage((), int(found[1]), int(found[2]), float(found[3]), float(found[4])))
-        elif stages and (found := LAYERS.fullmatch(line)):
-            stages[-1] = _with(stages[-1], Layers(found[2], int(found[1]), ()))
-        elif stages and stages[-1].layers and (found := CHOICE.fullmatch(line)):
-            choice = Choice(found[1], float(found[2]), float(found[3]), int(found[4]))
+        if number == 0 and (match := HEAD.fullmatch(line)):
+            micro_batches = int(match[1])
+        elif number and (match := STAGE.fullmatch(line)):
+            stages.append(
+                LayerStage((), int(match[1]), int(match[2]), float(match[3]), float(match[4]))
+            )
+        elif stages and (match := LAYERS.fullmatch(line)):
+            stages[-1] = _with(stages[-1], EqualLayers(match[2], int(match[1]), ()))
+        elif stages and stages[-1].layers and (match := CHOICE.fullmatch(line)):
+            choice = Choice(match[1], float(match[2]), float(match[3]), int(match[4]))
             *others, last = stages[-1].layers
             last = replace(last, choices=(*last.choices, choice))
             stages[-1] = replace(stages[-1], layers=(*others, last))
         else:
             raise ValueError(f"no line of a problem: {line!r}")
-    return Problem(tuple(stages), start)
+    return LayerProblem(tuple(stages), micro_batches)
 
 
-def _with(stage: Stage, layers: Layers) -> Stage:
+def _with(stage: LayerStage, layers: EqualLayers) -> LayerStage:
     return replace(stage, layers=(*stage.layers, layers))

@@ -1,46 +1,46 @@
-"""A first way of running a stage: all layers at their smallest, then the best exchanges that fit."""
+"""Initial solution of a stage: all layers at their smallest, then the best exchanges that fit."""
 
 from __future__ import annotations
 
-from .problem import Counts, Stage
+from .problem import ChoiceCounts, LayerStage
 
 
-def rounded(stage: Stage, micro_batches: int) -> tuple[Counts, ...] | None:
-    """Counts by layers and choice, or None where even the smallest do not fit.
+def rounded_counts(stage: LayerStage, micro_batches: int) -> tuple[ChoiceCounts, ...] | None:
+    """Counts by layers and choice, or None where even the smallest choices do not fit.
 
-    An exchange moves layers from one choice to a faster one; that with the most seconds of the step
-    for its bytes goes first, for as many layers as there is room.
+    An exchange moves layers from one choice to a faster one; the one with the most seconds saved
+    per byte goes first, for as many layers as memory allows.
     """
     costs = [
         [(micro_batches - 1) * c.seconds + c.synchronised_seconds for c in layers.choices]
         for layers in stage.layers
     ]
     sizes = [[c.held_bytes for c in layers.choices] for layers in stage.layers]
-    counts, room = [[0] * len(own) for own in costs], stage.free_bytes
-    for layers, own, size, cost in zip(stage.layers, counts, sizes, costs, strict=True):
-        held, _, least = min(zip(size, cost, range(len(own)), strict=True))
-        own[least] = layers.count
-        room -= layers.count * held
-    if room < 0:
+    counts, free_bytes = [[0] * len(stage_counts) for stage_counts in costs], stage.free_bytes
+    for layers, stage_counts, size, cost in zip(stage.layers, counts, sizes, costs, strict=True):
+        held_bytes, _, smallest = min(zip(size, cost, range(len(stage_counts)), strict=True))
+        stage_counts[smallest] = layers.count
+        free_bytes -= layers.count * held_bytes
+    if free_bytes < 0:
         return None
-    while move := _best(counts, sizes, costs, room):
+    while move := _best_exchange(counts, sizes, costs, free_bytes):
         run, old, new, number = move
         counts[run][old] -= number
         counts[run][new] += number
-        room -= number * (sizes[run][new] - sizes[run][old])
+        free_bytes -= number * (sizes[run][new] - sizes[run][old])
     return tuple(map(tuple, counts))
 
 
-def _best(
-    counts: list[list[int]], sizes: list[list[int]], costs: list[list[float]], room: int
+def _best_exchange(
+    counts: list[list[int]], sizes: list[list[int]], costs: list[list[float]], free_bytes: int
 ) -> tuple[int, int, int, int] | None:
-    """The run, its old and new choice and how many layers, of the best exchange."""
-    best, found = 0.0, None
-    for run, own in enumerate(counts):
-        for old, count in enumerate(own):
-            for new in range(len(own)) if count else ():
+    """The best exchange: run, old choice, new choice, number of layers; None where none helps."""
+    best_rate, exchange = 0.0, None
+    for run, stage_counts in enumerate(counts):
+        for old, count in enumerate(stage_counts):
+            for new in range(len(stage_counts)) if count else ():
                 extra, gain = sizes[run][new] - sizes[run][old], costs[run][old] - costs[run][new]
-                if gain > 0 and extra <= room and gain / max(extra, 1) > best:
-                    number = count if extra <= 0 else min(count, room // extra)
-                    best, found = gain / max(extra, 1), (run, old, new, number)
-    return found
+                if gain > 0 and extra <= free_bytes and gain / max(extra, 1) > best_rate:
+                    number = count if extra <= 0 else min(count, free_bytes // extra)
+                    best_rate, exchange = gain / max(extra, 1), (run, old, new, number)
+    return exchange

@@ -1,3 +1,3 @@
-"""Placement: every operator of a graph on one device, as fast as memory allows."""
+"""Device placement: assign every operator of a graph to one device, minimising the makespan."""
 
 from .options import PlacementOptions as PlacementOptions

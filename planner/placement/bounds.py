@@ -1,6 +1,6 @@
-"""What no placement can beat: chains with the transfers that joins force, and work to be shared.
+"""Lower bounds on the makespan: critical paths with unavoidable transfers, and shared work.
 
-Every bound holds under every link model, since contention only adds time.
+They hold under every link model, since contention only adds time.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ...cost_model.placement.arrays import Floats, Work
-from .problem import Problem
+from ...cost_model.placement.arrays import Floats, GraphArrays, Ints, Records
+from .problem import PlacementProblem
 
-LEVELS = 64  # heads and tails at which the work between them is counted
+LEVELS = 64  # quantiles of heads and tails at which the work between them is counted
 
 
-def lower_bound_us(problem: Problem) -> float:
-    """The best of the chain bound and the shared-work bound."""
-    work, own = problem.work, problem.fastest_us
+def lower_bound_us(problem: PlacementProblem) -> float:
+    """Maximum of the critical-path bound and the shared-work bound, in microseconds."""
+    work, durations = problem.work, problem.fastest_us
     quick = quickest_transfer_us(work)
     head = heads(
         work.operators,
@@ -24,7 +24,7 @@ def lower_bound_us(problem: Problem) -> float:
         quick[work.reads],
         work.operators["read"],
         work.operators["read_after"],
-        own,
+        durations,
         False,
     )
     tail = heads(
@@ -33,21 +33,21 @@ def lower_bound_us(problem: Problem) -> float:
         quick,
         work.operators["first"],
         work.operators["after"],
-        own,
+        durations,
         True,
     )
-    chain = float((head + own + tail).max())
-    speeds = np.array([1.0]) if not own.any() else _speeds(work)
+    chain = float((head + durations + tail).max())
+    speeds = np.array([1.0]) if not durations.any() else _speeds(work)
     return max(chain, shared(head, tail, work.operators["compute_us"], float(speeds.sum())))
 
 
-def _speeds(work: Work) -> Floats:
+def _speeds(work: GraphArrays) -> Floats:
     heaviest = int(work.operators["compute_us"].argmax())
     return work.operators["compute_us"][heaviest] / work.duration_us[heaviest]
 
 
-def quickest_transfer_us(work: Work) -> Floats:
-    """(m) least microseconds of every tensor between two devices; forever where there is one."""
+def quickest_transfer_us(work: GraphArrays) -> Floats:
+    """(m) least microseconds of every tensor between two devices; infinite with a single device."""
     devices = work.duration_us.shape[1]
     apart = ~np.eye(devices, dtype=bool)
     if devices == 1:
@@ -61,15 +61,23 @@ def quickest_transfer_us(work: Work) -> Floats:
 
 
 @njit(cache=True)
-def heads(operators, others, spent, first, after, own, backward):
-    """(n) least time before an operator's start (or after its end, `backward`).
+def heads(
+    operators: Records,
+    others: Ints,
+    spent: Floats,
+    first: Ints,
+    after: Ints,
+    durations: Floats,
+    backward: bool,
+) -> Floats:
+    """(n) least microseconds before an operator's start (or after its end, `backward`).
 
-    Of the operators just before it, some share its device and run one after the other; the first
-    that does not share it, in the order of its arrival, must come over a link. The best case is the
-    least over how many share.
+    Some predecessors share its device and run one after the other; the others' data must come over
+    a link. The bound is the minimum over the number of predecessors that share, latest arrivals
+    first.
     """
-    n = len(own)
-    found = np.zeros(n)
+    n = len(durations)
+    earliest = np.zeros(n)
     for i in range(n):
         v = n - 1 - i if backward else i
         low, high = first[v], after[v]
@@ -77,23 +85,23 @@ def heads(operators, others, spent, first, after, own, backward):
             continue
         ends = np.empty(high - low)
         for j in range(low, high):
-            ends[j - low] = found[others[j]] + own[others[j]]
+            ends[j - low] = earliest[others[j]] + durations[others[j]]
         arrival = ends + spent[low:high]
-        late = np.argsort(-arrival)
-        best, together = arrival[late[0]], 0.0
+        latest_first = np.argsort(-arrival)
+        best, together = arrival[latest_first[0]], 0.0
         for count in range(1, high - low + 1):
-            together = _in_turn(found, own, others[low:high], late[:count])
-            rest = arrival[late[count]] if count < high - low else 0.0
+            together = _in_turn(earliest, durations, others[low:high], latest_first[:count])
+            rest = arrival[latest_first[count]] if count < high - low else 0.0
             best = min(best, max(together, rest))
             if together >= best:
                 break
-        found[v] = max(best, ends.max())
-    return found
+        earliest[v] = max(best, ends.max())
+    return earliest
 
 
 @njit(cache=True)
-def _in_turn(release, own, others, chosen):
-    """When one device is done with some operators, each not before its release."""
+def _in_turn(release: Floats, durations: Floats, others: Ints, chosen: Ints) -> float:
+    """Time at which one device has run some operators, each not before its release."""
     begin = np.empty(len(chosen))
     for i in range(len(chosen)):
         begin[i] = release[others[chosen[i]]]
@@ -102,13 +110,13 @@ def _in_turn(release, own, others, chosen):
     for i in np.argsort(begin):
         v = others[chosen[i]]
         if not (done == v).any():  # several tensors of one operator
-            clock = max(clock, release[v]) + own[v]
+            clock = max(clock, release[v]) + durations[v]
             done = np.append(done, v)
     return clock
 
 
 def shared(head: Floats, tail: Floats, compute_us: Floats, speed: float) -> float:
-    """Work that all devices together do after some head and before some tail, with both added."""
+    """Bound (us): head + tail + work of the operators between them, shared by all devices."""
     best = 0.0
     for low in np.unique(np.quantile(head, np.linspace(0, 1, LEVELS))):
         inside = head >= low

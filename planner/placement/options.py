@@ -1,4 +1,4 @@
-"""What a user may ask of a placement, and what comes back."""
+"""Options of a placement search."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ EFFORT_SECONDS = 20.0  # of search on a common core, unless a limit is given
 
 
 class PlacementOptions(msgspec.Struct, frozen=True):
-    """`seconds` limits the wall time of the search. How much it plans to do is `effort_seconds` (the
-    limit, if that is None): so many steps that a common core needs that long. The outcome is the same
-    every time unless the limit cuts it short. `colocation` keeps groups on one device each."""
+    """Options of `search.place`.
+
+    `seconds`: limit of wall time. `effort_seconds` (default: the limit): planned work, as the
+    number of steps that a typical core does in that time; the result is deterministic unless the
+    limit cuts the search short. `colocation`: keep colocation groups on one device each.
+    """
 
     algorithm: Algorithm = "auto"
     link: LinkModel = "duplex"
@@ -30,19 +33,19 @@ class PlacementOptions(msgspec.Struct, frozen=True):
     colocation: bool = False
 
     def check(self) -> None:
-        """UsageError for what is not known."""
-        for word, known in (
+        """Raises UsageError for unknown values."""
+        for value, known in (
             (self.algorithm, ALGORITHMS),
             (self.link, LINKS),
             (self.memory_rule, RULES),
         ):
-            if word not in known:
-                raise UsageError(f"unknown {word!r}; known: {', '.join(known)}")
+            if value not in known:
+                raise UsageError(f"unknown {value!r}; known: {', '.join(known)}")
         for amount in (self.seconds, self.effort_seconds):
             if amount is not None and not amount > 0:
                 raise UsageError(f"{amount} s leaves no time to search")
 
     @property
     def planned_seconds(self) -> float:
-        """What the search plans to take."""
+        """Seconds of a typical core that the search plans to use."""
         return self.effort_seconds or self.seconds or EFFORT_SECONDS

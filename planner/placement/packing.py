@@ -1,6 +1,6 @@
-"""Does a placement fit at all? Devices for operators under the memory rule alone, by CP-SAT.
+"""Feasibility of memory: assign operators to devices under the memory rule alone, by CP-SAT.
 
-Integers are rounded towards an easier problem, so that "none" is a proof.
+Integers are rounded towards an easier problem, so that infeasibility is a proof.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from ...cost_model.placement.arrays import Ints
-from .problem import Problem
+from .problem import PlacementProblem
 
-ROOM = 2**30  # most units of memory in the largest device
+MEMORY_UNITS = 2**30  # units of memory in the largest device
 SEED = 1
 ROUNDING = 1e-12  # of sums of bytes
 
 
-class Packing:
-    """The model: `at[v][d]`, operator `v` is on device `d`; `copies[t, d]`, tensor `t` is sent there."""
+class PackingModel:
+    """The model: `at[v][d]`: operator `v` is on device `d`; `copies[t, d]`: tensor `t` is sent to
+    `d`.
+    """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: PlacementProblem) -> None:
         self.problem, self.work = problem, problem.work
         self.model = cp_model.CpModel()
         self.devices = range(problem.devices)
         largest = max(float(self.work.capacity.max()), 1e-9)
-        self.unit = 2.0 ** np.ceil(np.log2(largest / ROOM))  # bytes; whole ones stay whole
+        self.unit = 2.0 ** np.ceil(
+            np.log2(largest / MEMORY_UNITS)
+        )  # bytes; a power of two, so that integers stay integers
         self.size = np.full(self.work.tensors, np.inf)  # bytes; the least where edges disagree
         np.minimum.at(self.size, self.work.edges["tensor"], self.work.edges["bytes"])
         self.at = self.choices()
@@ -37,10 +41,11 @@ class Packing:
         self.memory()
 
     def choices(self) -> list[list[cp_model.IntVar]]:
-        """Per operator one variable per device; units share theirs. Equal devices are interchangeable:
-        the first unit takes the first, the second one of the first two."""
+        """Per operator one variable per device; operators of a unit share theirs. Symmetry breaking
+        for equal devices: the first unit takes device 0, the second device 0 or 1, and so on.
+        """
         units: dict[int, list[cp_model.IntVar]] = {}
-        equal = self.problem.alike
+        equal = self.problem.uniform
         for unit in self.work.operators["unit"].tolist():
             if unit not in units:
                 usable = min(len(units) + 1, len(self.devices)) if equal else len(self.devices)
@@ -56,28 +61,30 @@ class Packing:
             self.copies[key] = self.model.new_bool_var("")
         self.model.add(self.at[target][d] - self.at[source][d] <= self.copies[key])
 
-    def room(self, d: int) -> int:
+    def memory_units(self, d: int) -> int:
         return int(np.ceil(self.work.capacity[d] / self.unit))
 
     def memory(self) -> None:
-        """The `train` rule whole; of `infer` what no execution avoids."""
-        own = self.work.operators
+        """The full `train` rule; of `infer` the part that holds for every execution."""
+        operators = self.work.operators
         train = self.problem.train
         unit = self.unit
-        held = own["persistent"] + own["output"] if train else own["persistent"]
+        resident = (
+            operators["persistent"] + operators["output"] if train else operators["persistent"]
+        )
         for d in self.devices:
-            terms = [int(b // unit) * self.at[v][d] for v, b in enumerate(held.tolist()) if b]
-            room = self.room(d)
+            terms = [int(b // unit) * self.at[v][d] for v, b in enumerate(resident.tolist()) if b]
+            memory_units = self.memory_units(d)
             if train:
                 terms += [
                     int(self.size[t] // unit) * c for (t, x), c in self.copies.items() if x == d
                 ]
-            largest = self.model.new_int_var(0, room, "")
-            for v, temporary in enumerate(own["temporary"].tolist()):
-                needed = temporary if train else temporary + float(own["output"][v])
+            largest = self.model.new_int_var(0, memory_units, "")
+            for v, temporary in enumerate(operators["temporary"].tolist()):
+                needed = temporary if train else temporary + float(operators["output"][v])
                 if needed:
                     self.model.add(largest >= int(needed // unit)).only_enforce_if(self.at[v][d])
-            self.model.add(sum(terms) + largest <= room)
+            self.model.add(sum(terms) + largest <= memory_units)
 
     def solver(self, seconds: float, effort: float) -> cp_model.CpSolver:
         """`effort` is CP-SAT's deterministic time; `seconds` only cuts it short."""
@@ -93,16 +100,18 @@ class Packing:
         return np.array([[solver.value(x) for x in row].index(1) for row in self.at], np.int64)
 
 
-def too_much(problem: Problem) -> bool:
-    """Do the operators need more than all devices together have, wherever they run?"""
-    own = problem.work.operators
-    held = fsum(own["persistent"]) + (fsum(own["output"]) if problem.train else 0.0)
-    return bool(held > fsum(problem.work.capacity) * (1.0 + ROUNDING))
+def exceeds_total_memory(problem: PlacementProblem) -> bool:
+    """Whether the operators need more memory than all devices have together."""
+    operators = problem.work.operators
+    resident = fsum(operators["persistent"]) + (fsum(operators["output"]) if problem.train else 0.0)
+    return bool(resident > fsum(problem.work.capacity) * (1.0 + ROUNDING))
 
 
-def fitting(problem: Problem, seconds: float, effort: float) -> tuple[bool, Ints | None]:
-    """(proved that nothing fits, devices that fit as far as the order does not matter)."""
-    packing = Packing(problem)
+def find_fitting(
+    problem: PlacementProblem, seconds: float, effort: float
+) -> tuple[bool, Ints | None]:
+    """(proven infeasible, devices (n) that satisfy the order-independent part of the rule)."""
+    packing = PackingModel(problem)
     solver = packing.solver(seconds, effort)
     status = solver.solve(packing.model)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):

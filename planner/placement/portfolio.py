@@ -1,4 +1,4 @@
-"""The portfolio: every constructive algorithm once, the best of them improved, a bound beside it."""
+"""Portfolio: run every constructive algorithm, improve the best, and compute a lower bound."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from itertools import product
 
 import numpy as np
 
-from ...cost_model.placement.arrays import work_of
+from ...cost_model.placement.arrays import graph_arrays
 from ...ir.placement import LinkModel, PlacementEdge, PlacementGraph, PlacementNode, uniform_target
 from .algorithms.anneal import anneal, walk_from
 from .algorithms.coarse import chains, units
 from .algorithms.contiguous import contiguous
 from .algorithms.earliest import PARALLEL_TRANSFERS, SEQUENTIAL_TRANSFERS, etf, sct
-from .algorithms.exact import Exact
+from .algorithms.exact import ExactModel
 from .algorithms.favourites import relaxed
 from .algorithms.ranked import SHARES, WEIGHTS, ranked
 from .algorithms.topo import topo
 from .bounds import lower_bound_us
 from .options import RULES, PlacementOptions
-from .packing import fitting, too_much
-from .problem import Candidate, Problem, serial_us, upward_rank
+from .packing import exceeds_total_memory, find_fitting
+from .problem import PlacementCandidate, PlacementProblem, serial_us, upward_rank
 from .repair import repaired
 
 CLOSED = 1e-6  # a relative gap of rounding: the placement is optimal
@@ -44,26 +44,30 @@ REPAIR_VISITS = 4e7  # of one try, about a second of counting bytes, and no more
 REPAIR = 0.2  # of the time
 
 
-class Search:
-    """One search: the best candidate so far, the bound, and the time that is left."""
+class PlacementSearch:
+    """State of one search: candidates found so far, lower bound, and remaining time."""
 
     def __init__(
-        self, problem: Problem, options: PlacementOptions, began: float, seconds: float | None
+        self,
+        problem: PlacementProblem,
+        options: PlacementOptions,
+        began: float,
+        seconds: float | None,
     ) -> None:
         self.problem, self.options = problem, options
         self.planned = options.planned_seconds
         self.deadline = np.inf if seconds is None else began + seconds
         self.bound_us = lower_bound_us(problem)
-        self.members: list[Candidate] = []
+        self.members: list[PlacementCandidate] = []
         self.infeasible = False
 
     @property
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         return self.deadline - time.perf_counter()
 
     @property
-    def best(self) -> Candidate:
-        return min(self.members, key=lambda c: c.worth)
+    def best(self) -> PlacementCandidate:
+        return min(self.members, key=lambda c: c.sort_key)
 
     @property
     def fits(self) -> bool:
@@ -75,116 +79,120 @@ class Search:
 
     @property
     def size(self) -> int:
-        """Of a constraint model of the problem."""
+        """Size of a constraint model of the problem: (operators + edges) * devices."""
         return (self.problem.operators + len(self.problem.work.edges)) * self.problem.devices
 
     @property
-    def early(self) -> bool:
-        """Are constraint models worth more than the local search?"""
+    def models_first(self) -> bool:
+        """Whether constraint models are run before the local search."""
         return self.size <= (LARGEST_MODEL if self.problem.link == "parallel" else LARGEST_EARLY)
 
     @property
     def effort(self) -> float:
-        """For each constraint model, in the deterministic time of CP-SAT."""
-        return self.planned * (EFFORT if self.early else LATE_EFFORT)
+        """Deterministic CP-SAT time of each constraint model."""
+        return self.planned * (EFFORT if self.models_first else LATE_EFFORT)
 
     @property
     def cut_short(self) -> bool:
-        return not self.closed and not self.infeasible and self.left <= 0
+        return not self.closed and not self.infeasible and self.seconds_left <= 0
 
     def run(self, effort_seconds: float) -> None:
-        """Improve what was constructed, every phase in turn, with an effort that a common core needs
-        so long for; stops when the gap is closed or the time is over."""
+        """Run all phases in turn, with the effort of `effort_seconds` on a typical core; stops when
+        the gap is closed or the time is over.
+        """
         self.planned = effort_seconds
         for phase in (self.make_fit, self.prove_early, self.improve, self.prove):
-            if self.closed or self.infeasible or (self.members and self.left <= 0):
+            if self.closed or self.infeasible or (self.members and self.seconds_left <= 0):
                 return
             phase()
 
     def construct(self) -> None:
-        for make in constructive(self.problem):
-            self.members += [found for found in (make(),) if found is not None]
-            if self.closed or (self.members and self.left <= 0):
+        for construct in constructive(self.problem):
+            self.members += [candidate for candidate in (construct(),) if candidate is not None]
+            if self.closed or (self.members and self.seconds_left <= 0):
                 return
 
     def make_fit(self) -> None:
-        """If nothing fits: solve for memory alone, and take operators off overfull devices."""
+        """If nothing fits: solve for memory alone, and move operators off overfull devices."""
         if self.fits:
             return
-        self.infeasible = too_much(self.problem)
+        self.infeasible = exceeds_total_memory(self.problem)
         if not self.infeasible and self.size <= LARGEST_PACKING:
-            self.infeasible, device = fitting(
-                self.problem, self.left, PACKING_EFFORT * self.planned
+            self.infeasible, device = find_fitting(
+                self.problem, self.seconds_left, PACKING_EFFORT * self.planned
             )
             if device is not None:
                 rank = -upward_rank(self.problem, 1.0)
-                self.members.append(self.problem.by_key("packing", device, rank))
+                self.members.append(self.problem.evaluate_keys("packing", device, rank))
         if not self.infeasible:
             count = self.problem.operators
             visits = REPAIR_VISITS if self.problem.train else VISITS_PER_SECOND * LIFETIMES
             visits *= min(1.0, REPAIR * self.planned)
             steps = int(min(visits / count, MOST_STEPS * count))
-            for seed, broken in enumerate(sorted(self.members, key=lambda c: c.worth)[:4]):
-                if seed and self.left <= 0:
+            for seed, broken in enumerate(sorted(self.members, key=lambda c: c.sort_key)[:4]):
+                if seed and self.seconds_left <= 0:
                     return
                 self.members.append(repaired(self.problem, broken, self.options.seed + seed, steps))
 
     def prove_early(self) -> None:
-        """Constraint models that are likely to be solved, and a short try at others; also whether
-        any order fits, where lifetimes decide."""
-        if self.early and (self.fits or not self.problem.train):
+        """Constraint models that are likely to be solved, and a short try at others; under `infer`
+        also whether any order fits.
+        """
+        if self.models_first and (self.fits or not self.problem.train):
             self.constrain(self.effort)
         elif self.fits and self.size <= LARGEST_MODEL:
             self.constrain(TRY_EFFORT * self.planned)
 
     def prove(self) -> None:
-        """Those of which a better bound is all to hope for."""
-        if not self.early and self.fits and self.size <= LARGEST_MODEL:
+        """Constraint models that are only expected to improve the bound."""
+        if not self.models_first and self.fits and self.size <= LARGEST_MODEL:
             self.constrain(self.effort)
 
     def constrain(self, effort: float) -> None:
-        """Constraint models: a better bound, perhaps a better placement. Without ports first: that
-        is a relaxation of the others, and often the stronger bound in the time there is."""
+        """Solve constraint models for a better bound and perhaps a better placement. The model
+        without ports comes first: it is a relaxation and often gives the stronger bound in the
+        time.
+        """
         links: list[LinkModel] = ["parallel", self.problem.link]
         for link in dict.fromkeys(links):
-            if self.closed or self.left <= 0:
+            if self.closed or self.seconds_left <= 0:
                 return
             limit_us = self.best.makespan_us if self.fits else serial_us(self.problem)
-            model = Exact(self.problem, link, self.best, limit_us)
-            proof = model.solve(self.left, effort, self.bound_us)
+            model = ExactModel(self.problem, link, self.best, limit_us)
+            proof = model.solve(self.seconds_left, effort, self.bound_us)
             if proof.impossible and not self.fits:
                 self.infeasible = True
                 return
-            if proof.found is not None:
-                self.members.append(proof.found)
+            if proof.candidate is not None:
+                self.members.append(proof.candidate)
             self.bound_us = min(max(self.bound_us, proof.bound_us), limit_us)
 
     def improve(self) -> None:
-        """Local search from the best of several algorithms, then from the best found."""
+        """Local search from the best placements of several algorithms, then from the best one."""
         if not self.fits:
             return
         visits = VISITS_PER_SECOND * (1.0 if self.problem.train else LIFETIMES)
-        part = LOCAL_OF_MODELS if self.early else LOCAL
-        planned = part * self.planned * visits / self.problem.operators
-        budget = min(planned, MOST_STEPS * self.problem.operators)
+        fraction = LOCAL_OF_MODELS if self.models_first else LOCAL
+        planned = fraction * self.planned * visits / self.problem.operators
+        steps = min(planned, MOST_STEPS * self.problem.operators)
         for number, start in enumerate(self.starts(3)):
-            self.walk(start, number, 0.1 * budget, WARM, coarse=number == 1)
+            self.walk(start, number, 0.1 * steps, WARM, coarse=number == 1)
         for number, hot in ((8, HOT), (9, WARM)):
-            self.walk(self.best, number, 0.35 * budget, hot)
+            self.walk(self.best, number, 0.35 * steps, hot)
 
-    def starts(self, most: int) -> list[Candidate]:
-        """The best placement of each of the best algorithms."""
-        best: dict[str, Candidate] = {}
-        for found in sorted(self.members, key=lambda c: c.worth):
-            if found.over_bytes == 0.0:
-                best.setdefault(found.algorithm, found)
+    def starts(self, most: int) -> list[PlacementCandidate]:
+        """Best fitting placement of each algorithm, for the `most` best algorithms."""
+        best: dict[str, PlacementCandidate] = {}
+        for candidate in sorted(self.members, key=lambda c: c.sort_key):
+            if candidate.over_bytes == 0.0:
+                best.setdefault(candidate.algorithm, candidate)
         return list(best.values())[:most]
 
     def walk(
-        self, start: Candidate, number: int, steps: float, hot: float, coarse: bool = False
+        self, start: PlacementCandidate, number: int, steps: float, hot: float, coarse: bool = False
     ) -> None:
-        """One annealing of `steps` steps, from a temperature of `hot` makespans down."""
-        if self.closed or self.left <= 0:
+        """One annealing run of `steps` steps, from a temperature of `hot` makespans down."""
+        if self.closed or self.seconds_left <= 0:
             return
         problem = self.problem
         blocks = chains(problem) if coarse else units(problem)
@@ -206,14 +214,14 @@ class Search:
                 heat[i + 1],
                 chunk,
             )
-            if self.left <= 0 or walk.spans[1] <= self.bound_us * (1.0 + CLOSED):
+            if self.seconds_left <= 0 or walk.spans[1] <= self.bound_us * (1.0 + CLOSED):
                 break
         name = f"{start.algorithm.split(' + ')[0]} + annealing"
-        self.members.append(problem.by_key(name, walk.best_device, walk.best_key))
+        self.members.append(problem.evaluate_keys(name, walk.best_device, walk.best_key))
 
 
-def constructive(problem: Problem) -> Iterator[Callable[[], Candidate | None]]:
-    """Makers of placements, the quick ones first."""
+def constructive(problem: PlacementProblem) -> Iterator[Callable[[], PlacementCandidate | None]]:
+    """Constructive algorithms as functions without arguments, the fast ones first."""
     count = np.arange(problem.operators)
     yield lambda: one_device(problem)
     for share, weight in product(SHARES, WEIGHTS):
@@ -229,24 +237,30 @@ def constructive(problem: Problem) -> Iterator[Callable[[], Candidate | None]]:
         yield lambda: sct(problem, SEQUENTIAL_TRANSFERS, 0.1, apart())
 
 
-def one_device(problem: Problem) -> Candidate:
-    """Everything on the device that runs it fastest, or on the roomiest of those."""
+def one_device(problem: PlacementProblem) -> PlacementCandidate:
+    """Everything on the device that runs it fastest; ties go to the one with the most memory."""
     work = problem.work
     total = work.duration_us.sum(axis=0)
     d = int(np.lexsort((-work.capacity, total))[0])
     device = np.full(problem.operators, d, np.int64)
-    return problem.strictly("one device", device, np.arange(problem.operators))
+    return problem.evaluate_order("one device", device, np.arange(problem.operators))
 
 
 def warm() -> None:
-    """Run everything compiled once on two operators, so that compilation is not search time."""
+    """Run all numba functions once on a tiny graph, so that compilation is not search time."""
     nodes = tuple(PlacementNode(i, 1.0, mem_output=1.0) for i in range(3))
     graph = PlacementGraph(nodes, (PlacementEdge(0, 1, 1.0), PlacementEdge(0, 2, 1.0)))
     for rule in RULES:
-        problem = Problem(work_of(graph, uniform_target(2, 9.0, 0.0, 0.1)), "duplex", rule)
-        made = [found for found in (make() for make in constructive(problem)) if found is not None]
-        repaired(problem, made[0], 0, 1)
-        walk = walk_from(problem, made[0], chains(problem))
+        problem = PlacementProblem(
+            graph_arrays(graph, uniform_target(2, 9.0, 0.0, 0.1)), "duplex", rule
+        )
+        candidates = [
+            candidate
+            for candidate in (construct() for construct in constructive(problem))
+            if candidate is not None
+        ]
+        repaired(problem, candidates[0], 0, 1)
+        walk = walk_from(problem, candidates[0], chains(problem))
         anneal(
             problem.work,
             units(problem),

@@ -1,4 +1,4 @@
-"""From a graph and devices to a placement: one algorithm or the portfolio, judged, with its gap."""
+"""Entry point of placement: one algorithm or the portfolio, simulated, with a proven gap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import msgspec
 import numpy as np
 
-from ...cost_model.placement.arrays import work_of
+from ...cost_model.placement.arrays import graph_arrays
 from ...ir.errors import InfeasibleError
 from ...ir.placement import Placement, PlacementGraph, PlacementTarget, check_graph
 from .algorithms.earliest import etf, sct
@@ -15,12 +15,12 @@ from .algorithms.ranked import SHARES, WEIGHTS, ranked
 from .algorithms.topo import topo
 from .nested import nested
 from .options import PlacementOptions
-from .portfolio import CLOSED, Search, warm
-from .problem import Problem
+from .portfolio import CLOSED, PlacementSearch, warm
+from .problem import PlacementProblem
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """A placement, and whether the time limit cut the search for it short."""
+class PlacementOutcome(msgspec.Struct, frozen=True):
+    """A placement, and whether the time limit cut its search short."""
 
     placement: Placement
     cut_short: bool
@@ -28,32 +28,34 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def place(
     graph: PlacementGraph, target: PlacementTarget, options: PlacementOptions | None = None
-) -> Outcome:
-    """A placement that fits, with a lower bound on every placement's makespan.
+) -> PlacementOutcome:
+    """A placement that fits, with a lower bound on the makespan of every placement.
 
-    Raises InfeasibleError when none was found; it says whether that is proved. UsageError for
-    options that are not known, FileError for graphs that are none.
+    Raises InfeasibleError when none was found (and says whether that is proven), UsageError for
+    unknown options, FileError for invalid graphs.
     """
-    asked = options or PlacementOptions()
-    asked.check()
+    options = options or PlacementOptions()
+    options.check()
     check_graph(graph)
-    if asked.algorithm in ("auto", "exact"):
+    if options.algorithm in ("auto", "exact"):
         warm()
     began = time.perf_counter()
-    work = work_of(graph, target)
-    if not asked.colocation:
+    work = graph_arrays(graph, target)
+    if not options.colocation:
         work.operators["unit"] = np.arange(len(work.operators))
-    problem = Problem(work, asked.link, asked.memory_rule)
-    make = nested if asked.algorithm == "auto" else _single
-    search, cut_short = make(problem, asked, began)
+    problem = PlacementProblem(work, options.link, options.memory_rule)
+    search_with = nested if options.algorithm == "auto" else _single
+    search, cut_short = search_with(problem, options, began)
     if not search.fits:
         raise InfeasibleError(_shortfall(search))
-    return Outcome(_placement(graph, target, search), cut_short)
+    return PlacementOutcome(_placement(graph, target, search), cut_short)
 
 
-def _single(problem: Problem, options: PlacementOptions, began: float) -> tuple[Search, bool]:
-    """One algorithm alone; what does not fit is repaired, or solved for memory."""
-    search = Search(problem, options, began, options.seconds)
+def _single(
+    problem: PlacementProblem, options: PlacementOptions, began: float
+) -> tuple[PlacementSearch, bool]:
+    """Run one algorithm; a placement that does not fit is repaired, or solved for memory alone."""
+    search = PlacementSearch(problem, options, began, options.seconds)
     if options.algorithm == "exact":
         search.construct()
         search.make_fit()
@@ -72,9 +74,11 @@ def _single(problem: Problem, options: PlacementOptions, began: float) -> tuple[
     return search, search.cut_short
 
 
-def _placement(graph: PlacementGraph, target: PlacementTarget, search: Search) -> Placement:
+def _placement(
+    graph: PlacementGraph, target: PlacementTarget, search: PlacementSearch
+) -> Placement:
     problem, ids = search.problem, search.problem.work.operators["id"]
-    best = problem.strictly(search.best.algorithm, search.best.device, search.best.order)
+    best = problem.evaluate_order(search.best.algorithm, search.best.device, search.best.order)
     used = problem.used_bytes(best.device)
     gap = max(0.0, 1.0 - search.bound_us / best.makespan_us) if best.makespan_us else 0.0
     return Placement(
@@ -93,10 +97,10 @@ def _placement(graph: PlacementGraph, target: PlacementTarget, search: Search) -
     )
 
 
-def _shortfall(search: Search) -> str:
-    """What is lacking where, and what would fit."""
+def _shortfall(search: PlacementSearch) -> str:
+    """Message of InfeasibleError: the largest shortage, and the memory that would suffice."""
     problem, best = search.problem, search.best
-    problem.strictly(best.algorithm, best.device, best.order)
+    problem.evaluate_order(best.algorithm, best.device, best.order)
     used = problem.used_bytes(best.device)
     worst = int((used - problem.work.capacity).argmax())
     proved = "no placement fits"

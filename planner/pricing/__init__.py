@@ -1,1 +1,1 @@
-"""Prices of a candidate, from functions to calls to stages to the whole step."""
+"""Prices of a candidate: from functions to calls, to stages, to the full step."""

@@ -1,7 +1,7 @@
-"""Which calls stand alike: stages of the same calls in the same order cost the same.
+"""Equivalence classes of calls: stages of equivalent calls in the same order cost the same.
 
-Calls are alike where they run one function, hold parameters of their own, and get their arguments
-from as far back. Deep models have many calls and few kinds, and their stages fewer still.
+Calls are equivalent if they run one function, own their parameters alike, and read arguments from
+equally far back. Deep models have many calls and few classes, and fewer different stages still.
 """
 
 from __future__ import annotations
@@ -11,34 +11,38 @@ from collections.abc import Collection
 
 from ...ir.model import Call, Model
 
-WIDELY = 2  # a value that more calls use is known by its name, wherever they stand
+MOST_NEAR_USES = 2  # a value with more uses is compared by name, not by distance
 
 
-def alike(model: Model, early: Collection[str]) -> list[int]:
-    """A number for every call, equal for calls that stand alike; `early` values follow from the
-    batch."""
-    origin = {
+def equivalence_classes(model: Model, batch_only: Collection[str]) -> list[int]:
+    """A class number for every call; `batch_only`: names of values computed from the batch alone.
+
+    Calls of one class run one function on arguments of the same origin.
+    """
+    producers = {
         name: (i, r) for i, call in enumerate(model.calls) for r, name in enumerate(call.results)
     }
-    uses = Counter(name for call in model.calls for name in set(call.arguments))
-    holders = Counter(name for call in model.calls for name in set(call.parameters))
+    value_uses = Counter(name for call in model.calls for name in set(call.arguments))
+    parameter_uses = Counter(name for call in model.calls for name in set(call.parameters))
     trained = {p.name: p.trainable for p in model.parameters}
 
-    def place(i: int, name: str) -> object:
-        if name in early:
-            return "early"
-        if uses[name] > WIDELY:
+    def argument_key(i: int, name: str) -> object:
+        if name in batch_only:
+            return "batch only"
+        if value_uses[name] > MOST_NEAR_USES:
             return name
-        call, result = origin[name]
+        call, result = producers[name]
         return i - call, result
 
-    def face(i: int, call: Call) -> object:
+    def signature(i: int, call: Call) -> object:
         return (
             call.function,
-            tuple(place(i, name) for name in call.arguments),
-            tuple(name for name in call.results if uses[name] > WIDELY),
-            tuple(name if holders[name] > 1 else trained[name] for name in call.parameters),
+            tuple(argument_key(i, name) for name in call.arguments),
+            tuple(name for name in call.results if value_uses[name] > MOST_NEAR_USES),
+            tuple(name if parameter_uses[name] > 1 else trained[name] for name in call.parameters),
         )
 
     numbers: dict[object, int] = {}
-    return [numbers.setdefault(face(i, call), len(numbers)) for i, call in enumerate(model.calls)]
+    return [
+        numbers.setdefault(signature(i, call), len(numbers)) for i, call in enumerate(model.calls)
+    ]

@@ -1,4 +1,4 @@
-"""What every call of a model takes and holds under a strategy and a memory action."""
+"""Price of every call of a model under a strategy and a memory action."""
 
 from __future__ import annotations
 
@@ -6,111 +6,150 @@ from collections import Counter
 from collections.abc import Sequence
 from math import inf
 
-from ...ir.plan.plan import DIVIDED, Memory
+from ...ir.plan.plan import CHUNK_COUNTS, MemoryAction
 from ...ir.plan.strategy import Strategy
 from ..candidate import Decision
-from .function_prices import Entries, Entry, Word
+from .function_prices import CallPrice, FunctionPrices, ModelAxes
 
 
-class Prices:
+class CallPrices:
     """Looks up the price of every call, in micro-batches of a global batch."""
 
-    def __init__(self, entries: Entries, global_batch: int) -> None:
-        self.entries, self.global_batch = entries, global_batch
-        self.calls, self.once = entries.model.calls, entries.model.once()
+    def __init__(self, function_prices: FunctionPrices, global_batch: int) -> None:
+        self.function_prices, self.global_batch = function_prices, global_batch
+        self.calls, self.batch_only = (
+            function_prices.model.calls,
+            function_prices.model.batch_only_calls(),
+        )
         counts = Counter(call.function for call in self.calls)
         self.repeated = {name for name, count in counts.items() if count > 1}
-        every = entries.practice.recompute_every
-        faces = [(c.function, i % every == 0, i in self.once) for i, c in enumerate(self.calls)]
+        every = function_prices.execution.recompute_every
+        signatures = [
+            (c.function, i % every == 0, i in self.batch_only) for i, c in enumerate(self.calls)
+        ]
         firsts: dict[object, int] = {}
-        self.alike = [
-            firsts.setdefault(face, i) for i, face in enumerate(faces)
-        ]  # the first such call
-        self.in_time = model_in_time(entries, self.once)
-        self.whole: dict[tuple[Word, int], float] = {}  # seconds of a micro-batch in all stages
+        self.first_equal = [
+            firsts.setdefault(signature, i) for i, signature in enumerate(signatures)
+        ]  # the first equal call
+        self.micro_batchable = model_micro_batchable(function_prices, self.batch_only)
+        self.model_seconds: dict[
+            tuple[ModelAxes, int], float
+        ] = {}  # seconds of a micro-batch in all stages
 
-    def variant(self, call: int, memory: Memory, word: Word, samples: int) -> Memory:
-        """What a call does where layers do `memory`, with so many samples per device. Only repeated
-        layers recompute, they are where the activations are; pieces are for all that they help."""
-        name, every = self.calls[call].function, self.entries.practice.recompute_every
+    def memory_action(
+        self, call: int, memory: MemoryAction, model_axes: ModelAxes, samples: int
+    ) -> MemoryAction:
+        """Action of one call where layers take `memory`, with `samples` per device.
+
+        Only repeated layers recompute, since most activations are theirs; chunked execution is for
+        every call whose peak it lowers.
+        """
+        name, every = self.calls[call].function, self.function_prices.execution.recompute_every
         repeated = name in self.repeated and call % every == 0
-        if memory not in DIVIDED:
+        if memory not in CHUNK_COUNTS:
             return memory if repeated else "keep"
-        usual: Memory = "recompute" if repeated else "keep"
-        return memory if self.helps(name, memory, usual, word, samples) else usual
+        usual: MemoryAction = "recompute" if repeated else "keep"
+        return memory if self.helps(name, memory, usual, model_axes, samples) else usual
 
-    def helps(self, name: str, memory: Memory, usual: Memory, word: Word, samples: int) -> bool:
-        """Whether a function needs less at its worst moment under `memory` than as usual."""
-        prices = [self.entries.entry(name, word, samples, m) for m in (memory, usual)]
-        one, other = (
-            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes) + e.cost.leaves if e else inf
-            for e in prices
+    def helps(
+        self,
+        name: str,
+        memory: MemoryAction,
+        usual: MemoryAction,
+        model_axes: ModelAxes,
+        samples: int,
+    ) -> bool:
+        """Whether a function's peak is lower under `memory` than under the usual action."""
+        both_prices = [
+            self.function_prices.call_price(name, model_axes, samples, m) for m in (memory, usual)
+        ]
+        chunked_peak, usual_peak = (
+            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes) + e.cost.all_saved_bytes
+            if e
+            else inf
+            for e in both_prices
         )
-        return one < other
+        return chunked_peak < usual_peak
 
-    def of(self, decisions: tuple[Decision, ...], micro_batches: int) -> list[Entry] | None:
-        """The price of every call; None where one cannot be split so."""
-        if micro_batches > 1 and not self.in_time:
+    def for_decisions(
+        self, decisions: tuple[Decision, ...], micro_batches: int
+    ) -> list[CallPrice] | None:
+        """The price of every call; None where a call cannot be sharded by its strategy."""
+        if micro_batches > 1 and not self.micro_batchable:
             return None
-        entries: list[Entry] = []
+        prices: list[CallPrice] = []
         for decision in decisions:
-            samples, left = divmod(self.global_batch, decision.strategy.batch_ways())
-            if left or samples % micro_batches:
+            samples, remainder = divmod(self.global_batch, decision.strategy.batch_degree())
+            if remainder or samples % micro_batches:
                 return None
-            own = self.like(
-                decision.strategy.inside,
+            uniform = self.uniform(
+                decision.strategy.model_axes,
                 samples,
                 micro_batches,
                 decision.memory,
                 range(decision.first, decision.last),
             )
-            if own is None:
+            if uniform is None:
                 return None
-            entries += own
-        return entries
+            prices += uniform
+        return prices
 
-    def like(
+    def uniform(
         self,
-        word: Word,
+        model_axes: ModelAxes,
         batch: int,
         micro_batches: int,
-        memory: Memory,
+        memory: MemoryAction,
         members: Sequence[int] | None = None,
-    ) -> list[Entry] | None:
-        """The price of calls under one strategy, of all unless `members` are named; None where one
-        cannot be split so."""
-        alike = self.alike if members is None else [self.alike[i] for i in members]
-        known: dict[int, Entry] = {}
-        for first in dict.fromkeys(alike):
-            local = batch if first in self.once else batch // micro_batches
-            taken = self.variant(first, memory, word, local)
-            entry = self.entries.entry(self.calls[first].function, word, local, taken)
-            if entry is None:
+    ) -> list[CallPrice] | None:
+        """Prices of `members` (default: all calls) under one strategy; None where one has none."""
+        first_equal = (
+            self.first_equal if members is None else [self.first_equal[i] for i in members]
+        )
+        price_of: dict[int, CallPrice] = {}
+        for first in dict.fromkeys(first_equal):
+            local = batch if first in self.batch_only else batch // micro_batches
+            action = self.memory_action(first, memory, model_axes, local)
+            price = self.function_prices.call_price(
+                self.calls[first].function, model_axes, local, action
+            )
+            if price is None:
                 return None
-            known[first] = entry
-        return [known[first] for first in alike]
+            price_of[first] = price
+        return [price_of[first] for first in first_equal]
 
-    def seconds(self, entries: list[Entry]) -> list[float]:
-        """What every call takes of a micro-batch; those that run once per step take nothing."""
-        different = {id(e): e.cost for e in entries}
-        both = {
-            key: cost.forward.seconds + cost.backward.seconds for key, cost in different.items()
+    def seconds(self, prices: list[CallPrice]) -> list[float]:
+        """Seconds of every call per micro-batch; 0 for batch-only calls (run once per step)."""
+        distinct_costs = {id(e): e.cost for e in prices}
+        seconds_of = {
+            key: cost.forward.seconds + cost.backward.seconds
+            for key, cost in distinct_costs.items()
         }
-        return [0.0 if i in self.once else both[id(e)] for i, e in enumerate(entries)]
+        return [0.0 if i in self.batch_only else seconds_of[id(e)] for i, e in enumerate(prices)]
 
-    def floor_seconds(self, strategy: Strategy, micro_batches: int, pieces: int) -> float:
-        """Seconds that hardly any plan of a strategy is below that keeps all and has at most so many
-        pieces per stage, however well they are balanced; nothing for what cannot be split so."""
-        batch, stages = self.global_batch // strategy.batch_ways(), strategy.stages
-        key = strategy.inside, batch // micro_batches
-        if key not in self.whole:
-            entries = self.like(strategy.inside, batch, micro_batches, "keep")
-            self.whole[key] = sum(self.seconds(entries)) if entries else 0.0
-        rounds = micro_batches + (stages - 1) / pieces
-        return self.whole[key] / stages * rounds / self.entries.cluster.device.ranks_per_processor
+    def lower_bound_seconds(self, strategy: Strategy, micro_batches: int, chunks: int) -> float:
+        """Lower bound of the step seconds of a strategy with at most `chunks` model chunks per
+        stage.
+
+        It assumes that nothing is recomputed and stages are balanced; 0 where there is no sharding.
+        """
+        batch, stages = self.global_batch // strategy.batch_degree(), strategy.stages
+        key = strategy.model_axes, batch // micro_batches
+        if key not in self.model_seconds:
+            prices = self.uniform(strategy.model_axes, batch, micro_batches, "keep")
+            self.model_seconds[key] = sum(self.seconds(prices)) if prices else 0.0
+        rounds = micro_batches + (stages - 1) / chunks
+        return (
+            self.model_seconds[key]
+            / stages
+            * rounds
+            / self.function_prices.cluster.device.ranks_per_processor
+        )
 
 
-def model_in_time(entries: Entries, once: frozenset[int]) -> bool:
-    """Whether the batch can be split into micro-batches at all."""
-    names = {c.function for i, c in enumerate(entries.model.calls) if i not in once}
-    return entries.model.batch % 2 == 0 and all(entries.in_time(name) for name in names)
+def model_micro_batchable(function_prices: FunctionPrices, once: frozenset[int]) -> bool:
+    """Whether the batch can be split into micro-batches."""
+    names = {c.function for i, c in enumerate(function_prices.model.calls) if i not in once}
+    return function_prices.model.batch % 2 == 0 and all(
+        function_prices.micro_batchable(name) for name in names
+    )

@@ -1,8 +1,8 @@
-"""Time and memory of one candidate: a strategy, a number of micro-batches, a memory variant.
+"""Time and memory of one candidate: strategies, micro-batches and memory actions.
 
-What runs is what is priced: no communication hides behind compute in the generated programs yet, so
-none does here unless the practice of the entries says so. Times add up as 1F1B runs them, then the
-gradient synchronisation and the optimizer.
+Generated programs do not overlap communication with compute yet, so it is not hidden here
+either unless the execution model says so. Step time: the 1F1B pipeline, then gradient
+synchronisation and the optimizer.
 """
 
 from __future__ import annotations
@@ -12,192 +12,248 @@ from itertools import product
 from math import prod
 
 from ...cost_model.communication.data_parallel import BatchAxes
-from ...cost_model.communication.stage_transfer import Crossing, Hop, boundary_links, hops
+from ...cost_model.communication.stage_transfer import (
+    StageTransfer,
+    TransferPayload,
+    boundary_links,
+    price_transfers,
+)
 from ...cost_model.memory.peak import (
-    Waiting,
+    InFlight,
     host_bytes,
+    interleaved_in_flight,
     memory_terms,
     micro_batches_in_flight,
-    pieces_in_flight,
 )
 from ...cost_model.operators.roofline import stream_seconds
-from ...cost_model.pipeline.closed_form import Ends, pipeline_seconds
-from ...cost_model.pipeline.overlap import exposed
-from ...ir.compression.program import Program
-from ...ir.compression.registry import LEADERS
+from ...cost_model.pipeline.closed_form import EdgeShares, pipeline_seconds
+from ...cost_model.pipeline.overlap import exposed_seconds
+from ...ir.compression.program import CompressionProgram
+from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.devices.cluster import Cluster, Link
 from ...ir.model import Model
-from ...ir.plan.plan import Memory, Optimizer, Stage
+from ...ir.plan.plan import MemoryAction, Optimizer, Stage
 from ...ir.plan.strategy import ROLES, Strategy
-from ...ir.plan.workload import Share
+from ...ir.plan.workload import StrategyBytes
 from ...ir.program import SMALL_BYTES
 from ...ir.tensor import ITEM_BYTES
-from ..candidate import Candidate, Cut, Decision, Part, StageSums, end_shares, pieces
-from ..compression.collectives import Compressor
-from .call_classes import alike
-from .call_prices import Prices
-from .function_prices import Entries, Entry, Word
-from .reshard_prices import Passages
+from ..candidate import (
+    Candidate,
+    Decision,
+    StageCost,
+    StagePartition,
+    StrategyCost,
+    end_chunk_shares,
+    stage_model_chunks,
+)
+from ..compression.collectives import CollectiveCompressor
+from .call_classes import equivalence_classes
+from .call_prices import CallPrices
+from .function_prices import CallPrice, FunctionPrices, ModelAxes
+from .reshard_prices import ReshardPrices
+from .stage_costs import StageAggregator
 from .stage_partition import even, partition
-from .stage_sums import Sums
 
 
-class Evaluator:
+class CandidatePricer:
     """Prices candidates of one model on one cluster for one global batch and optimizer."""
 
     def __init__(
         self,
-        entries: Entries,
+        function_prices: FunctionPrices,
         global_batch: int,
         optimizer: Optimizer,
-        compressor: Compressor | None = None,
+        compressor: CollectiveCompressor | None = None,
     ) -> None:
-        self.entries, self.global_batch, self.optimizer = entries, global_batch, optimizer
-        self.model: Model = entries.model
-        self.cluster: Cluster = entries.cluster
+        self.function_prices, self.global_batch, self.optimizer = (
+            function_prices,
+            global_batch,
+            optimizer,
+        )
+        self.model: Model = function_prices.model
+        self.cluster: Cluster = function_prices.cluster
         self.calls = self.model.calls
-        self.once = self.model.once()
-        self.prices = Prices(entries, global_batch)
-        self.sums = Sums(entries)
-        self.alike = alike(self.model, entries.early)
-        self.item = ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
-        self.gradient_scale = (entries.practice.gradient_item_bytes or self.item) / self.item
+        self.batch_only = self.model.batch_only_calls()
+        self.call_prices = CallPrices(function_prices, global_batch)
+        self.aggregator = StageAggregator(function_prices)
+        self.call_classes = equivalence_classes(self.model, function_prices.batch_only_names)
+        self.item_bytes = (
+            ITEM_BYTES[self.model.parameters[0].type.dtype] if self.model.parameters else 4
+        )
+        self.gradient_scale = (
+            function_prices.execution.gradient_item_bytes or self.item_bytes
+        ) / self.item_bytes
         self.compressor = compressor
         sizes = [p.type.bytes for p in self.model.parameters if p.trainable]
-        self.trained = sum(sizes)
-        self.small = sum(n for n in sizes if n < SMALL_BYTES) / max(self.trained, 1)
-        self.passages = Passages(entries)
-        self.between: dict[int, list[Link]] = {}
-        self.along: dict[Strategy, BatchAxes] = {}
-        self.hop_programs: dict[tuple[Word, int, int, int], Program | None] = {}
-        self.cuts: dict[tuple[Word, int, int, Memory, int, int], Cut | None] = {}
+        self.trainable_bytes = sum(sizes)
+        self.small_share = sum(n for n in sizes if n < SMALL_BYTES) / max(self.trainable_bytes, 1)
+        self.reshard_prices = ReshardPrices(function_prices)
+        self.stage_links: dict[int, list[Link]] = {}
+        self.known_batch_axes: dict[Strategy, BatchAxes] = {}
+        self.transfer_programs: dict[
+            tuple[ModelAxes, int, int, int], CompressionProgram | None
+        ] = {}
+        self.partitions: dict[
+            tuple[ModelAxes, int, int, MemoryAction, int, int], StagePartition | None
+        ] = {}
 
     def candidate(
-        self, strategy: Strategy, micro_batches: int, memory: Memory, chunks: int = 1
+        self, strategy: Strategy, micro_batches: int, memory: MemoryAction, chunks: int = 1
     ) -> Candidate | None:
-        """The priced candidate with so many pieces per stage, or None where the model cannot be split
-        so."""
-        ways = strategy.batch_ways()
-        if self.global_batch % (ways * micro_batches) or (
-            micro_batches > 1 and not self.prices.in_time
+        """The candidate of one strategy for all calls; `chunks`: model chunks per stage.
+
+        None where the batch, a call or the stages cannot be split so.
+        """
+        degree = strategy.batch_degree()
+        if self.global_batch % (degree * micro_batches) or (
+            micro_batches > 1 and not self.call_prices.micro_batchable
         ):
             return None
-        batch = self.global_batch // ways
-        key = (strategy.inside, batch, micro_batches, memory, strategy.stages, chunks)
-        if key not in self.cuts:
-            self.cuts[key] = self.cut(*key)
-        cut = self.cuts[key]
-        if cut is None:
+        batch = self.global_batch // degree
+        key = (strategy.model_axes, batch, micro_batches, memory, strategy.stages, chunks)
+        if key not in self.partitions:
+            self.partitions[key] = self.stage_partition(*key)
+        partitioned = self.partitions[key]
+        if partitioned is None:
             return None
         decision = Decision(0, len(self.calls), strategy, memory)
-        return self.priced((decision,), strategy, micro_batches, cut, chunks)
+        return self.uniform_candidate((decision,), strategy, micro_batches, partitioned, chunks)
 
-    def priced(
+    def uniform_candidate(
         self,
         decisions: tuple[Decision, ...],
         strategy: Strategy,
         micro_batches: int,
-        cut: Cut,
+        partitioned: StagePartition,
         chunks: int,
     ) -> Candidate:
-        """The candidate of one strategy. Equal stages take as long, and the first of them waits with
-        the most micro-batches."""
-        axes, number = self.axes(strategy), len(cut.kind_of)
-        firsts = map(cut.kind_of.index, range(len(cut.kinds)))
-        most = [
-            self.waiting(number, first, micro_batches, saved)
-            for first, saved in zip(firsts, cut.saved, strict=True)
+        """The candidate of a stage partition under one strategy.
+
+        Of equal stages the first has the most micro-batches in flight, so it alone is checked.
+        """
+        batch_axes, stages = self.batch_axes(strategy), len(partitioned.cost_index)
+        first_stages = map(partitioned.cost_index.index, range(len(partitioned.stage_costs)))
+        in_flight = [
+            self.in_flight(stages, first, micro_batches, saved)
+            for first, saved in zip(first_stages, partitioned.saved_bytes, strict=True)
         ]
-        timed = [self.times(sums, axes, micro_batches) for sums in cut.kinds]
-        busy = [timed[kind][0] + timed[kind][1] for kind in cut.kind_of]
+        times = [
+            self.stage_times(sums, batch_axes, micro_batches) for sums in partitioned.stage_costs
+        ]
+        busy = [times[index][0] + times[index][1] for index in partitioned.cost_index]
         peak = max(
-            sum(amount for _, amount in self.memory([(strategy, sums)], micro_batches, waiting))
-            for sums, waiting in zip(cut.kinds, most, strict=True)
+            sum(
+                amount
+                for _, amount in self.stage_memory_terms(
+                    [(strategy, sums)], micro_batches, micro_batches_in_flight
+                )
+            )
+            for sums, micro_batches_in_flight in zip(
+                partitioned.stage_costs, in_flight, strict=True
+            )
         )
-        syncs = [sync for *_, sync in timed]
+        syncs = [sync for *_, sync in times]
         return self.assemble(
-            decisions, micro_batches, cut.bounds, chunks, busy, cut.sends, cut.ends, syncs, peak
+            decisions,
+            micro_batches,
+            partitioned.bounds,
+            chunks,
+            busy,
+            partitioned.send_seconds,
+            partitioned.end_shares,
+            syncs,
+            peak,
         )
 
     def stages(self, candidate: Candidate) -> tuple[Stage, ...]:
         """The stages of a candidate, each with its times and its memory by term."""
-        entries = self.prices.of(candidate.decisions, candidate.micro_batches)
-        moved = self.passages.seconds(candidate.decisions, candidate.micro_batches)
-        assert entries is not None
-        assert moved is not None
-        made = self.mixed_stages(
+        prices = self.call_prices.for_decisions(candidate.decisions, candidate.micro_batches)
+        reshard_seconds = self.reshard_prices.seconds(candidate.decisions, candidate.micro_batches)
+        assert prices is not None
+        assert reshard_seconds is not None
+        stages = self.mixed_stages(
             candidate.decisions,
             candidate.bounds,
             candidate.chunks,
             candidate.micro_batches,
-            entries,
-            moved,
+            prices,
+            reshard_seconds,
         )
-        assert made is not None
-        return made
+        assert stages is not None
+        return stages
 
     def links(self, stages: int) -> list[Link]:
-        """The links between so many stages."""
-        if stages not in self.between:
-            self.between[stages] = boundary_links(stages, self.cluster)
-        return self.between[stages]
+        """The link from every stage to the next one."""
+        if stages not in self.stage_links:
+            self.stage_links[stages] = boundary_links(stages, self.cluster)
+        return self.stage_links[stages]
 
-    def hops(self, crossings: Sequence[Crossing], program: Program | None) -> list[Hop]:
-        """Every stage's hop to the next one."""
-        return hops(crossings, self.links(len(crossings)), program, self.cluster.device)
+    def transfers(
+        self, outgoing: Sequence[TransferPayload], program: CompressionProgram | None
+    ) -> list[StageTransfer]:
+        """The transfer of every stage to the next one."""
+        return price_transfers(outgoing, self.links(len(outgoing)), program, self.cluster.device)
 
-    def hop_program(
-        self, word: Word, batch: int, micro_batches: int, stages: int
-    ) -> Program | None:
-        """How values go from a stage to the next, as pays over a typical boundary."""
-        key = word, batch, micro_batches, stages
-        if stages == 1 or not self.entries.activations.sends:
+    def transfer_program(
+        self, model_axes: ModelAxes, batch: int, micro_batches: int, stages: int
+    ) -> CompressionProgram | None:
+        """Compression of stage transfers that pays off over a median boundary, if one does."""
+        key = model_axes, batch, micro_batches, stages
+        if stages == 1 or not self.function_prices.activations.sends:
             return None
-        if key not in self.hop_programs:
-            samples, rounds = batch // micro_batches, micro_batches + stages - 1
-            borders = [self.sums.crossing(at, samples, word) for at in range(1, len(self.calls))]
-            typical = sorted(borders, key=lambda c: c.bytes)[len(borders) // 2]
+        if key not in self.transfer_programs:
+            micro_batch_samples, rounds = batch // micro_batches, micro_batches + stages - 1
+            transfers = [
+                self.aggregator.transfer(at, micro_batch_samples, model_axes)
+                for at in range(1, len(self.calls))
+            ]
+            typical = sorted(transfers, key=lambda c: c.bytes)[len(transfers) // 2]
             slowest = min(self.links(stages)[:-1], key=lambda x: x.bandwidth_bytes_per_second)
-            entries = self.prices.like(word, batch, micro_batches, "keep")
-            work = sum(self.prices.seconds(entries)) / stages * rounds if entries else 0.0
-            self.hop_programs[key] = self.entries.activations.hop(
-                typical, slowest, self.cluster.device, rounds, work
+            prices = self.call_prices.uniform(model_axes, batch, micro_batches, "keep")
+            compute_seconds = (
+                sum(self.call_prices.seconds(prices)) / stages * rounds if prices else 0.0
             )
-        return self.hop_programs[key]
+            self.transfer_programs[key] = self.function_prices.activations.stage_transfer_program(
+                typical, slowest, self.cluster.device, rounds, compute_seconds
+            )
+        return self.transfer_programs[key]
 
-    def waiting(
+    def in_flight(
         self, stages: int, number: int, micro_batches: int, saved: Sequence[float] = ()
     ) -> float:
-        """Micro-batches of a stage that wait for backward at the worst moment; `saved` bytes of each of
-        its pieces, where there are several."""
+        """Peak number of micro-batches whose activations stage `number` holds.
+
+        `saved`: bytes saved by each of its model chunks; empty without interleaving.
+        """
         if len(saved) > 1:
-            return pieces_in_flight(stages, number, micro_batches, saved)
-        after, chunks = stages - 1 - number, self.entries.practice.chunks
+            return interleaved_in_flight(stages, number, micro_batches, saved)
+        after, chunks = stages - 1 - number, self.function_prices.execution.chunks
         return micro_batches_in_flight(after, stages, micro_batches, chunks)
 
-    def axes(self, strategy: Strategy) -> BatchAxes:
-        if strategy not in self.along:
-            self.along[strategy] = self.compressed_axes(strategy)
-        return self.along[strategy]
+    def batch_axes(self, strategy: Strategy) -> BatchAxes:
+        """Batch axes of a strategy, with the compression chosen for them."""
+        if strategy not in self.known_batch_axes:
+            self.known_batch_axes[strategy] = self.compressed_batch_axes(strategy)
+        return self.known_batch_axes[strategy]
 
-    def compressed_axes(self, strategy: Strategy) -> BatchAxes:
-        """The batch axes of a strategy, compressed as pays for an average stage."""
-        item, scale, chosen = self.item, self.gradient_scale, {}
-        leader = LEADERS.get(self.optimizer.name)
+    def compressed_batch_axes(self, strategy: Strategy) -> BatchAxes:
+        """Batch axes of a strategy, compressed where that pays off for an average stage."""
+        item, scale, programs = self.item_bytes, self.gradient_scale, {}
+        compressed_optimizer = COMPRESSED_OPTIMIZERS.get(self.optimizer.name)
         if self.compressor is not None:
-            ways = strategy.stages * prod(n for r, n in strategy.axes if ROLES[r].operators)
-            work = self.prices.floor_seconds(strategy, 1, 1)
-            chosen = self.compressor.choose(
+            degree = strategy.stages * prod(n for r, n in strategy.axes if ROLES[r].operators)
+            step_seconds = self.call_prices.lower_bound_seconds(strategy, 1, 1)
+            programs = self.compressor.choose(
                 strategy,
                 self.cluster,
                 scale,
                 item,
-                self.trained // ways,
-                self.small,
+                self.trainable_bytes // degree,
+                self.small_share,
                 max(1, len(self.calls) // strategy.stages),
-                work,
+                step_seconds,
             )
-        return BatchAxes(strategy, self.cluster, scale, item, chosen, leader)
+        return BatchAxes(strategy, self.cluster, scale, item, programs, compressed_optimizer)
 
     def mixed(
         self,
@@ -206,20 +262,24 @@ class Evaluator:
         micro_batches: int,
         chunks: int = 1,
     ) -> Candidate | None:
-        """The priced candidate of different decisions for different calls, its pieces cut at
-        `bounds`; None where a call cannot be split so or a value cannot pass."""
-        entries = self.prices.of(decisions, micro_batches)
-        if entries is None:
+        """The candidate of different decisions for different calls, with stages at `bounds`.
+
+        None where a call cannot be sharded so or a value cannot be resharded.
+        """
+        prices = self.call_prices.for_decisions(decisions, micro_batches)
+        if prices is None:
             return None
-        moved = self.passages.seconds(decisions, micro_batches)
-        if moved is None or not self.ties_agree(decisions):
+        reshard_seconds = self.reshard_prices.seconds(decisions, micro_batches)
+        if reshard_seconds is None or not self.ties_agree(decisions):
             return None
-        stages = self.mixed_stages(decisions, bounds, chunks, micro_batches, entries, moved)
+        stages = self.mixed_stages(
+            decisions, bounds, chunks, micro_batches, prices, reshard_seconds
+        )
         if stages is None:
             return None
-        ways = self.hops(
-            [Crossing(s.transfer_bytes, s.large) for s in stages],
-            self.hop_program_of(decisions, micro_batches),
+        transfers = self.transfers(
+            [TransferPayload(s.transfer_bytes, s.compressible) for s in stages],
+            self.transfer_program_of(decisions, micro_batches),
         )
         return self.assemble(
             decisions,
@@ -227,8 +287,8 @@ class Evaluator:
             tuple(bounds),
             chunks,
             [s.forward_seconds + s.backward_seconds for s in stages],
-            [hop.seconds for hop in ways],
-            end_shares(self.prices.seconds(entries), [s.pieces for s in stages]),
+            [hop.seconds for hop in transfers],
+            end_chunk_shares(self.call_prices.seconds(prices), [s.model_chunks for s in stages]),
             [s.sync_seconds for s in stages],
             max(s.peak_bytes for s in stages),
         )
@@ -239,108 +299,130 @@ class Evaluator:
         bounds: Sequence[int],
         chunks: int,
         micro_batches: int,
-        entries: list[Entry],
-        moved: Sequence[float],
+        prices: list[CallPrice],
+        reshard_seconds: Sequence[float],
     ) -> tuple[Stage, ...] | None:
-        """The stages of decisions; None where one has nothing to do."""
-        stages, program = [], self.hop_program_of(decisions, micro_batches)
-        dealt = pieces(bounds, chunks)
-        for number, own_pieces in enumerate(dealt):
-            parts: dict[Strategy, list[int]] = {}
-            for (first, last), d in product(own_pieces, decisions):
-                own = range(max(first, d.first), min(last, d.last))
-                parts.setdefault(d.strategy, []).extend(own)
-            sums = [
+        """The stages of these decisions; None where a stage has no work."""
+        stages, program = [], self.transfer_program_of(decisions, micro_batches)
+        chunks_per_stage = stage_model_chunks(bounds, chunks)
+        for number, chunk_spans in enumerate(chunks_per_stage):
+            calls_by_strategy: dict[Strategy, list[int]] = {}
+            for (first, last), d in product(chunk_spans, decisions):
+                calls = range(max(first, d.first), min(last, d.last))
+                calls_by_strategy.setdefault(d.strategy, []).extend(calls)
+            strategy_costs = [
                 (
                     strategy,
-                    self.sums.of(
-                        entries,
-                        own_pieces,
-                        strategy.inside,
-                        self.global_batch // strategy.batch_ways() // micro_batches,
-                        own,
+                    self.aggregator.cost(
+                        prices,
+                        chunk_spans,
+                        strategy.model_axes,
+                        self.global_batch // strategy.batch_degree() // micro_batches,
+                        calls,
                     ).encoded(program),
                 )
-                for strategy, own in parts.items()
-                if any(i not in self.once for i in own)
+                for strategy, calls in calls_by_strategy.items()
+                if any(i not in self.batch_only for i in calls)
             ]
-            if not sums:
+            if not strategy_costs:
                 return None
-            saved = self.sums.saved(entries, own_pieces)
-            waiting = self.waiting(len(dealt), number, micro_batches, saved)
-            passed = sum(sum(moved[first:last]) for first, last in own_pieces)
-            stages.append(self.stage(sums, micro_batches, waiting, passed))
+            saved = self.aggregator.saved_bytes(prices, chunk_spans)
+            in_flight = self.in_flight(len(chunks_per_stage), number, micro_batches, saved)
+            stage_reshard_seconds = sum(
+                sum(reshard_seconds[first:last]) for first, last in chunk_spans
+            )
+            stages.append(
+                self.stage(strategy_costs, micro_batches, in_flight, stage_reshard_seconds)
+            )
         return tuple(stages)
 
-    def hop_program_of(self, decisions: Sequence[Decision], micro_batches: int) -> Program | None:
-        """The program of decisions: what pays for the first, all send alike."""
+    def transfer_program_of(
+        self, decisions: Sequence[Decision], micro_batches: int
+    ) -> CompressionProgram | None:
+        """Compression of stage transfers: all stages use the one chosen for the first strategy."""
         first = decisions[0].strategy
-        batch = self.global_batch // first.batch_ways()
-        return self.hop_program(first.inside, batch, micro_batches, first.stages)
+        batch = self.global_batch // first.batch_degree()
+        return self.transfer_program(first.model_axes, batch, micro_batches, first.stages)
 
-    def blend(
+    def mixed_balanced(
         self, decisions: tuple[Decision, ...], micro_batches: int, chunks: int = 1
     ) -> Candidate | None:
-        """Different decisions for different calls, in pieces as even as can be."""
-        entries = self.prices.of(decisions, micro_batches)
-        if entries is None:
+        """The candidate of different decisions for different calls, in balanced model chunks."""
+        prices = self.call_prices.for_decisions(decisions, micro_batches)
+        if prices is None:
             return None
-        bounds = partition(self.prices.seconds(entries), decisions[0].strategy.stages * chunks)
+        bounds = partition(self.call_prices.seconds(prices), decisions[0].strategy.stages * chunks)
         return None if bounds is None else self.mixed(decisions, bounds, micro_batches, chunks)
 
     def ties_agree(self, decisions: tuple[Decision, ...]) -> bool:
         """Whether calls that share a parameter have one strategy."""
-        found: dict[str, Strategy] = {}
+        strategy_of: dict[str, Strategy] = {}
         return all(
-            found.setdefault(name, d.strategy) == d.strategy
+            strategy_of.setdefault(name, d.strategy) == d.strategy
             for d in decisions
             for i in range(d.first, d.last)
-            if self.sums.shares[i]
+            if self.aggregator.shares_parameters[i]
             for name in self.calls[i].parameters
         )
 
-    def cut(
-        self, word: Word, batch: int, micro_batches: int, memory: Memory, stages: int, chunks: int
-    ) -> Cut | None:
-        """The calls cut into stages, summed up: the same for every role of the batch axes."""
-        entries = self.prices.like(word, batch, micro_batches, memory)
-        if entries is None:
+    def stage_partition(
+        self,
+        model_axes: ModelAxes,
+        batch: int,
+        micro_batches: int,
+        memory: MemoryAction,
+        stages: int,
+        chunks: int,
+    ) -> StagePartition | None:
+        """Calls partitioned into stages, with costs that hold for every role of the batch axes."""
+        prices = self.call_prices.uniform(model_axes, batch, micro_batches, memory)
+        if prices is None:
             return None
-        seconds = self.prices.seconds(entries)
-        if self.entries.practice.even_layers:
-            bounds = even([c.function in self.prices.repeated for c in self.calls], stages)
+        seconds = self.call_prices.seconds(prices)
+        if self.function_prices.execution.even_layers:
+            bounds = even([c.function in self.call_prices.repeated for c in self.calls], stages)
         else:
             bounds = partition(seconds, stages * chunks)
         if bounds is None:
             return None
-        dealt, program = (
-            pieces(bounds, chunks),
-            self.hop_program(word, batch, micro_batches, stages),
+        chunks_per_stage, program = (
+            stage_model_chunks(bounds, chunks),
+            self.transfer_program(model_axes, batch, micro_batches, stages),
         )
         codes: dict[object, int] = {}
-        faces = [
+        call_keys = [
             codes.setdefault((number, id(entry)), len(codes))
-            for number, entry in zip(self.alike, entries, strict=True)
+            for number, entry in zip(self.call_classes, prices, strict=True)
         ]
-        kinds: dict[object, int] = {}
-        sums: list[StageSums] = []
+        index_of: dict[object, int] = {}
+        costs: list[StageCost] = []
         saved = []
-        kind_of = []
-        for own in dealt:
-            face = tuple(
-                (tuple(faces[first:last]), self.sums.crossings[last], last == len(faces))
-                for first, last in own
+        cost_index = []
+        for chunk_spans in chunks_per_stage:
+            signature = tuple(
+                (
+                    tuple(call_keys[first:last]),
+                    self.aggregator.boundary_bytes[last],
+                    last == len(call_keys),
+                )
+                for first, last in chunk_spans
             )
-            if face not in kinds:
-                kinds[face] = len(kinds)
-                members = [i for first, last in own for i in range(first, last)]
-                saved.append(self.sums.saved(entries, own))
-                made = self.sums.of(entries, own, word, batch // micro_batches, members)
-                sums.append(made.encoded(program))
-            kind_of.append(kinds[face])
-        sends = [hop.seconds for hop in self.hops([sums[k].crossing for k in kind_of], program)]
-        ends = end_shares(seconds, dealt)
-        return Cut(tuple(bounds), tuple(sums), tuple(kind_of), tuple(sends), ends, tuple(saved))
+            if signature not in index_of:
+                index_of[signature] = len(index_of)
+                members = [i for first, last in chunk_spans for i in range(first, last)]
+                saved.append(self.aggregator.saved_bytes(prices, chunk_spans))
+                cost = self.aggregator.cost(
+                    prices, chunk_spans, model_axes, batch // micro_batches, members
+                )
+                costs.append(cost.encoded(program))
+            cost_index.append(index_of[signature])
+        send_seconds = [
+            hop.seconds for hop in self.transfers([costs[k].transfer for k in cost_index], program)
+        ]
+        ends = end_chunk_shares(seconds, chunks_per_stage)
+        return StagePartition(
+            tuple(bounds), tuple(costs), tuple(cost_index), tuple(send_seconds), ends, tuple(saved)
+        )
 
     def assemble(
         self,
@@ -350,18 +432,18 @@ class Evaluator:
         chunks: int,
         busy: list[float],
         sends: Sequence[float],
-        ends: Ends,
+        ends: EdgeShares,
         syncs: list[float],
         peak: int,
     ) -> Candidate:
-        """The candidate whose stages are `busy` per micro-batch."""
-        practice = self.entries.practice
+        """The candidate whose stages take `busy` seconds per micro-batch."""
+        execution = self.function_prices.execution
         pipeline = pipeline_seconds(
             busy,
             sends,
             micro_batches,
-            max(chunks, practice.chunks),
-            practice.overlap,
+            max(chunks, execution.chunks),
+            execution.overlap,
             self.cluster.device.ranks_per_processor,
             ends if chunks > 1 else (),
         )
@@ -369,67 +451,103 @@ class Evaluator:
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
         return Candidate(decisions, micro_batches, bounds, step, bubble, peak, chunks)
 
-    def memory(
-        self, parts: Sequence[Part], micro_batches: int, waiting: float
+    def stage_memory_terms(
+        self, strategy_costs: Sequence[StrategyCost], micro_batches: int, in_flight: float
     ) -> tuple[tuple[str, int], ...]:
-        """Bytes by term of a stage where so many of the micro-batches wait."""
+        """Bytes by term of a stage with this many micro-batches in flight."""
         return memory_terms(
-            [(sums.bytes(self.item), self.axes(strategy)) for strategy, sums in parts],
+            [
+                (cost.bytes(self.item_bytes), self.batch_axes(strategy))
+                for strategy, cost in strategy_costs
+            ],
             self.optimizer,
-            self.entries.practice,
-            Waiting(waiting, micro_batches, len(parts[0][1].pieces)),
+            self.function_prices.execution,
+            InFlight(in_flight, micro_batches, len(strategy_costs[0][1].model_chunks)),
             self.cluster.device,
         )
 
     def stage(
-        self, parts: Sequence[Part], micro_batches: int, waiting: float, moved: float
+        self,
+        strategy_costs: Sequence[StrategyCost],
+        micro_batches: int,
+        in_flight: float,
+        reshard_seconds: float,
     ) -> Stage:
-        """A stage from its parts. `moved` seconds per micro-batch pass between parts, half of them
-        forward."""
-        timed = [self.times(sums, self.axes(s), micro_batches) for s, sums in parts]
-        forward, backward, sent, sync = (sum(column) for column in zip(*timed, strict=True))
-        leaving = max((sums.crossing for _, sums in parts), key=lambda c: c.bytes)
-        shares = tuple(Share(strategy, sums.bytes(self.item)) for strategy, sums in parts)
+        """A stage from its costs by strategy.
+
+        `reshard_seconds` per micro-batch are spent between strategies, half of them in forward.
+        """
+        times = [
+            self.stage_times(cost, self.batch_axes(s), micro_batches) for s, cost in strategy_costs
+        ]
+        forward, backward, communication, sync = (
+            sum(column) for column in zip(*times, strict=True)
+        )
+        outgoing = max((cost.transfer for _, cost in strategy_costs), key=lambda c: c.bytes)
+        shares = tuple(
+            StrategyBytes(strategy, cost.bytes(self.item_bytes))
+            for strategy, cost in strategy_costs
+        )
         return Stage(
-            parts[0][1].pieces,
-            float(waiting),
-            forward + moved / 2,
-            backward + moved / 2,
-            sent + moved,
+            strategy_costs[0][1].model_chunks,
+            float(in_flight),
+            forward + reshard_seconds / 2,
+            backward + reshard_seconds / 2,
+            communication + reshard_seconds,
             sync,
-            leaving.bytes,
-            self.memory(parts, micro_batches, waiting),
+            outgoing.bytes,
+            self.stage_memory_terms(strategy_costs, micro_batches, in_flight),
             shares,
-            moved,
-            host_bytes([s.bytes for s in shares], waiting),
-            leaving.large,
+            reshard_seconds,
+            host_bytes([s.bytes for s in shares], in_flight),
+            outgoing.large,
         )
 
-    def times(
-        self, sums: StageSums, axes: BatchAxes, micro_batches: int
+    def stage_times(
+        self, cost: StageCost, axes: BatchAxes, micro_batches: int
     ) -> tuple[float, float, float, float]:
-        """Seconds of a part: forward and backward per micro-batch, of them sent, and per step."""
-        practice = self.entries.practice
-        small = sums.small_bytes / max(sums.trained_bytes, 1)
-        gather = sum(n * axes.gather_seconds(held, small) for held, n in sums.call_bytes)
-        scatter = sum(n * axes.scatter_seconds(held, small) for held, n in sums.call_bytes)
-        reduce = axes.reduce_seconds(sums.trained_bytes, sums.summed_bytes, small)
-        back = axes.return_seconds(sums.trained_bytes, small)
-        forward, backward = sums.forward_seconds, sums.backward_seconds
-        backward += self.accumulate_seconds(sums.trained_bytes, axes) if micro_batches > 1 else 0.0
-        shown = [gather, gather + scatter, reduce, back]
-        if practice.overlap:
+        """Seconds of one strategy's calls: forward and backward per micro-batch, communication in
+        both, and synchronisation per step.
+        """
+        execution = self.function_prices.execution
+        small = cost.small_tensor_bytes / max(cost.trained_bytes, 1)
+        gather = sum(
+            n * axes.gather_seconds(weight_bytes, small)
+            for weight_bytes, n in cost.call_weight_bytes
+        )
+        scatter = sum(
+            n * axes.scatter_seconds(weight_bytes, small)
+            for weight_bytes, n in cost.call_weight_bytes
+        )
+        reduce = axes.reduce_seconds(cost.trained_bytes, cost.partial_gradient_bytes, small)
+        parameter_return = axes.update_gather_seconds(cost.trained_bytes, small)
+        forward, backward = cost.forward_seconds, cost.backward_seconds
+        backward += (
+            self.accumulation_seconds(cost.trained_bytes, axes) if micro_batches > 1 else 0.0
+        )
+        communication = [gather, gather + scatter, reduce, parameter_return]
+        if execution.overlap:
             work = (forward, backward, backward, forward)
-            shown = [exposed(c, s) for c, s in zip(work, shown, strict=True)]
-        sync = shown[2] + shown[3] + self.optimizer_seconds(sums.trained_bytes, axes)
-        sent = sums.communication_seconds + shown[0] + shown[1]
-        return forward + shown[0], backward + shown[1], sent, sync + sums.once_seconds
+            communication = [
+                exposed_seconds(c, s) for c, s in zip(work, communication, strict=True)
+            ]
+        sync = (
+            communication[2] + communication[3] + self.optimizer_seconds(cost.trained_bytes, axes)
+        )
+        communication_seconds = cost.communication_seconds + communication[0] + communication[1]
+        return (
+            forward + communication[0],
+            backward + communication[1],
+            communication_seconds,
+            sync + cost.batch_only_seconds,
+        )
 
-    def accumulate_seconds(self, held: int, axes: BatchAxes) -> float:
-        """Read and write gradients to add a micro-batch's."""
-        touched = 2 * held * self.gradient_scale * axes.part("gradient")
-        return stream_seconds("accumulate", touched, self.cluster.device)
+    def accumulation_seconds(self, weight_bytes: int, axes: BatchAxes) -> float:
+        """Seconds to add a micro-batch's gradients to the accumulated ones."""
+        moved_bytes = 2 * weight_bytes * self.gradient_scale * axes.local_fraction("gradient")
+        return stream_seconds("accumulate", moved_bytes, self.cluster.device)
 
-    def optimizer_seconds(self, held: int, axes: BatchAxes) -> float:
-        touched = axes.kept(held * (2 + self.optimizer.states), "optimizer")
-        return stream_seconds(self.optimizer.name, touched * 2, self.cluster.device)
+    def optimizer_seconds(self, weight_bytes: int, axes: BatchAxes) -> float:
+        """Seconds of the optimizer's update, bound by memory bandwidth."""
+        moved_bytes = axes.local_bytes(weight_bytes * (2 + self.optimizer.states), "optimizer")
+        return stream_seconds(self.optimizer.name, moved_bytes * 2, self.cluster.device)

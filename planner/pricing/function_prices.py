@@ -1,8 +1,8 @@
-"""The price of every function under every inner split, local batch and memory variant.
+"""Prices of every function under all model axes, local batches and memory actions.
 
-One entry per distinct function, never per layer. The split over the axes inside a batch replica
-(tensor, sequence, experts) is solved once per function and word; two local forms give its price for
-every local batch.
+Functions are priced, not layers. The sharding over the axes inside a batch replica (tensor,
+sequence, experts) is searched once per function and axes; the per-device functions of two small
+batches then give the price for every local batch.
 """
 
 from __future__ import annotations
@@ -12,386 +12,451 @@ from math import gcd, prod
 
 import msgspec
 
-from ...cost_model.execution_model import GENERATED, Practice
-from ...cost_model.memory.offload import hosted, in_pieces, times
-from ...cost_model.operators.function_cost import FunctionCost, FunctionTable
-from ...cost_model.operators.operator_cost import BATCH, Load, Pricer, count_flops
-from ...ir.analysis.dataflow import Flow, flow
+from ...cost_model.execution_model import GENERATED, ExecutionModel
+from ...cost_model.memory.offload import chunked_cost, offloaded_cost, repeated
+from ...cost_model.operators.function_cost import FunctionCost, FunctionCostTable
+from ...cost_model.operators.operator_cost import BATCH, OperatorLoad, Pricer, count_flops
+from ...ir.analysis.dataflow import Dataflow, analyse_dataflow
 from ...ir.devices.cluster import Cluster
-from ...ir.layout import PARTIAL, State, UnreachableLayout, fits
-from ...ir.lowering.chunk import Division
+from ...ir.layout import PARTIAL, AxisPlacement, UnreachableLayout, divides_evenly
+from ...ir.lowering.chunk import Chunking
 from ...ir.lowering.forward_backward import Variant
 from ...ir.lowering.localize import MICRO, AxisSharding, Boundary, Choices, localize
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Call, Function, Model
-from ...ir.plan.plan import DIVIDED, HOSTED, PARTS, Memory, Sharding, variant
+from ...ir.plan.plan import (
+    CHUNK_COUNTS,
+    OFFLOADED,
+    SAVED_FRACTIONS,
+    MemoryAction,
+    Sharding,
+    variant,
+)
 from ...ir.plan.strategy import ROLES, Strategy
-from ...ir.plan.workload import Piece
-from ..activations.chunking import Divider
-from ..activations.recompute_ilp import select
-from ..compression.activations import Activations
+from ...ir.plan.workload import CallWork
+from ..activations.chunking import Chunker
+from ..activations.recompute_ilp import select_saved
+from ..compression.activations import ActivationCompressor
 from ..sharding import ShardingProblem, solve
 from ..sharding.axis_rules import UnevenTokens, axis_rule
 from ..sharding.costs import RooflineCosts
-from ..sharding.data_parallel import split_batch, split_values, whole
+from ..sharding.data_parallel import replicated, split_batch, split_values
 
-Word = tuple[tuple[str, int], ...]  # the axes inside a batch replica, outermost first
+ModelAxes = tuple[tuple[str, int], ...]  # the axes inside a batch replica, outermost first
 Splits = dict[str, AxisSharding]  # by axis
-TableKey = tuple[str, Word, bool, int]  # function, word, one replica alone, pieces
+TableKey = tuple[str, ModelAxes, bool, int]  # function, axes, whether one replica, chunks
 
 
-class Entry(msgspec.Struct, frozen=True):
-    """The price of one call; `summed_bytes` are local bytes of gradients to add up, by axis."""
+class CallPrice(msgspec.Struct, frozen=True):
+    """Price of one call, and local bytes of its gradients to all-reduce, by axis."""
 
     cost: FunctionCost
-    summed_bytes: dict[str, int]
+    partial_gradient_bytes: dict[str, int]
 
 
-class Table(msgspec.Struct, frozen=True):
-    """Prices of a function under a word, for every local batch."""
+class FunctionPriceTable(msgspec.Struct, frozen=True):
+    """Prices of a function under its model axes, for every local batch."""
 
-    costs: FunctionTable
-    summed_bytes: dict[str, int]
+    costs: FunctionCostTable
+    partial_gradient_bytes: dict[str, int]
 
 
-class Entries:
-    """Prices of a model's functions on a cluster, made when first asked for."""
+class FunctionPrices:
+    """Prices of a model's functions on a cluster, computed on first use."""
 
     def __init__(
         self,
         model: Model,
         cluster: Cluster,
-        practice: Practice = GENERATED,
-        activations: Activations | None = None,
+        practice: ExecutionModel = GENERATED,
+        activations: ActivationCompressor | None = None,
     ) -> None:
-        self.model, self.cluster, self.practice = model, cluster, practice
-        self.flow: Flow = flow(model)
+        self.model, self.cluster, self.execution = model, cluster, practice
+        self.flow: Dataflow = analyse_dataflow(model)
         self.functions = {f.name: f for f in model.functions}
-        # what follows from the batch alone
-        self.early = {name for i in model.once() for name in model.calls[i].results}
-        self.early.update(item.name for item in model.inputs)
-        self.summed = {f.name: self.named(f, {model.loss}) for f in model.functions}
-        self.given = {f.name: self.named(f, self.early) for f in model.functions}
-        self.batch, self.experts = (
-            {f.name: split_batch(f, self.flow, self.summed[f.name], apart) for f in model.functions}
+        # names of values computed from the batch alone
+        self.batch_only_names = {
+            name for i in model.batch_only_calls() for name in model.calls[i].results
+        }
+        self.batch_only_names.update(item.name for item in model.inputs)
+        self.loss_values = {f.name: self.values_named(f, {model.loss}) for f in model.functions}
+        self.batch_only_values = {
+            f.name: self.values_named(f, self.batch_only_names) for f in model.functions
+        }
+        self.batch_shardings, self.expert_shardings = (
+            {
+                f.name: split_batch(f, self.flow, self.loss_values[f.name], apart)
+                for f in model.functions
+            }
             for apart in (False, True)
         )
-        self.activations = activations or Activations()
-        self.divider = Divider(self.flow, self.summed)
-        self.solved: dict[Word, dict[str, Splits] | None] = {}
-        self.tables: dict[TableKey, Table | None] = {}
-        self.costs: dict[tuple[str, Word, int, Memory], Entry | None] = {}
-        self.selected: dict[tuple[TableKey, Memory], tuple[int, ...]] = {}
-        self.loads: dict[tuple[object, ...], Load] = {}
-        self.even: dict[str, int] = {}
-        self.timed: dict[str, bool] = {}
+        self.activations = activations or ActivationCompressor()
+        self.chunker = Chunker(self.flow, self.loss_values)
+        self.shardings: dict[ModelAxes, dict[str, Splits] | None] = {}
+        self.tables: dict[TableKey, FunctionPriceTable | None] = {}
+        self.known_prices: dict[tuple[str, ModelAxes, int, MemoryAction], CallPrice | None] = {}
+        self.saved_selection: dict[tuple[TableKey, MemoryAction], tuple[int, ...]] = {}
+        self.loads: dict[tuple[object, ...], OperatorLoad] = {}
+        self.batch_divisors: dict[str, int] = {}
+        self.micro_batchable_functions: dict[str, bool] = {}
 
     @property
     def has_experts(self) -> bool:
-        """Whether some function's experts can lie apart."""
-        return any(self.experts[name] != self.batch[name] for name in self.functions)
+        """Whether some function has experts that an axis can split."""
+        return any(
+            self.expert_shardings[name] != self.batch_shardings[name] for name in self.functions
+        )
 
     @property
     def has_tokens(self) -> bool:
-        """Whether samples have tokens that can be split."""
-        return any(self.flow.tokens.values())
+        """Whether samples have a token dimension that an axis can split."""
+        return any(self.flow.token_factors.values())
 
-    def named(self, function: Function, names: Collection[str]) -> frozenset[int]:
-        """Activations and outputs of a function that some call of it takes or makes under a name."""
-        ends = [i.value for i in function.activations()] + [o.value for o in function.outputs]
+    def values_named(self, function: Function, names: Collection[str]) -> frozenset[int]:
+        """Activations and outputs of a function that some call binds to one of these names."""
+        boundary = [i.value for i in function.activations()] + [o.value for o in function.outputs]
         return frozenset(
             value
             for call in self.model.calls
             if call.function == function.name
-            for name, value in zip((*call.arguments, *call.results), ends, strict=True)
+            for name, value in zip((*call.arguments, *call.results), boundary, strict=True)
             if name in names
         )
 
-    def splits(self, word: Word) -> dict[str, Splits] | None:
-        """Every function's split over searched axes; None where tokens do not divide.
-
-        The costliest function first: a parameter that two functions share lies as the first likes.
-        """
-        if word not in self.solved:
+    def axis_shardings(self, model_axes: ModelAxes) -> dict[str, Splits] | None:
+        """Sharding of every function over the searched axes; None where tokens do not divide."""
+        if model_axes not in self.shardings:
             try:
-                self.solved[word] = self.solve(word)
+                self.shardings[model_axes] = self.solve_axes(model_axes)
             except UnevenTokens:
-                self.solved[word] = None
-        return self.solved[word]
+                self.shardings[model_axes] = None
+        return self.shardings[model_axes]
 
-    def solve(self, word: Word) -> dict[str, Splits]:
-        if all(size == 1 for _, size in word):
+    def solve_axes(self, model_axes: ModelAxes) -> dict[str, Splits]:
+        """Search the sharding of every function, the costliest first: it decides the layout of the
+        parameters that it shares.
+        """
+        if all(size == 1 for _, size in model_axes):
             return {name: {} for name in self.functions}
-        decided: dict[str, tuple[State, ...]] = {}
-        found: dict[str, Splits] = {}
-        order = sorted(self.functions.values(), key=lambda f: (-self.weight(f), f.name))
-        for function in order:
+        layout_of: dict[str, tuple[AxisPlacement, ...]] = {}
+        shardings: dict[str, Splits] = {}
+        by_flops = sorted(self.functions.values(), key=lambda f: (-self.flops(f), f.name))
+        for function in by_flops:
             calls = [c for c in self.model.calls if c.function == function.name]
-            fixed = {
-                item.value: decided[name]
+            fixed_layouts = {
+                item.value: layout_of[name]
                 for call in calls
-                for item, name in zip(function.held(), call.parameters, strict=True)
-                if name in decided
+                for item, name in zip(function.state_inputs(), call.parameters, strict=True)
+                if name in layout_of
             }
-            made = self.split(function, word, fixed, self.weights(function, calls))
-            found[function.name] = {name: axis for (name, _), axis in made}
+            splits = self.shard_function(
+                function, model_axes, fixed_layouts, self.must_shard(function, calls)
+            )
+            shardings[function.name] = {name: axis for (name, _), axis in splits}
             for call in calls:
-                states = zip(*(axis.inputs for _, axis in made), strict=True)
-                decided.update(zip(call.parameters, states, strict=False))
-        return found
+                states = zip(*(axis.inputs for _, axis in splits), strict=True)
+                layout_of.update(zip(call.parameters, states, strict=False))
+        return shardings
 
-    def weights(self, function: Function, calls: list[Call]) -> frozenset[int]:
-        """Weight matrices of repeated layers: the role promises that they lie in pieces."""
+    def must_shard(self, function: Function, calls: list[Call]) -> frozenset[int]:
+        """Weight matrices of repeated layers, which a tensor axis always shards."""
         if len(calls) < 2:
             return frozenset()
-        held = (i.value for i in function.held() if i.gradient is not None)
-        return frozenset(v for v in held if len(function.types[v].shape) > 1)
+        weights = (i.value for i in function.state_inputs() if i.gradient is not None)
+        return frozenset(v for v in weights if len(function.types[v].shape) > 1)
 
-    def weight(self, function: Function) -> float:
+    def flops(self, function: Function) -> float:
+        """Floating-point operations of all calls of a function."""
         return sum(
             count_flops(known.declared) for known in self.flow.axes[function.name].ops
         ) * sum(call.function == function.name for call in self.model.calls)
 
-    def split(
+    def shard_function(
         self,
         function: Function,
-        word: Word,
-        fixed: dict[int, tuple[State, ...]],
-        cut: frozenset[int],
+        model_axes: ModelAxes,
+        fixed: dict[int, tuple[AxisPlacement, ...]],
+        must_shard: frozenset[int],
     ) -> list[tuple[tuple[str, int], AxisSharding]]:
-        """The cheapest split of one function over the searched axes of a word, jointly."""
+        """The cheapest sharding of one function, jointly over all searched axes.
+
+        `fixed`: layouts of parameters by value, one placement per axis; `must_shard`: weights that
+        may not be replicated.
+        """
         axes = self.flow.axes[function.name]
-        searched = [(role, size) for role, size in word if ROLES[role].searched and size > 1]
+        searched_axes = [
+            (role, size) for role, size in model_axes if ROLES[role].searched and size > 1
+        ]
         rules = tuple(
             axis_rule(
                 role,
                 size,
                 function,
                 self.flow,
-                tokens_between=Strategy(word).tokens_between,
-                given=self.given[function.name],
-                summed=self.summed[function.name],
-                must_cut=cut,
+                tokens_sharded=Strategy(model_axes).sequence_parallel,
+                batch_only=self.batch_only_values[function.name],
+                summed=self.loss_values[function.name],
+                must_shard=must_shard,
                 fixed={value: states[i] for value, states in fixed.items()},
             )
-            for i, (role, size) in enumerate(searched)
+            for i, (role, size) in enumerate(searched_axes)
         )
-        mesh = Mesh(tuple(Axis(role, size) for role, size in searched))
-        strides = tuple(mesh.stride(i) for i in range(len(searched)))
-        batch = split_values(function, self.batch[function.name], axes.ops)
+        mesh = Mesh(tuple(Axis(role, size) for role, size in searched_axes))
+        strides = tuple(mesh.stride(i) for i in range(len(searched_axes)))
+        batch = split_values(function, self.batch_shardings[function.name], axes.ops)
         costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.model.batch)
-        made = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
-        return list(zip(searched, made, strict=True))
+        shardings = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
+        return list(zip(searched_axes, shardings, strict=True))
 
-    def token_ways(self, word: Word) -> int:
-        """Into how many pieces values between calls lie cut by tokens."""
-        flag = Strategy(word).tokens_between
+    def token_degree(self, model_axes: ModelAxes) -> int:
+        """Number of shards of the tokens of values between calls."""
+        flag = Strategy(model_axes).sequence_parallel
         return prod(
-            n for role, n in word if ROLES[role].sequence or (flag and ROLES[role].operators)
+            n for role, n in model_axes if ROLES[role].sequence or (flag and ROLES[role].operators)
         )
 
-    def entry(self, name: str, word: Word, local_batch: int, memory: Memory) -> Entry | None:
-        """The price of one call, or None where the function cannot be split so."""
-        key = (name, word, local_batch, memory)
-        if key not in self.costs:
-            self.costs[key] = self.price(name, word, local_batch, memory)
-        return self.costs[key]
+    def call_price(
+        self, name: str, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
+    ) -> CallPrice | None:
+        """Price of one call, or None where the function cannot be sharded so; cached."""
+        key = (name, model_axes, local_batch, memory)
+        if key not in self.known_prices:
+            self.known_prices[key] = self.compute_price(name, model_axes, local_batch, memory)
+        return self.known_prices[key]
 
-    def price(self, name: str, word: Word, local_batch: int, memory: Memory) -> Entry | None:
-        experts, pieces = self.experts_ways(word), DIVIDED.get(memory, 1)
-        ways, left = divmod(self.model.batch, local_batch * experts)
-        samples = self.divider.samples(self.functions[name], pieces)
-        if left or self.even_batch(name) % (ways * experts) or local_batch % samples:
+    def compute_price(
+        self, name: str, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
+    ) -> CallPrice | None:
+        """Price of one call for `local_batch` samples per device, or None."""
+        inner_degree, chunks = self.inner_batch_degree(model_axes), CHUNK_COUNTS.get(memory, 1)
+        replicas, remainder = divmod(self.model.batch, local_batch * inner_degree)
+        samples = self.chunker.samples_multiple(self.functions[name], chunks)
+        if (
+            remainder
+            or self.batch_divisor(name) % (replicas * inner_degree)
+            or local_batch % samples
+        ):
             return None
-        table = self.table_of(name, word, local_batch)
+        table = self.table(name, model_axes, local_batch)
         if table is None:
             return None
-        sums = self.activations.reductions(self, word, local_batch)
-        whole = table.costs.at(
-            local_batch, self.variant(name, word, local_batch, memory), ways, sums
+        reductions = self.activations.reductions(self, model_axes, local_batch)
+        cost = table.costs.at(
+            local_batch, self.variant(name, model_axes, local_batch, memory), replicas, reductions
         )
-        if memory in HOSTED:
-            whole = hosted(whole, self.cluster.device)
-        if pieces > 1:
-            piece = self.table_of(name, word, local_batch, pieces)
-            if piece is None:
+        if memory in OFFLOADED:
+            cost = offloaded_cost(cost, self.cluster.device)
+        if chunks > 1:
+            chunk_table = self.table(name, model_axes, local_batch, chunks)
+            if chunk_table is None:
                 return None
-            whole = in_pieces(piece.costs, table.costs, whole, local_batch, pieces, ways, sums)
-        return Entry(whole, table.summed_bytes)
+            cost = chunked_cost(
+                chunk_table.costs, table.costs, cost, local_batch, chunks, replicas, reductions
+            )
+        return CallPrice(cost, table.partial_gradient_bytes)
 
-    def table_of(self, name: str, word: Word, local_batch: int, pieces: int = 1) -> Table | None:
-        """Prices of a function, or of one of its pieces. One replica sends nothing to others: its
-        local form has fewer operators."""
-        key = self.key(name, word, local_batch, pieces)
+    def table(
+        self, name: str, model_axes: ModelAxes, local_batch: int, chunks: int = 1
+    ) -> FunctionPriceTable | None:
+        """Prices of a function, or of one of its chunks; cached.
+
+        A single replica is priced by itself: without communication its per-device function has
+        fewer operators.
+        """
+        key = self.table_key(name, model_axes, local_batch, chunks)
         if key not in self.tables:
-            batch = self.model.batch // self.experts_ways(word)
-            self.tables[key] = self.table(name, word, batch, *key[2:])
+            batch = self.model.batch // self.inner_batch_degree(model_axes)
+            self.tables[key] = self.build_table(name, model_axes, batch, *key[2:])
         return self.tables[key]
 
-    def key(self, name: str, word: Word, local_batch: int, pieces: int = 1) -> TableKey:
-        return name, word, local_batch * self.experts_ways(word) == self.model.batch, pieces
+    def table_key(
+        self, name: str, model_axes: ModelAxes, local_batch: int, chunks: int = 1
+    ) -> TableKey:
+        """Key of the table that prices this local batch."""
+        return (
+            name,
+            model_axes,
+            local_batch * self.inner_batch_degree(model_axes) == self.model.batch,
+            chunks,
+        )
 
     @staticmethod
-    def experts_ways(word: Word) -> int:
-        """Into how many parts axes inside a replica cut the batch."""
-        return prod(size for role, size in word if ROLES[role].batch)
+    def inner_batch_degree(model_axes: ModelAxes) -> int:
+        """Degree by which model axes (experts) split the batch."""
+        return prod(size for role, size in model_axes if ROLES[role].batch)
 
-    def variant(self, name: str, word: Word, local_batch: int, memory: Memory) -> Variant:
-        """What forward leaves for backward under a memory action."""
-        if memory not in PARTS:
+    def variant(
+        self, name: str, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
+    ) -> Variant:
+        """The values that forward saves for backward under a memory action."""
+        if memory not in SAVED_FRACTIONS:
             return variant(memory, ())
-        table = self.table_of(name, word, local_batch)
+        table = self.table(name, model_axes, local_batch)
         assert table is not None
-        key = self.key(name, word, local_batch), memory
-        if key not in self.selected:
-            self.selected[key] = select(table.costs, PARTS[memory])
-        return self.selected[key]
+        key = self.table_key(name, model_axes, local_batch), memory
+        if key not in self.saved_selection:
+            self.saved_selection[key] = select_saved(table.costs, SAVED_FRACTIONS[memory])
+        return self.saved_selection[key]
 
-    def saved(
-        self, sharding: Sharding, word: Word, local_batch: int, memory: Memory
+    def saved_values(
+        self, sharding: Sharding, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
     ) -> tuple[int, ...]:
-        """The values to save in the local form that is generated: the priced ones where the two forms
-        have the same operators."""
-        if memory not in PARTS:
+        """Values to save in the per-device function that is generated.
+
+        Those that were priced, if both functions have the same operators; else selected anew.
+        """
+        if memory not in SAVED_FRACTIONS:
             return ()
         name = sharding.function
-        table = self.table_of(name, word, local_batch)
-        variant = self.variant(name, word, local_batch, memory)
+        table = self.table(name, model_axes, local_batch)
+        saved = self.variant(name, model_axes, local_batch, memory)
         assert table is not None
-        assert isinstance(variant, tuple)
-        local = self.local(sharding)
-        if [op.target for op in local.ops] == [op.target for op in table.costs.locals[0].ops]:
-            return variant
-        pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
-        one = FunctionTable(pricer, (local, local), (local_batch, local_batch))
-        return select(one, PARTS[memory])
+        assert isinstance(saved, tuple)
+        local = self.local_function(sharding)
+        if [op.target for op in local.ops] == [
+            op.target for op in table.costs.local_functions[0].ops
+        ]:
+            return saved
+        pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.execution)
+        per_device_table = FunctionCostTable(pricer, (local, local), (local_batch, local_batch))
+        return select_saved(per_device_table, SAVED_FRACTIONS[memory])
 
-    def amounts(
-        self, name: str, word: Word, local_batch: int, memory: Memory
-    ) -> tuple[Piece, Piece]:
-        """What forward and backward of one call, which has a price, do and send."""
-        ways = self.model.batch // (local_batch * self.experts_ways(word))
-        pieces = DIVIDED.get(memory, 1)
-        table = self.table_of(name, word, local_batch, pieces)
+    def workloads(
+        self, name: str, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
+    ) -> tuple[CallWork, CallWork]:
+        """Kernels and communication of forward and of backward of one call that has a price."""
+        replicas = self.model.batch // (local_batch * self.inner_batch_degree(model_axes))
+        chunks = CHUNK_COUNTS.get(memory, 1)
+        table = self.table(name, model_axes, local_batch, chunks)
         assert table is not None
-        variant = self.variant(name, word, local_batch, memory)
-        forward, backward = table.costs.amounts(local_batch, variant, ways)
-        moved = table.costs.at(local_batch, variant, ways).leaves if memory in HOSTED else 0
-        return times(forward, pieces, moved), times(backward, pieces, moved)
+        variant = self.variant(name, model_axes, local_batch, memory)
+        forward, backward = table.costs.amounts(local_batch, variant, replicas)
+        copied_bytes = (
+            table.costs.at(local_batch, variant, replicas).all_saved_bytes
+            if memory in OFFLOADED
+            else 0
+        )
+        return repeated(forward, chunks, copied_bytes), repeated(backward, chunks, copied_bytes)
 
-    def division(self, sharding: Sharding, memory: Memory) -> Division:
-        """How a function runs in pieces, which has a price."""
+    def chunking(self, sharding: Sharding, memory: MemoryAction) -> Chunking:
+        """Chunked execution of a function that has a price for it."""
         function, axes = self.functions[sharding.function], self.flow.axes[sharding.function]
-        made = self.divider.pieces(function, sharding.form(axes), DIVIDED[memory])
-        assert made is not None
-        return made.division
+        chunked = self.chunker.chunk(function, sharding.bind(axes), CHUNK_COUNTS[memory])
+        assert chunked is not None
+        return chunked.chunking
 
-    def local(self, sharding: Sharding) -> Function:
-        """What one device computes of a function that is split so."""
+    def local_function(self, sharding: Sharding) -> Function:
+        """The per-device function of a sharding."""
         function = self.functions[sharding.function]
-        return sharding.form(self.flow.axes[function.name]).local(function)
+        return sharding.bind(self.flow.axes[function.name]).localize(function)
 
-    def makers(self, sharding: Sharding, values: tuple[int, ...]) -> tuple[str, ...]:
-        """What makes values of the local form: module and operator, for people."""
-        local, wanted = self.local(sharding), set(values)
-        made = [op for op in local.forward_ops if wanted & set(op.results)]
-        return tuple(dict.fromkeys(f"{op.scope} {op.target.split('.')[1]}".strip() for op in made))
+    def producers(self, sharding: Sharding, values: tuple[int, ...]) -> tuple[str, ...]:
+        """Module and operator that produce these values of the per-device function, for people."""
+        local, wanted = self.local_function(sharding), set(values)
+        operators = [op for op in local.forward_ops if wanted & set(op.results)]
+        return tuple(
+            dict.fromkeys(f"{op.scope} {op.target.split('.')[1]}".strip() for op in operators)
+        )
 
-    def even_batch(self, name: str) -> int:
-        """The most ways that every value of a function lets its batch be split."""
-        if name not in self.even:
+    def batch_divisor(self, name: str) -> int:
+        """The largest degree by which the batch dimension of every value of a function divides."""
+        if name not in self.batch_divisors:
             function, axes = self.functions[name], self.flow.axes[name]
             shards = ((v, self.flow.batch_shard(function, v)) for v in range(len(function.types)))
             sizes = [
                 axes.factors[v][shard[0]][shard[1]] for v, shard in shards if shard is not None
             ]
-            self.even[name] = gcd(*sizes) if sizes else self.model.batch
-        return self.even[name]
+            self.batch_divisors[name] = gcd(*sizes) if sizes else self.model.batch
+        return self.batch_divisors[name]
 
-    def table(
-        self, name: str, word: Word, batch: int, alone: bool, pieces: int = 1
-    ) -> Table | None:
-        """Prices for every batch from the local forms for two small ones, not of one sample where
-        that can be avoided: dimensions of size 1 walk no loop."""
+    def build_table(
+        self, name: str, model_axes: ModelAxes, batch: int, single_replica: bool, chunks: int = 1
+    ) -> FunctionPriceTable | None:
+        """Prices for every local batch, interpolated from two small batches.
+
+        Batches of one sample are avoided where possible: dimensions of size 1 walk no loop.
+        """
         function, axes = self.functions[name], self.flow.axes[name]
-        samples = self.divider.samples(function, pieces)
+        samples = self.chunker.samples_multiple(function, chunks)
         sizes = [n for n in range(samples, batch, samples) if batch % n == 0][:3]
-        sizes = [batch] if alone or not sizes else sizes[1:] if len(sizes) > 2 else sizes
-        found = []
+        sizes = [batch] if single_replica or not sizes else sizes[1:] if len(sizes) > 2 else sizes
+        forms = []
         for size in (sizes[0], sizes[-1]):
-            strategy = Strategy(((BATCH, batch // size), *word))
+            strategy = Strategy(((BATCH, batch // size), *model_axes))
             sharding = self.sharding(name, strategy, 1)
             if sharding is None:
                 return None
-            form = sharding.form(axes)
-            if pieces == 1:
-                found.append((form.local(function), sharding))
+            form = sharding.bind(axes)
+            if chunks == 1:
+                forms.append((form.localize(function), sharding))
                 continue
-            made = self.divider.pieces(function, form, pieces)
-            if made is None:
+            chunked = self.chunker.chunk(function, form, chunks)
+            if chunked is None:
                 return None
-            found.append((made.local, sharding))
-        local, sharding = found[0]
-        pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.practice)
-        costs = FunctionTable(pricer, (local, found[1][0]), (sizes[0], sizes[-1]))
-        summed = {
+            forms.append((chunked.local, sharding))
+        local, sharding = forms[0]
+        pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.execution)
+        costs = FunctionCostTable(pricer, (local, forms[1][0]), (sizes[0], sizes[-1]))
+        partial_gradient_bytes = {
             axis.name: sum(
-                local.types[mine.value].bytes
-                for mine, layout in zip(local.inputs, sharding.boundary.gradients, strict=True)
-                if mine.kind == "parameter" and layout is not None and layout[i] == PARTIAL
+                local.types[input_.value].bytes
+                for input_, layout in zip(local.inputs, sharding.boundary.gradients, strict=True)
+                if input_.kind == "parameter" and layout is not None and layout[i] == PARTIAL
             )
             for i, axis in enumerate(sharding.mesh.axes)
             if axis.name not in (BATCH, MICRO) and axis.size > 1
         }
-        return Table(costs, summed)
+        return FunctionPriceTable(costs, partial_gradient_bytes)
 
-    def in_time(self, name: str) -> bool:
+    def micro_batchable(self, name: str) -> bool:
         """Whether a function can run on micro-batches: nothing in it mixes their samples."""
-        if name not in self.timed:
+        if name not in self.micro_batchable_functions:
             sharding = self.sharding(name, Strategy(()), 2)
-            self.timed[name] = sharding is not None
+            self.micro_batchable_functions[name] = sharding is not None
             if sharding is not None:
                 function, axes = self.functions[name], self.flow.axes[name]
                 try:
                     localize(function, axes, sharding.mesh, sharding.choices, sharding.boundary)
                 except UnreachableLayout:
-                    self.timed[name] = False
-        return self.timed[name]
+                    self.micro_batchable_functions[name] = False
+        return self.micro_batchable_functions[name]
 
     def sharding(self, name: str, strategy: Strategy, micro_batches: int) -> Sharding | None:
-        """The split of a function under a strategy and a number of micro-batches."""
+        """Sharding of a function under a strategy, for micro-batches; None where there is none."""
         function, axes = self.functions[name], self.flow.axes[name]
-        solved = self.splits(strategy.searched)
-        if solved is None:
+        searched = self.axis_shardings(strategy.searched_axes)
+        if searched is None:
             return None
         per_axis, mesh_axes = [], []
         for role, size in ((MICRO, micro_batches), *strategy.axes):
-            kind = ROLES.get(role)
-            if kind is not None and kind.stages:
+            role_info = ROLES.get(role)
+            if role_info is not None and role_info.stages:
                 continue
             mesh_axes.append(Axis(role, size))
-            if role in solved[name]:
-                per_axis.append(solved[name][role])
-            elif kind is None or kind.batch:
-                apart = kind is not None and kind.experts
-                per_axis.append(self.experts[name] if apart else self.batch[name])
+            if role in searched[name]:
+                per_axis.append(searched[name][role])
+            elif role_info is None or role_info.batch:
+                experts = role_info is not None and role_info.experts
+                per_axis.append(
+                    self.expert_shardings[name] if experts else self.batch_shardings[name]
+                )
             else:
-                per_axis.append(whole(function))
+                per_axis.append(replicated(function))
         mesh = Mesh(tuple(mesh_axes))
-        boundary = join(per_axis)
+        boundary = boundary_of(per_axis)
         layouts = zip(
             (*(i.value for i in function.inputs), *(o.value for o in function.outputs)),
             (*boundary.inputs, *boundary.outputs),
             strict=True,
         )
-        if not all(fits(axes.factors[v], layout, mesh) for v, layout in layouts):
+        if not all(divides_evenly(axes.factors[v], layout, mesh) for v, layout in layouts):
             return None
         choices: Choices = tuple(zip(*(a.choices for a in per_axis), strict=True))
         return Sharding(name, strategy, mesh, choices, boundary)
 
 
-def join(per_axis: list[AxisSharding]) -> Boundary:
-    """Layouts at the boundary from the states along every axis."""
+def boundary_of(per_axis: list[AxisSharding]) -> Boundary:
+    """Layouts at the boundary from the placements along every axis."""
 
     def layouts(field: str) -> tuple:  # type: ignore[type-arg]
         columns = zip(*(getattr(a, field) for a in per_axis), strict=True)

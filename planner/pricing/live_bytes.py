@@ -1,7 +1,7 @@
-"""What waits while each call of a stage runs: the moments among which its peak is.
+"""Bytes live while each call of a stage runs: the points in time among which its peak lies.
 
 forward     ▁▂▃▄▅▆   values wait for backward, or for the calls that read them
-backward    ▆▅▄▃▂▁   they go as they are read; gradients of weights stay
+backward    ▆▅▄▃▂▁   values are freed once read; gradients of weights stay
 """
 
 from __future__ import annotations
@@ -14,131 +14,150 @@ from msgspec.structs import astuple
 
 from ...cost_model.operators.function_cost import FunctionCost
 from ...ir.model import Call
-from ...ir.plan.workload import Moment, Phase
+from ...ir.plan.workload import PeakPoint, Phase
 
 
 class _Value:
-    """A value between calls: its bytes and its gradient's, and the places of the calls that make it
-    (-1: the stage before), read it last, give it a gradient first, and save it first, if any does."""
+    """A value between calls: its bytes, its gradient's bytes, and the positions of its uses.
 
-    __slots__ = ("born", "bytes", "gradient", "last", "pulled", "saver")
+    `born`: the call that produces it (-1: an earlier stage); `last`: its last reader; `pulled`: the
+    first call whose backward adds to its gradient; `saver`: the first call that saves it.
+    """
+
+    __slots__ = ("born", "bytes", "gradient", "last", "gradient_first", "saver")
 
     def __init__(self, size: int, born: int, never: int) -> None:
         self.bytes, self.born, self.gradient = size, born, 0
-        self.last, self.pulled, self.saver = born, born, never
+        self.last, self.gradient_first, self.saver = born, born, never
 
 
-def moments(
+def peak_points(
     calls: Sequence[Call],
     costs: Sequence[FunctionCost],
     trained: Sequence[int],
-    early: Set[str],
-    hide: bool,
-) -> tuple[Moment, ...]:
-    """Forward and backward of every call of a stage, in order; where many equal calls follow one
-    another bytes grow evenly, and the ends say all. `trained`: bytes of weights of every call that get
-    gradients; `early` values wait with the batch; copies to host memory `hide` behind other calls."""
-    number = len(calls)
-    saved, read, pulled = ([0] * (number + 1) for _ in range(3))
-    for value in _values(calls, costs, early):
-        _add(saved, value.saver, number, value.bytes)
-        last = (
-            number - 1 if value.born < 0 else value.last
-        )  # the stage before's are held to the end
-        _add(read, value.born + 1, min(last + 1, value.saver), value.bytes)
-        _add(pulled, max(value.born, 0), value.pulled, value.gradient)
-    for at, cost in enumerate(costs):
-        saved[at] += cost.saved_bytes
-    saved, read, pulled = (list(accumulate(line)) for line in (saved, read, pulled))
-    summed = list(accumulate(reversed(trained), initial=0))[::-1]
+    batch_only: Set[str],
+    copies_hide: bool,
+) -> tuple[PeakPoint, ...]:
+    """Peak points of forward and backward of every call of a stage, without dominated ones.
+
+    Between equal neighbouring calls bytes grow evenly, so only the ends of such a run are counted.
+    `trained`: bytes of each call's weights that get gradients; `batch_only`: names of values that
+    stay with the batch; `copies_hide`: whether copies to host memory overlap with other calls.
+    """
+    count = len(calls)
+    saved, readable, gradients = ([0] * (count + 1) for _ in range(3))
+    for value in _values(calls, costs, batch_only):
+        _add_range(saved, value.saver, count, value.bytes)
+        last_position = (
+            count - 1 if value.born < 0 else value.last
+        )  # an earlier stage's values are live to the end
+        _add_range(readable, value.born + 1, min(last_position + 1, value.saver), value.bytes)
+        _add_range(gradients, max(value.born, 0), value.gradient_first, value.gradient)
+    for position, cost in enumerate(costs):
+        saved[position] += cost.saved_bytes
+    saved, readable, gradients = (
+        list(accumulate(deltas)) for deltas in (saved, readable, gradients)
+    )
+    reduced_bytes = list(accumulate(reversed(trained), initial=0))[::-1]
     return _undominated(
-        moment
-        for at in _ends(costs)
-        for moment in _of(
-            costs[at],
-            trained[at],
-            summed[at + 1],
-            saved[at],
-            read[at],
-            pulled[at],
-            saved[at - 1] if at else 0,
-            _on_their_way(costs, at) if hide else (0, 0),
+        point
+        for position in _run_ends(costs)
+        for point in _call_points(
+            costs[position],
+            trained[position],
+            reduced_bytes[position + 1],
+            saved[position],
+            readable[position],
+            gradients[position],
+            saved[position - 1] if position else 0,
+            _host_copy_bytes(costs, position) if copies_hide else (0, 0),
         )
     )
 
 
-def _on_their_way(costs: Sequence[FunctionCost], at: int) -> tuple[int, int]:
-    """Bytes of other calls that go to host memory while one runs forward, and that come back while it
-    runs backward: those of the call before, and, beside the last call, of that itself."""
-    before = costs[at - 1].host_bytes
-    leaving = costs[at].host_bytes if at + 1 == len(costs) else 0
-    return before, leaving + (before if at else 0)
+def _host_copy_bytes(costs: Sequence[FunctionCost], position: int) -> tuple[int, int]:
+    """Bytes of other calls copied to host during this call's forward, and back during its backward.
+
+    Those of the previous call; the last call also waits for its own.
+    """
+    previous = costs[position - 1].host_bytes
+    leaving = costs[position].host_bytes if position + 1 == len(costs) else 0
+    return previous, leaving + (previous if position else 0)
 
 
-def _undominated(found: Iterable[Moment]) -> tuple[Moment, ...]:
-    """Moments of which no other of their phase has as much of everything."""
-    kept: dict[Phase, dict[tuple[int, ...], Moment]] = {}
-    for moment in sorted(found, key=astuple, reverse=True):
-        own, amounts = kept.setdefault(moment.phase, {}), astuple(moment)[1:]
-        if not any(all(map(ge, more, amounts)) for more in own):
-            own[amounts] = moment
-    return tuple(moment for own in kept.values() for moment in own.values())
+def _undominated(points: Iterable[PeakPoint]) -> tuple[PeakPoint, ...]:
+    """Peak points that no other of their phase exceeds in every amount."""
+    undominated: dict[Phase, dict[tuple[int, ...], PeakPoint]] = {}
+    for point in sorted(points, key=astuple, reverse=True):
+        of_phase, amounts = undominated.setdefault(point.phase, {}), astuple(point)[1:]
+        if not any(all(map(ge, more, amounts)) for more in of_phase):
+            of_phase[amounts] = point
+    return tuple(point for of_phase in undominated.values() for point in of_phase.values())
 
 
-def _of(
+def _call_points(
     cost: FunctionCost,
     trained: int,
-    summed: int,
+    reduced: int,
     saved: int,
     read: int,
-    pulled: int,
-    before: int,
-    on_their_way: tuple[int, int],
-) -> Iterator[Moment]:
-    held, biggest = cost.held_bytes, cost.biggest_bytes
-    there, back = (
-        piece.peak_bytes + more
-        for piece, more in zip((cost.forward, cost.backward), on_their_way, strict=True)
+    gradients: int,
+    saved_before: int,
+    host_copies: tuple[int, int],
+) -> Iterator[PeakPoint]:
+    """Peak points of one call: forward, backward, and accumulation of its gradients."""
+    weights, largest = cost.state_tensor_bytes, cost.largest_state_tensor_bytes
+    forward_bytes, backward_bytes = (
+        half.peak_bytes + copied
+        for half, copied in zip((cost.forward, cost.backward), host_copies, strict=True)
     )
-    yield Moment("forward", saved + read, there, 0, held, biggest)
-    yield Moment("backward", saved + pulled, back, summed, held, biggest)
-    given = trained + sum(cost.ends[1])
-    yield Moment("accumulate", before + pulled, given, summed, held, biggest)
+    yield PeakPoint("forward", saved + read, forward_bytes, 0, weights, largest)
+    yield PeakPoint("backward", saved + gradients, backward_bytes, reduced, weights, largest)
+    gradient_bytes = trained + sum(cost.boundary_bytes[1])
+    yield PeakPoint(
+        "accumulate", saved_before + gradients, gradient_bytes, reduced, weights, largest
+    )
 
 
-def _values(calls: Sequence[Call], costs: Sequence[FunctionCost], early: Set[str]) -> list[_Value]:
-    """The values between calls."""
-    found: dict[str, _Value] = {}
-    for at, (call, cost) in enumerate(zip(calls, costs, strict=True)):
-        sizes, gradients, made = cost.ends
-        ends = zip(call.arguments, sizes, gradients, cost.saved_arguments, strict=True)
-        for name, size, gradient, kept in ends:
-            if name in early:
+def _values(
+    calls: Sequence[Call], costs: Sequence[FunctionCost], batch_only: Set[str]
+) -> list[_Value]:
+    """Values that cross calls of the stage, batch-only ones excepted."""
+    values: dict[str, _Value] = {}
+    for position, (call, cost) in enumerate(zip(calls, costs, strict=True)):
+        sizes, gradients, result_sizes = cost.boundary_bytes
+        arguments = zip(call.arguments, sizes, gradients, cost.saved_arguments, strict=True)
+        for name, size, gradient, saved in arguments:
+            if name in batch_only:
                 continue
-            value = found.setdefault(name, _Value(size, -1, len(calls)))
-            value.last = at
+            value = values.setdefault(name, _Value(size, -1, len(calls)))
+            value.last = position
             if gradient:
-                value.gradient, value.pulled = gradient, at
-            if kept:
-                value.saver = min(value.saver, at)
-        for name, size, kept in zip(call.results, made, cost.saved_results, strict=True):
-            value = found[name] = _Value(size, at, len(calls))
-            if kept:
-                value.saver = at
-    return list(found.values())
+                value.gradient, value.gradient_first = gradient, position
+            if saved:
+                value.saver = min(value.saver, position)
+        for name, size, saved in zip(call.results, result_sizes, cost.saved_results, strict=True):
+            value = values[name] = _Value(size, position, len(calls))
+            if saved:
+                value.saver = position
+    return list(values.values())
 
 
-def _add(line: list[int], first: int, end: int, amount: int) -> None:
-    """`amount` more from one place up to, not at, another."""
+def _add_range(deltas: list[int], first: int, end: int, amount: int) -> None:
+    """Add `amount` to positions `first` to `end - 1` of a difference array."""
     if first < end:
-        line[first] += amount
-        line[end] -= amount
+        deltas[first] += amount
+        deltas[end] -= amount
 
 
-def _ends(costs: Sequence[FunctionCost]) -> Iterator[int]:
-    """Places that have not equal calls on both sides, nor at two places on either."""
-    number = len(costs)
-    for at in range(number):
-        near = range(at - 2, at + 3)
-        if near[0] < 0 or near[-1] >= number or any(costs[i] is not costs[at] for i in near):
-            yield at
+def _run_ends(costs: Sequence[FunctionCost]) -> Iterator[int]:
+    """Positions less than two away from the end of a run of equal calls."""
+    count = len(costs)
+    for position in range(count):
+        neighbours = range(position - 2, position + 3)
+        if (
+            neighbours[0] < 0
+            or neighbours[-1] >= count
+            or any(costs[i] is not costs[position] for i in neighbours)
+        ):
+            yield position

@@ -1,111 +1,133 @@
-"""Seconds that values take between calls of different strategies, forth and their gradients back."""
+"""Seconds to reshard values between calls of different strategies, forward and backward."""
 
 from __future__ import annotations
 
 from ...cost_model.communication.collective import collective_seconds
 from ...ir.layout import Layout, local_type
-from ...ir.lowering.common_mesh import Passage, grid, lying, passage
+from ...ir.lowering.common_mesh import Resharding, common_mesh, resharding, tensor_layout
 from ...ir.lowering.localize import MICRO
 from ...ir.mesh import Axis, Mesh
 from ...ir.plan.strategy import Strategy
 from ..candidate import Decision
-from .function_prices import Entries
+from .function_prices import FunctionPrices
 
-End = tuple[int, int, Strategy]  # call, position among its results or arguments, strategy
+Endpoint = tuple[int, int, Strategy]  # call, position among its results or arguments, strategy
 
 
-class Passages:
-    """Prices passages between the calls of a model, each once."""
+class ReshardPrices:
+    """Prices reshardings between the calls of a model, each one once."""
 
-    def __init__(self, entries: Entries) -> None:
-        self.entries, self.model = entries, entries.model
-        self.makers = {
+    def __init__(self, function_prices: FunctionPrices) -> None:
+        self.function_prices, self.model = function_prices, function_prices.model
+        self.producers = {
             name: (number, position)
             for number, call in enumerate(self.model.calls)
             for position, name in enumerate(call.results)
         }
-        self.priced: dict[tuple[End, End, Mesh], float | None] = {}
+        self.known: dict[tuple[Endpoint, Endpoint, Mesh], float | None] = {}
 
     def seconds(self, decisions: tuple[Decision, ...], micro_batches: int) -> list[float] | None:
-        """Per call, the seconds per micro-batch to bring its arguments and to return their
-        gradients; None where something cannot pass."""
-        spent = [0.0] * len(self.model.calls)
+        """Seconds per micro-batch and call to reshard its arguments and return their gradients.
+
+        None where no common mesh or no sequence of collectives exists.
+        """
+        seconds_per_call = [0.0] * len(self.model.calls)
         if len({d.strategy for d in decisions}) == 1:
-            return spent
-        between = grid([d.strategy.mesh for d in decisions])
-        if between is None:
+            return seconds_per_call
+        common = common_mesh([d.strategy.mesh for d in decisions])
+        if common is None:
             return None
-        onto = Mesh((Axis(MICRO, micro_batches), *between.axes))
-        of = [d.strategy for d in decisions for _ in range(d.first, d.last)]
+        shared_mesh = Mesh((Axis(MICRO, micro_batches), *common.axes))
+        strategy_of = [d.strategy for d in decisions for _ in range(d.first, d.last)]
         for number, call in enumerate(self.model.calls):
             for position, name in enumerate(call.arguments):
-                maker, place = self.makers.get(name, (None, 0))
-                if maker is None or of[maker] == of[number]:
+                producer, result = self.producers.get(name, (None, 0))
+                if producer is None or strategy_of[producer] == strategy_of[number]:
                     continue
-                found = self.price((maker, place, of[maker]), (number, position, of[number]), onto)
-                if found is None:
+                seconds = self.price(
+                    (producer, result, strategy_of[producer]),
+                    (number, position, strategy_of[number]),
+                    shared_mesh,
+                )
+                if seconds is None:
                     return None
-                spent[number] += found
-        return spent
+                seconds_per_call[number] += seconds
+        return seconds_per_call
 
-    def price(self, source: End, target: End, onto: Mesh) -> float | None:
+    def price(self, source: Endpoint, target: Endpoint, shared_mesh: Mesh) -> float | None:
+        """Cached `reshard_seconds`: equal for endpoints of the same functions and strategies."""
         calls = self.model.calls
-        ends = tuple((calls[c].function, p, s) for c, p, s in (source, target))
-        key = (*ends, onto)
-        if key not in self.priced:  # type: ignore[comparison-overlap]
-            self.priced[key] = self.way(source, target, onto)  # type: ignore[index]
-        return self.priced[key]  # type: ignore[index]
+        endpoints = tuple((calls[c].function, p, s) for c, p, s in (source, target))
+        key = (*endpoints, shared_mesh)
+        if key not in self.known:  # type: ignore[comparison-overlap]
+            self.known[key] = self.reshard_seconds(source, target, shared_mesh)  # type: ignore[index]
+        return self.known[key]  # type: ignore[index]
 
-    def way(self, source: End, target: End, onto: Mesh) -> float | None:
-        micro_batches = onto.axes[0].size
-        model, functions, axes = self.model, self.entries.functions, self.entries.flow.axes
-        made, taken = (functions[model.calls[end[0]].function] for end in (source, target))
-        splits = [
-            self.entries.sharding(
-                model.calls[call].function, strategy, 1 if call in model.once() else micro_batches
+    def reshard_seconds(
+        self, source: Endpoint, target: Endpoint, shared_mesh: Mesh
+    ) -> float | None:
+        """Seconds to reshard a value from its producer to its consumer, and its gradient back."""
+        micro_batches = shared_mesh.axes[0].size
+        model, functions, axes = (
+            self.model,
+            self.function_prices.functions,
+            self.function_prices.flow.axes,
+        )
+        producer, consumer = (functions[model.calls[end[0]].function] for end in (source, target))
+        shardings = [
+            self.function_prices.sharding(
+                model.calls[call].function,
+                strategy,
+                1 if call in model.batch_only_calls() else micro_batches,
             )
             for call, _, strategy in (source, target)
         ]
-        if splits[0] is None or splits[1] is None:
+        if shardings[0] is None or shardings[1] is None:
             return None
-        output, item = made.outputs[source[1]], taken.activations()[target[1]]
-        index = taken.inputs.index(item)
+        output, argument = producer.outputs[source[1]], consumer.activations()[target[1]]
+        index = consumer.inputs.index(argument)
 
-        def on(side: int, value: int, layout: Layout):  # type: ignore[no-untyped-def]
-            sharding = splits[side]
+        def placed(endpoint: int, value: int, layout: Layout):  # type: ignore[no-untyped-def]
+            sharding = shardings[endpoint]
             assert sharding is not None
-            function = (made, taken)[side]
-            return lying(value, layout, function, axes[function.name], sharding.mesh, onto)
+            function = (producer, consumer)[endpoint]
+            return tensor_layout(
+                value, layout, function, axes[function.name], sharding.mesh, shared_mesh
+            )
 
-        ways = [
-            passage(
-                on(0, output.value, splits[0].boundary.outputs[source[1]]),
-                on(1, item.value, splits[1].boundary.inputs[index]),
-                onto,
+        reshardings = [
+            resharding(
+                placed(0, output.value, shardings[0].boundary.outputs[source[1]]),
+                placed(1, argument.value, shardings[1].boundary.inputs[index]),
+                shared_mesh,
             )
         ]
-        tangent = splits[0].boundary.tangents[source[1]]
-        gradient = splits[1].boundary.gradients[index]
-        if output.tangent is not None and item.gradient is not None:
+        tangent = shardings[0].boundary.tangents[source[1]]
+        gradient = shardings[1].boundary.gradients[index]
+        if output.tangent is not None and argument.gradient is not None:
             assert tangent is not None
             assert gradient is not None
-            ways.append(
-                passage(on(1, item.gradient, gradient), on(0, output.tangent, tangent), onto)
+            reshardings.append(
+                resharding(
+                    placed(1, argument.gradient, gradient),
+                    placed(0, output.tangent, tangent),
+                    shared_mesh,
+                )
             )
-        if None in ways:
+        if None in reshardings:
             return None
-        return sum(self.steps(way, onto) for way in ways if way is not None)
+        return sum(self.collective_seconds_of(r, shared_mesh) for r in reshardings if r is not None)
 
-    def steps(self, way: Passage, onto: Mesh) -> float:
-        """Seconds of a passage: collectives on the whole of which every rank ends with a piece."""
+    def collective_seconds_of(self, resharding: Resharding, shared_mesh: Mesh) -> float:
+        """Seconds of the collectives of one resharding; slicing and scaling are free."""
         total = 0.0
-        for step in way.steps:
+        for step in resharding.steps:
             if step.kind in ("cut", "share"):
                 continue
-            whole = step.before if step.kind != "all_gather" else step.after
-            amount = local_type(way.type, way.factors, whole, onto).bytes
-            size, stride = onto.axes[step.axis].size, onto.stride(step.axis)
+            full = step.before if step.kind != "all_gather" else step.after
+            amount = local_type(resharding.type, resharding.factors, full, shared_mesh).bytes
+            size, stride = shared_mesh.axes[step.axis].size, shared_mesh.stride(step.axis)
             total += float(
-                collective_seconds(step.kind, amount, size, stride, self.entries.cluster)
+                collective_seconds(step.kind, amount, size, stride, self.function_prices.cluster)
             )
         return total

@@ -1,4 +1,4 @@
-"""Boundaries of pipeline stages in a chain of calls."""
+"""Partition of a chain of calls into contiguous pipeline stages."""
 
 from __future__ import annotations
 
@@ -11,45 +11,67 @@ CLOSE = 1e-4  # of the slowest stage: times are known less well
 
 
 def even(repeated: list[bool], stages: int) -> list[int] | None:
-    """Boundaries of stages with equally many repeated calls, or one less; others stay with the first
-    or the last."""
-    places = [i for i, again in enumerate(repeated) if again]
-    if stages > len(places):
+    """Boundaries of stages whose numbers of repeated calls differ by at most one.
+
+    Other calls go to the first or the last stage. None with fewer repeated calls than stages.
+    """
+    repeated_positions = [i for i, is_repeated in enumerate(repeated) if is_repeated]
+    if stages > len(repeated_positions):
         return None
-    return [0, *(places[len(places) * s // stages] for s in range(1, stages)), len(repeated)]
+    return [
+        0,
+        *(repeated_positions[len(repeated_positions) * s // stages] for s in range(1, stages)),
+        len(repeated),
+    ]
 
 
 def partition(seconds: Sequence[float], stages: int) -> list[int] | None:
-    """Boundaries of contiguous stages with the smallest slowest stage, each with some work."""
-    working = [i for i, s in enumerate(seconds) if s > 0]
-    if stages > len(working):
+    """Boundaries of contiguous stages that minimise the slowest stage's seconds, to 1e-4.
+
+    None with fewer calls that take time than stages. Bisects the bound of a greedy partition.
+    """
+    positions_with_work = [i for i, s in enumerate(seconds) if s > 0]
+    if stages > len(positions_with_work):
         return None
-    ends = list(accumulate(seconds, initial=0.0))
-    low = max(max(seconds), ends[-1] / stages)
-    high = min(ends[-1], ends[-1] / stages + max(seconds))  # greedy stages are never slower
-    best = _cut(ends, working, stages, high) or _cut(ends, working, stages, ends[-1])
+    prefix_seconds = list(accumulate(seconds, initial=0.0))
+    low = max(max(seconds), prefix_seconds[-1] / stages)
+    high = min(
+        prefix_seconds[-1], prefix_seconds[-1] / stages + max(seconds)
+    )  # greedy stages are never slower
+    best = _greedy_bounds(prefix_seconds, positions_with_work, stages, high) or _greedy_bounds(
+        prefix_seconds, positions_with_work, stages, prefix_seconds[-1]
+    )
     while high - low > CLOSE * high:
         middle = (low + high) / 2
-        found = _cut(ends, working, stages, middle)
-        if found is None:
+        bounds = _greedy_bounds(prefix_seconds, positions_with_work, stages, middle)
+        if bounds is None:
             low = middle
         else:
-            best, slowest = found, max(ends[b] - ends[a] for a, b in pairwise(found))
+            best, slowest = (
+                bounds,
+                max(prefix_seconds[b] - prefix_seconds[a] for a, b in pairwise(bounds)),
+            )
             high = min(middle, slowest)
     return best
 
 
-def _cut(ends: list[float], working: list[int], stages: int, limit: float) -> list[int] | None:
-    """Greedy stages of at most `limit`; later stages always keep at least one call each. `ends`: the
-    seconds before every call, and of all."""
+def _greedy_bounds(
+    prefix_seconds: list[float], positions_with_work: list[int], stages: int, limit: float
+) -> list[int] | None:
+    """Greedy stages of at most `limit` seconds; each later stage keeps at least one call with work.
+
+    `prefix_seconds`: seconds before every call, and of all calls.
+    """
     bounds = [0]
     for later in range(stages - 1, 0, -1):
-        room = ends[bounds[-1]] + limit * (1 + ROUNDING)
-        end = min(bisect_right(ends, room) - 1, working[-later])
+        limit_from_start = prefix_seconds[bounds[-1]] + limit * (1 + ROUNDING)
+        end = min(bisect_right(prefix_seconds, limit_from_start) - 1, positions_with_work[-later])
         # calls without work stay with the stage before them
-        if ends[end] <= ends[bounds[-1]]:
+        if prefix_seconds[end] <= prefix_seconds[bounds[-1]]:
             return None
         bounds.append(end)
     return (
-        [*bounds, len(ends) - 1] if ends[-1] - ends[bounds[-1]] <= limit * (1 + ROUNDING) else None
+        [*bounds, len(prefix_seconds) - 1]
+        if prefix_seconds[-1] - prefix_seconds[bounds[-1]] <= limit * (1 + ROUNDING)
+        else None
     )

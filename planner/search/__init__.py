@@ -1,1 +1,1 @@
-"""The search over strategies and what comes of it: a plan, a front, or the reason why nothing fits."""
+"""The search over strategies and its outcome: a plan, a Pareto front, or why nothing fits."""

@@ -1,4 +1,4 @@
-"""The search: every candidate of the space, priced as it is met, until it is done or stopped."""
+"""The search: prices candidates of the space until all are priced or time is up."""
 
 from __future__ import annotations
 
@@ -13,188 +13,213 @@ from ...ir.errors import UsageError
 from ...ir.model import Model
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.tensor import ITEM_BYTES
-from ..activations.ladder import ends, further
+from ..activations.ladder import base_actions, memory_saving_candidates
 from ..candidate import Candidate, Decision
-from ..compression.activations import Activations
-from ..compression.collectives import Compressor
-from ..compression.optimizers import allowed
-from ..compression.optimizers import check as check_leader
-from ..deadline import Clock
-from ..layers.mix import Mixture, fastest, groups
+from ..compression.activations import ActivationCompressor
+from ..compression.collectives import CollectiveCompressor
+from ..compression.optimizers import allowed_roles
+from ..compression.optimizers import check_strategies as check_optimizer
+from ..deadline import Deadline
+from ..layers.mix import LayerMix, fastest, groups
 from ..options import PlanOptions, optimizer_states
-from ..pins import decisions, pinned
-from ..pricing.candidate_pricer import Evaluator
-from ..pricing.function_prices import Entries
-from ..strategy_space import Word, divisors, families, strategies, with_experts
+from ..pins import pin_per_call, pinned_decisions
+from ..pricing.candidate_pricer import CandidatePricer
+from ..pricing.function_prices import FunctionPrices
+from ..strategy_space import ModelAxes, axis_families, divisors, strategies, with_experts
 
-BLENDED = 40  # groups at most
-SLOW = 1.25  # times as long as the best: more is not among the next best
-LARGE = 1024  # devices: the widest axes first, so that little of the rest is near the best
-PATIENCE = 2  # sizes of an axis that help no more
-MOST_PIECES = 8  # per stage: bubbles shrink as their inverse, while sends and code grow with them
+MOST_MIXES = 40  # groups of candidates, at most
+SLOW_FACTOR = 1.25  # times the best step: slower candidates are not among the runners-up
+LARGE_CLUSTER = 1024  # devices: price the widest axes first, so that most others are skipped
+PATIENCE = 2  # sizes of an axis in a row that do not help
+MOST_CHUNKS = 8  # per stage: bubbles shrink as their inverse, while sends and code grow with them
 
 
-class Space:
-    """The candidates of a model on a cluster, priced as they are met."""
+class SearchSpace:
+    """The candidates of a model on a cluster, priced one after the other."""
 
-    def __init__(self, evaluator: Evaluator, options: PlanOptions, budget: int) -> None:
-        self.evaluator, self.options, self.budget = evaluator, options, budget
-        self.cluster = evaluator.cluster
-        entries = evaluator.entries
-        check_leader((pin.strategy for pin in options.pins), options.optimizer, options.compress)
-        useful = allowed(options.roles, options.optimizer)
-        useful = {r for r in useful if entries.has_experts or not ROLES[r].experts}
-        useful = {r for r in useful if entries.has_tokens or not ROLES[r].sequence}
-        self.roles = tuple(r for r in ROLES if r in useful)
-        self.stages = sum(entries.functions[c.function].differentiable for c in evaluator.calls)
-        self.found: list[Candidate] = []
-        self.seconds: dict[Word, float] = {}  # of the fastest that fits
-        self.best = inf  # seconds of the fastest that fits, as far as it is known
-        self.bound = inf  # seconds that no blend is below
-        self.slow = SLOW
-        self.clock = Clock(options.time_limit_seconds)
+    def __init__(
+        self, pricer: CandidatePricer, options: PlanOptions, memory_limit_bytes: int
+    ) -> None:
+        self.pricer, self.options, self.memory_limit_bytes = pricer, options, memory_limit_bytes
+        self.cluster = pricer.cluster
+        function_prices = pricer.function_prices
+        check_optimizer((pin.strategy for pin in options.pins), options.optimizer, options.compress)
+        usable_roles = allowed_roles(options.roles, options.optimizer)
+        usable_roles = {
+            r for r in usable_roles if function_prices.has_experts or not ROLES[r].experts
+        }
+        usable_roles = {
+            r for r in usable_roles if function_prices.has_tokens or not ROLES[r].sequence
+        }
+        self.roles = tuple(r for r in ROLES if r in usable_roles)
+        self.stages = sum(
+            function_prices.functions[c.function].differentiable for c in pricer.calls
+        )
+        self.candidates: list[Candidate] = []
+        self.seconds_by_axes: dict[ModelAxes, float] = {}  # of the fastest that fits
+        self.best_seconds = inf  # seconds of the fastest so far that fits
+        self.mix_lower_bound = inf  # seconds that no layer-wise mix is below
+        self.slow_factor = SLOW_FACTOR
+        self.deadline = Deadline(options.time_limit_seconds)
 
     @staticmethod
-    def of(model: Model, cluster: Cluster, options: PlanOptions) -> Space:
-        """The space that options span."""
+    def create(model: Model, cluster: Cluster, options: PlanOptions) -> SearchSpace:
+        """The space that these options allow; raises UsageError for invalid options."""
         options.check()
         item = _item_bytes(model)
         optimizer = optimizer_states(options.optimizer, item < 4, item)
-        compressor = Compressor(options.compress, options.quality, options.optimizer)
-        activations = Activations(options.compress, options.quality)
-        entries = Entries(model, cluster, activations=activations)
-        evaluator = Evaluator(entries, model.batch, optimizer, compressor)
-        return Space(evaluator, options, options.memory_bytes or cluster.device.memory_bytes)
+        compressor = CollectiveCompressor(options.compress, options.quality, options.optimizer)
+        activations = ActivationCompressor(options.compress, options.quality)
+        function_prices = FunctionPrices(model, cluster, activations=activations)
+        pricer = CandidatePricer(function_prices, model.batch, optimizer, compressor)
+        return SearchSpace(pricer, options, options.memory_bytes or cluster.device.memory_bytes)
 
-    def again(self, cluster: Cluster | None = None, **changes: Any) -> Space:
-        """The space of the same model under other options, or on another cluster."""
+    def with_options(self, cluster: Cluster | None = None, **changes: Any) -> SearchSpace:
+        """The space of the same model under changed options, or on another cluster."""
         options = replace(self.options, **changes)
         if cluster is None or cluster == self.cluster:
-            budget = options.memory_bytes or self.cluster.device.memory_bytes
-            return Space(self.evaluator, options, budget)
-        return Space.of(self.evaluator.model, cluster, options)
+            memory_limit_bytes = options.memory_bytes or self.cluster.device.memory_bytes
+            return SearchSpace(self.pricer, options, memory_limit_bytes)
+        return SearchSpace.create(self.pricer.model, cluster, options)
 
     def fitting(self) -> list[Candidate]:
-        return [c for c in self.found if c.peak_bytes <= self.budget]
+        """Candidates within the memory limit."""
+        return [c for c in self.candidates if c.peak_bytes <= self.memory_limit_bytes]
 
-    def order(self, candidate: Candidate) -> tuple[bool, float, int, str, int, int, str]:
-        """What fits first, faster first; equal times: less memory, then a fixed order."""
+    def sort_key(self, candidate: Candidate) -> tuple[bool, float, int, str, int, int, str]:
+        """Fitting candidates first, then faster ones; ties by less memory, then a fixed order."""
         return (
-            candidate.peak_bytes > self.budget,
+            candidate.peak_bytes > self.memory_limit_bytes,
             candidate.step_seconds,
             candidate.peak_bytes,
-            candidate.word,
+            candidate.strategy_text,
             candidate.micro_batches,
             candidate.chunks,
-            candidate.memory,
+            candidate.memory_text,
         )
 
     def run(self) -> list[Candidate]:
-        """Every candidate of the space that the model can be split into, or those met in time.
-        An interrupt (Ctrl-C) ends the search as a limit does."""
+        """Price the candidates of the space, as many as time allows.
+
+        An interrupt (Ctrl-C) ends the search as the time limit does.
+        """
         try:
             self.search()
         except KeyboardInterrupt:
-            if not self.found:
+            if not self.candidates:
                 raise
-            self.clock.stop()
-        return self.found
+            self.deadline.stop()
+        return self.candidates
 
     def search(self) -> None:
+        """Price pinned candidates, or grow every family of model axes; then mix layers."""
         if self.options.pins:
-            self.pinned()
-            self.met(self.found)
-            self.found = self.interleave(self.found)
+            self.price_pinned()
+            self.update_best(self.candidates)
+            self.candidates = self.add_interleaved(self.candidates)
             if all(pin.memory for pin in self.options.pins):
                 return
-            self.save_memory()
-            self.blend(self.found)
+            self.add_memory_actions()
+            self.mix_layers(self.candidates)
             return
-        made = families(self.cluster, self.roles)
-        if self.cluster.devices > LARGE:
-            for word in dict.fromkeys(family[-1] for family in made):
-                self.fastest(word)
-        best = [self.grow(family) for family in made]
-        for word in dict.fromkeys(word for word in best if word is not None):
-            self.grow(with_experts(self.cluster, self.roles, word))
-        self.save_memory()
-        self.blend(self.found)
+        families = axis_families(self.cluster, self.roles)
+        if self.cluster.devices > LARGE_CLUSTER:
+            for model_axes in dict.fromkeys(family[-1] for family in families):
+                self.price_axes(model_axes)
+        best_axes = [self.grow_family(family) for family in families]
+        for model_axes in dict.fromkeys(
+            model_axes for model_axes in best_axes if model_axes is not None
+        ):
+            self.grow_family(with_experts(self.cluster, self.roles, model_axes))
+        self.add_memory_actions()
+        self.mix_layers(self.candidates)
 
-    def interleave(self, found: list[Candidate]) -> list[Candidate]:
-        """Candidates, and those with several pieces per stage which with the smallest bubbles would beat
-        the fastest one that fits; these alone where they are asked for. Stages hold more of them in
-        flight, so what does not fit in one piece per stage is passed over."""
+    def add_interleaved(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Add interleaved schedules whose lower bound beats the fastest candidate that fits.
+
+        With `schedule="interleaved"` they replace the others. They hold more micro-batches in
+        flight, so candidates that do not fit with one chunk per stage are skipped.
+        """
         if self.options.schedule == "1f1b":
-            return found
-        asked, alike = self.options.schedule == "interleaved", dict[object, list[Candidate]]()
-        for c in found:
+            return candidates
+        required, by_decisions = (
+            self.options.schedule == "interleaved",
+            dict[object, list[Candidate]](),
+        )
+        for c in candidates:
             key = tuple((d.first, d.strategy) for d in c.decisions), c.micro_batches
-            alike.setdefault(key, []).append(c)
-        floors = [
-            (min(c.step_seconds * (1 - c.bubble * (1 - 1 / MOST_PIECES)) for c in own), own)
-            for own in alike.values()
-            if own[0].strategies[0].stages > 1
-            and (asked or min(c.peak_bytes for c in own) <= self.budget)
+            by_decisions.setdefault(key, []).append(c)
+        lower_bounds = [
+            (min(c.step_seconds * (1 - c.bubble * (1 - 1 / MOST_CHUNKS)) for c in group), group)
+            for group in by_decisions.values()
+            if group[0].strategies[0].stages > 1
+            and (required or min(c.peak_bytes for c in group) <= self.memory_limit_bytes)
         ]
-        for floor, own in sorted(floors, key=lambda item: item[0]):
-            if (floor >= self.best and not asked) or self.clock.late():
+        for lower_bound, group in sorted(lower_bounds, key=lambda item: item[0]):
+            if (lower_bound >= self.best_seconds and not required) or self.deadline.passed():
                 break
-            made = [again for c in own for again in self.interleaved(c)]
-            if asked and made:
-                found = [c for c in found if c not in own]
-            found = found + made
-            self.met(made)
-        return found
+            interleaved = [again for c in group for again in self.interleaved(c)]
+            if required and interleaved:
+                candidates = [c for c in candidates if c not in group]
+            candidates = candidates + interleaved
+            self.update_best(interleaved)
+        return candidates
 
-    def met(self, made: Sequence[Candidate]) -> float:
-        """The seconds of the fastest of these that fits, which may be the best so far."""
-        fastest = min((c.step_seconds for c in made if c.peak_bytes <= self.budget), default=inf)
-        self.best = min(self.best, fastest)
+    def update_best(self, candidates: Sequence[Candidate]) -> float:
+        """Seconds of the fastest of these that fits; updates the best so far."""
+        fastest = min(
+            (c.step_seconds for c in candidates if c.peak_bytes <= self.memory_limit_bytes),
+            default=inf,
+        )
+        self.best_seconds = min(self.best_seconds, fastest)
         return fastest
 
     def interleaved(self, candidate: Candidate) -> Iterator[Candidate]:
-        """A candidate again with every number of pieces per stage that it may have."""
-        count, decisions = candidate.micro_batches, candidate.decisions
-        for chunks in interleavings(decisions[0].strategy.stages, count, self.stages):
+        """A candidate with every number of model chunks per stage that it may have."""
+        micro_batches, decisions = candidate.micro_batches, candidate.decisions
+        for chunks in interleavings(decisions[0].strategy.stages, micro_batches, self.stages):
             if len(decisions) > 1:
-                made = self.evaluator.blend(decisions, count, chunks)
+                interleaved = self.pricer.mixed_balanced(decisions, micro_batches, chunks)
             else:
-                made = self.evaluator.candidate(
-                    decisions[0].strategy, count, decisions[0].memory, chunks
+                interleaved = self.pricer.candidate(
+                    decisions[0].strategy, micro_batches, decisions[0].memory, chunks
                 )
-            if made is not None:
-                yield made
+            if interleaved is not None:
+                yield interleaved
 
-    def save_memory(self) -> None:
-        """Add candidates that do other things about memory than keep everything or recompute it."""
-        self.found += further(
-            self.found,
-            self.budget,
-            self.evaluator.candidate,
+    def add_memory_actions(self) -> None:
+        """Add candidates with memory actions other than keep and recompute."""
+        self.candidates += memory_saving_candidates(
+            self.candidates,
+            self.memory_limit_bytes,
+            self.pricer.candidate,
             self.options.memory_actions,
-            self.clock,
+            self.deadline,
         )
 
-    def blend(self, found: list[Candidate]) -> None:
-        """Add mixtures of every group of candidates that may beat the fastest one that fits."""
-        best = self.met(found)
-        mixtures = [
-            (mixture.floor(self.budget), number, mixture)
-            for number, group in enumerate(groups(found))
-            if fastest(group) < best and not self.clock.late()
-            for mixture in [Mixture(self.evaluator, group, self.options.fractions)]
+    def mix_layers(self, candidates: list[Candidate]) -> None:
+        """Add layer-wise mixes of every group of candidates that may beat the fastest that fits."""
+        best_seconds = self.update_best(candidates)
+        mixes = [
+            (mix.lower_bound(self.memory_limit_bytes), number, mix)
+            for number, group in enumerate(groups(candidates))
+            if fastest(group) < best_seconds and not self.deadline.passed()
+            for mix in [LayerMix(self.pricer, group, self.options.fractions)]
         ]
-        self.bound = min((least for least, *_ in mixtures), default=inf)
-        for least, _, mixture in sorted(mixtures)[:BLENDED]:
-            if least >= best or self.clock.late():
+        self.mix_lower_bound = min((lower_bound for lower_bound, *_ in mixes), default=inf)
+        for lower_bound, _, mix in sorted(mixes)[:MOST_MIXES]:
+            if lower_bound >= best_seconds or self.deadline.passed():
                 break
-            made = mixture.best(self.budget, best)
-            if made is not None and made not in found:
-                found.append(made)
-                best = min(best, made.step_seconds)
+            candidate = mix.best(self.memory_limit_bytes, best_seconds)
+            if candidate is not None and candidate not in candidates:
+                candidates.append(candidate)
+                best_seconds = min(best_seconds, candidate.step_seconds)
 
-    def pinned(self) -> None:
-        """Every candidate that does what is pinned; layers that are not pinned share any strategy."""
+    def price_pinned(self) -> None:
+        """Price every candidate with the pinned decisions; other layers share any strategy.
+
+        Raises UsageError for pins for another number of devices, or that disagree on stages.
+        """
         for pin in self.options.pins:
             if pin.strategy.devices != self.cluster.devices:
                 raise UsageError(
@@ -203,104 +228,128 @@ class Space:
                 )
         if len({pin.strategy.stages for pin in self.options.pins}) > 1:
             raise UsageError("pins must agree on pp: stages are the same for all layers")
-        model, once = self.evaluator.model, self.evaluator.once
-        pins = pinned(model, self.options.pins)
-        words = dict.fromkeys(pin.strategy for i, pin in enumerate(pins) if pin and i not in once)
-        free = any(pin is None for i, pin in enumerate(pins) if i not in once)
-        if len(words) == 1 and not free and not any(pin.memory for pin in self.options.pins):
-            self.found += self.candidates(next(iter(words)))
+        model, batch_only = self.pricer.model, self.pricer.batch_only
+        pins = pin_per_call(model, self.options.pins)
+        strategies = dict.fromkeys(
+            pin.strategy for i, pin in enumerate(pins) if pin and i not in batch_only
+        )
+        some_unpinned = any(pin is None for i, pin in enumerate(pins) if i not in batch_only)
+        if (
+            len(strategies) == 1
+            and not some_unpinned
+            and not any(pin.memory for pin in self.options.pins)
+        ):
+            self.candidates += self.uniform_candidates(next(iter(strategies)))
             return
-        for rest in self.like(next(iter(words))) if free else [next(iter(words))]:
-            for memory in ends(self.options.memory_actions):
-                self.found += self.blends(decisions(model, pins, rest, memory))
+        for unpinned in (
+            self.strategies_with_stages(next(iter(strategies)))
+            if some_unpinned
+            else [next(iter(strategies))]
+        ):
+            for memory in base_actions(self.options.memory_actions):
+                self.candidates += self.mixed_candidates(
+                    pinned_decisions(model, pins, unpinned, memory)
+                )
 
-    def like(self, strategy: Strategy) -> list[Strategy]:
-        """The words of the space with as many stages."""
+    def strategies_with_stages(self, strategy: Strategy) -> list[Strategy]:
+        """Strategies of the space with as many stages as this one."""
         return [
-            found
-            for family in families(self.cluster, self.roles)
-            for word in family
-            for found in strategies(self.cluster.devices, word, self.roles, self.stages)
-            if found.stages == strategy.stages
+            candidate
+            for family in axis_families(self.cluster, self.roles)
+            for model_axes in family
+            for candidate in strategies(self.cluster.devices, model_axes, self.roles, self.stages)
+            if candidate.stages == strategy.stages
         ]
 
-    def blends(self, made: tuple[Decision, ...]) -> list[Candidate]:
-        """Every number of micro-batches of these decisions."""
-        counts = self.counts(lcm(*(d.strategy.batch_ways() for d in made)))
-        bounds = self.options.bounds
-        found = (
-            self.evaluator.mixed(made, bounds, count)
-            if bounds
-            else self.evaluator.blend(made, count)
-            for count in counts
+    def mixed_candidates(self, decisions: tuple[Decision, ...]) -> list[Candidate]:
+        """Candidates of these decisions for every number of micro-batches."""
+        micro_batch_counts = self.micro_batch_counts(
+            lcm(*(d.strategy.batch_degree() for d in decisions))
         )
-        return [candidate for candidate in found if candidate is not None]
+        bounds = self.options.bounds
+        candidates = (
+            self.pricer.mixed(decisions, bounds, micro_batches)
+            if bounds
+            else self.pricer.mixed_balanced(decisions, micro_batches)
+            for micro_batches in micro_batch_counts
+        )
+        return [candidate for candidate in candidates if candidate is not None]
 
-    def counts(self, ways: int) -> list[int]:
-        """Numbers of micro-batches to try where the batch is split so many ways; none once time is
-        up."""
-        batch = self.evaluator.global_batch
-        if batch % ways or self.clock.late():
+    def micro_batch_counts(self, degree: int) -> list[int]:
+        """Numbers of micro-batches to try under a batch degree; none once time is up."""
+        batch = self.pricer.global_batch
+        if batch % degree or self.deadline.passed():
             return []
         fixed = self.options.micro_batches
-        return divisors(batch // ways) if fixed is None else [fixed]
+        return divisors(batch // degree) if fixed is None else [fixed]
 
-    def grow(self, family: list[Word]) -> Word | None:
-        """Price the words of a family as long as a larger one helps, and give the best that fits.
+    def grow_family(self, family: list[ModelAxes]) -> ModelAxes | None:
+        """Price a family while larger axes help, and return the best axes that fit.
 
-        A larger axis sends more and computes less at a time; it pays where memory or the batch asks
-        for it, so after two in a row that are no faster than a smaller one that fits there is no
-        other: one may only be a size that heads or widths do not divide by."""
-        best, seconds, slower = None, inf, 0
-        for word in family:
-            fastest = self.fastest(word)
-            if fastest < seconds:
-                best, seconds, slower = word, fastest, 0
-            elif seconds < inf:
+        A larger axis communicates more and computes less at a time; it pays off where memory or the
+        batch requires it. So the family ends after `PATIENCE` sizes in a row that are no faster
+        than a smaller one that fits: a single one may only be a size that heads or widths do not
+        divide by.
+        """
+        best_axes, best_seconds, slower = None, inf, 0
+        for model_axes in family:
+            seconds = self.price_axes(model_axes)
+            if seconds < best_seconds:
+                best_axes, best_seconds, slower = model_axes, seconds, 0
+            elif best_seconds < inf:
                 slower += 1
             if slower == PATIENCE:
                 break
-        return best
+        return best_axes
 
-    def fastest(self, word: Word) -> float:
-        """Price the strategies with these axes inside, the most promising first, as long as they may be
-        nearly as fast as the best; gives the seconds of the fastest that fits."""
-        if word in self.seconds:
-            return self.seconds[word]
-        floor, before = self.evaluator.prices.floor_seconds, len(self.found)
-        todo = [
-            (floor(strategy, count, MOST_PIECES), strategy, count)
-            for strategy in strategies(self.cluster.devices, word, self.roles, self.stages)
-            for count in self.counts(strategy.batch_ways())
-        ]
-        for least, strategy, count in sorted(todo, key=lambda item: item[0]):
-            if least >= self.slow * self.best or self.clock.late():
-                break
-            made = self.candidates(strategy, [count])
-            self.met(made)
-            self.found += made
-        self.found[before:] = self.interleave(self.found[before:])
-        self.seconds[word] = self.met(self.found[before:])
-        return self.seconds[word]
+    def price_axes(self, model_axes: ModelAxes) -> float:
+        """Price strategies with these model axes; returns seconds of the fastest that fits.
 
-    def candidates(self, strategy: Strategy, counts: Sequence[int] = ()) -> list[Candidate]:
-        """Every number of micro-batches, or those given, and every memory action of a word."""
-        counts = counts or self.counts(strategy.batch_ways())
-        if self.options.pins and strategy.stages == 1:
-            counts = counts[:1]
-        made = (
-            self.evaluator.candidate(strategy, count, memory)
-            for count in counts
-            for memory in ends(self.options.memory_actions)
+        The most promising come first, and strategies much slower than the best are skipped.
+        """
+        if model_axes in self.seconds_by_axes:
+            return self.seconds_by_axes[model_axes]
+        lower_bound_seconds, first_new = (
+            self.pricer.call_prices.lower_bound_seconds,
+            len(self.candidates),
         )
-        return [candidate for candidate in made if candidate is not None]
+        todo = [
+            (lower_bound_seconds(strategy, micro_batches, MOST_CHUNKS), strategy, micro_batches)
+            for strategy in strategies(self.cluster.devices, model_axes, self.roles, self.stages)
+            for micro_batches in self.micro_batch_counts(strategy.batch_degree())
+        ]
+        for lower_bound, strategy, micro_batches in sorted(todo, key=lambda item: item[0]):
+            if lower_bound >= self.slow_factor * self.best_seconds or self.deadline.passed():
+                break
+            candidates = self.uniform_candidates(strategy, [micro_batches])
+            self.update_best(candidates)
+            self.candidates += candidates
+        self.candidates[first_new:] = self.add_interleaved(self.candidates[first_new:])
+        self.seconds_by_axes[model_axes] = self.update_best(self.candidates[first_new:])
+        return self.seconds_by_axes[model_axes]
+
+    def uniform_candidates(
+        self, strategy: Strategy, micro_batch_counts: Sequence[int] = ()
+    ) -> list[Candidate]:
+        """Candidates of one strategy for every memory action and number of micro-batches."""
+        micro_batch_counts = micro_batch_counts or self.micro_batch_counts(strategy.batch_degree())
+        if self.options.pins and strategy.stages == 1:
+            micro_batch_counts = micro_batch_counts[:1]
+        candidates = (
+            self.pricer.candidate(strategy, micro_batches, memory)
+            for micro_batches in micro_batch_counts
+            for memory in base_actions(self.options.memory_actions)
+        )
+        return [candidate for candidate in candidates if candidate is not None]
 
 
-def interleavings(stages: int, micro_batches: int, most: int) -> Iterator[int]:
-    """Pieces per stage that interleaved schedules may have: micro-batches go round in equal rounds of
-    as many as stages or more, and each of at most so many pieces has work."""
+def interleavings(stages: int, micro_batches: int, most_stages: int) -> Iterator[int]:
+    """Model chunks per stage that interleaved schedules may have.
+
+    Micro-batches run in equal rounds of at least as many as stages; every chunk must have work.
+    """
     if micro_batches >= stages and micro_batches % (micro_batches // stages) == 0:
-        yield from range(2, min(MOST_PIECES, most // stages) + 1)
+        yield from range(2, min(MOST_CHUNKS, most_stages // stages) + 1)
 
 
 def _item_bytes(model: Model) -> int:

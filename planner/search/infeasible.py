@@ -1,6 +1,6 @@
-"""Nothing fits: what is short, by how much, and which changes were tried that do fit.
+"""Explains why nothing fits: the shortage, and changes of options that make a plan fit.
 
-Every fix is a search of its own under one changed option, so what it promises is a plan that exists.
+Every hint is a search of its own under one changed option, so the plan it promises exists.
 """
 
 from __future__ import annotations
@@ -16,43 +16,46 @@ from ...ir.plan.strategy import ROLES
 from ...ir.text.printer import gib, seconds
 from ..activations.ladder import ACTIONS
 from ..candidate import Candidate
-from .driver import Space
+from .driver import SearchSpace
 
 MOST_FACTOR = 64  # times the devices that there are
-FIX_SECONDS = 20.0  # of search for one fix
+HINT_SECONDS = 20.0  # of search for one fix
 
 
-class Fix(NamedTuple):
-    """A change that was tried: what a user would write, and the fastest plan that fits under it."""
+class Hint(NamedTuple):
+    """A change that was tried, as a user would write it, and the fastest candidate that fits."""
 
     change: str
-    found: Candidate | None
+    candidate: Candidate | None
 
     def __str__(self) -> str:
-        if self.found is None:
+        if self.candidate is None:
             return f"{self.change}: does not fit either"
-        c = self.found
+        c = self.candidate
         return (
             f"{self.change}: {seconds(c.step_seconds)}/step, {gib(c.peak_bytes)} "
-            f"({c.word}, {c.micro_batches} micro-batches, {c.memory})"
+            f"({c.strategy_text}, {c.micro_batches} micro-batches, {c.memory_text})"
         )
 
 
-def infeasible(space: Space) -> InfeasibleError:
-    """The error for a space of which no candidate fits: the device and term that bind, the
-    shortfall, and the fixes tried, cheapest first."""
-    least = min(space.found, key=lambda c: c.peak_bytes)
-    stages = space.evaluator.stages(least)
+def infeasible(space: SearchSpace) -> InfeasibleError:
+    """The error for a space without a fitting candidate.
+
+    It names the device and memory term that bind, the shortfall and the hints, cheapest first.
+    """
+    least = min(space.candidates, key=lambda c: c.peak_bytes)
+    stages = space.pricer.stages(least)
     stage = max(range(len(stages)), key=lambda s: stages[s].peak_bytes)
-    terms = sorted(stages[stage].memory, key=lambda t: -t[1])
-    short = stages[stage].peak_bytes - space.budget
-    fixes = [] if space.clock.stopped else list(tried(space, least))
+    terms = sorted(stages[stage].memory_terms, key=lambda t: -t[1])
+    shortfall = stages[stage].peak_bytes - space.memory_limit_bytes
+    hints = [] if space.deadline.stopped else list(tried_hints(space, least))
     lines = [
-        f"infeasible: the smallest plan found ({least.word}, {least.micro_batches} micro-batches, "
-        f"{least.memory}) needs {gib(least.peak_bytes)} on every device of stage {stage}, has "
-        f"{gib(space.budget)}: {gib(short)} short",
+        f"infeasible: the smallest plan found ({least.strategy_text}, "
+        f"{least.micro_batches} micro-batches, {least.memory_text}) needs "
+        f"{gib(least.peak_bytes)} on every device of stage {stage}, has "
+        f"{gib(space.memory_limit_bytes)}: {gib(shortfall)} short",
         "  largest terms: " + ", ".join(f"{name} {gib(amount)}" for name, amount in terms[:4]),
-        *(f"  tried {fix}" for fix in fixes),
+        *(f"  tried {hint}" for hint in hints),
         f"  or a budget of --memory {-(-least.peak_bytes >> 20)}MiB",
     ]
     return InfeasibleError(
@@ -61,72 +64,82 @@ def infeasible(space: Space) -> InfeasibleError:
             "status": "infeasible",
             "stage": stage,
             "term": terms[0][0],
-            "shortfall": short,
-            "budget": space.budget,
+            "shortfall": shortfall,
+            "budget": space.memory_limit_bytes,
             "peak": least.peak_bytes,
-            "word": least.word,
+            "word": least.strategy_text,
             "fixes": [
                 {
                     "change": f.change,
-                    "fits": f.found is not None,
-                    "step_time_s": f.found.step_seconds if f.found else None,
-                    "peak": f.found.peak_bytes if f.found else None,
-                    "word": f.found.word if f.found else None,
+                    "fits": f.candidate is not None,
+                    "step_time_s": f.candidate.step_seconds if f.candidate else None,
+                    "peak": f.candidate.peak_bytes if f.candidate else None,
+                    "word": f.candidate.strategy_text if f.candidate else None,
                 }
-                for f in fixes
+                for f in hints
             ],
         },
     )
 
 
-def tried(space: Space, least: Candidate) -> Iterator[Fix]:
-    """Changes of one option each; those that cost nothing but time first, then more devices."""
-    for change, other in freed(space):
-        yield Fix(change, best(other))
-    if least.micro_batches > 1 and space.options.micro_batches is not None:
-        yield Fix("another number of micro-batches", best(space.again(micro_batches=None)))
+def tried_hints(space: SearchSpace, smallest: Candidate) -> Iterator[Hint]:
+    """Changes of one option each: first those that cost only time, then more devices."""
+    for change, changed in relaxed_options(space):
+        yield Hint(change, fastest_fitting(changed))
+    if smallest.micro_batches > 1 and space.options.micro_batches is not None:
+        yield Hint(
+            "another number of micro-batches",
+            fastest_fitting(space.with_options(micro_batches=None)),
+        )
     yield more_devices(space)
 
 
-def freed(space: Space) -> Iterator[tuple[str, Space]]:
-    """What the user's options forbid, allowed one at a time."""
+def relaxed_options(space: SearchSpace) -> Iterator[tuple[str, SearchSpace]]:
+    """Spaces with one restriction of the user's options lifted at a time."""
     options = space.options
     if set(ACTIONS) - set(options.memory_actions):
-        yield f"--memory-actions {','.join(ACTIONS)}", space.again(memory_actions=ACTIONS)
-    zeros = [r for r in ROLES if ROLES[r].shards and r not in options.roles]
-    if zeros and not options.pins:
-        roles = (*options.roles, zeros[-1])
-        yield f"--roles {','.join(roles)}", space.again(roles=roles)
+        yield f"--memory-actions {','.join(ACTIONS)}", space.with_options(memory_actions=ACTIONS)
+    sharded_roles = [r for r in ROLES if ROLES[r].shards and r not in options.roles]
+    if sharded_roles and not options.pins:
+        roles = (*options.roles, sharded_roles[-1])
+        yield f"--roles {','.join(roles)}", space.with_options(roles=roles)
     others = [r for r in ROLES if r not in options.roles]
-    if others and others != zeros[-1:] and not options.pins:
-        yield "all roles", space.again(roles=tuple(ROLES))
+    if others and others != sharded_roles[-1:] and not options.pins:
+        yield "all roles", space.with_options(roles=tuple(ROLES))
     if options.pins:
-        yield "without --pin", space.again(pins=())
+        yield "without --pin", space.with_options(pins=())
 
 
-def more_devices(space: Space) -> Fix:
-    """The fewest times the devices that are enough; none are for a budget below the runtime's own."""
-    hopeless = space.cluster.device.runtime_overhead_bytes > space.budget
-    factor = MOST_FACTOR if hopeless else 2
+def more_devices(space: SearchSpace) -> Hint:
+    """The smallest power-of-two multiple of the devices that fits.
+
+    None fits where the runtime's own memory is above the limit.
+    """
+    overhead_alone_exceeds = space.cluster.device.runtime_overhead_bytes > space.memory_limit_bytes
+    factor = MOST_FACTOR if overhead_alone_exceeds else 2
     while True:
-        cluster = times(space.cluster, factor)
-        found = None if hopeless else best(space.again(cluster, pins=()))
-        if found is not None or factor >= MOST_FACTOR:
-            return Fix(f"{cluster.devices} devices", found)
+        cluster = scaled_cluster(space.cluster, factor)
+        candidate = (
+            None
+            if overhead_alone_exceeds
+            else fastest_fitting(space.with_options(cluster, pins=()))
+        )
+        if candidate is not None or factor >= MOST_FACTOR:
+            return Hint(f"{cluster.devices} devices", candidate)
         factor *= 2
 
 
-def times(cluster: Cluster, factor: int) -> Cluster:
-    """The cluster with more groups at the outermost level."""
+def scaled_cluster(cluster: Cluster, factor: int) -> Cluster:
+    """The cluster with `factor` times the groups at its outermost level."""
     first, *inner = cluster.levels
     return replace(cluster, levels=(replace(first, size=first.size * factor), *inner))
 
 
-def best(space: Space) -> Candidate | None:
-    """The fastest that fits."""
-    space.clock.limit_seconds = FIX_SECONDS
+def fastest_fitting(space: SearchSpace) -> Candidate | None:
+    """The fastest candidate that fits, searched for at most `HINT_SECONDS`."""
+    space.deadline.limit_seconds = HINT_SECONDS
     try:
         space.run()
     except UsageError:
         return None
-    return min(space.fitting(), key=space.order, default=None)
+    return min(space.fitting(), key=space.sort_key, default=None)

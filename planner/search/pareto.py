@@ -1,4 +1,4 @@
-"""The front: plans of which no other is faster in less memory with a smaller batch."""
+"""The Pareto front: plans that no other beats in throughput, memory and batch size at once."""
 
 from __future__ import annotations
 
@@ -12,69 +12,81 @@ from ...ir.model import Model
 from ...ir.plan.plan import Plan
 from ..candidate import Candidate
 from ..options import PlanOptions
-from .driver import Space
+from .driver import SearchSpace
 from .to_plan import assemble
 
-STEP = 0.03  # of memory: what less a slower plan has to need to be shown
-BUDGETS = 6  # between the least and the most memory that candidates of a batch need
+STEP = 0.03  # relative memory that a slower plan must save to be shown
+MEMORY_LIMITS = 6  # between the least and the most memory of a batch's candidates
 
 
-class Point(NamedTuple):
-    """A candidate of one space, by samples per second, bytes of the fullest device, and samples per
-    step."""
+class ParetoPoint(NamedTuple):
+    """A candidate of one space, as a point of three objectives."""
 
-    space: Space
+    space: SearchSpace
     candidate: Candidate
 
     @property
-    def face(self) -> tuple[float, int, int]:
-        batch = self.space.evaluator.global_batch
+    def objectives(self) -> tuple[float, int, int]:
+        """Samples per second, bytes of the fullest device, samples per step."""
+        batch = self.space.pricer.global_batch
         return batch / self.candidate.step_seconds, self.candidate.peak_bytes, batch
 
-    def covers(self, other: Point) -> bool:
-        """Whether it is no slower, no larger a batch, and needs no more memory or hardly any more."""
-        (speed, peak, batch), (its_speed, its_peak, its_batch) = self.face, other.face
-        return speed >= its_speed and peak * (1 - STEP) <= its_peak and batch <= its_batch
+    def dominates(self, other: ParetoPoint) -> bool:
+        """Whether it is as fast with as small a batch, and needs hardly more memory (`STEP`)."""
+        (speed, peak, batch), (other_speed, other_peak, other_batch) = (
+            self.objectives,
+            other.objectives,
+        )
+        return speed >= other_speed and peak * (1 - STEP) <= other_peak and batch <= other_batch
 
 
-def front(
+def pareto_front(
     model: Model, cluster: Cluster, options: PlanOptions, batches: Sequence[int] = ()
 ) -> list[Plan]:
-    """Plans of the front, the fastest first, for the model's batch and those given; also plans that
-    need more memory than the budget, up to what a device has.
+    """Plans of the Pareto front, fastest first, for the model's batch and `batches`.
 
-    What lies between candidates of one strategy is filled by blends under budgets between theirs.
+    Plans may need more memory than the user's limit, up to what a device has. Layer-wise mixes
+    under intermediate memory limits fill the gaps between candidates of one strategy.
     """
-    points: list[Point] = []
+    points: list[ParetoPoint] = []
     for batch in dict.fromkeys((model.batch, *batches)):
-        space = Space.of(rescale(model, batch) if batch != model.batch else model, cluster, options)
-        space.slow = inf  # slower ones may need less memory
+        space = SearchSpace.create(
+            rescale(model, batch) if batch != model.batch else model, cluster, options
+        )
+        space.slow_factor = inf  # slower ones may need less memory
         space.run()
-        for budget in budgets(space) if batch == model.batch else ():
-            space.again(memory_bytes=budget).blend(space.found)
-        points += [Point(space, c) for c in space.found if c.peak_bytes <= most(space)]
-    best = sorted(undominated(points), key=lambda p: (-p.face[0], p.face[1], p.candidate.word))
-    return [assemble(point.space, point.candidate) for point in best]
+        for memory_limit in memory_limits(space) if batch == model.batch else ():
+            space.with_options(memory_bytes=memory_limit).mix_layers(space.candidates)
+        points += [
+            ParetoPoint(space, c) for c in space.candidates if c.peak_bytes <= most_bytes(space)
+        ]
+    front = sorted(
+        undominated(points),
+        key=lambda p: (-p.objectives[0], p.objectives[1], p.candidate.strategy_text),
+    )
+    return [assemble(point.space, point.candidate) for point in front]
 
 
-def most(space: Space) -> int:
+def most_bytes(space: SearchSpace) -> int:
     """Bytes that a plan of the front may need."""
-    return max(space.budget, space.cluster.device.memory_bytes)
+    return max(space.memory_limit_bytes, space.cluster.device.memory_bytes)
 
 
-def budgets(space: Space) -> list[int]:
-    """Evenly spaced, between what candidates on the front need."""
-    useful = undominated([Point(space, c) for c in space.found if c.peak_bytes <= most(space)])
-    peaks = sorted(p.candidate.peak_bytes for p in useful)
+def memory_limits(space: SearchSpace) -> list[int]:
+    """Evenly spaced limits between the least and the most memory on the front."""
+    front = undominated(
+        [ParetoPoint(space, c) for c in space.candidates if c.peak_bytes <= most_bytes(space)]
+    )
+    peaks = sorted(p.candidate.peak_bytes for p in front)
     if not peaks:
         return []
-    return [peaks[0] + (peaks[-1] - peaks[0]) * n // BUDGETS for n in range(1, BUDGETS)]
+    return [peaks[0] + (peaks[-1] - peaks[0]) * n // MEMORY_LIMITS for n in range(1, MEMORY_LIMITS)]
 
 
-def undominated(points: Sequence[Point]) -> list[Point]:
-    """Points that no faster one covers."""
-    found: list[Point] = []
-    for point in sorted(points, key=lambda p: (-p.face[0], *p.face[1:])):
-        if not any(other.covers(point) for other in found):
-            found.append(point)
-    return found
+def undominated(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
+    """Points that no faster one dominates."""
+    front: list[ParetoPoint] = []
+    for point in sorted(points, key=lambda p: (-p.objectives[0], *p.objectives[1:])):
+        if not any(other.dominates(point) for other in front):
+            front.append(point)
+    return front

@@ -1,4 +1,4 @@
-"""The answer to a question for a plan: the best one found, or why there is none."""
+"""Entry point of the planner: the best plan of a search, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ...ir.errors import LimitError, PlaitError, UsageError
 from ...ir.model import Model
 from ...ir.plan.plan import Plan
 from ..options import PlanOptions
-from .driver import Space
+from .driver import SearchSpace
 from .infeasible import infeasible
 from .to_plan import assemble
 
@@ -15,21 +15,22 @@ from .to_plan import assemble
 def plan(model: Model, cluster: Cluster, options: PlanOptions) -> Plan:
     """The fastest plan that fits, under the cost model; the best so far where time is up.
 
-    Raises InfeasibleError (nothing fits: names the device, term, shortfall and fixes) and UsageError.
+    Raises InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time
+    was up before anything was priced) and UsageError.
     """
-    space = Space.of(model, cluster, options)
+    space = SearchSpace.create(model, cluster, options)
     space.run()
     if not space.fitting():
         raise no_plan(space)
-    return assemble(space, min(space.found, key=space.order))
+    return assemble(space, min(space.candidates, key=space.sort_key))
 
 
-def no_plan(space: Space) -> PlaitError:
-    """Why a space has no plan, and what would give one."""
-    model, options = space.evaluator.model, space.options
-    if space.found:
+def no_plan(space: SearchSpace) -> PlaitError:
+    """The error that says why a space has no plan, and what would give one."""
+    model, options = space.pricer.model, space.options
+    if space.candidates:
         return infeasible(space)
-    if space.clock.stopped:
+    if space.deadline.stopped:
         return LimitError("time was up before any strategy was priced; no plan is written")
     return UsageError(
         f"no strategy splits {model.name} with global batch {model.batch} over "

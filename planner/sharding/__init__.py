@@ -1,4 +1,4 @@
-"""Which loop every operator of a function splits over every mesh axis: an exact search."""
+"""Exact search for the sharding of a function: one OpStrategy per operator and mesh axis."""
 
 from .judge import price
 from .network.search import SearchOptions

@@ -1,19 +1,19 @@
-"""What each role lets its mesh axis do inside a function: the question that the search is asked.
+"""Rules that each parallel role imposes on its mesh axis, as input of the sharding search.
 
 role           may split                    activations between calls   weights
-tp             loops of weights that no     whole                       cut in repeated layers
-               value between calls walks
-tp, bare sp    and the tokens of a sample   cut by tokens               cut in repeated layers
-cp             the tokens of a sample       cut by tokens               whole
-sp             all but the batch            cut by tokens               whole
+tp             factors of weights that no   replicated                  sharded in repeated layers
+               activation between calls has
+tp, bare sp    and the tokens of a sample   sharded by tokens           sharded in repeated layers
+cp             the tokens of a sample       sharded by tokens           replicated
+sp             all but the batch            sharded by tokens           replicated
 """
 
 from __future__ import annotations
 
 from ...ir.analysis.axes import Axes
-from ...ir.analysis.dataflow import Flow
+from ...ir.analysis.dataflow import Dataflow
 from ...ir.errors import PlaitError
-from ...ir.layout import PARTIAL, REPLICATE, State
+from ...ir.layout import PARTIAL, REPLICATE, AxisPlacement
 from ...ir.model import Function
 from ...ir.plan.strategy import ROLES
 from . import AxisRule
@@ -21,89 +21,96 @@ from .data_parallel import dual
 
 
 class UnevenTokens(PlaitError):
-    """A value's tokens cannot be split into this many equal pieces."""
+    """The tokens of a value are not divisible by the degree of an axis."""
 
 
 def axis_rule(
     role: str,
-    ways: int,
+    degree: int,
     function: Function,
-    flow: Flow,
+    flow: Dataflow,
     *,
-    tokens_between: bool,
-    given: frozenset[int],
+    tokens_sharded: bool,
+    batch_only: frozenset[int],
     summed: frozenset[int],
-    must_cut: frozenset[int],
-    fixed: dict[int, State],
+    must_shard: frozenset[int],
+    fixed: dict[int, AxisPlacement],
 ) -> AxisRule:
-    """The rule of one axis.
+    """Rule of one axis of `degree` devices.
 
-    `given` values follow from the batch alone and lie whole, for whoever wants a part may take it;
-    `summed` outputs (the loss) are partial sums where the axis sees different tokens. Held inputs in
-    `must_cut` must not lie whole if they can be cut at all, those in `fixed` lie as another function
-    decided. Raises UnevenTokens.
+    `batch_only` values are computed from the batch alone and replicated, since slicing them is
+    free; `summed` outputs (the loss) are partial sums where the devices see different tokens.
+    Parameters in `must_shard` must be sharded if possible; values in `fixed` have the placement
+    that another function decided. Raises UnevenTokens.
     """
     axes, kind = flow.axes[function.name], ROLES[role]
-    by_tokens = kind.sequence or tokens_between
+    by_tokens = kind.sequence or tokens_sharded
 
-    def between(value: int) -> State:
-        shard = flow.token_shard(function, value) if by_tokens and value not in given else None
+    def call_boundary(value: int) -> AxisPlacement:
+        shard = flow.token_shard(function, value) if by_tokens and value not in batch_only else None
         if shard is None:
             return REPLICATE
-        if axes.factors[value][shard[0]][shard[1]] % ways:
-            raise UnevenTokens(f"{function.name}: tokens do not split {ways} ways")
+        if axes.factors[value][shard[0]][shard[1]] % degree:
+            raise UnevenTokens(f"{function.name}: tokens do not split {degree} ways")
         return shard
 
-    states: dict[int, tuple[State, ...]] = {}
+    placements: dict[int, tuple[AxisPlacement, ...]] = {}
     for item in function.inputs:
         if item.kind == "parameter" and kind.operators:
-            cuts = weight_cuts(axes, item.value, ways)
-            states[item.value] = cuts if cuts and item.value in must_cut else (REPLICATE, *cuts)
+            shards = weight_shards(axes, item.value, degree)
+            placements[item.value] = (
+                shards if shards and item.value in must_shard else (REPLICATE, *shards)
+            )
         if item.kind == "activation":
-            states[item.value] = (between(item.value),)
+            placements[item.value] = (call_boundary(item.value),)
             if item.gradient is not None:
-                states[item.gradient] = (_gradient(between(item.value), kind.sequence),)
+                placements[item.gradient] = (_gradient(call_boundary(item.value), kind.sequence),)
         if item.value in fixed:
-            states[item.value] = (fixed[item.value],)
+            placements[item.value] = (fixed[item.value],)
     for output in function.outputs:
-        state = between(output.value)
+        placement = call_boundary(output.value)
         if output.value in summed and kind.sequence:
-            state = PARTIAL
-        states[output.value] = (state,)
+            placement = PARTIAL
+        placements[output.value] = (placement,)
         if output.tangent is not None:
-            states[output.tangent] = (_gradient(state, kind.sequence),)
+            placements[output.tangent] = (_gradient(placement, kind.sequence),)
     gradients = {REPLICATE: PARTIAL} if by_tokens else {}
-    return AxisRule(_loops(role, function, flow, tokens_between), states, gradients)
+    return AxisRule(_split_loops(role, function, flow, tokens_sharded), placements, gradients)
 
 
-def _gradient(state: State, sequence: bool) -> State:
-    return dual(state) if sequence else state
+def _gradient(placement: AxisPlacement, sequence: bool) -> AxisPlacement:
+    return dual(placement) if sequence else placement
 
 
-def _loops(role: str, function: Function, flow: Flow, tokens_between: bool) -> frozenset[int]:
+def _split_loops(
+    role: str, function: Function, flow: Dataflow, tokens_between: bool
+) -> frozenset[int]:
     axes, kind = flow.axes[function.name], ROLES[role]
-    tokens = flow.tokens[function.name] if kind.sequence or tokens_between else frozenset()
-    found = weight_loops(function, axes) if kind.operators else frozenset()
+    tokens = flow.token_factors[function.name] if kind.sequence or tokens_between else frozenset()
+    loops = weight_loops(function, axes) if kind.operators else frozenset()
     if kind.heads:
-        found = frozenset(axes.sizes)
-    return (found | tokens) - flow.batch[function.name]
+        loops = frozenset(axes.sizes)
+    return (loops | tokens) - flow.batch_factors[function.name]
 
 
 def weight_loops(function: Function, axes: Axes) -> frozenset[int]:
-    """Axes that weight matrices walk and that end inside the function: heads, hidden units of an
-    MLP, a vocabulary. The features that calls pass on are whole before and after, and splitting them
-    in between only trades one collective for two."""
-    weights = (i.value for i in function.held() if len(function.types[i.value].shape) > 1)
-    between = [i.value for i in function.activations()] + [o.value for o in function.outputs]
-    passed = {atom for v in between for dim in axes.atoms[v] for atom in dim}
-    return frozenset(a for v in weights for dim in axes.atoms[v] for a in dim if a not in passed)
+    """Factors of weight matrices that are internal to the function: heads, hidden units of an MLP,
+    a vocabulary. Features passed between calls are replicated at both ends, and splitting them
+    in between only trades one collective for two.
+    """
+    weights = (i.value for i in function.state_inputs() if len(function.types[i.value].shape) > 1)
+    call_boundary = [i.value for i in function.activations()] + [o.value for o in function.outputs]
+    passed = {atom for v in call_boundary for dim in axes.factor_ids[v] for atom in dim}
+    return frozenset(
+        a for v in weights for dim in axes.factor_ids[v] for a in dim if a not in passed
+    )
 
 
-def weight_cuts(axes: Axes, value: int, ways: int) -> tuple[State, ...]:
-    """Factors of a value that `ways` divides."""
+def weight_shards(axes: Axes, value: int, degree: int) -> tuple[AxisPlacement, ...]:
+    """Shard placements over the factors of a value that `degree` divides."""
     return tuple(
         (dim, part)
         for dim, parts in enumerate(axes.factors[value])
         for part, size in enumerate(parts)
-        if size % ways == 0
+        if size % degree == 0
     )

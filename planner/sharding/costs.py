@@ -1,8 +1,8 @@
-"""Prices from the cost model's roofline and link levels, at one sample per device.
+"""Costs of the sharding search from the roofline and link model, at one sample per device.
 
-Seconds of an operator count its local flops and bytes: flops fall with every axis that splits one of
-its loops, bytes with every axis that cuts the value. Both scale alike with the batch, so the split
-that is best for one sample serves every batch.
+The roofline counts local flops and bytes: flops fall with every axis that splits a loop of the
+operator, bytes with every axis that shards the value. Both are proportional to the batch, so the
+sharding that is best for one sample is best for every batch.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ...cost_model.communication.collective import collective_seconds
 from ...cost_model.operators.operator_cost import count_flops, exchanged_bytes
 from ...cost_model.operators.roofline import op_seconds
-from ...ir.analysis.axes import Axes, Option
+from ...ir.analysis.axes import Axes, OpStrategy
 from ...ir.devices.cluster import Cluster
-from ...ir.layout import Step
+from ...ir.layout import ReshardStep
 from ...ir.loops import Loops
 from ...ir.mesh import Mesh
 from ...ir.model import Function
@@ -27,9 +27,10 @@ Floats = NDArray[np.float64]
 
 
 class RooflineCosts:
-    """Costs of one function on `mesh`, whose neighbours along each axis lie `strides` ranks apart.
+    """Costs of one function on `mesh`; ranks next to each other along axis i differ by
+    `strides[i]`.
 
-    `batch_values` lie cut into `batch_share` pieces along the batch by other axes than these.
+    `batch_values` are sharded `batch_degree` times along the batch by axes outside of `mesh`.
     """
 
     def __init__(
@@ -40,35 +41,37 @@ class RooflineCosts:
         cluster: Cluster,
         strides: tuple[int, ...],
         batch_values: frozenset[int] = frozenset(),
-        batch_share: int = 1,
+        batch_degree: int = 1,
     ) -> None:
         self.function, self.axes, self.cluster = function, axes, cluster
         self.mesh, self.strides = mesh, strides
-        self.batch_values, self.batch_share = batch_values, batch_share
+        self.batch_values, self.batch_degree = batch_values, batch_degree
         self.collectives: dict[tuple[str, int, float], float] = {}
 
-    def alike(self, value: int) -> float:
-        """Bytes of a value before this mesh cuts it: all that its steps depend on."""
-        share = self.batch_share if value in self.batch_values else 1
-        return self.function.types[value].bytes / share
+    def cost_class(self, value: int) -> float:
+        """Bytes of a value before this mesh shards it, which is all that its steps depend on."""
+        degree = self.batch_degree if value in self.batch_values else 1
+        return self.function.types[value].bytes / degree
 
-    def step(self, value: int, step: Step) -> float:
-        """Seconds of one step: an all-gather moves what it makes, the others what they are given."""
-        held = step.after if step.kind == "all_gather" else step.before
-        cut = prod(
-            axis.size for axis, s in zip(self.mesh.axes, held, strict=True) if isinstance(s, tuple)
+    def step(self, value: int, step: ReshardStep) -> float:
+        """Seconds of one step; an all-gather is sized by its output, the others by their input."""
+        layout = step.after if step.kind == "all_gather" else step.before
+        degree = prod(
+            axis.size
+            for axis, s in zip(self.mesh.axes, layout, strict=True)
+            if isinstance(s, tuple)
         )
-        return self.send(step.kind, step.axis, self.alike(value) / cut)
+        return self.send(step.kind, step.axis, self.cost_class(value) / degree)
 
-    def operator(self, op: int, options: tuple[Option, ...]) -> float:
-        """Seconds of one operator under one option per axis."""
+    def operator(self, op: int, options: tuple[OpStrategy, ...]) -> float:
+        """Seconds of one operator under one strategy per axis."""
         return float(self.operators(op, tuple((option,) for option in options)).item())
 
-    def operators(self, op: int, options: tuple[tuple[Option, ...], ...]) -> Floats:
-        """Seconds over the grid of the options given per axis."""
-        known, site = self.axes.ops[op].declared, self.function.ops[op]
+    def operators(self, op: int, options: tuple[tuple[OpStrategy, ...], ...]) -> Floats:
+        """Seconds for every combination of one strategy per axis: [axis 0, axis 1, ...]."""
+        declared, site = self.axes.ops[op].declared, self.function.ops[op]
         shape = tuple(len(axis) for axis in options)
-        work = known.work if known else "move"
+        work = declared.work if declared else "move"
         if work == "view":
             return np.zeros(shape)
         operands = site.operands()
@@ -76,24 +79,30 @@ class RooflineCosts:
         moved = np.zeros(shape)
         for position, value in enumerate(values):
             if value >= 0:
-                moved += self.alike(value) / self.grid(options, position, len(operands))
-        along = self.batch_share if self.batch_values.intersection(values) else 1
-        flops = np.full(shape, count_flops(known) / along) / self.grid(options, None, 0)
+                moved += self.cost_class(value) / self.shard_counts(
+                    options, position, len(operands)
+                )
+        degree = self.batch_degree if self.batch_values.intersection(values) else 1
+        flops = np.full(shape, count_flops(declared) / degree) / self.shard_counts(options, None, 0)
         floats = (self.function.types[v] for v in operands)
         dtype = next((t.dtype for t in floats if t.is_float), "float32")
         seconds = op_seconds(work, flops, moved, dtype, self.cluster.device)
-        if known is not None and known.exchanges:
-            seconds = seconds + self.exchanged(known, options, along)
+        if declared is not None and declared.exchanges:
+            seconds = seconds + self.exchange_seconds(declared, options, degree)
         return seconds
 
-    def exchanged(
-        self, known: Loops, options: tuple[tuple[Option, ...], ...], along: int
+    def exchange_seconds(
+        self, declared: Loops, options: tuple[tuple[OpStrategy, ...], ...], degree: int
     ) -> Floats:
-        """Seconds over the grid of what the operator sends by itself, where it is split so."""
+        """Seconds of the operator's own collectives (expert all-to-all), over the same grid."""
         seconds = np.zeros(tuple(len(axis) for axis in options))
-        for exchange in known.exchanges:
+        for exchange in declared.exchanges:
             walked = {name for dim in exchange.dims for name in dim}
-            local = exchanged_bytes(exchange, known) / along / self.outer(options, _walks(walked))
+            local = (
+                exchanged_bytes(exchange, declared)
+                / degree
+                / self.split_degrees(options, _splits_loops(walked))
+            )
             for place, chosen in enumerate(options):
                 talks = np.array([o.joint or o.partner is not None for o in chosen])
                 if talks.any():
@@ -103,7 +112,7 @@ class RooflineCosts:
         return seconds
 
     def send(self, kind: str, axis: int, amount: float) -> float:
-        """Seconds of one collective over one axis."""
+        """Seconds of one collective of `amount` bytes over one axis."""
         key = (kind, axis, amount)
         if key not in self.collectives:
             size, stride = self.mesh.axes[axis].size, self.strides[axis]
@@ -112,24 +121,24 @@ class RooflineCosts:
             )
         return self.collectives[key]
 
-    def grid(
-        self, options: tuple[tuple[Option, ...], ...], position: int | None, operands: int
+    def shard_counts(
+        self, options: tuple[tuple[OpStrategy, ...], ...], position: int | None, operands: int
     ) -> Floats:
-        """Pieces over the grid of options: of the value at a position, or (None) of the loops."""
-        return self.outer(options, lambda option: _cuts(option, position, operands))
+        """Number of shards over the grid: of the value at `position`, or (None) of the loops."""
+        return self.split_degrees(options, lambda option: _splits_value(option, position, operands))
 
-    def outer(
-        self, options: tuple[tuple[Option, ...], ...], cuts: Callable[[Option], bool]
+    def split_degrees(
+        self, options: tuple[tuple[OpStrategy, ...], ...], predicate: Callable[[OpStrategy], bool]
     ) -> Floats:
-        """Over the grid of options, the product of the axes whose option cuts."""
-        pieces = np.ones(())
+        """Over the grid, product of the sizes of axes whose strategy satisfies the predicate."""
+        counts = np.ones(())
         for axis, chosen in zip(self.mesh.axes, options, strict=True):
-            ways = [axis.size if cuts(option) else 1.0 for option in chosen]
-            pieces = np.multiply.outer(pieces, np.array(ways))
-        return pieces
+            sizes = [axis.size if predicate(option) else 1.0 for option in chosen]
+            counts = np.multiply.outer(counts, np.array(sizes))
+        return counts
 
 
-def _cuts(option: Option, position: int | None, operands: int) -> bool:
+def _splits_value(option: OpStrategy, position: int | None, operands: int) -> bool:
     if position is None:
         return bool(option.loop)
     inside = position < operands
@@ -137,6 +146,6 @@ def _cuts(option: Option, position: int | None, operands: int) -> bool:
     return isinstance(state, tuple)
 
 
-def _walks(loops: set[str]) -> Callable[[Option], bool]:
-    """Whether an option splits one of these loops."""
-    return lambda option: any(loop in loops for loop, _ in option.cuts)
+def _splits_loops(loops: set[str]) -> Callable[[OpStrategy], bool]:
+    """Predicate: does a strategy split one of these loops?"""
+    return lambda option: any(loop in loops for loop, _ in option.splits)

@@ -1,8 +1,8 @@
-"""How a function runs when an axis splits the batch: every operator follows its batch loop.
+"""Sharding of a function along its batch: every operator splits its batch loop.
 
-The same walk serves data-parallel and zero axes and the micro-batches: each is a split of the batch,
-in space or in time. Where an operator has no batch loop, sums pass through it if it is linear in
-them, and otherwise it runs whole.
+Data-parallel axes, ZeRO axes and micro-batches all split the batch, in space or in time, so they
+share this propagation. An operator without a batch loop passes partial sums through if it is linear
+in them, and is replicated otherwise.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from ...ir.analysis.axes import Axes, Option
-from ...ir.analysis.dataflow import Flow
-from ...ir.layout import PARTIAL, REPLICATE, Shard, State
+from ...ir.analysis.axes import Axes, OpStrategy
+from ...ir.analysis.dataflow import Dataflow
+from ...ir.layout import PARTIAL, REPLICATE, AxisPlacement, Shard
 from ...ir.lowering.localize import AxisSharding
 from ...ir.model import Function
 
 
-def whole(function: Function) -> AxisSharding:
-    """Every device of the axis computes everything: an axis of size one, or one of no use here."""
+def replicated(function: Function) -> AxisSharding:
+    """Sharding in which every device of the axis computes the full function."""
     return AxisSharding(
         (0,) * len(function.ops),
         (REPLICATE,) * len(function.inputs),
@@ -30,13 +30,13 @@ def whole(function: Function) -> AxisSharding:
 
 
 def split_batch(
-    function: Function, flow: Flow, summed: frozenset[int], experts: bool = False
+    function: Function, flow: Dataflow, summed: frozenset[int], experts: bool = False
 ) -> AxisSharding:
-    """The split of one function along its batch. `summed` values (the loss) stay partial sums.
+    """Shard one function along its batch. `summed` values (the loss) stay partial sums.
 
-    With `experts`, operators that can take tokens to experts apart do, and their weights lie cut.
+    With `experts`, operators that support expert parallelism use it, and their weights are sharded.
     """
-    batch = flow.batch[function.name]
+    batch = flow.batch_factors[function.name]
     boundary = _boundary(function, lambda value: flow.batch_shard(function, value), summed)
     if experts:
         boundary = _experts_apart(function, flow, boundary)
@@ -46,12 +46,12 @@ def split_batch(
 def follow(
     function: Function,
     axes: Axes,
-    places: Mapping[int, Shard],
+    shards_at: Mapping[int, Shard],
     loops: frozenset[int],
     summed: frozenset[int],
 ) -> AxisSharding:
-    """The split of one function along some loops, which its values carry at `places`."""
-    return _follow(function, axes, _boundary(function, places.get, summed), loops)
+    """Shard one function along `loops`; boundary values are sharded as `shards_at` says."""
+    return _follow(function, axes, _boundary(function, shards_at.get, summed), loops)
 
 
 def _follow(
@@ -61,67 +61,78 @@ def _follow(
     loops: frozenset[int],
     experts: bool = False,
 ) -> AxisSharding:
-    """Every operator does what its operands ask for, from the boundary on."""
-    states: dict[int, State] = {}
-    for item, state in zip(function.inputs, boundary.inputs, strict=True):
-        states[item.value] = state
+    """Propagate placements from the boundary: each operator takes the strategy its operands
+    suggest.
+    """
+    placements: dict[int, AxisPlacement] = {}
+    for item, placement in zip(function.inputs, boundary.inputs, strict=True):
+        placements[item.value] = placement
     for output, tangent in zip(function.outputs, boundary.tangents, strict=True):
         if output.tangent is not None and tangent is not None:
-            states[output.tangent] = tangent
+            placements[output.tangent] = tangent
     choices = []
-    for op, known in zip(function.ops, axes.ops, strict=True):
-        operands = tuple(states[v] for v in op.operands())
-        chosen = _choose(known.options, operands, loops, experts)
+    for op, op_axes in zip(function.ops, axes.ops, strict=True):
+        operands = tuple(placements[v] for v in op.operands())
+        chosen = _choose(op_axes.options, operands, loops, experts)
         choices.append(chosen)
-        for value, state in zip(op.results, known.options[chosen].outputs, strict=True):
-            states[value] = state
+        for value, placement in zip(op.results, op_axes.options[chosen].outputs, strict=True):
+            placements[value] = placement
     return msgspec.structs.replace(boundary, choices=tuple(choices))
 
 
 def _choose(
-    options: tuple[Option, ...], operands: tuple[State, ...], loops: frozenset[int], experts: bool
+    options: tuple[OpStrategy, ...],
+    operands: tuple[AxisPlacement, ...],
+    loops: frozenset[int],
+    experts: bool,
 ) -> int:
-    """The loop that most operands already follow, else sums pass, else whole."""
-    along = [i for i, o in enumerate(options) if o.atom in loops and (experts or o.partner is None)]
+    """Strategy that splits the loop most operands are sharded along, else passes sums, else 0."""
+    along = [
+        i for i, o in enumerate(options) if o.factor_id in loops and (experts or o.partner is None)
+    ]
     if along:
         return max(along, key=lambda i: (_agreement(options[i], operands), -i))
-    sums = {i for i, state in enumerate(operands) if state == PARTIAL}
+    sums = {i for i, placement in enumerate(operands) if placement == PARTIAL}
     if sums:
         for i, option in enumerate(options):
-            if option.atom < 0 and sums <= {j for j, s in enumerate(option.inputs) if s == PARTIAL}:
+            if option.factor_id < 0 and sums <= {
+                j for j, s in enumerate(option.inputs) if s == PARTIAL
+            }:
                 return i
     return 0
 
 
-def _agreement(option: Option, operands: tuple[State, ...]) -> int:
+def _agreement(option: OpStrategy, operands: tuple[AxisPlacement, ...]) -> int:
     return sum(want == have for want, have in zip(option.inputs, operands, strict=True))
 
 
-def _experts_apart(function: Function, flow: Flow, boundary: AxisSharding) -> AxisSharding:
-    """Held inputs that an operator takes apart along with the batch, and their gradients, lie cut."""
-    batch = flow.batch[function.name]
-    states: dict[int, State] = {}
-    for op, known in zip(function.ops, flow.axes[function.name].ops, strict=True):
-        pairs = [o for o in known.options if o.partner is not None and o.atom in batch]
+def _experts_apart(function: Function, flow: Dataflow, boundary: AxisSharding) -> AxisSharding:
+    """Shard expert weights, and their gradients, of operators that run expert-parallel."""
+    batch = flow.batch_factors[function.name]
+    placements: dict[int, AxisPlacement] = {}
+    for op, op_axes in zip(function.ops, flow.axes[function.name].ops, strict=True):
+        pairs = [o for o in op_axes.options if o.partner is not None and o.factor_id in batch]
         if pairs:
-            states.update(zip(op.operands(), pairs[0].inputs, strict=True))
+            placements.update(zip(op.operands(), pairs[0].inputs, strict=True))
     inputs, gradients = list(boundary.inputs), list(boundary.gradients)
     for i, item in enumerate(function.inputs):
-        if item.kind == "parameter" and item.value in states:
-            inputs[i] = states[item.value]
-            gradients[i] = None if item.gradient is None else states[item.value]
+        if item.kind == "parameter" and item.value in placements:
+            inputs[i] = placements[item.value]
+            gradients[i] = None if item.gradient is None else placements[item.value]
     return msgspec.structs.replace(boundary, inputs=tuple(inputs), gradients=tuple(gradients))
 
 
 def _boundary(
     function: Function, where: Callable[[int], Shard | None], summed: frozenset[int]
 ) -> AxisSharding:
-    def state(value: int) -> State:
+    def placement(value: int) -> AxisPlacement:
         shard = where(value)
         return REPLICATE if shard is None else shard
 
-    inputs = tuple(state(i.value) if i.kind == "activation" else REPLICATE for i in function.inputs)
-    outputs = tuple(PARTIAL if o.value in summed else state(o.value) for o in function.outputs)
+    inputs = tuple(
+        placement(i.value) if i.kind == "activation" else REPLICATE for i in function.inputs
+    )
+    outputs = tuple(PARTIAL if o.value in summed else placement(o.value) for o in function.outputs)
     return AxisSharding(
         (),
         inputs,
@@ -137,16 +148,16 @@ def _boundary(
     )
 
 
-def dual(state: State) -> State:
-    """Along the batch, what is whole collects its gradient as a sum, and a sum spreads its own."""
-    return {REPLICATE: PARTIAL, PARTIAL: REPLICATE}.get(state, state)  # type: ignore[call-overload]
+def dual(placement: AxisPlacement) -> AxisPlacement:
+    """Placement of a gradient along the batch: replicated becomes partial and vice versa."""
+    return {REPLICATE: PARTIAL, PARTIAL: REPLICATE}.get(placement, placement)  # type: ignore[call-overload]
 
 
 def split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
-    """Values that lie cut along the batch."""
+    """Values that a sharding shards along the batch."""
     split = {i.value for i, s in zip(function.inputs, sharding.inputs, strict=True) if s != "R"}
-    for op, known, chosen in zip(function.ops, ops, sharding.choices, strict=True):
-        for value, state in zip(op.results, known.options[chosen].outputs, strict=True):
-            if isinstance(state, tuple):
+    for op, op_axes, chosen in zip(function.ops, ops, sharding.choices, strict=True):
+        for value, placement in zip(op.results, op_axes.options[chosen].outputs, strict=True):
+            if isinstance(placement, tuple):
                 split.add(value)
     return frozenset(split)

@@ -1,42 +1,52 @@
-"""The price of a sharding, straight from the definition; it shares no code with the search."""
+"""Price of a sharding computed from the definition; an independent check of the search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import inf
 
-from ...ir.analysis.axes import OpAxes, Option
+from ...ir.analysis.axes import OpAxes, OpStrategy
 from ...ir.errors import PlaitError
-from ...ir.layout import REPLICATE, Layout, State, fits, local_type, transition
+from ...ir.layout import REPLICATE, AxisPlacement, Layout, divides_evenly, local_type, reshard_steps
 from .data_parallel import AxisSharding
 from .problem import AxisRule, ShardingProblem
 
-Want = tuple[int, bool, Layout]  # value, in backward, layout
+ConsumedLayout = tuple[int, bool, Layout]  # value, in backward, layout
 
 
 def price(problem: ShardingProblem, shardings: tuple[AxisSharding, ...]) -> float:
-    """Seconds of one assignment; infinite where it breaks a rule, cuts what does not divide, moves
-    what cannot be moved, or takes more memory than allowed."""
+    """Seconds of one assignment; infinite where it breaks a rule, shards unevenly, needs a
+    resharding that does not exist, or exceeds the memory limit.
+    """
     if not _allowed(problem, shardings):
         return inf
-    lies, wants = _layouts(problem, shardings)
-    layouts = [*lies.items(), *((v, layout) for v, _, layout in wants)]
-    if not all(fits(problem.axes.factors[v], layout, problem.mesh) for v, layout in layouts):
+    produced, consumed = _layouts(problem, shardings)
+    layouts = [*produced.items(), *((v, layout) for v, _, layout in consumed)]
+    if not all(
+        divides_evenly(problem.axes.factors[v], layout, problem.mesh) for v, layout in layouts
+    ):
         return inf
-    if held_and_saved_bytes(problem, lies) > problem.memory_bytes:
+    if state_and_saved_bytes(problem, produced) > problem.memory_limit_bytes:
         return inf
     seconds = 0.0
-    for i, known in enumerate(problem.axes.ops):
-        options = tuple(known.options[s.choices[i]] for s in shardings)
-        seconds += problem.costs.operator(i, options) if _nests(problem, known, options) else inf
+    for i, op_axes in enumerate(problem.axes.ops):
+        options = tuple(op_axes.options[s.choices[i]] for s in shardings)
+        seconds += (
+            problem.costs.operator(i, options)
+            if _factors_divide(problem, op_axes, options)
+            else inf
+        )
     return seconds + sum(
-        _moved(problem, v, lies[v], layout) for v, _, layout in sorted(wants, key=str)
+        _reshard_seconds(problem, v, produced[v], layout)
+        for v, _, layout in sorted(consumed, key=str)
     )
 
 
-def _moved(problem: ShardingProblem, value: int, lies: Layout, wanted: Layout) -> float:
+def _reshard_seconds(
+    problem: ShardingProblem, value: int, produced: Layout, consumed_layout: Layout
+) -> float:
     try:
-        steps = transition(lies, wanted)
+        steps = reshard_steps(produced, consumed_layout)
     except (PlaitError, KeyError):
         return inf
     return sum((problem.costs.step(value, step) for step in steps), 0.0)
@@ -44,44 +54,44 @@ def _moved(problem: ShardingProblem, value: int, lies: Layout, wanted: Layout) -
 
 def _layouts(
     problem: ShardingProblem, shardings: tuple[AxisSharding, ...]
-) -> tuple[dict[int, Layout], set[Want]]:
-    """Where every value lies, and the distinct layouts wanted of it."""
+) -> tuple[dict[int, Layout], set[ConsumedLayout]]:
+    """Layout in which each value is produced, and the distinct layouts that consumers need."""
     function = problem.function
-    lies: dict[int, Layout] = {}
-    wants: set[Want] = set()
+    produced: dict[int, Layout] = {}
+    consumed: set[ConsumedLayout] = set()
     for i, item in enumerate(function.inputs):
-        lies[item.value] = tuple(s.inputs[i] for s in shardings)
+        produced[item.value] = tuple(s.inputs[i] for s in shardings)
         if item.gradient is not None:
-            wants.add((item.gradient, True, _layout(s.gradients[i] for s in shardings)))
+            consumed.add((item.gradient, True, _layout(s.gradients[i] for s in shardings)))
     for i, output in enumerate(function.outputs):
-        wants.add((output.value, False, tuple(s.outputs[i] for s in shardings)))
+        consumed.add((output.value, False, tuple(s.outputs[i] for s in shardings)))
         if output.tangent is not None:
-            lies[output.tangent] = _layout(s.tangents[i] for s in shardings)
-    for i, (op, known) in enumerate(zip(function.ops, problem.axes.ops, strict=True)):
-        options = [known.options[s.choices[i]] for s in shardings]
+            produced[output.tangent] = _layout(s.tangents[i] for s in shardings)
+    for i, (op, op_axes) in enumerate(zip(function.ops, problem.axes.ops, strict=True)):
+        options = [op_axes.options[s.choices[i]] for s in shardings]
         for position, value in enumerate(op.operands()):
             layout = tuple(o.inputs[position] for o in options)
-            wants.add((value, i >= function.forward, layout))
+            consumed.add((value, i >= function.forward, layout))
         for position, value in enumerate(op.results):
             if value >= 0:
-                lies[value] = tuple(o.outputs[position] for o in options)
-    return lies, wants
+                produced[value] = tuple(o.outputs[position] for o in options)
+    return produced, consumed
 
 
-def _layout(states: Iterable[State | None]) -> Layout:
-    """States of a value that exists."""
-    return tuple(state for state in states if state is not None)
+def _layout(placements: Iterable[AxisPlacement | None]) -> Layout:
+    """Layout of a value that is known to exist (no placement is None)."""
+    return tuple(placement for placement in placements if placement is not None)
 
 
-def held_and_saved_bytes(problem: ShardingProblem, lies: dict[int, Layout]) -> int:
-    """Local bytes of held inputs and of float values made in forward and read in backward."""
+def state_and_saved_bytes(problem: ShardingProblem, produced: dict[int, Layout]) -> int:
+    """Bytes per device of parameters, buffers and float values that forward saves for backward."""
     function = problem.function
-    values = {i.value for i in function.held()}
+    values = {i.value for i in function.state_inputs()}
     read = {v for op in function.backward_ops for v in op.operands()}
     for op in function.forward_ops:
         values |= {v for v in op.results if v in read and function.types[v].is_float}
     return sum(
-        local_type(function.types[v], problem.axes.factors[v], lies[v], problem.mesh).bytes
+        local_type(function.types[v], problem.axes.factors[v], produced[v], problem.mesh).bytes
         for v in values
     )
 
@@ -90,59 +100,68 @@ def _allowed(problem: ShardingProblem, shardings: tuple[AxisSharding, ...]) -> b
     sizes = [axis.size for axis in problem.mesh.axes]
     checks = zip(problem.rules, shardings, sizes, strict=True)
     return all(_ops_allowed(problem, *check) for check in checks) and all(
-        _states_allowed(problem, *check)
+        _placements_allowed(problem, *check)
         for check in zip(problem.rules, shardings, sizes, strict=True)
     )
 
 
-def _ops_allowed(problem: ShardingProblem, rule: AxisRule, made: AxisSharding, size: int) -> bool:
-    for i, known in enumerate(problem.axes.ops):
-        option = known.options[made.choices[i]]
-        if size == 1 and made.choices[i] != 0:
+def _ops_allowed(
+    problem: ShardingProblem, rule: AxisRule, sharding: AxisSharding, size: int
+) -> bool:
+    for i, op_axes in enumerate(problem.axes.ops):
+        option = op_axes.options[sharding.choices[i]]
+        if size == 1 and sharding.choices[i] != 0:
             return False
-        if size > 1 and rule.pins.get(i, made.choices[i]) != made.choices[i]:
+        if size > 1 and rule.pins.get(i, sharding.choices[i]) != sharding.choices[i]:
             return False
-        free = option.atom < 0 or option.atom in rule.loops or i in rule.pins
+        free = option.factor_id < 0 or option.factor_id in rule.loops or i in rule.pins
         if not free or (option.loop and option.size % size):
             return False
     return True
 
 
-def _nests(problem: ShardingProblem, known: OpAxes, options: tuple[Option, ...]) -> bool:
-    """Whether the axes that split one factor of a loop divide it together."""
-    ways: dict[tuple[str, int], int] = {}
-    for axis, option in zip(problem.mesh.axes, options, strict=True):
-        for cut in option.cuts:
-            ways[cut] = ways.get(cut, 1) * axis.size
-    return all(known.parts[loop][part] % n == 0 for (loop, part), n in ways.items())
-
-
-def _states_allowed(
-    problem: ShardingProblem, rule: AxisRule, made: AxisSharding, size: int
+def _factors_divide(
+    problem: ShardingProblem, op_axes: OpAxes, options: tuple[OpStrategy, ...]
 ) -> bool:
-    def may(value: int) -> tuple[object, ...]:
-        return (REPLICATE,) if size == 1 else rule.states.get(value, (REPLICATE,))
+    """Whether every factor is divisible by the product of the axes that split it."""
+    degrees: dict[tuple[str, int], int] = {}
+    for axis, option in zip(problem.mesh.axes, options, strict=True):
+        for factor in option.splits:
+            degrees[factor] = degrees.get(factor, 1) * axis.size
+    return all(op_axes.loop_factors[loop][part] % n == 0 for (loop, part), n in degrees.items())
 
-    return all(state in may(value) for value, state in _free(problem, made)) and all(
-        gradient == (state if size == 1 else rule.gradients.get(state, state))
-        for item, state, gradient in zip(
-            problem.function.inputs, made.inputs, made.gradients, strict=True
+
+def _placements_allowed(
+    problem: ShardingProblem, rule: AxisRule, sharding: AxisSharding, size: int
+) -> bool:
+    def permitted(value: int) -> tuple[object, ...]:
+        return (REPLICATE,) if size == 1 else rule.placements.get(value, (REPLICATE,))
+
+    return all(
+        placement in permitted(value)
+        for value, placement in _boundary_placements(problem, sharding)
+    ) and all(
+        gradient == (placement if size == 1 else rule.gradients.get(placement, placement))
+        for item, placement, gradient in zip(
+            problem.function.inputs, sharding.inputs, sharding.gradients, strict=True
         )
         if item.gradient is not None and item.kind != "activation"
     )
 
 
-def _free(problem: ShardingProblem, made: AxisSharding) -> Iterator[tuple[int, object]]:
-    """Values at the boundary whose states the rules list, with the states they got."""
-    for item, state, gradient in zip(
-        problem.function.inputs, made.inputs, made.gradients, strict=True
+def _boundary_placements(
+    problem: ShardingProblem, sharding: AxisSharding
+) -> Iterator[tuple[int, object]]:
+    """Boundary values whose placements the rules restrict, with the placements assigned to them."""
+    for item, placement, gradient in zip(
+        problem.function.inputs, sharding.inputs, sharding.gradients, strict=True
     ):
-        yield item.value, state
+        yield item.value, placement
         if item.gradient is not None and item.kind == "activation":
             yield item.gradient, gradient
-    for output, state, tangent in zip(
-        problem.function.outputs, made.outputs, made.tangents, strict=True
+    for output, placement, tangent in zip(
+        problem.function.outputs, sharding.outputs, sharding.tangents, strict=True
     ):
-        yield output.value, state
+        yield output.value, placement
         if output.tangent is not None:
             yield output.tangent, tangent

@@ -1,7 +1,8 @@
-"""What the sharding search is asked and what it answers: plain data.
+"""Problem and solution of the sharding search, as plain data.
 
-A problem names one function, the mesh axes to split it over and, per axis, which loops may be split
-and how values may lie at the boundary. An answer gives every operator one option per axis.
+A problem names one function, the mesh axes to split it over and, per axis, the factors that may be
+split and the placements allowed at the boundary. A solution gives every operator one OpStrategy per
+axis.
 """
 
 from __future__ import annotations
@@ -14,62 +15,69 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ...ir.analysis.axes import Axes, Option
-from ...ir.layout import State, Step
+from ...ir.analysis.axes import Axes, OpStrategy
+from ...ir.layout import AxisPlacement, ReshardStep
 from ...ir.mesh import Mesh
 from ...ir.model import Function
 from .data_parallel import AxisSharding
 
 
 class AxisRule(msgspec.Struct, frozen=True):
-    """What one mesh axis may do in one function.
+    """Splits that one mesh axis may make in one function.
 
-    `loops`: atoms (`Option.atom`) that may be split; options without one are always allowed.
-    `states`: per value at the boundary (inputs, outputs, tangents, gradients of activations) the
-    states in which it may lie or be delivered; one state is fixed, a value not named is whole.
-    `gradients`: how a held input's gradient must leave, by the state in which the input lies; as it
-    lies itself where the state is not named. `pins`: operator number -> option number, on any loop.
+    `loops`: ids of factors that may be split; strategies that split none are always allowed.
+    `placements`: allowed placements of each boundary value (inputs, outputs, tangents, gradients of
+    activations); a single placement is fixed, a value not listed is replicated.
+    `gradients`: placement required of the gradient of a parameter or buffer, by the placement of
+    the input itself; the same as the input's where not listed.
+    `pins`: operator number -> strategy number, which may split any factor.
     """
 
     loops: frozenset[int] = frozenset()
-    states: dict[int, tuple[State, ...]] = {}
-    gradients: dict[State, State] = {}
+    placements: dict[int, tuple[AxisPlacement, ...]] = {}
+    gradients: dict[AxisPlacement, AxisPlacement] = {}
     pins: dict[int, int] = {}
 
 
 class Costs(Protocol):
-    """Prices in seconds. `BulkCosts` says how to give them faster."""
+    """Prices in seconds, one at a time; `BulkCosts` prices arrays."""
 
-    def operator(self, op: int, options: tuple[Option, ...]) -> float:
-        """One operator on local shards under one option per axis."""
+    def operator(self, op: int, options: tuple[OpStrategy, ...]) -> float:
+        """Seconds of one operator on local shards under one strategy per axis."""
 
-    def step(self, value: int, step: Step) -> float:
-        """One collective step on one value."""
+    def step(self, value: int, step: ReshardStep) -> float:
+        """Seconds of one collective step on one value."""
 
 
 @runtime_checkable
 class BulkCosts(Protocol):
-    """Costs that price many things at once; `price` and the search must agree on every number."""
+    """Costs that price whole grids of strategies; they must agree with `operator` and `step`."""
 
-    def operator(self, op: int, options: tuple[Option, ...]) -> float:
-        """One operator on local shards under one option per axis."""
+    def operator(self, op: int, options: tuple[OpStrategy, ...]) -> float:
+        """Seconds of one operator on local shards under one strategy per axis."""
 
-    def step(self, value: int, step: Step) -> float:
-        """One step, by its kind, its axis and which axes cut the value before; no more than that."""
+    def step(self, value: int, step: ReshardStep) -> float:
+        """Seconds of one step; depends only on its kind, its axis and the axes that shard the
+        value before it."""
 
-    def operators(self, op: int, options: tuple[tuple[Option, ...], ...]) -> NDArray[np.float64]:
-        """`operator` over the grid of the options given per axis, as one array of that shape."""
+    def operators(
+        self, op: int, options: tuple[tuple[OpStrategy, ...], ...]
+    ) -> NDArray[np.float64]:
+        """`operator` for every combination of the strategies listed per axis: [axis 0, axis 1,
+        ...].
+        """
 
-    def alike(self, value: int) -> Hashable:
-        """Equal for values on which every step costs the same."""
+    def cost_class(self, value: int) -> Hashable:
+        """Key of the equivalence class of values on which every step costs the same."""
 
 
 class ShardingProblem(msgspec.Struct, frozen=True):
-    """Find the cheapest option of every operator on every axis of `mesh` (outermost first).
+    """Find the cheapest strategy of every operator on every axis of `mesh` (outermost first).
 
-    The price is the seconds of all operators, and for each value, in forward and in backward, the
-    seconds of bringing it from where it lies into every distinct layout that is wanted there.
-    `memory_bytes` limits what held inputs and values saved for backward take on one device.
+    The objective is the seconds of all operators plus, for each value and separately in forward and
+    backward, the seconds of resharding it from its producer's layout into every distinct layout
+    that its consumers need. `memory_limit_bytes` limits the bytes of parameters, buffers and values
+    saved for backward on one device.
     """
 
     function: Function
@@ -77,11 +85,11 @@ class ShardingProblem(msgspec.Struct, frozen=True):
     mesh: Mesh
     rules: tuple[AxisRule, ...]
     costs: Costs
-    memory_bytes: float = inf
+    memory_limit_bytes: float = inf
 
 
 class ShardingSolution(msgspec.Struct, frozen=True):
-    """One sharding per mesh axis; no assignment costs less than `bound` seconds."""
+    """One sharding per mesh axis; no assignment costs less than `bound` seconds (proven)."""
 
     axes: tuple[AxisSharding, ...]
     objective: float
@@ -89,4 +97,5 @@ class ShardingSolution(msgspec.Struct, frozen=True):
 
     @property
     def gap(self) -> float:
+        """Relative distance of `objective` from `bound`."""
         return (self.objective - self.bound) / self.objective if self.objective else 0.0

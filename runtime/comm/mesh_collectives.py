@@ -1,9 +1,9 @@
-"""What generated code calls as `comm`: collectives along mesh axes, and operators of shards.
+"""Collectives along mesh axes and operators of shards; generated code calls them as `comm`.
 
-The mesh's axes are extended by `micro`, the micro-batch at hand, and `split`, the piece of it: values
-can be cut along them and shared over them, as over any axis; pieces are added up or put together as
-they come. Results are contiguous and new; inputs are left alone. `dim` and `outer` say which factor of
-a dimension is cut: see `shard`.
+The mesh has two more axes: `micro`, the current micro-batch, and `split`, the current chunk of a call.
+Values can be sliced and scaled over them as over any axis; results of chunks are added up or inserted
+one after the other. Results are new and contiguous, inputs are not changed. `dim` and `outer` name the
+factor of a dimension that is sharded: see `slicing`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from ...ir.lowering.localize import MICRO, SPLIT
+from ...ir.lowering.localize import CHUNK, MICRO
 from ...ir.mesh import Mesh
-from ..compression.activations import Summing
+from ..compression.activations import CompressedAllReduce
 from .process_group import Group
-from .sharded_operators import Placed
-from .slicing import block, join, put, split
+from .sharded_operators import ShardedOperators
+from .slicing import insert_slice, join, split, take_slice
 
 
-class Comm(Placed):
-    """Collectives of one rank. `bytes` counts what it sent, by kind (ring algorithms); `summing`, by
-    axis, are sums that travel compressed."""
+class Comm(ShardedOperators):
+    """Collectives of one rank.
+
+    `sent_bytes` counts bytes sent by kind of collective (ring algorithms); `compressed` are the
+    compressed all-reduces by axis.
+    """
 
     def __init__(
         self,
@@ -31,56 +34,56 @@ class Comm(Placed):
         micro_batches: int,
         rank: int,
         groups: Mapping[str, Group],
-        sent: Counter[str] | None = None,
-        summing: Mapping[str, Summing] | None = None,
+        sent_bytes: Counter[str] | None = None,
+        compressed: Mapping[str, CompressedAllReduce] | None = None,
     ) -> None:
         names = [axis.name for axis in mesh.axes]
         self.groups = groups
         self.sizes = {axis.name: axis.size for axis in mesh.axes} | {MICRO: micro_batches}
-        self.places = dict(zip(names, mesh.coordinate(rank), strict=True)) | {MICRO: 0}
-        self.bytes: Counter[str] = Counter() if sent is None else sent
-        self.summing = summing or {}
+        self.coordinates = dict(zip(names, mesh.coordinate(rank), strict=True)) | {MICRO: 0}
+        self.sent_bytes: Counter[str] = Counter() if sent_bytes is None else sent_bytes
+        self.compressed = compressed or {}
 
     def micro_batch(self, number: int) -> None:
-        """Work on this micro-batch from now on."""
-        self.places[MICRO] = number
+        """Select the micro-batch that `micro` slices refer to."""
+        self.coordinates[MICRO] = number
 
-    def split(self, ways: int) -> Iterator[int]:
-        """Work on one piece after the other."""
-        self.sizes[SPLIT] = ways
-        for number in range(ways):
-            self.places[SPLIT] = number
+    def chunks(self, degree: int) -> Iterator[int]:
+        """Iterate over the chunks of a call, selecting each for `split` slices in turn."""
+        self.sizes[CHUNK] = degree
+        for number in range(degree):
+            self.coordinates[CHUNK] = number
             yield number
 
-    def add(self, total: Tensor | None, part: Tensor) -> Tensor:
-        """`total` with one more part added to it in place."""
-        return part.clone() if total is None else total.add_(part)
+    def add(self, total: Tensor | None, term: Tensor) -> Tensor:
+        """`total` with one more term added in place; a copy of the first term."""
+        return term.clone() if total is None else total.add_(term)
 
-    def put(
-        self, whole: Tensor | None, part: Tensor, axis: str, dim: int, outer: int = 1
+    def insert_slice(
+        self, full: Tensor | None, shard: Tensor, axis: str, dim: int, outer: int = 1
     ) -> Tensor:
-        """`whole` with the piece at hand in its place: the inverse of `cut`."""
-        ways = self.sizes[axis]
-        if whole is None:
-            shape = [n * ways if d == dim else n for d, n in enumerate(part.shape)]
-            whole = part.new_empty(shape)
-        put(whole, part, ways, self.places[axis], dim, outer)
-        return whole
+        """`full` with the current slice written to its place: the inverse of `slice`."""
+        degree = self.sizes[axis]
+        if full is None:
+            shape = [n * degree if d == dim else n for d, n in enumerate(shard.shape)]
+            full = shard.new_empty(shape)
+        insert_slice(full, shard, degree, self.coordinates[axis], dim, outer)
+        return full
 
     def all_reduce(self, x: Tensor, axis: str) -> Tensor:
         """Sum of every rank's `x`."""
-        if axis in self.summing:
-            return self.summing[axis].all_reduce(x)
+        if axis in self.compressed:
+            return self.compressed[axis].all_reduce(x)
         return self.groups[axis].all_reduce(x)
 
     def all_gather(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:
-        """The whole of which every rank has a piece."""
+        """The full value of which every rank has a shard."""
         if self.sizes[axis] == 1:
             return x
         return join(self.groups[axis].all_gather(x), dim, outer)
 
     def reduce_scatter(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:
-        """This rank's piece of the sum of every rank's `x`."""
+        """This rank's shard of the sum of every rank's `x`."""
         if self.sizes[axis] == 1:
             return x
         return self.groups[axis].reduce_scatter(split(x, self.sizes[axis], dim, outer))
@@ -94,36 +97,38 @@ class Comm(Placed):
         to_dim: int = 0,
         to_outer: int = 1,
     ) -> Tensor:
-        """`x` is cut at `from`, the result at `to`: outers as before and after, respectively."""
-        ways = self.sizes[axis]
-        if ways == 1:
+        """Move the sharding from one factor to another; `from_outer` counts before, `to_outer` after."""
+        degree = self.sizes[axis]
+        if degree == 1:
             return x
         if from_dim == to_dim:
-            # The factor that lies further out is cut on the side where the other's outer was taken.
+            # The outer factor of the two is sharded where the other's `outer` was counted.
             if from_outer < to_outer:
-                to_outer //= ways
+                to_outer //= degree
             else:
-                from_outer //= ways
-        received = self.groups[axis].all_to_all(split(x, ways, to_dim, to_outer))
+                from_outer //= degree
+        received = self.groups[axis].all_to_all(split(x, degree, to_dim, to_outer))
         return join(received, from_dim, from_outer)
 
-    def cut(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:
-        """This rank's (or micro-batch's) piece of a whole."""
-        return block(x, self.sizes[axis], self.places[axis], dim, outer)
+    def slice(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:
+        """The slice of a replicated value at this rank (or micro-batch, or chunk)."""
+        return take_slice(x, self.sizes[axis], self.coordinates[axis], dim, outer)
 
-    def share(self, x: Tensor, axis: str) -> Tensor:
-        """An equal part of `x`: a partial sum whose sum over the axis is `x`."""
+    def scale(self, x: Tensor, axis: str) -> Tensor:
+        """`x` divided by the size of the axis: a partial value whose sum over the axis is `x`."""
         return x if self.sizes[axis] == 1 else x / self.sizes[axis]
 
     def sum_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
+        """Sum of every rank's `x` over several axes."""
         for axis in axes:
             x = self.groups[axis].all_reduce(x)
         return x
 
     def max_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
+        """Maximum of every rank's `x` over several axes."""
         for axis in axes:
             x = self.groups[axis].all_reduce(x, largest=True)
         return x
 
-    def exchange(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
-        return self.groups[axis].exchange(x, sent, received)
+    def exchange_rows(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
+        return self.groups[axis].exchange_rows(x, sent, received)

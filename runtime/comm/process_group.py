@@ -1,4 +1,4 @@
-"""A group of ranks and the few collectives everything else is made of."""
+"""A process group with the basic collectives, and a pool of groups."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Partition = tuple[tuple[int, ...], ...]
 
 
 class Group:
-    """Ranks that talk to each other; in a group of one nothing is sent.
+    """Collectives of a group of ranks; in a group of one nothing is sent.
 
-    `sent` counts bytes that a rank puts on the wire by kind, for ring algorithms.
+    `sent_bytes` counts bytes that a rank sends by kind of collective, for ring algorithms.
     """
 
     def __init__(
@@ -28,16 +28,17 @@ class Group:
         ranks: Sequence[int],
         rank: int,
         handle: dist.ProcessGroup | None,
-        sent: Counter[str],
+        sent_bytes: Counter[str],
     ) -> None:
         self.name, self.ranks, self.rank, self.handle = name, tuple(ranks), rank, handle
-        self.sent = sent
+        self.sent_bytes = sent_bytes
         self.size, self.index = len(self.ranks), self.ranks.index(rank)
-        # gloo's reduce-scatter moves as much as an all-reduce; an exchange and a local sum, half.
-        self.exchanges = handle is not None and dist.get_backend(handle) == "gloo"
+        # gloo's reduce-scatter sends as much as an all-reduce; an all-to-all and a local sum, half.
+        self.sums_locally = handle is not None and dist.get_backend(handle) == "gloo"
 
-    def watched(self, kind: str, x: Tensor, share: float) -> AbstractContextManager[None]:
-        self.sent[kind] += round(x.numel() * x.element_size() * share)
+    def watched(self, kind: str, x: Tensor, fraction: float) -> AbstractContextManager[None]:
+        """Count `fraction` of the bytes of `x` as sent; report failures inside with group and shape."""
+        self.sent_bytes[kind] += round(x.numel() * x.element_size() * fraction)
         return watch(self.rank, f"{kind} over {self.name} of {tuple(x.shape)} {x.dtype}")
 
     def all_reduce(self, x: Tensor, largest: bool = False) -> Tensor:
@@ -50,13 +51,13 @@ class Group:
             dist.all_reduce(result, kind, group=self.handle)
         return result
 
-    def exchange(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        """Rows of `x` in order to every rank, `sent` of them each, for those that come from it."""
+    def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """All-to-all of rows: `sent[i]` rows of `x`, in order, to rank i, `received[i]` from it."""
         if self.size == 1:
             return x
         result = x.new_empty((sum(received), *x.shape[1:]))
-        share = 1 - sent[self.index] / max(sum(sent), 1)
-        with self.watched("all_to_all", x, share):
+        fraction = 1 - sent[self.index] / max(sum(sent), 1)
+        with self.watched("all_to_all", x, fraction):
             dist.all_to_all_single(result, x.contiguous(), received, sent, group=self.handle)
         return result
 
@@ -70,7 +71,7 @@ class Group:
         return result
 
     def all_to_all(self, x: Tensor) -> Tensor:
-        """Piece i of `x` (`[ranks, …]`) goes to rank i; piece j of the result is from rank j."""
+        """Row i of `x` (`[ranks, …]`) goes to rank i; row j of the result is from rank j."""
         if self.size == 1:
             return x
         result = x.new_empty(x.shape)
@@ -79,18 +80,18 @@ class Group:
         return result
 
     def reduce_scatter(self, x: Tensor) -> Tensor:
-        """Sum over the ranks of `x` (`[ranks, …]`), of which rank i gets piece i."""
+        """Sum over the ranks of `x` (`[ranks, …]`), of which rank i gets row i."""
         if self.size == 1:
             return x[0]
-        if self.exchanges:
+        if self.sums_locally:
             result = x.new_empty(x.shape)
             with self.watched("reduce_scatter", x, (self.size - 1) / self.size):
                 dist.all_to_all_single(result, x.contiguous(), group=self.handle)
             return result.sum(0)
-        piece = x.new_empty(x.shape[1:])
+        shard = x.new_empty(x.shape[1:])
         with self.watched("reduce_scatter", x, (self.size - 1) / self.size):
-            dist.reduce_scatter_tensor(piece.view(-1), x.contiguous().view(-1), group=self.handle)
-        return piece
+            dist.reduce_scatter_tensor(shard.view(-1), x.contiguous().view(-1), group=self.handle)
+        return shard
 
     def broadcast(self, x: Tensor, source: int) -> Tensor:
         """`x` of the rank at index `source`; others give a tensor of its shape, which is filled."""
@@ -100,27 +101,27 @@ class Group:
         return x
 
 
-class Pool:
-    """Process groups by the partition of all ranks they belong to, made once and used again.
+class GroupPool:
+    """Process groups by the partition of all ranks that they belong to; each is created once.
 
-    Every rank asks in the same order, and in a partition that has any group of two or more every
-    rank makes one: so all have made the same number of groups, from which torch derives the names
-    when only members synchronise. For the same reason groups are never given back one by one.
+    Every rank asks in the same order, and in a partition with any group of two or more every rank
+    creates one. So all ranks have created equally many groups, from which torch derives their names when
+    only members synchronise. For the same reason groups are never destroyed one by one.
     """
 
     def __init__(self, rank: int, timeout: timedelta = TIMEOUT) -> None:
-        self.rank, self.timeout, self.sent = rank, timeout, Counter[str]()
-        self.made: dict[tuple[int, Partition], dist.ProcessGroup | None] = {}
+        self.rank, self.timeout, self.sent_bytes = rank, timeout, Counter[str]()
+        self.handles: dict[tuple[int, Partition], dist.ProcessGroup | None] = {}
 
     def group(self, name: str, partition: Partition, channel: int = 0) -> Group:
-        """The group that this rank is in; groups on different `channel`s do not wait in line."""
+        """The group that this rank is in; groups on different `channel`s run concurrently."""
         ranks = next(part for part in partition if self.rank in part)
         if all(len(part) < 2 for part in partition):
-            return Group(name, ranks, self.rank, None, self.sent)
+            return Group(name, ranks, self.rank, None, self.sent_bytes)
         key = (channel, partition)
-        if key not in self.made:
+        if key not in self.handles:
             with watch(self.rank, f"making group {name} of {len(ranks)} ranks"):
-                self.made[key] = dist.new_group(
+                self.handles[key] = dist.new_group(
                     list(ranks), timeout=self.timeout, use_local_synchronization=True
                 )
-        return Group(name, ranks, self.rank, self.made[key], self.sent)
+        return Group(name, ranks, self.rank, self.handles[key], self.sent_bytes)

@@ -1,8 +1,8 @@
-"""Operators that ask where their shard lies, and those that join their results over mesh axes.
+"""Operators that depend on the position of their shard, or reduce over mesh axes themselves.
 
-Generated code calls them as `comm.<name>`. Most are plait's own operators with the places filled
-in. With `over`, the operator is split along a loop that its result needs whole: it talks to the
-other ranks of those axes itself.
+Generated code calls them as `comm.<name>`. Most are plait's own operators with the
+offsets of their shards filled in. With `over`, the operator is sharded along a loop that its result
+reduces: it communicates over those axes itself.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.capture.operators.elementary import picked, widened
-from ...ir.capture.operators.shard_offsets import inside
+from ...ir.capture.operators.elementary import label_logits, widened
+from ...ir.capture.operators.shard_offsets import to_local_positions
 from .expert_all_to_all import experts, experts_backward
 
 OPS = torch.ops.plait
-Places = Any  # factors (local size, stride in the whole, axes that cut it), outermost first
+ShardFactors = (
+    Any  # factors (local size, stride in the full tensor, axes that shard it), outermost first
+)
 
 
-class Placed:
-    """What a rank's operators need of it: places, sums and exchanges over mesh axes."""
+class ShardedOperators:
+    """Operators of one rank. Subclasses give `sizes`, `coordinates` and collectives over mesh axes."""
 
     sizes: dict[str, int]
-    places: dict[str, int]
+    coordinates: dict[str, int]
 
     def sum_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
         raise NotImplementedError
@@ -32,52 +34,52 @@ class Placed:
     def max_over(self, x: Tensor, axes: tuple[str, ...]) -> Tensor:
         raise NotImplementedError
 
-    def exchange(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
-        """Rows of `x` to every rank of the axis in turn, and the rows that they send here."""
+    def exchange_rows(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
+        """All-to-all of rows: `sent` of them to each rank of the axis in order; gives those received."""
         raise NotImplementedError
 
-    def index(self, places: Places) -> list[int]:
-        """Flat triples (size, stride, start) of places."""
+    def shard_offsets(self, factors: ShardFactors) -> list[int]:
+        """Flat triples (size, stride, start) of shard factors."""
         triples: list[int] = []
-        for size, stride, axes in places:
+        for size, stride, axes in factors:
             position = 0
             for axis in axes:
-                position = position * self.sizes[axis] + self.places[axis]
+                position = position * self.sizes[axis] + self.coordinates[axis]
             triples += [size, stride, position * size]
         return triples
 
-    def placed(self, args: tuple[object, ...]) -> list[object]:
-        """Arguments with the places among them turned into triples."""
-        return [self.index(arg) if _are_places(arg) else arg for arg in args]
+    def with_offsets(self, args: tuple[object, ...]) -> list[object]:
+        """Arguments with shard factors replaced by their offsets."""
+        return [self.shard_offsets(arg) if _are_shard_factors(arg) else arg for arg in args]
 
     def dropout(self, *args: object) -> Tensor:
-        """`plait::dropout` of a shard: its part of the whole tensor's mask."""
-        return OPS.dropout(*self.placed(args))
+        """`plait::dropout` of a shard: its slice of the full tensor's mask."""
+        return OPS.dropout(*self.with_offsets(args))
 
     def attention(self, *args: object, over: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
-        """`plait::attention` of a shard. Over axes that split the keys every rank attends to its
-        own, and the results are weighted by their parts of the whole sum."""
-        out, logsumexp = OPS.attention(*self.placed(args))
+        """`plait::attention` of a shard. With the keys sharded over axes, every rank attends to its
+        own keys, and results are weighted by their share of the softmax denominator."""
+        out, logsumexp = OPS.attention(*self.with_offsets(args))
         if not over:
             return out, logsumexp
         peak = self.max_over(logsumexp, over)
         weight = torch.exp(logsumexp - torch.where(peak.isneginf(), 0.0, peak))
         total = self.sum_over(weight, over)
         scaled = torch.where(weight.unsqueeze(-1) > 0, out * weight.unsqueeze(-1), 0.0)
-        whole = self.sum_over(scaled, over) / torch.where(total > 0, total, 1.0).unsqueeze(-1)
-        return whole.to(out.dtype), peak + total.log()
+        combined = self.sum_over(scaled, over) / torch.where(total > 0, total, 1.0).unsqueeze(-1)
+        return combined.to(out.dtype), peak + total.log()
 
     def attention_backward(self, *args: object) -> tuple[Tensor, ...]:
         """The gradients of `attention`."""
-        return OPS.attention_backward(*self.placed(args))
+        return OPS.attention_backward(*self.with_offsets(args))
 
     def attention_backward_bias(self, *args: object) -> tuple[Tensor, ...]:
         """The gradients of `attention`, and of its bias."""
-        return OPS.attention_backward_bias(*self.placed(args))
+        return OPS.attention_backward_bias(*self.with_offsets(args))
 
-    def embedding(self, table: Tensor, indices: Tensor, rows: Places, *_: object) -> Tensor:
-        """Rows of a shard of the table; zeros for rows that lie elsewhere."""
-        local, here = inside(indices, self.index(rows))
+    def embedding(self, table: Tensor, indices: Tensor, rows: ShardFactors, *_: object) -> Tensor:
+        """Rows of a shard of the table; zeros for rows of other ranks."""
+        local, here = to_local_positions(indices, self.shard_offsets(rows))
         return table[local] * here.unsqueeze(-1)
 
     def embedding_dense_backward(
@@ -87,23 +89,29 @@ class Placed:
         count: int,
         padding: int,
         scaled: bool,
-        rows: Places,
+        rows: ShardFactors,
     ) -> Tensor:
         """The gradient of a shard of the table."""
-        local, here = inside(indices, self.index(rows))
+        local, here = to_local_positions(indices, self.shard_offsets(rows))
         result = gradient.new_zeros(count, gradient.shape[-1])
         used = here & (indices != padding)
         rows_of = (gradient * used.unsqueeze(-1)).reshape(-1, gradient.shape[-1])
         return result.index_add_(0, local.reshape(-1), rows_of)
 
     def cross_entropy(
-        self, logits: Tensor, labels: Tensor, ignore: int, classes: Places, *, over: tuple[str, ...]
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        ignore: int,
+        classes: ShardFactors,
+        *,
+        over: tuple[str, ...],
     ) -> tuple[Tensor, Tensor]:
-        """Losses and logsumexp of rows whose classes lie over several ranks."""
+        """Losses and logsumexp of rows whose classes are sharded over several ranks."""
         wide = widened(logits)
         peak = self.max_over(wide.amax(-1), over)
         valid = labels != ignore
-        scores = picked(wide, labels, valid, self.index(classes))
+        scores = label_logits(wide, labels, valid, self.shard_offsets(classes))
         exponents = torch.exp(wide - peak.unsqueeze(1)).sum(-1)
         total, score = self.sum_over(torch.stack([exponents, scores]), over)
         logsumexp = total.log() + peak
@@ -111,22 +119,22 @@ class Placed:
 
     def cross_entropy_backward(self, *args: object) -> Tensor:
         """The gradient of a shard of the logits."""
-        return OPS.cross_entropy_backward(*self.placed(args))
+        return OPS.cross_entropy_backward(*self.with_offsets(args))
 
     def experts(self, *args: Any, over: tuple[str, ...] = ()) -> Tensor:
         """`plait::experts` with a shard of the experts; over an axis, of tokens and experts."""
         if not over:
-            return OPS.experts(*self.placed(args))
+            return OPS.experts(*self.with_offsets(args))
         return experts(self, over, *args)
 
     def experts_backward(self, *args: Any, over: tuple[str, ...] = ()) -> tuple[Tensor, ...]:
         """The gradients of `experts`."""
         if not over:
-            return OPS.experts_backward(*self.placed(args))
+            return OPS.experts_backward(*self.with_offsets(args))
         return experts_backward(self, over, *args)
 
 
-def _are_places(arg: object) -> bool:
+def _are_shard_factors(arg: object) -> bool:
     return (
         isinstance(arg, list | tuple)
         and len(arg) > 0

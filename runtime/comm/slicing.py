@@ -1,7 +1,7 @@
-"""Cutting whole tensors into a rank's pieces and putting pieces together: no communication.
+"""Slices of full tensors and their inverse, without communication.
 
-A dimension that is cut has `outer` elements outside the cut factor and `rest` from it on; pieces
-are contiguous blocks of `rest`.
+A sharded dimension has `outer` elements outside the sharded factor and `rest` from it on; shards are
+contiguous blocks of `rest`.
 """
 
 from __future__ import annotations
@@ -9,67 +9,67 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ir.layout import Factors, Layout, State, along
+from ...ir.layout import AxisPlacement, Factors, Layout, shard_position
 from ...ir.mesh import Mesh
 
 
-def split(x: Tensor, ways: int, dim: int, outer: int) -> Tensor:
-    """`[ways, …]`: the pieces of `x` along the factor of `dim` with `outer` elements outside."""
+def split(x: Tensor, degree: int, dim: int, outer: int) -> Tensor:
+    """`[degree, …]`: the shards of `x` along the factor of `dim` with `outer` elements outside."""
     rest = x.shape[dim] // outer
     assert x.shape[dim] % outer == 0, f"{tuple(x.shape)}: {outer} does not divide dim {dim}"
-    assert rest % ways == 0, f"{tuple(x.shape)}: {ways} does not divide {rest} of dim {dim}"
-    viewed = x.reshape(*x.shape[:dim], outer, ways, rest // ways, *x.shape[dim + 1 :])
-    pieces = viewed.movedim(dim + 1, 0)
+    assert rest % degree == 0, f"{tuple(x.shape)}: {degree} does not divide {rest} of dim {dim}"
+    viewed = x.reshape(*x.shape[:dim], outer, degree, rest // degree, *x.shape[dim + 1 :])
+    shards = viewed.movedim(dim + 1, 0)
     shape = list(x.shape)
-    shape[dim] //= ways
-    return pieces.reshape(ways, *shape)
+    shape[dim] //= degree
+    return shards.reshape(degree, *shape)
 
 
-def join(pieces: Tensor, dim: int, outer: int) -> Tensor:
-    """The inverse of `split`."""
-    ways, shape = pieces.shape[0], list(pieces.shape[1:])
+def join(shards: Tensor, dim: int, outer: int) -> Tensor:
+    """The full tensor of `[degree, …]` shards: the inverse of `split`."""
+    degree, shape = shards.shape[0], list(shards.shape[1:])
     rest = shape[dim] // outer
-    viewed = pieces.reshape(ways, *shape[:dim], outer, rest, *shape[dim + 1 :])
-    shape[dim] *= ways
+    viewed = shards.reshape(degree, *shape[:dim], outer, rest, *shape[dim + 1 :])
+    shape[dim] *= degree
     return viewed.movedim(0, dim + 1).reshape(shape)
 
 
-def block(x: Tensor, ways: int, index: int, dim: int, outer: int) -> Tensor:
-    """One piece of `split`, contiguous."""
-    if ways == 1:
+def take_slice(x: Tensor, degree: int, index: int, dim: int, outer: int) -> Tensor:
+    """One shard of `split`, contiguous."""
+    if degree == 1:
         return x
-    return _place(x, ways, index, dim, outer).flatten(dim, dim + 1).contiguous()
+    return _slice_view(x, degree, index, dim, outer).flatten(dim, dim + 1).contiguous()
 
 
-def put(x: Tensor, part: Tensor, ways: int, index: int, dim: int, outer: int) -> None:
-    """Write one piece into its place in `x`."""
-    place = _place(x, ways, index, dim, outer)
-    place.copy_(part.unflatten(dim, place.shape[dim : dim + 2]))
+def insert_slice(x: Tensor, shard: Tensor, degree: int, index: int, dim: int, outer: int) -> None:
+    """Write one shard to its place in `x`."""
+    view = _slice_view(x, degree, index, dim, outer)
+    view.copy_(shard.unflatten(dim, view.shape[dim : dim + 2]))
 
 
-def _place(x: Tensor, ways: int, index: int, dim: int, outer: int) -> Tensor:
-    """A view of one piece, `dim` in two: what lies outside the cut, and the piece's part of the rest."""
+def _slice_view(x: Tensor, degree: int, index: int, dim: int, outer: int) -> Tensor:
+    """View of one shard, with `dim` in two: the `outer` elements, and the shard's block of the rest."""
     rest = x.shape[dim] // outer
-    assert rest % ways == 0, f"{tuple(x.shape)}: {ways} does not divide {rest} of dim {dim}"
-    size = rest // ways
+    assert rest % degree == 0, f"{tuple(x.shape)}: {degree} does not divide {rest} of dim {dim}"
+    size = rest // degree
     return x.unflatten(dim, (outer, rest)).narrow(dim + 1, index * size, size)
 
 
-def piece(
+def local_shard(
     x: Tensor, factors: Factors, layout: Layout, mesh: Mesh, coordinate: tuple[int, ...]
 ) -> Tensor:
-    """The piece of a whole tensor that lies at a place of the mesh."""
-    made: list[State] = ["R"] * len(layout)
+    """The shard of a full tensor at a coordinate of the mesh."""
+    applied: list[AxisPlacement] = ["R"] * len(layout)
     for axis, state in enumerate(layout):
         if isinstance(state, tuple):
-            made[axis] = state
-            dim, outer = along(factors, tuple(made), mesh, state)
-            x = block(x, mesh.axes[axis].size, coordinate[axis], dim, outer)
+            applied[axis] = state
+            dim, outer = shard_position(factors, tuple(applied), mesh, state)
+            x = take_slice(x, mesh.axes[axis].size, coordinate[axis], dim, outer)
     return x
 
 
 def flatten(x: Tensor, length: int) -> Tensor:
-    """`x` as one dimension, zeros appended up to a length."""
+    """`x` flattened, with zeros appended up to a length."""
     flat = x.reshape(-1)
     missing = length - flat.numel()
     return torch.nn.functional.pad(flat, (0, missing)) if missing else flat

@@ -1,4 +1,4 @@
-"""How flat tensors travel: as they are, or compressed as the table says.
+"""Transports of flat gradients and weights: plain, or compressed as the table says.
 
 zero3   weights gathered for a call │ gradients reduce-scattered after its backward
 zero2                               │ gradients reduce-scattered after its backward
@@ -14,15 +14,15 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ...ir.compression.program import Algorithm, Subject
+from ...ir.compression.program import CompressionAlgorithm, Payload
 from ...ir.compression.registry import PROGRAMS
 from ...ir.plan.strategy import ROLES
-from ...ir.program import CompressedAxis, Table
-from ..compression.activations import Passing, Summing
+from ...ir.program import CompressedAxis, ProgramTable
+from ..compression.activations import CompressedAllReduce, StageTransferCodec
 from ..compression.backends.codec import Codec
-from ..compression.backends.native import BuildError, Native, build_once
-from ..compression.backends.reference import Reference
-from ..compression.buckets import Buckets
+from ..compression.backends.native import BuildError, NativeCodec, build_once
+from ..compression.backends.reference import ReferenceCodec
+from ..compression.buckets import CompressedBuckets
 from . import buckets
 from .process_group import Group
 from .program_groups import MeshGroups
@@ -30,17 +30,19 @@ from .program_groups import MeshGroups
 Names = Sequence[str]
 
 
-class Wire(Protocol):
-    """Collectives over many flat tensors along one axis; sums take their lists over. By their names
-    errors find them again."""
+class Transport(Protocol):
+    """Collectives over many flat tensors along one axis.
+
+    Reductions empty their lists. `names` identify the tensors for states such as error feedback.
+    """
 
     def all_reduce(self, tensors: list[Tensor], names: Names) -> list[Tensor]: ...
     def reduce_scatter(self, flats: list[Tensor], names: Names) -> list[Tensor]: ...
-    def all_gather(self, pieces: Sequence[Tensor], names: Names) -> list[Tensor]: ...
+    def all_gather(self, shards: Sequence[Tensor], names: Names) -> list[Tensor]: ...
 
 
-class Plain:
-    """As they are."""
+class PlainTransport:
+    """Collectives of uncompressed tensors, in buckets."""
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -51,73 +53,75 @@ class Plain:
     def reduce_scatter(self, flats: list[Tensor], names: Names) -> list[Tensor]:
         return buckets.reduce_scatter(self.group, flats)
 
-    def all_gather(self, pieces: Sequence[Tensor], names: Names) -> list[Tensor]:
-        return buckets.all_gather(self.group, pieces)
+    def all_gather(self, shards: Sequence[Tensor], names: Names) -> list[Tensor]:
+        return buckets.all_gather(self.group, shards)
 
 
-class Wires:
-    """Wires by mesh, role and what travels."""
+class Transports:
+    """Transports by mesh, role and payload (gradients or weights)."""
 
-    def __init__(self, table: Table, groups: MeshGroups, folder: Path, native: bool) -> None:
+    def __init__(self, table: ProgramTable, groups: MeshGroups, folder: Path, native: bool) -> None:
         self.groups = groups
         self.axes = {(axis.mesh, axis.role): axis for axis in table.compression if axis.programs}
         self.codecs: dict[tuple[int, str], Codec] = {
-            key: kernels(axis, folder, native) for key, axis in self.axes.items()
+            key: load_codec(axis, folder, native) for key, axis in self.axes.items()
         }
-        self.made: dict[tuple[int, str], Buckets] = {}
+        self.buckets: dict[tuple[int, str], CompressedBuckets] = {}
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew: errors are zero, and weights travel whole the next time."""
+        """Reset all states: errors are zero, and weights are next gathered uncompressed."""
         for (mesh, role), axis in self.axes.items():
             programs = tuple(PROGRAMS[name] for name in axis.programs)
-            levels = self.groups.compressed[mesh, role]
-            algorithm = Algorithm(f"{role} of mesh {mesh}", "the plan", programs)
-            self.made[mesh, role] = Buckets(algorithm, levels, self.codecs[mesh, role])
+            hierarchy = self.groups.hierarchies[mesh, role]
+            algorithm = CompressionAlgorithm(f"{role} of mesh {mesh}", "the plan", programs)
+            self.buckets[mesh, role] = CompressedBuckets(
+                algorithm, hierarchy, self.codecs[mesh, role]
+            )
 
-    def wire(self, subject: Subject, mesh: int, role: str, group: Group) -> Wire:
-        """The wire of gradients or weights along a role; `group` are its ranks."""
+    def transport(self, payload: Payload, mesh: int, role: str, group: Group) -> Transport:
+        """The transport of gradients or weights along a role; `group` are its ranks."""
         axis = self.axes.get((mesh, role))
-        compressed = axis is not None and getattr(axis, subject)
-        return self.made[mesh, role] if compressed else Plain(group)
+        compressed = axis is not None and getattr(axis, payload)
+        return self.buckets[mesh, role] if compressed else PlainTransport(group)
 
-    def rounds_weights(self, mesh: int) -> bool:
-        """Whether weights that stay here differ from those that the optimizer steps on."""
+    def compresses_weights(self, mesh: int) -> bool:
+        """Whether the weights that ranks see are compressed, apart from the optimizer's exact ones."""
         return any(
             axis.weights and axis.mesh == mesh and "parameter" not in ROLES[axis.role].shards
             for axis in self.axes.values()
         )
 
 
-def kernels(axis: CompressedAxis, folder: Path, native: bool) -> Codec:
-    """The compiled kernels of an axis; the reference, which gives the same bits, without a compiler or
-    where they are not `native`."""
+def load_codec(axis: CompressedAxis, folder: Path, native: bool) -> Codec:
+    """The compiled kernels of an axis; the reference codec, which gives the same bits, where there is no
+    compiler or `native` is false."""
     if not native:
-        return Reference()
+        return ReferenceCodec()
     try:
         source = (folder / axis.source).read_text(encoding="utf-8")
-        return Native(build_once(source, folder / "kernels" / "build"))
+        return NativeCodec(build_once(source, folder / "kernels" / "build"))
     except BuildError:
-        return Reference()
+        return ReferenceCodec()
 
 
-def passing(table: Table, folder: Path, native: bool) -> Passing:
-    """How values travel between stages."""
+def stage_transfer_codec(table: ProgramTable, folder: Path, native: bool) -> StageTransferCodec:
+    """The codec of activations and gradients sent between stages."""
     for axis in table.compression:
         if axis.activations and ROLES[axis.role].stages:
-            return Passing(PROGRAMS[axis.activations], kernels(axis, folder, native))
-    return Passing()
+            return StageTransferCodec(PROGRAMS[axis.activations], load_codec(axis, folder, native))
+    return StageTransferCodec()
 
 
-def summing(
-    table: Table, mesh: int, groups: MeshGroups, folder: Path, native: bool
-) -> dict[str, Summing]:
-    """The axes of a mesh over which activations are summed compressed."""
+def compressed_all_reduces(
+    table: ProgramTable, mesh: int, groups: MeshGroups, folder: Path, native: bool
+) -> dict[str, CompressedAllReduce]:
+    """Compressed all-reduces of activations, by axis of a mesh."""
     return {
-        axis.role: Summing(
+        axis.role: CompressedAllReduce(
             PROGRAMS[axis.activations],
-            groups.compressed[mesh, axis.role],
-            kernels(axis, folder, native),
+            groups.hierarchies[mesh, axis.role],
+            load_codec(axis, folder, native),
         )
         for axis in table.compression
         if axis.activations and axis.mesh == mesh and not ROLES[axis.role].stages

@@ -1,4 +1,4 @@
-"""Names the rank and the collective when communication fails or hangs."""
+"""Errors of communication that name the rank and the collective that failed or hung."""
 
 from __future__ import annotations
 

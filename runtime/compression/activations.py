@@ -1,7 +1,7 @@
-"""Activations and their gradients on their way: to the next stage, and summed over ranks.
+"""Compression of activations and their gradients: sent to the next stage, or summed over ranks.
 
-Large values of floating point travel as messages, all others as they are; sizes and types decide, so
-both ends agree. There are no errors to carry over: every value stands for itself.
+Large floating-point values are compressed, all others sent as they are; shape and dtype decide, so
+both ends agree. There is no error feedback: every value stands for itself.
 """
 
 from __future__ import annotations
@@ -9,28 +9,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ir.compression.program import Program
+from ...ir.compression.program import CompressionProgram
 from ...ir.program import compressible
 from ...ir.tensor import TensorType
 from .backends.codec import Codec
-from .exchange import Exchange
+from .exchange import CompressedCollective
 from .message import Message
-from .work import Levels
+from .work import GroupHierarchy
 
 
 def type_of(x: Tensor) -> TensorType:
     return TensorType(tuple(x.shape), str(x.dtype).removeprefix("torch."))
 
 
-class Passing:
-    """Values between stages; without a `program` all travel as they are."""
+class StageTransferCodec:
+    """Codec of values sent between stages; without a `program` nothing is compressed."""
 
-    def __init__(self, program: Program | None = None, codec: Codec | None = None) -> None:
+    def __init__(
+        self, program: CompressionProgram | None = None, codec: Codec | None = None
+    ) -> None:
         self.program, self.codec = program, codec
         self.messages: dict[int, Message] = {}
 
     def message(self, kind: TensorType) -> Message | None:
-        """The form in which a value travels, None for as it is."""
+        """The message that encodes a value, None for a value sent as it is."""
         if self.program is None or not compressible(kind):
             return None
         if kind.elements not in self.messages:
@@ -38,31 +40,31 @@ class Passing:
         return self.messages[kind.elements]
 
     def encode(self, value: Tensor) -> Tensor:
-        """What is sent for a value."""
+        """The tensor to send for a value."""
         message = self.message(type_of(value))
         return value if message is None else message.encode(value)
 
     def empty(self, kind: TensorType, device: torch.device) -> Tensor:
-        """Room for what is received."""
+        """An empty tensor to receive a value's message into."""
         message = self.message(kind)
         if message is None:
             return torch.empty(kind.shape, dtype=getattr(torch, kind.dtype), device=device)
         return torch.empty(message.sent_bytes, dtype=torch.uint8, device=device)
 
     def decode(self, received: Tensor, kind: TensorType) -> Tensor:
-        """The value of what was received."""
+        """The value of a received message."""
         message = self.message(kind)
         if message is None:
             return received
         return message.decode(received).view(kind.shape).to(getattr(torch, kind.dtype))
 
 
-class Summing:
-    """Sums over the ranks of an axis: the same bits on all of them."""
+class CompressedAllReduce:
+    """Compressed sums over the ranks of an axis, with the same bits on all of them."""
 
-    def __init__(self, program: Program, levels: Levels, codec: Codec) -> None:
+    def __init__(self, program: CompressionProgram, levels: GroupHierarchy, codec: Codec) -> None:
         self.program, self.levels, self.codec = program, levels, codec
-        self.exchanges: dict[int, Exchange] = {}
+        self.exchanges: dict[int, CompressedCollective] = {}
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of every rank's `x`, in a new tensor."""
@@ -70,7 +72,7 @@ class Summing:
             return self.levels.all.all_reduce(x)
         count = x.numel()
         if count not in self.exchanges:
-            self.exchanges[count] = Exchange(
+            self.exchanges[count] = CompressedCollective(
                 self.program, self.levels, count, codec=self.codec, small_bytes=0
             )
         return self.exchanges[count].all_reduce(x.reshape(-1)).view(x.shape).to(x.dtype)

@@ -1,11 +1,11 @@
-"""Compressed collectives over many tensors at once: what `runtime.buckets` does, with an algorithm.
+"""Compressed collectives over many tensors at once, in buckets; see `comm.buckets` for plain ones.
 
-    compressed = Buckets(algorithm("sdp4bit"), levels, codec)
-    pieces = compressed.reduce_scatter(flats)     # every step the same tensors in the same order
-    flats = compressed.all_gather(pieces)
+    compressed = CompressedBuckets(algorithm("sdp4bit"), levels, codec)
+    shards = compressed.reduce_scatter(flats)     # every step the same tensors in the same order
+    flats = compressed.all_gather(shards)
 
-With names, several lists may travel in a step, such as those of every layer: a bucket is known by the
-tensors in it.
+With names, several lists may be reduced in a step, such as those of every layer: a bucket is identified
+by the tensors in it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from ...ir.compression.kernel import State
+from ...ir.compression.kernel import CompressionState
 from ...ir.compression.lower import lower
-from ...ir.compression.program import Algorithm, Program, Subject
+from ...ir.compression.program import CompressionAlgorithm, CompressionProgram, Payload
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import BUCKET_BYTES
-from ..comm.buckets import buckets, joined, taken
+from ..comm.buckets import buckets, joined, pop_joined
 from .backends.codec import Codec
-from .drive import driven
-from .exchange import SMALL_BYTES, Exchange
-from .work import Levels, Work
+from .drive import run_exchanges
+from .exchange import SMALL_BYTES, CompressedCollective
+from .work import ExchangeSteps, GroupHierarchy
 
-OWED = "owed"  # the state of errors that are only to be added once
-REPLICA = "replica"  # the state that all ranks have of weights
+RESIDUAL = "owed"  # stored name of errors that are added to one gradient, once
+REPLICA = "replica"  # state name of the weights that all ranks have received
 
 
-class Carried(NamedTuple):
-    """What one tensor's part of a state is worth to later steps, flat and without a bucket's padding.
+class TensorState(NamedTuple):
+    """One tensor's slice of a bucket's state, flat and without padding.
 
-    `by_rank`: every rank has a value of its own; otherwise all have the same.
+    `by_rank`: every rank has a value of its columns; otherwise all have the same.
     """
 
-    subject: Subject
+    payload: Payload
     state: str
     tensor: str
     by_rank: bool
@@ -48,19 +48,19 @@ class Carried(NamedTuple):
 Members = tuple[tuple[str, int], ...]  # tensors of a bucket and their columns in it
 
 
-class Buckets:
-    """Exchanges of the buckets of a program, made as they are first needed.
+class CompressedBuckets:
+    """Exchanges of the buckets of a program, exchange as they are first needed.
 
-    Gradients add up (`total`) as in generated programs; their lists are taken over. Tensors smaller
-    than `small_bytes` travel in fp32. Weights are gathered in fp32 once where that starts replicas.
-    What the algorithm has no program for is refused.
-    With the `names` of the tensors their states can be `carried` over to other buckets and ranks.
+    Gradients are summed (`total`) as in generated programs, which empties their lists. Tensors smaller
+    than `small_bytes` are sent in fp32. Weights are gathered in fp32 once where that starts replicas.
+    Raises UsageError for a payload that the algorithm has no program for.
+    With the `names` of the tensors, `tensor_states` carries states over to other buckets and ranks.
     """
 
     def __init__(
         self,
-        algorithm: Algorithm,
-        levels: Levels,
+        algorithm: CompressionAlgorithm,
+        levels: GroupHierarchy,
         codec: Codec | None = None,
         total: bool = True,
         small_bytes: int = SMALL_BYTES,
@@ -68,168 +68,187 @@ class Buckets:
     ) -> None:
         self.algorithm, self.levels, self.codec = algorithm, levels, codec
         self.total, self.small_bytes, self.bucket_bytes = total, small_bytes, bucket_bytes
-        self.exchanges: dict[str, Exchange] = {}
+        self.exchanges: dict[str, CompressedCollective] = {}
         self.saved: dict[str, Any] = {}
         self.members: dict[str, Members] = {}
-        self.waiting: dict[tuple[Subject, str, str], Carried] = {}
-        self.done: Mapping[str, int] = {}
-        self.begun = 0
+        self.pending: dict[tuple[Payload, str, str], TensorState] = {}
+        self.counts: Mapping[str, int] = {}
+        self.first_count = 0
 
     def all_reduce(self, tensors: list[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
-        """The reduced tensors, each in its own shape and type."""
-        done, planned = dict[int, Tensor](), list(self.plan(tensors, names, self.bucket_bytes))
+        """The reduced tensors, each in its columns shape and type."""
+        results, plan = (
+            dict[int, Tensor](),
+            list(self.split_into_buckets(tensors, names, self.bucket_bytes)),
+        )
         device, kinds = _device(tensors), [(t.shape, t.dtype) for t in tensors]
 
-        def work(bucket: str, members: list[int]) -> Work:
-            own = _members(names, members, [tensors[i].numel() for i in members])
-            flat = taken(tensors, members).view(-1)
-            exchange = self.exchange("gradients", bucket, flat.numel(), own)
-            paid = self._paid(flat, own)
-            return exchange.reducing(paid, in_place=paid is not flat or len(members) > 1)
+        def start(bucket: str, members: list[int]) -> ExchangeSteps:
+            columns = _members(names, members, [tensors[i].numel() for i in members])
+            flat = pop_joined(tensors, members).view(-1)
+            exchange = self.exchange("gradients", bucket, flat.numel(), columns)
+            corrected = self._with_residuals(flat, columns)
+            return exchange.all_reduce_steps(
+                corrected, in_place=corrected is not flat or len(members) > 1
+            )
 
-        works = (work(bucket, members) for bucket, members in planned)
-        for (_, members), total in zip(planned, driven(works, device), strict=True):
+        works = (start(bucket, members) for bucket, members in plan)
+        for (_, members), total in zip(plan, run_exchanges(works, device), strict=True):
             parts = total.split([kinds[i][0].numel() for i in members])
             for i, part in zip(members, parts, strict=True):
                 shape, dtype = kinds[i]
-                done[i] = part.view(shape).to(dtype)
-        return [done[i] for i in range(len(tensors))]
+                results[i] = part.view(shape).to(dtype)
+        return [results[i] for i in range(len(tensors))]
 
     def reduce_scatter(self, flats: list[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
         """This rank's `1 / size` of every reduced flat tensor."""
-        size, done = self.levels.all.size, dict[int, Tensor]()
-        planned = list(self.plan(flats, names, self.bucket_bytes))
+        size, results = self.levels.all.size, dict[int, Tensor]()
+        plan = list(self.split_into_buckets(flats, names, self.bucket_bytes))
         device, kinds = _device(flats), [(f.numel() // size, f.dtype) for f in flats]
         flats[:] = [flat.view(size, -1) for flat in flats]
 
-        def work(bucket: str, members: list[int]) -> Work:
-            own = _members(names, members, [kinds[i][0] for i in members])
-            rows = taken(flats, members, 1)
-            return self.exchange("gradients", bucket, rows.numel(), own).scattering(rows)
+        def start(bucket: str, members: list[int]) -> ExchangeSteps:
+            columns = _members(names, members, [kinds[i][0] for i in members])
+            rows = pop_joined(flats, members, 1)
+            return self.exchange("gradients", bucket, rows.numel(), columns).reduce_scatter_steps(
+                rows
+            )
 
-        works = (work(bucket, members) for bucket, members in planned)
-        for (_, members), piece in zip(planned, driven(works, device), strict=True):
-            parts = piece.split([kinds[i][0] for i in members])
+        works = (start(bucket, members) for bucket, members in plan)
+        for (_, members), shard in zip(plan, run_exchanges(works, device), strict=True):
+            parts = shard.split([kinds[i][0] for i in members])
             for i, part in zip(members, parts, strict=True):
-                done[i] = part.to(kinds[i][1])
-        return [done[i] for i in range(len(flats))]
+                results[i] = part.to(kinds[i][1])
+        return [results[i] for i in range(len(flats))]
 
-    def all_gather(self, pieces: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
-        """The whole of which each flat tensor is this rank's `1 / size`."""
-        size, done = self.levels.all.size, dict[int, Tensor]()
-        planned = list(self.plan(pieces, names, self.bucket_bytes // size, size))
+    def all_gather(self, shards: Sequence[Tensor], names: Sequence[str] = ()) -> list[Tensor]:
+        """All-gathered flat tensors, of which each shard is this rank's `1 / size`."""
+        size, results = self.levels.all.size, dict[int, Tensor]()
+        plan = list(self.split_into_buckets(shards, names, self.bucket_bytes // size, size))
 
-        def work(bucket: str, members: list[int]) -> Work:
-            piece = joined([pieces[i] for i in members])
-            own = _members(names, members, [pieces[i].numel() for i in members])
-            return self.exchange("weights", bucket, piece.numel(), own).gathering(piece)
+        def start(bucket: str, members: list[int]) -> ExchangeSteps:
+            shard = joined([shards[i] for i in members])
+            columns = _members(names, members, [shards[i].numel() for i in members])
+            return self.exchange("weights", bucket, shard.numel(), columns).all_gather_steps(shard)
 
-        works = (work(bucket, members) for bucket, members in planned)
-        for (_, members), rows in zip(planned, driven(works, _device(pieces)), strict=True):
-            parts = rows.split([pieces[i].numel() for i in members], dim=1)
+        works = (start(bucket, members) for bucket, members in plan)
+        for (_, members), rows in zip(plan, run_exchanges(works, _device(shards)), strict=True):
+            parts = rows.split([shards[i].numel() for i in members], dim=1)
             for i, part in zip(members, parts, strict=True):
-                done[i] = part.reshape(-1).to(pieces[i].dtype)
-        return [done[i] for i in range(len(pieces))]
+                results[i] = part.reshape(-1).to(shards[i].dtype)
+        return [results[i] for i in range(len(shards))]
 
-    def plan(
-        self, tensors: Sequence[Tensor], names: Sequence[str], limit_bytes: int, pieces: int = 1
+    def split_into_buckets(
+        self,
+        tensors: Sequence[Tensor],
+        names: Sequence[str],
+        limit_bytes: int,
+        shard_count: int = 1,
     ) -> Iterator[tuple[str, list[int]]]:
         """Buckets by name: of small tensors, which are not compressed, and of the others.
 
-        `pieces`: how many such make a tensor.
+        `shards`: how many such make a tensor.
         """
-        sizes = [t.numel() * t.element_size() * pieces for t in tensors]
+        sizes = [t.numel() * t.element_size() * shard_count for t in tensors]
         for kind, small in (("large", False), ("small", True)):
-            chosen = [i for i, s in enumerate(sizes) if (s < self.small_bytes) == small]
-            together = buckets([tensors[i] for i in chosen], limit_bytes)
-            for number, found in enumerate(together):
-                members = [chosen[i] for i in found]
+            selected = [i for i, s in enumerate(sizes) if (s < self.small_bytes) == small]
+            groups = buckets([tensors[i] for i in selected], limit_bytes)
+            for number, group in enumerate(groups):
+                members = [selected[i] for i in group]
                 yield f"{kind}.{_label([names[i] for i in members]) if names else number}", members
 
     def exchange(
-        self, subject: Subject, bucket: str, elements: int, members: Members = ()
-    ) -> Exchange:
-        """That of a bucket, with the states that were loaded for it."""
-        name = f"{subject}.{bucket}"
+        self, payload: Payload, bucket: str, elements: int, members: Members = ()
+    ) -> CompressedCollective:
+        """The collective of a bucket, created with the states that were loaded for it."""
+        name = f"{payload}.{bucket}"
         if name not in self.exchanges:
-            made = Exchange(
-                self.program(subject),
+            exchange = CompressedCollective(
+                self.program(payload),
                 self.levels,
                 elements,
                 codec=self.codec,
                 total=self.total,
-                warmup=self.warmup(subject),
+                warmup=self.warmup(payload),
                 seed=crc32(name.encode()),
                 small_bytes=0 if bucket.startswith("large") else 4 * elements + 1,
             )
             self.members[name] = members
-            self._go_on(made, name, subject, members)
+            self._resume(exchange, name, payload, members)
             if name in self.saved:
-                made.load_state_dict(self.saved.pop(name))
-            self.exchanges[name] = made
-        found = self.exchanges[name]
-        if found.elements != elements:
+                exchange.load_state_dict(self.saved.pop(name))
+            self.exchanges[name] = exchange
+        exchange = self.exchanges[name]
+        if exchange.elements != elements:
             raise MismatchError(
-                f"bucket {name} has {elements} elements, {found.elements} in earlier steps"
+                f"bucket {name} has {elements} elements, {exchange.elements} in earlier steps"
             )
-        return found
+        return exchange
 
-    def states(self, subject: Subject) -> tuple[State, ...]:
-        """What a large bucket carries from step to step."""
-        found = self.algorithm.program(subject)
+    def states(self, payload: Payload) -> tuple[CompressionState, ...]:
+        """States that a large bucket keeps from step to step."""
+        program = self.algorithm.program(payload)
         sizes = self.levels.inner.size, self.levels.outer.size
-        return lower(found, *sizes, self.total).states if found else ()
+        return lower(program, *sizes, self.total).states if program else ()
 
-    def program(self, subject: Subject) -> Program:
-        """Raises UsageError when the algorithm has none."""
-        found = self.algorithm.program(subject)
-        if found is None:
-            raise UsageError(f"{self.algorithm.name} has no program for {subject}")
-        return found
+    def program(self, payload: Payload) -> CompressionProgram:
+        """The algorithm's program for a payload. Raises UsageError when it has none."""
+        program = self.algorithm.program(payload)
+        if program is None:
+            raise UsageError(f"{self.algorithm.name} has no program for {payload}")
+        return program
 
-    def warmup(self, subject: Subject) -> int:
-        """Steps in fp32; one where there are replicas, so that all start alike."""
-        return max(self.algorithm.schedule.warmup, int(self.replicates(subject)))
+    def warmup(self, payload: Payload) -> int:
+        """Steps in fp32; one where there are replicas, so that all start from the same values."""
+        return max(self.algorithm.schedule.warmup, int(self.replicates(payload)))
 
-    def replicates(self, subject: Subject) -> bool:
-        """Whether ranks keep what they have been sent."""
-        return any(state.name == REPLICA for state in self.states(subject))
+    def replicates(self, payload: Payload) -> bool:
+        """Whether ranks keep the weights they have received."""
+        return any(state.name == REPLICA for state in self.states(payload))
 
-    def carried(self) -> Iterator[Carried]:
-        """All states by tensor; all ranks together."""
+    def tensor_states(self) -> Iterator[TensorState]:
+        """All states by tensor; all ranks groups."""
         for name, exchange in self.exchanges.items():
-            subject = exchange.program.subject
+            payload = exchange.program.payload
             for state in exchange.pipeline.states:
-                parts = exchange.whole(state).split([size for _, size in self.members[name]], -1)
+                parts = exchange.full_state(state).split(
+                    [size for _, size in self.members[name]], -1
+                )
                 for (tensor, _), part in zip(self.members[name], parts, strict=True):
-                    by_rank = state.resharded == "reset"
-                    yield Carried(subject, state.name, tensor, by_rank, part.reshape(-1))
-        yield from self.waiting.values()
+                    by_rank = state.on_reshard == "reset"
+                    yield TensorState(payload, state.name, tensor, by_rank, part.reshape(-1))
+        yield from self.pending.values()
 
-    def carry(self, found: Iterable[Carried], done: Mapping[str, int], begun: int) -> None:
-        """Go on with states of `carried` in buckets that are still to come: they have travelled as often
-        as `done` says, others `begun` times."""
-        self.waiting = {(one.subject, one.state, one.tensor): one for one in found}
-        self.done, self.begun = done, begun
+    def load_tensor_states(
+        self, states: Iterable[TensorState], counts: Mapping[str, int], first_count: int
+    ) -> None:
+        """Load states from `tensor_states` into buckets that are created later.
 
-    def steps(self) -> dict[str, int]:
-        """How often each bucket has travelled."""
-        return {**self.done, **{name: e.step for name, e in self.exchanges.items()}}
+        `counts` are exchanges so far by bucket, `first_count` those of other buckets.
+        """
+        self.pending = {(one.payload, one.state, one.tensor): one for one in states}
+        self.counts, self.first_count = counts, first_count
 
-    def _go_on(self, exchange: Exchange, name: str, subject: Subject, members: Members) -> None:
-        """A new exchange starts where the states that wait for its tensors come from."""
-        exchange.step = self.done.get(name, self.begun)
+    def exchange_counts(self) -> dict[str, int]:
+        """Number of exchanges of each bucket so far."""
+        return {**self.counts, **{name: e.step for name, e in self.exchanges.items()}}
+
+    def _resume(
+        self, exchange: CompressedCollective, name: str, payload: Payload, members: Members
+    ) -> None:
+        """Give a new collective the pending states of its tensors and their number of exchanges."""
+        exchange.step = self.counts.get(name, self.first_count)
         for state in exchange.pipeline.states:
-            parts = [self.waiting.pop((subject, state.name, t), None) for t, _ in members]
+            parts = [self.pending.pop((payload, state.name, t), None) for t, _ in members]
             if any(parts):
-                rows = 1 if exchange.program.result == "all_reduce" else self.levels.all.size
-                exchange.fill(state, _joined(parts, members, rows))
+                rows = 1 if exchange.program.collective == "all_reduce" else self.levels.all.size
+                exchange.set_full_state(state, _joined(parts, members, rows))
             if state.name == REPLICA and not all(parts):
                 exchange.warmup = max(exchange.warmup, exchange.step + 1)
 
-    def _paid(self, flat: Tensor, members: Members) -> Tensor:
-        """With errors that have no state here to go on in: they are added once."""
-        parts = [self.waiting.pop(("gradients", OWED, tensor), None) for tensor, _ in members]
+    def _with_residuals(self, flat: Tensor, members: Members) -> Tensor:
+        """Gradients plus loaded residuals that have no state here: they are added once."""
+        parts = [self.pending.pop(("gradients", RESIDUAL, tensor), None) for tensor, _ in members]
         return flat + _joined(parts, members, 1).view(-1) if any(parts) else flat
 
     def state_dict(self) -> dict[str, Any]:
@@ -256,8 +275,8 @@ def _device(tensors: Sequence[Tensor]) -> torch.device:
     return tensors[0].device if tensors else torch.device("cpu")
 
 
-def _joined(parts: Sequence[Carried | None], members: Members, rows: int) -> Tensor:
-    """A bucket of the tensors' parts; of those that have none, zeros."""
+def _joined(parts: Sequence[TensorState | None], members: Members, rows: int) -> Tensor:
+    """The tensors' states as one `[rows, elements]` bucket; zeros for tensors without one."""
     columns = [
         torch.zeros(rows, size) if part is None else part.value.view(rows, size)
         for part, (_, size) in zip(parts, members, strict=True)

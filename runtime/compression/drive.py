@@ -1,4 +1,4 @@
-"""Who calls the communication of exchanges: one after the other, or while others compute.
+"""Runs the steps of exchanges one after the other, or overlaps communication with computation.
 
 encode 0 │ encode 1 │ decode 0 │ encode 2 │ decode 1 │ …        this thread
          │  send 0  │  send 1  │    …     │  send 2  │          another, in the same order everywhere
@@ -13,66 +13,68 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from ...ir.program import TOGETHER
-from .work import Work
+from ...ir.program import MAX_BUCKETS_IN_FLIGHT
+from .work import ExchangeSteps
 
 
-def drive(work: Work) -> Tensor:
-    """The result of one exchange."""
+def run_exchange(exchange: ExchangeSteps) -> Tensor:
+    """Run one exchange to its end; gives its result."""
     try:
-        call = next(work)
+        call = next(exchange)
         while True:
-            call = work.send(call())
+            call = exchange.send(call())
     except StopIteration as done:
         result: Tensor = done.value
         return result
 
 
-def driven(works: Iterable[Work], device: torch.device) -> Iterator[Tensor]:
-    """The results of exchanges in their order. On a GPU streams overlap already."""
-    return overlapped(works) if device.type == "cpu" else map(drive, works)
+def run_exchanges(exchanges: Iterable[ExchangeSteps], device: torch.device) -> Iterator[Tensor]:
+    """Results of exchanges, in order. Overlapped on a CPU; on a GPU streams overlap already."""
+    return overlap_exchanges(exchanges) if device.type == "cpu" else map(run_exchange, exchanges)
 
 
-def overlapped(works: Iterable[Work]) -> Iterator[Tensor]:
-    """The results of exchanges in their order. Some are under way at once: what one sends travels while
-    others are computed. All ranks give as many, so that all send in the same order."""
+def overlap_exchanges(exchanges: Iterable[ExchangeSteps]) -> Iterator[Tensor]:
+    """Results of exchanges, in order. Several are in flight: one communicates while others compute.
+
+    All ranks must give equally many, so that all communicate in the same order.
+    """
     with ThreadPoolExecutor(1) as sender:
-        moving: deque[_Moving] = deque()
-        for work in works:
-            moving.append(_Moving(work, sender.submit))
-            if len(moving) == TOGETHER:
-                yield _first(moving)
-        while moving:
-            yield _first(moving)
+        in_flight: deque[_PendingExchange] = deque()
+        for exchange in exchanges:
+            in_flight.append(_PendingExchange(exchange, sender.submit))
+            if len(in_flight) == MAX_BUCKETS_IN_FLIGHT:
+                yield _first(in_flight)
+        while in_flight:
+            yield _first(in_flight)
 
 
 Submit = Callable[[Callable[[], Tensor]], Future[Tensor]]
 
 
-class _Moving:
-    """An exchange that has come to its next message."""
+class _PendingExchange:
+    """An exchange whose next communication has been submitted."""
 
-    def __init__(self, work: Work, submit: Submit) -> None:
-        self.work, self.submit = work, submit
+    def __init__(self, exchange: ExchangeSteps, submit: Submit) -> None:
+        self.exchange, self.submit = exchange, submit
         self.sent: Future[Tensor] | None = None
         self.result: Tensor | None = None
         self.advance()
 
     def advance(self) -> None:
-        """On to the next message, or the result."""
+        """Advance to the next communication, or to the result."""
         try:
-            call = self.work.send(self.sent.result()) if self.sent else next(self.work)
+            call = self.exchange.send(self.sent.result()) if self.sent else next(self.exchange)
             self.sent = self.submit(call)
         except StopIteration as done:
             self.result = done.value
 
 
-def _first(moving: deque[_Moving]) -> Tensor:
-    """The result of the first; the others go on as it does."""
-    while moving[0].result is None:
-        for one in moving:
-            if one.result is None:
-                one.advance()
-    result = moving.popleft().result
+def _first(in_flight: deque[_PendingExchange]) -> Tensor:
+    """Result of the first; the others advance with it."""
+    while in_flight[0].result is None:
+        for exchange in in_flight:
+            if exchange.result is None:
+                exchange.advance()
+    result = in_flight.popleft().result
     assert result is not None
     return result

@@ -1,13 +1,15 @@
-"""Groups of an exchange: everybody, the ranks of a node, and one's peers in all nodes."""
+"""Groups of a compressed collective: all ranks, those of a node, and the peers in all nodes."""
 
 from __future__ import annotations
 
-from ..comm.process_group import Partition, Pool
-from .work import Levels
+from ..comm.process_group import GroupPool, Partition
+from .work import GroupHierarchy
 
 
-def levels(pool: Pool, name: str, partition: Partition, inner: int = 1) -> Levels:
-    """Levels of this rank; `inner` neighbours of every part share a node.
+def group_hierarchy(
+    pool: GroupPool, name: str, partition: Partition, inner: int = 1
+) -> GroupHierarchy:
+    """Groups of this rank; `inner` neighbours of every part share a node.
 
     Every rank calls this in the same order.
     """
@@ -15,7 +17,7 @@ def levels(pool: Pool, name: str, partition: Partition, inner: int = 1) -> Level
         part[start : start + inner] for part in partition for start in range(0, len(part), inner)
     )
     peers = tuple(part[place::inner] for part in partition for place in range(inner))
-    return Levels(
+    return GroupHierarchy(
         pool.group(name, partition),
         pool.group(f"{name}, inside nodes", nodes),
         pool.group(f"{name}, across nodes", peers),

@@ -1,4 +1,4 @@
-"""Rules that judge whole vectors: how far they lie apart, and the mean of the best."""
+"""Robust aggregation of whole vectors: pairwise distances, and the mean of the best."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def distances(vectors: Tensor) -> Tensor:
-    """Squared distances between all pairs of `[ranks, elements]`, in fp64; of a chunk, a part."""
+    """Squared distances between all pairs of `[ranks, elements]`, in fp64; those of chunks add up."""
     wide = vectors.to(torch.float64)
     return torch.stack([(wide - one).square().sum(1) for one in wide])
 
 
-def chosen(vectors: Tensor, scores: Tensor, count: int) -> Tensor:
+def mean_of_best(vectors: Tensor, scores: Tensor, count: int) -> Tensor:
     """The mean of the `count` vectors with the highest scores; the lower rank wins a tie."""
     order = scores.sort(descending=True, stable=True).indices[:count]
     return vectors[order.sort().values].mean(0)

@@ -1,4 +1,4 @@
-"""Parts of a bucket that all ranks pick alike, from the step and a shared seed."""
+"""Selection of elements of a bucket, the same on all ranks: from the step and a shared seed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ...ir.compression.stage import Select
 from .backends.philox import philox
 
 
-class Draw(Protocol):
-    """What the choice depends on."""
+class Randomness(Protocol):
+    """Step and seed that the selection depends on."""
 
     @property
     def step(self) -> int: ...
@@ -21,60 +21,64 @@ class Draw(Protocol):
     def seed(self) -> int: ...
 
 
-def taken(select: Select, bucket: Tensor, states: Mapping[str, Tensor], draw: Draw) -> Tensor:
-    """The selected elements, contiguous; what is left goes to the remainder, if there is one."""
+def select_elements(
+    select: Select, bucket: Tensor, states: Mapping[str, Tensor], randomness: Randomness
+) -> Tensor:
+    """The selected elements, contiguous; the others are added to the remainder, if there is one."""
     if select.remainder:
         state = states[select.remainder]
         state += bucket
         bucket = state.clone()
-        _zero(select, state, draw)
-    part = _part(select, bucket, draw)
+        _zero(select, state, randomness)
+    part = _selected(select, bucket, randomness)
     return part * float(select.ratio) if select.unbiased else part.contiguous()
 
 
-def place(select: Select, part: Tensor, elements: int, draw: Draw) -> Tensor:
-    """A bucket of `elements` zeros with the selected ones in their places."""
-    whole = part.new_zeros(elements)
+def scatter_selected(select: Select, part: Tensor, elements: int, randomness: Randomness) -> Tensor:
+    """A bucket of `elements` with the selected ones in place, zero elsewhere."""
+    bucket = part.new_zeros(elements)
     if select.kind == "block":
         size = elements // select.ratio
-        start = _block(select, draw) * size
-        whole[start : start + size] = part
+        start = _block(select, randomness) * size
+        bucket[start : start + size] = part
     else:
-        whole[_scattered(select, elements, draw)] = part
-    return whole
+        bucket[_scattered(select, elements, randomness)] = part
+    return bucket
 
 
-def masked(select: Select, bucket: Tensor, draw: Draw) -> Tensor:
+def masked(select: Select, bucket: Tensor, randomness: Randomness) -> Tensor:
     """`bucket` with zeros wherever it is not selected."""
-    return place(select, _part(select, bucket, draw), bucket.numel(), draw)
+    return scatter_selected(
+        select, _selected(select, bucket, randomness), bucket.numel(), randomness
+    )
 
 
-def _part(select: Select, bucket: Tensor, draw: Draw) -> Tensor:
+def _selected(select: Select, bucket: Tensor, randomness: Randomness) -> Tensor:
     if select.kind == "block":
         size = bucket.numel() // select.ratio
-        start = _block(select, draw) * size
+        start = _block(select, randomness) * size
         return bucket[start : start + size]
-    return bucket[_scattered(select, bucket.numel(), draw)]
+    return bucket[_scattered(select, bucket.numel(), randomness)]
 
 
-def _zero(select: Select, state: Tensor, draw: Draw) -> None:
+def _zero(select: Select, state: Tensor, randomness: Randomness) -> None:
     if select.kind == "block":
         size = state.numel() // select.ratio
-        start = _block(select, draw) * size
+        start = _block(select, randomness) * size
         state[start : start + size] = 0
     else:
-        state[_scattered(select, state.numel(), draw)] = 0
+        state[_scattered(select, state.numel(), randomness)] = 0
 
 
-def _block(select: Select, draw: Draw) -> int:
-    return int(_words(1, draw)[0]) % select.ratio
+def _block(select: Select, randomness: Randomness) -> int:
+    return int(_words(1, randomness)[0]) % select.ratio
 
 
-def _scattered(select: Select, elements: int, draw: Draw) -> Tensor:
+def _scattered(select: Select, elements: int, randomness: Randomness) -> Tensor:
     """One index out of every `ratio` neighbours."""
     count = elements // select.ratio
-    return torch.arange(count) * select.ratio + _words(count, draw) % select.ratio
+    return torch.arange(count) * select.ratio + _words(count, randomness) % select.ratio
 
 
-def _words(count: int, draw: Draw) -> Tensor:
-    return philox(draw.seed, torch.arange(count), draw.step)[0]
+def _words(count: int, randomness: Randomness) -> Tensor:
+    return philox(randomness.seed, torch.arange(count), randomness.step)[0]

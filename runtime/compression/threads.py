@@ -11,66 +11,69 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .work import Levels
+from .work import GroupHierarchy
 
 T = TypeVar("T")
 
 
-class Room:
-    """Where the ranks of one group leave tensors for each other."""
+class SharedSlots:
+    """Shared memory of the ranks of one group: one tensor per rank, and a barrier."""
 
     def __init__(self, size: int) -> None:
         self.size, self.barrier = size, Barrier(size)
-        self.left: list[Tensor] = [torch.empty(0)] * size
+        self.tensors: list[Tensor] = [torch.empty(0)] * size
 
 
-class Seat:
-    """One rank's place in a group. `sent` counts bytes by kind, as `runtime.group.Group` does."""
+class ThreadGroup:
+    """One rank's view of a group of threads. `sent` counts bytes by kind, as `Group.sent_bytes` does."""
 
-    def __init__(self, room: Room, index: int) -> None:
-        self.room, self.index, self.size = room, index, room.size
+    def __init__(self, slots: SharedSlots, index: int) -> None:
+        self.slots, self.index, self.size = slots, index, slots.size
         self.sent: Counter[str] = Counter()
 
-    def everyone(self, x: Tensor) -> list[Tensor]:
-        self.room.left[self.index] = x
-        self.room.barrier.wait()
-        found = list(self.room.left)
-        self.room.barrier.wait()
-        return found
+    def gather_list(self, x: Tensor) -> list[Tensor]:
+        self.slots.tensors[self.index] = x
+        self.slots.barrier.wait()
+        tensors = list(self.slots.tensors)
+        self.slots.barrier.wait()
+        return tensors
 
     def all_reduce(self, x: Tensor) -> Tensor:
         self.sent["all_reduce"] += 2 * x.nbytes * (self.size - 1) // self.size
-        return torch.stack(self.everyone(x)).sum(0)
+        return torch.stack(self.gather_list(x)).sum(0)
 
     def all_gather(self, x: Tensor) -> Tensor:
         self.sent["all_gather"] += x.nbytes * (self.size - 1)
-        return torch.stack(self.everyone(x))
+        return torch.stack(self.gather_list(x))
 
     def all_to_all(self, x: Tensor) -> Tensor:
         self.sent["all_to_all"] += x.nbytes * (self.size - 1) // self.size
-        return torch.stack([other[self.index] for other in self.everyone(x)])
+        return torch.stack([other[self.index] for other in self.gather_list(x)])
 
 
-def run_ranks(work: Callable[[Levels], T], inner: int = 1, outer: int = 1) -> list[T]:
-    """`work` on every rank of `outer` nodes of `inner`, and what each gave."""
-    whole = Room(inner * outer)
-    nodes, peers = [Room(inner) for _ in range(outer)], [Room(outer) for _ in range(inner)]
+def run_ranks(work: Callable[[GroupHierarchy], T], inner: int = 1, outer: int = 1) -> list[T]:
+    """Run `work` on every rank of `outer` nodes of `inner` ranks; gives their results."""
+    everyone = SharedSlots(inner * outer)
+    nodes, peers = (
+        [SharedSlots(inner) for _ in range(outer)],
+        [SharedSlots(outer) for _ in range(inner)],
+    )
     levels = [
-        Levels(
-            Seat(whole, rank),
-            Seat(nodes[rank // inner], rank % inner),
-            Seat(peers[rank % inner], rank // inner),
+        GroupHierarchy(
+            ThreadGroup(everyone, rank),
+            ThreadGroup(nodes[rank // inner], rank % inner),
+            ThreadGroup(peers[rank % inner], rank // inner),
         )
         for rank in range(inner * outer)
     ]
-    rooms = [whole, *nodes, *peers]
+    all_slots = [everyone, *nodes, *peers]
 
-    def guarded(mine: Levels) -> T:
+    def guarded(mine: GroupHierarchy) -> T:
         try:
             return work(mine)
         except BaseException:
-            for room in rooms:
-                room.barrier.abort()
+            for slots in all_slots:
+                slots.barrier.abort()
             raise
 
     with ThreadPoolExecutor(len(levels)) as pool:

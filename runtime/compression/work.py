@@ -1,4 +1,4 @@
-"""One rank's part in a pipeline: kernels, and messages over groups between them."""
+"""Steps of one rank in a kernel pipeline: kernels, and messages over groups between them."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ...ir.compression.kernel import Choose, Finish, Kernel, Pipeline, Transfer
+from ...ir.compression.kernel import (
+    CompressionKernel,
+    FinishStatistic,
+    KernelPipeline,
+    MessageTransfer,
+    ScoreVectors,
+)
 from ...ir.errors import UsageError
 from .backends.codec import Codec, Launch, target_for
 from .backends.codes import fold, root
-from .score import chosen, distances
-from .select import place, taken
+from .score import distances, mean_of_best
+from .select import scatter_selected, select_elements
 
-Work = Generator[Callable[[], Tensor], Tensor, Tensor]  # yields communication, gets its result
+ExchangeSteps = Generator[
+    Callable[[], Tensor], Tensor, Tensor
+]  # yields communication, gets its result
 
 
-class Ranks(Protocol):
-    """What is asked of a `runtime.group.Group`."""
+class RankGroup(Protocol):
+    """Collectives of a group, as `runtime.comm.process_group.Group` has them."""
 
     @property
     def size(self) -> int: ...
@@ -31,19 +39,19 @@ class Ranks(Protocol):
     def all_to_all(self, x: Tensor) -> Tensor: ...
 
 
-class Levels(NamedTuple):
-    """Groups of one rank: of all, inside its node, and of its peers in all nodes.
+class GroupHierarchy(NamedTuple):
+    """Groups of one rank: all ranks, inside its node, and its peers in all nodes.
 
     Rank `outer.index * inner.size + inner.index` of `all` is this one.
     """
 
-    all: Ranks
-    inner: Ranks
-    outer: Ranks
+    all: RankGroup
+    inner: RankGroup
+    outer: RankGroup
 
 
-class Occasion(NamedTuple):
-    """Which step of training this is, and what only the caller knows.
+class StepContext(NamedTuple):
+    """The training step, and arguments that only the caller knows.
 
     `seed` is shared by all ranks. `scores` are those of the ranks for a `zeno` rule.
     """
@@ -54,46 +62,46 @@ class Occasion(NamedTuple):
 
 
 def steps(
-    pipeline: Pipeline,
+    pipeline: KernelPipeline,
     codec: Codec,
-    levels: Levels,
+    levels: GroupHierarchy,
     bucket: Tensor,
     states: Mapping[str, Tensor],
-    occasion: Occasion,
+    context: StepContext,
     out: Tensor | None = None,
-) -> Work:
-    """Takes a flat padded fp32 bucket, updates `states` in place, gives a flat fp32 result. What has
-    to do with other ranks is yielded, to be called by whoever drives these steps.
+) -> ExchangeSteps:
+    """Run a pipeline on a flat padded fp32 bucket; gives a flat fp32 result, updates `states` in place.
+    Communication is yielded as calls, to be made by the driver of these steps.
 
     The result is written to `out` (flat, fp32, of its size), which may be the bucket or a replica.
     """
     select = pipeline.select
-    value = bucket if select is None else taken(select, bucket, states, occasion)
+    value = bucket if select is None else select_elements(select, bucket, states, context)
     elements, rank = pipeline.chunk(bucket.numel()), levels.all.index
     number: Tensor | None = None
     count = pipeline.chunks * elements
-    for line, step in enumerate(pipeline.steps):
-        if isinstance(step, Kernel):
+    for number_of_kernel, step in enumerate(pipeline.steps):
+        if isinstance(step, CompressionKernel):
             last = out is not None and step is pipeline.steps[-1] and select is None
             target = out if last else target_for(step, elements, value.device)
             assert target is not None
-            own = _own(step, elements, states, rank)
-            seed = _seed(occasion, rank, line)
-            codec.run(step, Launch(elements, value, target, own, number, seed, occasion.step))
+            local = _local_states(step, elements, states, rank)
+            seed = _seed(context, rank, number_of_kernel)
+            codec.run(step, Launch(elements, value, target, local, number, seed, context.step))
             partials, value = (target, value) if step.partial else (value, target)
             count = step.chunks * elements
-        elif isinstance(step, Transfer):
-            value = yield partial(transferred, step, levels, value)
-        elif isinstance(step, Finish):
-            number = finished(step, partials, count)
+        elif isinstance(step, MessageTransfer):
+            value = yield partial(transfer, step, levels, value)
+        elif isinstance(step, FinishStatistic):
+            number = finish_statistic(step, partials, count)
         else:
-            value = yield partial(_choose, step, levels, value, occasion)
-    return value if select is None else place(select, value, bucket.numel(), occasion)
+            value = yield partial(_choose, step, levels, value, context)
+    return value if select is None else scatter_selected(select, value, bucket.numel(), context)
 
 
-def transferred(step: Transfer, levels: Levels, messages: Tensor) -> Tensor:
-    """What arrives for what this rank sends."""
-    group: Ranks = getattr(levels, step.level)
+def transfer(step: MessageTransfer, levels: GroupHierarchy, messages: Tensor) -> Tensor:
+    """Send messages to the ranks of a level; gives those received."""
+    group: RankGroup = getattr(levels, step.level)
     if step.kind == "all_gather":
         return group.all_gather(messages).view(-1)
     if step.kind == "all_to_all":
@@ -101,19 +109,19 @@ def transferred(step: Transfer, levels: Levels, messages: Tensor) -> Tensor:
     raise UsageError("messages to one rank travel by its owner: use encode and decode")
 
 
-def _own(
-    kernel: Kernel, elements: int, states: Mapping[str, Tensor], rank: int
+def _local_states(
+    kernel: CompressionKernel, elements: int, states: Mapping[str, Tensor], rank: int
 ) -> dict[str, Tensor]:
-    """What a kernel sees of its states: of longer ones, such as a whole replica, this rank's part."""
+    """States of a kernel by name; of longer ones, such as a full replica, this rank's slice."""
     size = kernel.chunks * elements
-    found = {operand.name: states[operand.name] for operand in kernel.operands}
+    selected = {operand.name: states[operand.name] for operand in kernel.operands}
     return {
         name: state if state.numel() == size else state[rank * size : (rank + 1) * size]
-        for name, state in found.items()
+        for name, state in selected.items()
     }
 
 
-def finished(step: Finish, partials: Tensor, count: int) -> Tensor:
+def finish_statistic(step: FinishStatistic, partials: Tensor, count: int) -> Tensor:
     """The statistic of `count` elements from those of their tiles."""
     if step.kind == "absmax":
         return partials.amax().view(1)
@@ -123,18 +131,20 @@ def finished(step: Finish, partials: Tensor, count: int) -> Tensor:
     return (mean if step.kind == "l1" else root(mean)).view(1)
 
 
-def _choose(step: Choose, levels: Levels, value: Tensor, occasion: Occasion) -> Tensor:
-    """Scores of whole vectors out of those of their chunks."""
+def _choose(
+    step: ScoreVectors, levels: GroupHierarchy, value: Tensor, context: StepContext
+) -> Tensor:
+    """Scores of whole vectors from those of their chunks."""
     vectors = value.view(step.size, -1)
     if step.score.rule == "zeno":
-        if occasion.scores is None:
+        if context.scores is None:
             raise UsageError("zeno needs the ranks' scores: pass them with the bucket")
-        return chosen(vectors, occasion.scores, step.size - step.score.drop)
+        return mean_of_best(vectors, context.scores, step.size - step.score.drop)
     total = levels.all.all_reduce(distances(vectors))
     nearest = total.sort(1).values[:, 1 : step.size - step.score.drop - 1]
-    return chosen(vectors, -nearest.sum(1), 1)
+    return mean_of_best(vectors, -nearest.sum(1), 1)
 
 
-def _seed(occasion: Occasion, rank: int, kernel: int) -> int:
+def _seed(context: StepContext, rank: int, kernel: int) -> int:
     """64 bits that differ by rank and kernel, so that roundings are independent."""
-    return (occasion.seed & 0xFFFFFFFF) | (rank * 64 + kernel & 0xFFFFFFFF) << 32
+    return (context.seed & 0xFFFFFFFF) | (rank * 64 + kernel & 0xFFFFFFFF) << 32

@@ -1,1 +1,1 @@
-"""How a rank runs its calls, micro-batches and transfers."""
+"""Execution of calls, micro-batches and transfers on a rank."""

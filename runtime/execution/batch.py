@@ -1,4 +1,4 @@
-"""From the global batch that the user gives to the piece that one rank works on."""
+"""Takes one rank's shard of the global batch that the user passes to a step."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from torch import Tensor
 
 from ...ir.capture.batch import leaves
 from ...ir.errors import MismatchError
-from ...ir.layout import along, local_type
+from ...ir.layout import local_type, shard_position
 from ...ir.lowering.localize import MICRO
 from ...ir.mesh import Axis, Mesh
-from ...ir.program import BatchTensor, Table
-from ..comm.slicing import join, piece
+from ...ir.program import BatchTensor, ProgramTable
+from ..comm.slicing import join, local_shard
 
 Batch = Tensor | Mapping[str, Any] | tuple[Any, ...] | list[Any]
 
 
 def local_batch(
-    batch: Batch, table: Table, rank: int, names: tuple[str, ...], device: torch.device
+    batch: Batch, table: ProgramTable, rank: int, names: tuple[str, ...], device: torch.device
 ) -> list[Tensor]:
-    """This rank's pieces of the tensors `names`, in order.
+    """This rank's shards of the tensors `names`, in order.
 
-    The whole batch is checked first, so that every rank refuses a wrong one alike. Raises
+    The global batch is checked first, so that every rank refuses a wrong one in the same way. Raises
     MismatchError naming the tensor with its global and local size.
     """
     check_keys(batch, table)
-    found = {t.name: checked(find(batch, t), t, table) for t in table.batch}
-    wanted = {t.name: t for t in table.batch}
-    pieces = []
+    values = {t.name: checked(find(batch, t), t, table) for t in table.batch}
+    declared = {t.name: t for t in table.batch}
+    shards = []
     for name in names:
-        tensor = wanted[name]
-        cut = local_piece(found[name], tensor, table, rank)
-        pieces.append(cut.to(device=device, dtype=getattr(torch, tensor.type.dtype)))
-    return pieces
+        tensor = declared[name]
+        shard = micro_batch_shards(values[name], tensor, table, rank)
+        shards.append(shard.to(device=device, dtype=getattr(torch, tensor.type.dtype)))
+    return shards
 
 
-def local_piece(whole: Tensor, tensor: BatchTensor, table: Table, rank: int) -> Tensor:
-    """This rank's piece of every micro-batch, one after the other."""
-    mesh, place = with_micro(table), table.mesh.coordinate(rank)
+def micro_batch_shards(full: Tensor, tensor: BatchTensor, table: ProgramTable, rank: int) -> Tensor:
+    """This rank's shards of all micro-batches, concatenated in order."""
+    mesh, coordinate = with_micro(table), table.mesh.coordinate(rank)
     state, factors, layout = tensor.layout[0], tensor.factors, tensor.layout
-    ways = range(table.micro_batches if isinstance(state, tuple) else 1)
-    parts = [piece(whole, factors, layout, mesh, (number, *place)) for number in ways]
-    if not isinstance(state, tuple) or len(parts) == 1:
-        return parts[0]
-    return join(torch.stack(parts), *along(factors, ("R", *layout[1:]), mesh, state))
+    numbers = range(table.micro_batches if isinstance(state, tuple) else 1)
+    shards = [local_shard(full, factors, layout, mesh, (number, *coordinate)) for number in numbers]
+    if not isinstance(state, tuple) or len(shards) == 1:
+        return shards[0]
+    return join(torch.stack(shards), *shard_position(factors, ("R", *layout[1:]), mesh, state))
 
 
-def with_micro(table: Table) -> Mesh:
-    """The grid, with micro-batches outside of everything."""
+def with_micro(table: ProgramTable) -> Mesh:
+    """The grid with an outermost axis of micro-batches."""
     return Mesh((Axis(MICRO, table.micro_batches), *table.mesh.axes))
 
 
 def find(batch: Batch, tensor: BatchTensor) -> Any:
-    """What lies at a tensor's path; None where there is nothing."""
+    """The value of the batch at a tensor's path; None where there is none."""
     value: Any = batch
     for key in tensor.path:
         if isinstance(value, Tensor):
@@ -67,7 +67,8 @@ def find(batch: Batch, tensor: BatchTensor) -> Any:
     return value
 
 
-def checked(value: Any, tensor: BatchTensor, table: Table) -> Tensor:
+def checked(value: Any, tensor: BatchTensor, table: ProgramTable) -> Tensor:
+    """The value itself. Raises MismatchError unless it is a tensor of the declared shape and kind."""
     where = _where(tensor.path)
     expected = tensor.type
     if not isinstance(value, Tensor):
@@ -90,8 +91,8 @@ def checked(value: Any, tensor: BatchTensor, table: Table) -> Tensor:
     return value
 
 
-def check_keys(batch: Batch, table: Table) -> None:
-    """A tensor that the program does not read would be ignored silently: refuse it."""
+def check_keys(batch: Batch, table: ProgramTable) -> None:
+    """Raise MismatchError for a tensor that the program does not read: it would be ignored."""
     known = {t.path for t in table.batch}
     unknown = [path for path, _ in leaves(batch) if path not in known]
     if unknown:

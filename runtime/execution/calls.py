@@ -1,4 +1,4 @@
-"""What a generated stage calls as `run`: one call of a function, with its tensors at hand."""
+"""Runs function calls for a generated stage, which calls this as `run`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ...ir.program import CallRun, Table
+from ...ir.program import CallRun, ProgramTable
 from ..comm.mesh_collectives import Comm
-from ..state.parameters import Store
-from .offload import Host
+from ..state.parameters import ParameterStore
+from .offload import HostBuffer
 
-Key = Callable[[int, int, int], int]  # (seed, step, call) -> seed of a call's random streams
+StreamSeed = Callable[[int, int, int], int]  # (seed, step, call) -> seed of a call's random streams
 
 
 class Run:
-    """Runs calls on this rank. Between forward and backward it holds what forward saved.
+    """Runs calls on this rank and keeps saved activations between forward and backward.
 
-    `comms` by mesh of the table; `grid` moves values between calls that split them differently.
+    `comms` by mesh of the table; `grid` reshards values between calls with different strategies.
     """
 
     def __init__(
-        self, table: Table, store: Store, comms: Sequence[Comm], grid: Comm, key: Key, seed: int
+        self,
+        table: ProgramTable,
+        store: ParameterStore,
+        comms: Sequence[Comm],
+        grid: Comm,
+        key: StreamSeed,
+        seed: int,
     ) -> None:
         self.store, self.comms, self.grid, self.key, self.seed = store, comms, grid, key, seed
         self.step, self.micro = 0, 0
@@ -31,17 +37,18 @@ class Run:
             call: run for run in table.calls for call in range(run.first, run.last)
         }
         self.saved: dict[tuple[int, int], tuple[tuple[Tensor, ...] | None, list[torch.Size]]] = {}
-        self.host = Host(store.device)
-        self.updates: dict[str, Tensor] = {}
+        self.host = HostBuffer(store.device)
+        self.buffer_updates: dict[str, Tensor] = {}
 
     def start(self, step: int) -> None:
         """Begin a step: nothing saved, nothing to replace."""
         self.step = step
         self.saved.clear()
         self.host.clear()
-        self.updates.clear()
+        self.buffer_updates.clear()
 
     def micro_batch(self, number: int) -> None:
+        """Select the micro-batch that the next calls work on."""
         self.micro = number
         for comm in (*self.comms, self.grid):
             comm.micro_batch(number)
@@ -50,33 +57,37 @@ class Run:
         """The collectives along the axes of a call's mesh."""
         return self.comms[self.runs[call].mesh]
 
-    def held(self, call: int) -> list[str]:
+    def state_names(self, call: int) -> list[str]:
+        """Names of the parameters and buffers that a call reads."""
         run = self.runs[call]
-        return [run.name(names, call) for names in run.held]
+        return [run.name(names, call) for names in run.state_tensors]
 
     def inputs(
         self, module: ModuleType, call: int, activations: tuple[Tensor, ...]
     ) -> list[Tensor]:
-        items = [*self.store.fetch(self.held(call)), *activations]
+        """State tensors, activations and, for random functions, the key, in the order of arguments."""
+        items = [*self.store.fetch(self.state_names(call)), *activations]
         if module.RANDOM:
-            word = self.key(self.seed, self.step, call)
-            items.append(torch.tensor([word, 0], dtype=torch.int64, device=self.store.device))
+            stream_seed = self.key(self.seed, self.step, call)
+            items.append(
+                torch.tensor([stream_seed, 0], dtype=torch.int64, device=self.store.device)
+            )
         return items
 
-    def data(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
-        """A call that depends on the batch alone, for all micro-batches at once."""
+    def batch_only(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
+        """Run a call that depends on the batch alone, for all micro-batches at once."""
         results = module.forward(self.comm(call), *self.inputs(module, call, activations))
         self.update(call, results)
         return results
 
     def forward(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
-        """The results of one call on the micro-batch at hand."""
+        """Results of one call on the selected micro-batch."""
         results = module.forward(self.comm(call), *self.inputs(module, call, activations))
         if hasattr(module, "backward"):
             results, saved = results
             shapes = [r.shape for r in results if r.is_floating_point()]
             if hasattr(module, "HOST"):
-                self.host.put((call, self.micro), saved)
+                self.host.offload((call, self.micro), saved)
                 saved = None
             self.saved[call, self.micro] = (saved, shapes)
         self.update(call, results)
@@ -85,30 +96,30 @@ class Run:
     def backward(
         self, module: ModuleType, call: int, *tangents: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of a call's activations; those of its held tensors go to the store."""
-        held, activations = self.differentiate(module, call, tangents)
-        pairs = zip(self.held(call), held, strict=True)
-        found = [(n, g) for n, g in pairs if g is not None]
-        del held, pairs
-        self.store.accumulate(found)
+        """Gradients of a call's activations; those of its parameters go to the store."""
+        parameters, activations = self.differentiate(module, call, tangents)
+        pairs = zip(self.state_names(call), parameters, strict=True)
+        gradients = [(n, g) for n, g in pairs if g is not None]
+        del parameters, pairs
+        self.store.accumulate(gradients)
         return activations
 
     def differentiate(
         self, module: ModuleType, call: int, tangents: tuple[Tensor | None, ...]
     ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
-        """Gradients of a call's held tensors and of its activations. What forward saved is handed
-        over: `backward` lets go of every value after its last use."""
+        """Gradients of a call's parameters and of its activations. Hands the saved values over, so
+        that the generated `backward` frees each after its last use."""
         saved, shapes = self.saved.pop((call, self.micro))
-        taken = list(self.host.take((call, self.micro)) if saved is None else saved)
+        saved_values = list(self.host.restore((call, self.micro)) if saved is None else saved)
         del saved
-        given = self.complete(call, tangents, shapes)
-        weights = self.store.fetch(self.held(call))
-        return module.backward(self.comm(call), *weights, taken, *given)
+        output_gradients = self.fill_tangents(call, tangents, shapes)
+        weights = self.store.fetch(self.state_names(call))
+        return module.backward(self.comm(call), *weights, saved_values, *output_gradients)
 
-    def complete(
+    def fill_tangents(
         self, call: int, tangents: tuple[Tensor | None, ...], shapes: list[torch.Size]
     ) -> list[Tensor]:
-        """Zeros for results that nothing differentiable reads."""
+        """Tangents, with zeros for results that nothing differentiable reads."""
         if all(t is not None for t in tangents):
             return [t for t in tangents if t is not None]
         assert len(tangents) == len(shapes), f"call {call}: which results lack a gradient?"
@@ -120,15 +131,16 @@ class Run:
         ]
 
     def update(self, call: int, results: tuple[Tensor, ...]) -> None:
+        """Note the results that replace buffers at the end of the step."""
         run = self.runs[call]
         for position, names in run.updates:
-            self.updates[run.name(names, call)] = results[position]
+            self.buffer_updates[run.name(names, call)] = results[position]
 
     def finish(self) -> None:
-        """End a step: buffers take their new values."""
+        """End a step: write the new values of buffers."""
         assert not self.saved, f"calls {sorted(self.saved)} had no backward"
-        self.store.replace(self.updates)
-        self.updates.clear()
+        self.store.replace_buffers(self.buffer_updates)
+        self.buffer_updates.clear()
 
     @staticmethod
     def add(one: Tensor | None, other: Tensor | None) -> Tensor | None:

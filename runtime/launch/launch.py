@@ -45,18 +45,18 @@ def launch(
             "--redirects=3",
             *target,
         ]
-        code, said = _run(command, timeout_seconds, directory)
+        code, torchrun_output = _run(command, timeout_seconds, directory)
         outputs = _outputs(Path(logs), ranks, "stdout.log")
         if code != 0:
             errors = _outputs(Path(logs), ranks, "stderr.log")
-            raise LaunchError(_reason(code, said, errors, timeout_seconds))
+            raise LaunchError(_reason(code, torchrun_output, errors, timeout_seconds))
         return outputs
 
 
 def _run(
     command: list[str], timeout_seconds: float, directory: Path | None
 ) -> tuple[int | None, str]:
-    """Exit code (None: out of time) and what torchrun itself said."""
+    """Exit code (None: out of time) and what torchrun itself torchrun_output."""
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -67,17 +67,17 @@ def _run(
         stdin=subprocess.DEVNULL,
     )
     try:
-        said, _ = process.communicate(timeout=timeout_seconds)
-        return process.returncode, said
+        torchrun_output, _ = process.communicate(timeout=timeout_seconds)
+        return process.returncode, torchrun_output
     except subprocess.TimeoutExpired:
         # torchrun ends its ranks when it is asked to end; killed, it would leave them behind
         process.send_signal(signal.SIGTERM)
         try:
-            said, _ = process.communicate(timeout=60)
+            torchrun_output, _ = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
-            said, _ = process.communicate()
-        return None, said
+            torchrun_output, _ = process.communicate()
+        return None, torchrun_output
     except BaseException:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
@@ -85,14 +85,16 @@ def _run(
 
 
 def _outputs(logs: Path, ranks: int, name: str) -> tuple[str, ...]:
-    found = []
+    outputs = []
     for rank in range(ranks):
         path = next(iter(sorted(logs.glob(f"*/attempt_0/{rank}/{name}"))), None)
-        found.append(path.read_text(errors="replace") if path else "")
-    return tuple(found)
+        outputs.append(path.read_text(errors="replace") if path else "")
+    return tuple(outputs)
 
 
-def _reason(code: int | None, said: str, errors: tuple[str, ...], timeout_seconds: float) -> str:
+def _reason(
+    code: int | None, torchrun_output: str, errors: tuple[str, ...], timeout_seconds: float
+) -> str:
     """The first rank that raised an error of its own; ranks that only lost a peer come last."""
     if code is None:
         head = f"{len(errors)} ranks took more than {timeout_seconds:.0f} s and were stopped"
@@ -101,7 +103,7 @@ def _reason(code: int | None, said: str, errors: tuple[str, ...], timeout_second
     failed = [(rank, text) for rank, text in enumerate(errors) if "Traceback" in text]
     failed.sort(key=lambda pair: "CommunicationError" in pair[1])
     if not failed:
-        return f"{head}; it said:\n{_last(said)}"
+        return f"{head}; it torchrun_output:\n{_last(torchrun_output)}"
     rank, text = failed[0]
     return f"{head}; rank {rank} ended with:\n{_last(text)}"
 

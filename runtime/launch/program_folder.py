@@ -11,12 +11,12 @@ from types import ModuleType
 
 from ...ir.errors import FileError
 from ...ir.files import load
-from ...ir.program import Table
+from ...ir.program import ProgramTable
 
 FORMAT = "plait/program"
 
 
-def read_table(folder: Path) -> Table:
+def read_table(folder: Path) -> ProgramTable:
     """The table of a program; raises FileError when it is not one."""
     path = folder / "table.json"
     try:
@@ -25,7 +25,7 @@ def read_table(folder: Path) -> Table:
         raise FileError(
             f"{path}: {error.strerror}; `plait compile PLAN SOURCE -o {folder}` writes a program"
         ) from error
-    return load(data, Table, FORMAT)
+    return load(data, ProgramTable, FORMAT)
 
 
 def import_stage(folder: Path, number: int, kind: str = "stage") -> ModuleType:

@@ -21,8 +21,8 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from ...ir.devices.measured import Machine, Measured
-from ..comm.process_group import Group, Pool
+from ...ir.devices.measured import MachineCosts, MeasuredCost
+from ..comm.process_group import Group, GroupPool
 from ..launch.session import default_device, session
 from .samples import Call, Sample, samples
 
@@ -59,7 +59,7 @@ class Clock:
         return time.perf_counter() - begin
 
     def each(self, calls: list[Call]) -> float:
-        """Seconds of one call: of as many as fit into the time."""
+        """Seconds of one call, from as many as fit into the clock's time."""
         self.run(calls, min(len(calls), 3))
         self.wait()
         once = max(self.run(calls, 1), 1e-7)
@@ -68,49 +68,49 @@ class Clock:
 
     def rate(self, calls: list[Call], batch: int) -> float:
         """Seconds of one call, from batches of them for the clock's time."""
-        done, spent, own = 0, 0.0, time.thread_time()
+        count, spent, start = 0, 0.0, time.thread_time()
         while spent < self.seconds:
             spent += self.run(calls, batch)
-            done += batch
+            count += batch
         if self.device.type == "cpu":
-            spent = (time.thread_time() - own) * self.sharing
-        return spent / done
+            spent = (time.thread_time() - start) * self.sharing
+        return spent / count
 
 
 @torch.no_grad()
-def operators(clock: Clock, quick: bool) -> list[Measured]:
+def operators(clock: Clock, quick: bool) -> list[MeasuredCost]:
     """Every sample on all ranks at once; the mean of the ranks."""
-    found = []
+    results = []
     for sample in samples(clock.device, quick):
-        found.append(_operator(clock, sample))
+        results.append(_operator(clock, sample))
         sample.calls.clear()
-    return found
+    return results
 
 
-def _operator(clock: Clock, sample: Sample) -> Measured:
+def _operator(clock: Clock, sample: Sample) -> MeasuredCost:
     dist.barrier()
     seconds = torch.tensor(clock.each(sample.calls), dtype=torch.float64, device=clock.device)
     dist.all_reduce(seconds)
     mean = seconds.item() / dist.get_world_size()
-    return Measured(sample.name, sample.by, sample.amount, mean, sample.dtype)
+    return MeasuredCost(sample.name, sample.by, sample.amount, mean, sample.dtype)
 
 
-def collectives(clock: Clock, rank: int, world: int) -> list[Measured]:
+def collectives(clock: Clock, rank: int, world: int) -> list[MeasuredCost]:
     """Every kind at every size in groups of every size that divides the ranks, all groups at once."""
-    found, pool = [], Pool(rank)
+    results, pool = [], GroupPool(rank)
     for size in (n for n in range(2, world + 1) if world % n == 0):
         parts = tuple(tuple(range(at, at + size)) for at in range(0, world, size))
         group = pool.group(f"of {size}", parts)
         for kind in KINDS if size == 2 else KINDS[:-1]:
             for amount in COLLECTIVE_BYTES:
                 seconds = _collective(clock, group, kind, amount)
-                found.append(Measured(kind, "bytes", amount, seconds, "float32", size))
-    return found
+                results.append(MeasuredCost(kind, "bytes", amount, seconds, "float32", size))
+    return results
 
 
 def _collective(clock: Clock, group: Group, kind: str, amount: int) -> float:
-    """Seconds of one; `amount` bytes as the cost model counts them."""
-    call = calls_of(group, kind, amount, clock.device)
+    """Seconds of one collective; `amount` bytes as the cost model counts them."""
+    call = collective_call(group, kind, amount, clock.device)
     clock.run([call], 2)
     clock.wait()
     count = max(3, min(40, (4 << 20) // amount))
@@ -123,29 +123,29 @@ def _collective(clock: Clock, group: Group, kind: str, amount: int) -> float:
     return slowest.item()
 
 
-def calls_of(group: Group, kind: str, amount: int, device: torch.device) -> Call:
+def collective_call(group: Group, kind: str, amount: int, device: torch.device) -> Call:
     items = amount // 4
-    whole = torch.randn(items, device=device)
+    values = torch.randn(items, device=device)
     rows = (
-        whole.view(group.size, -1)
+        values.view(group.size, -1)
         if items % group.size == 0
-        else whole[None].expand(group.size, -1)
+        else values[None].expand(group.size, -1)
     )
-    made: dict[str, Callable[[], object]] = {
-        "all_reduce": lambda: group.all_reduce(whole),
+    calls: dict[str, Callable[[], object]] = {
+        "all_reduce": lambda: group.all_reduce(values),
         "all_gather": lambda: group.all_gather(rows[0].contiguous()),
         "reduce_scatter": lambda: group.reduce_scatter(rows),
         "all_to_all": lambda: group.all_to_all(rows),
-        "send": lambda: _send(group, whole),
+        "send": lambda: _send(group, values),
     }
-    return made[kind]
+    return calls[kind]
 
 
 def _send(group: Group, x: torch.Tensor) -> None:
     """One way from the first to the second, and the other way in the next call."""
     first, second = group.ranks
-    flip = group.sent["flip"] % 2
-    group.sent["flip"] += 1
+    flip = group.sent_bytes["flip"] % 2
+    group.sent_bytes["flip"] += 1
     if (group.index == 0) == (flip == 0):
         dist.send(x, second if group.index == 0 else first, group=group.handle)
     else:
@@ -173,7 +173,7 @@ def main(out: str, *words: str) -> None:
         sharing = max(1.0, world / (processors or os.cpu_count() or 1))
         clock = Clock(device, QUICK_SECONDS if quick else FULL_SECONDS, sharing)
         costs = [*operators(clock, quick), *collectives(clock, rank, world)]
-        found = Machine(
+        machine = MachineCosts(
             device_name(device),
             device.type,
             world,
@@ -183,7 +183,7 @@ def main(out: str, *words: str) -> None:
             os.cpu_count() or 1,
         )
         if rank == 0:
-            Path(out).write_bytes(msgspec.json.encode(found))
+            Path(out).write_bytes(msgspec.json.encode(machine))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Operators to measure a device by: as programs call them, at a size, with the amount that counts.
+"""Sample operators to measure a device with, as programs call them, at several sizes.
 
 Inputs come in several sets that together exceed a cache, and calls go round them, so that operands
 are as cold as in a program that has done other things in between.
@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ir.devices.curve import MOST_POINTS
+from ...ir.devices.curve import MAX_POINTS
 
 CACHE_BYTES = 48 << 20
 MOST_SETS = 24
 HEAD = 64  # width of an attention head
 QUICK_BYTES = tuple(4**n << 10 for n in range(1, 8))
 FULL_BYTES = tuple(2**n << 10 for n in range(2, 18))
-assert len(FULL_BYTES) < MOST_POINTS
+assert len(FULL_BYTES) < MAX_POINTS
 
 Call = Callable[[], object]
 
@@ -77,7 +77,7 @@ def attention(
     samples_, heads = max(1, 1024 // tokens), 4
     shape = (samples_, heads, tokens, HEAD)
     key = torch.tensor([1, 0], dtype=torch.int64, device=device) if random else None
-    index = whole(samples_, heads, tokens, tokens) if random else []
+    index = full_offsets(samples_, heads, tokens, tokens) if random else []
     rest: list[object] = [True, HEAD**-0.5, 0.1 if random else 0.0, 0, index, [], []]
     count = samples_ * heads * tokens * tokens * HEAD  # as declared: the causal half is counted
     forwards: list[Call] = []
@@ -114,8 +114,8 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def whole(*shape: int) -> list[int]:
-    """Where the elements of a whole tensor lie: size, stride and start of every dimension."""
+def full_offsets(*shape: int) -> list[int]:
+    """Shard offsets of an unsharded tensor: size, stride and start of every dimension."""
     strides = [prod(shape[i + 1 :]) for i in range(len(shape))]
     starts = [-1, *([0] * (len(shape) - 1))]
     return [n for part in zip(shape, strides, starts, strict=True) for n in part]
@@ -125,7 +125,7 @@ def _dropout(x: Tensor, _: Tensor) -> Call:
     from ...ir.capture.operators.elementary import OPS
 
     key = torch.tensor([1, 0], dtype=torch.int64, device=x.device)
-    index = whole(*x.shape)
+    index = full_offsets(*x.shape)
     return lambda: OPS.dropout(x, key, 0.1, 0, index)
 
 

@@ -4,7 +4,7 @@
                                manifest.json        names, sizes, hashes; renamed into place last
 
 A generation without a manifest does not exist. A directory is never written twice. The tensors are
-whole and named as in the user's module, so any plan and any number of ranks can load them; for now
+unsharded and named as in the user's module, so any plan and any number of ranks can load them; for now
 each rank holds all of them in its CPU memory for that time. Ranks must share the file system.
 Nothing in a checkpoint is executed: what torch would unpickle is checked against an allow-list.
 """
@@ -47,8 +47,8 @@ class StoredTensor(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a generation holds. `options` are the optimizer's hyperparameters, `numbers` the plain
-    numbers of its state by tensor name, `travelled` how often compressed collectives have run."""
+    """Contents of a generation. `options` are the optimizer's hyperparameters, `numbers` the plain
+    numbers of its state by tensor name, `exchange_counts` the number of exchanges by bucket."""
 
     model: str
     steps: int
@@ -58,7 +58,7 @@ class Manifest(msgspec.Struct, frozen=True):
     numbers: dict[str, float]
     tensors: tuple[StoredTensor, ...]
     files: tuple[StoredFile, ...] = ()
-    travelled: dict[str, int] = {}
+    exchange_counts: dict[str, int] = {}
 
 
 def save(folder: Path, tensors: dict[str, Tensor], manifest: Manifest) -> Path:
@@ -97,7 +97,7 @@ def read(folder: Path, generation: int | None = None) -> tuple[Manifest, dict[st
         t.name: torch.empty(t.shape, dtype=getattr(torch, t.dtype)) for t in manifest.tensors
     }
     reader = Reader(path, {f.name for f in manifest.files})
-    reader.read_metadata()  # a foreign one is refused here, in our words
+    reader.read_metadata()  # raises FileError for a file that is not ours
     dcp.load(tensors, storage_reader=reader)
     return manifest, tensors
 
@@ -108,8 +108,10 @@ def read_manifest(path: Path) -> Manifest:
 
 def generations(folder: Path) -> list[Path]:
     """Complete generations, oldest first."""
-    found = [p for p in folder.glob(f"{PREFIX}*") if (p / MANIFEST).is_file() and _number(p) >= 0]
-    return sorted(found, key=_number)
+    complete = [
+        p for p in folder.glob(f"{PREFIX}*") if (p / MANIFEST).is_file() and _number(p) >= 0
+    ]
+    return sorted(complete, key=_number)
 
 
 def _number(path: Path) -> int:
@@ -126,12 +128,12 @@ def _new_generation(folder: Path) -> Path:
 
 def _find(folder: Path, generation: int | None) -> Path:
     complete = generations(folder)
-    wanted = [p for p in complete if generation in (None, _number(p))]
-    if not wanted:
+    candidates = [p for p in complete if generation in (None, _number(p))]
+    if not candidates:
         which = "no complete generation" if generation is None else f"no generation {generation}"
-        there = ", ".join(p.name for p in complete) or "nothing complete"
-        raise FileError(f"{folder}: {which} of a checkpoint; there is {there}")
-    return wanted[-1]
+        available = ", ".join(p.name for p in complete) or "nothing complete"
+        raise FileError(f"{folder}: {which} of a checkpoint; there is {available}")
+    return candidates[-1]
 
 
 def _commit(path: Path, manifest: Manifest) -> None:
@@ -150,9 +152,9 @@ def _commit(path: Path, manifest: Manifest) -> None:
 
 def _prune(newest: Path) -> None:
     """Remove all but the last generations; one that is being removed loses its manifest first."""
-    kept = {*generations(newest.parent)[-KEEP:], newest}
+    retained = {*generations(newest.parent)[-KEEP:], newest}
     for path in newest.parent.glob(f"{PREFIX}*"):
-        if path not in kept and 0 <= _number(path) < _number(newest):
+        if path not in retained and 0 <= _number(path) < _number(newest):
             (path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
 
@@ -171,30 +173,30 @@ def _stored(path: Path) -> StoredFile:
 
 
 def _problem(folder: Path, stored: StoredFile) -> str | None:
-    """What is wrong with a file, if anything."""
+    """Error message for a missing or damaged file, None if it is intact."""
     path = folder / stored.name
     if path.name != stored.name or not path.is_file():
         return f"{path}: missing from the checkpoint"
-    found = _stored(path)
-    if found.bytes != stored.bytes:
-        return f"{path}: {found.bytes} bytes, the manifest says {stored.bytes}"
-    if found.sha256 != stored.sha256:
-        return f"{path}: damaged (sha256 {found.sha256[:12]}, not {stored.sha256[:12]})"
+    stored_now = _stored(path)
+    if stored_now.bytes != stored.bytes:
+        return f"{path}: {stored_now.bytes} bytes, the manifest says {stored.bytes}"
+    if stored_now.sha256 != stored.sha256:
+        return f"{path}: damaged (sha256 {stored_now.sha256[:12]}, not {stored.sha256[:12]})"
     return None
 
 
 def _first_rank(make: Callable[[], T]) -> T:
-    """What `make` gives on rank 0, on every rank; its failure fails every rank."""
-    box: list[Any] = [None, None]
+    """Result of `make` on rank 0, broadcast to every rank; raises its error on every rank."""
+    outcome: list[Any] = [None, None]
     if dist.get_rank() == 0:
         try:
-            box = [make(), None]
+            outcome = [make(), None]
         except (OSError, FileError) as error:
-            box = [None, str(error)]
-    dist.broadcast_object_list(box)
-    if box[1] is not None:
-        raise FileError(str(box[1]))
-    return box[0]
+            outcome = [None, str(error)]
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise FileError(str(outcome[1]))
+    return outcome[0]
 
 
 def gather(mine: list[T]) -> list[T]:

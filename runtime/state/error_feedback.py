@@ -1,13 +1,14 @@
-"""What compressed collectives carry from step to step, as whole tensors of a checkpoint, and back.
+"""States of compressed collectives (error feedback, replicas) as full tensors of a checkpoint.
 
-A sum of gradients still owes the errors of all workers and of the servers. That total is kept:
+With error feedback, a sum of gradients lacks the errors of all workers and of the servers, which
+are added in later steps. Their total is preserved:
 
-    saved on n ranks    worker errors e0 … en-1, server errors s, whole and named as parameters
-    loaded on n ranks   each its own, to the bit
+    saved on n ranks    worker errors e0 … en-1, server errors s, unsharded, named as parameters
+    loaded on n ranks   each rank its own, to the bit
     loaded on m ranks   (e0 + … + en-1) / m each, and s; where there are no servers, s / m more each
-    sent exactly there  the same, added to the gradients of the first step
+    uncompressed there  the same, added to the gradients of the first step
 
-Replicas of weights are the same on all ranks and are cut like weights.
+Replicas of weights are the same on all ranks and are sharded like weights.
 """
 
 from __future__ import annotations
@@ -18,23 +19,24 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...ir.compression.kernel import State
-from ...ir.compression.program import Subject
+from ...ir.compression.kernel import CompressionState
+from ...ir.compression.program import Payload
+from ...ir.plan.strategy import ZERO_ROLES
 from ..comm.program_groups import MeshGroups
-from ..compression.buckets import OWED, Carried
-from ..compression.work import Ranks
+from ..compression.buckets import RESIDUAL, TensorState
+from ..compression.work import RankGroup
 from . import unsharded
-from .parameters import LEVELS, Kept, Store
+from .parameters import LocalParameter, ParameterStore
 
-PUBLISHED = "published"  # rounded weights that are no collective's replica
-Found = dict[str, dict[str, Tensor]]  # by parameter and place
+COMPRESSED_REPLICA = "published"  # compressed weights that are no collective's replica
+SavedStates = dict[str, dict[str, Tensor]]  # by parameter and state key
 
 
-class Place(NamedTuple):
-    """Where a state is from: the axis it travels along, its name, and of which rank, if it matters."""
+class StateKey(NamedTuple):
+    """Identifies a state: role of the axis, payload, name, and the rank if ranks have different ones."""
 
     role: str
-    subject: Subject
+    payload: Payload
     state: str
     rank: int | None = None
 
@@ -42,143 +44,164 @@ class Place(NamedTuple):
         return ".".join(str(part) for part in self if part is not None)
 
 
-def parse(text: str) -> Place | None:
-    """The place of `str(place)`; None for what is not one."""
-    role, subject, state, rank = (*text.split("."), "", "", "")[:4]
-    if subject not in ("gradients", "weights") or not (rank.isdecimal() or not rank):
+def parse(text: str) -> StateKey | None:
+    """The key of `str(key)`; None for other text."""
+    role, payload, state, rank = (*text.split("."), "", "", "")[:4]
+    if payload not in ("gradients", "weights") or not (rank.isdecimal() or not rank):
         return None
-    known: Subject = "gradients" if subject == "gradients" else "weights"
-    return Place(role, known, state, int(rank) if rank else None)
+    known: Payload = "gradients" if payload == "gradients" else "weights"
+    return StateKey(role, known, state, int(rank) if rank else None)
 
 
-def share(errors: Sequence[Tensor], size: int) -> Tensor:
-    """What each of `size` ranks owes of these errors together."""
+def residual_share(errors: Sequence[Tensor], size: int) -> Tensor:
+    """Equal share of the sum of these errors for each of `size` ranks."""
     return sum(errors[1:], errors[0]) / size
 
 
 # saving
 
 
-def states(store: Store, groups: MeshGroups) -> dict[str, Tensor]:
-    """All states, by `place/parameter`; all ranks together."""
-    mine = {(name, place): item for name, place, item in _mine(store, groups)}
-    types = {key: piece.dtype for key, (piece, _) in mine.items()}
-    found = {}
-    for (name, place), dtype in unsharded.shared(types, groups).items():
+def checkpoint_tensors(store: ParameterStore, groups: MeshGroups) -> dict[str, Tensor]:
+    """All states, by `key/parameter`; all ranks together."""
+    mine = {(name, key): item for name, key, item in _local_states(store, groups)}
+    types = {key: shard.dtype for key, (shard, _) in mine.items()}
+    tensors = {}
+    for (name, key), dtype in unsharded.gather_along_pipeline(types, groups).items():
 
-        def make(name: str = name, place: str = place) -> Tensor:
-            return store.gather(store.kept[name], *mine[name, place])
+        def make(name: str = name, key: str = key) -> Tensor:
+            return store.gather(store.parameters[name], *mine[name, key])
 
-        found[f"{place}/{name}"] = unsharded.everywhere(store, groups, name, make, dtype=dtype)
-    return found
+        tensors[f"{key}/{name}"] = unsharded.broadcast_from_owner(
+            store, groups, name, make, dtype=dtype
+        )
+    return tensors
 
 
-def travelled(store: Store, groups: MeshGroups) -> dict[str, int]:
-    """How often what travels along each role has done so, for noise that goes on where it was."""
+def exchange_counts(store: ParameterStore, groups: MeshGroups) -> dict[str, int]:
+    """Number of exchanges of each bucket so far, from which random rounding continues."""
     mine = {
         f"{role}.{bucket}": steps
-        for (_, role), buckets in store.wires.made.items()
-        for bucket, steps in buckets.steps().items()
+        for (_, role), buckets in store.transports.buckets.items()
+        for bucket, steps in buckets.exchange_counts().items()
     }
-    return unsharded.shared(mine, groups)
+    return unsharded.gather_along_pipeline(mine, groups)
 
 
-def _mine(store: Store, groups: MeshGroups) -> Iterator[tuple[str, str, tuple[Tensor, int]]]:
-    """Parameter, place, and this rank's piece after so many flat cuts."""
+def _local_states(
+    store: ParameterStore, groups: MeshGroups
+) -> Iterator[tuple[str, str, tuple[Tensor, int]]]:
+    """Parameter, key, and this rank's shard with its number of flat sharding levels."""
     replicas = set[str]()
-    for (mesh, role), buckets in store.wires.made.items():
-        for one in buckets.carried():
-            everyone = groups.compressed[mesh, role].all
+    for (mesh, role), buckets in store.transports.buckets.items():
+        for one in buckets.tensor_states():
+            everyone = groups.hierarchies[mesh, role].all
             rows = everyone.all_gather(one.value) if one.by_rank else one.value[None]
             for rank, row in enumerate(rows):
-                place = Place(role, one.subject, one.state, rank if one.by_rank else None)
-                yield one.tensor, str(place), (row, _cuts(role))
-            replicas |= {one.tensor} if one.subject == "weights" else set()
-    for kept in _rounded(store):
-        if kept.name not in replicas:
-            yield kept.name, PUBLISHED, (kept.flat, 1)
+                key = StateKey(role, one.payload, one.state, rank if one.by_rank else None)
+                yield one.tensor, str(key), (row, _flat_depth(role))
+            replicas |= {one.tensor} if one.payload == "weights" else set()
+    for parameter in _with_exact_copies(store):
+        if parameter.name not in replicas:
+            yield parameter.name, COMPRESSED_REPLICA, (parameter.flat, 1)
 
 
-def _cuts(role: str) -> int:
-    """Flat cuts that what a collective along a role makes whole still has."""
-    return LEVELS.index(role) if role in LEVELS else len(LEVELS)
+def _flat_depth(role: str) -> int:
+    """Levels of flat sharding that remain after a gather along a role."""
+    return ZERO_ROLES.index(role) if role in ZERO_ROLES else len(ZERO_ROLES)
 
 
-def _rounded(store: Store) -> Iterator[Kept]:
-    """Parameters that are stepped on apart from what others see of them."""
-    for kept in store.trained():
-        if kept.total_ways > 1 and store.wires.rounds_weights(kept.held.mesh):
-            yield kept
+def _with_exact_copies(store: ParameterStore) -> Iterator[LocalParameter]:
+    """Parameters whose exact value is parameter beside the compressed one that other ranks see."""
+    for parameter in store.trainable():
+        if parameter.total_degree > 1 and store.transports.compresses_weights(parameter.spec.mesh):
+            yield parameter
 
 
 # loading
 
 
-def restore(
-    store: Store, saved: Mapping[str, Tensor], done: Mapping[str, int], steps: int
+def load(
+    store: ParameterStore, saved: Mapping[str, Tensor], done: Mapping[str, int], steps: int
 ) -> set[str]:
-    """Go on with the saved states after so many steps. Gives the parameters of this rank whose
-    errors no collective here carries."""
-    found: Found = {}
-    for key, tensor in saved.items():
-        place, _, name = key.partition("/")
-        found.setdefault(name, {})[place] = tensor
-    owing = {n for n, places in found.items() if n in store.kept and any(_errors(places))}
-    for kept in _rounded(store):
-        if PUBLISHED in found.get(kept.name, {}):
-            kept.flat.copy_(store.cut(kept, found[kept.name][PUBLISHED], 1))
-    for (mesh, role), buckets in sorted(store.wires.made.items()):  # zero2 after zero1
-        carried = [
+    """Load saved states; `done` are exchange counts by bucket, `steps` that of unknown buckets.
+
+    Gives the parameters of this rank whose errors no collective of this plan can take.
+    """
+    by_parameter: SavedStates = {}
+    for full_name, tensor in saved.items():
+        key, _, name = full_name.partition("/")
+        by_parameter.setdefault(name, {})[key] = tensor
+    without_state = {
+        n
+        for n, states_by_key in by_parameter.items()
+        if n in store.parameters and any(_errors(states_by_key))
+    }
+    for parameter in _with_exact_copies(store):
+        if COMPRESSED_REPLICA in by_parameter.get(parameter.name, {}):
+            parameter.flat.copy_(
+                store.flat_shard(parameter, by_parameter[parameter.name][COMPRESSED_REPLICA], 1)
+            )
+    for (mesh, role), buckets in sorted(store.transports.buckets.items()):  # zero2 after zero1
+        states = [
             one
-            for kept in store.trained()
-            if kept.held.mesh == mesh and kept.name in found
-            for one in _carried(store, kept, role, found[kept.name])
+            for parameter in store.trainable()
+            if parameter.spec.mesh == mesh and parameter.name in by_parameter
+            for one in _tensor_states(store, parameter, role, by_parameter[parameter.name])
         ]
-        own = {key.partition(".")[2]: n for key, n in done.items() if key.startswith(f"{role}.")}
-        buckets.carry(carried, own, steps)
-        owing -= {one.tensor for one in carried if one.subject == "gradients"}
-    return owing
+        counts = {key.partition(".")[2]: n for key, n in done.items() if key.startswith(f"{role}.")}
+        buckets.load_tensor_states(states, counts, steps)
+        without_state -= {one.tensor for one in states if one.payload == "gradients"}
+    return without_state
 
 
-def _errors(places: Mapping[str, Tensor]) -> Iterator[Place]:
-    for text in places:
-        place = parse(text)
-        if place is not None and place.subject == "gradients":
-            yield place
+def _errors(states_by_key: Mapping[str, Tensor]) -> Iterator[StateKey]:
+    for text in states_by_key:
+        key = parse(text)
+        if key is not None and key.payload == "gradients":
+            yield key
 
 
-def _carried(
-    store: Store, kept: Kept, role: str, places: Mapping[str, Tensor]
-) -> Iterator[Carried]:
-    """This rank's pieces of one parameter's states for the collectives along a role."""
-    buckets, cuts = store.wires.made[kept.held.mesh, role], _cuts(role)
-    local = kept.cut.kept // prod(kept.ways[1:cuts]) if cuts else kept.cut.length
-    large = local * kept.flat.element_size() >= buckets.small_bytes
+def _tensor_states(
+    store: ParameterStore, parameter: LocalParameter, role: str, states_by_key: Mapping[str, Tensor]
+) -> Iterator[TensorState]:
+    """This rank's shards of one parameter's states, for the collectives along a role."""
+    buckets, cuts = store.transports.buckets[parameter.spec.mesh, role], _flat_depth(role)
+    local = (
+        parameter.sharding.local_elements // prod(parameter.degrees[1:cuts])
+        if cuts
+        else parameter.sharding.padded_elements
+    )
+    large = local * parameter.flat.element_size() >= buckets.small_bytes
     for state in buckets.states("weights") if large else ():
-        value = places.get(str(Place(role, "weights", state.name)))
+        value = states_by_key.get(str(StateKey(role, "weights", state.name)))
         if value is not None:
-            flat = store.cut(kept, value, cuts)
-            yield Carried("weights", state.name, kept.name, False, flat)
-            kept.flat.copy_(store.cut(kept, value, 1))
-    if "+".join(kept.held.sums) == role and any(_errors(places)):
+            flat = store.flat_shard(parameter, value, cuts)
+            yield TensorState("weights", state.name, parameter.name, False, flat)
+            parameter.flat.copy_(store.flat_shard(parameter, value, 1))
+    if "+".join(parameter.spec.partial_axes) == role and any(_errors(states_by_key)):
         states = buckets.states("gradients") if large else ()
-        for name, by_rank, value in _owed(states, buckets.levels.all, role, places):
-            yield Carried("gradients", name, kept.name, by_rank, store.cut(kept, value))
+        for name, by_rank, value in _residuals(states, buckets.levels.all, role, states_by_key):
+            yield TensorState(
+                "gradients", name, parameter.name, by_rank, store.flat_shard(parameter, value)
+            )
 
 
-def _owed(
-    states: Sequence[State], ranks: Ranks, role: str, places: Mapping[str, Tensor]
+def _residuals(
+    states: Sequence[CompressionState],
+    ranks: RankGroup,
+    role: str,
+    states_by_key: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, bool, Tensor]]:
-    """Errors for the states along a role: names, whether by rank, and whole values."""
-    saved = {place: places[str(place)] for place in sorted(_errors(places), key=str)}
-    servers = [value for place, value in saved.items() if place.rank is None]
-    worker = next((s.name for s in states if s.resharded == "reset"), OWED)
-    server = next((s.name for s in states if s.resharded == "split"), None)
+    """Errors for the states along a role: state name, whether by rank, and full value."""
+    saved = {key: states_by_key[str(key)] for key in sorted(_errors(states_by_key), key=str)}
+    servers = [value for key, value in saved.items() if key.rank is None]
+    worker = next((s.name for s in states if s.on_reshard == "reset"), RESIDUAL)
+    server = next((s.name for s in states if s.on_reshard == "split"), None)
     if server is not None and servers:
-        yield server, False, share(servers, 1)
-    own = [Place(role, "gradients", worker, rank) for rank in range(ranks.size)]
-    owing = [v for place, v in saved.items() if place.rank is not None or server is None]
-    if {place for place in saved if place.rank is not None or server is None} == set(own):
-        yield worker, True, saved[own[ranks.index]]
-    elif owing:
-        yield worker, True, share(owing, ranks.size)
+        yield server, False, residual_share(servers, 1)
+    keys = [StateKey(role, "gradients", worker, rank) for rank in range(ranks.size)]
+    errors = [v for key, v in saved.items() if key.rank is not None or server is None]
+    if {key for key in saved if key.rank is not None or server is None} == set(keys):
+        yield worker, True, saved[keys[ranks.index]]
+    elif errors:
+        yield worker, True, residual_share(errors, ranks.size)

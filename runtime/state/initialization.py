@@ -1,9 +1,9 @@
-"""First values of parameters and buffers, from the user's module.
+"""Initial values of parameters and buffers, from the user's module.
 
-A tensor that has values is taken as it is. One on the meta device, or fake, is made by the module
-that owns it: its `reset_parameters`, then the root's `_init_weights` (the Hugging Face convention),
-run on the CPU under a seed derived from the module's name. So the values depend on the seed and the
-name alone, not on the plan, the number of ranks, or what else is initialised.
+A tensor that has values is used as it is. One on the meta device, or fake, is initialized by the
+module that owns it: its `reset_parameters`, then the root's `_init_weights` (the Hugging Face
+convention), run on the CPU under a seed derived from the module's name. So the values depend on the
+seed and the name alone, not on the plan, the number of ranks, or what else is initialised.
 """
 
 from __future__ import annotations
@@ -15,58 +15,65 @@ from hashlib import sha256
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ...ir.errors import MismatchError, UsageError
-from ...ir.program import Held
+from ...ir.program import ParameterSpec
+from ..torch_private import is_fake, set_tensor_tables, tensor_tables
 
 
-class Initial:
-    """Gives whole tensors by name. Keeps those of one module at a time."""
+class InitialValues:
+    """Full initial tensors by name. Keeps those of one meta-device module at a time."""
 
     def __init__(self, module: nn.Module, seed: int = 0) -> None:
         self.module, self.seed = module, seed
         self.tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
         self.tensors.update(module.named_buffers(remove_duplicate=False))
-        self.made: tuple[str, dict[str, Tensor]] = ("", {})
+        self.initialized: tuple[str, dict[str, Tensor]] = ("", {})
 
-    def value(self, name: str, held: Held) -> Tensor:
-        """The whole tensor, of the type that the program was compiled for."""
-        dtype = getattr(torch, held.type.dtype)
-        if held.kind == "constant" and held.values is not None:
-            return torch.tensor(held.values, dtype=dtype).reshape(held.type.shape)
+    def value(self, name: str, spec: ParameterSpec) -> Tensor:
+        """The full tensor, of the dtype that the program was compiled for.
+
+        Raises MismatchError where the module has no such tensor or another shape.
+        """
+        dtype = getattr(torch, spec.type.dtype)
+        if spec.kind == "constant" and spec.values is not None:
+            return torch.tensor(spec.values, dtype=dtype).reshape(spec.type.shape)
         if name not in self.tensors:
             raise MismatchError(
-                f"{held.kind} {name!r} of the program is not in the module "
+                f"{spec.kind} {name!r} of the program is not in the module "
                 f"({type(self.module).__name__}): this program was compiled for another model"
             )
         tensor = self.tensor(name)
-        if tuple(tensor.shape) != held.type.shape:
+        if tuple(tensor.shape) != spec.type.shape:
             raise MismatchError(
-                f"{held.kind} {name!r} is {list(tensor.shape)} in the module and "
-                f"{list(held.type.shape)} in the program: compile the plan again for this model"
+                f"{spec.kind} {name!r} is {list(tensor.shape)} in the module and "
+                f"{list(spec.type.shape)} in the program: compile the plan again for this model"
             )
         return tensor.to(dtype)
 
     def tensor(self, name: str) -> Tensor:
-        """The module's own tensor, made first if it has no values yet."""
-        found = self.tensors[name].detach()
-        if not is_empty(found):
-            return found
+        """The module's own tensor, initialized first if it has no values yet."""
+        tensor = self.tensors[name].detach()
+        if not is_fake(tensor):
+            return tensor
         owner, _, leaf = name.rpartition(".")
-        if not self.made[1] or self.made[0] != owner:
-            self.made = (owner, self.make(owner))
-        return self.made[1][leaf]
+        if not self.initialized[1] or self.initialized[0] != owner:
+            self.initialized = (owner, self.make(owner))
+        return self.initialized[1][leaf]
 
     def make(self, owner: str) -> dict[str, Tensor]:
         """All direct tensors of one module, initialised by the module's own code on the CPU."""
         module = self.module.get_submodule(owner)
         shadow = copy.copy(module)
-        shadow._parameters = {
-            k: v if v is None else nn.Parameter(_unset(v), requires_grad=v.requires_grad)
-            for k, v in module._parameters.items()
-        }
-        shadow._buffers = {k: v if v is None else _unset(v) for k, v in module._buffers.items()}
+        parameters, buffers = tensor_tables(module)
+        set_tensor_tables(
+            shadow,
+            {
+                k: v if v is None else nn.Parameter(_unset(v), requires_grad=v.requires_grad)
+                for k, v in parameters.items()
+            },
+            {k: v if v is None else _unset(v) for k, v in buffers.items()},
+        )
         with _seeded(self.seed, owner), torch.no_grad(), torch.device("cpu"):
             reset = getattr(shadow, "reset_parameters", None)
             if callable(reset):
@@ -74,12 +81,9 @@ class Initial:
             weights = getattr(self.module, "_init_weights", None)
             if callable(weights):
                 weights(shadow)
-        made = {
-            k: v.detach()
-            for k, v in (shadow._parameters | shadow._buffers).items()
-            if v is not None
-        }
-        for leaf, value in made.items():
+        parameters, buffers = tensor_tables(shadow)
+        initialized = {k: v.detach() for k, v in (parameters | buffers).items() if v is not None}
+        for leaf, value in initialized.items():
             if _still_unset(value):
                 where = f"{owner}.{leaf}" if owner else leaf
                 raise UsageError(
@@ -87,12 +91,7 @@ class Initial:
                     f"and neither reset_parameters nor _init_weights gives it any: build the "
                     f"model on the CPU, or give {type(module).__name__} a reset_parameters"
                 )
-        return made
-
-
-def is_empty(tensor: Tensor) -> bool:
-    """Whether a tensor has a shape but no values."""
-    return tensor.is_meta or isinstance(tensor, FakeTensor)
+        return initialized
 
 
 def _unset(tensor: Tensor) -> Tensor:

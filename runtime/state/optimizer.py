@@ -1,4 +1,4 @@
-"""Any torch optimizer on this rank's pieces, or one that talks to other ranks itself."""
+"""Creates a program's optimizer: any torch optimizer on shards, or a compressed one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ...ir.program import CompressedAxis
 from ..compression.backends.codec import Codec
 from ..compression.optimizers.flat import FlatOptimizer
 from ..compression.optimizers.registry import OPTIMIZERS
-from ..compression.work import Levels
-from .parameters import Kept, Store
+from ..compression.work import GroupHierarchy
+from .parameters import LocalParameter, ParameterStore
 
 Factory = Callable[..., torch.optim.Optimizer]
 
-# Each looks at a whole matrix (its rows, its norm, its spectrum), which a piece does not have.
+# Each needs a whole matrix (its rows, norm or spectrum), which a shard is not.
 NOT_ELEMENTWISE = {
     "Adafactor": "factors the second moment of a matrix into its row and column means",
     "Muon": "orthogonalises whole matrices",
@@ -33,48 +33,59 @@ NOT_ELEMENTWISE = {
 
 
 def make(
-    factory: Factory, args: Mapping[str, Any], kept: list[Kept]
+    factory: Factory, args: Mapping[str, Any], parameters: list[LocalParameter]
 ) -> torch.optim.Optimizer | None:
-    """The optimizer over this rank's pieces, or None where nothing is trained.
+    """The optimizer over this rank's shards, or None where nothing is trainable.
 
-    Raises UsageError for an optimizer that cannot work on pieces when there are pieces.
+    Raises UsageError for an optimizer that needs whole tensors when parameters are sharded.
     """
-    leaves = [k.leaf for k in kept if k.leaf is not None]
+    leaves = [p.leaf for p in parameters if p.leaf is not None]
     if not leaves:
         return None
-    refuse(factory, kept)
-    made = factory(leaves, **args)
-    refuse(type(made), kept)
-    return made
+    check_elementwise(factory, parameters)
+    optimizer = factory(leaves, **args)
+    check_elementwise(type(optimizer), parameters)
+    return optimizer
 
 
-def lead(
-    axis: CompressedAxis, args: Mapping[str, Any], store: Store, levels: Levels, codec: Codec
+def make_compressed(
+    axis: CompressedAxis,
+    args: Mapping[str, Any],
+    store: ParameterStore,
+    hierarchy: GroupHierarchy,
+    codec: Codec,
 ) -> FlatOptimizer | None:
-    """The optimizer that talks to other ranks itself along an axis; None where nothing is trained.
-    It is given parts of the sums that gradients are.
+    """The optimizer that exchanges compressed gradients along an axis itself; None where nothing is
+    trainable. Its gradients are partial sums over that axis.
 
-    What has one value on several ranks beside that axis is a group: in company that differs between
-    them it would be rounded in different ways.
+    Parameters that are replicated over the same other axes form a group: flattened together with
+    different neighbours on different ranks, they would be rounded differently.
     """
-    alike: dict[str, list[torch.nn.Parameter]] = {}
-    for kept in store.trained():
-        if kept.leaf is not None:
-            shared = kept.held.stages if len(kept.held.stages) > 1 else ()
-            cut = [number for number, state in enumerate(kept.held.layout) if state != REPLICATE]
-            alike.setdefault(f"axes {cut} stages {shared}", []).append(kept.leaf)
-    if not alike:
+    by_replication: dict[str, list[torch.nn.Parameter]] = {}
+    for parameter in store.trainable():
+        if parameter.leaf is not None:
+            shared = parameter.spec.stages if len(parameter.spec.stages) > 1 else ()
+            sharded_axes = [
+                number for number, state in enumerate(parameter.spec.layout) if state != REPLICATE
+            ]
+            by_replication.setdefault(f"axes {sharded_axes} stages {shared}", []).append(
+                parameter.leaf
+            )
+    if not by_replication:
         return None
-    known = algorithm(axis.optimizer)
-    groups = [{"params": own, "seed": crc32(key.encode())} for key, own in alike.items()]
-    made: FlatOptimizer = OPTIMIZERS[known.optimizer](
-        groups, levels, program=known, codec=codec, **args
+    chosen = algorithm(axis.optimizer)
+    groups = [
+        {"params": members, "seed": crc32(key.encode())} for key, members in by_replication.items()
+    ]
+    optimizer: FlatOptimizer = OPTIMIZERS[chosen.optimizer](
+        groups, hierarchy, program=chosen, codec=codec, **args
     )
-    made.scale = levels.all.size
-    return made
+    optimizer.scale = hierarchy.all.size
+    return optimizer
 
 
-def refuse(factory: Factory, kept: list[Kept]) -> None:
+def check_elementwise(factory: Factory, parameters: list[LocalParameter]) -> None:
+    """Raise UsageError for LBFGS, and for optimizers that need whole tensors where some are sharded."""
     while isinstance(factory, partial):
         factory = factory.func
     names = {getattr(cls, "__name__", "") for cls in getattr(factory, "__mro__", (factory,))}
@@ -83,11 +94,11 @@ def refuse(factory: Factory, kept: list[Kept]) -> None:
             "LBFGS evaluates the loss several times per step, which a compiled program does not "
             "do: use an optimizer whose step takes no closure"
         )
-    cut = [k for k in kept if k.total_ways > 1 or any(s != "R" for s in k.held.layout)]
+    sharded = [p for p in parameters if p.total_degree > 1 or any(s != "R" for s in p.spec.layout)]
     for name in names & NOT_ELEMENTWISE.keys():
-        if cut:
+        if sharded:
             raise UsageError(
-                f"{name} {NOT_ELEMENTWISE[name]}, but {len(cut)} of {len(kept)} parameters are "
-                f"sharded here ({cut[0].name} first): use an element-wise optimizer such as "
+                f"{name} {NOT_ELEMENTWISE[name]}, but {len(sharded)} of {len(parameters)} parameters "
+                f"are sharded here ({sharded[0].name} first): use an element-wise optimizer such as "
                 f"AdamW, or a plan of dp and pp only"
             )

@@ -1,18 +1,18 @@
-"""A rank's share of the model's tensors: values, gradients, and what the optimizer steps on.
+"""Parameters and buffers of one rank: values, gradients, and the shards that the optimizer updates.
 
-A tensor is first cut as its layout says (over `tp`). The local piece is then cut flat, in three
-nested levels, each possibly of one rank:
+A tensor is first sharded as its layout says (over `tp`). The local shard is then flattened, padded
+and sharded again over three nested groups, each possibly of one rank:
 
-    local piece, flat, padded     N
-    value kept                    N / zero3                 gathered before each use
+    flat local shard, padded      N
+    value in memory               N / zero3                 gathered before each use
     gradient accumulated          N / zero3 / zero2         reduce-scattered after each backward
-    optimizer steps on            N / zero3 / zero2 / zero1 reduce-scattered at the step's end
+    updated by the optimizer      N / zero3 / zero2 / zero1 reduce-scattered at the end of the step
 
-Where a fraction of it is cut over zero3, what is kept is this rank's piece of that and all of the rest,
-whose gradient is added up over zero3 at the step's end.
+Where only a fraction of a tensor is sharded over zero3, the rank keeps its shard of that fraction and
+all of the remainder, whose gradient is summed over zero3 at the end of the step.
 
 Gradients are sums over micro-batches and over the axes that split data, never averages: the loss is
-normalised over the whole batch already.
+normalised over the full batch already.
 """
 
 from __future__ import annotations
@@ -23,345 +23,405 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ir.compression.program import Subject
-from ...ir.layout import along
-from ...ir.plan.flat_shard import Flat
-from ...ir.plan.strategy import LEVELS
-from ...ir.program import Held, Table
+from ...ir.compression.program import Payload
+from ...ir.layout import shard_position
+from ...ir.plan.flat_shard import FlatShard
+from ...ir.plan.strategy import ZERO_ROLES
+from ...ir.program import ParameterSpec, ProgramTable
 from ..comm import buckets
 from ..comm.mesh_collectives import Comm
 from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
-from ..comm.slicing import flatten, piece
-from ..comm.transport import Wire, Wires
+from ..comm.slicing import flatten, local_shard
+from ..comm.transport import Transport, Transports
 from ..compression.optimizers.flat import FlatOptimizer
-from .initialization import Initial
+from .initialization import InitialValues
 
-Levels = tuple[Group, ...]
+FlatShardGroups = tuple[Group, ...]  # zero3, zero2, zero1: outermost first
 
 
 @dataclass
-class Kept:
+class LocalParameter:
     """One tensor on this rank: `flat` stays in memory, `leaf` is the optimizer's view of it."""
 
     name: str
-    held: Held
+    spec: ParameterSpec
     shape: tuple[int, ...]
-    cut: Flat
+    sharding: FlatShard
     flat: Tensor
     leaf: torch.nn.Parameter | None = None
     gradient: Tensor | None = None
-    owned: bool = False
+    owns_gradient: bool = False
 
     @property
-    def ways(self) -> tuple[int, int, int]:
-        return self.cut.ways
+    def degrees(self) -> tuple[int, int, int]:
+        return self.sharding.degrees
 
     @property
-    def total_ways(self) -> int:
-        return self.ways[0] * self.ways[1] * self.ways[2]
+    def total_degree(self) -> int:
+        return self.degrees[0] * self.degrees[1] * self.degrees[2]
 
     @property
-    def own(self) -> Tensor:
-        """Of the value kept, this rank's piece of what is cut over zero3."""
-        return self.flat[: self.cut.piece] if self.cut.split else self.flat
+    def zero3_shard(self) -> Tensor:
+        """The part of `flat` that is sharded over zero3, without the remainder."""
+        return (
+            self.flat[: self.sharding.shard_elements]
+            if self.sharding.partially_sharded
+            else self.flat
+        )
 
-    def with_rest(self, sharded: Tensor) -> Tensor:
-        """All elements from those that are cut over zero3."""
-        if not self.cut.split:
+    def with_remainder(self, sharded: Tensor) -> Tensor:
+        """The gathered zero3 shards with the unsharded remainder appended: all elements, padded."""
+        if not self.sharding.partially_sharded:
             return sharded
-        return torch.cat((sharded, self.flat[self.cut.piece :]))
+        return torch.cat((sharded, self.flat[self.sharding.shard_elements :]))
 
-    def whole(self, flat: Tensor) -> Tensor:
-        """The local piece from its padded flat form."""
-        return flat[: self.cut.elements].view(self.shape)
+    def unpadded(self, flat: Tensor) -> Tensor:
+        """The local shard, in its shape, from its padded flat form."""
+        return flat[: self.sharding.elements].view(self.shape)
 
 
-class Store:
-    """All tensors that this rank's stage holds, by name."""
+class ParameterStore:
+    """All parameters and buffers of this rank's stage, by name."""
 
     def __init__(
         self,
-        table: Table,
+        table: ProgramTable,
         groups: MeshGroups,
         comms: Sequence[Comm],
-        initial: Initial,
+        initial: InitialValues,
         device: torch.device,
-        wires: Wires,
+        transports: Transports,
     ) -> None:
         self.table, self.groups, self.comms, self.device = table, groups, comms, device
-        self.wires = wires
-        self.leader: FlatOptimizer | None = None  # to which sums are left, if any
-        self.levels: tuple[Levels, ...] = tuple(
-            tuple(roles[level] for level in LEVELS) for roles in groups.roles
+        self.transports = transports
+        self.compressed_optimizer: FlatOptimizer | None = None  # sums partial gradients itself
+        self.flat_groups: tuple[FlatShardGroups, ...] = tuple(
+            tuple(roles[level] for level in ZERO_ROLES) for roles in groups.roles
         )
-        self.everything = {name: held for held in table.held for name in held.names()}
-        self.kept = {
-            name: self.keep(name, held, initial)
-            for name, held in self.everything.items()
-            if groups.stage in held.stages
+        self.specs = {name: spec for spec in table.state_tensors for name in spec.names()}
+        self.parameters = {
+            name: self.create(name, spec, initial)
+            for name, spec in self.specs.items()
+            if groups.stage in spec.stages
         }
 
-    # placing
+    # initialization
 
-    def keep(self, name: str, held: Held, initial: Initial) -> Kept:
-        """Cut this rank's piece out of the whole tensor."""
-        levels = self.levels[held.mesh]
-        p, g, o = (level.size for level in levels)
-        ways = (p if held.kind == "parameter" else 1, 1, 1)
-        if held.kind == "parameter" and held.trainable:
-            ways = (p, g, o)
-        local = self.local(held, initial.value(name, held))
-        cut = Flat(local.numel(), ways, held.fraction)
-        flat = shard(levels, flatten(local, cut.length), cut, 1)
-        kept = Kept(name, held, tuple(local.shape), cut, flat.to(self.device, copy=True))
-        if held.kind == "parameter" and held.trainable:
-            kept.leaf = torch.nn.Parameter(self.leaf_view(kept))
-            if kept.total_ways > 1 and self.wires.rounds_weights(held.mesh):
-                kept.leaf.data = kept.leaf.data.clone()  # exact, beside what the others see
-        return kept
+    def create(self, name: str, spec: ParameterSpec, initial: InitialValues) -> LocalParameter:
+        """Take this rank's shard of the full initial tensor."""
+        groups = self.flat_groups[spec.mesh]
+        p, g, o = (group.size for group in groups)
+        degrees = (p if spec.kind == "parameter" else 1, 1, 1)
+        if spec.kind == "parameter" and spec.trainable:
+            degrees = (p, g, o)
+        local = self.layout_shard(spec, initial.value(name, spec))
+        sharding = FlatShard(local.numel(), degrees, spec.fraction)
+        flat = shard(groups, flatten(local, sharding.padded_elements), sharding, 1)
+        parameter = LocalParameter(
+            name, spec, tuple(local.shape), sharding, flat.to(self.device, copy=True)
+        )
+        if spec.kind == "parameter" and spec.trainable:
+            parameter.leaf = torch.nn.Parameter(self.leaf_view(parameter))
+            if parameter.total_degree > 1 and self.transports.compresses_weights(spec.mesh):
+                parameter.leaf.data = (
+                    parameter.leaf.data.clone()
+                )  # exact copy; `flat` holds the compressed one
+        return parameter
 
-    def local(self, held: Held, whole: Tensor) -> Tensor:
-        mesh = self.table.meshes[held.mesh]
-        return piece(whole, held.factors, held.layout, mesh, mesh.coordinate(self.groups.rank))
+    def layout_shard(self, spec: ParameterSpec, full: Tensor) -> Tensor:
+        mesh = self.table.meshes[spec.mesh]
+        return local_shard(full, spec.factors, spec.layout, mesh, mesh.coordinate(self.groups.rank))
 
-    def leaf_view(self, kept: Kept) -> Tensor:
-        if kept.total_ways == 1:
-            return kept.whole(kept.flat)
-        return pieces(self.levels[kept.held.mesh], kept.flat, kept.cut, 3)
+    def leaf_view(self, parameter: LocalParameter) -> Tensor:
+        if parameter.total_degree == 1:
+            return parameter.unpadded(parameter.flat)
+        return inner_shard(
+            self.flat_groups[parameter.spec.mesh], parameter.flat, parameter.sharding, 3
+        )
 
-    # using
+    # forward and backward
 
     def fetch(self, names: list[str]) -> list[Tensor]:
-        """Local pieces for one call; those cut over zero3 are gathered, and freed by their user."""
-        kept = [self.kept[name] for name in names]
-        cut = list({k.name: k for k in kept if k.ways[0] > 1 and k.cut.piece}.values())
-        flats = [k.own for k in cut]
-        if cut:
-            flats = self.wire("weights", cut, 0).all_gather(flats, _names(cut))
-        flats.reverse()  # so that each is let go of when it is part of a whole
-        gathered = {k.name: k.whole(k.with_rest(flats.pop())) for k in cut}
-        return [gathered[k.name] if k.name in gathered else k.whole(k.flat) for k in kept]
+        """Local shards for one call. Those sharded over zero3 are all-gathered; the caller frees
+        them."""
+        parameters = [self.parameters[name] for name in names]
+        sharded = list(
+            {
+                p.name: p for p in parameters if p.degrees[0] > 1 and p.sharding.shard_elements
+            }.values()
+        )
+        flats = [p.zero3_shard for p in sharded]
+        if sharded:
+            flats = self.transport_of("weights", sharded, 0).all_gather(flats, _names(sharded))
+        flats.reverse()  # so that each is freed as soon as it is copied into its tensor
+        gathered = {p.name: p.unpadded(p.with_remainder(flats.pop())) for p in sharded}
+        return [gathered[p.name] if p.name in gathered else p.unpadded(p.flat) for p in parameters]
 
     def accumulate(self, gradients: list[tuple[str, Tensor]]) -> None:
-        """Add the gradients that one backward call made; the list is taken over."""
-        found, flats = list[Kept](), list[Tensor]()
-        for kept, gradient in self.taken(gradients):
-            found.append(kept)
-            flats.append(flatten(gradient, kept.cut.length))
+        """Reduce the gradients of one backward call and add them up; empties the list."""
+        parameters, flats = list[LocalParameter](), list[Tensor]()
+        for parameter, gradient in self.drain(gradients):
+            parameters.append(parameter)
+            flats.append(flatten(gradient, parameter.sharding.padded_elements))
             del gradient  # what is flat may be a copy
-        if found:
-            flats = scattered(self.wire("gradients", found, 0), found, flats)
-            flats = self.wire("gradients", found, 1).reduce_scatter(flats, _names(found))
-        for kept, flat in zip(found, flats, strict=True):
-            if kept.gradient is None:
-                kept.gradient, kept.owned = flat, False
-            elif kept.owned:
-                kept.gradient += flat
+        if parameters:
+            flats = reduce_scatter_zero3(
+                self.transport_of("gradients", parameters, 0), parameters, flats
+            )
+            flats = self.transport_of("gradients", parameters, 1).reduce_scatter(
+                flats, _names(parameters)
+            )
+        for parameter, flat in zip(parameters, flats, strict=True):
+            if parameter.gradient is None:
+                parameter.gradient, parameter.owns_gradient = flat, False
+            elif parameter.owns_gradient:
+                parameter.gradient += flat
             else:
-                # The first tensor may be somebody else's memory as well: do not write into it.
-                kept.gradient, kept.owned = kept.gradient + flat, True
+                # The first gradient may share memory with other tensors: do not write into it.
+                parameter.gradient, parameter.owns_gradient = parameter.gradient + flat, True
 
-    def taken(self, gradients: list[tuple[str, Tensor]]) -> Iterator[tuple[Kept, Tensor]]:
-        """Gradients of what is trained, one by one, which the list no longer holds."""
+    def drain(self, gradients: list[tuple[str, Tensor]]) -> Iterator[tuple[LocalParameter, Tensor]]:
+        """Pop the gradients of trainable parameters one by one, so that each can be freed early."""
         gradients.reverse()
         while gradients:
-            kept = self.kept[gradients[-1][0]]
-            if kept.leaf is not None:
-                yield kept, gradients.pop()[1]
+            parameter = self.parameters[gradients[-1][0]]
+            if parameter.leaf is not None:
+                yield parameter, gradients.pop()[1]
             else:
                 gradients.pop()
 
-    def wire(self, subject: Subject, kept: Iterable[Kept], cut: int) -> Wire:
-        """The way of tensors of one mesh over the ranks of their flat cut of this number."""
-        numbers = {one.held.mesh for one in kept}
-        assert len(numbers) == 1, f"tensors of meshes {numbers} travel together"
+    def transport_of(
+        self, payload: Payload, parameters: Iterable[LocalParameter], level: int
+    ) -> Transport:
+        """Transport over the ranks of one flat sharding level (0: zero3, 1: zero2, 2: zero1); the
+        parameters must be of one mesh."""
+        numbers = {parameter.spec.mesh for parameter in parameters}
+        assert len(numbers) == 1, f"tensors of meshes {numbers} in one collective"
         mesh = numbers.pop()
-        return self.wires.wire(subject, mesh, LEVELS[cut], self.levels[mesh][cut])
+        return self.transports.transport(
+            payload, mesh, ZERO_ROLES[level], self.flat_groups[mesh][level]
+        )
 
     # once per step
 
     def synchronize(self) -> None:
-        """Complete the sums: over zero1 ranks, over axes that left them, and over stages that share
-        a tensor."""
+        """Complete the gradient sums: over stages that share a parameter, zero1 ranks and the axes
+        over which gradients are partial."""
         self.sum_tied()
-        ready = [k for k in self.trained() if k.gradient is not None]
-        found: dict[str, Tensor] = {}
+        ready = [p for p in self.trainable() if p.gradient is not None]
+        reduced: dict[str, Tensor] = {}
         for _, members in self.by_mesh(ready):
-            wire, names = self.wire("gradients", members, 2), _names(members)
-            found.update(_named(names, wire.reduce_scatter([_taken(k) for k in members], names)))
-        for key, group in self.groups.sums.items():
-            names = [kept.name for kept in ready if (kept.held.mesh, kept.held.sums) == key]
+            transport, names = self.transport_of("gradients", members, 2), _names(members)
+            reduced.update(
+                _named(names, transport.reduce_scatter([_pop_gradient(p) for p in members], names))
+            )
+        for key, group in self.groups.partial.items():
+            names = [
+                parameter.name
+                for parameter in ready
+                if (parameter.spec.mesh, parameter.spec.partial_axes) == key
+            ]
             mesh, axes = key
-            wire = self.wires.wire("gradients", mesh, "+".join(axes), group)
-            found.update(_named(names, wire.all_reduce([found.pop(n) for n in names], names)))
-        for mesh, members in self.by_mesh(k for k in ready if k.cut.split):
-            self.sum_rests(self.levels[mesh], [(k, found[k.name]) for k in members])
-        for kept in ready:
-            assert kept.leaf is not None
-            kept.leaf.grad = found[kept.name].view(kept.leaf.shape)
+            transport = self.transports.transport("gradients", mesh, "+".join(axes), group)
+            reduced.update(
+                _named(names, transport.all_reduce([reduced.pop(n) for n in names], names))
+            )
+        for mesh, members in self.by_mesh(p for p in ready if p.sharding.partially_sharded):
+            self.sum_remainders(self.flat_groups[mesh], [(p, reduced[p.name]) for p in members])
+        for parameter in ready:
+            assert parameter.leaf is not None
+            parameter.leaf.grad = reduced[parameter.name].view(parameter.leaf.shape)
 
-    def sum_rests(self, levels: Levels, gradients: Sequence[tuple[Kept, Tensor]]) -> None:
-        """Add up over zero3, in place, what is not cut over it. Last of all sums, so that its ranks
-        step alike to the bit."""
-        rests = [self.rest(levels, kept, gradient) for kept, gradient in gradients]
-        rests = [rest for rest in rests if rest.numel()]
-        for members in buckets.buckets(rests):
-            totals = buckets.all_reduce(levels[0], [rests[i] for i in members])
+    def sum_remainders(
+        self, levels: FlatShardGroups, gradients: Sequence[tuple[LocalParameter, Tensor]]
+    ) -> None:
+        """Sum the remainders, which are not sharded over zero3, over zero3 in place. The last of all
+        sums, so that all its ranks update them to the same bits."""
+        remainders = [
+            self.remainder(levels, parameter, gradient) for parameter, gradient in gradients
+        ]
+        remainders = [r for r in remainders if r.numel()]
+        for members in buckets.buckets(remainders):
+            totals = buckets.all_reduce(levels[0], [remainders[i] for i in members])
             for i, total in zip(members, totals, strict=True):
-                rests[i].copy_(total)
+                remainders[i].copy_(total)
 
-    def rest(self, levels: Levels, kept: Kept, flat: Tensor) -> Tensor:
-        """Of an optimizer piece what is not cut over zero3."""
-        first = levels[1].index * kept.ways[2] + levels[2].index
-        return flat[max(kept.cut.piece - first * flat.numel(), 0) :]
+    def remainder(self, levels: FlatShardGroups, parameter: LocalParameter, flat: Tensor) -> Tensor:
+        """The part of an optimizer shard that belongs to the unsharded remainder (a view)."""
+        first = levels[1].index * parameter.degrees[2] + levels[2].index
+        return flat[max(parameter.sharding.shard_elements - first * flat.numel(), 0) :]
 
     def sum_tied(self) -> None:
-        """Tensors that several stages hold: their gradients belong together."""
+        """Sum the gradients of parameters that several stages share."""
         for stages, group in self.groups.tied.items():
             if group.size == 1 or self.groups.stage not in stages:
                 continue
-            tied = [k for k in self.trained() if k.held.stages == stages]
-            flats = [_taken(k) if k.gradient is not None else self.zeros(k) for k in tied]
-            for kept, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
-                kept.gradient = total
+            tied = [p for p in self.trainable() if p.spec.stages == stages]
+            flats = [_pop_gradient(p) if p.gradient is not None else self.zeros(p) for p in tied]
+            for parameter, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
+                parameter.gradient = total
 
-    def zeros(self, kept: Kept) -> Tensor:
-        return kept.flat.new_zeros(kept.flat.numel() // kept.ways[1])
+    def zeros(self, parameter: LocalParameter) -> Tensor:
+        return parameter.flat.new_zeros(parameter.flat.numel() // parameter.degrees[1])
 
-    def trained(self) -> list[Kept]:
-        return [kept for kept in self.kept.values() if kept.leaf is not None]
+    def trainable(self) -> list[LocalParameter]:
+        return [parameter for parameter in self.parameters.values() if parameter.leaf is not None]
 
-    def publish(self) -> None:
-        """After the optimizer's step: every rank gets the pieces that others stepped on."""
-        moved = [k for k in self.trained() if k.leaf is not None and k.ways[1] * k.ways[2] > 1]
-        for _, members in self.by_mesh(moved):
-            flats = [k.leaf.detach() for k in members if k.leaf is not None]
-            for cut in (2, 1):
-                flats = self.wire("weights", members, cut).all_gather(flats, _names(members))
-            for kept, flat in zip(members, flats, strict=True):
-                kept.flat.copy_(flat)
+    def gather_updated(self) -> None:
+        """All-gather the shards that other ranks updated, after the optimizer's step."""
+        updated = [
+            p for p in self.trainable() if p.leaf is not None and p.degrees[1] * p.degrees[2] > 1
+        ]
+        for _, members in self.by_mesh(updated):
+            flats = [p.leaf.detach() for p in members if p.leaf is not None]
+            for level in (2, 1):
+                flats = self.transport_of("weights", members, level).all_gather(
+                    flats, _names(members)
+                )
+            for parameter, flat in zip(members, flats, strict=True):
+                parameter.flat.copy_(flat)
 
-    def by_mesh(self, kept: Iterable[Kept]) -> Iterator[tuple[int, list[Kept]]]:
-        """Tensors by the number of their mesh: their flat pieces lie over the same groups."""
-        found: dict[int, list[Kept]] = {}
-        for one in kept:
-            found.setdefault(one.held.mesh, []).append(one)
-        yield from found.items()
+    def by_mesh(
+        self, parameters: Iterable[LocalParameter]
+    ) -> Iterator[tuple[int, list[LocalParameter]]]:
+        """Parameters by the number of their mesh; those of one mesh are sharded over the same groups."""
+        members: dict[int, list[LocalParameter]] = {}
+        for parameter in parameters:
+            members.setdefault(parameter.spec.mesh, []).append(parameter)
+        yield from members.items()
 
     def zero_gradients(self) -> None:
-        for kept in self.trained():
-            kept.gradient = None
-            assert kept.leaf is not None
-            kept.leaf.grad = None
+        for parameter in self.trainable():
+            parameter.gradient = None
+            assert parameter.leaf is not None
+            parameter.leaf.grad = None
 
-    def replace(self, updates: Mapping[str, Tensor]) -> None:
-        """New values of buffers."""
+    def replace_buffers(self, updates: Mapping[str, Tensor]) -> None:
+        """Set new values of buffers."""
         for name, value in updates.items():
-            self.kept[name].flat.copy_(value.detach().reshape(-1))
+            self.parameters[name].flat.copy_(value.detach().reshape(-1))
 
-    # whole tensors
+    # full tensors
 
-    def gather(self, kept: Kept, leaf: Tensor, cuts: int = 3) -> Tensor:
-        """The whole tensor of which every rank of the stage gives its piece after the first `cuts`
-        flat cuts: after all, its optimizer piece."""
+    def gather(self, parameter: LocalParameter, leaf: Tensor, levels: int = 3) -> Tensor:
+        """The full tensor, gathered from the shards that the ranks of the stage have after the first
+        `levels` levels of flat sharding: with 3, their optimizer shards."""
         flat = leaf.detach().reshape(-1)
-        outer, *inner = list(zip(self.levels[kept.held.mesh], kept.ways, strict=True))[:cuts]
-        for level, size in reversed(inner):
+        outer, *inner = list(
+            zip(self.flat_groups[parameter.spec.mesh], parameter.degrees, strict=True)
+        )[:levels]
+        for group, size in reversed(inner):
             if size > 1:
-                flat = level.all_gather(flat.contiguous()).reshape(-1)
-        if outer[1] > 1 and kept.cut.piece:
-            own, rest = flat[: kept.cut.piece], flat[kept.cut.piece :]
-            flat = torch.cat((outer[0].all_gather(own.contiguous()).reshape(-1), rest))
-        return self.assemble(kept, kept.whole(flat))
+                flat = group.all_gather(flat.contiguous()).reshape(-1)
+        if outer[1] > 1 and parameter.sharding.shard_elements:
+            shard, remainder = (
+                flat[: parameter.sharding.shard_elements],
+                flat[parameter.sharding.shard_elements :],
+            )
+            flat = torch.cat((outer[0].all_gather(shard.contiguous()).reshape(-1), remainder))
+        return self.unshard_layout(parameter, parameter.unpadded(flat))
 
-    def gather_value(self, kept: Kept) -> Tensor:
-        if kept.leaf is not None and self.leader is not None:
-            return self.gather(kept, self.leader.agreed(kept.leaf))
-        if kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh):
-            return self.gather(kept, kept.leaf)
-        return self.gather(kept, kept.flat, 1)
+    def gather_value(self, parameter: LocalParameter) -> Tensor:
+        if parameter.leaf is not None and self.compressed_optimizer is not None:
+            return self.gather(parameter, self.compressed_optimizer.mean_weights(parameter.leaf))
+        if parameter.leaf is not None and self.transports.compresses_weights(parameter.spec.mesh):
+            return self.gather(parameter, parameter.leaf)
+        return self.gather(parameter, parameter.flat, 1)
 
-    def summed(self, kept: Kept) -> Tensor:
-        """The gradient of a tensor's piece, also where its sum is left to the optimizer."""
-        assert kept.leaf is not None
-        assert kept.leaf.grad is not None
-        gradient = kept.leaf.grad
-        return gradient if self.leader is None else self.leader.levels.all.all_reduce(gradient)
+    def reduced_gradient(self, parameter: LocalParameter) -> Tensor:
+        """The reduced gradient of the optimizer shard, also where the optimizer does the reduction."""
+        assert parameter.leaf is not None
+        assert parameter.leaf.grad is not None
+        gradient = parameter.leaf.grad
+        return (
+            gradient
+            if self.compressed_optimizer is None
+            else self.compressed_optimizer.levels.all.all_reduce(gradient)
+        )
 
-    def assemble(self, kept: Kept, local: Tensor) -> Tensor:
-        """Undo the cuts of the layout, innermost axis first."""
-        layout, mesh = list(kept.held.layout), self.table.meshes[kept.held.mesh]
+    def unshard_layout(self, parameter: LocalParameter, local: Tensor) -> Tensor:
+        """All-gather a local shard over the axes of its layout, innermost first."""
+        layout, mesh = list(parameter.spec.layout), self.table.meshes[parameter.spec.mesh]
         for axis in reversed(range(len(layout))):
             state = layout[axis]
             if isinstance(state, tuple):
-                dim, outer = along(kept.held.factors, tuple(layout), mesh, state)
-                comm = self.comms[kept.held.mesh]
+                dim, outer = shard_position(parameter.spec.factors, tuple(layout), mesh, state)
+                comm = self.comms[parameter.spec.mesh]
                 local = comm.all_gather(local, mesh.axes[axis].name, dim, outer)
                 layout[axis] = "R"
         return local
 
-    def scatter(self, kept: Kept, whole: Tensor) -> Tensor:
-        """This rank's optimizer piece of a whole tensor: the inverse of `gather`."""
-        flat = self.cut(kept, whole)
-        return flat.view(kept.leaf.shape) if kept.leaf is not None else flat
+    def scatter(self, parameter: LocalParameter, full: Tensor) -> Tensor:
+        """This rank's optimizer shard of a full tensor: the inverse of `gather`."""
+        flat = self.flat_shard(parameter, full)
+        return flat.view(parameter.leaf.shape) if parameter.leaf is not None else flat
 
-    def cut(self, kept: Kept, whole: Tensor, cuts: int = 3) -> Tensor:
-        """This rank's flat piece of a whole tensor after the first `cuts` flat cuts."""
-        flat = flatten(self.local(kept.held, whole), kept.cut.length)
-        return shard(self.levels[kept.held.mesh], flat, kept.cut, cuts).to(self.device, copy=True)
+    def flat_shard(self, parameter: LocalParameter, full: Tensor, levels: int = 3) -> Tensor:
+        """This rank's flat shard of a full tensor after the first `levels` levels of flat sharding."""
+        flat = flatten(self.layout_shard(parameter.spec, full), parameter.sharding.padded_elements)
+        return shard(self.flat_groups[parameter.spec.mesh], flat, parameter.sharding, levels).to(
+            self.device, copy=True
+        )
 
-    def put(self, name: str, whole: Tensor) -> None:
-        """Replace a tensor's value by a whole one."""
-        kept = self.kept[name]
-        kept.flat.copy_(self.cut(kept, whole.to(kept.flat.dtype), 1))
-        if kept.leaf is not None and self.wires.rounds_weights(kept.held.mesh):
-            kept.leaf.data.copy_(self.leaf_view(kept))
-
-
-def shard(levels: Levels, flat: Tensor, cut: Flat, count: int) -> Tensor:
-    """This rank's piece of a padded flat tensor after the first `count` cuts."""
-    if count and cut.ways[0] > 1 and cut.piece:
-        own = flat[: cut.sharded].view(cut.ways[0], -1)[levels[0].index]
-        flat = torch.cat((own, flat[cut.sharded :])) if cut.split else own
-    return pieces(levels, flat, cut, count)
+    def set_value(self, name: str, full: Tensor) -> None:
+        """Set a tensor's value from the full tensor."""
+        parameter = self.parameters[name]
+        parameter.flat.copy_(self.flat_shard(parameter, full.to(parameter.flat.dtype), 1))
+        if parameter.leaf is not None and self.transports.compresses_weights(parameter.spec.mesh):
+            parameter.leaf.data.copy_(self.leaf_view(parameter))
 
 
-def pieces(levels: Levels, flat: Tensor, cut: Flat, count: int) -> Tensor:
-    """This rank's piece, after so many cuts, of what is kept after the first."""
-    for level, size in list(zip(levels, cut.ways, strict=True))[1:count]:
+def shard(groups: FlatShardGroups, flat: Tensor, sharding: FlatShard, levels: int) -> Tensor:
+    """This rank's shard of a padded flat tensor after the first `levels` levels."""
+    if levels and sharding.degrees[0] > 1 and sharding.shard_elements:
+        rows = flat[: sharding.sharded_elements].view(sharding.degrees[0], -1)
+        row, remainder = rows[groups[0].index], flat[sharding.sharded_elements :]
+        flat = torch.cat((row, remainder)) if sharding.partially_sharded else row
+    return inner_shard(groups, flat, sharding, levels)
+
+
+def inner_shard(groups: FlatShardGroups, flat: Tensor, sharding: FlatShard, levels: int) -> Tensor:
+    """This rank's shard after the first `levels` levels, of a tensor already sharded over zero3."""
+    for group, size in list(zip(groups, sharding.degrees, strict=True))[1:levels]:
         if size > 1:
-            flat = flat.view(size, -1)[level.index]
+            flat = flat.view(size, -1)[group.index]
     return flat
 
 
-def scattered(wire: Wire, kept: Sequence[Kept], flats: list[Tensor]) -> list[Tensor]:
-    """Flat gradients as far as they are cut over zero3: this rank's pieces of the sums, then the rest
-    of its own as it is. The list is taken over."""
-    if not any(k.cut.split for k in kept):
-        return wire.reduce_scatter(flats, _names(kept))
-    cut = [i for i, k in enumerate(kept) if k.cut.piece]
-    own = [flats[i][: kept[i].cut.sharded] for i in cut]
-    for i, k in enumerate(kept):
-        flats[i] = flats[i][k.cut.sharded :] if k.cut.split else flats[i].new_empty(0)
-    own = wire.reduce_scatter(own, _names([kept[i] for i in cut]))
-    summed = dict(zip(cut, own, strict=True))
-    for i, rest in enumerate(flats):
-        flats[i] = torch.cat((summed[i], rest)) if i in summed else rest.clone()
+def reduce_scatter_zero3(
+    transport: Transport, parameters: Sequence[LocalParameter], flats: list[Tensor]
+) -> list[Tensor]:
+    """Reduce-scatter flat gradients over zero3 as far as their parameters are sharded over it.
+
+    Gives per parameter this rank's shard of the sum, then the remainder of its own gradient, not yet
+    summed. Empties the list.
+    """
+    if not any(p.sharding.partially_sharded for p in parameters):
+        return transport.reduce_scatter(flats, _names(parameters))
+    sharded = [i for i, p in enumerate(parameters) if p.sharding.shard_elements]
+    shards = [flats[i][: parameters[i].sharding.sharded_elements] for i in sharded]
+    for i, p in enumerate(parameters):
+        partially = p.sharding.partially_sharded
+        flats[i] = flats[i][p.sharding.sharded_elements :] if partially else flats[i].new_empty(0)
+    shards = transport.reduce_scatter(shards, _names([parameters[i] for i in sharded]))
+    reduced = dict(zip(sharded, shards, strict=True))
+    for i, remainder in enumerate(flats):
+        flats[i] = torch.cat((reduced[i], remainder)) if i in reduced else remainder.clone()
     return flats
 
 
-def _taken(kept: Kept) -> Tensor:
-    """The gradient of a tensor, which no longer holds it."""
-    gradient, kept.gradient = kept.gradient, None
+def _pop_gradient(parameter: LocalParameter) -> Tensor:
+    """Take the accumulated gradient away from its parameter."""
+    gradient, parameter.gradient = parameter.gradient, None
     assert gradient is not None
     return gradient
 
 
 def _named(names: Sequence[str], tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors by name, which nothing else holds."""
+    """Tensors by name, without a list that would keep them alive."""
     return zip(names, tensors, strict=True)
 
 
-def _names(kept: Sequence[Kept]) -> list[str]:
-    return [one.name for one in kept]
+def _names(parameters: Sequence[LocalParameter]) -> list[str]:
+    return [parameter.name for parameter in parameters]

@@ -10,55 +10,60 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import MismatchError
-from ...ir.program import Table
+from ...ir.program import ProgramTable
 from ..comm.program_groups import MeshGroups
-from ..compression.optimizers.carried import carry
+from ..compression.optimizers.parameter_states import load_parameter_states
 from ..execution.calls import Run
 from ..execution.placed_rank import PlacedRun
 from . import checkpoint, error_feedback, unsharded
-from .parameters import Store
+from .parameters import ParameterStore
 
 MODEL, OPTIMIZER, COMPRESSION = "model", "optimizer", "compression"
 
 
-class Training(Protocol):
-    """What of a program outlives it."""
+class ProgramState(Protocol):
+    """The parts of a program that a checkpoint stores."""
 
-    table: Table
+    table: ProgramTable
     groups: MeshGroups
-    store: Store
+    store: ParameterStore
     run: Run | PlacedRun
     optimizer: torch.optim.Optimizer | None
     steps: int
     seed: int
 
 
-def save(program: Training, folder: Path) -> Path:
+def save(program: ProgramState, folder: Path) -> Path:
+    """Write a checkpoint; all ranks together. Gives its directory."""
     store, groups = program.store, program.groups
-    kept = unsharded.optimizer_state(store, groups, program.optimizer)
+    states = unsharded.optimizer_state(store, groups, program.optimizer)
     tensors = {f"{MODEL}/{n}": t for n, t in unsharded.values(store, groups).items()}
-    tensors |= {f"{OPTIMIZER}/{key}/{n}": t for (n, key), t in kept.tensors.items()}
-    carried = error_feedback.states(store, groups)
-    tensors |= {f"{COMPRESSION}/{key}": t for key, t in carried.items()}
+    tensors |= {f"{OPTIMIZER}/{key}/{n}": t for (n, key), t in states.tensors.items()}
+    compression = error_feedback.checkpoint_tensors(store, groups)
+    tensors |= {f"{COMPRESSION}/{key}": t for key, t in compression.items()}
     manifest = checkpoint.Manifest(
         model=program.table.model,
         steps=program.steps,
         seed=program.seed,
         optimizer=type(program.optimizer).__name__,
         options=_options(program.optimizer),
-        numbers={f"{key}/{n}": number for (n, key), number in kept.numbers.items()},
+        numbers={f"{key}/{n}": number for (n, key), number in states.numbers.items()},
         tensors=(),
-        travelled=error_feedback.travelled(store, groups),
+        exchange_counts=error_feedback.exchange_counts(store, groups),
     )
     return checkpoint.save(folder, tensors, manifest)
 
 
-def restore(program: Training, folder: Path, generation: int | None) -> None:
+def load_checkpoint(program: ProgramState, folder: Path, generation: int | None) -> None:
+    """Load a checkpoint into the program; all ranks together.
+
+    Raises FileError for a damaged one, MismatchError when it is of another model or optimizer.
+    """
     manifest, tensors = checkpoint.read(folder, generation)
     check(program, folder, manifest, tensors)
-    for name in program.store.kept:
+    for name in program.store.parameters:
         if f"{MODEL}/{name}" in tensors:
-            program.store.put(name, tensors[f"{MODEL}/{name}"])
+            program.store.set_value(name, tensors[f"{MODEL}/{name}"])
     if program.optimizer is not None:
         _restore_optimizer(program, program.optimizer, manifest, tensors)
     program.store.zero_gradients()
@@ -68,28 +73,28 @@ def restore(program: Training, folder: Path, generation: int | None) -> None:
 
 
 def check(
-    program: Training, folder: Path, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
+    program: ProgramState, folder: Path, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
 ) -> None:
-    """The checkpoint has exactly the program's tensors, in their shapes."""
+    """Raise MismatchError unless the checkpoint has exactly the program's tensors, in their shapes."""
     expected = {
-        f"{MODEL}/{name}": held.type.shape
-        for name, held in program.store.everything.items()
-        if held.kind != "constant"
+        f"{MODEL}/{name}": spec.type.shape
+        for name, spec in program.store.specs.items()
+        if spec.kind != "constant"
     }
-    found = {n: tuple(t.shape) for n, t in tensors.items() if n.startswith(f"{MODEL}/")}
-    wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+    stored = {n: tuple(t.shape) for n, t in tensors.items() if n.startswith(f"{MODEL}/")}
+    wrong = sorted(n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n))
     if wrong:
         name = wrong[0]
         raise MismatchError(
             f"{folder} is a checkpoint of {manifest.model}, the program of {program.table.model}: "
-            f"{name.removeprefix(f'{MODEL}/')} is {_shape(found.get(name))} there and "
+            f"{name.removeprefix(f'{MODEL}/')} is {_shape(stored.get(name))} there and "
             f"{_shape(expected.get(name))} here ({len(wrong)} tensors differ)"
         )
-    made = type(program.optimizer).__name__
-    if program.optimizer is not None and manifest.optimizer not in (made, "NoneType"):
+    optimizer_name = type(program.optimizer).__name__
+    if program.optimizer is not None and manifest.optimizer not in (optimizer_name, "NoneType"):
         raise MismatchError(
-            f"{folder} was saved with {manifest.optimizer}, the program trains with {made}: load "
-            f"it with the same optimizer"
+            f"{folder} was saved with {manifest.optimizer}, the program trains with {optimizer_name}: "
+            f"load it with the same optimizer"
         )
 
 
@@ -98,61 +103,70 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def _restore_compression(
-    program: Training, folder: Path, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
+    program: ProgramState, folder: Path, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
 ) -> None:
-    """Errors and replicas go on; says so where this plan has no place for some errors."""
-    program.store.wires.reset()
+    """Load error feedback and replicas; warn about errors that this plan has no state for."""
+    program.store.transports.reset()
     part = f"{COMPRESSION}/"
     saved = {n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)}
-    mine = error_feedback.restore(program.store, saved, manifest.travelled, manifest.steps)
-    left = sorted(set(checkpoint.gather(sorted(mine)))) if saved else []
-    if left and program.groups.rank == 0:
+    dropped_here = error_feedback.load(
+        program.store, saved, manifest.exchange_counts, manifest.steps
+    )
+    dropped = sorted(set(checkpoint.gather(sorted(dropped_here)))) if saved else []
+    if dropped and program.groups.rank == 0:
         warnings.warn(
             f"{folder} holds errors of compressed gradients that this plan does not carry on: those "
-            f"of {len(left)} parameters are dropped, {left[0]} among them",
+            f"of {len(dropped)} parameters are dropped, {dropped[0]} among them",
             stacklevel=4,
         )
 
 
 def _restore_optimizer(
-    program: Training,
+    program: ProgramState,
     optimizer: torch.optim.Optimizer,
     manifest: checkpoint.Manifest,
     tensors: dict[str, Tensor],
 ) -> None:
-    """Give the optimizer its pieces through its own `load_state_dict`."""
-    found: dict[str, dict[str, Any]] = {}
+    """Give the optimizer its shards through its own `load_state_dict`."""
+    by_parameter: dict[str, dict[str, Any]] = {}
     for full, tensor in tensors.items():
         part, _, rest = full.partition("/")
         if part == OPTIMIZER:
             key, _, name = rest.partition("/")
-            found.setdefault(name, {})[key] = tensor
+            by_parameter.setdefault(name, {})[key] = tensor
     for full, number in manifest.numbers.items():
         key, _, name = full.partition("/")
-        found.setdefault(name, {})[key] = number
+        by_parameter.setdefault(name, {})[key] = number
     state = {}
-    for position, kept in enumerate(program.store.trained()):
-        entries = found.get(kept.name, {})
+    for position, parameter in enumerate(program.store.trainable()):
+        entries = by_parameter.get(parameter.name, {})
         state[position] = {
-            key: program.store.scatter(kept, value)
+            key: program.store.scatter(parameter, value)
             if isinstance(value, Tensor)
-            and tuple(value.shape) == kept.held.type.shape
+            and tuple(value.shape) == parameter.spec.type.shape
             and key != "step"  # a count, also where the parameter is a scalar itself
             else value
             for key, value in entries.items()
         }
-    leader, trained = program.store.leader, program.store.trained()
-    groups = optimizer.state_dict()["param_groups"] if leader is None else leader.param_groups
+    compressed_optimizer, trained = program.store.compressed_optimizer, program.store.trainable()
+    groups = (
+        optimizer.state_dict()["param_groups"]
+        if compressed_optimizer is None
+        else compressed_optimizer.param_groups
+    )
     for group in groups:
         group.update({k: _like(group[k], v) for k, v in manifest.options.items() if k in group})
-    if leader is None:
+    if compressed_optimizer is None:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     else:
-        carry(leader, {k.leaf: state[i] for i, k in enumerate(trained) if k.leaf is not None})
+        load_parameter_states(
+            compressed_optimizer,
+            {k.leaf: state[i] for i, k in enumerate(trained) if k.leaf is not None},
+        )
 
 
 def _options(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Hyperparameters that are plain numbers: all groups have the same."""
+    """Hyperparameters that are plain numbers, of the first group: all groups have the same."""
     if optimizer is None:
         return {}
     group = optimizer.param_groups[0]
@@ -169,7 +183,7 @@ def _plain(value: Any) -> Any:
 
 
 def _like(current: Any, saved: Any) -> Any:
-    """A saved hyperparameter in the form that the optimizer keeps it."""
+    """A saved hyperparameter in the type that the optimizer uses."""
     if isinstance(current, Tensor):
         return torch.full_like(current, saved)
     return tuple(saved) if isinstance(saved, list) else saved

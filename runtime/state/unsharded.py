@@ -1,7 +1,7 @@
-"""Whole, unsharded tensors on every rank, by the names that the user's module gives them.
+"""Full, unsharded tensors on every rank, by the names that the user's module gives them.
 
-All ranks call these together. Each tensor is put together on the ranks of the first stage that
-holds it and sent along the pipeline, one tensor at a time; the results lie on the CPU.
+All ranks call these together. Each tensor is gathered on the ranks of the first stage that
+has it and broadcast along the pipeline, one tensor at a time; the results are on the CPU.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..comm.program_groups import MeshGroups
-from ..compression.optimizers.carried import carried
-from .parameters import Kept, Store
+from ..compression.optimizers.parameter_states import parameter_states
+from .parameters import LocalParameter, ParameterStore
 
 Shape = tuple[int, ...]
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-def values(store: Store, groups: MeshGroups) -> dict[str, Tensor]:
-    """Every parameter and buffer."""
+def values(store: ParameterStore, groups: MeshGroups) -> dict[str, Tensor]:
+    """All parameters and buffers, by name."""
     return {
-        name: everywhere(store, groups, name, partial(_value, store, name))
-        for name, held in store.everything.items()
-        if held.kind != "constant"
+        name: broadcast_from_owner(store, groups, name, partial(_value, store, name))
+        for name, spec in store.specs.items()
+        if spec.kind != "constant"
     }
 
 
-def gradients(store: Store, groups: MeshGroups) -> dict[str, Tensor]:
-    """Every gradient of the last step, summed over the batch."""
-    trained = [name for name, held in store.everything.items() if held.trainable]
-    flags = [float(_gradient(store.kept.get(name)) is not None) for name in trained]
-    known = groups.down.all_reduce(torch.tensor(flags, device=store.device)).tolist()
+def gradients(store: ParameterStore, groups: MeshGroups) -> dict[str, Tensor]:
+    """All gradients of the last step, summed over the batch, by name."""
+    trained = [name for name, spec in store.specs.items() if spec.trainable]
+    flags = [float(_gradient(store.parameters.get(name)) is not None) for name in trained]
+    present_anywhere = groups.down.all_reduce(torch.tensor(flags, device=store.device)).tolist()
     return {
-        name: everywhere(store, groups, name, partial(_whole_gradient, store, name))
-        for name, present in zip(trained, known, strict=True)
+        name: broadcast_from_owner(store, groups, name, partial(_full_gradient, store, name))
+        for name, present in zip(trained, present_anywhere, strict=True)
         if present
     }
 
 
 class OptimizerState(NamedTuple):
-    """What the optimizer keeps, by parameter and key: whole tensors, and plain numbers."""
+    """State of an optimizer by (parameter, key): full tensors, and plain numbers."""
 
     tensors: dict[tuple[str, str], Tensor]
     numbers: dict[tuple[str, str], float]
 
 
-class _Entry(NamedTuple):
+class _StateItem(NamedTuple):
     """One item of an optimizer's state. `shape` is None where it is shaped as the parameter."""
 
     shape: Shape | None
@@ -60,88 +60,92 @@ class _Entry(NamedTuple):
 
 
 def optimizer_state(
-    store: Store, groups: MeshGroups, optimizer: torch.optim.Optimizer | None
+    store: ParameterStore, groups: MeshGroups, optimizer: torch.optim.Optimizer | None
 ) -> OptimizerState:
-    """The whole optimizer state."""
-    mine: dict[str, dict[str, Any]] = {}
+    """The full optimizer state; all ranks together."""
+    local_items: dict[str, dict[str, Any]] = {}
     if optimizer is not None:
-        pieces = [(k.name, k.leaf) for k in store.trained() if k.leaf is not None]
-        kept = optimizer.state if store.leader is None else carried(store.leader)
-        mine = {name: kept.get(leaf, {}) for name, leaf in pieces}
-    entries = shared(
+        shards = [(p.name, p.leaf) for p in store.trainable() if p.leaf is not None]
+        states = (
+            optimizer.state
+            if store.compressed_optimizer is None
+            else parameter_states(store.compressed_optimizer)
+        )
+        local_items = {name: states.get(leaf, {}) for name, leaf in shards}
+    items = gather_along_pipeline(
         {
-            (name, key): _entry(store.kept[name], value)
-            for name, state in mine.items()
+            (name, key): _state_item(store.parameters[name], value)
+            for name, state in local_items.items()
             for key, value in state.items()
         },
         groups,
     )
 
-    def make(name: str, key: str, own: bool) -> Tensor:
-        value = mine[name][key]
-        return value if own else store.gather(store.kept[name], value)
+    def full_value(name: str, key: str, replicated: bool) -> Tensor:
+        value = local_items[name][key]
+        return value if replicated else store.gather(store.parameters[name], value)
 
     tensors, numbers = {}, {}
-    for (name, key), entry in entries.items():
-        if entry.number is not None:
-            numbers[name, key] = entry.number
+    for (name, key), item in items.items():
+        if item.number is not None:
+            numbers[name, key] = item.number
             continue
-        tensors[name, key] = everywhere(
+        tensors[name, key] = broadcast_from_owner(
             store,
             groups,
             name,
-            partial(make, name, key, entry.shape is not None),
-            entry.shape,
-            entry.dtype,
+            partial(full_value, name, key, item.shape is not None),
+            item.shape,
+            item.dtype,
         )
     return OptimizerState(tensors, numbers)
 
 
-def _entry(kept: Kept, value: Any) -> _Entry:
+def _state_item(parameter: LocalParameter, value: Any) -> _StateItem:
     if not isinstance(value, Tensor):
-        return _Entry(None, None, float(value))
-    assert kept.leaf is not None
-    shaped = value.shape == kept.leaf.shape
-    return _Entry(None if shaped else tuple(value.shape), value.dtype, None)
+        return _StateItem(None, None, float(value))
+    assert parameter.leaf is not None
+    shaped = value.shape == parameter.leaf.shape
+    return _StateItem(None if shaped else tuple(value.shape), value.dtype, None)
 
 
-def shared(mine: dict[K, V], groups: MeshGroups) -> dict[K, V]:
-    """Everybody's entries along the pipeline, in the same order on every rank."""
+def gather_along_pipeline(local_items: dict[K, V], groups: MeshGroups) -> dict[K, V]:
+    """Union of the items of all stages, in the same order on every rank."""
     if groups.down.size == 1:
-        return mine
+        return local_items
     rows: list[Any] = [None] * groups.down.size
-    dist.all_gather_object(rows, mine, group=groups.down.handle)
-    return {key: entry for row in reversed(rows) for key, entry in row.items()}
+    dist.all_gather_object(rows, local_items, group=groups.down.handle)
+    return {key: item for row in reversed(rows) for key, item in row.items()}
 
 
-def everywhere(
-    store: Store,
+def broadcast_from_owner(
+    store: ParameterStore,
     groups: MeshGroups,
     name: str,
     make: Callable[[], Tensor],
     shape: Shape | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """What the first stage that holds a tensor makes, on the CPU of every rank, in new memory."""
-    held = store.everything[name]
-    if groups.stage == held.stages[0]:
-        made = make().detach().to(store.device).clone(memory_format=torch.contiguous_format)
+    """Result of `make` on the first stage that has a tensor, on the CPU of every rank, in new memory."""
+    spec = store.specs[name]
+    if groups.stage == spec.stages[0]:
+        value = make().detach().to(store.device).clone(memory_format=torch.contiguous_format)
     else:
-        made = torch.empty(
-            held.type.shape if shape is None else shape,
-            dtype=dtype or getattr(torch, held.type.dtype),
+        value = torch.empty(
+            spec.type.shape if shape is None else shape,
+            dtype=dtype or getattr(torch, spec.type.dtype),
             device=store.device,
         )
-    return groups.down.broadcast(made, held.stages[0]).cpu()
+    return groups.down.broadcast(value, spec.stages[0]).cpu()
 
 
-def _value(store: Store, name: str) -> Tensor:
-    return store.gather_value(store.kept[name])
+def _value(store: ParameterStore, name: str) -> Tensor:
+    return store.gather_value(store.parameters[name])
 
 
-def _whole_gradient(store: Store, name: str) -> Tensor:
-    return store.gather(store.kept[name], store.summed(store.kept[name]))
+def _full_gradient(store: ParameterStore, name: str) -> Tensor:
+    return store.gather(store.parameters[name], store.reduced_gradient(store.parameters[name]))
 
 
-def _gradient(kept: Kept | None) -> Any:
-    return None if kept is None or kept.leaf is None else kept.leaf.grad
+def _gradient(parameter: LocalParameter | None) -> Any:
+    return None if parameter is None or parameter.leaf is None else parameter.leaf.grad

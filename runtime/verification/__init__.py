@@ -1,1 +1,1 @@
-"""Programs held against one process, and their live bytes."""
+"""Verification of programs against one process, and of their live bytes."""

@@ -1,4 +1,4 @@
-"""Counts the bytes of live tensors while a program runs, so that a predicted peak can be held to.
+"""Counts the bytes of live tensors while a program runs, to compare with a predicted peak.
 
 Every operator's results are followed from birth to the death of their storage: this is what an
 allocator would be asked for, on any device, without rounding.
@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from ..torch_private import TorchDispatchMode, returns_alias, storage_id, tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
@@ -33,16 +33,16 @@ class LiveBytes(TorchDispatchMode):
         self.follow(known)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if not any(alias.alias_info is not None for alias in func._schema.returns):
-            self.follow(leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
-        return made
+        results = func(*args, **(kwargs or {}))
+        if not returns_alias(func):
+            self.follow(leaf for leaf in tree_leaves(results) if isinstance(leaf, Tensor))
+        return results
 
     def follow(self, tensors: Iterable[Tensor]) -> None:
         """Count these storages until they die."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            key, size = storage._cdata, storage.nbytes()
+            key, size = storage_id(storage), storage.nbytes()
             if key not in self.live:
                 self.live[key] = weakref.ref(storage, lambda _, k=key, n=size: self.end(k, n))  # type: ignore[misc]
                 self.bytes += size
@@ -51,6 +51,7 @@ class LiveBytes(TorchDispatchMode):
                     self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.bytes)
 
     def end(self, key: int, size: int) -> None:
+        """Stop counting a storage that died."""
         del self.live[key]
         self.bytes -= size
 

@@ -1,4 +1,4 @@
-"""What one process computes: the reference that programs are verified against, in float64."""
+"""Training in one process, in float64: the reference that programs are verified against."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def _eager(source: Source, module: nn.Module) -> Callable[[int], float]:
 def _interpreted(
     source: Source, model: Model, module: nn.Module, seed: int
 ) -> Callable[[int], float]:
-    found = dict(leaves(source.batch))
-    batch = [found[item.path] for item in model.inputs]
+    tensors = dict(leaves(source.batch))
+    batch = [tensors[item.path] for item in model.inputs]
     parameters = dict(module.named_parameters())
     buffers = dict(module.named_buffers(remove_duplicate=False))
 
     def one_step(step: int) -> float:
-        held = {name: p.detach() for name, p in parameters.items()} | buffers
-        loss, gradients, updates = interpret(model, held, batch, seed=seed, step=step)
+        states = {name: p.detach() for name, p in parameters.items()} | buffers
+        loss, gradients, updates = interpret(model, states, batch, seed=seed, step=step)
         for name, gradient in gradients.items():
             parameters[name].grad = gradient
         with torch.no_grad():

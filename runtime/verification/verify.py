@@ -1,4 +1,4 @@
-"""Runs programs on gloo ranks and holds them against what one process computes, in float64."""
+"""Runs programs on gloo ranks and compares them with training in one process, in float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...ir.capture import Source
-    from ..comm.process_group import Pool
+    from ..comm.process_group import GroupPool
     from .reference import Reference
 
 TOLERANCE = 1e-9
@@ -47,7 +47,7 @@ class Job(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """How far a program is from one process: largest relative errors, and the tensor with each.
 
-    `failure` is empty or says what a failed run died of.
+    `failure` is empty, or the error of a failed run.
     """
 
     name: str
@@ -100,12 +100,12 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
                 launch(ranks, target, timeout_seconds=timeout_seconds)
             except LaunchError as error:
                 failure = str(error)
-            found = [
+            new_verdicts = [
                 msgspec.json.decode(line, type=Verdict)
                 for line in results.read_bytes().splitlines()
             ]
-        verdicts.update((v.name, v) for v in found)
-        waiting = waiting[len(found) :]
+        verdicts.update((v.name, v) for v in new_verdicts)
+        waiting = waiting[len(new_verdicts) :]
         if waiting:
             culprit = waiting.pop(0)
             verdicts[culprit.name] = Verdict(culprit.name, failure=failure)
@@ -114,13 +114,13 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
 
 def main(todo: str, results: str) -> None:
     """One rank of a launch: runs the jobs of a file; rank 0 writes a line per verdict."""
-    from ..comm.process_group import Pool
+    from ..comm.process_group import GroupPool
     from ..launch.session import session
 
     jobs = msgspec.json.decode(Path(todo).read_bytes(), type=list[Job])
     known: dict[tuple[object, ...], Reference] = {}
     with session("gloo") as rank, Path(results).open("ab") as file:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         for job in jobs:
             verdict = _run(job, pool, known)
             if rank == 0:
@@ -128,7 +128,7 @@ def main(todo: str, results: str) -> None:
                 file.flush()
 
 
-def _run(job: Job, pool: Pool, known: dict[tuple[object, ...], Reference]) -> Verdict:
+def _run(job: Job, pool: GroupPool, known: dict[tuple[object, ...], Reference]) -> Verdict:
     import torch
 
     from ...ir.capture import materialize
@@ -140,7 +140,7 @@ def _run(job: Job, pool: Pool, known: dict[tuple[object, ...], Reference]) -> Ve
 
 
 def _against_reference(
-    job: Job, source: Source, pool: Pool, known: dict[tuple[object, ...], Reference]
+    job: Job, source: Source, pool: GroupPool, known: dict[tuple[object, ...], Reference]
 ) -> Verdict:
     import torch
 
@@ -190,27 +190,29 @@ def compare(
     return Verdict(name, loss, gradient, gradient_of, parameter, parameter_of, seconds)
 
 
-def worst(made: dict[str, Tensor], expected: dict[str, Tensor], floor: float) -> tuple[float, str]:
+def worst(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], floor: float
+) -> tuple[float, str]:
     """The largest relative error and its tensor; a tensor that only one side has is infinitely off.
 
     The error of a tensor is max|a - b| / max|b|, where max|b| is taken to be at least `floor` times
     that of the largest floating-point tensor.
     """
-    odd = sorted(made.keys() ^ expected.keys())
+    odd = sorted(actual.keys() ^ expected.keys())
     if odd:
         return math.inf, f"{odd[0]} ({'missing' if odd[0] in expected else 'not expected'})"
     sizes = {n: _size(t) for n, t in expected.items()}
     scale = max((sizes[n] for n, t in expected.items() if t.is_floating_point()), default=0.0)
-    found, where = 0.0, "none"
+    new_verdicts, where = 0.0, "none"
     for name, tensor in expected.items():
-        if made[name].shape != tensor.shape:
-            return math.inf, f"{name} (shape {list(made[name].shape)}, not {list(tensor.shape)})"
+        if actual[name].shape != tensor.shape:
+            return math.inf, f"{name} (shape {list(actual[name].shape)}, not {list(tensor.shape)})"
         error = _relative(
-            _size(made[name].double() - tensor.double()), max(sizes[name], floor * scale)
+            _size(actual[name].double() - tensor.double()), max(sizes[name], floor * scale)
         )
-        if not error <= found or where == "none":
-            found, where = error, name
-    return found, where
+        if not error <= new_verdicts or where == "none":
+            new_verdicts, where = error, name
+    return new_verdicts, where
 
 
 def _size(tensor: Tensor) -> float:

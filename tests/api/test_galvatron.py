@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from plait.api import files, load_plan
 from plait.api.cli import main
-from plait.api.galvatron_files import written
+from plait.api.galvatron_files import galvatron_text
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import UsageError
 from plait.ir.model import Model
@@ -16,9 +16,9 @@ from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions
 from plait.planner.options import optimizer_states
 from plait.planner.pins import Pin
-from plait.planner.pricing.candidate_pricer import Evaluator
-from plait.planner.pricing.function_prices import Entries
-from plait.planner.search.driver import Space
+from plait.planner.pricing.candidate_pricer import CandidatePricer
+from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.search.driver import SearchSpace
 from plait.tests.paths import LLAMA
 
 # fmt: off
@@ -74,18 +74,18 @@ def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
         "pp=2,zero3=2,tp=2,sp"
     }
     assert made.prediction.step_seconds > 0
-    assert json.loads(written(made)) == FILE
+    assert json.loads(galvatron_text(made)) == FILE
     uneven = FILE | {"pp_division": "1,3"}
-    assert json.loads(written(planned(file_of(tmp_path, **uneven)))) == uneven
+    assert json.loads(galvatron_text(planned(file_of(tmp_path, **uneven)))) == uneven
 
 
 def test_layers_pinned_with_their_memory_do_nothing_else_to_fit(model):
     traced = files.read(Path(model), Model, "plait/model")
-    entries = Entries(traced, load_cluster("8xh100"))
-    evaluator = Evaluator(entries, traced.batch, optimizer_states("adamw", False, 4))
+    entries = FunctionPrices(traced, load_cluster("8xh100"))
+    evaluator = CandidatePricer(entries, traced.batch, optimizer_states("adamw", False, 4))
     pin = Pin("*", parse_strategy("zero3=8"), "keep")
-    found = Space(evaluator, PlanOptions(pins=(pin,)), budget=1).run()
-    assert {candidate.memory for candidate in found} == {"keep"}
+    found = SearchSpace(evaluator, PlanOptions(pins=(pin,)), budget=1).run()
+    assert {candidate.memory_text for candidate in found} == {"keep"}
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_plans_come_back_the_same(planned, tmp_path, word):
         main(["view", str(tmp_path / "plan.json"), "--format", "galvatron", "-o", str(path)]) == 0
     )
     again = planned(str(path))
-    assert again.word == made.word == word
+    assert again.strategy_text == made.strategy_text == word
     assert [x.memory for x in again.layers] == [x.memory for x in made.layers]
-    assert written(again) == path.read_text()
+    assert galvatron_text(again) == path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -117,18 +117,18 @@ def test_plans_come_back_the_same(planned, tmp_path, word):
 )
 def test_what_the_file_cannot_say_is_refused(planned, pins, what):
     with pytest.raises(UsageError, match=what):
-        written(planned(*pins))
+        galvatron_text(planned(*pins))
 
 
 def test_actions_and_schedules_that_galvatron_has_not_are_refused(planned):
     made = planned("dp=8")
-    halves = tuple(x if x.once else replace(x, memory="save 50%") for x in made.layers)
+    halves = tuple(x if x.batch_only else replace(x, memory="save 50%") for x in made.layers)
     for other, what in (
         (replace(made, layers=halves), "memory action 'save 50%'"),
         (replace(made, schedule="interleaved"), "schedule interleaved"),
     ):
         with pytest.raises(UsageError, match=what):
-            written(other)
+            galvatron_text(other)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from plait.api.predict.architecture import Architecture, read_architecture
 from plait.api.predict.deepen import deepen
 from plait.api.predict.machine import preset_of
 from plait.api.predict.predictor import Predictor
-from plait.api.predict.run import Unmodelled, read_run
+from plait.api.predict.run import UnmodelledError, read_run
 from plait.api.predict.table import predict_row
 from plait.api.predict.tracing import trace
 from plait.ir.verify import verify_model
@@ -110,7 +110,7 @@ def test_experts_and_context_are_priced(predictor):
 def test_adapters_train_little(predictor):
     tuned, trained = predict(predictor, task="lora"), predict(predictor)
     assert tuned.step_seconds < trained.step_seconds
-    terms = dict(tuned.stages[0].memory)
+    terms = dict(tuned.stages[0].memory_terms)
     assert terms["optimizer"] < terms["parameters"]
 
 
@@ -118,7 +118,7 @@ def test_the_nearest_memory_picks_the_preset():
     assert preset_of("A100-SXM", 40) == "a100-40"
     assert preset_of("A100-SXM", 0) == "a100-80"
     assert preset_of("TPU v6e", 32) == "tpu-v6e"
-    with pytest.raises(Unmodelled, match="known"):
+    with pytest.raises(UnmodelledError, match="known"):
         preset_of("A1", 80)
 
 
@@ -166,7 +166,7 @@ def test_the_inputs_of_recomputed_layers_wait(predictor):
     """Each layer's input is kept: tokens times hidden, two bytes each, whole along no axis."""
     alone = {"num_gpus": 1, "dp": 1, "tp": 1, "sp": 0, "pp": 1, "global_batch": 2}
     shallow, deep = (
-        dict(predict(predictor, **alone, recompute="full", layers=n).stages[0].memory)
+        dict(predict(predictor, **alone, recompute="full", layers=n).stages[0].memory_terms)
         for n in (4, 12)
     )
     inputs = 8 * 2 * 512 * 256 * 2

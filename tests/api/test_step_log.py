@@ -6,14 +6,14 @@ import pytest
 
 from plait.api.cli import main
 from plait.api.plan_object import load_plan
-from plait.cost_model.calibration.fit import Step, fit
-from plait.cost_model.calibration.scale import Factors, scaled
+from plait.cost_model.calibration.fit import MeasuredStep, fit
+from plait.cost_model.calibration.scale import ScaleFactors, scaled_cluster
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.files import digest
 from plait.tests.paths import LLAMA
 
-TRUE = Factors(compute=1.7, communication=0.6, overhead=2.5)
+TRUE = ScaleFactors(compute=1.7, communication=0.6, overhead=2.5)
 WORDS = ("dp=4", "tp=4", "dp=2,tp=2", "pp=2,dp=2", "zero3=4")
 
 
@@ -30,7 +30,9 @@ def folder(tmp_path_factory):
 
 def steps(folder):
     plans = [load_plan(folder / f"plan{i}.json") for i in range(len(WORDS))]
-    return [Step(p, step_term(p, scaled(p.cluster, TRUE)).value, 1 << 30) for p in plans]
+    return [
+        MeasuredStep(p, step_term(p, scaled_cluster(p.cluster, TRUE)).value, 1 << 30) for p in plans
+    ]
 
 
 def test_factors_are_found_again_and_one_bad_step_hardly_matters(folder):
@@ -39,7 +41,7 @@ def test_factors_are_found_again_and_one_bad_step_hardly_matters(folder):
     assert made.factors.compute == pytest.approx(1.7, rel=0.05)
     assert made.factors.communication == pytest.approx(0.6, rel=0.1)
     assert made.error_after < 0.01 < made.error_before
-    found[0] = Step(found[0].plan, 20 * found[0].step_seconds)
+    found[0] = MeasuredStep(found[0].plan, 20 * found[0].step_seconds)
     again = fit(found, found[0].plan.cluster, "a log")
     assert again.factors.compute == pytest.approx(1.7, rel=0.1)
 

@@ -9,19 +9,19 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime.comm.process_group import Pool
+from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 
 
-def train(job: dict[str, object], pool: Pool) -> dict[str, object]:
+def train(job: dict[str, object], pool: GroupPool) -> dict[str, object]:
     source = materialize(job["source"], seed=0)
     program = Program.open(job["folder"], source.model, optimizer_args={"lr": 1e-3}, pool=pool)
     losses, sent = [], {}
     for _ in range(job["steps"]):
-        before = dict(pool.sent)
+        before = dict(pool.sent_bytes)
         losses.append(float(program.step(source.batch)))
-        sent = {kind: n - before.get(kind, 0) for kind, n in pool.sent.items()}
+        sent = {kind: n - before.get(kind, 0) for kind, n in pool.sent_bytes.items()}
     same = [  # along tensor-parallel ranks: weights that are not cut
         kept.flat.reshape(-1).view(torch.uint8)
         for kept in program.store.kept.values()
@@ -43,7 +43,7 @@ def main() -> None:
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         found = {job["name"]: train(job, pool) for job in jobs}
         rows = [None] * dist.get_world_size()
         dist.all_gather_object(rows, found)

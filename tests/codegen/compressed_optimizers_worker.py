@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime.comm.process_group import Pool
+from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 
@@ -17,7 +17,7 @@ SYNCHRONISED = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 
 
 def sent(pool):
-    return sum(pool.sent[kind] for kind in SYNCHRONISED)
+    return sum(pool.sent_bytes[kind] for kind in SYNCHRONISED)
 
 
 def train(job, pool, folder):
@@ -74,7 +74,7 @@ def main():
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool, found = Pool(rank), {}
+        pool, found = GroupPool(rank), {}
         for job in jobs:
             found[job["name"]] = (move if "from" in job else train)(job, pool, out.parent)
         rows = [None] * dist.get_world_size()

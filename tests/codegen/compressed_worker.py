@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime.comm.process_group import Pool
+from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.state import checkpoint
@@ -26,15 +26,15 @@ def bits(program: Program) -> str:
     return sha256(torch.cat(flats).numpy().tobytes()).hexdigest()
 
 
-def train(job: dict[str, str], pool: Pool, folder: Path) -> dict[str, object]:
+def train(job: dict[str, str], pool: GroupPool, folder: Path) -> dict[str, object]:
     source = materialize(job["source"], seed=0)
     options = {"lr": 3e-3}
     program = Program.open(job["folder"], source.model, optimizer_args=options, pool=pool)
     losses, sent = [], 0
     for number in range(STEPS):
-        before = sum(pool.sent[kind] for kind in SYNCHRONISED)
+        before = sum(pool.sent_bytes[kind] for kind in SYNCHRONISED)
         losses.append(float(program.step(source.batch)))
-        sent = sum(pool.sent[kind] for kind in SYNCHRONISED) - before
+        sent = sum(pool.sent_bytes[kind] for kind in SYNCHRONISED) - before
         if number == 2:
             program.save(folder / job["name"])
     state = program.state_dict()
@@ -62,7 +62,7 @@ def owed(folder: Path) -> dict[str, torch.Tensor]:
     return total
 
 
-def move(saved: Path, job: dict[str, str], pool: Pool) -> dict[str, object]:
+def move(saved: Path, job: dict[str, str], pool: GroupPool) -> dict[str, object]:
     """Load a checkpoint under another plan, save it again, and train on."""
     source, again = materialize(job["source"], seed=0), saved.with_name(f"{saved.name} moved")
     program = Program.open(job["folder"], source.model, optimizer_args={"lr": 3e-3}, pool=pool)
@@ -84,7 +84,7 @@ def main() -> None:
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         known = {job["name"]: job for job in jobs}
         found = {n: train(job, pool, out.parent) for n, job in known.items() if "from" not in job}
         for name, job in known.items():

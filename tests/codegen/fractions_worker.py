@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
-from plait.runtime.comm.process_group import Pool
+from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.state import checkpoint
@@ -44,9 +44,9 @@ def train(job, pool, folder):
     program, batch = opened(job, pool)
     losses, sent = [], 0
     for step in range(STEPS + MORE):
-        before = sum(pool.sent[kind] for kind in SENT)
+        before = sum(pool.sent_bytes[kind] for kind in SENT)
         losses.append(float(program.step(batch)))
-        sent = sum(pool.sent[kind] for kind in SENT) - before
+        sent = sum(pool.sent_bytes[kind] for kind in SENT) - before
         if step + 1 == STEPS:
             program.save(folder / job["name"])
     kept = sum(k.flat.nbytes for k in program.store.kept.values())
@@ -85,7 +85,7 @@ def main() -> None:
     asked, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         jobs = {job["name"]: job for job in asked["jobs"]}
         found = {name: train(job, pool, out.parent) for name, job in jobs.items()}
         found["moved"] = moved([jobs[name] for name in asked["moves"]], pool, out.parent)

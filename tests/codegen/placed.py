@@ -124,7 +124,7 @@ def run_ranks(
     mail, losses, failures = Mailboxes(), [], []
     runs = []
     for rank in range(program.table.stages):
-        mine = {h.name: held[h.name] for h in program.table.held if h.stages == (rank,)}
+        mine = {h.name: held[h.name] for h in program.table.state_tensors if h.stages == (rank,)}
         runs.append(OneProcess(rank, mail, mine, seed))
 
     def work(run: OneProcess) -> None:

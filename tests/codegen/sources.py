@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump
-from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.cast import cast_model
 from plait.ir.model import Model
 
 
@@ -25,7 +25,7 @@ def sourced(name: str, folder: Path, arguments: str) -> Sourced:
         f"def make():\n    model, batch = zoo.{name}({arguments})\n    return model.train(), batch\n"
     )
     source = load_source(f"{factory}:make")
-    model = lift_dtypes(trace(source.model, source.batch), "float64")
+    model = cast_model(trace(source.model, source.batch), "float64")
     file = folder / f"{name}.json"
     file.write_bytes(dump(model, "plait/model"))
     return Sourced(model, f"{factory}:make", str(file))

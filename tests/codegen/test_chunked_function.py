@@ -5,14 +5,14 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import FileError, InfeasibleError
-from plait.ir.plan.plan import ENDS, HOSTED, PARTS
+from plait.ir.plan.plan import BASIC_ACTIONS, OFFLOADED, SAVED_FRACTIONS
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.runtime.execution.offload import Host
+from plait.runtime.execution.offload import HostBuffer
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.verification.live_bytes import LiveBytes
@@ -51,7 +51,7 @@ def planned(model, actions, **options):
 def test_a_model_that_fits_no_other_way_fits_in_pieces(tmp_path):
     module, batch = wide()
     model = trace(module, batch)
-    without = min(planned(model, (m,)).peak_bytes for m in (*ENDS, *PARTS, *HOSTED))
+    without = min(planned(model, (m,)).peak_bytes for m in (*BASIC_ACTIONS, *SAVED_FRACTIONS, *OFFLOADED))
     budget = (without + planned(model, ("split 16",)).peak_bytes) // 2
     with pytest.raises(InfeasibleError, match="short"):
         planned(model, ("keep", "recompute"), memory_bytes=budget)
@@ -59,15 +59,15 @@ def test_a_model_that_fits_no_other_way_fits_in_pieces(tmp_path):
     assert any(layers.memory.startswith("split") for layers in made.layers)
     assert made.peak_bytes <= budget
     with pytest.raises(FileError, match="no division says how"):
-        verify_plan(replace(made, divisions=()))
-    write(compile_program(made, model), tmp_path / "program")
+        verify_plan(replace(made, chunkings=()))
+    write_program(compile_program(made, model), tmp_path / "program")
     expected = trained(module, batch)
     with session("gloo"), LiveBytes() as live:
         program = Program.open(tmp_path / "program", module, optimizer_args={"lr": 0.01})
         live.restart()  # making the first values is not training
         losses = [program.step(batch).item() for _ in range(STEPS)]
     assert losses == pytest.approx(expected, rel=1e-5)
-    assert live.peak <= budget - dict(made.stages[0].memory)["runtime"]
+    assert live.peak <= budget - dict(made.stages[0].memory_terms)["runtime"]
 
 
 def trained(module, batch):
@@ -90,11 +90,11 @@ def test_host_memory_gives_back_what_it_took(dtype):
     values = tuple(torch.randint(0, 2, shape).to(dtype) for shape in ((3, 4), (), (0, 2), (4, 3)))
     turned = (*values[:3], values[3].t())
     with LiveBytes(turned) as live:
-        host = Host(torch.device("cpu"))
-        host.put((7, 0), turned)
+        host = HostBuffer(torch.device("cpu"))
+        host.offload((7, 0), turned)
         assert live.bytes == sum(value.nbytes for value in values)
         assert host.bytes == live.bytes
-        back = host.take((7, 0))
+        back = host.restore((7, 0))
     assert host.bytes == 0
     for one, other in zip(turned, back, strict=True):
         assert torch.equal(one, other)
@@ -107,30 +107,30 @@ def test_host_memory_gives_back_what_it_took(dtype):
 def test_values_that_share_memory_travel_once():
     whole, other = torch.arange(24.0), torch.arange(1000.0)
     given = (whole.view(4, 6), whole.view(4, 6).t(), whole[6:12], other[990:], other[::10])
-    host = Host(torch.device("cpu"))
-    host.put((0, 0), given)
+    host = HostBuffer(torch.device("cpu"))
+    host.offload((0, 0), given)
     assert host.bytes == 24 * 4 + 10 * 4 + 100 * 4  # of the other one, two parts alone
-    back = host.take((0, 0))
+    back = host.restore((0, 0))
     assert all(torch.equal(one, two) for one, two in zip(given, back, strict=True))
     assert back[0].untyped_storage().data_ptr() == back[1].untyped_storage().data_ptr()
     assert back[1].stride() == given[1].stride()
 
 
 def test_of_a_micro_batch_the_last_call_comes_back_first():
-    host = Host(torch.device("cpu"))
+    host = HostBuffer(torch.device("cpu"))
     for micro in (0, 1, 2):
         for call in (3, 4, 5):
-            host.put((call, micro), (torch.zeros(2),))
-    host.take((5, 0))
-    assert host.following((5, 0)) == (4, 0)
-    host.take((4, 0))
-    host.take((3, 0))
-    assert host.following((3, 0)) is None
-    assert host.following((5, 1)) == (5, 1)
+            host.offload((call, micro), (torch.zeros(2),))
+    host.restore((5, 0))
+    assert host.next_key((5, 0)) == (4, 0)
+    host.restore((4, 0))
+    host.restore((3, 0))
+    assert host.next_key((3, 0)) is None
+    assert host.next_key((5, 1)) == (5, 1)
 
 
 def test_a_call_may_leave_nothing_in_host_memory():
-    host = Host(torch.device("cpu"))
-    host.put((0, 0), ())
+    host = HostBuffer(torch.device("cpu"))
+    host.offload((0, 0), ())
     host.fetched[0, 0] = host.fetch((0, 0))  # as where it was fetched ahead
-    assert host.take((0, 0)) == ()
+    assert host.restore((0, 0)) == ()

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.communication.data_parallel import axes_of
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 from plait.runtime.launch.launch import launch
 from plait.tests.paths import LLAMA
 
@@ -41,22 +41,22 @@ MOVES = {  # checkpoints, and the cases whose plans they are loaded under
 def compressed_bytes(made):
     """What a rank of the first stage sends compressed in a step, as the plan predicts."""
     total = 0
-    for share in made.stages[0].shares:
-        axes, held = axes_of(made, share.strategy, share.bytes.item), share.bytes.trained
+    for share in made.stages[0].bytes_by_strategy:
+        axes, held = axes_of(made, share.strategy, share.bytes.item_bytes), share.bytes.trained_bytes
         small = share.bytes.small / held
-        for axis in axes.replicas:
-            found = axes.compressed("gradients", held / axes.pieces("optimizer"), axis, small)
-            total += found.wire_bytes if found else 0
-        for axis in axes.sharded:
+        for axis in axes.replica_axes:
+            found = axes.compressed_cost("gradients", held / axes.shard_count("optimizer"), axis, small)
+            total += found.sent_bytes if found else 0
+        for axis in axes.shard_axes:
             calls = [(amount, n * made.micro_batches) for amount, n in share.bytes.calls]
             often = {
-                "gradients": calls if "gradient" in axes.shards else [(held, 1)],
-                "weights": 2 * calls if "parameter" in axes.shards else [(held, 1)],
+                "gradients": calls if "gradient" in axes.sharded_kinds else [(held, 1)],
+                "weights": 2 * calls if "parameter" in axes.sharded_kinds else [(held, 1)],
             }
             for subject, amounts in often.items():
                 for amount, times in amounts:
-                    found = axes.compressed(subject, amount, axis, small)
-                    total += found.wire_bytes * times if found else 0
+                    found = axes.compressed_cost(subject, amount, axis, small)
+                    total += found.sent_bytes * times if found else 0
     return total
 
 
@@ -66,10 +66,10 @@ def trained(tmp_path_factory):
     source = load_source(LLAMA)
     model, jobs, plans = trace(source.model, source.batch, source.loss_fn), [], {}
     for name, (word, compress) in CASES.items():
-        options = PlanOptions(pins=everywhere(word), compress=compress, memory_actions=("keep",))
+        options = PlanOptions(pins=pin_all(word), compress=compress, memory_actions=("keep",))
         plans[name] = plan(model, load_cluster("local:4"), options)
         target = folder / name.replace(" ", "_")
-        write(compile_program(plans[name], model), target)
+        write_program(compile_program(plans[name], model), target)
         jobs.append({"name": name, "source": LLAMA, "folder": str(target)})
     for name, (saved, loaded) in MOVES.items():
         job = {"name": name, "source": LLAMA, "folder": str(folder / loaded.replace(" ", "_"))}
@@ -140,7 +140,7 @@ def test_bytes_on_the_wire_are_the_predicted_ones(trained):
     pairs = ("eight", "plain", 2), ("feedback", "plain", 2), ("zero", "zero plain", 2)
     for name, like, rounds in (*pairs, ("per call", "per call plain", 3)):
         predicted = compressed_bytes(plans[name])
-        trained_bytes = sum(share.bytes.trained for share in plans[name].stages[0].shares)
+        trained_bytes = sum(share.bytes.trained_bytes for share in plans[name].stages[0].bytes_by_strategy)
         # a ring's all-reduce, or both halves of it; twice the second where backward gathers anew
         plainly = round(rounds * trained_bytes * 3 / 4)
         rest = rows[0][like]["sent"] - plainly

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from plait.api.compilation import of_plan
-from plait.api.explain import explain
-from plait.codegen import compile_program, write
-from plait.cost_model.communication.compressed_all_reduce import reductions_of
-from plait.cost_model.communication.stage_transfer import plan_hops
+from plait.api.compilation import target_of_plan
+from plait.api.explanation import explain
+from plait.codegen import compile_program, write_program
+from plait.cost_model.communication.compressed_all_reduce import compressed_reductions
+from plait.cost_model.communication.stage_transfer import plan_transfers
 from plait.cost_model.explain.memory_terms import memory_term
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
@@ -19,7 +19,7 @@ from plait.ir.files import dump, load
 from plait.ir.plan.plan import Plan
 from plait.ir.text.printer import print_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 from plait.runtime.launch.launch import launch
 from plait.tests.paths import LLAMA
 
@@ -50,9 +50,9 @@ TURNS = {"all_reduce": 2}  # how often the part of others goes round
 
 
 def planned(model, word, schedule, compress, micro_batches=MICRO_BATCHES):
-    ranks = everywhere(word)[0].strategy.devices
+    ranks = pin_all(word)[0].strategy.devices
     options = PlanOptions(
-        pins=everywhere(word),
+        pins=pin_all(word),
         schedule=schedule,
         compress=compress,
         memory_actions=("keep",),
@@ -80,7 +80,7 @@ def trained(model, plans, tmp_path_factory):
         for name, made in plans.items():
             if made.mesh.size == ranks:
                 target = folder / name.replace(" ", "_")
-                write(compile_program(made, model), target)
+                write_program(compile_program(made, model), target)
                 jobs.append({"name": name, "source": LLAMA, "folder": str(target), "steps": STEPS})
         todo, out = folder / "jobs.json", folder / f"out{ranks}.json"
         todo.write_text(json.dumps(jobs))
@@ -93,8 +93,8 @@ def trained(model, plans, tmp_path_factory):
 
 def sent_between_stages(made, stage):
     """Bytes that a rank of a stage sends to neighbours in a step: values on, gradients back."""
-    ways = [hop.wire_bytes for hop in plan_hops(made)]
-    pieces, stages = len(made.pieces), len(made.stages)
+    ways = [hop.sent_bytes for hop in plan_transfers(made)]
+    pieces, stages = len(made.model_chunks), len(made.stages)
     own = range(stage, pieces, stages)
     onward = sum(ways[stage] for piece in own if piece + 1 < pieces)
     back = sum(ways[(piece - 1) % stages] for piece in own if piece)
@@ -105,16 +105,16 @@ def sent_inside(made, stage):
     """Bytes that a rank of a stage sends in collectives of a step."""
     total = 0.0
     for layers in made.layers:
-        if not layers.once and not made.stages[stage].holds(layers.first):
+        if not layers.batch_only and not made.stages[stage].contains(layers.first):
             continue
-        times = (layers.last - layers.first) * (1 if layers.once else made.micro_batches)
-        reductions = reductions_of(made, made.strategy_of(layers))
-        for sent in (*layers.forward.sent, *layers.backward.sent):
-            key = sent.axis, sent.amount_bytes, sent.item, sent.size, sent.stride
-            priced = reductions.priced(*key) if reductions else None
+        times = (layers.last - layers.first) * (1 if layers.batch_only else made.micro_batches)
+        reductions = compressed_reductions(made, made.strategy_of(layers))
+        for sent in (*layers.forward.collectives, *layers.backward.collectives):
+            key = sent.axis, sent.amount_bytes, sent.item_bytes, sent.size, sent.stride
+            priced = reductions.price(*key) if reductions else None
             ring = TURNS.get(sent.kind, 1) * sent.amount_bytes * (sent.size - 1) / sent.size
             moved = sent.size > 1 and sent.kind not in ("cut", "share")
-            total += times * sent.count * (priced.wire_bytes if priced else ring * moved)
+            total += times * sent.count * (priced.sent_bytes if priced else ring * moved)
     return total
 
 
@@ -144,9 +144,9 @@ def test_a_plan_says_what_is_compressed(plans, name):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_what_is_verified_is_not_compressed(model, plans, name):
-    wide = of_plan(plans[name]).wide(model)
-    assert wide.table.compression == ()
-    assert not any(path.startswith("kernels") for path, _ in wide.files)
+    float64_program = target_of_plan(plans[name]).float64_program(model)
+    assert float64_program.table.compression == ()
+    assert not any(path.startswith("kernels") for path, _ in float64_program.files)
 
 
 @pytest.mark.ranks
@@ -198,5 +198,5 @@ def test_small_values_travel_as_they_are(model):
     """With a sample per micro-batch a value of 64 x 128 floats is below 64 KiB."""
     made = planned(model, "pp=2", "1f1b", "int8-activations", 16)
     assert made.stages[0].transfer_bytes == 64 * 128 * 4
-    assert made.stages[0].large.elements == 0
+    assert made.stages[0].compressible.elements == 0
     assert not made.compression

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.communication.data_parallel import axes_of
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
-from plait.ir.compression.registry import LEADERS
+from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
 from plait.ir.errors import UsageError
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 from plait.runtime.launch.launch import launch
 from plait.tests.paths import LLAMA
 
@@ -32,7 +32,7 @@ ARGUMENTS = {
 CASES = {
     "adam": ("dp=4", "adam", {}),
     "warm": ("dp=4", "1-bit-adam", {"warmup": 100}),
-    **{name: ("dp=4", name, {}) for name in LEADERS},
+    **{name: ("dp=4", name, {}) for name in COMPRESSED_OPTIMIZERS},
     "other decay": ("dp=4", "1-bit-adam", {"betas": [0.8, 0.99]}),
     "in stages": ("pp=2,dp=2", "1-bit-adam", {}),
     "with tensors": ("dp=2,tp=2", "1-bit-adam", {}),
@@ -56,7 +56,7 @@ def model():
 
 def planned(model, word, optimizer, **options):
     wanted = PlanOptions(
-        pins=everywhere(word), optimizer=optimizer, memory_actions=("keep",), **options
+        pins=pin_all(word), optimizer=optimizer, memory_actions=("keep",), **options
     )
     return plan(model, load_cluster("local:4"), wanted)
 
@@ -70,7 +70,7 @@ def trained(model, tmp_path_factory, request):
             continue
         plans[name] = planned(model, word, optimizer)
         target = folder / name.replace(" ", "_").replace("/", "_")
-        write(compile_program(plans[name], model), target)
+        write_program(compile_program(plans[name], model), target)
         jobs.append(
             {
                 "name": name.replace("/", "_"),
@@ -154,17 +154,17 @@ def test_a_checkpoint_goes_on_under_another_plan(trained):
 def test_bytes_on_the_wire_are_the_predicted_ones(trained):
     plans, rows = trained
     for name in {"1-bit-adam", "local-adaalter", "sign-momentum"} & plans.keys():
-        (share,) = plans[name].stages[0].shares
-        axes, held = axes_of(plans[name], share.strategy, share.bytes.item), share.bytes.trained
-        (axis,) = axes.replicas
-        known, given = LEADERS[name], ARGUMENTS[name].get("every", 1)
-        priced = axes.compressed("gradients", held, axis, share.bytes.small / held)
+        (share,) = plans[name].stages[0].bytes_by_strategy
+        axes, held = axes_of(plans[name], share.strategy, share.bytes.item_bytes), share.bytes.trained_bytes
+        (axis,) = axes.replica_axes
+        known, given = COMPRESSED_OPTIMIZERS[name], ARGUMENTS[name].get("every", 1)
+        priced = axes.compressed_cost("gradients", held, axis, share.bytes.small / held)
         every = known.schedule.every
         plain = sum(row(rows, "adam")["sent"]) / 8 - round(2 * held * 3 / 4)
         found = sum(row(rows, name)["sent"][4:]) / 4 - plain
         if all(program.when == "exchange" for program in known.programs):
             found *= given / every  # the plan counts on the algorithm's own distance
-        assert found == pytest.approx(priced.wire_bytes, rel=0.02), name
+        assert found == pytest.approx(priced.sent_bytes, rel=0.02), name
 
 
 def test_a_plan_says_what_does_not_go_together(model):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump
-from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere, parse_pin
+from plait.planner.pins import pin_all, parse_pin
 from plait.runtime.launch.launch import launch
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import Sourced, sourced
@@ -69,7 +69,7 @@ def odd(folder: Path) -> Sourced:
     """A model of which hardly a size is even."""
     (folder / "odd.py").write_text(ODD)
     source = load_source(f"{folder / 'odd.py'}:make")
-    model = lift_dtypes(trace(source.model, source.batch), "float64")
+    model = cast_model(trace(source.model, source.batch), "float64")
     (folder / "odd.json").write_bytes(dump(model, "plait/model"))
     return Sourced(model, f"{folder / 'odd.py'}:make", str(folder / "odd.json"))
 
@@ -81,7 +81,7 @@ def compiled(made_from: Sourced, ranks: int, word: str, folder: Path) -> Job:
         made_from.model, load_cluster(f"local:{ranks}"), PlanOptions(pins=pins, micro_batches=micro)
     )
     assert any(strategy.fraction != (1, 1) for strategy in made.strategies)
-    write(compile_program(made, made_from.model), folder)
+    write_program(compile_program(made, made_from.model), folder)
     return Job(word, str(folder), made_from.source, made_from.file, steps=3)
 
 
@@ -124,9 +124,9 @@ def trained(tmp_path_factory):
     source = load_source(LLAMA)
     model, jobs, plans = trace(source.model, source.batch, source.loss_fn), [], {}
     for number, word in enumerate((*LADDER, *OTHERS)):
-        options = PlanOptions(pins=everywhere(word), memory_actions=("keep",), micro_batches=1)
+        options = PlanOptions(pins=pin_all(word), memory_actions=("keep",), micro_batches=1)
         plans[word] = plan(model, load_cluster("local:4"), options)
-        write(compile_program(plans[word], model), folder / str(number))
+        write_program(compile_program(plans[word], model), folder / str(number))
         jobs.append({"name": word, "source": LLAMA, "folder": str(folder / str(number))})
     (folder / "jobs.json").write_text(json.dumps({"jobs": jobs, "moves": MOVES}))
     out = folder / "out.json"
@@ -173,5 +173,5 @@ def test_memory_lies_between(trained):
     for before, after in pairwise(LADDER):
         assert plans[before].peak_bytes < plans[after].peak_bytes
         assert rows[0][before]["kept"] < rows[0][after]["kept"]
-    held = dict(plans["zero3=4@1/2"].stages[0].memory)["parameters"]
+    held = dict(plans["zero3=4@1/2"].stages[0].memory_terms)["parameters"]
     assert rows[0]["zero3=4@1/2"]["kept"] == pytest.approx(held, rel=1e-3)

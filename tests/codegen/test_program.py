@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import MismatchError
 from plait.ir.files import dump, load
 from plait.ir.plan.plan import Plan
-from plait.ir.program import Table
+from plait.ir.program import ProgramTable
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 from plait.tests import zoo
 
 
@@ -23,7 +23,7 @@ def program(layers: int, schedule: str = "1f1b"):
     module, batch = zoo.llama(layers)
     model = trace(module.train(), batch)
     options = PlanOptions(
-        pins=everywhere("pp=2,tp=2"), memory_actions=("keep",), micro_batches=4, schedule=schedule
+        pins=pin_all("pp=2,tp=2"), memory_actions=("keep",), micro_batches=4, schedule=schedule
     )
     made = plan(model, load_cluster("local:4"), options)
     return made, model, compile_program(made, model)
@@ -39,13 +39,13 @@ def test_depth_adds_no_code():
 
 def test_pieces_of_a_stage_add_code_and_depth_does_not():
     deep, shallow = program(64, "interleaved"), program(32, "interleaved")
-    per_piece = [size(compiled) / made.chunks for made, _, compiled in (deep, shallow)]
+    per_piece = [size(compiled) / made.chunks_per_stage for made, _, compiled in (deep, shallow)]
     assert per_piece[0] <= 1.02 * per_piece[1]
 
 
 def test_it_passes_ruff_and_names_layer_strategy_and_time(tmp_path):
     _, _, made = program(4)
-    write(made, tmp_path)
+    write_program(made, tmp_path)
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", str(tmp_path)]
     done = subprocess.run(ruff, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -57,7 +57,7 @@ def test_it_passes_ruff_and_names_layer_strategy_and_time(tmp_path):
 def test_plan_and_table_survive_their_files():
     decided, _, made = program(4)
     assert load(dump(decided, "plait/plan"), Plan, "plait/plan") == decided
-    assert load(dump(made.table, "plait/program"), Table, "plait/program") == made.table
+    assert load(dump(made.table, "plait/program"), ProgramTable, "plait/program") == made.table
 
 
 def test_the_same_inputs_give_the_same_bytes():
@@ -92,7 +92,7 @@ def test_hostile_module_names_stay_data(tmp_path, monkeypatch):
             return x.square().mean()
 
     model = trace(Model(), (torch.randn(8, 8),))
-    made = plan(model, load_cluster("local:2"), PlanOptions(pins=everywhere("dp=2")))
+    made = plan(model, load_cluster("local:2"), PlanOptions(pins=pin_all("dp=2")))
     built = compile_program(made, model, json.dumps({"source": evil}))
     for name, text in built.files:
         if name.endswith(".py"):

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
-from plait.ir.analysis.dataflow import flow
+from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.lowering.localize import Boundary
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import sourced
 from plait.tests.ir.lowering import lockstep
@@ -23,7 +23,7 @@ class Shuffled:
 
     def __init__(self, made, model, seed: int) -> None:
         self.plan, self.model, self.rng = made, model, random.Random(seed)
-        self.axes = flow(model).axes
+        self.axes = analyse_dataflow(model).axes
         self.functions = {f.name: f for f in model.functions}
         self.mesh = made.shardings[0].mesh
         self.given: dict[str, tuple] = {}  # layouts of values and of their gradients, by name
@@ -58,7 +58,7 @@ class Shuffled:
         function = self.functions[call.function]
         held = {
             p: self.layout(function, i.value, partial=False)
-            for p, i in zip(call.parameters, function.held(), strict=True)
+            for p, i in zip(call.parameters, function.state_inputs(), strict=True)
         }
         names = (*call.parameters, *call.arguments, *(("",) if function.random else ()))
         inputs, gradients = [], []
@@ -90,12 +90,12 @@ class Shuffled:
 
 def jobs(name: str, folder: Path, word: str, ranks: int, seeds: range) -> list[Job]:
     model, source, file = sourced(name, folder, "3")
-    options = PlanOptions(pins=everywhere(word), memory_actions=("keep",), micro_batches=1)
+    options = PlanOptions(pins=pin_all(word), memory_actions=("keep",), micro_batches=1)
     made = plan(model, load_cluster(f"local:{ranks}"), options)
     found = []
     for seed in seeds:
         program = folder / f"{name}_{ranks}_{seed}"
-        write(compile_program(Shuffled(made, model, seed).plan_of(), model), program)
+        write_program(compile_program(Shuffled(made, model, seed).plan_of(), model), program)
         named = f"{name} on {ranks}, seed {seed}"
         found.append(Job(named, str(program), source, file, steps=2))
     return found

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import Pin, everywhere
+from plait.planner.pins import Pin, pin_all
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import Sourced, sourced
 
@@ -45,7 +45,7 @@ def programs(
         strategy, *variant = word.split(" ", 1)
         parsed = parse_strategy(strategy)
         options = PlanOptions(
-            pins=everywhere(strategy),
+            pins=pin_all(strategy),
             memory_actions=tuple(variant) or ("keep",),
             micro_batches=4 if parsed.size("pp") > 1 else 1,
             schedule=schedule,
@@ -53,7 +53,7 @@ def programs(
         made = plan(model, load_cluster("local:4"), options)
         assert parsed.stages == 1 or made.schedule == schedule
         place = folder / f"{name}_{schedule}_{i}"
-        write(compile_program(made, model), place)
+        write_program(compile_program(made, model), place)
         jobs.append(Job(f"{name} {word}", str(place), source, file, steps=3))
     return jobs
 
@@ -74,15 +74,15 @@ def mixed(made_from: Sourced, folder: Path) -> list[Job]:
     block = max(Counter(c.function for c in model.calls).items(), key=lambda x: x[1])[0]
     jobs = []
     for i, (rest, *others) in enumerate(MIXED):
-        pins = [*everywhere(rest)]
+        pins = [*pin_all(rest)]
         for other in others:
             numbers, word, action = re.split("[: ]", other)
             pins.append(Pin(f"{block}{numbers}", parse_strategy(word), action))
         options = PlanOptions(pins=tuple(pins), micro_batches=2 if "pp" in rest else 1)
         made = plan(model, load_cluster("local:4"), options)
         assert len(made.strategies) == len(pins)
-        write(compile_program(made, model), folder / str(i))
-        jobs.append(Job(made.word, str(folder / str(i)), source, file, steps=3))
+        write_program(compile_program(made, model), folder / str(i))
+        jobs.append(Job(made.strategy_text, str(folder / str(i)), source, file, steps=3))
     return jobs
 
 

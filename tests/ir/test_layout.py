@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from plait.ir.layout import fits, transition
+from plait.ir.layout import divides_evenly, reshard_steps
 from plait.ir.lowering.localize import _Localizer
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Input, Op, Output, Ref
@@ -24,7 +24,7 @@ def random_layout(rng: random.Random, mesh: Mesh):
     states = ["R", "P", (0, 0), (0, 1), (1, 0), (1, 1)]
     while True:
         layout = tuple(rng.choice(states) for _ in mesh.axes)
-        if fits(FACTORS, layout, mesh):
+        if divides_evenly(FACTORS, layout, mesh):
             return layout
 
 
@@ -48,7 +48,7 @@ def move(pieces, source, target, mesh):
     boundary = type("B", (), {})()
     localizer = _Localizer(function, axes, mesh, boundary)
     local = localizer.add(0, source)
-    for step in transition(source, target):
+    for step in reshard_steps(source, target):
         local = localizer.collective(local, 0, FACTORS, step)
     values = {0: pieces}
     for op in localizer.ops:
@@ -57,7 +57,7 @@ def move(pieces, source, target, mesh):
 
 
 def test_equal_layouts_need_nothing():
-    assert transition(("R", (0, 1)), ("R", (0, 1))) == ()
+    assert reshard_steps(("R", (0, 1)), ("R", (0, 1))) == ()
 
 
 def test_direct_steps_are_single_collectives():
@@ -70,11 +70,11 @@ def test_direct_steps_are_single_collectives():
         (("R",), ("P",)): "share",
     }
     for (source, target), kind in kinds.items():
-        assert [s.kind for s in transition(source, target)] == [kind]
+        assert [s.kind for s in reshard_steps(source, target)] == [kind]
 
 
 def test_an_outer_cut_moves_the_inner_one_out_of_the_way():
-    kinds = [s.kind for s in transition(((0, 0), (0, 0)), ("R", (0, 0)))]
+    kinds = [s.kind for s in reshard_steps(((0, 0), (0, 0)), ("R", (0, 0)))]
     assert kinds == ["all_gather", "all_gather", "cut"]
 
 

@@ -14,7 +14,7 @@ from plait.ir.analysis.formula import flops_formula
 from plait.ir.capture import trace
 from plait.ir.layout import UnreachableLayout
 from plait.ir.loops import OPERATORS, declaration, declare, loops, site_of
-from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.cast import cast_model
 from plait.ir.lowering.localize import MICRO, Boundary, localize
 from plait.ir.mesh import Axis, Mesh
 from plait.tests.ir.lowering.test_lockstep import MESHES, Whole
@@ -72,7 +72,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def model(operator):
-    return lift_dtypes(trace(Net(operator), {"x": torch.randn(8, 16)}), "float64")
+    return cast_model(trace(Net(operator), {"x": torch.randn(8, 16)}), "float64")
 
 
 def place(model):
@@ -116,13 +116,13 @@ def test_split_in_time(model, declared, loop, legal):
     function, number, axes = place(model)
     mesh = Mesh((Axis(MICRO, 2),))
     (given,) = (i for i in function.inputs if i.kind == "activation")
-    rows = axes.atoms[given.value][0][0]
+    rows = axes.factor_ids[given.value][0][0]
     split = next(n for n, o in enumerate(axes.ops[number].options) if o.loop == loop)
 
     def choice(position, known):
         if position == number:
             return (split,)
-        along = [n for n, o in enumerate(known.options) if o.atom == rows]
+        along = [n for n, o in enumerate(known.options) if o.factor_id == rows]
         through = [n for n, o in enumerate(known.options) if n and not o.loop]
         return ((*along, *through, 0)[0],)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.ir.mesh import Axis, Mesh
-from plait.ir.program import BatchTensor, CallRun, Held, Numbered, StageValue, Table
+from plait.ir.program import BatchTensor, CallRun, ParameterSpec, NumberedName, StageValue, ProgramTable
 from plait.ir.tensor import TensorType
 
 ROWS, WIDTH, HIDDEN, INSIDE, LAYERS = 8, 6, 4, 8, 4
@@ -108,10 +108,10 @@ def backward(comm, w, saved, d_loss):
 DATA = """
 from . import functions
 BATCH = ("x",)
-CUT = ((0, 1), None)
+MICRO_BATCH_DIMS = ((0, 1), None)
 
-def data(run, x):
-    scale, _ = run.data(functions.count, 0, x)
+def batch_only(run, x):
+    scale, _ = run.batch_only(functions.count, 0, x)
     return x, scale
 """
 
@@ -140,7 +140,7 @@ def stage_source(stage: int, stages: int) -> str:
 
 def table(
     sizes: dict[str, int], micro_batches: int, schedule: str = "1f1b", fraction=(1, 1)
-) -> Table:
+) -> ProgramTable:
     dtype = "float64"
     mesh = Mesh(tuple(Axis(name, sizes.get(name, 1)) for name in AXES))
     stages = mesh.axes[0].size
@@ -149,11 +149,11 @@ def table(
         s for s in range(stages) for _ in range(LAYERS * s // stages, LAYERS * (s + 1) // stages)
     ]
 
-    def held(name, shape, layout, on, **rest) -> Held:
+    def held(name, shape, layout, on, **rest) -> ParameterSpec:
         factors = tuple((size,) for size in shape)
         sums = ("dp",) if sizes.get("dp", 1) > 1 else ()
         kind = TensorType(shape, dtype)
-        return Held(
+        return ParameterSpec(
             name, "parameter", kind, factors, layout, on, True, sums, fraction=fraction, **rest
         )
 
@@ -165,32 +165,32 @@ def table(
             ("b", (INSIDE, HIDDEN), (*whole[1:], (0, 0))),
             ("bias", (HIDDEN,), whole),
         ):
-            name = Numbered("layers.", numbers[0], f".{leaf}")
+            name = NumberedName("layers.", numbers[0], f".{leaf}")
             tensors.append(held(name, shape, layout, (stage,), count=len(numbers)))
-    seen = Held("seen", "buffer", TensorType((), dtype), (), whole, tuple(range(stages)), False)
-    hidden = Held("hidden", "buffer", TensorType((), dtype), (), whole, (0,), False)
-    layer = tuple(Numbered("layers.", 0, f".{leaf}") for leaf in ("a", "b", "bias"))
+    seen = ParameterSpec("seen", "buffer", TensorType((), dtype), (), whole, tuple(range(stages)), False)
+    hidden = ParameterSpec("hidden", "buffer", TensorType((), dtype), (), whole, (0,), False)
+    layer = tuple(NumberedName("layers.", 0, f".{leaf}") for leaf in ("a", "b", "bias"))
     batch_layout = ((0, 0), *((0, 0) if name in BATCH_AXES else "R" for name in AXES))
     ways = torch.Size(sizes.get(name, 1) for name in BATCH_AXES).numel() * micro_batches
     crossing = StageValue("h", TensorType((ROWS // ways, HIDDEN), dtype), True)
-    return Table(
+    return ProgramTable(
         model="toy",
         model_digest="0",
         plan_digest="0",
         mesh=mesh,
         meshes=(mesh,),
-        loss=0,
+        loss_mesh=0,
         stages=stages,
         micro_batches=micro_batches,
         schedule=schedule,
         global_batch=ROWS,
         precision="fp64",
         optimizer="adamw",
-        held=(*tensors, seen, hidden),
+        state_tensors=(*tensors, seen, hidden),
         calls=(
             CallRun(0, 1, "", ("seen",), updates=((1, "seen"),)),
             CallRun(1, 2, "", ("w",)),
-            CallRun(2, 2 + LAYERS, Numbered("layers.", 0, ""), layer),
+            CallRun(2, 2 + LAYERS, NumberedName("layers.", 0, ""), layer),
             CallRun(2 + LAYERS, 3 + LAYERS, "", ("w",)),
         ),
         batch=(
@@ -198,11 +198,11 @@ def table(
                 "x", ("x",), TensorType((ROWS, WIDTH), dtype), ((ROWS,), (WIDTH,)), batch_layout
             ),
         ),
-        crossing=tuple((crossing,) for _ in range(stages - 1)),
+        stage_transfers=tuple((crossing,) for _ in range(stages - 1)),
     )
 
 
-def write(folder: Path, table: Table) -> None:
+def write(folder: Path, table: ProgramTable) -> None:
     from plait.ir.files import dump
 
     files = {**FILES}

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from plait.ir.capture.operators.elementary import call_key
 from plait.ir.errors import FileError
-from plait.runtime.comm.process_group import Pool
+from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.state import checkpoint
@@ -60,7 +60,7 @@ def resume(root: Path, rank: int, state: dict) -> None:
     """Every step under another plan, through a checkpoint: the same parameters in the end."""
     args = (torch.optim.AdamW, {"lr": 1e-2})
     for step, number in enumerate(RESUMED):
-        program = Program.load(root / str(number), toy.model(), *args, seed=5 if step == 0 else 0)
+        program = Program.open(root / str(number), toy.model(), *args, seed=5 if step == 0 else 0)
         if step:
             program.load(root / "checkpoint")
         assert program.steps == step
@@ -92,7 +92,7 @@ def main() -> None:
     root = Path(sys.argv[1])
     losses, gradients, state = reference()
     with session() as rank:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         for number, (sizes, micro_batches, *fraction) in enumerate(PLANS):
             folder = root / str(number)
             if rank == 0:
@@ -100,7 +100,7 @@ def main() -> None:
                 toy.write(folder, toy.table(sizes, micro_batches, schedule, *fraction))
             dist.barrier()
             args = (torch.optim.AdamW, {"lr": 1e-2})
-            program = Program.load(folder, toy.model(), *args, seed=5, pool=pool)
+            program = Program.open(folder, toy.model(), *args, seed=5, pool=pool)
             for step in range(STEPS):
                 loss = program.forward_backward(toy.batch(step))
                 assert abs(loss.item() - losses[step]) < 1e-12 * abs(loss.item()), (sizes, step)

@@ -4,7 +4,8 @@
 
 g divides n (query heads share key heads in consecutive groups). `bias` is a boolean mask (True
 attends) or is added to the scores, any of its sizes may be 1; `causal` masks column > row, both
-counted from 0 in the whole: `rows` and `columns` say where a shard of queries or keys lies.
+counted from 0 in the full tensor: `rows` and `columns` are the shard offsets of queries or
+keys (`shard_offsets`).
 """
 
 from __future__ import annotations
@@ -14,35 +15,40 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .elementary import LIBRARY, OPS, kept, register, widened
-from .shard_offsets import line
+from ..torch_private import (
+    EFFICIENT_ATTENTION,
+    EFFICIENT_ATTENTION_BACKWARD,
+    FLASH_ATTENTION,
+    FLASH_ATTENTION_BACKWARD,
+)
+from .elementary import LIBRARY, OPS, dropout_mask, register, widened
+from .shard_offsets import line_positions
 
-_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
-_EFFICIENT = torch.ops.aten._scaled_dot_product_efficient_attention.default
-_EFFICIENT_BACKWARD = torch.ops.aten._scaled_dot_product_efficient_attention_backward.default
-
-_REST = "bool causal, float scale, float dropout, int salt, int[] index, int[] rows, int[] columns"
+_REST = (
+    "bool causal, float scale, float dropout, int stream_id, int[] index, int[] rows, int[] columns"
+)
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? key"
 
 
-class Rest(NamedTuple):
-    """What follows the tensors in every signature; `mask` is where dropout's elements lie."""
+class AttentionOptions(NamedTuple):
+    """The arguments after the tensors; `mask`: shard offsets of dropout's elements."""
 
     causal: bool
     scale: float
     dropout: float
-    salt: int
+    stream_id: int
     mask: list[int]
     rows: list[int]
     columns: list[int]
 
-    def masked(self, q: Tensor, k: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Rest]:
-        """A causal mask over shards is written out; over whole queries and keys it stays a flag."""
+    def masked(
+        self, q: Tensor, k: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor | None, AttentionOptions]:
+        """Materialise a causal mask over shards; over unsharded queries and keys keep the flag."""
         if not self.causal or not (self.rows or self.columns):
             return bias, self
-        rows = line(self.rows, q.shape[2], q.device)
-        columns = line(self.columns, k.shape[2], q.device)
+        rows = line_positions(self.rows, q.shape[2], q.device)
+        columns = line_positions(self.columns, k.shape[2], q.device)
         allowed = (columns <= rows.unsqueeze(1))[None, None]
         if bias is not None:
             scores = _additive(bias, widened(q).dtype)
@@ -58,8 +64,8 @@ def _additive(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.where(bias, zero, float("-inf"))
 
 
-def _flash_fits(q: Tensor, v: Tensor, bias: Tensor | None, rest: Rest) -> bool:
-    # among some of the keys only, a row may have none to attend to, which the kernel cannot say
+def _flash_fits(q: Tensor, v: Tensor, bias: Tensor | None, rest: AttentionOptions) -> bool:
+    # a row may attend to none of a shard of keys, which the kernel cannot express
     plain = rest.dropout == 0.0 and q.shape[-1] == v.shape[-1] and not rest.columns
     return plain and q.device.type == "cpu" and not (rest.causal and bias is not None)
 
@@ -72,15 +78,15 @@ def _grouped(x: Tensor, heads: int) -> Tensor:
     return x.repeat_interleave(heads // x.shape[1], 1)
 
 
-def _ungrouped(gradient: Tensor, like: Tensor) -> Tensor:
+def _ungrouped(gradient: Tensor, keys: Tensor) -> Tensor:
     b, n, t, d = gradient.shape
-    if n == like.shape[1]:
+    if n == keys.shape[1]:
         return gradient
-    return gradient.reshape(b, like.shape[1], -1, t, d).sum(2)
+    return gradient.reshape(b, keys.shape[1], -1, t, d).sum(2)
 
 
 def _row_major(x: Tensor) -> Tensor:
-    """[b n s d] laid out as [b s n d], as fused kernels do: the next reshape copies nothing."""
+    """[b n s d] with the memory layout [b s n d], so that the next reshape copies nothing."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
@@ -96,25 +102,27 @@ def _scores(q: Tensor, k: Tensor, bias: Tensor | None, causal: bool, scale: floa
     return scores
 
 
-def _share(key: Tensor | None, rest: Rest, like: Tensor) -> Tensor:
-    """The dropout mask over [b n s t], scaled."""
+def _dropout_factor(key: Tensor | None, rest: AttentionOptions, weights: Tensor) -> Tensor:
+    """The dropout mask over [b n s t], scaled by 1 / (1 - dropout)."""
     assert key is not None, "attention with dropout needs a key"
-    keep = kept(key, rest.dropout, rest.salt, rest.mask).reshape(like.shape)
-    return keep.to(like.dtype) * (0.0 if rest.dropout >= 1.0 else 1.0 / (1.0 - rest.dropout))
+    keep = dropout_mask(key, rest.dropout, rest.stream_id, rest.mask).reshape(weights.shape)
+    return keep.to(weights.dtype) * (0.0 if rest.dropout >= 1.0 else 1.0 / (1.0 - rest.dropout))
 
 
 def _attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key: Tensor | None, *given: Any
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    bias, rest = Rest(*given).masked(q, k, bias)
+    bias, rest = AttentionOptions(*options).masked(q, k, bias)
     if _flash_fits(q, v, bias, rest):
         mask = _additive(bias, q.dtype)
-        out, logsumexp = _FLASH(q, k, v, 0.0, rest.causal, attn_mask=mask, scale=rest.scale)
+        out, logsumexp = FLASH_ATTENTION(
+            q, k, v, 0.0, rest.causal, attn_mask=mask, scale=rest.scale
+        )
         return _row_major(out), logsumexp.contiguous()
     n, s = q.shape[1:3]
     if _efficient_fits(q, bias, rest.dropout):
         keys, values = _grouped(k, n), _grouped(v, n)
-        out, logsumexp, _, _ = _EFFICIENT(
+        out, logsumexp, _, _ = EFFICIENT_ATTENTION(
             q, keys, values, None, True, 0.0, rest.causal, scale=rest.scale
         )
         return _row_major(out), logsumexp[..., :s].contiguous()
@@ -124,7 +132,7 @@ def _attention(
     # a row that attends to nothing gives zeros, as torch's own attention does
     weights = torch.exp(scores - logsumexp.masked_fill(logsumexp.isneginf(), 0.0).unsqueeze(-1))
     if rest.dropout > 0.0:
-        weights = weights * _share(key, rest, weights)
+        weights = weights * _dropout_factor(key, rest, weights)
     return _row_major((weights @ values).to(q.dtype)), logsumexp
 
 
@@ -144,7 +152,7 @@ def _gradients(
     key: Tensor | None,
     out: Tensor,
     logsumexp: Tensor,
-    rest: Rest,
+    rest: AttentionOptions,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and of the scores, by the formulas of FlashAttention (Dao 2022, B.4)."""
     n = q.shape[1]
@@ -155,8 +163,8 @@ def _gradients(
     to_weights = upper @ values.transpose(-1, -2)
     dropped = weights
     if rest.dropout > 0.0:
-        share = _share(key, rest, weights)
-        to_weights, dropped = to_weights * share, weights * share
+        factor = _dropout_factor(key, rest, weights)
+        to_weights, dropped = to_weights * factor, weights * factor
     to_values = dropped.transpose(-1, -2) @ upper
     row = (upper * result).sum(-1, keepdim=True)
     to_scores = weights * (to_weights - row)
@@ -179,12 +187,12 @@ def _attention_backward(
     key: Tensor | None,
     out: Tensor,
     logsumexp: Tensor,
-    *given: Any,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    bias, rest = Rest(*given).masked(q, k, bias)
+    bias, rest = AttentionOptions(*options).masked(q, k, bias)
     n, s = q.shape[1:3]
     if _flash_fits(q, v, bias, rest):
-        to_q, to_keys, to_values = _FLASH_BACKWARD(
+        to_q, to_keys, to_values = FLASH_ATTENTION_BACKWARD(
             gradient,
             q,
             _grouped(k, n),
@@ -198,10 +206,10 @@ def _attention_backward(
         )
         return to_q, _ungrouped(to_keys, k), _ungrouped(to_values, v)
     if _efficient_fits(q, bias, rest.dropout):
-        # the kernel wants its rows padded to 32 and the unused state of its own dropout
+        # the kernel expects rows padded to 32 and an unused dropout state
         padded = torch.nn.functional.pad(logsumexp, (0, -s % 32))
         state = torch.zeros((), dtype=torch.int64)
-        to_q, to_keys, to_values, _ = _EFFICIENT_BACKWARD(
+        to_q, to_keys, to_values, _ = EFFICIENT_ATTENTION_BACKWARD(
             gradient,
             q,
             _grouped(k, n),
@@ -229,27 +237,27 @@ def _attention_backward_bias(
     key: Tensor | None,
     out: Tensor,
     logsumexp: Tensor,
-    *given: Any,
+    *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    scores_bias, rest = Rest(*given).masked(q, k, bias)
+    scores_bias, rest = AttentionOptions(*options).masked(q, k, bias)
     *grads, to_scores = _gradients(gradient, q, k, v, scores_bias, key, out, logsumexp, rest)
     dims = [d for d in range(4) if bias.shape[d] == 1 and to_scores.shape[d] != 1]
     to_bias = to_scores.sum(dims, keepdim=True) if dims else to_scores
     return grads[0], grads[1], grads[2], to_bias.to(bias.dtype)
 
 
-def _like(x: Tensor) -> Tensor:
+def _empty_like(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 def _attention_backward_fake(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
-    return _like(q), _like(k), _like(v)
+    return _empty_like(q), _empty_like(k), _empty_like(v)
 
 
 def _attention_backward_bias_fake(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *_: Any
 ) -> Any:
-    return _like(q), _like(k), _like(v), _like(bias)
+    return _empty_like(q), _empty_like(k), _empty_like(v), _empty_like(bias)
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

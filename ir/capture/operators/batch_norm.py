@@ -1,10 +1,10 @@
-"""Training batch norm in parts that may be split along the batch: statistics, then normalisation.
+"""Training batch norm as operators that split along the batch: statistics, then normalisation.
 
     mean = mean(x);  variance = mean((x - mean)^2);  y = (x - mean) / sqrt(variance + eps) * w + b
 
-Both statistics are averages of what the shards have, so splitting the batch leaves the statistics
-those of the whole batch (Ioffe, Szegedy 2015; "synchronised" batch norm). The gradient of x counts
-its way through them. The hidden write of the running statistics becomes explicit.
+Statistics of a split batch are averaged over its shards, and so equal those of the full batch
+(Ioffe, Szegedy 2015; "synchronised" batch norm). The gradient of x includes the path
+through them. The hidden write of the running statistics becomes explicit.
 """
 
 from __future__ import annotations
@@ -16,53 +16,57 @@ from torch import Tensor
 
 from ...model import Argument, Ref
 from ...tensor import TensorType
-from ..passes.mutation import Memory
+from ..passes.mutation import AliasTracker
 from .elementary import LIBRARY, OPS, register, widened
 
 LOW = ("float16", "bfloat16")
 
 
 def batch_norm(
-    memory: Memory, x: int, args: tuple[Argument, ...], running: tuple[int, int] | None, scope: str
+    aliases: AliasTracker,
+    x: int,
+    args: tuple[Argument, ...],
+    running: tuple[int, int] | None,
+    scope: str,
 ) -> int:
-    """`aten.batch_norm` with `args`; `running` are the tensors of running mean and variance."""
+    """Emit `aten.batch_norm` with `args`; `running`: values of running mean and variance."""
     _, weight, bias, _, _, _, momentum, epsilon = args[:8]
-    type_ = memory.graph.types[x]
+    type_ = aliases.graph.types[x]
     wide = "float32" if type_.dtype in LOW else type_.dtype
     over = tuple(dim for dim in range(len(type_.shape)) if dim != 1)
-    given = Ref(memory.detached(x, scope))
+    detached = Ref(aliases.detached(x, scope))
 
     def statistic(name: str, *rest: Argument, **kwargs: Argument) -> Ref:
         type_of = (TensorType((type_.shape[1],), wide),)
-        return Ref(memory.emit(name, rest, type_of, kwargs, scope)[0])
+        return Ref(aliases.emit(name, rest, type_of, kwargs, scope)[0])
 
-    mean = statistic("aten.mean.dim", given, over, False, dtype=f"dtype:{wide}")
-    variance = statistic("plait.square_deviation.default", given, mean)
+    mean = statistic("aten.mean.dim", detached, over, False, dtype=f"dtype:{wide}")
+    variance = statistic("plait.square_deviation.default", detached, mean)
     above = statistic("aten.add.Scalar", variance, epsilon)
     inverse = statistic("aten.rsqrt.default", above)
     normalised = (Ref(x), mean, inverse, weight, bias)
-    (result,) = memory.emit("plait.batch_norm.default", normalised, (type_,), None, scope)
+    (result,) = aliases.emit("plait.batch_norm.default", normalised, (type_,), None, scope)
     if running is not None:
         assert isinstance(momentum, float)
         count = type_.elements // type_.shape[1]
         unbiased = statistic("aten.mul.Scalar", variance, count / max(count - 1, 1))
-        _update(memory, running[0], mean.value, momentum, scope)
-        _update(memory, running[1], unbiased.value, momentum, scope)
+        _update(aliases, running[0], mean.value, momentum, scope)
+        _update(aliases, running[1], unbiased.value, momentum, scope)
     return result
 
 
-def _update(memory: Memory, buffer: int, batch: int, momentum: float, scope: str) -> None:
+def _update(aliases: AliasTracker, buffer: int, batch: int, momentum: float, scope: str) -> None:
     """buffer = (1 - momentum) * buffer + momentum * batch"""
-    type_ = memory.graph.types[buffer]
+    type_ = aliases.graph.types[buffer]
 
     def scaled(value: int, factor: float) -> Ref:
         args = (Ref(value), factor)
-        return Ref(memory.emit("aten.mul.Scalar", args, (type_,), None, scope)[0])
+        return Ref(aliases.emit("aten.mul.Scalar", args, (type_,), None, scope)[0])
 
-    old = scaled(memory.resolve(buffer), 1.0 - momentum)
-    new = scaled(memory.cast(batch, type_.dtype, scope), momentum)
-    (value,) = memory.emit("aten.add.Tensor", (old, new), (type_,), None, scope)
-    memory.assign(buffer, value, scope)
+    old = scaled(aliases.resolve(buffer), 1.0 - momentum)
+    new = scaled(aliases.cast(batch, type_.dtype, scope), momentum)
+    (value,) = aliases.emit("aten.add.Tensor", (old, new), (type_,), None, scope)
+    aliases.assign(buffer, value, scope)
 
 
 # the operators: x [n c ..], statistics, weight and bias [c]
@@ -91,7 +95,7 @@ def _batch_norm(
     return result.to(x.dtype)
 
 
-def _batch_norm_sums(
+def _batch_norm_reductions(
     gradient: Tensor, x: Tensor, mean: Tensor, inverse: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of bias and weight."""
@@ -127,8 +131,8 @@ def _gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     means = of_bias / count, of_weight / count
     of_x = OPS.batch_norm_backward(gradient, x, mean, inverse, weight, *means)
     cast = [
-        None if held is None else made.to(held.dtype)
-        for held, made in ((weight, of_weight), (bias, of_bias))
+        None if parameter is None else gradient_sum.to(parameter.dtype)
+        for parameter, gradient_sum in ((weight, of_weight), (bias, of_bias))
     ]
     return of_x, None, None, *cast
 
@@ -145,7 +149,7 @@ register(
 )
 register(
     "batch_norm_sums(Tensor gradient, Tensor x, Tensor mean, Tensor inverse) -> (Tensor, Tensor)",
-    _batch_norm_sums,
+    _batch_norm_reductions,
     lambda gradient, x, mean, inverse: (torch.empty_like(mean), torch.empty_like(mean)),
 )
 register(

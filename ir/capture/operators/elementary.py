@@ -1,7 +1,7 @@
 """Plait's own operators: attention, dropout and cross entropy, each one differentiable torch op.
 
 Random masks are counter-based: whether element i of a tensor is dropped depends on the key, the
-operator's salt and i, its index in the whole tensor; so a shard computes its part of one mask.
+operator's stream id and i, its index in the full tensor; so a shard computes its shard of one mask.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .shard_offsets import inside, positions
+from .shard_offsets import positions, to_local_positions
 
 LIBRARY = torch.library.Library("plait", "DEF")
 OPS = torch.ops.plait
@@ -21,65 +21,65 @@ _GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
-def _signed(word: int) -> int:
-    word &= _MASK
-    return word - (1 << 64) if word >> 63 else word
+def _signed(state: int) -> int:
+    state &= _MASK
+    return state - (1 << 64) if state >> 63 else state
 
 
-def _mix(word: int) -> int:
+def _mix(state: int) -> int:
     """splitmix64's finaliser (Steele, Lea, Flood 2014) on a Python integer."""
     for shift, factor in _MIX:
-        word = ((word ^ (word >> shift)) * factor) & _MASK
-    return word ^ (word >> 31)
+        state = ((state ^ (state >> shift)) * factor) & _MASK
+    return state ^ (state >> 31)
 
 
-def _mix_tensor(word: Tensor) -> Tensor:
-    """The same on int64 tensors: products wrap, and right shifts must not drag the sign along."""
+def _mix_tensor(state: Tensor) -> Tensor:
+    """`_mix` on int64 tensors: products wrap, right shifts are made unsigned."""
     for shift, factor in _MIX:
-        word = (word ^ _shift(word, shift)) * _signed(factor)
-    return word ^ _shift(word, 31)
+        state = (state ^ _shift(state, shift)) * _signed(factor)
+    return state ^ _shift(state, 31)
 
 
-def _shift(word: Tensor, bits: int) -> Tensor:
-    return (word >> bits) & ((1 << (64 - bits)) - 1)
+def _shift(state: Tensor, bits: int) -> Tensor:
+    return (state >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def call_key(seed: int, step: int, call_index: int) -> int:
     """The seed hash of one call in one step: element 0 of the call's key tensor."""
-    word = _mix((seed + _GAMMA) & _MASK)
-    for part in (step, call_index):
-        word = _mix((word + (part + 1) * _GAMMA) & _MASK)
-    return _signed(word)
+    state = _mix((seed + _GAMMA) & _MASK)
+    for number in (step, call_index):
+        state = _mix((state + (number + 1) * _GAMMA) & _MASK)
+    return _signed(state)
 
 
-def kept(key: Tensor, p: float, salt: int, index: list[int]) -> Tensor:
-    """Which elements survive dropout, flat, in the order of `index`.
+def dropout_mask(key: Tensor, p: float, stream_id: int, index: list[int]) -> Tensor:
+    """Which elements dropout keeps, flat, in the order of `index`.
 
-    `key`: int64 [seed hash, first row]. `index`: where the elements lie (`places`), a start of -1
-    standing for the first row. An element survives when its 53 random bits reach p * 2^53.
+    `key`: int64 [seed hash, first row]. `index`: shard offsets of the elements; a start of -1
+    stands for the first row. An element is kept where its 53 random bits reach p * 2^53.
     """
     position = positions(index, key.device, key[1])
-    stream = _mix_tensor(key[0] + _signed((salt + 1) * _GAMMA))
-    word = _mix_tensor(stream + (position.reshape(-1) + 1) * _signed(_GAMMA))
-    return _shift(word, 11) >= int(p * (1 << 53))
+    stream = _mix_tensor(key[0] + _signed((stream_id + 1) * _GAMMA))
+    state = _mix_tensor(stream + (position.reshape(-1) + 1) * _signed(_GAMMA))
+    return _shift(state, 11) >= int(p * (1 << 53))
 
 
 def widened(x: Tensor) -> Tensor:
-    """Half precisions in float32, in which sums and exponents are taken."""
+    """float16 and bfloat16 as float32, for sums and exponentials; others unchanged."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 # dropout
 
 
-def _dropout(x: Tensor, key: Tensor, p: float, salt: int, index: list[int]) -> Tensor:
+def _dropout(x: Tensor, key: Tensor, p: float, stream_id: int, index: list[int]) -> Tensor:
     if p >= 1.0:
         return torch.zeros_like(x)
-    keep = kept(key, p, salt, index).reshape(x.shape)
+    keep = dropout_mask(key, p, stream_id, index).reshape(x.shape)
     return torch.where(keep, x * (1.0 / (1.0 - p)), torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-def _dropout_fake(x: Tensor, key: Tensor, p: float, salt: int, index: list[int]) -> Tensor:
+def _dropout_fake(x: Tensor, key: Tensor, p: float, stream_id: int, index: list[int]) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -99,11 +99,11 @@ def _dropout_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 def _cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int, classes: list[int]
 ) -> tuple[Tensor, Tensor]:
-    assert not classes, "classes of which only some are here are joined by the runtime"
+    assert not classes, "shards of the classes are combined by the runtime"
     wide = widened(logits)
     logsumexp = torch.logsumexp(wide, -1)
     valid = labels != ignore_index
-    losses = torch.where(valid, logsumexp - picked(wide, labels, valid, []), 0.0)
+    losses = torch.where(valid, logsumexp - label_logits(wide, labels, valid, []), 0.0)
     return losses.to(logits.dtype), logsumexp
 
 
@@ -115,9 +115,9 @@ def _cross_entropy_fake(
     return logits.new_empty(rows), logits.new_empty(rows, dtype=wide)
 
 
-def picked(wide: Tensor, labels: Tensor, valid: Tensor, classes: list[int]) -> Tensor:
-    """Each row's entry of its label, 0 where the label is not among these `classes`."""
-    rows, here = inside(torch.where(valid, labels, 0), classes or [wide.shape[1], 1, 0])
+def label_logits(wide: Tensor, labels: Tensor, valid: Tensor, classes: list[int]) -> Tensor:
+    """The logit of each row's label, 0 where the label is not in this shard of `classes`."""
+    rows, here = to_local_positions(torch.where(valid, labels, 0), classes or [wide.shape[1], 1, 0])
     return torch.where(here, wide.gather(1, rows.unsqueeze(1)).squeeze(1), 0.0)
 
 
@@ -131,7 +131,9 @@ def _cross_entropy_backward(
 ) -> Tensor:
     valid = labels != ignore_index
     result = torch.exp(widened(logits) - logsumexp.unsqueeze(1))
-    rows, here = inside(torch.where(valid, labels, 0), classes or [logits.shape[1], 1, 0])
+    rows, here = to_local_positions(
+        torch.where(valid, labels, 0), classes or [logits.shape[1], 1, 0]
+    )
     result.scatter_add_(1, rows.unsqueeze(1), -here.to(result.dtype).unsqueeze(1))
     result.mul_(torch.where(valid, gradient.to(result.dtype), 0.0).unsqueeze(1))
     return result.to(logits.dtype)
@@ -162,7 +164,7 @@ def register(schema: str, kernel: Any, fake: Any) -> None:
 
 
 register(
-    "dropout(Tensor x, Tensor key, float p, int salt, int[] index) -> Tensor",
+    "dropout(Tensor x, Tensor key, float p, int stream_id, int[] index) -> Tensor",
     _dropout,
     _dropout_fake,
 )

@@ -1,10 +1,10 @@
-"""Mixture of experts as one operator: gated experts on the tokens that chose them, and its backward.
+"""Mixture of experts as one operator: gated experts on the tokens routed to them, and backward.
 
     x [n h], choice [n k], share [n k], gate_up [e 2f h], down [e o f] -> [n o]
 
-A token's result is the sum over its choices of share * down @ (act(gate @ x) * (up @ x)). `experts`
-counts all experts, `here` says which of them a shard of the weights holds (`places`): choices of
-others add nothing. Backward computes the first product again instead of keeping its result.
+A token's result is the sum over its choices of share * down @ (act(gate @ x) * (up @ x)).
+`experts`: number of all experts; `here`: shard offsets of the experts in these weights, choices
+of others add nothing. Backward recomputes the first product instead of saving its result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .elementary import LIBRARY, OPS, register
-from .shard_offsets import inside
+from .shard_offsets import to_local_positions
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -27,16 +27,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Routes:
-    """Choices in the order of their experts: the flat choices that are here, and rows per expert."""
+class ExpertRoutes:
+    """Choices of local experts, sorted by expert: flat indices, tokens, and rows per expert."""
 
     def __init__(self, choice: Tensor, weights: Tensor, experts: int, here: list[int]) -> None:
-        local, mine = inside(choice.reshape(-1), here or [experts, 1, 0])
-        (found,) = mine.nonzero(as_tuple=True)
-        order = torch.argsort(local[found], stable=True)
-        self.flat = found[order]
+        local, mine = to_local_positions(choice.reshape(-1), here or [experts, 1, 0])
+        (selected,) = mine.nonzero(as_tuple=True)
+        order = torch.argsort(local[selected], stable=True)
+        self.flat = selected[order]
         self.tokens = self.flat // choice.shape[1]
-        self.counts = torch.bincount(local[found], minlength=weights.shape[0]).tolist()
+        self.counts = torch.bincount(local[selected], minlength=weights.shape[0]).tolist()
 
 
 def _grouped(rows: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
@@ -66,11 +66,11 @@ def _experts(
     experts: int,
     here: list[int],
 ) -> Tensor:
-    routes = Routes(choice, down, experts, here)
+    routes = ExpertRoutes(choice, down, experts, here)
     hidden = _gated(_grouped(x[routes.tokens], gate_up, routes.counts), activation)
-    made = _grouped(hidden, down, routes.counts) * share.reshape(-1)[routes.flat].unsqueeze(1)
-    result = made.new_zeros(x.shape[0], down.shape[1])
-    return result.index_add_(0, routes.tokens, made).to(x.dtype)
+    rows = _grouped(hidden, down, routes.counts) * share.reshape(-1)[routes.flat].unsqueeze(1)
+    result = rows.new_zeros(x.shape[0], down.shape[1])
+    return result.index_add_(0, routes.tokens, rows).to(x.dtype)
 
 
 def _experts_fake(x: Tensor, choice: Tensor, share: Tensor, *rest: Any) -> Tensor:
@@ -88,7 +88,7 @@ def _experts_backward(
     experts: int,
     here: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    routes = Routes(choice, down, experts, here)
+    routes = ExpertRoutes(choice, down, experts, here)
     rows, counts = x[routes.tokens], routes.counts
     with torch.enable_grad():
         both = _grouped(rows, gate_up, counts).detach().requires_grad_()

@@ -1,6 +1,6 @@
-"""Rules that write an operator as finer ones, of which more loops may be split.
+"""Decompose operators so that more of their loops can be split.
 
-Autograd then derives finer backward operators too: a bias added on its own has a sum as gradient.
+Autograd then derives decomposed backward operators too: a separate bias has a sum as gradient.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import torch
 from ...model import Argument, Op, Ref
 from ...tensor import TensorType
 from ..graph import arguments
-from ..operators.shard_offsets import whole_index
-from .rewrite import Rewriter, Values, rule
+from ..operators.shard_offsets import full_index
+from .rewrite import ResultValues, Rewriter, rule
 
 
 @rule("aten.linear.default")
-def linear(rewriter: Rewriter, op: Op) -> Values | None:
-    """The bias is added afterwards, so that the product's reducing loop may be split."""
+def linear(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Add the bias separately, so that the product's reduction loop can be split."""
     bias = rewriter.operand(op, 2)
     if bias is None:
         return None
@@ -26,36 +26,36 @@ def linear(rewriter: Rewriter, op: Op) -> Values | None:
 
 
 @rule(*(f"aten.conv{n}d.{kind}" for n in (1, 2, 3) for kind in ("default", "padding")))
-def convolution(rewriter: Rewriter, op: Op) -> Values | None:
-    """The same for a convolution, whose bias has one element per channel."""
+def convolution(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Add the bias of a convolution, one element per channel, separately."""
     bias = rewriter.operand(op, 2)
     if bias is None:
         return None
     type_ = rewriter.types[op.results[0]]
-    (made,) = rewriter.emit(op.target, (*op.args[:2], None, *op.args[3:]), type_)
+    (product,) = rewriter.emit(op.target, (*op.args[:2], None, *op.args[3:]), type_)
     space = len(rewriter.types[rewriter.operand(op, 1) or 0].shape) - 2
     row = rewriter.reshaped(bias, (*rewriter.types[bias].shape, *(1,) * space))
-    return rewriter.emit("aten.add.Tensor", (Ref(made), Ref(row)), type_)
+    return rewriter.emit("aten.add.Tensor", (Ref(product), Ref(row)), type_)
 
 
 @rule("aten.addmm.default", "aten.baddbmm.default")
-def addmm(rewriter: Rewriter, op: Op) -> Values | None:
+def addmm(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """beta * added + alpha * (x @ y), one operator each."""
     added, product = rewriter.operand(op, 0), op.args[1:3]
     type_ = rewriter.types[op.results[0]]
     alpha, beta = (op.kwargs.get(name, 1) for name in ("alpha", "beta"))
     target = "aten.mm.default" if op.target == "aten.addmm.default" else "aten.bmm.default"
-    (made,) = rewriter.emit(target, product, type_)
+    (result,) = rewriter.emit(target, product, type_)
     assert added is not None
     if alpha != 1:
-        (made,) = rewriter.emit("aten.mul.Scalar", (Ref(made), alpha), type_)
+        (result,) = rewriter.emit("aten.mul.Scalar", (Ref(result), alpha), type_)
     if beta != 1:
         (added,) = rewriter.emit("aten.mul.Scalar", (Ref(added), beta), rewriter.types[added])
-    return rewriter.emit("aten.add.Tensor", (Ref(made), Ref(added)), type_)
+    return rewriter.emit("aten.add.Tensor", (Ref(result), Ref(added)), type_)
 
 
 @rule("aten.floor.default")
-def chance(rewriter: Rewriter, op: Op) -> Values | None:
+def stochastic_depth(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """floor(keep + rand(shape)) is 1 with probability `keep`, else 0 (stochastic depth)."""
     source = rewriter.made_by.get(op.operands()[0])
     if source is None or source.target != "aten.add.Tensor":
@@ -66,14 +66,14 @@ def chance(rewriter: Rewriter, op: Op) -> Values | None:
     type_ = rewriter.types[op.results[0]]
     kwargs: dict[str, Argument] = {"dtype": f"dtype:{type_.dtype}"}
     (ones,) = rewriter.emit("aten.full.default", (type_.shape, 1.0), type_, kwargs=kwargs)
-    key, index = Ref(rewriter.graph.key), whole_index(type_.shape)
-    (kept,) = rewriter.emit("plait.dropout.default", (Ref(ones), key, 1.0 - keep, 0, index), type_)
-    return rewriter.emit("aten.mul.Scalar", (Ref(kept), keep), type_)
+    key, index = Ref(rewriter.graph.key), full_index(type_.shape)
+    (mask,) = rewriter.emit("plait.dropout.default", (Ref(ones), key, 1.0 - keep, 0, index), type_)
+    return rewriter.emit("aten.mul.Scalar", (Ref(mask), keep), type_)
 
 
 @rule("aten.log_sigmoid.default")
-def log_sigmoid(rewriter: Rewriter, op: Op) -> Values | None:
-    """min(x, 0) - log(1 + exp(-|x|)); torch's own keeps a buffer whose size depends on the device."""
+def log_sigmoid(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """min(x, 0) - log(1 + exp(-|x|)); torch's operator saves a device-dependent buffer."""
     (x,), type_ = op.operands(), rewriter.types[op.results[0]]
 
     def emit(name: str, *args: Argument) -> Ref:
@@ -97,8 +97,8 @@ TOTALS = {1: "aten.mean.default", 2: "aten.sum.default"}
 
 
 @rule(*LOSSES)
-def loss(rewriter: Rewriter, op: Op) -> Values | None:
-    """Losses first, then their mean or sum: no operator's gradient counts the whole's elements."""
+def elementwise_loss(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Elementwise losses, then their mean or sum, so that no gradient counts elements."""
     place = LOSSES[op.target]
     args = arguments(op, *(None,) * place, 1)
     reduction, type_ = args[place], rewriter.types[op.results[0]]
@@ -111,10 +111,10 @@ def loss(rewriter: Rewriter, op: Op) -> Values | None:
 
 
 @rule("aten.index_put.default")
-def masked(rewriter: Rewriter, op: Op) -> Values | None:
-    """x[mask] = number: a choice between the number and x, wherever the mask lies."""
-    x, given = rewriter.operand(op, 0), op.args[1]
-    if x is None or not isinstance(given, tuple) or len(given) != 1 or len(op.operands()) != 3:
+def masked_assignment(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """x[mask] = number as `where(mask, number, x)`."""
+    x, indices = rewriter.operand(op, 0), op.args[1]
+    if x is None or not isinstance(indices, tuple) or len(indices) != 1 or len(op.operands()) != 3:
         return None
     _, mask, value = op.operands()
     type_, kind = rewriter.types[x], rewriter.types[mask]
@@ -127,11 +127,11 @@ def masked(rewriter: Rewriter, op: Op) -> Values | None:
 
 
 @rule("aten.index.Tensor")
-def one_per_row(rewriter: Rewriter, op: Op) -> Values | None:
-    """x[arange(n), places] as a gather: every sample looks up its own place."""
-    x, given = op.operands()[0], op.args[1]
+def index_per_row(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """x[arange(n), columns] as a gather along dimension 1."""
+    x, indices = op.operands()[0], op.args[1]
     shape = rewriter.types[x].shape
-    if not isinstance(given, tuple) or len(given) != 2 or len(op.operands()) != 3:
+    if not isinstance(indices, tuple) or len(indices) != 2 or len(op.operands()) != 3:
         return None
     rows, places = op.operands()[1:]
     counted = rewriter.made_by.get(rows)
@@ -143,14 +143,14 @@ def one_per_row(rewriter: Rewriter, op: Op) -> Values | None:
     column = Ref(rewriter.reshaped(places, (shape[0], *(1,) * (len(shape) - 1))))
     wide = TensorType((shape[0], 1, *shape[2:]), kind.dtype)
     (index,) = rewriter.emit("aten.expand.default", (column, wide.shape), wide)
-    made = TensorType(wide.shape, type_.dtype)
-    (found,) = rewriter.emit("aten.gather.default", (Ref(x), 1, Ref(index)), made)
-    return (rewriter.reshaped(found, type_.shape),)
+    gathered = TensorType(wide.shape, type_.dtype)
+    (result,) = rewriter.emit("aten.gather.default", (Ref(x), 1, Ref(index)), gathered)
+    return (rewriter.reshaped(result, type_.shape),)
 
 
 @rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default")
-def pool_to_one(rewriter: Rewriter, op: Op) -> Values | None:
-    """Pooling to a single place is a mean."""
+def pool_to_one(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Pooling to size 1 as a mean."""
     size = op.args[1]
     assert isinstance(size, tuple)
     if set(size) != {1}:

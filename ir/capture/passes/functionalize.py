@@ -1,7 +1,7 @@
-"""Read a recorded torch.fx graph into a flat `Graph` of pure operators.
+"""Read a recorded torch.fx graph into a flat `FlatGraph` of pure operators.
 
-In-place operators become functional: every later use of the written tensor, or of a view of the
-same memory, reads the new value. Regions without gradients get `detach`; batch norm's hidden update
+In-place operators become functional: later uses of the written tensor, and of views of its
+memory, read the new value. Regions without gradients get `detach`; batch norm's hidden update
 of its running statistics becomes explicit.
 """
 
@@ -17,11 +17,23 @@ from ...errors import TraceError
 from ...model import Argument, Parameter, Ref
 from ...tensor import TensorType
 from ..export import ROOT, Recording
-from ..graph import KEY_TYPE, Graph
+from ..graph import KEY_TYPE, FlatGraph
 from ..literals import PLACEMENT, dtype_name, encode, tensor_type
 from ..operators.batch_norm import batch_norm
 from ..resolve import overload
-from .mutation import DETACH, Memory
+from ..torch_private import (
+    ENTER_AUTOCAST,
+    EXIT_AUTOCAST,
+    SET_GRAD_ENABLED,
+    OpOverload,
+    base_name,
+    is_fake,
+    is_operator,
+    overload_name,
+    schema,
+    storage_id,
+)
+from .mutation import DETACH, AliasTracker
 
 MAXIMUM_CONSTANT = 65_536
 ASSERTS = (
@@ -42,50 +54,49 @@ COMPOSITE_RANDOM = (
 )
 
 
-class Unsupported(Exception):
-    """Node `index` of the recording cannot be expressed; the caller knows how to find its line."""
+class UnsupportedNode(Exception):
+    """Node `index` of the recording cannot be expressed in the IR."""
 
     def __init__(self, index: int, message: str) -> None:
         super().__init__(message)
         self.index = index
 
 
-def read(recording: Recording) -> Graph:
-    """The recording as a flat graph with its loss; raises Unsupported or TraceError."""
+def read(recording: Recording) -> FlatGraph:
+    """Convert a recording to a flat graph with its loss. Raises UnsupportedNode, TraceError."""
     graph, outputs = read_outputs(recording)
     (graph.loss,) = outputs
     return graph
 
 
-def read_outputs(recording: Recording) -> tuple[Graph, tuple[int, ...]]:
-    """The same for a recording with any number of outputs."""
+def read_outputs(recording: Recording) -> tuple[FlatGraph, tuple[int, ...]]:
+    """Like `read`, for any number of outputs."""
     reader = _Reader(recording)
     for index, node in enumerate(recording.graph.graph.nodes):
         try:
             reader.step(node)
         except TraceError as error:
-            raise Unsupported(index, str(error)) from error
+            raise UnsupportedNode(index, str(error)) from error
     return reader.finish(), reader.outputs
 
 
 class _Reader:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        self.graph = Graph()
-        self.memory = Memory(self.graph)
-        self.env: dict[fx.Node, int | tuple[int, ...]] = {}
+        self.graph = FlatGraph()
+        self.aliases = AliasTracker(self.graph)
+        self.values: dict[fx.Node, int | tuple[int, ...]] = {}
         self.constants: dict[str, int] = {}
         self.gradients = True
         self.outputs: tuple[int, ...] = ()
         self.scope = str(ROOT)
-        held = recording.held
-        self.placeholders: list[Any] = [*held, *recording.inputs]
+        self.placeholders: list[Any] = [*recording.state_tensors, *recording.inputs]
 
-    def finish(self) -> Graph:
+    def finish(self) -> FlatGraph:
         graph = self.graph
         graph.key = graph.value(KEY_TYPE)
         for value, parameter in list(graph.parameters.items()):
-            last = self.memory.resolve(value)
+            last = self.aliases.resolve(value)
             if last != value:
                 graph.updates[parameter.name] = last
         return graph
@@ -94,20 +105,20 @@ class _Reader:
         custom = node.meta.get("custom") or {}
         self.scope = str(custom.get("invocation", ROOT))
         if node.op == "placeholder":
-            self.env[node] = self.placeholder()
+            self.values[node] = self.placeholder()
         elif node.op == "get_attr":
-            self.env[node] = self.constant(str(node.target))
+            self.values[node] = self.constant(str(node.target))
         elif node.op == "output":
-            self.outputs = tuple(self.memory.resolve(self.single(n)) for n in _flat(node.args))
+            self.outputs = tuple(self.aliases.resolve(self.single(n)) for n in _flat(node.args))
         elif node.target is operator.getitem:
             source, position = node.args
-            made = self.env[source]  # type: ignore[index]
-            assert isinstance(made, tuple)
-            self.env[node] = made[position]  # type: ignore[index]
-        elif isinstance(node.target, torch._ops.OpOverload):
+            results = self.values[source]  # type: ignore[index]
+            assert isinstance(results, tuple)
+            self.values[node] = results[position]  # type: ignore[index]
+        elif is_operator(node.target):
             self.operator(node, node.target)
         else:
-            self.state(node)
+            self.mode_change(node)
 
     def placeholder(self) -> int:
         item = self.placeholders.pop(0)
@@ -116,13 +127,13 @@ class _Reader:
             self.graph.parameters[value] = item
             if item.trainable:
                 self.graph.trainable.add(value)
-                self.memory.carrying.add(value)
+                self.aliases.carrying.add(value)
         else:
             self.graph.inputs[value] = item
         return value
 
     def constant(self, name: str) -> int:
-        """A tensor that the model's code made from Python numbers, or keeps unregistered."""
+        """The value of a tensor made from Python numbers, or stored unregistered in the model."""
         if name in self.constants:
             return self.constants[name]
         tensor = getattr(self.recording.graph, name)
@@ -132,15 +143,15 @@ class _Reader:
                 f"the model uses a tensor of {type_.elements} elements that is neither a parameter "
                 f"nor a buffer (at most {MAXIMUM_CONSTANT} are kept); use register_buffer"
             )
-        if tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor):
+        if is_fake(tensor):
             raise TraceError(
                 "the model uses a tensor without values that is neither a parameter nor a buffer; "
                 "use register_buffer"
             )
         values = tuple(tensor.detach().cpu().reshape(-1).tolist())
-        taken = {p.name for p in self.recording.held}
+        names = {p.name for p in self.recording.state_tensors}
         number = len(self.constants)
-        while f"constant_{number}" in taken:
+        while f"constant_{number}" in names:
             number += 1
         value = self.graph.value(type_)
         constant = Parameter(f"constant_{number}", type_, "constant", False, (), values)
@@ -148,18 +159,18 @@ class _Reader:
         self.constants[name] = value
         return value
 
-    def state(self, node: fx.Node) -> None:
-        """Changes of torch's modes that the forward made."""
+    def mode_change(self, node: fx.Node) -> None:
+        """Follow a change of torch's gradient mode; refuse autocast."""
         name = getattr(node.target, "__name__", str(node.target))
-        if name == "_set_grad_enabled":
+        if name == SET_GRAD_ENABLED:
             self.gradients = bool(node.args[0])
-        elif name == "_enter_autocast":
+        elif name == ENTER_AUTOCAST:
             if node.args[-2 if len(node.args) > 3 else -1] is True:
                 raise TraceError(
                     "torch.autocast inside the model is not supported; remove it and plan with "
                     "precision='bf16'"
                 )
-        elif name not in ("_exit_autocast", "sym_size"):
+        elif name not in (EXIT_AUTOCAST, "sym_size"):
             raise TraceError(f"the call of {name} inside the model is not supported")
 
     # values
@@ -167,47 +178,47 @@ class _Reader:
     def single(self, argument: Any) -> int:
         while isinstance(argument, list | tuple):
             (argument,) = argument
-        value = self.env[argument]
+        value = self.values[argument]
         assert isinstance(value, int)
         return value
 
     def use(self, argument: Any) -> Ref | None:
         if isinstance(argument, fx.Node):
-            return Ref(self.memory.resolve(self.single(argument)))
+            return Ref(self.aliases.resolve(self.single(argument)))
         return None
 
     # operators
 
-    def operator(self, node: fx.Node, target: torch._ops.OpOverload) -> None:
+    def operator(self, node: fx.Node, target: OpOverload) -> None:
         name = str(target)
         if name in ASSERTS:
             return
         self.refuse_random(node, target)
         args = tuple(encode(a, self.use) for a in node.args)
         kwargs = {k: encode(a, self.use) for k, a in node.kwargs.items() if k not in PLACEMENT}
-        if target._schema.is_mutable:
+        if schema(target).is_mutable:
             self.write(node, target, args, kwargs)
             return
         if name.startswith("aten.to."):
             name, args, kwargs = _cast(node, args)
         elif name == "aten.batch_norm.default" and args[5] is True:
-            self.env[node] = self.batch_norm(node, args)
+            self.values[node] = self.batch_norm(node, args)
             return
         elif name == "aten.instance_norm.default" and args[5] is True and args[3] is not None:
             raise TraceError("instance norm with running statistics is not supported")
         kwargs = {k: a for k, a in kwargs.items() if a is not None}
-        self.env[node] = self.emit(node, name, args, kwargs)
+        self.values[node] = self.emit(node, name, args, kwargs)
 
-    def refuse_random(self, node: fx.Node, target: torch._ops.OpOverload) -> None:
+    def refuse_random(self, node: fx.Node, target: OpOverload) -> None:
         name = str(target)
         seeded = torch.Tag.nondeterministic_seeded in target.tags
         if name in SEEDED or name.startswith("aten.dropout_."):
             return
         if name in RECURRENT and node.args[5] == 0:
             return
-        if name == "aten.rand.default" and _is_chance(node):
+        if name == "aten.rand.default" and _is_stochastic_depth(node):
             return
-        if seeded or target._opname in COMPOSITE_RANDOM:
+        if seeded or base_name(target) in COMPOSITE_RANDOM:
             raise TraceError(
                 f"random operator {name} is not supported: only nn.Dropout, the dropout of "
                 "scaled_dot_product_attention and stochastic depth can be reproduced under every "
@@ -217,133 +228,133 @@ class _Reader:
     def emit(
         self, node: fx.Node, name: str, args: tuple[Argument, ...], kwargs: dict[str, Argument]
     ) -> int | tuple[int, ...]:
-        made = node.meta["val"]
-        several = isinstance(made, list | tuple)
-        parts = list(made) if several else [made]
-        if not all(part is None or isinstance(part, torch.Tensor) for part in parts):
+        output = node.meta["val"]
+        several = isinstance(output, list | tuple)
+        tensors = list(output) if several else [output]
+        if not all(t is None or isinstance(t, torch.Tensor) for t in tensors):
             raise TraceError(f"operator {name} gives something that is no tensor")
-        types = tuple(None if part is None else tensor_type(part) for part in parts)
-        results = self.memory.emit(name, args, types, kwargs, self.scope)
+        types = tuple(None if t is None else tensor_type(t) for t in tensors)
+        results = self.aliases.emit(name, args, types, kwargs, self.scope)
         op = self.graph.ops[-1]
         results = self.apply_gradient_mode(results, name)
-        for position, (value, part) in enumerate(zip(results, parts, strict=True)):
+        for position, (value, tensor) in enumerate(zip(results, tensors, strict=True)):
             for argument in node.all_input_nodes:
-                if part is not None and _is_view(node, argument, part):
-                    self.memory.view(value, self.single(argument), op, position)
+                if tensor is not None and _is_view(node, argument, tensor):
+                    self.aliases.view(value, self.single(argument), op, position)
         return results if several else results[0]
 
     def apply_gradient_mode(self, results: tuple[int, ...], name: str) -> tuple[int, ...]:
-        """Inside no_grad a result is a constant to the outside."""
+        """Detach results computed under no_grad."""
         if self.gradients or name == DETACH:
             return results
-        return tuple(self.memory.detached(r, self.scope) for r in results)
+        return tuple(self.aliases.detached(r, self.scope) for r in results)
 
     # writes
 
     def write(
         self,
         node: fx.Node,
-        target: torch._ops.OpOverload,
+        target: OpOverload,
         args: tuple[Argument, ...],
         kwargs: dict[str, Argument],
     ) -> None:
-        """`x.op_(y)`: the functional operator, then everybody sees its result as x."""
+        """Replace `x.op_(y)` by the functional operator, whose result becomes the value of x."""
         written = node.args[0]
-        arguments = target._schema.arguments
+        arguments = schema(target).arguments
         writes = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
         if not isinstance(written, fx.Node) or writes != [True] + [False] * (len(arguments) - 1):
             raise TraceError(
                 f"in-place operator {target} is not supported; use the out-of-place form"
             )
         if torch.Tag.inplace_view in target.tags:
-            self.env[node] = self.env[written] = self.turned(node, target, args, kwargs)
+            self.values[node] = self.values[written] = self.inplace_view(node, target, args, kwargs)
             return
-        self.env[node] = self.env[written]
-        if target._opname == "detach_":
+        self.values[node] = self.values[written]
+        if base_name(target) == "detach_":
             return
         tensor = self.single(written)
         value = self.functional(node, target, args, kwargs, self.graph.types[tensor])
-        value = self.memory.cast(value, self.graph.types[tensor].dtype, self.scope)
-        self.memory.assign(tensor, value, self.scope)
+        value = self.aliases.cast(value, self.graph.types[tensor].dtype, self.scope)
+        self.aliases.assign(tensor, value, self.scope)
 
-    def turned(
+    def inplace_view(
         self,
         node: fx.Node,
-        target: torch._ops.OpOverload,
+        target: OpOverload,
         args: tuple[Argument, ...],
         kwargs: dict[str, Argument],
     ) -> int:
-        """`x.transpose_()` and the like: the name now stands for a view of what it was."""
-        base = target._opname.removesuffix("_")
-        name = f"{target.namespace}.{base}.{target._overloadname}"
+        """Replace `x.transpose_()` and the like: x becomes a view of its former value."""
+        base = base_name(target).removesuffix("_")
+        name = f"{target.namespace}.{base}.{overload_name(target)}"
         name = RENAMED.get(name, name)
         if overload(name) is None:
             raise TraceError(f"in-place operator {target} is not supported")
-        (made,) = self.memory.emit(name, args, (tensor_type(node.meta["val"]),), kwargs, self.scope)
-        self.memory.view(made, self.single(node.args[0]), self.graph.ops[-1], 0)
-        return made
+        type_ = tensor_type(node.meta["val"])
+        (result,) = self.aliases.emit(name, args, (type_,), kwargs, self.scope)
+        self.aliases.view(result, self.single(node.args[0]), self.graph.ops[-1], 0)
+        return result
 
     def functional(
         self,
         node: fx.Node,
-        target: torch._ops.OpOverload,
+        target: OpOverload,
         args: tuple[Argument, ...],
         kwargs: dict[str, Argument],
         type_: TensorType,
     ) -> int:
-        """The value written, of the target's shape, not always of its element type yet."""
-        base = target._opname.removesuffix("_")
+        """The value written: of the target's shape, perhaps of another element type."""
+        base = base_name(target).removesuffix("_")
         if base in ("copy", "fill", "zero"):
             return self.filled(args, type_)
-        name = f"{target.namespace}.{base}.{target._overloadname}"
+        name = f"{target.namespace}.{base}.{overload_name(target)}"
         if overload(name) is None:
             raise TraceError(
                 f"in-place operator {target} is not supported; use the out-of-place form"
             )
-        kind = TensorType(type_.shape, _promoted(node, base, type_.dtype))
-        made = self.memory.emit(name, args, (kind,), kwargs, self.scope)
-        return self.apply_gradient_mode(made, name)[0]
+        promoted = TensorType(type_.shape, _promoted(node, base, type_.dtype))
+        results = self.aliases.emit(name, args, (promoted,), kwargs, self.scope)
+        return self.apply_gradient_mode(results, name)[0]
 
     def filled(self, args: tuple[Argument, ...], type_: TensorType) -> int:
-        """What `copy_`, `fill_` and `zero_` leave in a tensor of that type."""
-        memory, scope = self.memory, self.scope
+        """The value that `copy_`, `fill_` or `zero_` writes into a tensor of type `type_`."""
+        aliases, scope = self.aliases, self.scope
         source = args[1] if len(args) > 1 else 0
         if not isinstance(source, Ref):
-            return memory.emit("aten.full_like.default", (args[0], source), (type_,), None, scope)[
+            return aliases.emit("aten.full_like.default", (args[0], source), (type_,), None, scope)[
                 0
             ]
-        value = memory.cast(source.value, type_.dtype, scope)
+        value = aliases.cast(source.value, type_.dtype, scope)
         if self.graph.types[value].shape != type_.shape:
             args = (Ref(value), tuple(type_.shape))
-            (value,) = memory.emit("aten.expand.default", args, (type_,), None, scope)
-        return value if self.gradients else memory.detached(value, scope)
+            (value,) = aliases.emit("aten.expand.default", args, (type_,), None, scope)
+        return value if self.gradients else aliases.detached(value, scope)
 
     def batch_norm(self, node: fx.Node, args: tuple[Argument, ...]) -> int:
-        given = node.args[3:5]
-        held = [self.single(n) for n in given if isinstance(n, fx.Node)]
-        running = (held[0], held[1]) if len(held) == 2 else None
-        return batch_norm(self.memory, self.single(node.args[0]), args, running, self.scope)
+        statistics = [self.single(n) for n in node.args[3:5] if isinstance(n, fx.Node)]
+        running = (statistics[0], statistics[1]) if len(statistics) == 2 else None
+        return batch_norm(self.aliases, self.single(node.args[0]), args, running, self.scope)
 
 
-def _is_chance(node: fx.Node) -> bool:
-    """Whether random numbers are used for floor(keep + rand) alone, as `rewrite` expects."""
-    sums = list(node.users)
-    ends = [user for made in sums for user in made.users]
-    names = [str(end.target) for end in ends[:1]]
-    return [str(s.target) for s in sums] == ["aten.add.Tensor"] and names in (
+def _is_stochastic_depth(node: fx.Node) -> bool:
+    """Whether a rand is used for floor(keep + rand) alone, which `decompose` rewrites."""
+    additions = list(node.users)
+    users = [user for total in additions for user in total.users]
+    names = [str(user.target) for user in users[:1]]
+    return [str(s.target) for s in additions] == ["aten.add.Tensor"] and names in (
         ["aten.floor_.default"],
         ["aten.floor.default"],
     )
 
 
-def _is_view(node: fx.Node, argument: fx.Node, made: torch.Tensor) -> bool:
+def _is_view(node: fx.Node, argument: fx.Node, result: torch.Tensor) -> bool:
     """Whether a result shares the memory of an argument."""
     source = argument.meta.get("val")
-    if not isinstance(source, torch.Tensor) or not isinstance(node.target, torch._ops.OpOverload):
+    if not isinstance(source, torch.Tensor) or not is_operator(node.target):
         return False
-    if not any(r.alias_info is not None for r in node.target._schema.returns):
+    if not any(r.alias_info is not None for r in schema(node.target).returns):
         return False
-    return made.untyped_storage()._cdata == source.untyped_storage()._cdata
+    return storage_id(result) == storage_id(source)
 
 
 def _promoted(node: fx.Node, base: str, dtype: str) -> str:

@@ -1,8 +1,8 @@
-"""Masks that depend on nothing but positions: is one always true, is one causal?
+"""Classify masks that depend on positions alone: always true, causal, or other.
 
-Such a mask is an expression over `arange` and constants. It is evaluated lazily, at index points:
-the value at (i, j, ...) of an operator is computed from its operands' values there, so a mask of
-8192 x 8192 (or of a million squared) is never made as the model would make it.
+Such a mask is an expression over `arange` and constants. It is evaluated at index points: the value
+at (i, j, ...) of an operator is computed from its operands' values there, so a mask of 8192 x 8192
+(or of a million squared) is never materialised.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from ...model import Argument, Op, Ref
-from ..graph import Graph
+from ..graph import FlatGraph
 from ..literals import DTYPES, decode
 from ..resolve import resolve
+from ..torch_private import schema
 
 EXACT_POINTS = 1 << 26
 BLOCK_POINTS = 1 << 22
 SAMPLES = 1 << 16
 MASKED = -1e30
-# Elementwise, but not marked so by torch.
+# Elementwise operators that torch does not tag as pointwise.
 # fmt: off
 POINTWISE = (
     "_to_copy", "where", "masked_fill", "clone", "alias", "detach", "lift_fresh_copy",
@@ -31,27 +32,27 @@ POINTWISE = (
 )
 # fmt: on
 Index = tuple[Tensor, ...]
-Kind = Literal["all", "causal", "other"]
+MaskKind = Literal["all", "causal", "other"]
 
 
 class NotConstant(Exception):
     """The value depends on the batch or on parameters, or on an operator without a point rule."""
 
 
-class Masks:
-    def __init__(self, graph: Graph, made_by: dict[int, Op]) -> None:
+class MaskAnalysis:
+    def __init__(self, graph: FlatGraph, made_by: dict[int, Op]) -> None:
         self.graph, self.made_by = graph, made_by
-        self.kinds: dict[int, Kind] = {}
+        self.kinds: dict[int, MaskKind] = {}
         self.depends: dict[int, bool] = {}
 
     def constant(self, value: int) -> bool | None:
-        """True when the boolean value is true everywhere, None when that is not known."""
+        """True if the boolean value is true everywhere, None if that is unknown."""
         if self.graph.types[value].dtype != "bool" or not self.positional(value):
             return None
         return True if self.kind(value) == "all" else None
 
     def positional(self, value: int) -> bool:
-        """Whether a value depends on nothing but constants."""
+        """Whether a value depends on constants alone."""
         if value not in self.depends:
             op = self.made_by.get(value)
             parameter = self.graph.parameters.get(value)
@@ -61,8 +62,8 @@ class Masks:
                 self.depends[value] = all(self.positional(v) for v in op.operands())
         return self.depends[value]
 
-    def kind(self, value: int) -> Kind:
-        """Whether an attention mask masks nothing, the future, or something else."""
+    def kind(self, value: int) -> MaskKind:
+        """The kind of an attention mask: `all` attend, `causal`, or `other`."""
         if value not in self.kinds:
             self.kinds[value] = "other"
             if self.positional(value) and self.graph.types[value].elements:
@@ -72,11 +73,11 @@ class Masks:
                     pass
         return self.kinds[value]
 
-    def compare(self, value: int) -> Kind:
+    def compare(self, value: int) -> MaskKind:
         shape = self.graph.types[value].shape
-        possible: set[Kind] = {"all", "causal"} if len(shape) >= 2 else {"all"}
+        possible: set[MaskKind] = {"all", "causal"} if len(shape) >= 2 else {"all"}
         for index in _points(shape):
-            allowed = _allowed(Points(self, {}).at(value, index))
+            allowed = _allowed(PointEvaluator(self, {}).at(value, index))
             if "all" in possible and not bool(allowed.all()):
                 possible.discard("all")
             if "causal" in possible and not _equal(allowed, index[-1] <= index[-2]):
@@ -92,7 +93,10 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _allowed(values: Tensor) -> Tensor:
-    """A boolean mask allows where true, an additive one where zero; else it is no mask."""
+    """Positions that may attend: true in a boolean mask, zero in an additive one.
+
+    Raises NotConstant for values that are no mask.
+    """
     if values.dtype == torch.bool:
         return values
     allowed = values == 0
@@ -138,21 +142,21 @@ def _sampled(shape: tuple[int, ...]) -> Any:
         yield (*rest, i, j)
 
 
-class Points:
-    """Values of an expression at index points, remembered per (value, index)."""
+class PointEvaluator:
+    """Values of an expression at index points, cached per (value, index)."""
 
-    def __init__(self, masks: Masks, seen: dict[Any, Tensor]) -> None:
-        self.masks, self.seen = masks, seen
+    def __init__(self, masks: MaskAnalysis, cache: dict[Any, Tensor]) -> None:
+        self.masks, self.cache = masks, cache
 
     def at(self, value: int, index: Index) -> Tensor:
         key = (value, *(id(i) for i in index))
-        if key not in self.seen:
+        if key not in self.cache:
             op = self.masks.made_by.get(value)
-            made = self.constant(value, index) if op is None else self.evaluate(op, value, index)
+            point = self.constant(value, index) if op is None else self.evaluate(op, value, index)
             # ids stay unique while the index tensors live
-            self.seen[key] = made
-            self.seen[("index", *key)] = index  # type: ignore[assignment]
-        return self.seen[key]
+            self.cache[key] = point
+            self.cache[("index", *key)] = index  # type: ignore[assignment]
+        return self.cache[key]
 
     def shape(self, value: int) -> tuple[int, ...]:
         return self.masks.graph.types[value].shape
@@ -161,29 +165,32 @@ class Points:
         parameter = self.masks.graph.parameters.get(value)
         if parameter is None or parameter.values is None:
             raise NotConstant
-        whole = torch.tensor(parameter.values, dtype=DTYPES[parameter.type.dtype])
-        whole = whole.reshape(parameter.type.shape)
-        return whole[index] if index else whole
+        full = torch.tensor(parameter.values, dtype=DTYPES[parameter.type.dtype])
+        full = full.reshape(parameter.type.shape)
+        return full[index] if index else full
 
-    def whole(self, op: Op, value: int) -> Tensor:
-        """The result of an operator without a point rule, where it and its operands are small."""
-        key = ("whole", value)
+    def materialized(self, op: Op, value: int) -> Tensor:
+        """The full result of an operator without a point rule.
+
+        Raises NotConstant where it is random or too large.
+        """
+        key = ("full", value)
         sizes = [prod(self.shape(v)) for v in (value, *op.operands())]
         target = resolve(op.target)
-        if len(op.results) != 1 or max(sizes) > BLOCK_POINTS or _draws(target):
+        if len(op.results) != 1 or max(sizes) > BLOCK_POINTS or _is_random(target):
             raise NotConstant
-        if key not in self.seen:
+        if key not in self.cache:
 
             def operand(v: int) -> Tensor:
                 return self.everywhere(v).expand(self.shape(v))
 
             args = [decode(a, operand) for a in op.args]
             kwargs = {k: decode(a, operand) for k, a in op.kwargs.items()}
-            self.seen[key] = target(*args, **kwargs)
-        return self.seen[key]
+            self.cache[key] = target(*args, **kwargs)
+        return self.cache[key]
 
     def everywhere(self, value: int) -> Tensor:
-        """A value at all points; dims along which it does not change have size 1."""
+        """A value at all points; dimensions along which it is constant have size 1."""
         shape = self.shape(value)
         grid = (torch.arange(n).reshape(_along(d, len(shape))) for d, n in enumerate(shape))
         return self.at(value, tuple(grid))
@@ -194,7 +201,7 @@ class Points:
             return POINT_RULES[name](self, op, index)
         target = resolve(op.target)
         if torch.Tag.pointwise not in getattr(target, "tags", ()) and name not in POINTWISE:
-            return self.whole(op, value)[index]
+            return self.materialized(op, value)[index]
 
         def operand(v: int) -> Tensor:
             return self.at(v, _aligned(index, self.shape(v)))
@@ -203,21 +210,21 @@ class Points:
         return target(*args, **{k: decode(a, operand) for k, a in op.kwargs.items()})
 
 
-def _draws(target: Any) -> bool:
-    """Whether an operator's values are random, or nobody's."""
+def _is_random(target: Any) -> bool:
+    """Whether an operator's values are random or uninitialised."""
     tags = getattr(target, "tags", ())
     return torch.Tag.nondeterministic_seeded in tags or "empty" in str(target)
 
 
-def _held(index: Tensor, size: int) -> Tensor:
-    """The index into a dimension of that size: a broadcast one is always 0."""
+def _broadcast_index(index: Tensor, size: int) -> Tensor:
+    """The index into a dimension of `size`: 0 where it is broadcast."""
     return index if size != 1 else torch.zeros((1,) * index.dim(), dtype=torch.int64)
 
 
 def _aligned(index: Index, shape: tuple[int, ...]) -> Index:
-    """The index into a tensor of that shape that broadcasts, aligned on the right."""
+    """The index into a tensor of `shape` under broadcasting, aligned on the right."""
     last = index[len(index) - len(shape) :]
-    return tuple(_held(i, n) for i, n in zip(last, shape, strict=True))
+    return tuple(_broadcast_index(i, n) for i, n in zip(last, shape, strict=True))
 
 
 def _source(op: Op) -> int:
@@ -226,13 +233,13 @@ def _source(op: Op) -> int:
     return argument.value
 
 
-def _integers(op: Op, position: int, absent: int) -> int:
+def _integer(op: Op, position: int, absent: int) -> int:
     argument = op.args[position] if position < len(op.args) else absent
     assert isinstance(argument, int)
     return argument
 
 
-def _arange(points: Points, op: Op, index: Index) -> Tensor:
+def _arange(points: PointEvaluator, op: Op, index: Index) -> Tensor:
     start, step = 0.0, 1.0
     numbers = [a for a in op.args if isinstance(a, int | float)]
     if len(numbers) > 1:
@@ -240,31 +247,31 @@ def _arange(points: Points, op: Op, index: Index) -> Tensor:
     if len(numbers) > 2:
         step = numbers[2]
     type_ = points.masks.graph.types[op.results[0]]
-    whole = float(start).is_integer() and float(step).is_integer()
-    made = index[0] * int(step) + int(start) if whole else index[0] * step + start
-    return made.to(DTYPES[type_.dtype])
+    integral = float(start).is_integer() and float(step).is_integer()
+    values = index[0] * int(step) + int(start) if integral else index[0] * step + start
+    return values.to(DTYPES[type_.dtype])
 
 
-def _filled(constant: float | None, place: int) -> Callable[[Points, Op, Index], Tensor]:
-    def evaluate(points: Points, op: Op, index: Index) -> Tensor:
-        given = constant if constant is not None else op.args[place]
-        if isinstance(given, Ref):
+def _filled(constant: float | None, place: int) -> Callable[[PointEvaluator, Op, Index], Tensor]:
+    def evaluate(points: PointEvaluator, op: Op, index: Index) -> Tensor:
+        fill = constant if constant is not None else op.args[place]
+        if isinstance(fill, Ref):
             raise NotConstant
         type_ = points.masks.graph.types[op.results[0]]
-        number = decode(given, lambda _: None)
+        number = decode(fill, lambda _: None)
         return torch.full((1,) * max(1, len(index)), number, dtype=DTYPES[type_.dtype])
 
     return evaluate
 
 
-def _viewed(points: Points, op: Op, index: Index) -> Tensor:
-    """Same elements in another shape; dims of size 1 come and go without touching the others."""
+def _viewed(points: PointEvaluator, op: Op, index: Index) -> Tensor:
+    """Same elements in another shape; dimensions of size 1 may be added or removed."""
     source = _source(op)
     before, after = points.shape(source), points.shape(op.results[0])
-    kept = [i for i, n in zip(index, after, strict=True) if n != 1]
+    nontrivial = [i for i, n in zip(index, after, strict=True) if n != 1]
     if [n for n in before if n != 1] == [n for n in after if n != 1]:
         zero = torch.zeros((1,) * (index[0].dim() if index else 0), dtype=torch.int64)
-        queue = iter(kept)
+        queue = iter(nontrivial)
         return points.at(source, tuple(zero if n == 1 else next(queue) for n in before))
     flat = torch.zeros((), dtype=torch.int64)
     for dim, i in enumerate(index):
@@ -274,31 +281,31 @@ def _viewed(points: Points, op: Op, index: Index) -> Tensor:
     )
 
 
-def _expanded(points: Points, op: Op, index: Index) -> Tensor:
+def _expanded(points: PointEvaluator, op: Op, index: Index) -> Tensor:
     source = _source(op)
     return points.at(source, _aligned(index, points.shape(source)))
 
 
-def _transposed(points: Points, op: Op, index: Index) -> Tensor:
+def _transposed(points: PointEvaluator, op: Op, index: Index) -> Tensor:
     rank = len(index)
-    one, other = (_integers(op, p, 0) % rank for p in (1, 2)) if len(op.args) > 2 else (0, 1)
+    one, other = (_integer(op, p, 0) % rank for p in (1, 2)) if len(op.args) > 2 else (0, 1)
     order = list(index)
     order[one], order[other] = order[other], order[one]
     return points.at(_source(op), tuple(order))
 
 
-def _permuted(points: Points, op: Op, index: Index) -> Tensor:
+def _permuted(points: PointEvaluator, op: Op, index: Index) -> Tensor:
     order = op.args[1]
     assert isinstance(order, tuple)
     dims = [int(d) % len(index) for d in order]  # type: ignore[arg-type]
     return points.at(_source(op), tuple(index[dims.index(d)] for d in range(len(index))))
 
 
-def _sliced(points: Points, op: Op, index: Index) -> Tensor:
+def _sliced(points: PointEvaluator, op: Op, index: Index) -> Tensor:
     dim, start, step = (
-        _integers(op, 1, 0),
+        _integer(op, 1, 0),
         op.args[2] if len(op.args) > 2 else 0,
-        _integers(op, 4, 1),
+        _integer(op, 4, 1),
     )
     size = points.shape(_source(op))[dim]
     first = min(max(start + size if start < 0 else start, 0), size) if isinstance(start, int) else 0
@@ -307,51 +314,51 @@ def _sliced(points: Points, op: Op, index: Index) -> Tensor:
     return points.at(_source(op), tuple(moved))
 
 
-def _selected(points: Points, op: Op, index: Index) -> Tensor:
+def _selected(points: PointEvaluator, op: Op, index: Index) -> Tensor:
     shape = points.shape(_source(op))
-    dim, place = _integers(op, 1, 0) % len(shape), _integers(op, 2, 0)
+    dim, place = _integer(op, 1, 0) % len(shape), _integer(op, 2, 0)
     at = torch.full((1,) * (index[0].dim() if index else 0), place % shape[dim])
     return points.at(_source(op), (*index[:dim], at, *index[dim:]))
 
 
-def _joined(points: Points, op: Op, index: Index) -> Tensor:
-    """Pieces side by side: each is asked where the index lies in it."""
-    pieces = op.args[0]
-    assert isinstance(pieces, tuple)
-    dim, found, start = _integers(op, 1, 0) % len(index), None, 0
-    for piece in pieces:
-        assert isinstance(piece, Ref)
-        size = points.shape(piece.value)[dim]
+def _joined(points: PointEvaluator, op: Op, index: Index) -> Tensor:
+    """Evaluate each operand of a concatenation where the index is inside it."""
+    operands = op.args[0]
+    assert isinstance(operands, tuple)
+    dim, result, start = _integer(op, 1, 0) % len(index), None, 0
+    for operand in operands:
+        assert isinstance(operand, Ref)
+        size = points.shape(operand.value)[dim]
         place = index[dim] - start
         moved = (*index[:dim], place.clamp(0, size - 1), *index[dim + 1 :])
-        values = points.at(piece.value, moved)
-        found = values if found is None else torch.where(place >= 0, values, found)
+        values = points.at(operand.value, moved)
+        result = values if result is None else torch.where(place >= 0, values, result)
         start += size
-    assert found is not None
-    return found
+    assert result is not None
+    return result
 
 
-def _looked_up(points: Points, op: Op, index: Index) -> Tensor:
+def _looked_up(points: PointEvaluator, op: Op, index: Index) -> Tensor:
     """`x[i, j, …]` with an index for every dimension of x."""
     indices, source = op.args[1], _source(op)
     if not isinstance(indices, tuple) or len(indices) != len(points.shape(source)):
         raise NotConstant
     places = []
-    for given, size in zip(indices, points.shape(source), strict=True):
-        if not isinstance(given, Ref) or points.masks.graph.types[given.value].dtype == "bool":
+    for place, size in zip(indices, points.shape(source), strict=True):
+        if not isinstance(place, Ref) or points.masks.graph.types[place.value].dtype == "bool":
             raise NotConstant
-        places.append(points.at(given.value, _aligned(index, points.shape(given.value))) % size)
+        places.append(points.at(place.value, _aligned(index, points.shape(place.value))) % size)
     return points.at(source, tuple(places))
 
 
-def _along_dim(points: Points, op: Op, index: Index) -> Tensor:
-    """An operator along one dim; of rows that are all alike, one is enough."""
-    key = ("whole", op.results[0])
-    if key not in points.seen:
+def _along_dim(points: PointEvaluator, op: Op, index: Index) -> Tensor:
+    """An operator along one dimension; of equal rows, one is evaluated."""
+    key = ("full", op.results[0])
+    if key not in points.cache:
         target: Any = resolve(op.target)
-        declared = {a.name: a for a in target._schema.arguments}
-        given = dict(zip(declared, op.args, strict=False)) | op.kwargs
-        dim = given.get("dim", declared["dim"].default_value)
+        declared = {a.name: a for a in schema(target).arguments}
+        arguments = dict(zip(declared, op.args, strict=False)) | op.kwargs
+        dim = arguments.get("dim", declared["dim"].default_value)
         assert isinstance(dim, int)
         dim %= len(index)
 
@@ -360,17 +367,17 @@ def _along_dim(points: Points, op: Op, index: Index) -> Tensor:
             return points.everywhere(v).expand(sizes)
 
         args = [decode(a, operand) for a in op.args]
-        made = target(*args, **{k: decode(a, operand) for k, a in op.kwargs.items()})
-        if made.numel() > EXACT_POINTS:
+        result = target(*args, **{k: decode(a, operand) for k, a in op.kwargs.items()})
+        if result.numel() > EXACT_POINTS:
             raise NotConstant
-        points.seen[key] = made
-    made = points.seen[key]
-    return made[tuple(_held(i, n) for i, n in zip(index, made.shape, strict=True))]
+        points.cache[key] = result
+    result = points.cache[key]
+    return result[tuple(_broadcast_index(i, n) for i, n in zip(index, result.shape, strict=True))]
 
 
-def _triangle(upper: bool) -> Callable[[Points, Op, Index], Tensor]:
-    def evaluate(points: Points, op: Op, index: Index) -> Tensor:
-        diagonal, gap = _integers(op, 1, 0), index[-1] - index[-2]
+def _triangle(upper: bool) -> Callable[[PointEvaluator, Op, Index], Tensor]:
+    def evaluate(points: PointEvaluator, op: Op, index: Index) -> Tensor:
+        diagonal, gap = _integer(op, 1, 0), index[-1] - index[-2]
         keep = gap >= diagonal if upper else gap <= diagonal
         values = points.at(_source(op), index)
         return torch.where(keep, values, torch.zeros((), dtype=values.dtype))
@@ -379,7 +386,7 @@ def _triangle(upper: bool) -> Callable[[Points, Op, Index], Tensor]:
 
 
 # fmt: off
-POINT_RULES: dict[str, Callable[[Points, Op, Index], Tensor]] = {
+POINT_RULES: dict[str, Callable[[PointEvaluator, Op, Index], Tensor]] = {
     "arange": _arange,
     "full": _filled(None, 1), "full_like": _filled(None, 1), "new_full": _filled(None, 2),
     "scalar_tensor": _filled(None, 0),

@@ -1,30 +1,30 @@
-"""Which value a tensor holds now: writes to it, or to memory that it views, as new values."""
+"""Track aliases: writes to a tensor, or to memory that it views, become new values."""
 
 from __future__ import annotations
 
 from ...errors import TraceError
 from ...model import Argument, Op, Ref
 from ...tensor import TensorType
-from ..graph import Graph, substitute
+from ..graph import FlatGraph, substitute
 from .views import write_back
 
 Kwargs = dict[str, Argument]
 DETACH = "aten.detach.default"
 
 
-class Memory:
-    """Emits operators into a graph and follows aliases and gradients while it grows.
+class AliasTracker:
+    """Emits operators into a graph and tracks aliases and gradients.
 
-    A view is remembered as (tensor, operator, result position), so that it can be made again from
-    the tensor's newest value. `carrying` are the values that carry a gradient.
+    A view is stored as (tensor, operator, result position), so that it can be recomputed from the
+    tensor's newest value. `carrying`: values that carry a gradient.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: FlatGraph) -> None:
         self.graph = graph
         self.carrying: set[int] = set()
         self.newest: dict[int, int] = {}
         self.views: dict[int, tuple[int, Op, int]] = {}
-        self.made_again: dict[tuple[int, int], int] = {}
+        self.recomputed: dict[tuple[int, int], int] = {}
 
     def emit(
         self,
@@ -52,44 +52,44 @@ class Memory:
         if type_.dtype == dtype:
             return value
         kwargs: Kwargs = {"dtype": f"dtype:{dtype}"}
-        made = TensorType(type_.shape, dtype)
-        return self.emit("aten._to_copy.default", (Ref(value),), (made,), kwargs, scope)[0]
+        target = TensorType(type_.shape, dtype)
+        return self.emit("aten._to_copy.default", (Ref(value),), (target,), kwargs, scope)[0]
 
     def view(self, value: int, source: int, op: Op, position: int) -> None:
-        """Remember that `value` shows the memory of `source`, result `position` of `op`."""
-        now = self.resolve(source)
-        seen = substitute(op, {now: source}) if now != source else op
-        self.views[value] = (source, seen, position)
+        """Record that `value`, result `position` of `op`, is a view of `source`."""
+        current = self.resolve(source)
+        view_op = substitute(op, {current: source}) if current != source else op
+        self.views[value] = (source, view_op, position)
 
     def resolve(self, value: int) -> int:
-        """The value that a tensor holds now."""
+        """The newest value of a tensor."""
         if value not in self.views:
             while value in self.newest:
                 value = self.newest[value]
             return value
         parent, op, position = self.views[value]
-        now = self.resolve(parent)
-        if now == parent:
+        current = self.resolve(parent)
+        if current == parent:
             return value
-        if (value, now) not in self.made_again:
+        if (value, current) not in self.recomputed:
             types = tuple(self.graph.types[r] for r in op.results)
-            changed = substitute(op, {parent: now})
-            made = self.emit(op.target, changed.args, types, changed.kwargs, op.scope)
-            self.made_again[value, now] = made[position]
-        return self.made_again[value, now]
+            changed = substitute(op, {parent: current})
+            results = self.emit(op.target, changed.args, types, changed.kwargs, op.scope)
+            self.recomputed[value, current] = results[position]
+        return self.recomputed[value, current]
 
     def assign(self, tensor: int, value: int, scope: str) -> None:
-        """From here on `tensor` holds `value`, and so does the memory that it is a view of."""
+        """Make `value` the newest value of `tensor`, and write it back to the memory it views."""
         while tensor in self.views:
             parent, op, _ = self.views[tensor]
             name, args, type_ = write_back(self.graph, op, self.resolve(parent), value)
-            (whole,) = self.emit(name, args, (type_,), None, scope)
-            self.made_again[tensor, whole] = value
-            tensor, value = parent, whole
-        held = self.graph.parameters.get(tensor)
-        if held is not None and held.kind == "parameter":
+            (full,) = self.emit(name, args, (type_,), None, scope)
+            self.recomputed[tensor, full] = value
+            tensor, value = parent, full
+        parameter = self.graph.parameters.get(tensor)
+        if parameter is not None and parameter.kind == "parameter":
             raise TraceError(
-                f"the forward writes into parameter {held.name}; only buffers may change"
+                f"the forward writes into parameter {parameter.name}; only buffers may change"
             )
         last = self.resolve(tensor)
         if last != value:

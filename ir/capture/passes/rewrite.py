@@ -1,6 +1,6 @@
-"""Rewrite a flat graph into plait's own operators, and drop what computes nothing.
+"""Rewrite a flat graph into plait's own operators, and remove operators without effect.
 
-One rule per operator: it may replace the operator's results by values that are there already.
+One rule per operator; it may replace the operator's results by existing or newly emitted values.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from math import prod, sqrt
 
 from ...model import Argument, Op, Ref
 from ...tensor import TensorType
-from ..graph import Graph, arguments, substitute
-from ..operators.shard_offsets import whole_index
+from ..graph import FlatGraph, arguments, substitute
+from ..operators.shard_offsets import full_index
 from ..resolve import overload
-from .masks import Masks
+from .masks import MaskAnalysis
 
-Values = tuple[int, ...]
-Rule = Callable[["Rewriter", Op], Values | None]
-RULES: dict[str, Rule] = {}
+ResultValues = tuple[int, ...]
+RewriteRule = Callable[["Rewriter", Op], ResultValues | None]
+RULES: dict[str, RewriteRule] = {}
 
 
-def rule(*targets: str) -> Callable[[Rule], Rule]:
-    def register(function: Rule) -> Rule:
+def rule(*targets: str) -> Callable[[RewriteRule], RewriteRule]:
+    def register(function: RewriteRule) -> RewriteRule:
         RULES.update(dict.fromkeys(targets, function))
         return function
 
     return register
 
 
-def rewrite(graph: Graph) -> Graph:
+def rewrite(graph: FlatGraph) -> FlatGraph:
     """Apply every rule once, in order, and remove dead operators. Changes `graph`."""
     Rewriter(graph).run()
     graph.drop_dead()
@@ -36,7 +36,7 @@ def rewrite(graph: Graph) -> Graph:
 
 
 class Rewriter:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: FlatGraph) -> None:
         self.graph = graph
         self.types = graph.types
         self.made_by: dict[int, Op] = {}
@@ -46,7 +46,7 @@ class Rewriter:
 
     def run(self) -> None:
         ops, self.graph.ops = self.graph.ops, []
-        self.masks = Masks(self.graph, self.made_by)
+        self.masks = MaskAnalysis(self.graph, self.made_by)
         for old in ops:
             op = substitute(old, self.renamed)
             self.scope = op.scope
@@ -69,7 +69,7 @@ class Rewriter:
         args: tuple[Argument, ...],
         *types: TensorType,
         kwargs: dict[str, Argument] | None = None,
-    ) -> Values:
+    ) -> ResultValues:
         results = self.graph.emit(target, args, types, kwargs, self.scope)
         self.made_by.update(dict.fromkeys(results, self.graph.ops[-1]))
         if any(v in self.carrying for v in self.graph.ops[-1].operands()):
@@ -102,8 +102,8 @@ class Rewriter:
     "aten.slice.Tensor",
     "aten.flatten.using_ints",
 )
-def same(rewriter: Rewriter, op: Op) -> Values | None:
-    """An operator of this family that keeps the type keeps the value."""
+def identity(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Remove copies and views that keep the tensor type."""
     source = rewriter.operand(op, 0)
     if source is not None and rewriter.types[source] == rewriter.types[op.results[0]]:
         return (source,)
@@ -111,54 +111,56 @@ def same(rewriter: Rewriter, op: Op) -> Values | None:
 
 
 @rule("aten.detach.default")
-def detach(rewriter: Rewriter, op: Op) -> Values | None:
+def detach(rewriter: Rewriter, op: Op) -> ResultValues | None:
     source = rewriter.operand(op, 0)
     return (source,) if source is not None and source not in rewriter.carrying else None
 
 
 @rule("aten.cat.default")
-def cat(rewriter: Rewriter, op: Op) -> Values | None:
-    """Empty pieces (what is left of a fresh key/value cache) and a single piece."""
-    pieces = op.args[0]
-    assert isinstance(pieces, tuple)
-    full = tuple(p for p in pieces if isinstance(p, Ref) and rewriter.types[p.value].elements)
-    if len(full) == 1:
-        return (full[0].value,)
-    if len(full) == len(pieces):
+def cat(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Drop empty operands (a fresh key/value cache); a single operand is the result."""
+    tensors = op.args[0]
+    assert isinstance(tensors, tuple)
+    nonempty = tuple(p for p in tensors if isinstance(p, Ref) and rewriter.types[p.value].elements)
+    if len(nonempty) == 1:
+        return (nonempty[0].value,)
+    if len(nonempty) == len(tensors):
         return None
-    return rewriter.emit("aten.cat.default", (full, *op.args[1:]), rewriter.types[op.results[0]])
+    return rewriter.emit(
+        "aten.cat.default", (nonempty, *op.args[1:]), rewriter.types[op.results[0]]
+    )
 
 
 @rule("aten.dropout.default")
-def dropout(rewriter: Rewriter, op: Op) -> Values | None:
+def dropout(rewriter: Rewriter, op: Op) -> ResultValues | None:
     source, p, training = op.args
     assert isinstance(source, Ref)
     assert isinstance(p, int | float)
     if not training or p == 0:
         return (source.value,)
     type_ = rewriter.types[source.value]
-    index = whole_index(type_.shape)
+    index = full_index(type_.shape)
     return rewriter.emit(
         "plait.dropout.default", (source, Ref(rewriter.graph.key), float(p), 0, index), type_
     )
 
 
 @rule("aten.where.self", "aten.where.ScalarOther", "aten.where.ScalarSelf", "aten.where.Scalar")
-def where(rewriter: Rewriter, op: Op) -> Values | None:
-    """A condition that holds everywhere chooses the first operand."""
+def where(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Where the condition is constant true, the first operand is the result."""
     condition, chosen = rewriter.operand(op, 0), rewriter.operand(op, 1)
     if condition is None or chosen is None or rewriter.masks.constant(condition) is not True:
         return None
-    type_, made = rewriter.types[chosen], rewriter.types[op.results[0]]
-    if type_.dtype != made.dtype:
+    type_, result = rewriter.types[chosen], rewriter.types[op.results[0]]
+    if type_.dtype != result.dtype:
         return None
-    if type_.shape == made.shape:
+    if type_.shape == result.shape:
         return (chosen,)
-    return rewriter.emit("aten.expand.default", (Ref(chosen), made.shape), made)
+    return rewriter.emit("aten.expand.default", (Ref(chosen), result.shape), result)
 
 
 @rule("aten.cross_entropy_loss.default")
-def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
+def cross_entropy(rewriter: Rewriter, op: Op) -> ResultValues | None:
     defaults = (None, None, None, 1, -100, 0.0)
     logits, labels, weight, reduction, ignore, smoothing = arguments(op, *defaults)
     assert isinstance(logits, Ref)
@@ -191,7 +193,7 @@ def cross_entropy(rewriter: Rewriter, op: Op) -> Values | None:
 
 
 def _classes_last(rewriter: Rewriter, logits: int) -> int:
-    """Scores `[n, classes, …]` as `[n, …, classes]`: as they were, where they were only turned round."""
+    """`[n, classes, …]` as `[n, …, classes]`; undoes a transpose where there is one."""
     type_, rank = rewriter.types[logits], len(rewriter.types[logits].shape)
     if rank == 2:
         return logits
@@ -211,8 +213,8 @@ def _classes_last(rewriter: Rewriter, logits: int) -> int:
 
 
 @rule("aten._grouped_mm.default")
-def grouped_mm(rewriter: Rewriter, op: Op) -> Values | None:
-    """One name for one operator: low precision takes torch's kernel, float32 the library's loop."""
+def grouped_mm(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """Grouped matrix product by the library's operator, which also computes in float32."""
     x, weight, offsets, bias, dtype = arguments(op, *(None,) * 5)
     offsets = op.kwargs.get("offs", offsets)
     plain = bias is None and dtype is None and not set(op.kwargs) - {"offs"}
@@ -224,8 +226,8 @@ def grouped_mm(rewriter: Rewriter, op: Op) -> Values | None:
 
 
 @rule("aten.scaled_dot_product_attention.default")
-def attention(rewriter: Rewriter, op: Op) -> Values | None:
-    """Attention as one operator of ours, its mask simplified, its key heads not repeated."""
+def attention(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """`plait::attention`, with its mask simplified and key heads not repeated."""
     q, k, v, bias, p, causal = arguments(op, None, None, None, None, 0.0, False)
     bias = op.kwargs.get("attn_mask", bias)
     p = op.kwargs.get("dropout_p", p)
@@ -246,8 +248,8 @@ def attention(rewriter: Rewriter, op: Op) -> Values | None:
         kind = rewriter.masks.kind(mask)
         mask, causal = (mask, causal) if kind == "other" else (None, kind == "causal")
     if mask is not None:
-        given = types[mask].shape
-        mask = rewriter.reshaped(mask, (*(1,) * (4 - len(given)), *given))
+        mask_shape = types[mask].shape
+        mask = rewriter.reshaped(mask, (*(1,) * (4 - len(mask_shape)), *mask_shape))
     t, e = types[keys].shape[2], types[values].shape[3]
     random = bool(p)
     args: tuple[Argument, ...] = (
@@ -260,7 +262,7 @@ def attention(rewriter: Rewriter, op: Op) -> Values | None:
         float(op.kwargs.get("scale") or 1 / sqrt(d)),  # type: ignore[arg-type]
         float(p),  # type: ignore[arg-type]
         0,
-        whole_index((b, n, s, t)) if random else (),
+        full_index((b, n, s, t)) if random else (),
         (),
         (),
     )
@@ -281,7 +283,7 @@ def _ranked(rewriter: Rewriter, value: int) -> int:
 
 
 def _unrepeated(rewriter: Rewriter, keys: int, values: int) -> tuple[int, int]:
-    """Key and value heads before they were repeated for their query heads, where both were."""
+    """Key and value heads before repetition for their query heads, where both are repeated."""
     before = _before_repeat(rewriter, keys), _before_repeat(rewriter, values)
     if before[0] is None or before[1] is None:
         return keys, values

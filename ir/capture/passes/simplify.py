@@ -1,4 +1,4 @@
-"""Tidy a joint graph: explicit sizes, nothing computed twice, nothing computed for nothing."""
+"""Simplify a joint graph: explicit sizes, common subexpressions, identities."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from ...model import Argument, Op, Ref
 from ...tensor import TensorType
 from ..graph import arguments, replace, substitute
 
-FORGOTTEN = frozenset({"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"})
+IDENTITIES = frozenset(
+    {"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"}
+)
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"})
 SAME_TYPE = frozenset({"aten.view.default", "aten.expand.default", "aten._to_copy.default"})
 # fmt: off
@@ -17,21 +19,21 @@ NEUTRAL = {
     "aten.pow.Tensor_Scalar": 1.0,
 }
 # fmt: on
-# tensors of a constant that only take their element type from an operand
+# constant tensors that only take their element type from an operand
 NEW = {"aten.new_zeros.default": 0.0, "aten.new_ones.default": 1.0, "aten.new_full.default": None}
 # slices: operator -> position of its dim argument
 SLICES = {"aten.slice.Tensor": 1, "aten.slice_scatter.default": 2, "aten.slice_backward.default": 2}
 
 
 def simplify(ops: list[Op], types: list[TensorType]) -> tuple[list[Op], dict[int, int]]:
-    """The operators that remain, and the values that stand for those that do not."""
+    """Return the remaining operators, and which value replaces each removed one."""
     renamed: dict[int, int] = {}
     seen: dict[Hashable, tuple[int, ...]] = {}
     made_by: dict[int, Op] = {}
-    kept = []
+    remaining = []
     for old in ops:
         op = _merged(normalise(substitute(old, renamed), types), made_by)
-        same = _stands_for(op, types, made_by)
+        same = _equal_value(op, types, made_by)
         if same is not None:
             renamed[op.results[0]] = same
             continue
@@ -41,12 +43,12 @@ def simplify(ops: list[Op], types: list[TensorType]) -> tuple[list[Op], dict[int
             continue
         seen[key] = op.results
         made_by.update(dict.fromkeys(op.results, op))
-        kept.append(op)
-    return kept, renamed
+        remaining.append(op)
+    return remaining, renamed
 
 
 def _merged(op: Op, made_by: dict[int, Op]) -> Op:
-    """A view of a view is a view of the first tensor."""
+    """Make a view of a view a view of the first tensor."""
     if op.target != "aten.view.default":
         return op
     before = made_by.get(op.operands()[0])
@@ -55,13 +57,13 @@ def _merged(op: Op, made_by: dict[int, Op]) -> Op:
     return replace(op, args=(before.args[0], op.args[1]))
 
 
-def _stands_for(op: Op, types: list[TensorType], made_by: dict[int, Op]) -> int | None:
-    """The value that the operator's only result equals, if there is one."""
+def _equal_value(op: Op, types: list[TensorType], made_by: dict[int, Op]) -> int | None:
+    """An existing value that equals the operator's only result, or None."""
     operands = op.operands()
     if not operands or len(op.results) != 1:
         return None
     source = operands[0]
-    if op.target in FORGOTTEN:
+    if op.target in IDENTITIES:
         return source
     unchanged = types[source] == types[op.results[0]]
     if op.target in SAME_TYPE and unchanged:
@@ -78,7 +80,7 @@ def _stands_for(op: Op, types: list[TensorType], made_by: dict[int, Op]) -> int 
 
 
 def _hashable(argument: Argument) -> Hashable:
-    """Arguments to compare: 1, 1.0 and True differ."""
+    """An argument as a hashable value in which 1, 1.0 and True differ."""
     if isinstance(argument, Ref):
         return ("%", argument.value)
     if isinstance(argument, tuple):
@@ -96,13 +98,13 @@ def normalise(op: Op, types: list[TensorType]) -> Op:
     if op.target in NEW:
         return _full(op, types)
     if op.target in SLICES:
-        whole = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
-        return _closed_slice(op, SLICES[op.target], whole)
+        sliced = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
+        return _closed_slice(op, SLICES[op.target], sliced)
     return op
 
 
 def _full(op: Op, types: list[TensorType]) -> Op:
-    """A constant tensor that needs no operand."""
+    """A constant tensor as `full`, without operand."""
     type_, constant = types[op.results[0]], NEW[op.target]
     args = (type_.shape, op.args[2] if constant is None else constant)
     return replace(
@@ -114,7 +116,7 @@ def _closed_slice(op: Op, place: int, shape: tuple[int, ...]) -> Op:
     dim, start, end, step = arguments(op, *(None,) * place, 0, None, None, 1)[place:]
     assert isinstance(dim, int)
     size = shape[dim]
-    first, last = (_clamped(p, size, whole) for p, whole in ((start, 0), (end, size)))
+    first, last = (_clamped(p, size, absent) for p, absent in ((start, 0), (end, size)))
     return replace(op, args=(*op.args[:place], dim, first, max(first, last), step))
 
 

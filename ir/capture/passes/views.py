@@ -1,4 +1,4 @@
-"""Writing through a view: the whole tensor after the part that a view shows was replaced."""
+"""Write through a view: the full tensor after the elements of a view were replaced."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from ...errors import TraceError
 from ...model import Argument, Op, Ref
 from ...tensor import TensorType
-from ..graph import Graph
+from ..graph import FlatGraph
 
-# view operator -> (operator that puts the part back, its arguments)
-PutBack = Callable[[Op, tuple[int, ...]], tuple[str, tuple[Argument, ...]]]
+# view operator -> (operator that writes the view's elements back, its arguments)
+WriteBack = Callable[[Op, tuple[int, ...]], tuple[str, tuple[Argument, ...]]]
 
 
-def _scatter(name: str) -> PutBack:
+def _scatter(name: str) -> WriteBack:
     return lambda op, shape: (name, op.args[1:])
 
 
@@ -21,7 +21,7 @@ def _reshape(op: Op, shape: tuple[int, ...]) -> tuple[str, tuple[Argument, ...]]
     return "aten.view.default", (shape,)
 
 
-def _same(name: str) -> PutBack:
+def _same(name: str) -> WriteBack:
     return lambda op, shape: (name, op.args[1:])
 
 
@@ -32,7 +32,7 @@ def _permute(op: Op, shape: tuple[int, ...]) -> tuple[str, tuple[Argument, ...]]
     return "aten.permute.default", (tuple(dims.index(d) for d in range(len(shape))),)
 
 
-SINGLE_VIEWS: dict[str, PutBack] = {
+SINGLE_VIEWS: dict[str, WriteBack] = {
     "aten.slice.Tensor": _scatter("aten.slice_scatter.default"),
     "aten.select.int": _scatter("aten.select_scatter.default"),
     "aten.view.default": _reshape,
@@ -52,15 +52,18 @@ SINGLE_VIEWS: dict[str, PutBack] = {
 
 
 def write_back(
-    graph: Graph, op: Op, whole: int, part: int
+    graph: FlatGraph, op: Op, full: int, view: int
 ) -> tuple[str, tuple[Argument, ...], TensorType]:
-    """The operator that gives tensor `whole` with what `op` shows of it replaced by `part`."""
+    """The operator that replaces the elements of tensor `full` that `op` views by `view`.
+
+    Raises TraceError for view operators that cannot be inverted.
+    """
     if op.target not in SINGLE_VIEWS:
         raise TraceError(
             f"writing in place through {op.target} is not supported: the tensor it views is still "
             "in use; write out of place (torch.where, torch.cat) instead"
         )
-    type_ = graph.types[whole]
+    type_ = graph.types[full]
     name, rest = SINGLE_VIEWS[op.target](op, type_.shape)
     scattered = name.endswith("_scatter.default")
-    return name, (Ref(whole), Ref(part), *rest) if scattered else (Ref(part), *rest), type_
+    return name, (Ref(full), Ref(view), *rest) if scattered else (Ref(view), *rest), type_

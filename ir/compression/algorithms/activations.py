@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from ..program import Algorithm, Program
-from ..stage import Pack, Quantize, Send, Stages, Stat
-from .parts import DECODE, integers, two_phases
+from ..program import CompressionAlgorithm, CompressionProgram
+from ..stage import CompressionStages, Pack, Quantize, SendRecv, Stat
+from .building_blocks import DECODE, integers, two_phases
 
 SOURCE = "Does compressing activations help model parallel training?, arXiv 2301.02654"
-FP8: Stages = (Stat("absmax", 128), Quantize(8, codes="e4m3"), Pack())
+FP8: CompressionStages = (Stat("absmax", 128), Quantize(8, codes="e4m3"), Pack())
 
 
-def both(name: str, encode: Stages) -> Algorithm:
-    """To the next stage of a pipeline, and summed over tensor-parallel ranks."""
-    return Algorithm(
+def activation_algorithm(name: str, encode: CompressionStages) -> CompressionAlgorithm:
+    """Programs for pipeline sends and for tensor-parallel all-reduces, both with `encode`."""
+    return CompressionAlgorithm(
         name,
         SOURCE,
         (
-            Program(f"{name}.send", "activations", "send", (*encode, Send(), *DECODE)),
-            Program(
+            CompressionProgram(
+                f"{name}.send", "activations", "send", (*encode, SendRecv(), *DECODE)
+            ),
+            CompressionProgram(
                 f"{name}.all_reduce", "activations", "all_reduce", two_phases(encode, encode, "sum")
             ),
         ),
@@ -25,4 +27,7 @@ def both(name: str, encode: Stages) -> Algorithm:
     )
 
 
-ALGORITHMS = (both("int8-activations", integers(8, 128)), both("fp8-activations", FP8))
+ALGORITHMS = (
+    activation_algorithm("int8-activations", integers(8, 128)),
+    activation_algorithm("fp8-activations", FP8),
+)

@@ -1,31 +1,31 @@
-"""Compressed gradients for any optimizer: unbiased codes, or errors that are carried over."""
+"""Compressed gradients for any optimizer: unbiased codes, or biased codes with error feedback."""
 
 from __future__ import annotations
 
-from ..program import Algorithm, Program, Schedule
-from ..stage import AllGather, AllToAll, Cast, Reduce, Select, Stages
-from .parts import feedback_all_reduce, integers, plain_all_reduce, signs, two_phases
+from ..program import CompressionAlgorithm, CompressionProgram, ExchangeSchedule
+from ..stage import AllGather, AllToAll, Cast, CompressionStages, Reduce, Select
+from .building_blocks import feedback_all_reduce, integers, plain_all_reduce, signs, two_phases
 
 BYTEPS = "Compressed communication for large models (CLAN), arXiv 2105.07829"
 
 
-def all_reduce(name: str, stages: Stages) -> tuple[Program, ...]:
-    return (Program(name, "gradients", "all_reduce", stages),)
+def all_reduce(name: str, stages: CompressionStages) -> tuple[CompressionProgram, ...]:
+    return (CompressionProgram(name, "gradients", "all_reduce", stages),)
 
 
 DITHERED = integers(4, 128, "stochastic")
-ONE_BIT = Algorithm(
+ONE_BIT = CompressionAlgorithm(
     "one-bit", BYTEPS, all_reduce("one-bit.gradients", feedback_all_reduce(signs("l1", 128)))
 )
-DITHERING = Algorithm(
+DITHERING = CompressionAlgorithm(
     "dithering", BYTEPS, all_reduce("dithering.gradients", two_phases(DITHERED, DITHERED))
 )
-RANDOM_K = Algorithm(
+RANDOM_K = CompressionAlgorithm(
     "random-k",
     BYTEPS,
     all_reduce("random-k.gradients", (Select(32, "scattered", unbiased=True), *plain_all_reduce())),
 )
-RANDOM_K_FEEDBACK = Algorithm(
+RANDOM_K_FEEDBACK = CompressionAlgorithm(
     "random-k-feedback",
     BYTEPS,
     all_reduce(
@@ -33,12 +33,12 @@ RANDOM_K_FEEDBACK = Algorithm(
         (Select(32, "scattered", remainder="worker_error"), *plain_all_reduce()),
     ),
 )
-ERROR_FEEDBACK = Algorithm(
+ERROR_FEEDBACK = CompressionAlgorithm(
     "error-feedback",
     "Communication-efficient distributed blockwise momentum SGD with error-feedback, NeurIPS 2019",
     all_reduce("error-feedback.gradients", feedback_all_reduce(integers(4, 128))),
 )
-EIGHT_BITS = Algorithm(
+EIGHT_BITS = CompressionAlgorithm(
     "eight-bits",
     "blockwise stochastic rounding in two phases",
     all_reduce(
@@ -46,32 +46,32 @@ EIGHT_BITS = Algorithm(
         two_phases(integers(8, 128, "stochastic"), integers(8, 128, "stochastic")),
     ),
 )
-STEP_AHEAD = Algorithm(
+STEP_AHEAD = CompressionAlgorithm(
     "step-ahead",
     "Step-ahead error feedback, AAAI 2021",
     all_reduce("step-ahead.gradients", feedback_all_reduce(signs("l1", 128))),
     optimizer="ShiftedSGD",
     vectors=2,
 )
-DETACHED = Algorithm(
+DETACHED = CompressionAlgorithm(
     "detached",
     "Detached error feedback, arXiv 2004.05298",
     all_reduce("detached.gradients", (Select(32, remainder="worker_error"), *plain_all_reduce())),
     optimizer="ShiftedSGD",
     vectors=2,
 )
-CSER = Algorithm(
+CSER = CompressionAlgorithm(
     "cser",
     "CSER, NeurIPS 2020 with blockwise random sparsifiers",
     (
-        Program(
+        CompressionProgram(
             "cser.updates",
             "gradients",
             "all_reduce",
             (Select(32), *plain_all_reduce()),
             accepts_bias="the rest is applied locally, and kept for cser.errors",
         ),
-        Program(
+        CompressionProgram(
             "cser.errors",
             "parameters",
             "all_reduce",
@@ -80,15 +80,15 @@ CSER = Algorithm(
             when="exchange",
         ),
     ),
-    Schedule(every=8),
+    ExchangeSchedule(every=8),
     optimizer="CSER",
     vectors=2,
 )
-LOCAL_ADAALTER = Algorithm(
+LOCAL_ADAALTER = CompressionAlgorithm(
     "local-adaalter",
     "Local AdaAlter, arXiv 1911.09030",
     (
-        Program(
+        CompressionProgram(
             "local-adaalter.parameters",
             "parameters",
             "all_reduce",
@@ -97,11 +97,11 @@ LOCAL_ADAALTER = Algorithm(
             vectors=2,
         ),
     ),
-    Schedule(every=4),
+    ExchangeSchedule(every=4),
     optimizer="LocalAdaAlter",
     vectors=2,
 )
-HALF = Algorithm(
+HALF = CompressionAlgorithm(
     "bf16",
     "gradients rounded to bf16 on the wire, summed in fp32",
     all_reduce(
@@ -111,7 +111,7 @@ HALF = Algorithm(
 
 # fmt: off
 ALGORITHMS = (
-    ONE_BIT, DITHERING, RANDOM_K, RANDOM_K_FEEDBACK, ERROR_FEEDBACK, EIGHT_BITS, STEP_AHEAD, DETACHED,
-    CSER, LOCAL_ADAALTER, HALF,
+    ONE_BIT, DITHERING, RANDOM_K, RANDOM_K_FEEDBACK, ERROR_FEEDBACK, EIGHT_BITS, STEP_AHEAD,
+    DETACHED, CSER, LOCAL_ADAALTER, HALF,
 )
 # fmt: on

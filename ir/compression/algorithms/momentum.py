@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
-from ..program import Algorithm, Program, Schedule
-from ..stage import WHOLE, AllGather, AllToAll, Blend, Cast, Reduce
-from .parts import DECODE, fed_back, feedback_all_reduce, signs, two_phases
+from ..program import CompressionAlgorithm, CompressionProgram, ExchangeSchedule
+from ..stage import PER_TENSOR, AllGather, AllToAll, Cast, MovingAverage, Reduce
+from .building_blocks import DECODE, feedback_all_reduce, signs, two_phases, with_error_feedback
 
-ONE_BIT = signs("l2", WHOLE)
-WORKER, SERVER = fed_back(ONE_BIT, "worker_error"), fed_back(ONE_BIT, "server_error")
+ONE_BIT = signs("l2", PER_TENSOR)
+WORKER, SERVER = (
+    with_error_feedback(ONE_BIT, "worker_error"),
+    with_error_feedback(ONE_BIT, "server_error"),
+)
 
-ONE_BIT_ADAM = Algorithm(
+ONE_BIT_ADAM = CompressionAlgorithm(
     "1-bit-adam",
     "1-bit Adam, ICML 2021",
     (
-        Program(
+        CompressionProgram(
             "1-bit-adam.momentum",
             "momentum",
             "all_reduce",
-            two_phases((Blend("momentum", 0.9), *WORKER), SERVER),
+            two_phases((MovingAverage("momentum", 0.9), *WORKER), SERVER),
         ),
     ),
-    Schedule(warmup=100),
+    ExchangeSchedule(warmup=100),
     optimizer="OneBitAdam",
     vectors=1,
 )
 
-ONE_BIT_LAMB = Algorithm(
+ONE_BIT_LAMB = CompressionAlgorithm(
     "1-bit-lamb",
     "1-bit LAMB, HiPC 2022",
-    (Program("1-bit-lamb.momentum", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT)),),
-    Schedule(warmup=100),
+    (
+        CompressionProgram(
+            "1-bit-lamb.momentum", "momentum", "all_reduce", feedback_all_reduce(ONE_BIT)
+        ),
+    ),
+    ExchangeSchedule(warmup=100),
     optimizer="OneBitLamb",
     vectors=4,
-    whole=True,
+    needs_full_tensors=True,
 )
 
-ZERO_ONE_ADAM = Algorithm(
+ZERO_ONE_ADAM = CompressionAlgorithm(
     "0/1-adam",
     "0/1 Adam, ICLR 2023",
     (
-        Program(
+        CompressionProgram(
             "0/1-adam.gradients",
             "gradients",
             "all_reduce",
             feedback_all_reduce(ONE_BIT),
             when="warmup",
         ),
-        Program(
+        CompressionProgram(
             "0/1-adam.updates",
             "momentum",
             "all_reduce",
@@ -54,23 +61,23 @@ ZERO_ONE_ADAM = Algorithm(
             when="exchange",
         ),
     ),
-    Schedule(warmup=100, every=4),
+    ExchangeSchedule(warmup=100, every=4),
     optimizer="ZeroOneAdam",
     vectors=4,
 )
 
-SIGN_MOMENTUM = Algorithm(
+SIGN_MOMENTUM = CompressionAlgorithm(
     "sign-momentum",
     "Distributed sign momentum with local steps, arXiv 2411.17866",
     (
-        Program(
+        CompressionProgram(
             "sign-momentum.displacement",
             "parameters",
             "reduce_scatter",
             (Cast("fp32"), AllToAll(), Reduce("mean")),
             when="exchange",
         ),
-        Program(
+        CompressionProgram(
             "sign-momentum.signs",
             "weights",
             "all_gather",
@@ -79,7 +86,7 @@ SIGN_MOMENTUM = Algorithm(
             when="exchange",
         ),
     ),
-    Schedule(every=12),
+    ExchangeSchedule(every=12),
     optimizer="SignMomentum",
     vectors=5,
 )

@@ -1,22 +1,22 @@
-"""Reductions that outlive ranks that send anything: another rule on the same exchange."""
+"""Byzantine-robust reductions: another reduction rule in the same exchange."""
 
 from __future__ import annotations
 
-from ..program import Algorithm, Program
-from ..stage import AllGather, AllToAll, Cast, Rule, Score
-from .parts import plain_all_reduce
+from ..program import CompressionAlgorithm, CompressionProgram
+from ..stage import AllGather, AllToAll, Cast, ReductionRule, Score
+from .building_blocks import plain_all_reduce
 
-SOURCES: dict[Rule, str] = {
+SOURCES: dict[ReductionRule, str] = {
     "trimmed_mean": "Byzantine-robust distributed learning, ICML 2018",
     "median": "Byzantine-robust distributed learning, ICML 2018",
     "phocas": "Phocas, arXiv 1805.09682",
 }
 COORDINATES = tuple(
-    Algorithm(
+    CompressionAlgorithm(
         name.replace("_", "-"),
         source,
         (
-            Program(
+            CompressionProgram(
                 f"{name.replace('_', '-')}.gradients",
                 "gradients",
                 "all_reduce",
@@ -26,11 +26,11 @@ COORDINATES = tuple(
     )
     for name, source in SOURCES.items()
 )
-KRUM = Algorithm(
+KRUM = CompressionAlgorithm(
     "krum",
     "Machine learning with adversaries, NeurIPS 2017",
     (
-        Program(
+        CompressionProgram(
             "krum.gradients",
             "gradients",
             "all_reduce",
@@ -38,11 +38,11 @@ KRUM = Algorithm(
         ),
     ),
 )
-ZENO = Algorithm(
+ZENO = CompressionAlgorithm(
     "zeno",
     "Zeno, ICML 2019",
     (
-        Program(
+        CompressionProgram(
             "zeno.gradients",
             "gradients",
             "all_reduce",

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from ..program import Algorithm, Program
+from ..program import CompressionAlgorithm, CompressionProgram
 from ..stage import AddRef, AllGather, AllToAll, Hadamard, Reduce, Scale, SubRef
-from .parts import DECODE, integers
+from .building_blocks import DECODE, integers
 
-SDP4BIT = Algorithm(
+SDP4BIT = CompressionAlgorithm(
     "sdp4bit",
     "SDP4Bit, NeurIPS 2024: qWD and TLq-HS",
     (
-        Program(
+        CompressionProgram(
             "sdp4bit.weights",
             "weights",
             "all_gather",
             (SubRef("replica"), *integers(4, 2048), AllGather(), *DECODE, AddRef("replica")),
         ),
-        Program(
+        CompressionProgram(
             "sdp4bit.gradients",
             "gradients",
             "reduce_scatter",
@@ -38,18 +38,18 @@ SDP4BIT = Algorithm(
     optimizer="Sharded",
 )
 
-ZEROPP = Algorithm(
+ZEROPP = CompressionAlgorithm(
     "zero++",
     "ZeRO++, arXiv 2306.10209: qwZ and qgZ",
     (
-        Program(
+        CompressionProgram(
             "zero++.weights",
             "weights",
             "all_gather",
             (*integers(8, 256), AllGather(), *DECODE),
             accepts_bias="as published: eight bits per block for the forward's copy only",
         ),
-        Program(
+        CompressionProgram(
             "zero++.gradients",
             "gradients",
             "reduce_scatter",

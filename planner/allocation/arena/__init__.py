@@ -1,3 +1,3 @@
-"""The arena: an offset for every buffer whose lifetime is known, so that the peak is small."""
+"""Arena allocation: offsets for buffers of known lifetimes that minimise the peak."""
 
 from .pack import pack as pack

@@ -1,14 +1,14 @@
 """Branch and bound: is there a packing no higher than a given height?
 
-Every packing can be pushed down until each buffer rests on the floor or on another one. So for any
-buffer whose place is open there are two cases: it rests on what is placed already, or it `floats`,
-that is, it rests on a buffer which is still to be placed. The search asks this question of one
-buffer after the other. A case is dropped when in some section the open buffers, each not before it
-may start, no longer fit under the height. A buffer may be asked only if no open neighbour could still
-slip below it; then nothing is lost by putting it down.
+Every packing can be pushed down until each buffer rests on address 0 or on another buffer. So each
+open buffer either rests on buffers that are already placed, or it `floats`: it rests on one that is
+still open. The search branches on this for one buffer after the other. A branch is pruned when in
+some section the open buffers, from their least offsets on, no longer fit under the height. A buffer
+may be branched on only if no open neighbour could still go below it; then placing it loses no
+solution.
 
-When the open buffers fall apart in time, the parts are searched one after the other, and a part that
-fails goes back to the decision that made it, not to decisions inside its siblings.
+When the open buffers become disconnected in time, the components are searched one after the other,
+and a component that fails backtracks to the decision that created it, not into its siblings.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ FULLEST, LOWEST_TIGHTEST, LOWEST_FAILED, FAILED, TIGHTEST, LOWEST = range(6)
 
 
 class Board(NamedTuple):
-    """What is fixed for one part (sizes, sections, neighbours) and the working arrays of a search.
+    """Constants of one component (sizes, sections, neighbours) and the working arrays of a search.
 
-    `buffer_failures` and `section_failures` outlive a search: where others failed is asked first.
+    `buffer_failures` and `section_failures` outlive a search and guide the branching order.
     """
 
     size: Ints
@@ -39,21 +39,21 @@ class Board(NamedTuple):
     near_at: Ints
     buffer_failures: Ints
     section_failures: Ints
-    rank: Ints  # order among buffers that are otherwise alike
+    rank: Ints  # order among buffers that are otherwise equal
     base: Ints  # highest top among placed neighbours
     placed: Ints
     floats: Ints
     low: Ints  # least offset of an open buffer; the offset of a placed one
-    members: Ints  # open buffers of the part at work
+    members: Ints  # open buffers of the current component
     stack: Ints  # per section, bytes open
     floor: Ints  # per section, least start of an open buffer
     trail: Ints  # (kind, buffer, old value) of every change
     frames: Ints  # (buffer, left, right, parent, trail, agenda, free) of every decision
-    agenda: Ints  # (left, right, parent, next) of every part still to search
+    agenda: Ints  # (left, right, parent, next) of every component still to search
 
 
 @njit(cache=True)
-def _open(board, left, right):
+def _open(board: Board, left: int, right: int) -> int:
     """Collect the open buffers between two sections, in order of their first; returns how many."""
     count = 0
     lo = np.searchsorted(board.first, left)
@@ -66,10 +66,9 @@ def _open(board, left, right):
 
 
 @njit(cache=True)
-def _starts(board, count):
-    """Least offset of every open buffer: its base, or, floating, the least top it could rest on.
-
-    Returns False if a floating buffer has nothing left to rest on.
+def _starts(board: Board, count: int) -> bool:
+    """Compute the least offset of every open buffer: its base or, if floating, the least top of an
+    open neighbour. Returns False if a floating buffer has nothing to rest on.
     """
     low, size = board.low, board.size
     changed = False
@@ -94,8 +93,8 @@ def _starts(board, count):
 
 
 @njit(cache=True)
-def _sort(members, count, low):
-    """Open buffers from the highest start to the lowest."""
+def _sort(members: Ints, count: int, low: Ints) -> None:
+    """Sort open buffers by descending least offset."""
     keys = np.empty(count, np.int64)
     for k in range(count):
         keys[k] = -low[members[k]]
@@ -103,10 +102,10 @@ def _sort(members, count, low):
 
 
 @njit(cache=True)
-def _fits(board, count, left, right, height, bounded):
-    """Whether every section can hold its open buffers one above the other from their starts on.
+def _fits(board: Board, count: int, left: int, right: int, height: int, bounded: bool) -> bool:
+    """Whether in every section the open buffers fit under the height from their least offsets on.
 
-    Members come highest start first, so `stack[s]` holds the sizes of those that start no lower.
+    Members come by descending offset, so `stack[s]` sums the sizes of those that start no lower.
     """
     for s in range(left, right):
         board.stack[s] = 0
@@ -128,8 +127,8 @@ def _fits(board, count, left, right, height, bounded):
 
 
 @njit(cache=True)
-def _urgency(board, s, height, rule):
-    """How soon a section should be asked about: a pair, greatest first."""
+def _urgency(board: Board, s: int, height: int, rule: int) -> tuple[float, float]:
+    """Branching priority of a section: a pair, greatest first."""
     floor = float(board.floor[s])
     slack = height - floor - board.stack[s]
     if rule == FULLEST:
@@ -144,22 +143,24 @@ def _urgency(board, s, height, rule):
 
 
 @njit(cache=True)
-def _before(board, i, j, by_failures):
-    """Whether buffer `i` is asked about before buffer `j`."""
+def _before(board: Board, i: int, j: int, by_failures: bool) -> bool:
+    """Whether buffer `i` is branched on before buffer `j`."""
     if by_failures and board.buffer_failures[i] != board.buffer_failures[j]:
         return board.buffer_failures[i] > board.buffer_failures[j]
     return board.rank[i] < board.rank[j]
 
 
 @njit(cache=True)
-def _choose(board, count, left, right, height, rule, by_failures):
-    """The next buffer to ask about: in the most urgent section, one of the lowest start."""
+def _choose(
+    board: Board, count: int, left: int, right: int, height: int, rule: int, by_failures: bool
+) -> int:
+    """Buffer to branch on: one with the lowest offset in the most urgent section."""
     best, at = (-np.inf, -np.inf), -1
     for s in range(left, right):
         if board.floor[s] < FAR:
-            found = _urgency(board, s, height, rule)
-            if at < 0 or found > best:
-                best, at = found, s
+            urgency = _urgency(board, s, height, rule)
+            if at < 0 or urgency > best:
+                best, at = urgency, s
     chosen = -1
     for k in range(count):
         i = board.members[k]
@@ -170,8 +171,8 @@ def _choose(board, count, left, right, height, rule, by_failures):
 
 
 @njit(cache=True)
-def _beneath(board, i, by_failures):
-    """`i`, or an open buffer that must be asked about before it: one that may slip below it."""
+def _beneath(board: Board, i: int, by_failures: bool) -> int:
+    """`i`, or an open neighbour that could go below it and must be branched on first."""
     while True:
         chosen = i
         for p in range(board.near_at[i], board.near_at[i + 1]):
@@ -185,8 +186,8 @@ def _beneath(board, i, by_failures):
 
 
 @njit(cache=True)
-def _place(board, i, used):
-    """Put buffer `i` on its base; its neighbours go above it. Returns the trail's length."""
+def _place(board: Board, i: int, used: int) -> int:
+    """Place buffer `i` on its base and raise its neighbours' bases. Returns the trail's length."""
     board.placed[i] = 1
     board.trail[used] = (0, i, 0)
     used += 1
@@ -205,7 +206,7 @@ def _place(board, i, used):
 
 
 @njit(cache=True)
-def _undo(board, used, mark):
+def _undo(board: Board, used: int, mark: int) -> None:
     while used > mark:
         used -= 1
         kind, i, old = board.trail[used]
@@ -218,8 +219,8 @@ def _undo(board, used, mark):
 
 
 @njit(cache=True)
-def _split(board, count, parent, head, free):
-    """Put the parts into which the open buffers fall on the agenda; returns its head and length."""
+def _split(board: Board, count: int, parent: int, head: int, free: int) -> tuple[int, int]:
+    """Push the components of the open buffers on the agenda; returns its head and length."""
     k = 0
     while k < count:
         left = board.first[board.members[k]]
@@ -233,12 +234,21 @@ def _split(board, count, parent, head, free):
 
 
 @njit(cache=True)
-def search(board, sections, height, looks, rule, by_failures, bounded, splitting):
-    """FOUND with offsets in `board.base`, NONE if there is no packing, STOPPED after `looks`.
+def search(
+    board: Board,
+    sections: int,
+    height: int,
+    looks: int,
+    rule: int,
+    by_failures: bool,
+    bounded: bool,
+    splitting: bool,
+) -> tuple[int, int]:
+    """Returns (FOUND with offsets in `board.base`, NONE if there is no packing, or STOPPED; work).
 
-    `looks` counts open buffers looked at. Also returns how many were. `rule` and `by_failures` say
-    which buffer is asked about first; `bounded` and `splitting` switch the section bound and the
-    decomposition. None of these changes the answer.
+    Work counts open buffers examined, at most `looks`. `rule` and `by_failures` select the
+    branching order; `bounded` and `splitting` switch the section bound and the decomposition. None
+    of these changes the result of a completed search.
     """
     used, depth, free, looked = 0, 0, 1, 0
     board.agenda[0] = (0, sections, -1, -1)
@@ -319,6 +329,6 @@ def _zeros(shape: int | tuple[int, ...]) -> Callable[[], Ints]:
 
 
 def clear(board: Board) -> None:
-    """Take every buffer off the board; the counts of failures stay."""
+    """Unplace all buffers; failure counts are kept."""
     for array in (board.base, board.placed, board.floats):
         array[:] = 0

@@ -1,4 +1,4 @@
-"""The same question asked of CP-SAT: rectangles of fixed times must not overlap below a height."""
+"""Packing under a height by CP-SAT: rectangles with fixed times must not overlap."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from .branch import FOUND, NONE, STOPPED
 from .sections import Ints, Sections
 
 
-def constrained(
-    part: Sections, height: int, unit: int, hint: Ints, seconds: float
+def solve_constrained(
+    component: Sections, height: int, unit: int, hint: Ints, seconds: float
 ) -> tuple[int, Ints]:
-    """FOUND with offsets, NONE when it is proved that none exist, STOPPED when time ran out.
+    """FOUND with offsets, NONE if proven infeasible, STOPPED when time ran out.
 
-    All sizes are multiples of `unit`, and so may all offsets be.
+    All sizes are multiples of `unit` bytes, so offsets can be too.
     """
     from ortools.sat.python import cp_model
 
     model, steps = cp_model.CpModel(), height // unit
-    sizes = (part.size // unit).tolist()
+    sizes = (component.size // unit).tolist()
     if max(sizes) > steps:
         return NONE, hint
     at = [model.new_int_var(0, steps - size, "") for size in sizes]
-    spans = zip(part.first.tolist(), part.last.tolist(), strict=True)
+    spans = zip(component.first.tolist(), component.last.tolist(), strict=True)
     times = [model.new_fixed_size_interval_var(a, b - a, "") for a, b in spans]
     places = [
         model.new_fixed_size_interval_var(start, size, "")
@@ -35,9 +35,9 @@ def constrained(
     solver.parameters.num_workers = 1
     solver.parameters.max_time_in_seconds = seconds
     solver.parameters.random_seed = 0
-    answer = solver.solve(model)
-    if answer == cp_model.INFEASIBLE:
+    status = solver.solve(model)
+    if status == cp_model.INFEASIBLE:
         return NONE, hint
-    if answer not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return STOPPED, hint
     return FOUND, np.array([solver.value(start) * unit for start in at], np.int64)

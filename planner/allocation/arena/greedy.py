@@ -1,4 +1,4 @@
-"""First fit: buffer after buffer into the lowest gap that is free for all its life."""
+"""First fit: place buffers in order, each in the lowest gap free during its lifetime."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .sections import Ints, Sections
 
 
 @njit(cache=True)
-def first_fit(size, first, last, order):
-    """Offsets when buffers are placed in this order."""
+def first_fit(size: Ints, first: Ints, last: Ints, order: Ints) -> Ints:
+    """Offsets (bytes) when buffers are placed in this order."""
     n = len(order)
     offset = np.zeros(n, np.int64)
     placed = np.empty(n, np.int64)  # lowest offset first
@@ -32,28 +32,35 @@ def first_fit(size, first, last, order):
     return offset
 
 
-def orders(part: Sections) -> list[Ints]:
-    """Orders worth trying: by length, area, crowding and size, biggest first, and by time."""
-    width = part.last - part.first
-    area, crowd = width * part.size, crowding(part)
-    keys = ((width, area), (area, crowd), (crowd, area), (crowd, width), (part.size, width))
+def orders(component: Sections) -> list[Ints]:
+    """Orders to try: by lifetime, area, crowding and size, largest first, and by time."""
+    width = component.last - component.first
+    area, crowd = width * component.size, crowding(component)
+    keys = ((width, area), (area, crowd), (crowd, area), (crowd, width), (component.size, width))
     falling = [np.lexsort((-second, -lead)) for lead, second in keys]
-    return [*falling, np.lexsort((-width, part.first)), np.lexsort((part.first, -part.last))]
+    return [
+        *falling,
+        np.lexsort((-width, component.first)),
+        np.lexsort((component.first, -component.last)),
+    ]
 
 
-def crowding(part: Sections) -> Ints:
+def crowding(component: Sections) -> Ints:
     """Per buffer, the most bytes live at once during its life."""
-    loads = part.loads()
+    loads = component.loads()
     return np.array(
-        [loads[a:b].max() for a, b in zip(part.first, part.last, strict=True)], np.int64
+        [loads[a:b].max() for a, b in zip(component.first, component.last, strict=True)], np.int64
     )
 
 
-def height(part: Sections, offset: Ints) -> int:
-    return int((offset + part.size).max(initial=0))
+def height(component: Sections, offset: Ints) -> int:
+    return int((offset + component.size).max(initial=0))
 
 
-def greedy(part: Sections) -> Ints:
-    """The lowest of the first fits."""
-    found = [first_fit(part.size, part.first, part.last, order) for order in orders(part)]
-    return min(found, key=lambda offset: height(part, offset))
+def greedy(component: Sections) -> Ints:
+    """Offsets of the lowest first fit over all `orders`."""
+    found = [
+        first_fit(component.size, component.first, component.last, order)
+        for order in orders(component)
+    ]
+    return min(found, key=lambda offset: height(component, offset))

@@ -1,4 +1,4 @@
-"""Whether addresses are sound, straight from the definition; it shares no code with the solvers."""
+"""Independent validity check of a packing; shares no code with the solvers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search as a portfolio: many orders and rules take turns, with more and more work each round."""
+"""Portfolio of branch-and-bound runs over orders and rules, with more work every round."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RULES = (branch.LOWEST_TIGHTEST, branch.LOWEST_FAILED, branch.FAILED, branch.FUL
 
 
 class Switches(msgspec.Struct, frozen=True):
-    """Parts of the search that may be turned off; the answer stays the same."""
+    """Switches for parts of the search; the optimum does not depend on them."""
 
     bounded: bool = True
     splitting: bool = True
@@ -32,13 +32,13 @@ EVERYTHING = Switches()
 
 
 class Portfolio:
-    """Searches one part for packings under heights; remembers where searches failed."""
+    """Searches one component for packings under a height; keeps failure counts between runs."""
 
-    def __init__(self, part: Sections, switches: Switches, seed: int = 0) -> None:
-        self.order = np.argsort(part.first, kind="stable")
-        self.part = part.of(self.order)
+    def __init__(self, component: Sections, switches: Switches, seed: int = 0) -> None:
+        self.order = np.argsort(component.first, kind="stable")
+        self.component = component.of(self.order)
         self.switches = switches
-        self.board = branch.board(self.part)
+        self.board = branch.board(self.component)
         self.looks_per_second = 1e6  # at least; measured while it runs
         self.random = np.random.default_rng(seed)
 
@@ -49,7 +49,7 @@ class Portfolio:
         start = time.perf_counter()
         state, looked = branch.search(
             self.board,
-            self.part.count,
+            self.component.count,
             height,
             looks,
             rule,
@@ -62,21 +62,21 @@ class Portfolio:
         return int(state)
 
     def offsets(self) -> Ints:
-        """What the last search found, in the order of the part given."""
-        found = np.empty_like(self.board.base)
-        found[self.order] = self.board.base
-        return found
+        """Offsets of the last search, in the component's original order."""
+        offsets_ = np.empty_like(self.board.base)
+        offsets_[self.order] = self.board.base
+        return offsets_
 
     def attempts(self, round_: int) -> Iterator[tuple[int, int, Ints, bool]]:
-        """Work, rule, order and use of failures of every run of a round."""
+        """(work limit, rule, order, by_failures) of every run of a round."""
         looks = int(FIRST_LOOKS * GROWTH**round_)
-        for order in orders(self.part):
+        for order in orders(self.component):
             for rule in self.switches.rules:
                 for by_failures in (False, True) if self.switches.by_failures else (False,):
                     yield looks, rule, self.shaken(order, round_), by_failures
 
     def shaken(self, order: Ints, round_: int) -> Ints:
-        """The order as it is in the first round, then with neighbours exchanged at random."""
+        """The order itself in the first round, later a random local perturbation of it."""
         if round_ == 0:
             return order
         reach = len(order) * NOISE * self.random.uniform()

@@ -1,4 +1,4 @@
-"""Time cut into sections: the moments at which a set of buffers is live that no other set contains.
+"""Sections of time (MiniMalloc): the maximal sets of buffers that are live at once.
 
 buffers   aaaaaaaa          two buffers meet in time exactly if they meet in a section, and
              bbbbbbbbb      the largest sum over sections bounds the height of every arena
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 
 class Sections(msgspec.Struct, frozen=True):
-    """Buffer `i` is live in sections `first[i]` up to, not including, `last[i]` of `count`."""
+    """Buffer `i` of `size[i]` bytes is live in sections `first[i]` to `last[i] - 1` of `count`."""
 
     size: Ints
     first: Ints
@@ -34,23 +34,25 @@ class Sections(msgspec.Struct, frozen=True):
         return np.cumsum(change)[:-1]
 
     def bound(self) -> int:
-        """Bytes below which no arena can stay: the most that is live at once."""
+        """Lower bound of the peak in bytes: the maximum of live bytes."""
         return int(self.loads().max(initial=0))
 
     def of(self, chosen: Ints) -> Sections:
         """These buffers alone, in the same sections."""
         return Sections(self.size[chosen], self.first[chosen], self.last[chosen], self.count)
 
-    def parts(self) -> list[Ints]:
-        """Groups of buffers that share no moment with one another: each may be packed alone."""
+    def components(self) -> list[Ints]:
+        """Components: groups of buffers that share no time with one another."""
         order = np.argsort(self.first, kind="stable")
         reach = np.maximum.accumulate(self.last[order])
-        cuts = np.flatnonzero(self.first[order][1:] >= reach[:-1]) + 1
-        return [np.sort(part) for part in np.split(order, cuts)] if len(order) else []
+        boundaries = np.flatnonzero(self.first[order][1:] >= reach[:-1]) + 1
+        return (
+            [np.sort(component) for component in np.split(order, boundaries)] if len(order) else []
+        )
 
 
 def sections(buffers: Sequence[Buffer]) -> Sections:
-    """Sections of a list of buffers: one where the last start before an end lies."""
+    """Sections of a list of buffers: one at each start that is followed by an end."""
     lower = np.array([b.lower for b in buffers], np.int64)
     upper = np.array([b.upper for b in buffers], np.int64)
     size = np.array([b.size for b in buffers], np.int64)
@@ -64,7 +66,7 @@ def sections(buffers: Sequence[Buffer]) -> Sections:
             candidate = -1
         if starts[i]:
             candidate = i
-    moments = times[np.array(tops, np.int64)]
-    first = np.searchsorted(moments, lower, "left").astype(np.int64)
-    last = np.searchsorted(moments, upper, "left").astype(np.int64)
-    return Sections(size, first, last, len(moments))
+    points = times[np.array(tops, np.int64)]
+    first = np.searchsorted(points, lower, "left").astype(np.int64)
+    last = np.searchsorted(points, upper, "left").astype(np.int64)
+    return Sections(size, first, last, len(points))

@@ -1,3 +1,3 @@
-"""Flat buffers of zero stages: parameters behind one another, cut into equal shards."""
+"""Flat buffers for ZeRO: parameters laid out contiguously and sharded evenly over ranks."""
 
 from .solve import flatten as flatten

@@ -1,7 +1,7 @@
-"""Filling a buffer of given shards: each tensor as early as it may start.
+"""Fill a buffer of fixed shards, each tensor at the earliest valid offset.
 
-For a fixed order that is best: the least end of a tensor never falls when what is before it ends
-later. What remains is the order.
+For a fixed order earliest is optimal, since the end of a tensor is monotone in the end of its
+predecessor. So only the order is searched.
 """
 
 from __future__ import annotations
@@ -9,61 +9,67 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from .kinds import Ints
+
 NEVER = 1 << 61
 
 
 @njit(cache=True)
-def start(at, elements, block, shard):
-    """The first place from `at` on where a tensor may start; NEVER if there is none."""
+def start(offset: int, elements: int, block: int, shard: int) -> int:
+    """First offset from `offset` on at which no shard boundary splits a block; NEVER if none."""
     while True:
-        rest = shard - at % shard  # elements up to the next cut
+        rest = shard - offset % shard  # elements up to the next shard boundary
         if elements <= rest:
-            return at
-        whole = shard % block == 0
-        least = 0 if whole else elements - shard  # a longer rest is needed to meet one cut only
+            return offset
+        divides = shard % block == 0
+        least = (
+            0 if divides else elements - shard
+        )  # a longer rest is needed to cross one boundary only
         aligned = rest - rest % block
         if aligned > 0 and aligned >= least:
-            return at + rest - aligned
+            return offset + rest - aligned
         if rest == shard:
             return NEVER
-        at += rest
+        offset += rest
 
 
 @njit(cache=True)
-def fill(elements, block, counts, shard, ranks, rule, patience):
-    """Kinds of tensors in the order of a greedy filling, and where each starts.
+def fill(
+    elements: Ints, block: Ints, counts: Ints, shard: int, ranks: int, rule: int, patience: int
+) -> tuple[int, Ints, Ints]:
+    """Greedy filling: returns (number of tensors placed, kinds in order, offset of each).
 
-    Of the kinds that may start at most `patience` after the soonest it takes the one with the
-    biggest block (`rule` 0), the most elements (1) or the fewest (2); between equals the soonest.
-    Returns how many were laid before the buffer was full.
+    Among the kinds whose earliest offset is at most `patience` after the soonest it takes the one
+    with the largest block (`rule` 0), the most elements (1) or the fewest (2); ties go to the
+    soonest.
     """
-    left = counts.copy()
-    total = left.sum()
+    remaining = counts.copy()
+    total = remaining.sum()
     kinds, starts = np.empty(total, np.int64), np.empty(total, np.int64)
-    first = np.empty(len(left), np.int64)
-    at = 0
-    for done in range(total):
+    first = np.empty(len(remaining), np.int64)
+    offset = 0
+    for placed in range(total):
         soonest = NEVER
-        for k in range(len(left)):
-            first[k] = start(at, elements[k], block[k], shard) if left[k] else NEVER
+        for k in range(len(remaining)):
+            first[k] = start(offset, elements[k], block[k], shard) if remaining[k] else NEVER
             soonest = min(soonest, first[k])
         if soonest >= NEVER:
-            return done, kinds, starts
+            return placed, kinds, starts
         chosen = -1
-        for k in range(len(left)):
+        for k in range(len(remaining)):
             if first[k] <= soonest + patience:
                 if chosen < 0 or _prefers(elements, block, first, k, chosen, rule):
                     chosen = k
-        at = first[chosen] + elements[chosen]
-        if at > shard * ranks:
-            return done, kinds, starts
-        kinds[done], starts[done] = chosen, first[chosen]
-        left[chosen] -= 1
+        offset = first[chosen] + elements[chosen]
+        if offset > shard * ranks:
+            return placed, kinds, starts
+        kinds[placed], starts[placed] = chosen, first[chosen]
+        remaining[chosen] -= 1
     return total, kinds, starts
 
 
 @njit(cache=True)
-def _prefers(elements, block, first, k, other, rule):
+def _prefers(elements: Ints, block: Ints, first: Ints, k: int, other: int, rule: int) -> bool:
     if rule == 0:
         a, b = block[k], block[other]
     else:
@@ -74,10 +80,13 @@ def _prefers(elements, block, first, k, other, rule):
 
 
 @njit(cache=True)
-def least_end(elements, block, counts, shard, ranks):
-    """The least end over all orders, exactly: over every number of tensors taken of each kind.
+def least_end(
+    elements: Ints, block: Ints, counts: Ints, shard: int, ranks: int
+) -> tuple[Ints, Ints]:
+    """Exact least end over all orders, by dynamic programming over the tensors used of each kind.
 
-    Also returns, per state, the kind taken last (states number as mixed radix of the counts).
+    Returns per state (mixed-radix number of the counts used) the least end and the kind placed
+    last.
     """
     states = 1
     for k in range(len(counts)):

@@ -1,4 +1,4 @@
-"""Tensors of equal length and block are one kind: only how many there are matters."""
+"""Tensors grouped by equal length and block size, since only their number matters."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .problem import FlatTensor
 Ints = NDArray[np.int64]
 
 
-class Kinds(msgspec.Struct, frozen=True):
-    """Per kind its elements, its block (no longer than the tensor) and how many tensors it has."""
+class TensorKinds(msgspec.Struct, frozen=True):
+    """Per kind: elements of a tensor, elements of a block, number of tensors."""
 
     elements: Ints
     block: Ints
@@ -23,16 +23,16 @@ class Kinds(msgspec.Struct, frozen=True):
     total: int
 
     @classmethod
-    def of(cls, tensors: Sequence[FlatTensor]) -> Kinds:
-        found = sorted(Counter(key(t) for t in tensors if t.elements).items())
-        elements, block = (np.array([k[i] for k, _ in found], np.int64) for i in range(2))
-        counts = np.array([n for _, n in found], np.int64)
+    def of(cls, tensors: Sequence[FlatTensor]) -> TensorKinds:
+        groups = sorted(Counter(key(t) for t in tensors if t.elements).items())
+        elements, block = (np.array([k[i] for k, _ in groups], np.int64) for i in range(2))
+        counts = np.array([n for _, n in groups], np.int64)
         return cls(elements, block, counts, sum(t.elements for t in tensors))
 
     def offsets(
         self, tensors: Sequence[FlatTensor], order: list[int], starts: list[int]
     ) -> tuple[int, ...]:
-        """Where each tensor starts, given where each kind does; tensors of a kind keep their order."""
+        """Offset of each tensor from the offsets of kinds; tensors of a kind keep their order."""
         pairs = list(zip(self.elements.tolist(), self.block.tolist(), strict=True))
         places: dict[tuple[int, int], list[int]] = {pair: [] for pair in pairs}
         for kind, at in sorted(zip(order, starts, strict=True), key=lambda pair: -pair[1]):

@@ -1,7 +1,7 @@
-"""What a flat buffer is made of, and how it is laid out.
+"""Tensors of a flat buffer and their layout.
 
-A tensor is contiguous and made of blocks (of a quantisation scheme, or rows) that no cut between
-ranks may go through. Padding lies between tensors only.
+A tensor is contiguous and consists of blocks (of a quantisation scheme, or rows) that no shard
+boundary may split. Padding is between tensors only.
 
       |aaaaaaaaaaaa bb|bbbbbb ccccccc |    three tensors on two ranks: blocks of 3, 2 and 7
 """
@@ -14,7 +14,7 @@ import msgspec
 
 
 class FlatTensor(msgspec.Struct, frozen=True):
-    """`elements` behind one another; blocks of `block` elements, the last of which may be shorter."""
+    """A contiguous tensor of `elements`, in blocks of `block` (the last may be shorter)."""
 
     name: str
     elements: int
@@ -22,7 +22,7 @@ class FlatTensor(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...], rows: int = 0, block: int = 1) -> FlatTensor:
-        """A tensor by shape whose blocks are `rows` whole rows, or `block` elements if rows is 0."""
+        """A tensor whose blocks are `rows` full rows, or `block` elements if rows is 0."""
         return cls(name, prod(shape), rows * prod(shape[1:]) if rows else block)
 
 
@@ -39,9 +39,9 @@ class FlatLayout(msgspec.Struct, frozen=True):
 
     @property
     def gap(self) -> float:
-        """How far the shard may be from the least one, as a share of it."""
+        """Relative distance of the shard size from its lower bound."""
         return (self.shard_elements - self.bound_elements) / self.shard_elements
 
     def padding(self, elements: int) -> float:
-        """Padding as a share of the elements that the tensors have in all."""
+        """Padding as a fraction of `elements`, the total of the tensors."""
         return (self.ranks * self.shard_elements - elements) / elements

@@ -1,1 +1,1 @@
-"""Placement algorithms: each takes a problem and gives devices and an order."""
+"""Placement algorithms: each maps a PlacementProblem to a PlacementCandidate."""

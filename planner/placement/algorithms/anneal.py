@@ -1,8 +1,8 @@
 """Local search by simulated annealing over devices and start priorities (Kirkpatrick et al. 1983).
 
-The threshold of acceptance is drawn before a neighbour is simulated, so that a simulation stops as
-soon as it is too slow; and it starts from the last of a few stored states that the move cannot
-change: nothing happens differently before the first input of a moved operator is made.
+The acceptance threshold is drawn before a neighbour is simulated, so that a simulation stops as
+soon as it is too slow. It resumes from the last of a few stored states that the move cannot affect:
+nothing changes before the first input of a moved operator is produced.
 """
 
 from __future__ import annotations
@@ -12,41 +12,57 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ....cost_model.placement.arrays import Floats, Ints, Records, lifetime_bytes, resident_bytes
-from ....cost_model.placement.simulate import TIMES, State, begin, copy_state, new_state, run
-from ..problem import Candidate, Problem
+from ....cost_model.placement.arrays import (
+    Floats,
+    GraphArrays,
+    Ints,
+    Records,
+    lifetime_bytes,
+    resident_bytes,
+)
+from ....cost_model.placement.simulate import (
+    TIMES,
+    SimulationState,
+    begin,
+    copy_state,
+    new_state,
+    run,
+)
+from ..problem import PlacementCandidate, PlacementProblem
 from .moves import Blocks, propose, shift, shift_back
 from .ranked import places
 
-STATES = 8  # stored along the current solution
-CRITICAL = 0.5  # of the moves start at the chain of operators that decides the makespan
-REORDER = 0.3  # of the moves change a priority instead of a device
+STATES = 8  # simulation states stored along the current solution
+CRITICAL = 0.5  # fraction of moves that start on the critical path
+REORDER = 0.3  # fraction of moves that change a priority instead of a device
 
 
-class Walk(NamedTuple):
-    """The current solution, the best one, and scratch."""
+class AnnealingState(NamedTuple):
+    """Current solution, best solution, stored simulation states, and scratch arrays."""
 
     device: Ints
     key: Floats
     best_device: Ints
     best_key: Floats
     spans: Floats  # 2: current, best
-    chain: Ints  # n + 1: how many operators decide the makespan, then which
+    chain: Ints  # n + 1: length of the critical path, then its operators, last first
     times: Records  # n: of the current solution
-    states: tuple[State, ...]
-    trial: State
+    states: tuple[SimulationState, ...]
+    trial: SimulationState
     chosen: Ints
     undo: Ints
-    taken: np.ndarray
+    marked: np.ndarray
     used: Floats
     received: np.ndarray
 
 
-def walk_from(problem: Problem, start: Candidate, blocks: Blocks) -> Walk:
-    """A walk that stands at a placement; it must fit."""
+def walk_from(
+    problem: PlacementProblem, start: PlacementCandidate, blocks: Blocks
+) -> AnnealingState:
+    """Initial annealing state at a placement, which must fit."""
     n, k, count = problem.operators, problem.devices, len(blocks.first)
     integers = np.int64
-    walk = Walk(
+    walk = AnnealingState(
         start.device.copy(),
         places(start.order),
         start.device.copy(),
@@ -70,13 +86,13 @@ def walk_from(problem: Problem, start: Candidate, blocks: Blocks) -> Walk:
 
 
 @njit(cache=True)
-def settle(work, mode, walk, known):
-    """Simulate the current solution from stored state `known` on and store the later ones."""
+def settle(work: GraphArrays, mode: int, walk: AnnealingState, stored: int) -> None:
+    """Simulate the current solution from stored state `stored` on and store the later states."""
     trial, nothing = walk.trial, np.zeros(len(walk.device))
-    copy_state(walk.states[known], trial)
+    copy_state(walk.states[stored], trial)
     span = -1.0
     count = len(walk.states)
-    for i in range(known + 1, count + 1):
+    for i in range(stored + 1, count + 1):
         if span < 0.0:
             store = i < count and np.isfinite(walk.spans[0])
             until = walk.spans[0] * i / count if store else np.inf
@@ -85,12 +101,14 @@ def settle(work, mode, walk, known):
             copy_state(trial, walk.states[i])
     walk.spans[0] = span
     walk.times[:] = trial.times
-    _decisive(walk.times, walk.chain)
+    _critical_path(walk.times, walk.chain)
 
 
 @njit(cache=True)
-def _decisive(times, chain):
-    """The chain of operators, last first, each started by the end or the data of the next."""
+def _critical_path(times: Records, chain: Ints) -> None:
+    """Fill `chain` with the critical path: each operator was started by the end or data of the
+    next.
+    """
     v, count = 0, 0
     for w in range(len(times)):
         if times[w].end > times[v].end:
@@ -103,7 +121,18 @@ def _decisive(times, chain):
 
 
 @njit(cache=True)
-def anneal(work, blocks, mode, train, tail, walk, seed, hot, cold, steps):
+def anneal(
+    work: GraphArrays,
+    blocks: Blocks,
+    mode: int,
+    train: bool,
+    tail: Floats,
+    walk: AnnealingState,
+    seed: int,
+    hot: float,
+    cold: float,
+    steps: int,
+) -> None:
     """Take `steps` steps while the temperature falls from `hot` to `cold` (us), geometrically."""
     np.random.seed(seed)
     cooling = (cold / hot) ** (1.0 / steps)
@@ -114,11 +143,11 @@ def anneal(work, blocks, mode, train, tail, walk, seed, hot, cold, steps):
         if np.random.random() < CRITICAL:
             v = walk.chain[1 + np.random.randint(walk.chain[0])]
         if len(walk.used) == 1 or np.random.random() < REORDER:
-            known = _reorder(work, mode, tail, walk, v, limit, train)
+            stored = _reorder(work, mode, tail, walk, v, limit, train)
         else:
-            known = _move(work, blocks, mode, tail, walk, v, limit, train)
-        if known >= 0:
-            settle(work, mode, walk, known)
+            stored = _move(work, blocks, mode, tail, walk, v, limit, train)
+        if stored >= 0:
+            settle(work, mode, walk, stored)
             if walk.spans[0] < walk.spans[1]:
                 walk.spans[1] = walk.spans[0]
                 walk.best_device[:] = walk.device
@@ -127,22 +156,40 @@ def anneal(work, blocks, mode, train, tail, walk, seed, hot, cold, steps):
 
 
 @njit(cache=True)
-def _move(work, blocks, mode, tail, walk, v, limit, train):
-    """Try blocks around `v` on another device: the stored state that is still true, or -1."""
-    count, target = propose(work, blocks, walk.device, v, walk.taken, walk.chosen)
+def _move(
+    work: GraphArrays,
+    blocks: Blocks,
+    mode: int,
+    tail: Floats,
+    walk: AnnealingState,
+    v: int,
+    limit: float,
+    train: bool,
+) -> int:
+    """Try to move blocks around `v` to another device. Returns the last stored state that is still
+    valid, or -1 if the move was rejected."""
+    count, target = propose(work, blocks, walk.device, v, walk.marked, walk.chosen)
     shift(blocks, walk.device, walk.chosen, count, target, walk.undo)
     if not train or _resident(work, walk):
         changed = _first_change(work, blocks, walk, count)
-        known = _tried(work, mode, tail, walk, limit, changed, train)
-        if known >= 0:
-            return known
+        stored = _simulate(work, mode, tail, walk, limit, changed, train)
+        if stored >= 0:
+            return stored
     shift_back(blocks, walk.device, walk.chosen, count, walk.undo)
     return -1
 
 
 @njit(cache=True)
-def _reorder(work, mode, tail, walk, v, limit, train):
-    """Try `v` just before or after another operator of its device: the state still true, or -1."""
+def _reorder(
+    work: GraphArrays,
+    mode: int,
+    tail: Floats,
+    walk: AnnealingState,
+    v: int,
+    limit: float,
+    train: bool,
+) -> int:
+    """Try to run `v` just before or after another operator of its device; returns as `_move`."""
     times, old = walk.times, walk.key[v]
     w = times[v].cause
     if w < 0 or walk.device[w] != walk.device[v] or np.random.random() < 0.5:
@@ -155,30 +202,30 @@ def _reorder(work, mode, tail, walk, v, limit, train):
     if v == w:
         return -1
     walk.key[v] = walk.key[w] + (2.0 * np.random.random() - 1.0)
-    known = _tried(work, mode, tail, walk, limit, _ready(work, walk, v), train)
-    if known < 0:
+    stored = _simulate(work, mode, tail, walk, limit, _ready(work, walk, v), train)
+    if stored < 0:
         walk.key[v] = old
-    return known
+    return stored
 
 
 @njit(cache=True)
-def _ready(work, walk, v):
-    """When the last input of `v` was made: its priority decides nothing before."""
+def _ready(work: GraphArrays, walk: AnnealingState, v: int) -> float:
+    """Time at which the last input of `v` is produced; its priority has no effect before."""
     operators, edges, reads, times = work.operators, work.edges, work.reads, walk.times
-    found = 0.0
+    ready = 0.0
     for i in range(operators[v].read, operators[v].read_after):
-        found = max(found, times[edges[reads[i]].source].end)
-    return found
+        ready = max(ready, times[edges[reads[i]].source].end)
+    return ready
 
 
 @njit(cache=True)
-def _resident(work, walk):
+def _resident(work: GraphArrays, walk: AnnealingState) -> bool:
     resident_bytes(work, walk.device, walk.used, walk.received)
     return _fits(work, walk)
 
 
 @njit(cache=True)
-def _fits(work, walk):
+def _fits(work: GraphArrays, walk: AnnealingState) -> bool:
     for d in range(len(walk.used)):
         if walk.used[d] > work.capacity[d]:
             return False
@@ -186,31 +233,39 @@ def _fits(work, walk):
 
 
 @njit(cache=True)
-def _first_change(work, blocks, walk, count):
-    """The earliest instant at which the moved blocks matter: an input of theirs is made."""
+def _first_change(work: GraphArrays, blocks: Blocks, walk: AnnealingState, count: int) -> float:
+    """Earliest time at which an input of the moved blocks is produced."""
     operators, edges, reads, times = work.operators, work.edges, work.reads, walk.times
-    found = np.inf
+    earliest = np.inf
     for i in range(count):
         block = walk.chosen[i]
         for j in range(blocks.first[block], blocks.first[block + 1]):
-            own = operators[blocks.members[j]]
-            if own.read == own.read_after:
+            operator = operators[blocks.members[j]]
+            if operator.read == operator.read_after:
                 return 0.0
-            for r in range(own.read, own.read_after):
-                found = min(found, times[edges[reads[r]].source].end)
-    return found
+            for r in range(operator.read, operator.read_after):
+                earliest = min(earliest, times[edges[reads[r]].source].end)
+    return earliest
 
 
 @njit(cache=True)
-def _tried(work, mode, tail, walk, limit, changed, train):
-    """Simulate from the last state before `changed`; -1 when it is too slow or does not fit."""
-    known = len(walk.states) - 1
-    while known > 0 and walk.states[known].clock[0].now >= changed:
-        known -= 1
-    copy_state(walk.states[known], walk.trial)
+def _simulate(
+    work: GraphArrays,
+    mode: int,
+    tail: Floats,
+    walk: AnnealingState,
+    limit: float,
+    changed: float,
+    train: bool,
+) -> int:
+    """Simulate from the last state before `changed`; returns it, or -1 if rejected."""
+    stored = len(walk.states) - 1
+    while stored > 0 and walk.states[stored].clock[0].now >= changed:
+        stored -= 1
+    copy_state(walk.states[stored], walk.trial)
     span = run(work, walk.device, walk.key, False, mode, walk.trial, tail, limit, np.inf)
     fast = span <= limit
     if fast and not train:
         lifetime_bytes(work, walk.device, walk.trial.times, walk.trial.slots, walk.used)
         fast = _fits(work, walk)
-    return known if fast else -1
+    return stored if fast else -1

@@ -1,6 +1,6 @@
-"""Coarser blocks for the local search: chains whose operators have nowhere else to go.
+"""Coarse blocks for the local search: chains of operators with a single successor and predecessor.
 
-Moves of blocks are judged on the operators themselves, so a block can slow nothing down unseen.
+Moves of blocks are simulated on the operators themselves, so coarsening loses no accuracy.
 """
 
 from __future__ import annotations
@@ -8,27 +8,28 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ..problem import Problem
+from ....cost_model.placement.arrays import Ints, Records
+from ..problem import PlacementProblem
 from .moves import Blocks, blocks_of
 
 LONGEST = 16  # units in a block
 
 
-def units(problem: Problem) -> Blocks:
+def units(problem: PlacementProblem) -> Blocks:
     """One block per unit."""
     return blocks_of(problem.work.operators["unit"].copy())
 
 
-def chains(problem: Problem) -> Blocks:
-    """Units joined along edges that are the only one out of their source and into their target."""
+def chains(problem: PlacementProblem) -> Blocks:
+    """Units merged along edges that are the only one out of their source and into their target."""
     of = problem.work.operators["unit"].copy()
     join(problem.work.operators, problem.work.edges, of, np.ones(problem.units, np.int64))
     return blocks_of(np.unique(of, return_inverse=True)[1].astype(np.int64))
 
 
 @njit(cache=True)
-def join(operators, edges, of, size):
-    """Merge the blocks at both ends of such edges; `size` (blocks) counts units."""
+def join(operators: Records, edges: Records, of: Ints, size: Ints) -> None:
+    """Merge the blocks at both ends of such edges (union-find); `size` (blocks) counts units."""
     head = np.arange(len(size))
     for e in range(len(edges)):
         source, target = operators[edges[e].source], operators[edges[e].target]
@@ -42,7 +43,7 @@ def join(operators, edges, of, size):
 
 
 @njit(cache=True)
-def _head(head, unit):
+def _head(head: Ints, unit: int) -> int:
     while head[unit] != unit:
         head[unit] = head[head[unit]]
         unit = head[unit]

@@ -1,6 +1,6 @@
-"""What a constraint model may leave out, and small ones do not: lifetimes, and first come first served.
+"""Optional constraints of small constraint models: lifetimes, and first-come-first-served ports.
 
-Both hold for every execution, so the model stays a relaxation of it.
+Both hold for every execution, so the model stays a relaxation.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import NamedTuple, Protocol
 
 from ortools.sat.python import cp_model
 
-from ....cost_model.placement.arrays import Floats, Work
+from ....cost_model.placement.arrays import Floats, GraphArrays
 from ....ir.placement import LinkModel
 
 
-class Send(NamedTuple):
-    """A transfer: the operator that makes the tensor, the device it goes to, when it begins, its
-    ticks, and whether it happens."""
+class TensorSend(NamedTuple):
+    """A transfer: producing operator, target device, begin (ticks), duration (ticks), and whether
+    it happens.
+    """
 
     source: int
     to: int
@@ -27,10 +28,10 @@ class Send(NamedTuple):
 
 
 class Timed(Protocol):
-    """What is asked of a constraint model: its variables by operator, device and transfer."""
+    """Interface of a constraint model: its variables by operator, device and transfer."""
 
     model: cp_model.CpModel
-    work: Work
+    work: GraphArrays
     link: LinkModel
     unit: float
     size: Floats
@@ -38,23 +39,26 @@ class Timed(Protocol):
     at: list[list[cp_model.IntVar]]
     start: list[cp_model.IntVar]
     end: list[cp_model.IntVar]
-    sends: dict[tuple[int, int], Send]
+    sends: dict[tuple[int, int], TensorSend]
     apart: list[cp_model.IntVar]
 
     def time(self, name: str) -> cp_model.IntVar: ...
-    def room(self, device: int) -> int: ...
+    def memory_units(self, device: int) -> int: ...
 
 
 def lifetimes(model: Timed) -> None:
-    """The `infer` rule: outputs and received copies take room until their last use."""
+    """Add the `infer` rule: outputs and received copies use memory until their last use."""
     unit = model.unit
-    held = _kept(model)
+    until = _needed_until(model)
     last = _last_uses(model)
     for d in model.devices:
         spans, sizes = [], []
-        for v, own in enumerate(model.work.operators):
+        for v, operator in enumerate(model.work.operators):
             here = model.at[v][d]
-            for end, size in ((held[v], own["output"]), (model.end[v], own["temporary"])):
+            for end, size in (
+                (until[v], operator["output"]),
+                (model.end[v], operator["temporary"]),
+            ):
                 if size >= unit:
                     spans.append(_span(model, model.start[v], end, here))
                     sizes.append(int(size // unit))
@@ -64,29 +68,29 @@ def lifetimes(model: Timed) -> None:
                 sizes.append(int(model.size[tensor] // unit))
         persistent = [int(b // unit) for b in model.work.operators["persistent"].tolist()]
         always = sum(b * model.at[v][d] for v, b in enumerate(persistent) if b)
-        room = model.model.new_int_var(0, model.room(d), "")
-        model.model.add(room + always <= model.room(d))
-        model.model.add_cumulative(spans, sizes, room)
+        memory_units = model.model.new_int_var(0, model.memory_units(d), "")
+        model.model.add(memory_units + always <= model.memory_units(d))
+        model.model.add_cumulative(spans, sizes, memory_units)
 
 
-def _kept(model: Timed) -> list[cp_model.IntVar]:
-    """(n) until when outputs are needed at home."""
-    kept = [model.time("") for _ in model.end]
+def _needed_until(model: Timed) -> list[cp_model.IntVar]:
+    """(n) last time at which each output is needed on its own device."""
+    needed_until = [model.time("") for _ in model.end]
     for v, end in enumerate(model.end):
-        model.model.add(kept[v] >= end)
+        model.model.add(needed_until[v] >= end)
     for e, edge in enumerate(model.work.edges):
         source, target = int(edge["source"]), int(edge["target"])
-        local = model.model.add(kept[source] >= model.end[target])
+        local = model.model.add(needed_until[source] >= model.end[target])
         if model.apart:
             local.only_enforce_if(model.apart[e].Not())
     for send in model.sends.values():
-        sent = model.model.add(kept[send.source] >= send.begin + send.spent)
+        sent = model.model.add(needed_until[send.source] >= send.begin + send.spent)
         sent.only_enforce_if(send.happens)
-    return kept
+    return needed_until
 
 
 def _last_uses(model: Timed) -> dict[tuple[int, int], cp_model.IntVar]:
-    """Until when received copies are needed."""
+    """Last time at which each received copy is needed."""
     last = {key: model.time("") for key in model.sends}
     for edge in model.work.edges:
         source, target, tensor = (int(edge[n]) for n in ("source", "target", "tensor"))
@@ -103,17 +107,18 @@ def _span(
 
 
 def in_turn(model: Timed) -> None:
-    """Ports serve transfers in the order in which their operators ended, and those of one operator
-    in the order of its edges."""
+    """Add first-come-first-served ports: transfers run in the order in which their operators end,
+    those of one operator in the order of its edges.
+    """
     turns = _Turns(model)
     for ((one, _), a), ((other, _), b) in combinations(model.sends.items(), 2):
         if not a.spent or not b.spent or one == other:
             continue
         happen = [a.happens, b.happens]
         if a.source == b.source:
-            early, late = (a, b) if turns.last[one] < turns.first[other] else (b, a)
-            if early is a or turns.last[other] < turns.first[one]:
-                turns.follow(early, late, happen)
+            earlier, later = (a, b) if turns.last[one] < turns.first[other] else (b, a)
+            if earlier is a or turns.last[other] < turns.first[one]:
+                turns.follow(earlier, later, happen)
             continue
         order = turns.ended_first(a.source, b.source)
         for meet in turns.meetings(a, b):
@@ -122,46 +127,48 @@ def in_turn(model: Timed) -> None:
 
 
 class _Turns:
-    """Who comes first: `first` and `last` (t) are the places of a tensor's edges."""
+    """Order of transfers; `first` and `last` (t): positions of a tensor's first and last edge."""
 
     def __init__(self, model: Timed) -> None:
         self.model = model
-        self.known: dict[tuple[str, int, int], cp_model.IntVar] = {}
+        self.variables: dict[tuple[str, int, int], cp_model.IntVar] = {}
         self.first: dict[int, int] = {}
         self.last: dict[int, int] = {}
         for e, tensor in enumerate(model.work.edges["tensor"].tolist()):
             self.first.setdefault(tensor, e)
             self.last[tensor] = e
 
-    def follow(self, early: Send, late: Send, when: Sequence[cp_model.BoolVarT]) -> None:
-        later = self.model.model.add(late.begin >= early.begin + early.spent)
-        later.only_enforce_if(when)
+    def follow(
+        self, earlier: TensorSend, later: TensorSend, when: Sequence[cp_model.BoolVarT]
+    ) -> None:
+        constraint = self.model.model.add(later.begin >= earlier.begin + earlier.spent)
+        constraint.only_enforce_if(when)
 
-    def meetings(self, a: Send, b: Send) -> list[list[cp_model.BoolVarT]]:
-        """When two transfers of different operators want one port."""
+    def meetings(self, a: TensorSend, b: TensorSend) -> list[list[cp_model.BoolVarT]]:
+        """Conditions under which two transfers of different operators use the same port."""
         if a.to == b.to:
             return [[]]
-        found: list[list[cp_model.BoolVarT]] = [[self.together(a.source, b.source)]]
+        conditions: list[list[cp_model.BoolVarT]] = [[self.together(a.source, b.source)]]
         if self.model.link == "half-duplex":
             at = self.model.at
-            found += [[at[b.source][a.to]], [at[a.source][b.to]]]
-        return found
+            conditions += [[at[b.source][a.to]], [at[a.source][b.to]]]
+        return conditions
 
     def ended_first(self, u: int, w: int) -> cp_model.IntVar:
-        """Whether `u` ended before `w`; free where both end at once."""
+        """Variable: `u` ends before `w`; unconstrained where both end at once."""
         key = ("first", u, w)
-        if key not in self.known:
-            order = self.known[key] = self.model.model.new_bool_var("")
+        if key not in self.variables:
+            order = self.variables[key] = self.model.model.new_bool_var("")
             ends = self.model.end
             self.model.model.add(ends[u] <= ends[w]).only_enforce_if(order)
             self.model.model.add(ends[w] <= ends[u]).only_enforce_if(order.Not())
-        return self.known[key]
+        return self.variables[key]
 
     def together(self, u: int, w: int) -> cp_model.IntVar:
-        """Whether two operators share a device."""
+        """Variable: two operators share a device."""
         key = ("together", u, w)
-        if key not in self.known:
-            same = self.known[key] = self.model.model.new_bool_var("")
+        if key not in self.variables:
+            same = self.variables[key] = self.model.model.new_bool_var("")
             for one, other in zip(self.model.at[u], self.model.at[w], strict=True):
                 self.model.model.add(one + other <= 1 + same)
-        return self.known[key]
+        return self.variables[key]

@@ -1,10 +1,10 @@
 """m-ETF and m-SCT: always run what can start first, and keep a device for a favourite child.
 
-Both from Baechi (Jeon et al. 2020), on Hwang et al. 1989 (earliest task first) and Hanen and Munier
-1995 (small communication times). Time passes; at each instant the ready operator that can start
-earliest on a free device starts there, and no device waits while something could run on it. With
-favourites a free device waits for the favourite child of what it ran last, and lets only operators
-pass that could start by now on every device.
+Both are from Baechi (Jeon et al. 2020), after Hwang et al. 1989 (earliest task first) and Hanen and
+Munier 1995 (small communication times). Time advances by events: the ready operator that can start
+earliest on a free device starts there, and no device idles while something could run on it. With
+favourites, a free device waits for the favourite child of the operator it ran last, and meanwhile
+runs only operators that could start by now on every device.
 """
 
 from __future__ import annotations
@@ -12,50 +12,54 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ....cost_model.placement.arrays import Ints
+from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ....cost_model.placement.simulate import HALF_DUPLEX, PARALLEL
-from ..problem import Candidate, Problem
+from ..problem import PlacementCandidate, PlacementProblem
 from .favourites import favourite_children, relaxed
-from .ledger import excess, inputs_ready, new_ledger, place
+from .ledger import Ledger, excess, inputs_ready, new_ledger, place
 
 PARALLEL_TRANSFERS, SEQUENTIAL_TRANSFERS = PARALLEL, HALF_DUPLEX
 
 
-def etf(problem: Problem, transfers: int = PARALLEL_TRANSFERS) -> Candidate:
-    """m-ETF, with transfers as it assumes them while it places."""
+def etf(problem: PlacementProblem, transfers: int = PARALLEL_TRANSFERS) -> PlacementCandidate:
+    """m-ETF; `transfers`: link model assumed while placing."""
     nobody = np.full(problem.operators, -1, np.int64)
     return _placed(problem, "m-etf", transfers, nobody)
 
 
 def sct(
-    problem: Problem,
+    problem: PlacementProblem,
     transfers: int = PARALLEL_TRANSFERS,
     threshold: float = 0.5,
     apart: list[float] | None = None,
-) -> Candidate:
-    """m-SCT; `threshold`: below it a relaxed choice makes a favourite child. `apart`: those choices,
-    one per edge, if they are known."""
+) -> PlacementCandidate:
+    """m-SCT; a relaxed variable below `threshold` makes a favourite child. `apart` (m): the relaxed
+    variables of the edges, if known."""
     chosen = relaxed(problem) if apart is None else apart
     return _placed(problem, "m-sct", transfers, favourite_children(problem, chosen, threshold))
 
 
-def _placed(problem: Problem, name: str, transfers: int, favourite: Ints) -> Candidate:
+def _placed(
+    problem: PlacementProblem, name: str, transfers: int, favourite: Ints
+) -> PlacementCandidate:
     ledger = new_ledger(problem.work)
     order = np.empty(problem.operators, np.int64)
     earliest_first(problem.work, ledger, transfers, favourite, order)
-    return problem.strictly(name, ledger.device, order)
+    return problem.evaluate_order(name, ledger.device, order)
 
 
 @njit(cache=True)
-def earliest_first(work, ledger, mode, favourite, order):
-    """Place every operator; `order` receives them as they start. `favourite[v]` is a child or -1.
+def earliest_first(
+    work: GraphArrays, ledger: Ledger, mode: int, favourite: Ints, order: Ints
+) -> None:
+    """Place every operator; `order` (n) receives them as they start. `favourite[v]`: child or -1.
 
-    What fits on no device goes, last, where least is lacking.
+    Operators that fit on no device come last, where the shortage is least.
     """
     n, k = work.duration_us.shape
-    waiting = np.empty(n, np.int64)  # inputs not made; -1 once its end was seen
-    ready = np.empty(n, np.int64)  # operators whose inputs are made, and when those are anywhere
-    there = np.empty((n, k))
+    waiting = np.empty(n, np.int64)  # inputs not produced; -1 once its end was seen
+    ready = np.empty(n, np.int64)  # operators whose inputs are all produced
+    there = np.empty((n, k))  # when those inputs can be on each device
     running = np.full(k, -1)
     last = np.full(k, -1)
     count, placed, now = 0, 0, 0.0
@@ -83,8 +87,18 @@ def earliest_first(work, ledger, mode, favourite, order):
 
 
 @njit(cache=True)
-def _finish(work, ledger, mode, running, waiting, ready, count, there, now):
-    """Take what ended by now off the devices and list what became ready, in topological order."""
+def _finish(
+    work: GraphArrays,
+    ledger: Ledger,
+    mode: int,
+    running: Ints,
+    waiting: Ints,
+    ready: Ints,
+    count: int,
+    there: Floats,
+    now: float,
+) -> int:
+    """Free devices whose operator has ended and list operators that became ready, topologically."""
     for d in range(len(running)):
         v = running[d]
         if v < 0 or ledger.end[v] > now:
@@ -106,8 +120,10 @@ def _finish(work, ledger, mode, running, waiting, ready, count, there, now):
 
 
 @njit(cache=True)
-def _look(work, ledger, mode, ready, count, there):
-    """When the inputs of ready operators can be on each device; never where it does not fit."""
+def _look(
+    work: GraphArrays, ledger: Ledger, mode: int, ready: Ints, count: int, there: Floats
+) -> None:
+    """Time at which the inputs of ready operators can be on each device; infinite where unfit."""
     for i in range(count):
         v = ready[i]
         for d in range(there.shape[1]):
@@ -117,19 +133,28 @@ def _look(work, ledger, mode, ready, count, there):
 
 
 @njit(cache=True)
-def _pick(ledger, favourite, running, last, ready, count, there, now):
-    """(place in the list, device, next instant to look): what starts now, or -1 and when to try."""
+def _pick(
+    ledger: Ledger,
+    favourite: Ints,
+    running: Ints,
+    last: Ints,
+    ready: Ints,
+    count: int,
+    there: Floats,
+    now: float,
+) -> tuple[int, int, float]:
+    """(index in `ready` or -1, device, next time to try) of the operator that starts now."""
     at, chosen, best, later = -1, -1, np.inf, np.inf
     for d in range(len(running)):
         if running[d] >= 0:
             later = min(later, ledger.end[running[d]])
             continue
         child = favourite[last[d]] if last[d] >= 0 else -1
-        held = child >= 0 and _held_for(ledger, ready, count, there, child, d)
+        reserved = child >= 0 and _reserved_for(ledger, ready, count, there, child, d)
         for i in range(count):
             v = ready[i]
             start = max(there[v, d], ledger.free[d])
-            if held and v != child:
+            if reserved and v != child:
                 start = max(start, _everywhere(ledger, there[v]))
             if start > now:
                 later = min(later, start)
@@ -139,32 +164,34 @@ def _pick(ledger, favourite, running, last, ready, count, there, now):
 
 
 @njit(cache=True)
-def _held_for(ledger, ready, count, there, child, d):
-    """Is a favourite child ready, and is this the device where it can start first?"""
+def _reserved_for(
+    ledger: Ledger, ready: Ints, count: int, there: Floats, child: int, d: int
+) -> bool:
+    """Whether a favourite child is ready and can start first on device `d`."""
     listed = False
     for i in range(count):
         listed = listed or ready[i] == child
     if not listed or there[child, d] == np.inf:
         return False
-    own = max(there[child, d], ledger.free[d])
+    start_here = max(there[child, d], ledger.free[d])
     for other in range(len(ledger.free)):
-        if max(there[child, other], ledger.free[other]) < own:
+        if max(there[child, other], ledger.free[other]) < start_here:
             return False
     return True
 
 
 @njit(cache=True)
-def _everywhere(ledger, there):
-    """When an operator could start on every device that it fits on."""
-    found = 0.0
+def _everywhere(ledger: Ledger, there: Floats) -> float:
+    """Time by which an operator could start on every device that it fits on."""
+    latest = 0.0
     for d in range(len(there)):
         if there[d] < np.inf:
-            found = max(found, max(there[d], ledger.free[d]))
-    return found
+            latest = max(latest, max(there[d], ledger.free[d]))
+    return latest
 
 
 @njit(cache=True)
-def _least_excess(work, ledger, ready, count):
+def _least_excess(work: GraphArrays, ledger: Ledger, ready: Ints, count: int) -> tuple[int, int]:
     at, chosen, least = 0, 0, np.inf
     for i in range(count):
         for d in range(len(ledger.used)):

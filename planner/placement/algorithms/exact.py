@@ -1,8 +1,8 @@
-"""Placement and schedule of small graphs by constraint programming (CP-SAT): a bound, often a proof.
+"""Placement and schedule of small graphs by CP-SAT: a lower bound and often an optimality proof.
 
-Optional intervals say on which device an operator runs; a transfer takes its time, and its ports
-under the duplex models. Integers are rounded towards an easier problem: times down, room up. So the
-bound holds, and what is found is judged like any other placement.
+Optional intervals model the device of an operator; transfers take time, and occupy ports under the
+duplex models. Integers are rounded towards an easier problem (times down, memory up), so the bound
+is valid; solutions are simulated like any other placement.
 """
 
 from __future__ import annotations
@@ -16,44 +16,49 @@ from ortools.sat.python import cp_model
 from ....cost_model.placement.arrays import Floats
 from ....ir.placement import LinkModel
 from ..bounds import quickest_transfer_us
-from ..packing import Packing
-from ..problem import Candidate, Problem
-from .demands import Send, in_turn, lifetimes
+from ..packing import PackingModel
+from ..problem import PlacementCandidate, PlacementProblem
+from .demands import TensorSend, in_turn, lifetimes
 
-TICKS = 2**30  # of time in the makespan known
+TICKS = 2**30  # ticks in the known makespan
 ROUNDING = 1e-9  # of a bound: what rounding to ticks may have added
 MOST_SENDS = 100  # whose order at the ports is modelled; without it, transfers may overtake
 STEPS = (1.0, 10.0, 100.0, 1000.0)  # ticks per us that may give whole numbers
 
 
 class Proof(NamedTuple):
-    """No placement is faster than `bound_us`; `found` may be better than what was known or not.
-    `impossible`: none is as fast as the limit."""
+    """No placement is faster than `bound_us`; `candidate`: best placement met, if any.
+    `impossible`: proven that none is as fast as the limit."""
 
     bound_us: float
-    found: Candidate | None
+    candidate: PlacementCandidate | None
     impossible: bool = False
 
 
-class Exact(Packing):
-    """The constraint model of a problem with the ports of a link model, which may be a relaxation of
-    the problem's own. It looks for what ends by `limit_us` and starts from a known placement."""
+class ExactModel(PackingModel):
+    """Constraint model of a problem under `link`, which may be a relaxation of the problem's own
+    link model. Searches for placements that end by `limit_us`, starting from a known one.
+    """
 
     def __init__(
-        self, problem: Problem, link: LinkModel, known: Candidate, limit_us: float
+        self,
+        problem: PlacementProblem,
+        link: LinkModel,
+        start_candidate: PlacementCandidate,
+        limit_us: float,
     ) -> None:
         super().__init__(problem)
         self.link = link
         self.spent_us = quickest_transfer_us(problem.work)
         times = np.concatenate([problem.work.duration_us.ravel(), self.spent_us])
-        self.scale, self.whole = ticks_per_us(times[np.isfinite(times)], limit_us)
+        self.scale, self.exact_ticks = ticks_per_us(times[np.isfinite(times)], limit_us)
         self.horizon = int(np.ceil(limit_us * self.scale)) + 1
         self.start = [self.time(f"s{v}") for v in range(problem.operators)]
         self.end = [self.time(f"e{v}") for v in range(problem.operators)]
         self.lanes: list[list[cp_model.IntervalVar]] = [[] for _ in self.devices]
         self.out: list[list[cp_model.IntervalVar]] = [[] for _ in self.devices]
         self.inward = self.out if link == "half-duplex" else [[] for _ in self.devices]
-        self.sends: dict[tuple[int, int], Send] = {}
+        self.sends: dict[tuple[int, int], TensorSend] = {}
         self.apart: list[cp_model.IntVar] = []
         self.operators()
         if len(self.devices) > 1:
@@ -67,7 +72,7 @@ class Exact(Packing):
             in_turn(self)
         self.makespan = self.time("makespan")
         self.model.add_max_equality(self.makespan, self.end)
-        self.hint(known)
+        self.hint(start_candidate)
 
     def time(self, name: str) -> cp_model.IntVar:
         return self.model.new_int_var(0, self.horizon, name)
@@ -100,7 +105,7 @@ class Exact(Packing):
                 self.sent(e, spent)
 
     def far(self, e: int, least: int) -> None:
-        """Pairs of devices whose link is slower than the quickest."""
+        """Constrain pairs of devices whose link is slower than the fastest one."""
         edge, links = self.work.edges[e], self.work.links
         source, target = int(edge["source"]), int(edge["target"])
         if edge["fixed_us"] >= 0:
@@ -115,7 +120,7 @@ class Exact(Packing):
                 after.only_enforce_if(away)
 
     def sent(self, e: int, spent: int) -> None:
-        """The target of an edge starts after the transfer to its device."""
+        """Constrain the target of an edge to start after the transfer to its device."""
         edge = self.work.edges[e]
         source, target = int(edge["source"]), int(edge["target"])
         for d in self.devices:
@@ -123,12 +128,12 @@ class Exact(Packing):
             after = self.model.add(self.start[target] >= send.begin + spent)
             after.only_enforce_if([self.at[target][d], self.at[source][d].Not()])
 
-    def send(self, tensor: int, source: int, d: int, spent: int) -> Send:
-        """The transfer of a tensor to a device that lacks it; it takes its ports."""
+    def send(self, tensor: int, source: int, d: int, spent: int) -> TensorSend:
+        """Transfer of a tensor to a device that lacks it; occupies its ports."""
         if (tensor, d) in self.sends:
             return self.sends[tensor, d]
         copy, begin = self.copies[tensor, d], self.time("")
-        send = self.sends[tensor, d] = Send(source, d, begin, spent, copy)
+        send = self.sends[tensor, d] = TensorSend(source, d, begin, spent, copy)
         if self.problem.link == "parallel":
             self.model.add(begin == self.end[source])
             return send
@@ -142,15 +147,15 @@ class Exact(Packing):
                     self.out[home].append(self.port(send, sent))
         return send
 
-    def port(self, send: Send, used: cp_model.IntVar) -> cp_model.IntervalVar:
+    def port(self, send: TensorSend, used: cp_model.IntVar) -> cp_model.IntervalVar:
         begin, spent = send.begin, send.spent
         return self.model.new_optional_interval_var(begin, spent, begin + spent, used, "")
 
-    def hint(self, known: Candidate) -> None:
-        """Start from a known placement, its devices numbered as the model numbers equal ones."""
+    def hint(self, start_candidate: PlacementCandidate) -> None:
+        """Hint a known placement, its devices renumbered to respect the symmetry breaking."""
         name = {d: d for d in self.devices}
-        if self.problem.alike:
-            seen = list(dict.fromkeys(known.device.tolist()))
+        if self.problem.uniform:
+            seen = list(dict.fromkeys(start_candidate.device.tolist()))
             name = dict(
                 zip([*seen, *(d for d in self.devices if d not in seen)], self.devices, strict=True)
             )
@@ -159,32 +164,35 @@ class Exact(Packing):
             for d, here in enumerate(row):
                 if here.index not in hinted:
                     hinted.add(here.index)
-                    self.model.add_hint(here, int(name[int(known.device[v])] == d))
-        self.problem.strictly(known.algorithm, known.device, known.order)
+                    self.model.add_hint(here, int(name[int(start_candidate.device[v])] == d))
+        self.problem.evaluate_order(
+            start_candidate.algorithm, start_candidate.device, start_candidate.order
+        )
         for v, start in enumerate(self.problem.state.times["start"].tolist()):
             self.model.add_hint(self.start[v], self.ticks(start))
 
     def solve(self, seconds: float, effort: float, floor_us: float) -> Proof:
-        """Search for at most `seconds`, or an `effort` in CP-SAT's deterministic time; `floor_us` is
-        a bound that is known."""
+        """Search for at most `seconds`, or `effort` of CP-SAT's deterministic time; `floor_us`:
+        known lower bound.
+        """
         self.model.add(self.makespan >= self.ticks(floor_us))
         self.model.minimize(self.makespan)
-        solver, judge = self.solver(seconds, effort), Judge(self)
+        solver, judge = self.solver(seconds, effort), BestCandidate(self)
         status = solver.solve(self.model, judge)
         if status == cp_model.INFEASIBLE:
             return Proof(floor_us, None, impossible=True)
         proved = solver.best_objective_bound / self.scale
-        bound = max(floor_us, proved if self.whole else proved * (1.0 - ROUNDING))
+        bound = max(floor_us, proved if self.exact_ticks else proved * (1.0 - ROUNDING))
         return Proof(bound, judge.best)
 
 
-class Judge(cp_model.CpSolverSolutionCallback):
-    """Judges whatever the solver finds on its way; `best` is the best of it."""
+class BestCandidate(cp_model.CpSolverSolutionCallback):
+    """Solver callback that simulates every solution and keeps the best in `best`."""
 
-    def __init__(self, model: Exact) -> None:
+    def __init__(self, model: ExactModel) -> None:
         super().__init__()
         self.model = model
-        self.best: Candidate | None = None
+        self.best: PlacementCandidate | None = None
 
     def on_solution_callback(self) -> None:
         model = self.model
@@ -192,13 +200,14 @@ class Judge(cp_model.CpSolverSolutionCallback):
         starts = np.array([self.value(s) for s in model.start])
         ends = np.array([self.value(e) for e in model.end])
         order = np.lexsort((np.arange(len(starts)), ends, starts))
-        found = model.problem.strictly("exact", device, order)
-        if self.best is None or found.worth < self.best.worth:
-            self.best = found
+        candidate = model.problem.evaluate_order("exact", device, order)
+        if self.best is None or candidate.sort_key < self.best.sort_key:
+            self.best = candidate
 
 
 def ticks_per_us(times: Floats, limit_us: float) -> tuple[float, bool]:
-    """(ticks that make all times whole, True), if few do; else (as many as integers allow, False)."""
+    """(ticks per us that make all times integers, True) if a small number does; else (the largest
+    resolution, False)."""
     for scale in STEPS:
         if np.allclose(times * scale, np.round(times * scale), rtol=1e-12, atol=1e-9):
             return scale, True

@@ -1,7 +1,7 @@
-"""Favourite children: which operator should follow each operator on its device.
+"""Favourite children of m-SCT: the successor that should follow each operator on its device.
 
-The linear relaxation of Hanen and Munier 1995, as m-SCT uses it: with unlimited devices every
-operator keeps at most one child and one parent beside it, all other transfers take their time.
+From the linear relaxation of Hanen and Munier 1995: with unlimited devices every operator shares
+its device with at most one child and one parent, and all other transfers take time.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 from ortools.math_opt.python import mathopt
 
 from ....cost_model.placement.arrays import Ints
-from ..problem import Problem, mean_transfer_us
+from ..problem import PlacementProblem, mean_transfer_us
 
 
-def favourite_children(problem: Problem, apart: list[float], threshold: float) -> Ints:
-    """(n) the favourite child of every operator, or -1; `apart` (m) are the relaxed choices."""
+def favourite_children(problem: PlacementProblem, apart: list[float], threshold: float) -> Ints:
+    """(n) favourite child of every operator, or -1; `apart` (m): relaxed variables of `relaxed`."""
     edges = problem.work.edges
     child = np.full(problem.operators, -1, np.int64)
     parent = np.full(problem.operators, -1, np.int64)
@@ -26,24 +26,24 @@ def favourite_children(problem: Problem, apart: list[float], threshold: float) -
     return child
 
 
-def relaxed(problem: Problem) -> list[float]:
-    """(m) per edge between 0, the child is kept beside its parent, and 1, it is apart."""
+def relaxed(problem: PlacementProblem) -> list[float]:
+    """(m) relaxed variable per edge: 0, child and parent share a device, to 1, they do not."""
     work, spent = problem.work, mean_transfer_us(problem.work).tolist()
     model = mathopt.Model()
-    own = problem.fastest_us.tolist()
-    start = [model.add_variable(lb=0.0) for _ in own]
+    durations = problem.fastest_us.tolist()
+    start = [model.add_variable(lb=0.0) for _ in durations]
     apart = [model.add_variable(lb=0.0, ub=1.0) for _ in spent]
     makespan = model.add_variable(lb=0.0)
     sources, targets = work.edges["source"].tolist(), work.edges["target"].tolist()
     for u, w, x, cost in zip(sources, targets, apart, spent, strict=True):
-        model.add_linear_constraint(start[w] - start[u] - cost * x >= own[u])
+        model.add_linear_constraint(start[w] - start[u] - cost * x >= durations[u])
     reads = work.reads.tolist()
     for v, (_, _, first, after, read, read_after, *_) in enumerate(work.operators.tolist()):
         for beside in (apart[first:after], [apart[e] for e in reads[read:read_after]]):
             if beside:
                 model.add_linear_constraint(mathopt.fast_sum(beside) >= len(beside) - 1)
         if first == after:
-            model.add_linear_constraint(makespan - start[v] >= own[v])
+            model.add_linear_constraint(makespan - start[v] >= durations[v])
     model.minimize(makespan)
-    found = mathopt.solve(model, mathopt.SolverType.HIGHS)
-    return [found.variable_values(x) for x in apart]
+    result = mathopt.solve(model, mathopt.SolverType.HIGHS)
+    return [result.variable_values(x) for x in apart]

@@ -1,7 +1,7 @@
-"""What constructive algorithms keep while they place: bytes per device, and when links are free.
+"""State of a partial placement in constructive algorithms: bytes per device and times of ports.
 
-The bytes are those of the `train` rule, which no execution exceeds: outputs and received copies stay,
-the largest temporary comes on top. Operators of one unit are reserved together.
+Bytes follow the `train` rule, an upper bound for every execution: outputs and received copies stay,
+and the largest temporary is added. Operators of one unit are reserved together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ....cost_model.placement.arrays import Floats, Ints, Records, Work, transfer_us
+from ....cost_model.placement.arrays import Floats, GraphArrays, Ints, Records, transfer_us
 from ....cost_model.placement.simulate import DUPLEX, PARALLEL
 
 UNIT = np.dtype([("device", np.int64), ("bytes", np.float64), ("temporary", np.float64)])
@@ -19,7 +19,9 @@ UNIT = np.dtype([("device", np.int64), ("bytes", np.float64), ("temporary", np.f
 
 class Ledger(NamedTuple):
     """`used` and `largest` (k) bytes, `arrive` (t, k) times of copies (negative: none), units (u),
-    ports (2, k), when operators end (n) and devices are free (k), and the device of each operator."""
+    ports (2, k), when operators end (n) and devices are free (k), and the device of each
+    operator.
+    """
 
     used: Floats
     largest: Floats
@@ -31,14 +33,14 @@ class Ledger(NamedTuple):
     device: Ints
 
 
-def new_ledger(work: Work) -> Ledger:
-    """Nothing placed yet."""
+def new_ledger(work: GraphArrays) -> Ledger:
+    """Ledger of an empty placement."""
     n, k = work.duration_us.shape
-    own = work.operators["unit"]
-    units = np.zeros(int(own.max()) + 1, UNIT)
+    unit_of = work.operators["unit"]
+    units = np.zeros(int(unit_of.max()) + 1, UNIT)
     units["device"] = -1
-    np.add.at(units["bytes"], own, work.operators["persistent"] + work.operators["output"])
-    np.maximum.at(units["temporary"], own, work.operators["temporary"])
+    np.add.at(units["bytes"], unit_of, work.operators["persistent"] + work.operators["output"])
+    np.maximum.at(units["temporary"], unit_of, work.operators["temporary"])
     return Ledger(
         np.zeros(k),
         np.zeros(k),
@@ -52,9 +54,10 @@ def new_ledger(work: Work) -> Ledger:
 
 
 @njit(cache=True)
-def excess(work, ledger, v, d):
-    """Bytes that device `d` would lack if it took operator `v`, negative where some are left; infinity
-    where the unit of `v` is elsewhere. The inputs of `v` must be placed."""
+def excess(work: GraphArrays, ledger: Ledger, v: int, d: int) -> float:
+    """Shortage in bytes if device `d` took operator `v` (negative: free bytes); infinite where the
+    unit of `v` is on another device. The inputs of `v` must be placed.
+    """
     operators, edges, reads = work.operators, work.edges, work.reads
     unit = ledger.units[operators[v].unit]
     if unit.device >= 0 and unit.device != d:
@@ -72,9 +75,12 @@ def excess(work, ledger, v, d):
 
 
 @njit(cache=True)
-def inputs_ready(work, ledger, v, d, mode, commit):
-    """When the inputs of `v` are on `d`, transfers queueing behind those already on their ports;
-    `commit` makes the transfers so. The send and the receive side each wait for their own port."""
+def inputs_ready(
+    work: GraphArrays, ledger: Ledger, v: int, d: int, mode: int, commit: bool
+) -> float:
+    """Time (us) at which the inputs of `v` are on `d`; transfers queue behind those already on
+    their ports, separately on the send and the receive side. `commit` records the transfers.
+    """
     operators, edges, reads, links = work.operators, work.edges, work.reads, work.links
     out, arrive = ledger.ports[0], ledger.arrive
     inward = ledger.ports[1 if mode == DUPLEX else 0]
@@ -103,8 +109,8 @@ def inputs_ready(work, ledger, v, d, mode, commit):
 
 
 @njit(cache=True)
-def place(work, ledger, v, d, mode, now):
-    """Put operator `v` on device `d`, not before `now`; returns its end."""
+def place(work: GraphArrays, ledger: Ledger, v: int, d: int, mode: int, now: float) -> float:
+    """Place operator `v` on device `d`, not before `now`; returns its end (us)."""
     unit = ledger.units[work.operators[v].unit]
     begin = max(inputs_ready(work, ledger, v, d, mode, True), max(ledger.free[d], now))
     if unit.device < 0:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
-from ....cost_model.placement.arrays import Ints
+from ....cost_model.placement.arrays import GraphArrays, Ints
 
 MOST = 24  # blocks that one move may take
 
@@ -30,18 +31,28 @@ def blocks_of(of: Ints) -> Blocks:
 
 
 @njit(cache=True)
-def propose(work, blocks, device, seed, taken, chosen):
-    """Fill `chosen` with the blocks of a move around operator `seed` and return (how many, where to);
-    `taken` (blocks) is scratch that is clean before and after."""
+def propose(
+    work: GraphArrays,
+    blocks: Blocks,
+    device: Ints,
+    seed: int,
+    marked: NDArray[np.bool_],
+    chosen: Ints,
+) -> tuple[int, int]:
+    """Propose a move around operator `seed`: fills `chosen`, returns (number of blocks, target
+    device).
+
+    `marked` (blocks) is scratch, all False before and after.
+    """
     home = device[seed]
     size = 1
     while size < MOST and np.random.random() < 0.6:
         size += 1
     if np.random.random() < 0.4:
         size = 1
-    count = _grow(work, blocks, device, seed, size, taken, chosen)
+    count = _grow(work, blocks, device, seed, size, marked, chosen)
     for i in range(count):
-        taken[chosen[i]] = False
+        marked[chosen[i]] = False
     target = home
     if np.random.random() < 0.5:
         target = _near(work, blocks, device, chosen[np.random.randint(count)])
@@ -51,46 +62,56 @@ def propose(work, blocks, device, seed, taken, chosen):
 
 
 @njit(cache=True)
-def _grow(work, blocks, device, seed, size, taken, chosen):
-    """Blocks connected to the first one, on its device, found by a random walk."""
+def _grow(
+    work: GraphArrays,
+    blocks: Blocks,
+    device: Ints,
+    seed: int,
+    size: int,
+    marked: NDArray[np.bool_],
+    chosen: Ints,
+) -> int:
+    """Collect up to `size` connected blocks on the seed's device by a random walk; returns how
+    many.
+    """
     chosen[0] = blocks.of[seed]
-    taken[chosen[0]] = True
+    marked[chosen[0]] = True
     count = 1
     for _ in range(3 * (size - 1)):
         if count == size:
             break
         other = _neighbour(work, blocks, chosen[np.random.randint(count)])
-        if other >= 0 and device[other] == device[seed] and not taken[blocks.of[other]]:
+        if other >= 0 and device[other] == device[seed] and not marked[blocks.of[other]]:
             chosen[count] = blocks.of[other]
-            taken[chosen[count]] = True
+            marked[chosen[count]] = True
             count += 1
     return count
 
 
 @njit(cache=True)
-def _neighbour(work, blocks, block):
-    """A random operator beside a random member of a block, or -1."""
+def _neighbour(work: GraphArrays, blocks: Blocks, block: int) -> int:
+    """A random neighbour of a random member of a block, or -1."""
     first = blocks.first[block]
     v = blocks.members[first + np.random.randint(blocks.first[block + 1] - first)]
-    own = work.operators[v]
-    outward, inward = own.after - own.first, own.read_after - own.read
+    operator = work.operators[v]
+    outward, inward = operator.after - operator.first, operator.read_after - operator.read
     if outward + inward == 0:
         return -1
     pick = np.random.randint(outward + inward)
     if pick < outward:
-        return work.edges[own.first + pick].target
-    return work.edges[work.reads[own.read + pick - outward]].source
+        return work.edges[operator.first + pick].target
+    return work.edges[work.reads[operator.read + pick - outward]].source
 
 
 @njit(cache=True)
-def _near(work, blocks, device, block):
+def _near(work: GraphArrays, blocks: Blocks, device: Ints, block: int) -> int:
     other = _neighbour(work, blocks, block)
     return device[other] if other >= 0 else device[blocks.members[blocks.first[block]]]
 
 
 @njit(cache=True)
-def shift(blocks, device, chosen, count, target, undo):
-    """Send blocks to a device; `undo` (blocks) remembers where they were."""
+def shift(blocks: Blocks, device: Ints, chosen: Ints, count: int, target: int, undo: Ints) -> None:
+    """Move blocks to a device; `undo` (blocks) receives their previous devices."""
     for i in range(count):
         block = chosen[i]
         undo[i] = device[blocks.members[blocks.first[block]]]
@@ -99,7 +120,7 @@ def shift(blocks, device, chosen, count, target, undo):
 
 
 @njit(cache=True)
-def shift_back(blocks, device, chosen, count, undo):
+def shift_back(blocks: Blocks, device: Ints, chosen: Ints, count: int, undo: Ints) -> None:
     """Undo a shift."""
     for i in range(count):
         for j in range(blocks.first[chosen[i]], blocks.first[chosen[i] + 1]):

@@ -5,39 +5,42 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ....cost_model.placement.arrays import Floats
-from ..problem import Candidate, Problem, upward_rank
-from .ledger import excess, inputs_ready, new_ledger, place
+from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
+from ..problem import PlacementCandidate, PlacementProblem, upward_rank
+from .ledger import Ledger, excess, inputs_ready, new_ledger, place
 
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)  # of a transfer's time that counts in the rank
 WEIGHTS = (0.0, 0.003, 0.03)  # of memory against time
 
 
-def ranked(problem: Problem, share: float = 1.0, weight: float = 0.0) -> Candidate:
+def ranked(
+    problem: PlacementProblem, share: float = 1.0, weight: float = 0.0
+) -> PlacementCandidate:
     """One list schedule (HEFT without insertion, Topcuoglu et al. 2002).
 
-    `share`: part of every transfer's time in the rank. `weight` makes full devices less attractive:
-    each part of the memory that an operator fills counts as that part of the whole work.
+    `share`: fraction of every transfer's time in the rank. `weight` penalises full devices: a
+    fraction of memory used costs `weight` times that fraction of the total work per device.
     """
     rank = upward_rank(problem, share)
     order = np.lexsort((np.arange(len(rank)), -rank))
     ledger = new_ledger(problem.work)
     price = weight * float(problem.fastest_us.sum()) / problem.devices
     earliest_end(problem.work, ledger, order, problem.mode, price)
-    return problem.by_key("list", ledger.device, places(order))
+    return problem.evaluate_keys("list", ledger.device, places(order))
 
 
 def places(order: np.ndarray) -> Floats:
-    """(n) the place of every operator in an order."""
-    found = np.empty(len(order))
-    found[order] = np.arange(len(order))
-    return found
+    """(n) position of every operator in an order."""
+    positions = np.empty(len(order))
+    positions[order] = np.arange(len(order))
+    return positions
 
 
 @njit(cache=True)
-def earliest_end(work, ledger, order, mode, price):
-    """Place operators one by one where they end first among the devices that they fit on; where
-    they fit on none, on the one that lacks least. `price`: microseconds per part of memory used."""
+def earliest_end(work: GraphArrays, ledger: Ledger, order: Ints, mode: int, price: float) -> None:
+    """Place operators in order, each where it ends first among the devices it fits on, or else
+    where the shortage is least. `price`: microseconds per fraction of memory used.
+    """
     for v in order:
         chosen, best, least, roomy = -1, np.inf, np.inf, -1
         for d in range(len(ledger.used)):

@@ -5,25 +5,26 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ....cost_model.placement.arrays import Floats, GraphArrays
 from ....cost_model.placement.simulate import PARALLEL
-from ..problem import Candidate, Problem
-from .ledger import excess, new_ledger, place
+from ..problem import PlacementCandidate, PlacementProblem
+from .ledger import Ledger, excess, new_ledger, place
 
 
-def topo(problem: Problem) -> Candidate:
-    """Every device takes operators up to an equal share of all bytes and the largest operator on
-    top, or to its memory where that is less; what is left over goes where least is lacking."""
+def topo(problem: PlacementProblem) -> PlacementCandidate:
+    """Fill each device up to an equal share of all bytes plus the largest operator, or up to its
+    memory if less; the remainder goes where the shortage is least."""
     work = problem.work
-    own = work.operators["persistent"] + work.operators["output"]
-    share = own.sum() // problem.devices + (own + work.operators["temporary"]).max()
+    resident = work.operators["persistent"] + work.operators["output"]
+    share = resident.sum() // problem.devices + (resident + work.operators["temporary"]).max()
     ledger = new_ledger(work)
     fill(work, ledger, np.minimum(work.capacity, share))
-    return problem.strictly("m-topo", ledger.device, np.arange(problem.operators))
+    return problem.evaluate_order("m-topo", ledger.device, np.arange(problem.operators))
 
 
 @njit(cache=True)
-def fill(work, ledger, cap):
-    """Place operators in their order; the device in use changes when the next one does not fit."""
+def fill(work: GraphArrays, ledger: Ledger, cap: Floats) -> None:
+    """Place operators in topological order; move to the next device when one does not fit."""
     current = 0
     for v in range(len(work.operators)):
         bound = ledger.units[work.operators[v].unit].device
@@ -39,7 +40,7 @@ def fill(work, ledger, cap):
 
 
 @njit(cache=True)
-def _roomiest(work, ledger, v):
+def _roomiest(work: GraphArrays, ledger: Ledger, v: int) -> int:
     chosen, least = 0, np.inf
     for d in range(len(ledger.used)):
         over = excess(work, ledger, v, d)

@@ -1,4 +1,4 @@
-"""From a sharding problem to its network, and from labels back to shardings."""
+"""From a sharding problem to its network, and from strategies back to shardings."""
 
 from __future__ import annotations
 
@@ -8,34 +8,44 @@ from math import isfinite
 import msgspec
 import numpy as np
 
-from ....ir.analysis.axes import Option
+from ....ir.analysis.axes import OpStrategy
 from ....ir.errors import PlaitError
-from ....ir.layout import PARTIAL, REPLICATE, Layout, State
+from ....ir.layout import PARTIAL, REPLICATE, AxisPlacement, Layout
 from ..data_parallel import AxisSharding
 from ..problem import BulkCosts, ShardingProblem
-from .labels import Ints, Labels, Usable, boundary_layouts, gradient_layout, joint, usable_options
-from .moves import Floats, Moves
-from .network import End, Flow, Network
+from .moves import Floats, ReshardTables
+from .network import Endpoint, Network, ReshardEdge
+from .node_strategies import (
+    Ints,
+    NodeStrategies,
+    Usable,
+    boundary_layouts,
+    gradient_layout,
+    legal_strategies,
+    usable_options,
+)
 
 
-class Spot(msgspec.Struct, frozen=True):
-    """A value at a choice: per axis the states by column, and every label's column."""
+class NodeValue(msgspec.Struct, frozen=True):
+    """A value at a node: `placements[axis]` and, per strategy, the index into them."""
 
-    choice: int
-    states: tuple[tuple[State, ...], ...]
+    node: int
+    placements: tuple[tuple[AxisPlacement, ...], ...]
     columns: tuple[Ints, ...]
 
 
-class Built(msgspec.Struct, frozen=True):
-    """A network, and what its choices stand for: labels of operators, layouts at the boundary."""
+class BuiltNetwork(msgspec.Struct, frozen=True):
+    """A network and the meaning of its nodes: strategies of operators, layouts at the boundary."""
 
     network: Network
-    ops: dict[int, tuple[int, Labels]]  # operator -> choice, labels
-    ends: dict[tuple[str, int], tuple[int, list[Layout]]]  # ("input", position) -> choice, layouts
+    ops: dict[int, tuple[int, NodeStrategies]]  # operator -> node, strategies
+    boundary: dict[
+        tuple[str, int], tuple[int, list[Layout]]
+    ]  # ("input", position) -> node, layouts
 
 
-def build(problem: ShardingProblem) -> Built:
-    """Raises PlaitError where an operator or a value at the boundary has no legal label."""
+def build(problem: ShardingProblem) -> BuiltNetwork:
+    """Raises PlaitError where an operator or a value at the boundary has no legal strategy."""
     return _Builder(problem).run()
 
 
@@ -44,185 +54,201 @@ class _Builder:
         self.problem = problem
         self.seconds: list[Floats] = []
         self.bytes: list[Floats] = []
-        self.parts: list[Ints] = []
-        self.lies: dict[int, Spot] = {}
-        self.wants: dict[tuple[int, bool], list[Spot]] = {}
-        self.ops: dict[int, tuple[int, Labels]] = {}
-        self.ends: dict[tuple[str, int], tuple[int, list[Layout]]] = {}
-        self.joints: dict[Hashable, Labels] = {}
-        self.counted = _counted(problem) if isfinite(problem.memory_bytes) else frozenset()
+        self.axis_strategies: list[Ints] = []
+        self.produced: dict[int, NodeValue] = {}
+        self.consumed: dict[tuple[int, bool], list[NodeValue]] = {}
+        self.ops: dict[int, tuple[int, NodeStrategies]] = {}
+        self.boundary: dict[tuple[str, int], tuple[int, list[Layout]]] = {}
+        self.strategies_of: dict[Hashable, NodeStrategies] = {}
+        self.memory_values = (
+            _memory_values(problem) if isfinite(problem.memory_limit_bytes) else frozenset()
+        )
 
-    def run(self) -> Built:
+    def run(self) -> BuiltNetwork:
         function = self.problem.function
         for i, item in enumerate(function.inputs):
-            self.lie("input", i, item.value)
+            self.add_produced("input", i, item.value)
         for i in range(function.forward):
             self.operator(i)
         for i, output in enumerate(function.outputs):
-            self.want("output", i, output.value, False)
+            self.add_consumed("output", i, output.value, False)
         for i, output in enumerate(function.outputs):
             if output.tangent is not None:
-                self.lie("tangent", i, output.tangent)
+                self.add_produced("tangent", i, output.tangent)
         for i in range(function.forward, len(function.ops)):
             self.operator(i)
         for i, item in enumerate(function.inputs):
             if item.gradient is not None and item.kind == "activation":
-                self.want("gradient", i, item.gradient, True)
+                self.add_consumed("gradient", i, item.gradient, True)
             elif item.gradient is not None:
-                self.held_gradient(i, item.gradient)
-        flows = tuple(self.flows())
-        limit = self.problem.memory_bytes
-        parts = tuple(self.parts)
-        network = Network(tuple(self.seconds), tuple(self.bytes), parts, flows, limit)
-        return Built(network, self.ops, self.ends)
+                self.state_gradient(i, item.gradient)
+        edges = tuple(self.edges())
+        limit = self.problem.memory_limit_bytes
+        axis_strategies = tuple(self.axis_strategies)
+        network = Network(tuple(self.seconds), tuple(self.bytes), axis_strategies, edges, limit)
+        return BuiltNetwork(network, self.ops, self.boundary)
 
-    def choice(self, seconds: Floats, parts: list[Ints]) -> int:
+    def node(self, seconds: Floats, axis_strategies: list[Ints]) -> int:
         self.seconds.append(seconds)
         self.bytes.append(np.zeros_like(seconds))
-        self.parts.append(np.stack(parts, axis=1))
+        self.axis_strategies.append(np.stack(axis_strategies, axis=1))
         return len(self.seconds) - 1
 
-    def boundary(self, kind: str, position: int, value: int) -> Spot:
+    def boundary_node(self, kind: str, position: int, value: int) -> NodeValue:
         layouts = boundary_layouts(self.problem, value)
         if not layouts:
-            raise self.stuck(f"value {value} ({kind} {position}) cannot lie as the rules say")
-        choice = self.choice(np.zeros(len(layouts)), _numbered(layouts))
-        self.ends[kind, position] = (choice, layouts)
-        return _spot(choice, layouts)
+            raise self.no_strategy(f"value {value} ({kind} {position}) cannot lie as the rules say")
+        node = self.node(np.zeros(len(layouts)), _numbered(layouts))
+        self.boundary[kind, position] = (node, layouts)
+        return _boundary_value(node, layouts)
 
-    def lie(self, kind: str, position: int, value: int) -> None:
-        self.lies[value] = self.boundary(kind, position, value)
-        self.count(value)
+    def add_produced(self, kind: str, position: int, value: int) -> None:
+        self.produced[value] = self.boundary_node(kind, position, value)
+        self.count_bytes(value)
 
-    def want(self, kind: str, position: int, value: int, backward: bool) -> None:
-        spot = self.boundary(kind, position, value)
-        self.wants.setdefault((value, backward), []).append(spot)
+    def add_consumed(self, kind: str, position: int, value: int, backward: bool) -> None:
+        node_value = self.boundary_node(kind, position, value)
+        self.consumed.setdefault((value, backward), []).append(node_value)
 
-    def held_gradient(self, position: int, gradient: int) -> None:
-        """The gradient of a held input leaves as the input lies: the input's choice wants it."""
-        choice, layouts = self.ends["input", position]
+    def state_gradient(self, position: int, gradient: int) -> None:
+        """A parameter's gradient must match the parameter's layout, so the input's node consumes
+        it.
+        """
+        node, layouts = self.boundary["input", position]
         wanted = [gradient_layout(self.problem, layout) for layout in layouts]
-        self.wants.setdefault((gradient, True), []).append(_spot(choice, wanted))
+        self.consumed.setdefault((gradient, True), []).append(_boundary_value(node, wanted))
 
     def operator(self, i: int) -> None:
         problem = self.problem
         op, options = problem.function.ops[i], problem.axes.ops[i].options
         usable = usable_options(problem, i)
         key = (options, usable)
-        if key not in self.joints:
-            self.joints[key] = joint(options, usable, problem.mesh)
-        labels = self.joints[key]
-        if not len(labels.grid):
-            raise self.stuck(f"operator {i} ({op.target}) has no option that rules and sizes allow")
-        choice = self.choice(self.prices(i, options, labels), list(labels.columns))
-        self.ops[i] = (choice, labels)
+        if key not in self.strategies_of:
+            self.strategies_of[key] = legal_strategies(options, usable, problem.mesh)
+        strategies = self.strategies_of[key]
+        if not len(strategies.grid):
+            raise self.no_strategy(
+                f"operator {i} ({op.target}) has no option that rules and sizes allow"
+            )
+        node = self.node(self.prices(i, options, strategies), list(strategies.columns))
+        self.ops[i] = (node, strategies)
         for position, value in enumerate(op.operands()):
-            spot = Spot(choice, _states(options, usable, position, False), labels.columns)
-            self.wants.setdefault((value, i >= problem.function.forward), []).append(spot)
+            node_value = NodeValue(
+                node, _placements(options, usable, position, False), strategies.columns
+            )
+            self.consumed.setdefault((value, i >= problem.function.forward), []).append(node_value)
         for position, value in enumerate(op.results):
             if value >= 0:
-                states = _states(options, usable, position, True)
-                self.lies[value] = Spot(choice, states, labels.columns)
-                self.count(value)
+                placements = _placements(options, usable, position, True)
+                self.produced[value] = NodeValue(node, placements, strategies.columns)
+                self.count_bytes(value)
 
-    def prices(self, i: int, options: tuple[Option, ...], labels: Labels) -> Floats:
-        costs, usable = self.problem.costs, labels.usable
+    def prices(self, i: int, options: tuple[OpStrategy, ...], strategies: NodeStrategies) -> Floats:
+        costs, usable = self.problem.costs, strategies.usable
         if isinstance(costs, BulkCosts):
             chosen = tuple(tuple(options[n] for n in axis) for axis in usable)
-            return costs.operators(i, chosen).ravel()[labels.grid]
-        joints = (tuple(options[n] for n in labels.options(k)) for k in range(len(labels.grid)))
-        return np.array([costs.operator(i, chosen) for chosen in joints])
+            return costs.operators(i, chosen).ravel()[strategies.grid]
+        strategies_of = (
+            tuple(options[n] for n in strategies.options(k)) for k in range(len(strategies.grid))
+        )
+        return np.array([costs.operator(i, chosen) for chosen in strategies_of])
 
-    def count(self, value: int) -> None:
-        """Local bytes of a value that memory is limited for."""
-        if value not in self.counted:
+    def count_bytes(self, value: int) -> None:
+        """Add the local bytes of a value that counts towards the memory limit."""
+        if value not in self.memory_values:
             return
-        spot = self.lies[value]
-        ways = np.ones(len(spot.columns[0]), dtype=np.int64)
-        for axis, states, column in zip(
-            self.problem.mesh.axes, spot.states, spot.columns, strict=True
+        node_value = self.produced[value]
+        degrees = np.ones(len(node_value.columns[0]), dtype=np.int64)
+        for axis, placements, column in zip(
+            self.problem.mesh.axes, node_value.placements, node_value.columns, strict=True
         ):
-            ways *= np.array([axis.size if isinstance(s, tuple) else 1 for s in states])[column]
-        self.bytes[spot.choice] += self.problem.function.types[value].bytes // ways
+            degrees *= np.array([axis.size if isinstance(s, tuple) else 1 for s in placements])[
+                column
+            ]
+        self.bytes[node_value.node] += self.problem.function.types[value].bytes // degrees
 
-    def flows(self) -> Iterator[Flow]:
-        moves = Moves(self.problem.costs, len(self.problem.mesh.axes))
-        for (value, _), users in self.wants.items():
-            yield _flow(moves, value, self.lies[value], users)
+    def edges(self) -> Iterator[ReshardEdge]:
+        reshard_tables = ReshardTables(self.problem.costs, len(self.problem.mesh.axes))
+        for (value, _), consumers in self.consumed.items():
+            yield _edge(reshard_tables, value, self.produced[value], consumers)
 
-    def stuck(self, why: str) -> PlaitError:
+    def no_strategy(self, why: str) -> PlaitError:
         return PlaitError(f"{self.problem.function.name}: {why} on {self.problem.mesh}")
 
 
-def _counted(problem: ShardingProblem) -> frozenset[int]:
-    """Held inputs, and float values that forward makes and backward reads."""
+def _memory_values(problem: ShardingProblem) -> frozenset[int]:
+    """Parameters, buffers, and float values that forward saves for backward."""
     function = problem.function
     read = {v for op in function.backward_ops for v in op.operands()}
-    made = {v for op in function.forward_ops for v in op.results if v in read}
-    saved = {v for v in made if function.types[v].is_float}
-    return frozenset(saved | {i.value for i in function.held()})
+    produced = {v for op in function.forward_ops for v in op.results if v in read}
+    saved = {v for v in produced if function.types[v].is_float}
+    return frozenset(saved | {i.value for i in function.state_inputs()})
 
 
-def _states(
-    options: tuple[Option, ...], usable: Usable, position: int, result: bool
-) -> tuple[tuple[State, ...], ...]:
+def _placements(
+    options: tuple[OpStrategy, ...], usable: Usable, position: int, result: bool
+) -> tuple[tuple[AxisPlacement, ...], ...]:
     return tuple(
         tuple((options[n].outputs if result else options[n].inputs)[position] for n in axis)
         for axis in usable
     )
 
 
-def _spot(choice: int, layouts: list[Layout]) -> Spot:
-    states = tuple(zip(*layouts, strict=True))
+def _boundary_value(node: int, layouts: list[Layout]) -> NodeValue:
+    placements = tuple(zip(*layouts, strict=True))
     column = np.arange(len(layouts))
-    return Spot(choice, states, tuple(column for _ in states))
+    return NodeValue(node, placements, tuple(column for _ in placements))
 
 
 def _numbered(layouts: list[Layout]) -> list[Ints]:
-    """Per axis the number of every layout's state there."""
-    numbers: dict[State, int] = {}
+    """Per axis, the placement of every layout as a number."""
+    numbers: dict[AxisPlacement, int] = {}
     return [
-        np.array([numbers.setdefault(state, len(numbers)) for state in states])
-        for states in zip(*layouts, strict=True)
+        np.array([numbers.setdefault(placement, len(numbers)) for placement in placements])
+        for placements in zip(*layouts, strict=True)
     ]
 
 
-def _flow(moves: Moves, value: int, maker: Spot, users: list[Spot]) -> Flow:
-    """Number the layouts that occur; rows are those of the maker, columns those of the users."""
-    codes: dict[State, int] = {REPLICATE: 0, PARTIAL: 1}
-    for spot in (maker, *users):
-        for states in spot.states:
-            for state in states:
-                codes.setdefault(state, len(codes))
-    rows, have = np.unique(_numbers(maker, codes), return_inverse=True)
-    wanted = [_numbers(user, codes) for user in users]
+def _edge(
+    reshard_tables: ReshardTables, value: int, producer: NodeValue, consumers: list[NodeValue]
+) -> ReshardEdge:
+    """Build an edge: rows are the producer's distinct layouts, columns those of the consumers."""
+    codes: dict[AxisPlacement, int] = {REPLICATE: 0, PARTIAL: 1}
+    for node_value in (producer, *consumers):
+        for placements in node_value.placements:
+            for placement in placements:
+                codes.setdefault(placement, len(codes))
+    rows, have = np.unique(_numbers(producer, codes), return_inverse=True)
+    wanted = [_numbers(consumer, codes) for consumer in consumers]
     columns, want = np.unique(np.concatenate(wanted), return_inverse=True)
-    cuts = np.cumsum([len(numbers) for numbers in wanted])[:-1]
-    table = moves.table(value, rows, columns, tuple(codes))
-    ends = (End(u.choice, w) for u, w in zip(users, np.split(want, cuts), strict=True))
-    return Flow(table, End(maker.choice, have), tuple(ends))
+    splits = np.cumsum([len(numbers) for numbers in wanted])[:-1]
+    table = reshard_tables.table(value, rows, columns, tuple(codes))
+    endpoints = (
+        Endpoint(u.node, w) for u, w in zip(consumers, np.split(want, splits), strict=True)
+    )
+    return ReshardEdge(table, Endpoint(producer.node, have), tuple(endpoints))
 
 
-def _numbers(spot: Spot, codes: dict[State, int]) -> Ints:
-    """The layout of every label as one number, the axes' codes as digits."""
-    found = np.zeros(len(spot.columns[0]), dtype=np.int64)
-    for states, column in zip(spot.states, spot.columns, strict=True):
-        found = found * len(codes) + np.array([codes[s] for s in states])[column]
-    return found
+def _numbers(node_value: NodeValue, codes: dict[AxisPlacement, int]) -> Ints:
+    """Encode the layout under every strategy as one number with the axes' codes as digits."""
+    numbers = np.zeros(len(node_value.columns[0]), dtype=np.int64)
+    for placements, column in zip(node_value.placements, node_value.columns, strict=True):
+        numbers = numbers * len(codes) + np.array([codes[s] for s in placements])[column]
+    return numbers
 
 
 def shardings(
-    problem: ShardingProblem, built: Built, labels: list[int]
+    problem: ShardingProblem, built: BuiltNetwork, strategies: list[int]
 ) -> tuple[AxisSharding, ...]:
-    """One AxisSharding per mesh axis from one label per choice."""
+    """One AxisSharding per mesh axis from one strategy per node."""
     function = problem.function
 
     def layouts(kind: str, count: int) -> list[Layout | None]:
-        found: list[Layout | None] = []
+        assigned: list[Layout | None] = []
         for i in range(count):
-            choice, known = built.ends.get((kind, i), (0, []))
-            found.append(known[labels[choice]] if known else None)
-        return found
+            node, known = built.boundary.get((kind, i), (0, []))
+            assigned.append(known[strategies[node]] if known else None)
+        return assigned
 
     inputs, outputs = (layouts(k, len(getattr(function, k + "s"))) for k in ("input", "output"))
     gradients = layouts("gradient", len(inputs))
@@ -230,7 +256,9 @@ def shardings(
         if item.gradient is not None and item.kind != "activation":
             gradients[i] = gradient_layout(problem, inputs[i] or ())
     tangents = layouts("tangent", len(outputs))
-    options = [built.ops[i][1].options(labels[built.ops[i][0]]) for i in range(len(function.ops))]
+    options = [
+        built.ops[i][1].options(strategies[built.ops[i][0]]) for i in range(len(function.ops))
+    ]
     return tuple(
         AxisSharding(
             tuple(o[axis] for o in options),

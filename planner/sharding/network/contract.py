@@ -1,8 +1,8 @@
-"""Exact contraction: choices that touch at most two pairwise flows disappear into one table.
+"""Exact contraction of nodes with at most two pairwise edges.
 
-A choice between two flows becomes a flow between its neighbours, one at the end of a flow becomes
-seconds of its neighbour's labels, and one that has a single label fixes a row, a column or a copy
-that must be made. What disappeared is read back by choosing the best label between its neighbours.
+A node between two edges becomes one edge between its neighbours (a min-plus product), a leaf is
+added to the seconds of its neighbour, and a node with a single strategy fixes a row, a column or a
+copy. Contracted nodes are recovered by choosing the best strategy given their neighbours.
 """
 
 from __future__ import annotations
@@ -12,47 +12,48 @@ from collections.abc import Hashable
 import msgspec
 import numpy as np
 
-from .labels import Ints
 from .moves import Floats
-from .network import End, Flow, Network
+from .network import Endpoint, Network, ReshardEdge
+from .node_strategies import Ints
 
-Table = tuple[Floats, Ints, End]  # seconds [place of the choice, place of the neighbour], ends
+# seconds [layout of the node, layout of the neighbour], the node's layouts, the neighbour
+Table = tuple[Floats, Ints, Endpoint]
 
 
-class Gone(msgspec.Struct, frozen=True):
-    """A choice that was contracted: its seconds, and the tables that led to its neighbours."""
+class ContractedNode(msgspec.Struct, frozen=True):
+    """A contracted node: its seconds, and the tables towards its neighbours."""
 
-    choice: int
+    node: int
     seconds: Floats
     tables: tuple[Table, ...]
 
-    def label(self, labels: list[int]) -> int:
+    def best_strategy(self, assignment: list[int]) -> int:
         total = self.seconds
-        for table, place, other in self.tables:
-            total = total + table[place, other.place[labels[other.choice]]]
+        for table, layout_of, other in self.tables:
+            total = total + table[layout_of, other.layout_of[assignment[other.node]]]
         return int(total.argmin())
 
 
-class Contracted(msgspec.Struct, frozen=True):
-    """The smaller network, the choices that stayed, and those that went, in order."""
+class ContractedNetwork(msgspec.Struct, frozen=True):
+    """The smaller network, the remaining nodes, and the removed ones in order of removal."""
 
     network: Network
-    stayed: tuple[int, ...]
-    gone: tuple[Gone, ...]
-    choices: int
+    remaining: tuple[int, ...]
+    removed: tuple[ContractedNode, ...]
+    nodes: int
 
-    def labels(self, found: list[int]) -> list[int]:
-        """Labels of all choices from labels of those that stayed."""
-        labels = [0] * self.choices
-        for choice, label in zip(self.stayed, found, strict=True):
-            labels[choice] = label
-        for gone in reversed(self.gone):
-            labels[gone.choice] = gone.label(labels)
-        return labels
+    def expand(self, reduced: list[int]) -> list[int]:
+        """Assignment of all nodes from one of the remaining nodes."""
+        assignment = [0] * self.nodes
+        for node, strategy in zip(self.remaining, reduced, strict=True):
+            assignment[node] = strategy
+        for removed in reversed(self.removed):
+            assignment[removed.node] = removed.best_strategy(assignment)
+        return assignment
 
 
-def contract(network: Network, cells: int) -> Contracted:
-    """Contract every choice for which at most `cells` sums are formed; bytes stay untouched."""
+def contract(network: Network, cells: int) -> ContractedNetwork:
+    """Contract every node that needs at most `cells` sums; nodes with bytes are left alone."""
     return _Contraction(network, cells).run()
 
 
@@ -60,138 +61,145 @@ class _Contraction:
     def __init__(self, network: Network, cells: int) -> None:
         self.network, self.cells = network, cells
         self.seconds = list(network.seconds)
-        self.flows: dict[int, Flow] = dict(enumerate(network.flows))
+        self.edges: dict[int, ReshardEdge] = dict(enumerate(network.edges))
         self.around: list[set[int]] = [set() for _ in self.seconds]
-        for number, flow in self.flows.items():
-            for end in flow.ends:
-                self.around[end.choice].add(number)
-        self.gone: list[Gone] = []
-        self.made = len(self.flows)
+        for number, edge in self.edges.items():
+            for endpoint in edge.endpoints:
+                self.around[endpoint.node].add(number)
+        self.removed: list[ContractedNode] = []
+        self.next_edge = len(self.edges)
         self.turns: dict[int, tuple[Floats, Floats]] = {}
         self.products: dict[Hashable, tuple[Floats, Floats, Floats]] = {}
 
-    def run(self) -> Contracted:
+    def run(self) -> ContractedNetwork:
         waiting = list(range(len(self.seconds)))[::-1]
-        left = set(waiting)
+        remaining_nodes = set(waiting)
         while waiting:
-            choice = waiting.pop()
-            if choice not in left or not self.may_go(choice):
+            node = waiting.pop()
+            if node not in remaining_nodes or not self.may_go(node):
                 continue
-            self.fix(choice)
-            tables = self.tables(choice)
+            self.fix(node)
+            tables = self.tables(node)
             if tables is None:
                 continue
-            left.discard(choice)
-            waiting += self.remove(choice, tables)
-        return self.result(sorted(left))
+            remaining_nodes.discard(node)
+            waiting += self.remove(node, tables)
+        return self.result(sorted(remaining_nodes))
 
-    def may_go(self, choice: int) -> bool:
-        return not self.network.bytes[choice].any()
+    def may_go(self, node: int) -> bool:
+        return not self.network.bytes[node].any()
 
-    def fix(self, choice: int) -> None:
-        """A user with one label wants one copy: the maker pays it, the others find it there."""
-        if len(self.seconds[choice]) > 1:
+    def fix(self, node: int) -> None:
+        """A consumer with one strategy always needs its copy: charge it to the producer once."""
+        if len(self.seconds[node]) > 1:
             return
-        for number in sorted(self.around[choice]):
-            flow = self.flows[number]
-            if len(flow.users) == 1 or flow.maker.choice == choice:
+        for number in sorted(self.around[node]):
+            edge = self.edges[number]
+            if len(edge.consumers) == 1 or edge.producer.node == node:
                 continue
-            wanted = sorted({int(u.place[0]) for u in flow.users if u.choice == choice})
-            maker, seconds = flow.maker, flow.seconds.copy()
+            wanted = sorted({int(u.layout_of[0]) for u in edge.consumers if u.node == node})
+            producer, seconds = edge.producer, edge.seconds.copy()
             for want in wanted:
-                paid = flow.seconds[:, want][maker.place]
-                self.seconds[maker.choice] = self.seconds[maker.choice] + paid
+                paid = edge.seconds[:, want][producer.layout_of]
+                self.seconds[producer.node] = self.seconds[producer.node] + paid
                 seconds[:, want] = 0.0
-            users = tuple(u for u in flow.users if u.choice != choice)
-            self.around[choice].discard(number)
-            self.flows[number] = Flow(seconds, maker, users)
-            if not users:
-                self.around[maker.choice].discard(number)
-                del self.flows[number]
+            consumers = tuple(u for u in edge.consumers if u.node != node)
+            self.around[node].discard(number)
+            self.edges[number] = ReshardEdge(seconds, producer, consumers)
+            if not consumers:
+                self.around[producer.node].discard(number)
+                del self.edges[number]
 
-    def tables(self, choice: int) -> list[Table] | None:
-        """The choice's flows as tables towards its neighbours; None where it must stay."""
-        found: list[Table] = []
-        for number in sorted(self.around[choice]):
-            flow = self.flows[number]
-            if len(flow.users) > 1 or flow.maker.choice == flow.users[0].choice:
+    def tables(self, node: int) -> list[Table] | None:
+        """The node's edges as tables towards its neighbours; None if it cannot be contracted."""
+        tables: list[Table] = []
+        for number in sorted(self.around[node]):
+            edge = self.edges[number]
+            if len(edge.consumers) > 1 or edge.producer.node == edge.consumers[0].node:
                 return None
-            if flow.maker.choice == choice:
-                found.append((flow.seconds, flow.maker.place, flow.users[0]))
+            if edge.producer.node == node:
+                tables.append((edge.seconds, edge.producer.layout_of, edge.consumers[0]))
             else:
-                found.append((self.turned(flow.seconds), flow.users[0].place, flow.maker))
-        labels = len(self.seconds[choice])
-        if labels == 1 or len(found) < 2:
-            return found
-        (one, _, _), (other, _, _) = found[:2]
-        sums = labels * one.shape[1] * other.shape[1]
-        return found if len(found) == 2 and sums <= self.cells else None
+                tables.append(
+                    (self.turned(edge.seconds), edge.consumers[0].layout_of, edge.producer)
+                )
+        count = len(self.seconds[node])
+        if count == 1 or len(tables) < 2:
+            return tables
+        (one, _, _), (other, _, _) = tables[:2]
+        sums = count * one.shape[1] * other.shape[1]
+        return tables if len(tables) == 2 and sums <= self.cells else None
 
     def turned(self, table: Floats) -> Floats:
         """The transpose; one object per table, kept with it, so that products can be shared."""
         return self.turns.setdefault(id(table), (table, table.T))[1]
 
-    def remove(self, choice: int, tables: list[Table]) -> list[int]:
-        """Take a choice out; its neighbours, which may go now."""
-        self.gone.append(Gone(choice, self.seconds[choice], tuple(tables)))
-        for number in sorted(self.around[choice]):
-            for end in self.flows.pop(number).ends:
-                if end.choice != choice:
-                    self.around[end.choice].discard(number)
-        self.around[choice].clear()
-        if len(self.seconds[choice]) == 1 or len(tables) < 2:
-            for table, place, other in tables:
-                least = (table[place] + self.seconds[choice][:, None]).min(axis=0)
+    def remove(self, node: int, tables: list[Table]) -> list[int]:
+        """Remove a node; returns its neighbours, which may have become contractible."""
+        self.removed.append(ContractedNode(node, self.seconds[node], tuple(tables)))
+        for number in sorted(self.around[node]):
+            for endpoint in self.edges.pop(number).endpoints:
+                if endpoint.node != node:
+                    self.around[endpoint.node].discard(number)
+        self.around[node].clear()
+        if len(self.seconds[node]) == 1 or len(tables) < 2:
+            for table, layout_of, other in tables:
+                least = (table[layout_of] + self.seconds[node][:, None]).min(axis=0)
                 if len(tables) > 1:
-                    least = least - self.seconds[choice][0]
-                self.seconds[other.choice] = self.seconds[other.choice] + least[other.place]
+                    least = least - self.seconds[node][0]
+                self.seconds[other.node] = self.seconds[other.node] + least[other.layout_of]
         else:
-            self.join(self.seconds[choice], tables)
-        return [other.choice for _, _, other in tables]
+            self.join(self.seconds[node], tables)
+        return [other.node for _, _, other in tables]
 
     def join(self, seconds: Floats, tables: list[Table]) -> None:
-        """One flow between two neighbours: the least over the labels of what stood between."""
-        (one, at_one, left), (two, at_two, right) = tables
+        """Replace a node by an edge between its neighbours: the minimum over its strategies."""
+        (one, at_one, remaining_nodes), (two, at_two, right) = tables
         key = (id(one), at_one.tobytes(), seconds.tobytes(), id(two), at_two.tobytes())
         if key not in self.products:
             table = _product(one, at_one, seconds, two, at_two)
             self.products[key] = (table, one, two)  # the factors live on: their ids are in the key
         table = self.products[key][0]
-        if left.choice == right.choice:
-            self.seconds[left.choice] = self.seconds[left.choice] + table[left.place, right.place]
+        if remaining_nodes.node == right.node:
+            self.seconds[remaining_nodes.node] = (
+                self.seconds[remaining_nodes.node]
+                + table[remaining_nodes.layout_of, right.layout_of]
+            )
             return
-        number = self.made = self.made + 1
-        self.flows[number] = Flow(table, left, (right,))
-        self.around[left.choice].add(number)
-        self.around[right.choice].add(number)
+        number = self.next_edge = self.next_edge + 1
+        self.edges[number] = ReshardEdge(table, remaining_nodes, (right,))
+        self.around[remaining_nodes.node].add(number)
+        self.around[right.node].add(number)
 
-    def result(self, stayed: list[int]) -> Contracted:
-        number = {choice: i for i, choice in enumerate(stayed)}
+    def result(self, remaining: list[int]) -> ContractedNetwork:
+        number = {node: i for i, node in enumerate(remaining)}
 
-        def end(old: End) -> End:
-            return End(number[old.choice], old.place)
+        def endpoint(old: Endpoint) -> Endpoint:
+            return Endpoint(number[old.node], old.layout_of)
 
-        flows = tuple(
-            Flow(f.seconds, end(f.maker), tuple(map(end, f.users)))
-            for _, f in sorted(self.flows.items())
+        edges = tuple(
+            ReshardEdge(f.seconds, endpoint(f.producer), tuple(map(endpoint, f.consumers)))
+            for _, f in sorted(self.edges.items())
         )
         network = Network(
-            tuple(self.seconds[c] for c in stayed),
-            tuple(self.network.bytes[c] for c in stayed),
-            tuple(self.network.parts[c] for c in stayed),
-            flows,
-            self.network.memory_bytes,
+            tuple(self.seconds[c] for c in remaining),
+            tuple(self.network.bytes[c] for c in remaining),
+            tuple(self.network.axis_strategies[c] for c in remaining),
+            edges,
+            self.network.memory_limit_bytes,
         )
-        return Contracted(network, tuple(stayed), tuple(self.gone), len(self.seconds))
+        return ContractedNetwork(network, tuple(remaining), tuple(self.removed), len(self.seconds))
 
 
 def _product(one: Floats, at_one: Ints, seconds: Floats, two: Floats, at_two: Ints) -> Floats:
-    """Least of `one[place, left] + seconds + two[place, right]` over the labels between."""
+    """Least of `one[layout_of, remaining_nodes] + seconds + two[layout_of, right]` over the
+    strategies between.
+    """
     best = np.full((one.shape[1], two.shape[1]), np.inf)
     pairs = at_one * len(two) + at_two
     order = np.lexsort((seconds, pairs))
     _, first = np.unique(pairs[order], return_index=True)
-    for label in order[first]:
-        through = two[at_two[label]] + seconds[label]
-        np.minimum(best, one[at_one[label]][:, None] + through[None, :], out=best)
+    for strategy in order[first]:
+        through = two[at_two[strategy]] + seconds[strategy]
+        np.minimum(best, one[at_one[strategy]][:, None] + through[None, :], out=best)
     return best

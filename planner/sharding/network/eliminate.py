@@ -1,8 +1,9 @@
-"""Exact elimination: a choice is minimised out of all tables it occurs in, the cheapest first.
+"""Exact variable elimination: minimise one node after the other out of the cost tables, cheapest
+first.
 
-Each step adds the tables around one choice, keeps the best label for every case of its neighbours
-and leaves one smaller table over those. When nothing is left the optimum is known, and walking the
-steps backwards reads off the labels. The work is the size of the tables, known before they are made.
+Each step adds the tables that contain a node, records the best strategy for every combination of
+its neighbours and leaves one table over those. Walking the steps backwards reads off the optimum.
+The work is the size of the tables, which is known in advance.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from math import prod
 import msgspec
 import numpy as np
 
-from .labels import Ints
 from .moves import Floats
-from .network import Flow, Network
+from .network import Network, ReshardEdge
+from .node_strategies import Ints
 
-Scope = tuple[int, ...]  # choices, ascending: the dimensions of a table
+Scope = tuple[int, ...]  # nodes, ascending: the dimensions of a table
 
 
-class Step(msgspec.Struct, frozen=True):
-    """One choice minimised out: its best label for every case of the choices in `scope`."""
+class EliminationStep(msgspec.Struct, frozen=True):
+    """An eliminated node: its best strategy for every combination of the nodes in `scope`."""
 
-    choice: int
+    node: int
     scope: Scope
     best: Ints
 
 
 def eliminate(network: Network, cells: int) -> list[int] | None:
-    """The labels of an optimum, or None where tables would have more than `cells` entries in all.
+    """An optimal assignment, or None where tables would have more than `cells` entries in all.
 
-    Memory limits are not looked at.
+    Ignores memory limits.
     """
     sizes = [len(seconds) for seconds in network.seconds]
     order = elimination_order(network, sizes, cells)
@@ -39,32 +40,32 @@ def eliminate(network: Network, cells: int) -> list[int] | None:
 
 
 def elimination_order(network: Network, sizes: list[int], cells: int) -> list[int] | None:
-    """Choices by the size of the table that they need when their turn comes, smallest first.
+    """Greedy elimination order: the node whose table is smallest at that point first.
 
-    `sizes` are numbers of labels; None where all tables have more than `cells` entries.
+    `sizes` are numbers of strategies; None where all tables have more than `cells` entries.
     """
-    scopes = [scope_of(flow) for flow in network.flows]
-    near: list[set[int]] = [{choice} for choice in range(len(sizes))]
+    scopes = [scope_of(edge) for edge in network.edges]
+    near: list[set[int]] = [{node} for node in range(len(sizes))]
     for scope in scopes:
-        for choice in scope:
-            near[choice].update(scope)
+        for node in scope:
+            near[node].update(scope)
     total = sum(prod(sizes[c] for c in scope) for scope in scopes)
     work = [prod([sizes[c] for c in around]) for around in near]
-    waiting = [(cost, choice) for choice, cost in enumerate(work)]
+    waiting = [(cost, node) for node, cost in enumerate(work)]
     heapify(waiting)
     order: list[int] = []
     while waiting and total <= cells:
-        cost, choice = heappop(waiting)
-        if cost != work[choice]:
+        cost, node = heappop(waiting)
+        if cost != work[node]:
             continue  # it was counted again since
-        work[choice] = -1
+        work[node] = -1
         total += cost
-        order.append(choice)
-        rest = near[choice]
-        rest.discard(choice)
+        order.append(node)
+        rest = near[node]
+        rest.discard(node)
         for other in rest:
             near[other] |= rest
-            near[other].discard(choice)
+            near[other].discard(node)
             again = prod([sizes[c] for c in near[other]])
             if again != work[other]:
                 work[other] = again
@@ -77,59 +78,59 @@ class _Elimination:
         self.sizes = [len(seconds) for seconds in network.seconds]
         self.tables: dict[int, tuple[Scope, Floats]] = {}
         self.around: list[set[int]] = [set() for _ in self.sizes]
-        self.made = 0
-        for choice, seconds in enumerate(network.seconds):
-            self.add((choice,), seconds)
-        for flow in network.flows:
-            self.add(scope_of(flow), table_of(flow))
+        self.next_table = 0
+        for node, seconds in enumerate(network.seconds):
+            self.add((node,), seconds)
+        for edge in network.edges:
+            self.add(scope_of(edge), table_of(edge))
 
     def run(self, order: list[int]) -> list[int]:
-        steps = [self.remove(choice) for choice in order]
-        found = [0] * len(self.sizes)
+        steps = [self.remove(node) for node in order]
+        assignment = [0] * len(self.sizes)
         for step in reversed(steps):
-            found[step.choice] = int(step.best[tuple(found[c] for c in step.scope)])
-        return found
+            assignment[step.node] = int(step.best[tuple(assignment[c] for c in step.scope)])
+        return assignment
 
     def add(self, scope: Scope, table: Floats) -> None:
-        self.tables[self.made] = (scope, table)
-        for choice in scope:
-            self.around[choice].add(self.made)
-        self.made += 1
+        self.tables[self.next_table] = (scope, table)
+        for node in scope:
+            self.around[node].add(self.next_table)
+        self.next_table += 1
 
-    def remove(self, choice: int) -> Step:
-        numbers = sorted(self.around[choice])
+    def remove(self, node: int) -> EliminationStep:
+        numbers = sorted(self.around[node])
         scope = tuple(sorted({c for number in numbers for c in self.tables[number][0]}))
         total = np.zeros((1,) * len(scope))
         for number in numbers:
-            known, table = self.tables.pop(number)
-            total = total + table.reshape([self.sizes[c] if c in known else 1 for c in scope])
-            for other in known:
+            table_scope, table = self.tables.pop(number)
+            total = total + table.reshape([self.sizes[c] if c in table_scope else 1 for c in scope])
+            for other in table_scope:
                 self.around[other].discard(number)
-        axis = scope.index(choice)
+        axis = scope.index(node)
         rest = scope[:axis] + scope[axis + 1 :]
         if rest:
             self.add(rest, total.min(axis=axis))
-        return Step(choice, rest, total.argmin(axis=axis))
+        return EliminationStep(node, rest, total.argmin(axis=axis))
 
 
-def scope_of(flow: Flow) -> Scope:
-    return tuple(sorted({end.choice for end in flow.ends}))
+def scope_of(edge: ReshardEdge) -> Scope:
+    return tuple(sorted({endpoint.node for endpoint in edge.endpoints}))
 
 
-def table_of(flow: Flow) -> Floats:
-    """Seconds of a flow over the labels of its choices, every distinct copy counted once."""
-    scope = scope_of(flow)
+def table_of(edge: ReshardEdge) -> Floats:
+    """Seconds of an edge over the strategies of its nodes, every distinct copy counted once."""
+    scope = scope_of(edge)
 
-    def along(choice: int, place: Ints) -> Ints:
-        return place.reshape([-1 if c == choice else 1 for c in scope])
+    def along(node: int, layout_of: Ints) -> Ints:
+        return layout_of.reshape([-1 if c == node else 1 for c in scope])
 
-    have = along(flow.maker.choice, flow.maker.place)
-    wanted = [along(user.choice, user.place) for user in flow.users]
+    have = along(edge.producer.node, edge.producer.layout_of)
+    wanted = [along(consumer.node, consumer.layout_of) for consumer in edge.consumers]
     total = np.zeros((1,) * len(scope))
     for i, want in enumerate(wanted):
-        paid = flow.seconds[have, want]
+        paid = edge.seconds[have, want]
         for earlier in wanted[:i]:
             paid = np.where(earlier == want, 0.0, paid)
         total = total + paid
-    sizes = {end.choice: len(end.place) for end in flow.ends}
-    return np.broadcast_to(total, [sizes[choice] for choice in scope])
+    sizes = {endpoint.node: len(endpoint.layout_of) for endpoint in edge.endpoints}
+    return np.broadcast_to(total, [sizes[node] for node in scope])

@@ -1,5 +1,7 @@
-"""The network as an integer program, in its tight form: one unit flows from where a value lies to
-where each user wants it, so that rounding is rarely needed. Solved by HiGHS through MathOpt."""
+"""The network as an integer program in its tight (flow) form, solved by HiGHS through MathOpt.
+
+One unit flows from the producer's layout to each consumer's layout, so the relaxation is rarely
+fractional."""
 
 from __future__ import annotations
 
@@ -10,47 +12,49 @@ from math import inf, isfinite, isinf
 import numpy as np
 from ortools.math_opt.python import mathopt
 
-from .network import Answer, Flow, Network
+from .network import Network, NetworkSolution, ReshardEdge
 
 SCALE = 1e6  # microseconds: the solver's tolerances are absolute
 
 
-def solve_integer(network: Network, gap: float, deadline: float) -> Answer:
-    """Labels within `gap` of the best, and a proven bound; the memory limit is kept."""
-    return _Program(network).solve(gap, deadline)
+def solve_integer(network: Network, gap: float, deadline: float) -> NetworkSolution:
+    """An assignment within `gap` of the optimum and a proven bound, under the memory limit."""
+    return _IntegerProgram(network).solve(gap, deadline)
 
 
-class _Program:
+class _IntegerProgram:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.model = mathopt.Model()
         self.terms: list[tuple[mathopt.Variable, float]] = []
-        self.chosen = [self.choice(seconds) for seconds in network.seconds]
-        for flow in network.flows:
-            self.flow(flow)
-        if isfinite(network.memory_bytes):
+        self.chosen = [self.node(seconds) for seconds in network.seconds]
+        for edge in network.edges:
+            self.edge(edge)
+        if isfinite(network.memory_limit_bytes):
             self.memory()
 
-    def choice(self, seconds: np.ndarray) -> list[mathopt.Variable]:
-        made = [self.model.add_variable(lb=0.0, ub=1.0, is_integer=True) for _ in seconds]
-        self.model.add_linear_constraint(mathopt.fast_sum(made) == 1)
-        self.terms += zip(made, (float(s) for s in seconds), strict=True)
-        return made
+    def node(self, seconds: np.ndarray) -> list[mathopt.Variable]:
+        variables = [self.model.add_variable(lb=0.0, ub=1.0, is_integer=True) for _ in seconds]
+        self.model.add_linear_constraint(mathopt.fast_sum(variables) == 1)
+        self.terms += zip(variables, (float(s) for s in seconds), strict=True)
+        return variables
 
-    def gathered(self, choice: int, place: np.ndarray, count: int) -> list[list[mathopt.Variable]]:
-        """The labels of a choice by the layout they stand for."""
-        found: list[list[mathopt.Variable]] = [[] for _ in range(count)]
-        for variable, where in zip(self.chosen[choice], place, strict=True):
-            found[where].append(variable)
-        return found
+    def by_layout(
+        self, node: int, layout_of: np.ndarray, count: int
+    ) -> list[list[mathopt.Variable]]:
+        """Variables of a node's strategies grouped by layout."""
+        grouped: list[list[mathopt.Variable]] = [[] for _ in range(count)]
+        for variable, where in zip(self.chosen[node], layout_of, strict=True):
+            grouped[where].append(variable)
+        return grouped
 
-    def flow(self, flow: Flow) -> None:
-        """`moved[have, want]` is one unit per user; a copy is paid by its largest flow."""
-        rows, columns = flow.seconds.shape
-        have = self.gathered(flow.maker.choice, flow.maker.place, rows)
+    def edge(self, edge: ReshardEdge) -> None:
+        """One unit of flow per consumer; a copy costs its largest flow over the consumers."""
+        rows, columns = edge.seconds.shape
+        have = self.by_layout(edge.producer.node, edge.producer.layout_of, rows)
         copies: dict[tuple[int, int], mathopt.Variable] = {}
-        for user in flow.users:
-            want = self.gathered(user.choice, user.place, columns)
+        for consumer in edge.consumers:
+            want = self.by_layout(consumer.node, consumer.layout_of, columns)
             moved = {
                 (a, b): self.model.add_variable(lb=0.0, ub=1.0)
                 for a in range(rows)
@@ -59,44 +63,44 @@ class _Program:
                 if want[b]
             }
             for a in range(rows):
-                parts = [v for (x, _), v in moved.items() if x == a]
-                self.balance(parts, have[a])
+                flows = [v for (x, _), v in moved.items() if x == a]
+                self.balance(flows, have[a])
             for b in range(columns):
-                parts = [v for (_, y), v in moved.items() if y == b]
-                self.balance(parts, want[b])
+                flows = [v for (_, y), v in moved.items() if y == b]
+                self.balance(flows, want[b])
             for pair, variable in moved.items():
-                if flow.seconds[pair] > 0:
-                    self.pay(flow, pair, variable, copies)
+                if edge.seconds[pair] > 0:
+                    self.pay(edge, pair, variable, copies)
 
-    def balance(self, parts: list[mathopt.Variable], whole: list[mathopt.Variable]) -> None:
-        if parts or whole:
-            self.model.add_linear_constraint(mathopt.fast_sum(parts) - mathopt.fast_sum(whole) == 0)
+    def balance(self, flows: list[mathopt.Variable], total: list[mathopt.Variable]) -> None:
+        if flows or total:
+            self.model.add_linear_constraint(mathopt.fast_sum(flows) - mathopt.fast_sum(total) == 0)
 
     def pay(
         self,
-        flow: Flow,
+        edge: ReshardEdge,
         pair: tuple[int, int],
         variable: mathopt.Variable,
         copies: dict[tuple[int, int], mathopt.Variable],
     ) -> None:
-        if len(flow.users) == 1:
-            self.terms.append((variable, float(flow.seconds[pair])))
+        if len(edge.consumers) == 1:
+            self.terms.append((variable, float(edge.seconds[pair])))
             return
         if pair not in copies:
             copies[pair] = self.model.add_variable(lb=0.0, ub=1.0)
-            self.terms.append((copies[pair], float(flow.seconds[pair])))
+            self.terms.append((copies[pair], float(edge.seconds[pair])))
         self.model.add_linear_constraint(copies[pair] >= variable)
 
     def memory(self) -> None:
-        """Linear memory, in parts of the limit."""
-        limit = max(self.network.memory_bytes, 1.0)
+        """Memory constraint, scaled by the limit."""
+        limit = max(self.network.memory_limit_bytes, 1.0)
         pairs = zip(self.chosen, self.network.bytes, strict=True)
         used = [v * float(b / limit) for vs, bs in pairs for v, b in zip(vs, bs, strict=True) if b]
         self.model.add_linear_constraint(
-            mathopt.fast_sum(used) <= self.network.memory_bytes / limit
+            mathopt.fast_sum(used) <= self.network.memory_limit_bytes / limit
         )
 
-    def solve(self, gap: float, deadline: float) -> Answer:
+    def solve(self, gap: float, deadline: float) -> NetworkSolution:
         self.model.minimize(mathopt.fast_sum(v * (c * SCALE) for v, c in self.terms))
         limit = (
             None if isinf(deadline) else timedelta(seconds=max(deadline - time.monotonic(), 0.1))
@@ -105,7 +109,7 @@ class _Program:
         result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=limits)
         bound = result.dual_bound() / SCALE
         if not result.has_primal_feasible_solution():
-            return Answer(None, inf, bound)
+            return NetworkSolution(None, inf, bound)
         values = result.variable_values()
-        labels = [max(range(len(vs)), key=lambda k: values[vs[k]]) for vs in self.chosen]
-        return Answer(labels, self.network.value(labels), bound)
+        assignment = [max(range(len(vs)), key=lambda k: values[vs[k]]) for vs in self.chosen]
+        return NetworkSolution(assignment, self.network.cost_seconds(assignment), bound)

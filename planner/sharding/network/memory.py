@@ -1,4 +1,4 @@
-"""Linear memory: the cheapest labels whose bytes fit, by pricing bytes and then by integer program."""
+"""Search under a memory limit: Lagrangian relaxation of the limit, then an integer program."""
 
 from __future__ import annotations
 
@@ -7,57 +7,67 @@ from math import inf
 from msgspec.structs import replace
 
 from .integer import solve_integer
-from .network import Answer, Network
+from .network import Network, NetworkSolution
 from .search import SearchOptions, fits_integer, minimise
 
-HALVINGS = 12  # of the price of a byte
+HALVINGS = 12  # bisection steps of the price of a byte
 
 
 def minimise_in_memory(
     network: Network, gap: float, options: SearchOptions, deadline: float
-) -> Answer:
-    """As `minimise`, and the labels' bytes stay within the network's limit.
+) -> NetworkSolution:
+    """As `minimise`, subject to the network's memory limit.
 
-    A price on bytes bounds the limited problem from below and leads to solutions that fit; what gap
-    remains between the two is closed by the integer program, if the network is small enough for it.
+    A price per byte (Lagrange multiplier) gives a lower bound and solutions that fit; the remaining
+    gap is closed by the integer program if the network is small enough.
     """
-    if sum(float(b.min()) for b in network.bytes) > network.memory_bytes:
-        return Answer(None, inf, inf)
+    if sum(float(b.min()) for b in network.bytes) > network.memory_limit_bytes:
+        return NetworkSolution(None, inf, inf)
     answer = minimise(network, gap, options, deadline)
-    if answer.labels is None or network.taken(answer.labels) <= network.memory_bytes:
+    if (
+        answer.assignment is None
+        or network.used_bytes(answer.assignment) <= network.memory_limit_bytes
+    ):
         return answer
-    best = _priced(network, gap, options, deadline, answer)
+    best = _bisect_price(network, gap, options, deadline, answer)
     if best.bound >= best.objective * (1 - gap) or not fits_integer(network):
         return best
-    found = solve_integer(network, gap, deadline)
-    bound = max(found.bound, best.bound)
-    if best.labels is not None and best.objective <= found.objective:
-        return Answer(best.labels, best.objective, min(bound, best.objective))
-    return Answer(found.labels, found.objective, min(bound, found.objective))
+    solution = solve_integer(network, gap, deadline)
+    bound = max(solution.bound, best.bound)
+    if best.assignment is not None and best.objective <= solution.objective:
+        return NetworkSolution(best.assignment, best.objective, min(bound, best.objective))
+    return NetworkSolution(solution.assignment, solution.objective, min(bound, solution.objective))
 
 
-def _priced(
-    network: Network, gap: float, options: SearchOptions, deadline: float, free: Answer
-) -> Answer:
-    """The best solution that fits and the best bound over prices of a byte, by bisection."""
-    assert free.labels is not None
-    labels: list[int] | None = None
-    objective, bound = inf, free.bound
+def _bisect_price(
+    network: Network,
+    gap: float,
+    options: SearchOptions,
+    deadline: float,
+    unlimited: NetworkSolution,
+) -> NetworkSolution:
+    """Best solution that fits and best Lagrangian bound, by bisection over the price of a byte."""
+    assert unlimited.assignment is not None
+    assignment: list[int] | None = None
+    objective, bound = inf, unlimited.bound
     low, high = 0.0, inf
-    price = free.objective / max(network.taken(free.labels), 1.0)
+    price = unlimited.objective / max(network.used_bytes(unlimited.assignment), 1.0)
     for _ in range(HALVINGS):
         seconds = tuple(s + price * b for s, b in zip(network.seconds, network.bytes, strict=True))
-        found = minimise(replace(network, seconds=seconds), gap / 2, options, deadline)
-        if found.labels is None:
+        solution = minimise(replace(network, seconds=seconds), gap / 2, options, deadline)
+        if solution.assignment is None:
             break
-        bound = max(bound, found.bound - price * network.memory_bytes)
-        if network.taken(found.labels) <= network.memory_bytes:
+        bound = max(bound, solution.bound - price * network.memory_limit_bytes)
+        if network.used_bytes(solution.assignment) <= network.memory_limit_bytes:
             high = price
-            if network.value(found.labels) < objective:
-                labels, objective = found.labels, network.value(found.labels)
+            if network.cost_seconds(solution.assignment) < objective:
+                assignment, objective = (
+                    solution.assignment,
+                    network.cost_seconds(solution.assignment),
+                )
         else:
             low = price
         if bound >= objective * (1 - gap):
             break
         price = 4 * price if high == inf else (low + high) / 2
-    return Answer(labels, objective, min(bound, objective))
+    return NetworkSolution(assignment, objective, min(bound, objective))

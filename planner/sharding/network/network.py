@@ -1,67 +1,70 @@
-"""A network of choices: prices of their own, and prices between them.
+"""Network of the sharding search: costs on nodes, and resharding costs on edges between them.
 
-A choice is one operator or one value at the boundary; its labels are what it may do over all axes at
-once. A flow is one value in one phase: its maker's label says where the value lies, its users'
-labels say where they want it, and every distinct layout wanted is paid for once.
+A node is one operator or one boundary value; a strategy of a node is one OpStrategy or placement
+per mesh axis. An edge is one value in forward or in backward: the producer's strategy determines
+the layout it is produced in, the consumers' strategies the layouts they need, and every distinct
+layout needed is paid for once.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from .labels import Ints
 from .moves import Floats
+from .node_strategies import Ints
 
 
-class End(msgspec.Struct, frozen=True):
-    """One choice's end of a flow: for every label of the choice a row or column of its table."""
+class Endpoint(msgspec.Struct, frozen=True):
+    """One node of an edge: `layout_of[strategy]` is the row or column of the edge's table."""
 
-    choice: int
-    place: Ints
+    node: int
+    layout_of: Ints
 
 
-class Flow(msgspec.Struct, frozen=True):
-    """`seconds[have, want]` of every copy; several users that want the same pay once."""
+class ReshardEdge(msgspec.Struct, frozen=True):
+    """`seconds[source, target]` to reshard a value; consumers of the same layout share one copy."""
 
     seconds: Floats
-    maker: End
-    users: tuple[End, ...]
+    producer: Endpoint
+    consumers: tuple[Endpoint, ...]
 
     @property
-    def ends(self) -> tuple[End, ...]:
-        return (self.maker, *self.users)
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (self.producer, *self.consumers)
 
 
 class Network(msgspec.Struct, frozen=True):
-    """Per choice the seconds and the bytes of its labels; flows between choices.
+    """Seconds and bytes of every node's strategies, and the edges between nodes.
 
-    `parts[choice]` [labels, axes] numbers what a label does on every mesh axis. `memory_bytes`
-    limits the sum of all bytes; the bytes are zero where it is infinite.
+    `axis_strategies[node]` [strategies, axes]: number of the strategy used on each mesh axis.
+    `memory_limit_bytes` limits the sum of bytes over nodes; bytes are zero where it is infinite.
     """
 
     seconds: tuple[Floats, ...]
     bytes: tuple[Floats, ...]
-    parts: tuple[Ints, ...]
-    flows: tuple[Flow, ...]
-    memory_bytes: float
+    axis_strategies: tuple[Ints, ...]
+    edges: tuple[ReshardEdge, ...]
+    memory_limit_bytes: float
 
-    def value(self, labels: list[int]) -> float:
-        """Seconds of one label per choice."""
-        total = sum(float(s[label]) for s, label in zip(self.seconds, labels, strict=True))
-        for flow in self.flows:
-            have = flow.maker.place[labels[flow.maker.choice]]
-            for want in sorted({int(u.place[labels[u.choice]]) for u in flow.users}):
-                total += float(flow.seconds[have, want])
+    def cost_seconds(self, assignment: list[int]) -> float:
+        """Seconds of an assignment of one strategy to each node."""
+        total = sum(
+            float(s[strategy]) for s, strategy in zip(self.seconds, assignment, strict=True)
+        )
+        for edge in self.edges:
+            have = edge.producer.layout_of[assignment[edge.producer.node]]
+            for want in sorted({int(u.layout_of[assignment[u.node]]) for u in edge.consumers}):
+                total += float(edge.seconds[have, want])
         return total
 
-    def taken(self, labels: list[int]) -> float:
-        """Bytes of one label per choice."""
-        return sum(float(b[label]) for b, label in zip(self.bytes, labels, strict=True))
+    def used_bytes(self, assignment: list[int]) -> float:
+        """Bytes of an assignment of one strategy to each node."""
+        return sum(float(b[strategy]) for b, strategy in zip(self.bytes, assignment, strict=True))
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """One label per choice, or None where there is none; no assignment costs less than `bound`."""
+class NetworkSolution(msgspec.Struct, frozen=True):
+    """One strategy per node, or None if none was found; no assignment costs less than `bound`."""
 
-    labels: list[int] | None
+    assignment: list[int] | None
     objective: float
     bound: float

@@ -1,76 +1,80 @@
-"""Labels that another label of the same choice replaces at no more cost, whatever the others do.
+"""Dead-end elimination: drop strategies that another one of the same node dominates.
 
-Changing one label changes each flow around it by no more than the worst case over the other ends.
-When the sum of the worst cases is paid for by the label's own seconds, the label can go (dead-end
-elimination); of two that replace each other the later goes.
+Changing one node's strategy changes each incident edge by at most the worst case over its other
+endpoints. A strategy is dominated if the difference in the node's own seconds covers the sum of
+these worst cases; of two that dominate each other the later is dropped.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .labels import Ints
 from .moves import Floats
-from .network import Flow, Network
+from .network import Network, ReshardEdge
+from .node_strategies import Ints
 from .restrict import restrict
 
 
 def prune(network: Network, cells: int) -> tuple[Network, list[Ints]]:
-    """The network without dominated labels, and per choice the labels that stayed.
+    """The network without dominated strategies, and the remaining strategies per node.
 
-    Worst cases are formed for choices that need at most `cells` sums; in larger ones a label is
-    only dominated by one with the same layouts everywhere.
+    Worst cases are computed for nodes that need at most `cells` sums; at larger ones a strategy is
+    only compared with those that have the same layout on every edge.
     """
-    around: list[list[tuple[Flow, int]]] = [[] for _ in network.seconds]
-    for flow in network.flows:
-        for number, end in enumerate(flow.ends):
-            around[end.choice].append((flow, number))
-    kept = []
-    for choice, seconds in enumerate(network.seconds):
-        kept.append(_undominated(network, choice, around[choice], np.arange(len(seconds)), cells))
-    return restrict(network, kept), kept
+    around: list[list[tuple[ReshardEdge, int]]] = [[] for _ in network.seconds]
+    for edge in network.edges:
+        for number, endpoint in enumerate(edge.endpoints):
+            around[endpoint.node].append((edge, number))
+    remaining = []
+    for node, seconds in enumerate(network.seconds):
+        remaining.append(_undominated(network, node, around[node], np.arange(len(seconds)), cells))
+    return restrict(network, remaining), remaining
 
 
 def _undominated(
-    network: Network, choice: int, around: list[tuple[Flow, int]], labels: Ints, cells: int
+    network: Network, node: int, around: list[tuple[ReshardEdge, int]], strategies: Ints, cells: int
 ) -> Ints:
-    seconds, used = network.seconds[choice][labels], network.bytes[choice][labels]
-    sums = sum(len(labels) ** 2 * max(flow.seconds.shape) for flow, _ in around)
-    if len(labels) == 1:
-        return labels
+    seconds, used = network.seconds[node][strategies], network.bytes[node][strategies]
+    sums = sum(len(strategies) ** 2 * max(edge.seconds.shape) for edge, _ in around)
+    if len(strategies) == 1:
+        return strategies
     if sums > cells:
-        return labels[_first_of_equal(seconds, used, [f.ends[n].place[labels] for f, n in around])]
-    # worse[x, y]: what taking y in place of x costs at most
+        return strategies[
+            _first_of_equal(
+                seconds, used, [f.endpoints[n].layout_of[strategies] for f, n in around]
+            )
+        ]
+    # worse[x, y]: what taking y in layout of x costs at most
     worse = seconds[None, :] - seconds[:, None]
-    for flow, number in around:
-        worse = worse + _worst(flow, number, labels)
+    for edge, number in around:
+        worse = worse + _worst(edge, number, strategies)
     replaces = (worse <= 0) & (used[None, :] <= used[:, None])
-    stays = np.ones(len(labels), dtype=bool)
-    for label in reversed(range(len(labels))):
-        others = replaces[label] & stays
-        others[label] = False
-        stays[label] = not others.any()
-    return labels[stays]
+    stays = np.ones(len(strategies), dtype=bool)
+    for strategy in reversed(range(len(strategies))):
+        others = replaces[strategy] & stays
+        others[strategy] = False
+        stays[strategy] = not others.any()
+    return strategies[stays]
 
 
-def _first_of_equal(seconds: Floats, used: Floats, places: list[Ints]) -> Ints:
-    """Of labels with the same layouts everywhere, the cheapest."""
-    rows = np.stack([*places, used.astype(np.int64)], axis=1)
+def _first_of_equal(seconds: Floats, used: Floats, layouts: list[Ints]) -> Ints:
+    """Cheapest of each group of strategies with the same layout on every edge."""
+    rows = np.stack([*layouts, used.astype(np.int64)], axis=1)
     order = np.lexsort((seconds, *rows.T))
     ordered = rows[order]
     new = np.r_[True, (ordered[1:] != ordered[:-1]).any(axis=1)]
     return np.sort(order[new])
 
 
-def _worst(flow: Flow, number: int, labels: Ints) -> Floats:
-    """The most that a flow's price grows when one end turns from label x to y: [x, y]."""
-    place = flow.ends[number].place[labels]
+def _worst(edge: ReshardEdge, number: int, strategies: Ints) -> Floats:
+    """Largest increase of an edge's cost when one endpoint changes from strategy x to y: [x, y]."""
+    layout_of = edge.endpoints[number].layout_of[strategies]
     if number == 0:
-        rows = flow.seconds[place]
+        rows = edge.seconds[layout_of]
         growth = (rows[None, :, :] - rows[:, None, :]).max(axis=2)
-        return growth if len(flow.users) == 1 else np.maximum(growth, 0.0) * len(flow.users)
-    columns = flow.seconds[:, place]
-    if len(flow.users) == 1:
+        return growth if len(edge.consumers) == 1 else np.maximum(growth, 0.0) * len(edge.consumers)
+    columns = edge.seconds[:, layout_of]
+    if len(edge.consumers) == 1:
         return (columns[:, None, :] - columns[:, :, None]).max(axis=0)
-    # the copy that was made may still be wanted, and the new one must be made
-    return np.where(place[:, None] == place[None, :], 0.0, columns.max(axis=0)[None, :])
+    # the old copy may still be needed, and the new one must be produced
+    return np.where(layout_of[:, None] == layout_of[None, :], 0.0, columns.max(axis=0)[None, :])

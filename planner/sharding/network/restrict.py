@@ -1,45 +1,51 @@
-"""A network with fewer labels: those that are kept, and only the layouts that they name."""
+"""Restriction of a network to a subset of strategies and the layouts that they use."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .labels import Ints
 from .moves import Floats
-from .network import End, Flow, Network
+from .network import Endpoint, Network, ReshardEdge
+from .node_strategies import Ints
 
 
-def restrict(network: Network, kept: list[Ints]) -> Network:
-    """The network in which choice `c` has the labels `kept[c]`, in that order."""
-    cut: dict[tuple[int, bytes, bytes], Floats] = {}
+def restrict(network: Network, remaining: list[Ints]) -> Network:
+    """Network in which node `c` has the strategies `remaining[c]`, in that order."""
+    slices: dict[tuple[int, bytes, bytes], Floats] = {}
     return Network(
-        tuple(s[k] for s, k in zip(network.seconds, kept, strict=True)),
-        tuple(b[k] for b, k in zip(network.bytes, kept, strict=True)),
-        tuple(p[k] for p, k in zip(network.parts, kept, strict=True)),
-        tuple(_flow(flow, kept, cut) for flow in network.flows),
-        network.memory_bytes,
+        tuple(s[k] for s, k in zip(network.seconds, remaining, strict=True)),
+        tuple(b[k] for b, k in zip(network.bytes, remaining, strict=True)),
+        tuple(p[k] for p, k in zip(network.axis_strategies, remaining, strict=True)),
+        tuple(_edge(edge, remaining, slices) for edge in network.edges),
+        network.memory_limit_bytes,
     )
 
 
-def _flow(flow: Flow, kept: list[Ints], cut: dict[tuple[int, bytes, bytes], Floats]) -> Flow:
-    """Rows and columns that nobody names are dropped; equal cuts of one table stay one table."""
-    rows, columns = flow.seconds.shape
-    maker, used_rows = _used([flow.maker], kept, rows)
-    users, used_columns = _used(list(flow.users), kept, columns)
-    seconds = flow.seconds
+def _edge(
+    edge: ReshardEdge, remaining: list[Ints], slices: dict[tuple[int, bytes, bytes], Floats]
+) -> ReshardEdge:
+    """Drop unused rows and columns; equal slices of a shared table stay shared."""
+    rows, columns = edge.seconds.shape
+    producer, used_rows = _used([edge.producer], remaining, rows)
+    consumers, used_columns = _used(list(edge.consumers), remaining, columns)
+    seconds = edge.seconds
     if len(used_rows) < rows or len(used_columns) < columns:
         key = (id(seconds), used_rows.tobytes(), used_columns.tobytes())
-        if key not in cut:
-            cut[key] = seconds[np.ix_(used_rows, used_columns)]
-        seconds = cut[key]
-    return Flow(seconds, maker[0], tuple(users))
+        if key not in slices:
+            slices[key] = seconds[np.ix_(used_rows, used_columns)]
+        seconds = slices[key]
+    return ReshardEdge(seconds, producer[0], tuple(consumers))
 
 
-def _used(ends: list[End], kept: list[Ints], count: int) -> tuple[list[End], Ints]:
-    places = [end.place[kept[end.choice]] for end in ends]
+def _used(
+    endpoints: list[Endpoint], remaining: list[Ints], count: int
+) -> tuple[list[Endpoint], Ints]:
+    layouts = [endpoint.layout_of[remaining[endpoint.node]] for endpoint in endpoints]
     mark = np.zeros(count, dtype=bool)
-    for place in places:
-        mark[place] = True
+    for layout_of in layouts:
+        mark[layout_of] = True
     number = np.cumsum(mark) - 1
-    made = [End(end.choice, number[p]) for end, p in zip(ends, places, strict=True)]
-    return made, np.flatnonzero(mark)
+    renumbered = [
+        Endpoint(endpoint.node, number[p]) for endpoint, p in zip(endpoints, layouts, strict=True)
+    ]
+    return renumbered, np.flatnonzero(mark)

@@ -1,4 +1,4 @@
-"""What runs kernels: the interface of backends, and the numbers that a kernel is run with."""
+"""The interface of kernel backends, and the arguments of one kernel launch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ....ir.compression.kernel import Kernel
+from ....ir.compression.kernel import CompressionKernel
 
 
 class Launch(NamedTuple):
@@ -28,19 +28,21 @@ class Launch(NamedTuple):
 
 
 class Codec(Protocol):
-    """A backend."""
+    """A backend that runs compression kernels."""
 
-    def run(self, kernel: Kernel, launch: Launch) -> None:
-        """Fills `launch.target` and the states that the kernel writes."""
+    def run(self, kernel: CompressionKernel, launch: Launch) -> None:
+        """Fill `launch.target` and the states that the kernel writes."""
 
 
-def target_for(kernel: Kernel, elements: int, device: torch.device | None = None) -> Tensor:
+def target_for(
+    kernel: CompressionKernel, elements: int, device: torch.device | None = None
+) -> Tensor:
     """An empty tensor for the kernel's result; what messages leave unused at their end is zero."""
-    wire = kernel.target
-    if wire is not None:
-        shape = kernel.chunks, wire.bytes(elements)
+    message_format = kernel.target
+    if message_format is not None:
+        shape = kernel.chunks, message_format.bytes(elements)
         messages = torch.empty(shape, dtype=torch.uint8, device=device)
-        messages[:, wire.used_bytes(elements) :] = 0
+        messages[:, message_format.used_bytes(elements) :] = 0
         return messages.view(-1)
     per_chunk = elements // kernel.tile if kernel.partial else elements
     return torch.empty(kernel.chunks * per_chunk, device=device)

@@ -1,12 +1,12 @@
-"""Numbers to codes, codes to words, and back, in plain torch: what every backend must equal."""
+"""Encoding, packing and their inverses in plain torch; every backend must give the same bits."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from ....ir.compression.message_format import MessageFormat
 from ....ir.compression.stage import Quantize, Stat
-from ....ir.compression.wire import Wire
 
 TINY = 2.0**-100  # a group whose largest |x| is below it is a group of zeros
 
@@ -34,36 +34,38 @@ def root(x: Tensor) -> Tensor:
     return x.to(torch.float64).sqrt().to(torch.float32)
 
 
-def steps(wire: Wire, measured: Tensor) -> tuple[Tensor, Tensor]:
-    """What a code of one stands for, and its inverse, from a group's statistic."""
-    if wire.codes == "sign":
+def steps(message_format: MessageFormat, measured: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale of a code of one, and its inverse, from a group's statistic."""
+    if message_format.codes == "sign":
         return measured, torch.ones_like(measured)
-    largest = torch.full_like(measured, wire.largest)
+    largest = torch.full_like(measured, message_format.largest)
     zero = measured < TINY
     scale = torch.where(zero, 1.0, measured / largest)
     return scale, torch.where(zero, 0.0, largest / measured)
 
 
-def encode(quantize: Quantize, wire: Wire, x: Tensor, noise: Tensor | None) -> Tensor:
+def encode(
+    quantize: Quantize, message_format: MessageFormat, x: Tensor, noise: Tensor | None
+) -> Tensor:
     """Codes (int64, without sign extension) of `x`, which is in units of a code."""
-    if wire.codes == "sign":
+    if message_format.codes == "sign":
         return (x < 0).to(torch.int64)
-    if wire.codes == "e4m3":
+    if message_format.codes == "e4m3":
         return encode_e4m3(x)
     if noise is None:
         rounded = x.round()
     else:
-        rounded = (x + noise).floor().clamp(-wire.largest, wire.largest)
+        rounded = (x + noise).floor().clamp(-message_format.largest, message_format.largest)
     return rounded.nan_to_num().to(torch.int64) & (1 << quantize.bits) - 1
 
 
-def decode(wire: Wire, codes: Tensor) -> Tensor:
-    """What codes stand for, in units of a code, in fp32."""
-    if wire.codes == "sign":
+def decode(message_format: MessageFormat, codes: Tensor) -> Tensor:
+    """Values of codes, in units of a code, in fp32."""
+    if message_format.codes == "sign":
         return 1.0 - 2.0 * codes.to(torch.float32)
-    if wire.codes == "e4m3":
+    if message_format.codes == "e4m3":
         return decode_e4m3(codes)
-    half = 1 << wire.bits - 1
+    half = 1 << message_format.bits - 1
     return ((codes ^ half) - half).to(torch.float32)
 
 
@@ -84,17 +86,20 @@ def decode_e4m3(codes: Tensor) -> Tensor:
     return torch.where(codes >= 0x80, -value, value)
 
 
-def pack(wire: Wire, codes: Tensor) -> Tensor:
+def pack(message_format: MessageFormat, codes: Tensor) -> Tensor:
     """Bytes of `codes` (whole tiles of a message each): `[rows, elements]` to `[rows, bytes]`."""
-    planes = codes.view(codes.shape[0], -1, 32 // wire.bits, wire.words)
-    shifts = torch.arange(0, 32, wire.bits, device=codes.device).view(-1, 1)
+    planes = codes.view(codes.shape[0], -1, 32 // message_format.bits, message_format.words)
+    shifts = torch.arange(0, 32, message_format.bits, device=codes.device).view(-1, 1)
     words = (planes << shifts).sum(2).to(torch.int32)
     return words.view(codes.shape[0], -1).view(torch.uint8)
 
 
-def unpack(wire: Wire, message: Tensor) -> Tensor:
+def unpack(message_format: MessageFormat, message: Tensor) -> Tensor:
     """Codes (int64) of packed bytes: `[rows, bytes]` to `[rows, elements]`."""
     words = message.contiguous().view(torch.int32).to(torch.int64)
-    shifts = torch.arange(0, 32, wire.bits, device=message.device).view(-1, 1)
-    planes = words.view(words.shape[0], -1, 1, wire.words) >> shifts & (1 << wire.bits) - 1
+    shifts = torch.arange(0, 32, message_format.bits, device=message.device).view(-1, 1)
+    planes = (
+        words.view(words.shape[0], -1, 1, message_format.words) >> shifts
+        & (1 << message_format.bits) - 1
+    )
     return planes.reshape(words.shape[0], -1)

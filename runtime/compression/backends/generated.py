@@ -8,25 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.kernel import Kernel
-from ....ir.compression.wire import Wire
+from ....ir.compression.kernel import CompressionKernel
+from ....ir.compression.message_format import MessageFormat
 from .codec import Launch
 
 
-class Generated:
+class TritonCodec:
     """Runs kernels of a module that `codegen.compression.triton` printed."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
 
-    def run(self, kernel: Kernel, launch: Launch) -> None:
+    def run(self, kernel: CompressionKernel, launch: Launch) -> None:
         values: list[Any] = [launch.elements]
         values += _side(launch.source, kernel.source, launch.elements)
         values += _side(launch.target, kernel.target, launch.elements)
         for operand in kernel.operands:
             state = launch.states[operand.name]
             values.append(state.view(torch.int16) if operand.element == "bf16" else state)
-        if kernel.whole is not None and not kernel.partial:
+        if kernel.per_tensor_stat is not None and not kernel.partial:
             values.append(launch.number)
         if kernel.stochastic:
             values += [launch.seed, launch.step]
@@ -34,12 +34,17 @@ class Generated:
         getattr(self.module, kernel.name)[grid](*values, **kernel.launch_options)
 
 
-def _side(data: Tensor, wire: Wire | None, elements: int) -> list[Any]:
-    """A flat tensor, or messages: their codes, the distance between them, scales, theirs."""
-    if wire is None:
+def _side(data: Tensor, message_format: MessageFormat | None, elements: int) -> list[Any]:
+    """Kernel arguments of a flat tensor, or of messages: codes, their stride, scales, their stride."""
+    if message_format is None:
         return [data]
-    whole, codes = wire.bytes(elements), wire.codes_bytes(elements)
-    if wire.plain:
-        kind = torch.int16 if wire.codes == "bf16" else torch.float32
-        return [data.view(kind), whole // kind.itemsize]
-    return [data.view(torch.int32), whole // 4, data[codes:].view(torch.float32), whole // 4]
+    total_bytes, code_bytes = message_format.bytes(elements), message_format.codes_bytes(elements)
+    if message_format.plain:
+        kind = torch.int16 if message_format.codes == "bf16" else torch.float32
+        return [data.view(kind), total_bytes // kind.itemsize]
+    return [
+        data.view(torch.int32),
+        total_bytes // 4,
+        data[code_bytes:].view(torch.float32),
+        total_bytes // 4,
+    ]

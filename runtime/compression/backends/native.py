@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._appdirs import user_cache_dir
 
-from ....ir.compression.kernel import Kernel
-from ....ir.compression.wire import Wire
+from ....ir.compression.kernel import CompressionKernel
+from ....ir.compression.message_format import MessageFormat
 from ....ir.errors import PlaitError
+from ...torch_private import user_cache_dir
 from .codec import Launch
-from .reference import Reference
+from .reference import ReferenceCodec
 
 # fmt: off
 FLAGS = (
@@ -34,16 +34,16 @@ class BuildError(PlaitError):
     exit_code = 1
 
 
-class Native:
+class NativeCodec:
     """Runs kernels of a library that `build` made; those it lacks, such as variants with other
     constants, by the reference."""
 
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
 
-    def run(self, kernel: Kernel, launch: Launch) -> None:
+    def run(self, kernel: CompressionKernel, launch: Launch) -> None:
         if not hasattr(self.library, kernel.name):
-            Reference().run(kernel, launch)
+            ReferenceCodec().run(kernel, launch)
             return
         states = [launch.states[operand.name] for operand in kernel.operands]
         for tensor in (launch.source, launch.target, *states):
@@ -63,19 +63,23 @@ class Native:
 
 
 def _messages(
-    data: Tensor, wire: Wire | None, elements: int
+    data: Tensor, message_format: MessageFormat | None, elements: int
 ) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]:
-    """Where they start, and the bytes of the codes and of the whole of each."""
-    codes, whole = (wire.codes_bytes(elements), wire.bytes(elements)) if wire else (0, 0)
-    assert data.dtype == (torch.uint8 if wire else torch.float32)
-    return ctypes.c_void_p(data.data_ptr()), ctypes.c_int64(codes), ctypes.c_int64(whole)
+    """Address of the messages, bytes of codes and bytes in total per message."""
+    code_bytes, total_bytes = (
+        (message_format.codes_bytes(elements), message_format.bytes(elements))
+        if message_format
+        else (0, 0)
+    )
+    assert data.dtype == (torch.uint8 if message_format else torch.float32)
+    return ctypes.c_void_p(data.data_ptr()), ctypes.c_int64(code_bytes), ctypes.c_int64(total_bytes)
 
 
 def build(source: str, directory: Path, compiler: str = "g++") -> Path:
     """The shared library of a C++ source, from `directory` if it is there unharmed.
 
     The name is that of source, flags, compiler and instruction set. Raises BuildError without a
-    working compiler, or when the directory belongs to somebody else.
+    working compiler, or when others can write to the directory.
     """
     private(directory)
     target = _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], "")
@@ -94,7 +98,7 @@ def build(source: str, directory: Path, compiler: str = "g++") -> Path:
 
 
 def cache_directory() -> Path:
-    """The user's, of compiled kernels."""
+    """The user's cache directory of compiled kernels."""
     return Path(user_cache_dir("plait")) / "kernels"
 
 
@@ -108,13 +112,13 @@ def build_once(source: str, beside: Path) -> Path:
 
 
 def private(directory: Path) -> None:
-    """Makes a directory that only its owner can write to. Raises BuildError if there is none."""
+    """Create a directory that only its owner can write to. Raises BuildError if that fails."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise BuildError(f"{directory} cannot be made: {error.strerror}") from error
-    found = directory.stat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
+    status = directory.stat()
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
         raise BuildError(
             f"{directory} can be written by others, so kernels in it are not to be trusted: "
             f"give a directory of your own (mode 0700)"

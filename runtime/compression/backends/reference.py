@@ -1,4 +1,7 @@
-"""The reference backend: a kernel stage by stage on whole tensors, in torch. Slow, and the judge."""
+"""The reference backend: a kernel stage by stage on whole tensors, in torch.
+
+Slow; all other backends must give the same bits.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ....ir.compression.kernel import Kernel
+from ....ir.compression.kernel import CompressionKernel
+from ....ir.compression.message_format import SCALE_BYTES, MessageFormat
 from ....ir.compression.stage import (
     AddRef,
     AddState,
-    Blend,
     Cast,
+    CompressionStage,
     Dequantize,
     Hadamard,
+    MovingAverage,
     Pack,
     Quantize,
     Reduce,
     Residual,
     Scale,
-    Stage,
     Stat,
     SubRef,
     Unpack,
 )
-from ....ir.compression.wire import SCALE_BYTES, Wire
 from ..reduce import reduce
 from .codec import Launch
 from .codes import decode, encode, fold, pack, statistic, steps, unpack
@@ -34,22 +37,22 @@ from .philox import uniform
 ELEMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Reference:
+class ReferenceCodec:
     """Runs kernels in torch."""
 
-    def run(self, kernel: Kernel, launch: Launch) -> None:
-        _Run(kernel, launch).finish()
+    def run(self, kernel: CompressionKernel, launch: Launch) -> None:
+        _KernelRun(kernel, launch).finish()
 
 
-class _Run:
+class _KernelRun:
     """`x` is `[tiles, tile]`, before a reduction `[ranks * tiles, tile]`; rows go chunk by chunk."""
 
-    def __init__(self, kernel: Kernel, launch: Launch) -> None:
+    def __init__(self, kernel: CompressionKernel, launch: Launch) -> None:
         self.kernel, self.launch = kernel, launch
         self.measured = torch.empty(0)  # `[tiles, groups]`
         self.scale = torch.empty(0)
         self.codes = torch.empty(0, dtype=torch.int64)
-        self.exact = torch.empty(0)  # what went into quantisation
+        self.exact = torch.empty(0)  # input of the quantisation
         self.x = self.read()
         for stage in kernel.body:
             DO[type(stage)](self, stage)
@@ -82,16 +85,18 @@ class _Run:
         return chunks[self.order()].to(torch.float32).view(-1, self.kernel.tile)
 
     def unpack(self, stage: Unpack) -> None:
-        wire = self.wire(self.kernel.source)
-        self.codes = unpack(wire, self.x[:, : wire.codes_bytes(self.launch.elements)])
+        message_format = self.required(self.kernel.source)
+        self.codes = unpack(
+            message_format, self.x[:, : message_format.codes_bytes(self.launch.elements)]
+        )
 
-    def wire(self, wire: Wire | None) -> Wire:
-        assert wire is not None
-        return wire
+    def required(self, message_format: MessageFormat | None) -> MessageFormat:
+        assert message_format is not None
+        return message_format
 
     def dequantize(self, stage: Dequantize) -> None:
-        wire = self.wire(self.kernel.source)
-        values = decode(wire, self.codes)
+        message_format = self.required(self.kernel.source)
+        values = decode(message_format, self.codes)
         self.x = _scaled(values, self.scale).view(-1, self.kernel.tile)
 
     def reduce(self, stage: Reduce) -> None:
@@ -106,7 +111,7 @@ class _Run:
     def add_state(self, stage: AddState) -> None:
         self.x = self.x + self.state(stage.state)
 
-    def blend(self, stage: Blend) -> None:
+    def moving_average(self, stage: MovingAverage) -> None:
         self.x = self.state(stage.state) * stage.decay + self.x * (1 - stage.decay)
 
     def sub_ref(self, stage: SubRef) -> None:
@@ -121,41 +126,41 @@ class _Run:
         self.x = hadamard(self.x, stage.block)
 
     def stat(self, stage: Stat) -> None:
-        if self.kernel.partial and stage == self.kernel.whole:
+        if self.kernel.partial and stage == self.kernel.per_tensor_stat:
             values = {"absmax": self.x.abs(), "l1": self.x.abs(), "l2": self.x * self.x}[stage.kind]
             self.x = values.amax(-1) if stage.kind == "absmax" else fold(values)
-        elif stage == self.kernel.whole:
+        elif stage == self.kernel.per_tensor_stat:
             assert self.launch.number is not None
             self.measured = self.launch.number.view(1, 1).repeat(self.x.shape[0], 1)
         else:
             self.measured = statistic(stage, self.x)
 
     def quantize(self, stage: Quantize) -> None:
-        wire = self.wire(self.kernel.target)
+        message_format = self.required(self.kernel.target)
         self.exact = self.x
-        self.scale, inverse = steps(wire, self.measured)
+        self.scale, inverse = steps(message_format, self.measured)
         noise = None
         if stage.rounding == "stochastic":
             launch = self.launch
             noise = uniform(
                 launch.seed, self.x.shape[0], self.kernel.tile, launch.step, self.x.device
             )
-        self.codes = encode(stage, wire, _scaled(self.x, inverse), noise)
+        self.codes = encode(stage, message_format, _scaled(self.x, inverse), noise)
 
     def pack(self, stage: Pack) -> None:
-        wire, launch = self.wire(self.kernel.target), self.launch
+        message_format, launch = self.required(self.kernel.target), self.launch
         messages = launch.target.view(self.kernel.chunks, -1)
-        size = wire.codes_bytes(launch.elements)
-        messages[:, :size] = pack(wire, self.codes.view(self.kernel.chunks, -1))
-        count = wire.scales(launch.elements)
+        size = message_format.codes_bytes(launch.elements)
+        messages[:, :size] = pack(message_format, self.codes.view(self.kernel.chunks, -1))
+        count = message_format.scales(launch.elements)
         scales = self.scale.reshape(self.kernel.chunks, -1)[:, :count].contiguous()
         messages[:, size : size + count * SCALE_BYTES] = scales.view(torch.uint8)
 
     def residual(self, stage: Residual) -> None:
-        wire = self.wire(self.kernel.target)
-        left = self.exact - _scaled(decode(wire, self.codes), self.scale)
+        message_format = self.required(self.kernel.target)
+        error = self.exact - _scaled(decode(message_format, self.codes), self.scale)
         state = self.launch.states[stage.state].view(self.kernel.chunks, -1)
-        state[self.order()] = left.view(self.kernel.chunks, -1)
+        state[self.order()] = error.view(self.kernel.chunks, -1)
 
     def finish(self) -> None:
         target, out = self.kernel.target, self.launch.target
@@ -189,10 +194,11 @@ def _rounded(x: Tensor, element: str) -> Tensor:
 
 
 # fmt: off
-DO: dict[type[Stage], Callable[..., None]] = {
-    Unpack: _Run.unpack, Dequantize: _Run.dequantize, Reduce: _Run.reduce, Cast: _Run.cast,
-    Scale: _Run.multiply, AddState: _Run.add_state, Blend: _Run.blend, SubRef: _Run.sub_ref,
-    AddRef: _Run.add_ref, Hadamard: _Run.hadamard, Stat: _Run.stat, Quantize: _Run.quantize,
-    Pack: _Run.pack, Residual: _Run.residual,
+DO: dict[type[CompressionStage], Callable[..., None]] = {
+    Unpack: _KernelRun.unpack, Dequantize: _KernelRun.dequantize, Reduce: _KernelRun.reduce,
+    Cast: _KernelRun.cast, Scale: _KernelRun.multiply, AddState: _KernelRun.add_state,
+    MovingAverage: _KernelRun.moving_average, SubRef: _KernelRun.sub_ref, AddRef: _KernelRun.add_ref,
+    Hadamard: _KernelRun.hadamard, Stat: _KernelRun.stat, Quantize: _KernelRun.quantize,
+    Pack: _KernelRun.pack, Residual: _KernelRun.residual,
 }
 # fmt: on

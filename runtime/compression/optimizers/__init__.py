@@ -1,1 +1,1 @@
-"""Optimizers that talk themselves: they take local gradients and exchange what they compress."""
+"""Compressed optimizers: they take local gradients and do the compressed communication themselves."""

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.program import Algorithm
+from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import Levels
-from .flat import FlatOptimizer, Part
+from ..work import GroupHierarchy
+from .flat import FlatBucket, FlatOptimizer
 
 
 class CSER(FlatOptimizer):
@@ -28,12 +28,12 @@ class CSER(FlatOptimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        levels: Levels,
+        levels: GroupHierarchy,
         lr: float = 0.1,
         momentum: float = 0.9,
         every: int | None = None,
         *,
-        program: Algorithm | None = None,
+        program: CompressionAlgorithm | None = None,
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
@@ -42,21 +42,23 @@ class CSER(FlatOptimizer):
         defaults = {"lr": lr, "momentum": momentum}
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
 
-    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
-        self.exchange(part, "updates", self.program("gradients"), part.elements)
-        self.exchange(part, "errors", self.program("parameters"), part.elements)
-        part.values["momentum"] = torch.zeros_like(x)
-        part.values["error"] = torch.zeros_like(x)
+    def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
+        self.exchange(bucket, "updates", self.program("gradients"), bucket.elements)
+        self.exchange(bucket, "errors", self.program("parameters"), bucket.elements)
+        bucket.values["momentum"] = torch.zeros_like(x)
+        bucket.values["error"] = torch.zeros_like(x)
 
-    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
-        momentum, error = part.values["momentum"], part.values["error"]
+    def advance(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
+        momentum, error = bucket.values["momentum"], bucket.values["error"]
         momentum.mul_(group["momentum"]).add_(gradient)
         update = momentum * -group["lr"]
-        updates, errors = part.exchanges["updates"], part.exchanges["errors"]
+        updates, errors = bucket.exchanges["updates"], bucket.exchanges["errors"]
         rest = update - updates.selected(update)
         x += updates.all_reduce(update) + rest
         error += rest
-        if (part.step + 1) % self.every == 0:
-            taken = errors.selected(error)
-            x += errors.all_reduce(error) - taken
-            error -= taken
+        if (bucket.step + 1) % self.every == 0:
+            selected = errors.selected(error)
+            x += errors.all_reduce(error) - selected
+            error -= selected

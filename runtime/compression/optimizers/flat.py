@@ -1,4 +1,4 @@
-"""What these optimizers share: one flat fp32 vector per parameter group, exchanges, named states."""
+"""Base class of compressed optimizers: flat fp32 buckets of parameters, exchanges, named states."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.program import Algorithm, Program, Subject
+from ....ir.compression.program import CompressionAlgorithm, CompressionProgram, Payload
 from ....ir.errors import MismatchError, UsageError
 from ..backends.codec import Codec
-from ..exchange import SMALL_BYTES, Exchange
-from ..work import Levels
+from ..exchange import SMALL_BYTES, CompressedCollective
+from ..work import GroupHierarchy
 
 
-class Part:
+class FlatBucket:
     """Parameters of one group that are all compressed or all not: flat states, exchanges, steps."""
 
     def __init__(self, parameters: list[Tensor], compress: bool) -> None:
@@ -24,19 +24,20 @@ class Part:
         self.elements = sum(self.sizes)
         self.step = self.seed = 0
         self.values: dict[str, Tensor] = {}
-        self.exchanges: dict[str, Exchange] = {}
+        self.exchanges: dict[str, CompressedCollective] = {}
 
     def split(self, flat: Tensor) -> Sequence[Tensor]:
-        """A flat vector's pieces, one per parameter."""
+        """The slices of a flat vector, one per parameter."""
         return flat[: self.elements].split(self.sizes)
 
 
 class FlatOptimizer(torch.optim.Optimizer):
-    """Every rank holds all weights and gives its own gradients; after a step, or after the steps
+    """Every rank has all weights and its own gradients. After a step, or after the steps between two
+    exchanges, the weights are the same on all ranks.
 
-    between two exchanges, weights are the same on all ranks. A parameter group with `compress` False
-    travels in fp32, and so do tensors smaller than `small_bytes` of other groups. Its `seed` tells its
-    noise apart, by default its place. `scale` times what the ranks give has the gradient as its mean.
+    A parameter group with `compress` False is sent in fp32, and so are tensors smaller than
+    `small_bytes` of other groups. Its `seed` separates its random stream, by default its position.
+    `scale` times the ranks' gradients has the true gradient as its mean.
     """
 
     scale = 1
@@ -44,30 +45,32 @@ class FlatOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        levels: Levels,
-        algorithm: Algorithm,
+        levels: GroupHierarchy,
+        algorithm: CompressionAlgorithm,
         defaults: dict[str, Any],
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
         super().__init__(params, {**defaults, "compress": True, "seed": None})
         self.levels, self.algorithm, self.codec = levels, algorithm, codec
-        self.parts: list[Part] = []
+        self.buckets: list[FlatBucket] = []
         self.groups: list[dict[str, Any]] = []
         for group in self.param_groups:
-            for part in _parts(group, small_bytes):
+            for bucket in _buckets(group, small_bytes):
                 seed = 2 * len(self.groups) if group["seed"] is None else group["seed"]
-                part.seed = seed + part.compress
-                self.begin(group, part, _flat(part.parameters))
-                self.parts.append(part)
+                bucket.seed = seed + bucket.compress
+                self.begin(group, bucket, _flat(bucket.parameters))
+                self.buckets.append(bucket)
                 self.groups.append(group)
 
-    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
-        """Makes the states and exchanges of a part whose weights are `x` (`[elements]`)."""
+    def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
+        """Create the states and exchanges of a bucket whose weights are `x` (`[elements]`)."""
         raise NotImplementedError
 
-    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
-        """One step: updates `x` in place from this rank's gradient, both `[elements]`."""
+    def advance(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
+        """Take one step: update `x` in place from this rank's gradient, both `[elements]`."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -76,85 +79,87 @@ class FlatOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, part in zip(self.groups, self.parts, strict=True):
-            x = _flat(part.parameters)
-            gradient = _flat_gradients(part.parameters).mul_(self.scale)
-            self.advance(group, part, x, gradient)
+        for group, bucket in zip(self.groups, self.buckets, strict=True):
+            x = _flat(bucket.parameters)
+            gradient = _flat_gradients(bucket.parameters).mul_(self.scale)
+            self.advance(group, bucket, x, gradient)
             del gradient
-            part.step += 1
-            for parameter, piece in zip(part.parameters, part.split(x), strict=True):
-                parameter.copy_(piece.view_as(parameter))
+            bucket.step += 1
+            for parameter, weights in zip(bucket.parameters, bucket.split(x), strict=True):
+                parameter.copy_(weights.view_as(parameter))
         return loss
 
-    def program(self, subject: Subject) -> Program:
-        """The algorithm's program for what is exchanged."""
-        found = self.algorithm.program(subject)
-        if found is None:
-            raise UsageError(f"{self.algorithm.name} has no program for {subject}")
-        return found
+    def program(self, payload: Payload) -> CompressionProgram:
+        """The algorithm's program for a payload. Raises UsageError when it has none."""
+        program = self.algorithm.program(payload)
+        if program is None:
+            raise UsageError(f"{self.algorithm.name} has no program for {payload}")
+        return program
 
-    def exchange(self, part: Part, name: str, program: Program, elements: int) -> Exchange:
-        """A collective of a part, whose states are saved under `name`."""
-        number = 16 * part.seed + len(part.exchanges)
-        small = 0 if part.compress else 4 * elements + 1
-        part.exchanges[name] = Exchange(
+    def exchange(
+        self, bucket: FlatBucket, name: str, program: CompressionProgram, elements: int
+    ) -> CompressedCollective:
+        """A collective of a bucket, whose states are saved under `name`."""
+        number = 16 * bucket.seed + len(bucket.exchanges)
+        small = 0 if bucket.compress else 4 * elements + 1
+        bucket.exchanges[name] = CompressedCollective(
             program, self.levels, elements, codec=self.codec, small_bytes=small, seed=number
         )
-        return part.exchanges[name]
+        return bucket.exchanges[name]
 
     def mean(self, x: Tensor) -> Tensor:
-        """Over all ranks, in fp32."""
+        """The mean over all ranks, in fp32."""
         return self.levels.all.all_reduce(x) / self.levels.all.size
 
-    def exact(self, parameter: Tensor) -> Tensor:
-        """This rank's weights of one parameter, to evaluate and to save; leave them alone."""
+    def exact_weights(self, parameter: Tensor) -> Tensor:
+        """This rank's weights of one parameter, to evaluate and to save; do not write to them."""
         return parameter.detach()
 
-    def agreed(self, parameter: Tensor) -> Tensor:
+    def mean_weights(self, parameter: Tensor) -> Tensor:
         """One parameter's weights to evaluate: the mean of all ranks' where they differ."""
-        own = self.exact(parameter)
-        rows = self.levels.all.all_gather(own.contiguous()).view(-1, *own.shape)
-        return own if all(torch.equal(rows[0], row) for row in rows[1:]) else rows.mean(0)
+        local = self.exact_weights(parameter)
+        rows = self.levels.all.all_gather(local.contiguous()).view(-1, *local.shape)
+        return local if all(torch.equal(rows[0], row) for row in rows[1:]) else rows.mean(0)
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's named states, and hyper-parameters."""
         groups = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
         parts = [
             {
-                "step": part.step,
-                "values": {name: value.clone() for name, value in part.values.items()},
-                "exchanges": {name: e.state_dict() for name, e in part.exchanges.items()},
+                "step": bucket.step,
+                "values": {name: value.clone() for name, value in bucket.values.items()},
+                "exchanges": {name: e.state_dict() for name, e in bucket.exchanges.items()},
             }
-            for part in self.parts
+            for bucket in self.buckets
         ]
         return {"param_groups": groups, "parts": parts}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Raises MismatchError when it is that of other groups or sizes."""
-        if len(state_dict["parts"]) != len(self.parts):
+        """Load states. Raises MismatchError when they are of other groups or sizes."""
+        if len(state_dict["parts"]) != len(self.buckets):
             raise MismatchError(
-                f"{len(state_dict['parts'])} sets of parameters saved, {len(self.parts)} here"
+                f"{len(state_dict['parts'])} sets of parameters saved, {len(self.buckets)} here"
             )
         for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update(saved)
-        for part, kept in zip(self.parts, state_dict["parts"], strict=True):
-            part.step = kept["step"]
-            for name, exchange in part.exchanges.items():
-                exchange.load_state_dict(kept["exchanges"][name])
-            for name, value in part.values.items():
-                if kept["values"][name].shape != value.shape:
+        for bucket, saved_bucket in zip(self.buckets, state_dict["parts"], strict=True):
+            bucket.step = saved_bucket["step"]
+            for name, exchange in bucket.exchanges.items():
+                exchange.load_state_dict(saved_bucket["exchanges"][name])
+            for name, value in bucket.values.items():
+                if saved_bucket["values"][name].shape != value.shape:
                     raise MismatchError(f"state {name} has another size than the saved one")
-                value.copy_(kept["values"][name])
+                value.copy_(saved_bucket["values"][name])
 
 
-def _parts(group: dict[str, Any], small_bytes: int) -> list[Part]:
-    """Large tensors of a group that is compressed, and all others."""
+def _buckets(group: dict[str, Any], small_bytes: int) -> list[FlatBucket]:
+    """Buckets of a group: of its large tensors, if it is compressed, and of all others."""
     large: list[Tensor] = []
     small: list[Tensor] = []
     for parameter in group["params"]:
         long = group["compress"] and 4 * parameter.numel() >= small_bytes
         (large if long else small).append(parameter)
-    return [Part(p, compress) for p, compress in ((large, True), (small, False)) if p]
+    return [FlatBucket(p, compress) for p, compress in ((large, True), (small, False)) if p]
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

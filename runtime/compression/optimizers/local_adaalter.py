@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.program import Algorithm
+from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import Levels
-from .flat import FlatOptimizer, Part
+from ..work import GroupHierarchy
+from .flat import FlatBucket, FlatOptimizer
 
 
 class LocalAdaAlter(FlatOptimizer):
@@ -25,13 +25,13 @@ class LocalAdaAlter(FlatOptimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        levels: Levels,
+        levels: GroupHierarchy,
         lr: float = 0.5,
         eps: float = 1.0,
         initial: float = 1.0,
         every: int | None = None,
         *,
-        program: Algorithm | None = None,
+        program: CompressionAlgorithm | None = None,
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
@@ -40,18 +40,20 @@ class LocalAdaAlter(FlatOptimizer):
         defaults = {"lr": lr, "eps": eps, "initial": initial}
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
 
-    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
-        self.exchange(part, "both", self.program("parameters"), 2 * part.elements)
-        part.values["squares"] = torch.full_like(x, group["initial"])
-        part.values["local_squares"] = torch.full_like(x, group["initial"])
+    def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
+        self.exchange(bucket, "both", self.program("parameters"), 2 * bucket.elements)
+        bucket.values["squares"] = torch.full_like(x, group["initial"])
+        bucket.values["local_squares"] = torch.full_like(x, group["initial"])
 
-    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
-        squares, local = part.values["squares"], part.values["local_squares"]
-        since = part.step % self.every + 1
+    def advance(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
+        squares, local = bucket.values["squares"], bucket.values["local_squares"]
+        since = bucket.step % self.every + 1
         x.sub_(gradient / (squares + since * group["eps"] ** 2).sqrt(), alpha=group["lr"])
         local.addcmul_(gradient, gradient)
         if since == self.every:
-            mean = part.exchanges["both"].all_reduce(torch.cat([x, local]))
-            x.copy_(mean[: part.elements])
-            local.copy_(mean[part.elements :])
+            mean = bucket.exchanges["both"].all_reduce(torch.cat([x, local]))
+            x.copy_(mean[: bucket.elements])
+            local.copy_(mean[bucket.elements :])
             squares.copy_(local)

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.program import Algorithm
+from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ....ir.compression.variants import with_decay
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import Levels
-from .flat import FlatOptimizer, Part
+from ..work import GroupHierarchy
+from .flat import FlatBucket, FlatOptimizer
 
 SETTLED = 0.96  # how much of the variance's norm must have been there 1 / (1 - beta2) steps ago
 
@@ -31,7 +31,7 @@ class OneBitAdam(FlatOptimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        levels: Levels,
+        levels: GroupHierarchy,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -39,7 +39,7 @@ class OneBitAdam(FlatOptimizer):
         warmup: int | None = None,
         settles: bool = False,
         *,
-        program: Algorithm | None = None,
+        program: CompressionAlgorithm | None = None,
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
@@ -49,37 +49,39 @@ class OneBitAdam(FlatOptimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
 
-    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+    def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
         program = with_decay(self.program("momentum"), group["betas"][0])
-        momentum = self.exchange(part, "momentum", program, part.elements)
-        part.values["variance"] = torch.zeros_like(x)
-        part.values["frozen_at"] = torch.zeros(())
-        part.values["norms"] = torch.zeros(round(1 / (1 - group["betas"][1])))
+        momentum = self.exchange(bucket, "momentum", program, bucket.elements)
+        bucket.values["variance"] = torch.zeros_like(x)
+        bucket.values["frozen_at"] = torch.zeros(())
+        bucket.values["norms"] = torch.zeros(round(1 / (1 - group["betas"][1])))
         assert "momentum" in momentum.states
 
-    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
-        exchange, variance = part.exchanges["momentum"], part.values["variance"]
-        momentum = exchange.states["momentum"][: part.elements]
+    def advance(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
+        exchange, variance = bucket.exchanges["momentum"], bucket.values["variance"]
+        momentum = exchange.states["momentum"][: bucket.elements]
         beta1, beta2 = group["betas"]
-        count = part.step + 1
-        if part.values["frozen_at"] == 0:
+        count = bucket.step + 1
+        if bucket.values["frozen_at"] == 0:
             mean = self.mean(gradient)
             momentum.lerp_(mean, 1 - beta1)
             variance.mul_(beta2).addcmul_(mean, mean, value=1 - beta2)
-            if count >= self.warmup or (self.settles and _settled(part)):
-                part.values["frozen_at"].fill_(count)
+            if count >= self.warmup or (self.settles and _settled(bucket)):
+                bucket.values["frozen_at"].fill_(count)
         else:
             momentum.copy_(exchange.all_reduce(gradient))
-        frozen = int(part.values["frozen_at"]) or count
+        frozen = int(bucket.values["frozen_at"]) or count
         root = (variance / (1 - beta2**frozen)).sqrt() + group["eps"]
         update = torch.where(variance > 0, momentum / (1 - beta1**count) / root, 0.0)
         x.sub_(update + group["weight_decay"] * x, alpha=group["lr"])
 
 
-def _settled(part: Part) -> bool:
+def _settled(bucket: FlatBucket) -> bool:
     """The variance's norm against that of 1 / (1 - beta2) steps ago."""
-    norms = part.values["norms"]
-    place, now = part.step % norms.numel(), part.values["variance"].abs().sum()
+    norms = bucket.values["norms"]
+    place, now = bucket.step % norms.numel(), bucket.values["variance"].abs().sum()
     before = float(norms[place])
     norms[place] = now
     return before > 0 and before / float(now) >= SETTLED

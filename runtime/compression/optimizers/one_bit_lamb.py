@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.program import Algorithm
+from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import Levels
-from .flat import FlatOptimizer, Part
+from ..work import GroupHierarchy
+from .flat import FlatBucket, FlatOptimizer
 
 RATIOS = (0.01, 10.0)  # bounds of LAMB's trust ratio
 FACTORS, CHANGE = (0.5, 4.0), 0.1  # bounds of what a frozen ratio is multiplied by, and per step
@@ -29,14 +29,14 @@ class OneBitLamb(FlatOptimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        levels: Levels,
+        levels: GroupHierarchy,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         warmup: int | None = None,
         *,
-        program: Algorithm | None = None,
+        program: CompressionAlgorithm | None = None,
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
@@ -45,42 +45,46 @@ class OneBitLamb(FlatOptimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
 
-    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
-        self.exchange(part, "momentum", self.program("momentum"), part.elements)
+    def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
+        self.exchange(bucket, "momentum", self.program("momentum"), bucket.elements)
         for name in ("momentum", "variance", "fresh_variance", "sizes"):
-            part.values[name] = torch.zeros_like(x)
-        part.values["ratios"] = torch.zeros(len(part.sizes))
-        part.values["factors"] = torch.ones(len(part.sizes))
+            bucket.values[name] = torch.zeros_like(x)
+        bucket.values["ratios"] = torch.zeros(len(bucket.sizes))
+        bucket.values["factors"] = torch.ones(len(bucket.sizes))
 
-    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
-        if part.step < self.warmup:
-            self._warm(group, part, x, self.mean(gradient))
-            if part.step + 1 == self.warmup:
-                part.values["fresh_variance"].copy_(part.values["variance"])
-                part.values["sizes"].copy_(_sizes(part))
+    def advance(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
+        if bucket.step < self.warmup:
+            self._warm(group, bucket, x, self.mean(gradient))
+            if bucket.step + 1 == self.warmup:
+                bucket.values["fresh_variance"].copy_(bucket.values["variance"])
+                bucket.values["sizes"].copy_(_sizes(bucket))
         else:
-            self._frozen(group, part, x, gradient)
+            self._frozen(group, bucket, x, gradient)
 
-    def _warm(self, group: dict[str, Any], part: Part, x: Tensor, mean: Tensor) -> None:
+    def _warm(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, mean: Tensor) -> None:
         beta1, beta2 = group["betas"]
-        momentum, variance = part.values["momentum"], part.values["variance"]
+        momentum, variance = bucket.values["momentum"], bucket.values["variance"]
         momentum.lerp_(mean, 1 - beta1)
         variance.mul_(beta2).addcmul_(mean, mean, value=1 - beta2)
         update = momentum / (variance.sqrt() + group["eps"]) + group["weight_decay"] * x
         for number, (weight, change) in enumerate(
-            zip(part.split(x), part.split(update), strict=True)
+            zip(bucket.split(x), bucket.split(update), strict=True)
         ):
             ratio = _trust(weight, change)
-            part.values["ratios"][number] *= MEMORY
-            part.values["ratios"][number] += (1 - MEMORY) * ratio
+            bucket.values["ratios"][number] *= MEMORY
+            bucket.values["ratios"][number] += (1 - MEMORY) * ratio
             weight.sub_(change * ratio, alpha=group["lr"])
 
-    def _frozen(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
+    def _frozen(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
         beta1, beta2 = group["betas"]
-        values = part.values
+        values = bucket.values
         before, sizes = values["momentum"].clone(), values["sizes"]
         local = before * beta1 + gradient * (1 - beta1)
-        momentum = part.exchanges["momentum"].all_reduce(local * sizes) / sizes
+        momentum = bucket.exchanges["momentum"].all_reduce(local * sizes) / sizes
         mean = (momentum - beta1 * before) / (1 - beta1)
         values["momentum"].copy_(momentum)
         values["fresh_variance"].mul_(beta2).addcmul_(mean, mean, value=1 - beta2)
@@ -88,18 +92,18 @@ class OneBitLamb(FlatOptimizer):
         fresh = values["fresh_variance"].sqrt() + group["eps"]
         adaptive = torch.where(values["variance"] > 0, momentum / root, 0.0)
         update = adaptive + group["weight_decay"] * x
-        rows = zip(*map(part.split, (x, adaptive, update, root / fresh)), strict=True)
+        rows = zip(*map(bucket.split, (x, adaptive, update, root / fresh)), strict=True)
         for number, (weight, plain, change, growth) in enumerate(rows):
             share = min(1.0, float(plain.norm()) / max(float(change.norm()), 1e-30))
             factor = share * float(growth.max()) + 1 - share
-            ratio = float(values["ratios"][number]) * self._bounded(part, number, factor)
+            ratio = float(values["ratios"][number]) * self._bounded(bucket, number, factor)
             weight.sub_(change, alpha=group["lr"] * ratio)
 
-    def _bounded(self, part: Part, number: int, factor: float) -> float:
-        last = float(part.values["factors"][number])
+    def _bounded(self, bucket: FlatBucket, number: int, factor: float) -> float:
+        last = float(bucket.values["factors"][number])
         factor = min(max(factor, FACTORS[0]), FACTORS[1])
         factor = min(max(factor, last * (1 - CHANGE)), last * (1 + CHANGE))
-        part.values["factors"][number] = factor
+        bucket.values["factors"][number] = factor
         return factor
 
 
@@ -109,10 +113,10 @@ def _trust(weight: Tensor, change: Tensor) -> float:
     return min(max(long / step, RATIOS[0]), RATIOS[1]) if long > 0 and step > 0 else 1.0
 
 
-def _sizes(part: Part) -> Tensor:
+def _sizes(bucket: FlatBucket) -> Tensor:
     """Per element, what brings its tensor's momentum to the average root mean square."""
-    roots = [float(m.square().mean().sqrt()) for m in part.split(part.values["momentum"])]
+    roots = [float(m.square().mean().sqrt()) for m in bucket.split(bucket.values["momentum"])]
     average = sum(roots) / len(roots)
     factors = [average / root if root > 0 else 1.0 for root in roots]
-    pieces = [torch.full((n,), f) for n, f in zip(part.sizes, factors, strict=True)]
-    return torch.cat(pieces)
+    sections = [torch.full((n,), f) for n, f in zip(bucket.sizes, factors, strict=True)]
+    return torch.cat(sections)

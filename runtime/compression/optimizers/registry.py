@@ -1,16 +1,16 @@
-"""The class that carries each algorithm, by the name that its entry gives."""
+"""Optimizer classes by the name that the algorithms of `ir.compression.registry` give."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 
-from .based import Averaged, Sharded
 from .cser import CSER
 from .local_adaalter import LocalAdaAlter
 from .one_bit_adam import OneBitAdam
 from .one_bit_lamb import OneBitLamb
 from .shifted_sgd import ShiftedSGD
 from .sign_momentum import SignMomentum
+from .wrapped import Averaged, Sharded
 from .zero_one_adam import ZeroOneAdam
 
 OPTIMIZERS = MappingProxyType(

@@ -1,4 +1,4 @@
-"""Momentum SGD with error feedback whose gradients are taken ahead, at weights less the local error.
+"""Momentum SGD with error feedback whose gradients are computed at weights less the local error.
 
 Sources: Xu et al., Step-ahead error feedback, AAAI 2021 (`shift` 1, errors averaged);
 Xu and Huang, Detached error feedback, arXiv 2004.05298 (`shift` below 1).
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.program import Algorithm
+from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import Levels
-from .flat import FlatOptimizer, Part
+from ..work import GroupHierarchy
+from .flat import FlatBucket, FlatOptimizer
 
 
 class ShiftedSGD(FlatOptimizer):
@@ -31,53 +31,59 @@ class ShiftedSGD(FlatOptimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        levels: Levels,
+        levels: GroupHierarchy,
         lr: float = 0.1,
         momentum: float = 0.9,
         shift: float = 1.0,
         every: int = 0,
         *,
-        program: Algorithm | None = None,
+        program: CompressionAlgorithm | None = None,
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
         self.every = every
         self.places: dict[
-            Tensor, tuple[Part, int]
-        ] = {}  # of parameters, in the flat weights of a part
+            Tensor, tuple[FlatBucket, int]
+        ] = {}  # of parameters, in the flat weights of a bucket
         defaults = {"lr": lr, "momentum": momentum, "shift": shift}
         chosen = program or algorithm("step-ahead")
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
 
-    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
-        self.exchange(part, "gradients", self.program("gradients"), part.elements)
-        part.values["weights"] = x.clone()
-        part.values["momentum"] = torch.zeros_like(x)
-        part.values["rate"] = torch.tensor(group["lr"])
-        starts = accumulate(part.sizes, initial=0)
-        self.places.update((p, (part, at)) for p, at in zip(part.parameters, starts, strict=False))
+    def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
+        self.exchange(bucket, "gradients", self.program("gradients"), bucket.elements)
+        bucket.values["weights"] = x.clone()
+        bucket.values["momentum"] = torch.zeros_like(x)
+        bucket.values["rate"] = torch.tensor(group["lr"])
+        starts = accumulate(bucket.sizes, initial=0)
+        self.places.update(
+            (p, (bucket, at)) for p, at in zip(bucket.parameters, starts, strict=False)
+        )
 
-    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
-        exchange, weights = part.exchanges["gradients"], part.values["weights"]
+    def advance(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
+        exchange, weights = bucket.exchanges["gradients"], bucket.values["weights"]
         error = exchange.states.get("worker_error")
         for name in ("worker_error", "server_error"):
-            if name in exchange.states and float(part.values["rate"]) != group["lr"]:
-                exchange.states[name] *= float(part.values["rate"]) / group["lr"]
-        part.values["rate"].fill_(group["lr"])
+            if name in exchange.states and float(bucket.values["rate"]) != group["lr"]:
+                exchange.states[name] *= float(bucket.values["rate"]) / group["lr"]
+        bucket.values["rate"].fill_(group["lr"])
         mean = exchange.all_reduce(gradient)
-        part.values["momentum"].mul_(group["momentum"]).add_(mean)
-        weights.sub_(part.values["momentum"], alpha=group["lr"])
+        bucket.values["momentum"].mul_(group["momentum"]).add_(mean)
+        weights.sub_(bucket.values["momentum"], alpha=group["lr"])
         x.copy_(weights)
         if error is None:
             return
-        if self.every and (part.step + 1) % self.every == 0:
+        if self.every and (bucket.step + 1) % self.every == 0:
             error.copy_(self.mean(error))
-        x.sub_(error[: part.elements], alpha=group["shift"] * group["lr"])
+        x.sub_(error[: bucket.elements], alpha=group["shift"] * group["lr"])
 
     def weights(self) -> list[Tensor]:
         """The weights themselves, one tensor per parameter: what to evaluate and to save."""
-        return [self.exact(p).clone() for group in self.param_groups for p in group["params"]]
+        return [
+            self.exact_weights(p).clone() for group in self.param_groups for p in group["params"]
+        ]
 
-    def exact(self, parameter: Tensor) -> Tensor:
-        part, start = self.places[parameter]
-        return part.values["weights"].narrow(0, start, parameter.numel()).view_as(parameter)
+    def exact_weights(self, parameter: Tensor) -> Tensor:
+        bucket, start = self.places[parameter]
+        return bucket.values["weights"].narrow(0, start, parameter.numel()).view_as(parameter)

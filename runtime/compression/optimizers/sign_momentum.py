@@ -1,7 +1,7 @@
 """Local steps of any optimizer, then one global step along the sign of a momentum.
 
 The movement of all ranks is averaged in shards; the signs of a shard's momentum are all that others
-need, so the way back takes one bit per element and loses nothing.
+need, so the all-gather takes one bit per element and loses nothing.
 
 Source: Yu et al., Distributed sign momentum with local steps, arXiv 2411.17866.
 """
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ....ir.compression.program import Algorithm
+from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import Levels
-from .based import Base, Based
-from .flat import Part
+from ..work import GroupHierarchy
+from .flat import FlatBucket
+from .wrapped import Base, WrappedOptimizer
 
 
-class SignMomentum(Based):
-    """`base([flat], lr=…)` makes the local optimizer of a group.
+class SignMomentum(WrappedOptimizer):
+    """`base([flat], lr=…)` creates the local optimizer of a group.
 
     `rate` multiplies the learning rate in the global step, which is taken every `every` steps.
     """
@@ -33,7 +33,7 @@ class SignMomentum(Based):
     def __init__(
         self,
         params: Iterable[Any],
-        levels: Levels,
+        levels: GroupHierarchy,
         lr: float = 1e-3,
         base: Base = torch.optim.AdamW,
         betas: tuple[float, float] = (0.95, 0.98),
@@ -41,7 +41,7 @@ class SignMomentum(Based):
         rate: float = 1.0,
         every: int | None = None,
         *,
-        program: Algorithm | None = None,
+        program: CompressionAlgorithm | None = None,
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
@@ -52,29 +52,33 @@ class SignMomentum(Based):
             params, levels, lr, base, program=chosen, codec=codec, small_bytes=small_bytes
         )
 
-    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+    def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
         size = self.levels.all.size
-        columns = -(-part.elements // size)
-        self.exchange(part, "movement", self.program("parameters"), columns * size)
-        self.exchange(part, "signs", self.program("weights"), columns)
-        part.values["start"] = x.clone()
-        part.values["momentum"] = torch.zeros(columns)
-        self.own(group, part, x.clone())
+        columns = -(-bucket.elements // size)
+        self.exchange(bucket, "movement", self.program("parameters"), columns * size)
+        self.exchange(bucket, "signs", self.program("weights"), columns)
+        bucket.values["start"] = x.clone()
+        bucket.values["momentum"] = torch.zeros(columns)
+        self.create_base(group, bucket, x.clone())
 
-    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
-        x.copy_(self.update(group, part, gradient))
-        if (part.step + 1) % self.every == 0:
-            x.copy_(self._global(group, part, x))
-            part.values["weights"].copy_(x)
+    def advance(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
+        x.copy_(self.update(group, bucket, gradient))
+        if (bucket.step + 1) % self.every == 0:
+            x.copy_(self._global(group, bucket, x))
+            bucket.values["weights"].copy_(x)
 
-    def _global(self, group: dict[str, Any], part: Part, x: Tensor) -> Tensor:
-        weights, momentum = part.values["start"], part.values["momentum"]
+    def _global(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> Tensor:
+        weights, momentum = bucket.values["start"], bucket.values["momentum"]
         beta1, beta2 = self.betas
         size, columns = self.levels.all.size, momentum.numel()
-        moved = pad(weights - x, (0, size * columns - part.elements)).view(size, columns)
-        mean = part.exchanges["movement"].reduce_scatter(moved) / group["lr"]
+        moved = pad(weights - x, (0, size * columns - bucket.elements)).view(size, columns)
+        mean = bucket.exchanges["movement"].reduce_scatter(moved) / group["lr"]
         direction = torch.lerp(mean, momentum, beta1)
         momentum.copy_(torch.lerp(mean, momentum, beta2))
-        signs = part.exchanges["signs"].all_gather(direction).reshape(-1)[: part.elements].sign()
+        signs = (
+            bucket.exchanges["signs"].all_gather(direction).reshape(-1)[: bucket.elements].sign()
+        )
         weights.sub_(signs + self.weight_decay * weights, alpha=self.rate * group["lr"])
         return weights

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.program import Algorithm
+from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import Levels
-from .flat import FlatOptimizer, Part
+from ..work import GroupHierarchy
+from .flat import FlatBucket, FlatOptimizer
 
 
 class ZeroOneAdam(FlatOptimizer):
@@ -29,7 +29,7 @@ class ZeroOneAdam(FlatOptimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        levels: Levels,
+        levels: GroupHierarchy,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -37,7 +37,7 @@ class ZeroOneAdam(FlatOptimizer):
         doubles: int = 16,
         every: int | None = None,
         *,
-        program: Algorithm | None = None,
+        program: CompressionAlgorithm | None = None,
         codec: Codec | None = None,
         small_bytes: int = SMALL_BYTES,
     ) -> None:
@@ -48,35 +48,37 @@ class ZeroOneAdam(FlatOptimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps}
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
 
-    def begin(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
-        self.exchange(part, "gradients", self.program("gradients"), part.elements)
-        self.exchange(part, "movement", self.program("momentum"), part.elements)
+    def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
+        self.exchange(bucket, "gradients", self.program("gradients"), bucket.elements)
+        self.exchange(bucket, "movement", self.program("momentum"), bucket.elements)
         for name in ("momentum", "variance", "movement"):
-            part.values[name] = torch.zeros_like(x)
-        part.values["weights"] = x.clone()  # after the last exchange, the same on all ranks
-        part.values["rates"] = torch.zeros(())  # sum of learning rates since the last exchange
+            bucket.values[name] = torch.zeros_like(x)
+        bucket.values["weights"] = x.clone()  # after the last exchange, the same on all ranks
+        bucket.values["rates"] = torch.zeros(())  # sum of learning rates since the last exchange
 
-    def advance(self, group: dict[str, Any], part: Part, x: Tensor, gradient: Tensor) -> None:
+    def advance(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> None:
         beta1, beta2 = group["betas"]
-        momentum, variance = part.values["momentum"], part.values["variance"]
-        if part.step < self.warmup:
-            if self._measures(part.step):
+        momentum, variance = bucket.values["momentum"], bucket.values["variance"]
+        if bucket.step < self.warmup:
+            if self._measures(bucket.step):
                 mean = self.mean(gradient)
                 variance.mul_(beta2).addcmul_(mean, mean, value=1 - beta2)
             else:
-                mean = part.exchanges["gradients"].all_reduce(gradient)
+                mean = bucket.exchanges["gradients"].all_reduce(gradient)
             momentum.lerp_(mean, 1 - beta1)
-            unbiased = momentum / (1 - beta1 ** (part.step + 1))
-            x.sub_(self._scaled(group, part, unbiased), alpha=group["lr"])
-            part.values["weights"].copy_(x)
+            unbiased = momentum / (1 - beta1 ** (bucket.step + 1))
+            x.sub_(self._scaled(group, bucket, unbiased), alpha=group["lr"])
+            bucket.values["weights"].copy_(x)
             return
         momentum.lerp_(gradient, 1 - beta1)
-        change = self._scaled(group, part, momentum) * -group["lr"]
-        part.values["movement"] += change
-        part.values["rates"] += group["lr"]
+        change = self._scaled(group, bucket, momentum) * -group["lr"]
+        bucket.values["movement"] += change
+        bucket.values["rates"] += group["lr"]
         x += change
-        if (part.step + 1 - self.warmup) % self.every == 0:
-            self._synchronise(group, part, x)
+        if (bucket.step + 1 - self.warmup) % self.every == 0:
+            self._synchronise(group, bucket, x)
 
     def _measures(self, step: int) -> bool:
         """Whether the variance moves: distances 1, 2, 4 …, each `doubles` times."""
@@ -86,25 +88,25 @@ class ZeroOneAdam(FlatOptimizer):
             distance *= 2
         return (step - start) % distance == 0
 
-    def _root(self, group: dict[str, Any], part: Part) -> Tensor:
+    def _root(self, group: dict[str, Any], bucket: FlatBucket) -> Tensor:
         """The denominator, with the bias of as many variance steps as there were taken out."""
-        last = min(part.step, self.warmup - 1)
+        last = min(bucket.step, self.warmup - 1)
         count = sum(self._measures(step) for step in range(last + 1))
-        return (part.values["variance"] / (1 - group["betas"][1] ** count)).sqrt() + group["eps"]
+        return (bucket.values["variance"] / (1 - group["betas"][1] ** count)).sqrt() + group["eps"]
 
-    def _scaled(self, group: dict[str, Any], part: Part, momentum: Tensor) -> Tensor:
-        moved = part.values["variance"] > 0
-        return torch.where(moved, momentum / self._root(group, part), 0.0)
+    def _scaled(self, group: dict[str, Any], bucket: FlatBucket, momentum: Tensor) -> Tensor:
+        moved = bucket.values["variance"] > 0
+        return torch.where(moved, momentum / self._root(group, bucket), 0.0)
 
-    def _synchronise(self, group: dict[str, Any], part: Part, x: Tensor) -> None:
+    def _synchronise(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
         root, movement, rates = (
-            self._root(group, part),
-            part.values["movement"],
-            part.values["rates"],
+            self._root(group, bucket),
+            bucket.values["movement"],
+            bucket.values["rates"],
         )
-        mean = part.exchanges["movement"].all_reduce(movement * root)
-        mean = torch.where(part.values["variance"] > 0, mean, 0.0)
-        part.values["momentum"].copy_(mean / -rates)
-        x.copy_(part.values["weights"].add_(mean / root))
+        mean = bucket.exchanges["movement"].all_reduce(movement * root)
+        mean = torch.where(bucket.values["variance"] > 0, mean, 0.0)
+        bucket.values["momentum"].copy_(mean / -rates)
+        x.copy_(bucket.values["weights"].add_(mean / root))
         movement.zero_()
         rates.zero_()

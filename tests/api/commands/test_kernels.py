@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from plait.api.cli import main
-from plait.codegen.compression.ahead import available
+from plait.codegen.compression.aot import available
 
 TRITON = available()
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -68,8 +68,8 @@ def test_a_table_and_the_user_s_cache(tmp_path, capsys, monkeypatch):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; from plait.api.cli import parser\n"
-        "try: parser().parse_args(['kernels', '--help'])\n"
+        "import sys; from plait.api.cli import command_parser\n"
+        "try: command_parser().parse_args(['kernels', '--help'])\n"
         "except SystemExit: sys.exit('torch' in sys.modules or 'triton' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

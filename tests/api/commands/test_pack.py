@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from plait.api.buffer_files import read_buffers
 from plait.api.cli import main
-from plait.api.commands.pack import read_buffers
 from plait.planner.allocation.arena.judge import height
 
 HEAD = "id,lower,upper,size\n"
@@ -41,7 +41,7 @@ def test_too_small_a_capacity_exits_3_with_the_numbers(files, capsys):
 def test_no_time_exits_4_with_the_best_so_far(files, capsys):
     from random import Random
 
-    from plait.tests.planner.memory.draw import guillotine
+    from plait.tests.planner.allocation.draw import guillotine
 
     source, made = files
     buffers = guillotine(Random(11), 150, 200, 10_000)

@@ -13,9 +13,9 @@ from plait.api.cli import main
 from plait.codegen.table import plan_table
 from plait.ir.capture import load_source, trace
 from plait.ir.errors import MismatchError
-from plait.ir.lowering.redistribute import received
+from plait.ir.lowering.redistribute import redistribution_bytes
 from plait.ir.plan.plan import Optimizer
-from plait.runtime.comm.slicing import flatten, piece
+from plait.runtime.comm.slicing import flatten, local_shard
 from plait.tests.paths import LLAMA
 
 # fmt: off
@@ -45,7 +45,7 @@ def kept(table, rank):
     """The numbers of the elements that a rank keeps, as the runtime cuts tensors: of every
     parameter's value, and of what the optimizer steps on."""
     values, states = {}, {}
-    for held in (h for h in table.held if h.kind == "parameter"):
+    for held in (h for h in table.state_tensors if h.kind == "parameter"):
         mesh = table.meshes[held.mesh]
         place = mesh.coordinate(rank)
         where = {axis.name: (axis.size, at) for axis, at in zip(mesh.axes, place, strict=True)}
@@ -53,7 +53,7 @@ def kept(table, rank):
             continue
         whole = torch.arange(prod(held.type.shape)).reshape(held.type.shape)
         levels = [where.get(role, (1, 0)) for role in ("zero3", "zero2", "zero1")]
-        local = piece(whole + 1, held.factors, held.layout, mesh, place)
+        local = local_shard(whole + 1, held.factors, held.layout, mesh, place)
         ways = prod(size for size, _ in levels)
         sharded, rest = -(-local.numel() // ways) * ways, 0
         if held.fraction != (1, 1):
@@ -80,7 +80,7 @@ def test_bytes_are_those_of_elements_counted_one_by_one(tables):
     shares = [[kept(table, rank) for rank in range(8)] for table in tables]
     pairs = list(permutations(range(len(tables)), 2))
     for old, new in pairs:
-        found = received(tables[old], tables[new], optimizer)
+        found = redistribution_bytes(tables[old], tables[new], optimizer)
         for rank in range(8):
             for kind, item in ((0, 4), (1, 8)):
                 needed, there = shares[new][rank][kind], shares[old][rank][kind]
@@ -94,10 +94,10 @@ def test_bytes_are_those_of_elements_counted_one_by_one(tables):
 
 def test_staying_sends_nothing_and_other_models_cannot_switch(tables):
     optimizer = Optimizer("adamw", 2, 4)
-    assert not any(sum(received(t, t, optimizer).by_rank) for t in tables)
-    other = replace(tables[0], held=tables[0].held[1:])
+    assert not any(sum(redistribution_bytes(t, t, optimizer).by_rank) for t in tables)
+    other = replace(tables[0], state_tensors=tables[0].state_tensors[1:])
     with pytest.raises(MismatchError, match="other parameters"):
-        received(tables[0], other, optimizer)
+        redistribution_bytes(tables[0], other, optimizer)
 
 
 def test_a_plan_for_every_length(tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 
 from plait.api.cli import main
 from plait.api.plan_object import load_plan
-from plait.cost_model.pipeline.what_if import Conditions, Lost, run_plan
+from plait.cost_model.pipeline.what_if import Conditions, LostLink, simulate_step
 from plait.tests.paths import LLAMA
 
 
@@ -30,7 +30,7 @@ def file(tmp_path_factory):
 
 def test_nothing_changed_is_the_plan(file):
     plan = load_plan(file)
-    made = run_plan(plan, Conditions())
+    made = simulate_step(plan, Conditions())
     assert made.step_seconds == pytest.approx(plan.prediction.step_seconds, rel=0.02)
     work = [4 * (s.forward_seconds + s.backward_seconds) for s in plan.stages]
     assert made.timeline.busy_seconds == pytest.approx(work)
@@ -38,28 +38,28 @@ def test_nothing_changed_is_the_plan(file):
 
 def test_a_slow_rank_slows_its_stage_alone(file):
     plan = load_plan(file)
-    before = run_plan(plan, Conditions())
-    after = run_plan(plan, Conditions(slow=((5, 3.0),)))
+    before = simulate_step(plan, Conditions())
+    after = simulate_step(plan, Conditions(slow=((5, 3.0),)))
     assert after.timeline.busy_seconds[0] == pytest.approx(before.timeline.busy_seconds[0])
     assert after.timeline.busy_seconds[1] > 1.2 * before.timeline.busy_seconds[1]
     assert after.timeline.bubbles[0] > before.timeline.bubbles[0]
     assert after.step_seconds > before.step_seconds
-    both = run_plan(plan, Conditions(slow=((5, 3.0), (4, 2.0))))
+    both = simulate_step(plan, Conditions(slow=((5, 3.0), (4, 2.0))))
     assert both == after  # the others of the stage wait for rank 5 anyway
-    quick = run_plan(plan, Conditions(slow=((5, 0.5),)))
+    quick = simulate_step(plan, Conditions(slow=((5, 0.5),)))
     assert quick == before  # a quick rank waits for the others
 
 
 def test_lost_links_cost_what_passes_them(file):
     plan = load_plan(file)
-    before = run_plan(plan, Conditions())
-    half = run_plan(plan, Conditions(lost=(Lost(1, 0.5),)))
-    gone = run_plan(plan, Conditions(lost=(Lost(1, 1.0),)))
+    before = simulate_step(plan, Conditions())
+    half = simulate_step(plan, Conditions(lost=(LostLink(1, 0.5),)))
+    gone = simulate_step(plan, Conditions(lost=(LostLink(1, 1.0),)))
     assert before.step_seconds < half.step_seconds < gone.step_seconds
-    one = run_plan(plan, Conditions(lost=(Lost(1, 1.0, rank=0),)))
+    one = simulate_step(plan, Conditions(lost=(LostLink(1, 1.0, rank=0),)))
     assert one.timeline.busy_seconds[1] == pytest.approx(before.timeline.busy_seconds[1])
     assert one.timeline.busy_seconds[0] == pytest.approx(gone.timeline.busy_seconds[0])
-    outer = run_plan(plan, Conditions(lost=(Lost(0, 0.5),)))
+    outer = simulate_step(plan, Conditions(lost=(LostLink(0, 0.5),)))
     assert outer.timeline.busy_seconds == pytest.approx(  # only sends pass it
         before.timeline.busy_seconds
     )

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from plait.api.cli import main
 from plait.api.plan_object import load_plan
-from plait.ir.capture.tiny_config import changes, kind, shrunk
+from plait.ir.capture.shrink_config import changes, kind, shrink_config
 from plait.ir.plan.strategy import parse_strategy
-from plait.planner.interop.shrink import shorter, smaller, spread
+from plait.planner.interop.shrink import shrink, shrink_strategies, spread
 
 # fmt: off
 LLAMA = {
@@ -49,7 +49,7 @@ def verified(made: str, source: str, *more: str) -> int:
 
 def words(text: str, ranks: int) -> str:
     strategies = [parse_strategy(word) for word in text.split(" | ")]
-    return " | ".join(map(str, shorter(strategies, ranks).values()))
+    return " | ".join(map(str, shrink_strategies(strategies, ranks).values()))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_configuration_keeps_its_kind():
         "rope_theta": 1e4,
         "hidden_act": "silu",
     }
-    made = shrunk(given, {}, 3, 2, (64, 16))
+    made = shrink_config(given, {}, 3, 2, (64, 16))
     assert made["num_attention_heads"] / made["num_key_value_heads"] == 4
     assert made["hidden_size"] == made["num_attention_heads"] * made["head_dim"]
     assert made["vocab_size"] % 2 == 1
@@ -95,7 +95,7 @@ def test_a_configuration_keeps_its_kind():
     assert made["layer_types"] == ["a", "b", "a"]
     assert made["num_hidden_layers"] == 3
     assert made["sliding_window"] == 4096
-    assert shrunk(given, {}, 3, 2, (8192, 16))["sliding_window"] == 8
+    assert shrink_config(given, {}, 3, 2, (8192, 16))["sliding_window"] == 8
     assert {name for name, *_ in changes(given, made)} == {
         "vocab_size",
         "hidden_size",
@@ -109,18 +109,18 @@ def test_a_configuration_keeps_its_kind():
 
 def test_layers_go_on_until_every_way_occurs(files):
     plan = load_plan(files[1])
-    small = smaller(plan, 4)
+    small = shrink(plan, 4)
     assert small.devices == 4
     assert small.layers == 2
-    (first, border), (_, last) = plan.pieces
+    (first, border), (_, last) = plan.model_chunks
     uneven = replace(
         plan,
         stages=(
-            replace(plan.stages[0], pieces=((first, border + 1),)),
-            replace(plan.stages[1], pieces=((border + 1, last),)),
+            replace(plan.stages[0], model_chunks=((first, border + 1),)),
+            replace(plan.stages[1], model_chunks=((border + 1, last),)),
         ),
     )
-    assert smaller(uneven, 4).layers == 3
+    assert shrink(uneven, 4).layers == 3
 
 
 MIXED = ["*:dp=2,zero3=4,tp=2", "llama_decoder_layer[2-3]:zero3=16"]

@@ -17,7 +17,7 @@ from torch import nn
 import plait
 from plait.api.view import Report, page, render, report_of_model, report_of_plan
 from plait.api.view.layout import arrange
-from plait.api.view.report import Bar, Box, Edge, Event, Graph, Table, Timeline
+from plait.api.view.report import Bar, Box, BoxGraph, Edge, Event, Table, TimelineChart
 
 VIEW = Path(page.__file__).parent
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>&amp;'\"\u2028"
@@ -63,8 +63,8 @@ def hostile_report() -> Report:
         inside=HOSTILE,
         times=3,
     )
-    graph = Graph((box, box), (Edge(0, 1, HOSTILE),))
-    leaf = Graph((msgspec.structs.replace(box, inside=""),), ())
+    graph = BoxGraph((box, box), (Edge(0, 1, HOSTILE),))
+    leaf = BoxGraph((msgspec.structs.replace(box, inside=""),), ())
     return Report(
         HOSTILE,
         HOSTILE,
@@ -75,7 +75,7 @@ def hostile_report() -> Report:
         9,
         (Bar(HOSTILE, ((HOSTILE, 5.0),)),),
         (Bar(HOSTILE, ((HOSTILE, 1.0),)),),
-        Timeline((HOSTILE,), (Event(0, "F", HOSTILE, 0.0, 1.0),), (1,), (1,)),
+        TimelineChart((HOSTILE,), (Event(0, "F", HOSTILE, 0.0, 1.0),), (1,), (1,)),
         (Table(HOSTILE, HOSTILE, (HOSTILE,), ((HOSTILE,),)),),
     )
 
@@ -139,7 +139,7 @@ def test_equal_layers_are_one_box(plan, model):
     assert sum(box.times for box in boxes) == len(model.calls)
     assert len(boxes) < len(model.calls)
     assert {box.stage for box in boxes} == {0, 1}
-    assert any(edge.crossing for edge in report.graphs[""].edges)
+    assert any(edge.transfer for edge in report.graphs[""].edges)
 
 
 def test_what_is_inside_a_box_adds_up_to_it(plan, model):

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from plait.benchmarks.rivals.galvatron_costs import Batch, GalvatronCosts
+from plait.benchmarks.rivals.galvatron_costs import GalvatronBatch, GalvatronCosts
 from plait.benchmarks.rivals.galvatron_pipeline import plan_bytes, plan_seconds
 from plait.benchmarks.rivals.galvatron_profile import MIB, read_cluster, read_model
 from plait.benchmarks.rivals.galvatron_search_space import (
     GIB,
     GalvatronPipeline,
-    Problems,
+    GalvatronProblems,
     budget_bytes,
     plain_budget_bytes,
     plan_of,
@@ -77,12 +77,12 @@ def plan(samples, micro_batches, division, ends, runs):
         for _ in range(int(count))
     )
     return GalvatronPlan(
-        Batch(samples, micro_batches), layers, tuple(map(int, division.split())), parse(ends)
+        GalvatronBatch(samples, micro_batches), layers, tuple(map(int, division.split())), parse(ends)
     )
 
 
 def search(costs, budget, samples):
-    space, made = list(tasks(8, samples, 32)), Problems(costs, budget)
+    space, made = list(tasks(8, samples, 32)), GalvatronProblems(costs, budget)
     problems = [made.problem(task) for task in space]
     best = fastest(problems, GalvatronPipeline())
     if best is not None:
@@ -158,10 +158,10 @@ def test_the_floor_is_below_the_step_and_grows():
     for _ in range(300):
         stages, m = int(random.integers(1, 5)), int(random.integers(1, 9))
         plain, synchronised = random.uniform(0, 1, (2, stages))
-        floor = objective.floor(plain, synchronised, m)
-        assert floor <= objective.step(plain, synchronised, m) * (1 + 1e-12)
+        lower_bound = objective.lower_bound(plain, synchronised, m)
+        assert lower_bound <= objective.step(plain, synchronised, m) * (1 + 1e-12)
         more = [
             plain + random.uniform(0, 0.3, stages),
             synchronised + random.uniform(0, 0.3, stages),
         ]
-        assert objective.floor(*more, m) >= floor * (1 - 1e-12)
+        assert objective.lower_bound(*more, m) >= lower_bound * (1 - 1e-12)

@@ -12,7 +12,7 @@ from plait.benchmarks.rivals.osdp import Operator, Setting, best, every
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 
 PICO = 10**12
 
@@ -29,7 +29,7 @@ def exact(operators, setting):
         held, times = [], []
         for o in [operator for operator in operators for _ in range(operator.count)]:
             picks = []
-            for g, k in [(1, 0), *((cut, n) for cut in o.pieces for n in range(1, cut + 1))]:
+            for g, k in [(1, 0), *((cut, n) for cut in o.slices for n in range(1, cut + 1))]:
                 pick = model.new_bool_var("")
                 picks.append(pick)
                 sharded = Fraction(k, g)
@@ -99,11 +99,11 @@ def test_the_layered_search_finds_what_an_exact_solver_finds(block):
     assert sum(m is not None and len(set().union(*m.counts)) > 1 for m in mixed) > 5
 
 
-def gpt2(layers, hidden, pieces=(1, 2, 4)):
+def gpt2(layers, hidden, slices=(1, 2, 4)):
     """Weights of a GPT-2 in float32, as OSDP cuts them: the linear maps and the embedding."""
 
     def linear(name, across, down):
-        return Operator(name, layers, 4 * across * down, pieces)
+        return Operator(name, layers, 4 * across * down, slices)
 
     return [
         linear("qkv", hidden, 3 * hidden),
@@ -156,12 +156,12 @@ def test_plans_mix_whole_and_sharded_layers_where_memory_lies_between(tmp_path):
             ),
         )
 
-    whole, sharded = (made(None, *everywhere(word)) for word in ("dp=8", "zero3=8"))
+    whole, sharded = (made(None, *pin_all(word)) for word in ("dp=8", "zero3=8"))
     room = whole.peak_bytes - sharded.peak_bytes
     assert room > 0
     mixed = [made(sharded.peak_bytes + room * share // 16) for share in (9, 10, 11)]
     for found in mixed:
-        assert found.peak_bytes <= found.budget_bytes
-        assert {s.size("zero3") > 1 for s in found.strategies} == {False, True}, found.word
+        assert found.peak_bytes <= found.memory_limit_bytes
+        assert {s.size("zero3") > 1 for s in found.strategies} == {False, True}, found.strategy_text
     times = [p.prediction.step_seconds for p in (sharded, *mixed, whole)]
     assert times == sorted(times, reverse=True)

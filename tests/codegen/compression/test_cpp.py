@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from plait.codegen.compression.cpp import source
-from plait.ir.compression.algorithms.parts import DECODE
+from plait.ir.compression.algorithms.building_blocks import DECODE
 from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.lower import lower
-from plait.ir.compression.program import Program
+from plait.ir.compression.program import CompressionProgram
 from plait.ir.compression.registry import PROGRAMS
 from plait.ir.compression.stage import (
-    WHOLE,
+    PER_TENSOR,
     AddState,
     AllToAll,
     Hadamard,
@@ -29,12 +29,12 @@ from plait.ir.compression.variants import with_reference
 from plait.runtime.compression.backends.codec import Launch, target_for
 from plait.runtime.compression.backends.native import (
     BuildError,
-    Native,
+    NativeCodec,
     build,
     build_once,
     cache_directory,
 )
-from plait.runtime.compression.backends.reference import ELEMENTS, Reference
+from plait.runtime.compression.backends.reference import ELEMENTS, ReferenceCodec
 
 SIZES = ((4, 1), (2, 2))
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -57,11 +57,11 @@ def random_program(number):
         stages += [AllToAll(level), *DECODE, draw.choice(rules)]
     if block:
         stages += [Hadamard(block), Scale(1 / block)]
-    return Program(f"random{number}", "gradients", "reduce_scatter", tuple(stages), "a test")
+    return CompressionProgram(f"random{number}", "gradients", "reduce_scatter", tuple(stages), "a test")
 
 
 def random_codes(draw, least):
-    group = draw.choice([WHOLE, *(g for g in (16, 32, 64, 512, 4096) if g >= least)])
+    group = draw.choice([PER_TENSOR, *(g for g in (16, 32, 64, 512, 4096) if g >= least)])
     codes = draw.choice(["integer", "integer", "sign", "e4m3"])
     if codes == "sign":
         return Stat(draw.choice(["l1", "l2"]), group), Quantize(1, codes="sign"), Pack()
@@ -84,7 +84,7 @@ def pipelines():
 def native(tmp_path_factory):
     """All kernels in one library."""
     directory = tmp_path_factory.mktemp("kernels") / "cache"
-    return Native(build(source(*pipelines()), directory))
+    return NativeCodec(build(source(*pipelines()), directory))
 
 
 def flat(elements):
@@ -125,7 +125,7 @@ def test_every_kernel_equals_the_reference(native):
                 for o in kernel.operands
             }
             results = []
-            for codec in (Reference(), native):
+            for codec in (ReferenceCodec(), native):
                 target = target_for(kernel, elements)
                 own = {name: state.clone() for name, state in states.items()}
                 number = torch.tensor([0.37])
@@ -141,7 +141,7 @@ def test_what_is_not_finite_stays_so(native):
     pipeline = lower(PROGRAMS["sdp4bit.gradients"], 4)
     encode, decode = pipeline.kernels
     elements = pipeline.tile
-    for codec, bad in product((Reference(), native), (float("nan"), float("inf"))):
+    for codec, bad in product((ReferenceCodec(), native), (float("nan"), float("inf"))):
         x = torch.randn(encode.chunks * elements)
         x[5] = bad
         sent = target_for(encode, elements)

@@ -7,22 +7,22 @@ from plait.cost_model.communication.compressed_collective import price
 from plait.cost_model.hardware import load_cluster
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import ALGORITHMS, PROGRAMS
-from plait.ir.compression.stage import Dequantize, Reduce, Stage, Unpack
+from plait.ir.compression.stage import Dequantize, Reduce, CompressionStage, Unpack
 from plait.runtime.compression.backends import reference
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 
-LOCAL = {stage for stage in Stage.__subclasses__() if not stage.breaks}
+LOCAL = {stage for stage in CompressionStage.__subclasses__() if not stage.breaks}
 READ = {Unpack, Dequantize, Reduce}  # by C++ in one loop over ranks
 
 
 def test_every_stage_is_run_and_printed():
     assert set(reference.DO) == LOCAL
-    assert set(cpp.ELEMENT) | set(cpp.LOCAL) | READ == LOCAL
+    assert set(cpp.ELEMENTWISE_STAGES) | set(cpp.TILE_STAGES) | READ == LOCAL
 
 
 def test_every_stage_is_used():
     used = {type(stage) for program in PROGRAMS.values() for stage in program.stages}
-    assert used == set(Stage.__subclasses__())
+    assert used == set(CompressionStage.__subclasses__())
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -35,5 +35,5 @@ def test_every_program_has_all_its_faces(name):
     assert price(program, 10**6, 8, 1, load_cluster("8xh100")).seconds > 0
     owners = [a for a in ALGORITHMS.values() if program in a.programs]
     assert len(owners) == 1
-    assert owners[0].optimizer in OPTIMIZERS or program.subject == "activations"
+    assert owners[0].optimizer in OPTIMIZERS or program.payload == "activations"
     assert owners[0].source

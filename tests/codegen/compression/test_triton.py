@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from plait.codegen.compression import ahead
-from plait.codegen.compression.ahead import Compiler, available
+from plait.codegen.compression import aot
+from plait.codegen.compression.aot import KernelCompiler, available
 from plait.codegen.compression.triton import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
@@ -49,7 +49,7 @@ def test_every_kernel_equals_the_reference(tmp_path):
 
 
 def check(pipelines, targets, folder):
-    compiler = Compiler(pipelines, folder / "kept")
+    compiler = KernelCompiler(pipelines, folder / "kept")
     for kernel in {k.name: k for p in pipelines for k in p.kernels}.values():
         for target in targets:
             made = compiler.compile(kernel, target)
@@ -83,7 +83,7 @@ def test_spills_are_seen(tmp_path):
     """A tile that no thread block has registers for."""
     pipeline = lower(PROGRAMS["dithering.gradients"], 4, 2)
     kernel = replace(pipeline.kernels[0], tile=1 << 15)
-    compiler = Compiler([replace(pipeline, steps=(kernel,))], tmp_path / "kept")
+    compiler = KernelCompiler([replace(pipeline, steps=(kernel,))], tmp_path / "kept")
     assert compiler.compile(kernel, "cuda:90").spills > 0
 
 
@@ -91,19 +91,19 @@ def test_spills_are_seen(tmp_path):
 def test_what_was_compiled_is_kept_and_checked(tmp_path, monkeypatch):
     pipelines = [lower(PROGRAMS["bf16.gradients"], 4, 2)]
     kernel = pipelines[0].kernels[0]
-    made = Compiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90")
+    made = KernelCompiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90")
     (file,) = (tmp_path / "kept").iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])  # cut off: compiled anew
-    assert Compiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90") == made
+    assert KernelCompiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90") == made
     assert file.read_bytes() == whole
-    monkeypatch.setattr(ahead, "compile_kernel", None)
-    again = Compiler(pipelines, tmp_path / "kept").compile(replace(kernel, name="other"), "cuda:90")
+    monkeypatch.setattr(aot, "compile_kernel", None)
+    again = KernelCompiler(pipelines, tmp_path / "kept").compile(replace(kernel, name="other"), "cuda:90")
     assert again == made.named("other")
     assert ".entry other(" in again.assembly
     (tmp_path / "kept").chmod(0o777)
     with pytest.raises(BuildError, match="others"):
-        Compiler(pipelines, tmp_path / "kept")
+        KernelCompiler(pipelines, tmp_path / "kept")
 
 
 @needs_triton

@@ -8,15 +8,15 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from plait.codegen import write
+from plait.codegen import write_program
 from plait.codegen.placement import compile_placement
-from plait.codegen.placement.actions import Receive, Run, Send, actions
+from plait.codegen.placement.actions import ReceiveTensor, RunUnit, SendTensor, rank_actions
 from plait.codegen.placement.assignment import assign
 from plait.ir.capture import execute, materialize, trace
 from plait.ir.capture.execute import constant
 from plait.ir.errors import MismatchError, UsageError
 from plait.ir.files import dump
-from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.cast import cast_model
 from plait.ir.model import Op
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen import random_models
@@ -34,7 +34,7 @@ def wide(seed: int, dropout: bool = False):
     torch.manual_seed(seed)
     module, batch = random_models.make(seed, dropout)
     module, batch = module.double(), batch | {"x": batch["x"].double()}
-    return module, batch, lift_dtypes(trace(module, batch), "float64")
+    return module, batch, cast_model(trace(module, batch), "float64")
 
 
 def held_of(module, model) -> dict[str, torch.Tensor]:
@@ -87,22 +87,22 @@ def test_both_ends_of_a_transfer_stand_in_one_order(ranks):
     for seed in range(6):
         model = tiny(seed)
         made = assign(random_placement(model, ranks, seed), model)
-        lists = actions(made)
+        lists = rank_actions(made)
         for a in range(ranks):
             for b in range(ranks):
-                sent = [x.value for x in lists[a] if isinstance(x, Send) and x.target == b]
-                received = [x.value for x in lists[b] if isinstance(x, Receive) and x.source == a]
+                sent = [x.value for x in lists[a] if isinstance(x, SendTensor) and x.target == b]
+                received = [x.value for x in lists[b] if isinstance(x, ReceiveTensor) and x.source == a]
                 assert sent == received
                 assert len(set(sent)) == len(sent), "a tensor goes to a rank once"
-        ran = [x.unit for todo in lists for x in todo if isinstance(x, Run)]
+        ran = [x.unit for todo in lists for x in todo if isinstance(x, RunUnit)]
         assert sorted(ran) == list(range(len(made.units)))
 
 
 def test_a_tensor_lives_on_one_rank_and_a_tied_one_under_all_its_names():
     model = tiny()
     table = compiled(model, 3, 0).table
-    assert all(len(h.stages) == 1 for h in table.held)
-    tied = next(h for h in table.held if h.aliases)
+    assert all(len(h.stages) == 1 for h in table.state_tensors)
+    tied = next(h for h in table.state_tensors if h.aliases)
     assert {tied.name, *tied.aliases} == {"linears.0.weight", "linears.2.weight"}
 
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason():
     ("target", "what"),
     [
         ("aten.add_.Tensor", "writes into its operands"),
-        ("aten.as_strided.default", "by its place in memory"),
+        ("aten.as_strided.default", "depends on the strides"),
         ("aten.rand_like.default", "draws from the process's random generator"),
     ],
 )
@@ -149,10 +149,10 @@ def test_an_operator_that_needs_its_process_is_refused(target, what):
 def job(name: str, source: str, folder: Path, ranks: int, seed: int) -> Job:
     """A program of a random placement of a SOURCE, to be verified."""
     made = materialize(source)
-    model = lift_dtypes(trace(made.model, made.batch), "float64")
+    model = cast_model(trace(made.model, made.batch), "float64")
     file = folder / f"{name}.json"
     file.write_bytes(dump(model, "plait/model"))
-    write(compile_placement(random_placement(model, ranks, seed), model), folder / name)
+    write_program(compile_placement(random_placement(model, ranks, seed), model), folder / name)
     return Job(name, str(folder / name), source, str(file), steps=2, seed=seed)
 
 

@@ -6,23 +6,23 @@ from plait.cost_model.calibration.curves import cluster_of, cluster_toml
 from plait.cost_model.communication.collective import collective_seconds
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.operators.roofline import op_seconds
-from plait.ir.devices.measured import Machine, Measured
+from plait.ir.devices.measured import MachineCosts, MeasuredCost
 from plait.ir.errors import FileError
 
 # fmt: off
 COSTS = (
-    Measured("gemm", "flops", 1e6, 2e-5),
-    Measured("gemm", "flops", 1e9, 1e-2),
-    Measured("pointwise", "bytes", 4096.0, 2e-6),
-    Measured("pointwise", "bytes", 1e8, 1e-2),
-    Measured("silu", "bytes", 4096.0, 9e-6),
-    Measured("silu", "bytes", 1e8, 4e-2),
-    Measured("all_reduce", "bytes", 1024, 5e-3, ranks=2),  # disturbed
-    Measured("all_reduce", "bytes", 4096, 1e-3, ranks=2),
-    Measured("all_reduce", "bytes", 1e6, 2e-3, ranks=2),
+    MeasuredCost("gemm", "flops", 1e6, 2e-5),
+    MeasuredCost("gemm", "flops", 1e9, 1e-2),
+    MeasuredCost("pointwise", "bytes", 4096.0, 2e-6),
+    MeasuredCost("pointwise", "bytes", 1e8, 1e-2),
+    MeasuredCost("silu", "bytes", 4096.0, 9e-6),
+    MeasuredCost("silu", "bytes", 1e8, 4e-2),
+    MeasuredCost("all_reduce", "bytes", 1024, 5e-3, ranks=2),  # disturbed
+    MeasuredCost("all_reduce", "bytes", 4096, 1e-3, ranks=2),
+    MeasuredCost("all_reduce", "bytes", 1e6, 2e-3, ranks=2),
 )
 # fmt: on
-MACHINE = Machine('a "quoted"\nname', "cpu", 2, 8 << 30, "2.13.0", COSTS, 2)
+MACHINE = MachineCosts('a "quoted"\nname', "cpu", 2, 8 << 30, "2.13.0", COSTS, 2)
 
 
 @pytest.fixture

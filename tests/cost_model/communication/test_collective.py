@@ -62,7 +62,7 @@ def test_never_faster_than_the_links(kind: str, spec: str) -> None:
         seconds = collective_seconds(kind, amount, size, stride, cluster)
         passes = PASSES.get(kind, 1)
         assert seconds >= passes * amount * (size - 1) / size / fastest
-        crossed = cluster.level_for(stride, size)
+        crossed = cluster.slowest_link(stride, size)
         if size > 1 and crossed is not cluster.levels[-1]:
             unit = cluster.levels[-1].size
             together = min(size, max(1, -(-unit // stride)))
@@ -77,7 +77,7 @@ def test_levels_never_lose_to_one_flat_ring(kind: str, spec: str) -> None:
     for size, stride in groups(cluster):
         if size == 1:
             continue
-        link = cluster.level_for(stride, size)
+        link = cluster.slowest_link(stride, size)
         passes = 2 if link.whole_reductions and kind == "reduce_scatter" else PASSES.get(kind, 1)
         ring = passes * amount * (size - 1) / size / link.bandwidth_bytes_per_second
         ring += 2 * (size - 1) * link.latency_seconds

@@ -23,15 +23,15 @@ def test_every_program_has_a_price_that_grows(name, spec):
         price(PROGRAMS[name], elements, cluster.devices, 1, cluster)
         for elements in (1, 10**4, 10**6, 10**8)
     ]
-    assert all(a.seconds <= b.seconds and a.wire_bytes <= b.wire_bytes for a, b in pairwise(found))
-    assert all(p.wire_seconds > 0 and p.codec_seconds > 0 for p in found)
+    assert all(a.seconds <= b.seconds and a.sent_bytes <= b.sent_bytes for a, b in pairwise(found))
+    assert all(p.transfer_seconds > 0 and p.codec_seconds > 0 for p in found)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_bytes_are_those_of_the_runtime(name):
     cluster = CLUSTERS["4x8xh100"]
     pipeline = lower(PROGRAMS[name], 8, 4)
-    assert price(PROGRAMS[name], 10**6, 32, 1, cluster).wire_bytes == pipeline.sent_bytes(10**6)
+    assert price(PROGRAMS[name], 10**6, 32, 1, cluster).sent_bytes == pipeline.sent_bytes(10**6)
 
 
 def test_never_faster_than_memory():
@@ -48,15 +48,15 @@ def test_plain_exchanges_cost_what_collectives_cost():
     program = uncompressed(PROGRAMS["eight-bits.gradients"])
     expected = collective_seconds("all_to_all", 4 * elements, 4, 1, cluster)
     expected += collective_seconds("all_gather", 4 * elements, 4, 1, cluster)
-    assert price(program, elements, 4, 1, cluster).wire_seconds == pytest.approx(expected)
+    assert price(program, elements, 4, 1, cluster).transfer_seconds == pytest.approx(expected)
 
 
 def test_levels_are_those_of_the_cluster():
     cluster = CLUSTERS["4x8xh100"]
-    assert cluster.near(32, 1) == 8
-    assert cluster.near(8, 1) == 8
-    assert cluster.near(4, 8) == 1
-    assert cluster.near(16, 2) == 4
+    assert cluster.neighbours_per_node(32, 1) == 8
+    assert cluster.neighbours_per_node(8, 1) == 8
+    assert cluster.neighbours_per_node(4, 8) == 1
+    assert cluster.neighbours_per_node(16, 2) == 4
 
 
 def test_error_states_are_counted_and_replicas_are_not():

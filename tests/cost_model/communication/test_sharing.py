@@ -1,11 +1,10 @@
 """Ranks that share a processor: waiting ranks leave it to others, and it has the work of all to do."""
 
-from argparse import Namespace
 
 import pytest
 from msgspec.structs import replace
 
-from plait.api.commands.common import load_model
+from plait.api.model_source import load_model
 from plait.api.python import plan
 from plait.cost_model.calibration.curves import cluster_toml
 from plait.cost_model.explain.step_terms import step_term
@@ -18,15 +17,15 @@ BUSY, SENDS = [4.0, 2.0, 3.0, 3.0], [0.1, 0.1, 0.1, 0.0]
 
 @pytest.mark.parametrize("micro", [1, 4, 16])
 def test_a_shared_pipeline_lies_between_its_bounds(micro):
-    every = [pipeline_seconds(BUSY, SENDS, micro, sharing=k) for k in (1.0, 1.5, 2.0, 4.0)]
+    every = [pipeline_seconds(BUSY, SENDS, micro, ranks_per_processor=k) for k in (1.0, 1.5, 2.0, 4.0)]
     assert every == sorted(every, reverse=True)
     assert min(every) >= micro * sum(BUSY) / 4
     assert every[0] == pipeline_seconds(BUSY, SENDS, micro)
-    assert pipeline_seconds(BUSY, SENDS, micro, sharing=1e6) == micro * 3.0
+    assert pipeline_seconds(BUSY, SENDS, micro, ranks_per_processor=1e6) == micro * 3.0
 
 
 def test_one_stage_gains_nothing():
-    assert pipeline_seconds([3.0], [0.0], 4, sharing=2.0) == 12.0
+    assert pipeline_seconds([3.0], [0.0], 4, ranks_per_processor=2.0) == 12.0
 
 
 def test_terms_add_up_and_the_file_keeps_it(tmp_path):
@@ -35,7 +34,7 @@ def test_terms_add_up_and_the_file_keeps_it(tmp_path):
     file = tmp_path / "shared.toml"
     file.write_text(cluster_toml(shared))
     assert load_cluster(str(file)).device.ranks_per_processor == 2.0
-    model = load_model(Namespace(source=LLAMA, batch=None, seq=None))
+    model = load_model(LLAMA)
     alone, together = (
         plan(model, cluster=c, pin="pp=4", micro_batches=4) for c in (cluster, shared)
     )

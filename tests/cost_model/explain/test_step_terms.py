@@ -48,7 +48,7 @@ def test_the_terms_are_the_prediction(model, word, cluster, micro):
     assert sum(t.value for t in step.leaves()) == pytest.approx(step.value, rel=1e-12)
     for number, stage in enumerate(found.stages):
         held = memory_term(found, number)
-        assert {t.name: t.value for t in held.parts} == {n: v for n, v in stage.memory if v}
+        assert {t.name: t.value for t in held.parts} == {n: v for n, v in stage.memory_terms if v}
 
 
 @pytest.mark.parametrize(("word", "cluster"), [*WORDS, ("tp=8", "8xh100")])

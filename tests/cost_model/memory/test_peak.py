@@ -6,45 +6,45 @@ from plait.cost_model.communication.data_parallel import BatchAxes
 from plait.cost_model.execution_model import GENERATED
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.memory.peak import (
-    Waiting,
+    InFlight,
     between_calls,
     memory_terms,
     micro_batches_in_flight,
 )
 from plait.ir.plan.plan import Optimizer
-from plait.ir.plan.schedule import in_flight, one_f_one_b
+from plait.ir.plan.schedule import peak_in_flight, one_f_one_b
 from plait.ir.plan.strategy import parse_strategy
-from plait.ir.plan.workload import Moment, StageBytes
+from plait.ir.plan.workload import PeakPoint, StageBytes
 
 ADAM = Optimizer("adamw", 3, 4)
 SAVED = 100_000
 MOMENTS = (
-    Moment("forward", SAVED, 10, 0, 800, 400),
-    Moment("backward", SAVED, 10, 0, 800, 400),
-    Moment("backward", SAVED // 10, 10, 7200, 800, 400),
-    Moment("accumulate", 0, 800, 7200, 800, 400),
+    PeakPoint("forward", SAVED, 10, 0, 800, 400),
+    PeakPoint("backward", SAVED, 10, 0, 800, 400),
+    PeakPoint("backward", SAVED // 10, 10, 7200, 800, 400),
+    PeakPoint("accumulate", 0, 800, 7200, 800, 400),
 )
 STAGE = StageBytes(
-    held=8000,
-    trained=8000,
-    calls=((800, 10),),
-    saved=SAVED,
-    last=0,
-    moments=MOMENTS,
-    once=0,
-    batch=0,
-    inputs=0,
-    crossing=0,
-    entering=0,
-    item=2,
-    summed={},
+    weight_bytes=8000,
+    trained_bytes=8000,
+    call_weight_bytes=((800, 10),),
+    saved_bytes=SAVED,
+    last_saved_bytes=0,
+    peak_points=MOMENTS,
+    batch_only_bytes=0,
+    batch_copy_bytes=0,
+    batch_input_bytes=0,
+    outgoing_bytes=0,
+    incoming_bytes=0,
+    item_bytes=2,
+    partial_gradient_bytes={},
 )
 CLUSTER = load_cluster("8xh100")
 
 
 def terms(word, stage=STAGE, practice=GENERATED, waiting=1, number=8):
     axes = BatchAxes(parse_strategy(word), CLUSTER)
-    stages = Waiting(waiting, number)
+    stages = InFlight(waiting, number)
     return dict(memory_terms([(stage, axes)], ADAM, practice, stages, CLUSTER.device))
 
 
@@ -61,19 +61,19 @@ def test_full_precision_gradients_take_their_bytes():
 
 
 def test_frozen_weights_have_neither_gradients_nor_states():
-    made = terms("dp=8", replace(STAGE, trained=80))
+    made = terms("dp=8", replace(STAGE, trained_bytes=80))
     assert (made["parameters"], made["gradients"], made["optimizer"]) == (8000, 80, 480)
 
 
 def test_states_spread_over_every_axis_that_repeats_them():
-    stage = replace(STAGE, summed={"cp": 8000})
-    spread = replace(GENERATED, states_over_all=True)
+    stage = replace(STAGE, partial_gradient_bytes={"cp": 8000})
+    spread = replace(GENERATED, shards_replicated_states=True)
     assert terms("zero1=2,cp=4", stage)["optimizer"] == 24000
     assert terms("zero1=2,cp=4", stage, spread)["optimizer"] == 6000
 
 
 def test_what_follows_the_loss_waits_once():
-    stage = replace(STAGE, last=SAVED // 2)
+    stage = replace(STAGE, last_saved_bytes=SAVED // 2)
     assert terms("dp=8", stage, waiting=5)["activations"] == 5 * SAVED // 2 + SAVED // 2
 
 
@@ -81,7 +81,7 @@ def test_gradients_come_when_values_have_gone():
     """All micro-batches wait: no gradient is there before the first backward."""
     made = terms("dp=8", number=1)
     assert (made["gradients"], made["activations"]) == (0, SAVED)
-    light = replace(STAGE, saved=100, moments=(Moment("backward", 100, 10, 0, 800, 400),))
+    light = replace(STAGE, saved_bytes=100, peak_points=(PeakPoint("backward", 100, 10, 0, 800, 400),))
     for number in (1, 8):
         assert terms("dp=8", light, number=number)["gradients"] == 8000
 
@@ -90,15 +90,15 @@ def test_parts_wait_or_have_their_gradients():
     """Beside a part at work others have values of some calls and gradients of the rest, never both."""
     axes = BatchAxes(parse_strategy("dp=8"), CLUSTER)
     alone, twice = (
-        dict(memory_terms([(STAGE, axes)] * n, ADAM, GENERATED, Waiting(1, 1), CLUSTER.device))
+        dict(memory_terms([(STAGE, axes)] * n, ADAM, GENERATED, InFlight(1, 1), CLUSTER.device))
         for n in (1, 2)
     )
     assert (twice["gradients"], twice["activations"]) == (0, 2 * alone["activations"])
-    assert between_calls(STAGE, axes, GENERATED, Waiting(1, 2)).gradients == 8000
+    assert between_calls(STAGE, axes, GENERATED, InFlight(1, 2)).gradients == 8000
 
 
 def test_the_optimizer_may_be_the_worst_moment():
-    light = replace(STAGE, saved=100, moments=(Moment("forward", 100, 10, 0, 800, 400),))
+    light = replace(STAGE, saved_bytes=100, peak_points=(PeakPoint("forward", 100, 10, 0, 800, 400),))
     made = terms("zero1=8", light)
     assert (made["activations"], made["gradients"]) == (0, 8000)
     assert made["communication"] == 8000 + 1000  # a bucket and its sum
@@ -111,7 +111,7 @@ def test_waiting_micro_batches_are_the_schedules():
             for stage in range(stages):
                 after = stages - 1 - stage
                 found = micro_batches_in_flight(after, stages, micro_batches, 1)
-                assert found == in_flight(table, stage)
+                assert found == peak_in_flight(table, stage)
 
 
 def test_interleaving_waits_longer():
@@ -121,6 +121,6 @@ def test_interleaving_waits_longer():
 
 
 def test_host_memory_is_not_endless():
-    assert "beyond host memory" not in terms("dp=8", replace(STAGE, host=10**9))
-    beyond = terms("dp=8", replace(STAGE, host=10**9), waiting=1000.0, number=1000)
+    assert "beyond host memory" not in terms("dp=8", replace(STAGE, host_bytes=10**9))
+    beyond = terms("dp=8", replace(STAGE, host_bytes=10**9), waiting=1000.0, number=1000)
     assert beyond["beyond host memory"] > CLUSTER.device.memory_bytes

@@ -4,7 +4,7 @@ import pytest
 
 from plait.cost_model.pipeline.simulate import StageSeconds, Timeline, simulate_rows
 from plait.ir.errors import UsageError
-from plait.ir.plan.interleave import ROWS, interleaved, zero_bubble
+from plait.ir.plan.interleave import BUILDERS, interleaved, zero_bubble
 
 SIZES = [(2, 4), (4, 4), (4, 16), (8, 16)]
 
@@ -37,7 +37,7 @@ def test_splitting_backwards_never_makes_a_step_longer(stages: int, micro: int) 
     split = simulate_rows(
         zero_bubble(stages, micro, 1), equal({"F": 1.0, "I": 1.2, "W": 0.8}, stages, 1)
     )
-    whole = simulate_rows(ROWS["1f1b"](stages, micro, 1), equal({"F": 1.0, "B": 2.0}, stages, 1))
+    whole = simulate_rows(BUILDERS["1f1b"](stages, micro, 1), equal({"F": 1.0, "B": 2.0}, stages, 1))
     assert split.makespan_seconds <= whole.makespan_seconds + 1e-9
 
 
@@ -51,7 +51,7 @@ def test_uneven_stages_keep_the_rules(name: str) -> None:
         ]
         for s in range(stages)
     ]
-    line = simulate_rows(ROWS[name](stages, micro, chunks), costs)
+    line = simulate_rows(BUILDERS[name](stages, micro, chunks), costs)
     check(line, stages, chunks)
     work = [sum(e.seconds for e in line.events if e.stage == s) for s in range(stages)]
     assert line.makespan_seconds >= max(work)

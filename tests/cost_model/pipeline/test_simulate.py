@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from plait.cost_model.pipeline.simulate import StageSeconds, Task, run, simulate, stage_seconds
+from plait.cost_model.pipeline.simulate import StageSeconds, Task, run_tasks, simulate, stage_seconds
 from plait.ir.errors import UsageError
 from plait.ir.plan.schedule import SCHEDULES, gpipe, one_f_one_b
 
@@ -77,7 +77,7 @@ def test_slower_is_never_sooner() -> None:
 def test_any_tasks_on_any_resources() -> None:
     """A copy between two computations, and a wait for both."""
     a, b, c = ("gpu", 0, ("F", 0)), ("link", 0, ("F", 0)), ("gpu", 1, ("F", 0))
-    spans = run(
+    spans = run_tasks(
         {
             ("gpu", 1): [Task(c, 1.0, (b, a))],
             ("link", 0): [Task(b, 2.0, (a,))],

@@ -6,7 +6,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from plait.ir.capture import execute
-from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.cast import cast_model
 from plait.ir.model import Model
 
 LOW = (torch.float32, torch.bfloat16, torch.float16)
@@ -64,7 +64,7 @@ def tensors(model: Model, batch: Any) -> list[torch.Tensor]:
 
 def run(model: Model, module: torch.nn.Module, batch: Any, **options: Any) -> Any:
     """Execute the float64 form of a traced model on a float64 module's tensors."""
-    return execute(lift_dtypes(model, "float64"), held(module), tensors(model, batch), **options)
+    return execute(cast_model(model, "float64"), held(module), tensors(model, batch), **options)
 
 
 def difference(ours: dict[str, torch.Tensor], module: torch.nn.Module) -> dict[str, float]:

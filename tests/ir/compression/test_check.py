@@ -2,10 +2,10 @@
 
 import pytest
 
-from plait.ir.compression.algorithms.parts import DECODE, fed_back, integers, signs
-from plait.ir.compression.check import check, problems
+from plait.ir.compression.algorithms.building_blocks import DECODE, with_error_feedback, integers, signs
+from plait.ir.compression.check import check, violations
 from plait.ir.compression.lower import lower
-from plait.ir.compression.program import Program
+from plait.ir.compression.program import CompressionProgram
 from plait.ir.compression.registry import ALGORITHMS, PROGRAMS, algorithm, programs
 from plait.ir.compression.stage import (
     AddRef,
@@ -29,16 +29,16 @@ INT4 = integers(4, 128)
 
 
 def gradients(*stages):
-    return Program("p", "gradients", "reduce_scatter", stages)
+    return CompressionProgram("p", "gradients", "reduce_scatter", stages)
 
 
 def weights(*stages):
-    return Program("p", "weights", "all_gather", stages)
+    return CompressionProgram("p", "weights", "all_gather", stages)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_what_is_shipped_is_legal(name):
-    assert list(problems(PROGRAMS[name])) == []
+    assert list(violations(PROGRAMS[name])) == []
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_laws(program, reason):
 
 
 def test_each_way_out_is_legal():
-    check(gradients(*fed_back(INT4, "error"), *SUM))
+    check(gradients(*with_error_feedback(INT4, "error"), *SUM))
     check(gradients(*integers(4, 128, "stochastic"), *SUM))
     check(weights(SubRef("r"), *INT4, AllGather(), *DECODE, AddRef("r")))
     check(gradients(Select(8, remainder="error"), AllToAll(), Reduce()))
 
 
 def test_an_error_fed_back_into_another_state_is_lost():
-    stages = fed_back(INT4, "error")
+    stages = with_error_feedback(INT4, "error")
     with pytest.raises(UsageError, match="its error is lost"):
         check(gradients(*stages[:-1], Residual("other"), *SUM))
 

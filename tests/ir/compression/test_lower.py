@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.ir.compression.identity import uncompressed
-from plait.ir.compression.kernel import Choose, Kernel, Transfer
+from plait.ir.compression.kernel import ScoreVectors, CompressionKernel, MessageTransfer
 from plait.ir.compression.lower import lower, simplify
 from plait.ir.compression.registry import PROGRAMS
 from plait.ir.compression.stage import Hadamard, Quantize, Scale
-from plait.ir.compression.wire import Wire
+from plait.ir.compression.message_format import MessageFormat
 
 SIZES = [(1, 4), (4, 1), (2, 2), (3, 2), (8, 16)]
 
@@ -32,15 +32,15 @@ def test_runs_between_breaks_are_one_kernel_each(name, kernels):
 def test_a_level_of_one_rank_vanishes_with_its_codes():
     across = lower(PROGRAMS["sdp4bit.gradients"], 1, 4)
     inside = lower(PROGRAMS["sdp4bit.gradients"], 4, 1)
-    assert [t.wire.bits for t in across.transfers] == [4]
-    assert [t.wire.bits for t in inside.transfers] == [8]
+    assert [t.message_format.bits for t in across.transfers] == [4]
+    assert [t.message_format.bits for t in inside.transfers] == [8]
     for pipeline in (across, inside):
         assert sum(isinstance(s, Hadamard) for k in pipeline.kernels for s in k.body) == 2
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_one_rank_alone_sends_and_codes_nothing(name):
-    if PROGRAMS[name].result != "send" and "krum" not in name and "zeno" not in name:
+    if PROGRAMS[name].collective != "send" and "krum" not in name and "zeno" not in name:
         pipeline = lower(PROGRAMS[name])
         assert pipeline.transfers == ()
         assert pipeline.sent_bytes(10**6) == 0
@@ -56,17 +56,17 @@ def judge(pipeline):
     """Follows the messages: every step takes what the one before it left. Gives what is left."""
     messages, wire = None, None
     for step in pipeline.steps:
-        if isinstance(step, Kernel):
+        if isinstance(step, CompressionKernel):
             assert step.source == wire
             assert messages is None or messages == step.ranks * step.chunks
             if not step.partial:
                 messages, wire = (step.chunks, step.target) if step.target else (None, None)
                 flat = step.chunks
-        elif isinstance(step, Transfer):
-            assert (step.count, step.wire) == (messages, wire)
+        elif isinstance(step, MessageTransfer):
+            assert (step.count, step.message_format) == (messages, wire)
             assert step.kind != "all_to_all" or step.count % step.size == 0
             messages = step.count * (step.size if step.kind == "all_gather" else 1)
-        elif isinstance(step, Choose):
+        elif isinstance(step, ScoreVectors):
             assert messages is None
             assert flat == step.size
             flat = 1
@@ -82,8 +82,8 @@ def test_what_one_step_leaves_the_next_one_takes(name, sizes):
         pipeline = lower(program, *sizes)
         left = {"all_reduce": ranks, "reduce_scatter": 1, "all_gather": ranks, "send": 1}
         taken = {"all_reduce": ranks, "reduce_scatter": ranks, "all_gather": 1, "send": 1}
-        assert judge(pipeline) == left[program.result]
-        assert pipeline.chunks == taken[program.result]
+        assert judge(pipeline) == left[program.collective]
+        assert pipeline.chunks == taken[program.collective]
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -116,7 +116,7 @@ def test_kernels_of_other_sizes_have_other_names():
 
 def test_published_bits_per_element():
     """4 bits and a scale of 32 per 32, 128, 512 and 2048 elements."""
-    bits = [8 * Wire(4, group).bytes_per_element for group in (32, 128, 512, 2048)]
+    bits = [8 * MessageFormat(4, group).bytes_per_element for group in (32, 128, 512, 2048)]
     assert bits == pytest.approx([5.0, 4.25, 4.0625, 4.015625])
     inner, outer = lower(PROGRAMS["sdp4bit.gradients"], 4, 8).transfers
     elements = 32 * 2**20
@@ -131,7 +131,7 @@ def test_published_bits_per_element():
     tiles=st.integers(1, 20),
 )
 def test_messages_keep_their_alignment(bits, group, tiles):
-    wire = Wire(bits, group)
+    wire = MessageFormat(bits, group)
     elements = tiles * wire.tile
     assert wire.codes_bytes(elements) * 8 == elements * bits
     assert wire.bytes(elements) % 16 == 0
@@ -140,11 +140,11 @@ def test_messages_keep_their_alignment(bits, group, tiles):
 
 def test_states_say_what_becomes_of_them():
     found = {
-        s.name: (s.chunks, s.resharded) for s in lower(PROGRAMS["1-bit-adam.momentum"], 4).states
+        s.name: (s.chunks, s.on_reshard) for s in lower(PROGRAMS["1-bit-adam.momentum"], 4).states
     }
     assert found == {
         "momentum": (4, "kept"),
         "worker_error": (4, "reset"),
         "server_error": (1, "split"),
     }
-    assert all(isinstance(k, Kernel) for k in lower(PROGRAMS["one-bit.gradients"], 2).kernels)
+    assert all(isinstance(k, CompressionKernel) for k in lower(PROGRAMS["one-bit.gradients"], 2).kernels)

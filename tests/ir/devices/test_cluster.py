@@ -59,9 +59,9 @@ def test_a_group_is_inside_a_node_only_when_no_group_leaves_one(stride: int, siz
     )
     leaves = any(len(nodes) > 1 for nodes in groups)
     if leaves:
-        assert NODES.level_for(stride, size).name == "network"
+        assert NODES.slowest_link(stride, size).name == "network"
     elif 8 % block == 0:
-        assert NODES.level_for(stride, size).name == "nvlink"
+        assert NODES.slowest_link(stride, size).name == "nvlink"
 
 
 def test_a_file_says_what_the_types_say(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 
 from plait.ir.capture.execute import run_op
 from plait.ir.capture.literals import decode
-from plait.ir.layout import Factors, Layout, fits, local_factors
-from plait.ir.loops import PLACED
+from plait.ir.layout import Factors, Layout, divides_evenly, local_factors
+from plait.ir.loops import SHARD_AWARE
 from plait.ir.mesh import Mesh
 from plait.ir.model import Function, Op, Ref
-from plait.runtime.comm.sharded_operators import Placed
+from plait.runtime.comm.sharded_operators import ShardedOperators
 
 
 class Ranks:
@@ -131,7 +131,7 @@ def run(local: Function, inputs: dict[int, Ranks], mesh: Mesh) -> dict[int, Rank
 def plain(op: Op, values, mesh: Mesh) -> list[Ranks]:
     """One operator, once for every set of ranks whose operands are equal."""
     operands = {value: values[value] for value in op.operands()}
-    if op.target in PLACED:
+    if op.target in SHARD_AWARE:
         return placed(op, operands, mesh)
     sizes = [
         max((v.mesh[axis] for v in operands.values()), default=1) for axis in range(len(mesh.axes))
@@ -197,7 +197,7 @@ class Meeting:
         return seen
 
 
-class Rank(Placed):
+class Rank(ShardedOperators):
     """One rank of a lockstep run, as operators of shards see it."""
 
     def __init__(self, meeting: Meeting, rank: int):
@@ -205,7 +205,7 @@ class Rank(Placed):
         self.meeting, self.rank = meeting, rank
         self.sizes = {axis.name: axis.size for axis in mesh.axes}
         names = [axis.name for axis in mesh.axes]
-        self.places = dict(zip(names, mesh.coordinate(rank), strict=True))
+        self.coordinates = dict(zip(names, mesh.coordinate(rank), strict=True))
 
     def group(self, axis):
         groups = self.meeting.mesh.groups((self.meeting.mesh.index(axis),))
@@ -223,7 +223,7 @@ class Rank(Placed):
             x = torch.stack([seen[r] for r in self.group(axis)]).amax(0)
         return x
 
-    def exchange(self, x, axis, sent, received):
+    def exchange_rows(self, x, axis, sent, received):
         seen = self.meeting.bring(self.rank, x.split(sent))
         group = self.group(axis)
         rows = [seen[r][group.index(self.rank)] for r in group]
@@ -233,7 +233,7 @@ class Rank(Placed):
 
 def divides(known, option, ways, size) -> bool:
     """Whether a further axis can split what the option splits."""
-    return all(known.parts[c[0]][c[1]] % (ways.get(c, 1) * size) == 0 for c in option.cuts)
+    return all(known.loop_factors[c[0]][c[1]] % (ways.get(c, 1) * size) == 0 for c in option.splits)
 
 
 def random_choices(axes, mesh: Mesh, rng):
@@ -245,7 +245,7 @@ def random_choices(axes, mesh: Mesh, rng):
         for axis in mesh.axes:
             usable = [i for i, o in enumerate(known.options) if divides(known, o, ways, axis.size)]
             number = rng.choice(usable)
-            for cut in known.options[number].cuts:
+            for cut in known.options[number].splits:
                 ways[cut] = ways.get(cut, 1) * axis.size
             picked.append(number)
         choices.append(tuple(picked))
@@ -258,5 +258,5 @@ def random_layout(axes, value: int, floating: bool, mesh: Mesh, rng):
         states = ["R", *(["P"] if floating else [])]
         states += [(d, p) for d, parts in enumerate(axes.factors[value]) for p in range(len(parts))]
         layout = tuple(rng.choice(states) for _ in mesh.axes)
-        if fits(axes.factors[value], layout, mesh):
+        if divides_evenly(axes.factors[value], layout, mesh):
             return layout

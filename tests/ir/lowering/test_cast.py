@@ -3,7 +3,7 @@
 import pytest
 
 from plait.ir.errors import UsageError
-from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.cast import cast_model
 from plait.ir.model import Function, Input, Model, ModelInput, Op, Output, Parameter, Ref
 from plait.ir.tensor import TensorType
 
@@ -27,9 +27,9 @@ def model(low: TensorType, wide: TensorType, cast: str) -> Model:
 
 def test_every_float_type_and_cast_is_lifted() -> None:
     double = TensorType((2,), "float64")
-    assert lift_dtypes(model(LOW, WIDE, "float32"), "float64") == model(double, double, "float64")
+    assert cast_model(model(LOW, WIDE, "float32"), "float64") == model(double, double, "float64")
 
 
 def test_integers_are_no_precision() -> None:
     with pytest.raises(UsageError, match="int32"):
-        lift_dtypes(model(LOW, WIDE, "float32"), "int32")
+        cast_model(model(LOW, WIDE, "float32"), "int32")

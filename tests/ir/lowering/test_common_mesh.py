@@ -6,12 +6,12 @@ import random
 import pytest
 import torch
 
-from plait.ir.layout import fits
-from plait.ir.lowering.common_mesh import Lying, grid, lift, passage
+from plait.ir.layout import divides_evenly
+from plait.ir.lowering.common_mesh import TensorLayout, common_mesh, lift_layout, resharding
 from plait.ir.mesh import Mesh
 from plait.ir.plan.strategy import parse_strategy
 from plait.ir.tensor import TensorType
-from plait.runtime.comm.slicing import piece
+from plait.runtime.comm.slicing import local_shard
 
 
 def mesh(word: str) -> Mesh:
@@ -30,29 +30,29 @@ def mesh(word: str) -> Mesh:
     ],
 )
 def test_axes_are_named_by_what_they_are(words, expected):
-    assert str(grid([mesh(w) for w in words])) == expected
+    assert str(common_mesh([mesh(w) for w in words])) == expected
 
 
 def test_meshes_without_a_common_grid():
-    assert grid([mesh("dp=2,tp=3"), mesh("dp=3,tp=2")]) is None
+    assert common_mesh([mesh("dp=2,tp=3"), mesh("dp=3,tp=2")]) is None
 
 
 def test_names_stay_apart():
-    made = grid([mesh("dp=8"), mesh("dp=2,tp=4"), mesh("dp=4,tp=2")])
+    made = common_mesh([mesh("dp=8"), mesh("dp=2,tp=4"), mesh("dp=4,tp=2")])
     assert made is not None
     assert len({axis.name for axis in made.axes}) == len(made.axes) == 3
 
 
 def test_a_cut_over_one_axis_is_a_cut_over_its_parts():
-    onto = grid([mesh("dp=4"), mesh("dp=2,tp=2")])
+    onto = common_mesh([mesh("dp=4"), mesh("dp=2,tp=2")])
     assert onto is not None
-    assert lift(((0, 0),), mesh("dp=4"), onto) == ((0, 0), (0, 0))
-    assert lift(((0, 0), "P"), mesh("dp=2,tp=2"), onto) == ((0, 0), "P")
+    assert lift_layout(((0, 0),), mesh("dp=4"), onto) == ((0, 0), (0, 0))
+    assert lift_layout(((0, 0), "P"), mesh("dp=2,tp=2"), onto) == ((0, 0), "P")
 
 
-def run(source: Lying, target: Lying, onto: Mesh, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+def run(source: TensorLayout, target: TensorLayout, onto: Mesh, parts: list[torch.Tensor]) -> list[torch.Tensor]:
     """The steps of a passage on whole tensors: what every rank holds stands for its piece."""
-    way = passage(source, target, onto)
+    way = resharding(source, target, onto)
     assert way is not None
     for step in way.steps:
         total = {}
@@ -69,17 +69,17 @@ def run(source: Lying, target: Lying, onto: Mesh, parts: list[torch.Tensor]) -> 
 def test_random_passages_keep_the_value():
     """Sums are followed exactly; the cuts must be those of the wanted layout."""
     random.seed(0)
-    onto = grid([mesh("dp=4"), mesh("dp=2,tp=2")])
+    onto = common_mesh([mesh("dp=4"), mesh("dp=2,tp=2")])
     assert onto is not None
     states = ["R", "P", (0, 0), (1, 0)]
     kind, factors = TensorType((8, 8), "float64"), ((8,), (8,))
     whole = torch.randn(8, 8, dtype=torch.float64)
     count = 0
     for before, after in itertools.product(itertools.product(states, repeat=2), repeat=2):
-        if not (fits(factors, before, onto) and fits(factors, after, onto)):
+        if not (divides_evenly(factors, before, onto) and divides_evenly(factors, after, onto)):
             continue
-        source, target = Lying(kind, factors, before), Lying(kind, factors, after)
-        way = passage(source, target, onto)
+        source, target = TensorLayout(kind, factors, before), TensorLayout(kind, factors, after)
+        way = resharding(source, target, onto)
         assert way is not None
         assert way.steps == () if before == after else way.steps[-1].after == after
         shares = 1
@@ -91,20 +91,20 @@ def test_random_passages_keep_the_value():
             left *= axis.size if state == "P" else 1
         for rank in range(onto.size):
             place = onto.coordinate(rank)
-            got = piece(made[rank] * left, factors, after, onto, place)
-            assert torch.allclose(got, piece(whole, factors, after, onto, place))
+            got = local_shard(made[rank] * left, factors, after, onto, place)
+            assert torch.allclose(got, local_shard(whole, factors, after, onto, place))
         count += 1
     assert count > 200
 
 
 def test_factors_of_two_functions_meet():
     onto = mesh("dp=2")
-    fine = Lying(TensorType((8, 6), "float32"), ((2, 4), (6,)), ((0, 0),))
-    coarse = Lying(TensorType((8, 6), "float32"), ((8,), (2, 3)), ((0, 0),))
-    way = passage(fine, coarse, onto)
+    fine = TensorLayout(TensorType((8, 6), "float32"), ((2, 4), (6,)), ((0, 0),))
+    coarse = TensorLayout(TensorType((8, 6), "float32"), ((8,), (2, 3)), ((0, 0),))
+    way = resharding(fine, coarse, onto)
     assert way is not None
     assert (way.factors, way.steps) == (((2, 4), (2, 3)), ())
-    inner = Lying(TensorType((8, 6), "float32"), ((2, 4), (6,)), ((0, 1),))
-    back = passage(inner, coarse, onto)
+    inner = TensorLayout(TensorType((8, 6), "float32"), ((2, 4), (6,)), ((0, 1),))
+    back = resharding(inner, coarse, onto)
     assert back is not None
     assert [s.kind for s in back.steps] == ["all_to_all"]

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from plait.ir.capture import trace
 from plait.ir.capture.execute import run_ops
-from plait.ir.lowering.linearize import step_of, units
+from plait.ir.lowering.linearize import linearize, units
 from plait.ir.verify import verify_function
 
 
@@ -32,9 +32,9 @@ def model():
 def test_run_alone_it_makes_loss_gradients_and_buffers(model):
     torch.manual_seed(0)
     module, x = Twice(), torch.randn(6, 4)
-    step = step_of(model)
+    step = linearize(model)
     held = {n: t.detach().clone() for n, t in (*module.named_parameters(), *module.named_buffers())}
-    values = {v: held[n] for v, n in step.held.items()} | {v: x for v in step.batch}
+    values = {v: held[n] for v, n in step.state_tensors.items()} | {v: x for v in step.batch}
     values |= {v: torch.full(step.types[v].shape, n) for v, n in step.fills.items()}
     wanted = [step.loss, *step.gradients.values(), *step.updates.values()]
     made = run_ops(step.ops, values, wanted)
@@ -48,8 +48,8 @@ def test_run_alone_it_makes_loss_gradients_and_buffers(model):
 
 
 def test_every_value_is_made_once_and_before_it_is_read(model):
-    step = step_of(model)
-    given = {*step.held, *step.batch, *step.keys, *step.fills}
+    step = linearize(model)
+    given = {*step.state_tensors, *step.batch, *step.keys, *step.fills}
     for op in step.ops:
         assert given.issuperset(op.operands())
         assert given.isdisjoint(op.results)
@@ -58,18 +58,18 @@ def test_every_value_is_made_once_and_before_it_is_read(model):
 
 
 def test_what_leads_nowhere_is_left_out_and_views_are_no_units(model):
-    step = step_of(model)
+    step = linearize(model)
     assert not any(op.target == "aten.exp.default" for op in step.ops)
     names = [unit.name for unit in units(step, model)]
-    views = [m for m in step.marks if m.view]
+    views = [m for m in step.origins if m.view]
     assert views
     assert len(names) == len(model.parameters) * 2 + len(step.ops) - len(views)
 
 
 def test_a_view_is_the_memory_of_what_it_looks_at(model):
-    step = step_of(model)
+    step = linearize(model)
     roots = step.roots()
-    for op, mark in zip(step.ops, step.marks, strict=True):
+    for op, mark in zip(step.ops, step.origins, strict=True):
         for result in op.results:
             if result >= 0:
                 assert (roots[result] == result) == (not mark.view)

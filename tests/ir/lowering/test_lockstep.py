@@ -8,7 +8,7 @@ import torch
 from plait.ir.analysis.axes import analyse
 from plait.ir.capture.execute import run_ops
 from plait.ir.loops import OPERATORS, loops
-from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.cast import cast_model
 from plait.ir.lowering.localize import Boundary, localize
 from plait.ir.mesh import Axis, Mesh
 from plait.tests.ir.lowering import lockstep
@@ -96,7 +96,7 @@ class Whole:
 
 def prove(model, trials):
     rng, generator = random.Random(0), torch.Generator().manual_seed(0)
-    for function in lift_dtypes(model, "float64").functions:
+    for function in cast_model(model, "float64").functions:
         whole = Whole(function, generator)
         for trial in range(trials):
             whole.check(MESHES[trial % len(MESHES)], rng)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from plait.ir.capture.operators.elementary import OPS
-from plait.ir.capture.operators.shard_offsets import whole_index
+from plait.ir.capture.operators.shard_offsets import full_index
 from plait.tests.ir.ops.drawn import F64, below, of, real
 from plait.tests.ir.ops.pieces import Sample
 
@@ -114,7 +114,7 @@ def _attention(
     q, k, v, upper = real(b, n, s, d), real(b, g, t, d), real(b, g, t, e), real(b, n, s, e)
     mask = None if bias is None else real(*bias)
     key = torch.tensor([12345, 0]) if p else None
-    rest = (causal, 0.5, p, 7, whole_index((b, n, s, t)) if p else (), (), ())
+    rest = (causal, 0.5, p, 7, full_index((b, n, s, t)) if p else (), (), ())
     out, logsumexp = OPS.attention(q, k, v, mask, key, *rest)
     saved = (upper, q, k, v, mask, key, out, logsumexp, *rest)
     made = [
@@ -157,8 +157,8 @@ OURS = [
     *_attention((4, 2), bias=(1, 4, 6, 4)),
     *_attention((4, 2), bias=(1, 4, 1, 1), p=0.4),
     *_attention((6, 2), causal=True, p=0.3),
-    of("plait.dropout.default", real(4, 6, 2), KEY, 0.4, 3, whole_index((4, 6, 2))),
-    of("plait.dropout.default", real(4, 1), KEY, 0.4, 3, whole_index((4, 1))),
+    of("plait.dropout.default", real(4, 6, 2), KEY, 0.4, 3, full_index((4, 6, 2))),
+    of("plait.dropout.default", real(4, 1), KEY, 0.4, 3, full_index((4, 1))),
     *_cross_entropy(),
     *_experts(8, 2, 4),
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plait.ir.analysis.axes import Axes, Option, analyse
+from plait.ir.analysis.axes import Axes, OpStrategy, analyse
 from plait.ir.capture.literals import decode, encode, tensor_type
 from plait.ir.capture.resolve import resolve
 from plait.ir.layout import Factors
@@ -103,7 +103,7 @@ def parted(case: Case, loop: str, ways: int) -> dict[int, Factors]:
     return found
 
 
-def split_over(case: Case, option: Option, axes: Axes, ways: int) -> list[Tensor | None]:
+def split_over(case: Case, option: OpStrategy, axes: Axes, ways: int) -> list[Tensor | None]:
     """The results put together from the shards of an operator split so, as the local form runs."""
     function, mesh = alone(case), Mesh((Axis("a", ways),))
     outputs = [s for s, v in zip(option.outputs, case.op.results, strict=True) if v >= 0]
@@ -130,13 +130,13 @@ def split_over(case: Case, option: Option, axes: Axes, ways: int) -> list[Tensor
     return [joined.get(v) for v in case.op.results]
 
 
-def options(case: Case, loop: str, ways: int, inner: bool) -> list[tuple[Option, Axes]]:
+def options(case: Case, loop: str, ways: int, inner: bool) -> list[tuple[OpStrategy, Axes]]:
     """The options that split this loop: in blocks, or its inner part."""
     size = case.declared.size(loop) if case.declared else 1
     known = parted(case, loop, ways) if inner and size > ways else {}
     axes = analyse(alone(case), known)
     part = 1 if known else 0
-    return [(o, axes) for o in axes.ops[0].options if o.cuts == ((loop, part),)]
+    return [(o, axes) for o in axes.ops[0].options if o.splits == ((loop, part),)]
 
 
 def summed(case: Case, group: tuple[int, ...], seed: int) -> list[Tensor | None]:

@@ -39,7 +39,7 @@ def test_pairs_of_loops_give_the_whole(sample: Sample) -> None:
         paired = [o for o in axes.ops[0].options if o.partner is not None]
         assert paired
         for option in paired:
-            _same(split_over(found, option, axes, 2), found, str(option.cuts))
+            _same(split_over(found, option, axes, 2), found, str(option.splits))
 
 
 def _check(found: Case, loop: str, ways: int, inner: bool) -> None:

@@ -52,13 +52,13 @@ def test_batch_splits(named: tuple[str, Model]) -> None:
 def _whole_along_batch(function: Function, batch: int) -> set[str]:
     axes = analyse(function)
     first = next(i for i in function.activations() if i.name.startswith("x"))
-    (atom,) = axes.atoms[first.value][0]
+    (atom,) = axes.factor_ids[first.value][0]
     assert axes.sizes[atom] == batch
     found = set()
     for op, known in zip(function.ops, axes.ops, strict=True):
         values = (*op.operands(), *(r for r in op.results if r >= 0))
-        touched = any(atom in dim for value in values for dim in axes.atoms[value])
-        if touched and all(option.atom != atom for option in known.options):
+        touched = any(atom in dim for value in values for dim in axes.factor_ids[value])
+        if touched and all(option.factor_id != atom for option in known.options):
             found.add(op.target)
     return found
 

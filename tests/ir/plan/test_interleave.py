@@ -8,12 +8,12 @@ import pytest
 
 from plait.ir.errors import UsageError
 from plait.ir.plan.interleave import (
-    ROWS,
-    Rows,
-    held_pieces,
-    in_flight,
+    BUILDERS,
+    ScheduleRows,
+    in_flight_by_chunk,
+    peak_in_flight,
     interleaved,
-    lift,
+    as_rows,
     verify_rows,
     zero_bubble,
 )
@@ -22,13 +22,13 @@ from plait.ir.plan.schedule import one_f_one_b
 SIZES = [(2, 2, 1), (2, 4, 2), (4, 8, 1), (4, 8, 2), (4, 12, 3), (3, 6, 2), (4, 3, 2), (8, 16, 2)]
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_random_sizes_run(name: str) -> None:
     rng = random.Random(0)
     for _ in range(40):
         stages, rounds = rng.randint(1, 8), rng.randint(1, 4)
         chunks = rng.randint(1, 4) if name in ("interleaved", "zero-bubble") else 1
-        verify_rows(ROWS[name](stages, stages * rounds, chunks))
+        verify_rows(BUILDERS[name](stages, stages * rounds, chunks))
 
 
 @pytest.mark.parametrize(("stages", "micro", "chunks"), SIZES)
@@ -69,7 +69,7 @@ def torchs(name: str, stages: int, micro: int, chunks: int) -> list[list[tuple[s
 
 @pytest.mark.parametrize(("stages", "micro"), [(1, 3), (2, 2), (4, 8), (5, 10)])
 def test_one_chunk_is_one_f_one_b(stages: int, micro: int) -> None:
-    plain = lift(one_f_one_b(stages, micro))
+    plain = as_rows(one_f_one_b(stages, micro))
     assert interleaved(stages, micro, 1) == plain
     joined = tuple(
         tuple(("B" if kind == "I" else kind, c, m) for kind, c, m in row if kind != "W")
@@ -81,15 +81,15 @@ def test_one_chunk_is_one_f_one_b(stages: int, micro: int) -> None:
 @pytest.mark.parametrize(("stages", "micro"), [(2, 4), (4, 8), (8, 16)])
 def test_zero_bubble_holds_no_more_than_1f1b(stages: int, micro: int) -> None:
     rows = zero_bubble(stages, micro, 1)
-    assert {in_flight(rows, stage) for stage in range(stages)} <= {stages}
-    assert in_flight(rows, 0) == stages
+    assert {peak_in_flight(rows, stage) for stage in range(stages)} <= {stages}
+    assert peak_in_flight(rows, 0) == stages
 
 
 @pytest.mark.parametrize(("stages", "micro", "chunks"), [(4, 8, 2), (4, 16, 3), (8, 16, 2)])
 def test_interleaved_holds_the_warm_up_and_one(stages: int, micro: int, chunks: int) -> None:
     rows = interleaved(stages, micro, chunks)
     for stage in range(stages):
-        assert in_flight(rows, stage) == (chunks - 1) * stages + 2 * (stages - 1 - stage) + 1
+        assert peak_in_flight(rows, stage) == (chunks - 1) * stages + 2 * (stages - 1 - stage) + 1
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_interleaved_holds_the_warm_up_and_one(stages: int, micro: int, chunks: 
         (((("F", 1, 0), ("F", 0, 0), ("B", 1, 0), ("B", 0, 0)),), "waits for ever before F10"),
     ],
 )
-def test_broken_rows_are_refused(rows: Rows, says: str) -> None:
+def test_broken_rows_are_refused(rows: ScheduleRows, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         verify_rows(rows)
 
@@ -113,7 +113,7 @@ def test_micro_batches_must_fill_rounds() -> None:
     ):
         interleaved(3, 7, 2)
     with pytest.raises(UsageError, match="gpipe has one chunk per stage, not 2"):
-        ROWS["gpipe"](2, 2, 2)
+        BUILDERS["gpipe"](2, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_pieces_that_are_held_are_those_of_the_rows(stages: int, rounds: int, ch
         for kind, chunk, _ in rows[stage]:
             held[chunk] += 1 if kind == "F" else -1
             met.add(tuple(held))
-        found = held_pieces(stages, stage, stages * rounds, chunks)
+        found = in_flight_by_chunk(stages, stage, stages * rounds, chunks)
         assert set(found) <= met
         for one in met:
             assert any(all(a <= b for a, b in zip(one, other, strict=True)) for other in found)
-        assert max(map(sum, found)) == in_flight(rows, stage)
+        assert max(map(sum, found)) == peak_in_flight(rows, stage)

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from plait.ir.errors import UsageError
-from plait.ir.plan.schedule import SCHEDULES, Table, gpipe, in_flight, one_f_one_b, verify_schedule
+from plait.ir.plan.schedule import SCHEDULES, ScheduleTable, gpipe, peak_in_flight, one_f_one_b, verify_schedule
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -18,10 +18,10 @@ def test_random_sizes_run(name: str) -> None:
 @pytest.mark.parametrize(("stages", "micro"), [(1, 1), (2, 1), (4, 2), (4, 8), (5, 5), (8, 3)])
 def test_micro_batches_in_flight(stages: int, micro: int) -> None:
     table = one_f_one_b(stages, micro)
-    assert [in_flight(table, s) for s in range(stages)] == [
+    assert [peak_in_flight(table, s) for s in range(stages)] == [
         min(stages - s, micro) for s in range(stages)
     ]
-    assert {in_flight(gpipe(stages, micro), s) for s in range(stages)} == {micro}
+    assert {peak_in_flight(gpipe(stages, micro), s) for s in range(stages)} == {micro}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_micro_batches_in_flight(stages: int, micro: int) -> None:
         (((("F", 0), ("B", 0)), (("F", 0), ("X", 0))), "stage 1 does not"),
     ],
 )
-def test_broken_tables_are_refused(table: Table, says: str) -> None:
+def test_broken_tables_are_refused(table: ScheduleTable, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         verify_schedule(table)
 

@@ -7,7 +7,7 @@ import pytest
 
 from plait.ir.errors import FileError, UsageError
 from plait.ir.files import dump, load
-from plait.ir.plan.flat_shard import Flat
+from plait.ir.plan.flat_shard import FlatShard
 from plait.ir.plan.strategy import ROLES, Strategy, parse_strategy
 from plait.planner.pins import parse_pin
 
@@ -32,7 +32,7 @@ def test_a_word_is_read_as_it_is_printed(word):
 def test_a_fraction_is_in_lowest_terms_and_changes_nothing_else():
     found, whole = parse_strategy("dp=2, zero3=8@6/8"), parse_strategy("dp=2,zero3=8")
     assert found.fraction == (3, 4)
-    assert (found.mesh, found.devices, found.inside) == (whole.mesh, whole.devices, whole.inside)
+    assert (found.mesh, found.devices, found.model_axes) == (whole.mesh, whole.devices, whole.model_axes)
     assert found != whole
     assert str(parse_pin("embed:zero3=4@1/2").strategy) == "zero3=4@1/2"
 
@@ -86,7 +86,7 @@ def _reads(word: str) -> bool:
 @pytest.mark.parametrize("ways", [(2, 1, 1), (4, 1, 1), (3, 2, 1), (2, 1, 3), (2, 2, 2)])
 def test_every_element_lies_in_as_many_places_as_it_should(ways, fraction):
     for elements in (0, 1, 2, 3, 5, 8, 24, 97):
-        flat = Flat(elements, ways, fraction)
+        flat = FlatShard(elements, ways, fraction)
         places = list(product(*map(range, ways)))
         for cuts in range(4):
             found = [0] * elements
@@ -95,9 +95,9 @@ def test_every_element_lies_in_as_many_places_as_it_should(ways, fraction):
                     for element in range(first, last):
                         found[element] += 1
             copies = prod(ways) // prod(ways[:cuts])
-            assert found[: flat.sharded] == [copies] * min(flat.sharded, elements)
+            assert found[: flat.sharded_elements] == [copies] * min(flat.sharded_elements, elements)
             copies *= ways[0] if cuts else 1
-            assert found[flat.sharded :] == [copies] * max(elements - flat.sharded, 0)
+            assert found[flat.sharded_elements :] == [copies] * max(elements - flat.sharded_elements, 0)
         over, under = fraction
         exact = elements * (under - over + over / ways[0]) / under
-        assert abs(flat.kept - exact) <= prod(ways)
+        assert abs(flat.local_elements - exact) <= prod(ways)

@@ -4,28 +4,28 @@ import pytest
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
-from plait.ir.lowering.chunk import finer_axes
-from plait.ir.lowering.localize import SPLIT
+from plait.ir.lowering.chunk import refine_axes
+from plait.ir.lowering.localize import CHUNK
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
-from plait.planner.pricing.function_prices import Entries
+from plait.planner.pricing.function_prices import FunctionPrices
 from plait.tests import zoo
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def entries(request):
     module, batch = getattr(zoo, request.param)(2, batch=8, seq=16)
-    return Entries(trace(module.train(), batch), load_cluster("local:8"))
+    return FunctionPrices(trace(module.train(), batch), load_cluster("local:8"))
 
 
 def test_heads_run_in_pieces_of_tokens_and_layers_in_pieces_of_samples(entries):
-    divider, repeated = entries.divider, [c.function for c in entries.model.calls]
+    chunker, repeated = entries.chunker, [c.function for c in entries.model.calls]
     for function in entries.model.functions:
         if function.differentiable:
             attends = any("attention" in op.target for op in function.ops)
-            assert divider.by_tokens(function) is not attends, function.name
+            assert chunker.by_tokens(function) is not attends, function.name
         else:
-            assert divider.by_tokens(function) is None
+            assert chunker.by_tokens(function) is None
     assert len(repeated) > len(entries.functions)
 
 
@@ -35,11 +35,11 @@ def test_pieces_do_not_talk_to_each_other(entries, word):
     for function in entries.model.functions:
         sharding = entries.sharding(function.name, strategy, 1)
         form = sharding.form(entries.flow.axes[function.name])
-        made = entries.divider.pieces(function, form, 2)
+        made = entries.chunker.chunk(function, form, 2)
         if made is None:
             continue
         local, whole = made.local, form.local(function)
-        over = [op for op in local.ops if op.target.startswith("comm.") and SPLIT in op.args]
+        over = [op for op in local.ops if op.target.startswith("comm.") and CHUNK in op.args]
         assert all(op.target in ("comm.cut", "comm.share") for op in over)
         assert sum(t.bytes for t in local.types) < sum(t.bytes for t in whole.types)
 
@@ -50,15 +50,15 @@ def test_heads_of_cut_tokens_are_divided_inside_the_devices_parts(entries):
     sharding = entries.sharding(head.name, parse_strategy("tp=4,sp"), 1)
     axes = entries.flow.axes[head.name]
     form = sharding.form(axes)
-    division = entries.divider.pieces(head, form, 4).division
+    division = entries.chunker.chunk(head, form, 4).chunking
     assert division.outer == 4
-    finer = finer_axes(head, axes, dict(division.places), division.outer)
-    for value, (dim, part) in division.places:
+    finer = refine_axes(head, axes, dict(division.value_shards), division.outer)
+    for value, (dim, part) in division.value_shards:
         assert finer.factors[value][dim][part : part + 2] == (
             4,
             axes.factors[value][dim][part] // 4,
         )
-    assert entries.divider.pieces(head, form, 8) is None  # 16 tokens are 4 x 4
+    assert entries.chunker.chunk(head, form, 8) is None  # 16 tokens are 4 x 4
 
 
 def worst(cost):
@@ -68,8 +68,8 @@ def worst(cost):
 
 def test_pieces_lower_the_peak_at_little_time(entries):
     for ways in ("split 2", "split 4"):
-        keep = entries.entry("exit", (), 8, "keep").cost
-        made = entries.entry("exit", (), 8, ways).cost
+        keep = entries.call_price("exit", (), 8, "keep").cost
+        made = entries.call_price("exit", (), 8, ways).cost
         assert made.saved_bytes == 0
         assert worst(made) < worst(keep)
         assert made.forward.flops == pytest.approx(keep.forward.flops, rel=1e-4)
@@ -80,7 +80,7 @@ def test_host_memory_limits_what_waits_there(entries):
     cluster = load_cluster("8xh100")
     asked = PlanOptions(memory_actions=("offload",), micro_batches=1)
     made = plan(entries.model, cluster, asked)
-    waiting = {x.memory for x in made.layers if not x.once}
+    waiting = {x.memory for x in made.layers if not x.batch_only}
     assert waiting <= {"offload", "keep"}
     assert "offload" in waiting
     assert 0 < max(s.host_bytes for s in made.stages) <= cluster.device.host_memory_bytes

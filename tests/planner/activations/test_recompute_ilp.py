@@ -7,11 +7,11 @@ import pytest
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
-from plait.ir.lowering.forward_backward import made_by, split
-from plait.ir.plan.plan import ENDS
+from plait.ir.lowering.forward_backward import produced_values, partition
+from plait.ir.plan.plan import BASIC_ACTIONS
 from plait.planner import PlanOptions, plan
-from plait.planner.activations.recompute_ilp import select
-from plait.planner.pricing.function_prices import Entries
+from plait.planner.activations.recompute_ilp import select_saved
+from plait.planner.pricing.function_prices import FunctionPrices
 from plait.tests import zoo
 
 
@@ -23,16 +23,16 @@ def model(request):
 
 def layer_table(model):
     (name, _), *_ = Counter(call.function for call in model.calls).most_common()
-    entries = Entries(model, load_cluster("local:1"))
-    assert entries.entry(name, (), model.batch, "keep") is not None
-    return entries.table_of(name, (), model.batch).costs
+    entries = FunctionPrices(model, load_cluster("local:1"))
+    assert entries.call_price(name, (), model.batch, "keep") is not None
+    return entries.table(name, (), model.batch).costs
 
 
 def cost(table, variant):
     """Seconds of the forward operators that backward runs again, and the bytes that wait."""
     local = table.locals[1]
-    pieces = split(local, variant)
-    again = [op for op in pieces.backward if made_by((op,)) & made_by(local.forward_ops)]
+    pieces = partition(local, variant)
+    again = [op for op in pieces.backward if produced_values((op,)) & produced_values(local.forward_ops)]
     seconds = sum(table.pricer.op(local, op).seconds for op in again)
     return seconds, sum(local.types[v].bytes for v in {table.roots[v] for v in pieces.saved})
 
@@ -40,7 +40,7 @@ def cost(table, variant):
 def test_more_bytes_are_never_slower_and_the_ends_are_the_ends(model):
     table = layer_table(model)
     keep, again = cost(table, "keep"), cost(table, "recompute")
-    found = [cost(table, select(table, part)) for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    found = [cost(table, select_saved(table, part)) for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
     for part, (_, size) in zip((0.0, 0.25, 0.5, 0.75, 1.0), found, strict=True):
         assert size <= again[1] + part * (keep[1] - again[1]) + 1
     seconds = [s for s, _ in found]
@@ -53,12 +53,12 @@ def test_more_bytes_are_never_slower_and_the_ends_are_the_ends(model):
 def test_no_small_set_is_cheaper(model):
     """Every set of up to two more values than the inputs, within the bytes."""
     table = layer_table(model)
-    local = table.locals[1]
-    best_seconds, _ = cost(table, select(table, 0.2))
+    local = table.local_functions[1]
+    best_seconds, _ = cost(table, select_saved(table, 0.2))
     least, most = cost(table, "recompute")[1], cost(table, "keep")[1]
     budget = least + 0.2 * (most - least)
     roots = sorted(
-        {table.roots[v] for v in made_by(local.forward_ops)} & made_by(local.forward_ops)
+        {table.roots[v] for v in produced_values(local.forward_ops)} & produced_values(local.forward_ops)
     )
     for count in (1, 2):
         for chosen in combinations(roots, count):
@@ -72,7 +72,7 @@ def test_a_tight_budget_is_met_by_saving_a_part(model):
     least = plan(model, cluster, PlanOptions(memory_actions=("recompute",), micro_batches=1))
     budget = (free.stages[0].peak_bytes * 2 + least.stages[0].peak_bytes) // 3
     whole = least.prediction.step_seconds
-    asked = PlanOptions(memory_actions=ENDS, memory_bytes=budget, micro_batches=1)
+    asked = PlanOptions(memory_actions=BASIC_ACTIONS, memory_bytes=budget, micro_batches=1)
     made = plan(model, cluster, asked)
     assert made.stages[0].peak_bytes <= budget
     assert free.prediction.step_seconds < made.prediction.step_seconds < whole

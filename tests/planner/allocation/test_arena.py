@@ -8,12 +8,12 @@ from msgspec.structs import replace
 
 from plait.ir.plan.allocation import Buffer
 from plait.planner.allocation.arena import branch, pack
-from plait.planner.allocation.arena.constraint import constrained
+from plait.planner.allocation.arena.constraint import solve_constrained
 from plait.planner.allocation.arena.greedy import first_fit, orders
 from plait.planner.allocation.arena.judge import height
 from plait.planner.allocation.arena.portfolio import Switches
 from plait.planner.allocation.arena.sections import sections
-from plait.tests.planner.memory.draw import beyond_live_bytes, guillotine, small
+from plait.tests.planner.allocation.draw import beyond_live_bytes, guillotine, small
 
 PLAIN = Switches(
     bounded=False, splitting=False, by_failures=False, constrained=False, rules=(branch.LOWEST,)
@@ -65,7 +65,7 @@ def test_bounds_above_live_bytes_are_proved(switches):
     for buffers in beyond_live_bytes()[: None if switches.bounded else 2]:
         made = pack(buffers, switches=switches)
         assert made.status == "optimal"
-        assert made.bound_bytes == sections(buffers).bound() + 1
+        assert made.lower_bound_bytes == sections(buffers).bound() + 1
         assert height(buffers, made.offsets) == made.peak_bytes
         assert pack(buffers, made.peak_bytes - 1, switches=switches).status == "infeasible"
 
@@ -88,10 +88,10 @@ def test_constraint_solver_agrees():
     for buffers in [*beyond_live_bytes(), *(small(Random(seed)) for seed in range(2000, 2020))]:
         cut, peak = sections(buffers), pack(buffers).peak_bytes
         hint = first_fit(cut.size, cut.first, cut.last, orders(cut)[0])
-        state, offsets = constrained(cut, peak, 1, hint, 10.0)
+        state, offsets = solve_constrained(cut, peak, 1, hint, 10.0)
         assert state == branch.FOUND
         assert height(buffers, offsets.tolist()) <= peak
-        assert constrained(cut, peak - 1, 1, hint, 10.0)[0] == branch.NONE
+        assert solve_constrained(cut, peak - 1, 1, hint, 10.0)[0] == branch.NONE
 
 
 def test_same_input_same_packing():

@@ -9,9 +9,9 @@ import pytest
 from plait.benchmarks.shapes import DEEPSEEK_V3_LAYER, LLAMA_3_70B_LAYER
 from plait.planner.allocation.flat_shards import flatten
 from plait.planner.allocation.flat_shards.judge import check
-from plait.planner.allocation.flat_shards.kinds import Kinds
+from plait.planner.allocation.flat_shards.kinds import TensorKinds
 from plait.planner.allocation.flat_shards.problem import FlatLayout, FlatTensor
-from plait.planner.allocation.flat_shards.solve import possible, some_orders
+from plait.planner.allocation.flat_shards.solve import possible_sizes, some_orders
 
 
 def drawn(random: Random, most: int) -> list[FlatTensor]:
@@ -83,8 +83,8 @@ def test_no_possible_shard_is_left_out():
     """Greedy fillings only ever fit shards that the bound calls possible."""
     for seed in range(60):
         random = Random(seed)
-        kinds, ranks = Kinds.of(drawn(random, 6)), random.randint(1, 5)
-        named = possible(kinds, ranks)
+        kinds, ranks = TensorKinds.of(drawn(random, 6)), random.randint(1, 5)
+        named = possible_sizes(kinds, ranks)
         known = next(named)
         for shard in range(1, 60):
             while known < shard:

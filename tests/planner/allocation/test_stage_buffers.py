@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.explain.memory_terms import working_bytes
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.planner import PlanOptions, plan
 from plait.planner.allocation.arena.judge import height
 from plait.planner.allocation.arena.sections import sections
-from plait.planner.allocation.repeated_layers import live_bytes, stack
+from plait.planner.allocation.repeated_layers import live_bytes, pack_repeated
 from plait.planner.allocation.stage_buffers import stage_buffers
 from plait.planner.pins import parse_pin
 from plait.runtime.launch.session import session
@@ -41,7 +41,7 @@ def check(made, model, least=0.5):
     """Every stage's buffers fit their arena, which is small; the plan's promise covers them."""
     for number in range(len(made.stages)):
         found = stage_buffers(made, model, number, 1)
-        packing = stack(found.buffers, found.cuts, time_limit_seconds=0.5)
+        packing = pack_repeated(found.buffers, found.segment_starts, time_limit_seconds=0.5)
         live = sections(found.buffers).bound()
         assert height(found.buffers, packing.offsets) == packing.peak_bytes <= 1.02 * live
         assert least * working_bytes(made, number) <= live <= working_bytes(made, number)
@@ -75,7 +75,7 @@ def test_copies_that_hide_behind_other_calls_are_there_meanwhile(traced, memory)
 def test_stages_hold_several_pieces(traced):
     model = traced("llama")
     made = planned(model, "pp=2", 4, "keep", schedule="interleaved")
-    assert made.chunks > 1
+    assert made.chunks_per_stage > 1
     for found in check(made, model):
         names = {buffer.name for buffer in found.buffers}
         assert any(".received " in name for name in names)
@@ -98,7 +98,7 @@ def test_values_wait_no_longer_than_in_the_program(tmp_path):
         made = planned(model, "dp=1", 2, memory)
         found = stage_buffers(made, model, 0, 1)
         place = tmp_path / memory.replace(" ", "_").replace("%", "")
-        write(compile_program(made, model), place)
+        write_program(compile_program(made, model), place)
         with session("gloo"), LiveBytes() as live:
             program = Program.open(place, module, torch.optim.SGD)
             program.step(batch)
@@ -106,6 +106,6 @@ def test_values_wait_no_longer_than_in_the_program(tmp_path):
             before = live.bytes
             program.forward_backward(batch)
             held = live.peak - before
-        need = int(live_bytes(found.buffers, found.cuts[-1]).max())
+        need = int(live_bytes(found.buffers, found.segment_starts[-1]).max())
         # what pieces are given stays, in a program, until they have ended
         assert need <= held <= (1.4 if memory == "split 2" else 1.02) * need, memory

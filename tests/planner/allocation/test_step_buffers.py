@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from plait.ir.capture import trace
-from plait.ir.capture.execute import _Run, execute, run_op
+from plait.ir.capture.execute import _Interpreter, execute, run_op
 from plait.ir.capture.operators.elementary import call_key
-from plait.ir.lowering.forward_backward import split
+from plait.ir.lowering.forward_backward import partition
 from plait.ir.plan.allocation import Buffer
 from plait.planner.allocation.arena.judge import height
 from plait.planner.allocation.arena.sections import sections
-from plait.planner.allocation.repeated_layers import blocks, stack
+from plait.planner.allocation.repeated_layers import block_offsets, pack_repeated
 from plait.planner.allocation.step_buffers import step_buffers
 from plait.tests import zoo
 
@@ -41,7 +41,7 @@ class Arena:
 def run_inside(model, parameters, batch, found, packing, variant):
     """A step whose every value with an address lies in the arena."""
     arena = Arena(found, packing)
-    run = _Run(
+    run = _Interpreter(
         model, dict(parameters), {i.name: t for i, t in zip(model.inputs, batch, strict=True)}
     )
     saved = {}
@@ -55,7 +55,7 @@ def run_inside(model, parameters, batch, found, packing, variant):
     for number, call in enumerate(model.calls):
         function = run.functions[call.function]
         values = run.inputs(function, call, call_key(0, 0, number))
-        ops = split(function, variant).forward if function.differentiable else function.forward_ops
+        ops = partition(function, variant).forward if function.differentiable else function.forward_ops
         piece(ops, number, "forward", values)
         run.values.update(
             {n: values[o.value] for n, o in zip(call.results, function.outputs, strict=True)}
@@ -71,7 +71,7 @@ def run_inside(model, parameters, batch, found, packing, variant):
 
 
 def backward(run, arena, piece, number, call, function, values, variant):
-    pieces = split(function, variant)
+    pieces = partition(function, variant)
     held = {i.value for i in function.inputs}
     values = {v: t for v, t in values.items() if v in held or v in pieces.saved}
     for name, output in zip(call.results, function.outputs, strict=True):
@@ -104,7 +104,7 @@ def test_a_step_runs_inside_an_arena_near_its_live_bytes(make, variant):
     held = {n: t.detach() for n, t in (*module.named_parameters(), *module.named_buffers())}
     tensors = [batch[i.path[0]] for i in model.inputs]
     found = step_buffers(model, variant)
-    packing = stack(found.buffers, found.cuts, time_limit_seconds=0.05)
+    packing = pack_repeated(found.buffers, found.segment_starts, time_limit_seconds=0.05)
     assert height(found.buffers, packing.offsets) == packing.peak_bytes
     assert packing.peak_bytes <= 1.02 * sections(found.buffers).bound()
     with torch.no_grad():
@@ -132,6 +132,6 @@ def test_stacks_are_sound_wherever_time_is_cut():
                 Buffer(f"b{i}", lower, lower + random.randint(1, 9), random.randint(1, 9))
             )
         cuts = [0, *sorted(random.sample(range(1, 49), 4)), 50]
-        offsets = blocks(buffers, cuts, 0.2)
-        made = stack(buffers, cuts, time_limit_seconds=0.2)
+        offsets = block_offsets(buffers, cuts, 0.2)
+        made = pack_repeated(buffers, cuts, time_limit_seconds=0.2)
         assert height(buffers, made.offsets) == made.peak_bytes <= height(buffers, offsets)

@@ -5,17 +5,17 @@ from itertools import combinations
 import pytest
 from msgspec.structs import replace
 
-from plait.cost_model.hardware import load_fleet
+from plait.cost_model.hardware import load_any_cluster
 from plait.ir.capture import trace
-from plait.ir.devices.heterogeneous import Fleet, FleetPlan, taken
+from plait.ir.devices.heterogeneous import HeterogeneousCluster, HeterogeneousPlan, sub_cluster
 from plait.ir.errors import FileError
 from plait.ir.plan.plan import Plan
 from plait.planner import PlanOptions
 from plait.planner import plan as plan_cluster
-from plait.planner.heterogeneous.group_prices import Crews, Kind
+from plait.planner.heterogeneous.group_prices import GroupPrices, GroupType
 from plait.planner.heterogeneous.judge import check
-from plait.planner.heterogeneous.layer_split import Cut
-from plait.planner.heterogeneous.pipeline_times import simulated
+from plait.planner.heterogeneous.layer_split import LayerSplit
+from plait.planner.heterogeneous.pipeline_times import simulated_seconds
 from plait.planner.heterogeneous.search import plan
 from plait.planner.heterogeneous.shapes import shapes
 from plait.tests import zoo
@@ -49,49 +49,49 @@ def slow(fleet):
 
 @pytest.mark.parametrize("spec", ["1xh100+1xa100-40", "3xh100+5xa100-80"])
 def test_a_mixture_beats_every_part_alone_and_all_as_the_slowest(model, spec):
-    made = plan(model, slow(load_fleet(spec)), PlanOptions())
-    assert isinstance(made, FleetPlan)
+    made = plan(model, slow(load_any_cluster(spec)), PlanOptions())
+    assert isinstance(made, HeterogeneousPlan)
     check(made)
-    assert len(made.alone) == 3
-    assert all(seconds is None or made.step_seconds < seconds for seconds in made.alone)
-    longest = max(simulated(made.fleet, line) for line in made.lines)
+    assert len(made.single_part_seconds) == 3
+    assert all(seconds is None or made.step_seconds < seconds for seconds in made.single_part_seconds)
+    longest = max(simulated_seconds(made.cluster, line) for line in made.replicas)
     assert made.step_seconds == pytest.approx(longest + made.sync_seconds)
-    assert made.bound_seconds <= made.step_seconds
+    assert made.lower_bound_seconds <= made.step_seconds
 
 
 def test_equal_parts_are_one_cluster(model):
-    fleet = load_fleet("2xh100+2xh100")
+    fleet = load_any_cluster("2xh100+2xh100")
     made = plan(model, fleet, PlanOptions())
     assert isinstance(made, Plan)
-    same = fleet.same()
+    same = fleet.as_homogeneous()
     assert made.prediction == plan_cluster(model, same, PlanOptions()).prediction
 
 
 def test_memory_of_every_part_is_kept(model):
-    fleet = slow(load_fleet("1xh100+1xa100-80"))
+    fleet = slow(load_any_cluster("1xh100+1xa100-80"))
     free = plan(model, fleet, PlanOptions())
-    least = min(crew.stage.peak_bytes for line in free.lines for crew in line.crews)
+    least = min(crew.stage.peak_bytes for line in free.replicas for crew in line.device_groups)
     small = replace(fleet.parts[1].device, memory_bytes=least * 2 // 3)
     tight = replace(fleet, parts=(fleet.parts[0], replace(fleet.parts[1], device=small)))
     made = plan(model, tight, PlanOptions())
-    if isinstance(made, FleetPlan):
+    if isinstance(made, HeterogeneousPlan):
         check(made)
         assert made.step_seconds >= free.step_seconds
 
 
 def test_cuts_of_a_line_are_as_even_as_can_be(model):
-    fleet = slow(load_fleet("1xh100+2xa100-80"))
+    fleet = slow(load_any_cluster("1xh100+2xa100-80"))
     optimizer = plan_cluster(model, fleet.parts[0], PlanOptions()).optimizer
-    crews = Crews(model, fleet, optimizer, ("dp",), None)
-    kinds, samples = [Kind(0, 1), Kind(1, 1), Kind(1, 1)], 8
-    cut, calls = Cut(crews, kinds, samples), len(model.calls)
-    best = cut.slowest(cut.best())
+    crews = GroupPrices(model, fleet, optimizer, ("dp",), None)
+    kinds, samples = [GroupType(0, 1), GroupType(1, 1), GroupType(1, 1)], 8
+    cut, calls = LayerSplit(crews, kinds, samples), len(model.calls)
+    best = cut.slowest(cut.fastest_bounds())
     tried = ((0, *inner, calls) for inner in combinations(range(1, calls), 2))
     assert best <= min(cut.slowest(b) for b in tried if cut.choices(b)) * 1.001
 
 
 def test_shapes_use_every_device_once():
-    fleet = load_fleet("3xh100+5xa100-80")
+    fleet = load_any_cluster("3xh100+5xa100-80")
     found = list(shapes(fleet, (2.0, 1.0)))
     assert len(found) == len(set(found)) > 10
     for shape in found:
@@ -101,15 +101,15 @@ def test_shapes_use_every_device_once():
 
 
 def test_a_broken_plan_is_told(model):
-    made = plan(model, slow(load_fleet("1xh100+1xa100-40")), PlanOptions())
-    first, *rest = made.lines
+    made = plan(model, slow(load_any_cluster("1xh100+1xa100-40")), PlanOptions())
+    first, *rest = made.replicas
     for broken, where in (
         (
-            replace(made, lines=(replace(first, micro_batches=first.micro_batches + 1), *rest)),
-            "lines",
+            replace(made, replicas=(replace(first, micro_batches=first.micro_batches + 1), *rest)),
+            "replicas",
         ),
-        (replace(made, lines=(first, first)), r"lines\[1\]|samples"),
-        (replace(made, memory_bytes=10), "memory"),
+        (replace(made, replicas=(first, first)), r"replicas\[1\]|samples"),
+        (replace(made, memory_limit_bytes=10), "memory"),
     ):
         with pytest.raises(FileError, match=where):
             check(broken)
@@ -124,11 +124,11 @@ def test_fleets_from_files(tmp_path):
         '[[part]]\nkind = "a100-80"\n'
         '[[part.level]]\nname = "b"\nsize = 5\ngb_per_s = 200\nlatency_us = 3\n'
     )
-    fleet = load_fleet(str(file))
-    assert isinstance(fleet, Fleet)
+    fleet = load_any_cluster(str(file))
+    assert isinstance(fleet, HeterogeneousCluster)
     assert [part.devices for part in fleet.parts] == [3, 5]
     assert fleet.first_ranks == (0, 3)
-    assert taken(fleet.parts[1], 2).devices == 2
+    assert sub_cluster(fleet.parts[1], 2).devices == 2
     file.write_text(file.read_text().replace("gb_per_s = 5\n", ""))
     with pytest.raises(FileError, match=r"link\.gb_per_s"):
-        load_fleet(str(file))
+        load_any_cluster(str(file))

@@ -10,19 +10,19 @@ from plait.benchmarks.rivals.galvatron_search_space import GalvatronPipeline
 from plait.planner.layers.check import faults
 from plait.planner.layers.exact_search import fastest, solve
 from plait.planner.layers.objective import Objective, OneForwardOneBackward
-from plait.planner.layers.problem import Choice, Layers, Problem, Solution, Stage, parse
+from plait.planner.layers.problem import Choice, EqualLayers, LayerProblem, LayerSolution, LayerStage, parse
 
 OBJECTIVES = [OneForwardOneBackward(), GalvatronPipeline()]
 
 
-def random_problem(seed: int) -> Problem:
+def random_problem(seed: int) -> LayerProblem:
     """Up to three stages of different devices, with few layers and choices."""
     random = np.random.default_rng(seed)
     stages = tuple(random_stage(random) for _ in range(random.integers(1, 4)))
-    return Problem(stages, int(random.integers(1, 6)))
+    return LayerProblem(stages, int(random.integers(1, 6)))
 
 
-def random_stage(random: np.random.Generator) -> Stage:
+def random_stage(random: np.random.Generator) -> LayerStage:
     speed, size = random.uniform(0.5, 2), int(random.integers(5, 40))
 
     def choice(name: str) -> Choice:
@@ -32,17 +32,17 @@ def random_stage(random: np.random.Generator) -> Stage:
         )
 
     layers = tuple(
-        Layers(f"block{n}", int(random.integers(1, 4)), tuple(choice(f"c{k}") for k in range(3)))
+        EqualLayers(f"block{n}", int(random.integers(1, 4)), tuple(choice(f"c{k}") for k in range(3)))
         for n in range(random.integers(1, 3))
     )
-    return Stage(layers, size, int(random.integers(5)), float(random.integers(3)))
+    return LayerStage(layers, size, int(random.integers(5)), float(random.integers(3)))
 
 
 def every_count(choices: int, count: int) -> list[tuple[int, ...]]:
     return [c for c in product(range(count + 1), repeat=choices) if sum(c) == count]
 
 
-def best_seconds(problem: Problem, objective: Objective) -> float:
+def best_seconds(problem: LayerProblem, objective: Objective) -> float:
     """The fastest of all ways that fit and that no other way of a stage beats in both seconds."""
     fronts = []
     for stage in problem.stages:
@@ -132,12 +132,12 @@ def test_what_is_no_problem_names_its_line():
 
 
 def test_the_judge_names_every_kind_of_fault():
-    stage = Stage(
-        (Layers("block", 2, (Choice("keep", 1.0, 1.5, 4), Choice("again", 2.0, 2.5, 1))),), 6
+    stage = LayerStage(
+        (EqualLayers("block", 2, (Choice("keep", 1.0, 1.5, 4), Choice("again", 2.0, 2.5, 1))),), 6
     )
-    problem, objective = Problem((stage,), 1), OBJECTIVES[0]
+    problem, objective = LayerProblem((stage,), 1), OBJECTIVES[0]
     right = solve(problem, objective)
-    assert right == Solution((((1, 1),),), 4.0, 4.0)
+    assert right == LayerSolution((((1, 1),),), 4.0, 4.0)
     for wrong, words in [
         (replace(right, counts=()), "0 stages have counts, of 1"),
         (replace(right, counts=((),)), "0 layers have counts, of 1"),

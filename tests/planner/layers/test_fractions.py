@@ -16,8 +16,8 @@ from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.candidate import Decision
 from plait.planner.interop.galvatron_plan import to_galvatron
-from plait.planner.pins import everywhere
-from plait.planner.search.driver import Space
+from plait.planner.pins import pin_all
+from plait.planner.search.driver import SearchSpace
 
 CLUSTER = load_cluster("2xrtx-titan")
 WORDS = ("dp=2", "zero3=2@1/4", "zero3=2@1/2", "zero3=2@3/4", "zero3=2")  # ever less memory
@@ -50,7 +50,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ladder(model):
-    return [plan(model, CLUSTER, replace(ASKED, pins=everywhere(word))) for word in WORDS]
+    return [plan(model, CLUSTER, replace(ASKED, pins=pin_all(word))) for word in WORDS]
 
 
 def test_memory_and_time_lie_between_those_of_dp_and_zero3(ladder):
@@ -58,19 +58,19 @@ def test_memory_and_time_lie_between_those_of_dp_and_zero3(ladder):
         assert more.peak_bytes > less.peak_bytes
         assert more.prediction.step_seconds < less.prediction.step_seconds
         for name in ("parameters", "gradients", "optimizer"):
-            held = [dict(made.stages[0].memory)[name] for made in (more, less)]
+            held = [dict(made.stages[0].memory_terms)[name] for made in (more, less)]
             assert held[0] > held[1] or (name == "gradients" and held[0] >= held[1])
 
 
 def every(model):
     """Every way of giving each call one of the words: seconds and peak."""
-    space = Space.of(model, CLUSTER, ASKED)
-    evaluator, calls = space.evaluator, range(len(model.calls))
-    running = [i for i in calls if i not in evaluator.once]
+    space = SearchSpace.create(model, CLUSTER, ASKED)
+    pricer, calls = space.pricer, range(len(model.calls))
+    running = [i for i in calls if i not in pricer.batch_only]
     for taken in product(map(parse_strategy, WORDS), repeat=len(running)):
         at = dict(zip(running, taken, strict=True))
         made = tuple(Decision(i, i + 1, at.get(i, taken[0]), "keep") for i in calls)
-        found = evaluator.mixed(made, (0, len(model.calls)), 1)
+        found = pricer.mixed(made, (0, len(model.calls)), 1)
         yield found.step_seconds, found.peak_bytes, any(s.fraction != (1, 1) for s in taken)
 
 
@@ -102,7 +102,7 @@ def test_the_search_takes_fractions_where_they_are_faster(model, ladder):
 def test_what_shares_a_parameter_takes_one_fraction(tmp_path):
     tied, cluster = traced(tmp_path, tie_word_embeddings=True), load_cluster("8xrtx-titan")
     whole, sharded = (
-        plan(tied, cluster, replace(ASKED, pins=everywhere(word))) for word in ("dp=8", "zero3=8")
+        plan(tied, cluster, replace(ASKED, pins=pin_all(word))) for word in ("dp=8", "zero3=8")
     )
     room, taken = whole.peak_bytes - sharded.peak_bytes, 0
     ends = [i for i, call in enumerate(tied.calls) if call.function in ("entry", "exit")]
@@ -121,7 +121,7 @@ def test_what_shares_a_parameter_takes_one_fraction(tmp_path):
 def test_layers_that_are_many_take_whole_weights(tmp_path):
     deep = traced(tmp_path, num_hidden_layers=12, vocab_size=500)
     whole, sharded = (
-        plan(deep, CLUSTER, replace(ASKED, pins=everywhere(word))) for word in ("dp=2", "zero3=2")
+        plan(deep, CLUSTER, replace(ASKED, pins=pin_all(word))) for word in ("dp=2", "zero3=2")
     )
     room = whole.peak_bytes - sharded.peak_bytes
     for share in (3, 8, 13):

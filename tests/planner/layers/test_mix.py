@@ -10,29 +10,29 @@ from plait.ir.errors import InfeasibleError
 from plait.ir.lowering.rescale import rescale
 from plait.planner import PlanOptions, plan
 from plait.planner.candidate import Decision
-from plait.planner.layers.mix import Mixture, fastest, groups
+from plait.planner.layers.mix import LayerMix, fastest, groups
 from plait.planner.options import optimizer_states
-from plait.planner.pricing.candidate_pricer import Evaluator
-from plait.planner.pricing.function_prices import Entries
-from plait.planner.search.driver import Space
+from plait.planner.pricing.candidate_pricer import CandidatePricer
+from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.search.driver import SearchSpace
 
 
 @pytest.fixture(scope="module")
 def space(traced):
     model, cluster = rescale(traced("gpt2"), 64), load_cluster("4xa100-80")
-    evaluator = Evaluator(Entries(model, cluster), model.batch, optimizer_states("adamw", False, 4))
-    made = Space(evaluator, PlanOptions(roles=("pp", "dp", "zero1", "zero3")), 1 << 60)
+    pricer = CandidatePricer(FunctionPrices(model, cluster), model.batch, optimizer_states("adamw", False, 4))
+    made = SearchSpace(pricer, PlanOptions(roles=("pp", "dp", "zero1", "zero3")), 1 << 60)
     made.run()
     return made
 
 
-def choices(evaluator, group, leader):
+def choices(pricer, group, leader):
     """Every assignment of a group's choices to calls, as decisions."""
-    calls = [i for i in range(len(evaluator.calls)) if i not in evaluator.once]
+    calls = [i for i in range(len(pricer.calls)) if i not in pricer.batch_only]
     for picked in itertools.product(group, repeat=len(calls)):
         at = dict(zip(calls, picked, strict=True))
         made = []
-        for i in range(len(evaluator.calls)):
+        for i in range(len(pricer.calls)):
             (decision,) = at.get(i, picked[0]).decisions
             made.append(Decision(i, i + 1, decision.strategy, decision.memory))
         yield tuple(made)
@@ -40,15 +40,15 @@ def choices(evaluator, group, leader):
 
 def test_one_stage_is_as_fast_as_any_assignment(space):
     """Against every assignment to every call, at budgets between the least and the most memory."""
-    evaluator, tried = space.evaluator, 0
-    for group in groups([c for c in space.found if len(c.strategies) == 1]):
+    pricer, tried = space.pricer, 0
+    for group in groups([c for c in space.candidates if len(c.strategies) == 1]):
         if len(group[0].bounds) > 2:
             continue
         group = [*group[:2], group[-1]]
-        bounds = [0, len(evaluator.calls)]
+        bounds = [0, len(pricer.calls)]
         priced = [
-            evaluator.mixed(d, bounds, group[0].micro_batches)
-            for d in choices(evaluator, group, group[0])
+            pricer.mixed(d, bounds, group[0].micro_batches)
+            for d in choices(pricer, group, group[0])
         ]
         peaks = sorted(c.peak_bytes for c in group)
         # sums over layers only estimate the worst moment, which costs a little where layers are few
@@ -57,7 +57,7 @@ def test_one_stage_is_as_fast_as_any_assignment(space):
             best = min(
                 (c.step_seconds for c in priced if c and c.peak_bytes <= budget), default=None
             )
-            made = Mixture(evaluator, group).best(budget, inf)
+            made = LayerMix(pricer, group).best(budget, inf)
             if best is None:
                 assert made is None
                 continue

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from plait.cost_model.placement.arrays import work_of
+from plait.cost_model.placement.arrays import graph_arrays
 from plait.ir.placement import PlacementEdge, PlacementGraph, PlacementNode, uniform_target
 from plait.planner.placement.algorithms.earliest import SEQUENTIAL_TRANSFERS, etf, sct
 from plait.planner.placement.algorithms.favourites import favourite_children, relaxed
 from plait.planner.placement.algorithms.topo import topo
-from plait.planner.placement.problem import Problem
+from plait.planner.placement.problem import PlacementProblem
 from plait.tests.planner.placement.graphs import figure
 
 # The makespans of Baechi's own placers on its own examples, with parallel and sequential transfers.
@@ -21,7 +21,7 @@ MAKESPANS = {
 
 
 def problem(graph: PlacementGraph, devices: int = 2, memory: float = 1e9, alpha: float = 0.0):
-    return Problem(work_of(graph, uniform_target(devices, memory, alpha, 0.0)), "parallel", "train")
+    return PlacementProblem(graph_arrays(graph, uniform_target(devices, memory, alpha, 0.0)), "parallel", "train")
 
 
 @pytest.mark.parametrize("name", MAKESPANS)

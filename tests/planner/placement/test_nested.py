@@ -5,13 +5,13 @@ import time
 import numpy as np
 import pytest
 
-from plait.cost_model.placement.arrays import work_of
+from plait.cost_model.placement.arrays import graph_arrays
 from plait.ir.errors import InfeasibleError
 from plait.ir.placement import PlacementDevice, PlacementLink, PlacementTarget, uniform_target
 from plait.planner.placement import PlacementOptions
 from plait.planner.placement.nested import first_devices, rungs_of
 from plait.planner.placement.options import LINKS
-from plait.planner.placement.problem import Problem
+from plait.planner.placement.problem import PlacementProblem
 from plait.planner.placement.search import place
 from plait.tests.planner.placement.graphs import layered, random_graph
 
@@ -51,7 +51,7 @@ def test_devices_and_links_that_differ_are_added_at_the_end():
 def test_the_first_devices_are_a_problem_of_their_own():
     graph = random_graph(4, 20)
     many, few = (
-        Problem(work_of(graph, uniform_target(n, 50.0, 1.0, 2.0)), "duplex", "train")
+        PlacementProblem(graph_arrays(graph, uniform_target(n, 50.0, 1.0, 2.0)), "duplex", "train")
         for n in (6, 4)
     )
     part = first_devices(many, 4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import plait
-from plait.cost_model.placement.arrays import work_of
+from plait.cost_model.placement.arrays import graph_arrays
 from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.placement import (
     PlacementDevice,
@@ -25,8 +25,8 @@ from plait.planner.placement.algorithms.earliest import etf
 from plait.planner.placement.algorithms.ranked import ranked
 from plait.planner.placement.bounds import lower_bound_us
 from plait.planner.placement.options import ALGORITHMS, LINKS, RULES
-from plait.planner.placement.portfolio import Search, constructive
-from plait.planner.placement.problem import Problem
+from plait.planner.placement.portfolio import PlacementSearch, constructive
+from plait.planner.placement.problem import PlacementProblem
 from plait.planner.placement.repair import repaired
 from plait.planner.placement.search import place
 from plait.tests.planner.placement.graphs import layered, random_graph
@@ -41,7 +41,7 @@ def target(graph: PlacementGraph, room: float = 3.0, devices: int = 4) -> Placem
 def test_never_worse_than_a_member(link):
     graph = layered(120, 1)
     found = place(graph, target(graph), PlacementOptions(link=link, seconds=1.0)).placement
-    problem = Problem(work_of(graph, target(graph)), link, "train")
+    problem = PlacementProblem(graph_arrays(graph, target(graph)), link, "train")
     for make in constructive(problem):
         member = make()
         assert member is None or member.over_bytes or found.makespan_us <= member.makespan_us
@@ -126,22 +126,22 @@ def test_work_goes_to_fast_devices_and_near_links():
 def test_the_walk_knows_its_makespan():
     """What the local search stores and resumes is what a simulation from zero gives."""
     graph = layered(150, 8)
-    problem = Problem(work_of(graph, target(graph)), "duplex", "train")
+    problem = PlacementProblem(graph_arrays(graph, target(graph)), "duplex", "train")
     start, blocks = ranked(problem), units(problem)
     walk = walk_from(problem, start, blocks)
     for seed in range(20):
         anneal(problem.work, blocks, problem.mode, True, problem.tail_us, walk, seed, 50.0, 1.0, 50)
-        assert walk.spans[0] == problem.by_key("now", walk.device, walk.key).makespan_us
-        assert walk.spans[1] == problem.by_key("best", walk.best_device, walk.best_key).makespan_us
+        assert walk.spans[0] == problem.evaluate_keys("now", walk.device, walk.key).makespan_us
+        assert walk.spans[1] == problem.evaluate_keys("best", walk.best_device, walk.best_key).makespan_us
         settle(problem.work, problem.mode, walk, 0)
     assert walk.spans[1] < start.makespan_us
 
 
 def test_repair_makes_room():
     graph = layered(80, 9)
-    problem = Problem(work_of(graph, target(graph, 0.4)), "duplex", "train")
+    problem = PlacementProblem(graph_arrays(graph, target(graph, 0.4)), "duplex", "train")
     device = np.zeros(problem.operators, np.int64)
-    broken = problem.strictly("all on one", device, np.arange(problem.operators))
+    broken = problem.evaluate_order("all on one", device, np.arange(problem.operators))
     assert broken.over_bytes > 0
     assert repaired(problem, broken, 0, 5000).over_bytes == 0
 
@@ -149,8 +149,8 @@ def test_repair_makes_room():
 def test_chains_are_blocks_and_nothing_else():
     nodes = tuple(PlacementNode(i, 1.0) for i in range(5))
     edges = tuple(PlacementEdge(u, w, 1) for u, w in ((0, 1), (1, 2), (2, 3), (2, 4)))
-    work = work_of(PlacementGraph(nodes, edges), uniform_target(2, 9, 0, 1))
-    problem = Problem(work, "duplex", "train")
+    work = graph_arrays(PlacementGraph(nodes, edges), uniform_target(2, 9, 0, 1))
+    problem = PlacementProblem(work, "duplex", "train")
     of = chains(problem).of
     assert of[0] == of[1] == of[2]
     assert len(set(of.tolist())) == 3
@@ -160,7 +160,7 @@ def test_chains_are_blocks_and_nothing_else():
 def test_bounds_are_below_every_schedule(seed):
     graph = random_graph(seed, 30)
     for link in LINKS:
-        problem = Problem(work_of(graph, uniform_target(3, 1e9, 2.0, 1.0)), link, "train")
+        problem = PlacementProblem(graph_arrays(graph, uniform_target(3, 1e9, 2.0, 1.0)), link, "train")
         bound = lower_bound_us(problem)
         assert all(
             c is None or bound <= c.makespan_us + 1e-9
@@ -171,7 +171,7 @@ def test_bounds_are_below_every_schedule(seed):
 def test_large_graphs_are_quick():
     """CPU seconds; the first call compiles."""
     graph = layered(10_000, 10)
-    problem = Problem(work_of(graph, target(graph)), "duplex", "train")
+    problem = PlacementProblem(graph_arrays(graph, target(graph)), "duplex", "train")
     etf(problem)
     start = time.process_time()
     etf(problem)
@@ -180,8 +180,8 @@ def test_large_graphs_are_quick():
 
 def test_a_constraint_model_closes_a_small_gap():
     graph = random_graph(3, 9, 9)
-    problem = Problem(work_of(graph, uniform_target(2, 1e9, 1.0, 1.0)), "parallel", "train")
-    search = Search(problem, PlacementOptions(link="parallel"), time.perf_counter(), None)
+    problem = PlacementProblem(graph_arrays(graph, uniform_target(2, 1e9, 1.0, 1.0)), "parallel", "train")
+    search = PlacementSearch(problem, PlacementOptions(link="parallel"), time.perf_counter(), None)
     search.construct()
     search.constrain(5.0)
     assert search.closed

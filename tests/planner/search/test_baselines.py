@@ -6,26 +6,26 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import UsageError
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
-from plait.planner.search.baselines import parse_baselines, rival
-from plait.planner.search.driver import Space
+from plait.planner.search.baselines import parse_baselines, baseline_plan
+from plait.planner.search.driver import SearchSpace
 
 
 def test_settings_belong_to_the_name_before_them():
     cluster = load_cluster("2x8xh100")
     asked = parse_baselines("ddp, megatron:tp=4,pp=2, fsdp,word:dp=4,tp=4,sp", cluster)
     assert [b.name for b in asked] == ["ddp", "megatron:tp=4,pp=2", "fsdp", "word:dp=4,tp=4,sp"]
-    assert [str(w) for w in asked[1].words] == [
+    assert [str(w) for w in asked[1].strategies] == [
         "pp=2,dp=2,tp=4",
         "pp=2,dp=2,tp=4,sp",
         "pp=2,zero1=2,tp=4",
         "pp=2,zero1=2,tp=4,sp",
     ]
-    assert {w.devices for b in asked for w in b.words} == {16}
+    assert {w.devices for b in asked for w in b.strategies} == {16}
 
 
 def test_hybrid_shards_inside_a_node():
     (hsdp,) = parse_baselines("hsdp", load_cluster("4x8xa100-80"))
-    assert [str(w) for w in hsdp.words] == ["dp=4,zero3=8"]
+    assert [str(w) for w in hsdp.strategies] == ["dp=4,zero3=8"]
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_wrong_names_are_told(text, says):
 def test_no_plan_is_slower_than_a_baseline_that_fits(name, traced):
     model, cluster = traced(name), load_cluster("2x2xa100-80")
     made = plan(model, cluster, PlanOptions())
-    space, compared = Space.of(model, cluster, PlanOptions()), 0
+    space, compared = SearchSpace.create(model, cluster, PlanOptions()), 0
     for baseline in parse_baselines("ddp,fsdp,hsdp,zero1,zero2,megatron", cluster):
-        other = rival(space, baseline)
-        if other is not None and other.peak_bytes <= other.budget_bytes:
+        other = baseline_plan(space, baseline)
+        if other is not None and other.peak_bytes <= other.memory_limit_bytes:
             assert made.prediction.step_seconds <= other.prediction.step_seconds * (1 + 1e-9)
             compared += 1
     assert compared >= 3
@@ -58,9 +58,9 @@ def test_no_plan_is_slower_than_a_baseline_that_fits(name, traced):
 
 def test_a_rival_that_does_not_fit_is_the_smallest(traced):
     model, cluster = traced("gpt2"), load_cluster("4xa100-80")
-    space = Space.of(model, cluster, PlanOptions(memory_bytes=1 << 20))
+    space = SearchSpace.create(model, cluster, PlanOptions(memory_bytes=1 << 20))
     (baseline,) = parse_baselines("ddp", cluster)
-    other = rival(space, baseline)
+    other = baseline_plan(space, baseline)
     assert other.peak_bytes > 1 << 20
-    every = space.candidates(parse_strategy("dp=4"))
+    every = space.uniform_candidates(parse_strategy("dp=4"))
     assert other.peak_bytes == min(c.peak_bytes for c in every) < max(c.peak_bytes for c in every)

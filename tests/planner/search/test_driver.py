@@ -7,7 +7,7 @@ from plait.ir.capture import trace
 from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 from plait.planner.pricing.stage_partition import partition
 from plait.tests import zoo
 
@@ -26,7 +26,7 @@ def test_the_plan_beats_what_it_names_as_next_best(model):
 
 def test_roles_limit_the_space(model):
     made = plan(model, load_cluster("4xh100"), PlanOptions(roles=("zero3",)))
-    assert made.word == "zero3=4"
+    assert made.strategy_text == "zero3=4"
 
 
 def test_too_little_memory_says_which_term(model):
@@ -39,11 +39,11 @@ def test_too_little_memory_says_which_term(model):
 
 def test_a_pin_must_use_all_devices(model):
     with pytest.raises(UsageError, match="2 devices, the cluster has 4"):
-        plan(model, load_cluster("4xh100"), PlanOptions(pins=everywhere("dp=2")))
+        plan(model, load_cluster("4xh100"), PlanOptions(pins=pin_all("dp=2")))
 
 
 def test_tensor_parallel_layers_cut_their_weights(model):
-    made = plan(model, load_cluster("4xh100"), PlanOptions(pins=everywhere("tp=4")))
+    made = plan(model, load_cluster("4xh100"), PlanOptions(pins=pin_all("tp=4")))
     block = next(s for s in made.shardings if s.function == "llama_decoder_layer")
     function = model.function("llama_decoder_layer")
     for item, layout in zip(function.inputs, block.boundary.inputs, strict=True):

@@ -3,18 +3,18 @@
 import pytest
 from msgspec.structs import replace
 
-from plait.api.explain import differences
+from plait.api.explanation import differences
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.memory.peak import micro_batches_in_flight
-from plait.cost_model.pipeline.closed_form import rows_of
-from plait.cost_model.pipeline.what_if import Conditions, run_plan
+from plait.cost_model.pipeline.closed_form import schedule_rows
+from plait.cost_model.pipeline.what_if import Conditions, simulate_step
 from plait.ir.capture import trace
 from plait.ir.errors import FileError, UsageError
-from plait.ir.plan.interleave import in_flight, verify_rows
+from plait.ir.plan.interleave import peak_in_flight, verify_rows
 from plait.ir.text.printer import print_plan
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 from plait.planner.search.driver import interleavings
 from plait.tests import zoo
 
@@ -42,37 +42,37 @@ def cluster():
 
 
 def made(model, cluster, **options):
-    return plan(model, cluster, PlanOptions(pins=everywhere(WORD), micro_batches=8, **options))
+    return plan(model, cluster, PlanOptions(pins=pin_all(WORD), micro_batches=8, **options))
 
 
 def test_pieces_take_turns_where_bubbles_are(model, cluster):
     best, plain = made(model, cluster), made(model, cluster, schedule="1f1b")
     assert (best.schedule, plain.schedule) == ("interleaved", "1f1b")
-    assert best.chunks > 1 == plain.chunks
+    assert best.chunks_per_stage > 1 == plain.chunks_per_stage
     assert best.prediction.step_seconds < 0.9 * plain.prediction.step_seconds
     assert best.prediction.bubble < plain.prediction.bubble
     verify_plan(best)
-    assert f"interleaved ×{best.chunks}" in print_plan(best)
+    assert f"interleaved ×{best.chunks_per_stage}" in print_plan(best)
 
 
 @pytest.mark.parametrize("actions", [("keep",), ("recompute",), ("keep", "recompute")])
 def test_the_prediction_is_what_simulation_and_terms_say(model, cluster, actions):
     best = made(model, cluster, schedule="interleaved", memory_actions=actions)
     assert differences(best) == []
-    found = run_plan(best, Conditions())
+    found = simulate_step(best, Conditions())
     assert found.step_seconds == pytest.approx(best.prediction.step_seconds, rel=0.02)
 
 
 def test_stages_hold_what_their_rows_keep_in_flight(model, cluster):
     best = made(model, cluster, schedule="interleaved", memory_actions=("keep",))
-    rows = rows_of(best)
+    rows = schedule_rows(best)
     verify_rows(rows)
     for number, stage in enumerate(best.stages):
         after = len(best.stages) - 1 - number
-        waiting = micro_batches_in_flight(after, len(best.stages), 8, best.chunks)
-        assert waiting * best.chunks == pytest.approx(in_flight(rows, number))
-        (share,) = stage.shares
-        assert dict(stage.memory)["activations"] > (waiting - 1) * share.bytes.saved
+        waiting = micro_batches_in_flight(after, len(best.stages), 8, best.chunks_per_stage)
+        assert waiting * best.chunks_per_stage == pytest.approx(peak_in_flight(rows, number))
+        (share,) = stage.bytes_by_strategy
+        assert dict(stage.memory_terms)["activations"] > (waiting - 1) * share.bytes.saved_bytes
 
 
 def test_a_budget_is_kept_with_pieces_too(model, cluster):
@@ -93,11 +93,11 @@ def test_rounds_are_full():
 def test_broken_pieces_are_told(model, cluster):
     best = made(model, cluster, schedule="interleaved")
     first, *rest = best.stages
-    broken = replace(best, stages=(replace(first, pieces=first.pieces[:-1]), *rest))
+    broken = replace(best, stages=(replace(first, model_chunks=first.model_chunks[:-1]), *rest))
     with pytest.raises(FileError, match=r"stages"):
         verify_plan(broken)
     swapped = replace(best, stages=(*best.stages[::-1],))
-    with pytest.raises(FileError, match=r"stages\[0\]\.pieces\[0\]"):
+    with pytest.raises(FileError, match=r"stages\[0\]\.model_chunks\[0\]"):
         verify_plan(swapped)
     with pytest.raises(UsageError, match="schedule"):
         made(model, cluster, schedule="zero")

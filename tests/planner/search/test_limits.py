@@ -5,7 +5,7 @@ import pytest
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import InfeasibleError, LimitError, UsageError
 from plait.planner import PlanOptions, plan
-from plait.planner.search.driver import Space
+from plait.planner.search.driver import SearchSpace
 
 
 def test_time_that_is_up_leaves_a_plan_or_says_so(traced):
@@ -21,7 +21,7 @@ def test_time_that_is_up_leaves_a_plan_or_says_so(traced):
 def test_an_interrupt_ends_the_search_with_the_best_so_far(traced, monkeypatch):
     model, cluster = traced("llama"), load_cluster("2x4xh100")
     whole = plan(model, cluster, PlanOptions())
-    price, priced = Space.candidates, []
+    price, priced = SearchSpace.uniform_candidates, []
 
     def interrupted(self, strategy, counts=()):
         if len(priced) == 3:
@@ -29,7 +29,7 @@ def test_an_interrupt_ends_the_search_with_the_best_so_far(traced, monkeypatch):
         priced.append(strategy)
         return price(self, strategy, counts)
 
-    monkeypatch.setattr(Space, "candidates", interrupted)
+    monkeypatch.setattr(SearchSpace, "uniform_candidates", interrupted)
     cut = plan(model, cluster, PlanOptions())
     assert not cut.complete
     assert cut.status == "feasible"
@@ -43,9 +43,9 @@ def test_fixes_of_what_does_not_fit_do_fit(traced):
     floor = cluster.device.runtime_overhead_bytes
     least = plan(model, cluster, PlanOptions()).prediction.step_seconds
     roles, actions = ("dp",), ("keep",)
-    whole = Space.of(model, cluster, PlanOptions(roles=roles, memory_actions=actions))
+    whole = SearchSpace.create(model, cluster, PlanOptions(roles=roles, memory_actions=actions))
     whole.run()
-    budget = (min(c.peak_bytes for c in whole.found) - floor) * 6 // 10 + floor
+    budget = (min(c.peak_bytes for c in whole.candidates) - floor) * 6 // 10 + floor
     options = PlanOptions(roles=roles, memory_actions=actions, memory_bytes=budget)
     with pytest.raises(InfeasibleError, match="tried --roles dp,zero3") as caught:
         plan(model, cluster, options)

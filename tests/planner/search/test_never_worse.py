@@ -7,12 +7,12 @@ from plait.ir.errors import PlaitError
 from plait.ir.layout import PARTIAL
 from plait.ir.mesh import Axis, Mesh
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
-from plait.planner.pricing.function_prices import Entries
+from plait.planner.pins import pin_all
+from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.sharding import ShardingProblem, price, solve
 from plait.planner.sharding.axis_rules import axis_rule
 from plait.planner.sharding.costs import RooflineCosts
-from plait.planner.sharding.data_parallel import whole
+from plait.planner.sharding.data_parallel import replicated
 from plait.tests.zoo import ZOO
 
 PLAIN = ("dp=4", "zero3=4", "tp=4")
@@ -25,7 +25,7 @@ def test_a_plan_is_no_slower_than_plain_strategies(name, traced):
     compared = 0
     for word in PLAIN:
         try:
-            made = plan(model, cluster, PlanOptions(pins=everywhere(word)))
+            made = plan(model, cluster, PlanOptions(pins=pin_all(word)))
         except PlaitError:
             continue  # this model cannot be split so
         assert best <= made.prediction.step_seconds * (1 + 1e-9), word
@@ -36,7 +36,7 @@ def test_a_plan_is_no_slower_than_plain_strategies(name, traced):
 @pytest.mark.parametrize("name", ["llama", "mixtral", "bert", "t5", "swin", "convnext"])
 def test_a_split_costs_no_more_than_none_and_proves_its_gap(name, traced):
     model, mesh = traced(name), Mesh((Axis("tp", 4),))
-    entries = Entries(model, load_cluster("4xh100"))
+    entries = FunctionPrices(model, load_cluster("4xh100"))
     for function in model.functions:
         axes = entries.flow.axes[function.name]
         nothing = frozenset[int]()
@@ -45,16 +45,16 @@ def test_a_split_costs_no_more_than_none_and_proves_its_gap(name, traced):
             4,
             function,
             entries.flow,
-            tokens_between=False,
-            given=nothing,
+            tokens_sharded=False,
+            batch_only=nothing,
             summed=nothing,
-            must_cut=nothing,
+            must_shard=nothing,
             fixed={},
         )
         costs = RooflineCosts(function, axes, mesh, entries.cluster, (1,))
         problem = ShardingProblem(function, axes, mesh, (rule,), costs)
         found = solve(problem)
         assert price(problem, found.axes) == pytest.approx(found.objective, rel=1e-9)
-        assert found.bound <= found.objective <= price(problem, (whole(function),)) * (1 + 1e-9)
+        assert found.bound <= found.objective <= price(problem, (replicated(function),)) * (1 + 1e-9)
         assert found.gap <= 0.01
         assert PARTIAL not in found.axes[0].inputs

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from plait.cost_model.hardware import load_cluster
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.search.pareto import STEP, front
+from plait.planner.search.pareto import STEP, pareto_front
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def cluster():
 @pytest.fixture(scope="module")
 def found(traced, cluster):
     model = traced("gpt2")
-    return front(model, cluster, PlanOptions(), batches=(model.batch * 2,))
+    return pareto_front(model, cluster, PlanOptions(), batches=(model.batch * 2,))
 
 
 def face(made):

@@ -49,7 +49,7 @@ def random_problem(seed: int) -> ShardingProblem:
     limit = inf
     if random.random() < 0.3:
         limit = random.uniform(0.3, 1.0) * sum(
-            function.types[i.value].bytes for i in function.held()
+            function.types[i.value].bytes for i in function.state_inputs()
         )
     return ShardingProblem(function, axes, mesh, rules, costs, limit)
 
@@ -155,7 +155,7 @@ def axis_parts(problem: ShardingProblem, rule: AxisRule, size: int):
     function = problem.function
 
     def may(value):
-        return (None,) if value is None else ("R",) if size == 1 else rule.states.get(value, ("R",))
+        return (None,) if value is None else ("R",) if size == 1 else rule.placements.get(value, ("R",))
 
     ops = [
         [0]
@@ -164,7 +164,7 @@ def axis_parts(problem: ShardingProblem, rule: AxisRule, size: int):
             n
             for n, o in enumerate(known.options)
             if rule.pins.get(i, n) == n
-            and (i in rule.pins or o.atom < 0 or o.atom in rule.loops)
+            and (i in rule.pins or o.factor_id < 0 or o.factor_id in rule.loops)
             and (not o.loop or o.size % size == 0)
         ]
         for i, known in enumerate(problem.axes.ops)

@@ -8,13 +8,13 @@ import pytest
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.layout import PARTIAL, REPLICATE
-from plait.ir.loops import PLACED
+from plait.ir.loops import SHARD_AWARE
 from plait.ir.lowering.localize import localize
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.plan.strategy import parse_strategy
-from plait.planner.pricing.function_prices import Entries
+from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.sharding import AxisRule, ShardingProblem, solve
-from plait.planner.sharding.axis_rules import weight_cuts
+from plait.planner.sharding.axis_rules import weight_shards
 from plait.planner.sharding.costs import RooflineCosts
 from plait.planner.sharding.data_parallel import split_batch
 
@@ -54,7 +54,7 @@ def traced(tmp_path_factory):
 
 def found(model, word: str, cluster: str = "8xh100", block: str = BLOCK):
     """Collectives of forward and of backward by kind, and how held inputs lie, by name."""
-    entries = Entries(model, load_cluster(cluster))
+    entries = FunctionPrices(model, load_cluster(cluster))
     sharding = entries.sharding(block, parse_strategy(word), 1)
     function = model.function(block)
     local = localize(
@@ -76,7 +76,7 @@ def kinds(ops) -> dict[str, int]:
         for op in ops
         if op.target.startswith("comm.")
         and op.target not in free
-        and (op.target not in PLACED or "over" in op.kwargs)
+        and (op.target not in SHARD_AWARE or "over" in op.kwargs)
     )
     return dict(Counter(names))
 
@@ -134,7 +134,7 @@ def test_fewer_key_heads_than_devices(traced):
 
 def along_batch(model, block: str, held: dict[int, tuple]):
     """The question of one axis of 8 that splits the batch, held inputs lying as said."""
-    entries = Entries(model, load_cluster("8xh100"))
+    entries = FunctionPrices(model, load_cluster("8xh100"))
     function, flow = model.function(block), entries.flow
     boundary = split_batch(function, flow, frozenset())
     states = {}
@@ -148,7 +148,7 @@ def along_batch(model, block: str, held: dict[int, tuple]):
         states[item.tangent] = (boundary.tangents[position],)
     axes, mesh = flow.axes[block], Mesh((Axis("dp", 8),))
     costs = RooflineCosts(function, axes, mesh, entries.cluster, (1,))
-    rule = AxisRule(flow.batch[block], states | held)
+    rule = AxisRule(flow.batch_factors[block], states | held)
     problem = ShardingProblem(function, axes, mesh, (rule,), costs)
     (made,) = solve(problem).axes
     assert PARTIAL not in made.inputs
@@ -158,8 +158,8 @@ def along_batch(model, block: str, held: dict[int, tuple]):
 def test_gathers_of_fully_sharded_weights(traced):
     """Zhao et al. 2023: weights in pieces are gathered before use, gradients scattered as sums."""
     model = traced(LLAMA, 2048)
-    function, axes = model.function(BLOCK), Entries(model, load_cluster("8xh100")).flow.axes[BLOCK]
-    held = {i.value: weight_cuts(axes, i.value, 8)[:1] for i in function.held()}
+    function, axes = model.function(BLOCK), FunctionPrices(model, load_cluster("8xh100")).flow.axes[BLOCK]
+    held = {i.value: weight_shards(axes, i.value, 8)[:1] for i in function.state_inputs()}
     function, axes, made = along_batch(model, BLOCK, held)
     used = {
         state
@@ -175,9 +175,9 @@ def test_experts_apart_tokens_travel(traced):
     """Lepikhin et al. 2020: with experts in pieces, tokens go to them and come back."""
     model = traced(MIXTRAL, 2048)
     block = "mixtral_decoder_layer"
-    axes = Entries(model, load_cluster("8xh100")).flow.axes[block]
+    axes = FunctionPrices(model, load_cluster("8xh100")).flow.axes[block]
     held = {
-        i.value: (REPLICATE, *weight_cuts(axes, i.value, 8)) for i in model.function(block).held()
+        i.value: (REPLICATE, *weight_shards(axes, i.value, 8)) for i in model.function(block).state_inputs()
     }
     function, axes, made = along_batch(model, block, held)
     for op, known, chosen in zip(function.ops, axes.ops, made.choices, strict=True):

@@ -5,12 +5,12 @@ from math import inf, isclose
 import pytest
 
 from plait.cost_model.hardware import load_cluster
-from plait.ir.analysis.dataflow import flow
+from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.capture import trace
 from plait.ir.mesh import Axis, Mesh
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
 from plait.planner.sharding.costs import RooflineCosts
-from plait.planner.sharding.judge import held_and_saved_bytes
+from plait.planner.sharding.judge import state_and_saved_bytes
 from plait.planner.sharding.network.build import build
 from plait.tests import zoo
 
@@ -22,7 +22,7 @@ ASCENT = SearchOptions(eliminate=False)
 def traced():
     module, batch = zoo.llama(2, batch=8, seq=16)
     model = trace(module.train(), batch)
-    return model, flow(model)
+    return model, analyse_dataflow(model)
 
 
 def problem(traced, sizes: tuple[int, ...], memory: float = inf) -> ShardingProblem:
@@ -43,7 +43,7 @@ def problem(traced, sizes: tuple[int, ...], memory: float = inf) -> ShardingProb
                     if extent % size == 0
                 ),
             )
-            for item in function.held()
+            for item in function.state_inputs()
         }
         rules.append(AxisRule(frozenset(axes.sizes), states))
     strides = tuple(mesh.stride(i) for i in range(len(sizes)))
@@ -78,7 +78,7 @@ def test_less_memory_is_never_faster(traced):
     given = problem(traced, (2,), memory=0.9 * used)
     tight = solve(given)
     assert tight.objective >= free.objective
-    assert taken(given, tight) <= given.memory_bytes
+    assert taken(given, tight) <= given.memory_limit_bytes
     assert isclose(price(given, tight.axes), tight.objective, rel_tol=1e-9)
 
 
@@ -91,9 +91,9 @@ def taken(given: ShardingProblem, made) -> int:
         for position, value in enumerate(op.results):
             options = [known.options[axis.choices[i]] for axis in made.axes]
             lies[value] = tuple(option.outputs[position] for option in options)
-    return held_and_saved_bytes(given, lies)
+    return state_and_saved_bytes(given, lies)
 
 
 def test_equal_values_share_a_table(traced):
-    flows = build(problem(traced, (2, 2))).network.flows
-    assert len({id(flow.seconds) for flow in flows}) < len(flows) / 2
+    edges = build(problem(traced, (2, 2))).network.edges
+    assert len({id(edge.seconds) for edge in edges}) < len(edges) / 2

@@ -7,17 +7,17 @@ import torch
 from plait.ir.layout import local_factors
 from plait.ir.mesh import Axis, Mesh
 from plait.runtime.comm.mesh_collectives import Comm
-from plait.runtime.comm.process_group import Pool
-from plait.runtime.comm.slicing import piece
+from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.slicing import local_shard
 from plait.runtime.launch.session import session
 
 FACTORS = ((4,), (3, 4, 2), (8, 4))
 
 
 def comm_of(mesh: Mesh, rank: int) -> Comm:
-    pool = Pool(rank)
+    pool = GroupPool(rank)
     groups = {a.name: pool.group(a.name, mesh.groups((i,))) for i, a in enumerate(mesh.axes)}
-    return Comm(mesh, 2, rank, groups, pool.sent)
+    return Comm(mesh, 2, rank, groups, pool.sent_bytes)
 
 
 def outer(layout, mesh, shard):
@@ -40,7 +40,7 @@ def check(comm: Comm, mesh: Mesh, rank: int, axis: int, dtype: torch.dtype) -> N
 
     def local(state, value=whole, other="R"):
         layout = tuple(state if i == axis else other for i in range(len(mesh.axes)))
-        return layout, piece(value, FACTORS, layout, mesh, place)
+        return layout, local_shard(value, FACTORS, layout, mesh, place)
 
     def same(made, expected):
         assert made.is_contiguous()
@@ -56,7 +56,7 @@ def check(comm: Comm, mesh: Mesh, rank: int, axis: int, dtype: torch.dtype) -> N
             _, r = local("R", other=other)
             same(comm.all_gather(x, name, *outer(layout, mesh, one)), r)
             same(comm.all_gather(x_strided, name, *outer(layout, mesh, one)), r)
-            same(comm.cut(r, name, *outer(layout, mesh, one)), x)
+            same(comm.slice(r, name, *outer(layout, mesh, one)), x)
             for two in shards:
                 if two in (one, other):
                     continue
@@ -85,12 +85,12 @@ def main() -> None:
                 check(comm, mesh, rank, axis, dtype)
             for number in (0, 1):
                 comm.micro_batch(number)
-                rows = comm.cut(torch.arange(8.0), "micro", 0)
+                rows = comm.slice(torch.arange(8.0), "micro", 0)
                 assert rows.tolist() == [4.0 * number + i for i in range(4)]
-            assert float(comm.share(torch.ones(()), "a0")) == 1 / sizes[0]
-            comm.bytes.clear()
+            assert float(comm.scale(torch.ones(()), "a0")) == 1 / sizes[0]
+            comm.sent_bytes.clear()
             comm.all_gather(torch.zeros(10), "a0", 0)
-            assert comm.bytes == {"all_gather": 40 * (sizes[0] - 1)}
+            assert comm.sent_bytes == {"all_gather": 40 * (sizes[0] - 1)}
     print("done", rank)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from plait.ir.mesh import Axis, Mesh
 from plait.runtime.comm.mesh_collectives import Comm
-from plait.runtime.comm.slicing import block, join, split
+from plait.runtime.comm.slicing import take_slice, join, split
 from plait.runtime.launch.launch import launch
 
 HERE = Path(__file__).parent
@@ -26,12 +26,12 @@ def test_split_and_join_are_inverse(dim: int, outer: int, ways: int) -> None:
     pieces = split(x, ways, dim, outer)
     assert torch.equal(join(pieces, dim, outer), x)
     for index in range(ways):
-        assert torch.equal(block(x, ways, index, dim, outer), pieces[index])
+        assert torch.equal(take_slice(x, ways, index, dim, outer), pieces[index])
 
 
 def test_a_cut_inside_a_merged_dim_takes_every_outer_block() -> None:
     columns = torch.arange(12)  # (3 chunks, 4 heads)
-    assert block(columns, 2, 1, 0, 3).tolist() == [2, 3, 6, 7, 10, 11]
+    assert take_slice(columns, 2, 1, 0, 3).tolist() == [2, 3, 6, 7, 10, 11]
 
 
 def test_places_nest_outermost_axis_first() -> None:
@@ -40,5 +40,5 @@ def test_places_nest_outermost_axis_first() -> None:
     comm.micro_batch(1)
     places = [[2, 64, ["dp", "micro"]], [4, 4, ["tp"]], [4, 1, []]]
     # row block dp 1, micro 1: number 3 of blocks of 2 rows; columns block tp 2 of 4
-    assert comm.index(places) == [2, 64, 6, 4, 4, 8, 4, 1, 0]
-    assert comm.placed((None, places, [1, 2, 3], [])) == [None, comm.index(places), [1, 2, 3], []]
+    assert comm.shard_offsets(places) == [2, 64, 6, 4, 4, 8, 4, 1, 0]
+    assert comm.with_offsets((None, places, [1, 2, 3], [])) == [None, comm.shard_offsets(places), [1, 2, 3], []]

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from plait.ir.mesh import Axis, Mesh
-from plait.ir.program import Held, Table
+from plait.ir.program import ParameterSpec, ProgramTable
 from plait.ir.tensor import TensorType
 from plait.runtime.comm.mesh_collectives import Comm
 from plait.runtime.comm.process_group import Group
-from plait.runtime.comm.slicing import flatten, piece
-from plait.runtime.comm.transport import Wires
-from plait.runtime.state.initialization import Initial
-from plait.runtime.state.parameters import Store
+from plait.runtime.comm.slicing import flatten, local_shard
+from plait.runtime.comm.transport import Transports
+from plait.runtime.state.initialization import InitialValues
+from plait.runtime.state.parameters import ParameterStore
 
 MESH = Mesh((Axis("a", 2), Axis("b", 3), Axis("c", 2)))
 FACTORS = ((12,), (3, 4, 2))
@@ -41,14 +41,14 @@ def test_pieces_are_where_the_layout_says(layout) -> None:
         for axis, state in enumerate(layout):
             if state != "R":
                 expected = expected.chunk(MESH.axes[axis].size, where[state])[place[axis]]
-        made = piece(whole, FACTORS, layout, MESH, place)
+        made = local_shard(whole, FACTORS, layout, MESH, place)
         assert torch.equal(made, expected.reshape(made.shape))
 
 
-def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Store:
+def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> ParameterStore:
     """The store of one rank, without a process group: groups that never have to speak."""
     mesh = Mesh(tuple(Axis(name, size) for name, size in sizes.items()))
-    held = Held(
+    held = ParameterSpec(
         "w",
         "parameter",
         TensorType((5, 4), "float32"),
@@ -58,17 +58,17 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Store
         True,
     )
     table = SimpleNamespace(
-        mesh=mesh, meshes=(mesh,), held=(held,), micro_batches=1, compression=()
+        mesh=mesh, meshes=(mesh,), state_tensors=(held,), micro_batches=1, compression=()
     )
     roles = {}
     for role in ("dp", "zero1", "zero2", "zero3"):
         axes = tuple(i for i, name in enumerate(sizes) if name == role)
         ranks = next(g for g in mesh.groups(axes) if rank in g)
         roles[role] = Group(role, ranks, rank, None, Counter())
-    groups = SimpleNamespace(roles=(roles,), sums={}, stage=0, rank=rank)
-    wires = Wires(table, groups, Path(), native=False)
+    groups = SimpleNamespace(roles=(roles,), partial={}, stage=0, rank=rank)
+    transports = Transports(table, groups, Path(), native=False)
     comms = [Comm(mesh, 1, rank, {})]
-    return Store(table, groups, comms, Initial(module), torch.device("cpu"), wires)
+    return ParameterStore(table, groups, comms, InitialValues(module), torch.device("cpu"), transports)
 
 
 def test_optimizer_pieces_of_all_ranks_make_the_whole() -> None:
@@ -78,15 +78,15 @@ def test_optimizer_pieces_of_all_ranks_make_the_whole() -> None:
     stores = [store_of(rank, sizes, module) for rank in range(32)]
     for first in range(0, 32, 16):  # replicas
         for tp in (0, 1):
-            kept = [store.kept["w"] for store in stores[first + tp : first + 16 : 2]]
+            kept = [store.parameters["w"] for store in stores[first + tp : first + 16 : 2]]
             expected = flatten(module.w.detach()[:, 2 * tp : 2 * tp + 2], 16)
             assert torch.equal(torch.cat([k.leaf.detach() for k in kept]), expected)
             assert all(k.flat.numel() == 8 for k in kept)  # 10 elements, padded to 16, over zero3
             assert all(k.leaf.numel() == 2 for k in kept)
     whole = torch.randn(5, 4)
     for store in stores:
-        store.put("w", whole)
-        kept = store.kept["w"]
+        store.set_value("w", whole)
+        kept = store.parameters["w"]
         assert torch.equal(kept.leaf.detach(), store.scatter(kept, whole))
 
 
@@ -94,7 +94,7 @@ def test_what_is_whole_stays_one_tensor() -> None:
     module = torch.nn.Module()
     module.w = torch.nn.Parameter(torch.randn(5, 4))
     store = store_of(1, {"dp": 2, "zero3": 1, "tp": 1}, module)
-    kept = store.kept["w"]
+    kept = store.parameters["w"]
     assert kept.leaf.shape == (5, 4)
     with torch.no_grad():
         kept.leaf.fill_(7.0)
@@ -111,9 +111,9 @@ def test_gradients_add_up_without_writing_into_the_first() -> None:
         store.accumulate([("w", gradient)])
     store.sum_tied = lambda: None
     store.synchronize()
-    assert torch.equal(store.kept["w"].leaf.grad, torch.full((5, 4), 6.0))
+    assert torch.equal(store.parameters["w"].leaf.grad, torch.full((5, 4), 6.0))
     assert torch.equal(first, torch.ones(5, 4))
 
 
 def test_the_stub_table_has_the_fields_of_a_real_one() -> None:
-    assert {"mesh", "held", "micro_batches"} <= set(Table.__struct_fields__)
+    assert {"mesh", "state_tensors", "micro_batches"} <= set(ProgramTable.__struct_fields__)

@@ -10,11 +10,11 @@ from plait.runtime.launch.launch import LaunchError, launch
 SCRIPT = """
 import sys
 import torch
-from plait.runtime.comm.process_group import Pool
+from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.session import session
 
 with session("gloo") as rank:
-    group = Pool(rank).group("tp", ((0, 1),))
+    group = GroupPool(rank).group("tp", ((0, 1),))
     group.all_reduce(torch.ones(4, 8))
     if rank == 1:
         sys.stdout.flush()

@@ -10,11 +10,11 @@ import torch.distributed as dist
 from plait.codegen.compression.cpp import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS, algorithm
-from plait.runtime.comm.process_group import Pool
-from plait.runtime.compression.backends.native import Native, build
-from plait.runtime.compression.backends.reference import Reference
-from plait.runtime.compression.exchange import Exchange
-from plait.runtime.compression.levels import levels
+from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.compression.backends.native import NativeCodec, build
+from plait.runtime.compression.backends.reference import ReferenceCodec
+from plait.runtime.compression.exchange import CompressedCollective
+from plait.runtime.compression.levels import group_hierarchy
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 from plait.runtime.compression.threads import run_ranks
 from plait.runtime.launch.session import session
@@ -30,13 +30,13 @@ def codecs(inner, outer, directory):
     if dist.get_rank() == 0:
         build(text, directory)
     dist.barrier()
-    return Reference(), Native(build(text, directory))
+    return ReferenceCodec(), NativeCodec(build(text, directory))
 
 
 def call(exchange, x, size):
-    if exchange.program.result == "all_reduce":
+    if exchange.program.collective == "all_reduce":
         return exchange.all_reduce(x, torch.arange(float(size)))
-    if exchange.program.result == "reduce_scatter":
+    if exchange.program.collective == "reduce_scatter":
         return exchange.reduce_scatter(x.view(size, -1))
     return exchange.all_gather(x)
 
@@ -45,19 +45,19 @@ def compare(program, mine, pool, both):
     """The backends agree, all ranks agree, and what was counted is what was predicted."""
     size, results = mine.all.size, []
     for codec in both if program.name in COMPILED else both[:1]:
-        exchange = Exchange(program, mine, ELEMENTS, codec=codec, small_bytes=0)
+        exchange = CompressedCollective(program, mine, ELEMENTS, codec=codec, small_bytes=0)
         torch.manual_seed(mine.all.index)
         for _ in range(STEPS):
-            before, predicted = pool.sent.total(), exchange.sent_bytes
+            before, predicted = pool.sent_bytes.total(), exchange.sent_bytes
             result = call(exchange, torch.randn(ELEMENTS), size)
-            counted = pool.sent.total() - before
+            counted = pool.sent_bytes.total() - before
             assert abs(counted - predicted) <= 0.02 * predicted, (program.name, counted, predicted)
         results.append((result, exchange.states))
     first, states = results[0]
     for second, others in results[1:]:
         assert torch.equal(first, second), program.name
         assert all(torch.equal(states[name], others[name]) for name in states), program.name
-    if program.result != "reduce_scatter":
+    if program.collective != "reduce_scatter":
         everybody = mine.all.all_gather(first.contiguous())
         assert all(torch.equal(everybody[0], other) for other in everybody), program.name
 
@@ -84,12 +84,12 @@ def main() -> None:
     inner, directory = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = Pool(rank)
+        pool = GroupPool(rank)
         size = dist.get_world_size()
-        mine = levels(pool, "data parallel", (tuple(range(size)),), inner)
+        mine = group_hierarchy(pool, "data parallel", (tuple(range(size)),), inner)
         both = codecs(inner, size // inner, directory)
         for program in PROGRAMS.values():
-            if program.result != "send":
+            if program.collective != "send":
                 compare(program, mine, pool, both)
         train(mine, inner, both[1])
     print("done", rank)

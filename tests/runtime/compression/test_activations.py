@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from plait.cost_model.communication.compressed_all_reduce import Reductions
-from plait.cost_model.communication.stage_transfer import Crossing, coding_bytes, message_bytes
+from plait.cost_model.communication.compressed_all_reduce import CompressedReductions
+from plait.cost_model.communication.stage_transfer import TransferPayload, coding_bytes, message_bytes
 from plait.cost_model.hardware import load_cluster
 from plait.ir.compression.registry import PROGRAMS
-from plait.ir.plan.workload import Large
-from plait.runtime.compression.activations import Passing, Summing, type_of
-from plait.runtime.compression.backends.reference import Reference
+from plait.ir.plan.workload import CompressibleTransfer
+from plait.runtime.compression.activations import StageTransferCodec, CompressedAllReduce, type_of
+from plait.runtime.compression.backends.reference import ReferenceCodec
 from plait.runtime.compression.threads import run_ranks
-from plait.runtime.compression.work import Levels
+from plait.runtime.compression.work import GroupHierarchy
 from plait.runtime.verification.live_bytes import LiveBytes
 
 NAMES = ("int8-activations", "fp8-activations")
@@ -50,7 +50,7 @@ def value(shape, dtype, seed=0):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_value_arrives_rounded(name, dtype, shape):
-    passing, x = Passing(PROGRAMS[f"{name}.send"]), value(shape, dtype)
+    passing, x = StageTransferCodec(PROGRAMS[f"{name}.send"]), value(shape, dtype)
     sent = passing.encode(x)
     assert sent.dtype == torch.uint8
     assert sent.shape == passing.empty(type_of(x), x.device).shape
@@ -70,13 +70,13 @@ def test_a_value_arrives_rounded(name, dtype, shape):
     ],
 )
 def test_what_is_small_or_no_number_travels_as_it_is(x):
-    passing = Passing(PROGRAMS["int8-activations.send"])
+    passing = StageTransferCodec(PROGRAMS["int8-activations.send"])
     assert passing.encode(x) is x
     assert passing.decode(x, type_of(x)) is x
     assert passing.empty(type_of(x), x.device).dtype == x.dtype
 
     def rank(levels):
-        Summing(PROGRAMS["int8-activations.all_reduce"], levels, Reference()).all_reduce(x)
+        CompressedAllReduce(PROGRAMS["int8-activations.all_reduce"], levels, ReferenceCodec()).all_reduce(x)
         return levels.all.sent
 
     assert all(set(sent) == {"all_reduce"} for sent in run_ranks(rank, outer=2))
@@ -88,7 +88,7 @@ def test_what_is_small_or_no_number_travels_as_it_is(x):
 def test_sums_are_the_same_on_all_ranks(name, dtype, shape):
     def rank(levels):
         x = value(shape, dtype, levels.all.index)
-        summing = Summing(PROGRAMS[f"{name}.all_reduce"], levels, Reference())
+        summing = CompressedAllReduce(PROGRAMS[f"{name}.all_reduce"], levels, ReferenceCodec())
         return x, summing.all_reduce(x), x.clone(), dict(levels.all.sent)
 
     found = run_ranks(rank, outer=3)
@@ -108,10 +108,10 @@ def test_a_sum_takes_no_more_than_promised(dtype, shape, ranks):
     program, x = PROGRAMS["int8-activations.all_reduce"], value(shape, dtype).contiguous()
     peer = Peer(ranks)
     with LiveBytes() as live:
-        Summing(program, Levels(peer, Peer(1), peer), Idle()).all_reduce(x)
+        CompressedAllReduce(program, GroupHierarchy(peer, Peer(1), peer), Idle()).all_reduce(x)
     peak, size, item = live.peak, x.nbytes, x.element_size()
     cluster = load_cluster(f"local:{ranks}")
-    beside = Reductions({"tp": program}, cluster).coding_bytes("tp", size, item, ranks, 1)
+    beside = CompressedReductions({"tp": program}, cluster).codec_bytes("tp", size, item, ranks, 1)
     assert size < peak <= size + beside
     assert size + beside <= 1.05 * peak
 
@@ -120,14 +120,14 @@ def test_a_sum_takes_no_more_than_promised(dtype, shape, ranks):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_message_takes_no_more_than_promised(dtype, shape):
     program, x = PROGRAMS["int8-activations.send"], value(shape, dtype).contiguous()
-    crossing = Crossing(x.nbytes, Large(x.nbytes, x.numel()))
-    passing = Passing(program, Idle())
+    crossing = TransferPayload(x.nbytes, CompressibleTransfer(x.nbytes, x.numel()))
+    passing = StageTransferCodec(program, Idle())
     with LiveBytes() as encoding:
         sent = passing.encode(x)
     assert sent.nbytes == message_bytes(crossing, program)
     with LiveBytes() as decoding:
         received = passing.empty(type_of(x), x.device)
         passing.decode(received, type_of(x))
-    none = Crossing(0, Large())
+    none = TransferPayload(0, CompressibleTransfer())
     assert encoding.peak <= sent.nbytes + coding_bytes(crossing, none, program)
     assert decoding.peak <= x.nbytes + coding_bytes(none, crossing, program)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.registry import algorithm
 from plait.ir.errors import MismatchError, UsageError
-from plait.runtime.compression.buckets import OWED, Buckets, Carried
+from plait.runtime.compression.buckets import RESIDUAL, CompressedBuckets, TensorState
 from plait.runtime.compression.threads import run_ranks
 
 SIZES = (4 * 700, 4 * 3, 4 * 40_000, 4 * 20_000)
@@ -25,7 +25,7 @@ def tensors(rank, step=0):
 
 
 def made(found, levels):
-    return Buckets(found, levels, small_bytes=0, bucket_bytes=LIMIT)
+    return CompressedBuckets(found, levels, small_bytes=0, bucket_bytes=LIMIT)
 
 
 @pytest.mark.parametrize("name", ["one-bit", "trimmed-mean"])
@@ -81,7 +81,7 @@ def test_replicas_start_exactly_and_follow():
 def test_small_tensors_are_exact():
     def work(levels):
         mine = tensors(levels.all.index)
-        compressed = Buckets(algorithm("one-bit"), levels, small_bytes=50_000, bucket_bytes=LIMIT)
+        compressed = CompressedBuckets(algorithm("one-bit"), levels, small_bytes=50_000, bucket_bytes=LIMIT)
         return compressed.all_reduce(mine), list(compressed.exchanges)
 
     totals = [torch.stack(rows).sum(0) for rows in zip(*map(tensors, range(4)), strict=True)]
@@ -116,7 +116,7 @@ def test_states_by_tensor_go_on_with_the_same_bits(name):
     """Also where padding would have errors of its own, and again before the first step."""
 
     def work(levels):
-        rank, subject = levels.all.index, algorithm(name).programs[0].subject
+        rank, subject = levels.all.index, algorithm(name).programs[0].payload
 
         def step(buckets, number):
             if subject == "gradients":
@@ -126,9 +126,9 @@ def test_states_by_tensor_go_on_with_the_same_bits(name):
         first, second, third = (made(algorithm(name), levels) for _ in range(3))
         for number in range(3):
             step(first, number)
-        saved = [one._replace(value=one.value.clone()) for one in first.carried()]
-        second.carry(saved, first.steps(), 0)
-        third.carry(second.carried(), second.steps(), 0)
+        saved = [one._replace(value=one.value.clone()) for one in first.tensor_states()]
+        second.load_tensor_states(saved, first.exchange_counts(), 0)
+        third.load_tensor_states(second.tensor_states(), second.exchange_counts(), 0)
         straight, resumed = step(first, 3), step(third, 3)
         both = zip(straight, resumed, strict=True)
         return len(saved) >= len(SIZES), all(torch.equal(a, b) for a, b in both)
@@ -139,9 +139,9 @@ def test_states_by_tensor_go_on_with_the_same_bits(name):
 def test_what_is_owed_to_exact_sums_is_paid_once():
     def work(levels):
         rank, mine = levels.all.index, tensors(levels.all.index)
-        buckets = Buckets(algorithm("one-bit"), levels, small_bytes=10**7)
-        debt = Carried("gradients", OWED, NAMES[2], True, torch.full((SIZES[2],), rank + 1.0))
-        buckets.carry([debt], {}, 5)
+        buckets = CompressedBuckets(algorithm("one-bit"), levels, small_bytes=10**7)
+        debt = TensorState("gradients", RESIDUAL, NAMES[2], True, torch.full((SIZES[2],), rank + 1.0))
+        buckets.load_tensor_states([debt], {}, 5)
         first, second = buckets.all_reduce(list(mine), NAMES), buckets.all_reduce(mine, NAMES)
         return [(a - b).mean().item() for a, b in zip(first, second, strict=True)]
 

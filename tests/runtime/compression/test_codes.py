@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.ir.compression.stage import Quantize, Reduce
-from plait.ir.compression.wire import Wire
+from plait.ir.compression.message_format import MessageFormat
 from plait.runtime.compression.backends.codes import decode, encode, fold, pack, unpack
 from plait.runtime.compression.backends.philox import philox, uniform
 from plait.runtime.compression.backends.reference import hadamard
@@ -36,7 +36,7 @@ def test_noise_is_uniform_and_differs_by_step_and_seed():
 
 @given(bits=st.sampled_from([1, 2, 4, 8]), group=st.sampled_from([16, 128, 2048]))
 def test_packing_keeps_codes(bits, group):
-    wire = Wire(bits, group)
+    wire = MessageFormat(bits, group)
     codes = torch.randint(0, 1 << bits, (3, 2 * wire.tile))
     packed = pack(wire, codes)
     assert packed.shape == (3, wire.codes_bytes(2 * wire.tile))
@@ -45,7 +45,7 @@ def test_packing_keeps_codes(bits, group):
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_stochastic_rounding_has_no_bias(bits):
-    wire, quantize = Wire(bits, 128), Quantize(bits, "stochastic")
+    wire, quantize = MessageFormat(bits, 128), Quantize(bits, "stochastic")
     x = torch.linspace(-wire.largest, wire.largest, 512).repeat(64, 1)
     rounds = [
         decode(wire, encode(quantize, wire, x, uniform(3, 64, 512, step, x.device)))
@@ -58,7 +58,7 @@ def test_stochastic_rounding_has_no_bias(bits):
 
 
 def test_e4m3_is_the_standard_format():
-    wire = Wire(8, 128, "e4m3")
+    wire = MessageFormat(8, 128, "e4m3")
     finite = torch.tensor([c for c in range(256) if c & 0x7F != 0x7F])
     standard = finite.to(torch.uint8).view(torch.float8_e4m3fn).float()
     assert torch.equal(decode(wire, finite), standard)

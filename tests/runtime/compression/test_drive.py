@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 import torch
 
-from plait.runtime.compression.drive import driven, overlapped
+from plait.runtime.compression.drive import run_exchanges, overlap_exchanges
 
 CPU = torch.device("cpu")
 
@@ -20,11 +20,11 @@ def test_results_and_messages_keep_their_order():
         return total + 10 * number
 
     counts = (1, 2, 0, 2, 1)
-    found = list(driven((work(n, c) for n, c in enumerate(counts)), CPU))
+    found = list(run_exchanges((work(n, c) for n, c in enumerate(counts)), CPU))
     assert [float(x) for x in found] == [10 * n + c for n, c in enumerate(counts)]
     first = list(sent)
     sent.clear()
-    list(driven((work(n, c) for n, c in enumerate(counts)), CPU))
+    list(run_exchanges((work(n, c) for n, c in enumerate(counts)), CPU))
     assert sent == first
     assert sorted(sent) == [(n, m) for n, c in enumerate(counts) for m in range(c)]
 
@@ -39,7 +39,7 @@ def test_the_second_is_computed_while_the_first_travels():
         computed.set()
         return (yield lambda: torch.tensor(True))
 
-    assert all(overlapped([first(), second()]))
+    assert all(overlap_exchanges([first(), second()]))
 
 
 def test_a_failure_is_not_lost():
@@ -47,4 +47,4 @@ def test_a_failure_is_not_lost():
         return (yield lambda: torch.ones(2) + torch.ones(3))
 
     with pytest.raises(RuntimeError):
-        list(overlapped([work(), work()]))
+        list(overlap_exchanges([work(), work()]))

@@ -12,25 +12,25 @@ from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.registry import PROGRAMS
 from plait.ir.compression.variants import with_reference
 from plait.ir.errors import MismatchError, UsageError
-from plait.runtime.compression.exchange import Exchange
+from plait.runtime.compression.exchange import CompressedCollective
 from plait.runtime.compression.message import Message
 from plait.runtime.compression.threads import run_ranks
 from plait.runtime.launch.launch import launch
 
 HERE = Path(__file__).parent
 SIZES = ((4, 1), (1, 4), (2, 2))
-COLLECTIVES = [name for name, program in PROGRAMS.items() if program.result != "send"]
+COLLECTIVES = [name for name, program in PROGRAMS.items() if program.collective != "send"]
 MEANS = [  # programs whose result is an average, on one step, up to rounding
     name
     for name in COLLECTIVES
-    if PROGRAMS[name].subject != "weights"
+    if PROGRAMS[name].payload != "weights"
     and not any(word in name for word in ("random", "cser", "detached", "1-bit-adam", "tp"))
     and not any(word in name for word in ("trimmed", "median", "phocas", "krum", "zeno"))
 ]
 KEPT = [  # those that lose nothing in the long run
     name
     for name in MEANS
-    if PROGRAMS[name].subject != "activations"
+    if PROGRAMS[name].payload != "activations"
     and name not in ("zero++.gradients", "bf16.gradients")
 ]
 
@@ -53,10 +53,10 @@ def gradients(elements, seed=0):
 
 def once(program, rows, levels, steps=1, **options):
     """The results of equal steps, and the exchange."""
-    exchange = Exchange(program, levels, rows[0].numel(), small_bytes=0, **options)
+    exchange = CompressedCollective(program, levels, rows[0].numel(), small_bytes=0, **options)
     mine, results = rows[levels.all.index], []
     for _ in range(steps):
-        if program.result == "all_reduce":
+        if program.collective == "all_reduce":
             results.append(exchange.all_reduce(mine, torch.arange(4.0)))
         else:
             results.append(exchange.reduce_scatter(mine.view(levels.all.size, -1)))
@@ -65,14 +65,14 @@ def once(program, rows, levels, steps=1, **options):
 
 def whole(results, program, step):
     pieces = [r[0][step] for r in results]
-    return pieces[0] if program.result == "all_reduce" else torch.cat(pieces)
+    return pieces[0] if program.collective == "all_reduce" else torch.cat(pieces)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("name", MEANS)
 def test_nothing_lost_is_the_mean(name, sizes):
     rows, program = gradients(20_004), uncompressed(PROGRAMS[name])
-    total = PROGRAMS[name].subject == "activations"
+    total = PROGRAMS[name].payload == "activations"
     mean = torch.stack(rows).double().mean(0).float() * (4 if total else 1)
     result = whole(run_ranks(partial(once, program, rows), *sizes), program, 0)
     torch.testing.assert_close(result, mean, rtol=0, atol=2e-6)
@@ -122,11 +122,11 @@ def test_warm_up_and_small_buckets_are_exact():
     mean = torch.stack(rows).mean(0)
 
     def warm(levels):
-        exchange = Exchange(program, levels, 4_096, small_bytes=0, warmup=2)
+        exchange = CompressedCollective(program, levels, 4_096, small_bytes=0, warmup=2)
         return [exchange.all_reduce(rows[levels.all.index]) for _ in range(3)]
 
     def small(levels):
-        exchange = Exchange(program, levels, 4_096)
+        exchange = CompressedCollective(program, levels, 4_096)
         return [exchange.all_reduce(rows[levels.all.index])], exchange.states
 
     values = run_ranks(warm, 4)[0]
@@ -144,7 +144,7 @@ def test_replicas_follow_weights_and_their_differences(element, digits):
     target, steps = torch.randn(4, 5_000), 8 if element == "fp32" else 3
 
     def follow(levels):
-        exchange = Exchange(program, levels, 5_000, small_bytes=0)
+        exchange = CompressedCollective(program, levels, 5_000, small_bytes=0)
         exchange.replicate(torch.zeros(4, 5_000))
         return [exchange.all_gather(target[levels.all.index]).clone() for _ in range(steps)]
 
@@ -164,15 +164,15 @@ def test_states_go_into_checkpoints(name):
         data = torch.randn(6, 9_000)
 
         def step(exchange, x):
-            gathers = program.result == "all_gather"
+            gathers = program.collective == "all_gather"
             return (exchange.all_gather(x) if gathers else exchange.all_reduce(x)).clone()
 
-        first = Exchange(program, levels, 9_000, small_bytes=0)
+        first = CompressedCollective(program, levels, 9_000, small_bytes=0)
         for x in data[:3]:
             step(first, x)
         saved = {k: v.clone() if torch.is_tensor(v) else v for k, v in first.state_dict().items()}
         straight = [step(first, x) for x in data[3:]]
-        second = Exchange(program, levels, 9_000, small_bytes=0)
+        second = CompressedCollective(program, levels, 9_000, small_bytes=0)
         second.load_state_dict(saved)
         return all(torch.equal(a, step(second, x)) for a, x in zip(straight, data[3:], strict=True))
 
@@ -184,17 +184,17 @@ def test_states_of_another_number_of_ranks():
     program, elements = PROGRAMS["1-bit-adam.momentum"], 10_000
 
     def save(levels):
-        exchange = Exchange(program, levels, elements, small_bytes=0)
+        exchange = CompressedCollective(program, levels, elements, small_bytes=0)
         torch.manual_seed(levels.all.index)
         exchange.all_reduce(torch.randn(elements))
-        return exchange.whole_state_dict(), exchange.state_dict()
+        return exchange.full_state_dict(), exchange.state_dict()
 
     def load(levels):
-        exchange = Exchange(program, levels, elements, small_bytes=0)
+        exchange = CompressedCollective(program, levels, elements, small_bytes=0)
         with pytest.raises(MismatchError):
             exchange.load_state_dict(kept)
-        exchange.load_whole(whole)
-        return exchange.whole_state_dict(), exchange.states["worker_error"]
+        exchange.load_full_state_dict(whole)
+        return exchange.full_state_dict(), exchange.states["worker_error"]
 
     whole, kept = run_ranks(save, 4)[0]
     again, worker = run_ranks(load, 2)[1]
@@ -217,7 +217,7 @@ def test_activations_travel_to_the_next_stage(name, error):
 
 def test_the_wrong_call_is_explained():
     def wrong(levels):
-        exchange = Exchange(PROGRAMS["sdp4bit.weights"], levels, 1_000)
+        exchange = CompressedCollective(PROGRAMS["sdp4bit.weights"], levels, 1_000)
         with pytest.raises(UsageError, match="all_gather"):
             exchange.all_reduce(torch.zeros(1_000))
         with pytest.raises(MismatchError, match="1000"):

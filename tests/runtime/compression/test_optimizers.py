@@ -7,10 +7,10 @@ import torch
 from msgspec.structs import replace
 
 from plait.ir.compression.identity import uncompressed
-from plait.ir.compression.program import Program
+from plait.ir.compression.program import CompressionProgram
 from plait.ir.compression.registry import ALGORITHMS, PROGRAMS, algorithm
 from plait.ir.compression.stage import AllGather, Pack, Quantize, Stat
-from plait.runtime.compression.exchange import Exchange
+from plait.runtime.compression.exchange import CompressedCollective
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 from plait.runtime.compression.threads import run_ranks
 
@@ -140,7 +140,7 @@ def test_one_bit_adam_with_one_bit_is_adam_until_it_freezes():
 def test_a_variance_that_settles_ends_the_warm_up():
     def settle(levels):
         _, optimizer = run("OneBitAdam", levels, 60, betas=(0.9, 0.9), warmup=1000, settles=True)
-        return float(optimizer.parts[0].values["frozen_at"])
+        return float(optimizer.buckets[0].values["frozen_at"])
 
     found = run_ranks(settle, 4)
     assert len(set(found)) == 1
@@ -219,8 +219,8 @@ def test_cser_forgets_nothing():
 def test_gradients_are_taken_at_shifted_weights(shift):
     def shifted(levels):
         history, optimizer = run("ShiftedSGD", levels, lr=0.01, shift=shift, every=4)
-        part = optimizer.parts[0]
-        error = part.exchanges["gradients"].states["worker_error"][: part.elements]
+        bucket = optimizer.buckets[0]
+        error = bucket.exchanges["gradients"].states["worker_error"][: bucket.elements]
         kept = torch.cat([w.reshape(-1) for w in optimizer.weights()])
         return history[-1], kept - shift * 0.01 * error, kept
 
@@ -302,12 +302,12 @@ def test_every_algorithm_has_its_optimizer(name):
     if found.optimizer:
         assert found.optimizer in OPTIMIZERS
     else:
-        assert {p.subject for p in found.programs} == {"activations"}
+        assert {p.payload for p in found.programs} == {"activations"}
 
 
 def test_quantising_weights_themselves_stalls():
     """SDP4Bit's counter-example: ternary weights never leave (1, 1), their differences reach zero."""
-    direct = Program(
+    direct = CompressionProgram(
         "direct",
         "weights",
         "all_gather",
@@ -329,7 +329,7 @@ def test_quantising_weights_themselves_stalls():
     )
 
     def descend(program, levels):
-        exchange = Exchange(program, levels, 2, small_bytes=0)
+        exchange = CompressedCollective(program, levels, 2, small_bytes=0)
         w = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
         exchange.replicate(w)
         for step in range(200):

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.ir.compression.kernel import State
-from plait.runtime.state.error_feedback import Place, _owed, parse
+from plait.ir.compression.kernel import CompressionState
+from plait.runtime.state.error_feedback import StateKey, _residuals, parse
 
 WORKER, SERVER = (
-    State("worker_error", 2, resharded="reset"),
-    State("server_error", 1, resharded="split"),
+    CompressionState("worker_error", 2, on_reshard="reset"),
+    CompressionState("server_error", 1, on_reshard="split"),
 )
 
 
@@ -23,8 +23,8 @@ class Seat:
 
 def errors(count, server, seed):
     draw = torch.Generator().manual_seed(seed)
-    made = {str(Place("dp", "gradients", WORKER.name, rank)): None for rank in range(count)}
-    made |= {str(Place("dp", "gradients", SERVER.name)): None} if server else {}
+    made = {str(StateKey("dp", "gradients", WORKER.name, rank)): None for rank in range(count)}
+    made |= {str(StateKey("dp", "gradients", SERVER.name)): None} if server else {}
     return {place: torch.randn(7, generator=draw, dtype=torch.float64) for place in made}
 
 
@@ -41,7 +41,7 @@ def test_the_sum_of_errors_is_kept(before, after, server, states, role, seed):
     saved = errors(before, server, seed % 2**32)
     total = torch.zeros(7, dtype=torch.float64)
     for rank in range(after):
-        for _, by_rank, value in _owed(states, Seat(after, rank), role, saved):
+        for _, by_rank, value in _residuals(states, Seat(after, rank), role, saved):
             total += value if by_rank or rank == 0 else 0
     torch.testing.assert_close(total, sum(saved.values()), rtol=0, atol=1e-12)
 
@@ -50,13 +50,13 @@ def test_the_sum_of_errors_is_kept(before, after, server, states, role, seed):
 def test_the_same_ranks_have_their_own(count, server):
     saved = errors(count, server, 0)
     for rank in range(count):
-        found = {n: v for n, _, v in _owed((WORKER, SERVER), Seat(count, rank), "dp", saved)}
+        found = {n: v for n, _, v in _residuals((WORKER, SERVER), Seat(count, rank), "dp", saved)}
         assert found[WORKER.name] is saved[f"dp.gradients.worker_error.{rank}"]
         assert not server or torch.equal(found[SERVER.name], saved["dp.gradients.server_error"])
 
 
 @pytest.mark.parametrize(
-    "place", [Place("dp", "gradients", "worker_error", 11), Place("zero1", "weights", "replica")]
+    "place", [StateKey("dp", "gradients", "worker_error", 11), StateKey("zero1", "weights", "replica")]
 )
 def test_places_are_read_as_they_are_written(place):
     assert parse(str(place)) == place

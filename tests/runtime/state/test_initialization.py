@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from plait.ir.errors import MismatchError, UsageError
-from plait.ir.program import Held
+from plait.ir.program import ParameterSpec
 from plait.ir.tensor import TensorType
-from plait.runtime.state.initialization import Initial
+from plait.runtime.state.initialization import InitialValues
 
 
-def held(shape, kind="parameter", **rest) -> Held:
-    return Held("x", kind, TensorType(shape, "float32"), (), (), (0,), True, **rest)
+def held(shape, kind="parameter", **rest) -> ParameterSpec:
+    return ParameterSpec("x", kind, TensorType(shape, "float32"), (), (), (0,), True, **rest)
 
 
 def tower() -> nn.Module:
@@ -20,19 +20,19 @@ def tower() -> nn.Module:
 
 def test_real_values_are_taken_as_they_are() -> None:
     module = tower()
-    assert torch.equal(Initial(module).value("0.weight", held((3, 4))), module[0].weight)
+    assert torch.equal(InitialValues(module).value("0.weight", held((3, 4))), module[0].weight)
 
 
 def test_meta_modules_are_made_by_their_own_code_in_any_order() -> None:
     with torch.device("meta"):
         module = tower()
     before = torch.random.get_rng_state()
-    one, other = Initial(module, 3), Initial(module, 3)
+    one, other = InitialValues(module, 3), InitialValues(module, 3)
     names = list(one.tensors)
     forwards = {n: one.tensor(n) for n in names}
     backwards = {n: other.tensor(n) for n in reversed(names)}
     assert all(torch.equal(forwards[n], backwards[n]) for n in names)
-    assert not torch.equal(Initial(module, 4).tensor("0.weight"), forwards["0.weight"])
+    assert not torch.equal(InitialValues(module, 4).tensor("0.weight"), forwards["0.weight"])
     assert torch.equal(forwards["1.weight"], torch.ones(3))
     assert forwards["0.weight"].abs().max() <= 0.5  # nn.Linear: uniform in 1 / sqrt(fan in)
     assert all(p.is_meta for p in module.parameters())
@@ -51,7 +51,7 @@ def test_hugging_face_modules_get_their_published_initialisation() -> None:
     )
     with torch.device("meta"):
         module = LlamaForCausalLM(config)
-    initial, real = Initial(module), LlamaForCausalLM(config)
+    initial, real = InitialValues(module), LlamaForCausalLM(config)
     for name, tensor in [*real.named_parameters(), *real.named_buffers()]:
         made = initial.tensor(name)
         assert made.shape == tensor.shape
@@ -70,16 +70,16 @@ def test_a_module_that_initialises_nothing_is_named() -> None:
     with torch.device("meta"):
         module = nn.Sequential(Scale())
     with pytest.raises(UsageError, match=r"0\.s \(Scale\).*reset_parameters"):
-        Initial(module).tensor("0.s")
+        InitialValues(module).tensor("0.s")
 
 
 def test_another_model_is_refused() -> None:
     with pytest.raises(MismatchError, match=r"'0.weight' is \[3, 4\] in the module and \[3, 5\]"):
-        Initial(tower()).value("0.weight", held((3, 5)))
+        InitialValues(tower()).value("0.weight", held((3, 5)))
     with pytest.raises(MismatchError, match=r"'9.weight' of the program is not in the module"):
-        Initial(tower()).value("9.weight", held((3, 5)))
+        InitialValues(tower()).value("9.weight", held((3, 5)))
 
 
 def test_constants_come_from_the_table() -> None:
     constant = held((2, 1), "constant", values=(1.0, 2.5))
-    assert Initial(tower()).value("c", constant).tolist() == [[1.0], [2.5]]
+    assert InitialValues(tower()).value("c", constant).tolist() == [[1.0], [2.5]]

@@ -15,7 +15,7 @@ WHOLE, PIECES, COLUMNS = {"dp": 2}, {"zero1": 2}, {"tp": 2}
 def kept(sizes: dict[str, int]):
     module = torch.nn.Module()
     module.w = torch.nn.Parameter(torch.randn(5, 4))
-    return store_of(0, sizes, module).trained()
+    return store_of(0, sizes, module).trainable()
 
 
 @pytest.mark.parametrize("sizes", [WHOLE, PIECES, COLUMNS])

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from plait.benchmarks import peak
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
-from plait.ir.plan.plan import Memory
+from plait.ir.plan.plan import MemoryAction
 from plait.planner import PlanOptions, plan
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
@@ -59,13 +59,13 @@ def peaks(name, folder, variants, micro_batches):
         made = plan(model, load_cluster("local:1"), options)
         (stage,) = made.stages
         place = folder / f"{name}_{variant}_{micro_batches}".replace(" ", "_").replace("%", "")
-        write(compile_program(made, model), place)
+        write_program(compile_program(made, model), place)
         with session("gloo"), LiveBytes() as live:
             program = Program.open(place, module)
             live.restart()  # making the first values is not training
             for _ in range(2):
                 program.step(batch)
-        yield stage.peak_bytes - dict(stage.memory)["runtime"], live.peak
+        yield stage.peak_bytes - dict(stage.memory_terms)["runtime"], live.peak
 
 
 @pytest.mark.ranks
@@ -127,14 +127,14 @@ def test_compressed_activations_keep_the_promise(name, tmp_path):
     assert all(0 <= row.slack <= 0.3 for row in found)
     for row, stage in zip(found, plain, strict=True):
         term = "communication" if row.job.way.word == "pp=2" else "temporaries"
-        assert dict(row.terms)[term] != dict(stage.memory)[term]
+        assert dict(row.terms)[term] != dict(stage.memory_terms)[term]
 
 
 @pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", LONG)
 def test_other_programs_keep_their_promise(name, tmp_path):
-    for promised, held in peaks(name, tmp_path, get_args(Memory), 1):
+    for promised, held in peaks(name, tmp_path, get_args(MemoryAction), 1):
         assert held <= promised
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from plait.codegen import compile_program, write
+from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump
-from plait.ir.lowering.cast import lift_dtypes
+from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import everywhere
+from plait.planner.pins import pin_all
 from plait.runtime.verification.verify import Job, verify
 
 FACTORY = """
@@ -36,13 +36,13 @@ def test_a_verdict_for_every_job(tmp_path: Path) -> None:
     (tmp_path / "factory.py").write_text(FACTORY)
     name = f"{tmp_path / 'factory.py'}:make"
     source = load_source(name)
-    model = lift_dtypes(trace(source.model, source.batch, source.loss_fn), "float64")
+    model = cast_model(trace(source.model, source.batch, source.loss_fn), "float64")
     (tmp_path / "model.json").write_bytes(dump(model, "plait/model"))
-    cluster, pins = load_cluster("local:2"), everywhere("dp=2")
+    cluster, pins = load_cluster("local:2"), pin_all("dp=2")
     program = compile_program(plan(model, cluster, PlanOptions(pins=pins)), model, name)
 
     def job(kind: str) -> Job:
-        write(program, tmp_path / kind)
+        write_program(program, tmp_path / kind)
         return Job(kind, str(tmp_path / kind), name, str(tmp_path / "model.json"))
 
     jobs = [job(kind) for kind in ("crash", "good", "wrong")]

@@ -5,7 +5,7 @@ import torch
 
 from plait.ir.capture import call_key
 from plait.ir.capture.operators.attention import OPS
-from plait.ir.capture.operators.shard_offsets import whole_index
+from plait.ir.capture.operators.shard_offsets import full_index
 
 KEY = torch.tensor([call_key(1, 2, 3), 0])
 
@@ -59,7 +59,7 @@ def test_attention_is_softmax_of_scores(bias: str, causal: bool, width: int) -> 
 
 def test_attention_with_dropout_has_the_gradient_of_its_own_mask() -> None:
     q, k, v = inputs()
-    index = list(whole_index((2, 4, 6, 7)))
+    index = list(full_index((2, 4, 6, 7)))
 
     def run(q, k, v):
         return OPS.attention(q, k, v, None, KEY, True, 0.3, 0.4, 5, index, [], [])[0]
@@ -71,7 +71,7 @@ def test_a_row_that_attends_to_nothing_gives_zeros() -> None:
     q, k, v = inputs()
     mask = torch.ones(2, 1, 6, 7, dtype=torch.bool)
     mask[0, 0, 2] = False
-    index = list(whole_index((2, 4, 6, 7)))
+    index = list(full_index((2, 4, 6, 7)))
     out, _ = OPS.attention(q, k, v, mask, KEY, False, 0.3, 1e-9, 0, index, [], [])
     assert out[0, :, 2].abs().max() == 0
     (gradient,) = torch.autograd.grad(out.sum(), q)
@@ -80,7 +80,7 @@ def test_a_row_that_attends_to_nothing_gives_zeros() -> None:
 
 def test_a_shard_computes_its_part_of_the_mask() -> None:
     x = torch.randn(8, 6, 10, dtype=torch.float64)
-    whole = OPS.dropout(x, KEY, 0.3, 1, list(whole_index(x.shape)))
+    whole = OPS.dropout(x, KEY, 0.3, 1, list(full_index(x.shape)))
     assert 0.2 < (whole == 0).double().mean() < 0.4
     # rows 4.., columns 5.. of the last dimension
     part = OPS.dropout(x[4:, :, 5:], KEY, 0.3, 1, [4, 60, 4, 6, 10, 0, 5, 1, 5])
@@ -97,7 +97,7 @@ def test_a_shard_computes_its_part_of_the_mask() -> None:
 
 def test_masks_differ_by_key_and_salt_only() -> None:
     x = torch.ones(1000)
-    index = list(whole_index(x.shape))
+    index = list(full_index(x.shape))
     other = torch.tensor([call_key(1, 2, 4), 0])
     masks = [OPS.dropout(x, k, 0.5, s, index) for k in (KEY, other) for s in (0, 1)]
     for i, one in enumerate(masks):

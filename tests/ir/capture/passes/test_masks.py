@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from plait.ir.capture.graph import Graph
-from plait.ir.capture.passes.masks import Masks
+from plait.ir.capture.graph import FlatGraph
+from plait.ir.capture.passes.masks import MaskAnalysis
 from plait.ir.model import ModelInput, Ref
 from plait.ir.tensor import TensorType
 
 
-def causal_mask(size: int, shift: int = 0, window: int = 0, batch: int = 2) -> tuple[Masks, int]:
+def causal_mask(size: int, shift: int = 0, window: int = 0, batch: int = 2) -> tuple[MaskAnalysis, int]:
     """le(column, row + shift), and column > row - window, as models write it."""
-    graph = Graph()
+    graph = FlatGraph()
 
     def emit(target, args, shape, dtype="int64"):
         return graph.emit(f"aten.{target}", args, (TensorType(shape, dtype),))[0]
@@ -27,7 +27,7 @@ def causal_mask(size: int, shift: int = 0, window: int = 0, batch: int = 2) -> t
         mask = emit("bitwise_and.Tensor", (Ref(mask), Ref(near)), (size, size), "bool")
     shape = (batch, 1, size, size)
     mask = emit("expand.default", (Ref(mask), shape), shape, "bool")
-    return Masks(graph, {r: op for op in graph.ops for r in op.results}), mask
+    return MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}), mask
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_kinds(size: int, shift: int, window: int, kind: str) -> None:
 
 
 def test_one_wrong_point_is_found() -> None:
-    graph = Graph()
+    graph = FlatGraph()
     wrong = torch.ones(64, 64).tril()
     wrong[40, 7] = 0
     source = graph.value(TensorType((64, 64), "bool"))
@@ -62,15 +62,15 @@ def test_one_wrong_point_is_found() -> None:
     graph.parameters[source] = Parameter("c", graph.types[source], "constant", False, (), values)
     (mask,) = graph.emit("aten.logical_not.default", (Ref(source),), (graph.types[source],))
     (mask,) = graph.emit("aten.logical_not.default", (Ref(mask),), (graph.types[source],))
-    assert Masks(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
+    assert MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
 
 
 def test_what_depends_on_the_batch_is_never_constant() -> None:
-    graph = Graph()
+    graph = FlatGraph()
     source = graph.value(TensorType((4, 4), "bool"))
     graph.inputs[source] = ModelInput("mask", graph.types[source], (), True)
     (mask,) = graph.emit("aten.logical_not.default", (Ref(source),), (graph.types[source],))
-    assert Masks(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
+    assert MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
 
 
 def test_an_additive_mask() -> None:
@@ -81,5 +81,5 @@ def test_an_additive_mask() -> None:
     (zero,) = graph.emit("aten.full.default", ((), 0.0), (scalar,))
     (low,) = graph.emit("aten.full.default", ((), "float:-inf"), (scalar,))
     (added,) = graph.emit("aten.where.self", (Ref(mask), Ref(zero), Ref(low)), (type_,))
-    masks = Masks(graph, {r: op for op in graph.ops for r in op.results})
+    masks = MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results})
     assert masks.kind(added) == "causal"

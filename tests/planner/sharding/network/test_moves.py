@@ -6,12 +6,12 @@ import numpy as np
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.axes import Axes
-from plait.ir.layout import fits, transition
+from plait.ir.layout import divides_evenly, reshard_steps
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Input
 from plait.ir.tensor import TensorType
 from plait.planner.sharding.costs import RooflineCosts
-from plait.planner.sharding.network.moves import Moves
+from plait.planner.sharding.network.moves import ReshardTables
 
 STATES = ("R", "P", (0, 0), (0, 1), (1, 0))
 FACTORS = ((8, 64), (8,))
@@ -29,15 +29,15 @@ def test_tables_agree_with_transitions():
     prices = costs()
     numbers = np.arange(0, len(STATES) ** 3, 3)
     layouts = list(product(STATES, repeat=3))
-    table = Moves(prices, 3).table(0, numbers, numbers, STATES)
+    table = ReshardTables(prices, 3).table(0, numbers, numbers, STATES)
     for i, j in product(range(len(numbers)), repeat=2):
-        steps = transition(layouts[numbers[i]], layouts[numbers[j]])
+        steps = reshard_steps(layouts[numbers[i]], layouts[numbers[j]])
         assert np.isclose(table[i, j], sum(prices.step(0, step) for step in steps), rtol=1e-12)
 
 
 def test_every_transition_ends_and_its_steps_divide():
     for source, target in product(product(STATES, repeat=3), repeat=2):
-        steps = transition(source, target)
+        steps = reshard_steps(source, target)
         assert (steps[-1].after if steps else source) == target
-        if fits(FACTORS, source, MESH) and fits(FACTORS, target, MESH):
-            assert all(fits(FACTORS, step.after, MESH) for step in steps)
+        if divides_evenly(FACTORS, source, MESH) and divides_evenly(FACTORS, target, MESH):
+            assert all(divides_evenly(FACTORS, step.after, MESH) for step in steps)

@@ -1,0 +1,53 @@
+"""How commands answer: results on stdout, notes and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from threading import Timer
+from typing import Any
+
+TIME_LIMIT = 4  # exit code: time is up, the best so far is written
+LONG_SECONDS = 1.0  # work that takes longer shows its progress
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(data, indent=1))
+
+
+@contextmanager
+def progress(title: str) -> Generator[Callable[[int, int], None], None, None]:
+    """Show that work goes on, where stderr is a terminal and the work is long.
+
+    Yields `update(done, total)`, for work that knows how much there is; nothing may be printed inside.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    bar = Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    task = bar.add_task(title, total=None)
+    timer = Timer(LONG_SECONDS, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+    finally:
+        timer.cancel()
+        timer.join()
+        bar.stop()

@@ -1,0 +1,44 @@
+"""The commands of `plait`: names and help. A command's module loads when its arguments are needed."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import NamedTuple, Protocol, cast
+
+
+class CommandModule(Protocol):
+    """The module of a command, `commands/<name>.py`; importing it loads no torch."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do the work and return the exit code; raises PlaitError, whose kind has its own."""
+        ...
+
+
+class Command(NamedTuple):
+    name: str
+    help: str
+
+    def module(self) -> CommandModule:
+        return cast(CommandModule, import_module(f".{self.name}", __package__))
+
+
+COMMANDS = (
+    Command("trace", "trace a model into the IR and print what it is"),
+    Command("plan", "choose how to spread training over a cluster"),
+    Command("place", "put every operator of a graph on a device"),
+    Command("predict", "step time and peak memory of configurations given as rows"),
+    Command("pack", "an address for every buffer of known lifetime, in an arena"),
+    Command("explain", "the numbers behind a plan"),
+    Command("diff", "what another plan, or what others would do, costs more"),
+    Command("view", "draw a plan, model or placement as one HTML file"),
+    Command("simulate", "a plan's timeline when ranks are slow or links are down"),
+    Command("compile", "write the training program of a plan or placement"),
+    Command("verify", "hold the program on gloo ranks against one process, in float64"),
+    Command("kernels", "the kernels of a compression program, compiled for targets"),
+    Command("run", "start a program's ranks with torchrun"),
+    Command("calibrate", "measure this machine and write it as a cluster file"),
+    Command("check", "validate a plan or model file without running anything"),
+)

@@ -1,0 +1,174 @@
+"""Two plans of one model, term by term: what one costs more than the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ..cost_model.explain.step_terms import step_term
+from ..cost_model.explain.term import Term
+from ..ir.errors import UsageError
+from ..ir.model import Model
+from ..ir.plan.plan import Layers, Plan
+from ..ir.text.printer import gib, seconds, size
+from ..planner.options import PlanOptions
+from ..planner.search.baselines import Baseline, baseline_plan, parse_baselines
+from ..planner.search.driver import SearchSpace
+
+DEEPEST = 3  # levels of a plan's tree whose terms are compared
+NEGLIGIBLE = 5e-4  # relative: a difference that would read 0.0 %
+
+
+def baseline_plans(
+    plan: Plan, model: Model, baselines: Iterable[Baseline]
+) -> list[tuple[str, Plan | None]]:
+    """The plans of baselines for the model, cluster, batch and memory limit of a plan."""
+    options = PlanOptions(
+        memory_bytes=plan.memory_limit_bytes,
+        precision=plan.precision,
+        optimizer=plan.optimizer.name,
+    )
+    space = SearchSpace.create(model, plan.cluster, options)
+    return [(baseline.name, baseline_plan(space, baseline)) for baseline in baselines]
+
+
+def plan_with_strategy(plan: Plan, model: Model, strategy_text: str) -> Plan:
+    """The same model, cluster and batch under one strategy, whether it fits or not."""
+    baselines = parse_baselines(f"word:{strategy_text}", plan.cluster)
+    ((_, other),) = baseline_plans(plan, model, baselines)
+    if other is None:
+        raise UsageError(f"{plan.model} cannot be split as {strategy_text}")
+    return other
+
+
+def plan_row(plan: Plan) -> dict[str, Any]:
+    """A plan in a row of figures, under the names of `plait diff --json`."""
+    peak = plan.peak_bytes
+    return {
+        "word": plan.strategy_text,
+        "micro_batches": plan.micro_batches,
+        "memory": memory_actions(plan),
+        "step_time_s": plan.prediction.step_seconds,
+        "peak": peak,
+        "budget": plan.memory_limit_bytes,
+        "fits": peak <= plan.memory_limit_bytes,
+    }
+
+
+def memory_actions(plan: Plan) -> str:
+    return "+".join(sorted({x.memory for x in plan.layers if not x.batch_only}))
+
+
+def layer_differences(plan: Plan, other: Plan) -> Iterator[str]:
+    """Runs of calls that two plans of one model treat differently."""
+    if plan.model_digest != other.model_digest:
+        yield f"\nplans of two models: {plan.model}, {other.model}"
+        return
+    runs: list[tuple[int, int, str]] = []
+    for i in range(plan.layers[-1].last):
+        before, after = (_decision(p, p.layers_of(i)) for p in (plan, other))
+        text = f"{before} -> {after}"
+        if before == after:
+            continue
+        if runs and runs[-1][1:] == (i, text):
+            runs[-1] = (runs[-1][0], i + 1, text)
+        else:
+            runs.append((i, i + 1, text))
+    yield ""
+    yield "layers that differ" if runs else "all layers do the same"
+    for first, last, text in runs:
+        ends = dict.fromkeys((plan.calls[first], plan.calls[last - 1]))
+        yield f"  {' to '.join(ends):<40}{text}"
+
+
+def _decision(plan: Plan, layers: Layers) -> str:
+    return f"{plan.strategy_of(layers)} {layers.memory}"
+
+
+def comparison(plan: Plan, other: Plan) -> str:
+    """Seconds and bytes that another plan costs more, term by term, as text."""
+    ours, theirs = step_term(plan), step_term(other)
+    lines = [
+        f"{_headline(other)} instead of {_headline(plan)}: "
+        + _verdict(plan, other, theirs.value / ours.value - 1),
+        "",
+        f"{'seconds':<38}{'plan':>12}{'instead':>12}{'more':>12}",
+    ]
+    lines += [
+        f"{name:<38}{seconds(a):>12}{seconds(b):>12}{_signed(b - a, seconds):>12}"
+        for name, a, b in paired(seconds_by_kind(ours), seconds_by_kind(theirs))
+    ]
+    lines += ["", f"{'bytes, fullest stage':<38}{'plan':>12}{'instead':>12}{'more':>12}"]
+    lines += [
+        f"{name:<38}{size(a):>12}{size(b):>12}{_signed(b - a, size):>12}"
+        for name, a, b in paired(fullest_stage_bytes(plan), fullest_stage_bytes(other))
+    ]
+    return "\n".join(lines)
+
+
+def _headline(plan: Plan) -> str:
+    return f"{plan.strategy_text} ({plan.micro_batches} micro-batches, {memory_actions(plan)})"
+
+
+def _verdict(plan: Plan, other: Plan, slower: float) -> str:
+    """`slower`: relative to the plan's step."""
+    verdict = "as fast"
+    if abs(slower) >= NEGLIGIBLE:
+        verdict = f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'}"
+    peak = other.peak_bytes
+    if peak > plan.memory_limit_bytes:
+        verdict += f", and does not fit: needs {gib(peak)}, has {gib(plan.memory_limit_bytes)}"
+    return verdict
+
+
+def comparison_json(plan: Plan, other: Plan) -> dict[str, Any]:
+    """The same as data; every pair is the plan's amount, then the other's."""
+    peak = other.peak_bytes
+    times = paired(seconds_by_kind(step_term(plan)), seconds_by_kind(step_term(other)))
+    sizes = paired(fullest_stage_bytes(plan), fullest_stage_bytes(other))
+    return {
+        "word": other.strategy_text,
+        "instead_of": plan.strategy_text,
+        "micro_batches": other.micro_batches,
+        "step_time_s": other.prediction.step_seconds,
+        "plan_step_time_s": plan.prediction.step_seconds,
+        "peak": peak,
+        "budget": plan.memory_limit_bytes,
+        "fits": peak <= plan.memory_limit_bytes,
+        "seconds": {name: [a, b] for name, a, b in times},
+        "bytes": {name: [a, b] for name, a, b in sizes},
+    }
+
+
+def seconds_by_kind(step: Term) -> dict[str, float]:
+    """Seconds of a step by kind of operator, collective and wait."""
+    total: dict[str, float] = {}
+
+    def add(term: Term, depth: int) -> None:
+        if not term.parts or depth == DEEPEST or " over " in term.name or " of " in term.name:
+            total[term.name] = total.get(term.name, 0.0) + term.value
+            return
+        for part in term.parts:
+            add(part, depth + 1)
+
+    add(step, 0)
+    return total
+
+
+def fullest_stage_bytes(plan: Plan) -> dict[str, float]:
+    """Bytes by kind, of the stage whose peak is highest."""
+    stage = max(plan.stages, key=lambda s: s.peak_bytes)
+    return {name: float(amount) for name, amount in stage.memory_terms}
+
+
+def paired(
+    ours: Mapping[str, float], theirs: Mapping[str, float]
+) -> Iterable[tuple[str, float, float]]:
+    """Terms of both, the greatest difference first, and their sums."""
+    pairs = [(n, ours.get(n, 0.0), theirs.get(n, 0.0)) for n in dict.fromkeys([*ours, *theirs])]
+    pairs = sorted((p for p in pairs if p[1] or p[2]), key=lambda p: -abs(p[2] - p[1]))
+    return [*pairs, ("sum", sum(ours.values()), sum(theirs.values()))]
+
+
+def _signed(change: float, format_amount: Callable[[float], str]) -> str:
+    return f"{'+' if change >= 0 else '-'}{format_amount(abs(change))}"

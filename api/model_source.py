@@ -1,0 +1,55 @@
+"""Where a model comes from, as command lines and plans name it, and loading it from there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ..ir.lowering.rescale import rescale
+from ..ir.model import Model
+from ..ir.verify import verify_model
+from . import files
+
+
+class ModelSource(NamedTuple):
+    """A factory, an `hf:` configuration or a model file; `batch` samples of `seq` tokens are made for
+    `hf:` sources."""
+
+    source: str
+    batch: int | None = None
+    seq: int | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a traced model's file, which has no weights."""
+        return self.source.endswith(".json") and not self.source.startswith("hf:")
+
+    def load(self, global_batch: int | None = None) -> Model:
+        """The model, with `global_batch` samples where given, else with those of the source."""
+        return load_model(*self, global_batch)
+
+    def __str__(self) -> str:
+        """The JSON text that plans keep and the `main.py` of a program reads back."""
+        return json.dumps({k: v for k, v in self._asdict().items() if v is not None})
+
+
+def load_model(
+    source: str, batch: int | None = None, seq: int | None = None, global_batch: int | None = None
+) -> Model:
+    """Trace or read the model of a source (see `ModelSource`). Raises FileError, UsageError and
+    TraceError."""
+    if not ModelSource(source).is_file:
+        from ..ir.capture import load_source, trace
+
+        traced = load_source(source, batch=batch, seq=seq)
+        return trace(traced.model, traced.batch, traced.loss_fn, batch_size=global_batch)
+    model = read_model(Path(source))
+    return model if global_batch in (None, model.batch) else rescale(model, global_batch)
+
+
+def read_model(path: Path) -> Model:
+    """Read and check a model file. Raises FileError naming the file and the place in it."""
+    model = files.read(path, Model, "plait/model")
+    verify_model(model)
+    return model

@@ -1,0 +1,51 @@
+"""The model of a plan, as the plan runs it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from ..ir.errors import MismatchError, UsageError
+from ..ir.lowering.cast import in_precision
+from ..ir.lowering.rescale import rescale
+from ..ir.model import Model
+from ..ir.plan.plan import Plan
+from .model_source import ModelSource, read_model
+
+
+def model_of_plan(plan: Plan, source: str | None, batch: int | None, seq: int | None) -> Model:
+    """The model of a plan from `source`, or from the file that the plan names.
+
+    Raises MismatchError where the source has another model, UsageError where none is given and the
+    plan names code, which a plan must not run."""
+    chosen = _source(plan, source, batch, seq)
+    model = chosen.load(plan.global_batch)
+    if model.fingerprint() != plan.model_digest:
+        raise MismatchError(f"{chosen.source} is not the model of the plan ({plan.model})")
+    return in_precision(model, plan.precision)
+
+
+def _source(plan: Plan, source: str | None, batch: int | None, seq: int | None) -> ModelSource:
+    if source is not None:
+        return ModelSource(source, batch, seq)
+    fields: dict[str, Any] = {}
+    with suppress(ValueError):
+        data = json.loads(plan.source or "{}")
+        fields = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
+    name = fields.get("source")
+    if not isinstance(name, str) or not name.endswith(".json"):
+        hint = f" {name}" if isinstance(name, str) else ""
+        raise UsageError(f"the model is needed again: name it with --model{hint}")
+    return ModelSource(name, fields.get("batch", batch), fields.get("seq", seq))
+
+
+def model_from_file(plan: Plan, path: Path) -> Model:
+    """The model of a plan from its file. Raises MismatchError where it is another one's."""
+    model = read_model(path)
+    if model.fingerprint() != plan.model_digest:
+        raise MismatchError(f"{path} is not the model that the plan was made for ({plan.model})")
+    if model.batch != plan.global_batch:
+        model = rescale(model, plan.global_batch)
+    return in_precision(model, plan.precision)

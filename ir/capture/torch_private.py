@@ -1,0 +1,136 @@
+"""Private names of torch (2.13) that `ir/capture` and `codegen` use. No other file there names one.
+
+Every entry says why the public API does not suffice and what breaks without it. `runtime` has a
+file of its own, so that a compiled program need not import capture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, TypeGuard
+
+import torch
+from torch import nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+
+__all__ = [
+    "DATA_DEPENDENT_ERRORS",
+    "EFFICIENT_ATTENTION",
+    "EFFICIENT_ATTENTION_BACKWARD",
+    "ENTER_AUTOCAST",
+    "EXIT_AUTOCAST",
+    "FLASH_ATTENTION",
+    "FLASH_ATTENTION_BACKWARD",
+    "MODULE_TABLES",
+    "SET_GRAD_ENABLED",
+    "FakeTensorMode",
+    "OpOverload",
+    "base_name",
+    "is_fake",
+    "is_operator",
+    "is_registered",
+    "overload_name",
+    "schema",
+    "storage_id",
+    "tensor_tables",
+    "torch_compiling",
+]
+
+# FakeTensorMode: tensors with shapes and devices but no memory; it has no public name. Without
+# it, tracing allocates every weight.
+
+# Raised by FakeTensorMode where a value or a shape depends on data. Without them, the error names
+# neither the operator nor a remedy.
+DATA_DEPENDENT_ERRORS = (DataDependentOutputException, DynamicOutputShapeException)
+
+# Fused attention kernels. scaled_dot_product_attention does not return the logsumexp that the
+# backward operator and sharded keys need. Without them, attention materialises its scores.
+FLASH_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+FLASH_ATTENTION_BACKWARD = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+)
+EFFICIENT_ATTENTION = torch.ops.aten._scaled_dot_product_efficient_attention.default
+EFFICIENT_ATTENTION_BACKWARD = (
+    torch.ops.aten._scaled_dot_product_efficient_attention_backward.default
+)
+
+# Names of functions that pre-dispatch graphs call where the model changes torch's modes. Without
+# them, a region under no_grad or autocast is read as if it had none.
+SET_GRAD_ENABLED = "_set_grad_enabled"
+ENTER_AUTOCAST = "_enter_autocast"
+EXIT_AUTOCAST = "_exit_autocast"
+
+# Tables of nn.Module in which a tensor is replaced without __setattr__, which checks types and
+# registers names. Without them, parameters cannot be swapped for fake ones and put back.
+MODULE_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The module's own parameters and buffers, as the dicts that it reads them from."""
+    return module._parameters, module._buffers
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has no values. Without it, reading constants fails inside torch."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def is_operator(target: object) -> TypeGuard[OpOverload]:
+    """Whether a graph node's target is a registered operator; its class has no public name."""
+    return isinstance(target, OpOverload)
+
+
+def schema(operator: OpOverload) -> Any:
+    """The operator's FunctionSchema: which arguments it writes, which results are views.
+
+    Without it, in-place operators cannot be told from functional ones.
+    """
+    return operator._schema
+
+
+def base_name(operator: OpOverload) -> str:
+    """`add_` of `aten.add_.Tensor`, to find the operator's functional form by name."""
+    return operator._opname
+
+
+def overload_name(operator: OpOverload) -> str:
+    """`Tensor` of `aten.add_.Tensor`; used as `base_name` is."""
+    return operator._overloadname
+
+
+def is_registered(namespace: str, name: str) -> bool:
+    """Whether torch has operator `namespace::name`.
+
+    The public `torch.ops.<namespace>` creates a namespace as a side effect, for any name in a
+    file. Without it, unknown names in files leave namespaces behind.
+    """
+    return bool(torch._C._jit_get_schemas_for_operator(f"{namespace}::{name}"))
+
+
+def storage_id(tensor: torch.Tensor) -> int:
+    """A number that two tensors have in common if they share memory; fake ones have no data_ptr.
+
+    Without it, writes through views are lost.
+    """
+    return tensor.untyped_storage()._cdata
+
+
+@contextlib.contextmanager
+def torch_compiling() -> Iterator[None]:
+    """Make `torch.compiler.is_compiling()` and `is_exporting()` true.
+
+    Both flags have readers but no public setter. Without them, some models branch on tensor values.
+    """
+    before = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
+    torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before

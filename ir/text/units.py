@@ -1,0 +1,32 @@
+"""Sizes with units, as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import UsageError
+
+# fmt: off
+UNITS = {
+    "": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+    "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40,
+}
+# fmt: on
+
+
+def parse_bytes(text: str) -> int:
+    """`72GiB`, `80GB`, `1.5e9` in bytes; raises UsageError."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    unit = match[2].upper() if match else "?"
+    if match is None or unit not in UNITS:
+        raise UsageError(f"{text!r} is not a size; write it like 72GiB, 80GB or 8e10")
+    amount = float(match[1]) * UNITS[unit]
+    if not 0 < amount < 1 << 60:
+        raise UsageError(f"{text!r} is not a sensible size")
+    return int(amount)
+
+
+def parse_memory(memory: int | str | None) -> int | None:
+    """An amount of memory as bytes; text (`72GiB`) is parsed. Raises UsageError."""
+    return parse_bytes(memory) if isinstance(memory, str) else memory

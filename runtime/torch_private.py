@@ -1,0 +1,67 @@
+"""Private names of torch (2.13) that `runtime` uses. No other file of it names one.
+
+Every entry says why the public API does not do and what breaks without it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch._appdirs import user_cache_dir
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = [
+    "TorchDispatchMode",
+    "is_fake",
+    "returns_alias",
+    "set_tensor_tables",
+    "storage_id",
+    "tensor_tables",
+    "tree_leaves",
+    "user_cache_dir",
+]
+
+# user_cache_dir: the folder for caches on every operating system, without another dependency.
+# Without it, compiled kernels are not cached.
+# TorchDispatchMode, tree_leaves: see every operator's results; no public hook does.
+# Without them, the peak of live bytes cannot be measured on a CPU.
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a shape but no values. Without it, fake weights count as initialised."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def returns_alias(operator: Any) -> bool:
+    """Whether a result of the operator shares memory with an argument, by its schema.
+
+    Without it, live storages are looked up for every view.
+    """
+    return any(result.alias_info is not None for result in operator._schema.returns)
+
+
+def storage_id(storage: torch.UntypedStorage) -> int:
+    """A number of the storage; several Python objects may stand for one storage.
+
+    Without it, live bytes count a storage once per tensor.
+    """
+    return storage._cdata
+
+
+def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The module's own parameters and buffers, as the dicts that it reads them from."""
+    return module._parameters, module._buffers
+
+
+def set_tensor_tables(
+    module: nn.Module, parameters: dict[str, Any], buffers: dict[str, Any]
+) -> None:
+    """Give a copied module separate tables, so that initialising it leaves the original as is.
+
+    `register_parameter` would write into the table that both share.
+    """
+    module._parameters, module._buffers = parameters, buffers
