@@ -1,81 +1,207 @@
-"""The house: which way imports point, what may stand where, and that every package is shipped."""
+"""The house: which way imports point, between rooms and inside them, and what may stand where."""
 
 import ast
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from plait.tests.paths import ROOT
 
-# fmt: off
-MAY = {
-    "ir": set(), "cost_model": {"ir"}, "runtime": {"ir"}, "planner": {"ir", "cost_model"},
-    "codegen": {"ir", "runtime"}, "api": {"ir", "cost_model", "planner", "codegen", "runtime"},
+MAY: dict[str, set[str]] = {
+    "ir": set(),
+    "cost_model": {"ir"},
+    "runtime": {"ir"},
+    "planner": {"ir", "cost_model"},
+    "codegen": {"ir", "runtime"},
+    "api": {"ir", "cost_model", "planner", "codegen", "runtime"},
 }
-# fmt: on
+# Folders of a room from the ground up; a folder imports those below it. Files that stand in the room
+# itself are named with a dot: `.model` is ir/model.py.
+FLOORS: dict[str, list[set[str]]] = {}
+FAMILIES = {"ir/ops", "api/commands"}  # of one kind: they may hold more files
+BESIDE = 14  # files side by side in a folder
+MOST_LINES, MOST_FUNCTION, MOST_PARAMETERS = 400, 60, 7
 FILES = sorted(p for room in MAY for p in (ROOT / room).rglob("*.py"))
-TORCH_FREE = [p for p in FILES if p.relative_to(ROOT).parts[0] in ("planner", "cost_model")] + [
+NAMES = {str(p.relative_to(ROOT)) for p in FILES}
+TORCH_FREE = [
     p
     for p in FILES
-    if p.relative_to(ROOT).parts[0] == "ir" and "capture" not in p.relative_to(ROOT).parts
+    if p.relative_to(ROOT).parts[0] in ("planner", "cost_model", "ir")
+    and p.relative_to(ROOT).parts[:2] != ("ir", "capture")
 ]
+
+
+class Import(NamedTuple):
+    line: int
+    target: str  # a file of the house, or the name of a foreign module
 
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def imports(path: Path) -> list[tuple[int, str]]:
-    """(relative level, module) of every import of a file."""
-    found = []
+def module_file(parts: list[str]) -> str | None:
+    stem = "/".join(parts)
+    return next((f for f in (f"{stem}.py", f"{stem}/__init__.py") if f in NAMES), None)
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import of a file, relative or absolute, resolved to the file that it names."""
+    package = list(path.relative_to(ROOT).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            modules = [node.module] if node.module else [alias.name for alias in node.names]
-            found += [(node.level, module) for module in modules]
-        elif isinstance(node, ast.Import):
-            found += [(0, alias.name) for alias in node.names]
-    return found
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                inside = module_file(parts[1:]) if parts[0] == "plait" else None
+                yield Import(node.lineno, inside or alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            parts = node.module.split(".") if node.module else []
+            if node.level:
+                parts = package[: len(package) - node.level + 1] + parts
+            elif parts[0] == "plait":
+                parts = parts[1:]
+            else:
+                yield Import(node.lineno, node.module or "")
+                continue
+            for alias in node.names:
+                target = module_file([*parts, alias.name]) or module_file(parts)
+                if target is not None:
+                    yield Import(node.lineno, target)
+
+
+def room(file: str) -> str:
+    """The folder inside its top room in which a file stands, or the file itself: `sharding`, `.mesh`."""
+    parts = file.split("/")
+    return parts[1] if len(parts) > 2 else "." + parts[1].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_imports_point_down(path):
-    parts = path.relative_to(ROOT).parts
-    for level, module in imports(path):
-        top = module.split(".")[0]
-        if level == len(parts) and top in MAY and top != parts[0]:
-            assert top in MAY[parts[0]], f"{parts[0]} imports {top}"
+    top = path.relative_to(ROOT).parts[0]
+    for line, target in imports(path):
+        to = target.split("/")[0]
+        if to in MAY and "/" in target:
+            assert to == top or to in MAY[top], f"line {line}: {top} imports {to}"
+
+
+@pytest.mark.parametrize("top", sorted(MAY))
+def test_folders_of_a_room_lie_on_floors(top):
+    """Every folder stands on one floor and imports only floors below."""
+    floors = {folder: i for i, floor in enumerate(FLOORS[top]) for folder in floor}
+    folders = {room(f) for f in NAMES if f.startswith(f"{top}/")} - {".__init__"}
+    assert folders == set(floors)
+    up = {
+        f"{name(path)}:{line} imports {target}"
+        for path in FILES
+        for line, target in imports(path)
+        if name(path).startswith(f"{top}/") and target.startswith(f"{top}/")
+        if ".__init__" not in (room(name(path)), room(target))
+        if room(name(path)) != room(target)
+        if floors[room(name(path))] <= floors[room(target)]
+    }
+    assert not up
+
+
+def test_no_two_files_import_each_other_when_loaded():
+    """Imports at the top of modules make no circle."""
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        top = {n.lineno for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)}
+        graph[name(path)] = {t for line, t in imports(path) if line in top and t in NAMES}
+    done: set[str] = set()
+
+    def visit(file: str, trail: tuple[str, ...]) -> None:
+        assert file not in trail, " -> ".join((*trail[trail.index(file) :], file))
+        if file not in done:
+            for target in sorted(graph[file] - {file}):
+                visit(target, (*trail, file))
+            done.add(file)
+
+    for file in sorted(graph):
+        visit(file, ())
 
 
 @pytest.mark.parametrize("path", TORCH_FREE, ids=name)
 def test_plain_data_knows_no_torch(path):
-    assert not any(module.split(".")[0] == "torch" for _, module in imports(path))
+    assert not any(target.split(".")[0] == "torch" for _, target in imports(path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_and_functions_stay_small(path):
     text = path.read_text()
-    assert text.count("\n") <= 400
+    assert text.count("\n") <= MOST_LINES
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno <= 60, node.name
+            assert node.end_lineno - node.lineno <= MOST_FUNCTION, node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_functions_take_few_parameters_and_name_what_they_give(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef) or _has_foreign_signature(path, node):
+            continue
+        assert _parameters(node) <= MOST_PARAMETERS, node.name
+        if not node.name.startswith("_"):
+            assert not _is_anonymous(node.returns), f"{node.name} returns an anonymous tuple"
+
+
+def _parameters(node: ast.FunctionDef) -> int:
+    """Parameters that a caller gives: without `self` and `cls`."""
+    listed = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return sum(a.arg not in ("self", "cls") for a in listed)
+
+
+def _has_foreign_signature(path: Path, node: ast.FunctionDef) -> bool:
+    """Functions that numba compiles take flat arrays, torch operators what their schema says, torch
+    optimizers their options by keyword, as the public functions of the API do."""
+    decorators = " ".join(ast.unparse(d) for d in node.decorator_list)
+    return (
+        any(word in decorators for word in ("njit", "register_", "custom_op"))
+        or name(path).startswith(("ir/capture/operators/", "runtime/comm/expert_all_to_all"))
+        or (name(path).startswith("runtime/compression/optimizers/") and node.name == "__init__")
+        or (name(path) in ("api/python.py", "api/placement.py", "runtime/program.py"))
+    )
+
+
+def _is_anonymous(returns: ast.expr | None) -> bool:
+    """`tuple[A, B, C]`: three or more things without names."""
+    return (
+        isinstance(returns, ast.Subscript)
+        and ast.unparse(returns.value) == "tuple"
+        and isinstance(returns.slice, ast.Tuple)
+        and len(returns.slice.elts) >= 3
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_every_module_says_what_it_is_and_hides_nothing(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
-    room = path.relative_to(ROOT).parts[0]
+    top = path.relative_to(ROOT).parts[0]
     for node in ast.walk(tree):
         assert not isinstance(node, ast.Global)
-        if room != "api":
+        if top != "api":
             assert not (isinstance(node, ast.Name) and node.id == "print")
             assert not (isinstance(node, ast.Attribute) and node.attr == "environ")
 
 
+def test_folders_hold_a_dozen_files():
+    beside: dict[str, int] = {}
+    for file in NAMES:
+        if not file.endswith("__init__.py"):
+            folder = file.rsplit("/", 1)[0]
+            beside[folder] = beside.get(folder, 0) + 1
+    assert not {k: v for k, v in beside.items() if v > BESIDE and k not in FAMILIES}
+
+
 def test_every_package_is_shipped():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    rooms = [p.parent for room in MAY for p in (ROOT / room).rglob("__init__.py")]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = settings["tool"]["setuptools"]["packages"]
+    rooms = [p.parent for top in MAY for p in (ROOT / top).rglob("__init__.py")]
     assert set(listed) == {"plait"} | {
-        "plait." + ".".join(room.relative_to(ROOT).parts) for room in rooms
+        "plait." + ".".join(p.relative_to(ROOT).parts) for p in rooms
     }
