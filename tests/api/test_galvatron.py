@@ -84,7 +84,7 @@ def test_layers_pinned_with_their_memory_do_nothing_else_to_fit(model):
     entries = FunctionPrices(traced, load_cluster("8xh100"))
     evaluator = CandidatePricer(entries, traced.batch, optimizer_states("adamw", False, 4))
     pin = Pin("*", parse_strategy("zero3=8"), "keep")
-    found = SearchSpace(evaluator, PlanOptions(pins=(pin,)), budget=1).run()
+    found = SearchSpace(evaluator, PlanOptions(pins=(pin,)), memory_limit_bytes=1).run()
     assert {candidate.memory_text for candidate in found} == {"keep"}
 
 
