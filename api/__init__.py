@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from ..ir.errors import UsageError as UsageError
     from ..ir.errors import VerifyError as VerifyError
     from ..ir.model import Model as Model
-    from .explanation import explain as explain
     from .placement import place as place
-    from .plan_object import Plan as Plan
-    from .plan_object import load_plan as load_plan
+    from .plans.explanation import explain as explain
+    from .plans.plan_object import Plan as Plan
+    from .plans.plan_object import load_plan as load_plan
     from .python import parallelize as parallelize
     from .python import plan as plan
     from .python import trace as trace
@@ -31,9 +31,9 @@ _ERRORS = (
 _MODULES = {
     "Cluster": "plait.ir.devices.cluster",
     "Model": "plait.ir.model",
-    "Plan": "plait.api.plan_object",
-    "explain": "plait.api.explanation",
-    "load_plan": "plait.api.plan_object",
+    "Plan": "plait.api.plans.plan_object",
+    "explain": "plait.api.plans.explanation",
+    "load_plan": "plait.api.plans.plan_object",
     "parallelize": "plait.api.python",
     "place": "plait.api.placement",
     "plan": "plait.api.python",

@@ -13,10 +13,10 @@ from ..ir.model import Model
 from ..ir.placement import Placement
 from ..ir.plan.plan import Optimizer, Plan
 from ..ir.program import Program
-from . import files
-from .model_source import ModelSource
+from .formats import files
+from .formats.model_source import ModelSource
 from .placement import PLACEMENT, read_placement
-from .plan_object import load_plan
+from .plans.plan_object import load_plan
 
 
 class CompileTarget(NamedTuple):

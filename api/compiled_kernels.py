@@ -12,7 +12,7 @@ from ..ir.compression.kernel import CompressionKernel, KernelPipeline
 from ..ir.compression.lower import lower
 from ..ir.compression.registry import programs
 from ..runtime.compression.backends.native import build, cache_directory
-from . import files
+from .formats import files
 
 INNER, OUTER = 4, 2  # ranks of a node, and nodes, that kernels are printed for
 GPUS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx90a", "hip:gfx942")

@@ -20,7 +20,7 @@ from ..ir.placement import (
     uniform_target,
 )
 from ..ir.text.units import parse_memory
-from . import files
+from .formats import files
 
 if TYPE_CHECKING:
     from ..ir.devices.cluster import Cluster

@@ -12,8 +12,8 @@ from ..ir.model import Model
 from ..ir.placement import Placement
 from ..ir.plan import plan as ir
 from .options import check_keywords, takes_options
-from .plan_object import Plan, with_methods
-from .plan_request import plan_request
+from .plans.plan_object import Plan, with_methods
+from .plans.plan_request import plan_request
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

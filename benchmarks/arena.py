@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plait.api.buffer_files import read_buffers
+from plait.api.formats.buffer_files import read_buffers
 from plait.cost_model.explain.memory_terms import working_bytes
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
@@ -125,7 +125,9 @@ def plans() -> None:
         made = plan(model, load_cluster(cluster), asked)
         start = time.process_time()
         stages = list(plan_buffers(made, model))
-        packed = [pack_repeated(s.buffers, s.segment_starts, time_limit_seconds=1.0) for s in stages]
+        packed = [
+            pack_repeated(s.buffers, s.segment_starts, time_limit_seconds=1.0) for s in stages
+        ]
         seconds = time.process_time() - start
         for s, packing in zip(stages, packed, strict=True):
             assert judged(s.buffers, packing.offsets) == packing.peak_bytes

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from plait.api import files
+from plait.api.formats import files
 from plait.cost_model.hardware import load_any_cluster
 from plait.ir.devices.cluster import Cluster
 from plait.ir.devices.heterogeneous import HeterogeneousPlan

@@ -32,7 +32,9 @@ def main(folder: Path) -> None:
         code = "import plait, sys; print(plait.__file__); sys.exit(not plait.__all__)"
         command = [sys.executable, "-c", code]
         path = os.environ | {"PYTHONPATH": place}
-        done = subprocess.run(command, cwd=place, env=path, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=place, env=path, capture_output=True, text=True, check=True
+        )
         if not done.stdout.startswith(place):
             sys.exit(f"imported {done.stdout.strip()} instead of the wheel")
     print(f"{wheel.name}: {len(expected())} files, and it imports")

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..model_source import ModelSource
+    from ..formats.model_source import ModelSource
 
 SOURCE = "pkg.mod:factory, file.py:factory, hf:config.json, or a model.json"
 
@@ -34,6 +34,6 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def source_of(arguments: argparse.Namespace) -> ModelSource:
     """The source of `add_source`'s arguments."""
-    from ..model_source import ModelSource
+    from ..formats.model_source import ModelSource
 
     return ModelSource(arguments.source, arguments.batch, arguments.seq)

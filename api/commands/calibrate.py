@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ...cost_model.calibration.curves import cluster_toml
-    from .. import files
+    from ..formats import files
 
     if arguments.log:
         return _run_log(arguments)
@@ -61,8 +61,8 @@ def _run_log(arguments: argparse.Namespace) -> int:
     """Scale the cluster of a log's plans to the steps that were measured."""
     from ...cost_model.calibration.curves import cluster_toml
     from ...cost_model.calibration.fit import fit
-    from .. import files
-    from ..step_log import read_steps
+    from ..formats import files
+    from ..formats.step_log import read_steps
 
     if arguments.quick or arguments.ranks:
         raise UsageError("--log measures nothing: leave out --quick and --ranks")

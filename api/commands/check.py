@@ -16,10 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ...ir.placement import GRAPH_FORMAT
-    from .. import files
-    from ..model_source import read_model
+    from ..formats import files
+    from ..formats.model_source import read_model
     from ..placement import PLACEMENT, read_graph, read_placement
-    from ..plan_object import load_plan
+    from ..plans.plan_object import load_plan
 
     path = Path(arguments.file)
     kind = files.format_of(path)

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..comparison import comparison, comparison_json, layer_differences
-    from ..plan_object import load_plan
+    from ..plans.comparison import comparison, comparison_json, layer_differences
+    from ..plans.plan_object import load_plan
 
     plan = load_plan(arguments.plan)
     if (arguments.other is None) == (arguments.against is None):
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _against(plan: Plan, arguments: argparse.Namespace) -> int:
     from ...planner.search.baselines import parse_baselines
-    from ..comparison import baseline_plans, plan_row
-    from ..plan_model import model_of_plan
+    from ..plans.comparison import baseline_plans, plan_row
+    from ..plans.plan_model import model_of_plan
 
     baselines = parse_baselines(arguments.against, plan.cluster)
     model = model_of_plan(plan, arguments.model, arguments.batch, arguments.seq)
@@ -63,7 +63,7 @@ def _against(plan: Plan, arguments: argparse.Namespace) -> int:
 
 
 def _row_json(plan: Plan, name: str, other: Plan | None) -> dict[str, Any]:
-    from ..comparison import plan_row
+    from ..plans.comparison import plan_row
 
     if other is None:
         return {"name": name, "possible": False}
@@ -73,7 +73,7 @@ def _row_json(plan: Plan, name: str, other: Plan | None) -> dict[str, Any]:
 
 def _table(plan: Plan, others: Iterable[tuple[str, Plan | None]]) -> Iterator[str]:
     """The plan and its baselines, one a line."""
-    from ..comparison import plan_row
+    from ..plans.comparison import plan_row
 
     yield f"{'':<24}{'step':>10}{'of plan':>9}{'peak':>12}  strategy"
     for name, other in [("plan", plan), *others]:

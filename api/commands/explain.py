@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..explanation import explain, explain_json
-    from ..plan_json import plan_json
-    from ..plan_object import load_plan
+    from ..plans.explanation import explain, explain_json
+    from ..plans.plan_json import plan_json
+    from ..plans.plan_object import load_plan
 
     plan = load_plan(arguments.plan)
     if arguments.why_not:
@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _why_not(plan: Plan, arguments: argparse.Namespace) -> int:
-    from ..comparison import comparison, comparison_json, plan_with_strategy
-    from ..plan_model import model_of_plan
+    from ..plans.comparison import comparison, comparison_json, plan_with_strategy
+    from ..plans.plan_model import model_of_plan
 
     model = model_of_plan(plan, arguments.model, arguments.batch, arguments.seq)
     other = plan_with_strategy(plan, model, arguments.why_not)

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _pack_file(arguments: argparse.Namespace, capacity: int, limit_seconds: float) -> int:
     from ...planner.allocation.arena import pack
-    from ..buffer_files import read_buffers, write_offsets
+    from ..formats.buffer_files import read_buffers, write_offsets
 
     buffers = read_buffers(Path(arguments.buffers))
     start = time.perf_counter()
@@ -140,9 +140,9 @@ def _arenas(
 
 
 def _pack_plan(arguments: argparse.Namespace, capacity: int | None, limit_seconds: float) -> int:
-    from ..buffer_files import COLUMNS, buffer_rows, write_rows
-    from ..plan_model import model_of_plan
-    from ..plan_object import load_plan
+    from ..formats.buffer_files import COLUMNS, buffer_rows, write_rows
+    from ..plans.plan_model import model_of_plan
+    from ..plans.plan_object import load_plan
 
     plan = load_plan(Path(arguments.buffers))
     model = model_of_plan(plan, arguments.model, arguments.batch, arguments.seq)

@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ...cost_model.hardware import load_cluster
     from ...ir.text.units import parse_memory
     from ...planner.placement import PlacementOptions, search
-    from .. import files, placement
+    from .. import placement
+    from ..formats import files
 
     cluster = load_cluster(arguments.cluster) if arguments.cluster else None
     target = placement.placement_target(
@@ -95,7 +96,7 @@ def _graph(
     arguments: argparse.Namespace, cluster: Cluster | None
 ) -> tuple[PlacementGraph, Model | None]:
     """The graph of SOURCE, and the model whose step it is, if any."""
-    from .. import files
+    from ..formats import files
     from ..placement import read_graph, step_graph
 
     source = source_of(arguments)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ...ir.devices.heterogeneous import HeterogeneousCluster
     from ...ir.model import Model
     from ...ir.plan.plan import Plan
-    from ..bucket_plans import Bucket
-    from ..model_source import ModelSource
-    from ..plan_request import PlanRequest
+    from ..formats.model_source import ModelSource
+    from ..plans.bucket_plans import Bucket
+    from ..plans.plan_request import PlanRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,14 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     end = time.perf_counter()
     _write(arguments.output, plan, "plait/plan")
     if arguments.json:
-        from ..plan_json import pareto_row, plan_json
+        from ..plans.plan_json import pareto_row, plan_json
 
         times = {"total": end - start, "trace": traced - start, "search": end - traced}
         rows = {"front": [pareto_row(p) for p in pareto]} if arguments.front else {}
         print_json(plan_json(plan, times) | rows)
     else:
         from ...ir.text.printer import print_plan
-        from ..plan_json import pareto_table
+        from ..plans.plan_json import pareto_table
 
         print(print_plan(plan))
         if arguments.front:
@@ -97,7 +97,7 @@ def _model_and_cluster(
 def _request(
     model: Model, cluster: Cluster | HeterogeneousCluster, options: dict[str, Any]
 ) -> PlanRequest:
-    from ..plan_request import plan_request
+    from ..plans.plan_request import plan_request
 
     return plan_request(model, cluster.devices, options)
 
@@ -119,7 +119,7 @@ def _pareto_plans(request: PlanRequest, cluster: Cluster, batch: int) -> list[Pl
 
 
 def _write(output: str | None, plan: object, format_: str) -> None:
-    from .. import files
+    from ..formats import files
 
     if output:
         files.write(Path(output), plan, format_)
@@ -134,8 +134,8 @@ def _run_heterogeneous(
     from ...ir.text.printer import print_plan
     from ...planner.heterogeneous.judge import check
     from ...planner.heterogeneous.search import plan as search
-    from ..heterogeneous_plan import heterogeneous_json, heterogeneous_text
-    from ..plan_json import plan_json
+    from ..plans.heterogeneous_plan import heterogeneous_json, heterogeneous_text
+    from ..plans.plan_json import plan_json
 
     with progress("searching"):
         plan = search(request.model, cluster, request.options)
@@ -160,8 +160,14 @@ def _run_heterogeneous(
 
 def _run_buckets(arguments: argparse.Namespace) -> int:
     """Plan every sequence length of --buckets, and show what switching between them sends."""
-    from ..bucket_plans import parse_buckets, plan_rows, switch_json, switch_rows, switches_between
-    from ..plan_json import plan_json
+    from ..plans.bucket_plans import (
+        parse_buckets,
+        plan_rows,
+        switch_json,
+        switch_rows,
+        switches_between,
+    )
+    from ..plans.plan_json import plan_json
 
     if not arguments.source.startswith("hf:"):
         raise UsageError("--buckets traces several lengths, for which it needs an hf: source")
@@ -189,7 +195,7 @@ def _run_buckets(arguments: argparse.Namespace) -> int:
 
 
 def _plan_bucket(arguments: argparse.Namespace, tokens: int, batch: int | None) -> Bucket:
-    from ..bucket_plans import bucket
+    from ..plans.bucket_plans import bucket
 
     options = given_options(arguments)
     batch = batch or options.get("global_batch")

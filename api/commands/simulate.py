@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..plan_object import load_plan
+    from ..plans.plan_object import load_plan
 
     plan = load_plan(arguments.plan)
     conditions = parse_conditions(plan, arguments.slow, arguments.link_down)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ...cost_model.operators.operator_cost import model_flops
     from ...ir.text.printer import parameters, print_model, summary
-    from .. import files
+    from ..formats import files
 
     model = source_of(arguments).load()
     if arguments.output:

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
     from ...ir.lowering.cast import cast_model
     from ...runtime.verification.verify import Job, verify
-    from .. import files
+    from ..formats import files
 
     with tempfile.TemporaryDirectory(prefix="plait-verify-") as scratch:
         case = _case(arguments, Path(scratch))
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _case(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
     """What is verified; files that it needs are written to `scratch`."""
     from ..compilation import VerificationCase, read_target
-    from ..scaled_down import scaled_down_case
+    from ..plans.scaled_down import scaled_down_case
 
     path, source = Path(arguments.plan), source_of(arguments)
     if arguments.scale == "tiny":

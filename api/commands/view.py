@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from .. import files
+    from ..formats import files
 
     path = Path(arguments.file)
     target = Path(arguments.output or f"report.{EXTENSIONS[arguments.format]}")
@@ -36,16 +36,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _rendered(path: Path, format_: str, model_file: str | None) -> str:
-    from .. import files
-    from ..model_source import read_model
+    from ..formats import files
+    from ..formats.model_source import read_model
     from ..placement import PLACEMENT, read_placement
-    from ..plan_model import model_from_file
-    from ..plan_object import load_plan
+    from ..plans.plan_model import model_from_file
+    from ..plans.plan_object import load_plan
     from ..view import FORMATS, report_of_model, report_of_placement, report_of_plan
 
     kind = files.format_of(path)
     if format_ == "galvatron":
-        from ..galvatron_files import galvatron_text
+        from ..formats.galvatron_files import galvatron_text
 
         return galvatron_text(load_plan(path))
     if kind == "plait/model":

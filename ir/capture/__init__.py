@@ -20,7 +20,7 @@ from .passes import decompose as _decompose  # noqa: F401  (registers its rules)
 from .passes.functionalize import UnsupportedNode, read
 from .passes.rewrite import rewrite
 from .resolve import resolve
-from .source import Source, load_source, materialize
+from .sources.source import Source, load_source, materialize
 
 __all__ = [
     "Source",

@@ -132,7 +132,7 @@ def _run(job: Job, pool: GroupPool, known: dict[tuple[object, ...], Reference]) 
     import torch
 
     from ...ir.capture import materialize
-    from ...ir.capture.configuration import default_dtype
+    from ...ir.capture.sources.configuration import default_dtype
 
     source = materialize(job.source, batch=job.batch, seq=job.seq, dtype="float64", seed=job.seed)
     with default_dtype(torch.float64):  # what integers become in a quotient or a logarithm

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from plait.api.compilation import target_of_plan
-from plait.api.explanation import explain
+from plait.api.plans.explanation import explain
 from plait.codegen import compile_program, write_program
 from plait.cost_model.communication.compressed_all_reduce import compressed_reductions
 from plait.cost_model.communication.stage_transfer import plan_transfers

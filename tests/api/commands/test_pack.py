@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from plait.api.buffer_files import read_buffers
 from plait.api.cli import main
+from plait.api.formats.buffer_files import read_buffers
 from plait.planner.allocation.arena.judge import height
 
 HEAD = "id,lower,upper,size\n"
@@ -106,8 +106,8 @@ def test_other_columns_and_empty_lines_do_not_matter(files):
 @pytest.fixture
 def plan_file(tmp_path, traced):
     """A plan of two stages and the model that it is for."""
-    from plait.api import files as plait_files
     from plait.api import plan
+    from plait.api.formats import files as plait_files
 
     model, made = traced("llama"), tmp_path / "model.json"
     plait_files.write(made, model, "plait/model")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from plait.api.cli import main
-from plait.api.plan_object import load_plan
+from plait.api.plans.plan_object import load_plan
 from plait.cost_model.pipeline.what_if import Conditions, LostLink, simulate_step
 from plait.tests.paths import LLAMA
 

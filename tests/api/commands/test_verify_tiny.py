@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 
 from plait.api.cli import main
-from plait.api.plan_object import load_plan
-from plait.ir.capture.shrink_config import changes, kind, shrink_config
+from plait.api.plans.plan_object import load_plan
+from plait.ir.capture.sources.shrink_config import changes, kind, shrink_config
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner.interop.shrink import shrink, shrink_strategies, spread
 

@@ -1,10 +1,9 @@
 """Ranks that share a processor: waiting ranks leave it to others, and it has the work of all to do."""
 
-
 import pytest
 from msgspec.structs import replace
 
-from plait.api.model_source import load_model
+from plait.api.formats.model_source import load_model
 from plait.api.python import plan
 from plait.cost_model.calibration.curves import cluster_toml
 from plait.cost_model.explain.step_terms import step_term
@@ -17,7 +16,9 @@ BUSY, SENDS = [4.0, 2.0, 3.0, 3.0], [0.1, 0.1, 0.1, 0.0]
 
 @pytest.mark.parametrize("micro", [1, 4, 16])
 def test_a_shared_pipeline_lies_between_its_bounds(micro):
-    every = [pipeline_seconds(BUSY, SENDS, micro, ranks_per_processor=k) for k in (1.0, 1.5, 2.0, 4.0)]
+    every = [
+        pipeline_seconds(BUSY, SENDS, micro, ranks_per_processor=k) for k in (1.0, 1.5, 2.0, 4.0)
+    ]
     assert every == sorted(every, reverse=True)
     assert min(every) >= micro * sum(BUSY) / 4
     assert every[0] == pipeline_seconds(BUSY, SENDS, micro)

@@ -7,7 +7,7 @@ from itertools import pairwise, product
 import pytest
 from msgspec.structs import replace
 
-from plait.api.plan_object import load_plan
+from plait.api.plans.plan_object import load_plan
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.errors import FileError, UsageError

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from plait.api.explanation import differences
+from plait.api.plans.explanation import differences
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.memory.peak import micro_batches_in_flight
 from plait.cost_model.pipeline.closed_form import schedule_rows

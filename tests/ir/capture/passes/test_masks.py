@@ -9,7 +9,9 @@ from plait.ir.model import ModelInput, Ref
 from plait.ir.tensor import TensorType
 
 
-def causal_mask(size: int, shift: int = 0, window: int = 0, batch: int = 2) -> tuple[MaskAnalysis, int]:
+def causal_mask(
+    size: int, shift: int = 0, window: int = 0, batch: int = 2
+) -> tuple[MaskAnalysis, int]:
     """le(column, row + shift), and column > row - window, as models write it."""
     graph = FlatGraph()
 
@@ -62,7 +64,9 @@ def test_one_wrong_point_is_found() -> None:
     graph.parameters[source] = Parameter("c", graph.types[source], "constant", False, (), values)
     (mask,) = graph.emit("aten.logical_not.default", (Ref(source),), (graph.types[source],))
     (mask,) = graph.emit("aten.logical_not.default", (Ref(mask),), (graph.types[source],))
-    assert MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
+    assert (
+        MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
+    )
 
 
 def test_what_depends_on_the_batch_is_never_constant() -> None:
@@ -70,7 +74,9 @@ def test_what_depends_on_the_batch_is_never_constant() -> None:
     source = graph.value(TensorType((4, 4), "bool"))
     graph.inputs[source] = ModelInput("mask", graph.types[source], (), True)
     (mask,) = graph.emit("aten.logical_not.default", (Ref(source),), (graph.types[source],))
-    assert MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
+    assert (
+        MaskAnalysis(graph, {r: op for op in graph.ops for r in op.results}).kind(mask) == "other"
+    )
 
 
 def test_an_additive_mask() -> None:

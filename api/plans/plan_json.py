@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..ir.files import digest
-from ..ir.plan.plan import Plan
-from ..ir.text.printer import seconds
+from ...ir.files import digest
+from ...ir.plan.plan import Plan
+from ...ir.text.printer import seconds
 
 
 def pareto_row(plan: Plan) -> dict[str, Any]:

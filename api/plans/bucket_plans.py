@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
 
-from ..codegen.table import plan_table
-from ..ir.errors import UsageError
-from ..ir.lowering.redistribute import RedistributionBytes, redistribution_bytes
-from ..ir.model import Model
-from ..ir.plan.plan import Plan
-from ..ir.program import ProgramTable
-from ..ir.text.printer import gib, seconds, size
+from ...codegen.table import plan_table
+from ...ir.errors import UsageError
+from ...ir.lowering.redistribute import RedistributionBytes, redistribution_bytes
+from ...ir.model import Model
+from ...ir.plan.plan import Plan
+from ...ir.program import ProgramTable
+from ...ir.text.printer import gib, seconds, size
 
 Switches = dict[
     tuple[int, int], RedistributionBytes

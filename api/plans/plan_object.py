@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..ir.model import Model
-from ..ir.plan import plan as ir
+from ...ir.model import Model
+from ...ir.plan import plan as ir
 
 
 class Plan(ir.Plan, frozen=True):
@@ -17,20 +17,20 @@ class Plan(ir.Plan, frozen=True):
     """
 
     def __str__(self) -> str:
-        from ..ir.text.printer import print_plan
+        from ...ir.text.printer import print_plan
 
         return print_plan(self)
 
     def save(self, path: str | Path) -> None:
         """Write the plan's file, whole or not at all; raises FileError."""
-        from . import files
+        from ..formats import files
 
         files.write(Path(path), self, "plait/plan")
 
     def view(self, path: str | Path, model: Model | None = None) -> None:
         """Write one HTML page; with the `model` that was planned, functions show their operators."""
-        from . import files
-        from .view import render, report_of_plan
+        from ..formats import files
+        from ..view import render, report_of_plan
 
         files.write_text(Path(path), render(report_of_plan(self, model)))
 
@@ -52,8 +52,8 @@ def with_methods(plan: ir.Plan) -> Plan:
 
 def load_plan(path: str | Path) -> Plan:
     """Read a plan; raises FileError naming the file and the JSON path."""
-    from ..ir.verify import verify_plan
-    from .files import read
+    from ...ir.verify import verify_plan
+    from ..formats.files import read
 
     plan = read(Path(path), ir.Plan, "plait/plan")
     verify_plan(plan)

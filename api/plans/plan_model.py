@@ -7,12 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from ..ir.errors import MismatchError, UsageError
-from ..ir.lowering.cast import in_precision
-from ..ir.lowering.rescale import rescale
-from ..ir.model import Model
-from ..ir.plan.plan import Plan
-from .model_source import ModelSource, read_model
+from ...ir.errors import MismatchError, UsageError
+from ...ir.lowering.cast import in_precision
+from ...ir.lowering.rescale import rescale
+from ...ir.model import Model
+from ...ir.plan.plan import Plan
+from ..formats.model_source import ModelSource, read_model
 
 
 def model_of_plan(plan: Plan, source: str | None, batch: int | None, seq: int | None) -> Model:

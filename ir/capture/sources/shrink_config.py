@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ..errors import UsageError
+from ...errors import UsageError
 from .configuration import FOREIGN
 from .source import read_configuration
 

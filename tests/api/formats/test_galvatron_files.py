@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from plait.api import files, load_plan
+from plait.api import load_plan
 from plait.api.cli import main
-from plait.api.galvatron_files import galvatron_text
+from plait.api.formats import files
+from plait.api.formats.galvatron_files import galvatron_text
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import UsageError
 from plait.ir.model import Model

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..ir.errors import FileError
-from ..ir.plan.plan import Plan
-from ..planner.interop.galvatron_file import GalvatronPlan, from_json, to_json
-from ..planner.interop.galvatron_plan import DEFAULTS, to_galvatron
+from ...ir.errors import FileError
+from ...ir.plan.plan import Plan
+from ...planner.interop.galvatron_file import GalvatronPlan, from_json, to_json
+from ...planner.interop.galvatron_plan import DEFAULTS, to_galvatron
 
 FIXED = {"pipeline_type": "pipedream_flush"}  # what plans of Plait do too
 

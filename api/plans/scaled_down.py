@@ -8,14 +8,14 @@ from math import gcd
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..ir.errors import MismatchError, UsageError
-from ..ir.lowering.cast import in_precision
-from ..ir.model import Model
-from ..ir.plan.plan import Plan
-from ..planner.interop.shrink import ShrunkPlan, shrink, uncovered
-from . import files
-from .compilation import VerificationCase, target_of_plan
-from .model_source import ModelSource
+from ...ir.errors import MismatchError, UsageError
+from ...ir.lowering.cast import in_precision
+from ...ir.model import Model
+from ...ir.plan.plan import Plan
+from ...planner.interop.shrink import ShrunkPlan, shrink, uncovered
+from ..compilation import VerificationCase, target_of_plan
+from ..formats import files
+from ..formats.model_source import ModelSource
 from .plan_object import load_plan
 
 RANKS = 4
@@ -86,9 +86,9 @@ def _small_source(source: ModelSource, shrunk: ShrunkPlan, scratch: Path) -> Sma
     """A smaller configuration as a file; a factory as it is."""
     if not source.source.startswith("hf:"):
         return SmallSource(ModelSource(source.source), {})
-    from ..ir.capture.shrink_config import changes
-    from ..ir.capture.shrink_config import shrink_source as smaller_config
-    from ..ir.capture.source import read_configuration
+    from ...ir.capture.sources.shrink_config import changes
+    from ...ir.capture.sources.shrink_config import shrink_source as smaller_config
+    from ...ir.capture.sources.source import read_configuration
 
     config, seq = smaller_config(source.source, shrunk.layers, shrunk.model_degree, source.seq)
     file = Path(scratch, "config.json")
@@ -100,9 +100,9 @@ def _small_source(source: ModelSource, shrunk: ShrunkPlan, scratch: Path) -> Sma
 
 def _small_plan(plan: Plan, model: Model, shrunk: ShrunkPlan) -> Plan:
     """The plan of the smaller model that decides for every call as `plan` does."""
-    from ..cost_model.hardware import load_cluster
-    from ..planner import PlanOptions
-    from ..planner import plan as search
+    from ...cost_model.hardware import load_cluster
+    from ...planner import PlanOptions
+    from ...planner import plan as search
 
     return search(
         model,

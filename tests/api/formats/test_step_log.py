@@ -5,7 +5,7 @@ import json
 import pytest
 
 from plait.api.cli import main
-from plait.api.plan_object import load_plan
+from plait.api.plans.plan_object import load_plan
 from plait.cost_model.calibration.fit import MeasuredStep, fit
 from plait.cost_model.calibration.scale import ScaleFactors, scaled_cluster
 from plait.cost_model.explain.step_terms import step_term

@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from ..cost_model.communication.compressed_all_reduce import compressed_reductions
-from ..cost_model.explain.memory_terms import LEGEND, memory_term
-from ..cost_model.explain.step_terms import half_term, label, stage_layers, stage_times, step_term
-from ..cost_model.explain.term import Symbol, Term, legend, total
-from ..ir.errors import UsageError
-from ..ir.plan.plan import CHUNK_COUNTS, OFFLOADED, Layers, Plan
-from ..ir.text.printer import one_line, seconds, size
+from ...cost_model.communication.compressed_all_reduce import compressed_reductions
+from ...cost_model.explain.memory_terms import LEGEND, memory_term
+from ...cost_model.explain.step_terms import half_term, label, stage_layers, stage_times, step_term
+from ...cost_model.explain.term import Symbol, Term, legend, total
+from ...ir.errors import UsageError
+from ...ir.plan.plan import CHUNK_COUNTS, OFFLOADED, Layers, Plan
+from ...ir.text.printer import one_line, seconds, size
 
 DEEPEST = 3  # levels of a whole plan's tree on a screen; WHERE shows all of its part
 
@@ -115,7 +115,7 @@ def _call(plan: Plan, layers: Layers) -> Term:
 
 
 def _layers(plan: Plan, where: str) -> list[Layers]:
-    from ..planner.pins import call_names, matches
+    from ...planner.pins import call_names, matches
 
     functions = [
         plan.shardings[x.sharding].function for x in plan.layers for _ in range(x.first, x.last)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from ..cost_model.calibration.fit import MeasuredStep
-from ..ir.errors import FileError, MismatchError, PlaitError
-from ..ir.files import digest
-from ..ir.plan.plan import Plan
+from ...cost_model.calibration.fit import MeasuredStep
+from ...ir.errors import FileError, MismatchError, PlaitError
+from ...ir.files import digest
+from ...ir.plan.plan import Plan
 from . import files
 
 MOST_LINES = 100_000
@@ -83,7 +83,7 @@ class LoggedPlans:
         self.digests: dict[str, Plan] | None = None
 
     def read_plan(self, name: str) -> Plan:
-        from .plan_object import load_plan
+        from ..plans.plan_object import load_plan
 
         if name not in self.read:
             self.read[name] = load_plan(self.folder / name)

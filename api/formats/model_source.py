@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from ..ir.lowering.rescale import rescale
-from ..ir.model import Model
-from ..ir.verify import verify_model
+from ...ir.lowering.rescale import rescale
+from ...ir.model import Model
+from ...ir.verify import verify_model
 from . import files
 
 
@@ -40,7 +40,7 @@ def load_model(
     """Trace or read the model of a source (see `ModelSource`). Raises FileError, UsageError and
     TraceError."""
     if not ModelSource(source).is_file:
-        from ..ir.capture import load_source, trace
+        from ...ir.capture import load_source, trace
 
         traced = load_source(source, batch=batch, seq=seq)
         return trace(traced.model, traced.batch, traced.loss_fn, batch_size=global_batch)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
-from ..ir.lowering.cast import in_precision
-from ..ir.lowering.rescale import rescale
-from ..ir.model import Model
-from ..planner.options import PlanOptions
-from ..planner.pins import Pin
-from .options import options_from
+from ...ir.lowering.cast import in_precision
+from ...ir.lowering.rescale import rescale
+from ...ir.model import Model
+from ...planner.options import PlanOptions
+from ...planner.pins import Pin
+from ..options import options_from
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..planner.interop.galvatron_file import GalvatronPlan
+    from ...planner.interop.galvatron_file import GalvatronPlan
 
 
 class PlanRequest(NamedTuple):
@@ -41,8 +41,8 @@ def plan_request(
     A pin that ends in `.json` names a strategy file of Galvatron, whose batch, micro-batches and stage
     bounds hold where the options do not say otherwise. Raises UsageError, FileError, TraceError.
     """
-    from ..planner.interop.galvatron_plan import bounds_of, pins_of
-    from .galvatron_files import read_galvatron
+    from ...planner.interop.galvatron_plan import bounds_of, pins_of
+    from ..formats.galvatron_files import read_galvatron
 
     pins = keywords.get("pin") or ()
     texts: list[str | Pin] = [pins] if isinstance(pins, str) else list(pins)
@@ -72,7 +72,7 @@ def _traced(
     global_batch: int | None,
 ) -> Model:
     if not isinstance(model, Model):
-        from ..ir.capture import trace
+        from ...ir.capture import trace
 
         model = trace(model, batch, loss_fn, batch_size=global_batch)
     if global_batch is None or model.batch == global_batch:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import TraceError, UsageError
-from .literals import DTYPES
-from .locate import user_location
+from ...errors import TraceError, UsageError
+from ..literals import DTYPES
+from ..locate import user_location
 
 MAXIMUM_BYTES = 1 << 20
 IMAGE_SIZE = 224

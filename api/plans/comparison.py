@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ..cost_model.explain.step_terms import step_term
-from ..cost_model.explain.term import Term
-from ..ir.errors import UsageError
-from ..ir.model import Model
-from ..ir.plan.plan import Layers, Plan
-from ..ir.text.printer import gib, seconds, size
-from ..planner.options import PlanOptions
-from ..planner.search.baselines import Baseline, baseline_plan, parse_baselines
-from ..planner.search.driver import SearchSpace
+from ...cost_model.explain.step_terms import step_term
+from ...cost_model.explain.term import Term
+from ...ir.errors import UsageError
+from ...ir.model import Model
+from ...ir.plan.plan import Layers, Plan
+from ...ir.text.printer import gib, seconds, size
+from ...planner.options import PlanOptions
+from ...planner.search.baselines import Baseline, baseline_plan, parse_baselines
+from ...planner.search.driver import SearchSpace
 
 DEEPEST = 3  # levels of a plan's tree whose terms are compared
 NEGLIGIBLE = 5e-4  # relative: a difference that would read 0.0 %

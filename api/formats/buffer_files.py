@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from ..ir.errors import FileError
-from ..ir.plan.allocation import Buffer, Packing
+from ...ir.errors import FileError
+from ...ir.plan.allocation import Buffer, Packing
 from .files import write_text
 
 COLUMNS = ("id", "lower", "upper", "size")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..ir.devices.heterogeneous import DeviceGroup, HeterogeneousPlan
-from ..ir.files import digest
-from ..ir.text.printer import gib, one_line, seconds
+from ...ir.devices.heterogeneous import DeviceGroup, HeterogeneousPlan
+from ...ir.files import digest
+from ...ir.text.printer import gib, one_line, seconds
 
 
 def heterogeneous_text(plan: HeterogeneousPlan) -> Iterator[str]:

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import FileError, PlaitError, TraceError, UsageError
-from . import batch as batches
+from ...errors import FileError, PlaitError, TraceError, UsageError
+from .. import batch as batches
+from ..export import LossFunction
+from ..literals import DTYPES
+from ..locate import user_location
+from ..torch_private import FakeTensorMode
 from . import configuration
-from .export import LossFunction
-from .literals import DTYPES
-from .locate import user_location
-from .torch_private import FakeTensorMode
 
 # Errors of a factory whose tensors have no values; any other error is reported.
 NEEDS_VALUES = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError)

@@ -1,0 +1,1 @@
+"""Files that commands and the Python API read and write."""

@@ -1,0 +1,1 @@
+"""Plans as people hold them: asked for, printed, compared, explained, made smaller."""

@@ -1,0 +1,1 @@
+"""Where a model comes from: factories and transformers configurations."""
