@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(placement.placement_text(result))
         note(f"placed in {seconds:.1f} s")
-    return TIME_LIMIT if outcome.cut_short else 0
+    return TIME_LIMIT if outcome.timed_out else 0
 
 
 def _graph(

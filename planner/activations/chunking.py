@@ -45,12 +45,12 @@ class Chunker:
             self.loops[name] = None
             if function.differentiable:
                 sharding = _one_device(function, self.flow.axes[name])
-                found = (
+                slicings = (
                     tokens
                     for tokens in (True, False)
                     if self.chunks_along(function, sharding, FEWEST_CHUNKS, tokens)
                 )
-                self.loops[name] = next(found, None)
+                self.loops[name] = next(slicings, None)
         return self.loops[name]
 
     def samples_multiple(self, function: Function, chunk: int) -> int:

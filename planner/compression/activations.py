@@ -52,9 +52,9 @@ class ActivationCompressor:
         algorithms = [algorithm(compress)] if self.forced else []
         if compress == "auto" and quality == "all":
             algorithms = list(ALGORITHMS.values())
-        found = [p for one in algorithms for p in one.programs if p.payload == "activations"]
-        self.sends = tuple(p for p in found if p.collective == "send")
-        self.sums = tuple(p for p in found if p.collective == "all_reduce")
+        programs = [p for one in algorithms for p in one.programs if p.payload == "activations"]
+        self.sends = tuple(p for p in programs if p.collective == "send")
+        self.all_reduces = tuple(p for p in programs if p.collective == "all_reduce")
         self.reduced: dict[tuple[ModelAxes, int], CompressedReductions | None] = {}
 
     def reductions(
@@ -62,7 +62,7 @@ class ActivationCompressor:
     ) -> CompressedReductions | None:
         """Programs of the all-reduces inside calls of `samples` per device; None: plain."""
         roles = [role for role, size in model_axes if ROLES[role].operators and size > 1]
-        if not self.sums or not roles:
+        if not self.all_reduces or not roles:
             return None
         key = model_axes, samples
         if key not in self.reduced:
@@ -79,7 +79,7 @@ class ActivationCompressor:
         plain = model_seconds(function_prices, model_axes, samples, None)
         candidates = [
             CompressedReductions(dict.fromkeys(roles, p), function_prices.cluster)
-            for p in self.sums
+            for p in self.all_reduces
         ]
         seconds = [model_seconds(function_prices, model_axes, samples, one) for one in candidates]
         least = min(range(len(candidates)), key=seconds.__getitem__)

@@ -176,21 +176,21 @@ def _shrink_strategy(strategy: Strategy, axis_count: int, covered: set[str]) -> 
     order = list(ROLES)
     wide_axes = [(role, n) for role, n in strategy.axes if n > 1]
 
-    def worth(roles_kept: tuple[str, ...]) -> tuple[bool, int, int]:
-        staged = any(ROLES[role].stages for role in roles_kept)
-        return staged, len(set(roles_kept) - covered), sum(map(order.index, roles_kept))
+    def worth(small_roles: tuple[str, ...]) -> tuple[bool, int, int]:
+        staged = any(ROLES[role].stages for role in small_roles)
+        return staged, len(set(small_roles) - covered), sum(map(order.index, small_roles))
 
     roles = [role for role, _ in wide_axes]
-    roles_kept = max(combinations(roles, min(axis_count, len(roles))), key=worth)
-    sizes = dict.fromkeys(roles_kept, DEGREE)
-    if 0 < len(roles_kept) < axis_count:
+    small_roles = max(combinations(roles, min(axis_count, len(roles))), key=worth)
+    sizes = dict.fromkeys(small_roles, DEGREE)
+    if 0 < len(small_roles) < axis_count:
         widenable = [
-            (n, role) for role, n in wide_axes if role in roles_kept and not ROLES[role].stages
+            (n, role) for role, n in wide_axes if role in small_roles and not ROLES[role].stages
         ]
-        sizes[max(widenable)[1] if widenable else roles_kept[0]] *= DEGREE ** (
-            axis_count - len(roles_kept)
+        sizes[max(widenable)[1] if widenable else small_roles[0]] *= DEGREE ** (
+            axis_count - len(small_roles)
         )
-    splits_operators = any(ROLES[role].operators for role in roles_kept)
+    splits_operators = any(ROLES[role].operators for role in small_roles)
     axes = [
         (role, sizes.get(role, 1))
         for role, n in strategy.axes

@@ -25,9 +25,9 @@ def faults(problem: LayerProblem, solution: LayerSolution, objective: Objective)
             for choice, count in zip(layers.choices, layer_counts, strict=True)
             for _ in range(count)
         ]
-        held_bytes = stage.held_bytes + sum(choice.held_bytes for choice in chosen)
-        if held_bytes > stage.budget_bytes:
-            violations.append(f"stage {number}: holds {held_bytes} B of {stage.budget_bytes} B")
+        used_bytes = stage.other_bytes + sum(choice.peak_bytes for choice in chosen)
+        if used_bytes > stage.budget_bytes:
+            violations.append(f"stage {number}: holds {used_bytes} B of {stage.budget_bytes} B")
         seconds.append(stage.seconds + sum(c.seconds for c in chosen))
         synchronised.append(
             stage.synchronised_seconds + sum(c.synchronised_seconds for c in chosen)

@@ -58,7 +58,7 @@ NO_LAYERS = LowerBoundCurves(NOTHING, NOTHING)
 class PartialAssignments(NamedTuple):
     """Partial assignments, one a row: bytes and seconds so far, and remaining layers of the run."""
 
-    held_bytes: Reals
+    used_bytes: Reals
     seconds: Reals
     synchronised: Reals
     remaining: NDArray[np.int64]
@@ -67,7 +67,7 @@ class PartialAssignments(NamedTuple):
 
     def only(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> PartialAssignments:
         return PartialAssignments(
-            self.held_bytes[keep],
+            self.used_bytes[keep],
             self.seconds[keep],
             self.synchronised[keep],
             self.remaining[keep],
@@ -77,7 +77,7 @@ class PartialAssignments(NamedTuple):
 
     def taking(self, choice: Choice, numbers: NDArray[np.int64]) -> PartialAssignments:
         return PartialAssignments(
-            self.held_bytes + numbers * choice.held_bytes,
+            self.used_bytes + numbers * choice.peak_bytes,
             self.seconds + numbers * choice.seconds,
             self.synchronised + numbers * choice.synchronised_seconds,
             self.remaining - numbers,
@@ -89,7 +89,7 @@ class PartialAssignments(NamedTuple):
 def undominated_choices(layers: EqualLayers) -> list[int]:
     """Choices of these layers that no other beats or equals in everything."""
     undominated: list[int] = []
-    objectives = [(c.seconds, c.synchronised_seconds, c.held_bytes) for c in layers.choices]
+    objectives = [(c.seconds, c.synchronised_seconds, c.peak_bytes) for c in layers.choices]
     for index in sorted(range(len(objectives)), key=objectives.__getitem__):
         objective = objectives[index]
         if not any(
@@ -156,7 +156,7 @@ def _later_curves(stage: LayerStage, start: int) -> LowerBoundCurves:
 
 
 def _curves(choices: tuple[Choice, ...] | list[Choice], count: int) -> LowerBoundCurves:
-    sizes = [c.held_bytes for c in choices]
+    sizes = [c.peak_bytes for c in choices]
     return LowerBoundCurves(
         hull(sizes, [c.seconds for c in choices]).scaled(count),
         hull(sizes, [c.synchronised_seconds for c in choices]).scaled(count),
@@ -211,8 +211,8 @@ def _remaining_curves(
 def _bounded(
     rows: PartialAssignments, rest: LowerBoundCurves, free: int, lower_bound: LowerBound
 ) -> PartialAssignments:
-    rows = rows.only(free - rows.held_bytes >= rest.seconds.size[0])
-    free_bytes = free - rows.held_bytes
+    rows = rows.only(free - rows.used_bytes >= rest.seconds.size[0])
+    free_bytes = free - rows.used_bytes
     least = rows.seconds + rest.seconds.at(free_bytes)
     return rows._replace(
         lower_bound=lower_bound(least, rows.synchronised + rest.synchronised.at(free_bytes))
@@ -223,7 +223,7 @@ def _undominated(
     rows: PartialAssignments, names: tuple[tuple[int, int], ...], bound: float
 ) -> ParetoFront:
     """Rows by seconds, each with less synchronised seconds than all before."""
-    rows = rows.only(np.lexsort((rows.held_bytes, rows.synchronised, rows.seconds)))
+    rows = rows.only(np.lexsort((rows.used_bytes, rows.synchronised, rows.seconds)))
     rows = rows.only(np.array(list(_falling(rows.synchronised)), np.intp))
     return ParetoFront(rows.seconds, rows.synchronised, rows.counts, names, bound)
 

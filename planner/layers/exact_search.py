@@ -135,11 +135,11 @@ def evaluate(
     problem: LayerProblem, objective: Objective, counts: tuple[tuple[ChoiceCounts, ...], ...]
 ) -> LayerSolution:
     """The solution of these counts, with its step seconds."""
-    sums = [
+    stage_seconds = [
         _stage_seconds(stage, stage_counts)
         for stage, stage_counts in zip(problem.stages, counts, strict=True)
     ]
-    seconds, synchronised = zip(*sums, strict=True)
+    seconds, synchronised = zip(*stage_seconds, strict=True)
     step = float(objective.step(seconds, synchronised, problem.micro_batches))
     return LayerSolution(counts, step, 0.0)
 

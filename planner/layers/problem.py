@@ -1,7 +1,7 @@
 """Assignment of choices to layers in fixed stages: the problem as data, with a text form.
 
     problem 8 micro-batches
-    stage budget 1024 B, held 64 B, 0.001 s, 0.002 s synchronised
+    stage budget 1024 B, other 64 B, 0.001 s, 0.002 s synchronised
     layers 30 of block
     choice keep 0.004 s, 0.005 s synchronised, 24 B
 
@@ -21,13 +21,13 @@ class Choice(msgspec.Struct, frozen=True):
 
     seconds: one micro-batch, forward and backward
     synchronised_seconds: the same with its gradients reduced over ranks
-    held_bytes: all bytes of the layer at the peak of its stage
+    peak_bytes: all bytes of the layer at the peak of its stage
     """
 
     name: str
     seconds: float
     synchronised_seconds: float
-    held_bytes: int
+    peak_bytes: int
 
 
 class EqualLayers(msgspec.Struct, frozen=True):
@@ -43,13 +43,13 @@ class LayerStage(msgspec.Struct, frozen=True):
 
     layers: tuple[EqualLayers, ...]
     budget_bytes: int
-    held_bytes: int = 0
+    other_bytes: int = 0
     seconds: float = 0.0
     synchronised_seconds: float = 0.0
 
     @property
     def free_bytes(self) -> int:
-        return self.budget_bytes - self.held_bytes
+        return self.budget_bytes - self.other_bytes
 
 
 class LayerProblem(msgspec.Struct, frozen=True):
@@ -81,14 +81,14 @@ class LayerSolution(msgspec.Struct, frozen=True):
 
 def _stage_text(stage: LayerStage) -> str:
     lines = [
-        f"stage budget {stage.budget_bytes} B, held {stage.held_bytes} B, "
+        f"stage budget {stage.budget_bytes} B, other {stage.other_bytes} B, "
         f"{stage.seconds!r} s, {stage.synchronised_seconds!r} s synchronised"
     ]
     for layers in stage.layers:
         lines.append(f"layers {layers.count} of {layers.name}")
         lines += [
             f"choice {c.name} {c.seconds!r} s, {c.synchronised_seconds!r} s synchronised, "
-            f"{c.held_bytes} B"
+            f"{c.peak_bytes} B"
             for c in layers.choices
         ]
     return "\n".join(lines)
@@ -96,7 +96,7 @@ def _stage_text(stage: LayerStage) -> str:
 
 REAL, INTEGER = r"([-+.\w]+)", r"(-?\d+)"
 HEAD = re.compile(rf"problem {INTEGER} micro-batches")
-STAGE = re.compile(rf"stage budget {INTEGER} B, held {INTEGER} B, {REAL} s, {REAL} s synchronised")
+STAGE = re.compile(rf"stage budget {INTEGER} B, other {INTEGER} B, {REAL} s, {REAL} s synchronised")
 LAYERS = re.compile(rf"layers {INTEGER} of (\S+)")
 CHOICE = re.compile(rf"choice (\S+) {REAL} s, {REAL} s synchronised, {INTEGER} B")
 

@@ -15,12 +15,12 @@ def rounded_counts(stage: LayerStage, micro_batches: int) -> tuple[ChoiceCounts,
         [(micro_batches - 1) * c.seconds + c.synchronised_seconds for c in layers.choices]
         for layers in stage.layers
     ]
-    sizes = [[c.held_bytes for c in layers.choices] for layers in stage.layers]
+    sizes = [[c.peak_bytes for c in layers.choices] for layers in stage.layers]
     counts, free_bytes = [[0] * len(stage_counts) for stage_counts in costs], stage.free_bytes
     for layers, stage_counts, size, cost in zip(stage.layers, counts, sizes, costs, strict=True):
-        held_bytes, _, smallest = min(zip(size, cost, range(len(stage_counts)), strict=True))
+        smallest_bytes, _, smallest = min(zip(size, cost, range(len(stage_counts)), strict=True))
         stage_counts[smallest] = layers.count
-        free_bytes -= layers.count * held_bytes
+        free_bytes -= layers.count * smallest_bytes
     if free_bytes < 0:
         return None
     while move := _best_exchange(counts, sizes, costs, free_bytes):

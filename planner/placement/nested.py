@@ -26,7 +26,7 @@ def nested(
     """(finished search on all devices, whether the time limit cut any search short)."""
     rungs = rungs_of(problem.devices)
     search = _started(problem, rungs, 0, options, began)
-    effort, cut_short = 0.5 * options.planned_seconds, False
+    effort, timed_out = 0.5 * options.planned_seconds, False
     for number in range(1, len(rungs)):
         larger = _started(problem, rungs, number, options, began)
         if not _beats(larger, search):
@@ -36,10 +36,10 @@ def nested(
                 best = search.best
                 candidate = larger.problem.evaluate_order(best.algorithm, best.device, best.order)
                 larger.members.append(candidate)
-        cut_short |= search.cut_short
+        timed_out |= search.timed_out
         search = larger
     search.run(effort)
-    return search, cut_short or search.cut_short
+    return search, timed_out or search.timed_out
 
 
 def rungs_of(devices: int) -> list[int]:

@@ -33,7 +33,7 @@ CHUNK_VISITS = 4e5  # between two looks at the clock
 LARGEST_PROGRAM = 20_000  # edges of the linear program of m-SCT inside the portfolio
 LARGEST_PACKING = 50_000  # (operators + edges) * devices of a constraint model without times
 LARGEST_MODEL = 3_000  # of one with times
-LARGEST_EARLY = 400  # of one with ports that is worth a try before the local search
+LARGEST_FIRST_PROOF = 400  # of one with ports that is worth a try before the local search
 LOCAL, LOCAL_OF_MODELS = 0.6, 0.35  # of the time for the local search; constraint models the rest
 LIFETIMES = 0.3  # as many operators are simulated in that time where lifetimes must be followed
 EFFORT = 0.06  # of the deterministic time of CP-SAT per second of the plan
@@ -85,7 +85,9 @@ class PlacementSearch:
     @property
     def models_first(self) -> bool:
         """Whether constraint models are run before the local search."""
-        return self.size <= (LARGEST_MODEL if self.problem.link == "parallel" else LARGEST_EARLY)
+        return self.size <= (
+            LARGEST_MODEL if self.problem.link == "parallel" else LARGEST_FIRST_PROOF
+        )
 
     @property
     def effort(self) -> float:
@@ -93,7 +95,7 @@ class PlacementSearch:
         return self.planned * (EFFORT if self.models_first else LATE_EFFORT)
 
     @property
-    def cut_short(self) -> bool:
+    def timed_out(self) -> bool:
         return not self.closed and not self.infeasible and self.seconds_left <= 0
 
     def run(self, effort_seconds: float) -> None:
@@ -101,7 +103,7 @@ class PlacementSearch:
         the gap is closed or the time is over.
         """
         self.planned = effort_seconds
-        for phase in (self.make_fit, self.prove_early, self.improve, self.prove):
+        for phase in (self.make_fit, self.prove_first, self.improve, self.prove):
             if self.closed or self.infeasible or (self.members and self.seconds_left <= 0):
                 return
             phase()
@@ -134,7 +136,7 @@ class PlacementSearch:
                     return
                 self.members.append(repaired(self.problem, broken, self.options.seed + seed, steps))
 
-    def prove_early(self) -> None:
+    def prove_first(self) -> None:
         """Constraint models that are likely to be solved, and a short try at others; under `infer`
         also whether any order fits.
         """

@@ -23,7 +23,7 @@ class PlacementOutcome(msgspec.Struct, frozen=True):
     """A placement, and whether the time limit cut its search short."""
 
     placement: Placement
-    cut_short: bool
+    timed_out: bool
 
 
 def place(
@@ -45,10 +45,10 @@ def place(
         work.operators["unit"] = np.arange(len(work.operators))
     problem = PlacementProblem(work, options.link, options.memory_rule)
     search_with = nested if options.algorithm == "auto" else _single
-    search, cut_short = search_with(problem, options, began)
+    search, timed_out = search_with(problem, options, began)
     if not search.fits:
         raise InfeasibleError(_shortfall(search))
-    return PlacementOutcome(_placement(graph, target, search), cut_short)
+    return PlacementOutcome(_placement(graph, target, search), timed_out)
 
 
 def _single(
@@ -61,7 +61,7 @@ def _single(
         search.make_fit()
         if search.fits:
             search.constrain(np.inf)
-        return search, search.cut_short
+        return search, search.timed_out
     makers = {
         "m-topo": lambda: [topo(problem)],
         "m-etf": lambda: [etf(problem)],
@@ -71,7 +71,7 @@ def _single(
     search.members += makers[options.algorithm]()
     if not search.fits:
         search.make_fit()
-    return search, search.cut_short
+    return search, search.timed_out
 
 
 def _placement(

@@ -138,17 +138,17 @@ class CandidatePricer:
             for first, saved in zip(first_stages, partitioned.saved_bytes, strict=True)
         ]
         times = [
-            self.stage_times(sums, batch_axes, micro_batches) for sums in partitioned.stage_costs
+            self.stage_times(cost, batch_axes, micro_batches) for cost in partitioned.stage_costs
         ]
         busy = [times[index][0] + times[index][1] for index in partitioned.cost_index]
         peak = max(
             sum(
                 amount
                 for _, amount in self.stage_memory_terms(
-                    [(strategy, sums)], micro_batches, micro_batches_in_flight
+                    [(strategy, cost)], micro_batches, micro_batches_in_flight
                 )
             )
-            for sums, micro_batches_in_flight in zip(
+            for cost, micro_batches_in_flight in zip(
                 partitioned.stage_costs, in_flight, strict=True
             )
         )
@@ -287,7 +287,7 @@ class CandidatePricer:
             tuple(bounds),
             chunks,
             [s.forward_seconds + s.backward_seconds for s in stages],
-            [hop.seconds for hop in transfers],
+            [transfer.seconds for transfer in transfers],
             end_chunk_shares(self.call_prices.seconds(prices), [s.model_chunks for s in stages]),
             [s.sync_seconds for s in stages],
             max(s.peak_bytes for s in stages),
@@ -391,8 +391,8 @@ class CandidatePricer:
         )
         codes: dict[object, int] = {}
         call_keys = [
-            codes.setdefault((number, id(entry)), len(codes))
-            for number, entry in zip(self.call_classes, prices, strict=True)
+            codes.setdefault((number, id(price)), len(codes))
+            for number, price in zip(self.call_classes, prices, strict=True)
         ]
         index_of: dict[object, int] = {}
         costs: list[StageCost] = []
@@ -417,7 +417,8 @@ class CandidatePricer:
                 costs.append(cost.encoded(program))
             cost_index.append(index_of[signature])
         send_seconds = [
-            hop.seconds for hop in self.transfers([costs[k].transfer for k in cost_index], program)
+            transfer.seconds
+            for transfer in self.transfers([costs[k].transfer for k in cost_index], program)
         ]
         ends = end_chunk_shares(seconds, chunks_per_stage)
         return StagePartition(

@@ -68,10 +68,10 @@ class FunctionPrices:
         self,
         model: Model,
         cluster: Cluster,
-        practice: ExecutionModel = GENERATED,
+        execution: ExecutionModel = GENERATED,
         activations: ActivationCompressor | None = None,
     ) -> None:
-        self.model, self.cluster, self.execution = model, cluster, practice
+        self.model, self.cluster, self.execution = model, cluster, execution
         self.flow: Dataflow = analyse_dataflow(model)
         self.functions = {f.name: f for f in model.functions}
         # names of values computed from the batch alone

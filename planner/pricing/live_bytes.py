@@ -20,11 +20,12 @@ from ...ir.plan.workload import PeakPoint, Phase
 class _Value:
     """A value between calls: its bytes, its gradient's bytes, and the positions of its uses.
 
-    `born`: the call that produces it (-1: an earlier stage); `last`: its last reader; `pulled`: the
-    first call whose backward adds to its gradient; `saver`: the first call that saves it.
+    `born`: the call that produces it (-1: an earlier stage); `last`: its last reader;
+    `gradient_first`: the first call whose backward adds to its gradient; `saver`: the first call
+    that saves it.
     """
 
-    __slots__ = ("born", "bytes", "gradient", "last", "gradient_first", "saver")
+    __slots__ = ("born", "bytes", "gradient", "gradient_first", "last", "saver")
 
     def __init__(self, size: int, born: int, never: int) -> None:
         self.bytes, self.born, self.gradient = size, born, 0

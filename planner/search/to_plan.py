@@ -174,6 +174,6 @@ def _flops(pricer: CandidatePricer) -> float:
     counts = Counter(call.function for call in pricer.model.calls)
     total = 0.0
     for name, count in counts.items():
-        entry = pricer.function_prices.call_price(name, (), pricer.model.batch, "keep")
-        total += count * (entry.cost.forward.flops + entry.cost.backward.flops) if entry else 0.0
+        price = pricer.function_prices.call_price(name, (), pricer.model.batch, "keep")
+        total += count * (price.cost.forward.flops + price.cost.backward.flops) if price else 0.0
     return total

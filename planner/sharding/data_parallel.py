@@ -92,10 +92,10 @@ def _choose(
     ]
     if along:
         return max(along, key=lambda i: (_agreement(options[i], operands), -i))
-    sums = {i for i, placement in enumerate(operands) if placement == PARTIAL}
-    if sums:
+    partial = {i for i, placement in enumerate(operands) if placement == PARTIAL}
+    if partial:
         for i, option in enumerate(options):
-            if option.factor_id < 0 and sums <= {
+            if option.factor_id < 0 and partial <= {
                 j for j, s in enumerate(option.inputs) if s == PARTIAL
             }:
                 return i

@@ -59,8 +59,8 @@ def height(component: Sections, offset: Ints) -> int:
 
 def greedy(component: Sections) -> Ints:
     """Offsets of the lowest first fit over all `orders`."""
-    found = [
+    offsets = [
         first_fit(component.size, component.first, component.last, order)
         for order in orders(component)
     ]
-    return min(found, key=lambda offset: height(component, offset))
+    return min(offsets, key=lambda offset: height(component, offset))

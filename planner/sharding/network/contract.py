@@ -127,8 +127,8 @@ class _Contraction:
         if count == 1 or len(tables) < 2:
             return tables
         (one, _, _), (other, _, _) = tables[:2]
-        sums = count * one.shape[1] * other.shape[1]
-        return tables if len(tables) == 2 and sums <= self.cells else None
+        additions = count * one.shape[1] * other.shape[1]
+        return tables if len(tables) == 2 and additions <= self.cells else None
 
     def turned(self, table: Floats) -> Floats:
         """The transpose; one object per table, kept with it, so that products can be shared."""

@@ -35,10 +35,10 @@ def _undominated(
     network: Network, node: int, around: list[tuple[ReshardEdge, int]], strategies: Ints, cells: int
 ) -> Ints:
     seconds, used = network.seconds[node][strategies], network.bytes[node][strategies]
-    sums = sum(len(strategies) ** 2 * max(edge.seconds.shape) for edge, _ in around)
+    additions = sum(len(strategies) ** 2 * max(edge.seconds.shape) for edge, _ in around)
     if len(strategies) == 1:
         return strategies
-    if sums > cells:
+    if additions > cells:
         return strategies[
             _first_of_equal(
                 seconds, used, [f.endpoints[n].layout_of[strategies] for f, n in around]

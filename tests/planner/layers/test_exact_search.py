@@ -53,7 +53,7 @@ def best_seconds(problem: LayerProblem, objective: Objective) -> float:
                 for own, x in zip(counts, stage.layers, strict=True)
                 for n, c in zip(own, x.choices, strict=True)
             ]
-            if sum(n * c.held_bytes for n, c in pairs) <= stage.free_bytes:
+            if sum(n * c.peak_bytes for n, c in pairs) <= stage.free_bytes:
                 seconds = stage.seconds + sum(n * c.seconds for n, c in pairs)
                 ways.add((seconds, sum(n * c.synchronised_seconds for n, c in pairs)))
         fronts.append(
