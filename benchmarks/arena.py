@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from plait.api.formats.buffer_files import read_buffers
+from plait.benchmarks.step_buffers import step_buffers
 from plait.cost_model.explain.memory_terms import working_bytes
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
@@ -24,7 +25,6 @@ from plait.planner.allocation.arena.judge import height as judged
 from plait.planner.allocation.arena.sections import sections
 from plait.planner.allocation.repeated_layers import pack_repeated
 from plait.planner.allocation.stage_buffers import plan_buffers
-from plait.planner.allocation.step_buffers import step_buffers
 from plait.planner.pins import parse_pin
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"

@@ -32,10 +32,10 @@ from plait.benchmarks.rivals.galvatron_search_space import (
     plan_of,
     tasks,
 )
+from plait.benchmarks.rivals.layers.check import faults
+from plait.benchmarks.rivals.layers.exact_search import fastest
 from plait.planner.interop.galvatron_file import GalvatronPlan
 from plait.planner.interop.galvatron_strategy import GalvatronStrategy, parse
-from plait.planner.layers.check import faults
-from plait.planner.layers.exact_search import fastest
 
 MODEL = ("llama2-7b", 32, 4096, 2048)  # name in the profiles, layers, hidden size, tokens
 TOLERANCE = 1e-6  # relative, of a predicted step time

@@ -15,7 +15,7 @@ import time
 from msgspec.structs import replace
 
 from plait.benchmarks.accuracy import table
-from plait.benchmarks.rivals.osdp import OsdpPlan, Operator, Setting, best, sharded
+from plait.benchmarks.rivals.osdp import Operator, OsdpPlan, Setting, best, sharded
 from plait.cost_model.hardware import load_cluster
 from plait.ir.devices.cluster import Cluster
 

@@ -16,9 +16,9 @@ from itertools import count
 
 import msgspec
 
-from plait.planner.layers.exact_search import BestSolution, fastest
-from plait.planner.layers.objective import OneForwardOneBackward
-from plait.planner.layers.problem import Choice, EqualLayers, LayerProblem, LayerStage
+from plait.benchmarks.rivals.layers.exact_search import BestSolution, fastest
+from plait.benchmarks.rivals.layers.objective import OneForwardOneBackward
+from plait.benchmarks.rivals.layers.problem import Choice, EqualLayers, LayerProblem, LayerStage
 
 
 class Operator(msgspec.Struct, frozen=True):

@@ -1,1 +1,1 @@
-"""How many layers of each stage take which choice: mixes, and the exact search on pure data."""
+"""How many layers of each stage take which choice: layer-wise mixed strategies."""

@@ -17,10 +17,10 @@ from plait.benchmarks.rivals.galvatron_search_space import (
     plan_of,
     tasks,
 )
+from plait.benchmarks.rivals.layers.check import faults
+from plait.benchmarks.rivals.layers.exact_search import fastest
 from plait.planner.interop.galvatron_file import GalvatronPlan, from_json, to_json
 from plait.planner.interop.galvatron_strategy import parse, strategies
-from plait.planner.layers.check import faults
-from plait.planner.layers.exact_search import fastest
 
 # GB, batch, micro-batches, layers by stage, ranks of the buffer, ends, layers: seconds, MB by stage
 # fmt: off

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .problem import Choice, ChoiceCounts, EqualLayers, LayerStage
-from .relaxation import NOTHING, CostCurve, hull, sum_curves
+from plait.benchmarks.rivals.layers.problem import Choice, ChoiceCounts, EqualLayers, LayerStage
+from plait.planner.layers.relaxation import NOTHING, CostCurve, hull, sum_curves
 
 Reals = NDArray[np.float64]
 LowerBound = Callable[

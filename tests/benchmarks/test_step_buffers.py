@@ -5,6 +5,7 @@ from random import Random
 import pytest
 import torch
 
+from plait.benchmarks.step_buffers import step_buffers
 from plait.ir.capture import trace
 from plait.ir.capture.execute import _Interpreter, execute, run_op
 from plait.ir.capture.operators.elementary import call_key
@@ -13,7 +14,6 @@ from plait.ir.plan.allocation import Buffer
 from plait.planner.allocation.arena.judge import height
 from plait.planner.allocation.arena.sections import sections
 from plait.planner.allocation.repeated_layers import block_offsets, pack_repeated
-from plait.planner.allocation.step_buffers import step_buffers
 from plait.tests import zoo
 
 MAKERS = (zoo.llama, zoo.mixtral, zoo.t5, zoo.resnet)
@@ -67,7 +67,7 @@ def run_inside(model, parameters, batch, found, packing, variant):
         function = run.functions[call.function]
         if function.differentiable:
             backward(run, arena, piece, number, call, function, saved[number], variant)
-    return loss, run.held_gradients
+    return loss, run.state_gradients
 
 
 def backward(run, arena, piece, number, call, function, values, variant):
@@ -84,7 +84,7 @@ def backward(run, arena, piece, number, call, function, values, variant):
         if item.gradient is None:
             continue
         more = values[item.gradient]
-        into = run.gradients if item.kind == "activation" else run.held_gradients
+        into = run.gradients if item.kind == "activation" else run.state_gradients
         if item.kind != "activation":
             into[name] = into[name] + more if name in into else more.clone()
         elif name in into:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...ir.lowering.forward_backward import Variant
-from ...ir.model import Model
-from .call_storage import CallStorage
-from .lifetimes import ALIGNMENT_BYTES, StepBuffers
-from .walk import CallWalk
+from plait.ir.lowering.forward_backward import Variant
+from plait.ir.model import Model
+from plait.planner.allocation.call_storage import CallStorage
+from plait.planner.allocation.lifetimes import ALIGNMENT_BYTES, StepBuffers
+from plait.planner.allocation.walk import CallWalk
 
 
 def step_buffers(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .problem import ChoiceCounts, LayerStage
+from plait.benchmarks.rivals.layers.problem import ChoiceCounts, LayerStage
 
 
 def rounded_counts(stage: LayerStage, micro_batches: int) -> tuple[ChoiceCounts, ...] | None:

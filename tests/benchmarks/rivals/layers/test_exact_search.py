@@ -7,10 +7,17 @@ import pytest
 from msgspec.structs import replace
 
 from plait.benchmarks.rivals.galvatron_search_space import GalvatronPipeline
-from plait.planner.layers.check import faults
-from plait.planner.layers.exact_search import fastest, solve
-from plait.planner.layers.objective import Objective, OneForwardOneBackward
-from plait.planner.layers.problem import Choice, EqualLayers, LayerProblem, LayerSolution, LayerStage, parse
+from plait.benchmarks.rivals.layers.check import faults
+from plait.benchmarks.rivals.layers.exact_search import fastest, solve
+from plait.benchmarks.rivals.layers.objective import Objective, OneForwardOneBackward
+from plait.benchmarks.rivals.layers.problem import (
+    Choice,
+    EqualLayers,
+    LayerProblem,
+    LayerSolution,
+    LayerStage,
+    parse,
+)
 
 OBJECTIVES = [OneForwardOneBackward(), GalvatronPipeline()]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .objective import Objective
-from .problem import LayerProblem, LayerSolution, LayerStage
+from plait.benchmarks.rivals.layers.objective import Objective
+from plait.benchmarks.rivals.layers.problem import LayerProblem, LayerSolution, LayerStage
 
 TOLERANCE = 1e-9  # relative, of sums in another order
 

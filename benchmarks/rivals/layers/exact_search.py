@@ -16,10 +16,21 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from .exact_pareto import LowerBoundCurves, ParetoFront, Reals, lower_bound_curves, pareto_front
-from .objective import Amount, Objective
-from .problem import ChoiceCounts, LayerProblem, LayerSolution, LayerStage
-from .rounding import rounded_counts
+from plait.benchmarks.rivals.layers.exact_pareto import (
+    LowerBoundCurves,
+    ParetoFront,
+    Reals,
+    lower_bound_curves,
+    pareto_front,
+)
+from plait.benchmarks.rivals.layers.objective import Amount, Objective
+from plait.benchmarks.rivals.layers.problem import (
+    ChoiceCounts,
+    LayerProblem,
+    LayerSolution,
+    LayerStage,
+)
+from plait.benchmarks.rivals.layers.rounding import rounded_counts
 
 TOLERANCE = 1e-12  # relative, of sums in another order
 WIDTH = 200_000  # partial assignments kept at a time
