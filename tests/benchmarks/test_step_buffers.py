@@ -67,7 +67,7 @@ def run_inside(model, parameters, batch, found, packing, variant):
         function = run.functions[call.function]
         if function.differentiable:
             backward(run, arena, piece, number, call, function, saved[number], variant)
-    return loss, run.state_gradients
+    return loss, run.parameter_gradients
 
 
 def backward(run, arena, piece, number, call, function, values, variant):
@@ -84,7 +84,7 @@ def backward(run, arena, piece, number, call, function, values, variant):
         if item.gradient is None:
             continue
         more = values[item.gradient]
-        into = run.gradients if item.kind == "activation" else run.state_gradients
+        into = run.gradients if item.kind == "activation" else run.parameter_gradients
         if item.kind != "activation":
             into[name] = into[name] + more if name in into else more.clone()
         elif name in into:
