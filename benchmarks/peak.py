@@ -25,7 +25,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
 from plait.ir.errors import PlaitError
-from plait.ir.plan.plan import MemoryAction, Plan
+from plait.ir.plan.plan import Plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
 from plait.runtime.comm.process_group import GroupPool
@@ -54,7 +54,7 @@ class Way(NamedTuple):
 
     word: str
     micro_batches: int = 1
-    memory: MemoryAction = "keep"
+    memory: str = "keep"
     optimizer: str = "adamw"
     compress: str = "none"
     batch: int | None = None  # samples, where not the model's usual number

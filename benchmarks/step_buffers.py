@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from plait.ir.lowering.forward_backward import Variant
 from plait.ir.model import Model
+from plait.ir.plan.memory_action import Variant
 from plait.planner.allocation.call_storage import CallStorage
 from plait.planner.allocation.lifetimes import ALIGNMENT_BYTES, StepBuffers
 from plait.planner.allocation.walk import CallWalk

@@ -15,21 +15,24 @@ from itertools import islice
 from math import isclose
 from pathlib import Path
 
-from plait.cost_model.communication.stage_transfer import TransferPayload, boundary_links, price_transfers
+from plait.cost_model.communication.stage_transfer import (
+    TransferPayload,
+    boundary_links,
+    price_transfers,
+)
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.pipeline.closed_form import pipeline_seconds
 from plait.ir.capture import load_source, trace
 from plait.ir.model import Model
-from plait.ir.plan.plan import MemoryAction
+from plait.ir.plan.memory_action import BASIC_ACTIONS, MemoryAction
 from plait.ir.plan.strategy import Strategy
 from plait.planner.candidate import Candidate
 from plait.planner.options import PlanOptions, optimizer_states
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 from plait.planner.pricing.function_prices import FunctionPrices
-from plait.planner.strategy_space import divisors, axis_families, strategies
+from plait.planner.strategy_space import axis_families, divisors, strategies
 
 CONFIG = Path(__file__).resolve().parent.parent / "examples" / "configs" / "llama3-8b.json"
-MEMORY: tuple[MemoryAction, ...] = ("keep", "recompute")
 Todo = tuple[Strategy, int, MemoryAction]
 
 
@@ -45,7 +48,9 @@ def space(pricer: CandidatePricer) -> Iterator[Todo]:
     for strategy in dict.fromkeys(words):
         samples, left = divmod(pricer.global_batch, strategy.batch_degree())
         if not left:
-            yield from ((strategy, n, memory) for n in divisors(samples) for memory in MEMORY)
+            yield from (
+                (strategy, n, memory) for n in divisors(samples) for memory in BASIC_ACTIONS
+            )
 
 
 def in_full(pricer: CandidatePricer, candidate: Candidate) -> tuple[float, int]:
@@ -91,7 +96,9 @@ def main() -> None:
     options = parser.parse_args()
     model = traced(options.config, options.batch, options.seq)
     cluster = load_cluster(options.cluster)
-    pricer = CandidatePricer(FunctionPrices(model, cluster), model.batch, optimizer_states("adamw", False, 4))
+    pricer = CandidatePricer(
+        FunctionPrices(model, cluster), model.batch, optimizer_states("adamw", False, 4)
+    )
     todo = list(islice(space(pricer), options.count))
 
     def work() -> list[Candidate]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from ..ir.lowering.forward_backward import last_uses
 from ..ir.model import Function, Op
-from ..ir.plan.plan import OFFLOADED, Plan
+from ..ir.plan.plan import Plan
 from .chunked_function import chunked_source
 from .lower import LoweredFunction
 from .python_source import (
     VariableNames,
     comm_method,
+    comment_text,
     literal,
     milliseconds,
-    comment_text,
-    unpack_saved,
     tuple_source,
+    unpack_saved,
     wrapped,
 )
 
@@ -57,7 +57,7 @@ def function_module(
     imports = _imports(text)
     constants = [f"RANDOM = {local.random}"]
     constants += ["HOST = True  # saved activations are offloaded to host memory"] * (
-        lowered.variant in OFFLOADED
+        lowered.memory.on_host
     )
     return "\n".join([*head, *imports, *constants, "", "", text, ""])
 
@@ -79,7 +79,7 @@ def _docstring(
     return [
         f'"""{lowered.name}: {calls} {"call" if calls == 1 else "calls"}, {where}.',
         "",
-        f"Strategy {lowered.sharding.strategy}, {lowered.variant}. Predicted per call and "
+        f"Strategy {lowered.sharding.strategy}, {lowered.memory}. Predicted per call and "
         f"micro-batch on {comment_text(plan.cluster.name)}:",
         f"forward {milliseconds(first.forward_seconds)}, "
         f"backward {milliseconds(first.backward_seconds)}.",

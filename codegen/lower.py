@@ -1,4 +1,4 @@
-"""Lowering: every (function, sharding, memory variant) of a plan once, as per-device halves."""
+"""Lowering: every (function, sharding, memory action) of a plan once, as per-device halves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..ir.errors import MismatchError
 from ..ir.lowering.chunk import BoundSharding
 from ..ir.lowering.forward_backward import GraphHalves, partition
 from ..ir.model import Function, Model
-from ..ir.plan.plan import CHUNK_COUNTS, Layers, MemoryAction, Plan, Sharding
+from ..ir.plan.memory_action import MemoryAction
+from ..ir.plan.plan import Layers, Plan, Sharding
 from ..ir.verify import verify_fit
 from .python_source import identifier
 
@@ -23,7 +24,7 @@ class LoweredFunction(msgspec.Struct, frozen=True):
     name: str
     local: Function
     halves: GraphHalves
-    variant: MemoryAction
+    memory: MemoryAction
     number: int  # of the sharding in the plan
     sharding: Sharding
     layers: tuple[Layers, ...]
@@ -32,7 +33,7 @@ class LoweredFunction(msgspec.Struct, frozen=True):
 
     @property
     def chunked(self) -> bool:
-        return self.variant in CHUNK_COUNTS
+        return self.memory.chunked
 
 
 def lower(plan: Plan, model: Model, dataflow: Dataflow) -> tuple[LoweredFunction, ...]:
@@ -54,19 +55,19 @@ def lower(plan: Plan, model: Model, dataflow: Dataflow) -> tuple[LoweredFunction
         uses.setdefault((layers.sharding, layers.memory), []).append(layers)
     used_names: set[str] = set()
     lowered = []
-    for (number, variant), runs in uses.items():
+    for (number, memory), runs in uses.items():
         sharding = plan.shardings[number]
         function = model.function(sharding.function)
         form = plan.bound_sharding(runs[0], function, axes[function.name])
         local = form.localize(function)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
-        name = _name("_".join(filter(None, (function.name, suffix))), variant, used_names)
+        name = _name("_".join(filter(None, (function.name, suffix))), memory, used_names)
         used_names.add(name)
         halves = partition(local, runs[0].variant)
         lowered.append(
             LoweredFunction(
-                name, local, halves, variant, number, sharding, tuple(runs), function, form
+                name, local, halves, memory, number, sharding, tuple(runs), function, form
             )
         )
     return tuple(lowered)
@@ -76,10 +77,10 @@ def _same_function(plan: Plan, one: int, other: int) -> bool:
     return plan.shardings[one].function == plan.shardings[other].function
 
 
-def _name(function: str, variant: MemoryAction, used_names: set[str]) -> str:
+def _name(function: str, memory: MemoryAction, used_names: set[str]) -> str:
     """A module's name: the function's (and its strategy's, where that is not the first one's), then
-    with its memory variant, then with a number."""
+    with its memory action, then with a number."""
     names = chain(
-        (function, identifier(f"{function}_{variant}")), (f"{function}_{n}" for n in count(2))
+        (function, identifier(f"{function}_{memory}")), (f"{function}_{n}" for n in count(2))
     )
     return next(name for name in names if name not in used_names)

@@ -11,10 +11,10 @@ from ..ir.plan.plan import Plan
 from .lower import LoweredFunction
 from .python_source import (
     VariableNames,
-    milliseconds,
-    string_literal,
     comment_text,
+    milliseconds,
     return_statement,
+    string_literal,
     tuple_source,
     wrapped,
 )
@@ -34,7 +34,7 @@ class StageCode:
     ) -> None:
         self.plan, self.model, self.layouts, self.number = plan, model, layouts, number
         self.stage = plan.stages[number]
-        self.modules = {(low.number, low.variant): low for low in lowered}
+        self.modules = {(low.number, low.memory): low for low in lowered}
         self.model_chunks = [
             ModelChunkCode(plan, model, layouts, self.modules, chunk * len(plan.stages) + number)
             for chunk in range(plan.chunks_per_stage)

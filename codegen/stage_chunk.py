@@ -14,15 +14,16 @@ from ..ir.layout import shard_position
 from ..ir.lowering.common_mesh import Resharding
 from ..ir.lowering.reshard import BoundaryLayouts
 from ..ir.model import Call, Function, Model
-from ..ir.plan.plan import Layers, MemoryAction, Plan
+from ..ir.plan.memory_action import MemoryAction
+from ..ir.plan.plan import Layers, Plan
 from ..ir.program import chunk_function
 from .lower import LoweredFunction
 from .python_source import (
     WIDTH,
     VariableNames,
     comm_method,
-    milliseconds,
     comment_text,
+    milliseconds,
     return_statement,
     wrapped,
 )

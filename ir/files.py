@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from .errors import FileError
+from .text_value import decode_text, encode_text
 
 T = TypeVar("T")
 VERSION = 1
@@ -20,7 +21,7 @@ TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)  # strings whole
 
 def dump(value: Any, format_: str) -> bytes:
     """`{"format": …, "version": 1, …fields}` in the order of the type's fields, one item a line."""
-    body = msgspec.to_builtins(value)
+    body = msgspec.to_builtins(value, enc_hook=encode_text)
     text = msgspec.json.encode({"format": format_, "version": VERSION, **body})
     return msgspec.json.format(text, indent=1) + b"\n" if len(text) < 1 << 20 else text + b"\n"
 
@@ -38,12 +39,12 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
     if version != VERSION or type(version) is not int:
         raise FileError(f"$.version: {version!r:.60} is not known; this reads version {VERSION}")
     try:
-        value = msgspec.convert(body, kind, strict=True)
+        value = msgspec.convert(body, kind, strict=True, dec_hook=decode_text)
     except msgspec.ValidationError as error:
         raise FileError(located(str(error))) from None
     except (ValueError, OverflowError, RecursionError, AssertionError) as error:
         raise FileError(f"$: {str(error)[:200]}") from None
-    _refuse_unknown(body, msgspec.to_builtins(value), "$")
+    _refuse_unknown(body, msgspec.to_builtins(value, enc_hook=encode_text), "$")
     return value
 
 
@@ -119,4 +120,4 @@ def _real(text: str) -> float:
 
 def digest(value: Any) -> str:
     """Identity of a value: 16 hex digits of the sha256 of its canonical form."""
-    return sha256(msgspec.json.encode(value)).hexdigest()[:16]
+    return sha256(msgspec.json.encode(value, enc_hook=encode_text)).hexdigest()[:16]

@@ -17,7 +17,7 @@ from .lowering.common_mesh import common_mesh
 from .mesh import Mesh
 from .model import Call, Function, Model, Op
 from .plan.flat_shard import FULL
-from .plan.plan import CHUNK_COUNTS, Plan, Sharding
+from .plan.plan import Plan, Sharding
 from .plan.strategy import ROLES
 from .tensor import ITEM_BYTES, TensorType
 
@@ -140,7 +140,7 @@ def verify_plan(plan: Plan) -> None:
     for i, layers in enumerate(plan.layers):
         require(layers.first == at and layers.last > at, f"$.layers[{i}]", "layers must follow on")
         require(0 <= layers.sharding < len(plan.shardings), f"$.layers[{i}].sharding", "no such")
-        defined = layers.memory not in CHUNK_COUNTS or plan.chunking_of(layers) is not None
+        defined = not layers.memory.chunked or plan.chunking_of(layers) is not None
         require(defined, f"$.layers[{i}].memory", f"no division says how to {layers.memory}")
         at = layers.last
     require(at == calls, "$.layers", "do not cover the stages")

@@ -12,7 +12,8 @@ from ..cost_model.communication.stage_transfer import TransferPayload, coding_by
 from ..cost_model.pipeline.closed_form import fractions
 from ..ir.compression.program import CompressionProgram
 from ..ir.plan.interleave import assign_chunks
-from ..ir.plan.plan import MemoryAction, Span
+from ..ir.plan.memory_action import MemoryAction
+from ..ir.plan.plan import Span
 from ..ir.plan.strategy import Strategy
 from ..ir.plan.workload import CompressibleTransfer, PeakPoint, StageBytes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import msgspec
 
@@ -12,7 +12,8 @@ from ..ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ..ir.errors import UsageError
 from ..ir.lowering.cast import PRECISIONS
 from ..ir.plan.flat_shard import Fraction
-from ..ir.plan.plan import MemoryAction, Optimizer
+from ..ir.plan.memory_action import MemoryAction
+from ..ir.plan.plan import Optimizer
 from ..ir.plan.strategy import ROLES
 from ..ir.text.units import parse_memory
 from .activations.ladder import ACTIONS
@@ -128,7 +129,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
         unknown = [r for r in self.roles if r not in ROLES]
         if unknown:
             raise UsageError(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
-        strange = [a for a in self.memory_actions if a not in (*ACTIONS, *get_args(MemoryAction))]
+        strange = [a for a in self.memory_actions if a not in ACTIONS and not _is_action(a)]
         if strange or not self.memory_actions:
             raise UsageError(
                 f"unknown memory action {''.join(strange[:1])!r}; known: {', '.join(ACTIONS)}"
@@ -142,6 +143,14 @@ class PlanOptions(msgspec.Struct, frozen=True):
             raise UsageError(
                 f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}"
             )
+
+
+def _is_action(text: str) -> bool:
+    try:
+        MemoryAction.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def optimizer_states(name: str, half: bool, item_bytes: int) -> Optimizer:

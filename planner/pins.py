@@ -10,7 +10,7 @@ import msgspec
 
 from ..ir.errors import UsageError
 from ..ir.model import Model
-from ..ir.plan.plan import MemoryAction
+from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.strategy import Strategy, parse_strategy
 from .candidate import Decision
 

@@ -14,7 +14,7 @@ from ...cost_model.explain.memory_terms import LEGEND, memory_term
 from ...cost_model.explain.step_terms import half_term, label, stage_layers, stage_times, step_term
 from ...cost_model.explain.term import Symbol, Term, legend, total
 from ...ir.errors import UsageError
-from ...ir.plan.plan import CHUNK_COUNTS, OFFLOADED, Layers, Plan
+from ...ir.plan.plan import Layers, Plan
 from ...ir.text.printer import one_line, seconds, size
 
 DEEPEST = 3  # levels of a whole plan's tree on a screen; WHERE shows all of its part
@@ -61,13 +61,9 @@ def saved_activations(plan: Plan) -> Iterator[str]:
         host = f"{size(layers.forward.host_bytes)} of a call in host memory: "
         saves_all = layers.variant == "keep"
         saved = "everything it reads" if saves_all else ", ".join(layers.producers) or "the inputs"
-        chunks = (
-            f"; runs in {CHUNK_COUNTS[layers.memory]} pieces"
-            if layers.memory in CHUNK_COUNTS
-            else ""
-        )
+        chunks = f"; runs in {layers.memory.chunks} pieces" if layers.memory.chunked else ""
         recomputed = "" if saves_all else "; all else is computed again"
-        text = f"{host if layers.memory in OFFLOADED else ''}{one_line(saved)}{chunks}{recomputed}"
+        text = f"{host if layers.memory.on_host else ''}{one_line(saved)}{chunks}{recomputed}"
         yield f"  {label(plan, layers):<32} {layers.memory:<14} {text}"
 
 

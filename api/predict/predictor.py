@@ -9,7 +9,8 @@ from ...cost_model.execution_model import COMPILED, ExecutionModel
 from ...ir.devices.cluster import Cluster
 from ...ir.loops import Work
 from ...ir.model import Call, Function, Model
-from ...ir.plan.plan import MemoryAction, Optimizer, Stage
+from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
+from ...ir.plan.plan import Optimizer, Stage
 from ...planner.candidate import Candidate
 from ...planner.pricing.candidate_pricer import CandidatePricer
 from ...planner.pricing.function_prices import (
@@ -105,7 +106,7 @@ class Predictor:
         prices = self.prices(architecture, run, cluster, execution)
         optimizer = FULL if run.precision == "fp32" else MIXED
         pricer = CandidatePricer(prices, run.global_batch, optimizer)
-        memory: MemoryAction = "recompute" if run.recompute in ("full", "half") else "keep"
+        memory = RECOMPUTE if run.recompute in ("full", "half") else KEEP
         candidate = pricer.candidate(run.layout.strategy, run.micro_batches, memory)
         if candidate is None:
             raise UnmodelledError(

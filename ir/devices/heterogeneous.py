@@ -18,7 +18,8 @@ import msgspec
 from msgspec.structs import replace
 
 from ..errors import FileError
-from ..plan.plan import MemoryAction, Optimizer, Span, Stage
+from ..plan.memory_action import MemoryAction
+from ..plan.plan import Optimizer, Span, Stage
 from ..plan.strategy import Strategy
 from .cluster import (
     MAX_DEVICES,

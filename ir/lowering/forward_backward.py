@@ -7,13 +7,10 @@ backward recomputes what it reads from them and from the inputs.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from ..model import Function, Op
-
-Variant = Literal["keep", "recompute"] | tuple[int, ...]  # the values to save
+from ..plan.memory_action import Variant
 
 
 class GraphHalves(msgspec.Struct, frozen=True):

@@ -9,61 +9,12 @@ import msgspec
 from ..analysis.axes import Axes
 from ..devices.cluster import Cluster
 from ..lowering.chunk import BoundSharding, Chunking, chunk_sharding, refine_axes
-from ..lowering.forward_backward import Variant
 from ..lowering.localize import Boundary, Choices
 from ..mesh import Mesh
 from ..model import Function
+from .memory_action import MemoryAction, Variant
 from .strategy import Strategy
 from .workload import CallWork, CompressibleTransfer, StrategyBytes
-
-MemoryAction = Literal[
-    "keep",
-    "save 75%",
-    "save 50%",
-    "save 25%",
-    "recompute",
-    "offload",
-    "offload 75%",
-    "offload 50%",
-    "offload 25%",
-    "offload inputs",
-    "split 2",
-    "split 4",
-    "split 8",
-    "split 16",
-    "split 32",
-    "split 64",
-]
-BASIC_ACTIONS: tuple[MemoryAction, ...] = (
-    "keep",
-    "recompute",
-)  # save everything, save the inputs alone
-# fraction of the saveable bytes that forward leaves for backward
-SAVED_FRACTIONS: dict[MemoryAction, float] = {
-    "save 75%": 0.75,
-    "save 50%": 0.5,
-    "save 25%": 0.25,
-    "offload 75%": 0.75,
-    "offload 50%": 0.5,
-    "offload 25%": 0.25,
-}
-# saved values wait in host memory
-OFFLOADED: tuple[MemoryAction, ...] = (
-    "offload",
-    "offload 75%",
-    "offload 50%",
-    "offload 25%",
-    "offload inputs",
-)
-# inputs are saved; forward and backward run in this many chunks, one after the other
-CHUNK_COUNTS: dict[MemoryAction, int] = {
-    "split 2": 2,
-    "split 4": 4,
-    "split 8": 8,
-    "split 16": 16,
-    "split 32": 32,
-    "split 64": 64,
-}
 
 
 class Sharding(msgspec.Struct, frozen=True):
@@ -108,14 +59,7 @@ class Layers(msgspec.Struct, frozen=True):
     @property
     def variant(self) -> Variant:
         """The values that forward saves, as `lowering.forward_backward.partition` takes them."""
-        return variant(self.memory, self.saved)
-
-
-def variant(memory: MemoryAction, saved: tuple[int, ...]) -> Variant:
-    """The values that forward saves under an action: all, inputs only, or those of `saved`."""
-    if memory in SAVED_FRACTIONS:
-        return saved
-    return "keep" if memory in ("keep", "offload") else "recompute"
+        return self.memory.variant(self.saved)
 
 
 Span = tuple[int, int]  # calls [first, last)
@@ -275,8 +219,10 @@ class Plan(msgspec.Struct, frozen=True):
 
     def chunking_of(self, layers: Layers) -> Chunking | None:
         """How these layers run in chunks; None where they run at once."""
-        name, count = self.shardings[layers.sharding].function, CHUNK_COUNTS.get(layers.memory)
-        return next((c for c in self.chunkings if (c.function, c.chunks) == (name, count)), None)
+        if not layers.memory.chunked:
+            return None
+        key = self.shardings[layers.sharding].function, layers.memory.chunks
+        return next((c for c in self.chunkings if (c.function, c.chunks) == key), None)
 
     def bound_sharding(self, layers: Layers, function: Function, axes: Axes) -> BoundSharding:
         """Sharding of these layers, or of one of their chunks where they run in chunks."""

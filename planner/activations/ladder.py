@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
-from typing import get_args
 
-from ...ir.plan.plan import BASIC_ACTIONS, CHUNK_COUNTS, OFFLOADED, SAVED_FRACTIONS, MemoryAction
+from ...ir.plan.memory_action import BASIC_ACTIONS, INPUTS, KEEP, OFFLOAD, MemoryAction
 from ...ir.plan.strategy import Strategy
 from ..candidate import Candidate
 from ..deadline import Deadline
 
 TRIED = 24  # candidates tried, fastest first; while nothing fits, as many of the smallest
-ACTIONS = ("keep", "recompute", "offload", "split")  # values of the user's option
+ACTIONS = ("keep", "recompute", "offload", "split")  # values of the user's option, or one action
+PERCENTS = (75, 50, 25)  # of the saveable bytes, in actions between keep and recompute
+PARTIAL_ACTIONS = tuple(MemoryAction(percent) for percent in PERCENTS)
+OFFLOADED_ACTIONS = (
+    OFFLOAD,
+    *(MemoryAction(percent, on_host=True) for percent in PERCENTS),
+    MemoryAction(INPUTS, on_host=True),
+)
+CHUNKED_ACTIONS = tuple(MemoryAction(INPUTS, chunks=count) for count in (2, 4, 8, 16, 32, 64))
 Price = Callable[
     [Strategy, int, MemoryAction, int], Candidate | None
 ]  # by micro-batches, action, chunks
@@ -38,7 +45,7 @@ def memory_saving_candidates(
     tight = [
         c
         for c in candidates
-        if c.memory_text == base_action
+        if c.memory_text == str(base_action)
         and c.peak_bytes > memory_limit
         and c.step_seconds < best
         and len(c.decisions) == 1
@@ -61,20 +68,24 @@ def memory_saving_candidates(
 def base_actions(allowed: Sequence[str]) -> tuple[MemoryAction, ...]:
     """Actions under which every candidate is priced: keep and recompute as far as allowed, or the
     single action that the user names."""
-    named = tuple(m for m in get_args(MemoryAction) if m in allowed and m != "offload")
-    return named or (("offload",) if "offload" in allowed else BASIC_ACTIONS[:1])
+    named = sorted(map(MemoryAction.parse, set(allowed) - {"offload", "split"}), key=_by_memory)
+    return tuple(named) or ((OFFLOAD,) if "offload" in allowed else (KEEP,))
+
+
+def _by_memory(action: MemoryAction) -> tuple[int, bool, int]:
+    return action.sort_key
 
 
 def action_ladders(allowed: Sequence[str]) -> list[tuple[MemoryAction, ...]]:
     """Sequences of actions, each of which needs less memory than the one before."""
     ladders: list[tuple[MemoryAction, ...]] = []
-    fractions = set(BASIC_ACTIONS) <= set(allowed)
+    fractions = set(map(str, BASIC_ACTIONS)) <= set(allowed)
     if fractions:
-        ladders.append(tuple(m for m in SAVED_FRACTIONS if m not in OFFLOADED))
+        ladders.append(PARTIAL_ACTIONS)
     if "offload" in allowed:
-        ladders.append(tuple(m for m in OFFLOADED if fractions or m not in SAVED_FRACTIONS))
+        ladders.append(tuple(m for m in OFFLOADED_ACTIONS if fractions or not m.partial))
     if "split" in allowed:
-        ladders.append(tuple(CHUNK_COUNTS))
+        ladders.append(CHUNKED_ACTIONS)
     return ladders
 
 

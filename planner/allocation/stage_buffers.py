@@ -11,7 +11,8 @@ from ...ir.lowering.common_mesh import Resharding
 from ...ir.lowering.reshard import BoundaryLayouts
 from ...ir.model import Model
 from ...ir.plan.interleave import ScheduleStep, build_rows, neighbour_step
-from ...ir.plan.plan import OFFLOADED, Layers, Plan
+from ...ir.plan.memory_action import MemoryAction
+from ...ir.plan.plan import Layers, Plan
 from ...ir.plan.strategy import ROLES
 from ...ir.program import StageValue
 from .call_storage import CallStorage
@@ -48,7 +49,7 @@ class _PlanCalls:
     def __init__(self, plan: Plan, model: Model) -> None:
         self.plan, self.model = plan, model
         self.layouts = BoundaryLayouts(plan, model, analyse_dataflow(model))
-        self.storages: dict[tuple[int, str], CallStorage] = {}
+        self.storages: dict[tuple[int, MemoryAction], CallStorage] = {}
 
     def of(self, call: int) -> CallStorage:
         layers = self.plan.layers_of(call)
@@ -67,7 +68,7 @@ class _PlanCalls:
         gathered = any("parameter" in ROLES[role].shards for role, _ in sharding.strategy.axes)
         parameters = (i for i in full.inputs if i.kind == "parameter")
         weights = sum(full.types[i.value].bytes for i in parameters) if gathered else 0
-        return CallStorage(local, layers.variant, full, layers.memory in OFFLOADED, weights)
+        return CallStorage(local, layers.variant, full, layers.memory.on_host, weights)
 
 
 class _StageWalk:

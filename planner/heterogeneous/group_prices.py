@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.heterogeneous import HeterogeneousCluster, sub_cluster
 from ...ir.model import Model
-from ...ir.plan.plan import BASIC_ACTIONS, MemoryAction, Optimizer, Span, Stage
+from ...ir.plan.memory_action import BASIC_ACTIONS, MemoryAction
+from ...ir.plan.plan import Optimizer, Span, Stage
 from ...ir.plan.strategy import ROLES, Strategy
 from ..candidate import StageCost
 from ..pricing.candidate_pricer import CandidatePricer

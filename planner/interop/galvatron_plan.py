@@ -19,14 +19,14 @@ from ...benchmarks.rivals.galvatron_costs import GalvatronBatch
 from ...ir.errors import UsageError
 from ...ir.model import Model
 from ...ir.plan.flat_shard import FULL
-from ...ir.plan.plan import MemoryAction, Plan
+from ...ir.plan.memory_action import BASIC_ACTIONS, KEEP, RECOMPUTE, MemoryAction
+from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
 from ..pins import Pin
 from .galvatron_file import GalvatronPlan
 from .galvatron_strategy import GalvatronStrategy
 
 DEFAULTS = {"ddp": "dp", "zero2": "zero2", "zero3": "zero3"}  # Galvatron's names of roles
-MEMORY: tuple[MemoryAction, ...] = ("keep", "recompute")
 
 
 class _Call(NamedTuple):
@@ -58,7 +58,7 @@ def to_galvatron(plan: Plan) -> GalvatronPlan:
     default = next(name for name, role in DEFAULTS.items() if role in (*default_roles, "zero2"))
     return GalvatronPlan(
         GalvatronBatch(plan.global_batch, plan.micro_batches),
-        tuple(_galvatron(call, call.memory == "recompute") for call in layers),
+        tuple(_galvatron(call, call.memory == RECOMPUTE) for call in layers),
         tuple(sum(s.contains(i) for i in range(first, last)) for s in plan.stages),
         _galvatron(ends[0], recompute=False),
         default,
@@ -72,8 +72,10 @@ def _calls(plan: Plan) -> Iterator[tuple[int, _Call]]:
         for i in range(layers.first, layers.last):
             name = plan.calls[i] if i < len(plan.calls) and plan.calls[i] else sharding.function
             call = _Call(name, sharding.function, sharding.strategy, layers.memory)
-            if call.memory not in MEMORY:
-                raise UsageError(f"{name}: Galvatron's file has no memory action {layers.memory!r}")
+            if call.memory not in BASIC_ACTIONS:
+                raise UsageError(
+                    f"{name}: Galvatron's file has no memory action {str(layers.memory)!r}"
+                )
             yield i, call
 
 
@@ -144,10 +146,10 @@ def pins_of(plan: GalvatronPlan, model: Model) -> tuple[Pin, ...]:
             f"{model.calls[first].function}"
         )
     default, function, start = DEFAULTS[plan.default], model.calls[first].function, 0
-    pins = [Pin("*", strategy_of(plan.ends, default), "keep")]
+    pins = [Pin("*", strategy_of(plan.ends, default), KEEP)]
     for layer, run in groupby(plan.layers):
         end = start + len(list(run))
-        memory: MemoryAction = "recompute" if layer.recompute else "keep"
+        memory = RECOMPUTE if layer.recompute else KEEP
         pins.append(Pin(f"{function}[{start}-{end - 1}]", strategy_of(layer, default), memory))
         start = end
     return tuple(pins)

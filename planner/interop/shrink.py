@@ -14,8 +14,10 @@ from math import lcm, prod
 import msgspec
 
 from ...ir.plan.flat_shard import FULL
-from ...ir.plan.plan import CHUNK_COUNTS, MemoryAction, Plan
+from ...ir.plan.memory_action import MemoryAction
+from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import FRACTION_ROLE, ROLES, SEQUENCE_FLAG, Strategy
+from ..activations.ladder import CHUNKED_ACTIONS
 from ..pins import Pin
 
 DEGREE = 2  # along every axis
@@ -121,7 +123,7 @@ def layer_number(path: str) -> int:
 
 def shrink_memory_action(memory: MemoryAction) -> MemoryAction:
     """The action with the fewest chunks, for chunked ones."""
-    return next(iter(CHUNK_COUNTS)) if memory in CHUNK_COUNTS else memory
+    return CHUNKED_ACTIONS[0] if memory.chunked else memory
 
 
 def spread(decisions: Sequence[CallDecision], count: int) -> list[CallDecision]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ortools.math_opt.python import mathopt
 
 from ...ir.plan.flat_shard import FULL
-from ...ir.plan.plan import MemoryAction
+from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.strategy import Strategy
 from .relaxation import CostCurve, hull, sum_curves
 

@@ -33,7 +33,8 @@ from ...cost_model.memory.peak import (
 )
 from ...cost_model.pipeline.closed_form import fill_drain_seconds
 from ...ir.plan.flat_shard import FULL, Fraction
-from ...ir.plan.plan import CHUNK_COUNTS, OFFLOADED, MemoryAction, Span
+from ...ir.plan.memory_action import MemoryAction
+from ...ir.plan.plan import Span
 from ...ir.plan.strategy import Strategy
 from ...ir.plan.workload import StageBytes
 from ..candidate import Candidate, Decision, end_chunk_shares, stage_model_chunks
@@ -87,7 +88,7 @@ def _undominated(group: Group) -> list[Candidate]:
     least_bytes: dict[MemoryAction | None, int] = {}
     for candidate in sorted(group, key=lambda c: (c.step_seconds, c.peak_bytes, c.strategy_text)):
         (decision,) = candidate.decisions
-        own_action = decision.memory if decision.memory in (*OFFLOADED, *CHUNK_COUNTS) else None
+        own_action = decision.memory if decision.memory.on_host or decision.memory.chunked else None
         if own_action not in least_bytes or candidate.peak_bytes < least_bytes[own_action]:
             least_bytes[own_action] = candidate.peak_bytes
             front.append(candidate)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import inf
 
-from ...ir.plan.plan import CHUNK_COUNTS, MemoryAction
+from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
 from ...ir.plan.strategy import Strategy
 from ..candidate import Decision
 from .function_prices import CallPrice, FunctionPrices, ModelAxes
@@ -46,9 +46,9 @@ class CallPrices:
         """
         name, every = self.calls[call].function, self.function_prices.execution.recompute_every
         repeated = name in self.repeated and call % every == 0
-        if memory not in CHUNK_COUNTS:
-            return memory if repeated else "keep"
-        usual: MemoryAction = "recompute" if repeated else "keep"
+        if not memory.chunked:
+            return memory if repeated else KEEP
+        usual = RECOMPUTE if repeated else KEEP
         return memory if self.helps(name, memory, usual, model_axes, samples) else usual
 
     def helps(
@@ -136,7 +136,7 @@ class CallPrices:
         batch, stages = self.global_batch // strategy.batch_degree(), strategy.stages
         key = strategy.model_axes, batch // micro_batches
         if key not in self.model_seconds:
-            prices = self.uniform(strategy.model_axes, batch, micro_batches, "keep")
+            prices = self.uniform(strategy.model_axes, batch, micro_batches, KEEP)
             self.model_seconds[key] = sum(self.seconds(prices)) if prices else 0.0
         rounds = micro_batches + (stages - 1) / chunks
         return (

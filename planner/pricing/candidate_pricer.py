@@ -32,7 +32,8 @@ from ...ir.compression.program import CompressionProgram
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.devices.cluster import Cluster, Link
 from ...ir.model import Model
-from ...ir.plan.plan import MemoryAction, Optimizer, Stage
+from ...ir.plan.memory_action import KEEP, MemoryAction
+from ...ir.plan.plan import Optimizer, Stage
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import StrategyBytes
 from ...ir.program import SMALL_BYTES
@@ -209,7 +210,7 @@ class CandidatePricer:
             ]
             typical = sorted(transfers, key=lambda c: c.bytes)[len(transfers) // 2]
             slowest = min(self.links(stages)[:-1], key=lambda x: x.bandwidth_bytes_per_second)
-            prices = self.call_prices.uniform(model_axes, batch, micro_batches, "keep")
+            prices = self.call_prices.uniform(model_axes, batch, micro_batches, KEEP)
             compute_seconds = (
                 sum(self.call_prices.seconds(prices)) / stages * rounds if prices else 0.0
             )

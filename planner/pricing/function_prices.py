@@ -20,18 +20,11 @@ from ...ir.analysis.dataflow import Dataflow, analyse_dataflow
 from ...ir.devices.cluster import Cluster
 from ...ir.layout import PARTIAL, AxisPlacement, UnreachableLayout, divides_evenly
 from ...ir.lowering.chunk import Chunking
-from ...ir.lowering.forward_backward import Variant
 from ...ir.lowering.localize import MICRO, AxisSharding, Boundary, Choices, localize
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Call, Function, Model
-from ...ir.plan.plan import (
-    CHUNK_COUNTS,
-    OFFLOADED,
-    SAVED_FRACTIONS,
-    MemoryAction,
-    Sharding,
-    variant,
-)
+from ...ir.plan.memory_action import MemoryAction, Variant
+from ...ir.plan.plan import Sharding
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import CallWork
 from ..activations.chunking import Chunker
@@ -228,7 +221,7 @@ class FunctionPrices:
         self, name: str, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
     ) -> CallPrice | None:
         """Price of one call for `local_batch` samples per device, or None."""
-        inner_degree, chunks = self.inner_batch_degree(model_axes), CHUNK_COUNTS.get(memory, 1)
+        inner_degree, chunks = self.inner_batch_degree(model_axes), memory.chunks
         replicas, remainder = divmod(self.model.batch, local_batch * inner_degree)
         samples = self.chunker.samples_multiple(self.functions[name], chunks)
         if (
@@ -244,7 +237,7 @@ class FunctionPrices:
         cost = table.costs.at(
             local_batch, self.variant(name, model_axes, local_batch, memory), replicas, reductions
         )
-        if memory in OFFLOADED:
+        if memory.on_host:
             cost = offloaded_cost(cost, self.cluster.device)
         if chunks > 1:
             chunk_table = self.table(name, model_axes, local_batch, chunks)
@@ -289,13 +282,13 @@ class FunctionPrices:
         self, name: str, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
     ) -> Variant:
         """The values that forward saves for backward under a memory action."""
-        if memory not in SAVED_FRACTIONS:
-            return variant(memory, ())
+        if not memory.partial:
+            return memory.variant(())
         table = self.table(name, model_axes, local_batch)
         assert table is not None
         key = self.table_key(name, model_axes, local_batch), memory
         if key not in self.saved_selection:
-            self.saved_selection[key] = select_saved(table.costs, SAVED_FRACTIONS[memory])
+            self.saved_selection[key] = select_saved(table.costs, memory.saved_fraction)
         return self.saved_selection[key]
 
     def saved_values(
@@ -305,7 +298,7 @@ class FunctionPrices:
 
         Those that were priced, if both functions have the same operators; else selected anew.
         """
-        if memory not in SAVED_FRACTIONS:
+        if not memory.partial:
             return ()
         name = sharding.function
         table = self.table(name, model_axes, local_batch)
@@ -319,29 +312,27 @@ class FunctionPrices:
             return saved
         pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.execution)
         per_device_table = FunctionCostTable(pricer, (local, local), (local_batch, local_batch))
-        return select_saved(per_device_table, SAVED_FRACTIONS[memory])
+        return select_saved(per_device_table, memory.saved_fraction)
 
     def workloads(
         self, name: str, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
     ) -> tuple[CallWork, CallWork]:
         """Kernels and communication of forward and of backward of one call that has a price."""
         replicas = self.model.batch // (local_batch * self.inner_batch_degree(model_axes))
-        chunks = CHUNK_COUNTS.get(memory, 1)
+        chunks = memory.chunks
         table = self.table(name, model_axes, local_batch, chunks)
         assert table is not None
         variant = self.variant(name, model_axes, local_batch, memory)
         forward, backward = table.costs.amounts(local_batch, variant, replicas)
         copied_bytes = (
-            table.costs.at(local_batch, variant, replicas).all_saved_bytes
-            if memory in OFFLOADED
-            else 0
+            table.costs.at(local_batch, variant, replicas).all_saved_bytes if memory.on_host else 0
         )
         return repeated(forward, chunks, copied_bytes), repeated(backward, chunks, copied_bytes)
 
     def chunking(self, sharding: Sharding, memory: MemoryAction) -> Chunking:
         """Chunked execution of a function that has a price for it."""
         function, axes = self.functions[sharding.function], self.flow.axes[sharding.function]
-        chunked = self.chunker.chunk(function, sharding.bind(axes), CHUNK_COUNTS[memory])
+        chunked = self.chunker.chunk(function, sharding.bind(axes), memory.chunks)
         assert chunked is not None
         return chunked.chunking
 

@@ -10,16 +10,8 @@ from msgspec.structs import replace
 from ...ir.lowering.cast import PRECISIONS
 from ...ir.lowering.common_mesh import common_mesh
 from ...ir.model import Model
-from ...ir.plan.plan import (
-    CHUNK_COUNTS,
-    Alternative,
-    CompressionChoice,
-    Layers,
-    MemoryAction,
-    Plan,
-    Prediction,
-    Sharding,
-)
+from ...ir.plan.memory_action import KEEP
+from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction, Sharding
 from ...ir.plan.strategy import ROLES, Strategy
 from ..candidate import Candidate
 from ..pricing.candidate_pricer import CandidatePricer
@@ -34,7 +26,7 @@ def assemble(space: SearchSpace, best: Candidate) -> Plan:
     pricer, options, memory_limit_bytes = space.pricer, space.options, space.memory_limit_bytes
     model, cluster, candidates = pricer.model, pricer.cluster, space.candidates
     shardings, layers = _layers(pricer, best)
-    chunked = dict.fromkeys((x.sharding, x.memory) for x in layers if x.memory in CHUNK_COUNTS)
+    chunked = dict.fromkeys((x.sharding, x.memory) for x in layers if x.memory.chunked)
     chunkings = (pricer.function_prices.chunking(shardings[n], memory) for n, memory in chunked)
     runners_up = sorted((c for c in candidates if c is not best), key=space.sort_key)[:SHOWN]
     mesh = common_mesh([s.mesh for s in best.strategies])
@@ -134,9 +126,7 @@ def _layers(
             shardings[key] = sharding
         samples = pricer.global_batch // decision.strategy.batch_degree() // micro
         model_axes = decision.strategy.model_axes
-        memory: MemoryAction = pricer.call_prices.memory_action(
-            i, decision.memory, model_axes, samples
-        )
+        memory = pricer.call_prices.memory_action(i, decision.memory, model_axes, samples)
         number, last = list(shardings).index(key), layers[-1] if layers else None
         if last and (last.sharding, last.memory) == (number, memory) and i not in bounds:
             layers[-1] = replace(last, last=i + 1)
@@ -174,6 +164,6 @@ def _flops(pricer: CandidatePricer) -> float:
     counts = Counter(call.function for call in pricer.model.calls)
     total = 0.0
     for name, count in counts.items():
-        price = pricer.function_prices.call_price(name, (), pricer.model.batch, "keep")
+        price = pricer.function_prices.call_price(name, (), pricer.model.batch, KEEP)
         total += count * (price.cost.forward.flops + price.cost.backward.flops) if price else 0.0
     return total
