@@ -15,7 +15,8 @@ from pathlib import Path
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.operators.function_cost import FunctionCostTable
 from plait.ir.capture import load_source, trace
-from plait.ir.lowering.forward_backward import Variant, produced_values, partition
+from plait.ir.lowering.forward_backward import Variant, partition, produced_values
+from plait.ir.plan.memory_action import KEEP
 from plait.planner.activations.recompute_ilp import select_saved
 from plait.planner.pricing.function_prices import FunctionPrices
 
@@ -31,7 +32,7 @@ def layer(name: str, batch: int, seq: int) -> FunctionCostTable:
     model = trace(source.model, source.batch)
     entries = FunctionPrices(model, load_cluster("1xh100"))
     (function, _), *_ = Counter(call.function for call in model.calls).most_common()
-    entries.call_price(function, (), model.batch, "keep")
+    entries.call_price(function, (), model.batch, KEEP)
     table = entries.table(function, (), model.batch)
     assert table is not None
     return table.costs

@@ -53,7 +53,7 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def memory_text(self) -> str:
         """Memory actions in use, joined: `keep`, `keep+recompute`."""
-        return "+".join(sorted({d.memory for d in self.decisions}))
+        return "+".join(sorted({str(d.memory) for d in self.decisions}))
 
     def at(self, call: int) -> Decision:
         """The decision of one call."""

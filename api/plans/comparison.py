@@ -56,7 +56,7 @@ def plan_row(plan: Plan) -> dict[str, Any]:
 
 
 def memory_actions(plan: Plan) -> str:
-    return "+".join(sorted({x.memory for x in plan.layers if not x.batch_only}))
+    return "+".join(sorted({str(x.memory) for x in plan.layers if not x.batch_only}))
 
 
 def layer_differences(plan: Plan, other: Plan) -> Iterator[str]:

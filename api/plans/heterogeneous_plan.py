@@ -63,7 +63,7 @@ def heterogeneous_json(plan: HeterogeneousPlan, seconds_taken: float) -> dict[st
                     {
                         "ranks": list(group.ranks(plan.cluster)),
                         "word": str(group.strategy),
-                        "memory": group.memory,
+                        "memory": str(group.memory),
                         "calls": [group.calls[0], group.calls[1] - 1],
                         "peak": group.stage.peak_bytes,
                         "budget": plan.memory_limit(group),

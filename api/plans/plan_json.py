@@ -61,7 +61,7 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
                 "function": plan.shardings[x.sharding].function,
                 "calls": x.last - x.first,
                 "word": str(plan.strategy_of(x)),
-                "memory": x.memory,
+                "memory": str(x.memory),
             }
             for x in plan.layers
         ],

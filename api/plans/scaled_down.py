@@ -146,7 +146,7 @@ def scale_json(scaled: ScaledDown) -> dict[str, Any]:
         "cluster": [plan.cluster.name, small.cluster.name],
         "ranks": [plan.mesh.size, small.mesh.size],
         "words": [[str(a), str(b)] for a, b in scaled.shrink.strategies.items()],
-        "memory": [sorted({x.memory for x in p.layers if not x.batch_only}) for p in (plan, small)],
+        "memory": [sorted({str(x.memory) for x in p.layers if not x.batch_only}) for p in (plan, small)],
         "global_batch": [plan.global_batch, small.global_batch],
         "micro_batches": [plan.micro_batches, small.micro_batches],
         "fields": {name: list(pair) for name, pair in scaled.source.fields.items()},

@@ -116,7 +116,7 @@ def _box(plan: Plan, layers: Layers, inside: Inside | None) -> Box:
         facts=(
             ("calls", span),
             ("strategy", str(sharding.strategy)),
-            ("activations", layers.memory),
+            ("activations", str(layers.memory)),
             ("forward each", seconds(layers.forward_seconds)),
             ("backward each", seconds(layers.backward_seconds)),
             ("share of all stages", share),
@@ -163,7 +163,7 @@ def _strategies(plan: Plan) -> Table:
             plan.shardings[x.sharding].function,
             str(x.last - x.first),
             str(plan.shardings[x.sharding].strategy),
-            x.memory,
+            str(x.memory),
             seconds(x.forward_seconds),
             seconds(x.backward_seconds),
         )

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.loops import Work, site_of
-from ...ir.lowering.forward_backward import GraphHalves, Variant, produced_values, partition
+from ...ir.lowering.forward_backward import GraphHalves, partition, produced_values
 from ...ir.model import Function, Op
-from ...ir.plan.workload import Kernels, CallWork, Collectives
+from ...ir.plan.memory_action import Variant
+from ...ir.plan.workload import CallWork, Collectives, Kernels
 from ...ir.tensor import ITEM_BYTES, TensorType
 from ..communication.compressed_all_reduce import CompressedReductions
 from ..execution_model import COMPILED

@@ -63,10 +63,10 @@ class MemoryAction(TextValue):
             return saved
         return "keep" if self.saved_percent == ALL else "recompute"
 
-    @property
-    def sort_key(self) -> tuple[int, bool, int]:
-        """From the action that needs most memory to the one that needs least."""
-        return self.chunks, self.on_host, -self.saved_percent
+    def __lt__(self, other: MemoryAction) -> bool:
+        """The action that needs more memory comes first."""
+        mine = self.chunks, self.on_host, -self.saved_percent
+        return mine < (other.chunks, other.on_host, -other.saved_percent)
 
     def __str__(self) -> str:
         if self.chunked:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from ..model import Argument, Call, Function, Model, Op, Ref
+from ..plan.memory_action import MemoryAction
 from ..plan.plan import Layers, Plan, Stage
 
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -189,7 +190,7 @@ def _fullest(plan: Plan) -> int:
 
 def _stage(plan: Plan, number: int, stage: Stage) -> Iterator[str]:
     """Runs of layers; equal runs of several model chunks as one."""
-    groups: dict[tuple[int, str, float, float], list[Layers]] = {}
+    groups: dict[tuple[int, MemoryAction, float, float], list[Layers]] = {}
     for x in (x for x in plan.layers if stage.contains(x.first)):
         groups.setdefault((x.sharding, x.memory, x.forward_seconds, x.backward_seconds), []).append(
             x

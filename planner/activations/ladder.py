@@ -25,6 +25,7 @@ OFFLOADED_ACTIONS = (
     MemoryAction(INPUTS, on_host=True),
 )
 CHUNKED_ACTIONS = tuple(MemoryAction(INPUTS, chunks=count) for count in (2, 4, 8, 16, 32, 64))
+ALL_ACTIONS = (*BASIC_ACTIONS, *PARTIAL_ACTIONS, *OFFLOADED_ACTIONS, *CHUNKED_ACTIONS)
 Price = Callable[
     [Strategy, int, MemoryAction, int], Candidate | None
 ]  # by micro-batches, action, chunks
@@ -68,12 +69,8 @@ def memory_saving_candidates(
 def base_actions(allowed: Sequence[str]) -> tuple[MemoryAction, ...]:
     """Actions under which every candidate is priced: keep and recompute as far as allowed, or the
     single action that the user names."""
-    named = sorted(map(MemoryAction.parse, set(allowed) - {"offload", "split"}), key=_by_memory)
+    named = sorted(map(MemoryAction.parse, set(allowed) - {"offload", "split"}))
     return tuple(named) or ((OFFLOAD,) if "offload" in allowed else (KEEP,))
-
-
-def _by_memory(action: MemoryAction) -> tuple[int, bool, int]:
-    return action.sort_key
 
 
 def action_ladders(allowed: Sequence[str]) -> list[tuple[MemoryAction, ...]]:

@@ -219,6 +219,6 @@ def _features(plan: Plan) -> list[str]:
         f"part of {FRACTION_ROLE}" for strategy in plan.strategies if strategy.fraction != FULL
     ]
     actions = [
-        shrink_memory_action(layers.memory) for layers in plan.layers if not layers.batch_only
+        str(shrink_memory_action(layers.memory)) for layers in plan.layers if not layers.batch_only
     ]
     return [*roles, *actions]

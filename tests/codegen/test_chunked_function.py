@@ -9,9 +9,10 @@ from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import FileError, InfeasibleError
-from plait.ir.plan.plan import BASIC_ACTIONS, OFFLOADED, SAVED_FRACTIONS
+from plait.ir.plan.memory_action import BASIC_ACTIONS
 from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
+from plait.planner.activations.ladder import OFFLOADED_ACTIONS, PARTIAL_ACTIONS
 from plait.runtime.execution.offload import HostBuffer
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
@@ -51,12 +52,13 @@ def planned(model, actions, **options):
 def test_a_model_that_fits_no_other_way_fits_in_pieces(tmp_path):
     module, batch = wide()
     model = trace(module, batch)
-    without = min(planned(model, (m,)).peak_bytes for m in (*BASIC_ACTIONS, *SAVED_FRACTIONS, *OFFLOADED))
+    actions = (*BASIC_ACTIONS, *PARTIAL_ACTIONS, *OFFLOADED_ACTIONS)
+    without = min(planned(model, (str(m),)).peak_bytes for m in actions)
     budget = (without + planned(model, ("split 16",)).peak_bytes) // 2
     with pytest.raises(InfeasibleError, match="short"):
         planned(model, ("keep", "recompute"), memory_bytes=budget)
     made = planned(model, ("keep", "recompute", "offload", "split"), memory_bytes=budget)
-    assert any(layers.memory.startswith("split") for layers in made.layers)
+    assert any(layers.memory.chunked for layers in made.layers)
     assert made.peak_bytes <= budget
     with pytest.raises(FileError, match="no division says how"):
         verify_plan(replace(made, chunkings=()))

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
+from plait.ir.plan.memory_action import MemoryAction
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import Pin, pin_all
@@ -77,7 +78,7 @@ def mixed(made_from: Sourced, folder: Path) -> list[Job]:
         pins = [*pin_all(rest)]
         for other in others:
             numbers, word, action = re.split("[: ]", other)
-            pins.append(Pin(f"{block}{numbers}", parse_strategy(word), action))
+            pins.append(Pin(f"{block}{numbers}", parse_strategy(word), MemoryAction.parse(action)))
         options = PlanOptions(pins=tuple(pins), micro_batches=2 if "pp" in rest else 1)
         made = plan(model, load_cluster("local:4"), options)
         assert len(made.strategies) == len(pins)

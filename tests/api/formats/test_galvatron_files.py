@@ -13,6 +13,7 @@ from plait.api.formats.galvatron_files import galvatron_text
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import UsageError
 from plait.ir.model import Model
+from plait.ir.plan.memory_action import KEEP, MemoryAction
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions
 from plait.planner.options import optimizer_states
@@ -64,7 +65,7 @@ def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
     calls = {}
     for run in made.layers:
         for i in range(run.first, run.last):
-            calls[made.calls[i]] = str(made.strategy_of(run)), run.memory
+            calls[made.calls[i]] = str(made.strategy_of(run)), str(run.memory)
     assert [calls[f"model.layers.{i}"] for i in range(4)] == [
         ("pp=2,zero3=4", "recompute"),
         ("pp=2,zero2=4", "keep"),
@@ -84,7 +85,7 @@ def test_layers_pinned_with_their_memory_do_nothing_else_to_fit(model):
     traced = files.read(Path(model), Model, "plait/model")
     entries = FunctionPrices(traced, load_cluster("8xh100"))
     evaluator = CandidatePricer(entries, traced.batch, optimizer_states("adamw", False, 4))
-    pin = Pin("*", parse_strategy("zero3=8"), "keep")
+    pin = Pin("*", parse_strategy("zero3=8"), KEEP)
     found = SearchSpace(evaluator, PlanOptions(pins=(pin,)), memory_limit_bytes=1).run()
     assert {candidate.memory_text for candidate in found} == {"keep"}
 
@@ -123,7 +124,7 @@ def test_what_the_file_cannot_say_is_refused(planned, pins, what):
 
 def test_actions_and_schedules_that_galvatron_has_not_are_refused(planned):
     made = planned("dp=8")
-    halves = tuple(x if x.batch_only else replace(x, memory="save 50%") for x in made.layers)
+    halves = tuple(x if x.batch_only else replace(x, memory=MemoryAction(50)) for x in made.layers)
     for other, what in (
         (replace(made, layers=halves), "memory action 'save 50%'"),
         (replace(made, schedule="interleaved"), "schedule interleaved"),

@@ -7,8 +7,8 @@ import pytest
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
-from plait.ir.lowering.forward_backward import produced_values, partition
-from plait.ir.plan.plan import BASIC_ACTIONS
+from plait.ir.lowering.forward_backward import partition, produced_values
+from plait.ir.plan.memory_action import KEEP
 from plait.planner import PlanOptions, plan
 from plait.planner.activations.recompute_ilp import select_saved
 from plait.planner.pricing.function_prices import FunctionPrices
@@ -24,7 +24,7 @@ def model(request):
 def layer_table(model):
     (name, _), *_ = Counter(call.function for call in model.calls).most_common()
     entries = FunctionPrices(model, load_cluster("local:1"))
-    assert entries.call_price(name, (), model.batch, "keep") is not None
+    assert entries.call_price(name, (), model.batch, KEEP) is not None
     return entries.table(name, (), model.batch).costs
 
 
@@ -72,7 +72,7 @@ def test_a_tight_budget_is_met_by_saving_a_part(model):
     least = plan(model, cluster, PlanOptions(memory_actions=("recompute",), micro_batches=1))
     budget = (free.stages[0].peak_bytes * 2 + least.stages[0].peak_bytes) // 3
     whole = least.prediction.step_seconds
-    asked = PlanOptions(memory_actions=BASIC_ACTIONS, memory_bytes=budget, micro_batches=1)
+    asked = PlanOptions(memory_actions=("keep", "recompute"), memory_bytes=budget, micro_batches=1)
     made = plan(model, cluster, asked)
     assert made.stages[0].peak_bytes <= budget
     assert free.prediction.step_seconds < made.prediction.step_seconds < whole

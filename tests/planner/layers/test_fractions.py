@@ -12,6 +12,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.errors import FileError, UsageError
 from plait.ir.files import digest, dump
+from plait.ir.plan.memory_action import KEEP
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.candidate import Decision
@@ -69,7 +70,7 @@ def every(model):
     running = [i for i in calls if i not in pricer.batch_only]
     for taken in product(map(parse_strategy, WORDS), repeat=len(running)):
         at = dict(zip(running, taken, strict=True))
-        made = tuple(Decision(i, i + 1, at.get(i, taken[0]), "keep") for i in calls)
+        made = tuple(Decision(i, i + 1, at.get(i, taken[0]), KEEP) for i in calls)
         found = pricer.mixed(made, (0, len(model.calls)), 1)
         yield found.step_seconds, found.peak_bytes, any(s.fraction != (1, 1) for s in taken)
 
