@@ -1,6 +1,7 @@
-"""Install the wheel in a folder of its own and use it: `python tests/wheel.py FOLDER`; exits 1 when a file is missing.
+"""Install the wheel in a folder of its own and use it: `python tests/wheel.py FOLDER`.
 
-Run by `make wheel`: the package list and the data files of pyproject.toml are kept by hand, a wheel is not.
+Exits 1 when a file is missing. Run by `make wheel`: the package list and the data files of
+pyproject.toml are kept by hand, so a wheel is held against the tree.
 """
 
 import os
