@@ -161,7 +161,7 @@ def placement_json(placement: Placement, seconds: float) -> dict[str, Any]:
 
 def placement_text(placement: Placement) -> str:
     """A placement in a few lines: makespan, gap, operators and memory of every device."""
-    from ..ir.text.printer import seconds, size
+    from ..ir.text.units import seconds, size
 
     bound = seconds(placement.lower_bound_us * 1e-6)
     lines = [

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...ir.errors import UsageError
-from ...ir.text.printer import gib, seconds
+from ...ir.text.units import gib, seconds
 from .arguments import add_json, add_plan_source
 from .output import print_json
 

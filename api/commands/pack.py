@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...ir.errors import InfeasibleError, UsageError
 from ...ir.plan.allocation import Buffer, Packing
-from ...ir.text.printer import gib
-from ...ir.text.units import parse_bytes
+from ...ir.text.units import gib, parse_bytes
 from .arguments import add_json, add_plan_source
 from .output import TIME_LIMIT, print_json, progress
 

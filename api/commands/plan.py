@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows = {"front": [pareto_row(p) for p in pareto]} if arguments.front else {}
         print_json(plan_json(plan, times) | rows)
     else:
-        from ...ir.text.printer import print_plan
+        from ...ir.text.summary import print_plan
         from ..plans.plan_json import pareto_table
 
         print(print_plan(plan))
@@ -131,7 +131,7 @@ def _run_heterogeneous(
 ) -> int:
     """Plan for a heterogeneous cluster; a part that is faster alone gives an ordinary plan."""
     from ...ir.plan.plan import Plan
-    from ...ir.text.printer import print_plan
+    from ...ir.text.summary import print_plan
     from ...planner.heterogeneous.judge import check
     from ...planner.heterogeneous.search import plan as search
     from ..plans.heterogeneous_plan import heterogeneous_json, heterogeneous_text

@@ -19,7 +19,8 @@ from ...cost_model.pipeline.what_if import (
 )
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
-from ...ir.text.printer import schedule, seconds
+from ...ir.text.summary import schedule
+from ...ir.text.units import seconds
 from .arguments import add_json
 from .output import print_json
 

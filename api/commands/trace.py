@@ -17,12 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_json(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the model as JSON")
-    parser.add_argument("--text", action="store_true", help="print every function")
+    parser.add_argument(
+        "--text", action="store_true", help="print everything, as `parse_model` reads it"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ...cost_model.operators.operator_cost import model_flops
-    from ...ir.text.printer import parameters, print_model, summary
+    from ...ir.text.model import print_model
+    from ...ir.text.summary import parameters, summary
     from ..formats import files
 
     model = source_of(arguments).load()
@@ -44,10 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        print(print_model(model) if arguments.text else summary(model))
+        figures = f"flops per step {model_flops(model):.4g}; opaque operators: " + (
+            ", ".join(opaque) or "none"
+        )
         print(
-            f"  flops per step {model_flops(model):.4g}; opaque operators: "
-            + (", ".join(opaque) or "none")
+            f"{print_model(model)}\n# {figures}"
+            if arguments.text
+            else f"{summary(model)}\n  {figures}"
         )
     return 0
 

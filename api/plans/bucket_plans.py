@@ -15,7 +15,7 @@ from ...ir.lowering.redistribute import RedistributionBytes, redistribution_byte
 from ...ir.model import Model
 from ...ir.plan.plan import Plan
 from ...ir.program import ProgramTable
-from ...ir.text.printer import gib, seconds, size
+from ...ir.text.units import gib, seconds, size
 
 Switches = dict[
     tuple[int, int], RedistributionBytes

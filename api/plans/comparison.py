@@ -10,7 +10,7 @@ from ...cost_model.explain.term import Term
 from ...ir.errors import UsageError
 from ...ir.model import Model
 from ...ir.plan.plan import Layers, Plan
-from ...ir.text.printer import gib, seconds, size
+from ...ir.text.units import gib, seconds, size
 from ...planner.options import PlanOptions
 from ...planner.search.baselines import Baseline, baseline_plan, parse_baselines
 from ...planner.search.driver import SearchSpace

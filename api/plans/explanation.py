@@ -15,7 +15,8 @@ from ...cost_model.explain.step_terms import half_term, label, stage_layers, sta
 from ...cost_model.explain.term import Symbol, Term, legend, total
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Layers, Plan
-from ...ir.text.printer import one_line, seconds, size
+from ...ir.text.summary import one_line
+from ...ir.text.units import seconds, size
 
 DEEPEST = 3  # levels of a whole plan's tree on a screen; WHERE shows all of its part
 

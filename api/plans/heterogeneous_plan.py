@@ -7,7 +7,8 @@ from typing import Any
 
 from ...ir.devices.heterogeneous import DeviceGroup, HeterogeneousPlan
 from ...ir.files import digest
-from ...ir.text.printer import gib, one_line, seconds
+from ...ir.text.summary import one_line
+from ...ir.text.units import gib, seconds
 
 
 def heterogeneous_text(plan: HeterogeneousPlan) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...ir.files import digest
 from ...ir.plan.plan import Plan
-from ...ir.text.printer import seconds
+from ...ir.text.units import seconds
 
 
 def pareto_row(plan: Plan) -> dict[str, Any]:

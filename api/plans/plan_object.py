@@ -17,7 +17,7 @@ class Plan(ir.Plan, frozen=True):
     """
 
     def __str__(self) -> str:
-        from ...ir.text.printer import print_plan
+        from ...ir.text.summary import print_plan
 
         return print_plan(self)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...ir.model import Function, Model
-from ...ir.text.printer import calls_of, count, one_line, parameters
+from ...ir.text.summary import calls_of, one_line, parameters
+from ...ir.text.units import count
 from .layout import arrange
 from .module_graph import Inside
 from .price import as_traced, flops_text

@@ -13,7 +13,8 @@ from ...cost_model.placement.trace import (
     trace_placement,
 )
 from ...ir.placement import Placement, PlacementNode
-from ...ir.text.printer import one_line, seconds, size
+from ...ir.text.summary import one_line
+from ...ir.text.units import seconds, size
 from .layout import arrange
 from .report import Bar, Box, BoxGraph, Edge, Event, Report, Table, TimelineChart
 

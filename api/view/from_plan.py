@@ -9,7 +9,8 @@ from ...ir.lowering.localize import MICRO, localize
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Model
 from ...ir.plan.plan import Layers, Plan
-from ...ir.text.printer import gib, one_line, schedule, seconds
+from ...ir.text.summary import one_line, schedule
+from ...ir.text.units import gib, seconds
 from .from_model import data_edges
 from .from_schedule import step_parts, timeline_of
 from .layout import arrange

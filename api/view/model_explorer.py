@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from ...ir.text.printer import seconds
+from ...ir.text.units import seconds
 from .report import Box, BoxGraph, Edge, Report
 
 

@@ -8,7 +8,7 @@ from ...ir.loops import declaration, shard_aware_name, site_of
 from ...ir.lowering.localize import MICRO, VIEWS
 from ...ir.model import Function, Op
 from ...ir.plan.plan import Sharding
-from ...ir.text.printer import seconds
+from ...ir.text.units import seconds
 from .module_graph import Price, PricedOp
 from .report import Facts
 

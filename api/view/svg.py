@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from ...ir.text.printer import gib, seconds
+from ...ir.text.units import gib, seconds
 from .report import Bar, Box, BoxGraph, Report, TimelineChart
 
 WIDTH, PAD, ROW = 1200, 24, 26

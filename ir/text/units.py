@@ -1,4 +1,4 @@
-"""Sizes with units, as people write them."""
+"""Numbers with units, as people write and read them."""
 
 from __future__ import annotations
 
@@ -30,3 +30,34 @@ def parse_bytes(text: str) -> int:
 def parse_memory(memory: int | str | None) -> int | None:
     """An amount of memory as bytes; text (`72GiB`) is parsed. Raises UsageError."""
     return parse_bytes(memory) if isinstance(memory, str) else memory
+
+
+COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def count(number: float) -> str:
+    """8.03 B, 262 k."""
+    for size, letter in COUNTS:
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return f"{number:.0f}"
+
+
+def gib(amount: float) -> str:
+    return f"{amount / 2**30:.2f} GiB"
+
+
+def size(amount: float) -> str:
+    """1.5 GiB, 28.5 MiB, 12 B."""
+    for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if amount >= unit:
+            return f"{amount / unit:.3g} {letter}"
+    return f"{amount:.3g} B"
+
+
+def seconds(duration: float) -> str:
+    """1.42 s, 3.1 ms, 12 µs."""
+    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if duration >= size:
+            return f"{duration / size:.3g} {unit}"
+    return f"{duration * 1e9:.3g} ns" if duration else "0 s"

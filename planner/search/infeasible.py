@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import InfeasibleError, UsageError
 from ...ir.plan.strategy import ROLES
-from ...ir.text.printer import gib, seconds
+from ...ir.text.units import gib, seconds
 from ..activations.ladder import ACTIONS
 from ..candidate import Candidate
 from .driver import SearchSpace

@@ -17,7 +17,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump, load
 from plait.ir.plan.plan import Plan
-from plait.ir.text.printer import print_plan
+from plait.ir.text.summary import print_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
 from plait.runtime.launch.launch import launch

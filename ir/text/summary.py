@@ -1,61 +1,21 @@
-"""Text forms of a model and of a plan."""
+"""Summaries of a model and of a plan for people: a few lines each, which nothing reads back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec.structs import replace
-
-from ..model import Argument, Call, Function, Model, Op, Ref
+from ..model import Call, Model
 from ..plan.memory_action import MemoryAction
 from ..plan.plan import Layers, Plan, Stage
-
-UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-
-
-def count(number: float) -> str:
-    """8.03 B, 262 k."""
-    for size, letter in UNITS:
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return f"{number:.0f}"
-
-
-def gib(amount: float) -> str:
-    return f"{amount / 2**30:.2f} GiB"
-
-
-def size(amount: float) -> str:
-    """1.5 GiB, 28.5 MiB, 12 B."""
-    for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if amount >= unit:
-            return f"{amount / unit:.3g} {letter}"
-    return f"{amount:.3g} B"
-
-
-def seconds(duration: float) -> str:
-    """1.42 s, 3.1 ms, 12 µs."""
-    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if duration >= size:
-            return f"{duration / size:.3g} {unit}"
-    return f"{duration * 1e9:.3g} ns" if duration else "0 s"
-
-
-def print_model(model: Model) -> str:
-    """A model as a short program, its functions below."""
-    lines = [headline(model)]
-    lines += [f"  input {i.name}: {i.type}" for i in model.inputs]
-    lines += [f"  {line}" for line in _calls(model)]
-    lines.append(f"  return {model.loss}")
-    for function in model.functions:
-        lines += ["", *print_function(function, calls_of(model, function.name))]
-    return "\n".join(lines)
+from .units import count, gib, seconds
 
 
 def summary(model: Model) -> str:
-    """A model in a few lines: its calls and its functions."""
-    lines = print_model(replace(model, functions=())).splitlines()[:-1]
-    lines[0] = headline(model)
+    """A model in a few lines: its inputs, calls and functions."""
+    lines = [f"model {one_line(model.name)}  {contents(model)}  batch {model.batch}"]
+    lines += [f"  input {i.name}: {i.type}" for i in model.inputs]
+    lines += [f"  {line}" for line in _calls(model)]
+    lines.append(f"  return {model.loss}")
     lines += [
         f"  function {f.name}  ×{calls_of(model, f.name)}  {len(f.ops)} operators "
         f"({f.forward} forward)"
@@ -64,10 +24,11 @@ def summary(model: Model) -> str:
     return "\n".join(lines)
 
 
-def headline(model: Model) -> str:
+def contents(model: Model) -> str:
+    """`8.03 B parameters  3 functions  34 calls`."""
     return (
-        f"model {one_line(model.name)}  {count(parameters(model))} parameters  "
-        f"{len(model.functions)} functions  {len(model.calls)} calls  batch {model.batch}"
+        f"{count(parameters(model))} parameters  {len(model.functions)} functions  "
+        f"{len(model.calls)} calls"
     )
 
 
@@ -99,40 +60,6 @@ def _calls(model: Model) -> Iterator[str]:
             run = []
         if call is not None:
             run.append(call)
-
-
-def print_function(function: Function, calls: int) -> list[str]:
-    """A function: inputs, forward operators, and a count of its backward."""
-    elements = sum(function.types[i.value].elements for i in function.state_inputs())
-    lines = [f"function {function.name}  ×{calls}  {count(elements)} parameters"]
-    lines += [
-        f"  {i.kind} %{i.value} {one_line(i.name)}: {function.types[i.value]}"
-        for i in function.inputs
-    ]
-    lines += [f"  {print_op(op, function)}" for op in function.forward_ops]
-    lines.append("  return " + ", ".join(f"%{o.value}" for o in function.outputs))
-    if function.differentiable:
-        lines.append(f"  backward: {len(function.backward_ops)} operators")
-        lines += [f"    {print_op(op, function)}" for op in function.backward_ops]
-    return lines
-
-
-def print_op(op: Op, function: Function) -> str:
-    """`%3 = aten.mm.default %2 %1 : f32[8 4]`."""
-    results = ", ".join(f"%{r}" if r >= 0 else "_" for r in op.results)
-    arguments = [_argument(a) for a in op.args] + [
-        f"{k}={_argument(a)}" for k, a in op.kwargs.items()
-    ]
-    types = ", ".join(str(function.types[r]) for r in op.results if r >= 0)
-    return f"{results} = {op.target} {' '.join(arguments)} : {types}"
-
-
-def _argument(argument: Argument) -> str:
-    if isinstance(argument, Ref):
-        return f"%{argument.value}"
-    if isinstance(argument, tuple):
-        return f"[{' '.join(_argument(a) for a in argument)}]"
-    return str(argument)
 
 
 def print_plan(plan: Plan) -> str:
