@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..lowering.forward_backward import GraphHalves
 from ..model import Argument, Function, Input, Op, Output, Ref
 from ..tensor import SHORT, TensorType
-from .lexer import RESERVED, Reader, located, name_text
+from .lexer import RESERVED, TextReader, located, name_text
 
 LONG = {short: dtype for dtype, short in SHORT.items()}
 KINDS = ("parameter", "buffer", "activation", "key")
@@ -32,7 +32,7 @@ def print_function(function: Function, note: str = "") -> str:
 
 def parse_function(text: str) -> Function:
     """Read what `print_function` wrote; raises FileError with line and column."""
-    reader = Reader(text)
+    reader = TextReader(text)
     function = read_function(reader)
     reader.end()
     return function
@@ -54,7 +54,7 @@ def print_halves(halves: GraphHalves, types: Sequence[TensorType]) -> str:
 
 def parse_halves(text: str) -> GraphHalves:
     """Read what `print_halves` wrote; raises FileError with line and column."""
-    reader, types = Reader(text), dict[int, TensorType]()
+    reader, types = TextReader(text), dict[int, TensorType]()
     reader.expect("forward")
     reader.end_line()
     forward = list[Op]()
@@ -135,14 +135,14 @@ def _defined(function: Function) -> set[int]:
     )
 
 
-def read_function(reader: Reader) -> Function:
+def read_function(reader: TextReader) -> Function:
     """Read a function up to the next thing that is none of its lines."""
     reader.expect("function")
     return _FunctionReader(reader).read()
 
 
 class _FunctionReader:
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: TextReader) -> None:
         self.reader = reader
         self.types: dict[int, TensorType] = {}
 
@@ -202,7 +202,7 @@ class _FunctionReader:
         _define(self.reader, self.types, value)
 
 
-def _define(reader: Reader, types: dict[int, TensorType], value: int) -> None:
+def _define(reader: TextReader, types: dict[int, TensorType], value: int) -> None:
     if value in types:
         reader.fail(f"%{value} is defined already: another value")
     types[value] = read_type(reader)
@@ -215,7 +215,7 @@ def _in_order(types: dict[int, TensorType], line: int) -> Iterable[TensorType]:
         yield types[value]
 
 
-def _read_op(reader: Reader, types: dict[int, TensorType]) -> Op:
+def _read_op(reader: TextReader, types: dict[int, TensorType]) -> Op:
     results = list[int]()
     if reader.next.kind == "value" or reader.sees(UNUSED):
         results.append(_result(reader))
@@ -243,11 +243,11 @@ def _read_op(reader: Reader, types: dict[int, TensorType]) -> Op:
     return Op(target, tuple(args), kwargs, tuple(results), scope)
 
 
-def _result(reader: Reader) -> int:
+def _result(reader: TextReader) -> int:
     return -1 if reader.accept(UNUSED) else reader.value()
 
 
-def _keyword(reader: Reader) -> str | None:
+def _keyword(reader: TextReader) -> str | None:
     """The name in `name=`, or None where no keyword argument follows."""
     following = reader.tokens[min(reader.at + 1, len(reader.tokens) - 1)]
     if (following.kind, following.text) != ("mark", "="):
@@ -257,7 +257,7 @@ def _keyword(reader: Reader) -> str | None:
     return name
 
 
-def read_argument(reader: Reader) -> Argument:
+def read_argument(reader: TextReader) -> Argument:
     """An argument as `print_argument` writes it."""
     kind = reader.next.kind
     if kind == "value":
@@ -276,7 +276,7 @@ def read_argument(reader: Reader) -> Argument:
     return reader.name("an argument")
 
 
-def read_type(reader: Reader) -> TensorType:
+def read_type(reader: TextReader) -> TensorType:
     """A tensor type as `print_type` writes it."""
     bare = reader.next.kind == "word"
     dtype = reader.name("a type such as f32[8 4]")

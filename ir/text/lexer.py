@@ -17,7 +17,7 @@ TOKEN = re.compile(
       | (?P<mark>->|[\[\](){}=:,@])""",
     re.VERBOSE | re.ASCII,
 )
-WORD = re.compile(r"[A-Za-z_]\w*(?:[.:/-]\w+)*", re.ASCII)
+BARE = re.compile(r"[A-Za-z_]\w*(?:[.:/-]\w+)*", re.ASCII)
 RESERVED = frozenset({"none", "true", "false", "inf", "nan", "_"})
 MOST_DIGITS = 20
 DEEPEST = 200
@@ -41,7 +41,7 @@ def quoted(text: str) -> str:
 
 def name_text(text: str, reserved: frozenset[str] = RESERVED) -> str:
     """A name as the reader takes it back: bare where it is a word, else quoted."""
-    return text if WORD.fullmatch(text) and text not in reserved else quoted(text)
+    return text if BARE.fullmatch(text) and text not in reserved else quoted(text)
 
 
 def tokens_of(text: str) -> list[Token]:
@@ -83,7 +83,7 @@ def located(line: int, column: int, message: str) -> FileError:
     return FileError(f"line {line}, column {column}: {message}")
 
 
-class Reader:
+class TextReader:
     """A position in the tokens of a text. Every method raises FileError where something else stands."""
 
     def __init__(self, text: str) -> None:

@@ -36,7 +36,7 @@ from .function import (
     read_function,
     read_type,
 )
-from .lexer import RESERVED, Reader, name_text
+from .lexer import RESERVED, TextReader, name_text
 from .summary import calls_of, contents, count, parameters
 
 STATEMENT_RESERVED = frozenset({*RESERVED, "input", "loss", "with", "update", "function"})
@@ -109,7 +109,7 @@ def _parameter(parameter: Parameter) -> str:
 
 def parse_model(text: str) -> Model:
     """Read what `print_model` wrote; raises FileError with line and column."""
-    reader = Reader(text)
+    reader = TextReader(text)
     reader.expect("model")
     name = reader.name("the model's name")
     reader.expect("batch")
@@ -145,7 +145,9 @@ class _CallText(NamedTuple):
     at: int
 
 
-def _bound(written: _CallText, functions: list[Function], names: list[str], reader: Reader) -> Call:
+def _bound(
+    written: _CallText, functions: list[Function], names: list[str], reader: TextReader
+) -> Call:
     """The call with its parameters; raises FileError where their names say too little."""
     call, parameters = written.call, written.parameters
     if parameters is None:
@@ -159,7 +161,7 @@ def _bound(written: _CallText, functions: list[Function], names: list[str], read
     return replace(call, parameters=parameters)
 
 
-def _read_input(reader: Reader) -> ModelInput:
+def _read_input(reader: TextReader) -> ModelInput:
     name = reader.name("the input's name")
     reader.expect(":")
     type_ = read_type(reader)
@@ -171,7 +173,7 @@ def _read_input(reader: Reader) -> ModelInput:
     return ModelInput(name, type_, path, batched)  # type: ignore[arg-type]
 
 
-def _read_call(reader: Reader) -> _CallText:
+def _read_call(reader: TextReader) -> _CallText:
     at = reader.at
     names = _names(reader, "a value")
     if reader.accept("="):
@@ -195,14 +197,14 @@ def _read_call(reader: Reader) -> _CallText:
     return _CallText(Call(function, path, (), arguments, names, tuple(updates)), parameters, at)
 
 
-def _names(reader: Reader, what: str) -> tuple[str, ...]:
+def _names(reader: TextReader, what: str) -> tuple[str, ...]:
     names = [reader.name(what)]
     while reader.accept(","):
         names.append(reader.name(what))
     return tuple(names)
 
 
-def _listed(reader: Reader) -> tuple[str, ...]:
+def _listed(reader: TextReader) -> tuple[str, ...]:
     names = list[str]()
     while reader.next.kind != "newline":
         names.append(reader.name("a parameter"))
@@ -210,7 +212,7 @@ def _listed(reader: Reader) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_parameter(reader: Reader) -> Parameter:
+def _read_parameter(reader: TextReader) -> Parameter:
     kind = reader.take().text
     name = reader.name("the parameter's name")
     reader.expect(":")
@@ -222,7 +224,7 @@ def _read_parameter(reader: Reader) -> Parameter:
     return Parameter(name, type_, kind, trained, aliases, values)  # type: ignore[arg-type]
 
 
-def _read_tuple(reader: Reader) -> tuple[Argument, ...]:
+def _read_tuple(reader: TextReader) -> tuple[Argument, ...]:
     parts = read_argument(reader)
     if not isinstance(parts, tuple):
         reader.fail("a list in brackets")
