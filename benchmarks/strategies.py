@@ -15,6 +15,8 @@ from itertools import islice
 from math import isclose
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from plait.cost_model.communication.stage_transfer import (
     TransferPayload,
     boundary_links,
@@ -24,19 +26,17 @@ from plait.cost_model.hardware import load_cluster
 from plait.cost_model.pipeline.closed_form import pipeline_seconds
 from plait.ir.capture import load_source, trace
 from plait.ir.model import Model
-from plait.ir.plan.memory_action import BASIC_ACTIONS, MemoryAction
-from plait.ir.plan.strategy import Strategy
-from plait.planner.candidate import Candidate
+from plait.ir.plan.memory_action import BASIC_ACTIONS
+from plait.planner.candidate import Candidate, RunPoint
 from plait.planner.options import PlanOptions, optimizer_states
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.strategy_space import axis_families, divisors, strategies
 
 CONFIG = Path(__file__).resolve().parent.parent / "examples" / "configs" / "llama3-8b.json"
-Todo = tuple[Strategy, int, MemoryAction]
 
 
-def space(pricer: CandidatePricer) -> Iterator[Todo]:
+def space(pricer: CandidatePricer) -> Iterator[RunPoint]:
     """Everything that the search may price."""
     roles, devices = PlanOptions().roles, pricer.cluster.devices
     words = (
@@ -48,9 +48,8 @@ def space(pricer: CandidatePricer) -> Iterator[Todo]:
     for strategy in dict.fromkeys(words):
         samples, left = divmod(pricer.global_batch, strategy.batch_degree())
         if not left:
-            yield from (
-                (strategy, n, memory) for n in divisors(samples) for memory in BASIC_ACTIONS
-            )
+            points = (RunPoint(strategy, pricer.global_batch, n) for n in divisors(samples))
+            yield from (replace(p, memory=memory) for p in points for memory in BASIC_ACTIONS)
 
 
 def in_full(pricer: CandidatePricer, candidate: Candidate) -> tuple[float, int]:
@@ -102,7 +101,7 @@ def main() -> None:
     todo = list(islice(space(pricer), options.count))
 
     def work() -> list[Candidate]:
-        return [c for x in todo if (c := pricer.candidate(*x)) is not None]
+        return [c for x in todo if (c := pricer.candidate(x)) is not None]
 
     print(f"{model.name}, {len(model.calls)} calls, batch {model.batch}, on {cluster}")
     for name in ("with prices of functions", "strategies alone"):

@@ -107,7 +107,9 @@ class Predictor:
         optimizer = FULL if run.precision == "fp32" else MIXED
         pricer = CandidatePricer(prices, run.global_batch, optimizer)
         memory = RECOMPUTE if run.recompute in ("full", "half") else KEEP
-        candidate = pricer.candidate(run.layout.strategy, run.micro_batches, memory)
+        candidate = pricer.candidate(
+            replace(pricer.point(run.layout.strategy, run.micro_batches), memory=memory)
+        )
         if candidate is None:
             raise UnmodelledError(
                 f"{run.layout.strategy} cannot split {run.layers} layers of {architecture}"

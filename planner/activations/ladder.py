@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
+from msgspec.structs import replace
+
 from ...ir.plan.memory_action import BASIC_ACTIONS, INPUTS, KEEP, OFFLOAD, MemoryAction
-from ...ir.plan.strategy import Strategy
-from ..candidate import Candidate
+from ..candidate import Candidate, RunPoint
 from ..deadline import Deadline
 
 TRIED = 24  # candidates tried, fastest first; while nothing fits, as many of the smallest
@@ -26,9 +27,7 @@ OFFLOADED_ACTIONS = (
 )
 CHUNKED_ACTIONS = tuple(MemoryAction(INPUTS, chunks=count) for count in (2, 4, 8, 16, 32, 64))
 ALL_ACTIONS = (*BASIC_ACTIONS, *PARTIAL_ACTIONS, *OFFLOADED_ACTIONS, *CHUNKED_ACTIONS)
-Price = Callable[
-    [Strategy, int, MemoryAction, int], Candidate | None
-]  # by micro-batches, action, chunks
+Price = Callable[[RunPoint], Candidate | None]
 
 
 def memory_saving_candidates(
@@ -94,12 +93,11 @@ def climb(
     deadline: Deadline,
 ) -> Iterator[Candidate]:
     """Price a candidate under one action after the other until it fits or memory stops falling."""
-    (strategy,) = candidate.strategies
     least = inf
     for memory in actions:
         if deadline.passed():
             return
-        priced = price(strategy, candidate.micro_batches, memory, candidate.chunks)
+        priced = price(replace(candidate.assignment.first_point, memory=memory))
         if priced is None:
             continue
         yield priced

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from ...ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ...ir.loops import declaration, site_of
 from ...ir.lowering.forward_backward import partition
-from ...ir.plan.memory_action import Variant
 from ...ir.model import Function, Op
+from ...ir.plan.memory_action import Variant
 
 
 class CallStorage:

@@ -33,6 +33,20 @@ MINIMUM_GAIN = 0.05  # fraction of a step that a lossy program must save
 ANY_OPTIMIZER = ("Averaged", "Sharded")  # classes that leave the optimizer to the user
 
 
+class TrainedWeights(NamedTuple):
+    """Trained weights of one device, whose gradients and updates are communicated.
+
+    `gradient_scale`: bytes of a gradient per byte of its weight; `small_share`: fraction of the
+    bytes in tensors too small to compress; `calls`: how many calls they belong to.
+    """
+
+    bytes: int
+    item_bytes: int
+    gradient_scale: float
+    small_share: float
+    calls: int
+
+
 class CollectiveCompressor:
     """Chooses programs for the collectives of a strategy. `compress`: `none`, `auto` or the name of
     an algorithm, which is then used wherever it applies. Raises UsageError."""
@@ -54,34 +68,25 @@ class CollectiveCompressor:
             self.programs = tuple(allowed)
 
     def choose(
-        self,
-        strategy: Strategy,
-        cluster: Cluster,
-        scale: float,
-        item: int,
-        trained: int,
-        small: float,
-        calls: int,
-        work: float,
+        self, strategy: Strategy, cluster: Cluster, weights: TrainedWeights, work_seconds: float
     ) -> dict[tuple[CompressionSubject, str], CompressionProgram]:
-        """Programs by (subject, role) for `trained` bytes of weights per device in `calls` calls.
+        """Programs by (subject, role); `work_seconds`: of a step, apart from these collectives.
 
-        `small`: fraction of those bytes in small tensors; `work`: seconds of a step apart from
-        these collectives; `item`: bytes per element. Empty for fractional sharding, where
-        replicas of the unsharded weights must stay identical.
+        Empty for fractional sharding, where replicas of the unsharded weights must stay identical.
         """
-        if not self.programs or not trained or strategy.fraction != FULL:
+        if not self.programs or not weights.bytes or strategy.fraction != FULL:
             return {}
+        scale, item = weights.gradient_scale, weights.item_bytes
         plain = BatchAxes(strategy, cluster, scale, item)
         chosen: dict[tuple[CompressionSubject, str], CompressionProgram] = {}
-        collectives = list(weight_collectives(plain, trained, calls))
-        step_seconds = work + sum(collective.seconds(plain) for collective in collectives)
+        collectives = list(weight_collectives(plain, weights.bytes, weights.calls))
+        step_seconds = work_seconds + sum(collective.seconds(plain) for collective in collectives)
         for collective in collectives:
             best = collective.seconds(plain) - MINIMUM_GAIN * step_seconds
             key = collective.subject, collective.axis[0]
             for program in filter(collective.accepts, self.programs):
                 compressed = BatchAxes(strategy, cluster, scale, item, {key: program})
-                seconds = collective.seconds(compressed, small)
+                seconds = collective.seconds(compressed, weights.small_share)
                 if seconds < best or (self.forced and key not in chosen):
                     chosen[key], best = program, seconds
         return chosen

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from math import inf, prod
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.heterogeneous import HeterogeneousCluster, sub_cluster
 from ...ir.model import Model
 from ...ir.plan.memory_action import BASIC_ACTIONS, MemoryAction
 from ...ir.plan.plan import Optimizer, Span, Stage
 from ...ir.plan.strategy import ROLES, Strategy
-from ..candidate import StageCost
+from ..candidate import RunPoint
+from ..pricing.boundary_transfers import BoundaryBytes
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice, FunctionPrices
+from ..pricing.stage_cost import StageCost, StrategyCost
 from ..strategy_space import axis_families, strategies
 
 
@@ -27,7 +31,12 @@ class GroupType(NamedTuple):
     width: int
 
 
-StageKey = tuple[tuple[int, ...], tuple[int, int], bool]
+class StageKey(NamedTuple):
+    """What the cost of a stage depends on: classes of its calls, boundary, whether it is the end."""
+
+    call_classes: tuple[int, ...]
+    boundary: BoundaryBytes
+    is_last: bool
 
 
 class StageChoice(NamedTuple):
@@ -56,72 +65,64 @@ class GroupPrices:
         self.model, self.cluster, self.optimizer = model, cluster, optimizer
         self.roles = tuple(r for r in roles if not ROLES[r].stages)
         self.memory_bytes = memory_bytes
-        self.pricers: dict[GroupType, CandidatePricer] = {}
-        self.strategies_by_group: dict[GroupType, list[Strategy]] = {}
-        self.call_prices: dict[
-            tuple[GroupType, Strategy, MemoryAction, int], list[CallPrice] | None
-        ] = {}
-        self.stage_costs: dict[
-            tuple[GroupType, Strategy, MemoryAction, int, StageKey], StageCost | None
-        ] = {}
-        self.known_choices: dict[tuple[GroupType, int, StageKey, int], StageChoice | None] = {}
-        self.device_seconds_known: dict[tuple[GroupType, int], float] = {}
-        self.stage_keys: dict[Span, StageKey] = {}
+        self.equal_spans: dict[StageKey, Span] = {}
 
+    @cached_method
     def pricer(self, group_type: GroupType) -> CandidatePricer:
         """The candidate pricer of the devices of a group, taken for a cluster of their own."""
-        if group_type not in self.pricers:
-            group_cluster = sub_cluster(self.cluster.parts[group_type.part], group_type.width)
-            function_prices = FunctionPrices(self.model, group_cluster)
-            self.pricers[group_type] = CandidatePricer(
-                function_prices, self.model.batch, self.optimizer
-            )
-            self.strategies_by_group[group_type] = list(
-                dict.fromkeys(self.group_strategies(group_cluster))
-            )
-        return self.pricers[group_type]
+        function_prices = FunctionPrices(self.model, self.group_cluster(group_type))
+        return CandidatePricer(function_prices, self.model.batch, self.optimizer)
 
-    def group_strategies(self, cluster: Cluster) -> Iterator[Strategy]:
+    def group_cluster(self, group_type: GroupType) -> Cluster:
+        """The devices of a group as a cluster."""
+        return sub_cluster(self.cluster.parts[group_type.part], group_type.width)
+
+    @cached_method
+    def group_strategies(self, group_type: GroupType) -> list[Strategy]:
         """Every strategy of a device group."""
-        for family in axis_families(cluster, self.roles):
-            for model_axes in family:
-                if cluster.devices % prod(size for _, size in model_axes) == 0:
-                    yield from strategies(cluster.devices, model_axes, self.roles, 1)
+        cluster = self.group_cluster(group_type)
+        by_axes = (
+            strategies(cluster.devices, model_axes, self.roles, 1)
+            for family in axis_families(cluster, self.roles)
+            for model_axes in family
+            if cluster.devices % prod(size for _, size in model_axes) == 0
+        )
+        return list(dict.fromkeys(chain.from_iterable(by_axes)))
 
     def fastest_choice(
-        self, group_type: GroupType, samples: int, first: int, last: int, after: int
+        self, group_type: GroupType, samples: int, calls: Span, after: int
     ) -> StageChoice | None:
-        """The fastest choice that fits for calls `first` to `last - 1` with `after` later stages.
+        """The fastest choice that fits for these calls with `after` later stages.
 
         None where nothing fits.
         """
-        key = group_type, samples, self.stage_key(group_type, first, last), after
-        if key not in self.known_choices:
-            fitting = (
-                c
-                for c in self.choices_of(group_type, samples, first, last, after)
-                if self.fits_memory(group_type, c)
-            )
-            self.known_choices[key] = min(
-                fitting, key=lambda c: (c.seconds, str(c.strategy)), default=None
-            )
-        choice = self.known_choices[key]
-        if choice is None or choice.stage.model_chunks == ((first, last),):
+        choice = self.fastest_of(group_type, samples, self.equal_span(group_type, calls), after)
+        if choice is None or choice.stage.model_chunks == (calls,):
             return choice
-        return choice._replace(stage=replace(choice.stage, model_chunks=((first, last),)))
+        return choice._replace(stage=replace(choice.stage, model_chunks=(calls,)))
 
-    def stage_key(self, group_type: GroupType, first: int, last: int) -> StageKey:
-        """Key of stages that cost the same: classes of their calls, boundary, and whether it is the
-        end.
-        """
-        if (first, last) not in self.stage_keys:
-            pricer = self.pricer(group_type)
-            self.stage_keys[first, last] = (
-                tuple(pricer.call_classes[first:last]),
-                pricer.aggregator.boundary_bytes[last],
-                last == len(pricer.calls),
-            )
-        return self.stage_keys[first, last]
+    @cached_method
+    def fastest_of(
+        self, group_type: GroupType, samples: int, calls: Span, after: int
+    ) -> StageChoice | None:
+        """The fastest choice that fits for these calls."""
+        choices = self.choices_of(group_type, samples, calls, after)
+        return min(
+            (c for c in choices if self.fits_memory(group_type, c)),
+            key=lambda c: (c.seconds, str(c.strategy)),
+            default=None,
+        )
+
+    @cached_method
+    def equal_span(self, group_type: GroupType, calls: Span) -> Span:
+        """The first calls asked for that cost the same as these."""
+        (first, last), pricer = calls, self.pricer(group_type)
+        key = StageKey(
+            tuple(pricer.call_classes[first:last]),
+            pricer.aggregator.boundaries.bytes[last],
+            last == len(pricer.calls),
+        )
+        return self.equal_spans.setdefault(key, calls)
 
     def fits_memory(self, group_type: GroupType, choice: StageChoice) -> bool:
         return choice.stage.peak_bytes <= self.cluster.memory_limit(
@@ -129,66 +130,42 @@ class GroupPrices:
         )
 
     def choices_of(
-        self, group_type: GroupType, samples: int, first: int, last: int, after: int
+        self, group_type: GroupType, samples: int, calls: Span, after: int
     ) -> Iterator[StageChoice]:
-        """Every choice of a device group for these calls."""
-        pricer = self.pricer(group_type)
+        """Every choice of a device group for these calls, on micro-batches of `samples`."""
+        pricer = self.pricer(group_type).stage_pricer
         micro_batches = self.model.batch // samples
         in_flight = pricer.in_flight(after + 1, 0, micro_batches)
-        for strategy in self.strategies_by_group[group_type]:
+        for strategy in self.group_strategies(group_type):
             for memory in BASIC_ACTIONS:
-                cost = self.stage_cost(group_type, strategy, memory, samples, first, last)
+                point = RunPoint(strategy, self.model.batch, micro_batches, memory)
+                cost = self.stage_cost(group_type, point, self.equal_span(group_type, calls))
                 if cost is not None:
-                    stage = pricer.stage([(strategy, cost)], micro_batches, in_flight, 0.0)
+                    part = StrategyCost(strategy, cost)
+                    stage = pricer.stage([part], micro_batches, in_flight, 0.0)
                     yield StageChoice(strategy, memory, stage)
 
-    def stage_cost(
-        self,
-        group_type: GroupType,
-        strategy: Strategy,
-        memory: MemoryAction,
-        samples: int,
-        first: int,
-        last: int,
-    ) -> StageCost | None:
+    @cached_method
+    def stage_cost(self, group_type: GroupType, point: RunPoint, calls: Span) -> StageCost | None:
         """Cost of these calls; None where they cannot be sharded so or none has work."""
-        key = group_type, strategy, memory, samples, self.stage_key(group_type, first, last)
-        if key not in self.stage_costs:
-            pricer, spans = self.pricer(group_type), ((first, last),)
-            prices, members = (
-                self.group_call_prices(group_type, strategy, memory, samples),
-                pricer.aggregator.calls_per_micro_batch(spans),
-            )
-            self.stage_costs[key] = (
-                None
-                if prices is None or not members
-                else pricer.aggregator.cost(
-                    prices, spans, strategy.model_axes, samples // strategy.batch_degree(), members
-                )
-            )
-        return self.stage_costs[key]
-
-    def group_call_prices(
-        self, group_type: GroupType, strategy: Strategy, memory: MemoryAction, samples: int
-    ) -> list[CallPrice] | None:
-        """The price of every call on a micro-batch; None where one cannot be sharded so."""
-        key, degree, batch = (
-            (group_type, strategy, memory, samples),
-            strategy.batch_degree(),
-            self.model.batch,
+        aggregator = self.pricer(group_type).aggregator
+        prices, members = (
+            self.group_call_prices(group_type, point),
+            aggregator.calls_per_micro_batch((calls,)),
         )
-        if samples % degree:
+        if prices is None or not members:
             return None
-        if key not in self.call_prices:
-            self.call_prices[key] = self.pricer(group_type).call_prices.uniform(
-                strategy.model_axes, batch // degree, batch // samples, memory
-            )
-        return self.call_prices[key]
+        return aggregator.cost(prices, (calls,), point.replica, members)
 
+    @cached_method
+    def group_call_prices(self, group_type: GroupType, point: RunPoint) -> list[CallPrice] | None:
+        """The price of every call on a micro-batch; None where one cannot be sharded so."""
+        if not point.divides:
+            return None
+        return self.pricer(group_type).call_prices.uniform(point.replica)
+
+    @cached_method
     def device_seconds(self, group_type: GroupType, samples: int) -> float:
         """Lower bound of the model's device-seconds per micro-batch, with unlimited memory."""
-        if (group_type, samples) not in self.device_seconds_known:
-            choices = self.choices_of(group_type, samples, 0, len(self.model.calls), 0)
-            seconds = min((choice.seconds for choice in choices), default=inf)
-            self.device_seconds_known[group_type, samples] = group_type.width * seconds
-        return self.device_seconds_known[group_type, samples]
+        choices = self.choices_of(group_type, samples, (0, len(self.model.calls)), 0)
+        return group_type.width * min((choice.seconds for choice in choices), default=inf)

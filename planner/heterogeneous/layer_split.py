@@ -28,7 +28,7 @@ class LayerSplit:
         """Choice of the group at a position for these calls; None where they do not fit."""
         after = len(self.group_types) - 1 - position
         return self.group_prices.fastest_choice(
-            self.group_types[position], self.samples, first, last, after
+            self.group_types[position], self.samples, (first, last), after
         )
 
     def fastest_bounds(self) -> list[int] | None:

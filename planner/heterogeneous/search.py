@@ -12,6 +12,7 @@ from math import inf
 
 from msgspec.structs import replace
 
+from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.heterogeneous import (
     DeviceGroup,
@@ -64,7 +65,6 @@ class HeterogeneousSearch:
         self.group_prices = GroupPrices(
             model, cluster, self.optimizer, options.roles, options.memory_bytes
         )
-        self.known_bounds: dict[tuple[ReplicaShape, int], list[int] | None] = {}
         self.deadline = Deadline(options.time_limit_seconds)
 
     def run(self) -> HeterogeneousPlan | Plan:
@@ -167,22 +167,24 @@ class HeterogeneousSearch:
         self, replica_shape: ReplicaShape, samples: int, devices_used: list[int]
     ) -> list[DeviceGroup] | None:
         """Device groups of a replica on the next free devices; `devices_used`: of each part."""
+        bounds = self.replica_bounds(replica_shape, samples)
         split = LayerSplit(self.group_prices, replica_shape, samples)
-        if (replica_shape, samples) not in self.known_bounds:
-            bounds = split.fastest_bounds()
-            if bounds is not None:
-
-                def cost(bounds: list[int]) -> float:
-                    groups = self.place_groups(split, bounds, [0] * len(devices_used))
-                    count = max(
-                        1, self.model.batch // samples * len(replica_shape) // self.cluster.devices
-                    )
-                    return inf if groups is None else replica_seconds(self.cluster, groups, count)
-
-                bounds = split.refine(bounds, cost)
-            self.known_bounds[replica_shape, samples] = bounds
-        bounds = self.known_bounds[replica_shape, samples]
         return None if bounds is None else self.place_groups(split, bounds, devices_used)
+
+    @cached_method
+    def replica_bounds(self, replica_shape: ReplicaShape, samples: int) -> list[int] | None:
+        """First call of every device group and the number of calls; None where none fits."""
+        split = LayerSplit(self.group_prices, replica_shape, samples)
+        bounds = split.fastest_bounds()
+        if bounds is None:
+            return None
+        share = self.model.batch // samples * len(replica_shape) // self.cluster.devices
+
+        def cost(bounds: list[int]) -> float:
+            groups = self.place_groups(split, bounds, [0] * len(self.cluster.parts))
+            return inf if groups is None else replica_seconds(self.cluster, groups, max(1, share))
+
+        return split.refine(bounds, cost)
 
     def place_groups(
         self, split: LayerSplit, bounds: Sequence[int], devices_used: list[int]

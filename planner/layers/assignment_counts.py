@@ -23,6 +23,13 @@ GAIN = (
 )
 
 
+class LayerChoice(NamedTuple):
+    """What a layer may take."""
+
+    strategy: Strategy
+    memory: MemoryAction
+
+
 class CallCost(NamedTuple):
     """Cost of one call of a class under one choice.
 
@@ -53,7 +60,6 @@ class CallClass(NamedTuple):
 
 StageSignature = tuple[CallClass, ...]  # classes of a stage; equal stages share it
 AssignmentCounts = list[list[int]]  # calls by class and cost
-LayerChoice = tuple[Strategy, MemoryAction]
 Allowed = Sequence[tuple[int, ...]]  # indices of the costs that each class may take
 
 
@@ -135,7 +141,9 @@ def _allowed(
     """
     index_of_cost: dict[CallCost, int] = {}
     for index, number in enumerate(c.choice_numbers):
-        if number < len(choices) and (not c.shares_parameters or choices[number][0] == strategy):
+        if number < len(choices) and (
+            not c.shares_parameters or choices[number].strategy == strategy
+        ):
             index_of_cost.setdefault(c.costs[index], index)
     return tuple(index_of_cost.values())
 

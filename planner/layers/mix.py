@@ -26,6 +26,7 @@ from ...cost_model.communication.data_parallel import BatchAxes
 from ...cost_model.memory.peak import (
     MARGIN,
     InFlight,
+    PeakBytes,
     after_forward,
     between_calls,
     part_peak,
@@ -33,14 +34,15 @@ from ...cost_model.memory.peak import (
 )
 from ...cost_model.pipeline.closed_form import fill_drain_seconds
 from ...ir.plan.flat_shard import FULL, Fraction
-from ...ir.plan.memory_action import MemoryAction
+from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Span
-from ...ir.plan.strategy import Strategy
 from ...ir.plan.workload import StageBytes
-from ..candidate import Candidate, Decision, end_chunk_shares, stage_model_chunks
+from ..candidate import Candidate, Decision, ReplicaPoint, RunPoint
 from ..options import FRACTIONS
+from ..pareto import pareto
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice
+from ..pricing.stage_cost import StageTimes, end_chunk_shares, stage_model_chunks
 from .assignment_counts import (
     AssignmentCounts,
     CallClass,
@@ -62,19 +64,12 @@ def groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
     """Uniform candidates grouped by how they split the devices; the group with the fastest member
     first. Members that a faster one undercuts in memory are left out.
     """
-    by_split: dict[object, list[Candidate]] = {}
+    by_split: dict[ReplicaPoint, list[Candidate]] = {}
     for candidate in candidates:
         if len(candidate.decisions) > 1:
             continue
-        (strategy,) = candidate.strategies
-        key = (
-            strategy.model_axes,
-            strategy.batch_degree(),
-            strategy.stages,
-            candidate.micro_batches,
-            candidate.chunks,
-        )
-        by_split.setdefault(key, []).append(candidate)
+        split = candidate.assignment.first_point.replica._replace(memory=KEEP)
+        by_split.setdefault(split, []).append(candidate)
     useful = [_undominated(group) for group in by_split.values()]
     return sorted((g for g in useful if len(g) > 1), key=fastest)
 
@@ -84,15 +79,18 @@ def _undominated(group: Group) -> list[Candidate]:
 
     Offloading and chunking help some functions and not others, so each is compared with its like.
     """
-    front: list[Candidate] = []
-    least_bytes: dict[MemoryAction | None, int] = {}
-    for candidate in sorted(group, key=lambda c: (c.step_seconds, c.peak_bytes, c.strategy_text)):
-        (decision,) = candidate.decisions
-        own_action = decision.memory if decision.memory.on_host or decision.memory.chunked else None
-        if own_action not in least_bytes or candidate.peak_bytes < least_bytes[own_action]:
-            least_bytes[own_action] = candidate.peak_bytes
-            front.append(candidate)
-    return front
+    by_action: dict[MemoryAction | None, list[Candidate]] = {}
+    ranked = sorted(group, key=lambda c: (c.step_seconds, c.peak_bytes, c.strategy_text))
+    for candidate in ranked:
+        memory = candidate.decisions[0].memory
+        compared = memory if memory.on_host or memory.chunked else None
+        by_action.setdefault(compared, []).append(candidate)
+    fronts = (
+        pareto(comparable, lambda c: (c.step_seconds, c.peak_bytes))
+        for comparable in by_action.values()
+    )
+    on_front = {id(candidate) for front in fronts for candidate in front}
+    return [candidate for candidate in ranked if id(candidate) in on_front]
 
 
 def fastest(group: Group) -> float:
@@ -111,113 +109,112 @@ class LayerMix:
         self, pricer: CandidatePricer, group: Group, fractions: Sequence[Fraction] = FRACTIONS
     ) -> None:
         self.pricer, self.group = pricer, group
-        self.choices: list[LayerChoice] = [
-            (d.strategy, d.memory) for c in group for d in c.decisions
-        ]
+        self.choices = [LayerChoice(d.strategy, d.memory) for c in group for d in c.decisions]
         self.choices += [
-            (replace(strategy, fraction=fraction), memory)
+            LayerChoice(replace(strategy, fraction=fraction), memory)
             for strategy, memory in self.choices
             for fraction in (
                 fractions if strategy.supports_fraction and strategy.fraction == FULL else ()
             )
         ]
         self.fastest = min(group, key=lambda c: (c.step_seconds, c.strategy_text, c.memory_text))
-        self.micro_batches = self.fastest.micro_batches
-        self.chunks = self.fastest.chunks
-        chunks_per_stage = stage_model_chunks(self.fastest.bounds, self.chunks)
-        self.stages = [
-            tuple(pricer.aggregator.calls_per_micro_batch(chunk_spans))
-            for chunk_spans in chunks_per_stage
+        assignment = self.fastest.assignment
+        self.micro_batches, self.model_chunks = assignment.micro_batches, assignment.model_chunks
+        self.points = [
+            replace(assignment.first_point, strategy=strategy, memory=memory)
+            for strategy, memory in self.choices
         ]
-        self.prices_by_choice = [self.uniform_prices(*choice) for choice in self.choices]
+        self.prices_by_choice = [self.uniform_prices(point) for point in self.points]
+        self.spans_by_stage = stage_model_chunks(self.fastest.bounds, self.model_chunks)
+        self.stages = [
+            tuple(pricer.aggregator.calls_per_micro_batch(spans)) for spans in self.spans_by_stage
+        ]
         fastest_prices = self.prices_by_choice[group.index(self.fastest)]
         self.end_shares = end_chunk_shares(
-            pricer.call_prices.seconds(fastest_prices), chunks_per_stage
+            pricer.call_prices.seconds(fastest_prices), self.spans_by_stage
         )
-        calls_by_key: dict[object, list[_FunctionCalls]] = {}
-        signature_by_key: dict[object, StageSignature] = {}
-        self.signatures = []
-        for number, chunk_spans in enumerate(chunks_per_stage):
-            stage_key = tuple(
-                (tuple(pricer.call_classes[first:last]), last == len(pricer.calls))
-                for first, last in chunk_spans
-            )
-            saved = pricer.aggregator.saved_bytes(fastest_prices, chunk_spans)
-            in_flight = pricer.in_flight(len(chunks_per_stage), number, self.micro_batches, saved)
-            if stage_key not in calls_by_key:
-                calls_by_key[stage_key] = list(self.function_calls(chunk_spans))
-            if (stage_key, in_flight) not in signature_by_key:
-                signature_by_key[stage_key, in_flight] = tuple(
-                    self.call_classes(calls_by_key[stage_key], in_flight)
-                )
-            self.signatures.append(signature_by_key[stage_key, in_flight])
+        self.signatures = self.stage_signatures(fastest_prices)
 
-    def uniform_prices(self, strategy: Strategy, memory: MemoryAction) -> list[CallPrice]:
+    def uniform_prices(self, point: RunPoint) -> list[CallPrice]:
         """Prices of all calls under one choice."""
-        batch = self.pricer.global_batch // strategy.batch_degree()
-        prices = self.pricer.call_prices.uniform(
-            strategy.model_axes, batch, self.micro_batches, memory
-        )
+        prices = self.pricer.call_prices.uniform(point.replica)
         assert prices is not None
         return prices
 
-    def function_calls(self, stage: tuple[Span, ...]) -> Iterator[_FunctionCalls]:
+    def stage_signatures(self, fastest_prices: list[CallPrice]) -> list[StageSignature]:
+        """Classes of interchangeable calls of every stage; equal stages share them."""
+        pricer = self.pricer
+        calls_by_key: dict[object, list[_FunctionCalls]] = {}
+        signature_by_key: dict[object, StageSignature] = {}
+        signatures: list[StageSignature] = []
+        for number, spans in enumerate(self.spans_by_stage):
+            stage_key = tuple(
+                (tuple(pricer.call_classes[first:last]), last == len(pricer.calls))
+                for first, last in spans
+            )
+            saved = pricer.aggregator.saved_bytes(fastest_prices, spans)
+            in_flight = pricer.stage_pricer.in_flight(
+                len(self.spans_by_stage), number, self.micro_batches, saved
+            )
+            if stage_key not in calls_by_key:
+                calls_by_key[stage_key] = list(self.function_calls(spans))
+            if (stage_key, in_flight) not in signature_by_key:
+                signature_by_key[stage_key, in_flight] = tuple(
+                    self.call_class(calls, in_flight) for calls in calls_by_key[stage_key]
+                )
+            signatures.append(signature_by_key[stage_key, in_flight])
+        return signatures
+
+    def function_calls(self, spans: tuple[Span, ...]) -> Iterator[_FunctionCalls]:
         """The calls of a stage by function, added up and timed under every choice."""
-        pricer, stage_calls = self.pricer, self.pricer.aggregator.calls_per_micro_batch(stage)
+        pricer, stage_calls = self.pricer, self.pricer.aggregator.calls_per_micro_batch(spans)
         for name in dict.fromkeys(pricer.calls[i].function for i in stage_calls):
             calls = [i for i in stage_calls if pricer.calls[i].function == name]
-            costs_by_choice = []
-            for number, (strategy, _) in enumerate(self.choices):
-                if strategy.fraction != FULL and len(calls) > RARE:
+            costs: list[_ChoiceCost] = []
+            for number, (point, prices) in enumerate(
+                zip(self.points, self.prices_by_choice, strict=True)
+            ):
+                if point.strategy.fraction != FULL and len(calls) > RARE:
                     continue
-                prices = self.prices_by_choice[number]
-                samples = pricer.global_batch // strategy.batch_degree() // self.micro_batches
-                cost = pricer.aggregator.cost(prices, stage, strategy.model_axes, samples, calls)
-                axes = pricer.batch_axes(strategy)
-                forward, backward, _, sync = pricer.stage_times(cost, axes, self.micro_batches)
-                costs_by_choice.append(
-                    (number, cost.bytes(pricer.item_bytes), axes, forward + backward, sync)
-                )
-            yield _FunctionCalls(name, calls, costs_by_choice)
+                cost = pricer.aggregator.cost(prices, spans, point.replica, calls)
+                axes = pricer.stage_pricer.batch_axes(point.strategy)
+                times = pricer.stage_pricer.times(cost, axes, self.micro_batches)
+                costs.append(_ChoiceCost(number, cost.bytes, axes, times))
+            yield _FunctionCalls(name, calls, costs)
 
-    def call_classes(
-        self, function_calls: Sequence[_FunctionCalls], in_flight: float
-    ) -> Iterator[CallClass]:
-        """Classes of interchangeable calls, with the cost of one call under every choice."""
-        pricer = self.pricer
-        for name, calls, costs_by_choice in function_calls:
-            costs, n = [], len(calls)
-            for _, stage_bytes, axes, seconds, sync in costs_by_choice:
-                execution = pricer.function_prices.execution
-                pipeline_state = InFlight(in_flight, self.micro_batches, self.chunks)
-                idle_terms = between_calls(stage_bytes, axes, execution, pipeline_state)
-                peak_terms = part_peak(
-                    stage_bytes, axes, execution, pipeline_state, pricer.cluster.device
-                )
-                lasting_bytes, least_bytes = (
-                    sum(part_terms(stage_bytes, axes, pricer.optimizer, execution, m).values()) / n
-                    for m in (
-                        idle_terms,
-                        after_forward(stage_bytes, axes, execution, pipeline_state),
-                    )
-                )
-                passing_bytes, host_bytes = (
-                    max(sum(peak_terms) - sum(idle_terms), 0),
-                    in_flight * stage_bytes.host_bytes / n,
-                )
-                costs.append(
-                    CallCost(
-                        seconds / n, sync / n, least_bytes, lasting_bytes, host_bytes, passing_bytes
-                    )
-                )
-            shares_parameters = any(pricer.aggregator.shares_parameters[i] for i in calls)
-            yield CallClass(
-                name,
-                n,
-                tuple(costs),
-                shares_parameters,
-                tuple(number for number, *_ in costs_by_choice),
-            )
+    def call_class(self, function_calls: _FunctionCalls, in_flight: float) -> CallClass:
+        """A class of interchangeable calls, with the cost of one call under every choice."""
+        calls = function_calls.calls
+        pipeline_state = InFlight(in_flight, self.micro_batches, self.model_chunks)
+        costs = (self.call_cost(c, len(calls), pipeline_state) for c in function_calls.costs)
+        return CallClass(
+            function_calls.function,
+            len(calls),
+            tuple(costs),
+            any(self.pricer.aggregator.shares_parameters[i] for i in calls),
+            tuple(c.choice_number for c in function_calls.costs),
+        )
+
+    def call_cost(self, choice: _ChoiceCost, calls: int, pipeline_state: InFlight) -> CallCost:
+        """Cost of one of `calls` equal calls under one choice."""
+        pricer, stage_bytes, axes = self.pricer, choice.bytes, choice.axes
+        execution = pricer.function_prices.execution
+
+        def bytes_at(point: PeakBytes) -> int:
+            terms = part_terms(stage_bytes, axes, pricer.optimizer, execution, point)
+            return sum(terms.values())
+
+        idle = between_calls(stage_bytes, axes, execution, pipeline_state)
+        peak = part_peak(stage_bytes, axes, execution, pipeline_state, pricer.cluster.device)
+        least = after_forward(stage_bytes, axes, execution, pipeline_state)
+        return CallCost(
+            choice.times.busy_seconds / calls,
+            choice.times.per_step_seconds / calls,
+            bytes_at(least) / calls,
+            bytes_at(idle) / calls,
+            pipeline_state.peak * stage_bytes.host_bytes / calls,
+            max(sum(peak) - sum(idle), 0),
+        )
 
     def lower_bound(self, memory_limit: int) -> float:
         """Lower bound of the step seconds of mixes within the memory limit.
@@ -307,9 +304,8 @@ class LayerMix:
 
     def mixed(self, counts: Sequence[AssignmentCounts]) -> Candidate | None:
         """The priced candidate of these counts."""
-        decisions = self.decisions(counts)
-        bounds, micro_batches = self.fastest.bounds, self.micro_batches
-        return self.pricer.mixed(decisions, bounds, micro_batches, self.chunks)
+        assignment = replace(self.fastest.assignment, decisions=self.decisions(counts))
+        return self.pricer.mixed(assignment, self.fastest.bounds)
 
     def double_counted_bytes(self, memory_limit: int) -> float:
         """Bytes by which sums over classes exceed the peak of the largest uniform candidate that
@@ -367,16 +363,21 @@ def _next_limit(
     return corrected if low < corrected < high else (low + high) / 2, (low, high)
 
 
-class _FunctionCalls(NamedTuple):
-    """Calls of one function in a stage, with their cost under every choice.
+class _ChoiceCost(NamedTuple):
+    """Cost of the calls of one function in a stage under one choice."""
 
-    `costs_by_choice`: choice number, bytes, batch axes, seconds per micro-batch and of
-    synchronisation.
-    """
+    choice_number: int
+    bytes: StageBytes
+    axes: BatchAxes
+    times: StageTimes
+
+
+class _FunctionCalls(NamedTuple):
+    """Calls of one function in a stage, with their cost under every choice."""
 
     function: str
     calls: list[int]
-    costs_by_choice: list[tuple[int, StageBytes, BatchAxes, float, float]]
+    costs: list[_ChoiceCost]
 
 
 def _usable_bytes(pricer: CandidatePricer, memory_limit: float) -> float:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from math import inf
 
+from ...ir.cached import cached_method
 from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
-from ...ir.plan.strategy import Strategy
-from ..candidate import Decision
-from .function_prices import CallPrice, FunctionPrices, ModelAxes
+from ..candidate import Assignment, ReplicaPoint, RunPoint
+from ..strategy_space import ModelAxes
+from .function_prices import CallPrice, FunctionPrices
 
 
 class CallPrices:
@@ -32,9 +33,6 @@ class CallPrices:
             firsts.setdefault(signature, i) for i, signature in enumerate(signatures)
         ]  # the first equal call
         self.micro_batchable = model_micro_batchable(function_prices, self.batch_only)
-        self.model_seconds: dict[
-            tuple[ModelAxes, int], float
-        ] = {}  # seconds of a micro-batch in all stages
 
     def memory_action(
         self, call: int, memory: MemoryAction, model_axes: ModelAxes, samples: int
@@ -71,36 +69,23 @@ class CallPrices:
         )
         return chunked_peak < usual_peak
 
-    def for_decisions(
-        self, decisions: tuple[Decision, ...], micro_batches: int
-    ) -> list[CallPrice] | None:
+    def for_assignment(self, assignment: Assignment) -> list[CallPrice] | None:
         """The price of every call; None where a call cannot be sharded by its strategy."""
-        if micro_batches > 1 and not self.micro_batchable:
+        if assignment.micro_batches > 1 and not self.micro_batchable:
             return None
         prices: list[CallPrice] = []
-        for decision in decisions:
-            samples, remainder = divmod(self.global_batch, decision.strategy.batch_degree())
-            if remainder or samples % micro_batches:
+        for decision in assignment.decisions:
+            point = assignment.point(decision)
+            if not point.divides:
                 return None
-            uniform = self.uniform(
-                decision.strategy.model_axes,
-                samples,
-                micro_batches,
-                decision.memory,
-                range(decision.first, decision.last),
-            )
+            uniform = self.uniform(point.replica, range(decision.first, decision.last))
             if uniform is None:
                 return None
             prices += uniform
         return prices
 
     def uniform(
-        self,
-        model_axes: ModelAxes,
-        batch: int,
-        micro_batches: int,
-        memory: MemoryAction,
-        members: Sequence[int] | None = None,
+        self, replica: ReplicaPoint, members: Sequence[int] | None = None
     ) -> list[CallPrice] | None:
         """Prices of `members` (default: all calls) under one strategy; None where one has none."""
         first_equal = (
@@ -108,10 +93,10 @@ class CallPrices:
         )
         price_of: dict[int, CallPrice] = {}
         for first in dict.fromkeys(first_equal):
-            local = batch if first in self.batch_only else batch // micro_batches
-            action = self.memory_action(first, memory, model_axes, local)
+            local = replica.samples if first in self.batch_only else replica.samples_per_device
+            action = self.memory_action(first, replica.memory, replica.model_axes, local)
             price = self.function_prices.call_price(
-                self.calls[first].function, model_axes, local, action
+                self.calls[first].function, replica.model_axes, local, action
             )
             if price is None:
                 return None
@@ -127,24 +112,23 @@ class CallPrices:
         }
         return [0.0 if i in self.batch_only else seconds_of[id(e)] for i, e in enumerate(prices)]
 
-    def lower_bound_seconds(self, strategy: Strategy, micro_batches: int, chunks: int) -> float:
-        """Lower bound of the step seconds of a strategy with at most `chunks` model chunks per
-        stage.
+    def lower_bound_seconds(self, point: RunPoint) -> float:
+        """Lower bound of a point's step seconds, with at most its model chunks per stage.
 
         It assumes that nothing is recomputed and stages are balanced; 0 where there is no sharding.
         """
-        batch, stages = self.global_batch // strategy.batch_degree(), strategy.stages
-        key = strategy.model_axes, batch // micro_batches
-        if key not in self.model_seconds:
-            prices = self.uniform(strategy.model_axes, batch, micro_batches, KEEP)
-            self.model_seconds[key] = sum(self.seconds(prices)) if prices else 0.0
-        rounds = micro_batches + (stages - 1) / chunks
-        return (
-            self.model_seconds[key]
-            / stages
-            * rounds
-            / self.function_prices.cluster.device.ranks_per_processor
-        )
+        stages = point.strategy.stages
+        seconds = self.model_seconds(point.strategy.model_axes, point.samples_per_device)
+        rounds = point.micro_batches + (stages - 1) / point.model_chunks
+        processors = self.function_prices.cluster.device.ranks_per_processor
+        return seconds / stages * rounds / processors
+
+    @cached_method
+    def model_seconds(self, model_axes: ModelAxes, samples: int) -> float:
+        """Seconds of a micro-batch in all stages with everything kept; 0 without a sharding."""
+        running = [i for i in range(len(self.calls)) if i not in self.batch_only]
+        prices = self.uniform(ReplicaPoint(model_axes, samples, 1), running) or ()
+        return sum(p.cost.forward.seconds + p.cost.backward.seconds for p in prices)
 
 
 def model_micro_batchable(function_prices: FunctionPrices, once: frozenset[int]) -> bool:

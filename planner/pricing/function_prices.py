@@ -34,8 +34,8 @@ from ..sharding import ShardingProblem, solve
 from ..sharding.axis_rules import UnevenTokens, axis_rule
 from ..sharding.costs import RooflineCosts
 from ..sharding.data_parallel import replicated, split_batch, split_values
+from ..strategy_space import ModelAxes
 
-ModelAxes = tuple[tuple[str, int], ...]  # the axes inside a batch replica, outermost first
 Splits = dict[str, AxisSharding]  # by axis
 TableKey = tuple[str, ModelAxes, bool, int]  # function, axes, whether one replica, chunks
 

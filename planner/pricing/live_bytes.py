@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import accumulate
-from operator import ge
-
-from msgspec.structs import astuple
 
 from ...cost_model.operators.function_cost import FunctionCost
 from ...ir.model import Call
 from ...ir.plan.workload import PeakPoint, Phase
+from ..pareto import pareto
+
+PHASES: tuple[Phase, ...] = ("forward", "backward", "accumulate")
 
 
 class _Value:
@@ -88,12 +88,21 @@ def _host_copy_bytes(costs: Sequence[FunctionCost], position: int) -> tuple[int,
 
 def _undominated(points: Iterable[PeakPoint]) -> tuple[PeakPoint, ...]:
     """Peak points that no other of their phase exceeds in every amount."""
-    undominated: dict[Phase, dict[tuple[int, ...], PeakPoint]] = {}
-    for point in sorted(points, key=astuple, reverse=True):
-        of_phase, amounts = undominated.setdefault(point.phase, {}), astuple(point)[1:]
-        if not any(all(map(ge, more, amounts)) for more in of_phase):
-            of_phase[amounts] = point
-    return tuple(point for of_phase in undominated.values() for point in of_phase.values())
+    by_phase: dict[Phase, list[PeakPoint]] = {phase: [] for phase in PHASES}
+    for point in points:
+        by_phase[point.phase].append(point)
+    return tuple(p for of_phase in by_phase.values() for p in pareto(of_phase, _missing_bytes))
+
+
+def _missing_bytes(point: PeakPoint) -> tuple[int, ...]:
+    """Objectives under which the point with the most bytes is best."""
+    return (
+        -point.waiting_bytes,
+        -point.call_bytes,
+        -point.complete_gradient_bytes,
+        -point.weight_bytes,
+        -point.largest_weight_bytes,
+    )
 
 
 def _call_points(

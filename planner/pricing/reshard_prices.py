@@ -8,7 +8,7 @@ from ...ir.lowering.common_mesh import Resharding, common_mesh, resharding, tens
 from ...ir.lowering.localize import MICRO
 from ...ir.mesh import Axis, Mesh
 from ...ir.plan.strategy import Strategy
-from ..candidate import Decision
+from ..candidate import Assignment
 from .function_prices import FunctionPrices
 
 Endpoint = tuple[int, int, Strategy]  # call, position among its results or arguments, strategy
@@ -26,18 +26,18 @@ class ReshardPrices:
         }
         self.known: dict[tuple[Endpoint, Endpoint, Mesh], float | None] = {}
 
-    def seconds(self, decisions: tuple[Decision, ...], micro_batches: int) -> list[float] | None:
+    def seconds(self, assignment: Assignment) -> list[float] | None:
         """Seconds per micro-batch and call to reshard its arguments and return their gradients.
 
         None where no common mesh or no sequence of collectives exists.
         """
-        seconds_per_call = [0.0] * len(self.model.calls)
+        seconds_per_call, decisions = [0.0] * len(self.model.calls), assignment.decisions
         if len({d.strategy for d in decisions}) == 1:
             return seconds_per_call
         common = common_mesh([d.strategy.mesh for d in decisions])
         if common is None:
             return None
-        shared_mesh = Mesh((Axis(MICRO, micro_batches), *common.axes))
+        shared_mesh = Mesh((Axis(MICRO, assignment.micro_batches), *common.axes))
         strategy_of = [d.strategy for d in decisions for _ in range(d.first, d.last)]
         for number, call in enumerate(self.model.calls):
             for position, name in enumerate(call.arguments):

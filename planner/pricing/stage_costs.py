@@ -7,19 +7,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate
+from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
 from ...cost_model.operators.function_cost import FunctionCost
 from ...ir.plan.plan import Span
-from ...ir.plan.workload import CompressibleTransfer
+from ...ir.plan.workload import StageBytes
 from ...ir.program import SMALL_BYTES
-from ...ir.tensor import ITEM_BYTES, TensorType
-from ..candidate import StageCost
-from .function_prices import CallPrice, FunctionPrices, ModelAxes
+from ...ir.tensor import ITEM_BYTES
+from ..candidate import ReplicaPoint
+from .boundary_transfers import BoundaryTransfers
+from .function_prices import CallPrice, FunctionPrices
 from .live_bytes import peak_points
+from .stage_cost import StageCost
 
-NO_TRANSFER = TransferPayload(0, CompressibleTransfer())
+
+class WeightBytes(NamedTuple):
+    """Bytes of the parameters of a stage's calls per device, shared ones counted once.
+
+    `trained`: that the optimizer updates, `small_tensors` of them in small tensors;
+    `trained_per_call`: not shared between calls; `partial_gradients`: to all-reduce, by model axis.
+    """
+
+    all: int
+    trained: int
+    small_tensors: int
+    trained_per_call: list[int]
+    partial_gradients: dict[str, int]
+
+
+class BatchSliceBytes(NamedTuple):
+    """Bytes per micro-batch of slices of batch-only values, and the part that is model input."""
+
+    all: int
+    inputs: int
 
 
 class StageAggregator:
@@ -28,9 +49,12 @@ class StageAggregator:
     def __init__(self, function_prices: FunctionPrices) -> None:
         self.function_prices, self.model = function_prices, function_prices.model
         self.calls, self.batch_only = self.model.calls, self.model.batch_only_calls()
-        sizes = {p.name: p.type.bytes for p in self.model.parameters}
+        self.boundaries = BoundaryTransfers(function_prices)
+        parameters = self.model.parameters
+        self.item_bytes = ITEM_BYTES[parameters[0].type.dtype] if parameters else 4
+        sizes = {p.name: p.type.bytes for p in parameters}
         self.parameters = [{n: sizes[n] for n in call.parameters} for call in self.calls]
-        trained = {p.name for p in self.model.parameters if p.trainable}
+        trained = {p.name for p in parameters if p.trainable}
         self.trained_shares = [
             sum(size for name, size in parameter_bytes.items() if name in trained)
             / max(sum(parameter_bytes.values()), 1)
@@ -47,58 +71,24 @@ class StageAggregator:
         ]
         users = Counter(name for call in self.calls for name in set(call.parameters))
         self.shares_parameters = [any(users[n] > 1 for n in call.parameters) for call in self.calls]
-        # floating-point values over every boundary, and whether tokens cannot shard them
-        self.boundary_floats: list[list[tuple[TensorType, bool]]] = [
-            [] for _ in range(len(self.calls) + 1)
-        ]
-        self.boundary_bytes = self.all_boundary_bytes()
-        self.large_by_boundary: dict[
-            tuple[int, int, int], CompressibleTransfer
-        ] = {}  # by boundary, samples and ways
 
     def cost(
         self,
         prices: list[CallPrice],
         model_chunks: tuple[Span, ...],
-        model_axes: ModelAxes,
-        samples: int,
+        replica: ReplicaPoint,
         members: Sequence[int],
     ) -> StageCost:
-        """Cost of the calls `members` of a stage, all under one strategy, with `samples` per micro-
-        batch.
-        """
+        """Cost of the calls `members` of a stage, all under one strategy."""
         running = [i for i in members if i not in self.batch_only]
         calls = [prices[i].cost for i in running]
-        once = (
-            [prices[i].cost for i in self.batch_only]
-            if running[:1] == self.calls_per_micro_batch(model_chunks)[:1]
-            else []
+        first_part = running[:1] == self.calls_per_micro_batch(model_chunks)[:1]
+        once = [prices[i].cost for i in self.batch_only] if first_part else []
+        leaving = self.boundaries.largest(
+            [last for _, last in model_chunks if last - 1 in members], replica
         )
-        local = [c.state_tensor_bytes for c in calls]
-        trained = [
-            round(c.state_tensor_bytes * self.trained_shares[i])
-            for i, c in zip(running, calls, strict=True)
-        ]
-        small = [
-            round(c.state_tensor_bytes * self.small_shares[i])
-            for i, c in zip(running, calls, strict=True)
-        ]
-        summed = {
-            role: self.weight_bytes(
-                running, [prices[i].partial_gradient_bytes.get(role, 0) for i in running]
-            )
-            for role, _ in model_axes
-        }
-        leaving, entering = (
-            max(
-                (self.transfer(at, samples, model_axes) for at in ends),
-                key=lambda c: c.bytes,
-                default=NO_TRANSFER,
-            )
-            for ends in (
-                [last for _, last in model_chunks if last - 1 in members],
-                [first for first, _ in model_chunks if first in members],
-            )
+        entering = self.boundaries.largest(
+            [first for first, _ in model_chunks if first in members], replica
         )
         return StageCost(
             model_chunks=model_chunks,
@@ -108,9 +98,29 @@ class StageAggregator:
                 c.forward.communication_seconds + c.backward.communication_seconds for c in calls
             ),
             batch_only_seconds=sum(c.forward.seconds for c in once),
-            weight_bytes=self.weight_bytes(running, local),
-            trained_bytes=self.weight_bytes(running, trained),
-            partial_gradient_bytes=summed,
+            bytes=self.stage_bytes(prices, running, once, replica, (leaving, entering)),
+            outgoing_compressible=leaving.large,
+            incoming_compressible=entering.large,
+        )
+
+    def stage_bytes(
+        self,
+        prices: list[CallPrice],
+        running: list[int],
+        once: list[FunctionCost],
+        replica: ReplicaPoint,
+        transfers: tuple[TransferPayload, TransferPayload],
+    ) -> StageBytes:
+        """Bytes of the calls `running` and of those that run `once` per step.
+
+        `transfers`: to the next stage and from the one before.
+        """
+        calls = [prices[i].cost for i in running]
+        weights, (leaving, entering) = self.weights(prices, running, replica), transfers
+        batch_slices = self.batch_slice_bytes(running, calls, prices)
+        return StageBytes(
+            weight_bytes=weights.all,
+            trained_bytes=weights.trained,
             call_weight_bytes=tuple(Counter(c.state_tensor_bytes for c in calls).items()),
             saved_bytes=sum(c.saved_bytes for c in calls)
             + self.saved_between_bytes(running, calls),
@@ -118,20 +128,42 @@ class StageAggregator:
             peak_points=peak_points(
                 [self.calls[i] for i in running],
                 calls,
-                trained,
+                weights.trained_per_call,
                 self.function_prices.batch_only_names,
                 self.function_prices.cluster.device.host_copies_hide,
             ),
             batch_only_bytes=sum(
                 c.saved_bytes + c.forward.peak_bytes + sum(c.boundary_bytes[0]) for c in once
             ),
-            batch_bytes=self.batch_bytes(running, calls, prices),
-            small_tensor_bytes=self.weight_bytes(running, small),
-            host_bytes=sum(c.host_bytes for c in calls),
+            batch_copy_bytes=batch_slices.all,
+            batch_input_bytes=batch_slices.inputs,
             outgoing_bytes=leaving.bytes,
             incoming_bytes=entering.bytes,
-            outgoing_compressible=leaving.large,
-            incoming_compressible=entering.large,
+            item_bytes=self.item_bytes,
+            partial_gradient_bytes=weights.partial_gradients,
+            small_tensor_bytes=weights.small_tensors,
+            host_bytes=sum(c.host_bytes for c in calls),
+        )
+
+    def weights(
+        self, prices: list[CallPrice], running: list[int], replica: ReplicaPoint
+    ) -> WeightBytes:
+        """Bytes of the parameters of these calls."""
+        local = [prices[i].cost.state_tensor_bytes for i in running]
+        trained, small = (
+            [round(n * shares[i]) for i, n in zip(running, local, strict=True)]
+            for shares in (self.trained_shares, self.small_shares)
+        )
+        partial = {
+            role: [prices[i].partial_gradient_bytes.get(role, 0) for i in running]
+            for role, _ in replica.model_axes
+        }
+        return WeightBytes(
+            self.weight_bytes(running, local),
+            self.weight_bytes(running, trained),
+            self.weight_bytes(running, small),
+            trained,
+            {role: self.weight_bytes(running, amounts) for role, amounts in partial.items()},
         )
 
     def last_saved_bytes(self, prices: list[CallPrice], members: Sequence[int]) -> int:
@@ -183,10 +215,10 @@ class StageAggregator:
             if name not in self.function_prices.batch_only_names
         )
 
-    def batch_bytes(
+    def batch_slice_bytes(
         self, members: list[int], costs: list[FunctionCost], prices: list[CallPrice]
-    ) -> tuple[int, int]:
-        """Bytes per micro-batch of batch-only values sliced for these calls; of these, inputs."""
+    ) -> BatchSliceBytes:
+        """Slices of batch-only values for these calls."""
         full = {
             name: size
             for i in self.batch_only
@@ -200,7 +232,8 @@ class StageAggregator:
             for name, size in zip(self.calls[i].arguments, cost.boundary_bytes[0], strict=True)
             if name in self.function_prices.batch_only_names and size != full.get(name)
         }
-        return sum(slices.values()), sum(n for name, n in slices.items() if name not in full)
+        inputs = sum(n for name, n in slices.items() if name not in full)
+        return BatchSliceBytes(sum(slices.values()), inputs)
 
     def weight_bytes(self, calls: list[int], local_bytes: list[int]) -> int:
         """Sum of `local_bytes` of the parameters of these calls, shared parameters counted once."""
@@ -216,45 +249,3 @@ class StageAggregator:
                 counted.update(parameter_bytes)
             total += amount
         return total
-
-    def transfer(self, at: int, samples: int, model_axes: ModelAxes) -> TransferPayload:
-        """What one device sends per micro-batch of `samples` over the boundary before call `at`."""
-        (split, full), degree = (
-            self.boundary_bytes[at],
-            self.function_prices.token_degree(model_axes),
-        )
-        amount = (split // degree + full) * samples // self.model.batch
-        key = at, samples, degree
-        if key not in self.large_by_boundary:
-            self.large_by_boundary[key] = self.large_values(*key)
-        return TransferPayload(amount, self.large_by_boundary[key])
-
-    def large_values(self, at: int, samples: int, degree: int) -> CompressibleTransfer:
-        """Values of a transfer that are large enough to compress, tokens sharded by `degree`."""
-        local = [
-            (full.bytes // (1 if plain else degree) * samples // self.model.batch, full)
-            for full, plain in self.boundary_floats[at]
-        ]
-        large = [(n, ITEM_BYTES[full.dtype]) for n, full in local if n >= SMALL_BYTES]
-        return CompressibleTransfer(sum(n for n, _ in large), sum(n // item for n, item in large))
-
-    def all_boundary_bytes(self) -> list[tuple[int, int]]:
-        """Full bytes of values crossing each boundary: with a token dimension, and without."""
-        last_readers = {name: i for i, call in enumerate(self.calls) for name in call.arguments}
-        deltas = [[0, 0] for _ in range(len(self.calls) + 1)]
-        for i, call in enumerate(self.calls):
-            function = self.function_prices.functions[call.function]
-            if not function.differentiable:
-                continue
-            for name, output in zip(call.results, function.outputs, strict=True):
-                last_reader, type_ = last_readers.get(name, i), function.types[output.value]
-                without_tokens = (
-                    self.function_prices.flow.token_shard(function, output.value) is None
-                )
-                if last_reader > i:
-                    deltas[i + 1][without_tokens] += type_.bytes
-                    deltas[last_reader + 1][without_tokens] -= type_.bytes
-                for at in range(i + 1, last_reader + 1 if type_.is_float else 0):
-                    self.boundary_floats[at].append((type_, without_tokens))
-        columns = (accumulate(column) for column in zip(*deltas, strict=True))
-        return list(zip(*columns, strict=True))

@@ -14,7 +14,7 @@ from ...ir.model import Model
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.tensor import ITEM_BYTES
 from ..activations.ladder import base_actions, memory_saving_candidates
-from ..candidate import Candidate, Decision
+from ..candidate import Assignment, Candidate, Decision, RunPoint
 from ..compression.activations import ActivationCompressor
 from ..compression.collectives import CollectiveCompressor
 from ..compression.optimizers import allowed_roles
@@ -86,7 +86,7 @@ class SearchSpace:
         """Candidates within the memory limit."""
         return [c for c in self.candidates if c.peak_bytes <= self.memory_limit_bytes]
 
-    def sort_key(self, candidate: Candidate) -> tuple[bool, float, int, str, int, int, str]:
+    def sort_key(self, candidate: Candidate) -> tuple[object, ...]:
         """Fitting candidates first, then faster ones; ties by less memory, then a fixed order."""
         return (
             candidate.peak_bytes > self.memory_limit_bytes,
@@ -94,7 +94,7 @@ class SearchSpace:
             candidate.peak_bytes,
             candidate.strategy_text,
             candidate.micro_batches,
-            candidate.chunks,
+            candidate.model_chunks,
             candidate.memory_text,
         )
 
@@ -176,14 +176,13 @@ class SearchSpace:
 
     def interleaved(self, candidate: Candidate) -> Iterator[Candidate]:
         """A candidate with every number of model chunks per stage that it may have."""
-        micro_batches, decisions = candidate.micro_batches, candidate.decisions
-        for chunks in interleavings(decisions[0].strategy.stages, micro_batches, self.stages):
-            if len(decisions) > 1:
-                interleaved = self.pricer.mixed_balanced(decisions, micro_batches, chunks)
+        stages = candidate.strategies[0].stages
+        for chunks in interleavings(stages, candidate.micro_batches, self.stages):
+            assignment = replace(candidate.assignment, model_chunks=chunks)
+            if len(assignment.decisions) > 1:
+                interleaved = self.pricer.mixed_balanced(assignment)
             else:
-                interleaved = self.pricer.candidate(
-                    decisions[0].strategy, micro_batches, decisions[0].memory, chunks
-                )
+                interleaved = self.pricer.candidate(assignment.first_point)
             if interleaved is not None:
                 yield interleaved
 
@@ -267,11 +266,14 @@ class SearchSpace:
             lcm(*(d.strategy.batch_degree() for d in decisions))
         )
         bounds = self.options.bounds
+        assignments = (
+            Assignment(decisions, self.pricer.global_batch, n) for n in micro_batch_counts
+        )
         candidates = (
-            self.pricer.mixed(decisions, bounds, micro_batches)
+            self.pricer.mixed(assignment, bounds)
             if bounds
-            else self.pricer.mixed_balanced(decisions, micro_batches)
-            for micro_batches in micro_batch_counts
+            else self.pricer.mixed_balanced(assignment)
+            for assignment in assignments
         )
         return [candidate for candidate in candidates if candidate is not None]
 
@@ -309,15 +311,14 @@ class SearchSpace:
         """
         if model_axes in self.seconds_by_axes:
             return self.seconds_by_axes[model_axes]
-        lower_bound_seconds, first_new = (
-            self.pricer.call_prices.lower_bound_seconds,
-            len(self.candidates),
-        )
-        todo = [
-            (lower_bound_seconds(strategy, micro_batches, MOST_CHUNKS), strategy, micro_batches)
+        first_new = len(self.candidates)
+        lower_bound_seconds = self.pricer.call_prices.lower_bound_seconds
+        points = [
+            RunPoint(strategy, self.pricer.global_batch, micro_batches, model_chunks=MOST_CHUNKS)
             for strategy in strategies(self.cluster.devices, model_axes, self.roles, self.stages)
             for micro_batches in self.micro_batch_counts(strategy.batch_degree())
         ]
+        todo = [(lower_bound_seconds(p), p.strategy, p.micro_batches) for p in points]
         for lower_bound, strategy, micro_batches in sorted(todo, key=lambda item: item[0]):
             if lower_bound >= self.slow_factor * self.best_seconds or self.deadline.passed():
                 break
@@ -336,7 +337,9 @@ class SearchSpace:
         if self.options.pins and strategy.stages == 1:
             micro_batch_counts = micro_batch_counts[:1]
         candidates = (
-            self.pricer.candidate(strategy, micro_batches, memory)
+            self.pricer.candidate(
+                RunPoint(strategy, self.pricer.global_batch, micro_batches, memory)
+            )
             for micro_batches in micro_batch_counts
             for memory in base_actions(self.options.memory_actions)
         )

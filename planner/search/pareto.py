@@ -12,11 +12,26 @@ from ...ir.model import Model
 from ...ir.plan.plan import Plan
 from ..candidate import Candidate
 from ..options import PlanOptions
+from ..pareto import pareto
 from .driver import SearchSpace
 from .to_plan import assemble
 
 STEP = 0.03  # relative memory that a slower plan must save to be shown
 MEMORY_LIMITS = 6  # between the least and the most memory of a batch's candidates
+
+
+class PlanObjectives(NamedTuple):
+    """Samples per second (negated: smaller is better), peak bytes, and samples per step."""
+
+    negative_speed: float
+    peak_bytes: int
+    global_batch: int
+
+
+def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether `one` is as fast with as small a batch, and needs hardly more memory (`STEP`)."""
+    (speed, peak, batch), (other_speed, other_peak, other_batch) = one, other
+    return speed <= other_speed and peak * (1 - STEP) <= other_peak and batch <= other_batch
 
 
 class ParetoPoint(NamedTuple):
@@ -26,18 +41,9 @@ class ParetoPoint(NamedTuple):
     candidate: Candidate
 
     @property
-    def objectives(self) -> tuple[float, int, int]:
-        """Samples per second, bytes of the fullest device, samples per step."""
-        batch = self.space.pricer.global_batch
-        return batch / self.candidate.step_seconds, self.candidate.peak_bytes, batch
-
-    def dominates(self, other: ParetoPoint) -> bool:
-        """Whether it is as fast with as small a batch, and needs hardly more memory (`STEP`)."""
-        (speed, peak, batch), (other_speed, other_peak, other_batch) = (
-            self.objectives,
-            other.objectives,
-        )
-        return speed >= other_speed and peak * (1 - STEP) <= other_peak and batch <= other_batch
+    def objectives(self) -> PlanObjectives:
+        candidate, batch = self.candidate, self.space.pricer.global_batch
+        return PlanObjectives(-batch / candidate.step_seconds, candidate.peak_bytes, batch)
 
 
 def pareto_front(
@@ -61,8 +67,7 @@ def pareto_front(
             ParetoPoint(space, c) for c in space.candidates if c.peak_bytes <= most_bytes(space)
         ]
     front = sorted(
-        undominated(points),
-        key=lambda p: (-p.objectives[0], p.objectives[1], p.candidate.strategy_text),
+        undominated(points), key=lambda p: (*p.objectives[:2], p.candidate.strategy_text)
     )
     return [assemble(point.space, point.candidate) for point in front]
 
@@ -84,9 +89,5 @@ def memory_limits(space: SearchSpace) -> list[int]:
 
 
 def undominated(points: Sequence[ParetoPoint]) -> list[ParetoPoint]:
-    """Points that no faster one dominates."""
-    front: list[ParetoPoint] = []
-    for point in sorted(points, key=lambda p: (-p.objectives[0], *p.objectives[1:])):
-        if not any(other.dominates(point) for other in front):
-            front.append(point)
-    return front
+    """Points that no faster one beats."""
+    return pareto(points, lambda point: point.objectives, beats)

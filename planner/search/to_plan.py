@@ -46,7 +46,7 @@ def assemble(space: SearchSpace, best: Candidate) -> Plan:
         mesh=mesh,
         global_batch=model.batch,
         micro_batches=best.micro_batches,
-        schedule="interleaved" if best.chunks > 1 else "1f1b",
+        schedule="interleaved" if best.model_chunks > 1 else "1f1b",
         precision=options.precision or _precision(model),
         optimizer=pricer.optimizer,
         memory_limit_bytes=memory_limit_bytes,
@@ -67,7 +67,7 @@ def assemble(space: SearchSpace, best: Candidate) -> Plan:
                 c.step_seconds,
                 c.peak_bytes,
                 c.peak_bytes <= memory_limit_bytes,
-                c.chunks,
+                c.model_chunks,
             )
             for c in runners_up
         ),
@@ -79,16 +79,17 @@ def assemble(space: SearchSpace, best: Candidate) -> Plan:
 def _compressed(pricer: CandidatePricer, best: Candidate) -> Iterator[CompressionChoice]:
     """Compressed communication by strategy; stage transfers belong to the first strategy."""
     for strategy in best.strategies:
-        for (payload, role), program in pricer.batch_axes(strategy).compression.items():
+        axes = pricer.stage_pricer.batch_axes(strategy)
+        for (payload, role), program in axes.compression.items():
             yield CompressionChoice(strategy, role, payload, program.name)
-        samples = pricer.global_batch // strategy.batch_degree() // best.micro_batches
+        samples = pricer.point(strategy, best.micro_batches).samples_per_device
         function_prices = pricer.function_prices
         reductions = function_prices.activations.reductions(
             function_prices, strategy.model_axes, samples
         )
         for role, program in reductions.programs.items() if reductions is not None else ():
             yield CompressionChoice(strategy, role, "activations", program.name)
-    transfer_program = pricer.transfer_program_of(best.decisions, best.micro_batches)
+    transfer_program = pricer.transfer_prices.program(best.assignment.first_point.replica)
     if transfer_program is not None:
         first = best.strategies[0]
         stages = next(role for role, _ in first.axes if ROLES[role].stages)
@@ -118,13 +119,14 @@ def _layers(
     layers: list[Layers] = []
     bounds = set(best.bounds)
     for i, call in enumerate(calls):
-        micro, decision = 1 if i in pricer.batch_only else best.micro_batches, best.at(i)
+        micro = 1 if i in pricer.batch_only else best.micro_batches
+        decision = best.assignment.at(i)
         key = call.function, decision.strategy
         if key not in shardings:
             sharding = function_prices.sharding(*key, micro)
             assert sharding is not None
             shardings[key] = sharding
-        samples = pricer.global_batch // decision.strategy.batch_degree() // micro
+        samples = pricer.point(decision.strategy, micro).samples_per_device
         model_axes = decision.strategy.model_axes
         memory = pricer.call_prices.memory_action(i, decision.memory, model_axes, samples)
         number, last = list(shardings).index(key), layers[-1] if layers else None

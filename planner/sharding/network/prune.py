@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...pareto import undominated
 from .moves import Floats
 from .network import Network, ReshardEdge
 from .node_strategies import Ints
@@ -49,12 +50,7 @@ def _undominated(
     for edge, number in around:
         worse = worse + _worst(edge, number, strategies)
     replaces = (worse <= 0) & (used[None, :] <= used[:, None])
-    stays = np.ones(len(strategies), dtype=bool)
-    for strategy in reversed(range(len(strategies))):
-        others = replaces[strategy] & stays
-        others[strategy] = False
-        stays[strategy] = not others.any()
-    return strategies[stays]
+    return strategies[undominated(replaces)]
 
 
 def _first_of_equal(seconds: Floats, used: Floats, layouts: list[Ints]) -> Ints:

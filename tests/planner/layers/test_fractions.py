@@ -15,7 +15,7 @@ from plait.ir.files import digest, dump
 from plait.ir.plan.memory_action import KEEP
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
-from plait.planner.candidate import Decision
+from plait.planner.candidate import Assignment, Decision
 from plait.planner.interop.galvatron_plan import to_galvatron
 from plait.planner.pins import pin_all
 from plait.planner.search.driver import SearchSpace
@@ -71,7 +71,7 @@ def every(model):
     for taken in product(map(parse_strategy, WORDS), repeat=len(running)):
         at = dict(zip(running, taken, strict=True))
         made = tuple(Decision(i, i + 1, at.get(i, taken[0]), KEEP) for i in calls)
-        found = pricer.mixed(made, (0, len(model.calls)), 1)
+        found = pricer.mixed(Assignment(made, model.batch, 1), (0, len(model.calls)))
         yield found.step_seconds, found.peak_bytes, any(s.fraction != (1, 1) for s in taken)
 
 

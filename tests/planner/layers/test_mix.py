@@ -4,6 +4,7 @@ import itertools
 from math import inf
 
 import pytest
+from msgspec.structs import replace
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import InfeasibleError
@@ -20,7 +21,9 @@ from plait.planner.search.driver import SearchSpace
 @pytest.fixture(scope="module")
 def space(traced):
     model, cluster = rescale(traced("gpt2"), 64), load_cluster("4xa100-80")
-    pricer = CandidatePricer(FunctionPrices(model, cluster), model.batch, optimizer_states("adamw", False, 4))
+    pricer = CandidatePricer(
+        FunctionPrices(model, cluster), model.batch, optimizer_states("adamw", False, 4)
+    )
     made = SearchSpace(pricer, PlanOptions(roles=("pp", "dp", "zero1", "zero3")), 1 << 60)
     made.run()
     return made
@@ -47,7 +50,7 @@ def test_one_stage_is_as_fast_as_any_assignment(space):
         group = [*group[:2], group[-1]]
         bounds = [0, len(pricer.calls)]
         priced = [
-            pricer.mixed(d, bounds, group[0].micro_batches)
+            pricer.mixed(replace(group[0].assignment, decisions=d), bounds)
             for d in choices(pricer, group, group[0])
         ]
         peaks = sorted(c.peak_bytes for c in group)

@@ -6,7 +6,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import UsageError
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
-from plait.planner.search.baselines import parse_baselines, baseline_plan
+from plait.planner.search.baselines import baseline_plan, parse_baselines
 from plait.planner.search.driver import SearchSpace
 
 

@@ -1,0 +1,131 @@
+"""Costs of pipeline stages before batch axes shard anything, and a model partitioned into stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from ...cost_model.communication.stage_transfer import TransferPayload, coding_bytes, message_bytes
+from ...cost_model.pipeline.closed_form import fractions
+from ...ir.compression.program import CompressionProgram
+from ...ir.plan.interleave import assign_chunks
+from ...ir.plan.plan import Span
+from ...ir.plan.strategy import Strategy
+from ...ir.plan.workload import CompressibleTransfer, StageBytes
+
+
+class StageCost(msgspec.Struct, frozen=True):
+    """Costs of a stage's calls of one strategy, before the batch axes shard anything.
+
+    Seconds are per micro-batch, those of batch-only calls per step. `bytes`: per device;
+    `outgoing_compressible`, `incoming_compressible`: parts of its transfers that may be compressed.
+    """
+
+    model_chunks: tuple[Span, ...]
+    forward_seconds: float
+    backward_seconds: float
+    communication_seconds: float
+    batch_only_seconds: float
+    bytes: StageBytes
+    outgoing_compressible: CompressibleTransfer = CompressibleTransfer()
+    incoming_compressible: CompressibleTransfer = CompressibleTransfer()
+
+    @property
+    def transfer(self) -> TransferPayload:
+        """Transfer to the next stage."""
+        return TransferPayload(self.bytes.outgoing_bytes, self.outgoing_compressible)
+
+    def encoded(self, program: CompressionProgram | None) -> StageCost:
+        """This cost with stage transfers compressed by `program`; unchanged without one."""
+        if program is None or not (
+            self.outgoing_compressible.elements or self.incoming_compressible.elements
+        ):
+            return self
+        incoming = TransferPayload(self.bytes.incoming_bytes, self.incoming_compressible)
+        encoded_bytes = replace(
+            self.bytes,
+            message_bytes=message_bytes(self.transfer, program),
+            codec_bytes=coding_bytes(self.transfer, incoming, program),
+        )
+        return replace(self, bytes=encoded_bytes)
+
+
+class StrategyCost(NamedTuple):
+    """Cost of the calls of one strategy in one stage."""
+
+    strategy: Strategy
+    cost: StageCost
+
+
+class StageTimes(NamedTuple):
+    """Seconds of a stage, with what its batch axes communicate.
+
+    Forward and backward are per micro-batch, and so is the communication in both; synchronisation,
+    the optimizer and batch-only calls run once per step.
+    """
+
+    forward_seconds: float
+    backward_seconds: float
+    communication_seconds: float
+    per_step_seconds: float
+
+    @property
+    def busy_seconds(self) -> float:
+        """Seconds per micro-batch."""
+        return self.forward_seconds + self.backward_seconds
+
+
+class StageMemory(NamedTuple):
+    """Bytes of a stage at its peak, by term."""
+
+    terms: tuple[tuple[str, int], ...]
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(amount for _, amount in self.terms)
+
+
+class EndShares(NamedTuple):
+    """Fractions of a stage's seconds that its first and its last model chunk take."""
+
+    first: float
+    last: float
+
+
+class StagePartition(msgspec.Struct, frozen=True):
+    """A model partitioned into pipeline stages; equal stages share one `StageCost`.
+
+    `bounds`: first call of every model chunk, then the number of calls; `cost_index`: index into
+    `stage_costs` for every stage; `send_seconds`: transfer to the next stage; `saved_bytes`: bytes
+    that each model chunk saves, for every item of `stage_costs`.
+    """
+
+    bounds: tuple[int, ...]
+    stage_costs: tuple[StageCost, ...]
+    cost_index: tuple[int, ...]
+    send_seconds: tuple[float, ...]
+    end_shares: tuple[EndShares, ...]
+    saved_bytes: tuple[tuple[float, ...], ...]
+
+
+def end_chunk_shares(
+    seconds: Sequence[float], stages: Sequence[Sequence[Span]]
+) -> tuple[EndShares, ...]:
+    """Shares of the end chunks of every stage, from the seconds of every call."""
+    fractions_per_stage = (
+        fractions([sum(seconds[first:last]) for first, last in chunk_spans])
+        for chunk_spans in stages
+    )
+    return tuple(
+        EndShares(chunk_fractions[0], chunk_fractions[-1])
+        for chunk_fractions in fractions_per_stage
+    )
+
+
+def stage_model_chunks(bounds: Sequence[int], model_chunks: int) -> list[tuple[Span, ...]]:
+    """Call spans of the model chunks of every stage, `model_chunks` of them per stage."""
+    return assign_chunks(list(pairwise(bounds)), (len(bounds) - 1) // model_chunks)

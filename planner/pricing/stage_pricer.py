@@ -1,0 +1,169 @@
+"""Times and memory of pipeline stages under their batch axes.
+
+Generated programs do not overlap communication with compute yet, so it is not hidden here
+either unless the execution model says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from ...cost_model.communication.data_parallel import BatchAxes
+from ...cost_model.memory.peak import (
+    InFlight,
+    host_bytes,
+    interleaved_in_flight,
+    memory_terms,
+    micro_batches_in_flight,
+)
+from ...cost_model.operators.roofline import stream_seconds
+from ...cost_model.pipeline.overlap import exposed_seconds
+from ...ir.cached import cached_method
+from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
+from ...ir.plan.plan import Optimizer, Stage
+from ...ir.plan.strategy import ROLES, Strategy
+from ...ir.plan.workload import StrategyBytes
+from ...ir.program import SMALL_BYTES
+from ..candidate import RunPoint
+from ..compression.collectives import CollectiveCompressor, TrainedWeights
+from .call_prices import CallPrices
+from .stage_cost import StageCost, StageMemory, StageTimes, StrategyCost
+
+
+class StagePricer:
+    """Prices stages of one model on one cluster for one optimizer."""
+
+    def __init__(
+        self,
+        call_prices: CallPrices,
+        item_bytes: int,
+        optimizer: Optimizer,
+        compressor: CollectiveCompressor | None,
+    ) -> None:
+        self.call_prices, self.optimizer, self.compressor = call_prices, optimizer, compressor
+        function_prices = call_prices.function_prices
+        self.cluster, self.execution = function_prices.cluster, function_prices.execution
+        self.item_bytes = item_bytes
+        self.gradient_scale = (self.execution.gradient_item_bytes or item_bytes) / item_bytes
+        sizes = [p.type.bytes for p in function_prices.model.parameters if p.trainable]
+        self.trainable_bytes = sum(sizes)
+        self.small_share = sum(n for n in sizes if n < SMALL_BYTES) / max(self.trainable_bytes, 1)
+
+    @cached_method
+    def batch_axes(self, strategy: Strategy) -> BatchAxes:
+        """Batch axes of a strategy, compressed where that pays off for an average stage."""
+        programs = {}
+        if self.compressor is not None:
+            degree = strategy.stages * prod(n for r, n in strategy.axes if ROLES[r].operators)
+            weights = TrainedWeights(
+                self.trainable_bytes // degree,
+                self.item_bytes,
+                self.gradient_scale,
+                self.small_share,
+                max(1, len(self.call_prices.calls) // strategy.stages),
+            )
+            point = RunPoint(strategy, self.call_prices.global_batch, 1)
+            step_seconds = self.call_prices.lower_bound_seconds(point)
+            programs = self.compressor.choose(strategy, self.cluster, weights, step_seconds)
+        return BatchAxes(
+            strategy,
+            self.cluster,
+            self.gradient_scale,
+            self.item_bytes,
+            programs,
+            COMPRESSED_OPTIMIZERS.get(self.optimizer.name),
+        )
+
+    def in_flight(
+        self, stages: int, number: int, micro_batches: int, saved: Sequence[float] = ()
+    ) -> float:
+        """Peak number of micro-batches whose activations stage `number` holds.
+
+        `saved`: bytes saved by each of its model chunks; empty without interleaving.
+        """
+        if len(saved) > 1:
+            return interleaved_in_flight(stages, number, micro_batches, saved)
+        after = stages - 1 - number
+        return micro_batches_in_flight(after, stages, micro_batches, self.execution.chunks)
+
+    def memory(
+        self, strategy_costs: Sequence[StrategyCost], micro_batches: int, in_flight: float
+    ) -> StageMemory:
+        """Bytes by term of a stage with this many micro-batches in flight."""
+        terms = memory_terms(
+            [(cost.bytes, self.batch_axes(strategy)) for strategy, cost in strategy_costs],
+            self.optimizer,
+            self.execution,
+            InFlight(in_flight, micro_batches, len(strategy_costs[0].cost.model_chunks)),
+            self.cluster.device,
+        )
+        return StageMemory(terms)
+
+    def stage(
+        self,
+        strategy_costs: Sequence[StrategyCost],
+        micro_batches: int,
+        in_flight: float,
+        reshard_seconds: float,
+    ) -> Stage:
+        """A stage from its costs by strategy.
+
+        `reshard_seconds` per micro-batch are spent between strategies, half of them in forward.
+        """
+        times = [
+            self.times(cost, self.batch_axes(strategy), micro_batches)
+            for strategy, cost in strategy_costs
+        ]
+        outgoing = max((cost.transfer for _, cost in strategy_costs), key=lambda c: c.bytes)
+        shares = tuple(StrategyBytes(strategy, cost.bytes) for strategy, cost in strategy_costs)
+        return Stage(
+            strategy_costs[0].cost.model_chunks,
+            float(in_flight),
+            sum(t.forward_seconds for t in times) + reshard_seconds / 2,
+            sum(t.backward_seconds for t in times) + reshard_seconds / 2,
+            sum(t.communication_seconds for t in times) + reshard_seconds,
+            sum(t.per_step_seconds for t in times),
+            outgoing.bytes,
+            self.memory(strategy_costs, micro_batches, in_flight).terms,
+            shares,
+            reshard_seconds,
+            host_bytes([s.bytes for s in shares], in_flight),
+            outgoing.large,
+        )
+
+    def times(self, cost: StageCost, axes: BatchAxes, micro_batches: int) -> StageTimes:
+        """Seconds of one strategy's calls in a stage."""
+        weights = cost.bytes
+        small = weights.small_tensor_bytes / max(weights.trained_bytes, 1)
+        per_call = weights.call_weight_bytes
+        gather = sum(n * axes.gather_seconds(amount, small) for amount, n in per_call)
+        scatter = sum(n * axes.scatter_seconds(amount, small) for amount, n in per_call)
+        reduce = axes.reduce_seconds(weights.trained_bytes, weights.partial_gradient_bytes, small)
+        update_gather = axes.update_gather_seconds(weights.trained_bytes, small)
+        forward, backward = cost.forward_seconds, cost.backward_seconds
+        if micro_batches > 1:
+            backward += self.accumulation_seconds(weights.trained_bytes, axes)
+        in_backward = gather + scatter
+        if self.execution.overlap:
+            gather = exposed_seconds(forward, gather)
+            in_backward = exposed_seconds(backward, in_backward)
+            reduce = exposed_seconds(backward, reduce)
+            update_gather = exposed_seconds(forward, update_gather)
+        sync = reduce + update_gather + self.optimizer_seconds(weights.trained_bytes, axes)
+        return StageTimes(
+            forward + gather,
+            backward + in_backward,
+            cost.communication_seconds + gather + in_backward,
+            sync + cost.batch_only_seconds,
+        )
+
+    def accumulation_seconds(self, weight_bytes: int, axes: BatchAxes) -> float:
+        """Seconds to add a micro-batch's gradients to the accumulated ones."""
+        moved_bytes = 2 * weight_bytes * self.gradient_scale * axes.local_fraction("gradient")
+        return stream_seconds("accumulate", moved_bytes, self.cluster.device)
+
+    def optimizer_seconds(self, weight_bytes: int, axes: BatchAxes) -> float:
+        """Seconds of the optimizer's update, bound by memory bandwidth."""
+        moved_bytes = axes.local_bytes(weight_bytes * (2 + self.optimizer.states), "optimizer")
+        return stream_seconds(self.optimizer.name, moved_bytes * 2, self.cluster.device)
