@@ -3,6 +3,9 @@
 import pytest
 
 from plait.tests import zoo
+from plait.tests.golden import golden, pytest_addoption
+
+__all__ = ["golden", "pytest_addoption", "traced"]
 
 
 @pytest.fixture(scope="session")

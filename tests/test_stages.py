@@ -1,0 +1,97 @@
+"""Six small models through all stages, as text: traced, planned, explained, lowered and generated."""
+
+import functools
+from typing import NamedTuple
+
+import pytest
+
+import plait
+from plait.api.plans.explanation import explain
+from plait.codegen.lower import LoweredFunction, lower
+from plait.codegen.program import compile_program
+from plait.ir.analysis.dataflow import analyse_dataflow
+from plait.ir.model import Model
+from plait.ir.program import Program
+from plait.ir.text.function import parse_function, parse_halves, print_function, print_halves
+from plait.ir.text.model import parse_model, print_model
+from plait.ir.text.summary import calls_of
+
+PINS = {
+    "gpt2": "*:dp=2,tp=2",
+    "llama": "*:pp=2,tp=2,sp",
+    "mixtral": "*:ep=2,tp=2",
+    "bert": "*:zero1=2,tp=2",
+    "convnext": "*:dp=4",
+    "t5": "*:pp=2,zero3=2",
+}
+CLUSTER = "4xa100-80"
+
+
+class Stages(NamedTuple):
+    """One model after every stage; `layer` is the function of most operators, lowered."""
+
+    model: Model
+    plan: plait.Plan
+    layer: LoweredFunction
+    program: Program
+
+
+@pytest.fixture(scope="session")
+def stages(traced):
+    """`stages(name)`: a model of the zoo, planned for four devices under its pin and compiled."""
+
+    @functools.cache
+    def of(name: str) -> Stages:
+        model = traced(name)
+        plan = plait.plan(model, cluster=CLUSTER, pin=PINS[name])
+        lowered = lower(plan, model, analyse_dataflow(model))
+        layer = max(lowered, key=lambda low: calls_of(model, low.function.name) * len(low.local.ops))
+        return Stages(model, plan, layer, compile_program(plan, model))
+
+    return of
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_traced_model(stages, golden, name):
+    text = print_model(stages(name).model)
+    assert parse_model(text) == stages(name).model
+    golden(text, f"{name}.1-model")
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_plan(stages, golden, name):
+    golden(str(stages(name).plan), f"{name}.2-plan")
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_explanation(stages, golden, name):
+    golden(explain(stages(name).plan), f"{name}.3-explain")
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_per_device_function(stages, golden, name):
+    local = stages(name).layer.local
+    text = print_function(local)
+    assert parse_function(text) == local
+    golden(text, f"{name}.5-local")
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_forward_and_backward(stages, golden, name):
+    layer = stages(name).layer
+    text = print_halves(layer.halves, layer.local.types)
+    assert parse_halves(text) == layer.halves
+    golden(text, f"{name}.6-halves")
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_generated_function(stages, golden, name):
+    golden(
+        dict(stages(name).program.files)[f"functions/{stages(name).layer.name}.py"],
+        f"{name}.7-function",
+    )
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_generated_stage(stages, golden, name):
+    golden(dict(stages(name).program.files)["stage_0.py"], f"{name}.8-stage")
