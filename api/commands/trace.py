@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import add_json, add_source, source_of
 from .output import note, print_json
+from .print_after import add_print_after, pass_printer, trace_printers
 
 if TYPE_CHECKING:
     from ...ir.model import Model
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_json(parser)
+    add_print_after(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the model as JSON")
     parser.add_argument(
         "--text", action="store_true", help="print everything, as `parse_model` reads it"
@@ -28,7 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ...ir.text.summary import parameters, summary
     from ..formats import files
 
-    model = source_of(arguments).load()
+    printer = pass_printer(arguments, trace_printers()) if arguments.print_after else None
+    model = source_of(arguments).load(observer=printer)
+    if printer is not None:
+        printer.finish()
+        return 0
     if arguments.output:
         files.write(Path(arguments.output), model, "plait/model")
         note(f"wrote {arguments.output}")

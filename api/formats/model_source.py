@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from ...ir.lowering.rescale import rescale
+from ...ir.lowering.rescale import Rescale
 from ...ir.model import Model
+from ...ir.passes import Observer, run
 from ...ir.verify import verify_model
 from . import files
 
@@ -25,9 +26,9 @@ class ModelSource(NamedTuple):
         """Whether it is a traced model's file, which has no weights."""
         return self.source.endswith(".json") and not self.source.startswith("hf:")
 
-    def load(self, global_batch: int | None = None) -> Model:
+    def load(self, global_batch: int | None = None, observer: Observer | None = None) -> Model:
         """The model, with `global_batch` samples where given, else with those of the source."""
-        return load_model(*self, global_batch)
+        return load_model(*self, global_batch, observer)
 
     def __str__(self) -> str:
         """The JSON text that plans keep and the `main.py` of a program reads back."""
@@ -35,17 +36,25 @@ class ModelSource(NamedTuple):
 
 
 def load_model(
-    source: str, batch: int | None = None, seq: int | None = None, global_batch: int | None = None
+    source: str,
+    batch: int | None = None,
+    seq: int | None = None,
+    global_batch: int | None = None,
+    observer: Observer | None = None,
 ) -> Model:
-    """Trace or read the model of a source (see `ModelSource`). Raises FileError, UsageError and
-    TraceError."""
+    """Trace or read the model of a source (see `ModelSource`); `observer` is shown what passes give.
+    Raises FileError, UsageError and TraceError."""
     if not ModelSource(source).is_file:
         from ...ir.capture import load_source, trace
 
         traced = load_source(source, batch=batch, seq=seq)
-        return trace(traced.model, traced.batch, traced.loss_fn, batch_size=global_batch)
+        return trace(
+            traced.model, traced.batch, traced.loss_fn, batch_size=global_batch, observer=observer
+        )
     model = read_model(Path(source))
-    return model if global_batch in (None, model.batch) else rescale(model, global_batch)
+    if global_batch is None or global_batch == model.batch:
+        return model
+    return run(Rescale(global_batch), model, observer)
 
 
 def read_model(path: Path) -> Model:

@@ -6,23 +6,28 @@ import contextlib
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from ..errors import TraceError
 from ..model import Model
-from .assemble import assemble
+from ..passes import Observer, run
+from .assemble import Assemble
+from .differentiate import Differentiate
 from .execute import execute, run_ops
-from .export import LossFunction, Recording, record
+from .export import Export, LossFunction
 from .export import batch_size as _batch_size
-from .graph import FlatGraph
 from .operators.elementary import call_key
-from .passes import decompose as _decompose  # noqa: F401  (registers its rules)
-from .passes.functionalize import UnsupportedNode, read
-from .passes.rewrite import rewrite
+from .outline import Outline
+from .passes.decompose import Decompose
+from .passes.functionalize import Functionalize, UnsupportedNode
+from .passes.rewrite import Rewrite
+from .passes.simplify import Simplify
 from .resolve import resolve
 from .sources.source import Source, load_source, materialize
 
 __all__ = [
+    "TRACE_PASSES",
     "Source",
     "call_key",
     "execute",
@@ -33,6 +38,17 @@ __all__ = [
     "trace",
 ]
 
+TRACE_PASSES = (
+    Export,
+    Functionalize,
+    Decompose,
+    Rewrite,
+    Outline,
+    Simplify,
+    Differentiate,
+    Assemble,
+)
+
 
 def trace(
     model: nn.Module,
@@ -41,6 +57,7 @@ def trace(
     *,
     name: str | None = None,
     batch_size: int | None = None,
+    observer: Observer | None = None,
 ) -> Model:
     """Trace one training step of `model` on `batch`, without computing or allocating anything.
 
@@ -49,13 +66,15 @@ def trace(
     output itself. The model is traced as configured (`train()` or `eval()`) and left untouched.
     `batch_size`: samples in dimension 0 of every batched tensor while tracing. Without it a batch
     of one sample is traced as two, since a size of 1 does not tell which dimension is the batch.
+    `observer` is shown what every pass gives.
 
     Raises TraceError with the file and line of what cannot be traced.
     """
     with _on_cpu():
         size = _batch_size(batch)
         traced = max(size, 2) if batch_size is None else batch_size
-        return _trace(model, batch, loss_fn, name or type(model).__name__, size, traced)
+        export = Export(batch, loss_fn, traced)
+        return _trace(export, model, observer, name or type(model).__name__)
 
 
 def _on_cpu() -> contextlib.AbstractContextManager[Any]:
@@ -64,29 +83,27 @@ def _on_cpu() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if default else torch.device("cpu")
 
 
-def _trace(
-    model: nn.Module, batch: Any, loss_fn: LossFunction | None, name: str, size: int, traced: int
-) -> Model:
+def _trace(export: Export, model: nn.Module, observer: Observer | None, name: str) -> Model:
     try:
-        recording = record(model, batch, loss_fn, traced)
+        recording = run(export, model, observer)
     except TraceError:
-        if traced == size:
+        size = _batch_size(export.batch)
+        if export.traced == size:
             raise
-        traced = size
-        recording = record(model, batch, loss_fn, traced)
-    graph = _read(recording, model, batch, loss_fn, traced)
-    return assemble(name, rewrite(graph), recording, traced)
-
-
-def _read(
-    recording: Recording, model: nn.Module, batch: Any, loss_fn: LossFunction | None, traced: int
-) -> FlatGraph:
+        export = replace(export, traced=size)
+        recording = run(export, model, observer)
     try:
-        return read(recording)
+        graph = run(Functionalize(), recording, observer)
     except UnsupportedNode as error:
-        # source lines cost time, so only a second recording keeps them
-        with_lines = record(model, batch, loss_fn, traced, lines=True)
-        nodes = list(with_lines.graph.graph.nodes)[error.index :]
-        # a mode change has no line, the operators under it do
-        lines = ((node.meta.get("custom") or {}).get("line") for node in nodes)
-        raise TraceError(f"{next(filter(None, lines), 'the model')}: {error}") from error
+        raise _located(error, export, model) from error
+    graph = run(Rewrite(), run(Decompose(), graph, observer), observer)
+    return run(Assemble(name, export.traced, recording, observer), graph, observer)
+
+
+def _located(error: UnsupportedNode, export: Export, model: nn.Module) -> TraceError:
+    """The error with the user's line, which only a second recording keeps: lines cost time."""
+    with_lines = replace(export, lines=True).apply(model)
+    nodes = list(with_lines.graph.graph.nodes)[error.index :]
+    # a mode change has no line, the operators under it do
+    lines = ((node.meta.get("custom") or {}).get("line") for node in nodes)
+    return TraceError(f"{next(filter(None, lines), 'the model')}: {error}")

@@ -6,23 +6,37 @@ import re
 from collections.abc import Hashable
 
 from ..model import Call, Function, Model, ModelInput, Op
+from ..passes import Observer, Pass, run
 from .batch import unique
-from .differentiate import BodyInput, FunctionBody, InputKind, differentiate
+from .differentiate import BodyInput, Differentiate, FunctionBody, InputKind
 from .export import ROOT, Recording
 from .graph import FlatGraph, replace
-from .outline import GraphSegment, canonical, outline
+from .outline import GraphSegment, Outline, canonical
 
 RANDOM = {"plait.dropout.default": 3, "plait.attention.default": 8}
 
 
-def assemble(name: str, graph: FlatGraph, recording: Recording, batch: int) -> Model:
-    """Outline the graph, differentiate each distinct segment once, and name the results."""
-    return _Assembler(graph, recording).model(name, batch)
+class Assemble(Pass[FlatGraph, Model], frozen=True):
+    """Outline a graph, differentiate each distinct segment once, and name the results.
+
+    `model_name` and `batch` are the model's; the observer is shown what the passes inside give.
+    """
+
+    model_name: str
+    batch: int
+    recording: Recording
+    observer: Observer | None = None
+    name = "assemble"
+
+    def apply(self, value: FlatGraph) -> Model:
+        outline = Outline(self.recording.invocations)
+        segments = [s for s in run(outline, value, self.observer) if s.ops]
+        return _Assembler(value, self.recording, self.observer).model(self, segments)
 
 
 class _Assembler:
-    def __init__(self, graph: FlatGraph, recording: Recording) -> None:
-        self.graph, self.recording = graph, recording
+    def __init__(self, graph: FlatGraph, recording: Recording, observer: Observer | None) -> None:
+        self.graph, self.recording, self.observer = graph, recording, observer
         self.invocations = recording.invocations
         self.needs_gradient = graph.wanted()
         self.names = {value: i.name for value, i in graph.inputs.items()}
@@ -30,8 +44,7 @@ class _Assembler:
         self.function_names: set[str] = set()
         self.results = 0
 
-    def model(self, name: str, batch: int) -> Model:
-        segments = [s for s in outline(self.graph, self.invocations) if s.ops]
+    def model(self, options: Assemble, segments: list[GraphSegment]) -> Model:
         last_use = self.last_uses(segments)
         calls = [self.call(n, s, last_use) for n, s in enumerate(segments)]
         used = {v for s in segments for op in s.ops for v in op.operands()}
@@ -40,8 +53,9 @@ class _Assembler:
         )
         inputs: tuple[ModelInput, ...] = tuple(self.graph.inputs.values())
         functions = tuple(self.functions.values())
+        loss = self.names[self.graph.loss]
         return Model(
-            name, functions, tuple(calls), parameters, inputs, self.names[self.graph.loss], batch
+            options.model_name, functions, tuple(calls), parameters, inputs, loss, options.batch
         )
 
     def last_uses(self, segments: list[GraphSegment]) -> dict[int, int]:
@@ -104,15 +118,16 @@ class _Assembler:
         key = (segment.name if segment.unit is None else "", inputs, lines, outputs)
         if key not in self.functions:
             named = FunctionBody(self.function_name(segment), body.ops, body.inputs, body.outputs)
-            self.functions[key] = differentiate(named, types, self.scopes(segment))
+            step = Differentiate(types, self.scopes(segment), self.observer)
+            self.functions[key] = run(step, named, self.observer)
         return self.functions[key]
 
     def function_name(self, segment: GraphSegment) -> str:
         if segment.unit is None:
             return unique(segment.name, self.function_names)
         path, invocation = segment.unit
-        run = self.invocations[invocation] if invocation >= 0 else None
-        return unique(snake_case(run.class_name if run else path), self.function_names)
+        known = self.invocations[invocation] if invocation >= 0 else None
+        return unique(snake_case(known.class_name if known else path), self.function_names)
 
     def scopes(self, segment: GraphSegment) -> dict[str, str]:
         """Module paths inside the call, by invocation, with only [A-Za-z0-9_.] in them."""

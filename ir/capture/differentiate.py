@@ -13,13 +13,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..errors import TraceError
 from ..model import Function, Input, ModelInput, Op, Output
+from ..passes import Observer, Pass, run
 from ..tensor import TensorType
 from .execute import run_op
 from .export import Invocation, Recording
 from .graph import live_ops, replace, substitute
 from .literals import DTYPES
 from .passes.functionalize import UnsupportedNode, read_outputs
-from .passes.simplify import simplify
+from .passes.simplify import JointGraph, Simplify
 from .torch_private import FakeTensorMode
 
 InputKind = Literal["parameter", "buffer", "activation", "key"]
@@ -45,31 +46,30 @@ class FunctionBody:
     outputs: tuple[tuple[int, bool], ...]
 
 
-def differentiate(
-    body: FunctionBody, types: Sequence[TensorType], scopes: dict[str, str]
-) -> Function:
-    """Differentiate a body; `scopes` maps the invocation numbers in `Op.scope` to paths.
+class Differentiate(Pass[FunctionBody, Function], frozen=True):
+    """Derive the joint graph of a body whose values have these `types`.
 
-    Raises TraceError where no gradient can be derived.
+    `scopes` maps the invocation numbers in `Op.scope` to module paths. Raises TraceError where no
+    gradient can be derived.
     """
-    recording = _record(body, types)
-    try:
-        graph, outputs = read_outputs(recording)
-    except UnsupportedNode as error:
-        raise TraceError(f"in {body.name}: {error}") from error
-    input_count = len(body.inputs)
-    tangent_count = sum(wanted for _, wanted in body.outputs)
-    ops, renamed = simplify(graph.ops, graph.types)
-    outputs = tuple(renamed.get(v, v) for v in outputs)
-    results, gradients = outputs[: len(body.outputs)], outputs[len(body.outputs) :]
-    ops = live_ops(ops, set(outputs))
-    needed = live_ops(ops, set(results))
-    forward_values = {r for op in needed for r in op.results if r >= 0}
-    backward = [op for op in ops if forward_values.isdisjoint(op.results)]
-    forward = [op for op in ops if not forward_values.isdisjoint(op.results)]
-    return _numbered(
-        body, forward, backward, results, gradients, input_count, tangent_count, graph.types, scopes
-    )
+
+    types: Sequence[TensorType]
+    scopes: dict[str, str]
+    observer: Observer | None = None
+    name = "differentiate"
+
+    def apply(self, value: FunctionBody) -> Function:
+        try:
+            graph, outputs = read_outputs(_record(value, self.types))
+        except UnsupportedNode as error:
+            raise TraceError(f"in {value.name}: {error}") from error
+        joint = run(Simplify(), JointGraph(graph.ops, graph.types, outputs), self.observer)
+        results = joint.outputs[: len(value.outputs)]
+        needed = live_ops(joint.ops, set(results))
+        forward_values = {r for op in needed for r in op.results if r >= 0}
+        backward = [op for op in joint.ops if forward_values.isdisjoint(op.results)]
+        forward = [op for op in joint.ops if not forward_values.isdisjoint(op.results)]
+        return _numbered(value, forward, backward, joint, self.scopes)
 
 
 def _record(body: FunctionBody, types: Sequence[TensorType]) -> Recording:
@@ -150,20 +150,18 @@ def _numbered(
     body: FunctionBody,
     forward: list[Op],
     backward: list[Op],
-    results: tuple[int, ...],
-    gradients: tuple[int, ...],
-    input_count: int,
-    tangent_count: int,
-    types: list[TensorType],
+    joint: JointGraph,
     scopes: dict[str, str],
 ) -> Function:
     """Build the function, values numbered: inputs, tangents, then results in order."""
+    input_count, tangent_count = len(body.inputs), sum(wanted for _, wanted in body.outputs)
+    results, gradients = joint.outputs[: len(body.outputs)], joint.outputs[len(body.outputs) :]
     number = {value: value for value in range(input_count + tangent_count)}
     for op in (*forward, *backward):
         for result in op.results:
             if result >= 0:
                 number[result] = len(number)
-    names = [types[value] for value in number]
+    types = tuple(joint.types[value] for value in number)
     ops = tuple(
         replace(
             substitute(op, number),
@@ -182,4 +180,4 @@ def _numbered(
         Output(number[r], next(tangent) if wanted else None)
         for r, (_, wanted) in zip(results, body.outputs, strict=True)
     )
-    return Function(body.name, tuple(names), inputs, outputs, ops, len(forward))
+    return Function(body.name, types, inputs, outputs, ops, len(forward))

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
 from ..model import ModelInput, Parameter
+from ..passes import Pass
 from . import batch as batches
 from .literals import DTYPES, tensor_type
 from .locate import current_user_line, trace_error
@@ -50,10 +51,25 @@ class Recording:
     invocations: list[Invocation] = field(default_factory=list)
 
 
-def record(
-    model: nn.Module, batch: Any, loss_fn: LossFunction | None, traced: int, lines: bool = False
+class Export(Pass[nn.Module, Recording], frozen=True):
+    """Record the forward pass and the loss of a module on a batch.
+
+    `traced`: samples in dimension 0 of batched tensors; `lines`: keep source lines.
+    """
+
+    batch: Any
+    loss_fn: LossFunction | None
+    traced: int
+    lines: bool = False
+    name = "export"
+
+    def apply(self, value: nn.Module) -> Recording:
+        return _record(value, self.batch, self.loss_fn, self.traced, self.lines)
+
+
+def _record(
+    model: nn.Module, batch: Any, loss_fn: LossFunction | None, traced: int, lines: bool
 ) -> Recording:
-    """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines."""
     inputs = batches.model_inputs(batch, batch_size(batch), traced)
     parameters = state_tensors(model)
     invocations = [Invocation("", type(model).__name__, -1)]

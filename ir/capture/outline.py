@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from ..model import Argument, Op, Ref
+from ..passes import Pass
 from .export import Invocation
 from .graph import FlatGraph
 
@@ -21,20 +22,26 @@ class GraphSegment:
     name: str = ""
 
 
-def outline(graph: FlatGraph, invocations: list[Invocation]) -> list[GraphSegment]:
-    """Segments in order; the first, perhaps empty, depends on the batch alone (`data`)."""
-    units = _Outliner(graph, invocations).units()
-    data, runs = GraphSegment(None, name="data"), list[GraphSegment]()
-    known = set(graph.inputs) | {v for v, p in graph.parameters.items() if p.kind != "parameter"}
-    for op, unit in zip(graph.ops, units, strict=True):
-        if unit is None and known.issuperset(op.operands()):
-            data.ops.append(op)
-            known.update(op.results)
-            continue
-        if not runs or runs[-1].unit != unit:
-            runs.append(GraphSegment(unit))
-        runs[-1].ops.append(op)
-    return [data, *_named(_joined(runs))]
+class Outline(Pass[FlatGraph, list[GraphSegment]], frozen=True):
+    """Cut a graph into segments in order; the first, perhaps empty, depends on the batch alone."""
+
+    invocations: list[Invocation]
+    name = "outline"
+
+    def apply(self, value: FlatGraph) -> list[GraphSegment]:
+        units = _Outliner(value, self.invocations).units()
+        data, runs = GraphSegment(None, name="data"), list[GraphSegment]()
+        known = set(value.inputs)
+        known |= {v for v, p in value.parameters.items() if p.kind != "parameter"}
+        for op, unit in zip(value.ops, units, strict=True):
+            if unit is None and known.issuperset(op.operands()):
+                data.ops.append(op)
+                known.update(op.results)
+                continue
+            if not runs or runs[-1].unit != unit:
+                runs.append(GraphSegment(unit))
+            runs[-1].ops.append(op)
+        return [data, *_named(_joined(runs))]
 
 
 def _joined(runs: list[GraphSegment]) -> list[GraphSegment]:

@@ -6,10 +6,21 @@ import msgspec
 
 from ..errors import UsageError
 from ..model import Argument, Function, Model, Op
+from ..passes import Pass
 from ..tensor import ITEM_BYTES, TensorType
 
 PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat")))
+
+
+class Cast(Pass[Model, Model], frozen=True):
+    """Change every floating-point type to `dtype`; raises UsageError for a type that is none."""
+
+    dtype: str
+    name = "cast"
+
+    def apply(self, value: Model) -> Model:
+        return cast_model(value, self.dtype)
 
 
 def cast_model(model: Model, dtype: str) -> Model:

@@ -11,7 +11,18 @@ from msgspec.structs import replace
 from ..analysis.dataflow import Dataflow, analyse_dataflow
 from ..errors import MismatchError
 from ..model import Argument, Function, Model, Op
+from ..passes import Pass
 from ..tensor import TensorType
+
+
+class Rescale(Pass[Model, Model], frozen=True):
+    """Change the number of samples to `batch`; raises MismatchError where a shape does not scale."""
+
+    batch: int
+    name = "rescale"
+
+    def apply(self, value: Model) -> Model:
+        return rescale(value, self.batch)
 
 
 def rescale(model: Model, batch: int) -> Model:

@@ -5,16 +5,40 @@ Autograd then derives decomposed backward operators too: a separate bias has a s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ...model import Argument, Op, Ref
+from ...passes import Pass
 from ...tensor import TensorType
-from ..graph import arguments
+from ..graph import FlatGraph, arguments
 from ..operators.shard_offsets import full_index
-from .rewrite import ResultValues, Rewriter, rule
+from .rewrite import COPIES, ResultValues, Rewriter, RewriteRule, Rules, apply_rules, identity, rule
+
+DECOMPOSITIONS: Rules = {}
 
 
-@rule("aten.linear.default")
+class Decompose(Pass[FlatGraph, FlatGraph], frozen=True):
+    """Replace operators by finer ones. Changes the graph."""
+
+    name = "decompose"
+
+    def apply(self, value: FlatGraph) -> FlatGraph:
+        return apply_rules(value, DECOMPOSITIONS)
+
+
+def decomposition(*targets: str) -> Callable[[RewriteRule], RewriteRule]:
+    """Register a rule for these operators."""
+    return rule(*targets, into=DECOMPOSITIONS)
+
+
+decomposition(*COPIES)(
+    identity
+)  # patterns of several operators are found without copies in between
+
+
+@decomposition("aten.linear.default")
 def linear(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """Add the bias separately, so that the product's reduction loop can be split."""
     bias = rewriter.operand(op, 2)
@@ -25,7 +49,7 @@ def linear(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit("aten.add.Tensor", (Ref(product), Ref(bias)), type_)
 
 
-@rule(*(f"aten.conv{n}d.{kind}" for n in (1, 2, 3) for kind in ("default", "padding")))
+@decomposition(*(f"aten.conv{n}d.{kind}" for n in (1, 2, 3) for kind in ("default", "padding")))
 def convolution(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """Add the bias of a convolution, one element per channel, separately."""
     bias = rewriter.operand(op, 2)
@@ -38,7 +62,7 @@ def convolution(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit("aten.add.Tensor", (Ref(product), Ref(row)), type_)
 
 
-@rule("aten.addmm.default", "aten.baddbmm.default")
+@decomposition("aten.addmm.default", "aten.baddbmm.default")
 def addmm(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """beta * added + alpha * (x @ y), one operator each."""
     added, product = rewriter.operand(op, 0), op.args[1:3]
@@ -54,7 +78,7 @@ def addmm(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit("aten.add.Tensor", (Ref(result), Ref(added)), type_)
 
 
-@rule("aten.floor.default")
+@decomposition("aten.floor.default")
 def stochastic_depth(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """floor(keep + rand(shape)) is 1 with probability `keep`, else 0 (stochastic depth)."""
     source = rewriter.made_by.get(op.operands()[0])
@@ -71,7 +95,7 @@ def stochastic_depth(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit("aten.mul.Scalar", (Ref(mask), keep), type_)
 
 
-@rule("aten.log_sigmoid.default")
+@decomposition("aten.log_sigmoid.default")
 def log_sigmoid(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """min(x, 0) - log(1 + exp(-|x|)); torch's operator saves a device-dependent buffer."""
     (x,), type_ = op.operands(), rewriter.types[op.results[0]]
@@ -96,7 +120,7 @@ LOSSES = {
 TOTALS = {1: "aten.mean.default", 2: "aten.sum.default"}
 
 
-@rule(*LOSSES)
+@decomposition(*LOSSES)
 def elementwise_loss(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """Elementwise losses, then their mean or sum, so that no gradient counts elements."""
     place = LOSSES[op.target]
@@ -110,7 +134,7 @@ def elementwise_loss(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit(TOTALS[reduction], (Ref(losses),), type_)
 
 
-@rule("aten.index_put.default")
+@decomposition("aten.index_put.default")
 def masked_assignment(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """x[mask] = number as `where(mask, number, x)`."""
     x, indices = rewriter.operand(op, 0), op.args[1]
@@ -126,7 +150,7 @@ def masked_assignment(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit("aten.where.self", (condition, Ref(value), Ref(x)), type_)
 
 
-@rule("aten.index.Tensor")
+@decomposition("aten.index.Tensor")
 def index_per_row(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """x[arange(n), columns] as a gather along dimension 1."""
     x, indices = op.operands()[0], op.args[1]
@@ -148,7 +172,7 @@ def index_per_row(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return (rewriter.reshaped(result, type_.shape),)
 
 
-@rule("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default")
+@decomposition("aten.adaptive_avg_pool1d.default", "aten.adaptive_avg_pool2d.default")
 def pool_to_one(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """Pooling to size 1 as a mean."""
     size = op.args[1]

@@ -15,6 +15,7 @@ from torch import fx
 
 from ...errors import TraceError
 from ...model import Argument, Parameter, Ref
+from ...passes import Pass
 from ...tensor import TensorType
 from ..export import ROOT, Recording
 from ..graph import KEY_TYPE, FlatGraph
@@ -62,15 +63,19 @@ class UnsupportedNode(Exception):
         self.index = index
 
 
-def read(recording: Recording) -> FlatGraph:
+class Functionalize(Pass[Recording, FlatGraph], frozen=True):
     """Convert a recording to a flat graph with its loss. Raises UnsupportedNode, TraceError."""
-    graph, outputs = read_outputs(recording)
-    (graph.loss,) = outputs
-    return graph
+
+    name = "functionalize"
+
+    def apply(self, value: Recording) -> FlatGraph:
+        graph, outputs = read_outputs(value)
+        (graph.loss,) = outputs
+        return graph
 
 
 def read_outputs(recording: Recording) -> tuple[FlatGraph, tuple[int, ...]]:
-    """Like `read`, for any number of outputs."""
+    """The flat graph of a recording with any number of outputs, and these."""
     reader = _Reader(recording)
     for index, node in enumerate(recording.graph.graph.nodes):
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from math import prod, sqrt
 
 from ...model import Argument, Op, Ref
+from ...passes import Pass
 from ...tensor import TensorType
 from ..graph import FlatGraph, arguments, substitute
 from ..operators.shard_offsets import full_index
@@ -17,27 +18,39 @@ from .masks import MaskAnalysis
 
 ResultValues = tuple[int, ...]
 RewriteRule = Callable[["Rewriter", Op], ResultValues | None]
-RULES: dict[str, RewriteRule] = {}
+Rules = dict[str, RewriteRule]
+REWRITES: Rules = {}
 
 
-def rule(*targets: str) -> Callable[[RewriteRule], RewriteRule]:
+def rule(*targets: str, into: Rules = REWRITES) -> Callable[[RewriteRule], RewriteRule]:
+    """Register a rule for these operators."""
+
     def register(function: RewriteRule) -> RewriteRule:
-        RULES.update(dict.fromkeys(targets, function))
+        into.update(dict.fromkeys(targets, function))
         return function
 
     return register
 
 
-def rewrite(graph: FlatGraph) -> FlatGraph:
+class Rewrite(Pass[FlatGraph, FlatGraph], frozen=True):
+    """Put plait's own operators in and remove operators without effect. Changes the graph."""
+
+    name = "rewrite"
+
+    def apply(self, value: FlatGraph) -> FlatGraph:
+        return apply_rules(value, REWRITES)
+
+
+def apply_rules(graph: FlatGraph, rules: Rules) -> FlatGraph:
     """Apply every rule once, in order, and remove dead operators. Changes `graph`."""
-    Rewriter(graph).run()
+    Rewriter(graph, rules).run()
     graph.drop_dead()
     return graph
 
 
 class Rewriter:
-    def __init__(self, graph: FlatGraph) -> None:
-        self.graph = graph
+    def __init__(self, graph: FlatGraph, rules: Rules) -> None:
+        self.graph, self.rules = graph, rules
         self.types = graph.types
         self.made_by: dict[int, Op] = {}
         self.renamed: dict[int, int] = {}
@@ -50,7 +63,7 @@ class Rewriter:
         for old in ops:
             op = substitute(old, self.renamed)
             self.scope = op.scope
-            apply = RULES.get(op.target)
+            apply = self.rules.get(op.target)
             values = apply(self, op) if apply else None
             if values is None:
                 self.graph.ops.append(op)
@@ -89,19 +102,16 @@ class Rewriter:
         ]
 
 
-@rule(
-    "aten.view.default",
-    "aten.reshape.default",
-    "aten.expand.default",
-    "aten._to_copy.default",
-    "aten.contiguous.default",
-    "aten.clone.default",
-    "aten.alias.default",
-    "aten.lift_fresh.default",
-    "aten.lift_fresh_copy.default",
-    "aten.slice.Tensor",
-    "aten.flatten.using_ints",
+# fmt: off
+COPIES = (
+    "aten.view.default", "aten.reshape.default", "aten.expand.default", "aten._to_copy.default",
+    "aten.contiguous.default", "aten.clone.default", "aten.alias.default", "aten.lift_fresh.default",
+    "aten.lift_fresh_copy.default", "aten.slice.Tensor", "aten.flatten.using_ints",
 )
+# fmt: on
+
+
+@rule(*COPIES)
 def identity(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """Remove copies and views that keep the tensor type."""
     source = rewriter.operand(op, 0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import NamedTuple
 
 from ...model import Argument, Op, Ref
+from ...passes import Pass
 from ...tensor import TensorType
-from ..graph import arguments, replace, substitute
+from ..graph import arguments, live_ops, replace, substitute
 
 IDENTITIES = frozenset(
     {"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"}
@@ -25,7 +27,26 @@ NEW = {"aten.new_zeros.default": 0.0, "aten.new_ones.default": 1.0, "aten.new_fu
 SLICES = {"aten.slice.Tensor": 1, "aten.slice_scatter.default": 2, "aten.slice_backward.default": 2}
 
 
-def simplify(ops: list[Op], types: list[TensorType]) -> tuple[list[Op], dict[int, int]]:
+class JointGraph(NamedTuple):
+    """Operators of a forward and its gradients, the types of all values, and the outputs of both."""
+
+    ops: list[Op]
+    types: list[TensorType]
+    outputs: tuple[int, ...]
+
+
+class Simplify(Pass[JointGraph, JointGraph], frozen=True):
+    """Remove operators that compute what others compute, or what nothing reads."""
+
+    name = "simplify"
+
+    def apply(self, value: JointGraph) -> JointGraph:
+        ops, renamed = _simplified(value.ops, value.types)
+        outputs = tuple(renamed.get(v, v) for v in value.outputs)
+        return JointGraph(live_ops(ops, set(outputs)), value.types, outputs)
+
+
+def _simplified(ops: list[Op], types: list[TensorType]) -> tuple[list[Op], dict[int, int]]:
     """Return the remaining operators, and which value replaces each removed one."""
     renamed: dict[int, int] = {}
     seen: dict[Hashable, tuple[int, ...]] = {}

@@ -1,0 +1,64 @@
+"""`--print-after PASS`: what a pass of the compiler gives, as text."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...ir.errors import UsageError
+from ...ir.passes import Observer, Pass
+from .output import note
+
+Printers = Mapping[str, Callable[[Any], str]]  # by the name of a pass
+
+
+def add_print_after(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--print-after", metavar="PASS", help="print what a pass gives, each time that it runs"
+    )
+
+
+class PassPrinter:
+    """An observer that prints what one pass gives."""
+
+    def __init__(self, name: str, printers: Printers) -> None:
+        self.name, self.printer, self.runs = name, printers[name], 0
+
+    def __call__(self, step: Pass[Any, Any], value: Any) -> None:
+        if step.name == self.name:
+            self.runs += 1
+            print(f"# after {self.name}\n{self.printer(value)}\n")
+
+    def finish(self) -> None:
+        """Say so where the pass did not run."""
+        if not self.runs:
+            note(f"{self.name} did not run, as where a model is read from a file")
+
+
+def pass_printer(arguments: argparse.Namespace, printers: Printers) -> PassPrinter | None:
+    """The observer that `--print-after` asks for; raises UsageError for a pass that is not known."""
+    name: str | None = arguments.print_after
+    if name is not None and name not in printers:
+        raise UsageError(f"unknown pass {name!r}; known: {', '.join(printers)}")
+    return None if name is None else PassPrinter(name, printers)
+
+
+def trace_printers() -> Printers:
+    """Printers for the passes of a trace."""
+    from ...ir.capture import text
+    from ...ir.text.function import print_function
+    from ...ir.text.model import print_model
+
+    return {
+        "export": text.print_recording,
+        "functionalize": text.print_graph,
+        "decompose": text.print_graph,
+        "rewrite": text.print_graph,
+        "outline": text.print_segments,
+        "simplify": text.print_joint_graph,
+        "differentiate": print_function,
+        "assemble": print_model,
+        "rescale": print_model,
+        "cast": print_model,
+    }
