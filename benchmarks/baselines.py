@@ -30,9 +30,9 @@ from plait.ir.lowering.cast import in_precision
 from plait.ir.lowering.rescale import rescale
 from plait.ir.model import Model
 from plait.ir.plan.plan import Plan
-from plait.ir.verify import verify_plan
+from plait.ir.plan.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.search.baselines import parse_baselines, baseline_plan
+from plait.planner.search.baselines import baseline_plan, parse_baselines
 from plait.planner.search.driver import SearchSpace
 
 CLUSTERS = ("8xa100-40", "2x8xh100", "4x8xa100-80", "8x8xh100")

@@ -15,11 +15,11 @@ from pathlib import Path
 from plait.api.formats import files
 from plait.cost_model.hardware import load_any_cluster
 from plait.ir.devices.cluster import Cluster
-from plait.ir.devices.heterogeneous import HeterogeneousPlan
 from plait.ir.errors import InfeasibleError
 from plait.ir.lowering.cast import in_precision
 from plait.ir.lowering.rescale import rescale
 from plait.ir.model import Model
+from plait.ir.plan.heterogeneous import HeterogeneousPlan
 from plait.planner import PlanOptions
 from plait.planner.heterogeneous.judge import check
 from plait.planner.heterogeneous.search import plan

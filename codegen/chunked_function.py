@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..ir.layout import PARTIAL, Layout, shard_position
-from ..ir.lowering.localize import CHUNK
+from ..ir.mesh import CHUNK
 from .lower import LoweredFunction
-from .python_source import unpack_saved, tuple_source, wrapped
+from .python_source import tuple_source, unpack_saved, wrapped
 
 
 class BoundaryValue(NamedTuple):
@@ -43,8 +43,8 @@ class _ChunkedWriter:
     """Writes both functions; knows how chunks slice every boundary value of the function."""
 
     def __init__(self, lowered: LoweredFunction, values: dict[int, str]) -> None:
-        self.lowered, self.local, self.form = lowered, lowered.local, lowered.form
-        self.chunks, boundary = self.form.mesh.axes[-1].size, self.form.boundary
+        self.lowered, self.local, self.bound = lowered, lowered.local, lowered.bound
+        self.chunks, boundary = self.bound.mesh.axes[-1].size, self.bound.boundary
         source, local = lowered.function, self.local
         self.inputs = {
             local_value.value: self.boundary_value(values[local_value.value], full.value, layout)
@@ -79,7 +79,7 @@ class _ChunkedWriter:
         state = layout[-1]
         if not isinstance(state, tuple):
             return BoundaryValue(name, "", state == PARTIAL)
-        dim, outer = shard_position(self.form.axes.factors[value], layout, self.form.mesh, state)
+        dim, outer = shard_position(self.bound.axes.factors[value], layout, self.bound.mesh, state)
         return BoundaryValue(name, f"dim={dim}" + (f", outer={outer}" if outer > 1 else ""), False)
 
     def forward(self) -> list[str]:

@@ -8,18 +8,21 @@ import msgspec
 
 from ..ir.analysis.dataflow import Dataflow
 from ..ir.errors import MismatchError
-from ..ir.lowering.chunk import BoundSharding
+from ..ir.lowering.bound_sharding import BoundSharding
+from ..ir.lowering.chunk import bind_layers
+from ..ir.lowering.fit import verify_fit
 from ..ir.lowering.forward_backward import GraphHalves, partition
+from ..ir.lowering.localize import localize
 from ..ir.model import Function, Model
 from ..ir.plan.memory_action import MemoryAction
-from ..ir.plan.plan import Layers, Plan, Sharding
-from ..ir.verify import verify_fit
+from ..ir.plan.plan import Layers, Plan
+from ..ir.plan.sharding import Sharding
 from .python_source import identifier
 
 
 class LoweredFunction(msgspec.Struct, frozen=True):
     """One generated module: a per-device function, its forward and backward graphs, and the layers
-    that use it. `form`: how it was sharded; of a chunked function, the form of one chunk."""
+    that use it. `bound`: how it was sharded; of a chunked function, the sharding of one chunk."""
 
     name: str
     local: Function
@@ -29,7 +32,7 @@ class LoweredFunction(msgspec.Struct, frozen=True):
     sharding: Sharding
     layers: tuple[Layers, ...]
     function: Function
-    form: BoundSharding
+    bound: BoundSharding
 
     @property
     def chunked(self) -> bool:
@@ -58,8 +61,8 @@ def lower(plan: Plan, model: Model, dataflow: Dataflow) -> tuple[LoweredFunction
     for (number, memory), runs in uses.items():
         sharding = plan.shardings[number]
         function = model.function(sharding.function)
-        form = plan.bound_sharding(runs[0], function, axes[function.name])
-        local = form.localize(function)
+        bound = bind_layers(plan, runs[0], function, axes[function.name])
+        local = localize(bound)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, suffix))), memory, used_names)
@@ -67,7 +70,7 @@ def lower(plan: Plan, model: Model, dataflow: Dataflow) -> tuple[LoweredFunction
         halves = partition(local, runs[0].variant)
         lowered.append(
             LoweredFunction(
-                name, local, halves, memory, number, sharding, tuple(runs), function, form
+                name, local, halves, memory, number, sharding, tuple(runs), function, bound
             )
         )
     return tuple(lowered)

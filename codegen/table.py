@@ -8,24 +8,24 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from ..ir.analysis.dataflow import Dataflow, analyse_dataflow
-from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, COMPRESSED_OPTIMIZER_ROLE
+from ..ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS
 from ..ir.errors import MismatchError
 from ..ir.files import digest
 from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout
-from ..ir.lowering.localize import MICRO
 from ..ir.lowering.reshard import BoundaryLayouts
-from ..ir.mesh import Mesh
+from ..ir.mesh import MICRO, Mesh
 from ..ir.model import Model
 from ..ir.plan.flat_shard import FULL
-from ..ir.plan.plan import Layers, Plan, Sharding
+from ..ir.plan.plan import Layers, Plan
+from ..ir.plan.sharding import Sharding
 from ..ir.plan.strategy import ROLES
 from ..ir.program import (
     BatchTensor,
     CallRun,
     CompressedAxis,
-    ParameterSpec,
     Names,
     NumberedName,
+    ParameterSpec,
     ProgramTable,
 )
 

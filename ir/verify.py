@@ -8,17 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from math import gcd
 
-from .analysis.axes import Axes
 from .errors import FileError
-from .layout import Factors, Layout
-from .lowering.common_mesh import common_mesh
-from .mesh import Mesh
 from .model import Call, Function, Model, Op
-from .plan.flat_shard import FULL
-from .plan.plan import Plan, Sharding
-from .plan.strategy import ROLES
 from .tensor import ITEM_BYTES, TensorType
 
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
@@ -120,88 +112,3 @@ def verify_call(
     for result, buffer in call.updates:
         require(result in call.results, f"{where}.updates", f"no result {result!r}")
         require(buffer in parameters, f"{where}.updates", f"no buffer {buffer!r}")
-
-
-def verify_plan(plan: Plan) -> None:
-    """Raises FileError naming the JSON path; whether a plan fits a model is checked with the model."""
-    require(plan.mesh.size == plan.cluster.devices, "$.mesh", "not the cluster's devices")
-    for i, axis in enumerate(plan.mesh.axes):
-        require(axis.size >= 1, f"$.mesh.axes[{i}]", "not a size")
-    require(plan.micro_batches >= 1, "$.micro_batches", "at least one")
-    require(plan.global_batch % plan.micro_batches == 0, "$.micro_batches", "must divide the batch")
-    counts = {len(stage.model_chunks) for stage in plan.stages}
-    require(len(counts) == 1 and 0 not in counts, "$.stages", "not equally many pieces each")
-    at = 0
-    for i, (first, last) in enumerate(plan.model_chunks):
-        where = f"$.stages[{i % len(plan.stages)}].model_chunks[{i // len(plan.stages)}]"
-        require(first == at and last > at, where, "pieces must follow on")
-        at = last
-    calls, at = at, 0
-    for i, layers in enumerate(plan.layers):
-        require(layers.first == at and layers.last > at, f"$.layers[{i}]", "layers must follow on")
-        require(0 <= layers.sharding < len(plan.shardings), f"$.layers[{i}].sharding", "no such")
-        defined = not layers.memory.chunked or plan.chunking_of(layers) is not None
-        require(defined, f"$.layers[{i}].memory", f"no division says how to {layers.memory}")
-        at = layers.last
-    require(at == calls, "$.layers", "do not cover the stages")
-    for i, sharding in enumerate(plan.shardings):
-        verify_sharding(sharding, f"$.shardings[{i}]")
-        stages = sharding.strategy.stages
-        require(stages == len(plan.stages), f"$.shardings[{i}].strategy", f"has {stages} stages")
-    require(
-        plan.mesh == common_mesh([s.mesh for s in plan.strategies]),
-        "$.mesh",
-        "not the layers' grid",
-    )
-
-
-def verify_sharding(sharding: Sharding, where: str) -> None:
-    for i, (role, _) in enumerate(sharding.strategy.axes):
-        require(role in ROLES, f"{where}.strategy.axes[{i}]", f"unknown role {role!r}")
-    over, under = sharding.strategy.fraction
-    proper = 0 < over < under and gcd(over, under) == 1 and sharding.strategy.supports_fraction
-    require((over, under) == FULL or proper, f"{where}.strategy.fraction", "not between 0 and 1")
-    sizes = [size for role, size in sharding.strategy.axes if not ROLES[role].stages]
-    mesh = [axis.size for axis in sharding.mesh.axes[1:]]
-    require(mesh == sizes, f"{where}.mesh", "not micro and the strategy's axes")
-    axes = len(sharding.mesh.axes)
-    require(all(len(c) == axes for c in sharding.choices), f"{where}.choices", "one per mesh axis")
-    boundary = sharding.boundary
-    layouts = (*boundary.inputs, *boundary.outputs, *boundary.gradients, *boundary.tangents)
-    for layout in layouts:
-        require(layout is None or len(layout) == axes, f"{where}.boundary", "one per mesh axis")
-
-
-def verify_fit(plan: Plan, model: Model, axes: dict[str, Axes]) -> None:
-    """Raises FileError where a plan's layouts or options do not exist for this model."""
-    functions = {f.name: f for f in model.functions}
-    require(plan.model_chunks[-1][1] == len(model.calls), "$.stages", "not the model's calls")
-    for i, layers in enumerate(plan.layers):
-        name = plan.shardings[layers.sharding].function
-        for call in model.calls[layers.first : layers.last]:
-            require(call.function == name, f"$.layers[{i}]", f"{call.path} is a {call.function}")
-    for i, sharding in enumerate(plan.shardings):
-        where = f"$.shardings[{i}]"
-        require(sharding.function in functions, where, f"no function {sharding.function!r}")
-        function = functions[sharding.function]
-        known = axes[function.name]
-        require(len(sharding.choices) == len(function.ops), f"{where}.choices", "one per operator")
-        for chosen, op in zip(sharding.choices, known.ops, strict=True):
-            fits = all(0 <= number < len(op.options) for number in chosen)
-            require(fits, f"{where}.choices", f"no option {max(chosen)}")
-        counts = len(sharding.boundary.inputs), len(sharding.boundary.outputs)
-        have = len(function.inputs), len(function.outputs)
-        require(counts == have, f"{where}.boundary", f"{counts} layouts, the function has {have}")
-        for item, layout in zip(function.inputs, sharding.boundary.inputs, strict=True):
-            ok = _exists(known.factors[item.value], layout, sharding.mesh)
-            require(ok, f"{where}.boundary.inputs", f"{item.name} cannot lie as {layout}")
-
-
-def _exists(factors: Factors, layout: Layout, mesh: Mesh) -> bool:
-    degrees: dict[tuple[int, int], int] = {}
-    for state, axis in zip(layout, mesh.axes, strict=True):
-        if isinstance(state, tuple):
-            if not (0 <= state[0] < len(factors) and 0 <= state[1] < len(factors[state[0]])):
-                return False
-            degrees[state] = degrees.get(state, 1) * axis.size
-    return all(factors[dim][index] % n == 0 for (dim, index), n in degrees.items())

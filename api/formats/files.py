@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
-from ...ir.devices.heterogeneous import HeterogeneousPlan
 from ...ir.errors import FileError
 from ...ir.files import dump, load
 from ...ir.model import Model
 from ...ir.placement import GRAPH_FORMAT, Placement, PlacementGraph
+from ...ir.plan.heterogeneous import HeterogeneousPlan
 from ...ir.plan.plan import Plan
 
 T = TypeVar("T")

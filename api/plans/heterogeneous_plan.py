@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...ir.devices.heterogeneous import DeviceGroup, HeterogeneousPlan
 from ...ir.files import digest
+from ...ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan
 from ...ir.text.summary import one_line
 from ...ir.text.units import gib, seconds
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...cost_model.communication.stage_transfer import plan_transfers
 from ...cost_model.operators.operator_cost import Pricer
 from ...ir.analysis.dataflow import analyse_dataflow
-from ...ir.lowering.localize import MICRO, localize
-from ...ir.mesh import Axis, Mesh
+from ...ir.lowering.bound_sharding import bind
+from ...ir.lowering.localize import localize
+from ...ir.mesh import MICRO, Axis, Mesh
 from ...ir.model import Model
 from ...ir.plan.plan import Layers, Plan
 from ...ir.text.summary import one_line, schedule
@@ -86,11 +87,9 @@ def _insides(plan: Plan, model: Model) -> dict[int, Inside]:
     for number in sorted({x.sharding for x in plan.layers}):
         sharding = plan.shardings[number]
         function, known = model.function(sharding.function), axes[sharding.function]
-        local = localize(function, known, sharding.mesh, sharding.choices, sharding.boundary)
-        pricer = Pricer(plan.cluster, _in_space(sharding.mesh))
-        insides[number] = Inside(
-            local, on_a_device(local, function, known, sharding, pricer), str(number)
-        )
+        bound = bind(sharding, function, known)
+        local, pricer = localize(bound), Pricer(plan.cluster, _in_space(sharding.mesh))
+        insides[number] = Inside(local, on_a_device(local, bound, pricer), str(number))
     return insides
 
 
@@ -133,8 +132,8 @@ def _splits(plan: Plan, layers: Layers) -> Facts:
     facts: list[tuple[str, str]] = []
     for i, axis in enumerate(sharding.mesh.axes):
         if axis.size > 1 and axis.name != MICRO:
-            split = sum(choice[i] > 0 for choice in sharding.choices)
-            facts.append((f"{axis.name} splits", f"{split} of {len(sharding.choices)} operators"))
+            split = sum(not splits[i].replicates for splits in sharding.op_splits)
+            facts.append((f"{axis.name} splits", f"{split} of {len(sharding.op_splits)} operators"))
     return tuple(facts)
 
 

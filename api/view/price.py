@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...cost_model.operators.operator_cost import COLLECTIVES, Pricer, count_flops
-from ...ir.analysis.axes import Axes
 from ...ir.loops import declaration, shard_aware_name, site_of
-from ...ir.lowering.localize import MICRO, VIEWS
+from ...ir.lowering.bound_sharding import BoundSharding
+from ...ir.lowering.localize import VIEWS
+from ...ir.mesh import MICRO
 from ...ir.model import Function, Op
-from ...ir.plan.plan import Sharding
 from ...ir.text.units import seconds
 from .module_graph import Price, PricedOp
 from .report import Facts
@@ -44,11 +44,9 @@ def as_traced(function: Function) -> Price:
     return price
 
 
-def on_a_device(
-    local: Function, function: Function, axes: Axes, sharding: Sharding, pricer: Pricer
-) -> Price:
+def on_a_device(local: Function, bound: BoundSharding, pricer: Pricer) -> Price:
     """Prices for operators and collectives of the per-device program, of one micro-batch."""
-    splits = _splits(local, function, axes, sharding)
+    splits = _splits(local, bound)
 
     def price(op: Op) -> PricedOp:
         op_price = pricer.op(local, op)
@@ -82,20 +80,19 @@ def _shapes(function: Function, op: Op) -> Facts:
     return tuple((name, text) for name, text in pairs if text)
 
 
-def _splits(local: Function, function: Function, axes: Axes, sharding: Sharding) -> Splits:
+def _splits(local: Function, bound: BoundSharding) -> Splits:
     """Per local operator, which mesh axis splits which loop of the traced operator.
 
     The per-device program keeps the order of the operators and adds collectives and averages.
     """
     splits: Splits = {}
-    place = 0
+    place, ops = 0, bound.function.ops
     for op in local.ops:
-        if place < len(function.ops) and _stands_for(op, function.ops[place]):
-            options = axes.ops[place].options
-            chosen = zip(sharding.mesh.axes, sharding.choices[place], strict=True)
-            devices = (pair for pair in chosen if pair[0].size > 1 and pair[0].name != MICRO)
+        if place < len(ops) and _stands_for(op, ops[place]):
+            options = zip(bound.mesh.axes, bound.strategies[place], strict=True)
+            devices = (pair for pair in options if pair[0].size > 1 and pair[0].name != MICRO)
             splits[id(op)] = tuple(
-                (axis.name, loop) for axis, choice in devices for loop, _ in options[choice].splits
+                (axis.name, factor.loop) for axis, option in devices for factor in option.splits
             )
             place += 1
     return splits

@@ -16,6 +16,7 @@ from .. import ops as _declarations  # noqa: F401  (fills the registry)
 from ..layout import PARTIAL, REPLICATE, AxisPlacement, Factors
 from ..loops import Dims, Loops, declaration, site_of
 from ..model import Function, Op
+from ..plan.sharding import LoopFactor, OpSplit, op_split
 
 
 class OpStrategy(msgspec.Struct, frozen=True):
@@ -36,29 +37,49 @@ class OpStrategy(msgspec.Struct, frozen=True):
     inputs: tuple[AxisPlacement, ...]
     outputs: tuple[AxisPlacement, ...]
     mean: bool = False
-    partner: tuple[str, int] | None = None
+    partner: LoopFactor | None = None
     joint: bool = False
 
     @property
-    def splits(self) -> tuple[tuple[str, int], ...]:
-        """The (loop, factor index) that the axis splits: none, one, or a pair."""
-        split = ((self.loop, self.factor_index),) if self.loop else ()
+    def splits(self) -> tuple[LoopFactor, ...]:
+        """The factors that the axis splits: none, one, or a pair."""
+        split = (LoopFactor(self.loop, self.factor_index),) if self.loop else ()
         return split if self.partner is None else (*split, self.partner)
+
+    @property
+    def name(self) -> OpSplit:
+        """The name under which plans store it."""
+        if self.loop or PARTIAL not in self.outputs:
+            return op_split(self.splits)
+        return op_split((), tuple(i for i, x in enumerate(self.inputs) if x == PARTIAL))
 
 
 class OpAxes(msgspec.Struct, frozen=True):
     """Analysis of one operator: its declaration, the factors of its loops, its options.
 
-    `options[0]` always replicates the operator.
+    `options[0]` always replicates the operator; `by_name` has the same ones.
     """
 
     declared: Loops | None
     loop_factors: dict[str, tuple[int, ...]]
     options: tuple[OpStrategy, ...]
+    by_name: dict[OpSplit, OpStrategy]
 
     @property
     def opaque(self) -> bool:
         return self.declared is None
+
+    def option(self, split: OpSplit) -> OpStrategy | None:
+        """The option that a plan names; None where there is none."""
+        if split.position is None:
+            return self.by_name.get(split)
+        return self.options[split.position] if split.position < len(self.options) else None
+
+
+def _op_axes(
+    declared: Loops | None, factors: dict[str, tuple[int, ...]], options: list[OpStrategy]
+) -> OpAxes:
+    return OpAxes(declared, factors, tuple(options), {o.name: o for o in reversed(options)})
 
 
 class Axes(msgspec.Struct, frozen=True):
@@ -194,8 +215,8 @@ def _connect(
 def _opaque(op: Op) -> OpAxes:
     """An operator without a declaration is replicated."""
     inputs, outputs = len(op.operands()), len(op.results)
-    return OpAxes(
-        None, {}, (OpStrategy("", 0, -1, 1, (REPLICATE,) * inputs, (REPLICATE,) * outputs),)
+    return _op_axes(
+        None, {}, [OpStrategy("", 0, -1, 1, (REPLICATE,) * inputs, (REPLICATE,) * outputs)]
     )
 
 
@@ -212,7 +233,7 @@ def _options(declared: Loops, bound: dict[str, list[int]], union: _Factors) -> O
         joint = loop.kind == "joint"
         absent = REPLICATE if joint else PARTIAL
         for index, size in enumerate(sizes[loop.name]):
-            split = ((loop.name, index),)
+            split = (LoopFactor(loop.name, index),)
             inputs = tuple(_state(dims, split, leaf, REPLICATE) for dims in declared.inputs)
             outputs = tuple(_state(dims, split, leaf, absent) for dims in declared.outputs)
             mean = loop.kind == "mean"
@@ -225,7 +246,7 @@ def _options(declared: Loops, bound: dict[str, list[int]], union: _Factors) -> O
     for group in declared.linear:
         inputs = tuple(PARTIAL if i in group else REPLICATE for i in range(len(declared.inputs)))
         options.append(OpStrategy("", 0, -1, 1, inputs, (PARTIAL,) * len(declared.outputs)))
-    return OpAxes(declared, sizes, tuple(options))
+    return _op_axes(declared, sizes, options)
 
 
 def _paired(
@@ -240,7 +261,7 @@ def _paired(
     options = []
     for i, size in enumerate(sizes[one]):
         for j, other_size in enumerate(sizes[other]):
-            splits = ((one, i), (other, j))
+            splits = (LoopFactor(one, i), LoopFactor(other, j))
             inputs = tuple(_state(dims, splits, leaf, REPLICATE) for dims in declared.inputs)
             outputs = tuple(_state(dims, splits, leaf, REPLICATE) for dims in declared.outputs)
             factor, common = leaf[one][i], gcd(size, other_size)
@@ -249,10 +270,7 @@ def _paired(
 
 
 def _state(
-    dims: Dims,
-    splits: tuple[tuple[str, int], ...],
-    leaf: dict[str, list[int]],
-    absent: AxisPlacement,
+    dims: Dims, splits: tuple[LoopFactor, ...], leaf: dict[str, list[int]], absent: AxisPlacement
 ) -> AxisPlacement:
     """Placement of a tensor under a split: (dim, factor index) where it carries one of the factors."""
     for loop, index in splits:

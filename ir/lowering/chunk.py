@@ -8,58 +8,48 @@ tokens. So the loop is factored into the devices' shards and the rest, and chunk
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import msgspec
-from msgspec.structs import replace
-
 from ..analysis.axes import Axes, OpAxes, OpStrategy, analyse
-from ..layout import AxisPlacement, Factors, Layout, Shard
-from ..mesh import Axis, Mesh
+from ..layout import Factors, Layout, Shard
+from ..mesh import CHUNK, Axis, Mesh
 from ..model import Function
-from .localize import CHUNK, AxisSharding, Boundary, Choices, add_inner_axis, localize
+from ..plan.plan import Layers, Plan
+from ..plan.sharding import Boundary, Chunking, LoopFactor, boundary_values, op_split
+from .bound_sharding import BoundSharding, bind, resolve
 
 ValueShards = dict[int, Shard]  # by value: its dim and factor that chunks split
 
 
-class Chunking(msgspec.Struct, frozen=True):
-    """How a function runs in `chunks`. `value_shards` says which dim and factor of its values is the
-    chunked loop, which devices shard by `outer`; `sharding` is the split of the rest by chunks."""
-
-    function: str
-    chunks: int
-    outer: int
-    value_shards: tuple[tuple[int, Shard], ...]
-    sharding: AxisSharding
-
-
-class BoundSharding(msgspec.Struct, frozen=True):
-    """A sharding together with the axes of its function: all that `localize` needs."""
-
-    axes: Axes
-    mesh: Mesh
-    choices: Choices
-    boundary: Boundary
-
-    def localize(self, function: Function) -> Function:
-        """The per-device function; raises UnreachableLayout where chunks would need each other."""
-        return localize(function, self.axes, self.mesh, self.choices, self.boundary)
+def bind_layers(plan: Plan, layers: Layers, function: Function, axes: Axes) -> BoundSharding:
+    """The sharding of a run of layers, or of one of their chunks where they run in chunks."""
+    bound, chunking = (
+        bind(plan.shardings[layers.sharding], function, axes),
+        plan.chunking_of(layers),
+    )
+    if chunking is None:
+        return bound
+    refined = refine_axes(function, axes, dict(chunking.value_shards), chunking.outer)
+    return chunk_sharding(bound, refined, chunking)
 
 
-def chunk_sharding(
-    function: Function, axes: Axes, refined: Axes, bound: BoundSharding, chunking: Chunking
-) -> BoundSharding:
+def chunk_sharding(bound: BoundSharding, refined: Axes, chunking: Chunking) -> BoundSharding:
     """The sharding of one chunk of a function that is sharded as `bound`; `refined` axes have the
     chunked loop as a factor of its own."""
-    choices, boundary = bound.choices, bound.boundary
+    function, strategies, boundary = bound.function, bound.strategies, bound.boundary
     if chunking.outer > 1:
-        choices = tuple(
-            tuple(_same(old, new, old.options[c]) for c in chosen)
-            for old, new, chosen in zip(axes.ops, refined.ops, choices, strict=True)
+        strategies = tuple(
+            tuple(_same(old, new, option) for option in options)
+            for old, new, options in zip(bound.axes.ops, refined.ops, strategies, strict=True)
         )
-        boundary = _refined_boundary(function, boundary, axes, refined)
-    mesh = Mesh((*bound.mesh.axes, Axis(CHUNK, chunking.chunks)))
-    return BoundSharding(refined, mesh, *add_inner_axis(choices, boundary, chunking.sharding))
+        boundary = _refined_boundary(bound, refined)
+    splits = tuple((split,) for split in chunking.sharding.op_splits)
+    inner = resolve(splits, function, refined)
+    return BoundSharding(
+        function,
+        refined,
+        Mesh((*bound.mesh.axes, Axis(CHUNK, chunking.chunks))),
+        tuple((*outside, *inside) for outside, inside in zip(strategies, inner, strict=True)),
+        boundary.join(chunking.sharding.boundary, lambda layout, placement: (*layout, placement)),
+    )
 
 
 def refine_axes(function: Function, axes: Axes, value_shards: ValueShards, outer: int) -> Axes:
@@ -78,22 +68,15 @@ def refine_axes(function: Function, axes: Axes, value_shards: ValueShards, outer
     return analyse(function, known)
 
 
-def _same(old: OpAxes, new: OpAxes, option: OpStrategy) -> int:
-    """Index of the option that does in refined axes what `option` does."""
-
-    def moved(loop: str, index: int) -> tuple[str, int]:
-        return loop, (
-            _first(old.loop_factors[loop], new.loop_factors[loop], index) if loop else index
-        )
-
-    partner = None if option.partner is None else moved(*option.partner)
-    wanted = (*moved(option.loop, option.factor_index), partner)
-    return next(
-        number
-        for number, candidate in enumerate(new.options)
-        if (candidate.loop, candidate.factor_index, candidate.partner) == wanted
-        and (candidate.loop or candidate.inputs == option.inputs)
+def _same(old: OpAxes, new: OpAxes, option: OpStrategy) -> OpStrategy:
+    """The option that does in refined axes what `option` does."""
+    factors = tuple(
+        LoopFactor(loop, _first(old.loop_factors[loop], new.loop_factors[loop], index))
+        for loop, index in option.splits
     )
+    refined = new.option(op_split(factors, option.name.partial))
+    assert refined is not None, f"{option.name} is not among the refined {list(new.by_name)}"
+    return refined
 
 
 def _first(old: tuple[int, ...], new: tuple[int, ...], index: int) -> int:
@@ -107,27 +90,14 @@ def _first(old: tuple[int, ...], new: tuple[int, ...], index: int) -> int:
     return at
 
 
-def _refined_boundary(function: Function, boundary: Boundary, old: Axes, new: Axes) -> Boundary:
-    def moved(value: int) -> Callable[[AxisPlacement], AxisPlacement]:
-        def state(have: AxisPlacement) -> AxisPlacement:
-            if not isinstance(have, tuple):
-                return have
-            dim, index = have
-            return dim, _first(old.factors[value][dim], new.factors[value][dim], index)
+def _refined_boundary(bound: BoundSharding, refined: Axes) -> Boundary[Layout]:
+    """The boundary in terms of refined factors."""
 
-        return state
-
-    def layouts(values: list[int | None], given: tuple[Layout | None, ...]) -> tuple:  # type: ignore[type-arg]
+    def layout(value: int, layout: Layout) -> Layout:
+        old, new = bound.axes.factors[value], refined.factors[value]
         return tuple(
-            None if layout is None or value is None else tuple(map(moved(value), layout))
-            for value, layout in zip(values, given, strict=True)
+            (x[0], _first(old[x[0]], new[x[0]], x[1])) if isinstance(x, tuple) else x
+            for x in layout
         )
 
-    inputs, outputs = function.inputs, function.outputs
-    return replace(
-        boundary,
-        inputs=layouts([i.value for i in inputs], boundary.inputs),
-        gradients=layouts([i.gradient for i in inputs], boundary.gradients),
-        outputs=layouts([o.value for o in outputs], boundary.outputs),
-        tangents=layouts([o.tangent for o in outputs], boundary.tangents),
-    )
+    return boundary_values(bound.function).join(bound.boundary, layout)

@@ -9,7 +9,6 @@ its producer to a consumer by the collectives between both layouts on the common
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -25,51 +24,10 @@ from ..layout import (
     divides_evenly,
     reshard_steps,
 )
-from ..mesh import Axis, Mesh
+from ..mesh import MICRO, Mesh
 from ..model import Function
 from ..plan.strategy import ROLES
 from ..tensor import TensorType
-from .localize import MICRO
-
-
-def common_mesh(meshes: Sequence[Mesh]) -> Mesh | None:
-    """The coarsest mesh whose axes make up those of all meshes; None where there is none.
-
-    An axis is named by the roles it plays, so one mesh alone is its own common mesh.
-    """
-    if all(mesh == meshes[0] for mesh in meshes):
-        return meshes[0]
-    marks = {1} | {
-        mesh.stride(i) * axis.size for mesh in meshes for i, axis in enumerate(mesh.axes)
-    }
-    strides = sorted(marks)
-    if any(outer % inner for inner, outer in pairwise(strides)):
-        return None
-    axes: list[Axis] = []
-    for inner, outer in reversed(list(pairwise(strides))):
-        roles = dict.fromkeys(_at(mesh, inner).name for mesh in meshes if _at(mesh, inner).size > 1)
-        axes.append(Axis(_new("_".join(roles), axes), outer // inner))
-    return Mesh(tuple(axes))
-
-
-def _new(name: str, axes: list[Axis]) -> str:
-    names = {axis.name for axis in axes}
-    numbered = (f"{name}_{n}" for n in range(2, len(axes) + 3))
-    return name if name not in names else next(n for n in numbered if n not in names)
-
-
-def _at(mesh: Mesh, stride: int) -> Axis:
-    """The axis along which ranks `stride` apart are neighbours or further; size 1 where none is."""
-    number = _covering(mesh, stride)
-    return Axis("", 1) if number is None else mesh.axes[number]
-
-
-def _covering(mesh: Mesh, stride: int) -> int | None:
-    for number, axis in enumerate(mesh.axes):
-        inner = mesh.stride(number)
-        if axis.size > 1 and inner <= stride < inner * axis.size:
-            return number
-    return None
 
 
 def lift_layout(layout: Layout, mesh: Mesh, onto: Mesh) -> Layout:
@@ -81,7 +39,7 @@ def lift_layout(layout: Layout, mesh: Mesh, onto: Mesh) -> Layout:
         elif axis.name in ROLES and ROLES[axis.name].stages:
             source = None
         else:
-            source = _covering(mesh, onto.stride(number))
+            source = mesh.axis_at(onto.stride(number))
             source = None if source is not None and mesh.axes[source].name == MICRO else source
         states.append(REPLICATE if source is None or axis.size == 1 else layout[source])
     return tuple(states)

@@ -12,16 +12,13 @@ nothing can be gathered or reduced over them, which the planner must avoid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import prod
 
-import msgspec
 from msgspec.structs import replace
 
-from ..analysis.axes import Axes, OpAxes, OpStrategy
+from ..analysis.axes import OpAxes, OpStrategy
 from ..layout import (
     REPLICATE,
-    AxisPlacement,
     Factors,
     Layout,
     ReshardStep,
@@ -31,71 +28,33 @@ from ..layout import (
     shard_position,
 )
 from ..loops import Dims, Loops, shard_aware_name
-from ..mesh import Mesh
+from ..mesh import TIME_AXES
 from ..model import Argument, Function, Input, Op, Output, Ref, map_refs
+from ..plan.sharding import LoopFactor
 from ..tensor import TensorType
+from .bound_sharding import BoundSharding
 
-MICRO = "micro"
-CHUNK = "split"
-TIME_AXES = {MICRO: "micro-batches", CHUNK: "pieces"}
-Choices = tuple[tuple[int, ...], ...]
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 LocalCopy = tuple[Layout, int, bool]  # layout, local value, produced in backward
-FactorAxes = dict[tuple[str, int], tuple[int, ...]]  # (loop, factor index) -> mesh axes
+FactorAxes = dict[LoopFactor, tuple[int, ...]]  # the mesh axes that split it
 
 
-class Boundary(msgspec.Struct, frozen=True):
-    """Layouts of a function's inputs, outputs and their gradients; `None` where there is no value."""
-
-    inputs: tuple[Layout, ...]
-    gradients: tuple[Layout | None, ...]
-    outputs: tuple[Layout, ...]
-    tangents: tuple[Layout | None, ...]
-
-
-class AxisSharding(msgspec.Struct, frozen=True):
-    """Sharding along one mesh axis: the option of every operator, the placements at the boundary."""
-
-    choices: tuple[int, ...]
-    inputs: tuple[AxisPlacement, ...]
-    gradients: tuple[AxisPlacement | None, ...]
-    outputs: tuple[AxisPlacement, ...]
-    tangents: tuple[AxisPlacement | None, ...]
-
-
-def add_inner_axis(
-    choices: Choices, boundary: Boundary, inner: AxisSharding
-) -> tuple[Choices, Boundary]:
-    """Extend a sharding by one axis inside all others."""
-
-    def more(field: str) -> tuple:  # type: ignore[type-arg]
-        pairs = zip(getattr(boundary, field), getattr(inner, field), strict=True)
-        return tuple(None if layout is None else (*layout, state) for layout, state in pairs)
-
-    extended = tuple((*outer, c) for outer, c in zip(choices, inner.choices, strict=True))
-    return extended, Boundary(more("inputs"), more("gradients"), more("outputs"), more("tangents"))
-
-
-def localize(
-    function: Function, axes: Axes, mesh: Mesh, choices: Choices, boundary: Boundary
-) -> Function:
-    """The per-device function; raises UnreachableLayout where no collective yields a needed layout.
-
-    `choices[op][axis]` indexes the options of every operator in `axes`.
-    """
-    return _Localizer(function, axes, mesh, boundary).run(choices)
+def localize(bound: BoundSharding) -> Function:
+    """The per-device function; raises UnreachableLayout where no collective yields a needed layout."""
+    return _Localizer(bound).run()
 
 
 class _Localizer:
-    def __init__(self, function: Function, axes: Axes, mesh: Mesh, boundary: Boundary) -> None:
-        self.function, self.axes, self.mesh, self.boundary = function, axes, mesh, boundary
+    def __init__(self, bound: BoundSharding) -> None:
+        self.function, self.axes, self.mesh = bound.function, bound.axes, bound.mesh
+        self.strategies, self.boundary = bound.strategies, bound.boundary
         self.types: list[TensorType] = []
         self.ops: list[Op] = []
         # global value -> its local copies, the original one first
         self.copies: dict[int, list[LocalCopy]] = {}
         self.backward = False
 
-    def run(self, choices: Choices) -> Function:
+    def run(self) -> Function:
         function, boundary = self.function, self.boundary
         sources = [
             (i.value, layout) for i, layout in zip(function.inputs, boundary.inputs, strict=True)
@@ -106,13 +65,13 @@ class _Localizer:
             if o.tangent is not None and layout is not None
         ]
         local = {value: self.add(value, layout) for value, layout in sources}
-        self.walk(function.forward_ops, choices[: function.forward], 0)
+        self.walk(range(function.forward))
         results = [
             self.fetch(o.value, layout)
             for o, layout in zip(function.outputs, boundary.outputs, strict=True)
         ]
         forward, self.backward = len(self.ops), True
-        self.walk(function.backward_ops, choices[function.forward :], function.forward)
+        self.walk(range(function.forward, len(function.ops)))
         inputs = []
         for item, layout in zip(function.inputs, boundary.gradients, strict=True):
             gradient = None
@@ -127,10 +86,9 @@ class _Localizer:
             function.name, tuple(self.types), tuple(inputs), outputs, tuple(self.ops), forward
         )
 
-    def walk(self, ops: Iterable[Op], choices: Choices, first: int) -> None:
-        for i, (op, chosen) in enumerate(zip(ops, choices, strict=True)):
-            known = self.axes.ops[first + i]
-            self.step(op, known, tuple(known.options[c] for c in chosen))
+    def walk(self, numbers: range) -> None:
+        for number in numbers:
+            self.step(self.function.ops[number], self.axes.ops[number], self.strategies[number])
 
     def step(self, op: Op, known: OpAxes, options: tuple[OpStrategy, ...]) -> None:
         """Emit one operator on local shards, after the reshardings of its operands."""
@@ -192,7 +150,7 @@ class _Localizer:
         size = 1
         for name in dim:
             for index, factor in enumerate(known.loop_factors[name]):
-                axes = split_axes.get((name, index), ())
+                axes = split_axes.get(LoopFactor(name, index), ())
                 size *= factor // prod(self.mesh.axes[a].size for a in axes)
         return size
 
@@ -232,7 +190,10 @@ class _Localizer:
         stride = 1
         for name in reversed([name for dim in dims for name in dim]):
             for index in reversed(range(len(known.loop_factors[name]))):
-                size, axes = known.loop_factors[name][index], split_axes.get((name, index), ())
+                size, axes = (
+                    known.loop_factors[name][index],
+                    split_axes.get(LoopFactor(name, index), ()),
+                )
                 degree = prod(self.mesh.axes[a].size for a in axes)
                 names = tuple(self.mesh.axes[a].name for a in axes)
                 factors.insert(0, (size // degree, stride, names))

@@ -12,12 +12,12 @@ from math import prod
 from ..analysis.dataflow import Dataflow
 from ..errors import MismatchError
 from ..layout import REPLICATE, Layout, local_factors, local_type
-from ..mesh import Axis, Mesh
+from ..mesh import MICRO, Axis, Mesh
 from ..model import Input, Model, Output
-from ..plan.plan import Plan, Sharding
+from ..plan.plan import Plan
+from ..plan.sharding import Sharding
 from ..program import StageValue
 from .common_mesh import Resharding, TensorLayout, resharding, tensor_layout
-from .localize import MICRO
 
 
 class BoundaryLayouts:

@@ -6,33 +6,12 @@ from typing import Literal
 
 import msgspec
 
-from ..analysis.axes import Axes
 from ..devices.cluster import Cluster
-from ..lowering.chunk import BoundSharding, Chunking, chunk_sharding, refine_axes
-from ..lowering.localize import Boundary, Choices
 from ..mesh import Mesh
-from ..model import Function
 from .memory_action import MemoryAction, Variant
+from .sharding import Chunking, Sharding
 from .strategy import Strategy
 from .workload import CallWork, CompressibleTransfer, StrategyBytes
-
-
-class Sharding(msgspec.Struct, frozen=True):
-    """Sharding of one function over `mesh` (no stage axis; `micro` first).
-
-    `choices[op][axis]` is an index into that operator's options (`OpAxes.options`); `boundary` has
-    the layouts of inputs, outputs and their gradients.
-    """
-
-    function: str
-    strategy: Strategy
-    mesh: Mesh
-    choices: Choices
-    boundary: Boundary
-
-    def bind(self, axes: Axes) -> BoundSharding:
-        """Attach the axes of the function, as `localize` needs them."""
-        return BoundSharding(axes, self.mesh, self.choices, self.boundary)
 
 
 class Layers(msgspec.Struct, frozen=True):
@@ -223,14 +202,6 @@ class Plan(msgspec.Struct, frozen=True):
             return None
         key = self.shardings[layers.sharding].function, layers.memory.chunks
         return next((c for c in self.chunkings if (c.function, c.chunks) == key), None)
-
-    def bound_sharding(self, layers: Layers, function: Function, axes: Axes) -> BoundSharding:
-        """Sharding of these layers, or of one of their chunks where they run in chunks."""
-        sharding, chunking = self.shardings[layers.sharding].bind(axes), self.chunking_of(layers)
-        if chunking is None:
-            return sharding
-        refined = refine_axes(function, axes, dict(chunking.value_shards), chunking.outer)
-        return chunk_sharding(function, axes, refined, sharding, chunking)
 
     def layers_of(self, call: int) -> Layers:
         """The run of layers that a call belongs to."""

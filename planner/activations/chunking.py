@@ -14,10 +14,12 @@ from typing import NamedTuple
 from ...ir.analysis.axes import Axes
 from ...ir.analysis.dataflow import Dataflow
 from ...ir.layout import UnreachableLayout, divides_evenly
-from ...ir.lowering.chunk import BoundSharding, Chunking, ValueShards, chunk_sharding, refine_axes
-from ...ir.lowering.localize import MICRO, Boundary
-from ...ir.mesh import Mesh
+from ...ir.lowering.bound_sharding import BoundSharding
+from ...ir.lowering.chunk import ValueShards, chunk_sharding, refine_axes
+from ...ir.lowering.localize import localize
+from ...ir.mesh import MICRO, Mesh
 from ...ir.model import Function
+from ...ir.plan.sharding import Chunking, boundary_values
 from ..sharding.data_parallel import follow
 
 FEWEST_CHUNKS = 2
@@ -44,11 +46,11 @@ class Chunker:
         if name not in self.loops:
             self.loops[name] = None
             if function.differentiable:
-                sharding = _one_device(function, self.flow.axes[name])
+                bound = _one_device(function, self.flow.axes[name])
                 slicings = (
                     tokens
                     for tokens in (True, False)
-                    if self.chunks_along(function, sharding, FEWEST_CHUNKS, tokens)
+                    if self.chunks_along(bound, FEWEST_CHUNKS, tokens)
                 )
                 self.loops[name] = next(slicings, None)
         return self.loops[name]
@@ -57,17 +59,16 @@ class Chunker:
         """Number that must divide the samples of a micro-batch."""
         return 1 if chunk == 1 or self.by_tokens(function) else chunk
 
-    def chunk(
-        self, function: Function, sharding: BoundSharding, degree: int
-    ) -> ChunkedFunction | None:
+    def chunk(self, bound: BoundSharding, degree: int) -> ChunkedFunction | None:
         """The sharded function in `degree` equal chunks, or None where that is impossible."""
-        tokens = self.by_tokens(function)
-        return None if tokens is None else self.chunks_along(function, sharding, degree, tokens)
+        tokens = self.by_tokens(bound.function)
+        return None if tokens is None else self.chunks_along(bound, degree, tokens)
 
     def chunks_along(
-        self, function: Function, sharding: BoundSharding, degree: int, tokens: bool
+        self, bound: BoundSharding, degree: int, tokens: bool
     ) -> ChunkedFunction | None:
         """Chunks along tokens or samples; None unless they are equal and independent."""
+        function = bound.function
         where = self.flow.token_shard if tokens else self.flow.batch_shard
         values = (
             *(i.value for i in function.inputs if i.kind == "activation"),
@@ -77,7 +78,7 @@ class Chunker:
         if not any(i.value in shards_at for i in function.inputs):
             return None
         axes = self.flow.axes[function.name]
-        outer_degree = self.degree(function, sharding) if tokens else 1
+        outer_degree = self.token_degree(bound) if tokens else 1
         if any(
             axes.factors[v][dim][part] % (outer_degree * degree)
             for v, (dim, part) in shards_at.items()
@@ -88,8 +89,7 @@ class Chunker:
             self.refined[key] = refine_axes(function, axes, shards_at, outer_degree)
         refined = self.refined[key]
         chunking = self.chunking(function, refined, shards_at, outer_degree, degree)
-        chunk_sharding_ = chunk_sharding(function, axes, refined, sharding, chunking)
-        local = local_function(function, chunk_sharding_)
+        local = local_function(chunk_sharding(bound, refined, chunking))
         return None if local is None else ChunkedFunction(chunking, local)
 
     def chunking(
@@ -103,41 +103,32 @@ class Chunker:
         split = follow(function, axes, inner, loops, self.summed[function.name])
         return Chunking(function.name, degree, outer_degree, tuple(shards_at.items()), split)
 
-    def degree(self, function: Function, sharding: BoundSharding) -> int:
+    def token_degree(self, bound: BoundSharding) -> int:
         """Product of the mesh axes that shard tokens somewhere in a function."""
-        tokens, axes = self.flow.token_factors[function.name], self.flow.axes[function.name]
+        tokens = self.flow.token_factors[bound.function.name]
         return prod(
             axis.size
-            for i, axis in enumerate(sharding.mesh.axes)
+            for i, axis in enumerate(bound.mesh.axes)
             if axis.name != MICRO
-            and any(
-                op_axes.options[chosen[i]].factor_id in tokens
-                for op_axes, chosen in zip(axes.ops, sharding.choices, strict=True)
-            )
+            and any(options[i].factor_id in tokens for options in bound.strategies)
         )
 
 
-def local_function(function: Function, sharding: BoundSharding) -> Function | None:
+def local_function(bound: BoundSharding) -> Function | None:
     """Per-device function of a chunk; None where chunks are uneven or depend on one another."""
-    values = [*(i.value for i in function.inputs), *(o.value for o in function.outputs)]
-    layouts = (*sharding.boundary.inputs, *sharding.boundary.outputs)
-    if not all(
-        divides_evenly(sharding.axes.factors[v], at, sharding.mesh)
-        for v, at in zip(values, layouts, strict=True)
-    ):
+    values, boundary = boundary_values(bound.function), bound.boundary
+    layouts = zip(
+        (*values.inputs, *values.outputs), (*boundary.inputs, *boundary.outputs), strict=True
+    )
+    if not all(divides_evenly(bound.axes.factors[v], at, bound.mesh) for v, at in layouts):
         return None
     try:
-        return sharding.localize(function)
+        return localize(bound)
     except UnreachableLayout:
         return None
 
 
 def _one_device(function: Function, axes: Axes) -> BoundSharding:
     """The function on one device, one micro-batch."""
-    boundary = Boundary(
-        tuple(() for _ in function.inputs),
-        tuple(None if i.gradient is None else () for i in function.inputs),
-        tuple(() for _ in function.outputs),
-        tuple(None if o.tangent is None else () for o in function.outputs),
-    )
-    return BoundSharding(axes, Mesh(()), tuple(() for _ in function.ops), boundary)
+    boundary = boundary_values(function).map(lambda _: ())
+    return BoundSharding(function, axes, Mesh(()), ((),) * len(function.ops), boundary)

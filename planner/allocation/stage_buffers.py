@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator
 from ...cost_model.communication.stage_transfer import transfer_program, value_bytes
 from ...ir.analysis.dataflow import analyse_dataflow
 from ...ir.layout import local_type
+from ...ir.lowering.bound_sharding import bind
+from ...ir.lowering.chunk import bind_layers
 from ...ir.lowering.common_mesh import Resharding
+from ...ir.lowering.localize import localize
 from ...ir.lowering.reshard import BoundaryLayouts
 from ...ir.model import Model
 from ...ir.plan.interleave import ScheduleStep, build_rows, neighbour_step
@@ -62,9 +65,9 @@ class _PlanCalls:
         plan, sharding = self.plan, self.plan.shardings[layers.sharding]
         function = self.model.function(sharding.function)
         axes = self.layouts.flow.axes[function.name]
-        full = local = sharding.bind(axes).localize(function)
+        full = local = localize(bind(sharding, function, axes))
         if plan.chunking_of(layers) is not None:
-            local = plan.bound_sharding(layers, function, axes).localize(function)
+            local = localize(bind_layers(plan, layers, function, axes))
         gathered = any("parameter" in ROLES[role].shards for role, _ in sharding.strategy.axes)
         parameters = (i for i in full.inputs if i.kind == "parameter")
         weights = sum(full.types[i.value].bytes for i in parameters) if gathered else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ir.devices.heterogeneous import HeterogeneousPlan
+from ...ir.plan.heterogeneous import HeterogeneousPlan
 from ...ir.verify import require
 
 

@@ -12,7 +12,8 @@ from ...cost_model.communication.collective import collective_seconds, send_seco
 from ...cost_model.pipeline.closed_form import pipeline_seconds
 from ...cost_model.pipeline.simulate import simulate, stage_seconds
 from ...ir.devices.cluster import Cluster, Link
-from ...ir.devices.heterogeneous import DeviceGroup, HeterogeneousCluster, PipelineReplica
+from ...ir.devices.heterogeneous import HeterogeneousCluster
+from ...ir.plan.heterogeneous import DeviceGroup, PipelineReplica
 from ...ir.plan.schedule import SCHEDULES
 
 

@@ -14,14 +14,10 @@ from msgspec.structs import replace
 
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
-from ...ir.devices.heterogeneous import (
-    DeviceGroup,
-    HeterogeneousCluster,
-    HeterogeneousPlan,
-    PipelineReplica,
-)
+from ...ir.devices.heterogeneous import HeterogeneousCluster
 from ...ir.errors import InfeasibleError, UsageError
 from ...ir.model import Model
+from ...ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan, PipelineReplica
 from ...ir.plan.plan import Plan
 from ...ir.tensor import ITEM_BYTES
 from ..deadline import Deadline

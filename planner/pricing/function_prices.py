@@ -19,12 +19,12 @@ from ...cost_model.operators.operator_cost import BATCH, OperatorLoad, Pricer, c
 from ...ir.analysis.dataflow import Dataflow, analyse_dataflow
 from ...ir.devices.cluster import Cluster
 from ...ir.layout import PARTIAL, AxisPlacement, UnreachableLayout, divides_evenly
-from ...ir.lowering.chunk import Chunking
-from ...ir.lowering.localize import MICRO, AxisSharding, Boundary, Choices, localize
-from ...ir.mesh import Axis, Mesh
+from ...ir.lowering.bound_sharding import bind
+from ...ir.lowering.localize import localize
+from ...ir.mesh import MICRO, Axis, Mesh
 from ...ir.model import Call, Function, Model
 from ...ir.plan.memory_action import MemoryAction, Variant
-from ...ir.plan.plan import Sharding
+from ...ir.plan.sharding import AxisSharding, Chunking, Sharding, stack_boundary, stack_splits
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import CallWork
 from ..activations.chunking import Chunker
@@ -147,7 +147,7 @@ class FunctionPrices:
             )
             shardings[function.name] = {name: axis for (name, _), axis in splits}
             for call in calls:
-                states = zip(*(axis.inputs for _, axis in splits), strict=True)
+                states = zip(*(axis.boundary.inputs for _, axis in splits), strict=True)
                 layout_of.update(zip(call.parameters, states, strict=False))
         return shardings
 
@@ -196,7 +196,7 @@ class FunctionPrices:
         )
         mesh = Mesh(tuple(Axis(role, size) for role, size in searched_axes))
         strides = tuple(mesh.stride(i) for i in range(len(searched_axes)))
-        batch = split_values(function, self.batch_shardings[function.name], axes.ops)
+        batch = split_values(function, axes, self.batch_shardings[function.name])
         costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.model.batch)
         shardings = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
         return list(zip(searched_axes, shardings, strict=True))
@@ -332,14 +332,14 @@ class FunctionPrices:
     def chunking(self, sharding: Sharding, memory: MemoryAction) -> Chunking:
         """Chunked execution of a function that has a price for it."""
         function, axes = self.functions[sharding.function], self.flow.axes[sharding.function]
-        chunked = self.chunker.chunk(function, sharding.bind(axes), memory.chunks)
+        chunked = self.chunker.chunk(bind(sharding, function, axes), memory.chunks)
         assert chunked is not None
         return chunked.chunking
 
     def local_function(self, sharding: Sharding) -> Function:
         """The per-device function of a sharding."""
         function = self.functions[sharding.function]
-        return sharding.bind(self.flow.axes[function.name]).localize(function)
+        return localize(bind(sharding, function, self.flow.axes[function.name]))
 
     def producers(self, sharding: Sharding, values: tuple[int, ...]) -> tuple[str, ...]:
         """Module and operator that produce these values of the per-device function, for people."""
@@ -377,11 +377,11 @@ class FunctionPrices:
             sharding = self.sharding(name, strategy, 1)
             if sharding is None:
                 return None
-            form = sharding.bind(axes)
+            bound = bind(sharding, function, axes)
             if chunks == 1:
-                forms.append((form.localize(function), sharding))
+                forms.append((localize(bound), sharding))
                 continue
-            chunked = self.chunker.chunk(function, form, chunks)
+            chunked = self.chunker.chunk(bound, chunks)
             if chunked is None:
                 return None
             forms.append((chunked.local, sharding))
@@ -407,7 +407,7 @@ class FunctionPrices:
             if sharding is not None:
                 function, axes = self.functions[name], self.flow.axes[name]
                 try:
-                    localize(function, axes, sharding.mesh, sharding.choices, sharding.boundary)
+                    localize(bind(sharding, function, axes))
                 except UnreachableLayout:
                     self.micro_batchable_functions[name] = False
         return self.micro_batchable_functions[name]
@@ -434,7 +434,7 @@ class FunctionPrices:
             else:
                 per_axis.append(replicated(function))
         mesh = Mesh(tuple(mesh_axes))
-        boundary = boundary_of(per_axis)
+        boundary = stack_boundary(per_axis)
         layouts = zip(
             (*(i.value for i in function.inputs), *(o.value for o in function.outputs)),
             (*boundary.inputs, *boundary.outputs),
@@ -442,17 +442,4 @@ class FunctionPrices:
         )
         if not all(divides_evenly(axes.factors[v], layout, mesh) for v, layout in layouts):
             return None
-        choices: Choices = tuple(zip(*(a.choices for a in per_axis), strict=True))
-        return Sharding(name, strategy, mesh, choices, boundary)
-
-
-def boundary_of(per_axis: list[AxisSharding]) -> Boundary:
-    """Layouts at the boundary from the placements along every axis."""
-
-    def layouts(field: str) -> tuple:  # type: ignore[type-arg]
-        columns = zip(*(getattr(a, field) for a in per_axis), strict=True)
-        return tuple(None if None in states else tuple(states) for states in columns)
-
-    return Boundary(
-        layouts("inputs"), layouts("gradients"), layouts("outputs"), layouts("tangents")
-    )
+        return Sharding(name, strategy, mesh, stack_splits(per_axis), boundary)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from ...cost_model.communication.collective import collective_seconds
 from ...ir.layout import Layout, local_type
-from ...ir.lowering.common_mesh import Resharding, common_mesh, resharding, tensor_layout
-from ...ir.lowering.localize import MICRO
-from ...ir.mesh import Axis, Mesh
+from ...ir.lowering.common_mesh import Resharding, resharding, tensor_layout
+from ...ir.mesh import MICRO, Axis, Mesh, common_mesh
 from ...ir.plan.strategy import Strategy
 from ..candidate import Assignment
 from .function_prices import FunctionPrices

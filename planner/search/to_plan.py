@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from ...ir.lowering.cast import PRECISIONS
-from ...ir.lowering.common_mesh import common_mesh
+from ...ir.mesh import common_mesh
 from ...ir.model import Model
 from ...ir.plan.memory_action import KEEP
-from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction, Sharding
+from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction
+from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import ROLES, Strategy
 from ..candidate import Candidate
 from ..pricing.candidate_pricer import CandidatePricer

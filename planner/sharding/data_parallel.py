@@ -9,24 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import msgspec
+from msgspec.structs import replace
 
 from ...ir.analysis.axes import Axes, OpStrategy
 from ...ir.analysis.dataflow import Dataflow
 from ...ir.layout import PARTIAL, REPLICATE, AxisPlacement, Shard
-from ...ir.lowering.localize import AxisSharding
 from ...ir.model import Function
+from ...ir.plan.sharding import REPLICATED, AxisSharding, Boundary, OpSplit, boundary_values
 
 
 def replicated(function: Function) -> AxisSharding:
     """Sharding in which every device of the axis computes the full function."""
-    return AxisSharding(
-        (0,) * len(function.ops),
-        (REPLICATE,) * len(function.inputs),
-        tuple(None if i.gradient is None else REPLICATE for i in function.inputs),
-        (REPLICATE,) * len(function.outputs),
-        tuple(None if o.tangent is None else REPLICATE for o in function.outputs),
-    )
+    boundary = boundary_values(function).map(lambda _: REPLICATE)
+    return AxisSharding((REPLICATED,) * len(function.ops), boundary)
 
 
 def split_batch(
@@ -57,7 +52,7 @@ def follow(
 def _follow(
     function: Function,
     axes: Axes,
-    boundary: AxisSharding,
+    boundary: Boundary[AxisPlacement],
     loops: frozenset[int],
     experts: bool = False,
 ) -> AxisSharding:
@@ -70,14 +65,13 @@ def _follow(
     for output, tangent in zip(function.outputs, boundary.tangents, strict=True):
         if output.tangent is not None and tangent is not None:
             placements[output.tangent] = tangent
-    choices = []
+    splits: list[OpSplit] = []
     for op, op_axes in zip(function.ops, axes.ops, strict=True):
         operands = tuple(placements[v] for v in op.operands())
         chosen = _choose(op_axes.options, operands, loops, experts)
-        choices.append(chosen)
-        for value, placement in zip(op.results, op_axes.options[chosen].outputs, strict=True):
-            placements[value] = placement
-    return msgspec.structs.replace(boundary, choices=tuple(choices))
+        splits.append(chosen.name)
+        placements.update(zip(op.results, chosen.outputs, strict=True))
+    return AxisSharding(tuple(splits), boundary)
 
 
 def _choose(
@@ -85,28 +79,28 @@ def _choose(
     operands: tuple[AxisPlacement, ...],
     loops: frozenset[int],
     experts: bool,
-) -> int:
-    """Strategy that splits the loop most operands are sharded along, else passes sums, else 0."""
-    along = [
-        i for i, o in enumerate(options) if o.factor_id in loops and (experts or o.partner is None)
-    ]
+) -> OpStrategy:
+    """Strategy that splits the loop most operands are sharded along, else passes sums, else
+    replicates."""
+    along = [o for o in options if o.factor_id in loops and (experts or o.partner is None)]
     if along:
-        return max(along, key=lambda i: (_agreement(options[i], operands), -i))
-    partial = {i for i, placement in enumerate(operands) if placement == PARTIAL}
-    if partial:
-        for i, option in enumerate(options):
-            if option.factor_id < 0 and partial <= {
-                j for j, s in enumerate(option.inputs) if s == PARTIAL
-            }:
-                return i
-    return 0
+        return max(along, key=lambda option: _agreement(option, operands))
+    sums = {i for i, placement in enumerate(operands) if placement == PARTIAL}
+    if sums:
+        for option in options:
+            passed = {i for i, placement in enumerate(option.inputs) if placement == PARTIAL}
+            if option.factor_id < 0 and sums <= passed:
+                return option
+    return options[0]
 
 
 def _agreement(option: OpStrategy, operands: tuple[AxisPlacement, ...]) -> int:
     return sum(want == have for want, have in zip(option.inputs, operands, strict=True))
 
 
-def _experts_apart(function: Function, flow: Dataflow, boundary: AxisSharding) -> AxisSharding:
+def _experts_apart(
+    function: Function, flow: Dataflow, boundary: Boundary[AxisPlacement]
+) -> Boundary[AxisPlacement]:
     """Shard expert weights, and their gradients, of operators that run expert-parallel."""
     batch = flow.batch_factors[function.name]
     placements: dict[int, AxisPlacement] = {}
@@ -119,12 +113,12 @@ def _experts_apart(function: Function, flow: Dataflow, boundary: AxisSharding) -
         if item.kind == "parameter" and item.value in placements:
             inputs[i] = placements[item.value]
             gradients[i] = None if item.gradient is None else placements[item.value]
-    return msgspec.structs.replace(boundary, inputs=tuple(inputs), gradients=tuple(gradients))
+    return replace(boundary, inputs=tuple(inputs), gradients=tuple(gradients))
 
 
 def _boundary(
     function: Function, where: Callable[[int], Shard | None], summed: frozenset[int]
-) -> AxisSharding:
+) -> Boundary[AxisPlacement]:
     def placement(value: int) -> AxisPlacement:
         shard = where(value)
         return REPLICATE if shard is None else shard
@@ -133,31 +127,28 @@ def _boundary(
         placement(i.value) if i.kind == "activation" else REPLICATE for i in function.inputs
     )
     outputs = tuple(PARTIAL if o.value in summed else placement(o.value) for o in function.outputs)
-    return AxisSharding(
-        (),
+    gradients = zip(function.inputs, map(dual, inputs), strict=True)
+    tangents = zip(function.outputs, map(dual, outputs), strict=True)
+    return Boundary(
         inputs,
-        tuple(
-            None if i.gradient is None else dual(s)
-            for i, s in zip(function.inputs, inputs, strict=True)
-        ),
+        tuple(None if i.gradient is None else state for i, state in gradients),
         outputs,
-        tuple(
-            None if o.tangent is None else dual(s)
-            for o, s in zip(function.outputs, outputs, strict=True)
-        ),
+        tuple(None if o.tangent is None else state for o, state in tangents),
     )
 
 
 def dual(placement: AxisPlacement) -> AxisPlacement:
     """Placement of a gradient along the batch: replicated becomes partial and vice versa."""
-    return {REPLICATE: PARTIAL, PARTIAL: REPLICATE}.get(placement, placement)  # type: ignore[call-overload]
+    if placement == REPLICATE:
+        return PARTIAL
+    return REPLICATE if placement == PARTIAL else placement
 
 
-def split_values(function: Function, sharding: AxisSharding, ops: tuple) -> frozenset[int]:  # type: ignore[type-arg]
+def split_values(function: Function, axes: Axes, sharding: AxisSharding) -> frozenset[int]:
     """Values that a sharding shards along the batch."""
-    split = {i.value for i, s in zip(function.inputs, sharding.inputs, strict=True) if s != "R"}
-    for op, op_axes, chosen in zip(function.ops, ops, sharding.choices, strict=True):
-        for value, placement in zip(op.results, op_axes.options[chosen].outputs, strict=True):
-            if isinstance(placement, tuple):
-                split.add(value)
-    return frozenset(split)
+    placements = zip(function.inputs, sharding.boundary.inputs, strict=True)
+    values = {item.value for item, placement in placements if placement != REPLICATE}
+    for op, op_axes, split in zip(function.ops, axes.ops, sharding.op_splits, strict=True):
+        placed = zip(op.results, op_axes.by_name[split].outputs, strict=True)
+        values.update(value for value, placement in placed if isinstance(placement, tuple))
+    return frozenset(values)

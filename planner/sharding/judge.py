@@ -8,7 +8,7 @@ from math import inf
 from ...ir.analysis.axes import OpAxes, OpStrategy
 from ...ir.errors import PlaitError
 from ...ir.layout import REPLICATE, AxisPlacement, Layout, divides_evenly, local_type, reshard_steps
-from .data_parallel import AxisSharding
+from ...ir.plan.sharding import AxisSharding, Boundary
 from .problem import AxisRule, ShardingProblem
 
 ConsumedLayout = tuple[int, bool, Layout]  # value, in backward, layout
@@ -30,7 +30,7 @@ def price(problem: ShardingProblem, shardings: tuple[AxisSharding, ...]) -> floa
         return inf
     seconds = 0.0
     for i, op_axes in enumerate(problem.axes.ops):
-        options = tuple(op_axes.options[s.choices[i]] for s in shardings)
+        options = tuple(op_axes.by_name[s.op_splits[i]] for s in shardings)
         seconds += (
             problem.costs.operator(i, options)
             if _factors_divide(problem, op_axes, options)
@@ -60,15 +60,15 @@ def _layouts(
     produced: dict[int, Layout] = {}
     consumed: set[ConsumedLayout] = set()
     for i, item in enumerate(function.inputs):
-        produced[item.value] = tuple(s.inputs[i] for s in shardings)
+        produced[item.value] = tuple(s.boundary.inputs[i] for s in shardings)
         if item.gradient is not None:
-            consumed.add((item.gradient, True, _layout(s.gradients[i] for s in shardings)))
+            consumed.add((item.gradient, True, _layout(s.boundary.gradients[i] for s in shardings)))
     for i, output in enumerate(function.outputs):
-        consumed.add((output.value, False, tuple(s.outputs[i] for s in shardings)))
+        consumed.add((output.value, False, tuple(s.boundary.outputs[i] for s in shardings)))
         if output.tangent is not None:
-            produced[output.tangent] = _layout(s.tangents[i] for s in shardings)
+            produced[output.tangent] = _layout(s.boundary.tangents[i] for s in shardings)
     for i, (op, op_axes) in enumerate(zip(function.ops, problem.axes.ops, strict=True)):
-        options = [op_axes.options[s.choices[i]] for s in shardings]
+        options = [op_axes.by_name[s.op_splits[i]] for s in shardings]
         for position, value in enumerate(op.operands()):
             layout = tuple(o.inputs[position] for o in options)
             consumed.add((value, i >= function.forward, layout))
@@ -109,10 +109,11 @@ def _ops_allowed(
     problem: ShardingProblem, rule: AxisRule, sharding: AxisSharding, size: int
 ) -> bool:
     for i, op_axes in enumerate(problem.axes.ops):
-        option = op_axes.options[sharding.choices[i]]
-        if size == 1 and sharding.choices[i] != 0:
+        split = sharding.op_splits[i]
+        option = op_axes.by_name[split]
+        if size == 1 and not split.replicates:
             return False
-        if size > 1 and rule.pins.get(i, sharding.choices[i]) != sharding.choices[i]:
+        if size > 1 and rule.pins.get(i, split) != split:
             return False
         free = option.factor_id < 0 or option.factor_id in rule.loops or i in rule.pins
         if not free or (option.loop and option.size % size):
@@ -134,33 +135,35 @@ def _factors_divide(
 def _placements_allowed(
     problem: ShardingProblem, rule: AxisRule, sharding: AxisSharding, size: int
 ) -> bool:
+    boundary = sharding.boundary
+
     def permitted(value: int) -> tuple[object, ...]:
         return (REPLICATE,) if size == 1 else rule.placements.get(value, (REPLICATE,))
 
     return all(
         placement in permitted(value)
-        for value, placement in _boundary_placements(problem, sharding)
+        for value, placement in _boundary_placements(problem, boundary)
     ) and all(
         gradient == (placement if size == 1 else rule.gradients.get(placement, placement))
         for item, placement, gradient in zip(
-            problem.function.inputs, sharding.inputs, sharding.gradients, strict=True
+            problem.function.inputs, boundary.inputs, boundary.gradients, strict=True
         )
         if item.gradient is not None and item.kind != "activation"
     )
 
 
 def _boundary_placements(
-    problem: ShardingProblem, sharding: AxisSharding
+    problem: ShardingProblem, boundary: Boundary[AxisPlacement]
 ) -> Iterator[tuple[int, object]]:
     """Boundary values whose placements the rules restrict, with the placements assigned to them."""
     for item, placement, gradient in zip(
-        problem.function.inputs, sharding.inputs, sharding.gradients, strict=True
+        problem.function.inputs, boundary.inputs, boundary.gradients, strict=True
     ):
         yield item.value, placement
         if item.gradient is not None and item.kind == "activation":
             yield item.gradient, gradient
     for output, placement, tangent in zip(
-        problem.function.outputs, sharding.outputs, sharding.tangents, strict=True
+        problem.function.outputs, boundary.outputs, boundary.tangents, strict=True
     ):
         yield output.value, placement
         if output.tangent is not None:

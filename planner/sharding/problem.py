@@ -19,7 +19,7 @@ from ...ir.analysis.axes import Axes, OpStrategy
 from ...ir.layout import AxisPlacement, ReshardStep
 from ...ir.mesh import Mesh
 from ...ir.model import Function
-from .data_parallel import AxisSharding
+from ...ir.plan.sharding import AxisSharding, OpSplit
 
 
 class AxisRule(msgspec.Struct, frozen=True):
@@ -30,13 +30,13 @@ class AxisRule(msgspec.Struct, frozen=True):
     activations); a single placement is fixed, a value not listed is replicated.
     `gradients`: placement required of the gradient of a parameter or buffer, by the placement of
     the input itself; the same as the input's where not listed.
-    `pins`: operator number -> strategy number, which may split any factor.
+    `pins`: the split of operators by number, which may be of any factor.
     """
 
     loops: frozenset[int] = frozenset()
     placements: dict[int, tuple[AxisPlacement, ...]] = {}
     gradients: dict[AxisPlacement, AxisPlacement] = {}
-    pins: dict[int, int] = {}
+    pins: dict[int, OpSplit] = {}
 
 
 class Costs(Protocol):

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from ...ir.lowering.localize import CHUNK, MICRO
-from ...ir.mesh import Mesh
+from ...ir.mesh import CHUNK, MICRO, Mesh
 from ..compression.activations import CompressedAllReduce
 from .process_group import Group
 from .sharded_operators import ShardedOperators

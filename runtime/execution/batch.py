@@ -11,8 +11,7 @@ from torch import Tensor
 from ...ir.capture.batch import leaves
 from ...ir.errors import MismatchError
 from ...ir.layout import local_type, shard_position
-from ...ir.lowering.localize import MICRO
-from ...ir.mesh import Axis, Mesh
+from ...ir.mesh import MICRO, Axis, Mesh
 from ...ir.program import BatchTensor, ProgramTable
 from ..comm.slicing import join, local_shard
 

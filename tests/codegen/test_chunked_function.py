@@ -10,7 +10,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import FileError, InfeasibleError
 from plait.ir.plan.memory_action import BASIC_ACTIONS
-from plait.ir.verify import verify_plan
+from plait.ir.plan.verify import verify_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.activations.ladder import OFFLOADED_ACTIONS, PARTIAL_ACTIONS
 from plait.runtime.execution.offload import HostBuffer

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.dataflow import analyse_dataflow
-from plait.ir.lowering.localize import Boundary
+from plait.ir.plan.sharding import Boundary
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
 from plait.runtime.verification.verify import Job, verify
@@ -83,9 +83,10 @@ class Shuffled:
                 self.tangent[name] = planned.boundary.tangents[position]
             outputs.append(self.given[name])
             tangents.append(None if item.tangent is None else self.tangent[name])
-        choices = lockstep.random_choices(self.axes[function.name], self.mesh, self.rng)
+        options = lockstep.random_choices(self.axes[function.name], self.mesh, self.rng)
+        names = tuple(tuple(option.name for option in row) for row in options)
         made = Boundary(tuple(inputs), tuple(gradients), tuple(outputs), tuple(tangents))
-        return replace(planned, choices=choices, boundary=made)
+        return replace(planned, op_splits=names, boundary=made)
 
 
 def jobs(name: str, folder: Path, word: str, ranks: int, seeds: range) -> list[Job]:

@@ -5,10 +5,13 @@ import random
 import pytest
 import torch
 
+from plait.ir.analysis.axes import Axes
 from plait.ir.layout import divides_evenly, reshard_steps
+from plait.ir.lowering.bound_sharding import BoundSharding
 from plait.ir.lowering.localize import _Localizer
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Input, Op, Output, Ref
+from plait.ir.plan.sharding import boundary_values
 from plait.ir.tensor import TensorType
 from plait.tests.ir.lowering import lockstep
 
@@ -44,9 +47,9 @@ def move(pieces, source, target, mesh):
     """Run the collectives of a transition as the local form writes them."""
     type_ = TensorType((72, 48), "float64")
     function = Function("f", (type_,), (Input(0, "activation", "x"),), (Output(0),), (), 0)
-    axes = type("Axes", (), {"factors": (FACTORS,), "ops": ()})()
-    boundary = type("B", (), {})()
-    localizer = _Localizer(function, axes, mesh, boundary)
+    boundary = boundary_values(function).map(lambda _: source)
+    axes = Axes((FACTORS,), (), (), {})
+    localizer = _Localizer(BoundSharding(function, axes, mesh, (), boundary))
     local = localizer.add(0, source)
     for step in reshard_steps(source, target):
         local = localizer.collective(local, 0, FACTORS, step)

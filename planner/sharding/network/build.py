@@ -11,7 +11,8 @@ import numpy as np
 from ....ir.analysis.axes import OpStrategy
 from ....ir.errors import PlaitError
 from ....ir.layout import PARTIAL, REPLICATE, AxisPlacement, Layout
-from ..data_parallel import AxisSharding
+from ....ir.model import Input
+from ....ir.plan.sharding import AxisSharding, Boundary, OpSplit
 from ..problem import BulkCosts, ShardingProblem
 from .moves import Floats, ReshardTables
 from .network import Endpoint, Network, ReshardEdge
@@ -243,29 +244,40 @@ def shardings(
     """One AxisSharding per mesh axis from one strategy per node."""
     function = problem.function
 
-    def layouts(kind: str, count: int) -> list[Layout | None]:
-        assigned: list[Layout | None] = []
-        for i in range(count):
-            node, known = built.boundary.get((kind, i), (0, []))
-            assigned.append(known[strategies[node]] if known else None)
-        return assigned
+    def layout(kind: str, position: int) -> Layout:
+        node, known = built.boundary[kind, position]
+        return known[strategies[node]]
 
-    inputs, outputs = (layouts(k, len(getattr(function, k + "s"))) for k in ("input", "output"))
-    gradients = layouts("gradient", len(inputs))
-    for i, item in enumerate(function.inputs):
-        if item.gradient is not None and item.kind != "activation":
-            gradients[i] = gradient_layout(problem, inputs[i] or ())
-    tangents = layouts("tangent", len(outputs))
-    options = [
-        built.ops[i][1].options(strategies[built.ops[i][0]]) for i in range(len(function.ops))
-    ]
+    def gradient(position: int, item: Input) -> Layout | None:
+        if item.gradient is None:
+            return None
+        if item.kind == "activation":
+            return layout("gradient", position)
+        return gradient_layout(problem, layout("input", position))
+
+    layouts = Boundary(
+        tuple(layout("input", i) for i in range(len(function.inputs))),
+        tuple(gradient(i, item) for i, item in enumerate(function.inputs)),
+        tuple(layout("output", i) for i in range(len(function.outputs))),
+        tuple(
+            None if output.tangent is None else layout("tangent", i)
+            for i, output in enumerate(function.outputs)
+        ),
+    )
+    names = [_names(problem, built, strategies, i) for i in range(len(function.ops))]
     return tuple(
         AxisSharding(
-            tuple(o[axis] for o in options),
-            tuple(x[axis] for x in inputs if x is not None),
-            tuple(None if x is None else x[axis] for x in gradients),
-            tuple(x[axis] for x in outputs if x is not None),
-            tuple(None if x is None else x[axis] for x in tangents),
+            tuple(splits[axis] for splits in names),
+            layouts.map(lambda states, axis=axis: states[axis]),
         )
         for axis in range(len(problem.mesh.axes))
     )
+
+
+def _names(
+    problem: ShardingProblem, built: BuiltNetwork, strategies: list[int], op: int
+) -> tuple[OpSplit, ...]:
+    """The splits of one operator, by axis."""
+    node, known = built.ops[op]
+    options = problem.axes.ops[op].options
+    return tuple(options[number].name for number in known.options(strategies[node]))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ....ir.analysis.axes import OpStrategy
 from ....ir.layout import REPLICATE, AxisPlacement, Layout, divides_evenly
 from ....ir.mesh import Mesh
+from ....ir.plan.sharding import OpSplit
 from ..problem import AxisRule, ShardingProblem
 
 Ints = NDArray[np.int64]
@@ -47,7 +48,7 @@ def usable_options(problem: ShardingProblem, op: int) -> Usable:
 
 
 def _usable(
-    options: tuple[OpStrategy, ...], rule: AxisRule, size: int, pin: int | None
+    options: tuple[OpStrategy, ...], rule: AxisRule, size: int, pin: OpSplit | None
 ) -> tuple[int, ...]:
     if size == 1:
         return (0,)
@@ -55,7 +56,7 @@ def _usable(
         number
         for number, option in enumerate(options)
         if (
-            pin == number
+            pin == option.name
             or (pin is None and (option.factor_id < 0 or option.factor_id in rule.loops))
         )
         and not (option.loop and option.size % size)

@@ -243,11 +243,11 @@ def random_choices(axes, mesh: Mesh, rng):
         ways: dict[tuple[str, int], int] = {}
         picked = []
         for axis in mesh.axes:
-            usable = [i for i, o in enumerate(known.options) if divides(known, o, ways, axis.size)]
-            number = rng.choice(usable)
-            for cut in known.options[number].splits:
+            usable = [o for o in known.options if divides(known, o, ways, axis.size)]
+            option = rng.choice(usable)
+            for cut in option.splits:
                 ways[cut] = ways.get(cut, 1) * axis.size
-            picked.append(number)
+            picked.append(option)
         choices.append(tuple(picked))
     return tuple(choices)
 

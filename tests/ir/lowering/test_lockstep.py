@@ -8,9 +8,11 @@ import torch
 from plait.ir.analysis.axes import analyse
 from plait.ir.capture.execute import run_ops
 from plait.ir.loops import OPERATORS, loops
+from plait.ir.lowering.bound_sharding import BoundSharding
 from plait.ir.lowering.cast import cast_model
-from plait.ir.lowering.localize import Boundary, localize
+from plait.ir.lowering.localize import localize
 from plait.ir.mesh import Axis, Mesh
+from plait.ir.plan.sharding import boundary_values
 from plait.tests.ir.lowering import lockstep
 from plait.tests.zoo import ZOO
 
@@ -49,24 +51,17 @@ class Whole:
         function = self.function
 
         def layout(value):
-            if value is None:
-                return None
             return lockstep.random_layout(
                 self.axes, value, function.types[value].is_float, mesh, rng
             )
 
-        return Boundary(
-            tuple(layout(i.value) for i in function.inputs),
-            tuple(layout(i.gradient) for i in function.inputs),
-            tuple(layout(o.value) for o in function.outputs),
-            tuple(layout(o.tangent) for o in function.outputs),
-        )
+        return boundary_values(function).map(layout)
 
     def check(self, mesh, rng):
         """One random assignment of options, in random layouts."""
         function, boundary = self.function, self.random_boundary(mesh, rng)
         choices = lockstep.random_choices(self.axes, mesh, rng)
-        local = localize(function, self.axes, mesh, choices, boundary)
+        local = localize(BoundSharding(function, self.axes, mesh, choices, boundary))
         given = [(m.value, i.value) for m, i in zip(local.inputs, function.inputs, strict=True)]
         given += [
             (m.tangent, o.tangent) for m, o in zip(local.outputs, function.outputs, strict=True)

@@ -13,9 +13,11 @@ from plait.ir.capture.literals import decode, encode, tensor_type
 from plait.ir.capture.resolve import resolve
 from plait.ir.layout import Factors
 from plait.ir.loops import Loops, Site, declaration
-from plait.ir.lowering.localize import Boundary, localize
+from plait.ir.lowering.bound_sharding import BoundSharding
+from plait.ir.lowering.localize import localize
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Argument, Function, Input, Op, Output, Ref
+from plait.ir.plan.sharding import Boundary
 from plait.tests.ir.lowering.lockstep import run, shard, unshard
 
 
@@ -113,8 +115,7 @@ def split_over(case: Case, option: OpStrategy, axes: Axes, ways: int) -> list[Te
         tuple((s,) for s in outputs),
         (None,) * len(outputs),
     )
-    choice = axes.ops[0].options.index(option)
-    local = localize(function, axes, mesh, ((choice,),), boundary)
+    local = localize(BoundSharding(function, axes, mesh, ((option,),), boundary))
     shards = {
         mine.value: shard(tensor, axes.factors[v], layout, mesh)
         for v, (mine, tensor, layout) in enumerate(

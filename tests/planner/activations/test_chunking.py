@@ -4,8 +4,10 @@ import pytest
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
+from plait.ir.lowering.bound_sharding import bind
 from plait.ir.lowering.chunk import refine_axes
-from plait.ir.lowering.localize import CHUNK
+from plait.ir.lowering.localize import localize
+from plait.ir.mesh import CHUNK
 from plait.ir.plan.memory_action import KEEP
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
@@ -36,11 +38,11 @@ def test_pieces_do_not_talk_to_each_other(entries, word):
     strategy = parse_strategy(word)
     for function in entries.model.functions:
         sharding = entries.sharding(function.name, strategy, 1)
-        form = sharding.bind(entries.flow.axes[function.name])
-        made = entries.chunker.chunk(function, form, 2)
+        form = bind(sharding, function, entries.flow.axes[function.name])
+        made = entries.chunker.chunk(form, 2)
         if made is None:
             continue
-        local, whole = made.local, form.local(function)
+        local, whole = made.local, localize(form)
         over = [op for op in local.ops if op.target.startswith("comm.") and CHUNK in op.args]
         assert all(op.target in ("comm.cut", "comm.share") for op in over)
         assert sum(t.bytes for t in local.types) < sum(t.bytes for t in whole.types)
@@ -51,8 +53,8 @@ def test_heads_of_cut_tokens_are_divided_inside_the_devices_parts(entries):
     head = next(f for f in entries.model.functions if f.outputs and f.name == "exit")
     sharding = entries.sharding(head.name, parse_strategy("tp=4,sp"), 1)
     axes = entries.flow.axes[head.name]
-    form = sharding.bind(axes)
-    division = entries.chunker.chunk(head, form, 4).chunking
+    form = bind(sharding, head, axes)
+    division = entries.chunker.chunk(form, 4).chunking
     assert division.outer == 4
     finer = refine_axes(head, axes, dict(division.value_shards), division.outer)
     for value, (dim, part) in division.value_shards:
@@ -60,12 +62,12 @@ def test_heads_of_cut_tokens_are_divided_inside_the_devices_parts(entries):
             4,
             axes.factors[value][dim][part] // 4,
         )
-    assert entries.chunker.chunk(head, form, 8) is None  # 16 tokens are 4 x 4
+    assert entries.chunker.chunk(form, 8) is None  # 16 tokens are 4 x 4
 
 
 def worst(cost):
     """Bytes at a call's worst moment, with what it leaves for backward."""
-    return max(cost.forward.peak_bytes, cost.backward.peak_bytes) + cost.leaves
+    return max(cost.forward.peak_bytes, cost.backward.peak_bytes) + cost.saved_bytes
 
 
 def test_pieces_lower_the_peak_at_little_time(entries):

@@ -30,7 +30,7 @@ def layer_table(model):
 
 def cost(table, variant):
     """Seconds of the forward operators that backward runs again, and the bytes that wait."""
-    local = table.locals[1]
+    local = table.local_functions[1]
     pieces = partition(local, variant)
     again = [op for op in pieces.backward if produced_values((op,)) & produced_values(local.forward_ops)]
     seconds = sum(table.pricer.op(local, op).seconds for op in again)

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from plait.cost_model.hardware import load_any_cluster
 from plait.ir.capture import trace
-from plait.ir.devices.heterogeneous import HeterogeneousCluster, HeterogeneousPlan, sub_cluster
+from plait.ir.devices.heterogeneous import HeterogeneousCluster, sub_cluster
 from plait.ir.errors import FileError
+from plait.ir.plan.heterogeneous import HeterogeneousPlan
 from plait.ir.plan.plan import Plan
 from plait.planner import PlanOptions
 from plait.planner import plan as plan_cluster
@@ -53,7 +54,9 @@ def test_a_mixture_beats_every_part_alone_and_all_as_the_slowest(model, spec):
     assert isinstance(made, HeterogeneousPlan)
     check(made)
     assert len(made.single_part_seconds) == 3
-    assert all(seconds is None or made.step_seconds < seconds for seconds in made.single_part_seconds)
+    assert all(
+        seconds is None or made.step_seconds < seconds for seconds in made.single_part_seconds
+    )
     longest = max(simulated_seconds(made.cluster, line) for line in made.replicas)
     assert made.step_seconds == pytest.approx(longest + made.sync_seconds)
     assert made.lower_bound_seconds <= made.step_seconds

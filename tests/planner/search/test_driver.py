@@ -5,7 +5,7 @@ import pytest
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import InfeasibleError, UsageError
-from plait.ir.verify import verify_plan
+from plait.ir.plan.verify import verify_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
 from plait.planner.pricing.stage_partition import partition

@@ -11,8 +11,8 @@ from plait.cost_model.pipeline.what_if import Conditions, simulate_step
 from plait.ir.capture import trace
 from plait.ir.errors import FileError, UsageError
 from plait.ir.plan.interleave import peak_in_flight, verify_rows
+from plait.ir.plan.verify import verify_plan
 from plait.ir.text.summary import print_plan
-from plait.ir.verify import verify_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
 from plait.planner.search.driver import interleavings

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from plait.cost_model.hardware import load_cluster
-from plait.ir.verify import verify_plan
+from plait.ir.plan.verify import verify_plan
 from plait.planner import PlanOptions, plan
 from plait.planner.search.pareto import STEP, pareto_front
 

@@ -8,10 +8,10 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.axes import analyse
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Input, Op, Output, Ref
+from plait.ir.plan.sharding import AxisSharding, Boundary
 from plait.ir.tensor import TensorType
 from plait.planner.sharding import AxisRule, ShardingProblem, price
 from plait.planner.sharding.costs import RooflineCosts
-from plait.planner.sharding.data_parallel import AxisSharding
 
 MOST = 1200  # assignments that are tried for one problem
 
@@ -125,7 +125,7 @@ def random_rule(random: Random, function: Function, axes, size: int) -> AxisRule
     pins = {}
     if random.random() < 0.2:
         op = random.randrange(len(function.ops))
-        pins[op] = random.randrange(len(axes.ops[op].options))
+        pins[op] = random.choice(axes.ops[op].options).name
     return AxisRule(loops, states, random.choice(({}, {"R": "P"})), pins)
 
 
@@ -158,12 +158,12 @@ def axis_parts(problem: ShardingProblem, rule: AxisRule, size: int):
         return (None,) if value is None else ("R",) if size == 1 else rule.placements.get(value, ("R",))
 
     ops = [
-        [0]
+        [known.options[0].name]
         if size == 1
         else [
-            n
-            for n, o in enumerate(known.options)
-            if rule.pins.get(i, n) == n
+            o.name
+            for o in known.options
+            if rule.pins.get(i, o.name) == o.name
             and (i in rule.pins or o.factor_id < 0 or o.factor_id in rule.loops)
             and (not o.loop or o.size % size == 0)
         ]
@@ -200,7 +200,8 @@ def sharding(problem: ShardingProblem, rule: AxisRule, size: int, parts) -> Axis
         )
     )
     rest = parts[n + 2 * inputs :]
-    return AxisSharding(parts[:n], states, gradients, rest[:outputs], rest[outputs:])
+    boundary = Boundary(states, gradients, rest[:outputs], rest[outputs:])
+    return AxisSharding(parts[:n], boundary)
 
 
 def brute_force(problem: ShardingProblem) -> float:

@@ -9,6 +9,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.layout import PARTIAL, REPLICATE
 from plait.ir.loops import SHARD_AWARE
+from plait.ir.lowering.bound_sharding import bind
 from plait.ir.lowering.localize import localize
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.plan.strategy import parse_strategy
@@ -57,9 +58,7 @@ def found(model, word: str, cluster: str = "8xh100", block: str = BLOCK):
     entries = FunctionPrices(model, load_cluster(cluster))
     sharding = entries.sharding(block, parse_strategy(word), 1)
     function = model.function(block)
-    local = localize(
-        function, entries.flow.axes[block], sharding.mesh, sharding.choices, sharding.boundary
-    )
+    local = localize(bind(sharding, function, entries.flow.axes[block]))
     layouts = {
         item.name: layout[1]  # after micro-batches
         for item, layout in zip(function.inputs, sharding.boundary.inputs, strict=True)
@@ -136,7 +135,7 @@ def along_batch(model, block: str, held: dict[int, tuple]):
     """The question of one axis of 8 that splits the batch, held inputs lying as said."""
     entries = FunctionPrices(model, load_cluster("8xh100"))
     function, flow = model.function(block), entries.flow
-    boundary = split_batch(function, flow, frozenset())
+    boundary = split_batch(function, flow, frozenset()).boundary
     states = {}
     for position, item in enumerate(function.inputs):
         if item.kind == "activation":
@@ -151,7 +150,7 @@ def along_batch(model, block: str, held: dict[int, tuple]):
     rule = AxisRule(flow.batch_factors[block], states | held)
     problem = ShardingProblem(function, axes, mesh, (rule,), costs)
     (made,) = solve(problem).axes
-    assert PARTIAL not in made.inputs
+    assert PARTIAL not in made.boundary.inputs
     return function, axes, made
 
 
@@ -163,12 +162,12 @@ def test_gathers_of_fully_sharded_weights(traced):
     function, axes, made = along_batch(model, BLOCK, held)
     used = {
         state
-        for op, known, chosen in zip(function.ops, axes.ops, made.choices, strict=True)
-        for value, state in zip(op.operands(), known.options[chosen].inputs, strict=True)
+        for op, known, chosen in zip(function.ops, axes.ops, made.op_splits, strict=True)
+        for value, state in zip(op.operands(), known.by_name[chosen].inputs, strict=True)
         if value in held
     }
     assert used == {REPLICATE}
-    assert all(g == s for g, s in zip(made.gradients, made.inputs, strict=True) if g is not None)
+    assert all(g == s for g, s in zip(made.boundary.gradients, made.boundary.inputs, strict=True) if g is not None)
 
 
 def test_experts_apart_tokens_travel(traced):
@@ -180,9 +179,9 @@ def test_experts_apart_tokens_travel(traced):
         i.value: (REPLICATE, *weight_shards(axes, i.value, 8)) for i in model.function(block).state_inputs()
     }
     function, axes, made = along_batch(model, block, held)
-    for op, known, chosen in zip(function.ops, axes.ops, made.choices, strict=True):
+    for op, known, chosen in zip(function.ops, axes.ops, made.op_splits, strict=True):
         if op.target.startswith("plait.experts"):
-            assert known.options[chosen].partner is not None
+            assert known.by_name[chosen].partner is not None
     forward, backward, layouts = found(model, "ep=8", block=block)
     assert (forward, backward) == ({"experts": 1}, {"experts_backward": 1})
     assert {n for n, state in layouts.items() if state != REPLICATE} == {

@@ -86,10 +86,10 @@ def taken(given: ShardingProblem, made) -> int:
     """Bytes that a solution holds and saves, by the judge's count."""
     lies = {}
     for position, item in enumerate(given.function.inputs):
-        lies[item.value] = tuple(axis.inputs[position] for axis in made.axes)
+        lies[item.value] = tuple(axis.boundary.inputs[position] for axis in made.axes)
     for i, (op, known) in enumerate(zip(given.function.ops, given.axes.ops, strict=True)):
         for position, value in enumerate(op.results):
-            options = [known.options[axis.choices[i]] for axis in made.axes]
+            options = [known.by_name[axis.op_splits[i]] for axis in made.axes]
             lies[value] = tuple(option.outputs[position] for option in options)
     return state_and_saved_bytes(given, lies)
 
