@@ -121,12 +121,19 @@ class CompressionChoice(msgspec.Struct, frozen=True):
     program: str
 
 
-class Optimizer(msgspec.Struct, frozen=True):
-    """Optimizer state per parameter: number of tensors, and bytes of each of their elements."""
+OptimizerDemand = Literal["elementwise", "per tensor", "across tensors"]
+
+
+class Optimizer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Optimizer state per parameter: number of tensors, and bytes of each of their elements.
+
+    `demand`: what it must see to step: any shard, whole tensors, or all tensors of the model.
+    """
 
     name: str
     states: int
     state_bytes: int
+    demand: OptimizerDemand = "elementwise"
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -1,0 +1,102 @@
+"""Lets an optimizer that was built on one set of tensors step on another.
+
+Factories and parameter groups read names, shapes and values, so an optimizer is built on whole
+tensors; its references to them are then replaced by this rank's shards. Every reference counts:
+groups, states, lists and dicts in attributes, and the optimizers that it wraps.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ParameterState = dict[str, Any]
+Group = dict[str, Any]
+StateConverter = Callable[[Tensor, ParameterState], ParameterState]
+
+
+def optimizers_within(optimizer: Any) -> list[Any]:
+    """The optimizer and those that it holds in its attributes, outer ones first."""
+    parts: list[Any] = [optimizer]
+    for part in parts:  # grows while it is read
+        for value in vars(part).values():
+            for member in _members(value):
+                if isinstance(member, torch.optim.Optimizer) and all(
+                    member is not p for p in parts
+                ):
+                    parts.append(member)
+    return parts
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def groups_of(optimizer: Any) -> list[Group]:
+    """The distinct parameter groups of an optimizer and of those within it, in a fixed order."""
+    groups: dict[int, Group] = {}
+    for part in optimizers_within(optimizer):
+        for group in getattr(part, "param_groups", ()):
+            groups.setdefault(id(group), group)
+    return list(groups.values())
+
+
+def states_of(optimizer: Any) -> dict[Tensor, ParameterState]:
+    """The state of every parameter, of whichever optimizer within has one."""
+    states: dict[Tensor, ParameterState] = {}
+    for part in optimizers_within(optimizer):
+        for parameter, state in getattr(part, "state", {}).items():
+            if isinstance(parameter, Tensor):
+                states.setdefault(parameter, {}).update(state)
+    return states
+
+
+def rebound(
+    optimizer: Any,
+    everything: Iterable[Tensor],
+    targets: Mapping[Tensor, Tensor],
+    convert: StateConverter,
+    *,
+    in_place: bool = False,
+) -> Any:
+    """The optimizer with each tensor of `everything` replaced by its target; those without one are
+    dropped from its groups.
+
+    `convert` gives the state of a tensor's target from the tensor's own. A copy, unless `in_place`:
+    then the same object, so that schedulers made for it go on steering it.
+    """
+    absent = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    memo: dict[int, Any] = {id(tensor): targets.get(tensor, absent) for tensor in everything}
+    parts = optimizers_within(optimizer)
+    results = parts if in_place else [part.__class__.__new__(part.__class__) for part in parts]
+    memo.update((id(part), result) for part, result in zip(parts, results, strict=True))
+    states = [getattr(part, "state", {}) for part in parts]
+    copies = [
+        deepcopy({k: v for k, v in vars(part).items() if k != "state"}, memo) for part in parts
+    ]
+    for part, result, attributes, state in zip(parts, results, copies, states, strict=True):
+        has_state = "state" in vars(part)
+        vars(result).update(attributes)
+        if has_state:
+            result.state = defaultdict(dict)
+            for tensor, values in state.items():
+                if tensor in targets:
+                    result.state[targets[tensor]] = convert(tensor, values)
+    for group in groups_of(results[0]):
+        _drop(group, absent)
+    return results[0]
+
+
+def _drop(group: Group, absent: Tensor) -> None:
+    """Remove a tensor from a group, and its place among the names."""
+    remaining = [i for i, p in enumerate(group["params"]) if p is not absent]
+    if "param_names" in group:
+        group["param_names"] = [group["param_names"][i] for i in remaining]
+    group["params"] = [group["params"][i] for i in remaining]
