@@ -52,3 +52,9 @@ class VerifyError(PlaitError):
     """A program does not compute what one process computes."""
 
     exit_code = 7
+
+
+class NonFiniteError(PlaitError):
+    """A training step gave gradients that are NaN or infinite."""
+
+    exit_code = 1

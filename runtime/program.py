@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from ..ir.errors import MismatchError, UsageError
+from ..ir.errors import MismatchError, NonFiniteError, UsageError
 from ..ir.plan.interleave import build_rows
 from ..ir.plan.strategy import ROLES
 from ..ir.program import PLACED_SCHEDULE, ProgramTable, chunk_function
@@ -30,8 +31,12 @@ from .launch.program_folder import import_stage, read_table
 from .launch.session import default_device
 from .state import optimizer as optimizers
 from .state import program_state, unsharded
+from .state.gradients import clip_grad_norm, non_finite_names, separate_gradients
+from .state.initial_agreement import agree
 from .state.initialization import InitialValues
 from .state.parameters import ParameterStore
+
+NonFinite = Literal["stop", "skip", "keep"]
 
 
 class Program:
@@ -44,8 +49,8 @@ class Program:
         module: nn.Module,
         groups: MeshGroups,
         *,
-        optimizer: optimizers.Factory | None,
-        optimizer_args: Mapping[str, Any],
+        optimizer: optimizers.OptimizerRequest,
+        nonfinite: NonFinite,
         device: torch.device,
         seed: int,
         folder: Path,
@@ -53,7 +58,8 @@ class Program:
         from ..ir.capture.operators.elementary import call_key  # registers the operators as well
 
         self.table, self.stage, self.groups, self.device = table, stage, groups, device
-        self.seed, self.steps = seed, 0
+        self.seed, self.steps, self.batches, self.nonfinite = seed, 0, 0, nonfinite
+        self.gradients_used = False  # the next batch begins new ones
         native = device.type == "cpu"
         comms = [
             Comm(
@@ -68,9 +74,12 @@ class Program:
         ]
         grid = Comm(table.mesh, table.micro_batches, groups.rank, groups.axes, groups.sent_bytes)
         initial = InitialValues(module, seed)
+        specs = {name: spec for spec in table.state_tensors for name in spec.names()}
+        agree(initial, specs, groups.stage, device)
         transports = Transports(table, groups, folder, native)
         self.store = ParameterStore(table, groups, comms, initial, device, transports)
-        self.optimizer = self.make_optimizer(optimizer, optimizer_args, folder)
+        self.updates: optimizers.LocalOptimizer | None = None
+        self.optimizer = self.make_optimizer(optimizer, initial, folder)
         self.run: Run | PlacedRun
         if table.schedule == PLACED_SCHEDULE:
             self.run = PlacedRun(self.store, groups.down, call_key, seed)
@@ -89,7 +98,7 @@ class Program:
         }
 
     def make_optimizer(
-        self, factory: optimizers.Factory | None, args: Mapping[str, Any], folder: Path
+        self, request: optimizers.OptimizerRequest, initial: InitialValues, folder: Path
     ) -> torch.optim.Optimizer | None:
         """The user's optimizer, or the compressed one that the plan names.
 
@@ -97,15 +106,20 @@ class Program:
         """
         axis = next((axis for axis in self.table.compression if axis.optimizer), None)
         if axis is None:
-            return optimizers.make(factory or torch.optim.AdamW, args, self.store.trainable())
-        if factory is not None:
+            self.updates = optimizers.make(request, initial, self.store, self.groups)
+            return None if self.updates is None else self.updates.optimizer
+        if request.factory is not None or request.param_groups is not None:
             raise UsageError(
-                f"the plan leaves sums of gradients to {axis.optimizer}: leave the optimizer out, and "
-                f"give its arguments, or plan with another --optimizer"
+                f"the plan leaves sums of gradients to {axis.optimizer}: leave the optimizer and its "
+                f"groups out, and give its arguments, or plan with another --optimizer"
             )
         levels = self.groups.hierarchies[axis.mesh, axis.role]
         compressed = optimizers.make_compressed(
-            axis, args, self.store, levels, load_codec(axis, folder, self.device.type == "cpu")
+            axis,
+            request.args,
+            self.store,
+            levels,
+            load_codec(axis, folder, self.device.type == "cpu"),
         )
         self.store.compressed_optimizer = compressed
         return compressed
@@ -115,9 +129,11 @@ class Program:
         cls,
         folder: str | Path,
         module: nn.Module,
-        optimizer: optimizers.Factory | None = None,
+        optimizer: optimizers.Factory | torch.optim.Optimizer | None = None,
         optimizer_args: Mapping[str, Any] | None = None,
         *,
+        param_groups: optimizers.ParameterGroups | None = None,
+        nonfinite: NonFinite = "keep",
         device: torch.device | str | None = None,
         seed: int = 0,
         timeout: timedelta = TIMEOUT,
@@ -125,11 +141,16 @@ class Program:
     ) -> Program:
         """Open a program's folder and shard `module` as its plan says; the module is not changed.
 
-        `optimizer` is a torch optimizer class, AdamW by default; a plan that names a compressed
-        optimizer, such as 1-bit Adam, decides it instead. Needs a process group of as many ranks as the
-        plan has devices (see `session`). Programs that are opened one after the other can share the
-        process groups of a `pool`. Raises MismatchError when the folder, the module and the ranks do
-        not belong together.
+        `optimizer` is a torch optimizer class or factory, AdamW by default, or an optimizer of the
+        module's parameters, which is taken over; a plan that names a compressed optimizer, such as
+        1-bit Adam, decides it instead. `param_groups` gets the module's named parameters and gives the
+        groups for the optimizer. `nonfinite` says what `optimizer_step` does where a gradient is NaN or
+        infinite: "stop" (NonFiniteError), "skip" the update, or "keep" them, as torch does.
+
+        Needs a process group of as many ranks as the plan has devices (see `session`). Programs that are
+        opened one after the other can share the process groups of a `pool`. Raises MismatchError when
+        the folder, the module and the ranks do not belong together, or no rank sees what the optimizer
+        must see.
         """
         table = read_table(Path(folder))
         world = dist.get_world_size() if dist.is_initialized() else 0
@@ -147,25 +168,32 @@ class Program:
             ),
             module,
             groups,
-            optimizer=optimizer,
-            optimizer_args=optimizer_args or {},
+            optimizer=optimizers.OptimizerRequest(optimizer, optimizer_args or {}, param_groups),
+            nonfinite=nonfinite,
             device=default_device() if device is None else torch.device(device),
             seed=seed,
             folder=Path(folder),
         )
 
     def step(self, batch: Batch) -> Tensor:
-        """Train on one global batch; gives its loss (a float64 scalar, the same on every rank)."""
+        """Train on one global batch; gives its loss (a float64 scalar, the same on every rank).
+
+        Adds to the gradients of a `forward_backward` that no `optimizer_step` has used yet.
+        """
         loss = self.forward_backward(batch)
         self.optimizer_step()
         return loss
 
     @torch.no_grad()
     def forward_backward(self, batch: Batch) -> Tensor:
-        """Loss of one global batch; the gradients are ready for `optimizer_step` afterwards."""
-        self.store.zero_gradients()
+        """Loss of one global batch; the gradients are ready for `optimizer_step` afterwards.
+
+        Until then, the gradients of further batches are added to them.
+        """
+        if self.gradients_used:
+            self.zero_grad()
         inputs = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
-        self.run.start(self.steps)
+        self.run.start(self.batches)
         if isinstance(self.run, PlacedRun):
             loss = self.stage.step(self.run, *inputs)
             losses = [] if loss is None else [loss]
@@ -173,7 +201,26 @@ class Program:
             losses = self.micro_batches(self.run, inputs)
         self.run.finish()
         self.store.synchronize()
+        separate_gradients(self.store)
+        self.batches += 1
         return self.total_loss(losses)
+
+    def zero_grad(self) -> None:
+        """Drop the gradients at hand."""
+        self.store.zero_gradients()
+        self.gradients_used = False
+
+    def clip_grad_norm(
+        self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    ) -> Tensor:
+        """Scale the gradients so that their norm over all ranks and stages is at most `max_norm`.
+
+        Gives the norm before, in float64: as `torch.nn.utils.clip_grad_norm_` does in one process.
+        Raises UsageError where a compressed optimizer sums the gradients itself.
+        """
+        return clip_grad_norm(
+            self.store, self.groups, max_norm, norm_type, error_if_nonfinite=error_if_nonfinite
+        )
 
     def micro_batches(self, run: Run, inputs: list[Tensor]) -> list[Tensor]:
         """Run all micro-batches through the pipeline; gives their losses, on the last stage."""
@@ -240,12 +287,27 @@ class Program:
         return total
 
     @torch.no_grad()
-    def optimizer_step(self) -> None:
-        """Update the parameters by the gradients at hand and distribute the new values."""
-        if self.optimizer is not None:
+    def optimizer_step(self) -> bool:
+        """Update the parameters by the gradients at hand and distribute the new values.
+
+        Gives whether it did: with `nonfinite="skip"`, not where a gradient is NaN or infinite.
+        Raises NonFiniteError there with `nonfinite="stop"`.
+        """
+        self.gradients_used = True
+        if self.nonfinite != "keep" and (names := non_finite_names(self.store, self.groups)):
+            if self.nonfinite == "stop":
+                raise NonFiniteError(
+                    f"step {self.steps}: the gradients of {len(names)} parameters are NaN or infinite, "
+                    f"{names[0]} among them; the parameters are those of the step before"
+                )
+            return False
+        if self.updates is not None:
+            self.updates.step()
+        elif self.optimizer is not None:
             self.optimizer.step()
         self.store.gather_updated()
         self.steps += 1
+        return True
 
     def state_dict(self) -> dict[str, Tensor]:
         """Full tensors on the CPU under the names of the module's own `state_dict`.
@@ -259,22 +321,28 @@ class Program:
         """Full gradients of the last `forward_backward`, by the program's names; all ranks together."""
         return unsharded.gradients(self.store, self.groups)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write a checkpoint of tensors, optimizer and step count; all ranks together.
+    def save(self, folder: str | Path, *, scheduler: LRScheduler | None = None) -> Path:
+        """Write a checkpoint of tensors, optimizer, step count and `scheduler`; all ranks together.
 
         Atomic: a process killed at any instant leaves this generation or the one before. Gives its
         directory.
         """
-        return program_state.save(self, Path(folder))
+        return program_state.save(self, Path(folder), scheduler)
 
-    def load_checkpoint(self, folder: str | Path, generation: int | None = None) -> None:
+    def load_checkpoint(
+        self,
+        folder: str | Path,
+        generation: int | None = None,
+        *,
+        scheduler: LRScheduler | None = None,
+    ) -> None:
         """Load a checkpoint, saved under this or any other plan of the model; all ranks together.
 
         Takes the newest complete generation by default. Warns when this plan has no place for some
         residuals (error feedback) of compressed gradients. Raises FileError for a damaged one,
         MismatchError when it is of another model.
         """
-        program_state.load_checkpoint(self, Path(folder), generation)
+        program_state.load_checkpoint(self, Path(folder), generation, scheduler)
 
     load = load_checkpoint  # the public name of docs and interface
 

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = [
     "TorchDispatchMode",
     "is_fake",
+    "mark_stepped",
     "returns_alias",
     "set_tensor_tables",
     "storage_id",
@@ -34,6 +35,14 @@ __all__ = [
 def is_fake(tensor: torch.Tensor) -> bool:
     """Whether a tensor has a shape but no values. Without it, fake weights count as initialised."""
     return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def mark_stepped(optimizer: torch.optim.Optimizer) -> None:
+    """Note that a step was made though this rank had nothing to update.
+
+    Without it, schedulers warn on that rank that they were stepped before their optimizer.
+    """
+    optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
 def returns_alias(operator: Any) -> bool:

@@ -46,9 +46,17 @@ class StoredTensor(msgspec.Struct, frozen=True):
     dtype: str
 
 
+class StoredGroup(msgspec.Struct, frozen=True):
+    """Options of a parameter group of the optimizer, and the names of its tensors."""
+
+    options: dict[str, Any]
+    names: tuple[str, ...]
+
+
 class Manifest(msgspec.Struct, frozen=True):
-    """Contents of a generation. `options` are the optimizer's hyperparameters, `numbers` the plain
-    numbers of its state by tensor name, `exchange_counts` the number of exchanges by bucket."""
+    """Contents of a generation. `options` are the optimizer's hyperparameters, those of its first group,
+    `numbers` the plain numbers of its state by tensor name, `exchange_counts` the number of exchanges by
+    bucket. `batches` were seen in `steps` of the optimizer (None: as many)."""
 
     model: str
     steps: int
@@ -59,6 +67,8 @@ class Manifest(msgspec.Struct, frozen=True):
     tensors: tuple[StoredTensor, ...]
     files: tuple[StoredFile, ...] = ()
     exchange_counts: dict[str, int] = {}
+    batches: int | None = None
+    groups: tuple[StoredGroup, ...] = ()
 
 
 def save(folder: Path, tensors: dict[str, Tensor], manifest: Manifest) -> Path:

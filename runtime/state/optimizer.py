@@ -1,51 +1,260 @@
-"""Creates a program's optimizer: any torch optimizer on shards, or a compressed one."""
+"""Creates a program's optimizer: any torch optimizer on what this rank holds, or a compressed one.
+
+The optimizer is built on the module's whole tensors, so that factories and parameter groups read true
+names and shapes; what it needs to see is found by a probe (`optimizer_contract`); then it is bound to
+this rank's shards, or to whole tensors of which each lies on one rank (`whole_tensors`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
+from torch import Tensor, nn
 
 from ...ir.compression.registry import algorithm
-from ...ir.errors import UsageError
+from ...ir.errors import MismatchError, UsageError
 from ...ir.layout import REPLICATE
 from ...ir.program import CompressedAxis
+from ..comm.program_groups import MeshGroups
 from ..compression.backends.codec import Codec
 from ..compression.optimizers.flat import FlatOptimizer
 from ..compression.optimizers.registry import OPTIMIZERS
 from ..compression.work import GroupHierarchy
-from .parameters import LocalParameter, ParameterStore
+from ..torch_private import is_fake, mark_stepped
+from .initialization import InitialValues
+from .optimizer_binding import ParameterState, groups_of, rebound
+from .optimizer_contract import OptimizerContract, probe_optimizer
+from .parameters import ParameterStore
+from .whole_tensors import WholeTensors, sharding_axes
 
 Factory = Callable[..., torch.optim.Optimizer]
+ParameterGroups = Callable[[list[tuple[str, nn.Parameter]]], Iterable[Any]]
 
-# Each needs a whole matrix (its rows, norm or spectrum), which a shard is not.
-NOT_ELEMENTWISE = {
-    "Adafactor": "factors the second moment of a matrix into its row and column means",
-    "Muon": "orthogonalises whole matrices",
-    "Shampoo": "preconditions whole matrices",
-    "SOAP": "preconditions whole matrices",
-    "LAMB": "scales by the norm of the whole tensor",
-    "LARS": "scales by the norm of the whole tensor",
-}
+
+class OptimizerRequest(NamedTuple):
+    """An optimizer as users give it: a factory with its arguments, or an instance for the module's
+    parameters. `param_groups` makes the groups that the factory gets from the named parameters."""
+
+    factory: Factory | torch.optim.Optimizer | None = None
+    args: Mapping[str, Any] = {}
+    param_groups: ParameterGroups | None = None
+
+
+class LocalOptimizer:
+    """A torch optimizer that steps on what this rank has: shards, and whole tensors that it owns.
+
+    `leaves` are the tensors that it steps on, by name; `group_names` the names of all tensors of the
+    model by parameter group, of other ranks' too.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        contract: OptimizerContract,
+        whole: WholeTensors,
+        leaves: Mapping[str, Tensor],
+        group_names: tuple[tuple[str, ...], ...],
+    ) -> None:
+        self.optimizer, self.contract, self.whole = optimizer, contract, whole
+        self.leaves, self.group_names = leaves, group_names
+
+    def step(self) -> None:
+        """Update this rank's tensors by their gradients; all ranks together."""
+        self.whole.collect_gradients()
+        if self.leaves:
+            self.optimizer.step()
+        else:
+            mark_stepped(self.optimizer)
+        self.whole.distribute_values()
 
 
 def make(
-    factory: Factory, args: Mapping[str, Any], parameters: list[LocalParameter]
-) -> torch.optim.Optimizer | None:
-    """The optimizer over this rank's shards, or None where nothing is trainable.
+    request: OptimizerRequest, initial: InitialValues, store: ParameterStore, groups: MeshGroups
+) -> LocalOptimizer | None:
+    """The optimizer of this rank, or None where no parameter of the model is trainable.
 
-    Raises UsageError for an optimizer that needs whole tensors when parameters are sharded.
+    Raises MismatchError where no rank of the program sees what the optimizer must see, UsageError for
+    one that needs a closure or that holds other tensors than the module's.
     """
-    leaves = [p.leaf for p in parameters if p.leaf is not None]
-    if not leaves:
+    if not any(spec.trainable for spec in store.specs.values()):
         return None
-    check_elementwise(factory, parameters)
-    optimizer = factory(leaves, **args)
-    check_elementwise(type(optimizer), parameters)
+    check_takes_no_closure(request.factory)
+    names = tensor_names(initial.module, store)
+    optimizer = request.factory
+    if not is_instance(optimizer):
+        optimizer = build(request, initial.module, names)
+    elif request.args or request.param_groups is not None:
+        raise UsageError(
+            f"the optimizer is a {type(optimizer).__name__} that is built already: leave out "
+            f"optimizer_args and param_groups, or give its class"
+        )
+    check_takes_no_closure(optimizer)
+    check_tensors(optimizer, names)
+    contract = probe_optimizer(optimizer, names, store.device)
+    check_visibility(contract, store)
+    return bind(optimizer, contract, names, WholePlacement(store, groups, initial))
+
+
+def is_instance(optimizer: Any) -> bool:
+    """Whether an optimizer is built already."""
+    return isinstance(optimizer, torch.optim.Optimizer) or (
+        hasattr(optimizer, "param_groups") and not isinstance(optimizer, type)
+    )
+
+
+def build(request: OptimizerRequest, module: nn.Module, names: dict[Tensor, str]) -> Any:
+    """The optimizer over whole tensors: the module's own parameters, or stand-ins without memory for
+    those that have no values. Adds the stand-ins to `names`."""
+    named: list[tuple[str, nn.Parameter]] = []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if is_fake(parameter):
+            unset = torch.full((), torch.nan, dtype=parameter.dtype).expand(parameter.shape)
+            parameter_name, parameter = names[parameter], nn.Parameter(unset)
+            names[parameter] = parameter_name
+        named.append((name, parameter))
+    factory = torch.optim.AdamW if request.factory is None else request.factory
+    given = (
+        [parameter for _, parameter in named]
+        if request.param_groups is None
+        else list(request.param_groups(named))
+    )
+    optimizer = factory(given, **request.args)
+    if not hasattr(optimizer, "step") or not hasattr(optimizer, "param_groups"):
+        raise UsageError(
+            f"the optimizer factory gives a {type(optimizer).__name__}, not an optimizer: it must have "
+            f"step() and param_groups"
+        )
     return optimizer
+
+
+def tensor_names(module: nn.Module, store: ParameterStore) -> dict[Tensor, str]:
+    """The program's name of each of the module's parameters; empty for those that it does not train."""
+    first = {alias: n for n, spec in store.specs.items() for alias in spec.aliases}
+    names: dict[Tensor, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        known = first.get(name, name)
+        trained = known in store.specs and store.specs[known].trainable
+        if not names.get(parameter):
+            names[parameter] = known if trained else ""
+    return names
+
+
+def check_takes_no_closure(optimizer: Any) -> None:
+    """Raise UsageError for an optimizer whose step needs a closure, such as LBFGS."""
+    step = getattr(optimizer, "step", None)
+    closure = inspect.signature(step).parameters.get("closure") if callable(step) else None
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        name = getattr(optimizer, "__name__", type(optimizer).__name__)
+        raise UsageError(
+            f"{name} evaluates the loss several times per step, which a compiled program does not "
+            f"do: use an optimizer whose step takes no closure"
+        )
+
+
+def check_tensors(optimizer: Any, names: Mapping[Tensor, str]) -> None:
+    """Raise UsageError where the optimizer steps on tensors that are not the module's."""
+    for number, group in enumerate(groups_of(optimizer)):
+        for position, parameter in enumerate(group["params"]):
+            if parameter not in names:
+                raise UsageError(
+                    f"tensor {position} of group {number} of {type(optimizer).__name__} "
+                    f"({list(parameter.shape)}) is not a parameter of the model that is "
+                    f"parallelized: build the optimizer for that very module"
+                )
+
+
+def check_visibility(contract: OptimizerContract, store: ParameterStore) -> None:
+    """Raise MismatchError where the optimizer must see several tensors at once and some rank does not
+    have all, or must not be run by replicas."""
+    trained = [spec for spec in store.specs.values() if spec.trainable]
+    stages = {spec.stages for spec in trained}
+    if contract.draws_random_numbers:
+        tied = [spec.names()[0] for spec in trained if len(spec.stages) > 1]
+        if tied:
+            raise MismatchError(
+                f"{contract.name} draws random numbers, and several stages train their own copy of "
+                f"{tied[0]}: plan without pp"
+            )
+    if contract.demand != "across tensors":
+        return
+    split = [spec.names()[0] for spec in trained if sharding_axes(store.table, spec)]
+    if split or len(stages) > 1:
+        where = f"shards of {split[0]}" if split else f"the tensors of one of {len(stages)} stages"
+        raise MismatchError(
+            f"{contract.name} looks at several tensors at once ({contract.evidence}), and a rank of "
+            f"this plan has only {where}: plan with roles that keep all weights on every rank "
+            f"(roles=('dp',)), or take out what couples them (gradients are clipped over all ranks by "
+            f"program.clip_grad_norm, non-finite ones skipped by nonfinite='skip')"
+        )
+
+
+class WholePlacement(NamedTuple):
+    """Where the tensors of a program lie, and their first values."""
+
+    store: ParameterStore
+    groups: MeshGroups
+    initial: InitialValues
+
+
+def bind(
+    optimizer: Any,
+    contract: OptimizerContract,
+    names: Mapping[Tensor, str],
+    placement: WholePlacement,
+) -> LocalOptimizer:
+    """Let the optimizer step on this rank's tensors instead of the module's."""
+    store = placement.store
+    original = groups_of(optimizer)
+    group_names = tuple(tuple(names[p] for p in group["params"] if names[p]) for group in original)
+    needed_whole = {
+        names[p]
+        for number, group in enumerate(original)
+        for p in group["params"]
+        if names[p] and contract.demand_of(number, p.dim()) != "elementwise"
+    }
+    whole = WholeTensors(*placement, needed_whole, with_replicas=contract.draws_random_numbers)
+    grouped = {p for group in original for p in group["params"]}
+    targets: dict[Tensor, Tensor] = {}
+    for tensor, name in names.items():
+        if tensor in grouped and name in store.parameters:
+            leaf = (
+                whole.tensors[name].leaf if name in whole.tensors else store.parameters[name].leaf
+            )
+            if leaf is not None:
+                targets[tensor] = leaf
+
+    def convert(tensor: Tensor, state: ParameterState) -> ParameterState:
+        return {
+            key: local_state(store, names[tensor], targets[tensor], value)
+            for key, value in state.items()
+        }
+
+    rebound(optimizer, names, targets, convert, in_place=True)
+    leaves = {names[tensor]: leaf for tensor, leaf in targets.items()}
+    return LocalOptimizer(optimizer, contract, whole, leaves, group_names)
+
+
+def local_state(store: ParameterStore, name: str, leaf: Tensor, value: Any) -> Any:
+    """This rank's part of an item of a whole tensor's state, made when the optimizer was built."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_floating_point() and value.isnan().any():
+        raise UsageError(
+            f"the optimizer makes its state from the values of {name}, which has none yet (it is on "
+            f"the meta device): build the model on the CPU"
+        )
+    parameter = store.parameters[name]
+    if value.dim() == 0 or tuple(value.shape) != parameter.spec.type.shape:
+        return value.clone()
+    if leaf is parameter.leaf:
+        return store.scatter(parameter, value)
+    return value.to(store.device, copy=True)
 
 
 def make_compressed(
@@ -82,23 +291,3 @@ def make_compressed(
     )
     optimizer.scale = hierarchy.all.size
     return optimizer
-
-
-def check_elementwise(factory: Factory, parameters: list[LocalParameter]) -> None:
-    """Raise UsageError for LBFGS, and for optimizers that need whole tensors where some are sharded."""
-    while isinstance(factory, partial):
-        factory = factory.func
-    names = {getattr(cls, "__name__", "") for cls in getattr(factory, "__mro__", (factory,))}
-    if "LBFGS" in names:
-        raise UsageError(
-            "LBFGS evaluates the loss several times per step, which a compiled program does not "
-            "do: use an optimizer whose step takes no closure"
-        )
-    sharded = [p for p in parameters if p.total_degree > 1 or any(s != "R" for s in p.spec.layout)]
-    for name in names & NOT_ELEMENTWISE.keys():
-        if sharded:
-            raise UsageError(
-                f"{name} {NOT_ELEMENTWISE[name]}, but {len(sharded)} of {len(parameters)} parameters "
-                f"are sharded here ({sharded[0].name} first): use an element-wise optimizer such as "
-                f"AdamW, or a plan of dp and pp only"
-            )

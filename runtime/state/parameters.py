@@ -52,6 +52,7 @@ class LocalParameter:
     leaf: torch.nn.Parameter | None = None
     gradient: Tensor | None = None
     owns_gradient: bool = False
+    stepped_whole: bool = False  # by one rank of those that shard it
 
     @property
     def degrees(self) -> tuple[int, int, int]:
@@ -230,8 +231,10 @@ class ParameterStore:
         for mesh, members in self.by_mesh(p for p in ready if p.sharding.partially_sharded):
             self.sum_remainders(self.flat_groups[mesh], [(p, reduced[p.name]) for p in members])
         for parameter in ready:
-            assert parameter.leaf is not None
-            parameter.leaf.grad = reduced[parameter.name].view(parameter.leaf.shape)
+            leaf = parameter.leaf
+            assert leaf is not None
+            gradient = reduced[parameter.name].view(leaf.shape)
+            leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
     def sum_remainders(
         self, levels: FlatShardGroups, gradients: Sequence[tuple[LocalParameter, Tensor]]
@@ -271,7 +274,7 @@ class ParameterStore:
     def gather_updated(self) -> None:
         """All-gather the shards that other ranks updated, after the optimizer's step."""
         updated = [
-            p for p in self.trainable() if p.leaf is not None and p.degrees[1] * p.degrees[2] > 1
+            p for p in self.trainable() if not p.stepped_whole and p.degrees[1] * p.degrees[2] > 1
         ]
         for _, members in self.by_mesh(updated):
             flats = [p.leaf.detach() for p in members if p.leaf is not None]

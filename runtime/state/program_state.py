@@ -12,13 +12,25 @@ from torch import Tensor
 from ...ir.errors import MismatchError
 from ...ir.program import ProgramTable
 from ..comm.program_groups import MeshGroups
-from ..compression.optimizers.parameter_states import load_parameter_states
+from ..compression.optimizers.parameter_states import load_parameter_states, parameter_states
 from ..execution.calls import Run
 from ..execution.placed_rank import PlacedRun
 from . import checkpoint, error_feedback, unsharded
-from .parameters import ParameterStore
+from .optimizer import LocalOptimizer
+from .optimizer_state import (
+    StoredGroup,
+    local_items,
+    pack_scheduler,
+    plain_options,
+    restore,
+    restore_options,
+    stored_groups,
+    unpack_scheduler,
+)
+from .parameters import LocalParameter, ParameterStore
 
 MODEL, OPTIMIZER, COMPRESSION = "model", "optimizer", "compression"
+SCHEDULER = "scheduler/state"
 
 
 class ProgramState(Protocol):
@@ -29,33 +41,42 @@ class ProgramState(Protocol):
     store: ParameterStore
     run: Run | PlacedRun
     optimizer: torch.optim.Optimizer | None
+    updates: LocalOptimizer | None
     steps: int
+    batches: int
     seed: int
 
 
-def save(program: ProgramState, folder: Path) -> Path:
-    """Write a checkpoint; all ranks together. Gives its directory."""
-    store, groups = program.store, program.groups
-    states = unsharded.optimizer_state(store, groups, program.optimizer)
+def save(program: ProgramState, folder: Path, scheduler: Any = None) -> Path:
+    """Write a checkpoint, with the state of a scheduler if one is given; all ranks together. Gives its
+    directory."""
+    store, groups, optimizer = program.store, program.groups, program.optimizer
+    states = _optimizer_state(program)
     tensors = {f"{MODEL}/{n}": t for n, t in unsharded.values(store, groups).items()}
     tensors |= {f"{OPTIMIZER}/{key}/{n}": t for (n, key), t in states.tensors.items()}
     compression = error_feedback.checkpoint_tensors(store, groups)
     tensors |= {f"{COMPRESSION}/{key}": t for key, t in compression.items()}
+    if scheduler is not None:
+        tensors[SCHEDULER] = pack_scheduler(scheduler)
     manifest = checkpoint.Manifest(
         model=program.table.model,
         steps=program.steps,
         seed=program.seed,
-        optimizer=type(program.optimizer).__name__,
-        options=_options(program.optimizer),
+        optimizer=type(optimizer).__name__,
+        options={} if optimizer is None else plain_options(optimizer.param_groups[0]),
         numbers={f"{key}/{n}": number for (n, key), number in states.numbers.items()},
         tensors=(),
         exchange_counts=error_feedback.exchange_counts(store, groups),
+        batches=program.batches,
+        groups=() if program.updates is None else stored_groups(program.updates),
     )
     return checkpoint.save(folder, tensors, manifest)
 
 
-def load_checkpoint(program: ProgramState, folder: Path, generation: int | None) -> None:
-    """Load a checkpoint into the program; all ranks together.
+def load_checkpoint(
+    program: ProgramState, folder: Path, generation: int | None, scheduler: Any = None
+) -> None:
+    """Load a checkpoint into the program, and into a scheduler if one is given; all ranks together.
 
     Raises FileError for a damaged one, MismatchError when it is of another model or optimizer.
     """
@@ -64,11 +85,17 @@ def load_checkpoint(program: ProgramState, folder: Path, generation: int | None)
     for name in program.store.parameters:
         if f"{MODEL}/{name}" in tensors:
             program.store.set_value(name, tensors[f"{MODEL}/{name}"])
-    if program.optimizer is not None:
-        _restore_optimizer(program, program.optimizer, manifest, tensors)
+            if program.updates is not None:
+                program.updates.whole.set_value(name, tensors[f"{MODEL}/{name}"])
+    _restore_optimizer(program, manifest, tensors)
+    if scheduler is not None:
+        if SCHEDULER not in tensors:
+            raise MismatchError(f"{folder} holds no scheduler: load it without one")
+        scheduler.load_state_dict(unpack_scheduler(tensors[SCHEDULER]))
     program.store.zero_gradients()
     _restore_compression(program, folder, manifest, tensors)
     program.steps = manifest.steps
+    program.batches = manifest.steps if manifest.batches is None else manifest.batches
     program.seed = program.run.seed = manifest.seed
 
 
@@ -121,69 +148,51 @@ def _restore_compression(
         )
 
 
+def _optimizer_state(program: ProgramState) -> unsharded.OptimizerState:
+    """The optimizer's full state; all ranks together."""
+    store, compressed = program.store, program.store.compressed_optimizer
+    if compressed is not None:
+        states = parameter_states(compressed)
+        items = {p.name: states.get(p.leaf, {}) for p in store.trainable() if p.leaf is not None}
+        return unsharded.optimizer_state(store, program.groups, items, ())
+    if program.updates is None:
+        return unsharded.optimizer_state(store, program.groups, {}, ())
+    items = local_items(program.updates)
+    return unsharded.optimizer_state(store, program.groups, items, program.updates.whole.tensors)
+
+
 def _restore_optimizer(
-    program: ProgramState,
-    optimizer: torch.optim.Optimizer,
-    manifest: checkpoint.Manifest,
-    tensors: dict[str, Tensor],
+    program: ProgramState, manifest: checkpoint.Manifest, tensors: dict[str, Tensor]
 ) -> None:
-    """Give the optimizer its shards through its own `load_state_dict`."""
-    by_parameter: dict[str, dict[str, Any]] = {}
+    """Give the optimizer its shards and the options of its groups."""
+    saved: dict[str, dict[str, Any]] = {}
     for full, tensor in tensors.items():
         part, _, rest = full.partition("/")
         if part == OPTIMIZER:
             key, _, name = rest.partition("/")
-            by_parameter.setdefault(name, {})[key] = tensor
+            saved.setdefault(name, {})[key] = tensor
     for full, number in manifest.numbers.items():
         key, _, name = full.partition("/")
-        by_parameter.setdefault(name, {})[key] = number
-    state = {}
-    for position, parameter in enumerate(program.store.trainable()):
-        entries = by_parameter.get(parameter.name, {})
-        state[position] = {
-            key: program.store.scatter(parameter, value)
-            if isinstance(value, Tensor)
-            and tuple(value.shape) == parameter.spec.type.shape
-            and key != "step"  # a count, also where the parameter is a scalar itself
-            else value
-            for key, value in entries.items()
-        }
-    compressed_optimizer, trained = program.store.compressed_optimizer, program.store.trainable()
-    groups = (
-        optimizer.state_dict()["param_groups"]
-        if compressed_optimizer is None
-        else compressed_optimizer.param_groups
-    )
-    for group in groups:
-        group.update({k: _like(group[k], v) for k, v in manifest.options.items() if k in group})
-    if compressed_optimizer is None:
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-    else:
+        saved.setdefault(name, {})[key] = number
+    compressed = program.store.compressed_optimizer
+    if program.updates is not None:
+        groups = manifest.groups or tuple(
+            StoredGroup(manifest.options, names) for names in program.updates.group_names
+        )
+        restore(program.updates, program.store, saved, groups)
+    elif compressed is not None:
+        for group in compressed.param_groups:
+            restore_options(group, manifest.options)
         load_parameter_states(
-            compressed_optimizer,
-            {k.leaf: state[i] for i, k in enumerate(trained) if k.leaf is not None},
+            compressed,
+            {
+                p.leaf: {k: _shard(program.store, p, v) for k, v in saved.get(p.name, {}).items()}
+                for p in program.store.trainable()
+                if p.leaf is not None
+            },
         )
 
 
-def _options(optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Hyperparameters that are plain numbers, of the first group: all groups have the same."""
-    if optimizer is None:
-        return {}
-    group = optimizer.param_groups[0]
-    plain = {k: _plain(v) for k, v in group.items() if k not in ("params", "seed")}
-    return {k: v for k, v in plain.items() if v is not None}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.item()
-    if isinstance(value, tuple | list):
-        return [float(v) for v in value]
-    return value if isinstance(value, bool | int | float | str) else None
-
-
-def _like(current: Any, saved: Any) -> Any:
-    """A saved hyperparameter in the type that the optimizer uses."""
-    if isinstance(current, Tensor):
-        return torch.full_like(current, saved)
-    return tuple(saved) if isinstance(saved, list) else saved
+def _shard(store: ParameterStore, parameter: LocalParameter, value: Any) -> Any:
+    whole = isinstance(value, Tensor) and tuple(value.shape) == parameter.spec.type.shape
+    return store.scatter(parameter, value) if whole else value

@@ -6,7 +6,7 @@ has it and broadcast along the pipeline, one tensor at a time; the results are o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +15,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..comm.program_groups import MeshGroups
-from ..compression.optimizers.parameter_states import parameter_states
 from .parameters import LocalParameter, ParameterStore
 
 Shape = tuple[int, ...]
@@ -60,30 +59,28 @@ class _StateItem(NamedTuple):
 
 
 def optimizer_state(
-    store: ParameterStore, groups: MeshGroups, optimizer: torch.optim.Optimizer | None
+    store: ParameterStore,
+    groups: MeshGroups,
+    local_items: Mapping[str, Mapping[str, Any]],
+    replicated: Collection[str],
 ) -> OptimizerState:
-    """The full optimizer state; all ranks together."""
-    local_items: dict[str, dict[str, Any]] = {}
-    if optimizer is not None:
-        shards = [(p.name, p.leaf) for p in store.trainable() if p.leaf is not None]
-        states = (
-            optimizer.state
-            if store.compressed_optimizer is None
-            else parameter_states(store.compressed_optimizer)
-        )
-        local_items = {name: states.get(leaf, {}) for name, leaf in shards}
+    """The full optimizer state; all ranks together.
+
+    `local_items` are this rank's by parameter and key, `replicated` the parameters whose items every
+    rank of a stage has in full.
+    """
     items = gather_along_pipeline(
         {
-            (name, key): _state_item(store.parameters[name], value)
+            (name, key): _state_item(store.parameters[name], value, name in replicated)
             for name, state in local_items.items()
             for key, value in state.items()
         },
         groups,
     )
 
-    def full_value(name: str, key: str, replicated: bool) -> Tensor:
+    def full_value(name: str, key: str, unsharded: bool) -> Tensor:
         value = local_items[name][key]
-        return value if replicated else store.gather(store.parameters[name], value)
+        return value if unsharded else store.gather(store.parameters[name], value)
 
     tensors, numbers = {}, {}
     for (name, key), item in items.items():
@@ -101,12 +98,12 @@ def optimizer_state(
     return OptimizerState(tensors, numbers)
 
 
-def _state_item(parameter: LocalParameter, value: Any) -> _StateItem:
+def _state_item(parameter: LocalParameter, value: Any, replicated: bool) -> _StateItem:
     if not isinstance(value, Tensor):
         return _StateItem(None, None, float(value))
     assert parameter.leaf is not None
-    shaped = value.shape == parameter.leaf.shape
-    return _StateItem(None if shaped else tuple(value.shape), value.dtype, None)
+    sharded = not replicated and value.shape == parameter.leaf.shape
+    return _StateItem(None if sharded else tuple(value.shape), value.dtype, None)
 
 
 def gather_along_pipeline(local_items: dict[K, V], groups: MeshGroups) -> dict[K, V]:

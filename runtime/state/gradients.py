@@ -1,0 +1,125 @@
+"""Gradients of all ranks and stages at once: their norm, clipping, and whether they are finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...ir.errors import NonFiniteError, UsageError
+from ...ir.plan.strategy import ROLES
+from ..comm.program_groups import MeshGroups
+from ..comm.watchdog import watch
+from .parameters import LocalParameter, ParameterStore
+from .whole_tensors import sharding_axes
+
+
+def clip_grad_norm(
+    store: ParameterStore,
+    groups: MeshGroups,
+    max_norm: float,
+    norm_type: float = 2.0,
+    *,
+    error_if_nonfinite: bool = False,
+) -> Tensor:
+    """Scale all gradients so that their norm is at most `max_norm`; gives the norm before, in float64.
+
+    The same numbers as `torch.nn.utils.clip_grad_norm_` on the unsharded gradients. All ranks
+    together. Raises UsageError for a norm that cannot be summed over ranks.
+    """
+    if store.compressed_optimizer is not None:
+        raise UsageError(
+            f"{type(store.compressed_optimizer).__name__} sums gradients over ranks itself, compressed: "
+            f"their norm is not known before its step"
+        )
+    norm = total_norm(store, groups, float(norm_type))
+    if error_if_nonfinite and not bool(norm.isfinite()):
+        raise NonFiniteError(f"the norm of order {norm_type} of all gradients is {norm.item()}")
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for parameter in store.trainable():
+        leaf = parameter.leaf
+        if leaf is not None and leaf.grad is not None:
+            leaf.grad = leaf.grad * factor.to(leaf.grad.device, leaf.grad.dtype)
+    return norm
+
+
+def total_norm(store: ParameterStore, groups: MeshGroups, order: float) -> Tensor:
+    """The norm of the gradients of all parameters, as one vector, in float64."""
+    if not order > 0:
+        raise UsageError(f"a norm of order {order} cannot be clipped: take one above 0, or inf")
+    total = torch.zeros((), dtype=torch.float64, device=store.device)
+    for gradient in distinct_gradients(store, groups):
+        if not gradient.numel():
+            continue
+        norm = torch.linalg.vector_norm(gradient, order, dtype=torch.float64)
+        total = torch.maximum(total, norm) if math.isinf(order) else total + norm**order
+    with watch(groups.rank, "all_reduce of the norm of all gradients"):
+        dist.all_reduce(total, dist.ReduceOp.MAX if math.isinf(order) else dist.ReduceOp.SUM)
+    return total if math.isinf(order) else total ** (1.0 / order)
+
+
+def distinct_gradients(store: ParameterStore, groups: MeshGroups) -> Iterator[Tensor]:
+    """The reduced gradients that this rank stands for: over all ranks, every element once."""
+    for parameter in store.trainable():
+        leaf = parameter.leaf
+        if leaf is None or leaf.grad is None or not _first_replica(store, groups, parameter):
+            continue
+        flat = leaf.grad.reshape(-1)
+        levels = store.flat_groups[parameter.spec.mesh]
+        if parameter.sharding.partially_sharded and levels[0].index:
+            replicated = store.remainder(levels, parameter, flat).numel()
+            flat = flat[: flat.numel() - replicated]
+        yield flat
+
+
+def _first_replica(store: ParameterStore, groups: MeshGroups, parameter: LocalParameter) -> bool:
+    """Whether this rank is the first of those that have the same shard of a parameter."""
+    mesh, spec = store.table.meshes[parameter.spec.mesh], parameter.spec
+    sharded = sharding_axes(store.table, spec)
+    place = mesh.coordinate(groups.rank)
+    first = all(
+        index == 0 or number in sharded or ROLES[axis.name].stages
+        for number, (index, axis) in enumerate(zip(place, mesh.axes, strict=True))
+    )
+    return first and groups.stage == spec.stages[0]
+
+
+def non_finite_names(store: ParameterStore, groups: MeshGroups) -> list[str]:
+    """Names of parameters that have a NaN or an infinite gradient on any rank; all ranks together."""
+    flags = [
+        not bool(p.leaf.grad.isfinite().all())
+        for p in store.trainable()
+        if p.leaf is not None and p.leaf.grad is not None
+    ]
+    anywhere = torch.tensor(float(any(flags)), device=store.device)
+    with watch(groups.rank, "all_reduce of whether gradients are finite"):
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+    if not anywhere.item():
+        return []
+    names = [
+        p.name
+        for p in store.trainable()
+        if p.leaf is not None and p.leaf.grad is not None and not p.leaf.grad.isfinite().all()
+    ]
+    rows: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(rows, names)
+    return sorted({name for row in rows for name in row})
+
+
+def separate_gradients(store: ParameterStore) -> None:
+    """Give every gradient memory of its own, so that optimizers and users may change it in place.
+
+    Two parameters of one sum get the same gradient tensor from backward, for instance.
+    """
+    end = 0
+    leaves = [p.leaf for p in store.trainable() if p.leaf is not None and p.leaf.grad is not None]
+    for leaf in sorted(leaves, key=lambda leaf: leaf.grad.data_ptr()):
+        gradient = leaf.grad
+        assert gradient is not None
+        if not gradient.is_contiguous() or (gradient.numel() and gradient.data_ptr() < end):
+            leaf.grad = gradient.clone(memory_format=torch.contiguous_format)
+        else:
+            end = gradient.data_ptr() + gradient.numel() * gradient.element_size()

@@ -1,0 +1,58 @@
+"""Makes all ranks begin with the values of rank 0, as DDP does.
+
+Ranks may have built the module under different seeds, or with values on rank 0 alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from zlib import crc32
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...ir.program import ParameterSpec
+from ..comm.watchdog import watch
+from ..torch_private import is_fake
+from .initialization import InitialValues
+
+
+def agree(
+    initial: InitialValues, specs: Mapping[str, ParameterSpec], stage: int, device: torch.device
+) -> None:
+    """Replace initial values by rank 0's where any rank has others; all ranks together.
+
+    Nothing is sent but checksums where they agree. A rank keeps rank 0's tensors of its own stage.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    named = [name for name, spec in specs.items() if name in initial.tensors]
+    checksums = [_checksum(initial.tensors[name].detach()) for name in named]
+    rows: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(rows, list(zip(named, checksums, strict=True)))
+    by_rank = [dict(row) for row in rows]
+    rank = dist.get_rank()
+    for name, checksum in by_rank[0].items():
+        if all(other.get(name, "absent") == checksum for other in by_rank):
+            continue
+        spec = specs[name]
+        if rank == 0:
+            value = initial.value(name, spec).to(device).contiguous()
+        else:
+            dtype = getattr(torch, spec.type.dtype)
+            value = torch.empty(spec.type.shape, dtype=dtype, device=device)
+        with watch(rank, f"broadcast of the initial value of {name}"):
+            dist.broadcast(value, 0)
+        if stage in spec.stages:
+            initial.tensors[name] = value
+
+
+def _checksum(tensor: Tensor) -> tuple[int, tuple[int, ...]] | None:
+    """Checksum and shape of a tensor's values; None where it has none yet."""
+    if is_fake(tensor):
+        return None
+    flat = tensor.cpu().contiguous().reshape(-1)
+    data = flat.view(torch.uint8).numpy() if flat.numel() else b""
+    return crc32(data), tuple(tensor.shape)

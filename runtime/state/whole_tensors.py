@@ -1,0 +1,165 @@
+"""Tensors that the optimizer must see whole: each is stepped by one of the ranks that shard it.
+
+    gradient shards ──gather──▶ owner: whole gradient ──step──▶ whole value ──broadcast──▶ shards
+
+The owner has the exact value and the optimizer's states; owners are chosen so that the ranks of a
+group have about equally many elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...ir.layout import REPLICATE
+from ...ir.plan.strategy import ROLES, ZERO_ROLES
+from ...ir.program import ParameterSpec, ProgramTable
+from ..comm.process_group import Group
+from ..comm.program_groups import MeshGroups
+from ..comm.watchdog import watch
+from .initialization import InitialValues
+from .parameters import LocalParameter, ParameterStore
+
+SharingKey = tuple[int, tuple[int, ...]]  # a mesh, and the axes over which a tensor is shared
+
+
+class WholeTensor(NamedTuple):
+    """A tensor that one rank of `group` steps whole: `leaf` on the rank with index `owner`."""
+
+    parameter: LocalParameter
+    group: Group
+    owner: int
+    leaf: torch.nn.Parameter | None
+
+
+def sharding_axes(table: ProgramTable, spec: ParameterSpec) -> tuple[int, ...]:
+    """Numbers of the mesh axes along which the ranks of a stage have different parts of a
+    parameter that is trained."""
+    axes = table.meshes[spec.mesh].axes
+    layout = (*spec.layout, *(REPLICATE for _ in axes[len(spec.layout) :]))
+    return tuple(
+        number
+        for number, (axis, state) in enumerate(zip(axes, layout, strict=True))
+        if axis.size > 1 and (axis.name in ZERO_ROLES or state != REPLICATE)
+    )
+
+
+class WholeTensors:
+    """The tensors of this rank's stage, out of `names`, that the optimizer steps whole.
+
+    `with_replicas`: replicas do not step a tensor once more each, but one of them does for all.
+    Every rank creates the groups in the same order.
+    """
+
+    def __init__(
+        self,
+        store: ParameterStore,
+        groups: MeshGroups,
+        initial: InitialValues,
+        names: Collection[str],
+        *,
+        with_replicas: bool = False,
+    ) -> None:
+        self.store = store
+        self.tensors: dict[str, WholeTensor] = {}
+        members: dict[SharingKey, list[str]] = {}
+        for name, spec in store.specs.items():
+            if name in names:
+                axes = (
+                    _all_axes(store.table, spec)
+                    if with_replicas
+                    else sharding_axes(store.table, spec)
+                )
+                members.setdefault((spec.mesh, axes), []).append(name)
+        for (mesh, axes), shared in sorted(members.items()):
+            group = groups.pool.group("owners of tensors", store.table.meshes[mesh].groups(axes))
+            if group.size > 1:
+                self.assign(group, [n for n in shared if n in store.parameters], initial)
+
+    def assign(self, group: Group, names: Iterable[str], initial: InitialValues) -> None:
+        """Give each tensor an owner in the group, the largest first to whoever has least."""
+        elements = [0] * group.size
+        for name in sorted(names, key=lambda n: (-_elements(self.store.specs[n]), n)):
+            spec, parameter = self.store.specs[name], self.store.parameters[name]
+            owner = min(range(group.size), key=elements.__getitem__)
+            elements[owner] += _elements(spec)
+            leaf = None
+            if owner == group.index:
+                value = initial.value(name, spec).to(self.store.device, copy=True)
+                leaf = torch.nn.Parameter(value)
+            self.tensors[name] = WholeTensor(parameter, group, owner, leaf)
+            parameter.stepped_whole = True
+
+    @torch.no_grad()
+    def collect_gradients(self) -> None:
+        """Give the owners the whole gradients."""
+        for parameter, _, _, leaf in self.tensors.values():
+            assert parameter.leaf is not None
+            if parameter.leaf.grad is None:
+                continue
+            gradient = self.store.gather(parameter, parameter.leaf.grad)
+            if leaf is not None:
+                leaf.grad = gradient.to(leaf.dtype, copy=True)
+
+    @torch.no_grad()
+    def distribute_values(self) -> None:
+        """Give all ranks their shards of what the owners have updated."""
+        for name, (parameter, group, owner, leaf) in self.tensors.items():
+            assert parameter.leaf is not None
+            if parameter.leaf.grad is None:
+                continue
+            self.store.set_value(name, group.broadcast(self.value_or_empty(name, leaf), owner))
+            if leaf is not None:
+                leaf.grad = None
+
+    def value_or_empty(self, name: str, leaf: Tensor | None) -> Tensor:
+        """The value on the owner, uninitialised memory for it elsewhere."""
+        if leaf is not None:
+            return leaf.detach()
+        type_ = self.store.specs[name].type
+        return torch.empty(type_.shape, dtype=getattr(torch, type_.dtype), device=self.store.device)
+
+    def set_value(self, name: str, full: Tensor) -> None:
+        """Set the owner's value, where this rank is the owner of such a tensor."""
+        leaf = self.tensors[name].leaf if name in self.tensors else None
+        if leaf is not None:
+            leaf.data.copy_(full)
+
+    def shared_items(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
+        """State items of a tensor, from its owner, on all ranks of its group; on the CPU."""
+        _, group, owner, _ = self.tensors[name]
+        head: list[Any] = [
+            {
+                key: (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
+                for key, value in items.items()
+            }
+        ]
+        with watch(group.rank, f"broadcast of the state of {name}"):
+            dist.broadcast_object_list(head, group.ranks[owner], group=group.handle)
+        shared: dict[str, Any] = {}
+        for key, entry in head[0].items():
+            if not isinstance(entry, tuple):
+                shared[key] = entry
+                continue
+            shape, dtype = entry
+            value = (
+                items[key].detach().to(self.store.device)
+                if owner == group.index
+                else torch.empty(shape, dtype=dtype, device=self.store.device)
+            )
+            shared[key] = group.broadcast(value.contiguous(), owner).cpu()
+        return shared
+
+
+def _elements(spec: ParameterSpec) -> int:
+    return torch.Size(spec.type.shape).numel()
+
+
+def _all_axes(table: ProgramTable, spec: ParameterSpec) -> tuple[int, ...]:
+    """All axes along which the ranks of one stage lie."""
+    axes = table.meshes[spec.mesh].axes
+    return tuple(i for i, axis in enumerate(axes) if axis.size > 1 and not ROLES[axis.name].stages)
