@@ -119,12 +119,12 @@ def build(request: OptimizerRequest, module: nn.Module, names: dict[Tensor, str]
             names[parameter] = parameter_name
         named.append((name, parameter))
     factory = torch.optim.AdamW if request.factory is None else request.factory
-    given = (
+    parameters = (
         [parameter for _, parameter in named]
         if request.param_groups is None
         else list(request.param_groups(named))
     )
-    optimizer = factory(given, **request.args)
+    optimizer = factory(parameters, **request.args)
     if not hasattr(optimizer, "step") or not hasattr(optimizer, "param_groups"):
         raise UsageError(
             f"the optimizer factory gives a {type(optimizer).__name__}, not an optimizer: it must have "
@@ -134,14 +134,17 @@ def build(request: OptimizerRequest, module: nn.Module, names: dict[Tensor, str]
 
 
 def tensor_names(module: nn.Module, store: ParameterStore) -> dict[Tensor, str]:
-    """The program's name of each of the module's parameters; empty for those that it does not train."""
+    """The program's name of each of the module's parameters; empty for those that it does not train,
+    and for another tensor of a name that is shared (on the meta device, shared tensors part)."""
     first = {alias: n for n, spec in store.specs.items() for alias in spec.aliases}
     names: dict[Tensor, str] = {}
+    named: set[str] = set()
     for name, parameter in module.named_parameters(remove_duplicate=False):
         known = first.get(name, name)
         trained = known in store.specs and store.specs[known].trainable
         if not names.get(parameter):
-            names[parameter] = known if trained else ""
+            names[parameter] = known if trained and known not in named else ""
+            named.add(known)
     return names
 
 

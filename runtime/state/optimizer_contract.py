@@ -25,6 +25,8 @@ from .optimizer_binding import ParameterState, groups_of, rebound, states_of
 SMALL, LARGE = (6, 4, 3, 2), 144  # sizes of probed tensors; some optimizers factor only large ones
 SCALES = (1.0, 1e-3, 1e3, 1.0, 1.0, 1.0)  # of the gradients, by step
 ZEROS_STEP, NAN_STEP, OTHER_NAN_STEP = 3, 4, 5
+# with all gradients; then without zeros and NaNs, which may make a decomposition fail
+ATTEMPTS = ((torch.float64, len(SCALES)), (torch.float64, 2), (torch.float32, 2))
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 # torch's own, where options such as `capturable` keep them from running here
 ELEMENTWISE = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adadelta", "RMSprop", "SGD", "ASGD")
@@ -75,11 +77,11 @@ def probe_optimizer(
     """
     everything, name = list(everything), type(optimizer).__name__
     with _random_state_put_back():
-        for dtype in (torch.float64, torch.float32):
+        for dtype, steps in ATTEMPTS:
+            how = _How(dtype, device or torch.device("cpu"), steps)
+            probe = _Probe(optimizer, everything, how)
             try:
-                return _Probe(
-                    optimizer, everything, dtype, device or torch.device("cpu")
-                ).contract()
+                return probe.contract()
             except Exception as error:  # whatever a user's optimizer raises
                 failure = error
     evidence = f"it could not be tried on small tensors ({type(failure).__name__}: {failure})"
@@ -101,6 +103,14 @@ class _Slice(NamedTuple):
         if self.flat:
             return tensor.reshape(-1)[self.first : self.last]
         return tensor[..., self.first : self.last] if self.last is not None else tensor
+
+
+class _How(NamedTuple):
+    """Element type, device and number of steps of a probe."""
+
+    dtype: torch.dtype
+    device: torch.device
+    steps: int
 
 
 WHOLE = _Slice()
@@ -132,30 +142,29 @@ def _representatives(optimizer: Any) -> dict[Kind, _Representatives]:
 class _Probe:
     """Runs copies of one optimizer on tensors that are functions of their positions alone."""
 
-    def __init__(
-        self, optimizer: Any, everything: list[Tensor], dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, optimizer: Any, everything: list[Tensor], how: _How) -> None:
         self.optimizer, self.everything = optimizer, everything
-        self.dtype, self.device, self.tolerance = dtype, device, TOLERANCE[dtype]
+        self.dtype, self.device, self.steps = how
+        self.tolerance = TOLERANCE[how.dtype]
         self.kinds = _representatives(optimizer)
         self.elements_of_state: dict[Kind, float] = {}
 
     def contract(self) -> OptimizerContract:
         draws = self.draws_random_numbers()
-        found: list[KindContract] = []
+        kinds: list[KindContract] = []
         alone: dict[Kind, list[Tensor]] = {}
         for kind, (tensor, _) in self.kinds.items():
             demand, evidence = self.within(kind, tensor, alone)
-            found.append(KindContract(*kind, demand, evidence))
+            kinds.append(KindContract(*kind, demand, evidence))
         if draws:
             evidence = "it draws random numbers"
-            found = [KindContract(k.group, k.dims, "per tensor", evidence) for k in found]
+            kinds = [KindContract(k.group, k.dims, "per tensor", evidence) for k in kinds]
         elif culprit := self.across(alone):
-            found = [KindContract(k.group, k.dims, "across tensors", culprit) for k in found]
+            kinds = [KindContract(k.group, k.dims, "across tensors", culprit) for k in kinds]
         matrices = {k: v for k, v in self.elements_of_state.items() if k[1] > 1}
         states = max((matrices or self.elements_of_state).values(), default=0.0)
         return OptimizerContract(
-            type(self.optimizer).__name__, tuple(found), int(-(-states // 1)), draws
+            type(self.optimizer).__name__, tuple(kinds), int(-(-states // 1)), draws
         )
 
     def within(
@@ -164,7 +173,7 @@ class _Probe:
         """What a kind needs of one tensor, and how that shows."""
         large = tuple(min(size, LARGE if i < 2 else 3) for i, size in enumerate(tensor.shape))
         for number, shape in enumerate(dict.fromkeys((_small(tensor), large))):
-            steps = len(SCALES) if number == 0 else 2
+            steps = self.steps if number == 0 else 2
             whole = self.run({tensor: shape}, WHOLE, steps, kind)[tensor]
             if number == 0:
                 alone[kind] = whole
@@ -177,7 +186,7 @@ class _Probe:
         elements = torch.Size(shape).numel()
         if elements < 2:
             return ""
-        cuts = {
+        parts = {
             "flattened halves": [
                 _Slice(True, 0, elements // 2),
                 _Slice(True, elements // 2, elements),
@@ -185,8 +194,8 @@ class _Probe:
         }
         if len(shape) > 1 and shape[-1] > 1:
             half = shape[-1] // 2
-            cuts["columns"] = [_Slice(False, 0, half), _Slice(False, half, shape[-1])]
-        for name, slices in cuts.items():
+            parts["columns"] = [_Slice(False, 0, half), _Slice(False, half, shape[-1])]
+        for name, slices in parts.items():
             for one in slices:
                 try:
                     halves = self.run({tensor: shape}, one, len(whole))[tensor]
@@ -207,7 +216,7 @@ class _Probe:
             return ""
         others = [other for _, other in self.kinds.values() if other is not None]
         disturbed = others[0] if others else next(iter(shapes))
-        together = self.run(shapes, WHOLE, len(SCALES), disturbed=disturbed)
+        together = self.run(shapes, WHOLE, self.steps, disturbed=disturbed)
         for kind, (tensor, _) in self.kinds.items():
             if tensor is not disturbed and any(map(self.differs, alone[kind], together[tensor])):
                 return "a tensor moves otherwise beside others than alone"

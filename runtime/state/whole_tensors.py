@@ -141,11 +141,11 @@ class WholeTensors:
         with watch(group.rank, f"broadcast of the state of {name}"):
             dist.broadcast_object_list(head, group.ranks[owner], group=group.handle)
         shared: dict[str, Any] = {}
-        for key, entry in head[0].items():
-            if not isinstance(entry, tuple):
-                shared[key] = entry
+        for key, description in head[0].items():
+            if not isinstance(description, tuple):
+                shared[key] = description
                 continue
-            shape, dtype = entry
+            shape, dtype = description
             value = (
                 items[key].detach().to(self.store.device)
                 if owner == group.index

@@ -56,7 +56,8 @@ def test_the_same_ranks_have_their_own(count, server):
 
 
 @pytest.mark.parametrize(
-    "place", [StateKey("dp", "gradients", "worker_error", 11), StateKey("zero1", "weights", "replica")]
+    "place",
+    [StateKey("dp", "gradients", "worker_error", 11), StateKey("zero1", "weights", "replica")],
 )
 def test_places_are_read_as_they_are_written(place):
     assert parse(str(place)) == place

@@ -1,47 +1,104 @@
-"""Element-wise optimizers work on pieces; others are refused where there are any, and told why."""
+"""Optimizers see what they must see under every layout, and train what one process trains."""
 
+from collections import Counter
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from plait.ir.errors import UsageError
-from plait.runtime.state.optimizer import make
+from plait.ir.errors import MismatchError, UsageError
+from plait.runtime.comm.process_group import Group
+from plait.runtime.launch.launch import launch
+from plait.runtime.state.initialization import InitialValues
+from plait.runtime.state.optimizer import OptimizerRequest, make
 from plait.tests.runtime.comm.test_slicing import store_of
+from plait.tests.runtime.state.recipes import ClippedAdamW, groups_by_dimension
 
 WHOLE, PIECES, COLUMNS = {"dp": 2}, {"zero1": 2}, {"tp": 2}
+HERE = Path(__file__).parent
 
 
-def kept(sizes: dict[str, int]):
-    module = torch.nn.Module()
-    module.w = torch.nn.Parameter(torch.randn(5, 4))
-    return store_of(0, sizes, module).trainable()
+def module() -> torch.nn.Module:
+    result = torch.nn.Module()
+    result.w = torch.nn.Parameter(torch.randn(5, 4))
+    return result
+
+
+def made(factory, args, sizes, owner=None):
+    """The optimizer of rank 0, its store and its module; no rank ever has to speak."""
+    owner = owner or module()
+    store = store_of(0, sizes, owner)
+    store.groups.pool = SimpleNamespace(
+        group=lambda name, ranks: Group(name, next(r for r in ranks if 0 in r), 0, None, Counter())
+    )
+    request = OptimizerRequest(factory, args)
+    return make(request, InitialValues(owner), store, store.groups), store
 
 
 @pytest.mark.parametrize("sizes", [WHOLE, PIECES, COLUMNS])
 @pytest.mark.parametrize("factory", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
 def test_elementwise_optimizers_step_on_what_the_rank_has(factory, sizes) -> None:
-    (one,) = kept(sizes)
-    optimizer = make(factory, {"lr": 0.5}, [one])
+    local, store = made(factory, {"lr": 0.5}, sizes)
+    (one,) = store.trainable()
+    assert local.contract.demand == "elementwise"
+    assert not local.whole.tensors
     before = one.leaf.detach().clone()
     one.leaf.grad = torch.ones_like(one.leaf)
-    optimizer.step()
+    local.step()
     assert (one.leaf != before).all()
     level = one.flat.view(2, -1)[0] if sizes is PIECES else one.flat
     assert torch.equal(level, one.leaf.detach().reshape(-1))  # the leaf is a view of the value
 
 
-@pytest.mark.parametrize(
-    "factory", [torch.optim.Adafactor, torch.optim.Muon, partial(torch.optim.Muon, momentum=0.9)]
-)
-def test_whole_matrix_optimizers_need_whole_matrices(factory) -> None:
-    assert make(factory, {"lr": 0.1}, kept(WHOLE)) is not None
-    for sizes in (PIECES, COLUMNS):
-        with pytest.raises(UsageError, match=r"(Adafactor factors|Muon ortho).*sharded here \(w "):
-            make(factory, {"lr": 0.1}, kept(sizes))
+def test_whole_matrices_have_an_owner_where_ranks_have_shards() -> None:
+    for factory in (torch.optim.Adafactor, partial(torch.optim.Muon, momentum=0.9)):
+        local, _ = made(factory, {"lr": 0.1}, WHOLE)
+        assert not local.whole.tensors
+        local, _ = made(factory, {"lr": 0.1}, PIECES)
+        assert local.whole.tensors["w"].leaf.shape == (5, 4)
+
+
+def test_what_couples_tensors_needs_all_of_them() -> None:
+    two = module()
+    two.v = torch.nn.Parameter(torch.randn(3))
+    assert made(ClippedAdamW, {}, WHOLE, two)[0].contract.demand == "across tensors"
+    with pytest.raises(MismatchError, match=r"ClippedAdamW looks at several .* shards of w: plan"):
+        made(ClippedAdamW, {}, PIECES, two)
+
+
+def test_groups_are_made_of_whole_tensors() -> None:
+    local, store = made(groups_by_dimension, {}, PIECES)
+    decayed, others = local.optimizer.param_groups
+    assert decayed["params"] == [store.parameters["w"].leaf]
+    assert decayed["params"][0].ndim == 1
+    assert others["params"] == []
+    assert local.group_names == (("w",), ())
 
 
 def test_lbfgs_is_refused_and_nothing_to_train_is_fine() -> None:
-    with pytest.raises(UsageError, match="several times per step"):
-        make(torch.optim.LBFGS, {}, kept(WHOLE))
-    assert make(torch.optim.AdamW, {}, []) is None
+    for factory in (torch.optim.LBFGS, partial(torch.optim.LBFGS, lr=0.1)):
+        with pytest.raises(UsageError, match="LBFGS evaluates the loss several times per step"):
+            made(factory, {}, WHOLE)
+    with pytest.raises(UsageError, match="gives a int"):
+        made(lambda parameters: 3, {}, WHOLE)
+    store = store_of(0, WHOLE, module())
+    store.specs = {}
+    assert make(OptimizerRequest(), InitialValues(module()), store, store.groups) is None
+
+
+@pytest.mark.ranks
+def test_users_recipes_train_as_in_one_process(tmp_path: Path) -> None:
+    """dp, zero1, zero3, tp and pp against the eager module; ≈ 40 s of CPU."""
+    target = [str(HERE / "optimizer_worker.py"), str(tmp_path), "some"]
+    outputs = launch(4, target, timeout_seconds=300)
+    assert [o.split()[-2:] for o in outputs] == [["done", str(rank)] for rank in range(4)]
+
+
+@pytest.mark.ranks
+@pytest.mark.long
+def test_users_recipes_train_under_every_layout(tmp_path: Path) -> None:
+    target = [str(HERE / "optimizer_worker.py"), str(tmp_path), "all"]
+    outputs = launch(4, target, timeout_seconds=600)
+    assert [o.split()[-2:] for o in outputs] == [["done", str(rank)] for rank in range(4)]
