@@ -8,7 +8,6 @@ segment runs; where that would exceed the bound, near the peak, the buffers are 
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ...ir.plan.allocation import Buffer, Packing
+from ..deadline import Deadline
 from .arena import pack
 from .arena.pack import status_of
 from .arena.sections import Ints, sections
@@ -60,7 +60,7 @@ def block_offsets(
         segment = bisect_right(segment_starts, b.lower)
         inside = segment < len(segment_starts) and b.upper <= segment_starts[segment]
         (segments[segment] if inside else long_lived).append(i)
-    deadline = time.perf_counter() + time_limit_seconds
+    deadline = Deadline(time_limit_seconds)
     segment_packer = _SegmentPacker(time_limit_seconds / 10, deadline)
     packed = {
         p: segment_packer.pack([buffers[i] for i in members]) for p, members in segments.items()
@@ -78,9 +78,8 @@ def block_offsets(
         Buffer("", segment_starts[p - 1], segment_starts[p], packing.peak_bytes)
         for p, packing in packed.items()
     ]
-    seconds_left = max(0.0, deadline - time.perf_counter())
     blocks_and_long_lived = [*tops, *(buffers[i] for i in long_lived)]
-    outer = pack(blocks_and_long_lived, goal_bytes, time_limit_seconds=seconds_left)
+    outer = pack(blocks_and_long_lived, goal_bytes, time_limit_seconds=deadline.seconds_left)
     offsets = dict(zip(long_lived, outer.offsets[len(tops) :], strict=True))
     for base, (p, packing) in zip(outer.offsets, packed.items(), strict=False):
         offsets |= {i: base + at for i, at in zip(segments[p], packing.offsets, strict=True)}
@@ -115,7 +114,7 @@ def live_bytes(buffers: Sequence[Buffer], end: int) -> Ints:
 class _SegmentPacker:
     """Packs segments, equal ones once (equal sizes and lifetimes relative to the start)."""
 
-    def __init__(self, seconds: float, deadline: float) -> None:
+    def __init__(self, seconds: float, deadline: Deadline) -> None:
         self.seconds, self.deadline = seconds, deadline
         self.packings: dict[tuple[Buffer, ...], Packing] = {}
 
@@ -125,6 +124,6 @@ class _SegmentPacker:
             replace(b, name="", lower=b.lower - start, upper=b.upper - start) for b in buffers
         )
         if shape not in self.packings:
-            seconds_left = max(0.0, min(self.seconds, self.deadline - time.perf_counter()))
+            seconds_left = min(self.seconds, self.deadline.seconds_left)
             self.packings[shape] = pack(shape, time_limit_seconds=seconds_left)
         return self.packings[shape]

@@ -15,20 +15,21 @@ from __future__ import annotations
 import numpy as np
 
 from ...cost_model.placement.arrays import GraphArrays
+from ..deadline import Deadline
 from .options import PlacementOptions
 from .portfolio import PlacementSearch
 from .problem import PlacementProblem
 
 
 def nested(
-    problem: PlacementProblem, options: PlacementOptions, began: float
+    problem: PlacementProblem, options: PlacementOptions, deadline: Deadline
 ) -> tuple[PlacementSearch, bool]:
     """(finished search on all devices, whether the time limit cut any search short)."""
     rungs = rungs_of(problem.devices)
-    search = _started(problem, rungs, 0, options, began)
+    search = _started(problem, rungs, 0, options, deadline)
     effort, timed_out = 0.5 * options.planned_seconds, False
     for number in range(1, len(rungs)):
-        larger = _started(problem, rungs, number, options, began)
+        larger = _started(problem, rungs, number, options, deadline)
         if not _beats(larger, search):
             search.run(effort)
             effort *= 0.5
@@ -64,7 +65,7 @@ def _started(
     rungs: list[int],
     number: int,
     options: PlacementOptions,
-    began: float,
+    deadline: Deadline,
 ) -> PlacementSearch:
     """Start the search of one rung with the constructive algorithms; its time limit is proportional
     to the effort of this and all earlier rungs.
@@ -72,7 +73,7 @@ def _started(
     part = first_devices(problem, rungs[number])
     done = (1.0 - 0.5 ** (number + 1)) / (1.0 - 0.5 ** len(rungs))
     seconds = None if options.seconds is None else options.seconds * done
-    search = PlacementSearch(part, options, began, seconds)
+    search = PlacementSearch(part, options, deadline.limited(seconds))
     search.construct()
     return search
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import product
@@ -11,6 +10,7 @@ import numpy as np
 
 from ...cost_model.placement.arrays import graph_arrays
 from ...ir.placement import LinkModel, PlacementEdge, PlacementGraph, PlacementNode, uniform_target
+from ..deadline import Deadline
 from .algorithms.anneal import anneal, walk_from
 from .algorithms.coarse import chains, units
 from .algorithms.contiguous import contiguous
@@ -51,19 +51,13 @@ class PlacementSearch:
         self,
         problem: PlacementProblem,
         options: PlacementOptions,
-        began: float,
-        seconds: float | None,
+        deadline: Deadline,
     ) -> None:
-        self.problem, self.options = problem, options
+        self.problem, self.options, self.deadline = problem, options, deadline
         self.planned = options.planned_seconds
-        self.deadline = np.inf if seconds is None else began + seconds
         self.bound_us = lower_bound_us(problem)
         self.members: list[PlacementCandidate] = []
         self.infeasible = False
-
-    @property
-    def seconds_left(self) -> float:
-        return self.deadline - time.perf_counter()
 
     @property
     def best(self) -> PlacementCandidate:
@@ -96,7 +90,7 @@ class PlacementSearch:
 
     @property
     def timed_out(self) -> bool:
-        return not self.closed and not self.infeasible and self.seconds_left <= 0
+        return not self.closed and not self.infeasible and self.deadline.passed()
 
     def run(self, effort_seconds: float) -> None:
         """Run all phases in turn, with the effort of `effort_seconds` on a typical core; stops when
@@ -104,14 +98,14 @@ class PlacementSearch:
         """
         self.planned = effort_seconds
         for phase in (self.make_fit, self.prove_first, self.improve, self.prove):
-            if self.closed or self.infeasible or (self.members and self.seconds_left <= 0):
+            if self.closed or self.infeasible or (self.members and self.deadline.passed()):
                 return
             phase()
 
     def construct(self) -> None:
         for construct in constructive(self.problem):
             self.members += [candidate for candidate in (construct(),) if candidate is not None]
-            if self.closed or (self.members and self.seconds_left <= 0):
+            if self.closed or (self.members and self.deadline.passed()):
                 return
 
     def make_fit(self) -> None:
@@ -121,7 +115,7 @@ class PlacementSearch:
         self.infeasible = exceeds_total_memory(self.problem)
         if not self.infeasible and self.size <= LARGEST_PACKING:
             self.infeasible, device = find_fitting(
-                self.problem, self.seconds_left, PACKING_EFFORT * self.planned
+                self.problem, self.deadline.seconds_left, PACKING_EFFORT * self.planned
             )
             if device is not None:
                 rank = -upward_rank(self.problem, 1.0)
@@ -132,7 +126,7 @@ class PlacementSearch:
             visits *= min(1.0, REPAIR * self.planned)
             steps = int(min(visits / count, MOST_STEPS * count))
             for seed, broken in enumerate(sorted(self.members, key=lambda c: c.sort_key)[:4]):
-                if seed and self.seconds_left <= 0:
+                if seed and self.deadline.passed():
                     return
                 self.members.append(repaired(self.problem, broken, self.options.seed + seed, steps))
 
@@ -157,11 +151,11 @@ class PlacementSearch:
         """
         links: list[LinkModel] = ["parallel", self.problem.link]
         for link in dict.fromkeys(links):
-            if self.closed or self.seconds_left <= 0:
+            if self.closed or self.deadline.passed():
                 return
             limit_us = self.best.makespan_us if self.fits else serial_us(self.problem)
             model = ExactModel(self.problem, link, self.best, limit_us)
-            proof = model.solve(self.seconds_left, effort, self.bound_us)
+            proof = model.solve(self.deadline.seconds_left, effort, self.bound_us)
             if proof.impossible and not self.fits:
                 self.infeasible = True
                 return
@@ -194,7 +188,7 @@ class PlacementSearch:
         self, start: PlacementCandidate, number: int, steps: float, hot: float, coarse: bool = False
     ) -> None:
         """One annealing run of `steps` steps, from a temperature of `hot` makespans down."""
-        if self.closed or self.seconds_left <= 0:
+        if self.closed or self.deadline.passed():
             return
         problem = self.problem
         blocks = chains(problem) if coarse else units(problem)
@@ -216,7 +210,7 @@ class PlacementSearch:
                 heat[i + 1],
                 chunk,
             )
-            if self.seconds_left <= 0 or walk.spans[1] <= self.bound_us * (1.0 + CLOSED):
+            if self.deadline.passed() or walk.spans[1] <= self.bound_us * (1.0 + CLOSED):
                 break
         name = f"{start.algorithm.split(' + ')[0]} + annealing"
         self.members.append(problem.evaluate_keys(name, walk.best_device, walk.best_key))

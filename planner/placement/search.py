@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 import numpy as np
 
 from ...cost_model.placement.arrays import graph_arrays
 from ...ir.errors import InfeasibleError
 from ...ir.placement import Placement, PlacementGraph, PlacementTarget, check_graph
+from ..deadline import Clock, Deadline, monotonic
 from .algorithms.earliest import etf, sct
 from .algorithms.ranked import SHARES, WEIGHTS, ranked
 from .algorithms.topo import topo
@@ -27,9 +26,14 @@ class PlacementOutcome(msgspec.Struct, frozen=True):
 
 
 def place(
-    graph: PlacementGraph, target: PlacementTarget, options: PlacementOptions | None = None
+    graph: PlacementGraph,
+    target: PlacementTarget,
+    options: PlacementOptions | None = None,
+    clock: Clock = monotonic,
 ) -> PlacementOutcome:
     """A placement that fits, with a lower bound on the makespan of every placement.
+
+    The time limit of the options is measured by `clock`.
 
     Raises InfeasibleError when none was found (and says whether that is proven), UsageError for
     unknown options, FileError for invalid graphs.
@@ -39,23 +43,23 @@ def place(
     check_graph(graph)
     if options.algorithm in ("auto", "exact"):
         warm()
-    began = time.perf_counter()
+    deadline = Deadline(options.seconds, clock)
     work = graph_arrays(graph, target)
     if not options.colocation:
         work.operators["unit"] = np.arange(len(work.operators))
     problem = PlacementProblem(work, options.link, options.memory_rule)
     search_with = nested if options.algorithm == "auto" else _single
-    search, timed_out = search_with(problem, options, began)
+    search, timed_out = search_with(problem, options, deadline)
     if not search.fits:
         raise InfeasibleError(_shortfall(search))
     return PlacementOutcome(_placement(graph, target, search), timed_out)
 
 
 def _single(
-    problem: PlacementProblem, options: PlacementOptions, began: float
+    problem: PlacementProblem, options: PlacementOptions, deadline: Deadline
 ) -> tuple[PlacementSearch, bool]:
     """Run one algorithm; a placement that does not fit is repaired, or solved for memory alone."""
-    search = PlacementSearch(problem, options, began, options.seconds)
+    search = PlacementSearch(problem, options, deadline)
     if options.algorithm == "exact":
         search.construct()
         search.make_fit()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from math import inf, isfinite
+from math import isfinite
 
 import numpy as np
 from msgspec.structs import replace
 
 from ...ir.errors import PlaitError
+from ..deadline import Deadline
 from .network.build import build, shardings
 from .network.memory import minimise_in_memory
 from .network.network import Network
@@ -28,7 +28,7 @@ def solve(
 
     Raises PlaitError when no assignment satisfies the rules, or none was found in time.
     """
-    deadline = inf if time_limit is None else time.monotonic() + time_limit
+    deadline = Deadline(time_limit)
     built = build(problem)
     network, never = _finite(built.network)
     limited = isfinite(network.memory_limit_bytes)

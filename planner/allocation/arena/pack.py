@@ -6,13 +6,13 @@ maximum of live bytes, and heights that a search has refuted, are lower bounds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from math import gcd
 
 import numpy as np
 
 from ....ir.plan.allocation import Buffer, Packing, Status
+from ...deadline import Clock, Deadline, monotonic
 from .branch import FOUND, NONE, STOPPED
 from .constraint import solve_constrained
 from .greedy import greedy, height
@@ -32,6 +32,7 @@ def pack(
     minimise: bool = False,
     switches: Switches = EVERYTHING,
     seed: int = 0,
+    clock: Clock = monotonic,
 ) -> Packing:
     """Offsets (bytes) for buffers such that buffers that are live at once do not overlap.
 
@@ -44,7 +45,7 @@ def pack(
     nonempty = [i for i, b in enumerate(buffers) if b.size > 0]
     offsets = np.zeros(len(buffers), np.int64)
     state = _Components(sections([buffers[i] for i in nonempty]), goal, switches, seed)
-    state.improve(time.perf_counter() + time_limit_seconds)
+    state.improve(Deadline(time_limit_seconds, clock))
     offsets[nonempty] = state.offsets()
     peak, bound = state.peak(), state.bound
     return Packing(tuple(offsets.tolist()), peak, bound, status_of(peak, bound, capacity_bytes))
@@ -95,10 +96,10 @@ class _Components:
         impossible = self.goal is not None and self.bound > self.goal
         return impossible or self.peak() <= enough
 
-    def improve(self, deadline: float) -> None:
+    def improve(self, deadline: Deadline) -> None:
         """Rounds of searches until done or out of time."""
         round_ = 0
-        while not self.done() and time.perf_counter() < deadline:
+        while not self.done() and not deadline.passed():
             before = self.bound
             if not any(self.searchable(p) for p, peak in enumerate(self.peaks()) if peak > before):
                 return
@@ -108,12 +109,12 @@ class _Components:
                 self.pack_all(self.goal, round_, deadline)
             round_ += 1
 
-    def descend(self, round_: int, deadline: float) -> None:
+    def descend(self, round_: int, deadline: Deadline) -> None:
         """Bisect between bound and peak; a height not reached with this round's work counts as too
         low.
         """
         low, target = self.bound, self.bound
-        while not self.done() and time.perf_counter() < deadline:
+        while not self.done() and not deadline.passed():
             if not self.pack_all(target, round_, deadline):
                 low = target + self.unit
             low = max(low, self.bound)
@@ -121,14 +122,14 @@ class _Components:
                 return
             target = low + (self.peak() - low) // (2 * self.unit) * self.unit
 
-    def pack_all(self, target: int, round_: int, deadline: float) -> bool:
+    def pack_all(self, target: int, round_: int, deadline: Deadline) -> bool:
         """Pack every component within `target` bytes; False as soon as one fails."""
         for p, peak in enumerate(self.peaks()):
             if peak > target and not self.pack_within(p, target, round_, deadline):
                 return False
         return True
 
-    def pack_within(self, p: int, target: int, round_: int, deadline: float) -> bool:
+    def pack_within(self, p: int, target: int, round_: int, deadline: Deadline) -> bool:
         if not self.searchable(p):
             return False
         state, offsets_ = self.search(p, target, round_, deadline)
@@ -138,19 +139,21 @@ class _Components:
             self.bound = max(self.bound, (target // self.unit + 1) * self.unit)
         return state == FOUND
 
-    def search(self, p: int, target: int, round_: int, deadline: float) -> tuple[int, Ints]:
+    def search(self, p: int, target: int, round_: int, deadline: Deadline) -> tuple[int, Ints]:
         """One round on one component: FOUND, NONE or STOPPED, and the offsets."""
         if p not in self.portfolios:
-            self.portfolios[p] = Portfolio(self.components[p], self.switches, self.seed)
+            self.portfolios[p] = Portfolio(
+                self.components[p], self.switches, self.seed, deadline.clock
+            )
         portfolio = self.portfolios[p]
         for looks, rule, order, by_failures in portfolio.attempts(round_):
-            work_left = int((deadline - time.perf_counter()) * portfolio.looks_per_second)
+            work_left = int(deadline.seconds_left * portfolio.looks_per_second)
             if work_left <= 0:
                 return STOPPED, self.best[p]
             state = portfolio.run(target, min(looks, work_left), rule, order, by_failures)
             if state != STOPPED:
                 return state, portfolio.offsets()
-        seconds = min(CONSTRAINED_SECONDS * GROWTH**round_, (deadline - time.perf_counter()) / 2)
+        seconds = min(CONSTRAINED_SECONDS * GROWTH**round_, deadline.seconds_left / 2)
         if self.switches.constrained and round_ >= CONSTRAINED and seconds > 0:
             return solve_constrained(self.components[p], target, self.unit, self.best[p], seconds)
         return STOPPED, self.best[p]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import msgspec
 import numpy as np
 
+from ...deadline import Clock, monotonic
 from . import branch
 from .greedy import orders
 from .sections import Ints, Sections
@@ -34,10 +34,12 @@ EVERYTHING = Switches()
 class Portfolio:
     """Searches one component for packings under a height; keeps failure counts between runs."""
 
-    def __init__(self, component: Sections, switches: Switches, seed: int = 0) -> None:
+    def __init__(
+        self, component: Sections, switches: Switches, seed: int = 0, clock: Clock = monotonic
+    ) -> None:
         self.order = np.argsort(component.first, kind="stable")
         self.component = component.of(self.order)
-        self.switches = switches
+        self.switches, self.clock = switches, clock
         self.board = branch.board(self.component)
         self.looks_per_second = 1e6  # at least; measured while it runs
         self.random = np.random.default_rng(seed)
@@ -46,7 +48,7 @@ class Portfolio:
         """One search; see `branch.search`."""
         branch.clear(self.board)
         self.board.rank[order] = np.arange(len(order))
-        start = time.perf_counter()
+        start = self.clock()
         state, looked = branch.search(
             self.board,
             self.component.count,
@@ -57,7 +59,7 @@ class Portfolio:
             self.switches.bounded,
             self.switches.splitting,
         )
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         self.looks_per_second = max(self.looks_per_second, looked / max(seconds, 1e-3))
         return int(state)
 

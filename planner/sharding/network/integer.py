@@ -5,19 +5,19 @@ fractional."""
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
-from math import inf, isfinite, isinf
+from math import inf, isfinite
 
 import numpy as np
 from ortools.math_opt.python import mathopt
 
+from ...deadline import Deadline
 from .network import Network, NetworkSolution, ReshardEdge
 
 SCALE = 1e6  # microseconds: the solver's tolerances are absolute
 
 
-def solve_integer(network: Network, gap: float, deadline: float) -> NetworkSolution:
+def solve_integer(network: Network, gap: float, deadline: Deadline) -> NetworkSolution:
     """An assignment within `gap` of the optimum and a proven bound, under the memory limit."""
     return _IntegerProgram(network).solve(gap, deadline)
 
@@ -100,10 +100,12 @@ class _IntegerProgram:
             mathopt.fast_sum(used) <= self.network.memory_limit_bytes / limit
         )
 
-    def solve(self, gap: float, deadline: float) -> NetworkSolution:
+    def solve(self, gap: float, deadline: Deadline) -> NetworkSolution:
         self.model.minimize(mathopt.fast_sum(v * (c * SCALE) for v, c in self.terms))
         limit = (
-            None if isinf(deadline) else timedelta(seconds=max(deadline - time.monotonic(), 0.1))
+            None
+            if deadline.limit_seconds is None
+            else timedelta(seconds=max(deadline.seconds_left, 0.1))
         )
         limits = mathopt.SolveParameters(relative_gap_tolerance=gap, time_limit=limit)
         result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=limits)

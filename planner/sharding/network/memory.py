@@ -6,6 +6,7 @@ from math import inf
 
 from msgspec.structs import replace
 
+from ...deadline import Deadline
 from .integer import solve_integer
 from .network import Network, NetworkSolution
 from .search import SearchOptions, fits_integer, minimise
@@ -14,7 +15,7 @@ HALVINGS = 12  # bisection steps of the price of a byte
 
 
 def minimise_in_memory(
-    network: Network, gap: float, options: SearchOptions, deadline: float
+    network: Network, gap: float, options: SearchOptions, deadline: Deadline
 ) -> NetworkSolution:
     """As `minimise`, subject to the network's memory limit.
 
@@ -43,7 +44,7 @@ def _bisect_price(
     network: Network,
     gap: float,
     options: SearchOptions,
-    deadline: float,
+    deadline: Deadline,
     unlimited: NetworkSolution,
 ) -> NetworkSolution:
     """Best solution that fits and best Lagrangian bound, by bisection over the price of a byte."""

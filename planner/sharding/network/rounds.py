@@ -9,12 +9,12 @@ searches.
 
 from __future__ import annotations
 
-import time
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...deadline import Deadline
 from .ascent import Ascent
 from .eliminate import eliminate, elimination_order
 from .moves import Floats
@@ -74,13 +74,13 @@ class Rounds:
     def closed(self) -> bool:
         return self.bound >= self.cutoff
 
-    def run(self, deadline: float) -> None:
+    def run(self, deadline: Deadline) -> None:
         """Run rounds until the gap is closed, progress stalls, or the deadline has passed."""
         idle = 0
         for _ in range(ROUNDS):
             before = (self.ascent.bound, self.objective)
             self.round()
-            if self.closed or time.monotonic() > deadline:
+            if self.closed or deadline.passed():
                 return
             moved = self.ascent.bound - before[0] + before[1] - self.objective
             idle = 0 if moved > STILL * self.objective else idle + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from ...deadline import Deadline
 from .contract import ContractedNetwork, contract
 from .eliminate import eliminate
 from .integer import solve_integer
@@ -62,7 +63,7 @@ def reduce(network: Network, options: SearchOptions) -> ReducedNetwork:
 
 
 def minimise(
-    network: Network, gap: float, options: SearchOptions, deadline: float
+    network: Network, gap: float, options: SearchOptions, deadline: Deadline
 ) -> NetworkSolution:
     """Cheapest assignment to within `gap`, or the best by `deadline`; ignores memory limits."""
     small = reduce(network, options)
@@ -83,7 +84,7 @@ def fits_integer(network: Network) -> bool:
 
 
 def _solve_reduced(
-    network: Network, gap: float, options: SearchOptions, deadline: float
+    network: Network, gap: float, options: SearchOptions, deadline: Deadline
 ) -> NetworkSolution:
     assignment = (
         eliminate(network, ELIMINATION_CELLS) if options.eliminate or not network.seconds else None

@@ -1,17 +1,16 @@
 """Flat buffers against every order and every shard, before the judge, and on published shapes."""
 
-import time
 from itertools import permutations
 from random import Random
 
 import pytest
 
 from plait.benchmarks.shapes import DEEPSEEK_V3_LAYER, LLAMA_3_70B_LAYER
-from plait.planner.allocation.flat_shards import flatten
+from plait.planner.allocation.flat_shards import flatten, solve
 from plait.planner.allocation.flat_shards.judge import check
 from plait.planner.allocation.flat_shards.kinds import TensorKinds
 from plait.planner.allocation.flat_shards.problem import FlatLayout, FlatTensor
-from plait.planner.allocation.flat_shards.solve import possible_sizes, some_orders
+from plait.planner.allocation.flat_shards.solve import SIZES, possible_sizes, some_orders
 
 
 def drawn(random: Random, most: int) -> list[FlatTensor]:
@@ -95,14 +94,20 @@ def test_no_possible_shard_is_left_out():
 
 @pytest.mark.parametrize("shapes", [DEEPSEEK_V3_LAYER, LLAMA_3_70B_LAYER], ids=["moe", "dense"])
 @pytest.mark.parametrize("rows", [0, 1])
-def test_published_shapes_need_little_padding(shapes, rows):
+def test_published_shapes_need_little_padding(shapes, rows, monkeypatch):
+    fills: list[int] = []
+
+    def counted(kinds, shard, ranks):
+        fills.append(shard)
+        return some_orders(kinds, shard, ranks)
+
+    monkeypatch.setattr(solve, "some_orders", counted)
     tensors = [FlatTensor.of(name, shape, rows, 128) for name, shape in shapes]
     elements = sum(t.elements for t in tensors)
-    flatten(tensors, 2)  # compiles
     for ranks in (8, 16, 32, 64, 128, 256, 512, 1024):
-        start = time.process_time()
+        fills.clear()
         made = flatten(tensors, ranks)
-        assert time.process_time() - start < 0.3
+        assert len(fills) <= SIZES + 8
         check(tensors, made)
         assert made.padding(elements) < 0.03
 

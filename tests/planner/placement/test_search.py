@@ -1,7 +1,5 @@
 """The portfolio: never over memory, never worse than a member, the same every time, on time."""
 
-import time
-
 import msgspec
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from plait.ir.placement import (
     PlacementTarget,
     uniform_target,
 )
+from plait.planner.deadline import Deadline
 from plait.planner.placement import PlacementOptions
 from plait.planner.placement.algorithms.anneal import anneal, settle, walk_from
 from plait.planner.placement.algorithms.coarse import chains, units
@@ -30,6 +29,7 @@ from plait.planner.placement.problem import PlacementProblem
 from plait.planner.placement.repair import repaired
 from plait.planner.placement.search import place
 from plait.tests.planner.placement.graphs import layered, random_graph
+from plait.tests.planner.ticking_clock import TickingClock
 
 
 def target(graph: PlacementGraph, room: float = 3.0, devices: int = 4) -> PlacementTarget:
@@ -68,11 +68,12 @@ def test_the_same_placement_every_time():
 
 
 def test_a_time_limit_is_kept():
-    graph = layered(3000, 4)
-    place(graph, target(graph), PlacementOptions("list"))
-    start = time.perf_counter()
-    place(graph, target(graph), PlacementOptions(seconds=3.0))
-    assert time.perf_counter() - start <= 3.0 * 1.1 + 1.0
+    """A clock that advances whenever the search looks at it: past the limit it looks no more often
+    than phases and searches need to end."""
+    graph, clock = layered(300, 4), TickingClock(0.25)
+    outcome = place(graph, target(graph), PlacementOptions(seconds=3.0), clock)
+    assert outcome.timed_out
+    assert 3.0 <= clock.seconds <= 3.0 + 12 * clock.tick
 
 
 def test_infeasible_is_proved_and_says_what_lacks():
@@ -168,20 +169,16 @@ def test_bounds_are_below_every_schedule(seed):
         )
 
 
-def test_large_graphs_are_quick():
-    """CPU seconds; the first call compiles."""
+def test_large_graphs_are_placed():
     graph = layered(10_000, 10)
     problem = PlacementProblem(graph_arrays(graph, target(graph)), "duplex", "train")
-    etf(problem)
-    start = time.process_time()
-    etf(problem)
-    assert time.process_time() - start <= 0.5
+    assert sorted(etf(problem).order.tolist()) == list(range(10_000))
 
 
 def test_a_constraint_model_closes_a_small_gap():
     graph = random_graph(3, 9, 9)
     problem = PlacementProblem(graph_arrays(graph, uniform_target(2, 1e9, 1.0, 1.0)), "parallel", "train")
-    search = PlacementSearch(problem, PlacementOptions(link="parallel"), time.perf_counter(), None)
+    search = PlacementSearch(problem, PlacementOptions(link="parallel"), Deadline())
     search.construct()
     search.constrain(5.0)
     assert search.closed
