@@ -10,13 +10,7 @@ from typing import Any
 import msgspec
 
 from ...cost_model.pipeline.simulate import ScheduleEvent, Timeline
-from ...cost_model.pipeline.what_if import (
-    Conditions,
-    LostLink,
-    SimulatedStep,
-    ranks_of,
-    simulate_step,
-)
+from ...cost_model.what_if import Conditions, LostLink, SimulatedStep, ranks_of, simulate_step
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
 from ...ir.text.summary import schedule

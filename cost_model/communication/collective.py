@@ -7,9 +7,24 @@ is taken to have its own share of its node's uplink.
 from __future__ import annotations
 
 from math import gcd
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 from ...ir.devices.cluster import Cluster, Link
+from ..quantity import Number, curve_seconds
+
+
+class Group(NamedTuple):
+    """A group of `size` ranks that lie `stride` ranks apart."""
+
+    size: int
+    stride: int
+
+
+class LinkRates(NamedTuple, Generic[Number]):
+    """What a message costs on a link: seconds per round, bytes per second."""
+
+    latency: Number
+    bandwidth: Number
 
 
 class Leg(NamedTuple):
@@ -21,20 +36,9 @@ class Leg(NamedTuple):
     link: Link
 
     @property
-    def rounds(self) -> int:
-        return self.passes * (self.size - 1)
-
-    @property
     def passes(self) -> int:
         """Passes round the ring."""
         return 2 if self.kind == "all_reduce" else 1
-
-    @property
-    def moved_bytes(self) -> float:
-        """Bytes that one rank sends."""
-        if self.kind in ("broadcast", "send"):
-            return self.amount
-        return self.copies * self.amount * (self.size - 1) / self.size
 
     @property
     def copies(self) -> int:
@@ -44,35 +48,43 @@ class Leg(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        curve = self.link.curve(self.kind, self.size) if self.link.curves else None
-        if curve is not None:
-            return curve.at(self.amount)
-        moved = self.moved_bytes / self.link.bandwidth_bytes_per_second
-        return self.rounds * self.link.latency_seconds + moved
+        link = self.link
+        rates = LinkRates(link.latency_seconds, link.bandwidth_bytes_per_second)
+        return leg_seconds(self, self.amount, self.size, rates)
 
 
-def collective_seconds(kind: str, amount: float, size: int, stride: int, cluster: Cluster) -> float:
-    """Seconds for a group of `size` ranks that lie `stride` ranks apart.
+def leg_seconds(leg: Leg, amount: Number, size: Number, rates: LinkRates[Number]) -> Number:
+    """Seconds of a leg for `amount` bytes over `size` ranks: the measured curve, or alpha-beta."""
+    curve = leg.link.curve(leg.kind, leg.size) if leg.link.curves else None
+    if curve is not None:
+        return curve_seconds(curve, amount)
+    moved = amount
+    if leg.kind not in ("broadcast", "send"):
+        moved = leg.copies * amount * (size - 1) / size
+    return leg.passes * (size - 1) * rates.latency + moved / rates.bandwidth
+
+
+def collective_seconds(kind: str, amount: float, group: Group, cluster: Cluster) -> float:
+    """Seconds of a collective over a group of ranks.
 
     `amount` in bytes: the full tensor for all_reduce, all_gather, reduce_scatter and broadcast, one
     rank's tensor for all_to_all. `cut` and `share` move nothing.
     """
-    return sum(leg.seconds for leg in collective_legs(kind, amount, size, stride, cluster))
+    return sum(leg.seconds for leg in collective_legs(kind, amount, group, cluster))
 
 
-def collective_legs(
-    kind: str, amount: float, size: int, stride: int, cluster: Cluster
-) -> tuple[Leg, ...]:
+def collective_legs(kind: str, amount: float, group: Group, cluster: Cluster) -> tuple[Leg, ...]:
     """Consecutive legs of a collective: one flat ring, or level by level, the cheaper."""
+    size, stride = group
     if size == 1 or kind in ("cut", "share"):
         return ()
     flat = (Leg(kind, amount, size, cluster.slowest_link(stride, size)),)
-    inner = _node_group_size(size, stride, cluster)
+    inner = _node_group_size(group, cluster)
     if kind not in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"):
         return flat
     if not 1 < inner < size:
         return flat
-    nested = _hierarchical_legs(kind, amount, inner, size // inner, stride, cluster)
+    nested = _hierarchical_legs(kind, amount, group, inner, cluster)
     return min(flat, nested, key=lambda legs: sum(leg.seconds for leg in legs))
 
 
@@ -91,9 +103,10 @@ def send_link(first: int, stride: int, cluster: Cluster) -> Link:
 
 
 def _hierarchical_legs(
-    kind: str, amount: float, inner: int, outer: int, stride: int, cluster: Cluster
+    kind: str, amount: float, group: Group, inner: int, cluster: Cluster
 ) -> tuple[Leg, ...]:
     """Legs inside the nodes, across them with the reduced amount, and back."""
+    outer, stride = group.size // inner, group.stride
     near, far = cluster.slowest_link(stride, inner), cluster.slowest_link(stride * inner, outer)
     if kind == "all_reduce":
         return (
@@ -106,7 +119,7 @@ def _hierarchical_legs(
     return (Leg(kind, amount, inner, near), Leg(kind, amount / inner, outer, far))
 
 
-def _node_group_size(size: int, stride: int, cluster: Cluster) -> int:
+def _node_group_size(group: Group, cluster: Cluster) -> int:
     """Group members guaranteed to share a unit of the innermost level."""
     unit = cluster.levels[-1].size
-    return gcd(size, unit // stride) if unit % stride == 0 else 1
+    return gcd(group.size, unit // group.stride) if unit % group.stride == 0 else 1

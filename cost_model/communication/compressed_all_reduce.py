@@ -10,7 +10,8 @@ from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.program import SMALL_BYTES
-from .compressed_collective import FP32_BYTES, CompressedCost, lowered, price
+from .collective import Group
+from .compressed_collective import FP32_BYTES, CompressedCost, pipeline_over, price
 
 
 class CompressedReductions:
@@ -18,34 +19,32 @@ class CompressedReductions:
 
     def __init__(self, programs: Mapping[str, CompressionProgram], cluster: Cluster) -> None:
         self.programs, self.cluster = dict(programs), cluster
-        self.cost_cache: dict[tuple[str, float, int, int, int], CompressedCost] = {}
+        self.cost_cache: dict[tuple[str, float, int, Group], CompressedCost] = {}
 
     def compresses(self, axis: str, amount: float, item: int) -> bool:
         """Whether an all-reduce of `amount` bytes is compressed; `item`: bytes per element, 0 for
         values that must stay exact."""
         return bool(item) and axis in self.programs and amount >= SMALL_BYTES
 
-    def price(
-        self, axis: str, amount: float, item: int, size: int, stride: int
-    ) -> CompressedCost | None:
+    def price(self, axis: str, amount: float, item: int, group: Group) -> CompressedCost | None:
         """Cost of an all-reduce; None where it is not compressed."""
-        if size == 1 or not self.compresses(axis, amount, item):
+        if group.size == 1 or not self.compresses(axis, amount, item):
             return None
-        key = axis, amount, item, size, stride
+        key = axis, amount, item, group
         if key not in self.cost_cache:
             elements = round(amount / item)
-            self.cost_cache[key] = price(self.programs[axis], elements, size, stride, self.cluster)
+            self.cost_cache[key] = price(self.programs[axis], elements, group, self.cluster)
         return self.cost_cache[key]
 
-    def codec_bytes(self, axis: str, amount: float, item: int, size: int, stride: int) -> int:
+    def codec_bytes(self, axis: str, amount: float, item: int, group: Group) -> int:
         """Peak bytes of buffers of an all-reduce beyond operand and result.
 
         The fp32 result, padded to full messages, is live with messages of both directions. For
         another dtype or length, a copy of the operand comes first."""
-        if size == 1 or not self.compresses(axis, amount, item):
+        if group.size == 1 or not self.compresses(axis, amount, item):
             return 0
-        inner, elements = self.cluster.neighbours_per_node(size, stride), round(amount / item)
-        pipeline = lowered(self.programs[axis], inner, size // inner)
+        pipeline = pipeline_over(self.programs[axis], group, self.cluster)
+        elements = round(amount / item)
         chunk, padded = pipeline.chunk(elements), pipeline.padded(elements)
         there, back = (t.count * t.message_format.bytes(chunk) for t in pipeline.transfers)
         beside = [2 * there + back]

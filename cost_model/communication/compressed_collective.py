@@ -21,10 +21,10 @@ from ...ir.compression.kernel import (
 )
 from ...ir.compression.lower import lower
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
-from ...ir.compression.stage import Hadamard, Quantize, Reduce, CompressionStage
+from ...ir.compression.stage import CompressionStage, Hadamard, Quantize, Reduce
 from ...ir.devices.cluster import Cluster, Device
 from ...ir.program import BUCKET_BYTES
-from .collective import Leg, collective_legs, send_leg, send_link
+from .collective import Group, Leg, collective_legs, send_leg, send_link
 
 FP32_BYTES = 4
 lowered = cache(lower)
@@ -51,20 +51,25 @@ class CompressedCost(Struct, frozen=True):
         return self.transfer_seconds + self.codec_seconds
 
 
+def pipeline_over(program: CompressionProgram, group: Group, cluster: Cluster) -> KernelPipeline:
+    """A program's kernels and transfers for a group, by its ranks inside and across nodes."""
+    inner = cluster.neighbours_per_node(*group)
+    return lowered(program, inner, group.size // inner)
+
+
 def price(
-    program: CompressionProgram, elements: int, size: int, stride: int, cluster: Cluster
+    program: CompressionProgram, elements: int, group: Group, cluster: Cluster
 ) -> CompressedCost:
-    """Cost of a bucket of `elements` of one rank's input over `size` ranks that lie `stride` apart.
+    """Cost of a bucket of `elements` of one rank's input over a group of ranks.
 
     Raises UsageError for illegal programs.
     """
-    inner = cluster.neighbours_per_node(size, stride)
-    pipeline = lowered(program, inner, size // inner)
+    pipeline = pipeline_over(program, group, cluster)
     chunk = pipeline.chunk(elements)
     legs = [
         leg
         for transfer in pipeline.transfers
-        for leg in transfer_legs(transfer, chunk, size, stride, inner, cluster)
+        for leg in transfer_legs(transfer, chunk, group, cluster)
     ]
     return CompressedCost(
         pipeline.sent_bytes(elements),
@@ -75,18 +80,13 @@ def price(
 
 
 def price_step(
-    program: CompressionProgram,
-    elements: int,
-    size: int,
-    stride: int,
-    cluster: Cluster,
-    small: float = 0.0,
+    program: CompressionProgram, elements: int, group: Group, cluster: Cluster, small: float = 0.0
 ) -> CompressedCost:
     """Cost of all buckets of `elements` of one rank's input, one after the other; the fraction
     `small` that belongs to small tensors is sent in fp32."""
     few = round(elements * small)
     parts = [
-        _price_buckets(one, count, size, stride, cluster)
+        _price_buckets(one, count, group, cluster)
         for one, count in ((program, elements - few), (uncompressed(program), few))
         if count
     ]
@@ -96,17 +96,17 @@ def price_step(
 def price_optimizer(
     algorithm: CompressionAlgorithm,
     elements: int,
-    size: int,
-    stride: int,
+    group: Group,
     cluster: Cluster,
     small: float = 0.0,
 ) -> CompressedCost:
     """Mean cost per step of a compressed optimizer's communication for `elements` weights."""
     parts = []
     for program in algorithm.programs:
-        count = elements * program.vectors // (size if program.collective == "all_gather" else 1)
+        shards = group.size if program.collective == "all_gather" else 1
+        count = elements * program.vectors // shards
         rate = algorithm.rate(program)
-        priced = price_step(program, count, size, stride, cluster, small)
+        priced = price_step(program, count, group, cluster, small)
         parts.append([rate * amount for amount in astuple(priced)])
     sent, transfer_time, codec, _ = (sum(column) for column in zip(*parts, strict=True))
     return CompressedCost(round(sent), transfer_time, codec, 0)
@@ -124,11 +124,11 @@ def state_vectors(algorithm: CompressionAlgorithm) -> int:
 
 
 def _price_buckets(
-    program: CompressionProgram, elements: int, size: int, stride: int, cluster: Cluster
+    program: CompressionProgram, elements: int, group: Group, cluster: Cluster
 ) -> CompressedCost:
-    shards = size if program.collective == "all_gather" else 1
+    shards = group.size if program.collective == "all_gather" else 1
     count = max(1, round(elements * shards * FP32_BYTES / BUCKET_BYTES))
-    one = price(program, -(-elements // count), size, stride, cluster)
+    one = price(program, -(-elements // count), group, cluster)
     return CompressedCost(
         one.sent_bytes * count,
         one.transfer_seconds * count,
@@ -138,14 +138,13 @@ def _price_buckets(
 
 
 def exchange_bytes(
-    program: CompressionProgram, elements: int, size: int, stride: int, cluster: Cluster
+    program: CompressionProgram, elements: int, group: Group, cluster: Cluster
 ) -> int:
     """Peak buffer bytes while a bucket of `elements` (full tensors) is exchanged, compressed or, in
     early steps and for small tensors, not: a copy of the input, and the outputs of two consecutive
     steps."""
-    inner = cluster.neighbours_per_node(size, stride)
-    pipelines = [lowered(one, inner, size // inner) for one in (program, uncompressed(program))]
-    input_elements = elements // (size if program.collective == "all_gather" else 1)
+    pipelines = [pipeline_over(one, group, cluster) for one in (program, uncompressed(program))]
+    input_elements = elements // (group.size if program.collective == "all_gather" else 1)
     chunk, padded = (
         pipelines[0].chunk(input_elements),
         FP32_BYTES * pipelines[0].padded(input_elements),
@@ -169,17 +168,18 @@ def _output_bytes(step: KernelPipelineStep, chunk: int) -> int:
 
 
 def transfer_legs(
-    transfer: MessageTransfer, chunk: int, size: int, stride: int, inner: int, cluster: Cluster
+    transfer: MessageTransfer, chunk: int, group: Group, cluster: Cluster
 ) -> tuple[Leg, ...]:
     """Legs of a transfer of messages of `chunk` elements."""
     amount = transfer.count * transfer.message_format.bytes(chunk)
     if transfer.kind == "send":
-        return (send_leg(amount, send_link(0, stride, cluster)),)
+        return (send_leg(amount, send_link(0, group.stride, cluster)),)
     if transfer.kind == "all_gather":
         amount *= transfer.size
     if transfer.level == "all":
-        return collective_legs(transfer.kind, amount, size, stride, cluster)
-    apart = stride if transfer.level == "inner" else stride * inner
+        return collective_legs(transfer.kind, amount, group, cluster)
+    inner = cluster.neighbours_per_node(*group)
+    apart = group.stride if transfer.level == "inner" else group.stride * inner
     link = cluster.slowest_link(apart, transfer.size)
     return (Leg(transfer.kind, amount, transfer.size, link),)
 

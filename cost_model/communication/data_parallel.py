@@ -10,19 +10,20 @@ replicated rest the second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
-from ...ir.compression.registry import COMPRESSED_OPTIMIZERS, COMPRESSED_OPTIMIZER_ROLE, PROGRAMS
+from ...ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS, PROGRAMS
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import PeakPoint
 from ...ir.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
-from .collective import collective_seconds
+from ..quantity import Number, known
+from .collective import Group, collective_seconds
 from .compressed_collective import (
     FP32_BYTES,
     CompressedCost,
@@ -31,12 +32,41 @@ from .compressed_collective import (
     price_step,
 )
 
-AxisGroup = tuple[str, int, int]  # role, size, ranks between neighbours
-AxisGroups = list[AxisGroup]
 CompressionSubject = Literal["gradients", "weights"]
 Compression = Mapping[
     tuple[CompressionSubject, str], CompressionProgram
 ]  # by what travels, and the role it travels along
+
+
+class GroupAxis(NamedTuple):
+    """A batch axis: its role in the strategy, and its groups of ranks."""
+
+    role: str
+    size: int
+    stride: int
+
+    @property
+    def group(self) -> Group:
+        return Group(self.size, self.stride)
+
+
+class Exchange(NamedTuple):
+    """A collective of `amount` bytes along one axis after the other. `subject`: what is sent, where
+    a compression program may replace it; None: always sent as it is."""
+
+    subject: CompressionSubject | None
+    kind: str
+    amount: float
+    axes: Sequence[GroupAxis]
+
+
+class CallBuffers(NamedTuple):
+    """Peak bytes of a call: inside it, of gathered weights and flat copies to send, and of
+    gradients added up over micro-batches."""
+
+    inside: int
+    beside: int
+    accumulation: int
 
 
 class BatchAxes:
@@ -56,18 +86,18 @@ class BatchAxes:
         element of a parameter; `compressed_optimizer`: an optimizer with its own communication."""
         self.cluster, self.gradient_scale, self.item = cluster, gradient_scale, item
         self.compression, self.compressed_optimizer = compression or {}, compressed_optimizer
-        axes = [(r, n, strategy.stride(r)) for r, n in strategy.axes]
-        self.shard_axes = [a for a in axes if ROLES[a[0]].shards]
+        axes = [GroupAxis(r, n, strategy.stride(r)) for r, n in strategy.axes]
+        self.shard_axes = [a for a in axes if ROLES[a.role].shards]
         self.model_axes = [a for a in axes if a[:2] in strategy.model_axes]
         self.replica_axes = [
-            a for a in axes if ROLES[a[0]].batch and a not in self.shard_axes + self.model_axes
+            a for a in axes if ROLES[a.role].batch and a not in self.shard_axes + self.model_axes
         ]
         self.sharded_kinds = frozenset(s for r, _, _ in self.shard_axes for s in ROLES[r].shards)
         self.cost_cache: dict[
-            tuple[CompressionProgram | CompressionAlgorithm, float, AxisGroup, float],
+            tuple[CompressionProgram | CompressionAlgorithm, float, GroupAxis, float],
             CompressedCost,
         ] = {}
-        self.seconds_cache: dict[tuple[str, float, tuple[AxisGroup, ...]], float] = {}
+        self.seconds_cache: dict[tuple[str, float, tuple[GroupAxis, ...]], float] = {}
         self.degree = prod(size for _, size, _ in self.shard_axes)
         self.fraction = strategy.fraction
         self.remainder_axes = self.shard_axes if strategy.fraction != FULL else []
@@ -76,21 +106,25 @@ class BatchAxes:
         """Number of shards of parameters, gradients or optimizer states (`kind`)."""
         return self.degree if kind in self.sharded_kinds else 1
 
-    def sharded_bytes(self, amount: int) -> int:
+    def sharded_bytes(self, amount: Number) -> Number:
         """Bytes of weights, gradients or states that are sharded along the ZeRO axes."""
-        return amount * self.fraction[0] // self.fraction[1]
+        if self.fraction == FULL:
+            return amount
+        over, under = (known(amount, n, x) for n, x in zip("fj", self.fraction, strict=True))
+        return amount * over // under
 
     def replicated_bytes(self, amount: int) -> int:
         """Bytes that are replicated along the ZeRO axes."""
         return amount - self.sharded_bytes(amount)
 
-    def local_bytes(self, amount: int, kind: str) -> int:
+    def local_bytes(self, amount: Number, kind: str) -> Number:
         """Bytes on this device out of `amount`: its shard and the replicated rest."""
-        return (
-            self.replicated_bytes(amount) + self.sharded_bytes(amount) // self.degree
-            if kind in self.sharded_kinds
-            else amount
-        )
+        if kind not in self.sharded_kinds:
+            return amount
+        sharded, shards = self.sharded_bytes(amount), known(amount, "z", self.degree)
+        if self.fraction == FULL:
+            return sharded // shards
+        return amount - sharded + sharded // shards
 
     def local_fraction(self, kind: str) -> float:
         """Fraction of the bytes on this device."""
@@ -99,69 +133,63 @@ class BatchAxes:
         over, under = self.fraction
         return (under - over + over / self.degree) / under
 
-    def state_bytes(
-        self, weight_bytes: int, partial_bytes: dict[str, int], shard_replicated: bool
+    def stepped_bytes(
+        self, weight_bytes: int, partial_bytes: Mapping[str, int], shard_replicated: bool
     ) -> int:
-        """Bytes of weights whose optimizer states are on this device. `shard_replicated`: states of
-        weights replicated along a model axis (`partial_bytes` there) are sharded along it too."""
-        if "optimizer" not in self.sharded_kinds and not shard_replicated:
-            return weight_bytes
+        """Bytes of weights whose optimizer states are on this device, before ZeRO shards them.
+        `shard_replicated`: states of weights replicated along a model axis (`partial_bytes` there)
+        are sharded along it too."""
         bytes_here = float(weight_bytes)
         for role, size, _ in self.model_axes if shard_replicated else ():
             bytes_here -= partial_bytes.get(role, 0) * (1 - 1 / size)
-        return self.local_bytes(int(max(bytes_here, 0.0)), "optimizer")
+        return int(max(bytes_here, 0.0))
 
-    def collective_seconds(self, kind: str, amount: float, axes: AxisGroups) -> float:
+    def collective_seconds(self, kind: str, amount: float, axes: Sequence[GroupAxis]) -> float:
         key = kind, amount, tuple(axes)
         if key not in self.seconds_cache:
             self.seconds_cache[key] = sum(
-                float(collective_seconds(kind, amount, size, stride, self.cluster))
-                for _, size, stride in axes
+                float(collective_seconds(kind, amount, axis.group, self.cluster)) for axis in axes
             )
         return self.seconds_cache[key]
 
-    def exchange_seconds(
-        self,
-        subject: CompressionSubject,
-        kind: str,
-        amount: float,
-        axes: AxisGroups,
-        small: float = 0.0,
-    ) -> float:
-        """Seconds of a collective of gradients or weights, compressed along the axes with a
-        program; the fraction `small` in small tensors stays uncompressed."""
+    def exchange_seconds(self, exchange: Exchange, small: float = 0.0) -> float:
+        """Seconds of a collective, compressed along the axes with a program; the fraction `small`
+        in small tensors stays uncompressed."""
+        _, kind, amount, axes = exchange
         if not self.compression and self.compressed_optimizer is None:
             return self.collective_seconds(kind, amount, axes)
         seconds = 0.0
         for axis in axes:
-            priced = self.compressed_cost(subject, amount, axis, small)
+            priced = self.compressed_cost(exchange, axis, small)
             seconds += (
                 self.collective_seconds(kind, amount, [axis]) if priced is None else priced.seconds
             )
         return seconds
 
+    def seconds(self, exchanges: Sequence[Exchange], small: float = 0.0) -> float:
+        """Seconds of exchanges, one after the other."""
+        return sum(self.exchange_seconds(exchange, small) for exchange in exchanges)
+
     def compressed_cost(
-        self, subject: CompressionSubject, amount: float, axis: AxisGroup, small: float = 0.0
+        self, exchange: Exchange, axis: GroupAxis, small: float = 0.0
     ) -> CompressedCost | None:
-        """Cost of a compressed exchange along an axis; None where it is not compressed."""
-        role, size, stride = axis
-        program = (
-            self.compressed_optimizer
-            if self.optimizer_reduces(role)
-            else self.compression.get((subject, role))
-        )
-        if program is None or not amount:
+        """Cost of an exchange along an axis; None where it is not compressed."""
+        subject, _, amount, _ = exchange
+        if subject is None or not amount:
+            return None
+        program = self.program(subject, axis.role)
+        if program is None:
             return None
         key = program, amount, axis, small
         if key not in self.cost_cache:
             elements = int(
                 amount / self.item / (self.gradient_scale if subject == "gradients" else 1)
             )
-            where = size, stride, self.cluster, small
+            where = axis.group, self.cluster, small
             if isinstance(program, CompressionAlgorithm):
                 self.cost_cache[key] = price_optimizer(program, elements, *where)
             else:
-                elements //= size if program.collective == "all_gather" else 1
+                elements //= axis.size if program.collective == "all_gather" else 1
                 self.cost_cache[key] = price_step(program, elements, *where)
         return self.cost_cache[key]
 
@@ -169,25 +197,23 @@ class BatchAxes:
         """Whether the optimizer itself reduces gradients along an axis."""
         return self.compressed_optimizer is not None and role == COMPRESSED_OPTIMIZER_ROLE
 
-    def program_name(self, subject: CompressionSubject, role: str) -> str:
-        """Name of the compression program of gradients or weights along an axis."""
-        if self.compressed_optimizer is not None and self.optimizer_reduces(role):
-            return self.compressed_optimizer.name
-        return self.compression[subject, role].name
+    def program(
+        self, subject: CompressionSubject, role: str
+    ) -> CompressionProgram | CompressionAlgorithm | None:
+        """What compresses gradients or weights along an axis."""
+        if self.optimizer_reduces(role):
+            return self.compressed_optimizer
+        return self.compression.get((subject, role))
 
     def compression_bytes(self, weight_bytes: int, small_bytes: int) -> int:
         """Bytes that compression keeps between steps for trained weights: error-feedback residuals,
         and for compressed weights the replica and the exact shard that the optimizer updates."""
         total, part = 0, weight_bytes * self.gradient_scale * self.local_fraction("optimizer")
         for subject, role in self.compression:
-            (axis,) = (a for a in (*self.replica_axes, *self.shard_axes) if a[0] == role)
+            (axis,) = (a for a in (*self.replica_axes, *self.shard_axes) if a.role == role)
             gathered = subject == "weights" or axis in self.shard_axes
-            priced = self.compressed_cost(
-                subject,
-                weight_bytes if gathered else part,
-                axis,
-                small_bytes / max(weight_bytes, 1),
-            )
+            exchange = Exchange(subject, "", weight_bytes if gathered else part, [axis])
+            priced = self.compressed_cost(exchange, axis, small_bytes / max(weight_bytes, 1))
             total += priced.state_bytes if priced else 0
             if subject == "weights" and "parameter" not in ROLES[role].shards:
                 total += weight_bytes // self.item * FP32_BYTES + self.local_bytes(
@@ -208,56 +234,58 @@ class BatchAxes:
             return uncompressed_bytes
         elements = min(total_bytes, MAX_BUCKETS_IN_FLIGHT * bucket_bytes) // self.item
         sizes = [
-            exchange_bytes(program, elements, axis[1], axis[2], self.cluster)
+            exchange_bytes(program, elements, axis.group, self.cluster)
             for (what, role), program in self.compression.items()
             for axis in (*self.replica_axes, *self.shard_axes)
-            if what == subject and axis[0] == role
+            if what == subject and axis.role == role
         ]
         return max(uncompressed_bytes, *sizes) if sizes else uncompressed_bytes
 
-    def gather_seconds(self, amount: int, small: float = 0.0) -> float:
-        """Seconds to gather the weights of one call, before its forward and before its backward."""
+    def call_gathers(self, amount: int) -> Sequence[Exchange]:
+        """Gathers of the weights of one call, before its forward and before its backward."""
         if "parameter" not in self.sharded_kinds:
-            return 0.0
-        return self.exchange_seconds(
-            "weights", "all_gather", self.sharded_bytes(amount), self.shard_axes, small
-        )
+            return ()
+        return (Exchange("weights", "all_gather", self.sharded_bytes(amount), self.shard_axes),)
 
-    def scatter_seconds(self, amount: int, small: float = 0.0) -> float:
-        """Seconds to reduce-scatter the gradients of one call, after its backward."""
+    def call_scatters(self, amount: int) -> Sequence[Exchange]:
+        """Reduce-scatters of the gradients of one call, after its backward."""
         if "gradient" not in self.sharded_kinds:
-            return 0.0
+            return ()
         sent = self.sharded_bytes(amount) * self.gradient_scale
-        return self.exchange_seconds("gradients", "reduce_scatter", sent, self.shard_axes, small)
+        return (Exchange("gradients", "reduce_scatter", sent, self.shard_axes),)
 
-    def reduce_seconds(
-        self, weight_bytes: int, partial_bytes: dict[str, int], small: float = 0.0
-    ) -> float:
-        """Seconds per step to reduce gradients over replica and model axes, or to scatter them."""
-        part = self.gradient_scale * self.local_fraction("optimizer")
-        seconds = self.exchange_seconds(
-            "gradients", "all_reduce", weight_bytes * part, self.replica_axes, small
-        )
-        for axis in self.model_axes:
-            seconds += self.collective_seconds("all_reduce", partial_bytes[axis[0]] * part, [axis])
+    def step_reductions(
+        self, weight_bytes: int, partial_bytes: Mapping[str, int]
+    ) -> Sequence[Exchange]:
+        """Reductions of gradients once per step: over replica axes, over model axes along which
+        they are partial, and of what ZeRO has not scattered yet."""
+        scale = self.gradient_scale
+        part = scale * self.local_fraction("optimizer")
+        exchanges = [Exchange("gradients", "all_reduce", weight_bytes * part, self.replica_axes)]
+        exchanges += [
+            Exchange(None, "all_reduce", partial_bytes[axis.role] * part, [axis])
+            for axis in self.model_axes
+        ]
         if "optimizer" in self.sharded_kinds and "gradient" not in self.sharded_kinds:
-            amount = weight_bytes * self.gradient_scale
-            seconds += self.exchange_seconds(
-                "gradients", "reduce_scatter", amount, self.shard_axes, small
-            )
-        return seconds + self.collective_seconds(
-            "all_reduce",
-            self.replicated_bytes(weight_bytes) * self.gradient_scale,
-            self.remainder_axes,
-        )
+            sent = weight_bytes * scale
+            exchanges.append(Exchange("gradients", "reduce_scatter", sent, self.shard_axes))
+        rest = self.replicated_bytes(weight_bytes) * scale
+        exchanges.append(Exchange(None, "all_reduce", rest, self.remainder_axes))
+        return exchanges
 
-    def update_gather_seconds(self, weight_bytes: int, small: float = 0.0) -> float:
-        """Seconds per step to gather updated weights from their owners."""
-        if "optimizer" in self.sharded_kinds and "parameter" not in self.sharded_kinds:
-            return self.exchange_seconds(
-                "weights", "all_gather", weight_bytes, self.shard_axes, small
-            )
-        return 0.0
+    def update_gathers(self, weight_bytes: int) -> Sequence[Exchange]:
+        """Gathers of updated weights from their owners, once per step."""
+        if "optimizer" not in self.sharded_kinds or "parameter" in self.sharded_kinds:
+            return ()
+        return (Exchange("weights", "all_gather", weight_bytes, self.shard_axes),)
+
+    def accumulated_bytes(self, weight_bytes: int) -> float:
+        """Bytes read and written to add a micro-batch's gradients to earlier ones."""
+        return 2 * weight_bytes * self.gradient_scale * self.local_fraction("gradient")
+
+    def updated_bytes(self, weight_bytes: int, states: int) -> int:
+        """Bytes read and written by the optimizer's step with `states` states per element."""
+        return 2 * self.local_bytes(weight_bytes * (2 + states), "optimizer")
 
     def reduce_buffer_bytes(
         self, bucket_bytes: int, gradient_bytes: int, largest_bytes: int
@@ -278,7 +306,7 @@ class BatchAxes:
             if self.remainder_axes
             else 0
         )
-        alone = all(size == 1 for _, size, _ in (*self.replica_axes, *self.model_axes))
+        alone = all(axis.size == 1 for axis in (*self.replica_axes, *self.model_axes))
         return max(
             copies,
             0
@@ -288,12 +316,12 @@ class BatchAxes:
             ),
         )
 
-    def call_buffers(self, point: PeakPoint, in_place: bool) -> tuple[int, int, int]:
-        """Peak bytes of a call: (inside the call, gathered weights and flat copies to send,
-        gradient accumulation over micro-batches)."""
+    def call_buffers(self, point: PeakPoint, in_place: bool) -> CallBuffers:
+        """Peak bytes of a call's buffers at one point; `in_place`: weights and gradients live in
+        flat buffers."""
         weights, gathered = point.weight_bytes, "parameter" in self.sharded_kinds
         if in_place:
-            return point.call_bytes, 3 * weights * gathered, 0
+            return CallBuffers(point.call_bytes, 3 * weights * gathered, 0)
         sharded, largest = (
             self.sharded_bytes(weights),
             self.sharded_bytes(point.largest_weight_bytes),
@@ -305,19 +333,20 @@ class BatchAxes:
             )
             before = max(sharded + moved, weights + largest) if gathered else 0
             if before - weights > point.call_bytes:
-                return 0, before, 0
-            return point.call_bytes, weights * gathered, 0
+                return CallBuffers(0, before, 0)
+            return CallBuffers(point.call_bytes, weights * gathered, 0)
         if "gradient" not in self.sharded_kinds:
-            return point.call_bytes, 0, point.largest_weight_bytes
+            return CallBuffers(point.call_bytes, 0, point.largest_weight_bytes)
         if self.remainder_axes:
             # the replicated rest of a gradient stays until its shard has returned
             most = max(
                 _copy_buffer_bytes(sharded, largest),
                 self.local_bytes(point.largest_weight_bytes, "gradient"),
             )
-            return point.call_bytes, sharded // self.degree + most, 0
+            return CallBuffers(point.call_bytes, sharded // self.degree + most, 0)
         plain = bucket + bucket // self.degree
-        return point.call_bytes, self.transfer_buffer_bytes("gradients", sharded, bucket, plain), 0
+        sent = self.transfer_buffer_bytes("gradients", sharded, bucket, plain)
+        return CallBuffers(point.call_bytes, sent, 0)
 
     def update_gather_bytes(self, trained: int) -> int:
         """Buffer bytes of updated weights gathered from their owners."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ...ir.plan.plan import Plan
-from ...ir.plan.workload import StageBytes
-from ..communication.data_parallel import BatchAxes, axes_of
+from ..communication.data_parallel import axes_of
 from ..execution_model import GENERATED
-from ..memory.peak import MARGIN, InFlight, PeakBytes, while_calls_run, part_terms, stage_peaks
-from .term import Symbol, Term, total
+from ..memory.peak import (
+    InFlight,
+    PartAmounts,
+    margin_bytes,
+    part_amounts,
+    part_terms,
+    stage_peaks,
+    while_calls_run,
+)
+from ..quantity import Quantity, amount
+from .term import Symbol, Term, priced_term, total
 
+SYMBOLS = "HTikeYGSDMC"  # of the fields of PartAmounts, in their order
 LEGEND = tuple(
     Symbol(name, about)
     for name, about in (
         ("H", "bytes of weights of the stage's calls"),
-        ("T", "of them trained"),
+        ("T", "of them trained, with optimizer states here"),
         ("G", "bytes of weight gradients at the peak of a step"),
         ("S", "bytes saved for backward at the peak, of all micro-batches in flight"),
         ("M", "bytes of temporaries of the running call or the optimizer at the peak"),
@@ -27,6 +34,9 @@ LEGEND = tuple(
         ("f", "numerator of the sharded fraction of every weight"),
         ("j", "denominator of the sharded fraction"),
         ("q", "sum of the terms above"),
+        ("Y", "bytes of residuals, replicas and exact shards that compression keeps"),
+        ("D", "bytes of the batch and of batch-only values"),
+        ("c", "bytes of the runtime itself: context, libraries"),
     )
 )
 
@@ -42,32 +52,26 @@ def memory_term(plan: Plan, number: int) -> Term:
     for (share, axes), peak in zip(
         parts, stage_peaks(parts, GENERATED, waiting, device), strict=True
     ):
-        for term in _part_terms(plan, share, axes, peak):
-            terms_by_name.setdefault(term.name, []).append(term)
+        amounts = named(part_amounts(share, axes, plan.optimizer, GENERATED, peak))
+        for name, quantity in part_terms(amounts, axes).items():
+            term = priced_term(name, quantity, "derived", "B")
+            terms_by_name.setdefault(name, []).append(term)
     terms = [
         same_name[0] if len(same_name) == 1 else total(name, same_name, "B")
         for name, same_name in terms_by_name.items()
     ]
-    above = sum(t.value for t in terms)
+    margin = margin_bytes(amount("q", sum(t.value for t in terms)))
+    runtime, source = amount("c", device.runtime_overhead_bytes), device.source_of("runtime_gb")
     terms += [
-        Term(
-            "margin",
-            int(MARGIN * above),
-            "B",
-            f"floor({MARGIN}*q)",
-            "assumed: rounding and fragmentation of the allocator",
-            {"q": above},
-        ),
-        Term(
-            "runtime",
-            device.runtime_overhead_bytes,
-            "B",
-            "c",
-            device.source_of("runtime_gb"),
-            {"c": device.runtime_overhead_bytes},
-        ),
+        priced_term("margin", margin, "assumed: rounding and fragmentation of the allocator", "B"),
+        priced_term("runtime", runtime, source, "B"),
     ]
     return total(f"stage {number}", terms, "B")
+
+
+def named(amounts: PartAmounts[float]) -> PartAmounts[Quantity]:
+    """The amounts under their symbols."""
+    return PartAmounts(*(amount(n, x) for n, x in zip(SYMBOLS, amounts, strict=True)))
 
 
 def working_bytes(plan: Plan, number: int) -> int:
@@ -83,63 +87,3 @@ def working_bytes(plan: Plan, number: int) -> int:
             for m in while_calls_run(share.bytes, axes, GENERATED, waiting)
         )
     return total
-
-
-def _part_terms(plan: Plan, share: StageBytes, axes: BatchAxes, peak: PeakBytes) -> list[Term]:
-    terms = []
-    for name, amount in part_terms(share, axes, plan.optimizer, GENERATED, peak).items():
-        formula, symbols = FORMULAS[name](share, axes, plan, peak)
-        terms.append(Term(name, amount, "B", formula, "derived", symbols))
-    return terms
-
-
-Formula = tuple[str, dict[str, float]]
-FormulaWriter = Callable[[StageBytes, BatchAxes, Plan, PeakBytes], Formula]
-
-
-def _optimizer(bytes_: StageBytes, axes: BatchAxes, plan: Plan, _: PeakBytes) -> Formula:
-    optimizer = plan.optimizer
-    symbols = {
-        "T": bytes_.trained_bytes,
-        "i": bytes_.item_bytes,
-        "k": optimizer.states,
-        "e": optimizer.state_bytes,
-    }
-    formula, shard_symbols = _local_formula("T", axes, "optimizer")
-    formula = f"({formula})" if " - " in formula else formula
-    return f"floor({formula}/i)*k*e", {**symbols, **shard_symbols}
-
-
-def _local_formula(symbol: str, axes: BatchAxes, kind: str) -> Formula:
-    """Formula of the local bytes of an amount: its shard and the replicated rest."""
-    symbols = {"z": float(axes.shard_count(kind))}
-    if not axes.remainder_axes or kind not in axes.sharded_kinds:
-        return f"floor({symbol}/z)", symbols
-    over, under = axes.fraction
-    sharded = f"floor({symbol}*f/j)"
-    return f"{symbol} - {sharded} + floor({sharded}/z)", {**symbols, "f": over, "j": under}
-
-
-def _parameters(bytes_: StageBytes, axes: BatchAxes, plan: Plan, _: PeakBytes) -> Formula:
-    formula, symbols = _local_formula("H", axes, "parameter")
-    return formula, {"H": bytes_.weight_bytes, **symbols}
-
-
-FORMULAS: dict[str, FormulaWriter] = {
-    "parameters": _parameters,
-    "gradients": lambda b, a, p, m: ("G", {"G": m.gradients}),
-    "optimizer": _optimizer,
-    "activations": lambda b, a, p, m: ("S", {"S": m.activations}),
-    "batch data": lambda b, a, p, m: ("D", {"D": m.batch}),
-    "temporaries": lambda b, a, p, m: ("M", {"M": m.temporaries}),
-    "communication": lambda b, a, p, m: ("C", {"C": m.communication}),
-    "compression": lambda b, a, p, m: (
-        "Y",
-        {"Y": a.compression_bytes(b.trained_bytes, b.small_tensor_bytes)},
-    ),
-}
-LEGEND += (
-    Symbol("Y", "bytes of residuals, replicas and exact shards that compression keeps"),
-    Symbol("D", "bytes of the batch and of batch-only values"),
-    Symbol("c", "bytes of the runtime itself: context, libraries"),
-)

@@ -11,30 +11,44 @@ on another cluster."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Layers, Plan, Stage
-from ...ir.plan.workload import CallWork, Collectives, StrategyBytes
-from ..communication.collective import collective_legs, send_leg
+from ...ir.plan.workload import CallWork, Collectives, Kernels, StrategyBytes
+from ..communication.collective import Group, collective_legs, send_leg
 from ..communication.compressed_all_reduce import CompressedReductions, compressed_reductions
-from ..communication.data_parallel import AxisGroups, BatchAxes, CompressionSubject, axes_of
+from ..communication.compressed_collective import CompressedCost
+from ..communication.data_parallel import BatchAxes, Exchange, axes_of
 from ..communication.stage_transfer import (
     StageTransfer,
     boundary_links,
-    transfer_program,
     plan_transfers,
+    transfer_program,
 )
 from ..pipeline.closed_form import (
+    chunk_shares,
     fill_drain_seconds,
     period_seconds,
-    chunk_shares,
     pipeline_seconds,
+    steady_seconds,
 )
-from .term import Term, host_term, kernels_term, leg_term, legs_term, sent_term, stream_term, total
+from ..quantity import amount
+from .term import (
+    Term,
+    host_term,
+    kernels_term,
+    leg_term,
+    legs_term,
+    priced_term,
+    sent_term,
+    stream_term,
+    total,
+)
 
+Send = Callable[[int], Sequence[Exchange]]  # bytes of a call's weights -> what is sent
 KINDS = {
     "gemm": "matrix products",
     "pointwise": "elementwise",
@@ -48,7 +62,7 @@ SHARED_PROCESSORS = "derived: a rank that waits leaves its processor to others"
 SCHEDULE = "derived: 1F1B of the stages' times"
 
 
-class StageTimes(msgspec.Struct, frozen=True):
+class StageTerms(msgspec.Struct, frozen=True):
     """A stage: `forward` and `backward` over a whole step, `sync` once."""
 
     forward: Term
@@ -77,53 +91,34 @@ def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
     )
 
 
-def _bubble_term(plan: Plan, stages: list[StageTimes], busiest: int, cluster: Cluster) -> Term:
+def _bubble_term(plan: Plan, stages: list[StageTerms], busiest: int, cluster: Cluster) -> Term:
     """Seconds of the pipeline beyond the busiest stage's own work."""
-    count, chunks = plan.micro_batches, plan.chunks_per_stage
     if len(stages) == 1:
         return total("bubble", [])
-    busy = [stage.busy_seconds / count for stage in stages]
+    count, chunks = plan.micro_batches, plan.chunks_per_stage
+    seconds = [stage.busy_seconds / count for stage in stages]
+    busy = [amount("b" if s == busiest else "b_w", x) for s, x in enumerate(seconds)]
     transfers = plan_transfers(plan, cluster)
     sends = [transfer.seconds for transfer in transfers]
-    period = period_seconds(busy, sends, chunks)
     shares = [chunk_shares(plan, stage) for stage in plan.stages]
     edge_shares = [(fractions[0], fractions[-1]) for fractions in shares]
-    beside = fill_drain_seconds(busy, edge_shares)
-    last = max(range(len(stages)), key=lambda s: count * busy[s] + beside[s])
-    symbols = {"u": beside[last], "b": busy[busiest], "b_w": busy[last], "g": period, "m": count}
-    fill = Term(
-        "filling and draining",
-        symbols["u"] - count * (symbols["b"] - symbols["b_w"]),
-        "s",
-        "u - m*(b - b_w)",
-        SCHEDULE,
-        {x: symbols[x] for x in ("u", "m", "b", "b_w")},
-    )
-    wait = Term(
-        "waiting for other stages",
-        (count - 1) * (period - symbols["b"]),
-        "s",
-        "(m - 1)*(g - b)",
-        SCHEDULE,
-        {x: symbols[x] for x in "mgb"},
-    )
-    parts = [fill, _sends_term(plan, transfers, cluster), wait]
+    period = period_seconds(seconds, sends, chunks)
+    beside = [amount("u", x) for x in fill_drain_seconds(seconds, edge_shares)]
+    steps = amount("m", count)
+    worked, waiting = steady_seconds(busy, beside, steps, amount("g", period))
+    parts = [
+        priced_term("filling and draining", worked - steps * busy[busiest], SCHEDULE),
+        _sends_term(plan, transfers, cluster),
+        priced_term("waiting for other stages", waiting, SCHEDULE),
+    ]
     shared = cluster.device.ranks_per_processor
     if shared > 1:
         pipeline = pipeline_seconds(
-            busy, sends, count, chunks, ranks_per_processor=shared, edge_shares=edge_shares
+            seconds, sends, count, chunks, ranks_per_processor=shared, edge_shares=edge_shares
         )
-        explained = count * symbols["b"] + sum(part.value for part in parts)
-        parts.append(
-            Term(
-                "processors shared by waiting ranks",
-                pipeline - explained,
-                "s",
-                "t_s",
-                SHARED_PROCESSORS,
-                {"t_s": pipeline - explained},
-            )
-        )
+        explained = count * seconds[busiest] + sum(part.value for part in parts)
+        saved = amount("t_s", pipeline - explained)
+        parts.append(priced_term("processors shared by waiting ranks", saved, SHARED_PROCESSORS))
     return total("bubble", parts)
 
 
@@ -141,59 +136,55 @@ def _sends_term(plan: Plan, transfers: list[StageTransfer], cluster: Cluster) ->
     codec = 2 * sum(transfer.codec_seconds for transfer in transfers)
     return total(
         f"sends between stages as {program.name}",
-        [total("transfer", sends), Term("codec", codec, "s", "k_c", CODEC, {"k_c": codec})],
+        [total("transfer", sends), priced_term("codec", amount("k_c", codec), CODEC)],
     )
 
 
-def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTimes:
+def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
     """Every term of one stage."""
     times, layers = plan.micro_batches, stage_layers(plan, stage)
     axes = [
         (share, axes_of(plan, share.strategy, share.bytes.item_bytes, cluster))
         for share in stage.bytes_by_strategy
     ]
-    resharding = Term(
+    resharding = priced_term(
         "resharding",
-        times * stage.resharding_seconds / 2,
-        "s",
-        "m*t/2",
+        amount("m", times) * amount("t", stage.resharding_seconds) / 2,
         "derived: collectives between strategies",
-        {"m": times, "t": stage.resharding_seconds},
     )
-    gathers = [_per_call_term("weights", "all_gather", s, a, times) for s, a in axes]
-    scatters = [_per_call_term("gradients", "reduce_scatter", s, a, times) for s, a in axes]
-    added = [_accumulation_term(s, a, times, cluster) for s, a in axes]
-    batch_only = [
-        half_term(
-            f"{label(plan, x)}, once",
-            x.forward,
-            x.last - x.first,
-            cluster,
-            compressed_reductions(plan, plan.strategy_of(x), cluster),
-        )
-        for x in plan.layers
-        if x.batch_only
+    gathers = [
+        _call_exchanges_term("all_gather of weights", s, a, a.call_gathers, times) for s, a in axes
     ]
-    return StageTimes(
-        total(
-            "forward",
-            [*(layers_term(plan, x, "forward", cluster) for x in layers), *gathers, resharding],
-        ),
-        total(
-            "backward",
-            [
-                *(layers_term(plan, x, "backward", cluster) for x in layers),
-                *gathers,
-                *scatters,
-                *added,
-                resharding,
-            ],
-        ),
-        total(
-            "synchronisation",
-            [t for s, a in axes for t in _synchronisation(plan, s, a, cluster)] + batch_only,
-        ),
+    scatters = [
+        _call_exchanges_term("reduce_scatter of gradients", s, a, a.call_scatters, times)
+        for s, a in axes
+    ]
+    added = [_accumulation_term(s, a, times, cluster) for s, a in axes]
+    forward, backward = (
+        [layers_term(plan, x, direction, cluster) for x in layers]
+        for direction in ("forward", "backward")
     )
+    sync = [t for s, a in axes for t in _synchronisation(plan, s, a, cluster)]
+    return StageTerms(
+        total("forward", [*forward, *gathers, resharding]),
+        total("backward", [*backward, *gathers, *scatters, *added, resharding]),
+        total("synchronisation", [*sync, *_batch_only_terms(plan, cluster)]),
+    )
+
+
+def _batch_only_terms(plan: Plan, cluster: Cluster) -> Iterator[Term]:
+    """Terms of the calls that run once per step, on the batch alone."""
+    for layers in plan.layers:
+        if layers.batch_only:
+            reductions = compressed_reductions(plan, plan.strategy_of(layers), cluster)
+            name, count = f"{label(plan, layers)}, once", layers.last - layers.first
+            yield half_term(name, layers.forward, count, cluster, reductions)
+
+
+def _accumulation_term(share: StrategyBytes, axes: BatchAxes, times: int, cluster: Cluster) -> Term:
+    moved = axes.accumulated_bytes(share.bytes.trained_bytes)
+    count = times if times > 1 else 0
+    return stream_term("adding up gradients", "accumulate", moved, count, cluster.device)
 
 
 def stage_layers(plan: Plan, stage: Stage) -> list[Layers]:
@@ -224,7 +215,7 @@ def half_term(
 ) -> Term:
     """Forward or backward, `times` times, by kind of operator and collective; `reductions` are the
     compressed all-reduces."""
-    kinds = defaultdict(list)
+    kinds: dict[str, list[Kernels]] = defaultdict(list)
     for kernels in half.kernels:
         kinds[kernels.work].append(kernels)
     work = [
@@ -243,127 +234,68 @@ def _reduction_term(
     sent: Collectives, times: int, cluster: Cluster, reductions: CompressedReductions | None
 ) -> Term:
     """Equal collectives, compressed or not."""
-    key = sent.axis, sent.amount_bytes, sent.item_bytes, sent.size, sent.stride
+    key = sent.axis, sent.amount_bytes, sent.item_bytes, Group(sent.size, sent.stride)
     priced = reductions.price(*key) if reductions is not None else None
     if reductions is None or priced is None:
         return sent_term(sent, times, cluster)
-    count = sent.count * times
     name = f"{sent.kind} over {sent.axis} as {reductions.programs[sent.axis].name}"
-    return total(name, compressed_terms(priced.transfer_seconds, priced.codec_seconds, count))
+    return total(name, compressed_terms(priced, sent.count * times))
 
 
-def compressed_terms(transfer_seconds: float, codec_seconds: float, times: int) -> list[Term]:
+def compressed_terms(priced: CompressedCost, times: int) -> list[Term]:
     """Transfer and codec terms of `times` compressed exchanges."""
+    count = amount("n", times)
     return [
-        Term(
-            "transfer",
-            times * transfer_seconds,
-            "s",
-            "n*w_c",
-            TRANSFER,
-            {"n": times, "w_c": transfer_seconds},
-        ),
-        Term(
-            "codec", times * codec_seconds, "s", "n*k_c", CODEC, {"n": times, "k_c": codec_seconds}
-        ),
+        priced_term("transfer", count * amount("w_c", priced.transfer_seconds), TRANSFER),
+        priced_term("codec", count * amount("k_c", priced.codec_seconds), CODEC),
     ]
 
 
-def _per_call_term(
-    subject: CompressionSubject, kind: str, share: StrategyBytes, axes: BatchAxes, times: int
+def _exchange_terms(
+    exchanges: Iterable[Exchange], axes: BatchAxes, small: float, times: int = 1
+) -> Iterator[Term]:
+    """Terms of exchanges of gradients or weights, compressed along the axes with a program."""
+    for exchange in exchanges:
+        for axis in exchange.axes:
+            name = f"{exchange.kind} over {axis.role}"
+            priced = axes.compressed_cost(exchange, axis, small)
+            if priced is None:
+                legs = collective_legs(exchange.kind, exchange.amount, axis.group, axes.cluster)
+                yield legs_term(name, legs, times, axes.cluster)
+                continue
+            assert exchange.subject is not None
+            program = axes.program(exchange.subject, axis.role)
+            assert program is not None
+            yield total(f"{name} as {program.name}", compressed_terms(priced, times))
+
+
+def _call_exchanges_term(
+    name: str, share: StrategyBytes, axes: BatchAxes, send: Send, times: int
 ) -> Term:
-    """Weights gathered before a call, or gradients scattered after it."""
-    needed = "parameter" if subject == "weights" else "gradient"
-    chosen = axes.shard_axes if needed in axes.sharded_kinds else []
-    scale = 1 if subject == "weights" else axes.gradient_scale
-    small = share.bytes.small_tensor_bytes / max(share.bytes.trained_bytes, 1)
+    """Exchanges around every call of a stage: weights gathered before, gradients scattered after."""
+    small = small_share(share)
     return total(
-        f"{kind} of {subject}",
+        name,
         [
             term
-            for amount, calls in share.bytes.call_weight_bytes
-            for term in _exchange_terms(
-                subject,
-                kind,
-                axes.sharded_bytes(amount) * scale,
-                chosen,
-                axes,
-                small,
-                calls * times,
-            )
+            for amount_bytes, calls in share.bytes.call_weight_bytes
+            for term in _exchange_terms(send(amount_bytes), axes, small, calls * times)
         ],
     )
 
 
-def _accumulation_term(share: StrategyBytes, axes: BatchAxes, times: int, cluster: Cluster) -> Term:
-    amount = 2 * share.bytes.trained_bytes * axes.gradient_scale * axes.local_fraction("gradient")
-    count = times if times > 1 else 0
-    return stream_term("adding up gradients", "accumulate", amount, count, cluster.device)
+def small_share(share: StrategyBytes) -> float:
+    """Fraction of the trained bytes in tensors that are too small to be compressed."""
+    return share.bytes.small_tensor_bytes / max(share.bytes.trained_bytes, 1)
 
 
 def _synchronisation(
     plan: Plan, share: StrategyBytes, axes: BatchAxes, cluster: Cluster
 ) -> Iterator[Term]:
-    """Terms once per step: gradient reduction, optimizer step, gather of updated weights."""
-    weight_bytes, part = (
-        share.bytes.trained_bytes,
-        axes.gradient_scale * axes.local_fraction("optimizer"),
-    )
-    small = share.bytes.small_tensor_bytes / max(weight_bytes, 1)
-    yield from _exchange_terms(
-        "gradients", "all_reduce", weight_bytes * part, axes.replica_axes, axes, small
-    )
-    for axis in axes.model_axes:
-        yield from _collective_terms(
-            "all_reduce", share.bytes.partial_gradient_bytes[axis[0]] * part, [axis], 1, cluster
-        )
-    if "optimizer" in axes.sharded_kinds and "gradient" not in axes.sharded_kinds:
-        yield from _exchange_terms(
-            "gradients",
-            "reduce_scatter",
-            weight_bytes * axes.gradient_scale,
-            axes.shard_axes,
-            axes,
-            small,
-        )
-    yield from _collective_terms(
-        "all_reduce",
-        axes.replicated_bytes(weight_bytes) * axes.gradient_scale,
-        axes.remainder_axes,
-        1,
-        cluster,
-    )
-    if "optimizer" in axes.sharded_kinds and "parameter" not in axes.sharded_kinds:
-        yield from _exchange_terms(
-            "weights", "all_gather", weight_bytes, axes.shard_axes, axes, small
-        )
-    states = plan.optimizer.states
-    touched = 2 * axes.local_bytes(weight_bytes * (2 + states), "optimizer")
-    yield stream_term("optimizer", plan.optimizer.name, touched, 1, cluster.device)
-
-
-def _exchange_terms(
-    subject: CompressionSubject,
-    kind: str,
-    amount: float,
-    chosen: AxisGroups,
-    axes: BatchAxes,
-    small: float,
-    times: int = 1,
-) -> Iterator[Term]:
-    """Terms of a collective of gradients or weights, compressed along the axes with a program."""
-    for axis in chosen:
-        priced = axes.compressed_cost(subject, amount, axis, small)
-        if priced is None:
-            yield from _collective_terms(kind, amount, [axis], times, axes.cluster)
-            continue
-        name = f"{kind} over {axis[0]} as {axes.program_name(subject, axis[0])}"
-        yield total(name, compressed_terms(priced.transfer_seconds, priced.codec_seconds, times))
-
-
-def _collective_terms(
-    kind: str, amount: float, axes: AxisGroups, times: int, cluster: Cluster
-) -> Iterator[Term]:
-    for role, size, stride in axes:
-        legs = collective_legs(kind, amount, size, stride, cluster)
-        yield legs_term(f"{kind} over {role}", legs, times, cluster)
+    """Terms once per step: gradient reduction, gather of updated weights, optimizer step."""
+    trained, small = share.bytes.trained_bytes, small_share(share)
+    reductions = axes.step_reductions(trained, share.bytes.partial_gradient_bytes)
+    yield from _exchange_terms(reductions, axes, small)
+    yield from _exchange_terms(axes.update_gathers(trained), axes, small)
+    updated = axes.updated_bytes(trained, plan.optimizer.states)
+    yield stream_term("optimizer", plan.optimizer.name, updated, 1, cluster.device)

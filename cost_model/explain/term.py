@@ -9,19 +9,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from ...ir.devices.cluster import DEFAULT_SOURCE, Cluster, Device, Link
-from ...ir.devices.curve import Curve
-from ...ir.plan.workload import Kernels, Collectives
-from ..communication.collective import Leg, collective_legs
+from ...ir.plan.workload import Collectives, Kernels
+from ..communication.collective import Group, Leg, LinkRates, collective_legs, leg_seconds
 from ..operators.roofline import (
     BANDWIDTH_EFFICIENCY,
-    RAMP_SECONDS,
     EFFICIENCY,
+    RAMP_SECONDS,
     exposed_host_seconds,
     op_seconds,
     stream_seconds,
 )
+from ..quantity import Quantity, amount
 
 ASSUMED = "assumed for this kind of work (cost_model/operators/roofline.py)"
 ROOFLINE = "derived: work counted, at the device's rates"
@@ -81,37 +82,31 @@ def total(name: str, parts: Iterable[Term], unit: str = "s") -> Term:
     )
 
 
+def priced_term(name: str, quantity: Quantity, source: str, unit: str = "s") -> Term:
+    """The term of a priced quantity; `source` where no measurement says more."""
+    return Term(
+        name, quantity.value, unit, quantity.formula, quantity.source or source, quantity.amounts
+    )
+
+
 def kernels_term(name: str, members: Iterable[Kernels], times: int, device: Device) -> Term:
     """Operators of one kind, each run `times` times."""
     return total(name, [kernel_term(kernels, times, device) for kernels in members])
 
 
 def kernel_term(kernels: Kernels, times: int, device: Device) -> Term:
-    """Equal operators: the roofline."""
-    count = kernels.count * times
-    one = float(
-        op_seconds(
-            kernels.work, kernels.flops, kernels.moved_bytes, kernels.dtype, device, kernels.kind
-        )
-    )
-    symbols = {"n": count, "B": kernels.moved_bytes}
-    name = f"{kernels.kind or kernels.work} {kernels.dtype}"
-    curve = device.curve((kernels.kind, kernels.work), kernels.dtype)
-    if curve is not None:
-        symbols |= {"F": kernels.flops} if kernels.flops else {}
-        return measured_term(name, count * one, count, curve, symbols)
-    memory, formula = "B/(w*W)", "n*(B/(w*W) + t_l)"
-    rate = EFFICIENCY.get(kernels.work)
-    if rate is not None:
-        symbols["F"] = kernels.flops
-        compute = f"F/(P_{kernels.dtype}*a*s*r_{kernels.work}) + t_r"
-        formula = f"n*(Max({compute}, {memory}) + t_l)"
-    return Term(name, count * one, "s", formula, ROOFLINE, symbols)
+    """Equal operators: the roofline, or a measured curve."""
+    work, dtype, kind = kernels.work, kernels.dtype, kernels.kind
+    amounts = amount("F", kernels.flops), amount("B", kernels.moved_bytes)
+    one = op_seconds(work, *amounts, dtype, device, kind)
+    name = f"{kind or work} {dtype}"
+    return priced_term(name, amount("n", kernels.count * times) * one, ROOFLINE)
 
 
 def sent_term(sent: Collectives, times: int, cluster: Cluster) -> Term:
     """Equal collectives."""
-    legs = collective_legs(sent.kind, sent.amount_bytes, sent.size, sent.stride, cluster)
+    group = Group(sent.size, sent.stride)
+    legs = collective_legs(sent.kind, sent.amount_bytes, group, cluster)
     return legs_term(f"{sent.kind} over {sent.axis}", legs, sent.count * times, cluster)
 
 
@@ -119,61 +114,32 @@ def legs_term(name: str, legs: Iterable[Leg], times: int, cluster: Cluster) -> T
     """A collective's parts, one after the other, `times` times."""
     parts = [leg_term(leg, times, cluster) for leg in legs]
     if len(parts) == 1:
-        return msgspec.structs.replace(parts[0], name=name)
+        return replace(parts[0], name=name)
     return total(name, parts)
 
 
 def leg_term(leg: Leg, times: int, cluster: Cluster) -> Term:
-    """A collective over one kind of link: alpha-beta."""
-    name = link_name(leg.link, cluster)
-    alpha, beta = f"alpha_{name}", f"beta_{name}"
-    symbols: dict[str, float] = {"n": times, "N": leg.amount, "p": leg.size}
-    curve = leg.link.curve(leg.kind, leg.size)
-    if curve is not None:
-        name = f"{leg.kind} on {leg.link.name}"
-        return measured_term(name, times * leg.seconds, times, curve, symbols)
-    if leg.kind in ("broadcast", "send"):
-        moved = f"N/{beta}"
-    else:
-        moved = ("2*" if leg.copies == 2 else "") + f"N*(p - 1)/(p*{beta})"
-    rounds = ("2*" if leg.passes == 2 else "") + f"(p - 1)*{alpha}"
-    return Term(
-        f"{leg.kind} on {leg.link.name}",
-        times * leg.seconds,
-        "s",
-        f"n*({rounds} + {moved})",
-        ALPHA_BETA,
-        symbols,
+    """A collective over one kind of link: alpha-beta, or a measured curve."""
+    link, name = leg.link, link_name(leg.link, cluster)
+    rates = LinkRates(
+        Quantity(link.latency_seconds, f"alpha_{name}"),
+        Quantity(link.bandwidth_bytes_per_second, f"beta_{name}"),
     )
+    one = leg_seconds(leg, amount("N", leg.amount), amount("p", leg.size), rates)
+    return priced_term(f"{leg.kind} on {link.name}", amount("n", times) * one, ALPHA_BETA)
 
 
-def stream_term(name: str, kind: str, amount: float, times: int, device: Device) -> Term:
+def stream_term(name: str, kind: str, moved: float, times: int, device: Device) -> Term:
     """Bytes streamed through memory."""
-    value = times * stream_seconds(kind, amount, device)
-    symbols = {"n": times, "B": amount}
-    curve = device.curve((kind,), "float32")
-    if curve is not None:
-        return measured_term(name, value, times, curve, symbols)
-    return Term(name, value, "s", "n*B/W", STREAM, symbols)
+    one = stream_seconds(kind, amount("B", moved), device)
+    return priced_term(name, amount("n", times) * one, STREAM)
 
 
-def host_term(amount: float, beside: float, times: int, device: Device) -> Term:
+def host_term(copied: float, beside: float, times: int, device: Device) -> Term:
     """Exposed copies to or from host memory, beside `beside` seconds of compute."""
-    one = beside / times if times else 0.0
-    value = times * exposed_host_seconds(amount, one, device)
-    if not device.host_copies_hide:
-        return Term("host memory", value, "s", "n*B/W_h", HOST, {"n": times, "B": amount})
-    symbols = {"n": times, "B": amount, "t_b": one}
-    return Term("host memory", value, "s", "n*Max(0, B/W_h - t_b)", HOST, symbols)
-
-
-def measured_term(
-    name: str, value: float, times: int, curve: Curve, symbols: dict[str, float]
-) -> Term:
-    """A cost read off a measured curve: `t` is its seconds at the amount."""
-    formula = f"n*t_{curve.name}"
-    values = {**symbols, f"t_{curve.name}": value / times if times else 0.0}
-    return Term(name, value, "s", formula, f"measured: {curve.source}", values)
+    work = amount("t_b", beside / times if times else 0.0)
+    one = exposed_host_seconds(amount("B", copied), work, device)
+    return priced_term("host memory", amount("n", times) * one, HOST)
 
 
 def legend(cluster: Cluster) -> tuple[Symbol, ...]:

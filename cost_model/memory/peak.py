@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from ...ir.program import BUCKET_BYTES
 from ..communication.compressed_collective import FP32_BYTES
 from ..communication.data_parallel import BatchAxes
 from ..execution_model import ExecutionModel
+from ..quantity import Number, rounded_down
 
 COMPRESSED_OPTIMIZER_VECTORS = (
     9  # peak flat vectors while a compressed optimizer steps (counted in runs)
@@ -70,9 +71,10 @@ def memory_terms(
     for (stage, axes), peak in zip(
         parts, stage_peaks(parts, execution, in_flight, device), strict=True
     ):
-        for name, amount in part_terms(stage, axes, optimizer, execution, peak).items():
-            terms[name] = terms.get(name, 0) + amount
-    terms["margin"] = int(MARGIN * sum(terms.values()))
+        amounts = part_amounts(stage, axes, optimizer, execution, peak)
+        for name, amount in part_terms(amounts, axes).items():
+            terms[name] = terms.get(name, 0) + int(amount)
+    terms["margin"] = int(margin_bytes(sum(terms.values())))
     terms["runtime"] = device.runtime_overhead_bytes
     beyond = host_bytes([stage for stage, _ in parts], in_flight.peak) - device.host_memory_bytes
     if beyond > 0:
@@ -85,27 +87,65 @@ def host_bytes(stages: Iterable[StageBytes], in_flight: float) -> int:
     return int(in_flight * sum(stage.host_bytes for stage in stages))
 
 
-def part_terms(
+class PartAmounts(NamedTuple, Generic[Number]):
+    """What the bytes of the calls of one strategy are computed from. `stepped`: weights whose
+    optimizer states are here before ZeRO shards them, of `item_bytes` an element, with `states`
+    states of `state_item_bytes`; the rest as in `PeakBytes`."""
+
+    weights: Number
+    stepped: Number
+    item_bytes: Number
+    states: Number
+    state_item_bytes: Number
+    compression: Number
+    gradients: Number
+    activations: Number
+    batch: Number
+    temporaries: Number
+    communication: Number
+
+
+def part_amounts(
     stage: StageBytes,
     axes: BatchAxes,
     optimizer: Optimizer,
     execution: ExecutionModel,
     peak: PeakBytes,
-) -> dict[str, int]:
-    """Named bytes of the calls of one strategy at one point in time."""
-    here = axes.state_bytes(
-        stage.trained_bytes, stage.partial_gradient_bytes, execution.shards_replicated_states
+) -> PartAmounts[float]:
+    """The amounts of the calls of one strategy at one point in time."""
+    replicated = execution.shards_replicated_states
+    return PartAmounts(
+        stage.weight_bytes,
+        axes.stepped_bytes(stage.trained_bytes, stage.partial_gradient_bytes, replicated),
+        stage.item_bytes,
+        optimizer.states,
+        optimizer.state_bytes,
+        axes.compression_bytes(stage.trained_bytes, stage.small_tensor_bytes),
+        peak.gradients,
+        peak.activations,
+        peak.batch,
+        peak.temporaries,
+        peak.communication,
     )
-    compression = axes.compression_bytes(stage.trained_bytes, stage.small_tensor_bytes)
-    return ({"compression": compression} if axes.compression else {}) | {
-        "parameters": axes.local_bytes(stage.weight_bytes, "parameter"),
-        "gradients": peak.gradients,
-        "optimizer": here // stage.item_bytes * optimizer.states * optimizer.state_bytes,
-        "activations": peak.activations,
-        "batch data": peak.batch,
-        "temporaries": peak.temporaries,
-        "communication": peak.communication,
+
+
+def part_terms(amounts: PartAmounts[Number], axes: BatchAxes) -> dict[str, Number]:
+    """Named bytes of the calls of one strategy at one point in time; all of them integers."""
+    elements = axes.local_bytes(amounts.stepped, "optimizer") // amounts.item_bytes
+    return ({"compression": amounts.compression} if axes.compression else {}) | {
+        "parameters": axes.local_bytes(amounts.weights, "parameter"),
+        "gradients": amounts.gradients,
+        "optimizer": elements * amounts.states * amounts.state_item_bytes,
+        "activations": amounts.activations,
+        "batch data": amounts.batch,
+        "temporaries": amounts.temporaries,
+        "communication": amounts.communication,
     }
+
+
+def margin_bytes(above: Number) -> Number:
+    """Bytes lost to rounding and fragmentation beside `above` bytes."""
+    return rounded_down(MARGIN * above)
 
 
 def stage_peaks(
@@ -192,7 +232,7 @@ def while_calls_run(
     all_gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
     for most, others in in_flight.cases():
         before = int((most - 1) * per_batch)
-        for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
+        for point, call in zip(stage.peak_points, buffers, strict=True):
             summed = min(point.complete_gradient_bytes, stage.trained_bytes)
             gradients = (
                 all_gradients
@@ -202,7 +242,8 @@ def while_calls_run(
             activations = before + (
                 point.waiting_bytes if execution.frees_per_call else stage.saved_bytes
             )
-            yield PeakBytes(batch, gradients, activations, inside, beside + added * others + sent)
+            beside = call.beside + call.accumulation * others + sent
+            yield PeakBytes(batch, gradients, activations, call.inside, beside)
 
 
 def while_optimizer_steps(

@@ -297,7 +297,7 @@ class _HalfCostTable:
         ):
             priced = None
             if reductions is not None:
-                key = axis, n, item, *pricer.group(axis)
+                key = axis, n, item, pricer.group(axis)
                 priced = reductions.price(*key)
                 coding = max(coding, reductions.codec_bytes(*key))
             seconds += (

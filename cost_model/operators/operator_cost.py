@@ -12,10 +12,10 @@ from msgspec.structs import replace
 
 from ...ir import ops as _declarations  # noqa: F401  (fills the registry)
 from ...ir.devices.cluster import Cluster
-from ...ir.loops import OperatorCollective, Loops, Site, Work, declaration, site_of
+from ...ir.loops import Loops, OperatorCollective, Site, Work, declaration, site_of
 from ...ir.mesh import Mesh
 from ...ir.model import Function, Model, Op
-from ..communication.collective import collective_seconds
+from ..communication.collective import Group, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
 from .roofline import op_seconds
 
@@ -76,8 +76,7 @@ class Pricer:
         return OpCost(0.0 if is_collective(op) else seconds, sent, load.flops)
 
     def collective_seconds(self, kind: str, amount: float, name: str) -> float:
-        size, stride = self.group(name)
-        return float(collective_seconds(kind, amount, size, stride, self.cluster))
+        return float(collective_seconds(kind, amount, self.group(name), self.cluster))
 
     def with_batch_degree(self, batch_degree: int) -> Pricer:
         """The same pricer with `batch_degree` data-parallel replicas."""
@@ -86,10 +85,10 @@ class Pricer:
         )
         return Pricer(self.cluster, Mesh(axes), self.loads, self.execution)
 
-    def group(self, name: str) -> tuple[int, int]:
-        """(size, stride) of the rank groups along an axis."""
+    def group(self, name: str) -> Group:
+        """The rank groups along an axis."""
         axis = self.mesh.index(name)
-        return self.mesh.axes[axis].size, self.mesh.stride(axis)
+        return Group(self.mesh.axes[axis].size, self.mesh.stride(axis))
 
     def load(self, local: Function, op: Op) -> OperatorLoad:
         operands = tuple(local.types[v] for v in op.operands())

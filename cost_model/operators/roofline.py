@@ -6,7 +6,7 @@ bandwidth. Every constant is an assumption about a kind of work, not a fit to on
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ...ir.devices.cluster import Device
 from ...ir.devices.curve import Curve
 from ...ir.loops import Work
+from ..quantity import Number, Quantity, at_least_zero, constant, curve_seconds, longest
 
 # Time that a product spends below full rate, as seconds of ramp-up at peak (assumed).
 RAMP_SECONDS = 4e-6
@@ -31,46 +32,69 @@ EFFICIENCY: dict[Work, float] = {
 }
 
 
-Amount = TypeVar("Amount", float, NDArray[np.float64])
+Amount = TypeVar("Amount", float, NDArray[np.float64], Quantity)
 
 
 def op_seconds(
     work: Work, flops: Amount, moved: Amount, dtype: str, device: Device, kind: str = ""
 ) -> Amount:
     """Seconds of one kernel of `flops` and `moved` bytes of memory traffic; never below roofline.
-    `kind` is the operator, for devices where it was measured. Takes and returns numbers or numpy
-    arrays of one shape."""
+    `kind` is the operator, for devices where it was measured. Takes and returns numbers, numpy
+    arrays of one shape, or quantities."""
     if work == "view":
         return moved * 0.0
     curve = device.curve((kind, work), dtype) if device.curves else None
     if curve is not None:
-        return read_curve(curve, flops if curve.by == "flops" else moved)
-    memory = moved / (BANDWIDTH_EFFICIENCY * device.memory_bandwidth_bytes_per_second)
+        return _read_curve(curve, flops if curve.by == "flops" else moved)
+    constant = _named if isinstance(moved, Quantity) else _plain
+    launch = constant("t_l", device.launch_overhead_seconds)
+    memory = moved / (
+        constant("w", BANDWIDTH_EFFICIENCY)
+        * constant("W", device.memory_bandwidth_bytes_per_second)
+    )
     rate = EFFICIENCY.get(work)
     if rate is None:
-        return memory + device.launch_overhead_seconds
-    compute = (
-        flops / (device.peak(dtype) * device.achievable * device.sustained * rate) + RAMP_SECONDS
-    )
-    return cast(Amount, np.maximum(compute, memory)) + device.launch_overhead_seconds
+        return memory + launch
+    peak, achievable = constant(f"P_{dtype}", device.peak(dtype)), device.achievable
+    reached = peak * constant("a", achievable) * constant("s", device.sustained)
+    compute = flops / (reached * constant(f"r_{work}", rate)) + constant("t_r", RAMP_SECONDS)
+    return _longest(compute, memory) + launch
 
 
-def read_curve(curve: Curve, amounts: Amount) -> Amount:
-    """`Curve.at` of a number or of an array, in seconds."""
+def _plain(name: str, value: float) -> Any:
+    return value
+
+
+def _named(name: str, value: float) -> Any:
+    return Quantity(value, name)
+
+
+def _longest(one: Amount, other: Amount) -> Amount:
+    if isinstance(one, Quantity) and isinstance(other, Quantity):
+        return longest(one, other)
+    return cast(Amount, np.maximum(cast(Any, one), cast(Any, other)))
+
+
+def _read_curve(curve: Curve, amounts: Amount) -> Amount:
+    """`Curve.at` of a number, an array or a quantity, in seconds."""
+    if isinstance(amounts, Quantity):
+        return curve_seconds(curve, amounts)
     last = curve.amounts[-1]
     read = np.interp(amounts, curve.amounts, curve.seconds)
     return cast(Amount, np.where(amounts > last, curve.seconds[-1] / last * amounts, read))
 
 
-def stream_seconds(kind: str, amount: float, device: Device) -> float:
+def stream_seconds(kind: str, amount: Number, device: Device) -> Number:
     """Seconds to stream `amount` bytes through memory, as measured for `kind` or at full
     bandwidth."""
     curve = device.curve((kind,), "float32")
-    return curve.at(amount) if curve else amount / device.memory_bandwidth_bytes_per_second
+    if curve is not None:
+        return curve_seconds(curve, amount)
+    return amount / constant(amount, "W", device.memory_bandwidth_bytes_per_second)
 
 
-def exposed_host_seconds(host_bytes: float, seconds: float, device: Device) -> float:
+def exposed_host_seconds(host_bytes: Number, seconds: Number, device: Device) -> Number:
     """Exposed seconds of a host copy beside compute of `seconds`, which hides it where the device
     can."""
-    copy = host_bytes / device.host_bandwidth_bytes_per_second
-    return max(0.0, copy - seconds) if device.host_copies_hide else copy
+    copy = host_bytes / constant(host_bytes, "W_h", device.host_bandwidth_bytes_per_second)
+    return at_least_zero(copy - seconds) if device.host_copies_hide else copy

@@ -8,6 +8,7 @@ from itertools import accumulate
 from ...ir.plan.interleave import ScheduleRows, build_rows
 from ...ir.plan.plan import Plan, Stage
 from ..communication.stage_transfer import plan_transfers
+from ..quantity import Number
 from .simulate import ScheduleEvent, Timeline, simulate_rows, stage_seconds
 
 EdgeShares = Sequence[tuple[float, float]]
@@ -42,8 +43,17 @@ def pipeline_seconds(
         return micro_batches * busy[0]
     period = max(busy) if overlap else period_seconds(busy, sends, chunks)
     beside = fill_drain_seconds(busy, edge_shares or [(1 / chunks, 1 / chunks)] * len(busy))
+    worked, waiting = steady_seconds(busy, beside, micro_batches, period)
+    return worked + waiting + 2 * sum(sends)
+
+
+def steady_seconds(
+    busy: Sequence[Number], beside: Sequence[Number], micro_batches: Number, period: Number
+) -> tuple[Number, Number]:
+    """(Work with fill and drain of the stage where that is longest, waits of the busiest stage):
+    `beside` seconds of fill and drain per stage, `period` between micro-batches."""
     worked = max(micro_batches * work + other for work, other in zip(busy, beside, strict=True))
-    return worked + (micro_batches - 1) * (period - max(busy)) + 2 * sum(sends)
+    return worked, (micro_batches - 1) * (period - max(busy))
 
 
 def fill_drain_seconds(busy: Sequence[float], edge_shares: EdgeShares) -> list[float]:

@@ -18,7 +18,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ...cost_model.communication.compressed_collective import lowered
-from ...cost_model.communication.data_parallel import AxisGroup, BatchAxes, CompressionSubject
+from ...cost_model.communication.data_parallel import (
+    BatchAxes,
+    CompressionSubject,
+    Exchange,
+    GroupAxis,
+)
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.registry import ALGORITHMS, algorithm
 from ...ir.compression.stage import Reduce, Residual, Score, Select
@@ -83,7 +88,7 @@ class CollectiveCompressor:
         step_seconds = work_seconds + sum(collective.seconds(plain) for collective in collectives)
         for collective in collectives:
             best = collective.seconds(plain) - MINIMUM_GAIN * step_seconds
-            key = collective.subject, collective.axis[0]
+            key = collective.subject, collective.axis.role
             for program in filter(collective.accepts, self.programs):
                 compressed = BatchAxes(strategy, cluster, scale, item, {key: program})
                 seconds = collective.seconds(compressed, weights.small_share)
@@ -100,14 +105,14 @@ class WeightCollective(NamedTuple):
     subject: CompressionSubject
     kind: str
     amount: float
-    axis: AxisGroup
+    axis: GroupAxis
     times: int
     lasting: bool
 
     def seconds(self, axes: BatchAxes, small: float = 0.0) -> float:
         """Seconds per step."""
-        each = axes.exchange_seconds(self.subject, self.kind, self.amount, [self.axis], small)
-        return self.times * each
+        exchange = Exchange(self.subject, self.kind, self.amount, [self.axis])
+        return self.times * axes.exchange_seconds(exchange, small)
 
     def accepts(self, program: CompressionProgram) -> bool:
         """Whether a program can replace this collective."""

@@ -29,6 +29,7 @@ from ...cost_model.memory.peak import (
     PeakBytes,
     after_forward,
     between_calls,
+    part_amounts,
     part_peak,
     part_terms,
 )
@@ -201,8 +202,8 @@ class LayerMix:
         execution = pricer.function_prices.execution
 
         def bytes_at(point: PeakBytes) -> int:
-            terms = part_terms(stage_bytes, axes, pricer.optimizer, execution, point)
-            return sum(terms.values())
+            amounts = part_amounts(stage_bytes, axes, pricer.optimizer, execution, point)
+            return int(sum(part_terms(amounts, axes).values()))
 
         idle = between_calls(stage_bytes, axes, execution, pipeline_state)
         peak = part_peak(stage_bytes, axes, execution, pipeline_state, pricer.cluster.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...cost_model.communication.collective import collective_seconds
+from ...cost_model.communication.collective import Group, collective_seconds
 from ...ir.layout import Layout, local_type
 from ...ir.lowering.common_mesh import Resharding, resharding, tensor_layout
 from ...ir.mesh import MICRO, Axis, Mesh, common_mesh
@@ -125,8 +125,8 @@ class ReshardPrices:
                 continue
             full = step.before if step.kind != "all_gather" else step.after
             amount = local_type(resharding.type, resharding.factors, full, shared_mesh).bytes
-            size, stride = shared_mesh.axes[step.axis].size, shared_mesh.stride(step.axis)
+            group = Group(shared_mesh.axes[step.axis].size, shared_mesh.stride(step.axis))
             total += float(
-                collective_seconds(step.kind, amount, size, stride, self.function_prices.cluster)
+                collective_seconds(step.kind, amount, group, self.function_prices.cluster)
             )
         return total

@@ -137,33 +137,28 @@ class StagePricer:
         weights = cost.bytes
         small = weights.small_tensor_bytes / max(weights.trained_bytes, 1)
         per_call = weights.call_weight_bytes
-        gather = sum(n * axes.gather_seconds(amount, small) for amount, n in per_call)
-        scatter = sum(n * axes.scatter_seconds(amount, small) for amount, n in per_call)
-        reduce = axes.reduce_seconds(weights.trained_bytes, weights.partial_gradient_bytes, small)
-        update_gather = axes.update_gather_seconds(weights.trained_bytes, small)
+        gather = sum(n * axes.seconds(axes.call_gathers(amount), small) for amount, n in per_call)
+        scatter = sum(n * axes.seconds(axes.call_scatters(amount), small) for amount, n in per_call)
+        trained = weights.trained_bytes
+        reductions = axes.step_reductions(trained, weights.partial_gradient_bytes)
+        reduce = axes.seconds(reductions, small)
+        update_gather = axes.seconds(axes.update_gathers(trained), small)
         forward, backward = cost.forward_seconds, cost.backward_seconds
         if micro_batches > 1:
-            backward += self.accumulation_seconds(weights.trained_bytes, axes)
+            added = axes.accumulated_bytes(trained)
+            backward += stream_seconds("accumulate", added, self.cluster.device)
         in_backward = gather + scatter
         if self.execution.overlap:
             gather = exposed_seconds(forward, gather)
             in_backward = exposed_seconds(backward, in_backward)
             reduce = exposed_seconds(backward, reduce)
             update_gather = exposed_seconds(forward, update_gather)
-        sync = reduce + update_gather + self.optimizer_seconds(weights.trained_bytes, axes)
+        updated = axes.updated_bytes(trained, self.optimizer.states)
+        optimizer = stream_seconds(self.optimizer.name, updated, self.cluster.device)
+        sync = reduce + update_gather + optimizer
         return StageTimes(
             forward + gather,
             backward + in_backward,
             cost.communication_seconds + gather + in_backward,
             sync + cost.batch_only_seconds,
         )
-
-    def accumulation_seconds(self, weight_bytes: int, axes: BatchAxes) -> float:
-        """Seconds to add a micro-batch's gradients to the accumulated ones."""
-        moved_bytes = 2 * weight_bytes * self.gradient_scale * axes.local_fraction("gradient")
-        return stream_seconds("accumulate", moved_bytes, self.cluster.device)
-
-    def optimizer_seconds(self, weight_bytes: int, axes: BatchAxes) -> float:
-        """Seconds of the optimizer's update, bound by memory bandwidth."""
-        moved_bytes = axes.local_bytes(weight_bytes * (2 + self.optimizer.states), "optimizer")
-        return stream_seconds(self.optimizer.name, moved_bytes * 2, self.cluster.device)

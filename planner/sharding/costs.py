@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cost_model.communication.collective import collective_seconds
+from ...cost_model.communication.collective import Group, collective_seconds
 from ...cost_model.operators.operator_cost import count_flops, exchanged_bytes
 from ...cost_model.operators.roofline import op_seconds
 from ...ir.analysis.axes import Axes, OpStrategy
@@ -115,10 +115,8 @@ class RooflineCosts:
         """Seconds of one collective of `amount` bytes over one axis."""
         key = (kind, axis, amount)
         if key not in self.collectives:
-            size, stride = self.mesh.axes[axis].size, self.strides[axis]
-            self.collectives[key] = float(
-                collective_seconds(kind, amount, size, stride, self.cluster)
-            )
+            group = Group(self.mesh.axes[axis].size, self.strides[axis])
+            self.collectives[key] = float(collective_seconds(kind, amount, group, self.cluster))
         return self.collectives[key]
 
     def shard_counts(

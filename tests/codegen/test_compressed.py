@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.codegen import compile_program, write_program
-from plait.cost_model.communication.data_parallel import axes_of
+from plait.cost_model.communication.data_parallel import Exchange, axes_of
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.planner import PlanOptions, plan
@@ -42,10 +42,15 @@ def compressed_bytes(made):
     """What a rank of the first stage sends compressed in a step, as the plan predicts."""
     total = 0
     for share in made.stages[0].bytes_by_strategy:
-        axes, held = axes_of(made, share.strategy, share.bytes.item_bytes), share.bytes.trained_bytes
+        axes, held = (
+            axes_of(made, share.strategy, share.bytes.item_bytes),
+            share.bytes.trained_bytes,
+        )
         small = share.bytes.small / held
         for axis in axes.replica_axes:
-            found = axes.compressed_cost("gradients", held / axes.shard_count("optimizer"), axis, small)
+            found = axes.compressed_cost(
+                Exchange("gradients", "", held / axes.shard_count("optimizer"), [axis]), axis, small
+            )
             total += found.sent_bytes if found else 0
         for axis in axes.shard_axes:
             calls = [(amount, n * made.micro_batches) for amount, n in share.bytes.calls]
@@ -55,7 +60,7 @@ def compressed_bytes(made):
             }
             for subject, amounts in often.items():
                 for amount, times in amounts:
-                    found = axes.compressed_cost(subject, amount, axis, small)
+                    found = axes.compressed_cost(Exchange(subject, "", amount, [axis]), axis, small)
                     total += found.sent_bytes * times if found else 0
     return total
 
@@ -140,7 +145,9 @@ def test_bytes_on_the_wire_are_the_predicted_ones(trained):
     pairs = ("eight", "plain", 2), ("feedback", "plain", 2), ("zero", "zero plain", 2)
     for name, like, rounds in (*pairs, ("per call", "per call plain", 3)):
         predicted = compressed_bytes(plans[name])
-        trained_bytes = sum(share.bytes.trained_bytes for share in plans[name].stages[0].bytes_by_strategy)
+        trained_bytes = sum(
+            share.bytes.trained_bytes for share in plans[name].stages[0].bytes_by_strategy
+        )
         # a ring's all-reduce, or both halves of it; twice the second where backward gathers anew
         plainly = round(rounds * trained_bytes * 3 / 4)
         rest = rows[0][like]["sent"] - plainly

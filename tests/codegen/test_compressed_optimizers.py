@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plait.codegen import compile_program, write_program
-from plait.cost_model.communication.data_parallel import axes_of
+from plait.cost_model.communication.data_parallel import Exchange, axes_of
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
@@ -155,10 +155,14 @@ def test_bytes_on_the_wire_are_the_predicted_ones(trained):
     plans, rows = trained
     for name in {"1-bit-adam", "local-adaalter", "sign-momentum"} & plans.keys():
         (share,) = plans[name].stages[0].bytes_by_strategy
-        axes, held = axes_of(plans[name], share.strategy, share.bytes.item_bytes), share.bytes.trained_bytes
+        axes, held = (
+            axes_of(plans[name], share.strategy, share.bytes.item_bytes),
+            share.bytes.trained_bytes,
+        )
         (axis,) = axes.replica_axes
         known, given = COMPRESSED_OPTIMIZERS[name], ARGUMENTS[name].get("every", 1)
-        priced = axes.compressed_cost("gradients", held, axis, share.bytes.small / held)
+        exchange = Exchange("gradients", "", held, [axis])
+        priced = axes.compressed_cost(exchange, axis, share.bytes.small / held)
         every = known.schedule.every
         plain = sum(row(rows, "adam")["sent"]) / 8 - round(2 * held * 3 / 4)
         found = sum(row(rows, name)["sent"][4:]) / 4 - plain

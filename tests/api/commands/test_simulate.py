@@ -6,7 +6,7 @@ import pytest
 
 from plait.api.cli import main
 from plait.api.plans.plan_object import load_plan
-from plait.cost_model.pipeline.what_if import Conditions, LostLink, simulate_step
+from plait.cost_model.what_if import Conditions, LostLink, simulate_step
 from plait.tests.paths import LLAMA
 
 

@@ -12,7 +12,7 @@ from plait.cost_model.memory.peak import (
     micro_batches_in_flight,
 )
 from plait.ir.plan.plan import Optimizer
-from plait.ir.plan.schedule import peak_in_flight, one_f_one_b
+from plait.ir.plan.schedule import one_f_one_b, peak_in_flight
 from plait.ir.plan.strategy import parse_strategy
 from plait.ir.plan.workload import PeakPoint, StageBytes
 
@@ -81,7 +81,9 @@ def test_gradients_come_when_values_have_gone():
     """All micro-batches wait: no gradient is there before the first backward."""
     made = terms("dp=8", number=1)
     assert (made["gradients"], made["activations"]) == (0, SAVED)
-    light = replace(STAGE, saved_bytes=100, peak_points=(PeakPoint("backward", 100, 10, 0, 800, 400),))
+    light = replace(
+        STAGE, saved_bytes=100, peak_points=(PeakPoint("backward", 100, 10, 0, 800, 400),)
+    )
     for number in (1, 8):
         assert terms("dp=8", light, number=number)["gradients"] == 8000
 
@@ -98,7 +100,9 @@ def test_parts_wait_or_have_their_gradients():
 
 
 def test_the_optimizer_may_be_the_worst_moment():
-    light = replace(STAGE, saved_bytes=100, peak_points=(PeakPoint("forward", 100, 10, 0, 800, 400),))
+    light = replace(
+        STAGE, saved_bytes=100, peak_points=(PeakPoint("forward", 100, 10, 0, 800, 400),)
+    )
     made = terms("zero1=8", light)
     assert (made["activations"], made["gradients"]) == (0, 8000)
     assert made["communication"] == 8000 + 1000  # a bucket and its sum

@@ -58,7 +58,9 @@ def test_uneven_pieces_are_near(seed):
     ]
     exact = simulate_rows(interleaved(stages, micro_batches, chunks), costs).makespan_seconds
     ends = [(row[0] / sum(row), row[-1] / sum(row)) for row in work]
-    closed = pipeline_seconds([sum(row) for row in work], sends, micro_batches, chunks, edge_shares=ends)
+    closed = pipeline_seconds(
+        [sum(row) for row in work], sends, micro_batches, chunks, edge_shares=ends
+    )
     assert closed == pytest.approx(exact, rel=0.1)
 
 

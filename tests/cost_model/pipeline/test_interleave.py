@@ -37,7 +37,9 @@ def test_splitting_backwards_never_makes_a_step_longer(stages: int, micro: int) 
     split = simulate_rows(
         zero_bubble(stages, micro, 1), equal({"F": 1.0, "I": 1.2, "W": 0.8}, stages, 1)
     )
-    whole = simulate_rows(BUILDERS["1f1b"](stages, micro, 1), equal({"F": 1.0, "B": 2.0}, stages, 1))
+    whole = simulate_rows(
+        BUILDERS["1f1b"](stages, micro, 1), equal({"F": 1.0, "B": 2.0}, stages, 1)
+    )
     assert split.makespan_seconds <= whole.makespan_seconds + 1e-9
 
 

@@ -4,7 +4,13 @@ import random
 
 import pytest
 
-from plait.cost_model.pipeline.simulate import StageSeconds, Task, run_tasks, simulate, stage_seconds
+from plait.cost_model.pipeline.simulate import (
+    StageSeconds,
+    Task,
+    run_tasks,
+    simulate,
+    stage_seconds,
+)
 from plait.ir.errors import UsageError
 from plait.ir.plan.schedule import SCHEDULES, gpipe, one_f_one_b
 

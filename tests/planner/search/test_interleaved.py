@@ -7,7 +7,7 @@ from plait.api.plans.explanation import differences
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.memory.peak import micro_batches_in_flight
 from plait.cost_model.pipeline.closed_form import schedule_rows
-from plait.cost_model.pipeline.what_if import Conditions, simulate_step
+from plait.cost_model.what_if import Conditions, simulate_step
 from plait.ir.capture import trace
 from plait.ir.errors import FileError, UsageError
 from plait.ir.plan.interleave import peak_in_flight, verify_rows

@@ -3,12 +3,17 @@
 import pytest
 import torch
 
+from plait.cost_model.communication.collective import Group
 from plait.cost_model.communication.compressed_all_reduce import CompressedReductions
-from plait.cost_model.communication.stage_transfer import TransferPayload, coding_bytes, message_bytes
+from plait.cost_model.communication.stage_transfer import (
+    TransferPayload,
+    coding_bytes,
+    message_bytes,
+)
 from plait.cost_model.hardware import load_cluster
 from plait.ir.compression.registry import PROGRAMS
 from plait.ir.plan.workload import CompressibleTransfer
-from plait.runtime.compression.activations import StageTransferCodec, CompressedAllReduce, type_of
+from plait.runtime.compression.activations import CompressedAllReduce, StageTransferCodec, type_of
 from plait.runtime.compression.backends.reference import ReferenceCodec
 from plait.runtime.compression.threads import run_ranks
 from plait.runtime.compression.work import GroupHierarchy
@@ -111,7 +116,8 @@ def test_a_sum_takes_no_more_than_promised(dtype, shape, ranks):
         CompressedAllReduce(program, GroupHierarchy(peer, Peer(1), peer), Idle()).all_reduce(x)
     peak, size, item = live.peak, x.nbytes, x.element_size()
     cluster = load_cluster(f"local:{ranks}")
-    beside = CompressedReductions({"tp": program}, cluster).codec_bytes("tp", size, item, ranks, 1)
+    reductions = CompressedReductions({"tp": program}, cluster)
+    beside = reductions.codec_bytes("tp", size, item, Group(ranks, 1))
     assert size < peak <= size + beside
     assert size + beside <= 1.05 * peak
 
