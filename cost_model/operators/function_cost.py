@@ -24,7 +24,7 @@ from ...ir.tensor import ITEM_BYTES, TensorType
 from ..communication.compressed_all_reduce import CompressedReductions
 from ..execution_model import COMPILED
 from .fusion import fuse
-from .operator_cost import OperatorLoad, OpCost, Pricer, is_collective, collective_copy_bytes
+from .operator_cost import OpCost, OperatorLoad, Pricer, collective_copy_bytes, is_collective
 from .roofline import op_seconds
 
 ALL_GATHER, ALL_REDUCE = "comm.all_gather", "comm.all_reduce"

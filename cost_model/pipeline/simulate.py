@@ -18,8 +18,8 @@ from ...ir.errors import UsageError
 from ...ir.plan.interleave import (
     ScheduleRows,
     ScheduleStep,
-    chunk_count,
     as_rows,
+    chunk_count,
     stage_dependencies,
     transfer_sources,
 )

@@ -8,7 +8,7 @@ device."""
 from __future__ import annotations
 
 from ...ir.devices.cluster import Cluster
-from ...ir.lowering.linearize import TrainingStep, PlacementUnit, linearize, units
+from ...ir.lowering.linearize import PlacementUnit, TrainingStep, linearize, units
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Model, Parameter
 from ...ir.placement import PlacementEdge, PlacementGraph, PlacementNode

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from ...ir.placement import LinkModel
-from .arrays import Floats, Ints, Records, GraphArrays, transfer_us
+from .arrays import Floats, GraphArrays, Ints, Records, transfer_us
 
 PARALLEL, DUPLEX, HALF_DUPLEX = 0, 1, 2
 MODES: dict[LinkModel, int] = {"parallel": PARALLEL, "duplex": DUPLEX, "half-duplex": HALF_DUPLEX}
