@@ -10,24 +10,26 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from .errors import FileError
+from .file_version_1 import upgrade
 from .text_value import decode_text, encode_text
 
 T = TypeVar("T")
-VERSION = 1
+VERSION = 2
 MOST_BYTES = 256 << 20
 DEEPEST = 200
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)  # strings whole, brackets outside
 
 
 def dump(value: Any, format_: str) -> bytes:
-    """`{"format": …, "version": 1, …fields}` in the order of the type's fields, one item a line."""
+    """`{"format": …, "version": 2, …fields}` in the order of the type's fields, one item a line."""
     body = msgspec.to_builtins(value, enc_hook=encode_text)
     text = msgspec.json.encode({"format": format_, "version": VERSION, **body})
     return msgspec.json.format(text, indent=1) + b"\n" if len(text) < 1 << 20 else text + b"\n"
 
 
 def load(data: bytes, kind: type[T], format_: str) -> T:
-    """Read what `dump` wrote; raises FileError with the JSON path of what is wrong."""
+    """Read what `dump` wrote, now or in version 1; raises FileError with the JSON path of what is
+    wrong."""
     if len(data) > MOST_BYTES:
         raise FileError(f"$: {len(data)} bytes; at most {MOST_BYTES} are read")
     body = parse(data)
@@ -36,8 +38,11 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
     found, version = body.pop("format", None), body.pop("version", None)
     if found != format_:
         raise FileError(f"$.format: {found!r:.60} where {format_!r} is expected")
-    if version != VERSION or type(version) is not int:
-        raise FileError(f"$.version: {version!r:.60} is not known; this reads version {VERSION}")
+    if version not in (1, VERSION) or type(version) is not int:
+        known = f"this reads versions 1 and {VERSION}"
+        raise FileError(f"$.version: {version!r:.60} is not known; {known}")
+    if version == 1:
+        body = upgrade(body, format_)
     try:
         value = msgspec.convert(body, kind, strict=True, dec_hook=decode_text)
     except msgspec.ValidationError as error:

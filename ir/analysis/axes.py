@@ -79,7 +79,10 @@ class OpAxes(msgspec.Struct, frozen=True):
 def _op_axes(
     declared: Loops | None, factors: dict[str, tuple[int, ...]], options: list[OpStrategy]
 ) -> OpAxes:
-    return OpAxes(declared, factors, tuple(options), {o.name: o for o in reversed(options)})
+    by_name: dict[OpSplit, OpStrategy] = {}
+    for option in options:
+        by_name.setdefault(option.name, option)
+    return OpAxes(declared, factors, tuple(options), by_name)
 
 
 class Axes(msgspec.Struct, frozen=True):

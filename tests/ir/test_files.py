@@ -79,7 +79,7 @@ def changed(**fields: object) -> str:
         (b"\xff\xfe{}", "not UTF-8"),
         ('{"format": "plait/plan", "version": 1}', "format"),
         ('{"format": ["plait/model"], "version": 1}', "format"),
-        (changed(version=2), r"\$\.version: 2"),
+        (changed(version=3), r"\$\.version: 3"),
         (changed(version=True), r"\$\.version"),
         (changed(version=1.0), r"\$\.version"),
         (changed(surprise=1), r"\$\.surprise"),
