@@ -67,10 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
         rows = {"front": [pareto_row(p) for p in pareto]} if arguments.front else {}
         print_json(plan_json(plan, times) | rows)
     else:
-        from ...ir.text.summary import print_plan
+        from ...ir.text.summary import plan_summary
         from ..plans.plan_json import pareto_table
 
-        print(print_plan(plan))
+        print(plan_summary(plan))
         if arguments.front:
             print("\n".join(pareto_table(pareto)))
         note(f"planned in {end - start:.1f} s, of it tracing {traced - start:.1f} s")
@@ -131,7 +131,7 @@ def _run_heterogeneous(
 ) -> int:
     """Plan for a heterogeneous cluster; a part that is faster alone gives an ordinary plan."""
     from ...ir.plan.plan import Plan
-    from ...ir.text.summary import print_plan
+    from ...ir.text.summary import plan_summary
     from ...planner.heterogeneous.judge import check
     from ...planner.heterogeneous.search import plan as search
     from ..plans.heterogeneous_plan import heterogeneous_json, heterogeneous_text
@@ -143,7 +143,7 @@ def _run_heterogeneous(
     if isinstance(plan, Plan):
         name, devices = plan.cluster.name, plan.cluster.devices
         note(f"no mixture is faster than {name} ({devices} devices) by itself")
-        format_, text = "plait/plan", print_plan(plan)
+        format_, text = "plait/plan", plan_summary(plan)
         data = plan_json(plan, {"total": seconds})
     else:
         check(plan)

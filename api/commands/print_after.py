@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...ir.errors import UsageError
-from ...ir.passes import Observer, Pass
+from ...ir.passes import Pass
 from .output import note
 
 Printers = Mapping[str, Callable[[Any], str]]  # by the name of a pass

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ...cost_model.operators.operator_cost import model_flops
     from ...ir.text.model import print_model
-    from ...ir.text.summary import parameters, summary
+    from ...ir.text.summary import model_summary, parameters
     from ..formats import files
 
     printer = pass_printer(arguments, trace_printers()) if arguments.print_after else None
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(
             f"{print_model(model)}\n# {figures}"
             if arguments.text
-            else f"{summary(model)}\n  {figures}"
+            else f"{model_summary(model)}\n  {figures}"
         )
     return 0
 

@@ -17,9 +17,9 @@ class Plan(ir.Plan, frozen=True):
     """
 
     def __str__(self) -> str:
-        from ...ir.text.summary import print_plan
+        from ...ir.text.summary import plan_summary
 
-        return print_plan(self)
+        return plan_summary(self)
 
     def save(self, path: str | Path) -> None:
         """Write the plan's file, whole or not at all; raises FileError."""

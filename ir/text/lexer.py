@@ -14,7 +14,7 @@ TOKEN = re.compile(
       | (?P<value>%\d+)
       | (?P<number>-?(?:inf\b|nan\b|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.])))
       | (?P<word>[A-Za-z_]\w*(?:[.:/-]\w+)*)
-      | (?P<mark>->|[\[\](){}=:,@])""",
+      | (?P<mark>->|[\[\](){}=:,@+])""",
     re.VERBOSE | re.ASCII,
 )
 BARE = re.compile(r"[A-Za-z_]\w*(?:[.:/-]\w+)*", re.ASCII)
@@ -173,6 +173,13 @@ class TextReader:
         if self.next.kind != "number" or not re.fullmatch(r"-?\d+", self.next.text):
             self.fail(what)
         return int(self.number())
+
+    def names(self, what: str) -> tuple[str, ...]:
+        """Names with commas between them, at least one."""
+        names = [self.name(what)]
+        while self.accept(","):
+            names.append(self.name(what))
+        return tuple(names)
 
     def flag(self) -> bool | None:
         """`true`, `false` or `none`."""

@@ -175,7 +175,7 @@ def _read_input(reader: TextReader) -> ModelInput:
 
 def _read_call(reader: TextReader) -> _CallText:
     at = reader.at
-    names = _names(reader, "a value")
+    names = reader.names("a value")
     if reader.accept("="):
         function = reader.name("a function")
     elif len(names) == 1:
@@ -183,7 +183,7 @@ def _read_call(reader: TextReader) -> _CallText:
     else:
         reader.fail("'='")
     reader.expect("(")
-    arguments = () if reader.sees(")") else _names(reader, "an argument")
+    arguments = () if reader.sees(")") else reader.names("an argument")
     reader.expect(")")
     path = reader.name("a module path") if reader.accept("@") else ""
     reader.end_line()
@@ -195,13 +195,6 @@ def _read_call(reader: TextReader) -> _CallText:
         updates.append((reader.name("a result"), buffer))
         reader.end_line()
     return _CallText(Call(function, path, (), arguments, names, tuple(updates)), parameters, at)
-
-
-def _names(reader: TextReader, what: str) -> tuple[str, ...]:
-    names = [reader.name(what)]
-    while reader.accept(","):
-        names.append(reader.name(what))
-    return tuple(names)
 
 
 def _listed(reader: TextReader) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from ..plan.plan import Layers, Plan, Stage
 from .units import count, gib, seconds
 
 
-def summary(model: Model) -> str:
+def model_summary(model: Model) -> str:
     """A model in a few lines: its inputs, calls and functions."""
     lines = [f"model {one_line(model.name)}  {contents(model)}  batch {model.batch}"]
     lines += [f"  input {i.name}: {i.type}" for i in model.inputs]
@@ -62,7 +62,7 @@ def _calls(model: Model) -> Iterator[str]:
             run.append(call)
 
 
-def print_plan(plan: Plan) -> str:
+def plan_summary(plan: Plan) -> str:
     """A plan in a screenful: the headline, each stage's runs of layers, what comes next best."""
     p, peak = plan.prediction, plan.peak_bytes
     lines = [

@@ -18,7 +18,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.files import dump, load
 from plait.ir.plan.plan import Plan
-from plait.ir.text.summary import print_plan
+from plait.ir.text.summary import plan_summary
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
 from plait.runtime.launch.launch import launch
@@ -137,7 +137,7 @@ def test_a_plan_says_what_is_compressed(plans, name):
         (role, "activations") for role in roles
     }
     for role in roles:
-        assert f"  compress  activations over {role}: {compress}." in print_plan(made)
+        assert f"  compress  activations over {role}: {compress}." in plan_summary(made)
     assert load(dump(made, "plait/plan"), Plan, "plait/plan") == made
     shown = explain(made, "stage*")
     assert ("as int8-activations.all_reduce" in shown) == ("tp" in roles and "int8" in compress)

@@ -3,7 +3,10 @@
 from hypothesis import strategies as st
 
 from plait.ir.lowering.forward_backward import GraphHalves
+from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Call, Function, Input, Model, ModelInput, Op, Output, Parameter, Ref
+from plait.ir.plan.sharding import Boundary, LoopFactor, OpSplit, Sharding
+from plait.ir.plan.strategy import ROLES, Strategy, parse_strategy
 from plait.ir.tensor import ITEM_BYTES, TensorType
 
 names = st.sampled_from(
@@ -132,3 +135,47 @@ models = st.builds(
     names,
     st.integers(1, 64),
 )
+
+
+loops = st.sampled_from(["m", "n", "d0", "split", "partial", "replicate", "over", "on"])
+splits = (
+    st.just(OpSplit())
+    | st.lists(st.builds(LoopFactor, loops, st.integers(0, 3)), min_size=1, max_size=2)
+    .map(tuple)
+    .map(OpSplit)
+    | st.lists(st.integers(0, 9), max_size=2).map(lambda numbers: OpSplit(partial=tuple(numbers)))
+    | st.integers(0, 99).map(lambda number: OpSplit(position=number))
+)
+placements = st.sampled_from(["R", "P"]) | st.tuples(st.integers(0, 12), st.integers(0, 12))
+strategies = st.sampled_from(
+    [parse_strategy(t) for t in ("dp=2,tp=2", "zero3=8@3/4,sp", "pp=2")]
+) | st.builds(
+    Strategy,
+    st.lists(st.tuples(st.sampled_from([*ROLES, "odd role"]), st.integers(1, 9)), max_size=2).map(
+        tuple
+    ),
+)
+
+
+@st.composite
+def shardings(draw):
+    """A sharding with a few operators and values over a mesh of any axes."""
+    axis_names = draw(st.lists(names, max_size=3, unique=True))
+    mesh = Mesh(tuple(Axis(name, draw(st.integers(1, 9))) for name in axis_names))
+
+    def per_axis(of):
+        return st.tuples(*(of for _ in axis_names))
+
+    def several(of, count):
+        return tuple(draw(of) for _ in range(count))
+
+    layout = per_axis(placements)
+    inputs, outputs = draw(st.integers(0, 3)), draw(st.integers(0, 2))
+    boundary = Boundary(
+        several(layout, inputs),
+        several(st.none() | layout, inputs),
+        several(layout, outputs),
+        several(st.none() | layout, outputs),
+    )
+    op_splits = draw(st.lists(per_axis(splits), max_size=4).map(tuple))
+    return Sharding(draw(names), draw(strategies), mesh, op_splits, boundary)

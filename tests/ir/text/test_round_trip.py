@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from plait.ir.errors import FileError
 from plait.ir.text.function import parse_function, parse_halves, print_function, print_halves
 from plait.ir.text.model import parse_model, print_model
+from plait.ir.text.sharding import parse_sharding, print_sharding
 from plait.tests.ir.text import drawn
 
 few = settings(max_examples=100, deadline=None, derandomize=True)
@@ -31,6 +32,12 @@ def test_any_halves(drawn_halves):
 @given(drawn.models)
 def test_any_model(model):
     assert parse_model(print_model(model)) == model
+
+
+@few
+@given(drawn.shardings())
+def test_any_sharding(sharding):
+    assert parse_sharding(print_sharding(sharding)) == sharding
 
 
 @pytest.mark.parametrize("name", ZOO)

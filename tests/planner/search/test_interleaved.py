@@ -12,7 +12,7 @@ from plait.ir.capture import trace
 from plait.ir.errors import FileError, UsageError
 from plait.ir.plan.interleave import peak_in_flight, verify_rows
 from plait.ir.plan.verify import verify_plan
-from plait.ir.text.summary import print_plan
+from plait.ir.text.summary import plan_summary
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
 from plait.planner.search.driver import interleavings
@@ -52,7 +52,7 @@ def test_pieces_take_turns_where_bubbles_are(model, cluster):
     assert best.prediction.step_seconds < 0.9 * plain.prediction.step_seconds
     assert best.prediction.bubble < plain.prediction.bubble
     verify_plan(best)
-    assert f"interleaved ×{best.chunks_per_stage}" in print_plan(best)
+    assert f"interleaved ×{best.chunks_per_stage}" in plan_summary(best)
 
 
 @pytest.mark.parametrize("actions", [("keep",), ("recompute",), ("keep", "recompute")])
