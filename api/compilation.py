@@ -12,7 +12,7 @@ from ..ir.lowering.cast import cast_model, in_precision
 from ..ir.model import Model
 from ..ir.placement import Placement
 from ..ir.plan.plan import Optimizer, Plan
-from ..ir.program import Program
+from ..ir.program import GeneratedProgram
 from .formats import files
 from .formats.model_source import ModelSource
 from .placement import PLACEMENT, read_placement
@@ -29,8 +29,8 @@ class CompileTarget(NamedTuple):
     name: str
     ranks: int
     batch: int | None
-    program: Callable[[Model, str], Program]
-    float64_program: Callable[[Model], Program]
+    program: Callable[[Model, str], GeneratedProgram]
+    float64_program: Callable[[Model], GeneratedProgram]
 
 
 class VerificationCase(NamedTuple):
@@ -47,10 +47,10 @@ class VerificationCase(NamedTuple):
 def target_of_plan(plan: Plan) -> CompileTarget:
     from ..codegen import compile_program
 
-    def program(model: Model, source: str) -> Program:
+    def program(model: Model, source: str) -> GeneratedProgram:
         return compile_program(plan, in_precision(model, plan.precision), source)
 
-    def float64_program(model: Model) -> Program:
+    def float64_program(model: Model) -> GeneratedProgram:
         return compile_program(exact(plan), cast_model(model, "float64"))
 
     return CompileTarget(
@@ -67,10 +67,10 @@ def exact(plan: Plan) -> Plan:
 def target_of_placement(placement: Placement) -> CompileTarget:
     from ..codegen.placement import compile_placement
 
-    def program(model: Model, source: str) -> Program:
+    def program(model: Model, source: str) -> GeneratedProgram:
         return compile_placement(placement, model, source)
 
-    def float64_program(model: Model) -> Program:
+    def float64_program(model: Model) -> GeneratedProgram:
         return compile_placement(placement, cast_model(model, "float64"))
 
     return CompileTarget(

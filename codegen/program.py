@@ -13,7 +13,7 @@ from ..ir.lowering.cast import PRECISIONS
 from ..ir.lowering.reshard import BoundaryLayouts
 from ..ir.model import Model
 from ..ir.plan.plan import Plan
-from ..ir.program import Program, ProgramTable
+from ..ir.program import GeneratedProgram, ProgramTable
 from .compression import cpp
 from .function import function_module
 from .lower import LoweredFunction, lower
@@ -22,7 +22,7 @@ from .stage import StageCode
 from .table import program_table
 
 
-def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
+def compile_program(plan: Plan, model: Model, source: str = "") -> GeneratedProgram:
     """The program of a plan. `source` is JSON that says what `main.py` trains: the keyword
     arguments of `ir.capture.materialize`.
 
@@ -40,7 +40,7 @@ def compile_program(plan: Plan, model: Model, source: str = "") -> Program:
     files["source.json"] = source or "{}"
     data_table = program_table(plan, model, dataflow, layouts, source)
     files |= kernel_sources(data_table)
-    return Program(tuple(sorted(files.items())), data_table)
+    return GeneratedProgram(tuple(sorted(files.items())), data_table)
 
 
 def kernel_sources(table: ProgramTable) -> dict[str, str]:
@@ -77,7 +77,7 @@ def _package_source(lowered: tuple[LoweredFunction, ...]) -> str:
     return "\n".join([*lines, ""])
 
 
-def write_program(program: Program, directory: Path) -> None:
+def write_program(program: GeneratedProgram, directory: Path) -> None:
     """Write the program's files; creates the folder and replaces files of the same names."""
     for name, text in program.files:
         path = directory / name

@@ -173,7 +173,7 @@ def chunk_function(direction: str, chunk: int, chunks: int) -> str:
     return f"{direction}_{chunk}" if chunks > 1 else direction
 
 
-class Program(msgspec.Struct, frozen=True):
+class GeneratedProgram(msgspec.Struct, frozen=True):
     """Source files by path inside the program's folder, and the table."""
 
     files: tuple[tuple[str, str], ...]

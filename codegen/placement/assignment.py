@@ -94,8 +94,8 @@ def _check_updates(step_units: tuple[PlacementUnit, ...], device: tuple[int, ...
     for unit, here in zip(step_units, device, strict=True):
         if unit.update and home[unit.state_tensor] != here:
             raise MismatchError(
-                f"{unit.state_tensor} lies on device {home[unit.state_tensor]} and is updated on device {here}: "
-                f"a tensor must be updated where it lies"
+                f"{unit.state_tensor} lies on device {home[unit.state_tensor]} and is updated on "
+                f"device {here}: a tensor must be updated where it lies"
             )
 
 

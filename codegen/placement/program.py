@@ -6,16 +6,22 @@ from ...ir.files import digest
 from ...ir.mesh import Axis, Mesh
 from ...ir.model import Model, Parameter
 from ...ir.placement import Placement
-from ...ir.program import PLACED_SCHEDULE, BatchTensor, ParameterSpec, Program, ProgramTable
+from ...ir.program import (
+    PLACED_SCHEDULE,
+    BatchTensor,
+    GeneratedProgram,
+    ParameterSpec,
+    ProgramTable,
+)
 from ...ir.tensor import TensorType
 from ..main import main_module
-from ..python_source import milliseconds, comment_text
+from ..python_source import comment_text, milliseconds
 from .actions import rank_actions
 from .assignment import Assignment, assign
 from .rank import RankCode, value_names
 
 
-def compile_placement(placement: Placement, model: Model, source: str = "") -> Program:
+def compile_placement(placement: Placement, model: Model, source: str = "") -> GeneratedProgram:
     """The program of a placement of `model`'s step. `source` is JSON that says what `main.py`
     trains: the keyword arguments of `ir.capture.materialize`.
 
@@ -29,7 +35,9 @@ def compile_placement(placement: Placement, model: Model, source: str = "") -> P
         files[f"rank_{number}.py"] = code.source(_busy_text(placement, number))
     files["main.py"] = main_module(title, assignment.ranks, _dtype(model))
     files["source.json"] = source or "{}"
-    return Program(tuple(sorted(files.items())), _table(placement, model, assignment, source))
+    return GeneratedProgram(
+        tuple(sorted(files.items())), _table(placement, model, assignment, source)
+    )
 
 
 def _busy_text(placement: Placement, number: int) -> str:

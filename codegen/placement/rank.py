@@ -11,7 +11,7 @@ from ...ir.lowering.linearize import PlacementUnit
 from ...ir.lowering.localize import VIEWS
 from ...ir.model import Op
 from ..function import statement
-from ..python_source import WIDTH, VariableNames, string_literal, comment_text, wrapped
+from ..python_source import WIDTH, VariableNames, comment_text, string_literal, wrapped
 from .actions import Action, ReceiveTensor, RunUnit, SendTensor
 from .assignment import Assignment
 
@@ -74,8 +74,9 @@ class RankCode:
         kinds = [type(action) for action in self.actions]
         mine = [self.assignment.units[a.unit] for a in self.actions if isinstance(a, RunUnit)]
         state_count = sum(bool(u.state_tensor) and not u.update for u in mine)
+        operator_count = sum(unit.op >= 0 for unit in mine)
         return [
-            f'"""Rank {self.number} of {self.assignment.ranks}: {sum(u.op >= 0 for u in mine)} operators.',
+            f'"""Rank {self.number} of {self.assignment.ranks}: {operator_count} operators.',
             "",
             f"It holds {state_count} tensors, sends {kinds.count(SendTensor)} and receives "
             f"{kinds.count(ReceiveTensor)} a step; {busy}.",

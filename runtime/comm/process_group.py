@@ -34,7 +34,7 @@ class Group:
         self.sent_bytes = sent_bytes
         self.size, self.index = len(self.ranks), self.ranks.index(rank)
         # gloo's reduce-scatter sends as much as an all-reduce; an all-to-all and a local sum, half.
-        self.sums_locally = handle is not None and dist.get_backend(handle) == "gloo"
+        self.adds_locally = handle is not None and dist.get_backend(handle) == "gloo"
 
     def watched(self, kind: str, x: Tensor, fraction: float) -> AbstractContextManager[None]:
         """Count `fraction` of the bytes of `x` as sent; report failures inside with group and shape."""
@@ -83,7 +83,7 @@ class Group:
         """Sum over the ranks of `x` (`[ranks, …]`), of which rank i gets row i."""
         if self.size == 1:
             return x[0]
-        if self.sums_locally:
+        if self.adds_locally:
             result = x.new_empty(x.shape)
             with self.watched("reduce_scatter", x, (self.size - 1) / self.size):
                 dist.all_to_all_single(result, x.contiguous(), group=self.handle)

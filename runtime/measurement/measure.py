@@ -164,8 +164,8 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine() or "cpu"
 
 
-def main(out: str, *words: str) -> None:
-    quick = "quick" in words
+def main(out: str, *flags: str) -> None:
+    quick = "quick" in flags
     torch.set_num_threads(1)
     with session() as rank:
         world, device = dist.get_world_size(), default_device()

@@ -223,7 +223,7 @@ class Reader(dcp.FileSystemReader):
         super().__init__(path)
         self.names, self.folder = names, path
 
-    def read_metadata(self, *args: Any, **words: Any) -> dcp.Metadata:
+    def read_metadata(self, *args: Any, **kwargs: Any) -> dcp.Metadata:
         data = (self.folder / ".metadata").read_bytes()
         try:
             metadata = _Unpickler(io.BytesIO(data)).load()

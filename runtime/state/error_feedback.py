@@ -165,17 +165,17 @@ def _tensor_states(
     store: ParameterStore, parameter: LocalParameter, role: str, states_by_key: Mapping[str, Tensor]
 ) -> Iterator[TensorState]:
     """This rank's shards of one parameter's states, for the collectives along a role."""
-    buckets, cuts = store.transports.buckets[parameter.spec.mesh, role], _flat_depth(role)
+    buckets, depth = store.transports.buckets[parameter.spec.mesh, role], _flat_depth(role)
     local = (
-        parameter.sharding.local_elements // prod(parameter.degrees[1:cuts])
-        if cuts
+        parameter.sharding.local_elements // prod(parameter.degrees[1:depth])
+        if depth
         else parameter.sharding.padded_elements
     )
     large = local * parameter.flat.element_size() >= buckets.small_bytes
     for state in buckets.states("weights") if large else ():
         value = states_by_key.get(str(StateKey(role, "weights", state.name)))
         if value is not None:
-            flat = store.flat_shard(parameter, value, cuts)
+            flat = store.flat_shard(parameter, value, depth)
             yield TensorState("weights", state.name, parameter.name, False, flat)
             parameter.flat.copy_(store.flat_shard(parameter, value, 1))
     if "+".join(parameter.spec.partial_axes) == role and any(_errors(states_by_key)):

@@ -19,7 +19,7 @@ from plait.cost_model.placement.from_model import graph_of
 from plait.ir.capture.operators.elementary import call_key
 from plait.ir.model import Model
 from plait.ir.placement import Placement, uniform_target
-from plait.ir.program import Program
+from plait.ir.program import GeneratedProgram
 from plait.planner.options import optimizer_states
 
 PATIENCE_SECONDS = 20
@@ -117,7 +117,10 @@ Outcome = tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 def run_ranks(
-    program: Program, held: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], seed: int = 0
+    program: GeneratedProgram,
+    held: dict[str, torch.Tensor],
+    batch: dict[str, torch.Tensor],
+    seed: int = 0,
 ) -> Outcome:
     """Loss, gradients and buffers of one step of all ranks."""
     sources = dict(program.files)
@@ -152,5 +155,5 @@ def _together(jobs: list[Callable[[], None]]) -> None:
         thread.join()
 
 
-def compiled(model: Model, ranks: int, seed: int) -> Program:
+def compiled(model: Model, ranks: int, seed: int) -> GeneratedProgram:
     return compile_placement(random_placement(model, ranks, seed), model)

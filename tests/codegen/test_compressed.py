@@ -46,14 +46,14 @@ def compressed_bytes(made):
             axes_of(made, share.strategy, share.bytes.item_bytes),
             share.bytes.trained_bytes,
         )
-        small = share.bytes.small / held
+        small = share.bytes.small_tensor_bytes / held
         for axis in axes.replica_axes:
             found = axes.compressed_cost(
                 Exchange("gradients", "", held / axes.shard_count("optimizer"), [axis]), axis, small
             )
             total += found.sent_bytes if found else 0
         for axis in axes.shard_axes:
-            calls = [(amount, n * made.micro_batches) for amount, n in share.bytes.calls]
+            calls = [(amount, n * made.micro_batches) for amount, n in share.bytes.call_weight_bytes]
             often = {
                 "gradients": calls if "gradient" in axes.sharded_kinds else [(held, 1)],
                 "weights": 2 * calls if "parameter" in axes.sharded_kinds else [(held, 1)],

@@ -162,7 +162,7 @@ def test_bytes_on_the_wire_are_the_predicted_ones(trained):
         (axis,) = axes.replica_axes
         known, given = COMPRESSED_OPTIMIZERS[name], ARGUMENTS[name].get("every", 1)
         exchange = Exchange("gradients", "", held, [axis])
-        priced = axes.compressed_cost(exchange, axis, share.bytes.small / held)
+        priced = axes.compressed_cost(exchange, axis, share.bytes.small_tensor_bytes / held)
         every = known.schedule.every
         plain = sum(row(rows, "adam")["sent"]) / 8 - round(2 * held * 3 / 4)
         found = sum(row(rows, name)["sent"][4:]) / 4 - plain

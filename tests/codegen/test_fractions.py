@@ -13,7 +13,7 @@ from plait.ir.capture import load_source, trace
 from plait.ir.files import dump
 from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all, parse_pin
+from plait.planner.pins import parse_pin, pin_all
 from plait.runtime.launch.launch import launch
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import Sourced, sourced

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from plait.ir.mesh import Axis, Mesh
-from plait.ir.program import BatchTensor, CallRun, ParameterSpec, NumberedName, StageValue, ProgramTable
+from plait.ir.program import (
+    BatchTensor,
+    CallRun,
+    NumberedName,
+    ParameterSpec,
+    ProgramTable,
+    StageValue,
+)
 from plait.ir.tensor import TensorType
 
 ROWS, WIDTH, HIDDEN, INSIDE, LAYERS = 8, 6, 4, 8, 4
@@ -167,7 +174,9 @@ def table(
         ):
             name = NumberedName("layers.", numbers[0], f".{leaf}")
             tensors.append(held(name, shape, layout, (stage,), count=len(numbers)))
-    seen = ParameterSpec("seen", "buffer", TensorType((), dtype), (), whole, tuple(range(stages)), False)
+    seen = ParameterSpec(
+        "seen", "buffer", TensorType((), dtype), (), whole, tuple(range(stages)), False
+    )
     hidden = ParameterSpec("hidden", "buffer", TensorType((), dtype), (), whole, (0,), False)
     layer = tuple(NumberedName("layers.", 0, f".{leaf}") for leaf in ("a", "b", "bias"))
     batch_layout = ((0, 0), *((0, 0) if name in BATCH_AXES else "R" for name in AXES))

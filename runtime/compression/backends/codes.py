@@ -8,7 +8,7 @@ from torch import Tensor
 from ....ir.compression.message_format import MessageFormat
 from ....ir.compression.stage import Quantize, Stat
 
-TINY = 2.0**-100  # a group whose largest |x| is below it is a group of zeros
+ZERO_BELOW = 2.0**-100  # a group whose largest |x| is below it is a group of zeros
 
 
 def fold(x: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def steps(message_format: MessageFormat, measured: Tensor) -> tuple[Tensor, Tens
     if message_format.codes == "sign":
         return measured, torch.ones_like(measured)
     largest = torch.full_like(measured, message_format.largest)
-    zero = measured < TINY
+    zero = measured < ZERO_BELOW
     scale = torch.where(zero, 1.0, measured / largest)
     return scale, torch.where(zero, 0.0, largest / measured)
 

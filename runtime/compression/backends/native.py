@@ -88,11 +88,11 @@ def build(source: str, directory: Path, compiler: str = "g++") -> Path:
     if library.exists() and digest.exists() and digest.read_text() == _digest(library):
         return library
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        made = Path(scratch) / "made.so"
-        _run([compiler, *FLAGS, "-x", "c++", "-", "-o", str(made)], source)
+        built = Path(scratch) / "built.so"
+        _run([compiler, *FLAGS, "-x", "c++", "-", "-o", str(built)], source)
         note = Path(scratch) / "note"
-        note.write_text(_digest(made))
-        os.replace(made, library)
+        note.write_text(_digest(built))
+        os.replace(built, library)
         os.replace(note, digest)
     return library
 

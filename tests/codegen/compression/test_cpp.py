@@ -57,7 +57,9 @@ def random_program(number):
         stages += [AllToAll(level), *DECODE, draw.choice(rules)]
     if block:
         stages += [Hadamard(block), Scale(1 / block)]
-    return CompressionProgram(f"random{number}", "gradients", "reduce_scatter", tuple(stages), "a test")
+    return CompressionProgram(
+        f"random{number}", "gradients", "reduce_scatter", tuple(stages), "a test"
+    )
 
 
 def random_codes(draw, least):

@@ -98,7 +98,9 @@ def test_what_was_compiled_is_kept_and_checked(tmp_path, monkeypatch):
     assert KernelCompiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90") == made
     assert file.read_bytes() == whole
     monkeypatch.setattr(aot, "compile_kernel", None)
-    again = KernelCompiler(pipelines, tmp_path / "kept").compile(replace(kernel, name="other"), "cuda:90")
+    again = KernelCompiler(pipelines, tmp_path / "kept").compile(
+        replace(kernel, name="other"), "cuda:90"
+    )
     assert again == made.named("other")
     assert ".entry other(" in again.assembly
     (tmp_path / "kept").chmod(0o777)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from plait.codegen.compression.aot import imported
-from plait.codegen.compression.triton import source, kernel_signature
+from plait.codegen.compression.triton import kernel_signature, source
 from plait.ir.compression.kernel import INSTANCE_ELEMENTS
 from plait.runtime.compression.backends.codec import Launch, target_for
 from plait.runtime.compression.backends.generated import TritonCodec

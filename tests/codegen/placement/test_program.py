@@ -91,7 +91,9 @@ def test_both_ends_of_a_transfer_stand_in_one_order(ranks):
         for a in range(ranks):
             for b in range(ranks):
                 sent = [x.value for x in lists[a] if isinstance(x, SendTensor) and x.target == b]
-                received = [x.value for x in lists[b] if isinstance(x, ReceiveTensor) and x.source == a]
+                received = [
+                    x.value for x in lists[b] if isinstance(x, ReceiveTensor) and x.source == a
+                ]
                 assert sent == received
                 assert len(set(sent)) == len(sent), "a tensor goes to a rank once"
         ran = [x.unit for todo in lists for x in todo if isinstance(x, RunUnit)]

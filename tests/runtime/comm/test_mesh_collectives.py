@@ -7,7 +7,7 @@ import torch
 
 from plait.ir.mesh import Axis, Mesh
 from plait.runtime.comm.mesh_collectives import Comm
-from plait.runtime.comm.slicing import take_slice, join, split
+from plait.runtime.comm.slicing import join, split, take_slice
 from plait.runtime.launch.launch import launch
 
 HERE = Path(__file__).parent
@@ -41,4 +41,9 @@ def test_places_nest_outermost_axis_first() -> None:
     places = [[2, 64, ["dp", "micro"]], [4, 4, ["tp"]], [4, 1, []]]
     # row block dp 1, micro 1: number 3 of blocks of 2 rows; columns block tp 2 of 4
     assert comm.shard_offsets(places) == [2, 64, 6, 4, 4, 8, 4, 1, 0]
-    assert comm.with_offsets((None, places, [1, 2, 3], [])) == [None, comm.shard_offsets(places), [1, 2, 3], []]
+    assert comm.with_offsets((None, places, [1, 2, 3], [])) == [
+        None,
+        comm.shard_offsets(places),
+        [1, 2, 3],
+        [],
+    ]

@@ -68,7 +68,9 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
     groups = SimpleNamespace(roles=(roles,), partial={}, stage=0, rank=rank)
     transports = Transports(table, groups, Path(), native=False)
     comms = [Comm(mesh, 1, rank, {})]
-    return ParameterStore(table, groups, comms, InitialValues(module), torch.device("cpu"), transports)
+    return ParameterStore(
+        table, groups, comms, InitialValues(module), torch.device("cpu"), transports
+    )
 
 
 def test_optimizer_pieces_of_all_ranks_make_the_whole() -> None:

@@ -81,7 +81,9 @@ def test_what_is_small_or_no_number_travels_as_it_is(x):
     assert passing.empty(type_of(x), x.device).dtype == x.dtype
 
     def rank(levels):
-        CompressedAllReduce(PROGRAMS["int8-activations.all_reduce"], levels, ReferenceCodec()).all_reduce(x)
+        CompressedAllReduce(
+            PROGRAMS["int8-activations.all_reduce"], levels, ReferenceCodec()
+        ).all_reduce(x)
         return levels.all.sent
 
     assert all(set(sent) == {"all_reduce"} for sent in run_ranks(rank, outer=2))

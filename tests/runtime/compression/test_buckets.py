@@ -81,7 +81,9 @@ def test_replicas_start_exactly_and_follow():
 def test_small_tensors_are_exact():
     def work(levels):
         mine = tensors(levels.all.index)
-        compressed = CompressedBuckets(algorithm("one-bit"), levels, small_bytes=50_000, bucket_bytes=LIMIT)
+        compressed = CompressedBuckets(
+            algorithm("one-bit"), levels, small_bytes=50_000, bucket_bytes=LIMIT
+        )
         return compressed.all_reduce(mine), list(compressed.exchanges)
 
     totals = [torch.stack(rows).sum(0) for rows in zip(*map(tensors, range(4)), strict=True)]
@@ -140,7 +142,9 @@ def test_what_is_owed_to_exact_sums_is_paid_once():
     def work(levels):
         rank, mine = levels.all.index, tensors(levels.all.index)
         buckets = CompressedBuckets(algorithm("one-bit"), levels, small_bytes=10**7)
-        debt = TensorState("gradients", RESIDUAL, NAMES[2], True, torch.full((SIZES[2],), rank + 1.0))
+        debt = TensorState(
+            "gradients", RESIDUAL, NAMES[2], True, torch.full((SIZES[2],), rank + 1.0)
+        )
         buckets.load_tensor_states([debt], {}, 5)
         first, second = buckets.all_reduce(list(mine), NAMES), buckets.all_reduce(mine, NAMES)
         return [(a - b).mean().item() for a, b in zip(first, second, strict=True)]

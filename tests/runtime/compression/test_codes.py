@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.ir.compression.stage import Quantize, Reduce
 from plait.ir.compression.message_format import MessageFormat
+from plait.ir.compression.stage import Quantize, Reduce
 from plait.runtime.compression.backends.codes import decode, encode, fold, pack, unpack
 from plait.runtime.compression.backends.philox import philox, uniform
 from plait.runtime.compression.backends.reference import hadamard

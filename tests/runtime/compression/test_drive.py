@@ -5,7 +5,7 @@ from threading import Event
 import pytest
 import torch
 
-from plait.runtime.compression.drive import run_exchanges, overlap_exchanges
+from plait.runtime.compression.drive import overlap_exchanges, run_exchanges
 
 CPU = torch.device("cpu")
 
