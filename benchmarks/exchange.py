@@ -19,10 +19,10 @@ import torch.distributed as dist
 from plait.codegen.compression.cpp import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
+from plait.runtime.comm.group_hierarchy import group_hierarchy
 from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.compression.backends.native import NativeCodec, build
 from plait.runtime.compression.exchange import CompressedCollective
-from plait.runtime.compression.levels import group_hierarchy
 from plait.runtime.launch.session import session
 
 NAMES = ("bf16", "eight-bits", "dithering", "error-feedback", "one-bit")

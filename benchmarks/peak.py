@@ -122,7 +122,7 @@ def measure(job: Job, number: int, pool: GroupPool) -> Held:
         follow_phases(program, live)
         for _ in range(STEPS):
             program.step(batch)
-    states = sum(kept.flat.nbytes for kept in program.store.kept.values())
+    states = sum(p.flat.nbytes for p in program.store.parameters.values())
     if program.optimizer is not None:
         kept = (v for state in program.optimizer.state.values() for v in state.values())
         states += sum(v.nbytes for v in kept if isinstance(v, torch.Tensor))

@@ -58,8 +58,10 @@ def kernel_sources(table: ProgramTable) -> dict[str, str]:
         )
         if axis.activations:
             program = PROGRAMS[axis.activations]
-            sizes = () if program.result == "send" else (axis.inner, outer)
-            pipelines.append(lower_program(program, *sizes))
+            sends = program.collective == "send"
+            pipelines.append(
+                lower_program(program) if sends else lower_program(program, axis.inner, outer)
+            )
         sources[axis.source] = cpp.source(*pipelines)
     return sources
 

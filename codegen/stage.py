@@ -18,7 +18,7 @@ from .python_source import (
     tuple_source,
     wrapped,
 )
-from .stage_chunk import ModelChunkCode
+from .stage_chunk import ModelChunkCode, Modules
 
 
 class StageCode:
@@ -34,7 +34,7 @@ class StageCode:
     ) -> None:
         self.plan, self.model, self.layouts, self.number = plan, model, layouts, number
         self.stage = plan.stages[number]
-        self.modules = {(low.number, low.memory): low for low in lowered}
+        self.modules: Modules = {(low.number, low.memory): low for low in lowered}
         self.model_chunks = [
             ModelChunkCode(plan, model, layouts, self.modules, chunk * len(plan.stages) + number)
             for chunk in range(plan.chunks_per_stage)

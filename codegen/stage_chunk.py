@@ -149,7 +149,7 @@ class ModelChunkCode:
         head, last = calls[segment.first], calls[segment.last - 1]
         lines = [f"    # {self.segment_comment(segment)}"]
         feeds = {result: position for position, result in segment.carried}
-        arguments = []
+        arguments: list[str] = []
         for position, name in enumerate(head.arguments):
             resharding = self.layouts.forward_resharding(segment.first, position)
             arguments.append(names.fresh(name) if resharding.steps else where[name])

@@ -11,7 +11,7 @@ from ..ir.analysis.dataflow import Dataflow, analyse_dataflow
 from ..ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS
 from ..ir.errors import MismatchError
 from ..ir.files import digest
-from ..ir.layout import PARTIAL, REPLICATE, Factors, Layout
+from ..ir.layout import PARTIAL, REPLICATE, AxisPlacement, Factors, Layout
 from ..ir.lowering.reshard import BoundaryLayouts
 from ..ir.mesh import MICRO, Mesh
 from ..ir.model import Model
@@ -89,8 +89,10 @@ def _compressed_axes(plan: Plan) -> Iterator[CompressedAxis]:
 
 
 def _on_devices(layout: Layout, sharding: Sharding) -> Layout:
-    """A function's layout on its strategy's devices: whole over stages, micro-batches left out."""
-    states = {axis.name: s for axis, s in zip(sharding.mesh.axes, layout, strict=True)}
+    """A function's layout on its strategy's devices: replicated over stages, micro-batches left out."""
+    states: dict[str, AxisPlacement] = {
+        axis.name: state for axis, state in zip(sharding.mesh.axes, layout, strict=True)
+    }
     return tuple(states.get(axis.name, REPLICATE) for axis in sharding.strategy.mesh.axes)
 
 
@@ -131,22 +133,23 @@ def _state_tensors(
             )
             factors.setdefault(name, dataflow.axes[function.name].factors[item.value])
             stages.setdefault(name, set()).update(where)
-    whole = 0, (REPLICATE,) * len(plan.strategies[0].mesh.axes)
+    replicated: Layout = tuple(REPLICATE for _ in plan.strategies[0].mesh.axes)
+    unsharded: tuple[int, Layout] = 0, replicated
     single = {
         p.name: ParameterSpec(
             name=p.name,
             kind=p.kind,
             type=p.type,
             factors=factors.get(p.name, tuple((size,) for size in p.type.shape)),
-            layout=lies.get(p.name, whole)[1],
+            layout=lies.get(p.name, unsharded)[1],
             stages=tuple(sorted(stages.get(p.name, {0}))),
             trainable=p.trainable,
-            mesh=lies.get(p.name, whole)[0],
+            mesh=lies.get(p.name, unsharded)[0],
             partial_axes=partial_axes.get(p.name, ()) if p.trainable else (),
             aliases=p.aliases,
             values=p.values,
             fraction=(
-                plan.strategies[lies.get(p.name, whole)[0]].fraction
+                plan.strategies[lies.get(p.name, unsharded)[0]].fraction
                 if p.kind == "parameter"
                 else FULL
             ),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -21,8 +19,13 @@ from .comm.mesh_collectives import Comm
 from .comm.process_group import GroupPool
 from .comm.program_groups import MeshGroups
 from .comm.slicing import take_slice
-from .comm.transport import Transports, compressed_all_reduces, load_codec, stage_transfer_codec
-from .comm.watchdog import TIMEOUT, watch
+from .comm.watchdog import watch
+from .compression.transports import (
+    Transports,
+    compressed_all_reduces,
+    load_codec,
+    stage_transfer_codec,
+)
 from .execution.batch import Batch, local_batch
 from .execution.calls import Run
 from .execution.pipeline import ModelChunk, PipelineRunner
@@ -44,21 +47,22 @@ class Program:
 
     def __init__(
         self,
+        folder: Path,
         table: ProgramTable,
-        stage: ModuleType,
-        module: nn.Module,
         groups: MeshGroups,
-        *,
+        module: nn.Module,
         optimizer: optimizers.OptimizerRequest,
-        nonfinite: NonFinite,
         device: torch.device,
         seed: int,
-        folder: Path,
     ) -> None:
+        """Build the program of `folder`; users call `open`, which checks that all belong together."""
         from ..ir.capture.operators.elementary import call_key  # registers the operators as well
 
-        self.table, self.stage, self.groups, self.device = table, stage, groups, device
-        self.seed, self.steps, self.batches, self.nonfinite = seed, 0, 0, nonfinite
+        placed = table.schedule == PLACED_SCHEDULE
+        self.stage = import_stage(folder, groups.stage, "rank" if placed else "stage")
+        self.table, self.groups, self.device = table, groups, device
+        self.seed, self.steps, self.batches = seed, 0, 0
+        self.nonfinite: NonFinite = "keep"
         self.gradients_used = False  # the next batch begins new ones
         native = device.type == "cpu"
         comms = [
@@ -81,7 +85,7 @@ class Program:
         self.updates: optimizers.LocalOptimizer | None = None
         self.optimizer = self.make_optimizer(optimizer, initial, folder)
         self.run: Run | PlacedRun
-        if table.schedule == PLACED_SCHEDULE:
+        if placed:
             self.run = PlacedRun(self.store, groups.down, call_key, seed)
         else:
             self.run = Run(table, self.store, comms, grid, call_key, seed)
@@ -136,7 +140,6 @@ class Program:
         nonfinite: NonFinite = "keep",
         device: torch.device | str | None = None,
         seed: int = 0,
-        timeout: timedelta = TIMEOUT,
         pool: GroupPool | None = None,
     ) -> Program:
         """Open a program's folder and shard `module` as its plan says; the module is not changed.
@@ -148,9 +151,9 @@ class Program:
         infinite: "stop" (NonFiniteError), "skip" the update, or "keep" them, as torch does.
 
         Needs a process group of as many ranks as the plan has devices (see `session`). Programs that are
-        opened one after the other can share the process groups of a `pool`. Raises MismatchError when
-        the folder, the module and the ranks do not belong together, or no rank sees what the optimizer
-        must see.
+        opened one after the other can share the process groups of a `pool`, which also decides how long
+        a collective may take. Raises MismatchError when the folder, the module and the ranks do not
+        belong together, or no rank sees what the optimizer must see.
         """
         table = read_table(Path(folder))
         world = dist.get_world_size() if dist.is_initialized() else 0
@@ -160,20 +163,12 @@ class Program:
                 f"{f'{world} are running' if world else 'no process group is set up'}: start it "
                 f"with torchrun --nproc-per-node {table.mesh.size}"
             )
-        groups = MeshGroups(table, pool or GroupPool(dist.get_rank(), timeout))
-        return cls(
-            table,
-            import_stage(
-                Path(folder), groups.stage, "rank" if table.schedule == PLACED_SCHEDULE else "stage"
-            ),
-            module,
-            groups,
-            optimizer=optimizers.OptimizerRequest(optimizer, optimizer_args or {}, param_groups),
-            nonfinite=nonfinite,
-            device=default_device() if device is None else torch.device(device),
-            seed=seed,
-            folder=Path(folder),
-        )
+        groups = MeshGroups(table, pool or GroupPool(dist.get_rank()))
+        request = optimizers.OptimizerRequest(optimizer, optimizer_args or {}, param_groups)
+        place = default_device() if device is None else torch.device(device)
+        program = cls(Path(folder), table, groups, module, request, place, seed)
+        program.nonfinite = nonfinite
+        return program
 
     def step(self, batch: Batch) -> Tensor:
         """Train on one global batch; gives its loss (a float64 scalar, the same on every rank).

@@ -44,7 +44,7 @@ SIGNATURE = (
 
 def source(*pipelines: KernelPipeline) -> str:
     """Print one C++ file with every kernel of `pipelines`, each `extern "C"` under its name."""
-    header = files(__package__).joinpath("vector.h").read_text()
+    header = files(__name__.rpartition(".")[0]).joinpath("vector.h").read_text()
     kernels = {kernel.name: kernel for pipeline in pipelines for kernel in pipeline.kernels}
     return "\n".join([header, *(print_kernel(kernel) for kernel in kernels.values())])
 

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from torch import Tensor
 
 from ...ir.mesh import CHUNK, MICRO, Mesh
-from ..compression.activations import CompressedAllReduce
 from .process_group import Group
 from .sharded_operators import ShardedOperators
 from .slicing import insert_slice, join, split, take_slice
+
+
+class AllReduce(Protocol):
+    """A sum over the ranks of an axis that is sent in another way, such as compressed."""
+
+    def all_reduce(self, x: Tensor) -> Tensor: ...
 
 
 class Comm(ShardedOperators):
@@ -34,7 +40,7 @@ class Comm(ShardedOperators):
         rank: int,
         groups: Mapping[str, Group],
         sent_bytes: Counter[str] | None = None,
-        compressed: Mapping[str, CompressedAllReduce] | None = None,
+        compressed: Mapping[str, AllReduce] | None = None,
     ) -> None:
         names = [axis.name for axis in mesh.axes]
         self.groups = groups

@@ -121,7 +121,9 @@ class GroupPool:
         key = (channel, partition)
         if key not in self.handles:
             with watch(self.rank, f"making group {name} of {len(ranks)} ranks"):
-                self.handles[key] = dist.new_group(
+                handle = dist.new_group(
                     list(ranks), timeout=self.timeout, use_local_synchronization=True
                 )
+            assert isinstance(handle, dist.ProcessGroup)  # this rank is a member
+            self.handles[key] = handle
         return Group(name, ranks, self.rank, self.handles[key], self.sent_bytes)

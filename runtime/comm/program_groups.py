@@ -5,8 +5,7 @@ from __future__ import annotations
 from ...ir.mesh import Mesh
 from ...ir.plan.strategy import ROLES
 from ...ir.program import CompressedAxis, ProgramTable
-from ..compression.levels import group_hierarchy
-from ..compression.work import GroupHierarchy
+from .group_hierarchy import GroupHierarchy, group_hierarchy
 from .process_group import Group, GroupPool, Partition
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from ...ir.compression.program import CompressionProgram
 from ...ir.program import compressible
 from ...ir.tensor import TensorType
+from ..comm.group_hierarchy import GroupHierarchy
 from .backends.codec import Codec
-from .exchange import CompressedCollective
+from .exchange import BucketOptions, CompressedCollective
 from .message import Message
-from .work import GroupHierarchy
 
 
 def type_of(x: Tensor) -> TensorType:
@@ -73,6 +73,6 @@ class CompressedAllReduce:
         count = x.numel()
         if count not in self.exchanges:
             self.exchanges[count] = CompressedCollective(
-                self.program, self.levels, count, codec=self.codec, small_bytes=0
+                self.program, self.levels, count, BucketOptions(small_bytes=0), self.codec
             )
         return self.exchanges[count].all_reduce(x.reshape(-1)).view(x.shape).to(x.dtype)

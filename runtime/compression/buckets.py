@@ -23,10 +23,11 @@ from ...ir.compression.program import CompressionAlgorithm, CompressionProgram, 
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import BUCKET_BYTES
 from ..comm.buckets import buckets, joined, pop_joined
+from ..comm.group_hierarchy import GroupHierarchy
 from .backends.codec import Codec
 from .drive import run_exchanges
-from .exchange import SMALL_BYTES, CompressedCollective
-from .work import ExchangeSteps, GroupHierarchy
+from .exchange import SMALL_BYTES, BucketOptions, CompressedCollective
+from .work import ExchangeSteps
 
 RESIDUAL = "owed"  # stored name of errors that are added to one gradient, once
 REPLICA = "replica"  # state name of the weights that all ranks have received
@@ -167,11 +168,13 @@ class CompressedBuckets:
                 self.program(payload),
                 self.levels,
                 elements,
-                codec=self.codec,
-                total=self.total,
-                warmup=self.warmup(payload),
-                seed=crc32(name.encode()),
-                small_bytes=0 if bucket.startswith("large") else 4 * elements + 1,
+                BucketOptions(
+                    total=self.total,
+                    warmup=self.warmup(payload),
+                    small_bytes=0 if bucket.startswith("large") else 4 * elements + 1,
+                    seed=crc32(name.encode()),
+                ),
+                self.codec,
             )
             self.members[name] = members
             self._resume(exchange, name, payload, members)

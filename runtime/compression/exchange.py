@@ -1,6 +1,6 @@
 """A compressed collective: one bucket's pipeline, its states, and when it compresses.
 
-exchange = CompressedCollective(program, levels, elements, codec=codec)
+exchange = CompressedCollective(program, levels, elements)
 mean = exchange.all_reduce(flat)               # [elements]
 shard = exchange.reduce_scatter(rows)          # [size, columns] to [columns]
 rows = exchange.all_gather(shard)              # [columns] to [size, columns]
@@ -8,7 +8,7 @@ rows = exchange.all_gather(shard)              # [columns] to [size, columns]
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from msgspec.structs import replace
@@ -21,19 +21,35 @@ from ...ir.compression.lower import lower
 from ...ir.compression.program import CompressionProgram
 from ...ir.errors import MismatchError, UsageError
 from ...ir.program import SMALL_BYTES
+from ..comm.group_hierarchy import GroupHierarchy
 from .backends.codec import Codec
 from .backends.reference import ELEMENTS, ReferenceCodec
 from .drive import run_exchange
 from .select import masked
-from .work import ExchangeSteps, GroupHierarchy, StepContext, steps
+from .work import ExchangeSteps, StepContext, steps
+
+
+class BucketOptions(NamedTuple):
+    """How a bucket is reduced and when it is compressed.
+
+    `total`: sums instead of means; `warmup`: first steps without compression. Buckets of fewer than
+    `small_bytes` are never compressed. `seed` separates the random streams of buckets.
+    """
+
+    total: bool = False
+    warmup: int = 0
+    small_bytes: int = SMALL_BYTES
+    seed: int = 0
+
+
+DEFAULTS = BucketOptions()
 
 
 class CompressedCollective:
     """The collective of a compression program, over buckets of `elements` of one rank's input.
 
-    `levels`: groups; `total`: sums instead of means; `warmup`: first steps without compression. Buckets
-    of fewer than `small_bytes` are never compressed. `seed` separates the random streams of buckets.
-    Weight programs with a replica start from the argument of `replicate`.
+    `levels` are the groups. Weight programs with a replica start from the argument of `replicate`.
+    States move to the device of the first bucket.
     """
 
     def __init__(
@@ -41,26 +57,19 @@ class CompressedCollective:
         program: CompressionProgram,
         levels: GroupHierarchy,
         elements: int,
-        *,
+        options: BucketOptions = DEFAULTS,
         codec: Codec | None = None,
-        total: bool = False,
-        warmup: int = 0,
-        small_bytes: int = SMALL_BYTES,
-        seed: int = 0,
-        device: torch.device | None = None,
     ) -> None:
         self.program, self.levels, self.elements = program, levels, elements
         self.codec: Codec = codec or ReferenceCodec()
-        self.warmup, self.seed, self.step = warmup, seed, 0
+        self.warmup, self.seed, self.step = options.warmup, options.seed, 0
         sizes = levels.inner.size, levels.outer.size
-        compressed = lower(program, *sizes, total)
-        self.plain = _padded_like(compressed, lower(uncompressed(program), *sizes, total))
-        small = elements * 4 < small_bytes
+        compressed = lower(program, *sizes, options.total)
+        self.plain = _padded_like(compressed, lower(uncompressed(program), *sizes, options.total))
+        small = elements * 4 < options.small_bytes
         self.pipeline = self.plain if small else compressed
         self.states: dict[str, Tensor] = {
-            state.name: torch.zeros(
-                self.length(state), dtype=ELEMENTS[state.element], device=device
-            )
+            state.name: torch.zeros(self.length(state), dtype=ELEMENTS[state.element])
             for state in self.pipeline.states
         }
 
@@ -105,7 +114,7 @@ class CompressedCollective:
         self, flat: Tensor, scores: Tensor | None = None, in_place: bool = False
     ) -> ExchangeSteps:
         """The steps of `all_reduce`."""
-        self._expect("all_reduce", flat.numel())
+        self._prepare("all_reduce", flat)
         value = _fp32(pad(flat, (0, self.active_pipeline.padded(self.elements) - self.elements)))
         copied = value.data_ptr() != flat.data_ptr()
         del flat  # the padded copy replaces it
@@ -126,7 +135,7 @@ class CompressedCollective:
 
     def reduce_scatter_steps(self, rows: Tensor) -> ExchangeSteps:
         """The steps of `reduce_scatter`."""
-        self._expect("reduce_scatter", rows.numel())
+        self._prepare("reduce_scatter", rows)
         columns = rows.shape[1]
         value = _fp32(
             pad(rows, (0, self.active_pipeline.chunk(self.elements) - columns)).reshape(-1)
@@ -143,7 +152,7 @@ class CompressedCollective:
 
     def all_gather_steps(self, shard: Tensor) -> ExchangeSteps:
         """The steps of `all_gather`."""
-        self._expect("all_gather", shard.numel())
+        self._prepare("all_gather", shard)
         value = _fp32(pad(shard, (0, self.active_pipeline.chunk(self.elements) - self.elements)))
         replica = self.states.get("replica")
         direct = replica is not None and replica.dtype == torch.float32
@@ -158,11 +167,14 @@ class CompressedCollective:
             extra = self.padded_columns - rows.shape[1]
             self.states["replica"].copy_(pad(rows, (0, extra)).reshape(-1))
 
-    def _expect(self, result: str, elements: int) -> None:
+    def _prepare(self, result: str, bucket: Tensor) -> None:
+        """Check that the bucket is one of this collective; bring the states to its device."""
         if self.program.collective != result:
             raise UsageError(f"{self.program.name} is a program for {self.program.collective}")
-        if elements != self.elements:
-            raise MismatchError(f"bucket of {elements} elements, expected {self.elements}")
+        if bucket.numel() != self.elements:
+            raise MismatchError(f"bucket of {bucket.numel()} elements, expected {self.elements}")
+        for name, state in self.states.items():
+            self.states[name] = state.to(bucket.device)
 
     def _run(
         self, value: Tensor, scores: Tensor | None = None, out: Tensor | None = None
@@ -190,7 +202,7 @@ class CompressedCollective:
         return {"step": self.step, **self.states}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Raises MismatchError when names or sizes differ: use `load_full_state_dict` then."""
+        """Load `state_dict` of the same bucket. Raises MismatchError when names or sizes differ."""
         for name, state in self.states.items():
             if name not in saved or saved[name].shape != state.shape:
                 raise MismatchError(
@@ -200,17 +212,6 @@ class CompressedCollective:
         self.step = saved["step"]
         for name, state in self.states.items():
             state.copy_(saved[name])
-
-    def full_state_dict(self) -> dict[str, Any]:
-        """States that do not depend on the number of ranks, unpadded, and the step.
-
-        Worker errors differ by rank: they are left out and start from zero.
-        """
-        states: dict[str, Any] = {"step": self.step}
-        for state in self.pipeline.states:
-            if state.on_reshard != "reset":
-                states[state.name] = self.full_state(state).reshape(-1).clone()
-        return states
 
     def full_state(self, state: CompressionState) -> Tensor:
         """A state in the form of the bucket, without padding: `[elements]` of an all-reduce, else
@@ -232,14 +233,6 @@ class CompressedCollective:
             padded = pad(rows, (0, self.padded_columns - self.columns)).reshape(-1)
         start = self.levels.all.index * value.numel() if state.on_reshard == "split" else 0
         value.copy_(padded[start : start + value.numel()])
-
-    def load_full_state_dict(self, states: dict[str, Any]) -> None:
-        """Load the states of `full_state_dict`, sharded for this number of ranks; others become zero."""
-        self.step = states["step"]
-        for state in self.pipeline.states:
-            self.states[state.name].zero_()
-            if state.on_reshard != "reset" and state.name in states:
-                self.set_full_state(state, states[state.name])
 
 
 def pad(x: Tensor, sides: tuple[int, int]) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .work import GroupHierarchy
+from ..comm.group_hierarchy import GroupHierarchy
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from ...ir.compression.kernel import (
     ScoreVectors,
 )
 from ...ir.errors import UsageError
+from ..comm.group_hierarchy import GroupHierarchy, RankGroup
 from .backends.codec import Codec, Launch, target_for
 from .backends.codes import fold, root
 from .score import distances, mean_of_best
@@ -25,29 +26,6 @@ from .select import scatter_selected, select_elements
 ExchangeSteps = Generator[
     Callable[[], Tensor], Tensor, Tensor
 ]  # yields communication, gets its result
-
-
-class RankGroup(Protocol):
-    """Collectives of a group, as `runtime.comm.process_group.Group` has them."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def index(self) -> int: ...
-    def all_reduce(self, x: Tensor) -> Tensor: ...
-    def all_gather(self, x: Tensor) -> Tensor: ...
-    def all_to_all(self, x: Tensor) -> Tensor: ...
-
-
-class GroupHierarchy(NamedTuple):
-    """Groups of one rank: all ranks, inside its node, and its peers in all nodes.
-
-    Rank `outer.index * inner.size + inner.index` of `all` is this one.
-    """
-
-    all: RankGroup
-    inner: RankGroup
-    outer: RankGroup
 
 
 class StepContext(NamedTuple):
@@ -79,6 +57,7 @@ def steps(
     value = bucket if select is None else select_elements(select, bucket, states, context)
     elements, rank = pipeline.chunk(bucket.numel()), levels.all.index
     number: Tensor | None = None
+    partials = value
     count = pipeline.chunks * elements
     for number_of_kernel, step in enumerate(pipeline.steps):
         if isinstance(step, CompressionKernel):

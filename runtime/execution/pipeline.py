@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...ir.errors import UsageError
 from ...ir.plan.interleave import ScheduleRows, ScheduleStep, neighbour_step
 from ...ir.program import StageValue
 from ..comm.process_group import Group
@@ -21,6 +22,7 @@ from ..comm.watchdog import watch
 from ..compression.activations import StageTransferCodec
 
 Sent = tuple[dist.Work, Tensor]
+FORWARD, BACKWARD = "F", "B"
 
 
 class ModelChunk(NamedTuple):
@@ -88,7 +90,8 @@ class StageLink:
 class PipelineRunner:
     """Runs one stage's row of the schedule.
 
-    `transfers[i]` are the values that model chunk i sends to the next.
+    `transfers[i]` are the values that model chunk i sends to the next. Raises UsageError for a
+    schedule with steps other than forward ("F") and backward ("B").
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class PipelineRunner:
         device: torch.device,
         codec: StageTransferCodec,
     ) -> None:
+        verify_kinds(rows)
         self.stage, self.stages, self.device = down.index, len(rows), device
         self.row, self.transfers, self.down, self.up = rows[self.stage], transfers, down, up
         neighbours = {(self.stage + direction) % self.stages for direction in (-1, 1)} - {
@@ -113,10 +117,8 @@ class PipelineRunner:
         """Run the row once, on this stage's model chunks."""
         for step in self.row:
             kind, chunk, _ = step
-            if kind == "F":
-                self.forward(step, chunks[chunk])
-            else:
-                self.backward(step, chunks[chunk])
+            run_step = self.forward if kind == FORWARD else self.backward
+            run_step(step, chunks[chunk])
         for link in self.links.values():
             link.release(len(link.position))
 
@@ -163,3 +165,15 @@ class PipelineRunner:
     def zeros(self, value: StageValue) -> Tensor:
         dtype = getattr(torch, value.type.dtype)
         return torch.zeros(value.type.shape, dtype=dtype, device=self.device)
+
+
+def verify_kinds(rows: ScheduleRows) -> None:
+    """Raise UsageError for a step that generated programs have no function for."""
+    for stage, row in enumerate(rows):
+        for kind, chunk, micro_batch in row:
+            if kind not in (FORWARD, BACKWARD):
+                raise UsageError(
+                    f"schedule: stage {stage} has a step {kind!r} of model chunk {chunk}, "
+                    f"micro-batch {micro_batch}; programs run {FORWARD!r} and {BACKWARD!r} only: "
+                    f"plan with a schedule without split backwards"
+                )

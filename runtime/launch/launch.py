@@ -56,7 +56,7 @@ def launch(
 def _run(
     command: list[str], timeout_seconds: float, directory: Path | None
 ) -> tuple[int | None, str]:
-    """Exit code (None: out of time) and what torchrun itself torchrun_output."""
+    """Exit code (None: out of time) and what torchrun itself printed."""
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -103,7 +103,7 @@ def _reason(
     failed = [(rank, text) for rank, text in enumerate(errors) if "Traceback" in text]
     failed.sort(key=lambda pair: "CommunicationError" in pair[1])
     if not failed:
-        return f"{head}; it torchrun_output:\n{_last(torchrun_output)}"
+        return f"{head}; it printed:\n{_last(torchrun_output)}"
     rank, text = failed[0]
     return f"{head}; rank {rank} ended with:\n{_last(text)}"
 

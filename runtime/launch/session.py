@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import get_node_local_rank
 
 from ..comm.watchdog import TIMEOUT
 
@@ -26,13 +27,12 @@ def session(backend: str | None = None, timeout: timedelta = TIMEOUT) -> Iterato
     cuda = torch.cuda.is_available()
     chosen = backend or ("nccl" if cuda else "gloo")
     if cuda:
-        torch.cuda.set_device(dist.get_node_local_rank(0))
+        torch.cuda.set_device(get_node_local_rank(0))
     if dist.is_torchelastic_launched():
         dist.init_process_group(chosen, timeout=timeout)
     else:
-        dist.init_process_group(
-            chosen, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
-        )
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(chosen, store=store, rank=0, world_size=1, timeout=timeout)
     try:
         yield dist.get_rank()
     finally:

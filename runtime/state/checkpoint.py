@@ -23,8 +23,11 @@ from typing import Any, TypeVar
 import msgspec
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from ...ir.errors import FileError
 from ...ir.files import dump, load
@@ -75,7 +78,7 @@ def save(folder: Path, tensors: dict[str, Tensor], manifest: Manifest) -> Path:
     """Write a new generation; all ranks call this with the same arguments. Gives its directory."""
     rank = dist.get_rank()
     path = _first_rank(lambda: _new_generation(folder))
-    dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(path, overwrite=False))
+    save_tensors(dict(tensors), storage_writer=FileSystemWriter(path, overwrite=False))
     mine = sorted(path.glob(f"__{rank}_*")) + ([path / ".metadata"] if rank == 0 else [])
     files = gather([_stored(file) for file in mine])
     manifest = msgspec.structs.replace(
@@ -108,7 +111,7 @@ def read(folder: Path, generation: int | None = None) -> tuple[Manifest, dict[st
     }
     reader = Reader(path, {f.name for f in manifest.files})
     reader.read_metadata()  # raises FileError for a file that is not ours
-    dcp.load(tensors, storage_reader=reader)
+    load_tensors(tensors, storage_reader=reader)
     return manifest, tensors
 
 
@@ -216,14 +219,14 @@ def gather(mine: list[T]) -> list[T]:
     return [item for row in rows for item in row]
 
 
-class Reader(dcp.FileSystemReader):
+class Reader(FileSystemReader):
     """Reads only what the manifest lists, and unpickles metadata from an allow-list."""
 
     def __init__(self, path: Path, names: set[str]) -> None:
         super().__init__(path)
         self.names, self.folder = names, path
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> dcp.Metadata:
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         data = (self.folder / ".metadata").read_bytes()
         try:
             metadata = _Unpickler(io.BytesIO(data)).load()

@@ -22,11 +22,12 @@ from torch import Tensor
 from ...ir.compression.kernel import CompressionState
 from ...ir.compression.program import Payload
 from ...ir.plan.strategy import ZERO_ROLES
+from ..comm.group_hierarchy import RankGroup
 from ..comm.program_groups import MeshGroups
 from ..compression.buckets import RESIDUAL, TensorState
-from ..compression.work import RankGroup
 from . import unsharded
-from .parameters import LocalParameter, ParameterStore
+from .local_parameter import LocalParameter
+from .parameters import ParameterStore
 
 COMPRESSED_REPLICA = "published"  # compressed weights that are no collective's replica
 SavedStates = dict[str, dict[str, Tensor]]  # by parameter and state key
@@ -167,7 +168,7 @@ def _tensor_states(
     """This rank's shards of one parameter's states, for the collectives along a role."""
     buckets, depth = store.transports.buckets[parameter.spec.mesh, role], _flat_depth(role)
     local = (
-        parameter.sharding.local_elements // prod(parameter.degrees[1:depth])
+        parameter.sharding.local_elements // prod(parameter.sharding.degrees[1:depth])
         if depth
         else parameter.sharding.padded_elements
     )

@@ -13,7 +13,8 @@ from ...ir.errors import NonFiniteError, UsageError
 from ...ir.plan.strategy import ROLES
 from ..comm.program_groups import MeshGroups
 from ..comm.watchdog import watch
-from .parameters import LocalParameter, ParameterStore
+from .local_parameter import LocalParameter
+from .parameters import ParameterStore
 from .whole_tensors import sharding_axes
 
 

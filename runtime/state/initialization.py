@@ -118,7 +118,7 @@ def _seeded(seed: int, name: str) -> Iterator[None]:
     state = torch.random.get_rng_state()
     digest = sha256(f"{seed}:{name}".encode()).digest()
     try:
-        torch.random.default_generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        torch.default_generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         yield
     finally:
         torch.random.set_rng_state(state)

@@ -19,11 +19,11 @@ from ...ir.compression.registry import algorithm
 from ...ir.errors import MismatchError, UsageError
 from ...ir.layout import REPLICATE
 from ...ir.program import CompressedAxis
+from ..comm.group_hierarchy import GroupHierarchy
 from ..comm.program_groups import MeshGroups
 from ..compression.backends.codec import Codec
 from ..compression.optimizers.flat import FlatOptimizer
 from ..compression.optimizers.registry import OPTIMIZERS
-from ..compression.work import GroupHierarchy
 from ..torch_private import is_fake, mark_stepped
 from .initialization import InitialValues
 from .optimizer_binding import ParameterState, groups_of, rebound

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ...ir.errors import MismatchError, UsageError
 from .checkpoint import StoredGroup
+from .local_parameter import LocalParameter
 from .optimizer import LocalOptimizer
 from .optimizer_binding import Group, optimizers_within
-from .parameters import LocalParameter, ParameterStore
+from .parameters import ParameterStore
 
 Items = dict[str, Any]
 NOT_OPTIONS = ("params", "param_names", "seed")

@@ -18,7 +18,6 @@ normalised over the full batch already.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,56 +29,20 @@ from ...ir.plan.strategy import ZERO_ROLES
 from ...ir.program import ParameterSpec, ProgramTable
 from ..comm import buckets
 from ..comm.mesh_collectives import Comm
-from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
 from ..comm.slicing import flatten, local_shard
-from ..comm.transport import Transport, Transports
+from ..comm.transport import Transport
 from ..compression.optimizers.flat import FlatOptimizer
+from ..compression.transports import Transports
 from .initialization import InitialValues
-
-FlatShardGroups = tuple[Group, ...]  # zero3, zero2, zero1: outermost first
-
-
-@dataclass
-class LocalParameter:
-    """One tensor on this rank: `flat` stays in memory, `leaf` is the optimizer's view of it."""
-
-    name: str
-    spec: ParameterSpec
-    shape: tuple[int, ...]
-    sharding: FlatShard
-    flat: Tensor
-    leaf: torch.nn.Parameter | None = None
-    gradient: Tensor | None = None
-    owns_gradient: bool = False
-    stepped_whole: bool = False  # by one rank of those that shard it
-
-    @property
-    def degrees(self) -> tuple[int, int, int]:
-        return self.sharding.degrees
-
-    @property
-    def total_degree(self) -> int:
-        return self.degrees[0] * self.degrees[1] * self.degrees[2]
-
-    @property
-    def zero3_shard(self) -> Tensor:
-        """The part of `flat` that is sharded over zero3, without the remainder."""
-        return (
-            self.flat[: self.sharding.shard_elements]
-            if self.sharding.partially_sharded
-            else self.flat
-        )
-
-    def with_remainder(self, sharded: Tensor) -> Tensor:
-        """The gathered zero3 shards with the unsharded remainder appended: all elements, padded."""
-        if not self.sharding.partially_sharded:
-            return sharded
-        return torch.cat((sharded, self.flat[self.sharding.shard_elements :]))
-
-    def unpadded(self, flat: Tensor) -> Tensor:
-        """The local shard, in its shape, from its padded flat form."""
-        return flat[: self.sharding.elements].view(self.shape)
+from .local_parameter import (
+    FlatShardGroups,
+    LocalParameter,
+    inner_shard,
+    names_of,
+    reduce_scatter_zero3,
+    shard,
+)
 
 
 class ParameterStore:
@@ -149,12 +112,14 @@ class ParameterStore:
         parameters = [self.parameters[name] for name in names]
         sharded = list(
             {
-                p.name: p for p in parameters if p.degrees[0] > 1 and p.sharding.shard_elements
+                p.name: p
+                for p in parameters
+                if p.sharding.degrees[0] > 1 and p.sharding.shard_elements
             }.values()
         )
         flats = [p.zero3_shard for p in sharded]
         if sharded:
-            flats = self.transport_of("weights", sharded, 0).all_gather(flats, _names(sharded))
+            flats = self.transport_of("weights", sharded, 0).all_gather(flats, names_of(sharded))
         flats.reverse()  # so that each is freed as soon as it is copied into its tensor
         gathered = {p.name: p.unpadded(p.with_remainder(flats.pop())) for p in sharded}
         return [gathered[p.name] if p.name in gathered else p.unpadded(p.flat) for p in parameters]
@@ -171,7 +136,7 @@ class ParameterStore:
                 self.transport_of("gradients", parameters, 0), parameters, flats
             )
             flats = self.transport_of("gradients", parameters, 1).reduce_scatter(
-                flats, _names(parameters)
+                flats, names_of(parameters)
             )
         for parameter, flat in zip(parameters, flats, strict=True):
             if parameter.gradient is None:
@@ -213,9 +178,9 @@ class ParameterStore:
         ready = [p for p in self.trainable() if p.gradient is not None]
         reduced: dict[str, Tensor] = {}
         for _, members in self.by_mesh(ready):
-            transport, names = self.transport_of("gradients", members, 2), _names(members)
+            transport, names = self.transport_of("gradients", members, 2), names_of(members)
             reduced.update(
-                _named(names, transport.reduce_scatter([_pop_gradient(p) for p in members], names))
+                _named(names, transport.reduce_scatter([p.pop_gradient() for p in members], names))
             )
         for key, group in self.groups.partial.items():
             names = [
@@ -252,7 +217,7 @@ class ParameterStore:
 
     def remainder(self, levels: FlatShardGroups, parameter: LocalParameter, flat: Tensor) -> Tensor:
         """The part of an optimizer shard that belongs to the unsharded remainder (a view)."""
-        first = levels[1].index * parameter.degrees[2] + levels[2].index
+        first = levels[1].index * parameter.sharding.degrees[2] + levels[2].index
         return flat[max(parameter.sharding.shard_elements - first * flat.numel(), 0) :]
 
     def sum_tied(self) -> None:
@@ -261,12 +226,12 @@ class ParameterStore:
             if group.size == 1 or self.groups.stage not in stages:
                 continue
             tied = [p for p in self.trainable() if p.spec.stages == stages]
-            flats = [_pop_gradient(p) if p.gradient is not None else self.zeros(p) for p in tied]
+            flats = [p.pop_gradient() if p.gradient is not None else self.zeros(p) for p in tied]
             for parameter, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
                 parameter.gradient = total
 
     def zeros(self, parameter: LocalParameter) -> Tensor:
-        return parameter.flat.new_zeros(parameter.flat.numel() // parameter.degrees[1])
+        return parameter.flat.new_zeros(parameter.flat.numel() // parameter.sharding.degrees[1])
 
     def trainable(self) -> list[LocalParameter]:
         return [parameter for parameter in self.parameters.values() if parameter.leaf is not None]
@@ -274,13 +239,15 @@ class ParameterStore:
     def gather_updated(self) -> None:
         """All-gather the shards that other ranks updated, after the optimizer's step."""
         updated = [
-            p for p in self.trainable() if not p.stepped_whole and p.degrees[1] * p.degrees[2] > 1
+            p
+            for p in self.trainable()
+            if not p.stepped_whole and p.sharding.degrees[1] * p.sharding.degrees[2] > 1
         ]
         for _, members in self.by_mesh(updated):
             flats = [p.leaf.detach() for p in members if p.leaf is not None]
             for level in (2, 1):
                 flats = self.transport_of("weights", members, level).all_gather(
-                    flats, _names(members)
+                    flats, names_of(members)
                 )
             for parameter, flat in zip(members, flats, strict=True):
                 parameter.flat.copy_(flat)
@@ -312,7 +279,7 @@ class ParameterStore:
         `levels` levels of flat sharding: with 3, their optimizer shards."""
         flat = leaf.detach().reshape(-1)
         outer, *inner = list(
-            zip(self.flat_groups[parameter.spec.mesh], parameter.degrees, strict=True)
+            zip(self.flat_groups[parameter.spec.mesh], parameter.sharding.degrees, strict=True)
         )[:levels]
         for group, size in reversed(inner):
             if size > 1:
@@ -375,56 +342,6 @@ class ParameterStore:
             parameter.leaf.data.copy_(self.leaf_view(parameter))
 
 
-def shard(groups: FlatShardGroups, flat: Tensor, sharding: FlatShard, levels: int) -> Tensor:
-    """This rank's shard of a padded flat tensor after the first `levels` levels."""
-    if levels and sharding.degrees[0] > 1 and sharding.shard_elements:
-        rows = flat[: sharding.sharded_elements].view(sharding.degrees[0], -1)
-        row, remainder = rows[groups[0].index], flat[sharding.sharded_elements :]
-        flat = torch.cat((row, remainder)) if sharding.partially_sharded else row
-    return inner_shard(groups, flat, sharding, levels)
-
-
-def inner_shard(groups: FlatShardGroups, flat: Tensor, sharding: FlatShard, levels: int) -> Tensor:
-    """This rank's shard after the first `levels` levels, of a tensor already sharded over zero3."""
-    for group, size in list(zip(groups, sharding.degrees, strict=True))[1:levels]:
-        if size > 1:
-            flat = flat.view(size, -1)[group.index]
-    return flat
-
-
-def reduce_scatter_zero3(
-    transport: Transport, parameters: Sequence[LocalParameter], flats: list[Tensor]
-) -> list[Tensor]:
-    """Reduce-scatter flat gradients over zero3 as far as their parameters are sharded over it.
-
-    Gives per parameter this rank's shard of the sum, then the remainder of its own gradient, not yet
-    summed. Empties the list.
-    """
-    if not any(p.sharding.partially_sharded for p in parameters):
-        return transport.reduce_scatter(flats, _names(parameters))
-    sharded = [i for i, p in enumerate(parameters) if p.sharding.shard_elements]
-    shards = [flats[i][: parameters[i].sharding.sharded_elements] for i in sharded]
-    for i, p in enumerate(parameters):
-        partially = p.sharding.partially_sharded
-        flats[i] = flats[i][p.sharding.sharded_elements :] if partially else flats[i].new_empty(0)
-    shards = transport.reduce_scatter(shards, _names([parameters[i] for i in sharded]))
-    reduced = dict(zip(sharded, shards, strict=True))
-    for i, remainder in enumerate(flats):
-        flats[i] = torch.cat((reduced[i], remainder)) if i in reduced else remainder.clone()
-    return flats
-
-
-def _pop_gradient(parameter: LocalParameter) -> Tensor:
-    """Take the accumulated gradient away from its parameter."""
-    gradient, parameter.gradient = parameter.gradient, None
-    assert gradient is not None
-    return gradient
-
-
 def _named(names: Sequence[str], tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Tensors by name, without a list that would keep them alive."""
     return zip(names, tensors, strict=True)
-
-
-def _names(parameters: Sequence[LocalParameter]) -> list[str]:
-    return [parameter.name for parameter in parameters]

@@ -13,9 +13,8 @@ from ...ir.errors import MismatchError
 from ...ir.program import ProgramTable
 from ..comm.program_groups import MeshGroups
 from ..compression.optimizers.parameter_states import load_parameter_states, parameter_states
-from ..execution.calls import Run
-from ..execution.placed_rank import PlacedRun
 from . import checkpoint, error_feedback, unsharded
+from .local_parameter import LocalParameter
 from .optimizer import LocalOptimizer
 from .optimizer_state import (
     StoredGroup,
@@ -27,10 +26,16 @@ from .optimizer_state import (
     stored_groups,
     unpack_scheduler,
 )
-from .parameters import LocalParameter, ParameterStore
+from .parameters import ParameterStore
 
 MODEL, OPTIMIZER, COMPRESSION = "model", "optimizer", "compression"
 SCHEDULER = "scheduler/state"
+
+
+class Seeded(Protocol):
+    """What draws random numbers from the program's seed: its run."""
+
+    seed: int
 
 
 class ProgramState(Protocol):
@@ -39,12 +44,14 @@ class ProgramState(Protocol):
     table: ProgramTable
     groups: MeshGroups
     store: ParameterStore
-    run: Run | PlacedRun
     optimizer: torch.optim.Optimizer | None
     updates: LocalOptimizer | None
     steps: int
     batches: int
     seed: int
+
+    @property
+    def run(self) -> Seeded: ...
 
 
 def save(program: ProgramState, folder: Path, scheduler: Any = None) -> Path:

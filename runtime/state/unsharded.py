@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..comm.program_groups import MeshGroups
-from .parameters import LocalParameter, ParameterStore
+from .local_parameter import LocalParameter
+from .parameters import ParameterStore
 
 Shape = tuple[int, ...]
 K = TypeVar("K")

@@ -22,7 +22,8 @@ from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
 from ..comm.watchdog import watch
 from .initialization import InitialValues
-from .parameters import LocalParameter, ParameterStore
+from .local_parameter import LocalParameter
+from .parameters import ParameterStore
 
 SharingKey = tuple[int, tuple[int, ...]]  # a mesh, and the axes over which a tensor is shared
 

@@ -203,16 +203,16 @@ def worst(
         return math.inf, f"{odd[0]} ({'missing' if odd[0] in expected else 'not expected'})"
     sizes = {n: _size(t) for n, t in expected.items()}
     scale = max((sizes[n] for n, t in expected.items() if t.is_floating_point()), default=0.0)
-    new_verdicts, where = 0.0, "none"
+    largest, where = 0.0, "none"
     for name, tensor in expected.items():
         if actual[name].shape != tensor.shape:
             return math.inf, f"{name} (shape {list(actual[name].shape)}, not {list(tensor.shape)})"
         error = _relative(
             _size(actual[name].double() - tensor.double()), max(sizes[name], floor * scale)
         )
-        if not error <= new_verdicts or where == "none":
-            new_verdicts, where = error, name
-    return new_verdicts, where
+        if not error <= largest or where == "none":
+            largest, where = error, name
+    return largest, where
 
 
 def _size(tensor: Tensor) -> float:

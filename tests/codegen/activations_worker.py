@@ -22,10 +22,10 @@ def train(job: dict[str, object], pool: GroupPool) -> dict[str, object]:
         before = dict(pool.sent_bytes)
         losses.append(float(program.step(source.batch)))
         sent = {kind: n - before.get(kind, 0) for kind, n in pool.sent_bytes.items()}
-    same = [  # along tensor-parallel ranks: weights that are not cut
-        kept.flat.reshape(-1).view(torch.uint8)
-        for kept in program.store.kept.values()
-        if set(kept.held.layout) == {"R"}
+    same = [  # along tensor-parallel ranks: weights that are not sharded
+        parameter.flat.reshape(-1).view(torch.uint8)
+        for parameter in program.store.parameters.values()
+        if set(parameter.spec.layout) == {"R"}
     ]
     whole = program.state_dict()
     plain = {name: whole[name].reshape(-1).view(torch.uint8) for name in sorted(whole)}

@@ -42,13 +42,13 @@ def train(job, pool, folder):
         "resumed": resumed,
         "norm": float(norm),
         "same": all(torch.equal(a.flat, b.flat) for a, b in pairs(program, again)),
-        "agree": all(agree(kept.flat) for kept in program.store.trained() if job["agree"]),
+        "agree": all(agree(p.flat) for p in program.store.trainable() if job["agree"]),
         "gradient": float(sum(g.double().norm() ** 2 for g in program.full_gradients().values())),
     }
 
 
 def pairs(one, other):
-    return zip(one.store.kept.values(), other.store.kept.values(), strict=True)
+    return zip(one.store.parameters.values(), other.store.parameters.values(), strict=True)
 
 
 def agree(flat):

@@ -21,7 +21,7 @@ SYNCHRONISED = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 
 def bits(program: Program) -> str:
     """A digest of the weights that this rank computes with."""
-    used = program.store.fetch(list(program.store.kept))
+    used = program.store.fetch(list(program.store.parameters))
     flats = [tensor.reshape(-1).view(torch.uint8) for tensor in used]
     return sha256(torch.cat(flats).numpy().tobytes()).hexdigest()
 

@@ -30,14 +30,15 @@ def bits(tensors):
 
 
 def copies(program):
-    """What ranks along zero3 must agree on: weights that are not cut, and their optimizer states."""
-    split = [kept for kept in program.store.trained() if kept.cut.split]
+    """What ranks along zero3 must agree on: weights that are not sharded, and their optimizer states."""
+    split = [p for p in program.store.trainable() if p.sharding.partially_sharded]
     states = [
         program.optimizer.state[k.leaf][key] for k in split for key in ("exp_avg", "exp_avg_sq")
     ]
     parts = [k.flat for k in split] + states
-    cuts = [k.cut.piece for k in split] + [k.cut.piece for k in split for _ in range(2)]
-    return bits([flat[cut:] for flat, cut in zip(parts, cuts, strict=True)])
+    starts = [p.sharding.shard_elements for p in split]
+    starts += [start for start in starts for _ in range(2)]
+    return bits([flat[start:] for flat, start in zip(parts, starts, strict=True)])
 
 
 def train(job, pool, folder):
@@ -49,7 +50,7 @@ def train(job, pool, folder):
         sent = sum(pool.sent_bytes[kind] for kind in SENT) - before
         if step + 1 == STEPS:
             program.save(folder / job["name"])
-    kept = sum(k.flat.nbytes for k in program.store.kept.values())
+    kept = sum(k.flat.nbytes for k in program.store.parameters.values())
     return {
         "losses": losses,
         "sent": sent,

@@ -53,7 +53,9 @@ def compressed_bytes(made):
             )
             total += found.sent_bytes if found else 0
         for axis in axes.shard_axes:
-            calls = [(amount, n * made.micro_batches) for amount, n in share.bytes.call_weight_bytes]
+            calls = [
+                (amount, n * made.micro_batches) for amount, n in share.bytes.call_weight_bytes
+            ]
             often = {
                 "gradients": calls if "gradient" in axes.sharded_kinds else [(held, 1)],
                 "weights": 2 * calls if "parameter" in axes.sharded_kinds else [(held, 1)],

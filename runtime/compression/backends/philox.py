@@ -14,8 +14,9 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 MASK = 0xFFFFFFFF
 
 
-def philox(seed: int, counter: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four words (int64 of 32 bits) for each `counter` (int64), with `step` as the second word."""
+def philox(seed: int, counter: Tensor, step: int) -> Tensor:
+    """`[4, *counter.shape]`: four words (int64 of 32 bits) for each `counter` (int64), with `step` as
+    the counter's second word."""
     key = [seed & MASK, seed >> 32 & MASK]
     words = [counter & MASK, torch.full_like(counter, step & MASK)]
     words += [torch.zeros_like(counter), torch.zeros_like(counter)]
@@ -24,7 +25,7 @@ def philox(seed: int, counter: Tensor, step: int) -> tuple[Tensor, Tensor, Tenso
         high1, low1 = _product(words[2], MULTIPLIERS[1])
         words = [high1 ^ words[1] ^ key[0], low1, high0 ^ words[3] ^ key[1], low0]
         key = [(k + w) & MASK for k, w in zip(key, WEYL, strict=True)]
-    return words[0], words[1], words[2], words[3]
+    return torch.stack(words)
 
 
 def _product(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
@@ -37,5 +38,5 @@ def uniform(seed: int, tiles: int, tile: int, step: int, device: torch.device) -
     """`[tiles, tile]` in [0, 1), steps of 2^-24: word r of counter q is element r * tile / 4 + q."""
     quarter = tile // 4
     counter = torch.arange(tiles * quarter, device=device)
-    words = torch.stack(philox(seed, counter, step)).view(4, tiles, quarter)
+    words = philox(seed, counter, step).view(4, tiles, quarter)
     return (words >> 8).to(torch.float32).permute(1, 0, 2).reshape(tiles, tile) * 2.0**-24

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ....ir.compression.program import CompressionAlgorithm, CompressionProgram, Payload
 from ....ir.errors import MismatchError, UsageError
+from ...comm.group_hierarchy import GroupHierarchy
 from ..backends.codec import Codec
-from ..exchange import SMALL_BYTES, CompressedCollective
-from ..work import GroupHierarchy
+from ..exchange import SMALL_BYTES, BucketOptions, CompressedCollective
 
 
 class FlatBucket:
@@ -103,7 +103,11 @@ class FlatOptimizer(torch.optim.Optimizer):
         number = 16 * bucket.seed + len(bucket.exchanges)
         small = 0 if bucket.compress else 4 * elements + 1
         bucket.exchanges[name] = CompressedCollective(
-            program, self.levels, elements, codec=self.codec, small_bytes=small, seed=number
+            program,
+            self.levels,
+            elements,
+            BucketOptions(small_bytes=small, seed=number),
+            self.codec,
         )
         return bucket.exchanges[name]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ....ir.compression.variants import with_decay
+from ...comm.group_hierarchy import GroupHierarchy
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import GroupHierarchy
 from .flat import FlatBucket, FlatOptimizer
 
 SETTLED = 0.96  # how much of the variance's norm must have been there 1 / (1 - beta2) steps ago

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
+from ...comm.group_hierarchy import GroupHierarchy
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import GroupHierarchy
 from .flat import FlatBucket, FlatOptimizer
 
 RATIOS = (0.01, 10.0)  # bounds of LAMB's trust ratio

@@ -157,7 +157,8 @@ def _by_rank(optimizer: FlatOptimizer, value: _BucketState) -> Iterator[tuple[st
 def _split_by_parameter(bucket: FlatBucket, full: Tensor, elementwise: bool) -> list[Tensor]:
     """The slices of a state that belong to the parameters."""
     if elementwise:
-        columns = zip(*(bucket.split(row) for row in full), strict=True)
+        rows = [bucket.split(row) for row in full]
+        columns = [[row[i] for row in rows] for i in range(len(bucket.sizes))]
         shapes = [p.shape for p in bucket.parameters]
         return [
             torch.stack([c.view(shape) for c in column])

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ....ir.compression.program import CompressionAlgorithm
+from ...comm.group_hierarchy import GroupHierarchy
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from ..work import GroupHierarchy
 from .flat import FlatBucket, FlatOptimizer
 
 Base = Callable[..., torch.optim.Optimizer]

@@ -9,9 +9,9 @@ from plait.codegen.compression.aot import imported
 from plait.codegen.compression.triton import kernel_signature, source
 from plait.ir.compression.kernel import INSTANCE_ELEMENTS
 from plait.runtime.compression.backends.codec import Launch, target_for
-from plait.runtime.compression.backends.generated import TritonCodec
 from plait.runtime.compression.backends.reference import ELEMENTS, ReferenceCodec
 from plait.tests.codegen.compression.test_cpp import flat, messages, pipelines
+from plait.tests.codegen.compression.triton_codec import TritonCodec
 
 
 def compare(kernel, elements, codec):

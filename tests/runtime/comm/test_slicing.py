@@ -13,7 +13,7 @@ from plait.ir.tensor import TensorType
 from plait.runtime.comm.mesh_collectives import Comm
 from plait.runtime.comm.process_group import Group
 from plait.runtime.comm.slicing import flatten, local_shard
-from plait.runtime.comm.transport import Transports
+from plait.runtime.compression.transports import Transports
 from plait.runtime.state.initialization import InitialValues
 from plait.runtime.state.parameters import ParameterStore
 

@@ -10,16 +10,17 @@ import torch.distributed as dist
 from plait.codegen.compression.cpp import source
 from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS, algorithm
+from plait.runtime.comm.group_hierarchy import group_hierarchy
 from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.compression.backends.native import NativeCodec, build
 from plait.runtime.compression.backends.reference import ReferenceCodec
-from plait.runtime.compression.exchange import CompressedCollective
-from plait.runtime.compression.levels import group_hierarchy
+from plait.runtime.compression.exchange import BucketOptions, CompressedCollective
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 from plait.runtime.compression.threads import run_ranks
 from plait.runtime.launch.session import session
 from plait.tests.runtime.compression import language
 
+NEVER_SMALL = BucketOptions(small_bytes=0)
 ELEMENTS, STEPS = 50_000, 2
 COMPILED = ("sdp4bit.gradients", "sdp4bit.weights", "1-bit-adam.momentum", "trimmed-mean.gradients")
 
@@ -45,7 +46,7 @@ def compare(program, mine, pool, both):
     """The backends agree, all ranks agree, and what was counted is what was predicted."""
     size, results = mine.all.size, []
     for codec in both if program.name in COMPILED else both[:1]:
-        exchange = CompressedCollective(program, mine, ELEMENTS, codec=codec, small_bytes=0)
+        exchange = CompressedCollective(program, mine, ELEMENTS, NEVER_SMALL, codec)
         torch.manual_seed(mine.all.index)
         for _ in range(STEPS):
             before, predicted = pool.sent_bytes.total(), exchange.sent_bytes

@@ -13,10 +13,10 @@ from plait.cost_model.communication.stage_transfer import (
 from plait.cost_model.hardware import load_cluster
 from plait.ir.compression.registry import PROGRAMS
 from plait.ir.plan.workload import CompressibleTransfer
+from plait.runtime.comm.group_hierarchy import GroupHierarchy
 from plait.runtime.compression.activations import CompressedAllReduce, StageTransferCodec, type_of
 from plait.runtime.compression.backends.reference import ReferenceCodec
 from plait.runtime.compression.threads import run_ranks
-from plait.runtime.compression.work import GroupHierarchy
 from plait.runtime.verification.live_bytes import LiveBytes
 
 NAMES = ("int8-activations", "fp8-activations")

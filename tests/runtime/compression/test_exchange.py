@@ -12,11 +12,12 @@ from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.registry import PROGRAMS
 from plait.ir.compression.variants import with_reference
 from plait.ir.errors import MismatchError, UsageError
-from plait.runtime.compression.exchange import CompressedCollective
+from plait.runtime.compression.exchange import BucketOptions, CompressedCollective
 from plait.runtime.compression.message import Message
 from plait.runtime.compression.threads import run_ranks
 from plait.runtime.launch.launch import launch
 
+NEVER_SMALL = BucketOptions(small_bytes=0)
 HERE = Path(__file__).parent
 SIZES = ((4, 1), (1, 4), (2, 2))
 COLLECTIVES = [name for name, program in PROGRAMS.items() if program.collective != "send"]
@@ -53,7 +54,9 @@ def gradients(elements, seed=0):
 
 def once(program, rows, levels, steps=1, **options):
     """The results of equal steps, and the exchange."""
-    exchange = CompressedCollective(program, levels, rows[0].numel(), small_bytes=0, **options)
+    exchange = CompressedCollective(
+        program, levels, rows[0].numel(), BucketOptions(small_bytes=0, **options)
+    )
     mine, results = rows[levels.all.index], []
     for _ in range(steps):
         if program.collective == "all_reduce":
@@ -122,7 +125,9 @@ def test_warm_up_and_small_buckets_are_exact():
     mean = torch.stack(rows).mean(0)
 
     def warm(levels):
-        exchange = CompressedCollective(program, levels, 4_096, small_bytes=0, warmup=2)
+        exchange = CompressedCollective(
+            program, levels, 4_096, BucketOptions(small_bytes=0, warmup=2)
+        )
         return [exchange.all_reduce(rows[levels.all.index]) for _ in range(3)]
 
     def small(levels):
@@ -144,7 +149,7 @@ def test_replicas_follow_weights_and_their_differences(element, digits):
     target, steps = torch.randn(4, 5_000), 8 if element == "fp32" else 3
 
     def follow(levels):
-        exchange = CompressedCollective(program, levels, 5_000, small_bytes=0)
+        exchange = CompressedCollective(program, levels, 5_000, NEVER_SMALL)
         exchange.replicate(torch.zeros(4, 5_000))
         return [exchange.all_gather(target[levels.all.index]).clone() for _ in range(steps)]
 
@@ -167,12 +172,12 @@ def test_states_go_into_checkpoints(name):
             gathers = program.collective == "all_gather"
             return (exchange.all_gather(x) if gathers else exchange.all_reduce(x)).clone()
 
-        first = CompressedCollective(program, levels, 9_000, small_bytes=0)
+        first = CompressedCollective(program, levels, 9_000, NEVER_SMALL)
         for x in data[:3]:
             step(first, x)
         saved = {k: v.clone() if torch.is_tensor(v) else v for k, v in first.state_dict().items()}
         straight = [step(first, x) for x in data[3:]]
-        second = CompressedCollective(program, levels, 9_000, small_bytes=0)
+        second = CompressedCollective(program, levels, 9_000, NEVER_SMALL)
         second.load_state_dict(saved)
         return all(torch.equal(a, step(second, x)) for a, x in zip(straight, data[3:], strict=True))
 
@@ -183,22 +188,28 @@ def test_states_of_another_number_of_ranks():
     """Server errors are cut anew, worker errors start anew, and other sizes are refused."""
     program, elements = PROGRAMS["1-bit-adam.momentum"], 10_000
 
+    def resharded(exchange):
+        return [s for s in exchange.pipeline.states if s.on_reshard != "reset"]
+
     def save(levels):
-        exchange = CompressedCollective(program, levels, elements, small_bytes=0)
+        exchange = CompressedCollective(program, levels, elements, NEVER_SMALL)
         torch.manual_seed(levels.all.index)
         exchange.all_reduce(torch.randn(elements))
-        return exchange.full_state_dict(), exchange.state_dict()
+        full = {s.name: exchange.full_state(s).clone() for s in resharded(exchange)}
+        return full, exchange.state_dict()
 
     def load(levels):
-        exchange = CompressedCollective(program, levels, elements, small_bytes=0)
+        exchange = CompressedCollective(program, levels, elements, NEVER_SMALL)
         with pytest.raises(MismatchError):
             exchange.load_state_dict(kept)
-        exchange.load_full_state_dict(whole)
-        return exchange.full_state_dict(), exchange.states["worker_error"]
+        for state in resharded(exchange):
+            exchange.set_full_state(state, whole[state.name])
+        full = {s.name: exchange.full_state(s) for s in resharded(exchange)}
+        return full, exchange.states["worker_error"]
 
     whole, kept = run_ranks(save, 4)[0]
     again, worker = run_ranks(load, 2)[1]
-    assert whole.keys() == {"step", "momentum", "server_error"}
+    assert whole.keys() == {"momentum", "server_error"}
     assert torch.equal(whole["server_error"], again["server_error"])
     assert torch.equal(whole["momentum"], again["momentum"])
     assert whole["server_error"].abs().sum() > 0

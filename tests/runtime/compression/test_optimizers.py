@@ -10,7 +10,7 @@ from plait.ir.compression.identity import uncompressed
 from plait.ir.compression.program import CompressionProgram
 from plait.ir.compression.registry import ALGORITHMS, PROGRAMS, algorithm
 from plait.ir.compression.stage import AllGather, Pack, Quantize, Stat
-from plait.runtime.compression.exchange import CompressedCollective
+from plait.runtime.compression.exchange import BucketOptions, CompressedCollective
 from plait.runtime.compression.optimizers.registry import OPTIMIZERS
 from plait.runtime.compression.threads import run_ranks
 
@@ -329,7 +329,7 @@ def test_quantising_weights_themselves_stalls():
     )
 
     def descend(program, levels):
-        exchange = CompressedCollective(program, levels, 2, small_bytes=0)
+        exchange = CompressedCollective(program, levels, 2, BucketOptions(small_bytes=0))
         w = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
         exchange.replicate(w)
         for step in range(200):

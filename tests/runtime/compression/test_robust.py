@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from plait.ir.compression.registry import PROGRAMS
-from plait.runtime.compression.exchange import CompressedCollective
+from plait.runtime.compression.exchange import BucketOptions, CompressedCollective
 from plait.runtime.compression.score import zeno_score
 from plait.runtime.compression.threads import run_ranks
 
@@ -36,7 +36,7 @@ def reduced(rule, rows, scores=None):
     program = PROGRAMS[f"{rule}.gradients"]
 
     def work(levels):
-        exchange = CompressedCollective(program, levels, SIZE, small_bytes=0)
+        exchange = CompressedCollective(program, levels, SIZE, BucketOptions(small_bytes=0))
         return exchange.all_reduce(rows[levels.all.index], scores)
 
     results = run_ranks(work, len(rows))

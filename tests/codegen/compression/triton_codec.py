@@ -1,4 +1,4 @@
-"""The Triton backend: kernels of a generated module, on a GPU or in Triton's interpreter."""
+"""Runs the kernels of a printed Triton module, on a GPU or in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....ir.compression.kernel import CompressionKernel
-from ....ir.compression.message_format import MessageFormat
-from .codec import Launch
+from plait.ir.compression.kernel import CompressionKernel
+from plait.ir.compression.message_format import MessageFormat
+from plait.runtime.compression.backends.codec import Launch
 
 
 class TritonCodec:

@@ -1,0 +1,95 @@
+"""Transports of flat gradients and weights: plain, or compressed as the table says.
+
+zero3   weights gathered for a call │ gradients reduce-scattered after its backward
+zero2                               │ gradients reduce-scattered after its backward
+zero1                                 gradients reduce-scattered │ optimizer │ weights gathered
+dp                                    gradients added up         │ optimizer
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...ir.compression.program import CompressionAlgorithm, Payload
+from ...ir.compression.registry import PROGRAMS
+from ...ir.plan.strategy import ROLES
+from ...ir.program import CompressedAxis, ProgramTable
+from ..comm.process_group import Group
+from ..comm.program_groups import MeshGroups
+from ..comm.transport import PlainTransport, Transport
+from .activations import CompressedAllReduce, StageTransferCodec
+from .backends.codec import Codec
+from .backends.native import BuildError, NativeCodec, build_once
+from .backends.reference import ReferenceCodec
+from .buckets import CompressedBuckets
+
+
+class Transports:
+    """Transports by mesh, role and payload (gradients or weights)."""
+
+    def __init__(self, table: ProgramTable, groups: MeshGroups, folder: Path, native: bool) -> None:
+        self.groups = groups
+        self.axes = {(axis.mesh, axis.role): axis for axis in table.compression if axis.programs}
+        self.codecs: dict[tuple[int, str], Codec] = {
+            key: load_codec(axis, folder, native) for key, axis in self.axes.items()
+        }
+        self.buckets: dict[tuple[int, str], CompressedBuckets] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Reset all states: errors are zero, and weights are next gathered uncompressed."""
+        for (mesh, role), axis in self.axes.items():
+            programs = tuple(PROGRAMS[name] for name in axis.programs)
+            hierarchy = self.groups.hierarchies[mesh, role]
+            algorithm = CompressionAlgorithm(f"{role} of mesh {mesh}", "the plan", programs)
+            self.buckets[mesh, role] = CompressedBuckets(
+                algorithm, hierarchy, self.codecs[mesh, role]
+            )
+
+    def transport(self, payload: Payload, mesh: int, role: str, group: Group) -> Transport:
+        """The transport of gradients or weights along a role; `group` are its ranks."""
+        axis = self.axes.get((mesh, role))
+        compressed = axis is not None and getattr(axis, payload)
+        return self.buckets[mesh, role] if compressed else PlainTransport(group)
+
+    def compresses_weights(self, mesh: int) -> bool:
+        """Whether the weights that ranks see are compressed, apart from the optimizer's exact ones."""
+        return any(
+            axis.weights and axis.mesh == mesh and "parameter" not in ROLES[axis.role].shards
+            for axis in self.axes.values()
+        )
+
+
+def load_codec(axis: CompressedAxis, folder: Path, native: bool) -> Codec:
+    """The compiled kernels of an axis; the reference codec, which gives the same bits, where there is no
+    compiler or `native` is false."""
+    if not native:
+        return ReferenceCodec()
+    try:
+        source = (folder / axis.source).read_text(encoding="utf-8")
+        return NativeCodec(build_once(source, folder / "kernels" / "build"))
+    except BuildError:
+        return ReferenceCodec()
+
+
+def stage_transfer_codec(table: ProgramTable, folder: Path, native: bool) -> StageTransferCodec:
+    """The codec of activations and gradients sent between stages."""
+    for axis in table.compression:
+        if axis.activations and ROLES[axis.role].stages:
+            return StageTransferCodec(PROGRAMS[axis.activations], load_codec(axis, folder, native))
+    return StageTransferCodec()
+
+
+def compressed_all_reduces(
+    table: ProgramTable, mesh: int, groups: MeshGroups, folder: Path, native: bool
+) -> dict[str, CompressedAllReduce]:
+    """Compressed all-reduces of activations, by axis of a mesh."""
+    return {
+        axis.role: CompressedAllReduce(
+            PROGRAMS[axis.activations],
+            groups.hierarchies[mesh, axis.role],
+            load_codec(axis, folder, native),
+        )
+        for axis in table.compression
+        if axis.activations and axis.mesh == mesh and not ROLES[axis.role].stages
+    }
