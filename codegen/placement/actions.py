@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .assignment import Assignment
+from .assignment import PlacedStep
 
 
 class RunUnit(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class ReceiveTensor(msgspec.Struct, frozen=True):
 Action = RunUnit | SendTensor | ReceiveTensor
 
 
-def rank_actions(assignment: Assignment) -> tuple[tuple[Action, ...], ...]:
+def rank_actions(assignment: PlacedStep) -> tuple[tuple[Action, ...], ...]:
     """Actions per rank. A tensor is sent once to each rank that reads it, in the order of first
     reads."""
     producers = assignment.makers()

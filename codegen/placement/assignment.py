@@ -1,4 +1,4 @@
-"""Assignment of a model's step to devices by a placement: the device and the order of every unit.
+"""PlacedStep of a model's step to devices by a placement: the device and the order of every unit.
 
 Placements that cannot become a program are rejected here with the reason.
 """
@@ -20,7 +20,7 @@ from ...ir.placement import Placement, check_placement
 STRIDED = frozenset({"aten.as_strided.default", "aten.as_strided_copy.default"})
 
 
-class Assignment(msgspec.Struct, frozen=True):
+class PlacedStep(msgspec.Struct, frozen=True):
     """The step of a model on `ranks` devices: `device` of every unit, and one topological
     `order`."""
 
@@ -42,7 +42,7 @@ class Assignment(msgspec.Struct, frozen=True):
         return producers
 
 
-def assign(placement: Placement, model: Model) -> Assignment:
+def assign(placement: Placement, model: Model) -> PlacedStep:
     """Assign a model's step to devices.
 
     Raises MismatchError when the placement is for another step or separates colocated units,
@@ -62,7 +62,7 @@ def assign(placement: Placement, model: Model) -> Assignment:
     _check_updates(step_units, device)
     _check_operators(step)
     ranks = len(placement.target.devices)
-    assignment = Assignment(step, step_units, device, (), ranks)
+    assignment = PlacedStep(step, step_units, device, (), ranks)
     return msgspec.structs.replace(assignment, order=_nearest_order(assignment, placement.order))
 
 
@@ -117,7 +117,7 @@ def _check_operators(step: TrainingStep) -> None:
         raise UsageError(f"{target} (in {scope}) {what}: it cannot be placed apart from the rest")
 
 
-def _nearest_order(assignment: Assignment, wished: tuple[int, ...]) -> tuple[int, ...]:
+def _nearest_order(assignment: PlacedStep, wished: tuple[int, ...]) -> tuple[int, ...]:
     """The topological order nearest to the `wished` one."""
     place = {number: at for at, number in enumerate(wished)}
     makers = assignment.makers()

@@ -17,7 +17,7 @@ from ...ir.tensor import TensorType
 from ..main import main_module
 from ..python_source import comment_text, milliseconds
 from .actions import rank_actions
-from .assignment import Assignment, assign
+from .assignment import PlacedStep, assign
 from .rank import RankCode, value_names
 
 
@@ -57,7 +57,7 @@ def _dtype(model: Model) -> str:
     return next((p.type.dtype for p in model.parameters if p.type.is_float), "float32")
 
 
-def _table(placement: Placement, model: Model, assignment: Assignment, source: str) -> ProgramTable:
+def _table(placement: Placement, model: Model, assignment: PlacedStep, source: str) -> ProgramTable:
     """Table of one micro-batch with one stage per rank; every tensor is unsharded on one rank."""
     mesh = Mesh((Axis("pp", assignment.ranks),))
     homes = {

@@ -13,7 +13,7 @@ from ...ir.model import Op
 from ..function import statement
 from ..python_source import WIDTH, VariableNames, comment_text, string_literal, wrapped
 from .actions import Action, ReceiveTensor, RunUnit, SendTensor
-from .assignment import Assignment
+from .assignment import PlacedStep
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class RankCode:
 
     def __init__(
         self,
-        assignment: Assignment,
+        assignment: PlacedStep,
         names: dict[int, str],
         actions: tuple[Action, ...],
         number: int,
@@ -198,7 +198,7 @@ def _imports(text: str) -> list[str]:
     return [*lines, *(f"{space} = torch.ops.{space}" for space in spaces)]
 
 
-def value_names(assignment: Assignment) -> dict[int, str]:
+def value_names(assignment: PlacedStep) -> dict[int, str]:
     """One identifier per value, the same on all ranks."""
     names, step = VariableNames(), assignment.step
     wishes = step.state_tensors | step.batch
