@@ -1,8 +1,13 @@
-"""Training in one process, in float64: the reference that programs are verified against."""
+"""Training of the user's own module in one process, run eagerly: the judge of generated programs.
+
+The module is built anew by its factory, so that its hooks are there, converted by `module.double()`,
+and trained by its own loss and a torch optimizer. Nothing of the trace is used but the order and the
+shapes of random masks (`replay`). The trace is interpreted only where there is no such module, and a
+note says so.
+"""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,21 +17,15 @@ from torch.overrides import TorchFunctionMode
 
 from ...ir.capture import Source
 from ...ir.capture import execute as interpret
-from ...ir.capture.batch import call, leaves
+from ...ir.capture.batch import call, leaves, rebuild
 from ...ir.capture.export import loss_of
 from ...ir.model import Model
+from .compare import cast_fault
+from .replay import Replay
+from .training import Gradients, Reference, Training
 
 NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
-LEARNING_RATE = 1e-3
-
-
-class Reference(NamedTuple):
-    """Losses by step, gradients of the first step, and the module's state after the last."""
-
-    losses: list[float]
-    gradients: dict[str, Tensor]
-    state: dict[str, Tensor]
 
 
 class Wide(TorchFunctionMode):
@@ -45,62 +44,157 @@ def _widen(value: Any) -> Any:
     return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
 
 
-def reference(source: Source, model: Model, steps: int, seed: int) -> Reference:
-    """Train a copy of `source.model` (float64) with AdamW for `steps` on its one batch.
+class _EagerRun(NamedTuple):
+    """A training run of the module, and what its random operators and casts were."""
 
-    By autograd; or by interpreting `model`, which tests hold against autograd, where functions are
-    random (torch would draw other numbers than ours) or the module cannot compute in float64.
+    reference: Reference
+    replay: Replay
+
+
+def reference(build: Callable[[], Source], model: Model, training: Training) -> Reference:
+    """Train the module that `build` gives (float64, built anew for every run) on its one batch.
+
+    Explicit casts to narrower floats are retained in a first step. Where there are any, the run to
+    compare with has them lifted to float64, for their rounding would hide what float64 shows, and the
+    first step bounds what the lifting may change.
     """
-    if any(function.random for function in model.functions):
-        return _train(source, model, steps, seed, eager=False)
     try:
-        return _train(source, model, steps, seed, eager=True)
-    except (RuntimeError, NotImplementedError):
-        return _train(source, model, steps, seed, eager=False)
+        first = _eager(build, model, training._replace(steps=1))
+    except (RuntimeError, NotImplementedError) as error:
+        return _lifted(build, model, training, None, _first_line(error))
+    if first.replay.unreplayed:
+        return _interpreted(build, model, training, _unreplayed(first.replay))
+    if first.replay.narrowest in NARROW:
+        return _lifted(build, model, training, first, "")
+    return _eager(build, model, training).reference
 
 
-def _train(source: Source, model: Model, steps: int, seed: int, *, eager: bool) -> Reference:
-    module = copy.deepcopy(source.model)
-    one_step = _eager(source, module) if eager else _interpreted(source, model, module, seed)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=LEARNING_RATE)
-    losses, gradients = [], {}
-    for step in range(steps):
-        optimizer.zero_grad()
-        losses.append(one_step(step))
-        if step == 0:
-            gradients = {
-                name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None
-            }
-        optimizer.step()
-    return Reference(losses, gradients, module.state_dict())
+def _lifted(
+    build: Callable[[], Source],
+    model: Model,
+    training: Training,
+    first: _EagerRun | None,
+    failure: str,
+) -> Reference:
+    """The reference with casts lifted to float64; `first` is a step with casts as they are."""
+    try:
+        run = _eager(build, model, training, Wide)
+    except (RuntimeError, NotImplementedError) as error:
+        why = f"the module does not run in float64 ({_first_line(error)})"
+        return _interpreted(build, model, training, why)
+    if run.replay.unreplayed:
+        return _interpreted(build, model, training, _unreplayed(run.replay))
+    if first is None:
+        note = f"explicit casts are lifted to float64: with them the module fails ({failure})"
+        return run.reference._replace(notes=(note,))
+    assert first.replay.narrowest is not None
+    fault = cast_fault(first.reference, run.reference, first.replay.narrowest)
+    name = str(first.replay.narrowest).removeprefix("torch.")
+    note = f"the module computes in {name} in places, which is lifted to float64"
+    faults = run.reference.faults + ((fault,) if fault else ())
+    return run.reference._replace(notes=(note,), faults=faults)
 
 
-def _eager(source: Source, module: nn.Module) -> Callable[[int], float]:
-    def one_step(step: int) -> float:
-        with Wide():
-            loss = loss_of(call(module, source.batch), source.batch, source.loss_fn)
+def _unreplayed(replay: Replay) -> str:
+    return f"the draws of {', '.join(replay.unreplayed)} cannot be replayed"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:160]
+
+
+def _eager(
+    build: Callable[[], Source],
+    model: Model,
+    training: Training,
+    mode: Callable[[], Any] | None = None,
+) -> _EagerRun:
+    """Train the module eagerly, under a function mode where there is one."""
+    source = build()
+    module = source.model
+    replay = Replay(model, module, training.seed)
+    optimizer = _optimizer(module, training)
+    losses, gradients = list[float](), list[Gradients]()
+    for step in range(training.steps):
+        _zero_gradients(module)
+        with replay.one_step(step):
+            if mode is None:
+                losses.append(_forward_backward(source))
+            else:
+                with mode():
+                    losses.append(_forward_backward(source))
+        gradients.append(_gradients(module))
+        if optimizer is not None:
+            optimizer.step()
+    faults = tuple(dict.fromkeys(replay.unexpected))
+    return _EagerRun(Reference(losses, gradients, state_of(module), (), faults), replay)
+
+
+def _forward_backward(source: Source) -> float:
+    tensors = dict(leaves(source.batch))
+    batch = rebuild(source.batch, lambda path: tensors[path].clone())  # a model may write into it
+    loss = loss_of(call(source.model, batch), batch, source.loss_fn)
+    if loss.requires_grad:
         loss.backward()
-        return float(loss.detach())
+    return float(loss.detach())
 
-    return one_step
+
+def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer | None:
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    return training.optimizer(trainable, **training.arguments) if trainable else None
+
+
+def _zero_gradients(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+def _gradients(module: nn.Module) -> Gradients:
+    named = module.named_parameters()
+    return {name: p.grad.detach().clone() for name, p in named if p.grad is not None}
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every name of `state_dict`, and buffers that it leaves out."""
+    return {**dict(module.named_buffers()), **module.state_dict()}
 
 
 def _interpreted(
-    source: Source, model: Model, module: nn.Module, seed: int
-) -> Callable[[int], float]:
+    build: Callable[[], Source], model: Model, training: Training, reason: str
+) -> Reference:
+    """The reference by interpreting the trace itself; `reason` says why."""
+    note = (
+        f"the reference interprets the trace, not the module, for {reason}: "
+        "what the trace lost is not checked"
+    )
+    source = build()
+    module = source.model
     tensors = dict(leaves(source.batch))
     batch = [tensors[item.path] for item in model.inputs]
     parameters = dict(module.named_parameters())
     buffers = dict(module.named_buffers(remove_duplicate=False))
-
-    def one_step(step: int) -> float:
+    optimizer = _optimizer(module, training)
+    losses, gradients = list[float](), list[Gradients]()
+    for step in range(training.steps):
         states = {name: p.detach() for name, p in parameters.items()} | buffers
-        loss, gradients, updates = interpret(model, states, batch, seed=seed, step=step)
-        for name, gradient in gradients.items():
+        loss, computed, updates = interpret(model, states, batch, seed=training.seed, step=step)
+        _zero_gradients(module)
+        for name, gradient in computed.items():
             parameters[name].grad = gradient
-        with torch.no_grad():
-            for name, value in updates.items():
-                buffers[name].copy_(value)
-        return float(loss)
+        for name, value in updates.items():
+            buffers[name].detach().copy_(value)
+        losses.append(float(loss))
+        gradients.append(_gradients(module))
+        if optimizer is not None:
+            optimizer.step()
+    return Reference(losses, gradients, state_of(module), (note,))
 
-    return one_step
+
+def interpreted(build: Callable[[], Source], model: Model, training: Training) -> Reference:
+    """The reference of a model file, which has no module to run."""
+    return _interpreted(build, model, training, "a model file has no module")
+
+
+def in_its_precision(build: Callable[[], Source], model: Model, training: Training) -> Reference:
+    """A run of the module in the precision that `build` gives: what rounding does to one process."""
+    return _eager(build, model, training).reference

@@ -6,30 +6,60 @@ import pytest
 import torch
 
 from plait.ir.errors import VerifyError
-from plait.runtime.verification.reference import Reference, Wide
-from plait.runtime.verification.verify import Verdict, compare, worst
+from plait.runtime.verification.compare import Actual, compare, locate, worst
+from plait.runtime.verification.reference import Wide
+from plait.runtime.verification.training import Reference
+from plait.runtime.verification.verify import Verdict
 
 STATE = {"w": torch.full((3,), 2.0), "steps": torch.tensor(100)}
 
 
+def compared(expected, gradients, state, loss=1.0, order=()):
+    return compare(expected, Actual([loss], [gradients], state), order)
+
+
+def verdict(comparison) -> Verdict:
+    loss, gradient, parameter, first_wrong = comparison
+    return Verdict("plan", loss, *gradient, *parameter, first_wrong=first_wrong)
+
+
 def test_equal_numbers_pass() -> None:
-    expected = Reference([1.0], {"w": torch.ones(3)}, STATE)
-    verdict = compare("p", expected, [1.0], {"w": torch.ones(3)}, dict(STATE), 0.0)
-    assert verdict.passed
-    assert verdict.require() is verdict
+    expected = Reference([1.0], [{"w": torch.ones(3)}], STATE)
+    passing = verdict(compared(expected, {"w": torch.ones(3)}, dict(STATE)))
+    assert passing.passed
+    assert passing.require() is passing
 
 
 @pytest.mark.parametrize("wrong", [1.0 + 1e-8, float("nan"), float("inf")])
 def test_one_wrong_number_is_found_and_named(wrong: float) -> None:
     gradients = {"v": torch.ones(3, dtype=torch.float64), "w": torch.ones(3, dtype=torch.float64)}
-    expected = Reference([1.0], gradients, {})
+    expected = Reference([1.0], [gradients], {})
     made = {n: t.clone() for n, t in gradients.items()}
     made["w"][1] = wrong
-    verdict = compare("plan", expected, [1.0], made, {}, 0.0)
-    assert not verdict.passed
-    with pytest.raises(VerifyError, match=r"plan: DIFFERS .* at w"):
-        verdict.require()
-    assert not compare("plan", expected, [wrong], gradients, {}, 0.0).passed
+    failing = verdict(compared(expected, made, {}))
+    assert not failing.passed
+    with pytest.raises(VerifyError, match=r"plan: DIFFERS .* at w.*gradient of w .*at \[1\]"):
+        failing.require()
+    assert not verdict(compared(expected, gradients, {}, loss=wrong)).passed
+
+
+def test_the_first_wrong_gradient_is_that_which_backward_computes_first() -> None:
+    expected = Reference([1.0], [{"first": torch.ones(2), "last": torch.ones(2)}], {})
+    made = {"first": torch.full((2,), 3.0), "last": torch.full((2,), 2.0)}
+    named = compared(expected, made, {}, order=("last", "first")).first_wrong
+    assert named.startswith("gradient of last is off")
+    assert "2 times what it should be" in named
+
+
+def test_what_is_wrong_is_located() -> None:
+    expected = torch.ones(4, 6, dtype=torch.float64)
+    made = expected.clone()
+    made[:, 3:] = 7.0
+    made[2, 5] = -9.0
+    assert locate(made, expected) == (
+        "-9, not 1, at [2, 5]; 12 of 24 elements, all of them in [:, 3:6]"
+    )
+    assert locate(expected * 0, expected).endswith("24 of 24 elements; 0 times what it should be")
 
 
 def test_missing_and_misshapen_tensors_are_infinitely_wrong() -> None:
@@ -37,6 +67,9 @@ def test_missing_and_misshapen_tensors_are_infinitely_wrong() -> None:
     assert worst({}, one, 1.0) == (math.inf, "w (missing)")
     assert worst({**one, "v": torch.ones(1)}, one, 1.0) == (math.inf, "v (not expected)")
     assert worst({"w": torch.ones(1)}, one, 1.0) == (math.inf, "w (shape [1], not [3])")
+    assert compared(Reference([1.0], [one], {}), {}, {}).first_wrong == (
+        "gradient of w (missing) in step 1"
+    )
 
 
 def test_noise_in_a_gradient_that_is_zero_does_not_count() -> None:
@@ -49,6 +82,7 @@ def test_noise_in_a_gradient_that_is_zero_does_not_count() -> None:
 
 def test_a_failure_never_passes() -> None:
     assert not Verdict("p", 0.0, 0.0, "", 0.0, "", failure="rank 1: ...").passed
+    assert not Verdict("p", 0.0, 0.0, "", 0.0, "", first_wrong="a mask").passed
     assert not Verdict("p").passed
 
 

@@ -1,0 +1,239 @@
+"""Compares a program's numbers with those of one process, and names the first wrong tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...ir.model import Model
+from .training import Gradients, Reference
+from .verify import TOLERANCE
+
+# Errors of tensors that are nearly zero are taken against this part of the largest tensor of all:
+# some gradients (a key's bias in attention) are exactly zero but for rounding.
+GRADIENT_FLOOR = 1e-4
+CAST_FLOOR = 1e-2  # the same where rounding of narrow floats is compared
+CAST_EPSILONS = 50  # rounding steps of the narrowest float that lifting casts may change
+ROUNDED_MARGIN = 8  # times the error of one process in the same precision
+RATIOS = (2.0, 3.0, 4.0, 8.0, 0.5, 1 / 3, 0.25, 0.125, 0.0, -1.0)
+
+
+class Actual(NamedTuple):
+    """What a program computed: as `Reference`."""
+
+    losses: list[float]
+    gradients: list[Gradients]
+    state: dict[str, Tensor]
+
+
+class Worst(NamedTuple):
+    """The largest relative error of several tensors, and the tensor with it."""
+
+    error: float
+    name: str
+
+
+class Comparison(NamedTuple):
+    """The worst errors of a program, and its first wrong tensor ("" where there is none)."""
+
+    loss: float
+    gradient: Worst
+    parameter: Worst
+    first_wrong: str
+
+
+def backward_order(model: Model) -> list[str]:
+    """Names of parameters in the order in which backward completes their gradients: those that the
+    last calls read alone come first."""
+    first_read: dict[str, int] = {}
+    for number, call in enumerate(model.calls):
+        for name in call.parameters:
+            first_read.setdefault(name, number)
+    return sorted(first_read, key=lambda name: -first_read[name])
+
+
+def compare(expected: Reference, actual: Actual, order: Sequence[str] = ()) -> Comparison:
+    """Compare losses and gradients of every step, and parameters and buffers after the last.
+
+    `order`: names of gradients as backward completes them; the first wrong one is named by it.
+    """
+    pairs = list(zip(actual.losses, expected.losses, strict=True))
+    losses = [relative(abs(a - b), abs(b)) for a, b in pairs]
+    gradients = [
+        worst(a, b, GRADIENT_FLOOR)
+        for a, b in zip(actual.gradients, expected.gradients, strict=True)
+    ]
+    parameter = worst(actual.state, expected.state, 1.0)
+    faults = []
+    for step, loss in enumerate(losses):
+        if not loss <= TOLERANCE:
+            a, b = pairs[step]
+            faults.append(f"the loss of step {step + 1} is {a:.12g}, not {b:.12g}")
+        fault = first_wrong(actual.gradients[step], expected.gradients[step], order, GRADIENT_FLOOR)
+        if fault:
+            faults.append(f"gradient of {fault} in step {step + 1}")
+        if faults:
+            break
+    if not faults and parameter.error > TOLERANCE:
+        faults.append(first_wrong(actual.state, expected.state, list(expected.state), 1.0))
+    return Comparison(
+        max(losses), max(gradients, key=lambda w: w.error), parameter, "; ".join(faults)
+    )
+
+
+def cast_fault(retained: Reference, lifted: Reference, narrowest: torch.dtype) -> str:
+    """What lifting casts changed beyond rounding of the narrowest float; "" for nothing."""
+    bound = CAST_EPSILONS * torch.finfo(narrowest).eps
+    pairs = zip(retained.losses, lifted.losses, strict=False)
+    loss = max(relative(abs(a - b), abs(b)) for a, b in pairs)
+    gradient = worst(retained.gradients[0], lifted.gradients[0], CAST_FLOOR)
+    if max(loss, gradient.error) <= bound:
+        return ""
+    return (
+        f"casts of the module to {str(narrowest).removeprefix('torch.')} change its loss by "
+        f"{loss:.1e} and the gradient of {gradient.name} by {gradient.error:.1e}, more than rounding "
+        f"({bound:.1e}): a program in float64 cannot be held against it"
+    )
+
+
+class Rounding(NamedTuple):
+    """What may differ in a narrow precision: its type, and how far an optimizer moves a weight whose
+    gradient is rounding alone."""
+
+    dtype: torch.dtype
+    steps_length: float
+
+
+class RoundedComparison(NamedTuple):
+    """A comparison in a narrow precision, and the largest errors that pass."""
+
+    comparison: Comparison
+    allowed: tuple[float, float, float]
+
+
+def compare_rounded(
+    exact: Reference, rounded: Reference, actual: Actual, rounding: Rounding
+) -> RoundedComparison:
+    """Compare a program of narrow precision with float64: its errors may be a few times those of one
+    process in the same precision (`rounded`), for sums are taken in another order.
+    """
+    order = Actual(rounded.losses, rounded.gradients, rounded.state)
+    eager, ours = (_rounded_errors(exact, side) for side in (order, actual))
+    floor = 4 * torch.finfo(rounding.dtype).eps
+    size = max((_size(t) for t in exact.state.values() if t.is_floating_point()), default=1.0)
+    moved = 2 * rounding.steps_length / max(size, 1e-300)
+    margins = (ROUNDED_MARGIN * eager.loss, ROUNDED_MARGIN * eager.gradient.error)
+    allowed = (
+        max(floor, margins[0]),
+        max(floor, margins[1]),
+        max(floor, moved + ROUNDED_MARGIN * eager.parameter.error),
+    )
+    return RoundedComparison(ours, allowed)
+
+
+def _rounded_errors(exact: Reference, side: Actual) -> Comparison:
+    losses = [relative(abs(a - b), abs(b)) for a, b in zip(side.losses, exact.losses, strict=True)]
+    gradient = worst(side.gradients[0], exact.gradients[0], CAST_FLOOR)
+    return Comparison(max(losses), gradient, worst(side.state, exact.state, 1.0), "")
+
+
+def worst(actual: dict[str, Tensor], expected: dict[str, Tensor], floor: float) -> Worst:
+    """The largest relative error and its tensor; a tensor that only one side has is infinitely off.
+
+    The error of a tensor is max|a - b| / max|b|, where max|b| is taken to be at least `floor` times
+    that of the largest floating-point tensor.
+    """
+    largest = Worst(0.0, "none")
+    for name, error in errors(actual, expected, floor).items():
+        if largest.name == "none" or not error <= largest.error:
+            largest = Worst(error, name)
+    if math.isinf(largest.error):
+        largest = Worst(math.inf, _oddity(largest.name, actual, expected))
+    return largest
+
+
+def errors(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], floor: float
+) -> dict[str, float]:
+    """The relative error of every tensor that either side has."""
+    sizes = {n: _size(t) for n, t in expected.items()}
+    scale = max((sizes[n] for n, t in expected.items() if t.is_floating_point()), default=0.0)
+    by_name = {}
+    for name in (*expected, *(n for n in actual if n not in expected)):
+        a, b = actual.get(name), expected.get(name)
+        if a is None or b is None or a.shape != b.shape:
+            by_name[name] = math.inf
+            continue
+        by_name[name] = relative(_size(a.double() - b.double()), max(sizes[name], floor * scale))
+    return by_name
+
+
+def _oddity(name: str, actual: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    if name not in actual or name not in expected:
+        return f"{name} ({'missing' if name in expected else 'not expected'})"
+    a, b = list(actual[name].shape), list(expected[name].shape)
+    return name if a == b else f"{name} (shape {a}, not {b})"
+
+
+def first_wrong(
+    actual: dict[str, Tensor], expected: dict[str, Tensor], order: Sequence[str], floor: float
+) -> str:
+    """The first tensor, in `order`, beyond the tolerance, by how much it is wrong and where."""
+    by_name = errors(actual, expected, floor)
+    ranks = {name: rank for rank, name in enumerate(order)}
+    for name in sorted(by_name, key=lambda n: ranks.get(n, len(ranks))):
+        if not by_name[name] <= TOLERANCE:
+            if name not in actual or name not in expected:
+                return _oddity(name, actual, expected)
+            if actual[name].shape != expected[name].shape:
+                return _oddity(name, actual, expected)
+            return f"{name} is off by {by_name[name]:.1e} ({locate(actual[name], expected[name])})"
+    return ""
+
+
+def locate(actual: Tensor, expected: Tensor) -> str:
+    """Where a tensor differs most, which part of it differs, and by which factor if by one."""
+    a, b = actual.double(), expected.double()
+    difference = (a - b).abs().nan_to_num(math.inf, math.inf)
+    wrong = difference > TOLERANCE * max(_size(b), 1e-300)
+    if not a.dim():
+        return f"{float(a):.6g}, not {float(b):.6g}{_factor(a, b)}"
+    place = torch.unravel_index(difference.argmax(), difference.shape)
+    index = [int(i) for i in place]
+    text = f"{float(a[place]):.6g}, not {float(b[place]):.6g}, at {index}"
+    ranges = [_span(wrong.nonzero()[:, dim], size) for dim, size in enumerate(wrong.shape)]
+    region = "" if bool(wrong.all()) else f", all of them in [{', '.join(ranges)}]"
+    return f"{text}; {int(wrong.sum())} of {wrong.numel()} elements{region}{_factor(a, b)}"
+
+
+def _span(positions: Tensor, size: int) -> str:
+    if not positions.numel():
+        return ":"
+    first, last = int(positions.min()), int(positions.max()) + 1
+    return ":" if (first, last) == (0, size) else f"{first}:{last}"
+
+
+def _factor(a: Tensor, b: Tensor) -> str:
+    """A factor between the two where there is a simple one."""
+    size = float((b * b).sum())
+    ratio = float((a * b).sum()) / size if size else math.nan
+    for factor in RATIOS:
+        if abs(ratio - factor) < 1e-6 and _size(a - factor * b) <= 1e-6 * _size(b):
+            return f"; {factor:.3g} times what it should be"
+    return ""
+
+
+def _size(tensor: Tensor) -> float:
+    return float(tensor.double().abs().max()) if tensor.numel() else 0.0
+
+
+def relative(difference: float, size: float) -> float:
+    """A relative error; not-a-number counts as infinitely wrong."""
+    if difference == 0.0:
+        return 0.0
+    error = difference / max(size, 1e-300)
+    return math.inf if math.isnan(error) else error

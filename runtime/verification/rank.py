@@ -1,0 +1,159 @@
+"""One rank of a verification: trains the programs of a file of jobs; rank 0 compares them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from ...ir.capture import Source, materialize
+from ...ir.capture.sources.configuration import default_dtype
+from ...ir.files import load
+from ...ir.lowering.cast import PRECISIONS, cast_model
+from ...ir.model import Model
+from ..comm.process_group import GroupPool
+from ..launch.session import session
+from ..program import Program
+from ..state import unsharded
+from .bare_module import bare_source
+from .compare import Actual, Comparison, Rounding, backward_order, compare, compare_rounded
+from .reference import in_its_precision, interpreted, reference
+from .training import OPTIMIZERS, Gradients, Reference, Training
+from .verify import EXACT, Job, Verdict
+
+Known = dict[tuple[object, ...], Reference]
+
+
+def main(todo: str, results: str) -> None:
+    """Run the jobs of a file; rank 0 writes a line per verdict."""
+    jobs = msgspec.json.decode(Path(todo).read_bytes(), type=list[Job])
+    known: Known = {}
+    with session("gloo") as rank, Path(results).open("ab") as file:
+        pool = GroupPool(rank)
+        for job in jobs:
+            verdict = run(job, pool, known)
+            if rank == 0:
+                file.write(msgspec.json.encode(verdict) + b"\n")
+                file.flush()
+
+
+def run(job: Job, pool: GroupPool, known: Known) -> Verdict:
+    """Train a job's program and compare it, on rank 0, with one process."""
+    start = time.monotonic()
+    model = load(Path(job.model).read_bytes(), Model, "plait/model")
+    training = Training(*OPTIMIZERS[job.optimizer], job.steps, job.seed)
+    dtype = PRECISIONS[job.precision]
+    references = _references(job, model, training, known) if pool.rank == 0 else []
+    with default_dtype(getattr(torch, dtype)):
+        # what integers become in a quotient or a logarithm
+        actual = _train(job, _build(job, model, dtype), training, pool)
+    if pool.rank != 0:
+        return Verdict(job.name)
+    exact = references[0]
+    if job.precision == "fp64":
+        comparison, allowed = compare(exact, actual, backward_order(model)), EXACT
+    else:
+        learning_rate = float(training.arguments["lr"])
+        rounding = Rounding(getattr(torch, dtype), learning_rate * job.steps)
+        comparison, allowed = compare_rounded(exact, references[1], actual, rounding)
+    return _verdict(job, exact, comparison, allowed, time.monotonic() - start)
+
+
+def _verdict(
+    job: Job,
+    expected: Reference,
+    comparison: Comparison,
+    allowed: tuple[float, float, float],
+    seconds: float,
+) -> Verdict:
+    first_wrong = "; ".join(filter(None, (*expected.faults, comparison.first_wrong)))
+    return Verdict(
+        job.name,
+        comparison.loss,
+        *comparison.gradient,
+        *comparison.parameter,
+        seconds,
+        "",
+        first_wrong,
+        expected.notes,
+        allowed,
+    )
+
+
+def _references(job: Job, model: Model, training: Training, known: Known) -> list[Reference]:
+    """The reference in float64, and where the program is of another precision, a run in that one."""
+    precisions = ("fp64",) if job.precision == "fp64" else ("fp64", job.precision)
+    references = []
+    for precision in precisions:
+        key = (
+            *(job.source, job.model, job.batch, job.seq, job.steps, job.seed),
+            *(job.optimizer, precision),
+        )
+        if key not in known:
+            known[key] = _reference(
+                job, cast_model(model, PRECISIONS[precision]), training, precision
+            )
+        references.append(known[key])
+    return references
+
+
+def _reference(job: Job, model: Model, training: Training, precision: str) -> Reference:
+    dtype = PRECISIONS[precision]
+
+    def build() -> Source:
+        return _build(job, model, dtype)
+
+    with default_dtype(getattr(torch, dtype)):
+        if _is_model_file(job):
+            return interpreted(build, model, training)
+        function: Callable[..., Reference] = reference if precision == "fp64" else in_its_precision
+        return function(build, model, training)
+
+
+def _build(job: Job, model: Model, dtype: str) -> Source:
+    """The module and batch of a job, built anew."""
+    if _is_model_file(job):
+        return bare_source(cast_model(model, dtype), job.source, job.seed)
+    with default_dtype(torch.float32):  # as in the user's own process
+        return materialize(job.source, batch=job.batch, seq=job.seq, dtype=dtype, seed=job.seed)
+
+
+def _is_model_file(job: Job) -> bool:
+    return job.source.endswith(".json") and not job.source.startswith("hf:")
+
+
+def _train(job: Job, source: Source, training: Training, pool: GroupPool) -> Actual:
+    program = Program.open(
+        job.folder,
+        source.model,
+        training.optimizer,
+        training.arguments,
+        device="cpu",
+        seed=job.seed,
+        pool=pool,
+    )
+    losses, gradients = list[float](), list[Gradients]()
+    for _ in range(training.steps):
+        losses.append(float(program.forward_backward(source.batch)))
+        gradients.append(program.full_gradients())
+        program.optimizer_step()
+    return Actual(losses, gradients, _state(program, source.model))
+
+
+def _state(program: Program, module: torch.nn.Module) -> dict[str, Any]:
+    """Parameters and buffers by every name of `state_dict`, and buffers that it leaves out."""
+    state = program.state_dict()
+    tensors = unsharded.values(program.store, program.groups)
+    for name, buffer in module.named_buffers():
+        if name not in state:  # one that the program does not read stays as it is
+            state[name] = tensors.get(name, buffer)
+    return state
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

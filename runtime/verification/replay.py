@@ -1,0 +1,191 @@
+"""Replays a program's random masks in the user's own module, which runs eagerly.
+
+On the CPU torch draws every dropout mask, that of attention included, by filling a tensor of noise
+(`bernoulli_`), and stochastic depth by `rand`. A dispatch mode puts the masks of the program there, in
+the order in which the module draws. Only the order and the shapes come from the trace.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+
+from ...ir.capture.operators.elementary import call_key, dropout_mask
+from ...ir.capture.operators.shard_offsets import full_index
+from ...ir.model import Model, Op
+from ..torch_private import TorchDispatchMode, tree_leaves
+
+ATEN = torch.ops.aten
+NOISE, UNIFORM = ATEN.bernoulli_.float, ATEN.rand.default
+RATE_ERROR = 1e-9  # of 1 - (1 - rate)
+LARGEST_UNIFORM = 1.0 - 2.0**-24  # of float32 and wider
+
+
+class Draw(NamedTuple):
+    """A random mask of one step: `rate` is the probability of dropping an element of `shape`."""
+
+    call: int
+    stream_id: int
+    rate: float
+    shape: tuple[int, ...]
+    paths: tuple[str, ...]  # of the module that draws, as a call and its scope may name it
+
+    def fits(self, shape: tuple[int, ...], rate: float | None) -> bool:
+        """Whether a tensor of noise is this mask's; leading dimensions may be merged."""
+        same = prod(shape) == prod(self.shape) and shape[-1:] == self.shape[-1:]
+        return same and (rate is None or abs(rate - self.rate) < RATE_ERROR)
+
+    def mask(self, seed: int, step: int) -> Tensor:
+        """Which elements are retained: bool, of `shape`."""
+        key = torch.tensor([call_key(seed, step, self.call), 0])
+        index = list(full_index(self.shape))
+        return dropout_mask(key, self.rate, self.stream_id, index).reshape(self.shape)
+
+
+def draws_of(model: Model) -> list[Draw]:
+    """The masks that one step of a model draws, in order."""
+    functions = {function.name: function for function in model.functions}
+    draws = []
+    for number, call in enumerate(model.calls):
+        for op in functions[call.function].forward_ops:
+            mask = _mask_of(op)
+            if mask is not None:
+                paths = (op.scope, ".".join(filter(None, (call.path, op.scope))))
+                draws.append(Draw(number, *mask, tuple(map(_plain, paths))))
+    return draws
+
+
+def _mask_of(op: Op) -> tuple[int, float, tuple[int, ...]] | None:
+    """Stream, rate and shape of an operator's mask; None where it draws none."""
+    places = {"plait.dropout.default": (2, 3, 4), "plait.attention.default": (7, 8, 9)}
+    if op.target not in places:
+        return None
+    rate, stream_id, index = (op.args[place] for place in places[op.target])
+    assert isinstance(rate, float)
+    assert isinstance(stream_id, int)
+    assert isinstance(index, tuple)
+    return (stream_id, rate, index[0::3]) if 0.0 < rate < 1.0 and index else None  # type: ignore[return-value]
+
+
+class Replay(TorchDispatchMode):
+    """Gives the random operators of a module the masks of a program while it is entered.
+
+    Afterwards `unexpected` describes masks that the program does not draw, `unreplayed` names random
+    operators that have no masks, and `narrowest` is the narrowest floating-point type of any result.
+    """
+
+    def __init__(self, model: Model, module: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.draws, self.seed, self.step, self.position = draws_of(model), seed, 0, 0
+        self.module = module
+        self.unexpected: list[str] = []
+        self.unreplayed: dict[str, None] = {}
+        self.narrowest: torch.dtype | None = None
+        self.running: list[str] = []
+        # a checkpointed forward runs again with the generator's state restored: same state, same mask
+        self.drawn: dict[bytes, Draw | None] = {}
+
+    @contextmanager
+    def one_step(self, step: int) -> Iterator[None]:
+        """Replay the masks of one step, from the first on."""
+        self.step, self.position = step, 0
+        self.drawn.clear()
+        with self.recorded_paths(), self:
+            yield
+        for draw in self.draws[self.position :]:
+            self.unexpected.append(
+                f"the program draws {_described(draw)}, which the module does not"
+            )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            results = func(*args, **(kwargs or {}))
+            self.note_dtypes(results)
+            return results
+        state = torch.get_rng_state()
+        result = func(*args, **(kwargs or {}))  # moves the generator on
+        if func is NOISE:
+            return self.noise(result, args, state)
+        if func is UNIFORM:
+            draw = self.next_draw(tuple(result.shape), None, state)
+            if draw is not None:
+                retained = draw.mask(self.seed, self.step).reshape(result.shape)
+                return torch.where(retained, LARGEST_UNIFORM, 0.0).to(result.dtype)
+        self.unreplayed[str(func)] = None
+        return result
+
+    def note_dtypes(self, results: Any) -> None:
+        """Note the narrowest floating-point type among results."""
+        for leaf in tree_leaves(results):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                if self.narrowest is None or leaf.dtype.itemsize < self.narrowest.itemsize:
+                    self.narrowest = leaf.dtype
+
+    def noise(self, result: Tensor, args: Any, state: Tensor) -> Tensor:
+        """Fill a tensor of noise with the mask that is due."""
+        rate = 1.0 - (args[1] if len(args) > 1 else 0.5)
+        shape = tuple(result.shape)
+        draw = self.next_draw(shape, rate, state)
+        if draw is None:
+            where = self.running[-1] if self.running else ""
+            self.unexpected.append(
+                f"the module draws a mask of {list(shape)} at rate {rate:.3g} in "
+                f"{where or 'its root'}, which the program does not"
+            )
+            return result
+        return result.copy_(draw.mask(self.seed, self.step).reshape(shape))
+
+    def next_draw(self, shape: tuple[int, ...], rate: float | None, state: Tensor) -> Draw | None:
+        """The mask for noise of a shape: that drawn from this state before, or the next in order."""
+        digest = sha256(state.numpy().tobytes()).digest()
+        if digest not in self.drawn:
+            due = self.draws[self.position : self.position + 1]
+            path = _plain(self.running[-1] if self.running else "")
+            matching = [d for d in due if d.fits(shape, rate) and self.is_at(path, d)]
+            self.position += len(matching)
+            self.drawn[digest] = matching[0] if matching else None
+        return self.drawn[digest]
+
+    def is_at(self, path: str, draw: Draw) -> bool:
+        """Whether a draw may be that of a module; a path that no draw has says nothing."""
+        return path in draw.paths or all(path not in other.paths for other in self.draws)
+
+    @contextmanager
+    def recorded_paths(self) -> Iterator[None]:
+        """Note which module is running."""
+        paths = {id(module): path for path, module in self.module.named_modules()}
+
+        def enter(module: nn.Module, _: Any) -> None:
+            outside = self.running[-1] if self.running else ""
+            self.running.append(paths.get(id(module), outside))
+
+        def leave(*_: Any) -> None:
+            self.running.pop()
+
+        handles = (
+            module_hooks.register_module_forward_pre_hook(enter),
+            module_hooks.register_module_forward_hook(leave, always_call=True),
+        )
+        try:
+            yield
+        finally:
+            self.running.clear()
+            for handle in handles:
+                handle.remove()
+
+
+def _plain(path: str) -> str:
+    """A path as traced models write it."""
+    return re.sub(r"[^\w.]", "_", path, flags=re.ASCII)
+
+
+def _described(draw: Draw) -> str:
+    return f"a mask of {list(draw.shape)} at rate {draw.rate:.3g} in {draw.paths[-1] or 'its root'}"
