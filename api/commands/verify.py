@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...ir.errors import MismatchError, VerifyError
+from ...ir.errors import MismatchError, UsageError, VerifyError
 from .arguments import add_json, add_source, source_of
-from .output import print_json
+from .output import note, print_json
 
 if TYPE_CHECKING:
+    from ...runtime.verification.verify import Job, Verdict
     from ..compilation import VerificationCase
+    from ..plans.compositions import Outcome
+
+FUZZ_RANKS = 4
+FUZZ_COMPRESSION = ("none", "none", "none", "auto", "eight-bits", "sdp4bit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", metavar="PLAN", help="plan.json or placement.json")
+    parser.add_argument(
+        "plan", metavar="PLAN", nargs="?", help="plan.json or placement.json; not with --fuzz"
+    )
     add_source(parser)
     add_json(parser)
     parser.add_argument(
         "--ranks",
         type=int,
-        help="gloo ranks; default: the plan's devices; 4 at most with --scale tiny",
+        help="gloo ranks; default: the plan's devices; 4 at most with --scale tiny; 4 with --fuzz",
     )
     parser.add_argument(
         "--scale",
@@ -30,57 +38,81 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tiny: the same decisions on a small model (hf: sources) and few ranks: axes "
         "of 2, as many roles as fit, a layer of every sort",
     )
+    parser.add_argument(
+        "--fuzz",
+        type=int,
+        metavar="N",
+        help="verify N random strategies, micro-batches, memory actions and compressions of the model",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of --fuzz, and of random masks")
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps to compare")
     parser.add_argument(
         "--program", metavar="DIR", help="verify the float64 program in DIR instead of a fresh one"
     )
     parser.add_argument("--keep", metavar="DIR", help="leave the verified float64 program in DIR")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds, of every launch")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ...codegen import write_program
-    from ...ir.lowering.cast import cast_model
-    from ...runtime.verification.verify import Job, verify
-    from ..formats import files
+    if arguments.fuzz is not None:
+        return _run_fuzz(arguments)
+    if arguments.plan is None:
+        raise UsageError("verify needs PLAN and SOURCE; for random plans of SOURCE: --fuzz N")
+    from ...runtime.verification.verify import verify
 
     with tempfile.TemporaryDirectory(prefix="plait-verify-") as scratch:
         case = _case(arguments, Path(scratch))
         for line in () if arguments.json else case.notes:
             print(line, flush=True)
-        target = case.target
-        folder = Path(arguments.program or arguments.keep or Path(scratch, "program"))
-        if arguments.program is None:
-            write_program(target.float64_program(case.model), folder)
-        model_file = Path(scratch, "model.json")
-        files.write(model_file, cast_model(case.model, "float64"), "plait/model")
-        job = Job(
-            target.name,
-            str(folder),
-            case.source.source,
-            str(model_file),
-            batch=target.batch,
-            seq=case.source.seq,
-            steps=arguments.steps,
-        )
-        verdict = verify([job], target.ranks, arguments.timeout)[0]
+        job = _job(arguments, case, Path(scratch))
+        verdict = verify([job], case.target.ranks, arguments.timeout)[0]
     if arguments.json:
         scale = {} if case.scale is None else {"scale": case.scale}
-        print_json(
-            {
-                "passed": verdict.passed,
-                "loss": verdict.loss,
-                "gradient": verdict.gradient,
-                "parameter": verdict.parameter,
-                "failure": verdict.failure,
-                **scale,
-            }
-        )
+        print_json({**_json(verdict), **scale})
     else:
+        for line in verdict.notes:
+            note(line)
         print(verdict)
     if not verdict.passed:
-        raise VerifyError(f"{target.name}: the program differs from one process")
+        raise VerifyError(f"{case.target.name}: the program differs from one process")
     return 0
+
+
+def _job(arguments: argparse.Namespace, case: VerificationCase, scratch: Path) -> Job:
+    """The program and the traced model as files, and the job that verifies them."""
+    from ...codegen import write_program
+    from ...ir.lowering.cast import cast_model
+    from ...runtime.verification.verify import Job
+    from ..formats import files
+
+    target = case.target
+    folder = Path(arguments.program or arguments.keep or Path(scratch, "program"))
+    if arguments.program is None:
+        write_program(target.float64_program(case.model), folder)
+    model_file = Path(scratch, "model.json")
+    files.write(model_file, cast_model(case.model, "float64"), "plait/model")
+    return Job(
+        target.name,
+        str(folder),
+        case.source.source,
+        str(model_file),
+        batch=target.batch,
+        seq=case.source.seq,
+        steps=arguments.steps,
+        seed=arguments.seed,
+    )
+
+
+def _json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "passed": verdict.passed,
+        "loss": verdict.loss,
+        "gradient": verdict.gradient,
+        "parameter": verdict.parameter,
+        "failure": verdict.failure,
+        "first_wrong": verdict.first_wrong,
+        "notes": list(verdict.notes),
+    }
 
 
 def _case(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
@@ -99,3 +131,49 @@ def _case(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
             "--scale tiny verifies a plan on fewer"
         )
     return VerificationCase(target, source.load(target.batch), source)
+
+
+def _run_fuzz(arguments: argparse.Namespace) -> int:
+    """Verify random compositions; prints a line for each as they are judged together."""
+    from ..plans.compositions import Choices, Trial, draw, verify_trials
+
+    if arguments.plan is not None:
+        raise UsageError("--fuzz draws plans of its own: leave PLAN out")
+    if arguments.fuzz < 1:
+        raise UsageError(f"--fuzz {arguments.fuzz} is not a number of plans")
+    source, ranks = source_of(arguments), arguments.ranks or FUZZ_RANKS
+    model, choices = source.load(), Choices(compress=FUZZ_COMPRESSION)
+    drawn = [
+        draw(random.Random(f"{arguments.seed}.{i}"), model, ranks, choices)
+        for i in range(arguments.fuzz)
+    ]
+    trials = [Trial(composition, source, model) for composition in drawn]
+    with tempfile.TemporaryDirectory(prefix="plait-fuzz-") as scratch:
+        outcomes = verify_trials(trials, ranks, Path(scratch), arguments.timeout)
+    mismatches = [outcome for outcome in outcomes if outcome.mismatch]
+    refused = sum(bool(outcome.refused) for outcome in outcomes)
+    if arguments.json:
+        print_json(
+            {
+                "tried": len(outcomes),
+                "refused": refused,
+                "mismatches": len(mismatches),
+                "outcomes": [_fuzz_json(outcome) for outcome in outcomes],
+            }
+        )
+    else:
+        for outcome in outcomes:
+            print(outcome.verdict or f"{outcome.trial.composition}: refused: {outcome.refused}")
+        for line in {n for o in outcomes if o.verdict for n in o.verdict.notes}:
+            note(line)
+        print(f"{len(outcomes)} tried, {refused} refused, {len(mismatches)} mismatches")
+    if mismatches:
+        raise VerifyError(f"{len(mismatches)} of {len(outcomes)} programs differ from one process")
+    return 0
+
+
+def _fuzz_json(outcome: Outcome) -> dict[str, Any]:
+    row: dict[str, Any] = {"composition": str(outcome.trial.composition)}
+    if outcome.verdict is None:
+        return row | {"refused": outcome.refused}
+    return row | _json(outcome.verdict)

@@ -59,7 +59,7 @@ def run(job: Job, pool: GroupPool, known: Known) -> Verdict:
         comparison, allowed = compare(exact, actual, backward_order(model)), EXACT
     else:
         learning_rate = float(training.arguments["lr"])
-        rounding = Rounding(getattr(torch, dtype), learning_rate * job.steps)
+        rounding = Rounding(getattr(torch, dtype), learning_rate * job.steps, job.lossy)
         comparison, allowed = compare_rounded(exact, references[1], actual, rounding)
     return _verdict(job, exact, comparison, allowed, time.monotonic() - start)
 

@@ -22,6 +22,7 @@ class Job(msgspec.Struct, frozen=True):
     The program and `model` (a file) are of float64 (see `ir.lowering.cast`), or of another
     `precision`, in which rounding is measured. `source` is a factory or configuration, whose module is
     the reference, or a model file, which is interpreted. `optimizer`: see `training.OPTIMIZERS`.
+    `lossy`: the program compresses what it sends, so that its numbers are only near the others.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Job(msgspec.Struct, frozen=True):
     seed: int = 0
     optimizer: str = "adamw"
     precision: str = "fp64"
+    lossy: bool = False
 
 
 class Verdict(msgspec.Struct, frozen=True):
