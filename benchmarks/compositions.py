@@ -26,8 +26,8 @@ from plait.benchmarks.composition_models import MODELS
 from plait.ir.model import Model
 
 RANKS = (2, 4)
-PER_LAUNCH = 16
-TIMEOUT_SECONDS = 1200.0
+PER_LAUNCH = 32
+TIMEOUT_SECONDS = 1800.0
 # fmt: off
 CHOICES = Choices(
     compress=("none",) * 6 + ("auto", "eight-bits", "sdp4bit"),

@@ -9,13 +9,12 @@ import random
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from ...ir.errors import PlaitError
 from ...ir.lowering.cast import in_precision
-from ...ir.plan.plan import MemoryAction
 from ...ir.plan.strategy import parse_strategy
 from ..formats import files
 from ..formats.model_source import ModelSource
@@ -29,6 +28,12 @@ AMPLE_BYTES = 1 << 50
 BATCH_ROLES = ("dp", "zero1", "zero2", "zero3")
 SEQUENCE_ROLES = ("cp", "sp")
 FRACTIONS = ("@1/4", "@1/2", "@3/4")
+# fmt: off
+MEMORY_ACTIONS = (
+    "keep", "save 75%", "save 50%", "save 30%", "recompute", "offload", "offload 50%",
+    "offload inputs", "split 2", "split 4", "split 8",
+)
+# fmt: on
 MIXED_SHARE = 0.25  # of compositions whose layers differ in strategy
 
 
@@ -61,7 +66,7 @@ class Composition(msgspec.Struct, frozen=True):
 class Choices(NamedTuple):
     """What compositions are drawn from; one value fixes it."""
 
-    memory: Sequence[str] = get_args(MemoryAction)
+    memory: Sequence[str] = MEMORY_ACTIONS
     schedules: Sequence[str] = ("1f1b", "interleaved")
     compress: Sequence[str] = ("none",)
     optimizers: Sequence[str] = ("adamw",)

@@ -112,6 +112,9 @@ class Replay(TorchDispatchMode):
             return results
         state = torch.get_rng_state()
         result = func(*args, **(kwargs or {}))  # moves the generator on
+        if torch.equal(state, torch.get_rng_state()):  # attention that drops nothing, say
+            self.note_dtypes(result)
+            return result
         if func is NOISE:
             return self.noise(result, args, state)
         if func is UNIFORM:

@@ -81,7 +81,7 @@ def _others(x: Tensor) -> list[int]:
 
 
 def _square_deviation(x: Tensor, mean: Tensor) -> Tensor:
-    return (widened(x) - _row(mean, x)).square().mean(_others(x))
+    return (widened(x) - _row(mean, x)).square().mean(_others(x)).to(mean.dtype)
 
 
 def _batch_norm(
@@ -101,7 +101,7 @@ def _batch_norm_reductions(
     """The gradients of bias and weight."""
     wide, over = widened(gradient), _others(x)
     normalised = (widened(x) - _row(mean, x)) * _row(inverse, x)
-    return wide.sum(over), (wide * normalised).sum(over)
+    return wide.sum(over).to(mean.dtype), (wide * normalised).sum(over).to(mean.dtype)
 
 
 def _batch_norm_backward(

@@ -92,12 +92,17 @@ class _Elimination:
         return assignment
 
     def add(self, scope: Scope, table: Floats) -> None:
+        """Add a table. Nodes with a single strategy have no dimension: numpy allows 64 at most."""
+        scope = tuple(node for node in scope if self.sizes[node] > 1)
+        table = table.reshape([self.sizes[node] for node in scope])
         self.tables[self.next_table] = (scope, table)
         for node in scope:
             self.around[node].add(self.next_table)
         self.next_table += 1
 
     def remove(self, node: int) -> EliminationStep:
+        if self.sizes[node] == 1:
+            return EliminationStep(node, (), np.zeros((), np.int64))
         numbers = sorted(self.around[node])
         scope = tuple(sorted({c for number in numbers for c in self.tables[number][0]}))
         total = np.zeros((1,) * len(scope))
@@ -118,11 +123,13 @@ def scope_of(edge: ReshardEdge) -> Scope:
 
 
 def table_of(edge: ReshardEdge) -> Floats:
-    """Seconds of an edge over the strategies of its nodes, every distinct copy counted once."""
-    scope = scope_of(edge)
+    """Seconds of an edge over the strategies of its nodes, every distinct copy counted once; nodes
+    with a single strategy have no dimension."""
+    sizes = {endpoint.node: len(endpoint.layout_of) for endpoint in edge.endpoints}
+    scope = [node for node in scope_of(edge) if sizes[node] > 1]
 
     def along(node: int, layout_of: Ints) -> Ints:
-        return layout_of.reshape([-1 if c == node else 1 for c in scope])
+        return layout_of.reshape([sizes[c] if c == node else 1 for c in scope])
 
     have = along(edge.producer.node, edge.producer.layout_of)
     wanted = [along(consumer.node, consumer.layout_of) for consumer in edge.consumers]
@@ -132,5 +139,4 @@ def table_of(edge: ReshardEdge) -> Floats:
         for earlier in wanted[:i]:
             paid = np.where(earlier == want, 0.0, paid)
         total = total + paid
-    sizes = {endpoint.node: len(endpoint.layout_of) for endpoint in edge.endpoints}
     return np.broadcast_to(total, [sizes[node] for node in scope])

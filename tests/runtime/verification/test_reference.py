@@ -25,6 +25,8 @@ class Block(nn.Module):
         q, k, v = self.linear(self.norm(x)).view(4, 6, 2, 12).transpose(1, 2).chunk(3, -1)
         mixed = functional.scaled_dot_product_attention(q, k, v, dropout_p=self.rate)
         mixed = functional.dropout(mixed.transpose(1, 2).reshape(4, 6, 8), self.rate)
+        if not self.rate:
+            return x + mixed
         keep = 1 - self.rate  # stochastic depth, one number a sample
         return x + mixed * torch.floor(keep + torch.rand(4, 1, 1, dtype=x.dtype)) / keep
 
@@ -136,6 +138,13 @@ def test_hooks_survive_the_change_to_float64(tmp_path) -> None:
     built.loss_fn(built.model(built.batch), built.batch).backward()
     assert built.model.weight.grad.tolist() == [[10.0, 10.0, 10.0]]
     assert built.model.bias.grad.tolist() == [14.0]
+
+
+def test_attention_that_drops_nothing_draws_nothing() -> None:
+    one = source(rate=0.0)
+    model = cast_model(trace(one.model, one.batch, one.loss_fn), "float64")
+    result = reference(lambda: source(rate=0.0), model, TRAINING)
+    assert (result.notes, result.faults) == ((), ())
 
 
 class Casting(nn.Module):

@@ -125,3 +125,11 @@ def test_low_precision_stays_near(dtype: torch.dtype) -> None:
     assert (out.dtype, logsumexp.dtype) == (dtype, torch.float32)
     torch.testing.assert_close(out.double(), expected, atol=0.05, rtol=0.05)
     assert all(g.dtype == dtype for g in torch.autograd.grad(out.sum(), low))
+
+
+def test_sums_of_batch_norm_have_the_type_of_its_statistics() -> None:
+    x = torch.randn(4, 3, 2, dtype=torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float32):
+        mean = x.float().mean((0, 2)).to(dtype)
+        sums = OPS.batch_norm_sums(x, x, mean, mean)
+        assert [OPS.square_deviation(x, mean).dtype, *(s.dtype for s in sums)] == [dtype] * 3
