@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from ..ir.devices.cluster import Cluster
     from ..runtime import Program
+    from ..runtime.program import NonFinite
+    from ..runtime.state.optimizer import ParameterGroups
     from .compilation import CompileTarget
 
 # Options of planning that `parallelize` has another use for, or takes from the batch.
-OTHERWISE_GIVEN = ("global_batch", "optimizer", "seed")
+OTHERWISE_GIVEN = ("global_batch", "optimizer", "seed")  # of `parallelize`
 
 
 def trace(
@@ -46,28 +48,35 @@ def trace(
     return trace_model(model, batch, loss_fn, name=name, batch_size=batch_size)
 
 
-@takes_options()
+@takes_options(without=("optimizer",))
 def plan(
     model: nn.Module | Model,
     batch: Any = None,
     *,
     cluster: str | Cluster,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    optimizer: Any = "adamw",
+    optimizer_args: Mapping[str, Any] | None = None,
+    param_groups: ParameterGroups | None = None,
     **options: Any,
 ) -> Plan:
     """The fastest plan that fits, offline: no device is touched, nothing is allocated.
 
     `model` is a module, traced with `batch` and `loss_fn` (see `trace`), or a traced Model. `cluster`
-    is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. After the time limit, or on
-    Ctrl-C, the best plan so far is returned (`plan.complete` is then false).
+    is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. `optimizer` is a name (adamw, sgd,
+    muon, ..., or one that communicates itself: docs/compression.md), or what `parallelize` takes: how
+    large its states are and whether it needs whole tensors is found by a trial on small ones.
+    After the time limit, or on Ctrl-C, the best plan so far is returned (`plan.complete` is then false).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
     from ..cost_model.hardware import load_cluster
     from ..planner import plan as search
+    from .plans.optimizer_profile import optimizer_profile
 
-    check_keywords("plan", options)
+    check_keywords("plan", options, without=("optimizer",))
     if isinstance(cluster, str):
         cluster = load_cluster(cluster)
+    options["optimizer"] = optimizer_profile(model, optimizer, optimizer_args, param_groups)
     request = plan_request(model, cluster.devices, options, batch, loss_fn)
     return with_methods(search(request.model, cluster, request.options))
 
@@ -80,6 +89,8 @@ def parallelize(
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
     optimizer: Any = None,
     optimizer_args: Mapping[str, Any] | None = None,
+    param_groups: ParameterGroups | None = None,
+    nonfinite: NonFinite = "keep",
     plan: str | Path | ir.Plan | Placement = "auto",
     seed: int = 0,
     **options: Any,
@@ -87,22 +98,31 @@ def parallelize(
     """Under torchrun: plan (or take a plan or placement), compile, and return the program of this rank.
 
     `batch` is the GLOBAL batch, as `program.step(batch)` takes it. `optimizer` is a torch optimizer
-    class (default AdamW). With `plan="auto"` the ranks at hand are the cluster, planned for with the
-    options; every rank makes the same plan, since planning is deterministic. A placement (`place`) runs
-    every operator where it says. `seed` is that of the program's random numbers.
+    class (default AdamW), a factory of the user's own, or an optimizer built for `model`, which then
+    updates the program instead. `param_groups` gets a list of (name, parameter) and gives the groups for
+    the class; names and shapes are those of `model`, also where ranks have shards. `nonfinite` says what
+    becomes of a step whose gradients are NaN or infinite: "stop", "skip" or "keep".
+
+    With `plan="auto"` the ranks at hand are the cluster, planned for with the options; every rank makes
+    the same plan, since planning is deterministic. A placement (`place`) runs every operator where it
+    says. `seed` is that of the program's random numbers.
     Raises MismatchError when the plan is for another model or number of ranks, UsageError for options
-    beside a plan.
+    beside a plan. An optimizer that no rank of a plan can run right is a MismatchError.
     """
     import torch.distributed as dist
 
     from ..codegen import write_program
     from ..runtime import Program
     from ..runtime.launch.session import begin
+    from .plans.optimizer_profile import optimizer_profile, run_time_optimizer
 
     check_keywords("parallelize", options, without=OTHERWISE_GIVEN)
     if options and plan != "auto":
         raise UsageError(f"{next(iter(options))} is an option of planning, and a plan is given")
     rank, world = begin()
+    run_time = run_time_optimizer(optimizer)
+    if plan == "auto":
+        options["optimizer"] = optimizer_profile(model, optimizer, optimizer_args, param_groups)
     traced, target = _target(model, batch, loss_fn, plan, world, options)
     if target.ranks != world:
         raise MismatchError(f"the plan is for {target.ranks} ranks, torchrun started {world}")
@@ -111,7 +131,15 @@ def parallelize(
     if rank == 0:
         write_program(target.program(traced, ""), Path(folder[0]))
     dist.barrier()
-    return Program.open(folder[0], model, optimizer, optimizer_args, seed=seed)
+    return Program.open(
+        folder[0],
+        model,
+        run_time,
+        optimizer_args,
+        param_groups=param_groups,
+        nonfinite=nonfinite,
+        seed=seed,
+    )
 
 
 def _target(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ..cost_model.communication.compressed_collective import state_vectors
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS
@@ -13,18 +14,20 @@ from ..ir.errors import UsageError
 from ..ir.lowering.cast import PRECISIONS
 from ..ir.plan.flat_shard import Fraction
 from ..ir.plan.memory_action import MemoryAction
-from ..ir.plan.plan import Optimizer
+from ..ir.plan.plan import Optimizer, OptimizerDemand, Plan
 from ..ir.plan.strategy import ROLES
 from ..ir.text.units import parse_memory
 from .activations.ladder import ACTIONS
 from .pins import Pin, parse_pin
 
 # fmt: off
-OPTIMIZERS: dict[str, int] = {
+OPTIMIZERS: dict[str, int] = {  # state tensors that are as large as their parameter
     "adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1, "adagrad": 1, "lion": 1,
+    "adafactor": 1, "muon": 1, "lamb": 2, "lars": 1, "shampoo": 2, "soap": 4,
     **{name: state_vectors(optimizer) for name, optimizer in COMPRESSED_OPTIMIZERS.items()},
 }
 # fmt: on
+PER_TENSOR = ("adafactor", "muon", "lamb", "lars", "shampoo", "soap")  # step on whole tensors
 SCHEDULES = ("auto", "1f1b", "interleaved")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
 FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))  # of a weight, sharded over zero3
@@ -59,9 +62,10 @@ class PlanOptions(msgspec.Struct, frozen=True):
     """Choices of the user; None lets the planner decide or take the model's own.
 
     A field with an `Option` is declared here alone: command line, Python keywords and help are read
-    off it (`api/options.py`). `bounds` and `fractions` are set by programs only: `bounds`, the first
-    call of every stage and the number of calls where a strategy file fixes them; `fractions`, shares
-    of weights that may be sharded over zero3 where a function is called rarely.
+    off it (`api/options.py`). The others are set by programs only: `bounds`, the first call of every
+    stage and the number of calls where a strategy file fixes them; `fractions`, shares of weights that
+    may be sharded over zero3 where a function is called rarely; `probed_optimizer`, the states and the
+    demand of an optimizer that is not one of the known names, by what it does.
     """
 
     global_batch: Annotated[
@@ -77,7 +81,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     optimizer: Annotated[
         str,
         Option(
-            help="adamw, sgd, ..., or one that communicates itself: 1-bit-adam, cser, ... "
+            help="adamw, sgd, muon, ..., or one that communicates itself: 1-bit-adam, cser, ... "
             "(docs/compression.md)"
         ),
     ] = "adamw"
@@ -124,6 +128,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     seed: Annotated[int, Option(help="of random choices, kept in the plan")] = 0
     bounds: tuple[int, ...] | None = None
     fractions: tuple[Fraction, ...] = FRACTIONS
+    probed_optimizer: Optimizer | None = None
 
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]
@@ -139,7 +144,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
         limit = self.time_limit_seconds
         if limit is not None and not limit > 0:
             raise UsageError(f"a time limit of {limit} is not a number of seconds")
-        if self.optimizer not in OPTIMIZERS:
+        if self.optimizer not in OPTIMIZERS and self.probed_optimizer is None:
             raise UsageError(
                 f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}"
             )
@@ -153,7 +158,27 @@ def _is_action(text: str) -> bool:
     return True
 
 
-def optimizer_states(name: str, half: bool, item_bytes: int) -> Optimizer:
-    """States per parameter element: moments, and a full-precision copy when training in half."""
-    states = OPTIMIZERS[name] + (1 if half else 0)
-    return Optimizer(name, states, 4 if half else item_bytes)
+def optimizer_states(
+    name: str, half: bool, item_bytes: int, probed: Optimizer | None = None
+) -> Optimizer:
+    """States per parameter element: moments, a full-precision copy when training in half, and the
+    owner's copy of a tensor that is stepped whole."""
+    if probed is None:
+        demand: OptimizerDemand = "per tensor" if name in PER_TENSOR else "elementwise"
+        probed = Optimizer(name, OPTIMIZERS[name], 0, demand)
+    states = probed.states + _copies(probed.demand, half)
+    return Optimizer(name, states, 4 if half else item_bytes, probed.demand)
+
+
+def _copies(demand: OptimizerDemand, half: bool) -> int:
+    """Copies of every parameter that are kept beside it."""
+    return int(half) + int(demand == "per tensor")
+
+
+def optimizer_of_plan(plan: Plan) -> dict[str, Any]:
+    """The options that ask for the optimizer of a plan again."""
+    optimizer, half = plan.optimizer, plan.precision in ("bf16", "fp16")
+    if optimizer.name in OPTIMIZERS:
+        return {"optimizer": optimizer.name}
+    states = max(optimizer.states - _copies(optimizer.demand, half), 0)
+    return {"optimizer": optimizer.name, "probed_optimizer": replace(optimizer, states=states)}

@@ -20,6 +20,7 @@ __all__ = [
     "mark_stepped",
     "returns_alias",
     "set_tensor_tables",
+    "step_hooks",
     "storage_id",
     "tensor_tables",
     "tree_leaves",
@@ -51,6 +52,15 @@ def returns_alias(operator: Any) -> bool:
     Without it, live storages are looked up for every view.
     """
     return any(result.alias_info is not None for result in operator._schema.returns)
+
+
+def step_hooks(optimizer: Any) -> list[Any]:
+    """The hooks that run before and after an optimizer's step.
+
+    Without it, hooks that clip the module's own gradients do nothing, and nobody is told.
+    """
+    tables = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+    return [hook for table in tables for hook in getattr(optimizer, table, {}).values()]
 
 
 def storage_id(storage: torch.UntypedStorage) -> int:

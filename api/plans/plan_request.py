@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from ...ir.lowering.cast import in_precision
 from ...ir.lowering.rescale import rescale
 from ...ir.model import Model
+from ...ir.plan.plan import Optimizer
 from ...planner.options import PlanOptions
 from ...planner.pins import Pin
 from ..options import options_from
@@ -39,7 +40,8 @@ def plan_request(
     parse the options.
 
     A pin that ends in `.json` names a strategy file of Galvatron, whose batch, micro-batches and stage
-    bounds hold where the options do not say otherwise. Raises UsageError, FileError, TraceError.
+    bounds hold where the options do not say otherwise. The optimizer is a name or a profile. Raises
+    UsageError, FileError, TraceError.
     """
     from ...planner.interop.galvatron_plan import bounds_of, pins_of
     from ..formats.galvatron_files import read_galvatron
@@ -60,7 +62,12 @@ def plan_request(
     settings["pin"] = [
         pin for text in texts for pin in (pins_of(files[text], model) if text in files else [text])
     ]
+    profile = settings.get("optimizer")
+    if isinstance(profile, Optimizer):
+        settings["optimizer"] = profile.name
     options = options_from(settings)
+    if isinstance(profile, Optimizer):
+        options = replace(options, probed_optimizer=profile)
     bounds = next((bounds_of(file, model) for file in files.values()), None)
     return PlanRequest(in_precision(model, options.precision), replace(options, bounds=bounds))
 

@@ -103,6 +103,7 @@ def _small_plan(plan: Plan, model: Model, shrunk: ShrunkPlan) -> Plan:
     from ...cost_model.hardware import load_cluster
     from ...planner import PlanOptions
     from ...planner import plan as search
+    from ...planner.options import optimizer_of_plan
 
     return search(
         model,
@@ -110,7 +111,7 @@ def _small_plan(plan: Plan, model: Model, shrunk: ShrunkPlan) -> Plan:
         PlanOptions(
             memory_bytes=AMPLE_BYTES,
             precision=plan.precision,
-            optimizer=plan.optimizer.name,
+            **optimizer_of_plan(plan),
             memory_actions=("keep",),
             pins=shrunk.pins([(c.path, c.function) for c in model.calls]),
             micro_batches=gcd(shrunk.micro_batches, model.batch // shrunk.batch_degree),
@@ -146,7 +147,9 @@ def scale_json(scaled: ScaledDown) -> dict[str, Any]:
         "cluster": [plan.cluster.name, small.cluster.name],
         "ranks": [plan.mesh.size, small.mesh.size],
         "words": [[str(a), str(b)] for a, b in scaled.shrink.strategies.items()],
-        "memory": [sorted({str(x.memory) for x in p.layers if not x.batch_only}) for p in (plan, small)],
+        "memory": [
+            sorted({str(x.memory) for x in p.layers if not x.batch_only}) for p in (plan, small)
+        ],
         "global_batch": [plan.global_batch, small.global_batch],
         "micro_batches": [plan.micro_batches, small.micro_batches],
         "fields": {name: list(pair) for name, pair in scaled.source.fields.items()},

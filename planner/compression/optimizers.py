@@ -1,7 +1,9 @@
-"""Constraints that compressed optimizers (such as 1-bit Adam) put on plans.
+"""Constraints that optimizers put on plans.
 
-Such an optimizer does its own communication: every rank along `dp` has all weights of its stage and
-contributes its own gradients. So nothing is sharded along `dp`, and all layers have the same `dp`.
+A compressed optimizer (such as 1-bit Adam) does its own communication: every rank along `dp` has all
+weights of its stage and contributes its own gradients. So nothing is sharded along `dp`, and all layers
+have the same `dp`. One that looks across tensors (clips inside its step) needs all of them on every
+rank.
 """
 
 from __future__ import annotations
@@ -10,16 +12,32 @@ from collections.abc import Iterable
 
 from ...ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS
 from ...ir.errors import UsageError
+from ...ir.plan.plan import OptimizerDemand
 from ...ir.plan.strategy import ROLES, Strategy
 
 
-def allowed_roles(roles: Iterable[str], optimizer: str) -> set[str]:
+def allowed_roles(
+    roles: Iterable[str], optimizer: str, demand: OptimizerDemand = "elementwise"
+) -> set[str]:
     """Roles that can be combined with an optimizer."""
-    return {role for role in roles if not _refusal(role, optimizer)}
+    return {role for role in roles if not _refusal(role, optimizer) and not _divides(role, demand)}
 
 
-def check_strategies(strategies: Iterable[Strategy], optimizer: str, compress: str) -> None:
+def check_strategies(
+    strategies: Iterable[Strategy],
+    optimizer: str,
+    compress: str,
+    demand: OptimizerDemand = "elementwise",
+) -> None:
     """Raises UsageError where strategies or compression cannot be combined with an optimizer."""
+    strategies = list(strategies)
+    for strategy in strategies:
+        for role, _ in strategy.axes:
+            if _divides(role, demand):
+                raise UsageError(
+                    f"{optimizer} looks at several tensors at once, so that every rank needs all: "
+                    f"{strategy} has {role}; pin dp alone"
+                )
     if optimizer not in COMPRESSED_OPTIMIZERS:
         return
     if compress != "none":
@@ -36,6 +54,13 @@ def check_strategies(strategies: Iterable[Strategy], optimizer: str, compress: s
         raise UsageError(
             f"{optimizer} needs one {COMPRESSED_OPTIMIZER_ROLE} for all layers, not {sorted(degrees)}"
         )
+
+
+def _divides(role: str, demand: OptimizerDemand) -> bool:
+    """Whether a role leaves ranks without tensors that the optimizer must see."""
+    what = ROLES[role]
+    divides = what.shards or what.operators or what.experts or what.stages
+    return demand == "across tensors" and bool(divides)
 
 
 def _refusal(role: str, optimizer: str) -> str:

@@ -57,7 +57,9 @@ class HeterogeneousSearch:
     def __init__(self, model: Model, cluster: HeterogeneousCluster, options: PlanOptions) -> None:
         self.model, self.cluster, self.options = model, cluster, options
         item = max((ITEM_BYTES[p.type.dtype] for p in model.parameters if p.trainable), default=4)
-        self.optimizer = optimizer_states(options.optimizer, item < 4, item)
+        self.optimizer = optimizer_states(
+            options.optimizer, item < 4, item, options.probed_optimizer
+        )
         self.group_prices = GroupPrices(
             model, cluster, self.optimizer, options.roles, options.memory_bytes
         )

@@ -43,8 +43,11 @@ class SearchSpace:
         self.pricer, self.options, self.memory_limit_bytes = pricer, options, memory_limit_bytes
         self.cluster = pricer.cluster
         function_prices = pricer.function_prices
-        check_optimizer((pin.strategy for pin in options.pins), options.optimizer, options.compress)
-        usable_roles = allowed_roles(options.roles, options.optimizer)
+        demand = pricer.optimizer.demand
+        check_optimizer(
+            (pin.strategy for pin in options.pins), options.optimizer, options.compress, demand
+        )
+        usable_roles = allowed_roles(options.roles, options.optimizer, demand)
         usable_roles = {
             r for r in usable_roles if function_prices.has_experts or not ROLES[r].experts
         }
@@ -67,7 +70,7 @@ class SearchSpace:
         """The space that these options allow; raises UsageError for invalid options."""
         options.check()
         item = _item_bytes(model)
-        optimizer = optimizer_states(options.optimizer, item < 4, item)
+        optimizer = optimizer_states(options.optimizer, item < 4, item, options.probed_optimizer)
         compressor = CollectiveCompressor(options.compress, options.quality, options.optimizer)
         activations = ActivationCompressor(options.compress, options.quality)
         function_prices = FunctionPrices(model, cluster, activations=activations)

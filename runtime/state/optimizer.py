@@ -8,7 +8,7 @@ this rank's shards, or to whole tensors of which each lies on one rank (`whole_t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -26,7 +26,14 @@ from ..compression.optimizers.flat import FlatOptimizer
 from ..compression.optimizers.registry import OPTIMIZERS
 from ..torch_private import is_fake, mark_stepped
 from .initialization import InitialValues
-from .optimizer_binding import ParameterState, groups_of, rebound
+from .optimizer_binding import (
+    ParameterState,
+    groups_of,
+    rebound,
+    references_in_code,
+    states_of,
+    tensors_in,
+)
 from .optimizer_contract import OptimizerContract, probe_optimizer
 from .parameters import ParameterStore
 from .whole_tensors import WholeTensors, sharding_axes
@@ -61,15 +68,30 @@ class LocalOptimizer:
     ) -> None:
         self.optimizer, self.contract, self.whole = optimizer, contract, whole
         self.leaves, self.group_names = leaves, group_names
+        self.stepping = False
+        if isinstance(optimizer, torch.optim.Optimizer):
+            optimizer.register_step_pre_hook(self.check_stepping)
 
     def step(self) -> None:
         """Update this rank's tensors by their gradients; all ranks together."""
         self.whole.collect_gradients()
-        if self.leaves:
-            self.optimizer.step()
-        else:
-            mark_stepped(self.optimizer)
+        self.stepping = True
+        try:
+            if self.leaves:
+                self.optimizer.step()
+            else:
+                mark_stepped(self.optimizer)
+        finally:
+            self.stepping = False
         self.whole.distribute_values()
+
+    def check_stepping(self, *_: Any) -> None:
+        """Raise UsageError where somebody steps the optimizer itself: other ranks would not see it."""
+        if not self.stepping:
+            raise UsageError(
+                "the optimizer of a program is stepped by program.step or program.optimizer_step, "
+                "which also gathers gradients and distributes what was updated"
+            )
 
 
 def make(
@@ -86,7 +108,12 @@ def make(
     names = tensor_names(initial.module, store)
     optimizer = request.factory
     if not is_instance(optimizer):
-        optimizer = build(request, initial.module, names)
+        originals = {n: p for n, p in initial.module.named_parameters() if p.requires_grad}
+        optimizer = build(request, list(originals.items()))
+        if any(is_fake(t) for state in states_of(optimizer).values() for t in tensors_in(state)):
+            named = trainable_parameters(initial.module)  # its states need values
+            names |= {tensor: names[originals[name]] for name, tensor in named}
+            optimizer = build(request, named)
     elif request.args or request.param_groups is not None:
         raise UsageError(
             f"the optimizer is a {type(optimizer).__name__} that is built already: leave out "
@@ -106,23 +133,33 @@ def is_instance(optimizer: Any) -> bool:
     )
 
 
-def build(request: OptimizerRequest, module: nn.Module, names: dict[Tensor, str]) -> Any:
-    """The optimizer over whole tensors: the module's own parameters, or stand-ins without memory for
-    those that have no values. Adds the stand-ins to `names`."""
-    named: list[tuple[str, nn.Parameter]] = []
-    for name, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if is_fake(parameter):
-            unset = torch.full((), torch.nan, dtype=parameter.dtype).expand(parameter.shape)
-            parameter_name, parameter = names[parameter], nn.Parameter(unset)
-            names[parameter] = parameter_name
-        named.append((name, parameter))
+def contract_of(
+    request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]]
+) -> OptimizerContract:
+    """The contract of an optimizer for these parameters, apart from any program.
+
+    Raises UsageError for one that needs a closure.
+    """
+    check_takes_no_closure(request.factory)
+    optimizer = request.factory
+    if not is_instance(optimizer):
+        optimizer = build(request, named)
+    check_takes_no_closure(optimizer)
+    tensors = [p for _, p in named] + [p for g in groups_of(optimizer) for p in g["params"]]
+    return probe_optimizer(optimizer, tensors)
+
+
+def build(request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]]) -> Any:
+    """The optimizer over whole tensors."""
     factory = torch.optim.AdamW if request.factory is None else request.factory
+    if not callable(factory):
+        raise UsageError(
+            f"the optimizer {factory!r} is neither a class, a factory nor an optimizer"
+        )
     parameters = (
         [parameter for _, parameter in named]
         if request.param_groups is None
-        else list(request.param_groups(named))
+        else list(request.param_groups(list(named)))
     )
     optimizer = factory(parameters, **request.args)
     if not hasattr(optimizer, "step") or not hasattr(optimizer, "param_groups"):
@@ -131,6 +168,20 @@ def build(request: OptimizerRequest, module: nn.Module, names: dict[Tensor, str]
             f"step() and param_groups"
         )
     return optimizer
+
+
+def stand_in(shape: Sequence[int], dtype: torch.dtype) -> nn.Parameter:
+    """A parameter of a shape that takes no memory; its values are NaN."""
+    return nn.Parameter(torch.full((), torch.nan, dtype=dtype).expand(tuple(shape)))
+
+
+def trainable_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The module's trainable parameters by name; stand-ins for those that have no values."""
+    return [
+        (name, stand_in(p.shape, p.dtype) if is_fake(p) else p)
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    ]
 
 
 def tensor_names(module: nn.Module, store: ParameterStore) -> dict[Tensor, str]:
@@ -161,15 +212,22 @@ def check_takes_no_closure(optimizer: Any) -> None:
 
 
 def check_tensors(optimizer: Any, names: Mapping[Tensor, str]) -> None:
-    """Raise UsageError where the optimizer steps on tensors that are not the module's."""
+    """Raise UsageError where the optimizer steps on tensors that are not the module's, or where its code
+    refers to the module's, which the program does not train."""
+    name = type(optimizer).__name__
     for number, group in enumerate(groups_of(optimizer)):
         for position, parameter in enumerate(group["params"]):
             if parameter not in names:
                 raise UsageError(
-                    f"tensor {position} of group {number} of {type(optimizer).__name__} "
-                    f"({list(parameter.shape)}) is not a parameter of the model that is "
-                    f"parallelized: build the optimizer for that very module"
+                    f"tensor {position} of group {number} of {name} ({list(parameter.shape)}) is not a "
+                    f"parameter of the model that is parallelized: build the optimizer for that very "
+                    f"module"
                 )
+    for function, variable in references_in_code(optimizer, names):
+        raise UsageError(
+            f"{function} of {name} uses the model by the name {variable!r}, while a program has the "
+            f"gradients of shards: use self.param_groups there (and program.clip_grad_norm to clip)"
+        )
 
 
 def check_visibility(contract: OptimizerContract, store: ParameterStore) -> None:

@@ -7,13 +7,16 @@ groups, states, lists and dicts in attributes, and the optimizers that it wraps.
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..torch_private import step_hooks
 
 ParameterState = dict[str, Any]
 Group = dict[str, Any]
@@ -56,6 +59,43 @@ def states_of(optimizer: Any) -> dict[Tensor, ParameterState]:
             if isinstance(parameter, Tensor):
                 states.setdefault(parameter, {}).update(state)
     return states
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for member in _members(value):
+            yield from tensors_in(member)
+
+
+class CodeReference(NamedTuple):
+    """A function, and the global or closed-over variable by which it refers to a tensor."""
+
+    function: str
+    variable: str
+
+
+def references_in_code(optimizer: Any, tensors: Container[Tensor]) -> Iterator[CodeReference]:
+    """Where methods and step hooks of an optimizer refer to some of these tensors, or to a module that
+    has them, by name instead of through its groups. Such references cannot be replaced."""
+    for part in optimizers_within(optimizer):
+        functions = [
+            member
+            for cls in type(part).__mro__
+            if not cls.__module__.startswith("torch.") and cls is not object
+            for member in vars(cls).values()
+        ]
+        for function in (*functions, *step_hooks(part)):
+            plain = inspect.unwrap(getattr(function, "__func__", function))
+            if not inspect.isfunction(plain):
+                continue
+            variables = inspect.getclosurevars(plain)
+            for name, value in {**variables.globals, **variables.nonlocals}.items():
+                held = value.parameters() if isinstance(value, nn.Module) else tensors_in(value)
+                if any(tensor in tensors for tensor in held):
+                    yield CodeReference(plain.__name__, name)
 
 
 def rebound(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...ir.plan.plan import OptimizerDemand
-from .optimizer_binding import ParameterState, groups_of, rebound, states_of
+from .optimizer_binding import ParameterState, groups_of, rebound, states_of, tensors_in
 
 SMALL, LARGE = (6, 4, 3, 2), 144  # sizes of probed tensors; some optimizers factor only large ones
 SCALES = (1.0, 1e-3, 1e3, 1.0, 1.0, 1.0)  # of the gradients, by step
@@ -276,7 +276,9 @@ class _Probe:
 
     def count_state(self, kind: Kind, optimizer: Any, leaf: Tensor) -> None:
         """Note the elements of a tensor's state per element of its own."""
-        amounts = [v.numel() for v in _tensors(states_of(optimizer).get(leaf, {})) if v.numel() > 1]
+        amounts = [
+            v.numel() for v in tensors_in(states_of(optimizer).get(leaf, {})) if v.numel() > 1
+        ]
         self.elements_of_state[kind] = sum(amounts) / max(leaf.numel(), 1)
 
     def pattern(self, shape: tuple[int, ...], number: int) -> Tensor:
@@ -305,15 +307,6 @@ def _small(tensor: Tensor) -> tuple[int, ...]:
     """The shape of a small tensor that stands for this one."""
     limits = (*SMALL, *(2 for _ in tensor.shape))
     return tuple(min(sizes) for sizes in zip(tensor.shape, limits, strict=False))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for member in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(member)
 
 
 @contextmanager

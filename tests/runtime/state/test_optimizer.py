@@ -88,6 +88,49 @@ def test_lbfgs_is_refused_and_nothing_to_train_is_fine() -> None:
     assert make(OptimizerRequest(), InitialValues(module()), store, store.groups) is None
 
 
+def test_code_that_knows_the_module_is_refused() -> None:
+    owner = module()
+
+    class ClipsModule(torch.optim.SGD):
+        def step(self, closure=None):
+            torch.nn.utils.clip_grad_norm_(owner.parameters(), 1.0)
+            super().step(closure)
+
+    def hooked(parameters):
+        optimizer = torch.optim.SGD(parameters)
+        held = list(owner.parameters())
+        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(held, 1.0))
+        return optimizer
+
+    for factory, words in ((ClipsModule, "step of ClipsModule .*'owner'"), (hooked, "'held'")):
+        with pytest.raises(UsageError, match=words):
+            made(factory, {}, WHOLE, owner)
+
+
+def test_only_the_program_steps_its_optimizer() -> None:
+    local, _ = made(torch.optim.SGD, {"lr": 0.1}, WHOLE)
+    with pytest.raises(UsageError, match=r"program\.optimizer_step"):
+        local.optimizer.step()
+
+
+def test_factories_see_the_modules_own_parameters_on_the_meta_device_too() -> None:
+    owner = module().to("meta")
+
+    def by_identity(parameters):
+        assert [id(p) for p in parameters] == [id(p) for p in owner.parameters()]
+        return torch.optim.SGD(parameters, lr=0.1)
+
+    owner.reset_parameters = lambda: None
+    store = store_of(0, WHOLE, module())
+    request = OptimizerRequest(by_identity)
+    local = make(request, InitialValues(owner), store, store.groups)
+    assert local.optimizer.param_groups[0]["params"] == [store.parameters["w"].leaf]
+    request = OptimizerRequest(torch.optim.Adagrad, {"initial_accumulator_value": 0.5})
+    local = make(request, InitialValues(owner), store, store.groups)
+    state = local.optimizer.state[store.parameters["w"].leaf]
+    assert torch.equal(state["sum"], torch.full((5, 4), 0.5))
+
+
 @pytest.mark.ranks
 def test_users_recipes_train_as_in_one_process(tmp_path: Path) -> None:
     """dp, zero1, zero3, tp and pp against the eager module; ≈ 40 s of CPU."""

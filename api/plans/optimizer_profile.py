@@ -1,0 +1,72 @@
+"""What planning must know of an optimizer that is given as a class, factory or instance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
+from ...ir.errors import UsageError
+from ...ir.model import Model
+from ...ir.plan.plan import Optimizer
+from ...planner.options import OPTIMIZERS, PER_TENSOR
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...runtime.state.optimizer import ParameterGroups
+
+
+def optimizer_profile(
+    model: nn.Module | Model,
+    optimizer: Any,
+    arguments: Mapping[str, Any] | None,
+    param_groups: ParameterGroups | None,
+) -> str | Optimizer:
+    """The name of a known optimizer, else its states and demand as a probe finds them.
+
+    A name or a profile stays as it is, None is AdamW. Raises UsageError for groups that no
+    optimizer gets.
+    """
+    from ...runtime.state.optimizer import OptimizerRequest, contract_of
+
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if isinstance(optimizer, str) or (optimizer is None and param_groups is None):
+        if param_groups is not None:
+            raise UsageError(f"param_groups go to an optimizer class, and {optimizer!r} is a name")
+        return optimizer or "adamw"
+    request = OptimizerRequest(optimizer, arguments or {}, param_groups)
+    contract = contract_of(request, _named_parameters(model))
+    name = contract.name.lower()
+    known = "per tensor" if name in PER_TENSOR else "elementwise"
+    if (OPTIMIZERS.get(name), known) == (contract.states, contract.demand):
+        return name
+    return Optimizer(contract.name, contract.states, 0, contract.demand)
+
+
+def _named_parameters(model: nn.Module | Model) -> list[tuple[str, nn.Parameter]]:
+    import torch
+
+    from ...runtime.state.optimizer import stand_in, trainable_parameters
+
+    if not isinstance(model, Model):
+        return trainable_parameters(model)
+    return [
+        (p.name, stand_in(p.type.shape, getattr(torch, p.type.dtype)))
+        for p in model.parameters
+        if p.trainable
+    ]
+
+
+def run_time_optimizer(optimizer: Any) -> Any:
+    """The optimizer that a program is opened with: None where the plan names one that communicates
+    itself. Raises UsageError for the name of any other."""
+    if isinstance(optimizer, str):
+        if optimizer not in COMPRESSED_OPTIMIZERS:
+            raise UsageError(
+                f"{optimizer!r} names an optimizer for planning; to train, give its class, such as "
+                f"torch.optim.AdamW"
+            )
+        return None
+    return optimizer
