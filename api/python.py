@@ -48,14 +48,13 @@ def trace(
     return trace_model(model, batch, loss_fn, name=name, batch_size=batch_size)
 
 
-@takes_options(without=("optimizer",))
+@takes_options()
 def plan(
     model: nn.Module | Model,
     batch: Any = None,
     *,
     cluster: str | Cluster,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
-    optimizer: Any = "adamw",
     optimizer_args: Mapping[str, Any] | None = None,
     param_groups: ParameterGroups | None = None,
     **options: Any,
@@ -63,9 +62,9 @@ def plan(
     """The fastest plan that fits, offline: no device is touched, nothing is allocated.
 
     `model` is a module, traced with `batch` and `loss_fn` (see `trace`), or a traced Model. `cluster`
-    is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. `optimizer` is a name (adamw, sgd,
-    muon, ..., or one that communicates itself: docs/compression.md), or what `parallelize` takes: how
-    large its states are and whether it needs whole tensors is found by a trial on small ones.
+    is a preset (`"8x8xh100"`), `"local:N"`, a TOML file or a Cluster. The
+    `optimizer` may also be what `parallelize` takes, with `optimizer_args` and `param_groups`: how large
+    its states are and whether it needs whole tensors is found by a trial on small ones.
     After the time limit, or on Ctrl-C, the best plan so far is returned (`plan.complete` is then false).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
@@ -73,10 +72,12 @@ def plan(
     from ..planner import plan as search
     from .plans.optimizer_profile import optimizer_profile
 
-    check_keywords("plan", options, without=("optimizer",))
+    check_keywords("plan", options)
     if isinstance(cluster, str):
         cluster = load_cluster(cluster)
-    options["optimizer"] = optimizer_profile(model, optimizer, optimizer_args, param_groups)
+    options["optimizer"] = optimizer_profile(
+        model, options.get("optimizer"), optimizer_args, param_groups
+    )
     request = plan_request(model, cluster.devices, options, batch, loss_fn)
     return with_methods(search(request.model, cluster, request.options))
 

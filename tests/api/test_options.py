@@ -14,9 +14,9 @@ from plait.planner.options import PlanOptions
 from plait.planner.pins import parse_pin
 
 # Fields that programs set, and arguments of the command or function that are no options of the search.
-INTERNAL = {"bounds", "fractions"}
+INTERNAL = {"bounds", "fractions", "probed_optimizer"}
 COMMAND_ONLY = {"help", "source", "batch", "seq", "json", "cluster", "front", "buckets", "output"}
-FUNCTION_ONLY = {"model", "batch", "cluster", "loss_fn"}
+FUNCTION_ONLY = {"model", "batch", "cluster", "loss_fn", "optimizer_args", "param_groups"}
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_the_flags_are_the_options(parser):
         (plait.plan, FUNCTION_ONLY, set()),
         (
             plait.parallelize,
-            FUNCTION_ONLY - {"cluster"} | {"optimizer", "optimizer_args", "plan", "seed"},
+            FUNCTION_ONLY - {"cluster"} | {"optimizer", "nonfinite", "plan", "seed"},
             {"global_batch", "optimizer", "seed"},
         ),
     ],

@@ -1,0 +1,67 @@
+"""Planning knows of an optimizer what it does, whether it is named or given."""
+
+import pytest
+import torch
+from torch import nn
+
+import plait
+from plait.api.plans.optimizer_profile import optimizer_profile, run_time_optimizer
+from plait.ir.errors import UsageError
+from plait.ir.plan.plan import Optimizer
+from plait.tests.runtime.state.recipes import ClippedAdamW, Lamb, groups_by_name
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+        self.head = nn.Linear(16, 8)
+
+    def forward(self, x, y):
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return nn.functional.cross_entropy(self.head(x), y)
+
+
+def batch():
+    return {"x": torch.randn(8, 16), "y": torch.zeros(8, dtype=torch.int64)}
+
+
+def test_known_optimizers_keep_their_names() -> None:
+    model = Net()
+    for optimizer, name in ((torch.optim.AdamW, "adamw"), (torch.optim.SGD, "sgd"), (Lamb, "lamb")):
+        assert optimizer_profile(model, optimizer, {"lr": 0.1}, None) == name
+    assert optimizer_profile(model, None, None, None) == "adamw"
+    assert optimizer_profile(model, "muon", None, None) == "muon"
+    instance = torch.optim.AdamW(model.parameters(), amsgrad=True)
+    assert optimizer_profile(model, instance, None, None) == Optimizer("AdamW", 3, 0)
+    momentum = optimizer_profile(
+        model, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, groups_by_name
+    )
+    assert momentum == Optimizer("SGD", 1, 0)
+    with pytest.raises(UsageError, match="param_groups go to an optimizer class"):
+        optimizer_profile(model, "muon", None, groups_by_name)
+    with pytest.raises(UsageError, match="give its class"):
+        run_time_optimizer("muon")
+    assert run_time_optimizer("1-bit-adam") is None
+
+
+def test_plans_differ_by_what_the_optimizer_needs() -> None:
+    model, data = Net(), batch()
+    plans = {
+        optimizer: plait.plan(model, data, cluster="local:4", optimizer=optimizer, pin="*:zero1=4")
+        for optimizer in ("adamw", torch.optim.AdamW, "muon", Lamb)
+    }
+    assert plans["adamw"] == plans[torch.optim.AdamW]
+    assert plans["muon"].optimizer == Optimizer("muon", 2, 4, "per tensor")
+    assert plans[Lamb].optimizer.states == 3
+    with pytest.raises(UsageError, match="zero1=4 has zero1; pin dp alone"):
+        plait.plan(model, data, cluster="local:4", optimizer=ClippedAdamW, pin="*:zero1=4")
+    plan = plait.plan(model, data, cluster="local:4", optimizer=ClippedAdamW)
+    assert {a.name for s in plan.strategies for a in s.mesh.axes if a.size > 1} <= {
+        "dp",
+        "cp",
+        "sp",
+    }
+    assert plan.optimizer == Optimizer("ClippedAdamW", 2, 4, "across tensors")
+    assert "ClippedAdamW" in str(plan)
