@@ -70,4 +70,8 @@ def _refusal(role: str, optimizer: str) -> str:
     if ROLES[role].shards:
         return f"keeps all weights on every rank, which {COMPRESSED_OPTIMIZER_ROLE} does"
     shards = ROLES[role].operators or ROLES[role].experts
-    return "looks at whole tensors" if shards and COMPRESSED_OPTIMIZERS[optimizer].needs_full_tensors else ""
+    return (
+        "looks at whole tensors"
+        if shards and COMPRESSED_OPTIMIZERS[optimizer].needs_full_tensors
+        else ""
+    )
