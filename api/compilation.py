@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from ..ir.lowering.cast import cast_model, in_precision
 from ..ir.model import Model
+from ..ir.passes import Observer
 from ..ir.placement import Placement
 from ..ir.plan.plan import Optimizer, Plan
 from ..ir.program import GeneratedProgram
@@ -44,11 +45,13 @@ class VerificationCase(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def target_of_plan(plan: Plan) -> CompileTarget:
+def target_of_plan(plan: Plan, observer: Observer | None = None) -> CompileTarget:
+    """The target of a plan; `observer` is shown what the passes of `program` give."""
     from ..codegen import compile_program
 
     def program(model: Model, source: str) -> GeneratedProgram:
-        return compile_program(plan, in_precision(model, plan.precision), source)
+        cast = in_precision(model, plan.precision, observer)
+        return compile_program(plan, cast, source, observer)
 
     def float64_program(model: Model) -> GeneratedProgram:
         return compile_program(exact(plan), cast_model(model, "float64"))
@@ -82,8 +85,8 @@ def target_of_placement(placement: Placement) -> CompileTarget:
     )
 
 
-def read_target(path: Path) -> CompileTarget:
+def read_target(path: Path, observer: Observer | None = None) -> CompileTarget:
     """The target of a plan's or placement's file; raises FileError naming the file and the fault."""
     if files.format_of(path) == PLACEMENT:
         return target_of_placement(read_placement(path))
-    return target_of_plan(load_plan(path))
+    return target_of_plan(load_plan(path), observer)

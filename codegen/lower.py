@@ -11,9 +11,10 @@ from ..ir.errors import MismatchError
 from ..ir.lowering.bound_sharding import BoundSharding
 from ..ir.lowering.chunk import bind_layers
 from ..ir.lowering.fit import verify_fit
-from ..ir.lowering.forward_backward import GraphHalves, partition
-from ..ir.lowering.localize import localize
+from ..ir.lowering.forward_backward import ForwardBackward, GraphHalves
+from ..ir.lowering.localize import Localize
 from ..ir.model import Function, Model
+from ..ir.passes import Observer, run
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
 from ..ir.plan.sharding import Sharding
@@ -39,7 +40,9 @@ class LoweredFunction(msgspec.Struct, frozen=True):
         return self.memory.chunked
 
 
-def lower(plan: Plan, model: Model, dataflow: Dataflow) -> tuple[LoweredFunction, ...]:
+def lower(
+    plan: Plan, model: Model, dataflow: Dataflow, observer: Observer | None = None
+) -> tuple[LoweredFunction, ...]:
     """Lower all functions of a plan; raises MismatchError when the plan is for another model."""
     if plan.model_digest != model.fingerprint():
         raise MismatchError(
@@ -61,13 +64,13 @@ def lower(plan: Plan, model: Model, dataflow: Dataflow) -> tuple[LoweredFunction
     for (number, memory), runs in uses.items():
         sharding = plan.shardings[number]
         function = model.function(sharding.function)
-        bound = bind_layers(plan, runs[0], function, axes[function.name])
-        local = localize(bound)
+        bound = bind_layers(plan, runs[0], function, axes[function.name], observer)
+        local = run(Localize(), bound, observer)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, suffix))), memory, used_names)
         used_names.add(name)
-        halves = partition(local, runs[0].variant)
+        halves = run(ForwardBackward(runs[0].variant), local, observer)
         lowered.append(
             LoweredFunction(
                 name, local, halves, memory, number, sharding, tuple(runs), function, bound

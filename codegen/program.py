@@ -5,13 +5,14 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from ..ir.analysis.dataflow import analyse_dataflow
+from ..ir.analysis.dataflow import AnalyseAxes
 from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
 from ..ir.files import dump
 from ..ir.lowering.cast import PRECISIONS
 from ..ir.lowering.reshard import BoundaryLayouts
 from ..ir.model import Model
+from ..ir.passes import Observer, Pass, run
 from ..ir.plan.plan import Plan
 from ..ir.program import GeneratedProgram, ProgramTable
 from .compression import cpp
@@ -22,20 +23,44 @@ from .stage import StageCode
 from .table import program_table
 
 
-def compile_program(plan: Plan, model: Model, source: str = "") -> GeneratedProgram:
+class FunctionModule(Pass[LoweredFunction, str], frozen=True):
+    """Write the Python module of one lowered function of a plan."""
+
+    plan: Plan
+    model: Model
+    name = "function"
+
+    def apply(self, value: LoweredFunction) -> str:
+        return _function_source(value, self.plan, self.model)
+
+
+class StageModule(Pass[StageCode, str], frozen=True):
+    """Write the Python module of one pipeline stage."""
+
+    name = "stage"
+
+    def apply(self, value: StageCode) -> str:
+        return value.source()
+
+
+def compile_program(
+    plan: Plan, model: Model, source: str = "", observer: Observer | None = None
+) -> GeneratedProgram:
     """The program of a plan. `source` is JSON that says what `main.py` trains: the keyword
-    arguments of `ir.capture.materialize`.
+    arguments of `ir.capture.materialize`. `observer` is shown what every pass gives.
 
     Raises MismatchError when plan and model do not belong together.
     """
-    dataflow = analyse_dataflow(model)
-    lowered = lower(plan, model, dataflow)
+    dataflow = run(AnalyseAxes(), model, observer)
+    lowered = lower(plan, model, dataflow, observer)
     layouts = BoundaryLayouts(plan, model, dataflow)
-    files = {f"functions/{low.name}.py": _function_source(low, plan, model) for low in lowered}
+    module = FunctionModule(plan, model)
+    files = {f"functions/{low.name}.py": run(module, low, observer) for low in lowered}
     files["functions/__init__.py"] = _package_source(lowered)
     files["__init__.py"] = f'"""Generated: {plan.strategy_text} on {plan.mesh.size} devices."""\n'
     for number in range(len(plan.stages)):
-        files[f"stage_{number}.py"] = StageCode(plan, model, layouts, lowered, number).source()
+        code = StageCode(plan, model, layouts, lowered, number)
+        files[f"stage_{number}.py"] = run(StageModule(), code, observer)
     files["main.py"] = main_module(plan.strategy_text, plan.mesh.size, PRECISIONS[plan.precision])
     files["source.json"] = source or "{}"
     data_table = program_table(plan, model, dataflow, layouts, source)

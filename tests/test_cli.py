@@ -8,6 +8,8 @@ import pytest
 
 from plait.api.cli import main
 from plait.api.commands.table import COMMANDS
+from plait.api.plans.plan_object import load_plan
+from plait.ir.text.sharding import parse_sharding
 from plait.tests.paths import LLAMA
 
 
@@ -87,3 +89,15 @@ def test_a_branch_on_data_exits_5_with_file_and_line(tmp_path, capsys):
     )
     assert main(["trace", f"{source}:make"]) == 5
     assert "branchy.py:4" in capsys.readouterr().err.replace('", line ', ":")
+
+
+def test_explain_sharding_reads_back(tmp_path, capsys):
+    model, plan = tmp_path / "model.json", tmp_path / "plan.json"
+    main(["trace", LLAMA, "-o", str(model)])
+    main(["plan", str(model), "--cluster", "4xh100", "--pin", "*:dp=2,tp=2", "-o", str(plan)])
+    capsys.readouterr()
+    for arguments in ([], ["model.layers.0", "--model", str(model)], ["llama*"]):
+        assert main(["explain", str(plan), *arguments, "--sharding"]) == 0
+        texts = capsys.readouterr().out.split("\n\n")
+        assert set(map(parse_sharding, texts)) <= set(load_plan(plan).shardings)
+    assert "  mlp.down_proj mm" in texts[0]

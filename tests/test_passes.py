@@ -5,8 +5,17 @@ import torch
 from torch import nn
 
 from plait.api.cli import main
-from plait.api.commands.print_after import trace_printers
+from plait.api.commands.print_after import compile_printers, plan_printers, trace_printers
+from plait.api.options import options_from
+from plait.api.plans.plan_object import load_plan
+from plait.codegen.program import compile_program
+from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import TRACE_PASSES, trace
+from plait.ir.lowering.cast import in_precision
+from plait.ir.lowering.rescale import Rescale
+from plait.ir.passes import Pass, run
+from plait.ir.text.plan import parse_plan
+from plait.planner.search.plan import Search
 from plait.tests.paths import LLAMA
 
 
@@ -47,6 +56,54 @@ def texts():
     return shown
 
 
+@pytest.fixture(scope="session")
+def later_texts():
+    """The texts that the passes of planning, lowering and code generation give, by the pass's name."""
+    printers = {**plan_printers(), **compile_printers()}
+    shown: dict[str, list[str]] = {}
+
+    def observer(step, value):
+        shown.setdefault(step.name, []).append(printers[step.name](value))
+
+    model = run(Rescale(16), trace(Net(), torch.zeros(8, 4)), observer)
+    cluster = load_cluster("4xa100-80")
+    options = options_from(
+        {"pin": ["*:dp=2,tp=2"], "micro_batches": 2, "memory_actions": ("split 2",)}
+    )
+    plan = run(Search(cluster, options, observer), in_precision(model, "bf16", observer), observer)
+    compile_program(plan, in_precision(model, "bf16"), observer=observer)
+    return shown
+
+
+LATER = (
+    "rescale",
+    "cast",
+    "sharding",
+    "search",
+    "axes",
+    "localize",
+    "forward_backward",
+    "function",
+    "stage",
+)
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_passes_of_planning_and_code_generation(later_texts, golden, name):
+    golden("\n\n".join(later_texts[name]), name)
+
+
+def test_every_pass_has_a_printer():
+    printers = {**plan_printers(), **compile_printers()}
+    known = {step.name for step in subclasses(Pass)}
+    assert known - {"nothing"} == set(printers)
+
+
+def subclasses(kind):
+    for sub in kind.__subclasses__():
+        yield from subclasses(sub) if sub.__subclasses__() else [sub]
+
+
 @pytest.mark.parametrize("step", TRACE_PASSES, ids=lambda step: step.name)
 def test_passes_of_a_trace(texts, golden, step):
     golden("\n\n".join(texts[step.name]), step.name)
@@ -70,3 +127,16 @@ def test_an_unknown_pass_lists_the_known_ones(capsys):
     assert (
         "unknown pass 'rewite'; known: export, functionalize, decompose" in capsys.readouterr().err
     )
+
+
+def test_print_after_a_pass_of_planning_and_of_code_generation(tmp_path, capsys):
+    model, plan = str(tmp_path / "model.json"), str(tmp_path / "plan.json")
+    main(["trace", LLAMA, "-o", model])
+    command = ["plan", model, "--cluster", "4xh100", "--pin", "*:dp=4"]
+    main([*command, "-o", plan])
+    capsys.readouterr()
+    assert main([*command, "--print-after", "search"]) == 0
+    printed = parse_plan(capsys.readouterr().out)
+    assert printed.shardings == load_plan(plan).shardings
+    assert main(["compile", plan, model, "--print-after", "stage"]) == 0
+    assert capsys.readouterr().out.startswith('# after stage\n"""Pipeline stage 0')

@@ -5,22 +5,31 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...ir.errors import UsageError
 from .arguments import add_source, source_of
+from .print_after import add_print_after, compile_printers, pass_printer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="plan.json or placement.json")
     add_source(parser)
-    parser.add_argument("-o", "--output", required=True, metavar="DIR")
+    add_print_after(parser)
+    parser.add_argument("-o", "--output", metavar="DIR", help="needed unless a pass is printed")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
     from ..compilation import read_target
 
-    target = read_target(Path(arguments.plan))
+    printer = pass_printer(arguments, compile_printers)
+    if printer is None and arguments.output is None:
+        raise UsageError("name the folder of the program with -o DIR")
+    target = read_target(Path(arguments.plan), printer)
     source = source_of(arguments)
-    program = target.program(source.load(target.batch), str(source))
+    program = target.program(source.load(target.batch, printer), str(source))
+    if printer is not None:
+        printer.finish()
+        return 0
     write_program(program, Path(arguments.output))
     lines = sum(text.count("\n") for _, text in program.files)
     print(

@@ -11,9 +11,12 @@ from msgspec.structs import replace
 
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
+from ...ir.passes import Observer
+from ...ir.passes import run as run_pass
 from ..options import add_flags, given_options
 from .arguments import add_json, add_source, source_of
 from .output import TIME_LIMIT, note, print_json, progress
+from .print_after import PassPrinter, add_print_after, pass_printer, plan_printers
 
 if TYPE_CHECKING:
     from ...ir.devices.heterogeneous import HeterogeneousCluster
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_json(parser)
+    add_print_after(parser)
     parser.add_argument(
         "--cluster", required=True, help="preset (8x8xh100), local:N, or a TOML file"
     )
@@ -49,6 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     """The exit code is 4 where the search was stopped before its end."""
     if arguments.buckets:
         return _run_buckets(arguments)
+    printer = pass_printer(arguments, plan_printers)
+    if printer is not None:
+        return _print_passes(arguments, printer)
     start = time.perf_counter()
     options, source = given_options(arguments), source_of(arguments)
     model, cluster = _model_and_cluster(source, arguments.cluster, options.get("global_batch"))
@@ -79,18 +86,38 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if plan.complete else TIME_LIMIT
 
 
+def _print_passes(arguments: argparse.Namespace, printer: PassPrinter) -> int:
+    """Plan, and print what a pass gives instead of the plan."""
+    from ...planner.search.plan import Search
+    from ..plans.plan_request import plan_request
+
+    options, source = given_options(arguments), source_of(arguments)
+    model, cluster = _model_and_cluster(
+        source, arguments.cluster, options.get("global_batch"), printer
+    )
+    if not isinstance(cluster, Cluster):
+        raise UsageError("--print-after plans for clusters of one kind of device")
+    request = plan_request(model, cluster.devices, options, observer=printer)
+    run_pass(Search(cluster, request.options, printer), request.model, printer)
+    printer.finish()
+    return 0
+
+
 def _model_and_cluster(
-    source: ModelSource, cluster_name: str, global_batch: int | None
+    source: ModelSource,
+    cluster_name: str,
+    global_batch: int | None,
+    observer: Observer | None = None,
 ) -> tuple[Model, Cluster | HeterogeneousCluster]:
     """The model, with at least one sample for every device where no batch is asked for."""
     from ...cost_model.hardware import load_any_cluster
 
     cluster = load_any_cluster(cluster_name)
-    model = source.load(global_batch)
+    model = source.load(global_batch, observer)
     if global_batch is None and model.batch < cluster.devices:
         batch = -(-cluster.devices // model.batch) * model.batch
         note(f"global batch {batch}: {model.batch} would leave devices without a sample")
-        model = source.load(batch)
+        model = source.load(batch, observer)
     return model, cluster
 
 

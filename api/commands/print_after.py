@@ -36,12 +36,17 @@ class PassPrinter:
             note(f"{self.name} did not run, as where a model is read from a file")
 
 
-def pass_printer(arguments: argparse.Namespace, printers: Printers) -> PassPrinter | None:
+def pass_printer(
+    arguments: argparse.Namespace, printers_of: Callable[[], Printers]
+) -> PassPrinter | None:
     """The observer that `--print-after` asks for; raises UsageError for a pass that is not known."""
     name: str | None = arguments.print_after
-    if name is not None and name not in printers:
+    if name is None:
+        return None
+    printers = printers_of()
+    if name not in printers:
         raise UsageError(f"unknown pass {name!r}; known: {', '.join(printers)}")
-    return None if name is None else PassPrinter(name, printers)
+    return PassPrinter(name, printers)
 
 
 def trace_printers() -> Printers:
@@ -61,4 +66,29 @@ def trace_printers() -> Printers:
         "assemble": print_model,
         "rescale": print_model,
         "cast": print_model,
+    }
+
+
+def plan_printers() -> Printers:
+    """Printers for the passes of a trace and of planning."""
+    from ...ir.text.plan import print_plan
+    from ...ir.text.sharding import print_sharding
+
+    return {**trace_printers(), "sharding": print_sharding, "search": print_plan}
+
+
+def compile_printers() -> Printers:
+    """Printers for the passes of a trace, of lowering and of code generation."""
+    from ...ir.text.axes import print_dataflow
+    from ...ir.text.function import print_function, print_halves
+    from ...ir.text.sharding import print_bound_sharding
+
+    return {
+        **trace_printers(),
+        "axes": print_dataflow,
+        "chunk": print_bound_sharding,
+        "localize": print_function,
+        "forward_backward": print_halves,
+        "function": str,
+        "stage": str,
     }

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ...ir.text.summary import model_summary, parameters
     from ..formats import files
 
-    printer = pass_printer(arguments, trace_printers()) if arguments.print_after else None
+    printer = pass_printer(arguments, trace_printers)
     model = source_of(arguments).load(observer=printer)
     if printer is not None:
         printer.finish()

@@ -13,8 +13,11 @@ from ...cost_model.communication.compressed_all_reduce import compressed_reducti
 from ...cost_model.explain.memory_terms import LEGEND, memory_term
 from ...cost_model.explain.step_terms import half_term, label, stage_layers, stage_times, step_term
 from ...cost_model.explain.term import Symbol, Term, legend, total
+from ...ir.analysis.dataflow import analyse_dataflow
 from ...ir.errors import UsageError
+from ...ir.model import Model
 from ...ir.plan.plan import Layers, Plan
+from ...ir.text.sharding import print_sharding
 from ...ir.text.summary import one_line
 from ...ir.text.units import seconds, size
 
@@ -109,6 +112,29 @@ def _call(plan: Plan, layers: Layers) -> Term:
     halves = (("forward", layers.forward), ("backward", layers.backward))
     terms = [half_term(name, half, 1, plan.cluster, reductions) for name, half in halves]
     return total(title, terms)
+
+
+def explain_sharding(plan: Plan, model: Model | None, where: str | None = None) -> str:
+    """The shardings of a plan, or of what `where` names, as text that `parse_sharding` reads.
+
+    With the plan's model, operators have names, loops and placements. Raises UsageError.
+    """
+    used = plan.layers if where is None else _matching(plan, where)
+    axes = analyse_dataflow(model).axes if model is not None else {}
+    texts: list[str] = []
+    for number in dict.fromkeys(layers.sharding for layers in used):
+        sharding = plan.shardings[number]
+        function = None if model is None else model.function(sharding.function)
+        texts.append(print_sharding(sharding, function, axes.get(sharding.function)))
+    return "\n\n".join(texts)
+
+
+def _matching(plan: Plan, where: str) -> list[Layers]:
+    """The runs of layers in the stages, calls or functions that `where` names."""
+    stages = [stage for s, stage in enumerate(plan.stages) if where in (f"stage{s}", "stage*")]
+    if stages:
+        return [x for x in plan.layers if any(stage.contains(x.first) for stage in stages)]
+    return _layers(plan, where)
 
 
 def _layers(plan: Plan, where: str) -> list[Layers]:

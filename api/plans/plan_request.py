@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from ...ir.lowering.cast import in_precision
 from ...ir.lowering.rescale import rescale
 from ...ir.model import Model
+from ...ir.passes import Observer
 from ...ir.plan.plan import Optimizer
 from ...planner.options import PlanOptions
 from ...planner.pins import Pin
@@ -35,6 +36,7 @@ def plan_request(
     keywords: Mapping[str, Any],
     batch: Any = None,
     loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    observer: Observer | None = None,
 ) -> PlanRequest:
     """The request for planning on `devices` devices: trace a module, apply batch and precision, and
     parse the options.
@@ -69,7 +71,9 @@ def plan_request(
     if isinstance(profile, Optimizer):
         options = replace(options, probed_optimizer=profile)
     bounds = next((bounds_of(file, model) for file in files.values()), None)
-    return PlanRequest(in_precision(model, options.precision), replace(options, bounds=bounds))
+    return PlanRequest(
+        in_precision(model, options.precision, observer), replace(options, bounds=bounds)
+    )
 
 
 def _traced(

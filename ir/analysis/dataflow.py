@@ -14,6 +14,7 @@ import msgspec
 
 from ..layout import Factors, Shard
 from ..model import Call, Function, Model, ModelInput
+from ..passes import Pass
 from .axes import Axes, analyse
 
 FlowEdge = tuple[tuple[str, int], tuple[str, int]]  # producer and consumer, each (function, value)
@@ -40,6 +41,15 @@ class Dataflow(msgspec.Struct, frozen=True):
                 if factor in wanted:
                     return (dim, index)
         return None
+
+
+class AnalyseAxes(Pass[Model, Dataflow], frozen=True):
+    """Infer the axes of every function, and which of them walk the batch and the tokens."""
+
+    name = "axes"
+
+    def apply(self, value: Model) -> Dataflow:
+        return analyse_dataflow(value)
 
 
 def analyse_dataflow(model: Model) -> Dataflow:

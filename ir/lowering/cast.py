@@ -6,7 +6,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..model import Argument, Function, Model, Op
-from ..passes import Pass
+from ..passes import Observer, Pass, run
 from ..tensor import ITEM_BYTES, TensorType
 
 PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -40,13 +40,13 @@ def cast_model(model: Model, dtype: str) -> Model:
     )
 
 
-def in_precision(model: Model, precision: str | None) -> Model:
+def in_precision(model: Model, precision: str | None, observer: Observer | None = None) -> Model:
     """The model with parameters and activations in a precision; None leaves it as traced."""
     if precision is None:
         return model
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    return cast_model(model, PRECISIONS[precision])
+    return run(Cast(PRECISIONS[precision]), model, observer)
 
 
 def _type(type_: TensorType, dtype: str) -> TensorType:

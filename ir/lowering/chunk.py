@@ -12,6 +12,7 @@ from ..analysis.axes import Axes, OpAxes, OpStrategy, analyse
 from ..layout import Factors, Layout, Shard
 from ..mesh import CHUNK, Axis, Mesh
 from ..model import Function
+from ..passes import Observer, Pass, run
 from ..plan.plan import Layers, Plan
 from ..plan.sharding import Boundary, Chunking, LoopFactor, boundary_values, op_split
 from .bound_sharding import BoundSharding, bind, resolve
@@ -19,16 +20,25 @@ from .bound_sharding import BoundSharding, bind, resolve
 ValueShards = dict[int, Shard]  # by value: its dim and factor that chunks split
 
 
-def bind_layers(plan: Plan, layers: Layers, function: Function, axes: Axes) -> BoundSharding:
+class Chunk(Pass[BoundSharding, BoundSharding], frozen=True):
+    """Make the sharding of one chunk of a function that runs in chunks."""
+
+    chunking: Chunking
+    name = "chunk"
+
+    def apply(self, value: BoundSharding) -> BoundSharding:
+        shards = dict(self.chunking.value_shards)
+        refined = refine_axes(value.function, value.axes, shards, self.chunking.outer)
+        return chunk_sharding(value, refined, self.chunking)
+
+
+def bind_layers(
+    plan: Plan, layers: Layers, function: Function, axes: Axes, observer: Observer | None = None
+) -> BoundSharding:
     """The sharding of a run of layers, or of one of their chunks where they run in chunks."""
-    bound, chunking = (
-        bind(plan.shardings[layers.sharding], function, axes),
-        plan.chunking_of(layers),
-    )
-    if chunking is None:
-        return bound
-    refined = refine_axes(function, axes, dict(chunking.value_shards), chunking.outer)
-    return chunk_sharding(bound, refined, chunking)
+    bound = bind(plan.shardings[layers.sharding], function, axes)
+    chunking = plan.chunking_of(layers)
+    return bound if chunking is None else run(Chunk(chunking), bound, observer)
 
 
 def chunk_sharding(bound: BoundSharding, refined: Axes, chunking: Chunking) -> BoundSharding:

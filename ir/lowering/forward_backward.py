@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from ..model import Function, Op
+from ..passes import Pass
 from ..plan.memory_action import Variant
 
 
@@ -22,6 +23,16 @@ class GraphHalves(msgspec.Struct, frozen=True):
     forward: tuple[Op, ...]
     backward: tuple[Op, ...]
     saved: tuple[int, ...]
+
+
+class ForwardBackward(Pass[Function, GraphHalves], frozen=True):
+    """Split a joint graph into forward and backward; `variant` says which values forward saves."""
+
+    variant: Variant
+    name = "forward_backward"
+
+    def apply(self, value: Function) -> GraphHalves:
+        return partition(value, self.variant)
 
 
 def partition(function: Function, variant: Variant) -> GraphHalves:

@@ -30,6 +30,7 @@ from ..layout import (
 from ..loops import Dims, Loops, shard_aware_name
 from ..mesh import TIME_AXES
 from ..model import Argument, Function, Input, Op, Output, Ref, map_refs
+from ..passes import Pass
 from ..plan.sharding import LoopFactor
 from ..tensor import TensorType
 from .bound_sharding import BoundSharding
@@ -37,6 +38,15 @@ from .bound_sharding import BoundSharding
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 LocalCopy = tuple[Layout, int, bool]  # layout, local value, produced in backward
 FactorAxes = dict[LoopFactor, tuple[int, ...]]  # the mesh axes that split it
+
+
+class Localize(Pass[BoundSharding, Function], frozen=True):
+    """Make the per-device function of a sharding."""
+
+    name = "localize"
+
+    def apply(self, value: BoundSharding) -> Function:
+        return localize(value)
 
 
 def localize(bound: BoundSharding) -> Function:

@@ -38,8 +38,9 @@ def parse_function(text: str) -> Function:
     return function
 
 
-def print_halves(halves: GraphHalves, types: Sequence[TensorType]) -> str:
-    """The forward and backward operators of a partitioned function, and what is saved between them."""
+def print_halves(halves: GraphHalves, types: Sequence[TensorType] = ()) -> str:
+    """The forward and backward operators of a partitioned function, and what is saved between them.
+    Without the function's `types` they have none."""
     saved = " ".join(f"%{value}" for value in halves.saved)
     return "\n".join(
         [
@@ -59,7 +60,7 @@ def parse_halves(text: str) -> GraphHalves:
     reader.end_line()
     forward = list[Op]()
     while not reader.accept("saved"):
-        forward.append(_read_op(reader, types))
+        forward.append(_read_op(reader, types, typed=False))
     saved = list[int]()
     while reader.next.kind == "value":
         saved.append(reader.value())
@@ -68,7 +69,7 @@ def parse_halves(text: str) -> GraphHalves:
     reader.end_line()
     backward = list[Op]()
     while reader.next.kind != "end":
-        backward.append(_read_op(reader, types))
+        backward.append(_read_op(reader, types, typed=False))
     return GraphHalves(tuple(forward), tuple(backward), tuple(saved))
 
 
@@ -78,7 +79,7 @@ def print_op(op: Op, types: Sequence[TensorType]) -> str:
     parts += [f"{name_text(name)}={print_argument(a)}" for name, a in op.kwargs.items()]
     if op.results:
         parts[:0] = [", ".join(f"%{r}" if r >= 0 else UNUSED for r in op.results), "="]
-    made = [print_type(types[r]) for r in op.results if r >= 0]
+    made = [print_type(types[r]) for r in op.results if r >= 0 and types]
     if made:
         parts.append(": " + ", ".join(made))
     return " ".join(parts) + (f"  @{name_text(op.scope)}" if op.scope else "")
@@ -215,7 +216,7 @@ def _in_order(types: dict[int, TensorType], line: int) -> Iterable[TensorType]:
         yield types[value]
 
 
-def _read_op(reader: TextReader, types: dict[int, TensorType]) -> Op:
+def _read_op(reader: TextReader, types: dict[int, TensorType], typed: bool = True) -> Op:
     results = list[int]()
     if reader.next.kind == "value" or reader.sees(UNUSED):
         results.append(_result(reader))
@@ -235,9 +236,10 @@ def _read_op(reader: TextReader, types: dict[int, TensorType]) -> Op:
         else:
             args.append(read_argument(reader))
     made = [r for r in results if r >= 0]
-    for number, value in enumerate(made):
-        reader.expect("," if number else ":")
-        _define(reader, types, value)
+    if typed or reader.sees(":"):
+        for number, value in enumerate(made):
+            reader.expect("," if number else ":")
+            _define(reader, types, value)
     scope = reader.name("a module path") if reader.accept("@") else ""
     reader.end_line()
     return Op(target, tuple(args), kwargs, tuple(results), scope)

@@ -3,13 +3,13 @@
     sharding gpt2_block "dp=2,tp=2" on micro=1 dp=2 tp=2
       input w : S(1.0) over tp gradient P over micro dp, S(1.0) over tp
       input x : S(0.0) over micro dp gradient S(0.0) over micro dp, P over tp
-      mlp.c_fc mm  : m over micro dp, n over tp    # [m k], [k n] -> [m n]   S(0.0) R, R S(1.0) -> …
+      mlp.c_fc mm  : m over micro dp, n over tp    # [m k], [k n] -> [m n]   S(0.0) R, R S(1.0)…
       mlp.act gelu : d0 over micro dp, d1 over tp  # [d0 d1] -> [d0 d1]   S(0.0) S(1.0) -> S(0.0) S(1.0)
       loss sum     : replicate
       output %9 : S(0.0) over micro dp tangent S(0.0) over micro dp
 
 Axes that are not named replicate. `S(1.0)` shards dimension 1 along its factor 0, `P` is a partial sum.
-What stands before the colon is a label for people, and so are the comments: the loops of an operator, and
+      mlp.c_fc mm  : m over micro dp, n over tp    # [m k], [k n] -> [m n]   S(0.0) R, R S(1.0) -> …
 the placements of its operands and results along the axes of more than one device.
 """
 
@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from ..analysis.axes import Axes, OpAxes
 from ..errors import UsageError
 from ..layout import PARTIAL, REPLICATE, AxisPlacement, Layout
-from ..loops import Dims
+from ..loops import Dims, Loops
+from ..lowering.bound_sharding import BoundSharding
 from ..mesh import Axis, Mesh
 from ..model import Function, Op
 from ..plan.sharding import REPLICATED, Boundary, OpSplit, Sharding
@@ -57,6 +58,13 @@ def print_sharding(
         lines.append(f"  {label:<{labels}} : {split:<{splits}}  {comment}".rstrip())
     lines += (f"  {line}" for line in _boundary(sharding, function, "output"))
     return "\n".join(lines)
+
+
+def print_bound_sharding(bound: BoundSharding) -> str:
+    """A bound sharding as the sharding that it stands for, of no strategy of its own."""
+    splits = tuple(tuple(option.name for option in options) for options in bound.strategies)
+    sharding = Sharding(bound.function.name, Strategy(()), bound.mesh, splits, bound.boundary)
+    return print_sharding(sharding, bound.function, bound.axes)
 
 
 def strategy_text(strategy: Strategy) -> str:
@@ -137,7 +145,7 @@ def _comment(known: OpAxes, splits: Sequence[OpSplit], mesh: Mesh) -> str:
     axes = zip(splits, mesh.axes, strict=True)
     chosen = [known.option(split) for split, axis in axes if axis.size > 1]
     options = [option for option in chosen if option is not None]
-    loops = f"# {_dims(known.declared.inputs)} -> {_dims(known.declared.outputs)}"
+    loops = f"# {loops_text(known.declared)}"
     if len(options) < len(chosen) or not options:
         return loops
     inputs, outputs = (
@@ -145,6 +153,11 @@ def _comment(known: OpAxes, splits: Sequence[OpSplit], mesh: Mesh) -> str:
         for rows in ([o.inputs for o in options], [o.outputs for o in options])
     )
     return f"{loops}   {inputs} -> {outputs}".replace("  ->", " ->")
+
+
+def loops_text(declared: Loops) -> str:
+    """`[m k], [k n] -> [m n]`."""
+    return f"{_dims(declared.inputs)} -> {_dims(declared.outputs)}".strip()
 
 
 def _dims(tensors: tuple[Dims, ...]) -> str:

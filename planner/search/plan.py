@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import LimitError, PlaitError, UsageError
 from ...ir.model import Model
+from ...ir.passes import Observer, Pass
 from ...ir.plan.plan import Plan
 from ..options import PlanOptions
 from .driver import SearchSpace
@@ -12,7 +13,21 @@ from .infeasible import infeasible
 from .to_plan import assemble
 
 
-def plan(model: Model, cluster: Cluster, options: PlanOptions) -> Plan:
+class Search(Pass[Model, Plan], frozen=True):
+    """Search the fastest plan of a model on a cluster; the observer is shown the passes inside."""
+
+    cluster: Cluster
+    options: PlanOptions
+    observer: Observer | None = None
+    name = "search"
+
+    def apply(self, value: Model) -> Plan:
+        return plan(value, self.cluster, self.options, self.observer)
+
+
+def plan(
+    model: Model, cluster: Cluster, options: PlanOptions, observer: Observer | None = None
+) -> Plan:
     """The fastest plan that fits, under the cost model; the best so far where time is up.
 
     Raises InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time
@@ -22,7 +37,7 @@ def plan(model: Model, cluster: Cluster, options: PlanOptions) -> Plan:
     space.run()
     if not space.fitting():
         raise no_plan(space)
-    return assemble(space, min(space.candidates, key=space.sort_key))
+    return assemble(space, min(space.candidates, key=space.sort_key), observer)
 
 
 def no_plan(space: SearchSpace) -> PlaitError:

@@ -9,24 +9,40 @@ from msgspec.structs import replace
 
 from ...ir.lowering.cast import PRECISIONS
 from ...ir.mesh import common_mesh
-from ...ir.model import Model
+from ...ir.model import Function, Model
+from ...ir.passes import Observer, Pass, run
 from ...ir.plan.memory_action import KEEP
 from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import ROLES, Strategy
 from ..candidate import Candidate
 from ..pricing.candidate_pricer import CandidatePricer
+from ..pricing.function_prices import FunctionPrices
 from ..sharding import GAP
 from .driver import SearchSpace
 
 SHOWN = 12  # alternatives kept in a plan
 
 
-def assemble(space: SearchSpace, best: Candidate) -> Plan:
+class Shard(Pass[Function, Sharding], frozen=True):
+    """Look up how a function is sharded under a strategy, for a number of micro-batches."""
+
+    prices: FunctionPrices
+    strategy: Strategy
+    micro_batches: int
+    name = "sharding"
+
+    def apply(self, value: Function) -> Sharding:
+        sharding = self.prices.sharding(value.name, self.strategy, self.micro_batches)
+        assert sharding is not None, "a candidate's functions have shardings"
+        return sharding
+
+
+def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = None) -> Plan:
     """The plan of a candidate, with its runners-up as alternatives."""
     pricer, options, memory_limit_bytes = space.pricer, space.options, space.memory_limit_bytes
     model, cluster, candidates = pricer.model, pricer.cluster, space.candidates
-    shardings, layers = _layers(pricer, best)
+    shardings, layers = _layers(pricer, best, observer)
     chunked = dict.fromkeys((x.sharding, x.memory) for x in layers if x.memory.chunked)
     chunkings = (pricer.function_prices.chunking(shardings[n], memory) for n, memory in chunked)
     runners_up = sorted((c for c in candidates if c is not best), key=space.sort_key)[:SHOWN]
@@ -112,7 +128,7 @@ def _precision(model: Model) -> str:
 
 
 def _layers(
-    pricer: CandidatePricer, best: Candidate
+    pricer: CandidatePricer, best: Candidate, observer: Observer | None
 ) -> tuple[tuple[Sharding, ...], tuple[Layers, ...]]:
     """Runs of calls with one function, stage and decision; a sharding per function and strategy."""
     function_prices, calls = pricer.function_prices, pricer.calls
@@ -124,9 +140,8 @@ def _layers(
         decision = best.assignment.at(i)
         key = call.function, decision.strategy
         if key not in shardings:
-            sharding = function_prices.sharding(*key, micro)
-            assert sharding is not None
-            shardings[key] = sharding
+            step = Shard(function_prices, decision.strategy, micro)
+            shardings[key] = run(step, function_prices.functions[call.function], observer)
         samples = pricer.point(decision.strategy, micro).samples_per_device
         model_axes = decision.strategy.model_axes
         memory = pricer.call_prices.memory_action(i, decision.memory, model_axes, samples)
