@@ -139,4 +139,4 @@ def test_print_after_a_pass_of_planning_and_of_code_generation(tmp_path, capsys)
     printed = parse_plan(capsys.readouterr().out)
     assert printed.shardings == load_plan(plan).shardings
     assert main(["compile", plan, model, "--print-after", "stage"]) == 0
-    assert capsys.readouterr().out.startswith('# after stage\n"""Pipeline stage 0')
+    assert capsys.readouterr().out.startswith('# after stage\n"""Stage 0 of 1: dp=4')
