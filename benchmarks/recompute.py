@@ -14,9 +14,10 @@ from pathlib import Path
 
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.operators.function_cost import FunctionCostTable
+from plait.ir.analysis.liveness import produced_values
 from plait.ir.capture import load_source, trace
-from plait.ir.lowering.forward_backward import Variant, partition, produced_values
-from plait.ir.plan.memory_action import KEEP
+from plait.ir.lowering.forward_backward import partition
+from plait.ir.plan.memory_action import KEEP, Variant
 from plait.planner.activations.recompute_ilp import select_saved
 from plait.planner.pricing.function_prices import FunctionPrices
 
@@ -43,7 +44,9 @@ def cost(table: FunctionCostTable, variant: Variant) -> tuple[float, int]:
     local = table.local_functions[1]
     pieces, forward = partition(local, variant), produced_values(local.forward_ops)
     again = sum(
-        table.pricer.op(local, op).seconds for op in pieces.backward if produced_values((op,)) & forward
+        table.pricer.op(local, op).seconds
+        for op in pieces.backward
+        if produced_values((op,)) & forward
     )
     return again, sum(local.types[v].bytes for v in {table.roots[v] for v in pieces.saved})
 

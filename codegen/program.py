@@ -10,7 +10,7 @@ from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
 from ..ir.files import dump
 from ..ir.lowering.cast import PRECISIONS
-from ..ir.lowering.reshard import BoundaryLayouts
+from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model import Model
 from ..ir.passes import Observer, Pass, run
 from ..ir.plan.plan import Plan
@@ -53,7 +53,7 @@ def compile_program(
     """
     dataflow = run(AnalyseAxes(), model, observer)
     lowered = lower(plan, model, dataflow, observer)
-    layouts = BoundaryLayouts(plan, model, dataflow)
+    layouts = PlanLayouts(plan, dataflow)
     module = FunctionModule(plan, model)
     files = {f"functions/{low.name}.py": run(module, low, observer) for low in lowered}
     files["functions/__init__.py"] = _package_source(lowered)

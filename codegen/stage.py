@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ..ir.lowering.reshard import BoundaryLayouts
+from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model import Model
 from ..ir.plan.plan import Plan
 from .lower import LoweredFunction
@@ -28,7 +28,7 @@ class StageCode:
         self,
         plan: Plan,
         model: Model,
-        layouts: BoundaryLayouts,
+        layouts: PlanLayouts,
         lowered: tuple[LoweredFunction, ...],
         number: int,
     ) -> None:

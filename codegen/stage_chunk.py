@@ -12,7 +12,7 @@ import msgspec
 
 from ..ir.layout import shard_position
 from ..ir.lowering.common_mesh import Resharding
-from ..ir.lowering.reshard import BoundaryLayouts
+from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model import Call, Function, Model
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
@@ -53,11 +53,11 @@ class ModelChunkCode:
     """Writes `forward` and `backward` of model chunk `number`."""
 
     def __init__(
-        self, plan: Plan, model: Model, layouts: BoundaryLayouts, modules: Modules, number: int
+        self, plan: Plan, model: Model, layouts: PlanLayouts, modules: Modules, number: int
     ) -> None:
         self.plan, self.model, self.layouts, self.modules = plan, model, layouts, modules
         self.chunk = number // len(plan.stages)
-        self.functions = {f.name: f for f in model.functions}
+        self.graph = layouts.graph
         self.calls_of_chunk = layouts.micro_batch_calls(number)
         self.segments = [
             s
@@ -78,7 +78,7 @@ class ModelChunkCode:
     def fold(self, layers: Layers) -> list[CallSegment]:
         """One loop when every call feeds only the next one, else one statement per call."""
         low = self.modules[layers.sharding, layers.memory]
-        function = self.functions[low.sharding.function]
+        function = self.graph.functions[low.sharding.function]
         carried = self.carried(layers)
         if carried is not None:
             return [CallSegment(layers, low.name, function, layers.first, layers.last, carried)]
@@ -107,22 +107,21 @@ class ModelChunkCode:
         fed = {name for call in calls[1:] for name in call.arguments}
         outside = {
             n
-            for i, c in enumerate(self.model.calls)
-            for n in c.arguments
-            if not layers.first < i < layers.last
+            for n in inner
+            for end in self.graph.readers(n)
+            if not layers.first < end.call < layers.last
         }
-        if inner & outside or inner - fed - self.unused(calls[0]) or self.model.loss in inner:
+        if outside or inner - fed - self.unused(calls[0]) or self.model.loss in inner:
             return None
         return tuple(pairs)
 
     def unused(self, call: Call) -> set[str]:
-        used = {n for c in self.model.calls for n in c.arguments}
         return {
             n
             for c in self.model.calls
             if c.function == call.function
             for n in c.results
-            if n not in used
+            if not self.graph.readers(n)
         }
 
     def forward(self, batch_only: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from ..ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTI
 from ..ir.errors import MismatchError
 from ..ir.files import digest
 from ..ir.layout import PARTIAL, REPLICATE, AxisPlacement, Factors, Layout
-from ..ir.lowering.reshard import BoundaryLayouts
+from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.mesh import MICRO, Mesh
 from ..ir.model import Model
 from ..ir.plan.flat_shard import FULL
@@ -33,11 +33,11 @@ from ..ir.program import (
 def plan_table(plan: Plan, model: Model) -> ProgramTable:
     """The table of a plan's program, without the program."""
     dataflow = analyse_dataflow(model)
-    return program_table(plan, model, dataflow, BoundaryLayouts(plan, model, dataflow), "")
+    return program_table(plan, model, dataflow, PlanLayouts(plan, dataflow), "")
 
 
 def program_table(
-    plan: Plan, model: Model, dataflow: Dataflow, layouts: BoundaryLayouts, source: str
+    plan: Plan, model: Model, dataflow: Dataflow, layouts: PlanLayouts, source: str
 ) -> ProgramTable:
     """Everything a program of this plan needs to know."""
     runs = tuple(_run(layers, plan, model) for layers in plan.layers)
@@ -47,9 +47,7 @@ def program_table(
         plan_digest=digest(plan),
         mesh=plan.mesh,
         meshes=tuple(strategy.mesh for strategy in plan.strategies),
-        loss_mesh=_mesh(
-            plan, next(i for i, c in enumerate(model.calls) if model.loss in c.results)
-        ),
+        loss_mesh=_mesh(plan, _loss_call(dataflow)),
         stages=len(plan.stages),
         chunks_per_stage=plan.chunks_per_stage,
         micro_batches=plan.micro_batches,
@@ -66,6 +64,12 @@ def program_table(
         source=source,
         compression=tuple(_compressed_axes(plan)),
     )
+
+
+def _loss_call(dataflow: Dataflow) -> int:
+    maker = dataflow.graph.maker(dataflow.graph.model.loss)
+    assert maker is not None
+    return maker.call
 
 
 def _compressed_axes(plan: Plan) -> Iterator[CompressedAxis]:
@@ -108,18 +112,16 @@ def _sharding(plan: Plan, call: int) -> Sharding:
 def _state_tensors(
     plan: Plan, model: Model, dataflow: Dataflow, runs: tuple[CallRun, ...]
 ) -> tuple[ParameterSpec, ...]:
-    functions = {f.name: f for f in model.functions}
-    once = model.batch_only_calls()
+    graph = dataflow.graph
     lies: dict[str, tuple[int, Layout]] = {}
     factors: dict[str, Factors] = {}
     stages: dict[str, set[int]] = {}
     partial_axes: dict[str, tuple[str, ...]] = {}
     for number, call in enumerate(model.calls):
-        function, sharding = functions[call.function], _sharding(plan, number)
-        where = range(len(plan.stages)) if number in once else (plan.stage_of(number),)
-        for position, (item, name) in enumerate(
-            zip(function.state_inputs(), call.parameters, strict=True)
-        ):
+        sharding = _sharding(plan, number)
+        once = number in graph.batch_only
+        where = range(len(plan.stages)) if once else (plan.stage_of(number),)
+        for position, (name, item) in enumerate(graph.parameters(number)):
             here = _mesh(plan, number), _on_devices(sharding.boundary.inputs[position], sharding)
             if item.kind == "parameter" and lies.setdefault(name, here) != here:
                 raise MismatchError(f"{name} is shared by layers that hold it differently")
@@ -131,7 +133,7 @@ def _state_tensors(
                     gradient, sharding.mesh, plan.optimizer.name in COMPRESSED_OPTIMIZERS
                 ),
             )
-            factors.setdefault(name, dataflow.axes[function.name].factors[item.value])
+            factors.setdefault(name, dataflow.axes[call.function].factors[item.value])
             stages.setdefault(name, set()).update(where)
     replicated: Layout = tuple(REPLICATE for _ in plan.strategies[0].mesh.axes)
     unsharded: tuple[int, Layout] = 0, replicated
@@ -220,7 +222,7 @@ def numbered(names: list[str]) -> Names:
     return tuple(names)
 
 
-def _batch(model: Model, layouts: BoundaryLayouts) -> tuple[BatchTensor, ...]:
+def _batch(model: Model, layouts: PlanLayouts) -> tuple[BatchTensor, ...]:
     tensors = []
     for item in model.inputs:
         layout = layouts.producer_layout(item.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...ir.analysis.model_graph import ModelGraph
 from ...ir.model import Function, Model
 from ...ir.text.summary import calls_of, one_line, parameters
 from ...ir.text.units import count
@@ -53,15 +54,13 @@ def equal_runs(model: Model) -> Runs:
 def data_edges(model: Model, runs: Runs) -> list[Edge]:
     """Edges from runs of calls to the runs that read their results."""
     owner = {call: i for i, (first, last) in enumerate(runs) for call in range(first, last)}
-    producer = {
-        name: owner[i] for i, c in enumerate(model.calls) if i in owner for name in c.results
-    }
+    graph = ModelGraph(model)
     pairs = {
-        (producer[name], owner[i])
-        for i, call in enumerate(model.calls)
-        if i in owner
-        for name in call.arguments
-        if name in producer and producer[name] != owner[i]
+        (owner[maker.call], owner[i])
+        for i in owner
+        for name in model.calls[i].arguments
+        if (maker := graph.maker(name)) is not None
+        if maker.call in owner and owner[maker.call] != owner[i]
     }
     return [Edge(source, target) for source, target in sorted(pairs)]
 

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ...ir.analysis.liveness import produced_values, storage_roots
 from ...ir.loops import Work, site_of
-from ...ir.lowering.forward_backward import GraphHalves, partition, produced_values
+from ...ir.lowering.forward_backward import GraphHalves, partition
 from ...ir.model import Function, Op
 from ...ir.plan.memory_action import Variant
 from ...ir.plan.workload import CallWork, Collectives, Kernels
@@ -88,7 +89,9 @@ class FunctionCostTable:
         self, pricer: Pricer, locals_: tuple[Function, Function], samples: tuple[int, int]
     ):
         self.pricer, self.local_functions, self.samples = pricer, locals_, samples
-        self.roots = self.storage_roots()
+        local = locals_[0]
+        views = (op for op in local.ops if self.work(op) == "view")
+        self.roots = storage_roots(len(local.types), views)
         self.halves_by_variant: dict[
             Variant,
             tuple[
@@ -223,17 +226,6 @@ class FunctionCostTable:
 
     def work(self, op: Op) -> Work:
         return "move" if is_collective(op) else self.pricer.load(self.local_functions[0], op).work
-
-    def storage_roots(self) -> list[int]:
-        """For every value the value whose storage it shares: views own none."""
-        local = self.local_functions[0]
-        roots = list(range(len(local.types)))
-        for op in local.ops:
-            operands = op.operands()
-            if operands and self.work(op) == "view":
-                for result in op.results:
-                    roots[result] = roots[operands[0]]
-        return roots
 
 
 class _HalfCostTable:

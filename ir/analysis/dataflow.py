@@ -13,16 +13,19 @@ from collections.abc import Callable
 import msgspec
 
 from ..layout import Factors, Shard
-from ..model import Call, Function, Model, ModelInput
+from ..model import Function, Model, ModelInput
 from ..passes import Pass
 from .axes import Axes, analyse
+from .model_graph import ModelGraph
 
 FlowEdge = tuple[tuple[str, int], tuple[str, int]]  # producer and consumer, each (function, value)
 
 
 class Dataflow(msgspec.Struct, frozen=True):
-    """Axes by function, and the factor ids that walk the batch and the tokens of a sample."""
+    """The graph of calls, axes by function, and the factor ids that walk the batch and the tokens of
+    a sample."""
 
+    graph: ModelGraph
     axes: dict[str, Axes]
     batch_factors: dict[str, frozenset[int]]
     token_factors: dict[str, frozenset[int]]
@@ -54,8 +57,8 @@ class AnalyseAxes(Pass[Model, Dataflow], frozen=True):
 
 def analyse_dataflow(model: Model) -> Dataflow:
     """Analyse every function of a model together with its callers."""
-    functions = {f.name: f for f in model.functions}
-    edges = _edges(model, functions)
+    graph = ModelGraph(model)
+    functions, edges = graph.functions, _edges(graph)
     known: dict[str, dict[int, Factors]] = {name: {} for name in functions}
     axes = {name: analyse(f) for name, f in functions.items()}
     for _ in range(len(functions) + 2):
@@ -64,28 +67,20 @@ def analyse_dataflow(model: Model) -> Dataflow:
             break
         for name in changed:
             axes[name] = analyse(functions[name], known[name])
-    batch = _followed(model, functions, axes, edges, _batch_start)
-    return Dataflow(axes, batch, _followed(model, functions, axes, edges, _token_start))
+    batch = _followed(graph, axes, edges, _batch_start)
+    return Dataflow(graph, axes, batch, _followed(graph, axes, edges, _token_start))
 
 
-def _edges(model: Model, functions: dict[str, Function]) -> tuple[FlowEdge, ...]:
+def _edges(graph: ModelGraph) -> tuple[FlowEdge, ...]:
     """Pairs of function values that calls connect; parameters and buffers connect their users."""
     producer: dict[str, tuple[str, int]] = {}
     edges: dict[FlowEdge, None] = {}
-
-    def connect(call: Call, names: tuple[str, ...], values: list[int]) -> None:
-        for name, value in zip(names, values, strict=True):
-            consumer = (call.function, value)
-            if name not in producer:
-                producer[name] = consumer
-            elif producer[name] != consumer:
+    for number, call in enumerate(graph.model.calls):
+        for name, item in (*graph.parameters(number), *graph.arguments(number)):
+            consumer = (call.function, item.value)
+            if producer.setdefault(name, consumer) != consumer:
                 edges[producer[name], consumer] = None
-
-    for call in model.calls:
-        function = functions[call.function]
-        connect(call, call.parameters, [i.value for i in function.state_inputs()])
-        connect(call, call.arguments, [i.value for i in function.activations()])
-        for name, output in zip(call.results, function.outputs, strict=True):
+        for name, output in graph.results(number):
             producer[name] = (call.function, output.value)
     return tuple(edges)
 
@@ -125,17 +120,14 @@ Start = Callable[[Axes, int, ModelInput, int], list[int]]
 
 
 def _followed(
-    model: Model,
-    functions: dict[str, Function],
-    axes: dict[str, Axes],
-    edges: tuple[FlowEdge, ...],
-    start: Start,
+    graph: ModelGraph, axes: dict[str, Axes], edges: tuple[FlowEdge, ...], start: Start
 ) -> dict[str, frozenset[int]]:
     """Follow what starts in the model's batched inputs along edges in both directions."""
-    marked: dict[str, set[int]] = {name: set() for name in functions}
+    model = graph.model
+    marked: dict[str, set[int]] = {name: set() for name in graph.functions}
     batched = {i.name: i for i in model.inputs if i.batched}
-    for call in model.calls:
-        for name, item in zip(call.arguments, functions[call.function].activations(), strict=True):
+    for number, call in enumerate(model.calls):
+        for name, item in graph.arguments(number):
             if name in batched:
                 factors = start(axes[call.function], item.value, batched[name], model.batch)
                 marked[call.function].update(factors)

@@ -11,13 +11,14 @@ import torch.fx.traceback
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ..analysis.liveness import needed_ops
 from ..errors import TraceError
 from ..model import Function, Input, ModelInput, Op, Output
 from ..passes import Observer, Pass, run
 from ..tensor import TensorType
 from .execute import run_op
 from .export import Invocation, Recording
-from .graph import live_ops, replace, substitute
+from .graph import replace, substitute
 from .literals import DTYPES
 from .passes.functionalize import UnsupportedNode, read_outputs
 from .passes.simplify import JointGraph, Simplify
@@ -65,7 +66,7 @@ class Differentiate(Pass[FunctionBody, Function], frozen=True):
             raise TraceError(f"in {value.name}: {error}") from error
         joint = run(Simplify(), JointGraph(graph.ops, graph.types, outputs), self.observer)
         results = joint.outputs[: len(value.outputs)]
-        needed = live_ops(joint.ops, set(results))
+        needed = list(needed_ops(joint.ops, set(results)))
         forward_values = {r for op in needed for r in op.results if r >= 0}
         backward = [op for op in joint.ops if forward_values.isdisjoint(op.results)]
         forward = [op for op in joint.ops if not forward_values.isdisjoint(op.results)]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lowering.forward_backward import last_uses
+from ..analysis.liveness import last_uses
 from ..model import Call, Function, Model, Op
 from .literals import DTYPES, decode
 from .operators.elementary import call_key

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..analysis.liveness import needed_ops
 from ..model import Argument, ModelInput, Op, Parameter, Ref, map_refs
 from ..tensor import TensorType
 
@@ -67,19 +68,7 @@ class FlatGraph:
 
     def drop_dead(self) -> None:
         """Remove operators without used results; unused results of others become -1."""
-        self.ops = live_ops(self.ops, self.outputs())
-
-
-def live_ops(ops: list[Op], outputs: set[int]) -> list[Op]:
-    """The operators that `outputs` depend on, their unused results set to -1."""
-    live, remaining = set(outputs), []
-    for op in reversed(ops):
-        if live.isdisjoint(op.results):
-            continue
-        results = tuple(r if r in live else -1 for r in op.results)
-        live.update(op.operands())
-        remaining.append(op if results == op.results else replace(op, results=results))
-    return remaining[::-1]
+        self.ops = list(needed_ops(self.ops, self.outputs()))
 
 
 def replace(op: Op, **changes: Any) -> Op:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..analysis.liveness import needed_ops, produced_values, read_values
 from ..model import Function, Op
 from ..passes import Pass
 from ..plan.memory_action import Variant
@@ -50,43 +51,3 @@ def partition(function: Function, variant: Variant) -> GraphHalves:
     saved = (reads & (allowed & computed | activations)) - produced_values(backward)
     forward = needed_ops(function.forward_ops, outputs | (saved - activations))
     return GraphHalves(forward, backward, tuple(sorted(saved)))
-
-
-def needed_ops(
-    ops: tuple[Op, ...], wanted: set[int], known: set[int] | frozenset[int] = frozenset()
-) -> tuple[Op, ...]:
-    """The operators that compute `wanted` from `known` values, in order; unread results become -1."""
-    live, needed = wanted - known, []
-    for op in reversed(ops):
-        if any(r in live for r in op.results):
-            live.update(v for v in op.operands() if v not in known)
-            results = tuple(r if r in live else -1 for r in op.results)
-            needed.append(op if results == op.results else _with_results(op, results))
-    return tuple(reversed(needed))
-
-
-def _with_results(op: Op, results: tuple[int, ...]) -> Op:
-    return Op(op.target, op.args, op.kwargs, results, op.scope)
-
-
-def read_values(ops: tuple[Op, ...]) -> set[int]:
-    """Values that the operators read."""
-    return {v for op in ops for v in op.operands()}
-
-
-def produced_values(ops: tuple[Op, ...]) -> set[int]:
-    """Values that the operators compute."""
-    return {r for op in ops for r in op.results if r >= 0}
-
-
-def last_uses(ops: tuple[Op, ...], retained: set[int]) -> list[tuple[int, ...]]:
-    """Per operator, the values that nothing reads afterwards (and that are not `retained`)."""
-    seen, last = set(retained), []
-    for op in reversed(ops):
-        ending = []
-        for value in (*op.operands(), *(r for r in op.results if r >= 0)):
-            if value not in seen:
-                seen.add(value)
-                ending.append(value)
-        last.append(tuple(ending))
-    return last[::-1]

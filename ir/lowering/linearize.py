@@ -11,8 +11,8 @@ from collections import defaultdict
 
 import msgspec
 
-from .. import ops as _declarations  # noqa: F401  (fills the registry)
-from ..loops import declaration, site_of
+from ..analysis.liveness import Needed, is_view, read_values, storage_roots
+from ..analysis.model_graph import ModelGraph
 from ..model import Call, Function, Model, Op, Ref, map_refs
 from ..tensor import TensorType
 
@@ -54,13 +54,8 @@ class TrainingStep(msgspec.Struct, frozen=True):
 
     def roots(self) -> list[int]:
         """For every value, the value whose memory it uses: itself, or the base of a view."""
-        roots = list(range(len(self.types)))
-        for op, mark in zip(self.ops, self.origins, strict=True):
-            if mark.view:
-                for result in op.results:
-                    if result >= 0:
-                        roots[result] = roots[op.operands()[0]]
-        return roots
+        marked = zip(self.ops, self.origins, strict=True)
+        return storage_roots(len(self.types), (op for op, origin in marked if origin.view))
 
 
 class PlacementUnit(msgspec.Struct, frozen=True):
@@ -120,8 +115,8 @@ class _Writer:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.functions = {f.name: f for f in model.functions}
-        self.views = {f.name: [_is_view(op, f) for op in f.ops] for f in model.functions}
+        self.graph = ModelGraph(model)
+        self.views = {f.name: [is_view(op, f.types) for op in f.ops] for f in model.functions}
         self.types: list[TensorType] = []
         self.ops: list[Op] = []
         self.origins: list[OpOrigin] = []
@@ -144,7 +139,7 @@ class _Writer:
         return value
 
     def forward(self, number: int, call: Call) -> None:
-        function = self.functions[call.function]
+        function = self.graph.function(number)
         inputs = [self.state[n] for n in call.parameters] + [self.named[n] for n in call.arguments]
         if function.random:
             inputs.append(self.new(function.types[function.inputs[-1].value]))
@@ -152,20 +147,19 @@ class _Writer:
         values = {i.value: v for i, v in zip(function.inputs, inputs, strict=True)}
         self.environments.append(values)
         self.run(call, function, range(function.forward), values)
-        for output, name in zip(function.outputs, call.results, strict=True):
+        for name, output in self.graph.results(number):
             self.named[name] = values[output.value]
 
     def backward(self, number: int, call: Call) -> None:
-        function, values = self.functions[call.function], self.environments[number]
+        function, values = self.graph.function(number), self.environments[number]
         if not any(self.gradients[name] for name in call.results):
             return  # the loss does not depend on it: its parameters have no gradient from here
-        for output, name in zip(function.outputs, call.results, strict=True):
+        for name, output in self.graph.results(number):
             if output.tangent is not None:
                 terms, type_ = self.gradients[name], function.types[output.tangent]
                 values[output.tangent] = self.total(name, terms) if terms else self.fill(type_, 0.0)
         self.run(call, function, range(function.forward, len(function.ops)), values)
-        names = (*call.parameters, *call.arguments)
-        for name, item in zip(names, function.inputs, strict=False):
+        for name, item in (*self.graph.parameters(number), *self.graph.arguments(number)):
             if item.gradient is not None:
                 into = self.gradients if item.kind == "activation" else self.state_gradients
                 into[name].append(values[item.gradient])
@@ -198,11 +192,13 @@ class _Writer:
         gradients = {n: self.total(n, p) for n, p in self.state_gradients.items() if n in trained}
         updates = {b: self.named[r] for call in self.model.calls for r, b in call.updates}
         wanted = {self.named[self.model.loss], *gradients.values(), *updates.values()}
-        ops, origins, forward = self.needed(wanted, border)
-        read = {v for op in ops for v in op.operands()} | wanted
+        needed = Needed(self.ops, wanted)
+        ops = tuple(needed.pruned(self.ops[number]) for number in needed.numbers)
+        forward = sum(number < border for number in needed.numbers)
+        read = read_values(ops) | wanted
         return TrainingStep(
-            Function("step", tuple(self.types), (), (), tuple(ops), forward),
-            tuple(origins),
+            Function("step", tuple(self.types), (), (), ops, forward),
+            tuple(self.origins[number] for number in needed.numbers),
             {v: n for n, v in self.state.items() if v in read},
             {v: n for n, v in self.batch.items() if v in read},
             {v: n for v, n in self.keys.items() if v in read},
@@ -211,27 +207,3 @@ class _Writer:
             updates,
             self.named[self.model.loss],
         )
-
-    def needed(self, wanted: set[int], border: int) -> tuple[list[Op], list[OpOrigin], int]:
-        """The operators that `wanted` depends on, and how many of them are of forward."""
-        live, numbers = set(wanted), []
-        for number in reversed(range(len(self.ops))):
-            op = self.ops[number]
-            if live.intersection(op.results):
-                live.update(op.operands())
-                numbers.append(number)
-        numbers.reverse()
-        ops = [self.ops[n] for n in numbers]
-        pruned = [
-            msgspec.structs.replace(op, results=tuple(r if r in live else -1 for r in op.results))
-            for op in ops
-        ]
-        return pruned, [self.origins[n] for n in numbers], sum(n < border for n in numbers)
-
-
-def _is_view(op: Op, function: Function) -> bool:
-    """Whether an operator only aliases the memory of the one tensor that it reads."""
-    if len(op.operands()) != 1:
-        return False
-    declared = declaration(site_of(op, function.types))
-    return declared is not None and declared.work == "view"

@@ -16,7 +16,8 @@ from __future__ import annotations
 from ortools.math_opt.python import mathopt
 
 from ...cost_model.operators.function_cost import FunctionCostTable
-from ...ir.lowering.forward_backward import partition, read_values
+from ...ir.analysis.liveness import read_values
+from ...ir.lowering.forward_backward import partition
 
 TIE_BREAK = 1e-6  # weight of bytes against time: of equally fast sets the smaller is saved
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ...ir import ops as _declarations  # noqa: F401  (fills the registry)
-from ...ir.loops import declaration, site_of
+from ...ir.analysis.liveness import is_view, storage_roots
 from ...ir.lowering.forward_backward import partition
 from ...ir.model import Function, Op
 from ...ir.plan.memory_action import Variant
@@ -49,13 +48,6 @@ class CallStorage:
 
 
 def _roots(function: Function, ops: Iterable[Op]) -> list[int]:
-    """Per value, the value whose storage it shares (views share their operand's)."""
-    root = list(range(len(function.types)))
-    for op in ops:
-        operands = op.operands()
-        declared = declaration(site_of(op, function.types)) if operands else None
-        if declared is not None and declared.work == "view":
-            for result in op.results:
-                if result >= 0:
-                    root[result] = root[operands[0]]
-    return root
+    """Per value, the value whose storage it shares."""
+    views = (op for op in ops if is_view(op, function.types))
+    return storage_roots(len(function.types), views)

@@ -11,7 +11,7 @@ from ...ir.lowering.bound_sharding import bind
 from ...ir.lowering.chunk import bind_layers
 from ...ir.lowering.common_mesh import Resharding
 from ...ir.lowering.localize import localize
-from ...ir.lowering.reshard import BoundaryLayouts
+from ...ir.lowering.plan_layouts import PlanLayouts
 from ...ir.model import Model
 from ...ir.plan.interleave import ScheduleStep, build_rows, neighbour_step
 from ...ir.plan.memory_action import MemoryAction
@@ -51,7 +51,7 @@ class _PlanCalls:
 
     def __init__(self, plan: Plan, model: Model) -> None:
         self.plan, self.model = plan, model
-        self.layouts = BoundaryLayouts(plan, model, analyse_dataflow(model))
+        self.layouts = PlanLayouts(plan, analyse_dataflow(model))
         self.storages: dict[tuple[int, MemoryAction], CallStorage] = {}
 
     def of(self, call: int) -> CallStorage:

@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from ...ir.model import Call, Model
+from ...ir.analysis.model_graph import ModelGraph
+from ...ir.model import Call
 
 MOST_NEAR_USES = 2  # a value with more uses is compared by name, not by distance
 
 
-def equivalence_classes(model: Model, batch_only: Collection[str]) -> list[int]:
+def equivalence_classes(graph: ModelGraph, batch_only: Collection[str]) -> list[int]:
     """A class number for every call; `batch_only`: names of values computed from the batch alone.
 
     Calls of one class run one function on arguments of the same origin.
     """
-    producers = {
-        name: (i, r) for i, call in enumerate(model.calls) for r, name in enumerate(call.results)
-    }
+    model = graph.model
     value_uses = Counter(name for call in model.calls for name in set(call.arguments))
     parameter_uses = Counter(name for call in model.calls for name in set(call.parameters))
     trained = {p.name: p.trainable for p in model.parameters}
@@ -31,8 +30,9 @@ def equivalence_classes(model: Model, batch_only: Collection[str]) -> list[int]:
             return "batch only"
         if value_uses[name] > MOST_NEAR_USES:
             return name
-        call, result = producers[name]
-        return i - call, result
+        maker = graph.maker(name)
+        assert maker is not None, f"{name} comes from the batch"
+        return i - maker.call, maker.position
 
     def signature(i: int, call: Call) -> object:
         return (

@@ -67,7 +67,9 @@ class CandidatePricer:
         self.stage_pricer = StagePricer(
             self.call_prices, self.aggregator.item_bytes, optimizer, compressor
         )
-        self.call_classes = equivalence_classes(self.model, function_prices.batch_only_names)
+        self.call_classes = equivalence_classes(
+            function_prices.flow.graph, function_prices.batch_only_names
+        )
         self.reshard_prices = ReshardPrices(function_prices)
 
     def point(self, strategy: Strategy, micro_batches: int) -> RunPoint:

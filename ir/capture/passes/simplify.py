@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from ...analysis.liveness import needed_ops
 from ...model import Argument, Op, Ref
 from ...passes import Pass
 from ...tensor import TensorType
-from ..graph import arguments, live_ops, replace, substitute
+from ..graph import arguments, replace, substitute
 
 IDENTITIES = frozenset(
     {"aten.detach.default", "aten.alias.default", "aten.lift_fresh_copy.default"}
@@ -43,7 +44,7 @@ class Simplify(Pass[JointGraph, JointGraph], frozen=True):
     def apply(self, value: JointGraph) -> JointGraph:
         ops, renamed = _simplified(value.ops, value.types)
         outputs = tuple(renamed.get(v, v) for v in value.outputs)
-        return JointGraph(live_ops(ops, set(outputs)), value.types, outputs)
+        return JointGraph(list(needed_ops(ops, set(outputs))), value.types, outputs)
 
 
 def _simplified(ops: list[Op], types: list[TensorType]) -> tuple[list[Op], dict[int, int]]:

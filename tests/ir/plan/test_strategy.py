@@ -32,7 +32,11 @@ def test_a_word_is_read_as_it_is_printed(word):
 def test_a_fraction_is_in_lowest_terms_and_changes_nothing_else():
     found, whole = parse_strategy("dp=2, zero3=8@6/8"), parse_strategy("dp=2,zero3=8")
     assert found.fraction == (3, 4)
-    assert (found.mesh, found.devices, found.model_axes) == (whole.mesh, whole.devices, whole.model_axes)
+    assert (found.mesh, found.devices, found.model_axes) == (
+        whole.mesh,
+        whole.devices,
+        whole.model_axes,
+    )
     assert found != whole
     assert str(parse_pin("embed:zero3=4@1/2").strategy) == "zero3=4@1/2"
 
@@ -64,7 +68,7 @@ def test_a_wrong_word_is_refused(word, said):
 
 
 def test_a_file_without_fractions_is_read():
-    old = b'{"format": "word", "version": 1, "axes": [["zero3", 4]]}'
+    old = b'{"format": "word", "version": 2, "axes": [["zero3", 4]]}'
     assert load(old, Strategy, "word") == parse_strategy("zero3=4")
     with pytest.raises(FileError, match=r"\$\.fraction"):
         load(old.replace(b'"axes"', b'"fraction": [1], "axes"'), Strategy, "word")
@@ -97,7 +101,9 @@ def test_every_element_lies_in_as_many_places_as_it_should(ways, fraction):
             copies = prod(ways) // prod(ways[:cuts])
             assert found[: flat.sharded_elements] == [copies] * min(flat.sharded_elements, elements)
             copies *= ways[0] if cuts else 1
-            assert found[flat.sharded_elements :] == [copies] * max(elements - flat.sharded_elements, 0)
+            assert found[flat.sharded_elements :] == [copies] * max(
+                elements - flat.sharded_elements, 0
+            )
         over, under = fraction
         exact = elements * (under - over + over / ways[0]) / under
         assert abs(flat.local_elements - exact) <= prod(ways)

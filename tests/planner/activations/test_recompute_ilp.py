@@ -6,8 +6,9 @@ from itertools import combinations
 import pytest
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.analysis.liveness import produced_values
 from plait.ir.capture import trace
-from plait.ir.lowering.forward_backward import partition, produced_values
+from plait.ir.lowering.forward_backward import partition
 from plait.ir.plan.memory_action import KEEP
 from plait.planner import PlanOptions, plan
 from plait.planner.activations.recompute_ilp import select_saved
@@ -32,7 +33,9 @@ def cost(table, variant):
     """Seconds of the forward operators that backward runs again, and the bytes that wait."""
     local = table.local_functions[1]
     pieces = partition(local, variant)
-    again = [op for op in pieces.backward if produced_values((op,)) & produced_values(local.forward_ops)]
+    again = [
+        op for op in pieces.backward if produced_values((op,)) & produced_values(local.forward_ops)
+    ]
     seconds = sum(table.pricer.op(local, op).seconds for op in again)
     return seconds, sum(local.types[v].bytes for v in {table.roots[v] for v in pieces.saved})
 
@@ -58,7 +61,8 @@ def test_no_small_set_is_cheaper(model):
     least, most = cost(table, "recompute")[1], cost(table, "keep")[1]
     budget = least + 0.2 * (most - least)
     roots = sorted(
-        {table.roots[v] for v in produced_values(local.forward_ops)} & produced_values(local.forward_ops)
+        {table.roots[v] for v in produced_values(local.forward_ops)}
+        & produced_values(local.forward_ops)
     )
     for count in (1, 2):
         for chosen in combinations(roots, count):

@@ -1,0 +1,86 @@
+"""Liveness: what operators need, read and produce, until when, and whose memory values share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from msgspec.structs import replace
+
+from .. import ops as _declarations  # noqa: F401  (fills the registry)
+from ..loops import declaration, site_of
+from ..model import Op
+from ..tensor import TensorType
+
+
+class Needed:
+    """The operators that compute `wanted` from `known` values: their `numbers`, in order, and the
+    `live` values that they compute or read."""
+
+    def __init__(
+        self, ops: Sequence[Op], wanted: Collection[int], known: Collection[int] = frozenset()
+    ) -> None:
+        self.live = set(wanted).difference(known)
+        self.numbers: list[int] = []
+        for number in reversed(range(len(ops))):
+            op = ops[number]
+            if not self.live.isdisjoint(op.results):
+                self.live.update(v for v in op.operands() if v not in known)
+                self.numbers.append(number)
+        self.numbers.reverse()
+
+    def pruned(self, op: Op) -> Op:
+        """The operator with -1 for results that nothing reads."""
+        results = tuple(r if r in self.live else -1 for r in op.results)
+        return op if results == op.results else replace(op, results=results)
+
+
+def needed_ops(
+    ops: Sequence[Op], wanted: Collection[int], known: Collection[int] = frozenset()
+) -> tuple[Op, ...]:
+    """The operators that compute `wanted` from `known` values, in order; unread results become -1."""
+    needed = Needed(ops, wanted, known)
+    return tuple(needed.pruned(ops[number]) for number in needed.numbers)
+
+
+def read_values(ops: Iterable[Op]) -> set[int]:
+    """Values that the operators read."""
+    return {v for op in ops for v in op.operands()}
+
+
+def produced_values(ops: Iterable[Op]) -> set[int]:
+    """Values that the operators compute."""
+    return {r for op in ops for r in op.results if r >= 0}
+
+
+def last_uses(ops: Sequence[Op], retained: Collection[int]) -> list[tuple[int, ...]]:
+    """Per operator, the values that nothing reads afterwards (and that are not `retained`)."""
+    seen, last = set(retained), list[tuple[int, ...]]()
+    for op in reversed(ops):
+        ending: list[int] = []
+        for value in (*op.operands(), *(r for r in op.results if r >= 0)):
+            if value not in seen:
+                seen.add(value)
+                ending.append(value)
+        last.append(tuple(ending))
+    return last[::-1]
+
+
+def is_view(op: Op, types: Sequence[TensorType]) -> bool:
+    """Whether an operator only aliases the memory of the tensor that it reads."""
+    if not op.operands():
+        return False
+    declared = declaration(site_of(op, types))
+    return declared is not None and declared.work == "view"
+
+
+def storage_roots(values: int, views: Iterable[Op]) -> list[int]:
+    """For each of so many values, the value whose memory it uses: itself, or the base of a view.
+
+    `views`: the operators that are views, in order.
+    """
+    roots = list(range(values))
+    for op in views:
+        for result in op.results:
+            if result >= 0:
+                roots[result] = roots[op.operands()[0]]
+    return roots
