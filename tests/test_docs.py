@@ -14,9 +14,9 @@ from plait.tests.paths import ROOT
 DOCUMENTS = [ROOT / f"{name}.md" for name in ("README", "ARCHITECTURE", "CONTRIBUTING")]
 DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 ROOMS = "ir|cost_model|planner|codegen|runtime|api|tests|docs|examples|benchmarks"
-# `<!-- golden: test_walk/walk.txt local 3-5 -->`: lines 3 to 5 of a section, in the indented block below
+# `<!-- golden: test_walk/walk.txt local 3-5,9 -->`: lines 3 to 5 and 9 of a section, in the block below
 MARKER = re.compile(
-    r"<!-- golden: (\S+) (\w+)(?: (\d+)-(\d+))? -->\n\n((?:    [^\n]*\n|\n(?=    ))*)"
+    r"<!-- golden: (\S+) (\w+)(?: ([\d,-]+))? -->\n\n((?:    [^\n]*\n|\n(?=    ))*)"
 )
 
 
