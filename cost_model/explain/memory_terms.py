@@ -17,7 +17,7 @@ from ..memory.peak import (
 from ..quantity import Quantity, amount
 from .term import Symbol, Term, priced_term, total
 
-SYMBOLS = "HTikeYGSDMC"  # of the fields of PartAmounts, in their order
+SYMBOLS = "HTikeYGSDMCU"  # of the fields of PartAmounts, in their order
 LEGEND = tuple(
     Symbol(name, about)
     for name, about in (
@@ -35,6 +35,7 @@ LEGEND = tuple(
         ("j", "denominator of the sharded fraction"),
         ("q", "sum of the terms above"),
         ("Y", "bytes of residuals, replicas and exact shards that compression keeps"),
+        ("U", "bytes of the largest tensor that the optimizer steps whole: states, gradient, value"),
         ("D", "bytes of the batch and of batch-only values"),
         ("c", "bytes of the runtime itself: context, libraries"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from math import prod
 from typing import Generic, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from ...ir.program import BUCKET_BYTES
 from ..communication.compressed_collective import FP32_BYTES
 from ..communication.data_parallel import BatchAxes
 from ..execution_model import ExecutionModel
-from ..quantity import Number, rounded_down
+from ..quantity import Number, Quantity, rounded_down
 
 COMPRESSED_OPTIMIZER_VECTORS = (
     9  # peak flat vectors while a compressed optimizer steps (counted in runs)
@@ -90,7 +91,8 @@ def host_bytes(stages: Iterable[StageBytes], in_flight: float) -> int:
 class PartAmounts(NamedTuple, Generic[Number]):
     """What the bytes of the calls of one strategy are computed from. `stepped`: weights whose
     optimizer states are here before ZeRO shards them, of `item_bytes` an element, with `states`
-    states of `state_item_bytes`; the rest as in `PeakBytes`."""
+    states of `state_item_bytes`; `whole_tensors`: what tensors that are stepped whole take on their
+    owner beyond an equal share; the rest as in `PeakBytes`."""
 
     weights: Number
     stepped: Number
@@ -103,6 +105,7 @@ class PartAmounts(NamedTuple, Generic[Number]):
     batch: Number
     temporaries: Number
     communication: Number
+    whole_tensors: Number
 
 
 def part_amounts(
@@ -126,13 +129,28 @@ def part_amounts(
         peak.batch,
         peak.temporaries,
         peak.communication,
+        whole_tensor_bytes(stage, axes, optimizer),
     )
+
+
+def whole_tensor_bytes(stage: StageBytes, axes: BatchAxes, optimizer: Optimizer) -> int:
+    """Bytes that an optimizer which steps whole tensors needs where ranks have shards: the owner of the
+    largest tensor has all of its states, and its gradient and value travel whole."""
+    operators = prod(axis.size for axis in axes.model_axes)
+    if optimizer.demand != "per tensor" or axes.shard_count("optimizer") * operators == 1:
+        return 0
+    largest = stage.largest_weight_bytes * operators
+    return largest * 2 + largest // stage.item_bytes * optimizer.states * optimizer.state_bytes
 
 
 def part_terms(amounts: PartAmounts[Number], axes: BatchAxes) -> dict[str, Number]:
     """Named bytes of the calls of one strategy at one point in time; all of them integers."""
     elements = axes.local_bytes(amounts.stepped, "optimizer") // amounts.item_bytes
-    return ({"compression": amounts.compression} if axes.compression else {}) | {
+    whole = amounts.whole_tensors
+    extra = {"compression": amounts.compression} if axes.compression else {}
+    if (whole.value if isinstance(whole, Quantity) else whole) > 0:
+        extra["whole tensors"] = whole
+    return extra | {
         "parameters": axes.local_bytes(amounts.weights, "parameter"),
         "gradients": amounts.gradients,
         "optimizer": elements * amounts.states * amounts.state_item_bytes,

@@ -65,3 +65,19 @@ def test_plans_differ_by_what_the_optimizer_needs() -> None:
     }
     assert plan.optimizer == Optimizer("ClippedAdamW", 2, 4, "across tensors")
     assert "ClippedAdamW" in str(plan)
+
+
+def test_whole_tensors_are_in_the_memory_of_a_plan() -> None:
+    """Where ranks have shards: the copy of the owner, and the largest tensor (16 × 16 in float32)."""
+    model, data = Net(), batch()
+
+    def plan(optimizer, pin):
+        return plait.plan(model, data, cluster="local:4", optimizer=optimizer, pin=f"*:{pin}")
+
+    muon, plain = (dict(plan(o, "zero1=4").stages[0].memory_terms) for o in ("muon", "momentum"))
+    assert muon["whole tensors"] == 16 * 16 * 4 * (2 + 2)
+    assert muon["optimizer"] == 2 * plain["optimizer"]
+    assert "whole tensors" not in plain
+    assert "whole tensors" not in dict(plan("muon", "dp=4").stages[0].memory_terms)
+    explained = plan("muon", "zero1=4").explain(memory=True)
+    assert "whole tensors" in explained
