@@ -17,6 +17,7 @@ from ..layout import PARTIAL, REPLICATE, AxisPlacement, Factors
 from ..loops import Dims, Loops, declaration, site_of
 from ..model import Function, Op
 from ..plan.sharding import LoopFactor, OpSplit, op_split
+from .factors import common_refinement
 
 
 class OpStrategy(msgspec.Struct, frozen=True):
@@ -125,17 +126,8 @@ class _Factors:
 
     def compatible(self, one: list[int], other: list[int]) -> bool:
         """Whether the two factorisations have a common refinement."""
-        left = [self.size[a] for a in self.leaves(one)]
-        right = [self.size[a] for a in self.leaves(other)]
-        while left and right:
-            x, y = left.pop(0), right.pop(0)
-            if x > y and x % y == 0:
-                left.insert(0, x // y)
-            elif y > x and y % x == 0:
-                right.insert(0, y // x)
-            elif x != y:
-                return False
-        return not left and not right
+        left, right = (tuple(self.size[a] for a in self.leaves(dim)) for dim in (one, other))
+        return common_refinement(left, right) is not None
 
     def unify(self, one: list[int], other: list[int]) -> None:
         """Make two factorizations of one dim the same factors."""

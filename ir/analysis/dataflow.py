@@ -16,6 +16,7 @@ from ..layout import Factors, Shard
 from ..model import Function, Model, ModelInput
 from ..passes import Pass
 from .axes import Axes, analyse
+from .factors import common_refinement
 from .model_graph import ModelGraph
 
 FlowEdge = tuple[tuple[str, int], tuple[str, int]]  # producer and consumer, each (function, value)
@@ -92,28 +93,13 @@ def _agree(
     changed = set()
     for (one, x), (other, y) in edges:
         left, right = axes[one].factors[x], axes[other].factors[y]
-        common = tuple(_refine(a, b) for a, b in zip(left, right, strict=True))
+        pairs = zip(left, right, strict=True)
+        common = tuple(common_refinement(a, b) or a for a, b in pairs)
         for name, value, have in ((one, x, left), (other, y, right)):
             if common != have and known[name].get(value) != common:
                 known[name][value] = common
                 changed.add(name)
     return changed
-
-
-def _refine(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    """The common refinement of two factorisations of one size; the first where there is none."""
-    left, right, common = list(one), list(other), []
-    while left and right:
-        x, y = left.pop(0), right.pop(0)
-        if x > y and x % y == 0:
-            left.insert(0, x // y)
-            x = y
-        elif y > x and y % x == 0:
-            right.insert(0, y // x)
-        elif x != y:
-            return one
-        common.append(x)
-    return tuple(common)
 
 
 Start = Callable[[Axes, int, ModelInput, int], list[int]]

@@ -9,6 +9,7 @@ tokens. So the loop is factored into the devices' shards and the rest, and chunk
 from __future__ import annotations
 
 from ..analysis.axes import Axes, OpAxes, OpStrategy, analyse
+from ..analysis.factors import Factorisation, refined_index
 from ..layout import Factors, Layout, Shard
 from ..mesh import CHUNK, Axis, Mesh
 from ..model import Function
@@ -89,15 +90,11 @@ def _same(old: OpAxes, new: OpAxes, option: OpStrategy) -> OpStrategy:
     return refined
 
 
-def _first(old: tuple[int, ...], new: tuple[int, ...], index: int) -> int:
+def _first(old: Factorisation, new: Factorisation, index: int) -> int:
     """Index of the first refined factor that belongs to factor `index`."""
-    before, at, product = 1, 0, 1
-    for size in old[:index]:
-        before *= size
-    while product < before:
-        product *= new[at]
-        at += 1
-    return at
+    place = refined_index(old, new, index)
+    assert place is not None, f"{new} does not refine {old}"
+    return place
 
 
 def _refined_boundary(bound: BoundSharding, refined: Axes) -> Boundary[Layout]:

@@ -9,12 +9,12 @@ its producer to a consumer by the collectives between both layouts on the common
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import prod
 
 import msgspec
 
 from ..analysis.axes import Axes
+from ..analysis.factors import common_refinement, refined_index
 from ..layout import (
     REPLICATE,
     AxisPlacement,
@@ -74,10 +74,8 @@ def resharding(source: TensorLayout, target: TensorLayout, onto: Mesh) -> Reshar
     None where a shard does not divide its factor, or a step would communicate over micro-batches.
     """
     assert source.type.shape == target.type.shape, f"{source} is not {target}"
-    factors = tuple(
-        _common_factors(one, other)
-        for one, other in zip(source.factors, target.factors, strict=True)
-    )
+    pairs = zip(source.factors, target.factors, strict=True)
+    factors = tuple(common_refinement(one, other) or (prod(one),) for one, other in pairs)
     before, after = _refined(source, factors), _refined(target, factors)
     if before is None or after is None:
         return None
@@ -89,25 +87,14 @@ def resharding(source: TensorLayout, target: TensorLayout, onto: Mesh) -> Reshar
     return Resharding(source.type, factors, steps)
 
 
-def _common_factors(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
-    """The common refinement of two factorizations of a dimension; one factor where there is none."""
-    ends = sorted({prod(f[: i + 1]) for f in (one, other) for i in range(len(f))} | {1})
-    if any(outer % inner for inner, outer in pairwise(ends)):
-        return (prod(one),)
-    return tuple(outer // inner for inner, outer in pairwise(ends)) or (1,)
-
-
 def _refined(tensor: TensorLayout, factors: Factors) -> Layout | None:
     """The layout in terms of refined factors: a shard is of the outermost factor that it had."""
     states: list[AxisPlacement] = []
     for state in tensor.layout:
         if isinstance(state, tuple):
             dim, factor = state
-            outside, size, index = prod(tensor.factors[dim][:factor]), 1, 0
-            while size < outside and index < len(factors[dim]):
-                size *= factors[dim][index]
-                index += 1
-            if size != outside or index == len(factors[dim]):
+            index = refined_index(tensor.factors[dim], factors[dim], factor)
+            if index is None:
                 return None
             state = (dim, index)
         states.append(state)
