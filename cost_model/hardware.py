@@ -5,13 +5,24 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from ..ir.devices.cluster import MAX_DEVICES, Cluster, Device, Link, parse_cluster, parse_device
-from ..ir.devices.heterogeneous import HeterogeneousCluster, parse_any_cluster
+from msgspec.structs import replace
+
+from ..ir.devices.cluster import MAX_DEVICES, Cluster, Device, Link
+from ..ir.devices.cluster_file import (
+    Count,
+    DeviceTable,
+    LinkTable,
+    Table,
+    decode_tables,
+    parse_any_cluster,
+    parse_cluster,
+)
+from ..ir.devices.heterogeneous import HeterogeneousCluster
 from ..ir.errors import UsageError
 
 LOCAL_FLOPS = 3.0e10  # one core of a common server in fp32 (assumed)
@@ -21,16 +32,38 @@ LOOPBACK_LATENCY = 1.5e-4
 LINK_SOURCE = "bandwidth from the preset of the device; latency assumed"
 
 
+class PresetLink(LinkTable, frozen=True, kw_only=True):
+    """Links that join up to `domain` devices or nodes."""
+
+    domain: Count
+
+
+class PresetFile(Table, frozen=True, kw_only=True):
+    """A shipped device, with its links: `scale_up` inside a node, `network` between nodes."""
+
+    device: DeviceTable
+    links: dict[Literal["scale_up", "network"], PresetLink]
+
+
+class Preset(NamedTuple):
+    """A shipped device, and its links by name."""
+
+    device: Device
+    links: dict[Literal["scale_up", "network"], PresetLink]
+
+
 @cache
-def presets() -> dict[str, tuple[Device, dict[str, dict[str, float]]]]:
-    """Devices by preset name, with their links: `scale_up` inside a node, `network` between
-    nodes."""
-    by_name = {}
+def presets() -> dict[str, Preset]:
+    """Devices and their links by preset name."""
+    by_name: dict[str, Preset] = {}
     for file in sorted(resources.files(__package__).joinpath("hardware").iterdir(), key=str):
         if file.name.endswith(".toml"):
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
+            tables = decode_tables(Path(str(file)), PresetFile)
             name = file.name.removesuffix(".toml")
-            by_name[name] = (parse_device({"kind": name, **data["device"]}, name), data["links"])
+            links = {
+                key: replace(t, name=key, source=LINK_SOURCE) for key, t in tables.links.items()
+            }
+            by_name[name] = Preset(tables.device.device(name), links)
     return by_name
 
 
@@ -64,12 +97,12 @@ def load_any_cluster(spec: str) -> Cluster | HeterogeneousCluster:
     if "+" not in spec:
         return load_cluster(spec)
     parts = tuple(map(load_cluster, spec.split("+")))
-    networks = [presets()[part.device.kind][1]["network"] for part in parts]
+    networks = [presets()[part.device.kind].links["network"] for part in parts]
     link = Link(
         "network",
         len(parts),
-        max(n["latency_us"] for n in networks) * 1e-6,
-        min(n["gb_per_s"] for n in networks) * 1e9,
+        max(n.latency_us for n in networks) * 1e-6,
+        min(n.gb_per_s for n in networks) * 1e9,
         source=LINK_SOURCE,
     )
     return HeterogeneousCluster(spec, parts, link)
@@ -87,18 +120,10 @@ def _preset(spec: str, sizes: list[int], kind: str) -> Cluster:
         total *= size
     if not 1 <= total <= MAX_DEVICES:
         raise UsageError(f"{spec!r} has {total} devices")
-    domain = int(links["scale_up"]["domain"])
-    kinds = ["network"] * (len(sizes) - 1) + ["scale_up" if sizes[-1] <= domain else "network"]
-    levels = tuple(
-        Link(
-            name,
-            size,
-            links[name]["latency_us"] * 1e-6,
-            links[name]["gb_per_s"] * 1e9,
-            source=LINK_SOURCE,
-        )
-        for name, size in zip(kinds, sizes, strict=True)
-    )
+    domain = links["scale_up"].domain
+    innermost = links["scale_up"] if sizes[-1] <= domain else links["network"]
+    kinds = [links["network"]] * (len(sizes) - 1) + [innermost]
+    levels = tuple(kind.link(size) for kind, size in zip(kinds, sizes, strict=True))
     return Cluster(spec, device, levels)
 
 

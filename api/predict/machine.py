@@ -22,8 +22,8 @@ def preset_of(name: str, memory_gb: float) -> str:
     if not matching:
         raise UnmodelledError(f"gpu {name!r} is not known; known: {', '.join(families)}")
     members = families[max(matching, key=len)]
-    wanted = memory_gb * 1e9 or max(presets()[m][0].memory_bytes for m in members)
-    return min(members, key=lambda m: abs(presets()[m][0].memory_bytes - wanted))
+    wanted = memory_gb * 1e9 or max(presets()[m].device.memory_bytes for m in members)
+    return min(members, key=lambda m: abs(presets()[m].device.memory_bytes - wanted))
 
 
 def normalized(name: str) -> str:
@@ -42,16 +42,16 @@ def cluster_of(run: RunConfig) -> Cluster:
     """Nodes of the run's size joined by its network."""
     preset = preset_of(run.device, run.device_memory_gb)
     device, links = presets()[preset]
-    per_node = fast_group(run, int(links["scale_up"]["domain"]))
+    per_node = fast_group(run, links["scale_up"].domain)
     if run.devices % per_node:
         raise UnmodelledError(f"{run.devices} devices do not fill nodes of {per_node}")
     network = links["network"]
-    rate = run.network_gbit_per_second / 8 * NETWORK_EFFICIENCY or network["gb_per_s"]
+    rate = run.network_gbit_per_second / 8 * NETWORK_EFFICIENCY or network.gb_per_s
     inside = links["scale_up"]
-    levels = [Link("scale_up", per_node, inside["latency_us"] * 1e-6, inside["gb_per_s"] * 1e9)]
+    levels = [Link("scale_up", per_node, inside.latency_us * 1e-6, inside.gb_per_s * 1e9)]
     if run.devices > per_node:
         nodes = run.devices // per_node
-        levels.insert(0, Link("network", nodes, network["latency_us"] * 1e-6, rate * 1e9))
+        levels.insert(0, Link("network", nodes, network.latency_us * 1e-6, rate * 1e9))
     return Cluster(preset, with_memory(device, run.device_memory_gb), tuple(levels))
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import tomllib
 from math import prod
-from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from ..errors import FileError
-from .curve import Curve, parse_curve
+from .curve import Curve
 
 NETWORK_BYTES_PER_SECOND = 0.625e9  # 5 Gbit/s Ethernet; links inside a machine are faster
 MAX_DEVICES = 10**9
@@ -23,12 +18,6 @@ DEFAULT_SOURCES = {
     "host_gb_per_s": "assumed: PCIe 4.0 x16",
     "host_memory_gb": "assumed: 1 TB for 8 devices",
 }
-# fmt: off
-SOURCED_KEYS = (
-    "tflops", "achievable", "sustained", "memory_gb", "memory_gb_per_s", "launch_us", "runtime_gb",
-    "host_gb_per_s", "host_memory_gb",
-)
-# fmt: on
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -174,120 +163,7 @@ class Cluster(msgspec.Struct, frozen=True):
         return f"{self.name}: {self.devices} × {self.device.kind} ({links})"
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; raises FileError."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: not TOML: {error}") from None
-
-
-def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
-    """A cluster from TOML: `kind` or a `[device]` table, and `[[level]]` tables, outermost first.
-
-    Bandwidths in GB/s per device and direction, latencies in microseconds. Raises FileError with the
-    key that is wrong.
-    """
-    data = read_toml(path)
-    try:
-        return cluster_from_tables(path, data, kinds)
-    except ValueError as error:
-        raise FileError(f"{path}: {error}") from None
-
-
-def cluster_from_tables(path: Path, data: dict[str, Any], kinds: dict[str, Device]) -> Cluster:
-    """A cluster from the tables of a TOML file; raises ValueError or FileError."""
-    device = kinds.get(str(data.get("kind", "")))
-    if device is None:
-        table = data.get("device")
-        if not isinstance(table, dict):
-            raise FileError(f"{path}: kind: name one of {', '.join(sorted(kinds))}, or a [device]")
-        device = parse_device(table, f"{path}: device")
-    levels = data.get("level")
-    if not isinstance(levels, list) or not levels:
-        raise FileError(f"{path}: level: at least one [[level]] is needed")
-    links = tuple(parse_link(x, f"{path}: level[{i}]") for i, x in enumerate(levels))
-    return Cluster(str(data.get("name", path.stem)), device, links)
-
-
-def parse_device(table: dict[str, object], where: str) -> Device:
-    """A device from a TOML table; see cost_model/hardware for the keys."""
-    peaks = table.get("tflops")
-    if not isinstance(peaks, dict) or "float32" not in peaks:
-        raise FileError(f"{where}.tflops: a table with at least float32 is needed")
-    return Device(
-        kind=str(table.get("kind", "device")),
-        memory_bytes=int(_number(table, "memory_gb", where) * 1e9),
-        peak_flops={str(k): _number(peaks, str(k), f"{where}.tflops") * 1e12 for k in peaks},
-        achievable=_number(table, "achievable", where),
-        memory_bandwidth_bytes_per_second=_number(table, "memory_gb_per_s", where) * 1e9,
-        launch_overhead_seconds=_number(table, "launch_us", where) * 1e-6,
-        runtime_overhead_bytes=int(_number(table, "runtime_gb", where) * 1e9),
-        source=str(table.get("source", "")),
-        sources=_sources(table, where),
-        sustained=_number(table, "sustained", where) if "sustained" in table else 1.0,
-        curves=_curves(table, where),
-        ranks_per_processor=_number(
-            {"ranks_per_processor": 1.0} | table, "ranks_per_processor", where
-        ),
-        host_bandwidth_bytes_per_second=1e9
-        * _number({"host_gb_per_s": HOST_BYTES_PER_SECOND / 1e9} | table, "host_gb_per_s", where),
-        host_copies_hide=bool(table.get("host_copies_hide", True)),
-        host_memory_bytes=int(
-            1e9 * _number({"host_memory_gb": HOST_BYTES / 1e9} | table, "host_memory_gb", where)
-        ),
-    )
-
-
-def _sources(table: dict[str, object], where: str) -> dict[str, str]:
-    sources = table.get("sources", {})
-    if not isinstance(sources, dict):
-        raise FileError(f"{where}.sources: not a table")
-    for key, text in sources.items():
-        if key not in SOURCED_KEYS or not isinstance(text, str):
-            raise FileError(
-                f"{where}.sources.{key}: a text for one of {', '.join(SOURCED_KEYS)} is needed"
-            )
-    return {key: text for key, text in DEFAULT_SOURCES.items() if key not in table} | sources
-
-
-def parse_link(table: object, where: str) -> Link:
-    """A link from a TOML table."""
-    if not isinstance(table, dict):
-        raise FileError(f"{where}: not a table")
-    size = table.get("size")
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_DEVICES:
-        raise FileError(f"{where}.size: {size!r} is not a number of groups")
-    return Link(
-        name=str(table.get("name", "link")),
-        size=size,
-        latency_seconds=_number(table, "latency_us", where) * 1e-6,
-        bandwidth_bytes_per_second=_number(table, "gb_per_s", where) * 1e9,
-        whole_reductions=bool(table.get("whole_reductions", False)),
-        source=str(table.get("source", "")),
-        curves=_curves(table, where),
-    )
-
-
-def _curves(table: dict[str, object], where: str) -> tuple[Curve, ...]:
-    curves = table.get("curve", [])
-    if not isinstance(curves, list):
-        raise FileError(f"{where}.curve: not a list of tables")
-    return tuple(parse_curve(x, f"{where}.curve[{i}]") for i, x in enumerate(curves))
-
-
 def _sensible(number: float, what: str, most: float = 1e21, zero: bool = False) -> None:
     """Raise ValueError unless 0 < number <= most (0 is allowed with `zero`); NaN is refused."""
     if not 0 <= number <= most or (number == 0 and not zero):
         raise ValueError(f"{what}: {number!r:.40} is not a sensible value")
-
-
-def _number(table: dict[str, object], key: str, where: str) -> float:
-    value = table.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise FileError(f"{where}.{key}: a number is needed, not {value!r:.40}")
-    if not math.isfinite(value) or value <= 0 or value > 1e15:
-        raise FileError(f"{where}.{key}: {value} is not a sensible value")
-    return float(value)

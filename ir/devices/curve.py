@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import msgspec
-
-from ..errors import FileError
 
 MAX_POINTS = 256
 
@@ -55,22 +52,3 @@ class Curve(msgspec.Struct, frozen=True):
         place = next(i for i, known in enumerate(self.amounts) if known > amount)
         (x0, x1), (y0, y1) = (c[place - 1 : place + 1] for c in (self.amounts, self.seconds))
         return y0 + (y1 - y0) * (amount - x0) / (x1 - x0)
-
-
-def parse_curve(table: Any, where: str) -> Curve:
-    """A curve from a TOML table: `name`, `by`, `amounts`, `us`; raises FileError naming the place."""
-    if not isinstance(table, dict):
-        raise FileError(f"{where}: not a table")
-    ranks = table.get("ranks", 0)
-    try:
-        return Curve(
-            name=str(table.get("name", "")),
-            by=str(table.get("by", "bytes")),
-            amounts=tuple(float(x) for x in table.get("amounts", ())),
-            seconds=tuple(float(x) * 1e-6 for x in table.get("us", ())),
-            dtype=str(table.get("dtype", "float32")),
-            ranks=ranks if type(ranks) is int else 0,
-            source=str(table.get("source", "")),
-        )
-    except (TypeError, ValueError) as error:
-        raise FileError(f"{where}: {error}") from None

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from itertools import accumulate
 from math import prod
-from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from ..errors import FileError
-from .cluster import (
-    MAX_DEVICES,
-    Cluster,
-    Device,
-    Link,
-    cluster_from_tables,
-    parse_cluster,
-    parse_link,
-    read_toml,
-)
+from .cluster import MAX_DEVICES, Cluster, Link
 
 
 class HeterogeneousCluster(msgspec.Struct, frozen=True):
@@ -74,26 +63,6 @@ class HeterogeneousCluster(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.name}: " + " + ".join(f"{p.devices} × {p.device.kind}" for p in self.parts)
-
-
-def parse_any_cluster(path: Path, kinds: dict[str, Device]) -> Cluster | HeterogeneousCluster:
-    """Read a cluster from TOML: heterogeneous where the file has `[[part]]` tables, each like a
-    cluster's file, and a `[link]` between them. Raises FileError with the key that is wrong."""
-    data = read_toml(path)
-    tables = data.get("part")
-    if tables is None:
-        return parse_cluster(path, kinds)
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise FileError(f"{path}: part: tables are needed")
-    try:
-        parts = tuple(
-            cluster_from_tables(path, {"name": f"part {number}", **table}, kinds)
-            for number, table in enumerate(tables)
-        )
-        link = parse_link({"size": len(parts), **data.get("link", {})}, f"{path}: link")
-        return HeterogeneousCluster(str(data.get("name", path.stem)), parts, link)
-    except ValueError as error:
-        raise FileError(f"{path}: {error}") from None
 
 
 def sub_cluster(part: Cluster, width: int) -> Cluster:

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from plait.ir.devices.cluster import Cluster, Device, Link, parse_cluster
+from plait.ir.devices.cluster import Cluster, Device, Link
+from plait.ir.devices.cluster_file import parse_cluster
 from plait.ir.errors import FileError
 
 DEVICE = Device("toy", 1 << 34, {"float32": 1e12, "bfloat16": 4e12}, 0.8, 1e12, 4e-6, 1 << 30)
@@ -85,6 +86,10 @@ def test_a_file_says_what_the_types_say(tmp_path: Path) -> None:
         ("size = 6", "size = true", r"level\[0\].size"),
         ("size = 6", "size = 900_000_000", "devices"),
         ("gb_per_s = 100\n", "gb_per_s = inf\n", r"level\[1\].gb_per_s"),
+        ("launch_us = 4", "launch_us = 4\nlaunch_ms = 4", r"device: .*launch_ms"),
+        ("[[level]]", "[[levels]]", "levels"),
+        ("tflops = { float32 = 1,", 'tflops = { float32 = "1",', r"device\.tflops"),
+        ("launch_us = 4", "launch_us = 4\ncurve = [{amounts = [2, 1], us = [1, 1]}]", r"curve\[0\]"),
         ("[device]", "[device", "not TOML"),
         ('name = "lab"', 'name = "lab"\nname = "again"', "not TOML"),
     ],

@@ -1,0 +1,223 @@
+"""Clusters as TOML files: tables in the units that people write, and the values they stand for.
+
+    name = "lab"                kind = "h100"       [[part]]            clusters of several
+    [device]                    [[level]]           kind = "h100"       kinds, joined by
+    memory_gb = 80  ...         name = "nvlink"     [[part.level]]      a link
+    [[level]]       ...         size = 8  ...       [link]
+
+Types and ranges of all keys are checked when a file is read, and unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from ..errors import FileError
+from .cluster import (
+    DEFAULT_SOURCES,
+    HOST_BYTES,
+    HOST_BYTES_PER_SECOND,
+    MAX_DEVICES,
+    Cluster,
+    Device,
+    Link,
+)
+from .curve import Curve
+from .heterogeneous import HeterogeneousCluster
+
+GIGA, TERA, MICRO = 1e9, 1e12, 1e-6
+Positive = Annotated[float, Meta(gt=0, le=1e15)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Count = Annotated[int, Meta(ge=1, le=MAX_DEVICES)]
+Sourced = Literal[
+    "tflops", "achievable", "sustained", "memory_gb", "memory_gb_per_s", "launch_us", "runtime_gb",
+    "host_gb_per_s", "host_memory_gb",
+]  # fmt: skip
+T = TypeVar("T")
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of a file; unknown keys are errors."""
+
+
+class CurveTable(Table, frozen=True, kw_only=True):
+    """Measured microseconds `us` at `amounts`, of flops or bytes."""
+
+    name: str = ""
+    by: Literal["flops", "bytes"] = "bytes"
+    amounts: tuple[Positive, ...]
+    us: tuple[Positive, ...]
+    dtype: str = "float32"
+    ranks: Annotated[int, Meta(ge=0, le=MAX_DEVICES)] = 0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        self.curve()
+
+    def curve(self) -> Curve:
+        seconds = tuple(us * MICRO for us in self.us)
+        return Curve(self.name, self.by, self.amounts, seconds, self.dtype, self.ranks, self.source)
+
+
+class DeviceTable(Table, frozen=True, kw_only=True):
+    """A kind of device; `sources` say of single keys where their numbers come from."""
+
+    kind: str = "device"
+    memory_gb: Positive
+    tflops: dict[str, Positive]
+    achievable: Share
+    memory_gb_per_s: Positive
+    launch_us: Positive
+    runtime_gb: Positive
+    source: str = ""
+    sources: dict[Sourced, str] = {}
+    sustained: Share | None = None
+    ranks_per_processor: Annotated[float, Meta(ge=1, le=MAX_DEVICES)] = 1.0
+    host_gb_per_s: Positive | None = None
+    host_memory_gb: Positive | None = None
+    host_copies_hide: bool = True
+    curve: tuple[CurveTable, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.device()
+
+    def device(self, kind: str = "") -> Device:
+        """The device, under another name if one is given."""
+        assumed = {key: t for key, t in DEFAULT_SOURCES.items() if getattr(self, key) is None}
+        host_gb_per_s = self.host_gb_per_s or HOST_BYTES_PER_SECOND / GIGA
+        return Device(
+            kind=kind or self.kind,
+            memory_bytes=int(self.memory_gb * GIGA),
+            peak_flops={dtype: rate * TERA for dtype, rate in self.tflops.items()},
+            achievable=self.achievable,
+            memory_bandwidth_bytes_per_second=self.memory_gb_per_s * GIGA,
+            launch_overhead_seconds=self.launch_us * MICRO,
+            runtime_overhead_bytes=int(self.runtime_gb * GIGA),
+            source=self.source,
+            sources=assumed | {str(key): text for key, text in self.sources.items()},
+            sustained=1.0 if self.sustained is None else self.sustained,
+            curves=tuple(table.curve() for table in self.curve),
+            ranks_per_processor=self.ranks_per_processor,
+            host_bandwidth_bytes_per_second=GIGA * host_gb_per_s,
+            host_copies_hide=self.host_copies_hide,
+            host_memory_bytes=int(GIGA * (self.host_memory_gb or HOST_BYTES / GIGA)),
+        )
+
+
+class LinkTable(Table, frozen=True, kw_only=True):
+    """A kind of link: GB/s per device and direction, microseconds a message."""
+
+    name: str = "link"
+    latency_us: Positive
+    gb_per_s: Positive
+    whole_reductions: bool = False
+    source: str = ""
+    curve: tuple[CurveTable, ...] = ()
+
+    def link(self, size: int) -> Link:
+        """A level of `size` groups that such links join."""
+        return Link(
+            name=self.name,
+            size=size,
+            latency_seconds=self.latency_us * MICRO,
+            bandwidth_bytes_per_second=self.gb_per_s * GIGA,
+            whole_reductions=self.whole_reductions,
+            source=self.source,
+            curves=tuple(table.curve() for table in self.curve),
+        )
+
+
+class LevelTable(LinkTable, frozen=True, kw_only=True):
+    """A level: `size` groups of the next level, joined by such links."""
+
+    size: Count
+
+
+class PartTable(Table, frozen=True, kw_only=True):
+    """A cluster of one kind of device, a preset's or its own; levels from the outermost in."""
+
+    name: str = ""
+    kind: str = ""
+    device: DeviceTable | None = None
+    level: Annotated[tuple[LevelTable, ...], Meta(min_length=1)]
+
+    def cluster(self, name: str, kinds: dict[str, Device]) -> Cluster:
+        """The cluster, `name` if it has none; `kinds` are devices by preset. Raises ValueError."""
+        device = kinds.get(self.kind)
+        if device is None:
+            if self.device is None:
+                raise ValueError(f"kind: name one of {', '.join(sorted(kinds))}, or a [device]")
+            device = self.device.device()
+        levels = tuple(level.link(level.size) for level in self.level)
+        return Cluster(self.name or name, device, levels)
+
+
+class ClusterFile(PartTable, frozen=True, kw_only=True):
+    """A file with one cluster."""
+
+
+class HeterogeneousFile(Table, frozen=True, kw_only=True):
+    """A file with several clusters, and the link that joins them."""
+
+    name: str = ""
+    part: Annotated[tuple[PartTable, ...], Meta(min_length=2)]
+    link: LinkTable
+
+
+def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
+    """A cluster from a TOML file; raises FileError with the key that is wrong."""
+    return _checked(path, lambda: decode_tables(path, ClusterFile).cluster(path.stem, kinds))
+
+
+def parse_any_cluster(path: Path, kinds: dict[str, Device]) -> Cluster | HeterogeneousCluster:
+    """A cluster from a TOML file, heterogeneous where the file has `[[part]]` tables.
+
+    Raises FileError with the key that is wrong.
+    """
+    if "part" not in decode_tables(path, dict[str, Any]):
+        return parse_cluster(path, kinds)
+    file = decode_tables(path, HeterogeneousFile)
+
+    def joined() -> HeterogeneousCluster:
+        parts = tuple(
+            part.cluster(f"part {number}", kinds) for number, part in enumerate(file.part)
+        )
+        return HeterogeneousCluster(file.name or path.stem, parts, file.link.link(len(parts)))
+
+    return _checked(path, joined)
+
+
+def _checked(path: Path, make: Callable[[], T]) -> T:
+    """What `make` returns; its ValueErrors name the file."""
+    try:
+        return make()
+    except ValueError as error:
+        raise FileError(f"{path}: {error}") from None
+
+
+def decode_tables(path: Path, kind: type[T]) -> T:
+    """The tables of a TOML file as a value of `kind`; raises FileError with the key that is wrong."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        raise FileError(f"{path}: {_by_key(str(error))}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: not TOML: {error}") from None
+
+
+def _by_key(message: str) -> str:
+    """`device.launch_us: missing`: msgspec's message with the TOML key first."""
+    match = re.fullmatch(r"(?s)(.*?) - at `(?:key` in `)?\$\.?(.*)`", message)
+    text, key = (match[1], match[2]) if match else (message, "")
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", text)
+    if missing:
+        key, text = ".".join(filter(None, (key, missing[1]))), "is needed"
+    return f"{key}: {text}" if key else text
