@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
+    "GROUPED_MM",
     "TorchDispatchMode",
     "is_fake",
     "mark_stepped",
@@ -26,6 +27,10 @@ __all__ = [
     "tree_leaves",
     "user_cache_dir",
 ]
+
+# Grouped matrix products: torch has no public operator of them. Without it, a mixture of experts whose
+# module calls it cannot run in float64 as the reference of a verification.
+GROUPED_MM = torch.ops.aten._grouped_mm.default
 
 # user_cache_dir: the folder for caches on every operating system, without another dependency.
 # Without it, compiled kernels are not cached.

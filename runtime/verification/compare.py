@@ -48,13 +48,13 @@ class Comparison(NamedTuple):
 
 
 def backward_order(model: Model) -> list[str]:
-    """Names of parameters in the order in which backward completes their gradients: those that the
-    last calls read alone come first."""
-    first_read: dict[str, int] = {}
+    """Names of parameters in the order in which backward completes their gradients: the last ones of
+    the last calls come first."""
+    first_read: dict[str, tuple[int, int]] = {}
     for number, call in enumerate(model.calls):
-        for name in call.parameters:
-            first_read.setdefault(name, number)
-    return sorted(first_read, key=lambda name: -first_read[name])
+        for position, name in enumerate(call.parameters):
+            first_read.setdefault(name, (number, position))
+    return sorted(first_read, key=lambda name: first_read[name], reverse=True)
 
 
 def compare(expected: Reference, actual: Actual, order: Sequence[str] = ()) -> Comparison:

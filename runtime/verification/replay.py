@@ -22,6 +22,7 @@ from ...ir.capture.operators.elementary import call_key, dropout_mask
 from ...ir.capture.operators.shard_offsets import full_index
 from ...ir.model import Model, Op
 from ..torch_private import TorchDispatchMode, tree_leaves
+from .wide_operators import wide
 
 ATEN = torch.ops.aten
 NOISE, UNIFORM = ATEN.bernoulli_.float, ATEN.rand.default
@@ -107,7 +108,7 @@ class Replay(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            results = func(*args, **(kwargs or {}))
+            results = wide(func, args)(*args, **(kwargs or {}))
             self.note_dtypes(results)
             return results
         state = torch.get_rng_state()
