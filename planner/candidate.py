@@ -11,6 +11,14 @@ from ..ir.plan.strategy import Strategy
 from .strategy_space import ModelAxes
 
 
+class CallPoint(NamedTuple):
+    """What a call is priced at: `samples` per device, under model axes and a memory action."""
+
+    model_axes: ModelAxes
+    samples: int
+    memory: MemoryAction = KEEP
+
+
 class ReplicaPoint(NamedTuple):
     """The part of a run point that concerns one replica of the model.
 
@@ -29,6 +37,11 @@ class ReplicaPoint(NamedTuple):
     def samples_per_device(self) -> int:
         """Samples of one micro-batch."""
         return self.samples // self.micro_batches
+
+    def call_point(self, per_step: bool = False) -> CallPoint:
+        """The point of a call that runs for every micro-batch, or once `per_step`."""
+        samples = self.samples if per_step else self.samples_per_device
+        return CallPoint(self.model_axes, samples, self.memory)
 
 
 class RunPoint(msgspec.Struct, frozen=True):

@@ -16,6 +16,19 @@ ModelAxes = tuple[tuple[str, int], ...]  # axes inside a batch replica, outermos
 NEAR_DEVICES = 8  # devices that axes inside a replica may span even where links are slower
 
 
+def token_degree(model_axes: ModelAxes) -> int:
+    """Degree by which these axes shard the tokens of values between calls."""
+    flag = Strategy(model_axes).sequence_parallel
+    return prod(
+        n for role, n in model_axes if ROLES[role].sequence or (flag and ROLES[role].operators)
+    )
+
+
+def inner_batch_degree(model_axes: ModelAxes) -> int:
+    """Degree by which model axes (experts) split the batch."""
+    return prod(size for role, size in model_axes if ROLES[role].batch)
+
+
 def divisors(n: int) -> list[int]:
     """All divisors, ascending."""
     return [d for d in range(1, n + 1) if n % d == 0] if n < 4096 else _divisors_large(n)

@@ -6,20 +6,17 @@ import msgspec
 from msgspec.structs import replace
 
 from ...cost_model.execution_model import COMPILED, ExecutionModel
+from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.loops import Work
-from ...ir.model import Call, Function, Model
+from ...ir.model import Function, Model
 from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
 from ...ir.plan.plan import Optimizer, Stage
-from ...planner.candidate import Candidate
+from ...planner.candidate import CallPoint, Candidate
 from ...planner.pricing.candidate_pricer import CandidatePricer
-from ...planner.pricing.function_prices import (
-    CallPrice,
-    FunctionPrices,
-    FunctionPriceTable,
-    ModelAxes,
-    TableKey,
-)
+from ...planner.pricing.function_prices import CallPrice, FunctionPrices
+from ...planner.pricing.function_tables import FunctionTables
+from ...planner.sharding.model_shardings import ModelShardings
 from .architecture import Architecture
 from .deepen import deepen
 from .machine import cluster_of
@@ -56,37 +53,29 @@ class RunPrices(FunctionPrices):
     """Prices without a plan's bounds on the batch: micro-batches are what the run says. All large
     matrices are sharded along a tensor axis, vocabularies too."""
 
-    def compute_price(
-        self, name: str, model_axes: ModelAxes, local_batch: int, memory: MemoryAction
-    ) -> CallPrice | None:
-        table = self.table(name, model_axes, local_batch)
+    def make_shardings(self) -> ModelShardings:
+        return ModelShardings(self.values, self.cluster, large_matrices)
+
+    def make_tables(self) -> FunctionTables:
+        return FunctionTables(self.shardings, self.execution, single_replica_apart=False)
+
+    @cached_method
+    def call_price(self, name: str, point: CallPoint) -> CallPrice | None:
+        table = self.table(name, point)
         if table is None:
             return None
-        variant = self.variant(name, model_axes, local_batch, memory)
-        return CallPrice(
-            table.costs.at(local_batch, variant, SAMPLES), table.partial_gradient_bytes
-        )
+        cost = table.costs.at(point.samples, self.tables.variant(name, point), SAMPLES)
+        return CallPrice(cost, table.partial_gradient_bytes)
 
-    def table(
-        self, name: str, model_axes: ModelAxes, local_batch: int, chunks: int = 1
-    ) -> FunctionPriceTable | None:
-        key = self.table_key(name, model_axes, local_batch, chunks)
-        if key not in self.tables:
-            self.tables[key] = self.build_table(name, model_axes, SAMPLES, False, chunks)
-        return self.tables[key]
 
-    def table_key(
-        self, name: str, model_axes: ModelAxes, local_batch: int, chunks: int = 1
-    ) -> TableKey:
-        return name, model_axes, False, chunks
-
-    def must_shard(self, function: Function, calls: list[Call]) -> frozenset[int]:
-        weights = (i.value for i in function.state_inputs() if i.gradient is not None)
-        return frozenset(
-            v
-            for v in weights
-            if len(function.types[v].shape) > 1 and function.types[v].elements >= LARGE_ELEMENTS
-        )
+def large_matrices(function: Function, calls: int) -> frozenset[int]:
+    """Weight matrices that a tensor axis shards, however often their function is called."""
+    weights = (i.value for i in function.state_inputs() if i.gradient is not None)
+    return frozenset(
+        v
+        for v in weights
+        if len(function.types[v].shape) > 1 and function.types[v].elements >= LARGE_ELEMENTS
+    )
 
 
 class Predictor:

@@ -11,6 +11,7 @@ from ...ir.plan.workload import CompressibleTransfer
 from ...ir.program import SMALL_BYTES
 from ...ir.tensor import ITEM_BYTES, TensorType
 from ..candidate import ReplicaPoint
+from ..strategy_space import token_degree
 from .function_prices import FunctionPrices
 
 NO_TRANSFER = TransferPayload(0, CompressibleTransfer())
@@ -55,7 +56,7 @@ class BoundaryTransfers:
 
     def transfer(self, boundary: int, replica: ReplicaPoint) -> TransferPayload:
         """What one device sends over a boundary per micro-batch."""
-        degree = self.function_prices.token_degree(replica.model_axes)
+        degree = token_degree(replica.model_axes)
         full, samples = self.bytes[boundary], replica.samples_per_device
         amount = (full.with_tokens // degree + full.without_tokens) * samples // self.model.batch
         return TransferPayload(amount, self.large_values(boundary, samples, degree))

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from math import inf
 
 from ...ir.cached import cached_method
-from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
-from ..candidate import Assignment, ReplicaPoint, RunPoint
+from ...ir.plan.memory_action import KEEP, RECOMPUTE
+from ..candidate import Assignment, CallPoint, ReplicaPoint, RunPoint
 from ..strategy_space import ModelAxes
 from .function_prices import CallPrice, FunctionPrices
 
@@ -34,40 +34,26 @@ class CallPrices:
         ]  # the first equal call
         self.micro_batchable = model_micro_batchable(function_prices, self.batch_only)
 
-    def memory_action(
-        self, call: int, memory: MemoryAction, model_axes: ModelAxes, samples: int
-    ) -> MemoryAction:
-        """Action of one call where layers take `memory`, with `samples` per device.
+    def call_point(self, call: int, point: CallPoint) -> CallPoint:
+        """The point of one call where layers are at `point`.
 
         Only repeated layers recompute, since most activations are theirs; chunked execution is for
         every call whose peak it lowers.
         """
         name, every = self.calls[call].function, self.function_prices.execution.recompute_every
         repeated = name in self.repeated and call % every == 0
-        if not memory.chunked:
-            return memory if repeated else KEEP
-        usual = RECOMPUTE if repeated else KEEP
-        return memory if self.helps(name, memory, usual, model_axes, samples) else usual
+        if not point.memory.chunked:
+            return point if repeated else point._replace(memory=KEEP)
+        usual = point._replace(memory=RECOMPUTE if repeated else KEEP)
+        return point if self.peak_bytes(name, point) < self.peak_bytes(name, usual) else usual
 
-    def helps(
-        self,
-        name: str,
-        memory: MemoryAction,
-        usual: MemoryAction,
-        model_axes: ModelAxes,
-        samples: int,
-    ) -> bool:
-        """Whether a function's peak is lower under `memory` than under the usual action."""
-        both_prices = [
-            self.function_prices.call_price(name, model_axes, samples, m) for m in (memory, usual)
-        ]
-        chunked_peak, usual_peak = (
-            max(e.cost.forward.peak_bytes, e.cost.backward.peak_bytes) + e.cost.all_saved_bytes
-            if e
-            else inf
-            for e in both_prices
-        )
-        return chunked_peak < usual_peak
+    def peak_bytes(self, name: str, point: CallPoint) -> float:
+        """Bytes at the peak of one call of a function; infinite where it has no price."""
+        price = self.function_prices.call_price(name, point)
+        if price is None:
+            return inf
+        largest = max(price.cost.forward.peak_bytes, price.cost.backward.peak_bytes)
+        return largest + price.cost.all_saved_bytes
 
     def for_assignment(self, assignment: Assignment) -> list[CallPrice] | None:
         """The price of every call; None where a call cannot be sharded by its strategy."""
@@ -93,11 +79,8 @@ class CallPrices:
         )
         price_of: dict[int, CallPrice] = {}
         for first in dict.fromkeys(first_equal):
-            local = replica.samples if first in self.batch_only else replica.samples_per_device
-            action = self.memory_action(first, replica.memory, replica.model_axes, local)
-            price = self.function_prices.call_price(
-                self.calls[first].function, replica.model_axes, local, action
-            )
+            point = self.call_point(first, replica.call_point(per_step=first in self.batch_only))
+            price = self.function_prices.call_price(self.calls[first].function, point)
             if price is None:
                 return None
             price_of[first] = price
@@ -135,5 +118,5 @@ def model_micro_batchable(function_prices: FunctionPrices, once: frozenset[int])
     """Whether the batch can be split into micro-batches."""
     names = {c.function for i, c in enumerate(function_prices.model.calls) if i not in once}
     return function_prices.model.batch % 2 == 0 and all(
-        function_prices.micro_batchable(name) for name in names
+        function_prices.shardings.micro_batchable(name) for name in names
     )

@@ -68,7 +68,7 @@ class CandidatePricer:
             self.call_prices, self.aggregator.item_bytes, optimizer, compressor
         )
         self.call_classes = equivalence_classes(
-            function_prices.flow.graph, function_prices.batch_only_names
+            function_prices.flow.graph, function_prices.values.batch_only_names
         )
         self.reshard_prices = ReshardPrices(function_prices)
 

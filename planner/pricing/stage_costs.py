@@ -129,7 +129,7 @@ class StageAggregator:
                 [self.calls[i] for i in running],
                 calls,
                 weights.trained_per_call,
-                self.function_prices.batch_only_names,
+                self.function_prices.values.batch_only_names,
                 self.function_prices.cluster.device.host_copies_hide,
             ),
             batch_only_bytes=sum(
@@ -212,7 +212,7 @@ class StageAggregator:
         return sum(
             size
             for name, size in saved_values.items()
-            if name not in self.function_prices.batch_only_names
+            if name not in self.function_prices.values.batch_only_names
         )
 
     def batch_slice_bytes(
@@ -230,7 +230,7 @@ class StageAggregator:
             name: size
             for i, cost in zip(members, costs, strict=True)
             for name, size in zip(self.calls[i].arguments, cost.boundary_bytes[0], strict=True)
-            if name in self.function_prices.batch_only_names and size != full.get(name)
+            if name in self.function_prices.values.batch_only_names and size != full.get(name)
         }
         inputs = sum(n for name, n in slices.items() if name not in full)
         return BatchSliceBytes(sum(slices.values()), inputs)

@@ -49,10 +49,10 @@ class SearchSpace:
         )
         usable_roles = allowed_roles(options.roles, options.optimizer, demand)
         usable_roles = {
-            r for r in usable_roles if function_prices.has_experts or not ROLES[r].experts
+            r for r in usable_roles if function_prices.shardings.has_experts or not ROLES[r].experts
         }
         usable_roles = {
-            r for r in usable_roles if function_prices.has_tokens or not ROLES[r].sequence
+            r for r in usable_roles if function_prices.values.has_tokens or not ROLES[r].sequence
         }
         self.roles = tuple(r for r in ROLES if r in usable_roles)
         self.stages = sum(

@@ -11,11 +11,10 @@ from ...ir.lowering.cast import PRECISIONS
 from ...ir.mesh import common_mesh
 from ...ir.model import Function, Model
 from ...ir.passes import Observer, Pass, run
-from ...ir.plan.memory_action import KEEP
 from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import ROLES, Strategy
-from ..candidate import Candidate
+from ..candidate import CallPoint, Candidate
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import FunctionPrices
 from ..sharding import GAP
@@ -100,10 +99,7 @@ def _compressed(pricer: CandidatePricer, best: Candidate) -> Iterator[Compressio
         for (payload, role), program in axes.compression.items():
             yield CompressionChoice(strategy, role, payload, program.name)
         samples = pricer.point(strategy, best.micro_batches).samples_per_device
-        function_prices = pricer.function_prices
-        reductions = function_prices.activations.reductions(
-            function_prices, strategy.model_axes, samples
-        )
+        reductions = pricer.function_prices.reductions.choose(strategy.model_axes, samples)
         for role, program in reductions.programs.items() if reductions is not None else ():
             yield CompressionChoice(strategy, role, "activations", program.name)
     transfer_program = pricer.transfer_prices.program(best.assignment.first_point.replica)
@@ -136,28 +132,35 @@ def _layers(
     layers: list[Layers] = []
     bounds = set(best.bounds)
     for i, call in enumerate(calls):
-        micro = 1 if i in pricer.batch_only else best.micro_batches
-        decision = best.assignment.at(i)
+        decision, batch_only = best.assignment.at(i), i in pricer.batch_only
         key = call.function, decision.strategy
         if key not in shardings:
-            step = Shard(function_prices, decision.strategy, micro)
+            step = Shard(function_prices, decision.strategy, 1 if batch_only else best.micro_batches)
             shardings[key] = run(step, function_prices.functions[call.function], observer)
-        samples = pricer.point(decision.strategy, micro).samples_per_device
-        model_axes = decision.strategy.model_axes
-        memory = pricer.call_prices.memory_action(i, decision.memory, model_axes, samples)
+        replica = best.assignment.point(decision).replica
+        point = pricer.call_prices.call_point(i, replica.call_point(per_step=batch_only))
         number, last = list(shardings).index(key), layers[-1] if layers else None
-        if last and (last.sharding, last.memory) == (number, memory) and i not in bounds:
+        if last and (last.sharding, last.memory) == (number, point.memory) and i not in bounds:
             layers[-1] = replace(last, last=i + 1)
             continue
-        price = function_prices.call_price(call.function, model_axes, samples, memory)
+        price = function_prices.call_price(call.function, point)
         assert price is not None
-        seconds = price.cost.forward.seconds, price.cost.backward.seconds
-        workloads = function_prices.workloads(call.function, model_axes, samples, memory)
-        batch_only = i in pricer.batch_only
-        saved = function_prices.saved_values(shardings[key], model_axes, samples, memory)
-        producers = function_prices.producers(shardings[key], saved) if saved else ()
+        work = function_prices.workloads(call.function, point)
+        saved = function_prices.tables.saved_values(shardings[key], point)
         layers.append(
-            Layers(i, i + 1, number, memory, *seconds, *workloads, batch_only, saved, producers)
+            Layers(
+                i,
+                i + 1,
+                number,
+                point.memory,
+                price.cost.forward.seconds,
+                price.cost.backward.seconds,
+                work.forward,
+                work.backward,
+                batch_only,
+                saved,
+                function_prices.producers(shardings[key], saved) if saved else (),
+            )
         )
     return tuple(shardings.values()), tuple(layers)
 
@@ -182,6 +185,6 @@ def _flops(pricer: CandidatePricer) -> float:
     counts = Counter(call.function for call in pricer.model.calls)
     total = 0.0
     for name, count in counts.items():
-        price = pricer.function_prices.call_price(name, (), pricer.model.batch, KEEP)
+        price = pricer.function_prices.call_price(name, CallPoint((), pricer.model.batch))
         total += count * (price.cost.forward.flops + price.cost.backward.flops) if price else 0.0
     return total

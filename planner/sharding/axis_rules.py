@@ -10,12 +10,17 @@ sp             all but the batch            sharded by tokens           replicat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
 from ...ir.analysis.axes import Axes
 from ...ir.analysis.dataflow import Dataflow
 from ...ir.errors import PlaitError
 from ...ir.layout import PARTIAL, REPLICATE, AxisPlacement
+from ...ir.mesh import Axis
 from ...ir.model import Function
-from ...ir.plan.strategy import ROLES
+from ...ir.plan.strategy import ROLES, Role
 from . import AxisRule
 from .data_parallel import dual
 
@@ -24,30 +29,37 @@ class UnevenTokens(PlaitError):
     """The tokens of a value are not divisible by the degree of an axis."""
 
 
+class AxisContext(NamedTuple):
+    """What the rules of all axes of a function know of it.
+
+    `tokens_sharded`: whether activations between calls are sharded by tokens. `batch_only` values
+    are computed from the batch alone and replicated, since slicing them is free; `summed` outputs
+    (the loss) are partial sums where the devices see different tokens. Parameters in `must_shard`
+    must be sharded if possible.
+    """
+
+    tokens_sharded: bool = False
+    batch_only: frozenset[int] = frozenset()
+    summed: frozenset[int] = frozenset()
+    must_shard: frozenset[int] = frozenset()
+
+
 def axis_rule(
-    role: str,
-    degree: int,
+    axis: Axis,
     function: Function,
     flow: Dataflow,
-    *,
-    tokens_sharded: bool,
-    batch_only: frozenset[int],
-    summed: frozenset[int],
-    must_shard: frozenset[int],
-    fixed: dict[int, AxisPlacement],
+    context: AxisContext = AxisContext(),  # noqa: B008  (a constant)
+    fixed: Mapping[int, AxisPlacement] = MappingProxyType({}),
 ) -> AxisRule:
-    """Rule of one axis of `degree` devices.
+    """Rule of one axis, which is named by its role.
 
-    `batch_only` values are computed from the batch alone and replicated, since slicing them is
-    free; `summed` outputs (the loss) are partial sums where the devices see different tokens.
-    Parameters in `must_shard` must be sharded if possible; values in `fixed` have the placement
-    that another function decided. Raises UnevenTokens.
+    Values in `fixed` have the placement that another function decided. Raises UnevenTokens.
     """
-    axes, kind = flow.axes[function.name], ROLES[role]
-    by_tokens = kind.sequence or tokens_sharded
+    axes, kind, degree = flow.axes[function.name], ROLES[axis.name], axis.size
+    by_tokens = kind.sequence or context.tokens_sharded
 
     def call_boundary(value: int) -> AxisPlacement:
-        shard = flow.token_shard(function, value) if by_tokens and value not in batch_only else None
+        shard = flow.token_shard(function, value) if by_tokens and value not in context.batch_only else None
         if shard is None:
             return REPLICATE
         if axes.factors[value][shard[0]][shard[1]] % degree:
@@ -59,7 +71,7 @@ def axis_rule(
         if item.kind == "parameter" and kind.operators:
             shards = weight_shards(axes, item.value, degree)
             placements[item.value] = (
-                shards if shards and item.value in must_shard else (REPLICATE, *shards)
+                shards if shards and item.value in context.must_shard else (REPLICATE, *shards)
             )
         if item.kind == "activation":
             placements[item.value] = (call_boundary(item.value),)
@@ -69,13 +81,13 @@ def axis_rule(
             placements[item.value] = (fixed[item.value],)
     for output in function.outputs:
         placement = call_boundary(output.value)
-        if output.value in summed and kind.sequence:
+        if output.value in context.summed and kind.sequence:
             placement = PARTIAL
         placements[output.value] = (placement,)
         if output.tangent is not None:
             placements[output.tangent] = (_gradient(placement, kind.sequence),)
     gradients = {REPLICATE: PARTIAL} if by_tokens else {}
-    return AxisRule(_split_loops(role, function, flow, tokens_sharded), placements, gradients)
+    return AxisRule(_split_loops(kind, function, flow, by_tokens), placements, gradients)
 
 
 def _gradient(placement: AxisPlacement, sequence: bool) -> AxisPlacement:
@@ -83,11 +95,11 @@ def _gradient(placement: AxisPlacement, sequence: bool) -> AxisPlacement:
 
 
 def _split_loops(
-    role: str, function: Function, flow: Dataflow, tokens_between: bool
+    kind: Role, function: Function, flow: Dataflow, by_tokens: bool
 ) -> frozenset[int]:
-    axes, kind = flow.axes[function.name], ROLES[role]
-    tokens = flow.token_factors[function.name] if kind.sequence or tokens_between else frozenset()
-    loops = weight_loops(function, axes) if kind.operators else frozenset()
+    axes = flow.axes[function.name]
+    tokens = flow.token_factors[function.name] if by_tokens else frozenset[int]()
+    loops = weight_loops(function, axes) if kind.operators else frozenset[int]()
     if kind.heads:
         loops = frozenset(axes.sizes)
     return (loops | tokens) - flow.batch_factors[function.name]

@@ -39,18 +39,7 @@ def test_a_split_costs_no_more_than_none_and_proves_its_gap(name, traced):
     entries = FunctionPrices(model, load_cluster("4xh100"))
     for function in model.functions:
         axes = entries.flow.axes[function.name]
-        nothing = frozenset[int]()
-        rule = axis_rule(
-            "tp",
-            4,
-            function,
-            entries.flow,
-            tokens_sharded=False,
-            batch_only=nothing,
-            summed=nothing,
-            must_shard=nothing,
-            fixed={},
-        )
+        rule = axis_rule(Axis("tp", 4), function, entries.flow)
         costs = RooflineCosts(function, axes, mesh, entries.cluster, (1,))
         problem = ShardingProblem(function, axes, mesh, (rule,), costs)
         found = solve(problem)

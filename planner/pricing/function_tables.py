@@ -1,0 +1,156 @@
+"""Cost tables of every function under its model axes, and the values that partial memory actions save.
+
+The per-device functions of two small batches give the cost for every local batch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from ...cost_model.execution_model import ExecutionModel
+from ...cost_model.operators.function_cost import FunctionCostTable
+from ...cost_model.operators.operator_cost import BATCH, OperatorLoad, Pricer
+from ...ir.cached import cached_method
+from ...ir.layout import PARTIAL
+from ...ir.mesh import MICRO
+from ...ir.model import Function
+from ...ir.plan.memory_action import MemoryAction, Variant
+from ...ir.plan.sharding import Sharding
+from ...ir.plan.strategy import Strategy
+from ..activations.chunking import Chunker
+from ..activations.recompute_ilp import select_saved
+from ..candidate import CallPoint
+from ..sharding.model_shardings import ModelShardings
+from ..strategy_space import ModelAxes, inner_batch_degree
+
+
+class FunctionPriceTable(msgspec.Struct, frozen=True):
+    """Costs of a function for every local batch, and the local bytes of its gradients to all-reduce
+    by axis.
+    """
+
+    costs: FunctionCostTable
+    partial_gradient_bytes: dict[str, int]
+
+
+class TableKey(NamedTuple):
+    """What a table is for; a single replica is priced by itself."""
+
+    function: str
+    model_axes: ModelAxes
+    single_replica: bool
+    chunks: int
+
+
+class FunctionTables:
+    """Cost tables of the functions of one model, computed on first use.
+
+    `single_replica_apart`: whether a single replica, whose per-device function has fewer operators,
+    has tables of its own; without them every number of samples is one of many replicas.
+    """
+
+    def __init__(
+        self,
+        shardings: ModelShardings,
+        execution: ExecutionModel,
+        single_replica_apart: bool = True,
+    ) -> None:
+        self.shardings, self.execution = shardings, execution
+        self.single_replica_apart = single_replica_apart
+        self.model, self.cluster = shardings.model, shardings.cluster
+        self.chunker = Chunker(shardings.flow, shardings.values.loss_values)
+        self.loads: dict[tuple[object, ...], OperatorLoad] = {}
+
+    def replicas(self, point: CallPoint) -> int:
+        """Replicas of a function at a point, without those that model axes make."""
+        return self.model.batch // (point.samples * inner_batch_degree(point.model_axes))
+
+    def table(self, name: str, point: CallPoint, chunks: int = 1) -> FunctionPriceTable | None:
+        """Costs of a function, or of one of its chunks; None where it cannot be sharded so."""
+        return self.table_of(self.key(name, point, chunks))
+
+    def key(self, name: str, point: CallPoint, chunks: int = 1) -> TableKey:
+        """Key of the table for a point."""
+        single = self.single_replica_apart and (
+            point.samples * inner_batch_degree(point.model_axes) == self.model.batch
+        )
+        return TableKey(name, point.model_axes, single, chunks)
+
+    @cached_method
+    def table_of(self, key: TableKey) -> FunctionPriceTable | None:
+        """The table of a key.
+
+        Batches of one sample are avoided where possible: dimensions of size 1 walk no loop.
+        """
+        batch = self.model.batch // inner_batch_degree(key.model_axes)
+        samples = self.chunker.samples_multiple(self.shardings.functions[key.function], key.chunks)
+        sizes = [n for n in range(samples, batch, samples) if batch % n == 0][:3]
+        if key.single_replica or not sizes:
+            sizes = [batch]
+        elif len(sizes) > 2:
+            sizes = sizes[1:]
+        locals_: list[Function] = []
+        shardings: list[Sharding] = []
+        for size in (sizes[0], sizes[-1]):
+            strategy = Strategy(((BATCH, batch // size), *key.model_axes))
+            sharding = self.shardings.sharding(key.function, strategy, 1)
+            local = None if sharding is None else self.local_function(sharding, key.chunks)
+            if sharding is None or local is None:
+                return None
+            locals_.append(local)
+            shardings.append(sharding)
+        pricer = Pricer(self.cluster, shardings[0].mesh, self.loads, self.execution)
+        costs = FunctionCostTable(pricer, (locals_[0], locals_[1]), (sizes[0], sizes[-1]))
+        return FunctionPriceTable(costs, partial_gradient_bytes(locals_[0], shardings[0]))
+
+    def local_function(self, sharding: Sharding, chunks: int) -> Function | None:
+        """The per-device function of one of `chunks` chunks; None where that is impossible."""
+        if chunks == 1:
+            return self.shardings.local_function(sharding)
+        chunked = self.chunker.chunk(self.shardings.bind(sharding), chunks)
+        return None if chunked is None else chunked.local
+
+    def variant(self, name: str, point: CallPoint) -> Variant:
+        """The values that forward saves for backward; numbered as in the table's function."""
+        if not point.memory.partial:
+            return point.memory.variant(())
+        return self.selected(self.key(name, point), point.memory)
+
+    @cached_method
+    def selected(self, key: TableKey, memory: MemoryAction) -> tuple[int, ...]:
+        """The values to save under a partial memory action."""
+        table = self.table_of(key)
+        assert table is not None
+        return select_saved(table.costs, memory.saved_fraction)
+
+    def saved_values(self, sharding: Sharding, point: CallPoint) -> tuple[int, ...]:
+        """Values to save in the per-device function that is generated.
+
+        Those that were priced, if both functions have the same operators; else selected anew.
+        """
+        if not point.memory.partial:
+            return ()
+        key, local = self.key(sharding.function, point), self.shardings.local_function(sharding)
+        table = self.table_of(key)
+        assert table is not None
+        priced = table.costs.local_functions[0]
+        if [op.target for op in local.ops] == [op.target for op in priced.ops]:
+            return self.selected(key, point.memory)
+        pricer = Pricer(self.cluster, sharding.mesh, self.loads, self.execution)
+        costs = FunctionCostTable(pricer, (local, local), (point.samples, point.samples))
+        return select_saved(costs, point.memory.saved_fraction)
+
+
+def partial_gradient_bytes(local: Function, sharding: Sharding) -> dict[str, int]:
+    """Bytes of a per-device function's gradients to all-reduce, by axis inside a replica."""
+    return {
+        axis.name: sum(
+            local.types[input_.value].bytes
+            for input_, layout in zip(local.inputs, sharding.boundary.gradients, strict=True)
+            if input_.kind == "parameter" and layout is not None and layout[i] == PARTIAL
+        )
+        for i, axis in enumerate(sharding.mesh.axes)
+        if axis.name not in (BATCH, MICRO) and axis.size > 1
+    }

@@ -1,0 +1,185 @@
+"""Shardings of all functions of a model under a strategy; searched once per function and axes.
+
+The axes inside a batch replica (tensor, sequence) are searched, function by function; every axis
+that splits the batch follows the batch loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...cost_model.operators.operator_cost import count_flops
+from ...ir.cached import cached_method
+from ...ir.devices.cluster import Cluster
+from ...ir.layout import AxisPlacement, UnreachableLayout, divides_evenly
+from ...ir.lowering.bound_sharding import BoundSharding, bind
+from ...ir.lowering.localize import localize
+from ...ir.mesh import MICRO, Axis, Mesh
+from ...ir.model import Function
+from ...ir.plan.sharding import AxisSharding, Sharding, stack_boundary, stack_splits
+from ...ir.plan.strategy import ROLES, Strategy
+from ..strategy_space import ModelAxes
+from . import ShardingProblem, solve
+from .axis_rules import AxisContext, UnevenTokens, axis_rule
+from .costs import RooflineCosts
+from .data_parallel import replicated, split_batch, split_values
+from .model_values import ModelValues
+
+Splits = dict[str, AxisSharding]  # by axis
+Layouts = dict[int, tuple[AxisPlacement, ...]]  # of values, one placement per axis
+MustShard = Callable[[Function, int], frozenset[int]]  # of a function with that many calls
+
+
+def matrices_of_layers(function: Function, calls: int) -> frozenset[int]:
+    """Weight matrices of repeated layers, which a tensor axis always shards."""
+    if calls < 2:
+        return frozenset()
+    weights = (i.value for i in function.state_inputs() if i.gradient is not None)
+    return frozenset(v for v in weights if len(function.types[v].shape) > 1)
+
+
+class ModelShardings:
+    """Shards the functions of one model on one cluster; `must_shard`: weights never replicated."""
+
+    def __init__(
+        self, values: ModelValues, cluster: Cluster, must_shard: MustShard = matrices_of_layers
+    ) -> None:
+        self.values, self.cluster, self.must_shard = values, cluster, must_shard
+        self.model, self.functions, self.flow = values.model, values.functions, values.flow
+        self.batch_shardings, self.expert_shardings = (
+            {
+                f.name: split_batch(f, self.flow, values.loss_values[f.name], apart)
+                for f in self.model.functions
+            }
+            for apart in (False, True)
+        )
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether some function has experts that an axis can split."""
+        return self.expert_shardings != self.batch_shardings
+
+    def sharding(self, name: str, strategy: Strategy, micro_batches: int) -> Sharding | None:
+        """Sharding of a function under a strategy, for micro-batches; None where there is none."""
+        searched = self.searched_axes(strategy.searched_axes)
+        if searched is None:
+            return None
+        axes = [
+            Axis(role, size)
+            for role, size in ((MICRO, micro_batches), *strategy.axes)
+            if role not in ROLES or not ROLES[role].stages
+        ]
+        per_axis = [
+            searched[name].get(axis.name) or self.unsearched_axis(name, axis.name) for axis in axes
+        ]
+        mesh, boundary = Mesh(tuple(axes)), stack_boundary(per_axis)
+        function, factors = self.functions[name], self.flow.axes[name].factors
+        layouts = zip(
+            (*(i.value for i in function.inputs), *(o.value for o in function.outputs)),
+            (*boundary.inputs, *boundary.outputs),
+            strict=True,
+        )
+        if not all(divides_evenly(factors[v], layout, mesh) for v, layout in layouts):
+            return None
+        return Sharding(name, strategy, mesh, stack_splits(per_axis), boundary)
+
+    def unsearched_axis(self, name: str, role: str) -> AxisSharding:
+        """Sharding along an axis over micro-batches, the batch or experts, or replicated."""
+        if role not in ROLES:
+            return self.batch_shardings[name]
+        if ROLES[role].batch:
+            return (self.expert_shardings if ROLES[role].experts else self.batch_shardings)[name]
+        return replicated(self.functions[name])
+
+    def bind(self, sharding: Sharding) -> BoundSharding:
+        """A sharding with its function."""
+        return bind(sharding, self.functions[sharding.function], self.flow.axes[sharding.function])
+
+    def local_function(self, sharding: Sharding) -> Function:
+        """The per-device function of a sharding; raises UnreachableLayout."""
+        return localize(self.bind(sharding))
+
+    @cached_method
+    def micro_batchable(self, name: str) -> bool:
+        """Whether a function can run on micro-batches: nothing in it mixes their samples."""
+        sharding = self.sharding(name, Strategy(()), 2)
+        if sharding is None:
+            return False
+        try:
+            self.local_function(sharding)
+        except UnreachableLayout:
+            return False
+        return True
+
+    @cached_method
+    def searched_axes(self, searched_axes: ModelAxes) -> dict[str, Splits] | None:
+        """Sharding of every function over the searched axes; None where tokens do not divide."""
+        try:
+            return self.solve_axes(searched_axes)
+        except UnevenTokens:
+            return None
+
+    def solve_axes(self, searched_axes: ModelAxes) -> dict[str, Splits]:
+        """Search the sharding of every function, the costliest first: it decides the layout of the
+        parameters that it shares.
+        """
+        if all(size == 1 for _, size in searched_axes):
+            return {name: {} for name in self.functions}
+        layout_of: dict[str, tuple[AxisPlacement, ...]] = {}
+        shardings: dict[str, Splits] = {}
+        for function in sorted(self.functions.values(), key=lambda f: (-self.flops(f), f.name)):
+            calls = [c for c in self.model.calls if c.function == function.name]
+            fixed: Layouts = {
+                item.value: layout_of[name]
+                for call in calls
+                for item, name in zip(function.state_inputs(), call.parameters, strict=True)
+                if name in layout_of
+            }
+            splits = self.shard_function(function, searched_axes, fixed)
+            shardings[function.name] = splits
+            for call in calls:
+                states = zip(*(axis.boundary.inputs for axis in splits.values()), strict=True)
+                layout_of.update(zip(call.parameters, states, strict=False))
+        return shardings
+
+    def flops(self, function: Function) -> float:
+        """Floating-point operations of all calls of a function."""
+        ops = self.flow.axes[function.name].ops
+        return sum(count_flops(known.declared) for known in ops) * self.call_count(function)
+
+    def call_count(self, function: Function) -> int:
+        return sum(call.function == function.name for call in self.model.calls)
+
+    def shard_function(
+        self, function: Function, searched_axes: ModelAxes, fixed: Layouts
+    ) -> Splits:
+        """The cheapest sharding of one function, jointly over all searched axes.
+
+        `fixed`: layouts of parameters by value that another function decided.
+        """
+        axes, values = self.flow.axes[function.name], self.values
+        split_axes = [
+            (role, size) for role, size in searched_axes if ROLES[role].searched and size > 1
+        ]
+        context = AxisContext(
+            Strategy(searched_axes).sequence_parallel,
+            values.batch_only_values[function.name],
+            values.loss_values[function.name],
+            self.must_shard(function, self.call_count(function)),
+        )
+        rules = tuple(
+            axis_rule(
+                Axis(role, size),
+                function,
+                self.flow,
+                context,
+                {value: states[i] for value, states in fixed.items()},
+            )
+            for i, (role, size) in enumerate(split_axes)
+        )
+        mesh = Mesh(tuple(Axis(role, size) for role, size in split_axes))
+        strides = tuple(mesh.stride(i) for i in range(len(split_axes)))
+        batch = split_values(function, axes, self.batch_shardings[function.name])
+        costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.model.batch)
+        shardings = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
+        return {role: axis for (role, _), axis in zip(split_axes, shardings, strict=True)}
