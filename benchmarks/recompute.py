@@ -17,8 +17,9 @@ from plait.cost_model.operators.function_cost import FunctionCostTable
 from plait.ir.analysis.liveness import produced_values
 from plait.ir.capture import load_source, trace
 from plait.ir.lowering.forward_backward import partition
-from plait.ir.plan.memory_action import KEEP, Variant
+from plait.ir.plan.memory_action import Variant
 from plait.planner.activations.recompute_ilp import select_saved
+from plait.planner.candidate import CallPoint
 from plait.planner.pricing.function_prices import FunctionPrices
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
@@ -33,8 +34,8 @@ def layer(name: str, batch: int, seq: int) -> FunctionCostTable:
     model = trace(source.model, source.batch)
     entries = FunctionPrices(model, load_cluster("1xh100"))
     (function, _), *_ = Counter(call.function for call in model.calls).most_common()
-    entries.call_price(function, (), model.batch, KEEP)
-    table = entries.table(function, (), model.batch)
+    entries.call_price(function, CallPoint((), model.batch))
+    table = entries.table(function, CallPoint((), model.batch))
     assert table is not None
     return table.costs
 

@@ -10,7 +10,7 @@ from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.loops import Work
 from ...ir.model import Function, Model
-from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
+from ...ir.plan.memory_action import KEEP, RECOMPUTE
 from ...ir.plan.plan import Optimizer, Stage
 from ...planner.candidate import CallPoint, Candidate
 from ...planner.pricing.candidate_pricer import CandidatePricer

@@ -48,10 +48,7 @@ class PlacementSearch:
     """State of one search: candidates found so far, lower bound, and remaining time."""
 
     def __init__(
-        self,
-        problem: PlacementProblem,
-        options: PlacementOptions,
-        deadline: Deadline,
+        self, problem: PlacementProblem, options: PlacementOptions, deadline: Deadline
     ) -> None:
         self.problem, self.options, self.deadline = problem, options, deadline
         self.planned = options.planned_seconds

@@ -59,7 +59,11 @@ def axis_rule(
     by_tokens = kind.sequence or context.tokens_sharded
 
     def call_boundary(value: int) -> AxisPlacement:
-        shard = flow.token_shard(function, value) if by_tokens and value not in context.batch_only else None
+        shard = (
+            flow.token_shard(function, value)
+            if by_tokens and value not in context.batch_only
+            else None
+        )
         if shard is None:
             return REPLICATE
         if axes.factors[value][shard[0]][shard[1]] % degree:
@@ -94,9 +98,7 @@ def _gradient(placement: AxisPlacement, sequence: bool) -> AxisPlacement:
     return dual(placement) if sequence else placement
 
 
-def _split_loops(
-    kind: Role, function: Function, flow: Dataflow, by_tokens: bool
-) -> frozenset[int]:
+def _split_loops(kind: Role, function: Function, flow: Dataflow, by_tokens: bool) -> frozenset[int]:
     axes = flow.axes[function.name]
     tokens = flow.token_factors[function.name] if by_tokens else frozenset[int]()
     loops = weight_loops(function, axes) if kind.operators else frozenset[int]()

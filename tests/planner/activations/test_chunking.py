@@ -8,10 +8,10 @@ from plait.ir.lowering.bound_sharding import bind
 from plait.ir.lowering.chunk import refine_axes
 from plait.ir.lowering.localize import localize
 from plait.ir.mesh import CHUNK
-from plait.ir.plan.memory_action import KEEP
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.activations.ladder import CHUNKED_ACTIONS
+from plait.planner.candidate import CallPoint
 from plait.planner.pricing.function_prices import FunctionPrices
 from plait.tests import zoo
 
@@ -23,7 +23,7 @@ def entries(request):
 
 
 def test_heads_run_in_pieces_of_tokens_and_layers_in_pieces_of_samples(entries):
-    chunker, repeated = entries.chunker, [c.function for c in entries.model.calls]
+    chunker, repeated = entries.tables.chunker, [c.function for c in entries.model.calls]
     for function in entries.model.functions:
         if function.differentiable:
             attends = any("attention" in op.target for op in function.ops)
@@ -39,7 +39,7 @@ def test_pieces_do_not_talk_to_each_other(entries, word):
     for function in entries.model.functions:
         sharding = entries.sharding(function.name, strategy, 1)
         form = bind(sharding, function, entries.flow.axes[function.name])
-        made = entries.chunker.chunk(form, 2)
+        made = entries.tables.chunker.chunk(form, 2)
         if made is None:
             continue
         local, whole = made.local, localize(form)
@@ -54,7 +54,7 @@ def test_heads_of_cut_tokens_are_divided_inside_the_devices_parts(entries):
     sharding = entries.sharding(head.name, parse_strategy("tp=4,sp"), 1)
     axes = entries.flow.axes[head.name]
     form = bind(sharding, head, axes)
-    division = entries.chunker.chunk(form, 4).chunking
+    division = entries.tables.chunker.chunk(form, 4).chunking
     assert division.outer == 4
     finer = refine_axes(head, axes, dict(division.value_shards), division.outer)
     for value, (dim, part) in division.value_shards:
@@ -62,7 +62,7 @@ def test_heads_of_cut_tokens_are_divided_inside_the_devices_parts(entries):
             4,
             axes.factors[value][dim][part] // 4,
         )
-    assert entries.chunker.chunk(form, 8) is None  # 16 tokens are 4 x 4
+    assert entries.tables.chunker.chunk(form, 8) is None  # 16 tokens are 4 x 4
 
 
 def worst(cost):
@@ -72,8 +72,8 @@ def worst(cost):
 
 def test_pieces_lower_the_peak_at_little_time(entries):
     for ways in CHUNKED_ACTIONS[:2]:
-        keep = entries.call_price("exit", (), 8, KEEP).cost
-        made = entries.call_price("exit", (), 8, ways).cost
+        keep = entries.call_price("exit", CallPoint((), 8)).cost
+        made = entries.call_price("exit", CallPoint((), 8, ways)).cost
         assert made.saved_bytes == 0
         assert worst(made) < worst(keep)
         assert made.forward.flops == pytest.approx(keep.forward.flops, rel=1e-4)

@@ -9,9 +9,9 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.liveness import produced_values
 from plait.ir.capture import trace
 from plait.ir.lowering.forward_backward import partition
-from plait.ir.plan.memory_action import KEEP
 from plait.planner import PlanOptions, plan
 from plait.planner.activations.recompute_ilp import select_saved
+from plait.planner.candidate import CallPoint
 from plait.planner.pricing.function_prices import FunctionPrices
 from plait.tests import zoo
 
@@ -25,8 +25,8 @@ def model(request):
 def layer_table(model):
     (name, _), *_ = Counter(call.function for call in model.calls).most_common()
     entries = FunctionPrices(model, load_cluster("local:1"))
-    assert entries.call_price(name, (), model.batch, KEEP) is not None
-    return entries.table(name, (), model.batch).costs
+    assert entries.call_price(name, CallPoint((), model.batch)) is not None
+    return entries.table(name, CallPoint((), model.batch)).costs
 
 
 def cost(table, variant):
