@@ -9,7 +9,7 @@ axis that comes first in the mesh outside.
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -22,8 +22,8 @@ AxisPlacement = Literal["R", "P"] | Shard
 Layout = tuple[AxisPlacement, ...]
 Factors = tuple[tuple[int, ...], ...]
 
-REPLICATE: AxisPlacement = "R"
-PARTIAL: AxisPlacement = "P"
+REPLICATE: Final[Literal["R"]] = "R"
+PARTIAL: Final[Literal["P"]] = "P"
 
 
 class UnreachableLayout(PlaitError):

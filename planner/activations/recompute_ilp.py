@@ -13,11 +13,10 @@ limit. Views cost nothing and share their source's memory; collectives may run a
 
 from __future__ import annotations
 
-from ortools.math_opt.python import mathopt
-
 from ...cost_model.operators.function_cost import FunctionCostTable
 from ...ir.analysis.liveness import read_values
 from ...ir.lowering.forward_backward import partition
+from ..linear_program import LinearProgram, Variable, total
 
 TIE_BREAK = 1e-6  # weight of bytes against time: of equally fast sets the smaller is saved
 
@@ -46,13 +45,13 @@ class _RecomputeProgram:
 
     def __init__(self, table: FunctionCostTable, limit_bytes: float) -> None:
         self.table, self.local, self.limit_bytes = table, table.local_functions[1], limit_bytes
-        self.model = mathopt.Model()
+        self.program = LinearProgram()
         self.producer = {
             r: j for j, op in enumerate(self.local.forward_ops) for r in op.results if r >= 0
         }
         self.state_values = {i.value for i in self.local.state_inputs()}
-        self.saved: dict[int, mathopt.Variable] = {}
-        self.recomputed: dict[int, mathopt.Variable] = {}
+        self.saved: dict[int, Variable] = {}
+        self.recomputed: dict[int, Variable] = {}
 
     def solve(self) -> tuple[int, ...]:
         """Saved values; always feasible, since the limit admits saving the inputs alone."""
@@ -62,18 +61,18 @@ class _RecomputeProgram:
         seconds = {j: self.seconds(j) for j in self.recomputed}
         bytes_ = {v: self.local.types[v].bytes for v in self.saved}
         all_seconds, all_bytes = sum(seconds.values()) or 1.0, sum(bytes_.values()) or 1
-        size = mathopt.fast_sum(bytes_[v] / all_bytes * s for v, s in self.saved.items())
-        time = mathopt.fast_sum(seconds[j] / all_seconds * r for j, r in self.recomputed.items())
-        self.model.add_linear_constraint(size <= self.limit_bytes / all_bytes + 1e-9)
-        self.model.minimize(time + TIE_BREAK * size)
-        result = mathopt.solve(self.model, mathopt.SolverType.HIGHS)
-        assert result.has_primal_feasible_solution()
-        values = result.variable_values()
+        size = total(bytes_[v] / all_bytes * s for v, s in self.saved.items())
+        time = total(seconds[j] / all_seconds * r for j, r in self.recomputed.items())
+        self.program.require(size <= self.limit_bytes / all_bytes + 1e-9)
+        self.program.minimise(time + TIE_BREAK * size)
+        solution = self.program.solve().solution
+        assert solution is not None
+        values = solution.values
         return tuple(
             sorted(v for v, s in self.saved.items() if values[s] > 0.5 and v in self.producer)
         )
 
-    def require_value(self, value: int, need: mathopt.Variable | float) -> None:
+    def require_value(self, value: int, need: Variable | float) -> None:
         """Require that a value is saved or its operator runs again wherever `need` is 1."""
         root = self.table.roots[value]
         if root in self.state_values or (
@@ -81,17 +80,17 @@ class _RecomputeProgram:
         ):
             return
         if root not in self.saved:
-            self.saved[root] = self.model.add_binary_variable()
+            self.saved[root] = self.program.binary()
         if root not in self.producer:
-            self.model.add_linear_constraint(self.saved[root] >= need)
+            self.program.require(self.saved[root] >= need)
             return
         recomputed = self.run(self.producer[root])
-        self.model.add_linear_constraint(self.saved[root] + recomputed >= need)
+        self.program.require(self.saved[root] + recomputed >= need)
 
-    def run(self, number: int) -> mathopt.Variable:
+    def run(self, number: int) -> Variable:
         """Variable: does an operator run again? Its operands are then required."""
         if number not in self.recomputed:
-            self.recomputed[number] = self.model.add_binary_variable()
+            self.recomputed[number] = self.program.binary()
             for operand in self.local.forward_ops[number].operands():
                 self.require_value(operand, self.recomputed[number])
         return self.recomputed[number]

@@ -198,7 +198,7 @@ class _StageWalk:
         prefix: str,
     ) -> None:
         """Send values or compressed messages; they live until the neighbour receives them."""
-        leaving = []
+        leaving: list[str | None] = []
         for value, place in values:
             sent = value_bytes(value.type, self.program)
             if place is None or sent != value.type.bytes:

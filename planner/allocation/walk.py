@@ -226,11 +226,12 @@ class CallWalk:
             else None
         )
 
-    def reshard(self, place: Place, name: str, sizes: Sizes) -> Place:
+    def reshard(self, place: Place, name: str, sizes: Sizes) -> Place | str:
         """Reshard a value between calls; returns its last storage."""
+        storage: Place | str = place
         for step, size in enumerate(sizes):
-            place = self.life.copy(place, f"{name} step {step}", size)
-        return place
+            storage = self.life.copy(storage, f"{name} step {step}", size)
+        return storage
 
     def add(self, value: tuple[str, str], place: str, total: str) -> None:
         """Accumulate the gradient of a value that several calls read."""

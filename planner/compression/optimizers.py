@@ -44,7 +44,7 @@ def check_strategies(
         raise UsageError(
             f"{optimizer} compresses what it sends itself: leave out --compress {compress}"
         )
-    degrees = set()
+    degrees: set[int] = set()
     for strategy in strategies:
         degrees.add(strategy.size(COMPRESSED_OPTIMIZER_ROLE))
         for role, _ in strategy.axes:

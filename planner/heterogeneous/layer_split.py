@@ -80,13 +80,14 @@ class LayerSplit:
 
     def refine(self, bounds: list[int], cost: Callable[[list[int]], float]) -> list[int]:
         """Move boundaries by one call at a time while that lowers `cost`."""
-        best, least = bounds, cost(bounds)
+        best: list[int] = bounds
+        least = cost(bounds)
         moved = True
         while moved:
             moved = False
             for i in range(1, len(best) - 1):
                 for step in (-1, 1):
-                    other = [*best[:i], best[i] + step, *best[i + 1 :]]
+                    other: list[int] = [*best[:i], best[i] + step, *best[i + 1 :]]
                     if not best[i - 1] < other[i] < best[i + 1]:
                         continue
                     seconds = cost(other)

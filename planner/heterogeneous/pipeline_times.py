@@ -19,7 +19,7 @@ from ...ir.plan.schedule import SCHEDULES
 
 def stage_send_seconds(cluster: HeterogeneousCluster, groups: Sequence[DeviceGroup]) -> list[float]:
     """Seconds to send a micro-batch's activations from every group of a replica to the next one."""
-    seconds = []
+    seconds: list[float] = []
     for one, other in pairwise(groups):
         amount = one.stage.transfer_bytes * max(1.0, one.width / other.width)
         seconds.append(send_seconds(round(amount), link_between(cluster, one, other)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -49,6 +50,14 @@ def plan(
     if homogeneous is not None:
         return plan_cluster(model, homogeneous, options)
     return HeterogeneousSearch(model, cluster, options).run()
+
+
+class BoundedShape(NamedTuple):
+    """A shape on micro-batches of `samples`, and a lower bound of its step seconds."""
+
+    bound: float
+    shape: PlanShape
+    samples: int
 
 
 class HeterogeneousSearch:
@@ -96,7 +105,7 @@ class HeterogeneousSearch:
         single_part_seconds = tuple(
             None if plan is None else _step(plan) for plan in single_part_plans
         )
-        bound = min(by_bound[0][0], best_mixed.step_seconds)
+        bound = min(by_bound[0].bound, best_mixed.step_seconds)
         return replace(
             best_mixed,
             single_part_seconds=single_part_seconds,
@@ -120,9 +129,9 @@ class HeterogeneousSearch:
         fixed = self.options.micro_batches
         return sizes if fixed is None else [b for b in sizes if batch // b == fixed]
 
-    def shapes_by_bound(self) -> list[tuple[float, PlanShape, int]]:
+    def shapes_by_bound(self) -> list[BoundedShape]:
         """Shapes and sizes of micro-batches, in order of their lower bounds."""
-        by_bound = []
+        by_bound: list[BoundedShape] = []
         for samples in self.micro_batch_sizes():
             single_devices = [GroupType(part, 1) for part in range(len(self.cluster.parts))]
             strength = [
@@ -131,8 +140,9 @@ class HeterogeneousSearch:
             ]
             for shape in shapes(self.cluster, strength):
                 if len(shape) <= self.model.batch // samples:
-                    by_bound.append((self.shape_bound(shape, samples), shape, samples))
-        return sorted(by_bound, key=lambda m: (m[0], -m[2], len(m[1])))
+                    bound = self.shape_bound(shape, samples)
+                    by_bound.append(BoundedShape(bound, shape, samples))
+        return sorted(by_bound, key=lambda b: (b.bound, -b.samples, len(b.shape)))
 
     def shape_bound(self, shape: PlanShape, samples: int) -> float:
         """Lower bound of the step seconds of a shape."""
@@ -191,7 +201,7 @@ class HeterogeneousSearch:
         choices = split.choices(bounds)
         if choices is None:
             return None
-        groups = []
+        groups: list[DeviceGroup] = []
         for group_type, choice in zip(split.group_types, choices, strict=True):
             groups.append(
                 DeviceGroup(

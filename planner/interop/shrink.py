@@ -71,7 +71,7 @@ class ShrunkPlan(msgspec.Struct, frozen=True):
                 zip(call_numbers, spread(self.decisions_of(kind), len(call_numbers)), strict=True)
             )
         seen: dict[str, int] = {}
-        pins = []
+        pins: list[Pin] = []
         for i, (_, function) in enumerate(calls):
             position = seen[function] = seen.get(function, -1) + 1
             pins.append(Pin(f"{function}.{position}", *decision_of_call[i]))
@@ -166,7 +166,7 @@ def shrink_strategies(strategies: Iterable[Strategy], ranks: int) -> dict[Strate
     longest = max(sum(n > 1 for _, n in strategy.axes) for strategy in strategies)
     number = min(longest, max(ranks, 1).bit_length() - 1)
     covered: set[str] = set()
-    shrunk = {}
+    shrunk: dict[Strategy, Strategy] = {}
     for strategy in strategies:
         shrunk[strategy] = small = _shrink_strategy(strategy, number, covered)
         covered.update(role for role, _ in small.axes)
@@ -178,12 +178,15 @@ def _shrink_strategy(strategy: Strategy, axis_count: int, covered: set[str]) -> 
     order = list(ROLES)
     wide_axes = [(role, n) for role, n in strategy.axes if n > 1]
 
-    def worth(small_roles: tuple[str, ...]) -> tuple[bool, int, int]:
-        staged = any(ROLES[role].stages for role in small_roles)
-        return staged, len(set(small_roles) - covered), sum(map(order.index, small_roles))
-
     roles = [role for role, _ in wide_axes]
-    small_roles = max(combinations(roles, min(axis_count, len(roles))), key=worth)
+    small_roles = max(
+        combinations(roles, min(axis_count, len(roles))),
+        key=lambda some: (
+            any(ROLES[role].stages for role in some),
+            len(set(some) - covered),
+            sum(map(order.index, some)),
+        ),
+    )
     sizes = dict.fromkeys(small_roles, DEGREE)
     if 0 < len(small_roles) < axis_count:
         widenable = [

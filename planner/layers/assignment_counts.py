@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple
 
-from ortools.math_opt.python import mathopt
-
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.strategy import Strategy
+from ..linear_program import Linear, LinearProgram, Variable, total
 from .relaxation import CostCurve, hull, sum_curves
 
 GAP = 1e-4  # relative, of the integer program
@@ -225,16 +224,17 @@ def _stage_counts(
     fastest = _fastest(classes, allowed, micro_batches, limits)
     if fastest is not None:
         return fastest
-    model, (device_bytes, host_bytes) = mathopt.Model(), limits
+    program, (device_bytes, host_bytes) = LinearProgram(), limits
     seconds_scale = sum(
         c.call_count * max(w.seconds * micro_batches + w.sync_seconds for w in c.costs)
         for c in classes
     )
-    largest_passing = model.add_variable(lb=0.0)
-    lasting_shares, host_shares, seconds, variables_by_class = [], [], [], []
+    largest_passing = program.real()
+    lasting_shares, host_shares, seconds = list[Linear](), list[Linear](), list[Linear]()
+    variables_by_class: list[dict[int, Variable]] = []
     for c, allowed_indices in zip(classes, allowed, strict=True):
-        variables = {w: model.add_integer_variable(lb=0, ub=c.call_count) for w in allowed_indices}
-        model.add_linear_constraint(mathopt.fast_sum(variables.values()) == c.call_count)
+        variables = {w: program.integer(0, c.call_count) for w in allowed_indices}
+        program.require(total(variables.values()) == c.call_count)
         variables_by_class.append(variables)
         for w, count in variables.items():
             cost = c.costs[w]
@@ -245,24 +245,21 @@ def _stage_counts(
             if cost.host_bytes:
                 host_shares.append(cost.host_bytes / max(host_bytes, 1.0) * count)
             if cost.passing_bytes:
-                used = model.add_binary_variable()
-                model.add_linear_constraint(count <= c.call_count * used)
-                model.add_linear_constraint(
-                    largest_passing >= cost.passing_bytes / device_bytes * used
-                )
-    model.add_linear_constraint(mathopt.fast_sum(lasting_shares) + largest_passing <= 1.0)
-    model.add_linear_constraint(mathopt.fast_sum(host_shares) <= 1.0)
-    total_seconds = mathopt.fast_sum(seconds)
+                used = program.binary()
+                program.require(count <= c.call_count * used)
+                program.require(largest_passing >= cost.passing_bytes / device_bytes * used)
+    program.require(total(lasting_shares) + largest_passing <= 1.0)
+    program.require(total(host_shares) <= 1.0)
+    total_seconds = total(seconds)
     if limit_seconds < inf:
-        model.add_linear_constraint(total_seconds <= limit_seconds / seconds_scale)
-    model.minimize(total_seconds)
-    parameters = mathopt.SolveParameters(relative_gap_tolerance=GAP)
-    result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
-    if not result.has_primal_feasible_solution():
+        program.require(total_seconds <= limit_seconds / seconds_scale)
+    program.minimise(total_seconds)
+    solution = program.solve(gap=GAP).solution
+    if solution is None:
         return None
-    values = result.variable_values()
-    solution = [
+    values = solution.values
+    counts = [
         [round(values[variables[w]]) if w in variables else 0 for w in range(len(c.costs))]
         for c, variables in zip(classes, variables_by_class, strict=True)
     ]
-    return result.objective_value() * seconds_scale, solution
+    return solution.objective * seconds_scale, counts

@@ -11,6 +11,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from ...cost_model.placement.arrays import Ints
+from ..constraint_program import only_if
 from .problem import PlacementProblem
 
 MEMORY_UNITS = 2**30  # units of memory in the largest device
@@ -83,7 +84,7 @@ class PackingModel:
             for v, temporary in enumerate(operators["temporary"].tolist()):
                 needed = temporary if train else temporary + float(operators["output"][v])
                 if needed:
-                    self.model.add(largest >= int(needed // unit)).only_enforce_if(self.at[v][d])
+                    only_if(self.model.add(largest >= int(needed // unit)), self.at[v][d])
             self.model.add(sum(terms) + largest <= memory_units)
 
     def solver(self, seconds: float, effort: float) -> cp_model.CpSolver:

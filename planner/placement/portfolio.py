@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from ...cost_model.placement.arrays import graph_arrays
+from ...cost_model.placement.arrays import Ints, graph_arrays
 from ...ir.placement import LinkModel, PlacementEdge, PlacementGraph, PlacementNode, uniform_target
 from ..deadline import Deadline
 from .algorithms.anneal import anneal, walk_from
@@ -215,7 +215,7 @@ class PlacementSearch:
 
 def constructive(problem: PlacementProblem) -> Iterator[Callable[[], PlacementCandidate | None]]:
     """Constructive algorithms as functions without arguments, the fast ones first."""
-    count = np.arange(problem.operators)
+    count: Ints = np.arange(problem.operators, dtype=np.int64)
     yield lambda: one_device(problem)
     for share, weight in product(SHARES, WEIGHTS):
         yield partial(ranked, problem, share, weight)
@@ -236,7 +236,9 @@ def one_device(problem: PlacementProblem) -> PlacementCandidate:
     total = work.duration_us.sum(axis=0)
     d = int(np.lexsort((-work.capacity, total))[0])
     device = np.full(problem.operators, d, np.int64)
-    return problem.evaluate_order("one device", device, np.arange(problem.operators))
+    return problem.evaluate_order(
+        "one device", device, np.arange(problem.operators, dtype=np.int64)
+    )
 
 
 def warm() -> None:

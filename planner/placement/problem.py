@@ -44,7 +44,9 @@ class PlacementProblem:
     """A graph of n operators on k devices under one link model and one memory rule."""
 
     def __init__(self, work: GraphArrays, link: LinkModel, rule: MemoryRule) -> None:
-        self.work, self.link, self.rule = work, link, rule
+        self.work = work
+        self.link: LinkModel = link
+        self.rule: MemoryRule = rule
         self.mode, self.train = MODES[link], rule == "train"
         self.operators, self.devices = work.duration_us.shape
         self.state: SimulationState = new_state(work)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import accumulate
+from typing import NamedTuple
 
 from ...cost_model.operators.function_cost import FunctionCost
 from ...ir.model import Call
@@ -65,25 +66,51 @@ def peak_points(
         for position in _run_ends(costs)
         for point in _call_points(
             costs[position],
-            trained[position],
-            reduced_bytes[position + 1],
-            saved[position],
-            readable[position],
-            gradients[position],
-            saved[position - 1] if position else 0,
-            _host_copy_bytes(costs, position) if copies_hide else (0, 0),
+            _Surroundings(
+                saved_bytes=saved[position],
+                saved_before_bytes=saved[position - 1] if position else 0,
+                readable_bytes=readable[position],
+                gradient_bytes=gradients[position],
+                trained_bytes=trained[position],
+                reduced_bytes=reduced_bytes[position + 1],
+                host_copies=_host_copies(costs, position) if copies_hide else _HostCopies(0, 0),
+            ),
         )
     )
 
 
-def _host_copy_bytes(costs: Sequence[FunctionCost], position: int) -> tuple[int, int]:
-    """Bytes of other calls copied to host during this call's forward, and back during its backward.
+class _HostCopies(NamedTuple):
+    """Bytes of other calls that are copied meanwhile."""
+
+    to_host: int
+    from_host: int
+
+
+class _Surroundings(NamedTuple):
+    """Bytes around one call of a stage.
+
+    `saved_bytes`: saved by it and all calls before, `saved_before_bytes` without it; values between
+    calls: `readable_bytes` in forward, `gradient_bytes` in backward; `trained_bytes`: of its weights
+    that get gradients, `reduced_bytes` of the weights of later calls, whose gradients exist.
+    """
+
+    saved_bytes: int
+    saved_before_bytes: int
+    readable_bytes: int
+    gradient_bytes: int
+    trained_bytes: int
+    reduced_bytes: int
+    host_copies: _HostCopies
+
+
+def _host_copies(costs: Sequence[FunctionCost], position: int) -> _HostCopies:
+    """Copies to host during this call's forward, and back during its backward.
 
     Those of the previous call; the last call also waits for its own.
     """
     previous = costs[position - 1].host_bytes
     leaving = costs[position].host_bytes if position + 1 == len(costs) else 0
-    return previous, leaving + (previous if position else 0)
+    return _HostCopies(previous, leaving + (previous if position else 0))
 
 
 def _undominated(points: Iterable[PeakPoint]) -> tuple[PeakPoint, ...]:
@@ -105,27 +132,32 @@ def _missing_bytes(point: PeakPoint) -> tuple[int, ...]:
     )
 
 
-def _call_points(
-    cost: FunctionCost,
-    trained: int,
-    reduced: int,
-    saved: int,
-    read: int,
-    gradients: int,
-    saved_before: int,
-    host_copies: tuple[int, int],
-) -> Iterator[PeakPoint]:
+def _call_points(cost: FunctionCost, around: _Surroundings) -> Iterator[PeakPoint]:
     """Peak points of one call: forward, backward, and accumulation of its gradients."""
     weights, largest = cost.state_tensor_bytes, cost.largest_state_tensor_bytes
-    forward_bytes, backward_bytes = (
-        half.peak_bytes + copied
-        for half, copied in zip((cost.forward, cost.backward), host_copies, strict=True)
-    )
-    yield PeakPoint("forward", saved + read, forward_bytes, 0, weights, largest)
-    yield PeakPoint("backward", saved + gradients, backward_bytes, reduced, weights, largest)
-    gradient_bytes = trained + sum(cost.boundary_bytes[1])
     yield PeakPoint(
-        "accumulate", saved_before + gradients, gradient_bytes, reduced, weights, largest
+        "forward",
+        around.saved_bytes + around.readable_bytes,
+        cost.forward.peak_bytes + around.host_copies.to_host,
+        0,
+        weights,
+        largest,
+    )
+    yield PeakPoint(
+        "backward",
+        around.saved_bytes + around.gradient_bytes,
+        cost.backward.peak_bytes + around.host_copies.from_host,
+        around.reduced_bytes,
+        weights,
+        largest,
+    )
+    yield PeakPoint(
+        "accumulate",
+        around.saved_before_bytes + around.gradient_bytes,
+        around.trained_bytes + sum(cost.boundary_bytes[1]),
+        around.reduced_bytes,
+        weights,
+        largest,
     )
 
 

@@ -179,7 +179,7 @@ class StageAggregator:
 
         The model's last call is left out.
         """
-        bytes_per_chunk = []
+        bytes_per_chunk: list[float] = []
         for chunk in model_chunks if len(model_chunks) > 1 else ():
             members = self.calls_per_micro_batch([chunk])
             costs = [prices[i].cost for i in members]

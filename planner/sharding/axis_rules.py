@@ -90,7 +90,7 @@ def axis_rule(
         placements[output.value] = (placement,)
         if output.tangent is not None:
             placements[output.tangent] = (_gradient(placement, kind.sequence),)
-    gradients = {REPLICATE: PARTIAL} if by_tokens else {}
+    gradients: dict[AxisPlacement, AxisPlacement] = {REPLICATE: PARTIAL} if by_tokens else {}
     return AxisRule(_split_loops(kind, function, flow, by_tokens), placements, gradients)
 
 

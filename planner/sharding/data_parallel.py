@@ -20,7 +20,7 @@ from ...ir.plan.sharding import REPLICATED, AxisSharding, Boundary, OpSplit, bou
 
 def replicated(function: Function) -> AxisSharding:
     """Sharding in which every device of the axis computes the full function."""
-    boundary = boundary_values(function).map(lambda _: REPLICATE)
+    boundary: Boundary[AxisPlacement] = boundary_values(function).map(lambda _: REPLICATE)
     return AxisSharding((REPLICATED,) * len(function.ops), boundary)
 
 
@@ -67,7 +67,7 @@ def _follow(
             placements[output.tangent] = tangent
     splits: list[OpSplit] = []
     for op, op_axes in zip(function.ops, axes.ops, strict=True):
-        operands = tuple(placements[v] for v in op.operands())
+        operands: tuple[AxisPlacement, ...] = tuple(placements[v] for v in op.operands())
         chosen = _choose(op_axes.options, operands, loops, experts)
         splits.append(chosen.name)
         placements.update(zip(op.results, chosen.outputs, strict=True))
@@ -123,10 +123,12 @@ def _boundary(
         shard = where(value)
         return REPLICATE if shard is None else shard
 
-    inputs = tuple(
+    inputs: tuple[AxisPlacement, ...] = tuple(
         placement(i.value) if i.kind == "activation" else REPLICATE for i in function.inputs
     )
-    outputs = tuple(PARTIAL if o.value in summed else placement(o.value) for o in function.outputs)
+    outputs: tuple[AxisPlacement, ...] = tuple(
+        PARTIAL if o.value in summed else placement(o.value) for o in function.outputs
+    )
     gradients = zip(function.inputs, map(dual, inputs), strict=True)
     tangents = zip(function.outputs, map(dual, outputs), strict=True)
     return Boundary(

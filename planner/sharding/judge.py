@@ -64,13 +64,13 @@ def _layouts(
         if item.gradient is not None:
             consumed.add((item.gradient, True, _layout(s.boundary.gradients[i] for s in shardings)))
     for i, output in enumerate(function.outputs):
-        consumed.add((output.value, False, tuple(s.boundary.outputs[i] for s in shardings)))
+        consumed.add((output.value, False, _layout(s.boundary.outputs[i] for s in shardings)))
         if output.tangent is not None:
             produced[output.tangent] = _layout(s.boundary.tangents[i] for s in shardings)
     for i, (op, op_axes) in enumerate(zip(function.ops, problem.axes.ops, strict=True)):
         options = [op_axes.by_name[s.op_splits[i]] for s in shardings]
         for position, value in enumerate(op.operands()):
-            layout = tuple(o.inputs[position] for o in options)
+            layout = _layout(o.inputs[position] for o in options)
             consumed.add((value, i >= function.forward, layout))
         for position, value in enumerate(op.results):
             if value >= 0:

@@ -44,9 +44,11 @@ class Costs(Protocol):
 
     def operator(self, op: int, options: tuple[OpStrategy, ...]) -> float:
         """Seconds of one operator on local shards under one strategy per axis."""
+        ...
 
     def step(self, value: int, step: ReshardStep) -> float:
         """Seconds of one collective step on one value."""
+        ...
 
 
 @runtime_checkable
@@ -55,10 +57,12 @@ class BulkCosts(Protocol):
 
     def operator(self, op: int, options: tuple[OpStrategy, ...]) -> float:
         """Seconds of one operator on local shards under one strategy per axis."""
+        ...
 
     def step(self, value: int, step: ReshardStep) -> float:
         """Seconds of one step; depends only on its kind, its axis and the axes that shard the
         value before it."""
+        ...
 
     def operators(
         self, op: int, options: tuple[tuple[OpStrategy, ...], ...]
@@ -66,9 +70,11 @@ class BulkCosts(Protocol):
         """`operator` for every combination of the strategies listed per axis: [axis 0, axis 1,
         ...].
         """
+        ...
 
     def cost_class(self, value: int) -> Hashable:
         """Key of the equivalence class of values on which every step costs the same."""
+        ...
 
 
 class ShardingProblem(msgspec.Struct, frozen=True):

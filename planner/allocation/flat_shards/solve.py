@@ -102,7 +102,7 @@ def every_order(kinds: TensorKinds, shard: int, ranks: int) -> Filling | None:
     if last[-1] < 0:
         return None
     units = np.cumprod(np.concatenate([[1], kinds.counts[:-1] + 1]))
-    state, order, starts = len(end) - 1, [], []
+    state, order, starts = len(end) - 1, list[int](), list[int]()
     while state:
         kind = int(last[state])
         order.append(kind)

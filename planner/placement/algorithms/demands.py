@@ -13,6 +13,7 @@ from ortools.sat.python import cp_model
 
 from ....cost_model.placement.arrays import Floats, GraphArrays
 from ....ir.placement import LinkModel
+from ...constraint_program import only_if
 
 
 class TensorSend(NamedTuple):
@@ -30,18 +31,28 @@ class TensorSend(NamedTuple):
 class Timed(Protocol):
     """Interface of a constraint model: its variables by operator, device and transfer."""
 
-    model: cp_model.CpModel
-    work: GraphArrays
-    link: LinkModel
-    unit: float
-    size: Floats
-    devices: range
-    at: list[list[cp_model.IntVar]]
-    start: list[cp_model.IntVar]
-    end: list[cp_model.IntVar]
-    sends: dict[tuple[int, int], TensorSend]
-    apart: list[cp_model.IntVar]
-
+    @property
+    def model(self) -> cp_model.CpModel: ...
+    @property
+    def work(self) -> GraphArrays: ...
+    @property
+    def link(self) -> LinkModel: ...
+    @property
+    def unit(self) -> float: ...
+    @property
+    def size(self) -> Floats: ...
+    @property
+    def devices(self) -> range: ...
+    @property
+    def at(self) -> list[list[cp_model.IntVar]]: ...
+    @property
+    def start(self) -> list[cp_model.IntVar]: ...
+    @property
+    def end(self) -> list[cp_model.IntVar]: ...
+    @property
+    def sends(self) -> dict[tuple[int, int], TensorSend]: ...
+    @property
+    def apart(self) -> list[cp_model.IntVar]: ...
     def time(self, name: str) -> cp_model.IntVar: ...
     def memory_units(self, device: int) -> int: ...
 
@@ -52,7 +63,7 @@ def lifetimes(model: Timed) -> None:
     until = _needed_until(model)
     last = _last_uses(model)
     for d in model.devices:
-        spans, sizes = [], []
+        spans, sizes = list[cp_model.IntervalVar](), list[int]()
         for v, operator in enumerate(model.work.operators):
             here = model.at[v][d]
             for end, size in (
@@ -82,10 +93,10 @@ def _needed_until(model: Timed) -> list[cp_model.IntVar]:
         source, target = int(edge["source"]), int(edge["target"])
         local = model.model.add(needed_until[source] >= model.end[target])
         if model.apart:
-            local.only_enforce_if(model.apart[e].Not())
+            only_if(local, model.apart[e].negated())
     for send in model.sends.values():
         sent = model.model.add(needed_until[send.source] >= send.begin + send.spent)
-        sent.only_enforce_if(send.happens)
+        only_if(sent, send.happens)
     return needed_until
 
 
@@ -96,7 +107,7 @@ def _last_uses(model: Timed) -> dict[tuple[int, int], cp_model.IntVar]:
         source, target, tensor = (int(edge[n]) for n in ("source", "target", "tensor"))
         for d in model.devices if model.sends else ():
             used = model.model.add(last[tensor, d] >= model.end[target])
-            used.only_enforce_if([model.at[target][d], model.at[source][d].Not()])
+            only_if(used, model.at[target][d], model.at[source][d].negated())
     return last
 
 
@@ -142,7 +153,7 @@ class _Turns:
         self, earlier: TensorSend, later: TensorSend, when: Sequence[cp_model.BoolVarT]
     ) -> None:
         constraint = self.model.model.add(later.begin >= earlier.begin + earlier.spent)
-        constraint.only_enforce_if(when)
+        only_if(constraint, *when)
 
     def meetings(self, a: TensorSend, b: TensorSend) -> list[list[cp_model.BoolVarT]]:
         """Conditions under which two transfers of different operators use the same port."""
@@ -151,7 +162,8 @@ class _Turns:
         conditions: list[list[cp_model.BoolVarT]] = [[self.together(a.source, b.source)]]
         if self.model.link == "half-duplex":
             at = self.model.at
-            conditions += [[at[b.source][a.to]], [at[a.source][b.to]]]
+            conditions.append([at[b.source][a.to]])
+            conditions.append([at[a.source][b.to]])
         return conditions
 
     def ended_first(self, u: int, w: int) -> cp_model.IntVar:
@@ -160,8 +172,8 @@ class _Turns:
         if key not in self.variables:
             order = self.variables[key] = self.model.model.new_bool_var("")
             ends = self.model.end
-            self.model.model.add(ends[u] <= ends[w]).only_enforce_if(order)
-            self.model.model.add(ends[w] <= ends[u]).only_enforce_if(order.Not())
+            only_if(self.model.model.add(ends[u] <= ends[w]), order)
+            only_if(self.model.model.add(ends[w] <= ends[u]), order.negated())
         return self.variables[key]
 
     def together(self, u: int, w: int) -> cp_model.IntVar:

@@ -15,6 +15,7 @@ from ortools.sat.python import cp_model
 
 from ....cost_model.placement.arrays import Floats
 from ....ir.placement import LinkModel
+from ...constraint_program import only_if
 from ..bounds import quickest_transfer_us
 from ..packing import PackingModel
 from ..problem import PlacementCandidate, PlacementProblem
@@ -57,7 +58,9 @@ class ExactModel(PackingModel):
         self.end = [self.time(f"e{v}") for v in range(problem.operators)]
         self.lanes: list[list[cp_model.IntervalVar]] = [[] for _ in self.devices]
         self.out: list[list[cp_model.IntervalVar]] = [[] for _ in self.devices]
-        self.inward = self.out if link == "half-duplex" else [[] for _ in self.devices]
+        self.inward: list[list[cp_model.IntervalVar]] = [[] for _ in self.devices]
+        if link == "half-duplex":
+            self.inward = self.out
         self.sends: dict[tuple[int, int], TensorSend] = {}
         self.apart: list[cp_model.IntVar] = []
         self.operators()
@@ -117,7 +120,7 @@ class ExactModel(PackingModel):
             if spent > least:
                 away = [self.at[source][one], self.at[target][other]]
                 after = self.model.add(self.start[target] >= self.end[source] + spent)
-                after.only_enforce_if(away)
+                only_if(after, *away)
 
     def sent(self, e: int, spent: int) -> None:
         """Constrain the target of an edge to start after the transfer to its device."""
@@ -126,7 +129,7 @@ class ExactModel(PackingModel):
         for d in self.devices:
             send = self.send(int(edge["tensor"]), source, d, spent)
             after = self.model.add(self.start[target] >= send.begin + spent)
-            after.only_enforce_if([self.at[target][d], self.at[source][d].Not()])
+            only_if(after, self.at[target][d], self.at[source][d].negated())
 
     def send(self, tensor: int, source: int, d: int, spent: int) -> TensorSend:
         """Transfer of a tensor to a device that lacks it; occupies its ports."""
@@ -159,7 +162,7 @@ class ExactModel(PackingModel):
             name = dict(
                 zip([*seen, *(d for d in self.devices if d not in seen)], self.devices, strict=True)
             )
-        hinted = set()
+        hinted: set[int] = set()
         for v, row in enumerate(self.at):
             for d, here in enumerate(row):
                 if here.index not in hinted:

@@ -7,9 +7,9 @@ its device with at most one child and one parent, and all other transfers take t
 from __future__ import annotations
 
 import numpy as np
-from ortools.math_opt.python import mathopt
 
 from ....cost_model.placement.arrays import Ints
+from ...linear_program import LinearProgram, Variable, total
 from ..problem import PlacementProblem, mean_transfer_us
 
 
@@ -29,21 +29,23 @@ def favourite_children(problem: PlacementProblem, apart: list[float], threshold:
 def relaxed(problem: PlacementProblem) -> list[float]:
     """(m) relaxed variable per edge: 0, child and parent share a device, to 1, they do not."""
     work, spent = problem.work, mean_transfer_us(problem.work).tolist()
-    model = mathopt.Model()
+    program = LinearProgram()
     durations = problem.fastest_us.tolist()
-    start = [model.add_variable(lb=0.0) for _ in durations]
-    apart = [model.add_variable(lb=0.0, ub=1.0) for _ in spent]
-    makespan = model.add_variable(lb=0.0)
+    start = [program.real() for _ in durations]
+    apart = [program.real(0.0, 1.0) for _ in spent]
+    makespan = program.real()
     sources, targets = work.edges["source"].tolist(), work.edges["target"].tolist()
     for u, w, x, cost in zip(sources, targets, apart, spent, strict=True):
-        model.add_linear_constraint(start[w] - start[u] - cost * x >= durations[u])
+        program.require(start[w] - start[u] - cost * x >= durations[u])
     reads = work.reads.tolist()
     for v, (_, _, first, after, read, read_after, *_) in enumerate(work.operators.tolist()):
-        for beside in (apart[first:after], [apart[e] for e in reads[read:read_after]]):
+        read_by: list[Variable] = [apart[e] for e in reads[read:read_after]]
+        for beside in (apart[first:after], read_by):
             if beside:
-                model.add_linear_constraint(mathopt.fast_sum(beside) >= len(beside) - 1)
+                program.require(total(beside) >= len(beside) - 1)
         if first == after:
-            model.add_linear_constraint(makespan - start[v] >= durations[v])
-    model.minimize(makespan)
-    result = mathopt.solve(model, mathopt.SolverType.HIGHS)
-    return [result.variable_values(x) for x in apart]
+            program.require(makespan - start[v] >= durations[v])
+    program.minimise(makespan)
+    solution = program.solve().solution
+    assert solution is not None
+    return [solution.values[x] for x in apart]

@@ -88,7 +88,7 @@ class Ascent:
     def visit(self, node: int, forward: bool) -> tuple[Floats, float]:
         """Collect every edge's potential, then return equal shares to the edges ahead."""
         total = self.network.seconds[node].copy()
-        ahead, behind = [], 0
+        ahead, behind = list[tuple[_EdgeState, int, Floats]](), 0
         for state, number in self.incident[node]:
             marginal = state.min_marginal(number)
             total += marginal[state.groups[number].layout_of]
@@ -136,7 +136,7 @@ class _EdgeState:
 
     def conditional(self, number: int, assignment: list[int | None]) -> Floats:
         """Min-marginal with the already assigned nodes fixed to their strategies."""
-        prices, decided = [], False
+        prices, decided = list[Floats](), False
         for n, (endpoint, absent) in enumerate(zip(self.edge.endpoints, self.absent, strict=True)):
             strategy = assignment[endpoint.node]
             if strategy is None or n == number:

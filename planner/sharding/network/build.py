@@ -62,7 +62,7 @@ class _Builder:
         self.boundary: dict[tuple[str, int], tuple[int, list[Layout]]] = {}
         self.strategies_of: dict[Hashable, NodeStrategies] = {}
         self.memory_values = (
-            _memory_values(problem) if isfinite(problem.memory_limit_bytes) else frozenset()
+            _memory_values(problem) if isfinite(problem.memory_limit_bytes) else frozenset[int]()
         )
 
     def run(self) -> BuiltNetwork:

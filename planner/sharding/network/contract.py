@@ -115,14 +115,13 @@ class _Contraction:
         tables: list[Table] = []
         for number in sorted(self.around[node]):
             edge = self.edges[number]
-            if len(edge.consumers) > 1 or edge.producer.node == edge.consumers[0].node:
+            consumer, *others = edge.consumers
+            if others or edge.producer.node == consumer.node:
                 return None
             if edge.producer.node == node:
-                tables.append((edge.seconds, edge.producer.layout_of, edge.consumers[0]))
+                tables.append((edge.seconds, edge.producer.layout_of, consumer))
             else:
-                tables.append(
-                    (self.turned(edge.seconds), edge.consumers[0].layout_of, edge.producer)
-                )
+                tables.append((self.turned(edge.seconds), consumer.layout_of, edge.producer))
         count = len(self.seconds[node])
         if count == 1 or len(tables) < 2:
             return tables

@@ -5,13 +5,13 @@ fractional."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from math import inf, isfinite
 
 import numpy as np
-from ortools.math_opt.python import mathopt
+from numpy.typing import NDArray
 
 from ...deadline import Deadline
+from ...linear_program import LinearProgram, Variable, total
 from .network import Network, NetworkSolution, ReshardEdge
 
 SCALE = 1e6  # microseconds: the solver's tolerances are absolute
@@ -25,26 +25,26 @@ def solve_integer(network: Network, gap: float, deadline: Deadline) -> NetworkSo
 class _IntegerProgram:
     def __init__(self, network: Network) -> None:
         self.network = network
-        self.model = mathopt.Model()
-        self.terms: list[tuple[mathopt.Variable, float]] = []
+        self.program = LinearProgram()
+        self.terms: list[tuple[Variable, float]] = []
         self.chosen = [self.node(seconds) for seconds in network.seconds]
         for edge in network.edges:
             self.edge(edge)
         if isfinite(network.memory_limit_bytes):
             self.memory()
 
-    def node(self, seconds: np.ndarray) -> list[mathopt.Variable]:
-        variables = [self.model.add_variable(lb=0.0, ub=1.0, is_integer=True) for _ in seconds]
-        self.model.add_linear_constraint(mathopt.fast_sum(variables) == 1)
+    def node(self, seconds: NDArray[np.float64]) -> list[Variable]:
+        variables = [self.program.binary() for _ in seconds]
+        self.program.require(total(variables) == 1)
         self.terms += zip(variables, (float(s) for s in seconds), strict=True)
         return variables
 
     def by_layout(
-        self, node: int, layout_of: np.ndarray, count: int
-    ) -> list[list[mathopt.Variable]]:
+        self, node: int, layout_of: NDArray[np.int64], count: int
+    ) -> list[list[Variable]]:
         """Variables of a node's strategies grouped by layout."""
-        grouped: list[list[mathopt.Variable]] = [[] for _ in range(count)]
-        for variable, where in zip(self.chosen[node], layout_of, strict=True):
+        grouped: list[list[Variable]] = [[] for _ in range(count)]
+        for variable, where in zip(self.chosen[node], layout_of.tolist(), strict=True):
             grouped[where].append(variable)
         return grouped
 
@@ -52,11 +52,11 @@ class _IntegerProgram:
         """One unit of flow per consumer; a copy costs its largest flow over the consumers."""
         rows, columns = edge.seconds.shape
         have = self.by_layout(edge.producer.node, edge.producer.layout_of, rows)
-        copies: dict[tuple[int, int], mathopt.Variable] = {}
+        copies: dict[tuple[int, int], Variable] = {}
         for consumer in edge.consumers:
             want = self.by_layout(consumer.node, consumer.layout_of, columns)
             moved = {
-                (a, b): self.model.add_variable(lb=0.0, ub=1.0)
+                (a, b): self.program.real(0.0, 1.0)
                 for a in range(rows)
                 if have[a]
                 for b in range(columns)
@@ -72,46 +72,38 @@ class _IntegerProgram:
                 if edge.seconds[pair] > 0:
                     self.pay(edge, pair, variable, copies)
 
-    def balance(self, flows: list[mathopt.Variable], total: list[mathopt.Variable]) -> None:
-        if flows or total:
-            self.model.add_linear_constraint(mathopt.fast_sum(flows) - mathopt.fast_sum(total) == 0)
+    def balance(self, flows: list[Variable], chosen: list[Variable]) -> None:
+        if flows or chosen:
+            self.program.require(total(flows) - total(chosen) == 0)
 
     def pay(
         self,
         edge: ReshardEdge,
         pair: tuple[int, int],
-        variable: mathopt.Variable,
-        copies: dict[tuple[int, int], mathopt.Variable],
+        variable: Variable,
+        copies: dict[tuple[int, int], Variable],
     ) -> None:
         if len(edge.consumers) == 1:
             self.terms.append((variable, float(edge.seconds[pair])))
             return
         if pair not in copies:
-            copies[pair] = self.model.add_variable(lb=0.0, ub=1.0)
+            copies[pair] = self.program.real(0.0, 1.0)
             self.terms.append((copies[pair], float(edge.seconds[pair])))
-        self.model.add_linear_constraint(copies[pair] >= variable)
+        self.program.require(copies[pair] >= variable)
 
     def memory(self) -> None:
         """Memory constraint, scaled by the limit."""
         limit = max(self.network.memory_limit_bytes, 1.0)
         pairs = zip(self.chosen, self.network.bytes, strict=True)
         used = [v * float(b / limit) for vs, bs in pairs for v, b in zip(vs, bs, strict=True) if b]
-        self.model.add_linear_constraint(
-            mathopt.fast_sum(used) <= self.network.memory_limit_bytes / limit
-        )
+        self.program.require(total(used) <= self.network.memory_limit_bytes / limit)
 
     def solve(self, gap: float, deadline: Deadline) -> NetworkSolution:
-        self.model.minimize(mathopt.fast_sum(v * (c * SCALE) for v, c in self.terms))
-        limit = (
-            None
-            if deadline.limit_seconds is None
-            else timedelta(seconds=max(deadline.seconds_left, 0.1))
-        )
-        limits = mathopt.SolveParameters(relative_gap_tolerance=gap, time_limit=limit)
-        result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=limits)
-        bound = result.dual_bound() / SCALE
-        if not result.has_primal_feasible_solution():
-            return NetworkSolution(None, inf, bound)
-        values = result.variable_values()
+        self.program.minimise(total(v * (c * SCALE) for v, c in self.terms))
+        limit = None if deadline.limit_seconds is None else max(deadline.seconds_left, 0.1)
+        solution, bound = self.program.solve(gap, limit)
+        if solution is None:
+            return NetworkSolution(None, inf, bound / SCALE)
+        values = solution.values
         assignment = [max(range(len(vs)), key=lambda k: values[vs[k]]) for vs in self.chosen]
-        return NetworkSolution(assignment, self.network.cost_seconds(assignment), bound)
+        return NetworkSolution(assignment, self.network.cost_seconds(assignment), bound / SCALE)

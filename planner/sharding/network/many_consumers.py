@@ -10,8 +10,12 @@ from __future__ import annotations
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .moves import Floats
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 MOST_LAYOUTS = 12  # that are tried in every combination
 
@@ -19,17 +23,19 @@ MOST_LAYOUTS = 12  # that are tried in every combination
 def by_layouts(seconds: Floats, prices: list[Floats], number: int) -> Floats:
     """Min-marginal per layout of one endpoint (0 the producer, else a consumer), exact."""
     columns = seconds.shape[1]
-    sets = np.arange(1, 1 << columns)
-    inside = (sets[:, None] >> np.arange(columns) & 1).astype(bool)
-    finite = np.where(np.isinf(seconds), 0.0, seconds)
-    copies = finite @ inside.T
+    sets: Ints = np.arange(1, 1 << columns, dtype=np.int64)
+    bits: Ints = np.arange(columns, dtype=np.int64)
+    inside: Bools = np.asarray(sets[:, None] >> bits & 1, np.bool_)
+    finite: Floats = np.where(np.isinf(seconds), 0.0, seconds)
+    copies: Floats = finite @ inside.T
     copies[(np.isinf(seconds).astype(np.int64) @ inside.T) > 0] = inf
     for consumer, price in enumerate(prices[1:], 1):
         if consumer != number:
-            copies = copies + np.where(inside, price, inf).min(axis=1)
+            cheapest: Floats = np.where(inside, price, inf).min(axis=1)
+            copies = copies + cheapest
     if number == 0:
         return copies.min(axis=1)
-    best = (copies + prices[0][:, None]).min(axis=0)
+    best: Floats = (copies + prices[0][:, None]).min(axis=0)
     return np.where(inside, best[:, None], inf).min(axis=0)
 
 

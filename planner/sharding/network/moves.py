@@ -54,10 +54,7 @@ class ReshardTables:
         """
         have, want = (_digits(numbers, len(placements), self.axes) for numbers in (rows, columns))
         if not isinstance(self.costs, BulkCosts):
-            sources, targets = (
-                [tuple(placements[d] for d in row) for row in digits_.tolist()]
-                for digits_ in (have, want)
-            )
+            sources, targets = (_layouts(digits, placements) for digits in (have, want))
             return np.array([[self.seconds(value, a, b) for b in targets] for a in sources])
         return self.shared(self.costs.cost_class(value), value, have, want)
 
@@ -112,6 +109,12 @@ class ReshardTables:
 
 
 @cache
+def _layouts(digits: Ints, placements: tuple[AxisPlacement, ...]) -> list[Layout]:
+    """The layouts of rows of digits: [layouts, axes]."""
+    rows: list[list[int]] = digits.tolist()
+    return [tuple(placements[digit] for digit in row) for row in rows]
+
+
 def _walk(pattern: tuple[int, ...]) -> tuple[ReshardStep, ...] | None:
     """Resharding steps between the two halves of a pattern, or None where impossible."""
     layout: Layout = tuple(

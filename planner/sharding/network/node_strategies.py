@@ -35,7 +35,7 @@ class NodeStrategies(msgspec.Struct, frozen=True):
     def options(self, strategy: int) -> tuple[int, ...]:
         """OpStrategy number on every axis."""
         pairs = zip(self.usable, self.columns, strict=True)
-        return tuple(usable[column[strategy]] for usable, column in pairs)
+        return tuple(usable[int(column[strategy])] for usable, column in pairs)
 
 
 def usable_options(problem: ShardingProblem, op: int) -> Usable:

@@ -26,7 +26,7 @@ def prune(network: Network, cells: int) -> tuple[Network, list[Ints]]:
     for edge in network.edges:
         for number, endpoint in enumerate(edge.endpoints):
             around[endpoint.node].append((edge, number))
-    remaining = []
+    remaining: list[Ints] = []
     for node, seconds in enumerate(network.seconds):
         remaining.append(_undominated(network, node, around[node], np.arange(len(seconds)), cells))
     return restrict(network, remaining), remaining

@@ -88,6 +88,7 @@ class Rounds:
                 return
 
     def round(self) -> None:
+        excess: list[Floats] = []
         for sweep in range(SWEEPS):
             before = self.ascent.bound
             excess = self.ascent.sweep(forward=sweep % 2 == 0)
@@ -130,7 +131,7 @@ class Rounds:
     def neighbourhood(self, axis: int) -> list[NDArray[np.bool_]]:
         """Per node, a mask of strategies that equal the best solution's on all axes but `axis`."""
         assert self.assignment is not None
-        masks = []
+        masks: list[NDArray[np.bool_]] = []
         for axis_strategies, original, strategy in zip(
             self.network.axis_strategies, self.original, self.assignment, strict=True
         ):
