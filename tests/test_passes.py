@@ -10,11 +10,16 @@ from plait.api.options import options_from
 from plait.api.plans.plan_object import load_plan
 from plait.codegen.program import compile_program
 from plait.cost_model.hardware import load_cluster
+from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.capture import TRACE_PASSES, trace
+from plait.ir.lowering.bound_sharding import bind
 from plait.ir.lowering.cast import in_precision
+from plait.ir.lowering.chunk import Chunk
 from plait.ir.lowering.rescale import Rescale
 from plait.ir.passes import Pass, run
+from plait.ir.plan.memory_action import MemoryAction
 from plait.ir.text.plan import parse_plan
+from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.search.plan import Search
 from plait.tests.paths import LLAMA
 
@@ -72,10 +77,20 @@ def later_texts():
     )
     plan = run(Search(cluster, options, observer), in_precision(model, "bf16", observer), observer)
     compile_program(plan, in_precision(model, "bf16"), observer=observer)
+    in_chunks(model, plan, observer)
     return shown
 
 
+def in_chunks(model, plan, observer):
+    """The sharding of one of two chunks of the second layer, which this plan does not need."""
+    sharding = next(s for s in plan.shardings if s.function == "layer_2")
+    chunking = FunctionPrices(model, plan.cluster).chunking(sharding, MemoryAction.parse("split 2"))
+    axes = analyse_dataflow(model).axes["layer_2"]
+    run(Chunk(chunking), bind(sharding, model.function("layer_2"), axes), observer)
+
+
 LATER = (
+    "chunk",
     "rescale",
     "cast",
     "sharding",
@@ -93,10 +108,10 @@ def test_passes_of_planning_and_code_generation(later_texts, golden, name):
     golden("\n\n".join(later_texts[name]), name)
 
 
-def test_every_pass_has_a_printer():
+def test_every_pass_has_a_printer_and_a_golden_text():
     printers = {**plan_printers(), **compile_printers()}
-    known = {step.name for step in subclasses(Pass)}
-    assert known - {"nothing"} == set(printers)
+    assert {step.name for step in subclasses(Pass)} == set(printers)
+    assert set(printers) == {step.name for step in TRACE_PASSES} | set(LATER)
 
 
 def subclasses(kind):
