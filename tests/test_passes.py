@@ -10,16 +10,11 @@ from plait.api.options import options_from
 from plait.api.plans.plan_object import load_plan
 from plait.codegen.program import compile_program
 from plait.cost_model.hardware import load_cluster
-from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.capture import TRACE_PASSES, trace
-from plait.ir.lowering.bound_sharding import bind
 from plait.ir.lowering.cast import in_precision
-from plait.ir.lowering.chunk import Chunk
 from plait.ir.lowering.rescale import Rescale
 from plait.ir.passes import Pass, run
-from plait.ir.plan.memory_action import MemoryAction
 from plait.ir.text.plan import parse_plan
-from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.search.plan import Search
 from plait.tests.paths import LLAMA
 
@@ -77,16 +72,7 @@ def later_texts():
     )
     plan = run(Search(cluster, options, observer), in_precision(model, "bf16", observer), observer)
     compile_program(plan, in_precision(model, "bf16"), observer=observer)
-    in_chunks(model, plan, observer)
     return shown
-
-
-def in_chunks(model, plan, observer):
-    """The sharding of one of two chunks of the second layer, which this plan does not need."""
-    sharding = next(s for s in plan.shardings if s.function == "layer_2")
-    chunking = FunctionPrices(model, plan.cluster).chunking(sharding, MemoryAction.parse("split 2"))
-    axes = analyse_dataflow(model).axes["layer_2"]
-    run(Chunk(chunking), bind(sharding, model.function("layer_2"), axes), observer)
 
 
 LATER = (

@@ -69,7 +69,7 @@ def print_bound_sharding(bound: BoundSharding) -> str:
 
 def strategy_text(strategy: Strategy) -> str:
     """A strategy as `read_strategy` takes it back: `"dp=2,tp=2"`, or its fields where that says less."""
-    text = str(strategy)
+    text = str(strategy) if strategy.axes else ""
     try:
         readable = parse_strategy(text) == strategy
     except UsageError:
