@@ -31,6 +31,7 @@ import msgspec
 
 from ..plan.memory_action import MemoryAction
 from ..plan.plan import CompressionChoice, Layers, Plan, Span, Stage
+from ..plan.sharding import Sharding
 from .lexer import TextReader, located, name_text
 from .sharding import (
     mesh_text,
@@ -127,7 +128,7 @@ class _PlanReader:
         reader.end_line()
         self.fields |= read_fields(reader, Plan, SETTINGS)
         self.decisions()
-        shardings = []
+        shardings = list[Sharding]()
         while reader.sees("sharding"):
             shardings.append(read_sharding(reader))
         self.fields["shardings"] = tuple(shardings)

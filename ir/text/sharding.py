@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from ..analysis.axes import Axes, OpAxes
 from ..errors import UsageError
-from ..layout import PARTIAL, REPLICATE, AxisPlacement, Layout
+from ..layout import REPLICATE, AxisPlacement, Layout
 from ..loops import Dims, Loops
 from ..lowering.bound_sharding import BoundSharding
 from ..mesh import Axis, Mesh
@@ -30,6 +30,7 @@ from .lexer import RESERVED, TextReader, located, name_text
 from .structure import print_value, read_value
 
 ALL = "replicate"
+R, P, S = "R", "P", "S"  # letters of placements
 COLUMN = 44  # widest column that others are aligned with
 LABEL_RESERVED = frozenset({*RESERVED, "input", "output", "sharding", "amounts"})
 AXIS_RESERVED = frozenset({*RESERVED, "gradient", "tangent"})
@@ -85,7 +86,7 @@ def mesh_text(mesh: Mesh) -> str:
 def layout_text(layout: Layout, mesh: Mesh) -> str:
     """`S(0.0) over micro dp, P over tp`; `R` where all axes replicate."""
     texts = [None if p == REPLICATE else placement_text(p) for p in layout]
-    return _over(texts, mesh, REPLICATE)
+    return _over(texts, mesh, R)
 
 
 def _over(texts: Sequence[str | None], mesh: Mesh, nothing: str) -> str:
@@ -235,7 +236,7 @@ def read_mesh(reader: TextReader) -> Mesh:
 def read_layout(reader: TextReader, mesh: Mesh) -> Layout:
     """A layout as `layout_text` writes it."""
     placements: list[AxisPlacement] = [REPLICATE] * len(mesh.axes)
-    if reader.accept(REPLICATE):
+    if reader.accept(R):
         return tuple(placements)
     while True:
         placement = _read_placement(reader)
@@ -246,9 +247,9 @@ def read_layout(reader: TextReader, mesh: Mesh) -> Layout:
 
 
 def _read_placement(reader: TextReader) -> AxisPlacement:
-    if reader.accept(PARTIAL):
-        return PARTIAL
-    if not reader.accept("S"):
+    if reader.accept(P):
+        return "P"
+    if not reader.accept(S):
         reader.fail("R, P or S(dim.factor)")
     reader.expect("(")
     dim, point, factor = reader.next.text.partition(".")

@@ -11,13 +11,14 @@ Fields that have their defaults are left out. Inside brackets lines may be broke
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from ..text_value import decode_text, encode_text
 from .lexer import TextReader, located, name_text
 
+Plain: TypeAlias = "dict[str, Plain] | list[Plain] | str | int | float | None"
 WIDTH = 100
 INDENT = 2
 
@@ -34,9 +35,9 @@ def print_value(value: Any) -> str:
     return _flat(_plain(value))
 
 
-def _given(value: msgspec.Struct) -> dict[str, Any]:
+def _given(value: msgspec.Struct) -> dict[str, Plain]:
     """The fields of a struct that have not their defaults, as plain data."""
-    fields: dict[str, Any] = {}
+    fields: dict[str, Plain] = {}
     for field in msgspec.structs.fields(value):
         item = getattr(value, field.name)
         default = field.default
@@ -47,18 +48,18 @@ def _given(value: msgspec.Struct) -> dict[str, Any]:
     return fields
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> Plain:
     """A value as dicts, lists and scalars."""
     if isinstance(value, msgspec.Struct) and not value.__struct_config__.array_like:
         return _given(value)
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return msgspec.to_builtins(value, enc_hook=encode_text)
+        return {name: _plain(item) for name, item in cast("dict[str, Any]", value).items()}
+    return cast(Plain, msgspec.to_builtins(value, enc_hook=encode_text))
 
 
-def _flat(data: Any) -> str:
+def _flat(data: Plain) -> str:
     if isinstance(data, dict):
         return "{" + " ".join(f"{name_text(n)}={_flat(v)}" for n, v in data.items()) + "}"
     if isinstance(data, list):
@@ -68,7 +69,7 @@ def _flat(data: Any) -> str:
     return "none" if data is None else str(data).lower() if isinstance(data, bool) else repr(data)
 
 
-def _broken(data: Any, indent: int, before: int) -> str:
+def _broken(data: Plain, indent: int, before: int) -> str:
     """The text of data after `before` characters of a line; broken where the line would be too long."""
     flat = _flat(data)
     if indent + before + len(flat) <= WIDTH or not isinstance(data, dict | list):
