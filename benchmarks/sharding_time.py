@@ -19,7 +19,7 @@ from plait.ir.layout import AxisPlacement
 from plait.ir.mesh import Axis, Mesh
 from plait.ir.model import Function, Model
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
-from plait.planner.sharding.costs import RooflineCosts
+from plait.planner.sharding.costs import BatchSplit, RooflineCosts
 from plait.planner.sharding.data_parallel import split_batch, split_values
 from plait.planner.sharding.network.build import build
 from plait.planner.sharding.network.search import reduce
@@ -69,7 +69,8 @@ def problem(
     mesh = Mesh(tuple(Axis(f"a{i}", size) for i, size in enumerate(sizes)))
     values = split_values(function, split_batch(function, known, frozenset()), axes.ops)
     strides = tuple(mesh.stride(i) for i in range(len(sizes)))
-    costs = RooflineCosts(function, axes, mesh, load_cluster(cluster), strides, values, model.batch)
+    batch = BatchSplit(values, model.batch)
+    costs = RooflineCosts(function, axes, mesh, load_cluster(cluster), strides, batch)
     rules = tuple(rule(function, known, size, cut) for size in sizes)
     return ShardingProblem(function, axes, mesh, rules, costs)
 

@@ -54,7 +54,7 @@ class RunPrices(FunctionPrices):
     matrices are sharded along a tensor axis, vocabularies too."""
 
     def make_shardings(self) -> ModelShardings:
-        return ModelShardings(self.values, self.cluster, large_matrices)
+        return ModelShardings(self.values, self.cluster, self.execution, large_matrices)
 
     def make_tables(self) -> FunctionTables:
         return FunctionTables(self.shardings, self.execution, single_replica_apart=False)

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from ...ir.devices.cluster import Device
 from ...ir.plan.workload import CallWork
 from ..communication.compressed_all_reduce import CompressedReductions
-from ..operators.function_cost import FunctionCost, FunctionCostTable, HalfCost
+from ..operators.function_cost import FunctionCost, FunctionCostTable
+from ..operators.half_cost import HalfCost
 from ..operators.roofline import exposed_host_seconds
 
 

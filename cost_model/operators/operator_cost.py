@@ -5,38 +5,115 @@ ones. `function_cost` adds the loads up over forward and backward graphs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
 
 from ...ir import ops as _declarations  # noqa: F401  (fills the registry)
-from ...ir.devices.cluster import Cluster
+from ...ir.devices.cluster import Cluster, Device
 from ...ir.loops import Loops, OperatorCollective, Site, Work, declaration, site_of
 from ...ir.mesh import Mesh
 from ...ir.model import Function, Model, Op
 from ..communication.collective import Group, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
-from .roofline import op_seconds
+from .roofline import Amount, op_seconds
 
-CollectiveSend = tuple[str, float, str]  # kind of collective, bytes, mesh axis
 BATCH = "dp"  # the axis of a priced mesh that stands for all data-parallel axes
+QUANTISE_TRAFFIC = 0.4  # of a matrix product's traffic, added by quantising its operands (assumed)
 SCORE_PASSES = 8  # over attention scores in memory: product, mask, softmax, dropout (assumed)
 COLLECTIVES = frozenset(
     {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"}
 )
 
 
-class OperatorLoad(msgspec.Struct, frozen=True):
-    """Load of one operator on a device: flops, bytes of memory traffic, collectives.
-    `kind` names the operator where the device has a measured curve."""
+class CollectiveSend(NamedTuple):
+    """A collective of `amount` bytes over a mesh axis."""
+
+    kind: str
+    amount: float
+    axis: str
+
+
+class OperatorRule(msgspec.Struct, frozen=True):
+    """How an operator is priced, whatever its sizes: work, dtype, and its own name where the device
+    has a measured curve of it. `looks_up`: it reads no more of a table than it returns.
+    `score_passes`: passes over attention scores in memory. `cast_traffic`: of its own traffic, added
+    by quantising its operands."""
 
     work: Work
     dtype: str
+    kind: str = ""
+    looks_up: bool = False
+    score_passes: int = 0
+    cast_traffic: float = 0.0
+
+    def moved_bytes(
+        self, operands: Sequence[Amount], results: Sequence[Amount], scores: Amount
+    ) -> Amount:
+        """Bytes read and written: numbers, or arrays over ways to shard the operator."""
+        written = _total(results, scores)
+        read = [_smaller(x, written) for x in operands] if self.looks_up else operands
+        return written + _total(read, scores) + self.score_passes * scores
+
+    def seconds(self, flops: Amount, moved: Amount, device: Device) -> Amount:
+        """Seconds of the operator and of the casts before it."""
+        seconds = op_seconds(self.work, flops, moved, self.dtype, device, self.kind)
+        if not self.cast_traffic:
+            return seconds
+        casts = self.cast_traffic * moved
+        return seconds + op_seconds("pointwise", casts * 0.0, casts, self.dtype, device)
+
+
+def _total(amounts: Sequence[Amount], like: Amount) -> Amount:
+    return sum(amounts, start=like * 0)
+
+
+def _smaller(one: Amount, other: Amount) -> Amount:
+    numbers = isinstance(one, int | float) and isinstance(other, int | float)
+    return min(one, other) if numbers else np.minimum(one, other)
+
+
+def operator_rule(
+    site: Site, declared: Loops | None, device: Device, execution: ExecutionModel
+) -> OperatorRule:
+    """How one operator is priced on a device under an execution model."""
+    work = declared.work if declared else "move"
+    looks_up = declared is not None and work == "move" and not declared.flops
+    if work == "move" and is_elementwise(site):
+        work = "pointwise"
+    dtype = next((t.dtype for t in site.operands if t.is_float), "float32")
+    quantised = work == "gemm" and execution.matrix_dtype is not None
+    name = measured_name(site.op, declared)
+    dtype = execution.matrix_dtype or dtype if quantised else dtype
+    return OperatorRule(
+        work,
+        dtype,
+        name if device.curve((name,), dtype) else "",
+        looks_up,
+        SCORE_PASSES if work == "attention" and not execution.fused_attention else 0,
+        QUANTISE_TRAFFIC if quantised else 0.0,
+    )
+
+
+class OperatorLoad(msgspec.Struct, frozen=True):
+    """Load of one operator on a device: flops, bytes of memory traffic, collectives."""
+
+    rule: OperatorRule
     flops: float
     moved_bytes: float
     sends: tuple[CollectiveSend, ...] = ()
-    kind: str = ""
+
+    @property
+    def work(self) -> Work:
+        return self.rule.work
+
+    @property
+    def dtype(self) -> str:
+        return self.rule.dtype
 
 
 class OpCost(msgspec.Struct, frozen=True):
@@ -68,12 +145,11 @@ class Pricer:
         """Cost of one operator on local shards."""
         load = self.load(local, op)
         seconds = 0.0
-        if load.work != "view":
+        if load.work != "view" and not is_collective(op):
             device = self.cluster.device
-            amounts = load.flops, load.moved_bytes
-            seconds = float(op_seconds(load.work, *amounts, load.dtype, device, load.kind))
-        sent = sum(self.collective_seconds(kind, amount, axis) for kind, amount, axis in load.sends)
-        return OpCost(0.0 if is_collective(op) else seconds, sent, load.flops)
+            seconds = float(load.rule.seconds(load.flops, load.moved_bytes, device))
+        sent = sum(self.collective_seconds(*send) for send in load.sends)
+        return OpCost(seconds, sent, load.flops)
 
     def collective_seconds(self, kind: str, amount: float, name: str) -> float:
         return float(collective_seconds(kind, amount, self.group(name), self.cluster))
@@ -107,24 +183,22 @@ class Pricer:
 
     def operator_load(self, site: Site) -> OperatorLoad:
         declared = declaration(site)
-        work = declared.work if declared else "move"
-        if work == "move" and is_elementwise(site):
-            work = "pointwise"
+        rule = operator_rule(site, declared, self.cluster.device, self.execution)
         flops, sends = count_flops(declared), list[CollectiveSend]()
         if declared is not None:
             for name in joined_axes(site.op):
-                sends += [(e.kind, exchanged_bytes(e, declared), name) for e in declared.exchanges]
+                sends += [
+                    CollectiveSend(e.kind, exchanged_bytes(e, declared), name)
+                    for e in declared.exchanges
+                ]
                 # each rank computes for tokens of all joined ranks
                 flops *= self.mesh.axes[self.mesh.index(name)].size if declared.pairs else 1
-        dtype = next((t.dtype for t in site.operands if t.is_float), "float32")
-        if work == "gemm" and self.execution.matrix_dtype is not None:
-            dtype = self.execution.matrix_dtype
-        moved = moved_bytes(site, declared)
-        if work == "attention" and declared is not None and not self.execution.fused_attention:
-            moved += SCORE_PASSES * score_bytes(site, declared)
-        name = measured_name(site.op, declared)
-        kind = name if self.cluster.device.curve((name,), dtype) else ""
-        return OperatorLoad(work, dtype, flops, moved, tuple(sends), kind)
+        moved = rule.moved_bytes(
+            [t.bytes for t in site.operands],
+            [t.bytes for t in site.results if t is not None],
+            score_bytes(site, declared) if rule.score_passes and declared else 0,
+        )
+        return OperatorLoad(rule, flops, moved, tuple(sends))
 
 
 def measured_name(op: Op, declared: Loops | None) -> str:
@@ -147,12 +221,11 @@ def is_collective(op: Op) -> bool:
 def _collective_load(site: Site) -> OperatorLoad:
     kind = site.op.target[5:]
     if kind in ("cut", "share"):
-        return OperatorLoad("move", "float32", 0.0, 0.0)
+        return OperatorLoad(OperatorRule("move", "float32"), 0.0, 0.0)
     tensor = site.operands[0] if kind != "all_gather" else site.results[0]
     assert tensor is not None
-    return OperatorLoad(
-        "move", tensor.dtype, 0.0, 0.0, ((kind, tensor.bytes, str(site.op.args[1])),)
-    )
+    send = CollectiveSend(kind, tensor.bytes, str(site.op.args[1]))
+    return OperatorLoad(OperatorRule("move", tensor.dtype), 0.0, 0.0, (send,))
 
 
 def collective_copy_bytes(site: Site) -> int:
@@ -175,24 +248,20 @@ def count_flops(declared: Loops | None) -> float:
     return declared.flops * prod(loop.size for loop in declared.loops) if declared else 0.0
 
 
-def moved_bytes(site: Site, declared: Loops | None = None) -> int:
-    """Bytes read and written by an operator; a look-up reads no more of its table than it
-    returns."""
-    written = sum(t.bytes for t in site.results if t is not None)
-    looks_up = declared is not None and declared.work == "move" and not declared.flops
-    return written + sum(min(t.bytes, written) if looks_up else t.bytes for t in site.operands)
-
-
 def is_elementwise(site: Site) -> bool:
     """Whether every element read yields one element written: a cast, a copy, a concatenation."""
     written = sum(t.elements for t in site.results if t is not None)
     return written > 1 and sum(t.elements for t in site.operands) == written
 
 
+def score_loops(declared: Loops) -> set[str]:
+    """Loops of the score matrix of an attention operator: all but head widths."""
+    return {loop.name for loop in declared.loops if loop.name not in "de"}
+
+
 def score_bytes(site: Site, declared: Loops) -> int:
-    """Bytes of the score matrix of an attention operator: the product of all loops but head
-    widths."""
-    sizes = (loop.size for loop in declared.loops if loop.name not in "de")
+    """Bytes of the score matrix of an attention operator."""
+    sizes = (declared.size(name) for name in score_loops(declared))
     return prod(sizes) * site.operands[0].bytes // site.operands[0].elements
 
 

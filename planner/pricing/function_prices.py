@@ -60,7 +60,7 @@ class FunctionPrices:
 
     def make_shardings(self) -> ModelShardings:
         """Shardings of all functions, under the rules of plans."""
-        return ModelShardings(self.values, self.cluster)
+        return ModelShardings(self.values, self.cluster, self.execution)
 
     def make_tables(self) -> FunctionTables:
         """Cost tables of all functions."""

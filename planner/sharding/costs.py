@@ -9,28 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...cost_model.communication.collective import Group, collective_seconds
-from ...cost_model.operators.operator_cost import count_flops, exchanged_bytes
+from ...cost_model.execution_model import GENERATED, ExecutionModel
+from ...cost_model.operators.operator_cost import (
+    count_flops,
+    exchanged_bytes,
+    operator_rule,
+    score_bytes,
+    score_loops,
+)
 from ...cost_model.operators.roofline import op_seconds
 from ...ir.analysis.axes import Axes, OpStrategy
 from ...ir.devices.cluster import Cluster
 from ...ir.layout import ReshardStep
-from ...ir.loops import Loops
+from ...ir.loops import Loops, site_of
 from ...ir.mesh import Mesh
 from ...ir.model import Function
 
 Floats = NDArray[np.float64]
 
 
+class BatchSplit(NamedTuple):
+    """Values that are sharded `degree` times along the batch."""
+
+    values: frozenset[int]
+    degree: int
+
+
+UNSPLIT = BatchSplit(frozenset(), 1)
+
+
 class RooflineCosts:
     """Costs of one function on `mesh`; ranks next to each other along axis i differ by
     `strides[i]`.
 
-    `batch_values` are sharded `batch_degree` times along the batch by axes outside of `mesh`.
+    `batch`: what axes outside of `mesh` shard.
     """
 
     def __init__(
@@ -40,17 +58,18 @@ class RooflineCosts:
         mesh: Mesh,
         cluster: Cluster,
         strides: tuple[int, ...],
-        batch_values: frozenset[int] = frozenset(),
-        batch_degree: int = 1,
+        batch: BatchSplit = UNSPLIT,
+        execution: ExecutionModel = GENERATED,
     ) -> None:
         self.function, self.axes, self.cluster = function, axes, cluster
         self.mesh, self.strides = mesh, strides
-        self.batch_values, self.batch_degree = batch_values, batch_degree
+        self.batch, self.execution = batch, execution
+        self.sites = [site_of(op, function.types) for op in function.ops]
         self.collectives: dict[tuple[str, int, float], float] = {}
 
     def cost_class(self, value: int) -> float:
         """Bytes of a value before this mesh shards it, which is all that its steps depend on."""
-        degree = self.batch_degree if value in self.batch_values else 1
+        degree = self.batch.degree if value in self.batch.values else 1
         return self.function.types[value].bytes / degree
 
     def step(self, value: int, step: ReshardStep) -> float:
@@ -68,28 +87,45 @@ class RooflineCosts:
         return float(self.operators(op, tuple((option,) for option in options)).item())
 
     def operators(self, op: int, options: tuple[tuple[OpStrategy, ...], ...]) -> Floats:
-        """Seconds for every combination of one strategy per axis: [axis 0, axis 1, ...]."""
-        declared, site = self.axes.ops[op].declared, self.function.ops[op]
+        """Seconds for every combination of one strategy per axis: [axis 0, axis 1, ...].
+
+        The same rule prices the operator of a per-device function, one at a time."""
+        declared, site = self.axes.ops[op].declared, self.sites[op]
         shape = tuple(len(axis) for axis in options)
-        work = declared.work if declared else "move"
-        if work == "view":
+        rule = operator_rule(site, declared, self.cluster.device, self.execution)
+        if rule.work == "view":
             return np.zeros(shape)
-        operands = site.operands()
-        values = (*operands, *site.results)
-        moved = np.zeros(shape)
-        for position, value in enumerate(values):
-            if value >= 0:
-                moved += self.cost_class(value) / self.shard_counts(
-                    options, position, len(operands)
-                )
-        degree = self.batch_degree if self.batch_values.intersection(values) else 1
+        operands, results = site.op.operands(), site.op.results
+        sizes = [
+            self.cost_class(value) / self.shard_counts(options, position, len(operands))
+            for position, value in enumerate((*operands, *results))
+            if value >= 0
+        ]
+        read, written = sizes[: len(operands)], sizes[len(operands) :]
+        batched = self.batch.values.intersection((*operands, *results))
+        degree = self.batch.degree if batched else 1
         flops = np.full(shape, count_flops(declared) / degree) / self.shard_counts(options, None, 0)
-        floats = (self.function.types[v] for v in operands)
-        dtype = next((t.dtype for t in floats if t.is_float), "float32")
-        seconds = op_seconds(work, flops, moved, dtype, self.cluster.device)
+        scores = np.zeros(shape)
+        if rule.score_passes and declared is not None:
+            walked = _splits_loops(score_loops(declared))
+            scores += score_bytes(site, declared) / degree / self.split_degrees(options, walked)
+        seconds = rule.seconds(flops, rule.moved_bytes(read, written, scores), self.cluster.device)
+        seconds = seconds + self.average_seconds(options, written)
         if declared is not None and declared.exchanges:
             seconds = seconds + self.exchange_seconds(declared, options, degree)
         return seconds
+
+    def average_seconds(
+        self, options: tuple[tuple[OpStrategy, ...], ...], written: list[Floats]
+    ) -> Floats:
+        """Seconds to divide means over shards by the number of shards."""
+        shards = self.split_degrees(options, lambda option: option.mean)
+        device, seconds = self.cluster.device, np.zeros(shards.shape)
+        if not (shards > 1).any():
+            return seconds
+        for size in written:
+            seconds += op_seconds("pointwise", size * 0.0, 2 * size, "float32", device, "div")
+        return np.where(shards > 1, seconds, 0.0)
 
     def exchange_seconds(
         self, declared: Loops, options: tuple[tuple[OpStrategy, ...], ...], degree: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ...cost_model.execution_model import GENERATED, ExecutionModel
 from ...cost_model.operators.operator_cost import count_flops
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
@@ -21,7 +22,7 @@ from ...ir.plan.strategy import ROLES, Strategy
 from ..strategy_space import ModelAxes
 from . import ShardingProblem, solve
 from .axis_rules import AxisContext, UnevenTokens, axis_rule
-from .costs import RooflineCosts
+from .costs import BatchSplit, RooflineCosts
 from .data_parallel import replicated, split_batch, split_values
 from .model_values import ModelValues
 
@@ -42,9 +43,14 @@ class ModelShardings:
     """Shards the functions of one model on one cluster; `must_shard`: weights never replicated."""
 
     def __init__(
-        self, values: ModelValues, cluster: Cluster, must_shard: MustShard = matrices_of_layers
+        self,
+        values: ModelValues,
+        cluster: Cluster,
+        execution: ExecutionModel = GENERATED,
+        must_shard: MustShard = matrices_of_layers,
     ) -> None:
         self.values, self.cluster, self.must_shard = values, cluster, must_shard
+        self.execution = execution
         self.model, self.functions, self.flow = values.model, values.functions, values.flow
         self.batch_shardings, self.expert_shardings = (
             {
@@ -179,7 +185,8 @@ class ModelShardings:
         )
         mesh = Mesh(tuple(Axis(role, size) for role, size in split_axes))
         strides = tuple(mesh.stride(i) for i in range(len(split_axes)))
-        batch = split_values(function, axes, self.batch_shardings[function.name])
-        costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.model.batch)
+        batched = split_values(function, axes, self.batch_shardings[function.name])
+        batch = BatchSplit(batched, self.model.batch)
+        costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.execution)
         shardings = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
         return {role: axis for (role, _), axis in zip(split_axes, shardings, strict=True)}

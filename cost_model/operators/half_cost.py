@@ -1,0 +1,260 @@
+"""Cost of the forward or the backward graph of a function for any number of samples.
+
+Every operator is priced, every live tensor counted. Only the roofline is not linear in the samples;
+it is evaluated over all operators at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ...ir.analysis.liveness import produced_values
+from ...ir.loops import Work, site_of
+from ...ir.model import Op
+from ...ir.plan.workload import CallWork, Collectives, Kernels
+from ...ir.tensor import ITEM_BYTES, TensorType
+from ..communication.compressed_all_reduce import CompressedReductions
+from ..execution_model import COMPILED
+from .fusion import fuse
+from .operator_cost import OpCost, OperatorLoad, collective_copy_bytes, is_collective
+from .roofline import op_seconds
+from .sampled_function import LinearAmounts, SampledFunction
+
+ALL_REDUCE = "comm.all_reduce"
+
+
+class HalfCost(OpCost, frozen=True):
+    """Cost of one forward or backward run. `peak_bytes`: live bytes at its peak beyond its inputs
+    and the activations saved for backward, which forward leaves and backward frees."""
+
+    peak_bytes: int
+
+
+class KernelGroup(NamedTuple):
+    """Kernels of one kind of work, dtype and measured operator: their flops and bytes."""
+
+    work: Work
+    dtype: str
+    kind: str
+    flops: LinearAmounts
+    moved_bytes: LinearAmounts
+
+
+class SentBytes(NamedTuple):
+    """A collective over a mesh axis; `item_bytes` of an element where it may be compressed."""
+
+    kind: str
+    axis: str
+    item_bytes: int
+
+
+class HalfCostTable:
+    """Cost of one half over all sample counts.
+
+    `live_out` values stay live to its end, `borrowed` ones belong to callers, and `saved` ones,
+    which forward leaves for backward to free, are counted elsewhere."""
+
+    def __init__(
+        self,
+        function: SampledFunction,
+        ops: tuple[tuple[Op, ...], tuple[Op, ...]],
+        live_out: set[int],
+        borrowed: set[int],
+        saved: frozenset[int] | set[int] = frozenset(),
+    ) -> None:
+        self.pricer = function.pricer
+        pairs = [
+            (
+                function.pricer.load(function.local_functions[0], a),
+                function.pricer.load(function.local_functions[1], b),
+            )
+            for a, b in zip(*ops, strict=True)
+        ]
+        self.flops = _load_amounts(function, pairs, lambda load: load.flops)
+        self.kernel_groups = list(_kernels(function, ops[0], pairs, live_out | borrowed | saved))
+        kernels = sum(len(group.flops.intercept) for group in self.kernel_groups)
+        dispatched = kernels if self.pricer.execution.compiled else len(ops[0])
+        self.host_seconds = dispatched * self.pricer.execution.dispatch_seconds
+        sends = [
+            (near, far, reduced_item_bytes(op, pair[0]))
+            for op, pair in zip(ops[0], pairs, strict=True)
+            for near, far in zip(pair[0].sends, pair[1].sends, strict=True)
+        ]
+        self.collectives = [SentBytes(near.kind, near.axis, item) for near, _, item in sends]
+        self.sent_bytes = function.interpolate(
+            np.array([near.amount for near, *_ in sends], dtype=np.float64),
+            np.array([far.amount for _, far, _ in sends], dtype=np.float64),
+        )
+        self.live_bytes = _live_bytes(function, ops[0], live_out, borrowed, saved)
+
+    def at(
+        self, samples: int, batch_degree: int, reductions: CompressedReductions | None = None
+    ) -> HalfCost:
+        device = self.pricer.cluster.device
+        compute = sum(
+            float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device, kind).sum())
+            for work, dtype, kind, flops, moved in self.kernel_groups
+        )
+        communication, coding = self.communication(samples, batch_degree, reductions)
+        peak = self.live_bytes.at(samples).max(initial=0.0) + coding
+        compute = max(0.0, compute, self.host_seconds - communication)
+        return HalfCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
+
+    def communication(
+        self, samples: int, batch_degree: int, reductions: CompressedReductions | None
+    ) -> tuple[float, int]:
+        """Seconds of all collectives, and the peak bytes of codec buffers."""
+        pricer, seconds, coding = self.pricer.with_batch_degree(batch_degree), 0.0, 0
+        for (kind, axis, item), n in zip(
+            self.collectives, self.sent_bytes.at(samples).tolist(), strict=True
+        ):
+            priced = None
+            if reductions is not None:
+                key = axis, n, item, pricer.group(axis)
+                priced = reductions.price(*key)
+                coding = max(coding, reductions.codec_bytes(*key))
+            seconds += (
+                pricer.collective_seconds(kind, float(n), axis)
+                if priced is None
+                else priced.seconds
+            )
+        return seconds, coding
+
+    def amounts(self, samples: int, batch_degree: int) -> CallWork:
+        kernels = Counter(
+            (work, dtype, f, m, kind)
+            for work, dtype, kind, flops, moved in self.kernel_groups
+            for f, m in zip(flops.at(samples).tolist(), moved.at(samples).tolist(), strict=True)
+        )
+        sent = Counter(
+            (*key, n)
+            for key, n in zip(self.collectives, self.sent_bytes.at(samples).tolist(), strict=True)
+        )
+        where = self.pricer.with_batch_degree(batch_degree).group
+        return CallWork(
+            tuple(Kernels(*key[:4], count, key[4]) for key, count in kernels.items()),
+            tuple(
+                Collectives(k, a, float(n), *where(a), count, item)
+                for (k, a, item, n), count in sent.items()
+                if n
+            ),
+        )
+
+
+def reduced_item_bytes(op: Op, load: OperatorLoad) -> int:
+    """Bytes per element of a floating-point all-reduce, which may be compressed; 0 for other
+    operators."""
+    summed = op.target == ALL_REDUCE and TensorType((), load.dtype).is_float
+    return ITEM_BYTES[load.dtype] if summed else 0
+
+
+def _kernels(
+    function: SampledFunction,
+    ops: tuple[Op, ...],
+    pairs: Sequence[tuple[OperatorLoad, OperatorLoad]],
+    live_out: set[int],
+) -> Iterator[KernelGroup]:
+    """Kernels by kind of work, dtype and measured operator."""
+    works: list[Work] = [
+        "view" if is_collective(op) else near.work for op, (near, _) in zip(ops, pairs, strict=True)
+    ]
+    groups: dict[tuple[Work, str, str], list[tuple[OperatorLoad, OperatorLoad]]] = {}
+    fused = function.pricer.execution.fused
+    for work, pair in zip(works, pairs, strict=True):
+        if work != "view" and work not in fused:
+            rule = pair[0].rule
+            groups.setdefault((work, rule.dtype, rule.kind), []).append(pair)
+    for (work, dtype, kind), loads in groups.items():
+        flops = _load_amounts(function, loads, lambda load: load.flops)
+        moved = _load_amounts(function, loads, lambda load: load.moved_bytes)
+        yield KernelGroup(work, dtype, kind, flops, moved)
+        traffic = loads[0][0].rule.cast_traffic
+        if traffic:
+            casts = LinearAmounts(traffic * moved.intercept, traffic * moved.slope)
+            yield KernelGroup("pointwise", dtype, "", casts.zeros(), casts)
+    if fused:
+        kernels = fuse(ops, works, function.roots, {function.roots[v] for v in live_out}, fused)
+        bytes_of = [[t.bytes for t in local.types] for local in function.local_functions]
+        near, far = (
+            np.array([sum(b[v] for v in k.moved_values) for k in kernels], dtype=np.float64)
+            for b in bytes_of
+        )
+        streamed = function.interpolate(near, far)
+        yield KernelGroup("pointwise", "float32", "", streamed.zeros(), streamed)
+
+
+def _load_amounts(
+    function: SampledFunction,
+    pairs: Sequence[tuple[OperatorLoad, OperatorLoad]],
+    amount: Callable[[OperatorLoad], float],
+) -> LinearAmounts:
+    near, far = (np.array([amount(p[i]) for p in pairs], dtype=np.float64) for i in (0, 1))
+    return function.interpolate(near, far)
+
+
+def _live_bytes(
+    function: SampledFunction,
+    ops: tuple[Op, ...],
+    live_out: set[int],
+    borrowed: set[int],
+    saved: frozenset[int] | set[int],
+) -> LinearAmounts:
+    """Live bytes beyond `borrowed` and `saved` while each operator runs; `saved` go at last use."""
+    roots = function.roots
+    keep = {roots[v] for v in live_out} | borrowed
+    produced = produced_values(ops)
+    born: dict[int, int] = dict.fromkeys(sorted(saved - borrowed - produced), 0)
+    for at, op in enumerate(ops):
+        for r in op.results:
+            if r >= 0 and roots[r] == r and r not in borrowed:
+                born.setdefault(r, at)
+    last = {
+        roots[v]: at
+        for at, op in enumerate(ops)
+        for v in (*op.operands(), *(r for r in op.results if r >= 0))
+    }
+    values = list(born)
+    sizes = function.bytes_of(values)
+    change = np.zeros((2, len(ops) + 1))
+    beside = (
+        []
+        if function.pricer.execution.contiguous_buffers
+        else list(_collective_copies(function, ops))
+    )
+    for row, amounts in enumerate((sizes.intercept, sizes.slope)):
+        np.add.at(change[row], [born[v] for v in values], amounts)
+        dead = [(i, v) for i, v in enumerate(values) if v not in keep and v in last]
+        ends = [last[v] + (not _overwritten(function, ops[last[v]], v)) for _, v in dead]
+        np.add.at(change[row], ends, -amounts[[i for i, _ in dead]])
+        for at, copies in beside:
+            change[row][at] += copies[row]
+            change[row][at + 1] -= copies[row]
+        change[row][0] -= sum(amounts[i] for i, v in enumerate(values) if v in saved)
+    start, slope = np.cumsum(change, axis=1)[:, :-1]
+    return LinearAmounts(start, slope)
+
+
+def _collective_copies(
+    function: SampledFunction, ops: tuple[Op, ...]
+) -> Iterator[tuple[int, tuple[float, float]]]:
+    """Positions of collectives, with the bytes of the copies they need (intercept, slope)."""
+    for at, op in enumerate(ops):
+        if is_collective(op):
+            sizes = function.linear(
+                lambda local, op=op: [collective_copy_bytes(site_of(op, local.types))]
+            )
+            yield at, (float(sizes.intercept[0]), float(sizes.slope[0]))
+
+
+def _overwritten(function: SampledFunction, op: Op, value: int) -> bool:
+    """Whether a kernel reuses the memory of an operand that dies there."""
+    if not function.pricer.execution.rematerialised or function.work(op) not in COMPILED:
+        return False
+    types, operands = function.local_functions[0].types, {function.roots[v] for v in op.operands()}
+    return value in operands and any(
+        types[value].bytes == types[r].bytes for r in op.results if r >= 0
+    )
