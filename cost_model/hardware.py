@@ -56,7 +56,7 @@ class Preset(NamedTuple):
 def presets() -> dict[str, Preset]:
     """Devices and their links by preset name."""
     by_name: dict[str, Preset] = {}
-    for file in sorted(resources.files(__package__).joinpath("hardware").iterdir(), key=str):
+    for file in sorted(resources.files(__package__ or "").joinpath("hardware").iterdir(), key=str):
         if file.name.endswith(".toml"):
             tables = decode_tables(Path(str(file)), PresetFile)
             name = file.name.removesuffix(".toml")

@@ -10,7 +10,7 @@ write down the formula:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -77,6 +77,7 @@ class Quantity(msgspec.Struct, frozen=True):
 
 
 Number = TypeVar("Number", float, Quantity)
+Whole = TypeVar("Whole", int, Quantity)  # bytes, counts
 
 
 def amount(name: str, value: float) -> Quantity:
@@ -86,12 +87,12 @@ def amount(name: str, value: float) -> Quantity:
 
 def constant(beside: Number, name: str, value: float) -> Number:
     """A constant of the cluster, as the kind of number that it meets in a formula."""
-    return Quantity(value, name) if isinstance(beside, Quantity) else value
+    return cast(Number, Quantity(value, name) if isinstance(beside, Quantity) else value)
 
 
-def known(beside: Number, name: str, value: float) -> Number:
+def known(beside: Whole, name: str, value: int) -> Whole:
     """An amount of the plan, as the kind of number that it meets in a formula."""
-    return amount(name, value) if isinstance(beside, Quantity) else value
+    return cast(Whole, amount(name, value) if isinstance(beside, Quantity) else value)
 
 
 def curve_seconds(curve: Curve, amount: Number) -> Number:
@@ -118,12 +119,12 @@ def longest(one: Quantity, other: Quantity) -> Quantity:
     return Quantity(max(one.value, other.value), text, amounts, one.source or other.source)
 
 
-def rounded_down(number: Number) -> Number:
-    """The whole part of a positive number; an `int` where it is a plain one."""
-    if isinstance(number, Quantity):
-        text = f"floor({number.formula})"
-        return Quantity(int(number.value), text, number.amounts, number.source)
-    return int(number)
+def share_of(amount: Whole, fraction: float) -> Whole:
+    """The whole part of a fraction of a positive amount."""
+    if isinstance(amount, Quantity):
+        text = f"floor({(fraction * amount).formula})"
+        return Quantity(int(fraction * amount.value), text, amount.amounts, amount.source)
+    return int(fraction * amount)
 
 
 def _literal(number: float) -> Quantity:

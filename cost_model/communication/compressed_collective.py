@@ -101,7 +101,7 @@ def price_optimizer(
     small: float = 0.0,
 ) -> CompressedCost:
     """Mean cost per step of a compressed optimizer's communication for `elements` weights."""
-    parts = []
+    parts: list[list[float]] = []
     for program in algorithm.programs:
         shards = group.size if program.collective == "all_gather" else 1
         count = elements * program.vectors // shards

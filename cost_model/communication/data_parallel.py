@@ -22,7 +22,7 @@ from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import PeakPoint
 from ...ir.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
-from ..quantity import Number, known
+from ..quantity import Whole, known
 from .collective import Group, collective_seconds
 from .compressed_collective import (
     FP32_BYTES,
@@ -106,7 +106,7 @@ class BatchAxes:
         """Number of shards of parameters, gradients or optimizer states (`kind`)."""
         return self.degree if kind in self.sharded_kinds else 1
 
-    def sharded_bytes(self, amount: Number) -> Number:
+    def sharded_bytes(self, amount: Whole) -> Whole:
         """Bytes of weights, gradients or states that are sharded along the ZeRO axes."""
         if self.fraction == FULL:
             return amount
@@ -117,7 +117,7 @@ class BatchAxes:
         """Bytes that are replicated along the ZeRO axes."""
         return amount - self.sharded_bytes(amount)
 
-    def local_bytes(self, amount: Number, kind: str) -> Number:
+    def local_bytes(self, amount: Whole, kind: str) -> Whole:
         """Bytes on this device out of `amount`: its shard and the replicated rest."""
         if kind not in self.sharded_kinds:
             return amount

@@ -87,7 +87,7 @@ def price_transfers(
 ) -> list[StageTransfer]:
     """Transfers from every stage to the next one (cached by payload and link)."""
     cache: dict[tuple[TransferPayload, int], StageTransfer] = {}
-    transfers = []
+    transfers: list[StageTransfer] = []
     for payload, link in zip(payloads, links, strict=True):
         key = payload, id(link)
         if key not in cache:

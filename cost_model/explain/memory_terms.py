@@ -35,7 +35,10 @@ LEGEND = tuple(
         ("j", "denominator of the sharded fraction"),
         ("q", "sum of the terms above"),
         ("Y", "bytes of residuals, replicas and exact shards that compression keeps"),
-        ("U", "bytes of the largest tensor that the optimizer steps whole: states, gradient, value"),
+        (
+            "U",
+            "bytes of the largest tensor that the optimizer steps whole: states, gradient, value",
+        ),
         ("D", "bytes of the batch and of batch-only values"),
         ("c", "bytes of the runtime itself: context, libraries"),
     )
@@ -70,7 +73,7 @@ def memory_term(plan: Plan, number: int) -> Term:
     return total(f"stage {number}", terms, "B")
 
 
-def named(amounts: PartAmounts[float]) -> PartAmounts[Quantity]:
+def named(amounts: PartAmounts[int]) -> PartAmounts[Quantity]:
     """The amounts under their symbols."""
     return PartAmounts(*(amount(n, x) for n, x in zip(SYMBOLS, amounts, strict=True)))
 

@@ -18,7 +18,7 @@ from ...ir.program import BUCKET_BYTES
 from ..communication.compressed_collective import FP32_BYTES
 from ..communication.data_parallel import BatchAxes
 from ..execution_model import ExecutionModel
-from ..quantity import Number, Quantity, rounded_down
+from ..quantity import Quantity, Whole, share_of
 
 COMPRESSED_OPTIMIZER_VECTORS = (
     9  # peak flat vectors while a compressed optimizer steps (counted in runs)
@@ -74,8 +74,8 @@ def memory_terms(
     ):
         amounts = part_amounts(stage, axes, optimizer, execution, peak)
         for name, amount in part_terms(amounts, axes).items():
-            terms[name] = terms.get(name, 0) + int(amount)
-    terms["margin"] = int(margin_bytes(sum(terms.values())))
+            terms[name] = terms.get(name, 0) + amount
+    terms["margin"] = margin_bytes(sum(terms.values()))
     terms["runtime"] = device.runtime_overhead_bytes
     beyond = host_bytes([stage for stage, _ in parts], in_flight.peak) - device.host_memory_bytes
     if beyond > 0:
@@ -88,24 +88,24 @@ def host_bytes(stages: Iterable[StageBytes], in_flight: float) -> int:
     return int(in_flight * sum(stage.host_bytes for stage in stages))
 
 
-class PartAmounts(NamedTuple, Generic[Number]):
+class PartAmounts(NamedTuple, Generic[Whole]):
     """What the bytes of the calls of one strategy are computed from. `stepped`: weights whose
     optimizer states are here before ZeRO shards them, of `item_bytes` an element, with `states`
     states of `state_item_bytes`; `whole_tensors`: what tensors that are stepped whole take on their
     owner beyond an equal share; the rest as in `PeakBytes`."""
 
-    weights: Number
-    stepped: Number
-    item_bytes: Number
-    states: Number
-    state_item_bytes: Number
-    compression: Number
-    gradients: Number
-    activations: Number
-    batch: Number
-    temporaries: Number
-    communication: Number
-    whole_tensors: Number
+    weights: Whole
+    stepped: Whole
+    item_bytes: Whole
+    states: Whole
+    state_item_bytes: Whole
+    compression: Whole
+    gradients: Whole
+    activations: Whole
+    batch: Whole
+    temporaries: Whole
+    communication: Whole
+    whole_tensors: Whole
 
 
 def part_amounts(
@@ -114,7 +114,7 @@ def part_amounts(
     optimizer: Optimizer,
     execution: ExecutionModel,
     peak: PeakBytes,
-) -> PartAmounts[float]:
+) -> PartAmounts[int]:
     """The amounts of the calls of one strategy at one point in time."""
     replicated = execution.shards_replicated_states
     return PartAmounts(
@@ -143,8 +143,8 @@ def whole_tensor_bytes(stage: StageBytes, axes: BatchAxes, optimizer: Optimizer)
     return largest * 2 + largest // stage.item_bytes * optimizer.states * optimizer.state_bytes
 
 
-def part_terms(amounts: PartAmounts[Number], axes: BatchAxes) -> dict[str, Number]:
-    """Named bytes of the calls of one strategy at one point in time; all of them integers."""
+def part_terms(amounts: PartAmounts[Whole], axes: BatchAxes) -> dict[str, Whole]:
+    """Named bytes of the calls of one strategy at one point in time."""
     elements = axes.local_bytes(amounts.stepped, "optimizer") // amounts.item_bytes
     whole = amounts.whole_tensors
     extra = {"compression": amounts.compression} if axes.compression else {}
@@ -161,9 +161,9 @@ def part_terms(amounts: PartAmounts[Number], axes: BatchAxes) -> dict[str, Numbe
     }
 
 
-def margin_bytes(above: Number) -> Number:
+def margin_bytes(above: Whole) -> Whole:
     """Bytes lost to rounding and fragmentation beside `above` bytes."""
-    return rounded_down(MARGIN * above)
+    return share_of(above, MARGIN)
 
 
 def stage_peaks(
@@ -191,7 +191,7 @@ def between_calls(
         for m in stage.peak_points
         if m.phase == "backward"
     ]
-    candidates = []
+    candidates: list[PeakBytes] = []
     for most, others in in_flight.cases():
         all_gradients = others or execution.contiguous_buffers
         for saved, summed in [

@@ -134,7 +134,7 @@ class FunctionCostTable(SampledFunction):
         gradients = {i.gradient for i in local.inputs if i.gradient is not None}
         # callers may hold arguments too; a compiled program frees them itself
         shared = (
-            set()
+            set[int]()
             if self.pricer.execution.rematerialised
             else saved - produced_values(local.forward_ops)
         )

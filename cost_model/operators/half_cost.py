@@ -125,21 +125,24 @@ class HalfCostTable:
         return seconds, coding
 
     def amounts(self, samples: int, batch_degree: int) -> CallWork:
-        kernels = Counter(
-            (work, dtype, f, m, kind)
+        kernels: Counter[tuple[Work, str, str, float, float]] = Counter(
+            (work, dtype, kind, f, m)
             for work, dtype, kind, flops, moved in self.kernel_groups
             for f, m in zip(flops.at(samples).tolist(), moved.at(samples).tolist(), strict=True)
         )
         sent = Counter(
-            (*key, n)
+            (key, n)
             for key, n in zip(self.collectives, self.sent_bytes.at(samples).tolist(), strict=True)
         )
         where = self.pricer.with_batch_degree(batch_degree).group
         return CallWork(
-            tuple(Kernels(*key[:4], count, key[4]) for key, count in kernels.items()),
             tuple(
-                Collectives(k, a, float(n), *where(a), count, item)
-                for (k, a, item, n), count in sent.items()
+                Kernels(work, dtype, flops, moved, count, kind)
+                for (work, dtype, kind, flops, moved), count in kernels.items()
+            ),
+            tuple(
+                Collectives(kind, axis, float(n), *where(axis), count, item)
+                for ((kind, axis, item), n), count in sent.items()
                 if n
             ),
         )

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from ...ir import ops as _declarations  # noqa: F401  (fills the registry)
+from ...ir import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from ...ir.devices.cluster import Cluster, Device
 from ...ir.loops import Loops, OperatorCollective, Site, Work, declaration, site_of
 from ...ir.mesh import Mesh
@@ -73,8 +73,9 @@ def _total(amounts: Sequence[Amount], like: Amount) -> Amount:
 
 
 def _smaller(one: Amount, other: Amount) -> Amount:
-    numbers = isinstance(one, int | float) and isinstance(other, int | float)
-    return min(one, other) if numbers else np.minimum(one, other)
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return min(one, other)
+    return cast(Amount, np.minimum(cast(Any, one), cast(Any, other)))
 
 
 def operator_rule(
@@ -267,7 +268,7 @@ def score_bytes(site: Site, declared: Loops) -> int:
 
 def model_flops(model: Model) -> float:
     """Floating-point operations of one forward and backward over the traced batch."""
-    flops_by_function = {}
+    flops_by_function: dict[str, float] = {}
     for function in model.functions:
         total = 0.0
         for op in function.ops:

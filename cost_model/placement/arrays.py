@@ -17,7 +17,9 @@ from ...ir.placement import PlacementEdge, PlacementGraph, PlacementTarget
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Records = NDArray[Any]
+# numba compiles record arrays by their dtype; type checkers know no fields of them
+Records = Any
+Record = Any
 LINK_FORMULA = -1.0  # in `fixed_us`: the link's alpha-beta formula gives the time
 
 # Edges made by an operator are `first` to `after`; the edges it reads are `reads[read:read_after]`.
@@ -122,7 +124,7 @@ def topological(graph: PlacementGraph) -> list[int]:
         after[place[edge.src]].append(place[edge.dst])
     ready = [(node.id, i) for i, node in enumerate(graph.nodes) if not missing[i]]
     heapq.heapify(ready)
-    order = []
+    order: list[int] = []
     while ready:
         number = heapq.heappop(ready)[1]
         order.append(number)
@@ -166,7 +168,7 @@ def _links(target: PlacementTarget) -> Floats:
 
 
 @njit(cache=True)
-def transfer_us(edge: np.void, links: Floats, sender: int, receiver: int) -> float:
+def transfer_us(edge: Record, links: Floats, sender: int, receiver: int) -> float:
     """Microseconds of one transfer: fixed by the file, zero for no bytes, else alpha + beta *
     bytes."""
     if edge.fixed_us >= 0.0:
@@ -254,7 +256,8 @@ def _highest(when: Floats, change: Floats, level: float) -> float:
     order = np.argsort(when)
     high = level
     for i in range(len(order)):
-        level += change[order[i]]
+        at: int = order[i]
+        level += float(change[at])
         if i + 1 == len(order) or when[order[i + 1]] > when[order[i]]:
             high = max(high, level)
     return high

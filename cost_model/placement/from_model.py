@@ -24,7 +24,8 @@ def graph_of(model: Model, cluster: Cluster, optimizer: Optimizer) -> PlacementG
     """The graph of one step over the traced batch, in microseconds of the cluster's device."""
     prices = _UnitPrices(model, linearize(model), cluster, optimizer)
     producers: dict[int, tuple[int, int]] = {}  # tensor -> (unit, result position)
-    nodes, edges = [], []
+    nodes: list[PlacementNode] = []
+    edges: list[PlacementEdge] = []
     names = {name: value for value, name in prices.step.state_tensors.items()}
     for number, unit in enumerate(units(prices.step, model)):
         nodes.append(prices.node(number, unit))

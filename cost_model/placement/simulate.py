@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from ...ir.placement import LinkModel
-from .arrays import Floats, GraphArrays, Ints, Records, transfer_us
+from .arrays import Floats, GraphArrays, Ints, Record, Records, transfer_us
 
 PARALLEL, DUPLEX, HALF_DUPLEX = 0, 1, 2
 MODES: dict[LinkModel, int] = {"parallel": PARALLEL, "duplex": DUPLEX, "half-duplex": HALF_DUPLEX}
@@ -160,7 +160,7 @@ def run(
 
 
 @njit(cache=True)
-def _start(times: Records, lane: np.void, v: int, now: float, spent: float) -> float:
+def _start(times: Records, lane: Record, v: int, now: float, spent: float) -> float:
     """A device starts an operator; returns its end."""
     if times[v].ready < now:
         times[v].cause = lane.last
@@ -172,7 +172,7 @@ def _start(times: Records, lane: np.void, v: int, now: float, spent: float) -> f
 
 @njit(cache=True)
 def _deliver(
-    edge: np.void,
+    edge: Record,
     links: Floats,
     device: Ints,
     mode: int,
@@ -184,8 +184,12 @@ def _deliver(
 ) -> None:
     """Send a finished tensor to the device of one reader, unless already sent, and update the
     reader."""
-    now, v, w = clock[0].now, edge.source, edge.target
-    there, home, away = now, device[v], device[w]
+    now: float = clock[0].now
+    v: int = edge.source
+    w: int = edge.target
+    home: int = device[v]
+    away: int = device[w]
+    there = now
     if away != home:
         slot = slots[edge.tensor, away]
         if slot.arrive < 0.0:
@@ -203,9 +207,7 @@ def _deliver(
 
 
 @njit(cache=True)
-def _through_ports(
-    mode: int, sender: np.void, receiver: np.void, now: float, spent: float
-) -> float:
+def _through_ports(mode: int, sender: Record, receiver: Record, now: float, spent: float) -> float:
     """Start time of a transfer, which occupies its ports until it ends."""
     if mode == DUPLEX:
         first = max(now, sender.out_us, receiver.in_us)
@@ -262,7 +264,7 @@ def _pop_event(events: Records, clock: Records) -> int:
 
 
 @njit(cache=True)
-def _earlier(event: np.void, when: float, code: int) -> bool:
+def _earlier(event: Record, when: float, code: int) -> bool:
     return event.when < when or (event.when == when and event.code < code)
 
 
@@ -272,8 +274,8 @@ def _before(key: Floats, v: int, w: int) -> bool:
 
 
 @njit(cache=True)
-def _push_queue(queue: Ints, lane: np.void, key: Floats, v: int) -> None:
-    at = lane.queued
+def _push_queue(queue: Ints, lane: Record, key: Floats, v: int) -> None:
+    at: int = lane.queued
     lane.queued += 1
     while at > 0:
         up = (at - 1) // 2
@@ -285,11 +287,11 @@ def _push_queue(queue: Ints, lane: np.void, key: Floats, v: int) -> None:
 
 
 @njit(cache=True)
-def _pop_queue(queue: Ints, lane: np.void, key: Floats) -> None:
+def _pop_queue(queue: Ints, lane: Record, key: Floats) -> None:
     """Pop the first operator of a device's heap."""
     lane.queued -= 1
-    count = lane.queued
-    moved = queue[count]
+    count: int = lane.queued
+    moved: int = queue[count]
     at, low = 0, 1
     while low < count:
         if low + 1 < count and _before(key, queue[low + 1], queue[low]):

@@ -107,7 +107,7 @@ def memory_spans(placement: Placement, execution: PlacementTrace) -> list[Memory
     nodes = {node.id: node for node in placement.graph.nodes}
     keeps_all = placement.memory_rule == "train"
     end, last_use = execution.makespan_us, _last_uses(placement, execution)
-    intervals = []
+    intervals: list[MemorySpan] = []
     for r in execution.runs:
         node, d = nodes[r.operator], r.device
         intervals += [
@@ -150,7 +150,8 @@ def memory_levels(intervals: list[MemorySpan], device: int) -> list[tuple[float,
         if span.device == device:
             change[span.start_us] += span.bytes
             change[span.end_us] -= span.bytes
-    level, points = 0.0, []
+    level = 0.0
+    points: list[tuple[float, float]] = []
     for when in sorted(change):
         level += change[when]
         points.append((when, level))
@@ -161,7 +162,9 @@ def parts_at_peak(intervals: list[MemorySpan], device: int, keeps_all: bool) -> 
     """Bytes by kind at a device's peak; `keeps_all`: all outputs at once plus the largest
     temporary, as the `train` rule counts."""
     mine = [span for span in intervals if span.device == device]
-    parts = dict.fromkeys(("persistent", "outputs", "received copies", "temporaries"), 0.0)
+    parts: dict[str, float] = dict.fromkeys(
+        ("persistent", "outputs", "received copies", "temporaries"), 0.0
+    )
     points = memory_levels(mine, device)
     peak = max(points, key=lambda point: point[1])[0] if points else 0.0
     for span in mine:

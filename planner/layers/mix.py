@@ -203,7 +203,7 @@ class LayerMix:
 
         def bytes_at(point: PeakBytes) -> int:
             amounts = part_amounts(stage_bytes, axes, pricer.optimizer, execution, point)
-            return int(sum(part_terms(amounts, axes).values()))
+            return sum(part_terms(amounts, axes).values())
 
         idle = between_calls(stage_bytes, axes, execution, pipeline_state)
         peak = part_peak(stage_bytes, axes, execution, pipeline_state, pricer.cluster.device)
