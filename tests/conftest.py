@@ -1,8 +1,9 @@
-"""What tests share: every model of the zoo, traced once."""
+"""What tests share: every model of the zoo, traced once, and ranks that are forked."""
 
 import pytest
 
-from plait.tests import zoo
+from plait.runtime.verification import verify
+from plait.tests import ranks, zoo
 from plait.tests.golden import golden, pytest_addoption
 
 __all__ = ["golden", "pytest_addoption", "traced"]
@@ -22,3 +23,12 @@ def traced():
         return found[name]
 
     return of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _verification_forks_its_ranks():
+    """Programs are verified on forked ranks, which start in no time; `tests/runtime/verification` has a
+    test that starts them as users do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "launch", ranks.launch)
+        yield

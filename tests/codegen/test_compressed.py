@@ -11,8 +11,8 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
-from plait.runtime.launch.launch import launch
 from plait.tests.paths import LLAMA
+from plait.tests.ranks import launch
 
 WORKER = Path(__file__).with_name("compressed_worker.py")
 CASES = {

@@ -21,8 +21,8 @@ from plait.ir.plan.plan import Plan
 from plait.ir.text.summary import plan_summary
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
-from plait.runtime.launch.launch import launch
 from plait.tests.paths import LLAMA
+from plait.tests.ranks import launch
 
 WORKER = Path(__file__).with_name("activations_worker.py")
 STEPS = 20

@@ -13,8 +13,8 @@ from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
 from plait.ir.errors import UsageError
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
-from plait.runtime.launch.launch import launch
 from plait.tests.paths import LLAMA
+from plait.tests.ranks import launch
 
 WORKER = Path(__file__).with_name("compressed_optimizers_worker.py")
 EVERY = {"every": 4}

@@ -14,10 +14,10 @@ from plait.ir.files import dump
 from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import parse_pin, pin_all
-from plait.runtime.launch.launch import launch
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import Sourced, sourced
 from plait.tests.paths import LLAMA
+from plait.tests.ranks import launch
 
 WORKER = Path(__file__).with_name("fractions_worker.py")
 ODD = """

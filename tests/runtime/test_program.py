@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.runtime.launch.launch import launch
+from plait.tests.ranks import launch
 
 HERE = Path(__file__).parent
 

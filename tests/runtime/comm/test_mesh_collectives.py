@@ -8,7 +8,7 @@ import torch
 from plait.ir.mesh import Axis, Mesh
 from plait.runtime.comm.mesh_collectives import Comm
 from plait.runtime.comm.slicing import join, split, take_slice
-from plait.runtime.launch.launch import launch
+from plait.tests.ranks import launch
 
 HERE = Path(__file__).parent
 

@@ -15,7 +15,7 @@ from plait.ir.errors import MismatchError, UsageError
 from plait.runtime.compression.exchange import BucketOptions, CompressedCollective
 from plait.runtime.compression.message import Message
 from plait.runtime.compression.threads import run_ranks
-from plait.runtime.launch.launch import launch
+from plait.tests.ranks import launch
 
 NEVER_SMALL = BucketOptions(small_bytes=0)
 HERE = Path(__file__).parent

@@ -10,9 +10,9 @@ import torch
 
 from plait.ir.errors import MismatchError, UsageError
 from plait.runtime.comm.process_group import Group
-from plait.runtime.launch.launch import launch
 from plait.runtime.state.initialization import InitialValues
 from plait.runtime.state.optimizer import OptimizerRequest, make
+from plait.tests.ranks import launch
 from plait.tests.runtime.comm.test_slicing import store_of
 from plait.tests.runtime.state.recipes import ClippedAdamW, groups_by_dimension
 

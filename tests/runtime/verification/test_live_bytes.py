@@ -15,7 +15,7 @@ from plait.planner.activations.ladder import ALL_ACTIONS
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.verification.live_bytes import LiveBytes
-from plait.tests import zoo
+from plait.tests import ranks, zoo
 
 VARIANTS = ("keep", "save 50%", "recompute", "offload", "offload 50%", "split 2")
 LONG = (
@@ -32,6 +32,13 @@ LONG = (
     "dinov2",
     "bart",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ranks_are_forked():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peak, "launch", ranks.launch)
+        yield
 
 
 def test_live_bytes_follow_storages_not_views():

@@ -11,6 +11,8 @@ from plait.ir.files import dump
 from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
 from plait.planner.pins import pin_all
+from plait.runtime.launch.launch import launch
+from plait.runtime.verification import verify as verification
 from plait.runtime.verification.verify import Job, verify
 
 FACTORY = """
@@ -32,7 +34,9 @@ def make():
 
 
 @pytest.mark.ranks
-def test_a_verdict_for_every_job(tmp_path: Path) -> None:
+def test_a_verdict_for_every_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ranks that torchrun starts, as users' are."""
+    monkeypatch.setattr(verification, "launch", launch)
     (tmp_path / "factory.py").write_text(FACTORY)
     name = f"{tmp_path / 'factory.py'}:make"
     source = load_source(name)
