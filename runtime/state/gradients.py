@@ -116,10 +116,12 @@ def separate_gradients(store: ParameterStore) -> None:
     Two parameters of one sum get the same gradient tensor from backward, for instance.
     """
     end = 0
-    leaves = [p.leaf for p in store.trainable() if p.leaf is not None and p.leaf.grad is not None]
-    for leaf in sorted(leaves, key=lambda leaf: leaf.grad.data_ptr()):
-        gradient = leaf.grad
-        assert gradient is not None
+    pairs = [
+        (p.leaf, p.leaf.grad)
+        for p in store.trainable()
+        if p.leaf is not None and p.leaf.grad is not None
+    ]
+    for leaf, gradient in sorted(pairs, key=lambda pair: pair[1].data_ptr()):
         if not gradient.is_contiguous() or (gradient.numel() and gradient.data_ptr() < end):
             leaf.grad = gradient.clone(memory_format=torch.contiguous_format)
         else:

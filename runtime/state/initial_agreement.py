@@ -54,5 +54,5 @@ def _checksum(tensor: Tensor) -> tuple[int, tuple[int, ...]] | None:
     if is_fake(tensor):
         return None
     flat = tensor.cpu().contiguous().reshape(-1)
-    data = flat.view(torch.uint8).numpy() if flat.numel() else b""
+    data = flat.view(torch.uint8).numpy().data if flat.numel() else b""
     return crc32(data), tuple(tensor.shape)

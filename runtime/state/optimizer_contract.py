@@ -55,7 +55,8 @@ class OptimizerContract(msgspec.Struct, frozen=True):
     @property
     def demand(self) -> OptimizerDemand:
         """The strongest demand of any kind."""
-        return max((kind.demand for kind in self.kinds), key=DEMANDS.index, default="elementwise")
+        demands = {kind.demand for kind in self.kinds}
+        return next((demand for demand in reversed(DEMANDS) if demand in demands), DEMANDS[0])
 
     @property
     def evidence(self) -> str:
@@ -76,6 +77,7 @@ def probe_optimizer(
     tensors counts as one that looks across tensors. The global random state is put back.
     """
     everything, name = list(everything), type(optimizer).__name__
+    failure: Exception | None = None
     with _random_state_put_back():
         for dtype, steps in ATTEMPTS:
             how = _How(dtype, device or torch.device("cpu"), steps)

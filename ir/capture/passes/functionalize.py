@@ -211,8 +211,8 @@ class _Reader:
             return
         elif name == "aten.instance_norm.default" and args[5] is True and args[3] is not None:
             raise TraceError("instance norm with running statistics is not supported")
-        kwargs = {k: a for k, a in kwargs.items() if a is not None}
-        self.values[node] = self.emit(node, name, args, kwargs)
+        present: dict[str, Argument] = {k: a for k, a in kwargs.items() if a is not None}
+        self.values[node] = self.emit(node, name, args, present)
 
     def refuse_random(self, node: fx.Node, target: OpOverload) -> None:
         name = str(target)
@@ -324,9 +324,10 @@ class _Reader:
     def filled(self, args: tuple[Argument, ...], type_: TensorType) -> int:
         """The value that `copy_`, `fill_` or `zero_` writes into a tensor of type `type_`."""
         aliases, scope = self.aliases, self.scope
-        source = args[1] if len(args) > 1 else 0
+        target, *values = args
+        source = values[0] if values else 0
         if not isinstance(source, Ref):
-            return aliases.emit("aten.full_like.default", (args[0], source), (type_,), None, scope)[
+            return aliases.emit("aten.full_like.default", (target, source), (type_,), None, scope)[
                 0
             ]
         value = aliases.cast(source.value, type_.dtype, scope)
