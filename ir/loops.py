@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import msgspec
 
@@ -123,18 +123,24 @@ def declaration(site: Site) -> Loops | None:
     return function(site) if function else None
 
 
+class LoopFacts(TypedDict, total=False):
+    """What a declaration says beside its loops: the fields of `Loops` that have a default."""
+
+    linear: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, Dims], ...]
+    work: Work
+    flops: float
+    shard_offsets: ShardOffsets
+    pairs: tuple[tuple[str, str], ...]
+    exchanges: tuple[OperatorCollective, ...]
+
+
 def loops(
     pattern: str,
     site: Site,
     *,
     kinds: dict[str, LoopKind] | None = None,
-    linear: tuple[tuple[int, ...], ...] = (),
-    shapes: tuple[tuple[int, Dims], ...] = (),
-    work: Work = "pointwise",
-    flops: float = 1.0,
-    shard_offsets: ShardOffsets = (),
-    pairs: tuple[tuple[str, str], ...] = (),
-    exchanges: tuple[OperatorCollective, ...] = (),
+    **facts: Unpack[LoopFacts],
 ) -> Loops:
     """Build a declaration from `"[m k], [k n] -> [m n]"` and the shapes at the site.
 
@@ -151,9 +157,7 @@ def loops(
     sizes = _solve((*inputs, *outputs), types, site.op.target)
     kinds = {**dict.fromkeys(unsplit, "whole"), **(kinds or {})}
     declared = tuple(Loop(name, size, kinds.get(name, "split")) for name, size in sizes.items())
-    return Loops(
-        declared, inputs, outputs, linear, shapes, work, flops, shard_offsets, pairs, exchanges
-    )
+    return Loops(declared, inputs, outputs, **facts)
 
 
 def _dims(text: str) -> Dims:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Dims, LoopKind, Loops, Site, declare, loops
-from .pattern import DimNames, integers, is_tensor, literal, pattern, present, dim_names
+from .pattern import DimNames, dim_names, integers, is_tensor, literal, pattern, present
 
 Shapes = tuple[tuple[int, Dims], ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..loops import LoopKind, Loops, Site, Work, declare, loops
 from ..model import Ref
-from .pattern import DimNames, aligned, integer, literal, pattern, dim_names
+from .pattern import DimNames, aligned, dim_names, integer, literal, pattern
 
 MOVE: Work = "move"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import aligned, is_tensor, pattern, present, dim_names
+from .pattern import aligned, dim_names, is_tensor, pattern, present
 
 BOTH = ((0,), (1,))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from ..loops import LoopKind, Loops, Site, Work, declare, loops
-from .pattern import DimNames, integer, integers, literal, pattern, present, dim_names
+from .pattern import DimNames, dim_names, integer, integers, literal, pattern, present
 
 WORK: Work = "reduce"
 
@@ -119,7 +119,7 @@ def normalise(site: Site) -> Loops:
 
 
 @declare("plait.batch_norm_sums.default")
-def normalise_sums(site: Site) -> Loops:
+def normalise_partial(site: Site) -> Loops:
     """gradient, x, mean, 1/std -> of bias, of weight"""
     full, per = _channels(site.operands[1].shape, False)
     text = pattern([full, full, per, per], [per, per])

@@ -98,9 +98,9 @@ def built(
     text = pattern(inputs, outputs)
     named = set(re.findall(r"[a-z]\w*", text))
     whole = {name.rstrip("!") for name in re.findall(r"\w+!", text)}
-    made = tuple(
+    declared = tuple(
         Loop(name, size, "whole" if name in whole or name not in named else "split")
         for name, size in sizes.items()
     )
     tensors = [tuple(dims(tensor) for tensor in side) for side in (inputs, outputs)]
-    return Loops(made, tensors[0], tensors[1], linear, shapes, work, 0.0)
+    return Loops(declared, tensors[0], tensors[1], linear, shapes, work, 0.0)

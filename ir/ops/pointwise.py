@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import aligned, is_tensor, literal, pattern, dim_names
+from .pattern import aligned, dim_names, is_tensor, literal, pattern
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -38,7 +38,7 @@ LINEAR: dict[str, Groups] = {
     "aten.native_dropout_backward.default": ((0,),),
 }
 # Sums of two tensors: linear in both together, and in none when one is a number.
-SUMS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Tensor")
+ADDITIONS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Tensor")
 # Choices between tensors: linear in what is chosen from, numbers must be 0.
 CHOICES: dict[str, tuple[int, ...]] = {
     "aten.where.self": (1, 2),
@@ -114,7 +114,7 @@ VIEWS = ("aten.detach.default", "aten.alias.default", "aten.positive.default")
 
 @declare(
     *LINEAR,
-    *SUMS,
+    *ADDITIONS,
     *CHOICES,
     *ARITHMETIC,
     *TRANSCENDENTAL,
@@ -153,7 +153,7 @@ def linear(site: Site) -> Groups:
 
 def _groups(site: Site) -> Groups:
     target = site.op.target
-    if target in SUMS:
+    if target in ADDITIONS:
         return ((0, 1),) if is_tensor(site, 0) and is_tensor(site, 1) else ()
     if target in CHOICES:
         return (_choice(site, CHOICES[target]),)

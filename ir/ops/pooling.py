@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import DimNames, dims, pattern, dim_names
+from .pattern import DimNames, dim_names, dims, pattern
 
 # target -> number of spatial dims
 FORWARD: dict[str, int] = {

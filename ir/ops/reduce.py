@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import LoopKind, Loops, Site, declare, loops
-from .pattern import DimNames, integer, integers, is_float, literal, pattern, dim_names
+from .pattern import DimNames, dim_names, integer, integers, is_float, literal, pattern
 
 
 def _reduced(site: Site, position: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import gcd
 
 from ..loops import Dims, Loops, Site, Work, declare, loops
-from .pattern import DimNames, built, dims, integer, integers, is_float, literal, pattern, dim_names
+from .pattern import DimNames, built, dim_names, dims, integer, integers, is_float, literal, pattern
 
 Shapes = tuple[tuple[int, Dims], ...]
 
@@ -36,7 +36,7 @@ def _replaced(full: DimNames, dim: int, dim_name: str) -> DimNames:
     return [*full[:dim], dim_name, *full[dim + 1 :]]
 
 
-class _Slice:
+class _DimSlice:
     """`slice(x, dim, start, end, step)` with its dim at `position` among the arguments."""
 
     def __init__(self, site: Site, shape: tuple[int, ...], position: int) -> None:
@@ -56,7 +56,7 @@ class _Slice:
     def declared(
         self, site: Site, inputs: list[DimNames], output: DimNames, work: Work, shapes: Shapes = ()
     ) -> Loops:
-        """The literals where the cut begins and ends are multiples of the inner loop."""
+        """The literals where the slice begins and ends are multiples of the inner loop."""
         size, unit, position = self.shape[self.dim], self.unit, self.position
         sizes = _sizes(self.shape, self.dim, unit, {"chunk": size, "part": self.count})
         if unit > 1 and self.start:
@@ -69,11 +69,11 @@ class _Slice:
         return built(site, inputs, [output], sizes, linear=linear, shapes=shapes, work=work)
 
 
-def _sizes(shape: tuple[int, ...], dim: int, unit: int, pieces: dict[str, int]) -> dict[str, int]:
+def _sizes(shape: tuple[int, ...], dim: int, unit: int, lengths: dict[str, int]) -> dict[str, int]:
     """Sizes of the words of `shape`, of the chunk loops along `dim`, of the loop inside a chunk."""
-    found = {f"i{d}": size for d, size in enumerate(shape) if d != dim and size != 1}
-    found |= {name: size // unit for name, size in pieces.items() if size not in (1, unit)}
-    return found | ({INNER: unit} if unit > 1 else {})
+    sizes = {f"i{d}": size for d, size in enumerate(shape) if d != dim and size != 1}
+    sizes |= {name: size // unit for name, size in lengths.items() if size not in (1, unit)}
+    return sizes | ({INNER: unit} if unit > 1 else {})
 
 
 def _linear(site: Site) -> tuple[tuple[int, ...], ...]:
@@ -82,22 +82,24 @@ def _linear(site: Site) -> tuple[tuple[int, ...], ...]:
 
 @declare("aten.slice.Tensor")
 def slice_(site: Site) -> Loops:
-    cut = _Slice(site, site.operands[0].shape, 1)
-    return cut.declared(site, [cut.outer], cut.inner, "view")
+    dim_slice = _DimSlice(site, site.operands[0].shape, 1)
+    return dim_slice.declared(site, [dim_slice.outer], dim_slice.inner, "view")
 
 
 @declare("aten.slice_backward.default")
 def slice_backward(site: Site) -> Loops:
     """gradient, sizes, dim, start, end, step -> zeros with the gradient in its place"""
-    cut = _Slice(site, integers(site, 1), 2)
-    return cut.declared(site, [cut.inner], cut.outer, "move", ((1, dims(cut.outer)),))
+    dim_slice = _DimSlice(site, integers(site, 1), 2)
+    return dim_slice.declared(
+        site, [dim_slice.inner], dim_slice.outer, "move", ((1, dims(dim_slice.outer)),)
+    )
 
 
 @declare("aten.slice_scatter.default")
 def slice_scatter(site: Site) -> Loops:
     """x, part, dim, start, end, step -> x with the part in its place"""
-    cut = _Slice(site, site.operands[0].shape, 2)
-    return cut.declared(site, [cut.outer, cut.inner], cut.outer, "move")
+    dim_slice = _DimSlice(site, site.operands[0].shape, 2)
+    return dim_slice.declared(site, [dim_slice.outer, dim_slice.inner], dim_slice.outer, "move")
 
 
 @declare("aten.select.int")
@@ -139,8 +141,8 @@ def split(site: Site) -> Loops:
     full = dim_names(shape)
     outer = _replaced(full, dim, _chunked(shape[dim], unit, "chunk"))
     parts = [_chunked(size, unit, f"part{size}") for size in sizes]
-    pieces = {f"part{size}": size for size in sizes}
-    known = _sizes(shape, dim, unit, {"chunk": shape[dim], **pieces})
+    lengths = {"chunk": shape[dim], **{f"part{size}": size for size in sizes}}
+    known = _sizes(shape, dim, unit, lengths)
     shapes: Shapes = ()
     if unit > 1 and "split" in target:
         shapes = ((1, dims(parts if target == "aten.split_with_sizes.default" else parts[:1])),)
@@ -177,10 +179,10 @@ def cat(site: Site) -> Loops | None:
     unit = _unit([result.shape[dim], *sizes])
     full = dim_names(result.shape)
     inputs = [_replaced(full, dim, _chunked(s, unit, f"part{s}")) for s in sizes]
-    made = _replaced(full, dim, _chunked(result.shape[dim], unit, "chunk"))
-    pieces = {"chunk": result.shape[dim], **{f"part{size}": size for size in sizes}}
-    known = _sizes(result.shape, dim, unit, pieces)
-    return built(site, inputs, [made], known, linear=_linear(site))
+    output = _replaced(full, dim, _chunked(result.shape[dim], unit, "chunk"))
+    lengths = {"chunk": result.shape[dim], **{f"part{size}": size for size in sizes}}
+    known = _sizes(result.shape, dim, unit, lengths)
+    return built(site, inputs, [output], known, linear=_linear(site))
 
 
 @declare("aten.stack.default")
@@ -211,11 +213,11 @@ def pad(site: Site) -> Loops | None:
     shape, amounts = site.operands[0].shape, integers(site, 1)
     padded = {len(shape) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0}
     full = dim_names(shape)
-    given = [f"given{d}!" if d in padded and dim_name != "1" else dim_name for d, dim_name in enumerate(full)]
-    made = [f"made{d}!" if d in padded else dim_name for d, dim_name in enumerate(full)]
+    source = [f"source{d}!" if d in padded and n != "1" else n for d, n in enumerate(full)]
+    target = [f"target{d}!" if d in padded else n for d, n in enumerate(full)]
     zero = literal(site, 2, 0) in (0, 0.0) and site.op.target == "aten.constant_pad_nd.default"
     linear = _linear(site) if zero else ()
-    return loops(pattern([given], [made]), site, linear=linear, work="move", flops=0)
+    return loops(pattern([source], [target]), site, linear=linear, work="move", flops=0)
 
 
 @declare("aten.flip.default", "aten.roll.default")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import integer, pattern, dim_names
+from .pattern import dim_names, integer, pattern
 
 
 @declare(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from ..loops import Loops, Site, declare, loops
-from .pattern import DimNames, dims, integer, integers, pattern, dim_names
+from .pattern import DimNames, dim_names, dims, integer, integers, pattern
 
 RESHAPES = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
 
@@ -26,40 +26,40 @@ def view(site: Site) -> Loops | None:
     result = site.results[0]
     if result is None or 0 in result.shape:
         return None
-    source, made = common_factors(site.operands[0].shape, result.shape)
+    source, target = common_factors(site.operands[0].shape, result.shape)
     shapes: tuple[tuple[int, tuple[tuple[str, ...], ...]], ...] = ()
     if site.op.target in (*RESHAPES, "aten._reshape_copy.default"):
-        shapes = ((1, dims(made)),)
+        shapes = ((1, dims(target)),)
     elif site.op.target == "aten.unflatten.int":
         first = integer(site, 1) % len(site.operands[0].shape)
-        shapes = ((2, dims(made)[first : first + len(integers(site, 2))]),)
-    text = pattern([source], [made])
+        shapes = ((2, dims(target)[first : first + len(integers(site, 2))]),)
+    text = pattern([source], [target])
     return loops(text, site, linear=_linear(site), shapes=shapes, work="view", flops=0)
 
 
-def common_factors(source: Sequence[int], made: Sequence[int]) -> tuple[DimNames, DimNames]:
+def common_factors(source: Sequence[int], target: Sequence[int]) -> tuple[DimNames, DimNames]:
     """Words for both shapes, as in [16384] -> [2 8192]: `(a0 a1)` and `a0 a1`.
 
     Dims are grouped so that groups on both sides have equal products.
     """
     left: list[list[str]] = [[] for _ in source]
-    right: list[list[str]] = [[] for _ in made]
+    right: list[list[str]] = [[] for _ in target]
     i = j = number = 0
-    while i < len(source) or j < len(made):
+    while i < len(source) or j < len(target):
         first, second = i, j
-        i, j = i + (i < len(source)), j + (j < len(made))
-        while prod(source[first:i]) != prod(made[second:j]):
-            if prod(source[first:i]) < prod(made[second:j]):
+        i, j = i + (i < len(source)), j + (j < len(target))
+        while prod(source[first:i]) != prod(target[second:j]):
+            if prod(source[first:i]) < prod(target[second:j]):
                 i += 1
             else:
                 j += 1
-        number = _group(source, made, (first, i), (second, j), left, right, number)
+        number = _group(source, target, (first, i), (second, j), left, right, number)
     return [_dim_name(names) for names in left], [_dim_name(names) for names in right]
 
 
 def _group(
     source: Sequence[int],
-    made: Sequence[int],
+    target: Sequence[int],
     inside: tuple[int, int],
     outside: tuple[int, int],
     left: list[list[str]],
@@ -68,18 +68,18 @@ def _group(
 ) -> int:
     """Name the loops of one group of dims on both sides; returns the next free number."""
     here = [[size, dim] for dim, size in enumerate(source) if inside[0] <= dim < inside[1]]
-    there = [[size, dim] for dim, size in enumerate(made) if outside[0] <= dim < outside[1]]
-    found: list[tuple[int, int]] = []
+    there = [[size, dim] for dim, size in enumerate(target) if outside[0] <= dim < outside[1]]
+    pairs: list[tuple[int, int]] = []
     while here and there:
         (x, at), (y, to) = here[0], there[0]
         if x == 1 or y == 1:
             (here if x == 1 else there).pop(0)
             continue
         if x % y and y % x:
-            return _apart(source, made, inside, outside, left, right, number)
-        found.append((at, to))
+            return _apart(source, target, inside, outside, left, right, number)
+        pairs.append((at, to))
         here[0][0], there[0][0] = (x // y, 1) if x > y else (1, y // x)
-    for at, to in found:
+    for at, to in pairs:
         left[at].append(f"a{number}")
         right[to].append(f"a{number}")
         number += 1
@@ -88,7 +88,7 @@ def _group(
 
 def _apart(
     source: Sequence[int],
-    made: Sequence[int],
+    target: Sequence[int],
     inside: tuple[int, int],
     outside: tuple[int, int],
     left: list[list[str]],
@@ -96,7 +96,7 @@ def _apart(
     number: int,
 ) -> int:
     """A group without common factors: every dim is a whole loop of its own."""
-    sides = ((source, inside, left), (made, outside, right))
+    sides = ((source, inside, left), (target, outside, right))
     for shape, (first, last), names in sides:
         for dim in range(first, last):
             if shape[dim] != 1:
@@ -121,8 +121,8 @@ def _dim_name(names: list[str]) -> str:
 )
 def permute(site: Site) -> Loops:
     source = dim_names(site.operands[0].shape)
-    made = [source[dim] for dim in _order(site, len(source))]
-    return loops(pattern([source], [made]), site, linear=_linear(site), work="view", flops=0)
+    target = [source[dim] for dim in _order(site, len(source))]
+    return loops(pattern([source], [target]), site, linear=_linear(site), work="view", flops=0)
 
 
 def _order(site: Site, rank: int) -> list[int]:
@@ -150,11 +150,13 @@ def expand(site: Site) -> Loops:
     """New dims are loops of the result alone: every shard makes its own piece."""
     (source,), (result,) = site.operands, site.results
     assert result is not None
-    made = dim_names(result.shape)
-    tail = made[len(made) - len(source.shape) :]
-    given = ["1" if size == 1 else dim_name for size, dim_name in zip(source.shape, tail, strict=True)]
-    text = pattern([given], [made])
-    shapes = ((1, dims(made)),)
+    target = dim_names(result.shape)
+    tail = target[len(target) - len(source.shape) :]
+    full = [
+        "1" if size == 1 else dim_name for size, dim_name in zip(source.shape, tail, strict=True)
+    ]
+    text = pattern([full], [target])
+    shapes = ((1, dims(target)),)
     return loops(text, site, linear=_linear(site), shapes=shapes, work="view", flops=0)
 
 
@@ -164,10 +166,10 @@ def repeat(site: Site) -> Loops:
     (source,) = site.operands
     counts = integers(site, 1)
     copies = dim_names(counts, "c")
-    given = dim_names(source.shape)
-    padded = ["1"] * (len(counts) - len(given)) + given
-    made = [f"({copy} {dim_name})" for copy, dim_name in zip(copies, padded, strict=True)]
-    text = pattern([given], [made])
+    full = dim_names(source.shape)
+    padded = ["1"] * (len(counts) - len(full)) + full
+    target = [f"({copy} {dim_name})" for copy, dim_name in zip(copies, padded, strict=True)]
+    text = pattern([full], [target])
     shapes = ((1, dims(copies)),)
     return loops(text, site, linear=_linear(site), shapes=shapes, work="move", flops=0)
 
@@ -178,11 +180,11 @@ def repeat_interleave(site: Site) -> Loops | None:
     (source,) = site.operands
     if not isinstance(literal_dim := _argument(site, 2, "dim"), int):
         return None
-    given = dim_names(source.shape)
-    made = list(given)
-    dim = literal_dim % len(given)
-    made[dim] = f"({given[dim]} c!)" if integer(site, 1) > 1 else given[dim]
-    return loops(pattern([given], [made]), site, linear=_linear(site), work="move", flops=0)
+    full = dim_names(source.shape)
+    target = list(full)
+    dim = literal_dim % len(full)
+    target[dim] = f"({full[dim]} c!)" if integer(site, 1) > 1 else full[dim]
+    return loops(pattern([full], [target]), site, linear=_linear(site), work="move", flops=0)
 
 
 def _argument(site: Site, position: int, name: str) -> object:
