@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from plait.api import Model as Model
     from plait.api import PlaitError as PlaitError
     from plait.api import Plan as Plan
+    from plait.api import Program as Program
     from plait.api import TraceError as TraceError
     from plait.api import UsageError as UsageError
     from plait.api import VerifyError as VerifyError

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ..ir.errors import UsageError as UsageError
     from ..ir.errors import VerifyError as VerifyError
     from ..ir.model import Model as Model
+    from ..runtime.program import Program as Program
     from .placement import place as place
     from .plans.explanation import explain as explain
     from .plans.plan_object import Plan as Plan
@@ -32,6 +33,7 @@ _MODULES = {
     "Cluster": "plait.ir.devices.cluster",
     "Model": "plait.ir.model",
     "Plan": "plait.api.plans.plan_object",
+    "Program": "plait.runtime.program",
     "explain": "plait.api.plans.explanation",
     "load_plan": "plait.api.plans.plan_object",
     "parallelize": "plait.api.python",
@@ -44,8 +46,8 @@ _MODULES = {
 # fmt: off
 __all__ = [
     "Cluster", "FileError", "InfeasibleError", "MismatchError", "Model", "PlaitError", "Plan",
-    "TraceError", "UsageError", "VerifyError", "explain", "load_plan", "parallelize", "place", "plan",
-    "trace",
+    "Program", "TraceError", "UsageError", "VerifyError", "explain", "load_plan", "parallelize",
+    "place", "plan", "trace",
 ]
 # fmt: on
 
