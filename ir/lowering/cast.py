@@ -13,7 +13,7 @@ PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": 
 FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat")))
 
 
-class Cast(Pass[Model, Model], frozen=True):
+class CastModel(Pass[Model, Model], frozen=True):
     """Change every floating-point type to `dtype`; raises UsageError for a type that is none."""
 
     dtype: str
@@ -46,7 +46,7 @@ def in_precision(model: Model, precision: str | None, observer: Observer | None 
         return model
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    return run(Cast(PRECISIONS[precision]), model, observer)
+    return run(CastModel(PRECISIONS[precision]), model, observer)
 
 
 def _type(type_: TensorType, dtype: str) -> TensorType:

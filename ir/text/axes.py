@@ -23,9 +23,9 @@ def print_dataflow(dataflow: Dataflow) -> str:
 
 
 def _axes(axes: Axes, dataflow: Dataflow, name: str) -> Iterator[str]:
-    for word, factors in (("batch", dataflow.batch_factors), ("tokens", dataflow.token_factors)):
+    for label, factors in (("batch", dataflow.batch_factors), ("tokens", dataflow.token_factors)):
         if factors[name]:
-            yield f"  {word} {' '.join(map(str, sorted(factors[name])))}"
+            yield f"  {label} {' '.join(map(str, sorted(factors[name])))}"
     for value, dims in enumerate(axes.factor_ids):
         yield f"  %{value} [{' '.join(_dim(axes, dim) for dim in dims)}]"
     for number, op in enumerate(axes.ops):

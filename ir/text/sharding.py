@@ -113,13 +113,13 @@ def _boundary(sharding: Sharding, function: Function | None, kind: str) -> Itera
     boundary, mesh = sharding.boundary, sharding.mesh
     if kind == "input":
         names = [i.name for i in function.inputs] if function else []
-        layouts, others, word = boundary.inputs, boundary.gradients, "gradient"
+        layouts, others, mark = boundary.inputs, boundary.gradients, "gradient"
     else:
         names = [f"%{o.value}" for o in function.outputs] if function else []
-        layouts, others, word = boundary.outputs, boundary.tangents, "tangent"
+        layouts, others, mark = boundary.outputs, boundary.tangents, "tangent"
     for number, (layout, other) in enumerate(zip(layouts, others, strict=True)):
         label = f" {_name(names[number])}" if names else ""
-        suffix = "" if other is None else f" {word} {layout_text(other, mesh)}"
+        suffix = "" if other is None else f" {mark} {layout_text(other, mesh)}"
         yield f"{kind}{label} : {layout_text(layout, mesh)}{suffix}"
 
 
