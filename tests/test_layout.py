@@ -20,7 +20,19 @@ MAY: dict[str, set[str]] = {
 }
 # Folders of a room from the ground up; a folder imports those below it. Files that stand in the room
 # itself are named with a dot: `.model` is ir/model.py.
-FLOORS: dict[str, list[set[str]]] = {}
+FLOORS: dict[str, list[set[str]]] = {
+    "planner": [
+        {".constraint_program", ".deadline", ".linear_program", ".pareto", ".strategy_space"},
+        {".candidate", "allocation", "placement", "sharding"},
+        {".pins", "activations"},
+        {".options", "interop"},
+        {"compression"},
+        {"pricing"},
+        {"layers"},
+        {"search"},
+        {"heterogeneous"},
+    ]
+}
 FAMILIES = {"ir/ops", "api/commands"}  # of one kind: they may hold more files
 BESIDE = 14  # files side by side in a folder
 MOST_LINES, MOST_FUNCTION, MOST_PARAMETERS = 400, 60, 7

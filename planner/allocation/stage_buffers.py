@@ -198,13 +198,13 @@ class _StageWalk:
         prefix: str,
     ) -> None:
         """Send values or compressed messages; they live until the neighbour receives them."""
-        leaving: list[str | None] = []
+        leaving: list[str] = []
         for value, place in values:
-            sent = value_bytes(value.type, self.program)
-            if place is None or sent != value.type.bytes:
-                place = self.life.copy(place, f"{prefix} {value.name}", sent)
-            self.life.extend(place)
-            leaving.append(place)
+            sent, storage = value_bytes(value.type, self.program), place
+            if storage is None or sent != value.type.bytes:
+                storage = self.life.copy(place, f"{prefix} {value.name}", sent)
+            self.life.extend(storage)
+            leaving.append(storage)
         if leaving:
             neighbour, other = neighbour_step(step, self.number, self.stages, direction)
             self.pending[neighbour][other] = leaving

@@ -108,9 +108,9 @@ def _in_turn(release: Floats, durations: Floats, others: Ints, chosen: Ints) -> 
     clock = 0.0
     done = np.empty(0, np.int64)
     for i in np.argsort(begin):
-        v = others[chosen[i]]
+        v = int(others[chosen[i]])
         if not (done == v).any():  # several tensors of one operator
-            clock = max(clock, release[v]) + durations[v]
+            clock = max(clock, float(release[v])) + float(durations[v])
             done = np.append(done, v)
     return clock
 

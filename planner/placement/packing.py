@@ -62,8 +62,8 @@ class PackingModel:
             self.copies[key] = self.model.new_bool_var("")
         self.model.add(self.at[target][d] - self.at[source][d] <= self.copies[key])
 
-    def memory_units(self, d: int) -> int:
-        return int(np.ceil(self.work.capacity[d] / self.unit))
+    def memory_units(self, device: int) -> int:
+        return int(np.ceil(self.work.capacity[device] / self.unit))
 
     def memory(self) -> None:
         """The full `train` rule; of `infer` the part that holds for every execution."""

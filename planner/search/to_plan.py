@@ -135,7 +135,9 @@ def _layers(
         decision, batch_only = best.assignment.at(i), i in pricer.batch_only
         key = call.function, decision.strategy
         if key not in shardings:
-            step = Shard(function_prices, decision.strategy, 1 if batch_only else best.micro_batches)
+            step = Shard(
+                function_prices, decision.strategy, 1 if batch_only else best.micro_batches
+            )
             shardings[key] = run(step, function_prices.functions[call.function], observer)
         replica = best.assignment.point(decision).replica
         point = pricer.call_prices.call_point(i, replica.call_point(per_step=batch_only))

@@ -141,7 +141,7 @@ def anneal(
         limit = walk.spans[0] - temperature * np.log(1.0 - np.random.random())
         v = np.random.randint(len(walk.device))
         if np.random.random() < CRITICAL:
-            v = walk.chain[1 + np.random.randint(walk.chain[0])]
+            v = int(walk.chain[1 + np.random.randint(walk.chain[0])])
         if len(walk.used) == 1 or np.random.random() < REORDER:
             stored = _reorder(work, mode, tail, walk, v, limit, train)
         else:

@@ -147,13 +147,13 @@ def _pick(
     at, chosen, best, later = -1, -1, np.inf, np.inf
     for d in range(len(running)):
         if running[d] >= 0:
-            later = min(later, ledger.end[running[d]])
+            later = min(later, float(ledger.end[running[d]]))
             continue
-        child = favourite[last[d]] if last[d] >= 0 else -1
+        child = int(favourite[last[d]]) if last[d] >= 0 else -1
         reserved = child >= 0 and _reserved_for(ledger, ready, count, there, child, d)
         for i in range(count):
             v = ready[i]
-            start = max(there[v, d], ledger.free[d])
+            start = max(float(there[v, d]), float(ledger.free[d]))
             if reserved and v != child:
                 start = max(start, _everywhere(ledger, there[v]))
             if start > now:

@@ -49,7 +49,7 @@ class ExactModel(PackingModel):
         limit_us: float,
     ) -> None:
         super().__init__(problem)
-        self.link = link
+        self.link: LinkModel = link
         self.spent_us = quickest_transfer_us(problem.work)
         times = np.concatenate([problem.work.duration_us.ravel(), self.spent_us])
         self.scale, self.exact_ticks = ticks_per_us(times[np.isfinite(times)], limit_us)

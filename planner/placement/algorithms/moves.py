@@ -106,7 +106,8 @@ def _neighbour(work: GraphArrays, blocks: Blocks, block: int) -> int:
 @njit(cache=True)
 def _near(work: GraphArrays, blocks: Blocks, device: Ints, block: int) -> int:
     other = _neighbour(work, blocks, block)
-    return device[other] if other >= 0 else device[blocks.members[blocks.first[block]]]
+    nearest = other if other >= 0 else blocks.members[blocks.first[block]]
+    return int(device[nearest])
 
 
 @njit(cache=True)
