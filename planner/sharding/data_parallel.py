@@ -129,14 +129,15 @@ def _boundary(
     outputs: tuple[AxisPlacement, ...] = tuple(
         PARTIAL if o.value in summed else placement(o.value) for o in function.outputs
     )
-    gradients = zip(function.inputs, map(dual, inputs), strict=True)
-    tangents = zip(function.outputs, map(dual, outputs), strict=True)
-    return Boundary(
-        inputs,
-        tuple(None if i.gradient is None else state for i, state in gradients),
-        outputs,
-        tuple(None if o.tangent is None else state for o, state in tangents),
-    )
+    gradients: list[AxisPlacement | None] = [
+        None if i.gradient is None else dual(state)
+        for i, state in zip(function.inputs, inputs, strict=True)
+    ]
+    tangents: list[AxisPlacement | None] = [
+        None if o.tangent is None else dual(state)
+        for o, state in zip(function.outputs, outputs, strict=True)
+    ]
+    return Boundary(inputs, tuple(gradients), outputs, tuple(tangents))
 
 
 def dual(placement: AxisPlacement) -> AxisPlacement:

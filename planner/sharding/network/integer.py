@@ -45,7 +45,7 @@ class _IntegerProgram:
         """Variables of a node's strategies grouped by layout."""
         grouped: list[list[Variable]] = [[] for _ in range(count)]
         for variable, where in zip(self.chosen[node], layout_of.tolist(), strict=True):
-            grouped[where].append(variable)
+            grouped[int(where)].append(variable)
         return grouped
 
     def edge(self, edge: ReshardEdge) -> None:

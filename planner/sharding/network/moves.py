@@ -108,13 +108,13 @@ class ReshardTables:
         return self.signatures[signature]
 
 
-@cache
 def _layouts(digits: Ints, placements: tuple[AxisPlacement, ...]) -> list[Layout]:
     """The layouts of rows of digits: [layouts, axes]."""
     rows: list[list[int]] = digits.tolist()
     return [tuple(placements[digit] for digit in row) for row in rows]
 
 
+@cache
 def _walk(pattern: tuple[int, ...]) -> tuple[ReshardStep, ...] | None:
     """Resharding steps between the two halves of a pattern, or None where impossible."""
     layout: Layout = tuple(
