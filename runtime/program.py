@@ -24,6 +24,7 @@ from .comm.transport import Transports, compressed_all_reduces, load_codec, stag
 from .comm.watchdog import TIMEOUT, watch
 from .execution.batch import Batch, local_batch
 from .execution.calls import Run
+from .execution.guard import Guard
 from .execution.pipeline import ModelChunk, PipelineRunner
 from .execution.placed_rank import PlacedRun
 from .launch.program_folder import import_stage, read_table
@@ -54,6 +55,7 @@ class Program:
 
         self.table, self.stage, self.groups, self.device = table, stage, groups, device
         self.seed, self.steps = seed, 0
+        self.guard: Guard | None = None
         native = device.type == "cpu"
         comms = [
             Comm(
@@ -163,6 +165,8 @@ class Program:
     @torch.no_grad()
     def forward_backward(self, batch: Batch) -> Tensor:
         """Loss of one global batch; the gradients are ready for `optimizer_step` afterwards."""
+        if self.guard is not None:
+            self.guard.check()
         self.store.zero_gradients()
         inputs = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
         self.run.start(self.steps)

@@ -20,7 +20,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     target = read_target(Path(arguments.plan))
     source = source_of(arguments)
-    program = target.program(source.load(target.batch), str(source))
+    model = source.load_for(target.batch, target.precision, target.model_digest)
+    program = target.program(model, str(source))
     write_program(program, Path(arguments.output))
     lines = sum(text.count("\n") for _, text in program.files)
     print(

@@ -77,6 +77,7 @@ def _table(placement: Placement, model: Model, assignment: Assignment, source: s
         ),
         stage_transfers=(),
         source=source,
+        constants=model.constants,
     )
 
 

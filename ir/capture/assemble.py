@@ -11,12 +11,14 @@ from .differentiate import BodyInput, FunctionBody, InputKind, differentiate
 from .export import ROOT, Recording
 from .graph import FlatGraph, replace
 from .outline import GraphSegment, canonical, outline
+from .passes.pairs import refuse_torn, settle_pairs
 
 RANDOM = {"plait.dropout.default": 3, "plait.attention.default": 8}
 
 
 def assemble(name: str, graph: FlatGraph, recording: Recording, batch: int) -> Model:
     """Outline the graph, differentiate each distinct segment once, and name the results."""
+    settle_pairs(graph)
     return _Assembler(graph, recording).model(name, batch)
 
 
@@ -32,6 +34,7 @@ class _Assembler:
 
     def model(self, name: str, batch: int) -> Model:
         segments = [s for s in outline(self.graph, self.invocations) if s.ops]
+        refuse_torn(segments, self.recording.pairs)
         last_use = self.last_uses(segments)
         calls = [self.call(n, s, last_use) for n, s in enumerate(segments)]
         used = {v for s in segments for op in s.ops for v in op.operands()}
@@ -40,9 +43,8 @@ class _Assembler:
         )
         inputs: tuple[ModelInput, ...] = tuple(self.graph.inputs.values())
         functions = tuple(self.functions.values())
-        return Model(
-            name, functions, tuple(calls), parameters, inputs, self.names[self.graph.loss], batch
-        )
+        loss, constants = self.names[self.graph.loss], self.recording.constants
+        return Model(name, functions, tuple(calls), parameters, inputs, loss, batch, constants)
 
     def last_uses(self, segments: list[GraphSegment]) -> dict[int, int]:
         """Number of the last segment that reads each value; model outputs are read at the end."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import msgspec
 import torch
 import torch.fx.traceback
 from torch import nn
@@ -20,14 +21,20 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
-from ..model import ModelInput, Parameter
+from ..lowering.cast import dtype_of, precision_of
+from ..model import BatchConstant, ModelInput, Parameter
+from ..tensor import TensorType
 from . import batch as batches
+from .gradient_hooks import hooked_parameters, recorded_hooks, refuse_own_gradients
 from .literals import DTYPES, tensor_type
 from .locate import current_user_line, trace_error
 from .moe_modules import recorded_experts
-from .torch_private import MODULE_TABLES, FakeTensorMode, tensor_tables, torch_compiling
+from .rebound import module_tensors, write_rebound
+from .torch_private import FakeTensorMode, tensor_tables, torch_compiling
+from .user_functions import recorded_functions
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
+StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
 ROOT = 0
 
 
@@ -42,20 +49,37 @@ class Invocation:
 
 @dataclass
 class Recording:
-    """The forward as a torch.fx graph whose placeholders are `state_tensors`, then `inputs`."""
+    """The forward as a torch.fx graph whose placeholders are `state_tensors`, then `inputs`.
+
+    `pairs` says where the backward hooks of modules are defined, by their number.
+    """
 
     graph: torch.fx.GraphModule
     state_tensors: list[Parameter]
     inputs: list[ModelInput]
     invocations: list[Invocation] = field(default_factory=list)
+    constants: tuple[BatchConstant, ...] = ()
+    pairs: list[str] = field(default_factory=list)
 
 
 def record(
-    model: nn.Module, batch: Any, loss_fn: LossFunction | None, traced: int, lines: bool = False
+    model: nn.Module,
+    batch: Any,
+    loss_fn: LossFunction | None,
+    traced: int,
+    lines: bool = False,
+    precision: str | None = None,
 ) -> Recording:
-    """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines."""
+    """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines.
+
+    With a `precision` other than the model's own, as `model.to(dtype)` would run on floats of it.
+    """
     inputs = batches.model_inputs(batch, batch_size(batch), traced)
+    constants = batches.constants(batch)
     parameters = state_tensors(model)
+    if precision is not None and precision != precision_of(parameters):
+        parameters = [in_dtype(p, dtype_of(precision)) for p in parameters]
+        inputs = [in_dtype(i, dtype_of(precision)) for i in inputs]
     invocations = [Invocation("", type(model).__name__, -1)]
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     with fake_mode:
@@ -68,13 +92,25 @@ def record(
         fake_batch = batches.rebuild(batch, fakes.__getitem__)
 
     def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> torch.Tensor:
-        return loss_of(batches.call(model, fake_batch), fake_batch, loss_fn)
+        hooked_parameters(
+            [(p.name, own[p.name], f) for p, f in zip(parameters, state, strict=True)]
+        )
+        before = module_tensors(model)
+        loss = loss_of(batches.call(model, fake_batch), fake_batch, loss_fn)
+        write_rebound(before)
+        refuse_own_gradients(
+            [(p.name, t, p.trainable) for p, t in zip(parameters, state, strict=True)]
+        )
+        return loss
 
+    own = named_tensors(model)
     replacements = dict(zip((p.name for p in parameters), fake_state, strict=True))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_with_tensors(model, parameters, replacements))
         stack.enter_context(torch_compiling())
         stack.enter_context(recorded_experts())
+        stack.enter_context(recorded_functions())
+        pairs = stack.enter_context(recorded_hooks(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(fake_mode)
@@ -88,7 +124,13 @@ def record(
             raise
         except Exception as error:
             raise trace_error(error) from error
-    return Recording(graph, parameters, inputs, invocations)
+    return Recording(graph, parameters, inputs, invocations, constants, pairs)
+
+
+def in_dtype(item: StateTensor, dtype: str) -> StateTensor:
+    """A parameter, buffer or input with its floats in `dtype`."""
+    type_ = TensorType(item.type.shape, dtype) if item.type.is_float else item.type
+    return msgspec.structs.replace(item, type=type_)
 
 
 def batch_size(batch: Any) -> int:
@@ -153,14 +195,19 @@ def state_tensors(model: nn.Module) -> list[Parameter]:
     return parameters
 
 
+def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The user's parameters and buffers by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
 @contextlib.contextmanager
 def _with_tensors(
     model: nn.Module, parameters: list[Parameter], tensors: dict[str, torch.Tensor]
 ) -> Iterator[None]:
-    """Replace the module's tensors by name; on exit, undo everything the forward did to it."""
+    """Replace the module's tensors by name and put them back; all else is the business of `State`."""
     first = {alias: p.name for p in parameters for alias in (p.name, *p.aliases)}
-    modules = list(model.modules())
-    before = [(dict(vars(m)), {n: dict(vars(m)[n]) for n in MODULE_TABLES}) for m in modules]
+    tables = [table for module in model.modules() for table in tensor_tables(module)]
+    before = [dict(table) for table in tables]
     try:
         for prefix, module in model.named_modules(remove_duplicate=False):
             for table in tensor_tables(module):
@@ -169,12 +216,9 @@ def _with_tensors(
                         table[name] = tensors[first[f"{prefix}.{name}" if prefix else name]]
         yield
     finally:
-        for module, (attributes, tables) in zip(modules, before, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
-            for name, content in tables.items():
-                attributes[name].clear()
-                attributes[name].update(content)
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
 
 
 class _RecordLines(TorchFunctionMode):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ..model import Argument, Op, Ref
 from .export import Invocation
 from .graph import FlatGraph
+from .operators.user_backward import USER_BACKWARD
 
 ModuleRun = tuple[str, int]  # path of a module and the number of its invocation
 
@@ -160,6 +161,9 @@ def canonical(ops: list[Op], graph: FlatGraph, numbers: dict[int, int]) -> tuple
     lines = []
     for op in ops:
         operands = tuple(number(a) for a in op.args)
+        if op.target == USER_BACKWARD and op.args[5] != -1:  # numbered over the whole model
+            pair = numbers.setdefault(-2 - int(op.args[5]), len(numbers))  # type: ignore[arg-type]
+            operands = (*operands[:5], pair, *operands[6:])
         named = tuple((k, number(a)) for k, a in sorted(op.kwargs.items()))
         results = tuple(
             None if r < 0 else (numbers.setdefault(r, len(numbers)), graph.types[r])

@@ -17,7 +17,7 @@ from ..analysis.axes import Axes, OpAxes, OpStrategy, analyse
 from ..layout import AxisPlacement, Factors, Layout, Shard
 from ..mesh import Axis, Mesh
 from ..model import Function
-from .localize import CHUNK, AxisSharding, Boundary, Choices, add_inner_axis, localize
+from .localize import CHUNK, AtOnce, AxisSharding, Boundary, Choices, add_inner_axis, localize
 
 ValueShards = dict[int, Shard]  # by value: its dim and factor that chunks split
 
@@ -34,16 +34,18 @@ class Chunking(msgspec.Struct, frozen=True):
 
 
 class BoundSharding(msgspec.Struct, frozen=True):
-    """A sharding together with the axes of its function: all that `localize` needs."""
+    """A sharding together with the axes of its function: all that `localize` needs. `at_once`: for a
+    function that takes all micro-batches together."""
 
     axes: Axes
     mesh: Mesh
     choices: Choices
     boundary: Boundary
+    at_once: AtOnce | None = None
 
     def localize(self, function: Function) -> Function:
         """The per-device function; raises UnreachableLayout where chunks would need each other."""
-        return localize(function, self.axes, self.mesh, self.choices, self.boundary)
+        return localize(function, self.axes, self.mesh, self.choices, self.boundary, self.at_once)
 
 
 def chunk_sharding(

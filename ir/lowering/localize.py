@@ -25,6 +25,7 @@ from ..layout import (
     Factors,
     Layout,
     ReshardStep,
+    Shard,
     UnreachableLayout,
     local_type,
     reshard_steps,
@@ -76,24 +77,56 @@ def add_inner_axis(
     return extended, Boundary(more("inputs"), more("gradients"), more("outputs"), more("tangents"))
 
 
+class AtOnce(msgspec.Struct, frozen=True):
+    """All micro-batches at once: a rank has its shard of every one, one after the other.
+
+    Along the `batch` factors a shard is then no contiguous block of the global value: micro-batches are
+    outside of what the mesh shards.
+    """
+
+    micro_batches: int
+    batch: frozenset[int]
+
+    def outermost(self, factor_ids: tuple[tuple[int, ...], ...]) -> Shard | None:
+        """The (dim, factor index) where dims carry the batch first."""
+        places = (
+            (d, p) for d, dim in enumerate(factor_ids) for p, a in enumerate(dim) if a in self.batch
+        )
+        return next(places, None)
+
+
 def localize(
-    function: Function, axes: Axes, mesh: Mesh, choices: Choices, boundary: Boundary
+    function: Function,
+    axes: Axes,
+    mesh: Mesh,
+    choices: Choices,
+    boundary: Boundary,
+    at_once: AtOnce | None = None,
 ) -> Function:
     """The per-device function; raises UnreachableLayout where no collective yields a needed layout.
 
     `choices[op][axis]` indexes the options of every operator in `axes`.
     """
-    return _Localizer(function, axes, mesh, boundary).run(choices)
+    return _Localizer(function, axes, mesh, boundary, at_once).run(choices)
 
 
 class _Localizer:
-    def __init__(self, function: Function, axes: Axes, mesh: Mesh, boundary: Boundary) -> None:
+    def __init__(
+        self,
+        function: Function,
+        axes: Axes,
+        mesh: Mesh,
+        boundary: Boundary,
+        at_once: AtOnce | None = None,
+    ) -> None:
         self.function, self.axes, self.mesh, self.boundary = function, axes, mesh, boundary
+        self.at_once = at_once or AtOnce(1, frozenset())
         self.types: list[TensorType] = []
         self.ops: list[Op] = []
         # global value -> its local copies, the original one first
         self.copies: dict[int, list[LocalCopy]] = {}
         self.backward = False
+        self.consumer = "a result"  # what the value at hand is fetched for
 
     def run(self, choices: Choices) -> Function:
         function, boundary = self.function, self.boundary
@@ -107,6 +140,7 @@ class _Localizer:
         ]
         local = {value: self.add(value, layout) for value, layout in sources}
         self.walk(function.forward_ops, choices[: function.forward], 0)
+        self.consumer = "a result"
         results = [
             self.fetch(o.value, layout)
             for o, layout in zip(function.outputs, boundary.outputs, strict=True)
@@ -114,6 +148,7 @@ class _Localizer:
         forward, self.backward = len(self.ops), True
         self.walk(function.backward_ops, choices[function.forward :], function.forward)
         inputs = []
+        self.consumer = "a gradient"
         for item, layout in zip(function.inputs, boundary.gradients, strict=True):
             gradient = None
             if item.gradient is not None and layout is not None:
@@ -134,6 +169,7 @@ class _Localizer:
 
     def step(self, op: Op, known: OpAxes, options: tuple[OpStrategy, ...]) -> None:
         """Emit one operator on local shards, after the reshardings of its operands."""
+        self.consumer = f"{op.target} at {op.scope}" if op.scope else op.target
         locals_ = [
             self.fetch(value, tuple(option.inputs[i] for option in options))
             for i, value in enumerate(op.operands())
@@ -229,15 +265,28 @@ class _Localizer:
     def offsets(self, known: OpAxes, dims: Dims, split_axes: FactorAxes) -> tuple[Argument, ...]:
         """Factors of these dims, outermost first: (local size, stride in the global dim, axes)."""
         factors: list[Argument] = []
-        stride = 1
+        stride, outermost = 1, self.batch_factor(known, dims)
         for name in reversed([name for dim in dims for name in dim]):
             for index in reversed(range(len(known.loop_factors[name]))):
                 size, axes = known.loop_factors[name][index], split_axes.get((name, index), ())
                 degree = prod(self.mesh.axes[a].size for a in axes)
                 names = tuple(self.mesh.axes[a].name for a in axes)
-                factors.insert(0, (size // degree, stride, names))
+                times = self.at_once.micro_batches if axes and (name, index) == outermost else 1
+                factors.insert(0, (size // degree // times, stride, names))
+                if times > 1:
+                    factors.insert(0, (times, stride * (size // times), ()))
                 stride *= size
         return tuple(factors)
+
+    def batch_factor(self, known: OpAxes, dims: Dims) -> tuple[str, int] | None:
+        """The first (loop, factor index) of some dims that walks the batch."""
+        walking = {
+            (o.loop, o.factor_index)
+            for o in known.options
+            if o.loop and o.factor_id in self.at_once.batch
+        }
+        factors = ((n, i) for dim in dims for n in dim for i in range(len(known.loop_factors[n])))
+        return next((factor for factor in factors if factor in walking), None)
 
     def new(self, type_: TensorType) -> int:
         self.types.append(type_)
@@ -285,14 +334,24 @@ class _Localizer:
         axis = self.mesh.axes[step.axis]
         if axis.name in TIME_AXES and step.kind not in ("cut", "share"):
             raise UnreachableLayout(
-                f"{self.function.name}: value {value} would need {step.kind} over {TIME_AXES[axis.name]}"
+                f"{self.function.name}: {self.consumer} would need {step.kind} over "
+                f"{TIME_AXES[axis.name]}"
             )
         result = self.new(local_type(self.function.types[value], factors, step.after, self.mesh))
         args: tuple[Argument, ...] = (Ref(local), axis.name)
         kwargs: dict[str, Argument] = {}
         if isinstance(step.source, tuple):
-            args += shard_position(factors, step.before, self.mesh, step.source)
+            args += self.shard_position(value, factors, step.before, step.source)
         if isinstance(step.target, tuple):
-            args += shard_position(factors, step.after, self.mesh, step.target)
+            args += self.shard_position(value, factors, step.after, step.target)
         self.ops.append(Op(f"comm.{step.kind}", args, kwargs, (result,)))
         return result
+
+    def shard_position(
+        self, value: int, factors: Factors, layout: Layout, shard: Shard
+    ) -> tuple[int, int]:
+        """(dim, elements outside the sharded factor), with micro-batches outside where all are at
+        once."""
+        dim, outer = shard_position(factors, layout, self.mesh, shard)
+        batch = self.at_once.outermost(self.axes.factor_ids[value])
+        return dim, outer * (self.at_once.micro_batches if shard == batch else 1)

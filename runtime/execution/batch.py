@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.capture.batch import leaves
+from ...ir.capture.batch import constants, leaves
 from ...ir.errors import MismatchError
 from ...ir.layout import local_type, shard_position
 from ...ir.lowering.localize import MICRO
@@ -93,6 +93,7 @@ def checked(value: Any, tensor: BatchTensor, table: ProgramTable) -> Tensor:
 
 def check_keys(batch: Batch, table: ProgramTable) -> None:
     """Raise MismatchError for a tensor that the program does not read: it would be ignored."""
+    check_constants(batch, table)
     known = {t.path for t in table.batch}
     unknown = [path for path, _ in leaves(batch) if path not in known]
     if unknown:
@@ -100,6 +101,19 @@ def check_keys(batch: Batch, table: ProgramTable) -> None:
             f"the batch has {_where(unknown[0])}, which the program was not compiled for; it takes "
             f"{', '.join(sorted(map(_where, known)))}"
         )
+
+
+def check_constants(batch: Batch, table: ProgramTable) -> None:
+    """Raise MismatchError for a number, text or flag other than the traced one, which is a constant."""
+    given = {c.path: c.text for c in constants(batch)}
+    known = {c.path: c.text for c in table.constants}
+    for path in (*known, *(p for p in given if p not in known)):
+        if given.get(path) != known.get(path):
+            raise MismatchError(
+                f"{_where(path)} is {given.get(path, 'not there')}; the program was compiled with "
+                f"{known.get(path, 'nothing there')}, which it has as a constant. Pass what changes "
+                "from step to step as a tensor"
+            )
 
 
 def _where(path: tuple[str | int, ...]) -> str:
