@@ -98,7 +98,7 @@ def parallelize(
     import torch.distributed as dist
 
     from ..codegen import write_program
-    from ..ir.capture.steady import STEADY
+    from ..ir.capture.python_state.steady import STEADY
     from ..runtime import Program
     from ..runtime.execution.guard import Guard
     from ..runtime.launch.session import begin

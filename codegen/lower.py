@@ -10,11 +10,11 @@ from ..ir.analysis.dataflow import Dataflow
 from ..ir.errors import MismatchError
 from ..ir.lowering.chunk import BoundSharding
 from ..ir.lowering.forward_backward import GraphHalves, partition
+from ..ir.lowering.fuse_bias import fuse_bias
 from ..ir.lowering.localize import AtOnce
 from ..ir.model import Function, Model
 from ..ir.plan.plan import CHUNK_COUNTS, Layers, MemoryAction, Plan, Sharding
 from ..ir.verify import verify_fit
-from .fused_bias import fuse_bias
 from .python_source import identifier
 
 
@@ -64,8 +64,8 @@ def lower(plan: Plan, model: Model, dataflow: Dataflow) -> tuple[LoweredFunction
             at_once = AtOnce(plan.micro_batches, dataflow.batch_factors[function.name])
             form = msgspec.structs.replace(form, at_once=at_once)
         saved = runs[0].variant
-        kept = frozenset(saved) if isinstance(saved, tuple) else frozenset[int]()
-        local = fuse_bias(form.localize(function), kept)
+        saved_values = frozenset(saved) if isinstance(saved, tuple) else frozenset[int]()
+        local = fuse_bias(form.localize(function), saved_values)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, suffix))), variant, used_names)

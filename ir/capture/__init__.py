@@ -21,9 +21,9 @@ from .passes import losses as _losses  # noqa: F401  (registers its rules)
 from .passes.constants import UnsupportedNode
 from .passes.functionalize import read
 from .passes.rewrite import rewrite
+from .python_state.steady import record_steady
 from .resolve import resolve
 from .source import Source, load_source, materialize
-from .steady import record_steady
 
 __all__ = [
     "Source",

@@ -14,7 +14,7 @@ from ..errors import TraceError
 from ..model import BatchConstant, ModelInput
 from ..tensor import TensorType
 from .literals import tensor_type
-from .state import SCALARS
+from .python_state.snapshot import SCALARS
 
 BatchPath = tuple[str | int, ...]
 DEPTH = 16
@@ -35,7 +35,7 @@ def leaves(batch: Any, path: BatchPath = ()) -> list[tuple[BatchPath, torch.Tens
 
 def constants(batch: Any) -> tuple[BatchConstant, ...]:
     """Everything in a batch that is no tensor, with its path; raises TraceError for objects."""
-    found = []
+    values = []
     for path, value in _others(batch, ()):
         if not isinstance(value, (*SCALARS, torch.dtype, torch.device)):
             where = "batch" + "".join(f"[{key!r}]" for key in path)
@@ -43,8 +43,8 @@ def constants(batch: Any) -> tuple[BatchConstant, ...]:
                 f"{where} is a {type(value).__name__}; a batch may have tensors, numbers, texts and "
                 "flags, in dicts, lists and tuples"
             )
-        found.append(BatchConstant(path, repr(value)))
-    return tuple(found)
+        values.append(BatchConstant(path, repr(value)))
+    return tuple(values)
 
 
 def _others(batch: Any, path: BatchPath) -> list[tuple[BatchPath, Any]]:

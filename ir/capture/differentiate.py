@@ -14,13 +14,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ..errors import TraceError
 from ..model import Function, Input, ModelInput, Op, Output
 from ..tensor import TensorType
+from .backward.replay import Replay
 from .export import Invocation, Recording
 from .graph import live_ops, replace, substitute
 from .literals import DTYPES
 from .passes.constants import UnsupportedNode
 from .passes.functionalize import read_outputs
 from .passes.simplify import simplify
-from .replay import Replay
 from .torch_private import FakeTensorMode
 
 InputKind = Literal["parameter", "buffer", "activation", "key"]

@@ -25,13 +25,13 @@ from ..lowering.cast import dtype_of, precision_of
 from ..model import BatchConstant, ModelInput, Parameter
 from ..tensor import TensorType
 from . import batch as batches
-from .gradient_hooks import hooked_parameters, recorded_hooks, refuse_own_gradients
+from .backward.functions import recorded_functions
+from .backward.tensor_hooks import hooked_parameters, recorded_hooks, refuse_own_gradients
 from .literals import DTYPES, tensor_type
 from .locate import current_user_line, trace_error
 from .moe_modules import recorded_experts
-from .rebound import module_tensors, write_rebound
+from .python_state.rebound import module_tensors, write_rebound
 from .torch_private import FakeTensorMode, tensor_tables, torch_compiling
-from .user_functions import recorded_functions
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
@@ -74,12 +74,10 @@ def record(
 
     With a `precision` other than the model's own, as `model.to(dtype)` would run on floats of it.
     """
+    parameters = _in_precision(state_tensors(model), model, precision)
     inputs = batches.model_inputs(batch, batch_size(batch), traced)
+    inputs = _in_precision(inputs, model, precision)
     constants = batches.constants(batch)
-    parameters = state_tensors(model)
-    if precision is not None and precision != precision_of(parameters):
-        parameters = [in_dtype(p, dtype_of(precision)) for p in parameters]
-        inputs = [in_dtype(i, dtype_of(precision)) for i in inputs]
     invocations = [Invocation("", type(model).__name__, -1)]
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     with fake_mode:
@@ -93,7 +91,7 @@ def record(
 
     def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> torch.Tensor:
         hooked_parameters(
-            [(p.name, own[p.name], f) for p, f in zip(parameters, state, strict=True)]
+            [(p.name, tensors[p.name], f) for p, f in zip(parameters, state, strict=True)]
         )
         before = module_tensors(model)
         loss = loss_of(batches.call(model, fake_batch), fake_batch, loss_fn)
@@ -103,21 +101,12 @@ def record(
         )
         return loss
 
-    own = named_tensors(model)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     replacements = dict(zip((p.name for p in parameters), fake_state, strict=True))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_with_tensors(model, parameters, replacements))
-        stack.enter_context(torch_compiling())
-        stack.enter_context(recorded_experts())
-        stack.enter_context(recorded_functions())
-        pairs = stack.enter_context(recorded_hooks(model))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
+        pairs = stack.enter_context(_recording(model, invocations, lines))
         stack.enter_context(fake_mode)
-        stack.enter_context(torch.fx.traceback.preserve_node_meta())
-        stack.enter_context(_record_invocations(model, invocations))
-        if lines:
-            stack.enter_context(_RecordLines())
         try:
             graph = make_fx(run, pre_dispatch=True)(fake_state, list(fakes.values()))
         except TraceError:
@@ -127,10 +116,38 @@ def record(
     return Recording(graph, parameters, inputs, invocations, constants, pairs)
 
 
-def in_dtype(item: StateTensor, dtype: str) -> StateTensor:
-    """A parameter, buffer or input with its floats in `dtype`."""
-    type_ = TensorType(item.type.shape, dtype) if item.type.is_float else item.type
-    return msgspec.structs.replace(item, type=type_)
+@contextlib.contextmanager
+def _recording(
+    model: nn.Module, invocations: list[Invocation], lines: bool
+) -> Iterator[list[str]]:
+    """Everything that a forward must meet while it is recorded; gives the module hooks by pair."""
+    contexts = (
+        torch_compiling(),
+        recorded_experts(),
+        recorded_functions(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.fx.traceback.preserve_node_meta(),
+        _record_invocations(model, invocations),
+    )
+    with contextlib.ExitStack() as stack:
+        pairs = stack.enter_context(recorded_hooks(model))
+        for context in contexts:
+            stack.enter_context(context)
+        if lines:
+            stack.enter_context(_RecordLines())
+        yield pairs
+
+
+def _in_precision(
+    items: list[StateTensor], model: nn.Module, precision: str | None
+) -> list[StateTensor]:
+    """Parameters, buffers or inputs with their floats in a precision other than the model's own."""
+    if precision is None or precision == precision_of(state_tensors(model)):
+        return items
+    dtype = dtype_of(precision)
+    types = (TensorType(i.type.shape, dtype) if i.type.is_float else i.type for i in items)
+    return [msgspec.structs.replace(i, type=t) for i, t in zip(items, types, strict=True)]
 
 
 def batch_size(batch: Any) -> int:
@@ -193,11 +210,6 @@ def state_tensors(model: nn.Module) -> list[Parameter]:
             type_ = tensor_type(tensor)
             parameters.append(Parameter(first, type_, kind, trainable, tuple(aliases)))
     return parameters
-
-
-def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The user's parameters and buffers by name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 @contextlib.contextmanager

@@ -73,5 +73,5 @@ def definition(function: Any) -> str:
     """`file:line: code` of where a function is defined; its name where that is not known."""
     inner = inspect.unwrap(getattr(function, "func", function))
     code = getattr(getattr(inner, "__func__", inner), "__code__", None)
-    code = code or getattr(getattr(type(inner), "__call__", None), "__code__", None)
+    code = code or getattr(vars(type(inner)).get("__call__"), "__code__", None)
     return line_text(code.co_filename, code.co_firstlineno) if code else repr(function)

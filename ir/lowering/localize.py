@@ -353,5 +353,7 @@ class _Localizer:
         """(dim, elements outside the sharded factor), with micro-batches outside where all are at
         once."""
         dim, outer = shard_position(factors, layout, self.mesh, shard)
-        batch = self.at_once.outermost(self.axes.factor_ids[value])
-        return dim, outer * (self.at_once.micro_batches if shard == batch else 1)
+        times = self.at_once.micro_batches
+        if times > 1 and shard == self.at_once.outermost(self.axes.factor_ids[value]):
+            outer *= times
+        return dim, outer

@@ -14,41 +14,41 @@ def reasons(space: SearchSpace) -> list[str]:
     options, batch = space.options, space.pricer.global_batch
     fixed = options.micro_batches
     strategies = list(dict.fromkeys(pin.strategy for pin in options.pins))
-    found = [
-        f"{batch} samples are not divisible by the {_ways(s, fixed)}"
+    texts = [
+        f"{batch} samples are not divisible by the {_parts(s, fixed)}"
         for s in strategies
         if batch % (s.batch_degree() * (fixed or 1))
     ]
     coupled = coupling(space)
     if fixed is not None and fixed > 1 and coupled:
-        found.append(
+        texts.append(
             f"{fixed} micro-batches would take apart samples that the model couples ({coupled}): such a "
             f"model runs with one micro-batch ({_with_one(strategies)})"
         )
     if fixed is None and coupled and any(s.stages > 1 for s in strategies):
-        found.append(
+        texts.append(
             f"the model runs with one micro-batch only, since it couples samples ({coupled})"
         )
     calls = len(space.pricer.calls) - len(space.pricer.batch_only)
-    found += [
+    texts += [
         f"{s} has more stages than the model has calls ({calls})"
         for s in strategies
         if s.stages > calls
     ]
-    return found or ["sizes of the model or of its batch do not divide by the axes of any strategy"]
+    return texts or ["sizes of the model or of its batch do not divide by the axes of any strategy"]
 
 
-def _ways(strategy: Strategy, fixed: int | None) -> str:
+def _parts(strategy: Strategy, fixed: int | None) -> str:
     parts = f"{strategy.batch_degree()} parts of {strategy}"
     return parts if fixed is None else f"{parts} times {fixed} micro-batches"
 
 
 def _with_one(strategies: list[Strategy]) -> str:
-    words = [f"{s} with micro_batches=1" for s in strategies] or ["micro_batches=1"]
+    remedies = [f"{s} with micro_batches=1" for s in strategies] or ["micro_batches=1"]
     devices = strategies[0].devices if strategies else 1
     if all(s.stages > 1 for s in strategies) and strategies:
-        words.append(f"dp={devices}")
-    return " or ".join(words)
+        remedies.append(f"dp={devices}")
+    return " or ".join(remedies)
 
 
 def coupling(space: SearchSpace) -> str:

@@ -105,12 +105,12 @@ def check_keys(batch: Batch, table: ProgramTable) -> None:
 
 def check_constants(batch: Batch, table: ProgramTable) -> None:
     """Raise MismatchError for a number, text or flag other than the traced one, which is a constant."""
-    given = {c.path: c.text for c in constants(batch)}
+    texts = {c.path: c.text for c in constants(batch)}
     known = {c.path: c.text for c in table.constants}
-    for path in (*known, *(p for p in given if p not in known)):
-        if given.get(path) != known.get(path):
+    for path in (*known, *(p for p in texts if p not in known)):
+        if texts.get(path) != known.get(path):
             raise MismatchError(
-                f"{_where(path)} is {given.get(path, 'not there')}; the program was compiled with "
+                f"{_where(path)} is {texts.get(path, 'not there')}; the program was compiled with "
                 f"{known.get(path, 'nothing there')}, which it has as a constant. Pass what changes "
                 "from step to step as a tensor"
             )

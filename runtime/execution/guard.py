@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ...ir.capture.state import CONTAINERS, SCALARS, Leaf, State, is_library, look
+from ...ir.capture.python_state.snapshot import CONTAINERS, SCALARS, Leaf, State, is_library, look
+from ...ir.capture.torch_private import post_accumulate_hooks, tensor_hooks, write_count
 from ...ir.errors import MismatchError
 
 
@@ -84,13 +85,12 @@ def _known(path: str, owner: Any, read: Callable[[Any], Any]) -> _Known:
 
 
 def _of_parameter(parameter: Tensor) -> str:
-    after = getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
-    hooks = len(parameter._backward_hooks or {}) + len(after)
+    hooks = len(tensor_hooks(parameter)) + len(post_accumulate_hooks(parameter))
     return f"{parameter.requires_grad} and {hooks}"
 
 
 def text(value: Any) -> str:
     """A constant for people and for comparison: an unregistered tensor by its version."""
     if isinstance(value, Tensor):
-        return f"tensor {id(value):#x} after {value._version} writes"
+        return f"tensor {id(value):#x} after {write_count(value)} writes"
     return repr(value) if isinstance(value, SCALARS) else f"a {type(value).__name__}"

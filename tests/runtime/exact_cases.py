@@ -6,7 +6,8 @@ one process with torch's own optimizer does, or is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -252,7 +253,7 @@ class Case(NamedTuple):
     make: Callable[[], nn.Module]
     more: Callable[[int], dict[str, Any]] = lambda step: {}
     loss_fn: Any = None
-    refused: dict[str, str] = {}
+    refused: Mapping[str, str] = MappingProxyType({})
     shape: tuple[int, ...] = (SAMPLES,)
     between: Callable[[nn.Module], None] = lambda model: None
 

@@ -75,8 +75,8 @@ class Constants:
             if value in wanted:
                 raise UnsupportedNode(
                     nodes.index(node),
-                    f"the loss depends on a tensor {tensor_type(tensor)} that requires a gradient and is "
-                    "no parameter of the model: it would not be trained. Make it a parameter of the "
+                    f"the loss depends on a tensor {tensor_type(tensor)} that requires a gradient and "
+                    "is no parameter of the model: it would not be trained. Make it a parameter of the "
                     "model (a loss function with parameters belongs inside: a module whose forward "
                     "gives the loss), or detach it",
                 )

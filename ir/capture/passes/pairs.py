@@ -11,9 +11,9 @@ from typing import Any
 
 from ...errors import TraceError
 from ...model import Op
+from ..backward.replay import references
 from ..graph import FlatGraph, live_ops, replace
 from ..operators.user_backward import TANGENT, USER_BACKWARD
-from ..replay import references
 
 
 def settle_pairs(graph: FlatGraph) -> None:
@@ -70,6 +70,6 @@ def _torn(op: Op, pairs: Sequence[str]) -> str:
     where = pairs[number] if isinstance(number, int) and 0 <= number < len(pairs) else ""
     where = where or (pairs[0] if pairs else "a backward of the model's own")
     return (
-        f"{where}: this hook needs gradients of the module's inputs and outputs together, and the module "
-        "holds several layers; register it on the layers, or use gradients of one side alone"
+        f"{where}: this hook needs gradients of the module's inputs and outputs together, and the "
+        "module holds several layers; register it on the layers, or use gradients of one side alone"
     )

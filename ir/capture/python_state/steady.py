@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from ..errors import TraceError
-from .export import LossFunction, Recording, record
-from .locate import line_text
+from ...errors import TraceError
+from ..export import LossFunction, Recording, record
+from ..locate import line_text
 from .random_state import GlobalRandom
-from .state import SCALARS, Leaf, State
+from .snapshot import SCALARS, Leaf, State
 
 Change = tuple[Leaf | None, Leaf | None]
 # paths that a model's own forward changes without changing what it computes, noted by its last trace

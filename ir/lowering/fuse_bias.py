@@ -10,21 +10,21 @@ from collections import Counter
 
 from msgspec.structs import replace
 
-from ..ir.model import Function, Op
+from ..model import Function, Op
 
 HALF = ("bfloat16", "float16")
 RESHAPE = ("aten.reshape.default", "aten.view.default")
 
 
-def fuse_bias(function: Function, kept: frozenset[int] = frozenset()) -> Function:
-    """`add(reshape(mm(x, w)), bias)` as `reshape(addmm(bias, x, w))`; values in `kept` stay."""
+def fuse_bias(function: Function, saved: frozenset[int] = frozenset()) -> Function:
+    """`add(reshape(mm(x, w)), bias)` as `reshape(addmm(bias, x, w))`; values in `saved` stay."""
     uses = Counter(v for op in function.ops for v in op.operands())
     uses.update(o.value for o in function.outputs)
     uses.update(i.gradient for i in function.inputs if i.gradient is not None)
     made_by = {r: n for n, op in enumerate(function.ops) for r in op.results if r >= 0}
     ops: list[Op | None] = list(function.ops)
     for number, op in enumerate(function.ops):
-        chain = _chain(function, op, made_by, uses, kept)
+        chain = _chain(function, op, made_by, uses, saved)
         if chain is None:
             continue
         first, bias = chain[0], op.args[1]
@@ -44,14 +44,14 @@ def fuse_bias(function: Function, kept: frozenset[int] = frozenset()) -> Functio
 
 
 def _chain(
-    function: Function, op: Op, made_by: dict[int, int], uses: Counter[int], kept: frozenset[int]
+    function: Function, op: Op, made_by: dict[int, int], uses: Counter[int], saved: frozenset[int]
 ) -> list[int] | None:
     """Numbers of the product, and of the reshape after it, that an addition of a bias ends."""
     if op.target != "aten.add.Tensor" or op.kwargs or len(op.operands()) != 2:
         return None
     value, bias = op.operands()
     types, chain = function.types, list[int]()
-    while value in made_by and uses[value] == 1 and value not in kept and len(chain) < 2:
+    while value in made_by and uses[value] == 1 and value not in saved and len(chain) < 2:
         maker = function.ops[made_by[value]]
         chain.insert(0, made_by[value])
         if maker.target == "aten.mm.default":

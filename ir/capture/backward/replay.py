@@ -9,10 +9,10 @@ import torch
 import torch.fx.traceback
 from torch import Tensor
 
-from ..model import Argument, Op, Ref
-from .execute import run_op
-from .graph import live_ops
-from .operators.user_backward import TANGENT, USER_BACKWARD
+from ...model import Argument, Op, Ref
+from ..execute import run_op
+from ..graph import live_ops
+from ..operators.user_backward import TANGENT, USER_BACKWARD
 
 
 class Replay:
@@ -50,14 +50,14 @@ class Replay:
     def tensors(self, argument: Argument) -> list[Tensor]:
         return [self.values[v] for v in references(argument)]
 
-    def gradients(self, op: Op, given: Sequence[Tensor]) -> list[Tensor | None]:
+    def gradients(self, op: Op, arriving: Sequence[Tensor]) -> list[Tensor | None]:
         """What the user's backward makes of the gradients of an operator's results."""
-        self.arrived.update(zip(references(op.args[2]), given, strict=True))
+        self.arrived.update(zip(references(op.args[2]), arriving, strict=True))
         wanted = op.args[3]
         if op.args[5] != -1 and not references(op.args[6]):  # the inputs of a module with a hook
             closing = self.closing.get(op.args[5])
             if closing is None or self.arrived.keys().isdisjoint(references(closing.args[2])):
-                return list(given)
+                return list(arriving)
             wanted = closing.args[6]
         assert isinstance(wanted, tuple)
         values = {**self.values, **self.arrived}

@@ -20,11 +20,18 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import TraceError
-from .locate import current_user_line, definition
+from ...errors import TraceError
+from ..locate import current_user_line, definition
+from ..operators.user_backward import tangent, user_backward
+from ..torch_private import (
+    autograd_node,
+    backward_hooks_of_old,
+    post_accumulate_hooks,
+    tensor_hooks,
+    write_count,
+)
+from .functions import fitted, one_scope
 from .module_hooks import WATCHES, ModuleHook, called
-from .operators.user_backward import tangent, user_backward
-from .user_functions import fitted, one_scope
 
 Hook = Callable[..., Any]
 
@@ -55,12 +62,10 @@ def recorded_hooks(model: nn.Module) -> Iterator[list[str]]:
 
 def refuse_old_hooks(model: nn.Module) -> None:
     """`register_backward_hook` sees gradients of the last operator only; torch itself warns of it."""
-    everywhere = module_hooks._global_backward_hooks
-    if module_hooks._global_is_full_backward_hook is False and everywhere:
-        raise TraceError(f"{definition(next(iter(everywhere.values())))}: {_OLD}")
+    for hook in backward_hooks_of_old(None):
+        raise TraceError(f"{definition(hook)}: {_OLD}")
     for path, module in model.named_modules():
-        if module._backward_hooks and not module._is_full_backward_hook:
-            hook = next(iter(module._backward_hooks.values()))
+        for hook in backward_hooks_of_old(module):
             raise TraceError(f"{definition(hook)}: on module {path or 'itself'}: {_OLD}")
 
 
@@ -70,8 +75,8 @@ _OLD = "register_backward_hook is not supported; use register_full_backward_hook
 def _refused(name: str) -> Hook:
     def refuse(*_: Any, **__: Any) -> Any:
         raise TraceError(
-            f"{current_user_line()}: {name} in the forward is not supported; use Tensor.register_hook, whose "
-            "hook returns the new gradient"
+            f"{current_user_line()}: {name} in the forward is not supported; use "
+            "Tensor.register_hook, whose hook returns the new gradient"
         )
 
     return refuse
@@ -85,7 +90,7 @@ class _Node:
 
     @classmethod
     def of(cls, tensor: Tensor) -> Any:
-        node = torch._C.TensorBase.grad_fn.__get__(tensor)
+        node = autograd_node(tensor)
         return None if node is None else cls(node)
 
     def __getattr__(self, name: str) -> Any:
@@ -94,9 +99,9 @@ class _Node:
         return getattr(self._node, name)
 
 
-def refuse_own_gradients(held: Sequence[tuple[str, Tensor, bool]]) -> None:
+def refuse_own_gradients(parameters: Sequence[tuple[str, Tensor, bool]]) -> None:
     """Raises TraceError for a parameter whose gradient the model's code wrote or switched itself."""
-    for name, tensor, trainable in held:
+    for name, tensor, trainable in parameters:
         if tensor.requires_grad != trainable:
             raise TraceError(
                 f"the forward changes requires_grad of {name}; change it before tracing"
@@ -112,7 +117,7 @@ def _register_hook(tensor: Tensor, hook: Hook) -> RemovableHandle:
     """Stands for `Tensor.register_hook` while a forward is recorded."""
     if not tensor.requires_grad:
         raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
-    rebound([tensor], lambda given: [called(hook, given[0])])
+    rebound([tensor], lambda tangents: [called(hook, tangents[0])])
     return _Registered(OrderedDict())
 
 
@@ -134,16 +139,18 @@ def rebound(tensors: Sequence[Tensor], change: Callable[[list[Tensor]], list[Any
         user_backward(list(tensors), list(tensors), tangents, gradients, True, -1, [])
 
 
-def hooked_parameters(held: Sequence[tuple[str, Tensor, Tensor]]) -> None:
+def hooked_parameters(parameters: Sequence[tuple[str, Tensor, Tensor]]) -> None:
     """Record the hooks of parameters: (name, the user's parameter, the tensor in its place)."""
-    for name, parameter, fake in held:
-        hooks = list((parameter._backward_hooks or {}).values())
-        after = list((getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values())
+    for name, parameter, fake in parameters:
+        hooks = tensor_hooks(parameter)
+        after = post_accumulate_hooks(parameter)
         if not parameter.requires_grad or not (hooks or after):
             continue
 
-        def change(given: list[Tensor], hooks: Any = hooks, after: Any = after) -> list[Any]:
-            (gradient,) = given
+        def change(
+            tangents: list[Tensor], hooks: Any = hooks, after: Any = after, fake: Tensor = fake
+        ) -> list[Any]:
+            (gradient,) = tangents
             for hook in hooks:
                 gradient = called(hook, gradient)
             for hook in after:
@@ -158,7 +165,7 @@ def _accumulated(hook: Hook, parameter: Tensor, gradient: Tensor) -> Tensor:
     """The gradient after a post-accumulate hook, which is given the parameter with its gradient."""
     holder = parameter.detach().requires_grad_()
     holder.grad = gradient
-    before = gradient._version
+    before = write_count(gradient)
     try:
         hook(holder)
     except TraceError:
@@ -169,12 +176,12 @@ def _accumulated(hook: Hook, parameter: Tensor, gradient: Tensor) -> Tensor:
             f"({type(error).__name__}: {error}); an optimizer's step inside backward is not "
             "supported: give the optimizer to parallelize"
         ) from error
-    made = holder.grad
-    if made is None:
+    changed = holder.grad
+    if changed is None:
         raise TraceError(
             f"{definition(hook)}: this hook drops the gradient; an optimizer's step inside backward "
             "is not supported: give the optimizer to parallelize"
         )
-    if made is gradient and gradient._version == before:
+    if changed is gradient and write_count(gradient) == before:
         raise TraceError(f"{definition(hook)}: this hook {WATCHES}")
-    return made
+    return changed

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from ..errors import TraceError
+from ...errors import TraceError
+from ..torch_private import tensor_tables
 
-Kept = list[tuple[str, nn.Module, dict[str, Tensor | None], dict[str, Tensor | None]]]
+Tensors = dict[str, Tensor | None]
 
 
-def module_tensors(model: nn.Module) -> Kept:
-    """(path, module, its parameters, its buffers) as they are now."""
+class ModuleTensors(NamedTuple):
+    """The parameters and buffers that a module has at some time."""
+
+    path: str
+    module: nn.Module
+    parameters: Tensors
+    buffers: Tensors
+
+
+def module_tensors(model: nn.Module) -> list[ModuleTensors]:
+    """The tensors of every module as they are now."""
     return [
-        (path, m, dict(m._parameters), dict(m._buffers))
-        for path, m in model.named_modules(remove_duplicate=True)
+        ModuleTensors(path, module, *map(dict, tensor_tables(module)))
+        for path, module in model.named_modules()
     ]
 
 
-def write_rebound(before: Kept) -> None:
+def write_rebound(before: list[ModuleTensors]) -> None:
     """Write replaced buffers back into those that a recording began with."""
     for path, module, parameters, buffers in before:
         prefix = f"{path}." if path else ""
-        for name, parameter in module._parameters.items():
+        new_parameters, new_buffers = tensor_tables(module)
+        for name, parameter in new_parameters.items():
             if name not in parameters or parameter is not parameters[name]:
                 raise TraceError(
                     f"the forward replaces parameter {prefix}{name}; only buffers may change"
                 )
-        for name, buffer in module._buffers.items():
+        for name, buffer in new_buffers.items():
             old = buffers.get(name)
             if old is None and buffer is not None:
                 raise TraceError(

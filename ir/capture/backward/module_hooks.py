@@ -14,10 +14,11 @@ import torch
 import torch.fx.traceback
 from torch import Tensor, nn
 
-from ..errors import TraceError
-from .locate import definition
-from .operators.user_backward import tangent, user_backward
-from .user_functions import current_scope, fitted
+from ...errors import TraceError
+from ..locate import definition
+from ..operators.user_backward import tangent, user_backward
+from ..torch_private import write_count
+from .functions import current_scope, fitted
 
 Hook = Callable[..., Any]
 WATCHES = (
@@ -28,9 +29,9 @@ WATCHES = (
 
 def called(hook: Hook, gradient: Tensor) -> Tensor:
     """The gradient after one hook of a tensor, which may return a new one or change it in place."""
-    before = gradient._version
+    before = write_count(gradient)
     found = hook(gradient)
-    if found is None and gradient._version == before:
+    if found is None and write_count(gradient) == before:
         raise TraceError(f"{definition(hook)}: this hook {WATCHES}")
     return gradient if found is None else found
 
@@ -88,7 +89,7 @@ class ModuleHook:
     def before(self, upper: tuple[Any, ...]) -> tuple[Any, ...]:
         """Gradients of the outputs after the pre-hooks."""
         for hook in self.pre_hooks:
-            versions = [g._version for g in upper if g is not None]
+            versions = [write_count(g) for g in upper if g is not None]
             found = hook(self.module, upper)
             upper = self.checked(hook, upper, found, versions)
         return upper
@@ -99,7 +100,7 @@ class ModuleHook:
             return []
         lower = tuple(replaced([None] * len(self.given), self.places, self.tangents))
         for hook in self.hooks:
-            versions = [g._version for g in lower if g is not None]
+            versions = [write_count(g) for g in lower if g is not None]
             found = hook(self.module, lower, upper)
             if not self.places and found is not None and all(g is None for g in found):
                 continue  # nothing wants a gradient, and nothing is given
@@ -111,19 +112,19 @@ class ModuleHook:
         ]
 
     def checked(
-        self, hook: Hook, old: tuple[Any, ...], found: Any, versions: list[int]
+        self, hook: Hook, old: tuple[Any, ...], returned: Any, versions: list[int]
     ) -> tuple[Any, ...]:
         """What a hook returned, or what it changed in place."""
-        if found is None:
-            if [g._version for g in old if g is not None] == versions:
+        if returned is None:
+            if [write_count(g) for g in old if g is not None] == versions:
                 raise TraceError(f"{definition(hook)}: this hook {WATCHES}")
             return old
-        found = found if isinstance(found, tuple) else tuple(found)
-        if len(found) != len(old):
+        returned = returned if isinstance(returned, tuple) else tuple(returned)
+        if len(returned) != len(old):
             raise TraceError(
-                f"{definition(hook)}: this hook returns {len(found)} gradients for {len(old)}"
+                f"{definition(hook)}: this hook returns {len(returned)} gradients for {len(old)}"
             )
-        return found
+        return returned
 
 
 def wanting(values: Sequence[Any]) -> list[int]:

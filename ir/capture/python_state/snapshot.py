@@ -96,9 +96,9 @@ class State:
             yield from self.attributes(value)
 
     def attributes(self, value: Any) -> Iterator[Child]:
-        own = vars(value)
-        self.undo.append(functools.partial(_refill, own, dict(own)))
-        for name, child in own.items():
+        attributes = vars(value)
+        self.undo.append(functools.partial(_refill, attributes, dict(attributes)))
+        for name, child in attributes.items():
             if not (isinstance(value, nn.Module) and name in TABLES):
                 yield name, "" if name == "_modules" else f".{name}", child
         if isinstance(value, nn.Module):
@@ -106,7 +106,9 @@ class State:
                 yield ("kind", kind), "", kind
                 if issubclass(kind, nn.Module) and not is_installed(kind):
                     plain = ((n, c) for n, c in vars(kind).items() if _is_plain(n, c))
-                    yield from ((("inherited", n), f".{n}", c) for n, c in plain if n not in own)
+                    yield from (
+                        (("inherited", n), f".{n}", c) for n, c in plain if n not in attributes
+                    )
 
     def of_class(self, kind: type) -> Iterator[Child]:
         """Attributes of a class of the user's own, and the globals of its methods."""

@@ -15,13 +15,12 @@ import torch
 import torch.fx.traceback
 import torch.utils.checkpoint
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, _is_setup_context_defined, _SingleLevelFunction
+from torch.autograd.function import FunctionCtx
 
-from ..errors import TraceError
-from .locate import current_user_line, definition
-from .operators.user_backward import tangent, user_backward
-
-_BASE = torch._C._FunctionBase.__dict__["apply"]
+from ...errors import TraceError
+from ..locate import current_user_line, definition
+from ..operators.user_backward import tangent, user_backward
+from ..torch_private import FUNCTION_BASE, call_autograd_function, sets_up_context
 
 
 class _Context(FunctionCtx):
@@ -42,11 +41,11 @@ class _Context(FunctionCtx):
 @contextlib.contextmanager
 def recorded_functions() -> Iterator[None]:
     """Every `Function.apply` records its own backward."""
-    _SingleLevelFunction.apply = classmethod(_apply)  # type: ignore[method-assign]
+    FUNCTION_BASE.apply = classmethod(_apply)
     try:
         yield
     finally:
-        del _SingleLevelFunction.apply
+        del FUNCTION_BASE.apply
 
 
 @contextlib.contextmanager
@@ -64,7 +63,7 @@ def current_scope() -> int:
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if cls.__module__.startswith("torch._"):  # gradients of registered operators
-        return _BASE.__get__(None, cls)(*args, **kwargs)
+        return call_autograd_function(cls, *args, **kwargs)
     if cls is torch.utils.checkpoint.CheckpointFunction:
         return _checkpointed(*args)
     needs = tuple(isinstance(a, Tensor) and a.requires_grad for a in args)
@@ -72,11 +71,11 @@ def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     ctx = _Context(needs if wanted else (False,) * len(args))
     with one_scope():
         with torch.no_grad():
-            made = _forward(cls, ctx, args, kwargs)
+            output = _forward(cls, ctx, args, kwargs)
         if not wanted:
-            return made
-        several = isinstance(made, list | tuple)
-        outputs = _Outputs(cls, ctx, list(made) if several else [made])
+            return output
+        several = isinstance(output, list | tuple)
+        outputs = _Outputs(cls, ctx, list(output) if several else [output])
         with torch.no_grad():
             gradients = _backward(cls, ctx, outputs.gradients(), args)
         inputs = [a for a, need in zip(args, needs, strict=True) if need]
@@ -93,28 +92,28 @@ def _checkpointed(run: Any, preserve: bool, *args: Any) -> Any:
 
 
 def _forward(cls: Any, ctx: _Context, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not _is_setup_context_defined(cls.setup_context):
-        made = cls.forward(ctx, *args, **kwargs)
+    if not sets_up_context(cls):
+        output = cls.forward(ctx, *args, **kwargs)
     else:
-        made = cls.forward(*args, **kwargs)
-        cls.setup_context(ctx, args, made)
+        output = cls.forward(*args, **kwargs)
+        cls.setup_context(ctx, args, output)
     if ctx.dirty_tensors:
         raise TraceError(
-            f"{current_user_line()}: {cls.__name__} changes its input in place (mark_dirty), which is not "
-            "supported; have its forward return a new tensor"
+            f"{current_user_line()}: {cls.__name__} changes its input in place (mark_dirty), which "
+            "is not supported; have its forward return a new tensor"
         )
-    return made
+    return output
 
 
 def _backward(
-    cls: Any, ctx: _Context, given: Sequence[Any], args: tuple[Any, ...]
+    cls: Any, ctx: _Context, tangents: Sequence[Any], args: tuple[Any, ...]
 ) -> list[Tensor | None]:
     """The gradients of all arguments, each of its argument's type."""
     run = cls.backward if cls.backward is not torch.autograd.Function.backward else cls.vjp
     try:
-        found = run(ctx, *given)
+        found = run(ctx, *tangents)
     except (RuntimeError, TypeError, AttributeError) as error:
-        if any(g is None for g in given):
+        if any(g is None for g in tangents):
             raise TraceError(
                 f"{definition(run)}: the backward of {cls.__name__} fails on an output without "
                 "gradient; leave set_materialize_grads out, or split the function"
@@ -152,8 +151,9 @@ class _Outputs:
         ]
         if len(self.places) > 1 and not ctx.materialize_grads:
             raise TraceError(
-                f"{current_user_line()}: {cls.__name__} has several outputs and set_materialize_grads(False): "
-                "which of them get a gradient is not known while it is traced; leave it out"
+                f"{current_user_line()}: {cls.__name__} has several outputs and "
+                "set_materialize_grads(False): which of them get a gradient is not known while it is "
+                "traced; leave it out"
             )
         with torch.no_grad():
             self.tangents = [tangent(outputs[i]) for i in self.places]
