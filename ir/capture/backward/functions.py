@@ -111,7 +111,7 @@ def _backward(
     """The gradients of all arguments, each of its argument's type."""
     run = cls.backward if cls.backward is not torch.autograd.Function.backward else cls.vjp
     try:
-        found = run(ctx, *tangents)
+        returned = run(ctx, *tangents)
     except (RuntimeError, TypeError, AttributeError) as error:
         if any(g is None for g in tangents):
             raise TraceError(
@@ -119,7 +119,7 @@ def _backward(
                 "gradient; leave set_materialize_grads out, or split the function"
             ) from error
         raise
-    gradients = list(found) if isinstance(found, list | tuple) else [found]
+    gradients = list(returned) if isinstance(returned, list | tuple) else [returned]
     extra = gradients[len(args) :]
     if len(gradients) < len(args) or any(g is not None for g in extra):
         raise TraceError(

@@ -143,12 +143,12 @@ class State:
 
     def changes(self, after: State) -> list[tuple[Leaf | None, Leaf | None]]:
         """(before, after) of every value that is not the same."""
-        found: list[tuple[Leaf | None, Leaf | None]] = []
+        pairs: list[tuple[Leaf | None, Leaf | None]] = []
         for key, leaf in self.leaves.items():
             now = after.leaves.get(key)
             if now is None or not same(leaf.value, now.value):
-                found.append((leaf, now))
-        return found + [(None, leaf) for k, leaf in after.leaves.items() if k not in self.leaves]
+                pairs.append((leaf, now))
+        return pairs + [(None, leaf) for k, leaf in after.leaves.items() if k not in self.leaves]
 
     def drawn(self) -> str | None:
         """The path of a random generator that has been drawn from since."""
