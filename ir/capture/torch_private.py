@@ -31,7 +31,6 @@ __all__ = [
     "FLASH_ATTENTION",
     "FLASH_ATTENTION_BACKWARD",
     "FUNCTION_BASE",
-    "MODULE_TABLES",
     "SET_GRAD_ENABLED",
     "FakeTensorMode",
     "OpOverload",
@@ -77,13 +76,13 @@ SET_GRAD_ENABLED = "_set_grad_enabled"
 ENTER_AUTOCAST = "_enter_autocast"
 EXIT_AUTOCAST = "_exit_autocast"
 
-# Tables of nn.Module in which a tensor is replaced without __setattr__, which checks types and
-# registers names. Without them, parameters cannot be swapped for fake ones and put back.
-MODULE_TABLES = ("_parameters", "_buffers", "_modules")
-
 
 def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The module's own parameters and buffers, as the dicts that it reads them from."""
+    """The module's own parameters and buffers, as the dicts that it reads them from.
+
+    Assigning an attribute checks types and registers names. Without the dicts, parameters cannot be
+    swapped for fake ones and put back.
+    """
     return module._parameters, module._buffers
 
 

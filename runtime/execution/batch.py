@@ -29,6 +29,7 @@ def local_batch(
     """
     check_keys(batch, table)
     values = {t.name: checked(find(batch, t), t, table) for t in table.batch}
+    check_constants(batch, table)
     declared = {t.name: t for t in table.batch}
     shards = []
     for name in names:
@@ -93,7 +94,6 @@ def checked(value: Any, tensor: BatchTensor, table: ProgramTable) -> Tensor:
 
 def check_keys(batch: Batch, table: ProgramTable) -> None:
     """Raise MismatchError for a tensor that the program does not read: it would be ignored."""
-    check_constants(batch, table)
     known = {t.path for t in table.batch}
     unknown = [path for path, _ in leaves(batch) if path not in known]
     if unknown:

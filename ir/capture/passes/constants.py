@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from ...errors import TraceError
 from ...model import Parameter
 from ..literals import tensor_type
+from ..torch_private import is_fake
 
 MAXIMUM_CONSTANT = 65_536
 
@@ -47,7 +47,7 @@ class Constants:
                 f"the model uses a tensor of {type_.elements} elements that is neither a parameter "
                 f"nor a buffer (at most {MAXIMUM_CONSTANT} are kept); use register_buffer"
             )
-        if tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor):
+        if is_fake(tensor):
             raise TraceError(
                 "the model uses a tensor without values that is neither a parameter nor a buffer; "
                 "use register_buffer. (So are tensors from torch.autograd.grad, which is not supported "

@@ -15,11 +15,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ...errors import TraceError
 from ..export import LossFunction, Recording, record
 from ..locate import line_text
+from ..torch_private import is_fake
 from .random_state import GlobalRandom
 from .snapshot import SCALARS, Leaf, State
 
@@ -104,8 +104,7 @@ def _equal(one: torch.fx.GraphModule, other: torch.fx.GraphModule) -> bool:
 
 
 def _same_constant(one: Tensor, other: Tensor) -> bool:
-    fake = isinstance(one, FakeTensor) or isinstance(other, FakeTensor)
-    return one is other if fake else torch.equal(one, other)
+    return one is other if is_fake(one) or is_fake(other) else torch.equal(one, other)
 
 
 def described(changes: list[Change], model: nn.Module) -> str:
