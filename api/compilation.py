@@ -21,7 +21,8 @@ from .plans.plan_object import load_plan
 
 
 class CompileTarget(NamedTuple):
-    """What a plan or placement is compiled to. `batch`: samples that the model is traced with.
+    """What a plan or placement is compiled to. `batch`: samples that the model is traced with, in
+    `precision`; `model_digest` tells whether it is the plan's.
 
     `program(model, source)` is the training program in the plan's precision, `float64_program(model)`
     the one that is verified.
@@ -32,6 +33,8 @@ class CompileTarget(NamedTuple):
     batch: int | None
     program: Callable[[Model, str], GeneratedProgram]
     float64_program: Callable[[Model], GeneratedProgram]
+    precision: str | None = None
+    model_digest: str | None = None
 
 
 class VerificationCase(NamedTuple):
@@ -57,7 +60,13 @@ def target_of_plan(plan: Plan, observer: Observer | None = None) -> CompileTarge
         return compile_program(exact(plan), cast_model(model, "float64"))
 
     return CompileTarget(
-        plan.strategy_text, plan.mesh.size, plan.global_batch, program, float64_program
+        plan.strategy_text,
+        plan.mesh.size,
+        plan.global_batch,
+        program,
+        float64_program,
+        plan.precision,
+        plan.model_digest,
     )
 
 

@@ -35,17 +35,19 @@ def trace(
     *,
     name: str | None = None,
     batch_size: int | None = None,
+    precision: str | None = None,
 ) -> Model:
     """Trace one training step into a `Model`; nothing is allocated and `model` stays as it is.
 
     `batch` is a dict (keyword arguments), a tuple or list (positional) or one tensor, real, fake or
     meta; only shapes and types count. The loss is `loss_fn(output, batch)`, else `output.loss`, else
-    the output itself. `batch_size` traces with that many samples in dimension 0 instead.
+    the output itself. `batch_size` traces with that many samples in dimension 0 instead, `precision`
+    as after `model.to(…)`: casts that the model's code writes stay.
     Raises TraceError with the file and line that cannot be traced.
     """
     from ..ir.capture import trace as trace_model
 
-    return trace_model(model, batch, loss_fn, name=name, batch_size=batch_size)
+    return trace_model(model, batch, loss_fn, name=name, batch_size=batch_size, precision=precision)
 
 
 @takes_options()
@@ -113,7 +115,9 @@ def parallelize(
     import torch.distributed as dist
 
     from ..codegen import write_program
+    from ..ir.capture.python_state.steady import STEADY
     from ..runtime import Program
+    from ..runtime.execution.guard import Guard
     from ..runtime.launch.session import begin
     from .plans.optimizer_profile import optimizer_profile, run_time_optimizer
 
@@ -132,7 +136,7 @@ def parallelize(
     if rank == 0:
         write_program(target.program(traced, ""), Path(folder[0]))
     dist.barrier()
-    return Program.open(
+    program = Program.open(
         folder[0],
         model,
         run_time,
@@ -141,6 +145,8 @@ def parallelize(
         nonfinite=nonfinite,
         seed=seed,
     )
+    program.guard = Guard(model, loss_fn, STEADY.get(model, frozenset()))
+    return program
 
 
 def _target(
@@ -155,7 +161,7 @@ def _target(
     from .compilation import read_target, target_of_placement, target_of_plan
 
     if chosen == "auto":
-        traced = trace(model, batch, loss_fn)
+        traced = trace(model, batch, loss_fn, precision=options.get("precision"))
         return traced, target_of_plan(plan(traced, cluster=f"local:{world}", **options))
     if isinstance(chosen, Placement):
         target = target_of_placement(chosen)
@@ -163,4 +169,5 @@ def _target(
         target = target_of_plan(chosen)
     else:
         target = read_target(Path(chosen))
-    return trace(model, batch, loss_fn, batch_size=target.batch), target
+    size, precision = target.batch, target.precision
+    return trace(model, batch, loss_fn, batch_size=size, precision=precision), target

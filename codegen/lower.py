@@ -8,10 +8,11 @@ import msgspec
 
 from ..ir.analysis.dataflow import Dataflow
 from ..ir.errors import MismatchError
-from ..ir.lowering.bound_sharding import BoundSharding
+from ..ir.lowering.bound_sharding import AtOnce, BoundSharding
 from ..ir.lowering.chunk import bind_layers
 from ..ir.lowering.fit import verify_fit
 from ..ir.lowering.forward_backward import ForwardBackward, GraphHalves
+from ..ir.lowering.fuse_bias import fuse_bias
 from ..ir.lowering.localize import Localize
 from ..ir.model import Function, Model
 from ..ir.passes import Observer, run
@@ -65,12 +66,17 @@ def lower(
         sharding = plan.shardings[number]
         function = model.function(sharding.function)
         bound = bind_layers(plan, runs[0], function, axes[function.name], observer)
-        local = run(Localize(), bound, observer)
+        if runs[0].batch_only:
+            at_once = AtOnce(plan.micro_batches, dataflow.batch_factors[function.name])
+            bound = msgspec.structs.replace(bound, at_once=at_once)
+        saved = runs[0].variant
+        saved_values = frozenset(saved) if isinstance(saved, tuple) else frozenset[int]()
+        local = fuse_bias(run(Localize(), bound, observer), saved_values)
         usual = plan.shardings[next(n for n, _ in uses if _same_function(plan, n, number))].strategy
         suffix = "" if sharding.strategy == usual else identifier(str(sharding.strategy))
         name = _name("_".join(filter(None, (function.name, suffix))), memory, used_names)
         used_names.add(name)
-        halves = run(ForwardBackward(runs[0].variant), local, observer)
+        halves = run(ForwardBackward(saved), local, observer)
         lowered.append(
             LoweredFunction(
                 name, local, halves, memory, number, sharding, tuple(runs), function, bound

@@ -28,7 +28,7 @@ def main() -> None:
         arguments = json.loads((folder / "source.json").read_text()) | (
             {{"source": options.source}} if options.source else {{}}
         )
-        source = materialize(**arguments, dtype="{dtype}", seed=0)  # your model, your first global batch
+        source = materialize(**arguments, dtype={dtype}, seed=0)  # your model, your first global batch
         program = Program.open(folder, source.model, optimizer_args={{"lr": options.lr}})
         for step in range(options.steps):
             loss = program.step(source.batch)  # your data loader's global batch
@@ -41,6 +41,8 @@ if __name__ == "__main__":
 '''
 
 
-def main_module(strategy: str, devices: int, dtype: str) -> str:
-    """Source of `main.py`; `source.json` beside it names the model and batch."""
-    return MAIN.format(strategy=strategy, devices=devices, dtype=dtype)
+def main_module(strategy: str, devices: int, dtype: str | None) -> str:
+    """Source of `main.py`; `source.json` beside it names the model and batch. Without a `dtype` the
+    model keeps its own types, of which it has several."""
+    text = f'"{dtype}"' if dtype else "None"
+    return MAIN.format(strategy=strategy, devices=devices, dtype=text)

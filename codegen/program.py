@@ -61,7 +61,9 @@ def compile_program(
     for number in range(len(plan.stages)):
         code = StageCode(plan, model, layouts, lowered, number)
         files[f"stage_{number}.py"] = run(StageModule(), code, observer)
-    files["main.py"] = main_module(plan.strategy_text, plan.mesh.size, PRECISIONS[plan.precision])
+    kinds = {p.type.dtype for p in model.parameters if p.type.is_float}
+    dtype = PRECISIONS[plan.precision] if len(kinds) == 1 else None
+    files["main.py"] = main_module(plan.strategy_text, plan.mesh.size, dtype)
     files["source.json"] = source or "{}"
     data_table = program_table(plan, model, dataflow, layouts, source)
     files |= kernel_sources(data_table)

@@ -58,6 +58,7 @@ def program_table(
         state_tensors=_state_tensors(plan, model, dataflow, runs),
         calls=runs,
         batch=_batch(model, layouts),
+        constants=model.constants,
         stage_transfers=tuple(
             layouts.stage_transfers(chunk) for chunk in range(len(plan.model_chunks) - 1)
         ),

@@ -173,6 +173,13 @@ class ModelInput(msgspec.Struct, frozen=True):
     batched: bool
 
 
+class BatchConstant(msgspec.Struct, frozen=True):
+    """A number, text or flag of the batch that a trace has as a constant, as Python writes it."""
+
+    path: tuple[str | int, ...]
+    text: str
+
+
 class Model(msgspec.Struct, frozen=True):
     """A traced model: calls in order, functions by name, parameters by qualified name.
 
@@ -186,6 +193,7 @@ class Model(msgspec.Struct, frozen=True):
     inputs: tuple[ModelInput, ...]
     loss: str
     batch: int
+    constants: tuple[BatchConstant, ...] = ()
 
     def batch_only_calls(self) -> frozenset[int]:
         """Calls that depend on the batch alone: they run once per step, before any micro-batch."""

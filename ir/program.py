@@ -11,6 +11,7 @@ import msgspec
 
 from .layout import Factors, Layout
 from .mesh import Mesh
+from .model import BatchConstant
 from .plan.flat_shard import FULL, Fraction
 from .tensor import TensorType
 
@@ -166,6 +167,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     source: str = ""
     compression: tuple[CompressedAxis, ...] = ()
     chunks_per_stage: int = 1
+    constants: tuple[BatchConstant, ...] = ()
 
 
 def chunk_function(direction: str, chunk: int, chunks: int) -> str:

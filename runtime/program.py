@@ -28,6 +28,7 @@ from .compression.transports import (
 )
 from .execution.batch import Batch, local_batch
 from .execution.calls import Run
+from .execution.guard import Guard
 from .execution.pipeline import ModelChunk, PipelineRunner
 from .execution.placed_rank import PlacedRun
 from .launch.program_folder import import_stage, read_table
@@ -64,6 +65,7 @@ class Program:
         self.seed, self.steps, self.batches = seed, 0, 0
         self.nonfinite: NonFinite = "keep"
         self.gradients_used = False  # the next batch begins new ones
+        self.guard: Guard | None = None
         native = device.type == "cpu"
         comms = [
             Comm(
@@ -185,6 +187,8 @@ class Program:
 
         Until then, the gradients of further batches are added to them.
         """
+        if self.guard is not None:
+            self.guard.check()
         if self.gradients_used:
             self.zero_grad()
         inputs = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)

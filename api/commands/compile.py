@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("name the folder of the program with -o DIR")
     target = read_target(Path(arguments.plan), printer)
     source = source_of(arguments)
-    program = target.program(source.load(target.batch, printer), str(source))
+    model = source.load_for(target.batch, target.precision, target.model_digest, printer)
+    program = target.program(model, str(source))
     if printer is not None:
         printer.finish()
         return 0

@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_passes(arguments, printer)
     start = time.perf_counter()
     options, source = given_options(arguments), source_of(arguments)
-    model, cluster = _model_and_cluster(source, arguments.cluster, options.get("global_batch"))
+    model, cluster = _model_and_cluster(
+        source, arguments.cluster, options.get("global_batch"), options.get("precision")
+    )
     traced = time.perf_counter()
     request = _request(model, cluster, options)
     if not isinstance(cluster, Cluster):
@@ -93,7 +95,7 @@ def _print_passes(arguments: argparse.Namespace, printer: PassPrinter) -> int:
 
     options, source = given_options(arguments), source_of(arguments)
     model, cluster = _model_and_cluster(
-        source, arguments.cluster, options.get("global_batch"), printer
+        source, arguments.cluster, options.get("global_batch"), options.get("precision"), printer
     )
     if not isinstance(cluster, Cluster):
         raise UsageError("--print-after plans for clusters of one kind of device")
@@ -107,17 +109,18 @@ def _model_and_cluster(
     source: ModelSource,
     cluster_name: str,
     global_batch: int | None,
+    precision: str | None,
     observer: Observer | None = None,
 ) -> tuple[Model, Cluster | HeterogeneousCluster]:
     """The model, with at least one sample for every device where no batch is asked for."""
     from ...cost_model.hardware import load_any_cluster
 
     cluster = load_any_cluster(cluster_name)
-    model = source.load(global_batch, observer)
+    model = source.load(global_batch, precision, observer)
     if global_batch is None and model.batch < cluster.devices:
         batch = -(-cluster.devices // model.batch) * model.batch
         note(f"global batch {batch}: {model.batch} would leave devices without a sample")
-        model = source.load(batch, observer)
+        model = source.load(batch, precision, observer)
     return model, cluster
 
 
@@ -227,7 +230,7 @@ def _plan_bucket(arguments: argparse.Namespace, tokens: int, batch: int | None) 
     options = given_options(arguments)
     batch = batch or options.get("global_batch")
     source = source_of(arguments)._replace(batch=arguments.batch or batch, seq=tokens)
-    model, cluster = _model_and_cluster(source, arguments.cluster, batch)
+    model, cluster = _model_and_cluster(source, arguments.cluster, batch, options.get("precision"))
     if not isinstance(cluster, Cluster):
         raise UsageError("--buckets plans for clusters of one kind of device")
     request = _request(model, cluster, options | {"global_batch": batch})

@@ -130,7 +130,8 @@ def _case(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
             f"{path} is for {target.ranks} ranks, --ranks says {ranks}; "
             "--scale tiny verifies a plan on fewer"
         )
-    return VerificationCase(target, source.load(target.batch), source)
+    model = source.load_for(target.batch, target.precision, target.model_digest)
+    return VerificationCase(target, model, source)
 
 
 def _run_fuzz(arguments: argparse.Namespace) -> int:

@@ -26,9 +26,30 @@ class ModelSource(NamedTuple):
         """Whether it is a traced model's file, which has no weights."""
         return self.source.endswith(".json") and not self.source.startswith("hf:")
 
-    def load(self, global_batch: int | None = None, observer: Observer | None = None) -> Model:
-        """The model, with `global_batch` samples where given, else with those of the source."""
-        return load_model(*self, global_batch, observer)
+    def load(
+        self,
+        global_batch: int | None = None,
+        precision: str | None = None,
+        observer: Observer | None = None,
+    ) -> Model:
+        """The model, with `global_batch` samples where given, else with those of the source, in a
+        `precision` where given; a model file has its own."""
+        return load_model(*self, global_batch, precision, observer)
+
+    def load_for(
+        self,
+        batch: int | None,
+        precision: str | None,
+        digest: str | None,
+        observer: Observer | None = None,
+    ) -> Model:
+        """The model of a plan with this digest, be the plan made from the source or from a model file,
+        which has the model in its own precision."""
+        model = self.load(batch, precision, observer)
+        if digest is None or self.is_file or model.fingerprint() == digest:
+            return model
+        own = self.load(batch)
+        return own if own.fingerprint() == digest else model
 
     def __str__(self) -> str:
         """The JSON text that plans keep and the `main.py` of a program reads back."""
@@ -40,6 +61,7 @@ def load_model(
     batch: int | None = None,
     seq: int | None = None,
     global_batch: int | None = None,
+    precision: str | None = None,
     observer: Observer | None = None,
 ) -> Model:
     """Trace or read the model of a source (see `ModelSource`); `observer` is shown what passes give.
@@ -49,7 +71,12 @@ def load_model(
 
         traced = load_source(source, batch=batch, seq=seq)
         return trace(
-            traced.model, traced.batch, traced.loss_fn, batch_size=global_batch, observer=observer
+            traced.model,
+            traced.batch,
+            traced.loss_fn,
+            batch_size=global_batch,
+            precision=precision,
+            observer=observer,
         )
     model = read_model(Path(source))
     if global_batch is None or global_batch == model.batch:

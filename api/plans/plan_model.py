@@ -21,7 +21,7 @@ def model_of_plan(plan: Plan, source: str | None, batch: int | None, seq: int | 
     Raises MismatchError where the source has another model, UsageError where none is given and the
     plan names code, which a plan must not run."""
     chosen = _source(plan, source, batch, seq)
-    model = chosen.load(plan.global_batch)
+    model = chosen.load_for(plan.global_batch, plan.precision, plan.model_digest)
     if model.fingerprint() != plan.model_digest:
         raise MismatchError(f"{chosen.source} is not the model of the plan ({plan.model})")
     return in_precision(model, plan.precision)

@@ -60,7 +60,7 @@ def plan_request(
         settings["micro_batches"] = settings.get("micro_batches") or file.batch.micro_batches
         if settings.get("schedule") in (None, "auto"):
             settings["schedule"] = "1f1b"  # Galvatron's stages have one model chunk each
-    model = _traced(model, batch, loss_fn, settings.get("global_batch"))
+    model = _traced(model, batch, loss_fn, settings.get("global_batch"), settings.get("precision"))
     settings["pin"] = [
         pin for text in texts for pin in (pins_of(files[text], model) if text in files else [text])
     ]
@@ -81,11 +81,12 @@ def _traced(
     batch: Any,
     loss_fn: Callable[[Any, Any], Tensor] | None,
     global_batch: int | None,
+    precision: str | None,
 ) -> Model:
     if not isinstance(model, Model):
         from ...ir.capture import trace
 
-        model = trace(model, batch, loss_fn, batch_size=global_batch)
+        model = trace(model, batch, loss_fn, batch_size=global_batch, precision=precision)
     if global_batch is None or model.batch == global_batch:
         return model
     return rescale(model, global_batch)

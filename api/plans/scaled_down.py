@@ -53,12 +53,14 @@ def scaled_down_case(
     Raises UsageError for placements and sources that cannot run, MismatchError where plan and source
     do not belong together."""
     plan = _plan(plan_file, source, ranks)
-    if source.load(plan.global_batch).fingerprint() != plan.model_digest:
+    model = source.load_for(plan.global_batch, plan.precision, plan.model_digest)
+    if model.fingerprint() != plan.model_digest:
         raise MismatchError(f"{source.source} is not the model of {plan_file} ({plan.model})")
     shrunk = shrink(plan, ranks or RANKS)
     small_source = _small_source(source, shrunk, scratch)
     batch = small_source.source.batch
-    model = in_precision(small_source.source.load(batch), plan.precision)
+    small = small_source.source
+    model = in_precision(small.load(batch, plan.precision), plan.precision)
     scaled = ScaledDown(plan, _small_plan(plan, model, shrunk), shrunk, small_source)
     return VerificationCase(
         target_of_plan(scaled.small_plan),

@@ -85,6 +85,7 @@ def _table(placement: Placement, model: Model, assignment: PlacedStep, source: s
         ),
         stage_transfers=(),
         source=source,
+        constants=model.constants,
     )
 
 

@@ -15,14 +15,17 @@ from ..passes import Observer, run
 from .assemble import Assemble
 from .differentiate import Differentiate
 from .execute import execute, run_ops
-from .export import Export, LossFunction
+from .export import LossFunction
 from .export import batch_size as _batch_size
 from .operators.elementary import call_key
 from .outline import Outline
+from .passes import losses as _losses  # noqa: F401  (registers its rules)
+from .passes.constants import UnsupportedNode
 from .passes.decompose import Decompose
-from .passes.functionalize import Functionalize, UnsupportedNode
+from .passes.functionalize import Functionalize
 from .passes.rewrite import Rewrite
 from .passes.simplify import Simplify
+from .python_state.steady import Export
 from .resolve import resolve
 from .sources.source import Source, load_source, materialize
 
@@ -57,6 +60,7 @@ def trace(
     *,
     name: str | None = None,
     batch_size: int | None = None,
+    precision: str | None = None,
     observer: Observer | None = None,
 ) -> Model:
     """Trace one training step of `model` on `batch`, without computing or allocating anything.
@@ -66,14 +70,16 @@ def trace(
     output itself. The model is traced as configured (`train()` or `eval()`) and left untouched.
     `batch_size`: samples in dimension 0 of every batched tensor while tracing. Without it a batch
     of one sample is traced as two, since a size of 1 does not tell which dimension is the batch.
-    `observer` is shown what every pass gives.
+    `precision` (fp64, fp32, bf16, fp16) traces as after `model.to(…)`; casts that the model's code
+    writes stay, and so does all of a model whose own precision it is. `observer` is shown what every
+    pass gives.
 
     Raises TraceError with the file and line of what cannot be traced.
     """
     with _on_cpu():
         size = _batch_size(batch)
         traced = max(size, 2) if batch_size is None else batch_size
-        export = Export(batch, loss_fn, traced)
+        export = Export(batch, loss_fn, traced, precision=precision)
         return _trace(export, model, observer, name or type(model).__name__)
 
 

@@ -12,6 +12,7 @@ from .differentiate import BodyInput, Differentiate, FunctionBody, InputKind
 from .export import ROOT, Recording
 from .graph import FlatGraph, replace
 from .outline import GraphSegment, Outline, canonical
+from .passes.pairs import refuse_torn, settle_pairs
 
 RANDOM = {"plait.dropout.default": 3, "plait.attention.default": 8}
 
@@ -29,8 +30,10 @@ class Assemble(Pass[FlatGraph, Model], frozen=True):
     name = "assemble"
 
     def apply(self, value: FlatGraph) -> Model:
+        settle_pairs(value)
         outline = Outline(self.recording.invocations)
         segments = [s for s in run(outline, value, self.observer) if s.ops]
+        refuse_torn(segments, self.recording.pairs)
         return _Assembler(value, self.recording, self.observer).model(self, segments)
 
 
@@ -55,7 +58,14 @@ class _Assembler:
         functions = tuple(self.functions.values())
         loss = self.names[self.graph.loss]
         return Model(
-            options.model_name, functions, tuple(calls), parameters, inputs, loss, options.batch
+            options.model_name,
+            functions,
+            tuple(calls),
+            parameters,
+            inputs,
+            loss,
+            options.batch,
+            self.recording.constants,
         )
 
     def last_uses(self, segments: list[GraphSegment]) -> dict[int, int]:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ..errors import TraceError
-from ..model import ModelInput
+from ..model import BatchConstant, ModelInput
 from ..tensor import TensorType
 from .literals import tensor_type
+from .python_state.snapshot import SCALARS
 
 BatchPath = tuple[str | int, ...]
 DEPTH = 16
@@ -30,6 +31,30 @@ def leaves(batch: Any, path: BatchPath = ()) -> list[tuple[BatchPath, torch.Tens
     if isinstance(batch, list | tuple):
         return [leaf for i, item in enumerate(batch) for leaf in leaves(item, (*path, i))]
     return []
+
+
+def constants(batch: Any) -> tuple[BatchConstant, ...]:
+    """Everything in a batch that is no tensor, with its path; raises TraceError for objects."""
+    values = []
+    for path, value in _others(batch, ()):
+        if not isinstance(value, (*SCALARS, torch.dtype, torch.device)):
+            where = "batch" + "".join(f"[{key!r}]" for key in path)
+            raise TraceError(
+                f"{where} is a {type(value).__name__}; a batch may have tensors, numbers, texts and "
+                "flags, in dicts, lists and tuples"
+            )
+        values.append(BatchConstant(path, repr(value)))
+    return tuple(values)
+
+
+def _others(batch: Any, path: BatchPath) -> list[tuple[BatchPath, Any]]:
+    if isinstance(batch, torch.Tensor) or len(path) > DEPTH:
+        return []
+    if isinstance(batch, Mapping):
+        return [pair for name, part in batch.items() for pair in _others(part, (*path, name))]
+    if isinstance(batch, list | tuple):
+        return [pair for i, part in enumerate(batch) for pair in _others(part, (*path, i))]
+    return [(path, batch)]
 
 
 def rebuild(batch: Any, tensors: Callable[[BatchPath], Any], path: BatchPath = ()) -> Any:

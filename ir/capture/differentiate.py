@@ -16,11 +16,12 @@ from ..errors import TraceError
 from ..model import Function, Input, ModelInput, Op, Output
 from ..passes import Observer, Pass, run
 from ..tensor import TensorType
-from .execute import run_op
+from .backward.replay import Replay
 from .export import Invocation, Recording
 from .graph import replace, substitute
 from .literals import DTYPES
-from .passes.functionalize import UnsupportedNode, read_outputs
+from .passes.constants import UnsupportedNode
+from .passes.functionalize import read_outputs
 from .passes.simplify import JointGraph, Simplify
 from .torch_private import FakeTensorMode
 
@@ -106,10 +107,11 @@ def _forward(body: FunctionBody, tensors: list[Tensor]) -> tuple[list[Tensor], l
     """Run the body. Return all outputs, and those that need a gradient."""
     values = {i.value: t for i, t in zip(body.inputs, tensors, strict=True)}
     seen: dict[int, Any] = {}
-    for op in body.ops:
+    replay = Replay(body.ops, values)
+    for op in replay.forward_ops:
         mark = {"invocation": int(op.scope or 0)}
         with torch.fx.traceback.annotate(mark):
-            tensors_out = run_op(op, values.__getitem__)
+            tensors_out = replay.run(op)
         values.update(zip(op.results, tensors_out, strict=True))
         for tensor in tensors_out:
             _mark_backward(tensor.grad_fn, mark, seen)

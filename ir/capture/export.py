@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import msgspec
 import torch
 import torch.fx.traceback
 from torch import nn
@@ -20,15 +21,20 @@ from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
-from ..model import ModelInput, Parameter
-from ..passes import Pass
+from ..lowering.cast import dtype_of, precision_of
+from ..model import BatchConstant, ModelInput, Parameter
+from ..tensor import TensorType
 from . import batch as batches
+from .backward.functions import recorded_functions
+from .backward.tensor_hooks import hooked_parameters, recorded_hooks, refuse_own_gradients
 from .literals import DTYPES, tensor_type
 from .locate import current_user_line, trace_error
 from .moe_modules import recorded_experts
-from .torch_private import MODULE_TABLES, FakeTensorMode, tensor_tables, torch_compiling
+from .python_state.rebound import module_tensors, write_rebound
+from .torch_private import FakeTensorMode, tensor_tables, torch_compiling
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
+StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
 ROOT = 0
 
 
@@ -43,35 +49,35 @@ class Invocation:
 
 @dataclass
 class Recording:
-    """The forward as a torch.fx graph whose placeholders are `state_tensors`, then `inputs`."""
+    """The forward as a torch.fx graph whose placeholders are `state_tensors`, then `inputs`.
+
+    `pairs` says where the backward hooks of modules are defined, by their number.
+    """
 
     graph: torch.fx.GraphModule
     state_tensors: list[Parameter]
     inputs: list[ModelInput]
     invocations: list[Invocation] = field(default_factory=list)
+    constants: tuple[BatchConstant, ...] = ()
+    pairs: list[str] = field(default_factory=list)
 
 
-class Export(Pass[nn.Module, Recording], frozen=True):
-    """Record the forward pass and the loss of a module on a batch.
-
-    `traced`: samples in dimension 0 of batched tensors; `lines`: keep source lines.
-    """
-
-    batch: Any
-    loss_fn: LossFunction | None
-    traced: int
-    lines: bool = False
-    name = "export"
-
-    def apply(self, value: nn.Module) -> Recording:
-        return _record(value, self.batch, self.loss_fn, self.traced, self.lines)
-
-
-def _record(
-    model: nn.Module, batch: Any, loss_fn: LossFunction | None, traced: int, lines: bool
+def record(
+    model: nn.Module,
+    batch: Any,
+    loss_fn: LossFunction | None,
+    traced: int,
+    lines: bool = False,
+    precision: str | None = None,
 ) -> Recording:
+    """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines.
+
+    With a `precision` other than the model's own, as `model.to(dtype)` would run on floats of it.
+    """
+    parameters = _in_precision(state_tensors(model), model, precision)
     inputs = batches.model_inputs(batch, batch_size(batch), traced)
-    parameters = state_tensors(model)
+    inputs = _in_precision(inputs, model, precision)
+    constants = batches.constants(batch)
     invocations = [Invocation("", type(model).__name__, -1)]
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     with fake_mode:
@@ -84,27 +90,62 @@ def _record(
         fake_batch = batches.rebuild(batch, fakes.__getitem__)
 
     def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> torch.Tensor:
-        return loss_of(batches.call(model, fake_batch), fake_batch, loss_fn)
+        hooked_parameters(
+            [(p.name, tensors[p.name], f) for p, f in zip(parameters, state, strict=True)]
+        )
+        before = module_tensors(model)
+        loss = loss_of(batches.call(model, fake_batch), fake_batch, loss_fn)
+        write_rebound(before)
+        refuse_own_gradients(
+            [(p.name, t, p.trainable) for p, t in zip(parameters, state, strict=True)]
+        )
+        return loss
 
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     replacements = dict(zip((p.name for p in parameters), fake_state, strict=True))
     with contextlib.ExitStack() as stack:
         stack.enter_context(_with_tensors(model, parameters, replacements))
-        stack.enter_context(torch_compiling())
-        stack.enter_context(recorded_experts())
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
+        pairs = stack.enter_context(_recording(model, invocations, lines))
         stack.enter_context(fake_mode)
-        stack.enter_context(torch.fx.traceback.preserve_node_meta())
-        stack.enter_context(_record_invocations(model, invocations))
-        if lines:
-            stack.enter_context(_RecordLines())
         try:
             graph = make_fx(run, pre_dispatch=True)(fake_state, list(fakes.values()))
         except TraceError:
             raise
         except Exception as error:
             raise trace_error(error) from error
-    return Recording(graph, parameters, inputs, invocations)
+    return Recording(graph, parameters, inputs, invocations, constants, pairs)
+
+
+@contextlib.contextmanager
+def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> Iterator[list[str]]:
+    """Everything that a forward must meet while it is recorded; gives the module hooks by pair."""
+    contexts = (
+        torch_compiling(),
+        recorded_experts(),
+        recorded_functions(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.fx.traceback.preserve_node_meta(),
+        _record_invocations(model, invocations),
+    )
+    with contextlib.ExitStack() as stack:
+        pairs = stack.enter_context(recorded_hooks(model))
+        for context in contexts:
+            stack.enter_context(context)
+        if lines:
+            stack.enter_context(_RecordLines())
+        yield pairs
+
+
+def _in_precision(
+    items: list[StateTensor], model: nn.Module, precision: str | None
+) -> list[StateTensor]:
+    """Parameters, buffers or inputs with their floats in a precision other than the model's own."""
+    if precision is None or precision == precision_of(state_tensors(model)):
+        return items
+    dtype = dtype_of(precision)
+    types = (TensorType(i.type.shape, dtype) if i.type.is_float else i.type for i in items)
+    return [msgspec.structs.replace(i, type=t) for i, t in zip(items, types, strict=True)]
 
 
 def batch_size(batch: Any) -> int:
@@ -173,10 +214,10 @@ def state_tensors(model: nn.Module) -> list[Parameter]:
 def _with_tensors(
     model: nn.Module, parameters: list[Parameter], tensors: dict[str, torch.Tensor]
 ) -> Iterator[None]:
-    """Replace the module's tensors by name; on exit, undo everything the forward did to it."""
+    """Replace the module's tensors by name and put them back; all else is the business of `State`."""
     first = {alias: p.name for p in parameters for alias in (p.name, *p.aliases)}
-    modules = list(model.modules())
-    before = [(dict(vars(m)), {n: dict(vars(m)[n]) for n in MODULE_TABLES}) for m in modules]
+    tables = [table for module in model.modules() for table in tensor_tables(module)]
+    before = [dict(table) for table in tables]
     try:
         for prefix, module in model.named_modules(remove_duplicate=False):
             for table in tensor_tables(module):
@@ -185,12 +226,9 @@ def _with_tensors(
                         table[name] = tensors[first[f"{prefix}.{name}" if prefix else name]]
         yield
     finally:
-        for module, (attributes, tables) in zip(modules, before, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
-            for name, content in tables.items():
-                attributes[name].clear()
-                attributes[name].update(content)
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
 
 
 class _RecordLines(TorchFunctionMode):

@@ -10,6 +10,8 @@ from ..model import Argument, ModelInput, Op, Parameter, Ref, map_refs
 from ..tensor import TensorType
 
 KEY_TYPE = TensorType((2,), "int64")
+# operators whose results carry no gradient of their operands
+CONSTANTS = ("aten.detach.default", "plait.tangent.default")
 
 
 @dataclass
@@ -50,7 +52,7 @@ class FlatGraph:
         """Values that carry a gradient from a trainable parameter."""
         carrying = set(self.trainable)
         for op in self.ops:
-            if op.target != "aten.detach.default" and not carrying.isdisjoint(op.operands()):
+            if op.target not in CONSTANTS and not carrying.isdisjoint(op.operands()):
                 carrying.update(r for r in op.results if r >= 0 and self.types[r].is_float)
         return carrying
 

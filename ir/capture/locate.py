@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import os
 import sysconfig
 import traceback
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
@@ -65,3 +67,11 @@ def trace_error(error: BaseException) -> TraceError:
         )
     text = str(error).strip().split("\n")[0] or "no message"
     return TraceError(f"{where}: {type(error).__name__}: {text}")
+
+
+def definition(function: Any) -> str:
+    """`file:line: code` of where a function is defined; its name where that is not known."""
+    inner = inspect.unwrap(getattr(function, "func", function))
+    code = getattr(getattr(inner, "__func__", inner), "__code__", None)
+    code = code or getattr(vars(type(inner)).get("__call__"), "__code__", None)
+    return line_text(code.co_filename, code.co_firstlineno) if code else repr(function)

@@ -9,6 +9,7 @@ from ..model import Argument, Op, Ref
 from ..passes import Pass
 from .export import Invocation
 from .graph import FlatGraph
+from .operators.user_backward import USER_BACKWARD
 
 ModuleRun = tuple[str, int]  # path of a module and the number of its invocation
 
@@ -167,6 +168,9 @@ def canonical(ops: list[Op], graph: FlatGraph, numbers: dict[int, int]) -> tuple
     lines = []
     for op in ops:
         operands = tuple(number(a) for a in op.args)
+        if op.target == USER_BACKWARD and op.args[5] != -1:  # numbered over the whole model
+            pair = numbers.setdefault(-2 - int(op.args[5]), len(numbers))  # type: ignore[arg-type]
+            operands = (*operands[:5], pair, *operands[6:])
         named = tuple((k, number(a)) for k, a in sorted(op.kwargs.items()))
         results = tuple(
             None if r < 0 else (numbers.setdefault(r, len(numbers)), graph.types[r])

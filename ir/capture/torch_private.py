@@ -19,6 +19,8 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
+from torch.autograd.function import _is_setup_context_defined, _SingleLevelFunction
+from torch.nn.modules import module as module_hooks
 
 __all__ = [
     "DATA_DEPENDENT_ERRORS",
@@ -28,19 +30,26 @@ __all__ = [
     "EXIT_AUTOCAST",
     "FLASH_ATTENTION",
     "FLASH_ATTENTION_BACKWARD",
-    "MODULE_TABLES",
+    "FUNCTION_BASE",
     "SET_GRAD_ENABLED",
     "FakeTensorMode",
     "OpOverload",
+    "autograd_node",
+    "backward_hooks_of_old",
     "base_name",
+    "call_autograd_function",
     "is_fake",
     "is_operator",
     "is_registered",
     "overload_name",
+    "post_accumulate_hooks",
     "schema",
+    "sets_up_context",
     "storage_id",
+    "tensor_hooks",
     "tensor_tables",
     "torch_compiling",
+    "write_count",
 ]
 
 # FakeTensorMode: tensors with shapes and devices but no memory; it has no public name. Without
@@ -67,13 +76,13 @@ SET_GRAD_ENABLED = "_set_grad_enabled"
 ENTER_AUTOCAST = "_enter_autocast"
 EXIT_AUTOCAST = "_exit_autocast"
 
-# Tables of nn.Module in which a tensor is replaced without __setattr__, which checks types and
-# registers names. Without them, parameters cannot be swapped for fake ones and put back.
-MODULE_TABLES = ("_parameters", "_buffers", "_modules")
-
 
 def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The module's own parameters and buffers, as the dicts that it reads them from."""
+    """The module's own parameters and buffers, as the dicts that it reads them from.
+
+    Assigning an attribute checks types and registers names. Without the dicts, parameters cannot be
+    swapped for fake ones and put back.
+    """
     return module._parameters, module._buffers
 
 
@@ -134,3 +143,47 @@ def torch_compiling() -> Iterator[None]:
         yield
     finally:
         torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
+
+
+# The class in which `Function.apply` looks up the apply of torch's engine. Without it, references to
+# `apply` that were taken before a trace bypass capture, and the user's backward is lost.
+FUNCTION_BASE: Any = _SingleLevelFunction
+
+
+def call_autograd_function(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Apply an autograd function by torch's engine, while `FUNCTION_BASE.apply` is replaced."""
+    apply = torch._C._FunctionBase.__dict__["apply"]
+    return apply.__get__(None, function)(*args, **kwargs)
+
+
+def sets_up_context(function: Any) -> bool:
+    """Whether an autograd function has a `setup_context` of its own, so that its forward has no ctx."""
+    return bool(_is_setup_context_defined(function.setup_context))
+
+
+def autograd_node(tensor: torch.Tensor) -> Any:
+    """`tensor.grad_fn`, while the public property is replaced by one that refuses hooks."""
+    return torch._C.TensorBase.grad_fn.__get__(tensor)
+
+
+def write_count(tensor: torch.Tensor) -> int:
+    """How often a tensor was written in place. Without it, a hook that changes its argument is lost."""
+    return tensor._version
+
+
+def tensor_hooks(tensor: torch.Tensor) -> list[Any]:
+    """Hooks that `Tensor.register_hook` has registered; no public name lists them."""
+    return list((tensor._backward_hooks or {}).values())
+
+
+def post_accumulate_hooks(tensor: torch.Tensor) -> list[Any]:
+    """Hooks of `Tensor.register_post_accumulate_grad_hook`; no public name lists them."""
+    return list((getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values())
+
+
+def backward_hooks_of_old(module: nn.Module | None) -> list[Any]:
+    """Hooks of the deprecated `register_backward_hook`: of a module, or global ones for None."""
+    if module is None:
+        full = module_hooks._global_is_full_backward_hook is not False
+        return [] if full else list(module_hooks._global_backward_hooks.values())
+    return [] if module._is_full_backward_hook else list(module._backward_hooks.values())

@@ -6,20 +6,42 @@ import msgspec
 
 from ..analysis.axes import Axes, OpAxes, OpStrategy
 from ..errors import MismatchError
-from ..layout import Layout
+from ..layout import Layout, Shard
 from ..mesh import Mesh
 from ..model import Function
 from ..plan.sharding import Boundary, OpSplit, Sharding
 
 
+class AtOnce(msgspec.Struct, frozen=True):
+    """All micro-batches at once: a rank has its shard of every one, one after the other.
+
+    Along the `batch` factors a shard is then no contiguous block of the global value: micro-batches are
+    outside of what the mesh shards.
+    """
+
+    micro_batches: int
+    batch: frozenset[int]
+
+    def outermost(self, factor_ids: tuple[tuple[int, ...], ...]) -> Shard | None:
+        """The (dim, factor index) where dims carry the batch first."""
+        places = (
+            (d, p) for d, dim in enumerate(factor_ids) for p, a in enumerate(dim) if a in self.batch
+        )
+        return next(places, None)
+
+
 class BoundSharding(msgspec.Struct, frozen=True):
-    """All that `localize` needs: `strategies[op][axis]` says what a mesh axis does to an operator."""
+    """All that `localize` needs: `strategies[op][axis]` says what a mesh axis does to an operator.
+
+    `at_once`: for a function that takes all micro-batches together.
+    """
 
     function: Function
     axes: Axes
     mesh: Mesh
     strategies: tuple[tuple[OpStrategy, ...], ...]
     boundary: Boundary[Layout]
+    at_once: AtOnce | None = None
 
 
 def bind(sharding: Sharding, function: Function, axes: Axes) -> BoundSharding:

@@ -1,11 +1,13 @@
-"""Change a model's precision: every floating-point type and cast to another one."""
+"""Change a model's precision: its own floating-point type, or all of them, to another one."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from ..errors import UsageError
-from ..model import Argument, Function, Model, Op
+from ..model import Argument, Function, Model, Op, Parameter
 from ..passes import Observer, Pass, run
 from ..tensor import ITEM_BYTES, TensorType
 
@@ -14,13 +16,17 @@ FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat"
 
 
 class CastModel(Pass[Model, Model], frozen=True):
-    """Change every floating-point type to `dtype`; raises UsageError for a type that is none."""
+    """Change floating-point types to `dtype`: those that are `source`, or all of them where it is
+    empty. Raises UsageError for a type that is none."""
 
     dtype: str
+    source: str = ""
     name = "cast"
 
     def apply(self, value: Model) -> Model:
-        return cast_model(value, self.dtype)
+        if not self.source:
+            return cast_model(value, self.dtype)
+        return _converted(value, {self.source: self.dtype})
 
 
 def cast_model(model: Model, dtype: str) -> Model:
@@ -31,43 +37,70 @@ def cast_model(model: Model, dtype: str) -> Model:
     """
     if dtype not in FLOATS:
         raise UsageError(f"unknown floating-point type {dtype!r}; known: {', '.join(FLOATS)}")
-    replace = msgspec.structs.replace
-    return replace(
-        model,
-        functions=tuple(_function(f, dtype) for f in model.functions),
-        parameters=tuple(replace(p, type=_type(p.type, dtype)) for p in model.parameters),
-        inputs=tuple(replace(i, type=_type(i.type, dtype)) for i in model.inputs),
-    )
+    return _converted(model, dict.fromkeys(FLOATS, dtype))
 
 
 def in_precision(model: Model, precision: str | None, observer: Observer | None = None) -> Model:
-    """The model with parameters and activations in a precision; None leaves it as traced."""
-    if precision is None:
+    """The model with the floats of its own type in a precision; None leaves it as traced.
+
+    Tensors and casts of other floating-point types stay: the user wrote them. A model that was traced
+    in its own type does not tell its casts to that type from none, so `trace` is given the precision
+    wherever there is a module to trace.
+    """
+    if precision is None or precision == precision_of(model.parameters):
         return model
+    cast = CastModel(dtype_of(precision), own_type(model.parameters))
+    return run(cast, model, observer)
+
+
+def dtype_of(precision: str) -> str:
+    """`"bf16"` as `"bfloat16"`; raises UsageError for an unknown one."""
     if precision not in PRECISIONS:
         raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    return run(CastModel(PRECISIONS[precision]), model, observer)
+    return PRECISIONS[precision]
 
 
-def _type(type_: TensorType, dtype: str) -> TensorType:
-    return TensorType(type_.shape, dtype) if type_.is_float else type_
+def own_type(parameters: Sequence[Parameter]) -> str:
+    """The floating-point type of a model: that of its first trainable parameter."""
+    return next((p.type.dtype for p in parameters if p.trainable and p.type.is_float), "float32")
 
 
-def _function(function: Function, dtype: str) -> Function:
-    types = tuple(_type(t, dtype) for t in function.types)
-    ops = tuple(_op(op, dtype) for op in function.ops)
-    return msgspec.structs.replace(function, types=types, ops=ops)
+def precision_of(parameters: Sequence[Parameter]) -> str:
+    """The precision that a model has by itself."""
+    own = own_type(parameters)
+    return next((name for name, dtype in PRECISIONS.items() if dtype == own), "fp32")
 
 
-def _op(op: Op, dtype: str) -> Op:
-    args = tuple(_argument(a, dtype) for a in op.args)
-    kwargs = {name: _argument(a, dtype) for name, a in op.kwargs.items()}
+def _converted(model: Model, types: Mapping[str, str]) -> Model:
+    replace = msgspec.structs.replace
+    return replace(
+        model,
+        functions=tuple(_function(f, types) for f in model.functions),
+        parameters=tuple(replace(p, type=_type(p.type, types)) for p in model.parameters),
+        inputs=tuple(replace(i, type=_type(i.type, types)) for i in model.inputs),
+    )
+
+
+def _type(type_: TensorType, types: Mapping[str, str]) -> TensorType:
+    return TensorType(type_.shape, types.get(type_.dtype, type_.dtype))
+
+
+def _function(function: Function, types: Mapping[str, str]) -> Function:
+    kinds = tuple(_type(t, types) for t in function.types)
+    ops = tuple(_op(op, types) for op in function.ops)
+    return msgspec.structs.replace(function, types=kinds, ops=ops)
+
+
+def _op(op: Op, types: Mapping[str, str]) -> Op:
+    args = tuple(_argument(a, types) for a in op.args)
+    kwargs = {name: _argument(a, types) for name, a in op.kwargs.items()}
     return msgspec.structs.replace(op, args=args, kwargs=kwargs)
 
 
-def _argument(argument: Argument, dtype: str) -> Argument:
+def _argument(argument: Argument, types: Mapping[str, str]) -> Argument:
     if isinstance(argument, tuple):
-        return tuple(_argument(part, dtype) for part in argument)
-    if isinstance(argument, str) and argument.removeprefix("dtype:") in FLOATS:
-        return f"dtype:{dtype}" if argument.startswith("dtype:") else argument
+        return tuple(_argument(part, types) for part in argument)
+    if isinstance(argument, str) and argument.startswith("dtype:"):
+        name = argument.removeprefix("dtype:")
+        return f"dtype:{types.get(name, name)}"
     return argument

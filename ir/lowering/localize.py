@@ -22,6 +22,7 @@ from ..layout import (
     Factors,
     Layout,
     ReshardStep,
+    Shard,
     UnreachableLayout,
     local_type,
     reshard_steps,
@@ -33,7 +34,7 @@ from ..model import Argument, Function, Input, Op, Output, Ref, map_refs
 from ..passes import Pass
 from ..plan.sharding import LoopFactor
 from ..tensor import TensorType
-from .bound_sharding import BoundSharding
+from .bound_sharding import AtOnce, BoundSharding
 
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 LocalCopy = tuple[Layout, int, bool]  # layout, local value, produced in backward
@@ -58,11 +59,13 @@ class _Localizer:
     def __init__(self, bound: BoundSharding) -> None:
         self.function, self.axes, self.mesh = bound.function, bound.axes, bound.mesh
         self.strategies, self.boundary = bound.strategies, bound.boundary
+        self.at_once = bound.at_once or AtOnce(1, frozenset())
         self.types: list[TensorType] = []
         self.ops: list[Op] = []
         # global value -> its local copies, the original one first
         self.copies: dict[int, list[LocalCopy]] = {}
         self.backward = False
+        self.consumer = "a result"  # what the value at hand is fetched for
 
     def run(self) -> Function:
         function, boundary = self.function, self.boundary
@@ -76,6 +79,7 @@ class _Localizer:
         ]
         local = {value: self.add(value, layout) for value, layout in sources}
         self.walk(range(function.forward))
+        self.consumer = "a result"
         results = [
             self.fetch(o.value, layout)
             for o, layout in zip(function.outputs, boundary.outputs, strict=True)
@@ -83,6 +87,7 @@ class _Localizer:
         forward, self.backward = len(self.ops), True
         self.walk(range(function.forward, len(function.ops)))
         inputs = []
+        self.consumer = "a gradient"
         for item, layout in zip(function.inputs, boundary.gradients, strict=True):
             gradient = None
             if item.gradient is not None and layout is not None:
@@ -102,6 +107,7 @@ class _Localizer:
 
     def step(self, op: Op, known: OpAxes, options: tuple[OpStrategy, ...]) -> None:
         """Emit one operator on local shards, after the reshardings of its operands."""
+        self.consumer = f"{op.target} at {op.scope}" if op.scope else op.target
         locals_ = [
             self.fetch(value, tuple(option.inputs[i] for option in options))
             for i, value in enumerate(op.operands())
@@ -197,7 +203,7 @@ class _Localizer:
     def offsets(self, known: OpAxes, dims: Dims, split_axes: FactorAxes) -> tuple[Argument, ...]:
         """Factors of these dims, outermost first: (local size, stride in the global dim, axes)."""
         factors: list[Argument] = []
-        stride = 1
+        stride, outermost = 1, self.batch_factor(known, dims)
         for name in reversed([name for dim in dims for name in dim]):
             for index in reversed(range(len(known.loop_factors[name]))):
                 size, axes = (
@@ -206,9 +212,22 @@ class _Localizer:
                 )
                 degree = prod(self.mesh.axes[a].size for a in axes)
                 names = tuple(self.mesh.axes[a].name for a in axes)
-                factors.insert(0, (size // degree, stride, names))
+                times = self.at_once.micro_batches if axes and (name, index) == outermost else 1
+                factors.insert(0, (size // degree // times, stride, names))
+                if times > 1:
+                    factors.insert(0, (times, stride * (size // times), ()))
                 stride *= size
         return tuple(factors)
+
+    def batch_factor(self, known: OpAxes, dims: Dims) -> tuple[str, int] | None:
+        """The first (loop, factor index) of some dims that walks the batch."""
+        walking = {
+            (o.loop, o.factor_index)
+            for o in known.options
+            if o.loop and o.factor_id in self.at_once.batch
+        }
+        factors = ((n, i) for dim in dims for n in dim for i in range(len(known.loop_factors[n])))
+        return next((factor for factor in factors if factor in walking), None)
 
     def new(self, type_: TensorType) -> int:
         self.types.append(type_)
@@ -256,14 +275,26 @@ class _Localizer:
         axis = self.mesh.axes[step.axis]
         if axis.name in TIME_AXES and step.kind not in ("cut", "share"):
             raise UnreachableLayout(
-                f"{self.function.name}: value {value} would need {step.kind} over {TIME_AXES[axis.name]}"
+                f"{self.function.name}: {self.consumer} would need {step.kind} over "
+                f"{TIME_AXES[axis.name]}"
             )
         result = self.new(local_type(self.function.types[value], factors, step.after, self.mesh))
         args: tuple[Argument, ...] = (Ref(local), axis.name)
         kwargs: dict[str, Argument] = {}
         if isinstance(step.source, tuple):
-            args += shard_position(factors, step.before, self.mesh, step.source)
+            args += self.shard_position(value, factors, step.before, step.source)
         if isinstance(step.target, tuple):
-            args += shard_position(factors, step.after, self.mesh, step.target)
+            args += self.shard_position(value, factors, step.after, step.target)
         self.ops.append(Op(f"comm.{step.kind}", args, kwargs, (result,)))
         return result
+
+    def shard_position(
+        self, value: int, factors: Factors, layout: Layout, shard: Shard
+    ) -> tuple[int, int]:
+        """(dim, elements outside the sharded factor), with micro-batches outside where all are at
+        once."""
+        dim, outer = shard_position(factors, layout, self.mesh, shard)
+        times = self.at_once.micro_batches
+        if times > 1 and shard == self.at_once.outermost(self.axes.factor_ids[value]):
+            outer *= times
+        return dim, outer

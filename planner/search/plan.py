@@ -11,6 +11,7 @@ from ..options import PlanOptions
 from .driver import SearchSpace
 from .infeasible import infeasible
 from .to_plan import assemble
+from .unsplittable import reasons
 
 
 class Search(Pass[Model, Plan], frozen=True):
@@ -48,7 +49,8 @@ def no_plan(space: SearchSpace) -> PlaitError:
     if space.deadline.stopped:
         return LimitError("time was up before any strategy was priced; no plan is written")
     return UsageError(
-        f"no strategy splits {model.name} with global batch {model.batch} over "
-        f"{space.cluster.devices} devices with roles {', '.join(options.roles)}"
+        f"no plan for {model.name} with global batch {model.batch} on {space.cluster.devices} devices, "
+        f"roles {', '.join(options.roles)}"
         + "".join(f", pin {pin.glob}:{pin.strategy}" for pin in options.pins)
+        + f": {'; '.join(reasons(space))}"
     )

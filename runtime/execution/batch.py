@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.capture.batch import leaves
+from ...ir.capture.batch import constants, leaves
 from ...ir.errors import MismatchError
 from ...ir.layout import local_type, shard_position
 from ...ir.mesh import MICRO, Axis, Mesh
@@ -28,6 +28,7 @@ def local_batch(
     """
     check_keys(batch, table)
     values = {t.name: checked(find(batch, t), t, table) for t in table.batch}
+    check_constants(batch, table)
     declared = {t.name: t for t in table.batch}
     shards = []
     for name in names:
@@ -99,6 +100,19 @@ def check_keys(batch: Batch, table: ProgramTable) -> None:
             f"the batch has {_where(unknown[0])}, which the program was not compiled for; it takes "
             f"{', '.join(sorted(map(_where, known)))}"
         )
+
+
+def check_constants(batch: Batch, table: ProgramTable) -> None:
+    """Raise MismatchError for a number, text or flag other than the traced one, which is a constant."""
+    texts = {c.path: c.text for c in constants(batch)}
+    known = {c.path: c.text for c in table.constants}
+    for path in (*known, *(p for p in texts if p not in known)):
+        if texts.get(path) != known.get(path):
+            raise MismatchError(
+                f"{_where(path)} is {texts.get(path, 'not there')}; the program was compiled with "
+                f"{known.get(path, 'nothing there')}, which it has as a constant. Pass what changes "
+                "from step to step as a tensor"
+            )
 
 
 def _where(path: tuple[str | int, ...]) -> str:

@@ -13,6 +13,7 @@ from ..comm.mesh_collectives import Comm
 from ..state.parameters import ParameterStore
 from .offload import HostBuffer
 
+ValueKind = tuple[torch.Size, torch.dtype]
 StreamSeed = Callable[[int, int, int], int]  # (seed, step, call) -> seed of a call's random streams
 
 
@@ -36,7 +37,7 @@ class Run:
         self.runs: dict[int, CallRun] = {
             call: run for run in table.calls for call in range(run.first, run.last)
         }
-        self.saved: dict[tuple[int, int], tuple[tuple[Tensor, ...] | None, list[torch.Size]]] = {}
+        self.saved: dict[tuple[int, int], tuple[tuple[Tensor, ...] | None, list[ValueKind]]] = {}
         self.host = HostBuffer(store.device)
         self.buffer_updates: dict[str, Tensor] = {}
 
@@ -85,7 +86,7 @@ class Run:
         results = module.forward(self.comm(call), *self.inputs(module, call, activations))
         if hasattr(module, "backward"):
             results, saved = results
-            shapes = [r.shape for r in results if r.is_floating_point()]
+            shapes = [(r.shape, r.dtype) for r in results if r.is_floating_point()]
             if hasattr(module, "HOST"):
                 self.host.offload((call, self.micro), saved)
                 saved = None
@@ -117,17 +118,15 @@ class Run:
         return module.backward(self.comm(call), *weights, saved_values, *output_gradients)
 
     def fill_tangents(
-        self, call: int, tangents: tuple[Tensor | None, ...], shapes: list[torch.Size]
+        self, call: int, tangents: tuple[Tensor | None, ...], shapes: list[ValueKind]
     ) -> list[Tensor]:
         """Tangents, with zeros for results that nothing differentiable reads."""
         if all(t is not None for t in tangents):
             return [t for t in tangents if t is not None]
         assert len(tangents) == len(shapes), f"call {call}: which results lack a gradient?"
-        some = next((t for t in tangents if t is not None), None)
-        dtype = torch.get_default_dtype() if some is None else some.dtype
         return [
             torch.zeros(shape, dtype=dtype, device=self.store.device) if t is None else t
-            for t, shape in zip(tangents, shapes, strict=True)
+            for t, (shape, dtype) in zip(tangents, shapes, strict=True)
         ]
 
     def update(self, call: int, results: tuple[Tensor, ...]) -> None:

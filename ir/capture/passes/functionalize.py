@@ -21,6 +21,7 @@ from ..export import ROOT, Recording
 from ..graph import KEY_TYPE, FlatGraph
 from ..literals import PLACEMENT, dtype_name, encode, tensor_type
 from ..operators.batch_norm import batch_norm
+from ..operators.user_backward import USER_BACKWARD
 from ..resolve import overload
 from ..torch_private import (
     ENTER_AUTOCAST,
@@ -28,15 +29,15 @@ from ..torch_private import (
     SET_GRAD_ENABLED,
     OpOverload,
     base_name,
-    is_fake,
     is_operator,
     overload_name,
     schema,
     storage_id,
 )
+from .constants import Constants, UnsupportedNode
 from .mutation import DETACH, AliasTracker
+from .rebinding import Rebinding
 
-MAXIMUM_CONSTANT = 65_536
 ASSERTS = (
     "aten._assert_tensor_metadata.default",
     "aten._assert_async.msg",
@@ -55,28 +56,26 @@ COMPOSITE_RANDOM = (
 )
 
 
-class UnsupportedNode(Exception):
-    """Node `index` of the recording cannot be expressed in the IR."""
-
-    def __init__(self, index: int, message: str) -> None:
-        super().__init__(message)
-        self.index = index
-
-
 class Functionalize(Pass[Recording, FlatGraph], frozen=True):
     """Convert a recording to a flat graph with its loss. Raises UnsupportedNode, TraceError."""
 
     name = "functionalize"
 
     def apply(self, value: Recording) -> FlatGraph:
-        graph, outputs = read_outputs(value)
+        reader = _Reader(value)
+        graph, outputs = _read(reader)
         (graph.loss,) = outputs
+        reader.constants.refuse_trained()
         return graph
 
 
 def read_outputs(recording: Recording) -> tuple[FlatGraph, tuple[int, ...]]:
     """The flat graph of a recording with any number of outputs, and these."""
-    reader = _Reader(recording)
+    return _read(_Reader(recording))
+
+
+def _read(reader: _Reader) -> tuple[FlatGraph, tuple[int, ...]]:
+    recording = reader.recording
     for index, node in enumerate(recording.graph.graph.nodes):
         try:
             reader.step(node)
@@ -91,10 +90,11 @@ class _Reader:
         self.graph = FlatGraph()
         self.aliases = AliasTracker(self.graph)
         self.values: dict[fx.Node, int | tuple[int, ...]] = {}
-        self.constants: dict[str, int] = {}
+        self.constants = Constants(self)
         self.gradients = True
         self.outputs: tuple[int, ...] = ()
-        self.scope = str(ROOT)
+        self.scope, self.custom = str(ROOT), dict[str, Any]()
+        self.rebinding = Rebinding(self)
         self.placeholders: list[Any] = [*recording.state_tensors, *recording.inputs]
 
     def finish(self) -> FlatGraph:
@@ -107,12 +107,18 @@ class _Reader:
         return graph
 
     def step(self, node: fx.Node) -> None:
-        custom = node.meta.get("custom") or {}
-        self.scope = str(custom.get("invocation", ROOT))
+        self.custom = custom = node.meta.get("custom") or {}
+        self.scope = str(custom.get("one_scope", custom.get("invocation", ROOT)))
+        if "hooked_parameter" in custom:
+            self.rebinding.defer(custom["hooked_parameter"], node)
+        else:
+            self.read(node)
+
+    def read(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            self.values[node] = self.placeholder()
+            self.values[node] = self.placeholder(node)
         elif node.op == "get_attr":
-            self.values[node] = self.constant(str(node.target))
+            self.values[node] = self.constants.value(node)
         elif node.op == "output":
             self.outputs = tuple(self.aliases.resolve(self.single(n)) for n in _flat(node.args))
         elif node.target is operator.getitem:
@@ -125,43 +131,17 @@ class _Reader:
         else:
             self.mode_change(node)
 
-    def placeholder(self) -> int:
+    def placeholder(self, node: fx.Node) -> int:
         item = self.placeholders.pop(0)
         value = self.graph.value(item.type)
         if isinstance(item, Parameter):
+            self.rebinding.names[node] = item.name
             self.graph.parameters[value] = item
             if item.trainable:
                 self.graph.trainable.add(value)
                 self.aliases.carrying.add(value)
         else:
             self.graph.inputs[value] = item
-        return value
-
-    def constant(self, name: str) -> int:
-        """The value of a tensor made from Python numbers, or stored unregistered in the model."""
-        if name in self.constants:
-            return self.constants[name]
-        tensor = getattr(self.recording.graph, name)
-        type_ = tensor_type(tensor)
-        if type_.elements > MAXIMUM_CONSTANT:
-            raise TraceError(
-                f"the model uses a tensor of {type_.elements} elements that is neither a parameter "
-                f"nor a buffer (at most {MAXIMUM_CONSTANT} are kept); use register_buffer"
-            )
-        if is_fake(tensor):
-            raise TraceError(
-                "the model uses a tensor without values that is neither a parameter nor a buffer; "
-                "use register_buffer"
-            )
-        values = tuple(tensor.detach().cpu().reshape(-1).tolist())
-        names = {p.name for p in self.recording.state_tensors}
-        number = len(self.constants)
-        while f"constant_{number}" in names:
-            number += 1
-        value = self.graph.value(type_)
-        constant = Parameter(f"constant_{number}", type_, "constant", False, (), values)
-        self.graph.parameters[value] = constant
-        self.constants[name] = value
         return value
 
     def mode_change(self, node: fx.Node) -> None:
@@ -189,6 +169,8 @@ class _Reader:
 
     def use(self, argument: Any) -> Ref | None:
         if isinstance(argument, fx.Node):
+            self.rebinding.read_deferred(argument)
+            self.rebinding.note_use(argument, self.custom)
             return Ref(self.aliases.resolve(self.single(argument)))
         return None
 
@@ -201,6 +183,9 @@ class _Reader:
         self.refuse_random(node, target)
         args = tuple(encode(a, self.use) for a in node.args)
         kwargs = {k: encode(a, self.use) for k, a in node.kwargs.items() if k not in PLACEMENT}
+        if name == USER_BACKWARD:  # a hook may have changed a tangent in place
+            tangents = tuple(Ref(self.single(n)) for n in node.args[2])  # type: ignore[union-attr]
+            args = (*args[:2], tangents, *args[3:])
         if schema(target).is_mutable:
             self.write(node, target, args, kwargs)
             return
@@ -246,11 +231,13 @@ class _Reader:
             for argument in node.all_input_nodes:
                 if tensor is not None and _is_view(node, argument, tensor):
                     self.aliases.view(value, self.single(argument), op, position)
+        if name == USER_BACKWARD and node.args[4] is True:
+            self.rebinding.rebind(node, results)
         return results if several else results[0]
 
     def apply_gradient_mode(self, results: tuple[int, ...], name: str) -> tuple[int, ...]:
         """Detach results computed under no_grad."""
-        if self.gradients or name == DETACH:
+        if self.gradients or name in (DETACH, USER_BACKWARD):
             return results
         return tuple(self.aliases.detached(r, self.scope) for r in results)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import TraceError
 from ...model import Argument, Op, Ref
 from ...tensor import TensorType
-from ..graph import FlatGraph, substitute
+from ..graph import CONSTANTS, FlatGraph, substitute
 from .views import write_back
 
 Kwargs = dict[str, Argument]
@@ -36,7 +36,7 @@ class AliasTracker:
     ) -> tuple[int, ...]:
         results = self.graph.emit(target, args, types, kwargs, scope)
         carries = not self.carrying.isdisjoint(self.graph.ops[-1].operands())
-        if carries and target != DETACH:
+        if carries and target not in CONSTANTS:
             floats = (r for r in results if r >= 0 and self.graph.types[r].is_float)
             self.carrying.update(floats)
         return results
@@ -90,6 +90,11 @@ class AliasTracker:
         if parameter is not None and parameter.kind == "parameter":
             raise TraceError(
                 f"the forward writes into parameter {parameter.name}; only buffers may change"
+            )
+        if parameter is not None and parameter.kind == "constant":
+            raise TraceError(
+                "the forward writes into a tensor that is neither a parameter nor a buffer: its new "
+                "value would be lost after the step; use register_buffer"
             )
         last = self.resolve(tensor)
         if last != value:

@@ -126,6 +126,17 @@ def detach(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return (source,) if source is not None and source not in rewriter.carrying else None
 
 
+@rule("plait.user_backward.default")
+def user_backward(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """A backward that no trainable parameter asks for."""
+    results, inputs = op.args[:2]
+    assert isinstance(results, tuple)
+    assert isinstance(inputs, tuple)
+    if any(isinstance(i, Ref) and i.value in rewriter.carrying for i in inputs):
+        return None
+    return tuple(r.value for r in results if isinstance(r, Ref))
+
+
 @rule("aten.cat.default")
 def cat(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """Drop empty operands (a fresh key/value cache); a single operand is the result."""
@@ -167,59 +178,6 @@ def where(rewriter: Rewriter, op: Op) -> ResultValues | None:
     if type_.shape == result.shape:
         return (chosen,)
     return rewriter.emit("aten.expand.default", (Ref(chosen), result.shape), result)
-
-
-@rule("aten.cross_entropy_loss.default")
-def cross_entropy(rewriter: Rewriter, op: Op) -> ResultValues | None:
-    defaults = (None, None, None, 1, -100, 0.0)
-    logits, labels, weight, reduction, ignore, smoothing = arguments(op, *defaults)
-    assert isinstance(logits, Ref)
-    assert isinstance(labels, Ref)
-    types = rewriter.types
-    kind, rank = types[labels.value], len(types[logits.value].shape)
-    plain = weight is None and not smoothing and not op.kwargs
-    if not plain or rank < 2 or len(kind.shape) != rank - 1 or kind.dtype != "int64":
-        return None
-    rows, dtype = prod(kind.shape), types[logits.value].dtype
-    flat = rows, types[logits.value].shape[1]
-    logits = Ref(rewriter.reshaped(_classes_last(rewriter, logits.value), flat))
-    labels = Ref(rewriter.reshaped(labels.value, (rows,)))
-    wide = "float32" if dtype in ("float16", "bfloat16") else dtype
-    vector, scalar = TensorType((rows,), dtype), TensorType((), dtype)
-    losses, _ = rewriter.emit(
-        "plait.cross_entropy.default",
-        (logits, labels, ignore, ()),
-        vector,
-        TensorType((rows,), wide),
-    )
-    if reduction == 0:
-        return (rewriter.reshaped(losses, kind.shape),)
-    (total,) = rewriter.emit("aten.sum.default", (Ref(losses),), scalar)
-    if reduction == 2:
-        return (total,)
-    (valid,) = rewriter.emit("aten.ne.Scalar", (labels, ignore), TensorType((rows,), "bool"))
-    (count,) = rewriter.emit("aten.sum.default", (Ref(valid),), TensorType((), "int64"))
-    return rewriter.emit("aten.div.Tensor", (Ref(total), Ref(count)), scalar)
-
-
-def _classes_last(rewriter: Rewriter, logits: int) -> int:
-    """`[n, classes, …]` as `[n, …, classes]`; undoes a transpose where there is one."""
-    type_, rank = rewriter.types[logits], len(rewriter.types[logits].shape)
-    if rank == 2:
-        return logits
-    maker = rewriter.made_by.get(logits)
-    if maker is not None and maker.target == "aten.transpose.int" and rank == 3:
-        if {int(d) % rank for d in maker.args[1:]} == {1, 2}:  # type: ignore[arg-type]
-            return maker.operands()[0]
-    order = (0, *range(2, rank), 1)
-    turned = TensorType(tuple(type_.shape[d] for d in order), type_.dtype)
-    (moved,) = rewriter.emit("aten.permute.default", (Ref(logits), order), turned)
-    return rewriter.emit(
-        "aten.clone.default",
-        (Ref(moved),),
-        turned,
-        kwargs={"memory_format": "memory_format:contiguous_format"},
-    )[0]
 
 
 @rule("aten._grouped_mm.default")

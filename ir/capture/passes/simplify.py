@@ -24,6 +24,8 @@ NEUTRAL = {
 # fmt: on
 # constant tensors that only take their element type from an operand
 NEW = {"aten.new_zeros.default": 0.0, "aten.new_ones.default": 1.0, "aten.new_full.default": None}
+# the same, where they are single numbers: a partial sum is as good an operand as the whole one
+LIKE = {"aten.zeros_like.default": 0.0, "aten.ones_like.default": 1.0}
 # slices: operator -> position of its dim argument
 SLICES = {"aten.slice.Tensor": 1, "aten.slice_scatter.default": 2, "aten.slice_backward.default": 2}
 
@@ -117,7 +119,7 @@ def normalise(op: Op, types: list[TensorType]) -> Op:
         return replace(op, target="aten.view.default", args=(op.args[0], shape))
     if op.target == "aten.expand.default":
         return replace(op, args=(op.args[0], shape), kwargs={})
-    if op.target in NEW:
+    if op.target in NEW or (op.target in LIKE and not shape):
         return _full(op, types)
     if op.target in SLICES:
         sliced = shape if op.target != "aten.slice.Tensor" else types[op.operands()[0]].shape
@@ -127,7 +129,7 @@ def normalise(op: Op, types: list[TensorType]) -> Op:
 
 def _full(op: Op, types: list[TensorType]) -> Op:
     """A constant tensor as `full`, without operand."""
-    type_, constant = types[op.results[0]], NEW[op.target]
+    type_, constant = types[op.results[0]], (NEW | LIKE)[op.target]
     args = (type_.shape, op.args[2] if constant is None else constant)
     return replace(
         op, target="aten.full.default", args=args, kwargs={"dtype": f"dtype:{type_.dtype}"}

@@ -1,0 +1,168 @@
+"""Record a forward, and refuse one that is another one at the next step.
+
+What a forward changes outside tensors (a counter, a flag, a list) is there when it runs again. So
+where the first recording changed something, a second goes on from that state: it must record the same
+operators, and find every number as it left it. All of it is put back afterwards.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import TraceError
+from ...passes import Pass
+from ..export import LossFunction, Recording, record
+from ..locate import line_text
+from ..torch_private import is_fake
+from .random_state import GlobalRandom
+from .snapshot import SCALARS, Leaf, State
+
+Change = tuple[Leaf | None, Leaf | None]
+# paths that a model's own forward changes without changing what it computes, noted by its last trace
+STEADY: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
+REMEDY = (
+    "a compiled program would keep the value of the first step. Make it a tensor registered by "
+    "register_buffer and changed in place, or compute it outside the model and pass it in the batch "
+    "as a tensor"
+)
+
+
+class Export(Pass[nn.Module, Recording], frozen=True):
+    """Record the forward pass and the loss of a module on a batch, as it is at every step.
+
+    `traced`: samples in dimension 0 of batched tensors; `lines`: keep source lines; `precision`:
+    record as after `model.to(…)`.
+    """
+
+    batch: Any
+    loss_fn: LossFunction | None
+    traced: int
+    lines: bool = False
+    precision: str | None = None
+    name = "export"
+
+    def apply(self, value: nn.Module) -> Recording:
+        step = self.batch, self.loss_fn, self.traced, self.lines, self.precision
+        return record_steady(value, *step)
+
+
+def record_steady(
+    model: nn.Module,
+    batch: Any,
+    loss_fn: LossFunction | None,
+    traced: int,
+    lines: bool = False,
+    precision: str | None = None,
+) -> Recording:
+    """What `record` gives; raises TraceError where the next step would give something else."""
+    before, randoms = State(model, loss_fn), GlobalRandom()
+    try:
+        recording = record(model, batch, loss_fn, traced, lines, precision)
+        _refuse_drawn(before, randoms)
+        after = State(model, loss_fn)
+        changed = before.changes(after)
+        STEADY[model] = frozenset(leaf.path for pair in changed for leaf in pair if leaf)
+        if changed:
+            _compare(recording, after, changed, (model, batch, loss_fn, traced, lines, precision))
+    finally:
+        before.restore()
+        randoms.restore()
+    return recording
+
+
+def _refuse_drawn(before: State, randoms: GlobalRandom) -> None:
+    drawn = before.drawn() or randoms.drawn()
+    if drawn:
+        raise TraceError(
+            f"the forward draws from {drawn}: a compiled program would keep the first step's number. "
+            "Draw it outside the model and pass it in the batch as a tensor"
+        )
+
+
+def _compare(
+    first: Recording, after: State, changed: list[Change], recorded: tuple[Any, ...]
+) -> None:
+    model, loss_fn = recorded[0], recorded[2]
+    try:
+        second = record(*recorded)
+    except TraceError as error:
+        raise TraceError(f"{described(changed, model)}; run again, it fails: {error}") from error
+    unsteady = _moved(after, State(model, loss_fn))
+    if unsteady:
+        raise TraceError(f"{described(unsteady, model)}: {REMEDY}")
+    if not _equal(first.graph, second.graph):
+        raise TraceError(
+            f"{described(changed, model)}, and then computes something else at the next step: {REMEDY} "
+            "(or, if only the first forward differs, run the model once before tracing)"
+        )
+
+
+def _moved(after: State, again: State) -> list[Change]:
+    """Scalars that a second forward changed, told by their paths."""
+    old = {leaf.path: leaf for leaf in after.leaves.values()}
+    changes = after.changes(again)
+    found = [(old.get(now.path), now) for _, now in changes if now is not None]
+    return [
+        (one, other)
+        for one, other in found
+        if isinstance(other.value, SCALARS) and (one is None or one.text != other.text)
+    ]
+
+
+def _equal(one: torch.fx.GraphModule, other: torch.fx.GraphModule) -> bool:
+    if str(one.graph) != str(other.graph):
+        return False
+    names = [str(n.target) for n in one.graph.nodes if n.op == "get_attr"]
+    return all(_same_constant(getattr(one, n), getattr(other, n)) for n in names)
+
+
+def _same_constant(one: Tensor, other: Tensor) -> bool:
+    return one is other if is_fake(one) or is_fake(other) else torch.equal(one, other)
+
+
+def described(changes: list[Change], model: nn.Module) -> str:
+    """Which values a forward changes, from what to what, and the line that does it."""
+    ranked = sorted(changes, key=lambda c: 0 if any(_scalar(leaf) for leaf in c) else 1)
+    parts = []
+    for one, other in ranked[:3]:
+        path = (one or other).path  # type: ignore[union-attr]
+        texts = [leaf.text if leaf else "nothing" for leaf in (one, other)]
+        parts.append(f"{path} from {texts[0]} to {texts[1]}")
+    first = (ranked[0][0] or ranked[0][1]).path  # type: ignore[union-attr]
+    where = _writer(first, model)
+    return f"{where}the forward changes {', '.join(parts)}" + " …" * (len(ranked) > 3)
+
+
+def _scalar(leaf: Leaf | None) -> bool:
+    return leaf is not None and isinstance(leaf.value, SCALARS)
+
+
+def _writer(path: str, model: nn.Module) -> str:
+    """`file:line: code: ` of a line in the model's classes that assigns the last name of a path."""
+    names = re.findall(r"[A-Za-z_]\w*", path.split(":")[0])
+    if not names:
+        return ""
+    writes = re.compile(
+        rf"\b{names[-1]}\b[\w.\[\]'\"]*(\s*[-+*/|&%]?=[^=]|\.(append|add|update|pop)\()"
+    )
+    for kind in _classes(model):
+        try:
+            lines, start = inspect.getsourcelines(kind.forward)
+            file = inspect.getsourcefile(kind.forward) or ""
+        except (OSError, TypeError):
+            continue
+        for number, line in enumerate(lines):
+            if writes.search(line):
+                return f"{line_text(file, start + number)}: "
+    return ""
+
+
+def _classes(model: nn.Module) -> Iterable[type]:
+    return dict.fromkeys(type(m) for m in model.modules())

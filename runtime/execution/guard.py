@@ -1,0 +1,96 @@
+"""What a program has as constants is checked at every step: it must still be what was traced.
+
+Attributes, variables of closures and unregistered tensors of the user's model are constants of a
+compiled program. A user who changes one between steps would otherwise train on with the old value.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from ...ir.capture.python_state.snapshot import CONTAINERS, SCALARS, Leaf, State, is_library, look
+from ...ir.capture.torch_private import post_accumulate_hooks, tensor_hooks, write_count
+from ...ir.errors import MismatchError
+
+
+class _Known(NamedTuple):
+    """A constant: where it lies, its value when traced, how to look at it again."""
+
+    path: str
+    value: str
+    now: Callable[[], str]
+
+
+class Guard:
+    """The constants of a model and its loss function; keeps neither of them alive.
+
+    Paths in `steady` are not looked at: the model's forward changes them itself, and computes the
+    same before and after.
+    """
+
+    def __init__(
+        self, module: nn.Module, loss_fn: Any = None, steady: frozenset[str] = frozenset()
+    ) -> None:
+        state = State(module, loss_fn)
+        self.known = [
+            known
+            for (_, key), leaf in state.leaves.items()
+            if leaf.path not in steady and (known := _constant(leaf, key)) is not None
+        ]
+        for name, parameter in module.named_parameters():
+            self.known.append(_known(f"{name}.requires_grad and hooks", parameter, _of_parameter))
+
+    def check(self) -> None:
+        """Raises MismatchError naming a constant that has changed, with both values."""
+        for path, value, now in self.known:
+            if now() != value:
+                raise MismatchError(
+                    f"{path} is {now()}; it was {value} when the model was traced, and the program has "
+                    "that as a constant. Trace the model again, or make it a buffer that the forward "
+                    "changes or a tensor of the batch"
+                )
+
+
+def _constant(leaf: Leaf, key: Any) -> _Known | None:
+    owner = leaf.owner
+    own = isinstance(owner, (nn.Module, *CONTAINERS, FunctionType)) or not is_library(type(owner))
+    if not own or not isinstance(leaf.value, (*SCALARS, Tensor)):
+        return None
+    return _known(leaf.path, owner, partial(_look, key))
+
+
+def _look(key: Any, owner: Any) -> Any:
+    return look(owner, key)
+
+
+def _known(path: str, owner: Any, read: Callable[[Any], Any]) -> _Known:
+    try:
+        look: Callable[[], Any] = weakref.ref(owner)
+    except TypeError:  # lists, dicts and cells have no weak references
+        look = lambda: owner  # noqa: E731
+
+    value = text(read(owner))
+
+    def now() -> str:
+        living = look()
+        return value if living is None else text(read(living))
+
+    return _Known(path, value, now)
+
+
+def _of_parameter(parameter: Tensor) -> str:
+    hooks = len(tensor_hooks(parameter)) + len(post_accumulate_hooks(parameter))
+    return f"{parameter.requires_grad} and {hooks}"
+
+
+def text(value: Any) -> str:
+    """A constant for people and for comparison: an unregistered tensor by its version."""
+    if isinstance(value, Tensor):
+        return f"tensor {id(value):#x} after {write_count(value)} writes"
+    return repr(value) if isinstance(value, SCALARS) else f"a {type(value).__name__}"

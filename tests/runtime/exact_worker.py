@@ -1,0 +1,106 @@
+"""Run by torchrun on 2 ranks: every case under every strategy against the user's module in eager."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import plait
+from plait.runtime.launch.session import session
+from plait.tests.runtime import exact_cases as cases
+
+STEPS = 3
+LEARNING = {"lr": 1e-2}
+
+
+def eager(case: cases.Case) -> tuple[list[float], dict, dict]:
+    """Losses, and the state before and after."""
+    model = cases.build(case)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), **LEARNING)
+    losses = []
+    for step in range(STEPS):
+        given = cases.batch(case, step)
+        optimizer.zero_grad()
+        output = model(**given)
+        loss = output if case.loss_fn is None else case.loss_fn(output, given)
+        loss.backward()
+        optimizer.step()
+        case.between(model)
+        losses.append(float(loss.detach()))
+    return losses, before, model.state_dict()
+
+
+def trained(case: cases.Case, word: str) -> tuple[list[float], dict]:
+    strategy, _, micro = word.partition(";")
+    model, given = cases.build(case), cases.batch(case, 0)
+    options = {"micro_batches": int(micro)} if micro else {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "plan.json")
+        plait.plan(
+            model,
+            given,
+            cluster=f"local:{dist.get_world_size()}",
+            loss_fn=case.loss_fn,
+            pin=f"*:{strategy}",
+            **options,
+        ).save(file)
+        program = plait.parallelize(
+            model,
+            given,
+            loss_fn=case.loss_fn,
+            optimizer=torch.optim.AdamW,
+            optimizer_args=LEARNING,
+            plan=file,
+        )
+    losses = []
+    for step in range(STEPS):
+        losses.append(float(program.step(cases.batch(case, step))))
+        case.between(model)
+    return losses, program.state_dict()
+
+
+def compared(made: tuple[list[float], dict], expected: tuple[list[float], dict, dict]) -> str:
+    """`same`, or how far the worst number is off."""
+    losses, before, after = expected
+    loss = max(abs(a - b) / abs(b) for a, b in zip(made[0], losses, strict=True))
+    if loss > 1e-9:
+        return f"losses {made[0]} not {losses}"
+    for name, tensor in after.items():
+        moved = (tensor - before[name]).abs().max().clamp(min=1e-6)
+        error = (made[1][name] - tensor).abs().max() / moved
+        if error > 1e-6:
+            return f"{name} is off by {float(error):.1e} of what it moved"
+    return "same"
+
+
+def verdict(case: cases.Case, word: str, expected: tuple[list[float], dict, dict]) -> str:
+    wanted = case.refused.get(word)
+    try:
+        found = compared(trained(case, word), expected)
+    except plait.PlaitError as error:
+        text = " ".join(str(error).split())
+        fine = wanted is not None and wanted in text
+        return "refused as it should be" if fine else f"refused: {type(error).__name__}: {text}"
+    return found if wanted is None else f"not refused, {found}"
+
+
+def main(names: list[str]) -> None:
+    with session("gloo") as rank:
+        narrow = dist.get_world_size() == 2
+        for name in names or (cases.CASES if narrow else cases.WIDE):
+            case = cases.CASES[name]
+            expected = eager(case)
+            for word in cases.WORDS if narrow else cases.WIDE_WORDS:
+                line = verdict(case, word, expected)
+                if rank == 0:
+                    print(f"{name} | {word} | {line}", flush=True)
+                dist.barrier()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
