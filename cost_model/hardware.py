@@ -60,7 +60,7 @@ def presets() -> dict[str, Preset]:
         if file.name.endswith(".toml"):
             tables = decode_tables(Path(str(file)), PresetFile)
             name = file.name.removesuffix(".toml")
-            links = {
+            links: dict[Literal["scale_up", "network"], PresetLink] = {
                 key: replace(t, name=key, source=LINK_SOURCE) for key, t in tables.links.items()
             }
             by_name[name] = Preset(tables.device.device(name), links)

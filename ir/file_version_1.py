@@ -7,7 +7,7 @@ its position when the plan is bound to a model. The other formats of version 1 h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .errors import FileError
 
@@ -37,7 +37,7 @@ def _axis_boundary(body: Body) -> Body:
 
 def _names(choices: Any) -> Any:
     if isinstance(choices, list):
-        return [_names(choice) for choice in choices]
+        return [_names(choice) for choice in cast("list[Any]", choices)]
     return f"#{choices}" if type(choices) is int and choices >= 0 else choices
 
 
@@ -100,13 +100,14 @@ def upgrade(body: Body, format_: str) -> Body:
 
 def _upgraded(data: Any, kind: Renamed) -> Any:
     if isinstance(data, list):
-        return [_upgraded(item, kind) for item in data]
+        return [_upgraded(item, kind) for item in cast("list[Any]", data)]
     if not isinstance(data, dict):
         return data
-    renamed = {
+    body = cast("Body", data)
+    renamed: Body = {
         kind.keys.get(key, key): _upgraded(value, kind.inside[key]) if key in kind.inside else value
-        for key, value in data.items()
+        for key, value in body.items()
     }
-    if len(renamed) < len(data):
-        raise FileError(f"$: keys of version 1 and 2 in one object: {', '.join(data)[:200]}")
+    if len(renamed) < len(body):
+        raise FileError(f"$: keys of version 1 and 2 in one object: {', '.join(body)[:200]}")
     return kind.change(renamed)

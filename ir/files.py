@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from hashlib import sha256
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import msgspec
 
@@ -32,9 +32,10 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
     wrong."""
     if len(data) > MOST_BYTES:
         raise FileError(f"$: {len(data)} bytes; at most {MOST_BYTES} are read")
-    body = parse(data)
-    if not isinstance(body, dict):
+    parsed = parse(data)
+    if not isinstance(parsed, dict):
         raise FileError("$: not an object")
+    body = cast("dict[str, Any]", parsed)
     found, version = body.pop("format", None), body.pop("version", None)
     if found != format_:
         raise FileError(f"$.format: {found!r:.60} where {format_!r} is expected")
@@ -56,12 +57,14 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
 def _refuse_unknown(data: Any, known: Any, path: str) -> None:
     """Every key of the file must have become part of the value."""
     if isinstance(data, dict) and isinstance(known, dict):
-        for key, item in data.items():
-            if key not in known:
+        read = cast("dict[str, Any]", known)
+        for key, item in cast("dict[str, Any]", data).items():
+            if key not in read:
                 raise FileError(f"{path}.{key[:60]}: unknown field")
-            _refuse_unknown(item, known[key], f"{path}.{key}")
+            _refuse_unknown(item, read[key], f"{path}.{key}")
     elif isinstance(data, list):
-        for place, (item, other) in enumerate(zip(data, known, strict=False)):
+        pairs = zip(cast("list[Any]", data), known, strict=False)
+        for place, (item, other) in enumerate(pairs):
             if isinstance(item, dict | list):
                 _refuse_unknown(item, other, f"{path}[{place}]")
 

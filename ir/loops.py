@@ -161,7 +161,7 @@ def loops(
 
 
 def _dims(text: str) -> Dims:
-    dims = []
+    dims: list[Dim] = []
     for merged, single in re.findall(r"\(([^)]*)\)|(\S+)", text):
         names = (merged or single).split()
         dims.append(tuple(name.rstrip("!") for name in names if name != "1"))

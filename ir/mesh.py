@@ -35,7 +35,7 @@ class Mesh(msgspec.Struct, frozen=True):
 
     def coordinate(self, rank: int) -> tuple[int, ...]:
         """Position of a rank along every axis."""
-        position = []
+        position: list[int] = []
         for axis in reversed(self.axes):
             position.append(rank % axis.size)
             rank //= axis.size

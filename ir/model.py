@@ -7,6 +7,7 @@ gradients of its outputs. Values are numbered per function; `types[v]` is the ty
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, Union
 
@@ -73,7 +74,7 @@ def collect_refs(argument: Argument, into: list[int]) -> None:
             collect_refs(part, into)
 
 
-def map_refs(argument: Argument, change) -> Argument:
+def map_refs(argument: Argument, change: Callable[[int], Argument]) -> Argument:
     """`argument` with every `Ref` replaced by `change(ref.value)`."""
     if isinstance(argument, Ref):
         return change(argument.value)

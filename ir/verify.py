@@ -33,7 +33,7 @@ def verify_model(model: Model) -> None:
     require(len(parameters) == len(model.parameters), "$.parameters", "two share a name")
     for i, parameter in enumerate(model.parameters):
         verify_type(parameter.type, f"$.parameters[{i}].type")
-    known = set()
+    known: set[str] = set()
     for i, item in enumerate(model.inputs):
         require(bool(IDENTIFIER.fullmatch(item.name)), f"$.inputs[{i}].name", "not an identifier")
         verify_type(item.type, f"$.inputs[{i}].type")

@@ -21,6 +21,15 @@ MAY: dict[str, set[str]] = {
 # Folders of a room from the ground up; a folder imports those below it. Files that stand in the room
 # itself are named with a dot: `.model` is ir/model.py.
 FLOORS: dict[str, list[set[str]]] = {
+    "cost_model": [
+        {".execution_model", ".hardware", ".quantity"},
+        {"communication"},
+        {"operators", "pipeline"},
+        {"memory", "placement"},
+        {"explain"},
+        {"calibration"},
+        {".what_if"},
+    ],
     "planner": [
         {".constraint_program", ".deadline", ".linear_program", ".pareto", ".strategy_space"},
         {".candidate", "allocation", "placement", "sharding"},
@@ -31,7 +40,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"layers"},
         {"search"},
         {"heterogeneous"},
-    ]
+    ],
 }
 FAMILIES = {"ir/ops", "api/commands"}  # of one kind: they may hold more files
 BESIDE = 14  # files side by side in a folder

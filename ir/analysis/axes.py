@@ -12,7 +12,7 @@ from math import gcd
 
 import msgspec
 
-from .. import ops as _declarations  # noqa: F401  (fills the registry)
+from .. import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
 from ..layout import PARTIAL, REPLICATE, AxisPlacement, Factors
 from ..loops import Dims, Loops, declaration, site_of
 from ..model import Function, Op
@@ -114,7 +114,7 @@ class _Factors:
 
     def leaves(self, factors: list[int]) -> list[int]:
         """The unsplit factors that make up `factors`, outermost first."""
-        leaves = []
+        leaves: list[int] = []
         for factor in factors:
             while factor in self.parts and len(self.parts[factor]) == 1:
                 factor = self.parts[factor][0]
@@ -229,8 +229,8 @@ def _options(declared: Loops, bound: dict[str, list[int]], union: _Factors) -> O
         absent = REPLICATE if joint else PARTIAL
         for index, size in enumerate(sizes[loop.name]):
             split = (LoopFactor(loop.name, index),)
-            inputs = tuple(_state(dims, split, leaf, REPLICATE) for dims in declared.inputs)
-            outputs = tuple(_state(dims, split, leaf, absent) for dims in declared.outputs)
+            inputs = _states(declared.inputs, split, leaf, REPLICATE)
+            outputs = _states(declared.outputs, split, leaf, absent)
             mean = loop.kind == "mean"
             factor = leaf[loop.name][index]
             options.append(
@@ -239,7 +239,9 @@ def _options(declared: Loops, bound: dict[str, list[int]], union: _Factors) -> O
     for one, other in declared.pairs:
         options += _paired(declared, one, other, sizes, leaf)
     for group in declared.linear:
-        inputs = tuple(PARTIAL if i in group else REPLICATE for i in range(len(declared.inputs)))
+        inputs: tuple[AxisPlacement, ...] = tuple(
+            PARTIAL if i in group else REPLICATE for i in range(len(declared.inputs))
+        )
         options.append(OpStrategy("", 0, -1, 1, inputs, (PARTIAL,) * len(declared.outputs)))
     return _op_axes(declared, sizes, options)
 
@@ -253,15 +255,25 @@ def _paired(
 ) -> list[OpStrategy]:
     """Options in which one axis splits a factor of both loops; a tensor is sharded along the one that
     it carries."""
-    options = []
+    options: list[OpStrategy] = []
     for i, size in enumerate(sizes[one]):
         for j, other_size in enumerate(sizes[other]):
             splits = (LoopFactor(one, i), LoopFactor(other, j))
-            inputs = tuple(_state(dims, splits, leaf, REPLICATE) for dims in declared.inputs)
-            outputs = tuple(_state(dims, splits, leaf, REPLICATE) for dims in declared.outputs)
+            inputs = _states(declared.inputs, splits, leaf, REPLICATE)
+            outputs = _states(declared.outputs, splits, leaf, REPLICATE)
             factor, common = leaf[one][i], gcd(size, other_size)
             options.append(OpStrategy(one, i, factor, common, inputs, outputs, partner=splits[1]))
     return options
+
+
+def _states(
+    tensors: tuple[Dims, ...],
+    splits: tuple[LoopFactor, ...],
+    leaf: dict[str, list[int]],
+    absent: AxisPlacement,
+) -> tuple[AxisPlacement, ...]:
+    """Placements of all these tensors under a split."""
+    return tuple(_state(dims, splits, leaf, absent) for dims in tensors)
 
 
 def _state(

@@ -90,7 +90,7 @@ def _agree(
     edges: tuple[FlowEdge, ...], axes: dict[str, Axes], known: dict[str, dict[int, Factors]]
 ) -> set[str]:
     """Record the common refinement at both ends of every edge; names of functions that must change."""
-    changed = set()
+    changed: set[str] = set()
     for (one, x), (other, y) in edges:
         left, right = axes[one].factors[x], axes[other].factors[y]
         pairs = zip(left, right, strict=True)
@@ -128,7 +128,7 @@ def _followed(
 
 def _batch_start(axes: Axes, value: int, item: ModelInput, batch: int) -> list[int]:
     """Factors of dimension 0 whose product is the batch."""
-    batch_factors, size = [], 1
+    batch_factors, size = list[int](), 1
     for factor, extent in zip(axes.factor_ids[value][0], axes.factors[value][0], strict=True):
         if size < batch:
             batch_factors.append(factor)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec.structs import replace
 
-from .. import ops as _declarations  # noqa: F401  (fills the registry)
+from .. import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
 from ..loops import declaration, site_of
 from ..model import Op
 from ..tensor import TensorType

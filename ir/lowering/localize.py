@@ -86,7 +86,7 @@ class _Localizer:
         ]
         forward, self.backward = len(self.ops), True
         self.walk(range(function.forward, len(function.ops)))
-        inputs = []
+        inputs: list[Input] = []
         self.consumer = "a gradient"
         for item, layout in zip(function.inputs, boundary.gradients, strict=True):
             gradient = None
@@ -123,9 +123,9 @@ class _Localizer:
             local = replace(local, args=self.rebuild(args, known, split_axes))
             local = self.shard_aware(local, known, known.declared, options, split_axes)
         shards = prod(axis.size for axis, o in zip(self.mesh.axes, options, strict=True) if o.mean)
-        results = []
+        results: list[int] = []
         for i, value in enumerate(op.results):
-            layout = tuple(option.outputs[i] for option in options)
+            layout: Layout = tuple(option.outputs[i] for option in options)
             results.append(self.add(value, layout) if value >= 0 else -1)
         self.ops.append(replace(local, results=tuple(results)))
         if shards > 1:

@@ -157,7 +157,7 @@ def _ranges(spec: ParameterSpec, mesh: Mesh, place: tuple[int, ...], dim: int) -
 
 def _within(ranges: Ranges, first: int, last: int) -> Ranges:
     """The `first` to `last - 1`-th of the indices in ranges."""
-    selected, passed = [], 0
+    selected, passed = list[tuple[int, int]](), 0
     for a, b in ranges:
         low, high = max(first, passed), min(last, passed + b - a)
         if low < high:

@@ -19,7 +19,8 @@ Variant = Literal["keep", "recompute"] | tuple[int, ...]  # the values that forw
 ALL = 100  # per cent
 INPUTS = 0  # per cent: nothing but the inputs of the call
 SPELLINGS = re.compile(
-    r"(?P<keep>keep)|(?P<recompute>recompute)|save (?P<save>[1-9][0-9]?)%|split (?P<split>[1-9][0-9]{0,5})"
+    r"(?P<keep>keep)|(?P<recompute>recompute)|save (?P<save>[1-9][0-9]?)%"
+    r"|split (?P<split>[1-9][0-9]{0,5})"
     r"|offload(?: (?:(?P<offload>[1-9][0-9]?)%|(?P<inputs>inputs)))?"
 )
 

@@ -21,7 +21,7 @@ ScheduleTable = tuple[tuple[Slot, ...], ...]
 def one_f_one_b(stages: int, micro_batches: int) -> ScheduleTable:
     """1F1B (PipeDream-flush, Narayanan et al. 2021): stage s warms up with stages - 1 - s forwards,
     then alternates, so that at most stages - s micro-batches are in flight."""
-    rows = []
+    rows: list[tuple[Slot, ...]] = []
     for stage in range(stages):
         warm = min(stages - 1 - stage, micro_batches)
         row = [("F", i) for i in range(warm)]

@@ -34,10 +34,10 @@ class LoopFactor(NamedTuple):
     """A factor of one of an operator's loops, outermost first: `n` is the first, `n.1` the second."""
 
     loop: str
-    index: int
+    number: int
 
     def __str__(self) -> str:
-        return f"{self.loop}.{self.index}" if self.index else self.loop
+        return f"{self.loop}.{self.number}" if self.number else self.loop
 
 
 class OpSplit(TextValue):

@@ -89,9 +89,27 @@ def read_value(reader: TextReader, kind: Any) -> Any:
     token = reader.next
     data = _data(reader)
     try:
-        return msgspec.convert(data, kind, strict=True, dec_hook=decode_text)
+        value = msgspec.convert(data, kind, strict=True, dec_hook=decode_text)
     except (msgspec.ValidationError, ValueError, OverflowError) as error:
         raise located(token.line, token.column, str(error)) from None
+    unknown = _unknown(data, msgspec.to_builtins(value, enc_hook=encode_text))
+    if unknown is not None:
+        raise located(token.line, token.column, f"unknown field {unknown!r}")
+    return value
+
+
+def _unknown(data: Any, known: Any) -> str | None:
+    """The first field of some data that is not part of the value that was made of it."""
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(data, dict) and isinstance(known, dict):
+        fields, values = cast("dict[str, Any]", data), cast("dict[str, Any]", known)
+        for name in fields:
+            if name not in values:
+                return name
+        pairs = [(fields[name], values[name]) for name in fields]
+    elif isinstance(data, list) and isinstance(known, list | tuple):
+        pairs = list(zip(cast("list[Any]", data), cast("list[Any]", known), strict=False))
+    return next((name for pair in pairs if (name := _unknown(*pair)) is not None), None)
 
 
 def read_fields(

@@ -11,15 +11,17 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from ...ir.analysis.axes import Axes
 from ...ir.analysis.dataflow import Dataflow
-from ...ir.layout import UnreachableLayout, divides_evenly
+from ...ir.layout import PARTIAL, REPLICATE, AxisPlacement, UnreachableLayout, divides_evenly
 from ...ir.lowering.bound_sharding import BoundSharding
 from ...ir.lowering.chunk import ValueShards, chunk_sharding, refine_axes
 from ...ir.lowering.localize import localize
 from ...ir.mesh import MICRO, Mesh
 from ...ir.model import Function
-from ...ir.plan.sharding import Chunking, boundary_values
+from ...ir.plan.sharding import AxisSharding, Chunking, boundary_values
 from ..sharding.data_parallel import follow
 
 FEWEST_CHUNKS = 2
@@ -100,7 +102,7 @@ class Chunker:
         """
         inner = {v: (dim, part + (outer_degree > 1)) for v, (dim, part) in shards_at.items()}
         loops = frozenset(axes.factor_ids[v][dim][part] for v, (dim, part) in inner.items())
-        split = follow(function, axes, inner, loops, self.summed[function.name])
+        split = received_whole(follow(function, axes, inner, loops, self.summed[function.name]))
         return Chunking(function.name, degree, outer_degree, tuple(shards_at.items()), split)
 
     def token_degree(self, bound: BoundSharding) -> int:
@@ -112,6 +114,21 @@ class Chunker:
             if axis.name != MICRO
             and any(options[i].factor_id in tokens for options in bound.strategies)
         )
+
+
+def received_whole(split: AxisSharding) -> AxisSharding:
+    """The same with values that come from outside whole where they would be partial sums.
+
+    Ranks and micro-batches have a part each of a sum that passes between functions; the chunks of a
+    call all receive the same value, which is to count once.
+    """
+
+    def whole(placement: AxisPlacement) -> AxisPlacement:
+        return REPLICATE if placement == PARTIAL else placement
+
+    boundary = split.boundary
+    inputs, tangents = boundary.map(whole).inputs, boundary.map(whole).tangents
+    return replace(split, boundary=replace(boundary, inputs=inputs, tangents=tangents))
 
 
 def local_function(bound: BoundSharding) -> Function | None:

@@ -87,6 +87,48 @@ def trained(module, batch):
     return losses
 
 
+class SharedBias(nn.Module):
+    """The first layer makes a bias that does not depend on the batch, and hands it on to the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(SharedBiasLayer(first) for first in (True, False))
+
+    def forward(self, x):
+        bias = None
+        for layer in self.layers:
+            x, bias = layer(x, bias)
+        return x.square().mean()
+
+
+class SharedBiasLayer(nn.Module):
+    def __init__(self, first):
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.bias = nn.Parameter(torch.randn(1, WIDTH)) if first else None
+
+    def forward(self, x, bias):
+        bias = self.bias.tanh() if bias is None else bias
+        return torch.tanh(self.linear(x) + bias), bias
+
+
+@pytest.mark.ranks
+def test_the_gradient_of_a_value_without_samples_counts_once(tmp_path):
+    torch.manual_seed(0)
+    module, x = SharedBias().double(), torch.randn(BATCH, TOKENS, WIDTH, dtype=torch.float64)
+    model = trace(module, (x,))
+    made = planned(model, ("split 4",))
+    assert {layers.memory.chunks for layers in made.layers} == {4}
+    write_program(compile_program(made, model), tmp_path / "program")
+    module(x).backward()
+    with session("gloo"):
+        program = Program.open(tmp_path / "program", module)
+        program.forward_backward((x,))
+        gradients = program.full_gradients()
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=name)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
 def test_host_memory_gives_back_what_it_took(dtype):
     values = tuple(torch.randint(0, 2, shape).to(dtype) for shape in ((3, 4), (), (0, 2), (4, 3)))
