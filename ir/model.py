@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union, cast
 
 import msgspec
 
@@ -32,9 +32,11 @@ else:
 def argument_of(data: Any) -> Argument:
     """An argument as read from a file: lists become tuples, `{"value": n}` a `Ref`."""
     if isinstance(data, (list, tuple)):
-        return tuple(argument_of(part) for part in data)
-    if isinstance(data, dict) and set(data) == {"value"} and type(data["value"]) is int:
-        return Ref(data["value"])
+        return tuple(argument_of(part) for part in cast("list[Any]", data))
+    if isinstance(data, dict):
+        fields = cast("dict[str, Any]", data)
+        if set(fields) == {"value"} and type(fields["value"]) is int:
+            return Ref(fields["value"])
     if data is None or isinstance(data, (Ref, bool, int, float, str)):
         return data
     raise ValueError(f"not an operator's argument: {data!r:.80}")
@@ -200,7 +202,7 @@ class Model(msgspec.Struct, frozen=True):
         """Calls that depend on the batch alone: they run once per step, before any micro-batch."""
         functions = {f.name: f for f in self.functions}
         known = {i.name for i in self.inputs}
-        batch_only = set()
+        batch_only: set[int] = set()
         for number, call in enumerate(self.calls):
             if not functions[call.function].differentiable and known.issuperset(call.arguments):
                 batch_only.add(number)

@@ -3,6 +3,8 @@
 `pytest --update-golden` rewrites the files instead; their difference is reviewed as text.
 """
 
+import difflib
+
 import pytest
 
 from plait.tests.paths import ROOT
@@ -27,6 +29,10 @@ def golden(request):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         assert path.exists(), f"no {path.name}: run pytest --update-golden and review it"
-        assert text.splitlines() == path.read_text(encoding="utf-8").splitlines()
+        before = path.read_text(encoding="utf-8")
+        lines = difflib.unified_diff(
+            before.splitlines(), text.splitlines(), path.name, "this run", n=1, lineterm=""
+        )
+        assert text == before, "\n" + "\n".join(lines)
 
     return compare

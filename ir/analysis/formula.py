@@ -1,7 +1,9 @@
 """An operator's flops and bytes as sympy expressions of its loops, from the same declaration."""
 
+# pyright: reportMissingTypeStubs=false
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ..loops import Dims, Loops, Site
@@ -17,8 +19,10 @@ def flops_formula(loops: Loops) -> sympy.Expr:
     """Floating-point operations, in positive integer symbols named as the loops: `2*k*m*n`."""
     from sympy import Mul, Rational
 
-    count = Rational(loops.flops).limit_denominator(MAXIMUM_DENOMINATOR)
-    return Mul(count, *(_symbol(loop.name) for loop in loops.loops))
+    count = Fraction(loops.flops).limit_denominator(MAXIMUM_DENOMINATOR)
+    return Mul(
+        Rational(count.numerator, count.denominator), *(_symbol(loop.name) for loop in loops.loops)
+    )
 
 
 def bytes_formula(loops: Loops, site: Site) -> sympy.Expr:

@@ -248,8 +248,8 @@ def check_visibility(contract: OptimizerContract, store: ParameterStore) -> None
     if split or len(stages) > 1:
         where = f"shards of {split[0]}" if split else f"the tensors of one of {len(stages)} stages"
         raise MismatchError(
-            f"{contract.name} looks at several tensors at once ({contract.evidence}), and a rank of "
-            f"this plan has only {where}: plan with roles that keep all weights on every rank "
+            f"{contract.name} looks at several tensors at once, or may ({contract.evidence}), and a "
+            f"rank of this plan has only {where}: plan with roles that keep all weights on every rank "
             f"(roles=('dp',)), or take out what couples them (gradients are clipped over all ranks by "
             f"program.clip_grad_norm, non-finite ones skipped by nonfinite='skip')"
         )

@@ -93,7 +93,9 @@ def references_in_code(optimizer: Any, tensors: Container[Tensor]) -> Iterator[C
                 continue
             variables = inspect.getclosurevars(plain)
             for name, value in {**variables.globals, **variables.nonlocals}.items():
-                candidates = value.parameters() if isinstance(value, nn.Module) else tensors_in(value)
+                candidates = (
+                    value.parameters() if isinstance(value, nn.Module) else tensors_in(value)
+                )
                 if any(tensor in tensors for tensor in candidates):
                     yield CodeReference(plain.__name__, name)
 

@@ -7,13 +7,17 @@ import pytest
 from msgspec.structs import replace
 
 from plait.codegen import compile_program
+from plait.ir import file_version_1 as old
 from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.errors import FileError
 from plait.ir.file_version_1 import FORMATS, upgrade
 from plait.ir.files import dump, load
 from plait.ir.lowering.bound_sharding import bind
 from plait.ir.model import Model
-from plait.ir.plan.plan import Plan
+from plait.ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan
+from plait.ir.plan.plan import Layers, Plan, Stage
+from plait.ir.plan.sharding import Chunking
+from plait.ir.plan.workload import CallWork, PeakPoint, StageBytes
 
 DATA = Path(__file__).parent / "data"
 PLANS = ("plan", "pipeline")
@@ -85,3 +89,22 @@ def test_a_program_of_version_1_is_refused():
     with pytest.raises(FileError, match="write it again"):
         upgrade({}, "plait/program")
     assert "plait/program" not in FORMATS
+
+
+KINDS = (
+    (old.PLAN, Plan),
+    (old.STAGE, Stage),
+    (old.STAGE_BYTES, StageBytes),
+    (old.PEAK_POINT, PeakPoint),
+    (old.LAYERS, Layers),
+    (old.CALL_WORK, CallWork),
+    (old.CHUNKING, Chunking),
+    (old.HETEROGENEOUS_PLAN, HeterogeneousPlan),
+    (old.DEVICE_GROUP, DeviceGroup),
+)
+
+
+@pytest.mark.parametrize(("renamed", "kind"), KINDS)
+def test_new_keys_are_fields_and_old_ones_are_none(renamed, kind):
+    assert set(renamed.keys.values()) <= set(kind.__struct_fields__)
+    assert set(renamed.keys).isdisjoint(set(kind.__struct_fields__) - set(renamed.keys.values()))
