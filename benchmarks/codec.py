@@ -19,7 +19,14 @@ from plait.codegen.compression.cpp import source
 from plait.ir.compression.algorithms.building_blocks import DECODE, integers, signs
 from plait.ir.compression.lower import lower
 from plait.ir.compression.program import CompressionProgram
-from plait.ir.compression.stage import AllGather, AllToAll, Hadamard, Reduce, Scale, CompressionStages
+from plait.ir.compression.stage import (
+    AllGather,
+    AllToAll,
+    CompressionStages,
+    Hadamard,
+    Reduce,
+    Scale,
+)
 from plait.runtime.compression.backends.codec import Launch, target_for
 from plait.runtime.compression.backends.native import NativeCodec, build
 
@@ -49,9 +56,13 @@ def main() -> None:
             measure(name, encode, flat, options.repeats, Path(cache))
 
 
-def measure(name: str, encode: CompressionStages, flat: torch.Tensor, repeats: int, cache: Path) -> None:
+def measure(
+    name: str, encode: CompressionStages, flat: torch.Tensor, repeats: int, cache: Path
+) -> None:
     """The kernels of a reduce-scatter, and the last one of an all-gather."""
-    back: CompressionStages = (Hadamard(32), Scale(1 / 32)) if isinstance(encode[0], Hadamard) else ()
+    back: CompressionStages = (
+        (Hadamard(32), Scale(1 / 32)) if isinstance(encode[0], Hadamard) else ()
+    )
     reducing = CompressionProgram(
         "reducing",
         "gradients",

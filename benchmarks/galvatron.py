@@ -89,7 +89,9 @@ def plan_in(task: Run, devices: int) -> GalvatronPlan:
         bool(task["vsp"]),
     )
     layers = tuple(map(parse, task["strategies"]))
-    return GalvatronPlan(GalvatronBatch(task["gbsz"], task["chunks"]), layers, tuple(task["stages"]), ends)
+    return GalvatronPlan(
+        GalvatronBatch(task["gbsz"], task["chunks"]), layers, tuple(task["stages"]), ends
+    )
 
 
 def best_by_variant(runs: list[Run]) -> dict[Setting, dict[str, float]]:

@@ -17,7 +17,7 @@ class TextValue:
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, eq=False)(cls)
         # msgspec writes a dataclass as an object of its fields; other classes are left to the hooks
-        delattr(cls, "__dataclass_fields__")  # noqa: B043  (unknown to type checkers)
+        delattr(cls, "__dataclass_fields__")
 
     @classmethod
     def parse(cls, text: str) -> Self:

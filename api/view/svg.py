@@ -40,11 +40,12 @@ class Canvas:
         label: str,
         size: int = 12,
         fill: str = INK,
-        weight: int = 400,
-        anchor: str = "start",
+        bold: bool = False,
         room: float = WIDTH,
     ) -> None:
-        """One line, shortened to the width `room`."""
+        """One line, shortened to the width `room`; from a negative `x` it ends at the right edge."""
+        weight, anchor = (600 if bold else 400), ("end" if x < 0 else "start")
+        x = x if x >= 0 else WIDTH + x
         wide = LETTERS * size / 12 * (1.1 if weight > 400 else 1.0)
         fits = max(1, int(room / wide))
         fitted = label if len(label) <= fits else label[: max(1, fits - 1)] + "…"
@@ -78,7 +79,7 @@ class Canvas:
 
     def heading(self, label: str) -> None:
         self.y += 30
-        self.text(PAD, self.y, label, 14, weight=600)
+        self.text(PAD, self.y, label, 14, bold=True)
         self.y += 14
 
     def picture(self) -> str:
@@ -98,7 +99,7 @@ class Canvas:
 def svg(report: Report) -> str:
     """The whole report in one picture. Names reach it as escaped text only."""
     canvas = Canvas()
-    canvas.text(PAD, canvas.y + 14, report.title, 20, weight=600)
+    canvas.text(PAD, canvas.y + 14, report.title, 20, bold=True)
     canvas.text(PAD, canvas.y + 34, report.subtitle, 12, SOFT)
     canvas.y += 46
     tiles(canvas, report)
@@ -122,7 +123,7 @@ def tiles(canvas: Canvas, report: Report) -> None:
         x, room = PAD + i * width, width - 22
         canvas.rect(x, canvas.y, width - 8, 62, "#fff", "#dde2e9", f"{name}: {value}, {hint}")
         canvas.text(x + 10, canvas.y + 17, name, 11, SOFT, room=room)
-        canvas.text(x + 10, canvas.y + 37, value, 16, weight=600, room=room)
+        canvas.text(x + 10, canvas.y + 37, value, 16, bold=True, room=room)
         canvas.text(x + 10, canvas.y + 53, hint, 11, SOFT, room=room)
     canvas.y += 62
 
@@ -166,7 +167,7 @@ def draw_box(canvas: Canvas, box: Box, x: float, y: float, stages: int) -> None:
     facts = "\n".join(f"{key}: {value}" for key, value in box.facts)
     canvas.rect(x, y, BOX, TALL, stage_colour(box.stage, stages), FRAME, facts)
     name = f"{box.times} × {box.label}" if box.times > 1 else box.label
-    canvas.text(x + 9, y + 18, name, 12, weight=600, room=BOX - 18)
+    canvas.text(x + 9, y + 18, name, 12, bold=True, room=BOX - 18)
     canvas.text(x + 9, y + 34, box.strategy, 11, SOFT, room=BOX - 18)
     canvas.text(x + 9, y + 49, box.about, 11, SOFT, room=BOX - 18)
 
@@ -194,7 +195,7 @@ def bars(canvas: Canvas, rows: Sequence[Bar], limit: float, text: Callable[[floa
                 canvas.rect(x, canvas.y, amount * scale, 20, fill, title=tooltip)
                 x += amount * scale
         total = text(sum(amount for _, amount in bar.parts))
-        canvas.text(WIDTH - PAD, canvas.y + 15, total, 12, anchor="end")
+        canvas.text(-PAD, canvas.y + 15, total, 12)
         canvas.y += ROW
     if limit:
         x, top = left + limit * scale, canvas.y - ROW * len(rows)
@@ -236,4 +237,4 @@ def timeline(canvas: Canvas, chart: TimelineChart) -> None:
             canvas.text(x + 3, y + 14, event.label, 10, room=width)
     canvas.y += ROW * len(chart.rows) + 12
     canvas.text(left, canvas.y, "0", 11, SOFT)
-    canvas.text(WIDTH - PAD, canvas.y, seconds(end), 11, SOFT, anchor="end")
+    canvas.text(-PAD, canvas.y, seconds(end), 11, SOFT)

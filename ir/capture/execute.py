@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,14 @@ def run_op(op: Op, value: Any) -> tuple[Tensor, ...]:
     return tuple(made) if isinstance(made, list | tuple) else (made,)
 
 
+class StepValues(NamedTuple):
+    """What a step gives: loss, gradients by parameter name, new values by buffer name."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
 def execute(
     model: Model,
     parameters: Mapping[str, Tensor],
@@ -51,8 +59,8 @@ def execute(
     seed: int = 0,
     step: int = 0,
     gradients: bool = True,
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Run one training step: loss, gradients by parameter name, new values by buffer name.
+) -> StepValues:
+    """Run one training step.
 
     `parameters`: parameters and buffers by first name. `batch`: tensors in the order of
     `model.inputs`. Random operators draw from (seed, step, number of the call).
@@ -70,7 +78,8 @@ def execute(
     gradient_of = run.parameter_gradients
     trained = {p.name: gradient_of.get(p.name) for p in model.parameters if p.trainable}
     buffers = {b: run.values[r] for call in model.calls for r, b in call.updates}
-    return run.values[model.loss], {n: g for n, g in trained.items() if g is not None}, buffers
+    known = {n: g for n, g in trained.items() if g is not None}
+    return StepValues(run.values[model.loss], known, buffers)
 
 
 class _Interpreter:

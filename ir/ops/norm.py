@@ -106,7 +106,9 @@ def _channels(shape: tuple[int, ...], training: bool) -> tuple[DimNames, DimName
 def square_deviation(site: Site) -> Loops:
     """x, mean -> mean of (x - mean)^2 per channel"""
     full, per = _channels(site.operands[0].shape, False)
-    kinds: dict[str, LoopKind] = {dim_name: "mean" for dim_name in full if dim_name not in ("c", "1")}
+    kinds: dict[str, LoopKind] = {
+        dim_name: "mean" for dim_name in full if dim_name not in ("c", "1")
+    }
     return loops(pattern([full, per], [per]), site, kinds=kinds, work=WORK, flops=3)
 
 

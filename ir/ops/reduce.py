@@ -19,7 +19,9 @@ def _reduce(
     shape = site.operands[0].shape
     full = dim_names(shape)
     out: DimNames = [
-        "1" if dim in over else dim_name for dim, dim_name in enumerate(full) if keep or dim not in over
+        "1" if dim in over else dim_name
+        for dim, dim_name in enumerate(full)
+        if keep or dim not in over
     ]
     kinds: dict[str, LoopKind] = {f"i{dim}": kind for dim in over if shape[dim] != 1}
     groups = ((0,),) if linear and is_float(site) else ()
@@ -44,7 +46,9 @@ def sum_to_size(site: Site) -> Loops | None:
         return None
     full = dim_names(site.operands[0].shape)
     tail = full[len(full) - len(result.shape) :]
-    out = ["1" if size == 1 else dim_name for size, dim_name in zip(result.shape, tail, strict=True)]
+    out = [
+        "1" if size == 1 else dim_name for size, dim_name in zip(result.shape, tail, strict=True)
+    ]
     named = tuple(() if dim_name == "1" else (dim_name,) for dim_name in out)
     groups = ((0,),) if is_float(site) else ()
     text = pattern([full], [out])

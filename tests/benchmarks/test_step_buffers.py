@@ -55,7 +55,11 @@ def run_inside(model, parameters, batch, found, packing, variant):
     for number, call in enumerate(model.calls):
         function = run.functions[call.function]
         values = run.inputs(function, call, call_key(0, 0, number))
-        ops = partition(function, variant).forward if function.differentiable else function.forward_ops
+        ops = (
+            partition(function, variant).forward
+            if function.differentiable
+            else function.forward_ops
+        )
         piece(ops, number, "forward", values)
         run.values.update(
             {n: values[o.value] for n, o in zip(call.results, function.outputs, strict=True)}

@@ -22,7 +22,14 @@ from plait.ir.plan.sharding import Boundary
 from plait.tests.ir.lowering.test_lockstep import MESHES, Whole
 from plait.tests.paths import ROOT
 
-ROOMS = ("ir", "cost_model", "planner", "codegen", "runtime", "api")  # `plait.api.python` is a module
+ROOMS = (
+    "ir",
+    "cost_model",
+    "planner",
+    "codegen",
+    "runtime",
+    "api",
+)  # `plait.api.python` is a module
 TARGET = "plait_test.outer_sum.default"
 # What local form, steps and codegen write themselves, views whose results are one list, and those that a
 # placement refuses because they depend on strides.

@@ -22,8 +22,12 @@ def test_roles_of_batch_axes_do_not_matter_to_a_replica():
 
 def test_an_assignment_has_a_point_for_each_decision():
     strategy = parse_strategy("dp=4")
-    assignment = Assignment((Decision(0, 2, strategy, KEEP), Decision(2, 3, strategy, RECOMPUTE)), 16, 2)
+    assignment = Assignment(
+        (Decision(0, 2, strategy, KEEP), Decision(2, 3, strategy, RECOMPUTE)), 16, 2
+    )
     assert assignment.at(2).memory == RECOMPUTE
     assert assignment.first_point == RunPoint(strategy, 16, 2)
     assert assignment.point(assignment.at(2)).memory == RECOMPUTE
-    assert Assignment.uniform(assignment.first_point, 3).decisions == (Decision(0, 3, strategy, KEEP),)
+    assert Assignment.uniform(assignment.first_point, 3).decisions == (
+        Decision(0, 3, strategy, KEEP),
+    )

@@ -13,7 +13,9 @@ def test_a_front_has_what_nothing_else_beats(seed):
     dice = random.Random(seed)
     points = [tuple(dice.randrange(5) for _ in range(3)) for _ in range(40)]
     front = pareto(points, lambda point: point)
-    assert front == sorted({p for p in points if not any(no_worse(q, p) and q != p for q in points)})
+    assert front == sorted(
+        {p for p in points if not any(no_worse(q, p) and q != p for q in points)}
+    )
 
 
 def test_the_first_of_equal_items_stays():
@@ -31,5 +33,7 @@ def test_arrays_give_the_same_front(seed):
     points = np.random.default_rng(seed).integers(0, 4, (30, 2))
     dominates = (points[None, :, :] <= points[:, None, :]).all(axis=2)
     stays = undominated(dominates)
-    assert set(map(tuple, points[stays].tolist())) == set(pareto(map(tuple, points.tolist()), tuple))
+    assert set(map(tuple, points[stays].tolist())) == set(
+        pareto(map(tuple, points.tolist()), tuple)
+    )
     assert stays.sum() == len(set(map(tuple, points[stays].tolist())))

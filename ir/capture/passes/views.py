@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ...errors import TraceError
 from ...model import Argument, Op, Ref
@@ -51,9 +52,15 @@ SINGLE_VIEWS: dict[str, WriteBack] = {
 }
 
 
-def write_back(
-    graph: FlatGraph, op: Op, full: int, view: int
-) -> tuple[str, tuple[Argument, ...], TensorType]:
+class ViewWrite(NamedTuple):
+    """An operator that gives the whole tensor after a part of it was replaced."""
+
+    target: str
+    args: tuple[Argument, ...]
+    type: TensorType
+
+
+def write_back(graph: FlatGraph, op: Op, full: int, view: int) -> ViewWrite:
     """The operator that replaces the elements of tensor `full` that `op` views by `view`.
 
     Raises TraceError for view operators that cannot be inverted.
@@ -66,4 +73,5 @@ def write_back(
     type_ = graph.types[full]
     name, rest = SINGLE_VIEWS[op.target](op, type_.shape)
     scattered = name.endswith("_scatter.default")
-    return name, (Ref(full), Ref(view), *rest) if scattered else (Ref(view), *rest), type_
+    args = (Ref(full), Ref(view), *rest) if scattered else (Ref(view), *rest)
+    return ViewWrite(name, args, type_)

@@ -77,7 +77,10 @@ def plan(samples, micro_batches, division, ends, runs):
         for _ in range(int(count))
     )
     return GalvatronPlan(
-        GalvatronBatch(samples, micro_batches), layers, tuple(map(int, division.split())), parse(ends)
+        GalvatronBatch(samples, micro_batches),
+        layers,
+        tuple(map(int, division.split())),
+        parse(ends),
     )
 
 

@@ -2,7 +2,12 @@
 
 import pytest
 
-from plait.ir.compression.algorithms.building_blocks import DECODE, with_error_feedback, integers, signs
+from plait.ir.compression.algorithms.building_blocks import (
+    DECODE,
+    integers,
+    signs,
+    with_error_feedback,
+)
 from plait.ir.compression.check import check, violations
 from plait.ir.compression.lower import lower
 from plait.ir.compression.program import CompressionProgram

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plait.ir.compression.identity import uncompressed
-from plait.ir.compression.kernel import ScoreVectors, CompressionKernel, MessageTransfer
+from plait.ir.compression.kernel import CompressionKernel, MessageTransfer, ScoreVectors
 from plait.ir.compression.lower import lower, simplify
+from plait.ir.compression.message_format import MessageFormat
 from plait.ir.compression.registry import PROGRAMS
 from plait.ir.compression.stage import Hadamard, Quantize, Scale
-from plait.ir.compression.message_format import MessageFormat
 
 SIZES = [(1, 4), (4, 1), (2, 2), (3, 2), (8, 16)]
 
@@ -147,4 +147,6 @@ def test_states_say_what_becomes_of_them():
         "worker_error": (4, "reset"),
         "server_error": (1, "split"),
     }
-    assert all(isinstance(k, CompressionKernel) for k in lower(PROGRAMS["one-bit.gradients"], 2).kernels)
+    assert all(
+        isinstance(k, CompressionKernel) for k in lower(PROGRAMS["one-bit.gradients"], 2).kernels
+    )

@@ -89,7 +89,11 @@ def test_a_file_says_what_the_types_say(tmp_path: Path) -> None:
         ("launch_us = 4", "launch_us = 4\nlaunch_ms = 4", r"device: .*launch_ms"),
         ("[[level]]", "[[levels]]", "levels"),
         ("tflops = { float32 = 1,", 'tflops = { float32 = "1",', r"device\.tflops"),
-        ("launch_us = 4", "launch_us = 4\ncurve = [{amounts = [2, 1], us = [1, 1]}]", r"curve\[0\]"),
+        (
+            "launch_us = 4",
+            "launch_us = 4\ncurve = [{amounts = [2, 1], us = [1, 1]}]",
+            r"curve\[0\]",
+        ),
         ("[device]", "[device", "not TOML"),
         ('name = "lab"', 'name = "lab"\nname = "again"', "not TOML"),
     ],

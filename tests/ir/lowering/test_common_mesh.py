@@ -50,7 +50,9 @@ def test_a_cut_over_one_axis_is_a_cut_over_its_parts():
     assert lift_layout(((0, 0), "P"), mesh("dp=2,tp=2"), onto) == ((0, 0), "P")
 
 
-def run(source: TensorLayout, target: TensorLayout, onto: Mesh, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+def run(
+    source: TensorLayout, target: TensorLayout, onto: Mesh, parts: list[torch.Tensor]
+) -> list[torch.Tensor]:
     """The steps of a passage on whole tensors: what every rank holds stands for its piece."""
     way = resharding(source, target, onto)
     assert way is not None

@@ -10,10 +10,10 @@ from plait.ir.errors import UsageError
 from plait.ir.plan.interleave import (
     BUILDERS,
     ScheduleRows,
-    in_flight_by_chunk,
-    peak_in_flight,
-    interleaved,
     as_rows,
+    in_flight_by_chunk,
+    interleaved,
+    peak_in_flight,
     verify_rows,
     zero_bubble,
 )

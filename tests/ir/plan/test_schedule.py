@@ -5,7 +5,14 @@ import random
 import pytest
 
 from plait.ir.errors import UsageError
-from plait.ir.plan.schedule import SCHEDULES, ScheduleTable, gpipe, peak_in_flight, one_f_one_b, verify_schedule
+from plait.ir.plan.schedule import (
+    SCHEDULES,
+    ScheduleTable,
+    gpipe,
+    one_f_one_b,
+    peak_in_flight,
+    verify_schedule,
+)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -21,7 +21,9 @@ MAKESPANS = {
 
 
 def problem(graph: PlacementGraph, devices: int = 2, memory: float = 1e9, alpha: float = 0.0):
-    return PlacementProblem(graph_arrays(graph, uniform_target(devices, memory, alpha, 0.0)), "parallel", "train")
+    return PlacementProblem(
+        graph_arrays(graph, uniform_target(devices, memory, alpha, 0.0)), "parallel", "train"
+    )
 
 
 @pytest.mark.parametrize("name", MAKESPANS)

@@ -133,7 +133,10 @@ def test_the_walk_knows_its_makespan():
     for seed in range(20):
         anneal(problem.work, blocks, problem.mode, True, problem.tail_us, walk, seed, 50.0, 1.0, 50)
         assert walk.spans[0] == problem.evaluate_keys("now", walk.device, walk.key).makespan_us
-        assert walk.spans[1] == problem.evaluate_keys("best", walk.best_device, walk.best_key).makespan_us
+        assert (
+            walk.spans[1]
+            == problem.evaluate_keys("best", walk.best_device, walk.best_key).makespan_us
+        )
         settle(problem.work, problem.mode, walk, 0)
     assert walk.spans[1] < start.makespan_us
 
@@ -161,7 +164,9 @@ def test_chains_are_blocks_and_nothing_else():
 def test_bounds_are_below_every_schedule(seed):
     graph = random_graph(seed, 30)
     for link in LINKS:
-        problem = PlacementProblem(graph_arrays(graph, uniform_target(3, 1e9, 2.0, 1.0)), link, "train")
+        problem = PlacementProblem(
+            graph_arrays(graph, uniform_target(3, 1e9, 2.0, 1.0)), link, "train"
+        )
         bound = lower_bound_us(problem)
         assert all(
             c is None or bound <= c.makespan_us + 1e-9
@@ -177,7 +182,9 @@ def test_large_graphs_are_placed():
 
 def test_a_constraint_model_closes_a_small_gap():
     graph = random_graph(3, 9, 9)
-    problem = PlacementProblem(graph_arrays(graph, uniform_target(2, 1e9, 1.0, 1.0)), "parallel", "train")
+    problem = PlacementProblem(
+        graph_arrays(graph, uniform_target(2, 1e9, 1.0, 1.0)), "parallel", "train"
+    )
     search = PlacementSearch(problem, PlacementOptions(link="parallel"), Deadline())
     search.construct()
     search.constrain(5.0)

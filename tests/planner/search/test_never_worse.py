@@ -44,6 +44,8 @@ def test_a_split_costs_no_more_than_none_and_proves_its_gap(name, traced):
         problem = ShardingProblem(function, axes, mesh, (rule,), costs)
         found = solve(problem)
         assert price(problem, found.axes) == pytest.approx(found.objective, rel=1e-9)
-        assert found.bound <= found.objective <= price(problem, (replicated(function),)) * (1 + 1e-9)
+        assert (
+            found.bound <= found.objective <= price(problem, (replicated(function),)) * (1 + 1e-9)
+        )
         assert found.gap <= 0.01
         assert PARTIAL not in found.axes[0].inputs

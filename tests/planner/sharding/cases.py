@@ -155,7 +155,13 @@ def axis_parts(problem: ShardingProblem, rule: AxisRule, size: int):
     function = problem.function
 
     def may(value):
-        return (None,) if value is None else ("R",) if size == 1 else rule.placements.get(value, ("R",))
+        return (
+            (None,)
+            if value is None
+            else ("R",)
+            if size == 1
+            else rule.placements.get(value, ("R",))
+        )
 
     ops = [
         [known.options[0].name]

@@ -157,7 +157,10 @@ def along_batch(model, block: str, held: dict[int, tuple]):
 def test_gathers_of_fully_sharded_weights(traced):
     """Zhao et al. 2023: weights in pieces are gathered before use, gradients scattered as sums."""
     model = traced(LLAMA, 2048)
-    function, axes = model.function(BLOCK), FunctionPrices(model, load_cluster("8xh100")).flow.axes[BLOCK]
+    function, axes = (
+        model.function(BLOCK),
+        FunctionPrices(model, load_cluster("8xh100")).flow.axes[BLOCK],
+    )
     held = {i.value: weight_shards(axes, i.value, 8)[:1] for i in function.state_inputs()}
     function, axes, made = along_batch(model, BLOCK, held)
     used = {
@@ -167,7 +170,11 @@ def test_gathers_of_fully_sharded_weights(traced):
         if value in held
     }
     assert used == {REPLICATE}
-    assert all(g == s for g, s in zip(made.boundary.gradients, made.boundary.inputs, strict=True) if g is not None)
+    assert all(
+        g == s
+        for g, s in zip(made.boundary.gradients, made.boundary.inputs, strict=True)
+        if g is not None
+    )
 
 
 def test_experts_apart_tokens_travel(traced):
@@ -176,7 +183,8 @@ def test_experts_apart_tokens_travel(traced):
     block = "mixtral_decoder_layer"
     axes = FunctionPrices(model, load_cluster("8xh100")).flow.axes[block]
     held = {
-        i.value: (REPLICATE, *weight_shards(axes, i.value, 8)) for i in model.function(block).state_inputs()
+        i.value: (REPLICATE, *weight_shards(axes, i.value, 8))
+        for i in model.function(block).state_inputs()
     }
     function, axes, made = along_batch(model, block, held)
     for op, known, chosen in zip(function.ops, axes.ops, made.op_splits, strict=True):

@@ -39,7 +39,9 @@ def random_stage(random: np.random.Generator) -> LayerStage:
         )
 
     layers = tuple(
-        EqualLayers(f"block{n}", int(random.integers(1, 4)), tuple(choice(f"c{k}") for k in range(3)))
+        EqualLayers(
+            f"block{n}", int(random.integers(1, 4)), tuple(choice(f"c{k}") for k in range(3))
+        )
         for n in range(random.integers(1, 3))
     )
     return LayerStage(layers, size, int(random.integers(5)), float(random.integers(3)))
