@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Literal, NamedTuple
 
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS, PROGRAMS
@@ -20,10 +19,10 @@ from ...ir.devices.cluster import Cluster
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
-from ...ir.plan.workload import PeakPoint
+from ...ir.plan.workload import PeakPoint, StageBytes
 from ...ir.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
 from ..quantity import Whole, known
-from .collective import Group, collective_seconds
+from .collective import collective_seconds
 from .compressed_collective import (
     FP32_BYTES,
     CompressedCost,
@@ -31,42 +30,11 @@ from .compressed_collective import (
     price_optimizer,
     price_step,
 )
+from .exchange import CallBuffers, CompressionSubject, Exchange, ExchangeSeconds, GroupAxis
 
-CompressionSubject = Literal["gradients", "weights"]
 Compression = Mapping[
     tuple[CompressionSubject, str], CompressionProgram
 ]  # by what travels, and the role it travels along
-
-
-class GroupAxis(NamedTuple):
-    """A batch axis: its role in the strategy, and its groups of ranks."""
-
-    role: str
-    size: int
-    stride: int
-
-    @property
-    def group(self) -> Group:
-        return Group(self.size, self.stride)
-
-
-class Exchange(NamedTuple):
-    """A collective of `amount` bytes along one axis after the other. `subject`: what is sent, where
-    a compression program may replace it; None: always sent as it is."""
-
-    subject: CompressionSubject | None
-    kind: str
-    amount: float
-    axes: Sequence[GroupAxis]
-
-
-class CallBuffers(NamedTuple):
-    """Peak bytes of a call: inside it, of gathered weights and flat copies to send, and of
-    gradients added up over micro-batches."""
-
-    inside: int
-    beside: int
-    accumulation: int
 
 
 class BatchAxes:
@@ -97,10 +65,14 @@ class BatchAxes:
             tuple[CompressionProgram | CompressionAlgorithm, float, GroupAxis, float],
             CompressedCost,
         ] = {}
+        self.stage_cache: dict[
+            tuple[tuple[tuple[int, int], ...], int, int, tuple[int, ...]], ExchangeSeconds
+        ] = {}
         self.seconds_cache: dict[tuple[str, float, tuple[GroupAxis, ...]], float] = {}
         self.degree = prod(size for _, size, _ in self.shard_axes)
         self.fraction = strategy.fraction
-        self.remainder_axes = self.shard_axes if strategy.fraction != FULL else []
+        self.is_full = strategy.fraction == FULL
+        self.remainder_axes = [] if self.is_full else self.shard_axes
 
     def shard_count(self, kind: str) -> int:
         """Number of shards of parameters, gradients or optimizer states (`kind`)."""
@@ -108,7 +80,7 @@ class BatchAxes:
 
     def sharded_bytes(self, amount: Whole) -> Whole:
         """Bytes of weights, gradients or states that are sharded along the ZeRO axes."""
-        if self.fraction == FULL:
+        if self.is_full:
             return amount
         over, under = (known(amount, n, x) for n, x in zip("fj", self.fraction, strict=True))
         return amount * over // under
@@ -121,9 +93,10 @@ class BatchAxes:
         """Bytes on this device out of `amount`: its shard and the replicated rest."""
         if kind not in self.sharded_kinds:
             return amount
-        sharded, shards = self.sharded_bytes(amount), known(amount, "z", self.degree)
-        if self.fraction == FULL:
-            return sharded // shards
+        shards = self.degree if isinstance(amount, int) else known(amount, "z", self.degree)
+        if self.is_full:
+            return amount // shards
+        sharded = self.sharded_bytes(amount)
         return amount - sharded + sharded // shards
 
     def local_fraction(self, kind: str) -> float:
@@ -168,7 +141,27 @@ class BatchAxes:
 
     def seconds(self, exchanges: Sequence[Exchange], small: float = 0.0) -> float:
         """Seconds of exchanges, one after the other."""
-        return sum(self.exchange_seconds(exchange, small) for exchange in exchanges)
+        seconds = 0.0
+        for exchange in exchanges:
+            if exchange.axes:
+                seconds += self.exchange_seconds(exchange, small)
+        return seconds
+
+    def stage_seconds(self, weights: StageBytes) -> ExchangeSeconds:
+        """Seconds of all exchanges of a stage's weights (cached: most candidates share them)."""
+        trained, partial = weights.trained_bytes, weights.partial_gradient_bytes
+        partial_here = tuple(partial[axis.role] for axis in self.model_axes)
+        key = weights.call_weight_bytes, trained, weights.small_tensor_bytes, partial_here
+        if key not in self.stage_cache:
+            small = weights.small_tensor_bytes / max(trained, 1)
+            per_call = weights.call_weight_bytes
+            self.stage_cache[key] = ExchangeSeconds(
+                sum(n * self.seconds(self.call_gathers(amount), small) for amount, n in per_call),
+                sum(n * self.seconds(self.call_scatters(amount), small) for amount, n in per_call),
+                self.seconds(self.step_reductions(trained, partial), small),
+                self.seconds(self.update_gathers(trained), small),
+            )
+        return self.stage_cache[key]
 
     def compressed_cost(
         self, exchange: Exchange, axis: GroupAxis, small: float = 0.0

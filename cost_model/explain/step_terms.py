@@ -21,7 +21,8 @@ from ...ir.plan.workload import CallWork, Collectives, Kernels, StrategyBytes
 from ..communication.collective import Group, collective_legs, send_leg
 from ..communication.compressed_all_reduce import CompressedReductions, compressed_reductions
 from ..communication.compressed_collective import CompressedCost
-from ..communication.data_parallel import BatchAxes, Exchange, axes_of
+from ..communication.data_parallel import BatchAxes, axes_of
+from ..communication.exchange import Exchange
 from ..communication.stage_transfer import (
     StageTransfer,
     boundary_links,

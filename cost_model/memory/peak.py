@@ -250,7 +250,7 @@ def while_calls_run(
     all_gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
     for most, others in in_flight.cases():
         before = int((most - 1) * per_batch)
-        for point, call in zip(stage.peak_points, buffers, strict=True):
+        for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
             summed = min(point.complete_gradient_bytes, stage.trained_bytes)
             gradients = (
                 all_gradients
@@ -260,8 +260,7 @@ def while_calls_run(
             activations = before + (
                 point.waiting_bytes if execution.frees_per_call else stage.saved_bytes
             )
-            beside = call.beside + call.accumulation * others + sent
-            yield PeakBytes(batch, gradients, activations, call.inside, beside)
+            yield PeakBytes(batch, gradients, activations, inside, beside + added * others + sent)
 
 
 def while_optimizer_steps(

@@ -18,12 +18,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ...cost_model.communication.compressed_collective import lowered
-from ...cost_model.communication.data_parallel import (
-    BatchAxes,
-    CompressionSubject,
-    Exchange,
-    GroupAxis,
-)
+from ...cost_model.communication.data_parallel import BatchAxes
+from ...cost_model.communication.exchange import CompressionSubject, Exchange, GroupAxis
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.registry import ALGORITHMS, algorithm
 from ...ir.compression.stage import Reduce, Residual, Score, Select

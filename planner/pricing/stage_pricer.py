@@ -135,14 +135,8 @@ class StagePricer:
     def times(self, cost: StageCost, axes: BatchAxes, micro_batches: int) -> StageTimes:
         """Seconds of one strategy's calls in a stage."""
         weights = cost.bytes
-        small = weights.small_tensor_bytes / max(weights.trained_bytes, 1)
-        per_call = weights.call_weight_bytes
-        gather = sum(n * axes.seconds(axes.call_gathers(amount), small) for amount, n in per_call)
-        scatter = sum(n * axes.seconds(axes.call_scatters(amount), small) for amount, n in per_call)
         trained = weights.trained_bytes
-        reductions = axes.step_reductions(trained, weights.partial_gradient_bytes)
-        reduce = axes.seconds(reductions, small)
-        update_gather = axes.seconds(axes.update_gathers(trained), small)
+        gather, scatter, reduce, update_gather = axes.stage_seconds(weights)
         forward, backward = cost.forward_seconds, cost.backward_seconds
         if micro_batches > 1:
             added = axes.accumulated_bytes(trained)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from plait.codegen import compile_program, write_program
-from plait.cost_model.communication.data_parallel import Exchange, axes_of
+from plait.cost_model.communication.data_parallel import axes_of
+from plait.cost_model.communication.exchange import Exchange
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.planner import PlanOptions, plan

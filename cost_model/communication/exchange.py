@@ -1,0 +1,51 @@
+"""Values of data-parallel exchanges: the axes they go along, what is sent, what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from .collective import Group
+
+CompressionSubject = Literal["gradients", "weights"]
+
+
+class GroupAxis(NamedTuple):
+    """A batch axis: its role in the strategy, and its groups of ranks."""
+
+    role: str
+    size: int
+    stride: int
+
+    @property
+    def group(self) -> Group:
+        return Group(self.size, self.stride)
+
+
+class Exchange(NamedTuple):
+    """A collective of `amount` bytes along one axis after the other. `subject`: what is sent, where
+    a compression program may replace it; None: always sent as it is."""
+
+    subject: CompressionSubject | None
+    kind: str
+    amount: float
+    axes: Sequence[GroupAxis]
+
+
+class ExchangeSeconds(NamedTuple):
+    """Seconds of a stage's exchanges: `gather` before every call of a micro-batch, `scatter` after
+    its backward, `reduce` and `update_gather` once per step."""
+
+    gather: float
+    scatter: float
+    reduce: float
+    update_gather: float
+
+
+class CallBuffers(NamedTuple):
+    """Peak bytes of a call: inside it, of gathered weights and flat copies to send, and of
+    gradients added up over micro-batches."""
+
+    inside: int
+    beside: int
+    accumulation: int
