@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ..ir.errors import TraceError as TraceError
     from ..ir.errors import UsageError as UsageError
     from ..ir.errors import VerifyError as VerifyError
-    from ..ir.model import Model as Model
+    from ..ir.model.model import Model as Model
     from ..runtime.program import Program as Program
     from .placement import place as place
     from .plans.explanation import explain as explain
@@ -31,7 +31,7 @@ _ERRORS = (
 )
 _MODULES = {
     "Cluster": "plait.ir.devices.cluster",
-    "Model": "plait.ir.model",
+    "Model": "plait.ir.model.model",
     "Plan": "plait.api.plans.plan_object",
     "Program": "plait.runtime.program",
     "explain": "plait.api.plans.explanation",

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from ..ir.lowering.cast import cast_model, in_precision
-from ..ir.model import Model
+from ..ir.model.model import Model
 from ..ir.passes import Observer
-from ..ir.placement import Placement
+from ..ir.plan.placement import Placement
 from ..ir.plan.plan import Optimizer, Plan
-from ..ir.program import GeneratedProgram
+from ..ir.plan.program import GeneratedProgram
 from .formats import files
 from .formats.model_source import ModelSource
 from .placement import PLACEMENT, read_placement

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_args, get_orig
 
 import msgspec
 
-from ..planner.options import Option, PlanOptions
+from ..planner.question.options import Option, PlanOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..ir.errors import FileError, UsageError
-from ..ir.model import Model
-from ..ir.placement import (
+from ..ir.model.model import Model
+from ..ir.plan.placement import (
     Placement,
     PlacementDevice,
     PlacementGraph,
@@ -102,7 +102,7 @@ def step_graph(model: Model, cluster: Cluster | None, optimizer: str) -> Placeme
 
     Raises UsageError without a cluster."""
     from ..cost_model.placement.from_model import graph_of
-    from ..planner.options import optimizer_states
+    from ..planner.question.options import optimizer_states
 
     if cluster is None:
         raise UsageError("a model has no times of its own: name the cluster that it runs on")

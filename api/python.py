@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import MismatchError, UsageError
-from ..ir.model import Model
-from ..ir.placement import Placement
+from ..ir.model.model import Model
 from ..ir.plan import plan as ir
+from ..ir.plan.placement import Placement
 from .options import check_keywords, takes_options
 from .plans.plan_object import Plan, with_methods
 from .plans.plan_request import plan_request

@@ -15,7 +15,7 @@ import torch
 from plait.ir.analysis.axes import analyse
 from plait.ir.capture import trace
 from plait.ir.errors import TraceError
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 from plait.tests import zoo
 
 COLUMNS = ("model", "kind", "traced", "functions", "calls", "operators", "opaque", "seconds")

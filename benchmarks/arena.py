@@ -25,7 +25,7 @@ from plait.planner.allocation.arena.judge import height as judged
 from plait.planner.allocation.arena.sections import sections
 from plait.planner.allocation.repeated_layers import pack_repeated
 from plait.planner.allocation.stage_buffers import plan_buffers
-from plait.planner.pins import parse_pin
+from plait.planner.question.pins import parse_pin
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 MODELS = (("gpt2", 4, 512), ("bert", 8, 512), ("llama3-8b", 1, 2048), ("mixtral-8x7b", 1, 1024))

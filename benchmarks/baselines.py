@@ -28,7 +28,7 @@ from plait.ir.capture import load_source, trace
 from plait.ir.errors import InfeasibleError
 from plait.ir.lowering.cast import in_precision
 from plait.ir.lowering.rescale import rescale
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 from plait.ir.plan.plan import Plan
 from plait.ir.plan.verify import verify_plan
 from plait.planner import PlanOptions, plan

@@ -23,7 +23,7 @@ import msgspec
 from plait.api.formats.model_source import ModelSource
 from plait.api.plans.compositions import Choices, Composition, Outcome, Trial, draw, verify_trials
 from plait.benchmarks.composition_models import MODELS
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 
 RANKS = (2, 4)
 PER_LAUNCH = 32

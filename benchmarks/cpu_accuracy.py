@@ -28,7 +28,7 @@ from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import materialize, trace
 from plait.ir.devices.cluster import Cluster
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 from plait.runtime.launch.launch import launch
 
 HERE = Path(__file__).resolve().parent

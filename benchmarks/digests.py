@@ -15,7 +15,7 @@ from typing import Any
 import plait
 from plait.codegen import compile_program, write_program
 from plait.ir.capture import trace
-from plait.ir.files import dump
+from plait.ir.files.json_files import dump
 from plait.tests import zoo
 
 # fmt: off

@@ -18,7 +18,7 @@ from plait.ir.devices.cluster import Cluster
 from plait.ir.errors import InfeasibleError
 from plait.ir.lowering.cast import in_precision
 from plait.ir.lowering.rescale import rescale
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 from plait.ir.plan.heterogeneous import HeterogeneousPlan
 from plait.planner import PlanOptions
 from plait.planner.heterogeneous.judge import check

@@ -27,7 +27,7 @@ from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
 from plait.ir.errors import PlaitError
 from plait.ir.plan.plan import Plan
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.launch.launch import launch
 from plait.runtime.launch.session import session

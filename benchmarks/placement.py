@@ -20,7 +20,7 @@ from typing import Any
 
 from plait.api.placement import read_graph
 from plait.ir.errors import InfeasibleError
-from plait.ir.placement import (
+from plait.ir.plan.placement import (
     Placement,
     PlacementDevice,
     PlacementGraph,

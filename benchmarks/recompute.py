@@ -19,8 +19,8 @@ from plait.ir.capture import load_source, trace
 from plait.ir.lowering.forward_backward import partition
 from plait.ir.plan.memory_action import Variant
 from plait.planner.activations.recompute_ilp import select_saved
-from plait.planner.candidate import CallPoint
 from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.question.candidate import CallPoint
 
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 MODELS = (("gpt2", 8, 1024), ("llama3-8b", 2, 4096))

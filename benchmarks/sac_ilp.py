@@ -14,7 +14,7 @@ from itertools import combinations_with_replacement
 from plait.benchmarks.recompute import MODELS, cost, layer
 from plait.cost_model.operators.function_cost import FunctionCostTable
 from plait.ir.analysis.liveness import produced_values
-from plait.ir.loops import declaration, site_of
+from plait.ir.model.loops import declaration, site_of
 from plait.planner.activations.recompute_ilp import select_saved
 
 LAYERS = 8

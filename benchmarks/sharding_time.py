@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.analysis.data_parallel import split_batch, split_values
 from plait.ir.analysis.dataflow import Dataflow, analyse_dataflow
 from plait.ir.capture import load_source, trace
-from plait.ir.layout import AxisPlacement
-from plait.ir.mesh import Axis, Mesh
-from plait.ir.model import Function, Model
+from plait.ir.model.layout import AxisPlacement
+from plait.ir.model.mesh import Axis, Mesh
+from plait.ir.model.model import Function, Model
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
 from plait.planner.sharding.costs import BatchSplit, RooflineCosts
-from plait.planner.sharding.data_parallel import split_batch, split_values
 from plait.planner.sharding.network.build import build
 from plait.planner.sharding.network.search import reduce
 

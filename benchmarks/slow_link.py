@@ -23,7 +23,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.devices.cluster import Cluster, Link
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 
 WORKER = Path(__file__).with_name("slow_link_worker.py")
 SOURCE = f"{Path(__file__).resolve()}:make"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 from plait.ir.plan.memory_action import Variant
 from plait.planner.allocation.call_storage import CallStorage
 from plait.planner.allocation.lifetimes import ALIGNMENT_BYTES, StepBuffers

@@ -25,13 +25,13 @@ from plait.cost_model.communication.stage_transfer import (
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.pipeline.closed_form import pipeline_seconds
 from plait.ir.capture import load_source, trace
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 from plait.ir.plan.memory_action import BASIC_ACTIONS
-from plait.planner.candidate import Candidate, RunPoint
-from plait.planner.options import PlanOptions, optimizer_states
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 from plait.planner.pricing.function_prices import FunctionPrices
-from plait.planner.strategy_space import axis_families, divisors, strategies
+from plait.planner.question.candidate import Candidate, RunPoint
+from plait.planner.question.options import PlanOptions, optimizer_states
+from plait.planner.question.strategy_space import axis_families, divisors, strategies
 
 CONFIG = Path(__file__).resolve().parent.parent / "examples" / "configs" / "llama3-8b.json"
 

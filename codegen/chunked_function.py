@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..ir.layout import PARTIAL, Layout, shard_position
-from ..ir.mesh import CHUNK
+from ..ir.model.layout import PARTIAL, Layout, shard_position
+from ..ir.model.mesh import CHUNK
 from .lower import LoweredFunction
 from .python_source import tuple_source, unpack_saved, wrapped
 

@@ -7,7 +7,7 @@ live memory equals the plan's count.
 from __future__ import annotations
 
 from ..ir.analysis.liveness import last_uses
-from ..ir.model import Function, Op
+from ..ir.model.model import Function, Op
 from ..ir.plan.plan import Plan
 from .chunked_function import chunked_source
 from .lower import LoweredFunction

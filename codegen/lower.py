@@ -6,15 +6,15 @@ from itertools import chain, count
 
 import msgspec
 
+from ..ir.analysis.bound_sharding import AtOnce, BoundSharding
 from ..ir.analysis.dataflow import Dataflow
 from ..ir.errors import MismatchError
-from ..ir.lowering.bound_sharding import AtOnce, BoundSharding
 from ..ir.lowering.chunk import bind_layers
 from ..ir.lowering.fit import verify_fit
-from ..ir.lowering.forward_backward import ForwardBackward, GraphHalves
+from ..ir.lowering.forward_backward import ForwardBackward
 from ..ir.lowering.fuse_bias import fuse_bias
 from ..ir.lowering.localize import Localize
-from ..ir.model import Function, Model
+from ..ir.model.model import Function, GraphHalves, Model
 from ..ir.passes import Observer, run
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan

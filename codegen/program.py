@@ -8,13 +8,13 @@ from pathlib import Path
 from ..ir.analysis.dataflow import AnalyseAxes
 from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
-from ..ir.files import dump
+from ..ir.files.json_files import dump
 from ..ir.lowering.cast import PRECISIONS
 from ..ir.lowering.plan_layouts import PlanLayouts
-from ..ir.model import Model
+from ..ir.model.model import Model
 from ..ir.passes import Observer, Pass, run
 from ..ir.plan.plan import Plan
-from ..ir.program import GeneratedProgram, ProgramTable
+from ..ir.plan.program import GeneratedProgram, ProgramTable
 from .compression import cpp
 from .function import function_module
 from .lower import LoweredFunction, lower

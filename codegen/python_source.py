@@ -6,7 +6,7 @@ import keyword
 import re
 from collections.abc import Iterable
 
-from ..ir.model import Argument, Ref
+from ..ir.model.model import Argument, Ref
 
 WIDTH = 100
 RESERVED = (

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from ..ir.lowering.plan_layouts import PlanLayouts
-from ..ir.model import Model
+from ..ir.model.model import Model
 from ..ir.plan.plan import Plan
 from .lower import LoweredFunction
 from .python_source import (

@@ -10,13 +10,13 @@ from itertools import pairwise
 
 import msgspec
 
-from ..ir.layout import shard_position
 from ..ir.lowering.common_mesh import Resharding
 from ..ir.lowering.plan_layouts import PlanLayouts
-from ..ir.model import Call, Function, Model
+from ..ir.model.layout import shard_position
+from ..ir.model.model import Call, Function, Model
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
-from ..ir.program import chunk_function
+from ..ir.plan.program import chunk_function
 from .lower import LoweredFunction
 from .python_source import (
     WIDTH,

@@ -10,16 +10,14 @@ from msgspec.structs import replace
 from ..ir.analysis.dataflow import Dataflow, analyse_dataflow
 from ..ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS
 from ..ir.errors import MismatchError
-from ..ir.files import digest
-from ..ir.layout import PARTIAL, REPLICATE, AxisPlacement, Factors, Layout
+from ..ir.files.json_files import digest
 from ..ir.lowering.plan_layouts import PlanLayouts
-from ..ir.mesh import MICRO, Mesh
-from ..ir.model import Model
+from ..ir.model.layout import PARTIAL, REPLICATE, AxisPlacement, Factors, Layout
+from ..ir.model.mesh import MICRO, Mesh
+from ..ir.model.model import Model
 from ..ir.plan.flat_shard import FULL
 from ..ir.plan.plan import Layers, Plan
-from ..ir.plan.sharding import Sharding
-from ..ir.plan.strategy import ROLES
-from ..ir.program import (
+from ..ir.plan.program import (
     BatchTensor,
     CallRun,
     CompressedAxis,
@@ -28,6 +26,8 @@ from ..ir.program import (
     ParameterSpec,
     ProgramTable,
 )
+from ..ir.plan.sharding import Sharding
+from ..ir.plan.strategy import ROLES
 
 
 def plan_table(plan: Plan, model: Model) -> ProgramTable:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ..ir.loops import Work
+from ..ir.model.loops import Work
 
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .options import PlanOptions as PlanOptions
+    from .question.options import PlanOptions as PlanOptions
     from .search.plan import plan as plan
 
 _MODULES = {"PlanOptions": ".options", "plan": ".search.plan"}

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..ir.errors import MismatchError, NonFiniteError, UsageError
 from ..ir.plan.interleave import build_rows
+from ..ir.plan.program import PLACED_SCHEDULE, ProgramTable, chunk_function
 from ..ir.plan.strategy import ROLES
-from ..ir.program import PLACED_SCHEDULE, ProgramTable, chunk_function
 from .comm.mesh_collectives import Comm
 from .comm.process_group import GroupPool
 from .comm.program_groups import MeshGroups

@@ -19,7 +19,7 @@ MAY: dict[str, set[str]] = {
     "api": {"ir", "cost_model", "planner", "codegen", "runtime"},
 }
 # Folders of a room from the ground up; a folder imports those below it. Files that stand in the room
-# itself are named with a dot: `.model` is ir/model.py.
+# itself are named with a dot: `.model` is ir/model/model.py.
 FLOORS: dict[str, list[set[str]]] = {
     "cost_model": [
         {".execution_model", ".hardware", ".quantity"},

@@ -11,8 +11,8 @@ from plait.api.plans.plan_object import with_methods
 from plait.codegen.lower import LoweredFunction, lower
 from plait.codegen.program import compile_program
 from plait.ir.analysis.dataflow import analyse_dataflow
-from plait.ir.model import Model
-from plait.ir.program import GeneratedProgram
+from plait.ir.model.model import Model
+from plait.ir.plan.program import GeneratedProgram
 from plait.ir.text.function import parse_function, parse_halves, print_function, print_halves
 from plait.ir.text.model import parse_model, print_model
 from plait.ir.text.plan import parse_plan, print_plan

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ...ir.placement import GRAPH_FORMAT
+    from ...ir.plan.placement import GRAPH_FORMAT
     from ..formats import files
     from ..formats.model_source import read_model
     from ..placement import PLACEMENT, read_graph, read_placement

@@ -10,7 +10,7 @@ from .arguments import add_json, add_plan_source
 from .output import note, print_json
 
 if TYPE_CHECKING:
-    from ...ir.model import Model
+    from ...ir.model.model import Model
     from ...ir.plan.plan import Plan
 
 

@@ -15,7 +15,7 @@ from .arguments import add_json, add_plan_source
 from .output import TIME_LIMIT, print_json, progress
 
 if TYPE_CHECKING:
-    from ...ir.model import Model
+    from ...ir.model.model import Model
     from ...ir.plan.plan import Plan
 
 SECONDS, PLAN_SECONDS = 60.0, 10.0  # time limits where none is given

@@ -12,8 +12,8 @@ from .output import TIME_LIMIT, note, print_json, progress
 
 if TYPE_CHECKING:
     from ...ir.devices.cluster import Cluster
-    from ...ir.model import Model
-    from ...ir.placement import PlacementGraph
+    from ...ir.model.model import Model
+    from ...ir.plan.placement import PlacementGraph
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

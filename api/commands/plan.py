@@ -20,7 +20,7 @@ from .print_after import PassPrinter, add_print_after, pass_printer, plan_printe
 
 if TYPE_CHECKING:
     from ...ir.devices.heterogeneous import HeterogeneousCluster
-    from ...ir.model import Model
+    from ...ir.model.model import Model
     from ...ir.plan.plan import Plan
     from ..formats.model_source import ModelSource
     from ..plans.bucket_plans import Bucket

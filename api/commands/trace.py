@@ -11,7 +11,7 @@ from .output import note, print_json
 from .print_after import add_print_after, pass_printer, trace_printers
 
 if TYPE_CHECKING:
-    from ...ir.model import Model
+    from ...ir.model.model import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...ir.errors import FileError
-from ...ir.files import dump, load
-from ...ir.model import Model
-from ...ir.placement import GRAPH_FORMAT, Placement, PlacementGraph
+from ...ir.files.json_files import dump, load
+from ...ir.model.model import Model
 from ...ir.plan.heterogeneous import HeterogeneousPlan
+from ...ir.plan.placement import GRAPH_FORMAT, Placement, PlacementGraph
 from ...ir.plan.plan import Plan
 
 T = TypeVar("T")

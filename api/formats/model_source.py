@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...ir.lowering.rescale import Rescale
-from ...ir.model import Model
+from ...ir.model.model import Model
+from ...ir.model.verify import verify_model
 from ...ir.passes import Observer, run
-from ...ir.verify import verify_model
 from . import files
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from ...cost_model.calibration.fit import MeasuredStep
 from ...ir.errors import FileError, MismatchError, PlaitError
-from ...ir.files import digest
+from ...ir.files.json_files import digest
 from ...ir.plan.plan import Plan
 from . import files
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 from ...codegen.table import plan_table
 from ...ir.errors import UsageError
 from ...ir.lowering.redistribute import RedistributionBytes, redistribution_bytes
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
-from ...ir.program import ProgramTable
+from ...ir.plan.program import ProgramTable
 from ...ir.text.units import gib, seconds, size
 
 Switches = dict[

@@ -8,10 +8,10 @@ from typing import Any
 from ...cost_model.explain.step_terms import step_term
 from ...cost_model.explain.term import Term
 from ...ir.errors import UsageError
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.plan import Layers, Plan
 from ...ir.text.units import gib, seconds, size
-from ...planner.options import PlanOptions, optimizer_of_plan
+from ...planner.question.options import PlanOptions, optimizer_of_plan
 from ...planner.search.baselines import Baseline, baseline_plan, parse_baselines
 from ...planner.search.driver import SearchSpace
 

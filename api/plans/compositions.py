@@ -20,7 +20,7 @@ from ..formats import files
 from ..formats.model_source import ModelSource
 
 if TYPE_CHECKING:
-    from ...ir.model import Model
+    from ...ir.model.model import Model
     from ...ir.plan.plan import Plan
     from ...runtime.verification.verify import Verdict
 
@@ -149,7 +149,7 @@ def plan_of(trial: Trial, ranks: int) -> Plan:
     """The plan of a trial on gloo ranks of this machine. Raises what planning raises."""
     from ...cost_model.hardware import load_cluster
     from ...planner import PlanOptions, plan
-    from ...planner.pins import Pin, pin_all
+    from ...planner.question.pins import Pin, pin_all
 
     composition = trial.composition
     pins = pin_all(composition.strategy)

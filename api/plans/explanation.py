@@ -15,7 +15,7 @@ from ...cost_model.explain.step_terms import half_term, label, stage_layers, sta
 from ...cost_model.explain.term import Symbol, Term, legend, total
 from ...ir.analysis.dataflow import analyse_dataflow
 from ...ir.errors import UsageError
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.plan import Layers, Plan
 from ...ir.text.sharding import print_sharding
 from ...ir.text.summary import one_line
@@ -138,7 +138,7 @@ def _matching(plan: Plan, where: str) -> list[Layers]:
 
 
 def _layers(plan: Plan, where: str) -> list[Layers]:
-    from ...planner.pins import call_names, matches
+    from ...planner.question.pins import call_names, matches
 
     functions = [
         plan.shardings[x.sharding].function for x in plan.layers for _ in range(x.first, x.last)

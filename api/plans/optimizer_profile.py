@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.errors import UsageError
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.plan import Optimizer
-from ...planner.options import OPTIMIZERS, PER_TENSOR
+from ...planner.question.options import OPTIMIZERS, PER_TENSOR
 
 if TYPE_CHECKING:
     from torch import nn

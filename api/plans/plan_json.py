@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...ir.files import digest
+from ...ir.files.json_files import digest
 from ...ir.plan.plan import Plan
 from ...ir.text.units import seconds
 

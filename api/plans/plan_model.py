@@ -10,7 +10,7 @@ from typing import Any, cast
 from ...ir.errors import MismatchError, UsageError
 from ...ir.lowering.cast import in_precision
 from ...ir.lowering.rescale import rescale
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
 from ..formats.model_source import ModelSource, read_model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan import plan as ir
 
 

@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from ...ir.lowering.cast import in_precision
 from ...ir.lowering.rescale import rescale
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.passes import Observer
 from ...ir.plan.plan import Optimizer
-from ...planner.options import PlanOptions
-from ...planner.pins import Pin
+from ...planner.question.options import PlanOptions
+from ...planner.question.pins import Pin
 from ..options import options_from
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ...ir.errors import MismatchError, UsageError
 from ...ir.lowering.cast import in_precision
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
 from ...planner.interop.shrink import ShrunkPlan, shrink, uncovered
 from ..compilation import VerificationCase, target_of_plan
@@ -105,7 +105,7 @@ def _small_plan(plan: Plan, model: Model, shrunk: ShrunkPlan) -> Plan:
     from ...cost_model.hardware import load_cluster
     from ...planner import PlanOptions
     from ...planner import plan as search
-    from ...planner.options import optimizer_of_plan
+    from ...planner.question.options import optimizer_of_plan
 
     return search(
         model,

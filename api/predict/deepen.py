@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from ...ir.model import Call, Model, Parameter
+from ...ir.model.model import Call, Model, Parameter
 
 
 def deepen(model: Model, layers: int) -> Model:

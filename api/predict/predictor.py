@@ -8,14 +8,14 @@ from msgspec.structs import replace
 from ...cost_model.execution_model import COMPILED, ExecutionModel
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
-from ...ir.loops import Work
-from ...ir.model import Function, Model
+from ...ir.model.loops import Work
+from ...ir.model.model import Function, Model
 from ...ir.plan.memory_action import KEEP, RECOMPUTE
 from ...ir.plan.plan import Optimizer, Stage
-from ...planner.candidate import CallPoint, Candidate
 from ...planner.pricing.candidate_pricer import CandidatePricer
 from ...planner.pricing.function_prices import CallPrice, FunctionPrices
 from ...planner.pricing.function_tables import FunctionTables
+from ...planner.question.candidate import CallPoint, Candidate
 from ...planner.sharding.model_shardings import ModelShardings
 from .architecture import Architecture
 from .deepen import deepen

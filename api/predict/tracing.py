@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...ir.capture import trace as capture
-from ...ir.model import Model
+from ...ir.model.model import Model
 from .architecture import Architecture
 from .transformer import Decoder
 

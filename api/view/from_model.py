@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...ir.analysis.model_graph import ModelGraph
-from ...ir.model import Function, Model
+from ...ir.model.model import Function, Model
 from ...ir.text.summary import calls_of, one_line, parameters
 from ...ir.text.units import count
 from .layout import arrange

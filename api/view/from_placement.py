@@ -12,7 +12,7 @@ from ...cost_model.placement.trace import (
     parts_at_peak,
     trace_placement,
 )
-from ...ir.placement import Placement, PlacementNode
+from ...ir.plan.placement import Placement, PlacementNode
 from ...ir.text.summary import one_line
 from ...ir.text.units import seconds, size
 from .layout import arrange

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ...cost_model.communication.stage_transfer import plan_transfers
 from ...cost_model.operators.operator_cost import Pricer
+from ...ir.analysis.bound_sharding import bind
 from ...ir.analysis.dataflow import analyse_dataflow
-from ...ir.lowering.bound_sharding import bind
 from ...ir.lowering.localize import localize
-from ...ir.mesh import MICRO, Axis, Mesh
-from ...ir.model import Model
+from ...ir.model.mesh import MICRO, Axis, Mesh
+from ...ir.model.model import Model
 from ...ir.plan.plan import Layers, Plan
 from ...ir.text.summary import one_line, schedule
 from ...ir.text.units import gib, seconds

@@ -14,7 +14,7 @@ from itertools import groupby
 import msgspec
 from msgspec.structs import replace
 
-from ...ir.model import Function, Op
+from ...ir.model.model import Function, Op
 from .layout import arrange
 from .report import Box, BoxGraph, Edge, Facts
 

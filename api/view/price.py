@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...cost_model.operators.operator_cost import COLLECTIVES, Pricer, count_flops
-from ...ir.loops import declaration, shard_aware_name, site_of
-from ...ir.lowering.bound_sharding import BoundSharding
+from ...ir.analysis.bound_sharding import BoundSharding
 from ...ir.lowering.localize import VIEWS
-from ...ir.mesh import MICRO
-from ...ir.model import Function, Op
+from ...ir.model.loops import declaration, shard_aware_name, site_of
+from ...ir.model.mesh import MICRO
+from ...ir.model.model import Function, Op
 from ...ir.text.units import seconds
 from .module_graph import Price, PricedOp
 from .report import Facts

@@ -14,8 +14,8 @@ from ...ir.capture.resolve import resolve
 from ...ir.capture.torch_private import is_operator, schema
 from ...ir.errors import MismatchError, UsageError
 from ...ir.lowering.linearize import PlacementUnit, TrainingStep, linearize, units
-from ...ir.model import Model
-from ...ir.placement import Placement, check_placement
+from ...ir.model.model import Model
+from ...ir.plan.placement import Placement, check_placement
 
 STRIDED = frozenset({"aten.as_strided.default", "aten.as_strided_copy.default"})
 

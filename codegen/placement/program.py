@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from ...ir.files import digest
-from ...ir.mesh import Axis, Mesh
-from ...ir.model import Model, Parameter
-from ...ir.placement import Placement
-from ...ir.program import (
+from ...ir.files.json_files import digest
+from ...ir.model.mesh import Axis, Mesh
+from ...ir.model.model import Model, Parameter
+from ...ir.model.tensor import TensorType
+from ...ir.plan.placement import Placement
+from ...ir.plan.program import (
     PLACED_SCHEDULE,
     BatchTensor,
     GeneratedProgram,
     ParameterSpec,
     ProgramTable,
 )
-from ...ir.tensor import TensorType
 from ..main import main_module
 from ..python_source import comment_text, milliseconds
 from .actions import rank_actions

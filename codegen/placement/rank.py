@@ -9,7 +9,7 @@ import msgspec
 
 from ...ir.lowering.linearize import PlacementUnit
 from ...ir.lowering.localize import VIEWS
-from ...ir.model import Op
+from ...ir.model.model import Op
 from ..function import statement
 from ..python_source import WIDTH, VariableNames, comment_text, string_literal, wrapped
 from .actions import Action, ReceiveTensor, RunUnit, SendTensor

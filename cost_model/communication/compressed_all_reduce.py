@@ -8,8 +8,8 @@ from ...ir.compression.program import CompressionProgram
 from ...ir.compression.registry import PROGRAMS
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Plan
+from ...ir.plan.program import SMALL_BYTES
 from ...ir.plan.strategy import ROLES, Strategy
-from ...ir.program import SMALL_BYTES
 from .collective import Group
 from .compressed_collective import FP32_BYTES, CompressedCost, pipeline_over, price
 

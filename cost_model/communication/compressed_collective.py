@@ -23,7 +23,7 @@ from ...ir.compression.lower import lower
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.stage import CompressionStage, Hadamard, Quantize, Reduce
 from ...ir.devices.cluster import Cluster, Device
-from ...ir.program import BUCKET_BYTES
+from ...ir.plan.program import BUCKET_BYTES
 from .collective import Group, Leg, collective_legs, send_leg, send_link
 
 FP32_BYTES = 4

@@ -18,9 +18,9 @@ from ...ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPT
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.plan import Plan
+from ...ir.plan.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import PeakPoint, StageBytes
-from ...ir.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
 from ..quantity import Whole, known
 from .collective import collective_seconds
 from .compressed_collective import (

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from ...ir.compression.program import CompressionProgram
 from ...ir.compression.registry import PROGRAMS
 from ...ir.devices.cluster import Cluster, Device, Link
+from ...ir.model.tensor import TensorType
 from ...ir.plan.plan import Plan
+from ...ir.plan.program import compressible
 from ...ir.plan.strategy import ROLES
 from ...ir.plan.workload import CompressibleTransfer
-from ...ir.program import compressible
-from ...ir.tensor import TensorType
 from .collective import send_link, send_seconds
 from .compressed_collective import FP32_BYTES, kernel_seconds, lowered
 

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from ...ir.analysis.liveness import produced_values
-from ...ir.lowering.forward_backward import GraphHalves, partition
-from ...ir.model import Function
+from ...ir.lowering.forward_backward import partition
+from ...ir.model.model import Function, GraphHalves
 from ...ir.plan.memory_action import Variant
 from ...ir.plan.workload import CallWork
 from ..communication.compressed_all_reduce import CompressedReductions

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ...ir.loops import Work
-from ...ir.model import Op
+from ...ir.model.loops import Work
+from ...ir.model.model import Op
 
 
 class FusedKernel(msgspec.Struct, frozen=True):

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ...ir.analysis.liveness import produced_values
-from ...ir.loops import Work, site_of
-from ...ir.model import Op
+from ...ir.model.loops import Work, site_of
+from ...ir.model.model import Op
+from ...ir.model.tensor import ITEM_BYTES, TensorType
 from ...ir.plan.workload import CallWork, Collectives, Kernels
-from ...ir.tensor import ITEM_BYTES, TensorType
 from ..communication.compressed_all_reduce import CompressedReductions
 from ..execution_model import COMPILED
 from .fusion import fuse

@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from ...ir import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from ...ir.devices.cluster import Cluster, Device
-from ...ir.loops import Loops, OperatorCollective, Site, Work, declaration, site_of
-from ...ir.mesh import Mesh
-from ...ir.model import Function, Model, Op
+from ...ir.model.loops import Loops, OperatorCollective, Site, Work, declaration, site_of
+from ...ir.model.mesh import Mesh
+from ...ir.model.model import Function, Model, Op
 from ..communication.collective import Group, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
 from .roofline import Amount, op_seconds

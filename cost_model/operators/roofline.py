@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...ir.devices.cluster import Device
 from ...ir.devices.curve import Curve
-from ...ir.loops import Work
+from ...ir.model.loops import Work
 from ..quantity import Number, Quantity, at_least_zero, constant, curve_seconds, longest
 
 # Time that a product spends below full rate, as seconds of ramp-up at peak (assumed).

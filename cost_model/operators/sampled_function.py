@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.analysis.liveness import storage_roots
-from ...ir.loops import Work
-from ...ir.model import Function, Op
+from ...ir.model.loops import Work
+from ...ir.model.model import Function, Op
 from .operator_cost import Pricer, is_collective
 
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ...ir.placement import PlacementEdge, PlacementGraph, PlacementTarget
+from ...ir.plan.placement import PlacementEdge, PlacementGraph, PlacementTarget
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

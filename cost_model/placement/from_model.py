@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from ...ir.devices.cluster import Cluster
 from ...ir.lowering.linearize import PlacementUnit, TrainingStep, linearize, units
-from ...ir.mesh import Axis, Mesh
-from ...ir.model import Model, Parameter
-from ...ir.placement import PlacementEdge, PlacementGraph, PlacementNode
+from ...ir.model.mesh import Axis, Mesh
+from ...ir.model.model import Model, Parameter
+from ...ir.model.tensor import ITEM_BYTES
+from ...ir.plan.placement import PlacementEdge, PlacementGraph, PlacementNode
 from ...ir.plan.plan import Optimizer
-from ...ir.tensor import ITEM_BYTES
 from ..operators.operator_cost import Pricer
 from ..operators.roofline import op_seconds
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ...ir.placement import LinkModel
+from ...ir.plan.placement import LinkModel
 from .arrays import Floats, GraphArrays, Ints, Record, Records, transfer_us
 
 PARALLEL, DUPLEX, HALF_DUPLEX = 0, 1, 2

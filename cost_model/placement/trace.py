@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...ir.errors import FileError
-from ...ir.placement import Placement
+from ...ir.plan.placement import Placement
 from .arrays import graph_arrays
 from .simulate import MODES, begin, new_state, run
 

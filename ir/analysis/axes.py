@@ -13,9 +13,9 @@ from math import gcd
 import msgspec
 
 from .. import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
-from ..layout import PARTIAL, REPLICATE, AxisPlacement, Factors
-from ..loops import Dims, Loops, declaration, site_of
-from ..model import Function, Op
+from ..model.layout import PARTIAL, REPLICATE, AxisPlacement, Factors
+from ..model.loops import Dims, Loops, declaration, site_of
+from ..model.model import Function, Op
 from ..plan.sharding import LoopFactor, OpSplit, op_split
 from .factors import common_refinement
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..layout import Factors, Shard
-from ..model import Function, Model, ModelInput
+from ..model.layout import Factors, Shard
+from ..model.model import Function, Model, ModelInput
 from ..passes import Pass
 from .axes import Axes, analyse
 from .factors import common_refinement

@@ -6,8 +6,8 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from ..loops import Dims, Loops, Site
-from ..tensor import ITEM_BYTES
+from ..model.loops import Dims, Loops, Site
+from ..model.tensor import ITEM_BYTES
 
 if TYPE_CHECKING:
     import sympy

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec.structs import replace
 
 from .. import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
-from ..loops import declaration, site_of
-from ..model import Op
-from ..tensor import TensorType
+from ..model.loops import declaration, site_of
+from ..model.model import Op
+from ..model.tensor import TensorType
 
 
 class Needed:

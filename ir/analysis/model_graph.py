@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import NamedTuple
 
-from ..model import Call, Function, Input, Model, Output
+from ..model.model import Call, Function, Input, Model, Output
 
 
 class CallEnd(NamedTuple):

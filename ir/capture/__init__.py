@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from ..errors import TraceError
-from ..model import Model
+from ..model.model import Model
 from ..passes import Observer, run
 from .assemble import Assemble
 from .differentiate import Differentiate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 
-from ..model import Call, Function, Model, ModelInput, Op
+from ..model.model import Call, Function, Model, ModelInput, Op
 from ..passes import Observer, Pass, run
 from .batch import unique
 from .differentiate import BodyInput, Differentiate, FunctionBody, InputKind

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ..errors import TraceError
-from ..model import BatchConstant, ModelInput
-from ..tensor import TensorType
+from ..model.model import BatchConstant, ModelInput
+from ..model.tensor import TensorType
 from .literals import tensor_type
 from .python_state.snapshot import SCALARS
 

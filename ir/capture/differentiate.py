@@ -13,9 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..analysis.liveness import needed_ops
 from ..errors import TraceError
-from ..model import Function, Input, ModelInput, Op, Output
+from ..model.model import Function, Input, ModelInput, Op, Output
+from ..model.tensor import TensorType
 from ..passes import Observer, Pass, run
-from ..tensor import TensorType
 from .backward.replay import Replay
 from .export import Invocation, Recording
 from .graph import replace, substitute

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..analysis.liveness import last_uses
-from ..model import Call, Function, Model, Op
+from ..model.model import Call, Function, Model, Op
 from .literals import DTYPES, decode
 from .operators.elementary import call_key
 from .resolve import resolve

@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import TraceError
 from ..lowering.cast import dtype_of, precision_of
-from ..model import BatchConstant, ModelInput, Parameter
-from ..tensor import TensorType
+from ..model.model import BatchConstant, ModelInput, Parameter
+from ..model.tensor import TensorType
 from . import batch as batches
 from .backward.functions import recorded_functions
 from .backward.tensor_hooks import hooked_parameters, recorded_hooks, refuse_own_gradients

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..analysis.liveness import needed_ops
-from ..model import Argument, ModelInput, Op, Parameter, Ref, map_refs
-from ..tensor import TensorType
+from ..model.model import Argument, ModelInput, Op, Parameter, Ref, map_refs
+from ..model.tensor import TensorType
 
 KEY_TYPE = TensorType((2,), "int64")
 # operators whose results carry no gradient of their operands

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ..errors import FileError, TraceError
-from ..model import Argument, Ref
-from ..tensor import ITEM_BYTES, TensorType
+from ..model.model import Argument, Ref
+from ..model.tensor import ITEM_BYTES, TensorType
 
 # Arguments that say where a tensor is; the plan decides that, not the model.
 PLACEMENT = frozenset({"device", "layout", "pin_memory", "non_blocking"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from ..model import Argument, Op, Ref
+from ..model.model import Argument, Op, Ref
 from ..passes import Pass
 from .export import Invocation
 from .graph import FlatGraph

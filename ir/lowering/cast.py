@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ..errors import UsageError
-from ..model import Argument, Function, Model, Op, Parameter
+from ..model.model import Argument, Function, Model, Op, Parameter
+from ..model.tensor import ITEM_BYTES, TensorType
 from ..passes import Observer, Pass, run
-from ..tensor import ITEM_BYTES, TensorType
 
 PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat")))

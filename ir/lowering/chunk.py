@@ -9,14 +9,14 @@ tokens. So the loop is factored into the devices' shards and the rest, and chunk
 from __future__ import annotations
 
 from ..analysis.axes import Axes, OpAxes, OpStrategy, analyse
+from ..analysis.bound_sharding import BoundSharding, bind, resolve
 from ..analysis.factors import Factorisation, refined_index
-from ..layout import Factors, Layout, Shard
-from ..mesh import CHUNK, Axis, Mesh
-from ..model import Function
+from ..model.layout import Factors, Layout, Shard
+from ..model.mesh import CHUNK, Axis, Mesh
+from ..model.model import Function
 from ..passes import Observer, Pass, run
 from ..plan.plan import Layers, Plan
 from ..plan.sharding import Boundary, Chunking, LoopFactor, boundary_values, op_split
-from .bound_sharding import BoundSharding, bind, resolve
 
 ValueShards = dict[int, Shard]  # by value: its dim and factor that chunks split
 

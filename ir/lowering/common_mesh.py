@@ -15,7 +15,7 @@ import msgspec
 
 from ..analysis.axes import Axes
 from ..analysis.factors import common_refinement, refined_index
-from ..layout import (
+from ..model.layout import (
     REPLICATE,
     AxisPlacement,
     Factors,
@@ -24,10 +24,10 @@ from ..layout import (
     divides_evenly,
     reshard_steps,
 )
-from ..mesh import MICRO, Mesh
-from ..model import Function
+from ..model.mesh import MICRO, Mesh
+from ..model.model import Function
+from ..model.tensor import TensorType
 from ..plan.strategy import ROLES
-from ..tensor import TensorType
 
 
 def lift_layout(layout: Layout, mesh: Mesh, onto: Mesh) -> Layout:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..analysis.axes import Axes
+from ..analysis.bound_sharding import bind
 from ..errors import FileError, MismatchError
-from ..layout import Factors, Layout
-from ..mesh import Mesh
-from ..model import Model
+from ..model.layout import Factors, Layout
+from ..model.mesh import Mesh
+from ..model.model import Model
+from ..model.verify import require
 from ..plan.plan import Plan
-from ..verify import require
-from .bound_sharding import bind
 
 
 def verify_fit(plan: Plan, model: Model, axes: dict[str, Axes]) -> None:

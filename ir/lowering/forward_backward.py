@@ -7,23 +7,10 @@ backward recomputes what it reads from them and from the inputs.
 
 from __future__ import annotations
 
-import msgspec
-
 from ..analysis.liveness import needed_ops, produced_values, read_values
-from ..model import Function, Op
+from ..model.model import Function, GraphHalves
 from ..passes import Pass
 from ..plan.memory_action import Variant
-
-
-class GraphHalves(msgspec.Struct, frozen=True):
-    """The two halves: `forward` operators compute the outputs and `saved`, `backward` the gradients.
-
-    Both number values as the function does. `saved` has no parameters or buffers: they stay.
-    """
-
-    forward: tuple[Op, ...]
-    backward: tuple[Op, ...]
-    saved: tuple[int, ...]
 
 
 class ForwardBackward(Pass[Function, GraphHalves], frozen=True):

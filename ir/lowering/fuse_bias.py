@@ -10,7 +10,7 @@ from collections import Counter
 
 from msgspec.structs import replace
 
-from ..model import Function, Op
+from ..model.model import Function, Op
 
 HALF = ("bfloat16", "float16")
 RESHAPE = ("aten.reshape.default", "aten.view.default")

@@ -13,8 +13,8 @@ import msgspec
 
 from ..analysis.liveness import Needed, is_view, read_values, storage_roots
 from ..analysis.model_graph import ModelGraph
-from ..model import Call, Function, Model, Op, Ref, map_refs
-from ..tensor import TensorType
+from ..model.model import Call, Function, Model, Op, Ref, map_refs
+from ..model.tensor import TensorType
 
 
 class OpOrigin(msgspec.Struct, frozen=True):

@@ -17,7 +17,8 @@ from math import prod
 from msgspec.structs import replace
 
 from ..analysis.axes import OpAxes, OpStrategy
-from ..layout import (
+from ..analysis.bound_sharding import AtOnce, BoundSharding
+from ..model.layout import (
     REPLICATE,
     Factors,
     Layout,
@@ -28,13 +29,12 @@ from ..layout import (
     reshard_steps,
     shard_position,
 )
-from ..loops import Dims, Loops, shard_aware_name
-from ..mesh import TIME_AXES
-from ..model import Argument, Function, Input, Op, Output, Ref, map_refs
+from ..model.loops import Dims, Loops, shard_aware_name
+from ..model.mesh import TIME_AXES
+from ..model.model import Argument, Function, Input, Op, Output, Ref, map_refs
+from ..model.tensor import TensorType
 from ..passes import Pass
 from ..plan.sharding import LoopFactor
-from ..tensor import TensorType
-from .bound_sharding import AtOnce, BoundSharding
 
 VIEWS = frozenset({"aten.view.default", "aten._unsafe_view.default"})
 LocalCopy = tuple[Layout, int, bool]  # layout, local value, produced in backward

@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import prod
 
 from ..analysis.dataflow import Dataflow
-from ..layout import local_factors, local_type
-from ..mesh import MICRO, Axis, Mesh
+from ..model.layout import local_factors, local_type
+from ..model.mesh import MICRO, Axis, Mesh
 from ..plan.plan import Plan
+from ..plan.program import StageValue
 from ..plan.sharding import Sharding
-from ..program import StageValue
 from .reshard import BoundaryLayouts
 
 

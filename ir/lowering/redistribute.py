@@ -15,12 +15,12 @@ from math import prod
 import msgspec
 
 from ..errors import MismatchError
-from ..layout import Layout, local_factors
-from ..mesh import Mesh
+from ..model.layout import Layout, local_factors
+from ..model.mesh import Mesh
 from ..plan.flat_shard import FlatShard
 from ..plan.plan import Optimizer
+from ..plan.program import ParameterSpec, ProgramTable
 from ..plan.strategy import ROLES, ZERO_ROLES
-from ..program import ParameterSpec, ProgramTable
 
 Ranges = tuple[tuple[int, int], ...]  # of one dimension's indices: disjoint, in order
 Box = tuple[Ranges, ...]  # by dimension

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from ..analysis.dataflow import Dataflow, analyse_dataflow
 from ..errors import MismatchError
-from ..model import Argument, Function, Model, Op
+from ..model.model import Argument, Function, Model, Op
+from ..model.tensor import TensorType
 from ..passes import Pass
-from ..tensor import TensorType
 
 
 class Rescale(Pass[Model, Model], frozen=True):

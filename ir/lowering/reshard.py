@@ -12,8 +12,8 @@ from collections.abc import Callable
 from ..analysis.dataflow import Dataflow
 from ..analysis.model_graph import CallEnd
 from ..errors import MismatchError
-from ..layout import REPLICATE, Layout
-from ..mesh import Mesh
+from ..model.layout import REPLICATE, Layout
+from ..model.mesh import Mesh
 from ..plan.sharding import Sharding
 from .common_mesh import Resharding, TensorLayout, resharding, tensor_layout
 

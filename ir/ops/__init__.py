@@ -1,4 +1,4 @@
-"""Declarations of operators by family; importing this package fills `plait.ir.loops.OPERATORS`."""
+"""Declarations of operators by family; importing this package fills `plait.ir.model.loops.OPERATORS`."""
 
 from . import (
     attention,

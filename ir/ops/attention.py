@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..loops import Loops, OperatorCollective, ShardOffsets, Site, declare, loops
+from ..model.loops import Loops, OperatorCollective, ShardOffsets, Site, declare, loops
 from .pattern import DimNames, dim_names, dims, is_tensor, literal, pattern, present
 
 KEY = ["key!"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..loops import Dims, LoopKind, Loops, Site, declare, loops
+from ..model.loops import Dims, LoopKind, Loops, Site, declare, loops
 from .pattern import DimNames, dim_names, integers, is_tensor, literal, pattern, present
 
 Shapes = tuple[tuple[int, Dims], ...]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..loops import Loops, OperatorCollective, Site, declare, loops
-from ..tensor import ITEM_BYTES
+from ..model.loops import Loops, OperatorCollective, Site, declare, loops
+from ..model.tensor import ITEM_BYTES
 from .pattern import integer
 
 EXPERTS = (("e",),)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..loops import LoopKind, Loops, Site, Work, declare, loops
-from ..model import Ref
+from ..model.loops import LoopKind, Loops, Site, Work, declare, loops
+from ..model.model import Ref
 from .pattern import DimNames, aligned, dim_names, integer, literal, pattern
 
 MOVE: Work = "move"

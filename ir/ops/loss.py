@@ -3,7 +3,7 @@ elements."""
 
 from __future__ import annotations
 
-from ..loops import LoopKind, Loops, OperatorCollective, Site, declare, loops
+from ..model.loops import LoopKind, Loops, OperatorCollective, Site, declare, loops
 from .pattern import DimNames, aligned, dim_names, integer, joint, pattern, present
 
 NONE, MEAN, SUM = 0, 1, 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ..loops import LoopKind, Loops, Site, Work, declare, loops
+from ..model.loops import LoopKind, Loops, Site, Work, declare, loops
 from .pattern import DimNames, dim_names, integer, integers, literal, pattern, present
 
 WORK: Work = "reduce"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from ..loops import Dim, Loop, Loops, Site, Work
-from ..model import Argument, Ref
+from ..model.loops import Dim, Loop, Loops, Site, Work
+from ..model.model import Argument, Ref
 
 DimNames = list[str]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..loops import Loops, Site, declare, loops
+from ..model.loops import Loops, Site, declare, loops
 from .pattern import DimNames, dim_names, dims, pattern
 
 # target -> number of spatial dims

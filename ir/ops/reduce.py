@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..loops import LoopKind, Loops, Site, declare, loops
+from ..model.loops import LoopKind, Loops, Site, declare, loops
 from .pattern import DimNames, dim_names, integer, integers, is_float, literal, pattern
 
 

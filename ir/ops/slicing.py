@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from math import gcd
 
-from ..loops import Dims, Loops, Site, Work, declare, loops
+from ..model.loops import Dims, Loops, Site, Work, declare, loops
 from .pattern import DimNames, built, dim_names, dims, integer, integers, is_float, literal, pattern
 
 Shapes = tuple[tuple[int, Dims], ...]

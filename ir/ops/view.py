@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from ..loops import Loops, Site, declare, loops
+from ..model.loops import Loops, Site, declare, loops
 from .pattern import DimNames, dim_names, dims, integer, integers, pattern
 
 RESHAPES = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Literal, Self
 
-from ..text_value import TextValue
+from ..files.text_value import TextValue
 
 Variant = Literal["keep", "recompute"] | tuple[int, ...]  # the values that forward saves
 ALL = 100  # per cent

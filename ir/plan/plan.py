@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ..devices.cluster import Cluster
-from ..mesh import Mesh
+from ..model.mesh import Mesh
 from .memory_action import MemoryAction, Variant
 from .sharding import Chunking, Sharding
 from .strategy import Strategy

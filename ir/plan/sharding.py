@@ -15,10 +15,10 @@ from typing import Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from ..layout import AxisPlacement, Layout, Shard
-from ..mesh import Mesh
-from ..model import Function
-from ..text_value import TextValue
+from ..files.text_value import TextValue
+from ..model.layout import AxisPlacement, Layout, Shard
+from ..model.mesh import Mesh
+from ..model.model import Function
 from .strategy import Strategy
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from math import gcd, prod
 import msgspec
 
 from ..errors import UsageError
-from ..mesh import Axis, Mesh
+from ..model.mesh import Axis, Mesh
 from .flat_shard import FULL, Fraction
 
 

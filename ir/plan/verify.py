@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import gcd
 
-from ..mesh import common_mesh
-from ..verify import require
+from ..model.mesh import common_mesh
+from ..model.verify import require
 from .flat_shard import FULL
 from .plan import Plan
 from .sharding import Sharding

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from ..loops import Work
+from ..model.loops import Work
 from .strategy import Strategy
 
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..lowering.forward_backward import GraphHalves
-from ..model import Argument, Function, Input, Op, Output, Ref
-from ..tensor import SHORT, TensorType
+from ..model.model import Argument, Function, GraphHalves, Input, Op, Output, Ref
+from ..model.tensor import SHORT, TensorType
 from .lexer import RESERVED, TextReader, located, name_text
 
 LONG = {short: dtype for dtype, short in SHORT.items()}

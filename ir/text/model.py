@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ..model import Argument, Call, Function, Model, ModelInput, Parameter
+from ..model.model import Argument, Call, Function, Model, ModelInput, Parameter
 from .function import (
     print_argument,
     print_function,

@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..analysis.axes import Axes, OpAxes
+from ..analysis.bound_sharding import BoundSharding
 from ..errors import UsageError
-from ..layout import REPLICATE, AxisPlacement, Layout
-from ..loops import Dims, Loops
-from ..lowering.bound_sharding import BoundSharding
-from ..mesh import Axis, Mesh
-from ..model import Function, Op
+from ..model.layout import REPLICATE, AxisPlacement, Layout
+from ..model.loops import Dims, Loops
+from ..model.mesh import Axis, Mesh
+from ..model.model import Function, Op
 from ..plan.sharding import REPLICATED, Boundary, OpSplit, Sharding
 from ..plan.strategy import Strategy, parse_strategy
 from .lexer import RESERVED, TextReader, located, name_text

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from ..text_value import decode_text, encode_text
+from ..files.text_value import decode_text, encode_text
 from .lexer import TextReader, located, name_text
 
 Plain: TypeAlias = "dict[str, Plain] | list[Plain] | str | int | float | None"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..model import Call, Model
+from ..model.model import Call, Model
 from ..plan.memory_action import MemoryAction
 from ..plan.plan import Layers, Plan, Stage
 from .units import count, gib, seconds

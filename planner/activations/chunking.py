@@ -14,15 +14,15 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ...ir.analysis.axes import Axes
+from ...ir.analysis.bound_sharding import BoundSharding
+from ...ir.analysis.data_parallel import follow
 from ...ir.analysis.dataflow import Dataflow
-from ...ir.layout import PARTIAL, REPLICATE, AxisPlacement, UnreachableLayout, divides_evenly
-from ...ir.lowering.bound_sharding import BoundSharding
 from ...ir.lowering.chunk import ValueShards, chunk_sharding, refine_axes
 from ...ir.lowering.localize import localize
-from ...ir.mesh import MICRO, Mesh
-from ...ir.model import Function
+from ...ir.model.layout import PARTIAL, REPLICATE, AxisPlacement, UnreachableLayout, divides_evenly
+from ...ir.model.mesh import MICRO, Mesh
+from ...ir.model.model import Function
 from ...ir.plan.sharding import AxisSharding, Chunking, boundary_values
-from ..sharding.data_parallel import follow
 
 FEWEST_CHUNKS = 2
 

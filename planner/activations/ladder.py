@@ -13,11 +13,10 @@ from math import inf
 from msgspec.structs import replace
 
 from ...ir.plan.memory_action import BASIC_ACTIONS, INPUTS, KEEP, OFFLOAD, MemoryAction
-from ..candidate import Candidate, RunPoint
-from ..deadline import Deadline
+from ..question.candidate import Candidate, RunPoint
+from ..question.deadline import Deadline
 
 TRIED = 24  # candidates tried, fastest first; while nothing fits, as many of the smallest
-ACTIONS = ("keep", "recompute", "offload", "split")  # values of the user's option, or one action
 PERCENTS = (75, 50, 25)  # of the saveable bytes, in actions between keep and recompute
 PARTIAL_ACTIONS = tuple(MemoryAction(percent) for percent in PERCENTS)
 OFFLOADED_ACTIONS = (

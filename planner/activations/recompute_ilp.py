@@ -16,7 +16,7 @@ from __future__ import annotations
 from ...cost_model.operators.function_cost import FunctionCostTable
 from ...ir.analysis.liveness import read_values
 from ...ir.lowering.forward_backward import partition
-from ..linear_program import LinearProgram, Variable, total
+from ..solvers.linear_program import LinearProgram, Variable, total
 
 TIE_BREAK = 1e-6  # weight of bytes against time: of equally fast sets the smaller is saved
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ...ir.analysis.liveness import is_view, storage_roots
 from ...ir.lowering.forward_backward import partition
-from ...ir.model import Function, Op
+from ...ir.model.model import Function, Op
 from ...ir.plan.memory_action import Variant
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from ...ir.model import Function, Op
+from ...ir.model.model import Function, Op
 from ...ir.plan.allocation import Buffer
 
 ALIGNMENT_BYTES = 256  # what device kernels and allocators ask of an address

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ...ir.plan.allocation import Buffer, Packing
-from ..deadline import Deadline
+from ..question.deadline import Deadline
 from .arena import pack
 from .arena.pack import status_of
 from .arena.sections import Ints, sections

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ...cost_model.communication.stage_transfer import transfer_program, value_bytes
+from ...ir.analysis.bound_sharding import bind
 from ...ir.analysis.dataflow import analyse_dataflow
-from ...ir.layout import local_type
-from ...ir.lowering.bound_sharding import bind
 from ...ir.lowering.chunk import bind_layers
 from ...ir.lowering.common_mesh import Resharding
 from ...ir.lowering.localize import localize
 from ...ir.lowering.plan_layouts import PlanLayouts
-from ...ir.model import Model
+from ...ir.model.layout import local_type
+from ...ir.model.model import Model
 from ...ir.plan.interleave import ScheduleStep, build_rows, neighbour_step
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Layers, Plan
+from ...ir.plan.program import StageValue
 from ...ir.plan.strategy import ROLES
-from ...ir.program import StageValue
 from .call_storage import CallStorage
 from .lifetimes import ALIGNMENT_BYTES, StepBuffers
 from .walk import CallWalk, Sizes

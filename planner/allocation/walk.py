@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from ...ir.model import Input, Model
+from ...ir.model.model import Input, Model
 from .call_storage import CallStorage
 from .lifetimes import Lifetimes, Storages
 

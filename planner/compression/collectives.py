@@ -27,7 +27,7 @@ from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.strategy import Strategy
-from ..options import QUALITIES
+from ..question.options import QUALITIES
 
 LINEAR = ("sgd", "momentum")  # optimizers whose steps add up as gradients do
 MINIMUM_GAIN = 0.05  # fraction of a step that a lossy program must save

@@ -12,16 +12,16 @@ from msgspec.structs import replace
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.heterogeneous import HeterogeneousCluster, sub_cluster
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.memory_action import BASIC_ACTIONS, MemoryAction
 from ...ir.plan.plan import Optimizer, Span, Stage
 from ...ir.plan.strategy import ROLES, Strategy
-from ..candidate import RunPoint
 from ..pricing.boundary_transfers import BoundaryBytes
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice, FunctionPrices
 from ..pricing.stage_cost import StageCost, StrategyCost
-from ..strategy_space import axis_families, strategies
+from ..question.candidate import RunPoint
+from ..question.strategy_space import axis_families, strategies
 
 
 class GroupType(NamedTuple):

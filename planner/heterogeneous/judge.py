@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ...ir.model.verify import require
 from ...ir.plan.heterogeneous import HeterogeneousPlan
-from ...ir.verify import require
 
 
 def check(plan: HeterogeneousPlan) -> None:

@@ -17,16 +17,16 @@ from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.heterogeneous import HeterogeneousCluster
 from ...ir.errors import InfeasibleError, UsageError
-from ...ir.model import Model
+from ...ir.model.model import Model
+from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan, PipelineReplica
 from ...ir.plan.plan import Plan
-from ...ir.tensor import ITEM_BYTES
-from ..deadline import Deadline
-from ..options import PlanOptions, optimizer_states
+from ..question.deadline import Deadline
+from ..question.options import PlanOptions, optimizer_states
+from ..question.strategy_space import divisors
 from ..search.driver import SearchSpace
 from ..search.plan import plan as plan_cluster
 from ..search.to_plan import assemble
-from ..strategy_space import divisors
 from .group_prices import GroupPrices, GroupType
 from .layer_split import LayerSplit
 from .pipeline_times import deal_micro_batches, replica_seconds, simulated_seconds, sync_seconds

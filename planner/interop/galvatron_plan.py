@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 from ...benchmarks.rivals.galvatron_costs import GalvatronBatch
 from ...ir.errors import UsageError
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.memory_action import BASIC_ACTIONS, KEEP, RECOMPUTE, MemoryAction
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
-from ..pins import Pin
+from ..question.pins import Pin
 from .galvatron_file import GalvatronPlan
 from .galvatron_strategy import GalvatronStrategy
 

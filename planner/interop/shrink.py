@@ -18,7 +18,7 @@ from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import FRACTION_ROLE, ROLES, SEQUENCE_FLAG, Strategy
 from ..activations.ladder import CHUNKED_ACTIONS
-from ..pins import Pin
+from ..question.pins import Pin
 
 DEGREE = 2  # along every axis
 MOST_MICRO_BATCHES = 4

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.strategy import Strategy
-from ..linear_program import Linear, LinearProgram, Variable, total
+from ..solvers.linear_program import Linear, LinearProgram, Variable, total
 from .relaxation import CostCurve, hull, sum_curves
 
 GAP = 1e-4  # relative, of the integer program

@@ -38,12 +38,12 @@ from ...ir.plan.flat_shard import FULL, Fraction
 from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Span
 from ...ir.plan.workload import StageBytes
-from ..candidate import Candidate, Decision, ReplicaPoint, RunPoint
-from ..options import FRACTIONS
-from ..pareto import pareto
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice
 from ..pricing.stage_cost import StageTimes, end_chunk_shares, stage_model_chunks
+from ..question.candidate import Candidate, Decision, ReplicaPoint, RunPoint
+from ..question.options import FRACTIONS
+from ..solvers.pareto import pareto
 from .assignment_counts import (
     AssignmentCounts,
     CallClass,

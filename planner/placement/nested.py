@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...cost_model.placement.arrays import GraphArrays
-from ..deadline import Deadline
+from ..question.deadline import Deadline
 from .options import PlacementOptions
 from .portfolio import PlacementSearch
 from .problem import PlacementProblem

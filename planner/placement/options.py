@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ...ir.errors import UsageError
-from ...ir.placement import LinkModel, MemoryRule
+from ...ir.plan.placement import LinkModel, MemoryRule
 
 Algorithm = Literal["auto", "m-topo", "m-etf", "m-sct", "list", "exact"]
 ALGORITHMS: tuple[Algorithm, ...] = ("auto", "m-topo", "m-etf", "m-sct", "list", "exact")

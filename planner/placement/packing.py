@@ -11,7 +11,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from ...cost_model.placement.arrays import Ints
-from ..constraint_program import only_if
+from ..solvers.constraint_program import only_if
 from .problem import PlacementProblem
 
 MEMORY_UNITS = 2**30  # units of memory in the largest device

@@ -9,8 +9,14 @@ from itertools import product
 import numpy as np
 
 from ...cost_model.placement.arrays import Ints, graph_arrays
-from ...ir.placement import LinkModel, PlacementEdge, PlacementGraph, PlacementNode, uniform_target
-from ..deadline import Deadline
+from ...ir.plan.placement import (
+    LinkModel,
+    PlacementEdge,
+    PlacementGraph,
+    PlacementNode,
+    uniform_target,
+)
+from ..question.deadline import Deadline
 from .algorithms.anneal import anneal, walk_from
 from .algorithms.coarse import chains, units
 from .algorithms.contiguous import contiguous

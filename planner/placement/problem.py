@@ -17,7 +17,7 @@ from ...cost_model.placement.arrays import (
     resident_bytes,
 )
 from ...cost_model.placement.simulate import MODES, SimulationState, begin, new_state, run
-from ...ir.placement import LinkModel, MemoryRule
+from ...ir.plan.placement import LinkModel, MemoryRule
 
 EVER = np.inf
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from ...cost_model.placement.arrays import graph_arrays
 from ...ir.errors import InfeasibleError
-from ...ir.placement import Placement, PlacementGraph, PlacementTarget, check_graph
-from ..deadline import Clock, Deadline, monotonic
+from ...ir.plan.placement import Placement, PlacementGraph, PlacementTarget, check_graph
+from ..question.deadline import Clock, Deadline, monotonic
 from .algorithms.earliest import etf, sct
 from .algorithms.ranked import SHARES, WEIGHTS, ranked
 from .algorithms.topo import topo

@@ -7,9 +7,9 @@ from collections import Counter
 from ...cost_model.communication.compressed_all_reduce import CompressedReductions
 from ...ir.cached import cached_method
 from ...ir.plan.strategy import ROLES
-from ..candidate import CallPoint
 from ..compression.activations import ActivationCompressor
-from ..strategy_space import ModelAxes
+from ..question.candidate import CallPoint
+from ..question.strategy_space import ModelAxes
 from .function_tables import FunctionTables
 
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
 from ...ir.cached import cached_method
+from ...ir.model.tensor import ITEM_BYTES, TensorType
+from ...ir.plan.program import SMALL_BYTES
 from ...ir.plan.workload import CompressibleTransfer
-from ...ir.program import SMALL_BYTES
-from ...ir.tensor import ITEM_BYTES, TensorType
-from ..candidate import ReplicaPoint
-from ..strategy_space import token_degree
+from ..question.candidate import ReplicaPoint
+from ..question.strategy_space import token_degree
 from .function_prices import FunctionPrices
 
 NO_TRANSFER = TransferPayload(0, CompressibleTransfer())

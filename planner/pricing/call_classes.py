@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from ...ir.analysis.model_graph import ModelGraph
-from ...ir.model import Call
+from ...ir.model.model import Call
 
 MOST_NEAR_USES = 2  # a value with more uses is compared by name, not by distance
 

@@ -8,8 +8,8 @@ from math import inf
 
 from ...ir.cached import cached_method
 from ...ir.plan.memory_action import KEEP, RECOMPUTE
-from ..candidate import Assignment, CallPoint, ReplicaPoint, RunPoint
-from ..strategy_space import ModelAxes
+from ..question.candidate import Assignment, CallPoint, ReplicaPoint, RunPoint
+from ..question.strategy_space import ModelAxes
 from .function_prices import CallPrice, FunctionPrices
 
 

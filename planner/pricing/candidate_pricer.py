@@ -14,8 +14,8 @@ from ...cost_model.pipeline.closed_form import pipeline_seconds
 from ...ir.cached import cached_method
 from ...ir.plan.plan import Optimizer, Span, Stage
 from ...ir.plan.strategy import Strategy
-from ..candidate import Assignment, Candidate, ReplicaPoint, RunPoint
 from ..compression.collectives import CollectiveCompressor
+from ..question.candidate import Assignment, Candidate, ReplicaPoint, RunPoint
 from .call_classes import equivalence_classes
 from .call_prices import CallPrices
 from .function_prices import CallPrice, FunctionPrices

@@ -12,16 +12,16 @@ from ...cost_model.memory.offload import chunked_cost, offloaded_cost, repeated
 from ...cost_model.operators.function_cost import FunctionCost
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.sharding import Chunking, Sharding
 from ...ir.plan.strategy import Strategy
 from ...ir.plan.workload import CallWork
-from ..candidate import CallPoint
 from ..compression.activations import ActivationCompressor
+from ..question.candidate import CallPoint
+from ..question.strategy_space import inner_batch_degree
 from ..sharding.model_shardings import ModelShardings
 from ..sharding.model_values import ModelValues
-from ..strategy_space import inner_batch_degree
 from .activation_reductions import ActivationReductions
 from .function_tables import FunctionPriceTable, FunctionTables
 

@@ -13,17 +13,17 @@ from ...cost_model.execution_model import ExecutionModel
 from ...cost_model.operators.function_cost import FunctionCostTable
 from ...cost_model.operators.operator_cost import BATCH, OperatorLoad, Pricer
 from ...ir.cached import cached_method
-from ...ir.layout import PARTIAL
-from ...ir.mesh import MICRO
-from ...ir.model import Function
+from ...ir.model.layout import PARTIAL
+from ...ir.model.mesh import MICRO
+from ...ir.model.model import Function
 from ...ir.plan.memory_action import MemoryAction, Variant
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import Strategy
 from ..activations.chunking import Chunker
 from ..activations.recompute_ilp import select_saved
-from ..candidate import CallPoint
+from ..question.candidate import CallPoint
+from ..question.strategy_space import ModelAxes, inner_batch_degree
 from ..sharding.model_shardings import ModelShardings
-from ..strategy_space import ModelAxes, inner_batch_degree
 
 
 class FunctionPriceTable(msgspec.Struct, frozen=True):

@@ -11,9 +11,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from ...cost_model.operators.function_cost import FunctionCost
-from ...ir.model import Call
+from ...ir.model.model import Call
 from ...ir.plan.workload import PeakPoint, Phase
-from ..pareto import pareto
+from ..solvers.pareto import pareto
 
 PHASES: tuple[Phase, ...] = ("forward", "backward", "accumulate")
 

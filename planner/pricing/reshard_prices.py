@@ -5,13 +5,13 @@ from __future__ import annotations
 from ...cost_model.communication.collective import Group, collective_seconds
 from ...ir.analysis.model_graph import CallEnd
 from ...ir.errors import MismatchError
-from ...ir.layout import local_type
 from ...ir.lowering.common_mesh import Resharding
 from ...ir.lowering.reshard import BoundaryLayouts
-from ...ir.mesh import MICRO, Axis, Mesh, common_mesh
+from ...ir.model.layout import local_type
+from ...ir.model.mesh import MICRO, Axis, Mesh, common_mesh
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import Strategy
-from ..candidate import Assignment
+from ..question.candidate import Assignment
 from .function_prices import FunctionPrices
 
 Endpoint = tuple[str, int, Strategy]  # function, position among its results or arguments, strategy

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
 from ...cost_model.operators.function_cost import FunctionCost
+from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.plan import Span
+from ...ir.plan.program import SMALL_BYTES
 from ...ir.plan.workload import StageBytes
-from ...ir.program import SMALL_BYTES
-from ...ir.tensor import ITEM_BYTES
-from ..candidate import ReplicaPoint
+from ..question.candidate import ReplicaPoint
 from .boundary_transfers import BoundaryTransfers
 from .function_prices import CallPrice, FunctionPrices
 from .live_bytes import peak_points

@@ -22,11 +22,11 @@ from ...cost_model.pipeline.overlap import exposed_seconds
 from ...ir.cached import cached_method
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.plan.plan import Optimizer, Stage
+from ...ir.plan.program import SMALL_BYTES
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import StrategyBytes
-from ...ir.program import SMALL_BYTES
-from ..candidate import RunPoint
 from ..compression.collectives import CollectiveCompressor, TrainedWeights
+from ..question.candidate import RunPoint
 from .call_prices import CallPrices
 from .stage_cost import StageCost, StageMemory, StageTimes, StrategyCost
 

@@ -14,7 +14,7 @@ from ...ir.cached import cached_method
 from ...ir.compression.program import CompressionProgram
 from ...ir.devices.cluster import Link
 from ...ir.plan.memory_action import KEEP
-from ..candidate import ReplicaPoint
+from ..question.candidate import ReplicaPoint
 from .boundary_transfers import BoundaryTransfers
 from .call_prices import CallPrices
 

@@ -17,7 +17,7 @@ from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy, parse_strategy
-from ..strategy_space import divisors
+from ..question.strategy_space import divisors
 from .driver import SearchSpace
 from .to_plan import assemble
 

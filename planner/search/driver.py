@@ -10,22 +10,22 @@ from msgspec.structs import replace
 
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
-from ...ir.model import Model
+from ...ir.model.model import Model
+from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.strategy import ROLES, Strategy
-from ...ir.tensor import ITEM_BYTES
 from ..activations.ladder import base_actions, memory_saving_candidates
-from ..candidate import Assignment, Candidate, Decision, RunPoint
 from ..compression.activations import ActivationCompressor
 from ..compression.collectives import CollectiveCompressor
 from ..compression.optimizers import allowed_roles
 from ..compression.optimizers import check_strategies as check_optimizer
-from ..deadline import Deadline
 from ..layers.mix import LayerMix, fastest, groups
-from ..options import PlanOptions, optimizer_states
-from ..pins import pin_per_call, pinned_decisions
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import FunctionPrices
-from ..strategy_space import ModelAxes, axis_families, divisors, strategies, with_experts
+from ..question.candidate import Assignment, Candidate, Decision, RunPoint
+from ..question.deadline import Deadline
+from ..question.options import PlanOptions, optimizer_states
+from ..question.pins import pin_per_call, pinned_decisions
+from ..question.strategy_space import ModelAxes, axis_families, divisors, strategies, with_experts
 
 MOST_MIXES = 40  # groups of candidates, at most
 SLOW_FACTOR = 1.25  # times the best step: slower candidates are not among the runners-up

@@ -14,8 +14,8 @@ from ...ir.devices.cluster import Cluster
 from ...ir.errors import InfeasibleError, UsageError
 from ...ir.plan.strategy import ROLES
 from ...ir.text.units import gib, seconds
-from ..activations.ladder import ACTIONS
-from ..candidate import Candidate
+from ..question.candidate import Candidate
+from ..question.options import MEMORY_ACTIONS
 from .driver import SearchSpace
 
 MOST_FACTOR = 64  # times the devices that there are
@@ -97,8 +97,11 @@ def tried_hints(space: SearchSpace, smallest: Candidate) -> Iterator[Hint]:
 def relaxed_options(space: SearchSpace) -> Iterator[tuple[str, SearchSpace]]:
     """Spaces with one restriction of the user's options lifted at a time."""
     options = space.options
-    if set(ACTIONS) - set(options.memory_actions):
-        yield f"--memory-actions {','.join(ACTIONS)}", space.with_options(memory_actions=ACTIONS)
+    if set(MEMORY_ACTIONS) - set(options.memory_actions):
+        yield (
+            f"--memory-actions {','.join(MEMORY_ACTIONS)}",
+            space.with_options(memory_actions=MEMORY_ACTIONS),
+        )
     sharded_roles = [r for r in ROLES if ROLES[r].shards and r not in options.roles]
     if sharded_roles and not options.pins:
         roles = (*options.roles, sharded_roles[-1])

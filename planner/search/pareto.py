@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from ...ir.devices.cluster import Cluster
 from ...ir.lowering.rescale import rescale
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
-from ..candidate import Candidate
-from ..options import PlanOptions
-from ..pareto import pareto
+from ..question.candidate import Candidate
+from ..question.options import PlanOptions
+from ..solvers.pareto import pareto
 from .driver import SearchSpace
 from .to_plan import assemble
 

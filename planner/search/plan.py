@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import LimitError, PlaitError, UsageError
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ...ir.passes import Observer, Pass
 from ...ir.plan.plan import Plan
-from ..options import PlanOptions
+from ..question.options import PlanOptions
 from .driver import SearchSpace
 from .infeasible import infeasible
 from .to_plan import assemble

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from ...ir.lowering.cast import PRECISIONS
-from ...ir.mesh import common_mesh
-from ...ir.model import Function, Model
+from ...ir.model.mesh import common_mesh
+from ...ir.model.model import Function, Model
 from ...ir.passes import Observer, Pass, run
 from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import ROLES, Strategy
-from ..candidate import CallPoint, Candidate
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import FunctionPrices
+from ..question.candidate import CallPoint, Candidate
 from ..sharding import GAP
 from .driver import SearchSpace
 

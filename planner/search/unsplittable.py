@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...ir.layout import UnreachableLayout
-from ...ir.lowering.bound_sharding import bind
+from ...ir.analysis.bound_sharding import bind
 from ...ir.lowering.localize import localize
+from ...ir.model.layout import UnreachableLayout
 from ...ir.plan.strategy import Strategy
 from ..pricing.function_prices import FunctionPrices
 from .driver import SearchSpace

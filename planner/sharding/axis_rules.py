@@ -15,14 +15,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ...ir.analysis.axes import Axes
+from ...ir.analysis.data_parallel import dual
 from ...ir.analysis.dataflow import Dataflow
 from ...ir.errors import PlaitError
-from ...ir.layout import PARTIAL, REPLICATE, AxisPlacement
-from ...ir.mesh import Axis
-from ...ir.model import Function
+from ...ir.model.layout import PARTIAL, REPLICATE, AxisPlacement
+from ...ir.model.mesh import Axis
+from ...ir.model.model import Function
 from ...ir.plan.strategy import ROLES, Role
 from . import AxisRule
-from .data_parallel import dual
 
 
 class UnevenTokens(PlaitError):

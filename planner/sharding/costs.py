@@ -26,10 +26,10 @@ from ...cost_model.operators.operator_cost import (
 from ...cost_model.operators.roofline import op_seconds
 from ...ir.analysis.axes import Axes, OpStrategy
 from ...ir.devices.cluster import Cluster
-from ...ir.layout import ReshardStep
-from ...ir.loops import Loops, site_of
-from ...ir.mesh import Mesh
-from ...ir.model import Function
+from ...ir.model.layout import ReshardStep
+from ...ir.model.loops import Loops, site_of
+from ...ir.model.mesh import Mesh
+from ...ir.model.model import Function
 
 Floats = NDArray[np.float64]
 

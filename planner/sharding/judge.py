@@ -7,7 +7,14 @@ from math import inf
 
 from ...ir.analysis.axes import OpAxes, OpStrategy
 from ...ir.errors import PlaitError
-from ...ir.layout import REPLICATE, AxisPlacement, Layout, divides_evenly, local_type, reshard_steps
+from ...ir.model.layout import (
+    REPLICATE,
+    AxisPlacement,
+    Layout,
+    divides_evenly,
+    local_type,
+    reshard_steps,
+)
 from ...ir.plan.sharding import AxisSharding, Boundary
 from .problem import AxisRule, ShardingProblem
 

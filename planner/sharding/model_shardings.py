@@ -10,20 +10,20 @@ from collections.abc import Callable
 
 from ...cost_model.execution_model import GENERATED, ExecutionModel
 from ...cost_model.operators.operator_cost import count_flops
+from ...ir.analysis.bound_sharding import BoundSharding, bind
+from ...ir.analysis.data_parallel import replicated, split_batch, split_values
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
-from ...ir.layout import AxisPlacement, UnreachableLayout, divides_evenly
-from ...ir.lowering.bound_sharding import BoundSharding, bind
 from ...ir.lowering.localize import localize
-from ...ir.mesh import MICRO, Axis, Mesh
-from ...ir.model import Function
+from ...ir.model.layout import AxisPlacement, UnreachableLayout, divides_evenly
+from ...ir.model.mesh import MICRO, Axis, Mesh
+from ...ir.model.model import Function
 from ...ir.plan.sharding import AxisSharding, Sharding, stack_boundary, stack_splits
 from ...ir.plan.strategy import ROLES, Strategy
-from ..strategy_space import ModelAxes
+from ..question.strategy_space import ModelAxes
 from . import ShardingProblem, solve
 from .axis_rules import AxisContext, UnevenTokens, axis_rule
 from .costs import BatchSplit, RooflineCosts
-from .data_parallel import replicated, split_batch, split_values
 from .model_values import ModelValues
 
 Splits = dict[str, AxisSharding]  # by axis

@@ -7,7 +7,7 @@ from math import gcd
 
 from ...ir.analysis.dataflow import Dataflow, analyse_dataflow
 from ...ir.cached import cached_method
-from ...ir.model import Function, Model
+from ...ir.model.model import Function, Model
 
 
 class ModelValues:

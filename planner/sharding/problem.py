@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.analysis.axes import Axes, OpStrategy
-from ...ir.layout import AxisPlacement, ReshardStep
-from ...ir.mesh import Mesh
-from ...ir.model import Function
+from ...ir.model.layout import AxisPlacement, ReshardStep
+from ...ir.model.mesh import Mesh
+from ...ir.model.model import Function
 from ...ir.plan.sharding import AxisSharding, OpSplit
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from ...ir.errors import PlaitError
-from ..deadline import Deadline
+from ..question.deadline import Deadline
 from .network.build import build, shardings
 from .network.memory import minimise_in_memory
 from .network.network import Network

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...ir.program import BUCKET_BYTES
+from ...ir.plan.program import BUCKET_BYTES
 from .process_group import Group
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ...ir.mesh import CHUNK, MICRO, Mesh
+from ...ir.model.mesh import CHUNK, MICRO, Mesh
 from .process_group import Group
 from .sharded_operators import ShardedOperators
 from .slicing import insert_slice, join, split, take_slice

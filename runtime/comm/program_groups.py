@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...ir.mesh import Mesh
+from ...ir.model.mesh import Mesh
+from ...ir.plan.program import CompressedAxis, ProgramTable
 from ...ir.plan.strategy import ROLES
-from ...ir.program import CompressedAxis, ProgramTable
 from .group_hierarchy import GroupHierarchy, group_hierarchy
 from .process_group import Group, GroupPool, Partition
 

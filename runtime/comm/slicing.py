@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...ir.layout import AxisPlacement, Factors, Layout, shard_position
-from ...ir.mesh import Mesh
+from ...ir.model.layout import AxisPlacement, Factors, Layout, shard_position
+from ...ir.model.mesh import Mesh
 
 
 def split(x: Tensor, degree: int, dim: int, outer: int) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ...ir.compression.program import CompressionProgram
-from ...ir.program import compressible
-from ...ir.tensor import TensorType
+from ...ir.model.tensor import TensorType
+from ...ir.plan.program import compressible
 from ..comm.group_hierarchy import GroupHierarchy
 from .backends.codec import Codec
 from .exchange import BucketOptions, CompressedCollective

@@ -21,7 +21,7 @@ from ...ir.compression.kernel import CompressionState
 from ...ir.compression.lower import lower
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram, Payload
 from ...ir.errors import MismatchError, UsageError
-from ...ir.program import BUCKET_BYTES
+from ...ir.plan.program import BUCKET_BYTES
 from ..comm.buckets import buckets, joined, pop_joined
 from ..comm.group_hierarchy import GroupHierarchy
 from .backends.codec import Codec

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from ...ir.program import MAX_BUCKETS_IN_FLIGHT
+from ...ir.plan.program import MAX_BUCKETS_IN_FLIGHT
 from .work import ExchangeSteps
 
 

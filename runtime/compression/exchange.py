@@ -20,7 +20,7 @@ from ...ir.compression.kernel import CompressionState, KernelPipeline
 from ...ir.compression.lower import lower
 from ...ir.compression.program import CompressionProgram
 from ...ir.errors import MismatchError, UsageError
-from ...ir.program import SMALL_BYTES
+from ...ir.plan.program import SMALL_BYTES
 from ..comm.group_hierarchy import GroupHierarchy
 from .backends.codec import Codec
 from .backends.reference import ELEMENTS, ReferenceCodec

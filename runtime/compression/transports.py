@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ...ir.compression.program import CompressionAlgorithm, Payload
 from ...ir.compression.registry import PROGRAMS
+from ...ir.plan.program import CompressedAxis, ProgramTable
 from ...ir.plan.strategy import ROLES
-from ...ir.program import CompressedAxis, ProgramTable
 from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
 from ..comm.transport import PlainTransport, Transport

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ...ir.capture.batch import constants, leaves
 from ...ir.errors import MismatchError
-from ...ir.layout import local_type, shard_position
-from ...ir.mesh import MICRO, Axis, Mesh
-from ...ir.program import BatchTensor, ProgramTable
+from ...ir.model.layout import local_type, shard_position
+from ...ir.model.mesh import MICRO, Axis, Mesh
+from ...ir.plan.program import BatchTensor, ProgramTable
 from ..comm.slicing import join, local_shard
 
 Batch = Tensor | Mapping[str, Any] | tuple[Any, ...] | list[Any]

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ...ir.program import CallRun, ProgramTable
+from ...ir.plan.program import CallRun, ProgramTable
 from ..comm.mesh_collectives import Comm
 from ..state.parameters import ParameterStore
 from .offload import HostBuffer

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...ir.errors import UsageError
 from ...ir.plan.interleave import ScheduleRows, ScheduleStep, neighbour_step
-from ...ir.program import StageValue
+from ...ir.plan.program import StageValue
 from ..comm.process_group import Group
 from ..comm.watchdog import watch
 from ..compression.activations import StageTransferCodec

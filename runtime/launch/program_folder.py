@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from ...ir.errors import FileError
-from ...ir.files import load
-from ...ir.program import ProgramTable
+from ...ir.files.json_files import load
+from ...ir.plan.program import ProgramTable
 
 FORMAT = "plait/program"
 

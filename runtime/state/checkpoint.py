@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from ...ir.errors import FileError
-from ...ir.files import dump, load
+from ...ir.files.json_files import dump, load
 
 MANIFEST, FORMAT, PREFIX = "manifest.json", "plait/checkpoint", "generation-"
 KEEP = 2

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...ir.program import ParameterSpec
+from ...ir.plan.program import ParameterSpec
 from ..comm.watchdog import watch
 from ..torch_private import is_fake
 from .initialization import InitialValues

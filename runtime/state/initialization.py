@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ir.errors import MismatchError, UsageError
-from ...ir.program import ParameterSpec
+from ...ir.plan.program import ParameterSpec
 from ..torch_private import is_fake, set_tensor_tables, tensor_tables
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ir.plan.flat_shard import FlatShard
-from ...ir.program import ParameterSpec
+from ...ir.plan.program import ParameterSpec
 from ..comm.process_group import Group
 from ..comm.transport import Transport
 

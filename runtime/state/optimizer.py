@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ...ir.compression.registry import algorithm
 from ...ir.errors import MismatchError, UsageError
-from ...ir.layout import REPLICATE
-from ...ir.program import CompressedAxis
+from ...ir.model.layout import REPLICATE
+from ...ir.plan.program import CompressedAxis
 from ..comm.group_hierarchy import GroupHierarchy
 from ..comm.program_groups import MeshGroups
 from ..compression.backends.codec import Codec

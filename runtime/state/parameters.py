@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from ...ir.compression.program import Payload
-from ...ir.layout import shard_position
+from ...ir.model.layout import shard_position
 from ...ir.plan.flat_shard import FlatShard
+from ...ir.plan.program import ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ZERO_ROLES
-from ...ir.program import ParameterSpec, ProgramTable
 from ..comm import buckets
 from ..comm.mesh_collectives import Comm
 from ..comm.program_groups import MeshGroups

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import MismatchError
-from ...ir.program import ProgramTable
+from ...ir.plan.program import ProgramTable
 from ..comm.program_groups import MeshGroups
 from ..compression.optimizers.parameter_states import load_parameter_states, parameter_states
 from . import checkpoint, error_feedback, unsharded

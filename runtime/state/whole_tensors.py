@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...ir.layout import REPLICATE
+from ...ir.model.layout import REPLICATE
+from ...ir.plan.program import ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ROLES, ZERO_ROLES
-from ...ir.program import ParameterSpec, ProgramTable
 from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
 from ..comm.watchdog import watch

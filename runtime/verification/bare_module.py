@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...ir.capture import Source
 from ...ir.capture.literals import DTYPES
-from ...ir.model import Model, ModelInput, Parameter
+from ...ir.model.model import Model, ModelInput, Parameter
 
 
 def bare_source(model: Model, name: str, seed: int) -> Source:

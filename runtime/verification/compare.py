@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ir.model import Model
+from ...ir.model.model import Model
 from .training import Gradients, Reference
 from .verify import TOLERANCE
 

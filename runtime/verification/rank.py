@@ -13,9 +13,9 @@ import torch
 
 from ...ir.capture import Source, materialize
 from ...ir.capture.sources.configuration import default_dtype
-from ...ir.files import load
+from ...ir.files.json_files import load
 from ...ir.lowering.cast import PRECISIONS, cast_model
-from ...ir.model import Model
+from ...ir.model.model import Model
 from ..comm.process_group import GroupPool
 from ..launch.session import session
 from ..program import Program

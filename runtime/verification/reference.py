@@ -19,7 +19,7 @@ from ...ir.capture import Source
 from ...ir.capture import execute as interpret
 from ...ir.capture.batch import call, leaves, rebuild
 from ...ir.capture.export import loss_of
-from ...ir.model import Model
+from ...ir.model.model import Model
 from .compare import cast_fault
 from .replay import Replay
 from .training import Gradients, Reference, Training

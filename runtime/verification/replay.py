@@ -20,7 +20,7 @@ from torch.nn.modules import module as module_hooks
 
 from ...ir.capture.operators.elementary import call_key, dropout_mask
 from ...ir.capture.operators.shard_offsets import full_index
-from ...ir.model import Model, Op
+from ...ir.model.model import Model, Op
 from ..torch_private import TorchDispatchMode, tree_leaves
 from .wide_operators import wide
 

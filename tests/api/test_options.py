@@ -10,8 +10,8 @@ import pytest
 import plait
 from plait.api.commands import plan as plan_command
 from plait.api.options import declared_options, given_options, options_from
-from plait.planner.options import PlanOptions
-from plait.planner.pins import parse_pin
+from plait.planner.question.options import PlanOptions
+from plait.planner.question.pins import parse_pin
 
 # Fields that programs set, and arguments of the command or function that are no options of the search.
 INTERNAL = {"bounds", "fractions", "probed_optimizer"}

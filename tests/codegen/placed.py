@@ -17,10 +17,10 @@ from plait.codegen.placement import compile_placement
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.placement.from_model import graph_of
 from plait.ir.capture.operators.elementary import call_key
-from plait.ir.model import Model
-from plait.ir.placement import Placement, uniform_target
-from plait.ir.program import GeneratedProgram
-from plait.planner.options import optimizer_states
+from plait.ir.model.model import Model
+from plait.ir.plan.placement import Placement, uniform_target
+from plait.ir.plan.program import GeneratedProgram
+from plait.planner.question.options import optimizer_states
 
 PATIENCE_SECONDS = 20
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plait.ir.capture import load_source, trace
-from plait.ir.files import dump
+from plait.ir.files.json_files import dump
 from plait.ir.lowering.cast import cast_model
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 
 
 class Sourced(NamedTuple):

@@ -11,7 +11,7 @@ from plait.cost_model.communication.exchange import Exchange
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 from plait.tests.paths import LLAMA
 from plait.tests.ranks import launch
 

@@ -16,11 +16,11 @@ from plait.cost_model.explain.memory_terms import memory_term
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
-from plait.ir.files import dump, load
+from plait.ir.files.json_files import dump, load
 from plait.ir.plan.plan import Plan
 from plait.ir.text.summary import plan_summary
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 from plait.tests.paths import LLAMA
 from plait.tests.ranks import launch
 

@@ -13,7 +13,7 @@ from plait.ir.capture import load_source, trace
 from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
 from plait.ir.errors import UsageError
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 from plait.tests.paths import LLAMA
 from plait.tests.ranks import launch
 

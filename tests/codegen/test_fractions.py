@@ -10,10 +10,10 @@ from plait.codegen import compile_program, write_program
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
-from plait.ir.files import dump
+from plait.ir.files.json_files import dump
 from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import parse_pin, pin_all
+from plait.planner.question.pins import parse_pin, pin_all
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import Sourced, sourced
 from plait.tests.paths import LLAMA

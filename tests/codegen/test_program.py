@@ -11,11 +11,11 @@ from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import MismatchError
-from plait.ir.files import dump, load
+from plait.ir.files.json_files import dump, load
 from plait.ir.plan.plan import Plan
-from plait.ir.program import ProgramTable
+from plait.ir.plan.program import ProgramTable
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 from plait.tests import zoo
 
 

@@ -12,7 +12,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.plan.sharding import Boundary
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import sourced
 from plait.tests.ir.lowering import lockstep

@@ -12,7 +12,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.plan.memory_action import MemoryAction
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import Pin, pin_all
+from plait.planner.question.pins import Pin, pin_all
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import Sourced, sourced
 

@@ -9,9 +9,9 @@ import pytest
 from plait.api.formats.model_source import ModelSource
 from plait.api.plans.compositions import Composition, Trial, plan_of
 from plait.codegen import compile_program, write_program
-from plait.ir.files import dump, load
+from plait.ir.files.json_files import dump, load
 from plait.ir.lowering.cast import cast_model
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 from plait.ir.plan.strategy import parse_strategy
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.faults.mutations import MUTATIONS, Mutation, Setting

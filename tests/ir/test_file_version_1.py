@@ -7,13 +7,13 @@ import pytest
 from msgspec.structs import replace
 
 from plait.codegen import compile_program
-from plait.ir import file_version_1 as old
+from plait.ir.analysis.bound_sharding import bind
 from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.errors import FileError
-from plait.ir.file_version_1 import FORMATS, upgrade
-from plait.ir.files import dump, load
-from plait.ir.lowering.bound_sharding import bind
-from plait.ir.model import Model
+from plait.ir.files import file_version_1 as old
+from plait.ir.files.file_version_1 import FORMATS, upgrade
+from plait.ir.files.json_files import dump, load
+from plait.ir.model.model import Model
 from plait.ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan
 from plait.ir.plan.plan import Layers, Plan, Stage
 from plait.ir.plan.sharding import Chunking

@@ -6,9 +6,19 @@ import random
 import pytest
 
 from plait.ir.errors import FileError
-from plait.ir.files import DEEPEST, digest, dump, load
-from plait.ir.model import Call, Function, Input, Model, ModelInput, Op, Output, Parameter, Ref
-from plait.ir.tensor import TensorType
+from plait.ir.files.json_files import DEEPEST, digest, dump, load
+from plait.ir.model.model import (
+    Call,
+    Function,
+    Input,
+    Model,
+    ModelInput,
+    Op,
+    Output,
+    Parameter,
+    Ref,
+)
+from plait.ir.model.tensor import TensorType
 
 FORMAT = "plait/model"
 ODD = (
@@ -117,7 +127,7 @@ def test_what_is_broken_says_where(text, says):
 
 
 def test_too_large_is_refused_before_it_is_read(monkeypatch):
-    monkeypatch.setattr("plait.ir.files.MOST_BYTES", 10)
+    monkeypatch.setattr("plait.ir.files.json_files.MOST_BYTES", 10)
     with pytest.raises(FileError, match="at most 10"):
         read("{" + " " * 20)
 

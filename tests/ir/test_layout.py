@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from plait.ir.analysis.axes import Axes
-from plait.ir.layout import divides_evenly, reshard_steps
-from plait.ir.lowering.bound_sharding import BoundSharding
+from plait.ir.analysis.bound_sharding import BoundSharding
 from plait.ir.lowering.localize import _Localizer
-from plait.ir.mesh import Axis, Mesh
-from plait.ir.model import Function, Input, Op, Output, Ref
+from plait.ir.model.layout import divides_evenly, reshard_steps
+from plait.ir.model.mesh import Axis, Mesh
+from plait.ir.model.model import Function, Input, Op, Output, Ref
+from plait.ir.model.tensor import TensorType
 from plait.ir.plan.sharding import boundary_values
-from plait.ir.tensor import TensorType
 from plait.tests.ir.lowering import lockstep
 
 MESHES = (

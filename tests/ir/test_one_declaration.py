@@ -10,14 +10,14 @@ from torch import nn
 
 from plait.cost_model.operators.operator_cost import model_flops
 from plait.ir.analysis.axes import analyse
+from plait.ir.analysis.bound_sharding import BoundSharding
 from plait.ir.analysis.formula import flops_formula
 from plait.ir.capture import trace
-from plait.ir.layout import UnreachableLayout
-from plait.ir.loops import OPERATORS, declaration, declare, loops, site_of
-from plait.ir.lowering.bound_sharding import BoundSharding
 from plait.ir.lowering.cast import cast_model
 from plait.ir.lowering.localize import localize
-from plait.ir.mesh import MICRO, Axis, Mesh
+from plait.ir.model.layout import UnreachableLayout
+from plait.ir.model.loops import OPERATORS, declaration, declare, loops, site_of
+from plait.ir.model.mesh import MICRO, Axis, Mesh
 from plait.ir.plan.sharding import Boundary
 from plait.tests.ir.lowering.test_lockstep import MESHES, Whole
 from plait.tests.paths import ROOT
@@ -63,7 +63,7 @@ def operator():
 
 @pytest.fixture
 def declared(monkeypatch):
-    monkeypatch.setattr("plait.ir.loops.OPERATORS", dict(OPERATORS))
+    monkeypatch.setattr("plait.ir.model.loops.OPERATORS", dict(OPERATORS))
 
     @declare(TARGET)
     def outer_sum(site):

@@ -2,7 +2,7 @@
 
 from plait.ir.plan.memory_action import KEEP, RECOMPUTE
 from plait.ir.plan.strategy import parse_strategy
-from plait.planner.candidate import Assignment, CallPoint, Decision, RunPoint
+from plait.planner.question.candidate import Assignment, CallPoint, Decision, RunPoint
 
 
 def test_replicas_and_micro_batches_share_the_batch():

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from plait.planner.deadline import Deadline
+from plait.planner.question.deadline import Deadline
 from plait.tests.planner.ticking_clock import TickingClock
 
 

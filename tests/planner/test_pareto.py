@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from plait.planner.pareto import no_worse, pareto, undominated
+from plait.planner.solvers.pareto import no_worse, pareto, undominated
 
 
 @pytest.mark.parametrize("seed", range(20))

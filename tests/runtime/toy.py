@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from plait.ir.mesh import Axis, Mesh
-from plait.ir.program import (
+from plait.ir.model.mesh import Axis, Mesh
+from plait.ir.model.tensor import TensorType
+from plait.ir.plan.program import (
     BatchTensor,
     CallRun,
     NumberedName,
@@ -18,7 +19,6 @@ from plait.ir.program import (
     ProgramTable,
     StageValue,
 )
-from plait.ir.tensor import TensorType
 
 ROWS, WIDTH, HIDDEN, INSIDE, LAYERS = 8, 6, 4, 8, 4
 AXES = ("pp", "dp", "zero1", "zero2", "zero3", "tp")
@@ -212,7 +212,7 @@ def table(
 
 
 def write(folder: Path, table: ProgramTable) -> None:
-    from plait.ir.files import dump
+    from plait.ir.files.json_files import dump
 
     files = {**FILES}
     files.update({f"stage_{s}.py": stage_source(s, table.stages) for s in range(table.stages)})

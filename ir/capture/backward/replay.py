@@ -10,7 +10,7 @@ import torch.fx.traceback
 from torch import Tensor
 
 from ...analysis.liveness import needed_ops
-from ...model import Argument, Op, Ref
+from ...model.model import Argument, Op, Ref
 from ..execute import run_op
 from ..operators.user_backward import TANGENT, USER_BACKWARD
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...model import Argument, Ref
-from ...tensor import TensorType
+from ...model.model import Argument, Ref
+from ...model.tensor import TensorType
 from ..passes.mutation import AliasTracker
 from .elementary import LIBRARY, OPS, register, widened
 

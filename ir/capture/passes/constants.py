@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from ...errors import TraceError
-from ...model import Parameter
+from ...model.model import Parameter
 from ..literals import tensor_type
 from ..torch_private import is_fake
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import torch
 
-from ...model import Argument, Op, Ref
+from ...model.model import Argument, Op, Ref
+from ...model.tensor import TensorType
 from ...passes import Pass
-from ...tensor import TensorType
 from ..graph import FlatGraph, arguments
 from ..operators.shard_offsets import full_index
 from .rewrite import COPIES, ResultValues, Rewriter, RewriteRule, Rules, apply_rules, identity, rule

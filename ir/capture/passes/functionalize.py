@@ -14,9 +14,9 @@ import torch
 from torch import fx
 
 from ...errors import TraceError
-from ...model import Argument, Parameter, Ref
+from ...model.model import Argument, Parameter, Ref
+from ...model.tensor import TensorType
 from ...passes import Pass
-from ...tensor import TensorType
 from ..export import ROOT, Recording
 from ..graph import KEY_TYPE, FlatGraph
 from ..literals import PLACEMENT, dtype_name, encode, tensor_type

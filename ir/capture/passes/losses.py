@@ -9,8 +9,8 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from ...model import Argument, Op, Ref
-from ...tensor import TensorType
+from ...model.model import Argument, Op, Ref
+from ...model.tensor import TensorType
 from ..graph import arguments
 from .rewrite import ResultValues, Rewriter, rule
 

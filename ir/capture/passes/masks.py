@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...model import Op
+from ...model.model import Op
 from ..graph import FlatGraph
 from .position_points import (
     BLOCK_POINTS,

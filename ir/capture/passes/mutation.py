@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...errors import TraceError
-from ...model import Argument, Op, Ref
-from ...tensor import TensorType
+from ...model.model import Argument, Op, Ref
+from ...model.tensor import TensorType
 from ..graph import CONSTANTS, FlatGraph, substitute
 from .views import write_back
 

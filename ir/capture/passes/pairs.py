@@ -11,7 +11,7 @@ from typing import Any
 
 from ...analysis.liveness import needed_ops
 from ...errors import TraceError
-from ...model import Op
+from ...model.model import Op
 from ..backward.replay import references
 from ..graph import FlatGraph, replace
 from ..operators.user_backward import TANGENT, USER_BACKWARD

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...model import Argument, Op, Ref
+from ...model.model import Argument, Op, Ref
 from ..graph import FlatGraph
 from ..literals import DTYPES, decode
 from ..resolve import resolve

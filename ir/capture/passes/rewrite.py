@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod, sqrt
 
-from ...model import Argument, Op, Ref
+from ...model.model import Argument, Op, Ref
+from ...model.tensor import TensorType
 from ...passes import Pass
-from ...tensor import TensorType
 from ..graph import FlatGraph, arguments, substitute
 from ..operators.shard_offsets import full_index
 from ..resolve import overload

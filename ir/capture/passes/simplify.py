@@ -6,9 +6,9 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from ...analysis.liveness import needed_ops
-from ...model import Argument, Op, Ref
+from ...model.model import Argument, Op, Ref
+from ...model.tensor import TensorType
 from ...passes import Pass
-from ...tensor import TensorType
 from ..graph import arguments, replace, substitute
 
 IDENTITIES = frozenset(

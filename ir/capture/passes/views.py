@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ...errors import TraceError
-from ...model import Argument, Op, Ref
-from ...tensor import TensorType
+from ...model.model import Argument, Op, Ref
+from ...model.tensor import TensorType
 from ..graph import FlatGraph
 
 # view operator -> (operator that writes the view's elements back, its arguments)

@@ -12,7 +12,7 @@ from math import gcd
 import numpy as np
 
 from ....ir.plan.allocation import Buffer, Packing, Status
-from ...deadline import Clock, Deadline, monotonic
+from ...question.deadline import Clock, Deadline, monotonic
 from .branch import FOUND, NONE, STOPPED
 from .constraint import solve_constrained
 from .greedy import greedy, height

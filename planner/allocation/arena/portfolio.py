@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from ...deadline import Clock, monotonic
+from ...question.deadline import Clock, monotonic
 from . import branch
 from .greedy import orders
 from .sections import Ints, Sections

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 from ortools.sat.python import cp_model
 
 from ....cost_model.placement.arrays import Floats, GraphArrays
-from ....ir.placement import LinkModel
-from ...constraint_program import only_if
+from ....ir.plan.placement import LinkModel
+from ...solvers.constraint_program import only_if
 
 
 class TensorSend(NamedTuple):

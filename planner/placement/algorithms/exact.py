@@ -14,8 +14,8 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from ....cost_model.placement.arrays import Floats
-from ....ir.placement import LinkModel
-from ...constraint_program import only_if
+from ....ir.plan.placement import LinkModel
+from ...solvers.constraint_program import only_if
 from ..bounds import quickest_transfer_us
 from ..packing import PackingModel
 from ..problem import PlacementCandidate, PlacementProblem

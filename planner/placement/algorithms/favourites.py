@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....cost_model.placement.arrays import Ints
-from ...linear_program import LinearProgram, Variable, total
+from ...solvers.linear_program import LinearProgram, Variable, total
 from ..problem import PlacementProblem, mean_transfer_us
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ....ir.analysis.axes import OpStrategy
 from ....ir.errors import PlaitError
-from ....ir.layout import PARTIAL, REPLICATE, AxisPlacement, Layout
-from ....ir.model import Input
+from ....ir.model.layout import PARTIAL, REPLICATE, AxisPlacement, Layout
+from ....ir.model.model import Input
 from ....ir.plan.sharding import AxisSharding, Boundary, OpSplit
 from ..problem import BulkCosts, ShardingProblem
 from .moves import Floats, ReshardTables

@@ -10,8 +10,8 @@ from math import inf, isfinite
 import numpy as np
 from numpy.typing import NDArray
 
-from ...deadline import Deadline
-from ...linear_program import LinearProgram, Variable, total
+from ...question.deadline import Deadline
+from ...solvers.linear_program import LinearProgram, Variable, total
 from .network import Network, NetworkSolution, ReshardEdge
 
 SCALE = 1e6  # microseconds: the solver's tolerances are absolute

@@ -6,7 +6,7 @@ from math import inf
 
 from msgspec.structs import replace
 
-from ...deadline import Deadline
+from ...question.deadline import Deadline
 from .integer import solve_integer
 from .network import Network, NetworkSolution
 from .search import SearchOptions, fits_integer, minimise

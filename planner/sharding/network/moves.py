@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....ir.errors import PlaitError
-from ....ir.layout import PARTIAL, REPLICATE, AxisPlacement, Layout, ReshardStep, reshard_steps
+from ....ir.model.layout import (
+    PARTIAL,
+    REPLICATE,
+    AxisPlacement,
+    Layout,
+    ReshardStep,
+    reshard_steps,
+)
 from ..problem import BulkCosts, Costs
 from .node_strategies import Ints
 

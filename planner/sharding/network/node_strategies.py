@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....ir.analysis.axes import OpStrategy
-from ....ir.layout import REPLICATE, AxisPlacement, Layout, divides_evenly
-from ....ir.mesh import Mesh
+from ....ir.model.layout import REPLICATE, AxisPlacement, Layout, divides_evenly
+from ....ir.model.mesh import Mesh
 from ....ir.plan.sharding import OpSplit
 from ..problem import AxisRule, ShardingProblem
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...pareto import undominated
+from ...solvers.pareto import undominated
 from .moves import Floats
 from .network import Network, ReshardEdge
 from .node_strategies import Ints

@@ -14,7 +14,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from ...deadline import Deadline
+from ...question.deadline import Deadline
 from .ascent import Ascent
 from .eliminate import eliminate, elimination_order
 from .moves import Floats

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from ...deadline import Deadline
+from ...question.deadline import Deadline
 from .contract import ContractedNetwork, contract
 from .eliminate import eliminate
 from .integer import solve_integer

@@ -12,14 +12,14 @@ from plait.api.formats import files
 from plait.api.formats.galvatron_files import galvatron_text
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import UsageError
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 from plait.ir.plan.memory_action import KEEP, MemoryAction
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions
-from plait.planner.options import optimizer_states
-from plait.planner.pins import Pin
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.question.options import optimizer_states
+from plait.planner.question.pins import Pin
 from plait.planner.search.driver import SearchSpace
 from plait.tests.paths import LLAMA
 

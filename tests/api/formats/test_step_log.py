@@ -10,7 +10,7 @@ from plait.cost_model.calibration.fit import MeasuredStep, fit
 from plait.cost_model.calibration.scale import ScaleFactors, scaled_cluster
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
-from plait.ir.files import digest
+from plait.ir.files.json_files import digest
 from plait.tests.paths import LLAMA
 
 TRUE = ScaleFactors(compute=1.7, communication=0.6, overhead=2.5)

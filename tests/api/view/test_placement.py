@@ -6,7 +6,7 @@ import pytest
 
 from plait.api.view import render, report_of_placement
 from plait.api.view.from_placement import MOST_BOXES
-from plait.ir.placement import uniform_target
+from plait.ir.plan.placement import uniform_target
 from plait.planner.placement import PlacementOptions
 from plait.planner.placement.search import place
 from plait.tests.planner.placement.graphs import random_graph

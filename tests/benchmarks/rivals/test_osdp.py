@@ -12,7 +12,7 @@ from plait.benchmarks.rivals.osdp import Operator, Setting, best, every
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 
 PICO = 10**12
 

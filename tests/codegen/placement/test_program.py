@@ -15,9 +15,9 @@ from plait.codegen.placement.assignment import assign
 from plait.ir.capture import execute, materialize, trace
 from plait.ir.capture.execute import constant
 from plait.ir.errors import MismatchError, UsageError
-from plait.ir.files import dump
+from plait.ir.files.json_files import dump
 from plait.ir.lowering.cast import cast_model
-from plait.ir.model import Op
+from plait.ir.model.model import Op
 from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen import random_models
 from plait.tests.codegen.placed import compiled, random_placement, run_ranks

@@ -8,10 +8,10 @@ from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.explain.term import legend
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
-from plait.ir.files import digest, dump, load
+from plait.ir.files.json_files import digest, dump, load
 from plait.ir.plan.plan import Plan
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import parse_pin
+from plait.planner.question.pins import parse_pin
 from plait.tests import zoo
 
 WORDS = [

@@ -1,7 +1,7 @@
 """Kernels: connected cheap operators share one, never across a product, and move each value once."""
 
 from plait.cost_model.operators.fusion import fuse
-from plait.ir.model import Op, Ref
+from plait.ir.model.model import Op, Ref
 
 
 def op(target, reads, makes):

@@ -7,7 +7,7 @@ import pytest
 
 from plait.cost_model.hardware import load_cluster, presets
 from plait.cost_model.operators.roofline import op_seconds
-from plait.ir.loops import Work
+from plait.ir.model.loops import Work
 
 AMOUNTS = np.logspace(3, 15, 49)
 MATRIX = ("gemm", "attention", "convolution")

@@ -8,9 +8,9 @@ import torch
 
 from plait.cost_model.operators.operator_cost import count_flops
 from plait.ir.analysis.formula import bytes_formula, flops_formula, sizes
-from plait.ir.loops import Site, declaration, site_of
-from plait.ir.model import Op, Ref
-from plait.ir.tensor import TensorType
+from plait.ir.model.loops import Site, declaration, site_of
+from plait.ir.model.model import Op, Ref
+from plait.ir.model.tensor import TensorType
 from plait.tests.ir.ops.pieces import case
 from plait.tests.ir.ops.samples import SAMPLES
 

@@ -8,8 +8,8 @@ from plait.ir.analysis.liveness import (
     read_values,
     storage_roots,
 )
-from plait.ir.model import Op, Ref
-from plait.ir.tensor import TensorType
+from plait.ir.model.model import Op, Ref
+from plait.ir.model.tensor import TensorType
 
 TYPES = (TensorType((4, 4), "float32"),) * 7
 

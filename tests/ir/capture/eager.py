@@ -7,7 +7,7 @@ from torch.overrides import TorchFunctionMode
 
 from plait.ir.capture import execute
 from plait.ir.lowering.cast import cast_model
-from plait.ir.model import Model
+from plait.ir.model.model import Model
 
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -6,7 +6,7 @@ import torch
 from plait.ir.capture import resolve, run_ops
 from plait.ir.capture.literals import decode, encode
 from plait.ir.errors import FileError
-from plait.ir.model import Op, Ref
+from plait.ir.model.model import Op, Ref
 
 
 def test_known_operators_resolve() -> None:

@@ -10,10 +10,10 @@ import torch
 
 from plait.ir.capture.execute import run_op
 from plait.ir.capture.literals import decode
-from plait.ir.layout import Factors, Layout, divides_evenly, local_factors
-from plait.ir.loops import SHARD_AWARE
-from plait.ir.mesh import Mesh
-from plait.ir.model import Function, Op, Ref
+from plait.ir.model.layout import Factors, Layout, divides_evenly, local_factors
+from plait.ir.model.loops import SHARD_AWARE
+from plait.ir.model.mesh import Mesh
+from plait.ir.model.model import Function, Op, Ref
 from plait.runtime.comm.sharded_operators import ShardedOperators
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from plait.ir.errors import UsageError
 from plait.ir.lowering.cast import cast_model
-from plait.ir.model import Function, Input, Model, ModelInput, Op, Output, Parameter, Ref
-from plait.ir.tensor import TensorType
+from plait.ir.model.model import Function, Input, Model, ModelInput, Op, Output, Parameter, Ref
+from plait.ir.model.tensor import TensorType
 
 LOW, WIDE, COUNT = (TensorType((2,), d) for d in ("bfloat16", "float32", "int64"))
 

@@ -6,11 +6,11 @@ import random
 import pytest
 import torch
 
-from plait.ir.layout import divides_evenly
 from plait.ir.lowering.common_mesh import TensorLayout, lift_layout, resharding
-from plait.ir.mesh import Mesh, common_mesh
+from plait.ir.model.layout import divides_evenly
+from plait.ir.model.mesh import Mesh, common_mesh
+from plait.ir.model.tensor import TensorType
 from plait.ir.plan.strategy import parse_strategy
-from plait.ir.tensor import TensorType
 from plait.runtime.comm.slicing import local_shard
 
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from plait.ir.capture import trace
 from plait.ir.capture.execute import run_ops
 from plait.ir.lowering.linearize import linearize, units
-from plait.ir.verify import verify_function
+from plait.ir.model.verify import verify_function
 
 
 class Twice(torch.nn.Module):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from plait.ir.analysis.axes import analyse
+from plait.ir.analysis.bound_sharding import BoundSharding
 from plait.ir.capture.execute import run_ops
-from plait.ir.loops import OPERATORS, loops
-from plait.ir.lowering.bound_sharding import BoundSharding
 from plait.ir.lowering.cast import cast_model
 from plait.ir.lowering.localize import localize
-from plait.ir.mesh import Axis, Mesh
+from plait.ir.model.loops import OPERATORS, loops
+from plait.ir.model.mesh import Axis, Mesh
 from plait.ir.plan.sharding import boundary_values
 from plait.tests.ir.lowering import lockstep
 from plait.tests.zoo import ZOO

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from plait.ir.analysis.axes import Axes, OpStrategy, analyse
+from plait.ir.analysis.bound_sharding import BoundSharding
 from plait.ir.capture.literals import decode, encode, tensor_type
 from plait.ir.capture.resolve import resolve
-from plait.ir.layout import Factors
-from plait.ir.loops import Loops, Site, declaration
-from plait.ir.lowering.bound_sharding import BoundSharding
 from plait.ir.lowering.localize import localize
-from plait.ir.mesh import Axis, Mesh
-from plait.ir.model import Argument, Function, Input, Op, Output, Ref
+from plait.ir.model.layout import Factors
+from plait.ir.model.loops import Loops, Site, declaration
+from plait.ir.model.mesh import Axis, Mesh
+from plait.ir.model.model import Argument, Function, Input, Op, Output, Ref
 from plait.ir.plan.sharding import Boundary
 from plait.tests.ir.lowering.lockstep import run, shard, unshard
 

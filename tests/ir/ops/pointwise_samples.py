@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from plait.ir.capture.resolve import overload
-from plait.ir.loops import OPERATORS
+from plait.ir.model.loops import OPERATORS
 from plait.ir.ops import pointwise
 from plait.tests.ir.ops.pieces import Sample
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from plait.ir.analysis.axes import analyse
-from plait.ir.loops import OPERATORS, Loop, LoopKind, Loops, Site
+from plait.ir.model.loops import OPERATORS, Loop, LoopKind, Loops, Site
 from plait.tests.ir.ops.pieces import Case, Sample, alone, case, options, split_over, summed
 from plait.tests.ir.ops.samples import OPAQUE, SAMPLES
 

@@ -3,8 +3,8 @@
 import pytest
 
 from plait.ir.analysis.axes import analyse
-from plait.ir.loops import OPERATORS, declaration, site_of
-from plait.ir.model import Function, Model
+from plait.ir.model.loops import OPERATORS, declaration, site_of
+from plait.ir.model.model import Function, Model
 from plait.tests import zoo
 
 # Operators that mix the samples of a batch, by what they do.

@@ -3,9 +3,9 @@
 import pytest
 
 from plait.ir.analysis.axes import analyse
+from plait.ir.analysis.bound_sharding import resolve
 from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.errors import MismatchError
-from plait.ir.lowering.bound_sharding import resolve
 from plait.ir.plan.sharding import (
     AxisSharding,
     Boundary,

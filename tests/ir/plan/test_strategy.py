@@ -6,10 +6,10 @@ from math import prod
 import pytest
 
 from plait.ir.errors import FileError, UsageError
-from plait.ir.files import dump, load
+from plait.ir.files.json_files import dump, load
 from plait.ir.plan.flat_shard import FlatShard
 from plait.ir.plan.strategy import ROLES, Strategy, parse_strategy
-from plait.planner.pins import parse_pin
+from plait.planner.question.pins import parse_pin
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,22 @@
 
 from hypothesis import strategies as st
 
-from plait.ir.lowering.forward_backward import GraphHalves
-from plait.ir.mesh import Axis, Mesh
-from plait.ir.model import Call, Function, Input, Model, ModelInput, Op, Output, Parameter, Ref
+from plait.ir.model.mesh import Axis, Mesh
+from plait.ir.model.model import (
+    Call,
+    Function,
+    GraphHalves,
+    Input,
+    Model,
+    ModelInput,
+    Op,
+    Output,
+    Parameter,
+    Ref,
+)
+from plait.ir.model.tensor import ITEM_BYTES, TensorType
 from plait.ir.plan.sharding import Boundary, LoopFactor, OpSplit, Sharding
 from plait.ir.plan.strategy import ROLES, Strategy, parse_strategy
-from plait.ir.tensor import ITEM_BYTES, TensorType
 
 names = st.sampled_from(
     [

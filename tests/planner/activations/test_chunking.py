@@ -3,16 +3,16 @@
 import pytest
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.analysis.bound_sharding import bind
 from plait.ir.capture import trace
-from plait.ir.lowering.bound_sharding import bind
 from plait.ir.lowering.chunk import refine_axes
 from plait.ir.lowering.localize import localize
-from plait.ir.mesh import CHUNK
+from plait.ir.model.mesh import CHUNK
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.activations.ladder import CHUNKED_ACTIONS
-from plait.planner.candidate import CallPoint
 from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.question.candidate import CallPoint
 from plait.tests import zoo
 
 

@@ -11,8 +11,8 @@ from plait.ir.capture import trace
 from plait.ir.lowering.forward_backward import partition
 from plait.planner import PlanOptions, plan
 from plait.planner.activations.recompute_ilp import select_saved
-from plait.planner.candidate import CallPoint
 from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.question.candidate import CallPoint
 from plait.tests import zoo
 
 

@@ -12,7 +12,7 @@ from plait.planner.allocation.arena.judge import height
 from plait.planner.allocation.arena.sections import sections
 from plait.planner.allocation.repeated_layers import live_bytes, pack_repeated
 from plait.planner.allocation.stage_buffers import stage_buffers
-from plait.planner.pins import parse_pin
+from plait.planner.question.pins import parse_pin
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.verification.live_bytes import LiveBytes

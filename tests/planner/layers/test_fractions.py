@@ -11,13 +11,13 @@ from plait.api.plans.plan_object import load_plan
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.errors import FileError, UsageError
-from plait.ir.files import digest, dump
+from plait.ir.files.json_files import digest, dump
 from plait.ir.plan.memory_action import KEEP
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
-from plait.planner.candidate import Assignment, Decision
 from plait.planner.interop.galvatron_plan import to_galvatron
-from plait.planner.pins import pin_all
+from plait.planner.question.candidate import Assignment, Decision
+from plait.planner.question.pins import pin_all
 from plait.planner.search.driver import SearchSpace
 
 CLUSTER = load_cluster("2xrtx-titan")

@@ -10,11 +10,11 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import InfeasibleError
 from plait.ir.lowering.rescale import rescale
 from plait.planner import PlanOptions, plan
-from plait.planner.candidate import Decision
 from plait.planner.layers.mix import LayerMix, fastest, groups
-from plait.planner.options import optimizer_states
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.question.candidate import Decision
+from plait.planner.question.options import optimizer_states
 from plait.planner.search.driver import SearchSpace
 
 

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from plait.ir.placement import PlacementGraph, PlacementTarget
+from plait.ir.plan.placement import PlacementGraph, PlacementTarget
 
 
 class Rules:

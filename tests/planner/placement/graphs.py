@@ -2,7 +2,7 @@
 
 import random
 
-from plait.ir.placement import PlacementEdge, PlacementGraph, PlacementNode
+from plait.ir.plan.placement import PlacementEdge, PlacementGraph, PlacementNode
 
 # Times of operators, edges as (from, to, transfer time); the published illustrations of m-ETF and m-SCT.
 # fmt: off

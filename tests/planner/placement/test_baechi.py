@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from plait.cost_model.placement.arrays import graph_arrays
-from plait.ir.placement import PlacementEdge, PlacementGraph, PlacementNode, uniform_target
+from plait.ir.plan.placement import PlacementEdge, PlacementGraph, PlacementNode, uniform_target
 from plait.planner.placement.algorithms.earliest import SEQUENTIAL_TRANSFERS, etf, sct
 from plait.planner.placement.algorithms.favourites import favourite_children, relaxed
 from plait.planner.placement.algorithms.topo import topo

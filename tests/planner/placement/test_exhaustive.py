@@ -6,7 +6,7 @@ import random
 import pytest
 
 from plait.ir.errors import InfeasibleError
-from plait.ir.placement import PlacementDevice, PlacementLink, PlacementTarget
+from plait.ir.plan.placement import PlacementDevice, PlacementLink, PlacementTarget
 from plait.planner.placement import PlacementOptions
 from plait.planner.placement.search import place
 from plait.tests.planner.placement.everything import Rules

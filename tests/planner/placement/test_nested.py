@@ -5,7 +5,7 @@ import pytest
 
 from plait.cost_model.placement.arrays import graph_arrays
 from plait.ir.errors import InfeasibleError
-from plait.ir.placement import PlacementDevice, PlacementLink, PlacementTarget, uniform_target
+from plait.ir.plan.placement import PlacementDevice, PlacementLink, PlacementTarget, uniform_target
 from plait.planner.placement import PlacementOptions, portfolio
 from plait.planner.placement import search as search_module
 from plait.planner.placement.nested import first_devices, rungs_of

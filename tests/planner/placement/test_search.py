@@ -7,7 +7,7 @@ import pytest
 import plait
 from plait.cost_model.placement.arrays import graph_arrays
 from plait.ir.errors import InfeasibleError, UsageError
-from plait.ir.placement import (
+from plait.ir.plan.placement import (
     PlacementDevice,
     PlacementEdge,
     PlacementGraph,
@@ -16,7 +16,6 @@ from plait.ir.placement import (
     PlacementTarget,
     uniform_target,
 )
-from plait.planner.deadline import Deadline
 from plait.planner.placement import PlacementOptions
 from plait.planner.placement.algorithms.anneal import anneal, settle, walk_from
 from plait.planner.placement.algorithms.coarse import chains, units
@@ -28,6 +27,7 @@ from plait.planner.placement.portfolio import PlacementSearch, constructive
 from plait.planner.placement.problem import PlacementProblem
 from plait.planner.placement.repair import repaired
 from plait.planner.placement.search import place
+from plait.planner.question.deadline import Deadline
 from plait.tests.planner.placement.graphs import layered, random_graph
 from plait.tests.planner.ticking_clock import TickingClock
 

@@ -7,8 +7,8 @@ from plait.ir.capture import trace
 from plait.ir.errors import InfeasibleError, UsageError
 from plait.ir.plan.verify import verify_plan
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
 from plait.planner.pricing.stage_partition import partition
+from plait.planner.question.pins import pin_all
 from plait.tests import zoo
 
 

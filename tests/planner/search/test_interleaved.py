@@ -14,7 +14,7 @@ from plait.ir.plan.interleave import peak_in_flight, verify_rows
 from plait.ir.plan.verify import verify_plan
 from plait.ir.text.summary import plan_summary
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 from plait.planner.search.driver import interleavings
 from plait.tests import zoo
 

@@ -3,16 +3,16 @@
 import pytest
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.analysis.data_parallel import replicated
 from plait.ir.errors import PlaitError
-from plait.ir.layout import PARTIAL
-from plait.ir.mesh import Axis, Mesh
+from plait.ir.model.layout import PARTIAL
+from plait.ir.model.mesh import Axis, Mesh
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
 from plait.planner.pricing.function_prices import FunctionPrices
+from plait.planner.question.pins import pin_all
 from plait.planner.sharding import ShardingProblem, price, solve
 from plait.planner.sharding.axis_rules import axis_rule
 from plait.planner.sharding.costs import RooflineCosts
-from plait.planner.sharding.data_parallel import replicated
 from plait.tests.zoo import ZOO
 
 PLAIN = ("dp=4", "zero3=4", "tp=4")

@@ -6,10 +6,10 @@ from random import Random
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.axes import analyse
-from plait.ir.mesh import Axis, Mesh
-from plait.ir.model import Function, Input, Op, Output, Ref
+from plait.ir.model.mesh import Axis, Mesh
+from plait.ir.model.model import Function, Input, Op, Output, Ref
+from plait.ir.model.tensor import TensorType
 from plait.ir.plan.sharding import AxisSharding, Boundary
-from plait.ir.tensor import TensorType
 from plait.planner.sharding import AxisRule, ShardingProblem, price
 from plait.planner.sharding.costs import RooflineCosts
 

@@ -6,18 +6,18 @@ from collections import Counter
 import pytest
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.analysis.bound_sharding import bind
+from plait.ir.analysis.data_parallel import split_batch
 from plait.ir.capture import load_source, trace
-from plait.ir.layout import PARTIAL, REPLICATE
-from plait.ir.loops import SHARD_AWARE
-from plait.ir.lowering.bound_sharding import bind
 from plait.ir.lowering.localize import localize
-from plait.ir.mesh import Axis, Mesh
+from plait.ir.model.layout import PARTIAL, REPLICATE
+from plait.ir.model.loops import SHARD_AWARE
+from plait.ir.model.mesh import Axis, Mesh
 from plait.ir.plan.strategy import parse_strategy
 from plait.planner.pricing.function_prices import FunctionPrices
 from plait.planner.sharding import AxisRule, ShardingProblem, solve
 from plait.planner.sharding.axis_rules import weight_shards
 from plait.planner.sharding.costs import RooflineCosts
-from plait.planner.sharding.data_parallel import split_batch
 
 # fmt: off
 LLAMA = {

@@ -7,7 +7,7 @@ import pytest
 from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.dataflow import analyse_dataflow
 from plait.ir.capture import trace
-from plait.ir.mesh import Axis, Mesh
+from plait.ir.model.mesh import Axis, Mesh
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
 from plait.planner.sharding.costs import RooflineCosts
 from plait.planner.sharding.judge import state_and_saved_bytes

@@ -10,12 +10,12 @@ from plait.cost_model.execution_model import GENERATED, ExecutionModel
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.operators.operator_cost import Pricer, is_collective
 from plait.ir.analysis.axes import analyse
+from plait.ir.analysis.bound_sharding import BoundSharding
 from plait.ir.devices.cluster import Cluster
 from plait.ir.devices.curve import Curve
-from plait.ir.layout import REPLICATE
-from plait.ir.lowering.bound_sharding import BoundSharding
 from plait.ir.lowering.localize import localize
-from plait.ir.mesh import Axis, Mesh
+from plait.ir.model.layout import REPLICATE
+from plait.ir.model.mesh import Axis, Mesh
 from plait.ir.plan.sharding import boundary_values
 from plait.planner.sharding.costs import RooflineCosts
 

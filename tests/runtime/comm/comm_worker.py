@@ -4,8 +4,8 @@ import itertools
 
 import torch
 
-from plait.ir.layout import local_factors
-from plait.ir.mesh import Axis, Mesh
+from plait.ir.model.layout import local_factors
+from plait.ir.model.mesh import Axis, Mesh
 from plait.runtime.comm.mesh_collectives import Comm
 from plait.runtime.comm.process_group import GroupPool
 from plait.runtime.comm.slicing import local_shard

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from plait.ir.mesh import Axis, Mesh
+from plait.ir.model.mesh import Axis, Mesh
 from plait.runtime.comm.mesh_collectives import Comm
 from plait.runtime.comm.slicing import join, split, take_slice
 from plait.tests.ranks import launch

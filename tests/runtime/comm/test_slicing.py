@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from plait.ir.mesh import Axis, Mesh
-from plait.ir.program import ParameterSpec, ProgramTable
-from plait.ir.tensor import TensorType
+from plait.ir.model.mesh import Axis, Mesh
+from plait.ir.model.tensor import TensorType
+from plait.ir.plan.program import ParameterSpec, ProgramTable
 from plait.runtime.comm.mesh_collectives import Comm
 from plait.runtime.comm.process_group import Group
 from plait.runtime.comm.slicing import flatten, local_shard

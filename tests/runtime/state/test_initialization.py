@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from plait.ir.errors import MismatchError, UsageError
-from plait.ir.program import ParameterSpec
-from plait.ir.tensor import TensorType
+from plait.ir.model.tensor import TensorType
+from plait.ir.plan.program import ParameterSpec
 from plait.runtime.state.initialization import InitialValues
 
 

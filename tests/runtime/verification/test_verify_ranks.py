@@ -7,10 +7,10 @@ import pytest
 from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
-from plait.ir.files import dump
+from plait.ir.files.json_files import dump
 from plait.ir.lowering.cast import cast_model
 from plait.planner import PlanOptions, plan
-from plait.planner.pins import pin_all
+from plait.planner.question.pins import pin_all
 from plait.runtime.launch.launch import launch
 from plait.runtime.verification import verify as verification
 from plait.runtime.verification.verify import Job, verify

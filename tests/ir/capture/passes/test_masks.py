@@ -5,8 +5,8 @@ import torch
 
 from plait.ir.capture.graph import FlatGraph
 from plait.ir.capture.passes.masks import MaskAnalysis
-from plait.ir.model import ModelInput, Ref
-from plait.ir.tensor import TensorType
+from plait.ir.model.model import ModelInput, Ref
+from plait.ir.model.tensor import TensorType
 
 
 def causal_mask(
@@ -58,7 +58,7 @@ def test_one_wrong_point_is_found() -> None:
     wrong = torch.ones(64, 64).tril()
     wrong[40, 7] = 0
     source = graph.value(TensorType((64, 64), "bool"))
-    from plait.ir.model import Parameter
+    from plait.ir.model.model import Parameter
 
     values = tuple(wrong.bool().reshape(-1).tolist())
     graph.parameters[source] = Parameter("c", graph.types[source], "constant", False, (), values)

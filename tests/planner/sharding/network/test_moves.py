@@ -6,10 +6,10 @@ import numpy as np
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.axes import Axes
-from plait.ir.layout import divides_evenly, reshard_steps
-from plait.ir.mesh import Axis, Mesh
-from plait.ir.model import Function, Input
-from plait.ir.tensor import TensorType
+from plait.ir.model.layout import divides_evenly, reshard_steps
+from plait.ir.model.mesh import Axis, Mesh
+from plait.ir.model.model import Function, Input
+from plait.ir.model.tensor import TensorType
 from plait.planner.sharding.costs import RooflineCosts
 from plait.planner.sharding.network.moves import ReshardTables
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..ir.plan.memory_action import KEEP, MemoryAction
-from ..ir.plan.strategy import Strategy
+from ...ir.plan.memory_action import KEEP, MemoryAction
+from ...ir.plan.strategy import Strategy
 from .strategy_space import ModelAxes
 
 

@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
-from ..ir.errors import UsageError
-from ..ir.model import Model
-from ..ir.plan.memory_action import MemoryAction
-from ..ir.plan.strategy import Strategy, parse_strategy
+from ...ir.errors import UsageError
+from ...ir.model.model import Model
+from ...ir.plan.memory_action import MemoryAction
+from ...ir.plan.strategy import Strategy, parse_strategy
 from .candidate import Decision
 
 RANGE = re.compile(r"(.*)\[(\d+)-(\d+)\](.*)")

@@ -221,3 +221,14 @@ class Model(msgspec.Struct, frozen=True):
 
     def parameter(self, name: str) -> Parameter:
         return next(p for p in self.parameters if p.name == name)
+
+
+class GraphHalves(msgspec.Struct, frozen=True):
+    """The two halves: `forward` operators compute the outputs and `saved`, `backward` the gradients.
+
+    Both number values as the function does. `saved` has no parameters or buffers: they stay.
+    """
+
+    forward: tuple[Op, ...]
+    backward: tuple[Op, ...]
+    saved: tuple[int, ...]

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
-from ...ir.analysis.axes import Axes, OpStrategy
-from ...ir.analysis.dataflow import Dataflow
-from ...ir.layout import PARTIAL, REPLICATE, AxisPlacement, Shard
-from ...ir.model import Function
-from ...ir.plan.sharding import REPLICATED, AxisSharding, Boundary, OpSplit, boundary_values
+from ..model.layout import PARTIAL, REPLICATE, AxisPlacement, Shard
+from ..model.model import Function
+from ..plan.sharding import REPLICATED, AxisSharding, Boundary, OpSplit, boundary_values
+from .axes import Axes, OpStrategy
+from .dataflow import Dataflow
 
 
 def replicated(function: Function) -> AxisSharding:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
-from .errors import FileError
+from ..errors import FileError
 
 Body = dict[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from .errors import FileError
-from .files import located, parse
+from ..errors import FileError
+from ..files.json_files import located, parse
 
 GRAPH_FORMAT = "placement-graph/1"
 LinkModel = Literal["parallel", "duplex", "half-duplex"]

@@ -8,16 +8,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import replace
 
-from ..cost_model.communication.compressed_collective import state_vectors
-from ..ir.compression.registry import COMPRESSED_OPTIMIZERS
-from ..ir.errors import UsageError
-from ..ir.lowering.cast import PRECISIONS
-from ..ir.plan.flat_shard import Fraction
-from ..ir.plan.memory_action import MemoryAction
-from ..ir.plan.plan import Optimizer, OptimizerDemand, Plan
-from ..ir.plan.strategy import ROLES
-from ..ir.text.units import parse_memory
-from .activations.ladder import ACTIONS
+from ...cost_model.communication.compressed_collective import state_vectors
+from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
+from ...ir.errors import UsageError
+from ...ir.lowering.cast import PRECISIONS
+from ...ir.plan.flat_shard import Fraction
+from ...ir.plan.memory_action import MemoryAction
+from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
+from ...ir.plan.strategy import ROLES
+from ...ir.text.units import parse_memory
 from .pins import Pin, parse_pin
 
 # fmt: off
@@ -30,6 +29,7 @@ OPTIMIZERS: dict[str, int] = {  # state tensors that are as large as their param
 PER_TENSOR = ("adafactor", "muon", "lamb", "lars", "shampoo", "soap")  # step on whole tensors
 SCHEDULES = ("auto", "1f1b", "interleaved")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
+MEMORY_ACTIONS = ("keep", "recompute", "offload", "split")  # kinds of actions, or one action
 FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))  # of a weight, sharded over zero3
 
 
@@ -94,7 +94,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
         Option(
             parse=comma_separated, help="comma-separated actions on activations that may be used"
         ),
-    ] = ACTIONS
+    ] = MEMORY_ACTIONS
     compress: Annotated[
         str,
         Option(
@@ -134,10 +134,10 @@ class PlanOptions(msgspec.Struct, frozen=True):
         unknown = [r for r in self.roles if r not in ROLES]
         if unknown:
             raise UsageError(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
-        strange = [a for a in self.memory_actions if a not in ACTIONS and not _is_action(a)]
+        strange = [a for a in self.memory_actions if a not in MEMORY_ACTIONS and not _is_action(a)]
         if strange or not self.memory_actions:
             raise UsageError(
-                f"unknown memory action {''.join(strange[:1])!r}; known: {', '.join(ACTIONS)}"
+                f"unknown memory action {''.join(strange[:1])!r}; known: {', '.join(MEMORY_ACTIONS)}"
             )
         if self.schedule not in SCHEDULES:
             raise UsageError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")

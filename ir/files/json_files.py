@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import msgspec
 
-from .errors import FileError
+from ..errors import FileError
 from .file_version_1 import upgrade
 from .text_value import decode_text, encode_text
 

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from .errors import PlaitError
+from ..errors import PlaitError
 from .mesh import Mesh
 from .tensor import TensorType
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from ..ir.devices.cluster import Cluster
-from ..ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
+from ...ir.devices.cluster import Cluster
+from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
 
 ModelAxes = tuple[tuple[str, int], ...]  # axes inside a batch replica, outermost first
 NEAR_DEVICES = 8  # devices that axes inside a replica may span even where links are slower

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .errors import FileError
+from ..errors import FileError
 from .model import Call, Function, Model, Op
 from .tensor import ITEM_BYTES, TensorType
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from ..analysis.axes import Axes, OpAxes, OpStrategy
 from ..errors import MismatchError
-from ..layout import Layout, Shard
-from ..mesh import Mesh
-from ..model import Function
+from ..model.layout import Layout, Shard
+from ..model.mesh import Mesh
+from ..model.model import Function
 from ..plan.sharding import Boundary, OpSplit, Sharding
+from .axes import Axes, OpAxes, OpStrategy
 
 
 class AtOnce(msgspec.Struct, frozen=True):

@@ -9,11 +9,11 @@ from typing import Literal
 
 import msgspec
 
-from .layout import Factors, Layout
-from .mesh import Mesh
-from .model import BatchConstant
-from .plan.flat_shard import FULL, Fraction
-from .tensor import TensorType
+from ..model.layout import Factors, Layout
+from ..model.mesh import Mesh
+from ..model.model import BatchConstant
+from ..model.tensor import TensorType
+from .flat_shard import FULL, Fraction
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together
 SMALL_BYTES = 65_536  # buckets below it are not compressed

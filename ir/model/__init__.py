@@ -1,0 +1,1 @@
+"""What a model is: tensors, meshes, layouts, loops, functions and calls."""

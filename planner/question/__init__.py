@@ -1,0 +1,1 @@
+"""What is asked of the planner: options, pins, the strategies to try, candidates, deadlines."""

@@ -1,0 +1,1 @@
+"""Typed faces of outside solvers, and what no other point dominates."""
