@@ -85,11 +85,11 @@ def _choose(
     along = [o for o in options if o.factor_id in loops and (experts or o.partner is None)]
     if along:
         return max(along, key=lambda option: _agreement(option, operands))
-    sums = {i for i, placement in enumerate(operands) if placement == PARTIAL}
-    if sums:
+    partial = {i for i, placement in enumerate(operands) if placement == PARTIAL}
+    if partial:
         for option in options:
             passed = {i for i, placement in enumerate(option.inputs) if placement == PARTIAL}
-            if option.factor_id < 0 and sums <= passed:
+            if option.factor_id < 0 and partial <= passed:
                 return option
     return options[0]
 

@@ -132,8 +132,9 @@ def serial_us(problem: PlacementProblem) -> float:
     """Upper bound on the makespan in microseconds: one operator or transfer at a time."""
     work = problem.work
     slowest = work.links.max(axis=(1, 2))
-    by_formula = slowest[0] + slowest[1] * work.edges["bytes"]
-    spent = np.where(work.edges["fixed_us"] >= 0, work.edges["fixed_us"], by_formula)
+    by_formula: Floats = slowest[0] + slowest[1] * work.edges["bytes"]
+    fixed_us: Floats = work.edges["fixed_us"]
+    spent: Floats = np.where(fixed_us >= 0, fixed_us, by_formula)
     return float(work.duration_us.max(axis=1).sum() + spent.sum())
 
 

@@ -45,7 +45,8 @@ def partition(work: GraphArrays, segment: Ints, transfer_us: Floats, device: Int
     since = np.zeros((devices + 1, segments + 1), np.int64)
     best[0, 0] = 0.0
     members = np.argsort(segment, kind="mergesort")
-    first = np.searchsorted(segment[members], np.arange(segments + 1))
+    numbers: Ints = np.arange(int(segments) + 1, dtype=np.int64)
+    first: Ints = np.searchsorted(segment[members], numbers)
     seen = np.full(work.tensors, -1)
     for begin in range(segments):
         used, largest = 0.0, 0.0

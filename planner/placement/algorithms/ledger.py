@@ -84,17 +84,17 @@ def inputs_ready(
     operators, edges, reads, links = work.operators, work.edges, work.reads, work.links
     out, arrive = ledger.ports[0], ledger.arrive
     inward = ledger.ports[1 if mode == DUPLEX else 0]
-    ready, received = 0.0, inward[d]
+    ready, received = 0.0, float(inward[d])
     for i in range(operators[v].read, operators[v].read_after):
         edge = edges[reads[i]]
-        home, there = ledger.device[edge.source], ledger.end[edge.source]
+        home, there = int(ledger.device[edge.source]), float(ledger.end[edge.source])
         if home != d:
             if arrive[edge.tensor, d] >= 0.0:
-                there = arrive[edge.tensor, d]
+                there = float(arrive[edge.tensor, d])
             else:
                 spent = transfer_us(edge, links, home, d)
                 if mode != PARALLEL and spent > 0.0:
-                    sent = max(there, out[home])
+                    sent = max(there, float(out[home]))
                     there = max(sent, received)
                     received = there + spent
                     if commit:

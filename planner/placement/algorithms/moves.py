@@ -57,7 +57,8 @@ def propose(
     if np.random.random() < 0.5:
         target = _near(work, blocks, device, chosen[np.random.randint(count)])
     if target == home:
-        target = (home + 1 + np.random.randint(work.duration_us.shape[1] - 1)) % len(work.capacity)
+        step = int(np.random.randint(len(work.capacity) - 1))
+        target = (home + 1 + step) % len(work.capacity)
     return count, target
 
 
@@ -97,7 +98,7 @@ def _neighbour(work: GraphArrays, blocks: Blocks, block: int) -> int:
     outward, inward = operator.after - operator.first, operator.read_after - operator.read
     if outward + inward == 0:
         return -1
-    pick = np.random.randint(outward + inward)
+    pick = int(np.random.randint(int(outward + inward)))
     if pick < outward:
         return work.edges[operator.first + pick].target
     return work.edges[work.reads[operator.read + pick - outward]].source

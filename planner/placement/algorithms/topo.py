@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ....cost_model.placement.arrays import Floats, GraphArrays
+from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ....cost_model.placement.simulate import PARALLEL
 from ..problem import PlacementCandidate, PlacementProblem
 from .ledger import Ledger, excess, new_ledger, place
@@ -19,7 +19,8 @@ def topo(problem: PlacementProblem) -> PlacementCandidate:
     share = resident.sum() // problem.devices + (resident + work.operators["temporary"]).max()
     ledger = new_ledger(work)
     fill(work, ledger, np.minimum(work.capacity, share))
-    return problem.evaluate_order("m-topo", ledger.device, np.arange(problem.operators))
+    order: Ints = np.arange(problem.operators, dtype=np.int64)
+    return problem.evaluate_order("m-topo", ledger.device, order)
 
 
 @njit(cache=True)
