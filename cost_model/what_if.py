@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from ..ir.devices.cluster import Cluster
 from ..ir.errors import InfeasibleError
 from ..ir.plan.plan import Plan
-from .calibration.scale import ScaleFactors, scaled_device, scaled_link
 from .communication.stage_transfer import plan_transfers
 from .explain.step_terms import stage_times
 from .pipeline.closed_form import simulate_plan
 from .pipeline.simulate import Timeline
+from .scaled_cluster import ScaleFactors, scaled_device, scaled_link
 
 
 class LostLink(msgspec.Struct, frozen=True):

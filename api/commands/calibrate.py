@@ -62,7 +62,7 @@ def _run_log(arguments: argparse.Namespace) -> int:
     from ...cost_model.calibration.curves import cluster_toml
     from ...cost_model.calibration.fit import fit
     from ..formats import files
-    from ..formats.step_log import read_steps
+    from ..plans.step_log import read_steps
 
     if arguments.quick or arguments.ranks:
         raise UsageError("--log measures nothing: leave out --quick and --ranks")

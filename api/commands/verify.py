@@ -118,7 +118,7 @@ def _json(verdict: Verdict) -> dict[str, Any]:
 def _case(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
     """What is verified; files that it needs are written to `scratch`."""
     from ..compilation import VerificationCase, read_target
-    from ..plans.scaled_down import scaled_down_case
+    from ..scaled_down import scaled_down_case
 
     path, source = Path(arguments.plan), source_of(arguments)
     if arguments.scale == "tiny":

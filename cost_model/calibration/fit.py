@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Plan
 from ..explain.step_terms import step_term
-from .scale import ScaleFactors, scaled_cluster
+from ..scaled_cluster import ScaleFactors, scaled_cluster
 
 MAX_ITERATIONS = 30
 HUBER_THRESHOLD = 0.1  # relative error beyond which a step counts less

@@ -17,7 +17,7 @@ from ...cost_model.calibration.fit import MeasuredStep
 from ...ir.errors import FileError, MismatchError, PlaitError
 from ...ir.files.json_files import digest
 from ...ir.plan.plan import Plan
-from . import files
+from ..formats import files
 
 MOST_LINES = 100_000
 SHOWN = 20  # bad lines in one error
@@ -83,7 +83,7 @@ class LoggedPlans:
         self.digests: dict[str, Plan] | None = None
 
     def read_plan(self, name: str) -> Plan:
-        from ..plans.plan_object import load_plan
+        from .plan_object import load_plan
 
         if name not in self.read:
             self.read[name] = load_plan(self.folder / name)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from ...ir.devices.cluster import Cluster, Device, Link
-from ...ir.devices.curve import Curve
+from ..ir.devices.cluster import Cluster, Device, Link
+from ..ir.devices.curve import Curve
 
 
 class ScaleFactors(msgspec.Struct, frozen=True):

@@ -8,15 +8,15 @@ from math import gcd
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...ir.errors import MismatchError, UsageError
-from ...ir.lowering.cast import in_precision
-from ...ir.model.model import Model
-from ...ir.plan.plan import Plan
-from ...planner.interop.shrink import ShrunkPlan, shrink, uncovered
-from ..compilation import VerificationCase, target_of_plan
-from ..formats import files
-from ..formats.model_source import ModelSource
-from .plan_object import load_plan
+from ..ir.errors import MismatchError, UsageError
+from ..ir.lowering.cast import in_precision
+from ..ir.model.model import Model
+from ..ir.plan.plan import Plan
+from ..planner.interop.shrink import ShrunkPlan, shrink, uncovered
+from .compilation import VerificationCase, target_of_plan
+from .formats import files
+from .formats.model_source import ModelSource
+from .plans.plan_object import load_plan
 
 RANKS = 4
 AMPLE_BYTES = 1 << 50  # a memory limit that no small model meets: its program is what is tested
@@ -88,9 +88,9 @@ def _small_source(source: ModelSource, shrunk: ShrunkPlan, scratch: Path) -> Sma
     """A smaller configuration as a file; a factory as it is."""
     if not source.source.startswith("hf:"):
         return SmallSource(ModelSource(source.source), {})
-    from ...ir.capture.sources.shrink_config import changes
-    from ...ir.capture.sources.shrink_config import shrink_source as smaller_config
-    from ...ir.capture.sources.source import read_configuration
+    from ..ir.capture.sources.shrink_config import changes
+    from ..ir.capture.sources.shrink_config import shrink_source as smaller_config
+    from ..ir.capture.sources.source import read_configuration
 
     config, seq = smaller_config(source.source, shrunk.layers, shrunk.model_degree, source.seq)
     file = Path(scratch, "config.json")
@@ -102,10 +102,10 @@ def _small_source(source: ModelSource, shrunk: ShrunkPlan, scratch: Path) -> Sma
 
 def _small_plan(plan: Plan, model: Model, shrunk: ShrunkPlan) -> Plan:
     """The plan of the smaller model that decides for every call as `plan` does."""
-    from ...cost_model.hardware import load_cluster
-    from ...planner import PlanOptions
-    from ...planner import plan as search
-    from ...planner.question.options import optimizer_of_plan
+    from ..cost_model.hardware import load_cluster
+    from ..planner import PlanOptions
+    from ..planner import plan as search
+    from ..planner.question.options import optimizer_of_plan
 
     return search(
         model,

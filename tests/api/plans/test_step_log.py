@@ -7,9 +7,9 @@ import pytest
 from plait.api.cli import main
 from plait.api.plans.plan_object import load_plan
 from plait.cost_model.calibration.fit import MeasuredStep, fit
-from plait.cost_model.calibration.scale import ScaleFactors, scaled_cluster
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
+from plait.cost_model.scaled_cluster import ScaleFactors, scaled_cluster
 from plait.ir.files.json_files import digest
 from plait.tests.paths import LLAMA
 
