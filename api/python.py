@@ -136,15 +136,8 @@ def parallelize(
     if rank == 0:
         write_program(target.program(traced, ""), Path(folder[0]))
     dist.barrier()
-    program = Program.open(
-        folder[0],
-        model,
-        run_time,
-        optimizer_args,
-        param_groups=param_groups,
-        nonfinite=nonfinite,
-        seed=seed,
-    )
+    settings = {"param_groups": param_groups, "nonfinite": nonfinite, "seed": seed}
+    program = Program.open(folder[0], model, run_time, optimizer_args, **settings)
     program.guard = Guard(model, loss_fn, STEADY.get(model, frozenset()))
     return program
 

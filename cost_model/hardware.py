@@ -17,7 +17,7 @@ from ..ir.devices.cluster_file import (
     Count,
     DeviceTable,
     LinkTable,
-    Table,
+    TomlTable,
     decode_tables,
     parse_any_cluster,
     parse_cluster,
@@ -38,7 +38,7 @@ class PresetLink(LinkTable, frozen=True, kw_only=True):
     domain: Count
 
 
-class PresetFile(Table, frozen=True, kw_only=True):
+class PresetFile(TomlTable, frozen=True, kw_only=True):
     """A shipped device, with its links: `scale_up` inside a node, `network` between nodes."""
 
     device: DeviceTable

@@ -121,7 +121,7 @@ def imports(path: Path) -> Iterator[Import]:
 
 
 def room(file: str) -> str:
-    """The folder inside its top room in which a file stands, or the file itself: `sharding`, `.program`."""
+    """The folder of its top room in which a file stands, or the file itself: `comm`, `.program`."""
     parts = file.split("/")
     return parts[1] if len(parts) > 2 else "." + parts[1].removesuffix(".py")
 

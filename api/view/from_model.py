@@ -9,7 +9,7 @@ from ...ir.text.units import count
 from .layout import arrange
 from .module_graph import Inside
 from .price import as_traced, flops_text
-from .report import Box, BoxGraph, Edge, Report, Table
+from .report import Box, BoxGraph, Edge, Report, ReportTable
 
 Runs = list[tuple[int, int]]
 
@@ -89,7 +89,7 @@ def parameter_elements(function: Function) -> int:
     return sum(function.types[i.value].elements for i in function.state_inputs())
 
 
-def _functions(model: Model, flops: dict[str, float]) -> Table:
+def _functions(model: Model, flops: dict[str, float]) -> ReportTable:
     rows = tuple(
         (
             f.name,
@@ -110,4 +110,4 @@ def _functions(model: Model, flops: dict[str, float]) -> Table:
         "work per call",
     )
     hint = "every distinct piece is traced, priced and compiled once"
-    return Table("Functions", hint, columns, rows, (1, 2, 3, 4, 5))
+    return ReportTable("Functions", hint, columns, rows, (1, 2, 3, 4, 5))

@@ -16,7 +16,7 @@ from ...ir.plan.placement import Placement, PlacementNode
 from ...ir.text.summary import one_line
 from ...ir.text.units import seconds, size
 from .layout import arrange
-from .report import Bar, Box, BoxGraph, Edge, Event, Report, Table, TimelineChart
+from .report import Bar, Box, BoxGraph, Edge, Event, Report, ReportTable, TimelineChart
 
 MOST_BOXES = 150  # operators drawn one by one; more are drawn by slices of time
 SLICES = 20
@@ -185,7 +185,7 @@ def _busy(execution: PlacementTrace, d: int) -> Bar:
     return Bar(f"device {d}", (("compute", compute), ("waiting", rest)))
 
 
-def _devices(placement: Placement, execution: PlacementTrace) -> Table:
+def _devices(placement: Placement, execution: PlacementTrace) -> ReportTable:
     rows: list[tuple[str, ...]] = []
     for d, (device, peak) in enumerate(
         zip(placement.target.devices, placement.peak_memory, strict=True)
@@ -204,6 +204,6 @@ def _devices(placement: Placement, execution: PlacementTrace) -> Table:
             )
         )
     columns = ("device", "operators", "speed", "sends", "receives", "peak memory", "memory")
-    return Table(
+    return ReportTable(
         "Devices", "tensors and bytes sent over links", columns, tuple(rows), (1, 2, 3, 4, 5, 6)
     )

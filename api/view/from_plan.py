@@ -17,7 +17,7 @@ from .from_schedule import step_parts, timeline_of
 from .layout import arrange
 from .module_graph import Inside
 from .price import on_a_device
-from .report import Bar, Box, Edge, Facts, Report, Table
+from .report import Bar, Box, Edge, Facts, Report, ReportTable
 
 ALTERNATIVES = 10
 
@@ -156,7 +156,7 @@ def _megabytes(amount: int) -> str:
     return f"{amount / 1e6:.3g} MB" if amount < 1e9 else f"{amount / 1e9:.3g} GB"
 
 
-def _strategies(plan: Plan) -> Table:
+def _strategies(plan: Plan) -> ReportTable:
     rows = tuple(
         (
             str(_stage_of(plan, x)),
@@ -178,10 +178,10 @@ def _strategies(plan: Plan) -> Table:
         "forward each",
         "backward each",
     )
-    return Table("Strategy", "one line per run of equal layers", columns, rows, (2, 5, 6))
+    return ReportTable("Strategy", "one line per run of equal layers", columns, rows, (2, 5, 6))
 
 
-def _alternatives(plan: Plan) -> Table:
+def _alternatives(plan: Plan) -> ReportTable:
     step = plan.prediction.step_seconds
     rows = tuple(
         (
@@ -205,4 +205,4 @@ def _alternatives(plan: Plan) -> Table:
         "",
     )
     hint = "the next best, under the same cost model"
-    return Table("What else was priced", hint, columns, rows, (1, 3, 4, 5))
+    return ReportTable("What else was priced", hint, columns, rows, (1, 3, 4, 5))

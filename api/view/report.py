@@ -80,7 +80,7 @@ class TimelineChart(msgspec.Struct, frozen=True):
     curves: tuple[tuple[tuple[float, float], ...], ...] = ()
 
 
-class Table(msgspec.Struct, frozen=True):
+class ReportTable(msgspec.Struct, frozen=True):
     """A table of texts; `right` lists the columns that hold figures."""
 
     title: str
@@ -107,5 +107,5 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     memory: tuple[Bar, ...] = ()
     step: tuple[Bar, ...] = ()
     timeline: TimelineChart | None = None
-    tables: tuple[Table, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
     part: str = "stage"

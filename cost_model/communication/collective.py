@@ -13,7 +13,7 @@ from ...ir.devices.cluster import Cluster, Link
 from ..quantity import Number, curve_seconds
 
 
-class Group(NamedTuple):
+class CommGroup(NamedTuple):
     """A group of `size` ranks that lie `stride` ranks apart."""
 
     size: int
@@ -64,7 +64,7 @@ def leg_seconds(leg: Leg, amount: Number, size: Number, rates: LinkRates[Number]
     return leg.passes * (size - 1) * rates.latency + moved / rates.bandwidth
 
 
-def collective_seconds(kind: str, amount: float, group: Group, cluster: Cluster) -> float:
+def collective_seconds(kind: str, amount: float, group: CommGroup, cluster: Cluster) -> float:
     """Seconds of a collective over a group of ranks.
 
     `amount` in bytes: the full tensor for all_reduce, all_gather, reduce_scatter and broadcast, one
@@ -73,7 +73,9 @@ def collective_seconds(kind: str, amount: float, group: Group, cluster: Cluster)
     return sum(leg.seconds for leg in collective_legs(kind, amount, group, cluster))
 
 
-def collective_legs(kind: str, amount: float, group: Group, cluster: Cluster) -> tuple[Leg, ...]:
+def collective_legs(
+    kind: str, amount: float, group: CommGroup, cluster: Cluster
+) -> tuple[Leg, ...]:
     """Consecutive legs of a collective: one flat ring, or level by level, the cheaper."""
     size, stride = group
     if size == 1 or kind in ("cut", "share"):
@@ -103,7 +105,7 @@ def send_link(first: int, stride: int, cluster: Cluster) -> Link:
 
 
 def _hierarchical_legs(
-    kind: str, amount: float, group: Group, inner: int, cluster: Cluster
+    kind: str, amount: float, group: CommGroup, inner: int, cluster: Cluster
 ) -> tuple[Leg, ...]:
     """Legs inside the nodes, across them with the reduced amount, and back."""
     outer, stride = group.size // inner, group.stride
@@ -119,7 +121,7 @@ def _hierarchical_legs(
     return (Leg(kind, amount, inner, near), Leg(kind, amount / inner, outer, far))
 
 
-def _node_group_size(group: Group, cluster: Cluster) -> int:
+def _node_group_size(group: CommGroup, cluster: Cluster) -> int:
     """Group members guaranteed to share a unit of the innermost level."""
     unit = cluster.levels[-1].size
     return gcd(group.size, unit // group.stride) if unit % group.stride == 0 else 1

@@ -10,7 +10,7 @@ from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Plan
 from ...ir.plan.program import SMALL_BYTES
 from ...ir.plan.strategy import ROLES, Strategy
-from .collective import Group
+from .collective import CommGroup
 from .compressed_collective import FP32_BYTES, CompressedCost, pipeline_over, price
 
 
@@ -19,14 +19,14 @@ class CompressedReductions:
 
     def __init__(self, programs: Mapping[str, CompressionProgram], cluster: Cluster) -> None:
         self.programs, self.cluster = dict(programs), cluster
-        self.cost_cache: dict[tuple[str, float, int, Group], CompressedCost] = {}
+        self.cost_cache: dict[tuple[str, float, int, CommGroup], CompressedCost] = {}
 
     def compresses(self, axis: str, amount: float, item: int) -> bool:
         """Whether an all-reduce of `amount` bytes is compressed; `item`: bytes per element, 0 for
         values that must stay exact."""
         return bool(item) and axis in self.programs and amount >= SMALL_BYTES
 
-    def price(self, axis: str, amount: float, item: int, group: Group) -> CompressedCost | None:
+    def price(self, axis: str, amount: float, item: int, group: CommGroup) -> CompressedCost | None:
         """Cost of an all-reduce; None where it is not compressed."""
         if group.size == 1 or not self.compresses(axis, amount, item):
             return None
@@ -36,7 +36,7 @@ class CompressedReductions:
             self.cost_cache[key] = price(self.programs[axis], elements, group, self.cluster)
         return self.cost_cache[key]
 
-    def codec_bytes(self, axis: str, amount: float, item: int, group: Group) -> int:
+    def codec_bytes(self, axis: str, amount: float, item: int, group: CommGroup) -> int:
         """Peak bytes of buffers of an all-reduce beyond operand and result.
 
         The fp32 result, padded to full messages, is live with messages of both directions. For

@@ -24,7 +24,7 @@ from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.stage import CompressionStage, Hadamard, Quantize, Reduce
 from ...ir.devices.cluster import Cluster, Device
 from ...ir.plan.program import BUCKET_BYTES
-from .collective import Group, Leg, collective_legs, send_leg, send_link
+from .collective import CommGroup, Leg, collective_legs, send_leg, send_link
 
 FP32_BYTES = 4
 lowered = cache(lower)
@@ -51,14 +51,16 @@ class CompressedCost(Struct, frozen=True):
         return self.transfer_seconds + self.codec_seconds
 
 
-def pipeline_over(program: CompressionProgram, group: Group, cluster: Cluster) -> KernelPipeline:
+def pipeline_over(
+    program: CompressionProgram, group: CommGroup, cluster: Cluster
+) -> KernelPipeline:
     """A program's kernels and transfers for a group, by its ranks inside and across nodes."""
     inner = cluster.neighbours_per_node(*group)
     return lowered(program, inner, group.size // inner)
 
 
 def price(
-    program: CompressionProgram, elements: int, group: Group, cluster: Cluster
+    program: CompressionProgram, elements: int, group: CommGroup, cluster: Cluster
 ) -> CompressedCost:
     """Cost of a bucket of `elements` of one rank's input over a group of ranks.
 
@@ -80,7 +82,11 @@ def price(
 
 
 def price_step(
-    program: CompressionProgram, elements: int, group: Group, cluster: Cluster, small: float = 0.0
+    program: CompressionProgram,
+    elements: int,
+    group: CommGroup,
+    cluster: Cluster,
+    small: float = 0.0,
 ) -> CompressedCost:
     """Cost of all buckets of `elements` of one rank's input, one after the other; the fraction
     `small` that belongs to small tensors is sent in fp32."""
@@ -96,7 +102,7 @@ def price_step(
 def price_optimizer(
     algorithm: CompressionAlgorithm,
     elements: int,
-    group: Group,
+    group: CommGroup,
     cluster: Cluster,
     small: float = 0.0,
 ) -> CompressedCost:
@@ -124,7 +130,7 @@ def state_vectors(algorithm: CompressionAlgorithm) -> int:
 
 
 def _price_buckets(
-    program: CompressionProgram, elements: int, group: Group, cluster: Cluster
+    program: CompressionProgram, elements: int, group: CommGroup, cluster: Cluster
 ) -> CompressedCost:
     shards = group.size if program.collective == "all_gather" else 1
     count = max(1, round(elements * shards * FP32_BYTES / BUCKET_BYTES))
@@ -138,7 +144,7 @@ def _price_buckets(
 
 
 def exchange_bytes(
-    program: CompressionProgram, elements: int, group: Group, cluster: Cluster
+    program: CompressionProgram, elements: int, group: CommGroup, cluster: Cluster
 ) -> int:
     """Peak buffer bytes while a bucket of `elements` (full tensors) is exchanged, compressed or, in
     early steps and for small tensors, not: a copy of the input, and the outputs of two consecutive
@@ -168,7 +174,7 @@ def _output_bytes(step: KernelPipelineStep, chunk: int) -> int:
 
 
 def transfer_legs(
-    transfer: MessageTransfer, chunk: int, group: Group, cluster: Cluster
+    transfer: MessageTransfer, chunk: int, group: CommGroup, cluster: Cluster
 ) -> tuple[Leg, ...]:
     """Legs of a transfer of messages of `chunk` elements."""
     amount = transfer.count * transfer.message_format.bytes(chunk)

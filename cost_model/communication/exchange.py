@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from .collective import Group
+from .collective import CommGroup
 
 CompressionSubject = Literal["gradients", "weights"]
 
@@ -18,8 +18,8 @@ class GroupAxis(NamedTuple):
     stride: int
 
     @property
-    def group(self) -> Group:
-        return Group(self.size, self.stride)
+    def group(self) -> CommGroup:
+        return CommGroup(self.size, self.stride)
 
 
 class Exchange(NamedTuple):

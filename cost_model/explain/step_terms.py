@@ -18,7 +18,7 @@ import msgspec
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Layers, Plan, Stage
 from ...ir.plan.workload import CallWork, Collectives, Kernels, StrategyBytes
-from ..communication.collective import Group, collective_legs, send_leg
+from ..communication.collective import CommGroup, collective_legs, send_leg
 from ..communication.compressed_all_reduce import CompressedReductions, compressed_reductions
 from ..communication.compressed_collective import CompressedCost
 from ..communication.data_parallel import BatchAxes, axes_of
@@ -235,7 +235,7 @@ def _reduction_term(
     sent: Collectives, times: int, cluster: Cluster, reductions: CompressedReductions | None
 ) -> Term:
     """Equal collectives, compressed or not."""
-    key = sent.axis, sent.amount_bytes, sent.item_bytes, Group(sent.size, sent.stride)
+    key = sent.axis, sent.amount_bytes, sent.item_bytes, CommGroup(sent.size, sent.stride)
     priced = reductions.price(*key) if reductions is not None else None
     if reductions is None or priced is None:
         return sent_term(sent, times, cluster)

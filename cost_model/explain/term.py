@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ...ir.devices.cluster import DEFAULT_SOURCE, Cluster, Device, Link
 from ...ir.plan.workload import Collectives, Kernels
-from ..communication.collective import Group, Leg, LinkRates, collective_legs, leg_seconds
+from ..communication.collective import CommGroup, Leg, LinkRates, collective_legs, leg_seconds
 from ..operators.roofline import (
     BANDWIDTH_EFFICIENCY,
     EFFICIENCY,
@@ -105,7 +105,7 @@ def kernel_term(kernels: Kernels, times: int, device: Device) -> Term:
 
 def sent_term(sent: Collectives, times: int, cluster: Cluster) -> Term:
     """Equal collectives."""
-    group = Group(sent.size, sent.stride)
+    group = CommGroup(sent.size, sent.stride)
     legs = collective_legs(sent.kind, sent.amount_bytes, group, cluster)
     return legs_term(f"{sent.kind} over {sent.axis}", legs, sent.count * times, cluster)
 

@@ -18,7 +18,7 @@ from ...ir.devices.cluster import Cluster, Device
 from ...ir.model.loops import Loops, OperatorCollective, Site, Work, declaration, site_of
 from ...ir.model.mesh import Mesh
 from ...ir.model.model import Function, Model, Op
-from ..communication.collective import Group, collective_seconds
+from ..communication.collective import CommGroup, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
 from .roofline import Amount, op_seconds
 
@@ -162,10 +162,10 @@ class Pricer:
         )
         return Pricer(self.cluster, Mesh(axes), self.loads, self.execution)
 
-    def group(self, name: str) -> Group:
+    def group(self, name: str) -> CommGroup:
         """The rank groups along an axis."""
         axis = self.mesh.index(name)
-        return Group(self.mesh.axes[axis].size, self.mesh.stride(axis))
+        return CommGroup(self.mesh.axes[axis].size, self.mesh.stride(axis))
 
     def load(self, local: Function, op: Op) -> OperatorLoad:
         operands = tuple(local.types[v] for v in op.operands())

@@ -16,7 +16,7 @@ from ..errors import TraceError
 from ..model.model import Function, Input, ModelInput, Op, Output
 from ..model.tensor import TensorType
 from ..passes import Observer, Pass, run
-from .backward.replay import Replay
+from .backward.replay import BackwardReplay
 from .export import Invocation, Recording
 from .graph import replace, substitute
 from .literals import DTYPES
@@ -107,7 +107,7 @@ def _forward(body: FunctionBody, tensors: list[Tensor]) -> tuple[list[Tensor], l
     """Run the body. Return all outputs, and those that need a gradient."""
     values = {i.value: t for i, t in zip(body.inputs, tensors, strict=True)}
     seen: dict[int, Any] = {}
-    replay = Replay(body.ops, values)
+    replay = BackwardReplay(body.ops, values)
     for op in replay.forward_ops:
         mark = {"invocation": int(op.scope or 0)}
         with torch.fx.traceback.annotate(mark):

@@ -42,11 +42,11 @@ Sourced = Literal[
 T = TypeVar("T")
 
 
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TomlTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of a file; unknown keys are errors."""
 
 
-class CurveTable(Table, frozen=True, kw_only=True):
+class CurveTable(TomlTable, frozen=True, kw_only=True):
     """Measured microseconds `us` at `amounts`, of flops or bytes."""
 
     name: str = ""
@@ -65,7 +65,7 @@ class CurveTable(Table, frozen=True, kw_only=True):
         return Curve(self.name, self.by, self.amounts, seconds, self.dtype, self.ranks, self.source)
 
 
-class DeviceTable(Table, frozen=True, kw_only=True):
+class DeviceTable(TomlTable, frozen=True, kw_only=True):
     """A kind of device; `sources` say of single keys where their numbers come from."""
 
     kind: str = "device"
@@ -110,7 +110,7 @@ class DeviceTable(Table, frozen=True, kw_only=True):
         )
 
 
-class LinkTable(Table, frozen=True, kw_only=True):
+class LinkTable(TomlTable, frozen=True, kw_only=True):
     """A kind of link: GB/s per device and direction, microseconds a message."""
 
     name: str = "link"
@@ -139,7 +139,7 @@ class LevelTable(LinkTable, frozen=True, kw_only=True):
     size: Count
 
 
-class PartTable(Table, frozen=True, kw_only=True):
+class PartTable(TomlTable, frozen=True, kw_only=True):
     """A cluster of one kind of device, a preset's or its own; levels from the outermost in."""
 
     name: str = ""
@@ -162,7 +162,7 @@ class ClusterFile(PartTable, frozen=True, kw_only=True):
     """A file with one cluster."""
 
 
-class HeterogeneousFile(Table, frozen=True, kw_only=True):
+class HeterogeneousFile(TomlTable, frozen=True, kw_only=True):
     """A file with several clusters, and the link that joins them."""
 
     name: str = ""

@@ -16,7 +16,7 @@ from ...ir.model.model import Model
 from ...ir.plan.memory_action import BASIC_ACTIONS, MemoryAction
 from ...ir.plan.plan import Optimizer, Span, Stage
 from ...ir.plan.strategy import ROLES, Strategy
-from ..pricing.boundary_transfers import BoundaryBytes
+from ..pricing.boundary_transfers import TransferBytes
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice, FunctionPrices
 from ..pricing.stage_cost import StageCost, StrategyCost
@@ -35,7 +35,7 @@ class StageKey(NamedTuple):
     """What the cost of a stage depends on: classes of its calls, boundary, whether it is the end."""
 
     call_classes: tuple[int, ...]
-    boundary: BoundaryBytes
+    boundary: TransferBytes
     is_last: bool
 
 

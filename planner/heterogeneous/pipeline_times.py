@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from msgspec.structs import replace
 
-from ...cost_model.communication.collective import Group, collective_seconds, send_seconds
+from ...cost_model.communication.collective import CommGroup, collective_seconds, send_seconds
 from ...cost_model.pipeline.closed_form import pipeline_seconds
 from ...cost_model.pipeline.simulate import simulate, stage_seconds
 from ...ir.devices.cluster import Cluster, Link
@@ -86,5 +86,7 @@ def sync_seconds(cluster: HeterogeneousCluster, replicas: Sequence[Sequence[Devi
         share.bytes.trained_bytes for group in groups for share in group.stage.bytes_by_strategy
     )
     return within_groups + float(
-        collective_seconds("all_reduce", trained_bytes, Group(len(replicas), 1), replica_cluster)
+        collective_seconds(
+            "all_reduce", trained_bytes, CommGroup(len(replicas), 1), replica_cluster
+        )
     )

@@ -17,7 +17,7 @@ from .function_prices import FunctionPrices
 NO_TRANSFER = TransferPayload(0, CompressibleTransfer())
 
 
-class BoundaryBytes(NamedTuple):
+class TransferBytes(NamedTuple):
     """Full bytes of the values over one boundary: with a token dimension, and without."""
 
     with_tokens: int
@@ -35,11 +35,11 @@ class BoundaryTransfers:
         ]
         self.bytes = self.count_bytes()
 
-    def count_bytes(self) -> list[BoundaryBytes]:
+    def count_bytes(self) -> list[TransferBytes]:
         """Bytes over every boundary; also collects `floats`."""
         calls, function_prices = self.model.calls, self.function_prices
         last_readers = {name: i for i, call in enumerate(calls) for name in call.arguments}
-        deltas = [[0] * (len(calls) + 1) for _ in BoundaryBytes._fields]
+        deltas = [[0] * (len(calls) + 1) for _ in TransferBytes._fields]
         for i, call in enumerate(calls):
             function = function_prices.functions[call.function]
             if not function.differentiable:
@@ -52,7 +52,7 @@ class BoundaryTransfers:
                     deltas[without_tokens][last_reader + 1] -= type_.bytes
                 for at in range(i + 1, last_reader + 1 if type_.is_float else 0):
                     self.floats[at].append((type_, without_tokens))
-        return list(map(BoundaryBytes, *map(accumulate, deltas)))
+        return list(map(TransferBytes, *map(accumulate, deltas)))
 
     def transfer(self, boundary: int, replica: ReplicaPoint) -> TransferPayload:
         """What one device sends over a boundary per micro-batch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...cost_model.communication.collective import Group, collective_seconds
+from ...cost_model.communication.collective import CommGroup, collective_seconds
 from ...ir.analysis.model_graph import CallEnd
 from ...ir.errors import MismatchError
 from ...ir.lowering.common_mesh import Resharding
@@ -102,7 +102,7 @@ class ReshardPrices:
                 continue
             full = step.before if step.kind != "all_gather" else step.after
             amount = local_type(resharding.type, resharding.factors, full, shared_mesh).bytes
-            group = Group(shared_mesh.axes[step.axis].size, shared_mesh.stride(step.axis))
+            group = CommGroup(shared_mesh.axes[step.axis].size, shared_mesh.stride(step.axis))
             total += float(
                 collective_seconds(step.kind, amount, group, self.function_prices.cluster)
             )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cost_model.communication.collective import Group, collective_seconds
+from ...cost_model.communication.collective import CommGroup, collective_seconds
 from ...cost_model.execution_model import GENERATED, ExecutionModel
 from ...cost_model.operators.operator_cost import (
     count_flops,
@@ -151,7 +151,7 @@ class RooflineCosts:
         """Seconds of one collective of `amount` bytes over one axis."""
         key = (kind, axis, amount)
         if key not in self.collectives:
-            group = Group(self.mesh.axes[axis].size, self.strides[axis])
+            group = CommGroup(self.mesh.axes[axis].size, self.strides[axis])
             self.collectives[key] = float(collective_seconds(kind, amount, group, self.cluster))
         return self.collectives[key]
 

@@ -21,7 +21,7 @@ from ...ir.capture.batch import call, leaves, rebuild
 from ...ir.capture.export import loss_of
 from ...ir.model.model import Model
 from .compare import cast_fault
-from .replay import Replay
+from .replay import MaskReplay
 from .training import Gradients, Reference, Training
 
 NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
@@ -48,7 +48,7 @@ class _EagerRun(NamedTuple):
     """A training run of the module, and what its random operators and casts were."""
 
     reference: Reference
-    replay: Replay
+    replay: MaskReplay
 
 
 def reference(build: Callable[[], Source], model: Model, training: Training) -> Reference:
@@ -95,7 +95,7 @@ def _lifted(
     return run.reference._replace(notes=(note,), faults=faults)
 
 
-def _unreplayed(replay: Replay) -> str:
+def _unreplayed(replay: MaskReplay) -> str:
     return f"the draws of {', '.join(replay.unreplayed)} cannot be replayed"
 
 
@@ -112,7 +112,7 @@ def _eager(
     """Train the module eagerly, under a function mode where there is one."""
     source = build()
     module = source.model
-    replay = Replay(model, module, training.seed)
+    replay = MaskReplay(model, module, training.seed)
     optimizer = _optimizer(module, training)
     losses, gradients = list[float](), list[Gradients]()
     for step in range(training.steps):

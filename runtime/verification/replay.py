@@ -76,7 +76,7 @@ def _mask_of(op: Op) -> tuple[int, float, tuple[int, ...]] | None:
     return (stream_id, rate, index[0::3]) if 0.0 < rate < 1.0 and index else None  # type: ignore[return-value]
 
 
-class Replay(TorchDispatchMode):
+class MaskReplay(TorchDispatchMode):
     """Gives the random operators of a module the masks of a program while it is entered.
 
     Afterwards `unexpected` describes masks that the program does not draw, `unreplayed` names random

@@ -9,7 +9,7 @@ import pytest
 from plait.api.compilation import target_of_plan
 from plait.api.plans.explanation import explain
 from plait.codegen import compile_program, write_program
-from plait.cost_model.communication.collective import Group
+from plait.cost_model.communication.collective import CommGroup
 from plait.cost_model.communication.compressed_all_reduce import compressed_reductions
 from plait.cost_model.communication.stage_transfer import plan_transfers
 from plait.cost_model.explain.memory_terms import memory_term
@@ -111,7 +111,7 @@ def sent_inside(made, stage):
         times = (layers.last - layers.first) * (1 if layers.batch_only else made.micro_batches)
         reductions = compressed_reductions(made, made.strategy_of(layers))
         for sent in (*layers.forward.collectives, *layers.backward.collectives):
-            key = sent.axis, sent.amount_bytes, sent.item_bytes, Group(sent.size, sent.stride)
+            key = sent.axis, sent.amount_bytes, sent.item_bytes, CommGroup(sent.size, sent.stride)
             priced = reductions.price(*key) if reductions else None
             ring = TURNS.get(sent.kind, 1) * sent.amount_bytes * (sent.size - 1) / sent.size
             moved = sent.size > 1 and sent.kind not in ("cut", "share")

@@ -15,7 +15,7 @@ from ..execute import run_op
 from ..operators.user_backward import TANGENT, USER_BACKWARD
 
 
-class Replay:
+class BackwardReplay:
     """Operators of a body, of which those that depend on a tangent wait for backward.
 
     `values` has the body's inputs and is filled by whoever runs the forward operators.
@@ -80,7 +80,7 @@ class _UserBackward(torch.autograd.Function):
     """Results as they are; their gradients by the recorded backward."""
 
     @staticmethod
-    def forward(ctx: Any, replay: Replay, op: Op, count: int, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, replay: BackwardReplay, op: Op, count: int, *tensors: Tensor) -> Any:
         ctx.replay, ctx.op, ctx.count = replay, op, count
         return tuple(t.view_as(t) for t in tensors[:count])
 

@@ -17,7 +17,7 @@ from torch import nn
 import plait
 from plait.api.view import Report, page, render, report_of_model, report_of_plan
 from plait.api.view.layout import arrange
-from plait.api.view.report import Bar, Box, BoxGraph, Edge, Event, Table, TimelineChart
+from plait.api.view.report import Bar, Box, BoxGraph, Edge, Event, ReportTable, TimelineChart
 
 VIEW = Path(page.__file__).parent
 HOSTILE = "</script><img src=x onerror=alert(1)><!--<script>&amp;'\"\u2028"
@@ -76,7 +76,7 @@ def hostile_report() -> Report:
         (Bar(HOSTILE, ((HOSTILE, 5.0),)),),
         (Bar(HOSTILE, ((HOSTILE, 1.0),)),),
         TimelineChart((HOSTILE,), (Event(0, "F", HOSTILE, 0.0, 1.0),), (1,), (1,)),
-        (Table(HOSTILE, HOSTILE, (HOSTILE,), ((HOSTILE,),)),),
+        (ReportTable(HOSTILE, HOSTILE, (HOSTILE,), ((HOSTILE,),)),),
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from plait.codegen.compression import cpp
-from plait.cost_model.communication.collective import Group
+from plait.cost_model.communication.collective import CommGroup
 from plait.cost_model.communication.compressed_collective import price
 from plait.cost_model.hardware import load_cluster
 from plait.ir.compression.lower import lower
@@ -33,7 +33,7 @@ def test_every_program_has_all_its_faces(name):
     text = cpp.source(pipeline)
     for kernel in pipeline.kernels:
         assert f'extern "C" void {kernel.name}(' in text
-    assert price(program, 10**6, Group(8, 1), load_cluster("8xh100")).seconds > 0
+    assert price(program, 10**6, CommGroup(8, 1), load_cluster("8xh100")).seconds > 0
     owners = [a for a in ALGORITHMS.values() if program in a.programs]
     assert len(owners) == 1
     assert owners[0].optimizer in OPTIMIZERS or program.payload == "activations"

@@ -3,7 +3,7 @@
 import pytest
 
 from plait.cost_model.calibration.curves import cluster_of, cluster_toml
-from plait.cost_model.communication.collective import Group, collective_seconds
+from plait.cost_model.communication.collective import CommGroup, collective_seconds
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.operators.roofline import op_seconds
 from plait.ir.devices.measured import MachineCosts, MeasuredCost
@@ -49,7 +49,7 @@ def test_prices_are_the_measurements(file):
     assert float(op_seconds("pointwise", 0.0, 1e8, "float32", device, "silu")) == pytest.approx(
         4e-2
     )
-    assert collective_seconds("all_reduce", 1e6, Group(2, 1), found) == pytest.approx(2e-3)
+    assert collective_seconds("all_reduce", 1e6, CommGroup(2, 1), found) == pytest.approx(2e-3)
 
 
 def test_one_disturbed_measurement_does_not_raise_the_others(file):

@@ -4,7 +4,7 @@ from itertools import pairwise, product
 
 import pytest
 
-from plait.cost_model.communication.collective import Group, collective_seconds
+from plait.cost_model.communication.collective import CommGroup, collective_seconds
 from plait.cost_model.hardware import load_cluster
 from plait.ir.devices.cluster import Cluster
 
@@ -24,12 +24,12 @@ def groups(cluster: Cluster) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("kind", [*KINDS, "cut", "share"])
 def test_one_rank_is_free(kind: str, spec: str) -> None:
-    assert collective_seconds(kind, 1e9, Group(1, 1), CLUSTERS[spec]) == 0
+    assert collective_seconds(kind, 1e9, CommGroup(1, 1), CLUSTERS[spec]) == 0
 
 
 @pytest.mark.parametrize("kind", ["cut", "share"])
 def test_taking_a_part_moves_nothing(kind: str) -> None:
-    assert collective_seconds(kind, 1e9, Group(8, 1), CLUSTERS["8x8xh100"]) == 0
+    assert collective_seconds(kind, 1e9, CommGroup(8, 1), CLUSTERS["8x8xh100"]) == 0
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -38,7 +38,7 @@ def test_more_bytes_are_never_faster(kind: str, spec: str) -> None:
     cluster = CLUSTERS[spec]
     for size, stride in groups(cluster):
         times = [
-            collective_seconds(kind, b, Group(size, stride), cluster)
+            collective_seconds(kind, b, CommGroup(size, stride), cluster)
             for b in (0, 1, 1e4, 1e7, 1e10)
         ]
         assert all(a <= b for a, b in pairwise(times)), (size, stride, times)
@@ -51,7 +51,7 @@ def test_more_ranks_never_pay_less_latency(kind: str, spec: str) -> None:
     for stride in {s for _, s in groups(cluster)}:
         sizes = sorted(n for n, s in groups(cluster) if s == stride)
         nested = [n for i, n in enumerate(sizes) if all(n % m == 0 for m in sizes[:i])]
-        times = [collective_seconds(kind, 1, Group(n, stride), cluster) for n in nested]
+        times = [collective_seconds(kind, 1, CommGroup(n, stride), cluster) for n in nested]
         assert all(a <= b for a, b in pairwise(times)), (stride, nested, times)
 
 
@@ -62,7 +62,7 @@ def test_never_faster_than_the_links(kind: str, spec: str) -> None:
     cluster, amount = CLUSTERS[spec], 1e9
     fastest = cluster.levels[-1].bandwidth_bytes_per_second
     for size, stride in groups(cluster):
-        seconds = collective_seconds(kind, amount, Group(size, stride), cluster)
+        seconds = collective_seconds(kind, amount, CommGroup(size, stride), cluster)
         passes = PASSES.get(kind, 1)
         assert seconds >= passes * amount * (size - 1) / size / fastest
         crossed = cluster.slowest_link(stride, size)
@@ -84,25 +84,27 @@ def test_levels_never_lose_to_one_flat_ring(kind: str, spec: str) -> None:
         passes = 2 if link.whole_reductions and kind == "reduce_scatter" else PASSES.get(kind, 1)
         ring = passes * amount * (size - 1) / size / link.bandwidth_bytes_per_second
         ring += 2 * (size - 1) * link.latency_seconds
-        assert collective_seconds(kind, amount, Group(size, stride), cluster) <= ring * (1 + 1e-12)
+        assert collective_seconds(kind, amount, CommGroup(size, stride), cluster) <= ring * (
+            1 + 1e-12
+        )
 
 
 def test_a_group_that_straddles_nodes_pays_for_the_network() -> None:
     cluster = CLUSTERS["6x8xh100"]
-    inside = collective_seconds("all_reduce", 1e9, Group(8, 1), cluster)
-    assert collective_seconds("all_reduce", 1e9, Group(12, 1), cluster) > 1.5 * inside
-    assert collective_seconds("all_reduce", 1e9, Group(3, 1), cluster) > inside
+    inside = collective_seconds("all_reduce", 1e9, CommGroup(8, 1), cluster)
+    assert collective_seconds("all_reduce", 1e9, CommGroup(12, 1), cluster) > 1.5 * inside
+    assert collective_seconds("all_reduce", 1e9, CommGroup(3, 1), cluster) > inside
 
 
 def test_gloo_scatters_sums_by_summing_everything() -> None:
     cluster = CLUSTERS["local:4"]
-    scatter = collective_seconds("reduce_scatter", 1e9, Group(4, 1), cluster)
+    scatter = collective_seconds("reduce_scatter", 1e9, CommGroup(4, 1), cluster)
     assert scatter == pytest.approx(
-        collective_seconds("all_reduce", 1e9, Group(4, 1), cluster), rel=1e-3
+        collective_seconds("all_reduce", 1e9, CommGroup(4, 1), cluster), rel=1e-3
     )
 
 
 def test_large_all_reduces_reach_the_bandwidth_that_was_published() -> None:
     """Bus bandwidth of 8 A100 over NVLink, 1 GiB: 231 GB/s in Galvatron's published profiles."""
-    seconds = collective_seconds("all_reduce", 2**30, Group(8, 1), load_cluster("8xa100-80"))
+    seconds = collective_seconds("all_reduce", 2**30, CommGroup(8, 1), load_cluster("8xa100-80"))
     assert 2 * 7 / 8 * 2**30 / seconds == pytest.approx(231e9, rel=0.1)

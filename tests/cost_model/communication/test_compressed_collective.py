@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from plait.cost_model.communication.collective import Group, collective_seconds
+from plait.cost_model.communication.collective import CommGroup, collective_seconds
 from plait.cost_model.communication.compressed_collective import kernel_bytes, kernel_seconds, price
 from plait.cost_model.hardware import load_cluster
 from plait.ir.compression.identity import uncompressed
@@ -20,7 +20,7 @@ CLUSTERS = {spec: load_cluster(spec) for spec in ("4x8xh100", "8xa100-40", "loca
 def test_every_program_has_a_price_that_grows(name, spec):
     cluster = CLUSTERS[spec]
     found = [
-        price(PROGRAMS[name], elements, Group(cluster.devices, 1), cluster)
+        price(PROGRAMS[name], elements, CommGroup(cluster.devices, 1), cluster)
         for elements in (1, 10**4, 10**6, 10**8)
     ]
     assert all(a.seconds <= b.seconds and a.sent_bytes <= b.sent_bytes for a, b in pairwise(found))
@@ -31,9 +31,9 @@ def test_every_program_has_a_price_that_grows(name, spec):
 def test_bytes_are_those_of_the_runtime(name):
     cluster = CLUSTERS["4x8xh100"]
     pipeline = lower(PROGRAMS[name], 8, 4)
-    assert price(PROGRAMS[name], 10**6, Group(32, 1), cluster).sent_bytes == pipeline.sent_bytes(
-        10**6
-    )
+    assert price(
+        PROGRAMS[name], 10**6, CommGroup(32, 1), cluster
+    ).sent_bytes == pipeline.sent_bytes(10**6)
 
 
 def test_never_faster_than_memory():
@@ -48,9 +48,9 @@ def test_plain_exchanges_cost_what_collectives_cost():
     """Without compression the wire takes as long as the collectives that a program is made of."""
     cluster, elements = CLUSTERS["local:4"], 4 * 128 * 1000
     program = uncompressed(PROGRAMS["eight-bits.gradients"])
-    expected = collective_seconds("all_to_all", 4 * elements, Group(4, 1), cluster)
-    expected += collective_seconds("all_gather", 4 * elements, Group(4, 1), cluster)
-    assert price(program, elements, Group(4, 1), cluster).transfer_seconds == pytest.approx(
+    expected = collective_seconds("all_to_all", 4 * elements, CommGroup(4, 1), cluster)
+    expected += collective_seconds("all_gather", 4 * elements, CommGroup(4, 1), cluster)
+    assert price(program, elements, CommGroup(4, 1), cluster).transfer_seconds == pytest.approx(
         expected
     )
 
@@ -65,9 +65,9 @@ def test_levels_are_those_of_the_cluster():
 
 def test_error_states_are_counted_and_replicas_are_not():
     cluster = CLUSTERS["4x8xh100"]
-    one_bit = price(PROGRAMS["one-bit.gradients"], 2**20, Group(32, 1), cluster)
+    one_bit = price(PROGRAMS["one-bit.gradients"], 2**20, CommGroup(32, 1), cluster)
     assert one_bit.state_bytes == pytest.approx(4 * 2**20 * (1 + 1 / 32), rel=0.02)
-    assert price(PROGRAMS["sdp4bit.weights"], 2**20, Group(32, 1), cluster).state_bytes == 0
+    assert price(PROGRAMS["sdp4bit.weights"], 2**20, CommGroup(32, 1), cluster).state_bytes == 0
 
 
 def test_the_published_speed_of_gradients_in_two_levels():
@@ -76,8 +76,8 @@ def test_the_published_speed_of_gradients_in_two_levels():
     network = Link("network", 8, 5e-6, 12.5e9 / 4)
     cluster = Cluster("slingshot", a100.device, (network, a100.levels[-1]))
     elements = 1_300_000_000
-    before = collective_seconds("reduce_scatter", 4 * elements, Group(32, 1), cluster)
-    after = price(PROGRAMS["sdp4bit.gradients"], elements, Group(32, 1), cluster).seconds
+    before = collective_seconds("reduce_scatter", 4 * elements, CommGroup(32, 1), cluster)
+    after = price(PROGRAMS["sdp4bit.gradients"], elements, CommGroup(32, 1), cluster).seconds
     assert before == pytest.approx(0.3793, rel=0.2)
     assert after == pytest.approx(0.0459, rel=0.3)
     assert before / after == pytest.approx(379.3 / 45.9, rel=0.3)
@@ -87,9 +87,10 @@ def test_compression_pays_on_slow_links_only():
     def gain(bandwidth):
         device = CLUSTERS["local:4"].device
         cluster = Cluster("x", device, (Link("x", 4, 1e-4, bandwidth),))
-        plain = collective_seconds("all_reduce", 4 * 16e6, Group(4, 1), cluster)
+        plain = collective_seconds("all_reduce", 4 * 16e6, CommGroup(4, 1), cluster)
         return (
-            plain / price(PROGRAMS["dithering.gradients"], 16_000_000, Group(4, 1), cluster).seconds
+            plain
+            / price(PROGRAMS["dithering.gradients"], 16_000_000, CommGroup(4, 1), cluster).seconds
         )
 
     gains = [gain(b) for b in (12.5e6, 125e6, 1.25e9, 12.5e9, 125e9)]

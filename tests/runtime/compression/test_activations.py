@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plait.cost_model.communication.collective import Group
+from plait.cost_model.communication.collective import CommGroup
 from plait.cost_model.communication.compressed_all_reduce import CompressedReductions
 from plait.cost_model.communication.stage_transfer import (
     TransferPayload,
@@ -119,7 +119,7 @@ def test_a_sum_takes_no_more_than_promised(dtype, shape, ranks):
     peak, size, item = live.peak, x.nbytes, x.element_size()
     cluster = load_cluster(f"local:{ranks}")
     reductions = CompressedReductions({"tp": program}, cluster)
-    beside = reductions.codec_bytes("tp", size, item, Group(ranks, 1))
+    beside = reductions.codec_bytes("tp", size, item, CommGroup(ranks, 1))
     assert size < peak <= size + beside
     assert size + beside <= 1.05 * peak
 
