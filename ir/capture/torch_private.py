@@ -163,7 +163,7 @@ def sets_up_context(function: Any) -> bool:
 
 def autograd_node(tensor: torch.Tensor) -> Any:
     """`tensor.grad_fn`, while the public property is replaced by one that refuses hooks."""
-    return torch._C.TensorBase.grad_fn.__get__(tensor)
+    return vars(torch._C.TensorBase)["grad_fn"].__get__(tensor)
 
 
 def write_count(tensor: torch.Tensor) -> int:

@@ -90,7 +90,8 @@ def divides_evenly(factors: Factors, layout: Layout, mesh: Mesh) -> bool:
 
 def reshard_steps(source: Layout, target: Layout) -> tuple[ReshardStep, ...]:
     """Collectives that turn `source` into `target`, in order."""
-    current, steps = list(source), []
+    current: list[AxisPlacement] = list(source)
+    steps: list[ReshardStep] = []
     while tuple(current) != target:
         axis, state = _next_step(current, target)
         if is_shard(current[axis]) and state == PARTIAL:

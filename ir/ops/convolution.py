@@ -20,7 +20,8 @@ class _Named:
         transposed = literal(site, first + 3) is True
         options = [_per_dim(site, first + i, len(x) - 2) for i in range(3)]
         kernel = dim_names(weight[2:], "k", whole=range(9))
-        inputs, outputs = [], []
+        inputs: list[str] = []
+        outputs: list[str] = []
         self.walked_twice = 1
         for d, (stride, padding, dilation) in enumerate(zip(*options, strict=True)):
             tiled = (

@@ -91,7 +91,7 @@ def elementwise(site: Site) -> Loops | None:
     sizes = joint(operand.shape for operand in site.operands)
     full = dim_names(sizes)
     kind: LoopKind = "mean" if reduction == MEAN else "split"
-    kinds = {dim_name: kind for dim_name in full if dim_name != "1"}
+    kinds: dict[str, LoopKind] = {dim_name: kind for dim_name in full if dim_name != "1"}
     text = pattern(
         (aligned(operand.shape, full) for operand in site.operands),
         [full if reduction == NONE else []],

@@ -6,7 +6,7 @@ A `PlacementGraph` is what `placement-graph/1` files hold: times in microseconds
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
@@ -144,9 +144,9 @@ def load_graph(data: bytes) -> PlacementGraph:
     body = parse(data)
     if not isinstance(body, dict):
         raise FileError("$: not an object")
-    if body.get("format") != GRAPH_FORMAT:
-        found = body.get("format")
-        raise FileError(f"$.format: {found!r:.60} where {GRAPH_FORMAT!r} is expected")
+    format_: object = cast("dict[str, object]", body).get("format")
+    if format_ != GRAPH_FORMAT:
+        raise FileError(f"$.format: {format_!r:.60} where {GRAPH_FORMAT!r} is expected")
     try:
         graph = msgspec.convert(body, PlacementGraph, strict=True)
     except msgspec.ValidationError as error:

@@ -56,7 +56,8 @@ class OptimizerContract(msgspec.Struct, frozen=True):
     def demand(self) -> OptimizerDemand:
         """The strongest demand of any kind."""
         demands = {kind.demand for kind in self.kinds}
-        return next((demand for demand in reversed(DEMANDS) if demand in demands), DEMANDS[0])
+        present: list[OptimizerDemand] = [demand for demand in DEMANDS if demand in demands]
+        return present[-1] if present else DEMANDS[0]
 
     @property
     def evidence(self) -> str:
