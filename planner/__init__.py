@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .question.options import PlanOptions as PlanOptions
     from .search.plan import plan as plan
 
-_MODULES = {"PlanOptions": ".options", "plan": ".search.plan"}
+_MODULES = {"PlanOptions": ".question.options", "plan": ".search.plan"}
 
 
 def __getattr__(name: str) -> Any:

@@ -99,6 +99,9 @@ def _rank(rank: int, ranks: int, port: int, target: list[str], logs: str) -> Non
             sys.argv = list(target)
             sys.path.insert(0, str(Path(target[0]).parent))
             runpy.run_path(target[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
     except BaseException:
         traceback.print_exc()
         sys.exit(1)

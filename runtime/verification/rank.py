@@ -71,7 +71,13 @@ def _verdict(
     allowed: tuple[float, float, float],
     seconds: float,
 ) -> Verdict:
-    first_wrong = "; ".join(filter(None, (*expected.faults, comparison.first_wrong)))
+    # a mask that one side draws alone is harmless only where every number agrees to rounding
+    exact = allowed == EXACT and not comparison.first_wrong
+    draws, notes = expected.unmatched_draws, expected.notes
+    faults = expected.faults if exact else (*draws, *expected.faults)
+    if exact:
+        notes += tuple(f"{draw}; nothing reads it" for draw in draws)
+    first_wrong = "; ".join(filter(None, (*faults, comparison.first_wrong)))
     return Verdict(
         job.name,
         comparison.loss,
@@ -80,7 +86,7 @@ def _verdict(
         seconds,
         "",
         first_wrong,
-        expected.notes,
+        notes,
         allowed,
     )
 

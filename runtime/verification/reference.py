@@ -126,8 +126,9 @@ def _eager(
         gradients.append(_gradients(module))
         if optimizer is not None:
             optimizer.step()
-    faults = tuple(dict.fromkeys(replay.unexpected))
-    return _EagerRun(Reference(losses, gradients, state_of(module), (), faults), replay)
+    draws = tuple(dict.fromkeys(replay.unexpected))
+    expected = Reference(losses, gradients, state_of(module), unmatched_draws=draws)
+    return _EagerRun(expected, replay)
 
 
 def _forward_backward(source: Source) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
-from ...ir.capture.operators.elementary import call_key, dropout_mask
+from ...ir.capture.operators.elementary import MASK_ARGUMENTS, call_key, dropout_mask
 from ...ir.capture.operators.shard_offsets import full_index
 from ...ir.model.model import Model, Op
 from ..torch_private import TorchDispatchMode, tree_leaves
@@ -66,10 +66,9 @@ def draws_of(model: Model) -> list[Draw]:
 
 def _mask_of(op: Op) -> tuple[int, float, tuple[int, ...]] | None:
     """Stream, rate and shape of an operator's mask; None where it draws none."""
-    places = {"plait.dropout.default": (2, 3, 4), "plait.attention.default": (7, 8, 9)}
-    if op.target not in places:
+    if op.target not in MASK_ARGUMENTS:
         return None
-    rate, stream_id, index = (op.args[place] for place in places[op.target])
+    rate, stream_id, index = (op.args[place] for place in MASK_ARGUMENTS[op.target])
     assert isinstance(rate, float)
     assert isinstance(stream_id, int)
     assert isinstance(index, tuple)

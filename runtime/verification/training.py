@@ -36,7 +36,8 @@ class Reference(NamedTuple):
     """Losses and gradients by step, and parameters and buffers after the last.
 
     `notes` say what could not be checked, or was checked in another manner. `faults` are differences
-    between the module and its trace that were seen while it ran.
+    between the module and its trace that were seen while it ran; `unmatched_draws` are random masks
+    that only one of the two draws, which may be masks of values that nothing reads.
     """
 
     losses: list[float]
@@ -44,3 +45,4 @@ class Reference(NamedTuple):
     state: dict[str, Tensor]
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    unmatched_draws: tuple[str, ...] = ()

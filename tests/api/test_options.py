@@ -15,7 +15,10 @@ from plait.planner.question.pins import parse_pin
 
 # Fields that programs set, and arguments of the command or function that are no options of the search.
 INTERNAL = {"bounds", "fractions", "probed_optimizer"}
-COMMAND_ONLY = {"help", "source", "batch", "seq", "json", "cluster", "front", "buckets", "output"}
+COMMAND_ONLY = {
+    *("help", "source", "batch", "seq", "json"),
+    *("cluster", "front", "buckets", "output", "print_after"),
+}
 FUNCTION_ONLY = {"model", "batch", "cluster", "loss_fn", "optimizer_args", "param_groups"}
 
 

@@ -20,6 +20,9 @@ _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
+# Where operators that draw a mask have its rate, its stream and the index of its elements.
+MASK_ARGUMENTS = {"plait.dropout.default": (2, 3, 4), "plait.attention.default": (7, 8, 9)}
+
 
 def _signed(state: int) -> int:
     state &= _MASK

@@ -48,4 +48,4 @@ def test_a_split_costs_no_more_than_none_and_proves_its_gap(name, traced):
             found.bound <= found.objective <= price(problem, (replicated(function),)) * (1 + 1e-9)
         )
         assert found.gap <= 0.01
-        assert PARTIAL not in found.axes[0].inputs
+        assert PARTIAL not in found.axes[0].boundary.inputs
