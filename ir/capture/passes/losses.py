@@ -49,8 +49,7 @@ def cross_entropy(rewriter: Rewriter, op: Op) -> ResultValues | None:
     shaped = len(type_.shape) >= 2 and len(kind.shape) == len(type_.shape) - 1
     if op.kwargs or not shaped or kind.dtype != "int64":
         return None
-    shape: tuple[int, ...] = type_.shape
-    count, classes = prod(kind.shape), shape[1]
+    count, classes = prod(kind.shape), list(type_.shape)[1]
     flat = Ref(rewriter.reshaped(_classes_last(rewriter, scores.value), (count, classes)))
     labels = Ref(rewriter.reshaped(labels.value, (count,)))
     weights_of = weights.value if isinstance(weights, Ref) else None
@@ -75,8 +74,7 @@ def nll_loss(rewriter: Rewriter, op: Op) -> ResultValues | None:
     kind, type_ = rewriter.types[labels.value], rewriter.types[scores.value]
     if op.kwargs or len(type_.shape) < 2 or len(kind.shape) != len(type_.shape) - 1:
         return None
-    shape: tuple[int, ...] = type_.shape
-    count, classes = prod(kind.shape), shape[1]
+    count, classes = prod(kind.shape), list(type_.shape)[1]
     flat = Ref(rewriter.reshaped(_classes_last(rewriter, scores.value), (count, classes)))
     labels = Ref(rewriter.reshaped(labels.value, (count,)))
     weights_of = weights.value if isinstance(weights, Ref) else None
