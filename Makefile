@@ -33,7 +33,7 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	@mkdir -p .lint && ln -sfn $(CURDIR) .lint/plait   # so that `plait` is this folder for the checker
-	$(BIN)/python -m pyright
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
 wheel: $(STAMP)
 	@rm -rf build/wheel && mkdir -p build/wheel
