@@ -7,6 +7,7 @@ import os
 import re
 from functools import cache
 from importlib import resources
+from math import prod
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from ..ir.devices.cluster_file import (
     Count,
     DeviceTable,
     LinkTable,
+    Positive,
     TomlTable,
     decode_tables,
     parse_any_cluster,
@@ -30,6 +32,8 @@ LOCAL_BANDWIDTH = 8.0e9
 LOOPBACK_BANDWIDTH = 1.0e9
 LOOPBACK_LATENCY = 1.5e-4
 LINK_SOURCE = "bandwidth from the preset of the device; latency assumed"
+NETWORK_SHARE = 0.85  # of its nominal rate that a network gives to collectives (assumed)
+BYTES_PER_GIGABIT = 1e9 / 8
 
 
 class PresetLink(LinkTable, frozen=True, kw_only=True):
@@ -52,6 +56,27 @@ class Preset(NamedTuple):
     links: dict[Literal["scale_up", "network"], PresetLink]
 
 
+class CloudShape(TomlTable, frozen=True, kw_only=True):
+    """A machine that a cloud rents: `devices` of a preset joined by its scale-up links, and the nominal
+    Gbit/s that each of them has between machines."""
+
+    device: str
+    devices: Count
+    gbit_per_device: Positive
+    source: str
+
+    @property
+    def network_source(self) -> str:
+        return f"{self.source}; {NETWORK_SHARE:.0%} of it (assumed); latency assumed"
+
+
+@cache
+def cloud_shapes() -> dict[str, CloudShape]:
+    """Machines of clouds by their short names."""
+    path = resources.files(__package__ or "").joinpath("cloud_shapes.toml")
+    return decode_tables(Path(str(path)), dict[str, CloudShape])
+
+
 @cache
 def presets() -> dict[str, Preset]:
     """Devices and their links by preset name."""
@@ -68,25 +93,88 @@ def presets() -> dict[str, Preset]:
 
 
 def load_cluster(spec: str) -> Cluster:
-    """A cluster by preset (`8xh100`, `4x8xa100-80`), `local:N`, or the path of a TOML file.
+    """A cluster by name, `local:N`, or the path of a TOML file.
 
-    Preset names read as factors from the outside in: `4x8xh100` is 4 nodes of 8. A single factor is
-    one flat axis: over the scale-up links if its domain is that large, else over the network.
-    Raises UsageError for unknown names, FileError for broken files.
+        4x8xh100         4 nodes of 8, factors from the outside in
+        16x8xh100@400    400 Gbit/s (nominal) per device between nodes
+        2xgb200x72       2 NVLink domains of 72
+        16xp5            16 machines of a cloud
+
+    A single factor is one flat axis: over the scale-up links if its domain is that large, else over
+    the network. Raises UsageError for unknown names, FileError for broken files.
     """
     if spec.startswith("local:"):
         return local_cluster(spec)
     if spec.endswith(".toml"):
         return parse_cluster(Path(spec), preset_devices())
-    match = re.fullmatch(r"((?:\d+x)*)([a-z][\w-]*)", spec)
-    if match is None or match[2] not in presets():
-        near = difflib.get_close_matches(match[2] if match else spec, presets(), 3, 0.3)
-        raise UsageError(
-            f"unknown cluster {spec!r}; write factors and a kind, as in 8x8xh100, local:4 or "
-            f"file.toml; kinds: {', '.join(near or presets())}"
-        )
-    sizes = [int(n) for n in match[1].split("x") if n] or [1]
-    return _preset(spec, sizes, match[2])
+    name = _parse_name(spec)
+    total = prod(name.sizes)
+    if not 1 <= total <= MAX_DEVICES:
+        raise UsageError(f"{spec!r} has {total} devices")
+    return _named_cluster(spec, name)
+
+
+class _ClusterName(NamedTuple):
+    """A parsed name: group sizes from the outside in, a preset, and what it says of its links."""
+
+    sizes: tuple[int, ...]
+    kind: str
+    domain: bool  # the innermost group is an NVLink domain by its name
+    network: PresetLink
+
+
+def _parse_name(spec: str) -> _ClusterName:
+    match = re.fullmatch(r"((?:\d+x)*)([a-z][\w-]*)(?:@(\d+(?:\.\d+)?))?", spec.lower())
+    if match is None:
+        raise _unknown_cluster(spec, spec)
+    factors, name, gbit = match.groups()
+    outer = tuple(int(n) for n in factors.split("x") if n)
+    kind, inner, shape = name, "", cloud_shapes().get(name)
+    if shape is not None:
+        kind, inner = shape.device, str(shape.devices)
+    elif domain := re.fullmatch(r"(.+)x(\d+)", name) if name not in presets() else None:
+        kind, inner = domain.groups()
+    if kind not in presets():
+        raise _unknown_cluster(spec, name)
+    scale_up = presets()[kind].links["scale_up"]
+    if inner and int(inner) > scale_up.domain:
+        raise UsageError(f"{spec!r}: {scale_up.name} of {kind} joins up to {scale_up.domain}")
+    sizes = (*outer, int(inner)) if inner else outer or (1,)
+    network = presets()[kind].links["network"]
+    if shape is not None:
+        network = _at_rate(network, shape.gbit_per_device, shape.network_source)
+    if gbit is not None:
+        said = f"{gbit} Gbit/s by the cluster's name, {NETWORK_SHARE:.0%} of it (assumed)"
+        network = _at_rate(network, float(gbit), f"{said}; latency assumed")
+    return _ClusterName(sizes, kind, bool(inner), network)
+
+
+def _at_rate(network: PresetLink, gbit: float, source: str) -> PresetLink:
+    """The link with a nominal rate per device; raises UsageError for a rate of 0."""
+    if not 0 < gbit <= 1e6:
+        raise UsageError(f"@{gbit:g} is not a number of Gbit/s per device")
+    gigabytes = gbit * NETWORK_SHARE * BYTES_PER_GIGABIT / 1e9
+    return replace(network, gb_per_s=gigabytes, source=source)
+
+
+def _unknown_cluster(spec: str, name: str) -> UsageError:
+    known = [*presets(), *cloud_shapes()]
+    near = difflib.get_close_matches(name, known, 3, 0.3)
+    return UsageError(
+        f"unknown cluster {spec!r}; write factors and a kind, as in 8x8xh100, 16x8xh100@400, "
+        f"gb200x72, local:4 or file.toml; kinds: {', '.join(near or known)}"
+    )
+
+
+def _named_cluster(spec: str, name: _ClusterName) -> Cluster:
+    device, links = presets()[name.kind]
+    scale_up, sizes = links["scale_up"], name.sizes
+    inside = name.domain or sizes[-1] <= scale_up.domain
+    kinds = [name.network] * (len(sizes) - 1) + [scale_up if inside else name.network]
+    if "@" in spec and name.network not in kinds:
+        raise UsageError(f"{spec!r} is one node: it has no network that could be that fast")
+    levels = tuple(kind.link(size) for kind, size in zip(kinds, sizes, strict=True))
+    return Cluster(spec, device, levels)
 
 
 def load_any_cluster(spec: str) -> Cluster | HeterogeneousCluster:
@@ -97,7 +185,7 @@ def load_any_cluster(spec: str) -> Cluster | HeterogeneousCluster:
     if "+" not in spec:
         return load_cluster(spec)
     parts = tuple(map(load_cluster, spec.split("+")))
-    networks = [presets()[part.device.kind].links["network"] for part in parts]
+    networks = [_parse_name(part.name).network for part in parts]
     link = Link(
         "network",
         len(parts),
@@ -111,20 +199,6 @@ def load_any_cluster(spec: str) -> Cluster | HeterogeneousCluster:
 def preset_devices() -> dict[str, Device]:
     """The devices of all presets."""
     return {name: device for name, (device, _) in presets().items()}
-
-
-def _preset(spec: str, sizes: list[int], kind: str) -> Cluster:
-    device, links = presets()[kind]
-    total = 1
-    for size in sizes:
-        total *= size
-    if not 1 <= total <= MAX_DEVICES:
-        raise UsageError(f"{spec!r} has {total} devices")
-    domain = links["scale_up"].domain
-    innermost = links["scale_up"] if sizes[-1] <= domain else links["network"]
-    kinds = [links["network"]] * (len(sizes) - 1) + [innermost]
-    levels = tuple(kind.link(size) for kind, size in zip(kinds, sizes, strict=True))
-    return Cluster(spec, device, levels)
 
 
 def local_cluster(spec: str) -> Cluster:

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
     add_print_after(parser)
     parser.add_argument(
-        "--cluster", required=True, help="preset (8x8xh100), local:N, or a TOML file"
+        "--cluster",
+        required=True,
+        help="name (8x8xh100, 16xp5; see `plait clusters`), local:N, or a TOML file",
     )
     add_flags(parser)
     parser.add_argument(

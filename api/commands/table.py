@@ -40,5 +40,7 @@ COMMANDS = (
     Command("kernels", "the kernels of a compression program, compiled for targets"),
     Command("run", "start a program's ranks with torchrun"),
     Command("calibrate", "measure this machine and write it as a cluster file"),
+    Command("clusters", "the clusters that have a name, with where their numbers come from"),
+    Command("cluster", "write the cluster file of this machine or Slurm job"),
     Command("check", "validate a plan or model file without running anything"),
 )

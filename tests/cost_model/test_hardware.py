@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.cost_model.hardware import load_cluster, presets
+from plait.cost_model.hardware import cloud_shapes, load_cluster, presets
 from plait.ir.errors import FileError, UsageError
 
 
@@ -30,6 +30,11 @@ def test_every_preset_is_complete_and_says_where_its_numbers_come_from(kind: str
         ("64xh100", (64,), "network"),
         ("64xgb200", (64,), "scale_up"),
         ("2x4x8xh100", (2, 4, 8), "scale_up"),
+        ("gb200x72", (72,), "scale_up"),
+        ("8xgb200x72", (8, 72), "scale_up"),
+        ("16xp5", (16, 8), "scale_up"),
+        ("2xND-H100-v5", (2, 8), "scale_up"),
+        ("p5", (8,), "scale_up"),
     ],
 )
 def test_factors_read_from_the_outside_in(
@@ -39,6 +44,28 @@ def test_factors_read_from_the_outside_in(
     assert cluster.name == spec
     assert tuple(link.size for link in cluster.levels) == sizes
     assert cluster.levels[-1].name == innermost
+
+
+@pytest.mark.parametrize(
+    ("spec", "gbit"), [("16x8xh100@400", 400), ("4xa3-mega", 200), ("2xgb200x72@800", 800)]
+)
+def test_rates_between_nodes_are_nominal_gbit_per_device(spec: str, gbit: float) -> None:
+    network = load_cluster(spec).levels[0]
+    assert network.bandwidth_bytes_per_second == pytest.approx(gbit / 8 * 0.85e9)
+    assert f"{gbit}" in network.source
+
+
+@pytest.mark.parametrize("shape", cloud_shapes())
+def test_machines_of_clouds_are_made_of_presets(shape: str) -> None:
+    cluster = load_cluster(f"2x{shape}")
+    assert cluster.device.kind == cloud_shapes()[shape].device
+    assert cluster.levels[0].source.startswith(cloud_shapes()[shape].source)
+
+
+@pytest.mark.parametrize("spec", ["8xh100@400", "h100x16", "2x8xh100@0", "8xh100x", "4xp5x8"])
+def test_names_that_say_what_cannot_be_are_refused(spec: str) -> None:
+    with pytest.raises(UsageError, match=r"8xh100|h100|@0|p5"):
+        load_cluster(spec)
 
 
 def test_ranks_of_this_machine_share_its_memory() -> None:
