@@ -143,6 +143,7 @@ class Plan(msgspec.Struct, frozen=True):
     that refines all of theirs. `calls` are the module paths of the calls; `source` is the file that
     the model was read from, if any. `status` is `optimal` when no candidate of the search space is
     better under the cost model; `complete` is false when the search stopped before it saw all of them.
+    `engine` names what runs the plan.
     `memory_limit_bytes` is per device; `gap` is the fraction by which a better plan might be faster.
     """
 
@@ -169,6 +170,7 @@ class Plan(msgspec.Struct, frozen=True):
     complete: bool = True
     compression: tuple[CompressionChoice, ...] = ()
     chunkings: tuple[Chunking, ...] = ()
+    engine: str = "plait"
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:

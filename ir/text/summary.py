@@ -71,7 +71,8 @@ def plan_summary(plan: Plan) -> str:
         f"{100 * p.mfu:.1f} % MFU",
         f"  strategy  {plan.strategy_text}   global batch {plan.global_batch}, {plan.micro_batches} "
         f"micro-batches, {schedule(plan)}, bubble {100 * p.bubble:.1f} %",
-        f"  precision {plan.precision}, optimizer {plan.optimizer.name}",
+        f"  precision {plan.precision}, optimizer {plan.optimizer.name}"
+        + (f", engine {plan.engine}" if plan.engine != "plait" else ""),
     ]
     lines += [
         f"  compress  {c.subject} over {c.role}: {c.program} ({c.strategy})"

@@ -35,10 +35,11 @@ def memory_saving_candidates(
     price: Price,
     allowed: Sequence[str],
     deadline: Deadline,
+    can: Callable[[MemoryAction], bool] = lambda action: True,
 ) -> list[Candidate]:
     """Candidates under all other `allowed` actions, given those under the base actions.
 
-    `memory_limit`: bytes per device."""
+    `memory_limit`: bytes per device; `can`: whether the engine has an action."""
     best = min((c.step_seconds for c in candidates if c.peak_bytes <= memory_limit), default=inf)
     base_action = base_actions(allowed)[0]
     tight = [
@@ -58,7 +59,8 @@ def memory_saving_candidates(
         tried += small[:TRIED]
     return [
         priced
-        for actions in action_ladders(allowed)
+        for ladder in action_ladders(allowed)
+        for actions in [tuple(filter(can, ladder))]
         for c in tried
         for priced in climb(c, actions, memory_limit, price, deadline)
     ]

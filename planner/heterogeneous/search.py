@@ -49,6 +49,8 @@ def plan(
     homogeneous = cluster.as_homogeneous()
     if homogeneous is not None:
         return plan_cluster(model, homogeneous, options)
+    if not options.target.extras:
+        raise UsageError(f"{options.engine} trains on devices of one kind; plan for a part of them")
     return HeterogeneousSearch(model, cluster, options).run()
 
 

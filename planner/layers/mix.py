@@ -41,7 +41,7 @@ from ...ir.plan.workload import StageBytes
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice
 from ..pricing.stage_cost import StageTimes, end_chunk_shares, stage_model_chunks
-from ..question.candidate import Candidate, Decision, ReplicaPoint, RunPoint
+from ..question.candidate import Candidate, Decision, RunPoint
 from ..question.options import FRACTIONS
 from ..solvers.pareto import pareto
 from .assignment_counts import (
@@ -61,16 +61,17 @@ TRIES = 6  # trials, each with a limit corrected by the last one's real peak
 Group = Sequence[Candidate]  # uniform candidates that split the devices alike
 
 
-def groups(candidates: Sequence[Candidate]) -> list[list[Candidate]]:
-    """Uniform candidates grouped by how they split the devices; the group with the fastest member
-    first. Members that a faster one undercuts in memory are left out.
+def groups(candidates: Sequence[Candidate], by_strategy: bool = False) -> list[list[Candidate]]:
+    """Uniform candidates grouped by how they split the devices, or by their whole strategy; the group
+    with the fastest member first. Members that a faster one undercuts in memory are left out.
     """
-    by_split: dict[ReplicaPoint, list[Candidate]] = {}
+    by_split: dict[object, list[Candidate]] = {}
     for candidate in candidates:
         if len(candidate.decisions) > 1:
             continue
         split = candidate.assignment.first_point.replica._replace(memory=KEEP)
-        by_split.setdefault(split, []).append(candidate)
+        key = (split, candidate.strategies[0] if by_strategy else None)
+        by_split.setdefault(key, []).append(candidate)
     useful = [_undominated(group) for group in by_split.values()]
     return sorted((g for g in useful if len(g) > 1), key=fastest)
 

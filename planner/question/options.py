@@ -17,6 +17,7 @@ from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
 from ...ir.plan.strategy import ROLES
 from ...ir.text.units import parse_memory
+from .engines import ENGINES, Engine, engine_named
 from .pins import Pin, parse_pin
 
 # fmt: off
@@ -68,6 +69,10 @@ class PlanOptions(msgspec.Struct, frozen=True):
     demand of an optimizer that is not one of the known names, by what it does.
     """
 
+    engine: Annotated[
+        str,
+        Option(choices=tuple(ENGINES), help="what will run the plan: its abilities and its speed"),
+    ] = "plait"
     global_batch: Annotated[
         int | None, Option(help="samples per step; default: those of the batch")
     ] = None
@@ -130,6 +135,22 @@ class PlanOptions(msgspec.Struct, frozen=True):
     fractions: tuple[Fraction, ...] = FRACTIONS
     probed_optimizer: Optimizer | None = None
 
+    @property
+    def target(self) -> Engine:
+        """The engine that will run the plan."""
+        return engine_named(self.engine)
+
+    @property
+    def engine_actions(self) -> tuple[str, ...]:
+        """Those of the memory actions that the engine has."""
+        engine = self.target
+        return tuple(
+            text
+            for text in self.memory_actions
+            if (text in engine.actions)
+            or (text not in MEMORY_ACTIONS and engine.allows_action(MemoryAction.parse(text)))
+        )
+
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]
         if unknown:
@@ -148,6 +169,22 @@ class PlanOptions(msgspec.Struct, frozen=True):
             raise UsageError(
                 f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}"
             )
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        """Raise UsageError for what the engine cannot do."""
+        engine = self.target
+        if self.compress not in ("none", "auto") and not engine.extras:
+            raise UsageError(f"{engine.name} sends no compressed messages; --compress is plait's")
+        if self.schedule not in ("auto", *engine.schedules) and self.schedule in SCHEDULES:
+            raise UsageError(f"{engine.name} has no schedule {self.schedule}")
+        if not self.engine_actions:
+            few = ", ".join(self.memory_actions)
+            raise UsageError(f"{engine.name} has no memory action {few}")
+        for pin in self.pins:
+            engine.check(pin.strategy)
+            if pin.memory is not None and not engine.allows_action(pin.memory):
+                raise UsageError(f"{pin.glob}: {engine.name} has no memory action {pin.memory}")
 
 
 def _is_action(text: str) -> bool:

@@ -47,7 +47,9 @@ class SearchSpace:
         check_optimizer(
             (pin.strategy for pin in options.pins), options.optimizer, options.compress, demand
         )
+        self.engine = options.target
         usable_roles = allowed_roles(options.roles, options.optimizer, demand)
+        usable_roles = {r for r in usable_roles if r in self.engine.roles}
         usable_roles = {
             r for r in usable_roles if function_prices.shardings.has_experts or not ROLES[r].experts
         }
@@ -71,8 +73,9 @@ class SearchSpace:
         options.check()
         item = _item_bytes(model)
         optimizer = optimizer_states(options.optimizer, item < 4, item, options.probed_optimizer)
-        compressor = CollectiveCompressor(options.compress, options.quality, options.optimizer)
-        activations = ActivationCompressor(options.compress, options.quality)
+        compress = options.compress if options.target.extras else "none"
+        compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
+        activations = ActivationCompressor(compress, options.quality)
         function_prices = FunctionPrices(model, cluster, activations=activations)
         pricer = CandidatePricer(function_prices, model.batch, optimizer, compressor)
         return SearchSpace(pricer, options, options.memory_bytes or cluster.device.memory_bytes)
@@ -143,7 +146,7 @@ class SearchSpace:
         With `schedule="interleaved"` they replace the others. They hold more micro-batches in
         flight, so candidates that do not fit with one chunk per stage are skipped.
         """
-        if self.options.schedule == "1f1b":
+        if self.options.schedule == "1f1b" or "interleaved" not in self.engine.schedules:
             return candidates
         required, by_decisions = (
             self.options.schedule == "interleaved",
@@ -195,18 +198,22 @@ class SearchSpace:
             self.candidates,
             self.memory_limit_bytes,
             self.pricer.candidate,
-            self.options.memory_actions,
+            self.options.engine_actions,
             self.deadline,
+            self.engine.allows_action,
         )
 
     def mix_layers(self, candidates: list[Candidate]) -> None:
         """Add layer-wise mixes of every group of candidates that may beat the fastest that fits."""
         best_seconds = self.update_best(candidates)
+        if self.engine.mixes == "none":
+            return
+        fractions = self.options.fractions if self.engine.extras else ()
         mixes = [
             (mix.lower_bound(self.memory_limit_bytes), number, mix)
-            for number, group in enumerate(groups(candidates))
+            for number, group in enumerate(groups(candidates, self.engine.mixes == "memory"))
             if fastest(group) < best_seconds and not self.deadline.passed()
-            for mix in [LayerMix(self.pricer, group, self.options.fractions)]
+            for mix in [LayerMix(self.pricer, group, fractions)]
         ]
         self.mix_lower_bound = min((lower_bound for lower_bound, *_ in mixes), default=inf)
         for lower_bound, _, mix in sorted(mixes)[:MOST_MIXES]:
@@ -248,10 +255,16 @@ class SearchSpace:
             if some_unpinned
             else [next(iter(strategies))]
         ):
-            for memory in base_actions(self.options.memory_actions):
+            for memory in base_actions(self.options.engine_actions):
                 self.candidates += self.mixed_candidates(
                     pinned_decisions(model, pins, unpinned, memory)
                 )
+
+    def strategies(self, model_axes: ModelAxes) -> Iterator[Strategy]:
+        """Strategies with these model axes that the engine can run."""
+        for strategy in strategies(self.cluster.devices, model_axes, self.roles, self.stages):
+            if self.engine.refusal(strategy) is None:
+                yield strategy
 
     def strategies_with_stages(self, strategy: Strategy) -> list[Strategy]:
         """Strategies of the space with as many stages as this one."""
@@ -259,7 +272,7 @@ class SearchSpace:
             candidate
             for family in axis_families(self.cluster, self.roles)
             for model_axes in family
-            for candidate in strategies(self.cluster.devices, model_axes, self.roles, self.stages)
+            for candidate in self.strategies(model_axes)
             if candidate.stages == strategy.stages
         ]
 
@@ -318,7 +331,7 @@ class SearchSpace:
         lower_bound_seconds = self.pricer.call_prices.lower_bound_seconds
         points = [
             RunPoint(strategy, self.pricer.global_batch, micro_batches, model_chunks=MOST_CHUNKS)
-            for strategy in strategies(self.cluster.devices, model_axes, self.roles, self.stages)
+            for strategy in self.strategies(model_axes)
             for micro_batches in self.micro_batch_counts(strategy.batch_degree())
         ]
         todo = [(lower_bound_seconds(p), p.strategy, p.micro_batches) for p in points]
@@ -344,7 +357,7 @@ class SearchSpace:
                 RunPoint(strategy, self.pricer.global_batch, micro_batches, memory)
             )
             for micro_batches in micro_batch_counts
-            for memory in base_actions(self.options.memory_actions)
+            for memory in base_actions(self.options.engine_actions)
         )
         return [candidate for candidate in candidates if candidate is not None]
 

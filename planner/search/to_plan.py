@@ -89,6 +89,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
         ),
         calls=tuple(call.path for call in model.calls),
         seed=options.seed,
+        engine=options.engine,
     )
 
 

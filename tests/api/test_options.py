@@ -70,11 +70,12 @@ def test_the_keywords_are_the_options(function, own, without):
 
 def test_flags_and_keywords_mean_the_same(parser):
     line = (
-        "model.json --cluster 8xh100 --global-batch 16 --memory 72GiB --precision bf16 --optimizer sgd "
-        "--roles dp,tp --memory-actions keep,recompute --compress auto --quality all --micro-batches 4 "
-        "--schedule 1f1b --pin *:dp=4 --pin block:tp=2 --time-limit 2.5 --seed 7"
+        "model.json --cluster 8xh100 --engine torch --global-batch 16 --memory 72GiB --precision bf16 "
+        "--optimizer sgd --roles dp,tp --memory-actions keep,recompute --compress auto --quality all "
+        "--micro-batches 4 --schedule 1f1b --pin *:dp=4 --pin block:tp=2 --time-limit 2.5 --seed 7"
     )
     keywords = {
+        "engine": "torch",
         "global_batch": 16,
         "memory": 72 << 30,
         "precision": "bf16",

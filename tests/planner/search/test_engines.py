@@ -1,0 +1,84 @@
+"""Plans for an engine stay within what it can run."""
+
+import pytest
+from msgspec.structs import replace
+
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
+from plait.ir.errors import UsageError
+from plait.ir.plan.memory_action import MemoryAction
+from plait.ir.plan.strategy import parse_strategy
+from plait.planner.question.engines import ENGINES
+from plait.planner.question.options import PlanOptions
+from plait.planner.question.pins import pin_all
+from plait.planner.search.driver import SearchSpace
+from plait.planner.search.to_plan import assemble
+from plait.tests import zoo
+
+
+@pytest.fixture(scope="module")
+def space():
+    module, batch = zoo.llama(2, batch=8)
+    model = trace(module.train(), batch)
+    return SearchSpace.create(model, load_cluster("4xh100"), PlanOptions(memory_bytes=1))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_candidate_is_one_that_the_engine_can_run(space, name):
+    engine, runtime = ENGINES[name], space.cluster.device.runtime_overhead_bytes
+    tight = space.with_options(engine=name, memory_bytes=runtime + (9 << 20))
+    tight.run()
+    assert tight.candidates
+    for candidate in tight.candidates:
+        assert not any(engine.refusal(s) for s in candidate.strategies)
+        assert all(engine.allows_action(d.memory) for d in candidate.decisions)
+        if engine.mixes != "all":
+            assert len(candidate.strategies) == 1
+        if engine.mixes == "none":
+            assert len(candidate.decisions) == 1
+    plan = assemble(tight, min(tight.candidates, key=tight.sort_key))
+    assert plan.engine == name
+
+
+@pytest.mark.parametrize(
+    ("engine", "strategy", "reason"),
+    [
+        ("megatron", "zero3=8", "no zero3"),
+        ("megatron", "dp=2,zero1=4", "over all replicas"),
+        ("accelerate", "pp=2,zero3=4", "no pp"),
+        ("accelerate", "dp=2,tp=4", "replicas alone"),
+        ("deepspeed", "zero3=4,tp=2", "AutoTP"),
+        ("deepspeed", "pp=2,zero2=4", "pipelines"),
+        ("torchtitan", "tp=2,zero3=4", "from the outside in"),
+        ("torchtitan", "zero3=4@1/2,tp=2", "whole weights"),
+        ("torch", "zero3=4,sp=2", "exchanges no heads"),
+        ("galvatron", "dp=2,zero3=4", "one of"),
+    ],
+)
+def test_pins_that_the_engine_cannot_run_are_refused_by_name(engine, strategy, reason):
+    with pytest.raises(UsageError, match=reason):
+        PlanOptions(engine=engine, pins=pin_all(strategy)).check()
+
+
+def test_compression_and_actions_of_generated_programs_are_refused():
+    with pytest.raises(UsageError, match="compressed"):
+        PlanOptions(engine="torch", compress="sdp4bit").check()
+    pin = replace(pin_all("dp=8")[0], memory=MemoryAction.parse("offload"))
+    with pytest.raises(UsageError, match="offload"):
+        PlanOptions(engine="megatron", pins=(pin,)).check()
+    with pytest.raises(UsageError, match="offload"):
+        PlanOptions(engine="megatron", memory_actions=("offload",)).check()
+    with pytest.raises(UsageError, match="interleaved"):
+        PlanOptions(engine="deepspeed", schedule="interleaved").check()
+
+
+def test_strategies_that_engines_run():
+    for engine, strategy in (
+        ("megatron", "pp=2,zero1=2,ep=2,cp=2,tp=2,sp"),
+        ("torchtitan", "pp=2,dp=2,zero3=2,ep=2,cp=2,tp=2,sp"),
+        ("torch", "pp=2,dp=2,zero2=2,tp=2"),
+        ("deepspeed", "dp=2,zero3=4"),
+        ("accelerate", "dp=2,zero3=2,cp=2,tp=2"),
+        ("galvatron", "pp=2,zero3=2,tp=2,sp"),
+    ):
+        assert ENGINES[engine].refusal(parse_strategy(strategy)) is None
