@@ -91,7 +91,7 @@ LATER = (
 
 @pytest.mark.parametrize("name", LATER)
 def test_passes_of_planning_and_code_generation(later_texts, golden, name):
-    golden("\n\n".join(later_texts[name]), name)
+    golden("\n\n".join(dict.fromkeys(later_texts[name])), name)
 
 
 def test_every_pass_has_a_printer_and_a_golden_text():

@@ -71,10 +71,16 @@ def trace_printers() -> Printers:
 
 def plan_printers() -> Printers:
     """Printers for the passes of a trace and of planning."""
+    from ...ir.text.axes import print_dataflow
     from ...ir.text.plan import print_plan
     from ...ir.text.sharding import print_sharding
 
-    return {**trace_printers(), "sharding": print_sharding, "search": print_plan}
+    return {
+        **trace_printers(),
+        "axes": print_dataflow,
+        "sharding": print_sharding,
+        "search": print_plan,
+    }
 
 
 def compile_printers() -> Printers:

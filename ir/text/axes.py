@@ -1,4 +1,4 @@
-"""Text of the axes of functions, for people: factors of values, ways to split every operator."""
+"""Text of the axes of functions, for people: factors of values, options to split every operator."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from ..analysis.axes import Axes
 from ..analysis.dataflow import Dataflow
+from ..analysis.formula import bytes_formula, flops_formula
+from ..model.loops import Loops, Site, site_of
 from .lexer import name_text
 from .sharding import loops_text
 
@@ -14,7 +16,8 @@ def print_dataflow(dataflow: Dataflow) -> str:
     """The axes of all functions.
 
     `%7 [(0:8 1:12) 2:32]`: factors of every dimension by id and size; equal ids are one axis. Below
-    are the loops of every operator and the ways to split it.
+    are the loops of every operator, floating-point operations and bytes moved as formulas of their
+    sizes, and the options to split it.
     """
     return "\n\n".join(
         "\n".join([f"axes {name_text(name)}", *_axes(axes, dataflow, name)])
@@ -28,9 +31,20 @@ def _axes(axes: Axes, dataflow: Dataflow, name: str) -> Iterator[str]:
             yield f"  {label} {' '.join(map(str, sorted(factors[name])))}"
     for value, dims in enumerate(axes.factor_ids):
         yield f"  %{value} [{' '.join(_dim(axes, dim) for dim in dims)}]"
-    for number, op in enumerate(axes.ops):
-        loops = "opaque" if op.declared is None else loops_text(op.declared)
-        yield f"  op {number}  {loops} : {', '.join(map(str, op.by_name))}"
+    function = dataflow.graph.functions[name]
+    for number, (op, analysis) in enumerate(zip(function.ops, axes.ops, strict=True)):
+        site = site_of(op, function.types)
+        options = ", ".join(map(str, analysis.by_name))
+        yield f"  op {number}  {_work(analysis.declared, site)} : {options}"
+
+
+def _work(loops: Loops | None, site: Site) -> str:
+    """The loops of an operator, and how its operations and bytes grow with them."""
+    if loops is None:
+        return "opaque"
+    if not loops.flops:
+        return loops_text(loops)
+    return f"{loops_text(loops)}, {flops_formula(loops)} flops, {bytes_formula(loops, site)} bytes"
 
 
 def _dim(axes: Axes, factors: tuple[int, ...]) -> str:

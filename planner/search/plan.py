@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...ir.analysis.dataflow import AnalyseAxes
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import LimitError, PlaitError, UsageError
 from ...ir.model.model import Model
@@ -35,6 +36,8 @@ def plan(
     was up before anything was priced) and UsageError.
     """
     space = SearchSpace.create(model, cluster, options)
+    if observer is not None:
+        observer(AnalyseAxes(), space.pricer.function_prices.flow)
     space.run()
     if not space.fitting():
         raise no_plan(space)
