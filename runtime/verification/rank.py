@@ -27,23 +27,29 @@ from .training import OPTIMIZERS, Gradients, Reference, Training
 from .verify import EXACT, Job, Verdict
 
 Known = dict[tuple[object, ...], Reference]
+Built = dict[tuple[object, ...], Source]
 
 
 def main(todo: str, results: str) -> None:
     """Run the jobs of a file; rank 0 writes a line per verdict."""
     jobs = msgspec.json.decode(Path(todo).read_bytes(), type=list[Job])
     known: Known = {}
+    built: Built = {}
     with session("gloo") as rank, Path(results).open("ab") as file:
         pool = GroupPool(rank)
         for job in jobs:
-            verdict = run(job, pool, known)
+            verdict = run(job, pool, known, built)
             if rank == 0:
                 file.write(msgspec.json.encode(verdict) + b"\n")
                 file.flush()
 
 
-def run(job: Job, pool: GroupPool, known: Known) -> Verdict:
-    """Train a job's program and compare it, on rank 0, with one process."""
+def run(job: Job, pool: GroupPool, known: Known, built: Built) -> Verdict:
+    """Train a job's program and compare it, on rank 0, with one process.
+
+    `known` and `built` carry references and modules over to later jobs of the same source: programs
+    read a module's parameters, and leave it as it is.
+    """
     start = time.monotonic()
     model = load(Path(job.model).read_bytes(), Model, "plait/model")
     training = Training(*OPTIMIZERS[job.optimizer], job.steps, job.seed)
@@ -51,7 +57,10 @@ def run(job: Job, pool: GroupPool, known: Known) -> Verdict:
     references = _references(job, model, training, known) if pool.rank == 0 else []
     with default_dtype(getattr(torch, dtype)):
         # what integers become in a quotient or a logarithm
-        actual = _train(job, _build(job, model, dtype), training, pool)
+        key = (job.source, job.model, job.batch, job.seq, job.seed, dtype)
+        if key not in built:
+            built[key] = _build(job, model, dtype)
+        actual = _train(job, built[key], training, pool)
     if pool.rank != 0:
         return Verdict(job.name)
     exact = references[0]
