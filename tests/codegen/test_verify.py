@@ -70,11 +70,11 @@ def broken(made_from: Sourced, folder: Path) -> Job:
     return replace(job, name="a collective is missing")
 
 
-def mixed(made_from: Sourced, folder: Path) -> list[Job]:
+def mixed(made_from: Sourced, folder: Path, layouts=MIXED) -> list[Job]:
     model, source, file = made_from
     block = max(Counter(c.function for c in model.calls).items(), key=lambda x: x[1])[0]
     jobs = []
-    for i, (rest, *others) in enumerate(MIXED):
+    for i, (rest, *others) in enumerate(layouts):
         pins = [*pin_all(rest)]
         for other in others:
             numbers, word, action = re.split("[: ]", other)
@@ -87,31 +87,38 @@ def mixed(made_from: Sourced, folder: Path) -> list[Job]:
     return jobs
 
 
-@pytest.fixture(scope="module")
-def verdicts(tmp_path_factory):
+@pytest.fixture(
+    scope="module", params=[3, pytest.param(1, marks=pytest.mark.long)], ids=["third", "all"]
+)
+def verdicts(request, tmp_path_factory):
     """Verdicts by the name of what is tested: starting ranks costs more than running a program, so
-    all programs run in one launch."""
-    folder = tmp_path_factory.mktemp("programs")
-    made_from = {n: sourced(n, folder, "4, seq=16") for n in ("gpt2", "llama", "bert", "mixtral")}
-    jobs = {name: programs(name, made_from[name], folder) for name in ("gpt2", "llama", "bert")}
+    all programs run in one launch. By default every model takes a third of the strategies, another
+    third each."""
+    share, folder = request.param, tmp_path_factory.mktemp("programs")
+    sources = {n: sourced(n, folder, "4, seq=16") for n in ("gpt2", "llama", "bert", "mixtral")}
+    jobs = {
+        name: programs(name, sources[name], folder, WORDS[i % share :: share])
+        for i, name in enumerate(("gpt2", "llama", "bert"))
+    }
     jobs["interleaved"] = [
         job
         for name in ("gpt2", "llama")
-        for job in programs(name, made_from[name], folder, INTERLEAVED, "interleaved")
+        for job in programs(name, sources[name], folder, INTERLEAVED, "interleaved")
     ]
-    jobs["experts"] = programs("mixtral", made_from["mixtral"], folder, EXPERTS)
-    for name in ("gpt2", "llama"):
-        jobs[f"{name}, mixed"] = mixed(made_from[name], folder / f"{name}_mixed")
+    jobs["experts"] = programs("mixtral", sources["mixtral"], folder, EXPERTS)
+    for i, name in enumerate(("gpt2", "llama")):
+        layouts = MIXED if share == 1 else MIXED[i::2]
+        jobs[f"{name}, mixed"] = mixed(sources[name], folder / f"{name}_mixed", layouts)
     (folder / "broken").mkdir()
-    jobs["broken"] = [broken(made_from["llama"], folder / "broken")]
-    found = iter(verify([job for group in jobs.values() for job in group], 4, 900))
-    return {name: [next(found) for _ in group] for name, group in jobs.items()}
+    jobs["broken"] = [broken(sources["llama"], folder / "broken")]
+    verdict = iter(verify([job for group in jobs.values() for job in group], 4, 900))
+    return {name: [next(verdict) for _ in group] for name, group in jobs.items()}
 
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_every_strategy_computes_what_one_process_computes(name, verdicts):
-    assert len(verdicts[name]) == len(WORDS)
+    assert len(verdicts[name]) >= len(WORDS) // 3
     for verdict in verdicts[name]:
         assert verdict.passed, str(verdict)
 
@@ -138,6 +145,6 @@ def test_a_removed_collective_is_noticed(verdicts):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_layers_of_one_plan_may_differ(name, verdicts):
-    assert len(verdicts[f"{name}, mixed"]) == len(MIXED)
+    assert len(verdicts[f"{name}, mixed"]) >= len(MIXED) // 2
     for verdict in verdicts[f"{name}, mixed"]:
         assert verdict.passed, verdict

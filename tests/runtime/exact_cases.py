@@ -323,6 +323,12 @@ WIDE = (
 )
 
 
+def drawn(ranks: int, share: int) -> list[tuple[str, str]]:
+    """Cases with strategies for so many ranks: one of `share` strategies, in turn."""
+    names, words = (list(CASES), WORDS) if ranks == 2 else (list(WIDE), WIDE_WORDS)
+    return [(n, word) for i, n in enumerate(names) for word in words[i % share :: share]]
+
+
 def batch(case: Case, step: int) -> dict[str, Any]:
     made = torch.Generator().manual_seed(step)
     x = torch.randn(*case.shape, WIDTH, dtype=D, generator=made)

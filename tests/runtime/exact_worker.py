@@ -1,7 +1,8 @@
-"""Run by torchrun on 2 ranks: every case under every strategy against the user's module in eager."""
+"""Run on 2 or 4 ranks: cases under strategies against the user's module in eager."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -89,18 +90,15 @@ def verdict(case: cases.Case, word: str, expected: tuple[list[float], dict, dict
     return found if wanted is None else f"not refused, {found}"
 
 
-def main(names: list[str]) -> None:
+def main(share: int) -> None:
     with session("gloo") as rank:
-        narrow = dist.get_world_size() == 2
-        for name in names or (cases.CASES if narrow else cases.WIDE):
-            case = cases.CASES[name]
-            expected = eager(case)
-            for word in cases.WORDS if narrow else cases.WIDE_WORDS:
-                line = verdict(case, word, expected)
-                if rank == 0:
-                    print(f"{name} | {word} | {line}", flush=True)
-                dist.barrier()
+        expected = functools.cache(lambda name: eager(cases.CASES[name]))
+        for name, word in cases.drawn(dist.get_world_size(), share):
+            line = verdict(cases.CASES[name], word, expected(name))
+            if rank == 0:
+                print(f"{name} | {word} | {line}", flush=True)
+            dist.barrier()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]))

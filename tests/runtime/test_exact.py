@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.runtime.launch.launch import launch
+from plait.tests.ranks import launch
 from plait.tests.runtime import exact_cases as cases
 
 WORKER = str(Path(__file__).parent / "exact_worker.py")
@@ -12,13 +12,12 @@ FINE = ("same", "refused as it should be")
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(
-    ("ranks", "count"),
-    [(2, len(cases.CASES) * len(cases.WORDS)), (4, len(cases.WIDE) * len(cases.WIDE_WORDS))],
-)
-def test_every_case_under_every_strategy(ranks: int, count: int) -> None:
-    first, *_ = launch(ranks, [WORKER], timeout_seconds=900)
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_every_case_under_every_strategy(ranks: int, share: int) -> None:
+    """By default a third of the strategies of every case, another third for each."""
+    first, *_ = launch(ranks, [WORKER, str(share)], timeout_seconds=900)
     lines = [line.split(" | ") for line in first.splitlines() if " | " in line]
-    assert len(lines) == count
+    assert {(case, word) for case, word, _ in lines} == set(cases.drawn(ranks, share))
     wrong = [line for line in lines if line[2] not in FINE]
     assert not wrong, wrong
