@@ -61,7 +61,7 @@ def in_full(pricer: CandidatePricer, candidate: Candidate) -> tuple[float, int]:
     sends = [hop.seconds for hop in price_transfers(crossings, links, None, pricer.cluster.device)]
     times = candidate.micro_batches
     sharing = pricer.cluster.device.ranks_per_processor
-    pipeline = pipeline_seconds(busy, sends, times, practice.chunks, practice.overlap, sharing)
+    pipeline = pipeline_seconds(busy, sends, times, practice.chunks, "transfers" in practice.overlaps, sharing)
     return pipeline + max(s.sync_seconds for s in stages), max(s.peak_bytes for s in stages)
 
 

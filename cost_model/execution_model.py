@@ -1,41 +1,63 @@
-"""Execution model: what a framework overlaps, fuses and stores in which precision, beyond the plan.
+"""Execution models: what a framework overlaps, fuses and stores in which precision, beyond the plan.
 
-The defaults describe generated programs; published runs of other frameworks differ."""
+The defaults describe generated programs. Other frameworks are data, one TOML file each in
+`execution_models`: fields of `ExecutionModel`, and for each a source."""
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import msgspec
+from msgspec import Meta
+
+from ..ir.devices.cluster_file import TomlTable, decode_tables
+from ..ir.errors import UsageError
 from ..ir.model.loops import Work
 
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
+Overlap = Literal["gradients", "weights", "transfers", "tp", "cp", "ep"]
+Text = Annotated[str, Meta(min_length=1)]
+FLASH_2_SLOWDOWN = 1.75  # 1.5 to 2.0 times behind FlashAttention-3 on H100 (Shah et al. 2024)
+CAST_BYTES = 4.0  # of an element quantised once: two read, one written in either orientation
+PRODUCT_BYTES = 9.0  # of three products of square matrices, per element that is quantised
 
 
 class ExecutionModel(msgspec.Struct, frozen=True):
     """How a framework executes a plan.
 
-    `overlap`: data-parallel collectives and stage transfers overlap with compute. `fused`: kinds of
-    work whose neighbouring operators run as one kernel. `rematerialised`: fused backward kernels
+    `overlaps`: what travels beside compute: gradients beside backward, weights beside the compute
+    before them, transfers between stages, and collectives of operators along an axis. `fused`: kinds
+    of work whose neighbouring operators run as one kernel. `rematerialised`: fused backward kernels
     recompute values that only they read, and reuse the memory of operands that die.
-    `fused_attention`: scores are never written to memory. `dispatch_seconds`: host time per
-    operator, or per kernel of a `compiled` program; a device never finishes before its host.
-    `matrix_dtype`: dtype that matrix products run in; None: that of their operands.
-    `gradient_item_bytes`: bytes per element of an accumulated gradient; None: those of its
-    parameter. `contiguous_buffers`: gradients live in persistent flat buffers; nothing is copied to
-    be sent. `frees_per_call`: saved activations are freed call by call during backward, not at its
-    end. `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over
-    which the weight is replicated. `chunks`: model chunks per pipeline stage (interleaved 1F1B).
-    `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`:
-    every n-th of the layers that may recompute does."""
+    `fused_attention`: scores are never written to memory; `attention` is the kernel: the vendor's, or
+    the portable one that later devices outgrew. `dispatch_seconds`: host time per operator, or per
+    kernel of a `compiled` program; a device never finishes before its host. `matrix_dtype`: dtype that
+    matrix products run in; None: that of their operands. `cast_bytes`: bytes moved to quantise an
+    element for them. `gradient_item_bytes`: bytes per element of an accumulated gradient, which is
+    also what travels; None: those of its parameter. `reduces_per_step`: gradients that ZeRO shards
+    travel once per step, and stay whole until then; else after every micro-batch.
+    `contiguous_buffers`: gradients live in persistent flat buffers; nothing is copied to be sent.
+    `frees_per_call`: saved activations are freed call by call during backward, not at its end.
+    `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over which the
+    weight is replicated. `chunks`: model chunks per pipeline stage (interleaved 1F1B).
+    `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`: every
+    n-th of the layers that may recompute does."""
 
-    overlap: bool = False
+    overlaps: tuple[Overlap, ...] = ()
     fused: tuple[Work, ...] = ()
     rematerialised: bool = False
     fused_attention: bool = True
+    attention: Literal["vendor", "portable"] = "portable"
     dispatch_seconds: float = 0.0
     compiled: bool = False
     matrix_dtype: str | None = None
+    cast_bytes: float = CAST_BYTES
     gradient_item_bytes: int | None = None
+    reduces_per_step: bool = False
     contiguous_buffers: bool = False
     frees_per_call: bool = True
     shards_replicated_states: bool = False
@@ -43,5 +65,60 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     even_layers: bool = False
     recompute_every: int = 1
 
+    @property
+    def cast_traffic(self) -> float:
+        """Bytes moved to quantise the operands of products, per byte that the products move: in a
+        layer's three, either operand of the first and the gradient are quantised once."""
+        return self.cast_bytes / PRODUCT_BYTES
+
+    def attention_slowdown(self, peak_flops: Mapping[str, float]) -> float:
+        """Time of the attention kernel over that of the device's best. Devices with products of 8-bit
+        floats have units for asynchronous copies and products, which the portable kernel leaves idle."""
+        outgrown = self.attention == "portable" and "float8_e4m3fn" in peak_flops
+        return FLASH_2_SLOWDOWN if outgrown else 1.0
+
 
 GENERATED = ExecutionModel()
+
+
+class ExecutionModelFile(TomlTable, frozen=True, kw_only=True):
+    """A shipped execution model. `names`: parts of the names of frameworks that run so, lower case, in
+    years up to `until`; `model`: fields of `ExecutionModel`; `sources`: where each is read."""
+
+    about: Text
+    names: tuple[Text, ...]
+    until: int | None = None
+    model: dict[str, Any]
+    sources: dict[str, Text]
+
+    @property
+    def execution(self) -> ExecutionModel:
+        return msgspec.convert(self.model, ExecutionModel)
+
+
+@cache
+def execution_model_files() -> dict[str, ExecutionModelFile]:
+    """The shipped execution models by name."""
+    folder = resources.files(__package__ or "").joinpath("execution_models")
+    files = sorted((Path(str(file)) for file in folder.iterdir()), key=str)
+    return {f.stem: decode_tables(f, ExecutionModelFile) for f in files if f.suffix == ".toml"}
+
+
+def execution_model(name: str) -> ExecutionModel:
+    """A shipped execution model; raises UsageError for unknown names."""
+    files = execution_model_files()
+    if name not in files:
+        raise UsageError(f"unknown engine {name!r}; known: {', '.join(files)}")
+    return files[name].execution
+
+
+def execution_model_of_framework(framework: str, year: int) -> str | None:
+    """The name of the execution model of a framework as people call it, in a year; the longest name
+    that is a part of the text decides. None: not known."""
+    matches = [
+        (len(part), file.until is not None, name)
+        for name, file in execution_model_files().items()
+        for part in file.names
+        if part in framework.lower() and (file.until is None or year <= file.until)
+    ]
+    return max(matches)[2] if matches else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 from msgspec.structs import replace
 
-from ...cost_model.execution_model import COMPILED, ExecutionModel
+from ...cost_model.execution_model import ExecutionModel, execution_model
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
-from ...ir.model.loops import Work
 from ...ir.model.model import Function, Model
 from ...ir.plan.memory_action import KEEP, RECOMPUTE
 from ...ir.plan.plan import Optimizer, Stage
@@ -25,14 +26,30 @@ from .run import RunConfig, UnmodelledError
 EQUAL_LAYERS = 2  # become one function; beneath adapters the first layer passes no gradient on
 LARGE_ELEMENTS = 1 << 20  # of a matrix that is sharded
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
-EAGER_SECONDS = 18e-6  # host time per operator of an eager framework (assumed)
-COMPILED_SECONDS = 5e-6  # and per kernel of a compiled one (assumed)
-# fmt: off
+
+
+class Precision(NamedTuple):
+    """Torch types of weights and of the operands of products (None: the same), and bytes moved to
+    quantise an element of these: 2 to read it, 1 to write it in either orientation, 2 more to find a
+    scale first (for the tensor, or for rows and for columns apart)."""
+
+    weights: str
+    matrix: str | None = None
+    cast_bytes: float = 0.0
+
+
+FP8, FP4 = "float8_e4m3fn", "float4_e2m1fn_x2"
 PRECISIONS = {
-    "fp8": ("bfloat16", "float8_e4m3fn"), "bf16": ("bfloat16", None), "fp16": ("float16", None),
-    "fp32": ("float32", None),
+    "fp32": Precision("float32"),
+    "fp16": Precision("float16"),
+    "bf16": Precision("bfloat16"),
+    "fp8": Precision("bfloat16", FP8, 4),  # scales of earlier steps
+    "fp8-tensorwise": Precision("bfloat16", FP8, 6),
+    "fp8-rowwise": Precision("bfloat16", FP8, 10),
+    "fp8-blockwise": Precision("bfloat16", FP8, 6),
+    "mxfp8": Precision("bfloat16", FP8, 4.5),  # and a scale per 32 elements, in the products' order
+    "nvfp4": Precision("bfloat16", FP4, 8),  # rotated, rounded at random; a scale per tensor first
 }
-# fmt: on
 MIXED = Optimizer("adamw", 3, 4)  # two moments and the weights in full precision
 FULL = Optimizer("adamw", 2, 4)
 
@@ -118,7 +135,7 @@ class Predictor:
         cluster: Cluster,
         execution: ExecutionModel,
     ) -> RunPrices:
-        dtype, _ = PRECISIONS[run.precision]
+        dtype = PRECISIONS[run.precision].weights
         experts = run.layout.experts
         machine = (cluster.name, cluster.device.memory_bytes, cluster.levels)
         key = (architecture, run.layers, dtype, experts, machine, execution)
@@ -138,30 +155,14 @@ class Predictor:
 
 
 def execution_model_of(run: RunConfig) -> ExecutionModel:
-    """How the run's framework executes: frameworks that shard states overlap communication, and so do
-    plain replicas where nothing else splits the model."""
-    layout = run.layout
-    return ExecutionModel(
-        overlap=layout.zero_stage > 0 or layout.tensor == layout.pipeline == 1,
-        fused=fused_kinds(run),
+    """How the run's framework executes it: its execution model, and what the row says beyond that."""
+    model = execution_model(run.engine)
+    return replace(
+        model,
+        fused=model.fused if model.compiled or run.fused_attention else ("pointwise",),
         fused_attention=run.fused_attention,
-        compiled=run.compiled,
-        dispatch_seconds=COMPILED_SECONDS if run.compiled else EAGER_SECONDS,
-        matrix_dtype=PRECISIONS[run.precision][1],
-        gradient_item_bytes=4,
-        chunks=layout.chunks,
-        rematerialised=True,
-        contiguous_buffers=True,
-        frees_per_call=False,
-        shards_replicated_states=layout.zero_stage > 0,
-        even_layers=True,
+        matrix_dtype=PRECISIONS[run.precision].matrix,
+        cast_bytes=PRECISIONS[run.precision].cast_bytes,
+        chunks=run.layout.chunks,
         recompute_every=2 if run.recompute == "half" else 1,
     )
-
-
-def fused_kinds(run: RunConfig) -> tuple[Work, ...]:
-    """Compilers fuse, and so do libraries of kernels for whole layers. Without fused attention there
-    is no such library, only pointwise chains; what shards weights runs the user's own operators."""
-    if run.compiled or (run.layout.zero_stage < 2 and run.fused_attention):
-        return COMPILED
-    return ("pointwise",) if run.layout.zero_stage < 2 else ()

@@ -8,6 +8,7 @@ from math import gcd
 
 import msgspec
 
+from ...cost_model.execution_model import execution_model_of_framework
 from ...ir.errors import UsageError
 from ...ir.plan.strategy import Strategy
 
@@ -18,7 +19,18 @@ RECOMPUTE = {
     "partial": "half", "selective": "attention",
 }
 # fmt: on
-COMPILERS = ("jax", "xla", "maxtext", "pax", "levanter")  # frameworks whose programs are compiled
+THIS_YEAR = 2026  # of rows that name none
+RECIPES = (  # what the name of a precision contains, the narrower first
+    (r"nvfp4|mxfp4|fp4", "nvfp4"),
+    (r"mxfp8|fp8.*mx|fp8.*block.*mx", "mxfp8"),
+    (r"fp8.*block|block.*fp8", "fp8-blockwise"),
+    (r"fp8.*row|row.*fp8", "fp8-rowwise"),
+    (r"fp8.*(tensor|cs|current)", "fp8-tensorwise"),
+    (r"fp8|float8|e4m3", "fp8"),
+    (r"bf16|bfloat16", "bf16"),
+    (r"fp16|float16|half", "fp16"),
+    (r"fp32|float32|tf32", "fp32"),
+)
 
 
 class UnmodelledError(UsageError):
@@ -65,7 +77,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     global_batch: int
     recompute: str
     fused_attention: bool
-    compiled: bool
+    engine: str
     precision: str
     device: str
     device_memory_gb: float
@@ -90,7 +102,7 @@ def read_run(row: Row) -> RunConfig:
         global_batch=integer(row, "global_batch", layout.data * micro_batch * accumulated),
         recompute=parse_recompute(row.get("recompute", "")),
         fused_attention=flag(row, "flash_attn", True),
-        compiled=flag(row, "compile", is_compiler(row.get("framework", ""))),
+        engine=read_engine(row, layout),
         precision=parse_precision(row.get("precision", "") or "bf16"),
         device=row.get("gpu", ""),
         device_memory_gb=number(row, "gpu_mem_gb", 0.0),
@@ -110,8 +122,16 @@ def read_run(row: Row) -> RunConfig:
     return run
 
 
-def is_compiler(framework: str) -> bool:
-    return any(name in framework.lower() for name in COMPILERS)
+def read_engine(row: Row, layout: Layout) -> str:
+    """The execution model of a row's framework; that of an unknown one is the state of the art of what
+    it does: sharded weights alone, or anything else."""
+    framework = row.get("framework", "")
+    known = execution_model_of_framework(framework, integer(row, "year", THIS_YEAR))
+    sharded = layout.zero_stage == 3 and layout.pipeline == 1
+    engine = known or ("torchtitan" if sharded else "megatron")
+    if row.get("compile") and engine in ("fsdp2", "torchtitan"):
+        return "torchtitan" if flag(row, "compile", True) else "fsdp2"
+    return engine
 
 
 def read_layout(row: Row) -> Layout:
@@ -138,11 +158,12 @@ def read_layout(row: Row) -> Layout:
 
 
 def parse_precision(text: str) -> str:
-    """`bf16` of `amp_bf16` or `BF16-mixed`: the type of products is what counts."""
-    match = re.search(r"fp8|bf16|fp16|fp32", text.lower())
-    if match is None:
-        raise UnmodelledError(f"precision {text!r} is not known")
-    return match[0]
+    """`bf16` of `amp_bf16` or `BF16-mixed`, `mxfp8` of `fp8-mx`: the type of products is what counts."""
+    lower = text.lower()
+    for pattern, precision in RECIPES:
+        if re.search(pattern, lower):
+            return precision
+    raise UnmodelledError(f"precision {text!r} is not known")
 
 
 def parse_recompute(text: str) -> str:

@@ -122,6 +122,9 @@ def cluster_toml(cluster: Cluster) -> str:
         "[device.tflops]",
         *(f"{dtype} = {rate / 1e12:.6g}" for dtype, rate in device.peak_flops.items()),
     ]
+    if device.achievable_of:
+        shares = (f"{dtype} = {share:.6g}" for dtype, share in device.achievable_of.items())
+        lines += ["", "[device.achievable_of]", *shares]
     for curve in device.curves:
         lines += ["", "[[device.curve]]", *_curve_toml(curve)]
     for link in cluster.levels:

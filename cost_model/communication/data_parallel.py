@@ -49,9 +49,11 @@ class BatchAxes:
         item: int = 4,
         compression: Compression | None = None,
         compressed_optimizer: CompressionAlgorithm | None = None,
+        reduces_per_step: bool = False,
     ) -> None:
         """`gradient_scale`: bytes of a sent gradient per byte of its parameter; `item`: bytes per
-        element of a parameter; `compressed_optimizer`: an optimizer with its own communication."""
+        element of a parameter; `compressed_optimizer`: an optimizer with its own communication;
+        `reduces_per_step`: gradients stay whole until the last micro-batch, under zero2 too."""
         self.cluster, self.gradient_scale, self.item = cluster, gradient_scale, item
         self.compression, self.compressed_optimizer = compression or {}, compressed_optimizer
         axes = [GroupAxis(r, n, strategy.stride(r)) for r, n in strategy.axes]
@@ -60,7 +62,9 @@ class BatchAxes:
         self.replica_axes = [
             a for a in axes if ROLES[a.role].batch and a not in self.shard_axes + self.model_axes
         ]
-        self.sharded_kinds = frozenset(s for r, _, _ in self.shard_axes for s in ROLES[r].shards)
+        sharded = frozenset(s for r, _, _ in self.shard_axes for s in ROLES[r].shards)
+        whole_gradients = reduces_per_step and "parameter" not in sharded
+        self.sharded_kinds = sharded - {"gradient"} if whole_gradients else sharded
         self.cost_cache: dict[
             tuple[CompressionProgram | CompressionAlgorithm, float, GroupAxis, float],
             CompressedCost,

@@ -165,6 +165,10 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
             device.achievable,
             source("achievable"),
         ),
+        *(
+            Symbol(f"a_{dtype}", f"and those of {dtype}", share, source("achievable_of"))
+            for dtype, share in device.achievable_of.items()
+        ),
         Symbol("s", "part of that which long runs keep up", device.sustained, source("sustained")),
         *parts,
         Symbol("t_r", "seconds of ramp-up of a product", RAMP_SECONDS, ASSUMED),

@@ -18,6 +18,7 @@ from ...ir.model.model import Op
 from ...ir.model.tensor import ITEM_BYTES, TensorType
 from ...ir.plan.workload import CallWork, Collectives, Kernels
 from ..communication.compressed_all_reduce import CompressedReductions
+from ..communication.overlap import exposed_seconds
 from ..execution_model import COMPILED
 from .fusion import fuse
 from .operator_cost import OpCost, OperatorLoad, collective_copy_bytes, is_collective
@@ -50,6 +51,14 @@ class SentBytes(NamedTuple):
     kind: str
     axis: str
     item_bytes: int
+
+
+class SentSeconds(NamedTuple):
+    """Collectives of a half: seconds in line with compute and beside it, peak bytes of codecs."""
+
+    in_line_seconds: float
+    beside_seconds: float
+    codec_bytes: int
 
 
 class HalfCostTable:
@@ -99,16 +108,19 @@ class HalfCostTable:
             float(op_seconds(work, flops.at(samples), moved.at(samples), dtype, device, kind).sum())
             for work, dtype, kind, flops, moved in self.kernel_groups
         )
-        communication, coding = self.communication(samples, batch_degree, reductions)
-        peak = self.live_bytes.at(samples).max(initial=0.0) + coding
-        compute = max(0.0, compute, self.host_seconds - communication)
-        return HalfCost(compute, communication, float(self.flops.at(samples).sum()), round(peak))
+        sent = self.communication(samples, batch_degree, reductions)
+        peak = self.live_bytes.at(samples).max(initial=0.0) + sent.codec_bytes
+        waiting = self.host_seconds - sent.in_line_seconds - sent.beside_seconds
+        compute = max(0.0, compute, waiting)
+        exposed = sent.in_line_seconds + exposed_seconds(compute, sent.beside_seconds)
+        return HalfCost(compute, exposed, float(self.flops.at(samples).sum()), round(peak))
 
     def communication(
         self, samples: int, batch_degree: int, reductions: CompressedReductions | None
-    ) -> tuple[float, int]:
+    ) -> SentSeconds:
         """Seconds of all collectives, and the peak bytes of codec buffers."""
-        pricer, seconds, coding = self.pricer.with_batch_degree(batch_degree), 0.0, 0
+        pricer, coding = self.pricer.with_batch_degree(batch_degree), 0
+        overlaps, seconds = pricer.execution.overlaps, {True: 0.0, False: 0.0}
         for (kind, axis, item), n in zip(
             self.collectives, self.sent_bytes.at(samples).tolist(), strict=True
         ):
@@ -117,12 +129,12 @@ class HalfCostTable:
                 key = axis, n, item, pricer.group(axis)
                 priced = reductions.price(*key)
                 coding = max(coding, reductions.codec_bytes(*key))
-            seconds += (
+            seconds[axis in overlaps] += (
                 pricer.collective_seconds(kind, float(n), axis)
                 if priced is None
                 else priced.seconds
             )
-        return seconds, coding
+        return SentSeconds(seconds[False], seconds[True], coding)
 
     def amounts(self, samples: int, batch_degree: int) -> CallWork:
         kernels: Counter[tuple[Work, str, str, float, float]] = Counter(
@@ -172,7 +184,7 @@ def _kernels(
             rule = pair[0].rule
             groups.setdefault((work, rule.dtype, rule.kind), []).append(pair)
     for (work, dtype, kind), loads in groups.items():
-        flops = _load_amounts(function, loads, lambda load: load.flops)
+        flops = _load_amounts(function, loads, lambda load: load.flops * load.rule.waiting)
         moved = _load_amounts(function, loads, lambda load: load.moved_bytes)
         yield KernelGroup(work, dtype, kind, flops, moved)
         traffic = loads[0][0].rule.cast_traffic

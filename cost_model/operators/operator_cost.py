@@ -20,10 +20,9 @@ from ...ir.model.mesh import Mesh
 from ...ir.model.model import Function, Model, Op
 from ..communication.collective import CommGroup, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
-from .roofline import Amount, op_seconds
+from .roofline import Amount, op_seconds, softmax_share
 
 BATCH = "dp"  # the axis of a priced mesh that stands for all data-parallel axes
-QUANTISE_TRAFFIC = 0.4  # of a matrix product's traffic, added by quantising its operands (assumed)
 SCORE_PASSES = 8  # over attention scores in memory: product, mask, softmax, dropout (assumed)
 COLLECTIVES = frozenset(
     {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"}
@@ -41,6 +40,7 @@ class CollectiveSend(NamedTuple):
 class OperatorRule(msgspec.Struct, frozen=True):
     """How an operator is priced, whatever its sizes: work, dtype, and its own name where the device
     has a measured curve of it. `looks_up`: it reads no more of a table than it returns.
+    `waiting`: flops that the kernel takes the time of, per flop of its products.
     `score_passes`: passes over attention scores in memory. `cast_traffic`: of its own traffic, added
     by quantising its operands."""
 
@@ -50,6 +50,7 @@ class OperatorRule(msgspec.Struct, frozen=True):
     looks_up: bool = False
     score_passes: int = 0
     cast_traffic: float = 0.0
+    waiting: float = 1.0
 
     def moved_bytes(
         self, operands: Sequence[Amount], results: Sequence[Amount], scores: Amount
@@ -61,7 +62,8 @@ class OperatorRule(msgspec.Struct, frozen=True):
 
     def seconds(self, flops: Amount, moved: Amount, device: Device) -> Amount:
         """Seconds of the operator and of the casts before it."""
-        seconds = op_seconds(self.work, flops, moved, self.dtype, device, self.kind)
+        timed = flops * self.waiting
+        seconds = op_seconds(self.work, timed, moved, self.dtype, device, self.kind)
         if not self.cast_traffic:
             return seconds
         casts = self.cast_traffic * moved
@@ -96,8 +98,22 @@ def operator_rule(
         name if device.curve((name,), dtype) else "",
         looks_up,
         SCORE_PASSES if work == "attention" and not execution.fused_attention else 0,
-        QUANTISE_TRAFFIC if quantised else 0.0,
+        execution.cast_traffic if quantised else 0.0,
+        1.0
+        if device.curve((name, work), dtype)
+        else attention_waiting(site, declared, device, execution),
     )
+
+
+def attention_waiting(
+    site: Site, declared: Loops | None, device: Device, execution: ExecutionModel
+) -> float:
+    """Flops that an attention kernel takes the time of, per flop of its products; 1 elsewhere."""
+    if declared is None or declared.work != "attention":
+        return 1.0
+    backward = "backward" in site.op.target
+    share = softmax_share(declared.size("d"), declared.size("e"), backward)
+    return share * execution.attention_slowdown(device.peak_flops)
 
 
 class OperatorLoad(msgspec.Struct, frozen=True):

@@ -1,8 +1,9 @@
 """Seconds of one operator: roofline with efficiencies by kind of work and size.
 
 A matrix product reaches the device's measured ceiling when it is large; small ones lose to ramp-up,
-modelled as a saturation in flops. Bandwidth-bound work reaches a fixed fraction of memory
-bandwidth. Every constant is an assumption about a kind of work, not a fit to one machine."""
+modelled as a saturation in flops. Attention is its products and the softmax between them, counted as
+the products it keeps waiting (`softmax_share`). Bandwidth-bound work reaches a fixed fraction of
+memory bandwidth. Every constant is of a kind of work, not a fit to one machine."""
 
 from __future__ import annotations
 
@@ -16,18 +17,23 @@ from ...ir.devices.curve import Curve
 from ...ir.model.loops import Work
 from ..quantity import Number, Quantity, at_least_zero, constant, curve_seconds, longest
 
-# Time that a product spends below full rate, as seconds of ramp-up at peak (assumed).
+# Time that a product spends below full rate, as seconds of ramp-up at peak. XLA's table of products
+# measured on H100 (xla/service/gpu/model/matmul_interpolator_data.h): those of 4 to 137 Gflop take 3
+# to 7 us longer than at the rate of the largest, launch included.
 RAMP_SECONDS = 4e-6
-GEMM_EFFICIENCY = (
-    0.78  # of the ceiling, the best of many shapes, that a network's products reach (assumed)
-)
-ATTENTION_EFFICIENCY = 0.45  # of the ceiling: softmax between the two products (assumed)
-CONVOLUTION_EFFICIENCY = 0.8
+# Of the ceiling, the best of many shapes, that a network's products reach: 0.90 to 1.0 for sizes of
+# 2048 to 4096 (the same table).
+GEMM_EFFICIENCY = 0.95
+CONVOLUTION_EFFICIENCY = 0.8  # assumed
 BANDWIDTH_EFFICIENCY = 0.8  # of the memory bandwidth that streaming kernels reach (assumed)
+# Flops of products that softmax keeps waiting, per score. Forward: FlashAttention-2 reaches 0.70 of
+# A100's ceiling at head size 128 (Dao 2023, figure 5), FlashAttention-3 614 Tflop/s on H100
+# (pytorch/benchmark 2391). Backward: 0.65 and about 550 (the same papers).
+SOFTMAX_FLOPS, SOFTMAX_BACKWARD_FLOPS = 200.0, 690.0
 
 EFFICIENCY: dict[Work, float] = {
     "gemm": GEMM_EFFICIENCY,
-    "attention": ATTENTION_EFFICIENCY,
+    "attention": GEMM_EFFICIENCY,
     "convolution": CONVOLUTION_EFFICIENCY,
 }
 
@@ -55,10 +61,19 @@ def op_seconds(
     rate = EFFICIENCY.get(work)
     if rate is None:
         return memory + launch
-    peak, achievable = constant(f"P_{dtype}", device.peak(dtype)), device.achievable
-    reached = peak * constant("a", achievable) * constant("s", device.sustained)
+    reached = constant(f"P_{dtype}", device.peak(dtype)) * constant("s", device.sustained)
+    name = f"a_{dtype}" if dtype in device.achievable_of else "a"
+    reached = reached * constant(name, device.achievable_share(dtype))
     compute = flops / (reached * constant(f"r_{work}", rate)) + constant("t_r", RAMP_SECONDS)
     return _longest(compute, memory) + launch
+
+
+def softmax_share(width: int, out_width: int, backward: bool) -> float:
+    """Flops of an attention kernel with those that softmax keeps waiting, per flop of its products;
+    `width` of queries and keys, `out_width` of values, per head."""
+    products = 6 * width + 4 * out_width if backward else 2 * (width + out_width)
+    waiting = SOFTMAX_BACKWARD_FLOPS if backward else SOFTMAX_FLOPS
+    return 1 + waiting / products
 
 
 def _plain(name: str, value: float) -> Any:

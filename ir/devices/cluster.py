@@ -24,9 +24,10 @@ class Device(msgspec.Struct, frozen=True):
     """A kind of device: peak rates, memory, overheads.
 
     `peak_flops` by torch type name, `achievable` the fraction of it that the largest matrix products
-    reach, `sustained` the fraction of that under the power limit in long runs. `source` says where
-    the numbers come from, `sources` where single ones do, by TOML key. `curves` are measured costs;
-    they take precedence over costs computed from the other numbers. `ranks_per_processor`: ranks that
+    reach (`achievable_of` a type where it differs), `sustained` the fraction of that under the power
+    limit in long runs. `source` says where the numbers come from, `sources` where single ones do, by
+    TOML key. `curves` are measured costs; they take precedence over costs computed from the other
+    numbers. `ranks_per_processor`: ranks that
     share a processor; seconds are those of a rank while all of them work.
     `host_bandwidth_bytes_per_second`: between device and host memory, per direction;
     `host_memory_bytes`: the device's share of host memory; `host_copies_hide`: copies overlap with
@@ -43,6 +44,7 @@ class Device(msgspec.Struct, frozen=True):
     source: str = ""
     sources: dict[str, str] = {}
     sustained: float = 1.0
+    achievable_of: dict[str, float] = {}
     curves: tuple[Curve, ...] = ()
     ranks_per_processor: float = 1.0
     host_bandwidth_bytes_per_second: float = HOST_BYTES_PER_SECOND
@@ -62,12 +64,18 @@ class Device(msgspec.Struct, frozen=True):
         _sensible(self.runtime_overhead_bytes, "runtime_overhead_bytes", zero=True)
         for dtype, rate in self.peak_flops.items():
             _sensible(rate, f"peak_flops.{dtype}")
+        for dtype, share in self.achievable_of.items():
+            _sensible(share, f"achievable_of.{dtype}", most=1.0)
         if "float32" not in self.peak_flops:
             raise ValueError("peak_flops: float32 is needed; it stands for types not listed")
 
     def peak(self, dtype: str) -> float:
         """flop/s of matrix products in a type; fp32's where the type has no rate of its own."""
         return self.peak_flops.get(dtype, self.peak_flops["float32"])
+
+    def achievable_share(self, dtype: str) -> float:
+        """The fraction of a type's peak that the largest matrix products reach."""
+        return self.achievable_of.get(dtype, self.achievable)
 
     def curve(self, names: tuple[str, ...], dtype: str) -> Curve | None:
         """The measured cost under the first of these names that has one, else None."""

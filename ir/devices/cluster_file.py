@@ -36,8 +36,8 @@ Positive = Annotated[float, Meta(gt=0, le=1e15)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 Count = Annotated[int, Meta(ge=1, le=MAX_DEVICES)]
 Sourced = Literal[
-    "tflops", "achievable", "sustained", "memory_gb", "memory_gb_per_s", "launch_us", "runtime_gb",
-    "host_gb_per_s", "host_memory_gb",
+    "tflops", "achievable", "achievable_of", "sustained", "memory_gb", "memory_gb_per_s", "launch_us",
+    "runtime_gb", "host_gb_per_s", "host_memory_gb",
 ]  # fmt: skip
 T = TypeVar("T")
 
@@ -72,6 +72,7 @@ class DeviceTable(TomlTable, frozen=True, kw_only=True):
     memory_gb: Positive
     tflops: dict[str, Positive]
     achievable: Share
+    achievable_of: dict[str, Share] = {}
     memory_gb_per_s: Positive
     launch_us: Positive
     runtime_gb: Positive
@@ -96,6 +97,7 @@ class DeviceTable(TomlTable, frozen=True, kw_only=True):
             memory_bytes=int(self.memory_gb * GIGA),
             peak_flops={dtype: rate * TERA for dtype, rate in self.tflops.items()},
             achievable=self.achievable,
+            achievable_of=self.achievable_of,
             memory_bandwidth_bytes_per_second=self.memory_gb_per_s * GIGA,
             launch_overhead_seconds=self.launch_us * MICRO,
             runtime_overhead_bytes=int(self.runtime_gb * GIGA),

@@ -122,7 +122,7 @@ class CandidatePricer:
             load.send_seconds,
             micro_batches,
             max(chunks, execution.chunks),
-            execution.overlap,
+            "transfers" in execution.overlaps,
             self.cluster.device.ranks_per_processor,
             load.end_shares if chunks > 1 else (),
         )

@@ -1,7 +1,6 @@
 """Times and memory of pipeline stages under their batch axes.
 
-Generated programs do not overlap communication with compute yet, so it is not hidden here
-either unless the execution model says so.
+Communication is hidden behind compute where the execution model says so.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from math import prod
 
 from ...cost_model.communication.data_parallel import BatchAxes
+from ...cost_model.communication.overlap import exposed_seconds
 from ...cost_model.memory.peak import (
     InFlight,
     host_bytes,
@@ -18,7 +18,6 @@ from ...cost_model.memory.peak import (
     micro_batches_in_flight,
 )
 from ...cost_model.operators.roofline import stream_seconds
-from ...cost_model.pipeline.overlap import exposed_seconds
 from ...ir.cached import cached_method
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.plan.plan import Optimizer, Stage
@@ -73,6 +72,7 @@ class StagePricer:
             self.item_bytes,
             programs,
             COMPRESSED_OPTIMIZERS.get(self.optimizer.name),
+            self.execution.reduces_per_step,
         )
 
     def in_flight(
@@ -142,11 +142,12 @@ class StagePricer:
             added = axes.accumulated_bytes(trained)
             backward += stream_seconds("accumulate", added, self.cluster.device)
         in_backward = gather + scatter
-        if self.execution.overlap:
+        if "weights" in self.execution.overlaps:
             gather = exposed_seconds(forward, gather)
+            update_gather = exposed_seconds(forward, update_gather)
+        if "gradients" in self.execution.overlaps:
             in_backward = exposed_seconds(backward, in_backward)
             reduce = exposed_seconds(backward, reduce)
-            update_gather = exposed_seconds(forward, update_gather)
         updated = axes.updated_bytes(trained, self.optimizer.states)
         optimizer = stream_seconds(self.optimizer.name, updated, self.cluster.device)
         sync = reduce + update_gather + optimizer

@@ -95,6 +95,7 @@ def test_fused_attention_is_faster_and_smaller(predictor):
 
 def test_small_kernels_wait_for_the_host(predictor):
     small = {"microbatch": 1, "seq_len": 128, "global_batch": 4, "recompute": "full"}
+    small["framework"] = "FSDP2"
     eager, compiled = predict(predictor, **small), predict(predictor, **small, compile=1)
     assert compiled.step_seconds < 0.6 * eager.step_seconds
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from plait.cost_model.pipeline.overlap import exposed_seconds, overlapped_seconds
+from plait.cost_model.communication.overlap import exposed_seconds, overlapped_seconds
 
 TIMES = (0.0, 1e-3, 0.3, 1.0, 7.0)
 
