@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..ir.errors import FileError, UsageError
+from ..ir.errors import UsageError
 from ..ir.model.model import Model
 from ..ir.plan.placement import (
     Placement,
@@ -15,8 +15,6 @@ from ..ir.plan.placement import (
     PlacementGraph,
     PlacementLink,
     PlacementTarget,
-    check_placement,
-    load_graph,
     uniform_target,
 )
 from ..ir.text.units import parse_memory
@@ -62,7 +60,7 @@ def place(
         target = placement_target(cluster, devices, memory_bytes, alpha_us, beta_us_per_byte)
     options = options or PlacementOptions()
     if isinstance(graph, str | Path):
-        graph = read_graph(Path(graph))
+        graph = files.read_graph(Path(graph))
     if isinstance(graph, PlacementGraph):
         return search.place(graph, target, options).placement
     options = msgspec.structs.replace(options, colocation=True)
@@ -77,24 +75,9 @@ def placement_of_model(placement: Placement, model: Model) -> Placement:
     )
 
 
-def read_graph(path: Path) -> PlacementGraph:
-    """A `placement-graph/1` file; raises FileError naming the file and the place in it."""
-    try:
-        return load_graph(path.read_bytes())
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from error
-
-
 def read_placement(path: Path) -> Placement:
     """A placement that `place` wrote; raises FileError naming the file and the place in it."""
-    placement = files.read(path, Placement, PLACEMENT)
-    try:
-        check_placement(placement)
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from error
-    return placement
+    return files.read(path, Placement, PLACEMENT)
 
 
 def step_graph(model: Model, cluster: Cluster | None, optimizer: str) -> PlacementGraph:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from plait.api.placement import read_graph
+from plait.api.formats.files import read_graph
 from plait.ir.errors import InfeasibleError
 from plait.ir.plan.placement import (
     Placement,

@@ -1,10 +1,19 @@
 """The errors Plait raises: one root, few kinds, each with the exit code the command line gives it."""
 
+LONGEST_MESSAGE = 4000  # characters
+
 
 class PlaitError(Exception):
-    """Root of every error that Plait raises on purpose."""
+    """Root of every error that Plait raises on purpose. The middle of a long message is left out."""
 
     exit_code = 2
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        half = LONGEST_MESSAGE // 2
+        super().__init__(
+            text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} […] {text[-half:]}"
+        )
 
 
 class UsageError(PlaitError):

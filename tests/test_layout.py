@@ -22,7 +22,7 @@ MAY: dict[str, set[str]] = {
 # itself are named with a dot: `.program` is runtime/program.py.
 FLOORS: dict[str, list[set[str]]] = {
     "ir": [
-        {".errors", ".cached", ".passes"},
+        {".errors", ".cached", ".passes", ".ranges"},
         {"model", "files", "devices", "compression"},
         {"ops", "plan"},
         {"analysis"},
@@ -63,7 +63,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "api": [
         {".options", "formats", "predict", "view"},
         {"plans", ".placement", ".compiled_kernels"},
-        {".compilation"},
+        {".compilation", ".check"},
         {".python", ".scaled_down"},
         {"commands"},
         {".cli"},

@@ -1,4 +1,4 @@
-"""`plait check`: a file of ours, validated without running anything."""
+"""`plait check`: any file or folder of ours, validated without running anything."""
 
 from __future__ import annotations
 
@@ -10,23 +10,21 @@ from .output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="model, plan, placement, graph, cluster (.toml), step log (.jsonl), buffers (.csv) or "
+        "strategy of Galvatron's; or the folder of a program or of checkpoints",
+    )
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ...ir.plan.placement import GRAPH_FORMAT
-    from ..formats import files
-    from ..formats.model_source import read_model
-    from ..placement import PLACEMENT, read_graph, read_placement
-    from ..plans.plan_object import load_plan
+    from ..check import check
 
-    path = Path(arguments.file)
-    kind = files.format_of(path)
-    readers = {"plait/model": read_model, PLACEMENT: read_placement, GRAPH_FORMAT: read_graph}
-    readers.get(kind, load_plan)(path)
+    kind = check(Path(arguments.file))
     if arguments.json:
         print_json({"format": kind, "ok": True})
     else:
-        print(f"{path}: a sound {kind}")
+        print(f"{arguments.file}: a sound {kind}")
     return 0

@@ -97,11 +97,11 @@ def _graph(
 ) -> tuple[PlacementGraph, Model | None]:
     """The graph of SOURCE, and the model whose step it is, if any."""
     from ..formats import files
-    from ..placement import read_graph, step_graph
+    from ..placement import step_graph
 
     source = source_of(arguments)
     path = Path(source.source)
     if source.is_file and files.format_of(path) != "plait/model":
-        return read_graph(path), None
+        return files.read_graph(path), None
     model = source.load()
     return step_graph(model, cluster, arguments.optimizer), model

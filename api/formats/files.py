@@ -1,49 +1,68 @@
-"""Reads and writes the files of Plait, each written whole or not at all."""
+"""Reads and writes the files of Plait: read with every check of their kind, written whole or not at
+all."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
+from ...ir.analysis.verify_model import verify_model
 from ...ir.errors import FileError
-from ...ir.files.json_files import dump, load
+from ...ir.files.json_files import dump, parse
+from ...ir.files.reading import naming, read_bytes, read_verified
 from ...ir.model.model import Model
 from ...ir.plan.heterogeneous import HeterogeneousPlan
-from ...ir.plan.placement import GRAPH_FORMAT, Placement, PlacementGraph
+from ...ir.plan.placement import (
+    GRAPH_FORMAT,
+    Placement,
+    PlacementGraph,
+    check_placement,
+    load_graph,
+)
 from ...ir.plan.plan import Plan
+from ...ir.plan.verify import verify_heterogeneous_plan, verify_plan
 
 T = TypeVar("T")
-# fmt: off
-FORMATS: dict[str, type] = {
-    "plait/plan": Plan, "plait/model": Model, "plait/placement": Placement,
-    GRAPH_FORMAT: PlacementGraph, "plait/fleet-plan": HeterogeneousPlan,
+
+
+class Kind(NamedTuple):
+    """A kind of file: the type of its value, and what checks that its parts hold together."""
+
+    type: type
+    verify: Callable[[Any], None]
+
+
+KINDS: dict[str, Kind] = {
+    "plait/plan": Kind(Plan, verify_plan),
+    "plait/model": Kind(Model, verify_model),
+    "plait/placement": Kind(Placement, check_placement),
+    "plait/fleet-plan": Kind(HeterogeneousPlan, verify_heterogeneous_plan),
 }
-# fmt: on
 
 
 def read(path: Path, kind: type[T], format_: str) -> T:
-    """A value of one format; raises FileError naming the file and the place in it."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
-    try:
-        return load(data, kind, format_)
-    except FileError as error:
-        raise FileError(f"{path}: {error}") from error
+    """The verified value of a file; raises FileError naming the file and the place in it."""
+    return read_verified(path, kind, format_, KINDS[format_].verify)
+
+
+def read_graph(path: Path) -> PlacementGraph:
+    """A `placement-graph/1` file; raises FileError naming the file and the place in it."""
+    data = read_bytes(path)
+    with naming(path):
+        return load_graph(data)
 
 
 def format_of(path: Path) -> str:
-    """The format that a file names; raises FileError where it names none of `FORMATS`."""
-    try:
-        head = json.loads(path.read_bytes()).get("format")
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
-    except (ValueError, AttributeError, RecursionError):
-        raise FileError(f"{path}: $: not a JSON object") from None
-    if head not in FORMATS:
-        raise FileError(f"{path}: $.format: {head!r:.60} is none of {', '.join(FORMATS)}")
+    """The format that a file names; raises FileError where it names none that is known."""
+    data, known = read_bytes(path), (*KINDS, GRAPH_FORMAT)
+    with naming(path):
+        parsed = parse(data)
+        if not isinstance(parsed, dict):
+            raise FileError("$: not a JSON object")
+        head = cast("dict[str, Any]", parsed).get("format")
+        if head not in known:
+            raise FileError(f"$.format: {head!r:.60} is none of {', '.join(known)}")
     return str(head)
 
 

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
 
 from ...ir.errors import FileError
+from ...ir.files.json_files import located, parse
+from ...ir.files.reading import naming, read_bytes
+from ...ir.model.verify import require
 from ...ir.plan.plan import Plan
+from ...ir.ranges import Count, FewCount
 from ...planner.interop.galvatron_file import GalvatronPlan, from_json, to_json
-from ...planner.interop.galvatron_plan import DEFAULTS, to_galvatron
+from ...planner.interop.galvatron_plan import to_galvatron
 
-FIXED = {"pipeline_type": "pipedream_flush"}  # what plans of Plait do too
+Numbers = Annotated[str, Meta(pattern=r"^[1-9]\d{0,5}(,[1-9]\d{0,5}){0,9999}$")]
+Flags = Annotated[str, Meta(pattern=r"^[01](,[01]){0,9999}$")]
+Flag = Literal[0, 1]
+
+
+class GalvatronFields(msgspec.Struct, frozen=True):
+    """The fields of a strategy file that plans are made from; others are left alone. Plans of Plait run
+    as `pipedream_flush` too."""
+
+    pp_deg: FewCount
+    tp_sizes_enc: Numbers
+    dp_types_enc: Flags
+    checkpoint: Flags
+    use_sp: Flags
+    global_bsz: Count
+    chunks: FewCount
+    pp_division: Numbers
+    vtp: FewCount
+    vsp: Flag
+    embed_sdp: Flag
+    tp_consecutive_flags: Flags = "1"
+    pipeline_type: Literal["pipedream_flush"] = "pipedream_flush"
+    default_dp_type: Literal["ddp", "zero2", "zero3"] = "zero2"
 
 
 def galvatron_text(plan: Plan) -> str:
@@ -20,41 +49,30 @@ def galvatron_text(plan: Plan) -> str:
 
 def read_galvatron(path: Path, devices: int) -> GalvatronPlan:
     """The strategy file at `path` for `devices` devices; raises FileError naming what is wrong."""
+    data = read_bytes(path)
+    with naming(path):
+        verify_fields(parse(data))
+        plan = from_json(data.decode(), devices)
+        for strategy in (*plan.layers, plan.ends):
+            fits = strategy.stages * strategy.ranks * strategy.replicas == devices
+            require(fits, "$", f"strategy {strategy} is not for {devices} devices")
+        return plan
+
+
+def verify_fields(data: object) -> None:
+    """Raises FileError naming the field that is wrong, of a strategy for any number of devices."""
     try:
-        text = path.read_text(encoding="utf-8")
-        galvatron_plan = from_json(text, devices)
-        fields = json.loads(text)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror}") from error
-    except KeyError as error:
-        raise FileError(
-            f"{path}: $.{error.args[0]}: missing from a strategy of Galvatron's"
-        ) from None
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
-        raise FileError(f"{path}: no strategy of Galvatron's: {error}") from error
-    for fault in faults(galvatron_plan, fields, devices):
-        raise FileError(f"{path}: {fault}")
-    return galvatron_plan
-
-
-def faults(plan: GalvatronPlan, fields: dict[str, object], devices: int) -> list[str]:
-    """Reasons why a strategy file cannot be priced here; empty where it can."""
-    reasons = [
-        f"$.{name}: {fields[name]!r} is not {value!r}"
-        for name, value in FIXED.items()
-        if fields.get(name, value) != value
-    ]
-    if plan.default not in DEFAULTS:
-        reasons.append(f"$.default_dp_type: {plan.default!r} is none of {', '.join(DEFAULTS)}")
-    if "0" in str(fields.get("tp_consecutive_flags", "1")).split(","):
-        reasons.append("$.tp_consecutive_flags: ranks of a layer must be neighbours")
-    if len(plan.division) != int(str(fields["pp_deg"])) or sum(plan.division) != len(plan.layers):
-        reasons.append(f"$.pp_division: {plan.division} does not divide {len(plan.layers)} layers")
-    reasons += [
-        f"strategy {strategy} is not for {devices} devices"
-        for strategy in dict.fromkeys((*plan.layers, plan.ends))
-        if strategy.stages * strategy.ranks * strategy.replicas != devices or strategy.ranks < 1
-    ]
-    if min(plan.batch.samples, plan.batch.micro_batches) < 1:
-        reasons.append("$.global_bsz and $.chunks count from 1")
-    return reasons
+        fields = msgspec.convert(data, GalvatronFields, strict=True)
+    except msgspec.ValidationError as error:
+        raise FileError(f"{located(str(error))}: no strategy of Galvatron's") from None
+    flags = fields.tp_consecutive_flags
+    require("0" not in flags, "$.tp_consecutive_flags", "ranks of a layer must be neighbours")
+    layers = len(fields.tp_sizes_enc.split(","))
+    for name in ("dp_types_enc", "checkpoint", "use_sp"):
+        have = len(getattr(fields, name).split(","))
+        require(have == layers, f"$.{name}", f"{have} layers, tp_sizes_enc has {layers}")
+    division = [int(n) for n in fields.pp_division.split(",")]
+    fits = len(division) == fields.pp_deg and sum(division) == layers
+    require(fits, "$.pp_division", f"{fields.pp_division} does not divide {layers} layers")
+    divides = fields.global_bsz % fields.chunks == 0
+    require(divides, "$.chunks", f"{fields.chunks} do not divide {fields.global_bsz} samples")

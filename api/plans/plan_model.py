@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from ...ir.analysis.dataflow import analyse_dataflow
 from ...ir.errors import MismatchError, UsageError
 from ...ir.lowering.cast import in_precision
+from ...ir.lowering.fit import verify_fit
 from ...ir.lowering.rescale import rescale
 from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
@@ -24,7 +26,14 @@ def model_of_plan(plan: Plan, source: str | None, batch: int | None, seq: int | 
     model = chosen.load_for(plan.global_batch, plan.precision, plan.model_digest)
     if model.fingerprint() != plan.model_digest:
         raise MismatchError(f"{chosen.source} is not the model of the plan ({plan.model})")
-    return in_precision(model, plan.precision)
+    return _fitting(plan, model)
+
+
+def _fitting(plan: Plan, model: Model) -> Model:
+    """The model as the plan runs it; raises FileError where the plan has parts that it has not."""
+    model = in_precision(model, plan.precision)
+    verify_fit(plan, model, analyse_dataflow(model).axes)
+    return model
 
 
 def _source(plan: Plan, source: str | None, batch: int | None, seq: int | None) -> ModelSource:
@@ -48,4 +57,4 @@ def model_from_file(plan: Plan, path: Path) -> Model:
         raise MismatchError(f"{path} is not the model that the plan was made for ({plan.model})")
     if model.batch != plan.global_batch:
         model = rescale(model, plan.global_batch)
-    return in_precision(model, plan.precision)
+    return _fitting(plan, model)

@@ -174,7 +174,7 @@ def stage_peaks(
 ) -> list[PeakBytes]:
     """Peak of a stage by part: one part runs, the others hold their in-flight values."""
     busy = [part_peak(stage, axes, execution, in_flight, device) for stage, axes in parts]
-    if len(parts) == 1:
+    if len(parts) <= 1:
         return busy
     idle = [between_calls(stage, axes, execution, in_flight) for stage, axes in parts]
     most = max(range(len(parts)), key=lambda p: sum(busy[p]) - sum(idle[p]))

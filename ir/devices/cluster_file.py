@@ -31,9 +31,11 @@ from .cluster import (
 from .curve import Curve
 from .heterogeneous import HeterogeneousCluster
 
+MOST_BYTES = 1 << 20  # of a file
 GIGA, TERA, MICRO = 1e9, 1e12, 1e-6
 Positive = Annotated[float, Meta(gt=0, le=1e15)]
 Share = Annotated[float, Meta(gt=0, le=1)]
+Text = Annotated[str, Meta(max_length=10_000)]
 Count = Annotated[int, Meta(ge=1, le=MAX_DEVICES)]
 Sourced = Literal[
     "tflops", "achievable", "achievable_of", "sustained", "memory_gb", "memory_gb_per_s", "launch_us",
@@ -49,13 +51,13 @@ class TomlTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CurveTable(TomlTable, frozen=True, kw_only=True):
     """Measured microseconds `us` at `amounts`, of flops or bytes."""
 
-    name: str = ""
+    name: Text = ""
     by: Literal["flops", "bytes"] = "bytes"
     amounts: tuple[Positive, ...]
     us: tuple[Positive, ...]
-    dtype: str = "float32"
+    dtype: Text = "float32"
     ranks: Annotated[int, Meta(ge=0, le=MAX_DEVICES)] = 0
-    source: str = ""
+    source: Text = ""
 
     def __post_init__(self) -> None:
         self.curve()
@@ -68,16 +70,16 @@ class CurveTable(TomlTable, frozen=True, kw_only=True):
 class DeviceTable(TomlTable, frozen=True, kw_only=True):
     """A kind of device; `sources` say of single keys where their numbers come from."""
 
-    kind: str = "device"
+    kind: Text = "device"
     memory_gb: Positive
-    tflops: dict[str, Positive]
+    tflops: dict[Text, Positive]
     achievable: Share
     achievable_of: dict[str, Share] = {}
     memory_gb_per_s: Positive
     launch_us: Positive
     runtime_gb: Positive
-    source: str = ""
-    sources: dict[Sourced, str] = {}
+    source: Text = ""
+    sources: dict[Sourced, Text] = {}
     sustained: Share | None = None
     ranks_per_processor: Annotated[float, Meta(ge=1, le=MAX_DEVICES)] = 1.0
     host_gb_per_s: Positive | None = None
@@ -115,11 +117,11 @@ class DeviceTable(TomlTable, frozen=True, kw_only=True):
 class LinkTable(TomlTable, frozen=True, kw_only=True):
     """A kind of link: GB/s per device and direction, microseconds a message."""
 
-    name: str = "link"
+    name: Text = "link"
     latency_us: Positive
     gb_per_s: Positive
     whole_reductions: bool = False
-    source: str = ""
+    source: Text = ""
     curve: tuple[CurveTable, ...] = ()
 
     def link(self, size: int) -> Link:
@@ -144,8 +146,8 @@ class LevelTable(LinkTable, frozen=True, kw_only=True):
 class PartTable(TomlTable, frozen=True, kw_only=True):
     """A cluster of one kind of device, a preset's or its own; levels from the outermost in."""
 
-    name: str = ""
-    kind: str = ""
+    name: Text = ""
+    kind: Text = ""
     device: DeviceTable | None = None
     level: Annotated[tuple[LevelTable, ...], Meta(min_length=1)]
 
@@ -167,7 +169,7 @@ class ClusterFile(PartTable, frozen=True, kw_only=True):
 class HeterogeneousFile(TomlTable, frozen=True, kw_only=True):
     """A file with several clusters, and the link that joins them."""
 
-    name: str = ""
+    name: Text = ""
     part: Annotated[tuple[PartTable, ...], Meta(min_length=2)]
     link: LinkTable
 
@@ -200,19 +202,25 @@ def _checked(path: Path, make: Callable[[], T]) -> T:
     try:
         return make()
     except ValueError as error:
-        raise FileError(f"{path}: {error}") from None
+        raise FileError(f"{path}: {error!s:.300}") from None
 
 
 def decode_tables(path: Path, kind: type[T]) -> T:
     """The tables of a TOML file as a value of `kind`; raises FileError with the key that is wrong."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=kind)
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise FileError(f"{path}: larger than {MOST_BYTES} bytes")
+        return msgspec.toml.decode(data, type=kind)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error
     except msgspec.ValidationError as error:
-        raise FileError(f"{path}: {_by_key(str(error))}") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: not TOML: {error}") from None
+        raise FileError(f"{path}: {_by_key(str(error)):.300}") from None
+    except RecursionError:
+        raise FileError(f"{path}: not TOML: nested too deep") from None
+    except (ValueError, TypeError, LookupError) as error:  # tomllib's, of odd keys and values
+        raise FileError(f"{path}: not TOML: {error!s:.300}") from None
 
 
 def _by_key(message: str) -> str:

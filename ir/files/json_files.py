@@ -17,6 +17,8 @@ T = TypeVar("T")
 VERSION = 2
 MOST_BYTES = 256 << 20
 DEEPEST = 200
+LONGEST_TEXT = 1 << 16  # characters of one string
+SURROGATE = re.compile(r"\\u[dD][89abABcdefCDEF]")
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)  # strings whole, brackets outside
 
 
@@ -48,7 +50,7 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
         value = msgspec.convert(body, kind, strict=True, dec_hook=decode_text)
     except msgspec.ValidationError as error:
         raise FileError(located(str(error))) from None
-    except (ValueError, OverflowError, RecursionError, AssertionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise FileError(f"$: {str(error)[:200]}") from None
     _refuse_unknown(body, msgspec.to_builtins(value, enc_hook=encode_text), "$")
     return value
@@ -72,7 +74,7 @@ def _refuse_unknown(data: Any, known: Any, path: str) -> None:
 def located(message: str) -> str:
     """msgspec's message with the JSON path first."""
     match = re.fullmatch(r"(?s)(.*?) - at `(.*)`", message)
-    return f"{match[2]}: {match[1]}" if match else f"$: {message}"
+    return f"{match[2]:.200}: {match[1]:.200}" if match else f"$: {message:.200}"
 
 
 def parse(data: bytes) -> Any:
@@ -84,10 +86,12 @@ def parse(data: bytes) -> Any:
     depth = 0
     for token in TOKENS.finditer(text):
         depth += (token[0] in "[{") - (token[0] in "]}")
+        if len(token[0]) > LONGEST_TEXT:
+            raise FileError(f"$…{token[0][:30]}: a text of more than {LONGEST_TEXT} characters")
         if depth > DEEPEST:
             raise FileError(f"$: nested deeper than {DEEPEST}")
     try:
-        return json.loads(
+        value = json.loads(
             text,
             object_pairs_hook=_object,
             parse_constant=_constant,
@@ -98,6 +102,23 @@ def parse(data: bytes) -> Any:
         raise FileError(f"$: not JSON: {error.msg} (line {error.lineno})") from None
     except RecursionError:
         raise FileError("$: nested too deep") from None
+    if SURROGATE.search(text):
+        _refuse_surrogates(value, "$")
+    return value
+
+
+def _refuse_surrogates(value: Any, path: str) -> None:
+    """Half a character outside the basic plane is no text: it could not be written again."""
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise FileError(f"{path:.200}: half of a surrogate pair")
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            _refuse_surrogates(key, path)
+            _refuse_surrogates(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for place, item in enumerate(cast("list[Any]", value)):
+            _refuse_surrogates(item, f"{path}[{place}]")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from typing import Final, Literal
 import msgspec
 
 from ..errors import PlaitError
+from ..ranges import Index
 from .mesh import Mesh
 from .tensor import TensorType
 
-Shard = tuple[int, int]
+Shard = tuple[Index, Index]
 AxisPlacement = Literal["R", "P"] | Shard
 Layout = tuple[AxisPlacement, ...]
-Factors = tuple[tuple[int, ...], ...]
+Factors = tuple[tuple[Index, ...], ...]
 
 REPLICATE: Final[Literal["R"]] = "R"
 PARTIAL: Final[Literal["P"]] = "P"

@@ -11,6 +11,8 @@ from math import prod
 
 import msgspec
 
+from ..ranges import AxisSize
+
 MICRO = "micro"
 CHUNK = "split"
 TIME_AXES = {MICRO: "micro-batches", CHUNK: "pieces"}  # nothing is gathered or reduced over them
@@ -20,7 +22,7 @@ class Axis(msgspec.Struct, frozen=True, array_like=True):
     """One axis of a mesh; rank numbers vary fastest along the last axis."""
 
     name: str
-    size: int
+    size: AxisSize
 
 
 class Mesh(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ def require(condition: bool, where: str, what: str) -> None:
         raise FileError(f"{where}: {what}")
 
 
-def verify_model(model: Model) -> None:
+def verify_structure(model: Model) -> None:
     """Raises FileError naming the JSON path of the first thing that does not hold together."""
     functions = {f.name: f for f in model.functions}
     require(len(functions) == len(model.functions), "$.functions", "two functions share a name")
@@ -41,12 +41,15 @@ def verify_model(model: Model) -> None:
     for i, call in enumerate(model.calls):
         verify_call(call, f"$.calls[{i}]", functions, parameters, known)
         known.update(call.results)
-    require(model.loss in known, "$.loss", f"no call makes {model.loss!r}")
+    require(model.loss in known, "$.loss", f"no call makes {model.loss!r:.80}")
     require(1 <= model.batch < 1 << 40, "$.batch", f"{model.batch} is not a batch size")
+    inputs = {item.name for item in model.inputs}
+    require(len(inputs) == len(model.inputs), "$.inputs", "two share a name")
+    require(model.loss not in inputs, "$.loss", "an input of the batch")
 
 
 def verify_type(type_: TensorType, where: str) -> None:
-    require(type_.dtype in ITEM_BYTES, where, f"unknown element type {type_.dtype!r}")
+    require(type_.dtype in ITEM_BYTES, where, f"unknown element type {type_.dtype!r:.80}")
     require(all(size >= 0 for size in type_.shape), where, "negative size")
     require(type_.elements < MOST_ELEMENTS, where, "absurd size")
 
@@ -55,6 +58,7 @@ def verify_function(function: Function, where: str) -> None:
     """Single assignment, uses after definitions, everything in range."""
     require(bool(IDENTIFIER.fullmatch(function.name)), f"{where}.name", "not an identifier")
     count = len(function.types)
+    require(len(function.outputs) > 0, f"{where}.outputs", "at least one")
     for i, type_ in enumerate(function.types):
         verify_type(type_, f"{where}.types[{i}]")
     defined: set[int] = set()
@@ -69,14 +73,21 @@ def verify_function(function: Function, where: str) -> None:
     require(0 <= function.forward <= len(function.ops), f"{where}.forward", "out of range")
     for i, op in enumerate(function.ops):
         if i == function.forward:
+            _verify_outputs(function, defined, where)
             define(_tangents(function), f"{where}.outputs")
         verify_op(op, f"{where}.ops[{i}]", defined)
         define([r for r in op.results if r >= 0], f"{where}.ops[{i}].results")
     if function.forward == len(function.ops):
+        _verify_outputs(function, defined, where)
         define(_tangents(function), f"{where}.outputs")
-    ends = [o.value for o in function.outputs]
-    ends += [i.gradient for i in function.inputs if i.gradient is not None]
-    require(defined.issuperset(ends), f"{where}.outputs", "a value that nothing makes")
+    ends = [i.gradient for i in function.inputs if i.gradient is not None]
+    require(defined.issuperset(ends), f"{where}.inputs", "a gradient that nothing makes")
+
+
+def _verify_outputs(function: Function, defined: set[int], where: str) -> None:
+    for i, output in enumerate(function.outputs):
+        at = f"{where}.outputs[{i}].value"
+        require(output.value in defined, at, f"value {output.value} is not made in forward")
 
 
 def _tangents(function: Function) -> list[int]:
@@ -84,7 +95,11 @@ def _tangents(function: Function) -> list[int]:
 
 
 def verify_op(op: Op, where: str, defined: set[int]) -> None:
-    require(bool(TARGET.fullmatch(op.target)), f"{where}.target", f"{op.target!r} is no operator")
+    require(
+        bool(TARGET.fullmatch(op.target)), f"{where}.target", f"{op.target!r:.80} is no operator"
+    )
+    require(len(op.results) > 0, f"{where}.results", "at least one")
+    require(all(r >= -1 for r in op.results), f"{where}.results", "-1 stands for none")
     require(all(IDENTIFIER.fullmatch(k) for k in op.kwargs), f"{where}.kwargs", "not identifiers")
     for value in op.operands():
         require(value in defined, f"{where}.args", f"value {value} is used before it is made")
@@ -93,7 +108,7 @@ def verify_op(op: Op, where: str, defined: set[int]) -> None:
 def verify_call(
     call: Call, where: str, functions: dict[str, Function], parameters: set[str], known: set[str]
 ) -> None:
-    require(call.function in functions, f"{where}.function", f"no function {call.function!r}")
+    require(call.function in functions, f"{where}.function", f"no function {call.function!r:.80}")
     function = functions[call.function]
     counts = (
         ("parameters", len(call.parameters), len(function.state_inputs())),
@@ -103,12 +118,12 @@ def verify_call(
     for field, have, want in counts:
         require(have == want, f"{where}.{field}", f"{have} given, {call.function} has {want}")
     for name in call.parameters:
-        require(name in parameters, f"{where}.parameters", f"no parameter {name!r}")
+        require(name in parameters, f"{where}.parameters", f"no parameter {name!r:.80}")
     for name in call.arguments:
-        require(name in known, f"{where}.arguments", f"{name!r} is not made before")
+        require(name in known, f"{where}.arguments", f"{name!r:.80} is not made before")
     for name in call.results:
         require(bool(IDENTIFIER.fullmatch(name)), f"{where}.results", "not an identifier")
-        require(name not in known, f"{where}.results", f"{name!r} is made twice")
+        require(name not in known, f"{where}.results", f"{name!r:.80} is made twice")
     for result, buffer in call.updates:
-        require(result in call.results, f"{where}.updates", f"no result {result!r}")
-        require(buffer in parameters, f"{where}.updates", f"no buffer {buffer!r}")
+        require(result in call.results, f"{where}.updates", f"no result {result!r:.80}")
+        require(buffer in parameters, f"{where}.updates", f"no buffer {buffer!r:.80}")

@@ -14,7 +14,9 @@ from math import prod
 
 import msgspec
 
-Fraction = tuple[int, int]  # numerator and denominator
+from ..ranges import AxisSize
+
+Fraction = tuple[AxisSize, AxisSize]  # numerator and denominator
 FULL: Fraction = (1, 1)
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from ..devices.heterogeneous import HeterogeneousCluster
+from ..ranges import Bytes, Count, Digest, FewCount, Index, Rate, Seconds
 from .memory_action import MemoryAction
 from .plan import Optimizer, Span, Stage
 from .strategy import Strategy
@@ -23,8 +24,8 @@ class DeviceGroup(msgspec.Struct, frozen=True):
     """Devices of one stage of a replica: neighbours of a part from its `first_device` on, with their
     strategy, their memory action, and the stage they run (calls, times, bytes)."""
 
-    part: int
-    first_device: int
+    part: Index
+    first_device: Index
     strategy: Strategy
     memory: MemoryAction
     stage: Stage
@@ -48,9 +49,9 @@ class DeviceGroup(msgspec.Struct, frozen=True):
 class PipelineReplica(msgspec.Struct, frozen=True):
     """A pipeline of device groups; it runs `micro_batches` of a step in `seconds`."""
 
-    micro_batches: int
+    micro_batches: FewCount
     device_groups: tuple[DeviceGroup, ...]
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
 
 
 class HeterogeneousPlan(msgspec.Struct, frozen=True):
@@ -61,21 +62,21 @@ class HeterogeneousPlan(msgspec.Struct, frozen=True):
     """
 
     model: str
-    model_digest: str
+    model_digest: Digest
     cluster: HeterogeneousCluster
-    global_batch: int
-    micro_batch: int
+    global_batch: Count
+    micro_batch: Count
     precision: str
     optimizer: Optimizer
     replicas: tuple[PipelineReplica, ...]
-    sync_seconds: float
-    step_seconds: float
-    tokens_per_second: float
-    lower_bound_seconds: float
-    single_part_seconds: tuple[float | None, ...] = ()
+    sync_seconds: Seconds
+    step_seconds: Seconds
+    tokens_per_second: Rate
+    lower_bound_seconds: Seconds
+    single_part_seconds: tuple[Seconds | None, ...] = ()
     calls: tuple[str, ...] = ()
     status: Literal["optimal", "feasible"] = "feasible"
-    memory_limit_bytes: int | None = None  # the user's limit per device
+    memory_limit_bytes: Bytes | None = None  # the user's limit per device
     complete: bool = True
 
     @property

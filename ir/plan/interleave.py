@@ -60,18 +60,24 @@ def zero_bubble(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
     return tuple(order.row(order.warm(stage, 1), stage) for stage in range(stages))
 
 
+def rounds_of(stages: int, micro_batches: int) -> int:
+    """Equal rounds of micro-batches, of at least as many as stages; raises UsageError."""
+    rounds = max(1, micro_batches // stages)
+    if micro_batches % rounds:
+        raise UsageError(
+            f"{micro_batches} micro-batches do not fill {rounds} equal rounds over {stages} "
+            f"stages; take a multiple of {stages}"
+        )
+    return rounds
+
+
 class _Order:
     """The order in which every stage takes its (chunk, micro-batch) pairs: in rounds of micro-batches
     that pass all chunks before the next round begins."""
 
     def __init__(self, stages: int, micro_batches: int, chunks: int) -> None:
-        rounds = max(1, micro_batches // stages)
-        if micro_batches % rounds:
-            raise UsageError(
-                f"{micro_batches} micro-batches do not fill {rounds} equal rounds over {stages} "
-                f"stages; take a multiple of {stages}"
-            )
-        self.stages, self.chunks, self.width = stages, chunks, micro_batches // rounds
+        self.stages, self.chunks = stages, chunks
+        self.width = micro_batches // rounds_of(stages, micro_batches)
         starts = range(0, micro_batches, self.width)
         self.forward = [(c, m) for r in starts for c in range(chunks) for m in self.of_round(r)]
         self.backward = [
@@ -103,8 +109,6 @@ class _Order:
 
 def _plain(name: str) -> ScheduleBuilder:
     def rows(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
-        if chunks != 1:
-            raise UsageError(f"schedule {name} has one chunk per stage, not {chunks}")
         return as_rows(SCHEDULES[name](stages, micro_batches))
 
     return rows
@@ -117,10 +121,19 @@ BUILDERS: dict[str, ScheduleBuilder] = {
 }
 
 
-def build_rows(name: str, stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
-    """Build a schedule by name; raises UsageError for an unknown name."""
+def check_schedule(name: str, stages: int, micro_batches: int, chunks: int) -> None:
+    """Raises UsageError for an unknown schedule, or where it cannot have these numbers."""
     if name not in BUILDERS:
-        raise UsageError(f"schedule {name!r} is not known here; known: {', '.join(BUILDERS)}")
+        raise UsageError(f"schedule {name!r:.80} is not known here; known: {', '.join(BUILDERS)}")
+    if name not in SCHEDULES:
+        rounds_of(stages, micro_batches)
+    elif chunks != 1:
+        raise UsageError(f"schedule {name} has one chunk per stage, not {chunks}")
+
+
+def build_rows(name: str, stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
+    """Build a schedule by name; raises UsageError as `check_schedule` does."""
+    check_schedule(name, stages, micro_batches, chunks)
     return BUILDERS[name](stages, micro_batches, chunks)
 
 

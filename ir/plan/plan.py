@@ -8,6 +8,21 @@ import msgspec
 
 from ..devices.cluster import Cluster
 from ..model.mesh import Mesh
+from ..ranges import (
+    Amount,
+    Bytes,
+    Count,
+    Digest,
+    FewCount,
+    Index,
+    InFlight,
+    Integer,
+    ItemBytes,
+    Rate,
+    Seconds,
+    Share,
+    StateCount,
+)
 from .memory_action import MemoryAction, Variant
 from .sharding import Chunking, Sharding
 from .strategy import Strategy
@@ -23,16 +38,16 @@ class Layers(msgspec.Struct, frozen=True):
     action, and `producers` the operators that compute them.
     """
 
-    first: int
-    last: int
-    sharding: int
+    first: Index
+    last: Index
+    sharding: Index
     memory: MemoryAction
-    forward_seconds: float = 0.0
-    backward_seconds: float = 0.0
+    forward_seconds: Seconds = 0.0
+    backward_seconds: Seconds = 0.0
     forward: CallWork = CallWork()
     backward: CallWork = CallWork()
     batch_only: bool = False
-    saved: tuple[int, ...] = ()
+    saved: tuple[Index, ...] = ()
     producers: tuple[str, ...] = ()
 
     @property
@@ -41,7 +56,7 @@ class Layers(msgspec.Struct, frozen=True):
         return self.memory.variant(self.saved)
 
 
-Span = tuple[int, int]  # calls [first, last)
+Span = tuple[Index, Index]  # calls [first, last)
 
 
 class Stage(msgspec.Struct, frozen=True):
@@ -56,16 +71,16 @@ class Stage(msgspec.Struct, frozen=True):
     """
 
     model_chunks: tuple[Span, ...]
-    in_flight_micro_batches: float = 1.0
-    forward_seconds: float = 0.0
-    backward_seconds: float = 0.0
-    communication_seconds: float = 0.0
-    sync_seconds: float = 0.0
-    transfer_bytes: int = 0
-    memory_terms: tuple[tuple[str, int], ...] = ()
+    in_flight_micro_batches: InFlight = 1.0
+    forward_seconds: Seconds = 0.0
+    backward_seconds: Seconds = 0.0
+    communication_seconds: Seconds = 0.0
+    sync_seconds: Seconds = 0.0
+    transfer_bytes: Bytes = 0
+    memory_terms: tuple[tuple[str, Bytes], ...] = ()
     bytes_by_strategy: tuple[StrategyBytes, ...] = ()
-    resharding_seconds: float = 0.0
-    host_bytes: int = 0
+    resharding_seconds: Seconds = 0.0
+    host_bytes: Bytes = 0
     compressible: CompressibleTransfer = CompressibleTransfer()
 
     @property
@@ -80,24 +95,24 @@ class Stage(msgspec.Struct, frozen=True):
 class Prediction(msgspec.Struct, frozen=True):
     """Predicted speed of a step. `mfu` and `bubble` are fractions; `model_flops` is per step."""
 
-    step_seconds: float = 0.0
-    tokens_per_second: float = 0.0
-    samples_per_second: float = 0.0
-    mfu: float = 0.0
-    bubble: float = 0.0
-    model_flops: float = 0.0
+    step_seconds: Seconds = 0.0
+    tokens_per_second: Rate = 0.0
+    samples_per_second: Rate = 0.0
+    mfu: Amount = 0.0
+    bubble: Share = 0.0
+    model_flops: Amount = 0.0
 
 
 class Alternative(msgspec.Struct, frozen=True):
     """A strategy that was priced and not chosen."""
 
     strategy_text: str
-    micro_batches: int
+    micro_batches: Count
     memory: str
-    step_seconds: float
-    peak_bytes: int
+    step_seconds: Seconds
+    peak_bytes: Bytes
     fits: bool
-    chunks_per_stage: int = 1
+    chunks_per_stage: Count = 1
 
     @property
     def name(self) -> str:
@@ -131,8 +146,8 @@ class Optimizer(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     name: str
-    states: int
-    state_bytes: int
+    states: StateCount
+    state_bytes: ItemBytes
     demand: OptimizerDemand = "elementwise"
 
 
@@ -148,25 +163,25 @@ class Plan(msgspec.Struct, frozen=True):
     """
 
     model: str
-    model_digest: str
+    model_digest: Digest
     cluster: Cluster
     mesh: Mesh
-    global_batch: int
-    micro_batches: int
+    global_batch: Count
+    micro_batches: FewCount
     schedule: str
     precision: str
     optimizer: Optimizer
-    memory_limit_bytes: int
+    memory_limit_bytes: Bytes
     stages: tuple[Stage, ...]
     layers: tuple[Layers, ...]
     shardings: tuple[Sharding, ...]
     prediction: Prediction
     status: Literal["optimal", "feasible"]
-    gap: float
+    gap: Share
     alternatives: tuple[Alternative, ...] = ()
     calls: tuple[str, ...] = ()
     source: str = ""
-    seed: int = 0
+    seed: Integer = 0
     complete: bool = True
     compression: tuple[CompressionChoice, ...] = ()
     chunkings: tuple[Chunking, ...] = ()

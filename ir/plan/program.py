@@ -13,6 +13,7 @@ from ..model.layout import Factors, Layout
 from ..model.mesh import Mesh
 from ..model.model import BatchConstant
 from ..model.tensor import TensorType
+from ..ranges import Count, Digest, FewCount, Index, ListedCount
 from .flat_shard import FULL, Fraction
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together
@@ -25,7 +26,7 @@ class NumberedName(msgspec.Struct, frozen=True):
     """Names that differ in one number: `before + str(start + i) + after` for the i-th call."""
 
     before: str
-    start: int
+    start: Index
     after: str
 
     def at(self, i: int) -> str:
@@ -47,13 +48,13 @@ class ParameterSpec(msgspec.Struct, frozen=True):
     type: TensorType
     factors: Factors
     layout: Layout
-    stages: tuple[int, ...]
+    stages: tuple[Index, ...]
     trainable: bool
     partial_axes: tuple[str, ...] = ()
-    mesh: int = 0
+    mesh: Index = 0
     aliases: tuple[str, ...] = ()
     values: tuple[float, ...] | None = None
-    count: int = 1
+    count: ListedCount = 1
     fraction: Fraction = FULL
 
     def names(self) -> tuple[str, ...]:
@@ -73,12 +74,12 @@ class CallRun(msgspec.Struct, frozen=True):
     results with the buffers they replace.
     """
 
-    first: int
-    last: int
+    first: Index
+    last: Index
     path: Names
     state_tensors: tuple[Names, ...]
-    updates: tuple[tuple[int, Names], ...] = ()
-    mesh: int = 0
+    updates: tuple[tuple[Index, Names], ...] = ()
+    mesh: Index = 0
 
     def name(self, names: Names, call: int) -> str:
         """The name that a call of this run takes from a pattern."""
@@ -121,9 +122,9 @@ class CompressedAxis(msgspec.Struct, frozen=True):
     reductions that a compressed `optimizer` does itself use the programs of that optimizer.
     """
 
-    mesh: int
+    mesh: Index
     role: str
-    inner: int
+    inner: Count
     gradients: str = ""
     weights: str = ""
     activations: str = ""
@@ -149,15 +150,15 @@ class ProgramTable(msgspec.Struct, frozen=True):
     """
 
     model: str
-    model_digest: str
-    plan_digest: str
+    model_digest: Digest
+    plan_digest: Digest
     mesh: Mesh
     meshes: tuple[Mesh, ...]
-    loss_mesh: int
-    stages: int
-    micro_batches: int
+    loss_mesh: Index
+    stages: FewCount
+    micro_batches: FewCount
     schedule: str
-    global_batch: int
+    global_batch: Count
     precision: str
     optimizer: str
     state_tensors: tuple[ParameterSpec, ...]
@@ -166,7 +167,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     stage_transfers: tuple[tuple[StageValue, ...], ...]
     source: str = ""
     compression: tuple[CompressedAxis, ...] = ()
-    chunks_per_stage: int = 1
+    chunks_per_stage: FewCount = 1
     constants: tuple[BatchConstant, ...] = ()
 
 

@@ -19,6 +19,7 @@ from ..files.text_value import TextValue
 from ..model.layout import AxisPlacement, Layout, Shard
 from ..model.mesh import Mesh
 from ..model.model import Function
+from ..ranges import AxisSize, FewCount, Index
 from .strategy import Strategy
 
 T = TypeVar("T")
@@ -175,7 +176,7 @@ class Chunking(msgspec.Struct, frozen=True):
     chunked loop, which devices shard by `outer`; `sharding` is the split of the rest by chunks."""
 
     function: str
-    chunks: int
-    outer: int
-    value_shards: tuple[tuple[int, Shard], ...]
+    chunks: FewCount
+    outer: AxisSize
+    value_shards: tuple[tuple[Index, Shard], ...]
     sharding: AxisSharding

@@ -8,6 +8,7 @@ import msgspec
 
 from ..errors import UsageError
 from ..model.mesh import Axis, Mesh
+from ..ranges import AxisSize
 from .flat_shard import FULL, Fraction
 
 
@@ -87,7 +88,7 @@ class Strategy(msgspec.Struct, frozen=True):
     replicated along that axis.
     """
 
-    axes: tuple[tuple[str, int], ...]
+    axes: tuple[tuple[str, AxisSize], ...]
     fraction: Fraction = FULL
 
     def size(self, role: str) -> int:

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from ..model.loops import Work
+from ..ranges import Amount, AxisSize, Bytes, Count, ItemBytes
 from .strategy import Strategy
 
 
@@ -20,9 +21,9 @@ class Kernels(msgspec.Struct, frozen=True):
 
     work: Work
     dtype: str
-    flops: float
-    moved_bytes: float
-    count: int
+    flops: Amount
+    moved_bytes: Amount
+    count: Count
     kind: str = ""
 
 
@@ -32,11 +33,11 @@ class Collectives(msgspec.Struct, frozen=True):
 
     kind: str
     axis: str
-    amount_bytes: float
-    size: int
-    stride: int
-    count: int
-    item_bytes: int = 0
+    amount_bytes: Amount
+    size: AxisSize
+    stride: AxisSize
+    count: Count
+    item_bytes: Bytes = 0
 
 
 class CallWork(msgspec.Struct, frozen=True):
@@ -45,14 +46,14 @@ class CallWork(msgspec.Struct, frozen=True):
 
     kernels: tuple[Kernels, ...] = ()
     collectives: tuple[Collectives, ...] = ()
-    host_bytes: int = 0
+    host_bytes: Bytes = 0
 
 
 class CompressibleTransfer(msgspec.Struct, frozen=True):
     """The part of a transfer between stages that is large enough to be compressed."""
 
-    bytes: int = 0
-    elements: int = 0
+    bytes: Bytes = 0
+    elements: Bytes = 0
 
 
 Phase = Literal["forward", "backward", "accumulate"]
@@ -68,11 +69,11 @@ class PeakPoint(msgspec.Struct, frozen=True):
     """
 
     phase: Phase
-    waiting_bytes: int
-    call_bytes: int
-    complete_gradient_bytes: int
-    weight_bytes: int
-    largest_weight_bytes: int
+    waiting_bytes: Bytes
+    call_bytes: Bytes
+    complete_gradient_bytes: Bytes
+    weight_bytes: Bytes
+    largest_weight_bytes: Bytes
 
 
 class StageBytes(msgspec.Struct, frozen=True):
@@ -94,23 +95,23 @@ class StageBytes(msgspec.Struct, frozen=True):
     host_bytes              wait in host memory, per micro-batch
     """
 
-    weight_bytes: int
-    trained_bytes: int
-    call_weight_bytes: tuple[tuple[int, int], ...]
-    saved_bytes: int
-    last_saved_bytes: int
+    weight_bytes: Bytes
+    trained_bytes: Bytes
+    call_weight_bytes: tuple[tuple[Bytes, Count], ...]
+    saved_bytes: Bytes
+    last_saved_bytes: Bytes
     peak_points: tuple[PeakPoint, ...]
-    batch_only_bytes: int
-    batch_copy_bytes: int
-    batch_input_bytes: int
-    outgoing_bytes: int
-    incoming_bytes: int
-    item_bytes: int
-    partial_gradient_bytes: dict[str, int]
-    small_tensor_bytes: int = 0
-    host_bytes: int = 0
-    message_bytes: int = 0
-    codec_bytes: int = 0
+    batch_only_bytes: Bytes
+    batch_copy_bytes: Bytes
+    batch_input_bytes: Bytes
+    outgoing_bytes: Bytes
+    incoming_bytes: Bytes
+    item_bytes: ItemBytes
+    partial_gradient_bytes: dict[str, Bytes]
+    small_tensor_bytes: Bytes = 0
+    host_bytes: Bytes = 0
+    message_bytes: Bytes = 0
+    codec_bytes: Bytes = 0
 
     @property
     def largest_call_bytes(self) -> int:

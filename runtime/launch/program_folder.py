@@ -10,8 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from ...ir.errors import FileError
-from ...ir.files.json_files import load
+from ...ir.files.reading import read_verified
 from ...ir.plan.program import ProgramTable
+from ...ir.plan.verify.program import verify_program
 
 FORMAT = "plait/program"
 
@@ -19,13 +20,11 @@ FORMAT = "plait/program"
 def read_table(folder: Path) -> ProgramTable:
     """The table of a program; raises FileError when it is not one."""
     path = folder / "table.json"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
+    if not path.is_file():
         raise FileError(
-            f"{path}: {error.strerror}; `plait compile PLAN SOURCE -o {folder}` writes a program"
-        ) from error
-    return load(data, ProgramTable, FORMAT)
+            f"{path}: no such file; `plait compile PLAN SOURCE -o {folder}` writes a program"
+        )
+    return read_verified(path, ProgramTable, FORMAT, verify_program)
 
 
 def import_stage(folder: Path, number: int, kind: str = "stage") -> ModuleType:

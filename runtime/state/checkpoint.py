@@ -17,6 +17,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from hashlib import file_digest
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,11 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from ...ir.errors import FileError
-from ...ir.files.json_files import dump, load
+from ...ir.files.json_files import dump
+from ...ir.files.reading import read_verified
+from ...ir.model.tensor import ITEM_BYTES
+from ...ir.model.verify import require
+from ...ir.ranges import Bytes, Index, Integer
 
 MANIFEST, FORMAT, PREFIX = "manifest.json", "plait/checkpoint", "generation-"
 KEEP = 2
@@ -39,13 +44,13 @@ T = TypeVar("T")
 
 class StoredFile(msgspec.Struct, frozen=True):
     name: str
-    bytes: int
+    bytes: Bytes
     sha256: str
 
 
 class StoredTensor(msgspec.Struct, frozen=True):
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Bytes, ...]
     dtype: str
 
 
@@ -62,15 +67,15 @@ class Manifest(msgspec.Struct, frozen=True):
     bucket. `batches` were seen in `steps` of the optimizer (None: as many)."""
 
     model: str
-    steps: int
-    seed: int
+    steps: Index
+    seed: Integer
     optimizer: str
     options: dict[str, Any]
     numbers: dict[str, float]
     tensors: tuple[StoredTensor, ...]
     files: tuple[StoredFile, ...] = ()
-    exchange_counts: dict[str, int] = {}
-    batches: int | None = None
+    exchange_counts: dict[str, Index] = {}
+    batches: Index | None = None
     groups: tuple[StoredGroup, ...] = ()
 
 
@@ -116,7 +121,29 @@ def read(folder: Path, generation: int | None = None) -> tuple[Manifest, dict[st
 
 
 def read_manifest(path: Path) -> Manifest:
-    return load((path / MANIFEST).read_bytes(), Manifest, FORMAT)
+    return read_verified(path / MANIFEST, Manifest, FORMAT, verify_manifest)
+
+
+def verify_manifest(manifest: Manifest) -> None:
+    """Raises FileError naming the JSON path: tensors once each, of known types; groups have names."""
+    names = [tensor.name for tensor in manifest.tensors]
+    require(len(set(names)) == len(names), "$.tensors", "one stands twice")
+    for i, tensor in enumerate(manifest.tensors):
+        known = tensor.dtype in ITEM_BYTES
+        require(known, f"$.tensors[{i}].dtype", f"unknown element type {tensor.dtype!r:.80}")
+        size = prod(tensor.shape) * ITEM_BYTES[tensor.dtype]
+        there = sum(file.bytes for file in manifest.files)
+        require(size <= there, f"$.tensors[{i}].shape", f"more than the {there} bytes of all files")
+
+
+def verify_generations(folder: Path) -> None:
+    """Raises FileError for a file of the newest generation that is missing or damaged; `folder` holds
+    generations or is one."""
+    newest = folder if (folder / MANIFEST).is_file() else generations(folder)[-1]
+    for stored in read_manifest(newest).files:
+        problem = _problem(newest, stored)
+        if problem:
+            raise FileError(problem)
 
 
 def generations(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from plait.api.predict.predictor import Predictor
 from plait.api.predict.run import UnmodelledError, read_run
 from plait.api.predict.table import predict_row
 from plait.api.predict.tracing import trace
-from plait.ir.model.verify import verify_model
+from plait.ir.analysis.verify_model import verify_model
 
 # fmt: off
 ROW = {

@@ -117,8 +117,10 @@ def changed(**fields: object) -> str:
         ('{"format": "plait/model", "version": 1, "name": 1e999}', "double"),
         ("[" * 100_000, "nested"),
         ('{"a":' * (DEEPEST + 1) + "1" + "}" * (DEEPEST + 1), "nested"),
-        ('"' + "\\" * 200_001, "not JSON"),
-        ('"' + '\\"' * 500_000, "not JSON"),
+        ('"' + "\\" * 20_001, "not JSON"),
+        ('"' + '\\"' * 500_000, "characters"),
+        (changed(name="y" * 100_000), "characters"),
+        (changed(name="\ud800"), r"\$\.name: half of a surrogate pair"),
     ],
 )
 def test_what_is_broken_says_where(text, says):

@@ -138,13 +138,14 @@ def test_actions_and_schedules_that_galvatron_has_not_are_refused(planned):
     [
         ({"pipeline_type": "gpipe"}, "pipeline_type"),
         ({"vtp": 3}, "not for 8 devices"),
-        ({"tp_sizes_enc": "1,1,-2,4"}, "not for 8 devices"),
+        ({"tp_sizes_enc": "1,1,-2,4"}, "$.tp_sizes_enc: "),
         ({"vtp": 0}, "no strategy"),
         ({"tp_consecutive_flags": "1,0,1,1"}, "neighbours"),
         ({"pp_division": "2,3"}, "divide"),
         ({"default_dp_type": "fsdp"}, "default_dp_type"),
-        ({"checkpoint": "1"}, "no strategy"),
-        ({"chunks": 0}, "count from 1"),
+        ({"checkpoint": "1"}, "$.checkpoint: 1 layers"),
+        ({"chunks": 0}, "$.chunks: "),
+        ({"chunks": 5}, "do not divide 32 samples"),
         ({"use_sp": None}, "no strategy"),
     ],
 )
@@ -163,4 +164,4 @@ def test_files_of_other_models_and_missing_fields_are_refused(model, tmp_path, c
     assert "2 layers" in capsys.readouterr().err
     Path(path).write_text("{}")
     assert main(["plan", model, "--cluster", "8xh100", "--pin", path]) > 0
-    assert "$.pp_deg: missing" in capsys.readouterr().err
+    assert "missing required field `pp_deg`" in capsys.readouterr().err
