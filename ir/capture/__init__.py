@@ -13,6 +13,10 @@ from ..errors import TraceError
 from ..model.model import Model
 from ..passes import Observer, run
 from .assemble import Assemble
+from .decompositions import bags as _bags  # noqa: F401  (registers its rules)
+from .decompositions import draws as _draws  # noqa: F401  (registers its rules)
+from .decompositions import recurrent as _recurrent  # noqa: F401  (registers its rules)
+from .decompositions.decompose import Decompose
 from .differentiate import Differentiate
 from .execute import execute, run_ops
 from .export import LossFunction
@@ -21,7 +25,6 @@ from .operators.elementary import call_key
 from .outline import Outline
 from .passes import losses as _losses  # noqa: F401  (registers its rules)
 from .passes.constants import UnsupportedNode
-from .passes.decompose import Decompose
 from .passes.functionalize import Functionalize
 from .passes.rewrite import Rewrite
 from .passes.simplify import Simplify

@@ -14,7 +14,7 @@ from .graph import FlatGraph, replace
 from .outline import GraphSegment, Outline, canonical
 from .passes.pairs import refuse_torn, settle_pairs
 
-RANDOM = {"plait.dropout.default": 3, "plait.attention.default": 8}
+RANDOM = {"plait.dropout.default": 3, "plait.attention.default": 8, "plait.uniform.default": 1}
 
 
 class Assemble(Pass[FlatGraph, Model], frozen=True):

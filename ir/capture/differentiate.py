@@ -17,6 +17,7 @@ from ..model.model import Function, Input, ModelInput, Op, Output
 from ..model.tensor import TensorType
 from ..passes import Observer, Pass, run
 from .backward.replay import BackwardReplay
+from .decompositions.of_torch import torch_decompositions
 from .export import Invocation, Recording
 from .graph import replace, substitute
 from .literals import DTYPES
@@ -94,7 +95,7 @@ def _record(body: FunctionBody, types: Sequence[TensorType]) -> Recording:
 
     with fake_mode, torch.enable_grad(), torch.fx.traceback.preserve_node_meta():
         try:
-            graph = make_fx(joint)(tensors, tangents)
+            graph = make_fx(joint, torch_decompositions())(tensors, tangents)
         except (RuntimeError, NotImplementedError) as error:
             text = str(error).split("\n")[0]
             raise TraceError(f"in {body.name}: no gradient can be derived: {text}") from error

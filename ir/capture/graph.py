@@ -53,7 +53,7 @@ class FlatGraph:
         carrying = set(self.trainable)
         for op in self.ops:
             if op.target not in CONSTANTS and not carrying.isdisjoint(op.operands()):
-                carrying.update(r for r in op.results if r >= 0 and self.types[r].is_float)
+                carrying.update(r for r in op.results if r >= 0 and self.types[r].differentiable)
         return carrying
 
     def wanted(self) -> set[int]:

@@ -14,6 +14,8 @@ from ..errors import FileError
 from .operators import attention as _attention  # noqa: F401  (registers plait::attention)
 from .operators import batch_norm as _batch_norm  # noqa: F401  (registers plait::batch_norm)
 from .operators import experts as _experts  # noqa: F401  (registers plait::experts)
+from .operators import random_numbers as _random  # noqa: F401  (registers plait::uniform)
+from .operators import recurrence as _recurrence  # noqa: F401  (registers plait::recurrence)
 from .torch_private import OpOverload, is_registered
 
 NAME = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*\.[A-Za-z_]\w*", re.ASCII)

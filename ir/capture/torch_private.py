@@ -7,11 +7,12 @@ file of its own, so that a compiled program need not import capture.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
+from torch._decomp import decomposition_table
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -38,6 +39,8 @@ __all__ = [
     "backward_hooks_of_old",
     "base_name",
     "call_autograd_function",
+    "decompositions",
+    "differentiating",
     "is_fake",
     "is_operator",
     "is_registered",
@@ -143,6 +146,29 @@ def torch_compiling() -> Iterator[None]:
         yield
     finally:
         torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
+
+
+@contextlib.contextmanager
+def differentiating() -> Iterator[None]:
+    """Let autograd record inside the kernel of an operator, which torch runs below autograd.
+
+    Without it, a backward that runs its forward again would have to be written by hand.
+    """
+    included = torch._C._dispatch_tls_local_include_set()
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for device in ("CPU", "CUDA"):
+        excluded = excluded.remove(getattr(torch._C.DispatchKey, f"Autograd{device}"))
+    excluded = excluded.remove(torch._C.DispatchKey.ADInplaceOrView)
+    with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
+        yield
+
+
+def decompositions() -> dict[OpOverload, Callable[..., Any]]:
+    """Torch's own decompositions of operators into smaller ones; no public name has all of them.
+
+    Without them, an operator that nobody declared runs whole on every rank.
+    """
+    return {op: f for op, f in decomposition_table.items() if isinstance(op, OpOverload)}
 
 
 # The class in which `Function.apply` looks up the apply of torch's engine. Without it, references to

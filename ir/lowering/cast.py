@@ -13,6 +13,7 @@ from ..passes import Observer, Pass, run
 
 PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat")))
+COMPLEX = tuple(name for name in ITEM_BYTES if name.startswith("complex"))
 
 
 class CastModel(Pass[Model, Model], frozen=True):
@@ -37,7 +38,8 @@ def cast_model(model: Model, dtype: str) -> Model:
     """
     if dtype not in FLOATS:
         raise UsageError(f"unknown floating-point type {dtype!r}; known: {', '.join(FLOATS)}")
-    return _converted(model, dict.fromkeys(FLOATS, dtype))
+    pair = "complex128" if dtype == "float64" else "complex64"
+    return _converted(model, {**dict.fromkeys(FLOATS, dtype), **dict.fromkeys(COMPLEX, pair)})
 
 
 def in_precision(model: Model, precision: str | None, observer: Observer | None = None) -> Model:

@@ -140,12 +140,13 @@ def loops(
     site: Site,
     *,
     kinds: dict[str, LoopKind] | None = None,
+    sizes: dict[str, int] | None = None,
     **facts: Unpack[LoopFacts],
 ) -> Loops:
     """Build a declaration from `"[m k], [k n] -> [m n]"` and the shapes at the site.
 
     `!` after a loop makes it unsplittable, `1` is a dimension without a loop. A merged dimension
-    `(c d)` needs all but one of its loops' sizes known from other dimensions.
+    `(c d)` needs all but one of its loops' sizes known from other dimensions, or from `sizes`.
     """
     left, right = pattern.split("->")
     unsplit = {name.rstrip("!") for name in re.findall(r"\w+!", pattern)}
@@ -154,9 +155,9 @@ def loops(
     )
     types = (*site.operands, *site.results)
     assert len(types) == len(inputs) + len(outputs), f"{site.op.target}: {pattern} at {types}"
-    sizes = _solve((*inputs, *outputs), types, site.op.target)
+    found = _solve((*inputs, *outputs), types, site.op.target, sizes or {})
     kinds = {**dict.fromkeys(unsplit, "whole"), **(kinds or {})}
-    declared = tuple(Loop(name, size, kinds.get(name, "split")) for name, size in sizes.items())
+    declared = tuple(Loop(name, size, kinds.get(name, "split")) for name, size in found.items())
     return Loops(declared, inputs, outputs, **facts)
 
 
@@ -169,9 +170,9 @@ def _dims(text: str) -> Dims:
 
 
 def _solve(
-    dims: tuple[Dims, ...], types: tuple[TensorType | None, ...], where: str
+    dims: tuple[Dims, ...], types: tuple[TensorType | None, ...], where: str, known: dict[str, int]
 ) -> dict[str, int]:
-    sizes: dict[str, int] = {}
+    sizes = dict(known)
     waiting: list[tuple[Dim, int]] = []
     for tensor, type_ in zip(dims, types, strict=True):
         if type_ is None:
@@ -185,14 +186,14 @@ def _solve(
             unknown = [name for name in dim if name not in sizes]
             if len(unknown) > 1:
                 continue
-            known = 1
+            product = 1
             for name in dim:
-                known *= sizes.get(name, 1)
+                product *= sizes.get(name, 1)
             if unknown:
-                assert size % known == 0, f"{where}: {dim} of {size}"
-                sizes[unknown[0]] = size // known
+                assert size % product == 0, f"{where}: {dim} of {size}"
+                sizes[unknown[0]] = size // product
             else:
-                assert known == size, f"{where}: {dim} is {known}, not {size}"
+                assert product == size, f"{where}: {dim} is {product}, not {size}"
             waiting.remove(item)
             break
         else:

@@ -39,5 +39,10 @@ class TensorType(msgspec.Struct, frozen=True, array_like=True):
     def is_float(self) -> bool:
         return self.dtype.startswith(("float", "bfloat"))
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients pass through it, and shards of it may be parts of a sum."""
+        return self.dtype.startswith(("float", "bfloat", "complex"))
+
     def __str__(self) -> str:
         return f"{SHORT.get(self.dtype, self.dtype)}[{' '.join(map(str, self.shape))}]"

@@ -12,9 +12,12 @@ from . import (
     norm,
     pointwise,
     pooling,
+    random_numbers,
+    recurrence,
     reduce,
     slicing,
     softmax,
+    transform,
     view,
 )
 
@@ -30,8 +33,11 @@ __all__ = [
     "norm",
     "pointwise",
     "pooling",
+    "random_numbers",
+    "recurrence",
     "reduce",
     "slicing",
     "softmax",
+    "transform",
     "view",
 ]

@@ -29,11 +29,13 @@ def gather(site: Site) -> Loops | None:
     if not shape or not index:
         return None
     full, places = _shared(shape, index, integer(site, 1) % len(shape))
-    linear = ((0,),) if site.operands[0].is_float else ()
+    linear = ((0,),) if site.operands[0].differentiable else ()
     return loops(pattern([full, places], [places]), site, linear=linear, work=MOVE, flops=0)
 
 
-@declare("aten.scatter.src", "aten.scatter.value", "aten.scatter_add.default")
+@declare(
+    "aten.scatter.src", "aten.scatter.value", "aten.scatter_add.default", "aten.scatter_reduce.two"
+)
 def scatter(site: Site) -> Loops | None:
     """x, dim, indices, source -> x with elements written or added"""
     shape, index = site.operands[0].shape, site.operands[1].shape
@@ -43,7 +45,7 @@ def scatter(site: Site) -> Loops | None:
     dim = integer(site, 1) % len(shape)
     full, places = _shared(shape, index, dim)
     text = pattern([full, places, *[places] * len(source)], [full])
-    adds = site.op.target == "aten.scatter_add.default" and site.operands[0].is_float
+    adds = site.op.target == "aten.scatter_add.default" and site.operands[0].differentiable
     linear = ((0, 2),) if adds else ()
     kinds: dict[str, LoopKind] = {f"n{dim}": "whole"}
     return loops(text, site, kinds=kinds, linear=linear, work=MOVE, flops=0)
@@ -67,7 +69,7 @@ def index_select(site: Site) -> Loops | None:
     if slices is None:
         return None
     full, places, result = slices
-    linear = ((0,),) if site.operands[0].is_float else ()
+    linear = ((0,),) if site.operands[0].differentiable else ()
     return loops(pattern([full, [places]], [result]), site, linear=linear, work=MOVE, flops=0)
 
 
@@ -78,7 +80,7 @@ def index_add(site: Site) -> Loops | None:
     if slices is None:
         return None
     full, places, source = slices
-    linear = ((0, 2),) if site.operands[0].is_float else ()
+    linear = ((0, 2),) if site.operands[0].differentiable else ()
     return loops(pattern([full, [places], source], [full]), site, linear=linear, work=MOVE, flops=0)
 
 
@@ -112,7 +114,7 @@ def index(site: Site) -> Loops | None:
     named = _Indexed(site, free=True)
     if named.masks:
         return None
-    linear = ((0,),) if site.operands[0].is_float else ()
+    linear = ((0,),) if site.operands[0].differentiable else ()
     text = pattern([named.full, *named.indices], [named.result])
     return loops(text, site, linear=linear, work=MOVE, flops=0)
 
@@ -126,7 +128,7 @@ def index_put(site: Site) -> Loops | None:
         return None
     source = aligned(values, named.result)
     last = len(site.operands) - 1
-    adds = literal(site, 3) is True and site.operands[0].is_float
+    adds = literal(site, 3) is True and site.operands[0].differentiable
     text = pattern([named.full, *named.indices, source], [named.full])
     return loops(text, site, linear=((0, last),) if adds else (), work=MOVE, flops=0)
 

@@ -50,7 +50,8 @@ def group_norm(site: Site) -> Loops:
     inputs = present(site, (full, ["(g c!)"], ["(g c!)"]))
     text = pattern(inputs, [full, ["b", "g"], ["b", "g"]])
     shapes = ((3, (("b",),)), (4, (("g", "c"),)), (6, (("g",),)))
-    return loops(text, site, shapes=shapes, work=WORK, flops=8)
+    sizes = {"g": integer(site, 6)}
+    return loops(text, site, sizes=sizes, shapes=shapes, work=WORK, flops=8)
 
 
 @declare("aten.native_group_norm_backward.default")

@@ -76,9 +76,9 @@ def is_tensor(site: Site, position: int) -> bool:
 
 
 def is_float(site: Site) -> bool:
-    """Whether every operand and result is floating point, so that sums may pass through."""
+    """Whether every operand and result is real or complex, so that sums may pass through."""
     types = (*site.operands, *site.results)
-    return all(type_ is None or type_.is_float for type_ in types)
+    return all(type_ is None or type_.differentiable for type_ in types)
 
 
 def built(

@@ -36,6 +36,21 @@ LINEAR: dict[str, Groups] = {
     "aten.softplus_backward.default": ((0,),),
     "aten.mish_backward.default": ((0,),),
     "aten.native_dropout_backward.default": ((0,),),
+    "aten.softshrink_backward.default": ((0,),),
+    "aten.hardshrink_backward.default": ((0,),),
+    "aten.logit_backward.default": ((0,),),
+    "aten._conj.default": ((0,),),
+    "aten._conj_physical.default": ((0,),),
+    "aten.conj_physical.default": ((0,),),
+    "aten.resolve_conj.default": ((0,),),
+    "aten._neg_view.default": ((0,),),
+    "aten.resolve_neg.default": ((0,),),
+    "aten.real.default": ((0,),),
+    "aten.imag.default": ((0,),),
+    "aten.complex.default": ((0, 1),),
+    "aten.polar.default": ((0,),),
+    "aten.deg2rad.default": ((0,),),
+    "aten.rad2deg.default": ((0,),),
 }
 # Sums of two tensors: linear in both together, and in none when one is a number.
 ADDITIONS = ("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Tensor")
@@ -61,6 +76,10 @@ ARITHMETIC = (
     "aten.clamp.default", "aten.clamp.Tensor", "aten.clamp_min.default", "aten.clamp_min.Tensor",
     "aten.clamp_max.default", "aten.clamp_max.Tensor", "aten.nan_to_num.default",
     "aten.atan2.default", "aten.hypot.default", "aten.xlogy.Tensor", "aten.logaddexp.default",
+    "aten.logaddexp2.default", "aten.copysign.Tensor", "aten.copysign.Scalar", "aten.heaviside.default",
+    "aten.round.decimals", "aten.signbit.default", "aten.gcd.default", "aten.lcm.default",
+    "aten.xlogy.Scalar_Other", "aten.xlogy.Scalar_Self", "aten.ldexp.Tensor",
+    "aten.nextafter.default", "aten.angle.default",
 )
 # fmt: on
 # fmt: off
@@ -69,7 +88,12 @@ TRANSCENDENTAL = (
     "aten.log2.default", "aten.log10.default", "aten.log1p.default", "aten.sin.default",
     "aten.cos.default", "aten.tan.default", "aten.asin.default", "aten.acos.default",
     "aten.atan.default", "aten.sinh.default", "aten.cosh.default", "aten.erf.default",
-    "aten.erfc.default",
+    "aten.erfc.default", "aten.asinh.default", "aten.acosh.default", "aten.atanh.default",
+    "aten.erfinv.default", "aten.lgamma.default", "aten.digamma.default", "aten.i0.default",
+    "aten.sinc.default", "aten.logit.default", "aten.polygamma.default", "aten.igamma.default",
+    "aten.special_ndtri.default", "aten.special_log_ndtr.default", "aten.special_i1.default",
+    "aten.special_i0e.default", "aten.special_i1e.default", "aten.special_erfcx.default",
+    "aten.special_entr.default", "aten.special_xlog1py.default",
 )
 # fmt: on
 # fmt: off
@@ -78,7 +102,8 @@ ACTIVATIONS = (
     "aten.sigmoid.default", "aten.leaky_relu.default", "aten.hardtanh.default",
     "aten.hardswish.default", "aten.hardsigmoid.default", "aten.elu.default",
     "aten.softplus.default", "aten.mish.default", "aten.relu6.default", "aten.selu.default",
-    "aten.threshold.default", "aten.log_sigmoid.default",
+    "aten.threshold.default", "aten.log_sigmoid.default", "aten.celu.default",
+    "aten.softshrink.default", "aten.hardshrink.default",
 )
 # fmt: on
 COMPARISONS = tuple(
@@ -94,6 +119,8 @@ LOGIC = (
     "aten.bitwise_or.Scalar", "aten.bitwise_xor.Scalar", "aten.isnan.default", "aten.isinf.default",
     "aten.isneginf.default", "aten.__and__.Tensor", "aten.__or__.Tensor", "aten.where.Scalar",
     "aten.bitwise_left_shift.Tensor_Scalar", "aten.bitwise_right_shift.Tensor_Scalar",
+    "aten.bitwise_left_shift.Tensor", "aten.bitwise_right_shift.Tensor", "aten.isposinf.default",
+    "aten.isfinite.default", "aten.isreal.default",
 )
 # fmt: on
 # The result has the shape of the first operand and takes no value from it.
@@ -109,7 +136,12 @@ MOVES = (
     "aten.contiguous.default", "aten.copy.default", "aten.lift_fresh_copy.default", *LIKE,
 )
 # fmt: on
-VIEWS = ("aten.detach.default", "aten.alias.default", "aten.positive.default")
+# fmt: off
+VIEWS = (
+    "aten.detach.default", "aten.alias.default", "aten.positive.default", "aten._conj.default",
+    "aten._neg_view.default", "aten.real.default", "aten.imag.default",
+)
+# fmt: on
 
 
 @declare(
@@ -139,15 +171,15 @@ def pointwise(site: Site) -> Loops | None:
 
 
 def linear(site: Site) -> Groups:
-    """The groups whose operands, and the result, are floating point."""
+    """The groups whose operands, and the result, are real or complex."""
     (result,) = site.results
-    if result is None or not result.is_float:
+    if result is None or not result.differentiable:
         return ()
     groups = _groups(site)
     return tuple(
         group
         for group in groups
-        if group and all(i < len(site.operands) and site.operands[i].is_float for i in group)
+        if group and all(i < len(site.operands) and site.operands[i].differentiable for i in group)
     )
 
 
@@ -167,3 +199,36 @@ def _choice(site: Site, positions: tuple[int, ...]) -> tuple[int, ...]:
     if any(number != 0 for number in numbers):
         return ()
     return tuple(tensors.index(i) for i in positions if is_tensor(site, i))
+
+
+@declare("aten._prelu_kernel.default", "aten._prelu_kernel_backward.default")
+def leaky(site: Site) -> Loops:
+    """(gradient,) x, slope -> x; backward gives the gradients of both, of the shape of x"""
+    full = dim_names(site.operands[0].shape)
+    inputs = [aligned(operand.shape, full) for operand in site.operands]
+    backward = len(inputs) == 3
+    text = pattern(inputs, [full] * len(site.results))
+    return loops(text, site, linear=((0,),) if backward else ())
+
+
+@declare("aten.frexp.Tensor")
+def mantissa_and_exponent(site: Site) -> Loops:
+    """x -> mantissa, exponent"""
+    full = dim_names(site.operands[0].shape)
+    return loops(pattern([full], [full] * len(site.results)), site)
+
+
+@declare("aten.view_as_complex.default")
+def as_complex(site: Site) -> Loops:
+    """[… 2] -> […] of complex numbers"""
+    full = dim_names(site.operands[0].shape[:-1])
+    text = pattern([[*full, "part!"]], [full])
+    return loops(text, site, linear=((0,),), work="view", flops=0)
+
+
+@declare("aten.view_as_real.default")
+def as_real(site: Site) -> Loops:
+    """[…] of complex numbers -> [… 2]"""
+    full = dim_names(site.operands[0].shape)
+    text = pattern([full], [[*full, "part!"]])
+    return loops(text, site, linear=((0,),), work="view", flops=0)

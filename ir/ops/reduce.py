@@ -78,6 +78,11 @@ WHOLE: dict[str, tuple[int, int]] = {
     "aten.std.correction": (1, 99),
     "aten.var_mean.correction": (1, 99),
     "aten.linalg_vector_norm.default": (2, 3),
+    "aten.norm.ScalarOpt_dim": (2, 3),
+    "aten.norm.Scalar": (99, 99),
+    "aten.median.dim": (1, 2),
+    "aten.median.default": (99, 99),
+    "aten.nanmedian.dim": (1, 2),
 }
 
 

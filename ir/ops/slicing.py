@@ -15,6 +15,7 @@ Shapes = tuple[tuple[int, Dims], ...]
 # Finer chunks are no structure of the model, and would only clash with other views of the dim.
 MAXIMUM_CHUNKS = 32
 INNER = "inner"
+WITH_SIZES = "split_with_sizes"
 
 
 def _unit(sizes: list[int]) -> int:
@@ -131,7 +132,13 @@ def _selected(shape: tuple[int, ...], dim: int) -> tuple[DimNames, int]:
     return dim_names(shape, whole=(dim,)), dim
 
 
-@declare("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")
+@declare(
+    "aten.split.Tensor",
+    "aten.unsafe_split.Tensor",
+    "aten.split_with_sizes.default",
+    "aten.unsafe_split_with_sizes.default",
+    "aten.chunk.default",
+)
 def split(site: Site) -> Loops:
     shape, target = site.operands[0].shape, site.op.target
     dim = integer(site, 2) % len(shape)
@@ -145,7 +152,7 @@ def split(site: Site) -> Loops:
     known = _sizes(shape, dim, unit, lengths)
     shapes: Shapes = ()
     if unit > 1 and "split" in target:
-        shapes = ((1, dims(parts if target == "aten.split_with_sizes.default" else parts[:1])),)
+        shapes = ((1, dims(parts if WITH_SIZES in target else parts[:1])),)
     outputs = [_replaced(full, dim, part) for part in parts]
     linear = _linear(site)
     return built(site, [outer], outputs, known, linear=linear, shapes=shapes, work="view")
@@ -153,7 +160,7 @@ def split(site: Site) -> Loops:
 
 def _parts(site: Site, size: int) -> list[int]:
     """Lengths of the parts along the dim, whether or not anybody uses them."""
-    if site.op.target == "aten.split_with_sizes.default":
+    if WITH_SIZES in site.op.target:
         return list(integers(site, 1))
     length = integer(site, 1)
     if site.op.target == "aten.chunk.default":

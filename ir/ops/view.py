@@ -193,4 +193,4 @@ def _argument(site: Site, position: int, name: str) -> object:
 
 
 def _linear(site: Site) -> tuple[tuple[int, ...], ...]:
-    return ((0,),) if site.operands[0].is_float else ()
+    return ((0,),) if site.operands[0].differentiable else ()

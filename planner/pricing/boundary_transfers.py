@@ -50,7 +50,7 @@ class BoundaryTransfers:
                 if last_reader > i:
                     deltas[without_tokens][i + 1] += type_.bytes
                     deltas[without_tokens][last_reader + 1] -= type_.bytes
-                for at in range(i + 1, last_reader + 1 if type_.is_float else 0):
+                for at in range(i + 1, last_reader + 1 if type_.differentiable else 0):
                     self.floats[at].append((type_, without_tokens))
         return list(map(TransferBytes, *map(accumulate, deltas)))
 

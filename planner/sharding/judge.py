@@ -96,7 +96,7 @@ def state_and_saved_bytes(problem: ShardingProblem, produced: dict[int, Layout])
     values = {i.value for i in function.state_inputs()}
     read = {v for op in function.backward_ops for v in op.operands()}
     for op in function.forward_ops:
-        values |= {v for v in op.results if v in read and function.types[v].is_float}
+        values |= {v for v in op.results if v in read and function.types[v].differentiable}
     return sum(
         local_type(function.types[v], problem.axes.factors[v], produced[v], problem.mesh).bytes
         for v in values

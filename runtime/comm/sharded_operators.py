@@ -56,6 +56,10 @@ class ShardedOperators:
         """`plait::dropout` of a shard: its slice of the full tensor's mask."""
         return OPS.dropout(*self.with_offsets(args))
 
+    def uniform(self, *args: object) -> Tensor:
+        """`plait::uniform` of a shard: its part of the whole tensor's numbers."""
+        return OPS.uniform(*self.with_offsets(args))
+
     def attention(self, *args: object, over: tuple[str, ...] = ()) -> tuple[Tensor, Tensor]:
         """`plait::attention` of a shard. With the keys sharded over axes, every rank attends to its
         own keys, and results are weighted by their share of the softmax denominator."""

@@ -1,8 +1,9 @@
-"""Replays a program's random masks in the user's own module, which runs eagerly.
+"""Replays a program's random numbers in the user's own module, which runs eagerly.
 
 On the CPU torch draws every dropout mask, that of attention included, by filling a tensor of noise
-(`bernoulli_`), and stochastic depth by `rand`. A dispatch mode puts the masks of the program there, in
-the order in which the module draws. Only the order and the shapes come from the trace.
+(`bernoulli_`). A dispatch mode puts the masks of the program there, and what follows from its uniform
+numbers where the module draws something else (`distributions`), in the order in which the module
+draws. Only the order and the shapes come from the trace.
 """
 
 from __future__ import annotations
@@ -18,37 +19,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
-from ...ir.capture.operators.elementary import MASK_ARGUMENTS, call_key, dropout_mask
+from ...ir.capture.operators.elementary import MASK_ARGUMENTS, UNIFORM, call_key, dropout_mask
+from ...ir.capture.operators.random_numbers import uniform
 from ...ir.capture.operators.shard_offsets import full_index
 from ...ir.model.model import Model, Op
 from ..torch_private import TorchDispatchMode, tree_leaves
+from .distributions import DISTRIBUTIONS, Distribution
 from .wide_operators import wide
 
 ATEN = torch.ops.aten
-NOISE, UNIFORM = ATEN.bernoulli_.float, ATEN.rand.default
+NOISE = ATEN.bernoulli_.float
 RATE_ERROR = 1e-9  # of 1 - (1 - rate)
-LARGEST_UNIFORM = 1.0 - 2.0**-24  # of float32 and wider
 
 
 class Draw(NamedTuple):
-    """A random mask of one step: `rate` is the probability of dropping an element of `shape`."""
+    """Random numbers of one step, of `shape`: a mask that drops an element with probability `rate`, or
+    uniform numbers of a `dtype` where there is no rate."""
 
     call: int
     stream_id: int
-    rate: float
+    rate: float | None
     shape: tuple[int, ...]
     paths: tuple[str, ...]  # of the module that draws, as a call and its scope may name it
+    dtype: str = ""
 
     def fits(self, shape: tuple[int, ...], rate: float | None) -> bool:
         """Whether a tensor of noise is this mask's; leading dimensions may be merged."""
         same = prod(shape) == prod(self.shape) and shape[-1:] == self.shape[-1:]
-        return same and (rate is None or abs(rate - self.rate) < RATE_ERROR)
+        if self.rate is None or rate is None:
+            return same
+        return same and abs(rate - self.rate) < RATE_ERROR
 
     def mask(self, seed: int, step: int) -> Tensor:
         """Which elements are retained: bool, of `shape`."""
-        key = torch.tensor([call_key(seed, step, self.call), 0])
+        assert self.rate is not None
         index = list(full_index(self.shape))
-        return dropout_mask(key, self.rate, self.stream_id, index).reshape(self.shape)
+        return dropout_mask(self.key(seed, step), self.rate, self.stream_id, index).reshape(
+            self.shape
+        )
+
+    def numbers(self, seed: int, step: int) -> Tensor:
+        """Numbers in (0, 1), of `shape`."""
+        index, dtype = list(full_index(self.shape)), getattr(torch, self.dtype)
+        return uniform(self.key(seed, step), self.stream_id, index, list(self.shape), dtype)
+
+    def key(self, seed: int, step: int) -> Tensor:
+        return torch.tensor([call_key(seed, step, self.call), 0])
 
 
 def draws_of(model: Model) -> list[Draw]:
@@ -57,10 +73,13 @@ def draws_of(model: Model) -> list[Draw]:
     draws = []
     for number, call in enumerate(model.calls):
         for op in functions[call.function].forward_ops:
-            mask = _mask_of(op)
-            if mask is not None:
-                paths = (op.scope, ".".join(filter(None, (call.path, op.scope))))
-                draws.append(Draw(number, *mask, tuple(map(_plain, paths))))
+            paths = (op.scope, ".".join(filter(None, (call.path, op.scope))))
+            plain, mask = tuple(map(_plain, paths)), _mask_of(op)
+            if op.target == UNIFORM:
+                _, stream_id, _, shape, dtype = op.args
+                draws.append(Draw(number, stream_id, None, shape, plain, dtype.partition(":")[2]))  # type: ignore[arg-type,union-attr]
+            elif mask is not None:
+                draws.append(Draw(number, *mask, plain))
     return draws
 
 
@@ -117,13 +136,24 @@ class MaskReplay(TorchDispatchMode):
             return result
         if func is NOISE:
             return self.noise(result, args, state)
-        if func is UNIFORM:
-            draw = self.next_draw(tuple(result.shape), None, state)
-            if draw is not None:
-                retained = draw.mask(self.seed, self.step).reshape(result.shape)
-                return torch.where(retained, LARGEST_UNIFORM, 0.0).to(result.dtype)
+        if func in DISTRIBUTIONS:
+            distribution = DISTRIBUTIONS[func]
+            shape = tuple(distribution.shape(result, args))
+            draw = self.next_draw(shape, None, state)
+            if draw is not None and draw.rate is None:
+                return self.distributed(distribution, draw, result, args)
         self.unreplayed[str(func)] = None
         return result
+
+    def distributed(
+        self, distribution: Distribution, draw: Draw, result: Tensor, args: Any
+    ) -> Tensor:
+        """What an operator draws, by the program's uniform numbers."""
+        shape = tuple(distribution.shape(result, args))
+        drawn = distribution.of(draw.numbers(self.seed, self.step).reshape(shape), *args)
+        if args and result is args[0]:  # in place
+            return result.copy_(drawn)
+        return drawn.to(result.dtype)
 
     def note_dtypes(self, results: Any) -> None:
         """Note the narrowest floating-point type among results."""
@@ -134,7 +164,7 @@ class MaskReplay(TorchDispatchMode):
 
     def noise(self, result: Tensor, args: Any, state: Tensor) -> Tensor:
         """Fill a tensor of noise with the mask that is due."""
-        rate = 1.0 - (args[1] if len(args) > 1 else 0.5)
+        rate = 1.0 - float(args[1] if len(args) > 1 else 0.5)
         shape = tuple(result.shape)
         draw = self.next_draw(shape, rate, state)
         if draw is None:
@@ -144,6 +174,8 @@ class MaskReplay(TorchDispatchMode):
                 f"{where or 'its root'}, which the program does not"
             )
             return result
+        if draw.rate is None:
+            return self.distributed(DISTRIBUTIONS[NOISE], draw, result, args)
         return result.copy_(draw.mask(self.seed, self.step).reshape(shape))
 
     def next_draw(self, shape: tuple[int, ...], rate: float | None, state: Tensor) -> Draw | None:
@@ -191,4 +223,7 @@ def _plain(path: str) -> str:
 
 
 def _described(draw: Draw) -> str:
-    return f"a mask of {list(draw.shape)} at rate {draw.rate:.3g} in {draw.paths[-1] or 'its root'}"
+    where = draw.paths[-1] or "its root"
+    if draw.rate is None:
+        return f"uniform numbers of {list(draw.shape)} in {where}"
+    return f"a mask of {list(draw.shape)} at rate {draw.rate:.3g} in {where}"

@@ -22,6 +22,7 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 # Where operators that draw a mask have its rate, its stream and the index of its elements.
 MASK_ARGUMENTS = {"plait.dropout.default": (2, 3, 4), "plait.attention.default": (7, 8, 9)}
+UNIFORM = "plait.uniform.default"
 
 
 def _signed(state: int) -> int:
@@ -55,16 +56,21 @@ def call_key(seed: int, step: int, call_index: int) -> int:
     return _signed(state)
 
 
-def dropout_mask(key: Tensor, p: float, stream_id: int, index: list[int]) -> Tensor:
-    """Which elements dropout keeps, flat, in the order of `index`.
+def random_bits(key: Tensor, stream_id: int, index: list[int]) -> Tensor:
+    """53 random bits of every element, flat, in the order of `index`.
 
     `key`: int64 [seed hash, first row]. `index`: shard offsets of the elements; a start of -1
-    stands for the first row. An element is kept where its 53 random bits reach p * 2^53.
+    stands for the first row.
     """
     position = positions(index, key.device, key[1])
     stream = _mix_tensor(key[0] + _signed((stream_id + 1) * _GAMMA))
     state = _mix_tensor(stream + (position.reshape(-1) + 1) * _signed(_GAMMA))
-    return _shift(state, 11) >= int(p * (1 << 53))
+    return _shift(state, 11)
+
+
+def dropout_mask(key: Tensor, p: float, stream_id: int, index: list[int]) -> Tensor:
+    """Which elements dropout keeps: where their 53 random bits reach p * 2^53 (see `random_bits`)."""
+    return random_bits(key, stream_id, index) >= int(p * (1 << 53))
 
 
 def widened(x: Tensor) -> Tensor:

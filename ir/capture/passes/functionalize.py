@@ -17,6 +17,7 @@ from ...errors import TraceError
 from ...model.model import Argument, Parameter, Ref
 from ...model.tensor import TensorType
 from ...passes import Pass
+from ..decompositions.draws import DRAWS
 from ..export import ROOT, Recording
 from ..graph import KEY_TYPE, FlatGraph
 from ..literals import PLACEMENT, dtype_name, encode, tensor_type
@@ -44,7 +45,7 @@ ASSERTS = (
     "aten._assert_async.default",
 )
 SEEDED = ("aten.dropout.default", "aten.scaled_dot_product_attention.default")
-# Random only when their dropout, argument 5, is not zero.
+# Random where dropout is not zero; `recurrent` makes it explicit.
 RECURRENT = tuple(f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
 RENAMED = {"aten.transpose.default": "aten.transpose.int"}
 COMPOSITE_RANDOM = (
@@ -178,7 +179,7 @@ class _Reader:
 
     def operator(self, node: fx.Node, target: OpOverload) -> None:
         name = str(target)
-        if name in ASSERTS:
+        if name in ASSERTS or not schema(target).returns:  # it checks something, and gives nothing
             return
         self.refuse_random(node, target)
         args = tuple(encode(a, self.use) for a in node.args)
@@ -202,17 +203,13 @@ class _Reader:
     def refuse_random(self, node: fx.Node, target: OpOverload) -> None:
         name = str(target)
         seeded = torch.Tag.nondeterministic_seeded in target.tags
-        if name in SEEDED or name.startswith("aten.dropout_."):
-            return
-        if name in RECURRENT and node.args[5] == 0:
-            return
-        if name == "aten.rand.default" and _is_stochastic_depth(node):
+        if name in (*SEEDED, *RECURRENT) or name.startswith("aten.dropout_.") or name in DRAWS:
             return
         if seeded or base_name(target) in COMPOSITE_RANDOM:
             raise TraceError(
-                f"random operator {name} is not supported: only nn.Dropout, the dropout of "
-                "scaled_dot_product_attention and stochastic depth can be reproduced under every "
-                "plan; set its rate to 0"
+                f"random operator {name} is not supported: it does not draw a fixed number of "
+                "uniform numbers, so that no plan could reproduce it. Draw outside the model and "
+                "pass the numbers in the batch, or use rand, randn, bernoulli or exponential"
             )
 
     def emit(
@@ -300,7 +297,9 @@ class _Reader:
         if base in ("copy", "fill", "zero"):
             return self.filled(args, type_)
         name = f"{target.namespace}.{base}.{overload_name(target)}"
-        if overload(name) is None:
+        if str(target) in DRAWS:
+            name = str(target)
+        elif overload(name) is None:
             raise TraceError(
                 f"in-place operator {target} is not supported; use the out-of-place form"
             )
@@ -327,17 +326,6 @@ class _Reader:
         statistics = [self.single(n) for n in node.args[3:5] if isinstance(n, fx.Node)]
         running = (statistics[0], statistics[1]) if len(statistics) == 2 else None
         return batch_norm(self.aliases, self.single(node.args[0]), args, running, self.scope)
-
-
-def _is_stochastic_depth(node: fx.Node) -> bool:
-    """Whether a rand is used for floor(keep + rand) alone, which `decompose` rewrites."""
-    additions = list(node.users)
-    users = [user for total in additions for user in total.users]
-    names = [str(user.target) for user in users[:1]]
-    return [str(s.target) for s in additions] == ["aten.add.Tensor"] and names in (
-        ["aten.floor_.default"],
-        ["aten.floor.default"],
-    )
 
 
 def _is_view(node: fx.Node, argument: fx.Node, result: torch.Tensor) -> bool:

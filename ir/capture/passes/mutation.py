@@ -37,7 +37,7 @@ class AliasTracker:
         results = self.graph.emit(target, args, types, kwargs, scope)
         carries = not self.carrying.isdisjoint(self.graph.ops[-1].operands())
         if carries and target not in CONSTANTS:
-            floats = (r for r in results if r >= 0 and self.graph.types[r].is_float)
+            floats = (r for r in results if r >= 0 and self.graph.types[r].differentiable)
             self.carrying.update(floats)
         return results
 

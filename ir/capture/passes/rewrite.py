@@ -86,8 +86,12 @@ class Rewriter:
         results = self.graph.emit(target, args, types, kwargs, self.scope)
         self.made_by.update(dict.fromkeys(results, self.graph.ops[-1]))
         if any(v in self.carrying for v in self.graph.ops[-1].operands()):
-            self.carrying.update(r for r in results if self.types[r].is_float)
+            self.carrying.update(r for r in results if self.types[r].differentiable)
         return results
+
+    def make(self, name: str, type_: TensorType, *args: Argument, **kwargs: Argument) -> Ref:
+        """Emit `aten.<name>` with one result."""
+        return Ref(self.emit(f"aten.{name}", args, type_, kwargs=kwargs)[0])
 
     def operand(self, op: Op, position: int) -> int | None:
         argument = op.args[position] if position < len(op.args) else None

@@ -182,7 +182,7 @@ def _memory_values(problem: ShardingProblem) -> frozenset[int]:
     function = problem.function
     read = {v for op in function.backward_ops for v in op.operands()}
     produced = {v for op in function.forward_ops for v in op.results if v in read}
-    saved = {v for v in produced if function.types[v].is_float}
+    saved = {v for v in produced if function.types[v].differentiable}
     return frozenset(saved | {i.value for i in function.state_inputs()})
 
 

@@ -35,7 +35,7 @@ def shape(x):
 
 
 def random(x):
-    return x + torch.rand_like(x)  # line: random
+    return x + torch.poisson(x.abs())  # line: random
 
 
 def autocast(x):
@@ -67,7 +67,7 @@ def line_of(word: str) -> int:
         (branch, "torch.where"),
         (item, "torch.where"),
         (shape, "fixed size"),
-        (random, "dropout"),
+        (random, "pass the numbers in the batch"),
         (autocast, "precision"),
         (diagonal, "out of place"),
         (broken, "RuntimeError"),

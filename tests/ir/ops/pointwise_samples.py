@@ -11,10 +11,11 @@ from plait.ir.capture.resolve import overload
 from plait.ir.model.loops import OPERATORS
 from plait.ir.ops import pointwise
 from plait.tests.ir.ops.pieces import Sample
+from plait.tests.ir.ops.transform_samples import COMPLEX
 
 _GENERATOR = torch.Generator().manual_seed(1)
 SHAPES = ((2, 4, 6), (4, 1), (6,))
-INTEGERS = ("bitwise", "__and__", "__or__", "logical", "shift")
+INTEGERS = ("bitwise", "__and__", "__or__", "logical", "shift", "gcd", "lcm")
 SIGNED = ("relu", "elu", "silu", "gelu", "abs", "sign", "sgn", "tanh", "hard", "threshold", "mish")
 
 
@@ -33,6 +34,8 @@ def _value(target: str, kind: str, name: str, number: int, same: bool) -> Any:
     if kind in ("Tensor", "Optional[Tensor]"):
         scalar = target in ("aten.masked_fill.Tensor", "aten.fill.Tensor") and number
         return _tensor(target, () if scalar else SHAPES[0 if same else number % 3])
+    if kind == "int":
+        return 2
     if kind in ("number", "Optional[number]"):
         return 2 if any(part in target for part in INTEGERS) else 0.7
     raise AssertionError(f"{target}: {name} of type {kind} needs a sample by hand")
@@ -81,8 +84,16 @@ BY_HAND = [
     Sample("aten.elu_backward.default", (_X, 1.0, 1.0, 1.0, False, _X - 0.5)),
     Sample("aten.leaky_relu_backward.default", (_X, _X - 0.5, 0.1, False)),
     Sample("aten.native_dropout_backward.default", (_X, _MASK, 2.0)),
+    Sample("aten.round.decimals", (_X,), {"decimals": 1}),
+    Sample("aten.acosh.default", (_X + 2,)),
+    Sample("aten.polygamma.default", (2, _X)),
+    Sample("aten.ldexp.Tensor", (_X, torch.arange(6))),
+    Sample("aten._prelu_kernel.default", (_X - 0.5, _Y[:1])),
+    Sample("aten._prelu_kernel_backward.default", (_X, _X - 0.5, _Y[:1])),
+    Sample("aten.frexp.Tensor", (_X,)),
     Sample("aten.empty_like.default", (torch.empty(0, 4, dtype=torch.float64),)),
 ]
+COMPLEX_TARGETS = {sample.target for sample in COMPLEX}
 SAME_SHAPE = ("_backward", "_like", "fill", "copy")
 
 
@@ -92,7 +103,7 @@ def _all() -> list[Sample]:
     for target, declare in OPERATORS.items():
         if declare is not pointwise.pointwise:
             continue
-        if target not in done:
+        if target not in (*done, *COMPLEX_TARGETS):
             same = any(part in target for part in SAME_SHAPE)
             found.append(_sample(target, same and "copy.default" not in target))
     return found + BY_HAND

@@ -8,6 +8,7 @@ from plait.tests.ir.ops.drawn import F64, below, of, real, small
 from plait.tests.ir.ops.layer_samples import LAYERS
 from plait.tests.ir.ops.pieces import Sample
 from plait.tests.ir.ops.pointwise_samples import POINTWISE
+from plait.tests.ir.ops.transform_samples import TRANSFORMS
 
 VIEW = [
     of("view", real(24), [2, 12]),
@@ -264,7 +265,7 @@ FACTORY = [
 # fmt: off
 SAMPLES = [
     *VIEW, *SLICING, *MATRIX, *SOFTMAX, *REDUCE, *LAYERS, *_pooling(),
-    *INDEXING, *FACTORY, *POINTWISE,
+    *INDEXING, *FACTORY, *POINTWISE, *TRANSFORMS,
 ]
 # fmt: on
 # Declared operators at sites where nothing is known of them.

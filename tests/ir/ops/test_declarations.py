@@ -130,8 +130,8 @@ def _same(joined: list[torch.Tensor | None], found: Case, where: str) -> None:
     for got, expected in zip(joined, found.results, strict=True):
         if expected is None:
             continue
-        exact = not expected.is_floating_point()
-        tolerance = 1e-10 if expected.dtype == torch.float64 else 1e-5
+        exact = not expected.is_floating_point() and not expected.is_complex()
+        tolerance = 1e-10 if expected.dtype in (torch.float64, torch.complex128) else 1e-5
         torch.testing.assert_close(
             got,
             expected,

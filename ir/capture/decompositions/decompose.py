@@ -13,8 +13,16 @@ from ...model.model import Argument, Op, Ref
 from ...model.tensor import TensorType
 from ...passes import Pass
 from ..graph import FlatGraph, arguments
-from ..operators.shard_offsets import full_index
-from .rewrite import COPIES, ResultValues, Rewriter, RewriteRule, Rules, apply_rules, identity, rule
+from ..passes.rewrite import (
+    COPIES,
+    ResultValues,
+    Rewriter,
+    RewriteRule,
+    Rules,
+    apply_rules,
+    identity,
+    rule,
+)
 
 DECOMPOSITIONS: Rules = {}
 
@@ -76,23 +84,6 @@ def addmm(rewriter: Rewriter, op: Op) -> ResultValues | None:
     if beta != 1:
         (added,) = rewriter.emit("aten.mul.Scalar", (Ref(added), beta), rewriter.types[added])
     return rewriter.emit("aten.add.Tensor", (Ref(result), Ref(added)), type_)
-
-
-@decomposition("aten.floor.default")
-def stochastic_depth(rewriter: Rewriter, op: Op) -> ResultValues | None:
-    """floor(keep + rand(shape)) is 1 with probability `keep`, else 0 (stochastic depth)."""
-    source = rewriter.made_by.get(op.operands()[0])
-    if source is None or source.target != "aten.add.Tensor":
-        return None
-    drawn, keep = rewriter.made_by.get(source.operands()[0]), source.args[1]
-    if drawn is None or drawn.target != "aten.rand.default" or not isinstance(keep, float):
-        return None
-    type_ = rewriter.types[op.results[0]]
-    kwargs: dict[str, Argument] = {"dtype": f"dtype:{type_.dtype}"}
-    (ones,) = rewriter.emit("aten.full.default", (type_.shape, 1.0), type_, kwargs=kwargs)
-    key, index = Ref(rewriter.graph.key), full_index(type_.shape)
-    (mask,) = rewriter.emit("plait.dropout.default", (Ref(ones), key, 1.0 - keep, 0, index), type_)
-    return rewriter.emit("aten.mul.Scalar", (Ref(mask), keep), type_)
 
 
 @decomposition("aten.log_sigmoid.default")
@@ -181,3 +172,19 @@ def pool_to_one(rewriter: Rewriter, op: Op) -> ResultValues | None:
         return None
     over = tuple(range(-len(size), 0))
     return rewriter.emit("aten.mean.dim", (op.args[0], over, True), rewriter.types[op.results[0]])
+
+
+@decomposition("aten.glu.default")
+def gated_linear_unit(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """The first half of a dim times the sigmoid of the second."""
+    x, type_ = op.operands()[0], rewriter.types[op.results[0]]
+    dim = arguments(op, None, -1)[1]
+    assert isinstance(dim, int)
+    dim %= len(type_.shape)
+    size = type_.shape[dim]
+    value, gate = (
+        rewriter.make("slice.Tensor", type_, Ref(x), dim, start, start + size)
+        for start in (0, size)
+    )
+    share = rewriter.make("sigmoid.default", type_, gate)
+    return (rewriter.make("mul.Tensor", type_, value, share).value,)

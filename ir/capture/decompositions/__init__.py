@@ -1,0 +1,1 @@
+"""Rules that replace operators by smaller ones, whose loops are declared."""

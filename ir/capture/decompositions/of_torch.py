@@ -1,0 +1,52 @@
+"""Operators that nobody declared, as the smaller ones that torch makes of them.
+
+What stays is opaque: it runs whole on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
+from ...model.loops import OPERATORS
+from ..torch_private import OpOverload, decompositions, schema
+
+ATEN = torch.ops.aten
+
+
+def _filled(value: float) -> Callable[..., Tensor]:
+    """`x.new_*(shape)` without x, which only lends its element type."""
+
+    def make(x: Tensor, shape: list[int], *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+        return torch.full(shape, value, dtype=dtype or x.dtype, device=x.device)
+
+    return make
+
+
+def _new_full(
+    x: Tensor, shape: list[int], value: float, *, dtype: torch.dtype | None = None, **_: Any
+) -> Tensor:
+    return torch.full(shape, value, dtype=dtype or x.dtype, device=x.device)
+
+
+FACTORIES: dict[OpOverload, Callable[..., Tensor]] = {
+    ATEN.new_zeros.default: _filled(0),
+    ATEN.new_ones.default: _filled(1),
+    ATEN.new_empty.default: _filled(0),
+    ATEN.new_full.default: _new_full,
+}
+
+
+@cache
+def torch_decompositions() -> dict[OpOverload, Callable[..., Any]]:
+    """What to put for operators while a joint graph is recorded."""
+    known = decompositions().items()
+    undeclared = {
+        op: f for op, f in known if str(op) not in OPERATORS and not schema(op).is_mutable
+    }
+    return {**undeclared, **FACTORIES}
