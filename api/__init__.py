@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..ir.model.model import Model as Model
     from ..runtime.program import Program as Program
     from .placement import place as place
+    from .plans.engine_plans import export as export
     from .plans.explanation import explain as explain
     from .plans.plan_object import Plan as Plan
     from .plans.plan_object import load_plan as load_plan
@@ -35,6 +36,7 @@ _MODULES = {
     "Plan": "plait.api.plans.plan_object",
     "Program": "plait.runtime.program",
     "explain": "plait.api.plans.explanation",
+    "export": "plait.api.plans.engine_plans",
     "load_plan": "plait.api.plans.plan_object",
     "parallelize": "plait.api.python",
     "place": "plait.api.placement",
@@ -46,8 +48,8 @@ _MODULES = {
 # fmt: off
 __all__ = [
     "Cluster", "FileError", "InfeasibleError", "MismatchError", "Model", "PlaitError", "Plan",
-    "Program", "TraceError", "UsageError", "VerifyError", "explain", "load_plan", "parallelize",
-    "place", "plan", "trace",
+    "Program", "TraceError", "UsageError", "VerifyError", "explain", "export", "load_plan",
+    "parallelize", "place", "plan", "trace",
 ]
 # fmt: on
 

@@ -15,9 +15,18 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", metavar="PLAN")
     parser.add_argument(
-        "where", nargs="?", help="call, function or stage: model.layers.3, 'block*', stage0"
+        "plan", metavar="PLAN", help="plan.json, or the configuration of another engine"
+    )
+    parser.add_argument(
+        "where",
+        nargs="?",
+        help="call, function or stage: model.layers.3, 'block*', stage0; of another engine's "
+        "configuration the SOURCE of its model",
+    )
+    parser.add_argument("--cluster", help="where another engine's configuration runs")
+    parser.add_argument(
+        "--memory-limit", metavar="MEMORY", help="and how much of a device it may use"
     )
     parser.add_argument("--memory", action="store_true", help="memory terms of every stage")
     parser.add_argument(
@@ -34,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ..plans.imported import is_plan_file
+
+    if not is_plan_file(Path(arguments.plan)):
+        return _explain_imported(arguments)
     from ..plans.explanation import explain, explain_json, explain_sharding
     from ..plans.plan_json import plan_json
     from ..plans.plan_object import load_plan
@@ -76,4 +91,31 @@ def _why_not(plan: Plan, arguments: argparse.Namespace) -> int:
         print_json(comparison_json(plan, other))
     else:
         print(comparison(plan, other))
+    return 0
+
+
+def _explain_imported(arguments: argparse.Namespace) -> int:
+    """Explain another engine's configuration: whether it fits, its step, and what would be faster."""
+    from ...cost_model.hardware import load_cluster
+    from ...ir.text.units import parse_memory
+    from ..formats.model_source import ModelSource
+    from ..plans.imported import read_imported
+    from ..plans.imported_explanation import explain_imported, imported_json, imported_text
+
+    source = arguments.where or arguments.model
+    if source is None or arguments.cluster is None:
+        raise UsageError(
+            f"{arguments.plan} is another engine's: name its model and cluster, as in `plait explain "
+            f"{arguments.plan} hf:config.json --seq 4096 --cluster 16x8xh100`"
+        )
+    cluster = load_cluster(arguments.cluster)
+    file = read_imported(arguments.plan, cluster.devices)
+    memory = parse_memory(arguments.memory_limit) if arguments.memory_limit else None
+    explained = explain_imported(
+        file, ModelSource(source, arguments.batch, arguments.seq), cluster, memory
+    )
+    if arguments.json:
+        print_json(imported_json(explained))
+    else:
+        print("\n".join(imported_text(explained)))
     return 0

@@ -33,6 +33,7 @@ COMMANDS = (
     Command("pack", "an address for every buffer of known lifetime, in an arena"),
     Command("explain", "the numbers behind a plan"),
     Command("diff", "what another plan, or what others would do, costs more"),
+    Command("export", "write a plan as the configuration of another engine"),
     Command("view", "draw a plan, model or placement as one HTML file"),
     Command("simulate", "a plan's timeline when ranks are slow or links are down"),
     Command("compile", "write the training program of a plan or placement"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
@@ -14,13 +13,12 @@ from ...ir.model.model import Model
 from ...ir.passes import Observer
 from ...ir.plan.plan import Optimizer
 from ...planner.question.options import PlanOptions
-from ...planner.question.pins import Pin
 from ..options import options_from
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ...planner.interop.galvatron_file import GalvatronPlan
+    from .imported import ImportedPlan
 
 
 class PlanRequest(NamedTuple):
@@ -41,28 +39,27 @@ def plan_request(
     """The request for planning on `devices` devices: trace a module, apply batch and precision, and
     parse the options.
 
-    A pin that ends in `.json` names a strategy file of Galvatron, whose batch, micro-batches and stage
-    bounds hold where the options do not say otherwise. The optimizer is a name or a profile. Raises
-    UsageError, FileError, TraceError.
+    A pin may name a file of another engine (`galvatron_config.json`, torchtitan's TOML, Megatron's
+    arguments), whose batch, micro-batches, stages and engine hold where the options do not say
+    otherwise. The optimizer is a name or a profile. Raises UsageError, FileError, TraceError.
     """
-    from ...planner.interop.galvatron_plan import bounds_of, pins_of
-    from ..formats.galvatron_files import read_galvatron
+    from .imported import fixed_options, imported_pins, imported_stages, is_imported, read_imported
 
     pins = keywords.get("pin") or ()
-    texts: list[str | Pin] = [pins] if isinstance(pins, str) else list(pins)
-    names = [text for text in texts if isinstance(text, str) and text.endswith(".json")]
-    files: dict[str | Pin, GalvatronPlan] = {
-        name: read_galvatron(Path(name), devices) for name in names
+    texts: list[Any] = [pins] if isinstance(pins, str) else list(pins)
+    files: dict[Any, ImportedPlan] = {
+        text: read_imported(text, devices) if isinstance(text, str) else text
+        for text in texts
+        if is_imported(text)
     }
     settings = dict(keywords)
     for file in files.values():
-        settings["global_batch"] = settings.get("global_batch") or file.batch.samples
-        settings["micro_batches"] = settings.get("micro_batches") or file.batch.micro_batches
-        if settings.get("schedule") in (None, "auto"):
-            settings["schedule"] = "1f1b"  # Galvatron's stages have one model chunk each
+        settings = fixed_options(file, settings)
     model = _traced(model, batch, loss_fn, settings.get("global_batch"), settings.get("precision"))
     settings["pin"] = [
-        pin for text in texts for pin in (pins_of(files[text], model) if text in files else [text])
+        pin
+        for text in texts
+        for pin in (imported_pins(files[text], model) if text in files else [text])
     ]
     profile = settings.get("optimizer")
     if isinstance(profile, Optimizer):
@@ -70,10 +67,8 @@ def plan_request(
     options = options_from(settings)
     if isinstance(profile, Optimizer):
         options = replace(options, probed_optimizer=profile)
-    bounds = next((bounds_of(file, model) for file in files.values()), None)
-    return PlanRequest(
-        in_precision(model, options.precision, observer), replace(options, bounds=bounds)
-    )
+    stages = next((imported_stages(file, model) for file in files.values()), {})
+    return PlanRequest(in_precision(model, options.precision, observer), replace(options, **stages))
 
 
 def _traced(

@@ -10,8 +10,7 @@ its embedding and head, which have one strategy and never recompute.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
@@ -25,7 +24,9 @@ from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
 from ..question.pins import Pin
 from .galvatron_file import GalvatronPlan
 from .galvatron_strategy import GalvatronStrategy
+from .layer_span import layer_span, layer_span_of_model
 
+WHOSE = "Galvatron's"
 DEFAULTS = {"ddp": "dp", "zero2": "zero2", "zero3": "zero3"}  # Galvatron's names of roles
 
 
@@ -43,7 +44,8 @@ def to_galvatron(plan: Plan) -> GalvatronPlan:
     if plan.compression:
         raise UsageError("Galvatron's file has no compressed communication")
     calls = dict(_calls(plan))
-    first, last = _layer_span([(i, call.function) for i, call in calls.items()])
+    span = [(i, call.function) for i, call in calls.items()]
+    first, last, _ = layer_span(span, WHOSE)
     layers = [call for i, call in calls.items() if first <= i < last]
     ends = [call for i, call in calls.items() if not first <= i < last] or layers[:1]
     if len({call.strategy for call in ends}) > 1:
@@ -77,22 +79,6 @@ def _calls(plan: Plan) -> Iterator[tuple[int, _Call]]:
                     f"{name}: Galvatron's file has no memory action {str(layers.memory)!r}"
                 )
             yield i, call
-
-
-def _layer_span(calls: Sequence[tuple[int, str]]) -> tuple[int, int]:
-    """First and past-the-last call of the most frequent function, with no other between."""
-    functions = Counter(function for _, function in calls)
-    most_frequent = functions.most_common(1)[0][0]
-    positions = [i for i, function in calls if function == most_frequent]
-    others = {function for i, function in calls if positions[0] < i < positions[-1]} - {
-        most_frequent
-    }
-    if others:
-        raise UsageError(
-            f"Galvatron's file has layers of one kind, not {sorted(others)[0]} between those of "
-            f"{most_frequent}"
-        )
-    return positions[0], positions[-1] + 1
 
 
 def _batch_roles(call: _Call) -> list[str]:
@@ -139,13 +125,13 @@ def strategy_of(strategy: GalvatronStrategy, default: str) -> Strategy:
 
 def pins_of(plan: GalvatronPlan, model: Model) -> tuple[Pin, ...]:
     """Pins for every call of a model; raises UsageError where the numbers of layers differ."""
-    first, last = _layer_span_of(model)
+    first, last, function = layer_span_of_model(model, WHOSE)
     if last - first != len(plan.layers):
         raise UsageError(
             f"Galvatron's plan has {len(plan.layers)} layers, {model.name} has {last - first} of "
-            f"{model.calls[first].function}"
+            f"{function}"
         )
-    default, function, start = DEFAULTS[plan.default], model.calls[first].function, 0
+    default, start = DEFAULTS[plan.default], 0
     pins = [Pin("*", strategy_of(plan.ends, default), KEEP)]
     for layer, run in groupby(plan.layers):
         end = start + len(list(run))
@@ -157,11 +143,6 @@ def pins_of(plan: GalvatronPlan, model: Model) -> tuple[Pin, ...]:
 
 def bounds_of(plan: GalvatronPlan, model: Model) -> tuple[int, ...]:
     """First calls of the plan's stages in a model, and its number of calls."""
-    first, _ = _layer_span_of(model)
+    first = layer_span_of_model(model, WHOSE).first
     starts = accumulate(plan.division[:-1], initial=first)
     return 0, *list(starts)[1:], len(model.calls)
-
-
-def _layer_span_of(model: Model) -> tuple[int, int]:
-    once = model.batch_only_calls()
-    return _layer_span([(i, c.function) for i, c in enumerate(model.calls) if i not in once])

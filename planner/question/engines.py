@@ -171,16 +171,20 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "megatron",
             "Megatron-Core and Megatron Bridge",
-            roles=("pp", "dp", "zero1", "ep", "cp", "tp", "sp"),
+            roles=("pp", "dp", *ZEROS, "ep", "cp", "tp", "sp"),
             actions=("keep", "recompute"),
             mixes="none",
             rules=(
                 ORDER,
                 Rule(
-                    "its distributed optimizer is zero1 over all replicas, or there are only replicas",
-                    _only(("dp",), ("zero1",)),
+                    "it shards states over all replicas or none",
+                    _only(("dp",), *((z,) for z in ZEROS)),
                 ),
                 NO_ULYSSES,
+                Rule(
+                    "Megatron-FSDP (zero2, zero3) goes without pipeline stages",
+                    _beside("pp", "zero2", "zero3"),
+                ),
                 Rule(
                     "experts with tp need sequence parallelism: write tp=N,sp",
                     _experts_beside_plain_tensor_axis,
@@ -202,8 +206,8 @@ ENGINES: dict[str, Engine] = {
                     _beside("pp", "zero2", "zero3", "ep", "sp", "tp"),
                 ),
                 Rule(
-                    "it has one zero stage over all replicas, or zero3 inside groups of them",
-                    _only(("dp",), *((z,) for z in ZEROS), ("dp", "zero3")),
+                    "it has replicas, or one zero stage over all of them",
+                    _only(("dp",), *((z,) for z in ZEROS)),
                 ),
                 Rule("AutoTP goes with zero stages 0 to 2", _beside("tp", "zero3")),
                 Rule(

@@ -64,9 +64,10 @@ class PlanOptions(msgspec.Struct, frozen=True):
 
     A field with an `Option` is declared here alone: command line, Python keywords and help are read
     off it (`api/options.py`). The others are set by programs only: `bounds`, the first call of every
-    stage and the number of calls where a strategy file fixes them; `fractions`, shares of weights that
-    may be sharded over zero3 where a function is called rarely; `probed_optimizer`, the states and the
-    demand of an optimizer that is not one of the known names, by what it does.
+    model chunk and the number of calls, and `model_chunks` per stage, where a strategy file fixes
+    them; `fractions`, shares of weights that may be sharded over zero3 where a function is called
+    rarely; `probed_optimizer`, the states and the demand of an optimizer that is not one of the known
+    names, by what it does.
     """
 
     engine: Annotated[
@@ -132,6 +133,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
     ] = None
     seed: Annotated[int, Option(help="of random choices, kept in the plan")] = 0
     bounds: tuple[int, ...] | None = None
+    model_chunks: int | None = None
     fractions: tuple[Fraction, ...] = FRACTIONS
     probed_optimizer: Optimizer | None = None
 

@@ -146,7 +146,8 @@ class SearchSpace:
         With `schedule="interleaved"` they replace the others. They hold more micro-batches in
         flight, so candidates that do not fit with one chunk per stage are skipped.
         """
-        if self.options.schedule == "1f1b" or "interleaved" not in self.engine.schedules:
+        engine_has_none = "interleaved" not in self.engine.schedules
+        if self.options.schedule == "1f1b" or engine_has_none or self.options.model_chunks:
             return candidates
         required, by_decisions = (
             self.options.schedule == "interleaved",
@@ -283,7 +284,8 @@ class SearchSpace:
         )
         bounds = self.options.bounds
         assignments = (
-            Assignment(decisions, self.pricer.global_batch, n) for n in micro_batch_counts
+            Assignment(decisions, self.pricer.global_batch, n, self.options.model_chunks or 1)
+            for n in micro_batch_counts
         )
         candidates = (
             self.pricer.mixed(assignment, bounds)

@@ -14,7 +14,7 @@ from plait.planner.question.options import PlanOptions
 from plait.planner.question.pins import parse_pin
 
 # Fields that programs set, and arguments of the command or function that are no options of the search.
-INTERNAL = {"bounds", "fractions", "probed_optimizer"}
+INTERNAL = {"bounds", "fractions", "model_chunks", "probed_optimizer"}
 COMMAND_ONLY = {
     *("help", "source", "batch", "seq", "json"),
     *("cluster", "front", "buckets", "output", "print_after"),

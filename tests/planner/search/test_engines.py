@@ -43,7 +43,7 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
 @pytest.mark.parametrize(
     ("engine", "strategy", "reason"),
     [
-        ("megatron", "zero3=8", "no zero3"),
+        ("megatron", "pp=2,zero3=4", "Megatron-FSDP"),
         ("megatron", "dp=2,zero1=4", "over all replicas"),
         ("accelerate", "pp=2,zero3=4", "no pp"),
         ("accelerate", "dp=2,tp=4", "replicas alone"),
@@ -77,7 +77,7 @@ def test_strategies_that_engines_run():
         ("megatron", "pp=2,zero1=2,ep=2,cp=2,tp=2,sp"),
         ("torchtitan", "pp=2,dp=2,zero3=2,ep=2,cp=2,tp=2,sp"),
         ("torch", "pp=2,dp=2,zero2=2,tp=2"),
-        ("deepspeed", "dp=2,zero3=4"),
+        ("deepspeed", "zero3=8"),
         ("accelerate", "dp=2,zero3=2,cp=2,tp=2"),
         ("galvatron", "pp=2,zero3=2,tp=2,sp"),
     ):

@@ -1,0 +1,213 @@
+"""Plans that leave for other engines, and their files priced as plans.
+
+plan ─layout_of_plan─▶ layout ─engine_text─▶ file        what is lost stands in its comments
+file ─read_engine_file─▶ layout ─pins─▶ plan             priced as that engine runs it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from ...ir.devices.cluster import Cluster
+from ...ir.errors import PlaitError, UsageError
+from ...ir.model.model import Model
+from ...ir.plan.plan import Plan
+from ...ir.text.units import gib, seconds
+from ...planner.interop.differences import differences
+from ...planner.interop.engine_layout import (
+    EngineLayout,
+    bounds_of_layout,
+    layout_of_plan,
+    pins_of_layout,
+)
+from ...planner.question.engines import engine_named
+from ...planner.question.options import PlanOptions, optimizer_of_plan
+from ...planner.search.driver import SearchSpace
+from ...planner.search.plan import no_plan
+from ...planner.search.to_plan import assemble
+from ..formats.engine_files import FORMATS, engine_text
+from ..formats.galvatron_files import galvatron_text
+
+TARGETS = (*FORMATS, "galvatron")
+NOTICEABLE = 5e-4  # relative
+OPEN = PlanOptions()
+
+
+def export(plan: Plan, to: str, model: Model | None = None, suffix: str = "") -> str:
+    """The text of a configuration file with which an engine starts a plan.
+
+    `to` is one of torchtitan, megatron, deepspeed, accelerate, galvatron; `suffix` the form of the file
+    (`.toml`, `.args`, `.yaml`, `.json`; default: the engine's usual). Comments say what could not be
+    said there and, where the plan's `model` is given, what that costs. Raises UsageError for a strategy
+    that the engine cannot run.
+    """
+    if to == "galvatron":
+        return galvatron_text(plan)
+    if to not in FORMATS:
+        raise UsageError(f"unknown engine {to!r}; known: {', '.join(TARGETS)}")
+    layout = layout_of_plan(plan, to)
+    return engine_text(layout, list(export_comments(plan, layout, model)), suffix)
+
+
+def export_comments(plan: Plan, layout: EngineLayout, model: Model | None) -> Iterator[str]:
+    """What the file is, what it loses of the plan, and what that costs."""
+    yield (
+        f"{plan.model} on {plan.cluster.name}: {layout.strategy}, global batch {plan.global_batch} in "
+        f"{plan.micro_batches} micro-batches of {layout.micro_batch} samples"
+    )
+    if layout.engine == "accelerate":
+        yield (
+            f"in the training script: per_device_train_batch_size={layout.micro_batch}, "
+            f"gradient_accumulation_steps={layout.micro_batches}"
+        )
+    lost = list(differences(plan, layout))
+    for sentence in lost:
+        yield f"not said here: {sentence}"
+    if lost and model is not None:
+        yield _cost(plan, priced(layout, model, plan.cluster, options_of_plan(plan)))
+    elif lost:
+        yield "what that costs: name the model (--model) to price it"
+
+
+def _cost(plan: Plan, said: Plan) -> str:
+    ours, theirs = plan.prediction.step_seconds, said.prediction.step_seconds
+    change = theirs / ours - 1
+    what = f"{change:+.1%}" if abs(change) >= NOTICEABLE else "the same"
+    fits = "fits" if said.peak_bytes <= said.memory_limit_bytes else "does not fit"
+    return (
+        f"what that costs: {seconds(theirs)}/step instead of {seconds(ours)} ({what}), "
+        f"{gib(said.peak_bytes)} instead of {gib(plan.peak_bytes)} of "
+        f"{gib(said.memory_limit_bytes)} ({fits})"
+    )
+
+
+def options_of_plan(plan: Plan) -> PlanOptions:
+    """The options that ask for a plan's job again."""
+    return PlanOptions(
+        memory_bytes=plan.memory_limit_bytes, precision=plan.precision, **optimizer_of_plan(plan)
+    )
+
+
+def layout_options(layout: EngineLayout, model: Model, options: PlanOptions = OPEN) -> PlanOptions:
+    """The options that fix everything that a layout says; others stay open."""
+    settings: dict[str, Any] = {
+        "engine": layout.engine,
+        "pins": pins_of_layout(layout, model),
+        "micro_batches": micro_batches(layout, model.batch) or options.micro_batches,
+        "bounds": bounds_of_layout(layout, model),
+        "model_chunks": layout.model_chunks,
+        "schedule": "1f1b" if layout.model_chunks == 1 else "interleaved",
+    }
+    return replace(options, **settings)
+
+
+def micro_batches(layout: EngineLayout, global_batch: int) -> int | None:
+    """Micro-batches of a step of so many samples; None where the layout leaves them open."""
+    if layout.micro_batch is None:
+        return None
+    return replace(layout, global_batch=global_batch).micro_batches
+
+
+def priced(
+    layout: EngineLayout, model: Model, cluster: Cluster, options: PlanOptions = OPEN
+) -> Plan:
+    """A layout as a plan, whether it fits or not. Raises UsageError where the model cannot be split
+    so."""
+    space = SearchSpace.create(model, cluster, layout_options(layout, model, options))
+    return priced_in(space)
+
+
+def priced_in(space: SearchSpace) -> Plan:
+    """The best plan of a space of pinned layers: of those that fit, else the smallest."""
+    space.run()
+    if not space.candidates:
+        raise no_plan(space)
+    fitting = space.fitting()
+    smallest = min(space.candidates, key=lambda c: (c.peak_bytes, c.step_seconds))
+    return assemble(space, min(fitting, key=space.sort_key) if fitting else smallest)
+
+
+def neighbours(layout: EngineLayout) -> Iterator[tuple[str, EngineLayout]]:
+    """Layouts that differ in one thing, with the change as a user would write it."""
+    open_stages = replace(layout, split=())
+    micro = layout.micro_batch
+    if micro is not None:
+        yield f"micro-batches of {2 * micro}", replace(layout, micro_batch=2 * micro)
+        if micro % 2 == 0:
+            yield f"micro-batches of {micro // 2}", replace(layout, micro_batch=micro // 2)
+    for recompute in ("none", "selective", "full"):
+        if recompute != layout.recompute or layout.recompute_layers:
+            changed = replace(layout, recompute=recompute, recompute_layers=0)
+            yield f"recompute {recompute}", changed
+    for stage in range(4):
+        if stage != layout.zero_stage and layout.data > 1:
+            shards = layout.data if stage and not layout.zero_stage else layout.shards
+            yield (
+                f"zero stage {stage}",
+                replace(
+                    layout,
+                    zero_stage=stage,
+                    shards=shards if stage else 1,
+                    replicas=layout.data // (shards if stage else 1),
+                ),
+            )
+    if layout.tensor > 1:
+        flag = not layout.sequence_parallel
+        yield (
+            f"sequence parallelism {'on' if flag else 'off'}",
+            replace(layout, sequence_parallel=flag),
+        )
+    for axis in ("tensor", "pipeline", "context"):
+        yield from _moved(open_stages, axis)
+    if layout.pipeline > 1:
+        for chunks in (1, 2, 4):
+            if chunks != layout.model_chunks:
+                yield f"{chunks} model chunks per stage", replace(open_stages, model_chunks=chunks)
+
+
+def _moved(layout: EngineLayout, axis: str) -> Iterator[tuple[str, EngineLayout]]:
+    """Twice and half the ranks on an axis, taken from or given to the data ranks."""
+    size, side = getattr(layout, axis), "shards" if layout.zero_stage else "replicas"
+    data = getattr(layout, side)
+    if data % 2 == 0:
+        yield f"{axis} {2 * size}", replace(layout, **{axis: 2 * size, side: data // 2})
+    if size % 2 == 0:
+        smaller = replace(layout, **{axis: size // 2, side: data * 2})
+        chunks = layout.model_chunks if smaller.pipeline > 1 else 1
+        flag = layout.sequence_parallel and smaller.tensor > 1
+        yield (f"{axis} {size // 2}", replace(smaller, model_chunks=chunks, sequence_parallel=flag))
+
+
+def _with_batch(layout: EngineLayout, global_batch: int) -> EngineLayout:
+    """The layout with micro-batches that divide what a data rank sees."""
+    if layout.micro_batch is None or global_batch % layout.data:
+        return layout
+    return replace(layout, micro_batch=gcd(layout.micro_batch, global_batch // layout.data))
+
+
+def better_neighbours(
+    layout: EngineLayout, model: Model, cluster: Cluster, options: PlanOptions = OPEN
+) -> list[tuple[str, Plan]]:
+    """Plans that differ in one thing and fit, the fastest first; what the engine cannot is left out."""
+    plans: list[tuple[str, Plan]] = []
+    for change, other in neighbours(layout):
+        changed = _with_batch(other, model.batch)
+        if engine_named(layout.engine).refusal(changed.strategy) is None:
+            try:
+                plan = priced(changed, model, cluster, options)
+            except PlaitError:
+                continue
+            if plan.peak_bytes <= plan.memory_limit_bytes:
+                plans.append((change, plan))
+    return sorted(plans, key=lambda pair: pair[1].prediction.step_seconds)
+
+
+def suffix_of(path: str | None) -> str:
+    """The form of a file by its name."""
+    suffix = Path(path).suffix if path else ""
+    return suffix if suffix in (".toml", ".yaml", ".yml", ".json", ".args", ".sh", ".txt") else ""

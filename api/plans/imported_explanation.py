@@ -1,0 +1,116 @@
+"""Another engine's configuration, priced as it runs: fits?, step, what binds, what would be faster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ...ir.devices.cluster import Cluster
+from ...ir.plan.plan import Plan
+from ...ir.text.units import gib, seconds
+from ...planner.interop.engine_layout import EngineLayout
+from ...planner.question.options import PlanOptions
+from ...planner.search.driver import SearchSpace
+from ..formats.model_source import ModelSource
+from .comparison import plan_row, seconds_by_kind, step_term
+from .engine_plans import better_neighbours, priced_in
+from .imported import ImportedPlan
+from .plan_request import plan_request
+
+SHOWN_TERMS, SHOWN_CHANGES = 5, 6
+
+
+class ImportedExplanation(msgspec.Struct, frozen=True):
+    """A configuration as a plan, and the plans that differ from it in one thing and fit, the fastest
+    first, with what changes."""
+
+    engine: str
+    plan: Plan
+    changes: tuple[tuple[str, Plan], ...]
+
+    @property
+    def fits(self) -> bool:
+        return self.plan.peak_bytes <= self.plan.memory_limit_bytes
+
+
+def explain_imported(
+    file: ImportedPlan, source: ModelSource, cluster: Cluster, memory_bytes: int | None = None
+) -> ImportedExplanation:
+    """Price a configuration of another engine, and its neighbours.
+
+    The batch is the file's, else the source's. Raises UsageError where the model cannot be split so.
+    """
+    model = source.load(_global_batch(file), _precision(file))
+    keywords: dict[str, Any] = {"pin": [file], "memory": memory_bytes}
+    request = plan_request(model, cluster.devices, keywords)
+    plan = priced_in(SearchSpace.create(request.model, cluster, request.options))
+    changes: list[tuple[str, Plan]] = []
+    if isinstance(file, EngineLayout):
+        options = PlanOptions(memory_bytes=memory_bytes, micro_batches=plan.micro_batches)
+        changes = better_neighbours(file, request.model, cluster, options)
+    return ImportedExplanation(plan.engine, plan, tuple(changes))
+
+
+def _global_batch(file: ImportedPlan) -> int | None:
+    return file.global_batch if isinstance(file, EngineLayout) else file.batch.samples
+
+
+def _precision(file: ImportedPlan) -> str | None:
+    return file.precision if isinstance(file, EngineLayout) else None
+
+
+def imported_text(explained: ImportedExplanation) -> Iterator[str]:
+    """The explanation in a screenful."""
+    plan, p = explained.plan, explained.plan.prediction
+    over = plan.peak_bytes - plan.memory_limit_bytes
+    fits = "fits" if explained.fits else f"does not fit, {gib(over)} over"
+    yield (
+        f"{plan.model} on {plan.cluster.name} with {explained.engine}: {plan.strategy_text}, global "
+        f"batch {plan.global_batch}, {plan.micro_batches} micro-batches"
+    )
+    yield f"  {fits}: {gib(plan.peak_bytes)} of {gib(plan.memory_limit_bytes)}"
+    yield (
+        f"  {seconds(p.step_seconds)}/step, {100 * p.mfu:.1f} % MFU, bubble {100 * p.bubble:.1f} %"
+    )
+    yield "  what binds"
+    for name, amount in binding_terms(plan):
+        yield f"    {name:<40}{seconds(amount):>12}  {amount / p.step_seconds:.0%}"
+    gains = [c for c in explained.changes if not explained.fits or _gain(explained, c[1]) > 0]
+    yield "  one change that makes it fit" if not explained.fits else "  one change that is faster"
+    if not gains:
+        yield "    none that was tried"
+    for change, other in gains[:SHOWN_CHANGES]:
+        yield (
+            f"    {_gain(explained, other):+.1%} by {change}: "
+            f"{seconds(other.prediction.step_seconds)}/step, {gib(other.peak_bytes)}"
+        )
+
+
+def _gain(explained: ImportedExplanation, other: Plan) -> float:
+    """Samples per second more, as a fraction."""
+    return explained.plan.prediction.step_seconds / other.prediction.step_seconds - 1
+
+
+def binding_terms(plan: Plan) -> list[tuple[str, float]]:
+    """The largest terms of a step, in seconds."""
+    terms = seconds_by_kind(step_term(plan))
+    return sorted(terms.items(), key=lambda item: -item[1])[:SHOWN_TERMS]
+
+
+def imported_json(explained: ImportedExplanation) -> dict[str, Any]:
+    """The explanation as data."""
+    plan = explained.plan
+    return {
+        "engine": explained.engine,
+        **plan_row(plan),
+        "global_batch": plan.global_batch,
+        "bubble": plan.prediction.bubble,
+        "mfu": plan.prediction.mfu,
+        "binds": dict(binding_terms(plan)),
+        "changes": [
+            {"change": change, "gain": _gain(explained, other), **plan_row(other)}
+            for change, other in explained.changes
+        ],
+    }
