@@ -85,13 +85,13 @@ def step_graph(model: Model, cluster: Cluster | None, optimizer: str) -> Placeme
 
     Raises UsageError without a cluster."""
     from ..cost_model.placement.from_model import graph_of
-    from ..planner.question.options import optimizer_states
+    from ..ir.lowering.cast import narrowest_item_bytes
+    from ..planner.question.options import PlanOptions, optimizer_states
 
     if cluster is None:
         raise UsageError("a model has no times of its own: name the cluster that it runs on")
-    first = next((p.type for p in model.parameters if p.type.is_float), None)
-    half = first is not None and first.dtype in ("float16", "bfloat16")
-    return graph_of(model, cluster, optimizer_states(optimizer, half, 4))
+    item_bytes = narrowest_item_bytes(model.parameters)
+    return graph_of(model, cluster, optimizer_states(PlanOptions(optimizer=optimizer), item_bytes))
 
 
 def placement_target(

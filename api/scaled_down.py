@@ -105,15 +105,14 @@ def _small_plan(plan: Plan, model: Model, shrunk: ShrunkPlan) -> Plan:
     from ..cost_model.hardware import load_cluster
     from ..planner import PlanOptions
     from ..planner import plan as search
-    from ..planner.question.options import optimizer_of_plan
+    from ..planner.question.options import training_of_plan
 
     return search(
         model,
         load_cluster(f"local:{shrunk.devices}"),
         PlanOptions(
             memory_bytes=AMPLE_BYTES,
-            precision=plan.precision,
-            **optimizer_of_plan(plan),
+            **training_of_plan(plan),
             memory_actions=("keep",),
             pins=shrunk.pins([(c.path, c.function) for c in model.calls]),
             micro_batches=gcd(shrunk.micro_batches, model.batch // shrunk.batch_degree),

@@ -61,7 +61,9 @@ def in_full(pricer: CandidatePricer, candidate: Candidate) -> tuple[float, int]:
     sends = [hop.seconds for hop in price_transfers(crossings, links, None, pricer.cluster.device)]
     times = candidate.micro_batches
     sharing = pricer.cluster.device.ranks_per_processor
-    pipeline = pipeline_seconds(busy, sends, times, practice.chunks, "transfers" in practice.overlaps, sharing)
+    pipeline = pipeline_seconds(
+        busy, sends, times, practice.chunks, "transfers" in practice.overlaps, sharing
+    )
     return pipeline + max(s.sync_seconds for s in stages), max(s.peak_bytes for s in stages)
 
 
@@ -96,7 +98,7 @@ def main() -> None:
     model = traced(options.config, options.batch, options.seq)
     cluster = load_cluster(options.cluster)
     pricer = CandidatePricer(
-        FunctionPrices(model, cluster), model.batch, optimizer_states("adamw", False, 4)
+        FunctionPrices(model, cluster), model.batch, optimizer_states(PlanOptions(), 4)
     )
     todo = list(islice(space(pricer), options.count))
 

@@ -62,7 +62,8 @@ def compile_program(
         code = StageCode(plan, model, layouts, lowered, number)
         files[f"stage_{number}.py"] = run(StageModule(), code, observer)
     kinds = {p.type.dtype for p in model.parameters if p.type.is_float}
-    dtype = PRECISIONS[plan.precision] if len(kinds) == 1 else None
+    converts = len(kinds) == 1 and not plan.optimizer.master_weights
+    dtype = PRECISIONS[plan.precision] if converts else None
     files["main.py"] = main_module(plan.strategy_text, plan.mesh.size, dtype)
     files["source.json"] = source or "{}"
     data_table = program_table(plan, model, dataflow, layouts, source)

@@ -64,6 +64,8 @@ def program_table(
         ),
         source=source,
         compression=tuple(_compressed_axes(plan)),
+        master_weights=plan.optimizer.master_weights,
+        gradient_precision=plan.gradient_precision,
     )
 
 

@@ -17,6 +17,8 @@ from msgspec import Meta
 from ..ir.devices.cluster_file import TomlTable, decode_tables
 from ..ir.errors import UsageError
 from ..ir.model.loops import Work
+from ..ir.model.tensor import ITEM_BYTES
+from ..ir.plan.plan import Optimizer
 
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
 Overlap = Literal["gradients", "weights", "transfers", "tp", "cp", "ep"]
@@ -38,10 +40,12 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     kernel of a `compiled` program; a device never finishes before its host. `matrix_dtype`: dtype that
     matrix products run in; None: that of their operands. `cast_bytes`: bytes moved to quantise an
     element for them. `gradient_item_bytes`: bytes per element of an accumulated gradient, which is
-    also what travels; None: those of its parameter. `reduces_per_step`: gradients that ZeRO shards
-    travel once per step, and stay whole until then; else after every micro-batch.
-    `contiguous_buffers`: gradients live in persistent flat buffers; nothing is copied to be sent.
-    `frees_per_call`: saved activations are freed call by call during backward, not at its end.
+    also what travels; None: those of its parameter. `stepped_item_bytes`: bytes per element of the
+    copy that the optimizer steps on, and of its gradient then; None: those of a gradient.
+    `reduces_per_step`: gradients that ZeRO shards travel once per step, and stay whole until then;
+    else after every micro-batch. `contiguous_buffers`: gradients live in persistent flat buffers;
+    nothing is copied to be sent. `frees_per_call`: saved activations are freed call by call during
+    backward, not at its end.
     `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over which the
     weight is replicated. `chunks`: model chunks per pipeline stage (interleaved 1F1B).
     `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`: every
@@ -58,6 +62,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     cast_bytes: float = CAST_BYTES
     gradient_item_bytes: int | None = None
     reduces_per_step: bool = False
+    stepped_item_bytes: int | None = None
     contiguous_buffers: bool = False
     frees_per_call: bool = True
     shards_replicated_states: bool = False
@@ -79,6 +84,18 @@ class ExecutionModel(msgspec.Struct, frozen=True):
 
 
 GENERATED = ExecutionModel()
+
+
+def generated(optimizer: Optimizer, gradient_precision: str, item_bytes: int) -> ExecutionModel:
+    """How generated programs execute with an optimizer: gradients of parameters of `item_bytes` an
+    element are summed in a precision (empty: that of the parameters)."""
+    full = ITEM_BYTES["float32"]
+    widens = gradient_precision == "fp32" and item_bytes < full
+    return msgspec.structs.replace(
+        GENERATED,
+        gradient_item_bytes=full if widens else None,
+        stepped_item_bytes=full if optimizer.master_weights else None,
+    )
 
 
 class ExecutionModelFile(TomlTable, frozen=True, kw_only=True):

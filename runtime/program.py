@@ -35,7 +35,7 @@ from .launch.program_folder import import_stage, read_table
 from .launch.session import default_device
 from .state import optimizer as optimizers
 from .state import program_state, unsharded
-from .state.gradients import clip_grad_norm, non_finite_names, separate_gradients
+from .state.gradients import LossScale, clip_grad_norm, non_finite_names, separate_gradients
 from .state.initial_agreement import agree
 from .state.initialization import InitialValues
 from .state.parameters import ParameterStore
@@ -64,6 +64,7 @@ class Program:
         self.table, self.groups, self.device = table, groups, device
         self.seed, self.steps, self.batches = seed, 0, 0
         self.nonfinite: NonFinite = "keep"
+        self.loss_scale = LossScale() if table.scales_loss else None
         self.gradients_used = False  # the next batch begins new ones
         self.guard: Guard | None = None
         native = device.type == "cpu"
@@ -97,6 +98,7 @@ class Program:
             links = groups.down, groups.up, device, stage_transfer_codec(table, folder, native)
             self.pipeline = PipelineRunner(order, table.stage_transfers, *links)
         self.names = names_of(module, table)
+        self.dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
         self.untraced = {
             n: initial.tensor(n).cpu().clone()
             for n in self.names
@@ -199,7 +201,7 @@ class Program:
         else:
             losses = self.micro_batches(self.run, inputs)
         self.run.finish()
-        self.store.synchronize()
+        self.store.synchronize(1.0 if self.loss_scale is None else self.loss_scale.value)
         separate_gradients(self.store)
         self.batches += 1
         return self.total_loss(losses)
@@ -253,8 +255,9 @@ class Program:
 
         def backward(number: int, tangents: list[Tensor]) -> tuple[Tensor | None, ...]:
             run.micro_batch(number)
+            scale = 1.0 if self.loss_scale is None else self.loss_scale.value
             gradients: tuple[Tensor | None, ...] = run_backward(
-                run, *([torch.ones_like(losses[0])] if last else tangents)
+                run, *([torch.full_like(losses[0], scale)] if last else tangents)
             )
             return gradients
 
@@ -290,11 +293,16 @@ class Program:
         """Update the parameters by the gradients at hand and distribute the new values.
 
         Gives whether it did: with `nonfinite="skip"`, not where a gradient is NaN or infinite.
-        Raises NonFiniteError there with `nonfinite="stop"`.
+        Raises NonFiniteError there with `nonfinite="stop"`. In float16 such a step is always skipped,
+        and the loss scale is lowered.
         """
         self.gradients_used = True
-        if self.nonfinite != "keep" and (names := non_finite_names(self.store, self.groups)):
-            if self.nonfinite == "stop":
+        checked = self.nonfinite != "keep" or self.loss_scale is not None
+        names = non_finite_names(self.store, self.groups) if checked else []
+        if self.loss_scale is not None:
+            self.loss_scale.update(finite=not names)
+        if names:
+            if self.nonfinite == "stop" and self.loss_scale is None:
                 raise NonFiniteError(
                     f"step {self.steps}: the gradients of {len(names)} parameters are NaN or infinite, "
                     f"{names[0]} among them; the parameters are those of the step before"
@@ -309,12 +317,12 @@ class Program:
         return True
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Full tensors on the CPU under the names of the module's own `state_dict`.
+        """Full tensors on the CPU under the names and in the types of the module's own `state_dict`.
 
         All ranks call this together, and each gets everything.
         """
         tensors = unsharded.values(self.store, self.groups) | self.untraced
-        return {name: tensors[first] for name, first in self.names.items()}
+        return {n: tensors[first].to(self.dtypes[n]) for n, first in self.names.items()}
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Full gradients of the last `forward_backward`, by the program's names; all ranks together."""

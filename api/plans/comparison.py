@@ -11,7 +11,7 @@ from ...ir.errors import UsageError
 from ...ir.model.model import Model
 from ...ir.plan.plan import Layers, Plan
 from ...ir.text.units import gib, seconds, size
-from ...planner.question.options import PlanOptions, optimizer_of_plan
+from ...planner.question.options import PlanOptions, training_of_plan
 from ...planner.search.baselines import Baseline, baseline_plan, parse_baselines
 from ...planner.search.driver import SearchSpace
 
@@ -23,9 +23,7 @@ def baseline_plans(
     plan: Plan, model: Model, baselines: Iterable[Baseline]
 ) -> list[tuple[str, Plan | None]]:
     """The plans of baselines for the model, cluster, batch and memory limit of a plan."""
-    options = PlanOptions(
-        memory_bytes=plan.memory_limit_bytes, precision=plan.precision, **optimizer_of_plan(plan)
-    )
+    options = PlanOptions(memory_bytes=plan.memory_limit_bytes, **training_of_plan(plan))
     space = SearchSpace.create(model, plan.cluster, options)
     return [(baseline.name, baseline_plan(space, baseline)) for baseline in baselines]
 

@@ -21,6 +21,7 @@ from ...ir.plan.plan import Plan
 from ...ir.plan.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import PeakPoint, StageBytes
+from ..execution_model import generated
 from ..quantity import Whole, known
 from .collective import collective_seconds
 from .compressed_collective import (
@@ -229,7 +230,8 @@ class BatchAxes:
         result: `uncompressed_bytes`, or those of compressed buckets if larger."""
         if not self.compression:
             return uncompressed_bytes
-        elements = min(total_bytes, MAX_BUCKETS_IN_FLIGHT * bucket_bytes) // self.item
+        item = self.item * (self.gradient_scale if subject == "gradients" else 1)
+        elements = int(min(total_bytes, MAX_BUCKETS_IN_FLIGHT * bucket_bytes) // item)
         sizes = [
             exchange_bytes(program, elements, axis.group, self.cluster)
             for (what, role), program in self.compression.items()
@@ -332,18 +334,27 @@ class BatchAxes:
             if before - weights > point.call_bytes:
                 return CallBuffers(0, before, 0)
             return CallBuffers(point.call_bytes, weights * gathered, 0)
+        return self.accumulation_buffers(point)
+
+    def accumulation_buffers(self, point: PeakPoint) -> CallBuffers:
+        """Peak bytes of buffers while the gradients of a call are reduced and added up."""
+        scale = self.gradient_scale
+        call_bytes = point.call_bytes + int(point.weight_bytes * (scale - 1))
+        largest_bytes = int(point.largest_weight_bytes * scale)
         if "gradient" not in self.sharded_kinds:
-            return CallBuffers(point.call_bytes, 0, point.largest_weight_bytes)
+            return CallBuffers(call_bytes, 0, largest_bytes)
+        sharded = self.sharded_bytes(int(point.weight_bytes * scale))
+        largest = self.sharded_bytes(largest_bytes)
         if self.remainder_axes:
             # the replicated rest of a gradient stays until its shard has returned
             most = max(
-                _copy_buffer_bytes(sharded, largest),
-                self.local_bytes(point.largest_weight_bytes, "gradient"),
+                _copy_buffer_bytes(sharded, largest), self.local_bytes(largest_bytes, "gradient")
             )
-            return CallBuffers(point.call_bytes, sharded // self.degree + most, 0)
+            return CallBuffers(call_bytes, sharded // self.degree + most, 0)
+        bucket = min(sharded, max(BUCKET_BYTES, largest))
         plain = bucket + bucket // self.degree
         sent = self.transfer_buffer_bytes("gradients", sharded, bucket, plain)
-        return CallBuffers(point.call_bytes, sent, 0)
+        return CallBuffers(call_bytes, sent, 0)
 
     def update_gather_bytes(self, trained: int) -> int:
         """Buffer bytes of updated weights gathered from their owners."""
@@ -368,4 +379,6 @@ def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None =
         if c.strategy == strategy and c.subject != "activations"
     }
     algorithm = COMPRESSED_OPTIMIZERS.get(plan.optimizer.name)
-    return BatchAxes(strategy, cluster or plan.cluster, 1.0, item, compression, algorithm)
+    execution = generated(plan.optimizer, plan.gradient_precision, item)
+    scale = (execution.gradient_item_bytes or item) / item
+    return BatchAxes(strategy, cluster or plan.cluster, scale, item, compression, algorithm)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...ir.plan.plan import Plan
+from ...ir.plan.plan import Plan, Stage
 from ..communication.data_parallel import axes_of
-from ..execution_model import GENERATED
+from ..execution_model import ExecutionModel, generated
 from ..memory.peak import (
     InFlight,
     PartAmounts,
@@ -52,11 +52,12 @@ def memory_term(plan: Plan, number: int) -> Term:
     parts = [
         (s.bytes, axes_of(plan, s.strategy, s.bytes.item_bytes)) for s in stage.bytes_by_strategy
     ]
+    execution = execution_of(plan, stage)
     terms_by_name: dict[str, list[Term]] = {}
     for (share, axes), peak in zip(
-        parts, stage_peaks(parts, GENERATED, waiting, device), strict=True
+        parts, stage_peaks(parts, execution, waiting, device), strict=True
     ):
-        amounts = named(part_amounts(share, axes, plan.optimizer, GENERATED, peak))
+        amounts = named(part_amounts(share, axes, plan.optimizer, execution, peak))
         for name, quantity in part_terms(amounts, axes).items():
             term = priced_term(name, quantity, "derived", "B")
             terms_by_name.setdefault(name, []).append(term)
@@ -71,6 +72,12 @@ def memory_term(plan: Plan, number: int) -> Term:
         priced_term("runtime", runtime, source, "B"),
     ]
     return total(f"stage {number}", terms, "B")
+
+
+def execution_of(plan: Plan, stage: Stage) -> ExecutionModel:
+    """How the program of a plan executes a stage."""
+    item_bytes = stage.bytes_by_strategy[0].bytes.item_bytes
+    return generated(plan.optimizer, plan.gradient_precision, item_bytes)
 
 
 def named(amounts: PartAmounts[int]) -> PartAmounts[Quantity]:
@@ -88,6 +95,6 @@ def working_bytes(plan: Plan, number: int) -> int:
         axes = axes_of(plan, share.strategy, share.bytes.item_bytes)
         total += max(
             m.batch + m.activations + m.temporaries + m.communication
-            for m in while_calls_run(share.bytes, axes, GENERATED, waiting)
+            for m in while_calls_run(share.bytes, axes, execution_of(plan, stage), waiting)
         )
     return total

@@ -129,18 +129,21 @@ def part_amounts(
         peak.batch,
         peak.temporaries,
         peak.communication,
-        whole_tensor_bytes(stage, axes, optimizer),
+        whole_tensor_bytes(stage, axes, optimizer, execution),
     )
 
 
-def whole_tensor_bytes(stage: StageBytes, axes: BatchAxes, optimizer: Optimizer) -> int:
+def whole_tensor_bytes(
+    stage: StageBytes, axes: BatchAxes, optimizer: Optimizer, execution: ExecutionModel
+) -> int:
     """Bytes that an optimizer which steps whole tensors needs where ranks have shards: the owner of the
     largest tensor has all of its states, and its gradient and value travel whole."""
     operators = prod(axis.size for axis in axes.model_axes)
     if optimizer.demand != "per tensor" or axes.shard_count("optimizer") * operators == 1:
         return 0
-    largest = stage.largest_weight_bytes * operators
-    return largest * 2 + largest // stage.item_bytes * optimizer.states * optimizer.state_bytes
+    elements = stage.largest_weight_bytes * operators // stage.item_bytes
+    value_bytes = execution.stepped_item_bytes or stage.item_bytes
+    return elements * (2 * value_bytes + optimizer.states * optimizer.state_bytes)
 
 
 def part_terms(amounts: PartAmounts[Whole], axes: BatchAxes) -> dict[str, Whole]:
@@ -273,26 +276,25 @@ def while_optimizer_steps(
     """Bytes while gradients are reduced, the optimizer steps and updated weights are gathered."""
     batch = batch_bytes(stage, in_flight)
     gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
-    part = gradient_bytes(stage, axes, execution, stage.trained_bytes, "optimizer")
-    stepped, biggest = (
-        axes.local_bytes(n, "optimizer") for n in (stage.trained_bytes, stage.largest_weight_bytes)
-    )
-    bucket = min(gradients, max(BUCKET_BYTES, stage.largest_weight_bytes))
+    elements = [n // stage.item_bytes for n in (stage.trained_bytes, stage.largest_weight_bytes)]
+    summed_item, stepped_item = gradient_item(stage, execution), step_item(stage, execution)
+    summed, summed_largest = (n * summed_item for n in elements)
+    stepped, biggest = (axes.local_bytes(n * stepped_item, "optimizer") for n in elements)
+    bucket = min(gradients, max(BUCKET_BYTES, summed_largest))
     yield PeakBytes(
-        batch,
-        gradients,
-        0,
-        0,
-        axes.reduce_buffer_bytes(bucket, stage.trained_bytes, stage.largest_weight_bytes),
+        batch, gradients, 0, 0, axes.reduce_buffer_bytes(bucket, summed, summed_largest)
     )
+    if summed_item < stepped_item:  # what was summed is widened one by one
+        yield PeakBytes(batch, stepped, 0, 0, min(bucket, axes.local_bytes(summed, "optimizer")))
     # where the device is the host, optimizers take tensors one by one
     working = stepped if device.host_copies_hide else 2 * biggest
     if axes.compressed_optimizer is not None:
-        working = (
-            COMPRESSED_OPTIMIZER_VECTORS * (stage.trained_bytes // stage.item_bytes) * FP32_BYTES
-        )
-    yield PeakBytes(batch, part, 0, working, 0)
-    yield PeakBytes(batch, part, 0, 0, axes.update_gather_bytes(stage.trained_bytes))
+        working = COMPRESSED_OPTIMIZER_VECTORS * elements[0] * FP32_BYTES
+    yield PeakBytes(batch, stepped, 0, working, 0)
+    gathered = axes.update_gather_bytes(stage.trained_bytes)
+    if gathered and stepped_item > stage.item_bytes:
+        gathered += axes.local_bytes(stage.trained_bytes, "optimizer")  # rounded, to be sent
+    yield PeakBytes(batch, stepped, 0, 0, gathered)
 
 
 def batch_bytes(stage: StageBytes, in_flight: InFlight) -> int:
@@ -310,8 +312,18 @@ def gradient_bytes(
     sharded_as: str = "gradient",
 ) -> int:
     """Bytes of the gradients of `summed` bytes of weights, sharded like `sharded_as`."""
-    gradient = execution.gradient_item_bytes or stage.item_bytes
-    return axes.local_bytes(summed // stage.item_bytes * gradient, sharded_as)
+    amount = summed // stage.item_bytes * gradient_item(stage, execution)
+    return axes.local_bytes(amount, sharded_as)
+
+
+def gradient_item(stage: StageBytes, execution: ExecutionModel) -> int:
+    """Bytes of an element of a gradient while it is summed."""
+    return execution.gradient_item_bytes or stage.item_bytes
+
+
+def step_item(stage: StageBytes, execution: ExecutionModel) -> int:
+    """Bytes of an element that the optimizer steps on, and of its gradient then."""
+    return execution.stepped_item_bytes or gradient_item(stage, execution)
 
 
 def transfer_buffer_bytes(stage: StageBytes, execution: ExecutionModel, in_flight: InFlight) -> int:

@@ -36,6 +36,11 @@ from .torch_private import FakeTensorMode, tensor_tables, torch_compiling
 LossFunction = Callable[[Any, Any], torch.Tensor]
 StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
 ROOT = 0
+CASTS = frozenset({"to", "_to_copy", "type_as"})
+VIEWS = CASTS | {
+    "alias", "detach", "expand", "expand_as", "permute", "reshape", "select", "slice", "squeeze", "t",
+    "transpose", "unsqueeze", "view", "flatten", "unflatten", "contiguous", "clone", "narrow", "chunk",
+}  # fmt: skip
 
 
 @dataclass
@@ -72,11 +77,65 @@ def record(
 ) -> Recording:
     """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines.
 
-    With a `precision` other than the model's own, as `model.to(dtype)` would run on floats of it.
+    With a `precision` other than the model's own, as `model.to(dtype)` would run on floats of it; but
+    buffers and inputs that the code casts to their own type wherever it reads them (the rates of
+    rotary angles, say) stay in that type.
     """
-    parameters = _in_precision(state_tensors(model), model, precision)
+    state = state_tensors(model)
     inputs = batches.model_inputs(batch, batch_size(batch), traced)
-    inputs = _in_precision(inputs, model, precision)
+    if precision is None or precision == precision_of(state):
+        return _record(model, batch, loss_fn, state, inputs, lines)
+    dtype = dtype_of(precision)
+    narrow = _in_type(state, dtype), _in_type(inputs, dtype)
+    recording = _record(model, batch, loss_fn, *narrow, lines)
+    nodes = list(recording.graph.graph.nodes)
+    widened = (
+        _as_read(narrow[0], state, nodes[: len(state)]),
+        _as_read(narrow[1], inputs, nodes[len(state) :]),
+    )
+    return recording if widened == narrow else _record(model, batch, loss_fn, *widened, lines)
+
+
+def _as_read(
+    items: list[StateTensor], own: list[StateTensor], nodes: list[torch.fx.Node]
+) -> list[StateTensor]:
+    """Buffers and inputs that the code casts wherever it reads them in their own type, the others as
+    they are."""
+    return [
+        before if _is_data(before) and _is_read_as(DTYPES[before.type.dtype], node) else item
+        for item, before, node in zip(items, own, nodes, strict=False)
+    ]
+
+
+def _is_data(item: StateTensor) -> bool:
+    """Whether a tensor is a buffer or an input of floating-point numbers."""
+    return item.type.is_float and not (isinstance(item, Parameter) and item.kind == "parameter")
+
+
+def _is_read_as(dtype: torch.dtype, node: torch.fx.Node) -> bool:
+    """Whether a value is cast to a type wherever it is read; a view of it does not read it."""
+    return bool(node.users) and all(
+        _gives(user, CASTS, dtype)
+        or (_gives(user, VIEWS, node.meta["val"].dtype) and _is_read_as(dtype, user))
+        for user in node.users
+    )
+
+
+def _gives(node: torch.fx.Node, operators: frozenset[str], dtype: torch.dtype) -> bool:
+    """Whether a node runs one of some operators and gives a tensor of a type."""
+    value = node.meta.get("val")
+    name = str(node.target).split(".")[1] if node.op == "call_function" else ""
+    return name in operators and isinstance(value, torch.Tensor) and value.dtype == dtype
+
+
+def _record(
+    model: nn.Module,
+    batch: Any,
+    loss_fn: LossFunction | None,
+    parameters: list[Parameter],
+    inputs: list[ModelInput],
+    lines: bool,
+) -> Recording:
     constants = batches.constants(batch)
     invocations = [Invocation("", type(model).__name__, -1)]
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -137,13 +196,8 @@ def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> 
         yield pairs
 
 
-def _in_precision(
-    items: list[StateTensor], model: nn.Module, precision: str | None
-) -> list[StateTensor]:
-    """Parameters, buffers or inputs with their floats in a precision other than the model's own."""
-    if precision is None or precision == precision_of(state_tensors(model)):
-        return items
-    dtype = dtype_of(precision)
+def _in_type(items: list[StateTensor], dtype: str) -> list[StateTensor]:
+    """Parameters, buffers or inputs with their floats in an element type."""
     types = (TensorType(i.type.shape, dtype) if i.type.is_float else i.type for i in items)
     return [msgspec.structs.replace(i, type=t) for i, t in zip(items, types, strict=True)]
 

@@ -12,6 +12,7 @@ from ..model.tensor import ITEM_BYTES, TensorType
 from ..passes import Observer, Pass, run
 
 PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+HALF_PRECISIONS = ("bf16", "fp16")
 FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat")))
 COMPLEX = tuple(name for name in ITEM_BYTES if name.startswith("complex"))
 
@@ -65,6 +66,11 @@ def dtype_of(precision: str) -> str:
 def own_type(parameters: Sequence[Parameter]) -> str:
     """The floating-point type of a model: that of its first trainable parameter."""
     return next((p.type.dtype for p in parameters if p.trainable and p.type.is_float), "float32")
+
+
+def narrowest_item_bytes(parameters: Sequence[Parameter]) -> int:
+    """Bytes of an element of the narrowest parameters that are trained."""
+    return min((ITEM_BYTES[p.type.dtype] for p in parameters if p.trainable), default=4)
 
 
 def precision_of(parameters: Sequence[Parameter]) -> str:

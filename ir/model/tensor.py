@@ -44,5 +44,10 @@ class TensorType(msgspec.Struct, frozen=True, array_like=True):
         """Whether gradients pass through it, and shards of it may be parts of a sum."""
         return self.dtype.startswith(("float", "bfloat", "complex"))
 
+    @property
+    def is_half(self) -> bool:
+        """Whether elements are floats of 16 bits, which lose the small updates of training."""
+        return self.dtype in ("float16", "bfloat16")
+
     def __str__(self) -> str:
         return f"{SHORT.get(self.dtype, self.dtype)}[{' '.join(map(str, self.shape))}]"

@@ -143,12 +143,14 @@ class Optimizer(msgspec.Struct, frozen=True, omit_defaults=True):
     """Optimizer state per parameter: number of tensors, and bytes of each of their elements.
 
     `demand`: what it must see to step: any shard, whole tensors, or all tensors of the model.
+    `master_weights`: it steps on float32 copies of parameters of 16 bits, which count as a state.
     """
 
     name: str
     states: StateCount
     state_bytes: ItemBytes
     demand: OptimizerDemand = "elementwise"
+    master_weights: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -160,6 +162,7 @@ class Plan(msgspec.Struct, frozen=True):
     better under the cost model; `complete` is false when the search stopped before it saw all of them.
     `engine` names what runs the plan.
     `memory_limit_bytes` is per device; `gap` is the fraction by which a better plan might be faster.
+    Gradients are summed in `gradient_precision` (empty: that of their parameter).
     """
 
     model: str
@@ -186,6 +189,7 @@ class Plan(msgspec.Struct, frozen=True):
     compression: tuple[CompressionChoice, ...] = ()
     chunkings: tuple[Chunking, ...] = ()
     engine: str = "plait"
+    gradient_precision: str = ""
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:

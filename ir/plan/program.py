@@ -147,6 +147,8 @@ class ProgramTable(msgspec.Struct, frozen=True):
     `mesh` is the common mesh of all device axes, `meshes` the same devices with the axes of each
     strategy, `loss_mesh` the index of the one under which the loss is computed. A stage has
     `chunks_per_stage` model chunks; `stage_transfers[i]` are the values that chunk i sends to i + 1.
+    With `master_weights` the optimizer steps on float32 copies of parameters of 16 bits. Gradients are
+    summed in `gradient_precision` (empty: that of their parameter).
     """
 
     model: str
@@ -169,6 +171,23 @@ class ProgramTable(msgspec.Struct, frozen=True):
     compression: tuple[CompressedAxis, ...] = ()
     chunks_per_stage: FewCount = 1
     constants: tuple[BatchConstant, ...] = ()
+    master_weights: bool = False
+    gradient_precision: str = ""
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether backward starts at a loss scale, for the small range of float16."""
+        return self.master_weights and self.precision == "fp16"
+
+    def stepped_dtype(self, spec: ParameterSpec) -> str:
+        """The floating-point type of the copy of a tensor that the optimizer steps on."""
+        wider = self.master_weights and spec.trainable and spec.type.is_half
+        return "float32" if wider else spec.type.dtype
+
+    def summed_dtype(self, spec: ParameterSpec) -> str:
+        """The floating-point type in which gradients of a parameter are summed."""
+        wider = self.gradient_precision == "fp32" and spec.type.is_half
+        return "float32" if wider else spec.type.dtype
 
 
 def chunk_function(direction: str, chunk: int, chunks: int) -> str:

@@ -52,6 +52,7 @@ SETTINGS = (
     "micro_batches",
     "schedule",
     "precision",
+    "gradient_precision",
     "optimizer",
     "memory_limit_bytes",
     "status",

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from ...cost_model.execution_model import generated
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.heterogeneous import HeterogeneousCluster, sub_cluster
+from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.model.model import Model
 from ...ir.plan.memory_action import BASIC_ACTIONS, MemoryAction
 from ...ir.plan.plan import Optimizer, Span, Stage
@@ -70,7 +72,8 @@ class GroupPrices:
     @cached_method
     def pricer(self, group_type: GroupType) -> CandidatePricer:
         """The candidate pricer of the devices of a group, taken for a cluster of their own."""
-        function_prices = FunctionPrices(self.model, self.group_cluster(group_type))
+        execution = generated(self.optimizer, "", narrowest_item_bytes(self.model.parameters))
+        function_prices = FunctionPrices(self.model, self.group_cluster(group_type), execution)
         return CandidatePricer(function_prices, self.model.batch, self.optimizer)
 
     def group_cluster(self, group_type: GroupType) -> Cluster:

@@ -17,8 +17,8 @@ from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.heterogeneous import HeterogeneousCluster
 from ...ir.errors import InfeasibleError, UsageError
+from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.model.model import Model
-from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan, PipelineReplica
 from ...ir.plan.plan import Plan
 from ..question.deadline import Deadline
@@ -44,8 +44,10 @@ def plan(
     Raises InfeasibleError where nothing fits, UsageError for unsupported options.
     """
     options.check()
-    if options.pins or options.compress != "none":
-        raise UsageError("a heterogeneous cluster is planned without --pin and --compress")
+    if options.pins or options.compress != "none" or options.gradient_precision:
+        raise UsageError(
+            "a heterogeneous cluster is planned without --pin, --compress and --gradient-precision"
+        )
     homogeneous = cluster.as_homogeneous()
     if homogeneous is not None:
         return plan_cluster(model, homogeneous, options)
@@ -67,10 +69,7 @@ class HeterogeneousSearch:
 
     def __init__(self, model: Model, cluster: HeterogeneousCluster, options: PlanOptions) -> None:
         self.model, self.cluster, self.options = model, cluster, options
-        item = max((ITEM_BYTES[p.type.dtype] for p in model.parameters if p.trainable), default=4)
-        self.optimizer = optimizer_states(
-            options.optimizer, item < 4, item, options.probed_optimizer
-        )
+        self.optimizer = optimizer_states(options, narrowest_item_bytes(model.parameters))
         self.group_prices = GroupPrices(
             model, cluster, self.optimizer, options.roles, options.memory_bytes
         )

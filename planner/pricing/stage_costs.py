@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
 from ...cost_model.operators.function_cost import FunctionCost
-from ...ir.model.tensor import ITEM_BYTES
+from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.plan.plan import Span
 from ...ir.plan.program import SMALL_BYTES
 from ...ir.plan.workload import StageBytes
@@ -51,7 +51,7 @@ class StageAggregator:
         self.calls, self.batch_only = self.model.calls, self.model.batch_only_calls()
         self.boundaries = BoundaryTransfers(function_prices)
         parameters = self.model.parameters
-        self.item_bytes = ITEM_BYTES[parameters[0].type.dtype] if parameters else 4
+        self.item_bytes = narrowest_item_bytes(parameters)
         sizes = {p.name: p.type.bytes for p in parameters}
         self.parameters = [{n: sizes[n] for n in call.parameters} for call in self.calls]
         trained = {p.name for p in parameters if p.trainable}

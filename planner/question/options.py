@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from ...cost_model.communication.compressed_collective import state_vectors
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.errors import UsageError
-from ...ir.lowering.cast import PRECISIONS
+from ...ir.lowering.cast import HALF_PRECISIONS, PRECISIONS
+from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.flat_shard import Fraction
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
@@ -82,8 +83,20 @@ class PlanOptions(msgspec.Struct, frozen=True):
     ] = None
     precision: Annotated[
         str | None,
-        Option(choices=tuple(PRECISIONS), help="floating-point type; default: the model's own"),
+        Option(
+            choices=tuple(PRECISIONS),
+            help="floating-point type, with float32 master weights for bf16 and fp16; default: the "
+            "model's own",
+        ),
     ] = None
+    gradient_precision: Annotated[
+        str,
+        Option(
+            choices=("fp32",),
+            help="sum gradients over micro-batches and ranks in float32; default: in the type of "
+            "their parameters",
+        ),
+    ] = ""
     optimizer: Annotated[
         str,
         Option(
@@ -197,27 +210,36 @@ def _is_action(text: str) -> bool:
     return True
 
 
-def optimizer_states(
-    name: str, half: bool, item_bytes: int, probed: Optimizer | None = None
-) -> Optimizer:
-    """States per parameter element: moments, a full-precision copy when training in half, and the
-    owner's copy of a tensor that is stepped whole."""
+def optimizer_states(options: PlanOptions, item_bytes: int) -> Optimizer:
+    """States per element of parameters whose narrowest have `item_bytes`: moments, the owner's copy of a
+    tensor that is stepped whole, and master weights where a precision of 16 bits is asked for.
+
+    A model that is of 16 bits by itself trains as in one process, without master weights.
+    """
+    name, probed = options.optimizer, options.probed_optimizer
     if probed is None:
         demand: OptimizerDemand = "per tensor" if name in PER_TENSOR else "elementwise"
         probed = Optimizer(name, OPTIMIZERS[name], 0, demand)
-    states = probed.states + _copies(probed.demand, half)
-    return Optimizer(name, states, 4 if half else item_bytes, probed.demand)
+    master_weights = options.precision in HALF_PRECISIONS and item_bytes < ITEM_BYTES["float32"]
+    states = probed.states + _copies(probed.demand, master_weights)
+    size = ITEM_BYTES["float32"] if master_weights else item_bytes
+    return Optimizer(name, states, size, probed.demand, master_weights)
 
 
-def _copies(demand: OptimizerDemand, half: bool) -> int:
+def _copies(demand: OptimizerDemand, master_weights: bool) -> int:
     """Copies of every parameter that are kept beside it."""
-    return int(half) + int(demand == "per tensor")
+    return int(master_weights) + int(demand == "per tensor")
 
 
-def optimizer_of_plan(plan: Plan) -> dict[str, Any]:
-    """The options that ask for the optimizer of a plan again."""
-    optimizer, half = plan.optimizer, plan.precision in ("bf16", "fp16")
-    if optimizer.name in OPTIMIZERS:
-        return {"optimizer": optimizer.name}
-    states = max(optimizer.states - _copies(optimizer.demand, half), 0)
-    return {"optimizer": optimizer.name, "probed_optimizer": replace(optimizer, states=states)}
+def training_of_plan(plan: Plan) -> dict[str, Any]:
+    """The options that ask for the optimizer and the precisions of a plan again, for its model."""
+    optimizer, master_weights = plan.optimizer, plan.optimizer.master_weights
+    options: dict[str, Any] = {
+        "optimizer": optimizer.name,
+        "precision": plan.precision if master_weights else None,
+        "gradient_precision": plan.gradient_precision,
+    }
+    if optimizer.name not in OPTIMIZERS:
+        states = max(optimizer.states - _copies(optimizer.demand, master_weights), 0)
+        options["probed_optimizer"] = replace(optimizer, states=states)
+    return options

@@ -8,10 +8,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ...cost_model.execution_model import generated
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
+from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.model.model import Model
-from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.strategy import ROLES, Strategy
 from ..activations.ladder import base_actions, memory_saving_candidates
 from ..compression.activations import ActivationCompressor
@@ -71,12 +72,13 @@ class SearchSpace:
     def create(model: Model, cluster: Cluster, options: PlanOptions) -> SearchSpace:
         """The space that these options allow; raises UsageError for invalid options."""
         options.check()
-        item = _item_bytes(model)
-        optimizer = optimizer_states(options.optimizer, item < 4, item, options.probed_optimizer)
+        item = narrowest_item_bytes(model.parameters)
+        optimizer = optimizer_states(options, item)
         compress = options.compress if options.target.extras else "none"
         compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
         activations = ActivationCompressor(compress, options.quality)
-        function_prices = FunctionPrices(model, cluster, activations=activations)
+        execution = generated(optimizer, options.gradient_precision, item)
+        function_prices = FunctionPrices(model, cluster, execution, activations)
         pricer = CandidatePricer(function_prices, model.batch, optimizer, compressor)
         return SearchSpace(pricer, options, options.memory_bytes or cluster.device.memory_bytes)
 
@@ -371,7 +373,3 @@ def interleavings(stages: int, micro_batches: int, most_stages: int) -> Iterator
     """
     if micro_batches >= stages and micro_batches % (micro_batches // stages) == 0:
         yield from range(2, min(MOST_CHUNKS, most_stages // stages) + 1)
-
-
-def _item_bytes(model: Model) -> int:
-    return max((ITEM_BYTES[p.type.dtype] for p in model.parameters if p.trainable), default=4)

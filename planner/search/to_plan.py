@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from ...ir.lowering.cast import PRECISIONS
+from ...ir.lowering.cast import precision_of
 from ...ir.model.mesh import common_mesh
-from ...ir.model.model import Function, Model
+from ...ir.model.model import Function
 from ...ir.passes import Observer, Pass, run
 from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction
 from ...ir.plan.sharding import Sharding
@@ -63,7 +63,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
         global_batch=model.batch,
         micro_batches=best.micro_batches,
         schedule="interleaved" if best.model_chunks > 1 else "1f1b",
-        precision=options.precision or _precision(model),
+        precision=options.precision or precision_of(model.parameters),
         optimizer=pricer.optimizer,
         memory_limit_bytes=memory_limit_bytes,
         stages=pricer.stages(best),
@@ -75,6 +75,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
         complete=not space.deadline.stopped,
         compression=tuple(_compressed(pricer, best)),
         chunkings=tuple(dict.fromkeys(chunkings)),
+        gradient_precision=options.gradient_precision,
         alternatives=tuple(
             Alternative(
                 c.strategy_text,
@@ -117,11 +118,6 @@ def unknown_gap(space: SearchSpace, best: Candidate) -> float:
     """
     lower_bound_seconds = _flops(space.pricer) / _peak_flops(space.pricer)
     return max(0.0, 1 - lower_bound_seconds / best.step_seconds)
-
-
-def _precision(model: Model) -> str:
-    dtype = next((p.type.dtype for p in model.parameters if p.trainable), "float32")
-    return next(name for name, kind in PRECISIONS.items() if kind == dtype)
 
 
 def _layers(

@@ -64,7 +64,8 @@ class StoredGroup(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """Contents of a generation. `options` are the optimizer's hyperparameters, those of its first group,
     `numbers` the plain numbers of its state by tensor name, `exchange_counts` the number of exchanges by
-    bucket. `batches` were seen in `steps` of the optimizer (None: as many)."""
+    bucket. `batches` were seen in `steps` of the optimizer (None: as many). `loss_scale` is that of
+    float16 training (0: none), unchanged for `loss_scale_steps`."""
 
     model: str
     steps: Index
@@ -77,6 +78,8 @@ class Manifest(msgspec.Struct, frozen=True):
     exchange_counts: dict[str, Index] = {}
     batches: Index | None = None
     groups: tuple[StoredGroup, ...] = ()
+    loss_scale: float = 0.0
+    loss_scale_steps: int = 0
 
 
 def save(folder: Path, tensors: dict[str, Tensor], manifest: Manifest) -> Path:

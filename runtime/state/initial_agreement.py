@@ -38,11 +38,11 @@ def agree(
         if all(other.get(name, "absent") == checksum for other in by_rank):
             continue
         spec = specs[name]
+        dtype = "float32" if spec.type.is_half else spec.type.dtype  # exact, for master weights
         if rank == 0:
-            value = initial.value(name, spec).to(device).contiguous()
+            value = initial.value(name, spec, dtype).to(device).contiguous()
         else:
-            dtype = getattr(torch, spec.type.dtype)
-            value = torch.empty(spec.type.shape, dtype=dtype, device=device)
+            value = torch.empty(spec.type.shape, dtype=getattr(torch, dtype), device=device)
         with watch(rank, f"broadcast of the initial value of {name}"):
             dist.broadcast(value, 0)
         if stage in spec.stages:

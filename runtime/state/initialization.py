@@ -30,14 +30,14 @@ class InitialValues:
         self.tensors.update(module.named_buffers(remove_duplicate=False))
         self.initialized: tuple[str, dict[str, Tensor]] = ("", {})
 
-    def value(self, name: str, spec: ParameterSpec) -> Tensor:
-        """The full tensor, of the dtype that the program was compiled for.
+    def value(self, name: str, spec: ParameterSpec, dtype: str = "") -> Tensor:
+        """The full tensor, of the element type that the program was compiled for, or of another.
 
         Raises MismatchError where the module has no such tensor or another shape.
         """
-        dtype = getattr(torch, spec.type.dtype)
+        element_type = getattr(torch, dtype or spec.type.dtype)
         if spec.kind == "constant" and spec.values is not None:
-            return torch.tensor(spec.values, dtype=dtype).reshape(spec.type.shape)
+            return torch.tensor(spec.values, dtype=element_type).reshape(spec.type.shape)
         if name not in self.tensors:
             raise MismatchError(
                 f"{spec.kind} {name!r} of the program is not in the module "
@@ -49,7 +49,7 @@ class InitialValues:
                 f"{spec.kind} {name!r} is {list(tensor.shape)} in the module and "
                 f"{list(spec.type.shape)} in the program: compile the plan again for this model"
             )
-        return tensor.to(dtype)
+        return tensor.to(element_type)
 
     def tensor(self, name: str) -> Tensor:
         """The module's own tensor, initialized first if it has no values yet."""

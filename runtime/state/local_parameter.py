@@ -19,7 +19,8 @@ FlatShardGroups = tuple[Group, ...]  # zero3, zero2, zero1: outermost first
 
 @dataclass
 class LocalParameter:
-    """One tensor on this rank: `flat` stays in memory, `leaf` is the optimizer's view of it."""
+    """One tensor on this rank: `flat` stays in memory, `leaf` is the optimizer's view of it, or where it
+    `has_master` a more exact copy."""
 
     name: str
     spec: ParameterSpec
@@ -30,6 +31,7 @@ class LocalParameter:
     gradient: Tensor | None = None
     owns_gradient: bool = False
     stepped_whole: bool = False  # by one rank of those that shard it
+    has_master: bool = False
 
     @property
     def total_degree(self) -> int:

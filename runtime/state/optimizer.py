@@ -313,6 +313,8 @@ def local_state(store: ParameterStore, name: str, leaf: Tensor, value: Any) -> A
     parameter = store.parameters[name]
     if value.dim() == 0 or tuple(value.shape) != parameter.spec.type.shape:
         return value.clone()
+    if value.is_floating_point():
+        value = value.to(torch.promote_types(value.dtype, leaf.dtype))
     if leaf is parameter.leaf:
         return store.scatter(parameter, value)
     return value.to(store.device, copy=True)

@@ -79,30 +79,32 @@ class ParameterStore:
         degrees = (p if spec.kind == "parameter" else 1, 1, 1)
         if spec.kind == "parameter" and spec.trainable:
             degrees = (p, g, o)
-        local = self.layout_shard(spec, initial.value(name, spec))
+        full = initial.value(name, spec, self.table.stepped_dtype(spec))
+        local = self.layout_shard(spec, full)
         sharding = FlatShard(local.numel(), degrees, spec.fraction)
-        flat = shard(groups, flatten(local, sharding.padded_elements), sharding, 1)
-        parameter = LocalParameter(
-            name, spec, tuple(local.shape), sharding, flat.to(self.device, copy=True)
-        )
+        exact = shard(groups, flatten(local, sharding.padded_elements), sharding, 1)
+        flat = exact.to(self.device, getattr(torch, spec.type.dtype), copy=True)
+        parameter = LocalParameter(name, spec, tuple(local.shape), sharding, flat)
         if spec.kind == "parameter" and spec.trainable:
-            parameter.leaf = torch.nn.Parameter(self.leaf_view(parameter))
-            if parameter.total_degree > 1 and self.transports.compresses_weights(spec.mesh):
-                parameter.leaf.data = (
-                    parameter.leaf.data.clone()
-                )  # exact copy; `flat` holds the compressed one
+            compressed = self.transports.compresses_weights(spec.mesh)
+            parameter.has_master = exact.dtype != flat.dtype or (
+                parameter.total_degree > 1 and compressed
+            )
+            leaf = self.leaf_view(parameter, exact if parameter.has_master else flat)
+            parameter.leaf = torch.nn.Parameter(
+                leaf.to(self.device, copy=True) if parameter.has_master else leaf
+            )
         return parameter
 
     def layout_shard(self, spec: ParameterSpec, full: Tensor) -> Tensor:
         mesh = self.table.meshes[spec.mesh]
         return local_shard(full, spec.factors, spec.layout, mesh, mesh.coordinate(self.groups.rank))
 
-    def leaf_view(self, parameter: LocalParameter) -> Tensor:
+    def leaf_view(self, parameter: LocalParameter, flat: Tensor) -> Tensor:
+        """The part that the optimizer updates, of a flat tensor like the parameter's."""
         if parameter.total_degree == 1:
-            return parameter.unpadded(parameter.flat)
-        return inner_shard(
-            self.flat_groups[parameter.spec.mesh], parameter.flat, parameter.sharding, 3
-        )
+            return parameter.unpadded(flat)
+        return inner_shard(self.flat_groups[parameter.spec.mesh], flat, parameter.sharding, 3)
 
     # forward and backward
 
@@ -129,8 +131,9 @@ class ParameterStore:
         parameters, flats = list[LocalParameter](), list[Tensor]()
         for parameter, gradient in self.drain(gradients):
             parameters.append(parameter)
-            flats.append(flatten(gradient, parameter.sharding.padded_elements))
-            del gradient  # what is flat may be a copy
+            flat = flatten(gradient, parameter.sharding.padded_elements)
+            flats.append(flat.to(self.summed_dtype(parameter)))
+            del gradient, flat  # what is in the list may be a copy
         if parameters:
             flats = reduce_scatter_zero3(
                 self.transport_of("gradients", parameters, 0), parameters, flats
@@ -171,9 +174,9 @@ class ParameterStore:
 
     # once per step
 
-    def synchronize(self) -> None:
+    def synchronize(self, loss_scale: float = 1.0) -> None:
         """Complete the gradient sums: over stages that share a parameter, zero1 ranks and the axes
-        over which gradients are partial."""
+        over which gradients are partial. What the optimizer gets is divided by `loss_scale`."""
         self.sum_tied()
         ready = [p for p in self.trainable() if p.gradient is not None]
         reduced: dict[str, Tensor] = {}
@@ -198,7 +201,8 @@ class ParameterStore:
         for parameter in ready:
             leaf = parameter.leaf
             assert leaf is not None
-            gradient = reduced[parameter.name].view(leaf.shape)
+            gradient = reduced.pop(parameter.name).view(leaf.shape).to(leaf.dtype)
+            gradient = gradient if loss_scale == 1.0 else gradient / loss_scale
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
 
     def sum_remainders(
@@ -231,20 +235,33 @@ class ParameterStore:
                 parameter.gradient = total
 
     def zeros(self, parameter: LocalParameter) -> Tensor:
-        return parameter.flat.new_zeros(parameter.flat.numel() // parameter.sharding.degrees[1])
+        return torch.zeros(
+            parameter.flat.numel() // parameter.sharding.degrees[1],
+            dtype=self.summed_dtype(parameter),
+            device=self.device,
+        )
+
+    def summed_dtype(self, parameter: LocalParameter) -> torch.dtype:
+        """The element type in which gradients of a parameter are summed."""
+        dtype: torch.dtype = getattr(torch, self.table.summed_dtype(parameter.spec))
+        return dtype
 
     def trainable(self) -> list[LocalParameter]:
         return [parameter for parameter in self.parameters.values() if parameter.leaf is not None]
 
     def gather_updated(self) -> None:
-        """All-gather the shards that other ranks updated, after the optimizer's step."""
-        updated = [
-            p
-            for p in self.trainable()
-            if not p.stepped_whole and p.sharding.degrees[1] * p.sharding.degrees[2] > 1
-        ]
+        """Round master weights, and all-gather the shards that other ranks updated, after the
+        optimizer's step."""
+        updated: list[LocalParameter] = []
+        for p in self.trainable():
+            if p.stepped_whole or p.leaf is None:
+                continue
+            if p.sharding.degrees[1] * p.sharding.degrees[2] > 1:
+                updated.append(p)
+            elif p.has_master:
+                self.leaf_view(p, p.flat).copy_(p.leaf.detach())
         for _, members in self.by_mesh(updated):
-            flats = [p.leaf.detach() for p in members if p.leaf is not None]
+            flats = [p.leaf.detach().to(p.flat.dtype) for p in members if p.leaf is not None]
             for level in (2, 1):
                 flats = self.transport_of("weights", members, level).all_gather(
                     flats, names_of(members)
@@ -295,7 +312,7 @@ class ParameterStore:
     def gather_value(self, parameter: LocalParameter) -> Tensor:
         if parameter.leaf is not None and self.compressed_optimizer is not None:
             return self.gather(parameter, self.compressed_optimizer.mean_weights(parameter.leaf))
-        if parameter.leaf is not None and self.transports.compresses_weights(parameter.spec.mesh):
+        if parameter.leaf is not None and parameter.has_master:
             return self.gather(parameter, parameter.leaf)
         return self.gather(parameter, parameter.flat, 1)
 
@@ -338,8 +355,8 @@ class ParameterStore:
         """Set a tensor's value from the full tensor."""
         parameter = self.parameters[name]
         parameter.flat.copy_(self.flat_shard(parameter, full.to(parameter.flat.dtype), 1))
-        if parameter.leaf is not None and self.transports.compresses_weights(parameter.spec.mesh):
-            parameter.leaf.data.copy_(self.leaf_view(parameter))
+        if parameter.leaf is not None and parameter.has_master:
+            parameter.leaf.data.copy_(self.scatter(parameter, full.to(parameter.leaf.dtype)))
 
 
 def _named(names: Sequence[str], tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:

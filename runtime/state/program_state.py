@@ -14,6 +14,7 @@ from ...ir.plan.program import ProgramTable
 from ..comm.program_groups import MeshGroups
 from ..compression.optimizers.parameter_states import load_parameter_states, parameter_states
 from . import checkpoint, error_feedback, unsharded
+from .gradients import LossScale
 from .local_parameter import LocalParameter
 from .optimizer import LocalOptimizer
 from .optimizer_state import (
@@ -46,6 +47,7 @@ class ProgramState(Protocol):
     store: ParameterStore
     optimizer: torch.optim.Optimizer | None
     updates: LocalOptimizer | None
+    loss_scale: LossScale | None
     steps: int
     batches: int
     seed: int
@@ -76,6 +78,8 @@ def save(program: ProgramState, folder: Path, scheduler: Any = None) -> Path:
         exchange_counts=error_feedback.exchange_counts(store, groups),
         batches=program.batches,
         groups=() if program.updates is None else stored_groups(program.updates),
+        loss_scale=0.0 if program.loss_scale is None else program.loss_scale.value,
+        loss_scale_steps=0 if program.loss_scale is None else program.loss_scale.steps,
     )
     return checkpoint.save(folder, tensors, manifest)
 
@@ -104,6 +108,9 @@ def load_checkpoint(
     program.steps = manifest.steps
     program.batches = manifest.steps if manifest.batches is None else manifest.batches
     program.seed = program.run.seed = manifest.seed
+    if program.loss_scale is not None and manifest.loss_scale:
+        program.loss_scale.value = manifest.loss_scale
+        program.loss_scale.steps = manifest.loss_scale_steps
 
 
 def check(

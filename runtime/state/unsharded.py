@@ -131,7 +131,7 @@ def broadcast_from_owner(
     else:
         value = torch.empty(
             spec.type.shape if shape is None else shape,
-            dtype=dtype or getattr(torch, spec.type.dtype),
+            dtype=dtype or getattr(torch, store.table.stepped_dtype(spec)),
             device=store.device,
         )
     return groups.down.broadcast(value, spec.stages[0]).cpu()

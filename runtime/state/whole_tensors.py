@@ -90,7 +90,8 @@ class WholeTensors:
             elements[owner] += _elements(spec)
             leaf = None
             if owner == group.index:
-                value = initial.value(name, spec).to(self.store.device, copy=True)
+                dtype = self.store.table.stepped_dtype(spec)
+                value = initial.value(name, spec, dtype).to(self.store.device, copy=True)
                 leaf = torch.nn.Parameter(value)
             self.tensors[name] = WholeTensor(parameter, group, owner, leaf)
             parameter.stepped_whole = True
@@ -121,8 +122,9 @@ class WholeTensors:
         """The value on the owner, uninitialised memory for it elsewhere."""
         if leaf is not None:
             return leaf.detach()
-        type_ = self.store.specs[name].type
-        return torch.empty(type_.shape, dtype=getattr(torch, type_.dtype), device=self.store.device)
+        spec = self.store.specs[name]
+        dtype = getattr(torch, self.store.table.stepped_dtype(spec))
+        return torch.empty(spec.type.shape, dtype=dtype, device=self.store.device)
 
     def set_value(self, name: str, full: Tensor) -> None:
         """Set the owner's value, where this rank is the owner of such a tensor."""

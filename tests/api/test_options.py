@@ -72,13 +72,15 @@ def test_flags_and_keywords_mean_the_same(parser):
     line = (
         "model.json --cluster 8xh100 --engine torch --global-batch 16 --memory 72GiB --precision bf16 "
         "--optimizer sgd --roles dp,tp --memory-actions keep,recompute --compress auto --quality all "
-        "--micro-batches 4 --schedule 1f1b --pin *:dp=4 --pin block:tp=2 --time-limit 2.5 --seed 7"
+        "--micro-batches 4 --gradient-precision fp32 --schedule 1f1b --pin *:dp=4 --pin block:tp=2 "
+        "--time-limit 2.5 --seed 7"
     )
     keywords = {
         "engine": "torch",
         "global_batch": 16,
         "memory": 72 << 30,
         "precision": "bf16",
+        "gradient_precision": "fp32",
         "optimizer": "sgd",
         "roles": ("dp", "tp"),
         "memory_actions": ["keep", "recompute"],

@@ -20,7 +20,7 @@ from plait.ir.capture.operators.elementary import call_key
 from plait.ir.model.model import Model
 from plait.ir.plan.placement import Placement, uniform_target
 from plait.ir.plan.program import GeneratedProgram
-from plait.planner.question.options import optimizer_states
+from plait.planner.question.options import PlanOptions, optimizer_states
 
 PATIENCE_SECONDS = 20
 
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 20
 def random_placement(model: Model, ranks: int, seed: int) -> Placement:
     """Every operator anywhere, in any order; updates are where their tensors are."""
     rng = random.Random(seed)
-    graph = graph_of(model, load_cluster("local:1"), optimizer_states("adamw", False, 4))
+    graph = graph_of(model, load_cluster("local:1"), optimizer_states(PlanOptions(), 4))
     home: dict[Any, int] = {}
     device = {}
     for node in graph.nodes:

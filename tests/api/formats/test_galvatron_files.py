@@ -84,7 +84,7 @@ def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
 def test_layers_pinned_with_their_memory_do_nothing_else_to_fit(model):
     traced = files.read(Path(model), Model, "plait/model")
     entries = FunctionPrices(traced, load_cluster("8xh100"))
-    evaluator = CandidatePricer(entries, traced.batch, optimizer_states("adamw", False, 4))
+    evaluator = CandidatePricer(entries, traced.batch, optimizer_states(PlanOptions(), 4))
     pin = Pin("*", parse_strategy("zero3=8"), KEEP)
     found = SearchSpace(evaluator, PlanOptions(pins=(pin,)), memory_limit_bytes=1).run()
     assert {candidate.memory_text for candidate in found} == {"keep"}

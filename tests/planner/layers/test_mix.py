@@ -22,7 +22,7 @@ from plait.planner.search.driver import SearchSpace
 def space(traced):
     model, cluster = rescale(traced("gpt2"), 64), load_cluster("4xa100-80")
     pricer = CandidatePricer(
-        FunctionPrices(model, cluster), model.batch, optimizer_states("adamw", False, 4)
+        FunctionPrices(model, cluster), model.batch, optimizer_states(PlanOptions(), 4)
     )
     made = SearchSpace(pricer, PlanOptions(roles=("pp", "dp", "zero1", "zero3")), 1 << 60)
     made.run()

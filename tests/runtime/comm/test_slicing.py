@@ -58,7 +58,13 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
         True,
     )
     table = SimpleNamespace(
-        mesh=mesh, meshes=(mesh,), state_tensors=(held,), micro_batches=1, compression=()
+        mesh=mesh,
+        meshes=(mesh,),
+        state_tensors=(held,),
+        micro_batches=1,
+        compression=(),
+        stepped_dtype=lambda spec: spec.type.dtype,
+        summed_dtype=lambda spec: spec.type.dtype,
     )
     roles = {}
     for role in ("dp", "zero1", "zero2", "zero3"):

@@ -55,13 +55,13 @@ def test_live_bytes_follow_storages_not_views():
         assert (live.bytes, live.peak) == (0, 440)
 
 
-def peaks(name, folder, variants, micro_batches):
+def peaks(name, folder, variants, micro_batches, **precisions):
     """For every plan: the promised bytes of tensors, and what two steps of training held."""
     module, batch = getattr(zoo, name)()
     module.train()
-    model = trace(module, batch)
+    model = trace(module, batch, precision=precisions.get("precision"))
     for variant in variants:
-        options = PlanOptions(memory_actions=(variant,), micro_batches=micro_batches)
+        options = PlanOptions(memory_actions=(variant,), micro_batches=micro_batches, **precisions)
         made = plan(model, load_cluster("local:1"), options)
         (stage,) = made.stages
         place = folder / f"{name}_{variant}_{micro_batches}".replace(" ", "_").replace("%", "")
@@ -81,6 +81,15 @@ def test_a_program_keeps_its_promise(name, micro_batches, tmp_path):
     for promised, held in peaks(name, tmp_path, VARIANTS, micro_batches):
         assert held <= promised
         assert promised <= 1.5 * held  # a promise of anything would be kept
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("sums", ["", "fp32"])
+def test_a_program_with_master_weights_keeps_its_promise(sums, tmp_path):
+    precisions = {"precision": "bf16", "gradient_precision": sums}
+    for micro_batches in (1, 2):
+        for promised, held in peaks("gpt2", tmp_path, ["keep"], micro_batches, **precisions):
+            assert held <= promised <= 1.5 * held
 
 
 @pytest.mark.ranks
