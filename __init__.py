@@ -8,6 +8,7 @@ TYPE_CHECKING = False  # typing.TYPE_CHECKING costs a module; checkers know the 
 if TYPE_CHECKING:
     from plait.api import Cluster as Cluster
     from plait.api import FileError as FileError
+    from plait.api import GlobalBatchSampler as GlobalBatchSampler
     from plait.api import InfeasibleError as InfeasibleError
     from plait.api import MismatchError as MismatchError
     from plait.api import Model as Model
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from plait.api import UsageError as UsageError
     from plait.api import VerifyError as VerifyError
     from plait.api import explain as explain
+    from plait.api import export_safetensors as export_safetensors
     from plait.api import load_plan as load_plan
+    from plait.api import load_safetensors as load_safetensors
+    from plait.api import open_program as open_program
     from plait.api import parallelize as parallelize
     from plait.api import place as place
     from plait.api import plan as plan

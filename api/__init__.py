@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from ..ir.errors import UsageError as UsageError
     from ..ir.errors import VerifyError as VerifyError
     from ..ir.model.model import Model as Model
+    from ..runtime.checkpoint.safetensors import export_safetensors as export_safetensors
+    from ..runtime.checkpoint.safetensors import load_safetensors as load_safetensors
+    from ..runtime.execution.sampler import GlobalBatchSampler as GlobalBatchSampler
     from ..runtime.program import Program as Program
+    from .elastic import open_program as open_program
     from .placement import place as place
     from .plans.engine_plans import export as export
     from .plans.explanation import explain as explain
@@ -32,12 +36,16 @@ _ERRORS = (
 )
 _MODULES = {
     "Cluster": "plait.ir.devices.cluster",
+    "GlobalBatchSampler": "plait.runtime.execution.sampler",
     "Model": "plait.ir.model.model",
     "Plan": "plait.api.plans.plan_object",
     "Program": "plait.runtime.program",
     "explain": "plait.api.plans.explanation",
     "export": "plait.api.plans.engine_plans",
+    "export_safetensors": "plait.runtime.checkpoint.safetensors",
     "load_plan": "plait.api.plans.plan_object",
+    "load_safetensors": "plait.runtime.checkpoint.safetensors",
+    "open_program": "plait.api.elastic",
     "parallelize": "plait.api.python",
     "place": "plait.api.placement",
     "plan": "plait.api.python",
@@ -47,9 +55,10 @@ _MODULES = {
 
 # fmt: off
 __all__ = [
-    "Cluster", "FileError", "InfeasibleError", "MismatchError", "Model", "PlaitError", "Plan",
-    "Program", "TraceError", "UsageError", "VerifyError", "explain", "export", "load_plan",
-    "parallelize", "place", "plan", "trace",
+    "Cluster", "FileError", "GlobalBatchSampler", "InfeasibleError", "MismatchError", "Model",
+    "PlaitError", "Plan", "Program", "TraceError", "UsageError", "VerifyError", "explain", "export",
+    "export_safetensors", "load_plan", "load_safetensors", "open_program", "parallelize", "place",
+    "plan", "trace",
 ]
 # fmt: on
 

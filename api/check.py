@@ -60,7 +60,7 @@ def _check_folder(path: Path) -> str:
     if (path / "table.json").exists():
         _check_program(path)
         return "plait/program"
-    from ..runtime.state.checkpoint import MANIFEST, verify_generations
+    from ..runtime.checkpoint.generations import MANIFEST, verify_generations
 
     if (path / MANIFEST).exists() or any(path.glob(f"*/{MANIFEST}")):
         verify_generations(path)

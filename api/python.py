@@ -96,6 +96,9 @@ def parallelize(
     nonfinite: NonFinite = "keep",
     plan: str | Path | ir.Plan | Placement = "auto",
     seed: int = 0,
+    timeout_seconds: float = 60.0,
+    dump_folder: str | Path = "plait-dump",
+    check_every: int = 10,
     **options: Any,
 ) -> Program:
     """Under torchrun: plan (or take a plan or placement), compile, and return the program of this rank.
@@ -109,14 +112,15 @@ def parallelize(
     With `plan="auto"` the ranks at hand are the cluster, planned for with the options; every rank makes
     the same plan, since planning is deterministic. A placement (`place`) runs every operator where it
     says. `seed` is that of the program's random numbers.
+    A missing or stopped rank ends all others within `timeout_seconds`, with an error that names it;
+    they leave their last collectives in `dump_folder` for `plait inspect`. Every `check_every` steps
+    (0: never) ranks compare batches and replicas.
     Raises MismatchError when the plan is for another model or number of ranks, UsageError for options
     beside a plan. An optimizer that no rank of a plan can run right is a MismatchError.
     """
-    import torch.distributed as dist
-
-    from ..codegen import write_program
     from ..ir.capture.python_state.steady import STEADY
     from ..runtime import Program
+    from ..runtime.comm.watchdog import WatchOptions
     from ..runtime.execution.guard import Guard
     from ..runtime.launch.session import begin
     from .plans.optimizer_profile import optimizer_profile, run_time_optimizer
@@ -125,21 +129,37 @@ def parallelize(
     if options and plan != "auto":
         raise UsageError(f"{next(iter(options))} is an option of planning, and a plan is given")
     rank, world = begin()
-    run_time = run_time_optimizer(optimizer)
     if plan == "auto":
         options["optimizer"] = optimizer_profile(model, optimizer, optimizer_args, param_groups)
     traced, target = _target(model, batch, loss_fn, plan, world, options)
     if target.ranks != world:
         raise MismatchError(f"the plan is for {target.ranks} ranks, torchrun started {world}")
+    folder = _written_program(target, traced, rank)
+    settings = {
+        "param_groups": param_groups,
+        "nonfinite": nonfinite,
+        "seed": seed,
+        "watch": WatchOptions(timeout_seconds, Path(dump_folder)),
+        "check_every": check_every,
+    }
+    run_time = run_time_optimizer(optimizer)
+    program = Program.open(folder, model, run_time, optimizer_args, **settings)
+    program.guard = Guard(model, loss_fn, STEADY.get(model, frozenset()))
+    return program
+
+
+def _written_program(target: CompileTarget, traced: Model, rank: int) -> str:
+    """The folder of a program, which rank 0 writes; all ranks together."""
+    import torch.distributed as dist
+
+    from ..codegen import write_program
+
     folder = [tempfile.mkdtemp(prefix="plait-program-")] if rank == 0 else [""]
     dist.broadcast_object_list(folder)
     if rank == 0:
         write_program(target.program(traced, ""), Path(folder[0]))
     dist.barrier()
-    settings = {"param_groups": param_groups, "nonfinite": nonfinite, "seed": seed}
-    program = Program.open(folder[0], model, run_time, optimizer_args, **settings)
-    program.guard = Guard(model, loss_fn, STEADY.get(model, frozenset()))
-    return program
+    return folder[0]
 
 
 def _target(

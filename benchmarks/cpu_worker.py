@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from plait.ir.capture import materialize
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 
@@ -35,7 +36,7 @@ def main(jobs: str, times: str) -> None:
     todo = json.loads(Path(jobs).read_text())
     torch.set_num_threads(1)
     with session() as rank:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         opened = []
         for job in todo["programs"]:
             source = materialize(job["source"], seed=0)

@@ -21,6 +21,7 @@ from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS
 from plait.runtime.comm.group_hierarchy import group_hierarchy
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.compression.backends.native import NativeCodec, build
 from plait.runtime.compression.exchange import CompressedCollective
 from plait.runtime.launch.session import session
@@ -35,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with session() as rank, tempfile.TemporaryDirectory() as cache:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         size = dist.get_world_size()
         mine = group_hierarchy(pool, "all", (tuple(range(size)),))
         programs = [PROGRAMS[f"{name}.gradients"] for name in NAMES]

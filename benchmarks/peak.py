@@ -29,6 +29,7 @@ from plait.ir.plan.plan import Plan
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.launch import launch
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
@@ -149,7 +150,7 @@ def worker(todo: str, results: str) -> None:
     """One rank of a launch: runs the jobs of a file, writes a line for each."""
     jobs = msgspec.json.decode(Path(todo).read_bytes(), type=list[Job])
     with session("gloo") as rank, Path(f"{results}.{rank}").open("ab") as file:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         for number, job in enumerate(jobs):
             file.write(msgspec.json.encode(measure(job, number, pool)) + b"\n")
 

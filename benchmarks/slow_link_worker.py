@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from plait.ir.capture import materialize
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 
@@ -60,7 +61,7 @@ def main() -> None:
     folder, steps = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         jobs = json.loads((folder / "jobs.json").read_text())
         cases = {name: Case(job, pool) for name, job in jobs.items()}
         for _ in range(steps):  # in turn: what disturbs the machine disturbs all

@@ -5,35 +5,65 @@ from __future__ import annotations
 MAIN = '''"""Train the model of this folder's plan: {strategy}, {devices} devices.
 
 Start it with: torchrun --nproc-per-node {devices} main.py --steps 10
-Put your own model and data where the two comments say so.
+On another number of ranks the plan is made again. Put your own model and data where the two comments
+say so.
 """
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
+import plait
 from plait.ir.capture import materialize
+from plait.runtime.comm.watchdog import WatchOptions
 from plait.runtime.launch.session import session
-from plait.runtime.program import Program
+from plait.runtime.launch.signals import stop_on_sigterm
+
+
+def parse(folder: Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add = parser.add_argument
+    add("--steps", type=int, default=10)
+    add("--lr", type=float, default=1e-3)
+    add("--source", default=None, help="model and batch; default: as compiled")
+    add("--nonfinite", choices=("stop", "skip", "keep"), default="keep")
+    add("--checkpoint", type=Path, default=folder / "checkpoint", help="its folder")
+    add("--checkpoint-every", type=int, default=0, metavar="N", help="steps; resumes from the last")
+    add("--checkpoint-on-stop", action="store_true", help="on SIGTERM, write one before the end")
+    add("--keep", type=int, default=2, metavar="K", help="checkpoints that stay")
+    add("--timeout", type=float, default=60.0, help="seconds until a missing rank ends all others")
+    add("--dump", type=Path, default=folder / "dump", help="for plait inspect, when ranks fail")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--source", default=None, help="model and batch; default: as compiled")
-    options = parser.parse_args()
     folder = Path(__file__).resolve().parent
+    options = parse(folder)
     with session() as rank:
         arguments = json.loads((folder / "source.json").read_text()) | (
             {{"source": options.source}} if options.source else {{}}
         )
         source = materialize(**arguments, dtype={dtype}, seed=0)  # your model, your first global batch
-        program = Program.open(folder, source.model, optimizer_args={{"lr": options.lr}})
-        for step in range(options.steps):
-            loss = program.step(source.batch)  # your data loader's global batch
-            if rank == 0:
-                print(json.dumps({{"step": step, "loss": loss.item()}}), flush=True)
+        program = plait.open_program(
+            folder,
+            source.model,
+            optimizer_args={{"lr": options.lr}},
+            nonfinite=options.nonfinite,
+            watch=WatchOptions(options.timeout, options.dump),
+        )
+        if options.checkpoint_every or options.checkpoint_on_stop:
+            program.resume(options.checkpoint)
+        stopping = stop_on_sigterm(program.request_stop) if options.checkpoint_on_stop else nullcontext()
+        with stopping:
+            while program.batches < options.steps and not program.stopping:
+                # your data loader's global batch, from sample program.samples on
+                loss = program.step(source.batch)
+                if rank == 0:
+                    print(json.dumps({{"step": program.batches - 1, "loss": loss.item()}}), flush=True)
+                every = options.checkpoint_every
+                if program.stopping or (every and program.batches % every == 0):
+                    program.save(options.checkpoint, keep=options.keep)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,34 +12,36 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..ir.errors import MismatchError, NonFiniteError, UsageError
+from ..ir.errors import MismatchError, NonFiniteError
 from ..ir.plan.interleave import build_rows
 from ..ir.plan.program import PLACED_SCHEDULE, ProgramTable, chunk_function
 from ..ir.plan.strategy import ROLES
+from .checkpoint import program_state
+from .checkpoint.background import BackgroundWork
+from .checkpoint.generations import KEEP, generations
+from .comm.diagnosis import stragglers
 from .comm.mesh_collectives import Comm
 from .comm.process_group import GroupPool
 from .comm.program_groups import MeshGroups
-from .comm.slicing import take_slice
-from .comm.watchdog import watch
-from .compression.transports import (
-    Transports,
-    compressed_all_reduces,
-    load_codec,
-    stage_transfer_codec,
-)
-from .execution.batch import Batch, local_batch
+from .comm.watchdog import WatchOptions
+from .compression.transports import Transports, load_codec, mesh_comms, stage_transfer_codec
+from .execution.agreement import CHECK_EVERY, Agreement
+from .execution.batch import Batch, local_batch, micro_batch_values
 from .execution.calls import Run
+from .execution.finite import FiniteSearch
 from .execution.guard import Guard
 from .execution.pipeline import ModelChunk, PipelineRunner
 from .execution.placed_rank import PlacedRun
 from .launch.program_folder import import_stage, read_table
 from .launch.session import default_device
 from .state import optimizer as optimizers
-from .state import program_state, unsharded
+from .state import unsharded
 from .state.gradients import LossScale, clip_grad_norm, non_finite_names, separate_gradients
 from .state.initial_agreement import agree
 from .state.initialization import InitialValues
 from .state.parameters import ParameterStore
+from .state.program_optimizer import program_optimizer
+from .torch_private import default_store
 
 NonFinite = Literal["stop", "skip", "keep"]
 
@@ -62,31 +65,28 @@ class Program:
         placed = table.schedule == PLACED_SCHEDULE
         self.stage = import_stage(folder, groups.stage, "rank" if placed else "stage")
         self.table, self.groups, self.device = table, groups, device
-        self.seed, self.steps, self.batches = seed, 0, 0
+        self.seed, self.steps, self.batches, self.samples = seed, 0, 0, 0
         self.nonfinite: NonFinite = "keep"
         self.loss_scale = LossScale() if table.scales_loss else None
         self.gradients_used = False  # the next batch begins new ones
         self.guard: Guard | None = None
+        self.saving: BackgroundWork | None = None
+        self.batch: Batch | None = None  # the last one, where a search may need it
+        self.loss_is_finite = True
+        self.stop_requested = self.stopping = False
         native = device.type == "cpu"
-        comms = [
-            Comm(
-                mesh,
-                table.micro_batches,
-                groups.rank,
-                along,
-                groups.sent_bytes,
-                compressed_all_reduces(table, number, groups, folder, native),
-            )
-            for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))
-        ]
+        comms = mesh_comms(table, groups, folder, native)
         grid = Comm(table.mesh, table.micro_batches, groups.rank, groups.axes, groups.sent_bytes)
         initial = InitialValues(module, seed)
         specs = {name: spec for spec in table.state_tensors for name in spec.names()}
-        agree(initial, specs, groups.stage, device)
+        agree(initial, specs, groups, device)
         transports = Transports(table, groups, folder, native)
         self.store = ParameterStore(table, groups, comms, initial, device, transports)
-        self.updates: optimizers.LocalOptimizer | None = None
-        self.optimizer = self.make_optimizer(optimizer, initial, folder)
+        self.agreement = Agreement(self.store, groups)
+        make_codec = partial(load_codec, folder=folder, native=native)
+        self.optimizer, self.updates = program_optimizer(
+            optimizer, initial, self.store, groups, make_codec
+        )
         self.run: Run | PlacedRun
         if placed:
             self.run = PlacedRun(self.store, groups.down, call_key, seed)
@@ -97,40 +97,13 @@ class Program:
             )
             links = groups.down, groups.up, device, stage_transfer_codec(table, folder, native)
             self.pipeline = PipelineRunner(order, table.stage_transfers, *links)
-        self.names = names_of(module, table)
+        self.names = unsharded.names_of(module, table)
         self.dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
         self.untraced = {
             n: initial.tensor(n).cpu().clone()
             for n in self.names
             if self.names[n] not in self.store.specs
         }
-
-    def make_optimizer(
-        self, request: optimizers.OptimizerRequest, initial: InitialValues, folder: Path
-    ) -> torch.optim.Optimizer | None:
-        """The user's optimizer, or the compressed one that the plan names.
-
-        Raises UsageError where the plan names one and the user gives another.
-        """
-        axis = next((axis for axis in self.table.compression if axis.optimizer), None)
-        if axis is None:
-            self.updates = optimizers.make(request, initial, self.store, self.groups)
-            return None if self.updates is None else self.updates.optimizer
-        if request.factory is not None or request.param_groups is not None:
-            raise UsageError(
-                f"the plan leaves sums of gradients to {axis.optimizer}: leave the optimizer and its "
-                f"groups out, and give its arguments, or plan with another --optimizer"
-            )
-        levels = self.groups.hierarchies[axis.mesh, axis.role]
-        compressed = optimizers.make_compressed(
-            axis,
-            request.args,
-            self.store,
-            levels,
-            load_codec(axis, folder, self.device.type == "cpu"),
-        )
-        self.store.compressed_optimizer = compressed
-        return compressed
 
     @classmethod
     def open(
@@ -145,18 +118,22 @@ class Program:
         device: torch.device | str | None = None,
         seed: int = 0,
         pool: GroupPool | None = None,
+        watch: WatchOptions | None = None,
+        check_every: int = CHECK_EVERY,
     ) -> Program:
         """Open a program's folder and shard `module` as its plan says; the module is not changed.
 
         `optimizer` is a torch optimizer class or factory, AdamW by default, or an optimizer of the
         module's parameters, which is taken over; a plan that names a compressed optimizer, such as
         1-bit Adam, decides it instead. `param_groups` gets the module's named parameters and gives the
-        groups for the optimizer. `nonfinite` says what `optimizer_step` does where a gradient is NaN or
-        infinite: "stop" (NonFiniteError), "skip" the update, or "keep" them, as torch does.
+        groups for the optimizer. `nonfinite` says what happens where the loss or a gradient is NaN or
+        infinite: "stop" (NonFiniteError, with the layer's name), "skip" the update, or "keep" them, as
+        torch does. `watch` says within how many seconds a missing or stopped rank ends all others; that
+        ranks have equal batches and replicas is checked every `check_every` steps (0: never).
 
         Needs a process group of as many ranks as the plan has devices (see `session`). Programs that are
-        opened one after the other can share the process groups of a `pool`, which also decides how long
-        a collective may take. Raises MismatchError when the folder, the module and the ranks do not
+        opened one after the other can share the process groups of a `pool`, which has its own `watch`.
+        Raises MismatchError when the folder, the module and the ranks do not
         belong together, or no rank sees what the optimizer must see.
         """
         table = read_table(Path(folder))
@@ -167,11 +144,11 @@ class Program:
                 f"{f'{world} are running' if world else 'no process group is set up'}: start it "
                 f"with torchrun --nproc-per-node {table.mesh.size}"
             )
-        groups = MeshGroups(table, pool or GroupPool(dist.get_rank()))
+        groups = MeshGroups(table, pool or GroupPool(dist.get_rank(), watch, default_store()))
         request = optimizers.OptimizerRequest(optimizer, optimizer_args or {}, param_groups)
         place = default_device() if device is None else torch.device(device)
         program = cls(Path(folder), table, groups, module, request, place, seed)
-        program.nonfinite = nonfinite
+        program.nonfinite, program.agreement.every = nonfinite, check_every
         return program
 
     def step(self, batch: Batch) -> Tensor:
@@ -193,6 +170,7 @@ class Program:
             self.guard.check()
         if self.gradients_used:
             self.zero_grad()
+        self.groups.pool.watchdog.recorder.begin_step(self.steps)
         inputs = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
         self.run.start(self.batches)
         if isinstance(self.run, PlacedRun):
@@ -203,13 +181,40 @@ class Program:
         self.run.finish()
         self.store.synchronize(1.0 if self.loss_scale is None else self.loss_scale.value)
         separate_gradients(self.store)
+        self.agreement.note(self.steps, self.batches, batch)
+        total = self.total_loss(losses)
         self.batches += 1
-        return self.total_loss(losses)
+        self.samples += self.table.global_batch
+        self.batch = batch if self.nonfinite == "stop" else None
+        if self.nonfinite != "keep":
+            self.loss_is_finite = self.loss_is_finite and bool(total.isfinite())
+        return total
+
+    def non_finite(self, names: list[str]) -> NonFiniteError:
+        """An error that says what is not finite, gradients of `names` or the loss, and since where."""
+        what = "the loss is NaN or infinite"
+        if names:
+            what = f"the gradients of {len(names)} parameters are NaN or infinite, {names[0]} among them"
+        layer = "" if self.batch is None else self.first_non_finite(self.batch)
+        return NonFiniteError(
+            f"step {self.steps}: {what}; the first layer that gives NaN or infinite values is {layer}; "
+            f"the parameters are those of the step before"
+        )
+
+    def first_non_finite(self, batch: Batch) -> str:
+        """The first layer that gives NaN or infinite values on the last batch, which is run once
+        more; all ranks together."""
+        if isinstance(self.run, PlacedRun):
+            return "not known in a placed program"
+        inputs = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
+        with FiniteSearch(self.run, self.batches - 1) as search:
+            self.micro_batches(self.run, inputs)
+        return search.result(self.groups.everyone)
 
     def zero_grad(self) -> None:
         """Drop the gradients at hand."""
         self.store.zero_gradients()
-        self.gradients_used = False
+        self.gradients_used, self.loss_is_finite = False, True
 
     def clip_grad_norm(
         self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
@@ -248,7 +253,7 @@ class Program:
         def forward(number: int, received: list[Tensor]) -> tuple[Tensor, ...]:
             run.micro_batch(number)
             results: tuple[Tensor, ...] = run_forward(
-                run, *self.micro_batch_values(batch_only, number), *received
+                run, *micro_batch_values(batch_only, self.stage, self.table, number), *received
             )
             losses.extend(results if last else ())
             return results
@@ -263,14 +268,6 @@ class Program:
 
         return ModelChunk(forward, backward)
 
-    def micro_batch_values(self, batch_only: tuple[Tensor, ...], number: int) -> list[Tensor]:
-        """Slices of one micro-batch from the results of `batch_only`."""
-        count = self.table.micro_batches
-        return [
-            value if dim is None else take_slice(value, count, number, *dim)
-            for value, dim in zip(batch_only, self.stage.MICRO_BATCH_DIMS, strict=True)
-        ]
-
     def total_loss(self, losses: list[Tensor]) -> Tensor:
         """The loss of the global batch: partial over micro-batches and data axes, replicated over tp."""
         mesh = self.table.meshes[self.table.loss_mesh]
@@ -283,9 +280,8 @@ class Program:
         if contributes:
             for loss in losses:
                 total += loss.detach()
-        if mesh.size > 1:
-            with watch(self.groups.rank, "all_reduce of the loss over all ranks"):
-                dist.all_reduce(total)
+        total, stop = self.agreement.sum_loss(total, self.stop_requested)
+        self.stopping = self.stopping or stop
         return total
 
     @torch.no_grad()
@@ -297,16 +293,7 @@ class Program:
         and the loss scale is lowered.
         """
         self.gradients_used = True
-        checked = self.nonfinite != "keep" or self.loss_scale is not None
-        names = non_finite_names(self.store, self.groups) if checked else []
-        if self.loss_scale is not None:
-            self.loss_scale.update(finite=not names)
-        if names:
-            if self.nonfinite == "stop" and self.loss_scale is None:
-                raise NonFiniteError(
-                    f"step {self.steps}: the gradients of {len(names)} parameters are NaN or infinite, "
-                    f"{names[0]} among them; the parameters are those of the step before"
-                )
+        if not self.gradients_are_finite():
             return False
         if self.updates is not None:
             self.updates.step()
@@ -315,6 +302,27 @@ class Program:
         self.store.gather_updated()
         self.steps += 1
         return True
+
+    def gradients_are_finite(self) -> bool:
+        """Whether the loss and all gradients are finite, as far as anything depends on it; all ranks
+        together. Raises NonFiniteError where they are not and `nonfinite` is "stop"."""
+        checked = self.nonfinite != "keep" or self.loss_scale is not None
+        names = non_finite_names(self.store, self.groups) if checked else []
+        if self.loss_scale is not None:
+            self.loss_scale.update(finite=not names)
+        if not names and self.loss_is_finite:
+            return True
+        if self.nonfinite == "stop" and self.loss_scale is None:
+            raise self.non_finite(names)
+        return False
+
+    def request_stop(self) -> None:
+        """Ask all ranks to stop; `stopping` is true on all of them after the same step."""
+        self.stop_requested = True
+
+    def stragglers(self) -> list[str]:
+        """A line per rank that works clearly longer than the others, from recent steps."""
+        return stragglers(self.groups.pool.watchdog.states())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Full tensors on the CPU under the names and in the types of the module's own `state_dict`.
@@ -328,13 +336,34 @@ class Program:
         """Full gradients of the last `forward_backward`, by the program's names; all ranks together."""
         return unsharded.gradients(self.store, self.groups)
 
-    def save(self, folder: str | Path, *, scheduler: LRScheduler | None = None) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        scheduler: LRScheduler | None = None,
+        keep: int = KEEP,
+        wait: bool = True,
+    ) -> Path:
         """Write a checkpoint of tensors, optimizer, step count and `scheduler`; all ranks together.
 
-        Atomic: a process killed at any instant leaves this generation or the one before. Gives its
-        directory.
+        Atomic: a process killed at any instant leaves this generation or the one before. The last `keep`
+        generations stay. Without `wait`, training goes on while a thread writes: the checkpoint is there
+        after `finish_saving`. Gives its directory.
         """
-        return program_state.save(self, Path(folder), scheduler)
+        return program_state.save(self, Path(folder), scheduler, keep, wait=wait)
+
+    def finish_saving(self) -> None:
+        """Wait for a checkpoint that was saved without waiting; raises its error. All ranks together."""
+        program_state.finish_saving(self)
+
+    def resume(self, folder: str | Path, *, scheduler: LRScheduler | None = None) -> bool:
+        """Load the newest checkpoint of a folder, and give whether there was one; all ranks together."""
+        there = self.groups.everyone.broadcast_object(
+            bool(generations(Path(folder))), "whether there is a checkpoint"
+        )
+        if there:
+            self.load_checkpoint(folder, scheduler=scheduler)
+        return there
 
     def load_checkpoint(
         self,
@@ -342,24 +371,16 @@ class Program:
         generation: int | None = None,
         *,
         scheduler: LRScheduler | None = None,
+        fall_back: bool = False,
     ) -> None:
         """Load a checkpoint, saved under this or any other plan of the model; all ranks together.
 
-        Takes the newest complete generation by default. Warns when this plan has no place for some
-        residuals (error feedback) of compressed gradients. Raises FileError for a damaged one,
-        MismatchError when it is of another model.
+        Takes the newest complete generation by default, with `fall_back` the newest sound one. Warns
+        when this plan has no place for some residuals (error feedback) of compressed gradients. Raises
+        FileError for a damaged one, MismatchError when it is of another model.
         """
-        program_state.load_checkpoint(self, Path(folder), generation, scheduler)
+        program_state.load_checkpoint(
+            self, Path(folder), generation, scheduler, fall_back=fall_back
+        )
 
     load = load_checkpoint  # the public name of docs and interface
-
-
-def names_of(module: nn.Module, table: ProgramTable) -> dict[str, str]:
-    """The module's state_dict names, each with the name that the program gives the tensor."""
-    first = {
-        alias: name
-        for spec in table.state_tensors
-        for name in spec.names()
-        for alias in spec.aliases
-    }
-    return {name: first.get(name, name) for name in module.state_dict()}

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 from torch._appdirs import user_cache_dir
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
     "GROUPED_MM",
     "TorchDispatchMode",
+    "default_store",
     "is_fake",
     "mark_stepped",
     "returns_alias",
@@ -36,6 +38,14 @@ GROUPED_MM = torch.ops.aten._grouped_mm.default
 # Without it, compiled kernels are not cached.
 # TorchDispatchMode, tree_leaves: see every operator's results; no public hook does.
 # Without them, the peak of live bytes cannot be measured on a CPU.
+
+
+def default_store() -> Any:
+    """The store that the default process group was set up with.
+
+    Without it, ranks cannot say where they are while a collective hangs.
+    """
+    return _get_default_store()
 
 
 def is_fake(tensor: torch.Tensor) -> bool:

@@ -69,6 +69,8 @@ def _wait(processes: list[multiprocessing.Process], timeout_seconds: float) -> i
     for process in running.values():
         process.terminate()
     for process in processes:
+        process.join(timeout=10)
+        process.kill()  # one that is stopped does not end when asked
         process.join()
     return code
 

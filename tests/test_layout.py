@@ -49,7 +49,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {".torch_private", "comm"},
         {"compression", "launch"},
         {"state", "measurement"},
-        {"execution"},
+        {"execution", "checkpoint"},
         {".program"},
         {"verification"},
     ],
@@ -65,7 +65,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"plans", ".placement", ".compiled_kernels"},
         {".compilation", ".check"},
         {".python", ".scaled_down"},
-        {"commands"},
+        {"commands", ".elastic"},
         {".cli"},
     ],
 }

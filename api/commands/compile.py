@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
+    from ...ir.files.json_files import dump
+    from ...runtime.launch.program_folder import MODEL
     from ..compilation import read_target
 
     printer = pass_printer(arguments, compile_printers)
@@ -32,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         printer.finish()
         return 0
     write_program(program, Path(arguments.output))
+    (Path(arguments.output) / MODEL).write_bytes(dump(model, "plait/model"))
     lines = sum(text.count("\n") for _, text in program.files)
     print(
         f"{arguments.output}: {len(program.files)} files, {lines} lines; start it with "

@@ -7,11 +7,28 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ranks",
+        type=int,
+        default=0,
+        metavar="N",
+        help="another number of ranks than planned: the plan is made again for them",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="how often all ranks start again when one fails (with --checkpoint-every)",
+    )
     parser.add_argument("directory", metavar="DIR")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="-- args")
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="-- args", help="of main.py: see -- --help"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ...runtime.launch.launch import torchrun
+    from ...runtime.launch.launch import RunOptions, torchrun
 
-    return torchrun(Path(arguments.directory), [a for a in arguments.rest if a != "--"])
+    options = RunOptions(arguments.ranks, arguments.restarts)
+    torchrun(Path(arguments.directory), [a for a in arguments.rest if a != "--"], options)

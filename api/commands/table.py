@@ -40,6 +40,7 @@ COMMANDS = (
     Command("verify", "hold the program on gloo ranks against one process, in float64"),
     Command("kernels", "the kernels of a compression program, compiled for targets"),
     Command("run", "start a program's ranks with torchrun"),
+    Command("inspect", "who waited for whom when a run failed, from the dumps of its ranks"),
     Command("calibrate", "measure this machine and write it as a cluster file"),
     Command("clusters", "the clusters that have a name, with where their numbers come from"),
     Command("cluster", "write the cluster file of this machine or Slurm job"),

@@ -6,32 +6,52 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .watchdog import TIMEOUT, watch
+from .monitor import Store
+from .watchdog import Watchdog, WatchOptions
 
 Partition = tuple[tuple[int, ...], ...]
+T = TypeVar("T")
+STORAGE = timedelta(hours=6)
+
+
+class Transfer:
+    """A tensor on its way to or from another rank."""
+
+    def __init__(self, work: dist.Work, value: Tensor, wait: AbstractContextManager[None]) -> None:
+        self.work, self.value, self.watched = work, value, wait
+
+    def wait(self) -> Tensor:
+        """The tensor, once it has arrived; one that was sent may be freed then."""
+        with self.watched:
+            self.work.wait()
+        return self.value
 
 
 class Group:
     """Collectives of a group of ranks; in a group of one nothing is sent.
 
-    `sent_bytes` counts bytes that a rank sends by kind of collective, for ring algorithms.
+    `sent_bytes` counts bytes that a rank sends by kind of collective, for ring algorithms. `channel`
+    names the group in the records of the `watchdog`, equally on all its ranks.
     """
 
     def __init__(
         self,
         name: str,
         ranks: Sequence[int],
-        rank: int,
+        watchdog: Watchdog,
         handle: dist.ProcessGroup | None,
         sent_bytes: Counter[str],
     ) -> None:
-        self.name, self.ranks, self.rank, self.handle = name, tuple(ranks), rank, handle
-        self.sent_bytes = sent_bytes
+        self.name, self.ranks, self.handle = name, tuple(ranks), handle
+        self.watchdog, self.rank, rank = watchdog, watchdog.rank, watchdog.rank
+        self.channel = f"{name} {','.join(map(str, self.ranks))}"
+        self.sent_bytes, self.patient = sent_bytes, False
         self.size, self.index = len(self.ranks), self.ranks.index(rank)
         # gloo's reduce-scatter sends as much as an all-reduce; an all-to-all and a local sum, half.
         self.adds_locally = handle is not None and dist.get_backend(handle) == "gloo"
@@ -39,7 +59,11 @@ class Group:
     def watched(self, kind: str, x: Tensor, fraction: float) -> AbstractContextManager[None]:
         """Count `fraction` of the bytes of `x` as sent; report failures inside with group and shape."""
         self.sent_bytes[kind] += round(x.numel() * x.element_size() * fraction)
-        return watch(self.rank, f"{kind} over {self.name} of {tuple(x.shape)} {x.dtype}")
+        return self.watch(f"{kind} over {self.name} of {tuple(x.shape)} {x.dtype}")
+
+    def watch(self, what: str) -> AbstractContextManager[None]:
+        """Record a collective of all ranks of the group that happens inside."""
+        return self.watchdog.watch(what, self.channel, self.ranks, patient=self.patient)
 
     def all_reduce(self, x: Tensor, largest: bool = False) -> Tensor:
         """Sum over the ranks, or the largest, in a new tensor."""
@@ -100,30 +124,106 @@ class Group:
                 dist.broadcast(x, self.ranks[source], group=self.handle)
         return x
 
+    def all_reduce_(self, x: Tensor, what: str, largest: bool = False) -> Tensor:
+        """Sum over the ranks, or the largest, in place; `what` is it that is summed."""
+        if self.size > 1:
+            kind = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
+            with self.watch(f"all_reduce of {what} over {self.name}"):
+                dist.all_reduce(x, kind, group=self.handle)
+        return x
+
+    def gather_objects(self, value: T, what: str) -> list[T]:
+        """The values of all ranks; plain data, which travels pickled among the ranks."""
+        if self.size == 1:
+            return [value]
+        rows: list[Any] = [None] * self.size
+        with self.watch(f"gathering {what} over {self.name}"):
+            dist.all_gather_object(rows, value, group=self.handle)
+        return rows
+
+    def broadcast_object(self, value: T, what: str, source: int = 0) -> T:
+        """The value of the rank at index `source`."""
+        if self.size == 1:
+            return value
+        row = [value]
+        with self.watch(f"broadcast of {what} over {self.name}"):
+            dist.broadcast_object_list(row, self.ranks[source], group=self.handle)
+        return row[0]
+
+    def send(self, x: Tensor, target: int, what: str) -> Transfer:
+        """Start sending to the rank at index `target`."""
+        self.sent_bytes["send"] += x.numel() * x.element_size()
+        channel, pair = self.link(self.index, target)
+        what = f"send of {what} to rank {self.ranks[target]}"
+        with self.watchdog.watch(what, channel, pair):
+            work = dist.isend(x, self.ranks[target], group=self.handle)
+        assert work is not None
+        number = self.watchdog.recorder.counts[channel]
+        return Transfer(work, x, self.watchdog.watch(f"wait for {what}", channel, pair, number))
+
+    def start_receive(self, x: Tensor, source: int, what: str) -> Transfer:
+        """Start receiving into `x` from the rank at index `source`."""
+        channel, pair = self.link(source, self.index)
+        what = f"receive of {what} from rank {self.ranks[source]}"
+        with self.watchdog.watch(what, channel, pair):
+            work = dist.irecv(x, self.ranks[source], group=self.handle)
+        assert work is not None
+        number = self.watchdog.recorder.counts[channel]
+        return Transfer(work, x, self.watchdog.watch(f"wait for {what}", channel, pair, number))
+
+    def link(self, source: int, target: int) -> tuple[str, tuple[int, int]]:
+        """Channel and ranks of transfers between two members."""
+        pair = self.ranks[source], self.ranks[target]
+        return f"{self.name} {pair[0]}>{pair[1]}", pair
+
 
 class GroupPool:
     """Process groups by the partition of all ranks that they belong to; each is created once.
 
     Every rank asks in the same order, and in a partition with any group of two or more every rank
     creates one. So all ranks have created equally many groups, from which torch derives their names when
-    only members synchronise. For the same reason groups are never destroyed one by one.
+    only members synchronise. For the same reason groups are never destroyed one by one. `options` say
+    how long a collective may take; ranks with a `store` say on failure which of them is missing.
     """
 
-    def __init__(self, rank: int, timeout: timedelta = TIMEOUT) -> None:
-        self.rank, self.timeout, self.sent_bytes = rank, timeout, Counter[str]()
+    def __init__(
+        self, rank: int, options: WatchOptions | None = None, store: Store | None = None
+    ) -> None:
+        self.rank, self.sent_bytes = rank, Counter[str]()
+        self.watchdog = Watchdog(rank, options, store)
+        self.timeout = timedelta(seconds=self.watchdog.options.collective_seconds)
+        self.storage_handles: list[dist.ProcessGroup] = []
         self.handles: dict[tuple[int, Partition], dist.ProcessGroup | None] = {}
 
     def group(self, name: str, partition: Partition, channel: int = 0) -> Group:
         """The group that this rank is in; groups on different `channel`s run concurrently."""
         ranks = next(part for part in partition if self.rank in part)
         if all(len(part) < 2 for part in partition):
-            return Group(name, ranks, self.rank, None, self.sent_bytes)
+            return Group(name, ranks, self.watchdog, None, self.sent_bytes)
         key = (channel, partition)
         if key not in self.handles:
-            with watch(self.rank, f"making group {name} of {len(ranks)} ranks"):
+            what = f"making group {name} of {len(ranks)} ranks"
+            with self.watchdog.watch(what, f"group {channel} {ranks}", ranks):
                 handle = dist.new_group(
                     list(ranks), timeout=self.timeout, use_local_synchronization=True
                 )
             assert isinstance(handle, dist.ProcessGroup)  # this rank is a member
             self.handles[key] = handle
-        return Group(name, ranks, self.rank, self.handles[key], self.sent_bytes)
+        return Group(name, ranks, self.watchdog, self.handles[key], self.sent_bytes)
+
+    def storage(self) -> Group:
+        """All ranks, for reading and writing files: slow ranks are waited for as long as they live."""
+        everyone = self.everyone()
+        if everyone.size > 1 and not self.storage_handles:
+            with self.watchdog.watch("making the group for files", "group storage", everyone.ranks):
+                handle = dist.new_group(list(everyone.ranks), timeout=STORAGE, backend="gloo")
+            assert isinstance(handle, dist.ProcessGroup)
+            self.storage_handles.append(handle)
+        handle = self.storage_handles[0] if self.storage_handles else None
+        group = Group("files of all ranks", everyone.ranks, self.watchdog, handle, self.sent_bytes)
+        group.patient = True
+        return group
+
+    def everyone(self) -> Group:
+        """The group of all ranks."""
+        return self.group("all ranks", (tuple(range(dist.get_world_size())),))

@@ -19,10 +19,12 @@ class MeshGroups:
     down, up     along the stages, forward and backward: two groups, because NCCL runs the transfers
                  of one pair in order
     tied         by the stages that share trainable tensors
+    everyone     all ranks
     """
 
     def __init__(self, table: ProgramTable, pool: GroupPool) -> None:
         self.rank, self.sent_bytes, self.pool = pool.rank, pool.sent_bytes, pool
+        self.everyone = pool.everyone()
         self.axes = along_axes(table.mesh, pool)
         self.roles = tuple(by_role(mesh, pool) for mesh in table.meshes)
         self.partial: dict[tuple[int, tuple[str, ...]], Group] = {}

@@ -1,33 +1,97 @@
-"""Errors of communication that name the rank and the collective that failed or hung."""
+"""Errors of communication that name the rank that is missing, and what the others waited for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import torch.distributed as dist
 
 from ...ir.errors import PlaitError
+from .flight_recorder import FlightRecorder, RankState
+from .monitor import Monitor, Store
 
-TIMEOUT = timedelta(minutes=10)
+TIMEOUT_SECONDS = 60.0
+SHARE_OF_COLLECTIVE = (
+    0.75  # of the time until all ranks have ended; the rest is for finding out why
+)
+
+
+class WatchOptions(NamedTuple):
+    """A missing or stopped rank ends all others within `timeout_seconds`; each rank that can then
+    writes its last collectives to `dump_folder` (`plait inspect` reads them)."""
+
+    timeout_seconds: float = TIMEOUT_SECONDS
+    dump_folder: Path | None = None
+
+    @property
+    def collective_seconds(self) -> float:
+        """How long a collective may take."""
+        return self.timeout_seconds * SHARE_OF_COLLECTIVE
+
+
+PATIENT = WatchOptions(timeout_seconds=800)  # where ranks may work alone for minutes
 
 
 class CommunicationError(PlaitError):
-    """A collective failed or ran out of time: the message names the rank, collective and size."""
+    """A collective failed or ran out of time: the message names the missing rank and where it was."""
 
     exit_code = 1
 
 
-@contextmanager
-def watch(rank: int, what: str) -> Iterator[None]:
-    """Turn a failure of torch.distributed inside into a CommunicationError that says where."""
-    start = time.monotonic()
-    try:
-        yield
-    except RuntimeError as error:
-        seconds = time.monotonic() - start
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise CommunicationError(
-            f"rank {rank}: {what} failed after {seconds:.1f} s: {reason[:300]}; another rank has "
-            f"probably stopped: look for the first error among the ranks' outputs"
-        ) from error
+class Watchdog:
+    """Records this rank's collectives, and turns their failures into errors that say why.
+
+    Ranks that share a `store` know of each other; without one, a failure names this rank alone.
+    """
+
+    def __init__(
+        self, rank: int, options: WatchOptions | None = None, store: Store | None = None
+    ) -> None:
+        self.rank, self.recorder = rank, FlightRecorder(rank)
+        self.options, self.monitor = options or WatchOptions(), None
+        if store is not None and dist.get_world_size() > 1:
+            seconds, folder = self.options.collective_seconds, self.options.dump_folder
+            self.monitor = Monitor(self.recorder, store, dist.get_world_size(), seconds, folder)
+
+    @contextmanager
+    def watch(
+        self,
+        what: str,
+        channel: str = "",
+        ranks: Sequence[int] = (),
+        sequence: int = 0,
+        *,
+        patient: bool = False,
+    ) -> Iterator[None]:
+        """Record a collective inside; raises CommunicationError where torch.distributed fails."""
+        start = time.monotonic()
+        record = self.recorder.begin(what, channel, ranks, sequence, patient)
+        try:
+            yield
+        except PlaitError:
+            self.recorder.finish(record)  # it is not the communication that failed
+            raise
+        except (RuntimeError, dist.DistError) as error:
+            seconds = time.monotonic() - start
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+            raise CommunicationError(
+                f"rank {self.rank}: {what} failed after {seconds:.1f} s: {self.why()} ({reason[:200]})"
+            ) from error
+        self.recorder.finish(record)
+
+    def why(self) -> str:
+        if self.monitor is None:
+            return "another rank has probably stopped"
+        folder = self.options.dump_folder
+        more = f"; `plait inspect {folder}` says who waited for whom" if folder else ""
+        return self.monitor.explain() + more
+
+    def states(self) -> list[RankState]:
+        """What every rank has said last of itself."""
+        if self.monitor is None:
+            return [self.recorder.state()]
+        return [state for _, state in sorted(self.monitor.read().items())]

@@ -14,6 +14,7 @@ from ...ir.compression.program import CompressionAlgorithm, Payload
 from ...ir.compression.registry import PROGRAMS
 from ...ir.plan.program import CompressedAxis, ProgramTable
 from ...ir.plan.strategy import ROLES
+from ..comm.mesh_collectives import Comm
 from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
 from ..comm.transport import PlainTransport, Transport
@@ -93,3 +94,18 @@ def compressed_all_reduces(
         for axis in table.compression
         if axis.activations and axis.mesh == mesh and not ROLES[axis.role].stages
     }
+
+
+def mesh_comms(table: ProgramTable, groups: MeshGroups, folder: Path, native: bool) -> list[Comm]:
+    """Collectives along the axes of every mesh of the table."""
+    return [
+        Comm(
+            mesh,
+            table.micro_batches,
+            groups.rank,
+            along,
+            groups.sent_bytes,
+            compressed_all_reduces(table, number, groups, folder, native),
+        )
+        for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))
+    ]

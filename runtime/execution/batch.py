@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ...ir.errors import MismatchError
 from ...ir.model.layout import local_type, shard_position
 from ...ir.model.mesh import MICRO, Axis, Mesh
 from ...ir.plan.program import BatchTensor, ProgramTable
-from ..comm.slicing import join, local_shard
+from ..comm.slicing import join, local_shard, take_slice
 
 Batch = Tensor | Mapping[str, Any] | tuple[Any, ...] | list[Any]
 
@@ -47,6 +48,16 @@ def micro_batch_shards(full: Tensor, tensor: BatchTensor, table: ProgramTable, r
     if not isinstance(state, tuple) or len(shards) == 1:
         return shards[0]
     return join(torch.stack(shards), *shard_position(factors, ("R", *layout[1:]), mesh, state))
+
+
+def micro_batch_values(
+    batch_only: tuple[Tensor, ...], stage: Any, table: ProgramTable, number: int
+) -> list[Tensor]:
+    """Slices of one micro-batch from the results of a stage's `batch_only`."""
+    return [
+        value if dim is None else take_slice(value, table.micro_batches, number, *dim)
+        for value, dim in zip(batch_only, stage.MICRO_BATCH_DIMS, strict=True)
+    ]
 
 
 def with_micro(table: ProgramTable) -> Mesh:
@@ -113,6 +124,15 @@ def check_constants(batch: Batch, table: ProgramTable) -> None:
                 f"{known.get(path, 'nothing there')}, which it has as a constant. Pass what changes "
                 "from step to step as a tensor"
             )
+
+
+def batch_checksum(batch: Batch) -> int:
+    """A checksum of the values of all tensors of a batch."""
+    checksum = 0
+    for path, tensor in leaves(batch):
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        checksum = crc32(data, crc32(repr((path, tuple(tensor.shape))).encode(), checksum))
+    return checksum
 
 
 def _where(path: tuple[str | int, ...]) -> str:

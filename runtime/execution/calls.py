@@ -15,6 +15,7 @@ from .offload import HostBuffer
 
 ValueKind = tuple[torch.Size, torch.dtype]
 StreamSeed = Callable[[int, int, int], int]  # (seed, step, call) -> seed of a call's random streams
+Look = Callable[[bool, int, Sequence[Tensor | None]], None]  # (in backward, call, values)
 
 
 class Run:
@@ -40,6 +41,7 @@ class Run:
         self.saved: dict[tuple[int, int], tuple[tuple[Tensor, ...] | None, list[ValueKind]]] = {}
         self.host = HostBuffer(store.device)
         self.buffer_updates: dict[str, Tensor] = {}
+        self.look: Look | None = None  # sees what every call gives
 
     def start(self, step: int) -> None:
         """Begin a step: nothing saved, nothing to replace."""
@@ -79,6 +81,8 @@ class Run:
         """Run a call that depends on the batch alone, for all micro-batches at once."""
         results = module.forward(self.comm(call), *self.inputs(module, call, activations))
         self.update(call, results)
+        if self.look is not None:
+            self.look(False, call, results)
         return results
 
     def forward(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
@@ -92,6 +96,8 @@ class Run:
                 saved = None
             self.saved[call, self.micro] = (saved, shapes)
         self.update(call, results)
+        if self.look is not None:
+            self.look(False, call, results)
         return results
 
     def backward(
@@ -99,6 +105,8 @@ class Run:
     ) -> tuple[Tensor | None, ...]:
         """Gradients of a call's activations; those of its parameters go to the store."""
         parameters, activations = self.differentiate(module, call, tangents)
+        if self.look is not None:
+            self.look(True, call, (*parameters, *activations))
         pairs = zip(self.state_names(call), parameters, strict=True)
         gradients = [(n, g) for n, g in pairs if g is not None]
         del parameters, pairs

@@ -11,17 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ...ir.errors import UsageError
 from ...ir.plan.interleave import ScheduleRows, ScheduleStep, neighbour_step
 from ...ir.plan.program import StageValue
-from ..comm.process_group import Group
-from ..comm.watchdog import watch
+from ..comm.process_group import Group, Transfer
 from ..compression.activations import StageTransferCodec
 
-Sent = tuple[dist.Work, Tensor]
 FORWARD, BACKWARD = "F", "B"
 
 
@@ -44,27 +41,21 @@ class StageLink:
 
     def __init__(
         self,
-        rank: int,
         neighbour: int,
         row: Sequence[ScheduleStep],
         device: torch.device,
         codec: StageTransferCodec,
     ) -> None:
-        self.rank, self.neighbour, self.device, self.codec = rank, neighbour, device, codec
+        self.neighbour, self.device, self.codec = neighbour, device, codec
         self.position = {step: number for number, step in enumerate(row)}
-        self.pending: dict[ScheduleStep, list[Sent]] = {}
+        self.pending: dict[ScheduleStep, list[Transfer]] = {}
 
     def send(self, step: ScheduleStep, values: Sequence[Tensor], group: Group) -> None:
         """Send `values` for the neighbour's `step`."""
-        works = []
-        for value in values:
-            value = self.codec.encode(value.contiguous())
-            group.sent_bytes["send"] += value.numel() * value.element_size()
-            with watch(group.rank, f"send {step} to stage {self.neighbour}"):
-                work = dist.isend(value, group.ranks[self.neighbour], group=group.handle)
-            assert work is not None
-            works.append((work, value))
-        self.pending[step] = works
+        self.pending[step] = [
+            group.send(self.codec.encode(value.contiguous()), self.neighbour, f"{step}")
+            for value in values
+        ]
 
     def receive(
         self, step: ScheduleStep, values: Sequence[StageValue], group: Group
@@ -73,8 +64,7 @@ class StageLink:
         received = []
         for value in values:
             tensor = self.codec.empty(value.type, self.device)
-            with watch(group.rank, f"receive {value.name} {step} from stage {self.neighbour}"):
-                dist.recv(tensor, group.ranks[self.neighbour], group=group.handle)
+            group.start_receive(tensor, self.neighbour, f"{value.name} {step}").wait()
             received.append(self.codec.decode(tensor, value.type))
         self.release(self.position[step])
         return received
@@ -82,9 +72,8 @@ class StageLink:
     def release(self, before: int) -> None:
         """Free sent tensors that the neighbour used up to this position in its row."""
         for step in [s for s in self.pending if self.position[s] <= before]:
-            for work, value in self.pending.pop(step):
-                with watch(self.rank, f"send of {tuple(value.shape)} for {step}"):
-                    work.wait()
+            for transfer in self.pending.pop(step):
+                transfer.wait()
 
 
 class PipelineRunner:
@@ -109,9 +98,7 @@ class PipelineRunner:
         neighbours = {(self.stage + direction) % self.stages for direction in (-1, 1)} - {
             self.stage
         }
-        self.links = {
-            n: StageLink(down.rank, n, rows[n], device, codec) for n in sorted(neighbours)
-        }
+        self.links = {n: StageLink(n, rows[n], device, codec) for n in sorted(neighbours)}
 
     def run(self, chunks: Sequence[ModelChunk]) -> None:
         """Run the row once, on this stage's model chunks."""

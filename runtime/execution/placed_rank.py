@@ -7,15 +7,11 @@ transfers overlap with operators. Sent tensors are kept until the step ends.
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from ..comm.process_group import Group
-from ..comm.watchdog import watch
+from ..comm.process_group import Group, Transfer
 from ..state.parameters import ParameterStore
 from .calls import StreamSeed
-
-PendingTransfer = tuple[dist.Work, Tensor]
 
 
 class PlacedRun:
@@ -27,8 +23,8 @@ class PlacedRun:
     def __init__(self, store: ParameterStore, group: Group, key: StreamSeed, seed: int) -> None:
         self.store, self.group, self.key, self.seed = store, group, key, seed
         self.step = 0
-        self.pending_sends: list[PendingTransfer] = []
-        self.pending_receives: dict[int, PendingTransfer] = {}
+        self.pending_sends: list[Transfer] = []
+        self.pending_receives: dict[int, Transfer] = {}
         self.buffer_updates: dict[str, Tensor] = {}
 
     def start(self, step: int) -> None:
@@ -41,9 +37,8 @@ class PlacedRun:
         assert not self.pending_receives, (
             f"{len(self.pending_receives)} tensors were received and never read"
         )
-        for work, value in self.pending_sends:
-            with watch(self.group.rank, f"send of {tuple(value.shape)} {value.dtype}"):
-                work.wait()
+        for transfer in self.pending_sends:
+            transfer.wait()
         self.pending_sends.clear()
         self.store.replace_buffers(self.buffer_updates)
         self.buffer_updates.clear()
@@ -63,31 +58,23 @@ class PlacedRun:
 
     def send(self, value: Tensor, target: int) -> None:
         """Start sending to rank `target`."""
-        if not value.numel():
-            return
-        value = value.contiguous()
-        self.group.sent_bytes["send"] += value.numel() * value.element_size()
-        with watch(self.group.rank, f"send of {tuple(value.shape)} to rank {target}"):
-            work = dist.isend(value, self.group.ranks[target], group=self.group.handle)
-        assert work is not None
-        self.pending_sends.append((work, value))
+        if value.numel():
+            what = f"{tuple(value.shape)} {value.dtype}"
+            self.pending_sends.append(self.group.send(value.contiguous(), target, what))
 
     def receive(self, source: int, shape: list[int], dtype: torch.dtype) -> Tensor:
         """Start receiving from rank `source`; `wait` before reading the result."""
         value = torch.empty(shape, dtype=dtype, device=self.store.device)
         if value.numel():
-            with watch(self.group.rank, f"receive of {shape} from rank {source}"):
-                work = dist.irecv(value, self.group.ranks[source], group=self.group.handle)
-            assert work is not None
-            self.pending_receives[id(value)] = work, value
+            transfer = self.group.start_receive(value, source, f"{shape} {dtype}")
+            self.pending_receives[id(value)] = transfer
         return value
 
     def wait(self, value: Tensor) -> None:
         """Wait until a tensor has been received."""
-        work, _ = self.pending_receives.pop(id(value), (None, value))
-        if work is not None:
-            with watch(self.group.rank, f"wait for {tuple(value.shape)} {value.dtype}"):
-                work.wait()
+        transfer = self.pending_receives.pop(id(value), None)
+        if transfer is not None:
+            transfer.wait()
 
     def gradient(self, name: str, value: Tensor) -> None:
         """Accumulate the gradient of a parameter of this rank."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 from ...ir.errors import PlaitError
+from .signals import GRACE_SECONDS
 
 LAST_LINES = 25
 
@@ -112,21 +115,46 @@ def _last(text: str) -> str:
     return "\n".join(text.rstrip().splitlines()[-LAST_LINES:])
 
 
-def torchrun(folder: Path, arguments: Sequence[str]) -> int:
-    """Start a program's `main.py` with as many ranks as its mesh has; gives torchrun's exit code."""
+class RunOptions(NamedTuple):
+    """How `torchrun` starts a program: on how many ranks (0: as planned), restarted how often."""
+
+    ranks: int = 0
+    restarts: int = 0
+
+
+AS_PLANNED = RunOptions()
+
+
+def torchrun_command(
+    folder: Path, arguments: Sequence[str], options: RunOptions = AS_PLANNED
+) -> list[str]:
+    """The command that starts a program's `main.py` with as many ranks as its mesh has.
+
+    torchrun ends its ranks when it gets SIGTERM, and kills those that do not end in time.
+    """
     from .program_folder import read_table
 
-    ranks = read_table(folder).mesh.size
-    command = [
+    return [
+        "env",
+        "OMP_NUM_THREADS=1",
         sys.executable,
         "-m",
         "torch.distributed.run",
         "--nnodes=1",
-        f"--nproc-per-node={ranks}",
+        f"--nproc-per-node={options.ranks or read_table(folder).mesh.size}",
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=127.0.0.1:0",
         "--local-addr=127.0.0.1",
+        f"--max-restarts={options.restarts}",
+        f"--shutdown-timeout={GRACE_SECONDS + 1:.0f}",
         str(folder / "main.py"),
         *arguments,
     ]
-    return subprocess.call(["env", "OMP_NUM_THREADS=1", *command])
+
+
+def torchrun(folder: Path, arguments: Sequence[str], options: RunOptions = AS_PLANNED) -> NoReturn:
+    """Become torchrun with a program's ranks: signals and exit codes are those of torchrun itself."""
+    command = torchrun_command(folder, arguments, options)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execvp(command[0], command)

@@ -15,6 +15,7 @@ from ...ir.plan.program import ProgramTable
 from ...ir.plan.verify.program import verify_program
 
 FORMAT = "plait/program"
+MODEL = "model.json"  # the traced model beside a compiled program
 
 
 def read_table(folder: Path) -> ProgramTable:

@@ -10,8 +10,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import get_node_local_rank
+from torch.distributed.rendezvous import rendezvous
 
-from ..comm.watchdog import TIMEOUT
+from .start_store import start_store
+
+TIMEOUT = timedelta(minutes=10)  # of setting up; programs have groups with a timeout of their own
 
 
 @contextmanager
@@ -29,7 +32,9 @@ def session(backend: str | None = None, timeout: timedelta = TIMEOUT) -> Iterato
     if cuda:
         torch.cuda.set_device(get_node_local_rank(0))
     if dist.is_torchelastic_launched():
-        dist.init_process_group(chosen, timeout=timeout)
+        shared, rank, world = next(rendezvous("env://", timeout=timeout))
+        store = start_store(shared, rank, world)
+        dist.init_process_group(chosen, store=store, rank=rank, world_size=world, timeout=timeout)
     else:
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
         dist.init_process_group(chosen, store=store, rank=0, world_size=1, timeout=timeout)

@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from ...ir.devices.measured import MachineCosts, MeasuredCost
 from ..comm.process_group import Group, GroupPool
+from ..comm.watchdog import PATIENT
 from ..launch.session import default_device, session
 from .samples import Call, Sample, samples
 
@@ -97,7 +98,7 @@ def _operator(clock: Clock, sample: Sample) -> MeasuredCost:
 
 def collectives(clock: Clock, rank: int, world: int) -> list[MeasuredCost]:
     """Every kind at every size in groups of every size that divides the ranks, all groups at once."""
-    results, pool = [], GroupPool(rank)
+    results, pool = [], GroupPool(rank, PATIENT)
     for size in (n for n in range(2, world + 1) if world % n == 0):
         parts = tuple(tuple(range(at, at + size)) for at in range(0, world, size))
         group = pool.group(f"of {size}", parts)

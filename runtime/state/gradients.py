@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ...ir.errors import NonFiniteError, UsageError
 from ...ir.plan.strategy import ROLES
 from ..comm.program_groups import MeshGroups
-from ..comm.watchdog import watch
 from .local_parameter import LocalParameter
 from .parameters import ParameterStore
 from .whole_tensors import sharding_axes
@@ -92,8 +90,7 @@ def total_norm(store: ParameterStore, groups: MeshGroups, order: float) -> Tenso
             continue
         norm = torch.linalg.vector_norm(gradient, order, dtype=torch.float64)
         total = torch.maximum(total, norm) if math.isinf(order) else total + norm**order
-    with watch(groups.rank, "all_reduce of the norm of all gradients"):
-        dist.all_reduce(total, dist.ReduceOp.MAX if math.isinf(order) else dist.ReduceOp.SUM)
+    groups.everyone.all_reduce_(total, "the norm of all gradients", largest=math.isinf(order))
     return total if math.isinf(order) else total ** (1.0 / order)
 
 
@@ -131,8 +128,7 @@ def non_finite_names(store: ParameterStore, groups: MeshGroups) -> list[str]:
         if p.leaf is not None and p.leaf.grad is not None
     ]
     anywhere = torch.tensor(float(any(flags)), device=store.device)
-    with watch(groups.rank, "all_reduce of whether gradients are finite"):
-        dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+    groups.everyone.all_reduce_(anywhere, "whether gradients are finite", largest=True)
     if not anywhere.item():
         return []
     names = [
@@ -140,8 +136,7 @@ def non_finite_names(store: ParameterStore, groups: MeshGroups) -> list[str]:
         for p in store.trainable()
         if p.leaf is not None and p.leaf.grad is not None and not p.leaf.grad.isfinite().all()
     ]
-    rows: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(rows, names)
+    rows = groups.everyone.gather_objects(names, "names of gradients that are not finite")
     return sorted({name for row in rows for name in row})
 
 

@@ -10,42 +10,42 @@ from typing import Any
 from zlib import crc32
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ...ir.plan.program import ParameterSpec
-from ..comm.watchdog import watch
+from ..comm.program_groups import MeshGroups
 from ..torch_private import is_fake
 from .initialization import InitialValues
 
 
 def agree(
-    initial: InitialValues, specs: Mapping[str, ParameterSpec], stage: int, device: torch.device
+    initial: InitialValues,
+    specs: Mapping[str, ParameterSpec],
+    groups: MeshGroups,
+    device: torch.device,
 ) -> None:
     """Replace initial values by rank 0's where any rank has others; all ranks together.
 
     Nothing is sent but checksums where they agree. A rank keeps rank 0's tensors of its own stage.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    everyone = groups.everyone
+    if everyone.size == 1:
         return
     named = [name for name, spec in specs.items() if name in initial.tensors]
     checksums = [_checksum(initial.tensors[name].detach()) for name in named]
-    rows: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(rows, list(zip(named, checksums, strict=True)))
-    by_rank = [dict(row) for row in rows]
-    rank = dist.get_rank()
+    checked = dict(zip(named, checksums, strict=True))
+    by_rank: list[dict[str, Any]] = everyone.gather_objects(checked, "checksums of first values")
     for name, checksum in by_rank[0].items():
         if all(other.get(name, "absent") == checksum for other in by_rank):
             continue
         spec = specs[name]
         dtype = "float32" if spec.type.is_half else spec.type.dtype  # exact, for master weights
-        if rank == 0:
+        if everyone.rank == 0:
             value = initial.value(name, spec, dtype).to(device).contiguous()
         else:
             value = torch.empty(spec.type.shape, dtype=getattr(torch, dtype), device=device)
-        with watch(rank, f"broadcast of the initial value of {name}"):
-            dist.broadcast(value, 0)
-        if stage in spec.stages:
+        everyone.broadcast(value, 0)
+        if groups.stage in spec.stages:
             initial.tensors[name] = value
 
 

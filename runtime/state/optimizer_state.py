@@ -11,24 +11,28 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from ...ir.errors import MismatchError, UsageError
-from .checkpoint import StoredGroup
-from .local_parameter import LocalParameter
 from .optimizer import LocalOptimizer
 from .optimizer_binding import Group, optimizers_within
-from .parameters import ParameterStore
 
 Items = dict[str, Any]
 NOT_OPTIONS = ("params", "param_names", "seed")
 KEY = re.compile(r"(?P<key>.*?)(@(?P<part>\d+))?(\[(?P<place>\d+)\])?")
 
 
+class StoredGroup(msgspec.Struct, frozen=True):
+    """Options of a parameter group of the optimizer, and the names of its tensors."""
+
+    options: dict[str, Any]
+    names: tuple[str, ...]
+
+
 def local_items(local: LocalOptimizer) -> dict[str, Items]:
-    """State items by name of their tensor. Whole tensors' items are those of their owner on every rank
-    of the group; all ranks together."""
+    """This rank's state items by name of their tensor; of whole tensors its owner has them."""
     parts = optimizers_within(local.optimizer)
     items: dict[str, Items] = {}
     for name, leaf in local.leaves.items():
@@ -37,8 +41,6 @@ def local_items(local: LocalOptimizer) -> dict[str, Items]:
             for number, part in enumerate(parts)
             for key, value in _flat(getattr(part, "state", {}).get(leaf, {}), number)
         }
-    for name in local.whole.tensors:
-        items[name] = local.whole.shared_items(name, items.get(name, {}))
     return items
 
 
@@ -61,6 +63,12 @@ def _flat(state: Mapping[str, Any], part: int) -> Iterator[tuple[str, Any]]:
                 )
 
 
+def base_key(name: str) -> str:
+    """The key of a state in its optimizer, from the name of an item."""
+    match = KEY.fullmatch(name)
+    return match["key"] if match else name
+
+
 def _nested(items: Mapping[str, Any], part: int) -> Items:
     """The state of one optimizer from its items: the inverse of `_flat`."""
     state: Items = {}
@@ -78,23 +86,14 @@ def _nested(items: Mapping[str, Any], part: int) -> Items:
 
 
 def restore(
-    local: LocalOptimizer,
-    store: ParameterStore,
-    saved: Mapping[str, Mapping[str, Any]],
-    groups: tuple[StoredGroup, ...],
+    local: LocalOptimizer, saved: Mapping[str, Mapping[str, Any]], groups: tuple[StoredGroup, ...]
 ) -> None:
-    """Give the optimizer its shards of saved states, by name of their tensors, and the options of its
-    groups; raises MismatchError where the groups are others."""
+    """Give the optimizer this rank's part of saved states, by name of their tensors, and the options of
+    its groups; raises MismatchError where the groups are others."""
     parts = optimizers_within(local.optimizer)
     _check_groups(local, groups)
     states = [
-        {
-            leaf: {
-                key: _local_value(local, store, name, key, value)
-                for key, value in _nested(saved.get(name, {}), number).items()
-            }
-            for name, leaf in local.leaves.items()
-        }
+        {leaf: _nested(saved.get(name, {}), number) for name, leaf in local.leaves.items()}
         for number in range(len(parts))
     ]
     if len(parts) == 1:
@@ -124,22 +123,6 @@ def _load(
         if groups:
             restore_options(packed[-1], groups[number].options)
     optimizer.load_state_dict({"state": state, "param_groups": packed})
-
-
-def _local_value(
-    local: LocalOptimizer, store: ParameterStore, name: str, key: str, value: Any
-) -> Any:
-    """This rank's part of a saved item of a tensor's state."""
-    if isinstance(value, list):
-        return [_local_value(local, store, name, key, member) for member in value]
-    parameter: LocalParameter = store.parameters[name]
-    sharded = (
-        isinstance(value, Tensor)
-        and name not in local.whole.tensors
-        and tuple(value.shape) == parameter.spec.type.shape
-        and key != "step"  # a count, also where the parameter is a scalar itself
-    )
-    return store.scatter(parameter, value) if sharded else value
 
 
 def _cast(leaf: Tensor, key: str, value: Any) -> Any:

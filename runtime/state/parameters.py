@@ -284,6 +284,11 @@ class ParameterStore:
             assert parameter.leaf is not None
             parameter.leaf.grad = None
 
+    def drop_accumulated(self) -> None:
+        """Drop what backward has accumulated and `synchronize` has not summed yet."""
+        for parameter in self.trainable():
+            parameter.gradient, parameter.owns_gradient = None, False
+
     def replace_buffers(self, updates: Mapping[str, Tensor]) -> None:
         """Set new values of buffers."""
         for name, value in updates.items():

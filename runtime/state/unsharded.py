@@ -6,14 +6,14 @@ has it and broadcast along the pipeline, one tensor at a time; the results are o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...ir.plan.program import ProgramTable
 from ..comm.program_groups import MeshGroups
 from .local_parameter import LocalParameter
 from .parameters import ParameterStore
@@ -44,75 +44,22 @@ def gradients(store: ParameterStore, groups: MeshGroups) -> dict[str, Tensor]:
     }
 
 
-class OptimizerState(NamedTuple):
-    """State of an optimizer by (parameter, key): full tensors, and plain numbers."""
-
-    tensors: dict[tuple[str, str], Tensor]
-    numbers: dict[tuple[str, str], float]
-
-
-class _StateItem(NamedTuple):
-    """One item of an optimizer's state. `shape` is None where it is shaped as the parameter."""
-
-    shape: Shape | None
-    dtype: torch.dtype | None
-    number: float | None
-
-
-def optimizer_state(
-    store: ParameterStore,
-    groups: MeshGroups,
-    local_items: Mapping[str, Mapping[str, Any]],
-    replicated: Collection[str],
-) -> OptimizerState:
-    """The full optimizer state; all ranks together.
-
-    `local_items` are this rank's by parameter and key, `replicated` the parameters whose items every
-    rank of a stage has in full.
-    """
-    items = gather_along_pipeline(
-        {
-            (name, key): _state_item(store.parameters[name], value, name in replicated)
-            for name, state in local_items.items()
-            for key, value in state.items()
-        },
-        groups,
-    )
-
-    def full_value(name: str, key: str, unsharded: bool) -> Tensor:
-        value = local_items[name][key]
-        return value if unsharded else store.gather(store.parameters[name], value)
-
-    tensors, numbers = {}, {}
-    for (name, key), item in items.items():
-        if item.number is not None:
-            numbers[name, key] = item.number
-            continue
-        tensors[name, key] = broadcast_from_owner(
-            store,
-            groups,
-            name,
-            partial(full_value, name, key, item.shape is not None),
-            item.shape,
-            item.dtype,
-        )
-    return OptimizerState(tensors, numbers)
-
-
-def _state_item(parameter: LocalParameter, value: Any, replicated: bool) -> _StateItem:
-    if not isinstance(value, Tensor):
-        return _StateItem(None, None, float(value))
-    assert parameter.leaf is not None
-    sharded = not replicated and value.shape == parameter.leaf.shape
-    return _StateItem(None if sharded else tuple(value.shape), value.dtype, None)
+def names_of(module: nn.Module, table: ProgramTable) -> dict[str, str]:
+    """The module's state_dict names, each with the name that the program gives the tensor."""
+    first = {
+        alias: name
+        for spec in table.state_tensors
+        for name in spec.names()
+        for alias in spec.aliases
+    }
+    return {name: first.get(name, name) for name in module.state_dict()}
 
 
 def gather_along_pipeline(local_items: dict[K, V], groups: MeshGroups) -> dict[K, V]:
     """Union of the items of all stages, in the same order on every rank."""
     if groups.down.size == 1:
         return local_items
-    rows: list[Any] = [None] * groups.down.size
-    dist.all_gather_object(rows, local_items, group=groups.down.handle)
+    rows = groups.down.gather_objects(local_items, "optimizer states of stages")
     return {key: item for row in reversed(rows) for key, item in row.items()}
 
 

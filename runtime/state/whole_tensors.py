@@ -9,10 +9,9 @@ group have about equally many elements.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ...ir.model.layout import REPLICATE
@@ -20,7 +19,6 @@ from ...ir.plan.program import ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ROLES, ZERO_ROLES
 from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
-from ..comm.watchdog import watch
 from .initialization import InitialValues
 from .local_parameter import LocalParameter
 from .parameters import ParameterStore
@@ -131,31 +129,6 @@ class WholeTensors:
         leaf = self.tensors[name].leaf if name in self.tensors else None
         if leaf is not None:
             leaf.data.copy_(full)
-
-    def shared_items(self, name: str, items: dict[str, Any]) -> dict[str, Any]:
-        """State items of a tensor, from its owner, on all ranks of its group; on the CPU."""
-        _, group, owner, _ = self.tensors[name]
-        head: list[Any] = [
-            {
-                key: (tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
-                for key, value in items.items()
-            }
-        ]
-        with watch(group.rank, f"broadcast of the state of {name}"):
-            dist.broadcast_object_list(head, group.ranks[owner], group=group.handle)
-        shared: dict[str, Any] = {}
-        for key, description in head[0].items():
-            if not isinstance(description, tuple):
-                shared[key] = description
-                continue
-            shape, dtype = description
-            value = (
-                items[key].detach().to(self.store.device)
-                if owner == group.index
-                else torch.empty(shape, dtype=dtype, device=self.store.device)
-            )
-            shared[key] = group.broadcast(value.contiguous(), owner).cpu()
-        return shared
 
 
 def _elements(spec: ParameterSpec) -> int:

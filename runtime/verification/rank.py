@@ -17,6 +17,7 @@ from ...ir.files.json_files import load
 from ...ir.lowering.cast import PRECISIONS, cast_model
 from ...ir.model.model import Model
 from ..comm.process_group import GroupPool
+from ..comm.watchdog import PATIENT
 from ..launch.session import session
 from ..program import Program
 from ..state import unsharded
@@ -36,7 +37,7 @@ def main(todo: str, results: str) -> None:
     known: Known = {}
     built: Built = {}
     with session("gloo") as rank, Path(results).open("ab") as file:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         for job in jobs:
             verdict = run(job, pool, known, built)
             if rank == 0:

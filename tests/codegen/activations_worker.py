@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from plait.ir.capture import materialize
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 
@@ -43,7 +44,7 @@ def main() -> None:
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         found = {job["name"]: train(job, pool) for job in jobs}
         rows = [None] * dist.get_world_size()
         dist.all_gather_object(rows, found)

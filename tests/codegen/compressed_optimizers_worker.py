@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from plait.ir.capture import materialize
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 
@@ -74,7 +75,7 @@ def main():
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool, found = GroupPool(rank), {}
+        pool, found = GroupPool(rank, PATIENT), {}
         for job in jobs:
             found[job["name"]] = (move if "from" in job else train)(job, pool, out.parent)
         rows = [None] * dist.get_world_size()

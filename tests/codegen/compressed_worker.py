@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
+from plait.runtime.checkpoint import generations as checkpoint
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.state import checkpoint
 
 STEPS = 6
 SYNCHRONISED = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
@@ -51,10 +52,10 @@ def train(job: dict[str, str], pool: GroupPool, folder: Path) -> dict[str, objec
     }
 
 
-def owed(folder: Path) -> dict[str, torch.Tensor]:
+def owed(pool: GroupPool, folder: Path) -> dict[str, torch.Tensor]:
     """Errors of gradients that a checkpoint holds, all workers' and servers' together."""
     total: dict[str, torch.Tensor] = {}
-    for key, tensor in checkpoint.read(folder)[1].items():
+    for key, tensor in checkpoint.read_all(pool.everyone(), folder)[1].items():
         part, _, rest = key.partition("/")
         place, _, name = rest.partition("/")
         if part == "compression" and ".gradients." in place:
@@ -70,7 +71,7 @@ def move(saved: Path, job: dict[str, str], pool: GroupPool) -> dict[str, object]
         warnings.simplefilter("always")
         program.load(saved)
     program.save(again)
-    before, after = owed(saved), owed(again)
+    before, after = owed(pool, saved), owed(pool, again)
     return {
         "owed": float(sum(t.norm() for t in before.values())),
         "changed": max([float((after[n] - before[n]).abs().max()) for n in after], default=None),
@@ -84,7 +85,7 @@ def main() -> None:
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         known = {job["name"]: job for job in jobs}
         found = {n: train(job, pool, out.parent) for n, job in known.items() if "from" not in job}
         for name, job in known.items():

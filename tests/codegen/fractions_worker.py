@@ -9,10 +9,11 @@ import torch
 import torch.distributed as dist
 
 from plait.ir.capture import materialize
+from plait.runtime.checkpoint import generations as checkpoint
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.state import checkpoint
 
 STEPS, MORE = 3, 2
 SENT = ("all_reduce", "reduce_scatter", "all_gather")
@@ -63,14 +64,14 @@ def moved(jobs, pool, folder):
     """A checkpoint through one plan after the other: whether each saves the bits that it loaded, and
     the losses of going on under the last."""
     first = folder / jobs[0]["name"]
-    expected = checkpoint.read(first)[1]
+    expected = checkpoint.read_all(pool.everyone(), first)[1]
     place, same = first, []
     for number, job in enumerate(jobs[1:]):
         program, batch = opened(job, pool)
         program.load(place)
         place = folder / f"moved {number}"
         program.save(place)
-        found = checkpoint.read(place)[1]
+        found = checkpoint.read_all(pool.everyone(), place)[1]
         same.append(
             found.keys() == expected.keys()
             and all(torch.equal(found[name], expected[name]) for name in expected)
@@ -86,7 +87,7 @@ def main() -> None:
     asked, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         jobs = {job["name"]: job for job in asked["jobs"]}
         found = {name: train(job, pool, out.parent) for name, job in jobs.items()}
         found["moved"] = moved([jobs[name] for name in asked["moves"]], pool, out.parent)

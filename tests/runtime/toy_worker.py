@@ -1,5 +1,7 @@
 """Run by torchrun on 4 ranks: the toy program under many plans against autograd on one process."""
 
+import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -9,10 +11,12 @@ import torch.distributed as dist
 
 from plait.ir.capture.operators.elementary import call_key
 from plait.ir.errors import FileError
+from plait.runtime.checkpoint import generations as checkpoint
+from plait.runtime.checkpoint.safetensors import export_safetensors, load_safetensors
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
-from plait.runtime.state import checkpoint
 from plait.tests.runtime import toy
 
 # fmt: off
@@ -88,11 +92,42 @@ def resume(root: Path, rank: int, state: dict) -> None:
     assert not (folder / "generation-00000007").exists()
 
 
+def files(root: Path, rank: int) -> None:
+    """A checkpoint that is written beside training, one that a rank cannot write, and weights alone."""
+    first, second = (
+        Program.open(root / str(number), toy.model(), optimizer_args={"lr": 1e-2}, seed=5)
+        for number in RESUMED[:2]
+    )
+    folder = root / "beside"
+    first.step(toy.batch(0))
+    before = first.state_dict()
+    path = first.save(folder, wait=False)
+    first.step(toy.batch(1))
+    first.finish_saving()
+    assert checkpoint.generations(folder) == [path]
+    second.load(folder)
+    same(second.state_dict(), before)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))  # as a disk that is full
+    with pytest.raises(FileError, match="rank 1"):
+        first.save(folder)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert checkpoint.generations(folder) == [path]
+    export_safetensors(first, root / "weights.safetensors")
+    load_safetensors(second, root / "weights.safetensors")
+    same(second.state_dict(), first.state_dict())
+    with pytest.raises(FileError, match="No such file"):
+        export_safetensors(first, root / "nowhere" / "weights.safetensors")
+    same(second.state_dict(), first.state_dict())  # the ranks are still in step
+
+
 def main() -> None:
     root = Path(sys.argv[1])
     losses, gradients, state = reference()
     with session() as rank:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         for number, (sizes, micro_batches, *fraction) in enumerate(PLANS):
             folder = root / str(number)
             if rank == 0:
@@ -110,6 +145,7 @@ def main() -> None:
                 program.optimizer_step()
             same(program.state_dict(), state)
         resume(root, rank, state)
+        files(root, rank)
     print("done", rank)
 
 

@@ -13,6 +13,7 @@ from plait.ir.plan.program import ParameterSpec, ProgramTable
 from plait.runtime.comm.mesh_collectives import Comm
 from plait.runtime.comm.process_group import Group
 from plait.runtime.comm.slicing import flatten, local_shard
+from plait.runtime.comm.watchdog import Watchdog
 from plait.runtime.compression.transports import Transports
 from plait.runtime.state.initialization import InitialValues
 from plait.runtime.state.parameters import ParameterStore
@@ -70,7 +71,7 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
     for role in ("dp", "zero1", "zero2", "zero3"):
         axes = tuple(i for i, name in enumerate(sizes) if name == role)
         ranks = next(g for g in mesh.groups(axes) if rank in g)
-        roles[role] = Group(role, ranks, rank, None, Counter())
+        roles[role] = Group(role, ranks, Watchdog(rank), None, Counter())
     groups = SimpleNamespace(roles=(roles,), partial={}, stage=0, rank=rank)
     transports = Transports(table, groups, Path(), native=False)
     comms = [Comm(mesh, 1, rank, {})]

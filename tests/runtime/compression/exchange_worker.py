@@ -12,6 +12,7 @@ from plait.ir.compression.lower import lower
 from plait.ir.compression.registry import PROGRAMS, algorithm
 from plait.runtime.comm.group_hierarchy import group_hierarchy
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.compression.backends.native import NativeCodec, build
 from plait.runtime.compression.backends.reference import ReferenceCodec
 from plait.runtime.compression.exchange import BucketOptions, CompressedCollective
@@ -85,7 +86,7 @@ def main() -> None:
     inner, directory = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool = GroupPool(rank)
+        pool = GroupPool(rank, PATIENT)
         size = dist.get_world_size()
         mine = group_hierarchy(pool, "data parallel", (tuple(range(size)),), inner)
         both = codecs(inner, size // inner, directory)

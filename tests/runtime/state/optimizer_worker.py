@@ -12,6 +12,7 @@ import torch.distributed as dist
 from plait.ir.capture.operators.elementary import call_key
 from plait.ir.errors import MismatchError, NonFiniteError, UsageError
 from plait.runtime.comm.process_group import GroupPool
+from plait.runtime.comm.watchdog import PATIENT
 from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.tests.runtime import toy
@@ -91,7 +92,7 @@ def difference(program: Program, expected: Expected) -> float:
 
 class Trials:
     def __init__(self, root: Path, rank: int) -> None:
-        self.root, self.rank, self.pool = root, rank, GroupPool(rank)
+        self.root, self.rank, self.pool = root, rank, GroupPool(rank, PATIENT)
         warnings.filterwarnings("error", message=".*lr_scheduler.*")
 
     def open(self, layout: str, recipe: Recipe, module=None, **more) -> Program:

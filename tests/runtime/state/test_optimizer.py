@@ -10,6 +10,7 @@ import torch
 
 from plait.ir.errors import MismatchError, UsageError
 from plait.runtime.comm.process_group import Group
+from plait.runtime.comm.watchdog import Watchdog
 from plait.runtime.state.initialization import InitialValues
 from plait.runtime.state.optimizer import OptimizerRequest, make
 from plait.tests.ranks import launch
@@ -31,7 +32,9 @@ def made(factory, args, sizes, owner=None):
     owner = owner or module()
     store = store_of(0, sizes, owner)
     store.groups.pool = SimpleNamespace(
-        group=lambda name, ranks: Group(name, next(r for r in ranks if 0 in r), 0, None, Counter())
+        group=lambda name, ranks: Group(
+            name, next(r for r in ranks if 0 in r), Watchdog(0), None, Counter()
+        )
     )
     request = OptimizerRequest(factory, args)
     return make(request, InitialValues(owner), store, store.groups), store

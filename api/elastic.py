@@ -1,0 +1,79 @@
+"""A program on as many ranks as there are: planned again where that is another number."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..ir.errors import FileError, PlaitError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..runtime.program import Program
+
+
+def open_program(
+    folder: str | Path,
+    module: nn.Module,
+    optimizer: Any = None,
+    optimizer_args: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Program:
+    """Open a compiled program on the ranks at hand; arguments are those of `Program.open`.
+
+    Where they are not as many as it was compiled for, rank 0 makes the plan again, for the same batch
+    and precision, from the model file in the folder; checkpoints load under either. Raises FileError
+    where that file is missing, InfeasibleError where nothing fits.
+    """
+    from ..runtime.launch.program_folder import read_table
+    from ..runtime.launch.session import begin
+    from ..runtime.program import Program
+
+    _, world = begin()
+    place = Path(folder)
+    if read_table(place).mesh.size != world:
+        place = Path(_on_first_rank(place, world))
+    return Program.open(place, module, optimizer, optimizer_args, **settings)
+
+
+def _on_first_rank(folder: Path, world: int) -> str:
+    """The folder of the program that rank 0 writes; raises its error on every rank."""
+    import torch.distributed as dist
+
+    outcome: list[Any] = ["", None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = plan_again(folder, world)
+        except PlaitError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return str(outcome[0])
+
+
+def plan_again(folder: Path, ranks: int) -> str:
+    """Plan and compile a folder's model for another number of ranks of this machine; gives the new
+    program's folder, a temporary one."""
+    from ..codegen import write_program
+    from ..planner.question.options import OPTIMIZERS
+    from ..runtime.launch.program_folder import MODEL, read_table
+    from .compilation import target_of_plan
+    from .formats.model_source import read_model
+    from .python import plan
+
+    if not (folder / MODEL).is_file():
+        raise FileError(
+            f"{folder / MODEL}: missing, so the program cannot be planned for {ranks} ranks: compile it "
+            f"again, or start as many ranks as it was compiled for"
+        )
+    table, model = read_table(folder), read_model(folder / MODEL)
+    options = {"global_batch": table.global_batch, "precision": table.precision}
+    optimizer = table.optimizer if table.optimizer in OPTIMIZERS else "adamw"
+    made = plan(model, cluster=f"local:{ranks}", optimizer=optimizer, **options)
+    place = tempfile.mkdtemp(prefix="plait-program-")
+    write_program(target_of_plan(made).program(model, table.source), Path(place))
+    return place

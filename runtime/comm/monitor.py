@@ -1,0 +1,209 @@
+"""Signs of life of all ranks in the store: each posts where it is, and reads the others' on failure."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from .diagnosis import diagnose
+from .flight_recorder import FlightRecorder, RankState, Record
+
+BEAT_SECONDS = 1.0
+RANKS_PER_SECOND = 500  # signs of life that a store takes in without noticing
+SILENT_BEATS = 3  # without a sign of life, a rank is silent
+GRACE_SECONDS = 10.0  # after its timeout a collective must have failed by itself
+log = logging.getLogger("plait")
+
+
+class Store(Protocol):
+    """What is needed of torch's stores."""
+
+    def set(self, key: str, value: str, /) -> None: ...
+    def get(self, key: str, /) -> bytes: ...
+    def add(self, key: str, amount: int, /) -> int: ...
+    def check(self, keys: list[str], /) -> bool: ...
+    def compare_set(self, key: str, expected: str, value: str, /) -> bytes: ...
+    def clone(self) -> Store: ...
+
+
+class Dump(msgspec.Struct, frozen=True):
+    """What one rank leaves when a run fails: itself, its last collectives, what it knew of others."""
+
+    state: RankState
+    verdict: str
+    records: tuple[Record, ...]
+    others: tuple[RankState, ...] = ()
+
+
+def write_dump(folder: Path, dump: Dump) -> Path:
+    """Write one rank's dump into a folder; gives the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"rank_{dump.state.rank:05d}.json"
+    path.write_bytes(msgspec.json.encode(dump))
+    return path
+
+
+class Monitor:
+    """Posts this rank's state and says what happened when a collective fails.
+
+    `timeout_seconds` is that of the collectives. Dumps go to `dump_folder`, if there is one.
+    """
+
+    def __init__(
+        self,
+        recorder: FlightRecorder,
+        store: Store,
+        world: int,
+        timeout_seconds: float,
+        dump_folder: Path | None,
+    ) -> None:
+        self.recorder, self.world, self.dump_folder = recorder, world, dump_folder
+        self.timeout_seconds = timeout_seconds
+        self.period_seconds = max(BEAT_SECONDS, world / RANKS_PER_SECOND)
+        rank = recorder.rank
+        self.prefix = f"plait/{store.add(f'plait/monitors/{rank}', 1)}"
+        self.store, self.thread_store = store.clone(), store.clone()
+        self.lock, self.dumped, self.raised, self.verdict_time = threading.Lock(), False, False, 0.0
+        self.heard: dict[int, tuple[int, float]] = {}  # by rank: its last beat, and when that came
+        stop = threading.Event()
+        self.thread = threading.Thread(
+            target=_run, args=(weakref.ref(self), stop, self.period_seconds), daemon=True
+        )
+        weakref.finalize(self, _end, self.store, self.key(rank), recorder, self.thread, stop)
+        self.thread.start()
+
+    def key(self, rank: int) -> str:
+        return f"{self.prefix}/rank/{rank}"
+
+    def beat(self) -> None:
+        """Give a sign of life, and follow a verdict of others; called by the thread."""
+        self.thread_store.set(self.key(self.recorder.rank), _text(self.recorder.state()))
+        verdict = _value(self.thread_store, f"{self.prefix}/verdict")
+        now = time.time()
+        if verdict and not self.verdict_time:
+            self.verdict_time = now
+            self.dump(verdict)
+        late = bool(self.verdict_time) and now - self.verdict_time > GRACE_SECONDS
+        if not self.raised and (late or self.overdue(now)):
+            log.critical("rank %d: %s", self.recorder.rank, self.explain())
+            os._exit(1)  # the backend neither ended nor failed
+
+    def overdue(self, now: float) -> bool:
+        """Whether a collective should have failed by now, or waits for a rank that is gone."""
+        gone = self.gone(now)
+        return any(
+            bool(gone & {*record.ranks})
+            if record.patient
+            else now - record.start > self.timeout_seconds + GRACE_SECONDS
+            for record in self.recorder.running.copy().values()
+        )
+
+    def gone(self, now: float) -> set[int]:
+        """Ranks without a sign of life for too long; looked at while a patient collective lasts."""
+        if not any(record.patient for record in self.recorder.running.copy().values()):
+            self.heard.clear()
+            return set()
+        for rank, state in self.read(self.thread_store).items():
+            if rank not in self.heard or self.heard[rank][0] != state.beat:
+                self.heard[rank] = state.beat, now
+        return {rank for rank, (_, at) in self.heard.items() if now - at > self.timeout_seconds}
+
+    def read(self, store: Store | None = None) -> dict[int, RankState]:
+        """What the ranks have said last, by rank."""
+        source = self.store if store is None else store
+        return {
+            rank: msgspec.json.decode(text, type=RankState)
+            for rank in range(self.world)
+            if (text := _value(source, self.key(rank)))
+        }
+
+    def explain(self) -> str:
+        """Which rank is missing and where it was: one text for all ranks. Takes some seconds."""
+        self.raised = True
+        try:
+            self.store.set(self.key(self.recorder.rank), _text(self.recorder.state()))
+            verdict = _value(self.store, f"{self.prefix}/verdict") or self.decide()
+        except RuntimeError as error:
+            verdict = f"the store of the ranks is gone, so its process is missing ({_line(error)})"
+        self.dump(verdict)
+        time.sleep(self.period_seconds)  # so that the others have dumped when the first one ends
+        return verdict
+
+    def decide(self) -> str:
+        """The verdict on the states now; the first rank's counts."""
+        before = self.read()
+        time.sleep(SILENT_BEATS * self.period_seconds)
+        after = self.read()
+        silent = {r for r, state in before.items() if after[r].beat == state.beat}
+        silent -= {self.recorder.rank}
+        silent |= set(range(self.world)) - after.keys()
+        text = diagnose(after, silent, time.time()).text
+        key = f"{self.prefix}/verdict"
+        return self.store.compare_set(key, "", text).decode()
+
+    def dump(self, verdict: str) -> None:
+        """Write this rank's dump, once."""
+        with self.lock:
+            if self.dumped or self.dump_folder is None:
+                return
+            self.dumped = True
+        others = self.read()
+        state = self.recorder.state()
+        dump = Dump(state, verdict, tuple(self.recorder.records), tuple(others.values()))
+        with suppress(OSError):  # the verdict matters more
+            write_dump(self.dump_folder, dump)
+
+
+def _run(monitor: weakref.ref[Monitor], stop: threading.Event, period_seconds: float) -> None:
+    while True:
+        living = monitor()
+        if living is None:
+            return
+        try:
+            living.beat()
+        except RuntimeError:  # the store has ended: so has the run
+            return
+        del living
+        if stop.wait(period_seconds):
+            return
+
+
+def _end(
+    store: Store,
+    key: str,
+    recorder: FlightRecorder,
+    thread: threading.Thread,
+    stop: threading.Event,
+) -> None:
+    """Stop the thread before the interpreter ends, and say that this rank has ended."""
+    stop.set()
+    if thread is not threading.current_thread():
+        thread.join(timeout=5)
+    error = getattr(sys, "last_value", None)
+    recorder.end = (
+        "its script is done" if error is None else f"{type(error).__name__}: {_line(error)}"
+    )
+    with suppress(RuntimeError):
+        store.set(key, _text(recorder.state()))
+
+
+def _text(state: RankState) -> str:
+    return msgspec.json.encode(state).decode()
+
+
+def _value(store: Store, key: str) -> str:
+    """The text of a key; empty where there is none yet."""
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0][:300]
