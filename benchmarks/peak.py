@@ -35,11 +35,16 @@ from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.verification.live_bytes import LiveBytes
 from plait.tests import zoo
+from plait.tests.faults import random_models
 
 PATIENCE_SECONDS = 2e-3  # for gloo's threads, on a machine that has fewer processors than ranks
 STEPS = 2  # the second has the optimizer's states from the start
 HIDDEN = "mixture of experts"  # its backward differentiates inside one operator: the count is blind
-MODELS = {**zoo.ZOO, "wide": partial(zoo.llama, hidden_size=256, intermediate_size=512)}
+MODELS = {
+    **zoo.ZOO,
+    "wide": partial(zoo.llama, hidden_size=256, intermediate_size=512),
+    "vocabulary": partial(zoo.llama, vocab_size=4096),
+}
 # fmt: off
 OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}), "adam": (torch.optim.Adam, {}),
@@ -76,6 +81,13 @@ WAYS = (
     Way("dp=2", 1, "recompute", "1-bit-adam"),
 )
 # fmt: on
+
+
+def build(name: str, way: Way) -> tuple[torch.nn.Module, Any]:
+    """A model by name, or `random:SEED`, and a batch."""
+    if name.startswith("random:"):
+        return random_models.build(int(name.partition(":")[2]), **way.sizes)
+    return MODELS[name](**way.sizes)
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -115,7 +127,7 @@ class Row(NamedTuple):
 def measure(job: Job, number: int, pool: GroupPool) -> Held:
     """Train two steps of a program on this rank, counting live bytes."""
     torch.manual_seed(0)
-    module, batch = MODELS[job.model](**job.way.sizes)
+    module, batch = build(job.model, job.way)
     optimizer, arguments = OPTIMIZERS[job.way.optimizer]
     with LiveBytes(patience_seconds=PATIENCE_SECONDS * (ranks(job.way) > 1)) as live:
         program = Program.open(job.folder, module.train(), optimizer, arguments, pool=pool)
@@ -160,7 +172,7 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
     models = {}
     for way in ways:
         if way.batch not in models:
-            module, batch = MODELS[name](**way.sizes)
+            module, batch = build(name, way)
             models[way.batch] = trace(module.train(), batch)
         model = models[way.batch]
         options = PlanOptions(
@@ -175,7 +187,7 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
         except (PlaitError, ValueError) as error:
             print(f"left out: {name} {way}: {str(error).splitlines()[0]:.150}", file=sys.stderr)
             continue
-        place = folder / f"{name}_{ways.index(way)}"
+        place = folder / f"{name.replace(':', '_')}_{ways.index(way)}"
         write_program(compile_program(made, model), place)
         yield Job(name, str(place), way), made
 
@@ -185,8 +197,12 @@ def ranks(way: Way) -> int:
 
 
 def rows(names: Sequence[str], ways: Sequence[Way], folder: Path) -> Iterator[Row]:
+    """Every stage's promise against its fullest rank, for every model under every way."""
+    yield from measured([one for name in names for one in compiled(name, ways, folder)], folder)
+
+
+def measured(programs: Sequence[tuple[Job, Plan]], folder: Path) -> Iterator[Row]:
     """Every stage's promise against its fullest rank; ranks start once for each number of them."""
-    programs = [one for name in names for one in compiled(name, ways, folder)]
     for count in sorted({ranks(job.way) for job, _ in programs}):
         own = [one for one in programs if ranks(one[0].way) == count]
         todo, results = folder / "jobs.json", folder / f"results{count}"

@@ -21,7 +21,13 @@ from ..communication.compressed_all_reduce import CompressedReductions
 from ..communication.overlap import exposed_seconds
 from ..execution_model import COMPILED
 from .fusion import fuse
-from .operator_cost import OpCost, OperatorLoad, collective_copy_bytes, is_collective
+from .operator_cost import (
+    OpCost,
+    OperatorLoad,
+    collective_copy_bytes,
+    is_collective,
+    sharded_copy_bytes,
+)
 from .roofline import op_seconds
 from .sampled_function import LinearAmounts, SampledFunction
 
@@ -256,11 +262,13 @@ def _live_bytes(
 def _collective_copies(
     function: SampledFunction, ops: tuple[Op, ...]
 ) -> Iterator[tuple[int, tuple[float, float]]]:
-    """Positions of collectives, with the bytes of the copies they need (intercept, slope)."""
+    """Positions of operators that communicate, with the bytes of the copies they need (intercept,
+    slope)."""
     for at, op in enumerate(ops):
-        if is_collective(op):
+        if op.target.startswith("comm."):
+            copies = collective_copy_bytes if is_collective(op) else sharded_copy_bytes
             sizes = function.linear(
-                lambda local, op=op: [collective_copy_bytes(site_of(op, local.types))]
+                lambda local, op=op, copies=copies: [copies(site_of(op, local.types))]
             )
             yield at, (float(sizes.intercept[0]), float(sizes.slope[0]))
 

@@ -5,7 +5,7 @@ ones. `function_cost` adds the loads up over forward and backward graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +18,7 @@ from ...ir.devices.cluster import Cluster, Device
 from ...ir.model.loops import Loops, OperatorCollective, Site, Work, declaration, site_of
 from ...ir.model.mesh import Mesh
 from ...ir.model.model import Function, Model, Op
+from ...ir.model.tensor import ITEM_BYTES
 from ..communication.collective import CommGroup, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
 from .roofline import Amount, op_seconds, softmax_share
@@ -253,6 +254,45 @@ def collective_copy_bytes(site: Site) -> int:
     return {"all_gather": 1, "reduce_scatter": 2, "all_to_all": 2}.get(
         site.op.target[5:], 0
     ) * largest
+
+
+def sharded_copy_bytes(site: Site) -> int:
+    """Bytes of what the form of an operator on shards takes beside its results: `sharded_operators` of
+    the runtime. Positions of rows are int64 and flags, some of them at once."""
+    copies = SHARDED_COPIES.get(site.op.target.removeprefix("comm."))
+    return copies(site) if copies is not None and site.op.target.startswith("comm.") else 0
+
+
+def _cross_entropy_copies(site: Site) -> int:
+    logits, labels = site.operands[:2]
+    if not site.op.kwargs.get("over"):
+        return 0
+    wide = max(ITEM_BYTES[logits.dtype], ITEM_BYTES["float32"])
+    casts = 1 + (ITEM_BYTES[logits.dtype] < wide)
+    return logits.elements * wide * casts + ROW_POSITION_BYTES * labels.elements
+
+
+def _embedding_copies(site: Site) -> int:
+    return ROW_POSITION_BYTES * site.operands[1].elements
+
+
+def _embedding_gradient_copies(site: Site) -> int:
+    gradient, indices = site.operands[:2]
+    return gradient.bytes + ROW_POSITION_BYTES * indices.elements
+
+
+def _attention_copies(site: Site) -> int:
+    result = site.results[0]
+    return 3 * result.bytes if site.op.kwargs.get("over") and result is not None else 0
+
+
+ROW_POSITION_BYTES = 64
+SHARDED_COPIES: dict[str, Callable[[Site], int]] = {
+    "cross_entropy": _cross_entropy_copies,
+    "embedding": _embedding_copies,
+    "embedding_dense_backward": _embedding_gradient_copies,
+    "attention": _attention_copies,
+}
 
 
 def exchanged_bytes(exchange: OperatorCollective, declared: Loops) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections import Counter, deque
@@ -53,6 +55,8 @@ class RankState(msgspec.Struct, frozen=True):
     end: str = ""
     step_seconds: float = 0.0
     busy_seconds: float = 0.0
+    host: str = ""
+    process: int = 0
 
 
 class FlightRecorder:
@@ -118,4 +122,6 @@ class FlightRecorder:
             self.end,
             sum(total for total, _ in self.step_times) / count,
             sum(busy for _, busy in self.step_times) / count,
+            socket.gethostname(),
+            os.getpid(),
         )

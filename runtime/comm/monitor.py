@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -147,8 +150,9 @@ class Monitor:
         silent -= {self.recorder.rank}
         silent |= set(range(self.world)) - after.keys()
         text = diagnose(after, silent, time.time()).text
-        key = f"{self.prefix}/verdict"
-        return self.store.compare_set(key, "", text).decode()
+        verdict = self.store.compare_set(f"{self.prefix}/verdict", "", text).decode()
+        wake([after[rank] for rank in silent & after.keys()])
+        return verdict
 
     def dump(self, verdict: str) -> None:
         """Write this rank's dump, once."""
@@ -161,6 +165,15 @@ class Monitor:
         dump = Dump(state, verdict, tuple(self.recorder.records), tuple(others.values()))
         with suppress(OSError):  # the verdict matters more
             write_dump(self.dump_folder, dump)
+
+
+def wake(states: Iterable[RankState]) -> None:
+    """Let ranks of this machine that are stopped go on, so that they end as all others do; whoever
+    started them waits for them."""
+    for state in states:
+        if state.host == socket.gethostname() and state.process:
+            with suppress(OSError):
+                os.kill(state.process, signal.SIGCONT)
 
 
 def _run(monitor: weakref.ref[Monitor], stop: threading.Event, period_seconds: float) -> None:

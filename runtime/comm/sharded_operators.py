@@ -84,7 +84,8 @@ class ShardedOperators:
     def embedding(self, table: Tensor, indices: Tensor, rows: ShardFactors, *_: object) -> Tensor:
         """Rows of a shard of the table; zeros for rows of other ranks."""
         local, here = to_local_positions(indices, self.shard_offsets(rows))
-        return table[local] * here.unsqueeze(-1)
+        found = table[local]
+        return found.mul_(here.unsqueeze(-1))
 
     def embedding_dense_backward(
         self,
@@ -116,7 +117,7 @@ class ShardedOperators:
         peak = self.max_over(wide.amax(-1), over)
         valid = labels != ignore
         scores = label_logits(wide, labels, valid, self.shard_offsets(classes))
-        exponents = torch.exp(wide - peak.unsqueeze(1)).sum(-1)
+        exponents = (wide - peak.unsqueeze(1)).exp_().sum(-1)  # one copy of the logits
         total, score = self.sum_over(torch.stack([exponents, scores]), over)
         logsumexp = total.log() + peak
         return torch.where(valid, logsumexp - score, 0.0).to(logits.dtype), logsumexp

@@ -23,7 +23,7 @@ from ..state.parameters import ParameterStore
 from .batch import Batch, batch_checksum
 
 CHECK_EVERY = 10  # steps; the step number is checked in all
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 RANGE = 1 << 32
 
 
@@ -72,10 +72,11 @@ class Agreement:
             return LossSum(loss, stop)
         terms = loss.new_tensor([0.0, float(self.balance()), float(stop)])
         terms[0] = loss
-        total, balance, stops = self.everyone.all_reduce_(terms, "the loss").unbind()
-        if balance.item():
+        summed = self.everyone.all_reduce_(terms, "the loss")
+        balance, stops = summed[1:].tolist()
+        if balance:
             self.refuse()
-        return LossSum(total.clone(), bool(stops.item()))
+        return LossSum(summed[0].clone(), bool(stops))
 
     def balance(self) -> int:
         """This rank's term of a sum over all ranks that is zero where they agree."""

@@ -101,6 +101,13 @@ def test_programs_on_two_ranks_keep_their_promise(tmp_path):
 
 
 @pytest.mark.ranks
+def test_a_large_vocabulary_in_shards_keeps_its_promise(tmp_path):
+    ways = [peak.Way("tp=2"), peak.Way("tp=2", 2, "recompute", "sgd")]
+    found = list(peak.rows(["vocabulary"], ways, tmp_path))
+    assert all(0 <= row.slack <= 0.15 for row in found)
+
+
+@pytest.mark.ranks
 def test_programs_keep_their_promise_where_weights_travel_compressed(tmp_path):
     ways = [way for way in peak.WAYS if way.compress != "none"]
     found = list(peak.rows(["wide"], ways, tmp_path))
