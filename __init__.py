@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plait.api import UsageError as UsageError
     from plait.api import VerifyError as VerifyError
     from plait.api import explain as explain
+    from plait.api import export as export
     from plait.api import export_safetensors as export_safetensors
     from plait.api import load_plan as load_plan
     from plait.api import load_safetensors as load_safetensors

@@ -26,7 +26,7 @@ from ...planner.interop.engine_layout import (
     pins_of_layout,
 )
 from ...planner.question.engines import engine_named
-from ...planner.question.options import PlanOptions, optimizer_of_plan
+from ...planner.question.options import PlanOptions, training_of_plan
 from ...planner.search.driver import SearchSpace
 from ...planner.search.plan import no_plan
 from ...planner.search.to_plan import assemble
@@ -88,9 +88,7 @@ def _cost(plan: Plan, said: Plan) -> str:
 
 def options_of_plan(plan: Plan) -> PlanOptions:
     """The options that ask for a plan's job again."""
-    return PlanOptions(
-        memory_bytes=plan.memory_limit_bytes, precision=plan.precision, **optimizer_of_plan(plan)
-    )
+    return PlanOptions(memory_bytes=plan.memory_limit_bytes, **training_of_plan(plan))
 
 
 def layout_options(layout: EngineLayout, model: Model, options: PlanOptions = OPEN) -> PlanOptions:
