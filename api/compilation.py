@@ -22,7 +22,7 @@ from .plans.plan_object import load_plan
 
 class CompileTarget(NamedTuple):
     """What a plan or placement is compiled to. `batch`: samples that the model is traced with, in
-    `precision`; `model_digest` tells whether it is the plan's.
+    `precision`; `model_digest` tells whether it is the plan's; `plan` is None for a placement.
 
     `program(model, source)` is the training program in the plan's precision, `float64_program(model)`
     the one that is verified.
@@ -35,6 +35,7 @@ class CompileTarget(NamedTuple):
     float64_program: Callable[[Model], GeneratedProgram]
     precision: str | None = None
     model_digest: str | None = None
+    plan: Plan | None = None
 
 
 class VerificationCase(NamedTuple):
@@ -67,6 +68,7 @@ def target_of_plan(plan: Plan, observer: Observer | None = None) -> CompileTarge
         float64_program,
         plan.precision,
         plan.model_digest,
+        plan,
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..ir.errors import MismatchError, UsageError
 from ..ir.model.model import Model
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..ir.devices.cluster import Cluster
+    from ..ir.plan.program import GeneratedProgram
     from ..runtime import Program
     from ..runtime.program import NonFinite
+    from ..runtime.state.module.weight_files import Weights
     from ..runtime.state.optimizer import ParameterGroups
     from .compilation import CompileTarget
 
@@ -95,6 +97,9 @@ def parallelize(
     param_groups: ParameterGroups | None = None,
     nonfinite: NonFinite = "keep",
     plan: str | Path | ir.Plan | Placement = "auto",
+    cluster: str | Cluster = "auto",
+    inputs: Literal["global", "local"] = "global",
+    weights: Weights | None = None,
     seed: int = 0,
     timeout_seconds: float = 60.0,
     dump_folder: str | Path = "plait-dump",
@@ -103,84 +108,161 @@ def parallelize(
 ) -> Program:
     """Under torchrun: plan (or take a plan or placement), compile, and return the program of this rank.
 
-    `batch` is the GLOBAL batch, as `program.step(batch)` takes it. `optimizer` is a torch optimizer
+    `batch` is the GLOBAL batch, as `program.step(batch)` takes it, or with `inputs="local"` this rank's
+    own part of it, samples in dimension 0. `optimizer` is a torch optimizer
     class (default AdamW), a factory of the user's own, or an optimizer built for `model`, which then
     updates the program instead. `param_groups` gets a list of (name, parameter) and gives the groups for
     the class; names and shapes are those of `model`, also where ranks have shards. `nonfinite` says what
     becomes of a step whose gradients are NaN or infinite: "stop", "skip" or "keep".
 
-    With `plan="auto"` the ranks at hand are the cluster, planned for with the options; every rank makes
-    the same plan, since planning is deterministic. A placement (`place`) runs every operator where it
-    says. `seed` is that of the program's random numbers.
+    `weights` are values for the module's tensors: a state_dict, a safetensors file, one of torch.save,
+    or a folder of them. Each rank reads its shards alone, so that no rank ever has the whole of a module
+    that is on the meta device.
+
+    With `plan="auto"` the ranks at hand are the `cluster`, as the machine says it is, planned for with
+    the options. Rank 0 plans and compiles, prints the plan on stderr, and sends the program to the
+    others. A placement (`place`) runs every operator where it says. `seed` is that of the program's
+    random numbers.
     A missing or stopped rank ends all others within `timeout_seconds`, with an error that names it;
     they leave their last collectives in `dump_folder` for `plait inspect`. Every `check_every` steps
     (0: never) ranks compare batches and replicas.
     Raises MismatchError when the plan is for another model or number of ranks, UsageError for options
     beside a plan. An optimizer that no rank of a plan can run right is a MismatchError.
     """
-    from ..ir.capture.python_state.steady import STEADY
-    from ..runtime import Program
     from ..runtime.comm.watchdog import WatchOptions
-    from ..runtime.execution.guard import Guard
-    from ..runtime.launch.session import begin
-    from .plans.optimizer_profile import optimizer_profile, run_time_optimizer
+    from ..runtime.state.module.user_module import unwrapped
 
     check_keywords("parallelize", options, without=OTHERWISE_GIVEN)
     if options and plan != "auto":
         raise UsageError(f"{next(iter(options))} is an option of planning, and a plan is given")
-    rank, world = begin()
-    if plan == "auto":
-        options["optimizer"] = optimizer_profile(model, optimizer, optimizer_args, param_groups)
-    traced, target = _target(model, batch, loss_fn, plan, world, options)
-    if target.ranks != world:
-        raise MismatchError(f"the plan is for {target.ranks} ranks, torchrun started {world}")
-    folder = _written_program(target, traced, rank)
+    request = ProgramRequest(unwrapped(model), batch, loss_fn, plan, cluster, inputs == "local")
     settings = {
-        "param_groups": param_groups,
         "nonfinite": nonfinite,
         "seed": seed,
+        "weights": weights,
         "watch": WatchOptions(timeout_seconds, Path(dump_folder)),
         "check_every": check_every,
     }
-    run_time = run_time_optimizer(optimizer)
-    program = Program.open(folder, model, run_time, optimizer_args, **settings)
-    program.guard = Guard(model, loss_fn, STEADY.get(model, frozenset()))
+    return _opened(request, Optimizing(optimizer, optimizer_args, param_groups), options, settings)
+
+
+class Optimizing(NamedTuple):
+    """An optimizer as users give it, with its arguments and groups."""
+
+    optimizer: Any
+    arguments: Mapping[str, Any] | None
+    param_groups: ParameterGroups | None
+
+
+def _opened(
+    request: ProgramRequest,
+    optimizing: Optimizing,
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Program:
+    """The program of this rank; all ranks together."""
+    from ..runtime.execution.guard import Guard
+    from ..runtime.execution.rank_parts import divided_paths
+    from ..runtime.launch.session import begin, on_first_rank
+    from ..runtime.program import Program
+    from ..runtime.state.module.user_module import StaleWarning
+    from .parallel.compiled_for_ranks import VariantPrograms, program_folder
+    from .plans.optimizer_profile import run_time_optimizer
+
+    _, world = begin()
+    run_time, (module, _, loss_fn, *_) = run_time_optimizer(optimizing.optimizer), request
+    compiled = on_first_rank(lambda: request.compiled(world, options, optimizing))
+    with program_folder(compiled.program) as folder:
+        program = Program.open(
+            folder,
+            module,
+            run_time,
+            optimizing.arguments,
+            param_groups=optimizing.param_groups,
+            **settings,
+        )
+    program.stale = StaleWarning(program, module)  # before the guard, which counts hooks
+    program.guard = Guard(module, loss_fn, compiled.steady)
+    if request.parts:
+        program.divided = divided_paths(request.batch)
+    if compiled.plan is not None:
+        program.meter.plan = compiled.plan
+        program.variants.compile = VariantPrograms(module, loss_fn, compiled.plan)
     return program
 
 
-def _written_program(target: CompileTarget, traced: Model, rank: int) -> str:
-    """The folder of a program, which rank 0 writes; all ranks together."""
-    import torch.distributed as dist
+class CompiledRequest(NamedTuple):
+    """A compiled program, its plan (None for a placement), and the attributes of the module that its
+    forward changes without changing what it computes."""
 
-    from ..codegen import write_program
-
-    folder = [tempfile.mkdtemp(prefix="plait-program-")] if rank == 0 else [""]
-    dist.broadcast_object_list(folder)
-    if rank == 0:
-        write_program(target.program(traced, ""), Path(folder[0]))
-    dist.barrier()
-    return folder[0]
+    program: GeneratedProgram
+    plan: Plan | None
+    steady: frozenset[str]
 
 
-def _target(
-    model: nn.Module,
-    batch: Any,
-    loss_fn: Callable[[Any, Any], Tensor] | None,
-    chosen: str | Path | ir.Plan | Placement,
-    world: int,
-    options: Mapping[str, Any],
-) -> tuple[Model, CompileTarget]:
-    """The traced model and what it is compiled to."""
-    from .compilation import read_target, target_of_placement, target_of_plan
+class ProgramRequest(NamedTuple):
+    """What `parallelize` is asked for."""
 
-    if chosen == "auto":
-        traced = trace(model, batch, loss_fn, precision=options.get("precision"))
-        return traced, target_of_plan(plan(traced, cluster=f"local:{world}", **options))
-    if isinstance(chosen, Placement):
-        target = target_of_placement(chosen)
-    elif isinstance(chosen, ir.Plan):
-        target = target_of_plan(chosen)
-    else:
-        target = read_target(Path(chosen))
-    size, precision = target.batch, target.precision
-    return trace(model, batch, loss_fn, batch_size=size, precision=precision), target
+    model: nn.Module
+    batch: Any
+    loss_fn: Callable[[Any, Any], Tensor] | None
+    chosen: str | Path | ir.Plan | Placement
+    cluster: str | Cluster
+    parts: bool  # the batch is one rank's
+
+    def compiled(
+        self, world: int, options: Mapping[str, Any], optimizing: Optimizing
+    ) -> CompiledRequest:
+        """The program for `world` ranks."""
+        from ..ir.capture.python_state.steady import STEADY
+        from .compilation import target_of_plan
+
+        if self.chosen == "auto":
+            traced = self.traced(self.samples(world), options.get("precision"))
+            target = target_of_plan(self.search(traced, world, options, optimizing))
+        else:
+            target = self.target()
+            if target.ranks != world:
+                raise MismatchError(
+                    f"the plan is for {target.ranks} ranks, torchrun started {world}"
+                )
+            traced = self.traced(target.batch, target.precision)
+        planned = None if target.plan is None else with_methods(target.plan)
+        if planned is not None:
+            print(planned, file=sys.stderr)
+        program = target.program(traced, "")
+        return CompiledRequest(program, planned, STEADY.get(self.model, frozenset()))
+
+    def traced(self, samples: int | None, precision: str | None) -> Model:
+        return trace(self.model, self.batch, self.loss_fn, batch_size=samples, precision=precision)
+
+    def samples(self, world: int) -> int | None:
+        """Samples of the global batch where this one is a rank's; None: those of the batch."""
+        from ..ir.capture.batch import batch_size, leaves
+
+        if not self.parts:
+            return None
+        return batch_size([tensor for _, tensor in leaves(self.batch)]) * world
+
+    def search(
+        self, traced: Model, world: int, options: Mapping[str, Any], optimizing: Optimizing
+    ) -> Plan:
+        from ..runtime.launch.session import default_device
+        from .parallel.rank_cluster import cluster_of_ranks
+        from .plans.optimizer_profile import optimizer_profile
+
+        cluster = self.cluster
+        if cluster == "auto":
+            cluster = cluster_of_ranks(world, cuda=default_device().type == "cuda")
+        profile = optimizer_profile(self.model, *optimizing)
+        return plan(traced, cluster=cluster, **{**options, "optimizer": profile})
+
+    def target(self) -> CompileTarget:
+        """What a given plan or placement is compiled to."""
+        from .compilation import read_target, target_of_placement, target_of_plan
+
+        if isinstance(self.chosen, Placement):
+            return target_of_placement(self.chosen)
+        if isinstance(self.chosen, ir.Plan):
+            return target_of_plan(self.chosen)
+        return read_target(Path(self.chosen))

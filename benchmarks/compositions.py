@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from plait.api.formats.model_source import ModelSource
 from plait.api.plans.compositions import Choices, Composition, Outcome, Trial, draw, verify_trials
 from plait.benchmarks.composition_models import MODELS
 from plait.ir.model.model import Model
+from plait.runtime.launch.scratch import scratch_folder
 
 RANKS = (2, 4)
 PER_LAUNCH = 32
@@ -77,8 +77,8 @@ def rows_of(seed: int, count: int, models: Sequence[str]) -> Iterable[Row]:
             composition = draw(rng, traced[name], ranks, CHOICES)
             trials.append(Trial(composition, source, traced[name]))
         ranks = launch[0][2]
-        with tempfile.TemporaryDirectory(prefix="plait-compositions-") as scratch:
-            outcomes = verify_trials(trials, ranks, Path(scratch), TIMEOUT_SECONDS)
+        with scratch_folder("compositions") as scratch:
+            outcomes = verify_trials(trials, ranks, scratch, TIMEOUT_SECONDS)
         for (_, name, _), outcome in zip(launch, outcomes, strict=True):
             yield row_of(name, ranks, outcome)
 

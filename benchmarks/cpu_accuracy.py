@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from plait.ir.capture import materialize, trace
 from plait.ir.devices.cluster import Cluster
 from plait.ir.model.model import Model
 from plait.runtime.launch.launch import launch
+from plait.runtime.launch.scratch import scratch_folder
 
 HERE = Path(__file__).resolve().parent
 MODELS = ("llama", "gpt2", "mlp")
@@ -71,14 +71,14 @@ class Result(NamedTuple):
 def results(cluster: Cluster, models: Iterable[str], rounds: int) -> Iterator[Result]:
     """Every program for this many ranks, compiled, then run in turn."""
     ranks = cluster.devices
-    with tempfile.TemporaryDirectory(prefix="plait-accuracy-") as scratch:
+    with scratch_folder("accuracy") as scratch:
         predicted, jobs = {}, []
         for name in models:
             source = f"{HERE / 'cpu_models.py'}:{name}"
             made = materialize(source, seed=0)
             model = trace(made.model, made.batch)
             for word in WORDS[ranks]:
-                folder = Path(scratch, f"program{len(jobs)}")
+                folder = scratch / f"program{len(jobs)}"
                 seconds = compiled(model, cluster, word, folder)
                 if seconds is not None:
                     key = f"{name} {word}"

@@ -145,8 +145,8 @@ def measure(job: Job, number: int, pool: GroupPool) -> Held:
 def follow_phases(program: Program, live: LiveBytes) -> None:
     """Have every phase of a step counted under its own name."""
     for owner, name in (
-        (program.pipeline, "forward"),
-        (program.pipeline, "backward"),
+        (program.variants.first.pipeline, "forward"),
+        (program.variants.first.pipeline, "backward"),
         (program.store, "synchronize"),
         (program, "optimizer_step"),
     ):

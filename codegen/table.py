@@ -24,6 +24,7 @@ from ..ir.plan.program import (
     Names,
     NumberedName,
     ParameterSpec,
+    ProgramOutput,
     ProgramTable,
 )
 from ..ir.plan.sharding import Sharding
@@ -59,6 +60,7 @@ def program_table(
         calls=runs,
         batch=_batch(model, layouts),
         constants=model.constants,
+        outputs=tuple(_output(name, plan, layouts) for name in model.outputs),
         stage_transfers=tuple(
             layouts.stage_transfers(chunk) for chunk in range(len(plan.model_chunks) - 1)
         ),
@@ -232,3 +234,17 @@ def _batch(model: Model, layouts: PlanLayouts) -> tuple[BatchTensor, ...]:
         assert layout.layout[0] == "R" or isinstance(layout.layout[0], tuple)
         tensors.append(BatchTensor(item.name, item.path, item.type, layout.factors, layout.layout))
     return tuple(tensors)
+
+
+def _output(name: str, plan: Plan, layouts: PlanLayouts) -> ProgramOutput:
+    """A tensor that the model's caller gets, where it is produced."""
+    graph, layout = layouts.graph, layouts.producer_layout(name)
+    maker = graph.maker(name)
+    if maker is None:
+        path = next(item.path for item in graph.model.inputs if item.name == name)
+        return ProgramOutput(layout.type, layout.factors, layout.layout, path=path)
+    everywhere = maker.call in graph.batch_only
+    stages = range(len(plan.stages)) if everywhere else (plan.stage_of(maker.call),)
+    return ProgramOutput(
+        layout.type, layout.factors, layout.layout, maker.call, maker.position, tuple(stages)
+    )

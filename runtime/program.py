@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..ir.capture.batch import BatchPath
 from ..ir.errors import MismatchError, NonFiniteError
-from ..ir.plan.interleave import build_rows
-from ..ir.plan.program import PLACED_SCHEDULE, ProgramTable, chunk_function
-from ..ir.plan.strategy import ROLES
+from ..ir.plan.plan import Plan
+from ..ir.plan.program import ProgramTable
 from .checkpoint import program_state
 from .checkpoint.background import BackgroundWork
 from .checkpoint.generations import KEEP, generations
@@ -24,21 +24,25 @@ from .comm.mesh_collectives import Comm
 from .comm.process_group import GroupPool
 from .comm.program_groups import MeshGroups
 from .comm.watchdog import WatchOptions
-from .compression.transports import Transports, load_codec, mesh_comms, stage_transfer_codec
+from .compression.transports import Transports, load_codec
 from .execution.agreement import CHECK_EVERY, Agreement
-from .execution.batch import Batch, local_batch, micro_batch_values
-from .execution.calls import Run
+from .execution.batch import Batch
+from .execution.compiled_step import CompiledStep
 from .execution.finite import FiniteSearch
 from .execution.guard import Guard
-from .execution.pipeline import ModelChunk, PipelineRunner
+from .execution.metrics import StepMeter, StepMetrics
 from .execution.placed_rank import PlacedRun
-from .launch.program_folder import import_stage, read_table
+from .execution.rank_parts import check_same_batch, global_batch, refuse_autocast
+from .execution.variants import Mode, Variants, give_back, refresh
+from .launch.program_folder import read_table
 from .launch.session import default_device
 from .state import optimizer as optimizers
 from .state import unsharded
 from .state.gradients import LossScale, clip_grad_norm, non_finite_names, separate_gradients
 from .state.initial_agreement import agree
 from .state.initialization import InitialValues
+from .state.module.user_module import StaleWarning, fill
+from .state.module.weight_files import Weights, open_weights
 from .state.parameters import ParameterStore
 from .state.program_optimizer import program_optimizer
 from .torch_private import default_store
@@ -58,12 +62,9 @@ class Program:
         optimizer: optimizers.OptimizerRequest,
         device: torch.device,
         seed: int,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Build the program of `folder`; users call `open`, which checks that all belong together."""
-        from ..ir.capture.operators.elementary import call_key  # registers the operators as well
-
-        placed = table.schedule == PLACED_SCHEDULE
-        self.stage = import_stage(folder, groups.stage, "rank" if placed else "stage")
         self.table, self.groups, self.device = table, groups, device
         self.seed, self.steps, self.batches, self.samples = seed, 0, 0, 0
         self.nonfinite: NonFinite = "keep"
@@ -71,32 +72,27 @@ class Program:
         self.gradients_used = False  # the next batch begins new ones
         self.guard: Guard | None = None
         self.saving: BackgroundWork | None = None
-        self.batch: Batch | None = None  # the last one, where a search may need it
+        self.last: tuple[CompiledStep, Batch] | None = None  # where a search may need it
         self.loss_is_finite = True
         self.stop_requested = self.stopping = False
-        native = device.type == "cpu"
-        comms = mesh_comms(table, groups, folder, native)
-        grid = Comm(table.mesh, table.micro_batches, groups.rank, groups.axes, groups.sent_bytes)
-        initial = InitialValues(module, seed)
+        self.divided: frozenset[BatchPath] | None = None  # tensors of which each rank gives a part
+        self.stale: StaleWarning | None = None
+        initial = InitialValues(module, seed, weights)
         specs = {name: spec for spec in table.state_tensors for name in spec.names()}
         agree(initial, specs, groups, device)
-        transports = Transports(table, groups, folder, native)
-        self.store = ParameterStore(table, groups, comms, initial, device, transports)
+
+        def make_store(comms: Sequence[Comm], transports: Transports) -> ParameterStore:
+            return ParameterStore(table, groups, comms, initial, device, transports)
+
+        compiled = CompiledStep(folder, table, groups, make_store, device, seed)
+        self.variants = Variants(compiled, seed)
+        self.stage, self.run, self.store = compiled.stage, compiled.run, compiled.store
         self.agreement = Agreement(self.store, groups)
-        make_codec = partial(load_codec, folder=folder, native=native)
+        make_codec = partial(load_codec, folder=folder, native=device.type == "cpu")
         self.optimizer, self.updates = program_optimizer(
             optimizer, initial, self.store, groups, make_codec
         )
-        self.run: Run | PlacedRun
-        if placed:
-            self.run = PlacedRun(self.store, groups.down, call_key, seed)
-        else:
-            self.run = Run(table, self.store, comms, grid, call_key, seed)
-            order = build_rows(
-                table.schedule, table.stages, table.micro_batches, table.chunks_per_stage
-            )
-            links = groups.down, groups.up, device, stage_transfer_codec(table, folder, native)
-            self.pipeline = PipelineRunner(order, table.stage_transfers, *links)
+        self.meter = StepMeter(groups, device)
         self.names = unsharded.names_of(module, table)
         self.dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
         self.untraced = {
@@ -120,6 +116,7 @@ class Program:
         pool: GroupPool | None = None,
         watch: WatchOptions | None = None,
         check_every: int = CHECK_EVERY,
+        weights: Weights | None = None,
     ) -> Program:
         """Open a program's folder and shard `module` as its plan says; the module is not changed.
 
@@ -130,6 +127,8 @@ class Program:
         infinite: "stop" (NonFiniteError, with the layer's name), "skip" the update, or "keep" them, as
         torch does. `watch` says within how many seconds a missing or stopped rank ends all others; that
         ranks have equal batches and replicas is checked every `check_every` steps (0: never).
+        `weights` are values for the module's tensors: a state_dict, a safetensors file or a folder of
+        them, of which each rank reads its shards.
 
         Needs a process group of as many ranks as the plan has devices (see `session`). Programs that are
         opened one after the other can share the process groups of a `pool`, which has its own `watch`.
@@ -147,7 +146,8 @@ class Program:
         groups = MeshGroups(table, pool or GroupPool(dist.get_rank(), watch, default_store()))
         request = optimizers.OptimizerRequest(optimizer, optimizer_args or {}, param_groups)
         place = default_device() if device is None else torch.device(device)
-        program = cls(Path(folder), table, groups, module, request, place, seed)
+        values = None if weights is None else open_weights(weights)
+        program = cls(Path(folder), table, groups, module, request, place, seed, values)
         program.nonfinite, program.agreement.every = nonfinite, check_every
         return program
 
@@ -166,49 +166,86 @@ class Program:
 
         Until then, the gradients of further batches are added to them.
         """
-        if self.guard is not None:
-            self.guard.check()
         if self.gradients_used:
             self.zero_grad()
+        batch = self.checked_batch(batch, "train")
         self.groups.pool.watchdog.recorder.begin_step(self.steps)
-        inputs = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
-        self.run.start(self.batches)
-        if isinstance(self.run, PlacedRun):
-            loss = self.stage.step(self.run, *inputs)
-            losses = [] if loss is None else [loss]
-        else:
-            losses = self.micro_batches(self.run, inputs)
-        self.run.finish()
-        self.store.synchronize(1.0 if self.loss_scale is None else self.loss_scale.value)
+        self.meter.begin(batch)
+        step = self.variants.training(batch)
+        refresh(step, (self.steps, self.batches))
+        scale = 1.0 if self.loss_scale is None else self.loss_scale.value
+        loss = step.forward_backward(batch, self.batches, scale)
+        give_back(step)
         separate_gradients(self.store)
         self.agreement.note(self.steps, self.batches, batch)
-        total = self.total_loss(losses)
+        total, stop = self.agreement.sum_loss(loss, self.stop_requested)
+        self.stopping = self.stopping or stop
         self.batches += 1
-        self.samples += self.table.global_batch
-        self.batch = batch if self.nonfinite == "stop" else None
+        self.samples += step.table.global_batch
+        self.last = (step, batch) if self.nonfinite == "stop" else None
         if self.nonfinite != "keep":
             self.loss_is_finite = self.loss_is_finite and bool(total.isfinite())
+        self.meter.add_loss(total)
         return total
+
+    def checked_batch(self, batch: Batch, mode: Mode) -> Batch:
+        """The global batch. Raises MismatchError where a constant of the program has changed, or ranks
+        have different batches of a new shape."""
+        refuse_autocast(self.device)
+        if self.guard is not None:
+            self.guard.check(training=mode == "train")
+        if self.divided is not None:
+            return global_batch(batch, self.divided, self.groups.everyone, self.device)
+        if not self.variants.knows(mode, batch):
+            check_same_batch(batch, self.groups.everyone)
+        return batch
+
+    @torch.no_grad()
+    def eval(self, batch: Batch) -> Tensor:
+        """Loss of one global batch, as `step` gives it, with the module as in `eval()`: dropout off,
+        batch norm by its running statistics. Changes nothing. All ranks together.
+
+        Raises UsageError for a program that is opened from a folder.
+        """
+        batch = self.checked_batch(batch, "evaluate")
+        step = self.variants.of("evaluate", batch).step
+        refresh(step, (self.steps, self.batches))
+        loss = step.forward(batch, self.batches)
+        give_back(step)
+        return self.groups.everyone.all_reduce_(loss, "the loss of an evaluation")
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, *, whole: bool = True) -> Any:
+        """What the module as in `eval()` gives for one global batch, without gradients.
+
+        On every rank the outputs of the whole batch, or with `whole=False` of the samples that its
+        replica works on. All ranks together; needs no labels. Raises UsageError as `eval` does.
+        """
+        batch = self.checked_batch(batch, "outputs")
+        step, outputs = self.variants.of("outputs", batch)
+        refresh(step, (self.steps, self.batches))
+        values = step.outputs(batch, self.batches, whole=whole)
+        give_back(step)
+        assert outputs is not None
+        return outputs.filled(values)
 
     def non_finite(self, names: list[str]) -> NonFiniteError:
         """An error that says what is not finite, gradients of `names` or the loss, and since where."""
         what = "the loss is NaN or infinite"
         if names:
             what = f"the gradients of {len(names)} parameters are NaN or infinite, {names[0]} among them"
-        layer = "" if self.batch is None else self.first_non_finite(self.batch)
+        layer = "" if self.last is None else self.first_non_finite(*self.last)
         return NonFiniteError(
             f"step {self.steps}: {what}; the first layer that gives NaN or infinite values is {layer}; "
             f"the parameters are those of the step before"
         )
 
-    def first_non_finite(self, batch: Batch) -> str:
-        """The first layer that gives NaN or infinite values on the last batch, which is run once
-        more; all ranks together."""
-        if isinstance(self.run, PlacedRun):
+    def first_non_finite(self, step: CompiledStep, batch: Batch) -> str:
+        """The first layer that gives NaN or infinite values on a batch, which is run once more."""
+        if isinstance(step.run, PlacedRun):
             return "not known in a placed program"
-        inputs = local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
-        with FiniteSearch(self.run, self.batches - 1) as search:
-            self.micro_batches(self.run, inputs)
+        with FiniteSearch(step.run, self.batches - 1) as search:
+            step.micro_batches(step.run, step.pipeline, step.local_batch(batch))
         return search.result(self.groups.everyone)
 
     def zero_grad(self) -> None:
@@ -224,65 +261,10 @@ class Program:
         Gives the norm before, in float64: as `torch.nn.utils.clip_grad_norm_` does in one process.
         Raises UsageError where a compressed optimizer sums the gradients itself.
         """
-        return clip_grad_norm(
+        self.meter.norm = clip_grad_norm(
             self.store, self.groups, max_norm, norm_type, error_if_nonfinite=error_if_nonfinite
         )
-
-    def micro_batches(self, run: Run, inputs: list[Tensor]) -> list[Tensor]:
-        """Run all micro-batches through the pipeline; gives their losses, on the last stage."""
-        batch_only = self.stage.batch_only(run, *inputs)
-        losses: list[Tensor] = []
-        self.pipeline.run(
-            [
-                self.model_chunk(run, c, batch_only, losses)
-                for c in range(self.table.chunks_per_stage)
-            ]
-        )
-        return losses
-
-    def model_chunk(
-        self, run: Run, chunk: int, batch_only: tuple[Tensor, ...], losses: list[Tensor]
-    ) -> ModelChunk:
-        """Forward and backward of one model chunk; the model's last one appends to `losses`."""
-        run_forward, run_backward = (
-            getattr(self.stage, chunk_function(direction, chunk, self.table.chunks_per_stage))
-            for direction in ("forward", "backward")
-        )
-        last = self.pipeline.last(chunk)
-
-        def forward(number: int, received: list[Tensor]) -> tuple[Tensor, ...]:
-            run.micro_batch(number)
-            results: tuple[Tensor, ...] = run_forward(
-                run, *micro_batch_values(batch_only, self.stage, self.table, number), *received
-            )
-            losses.extend(results if last else ())
-            return results
-
-        def backward(number: int, tangents: list[Tensor]) -> tuple[Tensor | None, ...]:
-            run.micro_batch(number)
-            scale = 1.0 if self.loss_scale is None else self.loss_scale.value
-            gradients: tuple[Tensor | None, ...] = run_backward(
-                run, *([torch.full_like(losses[0], scale)] if last else tangents)
-            )
-            return gradients
-
-        return ModelChunk(forward, backward)
-
-    def total_loss(self, losses: list[Tensor]) -> Tensor:
-        """The loss of the global batch: partial over micro-batches and data axes, replicated over tp."""
-        mesh = self.table.meshes[self.table.loss_mesh]
-        place = mesh.coordinate(self.groups.rank)
-        contributes = all(
-            index == 0 or ROLES[axis.name].splits_data or ROLES[axis.name].stages
-            for index, axis in zip(place, mesh.axes, strict=True)
-        )
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        if contributes:
-            for loss in losses:
-                total += loss.detach()
-        total, stop = self.agreement.sum_loss(total, self.stop_requested)
-        self.stopping = self.stopping or stop
-        return total
+        return self.meter.norm
 
     @torch.no_grad()
     def optimizer_step(self) -> bool:
@@ -293,15 +275,20 @@ class Program:
         and the loss scale is lowered.
         """
         self.gradients_used = True
-        if not self.gradients_are_finite():
-            return False
+        self.meter.measure_norm(self.store)
+        updated = self.gradients_are_finite()
+        if updated:
+            self.update_parameters()
+        self.meter.end(self.steps)
+        return updated
+
+    def update_parameters(self) -> None:
         if self.updates is not None:
             self.updates.step()
         elif self.optimizer is not None:
             self.optimizer.step()
         self.store.gather_updated()
         self.steps += 1
-        return True
 
     def gradients_are_finite(self) -> bool:
         """Whether the loss and all gradients are finite, as far as anything depends on it; all ranks
@@ -324,6 +311,21 @@ class Program:
         """A line per rank that works clearly longer than the others, from recent steps."""
         return stragglers(self.groups.pool.watchdog.states())
 
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that the program was made from; None where it was opened from a folder."""
+        return self.meter.plan
+
+    @property
+    def metrics(self) -> StepMetrics | None:
+        """Numbers of the last step; None before the first."""
+        return self.meter.last()
+
+    def on_step(self, hook: Callable[[StepMetrics], None]) -> None:
+        """Call `hook` with the numbers of every step from now on; every rank adds one, since the norm of
+        all gradients, which is among them, is summed over ranks."""
+        self.meter.hooks.append(hook)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Full tensors on the CPU under the names and in the types of the module's own `state_dict`.
 
@@ -331,6 +333,16 @@ class Program:
         """
         tensors = unsharded.values(self.store, self.groups) | self.untraced
         return {n: tensors[first].to(self.dtypes[n]) for n, first in self.names.items()}
+
+    def load_into(self, module: nn.Module) -> None:
+        """Copy the trained weights and buffers into a module, all ranks together.
+
+        The module that was parallelized keeps its first values otherwise, and warns when it is used.
+        Raises MismatchError for one that is built otherwise.
+        """
+        fill(module, self.state_dict())
+        if self.stale is not None and module is self.stale.module():
+            self.stale.loaded(self.steps)
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Full gradients of the last `forward_backward`, by the program's names; all ranks together."""

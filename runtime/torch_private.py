@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch._appdirs import user_cache_dir
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import _profiler_enabled  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,7 +20,9 @@ __all__ = [
     "GROUPED_MM",
     "TorchDispatchMode",
     "default_store",
+    "forward_pre_hooks",
     "is_fake",
+    "is_profiling",
     "mark_stepped",
     "returns_alias",
     "set_tensor_tables",
@@ -48,9 +51,22 @@ def default_store() -> Any:
     return _get_default_store()
 
 
+def forward_pre_hooks(module: nn.Module) -> dict[int, Any]:
+    """The hooks that run before a module's forward, by the number of their handle.
+
+    Without it, a module that is parallelized again gathers warnings of programs before.
+    """
+    return module._forward_pre_hooks
+
+
 def is_fake(tensor: torch.Tensor) -> bool:
     """Whether a tensor has a shape but no values. Without it, fake weights count as initialised."""
     return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def is_profiling() -> bool:
+    """Whether a profiler is recording. Without it, every call pays for a name that nobody reads."""
+    return _profiler_enabled()
 
 
 def mark_stepped(optimizer: torch.optim.Optimizer) -> None:

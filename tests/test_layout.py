@@ -63,7 +63,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "api": [
         {".options", "formats", "predict", "view"},
         {"plans", ".placement", ".compiled_kernels"},
-        {".compilation", ".check"},
+        {".compilation", "parallel", ".check"},
         {".python", ".scaled_down"},
         {"commands", ".elastic"},
         {".cli"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,13 +111,14 @@ def measured(ranks: int | None, quick: bool, name: str) -> Cluster:
     from ...cost_model.calibration.curves import cluster_of
     from ...ir.devices.measured import MachineCosts
     from ...runtime.launch.launch import launch
+    from ...runtime.launch.scratch import scratch_folder
 
     count = ranks or _default_ranks()
     if not 1 <= count <= MOST_RANKS:
         raise UsageError(f"--ranks {count}: between 1 and {MOST_RANKS} can be measured")
     print(f"measuring with {count} ranks", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="plait-calibrate-") as folder:
-        out = Path(folder, "machine.json")
+    with scratch_folder("calibrate") as folder:
+        out = folder / "machine.json"
         target = [
             "-m",
             "plait.runtime.measurement.measure",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="verify N random strategies, micro-batches, memory actions and compressions of the model",
     )
     parser.add_argument("--seed", type=int, default=0, help="of --fuzz, and of random masks")
+    parser.add_argument(
+        "--optimizer",
+        default="adamw",
+        metavar="NAME",
+        help="that both sides train with: adamw, sgd, a class of torch.optim (Adafactor), or "
+        "file.py:factory; not with --fuzz",
+    )
     parser.add_argument("--steps", type=int, default=3, help="optimizer steps to compare")
     parser.add_argument(
         "--program", metavar="DIR", help="verify the float64 program in DIR instead of a fresh one"
@@ -58,13 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_fuzz(arguments)
     if arguments.plan is None:
         raise UsageError("verify needs PLAN and SOURCE; for random plans of SOURCE: --fuzz N")
+    from ...runtime.launch.scratch import scratch_folder
     from ...runtime.verification.verify import verify
 
-    with tempfile.TemporaryDirectory(prefix="plait-verify-") as scratch:
-        case = _case(arguments, Path(scratch))
+    with scratch_folder("verify-command") as scratch:
+        case = _case(arguments, scratch)
         for line in () if arguments.json else case.notes:
             print(line, flush=True)
-        job = _job(arguments, case, Path(scratch))
+        job = _job(arguments, case, scratch)
         verdict = verify([job], case.target.ranks, arguments.timeout)[0]
     if arguments.json:
         scale = {} if case.scale is None else {"scale": case.scale}
@@ -100,6 +107,7 @@ def _job(arguments: argparse.Namespace, case: VerificationCase, scratch: Path) -
         seq=case.source.seq,
         steps=arguments.steps,
         seed=arguments.seed,
+        optimizer=arguments.optimizer,
     )
 
 
@@ -136,6 +144,7 @@ def _case(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
 
 def _run_fuzz(arguments: argparse.Namespace) -> int:
     """Verify random compositions; prints a line for each as they are judged together."""
+    from ...runtime.launch.scratch import scratch_folder
     from ..plans.compositions import Choices, Trial, draw, verify_trials
 
     if arguments.plan is not None:
@@ -149,8 +158,8 @@ def _run_fuzz(arguments: argparse.Namespace) -> int:
         for i in range(arguments.fuzz)
     ]
     trials = [Trial(composition, source, model) for composition in drawn]
-    with tempfile.TemporaryDirectory(prefix="plait-fuzz-") as scratch:
-        outcomes = verify_trials(trials, ranks, Path(scratch), arguments.timeout)
+    with scratch_folder("fuzz") as scratch:
+        outcomes = verify_trials(trials, ranks, scratch, arguments.timeout)
     mismatches = [outcome for outcome in outcomes if outcome.mismatch]
     refused = sum(bool(outcome.refused) for outcome in outcomes)
     if arguments.json:

@@ -23,6 +23,7 @@ from .export import LossFunction
 from .export import batch_size as _batch_size
 from .operators.elementary import call_key
 from .outline import Outline
+from .outputs import ForwardOutputs, evaluating
 from .passes import losses as _losses  # noqa: F401  (registers its rules)
 from .passes.constants import UnsupportedNode
 from .passes.functionalize import Functionalize
@@ -34,14 +35,17 @@ from .sources.source import Source, load_source, materialize
 
 __all__ = [
     "TRACE_PASSES",
+    "ForwardOutputs",
     "Source",
     "call_key",
+    "evaluating",
     "execute",
     "load_source",
     "materialize",
     "resolve",
     "run_ops",
     "trace",
+    "trace_outputs",
 ]
 
 TRACE_PASSES = (
@@ -84,6 +88,16 @@ def trace(
         traced = max(size, 2) if batch_size is None else batch_size
         export = Export(batch, loss_fn, traced, precision=precision)
         return _trace(export, model, observer, name or type(model).__name__)
+
+
+def trace_outputs(
+    model: nn.Module, batch: Any, outputs: ForwardOutputs, *, precision: str | None = None
+) -> Model:
+    """Trace a forward of `model` for its outputs, which are noted in `outputs`; see `trace`."""
+    with _on_cpu():
+        size = _batch_size(batch)
+        export = Export(batch, None, max(size, 2), precision=precision, outputs=outputs)
+        return _trace(export, model, None, type(model).__name__)
 
 
 def _on_cpu() -> contextlib.AbstractContextManager[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 
+from ..errors import TraceError
 from ..model.model import Call, Function, Model, ModelInput, Op
 from ..passes import Observer, Pass, run
 from .batch import unique
@@ -66,7 +67,16 @@ class _Assembler:
             loss,
             options.batch,
             self.recording.constants,
+            tuple(self.output_name(value) for value in self.graph.returned),
         )
+
+    def output_name(self, value: int) -> str:
+        if value in self.graph.parameters:
+            raise TraceError(
+                f"an output of the model is {self.graph.parameters[value].name} itself: read it from "
+                "state_dict"
+            )
+        return self.names[value]
 
     def last_uses(self, segments: list[GraphSegment]) -> dict[int, int]:
         """Number of the last segment that reads each value; model outputs are read at the end."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import torch
@@ -30,6 +30,7 @@ from .backward.tensor_hooks import hooked_parameters, recorded_hooks, refuse_own
 from .literals import DTYPES, tensor_type
 from .locate import current_user_line, trace_error
 from .moe_modules import recorded_experts
+from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
 from .torch_private import FakeTensorMode, tensor_tables, torch_compiling
 
@@ -74,26 +75,36 @@ def record(
     traced: int,
     lines: bool = False,
     precision: str | None = None,
+    outputs: ForwardOutputs | None = None,
 ) -> Recording:
     """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines.
 
     With a `precision` other than the model's own, as `model.to(dtype)` would run on floats of it; but
     buffers and inputs that the code casts to their own type wherever it reads them (the rates of
-    rotary angles, say) stay in that type.
+    rotary angles, say) stay in that type. With `outputs`, the model's outputs instead, which are noted
+    there, and a loss of no meaning.
     """
-    state = state_tensors(model)
+    state, step = state_tensors(model), _Step(batch, loss_fn, outputs)
     inputs = batches.model_inputs(batch, batch_size(batch), traced)
     if precision is None or precision == precision_of(state):
-        return _record(model, batch, loss_fn, state, inputs, lines)
+        return _record(model, step, state, inputs, lines)
     dtype = dtype_of(precision)
     narrow = _in_type(state, dtype), _in_type(inputs, dtype)
-    recording = _record(model, batch, loss_fn, *narrow, lines)
+    recording = _record(model, step, *narrow, lines)
     nodes = list(recording.graph.graph.nodes)
     widened = (
         _as_read(narrow[0], state, nodes[: len(state)]),
         _as_read(narrow[1], inputs, nodes[len(state) :]),
     )
-    return recording if widened == narrow else _record(model, batch, loss_fn, *widened, lines)
+    return recording if widened == narrow else _record(model, step, *widened, lines)
+
+
+class _Step(NamedTuple):
+    """What is recorded: the loss of a batch, or the outputs."""
+
+    batch: Any
+    loss_fn: LossFunction | None
+    outputs: ForwardOutputs | None
 
 
 def _as_read(
@@ -130,12 +141,12 @@ def _gives(node: torch.fx.Node, operators: frozenset[str], dtype: torch.dtype) -
 
 def _record(
     model: nn.Module,
-    batch: Any,
-    loss_fn: LossFunction | None,
+    step: _Step,
     parameters: list[Parameter],
     inputs: list[ModelInput],
     lines: bool,
 ) -> Recording:
+    batch, loss_fn, outputs = step
     constants = batches.constants(batch)
     invocations = [Invocation("", type(model).__name__, -1)]
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -148,17 +159,22 @@ def _record(
         # a fresh batch, as the model may write into it
         fake_batch = batches.rebuild(batch, fakes.__getitem__)
 
-    def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> torch.Tensor:
+    def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         hooked_parameters(
             [(p.name, tensors[p.name], f) for p, f in zip(parameters, state, strict=True)]
         )
         before = module_tensors(model)
-        loss = loss_of(batches.call(model, fake_batch), fake_batch, loss_fn)
+        output = batches.call(model, fake_batch)
+        if outputs is None:
+            results = [loss_of(output, fake_batch, loss_fn)]
+        else:
+            returned = outputs.take(output)
+            results = [stand_in_loss(returned), *returned]
         write_rebound(before)
         refuse_own_gradients(
             [(p.name, t, p.trainable) for p, t in zip(parameters, state, strict=True)]
         )
-        return loss
+        return results
 
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     replacements = dict(zip((p.name for p in parameters), fake_state, strict=True))

@@ -19,7 +19,8 @@ class FlatGraph:
     """Values are numbered; parameters, inputs and the random key come first.
 
     Until outlining, `Op.scope` holds the number of the module invocation that ran the operator.
-    `updates` maps a buffer's name to the value it takes after the step.
+    `updates` maps a buffer's name to the value it takes after the step; `returned` are the values
+    that the model's caller gets beside the loss.
     """
 
     types: list[TensorType] = field(default_factory=list)
@@ -30,6 +31,7 @@ class FlatGraph:
     key: int = -1
     loss: int = -1
     updates: dict[str, int] = field(default_factory=dict)
+    returned: tuple[int, ...] = ()
 
     def value(self, type_: TensorType) -> int:
         self.types.append(type_)
@@ -66,7 +68,7 @@ class FlatGraph:
         return wanted
 
     def outputs(self) -> set[int]:
-        return {self.loss, *self.updates.values()}
+        return {self.loss, *self.updates.values(), *self.returned}
 
     def drop_dead(self) -> None:
         """Remove operators without used results; unused results of others become -1."""

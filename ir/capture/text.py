@@ -33,6 +33,7 @@ def _graph(graph: FlatGraph) -> Iterator[str]:
     for name, value in graph.updates.items():
         yield f"update {name_text(name)} = %{value}"
     yield f"loss %{graph.loss}"
+    yield from (f"output %{value}" for value in graph.returned)
 
 
 def print_segments(segments: list[GraphSegment]) -> str:

@@ -72,6 +72,7 @@ class PlanLayouts(BoundaryLayouts):
         """Batch inputs and batch-only results that the chunks of a stage read."""
         chunks = range(stage, len(self.plan.model_chunks), len(self.plan.stages))
         read = {value.name for chunk in chunks for value in self.chunk_outputs(chunk)}
+        read.update(self.graph.model.outputs)
         read |= {
             n
             for c in chunks

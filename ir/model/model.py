@@ -187,6 +187,7 @@ class Model(msgspec.Struct, frozen=True):
     """A traced model: calls in order, functions by name, parameters by qualified name.
 
     `batch` is the size of dimension 0 of every batched input as traced; `loss` names a result.
+    `outputs` name the results and inputs that the model's caller gets, where they were asked for.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Model(msgspec.Struct, frozen=True):
     loss: str
     batch: int
     constants: tuple[BatchConstant, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     def batch_only_calls(self) -> frozenset[int]:
         """Calls that depend on the batch alone: they run once per step, before any micro-batch."""

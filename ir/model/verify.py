@@ -42,6 +42,8 @@ def verify_structure(model: Model) -> None:
         verify_call(call, f"$.calls[{i}]", functions, parameters, known)
         known.update(call.results)
     require(model.loss in known, "$.loss", f"no call makes {model.loss!r:.80}")
+    for output in model.outputs:
+        require(output in known, "$.outputs", f"no call makes {output!r:.80}")
     require(1 <= model.batch < 1 << 40, "$.batch", f"{model.batch} is not a batch size")
     inputs = {item.name for item in model.inputs}
     require(len(inputs) == len(model.inputs), "$.inputs", "two share a name")

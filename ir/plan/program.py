@@ -102,6 +102,22 @@ class BatchTensor(msgspec.Struct, frozen=True):
     layout: Layout
 
 
+class ProgramOutput(msgspec.Struct, frozen=True):
+    """A tensor that the model's caller gets: result `position` of `call`, on the `stages` that run it.
+
+    `layout` is on micro-batches and the table's mesh. An output that is a tensor of the batch has no
+    call; `path` says where the batch keeps it.
+    """
+
+    type: TensorType
+    factors: Factors
+    layout: Layout
+    call: int | None = None
+    position: int = 0
+    stages: tuple[int, ...] = ()
+    path: tuple[str | int, ...] = ()
+
+
 class StageValue(msgspec.Struct, frozen=True):
     """A value sent from one stage to the next: local type, and whether a gradient comes back."""
 
@@ -173,6 +189,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     constants: tuple[BatchConstant, ...] = ()
     master_weights: bool = False
     gradient_precision: str = ""
+    outputs: tuple[ProgramOutput, ...] = ()
 
     @property
     def scales_loss(self) -> bool:

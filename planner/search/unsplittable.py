@@ -36,7 +36,24 @@ def reasons(space: SearchSpace) -> list[str]:
         for s in strategies
         if s.stages > calls
     ]
+    for strategy in strategies if not texts else ():
+        texts += filter(None, [obstacle(space, strategy, fixed or 1)])
     return texts or ["sizes of the model or of its batch do not divide by the axes of any strategy"]
+
+
+def obstacle(space: SearchSpace, strategy: Strategy, micro_batches: int) -> str:
+    """The first operator, or value of an operator, that a strategy cannot split; empty for none."""
+    prices, batch_only = space.pricer.function_prices, space.pricer.batch_only
+    calls = enumerate(space.pricer.calls)
+    for name in dict.fromkeys(call.function for i, call in calls if i not in batch_only):
+        sharding = prices.sharding(name, strategy, micro_batches)
+        if sharding is None:
+            return prices.shardings.uneven(name, strategy, micro_batches)
+        try:
+            prices.shardings.local_function(sharding)
+        except UnreachableLayout as error:
+            return f"{strategy}: {error}"
+    return ""
 
 
 def _parts(strategy: Strategy, fixed: int | None) -> str:

@@ -6,7 +6,7 @@ that splits the batch follows the batch loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ...cost_model.execution_model import GENERATED, ExecutionModel
 from ...cost_model.operators.operator_cost import count_flops
@@ -70,6 +70,13 @@ class ModelShardings:
         searched = self.searched_axes(strategy.searched_axes)
         if searched is None:
             return None
+        sharding = self.unchecked(name, strategy, micro_batches, searched)
+        return sharding if next(self.uneven_values(sharding), None) is None else None
+
+    def unchecked(
+        self, name: str, strategy: Strategy, micro_batches: int, searched: dict[str, Splits]
+    ) -> Sharding:
+        """Sharding of a function under a strategy, whether or not sizes divide."""
         axes = [
             Axis(role, size)
             for role, size in ((MICRO, micro_batches), *strategy.axes)
@@ -79,15 +86,36 @@ class ModelShardings:
             searched[name].get(axis.name) or self.unsearched_axis(name, axis.name) for axis in axes
         ]
         mesh, boundary = Mesh(tuple(axes)), stack_boundary(per_axis)
-        function, factors = self.functions[name], self.flow.axes[name].factors
+        return Sharding(name, strategy, mesh, stack_splits(per_axis), boundary)
+
+    def uneven_values(self, sharding: Sharding) -> Iterator[int]:
+        """Values at a function's boundary whose sizes do not divide by the axes that shard them."""
+        function, boundary = self.functions[sharding.function], sharding.boundary
+        factors = self.flow.axes[sharding.function].factors
         layouts = zip(
             (*(i.value for i in function.inputs), *(o.value for o in function.outputs)),
             (*boundary.inputs, *boundary.outputs),
             strict=True,
         )
-        if not all(divides_evenly(factors[v], layout, mesh) for v, layout in layouts):
-            return None
-        return Sharding(name, strategy, mesh, stack_splits(per_axis), boundary)
+        for value, layout in layouts:
+            if not divides_evenly(factors[value], layout, sharding.mesh):
+                yield value
+
+    def uneven(self, name: str, strategy: Strategy, micro_batches: int) -> str:
+        """Which value of which operator of a function does not divide by a strategy's axes."""
+        try:
+            searched = self.solve_axes(strategy.searched_axes)
+        except UnevenTokens as error:
+            return f"{strategy}: {error}"
+        function = self.functions[name]
+        for value in self.uneven_values(self.unchecked(name, strategy, micro_batches, searched)):
+            near = (op for op in function.ops if value in (*op.results, *op.operands()))
+            op = next(near, None)
+            where = "" if op is None else f" of {op.target}{f' in {op.scope}' if op.scope else ''}"
+            shape = list(function.types[value].shape)
+            parts = f" and {micro_batches} micro-batches" if micro_batches > 1 else ""
+            return f"{name}: {shape}{where} does not divide by {strategy}{parts}"
+        return ""
 
     def unsearched_axis(self, name: str, role: str) -> AxisSharding:
         """Sharding along an axis over micro-batches, the batch or experts, or replicated."""

@@ -43,9 +43,9 @@ LocalTensors = dict[str, LocalTensor]
 
 
 class Seeded(Protocol):
-    """What draws random numbers from the program's seed: its run."""
+    """What draws random numbers from the program's seed: its runs."""
 
-    seed: int
+    def reset(self, seed: int) -> None: ...
 
 
 class ProgramState(Protocol):
@@ -64,7 +64,7 @@ class ProgramState(Protocol):
     saving: BackgroundWork | None
 
     @property
-    def run(self) -> Seeded: ...
+    def variants(self) -> Seeded: ...
 
 
 def save(
@@ -199,7 +199,8 @@ def load_checkpoint(
     program.batches = manifest.steps if manifest.batches is None else manifest.batches
     samples = program.batches * program.table.global_batch
     program.samples = samples if manifest.samples is None else manifest.samples
-    program.seed = program.run.seed = manifest.seed
+    program.seed = manifest.seed
+    program.variants.reset(manifest.seed)
     if program.loss_scale is not None and manifest.loss_scale:
         program.loss_scale.value = manifest.loss_scale
         program.loss_scale.steps = manifest.loss_scale_steps
@@ -219,6 +220,9 @@ def _wanted_values(program: ProgramState) -> dict[str, LocalTensor]:
             if owner_leaf is not None:
                 local = local.joined(whole(owner_leaf.data))
             wanted[f"{MODEL}/{name}"] = local
+    if program.updates is not None:
+        for name, leaf in program.updates.whole.elsewhere.items():
+            wanted[f"{MODEL}/{name}"] = whole(leaf.data)
     return wanted
 
 
@@ -236,11 +240,15 @@ class StateTarget(NamedTuple):
 def _state_targets(program: ProgramState, manifest: Manifest) -> dict[str, StateTarget]:
     """What this rank's optimizer needs of a checkpoint, by name there."""
     owned = program.updates.whole.tensors if program.updates is not None else {}
+    elsewhere = program.updates.whole.elsewhere if program.updates is not None else {}
     targets: dict[str, StateTarget] = {}
     for tensor in manifest.tensors:
         part, _, rest = tensor.name.partition("/")
         key, _, name = rest.partition("/")
         parameter = program.store.parameters.get(name)
+        if part == OPTIMIZER and name in elsewhere:
+            memory = _empty(tensor)
+            targets[tensor.name] = StateTarget(memory, whole(memory))
         if part != OPTIMIZER or parameter is None or parameter.leaf is None:
             continue
         if name in owned:

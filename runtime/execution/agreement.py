@@ -151,7 +151,8 @@ def _difference(rows: list[dict[Any, int]]) -> str:
         subject = f"rank {odd[0]}" if len(odd) == 1 else f"ranks {odd}"
         return (
             f"ranks have drifted apart: {subject} and the others differ in {key[0]} ({shown}); every "
-            f"rank must run the same steps on the same global batches"
+            f"rank must run the same steps on the same global batches, or give its own part with "
+            f"inputs='local'"
         )
     return "ranks have drifted apart: their checksums differed, and do no more"
 

@@ -28,7 +28,7 @@ def local_batch(
     MismatchError naming the tensor with its global and local size.
     """
     check_keys(batch, table)
-    values = {t.name: checked(find(batch, t), t, table) for t in table.batch}
+    values = {t.name: checked(find(batch, t.path), t, table) for t in table.batch}
     check_constants(batch, table)
     declared = {t.name: t for t in table.batch}
     shards = []
@@ -41,7 +41,7 @@ def local_batch(
 
 def micro_batch_shards(full: Tensor, tensor: BatchTensor, table: ProgramTable, rank: int) -> Tensor:
     """This rank's shards of all micro-batches, concatenated in order."""
-    mesh, coordinate = with_micro(table), table.mesh.coordinate(rank)
+    mesh, coordinate = micro_batch_mesh(table), table.mesh.coordinate(rank)
     state, factors, layout = tensor.layout[0], tensor.factors, tensor.layout
     numbers = range(table.micro_batches if isinstance(state, tuple) else 1)
     shards = [local_shard(full, factors, layout, mesh, (number, *coordinate)) for number in numbers]
@@ -60,15 +60,15 @@ def micro_batch_values(
     ]
 
 
-def with_micro(table: ProgramTable) -> Mesh:
+def micro_batch_mesh(table: ProgramTable) -> Mesh:
     """The grid with an outermost axis of micro-batches."""
     return Mesh((Axis(MICRO, table.micro_batches), *table.mesh.axes))
 
 
-def find(batch: Batch, tensor: BatchTensor) -> Any:
-    """The value of the batch at a tensor's path; None where there is none."""
+def find(batch: Batch, path: tuple[str | int, ...]) -> Any:
+    """The value of the batch at a path; None where there is none."""
     value: Any = batch
-    for key in tensor.path:
+    for key in path:
         if isinstance(value, Tensor):
             return None
         try:
@@ -80,7 +80,7 @@ def find(batch: Batch, tensor: BatchTensor) -> Any:
 
 def checked(value: Any, tensor: BatchTensor, table: ProgramTable) -> Tensor:
     """The value itself. Raises MismatchError unless it is a tensor of the declared shape and kind."""
-    where = _where(tensor.path)
+    where = path_text(tensor.path)
     expected = tensor.type
     if not isinstance(value, Tensor):
         got = "nothing" if value is None else f"a {type(value).__name__}"
@@ -88,7 +88,9 @@ def checked(value: Any, tensor: BatchTensor, table: ProgramTable) -> Tensor:
             f"{where}: the program takes a tensor {expected} there, the batch has {got}"
         )
     if tuple(value.shape) != expected.shape:
-        local = local_type(expected, tensor.factors, ("R", *tensor.layout[1:]), with_micro(table))
+        local = local_type(
+            expected, tensor.factors, ("R", *tensor.layout[1:]), micro_batch_mesh(table)
+        )
         hint = "; this is one rank's piece" if tuple(value.shape) == local.shape else ""
         raise MismatchError(
             f"{where} is {list(value.shape)}{hint}; step takes the global batch "
@@ -108,8 +110,8 @@ def check_keys(batch: Batch, table: ProgramTable) -> None:
     unknown = [path for path, _ in leaves(batch) if path not in known]
     if unknown:
         raise MismatchError(
-            f"the batch has {_where(unknown[0])}, which the program was not compiled for; it takes "
-            f"{', '.join(sorted(map(_where, known)))}"
+            f"the batch has {path_text(unknown[0])}, which the program was not compiled for; it takes "
+            f"{', '.join(sorted(map(path_text, known)))}"
         )
 
 
@@ -120,7 +122,7 @@ def check_constants(batch: Batch, table: ProgramTable) -> None:
     for path in (*known, *(p for p in texts if p not in known)):
         if texts.get(path) != known.get(path):
             raise MismatchError(
-                f"{_where(path)} is {texts.get(path, 'not there')}; the program was compiled with "
+                f"{path_text(path)} is {texts.get(path, 'not there')}; the program was compiled with "
                 f"{known.get(path, 'nothing there')}, which it has as a constant. Pass what changes "
                 "from step to step as a tensor"
             )
@@ -135,5 +137,6 @@ def batch_checksum(batch: Batch) -> int:
     return checksum
 
 
-def _where(path: tuple[str | int, ...]) -> str:
+def path_text(path: tuple[str | int, ...]) -> str:
+    """`batch["x"][0]` for a path."""
     return "batch" + "".join(f"[{key!r}]" for key in path)

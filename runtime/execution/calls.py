@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from ...ir.plan.program import CallRun, ProgramTable
 from ..comm.mesh_collectives import Comm
 from ..state.parameters import ParameterStore
+from ..torch_private import is_profiling
 from .offload import HostBuffer
 
 ValueKind = tuple[torch.Size, torch.dtype]
@@ -33,7 +37,8 @@ class Run:
         key: StreamSeed,
         seed: int,
     ) -> None:
-        self.store, self.comms, self.grid, self.key, self.seed = store, comms, grid, key, seed
+        self.table, self.store, self.comms, self.grid = table, store, comms, grid
+        self.key, self.seed = key, seed
         self.step, self.micro = 0, 0
         self.runs: dict[int, CallRun] = {
             call: run for run in table.calls for call in range(run.first, run.last)
@@ -42,10 +47,14 @@ class Run:
         self.host = HostBuffer(store.device)
         self.buffer_updates: dict[str, Tensor] = {}
         self.look: Look | None = None  # sees what every call gives
+        self.training = True
+        self.wanted = {output.call for output in table.outputs}
+        self.outputs: dict[tuple[int, int], Tensor] = {}  # by call and position of the result
 
-    def start(self, step: int) -> None:
-        """Begin a step: nothing saved, nothing to replace."""
-        self.step = step
+    def start(self, step: int, *, training: bool = True) -> None:
+        """Begin a step: nothing saved, nothing to replace. Nothing is saved unless `training`."""
+        self.step, self.training = step, training
+        self.outputs.clear()
         self.saved.clear()
         self.host.clear()
         self.buffer_updates.clear()
@@ -79,26 +88,43 @@ class Run:
 
     def batch_only(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
         """Run a call that depends on the batch alone, for all micro-batches at once."""
-        results = module.forward(self.comm(call), *self.inputs(module, call, activations))
+        with self.labelled(module, call, "batch only"):
+            results = module.forward(self.comm(call), *self.inputs(module, call, activations))
         self.update(call, results)
         if self.look is not None:
             self.look(False, call, results)
         return results
 
+    def labelled(
+        self, module: ModuleType, call: int, what: str
+    ) -> contextlib.AbstractContextManager[Any]:
+        """A profiler's range named after the layer, as in `model.layers.3 forward`."""
+        if not is_profiling():
+            return contextlib.nullcontext()
+        path = self.runs[call].name(self.runs[call].path, call)
+        return record_function(f"{path or module.__name__.rpartition('.')[2]} {what}")
+
     def forward(self, module: ModuleType, call: int, *activations: Tensor) -> tuple[Tensor, ...]:
         """Results of one call on the selected micro-batch."""
-        results = module.forward(self.comm(call), *self.inputs(module, call, activations))
+        with self.labelled(module, call, "forward"):
+            results = module.forward(self.comm(call), *self.inputs(module, call, activations))
         if hasattr(module, "backward"):
             results, saved = results
-            shapes = [(r.shape, r.dtype) for r in results if r.is_floating_point()]
-            if hasattr(module, "HOST"):
-                self.host.offload((call, self.micro), saved)
-                saved = None
-            self.saved[call, self.micro] = (saved, shapes)
+            if self.training:
+                self.save(module, call, results, saved)
         self.update(call, results)
         if self.look is not None:
             self.look(False, call, results)
         return results
+
+    def save(
+        self, module: ModuleType, call: int, results: tuple[Tensor, ...], saved: tuple[Tensor, ...]
+    ) -> None:
+        """Keep what a call's backward reads, on the device or on the host."""
+        shapes = [(r.shape, r.dtype) for r in results if r.is_floating_point()]
+        if hasattr(module, "HOST"):
+            self.host.offload((call, self.micro), saved)
+        self.saved[call, self.micro] = (None if hasattr(module, "HOST") else saved, shapes)
 
     def backward(
         self, module: ModuleType, call: int, *tangents: Tensor | None
@@ -123,7 +149,8 @@ class Run:
         del saved
         output_gradients = self.fill_tangents(call, tangents, shapes)
         weights = self.store.fetch(self.state_names(call))
-        return module.backward(self.comm(call), *weights, saved_values, *output_gradients)
+        with self.labelled(module, call, "backward"):
+            return module.backward(self.comm(call), *weights, saved_values, *output_gradients)
 
     def fill_tangents(
         self, call: int, tangents: tuple[Tensor | None, ...], shapes: list[ValueKind]
@@ -138,7 +165,9 @@ class Run:
         ]
 
     def update(self, call: int, results: tuple[Tensor, ...]) -> None:
-        """Note the results that replace buffers at the end of the step."""
+        """Note the results that the model's caller gets or that replace buffers when the step ends."""
+        if call in self.wanted:
+            self.outputs.update(((call, position), r) for position, r in enumerate(results))
         run = self.runs[call]
         for position, names in run.updates:
             self.buffer_updates[run.name(names, call)] = results[position]

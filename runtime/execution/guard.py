@@ -46,10 +46,13 @@ class Guard:
         for name, parameter in module.named_parameters():
             self.known.append(_known(f"{name}.requires_grad and hooks", parameter, _of_parameter))
 
-    def check(self) -> None:
-        """Raises MismatchError naming a constant that has changed, with both values."""
+    def check(self, *, training: bool = True) -> None:
+        """Raises MismatchError naming a constant that has changed, with both values.
+
+        The modules' flag `training` may have any value where the program does not train.
+        """
         for path, value, now in self.known:
-            if now() != value:
+            if now() != value and (training or path.rpartition(".")[2] != "training"):
                 raise MismatchError(
                     f"{path} is {now()}; it was {value} when the model was traced, and the program has "
                     "that as a constant. Trace the model again, or make it a buffer that the forward "

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ...ir.errors import PlaitError
+from .scratch import scratch_folder
 from .signals import GRACE_SECONDS
 
 LAST_LINES = 25
@@ -30,7 +30,7 @@ def launch(
 
     Gives what each rank printed. Raises LaunchError naming the first failed rank.
     """
-    with tempfile.TemporaryDirectory(prefix="plait-launch-") as logs:
+    with scratch_folder("launch") as logs:
         command = [
             # one thread per rank: ranks of one machine share its cores
             "env",
@@ -49,9 +49,9 @@ def launch(
             *target,
         ]
         code, torchrun_output = _run(command, timeout_seconds, directory)
-        outputs = _outputs(Path(logs), ranks, "stdout.log")
+        outputs = _outputs(logs, ranks, "stdout.log")
         if code != 0:
-            errors = _outputs(Path(logs), ranks, "stderr.log")
+            errors = _outputs(logs, ranks, "stderr.log")
             raise LaunchError(_reason(code, torchrun_output, errors, timeout_seconds))
         return outputs
 

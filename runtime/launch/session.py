@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from .start_store import start_store
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)  # of setting up; programs have groups with a timeout of their own
 
 
@@ -58,3 +60,35 @@ def default_device() -> torch.device:
     if dist.is_initialized() and dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def on_first_rank(make: Callable[[], T]) -> T:
+    """What `make` gives on rank 0, sent to every rank; what it raises there is raised on every rank.
+
+    All ranks together. The value must be one that pickle takes.
+    """
+    if dist.get_world_size() == 1:
+        return make()
+    sent: list[Any] = [None, None]
+    failure: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            sent[0] = make()
+        except Exception as error:
+            failure, sent[1] = error, _portable(error)
+    dist.broadcast_object_list(sent)
+    if failure is not None:
+        raise failure
+    if sent[1] is not None:
+        raise sent[1]
+    result: T = sent[0]
+    return result
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as other ranks raise it: of its kind where that takes a message alone."""
+    try:
+        copy: Exception = type(error)(str(error))
+    except TypeError:
+        return RuntimeError(f"rank 0: {type(error).__name__}: {error}")
+    return copy

@@ -9,7 +9,8 @@ seed and the name alone, not on the plan, the number of ranks, or what else is i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -22,22 +23,73 @@ from ..torch_private import is_fake, set_tensor_tables, tensor_tables
 
 
 class InitialValues:
-    """Full initial tensors by name. Keeps those of one meta-device module at a time."""
+    """Full initial tensors by name, those of `weights` instead of the module's. Keeps those of one
+    meta-device module at a time."""
 
-    def __init__(self, module: nn.Module, seed: int = 0) -> None:
+    def __init__(
+        self, module: nn.Module, seed: int = 0, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.module, self.seed = module, seed
+        self.loaded: set[str] = set()
         self.tensors: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
         self.tensors.update(module.named_buffers(remove_duplicate=False))
         self.initialized: tuple[str, dict[str, Tensor]] = ("", {})
+        if weights is not None:
+            self.load(weights)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take tensors from weights instead of the module; tied tensors by any of their names.
+
+        Raises MismatchError where one is missing or has another shape; warns of names that the module
+        does not have.
+        """
+        names: dict[int, list[str]] = {}
+        for name, tensor in self.module.state_dict(keep_vars=True).items():
+            names.setdefault(id(tensor), []).append(name)
+        missing = []
+        for shared in names.values():
+            source = next((weights[name] for name in shared if name in weights), None)
+            if source is None:
+                missing.append(shared[0])
+                continue
+            for name in shared:
+                self.take(name, source)
+        unknown = sorted(set(weights) - {name for shared in names.values() for name in shared})
+        if missing:
+            hint = f"; they have {unknown[0]}" if unknown else ""
+            raise MismatchError(
+                f"the weights have no {missing[0]} ({len(missing)} of the module's tensors are not "
+                f"there{hint})"
+            )
+        if unknown:
+            warnings.warn(
+                f"{len(unknown)} tensors of the weights are none of the module's, {unknown[0]} among "
+                "them: they are left out",
+                stacklevel=4,
+            )
+
+    def take(self, name: str, source: Tensor) -> None:
+        known = self.tensors[name]
+        if source.shape != known.shape:
+            raise MismatchError(
+                f"{name} is {list(source.shape)} in the weights and {list(known.shape)} in the module"
+            )
+        self.tensors[name] = source
+        self.loaded.add(name)
 
     def value(self, name: str, spec: ParameterSpec, dtype: str = "") -> Tensor:
-        """The full tensor, of the element type that the program was compiled for, or of another.
+        """The full tensor, of the element type that the program was compiled for, or of another; see
+        `stored`."""
+        return self.stored(name, spec).to(getattr(torch, dtype or spec.type.dtype))
+
+    def stored(self, name: str, spec: ParameterSpec) -> Tensor:
+        """The full tensor, of the element type that it has in the module or in its file.
 
         Raises MismatchError where the module has no such tensor or another shape.
         """
-        element_type = getattr(torch, dtype or spec.type.dtype)
         if spec.kind == "constant" and spec.values is not None:
-            return torch.tensor(spec.values, dtype=element_type).reshape(spec.type.shape)
+            dtype = getattr(torch, spec.type.dtype)
+            return torch.tensor(spec.values, dtype=dtype).reshape(spec.type.shape)
         if name not in self.tensors:
             raise MismatchError(
                 f"{spec.kind} {name!r} of the program is not in the module "
@@ -49,7 +101,7 @@ class InitialValues:
                 f"{spec.kind} {name!r} is {list(tensor.shape)} in the module and "
                 f"{list(spec.type.shape)} in the program: compile the plan again for this model"
             )
-        return tensor.to(element_type)
+        return tensor
 
     def tensor(self, name: str) -> Tensor:
         """The module's own tensor, initialized first if it has no values yet."""

@@ -8,6 +8,7 @@ this rank's shards, or to whole tensors of which each lies on one rank (`whole_t
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -36,7 +37,7 @@ from .optimizer_binding import (
 )
 from .optimizer_contract import OptimizerContract, probe_optimizer
 from .parameters import ParameterStore
-from .whole_tensors import WholeTensors, sharding_axes
+from .whole_tensors import EverywhereTensors, WholeTensors, sharding_axes
 
 Factory = Callable[..., torch.optim.Optimizer]
 ParameterGroups = Callable[[list[tuple[str, nn.Parameter]]], Iterable[Any]]
@@ -121,6 +122,7 @@ def make(
         )
     check_takes_no_closure(optimizer)
     check_tensors(optimizer, names)
+    check_states(optimizer, initial)
     contract = probe_optimizer(optimizer, names, store.device)
     check_visibility(contract, store)
     return bind(optimizer, contract, names, WholePlacement(store, groups, initial))
@@ -230,28 +232,50 @@ def check_tensors(optimizer: Any, names: Mapping[Tensor, str]) -> None:
         )
 
 
+def check_states(optimizer: Any, initial: InitialValues) -> None:
+    """Raise UsageError where the optimizer has made states from values that other weights replace."""
+    states = [t for state in states_of(optimizer).values() for t in tensors_in(state)]
+    if initial.loaded and any(t.is_floating_point() and t.dim() and t.any() for t in states):
+        raise UsageError(
+            f"{type(optimizer).__name__} makes its states from the module's values, which the weights "
+            "replace: load them into the module first (load_state_dict), and leave weights out"
+        )
+
+
 def check_visibility(contract: OptimizerContract, store: ParameterStore) -> None:
-    """Raise MismatchError where the optimizer must see several tensors at once and some rank does not
-    have all, or must not be run by replicas."""
-    trained = [spec for spec in store.specs.values() if spec.trainable]
-    stages = {spec.stages for spec in trained}
-    if contract.draws_random_numbers:
-        tied = [spec.names()[0] for spec in trained if len(spec.stages) > 1]
-        if tied:
-            raise MismatchError(
-                f"{contract.name} draws random numbers, and several stages train their own copy of "
-                f"{tied[0]}: plan without pp"
-            )
-    if contract.demand != "across tensors":
+    """Raise MismatchError where replicas of an optimizer would draw different random numbers."""
+    if not contract.draws_random_numbers:
         return
-    split = [spec.names()[0] for spec in trained if sharding_axes(store.table, spec)]
-    if split or len(stages) > 1:
-        where = f"shards of {split[0]}" if split else f"the tensors of one of {len(stages)} stages"
+    trained = [spec for spec in store.specs.values() if spec.trainable]
+    tied = [spec.names()[0] for spec in trained if len(spec.stages) > 1]
+    if tied:
         raise MismatchError(
-            f"{contract.name} looks at several tensors at once, or may ({contract.evidence}), and a "
-            f"rank of this plan has only {where}: plan with roles that keep all weights on every rank "
-            f"(roles=('dp',)), or take out what couples them (gradients are clipped over all ranks by "
-            f"program.clip_grad_norm, non-finite ones skipped by nonfinite='skip')"
+            f"{contract.name} draws random numbers, and several stages train their own copy of "
+            f"{tied[0]}: plan without pp"
+        )
+    if contract.demand == "across tensors" and lacks_tensors(store):
+        raise MismatchError(
+            f"{contract.name} draws random numbers and looks at several tensors at once "
+            f"({contract.evidence}): plan with roles that keep all weights on every rank "
+            "(roles=('dp',))"
+        )
+
+
+def lacks_tensors(store: ParameterStore) -> bool:
+    """Whether a rank of the program has only shards, or the tensors of one of several stages."""
+    trained = [spec for spec in store.specs.values() if spec.trainable]
+    sharded = any(sharding_axes(store.table, spec) for spec in trained)
+    return sharded or len({spec.stages for spec in trained}) > 1
+
+
+def warn_of_memory(contract: OptimizerContract, store: ParameterStore) -> None:
+    """Say what an optimizer that looks at several tensors costs where ranks have shards."""
+    if store.groups.rank == 0:
+        warnings.warn(
+            f"{contract.name} looks at several tensors at once ({contract.evidence}): every rank keeps "
+            "all weights, gradients and states whole for it. Clipping by program.clip_grad_norm and "
+            "nonfinite='skip' need no such memory",
+            stacklevel=5,
         )
 
 
@@ -279,16 +303,19 @@ def bind(
         for p in group["params"]
         if names[p] and contract.demand_of(number, p.dim()) != "elementwise"
     }
-    whole = WholeTensors(*placement, needed_whole, with_replicas=contract.draws_random_numbers)
+    whole: WholeTensors
+    if contract.demand == "across tensors" and lacks_tensors(store):
+        warn_of_memory(contract, store)
+        whole = EverywhereTensors(*placement)
+    else:
+        replicas = contract.draws_random_numbers
+        whole = WholeTensors(*placement, needed_whole, with_replicas=replicas)
     grouped = {p for group in original for p in group["params"]}
     targets: dict[Tensor, Tensor] = {}
     for tensor, name in names.items():
-        if tensor in grouped and name in store.parameters:
-            leaf = (
-                whole.tensors[name].leaf if name in whole.tensors else store.parameters[name].leaf
-            )
-            if leaf is not None:
-                targets[tensor] = leaf
+        leaf = whole.leaf(name) if tensor in grouped and name else None
+        if leaf is not None:
+            targets[tensor] = leaf
 
     def convert(tensor: Tensor, state: ParameterState) -> ParameterState:
         return {
@@ -310,12 +337,12 @@ def local_state(store: ParameterStore, name: str, leaf: Tensor, value: Any) -> A
             f"the optimizer makes its state from the values of {name}, which has none yet (it is on "
             f"the meta device): build the model on the CPU"
         )
-    parameter = store.parameters[name]
-    if value.dim() == 0 or tuple(value.shape) != parameter.spec.type.shape:
+    if value.dim() == 0 or tuple(value.shape) != store.specs[name].type.shape:
         return value.clone()
     if value.is_floating_point():
         value = value.to(torch.promote_types(value.dtype, leaf.dtype))
-    if leaf is parameter.leaf:
+    parameter = store.parameters.get(name)
+    if parameter is not None and leaf is parameter.leaf:
         return store.scatter(parameter, value)
     return value.to(store.device, copy=True)
 

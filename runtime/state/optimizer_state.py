@@ -35,7 +35,10 @@ def local_items(local: LocalOptimizer) -> dict[str, Items]:
     """This rank's state items by name of their tensor; of whole tensors its owner has them."""
     parts = optimizers_within(local.optimizer)
     items: dict[str, Items] = {}
+    here = local.whole.store.parameters
     for name, leaf in local.leaves.items():
+        if name not in here:
+            continue  # another stage gives it
         items[name] = {
             key: value
             for number, part in enumerate(parts)

@@ -79,10 +79,10 @@ class ParameterStore:
         degrees = (p if spec.kind == "parameter" else 1, 1, 1)
         if spec.kind == "parameter" and spec.trainable:
             degrees = (p, g, o)
-        full = initial.value(name, spec, self.table.stepped_dtype(spec))
-        local = self.layout_shard(spec, full)
+        local = self.layout_shard(spec, initial.stored(name, spec))
         sharding = FlatShard(local.numel(), degrees, spec.fraction)
         exact = shard(groups, flatten(local, sharding.padded_elements), sharding, 1)
+        exact = exact.to(getattr(torch, self.table.stepped_dtype(spec)))
         flat = exact.to(self.device, getattr(torch, spec.type.dtype), copy=True)
         parameter = LocalParameter(name, spec, tuple(local.shape), sharding, flat)
         if spec.kind == "parameter" and spec.trainable:

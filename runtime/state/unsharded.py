@@ -6,7 +6,7 @@ has it and broadcast along the pipeline, one tensor at a time; the results are o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,15 +26,19 @@ V = TypeVar("V")
 def values(store: ParameterStore, groups: MeshGroups) -> dict[str, Tensor]:
     """All parameters and buffers, by name."""
     return {
-        name: broadcast_from_owner(store, groups, name, partial(_value, store, name))
+        name: broadcast_from_owner(store, groups, name, partial(value_of, store, name))
         for name, spec in store.specs.items()
         if spec.kind != "constant"
     }
 
 
-def gradients(store: ParameterStore, groups: MeshGroups) -> dict[str, Tensor]:
-    """All gradients of the last step, summed over the batch, by name."""
-    trained = [name for name, spec in store.specs.items() if spec.trainable]
+def gradients(
+    store: ParameterStore, groups: MeshGroups, names: Sequence[str] | None = None
+) -> dict[str, Tensor]:
+    """Gradients of the last step, summed over the batch, by name: all, or those of `names`."""
+    trained = (
+        [name for name, spec in store.specs.items() if spec.trainable] if names is None else names
+    )
     flags = [float(_gradient(store.parameters.get(name)) is not None) for name in trained]
     present_anywhere = groups.down.all_reduce(torch.tensor(flags, device=store.device)).tolist()
     return {
@@ -84,7 +88,8 @@ def broadcast_from_owner(
     return groups.down.broadcast(value, spec.stages[0]).cpu()
 
 
-def _value(store: ParameterStore, name: str) -> Tensor:
+def value_of(store: ParameterStore, name: str) -> Tensor:
+    """A full tensor, on the ranks of a stage that has it."""
     return store.gather_value(store.parameters[name])
 
 

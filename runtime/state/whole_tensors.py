@@ -22,6 +22,7 @@ from ..comm.program_groups import MeshGroups
 from .initialization import InitialValues
 from .local_parameter import LocalParameter
 from .parameters import ParameterStore
+from .unsharded import gradients
 
 SharingKey = tuple[int, tuple[int, ...]]  # a mesh, and the axes over which a tensor is shared
 
@@ -65,6 +66,7 @@ class WholeTensors:
     ) -> None:
         self.store = store
         self.tensors: dict[str, WholeTensor] = {}
+        self.elsewhere: dict[str, torch.nn.Parameter] = {}  # stepped here too, of other stages
         members: dict[SharingKey, list[str]] = {}
         for name, spec in store.specs.items():
             if name in names:
@@ -93,6 +95,12 @@ class WholeTensors:
                 leaf = torch.nn.Parameter(value)
             self.tensors[name] = WholeTensor(parameter, group, owner, leaf)
             parameter.stepped_whole = True
+
+    def leaf(self, name: str) -> Tensor | None:
+        """What the optimizer steps on of a tensor on this rank; None where it steps elsewhere."""
+        if name in self.tensors:
+            return self.tensors[name].leaf
+        return self.store.parameters[name].leaf if name in self.store.parameters else None
 
     @torch.no_grad()
     def collect_gradients(self) -> None:
@@ -139,3 +147,56 @@ def _all_axes(table: ProgramTable, spec: ParameterSpec) -> tuple[int, ...]:
     """All axes along which the ranks of one stage lie."""
     axes = table.meshes[spec.mesh].axes
     return tuple(i for i, axis in enumerate(axes) if axis.size > 1 and not ROLES[axis.name].stages)
+
+
+class EverywhereTensors(WholeTensors):
+    """All tensors of the model whole on every rank, for an optimizer that looks at several at once.
+
+    Every rank makes the same step on the same gradients, and takes its shards of what comes out: values,
+    gradients and states take as much memory as in one process.
+    """
+
+    def __init__(self, store: ParameterStore, groups: MeshGroups, initial: InitialValues) -> None:
+        super().__init__(store, groups, initial, ())
+        self.groups = groups
+        self.leaves = {
+            name: torch.nn.Parameter(
+                initial.value(name, spec, store.table.stepped_dtype(spec)).to(
+                    store.device, copy=True
+                )
+            )
+            for name, spec in store.specs.items()
+            if spec.trainable
+        }
+        here = store.parameters
+        self.elsewhere = {name: leaf for name, leaf in self.leaves.items() if name not in here}
+        for parameter in store.trainable():
+            parameter.stepped_whole = True
+            alone = groups.pool.group("this rank", store.table.mesh.groups(()))
+            self.tensors[parameter.name] = WholeTensor(
+                parameter, alone, 0, self.leaves[parameter.name]
+            )
+
+    def leaf(self, name: str) -> Tensor | None:
+        """The whole tensor, also of other stages."""
+        return self.leaves.get(name)
+
+    @torch.no_grad()
+    def collect_gradients(self) -> None:
+        """Give every rank the whole gradients of all stages."""
+        for name, gradient in gradients(self.store, self.groups).items():
+            leaf = self.leaves[name]
+            leaf.grad = gradient.to(leaf.device, leaf.dtype)
+
+    @torch.no_grad()
+    def distribute_values(self) -> None:
+        """Take this rank's shards of what was updated."""
+        for name, leaf in self.leaves.items():
+            if name in self.store.parameters and leaf.grad is not None:
+                self.store.set_value(name, leaf.detach())
+            leaf.grad = None
+
+    def set_value(self, name: str, full: Tensor) -> None:
+        """Set a value; of other stages too."""
+        if name in self.leaves:
+            self.leaves[name].data.copy_(full)

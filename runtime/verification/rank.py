@@ -24,7 +24,7 @@ from ..state import unsharded
 from .bare_module import bare_source
 from .compare import Actual, Comparison, Rounding, backward_order, compare, compare_rounded
 from .reference import in_its_precision, interpreted, reference
-from .training import OPTIMIZERS, Gradients, Reference, Training
+from .training import Gradients, Reference, Training, training_of
 from .verify import EXACT, Job, Verdict
 
 Known = dict[tuple[object, ...], Reference]
@@ -53,7 +53,7 @@ def run(job: Job, pool: GroupPool, known: Known, built: Built) -> Verdict:
     """
     start = time.monotonic()
     model = load(Path(job.model).read_bytes(), Model, "plait/model")
-    training = Training(*OPTIMIZERS[job.optimizer], job.steps, job.seed)
+    training = training_of(job.optimizer, job.steps, job.seed)
     dtype = PRECISIONS[job.precision]
     references = _references(job, model, training, known) if pool.rank == 0 else []
     with default_dtype(getattr(torch, dtype)):
@@ -68,7 +68,7 @@ def run(job: Job, pool: GroupPool, known: Known, built: Built) -> Verdict:
     if job.precision == "fp64":
         comparison, allowed = compare(exact, actual, backward_order(model)), EXACT
     else:
-        learning_rate = float(training.arguments["lr"])
+        learning_rate = float(training.arguments.get("lr", 1e-3))
         rounding = Rounding(getattr(torch, dtype), learning_rate * job.steps, job.lossy)
         comparison, allowed = compare_rounded(exact, references[1], actual, rounding)
     return _verdict(job, exact, comparison, allowed, time.monotonic() - start)

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...ir.capture.sources.source import source_factory
+from ...ir.errors import UsageError
+
 Gradients = dict[str, Tensor]
 
 
@@ -30,6 +33,25 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]
     "adagrad": (torch.optim.Adagrad, {"lr": 1e-3}),
 }
 # fmt: on
+
+
+def training_of(optimizer: str, steps: int, seed: int) -> Training:
+    """How to train with an optimizer of the table, of `torch.optim` by its class, or of a user's
+    factory (`file.py:factory`), with the factory's own arguments.
+
+    Raises UsageError for any other.
+    """
+    if optimizer in OPTIMIZERS:
+        return Training(*OPTIMIZERS[optimizer], steps, seed)
+    if ":" in optimizer:
+        return Training(source_factory(optimizer), {}, steps, seed)
+    known = getattr(torch.optim, optimizer, None)
+    if not isinstance(known, type) or not issubclass(known, torch.optim.Optimizer):
+        raise UsageError(
+            f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}, classes of torch.optim, "
+            "and file.py:factory"
+        )
+    return Training(known, {}, steps, seed)
 
 
 class Reference(NamedTuple):

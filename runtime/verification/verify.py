@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from ...ir.errors import VerifyError
 from ..launch.launch import LaunchError, launch
+from ..launch.scratch import scratch_folder
 
 TOLERANCE = 1e-9
 EXACT = (TOLERANCE, TOLERANCE, TOLERANCE)  # of loss, gradients and parameters
@@ -21,7 +20,7 @@ class Job(msgspec.Struct, frozen=True):
 
     The program and `model` (a file) are of float64 (see `ir.lowering.cast`), or of another
     `precision`, in which rounding is measured. `source` is a factory or configuration, whose module is
-    the reference, or a model file, which is interpreted. `optimizer`: see `training.OPTIMIZERS`.
+    the reference, or a model file, which is interpreted. `optimizer`: see `training.training_of`.
     `lossy`: the program compresses what it sends, so that its numbers are only near the others.
     """
 
@@ -93,8 +92,8 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
     verdicts: dict[str, Verdict] = {}
     while waiting:
         failure = "it ended without a result"
-        with tempfile.TemporaryDirectory(prefix="plait-verify-") as folder:
-            todo, results = Path(folder, "jobs.json"), Path(folder, "results.jsonl")
+        with scratch_folder("verify") as folder:
+            todo, results = folder / "jobs.json", folder / "results.jsonl"
             todo.write_bytes(msgspec.json.encode(waiting))
             results.touch()
             target = ["-m", "plait.runtime.verification.rank", str(todo), str(results)]

@@ -20,6 +20,10 @@ COMMAND_ONLY = {
     *("cluster", "front", "buckets", "output", "print_after"),
 }
 FUNCTION_ONLY = {"model", "batch", "cluster", "loss_fn", "optimizer_args", "param_groups"}
+RUN_TIME = {
+    *("optimizer", "nonfinite", "plan", "seed", "inputs", "weights"),
+    *("timeout_seconds", "dump_folder", "check_every"),
+}
 
 
 @pytest.fixture
@@ -50,11 +54,7 @@ def test_the_flags_are_the_options(parser):
     ("function", "own", "without"),
     [
         (plait.plan, FUNCTION_ONLY, set()),
-        (
-            plait.parallelize,
-            FUNCTION_ONLY - {"cluster"} | {"optimizer", "nonfinite", "plan", "seed"},
-            {"global_batch", "optimizer", "seed"},
-        ),
+        (plait.parallelize, FUNCTION_ONLY | RUN_TIME, {"global_batch", "optimizer", "seed"}),
     ],
 )
 def test_the_keywords_are_the_options(function, own, without):

@@ -25,6 +25,7 @@ from ..passes.rewrite import (
 )
 
 DECOMPOSITIONS: Rules = {}
+LOW = ("float16", "bfloat16")
 
 
 class Decompose(Pass[FlatGraph, FlatGraph], frozen=True):
@@ -68,6 +69,43 @@ def convolution(rewriter: Rewriter, op: Op) -> ResultValues | None:
     space = len(rewriter.types[rewriter.operand(op, 1) or 0].shape) - 2
     row = rewriter.reshaped(bias, (*rewriter.types[bias].shape, *(1,) * space))
     return rewriter.emit("aten.add.Tensor", (Ref(product), Ref(row)), type_)
+
+
+@decomposition("aten.batch_norm.default")
+def batch_norm_by_running_statistics(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """(x - mean) / sqrt(variance + epsilon) * weight + bias, whose statistics are given: no operator
+    couples samples. Low precisions are widened to float32, as torch does inside."""
+    x, weight, bias, mean, variance = (rewriter.operand(op, n) for n in range(5))
+    if op.args[5] is True or x is None or mean is None or variance is None:
+        return None
+    source, wide = rewriter.types[x], rewriter.types[mean].dtype
+    if source.dtype not in LOW:
+        wide = source.dtype
+    type_ = TensorType(source.shape, wide)
+    rows = TensorType((1, source.shape[1], *(1,) * (len(source.shape) - 2)), wide)
+
+    def cast(value: int, target: TensorType) -> Ref:
+        if rewriter.types[value].dtype == target.dtype:
+            return Ref(value)
+        dtype: dict[str, Argument] = {"dtype": f"dtype:{target.dtype}"}
+        of_type = TensorType(rewriter.types[value].shape, target.dtype)
+        return Ref(rewriter.emit("aten._to_copy.default", (Ref(value),), of_type, kwargs=dtype)[0])
+
+    def row(value: int) -> Ref:
+        return Ref(rewriter.reshaped(cast(value, rows).value, rows.shape))
+
+    def step(target: str, *args: Argument, of: TensorType = type_) -> Ref:
+        return Ref(rewriter.emit(target, args, of)[0])
+
+    above = step("aten.add.Scalar", row(variance), op.args[7], of=rows)
+    inverse = step("aten.rsqrt.default", above, of=rows)
+    result = step("aten.sub.Tensor", cast(x, type_), row(mean))
+    result = step("aten.mul.Tensor", result, inverse)
+    if weight is not None:
+        result = step("aten.mul.Tensor", result, row(weight))
+    if bias is not None:
+        result = step("aten.add.Tensor", result, row(bias))
+    return (cast(result.value, source).value,)
 
 
 @decomposition("aten.addmm.default", "aten.baddbmm.default")

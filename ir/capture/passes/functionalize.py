@@ -65,7 +65,8 @@ class Functionalize(Pass[Recording, FlatGraph], frozen=True):
     def apply(self, value: Recording) -> FlatGraph:
         reader = _Reader(value)
         graph, outputs = _read(reader)
-        (graph.loss,) = outputs
+        graph.loss, *returned = outputs
+        graph.returned = tuple(returned)
         reader.constants.refuse_trained()
         return graph
 

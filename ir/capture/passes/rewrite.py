@@ -74,6 +74,7 @@ class Rewriter:
                     self.renamed[result] = value
         graph = self.graph
         graph.loss = self.renamed.get(graph.loss, graph.loss)
+        graph.returned = tuple(self.renamed.get(v, v) for v in graph.returned)
         graph.updates = {n: self.renamed.get(v, v) for n, v in graph.updates.items()}
 
     def emit(

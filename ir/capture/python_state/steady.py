@@ -20,6 +20,7 @@ from ...errors import TraceError
 from ...passes import Pass
 from ..export import LossFunction, Recording, record
 from ..locate import line_text
+from ..outputs import ForwardOutputs
 from ..torch_private import is_fake
 from .random_state import GlobalRandom
 from .snapshot import SCALARS, Leaf, State
@@ -38,7 +39,7 @@ class Export(Pass[nn.Module, Recording], frozen=True):
     """Record the forward pass and the loss of a module on a batch, as it is at every step.
 
     `traced`: samples in dimension 0 of batched tensors; `lines`: keep source lines; `precision`:
-    record as after `model.to(…)`.
+    record as after `model.to(…)`; `outputs`: record the model's outputs instead, noted there.
     """
 
     batch: Any
@@ -46,10 +47,11 @@ class Export(Pass[nn.Module, Recording], frozen=True):
     traced: int
     lines: bool = False
     precision: str | None = None
+    outputs: ForwardOutputs | None = None
     name = "export"
 
     def apply(self, value: nn.Module) -> Recording:
-        step = self.batch, self.loss_fn, self.traced, self.lines, self.precision
+        step = self.batch, self.loss_fn, self.traced, self.lines, self.precision, self.outputs
         return record_steady(value, *step)
 
 
@@ -60,17 +62,19 @@ def record_steady(
     traced: int,
     lines: bool = False,
     precision: str | None = None,
+    outputs: ForwardOutputs | None = None,
 ) -> Recording:
     """What `record` gives; raises TraceError where the next step would give something else."""
     before, randoms = State(model, loss_fn), GlobalRandom()
+    step = model, batch, loss_fn, traced, lines, precision, outputs
     try:
-        recording = record(model, batch, loss_fn, traced, lines, precision)
+        recording = record(*step)
         _refuse_drawn(before, randoms)
         after = State(model, loss_fn)
         changed = before.changes(after)
         STEADY[model] = frozenset(leaf.path for pair in changed for leaf in pair if leaf)
         if changed:
-            _compare(recording, after, changed, (model, batch, loss_fn, traced, lines, precision))
+            _compare(recording, after, changed, step)
     finally:
         before.restore()
         randoms.restore()

@@ -86,7 +86,7 @@ def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, s
             torch.manual_seed(seed)
             model, samples = configuration.build(config, batch, seq)
         return Source(model, samples, None, type(model).__name__, source)
-    factory = _factory(source)
+    factory = source_factory(source)
     result = _call(factory, source, ("real",) if allocate else ("fake", "meta", "real"), seed)
     if (
         not isinstance(result, tuple)
@@ -131,7 +131,7 @@ def _place(where: str) -> Iterator[None]:
         yield
 
 
-def _factory(source: str) -> Callable[[], Any]:
+def source_factory(source: str) -> Callable[..., Any]:
     where, colon, name = source.rpartition(":")
     if not colon or not where or not name:
         raise UsageError(f"source {source!r} is not of a known form: {FORMS}")
