@@ -9,23 +9,35 @@ import sys
 from collections.abc import Sequence
 
 from ..ir.errors import InfeasibleError, PlaitError
-from .commands.table import COMMANDS
+from .commands.table import COMMANDS, overview
+from .parser import CommandParser
+from .version import VERSION
 
+EXAMPLE = """first steps:
+  plait plan examples/small_llama.py:make --cluster 8xh100 -o plan.json
+  plait explain plan.json
+  plait view plan.json"""
+EXIT_CODES = """exit codes:
+  0 done, 2 usage, 3 infeasible, 4 time limit, 5 model cannot be traced,
+  6 file broken or not matching, 7 verification failed"""
 OBJECTS_PER_COLLECTION = 200_000  # a trace makes many objects and drops few
 
 
 def command_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The whole command line. Where `only` one command is needed, the modules of the others stay
     unloaded, and they have no arguments; `""` loads none."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="plait",
         description="Plan and run PyTorch training on many devices.",
-        epilog="exit codes: 0 done, 2 usage, 3 infeasible, 4 time limit, 5 model cannot be traced, "
-        "6 file broken or not matching, 7 verification failed",
+        usage="plait COMMAND ...",
+        epilog=f"{overview()}\n\n{EXAMPLE}\n\n{EXIT_CODES}",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=VERSION)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS, prog="plait"
+    )
     for command in COMMANDS:
-        subparser = commands.add_parser(command.name, help=command.help, description=command.help)
+        subparser = commands.add_parser(command.name, description=command.help)
         if only in (None, command.name):
             module = command.module()
             module.add_arguments(subparser)

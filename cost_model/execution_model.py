@@ -19,6 +19,7 @@ from ..ir.errors import UsageError
 from ..ir.model.loops import Work
 from ..ir.model.tensor import ITEM_BYTES
 from ..ir.plan.plan import Optimizer
+from ..ir.unknown_name import unknown_name
 
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
 Overlap = Literal["gradients", "weights", "transfers", "tp", "cp", "ep"]
@@ -125,7 +126,7 @@ def execution_model(name: str) -> ExecutionModel:
     """A shipped execution model; raises UsageError for unknown names."""
     files = execution_model_files()
     if name not in files:
-        raise UsageError(f"unknown engine {name!r}; known: {', '.join(files)}")
+        raise UsageError(unknown_name("engine", name, files))
     return files[name].execution
 
 

@@ -159,9 +159,11 @@ def _at_rate(network: PresetLink, gbit: float, source: str) -> PresetLink:
 
 def _unknown_cluster(spec: str, name: str) -> UsageError:
     known = [*presets(), *cloud_shapes()]
+    count, _, kind = re.fullmatch(r"(\d*)(\W*)(.*)", name.strip()).groups()  # 8h100, 8*h100
+    meant = f" did you mean {count}x{kind}?" if count and kind in presets() else ""
     near = difflib.get_close_matches(name, known, 3, 0.3)
     return UsageError(
-        f"unknown cluster {spec!r}; write factors and a kind, as in 8x8xh100, 16x8xh100@400, "
+        f"unknown cluster {spec!r};{meant} write factors and a kind, as in 8x8xh100, 16x8xh100@400, "
         f"gb200x72, local:4 or file.toml; kinds: {', '.join(near or known)}"
     )
 

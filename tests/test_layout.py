@@ -22,7 +22,7 @@ MAY: dict[str, set[str]] = {
 # itself are named with a dot: `.program` is runtime/program.py.
 FLOORS: dict[str, list[set[str]]] = {
     "ir": [
-        {".errors", ".cached", ".passes", ".ranges"},
+        {".errors", ".cached", ".passes", ".ranges", ".unknown_name"},
         {"model", "files", "devices", "compression"},
         {"ops", "plan"},
         {"analysis"},
@@ -61,7 +61,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {".program", "placement"},
     ],
     "api": [
-        {".options", "formats", "predict", "view"},
+        {".options", ".parser", ".version", "formats", "predict", "view"},
         {"plans", ".placement", ".compiled_kernels"},
         {".compilation", "parallel", ".check"},
         {".python", ".scaled_down"},

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...ir.errors import UsageError
 from ...ir.passes import Pass
+from ...ir.unknown_name import unknown_name
 from .output import note
 
 Printers = Mapping[str, Callable[[Any], str]]  # by the name of a pass
@@ -45,7 +46,7 @@ def pass_printer(
         return None
     printers = printers_of()
     if name not in printers:
-        raise UsageError(f"unknown pass {name!r}; known: {', '.join(printers)}")
+        raise UsageError(unknown_name("pass", name, printers))
     return PassPrinter(name, printers)
 
 

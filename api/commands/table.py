@@ -25,24 +25,44 @@ class Command(NamedTuple):
         return cast(CommandModule, import_module(f".{self.name}", __package__))
 
 
-COMMANDS = (
-    Command("trace", "trace a model into the IR and print what it is"),
-    Command("plan", "choose how to spread training over a cluster"),
-    Command("place", "put every operator of a graph on a device"),
-    Command("predict", "step time and peak memory of configurations given as rows"),
-    Command("pack", "an address for every buffer of known lifetime, in an arena"),
-    Command("explain", "the numbers behind a plan"),
-    Command("diff", "what another plan, or what others would do, costs more"),
-    Command("export", "write a plan as the configuration of another engine"),
-    Command("view", "draw a plan, model or placement as one HTML file"),
-    Command("simulate", "a plan's timeline when ranks are slow or links are down"),
-    Command("compile", "write the training program of a plan or placement"),
-    Command("verify", "hold the program on gloo ranks against one process, in float64"),
-    Command("kernels", "the kernels of a compression program, compiled for targets"),
-    Command("run", "start a program's ranks with torchrun"),
-    Command("inspect", "who waited for whom when a run failed, from the dumps of its ranks"),
-    Command("calibrate", "measure this machine and write it as a cluster file"),
-    Command("clusters", "the clusters that have a name, with where their numbers come from"),
-    Command("cluster", "write the cluster file of this machine or Slurm job"),
-    Command("check", "validate a plan or model file without running anything"),
-)
+# fmt: off
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "plan": (
+        Command("trace", "trace a model into the IR and print what it is"),
+        Command("plan", "choose how to spread training over a cluster"),
+        Command("place", "put every operator of a graph on a device"),
+        Command("predict", "step time and peak memory of configurations given as rows"),
+        Command("pack", "an address for every buffer of known lifetime, in an arena"),
+    ),
+    "understand": (
+        Command("explain", "the numbers behind a plan"),
+        Command("diff", "what another plan, or what others would do, costs more"),
+        Command("view", "draw a plan, model or placement as one HTML file"),
+        Command("export", "write a plan as the configuration of another engine"),
+        Command("simulate", "a plan's timeline when ranks are slow or links are down"),
+        Command("check", "validate a file of any kind without running anything"),
+    ),
+    "run": (
+        Command("compile", "write the training program of a plan or placement"),
+        Command("verify", "hold the program on gloo ranks against one process, in float64"),
+        Command("kernels", "the kernels of a compression program, compiled for targets"),
+        Command("run", "start a program's ranks with torchrun"),
+        Command("inspect", "who waited for whom when a run failed, from the dumps of its ranks"),
+    ),
+    "machines": (
+        Command("clusters", "the clusters that have a name, with where their numbers come from"),
+        Command("cluster", "write the cluster file of this machine or Slurm job"),
+        Command("calibrate", "measure this machine and write it as a cluster file"),
+        Command("doctor", "what is installed here, what is missing, and what that gives"),
+    ),
+}
+# fmt: on
+COMMANDS = tuple(command for group in GROUPS.values() for command in group)
+
+
+def overview() -> str:
+    """All commands, one a line, by group."""
+    return "\n".join(
+        f"{title}:\n" + "\n".join(f"  {command.name:10} {command.help}" for command in group)
+        for title, group in GROUPS.items()
+    )

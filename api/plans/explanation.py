@@ -20,6 +20,7 @@ from ...ir.plan.plan import Layers, Plan
 from ...ir.text.sharding import print_sharding
 from ...ir.text.summary import one_line
 from ...ir.text.units import seconds, size
+from ...ir.unknown_name import nearest
 
 DEEPEST = 3  # levels of a whole plan's tree on a screen; WHERE shows all of its part
 
@@ -149,8 +150,12 @@ def _layers(plan: Plan, where: str) -> list[Layers]:
     hits = hits or {i for i, names in enumerate(named) if any(where in n for n in names[:2])}
     matching = [x for x in plan.layers if hits & set(range(x.first, x.last))]
     if not matching:
-        known = ", ".join(sorted({*functions, *(f"stage{s}" for s in range(len(plan.stages)))}))
-        raise UsageError(f"no call, function or stage matches {where!r}; known: {known}")
+        known = [*dict.fromkeys(functions), *(f"stage{s}" for s in range(len(plan.stages)))]
+        near = nearest(where, [*known, *paths])
+        hint = f" did you mean {near}?" if near else ""
+        raise UsageError(
+            f"no call, function or stage matches {where!r};{hint} known: {', '.join(known)}"
+        )
     return matching
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from ..errors import UsageError
+from ..unknown_name import unknown_name
 from .algorithms import activations, feedback, momentum, robust, sharded
 from .program import CompressionAlgorithm, CompressionProgram
 
@@ -20,7 +21,7 @@ PROGRAMS = MappingProxyType({p.name: p for a in ALGORITHMS.values() for p in a.p
 def algorithm(name: str) -> CompressionAlgorithm:
     """Return the algorithm `name`. Raises UsageError that lists the known names."""
     if name not in ALGORITHMS:
-        raise UsageError(f"no compression algorithm {name!r}: there are {', '.join(ALGORITHMS)}")
+        raise UsageError(unknown_name("compression algorithm", name, ALGORITHMS))
     return ALGORITHMS[name]
 
 

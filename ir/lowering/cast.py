@@ -10,6 +10,7 @@ from ..errors import UsageError
 from ..model.model import Argument, Function, Model, Op, Parameter
 from ..model.tensor import ITEM_BYTES, TensorType
 from ..passes import Observer, Pass, run
+from ..unknown_name import unknown_name
 
 PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 HALF_PRECISIONS = ("bf16", "fp16")
@@ -59,7 +60,7 @@ def in_precision(model: Model, precision: str | None, observer: Observer | None 
 def dtype_of(precision: str) -> str:
     """`"bf16"` as `"bfloat16"`; raises UsageError for an unknown one."""
     if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        raise UsageError(unknown_name("precision", precision, PRECISIONS))
     return PRECISIONS[precision]
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UsageError
+from ..unknown_name import unknown_name
 from .schedule import SCHEDULES, ScheduleTable, verify_no_deadlock
 
 T = TypeVar("T")
@@ -124,7 +125,7 @@ BUILDERS: dict[str, ScheduleBuilder] = {
 def check_schedule(name: str, stages: int, micro_batches: int, chunks: int) -> None:
     """Raises UsageError for an unknown schedule, or where it cannot have these numbers."""
     if name not in BUILDERS:
-        raise UsageError(f"schedule {name!r:.80} is not known here; known: {', '.join(BUILDERS)}")
+        raise UsageError(unknown_name("schedule", name, BUILDERS))
     if name not in SCHEDULES:
         rounds_of(stages, micro_batches)
     elif chunks != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import gcd, prod
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from ..errors import UsageError
 from ..model.mesh import Axis, Mesh
 from ..ranges import AxisSize
+from ..unknown_name import unknown_name
 from .flat_shard import FULL, Fraction
 
 
@@ -161,7 +163,10 @@ def parse_strategy(text: str) -> Strategy:
         name, equals, amount = part.partition("=")
         size, at, of_each = amount.partition("@")
         if name not in ROLES:
-            raise UsageError(f"strategy {text!r}: unknown role {name!r}; known: {', '.join(ROLES)}")
+            role, digits = re.fullmatch(r"(.*?)(\d*)", part).groups()  # tp4
+            if role in ROLES:
+                raise UsageError(f"strategy {text!r:.80}: write {role}={digits}, not {part}")
+            raise UsageError(unknown_name("role", name, ROLES, f"strategy {text!r:.80}"))
         if name == SEQUENCE_FLAG and not equals:
             size, equals = "1", "="
         if not equals or not size.isdecimal() or not 1 <= int(size) <= MAX_AXIS_SIZE:

@@ -13,6 +13,7 @@ UNITS = {
     "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40,
 }
 # fmt: on
+LEAST_MEMORY = 1 << 20  # bytes: nothing trains in less
 
 
 def parse_bytes(text: str) -> int:
@@ -28,8 +29,14 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_memory(memory: int | str | None) -> int | None:
-    """An amount of memory as bytes; text (`72GiB`) is parsed. Raises UsageError."""
-    return parse_bytes(memory) if isinstance(memory, str) else memory
+    """An amount of memory as bytes; text (`72GiB`) is parsed. Raises UsageError, also for a number
+    without a unit that can hardly be meant in bytes."""
+    if not isinstance(memory, str):
+        return memory
+    amount = parse_bytes(memory)
+    if amount < LEAST_MEMORY and memory.strip()[-1:].isdigit():
+        raise UsageError(f"{memory} of memory has no unit; write {memory}GiB or {memory}GB")
+    return amount
 
 
 COUNTS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))

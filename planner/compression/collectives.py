@@ -27,6 +27,7 @@ from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.strategy import Strategy
+from ...ir.unknown_name import unknown_name
 from ..question.options import QUALITIES
 
 LINEAR = ("sgd", "momentum")  # optimizers whose steps add up as gradients do
@@ -54,7 +55,7 @@ class CollectiveCompressor:
 
     def __init__(self, compress: str, quality: str, optimizer: str) -> None:
         if quality not in QUALITIES:
-            raise UsageError(f"unknown quality {quality!r}; known: {', '.join(QUALITIES)}")
+            raise UsageError(unknown_name("quality", quality, QUALITIES))
         self.forced = compress not in ("none", "auto")
         if self.forced:
             algorithm_ = algorithm(compress)

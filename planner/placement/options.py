@@ -8,6 +8,7 @@ import msgspec
 
 from ...ir.errors import UsageError
 from ...ir.plan.placement import LinkModel, MemoryRule
+from ...ir.unknown_name import unknown_name
 
 Algorithm = Literal["auto", "m-topo", "m-etf", "m-sct", "list", "exact"]
 ALGORITHMS: tuple[Algorithm, ...] = ("auto", "m-topo", "m-etf", "m-sct", "list", "exact")
@@ -34,13 +35,13 @@ class PlacementOptions(msgspec.Struct, frozen=True):
 
     def check(self) -> None:
         """Raises UsageError for unknown values."""
-        for value, known in (
-            (self.algorithm, ALGORITHMS),
-            (self.link, LINKS),
-            (self.memory_rule, RULES),
+        for kind, value, known in (
+            ("algorithm", self.algorithm, ALGORITHMS),
+            ("link model", self.link, LINKS),
+            ("memory rule", self.memory_rule, RULES),
         ):
             if value not in known:
-                raise UsageError(f"unknown {value!r}; known: {', '.join(known)}")
+                raise UsageError(unknown_name(kind, value, known))
         for amount in (self.seconds, self.effort_seconds):
             if amount is not None and not amount > 0:
                 raise UsageError(f"{amount} s leaves no time to search")

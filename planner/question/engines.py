@@ -21,6 +21,7 @@ from ...ir.errors import UsageError
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.strategy import ROLES, Strategy
+from ...ir.unknown_name import unknown_name
 
 ActionKind = Literal["keep", "recompute", "save", "offload", "split"]
 ACTIONS: tuple[ActionKind, ...] = ("keep", "recompute", "save", "offload", "split")
@@ -254,5 +255,5 @@ ENGINES: dict[str, Engine] = {
 def engine_named(name: str) -> Engine:
     """An engine; raises UsageError for an unknown name."""
     if name not in ENGINES:
-        raise UsageError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
+        raise UsageError(unknown_name("engine", name, ENGINES))
     return ENGINES[name]

@@ -18,6 +18,7 @@ from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
 from ...ir.plan.strategy import ROLES
 from ...ir.text.units import parse_memory
+from ...ir.unknown_name import unknown_name
 from .engines import ENGINES, Engine, engine_named
 from .pins import Pin, parse_pin
 
@@ -169,21 +170,17 @@ class PlanOptions(msgspec.Struct, frozen=True):
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]
         if unknown:
-            raise UsageError(f"unknown role {unknown[0]!r}; known: {', '.join(ROLES)}")
+            raise UsageError(unknown_name("role", unknown[0], ROLES))
         strange = [a for a in self.memory_actions if a not in MEMORY_ACTIONS and not _is_action(a)]
         if strange or not self.memory_actions:
-            raise UsageError(
-                f"unknown memory action {''.join(strange[:1])!r}; known: {', '.join(MEMORY_ACTIONS)}"
-            )
+            raise UsageError(unknown_name("memory action", "".join(strange[:1]), MEMORY_ACTIONS))
         if self.schedule not in SCHEDULES:
-            raise UsageError(f"unknown schedule {self.schedule!r}; known: {', '.join(SCHEDULES)}")
+            raise UsageError(unknown_name("schedule", self.schedule, SCHEDULES))
         limit = self.time_limit_seconds
         if limit is not None and not limit > 0:
             raise UsageError(f"a time limit of {limit} is not a number of seconds")
         if self.optimizer not in OPTIMIZERS and self.probed_optimizer is None:
-            raise UsageError(
-                f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}"
-            )
+            raise UsageError(unknown_name("optimizer", self.optimizer, OPTIMIZERS))
         self._check_engine()
 
     def _check_engine(self) -> None:

@@ -17,6 +17,7 @@ from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy, parse_strategy
+from ...ir.unknown_name import unknown_name
 from ..question.strategy_space import divisors
 from .driver import SearchSpace
 from .to_plan import assemble
@@ -66,7 +67,7 @@ def baseline_strategies(name: str, cluster: Cluster) -> Iterator[Strategy]:
             tuple((r, n) for r, n in (("dp", devices // node), ("zero3", node)) if n > 1)
         )
     else:
-        raise UsageError(f"unknown baseline {kind!r}; known: {', '.join(NAMES)}")
+        raise UsageError(unknown_name("baseline", kind, NAMES))
 
 
 def check_devices(strategy: Strategy, cluster: Cluster) -> Strategy:

@@ -5,11 +5,13 @@ Models are built without allocating (for tracing) or for real (for training and 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -134,13 +136,34 @@ def _place(where: str) -> Iterator[None]:
 def source_factory(source: str) -> Callable[..., Any]:
     where, colon, name = source.rpartition(":")
     if not colon or not where or not name:
-        raise UsageError(f"source {source!r} is not of a known form: {FORMS}")
+        raise UsageError(_not_a_source(source))
     is_file = where.endswith(".py")
     module = _module_of_file(Path(where), source) if is_file else _module(where, source)
     factory = getattr(module, name, None) if name.isidentifier() else None
     if not callable(factory):
         raise UsageError(f"{source}: {where} has no function {name!r}")
     return factory
+
+
+def _not_a_source(source: str) -> str:
+    """What is wrong with a source that names no factory, and what would do."""
+    path = Path(source)
+    if path.suffix == ".py" and path.is_file():
+        functions = [
+            n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.FunctionDef)
+        ]
+        examples = (
+            ", ".join(f"{source}:{name}" for name in functions) or "there is no function in it"
+        )
+        return f"{source}: which function makes the model and its batch? {examples}"
+    if path.suffix == ".py":
+        return f"{source}: there is no file {path}"
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        return (
+            f"source {source!r} looks like a name on a model hub; save its config.json and write "
+            "hf:PATH/config.json"
+        )
+    return f"source {source!r} is not of a known form: {FORMS}"
 
 
 def _module(name: str, source: str) -> ModuleType:

@@ -9,6 +9,7 @@ import pytest
 from plait.ir.errors import UsageError
 from plait.ir.plan.interleave import (
     BUILDERS,
+    build_rows,
     ScheduleRows,
     as_rows,
     in_flight_by_chunk,
@@ -113,7 +114,7 @@ def test_micro_batches_must_fill_rounds() -> None:
     ):
         interleaved(3, 7, 2)
     with pytest.raises(UsageError, match="gpipe has one chunk per stage, not 2"):
-        BUILDERS["gpipe"](2, 2, 2)
+        build_rows("gpipe", 2, 2, 2)
 
 
 @pytest.mark.parametrize(

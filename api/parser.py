@@ -1,0 +1,45 @@
+"""The parser of the command line: short errors that name what was probably meant."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from typing import Any, NoReturn
+
+from ..ir.errors import UsageError
+from ..ir.unknown_name import nearest, unknown_name
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser whose errors are two lines, without the list of all options."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        text = f"{self.prog}: {message}\nsee {self.prog} --help"
+        print(text, file=sys.stderr)
+        sys.exit(UsageError.exit_code)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = (action.metavar if isinstance(action.metavar, str) else action.dest).lower()
+            raise argparse.ArgumentError(
+                None, unknown_name(kind, str(value), map(str, action.choices))
+            )
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse; an option that there is not is named before one that is missing."""
+        if self._subparsers is None:
+            for part in itertools.takewhile(lambda part: part != "--", args or ()):
+                self._check_option(part.partition("=")[0])
+        return super().parse_known_args(args, namespace)
+
+    def _check_option(self, name: str) -> None:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        if name.startswith("--") and not any(flag.startswith(name) for flag in flags):
+            near = nearest(name, [flag for flag in flags if flag.startswith("--")])
+            hint = f"; did you mean {near}?" if near else ""
+            self.error(f"unknown option {name}{hint}")

@@ -1,0 +1,82 @@
+"""Likely mistakes on the command line: the error names what was meant, in one or two lines."""
+
+import shlex
+
+import pytest
+
+from plait.api.cli import main
+from plait.tests.paths import EXAMPLES, LLAMA
+
+PLAN = "plan model.json --cluster 4xh100"
+MISTAKES = {
+    "plann model.json": "did you mean plan?",
+    "explian plan.json": "did you mean explain?",
+    "plan model.json": "arguments are required: --cluster",
+    "plan modle.json --cluster 4xh100": "modle.json: No such file",
+    "plan model.json --clusters 4xh100": "unknown option --clusters; did you mean --cluster?",
+    "plan model.json --cluser 4xh100": "unknown option --cluser; did you mean --cluster?",
+    f"{PLAN} --microbatches 4": "did you mean --micro-batches?",
+    f"{PLAN} --globalbatch 4": "did you mean --global-batch?",
+    "plan model.json --cluster 8h100": "did you mean 8xh100?",
+    "plan model.json --cluster 8*h100": "did you mean 8xh100?",
+    "plan model.json --cluster 8xa100": "a100-80, a100-40",
+    "plan model.json --cluster 8xh1000": "kinds: h100",
+    f"{PLAN} --memory 80": "80 of memory has no unit; write 80GiB or 80GB",
+    f"{PLAN} --memory lots": "'lots' is not a size; write it like 72GiB",
+    f"{PLAN} --pin *:fsdp=4": "did you mean zero3?",
+    f"{PLAN} --pin *:ddp=4": "did you mean dp?",
+    f"{PLAN} --pin *:zero=4": "did you mean zero3?",
+    f"{PLAN} --pin *:zero-3=4": "did you mean zero3?",
+    f"{PLAN} --pin *:tensor=4": "did you mean tp?",
+    f"{PLAN} --pin *:pipeline=4": "did you mean pp?",
+    f"{PLAN} --pin *:expert=4": "did you mean ep?",
+    f"{PLAN} --pin *:ring=4": "did you mean cp?",
+    f"{PLAN} --pin *:ulysses=4": "did you mean sp?",
+    f"{PLAN} --pin *:tp4": "write tp=4, not tp4",
+    f"{PLAN} --pin *:tp": "tp needs a size, as in tp=2",
+    f"{PLAN} --pin *:tp=8": "tp=8 is for 8 devices, the cluster has 4",
+    f"{PLAN} --pin layer*:dp=4": "matches no layer; there are: data, entry, model.layers.0",
+    f"{PLAN} --roles ddp,fsdp": "did you mean dp?",
+    f"{PLAN} --precision bfloat16": "did you mean bf16?",
+    f"{PLAN} --precision half": "did you mean fp16?",
+    f"{PLAN} --optimizer AdamW": "did you mean adamw?",
+    f"{PLAN} --optimizer adam-w": "did you mean adamw?",
+    f"{PLAN} --schedule 1F1B": "did you mean 1f1b?",
+    f"{PLAN} --schedule vpp": "did you mean interleaved?",
+    f"{PLAN} --compress int8": "did you mean int8-activations?",
+    f"{PLAN} --memory-actions checkpointing": "did you mean recompute?",
+    f"{PLAN} --engine megatron-lm": "did you mean megatron?",
+    f"{PLAN} --engine fsdp2": "did you mean torch?",
+    "plan none.py --cluster 4xh100": "there is no file none.py",
+    f"plan {EXAMPLES / 'small_llama.py'} --cluster 4xh100": "which function makes the model",
+    f"plan {LLAMA[:-1]} --cluster 4xh100": "has no function 'mak'",
+    "plan some-org/some-model --cluster 4xh100": "looks like a name on a model hub",
+    "explain model.json": "'plait/model' where 'plait/plan' is expected",
+    "compile model.json": "arguments are required: SOURCE",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mistakes")
+    assert main(["trace", LLAMA, "-o", str(folder / "model.json")]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_the_error_says_what_was_meant(line, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    try:
+        code = main(shlex.split(line.replace("*", "\\*")))
+    except SystemExit as end:
+        code = end.code
+    error = capsys.readouterr().err
+    assert code in (2, 6)
+    assert MISTAKES[line] in error
+    assert len(error.splitlines()) <= 2
+
+
+def test_a_name_that_is_like_no_other_gets_the_list_alone(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert main(shlex.split(f"{PLAN} --optimizer zzz")) == 2
+    assert "unknown optimizer 'zzz'; known: adamw, adam" in capsys.readouterr().err
