@@ -234,7 +234,7 @@ def judge(rows: Sequence[Row], jobs: Sequence[Job]) -> None:
             verdict = verdicts.get(f"{row.source} {row.name} {word}")
             if verdict is not None and not verdict.passed:
                 row.verify[word] = "traceback" if verdict.failure else "differs"
-                row.note(word, str(verdict)[:600])
+                row.note(word, verdict.failure[-400:] or str(verdict)[:400])
 
 
 # the document
@@ -278,8 +278,8 @@ def document(rows: Sequence[Row]) -> str:
     lines = [
         "# Models",
         "",
-        "Written by `python benchmarks/coverage.py --sources FILE.py … --json FILE -o docs/coverage.md`.",
-        "Every model is traced in training mode with tiny sizes, split into two micro-batches, planned for",
+        "Written by `python benchmarks/coverage.py --sources FILE.py … -o docs/coverage.md`.",
+        "Every model is traced in training mode with tiny sizes, split into micro-batches, planned for",
         "four processes of this machine and for eight H100, compiled under",
         ", ".join(f"`{word}`" for word in WORDS) + " and trained on gloo ranks beside the user's",
         "own module in one process (agreement to 1e-9 in float64). An operator is opaque where nobody",

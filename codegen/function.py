@@ -17,6 +17,7 @@ from .python_source import (
     comment_text,
     literal,
     milliseconds,
+    return_statement,
     tuple_source,
     unpack_saved,
     wrapped,
@@ -110,7 +111,7 @@ def _forward(
     lines = wrapped(f"def {name}(", ["comm", *inputs], "):", 0)
     lines += _body(local, halves.forward, values, live_out)
     if not local.differentiable:
-        return lines + wrapped("return ", [tuple_source(results)], "", 4)
+        return lines + return_statement(results)
     return lines + wrapped("return (", [tuple_source(results), tuple_source(saved)], ")", 4)
 
 

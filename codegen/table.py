@@ -121,6 +121,7 @@ def _state_tensors(
     lies: dict[str, tuple[int, Layout]] = {}
     factors: dict[str, Factors] = {}
     stages: dict[str, set[int]] = {}
+    writers: dict[str, int] = {}
     partial_axes: dict[str, tuple[str, ...]] = {}
     for number, call in enumerate(model.calls):
         sharding = _sharding(plan, number)
@@ -140,6 +141,9 @@ def _state_tensors(
             )
             factors.setdefault(name, dataflow.axes[call.function].factors[item.value])
             stages.setdefault(name, set()).update(where)
+        for _, buffer in call.updates:
+            stages.setdefault(buffer, set()).update(where)
+            writers[buffer] = where[0]
     replicated: Layout = tuple(REPLICATE for _ in plan.strategies[0].mesh.axes)
     unsharded: tuple[int, Layout] = 0, replicated
     single = {
@@ -149,7 +153,7 @@ def _state_tensors(
             type=p.type,
             factors=factors.get(p.name, tuple((size,) for size in p.type.shape)),
             layout=lies.get(p.name, unsharded)[1],
-            stages=tuple(sorted(stages.get(p.name, {0}))),
+            stages=_first(writers.get(p.name), stages.get(p.name, {0})),
             trainable=p.trainable,
             mesh=lies.get(p.name, unsharded)[0],
             partial_axes=partial_axes.get(p.name, ()) if p.trainable else (),
@@ -164,6 +168,11 @@ def _state_tensors(
         for p in model.parameters
     }
     return _fold_layers(single, runs)
+
+
+def _first(writer: int | None, stages: set[int]) -> tuple[int, ...]:
+    """Stages in order, but the one that writes a buffer first: the others are given its value."""
+    return tuple(sorted(stages, key=lambda stage: (stage != writer, stage)))
 
 
 def _partial_axes(gradient: Layout | None, mesh: Mesh, optimizer_reduces: bool) -> tuple[str, ...]:

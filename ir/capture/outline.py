@@ -33,7 +33,12 @@ class Outline(Pass[FlatGraph, list[GraphSegment]], frozen=True):
         units = _Outliner(value, self.invocations).units()
         data, runs = GraphSegment(None, name="data"), list[GraphSegment]()
         known = set(value.inputs)
-        known |= {v for v, p in value.parameters.items() if p.kind != "parameter"}
+        # a buffer that changes is read where it changes, lest every stage has one of its own
+        known |= {
+            v
+            for v, p in value.parameters.items()
+            if p.kind != "parameter" and p.name not in value.updates
+        }
         for op, unit in zip(value.ops, units, strict=True):
             if unit is None and known.issuperset(op.operands()):
                 data.ops.append(op)

@@ -50,6 +50,13 @@ class Run:
         self.training = True
         self.wanted = {output.call for output in table.outputs}
         self.outputs: dict[tuple[int, int], Tensor] = {}  # by call and position of the result
+        updated = (
+            run.name(names, call)
+            for run in table.calls
+            for call in range(run.first, run.last)
+            for _, names in run.updates
+        )
+        self.shared_buffers = [n for n in updated if len(store.specs[n].stages) > 1]
 
     def start(self, step: int, *, training: bool = True) -> None:
         """Begin a step: nothing saved, nothing to replace. Nothing is saved unless `training`."""
@@ -176,6 +183,7 @@ class Run:
         """End a step: write the new values of buffers."""
         assert not self.saved, f"calls {sorted(self.saved)} had no backward"
         self.store.replace_buffers(self.buffer_updates)
+        self.store.share_buffers(self.shared_buffers)
         self.buffer_updates.clear()
 
     @staticmethod

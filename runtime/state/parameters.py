@@ -294,6 +294,19 @@ class ParameterStore:
         for name, value in updates.items():
             self.parameters[name].flat.copy_(value.detach().reshape(-1))
 
+    def share_buffers(self, names: Sequence[str]) -> None:
+        """Give all stages that read buffers what their first stage has written."""
+        down = self.groups.down
+        for name in names if down.size > 1 else ():
+            spec = self.specs[name]
+            mine = self.parameters.get(name)
+            empty = torch.empty(
+                spec.type.shape, dtype=getattr(torch, spec.type.dtype), device=self.device
+            )
+            value = down.broadcast(empty if mine is None else mine.flat, spec.stages[0])
+            if mine is not None:
+                mine.flat.copy_(value)
+
     # full tensors
 
     def gather(self, parameter: LocalParameter, leaf: Tensor, levels: int = 3) -> Tensor:

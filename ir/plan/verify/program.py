@@ -96,9 +96,12 @@ def _verify_spec(spec: ParameterSpec, table: ProgramTable, where: str) -> None:
     numbered = isinstance(spec.name, NumberedName)
     require(numbered or spec.count == 1, f"{where}.count", "several tensors of one name")
     stages = table.mesh.size if table.schedule == PLACED_SCHEDULE else table.stages
-    ordered = spec.stages == tuple(sorted(set(spec.stages)))
+    # a buffer's first stage is the one that writes it
+    ordered = list(spec.stages[spec.kind == "buffer" :])
     require(
-        ordered and 0 <= max(spec.stages, default=-1) < stages,
+        ordered == sorted(set(ordered))
+        and len({*spec.stages}) == len(spec.stages)
+        and 0 <= max(spec.stages, default=-1) < stages,
         f"{where}.stages",
         "not stages of the program",
     )
