@@ -30,7 +30,9 @@ class CommandParser(argparse.ArgumentParser):
                 None, unknown_name(kind, str(value), map(str, action.choices))
             )
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """As argparse; an option that there is not is named before one that is missing."""
         if self._subparsers is None:
             for part in itertools.takewhile(lambda part: part != "--", args or ()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
 from functools import cache
@@ -159,7 +160,8 @@ def _at_rate(network: PresetLink, gbit: float, source: str) -> PresetLink:
 
 def _unknown_cluster(spec: str, name: str) -> UsageError:
     known = [*presets(), *cloud_shapes()]
-    count, _, kind = re.fullmatch(r"(\d*)(\W*)(.*)", name.strip()).groups()  # 8h100, 8*h100
+    kind = name.strip().lstrip("0123456789 *x")  # 8h100, 8*h100
+    count = "".join(itertools.takewhile(str.isdigit, name.strip()))
     meant = f" did you mean {count}x{kind}?" if count and kind in presets() else ""
     near = difflib.get_close_matches(name, known, 3, 0.3)
     return UsageError(
