@@ -149,6 +149,7 @@ class Program:
         values = None if weights is None else open_weights(weights)
         program = cls(Path(folder), table, groups, module, request, place, seed, values)
         program.nonfinite, program.agreement.every = nonfinite, check_every
+        program.guard = Guard(module)
         return program
 
     def step(self, batch: Batch) -> Tensor:

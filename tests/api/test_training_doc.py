@@ -15,8 +15,9 @@ class Net(nn.Module):
         super().__init__()
         self.inner, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
 
-    def forward(self, x, y):
-        return nn.functional.cross_entropy(self.head(torch.relu(self.inner(x))), y)
+    def forward(self, x, y=None):
+        scores = self.head(torch.relu(self.inner(x)))
+        return scores if y is None else nn.functional.cross_entropy(scores, y)
 
 
 def batch(number: int) -> dict[str, torch.Tensor]:
@@ -29,7 +30,7 @@ def batch(number: int) -> dict[str, torch.Tensor]:
 
 def test_the_training_script_runs(tmp_path) -> None:
     text = (ROOT / "docs" / "training.md").read_text()
-    (script,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    script = "".join(re.findall(r"```python\n(.*?)```", text, re.S))
     names = {
         "plait": plait,
         "torch": torch,
@@ -40,6 +41,9 @@ def test_the_training_script_runs(tmp_path) -> None:
     }
     with session("gloo"):
         exec(compile(script, "docs/training.md", "exec"), names)
+        expected = names["model"].eval()(**names["batch"])
+    torch.testing.assert_close(names["loss"], expected.detach().double())
+    assert names["outputs"].shape == names["mine"].shape == (4, 4)
     program = names["program"]
     assert (program.steps, program.batches) == (3, 6)
     decays = [g["weight_decay"] for g in program.optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""Programs that evaluate, give outputs and take other batches, on ranks."""
+"""Programs that evaluate and take other batches, and modules as users have them, on ranks."""
 
 import tempfile
 from pathlib import Path
@@ -16,3 +16,10 @@ def test_evaluation_outputs_and_other_batches():
     outputs = ranks.launch(2, [worker], timeout_seconds=240)
     assert [text.split()[-2:] for text in outputs] == [["done", "0"], ["done", "1"]]
     assert set(Path(tempfile.gettempdir()).glob("plait-program-*")) <= before
+
+
+@pytest.mark.ranks
+def test_modules_as_users_have_them(tmp_path):
+    worker = str(ROOT / "tests" / "api" / "modules_worker.py")
+    outputs = ranks.launch(2, [worker, str(tmp_path)], timeout_seconds=240)
+    assert [text.split()[-2:] for text in outputs] == [["done", "0"], ["done", "1"]]

@@ -54,3 +54,11 @@ def test_tensor_parallel_layers_cut_their_weights(model):
 def test_stages_balance_their_slowest():
     assert partition([1.0, 1.0, 1.0, 1.0, 4.0], 2) == [0, 4, 5]
     assert partition([1.0], 2) is None
+
+
+def test_what_no_strategy_splits_is_named(model):
+    """The function and its tokens, or the operator whose dimension does not divide."""
+    with pytest.raises(UsageError, match=r"cp=5: \w+: tokens do not split 5 ways"):
+        plan(model, load_cluster("local:5"), PlanOptions(pins=pin_all("cp=5")))
+    with pytest.raises(UsageError, match=r"16 samples are not divisible by the 5 parts of dp=5"):
+        plan(model, load_cluster("local:5"), PlanOptions(pins=pin_all("dp=5")))
