@@ -1,0 +1,304 @@
+"""Times of stages between positions of a chain of operators, for every number of later stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.benchmarks.rivals.aceso.plan import AcesoStage
+from plait.benchmarks.rivals.aceso.profile import AcesoModel, Reals, Variant
+from plait.benchmarks.rivals.aceso.stage_tables import Flags, OperatorTables, Pattern, thinned
+
+PRUNED = 12  # runs that are tried without their last operator
+RELAXED_PATTERNS = 6  # of recomputation, in the prices of all stages
+NEAR = 1.6  # times a stage's share of the work that it may take
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a stage lies: later stages, and whether it receives and sends between machines."""
+
+    after: int
+    receives_between: bool
+    sends_between: bool
+
+
+class StageChoice(msgspec.Struct, frozen=True):
+    """A stage that fits, and its microseconds for one micro-batch."""
+
+    micros: float
+    stage: AcesoStage
+
+
+class Windows(msgspec.Struct, frozen=True):
+    """Positions at which stages may start, for each at which they end: shape [ends, window]."""
+
+    ends: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    valid: Flags
+
+
+def windows(positions: NDArray[np.intp], share: float) -> Windows:
+    """Starts that lie before an end by at most `NEAR` times the share of the positions."""
+    count = len(positions)
+    width = min(count - 1, ceil(NEAR * share * count) + 2)
+    rows = np.arange(1, count)[:, None]
+    numbers = rows - 1 - np.arange(width)[None, :]
+    return Windows(positions[1:], positions[np.maximum(numbers, 0)], numbers >= 0)
+
+
+class StageTimes:
+    """Stages on so many GPUs, under every choice of degrees."""
+
+    def __init__(
+        self,
+        model: AcesoModel,
+        micro_batch: int,
+        choices: Sequence[OperatorTables],
+        limit_mb: float,
+        most_after: int,
+    ) -> None:
+        self.model, self.family, self.micro_batch = model, model.family, micro_batch
+        self.choices, self.limit_mb = choices, limit_mb
+        self.in_flight = np.arange(1, most_after + 2, dtype=float)
+
+    def relaxed(self, spans: Windows) -> Reals:
+        """Microseconds with messages inside a machine, by later stages, end and start; inf where
+        none fits.
+        """
+        best = np.full((len(self.in_flight), *spans.starts.shape), np.inf)
+        for table in self.choices:
+            np.minimum(best, self._relaxed(table, spans), out=best)
+        best[:, ~spans.valid] = np.inf
+        return best
+
+    def _relaxed(self, table: OperatorTables, spans: Windows) -> Reals:
+        first, last = spans.starts, spans.ends[:, None]
+        in_flight = self.in_flight[:, None, None]
+        missing = self._fixed_mb(table, spans)[None] - self.limit_mb
+        input_mb = table.operators.input_mb[first]
+        kept = input_mb + table.kept_mb[last] - table.kept_mb[first]
+        missing = missing + in_flight * kept
+        missing[:, ~spans.valid] = 0.0
+        extra = np.where(missing <= 0, 0.0, np.inf)
+        if (missing > 0).any():
+            for patterns in table.patterns:
+                coarse = thinned(patterns, RELAXED_PATTERNS)
+                np.minimum(extra, _recomputed(coarse, spans, missing, in_flight), out=extra)
+        busy = table.busy_us[last] - table.busy_us[first]
+        return busy + table.inside_us[first] + table.sent_inside_us[last - 1] + extra
+
+    def extra_received(self, positions: NDArray[np.intp]) -> Reals:
+        """More microseconds by first operator where messages come from another machine."""
+        extra = self.choices[0].between_us - self.choices[0].inside_us
+        return np.append(extra, 0.0)[positions]
+
+    def extra_sent(self, positions: NDArray[np.intp]) -> Reals:
+        """More microseconds by the operator after the last where messages go to another machine."""
+        extra = self.choices[0].sent_between_us - self.choices[0].sent_inside_us
+        return np.append(0.0, extra)[positions]
+
+    def _fixed_mb(self, table: OperatorTables, spans: Windows) -> Reals:
+        """States, and what kernels reserve."""
+        weights = table.weights_mb[spans.ends[:, None]] - table.weights_mb[spans.starts]
+        operators = table.operators
+        both = np.array([operators.reserved_forward_mb, operators.reserved_backward_mb])
+        reserved = _windowed_max(both, spans).sum(axis=0)
+        return weights * self.family.state_copies + np.maximum(reserved, weights)
+
+    def _messages(self, table: OperatorTables, first: int, last: int, place: Place) -> float:
+        """Microseconds to receive and to send; what is sent has the first's tensor degree."""
+        taken = table.between_us if place.receives_between else table.inside_us
+        given = table.sent_between_us if place.sends_between else table.sent_inside_us
+        one, other = table.degrees[first], table.degrees[last - 1]
+        if one.tensor == other.tensor:
+            return float(taken[first] + given[last - 1])
+        samples = self.micro_batch // other.data
+        variant = Variant(samples, one.tensor, other.algorithm)
+        operators = self.model.variants.get(variant)
+        if operators is None:
+            return np.inf
+        size = float(operators.output_mb[last - 1])
+        return float(taken[first]) + self.model.send_us(size, place.sends_between)
+
+    def estimate(self, first: int, last: int, place: Place) -> float:
+        """Microseconds of these operators, with recomputation between neighbouring patterns."""
+        return min((self._estimate(t, first, last, place) for t in self.choices), default=np.inf)
+
+    def _estimate(self, table: OperatorTables, first: int, last: int, place: Place) -> float:
+        busy = float(table.busy_us[last] - table.busy_us[first])
+        busy += self._messages(table, first, last, place)
+        missing = self._missing_mb(table, first, last, place)
+        if missing <= 0:
+            return busy
+        mixes = [_mix(patterns, first, last, missing, place) for patterns in table.patterns]
+        return busy + min((mix.micros for mix in mixes if mix is not None), default=np.inf)
+
+    def _missing_mb(self, table: OperatorTables, first: int, last: int, place: Place) -> float:
+        """MB above the limit where nothing is recomputed."""
+        nothing = np.zeros(last - first, dtype=bool)
+        return self._excess_mb(table, first, last, place, nothing)
+
+    def best(self, first: int, last: int, place: Place) -> StageChoice | None:
+        """The fastest choice for these operators; None where none fits."""
+        found = [self._exact(table, first, last, place) for table in self.choices]
+        return min((c for c in found if c is not None), key=lambda c: c.micros, default=None)
+
+    def _exact(
+        self, table: OperatorTables, first: int, last: int, place: Place
+    ) -> StageChoice | None:
+        busy = float(table.busy_us[last] - table.busy_us[first])
+        busy += self._messages(table, first, last, place)
+        best: tuple[float, Flags] | None = None
+        for flags in self._fitting(table, first, last, place):
+            again = float(table.operators.forward_us[first:last][flags].sum())
+            if best is None or again < best[0]:
+                best = (again, flags)
+        if best is None:
+            return None
+        stage = AcesoStage(table.degrees[first:last], tuple(map(bool, best[1])))
+        return StageChoice(busy + best[0], stage)
+
+    def _fitting(
+        self, table: OperatorTables, first: int, last: int, place: Place
+    ) -> Iterator[Flags]:
+        """Marks that fit: none, or a mix of two neighbouring patterns, the dearer in front."""
+        missing = self._missing_mb(table, first, last, place)
+        if missing <= 0:
+            yield np.zeros(last - first, dtype=bool)
+            return
+        for patterns in table.patterns:
+            mix = _mix(patterns, first, last, missing, place)
+            if mix is None:
+                continue
+            dear = patterns[mix.number].flags[first:last]
+            cheap = patterns[mix.number - 1].flags[first:last]
+
+            def mixed(count: int, dear: Flags = dear, cheap: Flags = cheap) -> Flags:
+                flags = np.concatenate([dear[:count], cheap[count:]])
+                alone = ~np.append(flags[1:], False) & ~np.append(False, flags[:-1])
+                return flags & ~alone
+
+            low, high = 0, last - first  # operators of the dearer pattern
+            if self._excess_mb(table, first, last, place, mixed(high)) > 0:
+                continue
+            while high - low > 1:
+                middle = (low + high) // 2
+                if self._excess_mb(table, first, last, place, mixed(middle)) <= 0:
+                    high = middle
+                else:
+                    low = middle
+            yield self._pruned(table, (first, last), place, mixed(high))
+
+    def _pruned(
+        self, table: OperatorTables, ends: tuple[int, int], place: Place, flags: Flags
+    ) -> Flags:
+        """The marks without those that are not needed, the most expensive first."""
+        forward = table.operators.forward_us[ends[0] : ends[1]]
+        run_ends = np.flatnonzero(flags & ~np.append(flags[1:], False))
+        for last in sorted(run_ends.tolist(), key=lambda n: -float(forward[n]))[:PRUNED]:
+            fewer = flags.copy()
+            fewer[last] = False
+            if not fewer[last - 1] or (last > 1 and not fewer[last - 2]):
+                fewer[last - 1] = False
+            if self._excess_mb(table, *ends, place, fewer) <= 0:
+                flags = fewer
+        return flags
+
+    def _excess_mb(
+        self, table: OperatorTables, first: int, last: int, place: Place, flags: Flags
+    ) -> float:
+        """MB above the limit, with these operators recomputed."""
+        operators, inner = table.operators, slice(first, last - 1)
+        weights = float(table.weights_mb[last] - table.weights_mb[first])
+        reserved = 0.0
+        if last - first > 1:
+            reserved = float(
+                operators.reserved_forward_mb[inner].max()
+                + operators.reserved_backward_mb[inner].max()
+            )
+        values, closes = table.values_mb[first:last], table.closes[first:last]
+        both = flags & np.append(flags[1:], False)
+        saved = float(values[both & ~closes].sum())
+        kept = float(operators.input_mb[first] + table.kept_mb[last] - table.kept_mb[first])
+        fixed = weights * self.family.state_copies + max(reserved, weights)
+        lasting = (kept - saved) * (place.after + 1)
+        return fixed + lasting + _longest_run(values, both, closes) - self.limit_mb
+
+
+class Mix(msgspec.Struct, frozen=True):
+    """A pattern that saves enough, and microseconds of mixing it with the one before."""
+
+    number: int
+    micros: float
+
+
+def _mix(
+    patterns: Sequence[Pattern], first: int, last: int, missing: float, place: Place
+) -> Mix | None:
+    """The first pattern that saves so much in a stage."""
+    saved_before = time_before = 0.0
+    for number, pattern in enumerate(patterns):
+        time = float(pattern.again_us[last] - pattern.again_us[first])
+        kept = float(pattern.saved_mb[last] - pattern.saved_mb[first])
+        saved = kept * (place.after + 1) - float(pattern.run_mb[first : last - 1].max(initial=0.0))
+        if saved >= missing:
+            share = (missing - saved_before) / max(saved - saved_before, 1e-9)
+            return Mix(number, time_before + share * (time - time_before))
+        saved_before, time_before = max(saved, saved_before), time
+    return None
+
+
+def _recomputed(
+    patterns: Sequence[Pattern], spans: Windows, missing: Reals, in_flight: Reals
+) -> Reals:
+    """Least microseconds to run again so that so much is saved, between neighbouring patterns.
+
+    Shape of `missing`: later stages, end, start; so is the result's, inf where nothing saves enough.
+    """
+    first, last = spans.starts, spans.ends[:, None]
+    runs = _windowed_max(np.array([pattern.run_mb for pattern in patterns]), spans)
+    stages, span = np.nonzero(missing.reshape(len(missing), -1) > 0)
+    wanted, factor = missing.reshape(len(missing), -1)[stages, span], in_flight.ravel()[stages]
+    best, saved_before, time_before = np.full(len(wanted), np.inf), 0.0 * wanted, 0.0 * wanted
+    for pattern, run in zip(patterns[1:], runs[1:], strict=True):
+        time = (pattern.again_us[last] - pattern.again_us[first]).ravel()[span]
+        kept = (pattern.saved_mb[last] - pattern.saved_mb[first]).ravel()[span]
+        saved = factor * kept - run.ravel()[span]
+        share = (wanted - saved_before) / np.maximum(saved - saved_before, 1e-9)
+        mixed = time_before + np.clip(share, 0, 1) * (time - time_before)
+        np.minimum(best, np.where(saved >= wanted, mixed, np.inf), out=best)
+        saved_before, time_before = np.maximum(saved, saved_before), time
+    found = np.where(missing > 0, np.inf, 0.0).reshape(len(missing), -1)
+    found[stages, span] = best
+    return found.reshape(missing.shape)
+
+
+def _windowed_max(amounts: Reals, spans: Windows) -> Reals:
+    """The largest of the operators from every start to every end but the last: by row of amounts."""
+    starts = np.concatenate([[0], spans.ends[:-1]])
+    blocks = np.maximum.reduceat(amounts, starts, axis=1)
+    inner = np.ravel(np.column_stack([starts, np.maximum(spans.ends - 1, starts)]))
+    padded = np.pad(amounts, ((0, 0), (0, 1)))
+    short = np.maximum.reduceat(padded, inner, axis=1)[:, ::2]
+    short[:, spans.ends - 1 == starts] = 0.0
+    found = np.zeros((len(amounts), *spans.starts.shape))
+    found[:, :, 0] = running = short
+    for column in range(1, spans.starts.shape[1]):
+        running = running.copy()
+        running[:, column:] = np.maximum(running[:, column:], blocks[:, :-column])
+        found[:, :, column] = running
+    return found
+
+
+def _longest_run(values: Reals, both: Flags, closes: Flags) -> float:
+    """The most that a run of recomputed operators holds."""
+    marked = np.flatnonzero(both)
+    if not len(marked):
+        return 0.0
+    starts = np.ones(len(marked), dtype=bool)
+    starts[1:] = (np.diff(marked) > 1) | closes[marked[:-1]]
+    return float(np.add.reduceat(values[marked], np.flatnonzero(starts)).max())
