@@ -35,7 +35,11 @@ def compare(folder: Path) -> Comparison:
         rerun = list[Row]()
         for data in plans[setting.setting]:
             plan = AcesoPlan.parse(data)
-            rerun.append(_row(judge, f"{data['searched_by']}", plan, None, floor))
+            rerun.append(
+                _row(
+                    judge, f"{data['searched_by']}".replace("run here", "rerun"), plan, None, floor
+                )
+            )
             steps.append(same(judge.step_seconds(plan), float(f"{data['step_s']}")))
             printed = zip(judge.stage_mb(plan), _floats(data["stage_mb"]), strict=True)
             sizes.append(all(abs(a - b) < STAGE_MB for a, b in printed))

@@ -8,11 +8,12 @@ boundaries then move by operators, with exact recomputation.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import inf
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from plait.benchmarks.rivals.aceso.plan import AcesoPlan
 from plait.benchmarks.rivals.aceso.profile import AcesoModel, Reals, Setting
@@ -21,7 +22,8 @@ from plait.benchmarks.rivals.aceso.stage_times import Place, StageTimes, windows
 
 POSITIONS = 110  # where a stage may end at first
 SIZES = (1, 2, 4, 8)  # GPUs of a stage
-REFINED = 8  # splits whose boundaries are moved
+REFINED = 3  # splits of a micro-batch size whose boundaries are moved
+FAR = 1.06  # times the best step: splits estimated slower are not refined
 SWEEPS = 8  # over all boundaries, at most
 
 
@@ -45,9 +47,11 @@ class Split(msgspec.Struct, frozen=True, order=True):
 def search(model: AcesoModel, setting: Setting) -> AcesoAnswer | None:
     """The best plan found; None where none fits."""
     searches = {b: MicroBatchSearch(model, setting, b) for b in setting.micro_batches}
-    splits = sorted(split for one in searches.values() for split in one.splits())
+    splits = [sorted(one.splits())[:REFINED] for one in searches.values()]
     best: tuple[float, AcesoPlan] | None = None
-    for split in splits[:REFINED]:
+    for split in sorted(chain.from_iterable(splits)):
+        if best is not None and split.estimate > FAR * best[0]:
+            break
         found = searches[split.micro_batch].refined(split)
         if found is not None and (best is None or found[0] < best[0]):
             best = found
@@ -72,14 +76,12 @@ class MicroBatchSearch:
     def __init__(self, model: AcesoModel, setting: Setting, micro_batch: int) -> None:
         self.setting, self.micro_batch = setting, micro_batch
         self.micro_batches = setting.global_batch // micro_batch
-        operators = len(model.names)
-        self.positions = np.unique(
-            np.linspace(0, operators, min(POSITIONS, operators) + 1).round().astype(int)
-        )
         self.most_stages = min(setting.max_stages, setting.gpus)
         sizes = [gpus for gpus in SIZES if gpus <= setting.gpus_per_machine]
         found = tables(model, micro_batch, sizes)
         sizes = sorted({table.degrees[0].gpus for table in found})
+        self.work = found[0].busy_us if found else np.zeros(1)
+        self.positions = self._positions(len(model.names))
         self.times = {
             gpus: StageTimes(
                 model,
@@ -91,8 +93,17 @@ class MicroBatchSearch:
             for gpus in sizes
         }
 
+    def _positions(self, operators: int) -> NDArray[np.intp]:
+        """Where stages may end at first: all operators, or about equal work between them."""
+        if operators <= POSITIONS:
+            return np.arange(operators + 1)
+        targets = np.linspace(0, self.work[-1], POSITIONS + 1)
+        return np.unique([0, *np.searchsorted(self.work, targets), operators])
+
     def splits(self) -> Iterator[Split]:
         """The split with the fastest slowest stage, for every number of stages."""
+        if not self.times:
+            return
         program = SplitProgram(self)
         for stages in range(1, self.most_stages + 1):
             slowest = program.slowest(stages)
@@ -164,7 +175,7 @@ class SplitProgram:
         self.search, self.setting = search, search.setting
         count = len(search.positions)
         machine, gpus = self.setting.gpus_per_machine, self.setting.gpus
-        self.windows = {g: windows(search.positions, g / gpus) for g in search.times}
+        self.windows = {g: windows(search.positions, search.work, g / gpus) for g in search.times}
         self.micros = {g: t.relaxed(self.windows[g]) for g, t in search.times.items()}
         nothing = np.full(count, inf)
         nothing[-1] = 0.0

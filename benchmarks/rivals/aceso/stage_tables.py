@@ -24,7 +24,7 @@ from plait.benchmarks.rivals.aceso.resharding import reshard_ms
 T = TypeVar("T")
 PRICES = 48  # of memory, at which operators are marked
 MOST_PATTERNS = 12
-MIXES = 7  # choices of degrees that change between operators, for a number of GPUs
+LEAST_MIXES, MIXED_OPERATORS = 4, 2400  # that change degrees; more of them for short chains
 MOST_MIXED = 2000  # operators: longer chains repeat equal layers under equal degrees
 RUN_SHARES = (np.inf, 0.5, 0.25)  # of the largest layer's activations: limits of one run
 ALGORITHMS = (0, 1)
@@ -95,8 +95,9 @@ def _mixed(model: AcesoModel, uniform: Sequence[OperatorTables]) -> list[Operato
     prices = [(0.0, 0.0)]
     prices += [(rate * 2.0**n, in_flight) for n in range(-8, 6) for in_flight in (1, 4)]
     costs = np.array([busy + price * (states + in_flight * kept) for price, in_flight in prices])
+    most = max(LEAST_MIXES, MIXED_OPERATORS // len(model.names))
     paths = [path for path in dict.fromkeys(_paths(costs, moves)) if len(set(path)) > 1]
-    return [_gathered(model, uniform, path, moves) for path in thinned(paths, MIXES)]
+    return [_gathered(model, uniform, path, moves) for path in thinned(paths, most)]
 
 
 def thinned(items: Sequence[T], most: int) -> list[T]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import ceil
 
 import msgspec
 import numpy as np
@@ -14,8 +13,8 @@ from plait.benchmarks.rivals.aceso.profile import AcesoModel, Reals, Variant
 from plait.benchmarks.rivals.aceso.stage_tables import Flags, OperatorTables, Pattern, thinned
 
 PRUNED = 12  # runs that are tried without their last operator
-RELAXED_PATTERNS = 6  # of recomputation, in the prices of all stages
-NEAR = 1.6  # times a stage's share of the work that it may take
+RELAXED_PATTERNS = 8  # of recomputation, in the prices of all stages
+NEAR = 1.7  # times its GPUs' share of the work: more than a stage takes
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -41,13 +40,14 @@ class Windows(msgspec.Struct, frozen=True):
     valid: Flags
 
 
-def windows(positions: NDArray[np.intp], share: float) -> Windows:
-    """Starts that lie before an end by at most `NEAR` times the share of the positions."""
-    count = len(positions)
-    width = min(count - 1, ceil(NEAR * share * count) + 2)
-    rows = np.arange(1, count)[:, None]
-    numbers = rows - 1 - np.arange(width)[None, :]
-    return Windows(positions[1:], positions[np.maximum(numbers, 0)], numbers >= 0)
+def windows(positions: NDArray[np.intp], work: Reals, share: float) -> Windows:
+    """Starts before every end: of at most `NEAR` times a share of the work, or one position."""
+    done, most = work[positions], NEAR * share * work[-1]
+    farthest = np.searchsorted(done, done[1:] - most - 1e-9)
+    widths = np.arange(1, len(positions)) - farthest
+    numbers = np.arange(len(widths))[:, None] - np.arange(max(1, int(widths.max())))[None, :]
+    valid = (numbers >= 0) & (numbers >= np.minimum(farthest, np.arange(len(widths)))[:, None])
+    return Windows(positions[1:], positions[np.maximum(numbers, 0)], valid)
 
 
 class StageTimes:
