@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from plait.api import TraceError as TraceError
     from plait.api import UsageError as UsageError
     from plait.api import VerifyError as VerifyError
+    from plait.api import apply as apply
     from plait.api import explain as explain
     from plait.api import export as export
     from plait.api import export_safetensors as export_safetensors

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .plans.explanation import explain as explain
     from .plans.plan_object import Plan as Plan
     from .plans.plan_object import load_plan as load_plan
+    from .torch_engine import apply as apply
     from .python import parallelize as parallelize
     from .python import plan as plan
     from .python import trace as trace
@@ -40,6 +41,7 @@ _MODULES = {
     "Model": "plait.ir.model.model",
     "Plan": "plait.api.plans.plan_object",
     "Program": "plait.runtime.program",
+    "apply": "plait.api.torch_engine",
     "explain": "plait.api.plans.explanation",
     "export": "plait.api.plans.engine_plans",
     "export_safetensors": "plait.runtime.checkpoint.safetensors",
@@ -56,9 +58,9 @@ _MODULES = {
 # fmt: off
 __all__ = [
     "Cluster", "FileError", "GlobalBatchSampler", "InfeasibleError", "MismatchError", "Model",
-    "PlaitError", "Plan", "Program", "TraceError", "UsageError", "VerifyError", "explain", "export",
-    "export_safetensors", "load_plan", "load_safetensors", "open_program", "parallelize", "place",
-    "plan", "trace",
+    "PlaitError", "Plan", "Program", "TraceError", "UsageError", "VerifyError", "apply", "explain",
+    "export", "export_safetensors", "load_plan", "load_safetensors", "open_program", "parallelize",
+    "place", "plan", "trace",
 ]
 # fmt: on
 

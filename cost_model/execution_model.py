@@ -140,3 +140,20 @@ def execution_model_of_framework(framework: str, year: int) -> str | None:
         if part in framework.lower() and (file.until is None or year <= file.until)
     ]
     return max(matches)[2] if matches else None
+
+
+# Engines that plans are made for, by the execution model of what runs them
+ENGINE_MODELS = {
+    "torch": "fsdp2",
+    "torchtitan": "torchtitan",
+    "megatron": "megatron",
+    "deepspeed": "deepspeed",
+    "accelerate": "fsdp2",
+    "galvatron": "fsdp2",
+}
+
+
+def engine_execution(engine: str) -> ExecutionModel | None:
+    """How an engine runs a plan; None for generated programs (see `generated`)."""
+    name = ENGINE_MODELS.get(engine)
+    return None if name is None else execution_model(name)

@@ -48,7 +48,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "runtime": [
         {".torch_private", "comm"},
         {"compression", "launch"},
-        {"state", "measurement"},
+        {"state", "measurement", "torch_engine"},
         {"execution", "checkpoint"},
         {".program"},
         {"verification"},
@@ -63,7 +63,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "api": [
         {".options", ".parser", ".version", "formats", "predict", "view"},
         {"plans", ".placement", ".compiled_kernels"},
-        {".compilation", "parallel", ".check"},
+        {".compilation", "parallel", ".check", "serve", ".torch_engine"},
         {".python", ".scaled_down"},
         {"commands", ".elastic"},
         {".cli"},

@@ -40,6 +40,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("view", "draw a plan, model or placement as one HTML file"),
         Command("export", "write a plan as the configuration of another engine"),
         Command("simulate", "a plan's timeline when ranks are slow or links are down"),
+        Command("serve", "answer requests of scripts and agents on stdin"),
         Command("check", "validate a file of any kind without running anything"),
     ),
     "run": (

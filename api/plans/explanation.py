@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ...cost_model.communication.compressed_all_reduce import compressed_reductions
+from ...cost_model.execution_model import engine_execution
 from ...cost_model.explain.memory_terms import LEGEND, memory_term
 from ...cost_model.explain.step_terms import half_term, label, stage_layers, stage_times, step_term
 from ...cost_model.explain.term import Symbol, Term, legend, total
@@ -45,7 +46,8 @@ def explain(plan: Plan, where: str | None = None, *, memory: bool = False) -> st
 
 
 def differences(plan: Plan) -> list[str]:
-    """Notes on figures of a plan that its terms do not add up to, as in one edited by hand."""
+    """Notes on figures of a plan that its terms do not add up to: an engine hides some beside others,
+    or the plan was edited by hand."""
     pairs: list[tuple[str, float, float, Callable[[float], str]]] = [
         ("step", plan.prediction.step_seconds, step_term(plan).value, seconds)
     ]
@@ -53,8 +55,11 @@ def differences(plan: Plan) -> list[str]:
         (f"stage {s}", stage.peak_bytes, memory_term(plan, s).value, size)
         for s, stage in enumerate(plan.stages)
     ]
+    execution = engine_execution(plan.engine)
+    overlaps = execution.overlaps if execution else ()
+    why = f" ({plan.engine} overlaps {', '.join(overlaps)})" if overlaps else ""
     return [
-        f"note: {name}: the plan says {text(stated)}, its terms add up to {text(summed)}"
+        f"note: {name}: the plan says {text(stated)}, its terms add up to {text(summed)}{why}"
         for name, stated, summed, text in pairs
         if not isclose(stated, summed, rel_tol=1e-6)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ir.plan.plan import Plan, Stage
 from ..communication.data_parallel import axes_of
-from ..execution_model import ExecutionModel, generated
+from ..execution_model import ExecutionModel, engine_execution, generated
 from ..memory.peak import (
     InFlight,
     PartAmounts,
@@ -75,9 +75,9 @@ def memory_term(plan: Plan, number: int) -> Term:
 
 
 def execution_of(plan: Plan, stage: Stage) -> ExecutionModel:
-    """How the program of a plan executes a stage."""
+    """How the engine of a plan executes a stage."""
     item_bytes = stage.bytes_by_strategy[0].bytes.item_bytes
-    return generated(plan.optimizer, plan.gradient_precision, item_bytes)
+    return engine_execution(plan.engine) or generated(plan.optimizer, plan.gradient_precision, item_bytes)
 
 
 def named(amounts: PartAmounts[int]) -> PartAmounts[Quantity]:

@@ -1,6 +1,6 @@
 """Engines that run a plan, and what each of them can: the space that the search stays within.
 
-    torch         fully_shard, replicas, parallelize_module, torch.distributed.pipelining
+    torch         fully_shard, replicas, parallelize_module, checkpoints and offload by layer
     torchtitan    the same by one configuration for all layers, with expert ranks
     megatron      Megatron-Core: tensor, context, expert and pipeline ranks, distributed optimizer
     deepspeed     ZeRO, AutoTP, AutoEP, Ulysses
@@ -148,10 +148,18 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "torch",
             "PyTorch's own: plait.apply",
-            roles=("pp", "dp", *ZEROS, "tp", "sp"),
+            roles=("dp", *ZEROS, "tp"),
             actions=("keep", "recompute", "offload"),
+            schedules=("1f1b",),
             mixes="memory",
-            rules=(ORDER, ONE_ZERO, Rule("it exchanges no heads: sp has no size", _ulysses)),
+            rules=(
+                ORDER,
+                ONE_ZERO,
+                Rule(
+                    "its layers take whole tokens between tp's operators: tp stands without sp",
+                    _tokens_between_tensor_operators,
+                ),
+            ),
         ),
         Engine(
             "torchtitan",

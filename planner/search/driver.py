@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ...cost_model.execution_model import generated
+from ...cost_model.execution_model import engine_execution, generated
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.lowering.cast import narrowest_item_bytes
@@ -77,7 +77,9 @@ class SearchSpace:
         compress = options.compress if options.target.extras else "none"
         compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
         activations = ActivationCompressor(compress, options.quality)
-        execution = generated(optimizer, options.gradient_precision, item)
+        generated_programs = generated(optimizer, options.gradient_precision, item)
+        execution = engine_execution(options.engine) or generated_programs
+        execution = replace(execution, even_layers=options.target.even)
         function_prices = FunctionPrices(model, cluster, execution, activations)
         pricer = CandidatePricer(function_prices, model.batch, optimizer, compressor)
         return SearchSpace(pricer, options, options.memory_bytes or cluster.device.memory_bytes)
@@ -85,10 +87,10 @@ class SearchSpace:
     def with_options(self, cluster: Cluster | None = None, **changes: Any) -> SearchSpace:
         """The space of the same model under changed options, or on another cluster."""
         options = replace(self.options, **changes)
-        if cluster is None or cluster == self.cluster:
+        if (cluster is None or cluster == self.cluster) and options.engine == self.options.engine:
             memory_limit_bytes = options.memory_bytes or self.cluster.device.memory_bytes
             return SearchSpace(self.pricer, options, memory_limit_bytes)
-        return SearchSpace.create(self.pricer.model, cluster, options)
+        return SearchSpace.create(self.pricer.model, cluster or self.cluster, options)
 
     def fitting(self) -> list[Candidate]:
         """Candidates within the memory limit."""

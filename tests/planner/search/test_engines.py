@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from plait.cost_model.execution_model import engine_execution
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.errors import UsageError
@@ -51,7 +52,8 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
         ("deepspeed", "pp=2,zero2=4", "pipelines"),
         ("torchtitan", "tp=2,zero3=4", "from the outside in"),
         ("torchtitan", "zero3=4@1/2,tp=2", "whole weights"),
-        ("torch", "zero3=4,sp=2", "exchanges no heads"),
+        ("torch", "zero3=4,tp=2,sp", "without sp"),
+        ("torch", "pp=2,zero3=4", "no pp"),
         ("galvatron", "dp=2,zero3=4", "one of"),
     ],
 )
@@ -76,9 +78,22 @@ def test_strategies_that_engines_run():
     for engine, strategy in (
         ("megatron", "pp=2,zero1=2,ep=2,cp=2,tp=2,sp"),
         ("torchtitan", "pp=2,dp=2,zero3=2,ep=2,cp=2,tp=2,sp"),
-        ("torch", "pp=2,dp=2,zero2=2,tp=2"),
+        ("torch", "dp=2,zero2=2,tp=2"),
         ("deepspeed", "zero3=8"),
         ("accelerate", "dp=2,zero3=2,cp=2,tp=2"),
         ("galvatron", "pp=2,zero3=2,tp=2,sp"),
     ):
         assert ENGINES[engine].refusal(parse_strategy(strategy)) is None
+
+
+def test_engines_have_their_own_speed(space):
+    """The same strategy on engines that overlap, and on one that does not."""
+    pinned = {
+        name: space.with_options(engine=name, pins=pin_all("zero3=4"), memory_bytes=None)
+        for name in ("plait", "torch", "megatron")
+    }
+    seconds = {name: min(c.step_seconds for c in s.run()) for name, s in pinned.items()}
+    assert len(set(seconds.values())) == 3
+    assert pinned["torch"].pricer.function_prices.execution == replace(
+        engine_execution("torch"), even_layers=False
+    )

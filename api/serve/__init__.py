@@ -1,0 +1,1 @@
+"""Planning as a service on stdin and stdout: for scripts and agents."""

@@ -1,0 +1,1 @@
+"""Plans on PyTorch's own distributed engine."""

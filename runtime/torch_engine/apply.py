@@ -1,0 +1,139 @@
+"""A user's module in a plan's form by PyTorch's public APIs alone.
+
+    tp                parallelize_module, styles from the found sharding
+    recompute         torch.utils.checkpoint around a layer's forward
+    offload           torch.autograd.graph.save_on_cpu around it
+    zero3             fully_shard, parameters gathered again in backward
+    zero2, zero1      fully_shard, parameters kept after forward
+    dp                fully_shard over a mesh whose shards are whole: gradients are averaged
+
+Names, optimizer and loop stay the user's; every rank feeds its own samples, of equal number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.autograd.graph import save_on_cpu
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import parallelize_module
+from torch.utils.checkpoint import checkpoint
+
+from ...ir.errors import UsageError
+from ...ir.model.model import Model
+from ...ir.plan.memory_action import KEEP, MemoryAction
+from ...ir.plan.plan import Plan
+from ...ir.plan.strategy import ROLES, Strategy
+from .styles import AXIS, parallel_styles
+
+REPLICATE, SHARD = "replicate", "shard"
+
+
+def check_appliable(plan: Plan) -> Strategy:
+    """The one strategy of a plan that PyTorch's engine can run; raises UsageError naming what it
+    cannot."""
+    strategies = [plan.strategy_of(layers) for layers in plan.layers if not layers.batch_only]
+    others = [s for s in strategies if str(s) != str(strategies[0])]
+    if others:
+        raise UsageError(
+            f"PyTorch's engine has one strategy for all layers, not {others[0]} as well"
+        )
+    if plan.compression:
+        raise UsageError(f"PyTorch's engine sends no {plan.compression[0].program} messages")
+    strategy = strategies[0]
+    strange = [r for r, n in strategy.axes if n > 1 and not (ROLES[r].batch or r == AXIS)]
+    if strange or strategy.sequence_parallel or strategy.size("ep") > 1:
+        role = (*strange, "ep" if strategy.size("ep") > 1 else "sp")[0]
+        raise UsageError(
+            f"PyTorch's engine runs no {role} ({ROLES[role].about}); plan for it: --engine torch"
+        )
+    return strategy
+
+
+def apply_plan(
+    module: nn.Module, plan: Plan, model: Model | None, device_type: str, compile: bool = False
+) -> nn.Module:
+    """Change a module in place into the plan's form on this rank, and return it.
+
+    `model`: the traced model, needed where the plan splits operators. Every rank of the plan calls
+    this, with equal parameters. Raises UsageError for what the engine cannot do.
+    """
+    strategy = check_appliable(plan)
+    layers = dict(layer_actions(module, plan))
+    mesh = device_mesh(strategy, device_type)
+    if strategy.size(AXIS) > 1:
+        if model is None:
+            raise UsageError("the plan splits operators: give a batch, from which they are traced")
+        parallelize_module(module, mesh[AXIS], parallel_styles(module, plan, model))
+    for path, action in layers.items():
+        _save_less(module.get_submodule(path), action)
+        if compile:
+            module.get_submodule(path).compile()
+    if strategy.batch_degree() > 1:
+        _shard(module, list(layers), strategy, mesh)
+    return module
+
+
+def layer_actions(module: nn.Module, plan: Plan) -> Iterator[tuple[str, MemoryAction]]:
+    """The plan's calls that are modules of their own, with their memory actions; a module inside
+    another one of them belongs to that."""
+    paths = [p for p in dict.fromkeys(plan.calls) if p and _submodule(module, p) is not None]
+    for path in paths:
+        if not any(path.startswith(f"{other}.") for other in paths):
+            action = plan.layers_of(plan.calls.index(path)).memory
+            if action.chunked or action.partial:
+                raise UsageError(f"{path}: PyTorch's engine has no memory action {str(action)!r}")
+            yield path, action
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def device_mesh(strategy: Strategy, device_type: str) -> DeviceMesh:
+    """The mesh of a strategy: replicas, shards, tensor ranks, from the outside in."""
+    shards = [n for r, n in strategy.axes if ROLES[r].shards]
+    sizes = {
+        REPLICATE: strategy.size("dp"),
+        SHARD: shards[0] if shards else 1,
+        AXIS: strategy.size(AXIS),
+    }
+    return init_device_mesh(device_type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+
+def _save_less(layer: nn.Module, action: MemoryAction) -> None:
+    """Let a layer's forward save what its memory action says."""
+    if action == KEEP:
+        return
+    forward: Callable[..., Any] = layer.forward
+
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    def offloaded(*args: Any, **kwargs: Any) -> Any:
+        with save_on_cpu(pin_memory=layer_device(layer) == "cuda"):
+            return forward(*args, **kwargs)
+
+    layer.forward = offloaded if action.on_host else recomputed
+
+
+def layer_device(layer: nn.Module) -> str:
+    """The type of device that a layer's parameters are on."""
+    return next((p.device.type for p in layer.parameters()), "cpu")
+
+
+def _shard(module: nn.Module, layers: list[str], strategy: Strategy, mesh: DeviceMesh) -> None:
+    """Shard or replicate every layer, then what stands beside them."""
+    options: dict[str, Any] = {
+        "mesh": mesh[REPLICATE, SHARD] if strategy.size("dp") > 1 else mesh[SHARD],
+        "reshard_after_forward": strategy.size("zero3") > 1,
+    }
+    for path in layers:
+        fully_shard(module.get_submodule(path), **options)
+    fully_shard(module, **options)

@@ -1,0 +1,147 @@
+"""The server answers as the commands do, keeps nothing that changes an answer, and refuses with a way
+out."""
+
+import json
+
+import pytest
+
+from plait.api.cli import main
+from plait.api.serve.json_lines import serve
+from plait.api.serve.methods import METHODS, schema
+from plait.api.serve.requests import Change, Job
+from plait.api.serve.session import Session, other_batch
+from plait.tests.paths import LLAMA
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("serve") / "model.json")
+    assert main(["trace", LLAMA, "-o", path]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def session():
+    return Session()
+
+
+@pytest.fixture
+def ask(model, session):
+    """The answer to one request about the model on 4 devices."""
+
+    def of(method, **params):
+        params = {"source": model, "cluster": "4xh100", **params}
+        (line,) = serve([json.dumps({"id": 7, "method": method, "params": params})], session)
+        answer = json.loads(line)
+        assert answer["id"] == 7
+        return answer.get("result") or answer["error"]
+
+    return of
+
+
+def test_a_plan_is_that_of_the_command(ask, model, tmp_path, capsys):
+    assert main(["plan", model, "--cluster", "4xh100", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    answer = ask("plan")
+    times = {"plan_time_s": {}}
+    assert answer | times == printed | times
+
+
+def test_answers_do_not_depend_on_what_was_asked_before(ask, model):
+    request = {"source": model, "cluster": "4xh100", "change": {"memory": "1300MiB"}}
+    line = json.dumps({"id": 7, "method": "what_if", "params": request})
+    warm = ask("what_if", change={"memory": "1300MiB"})
+    (cold,) = serve([line], Session())
+    assert json.loads(cold)["result"] == warm
+
+
+def test_another_batch_is_priced_as_a_pinned_plan_is(ask, session, model):
+    job = Job(model, "4xh100")
+    row = ask("what_if", change={"global_batch": 32})["after"]
+    pinned = Job(model, "4xh100", global_batch=32, pins=(row["word"],))
+    space = session.space(pinned)
+    same = [
+        c
+        for c in space.candidates
+        if (c.micro_batches, c.memory_text) == (row["micro_batches"], row["memory"])
+    ]
+    close = [pytest.approx(c.step_seconds, rel=5e-3) for c in same]  # layers keep their prices
+    assert row["step_time_s"] in close
+    assert other_batch(session.space(job), 16).candidates
+
+
+def test_another_cluster_and_a_pin(ask):
+    wider = ask("what_if", change={"cluster": "2x4xh100", "global_batch": 16})
+    assert wider["after"]["word"] != ""
+    pinned = ask("what_if", change={"pin": "*:tp=4"})
+    assert pinned["after"]["word"] == "tp=4"
+    assert pinned["gain"] <= 0
+
+
+def test_what_does_not_fit_says_what_would(ask):
+    free = ask("plan")["memory"][0]["peak"]
+    answer = ask("fits", strategy="pp=2,dp=2", memory=f"{(free >> 20) + 1}MiB")
+    assert answer["fits"] or answer["smallest_change"]["fits"]
+    refused = ask("plan", memory="1GiB")
+    assert refused["kind"] == "InfeasibleError"
+    assert refused["exit_code"] == 3
+    change = refused["smallest_change"]["change"]
+    assert ask("plan", memory=change.removeprefix("--memory "))["status"]
+
+
+def test_compare_and_explain(ask):
+    rows = ask("compare", against="ddp,megatron:tp=2")["baselines"]
+    assert [r["name"] for r in rows] == ["ddp", "megatron:tp=2"]
+    assert ask("explain", of_memory=True)["terms"]
+    assert ask("plan", engine="torchtitan")["word"]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("nonsense", "not JSON"),
+        ("[1]", "an object"),
+        ('{"id": 1, "method": "dance"}', "unknown method"),
+        ('{"method": "plan", "params": {"source": "m.json"}}', "cluster"),
+        ('{"method": "plan", "params": {"source": "m.json", "cluster": "4xh100"}}', "m.json"),
+        ('{"method": "plan", "params": {"source": 1, "cluster": "4xh100"}}', "source"),
+        ('{"method": "plan", "params": {"source": "m", "cluster": "c", "x": 1}}', "x"),
+        ('{"method": "plan", "params": {"source": "m.json", "cluster": "9xz"}}', "9xz"),
+    ],
+)
+def test_bad_requests_are_answered(line, what, session):
+    (answer,) = serve([line], session)
+    assert what in json.loads(answer)["error"]["message"]
+
+
+def test_schemas_are_those_of_the_structs(model):
+    (line,) = serve(['{"method": "schemas"}'])
+    schemas = json.loads(line)["result"]
+    assert set(schemas) == set(METHODS)
+    for name in METHODS:
+        assert schemas[name] == json.loads(json.dumps(schema(name)))
+        assert {"source", "cluster"} <= set(schemas[name]["properties"])
+        assert schemas[name]["additionalProperties"] is False
+    assert Change(memory="1GiB").apply(Job(model, "4xh100")).memory == "1GiB"
+
+
+def test_the_mcp_server_has_a_tool_per_method(model, session):
+    pytest.importorskip("mcp")
+    anyio = pytest.importorskip("anyio")
+    from mcp import Client
+
+    from plait.api.serve.mcp_server import server
+
+    async def talk():
+        async with Client(server(session)) as client:
+            tools = await client.list_tools()
+            arguments = {"source": model, "cluster": "4xh100"}
+            good = await client.call_tool("fits", arguments)
+            bad = await client.call_tool("plan", {**arguments, "memory": "1GiB"})
+            return [tool.name for tool in tools.tools], good, bad
+
+    names, good, bad = anyio.run(talk)
+    assert names == list(METHODS)
+    assert good.structured_content["fits"]
+    assert bad.is_error
+    assert bad.structured_content["smallest_change"]

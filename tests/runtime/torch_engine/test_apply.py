@@ -1,0 +1,126 @@
+"""PyTorch's engine in a plan's form trains as the eager module does, on gloo ranks in float64."""
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from plait.api.plans.plan_object import with_methods
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import load_source, trace
+from plait.ir.errors import UsageError
+from plait.ir.plan.memory_action import OFFLOAD, RECOMPUTE
+from plait.ir.plan.strategy import parse_strategy
+from plait.planner import PlanOptions, plan
+from plait.planner.question.pins import Pin, pin_all
+from plait.runtime.torch_engine.apply import check_appliable, layer_actions
+from plait.runtime.torch_engine.styles import parallel_styles
+from plait.tests.ranks import launch
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        return x + self.down(torch.tanh(self.up(self.norm(x))))
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(32, 8)
+        self.layers = nn.ModuleList([Layer() for _ in range(3)])
+        self.head = nn.Linear(8, 32)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+def make():
+    loss = lambda output, batch: output.square().mean()
+    return Net(), (torch.randint(0, 32, (8, 4)),), loss
+"""
+WORKER = str(Path(__file__).with_name("worker.py"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("torch-engine") / "factory.py"
+    path.write_text(FACTORY)
+    return f"{path}:make"
+
+
+def planned(source, *pins, cluster="local:2", engine="torch"):
+    built = load_source(source)
+    model = trace(built.model, built.batch, built.loss_fn)
+    options = PlanOptions(engine=engine, pins=pins)
+    return with_methods(plan(model, load_cluster(cluster), options)), model
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_every_role_trains_as_one_process_does(source, tmp_path, ranks):
+    half = ranks // 2
+    pins = [
+        (*pin_all(f"dp={ranks}"), Pin("layers.1", parse_strategy(f"dp={ranks}"), RECOMPUTE)),
+        pin_all(f"zero3={ranks}"),
+        (*pin_all(f"zero2={ranks}"), Pin("layers.*", parse_strategy(f"zero2={ranks}"), OFFLOAD)),
+        pin_all(f"tp={ranks}"),
+    ]
+    if half > 1:
+        pins += [pin_all(f"dp={half},zero3=2"), pin_all(f"zero3={half},tp=2")]
+    paths = []
+    for number, pinned in enumerate(pins):
+        made, _ = planned(source, *pinned, cluster=f"local:{ranks}")
+        made.save(tmp_path / f"{number}.json")
+        paths.append(str(tmp_path / f"{number}.json"))
+    printed = launch(ranks, [WORKER, source, *paths], timeout_seconds=120)
+    differences = [float(line.split()[1]) for line in printed[0].splitlines()]
+    assert len(differences) == len(pins)
+    assert max(differences) < 1e-9
+
+
+def test_styles_follow_the_sharding_that_was_found(source):
+    made, model = planned(source, *pin_all("tp=2"))
+    module = load_source(source).model
+    styles = {path: type(s).__name__ for path, s in parallel_styles(module, made, model).items()}
+    assert styles["layers.0.up"] == "ColwiseParallel"
+    assert styles["layers.2.down"] == "RowwiseParallel"
+
+
+def test_layers_are_the_modules_of_the_plan(source):
+    made, _ = planned(source, Pin("*", parse_strategy("dp=2"), RECOMPUTE))
+    module = load_source(source).model
+    actions = dict(layer_actions(module, made))
+    assert {f"layers.{i}" for i in range(3)} <= set(actions)
+    assert set(map(str, actions.values())) == {"recompute"}
+
+
+@pytest.mark.parametrize(
+    ("pins", "what"),
+    [
+        (pin_all("pp=2"), "no pp"),
+        (pin_all("tp=2,sp"), "no sp"),
+        ((*pin_all("dp=2"), Pin("layers.1", parse_strategy("zero3=2"))), "one strategy"),
+    ],
+)
+def test_what_the_engine_cannot_is_refused_by_name(source, pins, what):
+    made, _ = planned(source, *pins, engine="plait")
+    with pytest.raises(UsageError, match=what):
+        check_appliable(made)
+
+
+def test_a_weight_that_no_style_splits_is_named(source):
+    made, model = planned(source, *pin_all("tp=2"))
+
+    class Other(nn.Module):
+        """The same parameters, of modules that no style knows."""
+
+    with pytest.raises(UsageError, match=r"layers\.0\.up\.weight|is split over tp"):
+        parallel_styles(Other(), made, model)

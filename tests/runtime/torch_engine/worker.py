@@ -1,0 +1,86 @@
+"""One rank: a module in a plan's form on PyTorch's engine, against the eager module on the whole batch.
+
+Both train without dropout, in float64 throughout: casts to float32 that a model's code writes are left
+out on both sides. SGD with momentum, since Adam makes whole steps of gradients that are zero but for
+rounding. Prints the largest relative difference of losses and parameters.
+"""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+import plait
+from plait.ir.capture.sources.source import materialize
+
+LEARNING_RATE, STEPS, SMALLEST = 0.1, 3, 1e-2
+
+
+def stay_wide() -> None:
+    """Let tensors in float64 ignore casts to float32."""
+    plain = torch.Tensor.to
+
+    def to(tensor, *args, **kwargs):
+        narrow = torch.float32 in (*args, *kwargs.values())
+        return (
+            tensor if narrow and tensor.dtype == torch.float64 else plain(tensor, *args, **kwargs)
+        )
+
+    torch.Tensor.to = to
+    torch.Tensor.float = lambda tensor: tensor.to(torch.float32)
+
+
+def loss_of(output, batch, loss_fn):
+    return loss_fn(output, batch) if loss_fn else getattr(output, "loss", output)
+
+
+def call(module, batch):
+    return module(**batch) if isinstance(batch, dict) else module(*batch)
+
+
+def local(batch, rank: int, ranks: int):
+    """The samples of one data rank."""
+    if isinstance(batch, dict):
+        return {k: v.chunk(ranks)[rank] for k, v in batch.items()}
+    return tuple(v.chunk(ranks)[rank] for v in batch)
+
+
+def train(module, batch, loss_fn) -> list[torch.Tensor]:
+    optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=0.9)
+    losses = []
+    for _ in range(STEPS):
+        loss = loss_of(call(module, batch), batch, loss_fn)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return losses
+
+
+def difference(source: str, plan: plait.Plan) -> float:
+    built, judged = (materialize(source, dtype="float64") for _ in range(2))
+    batch, loss_fn, judge = built.batch, built.loss_fn, judged.model.eval()
+    expected = train(judge, batch, loss_fn)
+    applied = plait.apply(built.model.eval(), plan, batch, loss_fn=loss_fn)
+    tensor = plan.strategies[0].size("tp")
+    ranks = dist.get_world_size() // tensor
+    mine = local(batch, dist.get_rank() // tensor, ranks)
+    losses = torch.stack(train(applied, mine, loss_fn))
+    dist.all_reduce(losses)
+    worst = [((losses / dist.get_world_size() - torch.stack(expected)).abs().max()).item()]
+    whole = dict(judge.named_parameters())
+    for name, parameter in applied.named_parameters():
+        value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        scale = whole[name].abs().max().clamp(min=SMALLEST)  # biases of keys are rounding alone
+        worst.append(((value - whole[name]).abs().max() / scale).item())
+    return max(worst)
+
+
+if __name__ == "__main__":
+    source, *paths = sys.argv[1:]
+    stay_wide()
+    for path in paths:
+        print(f"{path} {difference(source, plait.load_plan(path)):.3e}")
+    if dist.is_initialized():
+        dist.barrier()
