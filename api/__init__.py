@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from .plans.explanation import explain as explain
     from .plans.plan_object import Plan as Plan
     from .plans.plan_object import load_plan as load_plan
-    from .torch_engine import apply as apply
     from .python import parallelize as parallelize
     from .python import plan as plan
     from .python import trace as trace
+    from .torch_engine import apply as apply
 
 _ERRORS = (
     "FileError",

@@ -22,7 +22,7 @@ def server(session: Session | None = None) -> Any:
         from mcp.server.lowlevel import Server
     except ImportError:
         raise UsageError("an MCP server needs the package mcp: pip install 'plait[mcp]'") from None
-    kept = session or Session()
+    warm = session or Session()
 
     async def list_tools(context: Any, params: Any) -> Any:
         tools = [
@@ -33,7 +33,7 @@ def server(session: Session | None = None) -> Any:
 
     async def call_tool(context: Any, params: Any) -> Any:
         try:
-            result, failed = call(kept, params.name, params.arguments or {}), False
+            result, failed = call(warm, params.name, params.arguments or {}), False
         except PlaitError as error:
             result, failed = refusal(error), True
         text = types.TextContent(text=json.dumps(result))
@@ -46,12 +46,12 @@ def server(session: Session | None = None) -> Any:
 
 def run() -> None:
     """Serve on stdin and stdout until the client leaves."""
-    made = server()
+    service = server()
     import anyio
     from mcp.server.stdio import stdio_server
 
     async def serve() -> None:
         async with stdio_server() as (read, write):
-            await made.run(read, write, made.create_initialization_options())
+            await service.run(read, write, service.create_initialization_options())
 
     anyio.run(serve)

@@ -14,7 +14,14 @@ from ...planner.search.baselines import parse_baselines
 from ..plans.comparison import baseline_plans, plan_row
 from ..plans.explanation import explain_json
 from ..plans.plan_json import plan_json
-from .requests import CompareParams, ExplainParams, FitsParams, Job, PlanParams, WhatIfParams
+from .requests import (
+    CompareParams,
+    ExplainParams,
+    FitsParams,
+    PlanningJob,
+    PlanParams,
+    WhatIfParams,
+)
 from .session import Session, candidate_row, fastest, job_of, smallest_change
 
 Answer = dict[str, Any]
@@ -51,7 +58,7 @@ def fits(session: Session, params: FitsParams) -> Answer:
         return {**candidate_row(space, least), "smallest_change": change or smallest_change(error)}
 
 
-def _other_strategy(session: Session, job: Job) -> Answer | None:
+def _other_strategy(session: Session, job: PlanningJob) -> Answer | None:
     """The plan of a job without the strategy that was asked for; None where nothing fits."""
     try:
         best = fastest(space := session.space(job))
@@ -72,7 +79,7 @@ def compare(session: Session, params: CompareParams) -> Answer:
 class Method(NamedTuple):
     """A method by name: the struct of its parameters, and what answers."""
 
-    params: type[Job]
+    params: type[PlanningJob]
     answer: Callable[[Session, Any], Answer]
 
 

@@ -12,7 +12,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Count = Annotated[int, Meta(ge=1, le=1 << 40)]
 
 
-class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=False):
+class PlanningJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=False):
     """A model on a cluster, under the options of `plait plan`."""
 
     source: Annotated[Text, Meta(description="hf:config.json, model.json or file.py:factory")]
@@ -41,37 +41,37 @@ class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: Text | None = None
     pin: Annotated[Text | None, Meta(description="one more pin: 'GLOB:STRATEGY'")] = None
 
-    def apply(self, job: Job) -> Job:
+    def apply(self, job: PlanningJob) -> PlanningJob:
         """The job after the change."""
         given = {n: v for n, v in msgspec.structs.asdict(self).items() if v is not None}
         pin = given.pop("pin", None)
         return replace(job, **given, pins=(*job.pins, pin) if pin else job.pins)
 
 
-class PlanParams(Job, frozen=True):
+class PlanParams(PlanningJob, frozen=True):
     """The fastest plan that fits."""
 
 
-class ExplainParams(Job, frozen=True):
+class ExplainParams(PlanningJob, frozen=True):
     """The terms of the plan's step or memory; `where` names calls, functions or stages."""
 
     where: Text | None = None
     of_memory: bool = False
 
 
-class WhatIfParams(Job, frozen=True):
+class WhatIfParams(PlanningJob, frozen=True):
     """What the plan becomes after a change of batch, memory, cluster or one pin."""
 
     change: Change = Change()
 
 
-class FitsParams(Job, frozen=True):
+class FitsParams(PlanningJob, frozen=True):
     """Whether a strategy fits, and the smallest change that does where it does not."""
 
     strategy: Annotated[Text | None, Meta(description="dp=2,tp=4; default: any")] = None
 
 
-class CompareParams(Job, frozen=True):
+class CompareParams(PlanningJob, frozen=True):
     """The plan beside what others would do with the same model and cluster."""
 
     against: Annotated[Text, Meta(description="ddp,fsdp,megatron:tp=8,pp=4")] = "ddp,fsdp,megatron"

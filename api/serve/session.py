@@ -28,7 +28,7 @@ from ...planner.search.plan import no_plan
 from ...planner.search.to_plan import assemble
 from ..formats.model_source import ModelSource
 from ..plans.plan_request import plan_request
-from .requests import Change, Job
+from .requests import Change, PlanningJob
 
 MOST_MODELS, MOST_SPACES = 8, 32  # that are kept; the oldest go
 MOST_STRATEGIES = 24  # of a job that are tried on another batch
@@ -39,10 +39,10 @@ class Session:
 
     def __init__(self) -> None:
         self.models: dict[object, Model] = {}
-        self.spaces: dict[Job, SearchSpace] = {}
-        self.plans: dict[Job, Plan] = {}
+        self.spaces: dict[PlanningJob, SearchSpace] = {}
+        self.plans: dict[PlanningJob, Plan] = {}
 
-    def space(self, job: Job) -> SearchSpace:
+    def space(self, job: PlanningJob) -> SearchSpace:
         """The searched space of a job. Raises PlaitError."""
         if job not in self.spaces:
             cluster = load_cluster(job.cluster)
@@ -52,7 +52,7 @@ class Session:
             _keep(self.spaces, job, space, MOST_SPACES)
         return self.spaces[job]
 
-    def model(self, job: Job, cluster: Cluster) -> Model:
+    def model(self, job: PlanningJob, cluster: Cluster) -> Model:
         """The traced model, with at least one sample for every device."""
         key = (job.source, job.batch, job.seq, job.global_batch, job.precision, cluster.devices)
         if key not in self.models:
@@ -64,7 +64,7 @@ class Session:
             _keep(self.models, key, model, MOST_MODELS)
         return self.models[key]
 
-    def plan(self, job: Job) -> Plan:
+    def plan(self, job: PlanningJob) -> Plan:
         """The plan of a job; raises InfeasibleError where nothing fits."""
         if job not in self.plans:
             space = self.space(job)
@@ -73,7 +73,7 @@ class Session:
             _keep(self.plans, job, plan, MOST_SPACES)
         return self.plans[job]
 
-    def changed(self, job: Job, change: Change) -> Candidate:
+    def changed(self, job: PlanningJob, change: Change) -> Candidate:
         """The best candidate of a job after a change; raises PlaitError where nothing fits."""
         if change.cluster is not None:
             return fastest(self.space(change.apply(job)))
@@ -85,11 +85,11 @@ class Session:
         return fastest(space)
 
 
-def _keep(kept: dict[Any, Any], key: object, value: object, most: int) -> None:
+def _keep(cache: dict[Any, Any], key: object, value: object, most: int) -> None:
     """Add a value; the oldest go where there are too many."""
-    while len(kept) >= most:
-        kept.pop(next(iter(kept)))
-    kept[key] = value
+    while len(cache) >= most:
+        cache.pop(next(iter(cache)))
+    cache[key] = value
 
 
 def fastest(space: SearchSpace) -> Candidate:
@@ -176,7 +176,7 @@ def candidate_row(space: SearchSpace, candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def job_of(params: Any) -> Job:
+def job_of(params: Any) -> PlanningJob:
     """The job in the parameters of a request."""
-    fields = {name: getattr(params, name) for name in Job.__struct_fields__}
-    return replace(Job(params.source, params.cluster), **fields)
+    fields = {name: getattr(params, name) for name in PlanningJob.__struct_fields__}
+    return replace(PlanningJob(params.source, params.cluster), **fields)

@@ -77,7 +77,9 @@ def memory_term(plan: Plan, number: int) -> Term:
 def execution_of(plan: Plan, stage: Stage) -> ExecutionModel:
     """How the engine of a plan executes a stage."""
     item_bytes = stage.bytes_by_strategy[0].bytes.item_bytes
-    return engine_execution(plan.engine) or generated(plan.optimizer, plan.gradient_precision, item_bytes)
+    return engine_execution(plan.engine) or generated(
+        plan.optimizer, plan.gradient_precision, item_bytes
+    )
 
 
 def named(amounts: PartAmounts[int]) -> PartAmounts[Quantity]:

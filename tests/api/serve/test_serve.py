@@ -8,7 +8,7 @@ import pytest
 from plait.api.cli import main
 from plait.api.serve.json_lines import serve
 from plait.api.serve.methods import METHODS, schema
-from plait.api.serve.requests import Change, Job
+from plait.api.serve.requests import Change, PlanningJob
 from plait.api.serve.session import Session, other_batch
 from plait.tests.paths import LLAMA
 
@@ -56,9 +56,9 @@ def test_answers_do_not_depend_on_what_was_asked_before(ask, model):
 
 
 def test_another_batch_is_priced_as_a_pinned_plan_is(ask, session, model):
-    job = Job(model, "4xh100")
+    job = PlanningJob(model, "4xh100")
     row = ask("what_if", change={"global_batch": 32})["after"]
-    pinned = Job(model, "4xh100", global_batch=32, pins=(row["word"],))
+    pinned = PlanningJob(model, "4xh100", global_batch=32, pins=(row["word"],))
     space = session.space(pinned)
     same = [
         c
@@ -122,7 +122,7 @@ def test_schemas_are_those_of_the_structs(model):
         assert schemas[name] == json.loads(json.dumps(schema(name)))
         assert {"source", "cluster"} <= set(schemas[name]["properties"])
         assert schemas[name]["additionalProperties"] is False
-    assert Change(memory="1GiB").apply(Job(model, "4xh100")).memory == "1GiB"
+    assert Change(memory="1GiB").apply(PlanningJob(model, "4xh100")).memory == "1GiB"
 
 
 def test_the_mcp_server_has_a_tool_per_method(model, session):
