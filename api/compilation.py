@@ -25,7 +25,7 @@ class CompileTarget(NamedTuple):
     `precision`; `model_digest` tells whether it is the plan's; `plan` is None for a placement.
 
     `program(model, source)` is the training program in the plan's precision, `float64_program(model)`
-    the one that is verified.
+    the one that is verified to rounding.
     """
 
     name: str

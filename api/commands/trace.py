@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         printer.finish()
         return 0
     if arguments.output:
-        files.write(Path(arguments.output), model, "plait/model")
+        files.write(Path(arguments.output), source_of(arguments).with_half(model), "plait/model")
         note(f"wrote {arguments.output}")
     opaque = opaque_operators(model)
     if arguments.json:

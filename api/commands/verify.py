@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ...ir.errors import MismatchError, UsageError, VerifyError
 from .arguments import add_json, add_source, source_of
 from .output import note, print_json
@@ -71,22 +73,51 @@ def run(arguments: argparse.Namespace) -> int:
         case = _case(arguments, scratch)
         for line in () if arguments.json else case.notes:
             print(line, flush=True)
-        job = _job(arguments, case, scratch)
-        verdict = verify([job], case.target.ranks, arguments.timeout)[0]
+        jobs = _jobs(arguments, case, scratch)
+        verdicts = verify(jobs, case.target.ranks, arguments.timeout)
+    passed = all(verdict.passed for verdict in verdicts)
     if arguments.json:
         scale = {} if case.scale is None else {"scale": case.scale}
-        print_json({**_json(verdict), **scale})
+        others = {j.precision: _json(v) for j, v in zip(jobs[1:], verdicts[1:], strict=True)}
+        print_json({**_json(verdicts[0]), "passed": passed, **others, **scale})
     else:
-        for line in verdict.notes:
+        for line in dict.fromkeys(line for verdict in verdicts for line in verdict.notes):
             note(line)
-        print(verdict)
-    if not verdict.passed:
+        for verdict in verdicts:
+            print(verdict)
+    if not passed:
         raise VerifyError(f"{case.target.name}: the program differs from one process")
     return 0
 
 
+def _jobs(arguments: argparse.Namespace, case: VerificationCase, scratch: Path) -> list[Job]:
+    """The jobs that verify the programs of a plan: in float64, and of 16 bits as it will train."""
+    from ...codegen import write_program
+    from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
+    from ...ir.lowering.cast import HALF_PRECISIONS
+
+    jobs, target, plan = [_job(arguments, case, scratch)], case.target, case.target.plan
+    if plan is None or plan.precision not in HALF_PRECISIONS or arguments.program is not None:
+        return jobs
+    if (
+        plan.optimizer.name not in COMPRESSED_OPTIMIZERS
+    ):  # which are only near one process by design
+        folder = scratch / "trained_program"
+        write_program(target.program(case.model, ""), folder)
+        jobs.append(
+            msgspec.structs.replace(
+                jobs[0],
+                name=f"{target.name} in {plan.precision}",
+                folder=str(folder),
+                precision=plan.precision,
+                lossy=bool(plan.compression),
+            )
+        )
+    return jobs
+
+
 def _job(arguments: argparse.Namespace, case: VerificationCase, scratch: Path) -> Job:
-    """The program and the traced model as files, and the job that verifies them."""
+    """The float64 program and the traced model as files, and the job that verifies them."""
     from ...codegen import write_program
     from ...ir.lowering.cast import cast_model
     from ...runtime.verification.verify import Job

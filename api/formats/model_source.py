@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
+from ...ir.lowering.cast import HALF_PRECISIONS, in_precision, precision_of
 from ...ir.lowering.rescale import Rescale
 from ...ir.model.model import Model
 from ...ir.passes import Observer, run
@@ -32,8 +35,16 @@ class ModelSource(NamedTuple):
         observer: Observer | None = None,
     ) -> Model:
         """The model, with `global_batch` samples where given, else with those of the source, in a
-        `precision` where given; a model file has its own."""
+        `precision` where given."""
         return load_model(*self, global_batch, precision, observer)
+
+    def with_half(self, model: Model) -> Model:
+        """The source's model as a file has it: with its trace in bfloat16, where that shows casts that
+        its own does not. Raises TraceError where there is none."""
+        if self.is_file or precision_of(model.parameters) in HALF_PRECISIONS:
+            return model
+        half = self.load(precision="bf16")
+        return model if half == in_precision(model, "bf16") else replace(model, half=half)
 
     def load_for(
         self,
@@ -43,9 +54,9 @@ class ModelSource(NamedTuple):
         observer: Observer | None = None,
     ) -> Model:
         """The model of a plan with this digest, be the plan made from the source or from a model file,
-        which has the model in its own precision."""
+        which may have the model in its own precision alone."""
         model = self.load(batch, precision, observer)
-        if digest is None or self.is_file or model.fingerprint() == digest:
+        if digest is None or model.fingerprint() == digest:
             return model
         own = self.load(batch)
         return own if own.fingerprint() == digest else model
@@ -78,9 +89,9 @@ def load_model(
             observer=observer,
         )
     model = read_model(Path(source))
-    if global_batch is None or global_batch == model.batch:
-        return model
-    return run(Rescale(global_batch), model, observer)
+    if global_batch is not None and global_batch != model.batch:
+        model = run(Rescale(global_batch), model, observer)
+    return in_precision(model, precision, observer)
 
 
 def read_model(path: Path) -> Model:

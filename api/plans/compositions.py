@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ...ir.errors import PlaitError
-from ...ir.lowering.cast import in_precision
+from ...ir.lowering.cast import HALF_PRECISIONS, in_precision
 from ...ir.plan.strategy import parse_strategy
 from ..formats import files
 from ..formats.model_source import ModelSource
@@ -165,8 +165,15 @@ def plan_of(trial: Trial, ranks: int) -> Plan:
         quality="all",
         precision=composition.precision,
     )
-    model = in_precision(trial.model, composition.precision)
-    return plan(model, load_cluster(f"local:{ranks}"), options)
+    return plan(_model_in_precision(trial), load_cluster(f"local:{ranks}"), options)
+
+
+def _model_in_precision(trial: Trial) -> Model:
+    """The model of a trial in its precision, traced in it where there is a module."""
+    precision, model = trial.composition.precision, trial.model
+    if not trial.source.is_file and precision in HALF_PRECISIONS:
+        model = trial.source.load(model.batch, precision)
+    return in_precision(model, precision)
 
 
 def verify_trials(
@@ -218,5 +225,4 @@ def verify_trials(
 def _compile(trial: Trial, ranks: int, folder: Path) -> None:
     from ...codegen import compile_program, write_program
 
-    model = in_precision(trial.model, trial.composition.precision)
-    write_program(compile_program(plan_of(trial, ranks), model), folder)
+    write_program(compile_program(plan_of(trial, ranks), _model_in_precision(trial)), folder)

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from ...ir.analysis.dataflow import analyse_dataflow
 from ...ir.errors import MismatchError, UsageError
 from ...ir.lowering.cast import in_precision
@@ -52,8 +54,10 @@ def _source(plan: Plan, source: str | None, batch: int | None, seq: int | None) 
 
 def model_from_file(plan: Plan, path: Path) -> Model:
     """The model of a plan from its file. Raises MismatchError where it is another one's."""
-    model = read_model(path)
-    if model.fingerprint() != plan.model_digest:
+    own = read_model(path)
+    candidates = in_precision(own, plan.precision), replace(own, half=None)
+    model = next((m for m in candidates if m.fingerprint() == plan.model_digest), None)
+    if model is None:
         raise MismatchError(f"{path} is not the model that the plan was made for ({plan.model})")
     if model.batch != plan.global_batch:
         model = rescale(model, plan.global_batch)

@@ -30,6 +30,9 @@ def verify_model(model: Model) -> None:
         _verify_parameters(tensors, call, functions[call.function], f"$.calls[{i}]")
     loss = types[model.loss]
     require(loss.shape == () and loss.is_float, "$.loss", f"{model.loss} is {loss}, not a number")
+    if model.half is not None:
+        require(model.half.half is None, "$.half.half", "a trace in half of one in half")
+        verify_model(model.half)
 
 
 def _verify_function(function: Function, where: str) -> None:

@@ -49,10 +49,12 @@ def in_precision(model: Model, precision: str | None, observer: Observer | None 
 
     Tensors and casts of other floating-point types stay: the user wrote them. A model that was traced
     in its own type does not tell its casts to that type from none, so `trace` is given the precision
-    wherever there is a module to trace.
+    wherever there is a module to trace, and files have a trace in half precision beside it.
     """
     if precision is None or precision == precision_of(model.parameters):
         return model
+    if precision in HALF_PRECISIONS and model.half is not None:
+        return in_precision(model.half, precision, observer)
     cast = CastModel(dtype_of(precision), own_type(model.parameters))
     return run(cast, model, observer)
 
@@ -87,6 +89,7 @@ def _converted(model: Model, types: Mapping[str, str]) -> Model:
         functions=tuple(_function(f, types) for f in model.functions),
         parameters=tuple(replace(p, type=_type(p.type, types)) for p in model.parameters),
         inputs=tuple(replace(i, type=_type(i.type, types)) for i in model.inputs),
+        half=None,
     )
 
 

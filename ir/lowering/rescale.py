@@ -40,7 +40,8 @@ def rescale(model: Model, batch: int) -> Model:
         replace(i, type=TensorType((batch, *i.type.shape[1:]), i.type.dtype)) if i.batched else i
         for i in model.inputs
     )
-    return replace(model, functions=functions, inputs=inputs, batch=batch)
+    half = None if model.half is None else rescale(model.half, batch)
+    return replace(model, functions=functions, inputs=inputs, batch=batch, half=half)
 
 
 def _function(function: Function, dataflow: Dataflow, old: int, new: int) -> Function:

@@ -14,7 +14,7 @@ import torch
 from ...ir.capture import Source, materialize
 from ...ir.capture.sources.configuration import default_dtype
 from ...ir.files.json_files import load
-from ...ir.lowering.cast import PRECISIONS, cast_model
+from ...ir.lowering.cast import HALF_PRECISIONS, PRECISIONS, cast_model
 from ...ir.model.model import Model
 from ..comm.process_group import GroupPool
 from ..comm.watchdog import PATIENT
@@ -23,6 +23,7 @@ from ..program import Program
 from ..state import unsharded
 from .bare_module import bare_source
 from .compare import Actual, Comparison, Rounding, backward_order, compare, compare_rounded
+from .half_precision import in_half
 from .reference import in_its_precision, interpreted, reference
 from .training import Gradients, Reference, Training, training_of
 from .verify import EXACT, Job, Verdict
@@ -56,11 +57,10 @@ def run(job: Job, pool: GroupPool, known: Known, built: Built) -> Verdict:
     training = training_of(job.optimizer, job.steps, job.seed)
     dtype = PRECISIONS[job.precision]
     references = _references(job, model, training, known) if pool.rank == 0 else []
-    with default_dtype(getattr(torch, dtype)):
-        # what integers become in a quotient or a logarithm
+    with default_dtype(_default_type(job.precision)):
         key = (job.source, job.model, job.batch, job.seq, job.seed, dtype)
         if key not in built:
-            built[key] = _build(job, model, dtype)
+            built[key] = _build(job, model, job.precision)
         actual = _train(job, built[key], training, pool)
     if pool.rank != 0:
         return Verdict(job.name)
@@ -119,22 +119,32 @@ def _references(job: Job, model: Model, training: Training, known: Known) -> lis
 
 
 def _reference(job: Job, model: Model, training: Training, precision: str) -> Reference:
-    dtype = PRECISIONS[precision]
-
     def build() -> Source:
-        return _build(job, model, dtype)
+        return _build(job, model, precision)
 
-    with default_dtype(getattr(torch, dtype)):
+    with default_dtype(_default_type(precision)):
         if _is_model_file(job):
             return interpreted(build, model, training)
+        if precision in HALF_PRECISIONS:
+            return in_half(build, model, training, getattr(torch, PRECISIONS[precision]))
         function: Callable[..., Reference] = reference if precision == "fp64" else in_its_precision
         return function(build, model, training)
 
 
-def _build(job: Job, model: Model, dtype: str) -> Source:
-    """The module and batch of a job, built anew."""
+def _default_type(precision: str) -> torch.dtype:
+    """What integers become in a quotient or a logarithm: as in the user's own process, but for float64,
+    to which a trace is lifted."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
+def _build(job: Job, model: Model, precision: str) -> Source:
+    """The module and batch of a job, built anew: in a precision, or for one of 16 bits, in its own
+    types."""
+    dtype = PRECISIONS[precision]
     if _is_model_file(job):
         return bare_source(cast_model(model, dtype), job.source, job.seed)
+    if precision in HALF_PRECISIONS:
+        return materialize(job.source, batch=job.batch, seq=job.seq, seed=job.seed)
     with default_dtype(torch.float32):  # as in the user's own process
         return materialize(job.source, batch=job.batch, seq=job.seq, dtype=dtype, seed=job.seed)
 

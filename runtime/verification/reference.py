@@ -8,7 +8,7 @@ note says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +25,11 @@ from .replay import MaskReplay
 from .training import Gradients, Reference, Training
 
 NARROW = frozenset({torch.float32, torch.float16, torch.bfloat16})
-CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
+CASTS: Mapping[Any, torch.dtype] = {
+    Tensor.float: torch.float32,
+    Tensor.half: torch.float16,
+    Tensor.bfloat16: torch.bfloat16,
+}
 
 
 class Wide(TorchFunctionMode):
@@ -38,6 +42,25 @@ class Wide(TorchFunctionMode):
             return args[0].double()
         kwargs = {name: _widen(value) for name, value in (kwargs or {}).items()}
         return func(*map(_widen, args), **kwargs)
+
+
+class Shaken(Wide):
+    """Also moves what is cast by a rounding step of the narrower float, up or down."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        asked = (*args, *(kwargs or {}).values())
+        dtypes = [value for value in asked if isinstance(value, torch.dtype) and value in NARROW]
+        dtype = CASTS.get(func, dtypes[0] if dtypes else None)
+        result = super().__torch_function__(func, types, args, kwargs)
+        if dtype is None or not isinstance(result, Tensor) or result.dtype != torch.float64:
+            return result
+        places = torch.arange(result.numel()).reshape(result.shape)
+        signs = 1.0 - 2.0 * (
+            (places * 2654435761 >> 7) % 2
+        )  # no random operator, which is replayed
+        return result * (1 + torch.finfo(dtype).eps * signs.double())
 
 
 def _widen(value: Any) -> Any:
@@ -89,6 +112,9 @@ def _lifted(
         return run.reference._replace(notes=(note,))
     assert first.replay.narrowest is not None
     fault = cast_fault(first.reference, run.reference, first.replay.narrowest)
+    if fault:  # as rounding of an angle grows with it
+        shaken = _eager(build, model, training._replace(steps=1), Shaken).reference
+        fault = cast_fault(first.reference, run.reference, first.replay.narrowest, shaken)
     name = str(first.replay.narrowest).removeprefix("torch.")
     note = f"the module computes in {name} in places, which is lifted to float64"
     faults = run.reference.faults + ((fault,) if fault else ())
