@@ -66,14 +66,14 @@ def _trained(
     masters: list[MasterWeights] = []
 
     def optimizer(parameters: list[nn.Parameter], **arguments: Any) -> MasterWeights:
-        made = MasterWeights(parameters, exact)
-        made.optimizer = training.optimizer([copy for _, copy in made.pairs], **arguments)
-        masters.append(made)
-        return made
+        weights = MasterWeights(parameters, exact)
+        weights.optimizer = training.optimizer([copy for _, copy in weights.pairs], **arguments)
+        masters.append(weights)
+        return weights
 
     narrowed = replace(source, batch=batch)
     trained = in_its_precision(lambda: narrowed, model, training._replace(optimizer=optimizer))
-    copies = {p: copy.detach() for made in masters for p, copy in made.pairs}
+    copies = {p: copy.detach() for weights in masters for p, copy in weights.pairs}
     named = module.named_parameters(remove_duplicate=False)
     state = {name: copies[p] for name, p in named if p in copies}
     return trained._replace(state={**trained.state, **state})
