@@ -99,9 +99,7 @@ def _jobs(arguments: argparse.Namespace, case: VerificationCase, scratch: Path) 
     jobs, target, plan = [_job(arguments, case, scratch)], case.target, case.target.plan
     if plan is None or plan.precision not in HALF_PRECISIONS or arguments.program is not None:
         return jobs
-    if (
-        plan.optimizer.name not in COMPRESSED_OPTIMIZERS
-    ):  # which are only near one process by design
+    if plan.optimizer.name not in COMPRESSED_OPTIMIZERS:  # those differ from one process by design
         folder = scratch / "trained_program"
         write_program(target.program(case.model, ""), folder)
         jobs.append(

@@ -188,8 +188,8 @@ class Model(msgspec.Struct, frozen=True):
 
     `batch` is the size of dimension 0 of every batched input as traced; `loss` names a result.
     `outputs` name the results and inputs that the model's caller gets, where they were asked for.
-    A trace in a model's own type does not tell its casts to that type from none: `half` is the same model
-    traced in bfloat16, where that differs.
+    A trace in a model's own type does not tell its casts to that type from none: `half` is the same
+    model traced in bfloat16, where that differs.
     """
 
     name: str
