@@ -59,6 +59,7 @@ def plan_again(folder: Path, ranks: int) -> str:
     """Plan and compile a folder's model for another number of ranks of this machine; gives the new
     program's folder, a temporary one."""
     from ..codegen import write_program
+    from ..ir.lowering.cast import HALF_PRECISIONS
     from ..planner.question.options import OPTIMIZERS
     from ..runtime.launch.program_folder import MODEL, read_table
     from .compilation import target_of_plan
@@ -71,7 +72,12 @@ def plan_again(folder: Path, ranks: int) -> str:
             f"again, or start as many ranks as it was compiled for"
         )
     table, model = read_table(folder), read_model(folder / MODEL)
-    options = {"global_batch": table.global_batch, "precision": table.precision}
+    half = table.precision in HALF_PRECISIONS and not table.master_weights  # of the model itself
+    options = {
+        "global_batch": table.global_batch,
+        "precision": None if half else table.precision,
+        "gradient_precision": table.gradient_precision,
+    }
     optimizer = table.optimizer if table.optimizer in OPTIMIZERS else "adamw"
     made = plan(model, cluster=f"local:{ranks}", optimizer=optimizer, **options)
     place = tempfile.mkdtemp(prefix="plait-program-")
