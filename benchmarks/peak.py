@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
+from plait.api.plans.optimizer_profile import optimizer_profile
 from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
@@ -50,6 +51,7 @@ OPTIMIZERS = {
     "adamw": (torch.optim.AdamW, {}), "adam": (torch.optim.Adam, {}),
     "sgd": (torch.optim.SGD, {"lr": 0.01}), "momentum": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
     "rmsprop": (torch.optim.RMSprop, {}), "adagrad": (torch.optim.Adagrad, {}),
+    "radam": (torch.optim.RAdam, {}), "decayed adam": (torch.optim.Adam, {"weight_decay": 0.1}),
     **{name: (None, {}) for name in COMPRESSED_OPTIMIZERS},
 }
 # fmt: on
@@ -173,14 +175,14 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
     for way in ways:
         if way.batch not in models:
             module, batch = build(name, way)
-            models[way.batch] = trace(module.train(), batch)
-        model = models[way.batch]
+            models[way.batch] = module, trace(module.train(), batch)
+        module, model = models[way.batch]
         options = PlanOptions(
             pins=pin_all(way.word),
             micro_batches=way.micro_batches,
             memory_actions=(way.memory,),
-            optimizer=way.optimizer,
             compress=way.compress,
+            **optimizer_options(module, way),
         )
         try:
             made = plan(model, load_cluster(f"local:{ranks(way)}"), options)
@@ -190,6 +192,17 @@ def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job
         place = folder / f"{name.replace(':', '_')}_{ways.index(way)}"
         write_program(compile_program(made, model), place)
         yield Job(name, str(place), way), made
+
+
+def optimizer_options(module: torch.nn.Module, way: Way) -> dict[str, Any]:
+    """The options of planning for an optimizer, as a probe finds them."""
+    factory, arguments = OPTIMIZERS[way.optimizer]
+    if factory is None:
+        return {"optimizer": way.optimizer}
+    profile = optimizer_profile(module, factory, arguments, None)
+    if isinstance(profile, str):
+        return {"optimizer": profile}
+    return {"optimizer": profile.name, "probed_optimizer": profile}
 
 
 def ranks(way: Way) -> int:

@@ -18,7 +18,7 @@ from ..ir.devices.cluster_file import TomlTable, decode_tables
 from ..ir.errors import UsageError
 from ..ir.model.loops import Work
 from ..ir.model.tensor import ITEM_BYTES
-from ..ir.plan.plan import Optimizer
+from ..ir.plan.plan import STEP_VECTORS, Optimizer
 from ..ir.unknown_name import unknown_name
 
 COMPILED: tuple[Work, ...] = ("pointwise", "reduce")  # what a compiler fuses
@@ -43,6 +43,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     element for them. `gradient_item_bytes`: bytes per element of an accumulated gradient, which is
     also what travels; None: those of its parameter. `stepped_item_bytes`: bytes per element of the
     copy that the optimizer steps on, and of its gradient then; None: those of a gradient.
+    `step_vectors`: tensors of a parameter's size that an optimizer makes for itself while it steps.
     `reduces_per_step`: gradients that ZeRO shards travel once per step, and stay whole until then;
     else after every micro-batch. `contiguous_buffers`: gradients live in persistent flat buffers;
     nothing is copied to be sent. `frees_per_call`: saved activations are freed call by call during
@@ -64,6 +65,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     gradient_item_bytes: int | None = None
     reduces_per_step: bool = False
     stepped_item_bytes: int | None = None
+    step_vectors: int = STEP_VECTORS
     contiguous_buffers: bool = False
     frees_per_call: bool = True
     shards_replicated_states: bool = False
@@ -96,6 +98,7 @@ def generated(optimizer: Optimizer, gradient_precision: str, item_bytes: int) ->
         GENERATED,
         gradient_item_bytes=full if widens else None,
         stepped_item_bytes=full if optimizer.master_weights else None,
+        step_vectors=optimizer.step_vectors,
     )
 
 

@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how often all ranks start again when one fails (with --checkpoint-every)",
     )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="until a missing or stopped rank ends all others; default: that of main.py, 60",
+    )
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument(
         "rest", nargs=argparse.REMAINDER, metavar="-- args", help="of main.py: see -- --help"
@@ -31,4 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ...runtime.launch.launch import RunOptions, torchrun
 
     options = RunOptions(arguments.ranks, arguments.restarts)
-    torchrun(Path(arguments.directory), [a for a in arguments.rest if a != "--"], options)
+    words = [] if arguments.timeout is None else ["--timeout", str(arguments.timeout)]
+    words += [a for a in arguments.rest if a != "--"]
+    torchrun(Path(arguments.directory), words, options)

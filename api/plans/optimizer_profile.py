@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
-from ...ir.plan.plan import Optimizer
+from ...ir.plan.plan import STEP_VECTORS, Optimizer
 from ...planner.question.options import OPTIMIZERS, PER_TENSOR
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def optimizer_profile(
     optimizer gets.
     """
     from ...runtime.state.optimizer import OptimizerRequest, contract_of
+    from ...runtime.verification.step_vectors import step_vectors
 
     if isinstance(optimizer, Optimizer):
         return optimizer
@@ -40,9 +41,12 @@ def optimizer_profile(
     contract = contract_of(request, _named_parameters(model))
     name = contract.name.lower()
     known = "per tensor" if name in PER_TENSOR else "elementwise"
-    if (OPTIMIZERS.get(name), known) == (contract.states, contract.demand):
+    vectors = step_vectors(request, _named_parameters(model))
+    as_known = (OPTIMIZERS.get(name), known) == (contract.states, contract.demand)
+    if as_known and vectors <= STEP_VECTORS:
         return name
-    return Optimizer(contract.name, contract.states, 0, contract.demand)
+    most = max(vectors, STEP_VECTORS)
+    return Optimizer(contract.name, contract.states, 0, contract.demand, step_vectors=most)
 
 
 def _named_parameters(model: nn.Module | Model) -> list[tuple[str, nn.Parameter]]:

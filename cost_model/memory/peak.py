@@ -287,7 +287,7 @@ def while_optimizer_steps(
     if summed_item < stepped_item:  # what was summed is widened one by one
         yield PeakBytes(batch, stepped, 0, 0, min(bucket, axes.local_bytes(summed, "optimizer")))
     # where the device is the host, optimizers take tensors one by one
-    working = stepped if device.host_copies_hide else 2 * biggest
+    working = stepped if device.host_copies_hide else execution.step_vectors * biggest
     if axes.compressed_optimizer is not None:
         working = COMPRESSED_OPTIMIZER_VECTORS * elements[0] * FP32_BYTES
     yield PeakBytes(batch, stepped, 0, working, 0)

@@ -28,6 +28,8 @@ from .sharding import Chunking, Sharding
 from .strategy import Strategy
 from .workload import CallWork, CompressibleTransfer, StrategyBytes
 
+STEP_VECTORS = 3  # of most optimizers: a root, a quotient by it, and that of the tensor before
+
 
 class Layers(msgspec.Struct, frozen=True):
     """A run of calls, `first` to `last - 1`: one function, one stage, one sharding and memory action.
@@ -144,6 +146,7 @@ class Optimizer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `demand`: what it must see to step: any shard, whole tensors, or all tensors of the model.
     `master_weights`: it steps on float32 copies of parameters of 16 bits, which count as a state.
+    `step_vectors`: tensors of a parameter's size that a step makes for itself at once.
     """
 
     name: str
@@ -151,6 +154,7 @@ class Optimizer(msgspec.Struct, frozen=True, omit_defaults=True):
     state_bytes: ItemBytes
     demand: OptimizerDemand = "elementwise"
     master_weights: bool = False
+    step_vectors: StateCount = STEP_VECTORS
 
 
 class Plan(msgspec.Struct, frozen=True):

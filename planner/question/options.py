@@ -220,7 +220,7 @@ def optimizer_states(options: PlanOptions, item_bytes: int) -> Optimizer:
     master_weights = options.precision in HALF_PRECISIONS and item_bytes < ITEM_BYTES["float32"]
     states = probed.states + _copies(probed.demand, master_weights)
     size = ITEM_BYTES["float32"] if master_weights else item_bytes
-    return Optimizer(name, states, size, probed.demand, master_weights)
+    return Optimizer(name, states, size, probed.demand, master_weights, probed.step_vectors)
 
 
 def _copies(demand: OptimizerDemand, master_weights: bool) -> int:

@@ -70,7 +70,7 @@ def _where(rank: int, state: RankState | None, silent: bool, now: float) -> str:
     if silent:
         age = max(now - state.time, 0.0)
         return f"rank {rank} is missing: no sign of life for {age:.0f} s; {place}"
-    return f"rank {rank} is missing: {place}"
+    return f"rank {rank} is missing: {place}; it is alive: if it works that long, raise timeout_seconds"
 
 
 def _doing(state: RankState, now: float) -> str:

@@ -27,7 +27,7 @@ WORDS = (
     "zero3=2,tp=2",
 )
 ACTIONS = ("keep", "save 25%", "save 50%", "recompute", "offload", "offload 50%", "split 2")
-OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad")
+OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad", "radam", "decayed adam")
 
 
 def ways(seed: int, count: int) -> list[peak.Way]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.runtime.launch.launch import LaunchError, launch
+from plait.runtime.launch.launch import LaunchError, RunOptions, launch, torchrun_command
+from plait.tests.runtime import toy
 
 SCRIPT = """
 import sys, time, os
@@ -42,6 +43,15 @@ def test_a_hang_is_ended_and_leaves_nothing_behind(script: str) -> None:
     with pytest.raises(LaunchError, match="took more than 8 s and were stopped"):
         launch(2, [script, "hang"], timeout_seconds=8)
     assert not running(script)
+
+
+def test_the_command_of_a_program_has_its_ranks_or_others(tmp_path: Path) -> None:
+    toy.write(tmp_path, toy.table({"dp": 2, "tp": 2}, 1))
+    words = torchrun_command(tmp_path, ["--steps", "3"])
+    assert "--nproc-per-node=4" in words
+    assert words[-3:] == [str(tmp_path / "main.py"), "--steps", "3"]
+    words = torchrun_command(tmp_path, [], RunOptions(ranks=2, restarts=5))
+    assert {"--nproc-per-node=2", "--max-restarts=5"} <= set(words)
 
 
 def running(script: str) -> bool:

@@ -1,0 +1,51 @@
+"""Memory that a step of an optimizer takes beside its states, counted on small tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..state.optimizer import OptimizerRequest, build, is_instance
+from .live_bytes import LiveBytes
+
+ELEMENTS = 4096  # of each small tensor
+MOST_TENSORS = 32
+UNKNOWN = 8  # where it cannot be tried; more than any of torch's takes
+SHAPES = {0: (), 1: (4096,), 2: (64, 64), 3: (16, 16, 16)}
+STEPS = 8  # RAdam does all that it does from the sixth on
+
+
+def step_vectors(request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]]) -> int:
+    """Tensors of a parameter's size that a step makes for itself at once, rounded up.
+
+    An optimizer that is built already is tried as its class with its defaults.
+    """
+    if is_instance(request.factory):
+        defaults = getattr(request.factory, "defaults", {})
+        request = OptimizerRequest(type(request.factory), defaults)  # type: ignore[arg-type]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _counted(request, [(n, _small(p)) for n, p in named[:MOST_TENSORS]])
+    except Exception:  # of the user's own code, or of groups that ask for other tensors
+        return UNKNOWN
+
+
+def _small(parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter of as many dimensions."""
+    return nn.Parameter(torch.randn(SHAPES.get(parameter.dim(), (8, 8, 8, 8))))
+
+
+def _counted(request: OptimizerRequest, named: Sequence[tuple[str, nn.Parameter]]) -> int:
+    optimizer = build(request, named)
+    most = 0.0
+    for step in range(STEPS):
+        for _, parameter in named:
+            parameter.grad = torch.randn_like(parameter)
+        with LiveBytes() as live, torch.no_grad():
+            optimizer.step()
+        if step:  # the first one makes the states
+            most = max(most, live.peak / (ELEMENTS * torch.float32.itemsize))
+    return math.ceil(most - 0.01)  # but for scalars
