@@ -5,8 +5,8 @@ from __future__ import annotations
 MAIN = '''"""Train the model of this folder's plan: {strategy}, {devices} devices.
 
 Start it with: torchrun --nproc-per-node {devices} main.py --steps 10
-On another number of ranks the plan is made again. Put your own model and data where the two comments
-say so.
+On another number of ranks the plan is made again. Put your own model and data where the two
+comments say so.
 """
 
 import argparse
@@ -31,6 +31,7 @@ def parse(folder: Path) -> argparse.Namespace:
     add("--checkpoint", type=Path, default=folder / "checkpoint", help="its folder")
     add("--checkpoint-every", type=int, default=0, metavar="N", help="steps; resumes from the last")
     add("--checkpoint-on-stop", action="store_true", help="on SIGTERM, write one before the end")
+    add("--fall-back", action="store_true", help="past damaged checkpoints")
     add("--keep", type=int, default=2, metavar="K", help="checkpoints that stay")
     add("--timeout", type=float, default=60.0, help="seconds until a missing rank ends all others")
     add("--dump", type=Path, default=folder / "dump", help="for plait inspect, when ranks fail")
@@ -53,9 +54,9 @@ def main() -> None:
             watch=WatchOptions(options.timeout, options.dump),
         )
         if options.checkpoint_every or options.checkpoint_on_stop:
-            program.resume(options.checkpoint)
-        stopping = stop_on_sigterm(program.request_stop) if options.checkpoint_on_stop else nullcontext()
-        with stopping:
+            program.resume(options.checkpoint, fall_back=options.fall_back)
+        saves = options.checkpoint_on_stop
+        with stop_on_sigterm(program.request_stop) if saves else nullcontext():
             while program.batches < options.steps and not program.stopping:
                 # your data loader's global batch, from sample program.samples on
                 loss = program.step(source.batch)

@@ -369,13 +369,15 @@ class Program:
         """Wait for a checkpoint that was saved without waiting; raises its error. All ranks together."""
         program_state.finish_saving(self)
 
-    def resume(self, folder: str | Path, *, scheduler: LRScheduler | None = None) -> bool:
+    def resume(
+        self, folder: str | Path, *, scheduler: LRScheduler | None = None, fall_back: bool = False
+    ) -> bool:
         """Load the newest checkpoint of a folder, and give whether there was one; all ranks together."""
         there = self.groups.everyone.broadcast_object(
             bool(generations(Path(folder))), "whether there is a checkpoint"
         )
         if there:
-            self.load_checkpoint(folder, scheduler=scheduler)
+            self.load_checkpoint(folder, scheduler=scheduler, fall_back=fall_back)
         return there
 
     def load_checkpoint(
