@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,7 @@ from .flight_recorder import FlightRecorder, RankState, Record
 
 BEAT_SECONDS = 1.0
 RANKS_PER_SECOND = 500  # signs of life that a store takes in without noticing
+LOOKED_AFTER = 4  # ranks that each rank looks after
 SILENT_BEATS = 3  # without a sign of life, a rank is silent
 GRACE_SECONDS = 10.0  # after its timeout a collective must have failed by itself
 log = logging.getLogger("plait")
@@ -111,21 +112,26 @@ class Monitor:
         )
 
     def gone(self, now: float) -> set[int]:
-        """Ranks without a sign of life for too long; looked at while a patient collective lasts."""
+        """Ranks without a sign of life for too long, out of those that this one looks after while a
+        patient collective lasts."""
         if not any(record.patient for record in self.recorder.running.copy().values()):
             self.heard.clear()
             return set()
-        for rank, state in self.read(self.thread_store).items():
+        following = range(self.recorder.rank + 1, self.recorder.rank + 1 + LOOKED_AFTER)
+        ranks = {rank % self.world for rank in following} - {self.recorder.rank}
+        for rank, state in self.read(self.thread_store, ranks).items():
             if rank not in self.heard or self.heard[rank][0] != state.beat:
                 self.heard[rank] = state.beat, now
         return {rank for rank, (_, at) in self.heard.items() if now - at > self.timeout_seconds}
 
-    def read(self, store: Store | None = None) -> dict[int, RankState]:
-        """What the ranks have said last, by rank."""
+    def read(
+        self, store: Store | None = None, ranks: Collection[int] | None = None
+    ) -> dict[int, RankState]:
+        """What the ranks, or some of them, have said last, by rank."""
         source = self.store if store is None else store
         return {
             rank: msgspec.json.decode(text, type=RankState)
-            for rank in range(self.world)
+            for rank in (range(self.world) if ranks is None else sorted(ranks))
             if (text := _value(source, self.key(rank)))
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 
@@ -24,8 +25,10 @@ def step_vectors(request: OptimizerRequest, named: Sequence[tuple[str, nn.Parame
     An optimizer that is built already is tried as its class with its defaults.
     """
     if is_instance(request.factory):
-        defaults = getattr(request.factory, "defaults", {})
-        request = OptimizerRequest(type(request.factory), defaults)  # type: ignore[arg-type]
+        kind, defaults = type(request.factory), getattr(request.factory, "defaults", {})
+        known = inspect.signature(kind).parameters
+        arguments = {name: value for name, value in defaults.items() if name in known}
+        request = OptimizerRequest(kind, arguments)  # type: ignore[arg-type]
     try:
         with torch.random.fork_rng(devices=[]):
             return _counted(request, [(n, _small(p)) for n, p in named[:MOST_TENSORS]])

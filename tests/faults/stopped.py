@@ -20,7 +20,7 @@ from plait.tests.runtime import toy
 
 RANKS = 4
 MAIN = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from plait.runtime.comm.watchdog import WatchOptions
 from plait.runtime.launch.session import session
@@ -41,6 +41,10 @@ with session("gloo") as rank:
                 os._exit(0)
             if fault == "skips":
                 program.batches += 1
+            if fault == "stops while others save":
+                os.kill(os.getpid(), signal.SIGSTOP)
+        if fault == "stops while others save" and program.batches == 20:
+            program.save(folder / "checkpoint")
         time.sleep(0.02)
 """
 FAULTS: dict[str, Callable[[int], None]] = {
@@ -49,6 +53,7 @@ FAULTS: dict[str, Callable[[int], None]] = {
     "sleeps": lambda pid: None,
     "leaves": lambda pid: None,
     "skips": lambda pid: None,
+    "stops while others save": lambda pid: None,
 }
 
 
