@@ -15,9 +15,8 @@ from .flight_recorder import FlightRecorder, RankState
 from .monitor import Monitor, Store
 
 TIMEOUT_SECONDS = 60.0
-SHARE_OF_COLLECTIVE = (
-    0.75  # of the time until all ranks have ended; the rest is for finding out why
-)
+# of the time until all ranks have ended; the rest is for finding out why
+SHARE_OF_COLLECTIVE = 2 / 3
 
 
 class WatchOptions(NamedTuple):

@@ -91,8 +91,9 @@ def inject(fault: str, timeout_seconds: float, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--timeout", type=float, default=60.0)
+    parser.add_argument("--faults", nargs="*", choices=list(FAULTS), default=list(FAULTS))
     options = parser.parse_args()
-    for fault in FAULTS:
+    for fault in options.faults:
         with tempfile.TemporaryDirectory(prefix="plait-stopped-") as folder:
             print(inject(fault, options.timeout, Path(folder)), flush=True)
 
