@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..ir.errors import FileError, PlaitError
+from ..ir.errors import FileError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..ir.plan.program import GeneratedProgram
     from ..runtime.program import Program
 
 
@@ -29,36 +29,20 @@ def open_program(
     where that file is missing, InfeasibleError where nothing fits.
     """
     from ..runtime.launch.program_folder import read_table
-    from ..runtime.launch.session import begin
+    from ..runtime.launch.session import begin, on_first_rank
     from ..runtime.program import Program
+    from .parallel.compiled_for_ranks import program_folder
 
     _, world = begin()
-    place = Path(folder)
-    if read_table(place).mesh.size != world:
-        place = Path(_on_first_rank(place, world))
-    return Program.open(place, module, optimizer, optimizer_args, **settings)
+    if read_table(Path(folder)).mesh.size == world:
+        return Program.open(folder, module, optimizer, optimizer_args, **settings)
+    program = on_first_rank(lambda: planned_again(Path(folder), world))
+    with program_folder(program) as place:
+        return Program.open(place, module, optimizer, optimizer_args, **settings)
 
 
-def _on_first_rank(folder: Path, world: int) -> str:
-    """The folder of the program that rank 0 writes; raises its error on every rank."""
-    import torch.distributed as dist
-
-    outcome: list[Any] = ["", None]
-    if dist.get_rank() == 0:
-        try:
-            outcome[0] = plan_again(folder, world)
-        except PlaitError as error:
-            outcome[1] = error
-    dist.broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return str(outcome[0])
-
-
-def plan_again(folder: Path, ranks: int) -> str:
-    """Plan and compile a folder's model for another number of ranks of this machine; gives the new
-    program's folder, a temporary one."""
-    from ..codegen import write_program
+def planned_again(folder: Path, ranks: int) -> GeneratedProgram:
+    """The program of a folder's model for another number of ranks of this machine."""
     from ..ir.lowering.cast import HALF_PRECISIONS
     from ..planner.question.options import OPTIMIZERS
     from ..runtime.launch.program_folder import MODEL, read_table
@@ -77,9 +61,7 @@ def plan_again(folder: Path, ranks: int) -> str:
         "global_batch": table.global_batch,
         "precision": None if half else table.precision,
         "gradient_precision": table.gradient_precision,
+        "optimizer": table.optimizer if table.optimizer in OPTIMIZERS else "adamw",
     }
-    optimizer = table.optimizer if table.optimizer in OPTIMIZERS else "adamw"
-    made = plan(model, cluster=f"local:{ranks}", optimizer=optimizer, **options)
-    place = tempfile.mkdtemp(prefix="plait-program-")
-    write_program(target_of_plan(made).program(model, table.source), Path(place))
-    return place
+    made = plan(model, cluster=f"local:{ranks}", **options)
+    return target_of_plan(made).program(model, table.source)
