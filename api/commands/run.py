@@ -37,6 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ...runtime.launch.launch import RunOptions, torchrun
 
     options = RunOptions(arguments.ranks, arguments.restarts)
-    words = [] if arguments.timeout is None else ["--timeout", str(arguments.timeout)]
-    words += [a for a in arguments.rest if a != "--"]
-    torchrun(Path(arguments.directory), words, options)
+    options_of_main = [] if arguments.timeout is None else ["--timeout", str(arguments.timeout)]
+    options_of_main += [a for a in arguments.rest if a != "--"]
+    torchrun(Path(arguments.directory), options_of_main, options)

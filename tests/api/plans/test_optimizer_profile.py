@@ -29,8 +29,10 @@ def batch():
 
 def test_known_optimizers_keep_their_names() -> None:
     model = Net()
-    for optimizer, name in ((torch.optim.AdamW, "adamw"), (torch.optim.SGD, "sgd"), (Lamb, "lamb")):
+    for optimizer, name in ((torch.optim.AdamW, "adamw"), (torch.optim.SGD, "sgd")):
         assert optimizer_profile(model, optimizer, {"lr": 0.1}, None) == name
+    greedy = optimizer_profile(model, Lamb, {"lr": 0.1}, None)
+    assert greedy == Optimizer("Lamb", 2, 0, "per tensor", step_vectors=4)
     assert optimizer_profile(model, None, None, None) == "adamw"
     assert optimizer_profile(model, "muon", None, None) == "muon"
     instance = torch.optim.AdamW(model.parameters(), amsgrad=True)
