@@ -1,20 +1,52 @@
-"""The shape of a decoder, as rows describe it."""
+"""The shape of a decoder, as rows and the configurations that they name describe it."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from .run import Row, UnmodelledError, flag, integer
 
 TASKS = {"pretrain": 0, "sft": 0, "lora": 32}  # and the rank of adapters (assumed)
+# columns, and the keys of a transformers configuration that say them better
+CONFIG_KEYS = {
+    "layers": ("num_hidden_layers",),
+    "hidden": ("hidden_size",),
+    "heads": ("num_attention_heads",),
+    "kv_heads": ("num_key_value_heads",),
+    "ffn": ("intermediate_size",),
+    "vocab": ("vocab_size",),
+    "experts": ("n_routed_experts", "num_experts", "num_local_experts"),
+    "topk": ("num_experts_per_tok",),
+    "moe_ffn": ("moe_intermediate_size",),
+    "shared_experts": ("n_shared_experts",),
+    "shared_ffn": ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"),
+    "head_size": ("head_dim",),
+    "tied": ("tie_word_embeddings",),
+}
+
+
+class Latent(msgspec.Struct, frozen=True):
+    """Multi-head latent attention (DeepSeek-V2, 2024): queries and keys come from vectors of low rank
+    (`query_rank` of 0: queries directly); a head has `plain` and `rotary` widths, and one of values."""
+
+    query_rank: int
+    key_rank: int
+    plain: int
+    rotary: int
+    value: int
 
 
 class Architecture(msgspec.Struct, frozen=True):
     """The shape of a decoder. `gated`: Llama's layer (RMS norms, rotary positions, gated unit, no
-    biases), else GPT's (layer norms, learned positions, GELU, biases). `experts` of 0 is dense;
-    `expert_hidden` is the width of each expert. `fused_attention`: scores are never written.
-    `adapter_rank`: only products of two thin matrices beside attention's are trained
-    (LoRA). `tied`: the head is the embedding."""
+    biases), else GPT's (layer norms, learned positions, GELU, biases). `head_size`: width of a head.
+    `experts` of 0 is dense; `expert_hidden` is the width of each expert, `shared_hidden` that of what
+    every token passes beside them. `fused_attention`: scores are never written. `adapter_rank`: only
+    products of two thin matrices beside attention's are trained (LoRA). `tied`: the head is the
+    embedding."""
 
     hidden: int
     heads: int
@@ -22,10 +54,13 @@ class Architecture(msgspec.Struct, frozen=True):
     ffn: int
     vocabulary: int
     tokens: int
+    head_size: int
     gated: bool = True
     experts: int = 0
     choices: int = 0
     expert_hidden: int = 0
+    shared_hidden: int = 0
+    latent: Latent | None = None
     fused_attention: bool = True
     adapter_rank: int = 0
     tied: bool = False
@@ -33,25 +68,66 @@ class Architecture(msgspec.Struct, frozen=True):
 
 def read_architecture(row: Row) -> Architecture:
     """The architecture of a row; raises UnmodelledError naming the column."""
+    config = read_config(row)
+    row = {**row, **config_columns(config)}
     hidden, heads = integer(row, "hidden"), integer(row, "heads")
-    if hidden % heads:
+    head_size = integer(row, "head_size", hidden // heads)
+    if not row.get("head_size") and hidden % heads:
         raise UnmodelledError(f"hidden {hidden} is not a multiple of heads {heads}")
     experts = integer(row, "experts", 0)
     task = row.get("task", "") or "pretrain"
     if task not in TASKS:
         raise UnmodelledError(f"task {task!r} is not known: {', '.join(TASKS)}")
-    gated = flag(row, "gated_mlp", experts > 0)
+    gated, ffn = flag(row, "gated_mlp", experts > 0), integer(row, "ffn", 4 * hidden)
+    expert_hidden = integer(row, "moe_ffn", ffn) if experts else 0
+    shared = integer(row, "shared_experts", 0) * expert_hidden
     return Architecture(
         hidden=hidden,
         heads=heads,
         kv_heads=integer(row, "kv_heads", heads),
-        ffn=integer(row, "ffn", 4 * hidden),
+        ffn=ffn,
         vocabulary=integer(row, "vocab", 50257),
         tokens=integer(row, "seq_len"),
+        head_size=head_size,
         adapter_rank=TASKS[task],
         gated=gated,
         tied=flag(row, "tied", not gated),
         experts=experts,
         choices=integer(row, "topk", 1) if experts else 0,
-        expert_hidden=integer(row, "moe_ffn", integer(row, "ffn", 4 * hidden)) if experts else 0,
+        expert_hidden=expert_hidden,
+        shared_hidden=integer(row, "shared_ffn", shared) if experts else 0,
+        latent=read_latent(config),
+    )
+
+
+def read_config(row: Row) -> Mapping[str, Any]:
+    """The transformers configuration that a row names; raises UnmodelledError if unreadable."""
+    name = row.get("config", "")
+    if not name:
+        return {}
+    try:
+        return msgspec.json.decode(Path(name).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UnmodelledError(f"config {name}: {error}") from None
+
+
+def config_columns(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a configuration says of the columns. Layers stay those of the row, which may have fewer."""
+    said = {
+        column: next((config[key] for key in keys if config.get(key) is not None), None)
+        for column, keys in CONFIG_KEYS.items()
+        if column != "layers"
+    }
+    return {c: str(int(v)) for c, v in said.items() if isinstance(v, int | float)}
+
+
+def read_latent(config: Mapping[str, Any]) -> Latent | None:
+    if not config.get("kv_lora_rank"):
+        return None
+    return Latent(
+        int(config.get("q_lora_rank") or 0),
+        int(config["kv_lora_rank"]),
+        int(config.get("qk_nope_head_dim") or 128),
+        int(config.get("qk_rope_head_dim") or 64),
+        int(config.get("v_head_dim") or 128),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -43,7 +43,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restval="")
-            rows: list[Row] = [{k: v for k, v in row.items() if k is not None} for row in reader]
+            rows: list[Row] = [_row(row, path.parent) for row in reader]
     except OSError as error:
         raise FileError(f"{path}: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
@@ -51,6 +51,12 @@ def read_rows(path: Path) -> list[Row]:
     if "row_id" not in (reader.fieldnames or ()):
         raise FileError(f"{path}: the header names no column row_id")
     return rows
+
+
+def _row(cells: Mapping[str | None, str], folder: Path) -> Row:
+    """A row whose configuration is found beside the table."""
+    row = {k: v for k, v in cells.items() if k is not None}
+    return row | {"config": str(folder / row["config"])} if row.get("config") else row
 
 
 def predict_rows(

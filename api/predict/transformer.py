@@ -1,4 +1,5 @@
-"""A plain decoder in PyTorch: GPT or Llama layers, dense or with experts, attention fused or not."""
+"""A plain decoder in PyTorch: GPT or Llama layers, dense or with experts, attention plain
+or latent, fused or not."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...ir.capture.operators.elementary import OPS
-from .architecture import Architecture
+from .architecture import Architecture, Latent
 
 DROPOUT = 0.1  # of layers that write their scores: those are of the time when all dropped
 
@@ -34,7 +35,7 @@ class Adapter(nn.Module):
 class Attention(nn.Module):
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.a, self.width = a, a.hidden // a.heads
+        self.a, self.width = a, a.head_size
         inner, keys = a.heads * self.width, a.kv_heads * self.width
         bias = not a.gated
         self.query = Linear(a.hidden, inner, bias=bias)
@@ -51,20 +52,53 @@ class Attention(nn.Module):
         q, k, v = (p.view(batch, tokens, -1, self.width).transpose(1, 2) for p in projected)
         if self.a.gated:
             q, k = rotate(q, angles), rotate(k, angles)
-        context = self.attend(q, k, v)
+        context = attend(self.a, q, k, v)
         return self.out(context.transpose(1, 2).reshape(batch, tokens, -1))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self.a.fused_attention:
-            grouped = self.a.heads != self.a.kv_heads
-            return functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=grouped
-            )
-        times = self.a.heads // self.a.kv_heads
-        if times > 1:
-            k, v = (x.repeat_interleave(times, 1) for x in (k, v))
-        weights = functional.softmax(q @ k.transpose(2, 3), -1)
-        return functional.dropout(weights, DROPOUT) @ v
+
+class LatentAttention(nn.Module):
+    """Queries, keys and values are products of vectors of low rank."""
+
+    def __init__(self, a: Architecture, latent: Latent) -> None:
+        super().__init__()
+        self.a, self.latent = a, latent
+        width = latent.plain + latent.rotary
+        self.query_down = None
+        if latent.query_rank:
+            self.query_down = Linear(a.hidden, latent.query_rank, bias=False)
+            self.query_norm = nn.RMSNorm(latent.query_rank)
+        self.query = Linear(latent.query_rank or a.hidden, a.heads * width, bias=False)
+        self.key_down = Linear(a.hidden, latent.key_rank, bias=False)
+        self.key_norm = nn.RMSNorm(latent.key_rank)
+        self.rotary = Linear(a.hidden, latent.rotary, bias=False)
+        self.key = Linear(latent.key_rank, a.heads * latent.plain, bias=False)
+        self.value = Linear(latent.key_rank, a.heads * latent.value, bias=False)
+        self.out = Linear(a.heads * latent.value, a.hidden, bias=False)
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        latent = self.key_norm(self.key_down(x))
+        low = x if self.query_down is None else self.query_norm(self.query_down(x))
+        q, k, v = (
+            p.view(batch, tokens, self.a.heads, -1).transpose(1, 2)
+            for p in (self.query(low), self.key(latent), self.value(latent))
+        )
+        turned = rotate(self.rotary(x).unsqueeze(1), angles)
+        shared = turned.expand(batch, self.a.heads, tokens, self.latent.rotary)
+        context = attend(self.a, q, torch.cat((k, shared), -1), v)
+        return self.out(context.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+def attend(a: Architecture, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention [batch heads tokens width], fused or with its scores written."""
+    if a.fused_attention:
+        grouped = q.shape[1] != k.shape[1]
+        return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    times = q.shape[1] // k.shape[1]
+    if times > 1:
+        k, v = (x.repeat_interleave(times, 1) for x in (k, v))
+    weights = functional.softmax(q @ k.transpose(2, 3), -1)
+    return functional.dropout(weights, DROPOUT) @ v
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -75,11 +109,11 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    def __init__(self, a: Architecture) -> None:
+    def __init__(self, a: Architecture, width: int) -> None:
         super().__init__()
-        self.gate = Linear(a.hidden, a.ffn, bias=False) if a.gated else None
-        self.up = Linear(a.hidden, a.ffn, bias=not a.gated)
-        self.down = Linear(a.ffn, a.hidden, bias=not a.gated)
+        self.gate = Linear(a.hidden, width, bias=False) if a.gated else None
+        self.up = Linear(a.hidden, width, bias=not a.gated)
+        self.down = Linear(width, a.hidden, bias=not a.gated)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
@@ -96,6 +130,7 @@ class Mixture(nn.Module):
         self.router = Linear(a.hidden, a.experts, bias=False)
         self.gate_up = nn.Parameter(torch.empty(a.experts, 2 * a.expert_hidden, a.hidden))
         self.down = nn.Parameter(torch.empty(a.experts, a.hidden, a.expert_hidden))
+        self.shared = FeedForward(a, a.shared_hidden) if a.shared_hidden else None
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.a.hidden)
@@ -103,7 +138,8 @@ class Mixture(nn.Module):
         output = OPS.experts(
             rows, choice, share, self.gate_up, self.down, "silu", self.a.experts, []
         )
-        return output.view(x.shape)
+        output = output.view(x.shape)
+        return output if self.shared is None else output + self.shared(x)
 
 
 class Layer(nn.Module):
@@ -111,8 +147,8 @@ class Layer(nn.Module):
         super().__init__()
         norm = nn.RMSNorm if a.gated else nn.LayerNorm
         self.before, self.between = norm(a.hidden), norm(a.hidden)
-        self.attention = Attention(a)
-        self.feed = Mixture(a) if a.experts else FeedForward(a)
+        self.attention = LatentAttention(a, a.latent) if a.latent else Attention(a)
+        self.feed = Mixture(a) if a.experts else FeedForward(a, a.ffn)
         self.drop = nn.Dropout(0.0 if a.fused_attention else DROPOUT)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
@@ -135,7 +171,8 @@ class Decoder(nn.Module):
             self.head.weight = self.embedding.weight
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(not a.adapter_rank or ".adapter." in name)
-        self.register_buffer("angles", torch.empty(2, a.tokens, a.hidden // a.heads // 2))
+        turned = a.latent.rotary if a.latent else a.head_size
+        self.register_buffer("angles", torch.empty(2, a.tokens, turned // 2))
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         x = self.embedding(ids)

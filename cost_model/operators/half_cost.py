@@ -193,6 +193,10 @@ def _kernels(
         flops = _load_amounts(function, loads, lambda load: load.flops * load.rule.waiting)
         moved = _load_amounts(function, loads, lambda load: load.moved_bytes)
         yield KernelGroup(work, dtype, kind, flops, moved)
+        many = [pair for pair in loads if pair[0].streamed_bytes]
+        if many:
+            between = _load_amounts(function, many, lambda load: load.streamed_bytes)
+            yield KernelGroup("pointwise", dtype, "", between.zeros(), between)
         traffic = loads[0][0].rule.cast_traffic
         if traffic:
             casts = LinearAmounts(traffic * moved.intercept, traffic * moved.slope)

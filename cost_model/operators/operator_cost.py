@@ -19,12 +19,14 @@ from ...ir.model.loops import Loops, OperatorCollective, Site, Work, declaration
 from ...ir.model.mesh import Mesh
 from ...ir.model.model import Function, Model, Op
 from ...ir.model.tensor import ITEM_BYTES
+from ...ir.plan.strategy import ROLES
 from ..communication.collective import CommGroup, collective_seconds
 from ..execution_model import GENERATED, ExecutionModel
 from .roofline import Amount, op_seconds, softmax_share
 
 BATCH = "dp"  # the axis of a priced mesh that stands for all data-parallel axes
 SCORE_PASSES = 8  # over attention scores in memory: product, mask, softmax, dropout (assumed)
+EXCHANGES = 2  # of tokens with experts and back, in forward and in backward
 COLLECTIVES = frozenset(
     {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"}
 )
@@ -118,12 +120,14 @@ def attention_waiting(
 
 
 class OperatorLoad(msgspec.Struct, frozen=True):
-    """Load of one operator on a device: flops, bytes of memory traffic, collectives."""
+    """Load of one operator on a device: flops, bytes of memory traffic, collectives; `streamed_bytes`:
+    what its kernels write and read for one another, apart from their products."""
 
     rule: OperatorRule
     flops: float
     moved_bytes: float
     sends: tuple[CollectiveSend, ...] = ()
+    streamed_bytes: float = 0.0
 
     @property
     def work(self) -> Work:
@@ -166,6 +170,10 @@ class Pricer:
         if load.work != "view" and not is_collective(op):
             device = self.cluster.device
             seconds = float(load.rule.seconds(load.flops, load.moved_bytes, device))
+            if load.streamed_bytes:
+                seconds += float(
+                    op_seconds("pointwise", 0.0, load.streamed_bytes, load.dtype, device)
+                )
         sent = sum(self.collective_seconds(*send) for send in load.sends)
         return OpCost(seconds, sent, load.flops)
 
@@ -178,6 +186,18 @@ class Pricer:
             replace(a, size=batch_degree) if a.name == BATCH else a for a in self.mesh.axes
         )
         return Pricer(self.cluster, Mesh(axes), self.loads, self.execution)
+
+    def sent_share(self, exchange: OperatorCollective, name: str) -> float:
+        """The part of an exchange along an axis that is sent."""
+        return sent_share(exchange, self.group(name), self.cluster, self.execution)
+
+    def senders(self, op: Op) -> int:
+        """Ranks with the same tokens, of which each sends a part where the framework splits them so."""
+        if not self.execution.saves_dispatched:
+            return 1
+        joined = joined_axes(op)
+        axes = (a for a in self.mesh.axes if a.name in ROLES and a.name not in joined)
+        return prod(a.size for a in axes if ROLES[a.name].operators)
 
     def group(self, name: str) -> CommGroup:
         """The rank groups along an axis."""
@@ -202,21 +222,22 @@ class Pricer:
     def operator_load(self, site: Site) -> OperatorLoad:
         declared = declaration(site)
         rule = operator_rule(site, declared, self.cluster.device, self.execution)
-        flops, sends = count_flops(declared), list[CollectiveSend]()
+        flops, sends, ranks = count_flops(declared), list[CollectiveSend](), 1
         if declared is not None:
             for name in joined_axes(site.op):
-                sends += [
-                    CollectiveSend(e.kind, exchanged_bytes(e, declared), name)
-                    for e in declared.exchanges
-                ]
+                for e in declared.exchanges:
+                    amount = exchanged_bytes(e, declared) * self.sent_share(e, name)
+                    amount /= self.senders(site.op) if e.copies > 1 else 1
+                    sends.append(CollectiveSend(e.kind, amount, name))
                 # each rank computes for tokens of all joined ranks
-                flops *= self.mesh.axes[self.mesh.index(name)].size if declared.pairs else 1
+                ranks *= self.mesh.axes[self.mesh.index(name)].size if declared.pairs else 1
         moved = rule.moved_bytes(
             [t.bytes for t in site.operands],
             [t.bytes for t in site.results if t is not None],
             score_bytes(site, declared) if rule.score_passes and declared else 0,
         )
-        return OperatorLoad(rule, flops, moved, tuple(sends))
+        streamed = ranks * streamed_bytes(site, declared) if declared else 0.0
+        return OperatorLoad(rule, ranks * flops, moved, tuple(sends), streamed)
 
 
 def measured_name(op: Op, declared: Loops | None) -> str:
@@ -298,11 +319,37 @@ SHARDED_COPIES: dict[str, Callable[[Site], int]] = {
 def exchanged_bytes(exchange: OperatorCollective, declared: Loops) -> float:
     """Bytes of one exchange at the operator's (local) sizes."""
     sizes = (declared.size(name) for dim in exchange.dims for name in dim)
-    return prod(sizes) * exchange.item_bytes * exchange.times
+    return prod(sizes) * exchange.item_bytes * exchange.times * exchange.copies
+
+
+def sent_share(
+    exchange: OperatorCollective, group: CommGroup, cluster: Cluster, execution: ExecutionModel
+) -> float:
+    """The part of an exchange's bytes that a framework sends: one copy for every node (every rank, in
+    one node) that some of an element's copies go to, and no message twice."""
+    if exchange.copies == 1 and exchange.kind != "all_to_all":
+        return 1.0
+    again = min(exchange.times, EXCHANGES) / exchange.times if execution.saves_dispatched else 1.0
+    if not execution.dispatches_once:
+        return again
+    places = group.size // cluster.neighbours_per_node(*group)
+    places = places if places > 1 else group.size
+    reached = places * (1 - (1 - 1 / places) ** exchange.copies)
+    return again * reached / exchange.copies
 
 
 def count_flops(declared: Loops | None) -> float:
     return declared.flops * prod(loop.size for loop in declared.loops) if declared else 0.0
+
+
+def streamed_bytes(site: Site, declared: Loops) -> float:
+    """Bytes that the kernels of an operator write and read for one another."""
+    if not declared.streamed:
+        return 0.0
+    elements = (
+        times * prod(declared.size(name) for name in dim) for dim, times in declared.streamed
+    )
+    return sum(elements) * site.operands[0].bytes / site.operands[0].elements
 
 
 def is_elementwise(site: Site) -> bool:

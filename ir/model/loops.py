@@ -34,12 +34,14 @@ class Loop(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OperatorCollective(msgspec.Struct, frozen=True):
-    """A collective inside an operator when it is split: `times` tensors of these dims."""
+    """A collective inside an operator when it is split: `times` tensors of these dims, and `copies` of
+    each element, to ranks that the data choose."""
 
     kind: Literal["all_reduce", "all_to_all"]
     dims: Dims
     item_bytes: int
     times: float = 1.0
+    copies: int = 1
 
 
 class Loops(msgspec.Struct, frozen=True):
@@ -53,7 +55,8 @@ class Loops(msgspec.Struct, frozen=True):
     (random masks, rows of a table): positions of literal arguments, and the dims that they locate.
     `pairs` are loops that one mesh axis may split together, the operator sending its data from the
     shards of the one to the shards of the other and back (tokens and experts). `exchanges` is what
-    an operator sends under a joint loop or a pair.
+    an operator sends under a joint loop or a pair. `streamed`: elements that its kernels write for one
+    another and read, by loops: how often each point passes through memory.
     """
 
     loops: tuple[Loop, ...]
@@ -66,6 +69,7 @@ class Loops(msgspec.Struct, frozen=True):
     shard_offsets: ShardOffsets = ()
     pairs: tuple[tuple[str, str], ...] = ()
     exchanges: tuple[OperatorCollective, ...] = ()
+    streamed: tuple[tuple[Dim, float], ...] = ()
 
     def size(self, name: str) -> int:
         return next(loop.size for loop in self.loops if loop.name == name)
@@ -133,6 +137,7 @@ class LoopFacts(TypedDict, total=False):
     shard_offsets: ShardOffsets
     pairs: tuple[tuple[str, str], ...]
     exchanges: tuple[OperatorCollective, ...]
+    streamed: tuple[tuple[Dim, float], ...]
 
 
 def loops(

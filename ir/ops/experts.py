@@ -16,7 +16,9 @@ def experts(site: Site) -> Loops:
 
     One axis may split tokens and experts together: tokens travel to their experts and back."""
     text = f"[n h!], [n k!], [n k!], {WEIGHTS.replace('h', 'h!')} -> [n o]"
-    return _declared(text, site, first=0, products=(1, 1), rows=2)
+    # rows are copied to their expert (2 h), multiplied (h, 2 f), activated (3 f), multiplied (f, h) and
+    # added up (h)
+    return _declared(text, site, first=0, products=(1, 1), rows=2, streams=(5, 6))
 
 
 @declare("plait.experts_backward.default", shard_aware=True)
@@ -24,18 +26,28 @@ def experts_backward(site: Site) -> Loops:
     """gradient, x, choice, share, gate_up, … -> of x, share, gate_up, down"""
     weights = WEIGHTS.replace("h", "h!")
     text = f"[n o], [n h!], [n k!], [n k!], {weights} -> [n h!], [n k!], {weights}"
-    # the first product again, then two for each of both
-    return _declared(text, site, first=1, products=(3, 2), rows=4)
+    # the first product again, then two for each of both; gradients to experts (2 h), two products each
+    # (h, f, f, h; 2 f, h, 2 f, h), activation (5 f), sum (h)
+    return _declared(text, site, first=1, products=(3, 2), rows=4, streams=(7, 11))
 
 
-def _declared(text: str, site: Site, first: int, products: tuple[int, int], rows: int) -> Loops:
-    """`products` with a token's width and with the result's; `rows` travel per choice of a token."""
+def _declared(
+    text: str,
+    site: Site,
+    first: int,
+    products: tuple[int, int],
+    rows: int,
+    streams: tuple[float, float],
+) -> Loops:
+    """`products` with a token's width and with the result's; `rows` travel per choice of a token;
+    `streams`: how often a row of a token's width, and one of hidden units, is read or written."""
     x, choice, down = (site.operands[first + i] for i in (0, 1, 4))
     wide, out = x.shape[1], down.shape[1]
     # a token meets its choices of all the experts; the loops walk every expert that is here
     flops = (2 * products[0] * wide + products[1] * out) / (integer(site, first + 6) * wide * out)
     item, choices = ITEM_BYTES[x.dtype], choice.shape[1]
-    travel = OperatorCollective("all_to_all", (("n",), ("h",)), item, rows * choices)
+    rate = choices / integer(site, first + 6)
+    travel = OperatorCollective("all_to_all", (("n",), ("h",)), item, rows, choices)
     return loops(
         text,
         site,
@@ -45,4 +57,7 @@ def _declared(text: str, site: Site, first: int, products: tuple[int, int], rows
         shard_offsets=((first + 7, EXPERTS),),
         pairs=(("n", "e"),),
         exchanges=(travel,),
+        streamed=tuple(
+            (("n", "e", width), rate * n) for width, n in zip("hf", streams, strict=True)
+        ),
     )

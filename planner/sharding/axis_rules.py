@@ -35,13 +35,15 @@ class AxisContext(NamedTuple):
     `tokens_sharded`: whether activations between calls are sharded by tokens. `batch_only` values
     are computed from the batch alone and replicated, since slicing them is free; `summed` outputs
     (the loss) are partial sums where the devices see different tokens. Parameters in `must_shard`
-    must be sharded if possible.
+    must be sharded if possible; `split_elsewhere`: degree by which an axis outside of the search
+    splits a loop (experts).
     """
 
     tokens_sharded: bool = False
     batch_only: frozenset[int] = frozenset()
     summed: frozenset[int] = frozenset()
     must_shard: frozenset[int] = frozenset()
+    split_elsewhere: Mapping[int, int] = MappingProxyType({})
 
 
 def axis_rule(
@@ -73,7 +75,7 @@ def axis_rule(
     placements: dict[int, tuple[AxisPlacement, ...]] = {}
     for item in function.inputs:
         if item.kind == "parameter" and kind.operators:
-            shards = weight_shards(axes, item.value, degree)
+            shards = weight_shards(axes, item.value, degree, context.split_elsewhere)
             placements[item.value] = (
                 shards if shards and item.value in context.must_shard else (REPLICATE, *shards)
             )
@@ -91,7 +93,9 @@ def axis_rule(
         if output.tangent is not None:
             placements[output.tangent] = (_gradient(placement, kind.sequence),)
     gradients: dict[AxisPlacement, AxisPlacement] = {REPLICATE: PARTIAL} if by_tokens else {}
-    return AxisRule(_split_loops(kind, function, flow, by_tokens), placements, gradients)
+    loops = _split_loops(kind, function, flow, by_tokens)
+    uneven = {a for a, n in context.split_elsewhere.items() if axes.sizes[a] % (n * degree)}
+    return AxisRule(loops - uneven, placements, gradients)
 
 
 def _gradient(placement: AxisPlacement, sequence: bool) -> AxisPlacement:
@@ -120,11 +124,13 @@ def weight_loops(function: Function, axes: Axes) -> frozenset[int]:
     )
 
 
-def weight_shards(axes: Axes, value: int, degree: int) -> tuple[AxisPlacement, ...]:
-    """Shard placements over the factors of a value that `degree` divides."""
+def weight_shards(
+    axes: Axes, value: int, degree: int, split_elsewhere: Mapping[int, int] = MappingProxyType({})
+) -> tuple[AxisPlacement, ...]:
+    """Shard placements over the factors of a value that `degree` divides, beside what else splits."""
     return tuple(
         (dim, part)
         for dim, parts in enumerate(axes.factors[value])
         for part, size in enumerate(parts)
-        if size % degree == 0
+        if size % (degree * split_elsewhere.get(axes.factor_ids[value][dim][part], 1)) == 0
     )

@@ -22,6 +22,7 @@ from ...cost_model.operators.operator_cost import (
     operator_rule,
     score_bytes,
     score_loops,
+    sent_share,
 )
 from ...cost_model.operators.roofline import op_seconds
 from ...ir.analysis.axes import Axes, OpStrategy
@@ -143,7 +144,9 @@ class RooflineCosts:
                 talks = np.array([o.joint or o.partner is not None for o in chosen])
                 if talks.any():
                     shape = [-1 if axis == place else 1 for axis in range(len(options))]
-                    sent = np.vectorize(self.send)(exchange.kind, place, local)
+                    group = CommGroup(self.mesh.axes[place].size, self.strides[place])
+                    share = sent_share(exchange, group, self.cluster, self.execution)
+                    sent = np.vectorize(self.send)(exchange.kind, place, local * share)
                     seconds += sent * talks.reshape(shape)
         return seconds
 

@@ -7,6 +7,7 @@ that splits the batch follows the batch loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 
 from ...cost_model.execution_model import GENERATED, ExecutionModel
 from ...cost_model.operators.operator_cost import count_flops
@@ -67,7 +68,7 @@ class ModelShardings:
 
     def sharding(self, name: str, strategy: Strategy, micro_batches: int) -> Sharding | None:
         """Sharding of a function under a strategy, for micro-batches; None where there is none."""
-        searched = self.searched_axes(strategy.searched_axes)
+        searched = self.searched_axes(strategy.searched_axes, _expert_degree(strategy))
         if searched is None:
             return None
         sharding = self.unchecked(name, strategy, micro_batches, searched)
@@ -146,14 +147,17 @@ class ModelShardings:
         return True
 
     @cached_method
-    def searched_axes(self, searched_axes: ModelAxes) -> dict[str, Splits] | None:
-        """Sharding of every function over the searched axes; None where tokens do not divide."""
+    def searched_axes(
+        self, searched_axes: ModelAxes, expert_degree: int
+    ) -> dict[str, Splits] | None:
+        """Sharding of every function over the searched axes, beside an axis of experts; None where
+        tokens do not divide."""
         try:
-            return self.solve_axes(searched_axes)
+            return self.solve_axes(searched_axes, expert_degree)
         except UnevenTokens:
             return None
 
-    def solve_axes(self, searched_axes: ModelAxes) -> dict[str, Splits]:
+    def solve_axes(self, searched_axes: ModelAxes, expert_degree: int) -> dict[str, Splits]:
         """Search the sharding of every function, the costliest first: it decides the layout of the
         parameters that it shares.
         """
@@ -169,12 +173,26 @@ class ModelShardings:
                 for item, name in zip(function.state_inputs(), call.parameters, strict=True)
                 if name in layout_of
             }
-            splits = self.shard_function(function, searched_axes, fixed)
+            splits = self.shard_function(function, searched_axes, expert_degree, fixed)
             shardings[function.name] = splits
             for call in calls:
                 states = zip(*(axis.boundary.inputs for axis in splits.values()), strict=True)
                 layout_of.update(zip(call.parameters, states, strict=False))
         return shardings
+
+    def expert_loops(self, function: Function, degree: int) -> dict[int, int]:
+        """The loops over experts, and by how much an axis of experts splits them."""
+        axes, shardings = (
+            self.flow.axes[function.name],
+            (self.expert_shardings, self.batch_shardings),
+        )
+        apart, together = (s[function.name].boundary.inputs for s in shardings)
+        inputs = zip(function.inputs, apart, together, strict=True)
+        return {
+            axes.factor_ids[item.value][placement[0]][placement[1]]: degree
+            for item, placement, other in inputs
+            if item.kind == "parameter" and isinstance(placement, tuple) and placement != other
+        }
 
     def flops(self, function: Function) -> float:
         """Floating-point operations of all calls of a function."""
@@ -185,7 +203,7 @@ class ModelShardings:
         return sum(call.function == function.name for call in self.model.calls)
 
     def shard_function(
-        self, function: Function, searched_axes: ModelAxes, fixed: Layouts
+        self, function: Function, searched_axes: ModelAxes, expert_degree: int, fixed: Layouts
     ) -> Splits:
         """The cheapest sharding of one function, jointly over all searched axes.
 
@@ -200,6 +218,7 @@ class ModelShardings:
             values.batch_only_values[function.name],
             values.loss_values[function.name],
             self.must_shard(function, self.call_count(function)),
+            self.expert_loops(function, expert_degree),
         )
         rules = tuple(
             axis_rule(
@@ -218,3 +237,8 @@ class ModelShardings:
         costs = RooflineCosts(function, axes, mesh, self.cluster, strides, batch, self.execution)
         shardings = solve(ShardingProblem(function, axes, mesh, rules, costs)).axes
         return {role: axis for (role, _), axis in zip(split_axes, shardings, strict=True)}
+
+
+def _expert_degree(strategy: Strategy) -> int:
+    """Ranks that share the experts of a layer."""
+    return prod(size for role, size in strategy.axes if ROLES[role].experts)
