@@ -17,7 +17,15 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
+import msgspec
+
+from plait.api.predict.run import Row
 from plait.api.predict.table import RowPrediction, predict_rows, read_rows
+
+if __package__:
+    from .leave_one_out import SourceScore, scores, sensitivity
+else:
+    from leave_one_out import SourceScore, scores, sensitivity
 
 LEAST_GROUP = 3  # members that make a ranking
 
@@ -109,6 +117,40 @@ def fit_rows(cases: Sequence[Case]) -> list[list[str]]:
     return rows
 
 
+def left_out_rows(found: Sequence[SourceScore]) -> list[list[str]]:
+    """Per source its errors under factors fitted without it; then the mean and the worst source."""
+    rows, medians = [], []
+    for score in found:
+        sizes = sorted(map(abs, score.errors))
+        medians.append(median(sizes))
+        wide, bias = sizes[int(0.9 * (len(sizes) - 1))], median(score.errors)
+        fitted = " ".join(f"{value:.2f}" for value in msgspec.structs.astuple(score.factors))
+        numbers = map(percent, (medians[-1], wide, bias))
+        rows.append([score.source, str(len(sizes)), *numbers, fitted])
+    rows.append(["mean over sources", "", percent(mean(medians)), "", "", ""])
+    rows.append(["worst source", "", percent(max(medians)), "", "", ""])
+    return rows
+
+
+def report_left_out(rows: list[Row]) -> str:
+    found = sorted(scores(sensitivity(rows, lambda line: print(line, file=sys.stderr))))
+    head = ["source", "runs", "median error", "90th percentile", "bias", "factors"]
+    return "\n\n".join(("## Step time, one source left out", table(head, left_out_rows(found)), ""))
+
+
+def some_rows(rows: list[Row], most: int) -> list[Row]:
+    """At most `most` rows of every source, evenly through it."""
+    chosen: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        chosen[row["source"]].append(row)
+    return [
+        row
+        for members in chosen.values()
+        for i, row in enumerate(members)
+        if (i + 1) * most // len(members) > i * most // len(members) or len(members) <= most
+    ]
+
+
 def percent(part: float) -> str:
     return f"{100 * part:.1f} %"
 
@@ -145,14 +187,21 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--markdown", type=Path, help="also write the report here, below its head")
+    parser.add_argument(
+        "--leave-one-source-out",
+        action="store_true",
+        help="also score every source with constants that were fitted without it",
+    )
+    parser.add_argument("--rows-per-source", type=int, default=10**9, help="at most, evenly chosen")
     options = parser.parse_args(arguments)
     if not options.runs.is_file():
         print(f"skipped: there is no file {options.runs}")
         return 0
     start = time.process_time()
-    rows = read_rows(options.runs)
+    rows = some_rows(read_rows(options.runs), options.rows_per_source)
+    left_out = report_left_out(rows) if options.leave_one_source_out else ""
     cases = [Case(row, made) for row, made in zip(rows, predict_rows(rows), strict=True)]
-    text = report(cases, time.process_time() - start)
+    text = left_out + report(cases, time.process_time() - start)
     print(text)
     if options.markdown is not None:
         head, mark, _ = options.markdown.read_text(encoding="utf-8").partition("## Step time")

@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ...cost_model.execution_model import ExecutionModel, execution_model
+from ...cost_model.scaled_cluster import ScaleFactors, scaled_cluster
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.model.model import Function, Model
@@ -25,6 +26,7 @@ from .run import RunConfig, UnmodelledError
 
 EQUAL_LAYERS = 2  # become one function; beneath adapters the first layer passes no gradient on
 LARGE_ELEMENTS = 1 << 20  # of a matrix that is sharded
+UNSCALED = ScaleFactors()
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 
 
@@ -96,15 +98,21 @@ def large_matrices(function: Function, calls: int) -> frozenset[int]:
 
 
 class Predictor:
-    """Predicts runs; caches traces and prices by shape."""
+    """Predicts runs; caches traces (which `models` may share) and prices by shape. `factors` slow the
+    machine of every run down."""
 
-    def __init__(self) -> None:
-        self.models: dict[tuple[Architecture, str, int], Model] = {}
+    def __init__(
+        self,
+        factors: ScaleFactors = UNSCALED,
+        models: dict[tuple[Architecture, str, int], Model] | None = None,
+    ) -> None:
+        self.factors, self.models = factors, {} if models is None else models
         self.function_prices: dict[tuple[object, ...], RunPrices] = {}
 
     def predict(self, architecture: Architecture, run: RunConfig) -> PredictedRun:
         """Raises UnmodelledError where the run's strategy cannot split its model."""
-        cluster, execution = cluster_of(run), execution_model_of(run)
+        cluster = scaled_cluster(cluster_of(run), self.factors)
+        execution = execution_model_of(run)
         if execution.matrix_dtype and execution.matrix_dtype not in cluster.device.peak_flops:
             raise UnmodelledError(f"gpu {run.device!r} has no rate for precision {run.precision}")
         written = not run.fused_attention and run.recompute != "attention"

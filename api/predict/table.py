@@ -60,10 +60,12 @@ def _row(cells: Mapping[str | None, str], folder: Path) -> Row:
 
 
 def predict_rows(
-    rows: list[Row], progress: Callable[[int, int], None] = lambda done, total: None
+    rows: list[Row],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    predictor: Predictor | None = None,
 ) -> Iterator[RowPrediction]:
     """Predictions in the rows' order; shapes met before are not traced again."""
-    predictor = Predictor()
+    predictor = predictor or Predictor()
     for number, row in enumerate(rows, 1):
         yield predict_row(row, predictor)
         progress(number, len(rows))

@@ -27,7 +27,8 @@ class OpStrategy(msgspec.Struct, frozen=True):
     through); `factor_id` is the same factor in the function; `inputs` and `outputs` are placements
     along this mesh axis.
     `mean`: the result must be divided by the number of shards to become a partial sum. `partner`
-    is a second (loop, factor index) split by the same axis. `joint`: the operator joins its results over
+    is a second (loop, factor index) split by the same axis, `partner_id` that factor in the function.
+    `joint`: the operator joins its results over
     the axis itself.
     """
 
@@ -39,6 +40,7 @@ class OpStrategy(msgspec.Struct, frozen=True):
     outputs: tuple[AxisPlacement, ...]
     mean: bool = False
     partner: LoopFactor | None = None
+    partner_id: int = -1
     joint: bool = False
 
     @property
@@ -262,7 +264,11 @@ def _paired(
             inputs = _states(declared.inputs, splits, leaf, REPLICATE)
             outputs = _states(declared.outputs, splits, leaf, REPLICATE)
             factor, common = leaf[one][i], gcd(size, other_size)
-            options.append(OpStrategy(one, i, factor, common, inputs, outputs, partner=splits[1]))
+            options.append(
+                OpStrategy(
+                    one, i, factor, common, inputs, outputs, False, splits[1], leaf[other][j]
+                )
+            )
     return options
 
 

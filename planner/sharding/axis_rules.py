@@ -74,10 +74,14 @@ def axis_rule(
 
     placements: dict[int, tuple[AxisPlacement, ...]] = {}
     for item in function.inputs:
-        if item.kind == "parameter" and kind.operators:
+        atoms = {atom for dim in axes.factor_ids[item.value] for atom in dim}
+        apart = not atoms.isdisjoint(context.split_elsewhere)
+        if item.kind == "parameter" and (kind.operators or apart):
             shards = weight_shards(axes, item.value, degree, context.split_elsewhere)
             placements[item.value] = (
-                shards if shards and item.value in context.must_shard else (REPLICATE, *shards)
+                shards
+                if shards and kind.operators and item.value in context.must_shard
+                else (REPLICATE, *shards)
             )
         if item.kind == "activation":
             placements[item.value] = (call_boundary(item.value),)
@@ -94,8 +98,10 @@ def axis_rule(
             placements[output.tangent] = (_gradient(placement, kind.sequence),)
     gradients: dict[AxisPlacement, AxisPlacement] = {REPLICATE: PARTIAL} if by_tokens else {}
     loops = _split_loops(kind, function, flow, by_tokens)
-    uneven = {a for a, n in context.split_elsewhere.items() if axes.sizes[a] % (n * degree)}
-    return AxisRule(loops - uneven, placements, gradients)
+    uneven = frozenset(
+        a for a, n in context.split_elsewhere.items() if axes.sizes[a] % (n * degree)
+    )
+    return AxisRule(loops - uneven, placements, gradients, barred=uneven)
 
 
 def _gradient(placement: AxisPlacement, sequence: bool) -> AxisPlacement:

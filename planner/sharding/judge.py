@@ -122,7 +122,7 @@ def _ops_allowed(
             return False
         if size > 1 and rule.pins.get(i, split) != split:
             return False
-        free = option.factor_id < 0 or option.factor_id in rule.loops or i in rule.pins
+        free = rule.allows(option) or i in rule.pins
         if not free or (option.loop and option.size % size):
             return False
     return True

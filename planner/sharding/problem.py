@@ -26,6 +26,7 @@ class AxisRule(msgspec.Struct, frozen=True):
     """Splits that one mesh axis may make in one function.
 
     `loops`: ids of factors that may be split; strategies that split none are always allowed.
+    `barred`: ids of factors that may not be split beside another either.
     `placements`: allowed placements of each boundary value (inputs, outputs, tangents, gradients of
     activations); a single placement is fixed, a value not listed is replicated.
     `gradients`: placement required of the gradient of a parameter or buffer, by the placement of
@@ -37,6 +38,13 @@ class AxisRule(msgspec.Struct, frozen=True):
     placements: dict[int, tuple[AxisPlacement, ...]] = {}
     gradients: dict[AxisPlacement, AxisPlacement] = {}
     pins: dict[int, OpSplit] = {}
+    barred: frozenset[int] = frozenset()
+
+    def allows(self, option: OpStrategy) -> bool:
+        """Whether an operator may be split so."""
+        if option.partner_id in self.barred:
+            return False
+        return option.factor_id < 0 or option.factor_id in self.loops
 
 
 class Costs(Protocol):

@@ -125,7 +125,7 @@ def test_the_nearest_memory_picks_the_preset():
 
 @pytest.mark.parametrize("adapter", [0, 8])
 def test_deep_models_are_sound(adapter):
-    shape = Architecture(64, 4, 4, 128, 96, 16, adapter_rank=adapter)
+    shape = Architecture(64, 4, 4, 128, 96, 16, 16, adapter_rank=adapter)
     traced = trace(shape, 3, 4, "bfloat16")
     deep = deepen(traced, 7)
     verify_model(deep)

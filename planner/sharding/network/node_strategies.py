@@ -55,10 +55,7 @@ def _usable(
     return tuple(
         number
         for number, option in enumerate(options)
-        if (
-            pin == option.name
-            or (pin is None and (option.factor_id < 0 or option.factor_id in rule.loops))
-        )
+        if (pin == option.name or (pin is None and rule.allows(option)))
         and not (option.loop and option.size % size)
     )
 

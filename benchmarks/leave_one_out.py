@@ -1,0 +1,84 @@
+"""How good predictions of a source are when it had no say in the constants.
+
+Three factors stand for all constants that somebody could fit: slowdowns of compute, communication and
+fixed costs of every machine. A run's seconds are measured at 1 and at a step of each factor, and
+taken to follow a power of it between. For every source the factors are fitted on all others, every
+source counting the same, and its runs are scored with those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plait.api.predict.predictor import Predictor
+from plait.api.predict.run import Row
+from plait.api.predict.table import predict_rows
+from plait.cost_model.scaled_cluster import ScaleFactors
+
+STEP = 1.2
+FACTORS = ("compute", "communication", "overhead")
+# fmt: off
+GRIDS = (np.geomspace(0.8, 1.25, 19), np.geomspace(0.7, 1.43, 9), np.geomspace(0.5, 2.0, 7))
+# fmt: on
+Floats = NDArray[np.float64]
+
+
+class SourceScore(NamedTuple):
+    """A source's errors under factors that were fitted without it."""
+
+    source: str
+    errors: tuple[float, ...]
+    factors: ScaleFactors
+
+
+class Sensitivity(NamedTuple):
+    """Runs of all sources: logarithms of predicted over measured seconds, and exponents by factor."""
+
+    sources: tuple[str, ...]
+    logs: Floats
+    exponents: Floats
+
+    def at(self, factors: Sequence[float]) -> Floats:
+        """The logarithms under other factors."""
+        return self.logs + self.exponents @ np.log(np.array(factors))
+
+
+def sensitivity(rows: list[Row], report: Callable[[str], None]) -> Sensitivity:
+    """Predictions of all rows with a measured time, at 1 and at a step of every factor."""
+    timed, models = [row for row in rows if row.get("step_time_target_s")], {}
+    columns: list[list[float]] = []
+    for name in (None, *FACTORS):
+        report(f"predicting {len(timed)} runs with {name or 'nothing'} scaled")
+        factors = ScaleFactors(**({name: STEP} if name else {}))
+        made = predict_rows(timed, predictor=Predictor(factors, models))
+        columns.append([x.predicted_step_time_s or np.nan for x in made])
+    seconds = np.log(np.array(columns).T)
+    known = ~np.isnan(seconds).any(axis=1)
+    measured = np.log([float(row["step_time_target_s"]) for row in timed])
+    return Sensitivity(
+        tuple(row["source"] for row, is_known in zip(timed, known, strict=True) if is_known),
+        (seconds[:, 0] - measured)[known],
+        (seconds[known, 1:] - seconds[known, :1]) / np.log(STEP),
+    )
+
+
+def scores(found: Sensitivity) -> Iterator[SourceScore]:
+    """The score of every source, the factors fitted on all others."""
+    names = np.array(found.sources)
+    points = list(product(*GRIDS))
+    medians = {source: [] for source in dict.fromkeys(found.sources)}
+    for point in points:
+        errors = np.abs(np.expm1(found.at(point)))
+        for source, column in medians.items():
+            column.append(float(np.median(errors[names == source])))
+    for source in medians:
+        others = [column for other, column in medians.items() if other != source]
+        best = points[int(np.argmin(np.mean(others, axis=0)))] if others else (1.0, 1.0, 1.0)
+        errors = np.expm1(found.at(best))[names == source]
+        factors = ScaleFactors(*map(float, best))
+        yield SourceScore(source, tuple(map(float, errors)), factors)
