@@ -21,9 +21,9 @@ from ..quantity import Number, Quantity, at_least_zero, constant, curve_seconds,
 # measured on H100 (xla/service/gpu/model/matmul_interpolator_data.h): those of 4 to 137 Gflop take 3
 # to 7 us longer than at the rate of the largest, launch included.
 RAMP_SECONDS = 4e-6
-# Of the ceiling, the best of many shapes, that a network's products reach: 0.90 to 1.0 for sizes of
-# 2048 to 4096 (the same table).
-GEMM_EFFICIENCY = 0.95
+# Of the ceiling, the best of many shapes, that a network's products reach: 0.85 to 1.0 for sizes of
+# 1024 to 4096 (the same table).
+GEMM_EFFICIENCY = 0.92
 CONVOLUTION_EFFICIENCY = 0.8  # assumed
 BANDWIDTH_EFFICIENCY = 0.8  # of the memory bandwidth that streaming kernels reach (assumed)
 # Flops of products that softmax keeps waiting, per score. Forward: FlashAttention-2 reaches 0.70 of

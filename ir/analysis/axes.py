@@ -28,8 +28,7 @@ class OpStrategy(msgspec.Struct, frozen=True):
     along this mesh axis.
     `mean`: the result must be divided by the number of shards to become a partial sum. `partner`
     is a second (loop, factor index) split by the same axis, `partner_id` that factor in the function.
-    `joint`: the operator joins its results over
-    the axis itself.
+    `joint`: the operator joins its results over the axis itself.
     """
 
     loop: str

@@ -12,6 +12,7 @@ from math import prod
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ...cost_model.communication.collective import CommGroup, collective_seconds
@@ -23,6 +24,7 @@ from ...cost_model.operators.operator_cost import (
     score_bytes,
     score_loops,
     sent_share,
+    streamed_bytes,
 )
 from ...cost_model.operators.roofline import op_seconds
 from ...ir.analysis.axes import Axes, OpStrategy
@@ -111,6 +113,15 @@ class RooflineCosts:
             walked = _splits_loops(score_loops(declared))
             scores += score_bytes(site, declared) / degree / self.split_degrees(options, walked)
         seconds = rule.seconds(flops, rule.moved_bytes(read, written, scores), self.cluster.device)
+        if declared is not None and declared.streamed:
+            between = sum(
+                streamed_bytes(site, replace(declared, streamed=(part,)))
+                / degree
+                / self.split_degrees(options, _splits_loops(set(part[0])))
+                for part in declared.streamed
+            )
+            device = self.cluster.device
+            seconds = seconds + op_seconds("pointwise", between * 0.0, between, rule.dtype, device)
         seconds = seconds + self.average_seconds(options, written)
         if declared is not None and declared.exchanges:
             seconds = seconds + self.exchange_seconds(declared, options, degree)
