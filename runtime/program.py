@@ -232,13 +232,11 @@ class Program:
 
     def non_finite(self, names: list[str]) -> NonFiniteError:
         """An error that says what is not finite, gradients of `names` or the loss, and since where."""
-        what = "the loss is NaN or infinite"
-        if names:
-            what = f"the gradients of {len(names)} parameters are NaN or infinite, {names[0]} among them"
+        what = f"the gradients of {names[0]} and {len(names) - 1} more are" if names else "the loss is"
         layer = "" if self.last is None else self.first_non_finite(*self.last)
         return NonFiniteError(
-            f"step {self.steps}: {what}; the first layer that gives NaN or infinite values is {layer}; "
-            f"the parameters are those of the step before"
+            f"step {self.steps}: {what} NaN or infinite, the first layer that gives such values is "
+            f"{layer}; the parameters are those of the step before"
         )
 
     def first_non_finite(self, step: CompiledStep, batch: Batch) -> str:
@@ -373,9 +371,8 @@ class Program:
         self, folder: str | Path, *, scheduler: LRScheduler | None = None, fall_back: bool = False
     ) -> bool:
         """Load the newest checkpoint of a folder, and give whether there was one; all ranks together."""
-        there = self.groups.everyone.broadcast_object(
-            bool(generations(Path(folder))), "whether there is a checkpoint"
-        )
+        there = bool(generations(Path(folder)))
+        there = self.groups.everyone.broadcast_object(there, "whether there is a checkpoint")
         if there:
             self.load_checkpoint(folder, scheduler=scheduler, fall_back=fall_back)
         return there
