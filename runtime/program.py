@@ -232,11 +232,11 @@ class Program:
 
     def non_finite(self, names: list[str]) -> NonFiniteError:
         """An error that says what is not finite, gradients of `names` or the loss, and since where."""
-        what = f"the gradients of {names[0]} and {len(names) - 1} more are" if names else "the loss is"
+        gradients = f"the gradients of {names[0]} and {len(names) - 1} more are" if names else ""
         layer = "" if self.last is None else self.first_non_finite(*self.last)
         return NonFiniteError(
-            f"step {self.steps}: {what} NaN or infinite, the first layer that gives such values is "
-            f"{layer}; the parameters are those of the step before"
+            f"step {self.steps}: {gradients or 'the loss is'} NaN or infinite, the first layer that "
+            f"gives such values is {layer}; the parameters are those of the step before"
         )
 
     def first_non_finite(self, step: CompiledStep, batch: Batch) -> str:
