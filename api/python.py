@@ -214,7 +214,9 @@ class ProgramRequest(NamedTuple):
         self, world: int, options: Mapping[str, Any], optimizing: Optimizing
     ) -> CompiledRequest:
         """The program for `world` ranks."""
+        from ..ir.capture.python_state.module_facts import module_facts
         from ..ir.capture.python_state.steady import STEADY
+        from ..ir.plan.program import for_module
         from .compilation import target_of_plan
 
         if self.chosen == "auto":
@@ -230,7 +232,7 @@ class ProgramRequest(NamedTuple):
         planned = None if target.plan is None else with_methods(target.plan)
         if planned is not None:
             print(planned, file=sys.stderr)
-        program = target.program(traced, "")
+        program = for_module(target.program(traced, ""), module_facts(self.model))
         return CompiledRequest(program, planned, STEADY.get(self.model, frozenset()))
 
     def traced(self, samples: int | None, precision: str | None) -> Model:

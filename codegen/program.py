@@ -14,7 +14,7 @@ from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.model import Model
 from ..ir.passes import Observer, Pass, run
 from ..ir.plan.plan import Plan
-from ..ir.plan.program import GeneratedProgram, ProgramTable
+from ..ir.plan.program import GeneratedProgram, ProgramTable, sealed
 from .compression import cpp
 from .function import function_module
 from .lower import LoweredFunction, lower
@@ -113,4 +113,4 @@ def write_program(program: GeneratedProgram, directory: Path) -> None:
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    (directory / "table.json").write_bytes(dump(program.table, "plait/program"))
+    (directory / "table.json").write_bytes(dump(sealed(program.table), "plait/program"))

@@ -45,7 +45,8 @@ def program_table(
     return ProgramTable(
         model=model.name,
         model_digest=model.fingerprint(),
-        plan_digest=digest(plan),
+        plan_digest=plan.digest,
+        cluster_digest=digest(plan.cluster),
         mesh=plan.mesh,
         meshes=tuple(strategy.mesh for strategy in plan.strategies),
         loss_mesh=_mesh(plan, _loss_call(dataflow)),

@@ -31,6 +31,7 @@ from .execution.compiled_step import CompiledStep
 from .execution.finite import FiniteSearch
 from .execution.guard import Guard
 from .execution.metrics import StepMeter, StepMetrics
+from .execution.module_match import verify_module
 from .execution.placed_rank import PlacedRun
 from .execution.rank_parts import check_same_batch, global_batch, refuse_autocast
 from .execution.variants import Mode, Variants, give_back, refresh
@@ -133,7 +134,7 @@ class Program:
         Needs a process group of as many ranks as the plan has devices (see `session`). Programs that are
         opened one after the other can share the process groups of a `pool`, which has its own `watch`.
         Raises MismatchError when the folder, the module and the ranks do not
-        belong together, or no rank sees what the optimizer must see.
+        belong together (naming what differs in the module), or no rank sees what the optimizer must see.
         """
         table = read_table(Path(folder))
         world = dist.get_world_size() if dist.is_initialized() else 0
@@ -143,6 +144,7 @@ class Program:
                 f"{f'{world} are running' if world else 'no process group is set up'}: start it "
                 f"with torchrun --nproc-per-node {table.mesh.size}"
             )
+        verify_module(table, module)
         groups = MeshGroups(table, pool or GroupPool(dist.get_rank(), watch, default_store()))
         request = optimizers.OptimizerRequest(optimizer, optimizer_args or {}, param_groups)
         place = default_device() if device is None else torch.device(device)

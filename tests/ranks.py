@@ -54,7 +54,8 @@ def launch(
             for kind in ("out", "err")
         )
     if code != 0:
-        raise launcher.LaunchError(launcher._reason(code, "", errors, timeout_seconds))
+        reason = launcher._reason(code, "", errors, timeout_seconds)
+        raise launcher.LaunchError(reason, timed_out=code is None)
     return outputs
 
 

@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
     from ...ir.files.json_files import dump
+    from ...ir.plan.program import for_module
     from ...runtime.launch.program_folder import MODEL
     from ..compilation import read_target
 
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     target = read_target(Path(arguments.plan), printer)
     source = source_of(arguments)
     model = source.load_for(target.batch, target.precision, target.model_digest, printer)
-    program = target.program(model, str(source))
+    program = for_module(target.program(model, str(source)), source.facts())
     if printer is not None:
         printer.finish()
         return 0
@@ -38,6 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
     lines = sum(text.count("\n") for _, text in program.files)
     print(
         f"{arguments.output}: {len(program.files)} files, {lines} lines; start it with "
-        f"`plait run {arguments.output}`"
+        f"`plait run {arguments.output}{' --source FACTORY' if source.is_file else ''}`"
     )
     return 0

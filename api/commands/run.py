@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ...ir.errors import PlaitError, UsageError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -36,7 +38,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ...runtime.launch.launch import RunOptions, torchrun
 
-    options = RunOptions(arguments.ranks, arguments.restarts)
-    options_of_main = [] if arguments.timeout is None else ["--timeout", str(arguments.timeout)]
-    options_of_main += [a for a in arguments.rest if a != "--"]
-    torchrun(Path(arguments.directory), options_of_main, options)
+    folder, rest = Path(arguments.directory), [a for a in arguments.rest if a != "--"]
+    if not any(argument.split("=")[0] == "--source" for argument in rest):
+        verify_source(folder)
+    timeout = [] if arguments.timeout is None else ["--timeout", str(arguments.timeout)]
+    torchrun(folder, [*timeout, *rest], RunOptions(arguments.ranks, arguments.restarts))
+
+
+def verify_source(folder: Path) -> None:
+    """Raises UsageError where a program's source has no weights, MismatchError where its model was
+    edited since it was compiled."""
+    from ...runtime.launch.program_folder import read_table
+    from ..formats.model_source import named_source
+
+    table = read_table(folder)
+    source = named_source(table.source)
+    if source is None:
+        return
+    if source.is_file:
+        raise UsageError(
+            f"{folder} was compiled from {source.source}, which has no weights: name the factory or "
+            f"configuration that it was traced from, with `plait run {folder} --source FACTORY`"
+        )
+    from ...ir.capture import load_source
+    from ...runtime.execution.module_match import verify_module
+
+    try:
+        module = load_source(source.source, batch=source.batch, seq=source.seq).model
+    except PlaitError:
+        return  # main.py may train another model by now; it says what is wrong
+    verify_module(table, module)

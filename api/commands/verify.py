@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ...ir.errors import MismatchError, UsageError, VerifyError
+from ...ir.errors import LimitError, MismatchError, UsageError, VerifyError
 from .arguments import add_json, add_source, source_of
 from .output import note, print_json
 
@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_fuzz(arguments)
     if arguments.plan is None:
         raise UsageError("verify needs PLAN and SOURCE; for random plans of SOURCE: --fuzz N")
+    from ...runtime.launch.launch import LaunchError
     from ...runtime.launch.scratch import scratch_folder
     from ...runtime.verification.verify import verify
 
@@ -85,6 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
             note(line)
         for verdict in verdicts:
             print(verdict)
+    causes = {verdict.cause for verdict in verdicts}
+    if "time" in causes:
+        raise LimitError(f"time is up: no result after --timeout {arguments.timeout:g} s")
+    if "start" in causes:
+        raise LaunchError("ranks could not start, so that nothing was verified")
     if not passed:
         raise VerifyError(f"{case.target.name}: the program differs from one process")
     return 0

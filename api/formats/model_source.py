@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from msgspec.structs import replace
 
 from ...ir.lowering.cast import HALF_PRECISIONS, in_precision, precision_of
 from ...ir.lowering.rescale import Rescale
 from ...ir.model.model import Model
 from ...ir.passes import Observer, run
+from ...ir.plan.program import ModuleFacts
 from . import files
 
 
@@ -61,9 +63,45 @@ class ModelSource(NamedTuple):
         own = self.load(batch)
         return own if own.fingerprint() == digest else model
 
+    def facts(self) -> tuple[ModuleFacts, ...]:
+        """What a program takes for granted of the source's module; nothing of a model file."""
+        if self.is_file:
+            return ()
+        from ...ir.capture import load_source
+        from ...ir.capture.python_state.module_facts import module_facts
+
+        return module_facts(load_source(self.source, batch=self.batch, seq=self.seq).model)
+
+    @property
+    def absolute(self) -> str:
+        """The source with its path, if it has one, from the root."""
+        if self.source.startswith("hf:"):
+            return f"hf:{Path(self.source[3:]).resolve()}"
+        if self.is_file:
+            return str(Path(self.source).resolve())
+        file, colon, factory = self.source.rpartition(":")
+        return (
+            f"{Path(file).resolve()}:{factory}" if colon and file.endswith(".py") else self.source
+        )
+
     def __str__(self) -> str:
         """The JSON text that plans keep and the `main.py` of a program reads back."""
-        return json.dumps({k: v for k, v in self._asdict().items() if v is not None})
+        fields = self._replace(source=self.absolute)._asdict()
+        return json.dumps({k: v for k, v in fields.items() if v is not None})
+
+
+def named_source(text: str) -> ModelSource | None:
+    """The source that a plan or program names in its JSON text; None where it names none."""
+    try:
+        return ModelSource(**msgspec.structs.asdict(msgspec.json.decode(text, type=_SourceText)))
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+class _SourceText(msgspec.Struct, frozen=True):
+    source: str
+    batch: int | None = None
+    seq: int | None = None
 
 
 def load_model(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...ir.files.json_files import digest
 from ...ir.plan.plan import Plan
 from ...ir.text.units import seconds
 
@@ -82,7 +81,7 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
             for c in plan.compression
         ],
         "plan_time_s": times,
-        "digest": digest(plan),
+        "digest": plan.digest,
         "global_batch": plan.global_batch,
         "word": plan.strategy_text,
     }

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -16,7 +13,7 @@ from ...ir.lowering.fit import verify_fit
 from ...ir.lowering.rescale import rescale
 from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
-from ..formats.model_source import ModelSource, read_model
+from ..formats.model_source import ModelSource, named_source, read_model
 
 
 def model_of_plan(plan: Plan, source: str | None, batch: int | None, seq: int | None) -> Model:
@@ -41,15 +38,11 @@ def _fitting(plan: Plan, model: Model) -> Model:
 def _source(plan: Plan, source: str | None, batch: int | None, seq: int | None) -> ModelSource:
     if source is not None:
         return ModelSource(source, batch, seq)
-    fields: dict[str, Any] = {}
-    with suppress(ValueError):
-        data = json.loads(plan.source or "{}")
-        fields = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
-    name = fields.get("source")
-    if not isinstance(name, str) or not name.endswith(".json"):
-        hint = f" {name}" if isinstance(name, str) else ""
+    named = named_source(plan.source)
+    if named is None or not named.is_file:
+        hint = f" {named.source}" if named else ""
         raise UsageError(f"the model is needed again: name it with --model{hint}")
-    return ModelSource(name, fields.get("batch", batch), fields.get("seq", seq))
+    return ModelSource(named.source, named.batch or batch, named.seq or seq)
 
 
 def model_from_file(plan: Plan, path: Path) -> Model:

@@ -15,7 +15,6 @@ import msgspec
 
 from ...cost_model.calibration.fit import MeasuredStep
 from ...ir.errors import FileError, MismatchError, PlaitError
-from ...ir.files.json_files import digest
 from ...ir.plan.plan import Plan
 from ..formats import files
 
@@ -91,7 +90,7 @@ class LoggedPlans:
 
     def with_digest(self, text: str) -> Plan:
         if self.digests is None:
-            self.digests = {digest(plan): plan for plan in self.in_folder()}
+            self.digests = {plan.digest: plan for plan in self.in_folder()}
         if text not in self.digests:
             raise FileError(
                 f"digest {text:.20}: no plan beside the log has it; write its path as plan"

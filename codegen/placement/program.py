@@ -69,6 +69,7 @@ def _table(placement: Placement, model: Model, assignment: PlacedStep, source: s
         model=model.name,
         model_digest=model.fingerprint(),
         plan_digest=digest(placement),
+        cluster_digest=digest(placement.target),
         mesh=mesh,
         meshes=(mesh,),
         loss_mesh=0,

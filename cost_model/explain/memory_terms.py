@@ -95,8 +95,8 @@ def working_bytes(plan: Plan, number: int) -> int:
     total = 0
     for share in stage.bytes_by_strategy:
         axes = axes_of(plan, share.strategy, share.bytes.item_bytes)
+        peaks = while_calls_run(share.bytes, axes, execution_of(plan, stage), waiting)
         total += max(
-            m.batch + m.activations + m.temporaries + m.communication
-            for m in while_calls_run(share.bytes, axes, execution_of(plan, stage), waiting)
+            (m.batch + m.activations + m.temporaries + m.communication for m in peaks), default=0
         )
     return total

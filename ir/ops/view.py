@@ -26,6 +26,7 @@ def view(site: Site) -> Loops | None:
     result = site.results[0]
     if result is None or 0 in result.shape:
         return None
+    assert site.operands[0].elements == result.elements, f"{site.operands[0]} is no {result}"
     source, target = common_factors(site.operands[0].shape, result.shape)
     shapes: tuple[tuple[int, tuple[tuple[str, ...], ...]], ...] = ()
     if site.op.target in (*RESHAPES, "aten._reshape_copy.default"):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from ..devices.cluster import Cluster
+from ..files.json_files import digest
 from ..model.mesh import Mesh
 from ..ranges import (
     Amount,
@@ -164,7 +166,7 @@ class Plan(msgspec.Struct, frozen=True):
     that refines all of theirs. `calls` are the module paths of the calls; `source` is the file that
     the model was read from, if any. `status` is `optimal` when no candidate of the search space is
     better under the cost model; `complete` is false when the search stopped before it saw all of them.
-    `engine` names what runs the plan.
+    `engine` names what runs the plan, `cluster_digest` the cluster that it was made for.
     `memory_limit_bytes` is per device; `gap` is the fraction by which a better plan might be faster.
     Gradients are summed in `gradient_precision` (empty: that of their parameter).
     """
@@ -192,8 +194,14 @@ class Plan(msgspec.Struct, frozen=True):
     complete: bool = True
     compression: tuple[CompressionChoice, ...] = ()
     chunkings: tuple[Chunking, ...] = ()
+    cluster_digest: Digest | None = None
     engine: str = "plait"
     gradient_precision: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the plan by content: wherever its model was read from."""
+        return digest(replace(self, source=""))
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:

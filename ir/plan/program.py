@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
+from ..files.json_files import digest
 from ..model.layout import Factors, Layout
 from ..model.mesh import Mesh
 from ..model.model import BatchConstant
@@ -157,12 +159,28 @@ class CompressedAxis(msgspec.Struct, frozen=True):
         return f"kernels/{self.role}_{self.mesh}.cpp"
 
 
+class ModuleFacts(msgspec.Struct, frozen=True):
+    """What a program has as constants of some equal modules of the user's model, and their paths.
+
+    `kind` is their class; `code` says what its methods and the functions that they call do, comparable
+    under one version of Python; `settings` are plain attributes (rates, sizes, activation functions),
+    `training` whether they are in training mode.
+    """
+
+    kind: str
+    code: str
+    settings: dict[str, str]
+    training: bool
+    paths: tuple[str, ...]
+
+
 class ProgramTable(msgspec.Struct, frozen=True):
     """Everything a generated program needs to know that is not code.
 
     `mesh` is the common mesh of all device axes, `meshes` the same devices with the axes of each
     strategy, `loss_mesh` the index of the one under which the loss is computed. A stage has
     `chunks_per_stage` model chunks; `stage_transfers[i]` are the values that chunk i sends to i + 1.
+    `modules` describe the user's module as it was traced; empty where there was none.
     With `master_weights` the optimizer steps on float32 copies of parameters of 16 bits. Gradients are
     summed in `gradient_precision` (empty: that of their parameter).
     """
@@ -190,6 +208,9 @@ class ProgramTable(msgspec.Struct, frozen=True):
     master_weights: bool = False
     gradient_precision: str = ""
     outputs: tuple[ProgramOutput, ...] = ()
+    cluster_digest: Digest | None = None
+    modules: tuple[ModuleFacts, ...] = ()
+    table_digest: Digest | None = None
 
     @property
     def scales_loss(self) -> bool:
@@ -207,6 +228,12 @@ class ProgramTable(msgspec.Struct, frozen=True):
         return "float32" if wider else spec.type.dtype
 
 
+def sealed(table: ProgramTable) -> ProgramTable:
+    """The table with the digest of its content, by which a file of it is known to be whole."""
+    bare = replace(table, table_digest=None)
+    return replace(bare, table_digest=digest(bare))
+
+
 def chunk_function(direction: str, chunk: int, chunks: int) -> str:
     """Name of a chunk's `forward` or `backward` in its stage's module: `forward_1` if several."""
     return f"{direction}_{chunk}" if chunks > 1 else direction
@@ -217,3 +244,8 @@ class GeneratedProgram(msgspec.Struct, frozen=True):
 
     files: tuple[tuple[str, str], ...]
     table: ProgramTable
+
+
+def for_module(program: GeneratedProgram, facts: tuple[ModuleFacts, ...]) -> GeneratedProgram:
+    """The program, which is then opened for a module of these facts alone."""
+    return replace(program, table=replace(program.table, modules=facts))

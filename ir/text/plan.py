@@ -60,6 +60,8 @@ SETTINGS = (
     "complete",
     "calls",
     "chunkings",
+    "cluster_digest",
+    "engine",
 )
 AMOUNTS = ("cluster", "prediction", "alternatives")
 STAGE_DECISIONS = ("model_chunks",)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.heterogeneous import HeterogeneousCluster
-from ...ir.errors import InfeasibleError, UsageError
+from ...ir.errors import InfeasibleError, LimitError, UsageError
 from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.model.model import Model
 from ...ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan, PipelineReplica
@@ -95,6 +95,8 @@ class HeterogeneousSearch:
         mixed_plans.sort(key=lambda plan: plan.step_seconds)
         best_mixed = min(map(self.simulate, mixed_plans[:SIMULATED]), key=_step, default=None)
         if best_mixed is None and not fitting_plans:
+            if self.deadline.stopped:
+                raise LimitError("time was up: nothing that fits was found yet; give it more time")
             raise InfeasibleError(
                 f"infeasible: {self.model.name} fits no mixture of the parts of {self.cluster}, "
                 "none of them alone, nor all as if they were the smallest"

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from ...cost_model.placement.arrays import graph_arrays
-from ...ir.errors import InfeasibleError
+from ...ir.errors import InfeasibleError, LimitError
 from ...ir.plan.placement import Placement, PlacementGraph, PlacementTarget, check_graph
 from ..question.deadline import Clock, Deadline, monotonic
 from .algorithms.earliest import etf, sct
@@ -35,8 +35,8 @@ def place(
 
     The time limit of the options is measured by `clock`.
 
-    Raises InfeasibleError when none was found (and says whether that is proven), UsageError for
-    unknown options, FileError for invalid graphs.
+    Raises InfeasibleError when it is proven that none fits, LimitError when none was found, UsageError
+    for unknown options, FileError for invalid graphs.
     """
     options = options or PlacementOptions()
     options.check()
@@ -51,7 +51,7 @@ def place(
     search_with = nested if options.algorithm == "auto" else _single
     search, timed_out = search_with(problem, options, deadline)
     if not search.fits:
-        raise InfeasibleError(_shortfall(search))
+        raise (InfeasibleError if search.infeasible else LimitError)(_shortfall(search))
     return PlacementOutcome(_placement(graph, target, search), timed_out)
 
 

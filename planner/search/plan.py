@@ -8,8 +8,10 @@ from ...ir.errors import LimitError, PlaitError, UsageError
 from ...ir.model.model import Model
 from ...ir.passes import Observer, Pass
 from ...ir.plan.plan import Plan
+from ...ir.text.units import gib
 from ..question.options import PlanOptions
 from .driver import SearchSpace
+from .first_plan import first_fitting
 from .infeasible import infeasible
 from .to_plan import assemble
 from .unsplittable import reasons
@@ -33,12 +35,15 @@ def plan(
     """The fastest plan that fits, under the cost model; the best so far where time is up.
 
     Raises InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time
-    was up before anything was priced) and UsageError.
+    was up before anything that fits was found) and UsageError.
     """
     space = SearchSpace.create(model, cluster, options)
     if observer is not None:
         observer(AnalyseAxes(), space.pricer.function_prices.flow)
+    first = first_fitting(space)
     space.run()
+    if first is not None and not space.fitting():
+        space.candidates.append(first)
     if not space.fitting():
         raise no_plan(space)
     return assemble(space, min(space.candidates, key=space.sort_key), observer)
@@ -47,13 +52,24 @@ def plan(
 def no_plan(space: SearchSpace) -> PlaitError:
     """The error that says why a space has no plan, and what would give one."""
     model, options = space.pricer.model, space.options
+    if space.deadline.stopped:
+        return LimitError(f"time was up: nothing that fits was found yet{_smallest(space)}")
     if space.candidates:
         return infeasible(space)
-    if space.deadline.stopped:
-        return LimitError("time was up before any strategy was priced; no plan is written")
     return UsageError(
         f"no plan for {model.name} with global batch {model.batch} on {space.cluster.devices} devices, "
         f"roles {', '.join(options.roles)}"
         + "".join(f", pin {pin.glob}:{pin.strategy}" for pin in options.pins)
         + f": {'; '.join(reasons(space))}"
+    )
+
+
+def _smallest(space: SearchSpace) -> str:
+    """What the smallest candidate so far needs, for a message."""
+    if not space.candidates:
+        return "; give it more time"
+    least = min(space.candidates, key=lambda c: c.peak_bytes)
+    return (
+        f"; the smallest so far ({least.strategy_text}, {least.memory_text}) needs "
+        f"{gib(least.peak_bytes)} of {gib(space.memory_limit_bytes)}; give it more time"
     )

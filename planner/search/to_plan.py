@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
+from ...ir.files.json_files import digest
 from ...ir.lowering.cast import precision_of
 from ...ir.model.mesh import common_mesh
 from ...ir.model.model import Function
@@ -89,6 +90,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
             for c in runners_up
         ),
         calls=tuple(call.path for call in model.calls),
+        cluster_digest=digest(cluster),
         seed=options.seed,
         engine=options.engine,
     )

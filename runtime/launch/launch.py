@@ -22,6 +22,10 @@ class LaunchError(PlaitError):
 
     exit_code = 1
 
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
+
 
 def launch(
     ranks: int, target: Sequence[str], *, timeout_seconds: float, directory: Path | None = None
@@ -52,7 +56,8 @@ def launch(
         outputs = _outputs(logs, ranks, "stdout.log")
         if code != 0:
             errors = _outputs(logs, ranks, "stderr.log")
-            raise LaunchError(_reason(code, torchrun_output, errors, timeout_seconds))
+            reason = _reason(code, torchrun_output, errors, timeout_seconds)
+            raise LaunchError(reason, timed_out=code is None)
         return outputs
 
 

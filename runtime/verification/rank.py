@@ -26,7 +26,7 @@ from .compare import Actual, Comparison, Rounding, backward_order, compare, comp
 from .half_precision import in_half
 from .reference import in_its_precision, interpreted, reference
 from .training import Gradients, Reference, Training, training_of
-from .verify import EXACT, Job, Verdict
+from .verify import EXACT, Job, Verdict, started_file
 
 Known = dict[tuple[object, ...], Reference]
 Built = dict[tuple[object, ...], Source]
@@ -38,6 +38,7 @@ def main(todo: str, results: str) -> None:
     known: Known = {}
     built: Built = {}
     with session("gloo") as rank, Path(results).open("ab") as file:
+        started_file(Path(results)).touch()
         pool = GroupPool(rank, PATIENT)
         for job in jobs:
             verdict = run(job, pool, known, built)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -13,6 +15,14 @@ from ..launch.scratch import scratch_folder
 
 TOLERANCE = 1e-9
 EXACT = (TOLERANCE, TOLERANCE, TOLERANCE)  # of loss, gradients and parameters
+
+
+Cause = Literal["program", "time", "start"]
+CAUSES: dict[Cause, str] = {
+    "program": "the program failed",
+    "time": "time is up",
+    "start": "ranks could not start",
+}
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -40,7 +50,8 @@ class Job(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """How far a program is from one process: largest relative errors, and the tensor with each.
 
-    `failure` is empty, or the error of a failed run; `first_wrong` says which number is wrong first,
+    `failure` is empty, or the error of a failed run: `cause` says whether the program failed, its time
+    was up or the ranks could not even start; `first_wrong` says which number is wrong first,
     by how much and where; `notes` what could not be checked. `allowed` are the largest errors of
     loss, gradients and parameters that pass.
     """
@@ -56,6 +67,7 @@ class Verdict(msgspec.Struct, frozen=True):
     first_wrong: str = ""
     notes: tuple[str, ...] = ()
     allowed: tuple[float, float, float] = EXACT
+    cause: Cause = "program"
 
     @property
     def passed(self) -> bool:
@@ -71,7 +83,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.failure:
-            return f"{self.name}: the program failed: {self.failure}"
+            return f"{self.name}: {CAUSES[self.cause]}: {self.failure}"
         verdict = "agrees with one process" if self.passed else "DIFFERS from one process"
         tolerances = ", ".join(dict.fromkeys(f"{most:.0e}" for most in self.allowed))
         text = (
@@ -80,6 +92,11 @@ class Verdict(msgspec.Struct, frozen=True):
             f"{self.parameter_of}; tolerance {tolerances})"
         )
         return f"{text}; first wrong: {self.first_wrong}" if self.first_wrong else text
+
+
+def started_file(results: Path) -> Path:
+    """What ranks write once they have joined each other."""
+    return results.with_suffix(".started")
 
 
 def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> list[Verdict]:
@@ -92,6 +109,7 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
     verdicts: dict[str, Verdict] = {}
     while waiting:
         failure = "it ended without a result"
+        cause: Cause = "program"
         with scratch_folder("verify") as folder:
             todo, results = folder / "jobs.json", folder / "results.jsonl"
             todo.write_bytes(msgspec.json.encode(waiting))
@@ -101,6 +119,8 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
                 launch(ranks, target, timeout_seconds=timeout_seconds)
             except LaunchError as error:
                 failure = str(error)
+                started = started_file(results).exists()
+                cause = "time" if error.timed_out else "program" if started else "start"
             new_verdicts = [
                 msgspec.json.decode(line, type=Verdict)
                 for line in results.read_bytes().splitlines()
@@ -109,5 +129,5 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
         waiting = waiting[len(new_verdicts) :]
         if waiting:
             culprit = waiting.pop(0)
-            verdicts[culprit.name] = Verdict(culprit.name, failure=failure)
+            verdicts[culprit.name] = Verdict(culprit.name, failure=failure, cause=cause)
     return [verdicts[job.name] for job in jobs]

@@ -213,13 +213,14 @@ def table(
 
 def write(folder: Path, table: ProgramTable) -> None:
     from plait.ir.files.json_files import dump
+    from plait.ir.plan.program import sealed
 
     files = {**FILES}
     files.update({f"stage_{s}.py": stage_source(s, table.stages) for s in range(table.stages)})
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    (folder / "table.json").write_bytes(dump(table, "plait/program"))
+    (folder / "table.json").write_bytes(dump(sealed(table), "plait/program"))
 
 
 def batch(step: int) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...errors import UsageError
+from ...files.json_files import digest
 from ...model.mesh import MICRO, Axis, common_mesh
 from ...model.verify import require
 from ..interleave import check_schedule
@@ -17,6 +18,8 @@ MOST_STEPS = 1 << 19  # of a schedule: forwards of all stages, chunks and micro-
 
 def verify_plan(plan: Plan) -> None:
     """Raises FileError naming the JSON path; whether a plan fits a model is checked with the model."""
+    made_for = plan.cluster_digest in (None, digest(plan.cluster))
+    require(made_for, "$.cluster_digest", "the plan was made for another cluster: plan again")
     require(plan.mesh.size == plan.cluster.devices, "$.mesh", "not the cluster's devices")
     require(plan.mesh.size <= MOST_DEVICES, "$.mesh", f"more than {MOST_DEVICES} devices")
     require(plan.global_batch % plan.micro_batches == 0, "$.micro_batches", "must divide the batch")

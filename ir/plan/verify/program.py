@@ -21,6 +21,7 @@ from ..program import (
     NumberedName,
     ParameterSpec,
     ProgramTable,
+    sealed,
 )
 from ..strategy import ROLES
 from .plan import MOST_DEVICES, MOST_STEPS
@@ -39,6 +40,8 @@ def verify_program(table: ProgramTable) -> None:
         _verify_batch(tensor, grid, f"$.batch[{i}]")
     for i, axis in enumerate(table.compression):
         _verify_axis(axis, table, f"$.compression[{i}]")
+    whole = table.table_digest == sealed(table).table_digest
+    require(whole, "$.table_digest", "the table was changed, or not written whole: compile it again")
 
 
 def _verify_meshes(table: ProgramTable) -> None:

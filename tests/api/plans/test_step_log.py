@@ -10,7 +10,6 @@ from plait.cost_model.calibration.fit import MeasuredStep, fit
 from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.scaled_cluster import ScaleFactors, scaled_cluster
-from plait.ir.files.json_files import digest
 from plait.tests.paths import LLAMA
 
 TRUE = ScaleFactors(compute=1.7, communication=0.6, overhead=2.5)
@@ -50,7 +49,7 @@ def test_the_file_has_the_factors_and_says_so(folder, capsys):
     log = folder / "steps.jsonl"
     rows = []
     for i, step in enumerate(steps(folder)):
-        named = {"plan": f"plan{i}.json"} if i % 2 else {"digest": digest(step.plan)}
+        named = {"plan": f"plan{i}.json"} if i % 2 else {"digest": step.plan.digest}
         peak = step.plan.peak_bytes
         rows.append({**named, "step_seconds": step.step_seconds, "peak_bytes": peak + (10 << 20)})
     log.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")

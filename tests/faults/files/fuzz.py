@@ -28,7 +28,7 @@ from plait.ir.errors import PlaitError
 from plait.tests.faults.files.mutate import byte_mutants
 from plait.tests.faults.files.subjects import Subject, Verb, subjects
 
-HANGS_SECONDS = 20  # after which a command is ended
+HANGS_SECONDS = 10  # after which a command is ended
 BYTE_SHARE = 8  # one mutant in so many has random bytes changed, not fields
 MIB = 1 << 20
 LONGEST_MESSAGE = 2000  # characters of an error

@@ -225,7 +225,6 @@ def _graph_subject(folder: Path) -> Subject:
         "check": command("check", path),
         "place": command(*place, "-o", folder / "out"),
         "place exact": command(*place, "--algorithm", "exact", "--colocation", "keep"),
-        "view": command("view", path, "-o", folder / "out"),
     }
     return Subject("graph", json.dumps(sound).encode(), path, verbs, json_mutants)
 

@@ -10,8 +10,14 @@ from plait.planner.search.driver import SearchSpace
 
 def test_time_that_is_up_leaves_a_plan_or_says_so(traced):
     model, cluster = traced("llama"), load_cluster("2x4xh100")
-    with pytest.raises(LimitError, match="time was up"):
-        plan(model, cluster, PlanOptions(time_limit_seconds=1e-9))
+    first = plan(model, cluster, PlanOptions(time_limit_seconds=1e-9))
+    assert not first.complete
+    assert first.peak_bytes <= first.memory_limit_bytes
+    tight = (first.peak_bytes + cluster.device.runtime_overhead_bytes) // 2
+    with pytest.raises(LimitError, match="time was up: nothing that fits was found yet"):
+        plan(model, cluster, PlanOptions(time_limit_seconds=1e-9, memory_bytes=tight))
+    with pytest.raises(InfeasibleError):
+        plan(model, cluster, PlanOptions(memory_bytes=cluster.device.runtime_overhead_bytes))
     whole = plan(model, cluster, PlanOptions(time_limit_seconds=1e9))
     assert whole.complete
     with pytest.raises(UsageError, match="not a number of seconds"):
