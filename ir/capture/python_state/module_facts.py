@@ -19,7 +19,7 @@ DEEPEST = 8  # calls from a method of the user's into functions of the user's
 
 def module_facts(module: nn.Module) -> tuple[ModuleFacts, ...]:
     """The facts of a module and of all inside it, those of equal ones together."""
-    paths: dict[ModuleFacts, list[str]] = {}
+    paths: dict[Any, list[str]] = {}
     facts: dict[Any, ModuleFacts] = {}
     codes: dict[type, str] = {}
     for path, part in module.named_modules():
