@@ -31,7 +31,6 @@ from .execution.compiled_step import CompiledStep
 from .execution.finite import FiniteSearch
 from .execution.guard import Guard
 from .execution.metrics import StepMeter, StepMetrics
-from .execution.module_match import verify_module
 from .execution.placed_rank import PlacedRun
 from .execution.rank_parts import check_same_batch, global_batch, refuse_autocast
 from .execution.variants import Mode, Variants, give_back, refresh
@@ -42,6 +41,7 @@ from .state import unsharded
 from .state.gradients import LossScale, clip_grad_norm, non_finite_names, separate_gradients
 from .state.initial_agreement import agree
 from .state.initialization import InitialValues
+from .state.module.module_match import verify_module
 from .state.module.user_module import StaleWarning, fill
 from .state.module.weight_files import Weights, open_weights
 from .state.parameters import ParameterStore

@@ -61,7 +61,7 @@ def verify_source(folder: Path) -> None:
             f"configuration that it was traced from, with `plait run {folder} --source FACTORY`"
         )
     from ...ir.capture import load_source
-    from ...runtime.execution.module_match import verify_module
+    from ...runtime.state.module.module_match import verify_module
 
     try:
         module = load_source(source.source, batch=source.batch, seq=source.seq).model

@@ -10,10 +10,10 @@ import heapq
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ...ir.plan.placement import PlacementEdge, PlacementGraph, PlacementTarget
+from ..compiled import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -167,7 +167,7 @@ def _links(target: PlacementTarget) -> Floats:
     )
 
 
-@njit(cache=True)
+@compiled
 def transfer_us(edge: Record, links: Floats, sender: int, receiver: int) -> float:
     """Microseconds of one transfer: fixed by the file, zero for no bytes, else alpha + beta *
     bytes."""
@@ -178,7 +178,7 @@ def transfer_us(edge: Record, links: Floats, sender: int, receiver: int) -> floa
     return links[0, sender, receiver] + links[1, sender, receiver] * edge.bytes
 
 
-@njit(cache=True)
+@compiled
 def resident_bytes(
     work: GraphArrays, device: Ints, used: Floats, received: NDArray[np.bool_]
 ) -> None:
@@ -200,7 +200,7 @@ def resident_bytes(
     used += largest
 
 
-@njit(cache=True)
+@compiled
 def lifetime_bytes(
     work: GraphArrays, device: Ints, times: Records, slots: Records, used: Floats
 ) -> None:
@@ -240,7 +240,7 @@ def lifetime_bytes(
         used[d] = _highest(when[:count], change[:count], level)
 
 
-@njit(cache=True)
+@compiled
 def _span(when: Floats, change: Floats, count: int, begin: float, end: float, size: float) -> int:
     """Append a live interval as two changes; returns the new number of changes."""
     if size <= 0.0:
@@ -250,7 +250,7 @@ def _span(when: Floats, change: Floats, count: int, begin: float, end: float, si
     return count + 2
 
 
-@njit(cache=True)
+@compiled
 def _highest(when: Floats, change: Floats, level: float) -> float:
     """The highest level; of changes at one instant, frees come before allocations."""
     order = np.argsort(when)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ...ir.plan.placement import LinkModel
+from ..compiled import compiled
 from .arrays import Floats, GraphArrays, Ints, Record, Records, transfer_us
 
 PARALLEL, DUPLEX, HALF_DUPLEX = 0, 1, 2
@@ -74,7 +74,7 @@ def new_state(work: GraphArrays) -> SimulationState:
     )
 
 
-@njit(cache=True)
+@compiled
 def begin(work: GraphArrays, state: SimulationState) -> None:
     """Set a state to time zero."""
     operators, (times, slots, lanes, _, events, clock) = work.operators, state
@@ -94,7 +94,7 @@ def begin(work: GraphArrays, state: SimulationState) -> None:
             _push_event(events, clock, len(times), 0.0, v, READY_EVENT)
 
 
-@njit(cache=True)
+@compiled
 def copy_state(source: SimulationState, into: SimulationState) -> None:
     """Copy a state; of its heaps only the used parts."""
     into.times[:] = source.times
@@ -108,7 +108,7 @@ def copy_state(source: SimulationState, into: SimulationState) -> None:
     into.events[:count] = source.events[:count]
 
 
-@njit(cache=True)
+@compiled
 def run(
     work: GraphArrays,
     device: Ints,
@@ -159,7 +159,7 @@ def run(
     return _makespan(times) if clock[0].done == len(times) else np.inf
 
 
-@njit(cache=True)
+@compiled
 def _start(times: Records, lane: Record, v: int, now: float, spent: float) -> float:
     """A device starts an operator; returns its end."""
     if times[v].ready < now:
@@ -170,7 +170,7 @@ def _start(times: Records, lane: Record, v: int, now: float, spent: float) -> fl
     return now + spent
 
 
-@njit(cache=True)
+@compiled
 def _deliver(
     edge: Record,
     links: Floats,
@@ -206,7 +206,7 @@ def _deliver(
         _push_event(events, clock, len(times), times[w].ready, w, READY_EVENT)
 
 
-@njit(cache=True)
+@compiled
 def _through_ports(mode: int, sender: Record, receiver: Record, now: float, spent: float) -> float:
     """Start time of a transfer, which occupies its ports until it ends."""
     if mode == DUPLEX:
@@ -218,7 +218,7 @@ def _through_ports(mode: int, sender: Record, receiver: Record, now: float, spen
     return first
 
 
-@njit(cache=True)
+@compiled
 def _makespan(times: Records) -> float:
     makespan = 0.0
     for v in range(len(times)):
@@ -226,7 +226,7 @@ def _makespan(times: Records) -> float:
     return makespan
 
 
-@njit(cache=True)
+@compiled
 def _push_event(
     events: Records, clock: Records, operators: int, when: float, v: int, kind: int
 ) -> None:
@@ -244,7 +244,7 @@ def _push_event(
     events[at].when, events[at].code = when, code
 
 
-@njit(cache=True)
+@compiled
 def _pop_event(events: Records, clock: Records) -> int:
     """Pop the first event; its code holds its sequence number, its operator and its kind."""
     first = events[0].code
@@ -263,17 +263,17 @@ def _pop_event(events: Records, clock: Records) -> int:
     return first
 
 
-@njit(cache=True)
+@compiled
 def _earlier(event: Record, when: float, code: int) -> bool:
     return event.when < when or (event.when == when and event.code < code)
 
 
-@njit(cache=True)
+@compiled
 def _before(key: Floats, v: int, w: int) -> bool:
     return key[v] < key[w] or (key[v] == key[w] and v < w)
 
 
-@njit(cache=True)
+@compiled
 def _push_queue(queue: Ints, lane: Record, key: Floats, v: int) -> None:
     at: int = lane.queued
     lane.queued += 1
@@ -286,7 +286,7 @@ def _push_queue(queue: Ints, lane: Record, key: Floats, v: int) -> None:
     queue[at] = v
 
 
-@njit(cache=True)
+@compiled
 def _pop_queue(queue: Ints, lane: Record, key: Floats) -> None:
     """Pop the first operator of a device's heap."""
     lane.queued -= 1

@@ -6,8 +6,8 @@ They hold under every link model, since contention only adds time.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ...cost_model.compiled import compiled
 from ...cost_model.placement.arrays import Floats, GraphArrays, Ints, Records
 from .problem import PlacementProblem
 
@@ -60,7 +60,7 @@ def quickest_transfer_us(work: GraphArrays) -> Floats:
     return least[work.edges["tensor"]]
 
 
-@njit(cache=True)
+@compiled
 def heads(
     operators: Records,
     others: Ints,
@@ -99,7 +99,7 @@ def heads(
     return earliest
 
 
-@njit(cache=True)
+@compiled
 def _in_turn(release: Floats, durations: Floats, others: Ints, chosen: Ints) -> float:
     """Time at which one device has run some operators, each not before its release."""
     begin = np.empty(len(chosen))

@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from ...cost_model.compiled import compiled
 from ...cost_model.placement.arrays import (
     Floats,
     GraphArrays,
@@ -118,7 +118,7 @@ def upward_rank(problem: PlacementProblem, share: float) -> Floats:
     return rank
 
 
-@njit(cache=True)
+@compiled
 def longest_chains(rank: Floats, targets: Ints, transfers_us: Floats, operators: Records) -> None:
     """Add to every operator's own time in `rank` (n) the longest chain of its successors."""
     for v in range(len(rank) - 1, -1, -1):

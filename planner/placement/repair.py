@@ -6,9 +6,9 @@ The makespan is left to the search that follows.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from ...cost_model.compiled import compiled
 from ...cost_model.placement.arrays import Floats, GraphArrays, Ints, lifetime_bytes, resident_bytes
 from ...cost_model.placement.simulate import SimulationState, begin, run
 from .algorithms.coarse import units
@@ -32,7 +32,7 @@ def repaired(
     return problem.evaluate_keys(f"{broken.algorithm}, repaired", device, key)
 
 
-@njit(cache=True)
+@compiled
 def relieve(
     work: GraphArrays,
     blocks: Blocks,
@@ -76,7 +76,7 @@ def relieve(
     device[:] = best
 
 
-@njit(cache=True)
+@compiled
 def _shortage(
     work: GraphArrays,
     mode: int,

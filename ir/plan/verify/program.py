@@ -41,7 +41,9 @@ def verify_program(table: ProgramTable) -> None:
     for i, axis in enumerate(table.compression):
         _verify_axis(axis, table, f"$.compression[{i}]")
     whole = table.table_digest == sealed(table).table_digest
-    require(whole, "$.table_digest", "the table was changed, or not written whole: compile it again")
+    require(
+        whole, "$.table_digest", "the table was changed, or not written whole: compile it again"
+    )
 
 
 def _verify_meshes(table: ProgramTable) -> None:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from .sections import Ints, Sections
 
 FOUND, NONE, STOPPED = 1, 0, -1
@@ -52,7 +52,7 @@ class Board(NamedTuple):
     agenda: Ints  # (left, right, parent, next) of every component still to search
 
 
-@njit(cache=True)
+@compiled
 def _open(board: Board, left: int, right: int) -> int:
     """Collect the open buffers between two sections, in order of their first; returns how many."""
     count = 0
@@ -65,7 +65,7 @@ def _open(board: Board, left: int, right: int) -> int:
     return count
 
 
-@njit(cache=True)
+@compiled
 def _starts(board: Board, count: int) -> bool:
     """Compute the least offset of every open buffer: its base or, if floating, the least top of an
     open neighbour. Returns False if a floating buffer has nothing to rest on.
@@ -92,7 +92,7 @@ def _starts(board: Board, count: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@compiled
 def _sort(members: Ints, count: int, low: Ints) -> None:
     """Sort open buffers by descending least offset."""
     keys = np.empty(count, np.int64)
@@ -101,7 +101,7 @@ def _sort(members: Ints, count: int, low: Ints) -> None:
     members[:count] = members[:count][np.argsort(keys)]
 
 
-@njit(cache=True)
+@compiled
 def _fits(board: Board, count: int, left: int, right: int, height: int, bounded: bool) -> bool:
     """Whether in every section the open buffers fit under the height from their least offsets on.
 
@@ -126,7 +126,7 @@ def _fits(board: Board, count: int, left: int, right: int, height: int, bounded:
     return True
 
 
-@njit(cache=True)
+@compiled
 def _urgency(board: Board, s: int, height: int, rule: int) -> tuple[float, float]:
     """Branching priority of a section: a pair, greatest first."""
     floor = float(board.floor[s])
@@ -142,7 +142,7 @@ def _urgency(board: Board, s: int, height: int, rule: int) -> tuple[float, float
     return (-slack, 0.0) if rule == TIGHTEST else (-floor, 0.0)
 
 
-@njit(cache=True)
+@compiled
 def _before(board: Board, i: int, j: int, by_failures: bool) -> bool:
     """Whether buffer `i` is branched on before buffer `j`."""
     if by_failures and board.buffer_failures[i] != board.buffer_failures[j]:
@@ -150,7 +150,7 @@ def _before(board: Board, i: int, j: int, by_failures: bool) -> bool:
     return board.rank[i] < board.rank[j]
 
 
-@njit(cache=True)
+@compiled
 def _choose(
     board: Board, count: int, left: int, right: int, height: int, rule: int, by_failures: bool
 ) -> int:
@@ -170,7 +170,7 @@ def _choose(
     return _beneath(board, chosen, by_failures)
 
 
-@njit(cache=True)
+@compiled
 def _beneath(board: Board, i: int, by_failures: bool) -> int:
     """`i`, or an open neighbour that could go below it and must be branched on first."""
     while True:
@@ -185,7 +185,7 @@ def _beneath(board: Board, i: int, by_failures: bool) -> int:
         i = chosen
 
 
-@njit(cache=True)
+@compiled
 def _place(board: Board, i: int, used: int) -> int:
     """Place buffer `i` on its base and raise its neighbours' bases. Returns the trail's length."""
     board.placed[i] = 1
@@ -205,7 +205,7 @@ def _place(board: Board, i: int, used: int) -> int:
     return used
 
 
-@njit(cache=True)
+@compiled
 def _undo(board: Board, used: int, mark: int) -> None:
     while used > mark:
         used -= 1
@@ -218,7 +218,7 @@ def _undo(board: Board, used: int, mark: int) -> None:
             board.floats[i] = old
 
 
-@njit(cache=True)
+@compiled
 def _split(board: Board, count: int, parent: int, head: int, free: int) -> tuple[int, int]:
     """Push the components of the open buffers on the agenda; returns its head and length."""
     k = 0
@@ -233,7 +233,7 @@ def _split(board: Board, count: int, parent: int, head: int, free: int) -> tuple
     return head, free
 
 
-@njit(cache=True)
+@compiled
 def search(
     board: Board,
     sections: int,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from .sections import Ints, Sections
 
 
-@njit(cache=True)
+@compiled
 def first_fit(size: Ints, first: Ints, last: Ints, order: Ints) -> Ints:
     """Offsets (bytes) when buffers are placed in this order."""
     n = len(order)

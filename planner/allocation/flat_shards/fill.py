@@ -7,14 +7,14 @@ predecessor. So only the order is searched.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from .kinds import Ints
 
 NEVER = 1 << 61
 
 
-@njit(cache=True)
+@compiled
 def start(offset: int, elements: int, block: int, shard: int) -> int:
     """First offset from `offset` on at which no shard boundary splits a block; NEVER if none."""
     while True:
@@ -33,7 +33,7 @@ def start(offset: int, elements: int, block: int, shard: int) -> int:
         offset += rest
 
 
-@njit(cache=True)
+@compiled
 def fill(
     elements: Ints, block: Ints, counts: Ints, shard: int, ranks: int, rule: int, patience: int
 ) -> tuple[int, Ints, Ints]:
@@ -68,7 +68,7 @@ def fill(
     return total, kinds, starts
 
 
-@njit(cache=True)
+@compiled
 def _prefers(elements: Ints, block: Ints, first: Ints, k: int, other: int, rule: int) -> bool:
     if rule == 0:
         a, b = block[k], block[other]
@@ -79,7 +79,7 @@ def _prefers(elements: Ints, block: Ints, first: Ints, k: int, other: int, rule:
     return a > b or (a == b and first[k] < first[other])
 
 
-@njit(cache=True)
+@compiled
 def least_end(
     elements: Ints, block: Ints, counts: Ints, shard: int, ranks: int
 ) -> tuple[Ints, Ints]:

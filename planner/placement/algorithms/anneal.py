@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from ....cost_model.placement.arrays import (
     Floats,
     GraphArrays,
@@ -85,7 +85,7 @@ def walk_from(
     return walk
 
 
-@njit(cache=True)
+@compiled
 def settle(work: GraphArrays, mode: int, walk: AnnealingState, stored: int) -> None:
     """Simulate the current solution from stored state `stored` on and store the later states."""
     trial, nothing = walk.trial, np.zeros(len(walk.device))
@@ -104,7 +104,7 @@ def settle(work: GraphArrays, mode: int, walk: AnnealingState, stored: int) -> N
     _critical_path(walk.times, walk.chain)
 
 
-@njit(cache=True)
+@compiled
 def _critical_path(times: Records, chain: Ints) -> None:
     """Fill `chain` with the critical path: each operator was started by the end or data of the
     next.
@@ -120,7 +120,7 @@ def _critical_path(times: Records, chain: Ints) -> None:
     chain[0] = count
 
 
-@njit(cache=True)
+@compiled
 def anneal(
     work: GraphArrays,
     blocks: Blocks,
@@ -155,7 +155,7 @@ def anneal(
         temperature *= cooling
 
 
-@njit(cache=True)
+@compiled
 def _move(
     work: GraphArrays,
     blocks: Blocks,
@@ -179,7 +179,7 @@ def _move(
     return -1
 
 
-@njit(cache=True)
+@compiled
 def _reorder(
     work: GraphArrays,
     mode: int,
@@ -208,7 +208,7 @@ def _reorder(
     return stored
 
 
-@njit(cache=True)
+@compiled
 def _ready(work: GraphArrays, walk: AnnealingState, v: int) -> float:
     """Time at which the last input of `v` is produced; its priority has no effect before."""
     operators, edges, reads, times = work.operators, work.edges, work.reads, walk.times
@@ -218,13 +218,13 @@ def _ready(work: GraphArrays, walk: AnnealingState, v: int) -> float:
     return ready
 
 
-@njit(cache=True)
+@compiled
 def _resident(work: GraphArrays, walk: AnnealingState) -> bool:
     resident_bytes(work, walk.device, walk.used, walk.received)
     return _fits(work, walk)
 
 
-@njit(cache=True)
+@compiled
 def _fits(work: GraphArrays, walk: AnnealingState) -> bool:
     for d in range(len(walk.used)):
         if walk.used[d] > work.capacity[d]:
@@ -232,7 +232,7 @@ def _fits(work: GraphArrays, walk: AnnealingState) -> bool:
     return True
 
 
-@njit(cache=True)
+@compiled
 def _first_change(work: GraphArrays, blocks: Blocks, walk: AnnealingState, count: int) -> float:
     """Earliest time at which an input of the moved blocks is produced."""
     operators, edges, reads, times = work.operators, work.edges, work.reads, walk.times
@@ -248,7 +248,7 @@ def _first_change(work: GraphArrays, blocks: Blocks, walk: AnnealingState, count
     return earliest
 
 
-@njit(cache=True)
+@compiled
 def _simulate(
     work: GraphArrays,
     mode: int,

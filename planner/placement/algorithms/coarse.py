@@ -6,8 +6,8 @@ Moves of blocks are simulated on the operators themselves, so coarsening loses n
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from ....cost_model.placement.arrays import Ints, Records
 from ..problem import PlacementProblem
 from .moves import Blocks, blocks_of
@@ -27,7 +27,7 @@ def chains(problem: PlacementProblem) -> Blocks:
     return blocks_of(np.unique(of, return_inverse=True)[1].astype(np.int64))
 
 
-@njit(cache=True)
+@compiled
 def join(operators: Records, edges: Records, of: Ints, size: Ints) -> None:
     """Merge the blocks at both ends of such edges (union-find); `size` (blocks) counts units."""
     head = np.arange(len(size))
@@ -42,7 +42,7 @@ def join(operators: Records, edges: Records, of: Ints, size: Ints) -> None:
         of[v] = _head(head, of[v])
 
 
-@njit(cache=True)
+@compiled
 def _head(head: Ints, unit: int) -> int:
     while head[unit] != unit:
         head[unit] = head[head[unit]]

@@ -7,8 +7,8 @@ Minimises transfer time, exactly for the given order; a colocation unit stands a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ..problem import PlacementCandidate, PlacementProblem, mean_transfer_us
 
@@ -36,7 +36,7 @@ def segments_of(problem: PlacementProblem, order: Ints) -> Ints:
     return np.array([first[int(u)] // stride for u in unit], np.int64)
 
 
-@njit(cache=True)
+@compiled
 def partition(work: GraphArrays, segment: Ints, transfer_us: Floats, device: Ints) -> bool:
     """Fill `device` (n) with the best runs of segments; False where no runs fit."""
     segments, devices = segment.max() + 1, len(work.capacity)
@@ -75,7 +75,7 @@ def partition(work: GraphArrays, segment: Ints, transfer_us: Floats, device: Int
     return True
 
 
-@njit(cache=True)
+@compiled
 def _take(
     work: GraphArrays, segment: Ints, v: int, begin: int, seen: Ints, used: float, largest: float
 ) -> tuple[float, float]:
@@ -93,7 +93,7 @@ def _take(
     return used, max(largest, operators[v].temporary)
 
 
-@njit(cache=True)
+@compiled
 def _boundary_us(work: GraphArrays, segment: Ints, transfer_us: Floats, segments: int) -> Floats:
     """(segments) microseconds of the tensors that cross the boundary before a segment."""
     edges = work.edges

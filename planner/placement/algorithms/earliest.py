@@ -10,8 +10,8 @@ runs only operators that could start by now on every device.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ....cost_model.placement.simulate import HALF_DUPLEX, PARALLEL
 from ..problem import PlacementCandidate, PlacementProblem
@@ -48,7 +48,7 @@ def _placed(
     return problem.evaluate_order(name, ledger.device, order)
 
 
-@njit(cache=True)
+@compiled
 def earliest_first(
     work: GraphArrays, ledger: Ledger, mode: int, favourite: Ints, order: Ints
 ) -> None:
@@ -86,7 +86,7 @@ def earliest_first(
         _look(work, ledger, mode, ready, count, there)
 
 
-@njit(cache=True)
+@compiled
 def _finish(
     work: GraphArrays,
     ledger: Ledger,
@@ -119,7 +119,7 @@ def _finish(
     return count
 
 
-@njit(cache=True)
+@compiled
 def _look(
     work: GraphArrays, ledger: Ledger, mode: int, ready: Ints, count: int, there: Floats
 ) -> None:
@@ -132,7 +132,7 @@ def _look(
                 there[v, d] = inputs_ready(work, ledger, v, d, mode, False)
 
 
-@njit(cache=True)
+@compiled
 def _pick(
     ledger: Ledger,
     favourite: Ints,
@@ -163,7 +163,7 @@ def _pick(
     return at, chosen, later
 
 
-@njit(cache=True)
+@compiled
 def _reserved_for(
     ledger: Ledger, ready: Ints, count: int, there: Floats, child: int, d: int
 ) -> bool:
@@ -180,7 +180,7 @@ def _reserved_for(
     return True
 
 
-@njit(cache=True)
+@compiled
 def _everywhere(ledger: Ledger, there: Floats) -> float:
     """Time by which an operator could start on every device that it fits on."""
     latest = 0.0
@@ -190,7 +190,7 @@ def _everywhere(ledger: Ledger, there: Floats) -> float:
     return latest
 
 
-@njit(cache=True)
+@compiled
 def _least_excess(work: GraphArrays, ledger: Ledger, ready: Ints, count: int) -> tuple[int, int]:
     at, chosen, least = 0, 0, np.inf
     for i in range(count):

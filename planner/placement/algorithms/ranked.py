@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ..problem import PlacementCandidate, PlacementProblem, upward_rank
 from .ledger import Ledger, excess, inputs_ready, new_ledger, place
@@ -36,7 +36,7 @@ def places(order: np.ndarray) -> Floats:
     return positions
 
 
-@njit(cache=True)
+@compiled
 def earliest_end(work: GraphArrays, ledger: Ledger, order: Ints, mode: int, price: float) -> None:
     """Place operators in order, each where it ends first among the devices it fits on, or else
     where the shortage is least. `price`: microseconds per fraction of memory used.

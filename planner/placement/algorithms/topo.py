@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ....cost_model.compiled import compiled
 from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ....cost_model.placement.simulate import PARALLEL
 from ..problem import PlacementCandidate, PlacementProblem
@@ -23,7 +23,7 @@ def topo(problem: PlacementProblem) -> PlacementCandidate:
     return problem.evaluate_order("m-topo", ledger.device, order)
 
 
-@njit(cache=True)
+@compiled
 def fill(work: GraphArrays, ledger: Ledger, cap: Floats) -> None:
     """Place operators in topological order; move to the next device when one does not fit."""
     current = 0
@@ -40,7 +40,7 @@ def fill(work: GraphArrays, ledger: Ledger, cap: Floats) -> None:
         place(work, ledger, v, d, PARALLEL, 0.0)
 
 
-@njit(cache=True)
+@compiled
 def _roomiest(work: GraphArrays, ledger: Ledger, v: int) -> int:
     chosen, least = 0, np.inf
     for d in range(len(ledger.used)):

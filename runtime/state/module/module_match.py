@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from ...ir.capture.python_state.module_facts import PYTHON, module_facts
-from ...ir.errors import MismatchError
-from ...ir.plan.program import ModuleFacts, ProgramTable
+from ....ir.capture.python_state.module_facts import PYTHON, module_facts
+from ....ir.errors import MismatchError
+from ....ir.plan.program import ModuleFacts, ProgramTable
 
 MOST_DIFFERENCES = 5  # in a message
 

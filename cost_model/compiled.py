@@ -1,0 +1,139 @@
+"""Functions that numba compiles, and a cache of them in a directory of the user's own.
+
+numba's own cache lies beside the sources, where whoever can write there runs code, and damage is an
+error until it is deleted by hand. Here a compiled function is a file of its own, named by what it was
+made from (its code and that of the compiled functions that it calls, types, versions, processor) and
+begun by its checksum. Whatever is wrong with a file, it is removed and the function is compiled again.
+
+Names of numba's that are not public: `Dispatcher._cache`, which decides where compiled functions come
+from, and `CompileResult._reduce` and `_rebuild`, their form on disk. Without them every process would
+compile all functions, for about a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any, TypeVar, cast
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
+
+F = TypeVar("F", bound=Callable[..., Any])
+DIGEST_BYTES = 32
+DIRECTORY = "~/.cache/plait/numba"
+VERSIONS = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+
+
+def compiled(function: F) -> F:
+    """Compile a function with numba when it is first called, or load it from the cache."""
+    dispatcher: Any = numba.njit(function)
+    dispatcher._cache = FunctionCache(dispatcher)
+    return cast("F", dispatcher)
+
+
+class FunctionCache:
+    """The compiled forms of one function by its argument types, as numba's dispatcher asks for them."""
+
+    def __init__(self, dispatcher: Any) -> None:
+        self.dispatcher = dispatcher
+
+    @property
+    def cache_path(self) -> str:
+        return str(Path(DIRECTORY).expanduser())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The function for these types; None where it is not in the cache, or not whole."""
+        target_context.refresh()
+        path = self._path(sig, target_context.codegen())
+        if path is None:
+            return None
+        try:
+            data = path.read_bytes()
+            whole = data[:DIGEST_BYTES] == sha256(data[DIGEST_BYTES:]).digest()
+            if whole:
+                payload = pickle.loads(data[DIGEST_BYTES:])
+                return CompileResult._rebuild(target_context, *payload)
+        except FileNotFoundError:
+            return None
+        except Exception:  # of unpickling and linking: whatever it is, the file is of no use
+            pass
+        remove(path)
+        return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Write a compiled function, whole or not at all; a full disk is no reason to fail."""
+        path = self._path(sig, data.codegen)
+        if path is None or data.lifted or data.library.has_dynamic_globals:
+            return
+        value = pickle.dumps(data._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
+        try:
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(sha256(value).digest() + value)
+            os.replace(file.name, path)
+        except OSError:
+            return
+
+    def flush(self) -> None:
+        """Part of numba's interface."""
+
+    enable = disable = flush
+
+    def _path(self, sig: Any, codegen: Any) -> Path | None:
+        """The file of the function for these types; None without a directory of the user's own."""
+        directory = private_directory(Path(self.cache_path))
+        if directory is None:
+            return None
+        parts = (*sources(self.dispatcher, set()), str(sig), repr(codegen.magic_tuple()), *VERSIONS)
+        name = self.dispatcher.py_func.__name__
+        return directory / f"{name}-{sha256(repr(parts).encode()).hexdigest()[:32]}"
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:
+        return
+
+
+def private_directory(directory: Path) -> Path | None:
+    """The directory, made if need be; None where its owner is another or others can write to it."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.stat()
+    except (OSError, RuntimeError):
+        return None
+    own = status.st_uid == os.getuid() and not stat.S_IMODE(status.st_mode) & 0o022
+    return directory if own and os.access(directory, os.W_OK) else None
+
+
+def sources(dispatcher: Any, seen: set[str]) -> Iterator[str]:
+    """What a function is compiled from: its code, the constants it reads, the functions it calls."""
+    function: FunctionType = dispatcher.py_func
+    name = f"{function.__module__}.{function.__qualname__}"
+    if name in seen:
+        return
+    seen.add(name)
+    yield f"{name} {code_text(function.__code__)} {function.__defaults__!r}"
+    for read in function.__code__.co_names:
+        value = function.__globals__.get(read)
+        if isinstance(value, Dispatcher):
+            yield from sources(value, seen)
+        elif isinstance(value, int | float | str | tuple | np.dtype):
+            yield f"{read}={value!r}"
+
+
+def code_text(code: CodeType) -> str:
+    """Code apart from where it stands."""
+    constants = [code_text(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
