@@ -159,8 +159,8 @@ def _points(candidate: Candidate, strategy: Any, memory: Any, global_batch: int)
 def smallest_change(error: PlaitError) -> dict[str, Any] | None:
     """Of a refusal, the smallest change that was found to fit; None where a refusal has none."""
     report: dict[str, Any] = getattr(error, "report", None) or {}
-    fixes: list[dict[str, Any]] = report.get("fixes", [])
-    return next((fix for fix in fixes if fix["fits"]), None)
+    tried: list[dict[str, Any]] = report.get("fixes", [])
+    return next((change for change in tried if change["fits"]), None)
 
 
 def candidate_row(space: SearchSpace, candidate: Candidate) -> dict[str, Any]:

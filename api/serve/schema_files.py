@@ -1,0 +1,67 @@
+"""JSON schemas of files, requests and reports, generated from their structs.
+
+python -m plait.api.serve.schema_files FOLDER      writes them anew
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ...ir.files.json_files import VERSION
+from ...ir.files.text_value import TextValue
+from ..formats.files import KINDS
+from .methods import METHODS
+from .reports import REPORTS
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Every schema by the name of its file."""
+    files = {f"file.{n.removeprefix('plait/')}": _file(n, kind.type) for n, kind in KINDS.items()}
+    requests = {f"request.{name}": _schema(method.params) for name, method in METHODS.items()}
+    reports = {f"report.{name}": _schema(report) for name, report in REPORTS.items()}
+    return files | requests | reports
+
+
+def _schema(kind: type) -> dict[str, Any]:
+    return {"$schema": DIALECT, **msgspec.json.schema(kind, schema_hook=_text_schema)}
+
+
+def _file(name: str, kind: type) -> dict[str, Any]:
+    """The schema of a file: its struct's, with its format and version."""
+    schema = _schema(kind)
+    head = schema["$defs"][kind.__name__]
+    head["properties"] = {
+        "format": {"const": name},
+        "version": {"type": "integer", "minimum": 1, "maximum": VERSION},
+        **head["properties"],
+    }
+    head["required"] = ["format", "version", *head["required"]]
+    return schema
+
+
+def _text_schema(kind: type) -> dict[str, Any]:
+    """The schema of a value that files hold as text."""
+    if issubclass(kind, TextValue):
+        return {"type": "string", "description": (kind.__doc__ or "").split("\n")[0]}
+    raise NotImplementedError(f"{kind} in a file")
+
+
+def schema_text(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+
+
+def write(folder: Path) -> None:
+    """Write every schema into a folder."""
+    for name, schema in schemas().items():
+        (folder / f"{name}.json").write_text(schema_text(schema), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
