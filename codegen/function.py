@@ -161,13 +161,16 @@ def _deletes(ended: list[str]) -> list[str]:
     return [f"    del {', '.join(ended[i : i + 12])}" for i in range(0, len(ended), 12)]
 
 
-def statement(op: Op, values: dict[int, str]) -> list[str]:
-    """One operator as source; `values` gives the variables of its operands and results."""
+def statement(op: Op, values: dict[int, str], device: str = "comm.device") -> list[str]:
+    """One operator as source; `values` gives the variables of its operands and results, `device` is
+    where an operator without tensors makes its own."""
     results = ", ".join(values[r] if r >= 0 else "_" for r in op.results)
     if op.target in LIST_OPERATORS and len(op.results) == 1:
         results += ","
     items = [literal(a, values) for a in op.args]
     items += [f"{k}={literal(a, values)}" for k, a in op.kwargs.items()]
+    if op.target.startswith("aten.") and not op.operands():
+        items.append(f"device={device}")
     target = op.target
     if target.startswith("comm."):
         keywords = COLLECTIVE_KEYWORDS.get(target[5:])

@@ -116,7 +116,9 @@ class RankCode:
             op = msgspec.structs.replace(op, target="aten.reshape.default")
         results = tuple(v for v in op.results if v >= 0)
         self.statements.append(
-            Statement(tuple(statement(op, self.names)), op.operands(), results, op.scope)
+            Statement(
+                tuple(statement(op, self.names, "run.device")), op.operands(), results, op.scope
+            )
         )
         self.available.update(results)
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ...ir.model.mesh import CHUNK, MICRO, Mesh
@@ -30,7 +31,7 @@ class Comm(ShardedOperators):
     """Collectives of one rank.
 
     `sent_bytes` counts bytes sent by kind of collective (ring algorithms); `compressed` are the
-    compressed all-reduces by axis.
+    compressed all-reduces by axis; on `device` operators without operands make their tensors.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Comm(ShardedOperators):
         groups: Mapping[str, Group],
         sent_bytes: Counter[str] | None = None,
         compressed: Mapping[str, AllReduce] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         names = [axis.name for axis in mesh.axes]
         self.groups = groups
@@ -48,6 +50,7 @@ class Comm(ShardedOperators):
         self.coordinates = dict(zip(names, mesh.coordinate(rank), strict=True)) | {MICRO: 0}
         self.sent_bytes: Counter[str] = Counter() if sent_bytes is None else sent_bytes
         self.compressed = compressed or {}
+        self.device = device or torch.device("cpu")
 
     def micro_batch(self, number: int) -> None:
         """Select the micro-batch that `micro` slices refer to."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from ...ir.compression.program import CompressionAlgorithm, Payload
 from ...ir.compression.registry import PROGRAMS
 from ...ir.plan.program import CompressedAxis, ProgramTable
@@ -96,8 +98,11 @@ def compressed_all_reduces(
     }
 
 
-def mesh_comms(table: ProgramTable, groups: MeshGroups, folder: Path, native: bool) -> list[Comm]:
+def mesh_comms(
+    table: ProgramTable, groups: MeshGroups, folder: Path, device: torch.device
+) -> list[Comm]:
     """Collectives along the axes of every mesh of the table."""
+    native = device.type == "cpu"
     return [
         Comm(
             mesh,
@@ -106,6 +111,7 @@ def mesh_comms(table: ProgramTable, groups: MeshGroups, folder: Path, native: bo
             along,
             groups.sent_bytes,
             compressed_all_reduces(table, number, groups, folder, native),
+            device,
         )
         for number, (mesh, along) in enumerate(zip(table.meshes, groups.roles, strict=True))
     ]

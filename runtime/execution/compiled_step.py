@@ -46,7 +46,7 @@ class CompiledStep:
         self.table, self.groups, self.device = table, groups, device
         self.loss_scale = 1.0
         native = device.type == "cpu"
-        comms = mesh_comms(table, groups, folder, native)
+        comms = mesh_comms(table, groups, folder, device)
         self.store = make_store(comms, Transports(table, groups, folder, native))
         self.run: Run | PlacedRun
         if placed:

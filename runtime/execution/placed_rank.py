@@ -17,10 +17,12 @@ from .calls import StreamSeed
 class PlacedRun:
     """Gives operators their tensors, transfers values between ranks and collects gradients.
 
-    `group` has all ranks; tensors are sent contiguous, empty ones not at all.
+    `group` has all ranks; tensors are sent contiguous, empty ones not at all. On `device` operators
+    without operands make their tensors.
     """
 
     def __init__(self, store: ParameterStore, group: Group, key: StreamSeed, seed: int) -> None:
+        self.device = store.device
         self.store, self.group, self.key, self.seed = store, group, key, seed
         self.step = 0
         self.pending_sends: list[Transfer] = []

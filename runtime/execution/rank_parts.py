@@ -56,7 +56,8 @@ def divided_paths(batch: Batch) -> frozenset[BatchPath]:
 
 def refuse_autocast(device: torch.device) -> None:
     """Raise UsageError under `torch.autocast`, which would change the types inside a program."""
-    if torch.is_autocast_enabled(device.type):
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         raise UsageError(
             "torch.autocast is on around the program, whose types are those of its plan: leave it out, "
             "and plan with precision='bf16'"

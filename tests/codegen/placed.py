@@ -70,6 +70,8 @@ class Mailboxes:
 class OneProcess:
     """What a generated rank calls as `run`, without torch.distributed."""
 
+    device = torch.device("cpu")
+
     def __init__(
         self, rank: int, mail: Mailboxes, held: dict[str, torch.Tensor], seed: int
     ) -> None:
