@@ -199,7 +199,7 @@ class Program:
             self.guard.check(training=mode == "train")
         if self.divided is not None:
             return global_batch(batch, self.divided, self.groups.everyone, self.device)
-        if not self.variants.knows(mode, batch):
+        if self.variants.must_compare(mode, batch, self.agreement.every):
             check_same_batch(batch, self.groups.everyone)
         return batch
 

@@ -88,11 +88,12 @@ class PlanLayouts(BoundaryLayouts):
         return tuple(name for name in available if name in read)
 
     def hoisted_calls(self, stage: int) -> list[int]:
-        """Batch-only calls that a stage runs once per step, before all others."""
+        """Batch-only calls that a stage runs once per step, before all others: those whose results it
+        reads, and those that write buffers, which all stages have."""
         live, calls = set(self.batch_only_values(stage)), list[int]()
         for number in sorted(self.graph.batch_only, reverse=True):
             call = self.graph.model.calls[number]
-            if live.intersection(call.results):
+            if call.updates or live.intersection(call.results):
                 live.update(call.arguments)
                 calls.append(number)
         return calls[::-1]

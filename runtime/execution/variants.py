@@ -44,6 +44,7 @@ class Variants:
         self.first, self.seed = first, seed
         self.compile: Compile | None = None
         self.known: dict[Hashable, Variant] = {}
+        self.evaluations = 0
 
     def training(self, batch: Batch) -> CompiledStep:
         """The program that trains on a batch of this shape; the first one for a wrong batch, which
@@ -56,6 +57,13 @@ class Variants:
                 "of one shape: leave out the last small batch, or plan without compression"
             )
         return self.of("train", batch).step
+
+    def must_compare(self, mode: Mode, batch: Batch, every: int) -> bool:
+        """Whether ranks must compare a batch before they use it: one of a new shape, and every
+        `every`-th of an evaluation (those of training are compared with the loss)."""
+        self.evaluations += mode != "train"
+        due = mode != "train" and every > 0 and self.evaluations % every == 0
+        return due or not self.knows(mode, batch)
 
     def knows(self, mode: Mode, batch: Batch) -> bool:
         """Whether nothing must be made for a batch."""

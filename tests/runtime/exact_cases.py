@@ -225,6 +225,18 @@ def anneal(model: nn.Module) -> None:
     model.scale = 0.5
 
 
+class Counted(Net):
+    """A buffer that counts steps, which the last stage alone reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=D))
+
+    def forward(self, x, y):
+        self.seen += 1
+        return F.cross_entropy(self.head(self.hidden(x)) * (1 + self.seen * 0.1), y)
+
+
 class Replacing(Net):
     """A buffer that the forward replaces."""
 
@@ -301,6 +313,7 @@ CASES: dict[str, Case] = {
     "weighted likelihood": Case(Scores, loss_fn=smoothed),
     "replacing": Case(Replacing),
     "a tensor that divides": Case(Divided, lambda step: {"items": torch.tensor([8, 3, 100][step])}),
+    "counted for the last stage": Case(Counted),
     "a number that divides": Case(
         Divided,
         lambda step: {"items": [8, 3, 100][step]},
