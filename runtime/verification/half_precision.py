@@ -6,7 +6,7 @@ write it by hand: gradients are copied there, new values back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -43,12 +43,25 @@ def in_half(
 ) -> Reference:
     """Train the module that `build` gives in its own types, in 16 bits.
 
-    Its buffers stay as they are, unless the module cannot run so.
+    Its buffers stay as they are, but for those of names with which the module cannot run so.
     """
-    try:
-        return _trained(build, model, training, dtype, with_buffers=False)
-    except RuntimeError:  # of operands of several types
-        return _trained(build, model, training, dtype, with_buffers=True)
+    names = frozenset(map(_last_name, dict(build().model.named_buffers())))
+
+    def trained(wide: frozenset[str], steps: int) -> Reference | None:
+        try:
+            return _trained(build, model, training._replace(steps=steps), dtype, wide)
+        except RuntimeError:  # of operands of several types
+            return None
+
+    whole = trained(names, training.steps)
+    if whole is not None:
+        return whole
+    wide = frozenset(name for name in names if trained(frozenset({name}), 1) is not None)
+    return _trained(build, model, training, dtype, wide)
+
+
+def _last_name(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _trained(
@@ -56,13 +69,12 @@ def _trained(
     model: Model,
     training: Training,
     dtype: torch.dtype,
-    *,
-    with_buffers: bool,
+    wide: Collection[str],
 ) -> Reference:
     source = build()
     module = source.model
     exact = {p: _widened(p.detach()) for p in module.parameters()}
-    batch = narrow(source, dtype, with_buffers=with_buffers)
+    batch = narrow(source, dtype, wide)
     masters: list[MasterWeights] = []
 
     def optimizer(parameters: list[nn.Parameter], **arguments: Any) -> MasterWeights:
@@ -79,15 +91,15 @@ def _trained(
     return trained._replace(state={**trained.state, **state})
 
 
-def narrow(source: Source, dtype: torch.dtype, *, with_buffers: bool) -> Any:
-    """Convert a module's parameters, and its buffers where asked, in place; gives its batch in that
-    type. A module of this type already keeps what it has in others."""
+def narrow(source: Source, dtype: torch.dtype, wide: Collection[str]) -> Any:
+    """Convert a module's parameters, and its buffers but those of the names `wide`, in place; gives its
+    batch in that type. A module of this type already keeps what it has in others."""
     module = source.model
     first = next((p.dtype for p in module.parameters() if p.requires_grad), dtype)
     if first == dtype:
         return source.batch
-    tensors: list[Tensor] = [*module.parameters(), *(module.buffers() if with_buffers else ())]
-    for tensor in tensors:
+    buffers = [b for path, b in module.named_buffers() if _last_name(path) not in wide]
+    for tensor in (*module.parameters(), *buffers):
         tensor.data = _in_type(tensor.data, dtype)
     values = dict(leaves(source.batch))
     return rebuild(source.batch, lambda path: _in_type(values[path], dtype))

@@ -9,7 +9,7 @@ from plait.api.formats import files
 from plait.api.formats.model_source import ModelSource
 from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
-from plait.ir.capture import load_source
+from plait.ir.capture import load_source, trace
 from plait.ir.lowering.cast import cast_model, in_precision
 from plait.ir.model.model import Model
 from plait.planner import PlanOptions, plan
@@ -61,6 +61,39 @@ def test_one_process_steps_on_master_weights() -> None:
     assert torch.equal(weight.bfloat16(), model.layers[0].up.weight)
     assert model.rates.dtype == torch.float32
     assert "head.weight" in trained.state
+
+
+class Positions(worker.Language):
+    """Also with a table of positions, which has to be of the type of what it is added to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(12, worker.WIDTH))
+        self.head = torch.nn.Linear(worker.WIDTH, worker.WORDS)
+
+    def forward(self, ids, places, labels):
+        turn = (places[..., None].float() * self.rates.float()).cos().to(self.table.dtype)
+        x = self.layers[0](self.embedding(ids) + self.table, turn)
+        return torch.nn.functional.cross_entropy(
+            self.head(x).float().flatten(0, 1), labels.flatten()
+        )
+
+
+def test_only_buffers_that_must_be_are_converted() -> None:
+    built = []
+
+    def build():
+        source = load_source(SOURCE.source)
+        object.__setattr__(source, "batch", worker.make()[1])
+        object.__setattr__(source, "model", Positions())
+        built.append(source.model)
+        return source
+
+    source = build()
+    training = Training(*OPTIMIZERS["sgd"], 1, 0)
+    in_half(build, trace(source.model, source.batch), training, torch.bfloat16)
+    assert built[-1].table.dtype == torch.bfloat16
+    assert built[-1].rates.dtype == torch.float32
 
 
 @pytest.mark.ranks
