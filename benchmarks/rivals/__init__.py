@@ -1,1 +1,1 @@
-"""Rivals of the planner, by their own formulas: Galvatron and OSDP."""
+"""Rivals of the planner, by their own formulas: Galvatron, OSDP, Sailor and Aceso."""

@@ -2,7 +2,7 @@
 
 They are kept as they are: gradients are reduced after the pipeline has drained, only one layer of
 a stage is updated, and a stage sends back the output of its own first layer. The search shares no
-code with this file.
+code with this file, only constants.
 """
 
 from __future__ import annotations
