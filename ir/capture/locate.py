@@ -53,6 +53,11 @@ def line_text(file: str, line: int) -> str:
     return f"{file}:{line}" + (f": `{code}`" if code else "")
 
 
+def depends_on_data(error: BaseException) -> bool:
+    """Whether an error says that a value or a size depends on data."""
+    return isinstance(error, _DATA_DEPENDENT)
+
+
 def trace_error(error: BaseException) -> TraceError:
     """The TraceError for an exception that the user's forward raised while it was recorded."""
     where = user_location(error.__traceback__)

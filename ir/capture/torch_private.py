@@ -22,6 +22,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.autograd.function import _is_setup_context_defined, _SingleLevelFunction
 from torch.nn.modules import module as module_hooks
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
     "DATA_DEPENDENT_ERRORS",
@@ -44,6 +46,7 @@ __all__ = [
     "is_fake",
     "is_operator",
     "is_registered",
+    "outside_modes",
     "overload_name",
     "post_accumulate_hooks",
     "schema",
@@ -52,6 +55,8 @@ __all__ = [
     "tensor_hooks",
     "tensor_tables",
     "torch_compiling",
+    "tree_leaves",
+    "tree_map",
     "write_count",
 ]
 
@@ -160,6 +165,16 @@ def differentiating() -> Iterator[None]:
         excluded = excluded.remove(getattr(torch._C.DispatchKey, f"Autograd{device}"))
     excluded = excluded.remove(torch._C.DispatchKey.ADInplaceOrView)
     with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
+        yield
+
+
+@contextlib.contextmanager
+def outside_modes() -> Iterator[None]:
+    """Compute on real tensors while a model is recorded; no public name leaves the modes.
+
+    Without it, values of constants cannot be computed beside the recording.
+    """
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
         yield
 
 

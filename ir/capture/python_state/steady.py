@@ -22,6 +22,7 @@ from ..export import LossFunction, Recording, record
 from ..locate import line_text
 from ..outputs import ForwardOutputs
 from ..torch_private import is_fake
+from ..values.branches import explored
 from .random_state import GlobalRandom
 from .snapshot import SCALARS, Leaf, State
 
@@ -68,7 +69,7 @@ def record_steady(
     before, randoms = State(model, loss_fn), GlobalRandom()
     step = model, batch, loss_fn, traced, lines, precision, outputs
     try:
-        recording = record(*step)
+        recording = explored(lambda: record(*step), before.restore, _records_the_same)
         _refuse_drawn(before, randoms)
         after = State(model, loss_fn)
         changed = before.changes(after)
@@ -79,6 +80,10 @@ def record_steady(
         before.restore()
         randoms.restore()
     return recording
+
+
+def _records_the_same(one: Recording, other: Recording) -> bool:
+    return _equal(one.graph, other.graph)
 
 
 def _refuse_drawn(before: State, randoms: GlobalRandom) -> None:
@@ -95,7 +100,7 @@ def _compare(
 ) -> None:
     model, loss_fn = recorded[0], recorded[2]
     try:
-        second = record(*recorded)
+        second = explored(lambda: record(*recorded), lambda: None, _records_the_same)
     except TraceError as error:
         raise TraceError(f"{described(changed, model)}; run again, it fails: {error}") from error
     unsteady = _moved(after, State(model, loss_fn))

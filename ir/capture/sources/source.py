@@ -27,11 +27,14 @@ from .. import batch as batches
 from ..export import LossFunction
 from ..literals import DTYPES
 from ..locate import user_location
-from ..torch_private import FakeTensorMode
+from ..torch_private import FakeTensorMode, is_fake, tree_leaves
 from . import configuration
 
 # Errors of a factory whose tensors have no values; any other error is reported.
 NEEDS_VALUES = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError)
+# parameters of a model that is built for real where tensors in its attributes need values
+MOST_REAL_ELEMENTS = 1 << 28
+TABLES = ("_parameters", "_buffers", "_modules")
 FORMS = "pkg.module:factory, file.py:factory or hf:config.json"
 
 
@@ -90,6 +93,8 @@ def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, s
         return Source(model, samples, None, type(model).__name__, source)
     factory = source_factory(source)
     result = _call(factory, source, ("real",) if allocate else ("fake", "meta", "real"), seed)
+    if not allocate and _needs_values(result):
+        result = _call(factory, source, ("real",), seed)
     if (
         not isinstance(result, tuple)
         or len(result) not in (2, 3)
@@ -101,6 +106,23 @@ def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, s
         )
     loss_fn = result[2] if len(result) == 3 else None
     return Source(result[0], result[1], loss_fn, source.rpartition(":")[2], source)
+
+
+def _needs_values(result: Any) -> bool:
+    """Whether a small model that was built without values keeps tensors in plain attributes, which a
+    trace takes as constants."""
+    module = result[0] if isinstance(result, tuple) and result else None
+    if not isinstance(module, nn.Module):
+        return False
+    if sum(p.numel() for p in module.parameters()) > MOST_REAL_ELEMENTS:
+        return False
+    plain = (v for m in module.modules() for n, v in vars(m).items() if n not in TABLES)
+    return any(
+        is_fake(leaf)
+        for item in plain
+        for leaf in tree_leaves(item)
+        if isinstance(leaf, torch.Tensor)
+    )
 
 
 def _call(factory: Callable[[], Any], source: str, places: tuple[str, ...], seed: int) -> Any:

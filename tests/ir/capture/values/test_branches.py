@@ -1,0 +1,118 @@
+"""Branches on values that a step does not need are decided by rules; others are refused with a line."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from plait.ir.capture import execute, trace
+from plait.ir.errors import TraceError
+
+
+class Net(nn.Module):
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.linear, self.change = nn.Linear(6, 6).double(), change
+
+    def forward(self, x):
+        return self.change(self.linear(x)).square().mean()
+
+
+def agrees(module: nn.Module, batch) -> None:
+    """Loss and gradients of the trace are those of the module."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = trace(module, batch)
+    state = {n: t.detach() for n, t in module.named_parameters()}
+    tensors = list(batch) if isinstance(batch, tuple) else [batch]
+    loss, gradients, _ = execute(model, state, tensors)
+    expected = module(*tensors)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+
+
+def finite(x):
+    if torch.isinf(x).any() or not torch.isfinite(x).all():
+        x = x.clamp(-1, 1)
+    return x
+
+
+def raising(x):
+    if x.abs().max() > 1e9:
+        raise ValueError("too large")
+    return x
+
+
+def masked_by_ones(x):
+    mask = torch.ones(x.shape[:1], dtype=torch.bool)
+    mask[2:] = True
+    return x[mask] if not mask.all() else x * mask.sum().item()
+
+
+def places_of_a_constant(x):
+    mask = torch.arange(x.shape[0]) % 2 == 0
+    return x[mask] + x[torch.nonzero(mask)[:, 0]]
+
+
+def never_skipped(x):
+    return x if torch.rand([]) >= 0.0 else x * 0
+
+
+def sides_alike(x):
+    if x.sum() > 0:
+        return x + 1
+    return 1 + x - 0 if x is None else x + 1
+
+
+@pytest.mark.parametrize(
+    "change", [finite, raising, masked_by_ones, places_of_a_constant, never_skipped, sides_alike]
+)
+def test_decided(change) -> None:
+    torch.manual_seed(0)
+    agrees(Net(change), torch.randn(4, 6, dtype=torch.float64))
+
+
+def test_a_check_that_is_left_out_is_named() -> None:
+    with pytest.warns(UserWarning, match=r"if x.abs\(\).max\(\) > 1e9:`: a check that only raises"):
+        trace(Net(raising), torch.randn(4, 6, dtype=torch.float64))
+
+
+def test_sides_that_differ_are_refused() -> None:
+    def either(x):
+        return x * 2 if x.sum() > 0 else x
+
+    with pytest.raises(TraceError, match=r"test_branches.py:\d+: `return x \* 2.*both sides"):
+        trace(Net(either), torch.randn(4, 6))
+
+
+class Masked(nn.Module):
+    def __init__(self, loss) -> None:
+        super().__init__()
+        self.linear, self.loss = nn.Linear(6, 5).double(), loss
+
+    def forward(self, x, y):
+        return self.loss(self.linear(x), y)
+
+
+MASKED = [
+    lambda s, y: F.cross_entropy(s, y, reduction="none")[y > 1].mean(),
+    lambda s, y: F.cross_entropy(s[y > 1], y[y > 1]) + s[y > 1].square().mean(),
+    lambda s, y: (s[y > 1] * 2.0).exp().sum(),
+    lambda s, y: F.mse_loss(s[(m := y > 1)], s.detach().flip(1)[m] + 1),
+]
+
+
+@pytest.mark.parametrize("number", range(len(MASKED)))
+def test_means_over_the_rows_of_a_mask(number: int) -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(8, 6, dtype=torch.float64), torch.randint(0, 5, (8,))
+    agrees(Masked(MASKED[number]), batch)
+
+
+def test_rows_of_a_mask_have_no_size() -> None:
+    with pytest.raises(TraceError, match="rows that a mask selects"):
+        trace(Masked(lambda s, y: s[y > 1].cumsum(0).mean()), (torch.randn(8, 6), torch.arange(8)))
