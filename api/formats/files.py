@@ -11,7 +11,9 @@ from ...ir.analysis.verify_model import verify_model
 from ...ir.errors import FileError
 from ...ir.files.json_files import dump, parse
 from ...ir.files.reading import naming, read_bytes, read_verified
+from ...ir.lowering.cast import PRECISIONS
 from ...ir.model.model import Model
+from ...ir.model.verify import require
 from ...ir.plan.heterogeneous import HeterogeneousPlan
 from ...ir.plan.placement import (
     GRAPH_FORMAT,
@@ -33,8 +35,14 @@ class Kind(NamedTuple):
     verify: Callable[[Any], None]
 
 
+def _verify_plan(plan: Plan) -> None:
+    verify_plan(plan)
+    known = plan.precision in PRECISIONS
+    require(known, "$.precision", f"{plan.precision!r:.80} is none of {', '.join(PRECISIONS)}")
+
+
 KINDS: dict[str, Kind] = {
-    "plait/plan": Kind(Plan, verify_plan),
+    "plait/plan": Kind(Plan, _verify_plan),
     "plait/model": Kind(Model, verify_model),
     "plait/placement": Kind(Placement, check_placement),
     "plait/fleet-plan": Kind(HeterogeneousPlan, verify_heterogeneous_plan),

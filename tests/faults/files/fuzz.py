@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from plait.ir.errors import PlaitError
+from plait.runtime.launch.session import session
 from plait.tests.faults.files.mutate import byte_mutants
 from plait.tests.faults.files.subjects import Subject, Verb, subjects
 
-HANGS_SECONDS = 10  # after which a command is ended
+HANGS_SECONDS = 60  # after which a command is ended
 BYTE_SHARE = 8  # one mutant in so many has random bytes changed, not fields
 MIB = 1 << 20
 LONGEST_MESSAGE = 2000  # characters of an error
@@ -141,7 +142,9 @@ def _quietly(verb: Verb) -> tuple[int, str, str]:
         return error.exit_code, str(error), ""
     except SystemExit as end:
         return int(end.code or 0), errors.getvalue(), ""
-    except (Exception, Hang) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of torch's checkpoints, too, which are no Exceptions
         return -1, f"{type(error).__name__}: {error}"[:300], _where(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -182,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     kinds = frozenset(filter(None, options.kinds.split(",")))
     crashes = 0
-    with tempfile.TemporaryDirectory(prefix="plait-mutants-") as folder:
+    with session("gloo"), tempfile.TemporaryDirectory(prefix="plait-mutants-") as folder:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             found = subjects(Path(folder), kinds)
         print(HEADER)
