@@ -249,6 +249,9 @@ class _Reader:
         kwargs: dict[str, Argument],
     ) -> None:
         """Replace `x.op_(y)` by the functional operator, whose result becomes the value of x."""
+        if isinstance(node.kwargs.get("out"), fx.Node):
+            self.write_out(node, target, args, kwargs)
+            return
         written = node.args[0]
         arguments = schema(target).arguments
         writes = [a.alias_info is not None and a.alias_info.is_write for a in arguments]
@@ -266,6 +269,25 @@ class _Reader:
         value = self.functional(node, target, args, kwargs, self.graph.types[tensor])
         value = self.aliases.cast(value, self.graph.types[tensor].dtype, self.scope)
         self.aliases.assign(tensor, value, self.scope)
+
+    def write_out(
+        self,
+        node: fx.Node,
+        target: OpOverload,
+        args: tuple[Argument, ...],
+        kwargs: dict[str, Argument],
+    ) -> None:
+        """Replace `op(…, out=x)` by the operator without it, whose result becomes the value of x."""
+        out = self.single(node.kwargs["out"])
+        overloads = (overload_name(target).removesuffix("out").rstrip("_"), "Tensor", "default")
+        names = (f"{target.namespace}.{base_name(target)}.{o}" for o in overloads if o)
+        name = next((n for n in names if overload(n) is not None), None)
+        if name is None:
+            raise TraceError(f"operator {target} is not supported; use it without out=")
+        rest = {k: a for k, a in kwargs.items() if k != "out"}
+        (value,) = self.aliases.emit(name, args, (self.graph.types[out],), rest, self.scope)
+        self.aliases.assign(out, self.apply_gradient_mode((value,), name)[0], self.scope)
+        self.values[node] = out
 
     def inplace_view(
         self,
