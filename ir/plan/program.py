@@ -229,9 +229,11 @@ class ProgramTable(msgspec.Struct, frozen=True):
 
 
 def sealed(table: ProgramTable) -> ProgramTable:
-    """The table with the digest of its content, by which a file of it is known to be whole."""
+    """The table with the digest of its content as read from a file (where integers in place of
+    floating-point numbers are such), by which the file is known to be whole."""
     bare = replace(table, table_digest=None)
-    return replace(bare, table_digest=digest(bare))
+    read = msgspec.json.decode(msgspec.json.encode(bare), type=ProgramTable)
+    return replace(bare, table_digest=digest(read))
 
 
 def chunk_function(direction: str, chunk: int, chunks: int) -> str:

@@ -105,7 +105,7 @@ class ModelShardings:
     def uneven(self, name: str, strategy: Strategy, micro_batches: int) -> str:
         """Which value of which operator of a function does not divide by a strategy's axes."""
         try:
-            searched = self.solve_axes(strategy.searched_axes)
+            searched = self.solve_axes(strategy.searched_axes, _expert_degree(strategy))
         except UnevenTokens as error:
             return f"{strategy}: {error}"
         function = self.functions[name]
