@@ -24,6 +24,7 @@ POSITIONS = 110  # where a stage may end at first
 SIZES = (1, 2, 4, 8)  # GPUs of a stage
 REFINED = 3  # splits of a micro-batch size whose boundaries are moved
 FAR = 1.06  # times the best step: splits estimated slower are not refined
+NEAR = 1.5  # times an even share of the work: a slower stage is not in a good split
 SWEEPS = 8  # over all boundaries, at most
 
 
@@ -175,7 +176,9 @@ class SplitProgram:
         self.search, self.setting = search, search.setting
         count = len(search.positions)
         machine, gpus = self.setting.gpus_per_machine, self.setting.gpus
-        self.windows = {g: windows(search.positions, search.work, g / gpus) for g in search.times}
+        busy = {g: times.least_us for g, times in search.times.items()}
+        most = NEAR * min(g / gpus * float(sums[-1]) for g, sums in busy.items())
+        self.windows = {g: windows(search.positions, sums, most) for g, sums in busy.items()}
         self.micros = {g: t.relaxed(self.windows[g]) for g, t in search.times.items()}
         nothing = np.full(count, inf)
         nothing[-1] = 0.0

@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 
 from plait.benchmarks.rivals.aceso.plan import AcesoStage
 from plait.benchmarks.rivals.aceso.profile import AcesoModel, Reals, Variant
-from plait.benchmarks.rivals.aceso.stage_tables import Flags, OperatorTables, Pattern, thinned
+from plait.benchmarks.rivals.aceso.stage_tables import (
+    Flags,
+    OperatorTables,
+    Pattern,
+    before,
+    thinned,
+)
 
 PRUNED = 12  # runs that are tried without their last operator
 RELAXED_PATTERNS = 8  # of recomputation, in the prices of all stages
-NEAR = 1.7  # times its GPUs' share of the work: more than a stage takes
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -40,10 +45,10 @@ class Windows(msgspec.Struct, frozen=True):
     valid: Flags
 
 
-def windows(positions: NDArray[np.intp], work: Reals, share: float) -> Windows:
-    """Starts before every end: of at most `NEAR` times a share of the work, or one position."""
-    done, most = work[positions], NEAR * share * work[-1]
-    farthest = np.searchsorted(done, done[1:] - most - 1e-9)
+def windows(positions: NDArray[np.intp], busy_us: Reals, most_us: float) -> Windows:
+    """Starts before every end: of at most so many microseconds, or one position."""
+    done = busy_us[positions]
+    farthest = np.searchsorted(done, done[1:] - most_us)
     widths = np.arange(1, len(positions)) - farthest
     numbers = np.arange(len(widths))[:, None] - np.arange(max(1, int(widths.max())))[None, :]
     valid = (numbers >= 0) & (numbers >= np.minimum(farthest, np.arange(len(widths)))[:, None])
@@ -64,6 +69,12 @@ class StageTimes:
         self.model, self.family, self.micro_batch = model, model.family, micro_batch
         self.choices, self.limit_mb = choices, limit_mb
         self.in_flight = np.arange(1, most_after + 2, dtype=float)
+
+    @property
+    def least_us(self) -> Reals:
+        """Microseconds of all operators before each, under the fastest degrees of each."""
+        busy = [t.operators.forward_us + t.operators.backward_us for t in self.choices]
+        return before(np.min(busy, axis=0))
 
     def relaxed(self, spans: Windows) -> Reals:
         """Microseconds with messages inside a machine, by later stages, end and start; inf where
