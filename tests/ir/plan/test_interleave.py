@@ -9,9 +9,9 @@ import pytest
 from plait.ir.errors import UsageError
 from plait.ir.plan.interleave import (
     BUILDERS,
-    build_rows,
     ScheduleRows,
     as_rows,
+    build_rows,
     in_flight_by_chunk,
     interleaved,
     peak_in_flight,
