@@ -7,7 +7,7 @@ import pytest
 from plait.tests.faults.files.fuzz import examine
 from plait.tests.faults.files.subjects import subjects
 
-SAMPLE, WHOLE = 40, 2_000  # mutants of a subject
+SAMPLE, WHOLE = 12, 2_000  # mutants of a subject
 BYTES = 200 << 20  # beyond what the process has before
 
 
@@ -20,11 +20,11 @@ def check(folder: Path, kinds: frozenset[str], count: int) -> None:
 
 
 def test_a_sample_of_mutated_files(tmp_path: Path) -> None:
-    check(tmp_path, frozenset({"plan", "model", "cluster", "graph"}), SAMPLE)
+    check(tmp_path, frozenset({"model", "cluster", "graph"}), SAMPLE)
 
 
 def test_a_sample_of_mutated_programs(tmp_path: Path) -> None:
-    check(tmp_path, frozenset({"program", "checkpoint", "galvatron", "log"}), SAMPLE)
+    check(tmp_path, frozenset({"program", "galvatron", "log"}), SAMPLE)
 
 
 @pytest.mark.long
