@@ -166,7 +166,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def report(cases: Sequence[Case], cpu_seconds: float) -> str:
     spread = ["source", "runs", "median error", "90th percentile", "bias"]
-    missing = sorted({c.prediction.note for c in cases if c.prediction.note})
+    unmodelled = (c.prediction for c in cases if c.prediction.predicted_step_time_s is None)
+    missing = sorted({prediction.note for prediction in unmodelled})
     parts = [
         "## Step time",
         table(spread, error_rows(cases, lambda c: c.time_error)),

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     with progress("predicting") as update:
         predictions = list(predict_rows(rows, update))
     write_predictions(Path(arguments.output), predictions)
-    empty = [p for p in predictions if p.note]
+    empty = [p for p in predictions if p.predicted_step_time_s is None]
     counts = {
         "rows": len(predictions),
         "predicted": len(predictions) - len(empty),

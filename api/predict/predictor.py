@@ -22,11 +22,13 @@ from ...planner.sharding.model_shardings import ModelShardings
 from .architecture import Architecture
 from .deepen import deepen
 from .machine import cluster_of
-from .run import RunConfig, UnmodelledError
+from .run import UNKNOWN, RunConfig, UnmodelledError
 
 EQUAL_LAYERS = 2  # become one function; beneath adapters the first layer passes no gradient on
 LARGE_ELEMENTS = 1 << 20  # of a matrix that is sharded
 UNSCALED = ScaleFactors()
+MEMORY_DOUBT = 1.15  # bytes predicted per byte there, up to which a run may fit (the median error)
+RECOMPUTE_LADDER = ("none", "half", "full")
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 
 
@@ -58,7 +60,7 @@ FULL = Optimizer("adamw", 2, 4)
 
 class PredictedRun(msgspec.Struct, frozen=True):
     """What a run is predicted to take. `peak_bytes` counts everything on the device, `allocated_bytes`
-    what an allocator reports: neither the runtime's own nor the margin."""
+    what an allocator reports: neither the runtime's own nor the margin. `recompute`: what was taken."""
 
     step_seconds: float
     peak_bytes: int
@@ -66,6 +68,7 @@ class PredictedRun(msgspec.Struct, frozen=True):
     fits: bool
     candidate: Candidate
     stages: tuple[Stage, ...]
+    recompute: str
 
 
 class RunPrices(FunctionPrices):
@@ -110,7 +113,20 @@ class Predictor:
         self.function_prices: dict[tuple[object, ...], RunPrices] = {}
 
     def predict(self, architecture: Architecture, run: RunConfig) -> PredictedRun:
-        """Raises UnmodelledError where the run's strategy cannot split its model."""
+        """Where nothing says what a run recomputes, the least that may fit is taken, and the run fits if
+        some recomputation does. Raises UnmodelledError where the strategy cannot split the model."""
+        if run.recompute != UNKNOWN:
+            return self.predict_known(architecture, run)
+        steps = [self.predict_known(architecture, replace(run, recompute=RECOMPUTE_LADDER[0]))]
+        for recompute in RECOMPUTE_LADDER[1:]:
+            if not steps[-1].fits:
+                steps.append(self.predict_known(architecture, replace(run, recompute=recompute)))
+        limit = MEMORY_DOUBT * cluster_of(run).device.memory_bytes
+        taken = next((step for step in steps if step.peak_bytes <= limit), steps[0])
+        return replace(taken, fits=steps[-1].fits)
+
+    def predict_known(self, architecture: Architecture, run: RunConfig) -> PredictedRun:
+        """The prediction of a run whose recomputation is known."""
         cluster = scaled_cluster(cluster_of(run), self.factors)
         execution = execution_model_of(run)
         if execution.matrix_dtype and execution.matrix_dtype not in cluster.device.peak_flops:
@@ -133,7 +149,13 @@ class Predictor:
         allocated = sum(terms.values()) - terms["runtime"] - terms["margin"]
         fits = candidate.peak_bytes <= cluster.device.memory_bytes
         return PredictedRun(
-            candidate.step_seconds, candidate.peak_bytes, allocated, fits, candidate, stages
+            candidate.step_seconds,
+            candidate.peak_bytes,
+            allocated,
+            fits,
+            candidate,
+            stages,
+            run.recompute,
         )
 
     def prices(

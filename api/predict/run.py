@@ -19,6 +19,7 @@ RECOMPUTE = {
     "partial": "half", "selective": "attention",
 }
 # fmt: on
+UNKNOWN = "unknown"  # what a row recomputes, where nothing is printed
 THIS_YEAR = 2026  # of rows that name none
 RECIPES = (  # what the name of a precision contains, the narrower first
     (r"nvfp4|mxfp4|fp4", "nvfp4"),
@@ -167,13 +168,13 @@ def parse_precision(text: str) -> str:
 
 
 def parse_recompute(text: str) -> str:
-    """`full`, `half` of the layers, `attention` or `none`; no text means none."""
+    """`full`, `half` of the layers, `attention` or `none`; no text: unknown."""
     for start, meaning in RECOMPUTE.items():
         if text.startswith(start):
             return meaning
     if text:
         raise UnmodelledError(f"recompute {text!r} is not known: {', '.join(RECOMPUTE)}")
-    return "none"
+    return UNKNOWN
 
 
 def number(row: Row, column: str, default: float | None = None) -> float:

@@ -149,6 +149,8 @@ def test_the_command_writes_every_row(tmp_path, capsys):
         "predicted_peak_mem_gb",
         "fits",
         "note",
+        "predicted_step_time_low_s",
+        "predicted_step_time_high_s",
     ]
     assert float(good["predicted_step_time_s"]) > 0
     assert good["fits"] == "1"

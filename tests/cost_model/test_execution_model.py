@@ -1,0 +1,31 @@
+"""Execution models: every line has a source, names pick them, defaults are those of programs."""
+
+import pytest
+
+from plait.cost_model.execution_model import (
+    GENERATED,
+    execution_model,
+    execution_model_files,
+    execution_model_of_framework,
+)
+from plait.ir.errors import UsageError
+
+
+@pytest.mark.parametrize("name", execution_model_files())
+def test_every_line_has_a_source(name: str) -> None:
+    file = execution_model_files()[name]
+    assert file.model.keys() == file.sources.keys()
+    assert file.execution is not None
+
+
+def test_programs_of_our_own_have_the_defaults() -> None:
+    assert execution_model("plait") == GENERATED
+
+
+def test_names_of_frameworks_pick_models_by_year() -> None:
+    assert execution_model_of_framework("NeMo/Megatron-Core", 2025) == "nemo"
+    assert execution_model_of_framework("Megatron-LM", 2021) == "megatron-2022"
+    assert execution_model_of_framework("Megatron-LM", 2025) == "megatron"
+    assert execution_model_of_framework("a framework of tomorrow", 2026) is None
+    with pytest.raises(UsageError, match="torchtitan"):
+        execution_model("none such")
