@@ -22,8 +22,8 @@ from plait.benchmarks.rivals.aceso.stage_times import Place, StageTimes, windows
 
 POSITIONS = 110  # where a stage may end at first
 SIZES = (1, 2, 4, 8)  # GPUs of a stage
-REFINED = 3  # splits of a micro-batch size whose boundaries are moved
-FAR = 1.06  # times the best step: splits estimated slower are not refined
+REFINED = 6  # splits of a micro-batch size whose boundaries are moved
+FAR = 1.12  # times the best step: splits estimated slower are not refined
 NEAR = 1.5  # times an even share of the work: a slower stage is not in a good split
 SWEEPS = 8  # over all boundaries, at most
 
