@@ -15,6 +15,7 @@ from ..plans.comparison import baseline_plans, plan_row
 from ..plans.explanation import explain_json
 from ..plans.plan_json import plan_json
 from .requests import (
+    Change,
     CompareParams,
     ExplainParams,
     FitsParams,
@@ -43,7 +44,12 @@ def what_if(session: Session, params: WhatIfParams) -> Answer:
     rows = {"before": candidate_row(space, before), "after": candidate_row(space, after)}
     rows["after"]["fits"] = True
     gain = rows["after"]["samples_per_s"] / rows["before"]["samples_per_s"] - 1
-    return {**rows, "gain": gain, "exact": params.change.global_batch is None}
+    return {**rows, "gain": gain, "exact": _is_exact(params.change)}
+
+
+def _is_exact(change: Change) -> bool:
+    """Whether the answer is a search of its own, not the job's candidates priced again."""
+    return change.cluster is not None or change.pin is not None
 
 
 def fits(session: Session, params: FitsParams) -> Answer:

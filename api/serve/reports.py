@@ -25,7 +25,7 @@ class LayerStrategy(Report, frozen=True):
 
     function: str
     calls: int
-    word: str
+    strategy_text: str = msgspec.field(name="word")
     memory: str
 
 
@@ -64,14 +64,14 @@ class PlanReport(Report, frozen=True):
     plan_time_s: dict[str, float]
     digest: str
     global_batch: int
-    word: str
+    strategy_text: str = msgspec.field(name="word")
     front: tuple[dict[str, Any], ...] = ()
 
 
 class CandidateRow(Report, frozen=True):
     """A strategy in a row of figures; `change`: what was changed for it."""
 
-    word: str
+    strategy_text: str = msgspec.field(name="word")
     micro_batches: int
     memory: str
     step_time_s: float
@@ -100,7 +100,7 @@ class FitsReport(CandidateRow, frozen=True, kw_only=True):
 class PlanRow(Report, frozen=True):
     """A plan beside others."""
 
-    word: str
+    strategy_text: str = msgspec.field(name="word")
     micro_batches: int
     memory: str
     step_time_s: float
@@ -114,7 +114,7 @@ class BaselineRow(Report, frozen=True, omit_defaults=True):
 
     name: str
     possible: bool
-    word: str = ""
+    strategy_text: str = msgspec.field(name="word", default="")
     micro_batches: int = 0
     memory: str = ""
     step_time_s: float = 0.0

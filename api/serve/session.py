@@ -1,6 +1,7 @@
 """What a server keeps warm: traced models, prices of layers, searches that are done.
 
-    what_if memory, pin     the search space of the job, with other limits or pins
+    what_if memory          the job's candidates under another limit; a search where none fits
+    what_if pin             the search space of the job with one more pin
     what_if global_batch    the job's strategies on the batch, prices of equal micro-batches as they are
     what_if cluster         a search of its own
 
@@ -112,7 +113,8 @@ def fastest(space: SearchSpace) -> Candidate:
 
 
 def other_limits(space: SearchSpace, memory: str | None, pin: str | None) -> SearchSpace:
-    """The space under another memory limit or with layers pinned, on the prices that there are."""
+    """The space under another memory limit, of which the candidates that are priced fit or are searched
+    again, or with layers pinned; on the prices of layers that there are."""
     changes: dict[str, Any] = {}
     if memory is not None:
         changes["memory_bytes"] = parse_memory(memory)
@@ -120,7 +122,9 @@ def other_limits(space: SearchSpace, memory: str | None, pin: str | None) -> Sea
         glob, _, strategy = pin.rpartition(":")
         changes["pins"] = (*space.options.pins, Pin(glob or "*", parse_strategy(strategy)))
     other = space.with_options(**changes)
-    other.run()
+    other.candidates = list(space.candidates) if pin is None else []
+    if not other.fitting():
+        other.run()
     return other
 
 
@@ -141,7 +145,7 @@ def other_batch(space: SearchSpace, global_batch: int) -> SearchSpace:
         for decision in candidate.decisions
         for point in _points(candidate, decision.strategy, decision.memory, global_batch)
     )
-    chosen = list(points)[: MOST_STRATEGIES * 4]
+    chosen = list(points)[:MOST_STRATEGIES]
     batch_space.candidates = [c for c in map(other.candidate, chosen) if c is not None]
     return batch_space
 
