@@ -23,7 +23,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, TypeVar, cast
 
-import llvmlite
+import llvmlite  # pyright: ignore[reportMissingTypeStubs]
 import numba
 import numpy as np
 from numba.core.compiler import CompileResult
@@ -63,7 +63,8 @@ class FunctionCache:
             whole = data[:DIGEST_BYTES] == sha256(data[DIGEST_BYTES:]).digest()
             if whole:
                 payload = pickle.loads(data[DIGEST_BYTES:])
-                return CompileResult._rebuild(target_context, *payload)
+                rebuild = cast("Callable[..., Any]", CompileResult._rebuild)  # pyright: ignore
+                return rebuild(target_context, *payload)
         except FileNotFoundError:
             return None
         except Exception:  # of unpickling and linking: whatever it is, the file is of no use

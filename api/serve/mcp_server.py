@@ -18,8 +18,8 @@ INSTRUCTIONS = (
 def server(session: Session | None = None) -> Any:
     """The server with one tool per method; raises UsageError without the package."""
     try:
-        import mcp_types as types
-        from mcp.server.lowlevel import Server
+        import mcp_types as types  # pyright: ignore[reportMissingImports]
+        from mcp.server.lowlevel import Server  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError("an MCP server needs the package mcp: pip install 'plait[mcp]'") from None
     warm = session or Session()
@@ -48,7 +48,7 @@ def run() -> None:
     """Serve on stdin and stdout until the client leaves."""
     service = server()
     import anyio
-    from mcp.server.stdio import stdio_server
+    from mcp.server.stdio import stdio_server  # pyright: ignore[reportMissingImports]
 
     async def serve() -> None:
         async with stdio_server() as (read, write):

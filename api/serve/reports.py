@@ -7,11 +7,11 @@ from typing import Any, Literal
 import msgspec
 
 
-class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ServeReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An object on stdout; every name is one of these."""
 
 
-class StageMemory(Report, frozen=True):
+class StageMemoryReport(ServeReport, frozen=True):
     """Bytes of a device of a stage by term; `devices`: its first and last."""
 
     devices: tuple[int, int]
@@ -20,7 +20,7 @@ class StageMemory(Report, frozen=True):
     budget: int
 
 
-class LayerStrategy(Report, frozen=True):
+class LayerStrategy(ServeReport, frozen=True):
     """A run of equal layers."""
 
     function: str
@@ -29,7 +29,7 @@ class LayerStrategy(Report, frozen=True):
     memory: str
 
 
-class Pipeline(Report, frozen=True):
+class Pipeline(ServeReport, frozen=True):
     """The pipeline of a plan; `chunks`: model chunks per stage, `bubble`: a fraction."""
 
     stages: int
@@ -39,7 +39,7 @@ class Pipeline(Report, frozen=True):
     bubble: float
 
 
-class CompressedMessages(Report, frozen=True):
+class CompressedMessages(ServeReport, frozen=True):
     """Messages that travel compressed."""
 
     strategy: str
@@ -48,7 +48,7 @@ class CompressedMessages(Report, frozen=True):
     program: str
 
 
-class PlanReport(Report, frozen=True):
+class PlanReport(ServeReport, frozen=True):
     """`plait plan --json` and the method `plan`; seconds, bytes and fractions."""
 
     status: Literal["optimal", "feasible"]
@@ -57,7 +57,7 @@ class PlanReport(Report, frozen=True):
     tokens_per_s: float
     samples_per_s: float
     mfu: float
-    memory: tuple[StageMemory, ...]
+    memory: tuple[StageMemoryReport, ...]
     strategy: tuple[LayerStrategy, ...]
     pipeline: Pipeline
     compression: tuple[CompressedMessages, ...]
@@ -68,7 +68,7 @@ class PlanReport(Report, frozen=True):
     front: tuple[dict[str, Any], ...] = ()
 
 
-class CandidateRow(Report, frozen=True):
+class CandidateRow(ServeReport, frozen=True):
     """A strategy in a row of figures; `change`: what was changed for it."""
 
     strategy_text: str = msgspec.field(name="word")
@@ -81,7 +81,7 @@ class CandidateRow(Report, frozen=True):
     change: str = ""
 
 
-class WhatIfReport(Report, frozen=True):
+class WhatIfReport(ServeReport, frozen=True):
     """The method `what_if`; `gain`: samples per second more, as a fraction. `exact`: a search of its
     own, not the job's strategies with the prices of their layers kept."""
 
@@ -97,7 +97,7 @@ class FitsReport(CandidateRow, frozen=True, kw_only=True):
     smallest_change: CandidateRow | None
 
 
-class PlanRow(Report, frozen=True):
+class PlanRow(ServeReport, frozen=True):
     """A plan beside others."""
 
     strategy_text: str = msgspec.field(name="word")
@@ -109,7 +109,7 @@ class PlanRow(Report, frozen=True):
     fits: bool
 
 
-class BaselineRow(Report, frozen=True, omit_defaults=True):
+class BaselineRow(ServeReport, frozen=True, omit_defaults=True):
     """What others would do; figures only where it is possible."""
 
     name: str
@@ -124,14 +124,14 @@ class BaselineRow(Report, frozen=True, omit_defaults=True):
     times_as_long: float = 0.0
 
 
-class CompareReport(Report, frozen=True):
+class CompareReport(ServeReport, frozen=True):
     """`plait diff --against … --json` and the method `compare`."""
 
     plan: PlanRow
     baselines: tuple[BaselineRow, ...]
 
 
-class Refusal(Report, frozen=True):
+class Refusal(ServeReport, frozen=True):
     """The error of a server's answer."""
 
     kind: str
@@ -140,7 +140,7 @@ class Refusal(Report, frozen=True):
     smallest_change: CandidateRow | None
 
 
-REPORTS: dict[str, type[Report]] = {
+REPORTS: dict[str, type[ServeReport]] = {
     "plan": PlanReport,
     "what_if": WhatIfReport,
     "fits": FitsReport,

@@ -114,14 +114,14 @@ class RooflineCosts:
             scores += score_bytes(site, declared) / degree / self.split_degrees(options, walked)
         seconds = rule.seconds(flops, rule.moved_bytes(read, written, scores), self.cluster.device)
         if declared is not None and declared.streamed:
-            between = sum(
-                streamed_bytes(site, replace(declared, streamed=(part,)))
-                / degree
-                / self.split_degrees(options, _splits_loops(set(part[0])))
-                for part in declared.streamed
-            )
+            between = np.zeros(shape)
+            for part in declared.streamed:
+                whole = streamed_bytes(site, replace(declared, streamed=(part,))) / degree
+                between += whole / self.split_degrees(options, _splits_loops(set(part[0])))
             device = self.cluster.device
-            seconds = seconds + op_seconds("pointwise", between * 0.0, between, rule.dtype, device)
+            seconds = seconds + op_seconds(
+                "pointwise", np.zeros(shape), between, rule.dtype, device
+            )
         seconds = seconds + self.average_seconds(options, written)
         if declared is not None and declared.exchanges:
             seconds = seconds + self.exchange_seconds(declared, options, degree)
