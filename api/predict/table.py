@@ -13,14 +13,15 @@ from .architecture import read_architecture
 from .predictor import Predictor
 from .run import Row, read_run
 
-# Predicted over measured seconds, or the inverse, of four of five runs, every source counting the same
-# and left out of the fit of constants: benchmarks/accuracy.py --leave-one-source-out.
+# Predicted over measured seconds, or the inverse: twice the median error of sources that were left out
+# of the fit of constants (10.9 %, `benchmarks/accuracy.py --leave-one-source-out`), which holds four of
+# five runs where errors are spread as a normal distribution is.
 RANGE = 1.2
 
 
 class RowPrediction(msgspec.Struct, frozen=True):
     """One line of the result; None where the run cannot be modelled, and a `note` that says why, or what
-    was taken where the row says nothing. Four of five runs lie between low and high.
+    was taken where the row says nothing. Low and high lie a factor of `RANGE` away.
 
     `predicted_peak_mem_gb` is what an allocator reports at its peak (1e9 bytes); `fits` also counts
     what the runtime takes and a margin.
