@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from plait.ir.errors import InfeasibleError
+from plait.ir.errors import InfeasibleError, LimitError
 from plait.ir.plan.placement import PlacementDevice, PlacementLink, PlacementTarget
 from plait.planner.placement import PlacementOptions
 from plait.planner.placement.search import place
@@ -45,7 +45,7 @@ def test_gaps_are_true_and_nothing_that_fits_is_missed(seed):
     options = PlacementOptions(link=link, memory_rule=rule, effort_seconds=0.5)
     try:
         found = place(graph, target, options).placement
-    except InfeasibleError:
+    except (InfeasibleError, LimitError):  # proved, or nothing was found
         assert least == float("inf")
         return
     assert found.makespan_us >= least - 1e-9
