@@ -77,7 +77,7 @@ def test_a_plan_that_was_edited_is_told_from_its_terms(files):
 def test_unknown_parts_are_named(files, capsys):
     assert main(["explain", files[1], "nothing"]) == 2
     assert (
-        "known: data, entry, exit, llama_decoder_layer, stage0, stage1" in capsys.readouterr().err
+        "known: data, entry, llama_decoder_layer, exit, stage0, stage1" in capsys.readouterr().err
     )
 
 
