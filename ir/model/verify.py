@@ -29,6 +29,7 @@ def verify_structure(model: Model) -> None:
     require(len(functions) == len(model.functions), "$.functions", "two functions share a name")
     for i, function in enumerate(model.functions):
         verify_function(function, f"$.functions[{i}]")
+        require(len(function.outputs) > 0, f"$.functions[{i}].outputs", "at least one")
     parameters = {p.name for p in model.parameters}
     require(len(parameters) == len(model.parameters), "$.parameters", "two share a name")
     for i, parameter in enumerate(model.parameters):
@@ -60,7 +61,6 @@ def verify_function(function: Function, where: str) -> None:
     """Single assignment, uses after definitions, everything in range."""
     require(bool(IDENTIFIER.fullmatch(function.name)), f"{where}.name", "not an identifier")
     count = len(function.types)
-    require(len(function.outputs) > 0, f"{where}.outputs", "at least one")
     for i, type_ in enumerate(function.types):
         verify_type(type_, f"{where}.types[{i}]")
     defined: set[int] = set()
