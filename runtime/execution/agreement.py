@@ -29,7 +29,7 @@ RANGE = 1 << 32
 
 class Replicas(NamedTuple):
     """Ranks that have the same shard of a tensor: where this one is among how many; `place` says which
-    shard it is."""
+    shard it is: the mesh, then every axis that shards with this rank's coordinate on it."""
 
     rank: int
     size: int
@@ -115,13 +115,14 @@ class Agreement:
         """The ranks of this stage that have the same value in memory."""
         spec, mesh = parameter.spec, self.store.table.meshes[parameter.spec.mesh]
         layout = (*spec.layout, *(REPLICATE for _ in mesh.axes[len(spec.layout) :]))
-        index, size, place = 0, 1, list[int]()
-        for axis, state, at in zip(
-            mesh.axes, layout, mesh.coordinate(self.everyone.rank), strict=True
+        index, size, place = 0, 1, [spec.mesh]
+        coordinates = mesh.coordinate(self.everyone.rank)
+        for number, (axis, state, at) in enumerate(
+            zip(mesh.axes, layout, coordinates, strict=True)
         ):
             zero3 = axis.name == "zero3" and parameter.sharding.degrees[0] > 1
             if ROLES[axis.name].stages or zero3 or state != REPLICATE:
-                place.append(at)
+                place += [number, at]
             else:
                 index, size = index * axis.size + at, size * axis.size
         return Replicas(index, size, tuple(place))
