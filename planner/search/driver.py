@@ -304,8 +304,9 @@ class SearchSpace:
         batch = self.pricer.global_batch
         if batch % degree or self.deadline.passed():
             return []
+        counts = divisors(batch // degree)
         fixed = self.options.micro_batches
-        return divisors(batch // degree) if fixed is None else [fixed]
+        return counts if fixed is None else [n for n in counts if n == fixed]
 
     def grow_family(self, family: list[ModelAxes]) -> ModelAxes | None:
         """Price a family while larger axes help, and return the best axes that fit.

@@ -7,6 +7,7 @@ from ...ir.lowering.localize import localize
 from ...ir.model.layout import UnreachableLayout
 from ...ir.plan.strategy import Strategy
 from ..pricing.function_prices import FunctionPrices
+from ..question.strategy_space import divisors
 from .driver import SearchSpace
 
 
@@ -20,6 +21,11 @@ def reasons(space: SearchSpace) -> list[str]:
         for s in strategies
         if batch % (s.batch_degree() * (fixed or 1))
     ]
+    if fixed is not None and batch % fixed and not strategies:
+        near = sorted(divisors(batch), key=lambda n: abs(n - fixed))[:2]
+        texts.append(
+            f"{batch} samples do not divide into {fixed} micro-batches; {' or '.join(map(str, near))} do"
+        )
     coupled = coupling(space)
     if fixed is not None and fixed > 1 and coupled:
         texts.append(

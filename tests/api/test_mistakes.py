@@ -41,6 +41,7 @@ MISTAKES = {
     f"{PLAN} --precision half": "did you mean fp16?",
     f"{PLAN} --optimizer AdamW": "did you mean adamw?",
     f"{PLAN} --optimizer adam-w": "did you mean adamw?",
+    f"{PLAN} --micro-batches 7": "16 samples do not divide into 7 micro-batches; 8 or 4 do",
     f"{PLAN} --schedule 1F1B": "did you mean 1f1b?",
     f"{PLAN} --schedule vpp": "did you mean interleaved?",
     f"{PLAN} --compress int8": "did you mean int8-activations?",
