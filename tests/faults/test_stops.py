@@ -63,6 +63,7 @@ def test_sigterm_ends_a_run_after_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.ranks
+@pytest.mark.long
 def test_sigterm_ends_a_run_in_which_a_rank_is_stopped(tmp_path: Path) -> None:
     process, pids = started(tmp_path)
     os.kill(pids[1], signal.SIGSTOP)
