@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -52,30 +52,28 @@ class Export(Pass[nn.Module, Recording], frozen=True):
     name = "export"
 
     def apply(self, value: nn.Module) -> Recording:
-        step = self.batch, self.loss_fn, self.traced, self.lines, self.precision, self.outputs
-        return record_steady(value, *step)
+        options = self.traced, self.lines, self.precision, self.outputs
+        return record_steady(
+            value, self.loss_fn, lambda: record(value, self.batch, self.loss_fn, *options)
+        )
 
 
 def record_steady(
-    model: nn.Module,
-    batch: Any,
-    loss_fn: LossFunction | None,
-    traced: int,
-    lines: bool = False,
-    precision: str | None = None,
-    outputs: ForwardOutputs | None = None,
+    model: nn.Module, loss_fn: LossFunction | None, record_once: Callable[[], Recording]
 ) -> Recording:
-    """What `record` gives; raises TraceError where the next step would give something else."""
+    """What a recording of the model gives; raises TraceError where the next step would give something
+    else."""
     before, randoms = State(model, loss_fn), GlobalRandom()
-    step = model, batch, loss_fn, traced, lines, precision, outputs
     try:
-        recording = explored(lambda: record(*step), before.restore, _records_the_same)
+        recording = explored(record_once, before.restore, _records_the_same)
         _refuse_drawn(before, randoms)
         after = State(model, loss_fn)
         changed = before.changes(after)
         STEADY[model] = frozenset(leaf.path for pair in changed for leaf in pair if leaf)
         if changed:
-            _compare(recording, after, changed, step)
+            second = _record_again(model, changed, record_once)
+            moved = _moved(after, State(model, loss_fn))
+            _refuse_unsteady(model, changed, moved, _records_the_same(recording, second))
     finally:
         before.restore()
         randoms.restore()
@@ -95,18 +93,23 @@ def _refuse_drawn(before: State, randoms: GlobalRandom) -> None:
         )
 
 
-def _compare(
-    first: Recording, after: State, changed: list[Change], recorded: tuple[Any, ...]
-) -> None:
-    model, loss_fn = recorded[0], recorded[2]
+def _record_again(
+    model: nn.Module, changed: list[Change], record_once: Callable[[], Recording]
+) -> Recording:
+    """The recording of the next step, which begins from what the first one left."""
     try:
-        second = explored(lambda: record(*recorded), lambda: None, _records_the_same)
+        return explored(record_once, lambda: None, _records_the_same)
     except TraceError as error:
         raise TraceError(f"{described(changed, model)}; run again, it fails: {error}") from error
-    unsteady = _moved(after, State(model, loss_fn))
-    if unsteady:
-        raise TraceError(f"{described(unsteady, model)}: {REMEDY}")
-    if not _equal(first.graph, second.graph):
+
+
+def _refuse_unsteady(
+    model: nn.Module, changed: list[Change], moved: list[Change], same: bool
+) -> None:
+    """Refuse numbers that moved again, and a step that was not the `same` after the change."""
+    if moved:
+        raise TraceError(f"{described(moved, model)}: {REMEDY}")
+    if not same:
         raise TraceError(
             f"{described(changed, model)}, and then computes something else at the next step: {REMEDY} "
             "(or, if only the first forward differs, run the model once before tracing)"
