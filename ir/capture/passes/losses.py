@@ -50,10 +50,7 @@ def cross_entropy(rewriter: Rewriter, op: Op) -> ResultValues | None:
     if op.kwargs or not shaped or kind.dtype != "int64":
         return None
     count, classes = prod(kind.shape), list(type_.shape)[1]
-    flat = Ref(rewriter.reshaped(_classes_last(rewriter, scores.value), (count, classes)))
-    labels = Ref(rewriter.reshaped(labels.value, (count,)))
-    weights_of = weights.value if isinstance(weights, Ref) else None
-    rows = _Rows(flat, labels, weights_of, ignored)
+    rows = _rows(rewriter, scores, labels, weights, ignored)
     emitter = _Emitter(rewriter, type_.dtype)
     losses = _picked(emitter, rows, count)
     if smoothing:
@@ -74,17 +71,25 @@ def nll_loss(rewriter: Rewriter, op: Op) -> ResultValues | None:
     kind, type_ = rewriter.types[labels.value], rewriter.types[scores.value]
     if op.kwargs or len(type_.shape) < 2 or len(kind.shape) != len(type_.shape) - 1:
         return None
-    count, classes = prod(kind.shape), list(type_.shape)[1]
-    flat = Ref(rewriter.reshaped(_classes_last(rewriter, scores.value), (count, classes)))
-    labels = Ref(rewriter.reshaped(labels.value, (count,)))
-    weights_of = weights.value if isinstance(weights, Ref) else None
-    rows = _Rows(flat, labels, weights_of, ignored)
+    count = prod(kind.shape)
+    rows = _rows(rewriter, scores, labels, weights, ignored)
     emitter = _Emitter(rewriter, type_.dtype)
     column = Ref(rewriter.reshaped(_safe(emitter, rows, count).value, (count, 1)))
-    picked = emitter.one("gather.default", (flat, 1, column), (count, 1))
+    picked = emitter.one("gather.default", (rows.scores, 1, column), (count, 1))
     losses = emitter.one("neg.default", (Ref(rewriter.reshaped(picked.value, (count,))),), (count,))
     losses = _weighted(emitter, rows, losses, count)
     return (_reduced(emitter, rows, losses, reduction, kind.shape),)
+
+
+def _rows(
+    rewriter: Rewriter, scores: Ref, labels: Ref, weights: Argument, ignored: Argument
+) -> _Rows:
+    """Scores [n, classes, …] and labels [n, …] as rows."""
+    count = prod(rewriter.types[labels.value].shape)
+    classes = rewriter.types[scores.value].shape[1]
+    flat = Ref(rewriter.reshaped(_classes_last(rewriter, scores.value), (count, classes)))
+    flat_labels = Ref(rewriter.reshaped(labels.value, (count,)))
+    return _Rows(flat, flat_labels, weights.value if isinstance(weights, Ref) else None, ignored)
 
 
 def _picked(emitter: _Emitter, rows: _Rows, count: int) -> Ref:
