@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..ir.errors import FileError
+from ..ir.errors import FileError, MismatchError
+from ..ir.plan.program import PLAN_FILE, GeneratedProgram, ProgramTable
+from .plans.plan_object import Plan, load_plan
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
-    from ..ir.plan.program import GeneratedProgram
     from ..runtime.program import Program
 
 
@@ -20,25 +22,48 @@ def open_program(
     module: nn.Module,
     optimizer: Any = None,
     optimizer_args: Mapping[str, Any] | None = None,
+    *,
+    loss_fn: Callable[[Any, Any], Tensor] | None = None,
     **settings: Any,
 ) -> Program:
-    """Open a compiled program on the ranks at hand; arguments are those of `Program.open`.
+    """Open a compiled program on the ranks at hand; other arguments are those of `Program.open`.
 
-    Where they are not as many as it was compiled for, rank 0 makes the plan again, for the same batch
+    The program evaluates and takes batches of other shapes, for which `module` is traced again: with
+    `loss_fn` where it was compiled with one.
+
+    Where ranks are not as many as it was compiled for, rank 0 makes the plan again, for the same batch
     and precision, from the model file in the folder; checkpoints load under either. Raises FileError
     where that file is missing, InfeasibleError where nothing fits.
     """
     from ..runtime.launch.program_folder import read_table
     from ..runtime.launch.session import begin, on_first_rank
     from ..runtime.program import Program
-    from .parallel.compiled_for_ranks import program_folder
+    from ..runtime.state.module.user_module import unwrapped
+    from .parallel.compiled_for_ranks import attach, program_folder
 
     _, world = begin()
-    if read_table(Path(folder)).mesh.size == world:
-        return Program.open(folder, module, optimizer, optimizer_args, **settings)
-    program = on_first_rank(lambda: planned_again(Path(folder), world))
-    with program_folder(program) as place:
-        return Program.open(place, module, optimizer, optimizer_args, **settings)
+    module, place = unwrapped(module), Path(folder)
+    with ExitStack() as until_opened:
+        if read_table(place).mesh.size != world:
+            again = on_first_rank(lambda: planned_again(Path(folder), world))
+            place = until_opened.enter_context(program_folder(again))
+        program = Program.open(place, module, optimizer, optimizer_args, **settings)
+        attach(program, module, loss_fn, read_plan(place, program.table))
+    return program
+
+
+def read_plan(folder: Path, table: ProgramTable) -> Plan | None:
+    """The plan in a program's folder; None for a placement or a program of an earlier version.
+
+    Raises MismatchError for the plan of another program.
+    """
+    path = folder / PLAN_FILE
+    if not path.is_file():
+        return None
+    plan = load_plan(path)
+    if plan.digest != table.plan_digest:
+        raise MismatchError(f"{path} is not the plan of the program beside it: compile it again")
+    return plan
 
 
 def planned_again(folder: Path, ranks: int) -> GeneratedProgram:

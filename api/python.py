@@ -161,12 +161,10 @@ def _opened(
     settings: Mapping[str, Any],
 ) -> Program:
     """The program of this rank; all ranks together."""
-    from ..runtime.execution.guard import Guard
     from ..runtime.execution.rank_parts import divided_paths
     from ..runtime.launch.session import begin, on_first_rank
     from ..runtime.program import Program
-    from ..runtime.state.module.user_module import StaleWarning
-    from .parallel.compiled_for_ranks import VariantPrograms, program_folder
+    from .parallel.compiled_for_ranks import attach, program_folder
     from .plans.optimizer_profile import run_time_optimizer
 
     _, world = begin()
@@ -181,13 +179,9 @@ def _opened(
             param_groups=optimizing.param_groups,
             **settings,
         )
-    program.stale = StaleWarning(program, module)  # before the guard, which counts hooks
-    program.guard = Guard(module, loss_fn, compiled.steady)
+    attach(program, module, loss_fn, compiled.plan, compiled.steady)
     if request.parts:
         program.divided = divided_paths(request.batch)
-    if compiled.plan is not None:
-        program.meter.plan = compiled.plan
-        program.variants.compile = VariantPrograms(module, loss_fn, compiled.plan)
     return program
 
 

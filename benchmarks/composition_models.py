@@ -204,3 +204,65 @@ MODELS = (
     "gpt2", "llama", "gemma2", "mixtral", "bert", "t5", "vit", "convnext", "resnet", "mamba",
 )
 # fmt: on
+
+
+# optimizers that see whole tensors
+
+
+class Trusting(torch.optim.Optimizer):
+    """Layer-wise adaptive moments in a spelling of its own: a step's size follows a weight's norm."""
+
+    def __init__(self, params: Any, lr: float = 1e-2) -> None:
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                first = state.setdefault("first", torch.zeros_like(p)).lerp_(p.grad, 0.1)
+                second = state.setdefault("second", torch.zeros_like(p)).lerp_(p.grad**2, 0.01)
+                update = first / (second.sqrt() + 1e-6) + 0.01 * p
+                sizes = p.norm().clamp(max=10), update.norm()
+                trust = sizes[0] / sizes[1] if min(sizes) > 0 else 1.0
+                p.sub_(update * (group["lr"] * trust))
+
+
+class MatricesApart(torch.optim.Optimizer):
+    """Muon for matrices and AdamW for the rest, as one optimizer."""
+
+    def __init__(self, params: Any, lr: float = 1e-2) -> None:
+        params = list(params)
+        matrices = [p for p in params if p.ndim == 2]
+        rest = torch.optim.AdamW([p for p in params if p.ndim != 2], lr=lr)
+        self.parts: list[torch.optim.Optimizer] = [rest]
+        if matrices:
+            self.parts.append(torch.optim.Muon(matrices, lr=lr))
+        super().__init__(params, {"lr": lr})
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Any = None) -> Any:
+        for part in self.parts:
+            part.step()
+
+
+def lamb(parameters: Any) -> torch.optim.Optimizer:
+    return Trusting(parameters)
+
+
+def muon(parameters: Any) -> torch.optim.Optimizer:
+    return MatricesApart(parameters)
+
+
+def by_dimension(parameters: Any) -> torch.optim.Optimizer:
+    """AdamW with decay for matrices alone."""
+    parameters = list(parameters)
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.1},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=1e-3,
+    )

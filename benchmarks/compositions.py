@@ -15,23 +15,38 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from plait.api.formats.model_source import ModelSource
-from plait.api.plans.compositions import Choices, Composition, Outcome, Trial, draw, verify_trials
+from plait.api.plans.compositions import (
+    Choices,
+    Composition,
+    Outcome,
+    Trial,
+    draw,
+    plan_of,
+    verify_trials,
+)
 from plait.benchmarks.composition_models import MODELS
+from plait.ir.errors import PlaitError
 from plait.ir.model.model import Model
 from plait.runtime.launch.scratch import scratch_folder
 
 RANKS = (2, 4)
-PER_LAUNCH = 32
+PER_LAUNCH = 64
+DRAWS = 20  # at most for one trial, until nothing of it is known to be refused
+FACTORIES = "plait.benchmarks.composition_models"
 TIMEOUT_SECONDS = 1800.0
 # fmt: off
 CHOICES = Choices(
     compress=("none",) * 6 + ("auto", "eight-bits", "sdp4bit"),
-    optimizers=("adamw", "adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad"),
+    optimizers=(
+        "adamw", "adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad", "Adafactor",
+        *(f"{FACTORIES}:{name}" for name in ("lamb", "muon", "by_dimension")),
+    ),
     precisions=("fp64", "fp64", "fp64", "fp64", "fp32", "bf16"),
 )
 # fmt: on
@@ -52,35 +67,89 @@ class Row(msgspec.Struct, frozen=True):
         return "refused" if self.refused else "mismatch" if self.wrong else "verified"
 
 
-def trials_of(seed: int, count: int, models: Sequence[str]) -> list[tuple[int, str, int]]:
-    """(number, model, ranks) of every trial; a launch has trials of one number of ranks."""
-    rng = random.Random(seed)
-    drawn = []
-    for number in range(count):
-        ranks = RANKS[(number // PER_LAUNCH) % len(RANKS)]
-        drawn.append((number, rng.choice(models), ranks))
-    return drawn
+class Drawn(NamedTuple):
+    """A trial and the name of its model."""
+
+    model: str
+    trial: Trial
+
+
+class Drawing:
+    """Random trials; what was refused for a model by itself is not drawn for it again."""
+
+    def __init__(self, seed: int, models: Sequence[str]) -> None:
+        self.seed, self.models = seed, models
+        self.traced: dict[str, Model] = {}
+        self.refused: set[tuple[str, int, str]] = set()
+
+    def trial(self, number: int, ranks: int) -> Drawn:
+        """Trial `number` of the seed."""
+        rng = random.Random(f"{self.seed}.{number}")
+        name = rng.choice(self.models)
+        source = ModelSource(f"{FACTORIES}:{name}")
+        if name not in self.traced:
+            self.traced[name] = source.load()
+        model = self.traced[name]
+        composition = draw(rng, model, ranks, CHOICES)
+        for _ in range(DRAWS):
+            if all((name, ranks, trait) not in self.refused for trait in traits(composition)):
+                break
+            composition = draw(rng, model, ranks, CHOICES)
+        return Drawn(name, Trial(composition, source, model))
+
+    def learn(self, drawn: Drawn, ranks: int) -> None:
+        """Find by what a refused trial is refused."""
+        trial = drawn.trial
+        for trait, simpler in simplified(trial.composition):
+            if is_planned(trial._replace(composition=simpler), ranks):
+                self.refused.add((drawn.model, ranks, trait))
+                return
+
+
+def traits(composition: Composition) -> list[str]:
+    """What a composition may be refused for."""
+    return [trait for trait, _ in simplified(composition)]
+
+
+def simplified(composition: Composition) -> list[tuple[str, Composition]]:
+    """Compositions without one trait each."""
+    c = composition
+    axes = c.strategy.split(",")
+    plain = [f"dp={axis.partition('=')[2]}".partition("@")[0] for axis in axes]
+    one_less = [
+        (axis, replace(c, strategy=",".join([*axes[:i], plain[i], *axes[i + 1 :]])))
+        for i, axis in enumerate(axes)
+        if "=" in axis and not axis.startswith(("dp=", "pp="))
+    ]
+    return [
+        *([(f"{c.micro_batches} parts", replace(c, micro_batches=1))] * (c.micro_batches > 1)),
+        *([(f"{c.layer}:{c.layer_strategy}", replace(c, layer=""))] * bool(c.layer)),
+        *([(f"compress {c.compress}", replace(c, compress="none"))] * (c.compress != "none")),
+        *one_less,
+    ]
+
+
+def is_planned(trial: Trial, ranks: int) -> bool:
+    try:
+        plan_of(trial, ranks)
+    except PlaitError:
+        return False
+    return True
 
 
 def rows_of(seed: int, count: int, models: Sequence[str]) -> Iterable[Row]:
-    """Run `count` trials; gives their rows launch by launch."""
-    traced: dict[str, Model] = {}
-    drawn = trials_of(seed, count, models)
+    """Run `count` trials; gives their rows launch by launch, which have 2 and 4 ranks in turn."""
+    drawing = Drawing(seed, models)
     for start in range(0, count, PER_LAUNCH):
-        launch = drawn[start : start + PER_LAUNCH]
-        trials = []
-        for number, name, ranks in launch:
-            source = ModelSource(f"plait.benchmarks.composition_models:{name}")
-            if name not in traced:
-                traced[name] = source.load()
-            rng = random.Random(f"{seed}.{number}")
-            composition = draw(rng, traced[name], ranks, CHOICES)
-            trials.append(Trial(composition, source, traced[name]))
-        ranks = launch[0][2]
+        ranks = RANKS[(start // PER_LAUNCH) % len(RANKS)]
+        numbers = range(start, min(start + PER_LAUNCH, count))
+        drawn = [drawing.trial(number, ranks) for number in numbers]
         with scratch_folder("compositions") as scratch:
-            outcomes = verify_trials(trials, ranks, scratch, TIMEOUT_SECONDS)
-        for (_, name, _), outcome in zip(launch, outcomes, strict=True):
-            yield row_of(name, ranks, outcome)
+            outcomes = verify_trials([d.trial for d in drawn], ranks, scratch, TIMEOUT_SECONDS)
+        for one, outcome in zip(drawn, outcomes, strict=True):
+            if outcome.refused:
+                drawing.learn(one, ranks)
+            yield row_of(one.model, ranks, outcome)
 
 
 def row_of(name: str, ranks: int, outcome: Outcome) -> Row:
@@ -143,7 +212,7 @@ def dimensions(rows: Sequence[Row]) -> dict[str, dict[str, Counter[str]]]:
         count("schedule", composition.schedule, row)
         count("memory action", composition.memory, row)
         count("compression", composition.compress, row)
-        count("optimizer", composition.optimizer, row)
+        count("optimizer", composition.optimizer.rpartition(":")[2], row)
         count("precision", composition.precision, row)
     return tables
 

@@ -50,6 +50,7 @@ def main() -> None:
             folder,
             source.model,
             optimizer_args={{"lr": options.lr}},
+            loss_fn=source.loss_fn,
             nonfinite=options.nonfinite,
             watch=WatchOptions(options.timeout, options.dump),
         )

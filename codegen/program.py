@@ -14,7 +14,7 @@ from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.model import Model
 from ..ir.passes import Observer, Pass, run
 from ..ir.plan.plan import Plan
-from ..ir.plan.program import GeneratedProgram, ProgramTable, sealed
+from ..ir.plan.program import PLAN_FILE, GeneratedProgram, ProgramTable, sealed
 from .compression import cpp
 from .function import function_module
 from .lower import LoweredFunction, lower
@@ -66,6 +66,7 @@ def compile_program(
     dtype = PRECISIONS[plan.precision] if converts else None
     files["main.py"] = main_module(plan.strategy_text, plan.mesh.size, dtype)
     files["source.json"] = source or "{}"
+    files[PLAN_FILE] = dump(plan, "plait/plan").decode()
     data_table = program_table(plan, model, dataflow, layouts, source)
     files |= kernel_sources(data_table)
     return GeneratedProgram(tuple(sorted(files.items())), data_table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..ir.capture.batch import BatchPath
-from ..ir.errors import MismatchError, NonFiniteError
+from ..ir.errors import NonFiniteError
 from ..ir.plan.plan import Plan
 from ..ir.plan.program import ProgramTable
 from .checkpoint import program_state
@@ -28,14 +28,13 @@ from .compression.transports import Transports, load_codec
 from .execution.agreement import CHECK_EVERY, Agreement
 from .execution.batch import Batch
 from .execution.compiled_step import CompiledStep
-from .execution.finite import FiniteSearch
+from .execution.finite import first_non_finite
 from .execution.guard import Guard
 from .execution.metrics import StepMeter, StepMetrics
-from .execution.placed_rank import PlacedRun
 from .execution.rank_parts import check_same_batch, global_batch, refuse_autocast
 from .execution.variants import Mode, Variants, give_back, refresh
 from .launch.program_folder import read_table
-from .launch.session import default_device
+from .launch.session import check_ranks, default_device
 from .state import optimizer as optimizers
 from .state import unsharded
 from .state.gradients import LossScale, clip_grad_norm, non_finite_names, separate_gradients
@@ -51,21 +50,25 @@ from .torch_private import default_store
 NonFinite = Literal["stop", "skip", "keep"]
 
 
+class ProgramStart(NamedTuple):
+    """What training begins with: a module, the optimizer of its parameters, `weights` in place of
+    the module's own, the device of all tensors, and the seed of random numbers."""
+
+    module: nn.Module
+    optimizer: optimizers.OptimizerRequest
+    weights: Mapping[str, Tensor] | None
+    device: torch.device
+    seed: int
+
+
 class Program:
     """A compiled program on this rank; every rank makes the same calls in the same order."""
 
     def __init__(
-        self,
-        folder: Path,
-        table: ProgramTable,
-        groups: MeshGroups,
-        module: nn.Module,
-        optimizer: optimizers.OptimizerRequest,
-        device: torch.device,
-        seed: int,
-        weights: Mapping[str, Tensor] | None = None,
+        self, folder: Path, table: ProgramTable, groups: MeshGroups, start: ProgramStart
     ) -> None:
         """Build the program of `folder`; users call `open`, which checks that all belong together."""
+        module, device, seed = start.module, start.device, start.seed
         self.table, self.groups, self.device = table, groups, device
         self.seed, self.steps, self.batches, self.samples = seed, 0, 0, 0
         self.nonfinite: NonFinite = "keep"
@@ -78,7 +81,7 @@ class Program:
         self.stop_requested = self.stopping = False
         self.divided: frozenset[BatchPath] | None = None  # tensors of which each rank gives a part
         self.stale: StaleWarning | None = None
-        initial = InitialValues(module, seed, weights)
+        initial = InitialValues(module, seed, start.weights)
         specs = {name: spec for spec in table.state_tensors for name in spec.names()}
         agree(initial, specs, groups, device)
 
@@ -91,7 +94,7 @@ class Program:
         self.agreement = Agreement(self.store, groups)
         make_codec = partial(load_codec, folder=folder, native=device.type == "cpu")
         self.optimizer, self.updates = program_optimizer(
-            optimizer, initial, self.store, groups, make_codec
+            start.optimizer, initial, self.store, groups, make_codec
         )
         self.meter = StepMeter(groups, device)
         self.names = unsharded.names_of(module, table)
@@ -137,19 +140,14 @@ class Program:
         belong together (naming what differs in the module), or no rank sees what the optimizer must see.
         """
         table = read_table(Path(folder))
-        world = dist.get_world_size() if dist.is_initialized() else 0
-        if world != table.mesh.size:
-            raise MismatchError(
-                f"{folder} is a program for {table.mesh.size} ranks ({table.mesh}), "
-                f"{f'{world} are running' if world else 'no process group is set up'}: start it "
-                f"with torchrun --nproc-per-node {table.mesh.size}"
-            )
+        check_ranks(folder, table.mesh)
         verify_module(table, module)
         groups = MeshGroups(table, pool or GroupPool(dist.get_rank(), watch, default_store()))
         request = optimizers.OptimizerRequest(optimizer, optimizer_args or {}, param_groups)
         place = default_device() if device is None else torch.device(device)
         values = None if weights is None else open_weights(weights)
-        program = cls(Path(folder), table, groups, module, request, place, seed, values)
+        start = ProgramStart(module, request, values, place, seed)
+        program = cls(Path(folder), table, groups, start)
         program.nonfinite, program.agreement.every = nonfinite, check_every
         program.guard = Guard(module)
         return program
@@ -208,7 +206,7 @@ class Program:
         """Loss of one global batch, as `step` gives it, with the module as in `eval()`: dropout off,
         batch norm by its running statistics. Changes nothing. All ranks together.
 
-        Raises UsageError for a program that is opened from a folder.
+        Raises UsageError for a placed program and one that has no module to trace (`Program.open`).
         """
         batch = self.checked_batch(batch, "evaluate")
         step = self.variants.of("evaluate", batch).step
@@ -235,19 +233,11 @@ class Program:
     def non_finite(self, names: list[str]) -> NonFiniteError:
         """An error that says what is not finite, gradients of `names` or the loss, and since where."""
         gradients = f"the gradients of {names[0]} and {len(names) - 1} more are" if names else ""
-        layer = "" if self.last is None else self.first_non_finite(*self.last)
+        layer = first_non_finite(*self.last, self.batches - 1) if self.last is not None else ""
         return NonFiniteError(
             f"step {self.steps}: {gradients or 'the loss is'} NaN or infinite, the first layer that "
             f"gives such values is {layer}; the parameters are those of the step before"
         )
-
-    def first_non_finite(self, step: CompiledStep, batch: Batch) -> str:
-        """The first layer that gives NaN or infinite values on a batch, which is run once more."""
-        if isinstance(step.run, PlacedRun):
-            return "not known in a placed program"
-        with FiniteSearch(step.run, self.batches - 1) as search:
-            step.micro_batches(step.run, step.pipeline, step.local_batch(batch))
-        return search.result(self.groups.everyone)
 
     def zero_grad(self) -> None:
         """Drop the gradients at hand."""
@@ -314,7 +304,7 @@ class Program:
 
     @property
     def plan(self) -> Plan | None:
-        """The plan that the program was made from; None where it was opened from a folder."""
+        """The plan that the program was made from; None for a placement and after `Program.open`."""
         return self.meter.plan
 
     @property

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ...ir.capture import ForwardOutputs
     from ...runtime.execution.batch import Batch
     from ...runtime.execution.variants import Mode, Open, Variant
+    from ...runtime.program import Program
 
 EVALUATES = "sgd"  # the optimizer of a program that makes no step: it has no states
 UNLIMITED = 1 << 60  # bytes: a forward alone keeps next to nothing
@@ -162,6 +163,27 @@ class VariantPrograms:
         if not same or self.plan.chunks_per_stage > 1 or len(self.plan.stages) == 1:
             return None
         return (*(span[0] for span in self.plan.model_chunks), len(model.calls))
+
+
+def attach(
+    program: Program,
+    module: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor] | None,
+    plan: Plan | None,
+    steady: frozenset[str] = frozenset(),
+) -> None:
+    """Let an opened program watch its module and, where it has a plan, compile it for other batches.
+
+    `steady`: see `Guard`.
+    """
+    from ...runtime.execution.guard import Guard
+    from ...runtime.state.module.user_module import StaleWarning
+
+    program.stale = StaleWarning(program, module)  # before the guard, which counts hooks
+    program.guard = Guard(module, loss_fn, steady)
+    if plan is not None:
+        program.meter.plan = plan
+        program.variants.compile = VariantPrograms(module, loss_fn, plan)
 
 
 def _samples(batch: Batch) -> int:

@@ -5,6 +5,7 @@ What a test did not think of is drawn: see `plait verify --fuzz` and `benchmarks
 
 from __future__ import annotations
 
+import functools
 import random
 import traceback
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ...ir.errors import PlaitError
-from ...ir.lowering.cast import HALF_PRECISIONS, in_precision
+from ...ir.lowering.cast import HALF_PRECISIONS, in_precision, precision_of
+from ...ir.plan.plan import Optimizer
 from ...ir.plan.strategy import parse_strategy
 from ..formats import files
 from ..formats.model_source import ModelSource
@@ -57,7 +59,7 @@ class Composition(msgspec.Struct, frozen=True):
             self.memory,
             self.schedule if self.schedule != "1f1b" else "",
             f"compress {self.compress}" if self.compress != "none" else "",
-            self.optimizer,
+            self.optimizer.rpartition(":")[2],
             self.precision,
         )
         return "; ".join(filter(None, (self.strategy, *rest)))
@@ -123,7 +125,8 @@ def _strategy(rng: random.Random, model: Model, ranks: int, stages: int | None =
     axes: list[str] = []
     rest = ranks
     if stages is None:
-        stages = rng.choice([n for n in (1, 1, 2, ranks) if ranks % n == 0 and n <= ranks])
+        most = min(ranks, len(model.calls) - len(model.batch_only_calls()))
+        stages = rng.choice([n for n in (1, 1, 2, ranks) if ranks % n == 0 and n <= most])
     if stages > 1:
         axes.append(f"pp={stages}")
         rest //= stages
@@ -155,6 +158,7 @@ def plan_of(trial: Trial, ranks: int) -> Plan:
     pins = pin_all(composition.strategy)
     if composition.layer:
         pins += (Pin(composition.layer, parse_strategy(composition.layer_strategy)),)
+    optimizer = _optimizer(trial)
     options = PlanOptions(
         memory_bytes=AMPLE_BYTES,
         pins=pins,
@@ -164,16 +168,38 @@ def plan_of(trial: Trial, ranks: int) -> Plan:
         compress=composition.compress,
         quality="all",
         precision=composition.precision,
+        optimizer=optimizer if isinstance(optimizer, str) else optimizer.name,
+        probed_optimizer=None if isinstance(optimizer, str) else optimizer,
     )
     return plan(_model_in_precision(trial), load_cluster(f"local:{ranks}"), options)
+
+
+def _optimizer(trial: Trial) -> str | Optimizer:
+    """A trial's optimizer by the planner's name for it, else as a probe finds it."""
+    from ...planner.question.options import OPTIMIZERS
+    from ...runtime.verification.training import training_of
+    from .optimizer_profile import optimizer_profile
+
+    name = trial.composition.optimizer
+    if name in OPTIMIZERS:
+        return name
+    training = training_of(name, 1, 0)
+    return optimizer_profile(trial.model, training.optimizer, training.arguments, None)
 
 
 def _model_in_precision(trial: Trial) -> Model:
     """The model of a trial in its precision, traced in it where there is a module."""
     precision, model = trial.composition.precision, trial.model
+    if precision == precision_of(model.parameters):
+        return model
     if not trial.source.is_file and precision in HALF_PRECISIONS:
-        model = trial.source.load(model.batch, precision)
+        return _traced_in(trial.source, model.batch, precision)
     return in_precision(model, precision)
+
+
+@functools.lru_cache(maxsize=64)
+def _traced_in(source: ModelSource, batch: int | None, precision: str) -> Model:
+    return source.load(batch, precision)
 
 
 def verify_trials(

@@ -21,6 +21,7 @@ from .flat_shard import FULL, Fraction
 BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together
 SMALL_BYTES = 65_536  # buckets below it are not compressed
 MAX_BUCKETS_IN_FLIGHT = 3  # compressed buckets in flight at once
+PLAN_FILE = "plan.json"  # the plan beside the program that was compiled from it
 PLACED_SCHEDULE = "placed"  # the schedule of a program whose ranks run operators, not stages
 
 

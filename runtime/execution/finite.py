@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..comm.process_group import Group
+from .batch import Batch
 from .calls import Run
+from .compiled_step import CompiledStep
+from .placed_rank import PlacedRun
 
 
 class FirstEvent(NamedTuple):
@@ -61,6 +64,16 @@ class FiniteSearch:
             if not _finite(self.run.store.parameters[name].flat):
                 return f"its weight {name} is not finite"
         return "backward" if backward else "forward"
+
+
+def first_non_finite(step: CompiledStep, batch: Batch, number: int) -> str:
+    """The first layer that gives NaN or infinite values on the `number`-th batch, which is run once
+    more; all ranks together."""
+    if isinstance(step.run, PlacedRun):
+        return "not known in a placed program"
+    with FiniteSearch(step.run, number) as search:
+        step.micro_batches(step.run, step.pipeline, step.local_batch(batch))
+    return search.result(step.groups.everyone)
 
 
 def _finite(value: Tensor) -> bool:

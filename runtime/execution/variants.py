@@ -14,7 +14,7 @@ from torch import Tensor
 from ...ir.capture.batch import leaves
 from ...ir.capture.outputs import ForwardOutputs
 from ...ir.errors import MismatchError, UsageError
-from ...ir.plan.program import ProgramTable
+from ...ir.plan.program import PLACED_SCHEDULE, ProgramTable
 from ..comm.mesh_collectives import Comm
 from ..comm.program_groups import MeshGroups
 from ..compression.transports import Transports
@@ -76,12 +76,22 @@ class Variants:
         key = (mode, shapes(batch))
         if key not in self.known:
             if self.compile is None:
-                raise UsageError(
-                    "a program that is opened from a folder has one shape of batch and only trains: "
-                    "plait.parallelize makes programs that evaluate and take other shapes"
-                )
+                raise UsageError(self.why_alone())
             self.known[key] = self.compile(mode, batch, self.open)
         return self.known[key]
+
+    def why_alone(self) -> str:
+        """Why there are no programs beside the first one, and what to do."""
+        if self.first.table.schedule == PLACED_SCHEDULE:
+            return (
+                "a placed program only trains, on one shape of batch: copy its weights into the module "
+                "with program.load_into(module), and evaluate that"
+            )
+        return (
+            "this program has no module to trace for evaluation, outputs or batches of another shape: "
+            "open its folder with plait.open_program(folder, module, loss_fn=...); one that was "
+            "compiled by an earlier version is compiled again first"
+        )
 
     def open(self, folder: Path, table: ProgramTable) -> CompiledStep:
         """The program of a folder, on the tensors of the first."""

@@ -6,6 +6,7 @@ import atexit
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import get_node_local_rank
 from torch.distributed.rendezvous import rendezvous
 
+from ...ir.errors import MismatchError
+from ...ir.model.mesh import Mesh
 from .start_store import start_store
 
 T = TypeVar("T")
@@ -53,6 +56,17 @@ def begin() -> tuple[int, int]:
         stack.enter_context(session())
         atexit.register(stack.close)
     return dist.get_rank(), dist.get_world_size()
+
+
+def check_ranks(folder: str | Path, mesh: Mesh) -> None:
+    """Raise MismatchError unless as many ranks run as the program of a folder has devices."""
+    world = dist.get_world_size() if dist.is_initialized() else 0
+    if world != mesh.size:
+        raise MismatchError(
+            f"{folder} is a program for {mesh.size} ranks ({mesh}), "
+            f"{f'{world} are running' if world else 'no process group is set up'}: start it "
+            f"with torchrun --nproc-per-node {mesh.size}"
+        )
 
 
 def default_device() -> torch.device:

@@ -69,8 +69,8 @@ def run(job: Job, pool: GroupPool, known: Known, built: Built) -> Verdict:
     if job.precision == "fp64":
         comparison, allowed = compare(exact, actual, backward_order(model)), EXACT
     else:
-        learning_rate = float(training.arguments.get("lr", 1e-3))
-        rounding = Rounding(getattr(torch, dtype), learning_rate * job.steps, job.lossy)
+        length = training.longest_step() * job.steps
+        rounding = Rounding(getattr(torch, dtype), length, job.lossy)
         comparison, allowed = compare_rounded(exact, references[1], actual, rounding)
     return _verdict(job, exact, comparison, allowed, time.monotonic() - start)
 
@@ -88,6 +88,9 @@ def _verdict(
     faults = expected.faults if exact else (*draws, *expected.faults)
     if exact:
         notes += tuple(f"{draw}; nothing reads it" for draw in draws)
+    if comparison.arbitrary:
+        names = ", ".join(comparison.arbitrary[:3])
+        notes += (f"gradients are rounding alone, and so are steps, of {names}",)
     first_wrong = "; ".join(filter(None, (*faults, comparison.first_wrong)))
     return Verdict(
         job.name,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...ir.capture.sources.source import source_factory
 from ...ir.errors import UsageError
@@ -21,6 +21,12 @@ class Training(NamedTuple):
     arguments: Mapping[str, Any]
     steps: int
     seed: int
+
+    def longest_step(self) -> float:
+        """The largest learning rate of any group, for a matrix and for a vector."""
+        one = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+        groups = self.optimizer(one, **self.arguments).param_groups
+        return max(float(group.get("lr", 1e-3)) for group in groups)
 
 
 # fmt: off

@@ -1,6 +1,8 @@
 """Run on 2 ranks: programs for evaluation, outputs and other batches, against the eager module."""
 
+import tempfile
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import plait
+from plait.codegen import compile_program, write_program
 from plait.runtime.launch.session import begin
 
 PLANS = ("dp=2", "zero3=2", "tp=2", "pp=2")
@@ -121,12 +124,34 @@ def inputs_of_ranks(rank: int) -> None:
     assert (local.plan.strategy_text, local.metrics) == ("tp=2", numbers)
 
 
+def opened_from_folder(folder: Path) -> None:
+    """A program of a folder evaluates, and takes other sizes, where its module is given."""
+    plan = plait.plan(build(rate=0.3), data(0), cluster="local:2", pin="*:zero3=2")
+    write_program(compile_program(plan, plait.trace(build(rate=0.3), data(0))), folder)
+    alone = plait.Program.open(folder, build(rate=0.3))
+    with pytest.raises(plait.UsageError, match=r"plait\.open_program"):
+        alone.eval(data(0))
+    module = build(rate=0.3)
+    program = plait.open_program(folder, module, optimizer_args={"lr": 1e-2})
+    for step, samples in enumerate((8, 4)):
+        program.step(data(step, samples))
+    program.load_into(module)
+    batch, module = data(7, 6), module.eval()
+    with torch.no_grad():
+        expected, outputs = module(**batch), program({"x": batch["x"]})
+    torch.testing.assert_close(program.eval(batch), expected["loss"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(outputs["scores"], expected["scores"], rtol=1e-12, atol=1e-12)
+    assert program.plan is not None
+
+
 def main() -> None:
     rank, _ = begin()
     inputs_of_ranks(rank)
     for pin in PLANS:
         evaluate(pin)
         other_sizes(pin)
+    with tempfile.TemporaryDirectory() as folder:
+        opened_from_folder(Path(folder))
     print("done", rank)
 
 

@@ -16,6 +16,7 @@ from plait.ir.files.json_files import dump, load
 from plait.ir.model.model import Model
 from plait.ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan
 from plait.ir.plan.plan import Layers, Plan, Stage
+from plait.ir.plan.program import PLAN_FILE
 from plait.ir.plan.sharding import Chunking
 from plait.ir.plan.workload import CallWork, PeakPoint, StageBytes
 
@@ -35,7 +36,8 @@ def model() -> Model:
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_of_version_1_is_the_same_program(name, model):
     old, new = (compile_program(read(f"{name}.{version}"), model) for version in (1, 2))
-    assert old.files == new.files
+    sources = [{n: t for n, t in one.files if n != PLAN_FILE} for one in (old, new)]
+    assert sources[0] == sources[1]
     assert replace(old.table, plan_digest="") == replace(new.table, plan_digest="")
 
 
