@@ -19,7 +19,7 @@ def compared(expected, gradients, state, loss=1.0, order=()):
 
 
 def verdict(comparison) -> Verdict:
-    loss, gradient, parameter, first_wrong = comparison
+    loss, gradient, parameter, first_wrong, _ = comparison
     return Verdict("plan", loss, *gradient, *parameter, first_wrong=first_wrong)
 
 
@@ -28,6 +28,16 @@ def test_equal_numbers_pass() -> None:
     passing = verdict(compared(expected, {"w": torch.ones(3)}, dict(STATE)))
     assert passing.passed
     assert passing.require() is passing
+
+
+def test_steps_of_a_gradient_that_is_rounding_alone_are_named_not_compared() -> None:
+    gradients = {"w": torch.ones(2), "bias": torch.tensor([1e-17, -1e-17])}
+    state = {"w": torch.ones(2), "bias": torch.tensor([1e-5, -1e-5])}
+    moved = {**state, "bias": -state["bias"]}
+    comparison = compared(Reference([1.0], [gradients], state), gradients, moved)
+    assert (verdict(comparison).passed, comparison.arbitrary) == (True, ("bias",))
+    larger = {**gradients, "bias": torch.tensor([1e-12, -1e-12])}
+    assert not verdict(compared(Reference([1.0], [larger], state), larger, moved)).passed
 
 
 @pytest.mark.parametrize("wrong", [1.0 + 1e-8, float("nan"), float("inf")])
