@@ -147,7 +147,7 @@ def scale_json(scaled: ScaledDown) -> dict[str, Any]:
     return {
         "cluster": [plan.cluster.name, small.cluster.name],
         "ranks": [plan.mesh.size, small.mesh.size],
-        "words": [[str(a), str(b)] for a, b in scaled.shrink.strategies.items()],
+        "strategies": [[str(a), str(b)] for a, b in scaled.shrink.strategies.items()],
         "memory": [
             sorted({str(x.memory) for x in p.layers if not x.batch_only}) for p in (plan, small)
         ],

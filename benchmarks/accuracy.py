@@ -65,13 +65,13 @@ def errors(cases: Sequence[Case], kind: Callable[[Case], float | None]) -> list[
 def error_rows(cases: Sequence[Case], kind: Callable[[Case], float | None]) -> list[list[str]]:
     rows, medians = [], []
     for source, members in by_source(cases).items():
-        found = errors(members, kind)
-        if found:
-            sizes = sorted(map(abs, found))
+        shares = errors(members, kind)
+        if shares:
+            sizes = sorted(map(abs, shares))
             medians.append(median(sizes))
             worst = sizes[int(0.9 * (len(sizes) - 1))]
             rows.append(
-                [source, str(len(found)), *map(percent, (medians[-1], worst, median(found)))]
+                [source, str(len(shares)), *map(percent, (medians[-1], worst, median(shares)))]
             )
     if medians:
         rows.append(["mean over sources", "", percent(mean(medians)), "", ""])

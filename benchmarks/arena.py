@@ -42,15 +42,17 @@ LEAST_SECONDS = 20.0
 
 def by_size(buffers: Sequence[Buffer]) -> int:
     """The peak of first fit, biggest first: what TFLite and TVM do."""
-    cut = sections(buffers)
+    parts = sections(buffers)
     order = sorted(range(len(buffers)), key=lambda i: (-buffers[i].size, buffers[i].lower))
-    return height(cut, first_fit(cut.size, cut.first, cut.last, np.array(order)))
+    return height(parts, first_fit(parts.size, parts.first, parts.last, np.array(order)))
 
 
 def best_order(buffers: Sequence[Buffer]) -> int:
     """The lowest peak of first fit over all orders."""
-    cut = sections(buffers)
-    return min(height(cut, first_fit(cut.size, cut.first, cut.last, o)) for o in orders(cut))
+    parts = sections(buffers)
+    return min(
+        height(parts, first_fit(parts.size, parts.first, parts.last, o)) for o in orders(parts)
+    )
 
 
 def exact_shape(buffers: Sequence[Buffer]) -> int:
@@ -75,15 +77,15 @@ def instances(folder: Path) -> None:
         name, capacity = path.name.split(".")[:2]
         buffers = read_buffers(path)
         start = time.process_time()
-        made = pack(buffers, int(capacity), time_limit_seconds=TIME_LIMIT_SECONDS)
+        packing = pack(buffers, int(capacity), time_limit_seconds=TIME_LIMIT_SECONDS)
         fitted = time.process_time()
         least = pack(buffers, time_limit_seconds=LEAST_SECONDS)
         done = time.process_time()
-        for packing in (made, least):
-            assert judged(buffers, packing.offsets) == packing.peak_bytes
+        for judged_packing in (packing, least):
+            assert judged(buffers, judged_packing.offsets) == judged_packing.peak_bytes
         bound = sections(buffers).bound()
         print(
-            f"{name:<9}{len(buffers):>8}{capacity:>12}{bound:>12}{made.peak_bytes:>12}"
+            f"{name:<9}{len(buffers):>8}{capacity:>12}{bound:>12}{packing.peak_bytes:>12}"
             f"{fitted - start:>9.2f}{least.peak_bytes:>12}{least.lower_bound_bytes:>9}"
             f"{done - fitted:>9.2f}{baselines(buffers, bound)}",
             flush=True,
@@ -100,14 +102,14 @@ def models() -> None:
         model = trace(source.model, source.batch, batch_size=batch)
         for variant in ("keep", "recompute"):
             start = time.process_time()
-            found = step_buffers(model, variant)
-            made = pack_repeated(found.buffers, found.segment_starts, time_limit_seconds=2.0)
+            step = step_buffers(model, variant)
+            placed = pack_repeated(step.buffers, step.segment_starts, time_limit_seconds=2.0)
             seconds = time.process_time() - start
-            assert judged(found.buffers, made.offsets) == made.peak_bytes
-            bound = sections(found.buffers).bound()
+            assert judged(step.buffers, placed.offsets) == placed.peak_bytes
+            bound = sections(step.buffers).bound()
             print(
-                f"{name:<16}{variant:<10}{len(found.buffers):>9}{bound / 2**30:>12.3f}"
-                f"{made.peak_bytes / bound:>12.4f}{seconds:>9.2f}{baselines(found.buffers, bound)}",
+                f"{name:<16}{variant:<10}{len(step.buffers):>9}{bound / 2**30:>12.3f}"
+                f"{placed.peak_bytes / bound:>12.4f}{seconds:>9.2f}{baselines(step.buffers, bound)}",
                 flush=True,
             )
 
@@ -117,14 +119,14 @@ def plans() -> None:
         "\nmodel           strategy                micro-batches  stages  buffers   live GiB"
         "  peak/live  live/promised    CPU s    by size best order exact shape"
     )
-    for name, batch, seq, cluster, word, micro_batches in PLANS:
+    for name, batch, seq, cluster, strategy, micro_batches in PLANS:
         source = load_source(f"hf:{CONFIGS / name}.json", batch=min(batch, 8), seq=seq)
         model = in_precision(trace(source.model, source.batch, batch_size=batch), "bf16")
-        pins = (parse_pin(word),) if word else ()
+        pins = (parse_pin(strategy),) if strategy else ()
         asked = PlanOptions(precision="bf16", pins=pins, micro_batches=micro_batches)
-        made = plan(model, load_cluster(cluster), asked)
+        answer = plan(model, load_cluster(cluster), asked)
         start = time.process_time()
-        stages = list(plan_buffers(made, model))
+        stages = list(plan_buffers(answer, model))
         packed = [
             pack_repeated(s.buffers, s.segment_starts, time_limit_seconds=1.0) for s in stages
         ]
@@ -134,9 +136,9 @@ def plans() -> None:
         bounds = [packing.lower_bound_bytes for packing in packed]
         full = bounds.index(max(bounds))
         peaks = max(p.peak_bytes / p.lower_bound_bytes for p in packed)
-        promised = [bound / working_bytes(made, n) for n, bound in enumerate(bounds)]
+        promised = [bound / working_bytes(answer, n) for n, bound in enumerate(bounds)]
         print(
-            f"{name:<16}{made.strategy_text[:22]:<24}{made.micro_batches:>13}{len(stages):>8}"
+            f"{name:<16}{answer.strategy_text[:22]:<24}{answer.micro_batches:>13}{len(stages):>8}"
             f"{sum(len(s.buffers) for s in stages):>9}{bounds[full] / 2**30:>11.3f}{peaks:>11.4f}"
             f"{min(promised):>9.3f}-{max(promised):.3f}{seconds:>9.2f}"
             f"{baselines(stages[full].buffers, bounds[full])}",

@@ -134,9 +134,9 @@ def rows(name: str) -> Iterator[Row]:
         sized = in_precision(rescale(model, PER_DEVICE * cluster.devices), "bf16")
         start = time.process_time()
         try:
-            made = plan(sized, cluster, PlanOptions())
+            answer = plan(sized, cluster, PlanOptions())
         except InfeasibleError:
-            made = None
+            answer = None
         seconds = time.process_time() - start
         space = SearchSpace.create(sized, cluster, PlanOptions())
         best = []
@@ -149,7 +149,7 @@ def rows(name: str) -> Iterator[Row]:
                 if found and found.peak_bytes <= found.memory_limit_bytes
             ]
             best.append(min(fits, key=lambda f: f[1], default=None))
-        yield Row(name, spec, made, best[0], best[1], seconds)
+        yield Row(name, spec, answer, best[0], best[1], seconds)
 
 
 def main() -> int:
@@ -159,24 +159,24 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     titles = ("model", "cluster", "plan", "step", "best of one role", "best of several", "CPU s")
-    lines, found = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"], []
+    lines, results = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"], []
     for name in options.models:
         for row in rows(name):
-            found.append(row)
+            results.append(row)
             lines.append("| " + " | ".join(cell.replace("|", "/") for cell in row.cells()) + " |")
             print(lines[-1], flush=True)
     for title, attribute in (("one role", "one_role"), ("several roles", "several")):
-        margins = [row.margin(getattr(row, attribute)) for row in found]
+        margins = [row.margin(getattr(row, attribute)) for row in results]
         known = [m for m in margins if m is not None]
         if known:
             mean = math.exp(sum(map(math.log, known)) / len(known))
-            alone = sum(row.made is not None and getattr(row, attribute) is None for row in found)
+            alone = sum(row.made is not None and getattr(row, attribute) is None for row in results)
             lines.append(
                 f"\nbaselines of {title}: {mean:.2f} times as long as the plan (geometric mean of "
                 f"{len(known)}), at most {max(known):.2f}; none fits where a plan does: {alone}"
             )
             print(lines[-1])
-    wrong = [text for row in found for text in row.wrong()]
+    wrong = [text for row in results for text in row.wrong()]
     print("\n".join(wrong) or "no plan is slower than a baseline, over memory, or adds up wrong")
     if options.output:
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

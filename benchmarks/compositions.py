@@ -219,8 +219,8 @@ def dimensions(rows: Sequence[Row]) -> dict[str, dict[str, Counter[str]]]:
 
 def reason(text: str) -> str:
     """A refusal without its numbers and names."""
-    words = text.split(":")[0] if len(text.split(":")[0]) > 20 else text
-    return "".join("N" if c.isdigit() else c for c in words).replace("NN", "N")[:120]
+    message = text.split(":")[0] if len(text.split(":")[0]) > 20 else text
+    return "".join("N" if c.isdigit() else c for c in message).replace("NN", "N")[:120]
 
 
 def main() -> None:
@@ -231,17 +231,17 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="add a row per trial to FILE (JSON lines)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the table, as Markdown")
     arguments = parser.parse_args()
-    kept = Path(arguments.json) if arguments.json else None
+    json_file = Path(arguments.json) if arguments.json else None
     rows = []
-    if kept is not None and kept.exists():
-        rows = [msgspec.json.decode(line, type=Row) for line in kept.read_bytes().splitlines()]
+    if json_file is not None and json_file.exists():
+        rows = [msgspec.json.decode(line, type=Row) for line in json_file.read_bytes().splitlines()]
     for row in rows_of(arguments.seed, arguments.count, arguments.models):
         rows.append(row)
         print(f"{row.result:9} {row.model} on {row.ranks}: {row.composition}", flush=True)
         if row.refused or row.wrong:
             print(f"          {row.refused or row.wrong}", flush=True)
-        if kept is not None:
-            with kept.open("ab") as file:
+        if json_file is not None:
+            with json_file.open("ab") as file:
                 file.write(msgspec.json.encode(row) + b"\n")
     print(json.dumps(summary(rows)))
     if arguments.output:

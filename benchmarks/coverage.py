@@ -42,7 +42,7 @@ from plait.runtime.verification.verify import Job, Verdict, verify
 from plait.tests import ranks
 
 # verified words: strategy, micro-batches
-WORDS = {
+STRATEGIES = {
     "dp=4": ("dp=4", 1),
     "zero3=4": ("zero3=4", 1),
     "tp=4": ("tp=4", 1),
@@ -209,16 +209,16 @@ def compiled(row: Row, model: Model, text: str, scratch: Path) -> list[Job]:
     folder = Path(tempfile.mkdtemp(dir=scratch))
     exact, jobs = cast_model(model, "float64"), []
     (folder / "model.json").write_bytes(dump(exact, "plait/model"))
-    for number, (word, (strategy, micro_batches)) in enumerate(WORDS.items()):
+    for number, (role, (strategy, micro_batches)) in enumerate(STRATEGIES.items()):
         place = folder / str(number)
 
         def write(strategy: str = strategy, micro: int = micro_batches, at: Path = place) -> None:
             found = planned(exact, cluster_of(strategy), strategy, micro)
             write_program(compile_program(found, exact), at)
 
-        row.verify[word], _ = attempt(row, word, write)
-        if row.verify[word] == PASSED:
-            name = f"{row.source} {row.name} {word}"
+        row.verify[role], _ = attempt(row, role, write)
+        if row.verify[role] == PASSED:
+            name = f"{row.source} {row.name} {role}"
             jobs.append(Job(name, str(place), text, str(folder / "model.json")))
     return jobs
 
@@ -230,11 +230,11 @@ def judge(rows: Sequence[Row], jobs: Sequence[Job]) -> None:
         some = [j for j in jobs if j.name.endswith("pp=2 ×2") == (count == 2)]
         verdicts.update((v.name, v) for v in (verify(some, count, LAUNCH_SECONDS) if some else []))
     for row in rows:
-        for word in row.verify:
-            verdict = verdicts.get(f"{row.source} {row.name} {word}")
+        for role in row.verify:
+            verdict = verdicts.get(f"{row.source} {row.name} {role}")
             if verdict is not None and not verdict.passed:
-                row.verify[word] = "traceback" if verdict.failure else "differs"
-                row.note(word, verdict.failure[-400:] or str(verdict)[:400])
+                row.verify[role] = "traceback" if verdict.failure else "differs"
+                row.note(role, verdict.failure[-400:] or str(verdict)[:400])
 
 
 # the document
@@ -262,7 +262,7 @@ def table(rows: Sequence[Row]) -> str:
 def document(rows: Sequence[Row]) -> str:
     """Counts, a table per source, then why what failed did."""
     traced = [row for row in rows if row.trace == PASSED]
-    words = Counter(result for row in rows for result in row.verify.values())
+    outcomes = Counter(result for row in rows for result in row.verify.values())
     failures = Counter(
         f"{what}: {result}"
         for row in rows
@@ -271,7 +271,7 @@ def document(rows: Sequence[Row]) -> str:
             ("micro-batches", row.micro_batches),
             ("local:4", row.plan_local4),
             ("8xh100", row.plan_8xh100),
-            *((f"verify {word}", result) for word, result in row.verify.items()),
+            *((f"verify {role}", result) for role, result in row.verify.items()),
         )
         if result not in (PASSED, "")
     )
@@ -281,14 +281,15 @@ def document(rows: Sequence[Row]) -> str:
         "Written by `python benchmarks/coverage.py --sources FILE.py … -o docs/coverage.md`.",
         "Every model is traced in training mode with tiny sizes, split into micro-batches, planned for",
         "four processes of this machine and for eight H100, compiled under",
-        ", ".join(f"`{word}`" for word in WORDS) + " and trained on gloo ranks beside the user's",
+        ", ".join(f"`{role}`" for role in STRATEGIES)
+        + " and trained on gloo ranks beside the user's",
         "own module in one process (agreement to 1e-9 in float64). An operator is opaque where nobody",
         "declared its loops: it runs whole on every rank.",
         "",
         f"**{len(traced)} of {len(rows)} models of {len({r.source for r in rows})} sources trace, "
         f"{sum(not row.opaque for row in traced)} of them without opaque operators; of "
-        f"{sum(words.values())} programs {words[PASSED]} agree, {words[REFUSED]} are refused with a "
-        f"reason, {words['differs']} differ and {words[TRACEBACK]} fail.**",
+        f"{sum(outcomes.values())} programs {outcomes[PASSED]} agree, {outcomes[REFUSED]} are "
+        f"refused with a reason, {outcomes['differs']} differ and {outcomes[TRACEBACK]} fail.**",
         "",
     ]
     for source in dict.fromkeys(row.source for row in rows):
@@ -303,8 +304,8 @@ def document(rows: Sequence[Row]) -> str:
 def first_line(text: str) -> str:
     """A message without the paths of one machine."""
     shown = " ".join(text.split())
-    words = [w.rpartition("/")[2] if w.startswith("/") else w for w in shown.split(" ")]
-    return " ".join(words)[:300].replace("|", "/")
+    outcomes = [w.rpartition("/")[2] if w.startswith("/") else w for w in shown.split(" ")]
+    return " ".join(outcomes)[:300].replace("|", "/")
 
 
 def main() -> None:
@@ -323,8 +324,8 @@ def main() -> None:
             known[row.source, row.name] = row
             print(json.dumps(msgspec.to_builtins(row), ensure_ascii=False), flush=True)
         if options.json:
-            kept = msgspec.json.encode(list(known.values()))
-            options.json.write_bytes(msgspec.json.format(kept, indent=1))
+            encoded = msgspec.json.encode(list(known.values()))
+            options.json.write_bytes(msgspec.json.format(encoded, indent=1))
     if options.output:
         options.output.write_text(document(list(known.values())))
 

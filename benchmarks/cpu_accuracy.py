@@ -34,7 +34,7 @@ from plait.runtime.launch.scratch import scratch_folder
 HERE = Path(__file__).resolve().parent
 MODELS = ("llama", "gpt2", "mlp")
 # fmt: off
-WORDS = {
+STRATEGIES = {
     1: ("dp=1",),
     2: ("dp=2", "tp=2"),
     4: ("dp=4", "zero1=4", "zero3=4", "tp=4", "zero2=2,tp=2", "dp=2,tp=2,sp", "pp=2,dp=2", "pp=4"),
@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
     model: str
     ranks: int
-    word: str
+    strategy: str
     predicted: float
     clock: float
     given: float
@@ -62,7 +62,7 @@ class Result(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.model:<7}{self.ranks:>5}  {self.word:<14}{self.predicted:>10.3f}"
+            f"{self.model:<7}{self.ranks:>5}  {self.strategy:<14}{self.predicted:>10.3f}"
             f"{self.clock:>8.3f}{self.error('clock'):>+9.1%}"
             f"{self.given:>8.3f}{self.error('given'):>+9.1%}"
         )
@@ -77,11 +77,11 @@ def results(cluster: Cluster, models: Iterable[str], rounds: int) -> Iterator[Re
             source = f"{HERE / 'cpu_models.py'}:{name}"
             made = materialize(source, seed=0)
             model = trace(made.model, made.batch)
-            for word in WORDS[ranks]:
+            for strategy in STRATEGIES[ranks]:
                 folder = scratch / f"program{len(jobs)}"
-                seconds = compiled(model, cluster, word, folder)
+                seconds = compiled(model, cluster, strategy, folder)
                 if seconds is not None:
-                    key = f"{name} {word}"
+                    key = f"{name} {strategy}"
                     predicted[key] = seconds
                     jobs.append({"name": key, "source": source, "folder": str(folder)})
         todo, times = Path(scratch, "jobs.json"), Path(scratch, "times.json")
@@ -89,18 +89,20 @@ def results(cluster: Cluster, models: Iterable[str], rounds: int) -> Iterator[Re
         target = [str(HERE / "cpu_worker.py"), str(todo), str(times)]
         launch(ranks, target, timeout_seconds=TIMEOUT_SECONDS)
         for key, steps in json.loads(times.read_text()).items():
-            name, word = key.split(" ")
+            name, strategy = key.split(" ")
             clock, given = (min(column) for column in zip(*steps, strict=True))
-            yield Result(name, ranks, word, predicted[key], clock, given / min(ranks, processors()))
+            yield Result(
+                name, ranks, strategy, predicted[key], clock, given / min(ranks, processors())
+            )
 
 
-def compiled(model: Model, cluster: Cluster, word: str, folder: Path) -> float | None:
+def compiled(model: Model, cluster: Cluster, strategy: str, folder: Path) -> float | None:
     """Predicted seconds of the program written to `folder`; None where a word does not fit a model."""
-    times = PIPELINE_MICRO_BATCHES if "pp=" in word else 1
+    times = PIPELINE_MICRO_BATCHES if "pp=" in strategy else 1
     try:
-        plan = plait.plan(model, cluster=cluster, pin=word, micro_batches=times)
+        plan = plait.plan(model, cluster=cluster, pin=strategy, micro_batches=times)
     except plait.PlaitError as error:
-        print(f"left out: {model.name} {word}: {error}", file=sys.stderr)
+        print(f"left out: {model.name} {strategy}: {error}", file=sys.stderr)
         return None
     write_program(compile_program(plan, model), folder)
     return plan.prediction.step_seconds
@@ -110,22 +112,22 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def report(found: list[Result]) -> Iterator[str]:
+def report(measured: list[Result]) -> Iterator[str]:
     """The table; by each bound the error over all, and the pick per model and number of ranks."""
     yield "model  ranks  strategy       predicted   clock    error   given    error"
-    yield from map(str, found)
+    yield from map(str, measured)
     groups: dict[tuple[str, int], list[Result]] = defaultdict(list)
-    for result in found:
+    for result in measured:
         groups[result.model, result.ranks].append(result)
     for kind in ("clock", "given"):
-        error = median(abs(r.error(kind)) for r in found)
-        yield f"median absolute error by {kind} {error:.1%} of {len(found)} programs"
+        error = median(abs(r.error(kind)) for r in measured)
+        yield f"median absolute error by {kind} {error:.1%} of {len(measured)} programs"
         for (name, ranks), members in groups.items():
             if len(members) > 1:
                 pick = min(members, key=lambda r: r.predicted)
                 best = min(members, key=lambda r: r.seconds(kind))
                 lost = pick.seconds(kind) / best.seconds(kind) - 1
-                yield f"  {name}, {ranks} ranks: {pick.word} loses {lost:.1%} on {best.word}"
+                yield f"  {name}, {ranks} ranks: {pick.strategy} loses {lost:.1%} on {best.strategy}"
 
 
 def main() -> None:
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="steps of each program")
     options = parser.parse_args()
     clusters = [load_cluster(file) for file in options.cluster]
-    clusters = clusters or [measured(ranks, True, f"local{ranks}") for ranks in WORDS]
+    clusters = clusters or [measured(ranks, True, f"local{ranks}") for ranks in STRATEGIES]
     found = [r for c in clusters for r in results(c, options.model or MODELS, options.rounds)]
     print("\n".join(report(found)))
 

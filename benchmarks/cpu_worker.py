@@ -43,14 +43,14 @@ def main(jobs: str, times: str) -> None:
             opened.append(
                 (job["name"], Program.open(job["folder"], source.model, pool=pool), source.batch)
             )
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in opened}
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name, _, _ in opened}
         for number in range(todo["rounds"] + 1):
             for name, program, batch in opened:
                 spent = step_seconds(program, batch)
                 if number:  # the first step allocates
-                    found[name].append(spent)
+                    seconds[name].append(spent)
         if rank == 0:
-            Path(times).write_text(json.dumps(found))
+            Path(times).write_text(json.dumps(seconds))
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ def naive_padding(tensors: list[FlatTensor], ranks: int) -> float:
 def row(model: str, shapes: Shapes, label: str, rows: int, block: int, ranks: int) -> str:
     tensors = [FlatTensor.of(name, shape, rows, block) for name, shape in shapes]
     start = time.process_time()
-    made = flatten(tensors, ranks)
+    flat = flatten(tensors, ranks)
     seconds = time.process_time() - start
-    check(tensors, made)
+    check(tensors, flat)
     elements = sum(t.elements for t in tensors)
     return (
-        f"{model:<18}{label:<13}{ranks:>6}{made.padding(elements):>10.3%}{made.gap:>9.3%}"
+        f"{model:<18}{label:<13}{ranks:>6}{flat.padding(elements):>10.3%}{flat.gap:>9.3%}"
         f"{naive_padding(tensors, ranks):>12.2%}{seconds:>9.3f}"
     )
 

@@ -53,13 +53,13 @@ def main(arguments: list[str]) -> int:
     clusters = {(r["nodes"], r["gpus_per_node"]) for r in runs}
     costs = {c: GalvatronCosts(model, read_cluster(folder / "profiles", *c)) for c in clusters}
     same = [pair for r in runs for pair in predicted(r, costs[r["nodes"], r["gpus_per_node"]])]
-    for what, found in zip(("step times", "memories"), zip(*same, strict=True), strict=True):
-        print(f"{sum(found)} of {len(found)} predicted {what} are Galvatron's")
+    for what, errors in zip(("step times", "memories"), zip(*same, strict=True), strict=True):
+        print(f"{sum(errors)} of {len(errors)} predicted {what} are Galvatron's")
     variants = sorted({r["variant"] for r in runs}, reverse=True)
     head = ["GPUs", "GiB", "batch", *variants, "rule", "ours", "gap", "CPU s", "plan"]
     rows = [
-        row(setting, [found.get(v) for v in variants], costs[setting[:2]])
-        for setting, found in sorted(best_by_variant(runs).items())
+        row(setting, [errors.get(v) for v in variants], costs[setting[:2]])
+        for setting, errors in sorted(best_by_variant(runs).items())
     ]
     print("samples/s by Galvatron's cost model", table(head, rows), sep="\n")
     return 0
@@ -74,8 +74,8 @@ def predicted(run: Run, costs: GalvatronCosts) -> Iterator[tuple[bool, bool]]:
             plan = plan_in(task, costs.cluster.devices)
             seconds = plan_seconds(plan, costs) / task["time_cost"]
             ranks = None if task["mode"] == "sp_only" else task["buffer_tp"]
-            held = [size // MIB + cache for size in plan_bytes(plan, costs, ranks)]
-            yield abs(seconds - 1) < TOLERANCE, held == task["memory_cost"]
+            memory = [size // MIB + cache for size in plan_bytes(plan, costs, ranks)]
+            yield abs(seconds - 1) < TOLERANCE, memory == task["memory_cost"]
 
 
 def plan_in(task: Run, devices: int) -> GalvatronPlan:
@@ -96,13 +96,13 @@ def plan_in(task: Run, devices: int) -> GalvatronPlan:
 
 def best_by_variant(runs: list[Run]) -> dict[Setting, dict[str, float]]:
     """Samples per second of the best plan of every setting, by variant; 0 where none fits."""
-    found: dict[Setting, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    best: dict[Setting, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for run in runs:
         for task in run["tasks"]:
             setting = (run["nodes"], run["gpus_per_node"], run["mem_gb"], task["gbsz"])
-            own = found[setting]
+            own = best[setting]
             own[run["variant"]] = max(own[run["variant"]], task["throughput"])
-    return found
+    return best
 
 
 def row(setting: Setting, found: list[float | None], costs: GalvatronCosts) -> list[str]:

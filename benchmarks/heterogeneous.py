@@ -27,23 +27,25 @@ from plait.planner.heterogeneous.search import plan
 
 def row(model: Model, spec: str) -> str:
     """One line: the fleet's step, that of each part alone and of all as the slowest, CPU seconds."""
-    fleet = load_any_cluster(spec)
-    if isinstance(fleet, Cluster):
+    cluster = load_any_cluster(spec)
+    if isinstance(cluster, Cluster):
         return f"| {spec} | one kind of device: not a mixture | | | |"
     start = time.process_time()
     try:
-        made = plan(model, fleet, PlanOptions())
+        answer = plan(model, cluster, PlanOptions())
     except InfeasibleError:
         return f"| {spec} | nothing fits | | | {time.process_time() - start:.1f} |"
     took = time.process_time() - start
-    if not isinstance(made, HeterogeneousPlan):
-        seconds = made.prediction.step_seconds
-        return f"| {spec} | {seconds:.3g} s | on {made.cluster} alone | | {took:.1f} |"
-    check(made)
-    alone = ", ".join("none fits" if s is None else f"{s:.3g} s" for s in made.single_part_seconds)
-    best = min((s for s in made.single_part_seconds if s is not None), default=0.0)
-    faster = f"{best / made.step_seconds:.2f}x" if best else "alone in fitting"
-    return f"| {spec} | {made.step_seconds:.3g} s | {alone} | {faster} | {took:.1f} |"
+    if not isinstance(answer, HeterogeneousPlan):
+        seconds = answer.prediction.step_seconds
+        return f"| {spec} | {seconds:.3g} s | on {answer.cluster} alone | | {took:.1f} |"
+    check(answer)
+    alone = ", ".join(
+        "none fits" if s is None else f"{s:.3g} s" for s in answer.single_part_seconds
+    )
+    best = min((s for s in answer.single_part_seconds if s is not None), default=0.0)
+    faster = f"{best / answer.step_seconds:.2f}x" if best else "alone in fitting"
+    return f"| {spec} | {answer.step_seconds:.3g} s | {alone} | {faster} | {took:.1f} |"
 
 
 def main(arguments: list[str]) -> int:

@@ -67,18 +67,18 @@ def sensitivity(rows: list[Row], report: Callable[[str], None]) -> Sensitivity:
     )
 
 
-def scores(found: Sensitivity) -> Iterator[SourceScore]:
+def scores(of_source: Sensitivity) -> Iterator[SourceScore]:
     """The score of every source, the factors fitted on all others."""
-    names = np.array(found.sources)
+    names = np.array(of_source.sources)
     points = list(product(*GRIDS))
-    medians = {source: [] for source in dict.fromkeys(found.sources)}
+    medians = {source: [] for source in dict.fromkeys(of_source.sources)}
     for point in points:
-        errors = np.abs(np.expm1(found.at(point)))
+        errors = np.abs(np.expm1(of_source.at(point)))
         for source, column in medians.items():
             column.append(float(np.median(errors[names == source])))
     for source in medians:
         others = [column for other, column in medians.items() if other != source]
         best = points[int(np.argmin(np.mean(others, axis=0)))] if others else (1.0, 1.0, 1.0)
-        errors = np.expm1(found.at(best))[names == source]
+        errors = np.expm1(of_source.at(best))[names == source]
         factors = ScaleFactors(*map(float, best))
         yield SourceScore(source, tuple(map(float, errors)), factors)

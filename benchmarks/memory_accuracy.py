@@ -70,11 +70,11 @@ def main(arguments: list[str]) -> int:
     predictor, errors, left = Predictor(), defaultdict(list), defaultdict(int)
     for row in read_rows(path):
         if row["peak_mem_bytes"] and row["family"] in DECODERS:
-            made = predict_row(described(row), predictor)
-            if made.predicted_peak_mem_gb is None:
-                left[made.note] += 1
+            predicted = predict_row(described(row), predictor)
+            if predicted.predicted_peak_mem_gb is None:
+                left[predicted.note] += 1
                 continue
-            error = made.predicted_peak_mem_gb * 1e9 / float(row["peak_mem_bytes"]) - 1
+            error = predicted.predicted_peak_mem_gb * 1e9 / float(row["peak_mem_bytes"]) - 1
             for group in ("all", row["family"], row["gpu"]):
                 errors[group].append(error)
     rows = [

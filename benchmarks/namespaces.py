@@ -17,12 +17,12 @@ MISSING = (subprocess.CalledProcessError, FileNotFoundError)  # where there are 
 def network(ranks: int, rate: str) -> Iterator[None]:
     """One namespace per rank and one with a switch between them."""
     names = [f"{PREFIX}{number}" for number in range(ranks)]
-    switch, made = f"{PREFIX}switch", list[str]()
+    switch, created = f"{PREFIX}switch", list[str]()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as an error: nothing stays behind
     try:
         for name in (switch, *names):
             ip(f"netns add {name}")
-            made.append(name)
+            created.append(name)
         ip(f"-n {switch} link add br0 type bridge")
         ip(f"-n {switch} link set br0 up")
         for number, name in enumerate(names):
@@ -35,7 +35,7 @@ def network(ranks: int, rate: str) -> Iterator[None]:
             tool(f"tc -n {name} qdisc add dev eth0 root tbf rate {rate} burst 256kb latency 100ms")
         yield
     finally:
-        for name in made:
+        for name in created:
             ip(f"netns del {name}")
 
 

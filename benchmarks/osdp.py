@@ -58,30 +58,30 @@ def setting(cluster: Cluster, memory_gib: float) -> Setting:
 
 def rows(name: str, memory_gib: float) -> list[list[str]]:
     cluster = load_cluster(name)
-    asked = setting(cluster, memory_gib)
-    plain = best(operators((1,)), asked, sharded)
+    limits = setting(cluster, memory_gib)
+    plain = best(operators((1,)), limits, sharded)
     less = replace(
-        asked, budget_bytes=asked.budget_bytes - int(memory_gib * 2**30) + PUBLISHED_BYTES
+        limits, budget_bytes=limits.budget_bytes - int(memory_gib * 2**30) + PUBLISHED_BYTES
     )
-    found: list[tuple[str, OsdpPlan | None, float]] = [
+    plans: list[tuple[str, OsdpPlan | None, float]] = [
         ("fsdp, 5657 MB", best(operators((1,)), less, sharded), 0.0),
         ("fsdp", plain, 0.0),
     ]
-    for way, slices in (("layers", (1,)), ("split", (1, 2, 4))):
+    for variant, slices in (("layers", (1,)), ("split", (1, 2, 4))):
         start = time.process_time()
-        found.append((way, best(operators(slices), asked), time.process_time() - start))
+        plans.append((variant, best(operators(slices), limits), time.process_time() - start))
     return [
         [
             name,
-            way,
-            f"{cluster.devices / kept.sample_seconds:.1f}",
-            f"{plain.sample_seconds / kept.sample_seconds - 1:+.1%}",
-            str(kept.samples),
+            variant,
+            f"{cluster.devices / choices.sample_seconds:.1f}",
+            f"{plain.sample_seconds / choices.sample_seconds - 1:+.1%}",
+            str(choices.samples),
             f"{cpu:.1f}",
-            "; ".join(" ".join(f"{n}x{w}" for w, n in own.items()) for own in kept.counts),
+            "; ".join(" ".join(f"{n}x{w}" for w, n in own.items()) for own in choices.counts),
         ]
-        for way, kept, cpu in found
-        if kept is not None and plain is not None
+        for variant, choices, cpu in plans
+        if choices is not None and plain is not None
     ]
 
 

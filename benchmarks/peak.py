@@ -57,10 +57,10 @@ OPTIMIZERS = {
 # fmt: on
 
 
-class Way(NamedTuple):
+class Variant(NamedTuple):
     """How a model is run."""
 
-    word: str
+    strategy: str
     micro_batches: int = 1
     memory: str = "keep"
     optimizer: str = "adamw"
@@ -73,23 +73,25 @@ class Way(NamedTuple):
 
 
 # fmt: off
-WAYS = (
-    Way("dp=1"), Way("dp=1", 4, "save 50%", "sgd"), Way("dp=1", 2, "recompute", "momentum"),
-    Way("dp=2", 2), Way("zero1=2", 1, "recompute", "rmsprop"), Way("zero3=2", 2, "save 25%", "adagrad"),
-    Way("tp=2", 1, "save 75%", "adam"), Way("pp=2", 4, "keep", "sgd"),
-    Way("dp=2,tp=2", 2), Way("pp=2,zero2=2", 2, "recompute"), Way("zero3=2,tp=2", 1, "keep", "momentum"),
-    Way("pp=2,tp=2", 4, "recompute"), Way("dp=2", 2, "keep", "sgd", "error-feedback"),
-    Way("zero1=2", 1, "recompute", "adamw", "sdp4bit"), Way("zero3=2", 2, "keep", "adamw", "zero++"),
-    Way("dp=2", 1, "recompute", "1-bit-adam"),
+VARIANTS = (
+    Variant("dp=1"), Variant("dp=1", 4, "save 50%", "sgd"),
+    Variant("dp=1", 2, "recompute", "momentum"), Variant("dp=2", 2),
+    Variant("zero1=2", 1, "recompute", "rmsprop"), Variant("zero3=2", 2, "save 25%", "adagrad"),
+    Variant("tp=2", 1, "save 75%", "adam"), Variant("pp=2", 4, "keep", "sgd"),
+    Variant("dp=2,tp=2", 2), Variant("pp=2,zero2=2", 2, "recompute"),
+    Variant("zero3=2,tp=2", 1, "keep", "momentum"), Variant("pp=2,tp=2", 4, "recompute"),
+    Variant("dp=2", 2, "keep", "sgd", "error-feedback"),
+    Variant("zero1=2", 1, "recompute", "adamw", "sdp4bit"),
+    Variant("zero3=2", 2, "keep", "adamw", "zero++"), Variant("dp=2", 1, "recompute", "1-bit-adam"),
 )
 # fmt: on
 
 
-def build(name: str, way: Way) -> tuple[torch.nn.Module, Any]:
+def build(name: str, variant: Variant) -> tuple[torch.nn.Module, Any]:
     """A model by name, or `random:SEED`, and a batch."""
     if name.startswith("random:"):
-        return random_models.build(int(name.partition(":")[2]), **way.sizes)
-    return MODELS[name](**way.sizes)
+        return random_models.build(int(name.partition(":")[2]), **variant.sizes)
+    return MODELS[name](**variant.sizes)
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -97,10 +99,10 @@ class Job(msgspec.Struct, frozen=True):
 
     model: str
     folder: str
-    way: Way
+    variant: Variant
 
 
-class Held(msgspec.Struct, frozen=True):
+class Measured(msgspec.Struct, frozen=True):
     """What one rank of a stage held: the most bytes at once, in every phase of a step."""
 
     job: int
@@ -117,21 +119,21 @@ class Row(NamedTuple):
     """The promise of a program's stage, and what its fullest rank held."""
 
     job: Job
-    held: Held
+    measured: Measured
     promised: int
     terms: tuple[tuple[str, int], ...]
 
     @property
     def slack(self) -> float:
-        return self.promised / self.held.peak - 1
+        return self.promised / self.measured.peak - 1
 
 
-def measure(job: Job, number: int, pool: GroupPool) -> Held:
+def measure(job: Job, number: int, pool: GroupPool) -> Measured:
     """Train two steps of a program on this rank, counting live bytes."""
     torch.manual_seed(0)
-    module, batch = build(job.model, job.way)
-    optimizer, arguments = OPTIMIZERS[job.way.optimizer]
-    with LiveBytes(patience_seconds=PATIENCE_SECONDS * (ranks(job.way) > 1)) as live:
+    module, batch = build(job.model, job.variant)
+    optimizer, arguments = OPTIMIZERS[job.variant.optimizer]
+    with LiveBytes(patience_seconds=PATIENCE_SECONDS * (ranks(job.variant) > 1)) as live:
         program = Program.open(job.folder, module.train(), optimizer, arguments, pool=pool)
         live.restart()  # making the first values is not training
         follow_phases(program, live)
@@ -139,9 +141,9 @@ def measure(job: Job, number: int, pool: GroupPool) -> Held:
             program.step(batch)
     states = sum(p.flat.nbytes for p in program.store.parameters.values())
     if program.optimizer is not None:
-        kept = (v for state in program.optimizer.state.values() for v in state.values())
-        states += sum(v.nbytes for v in kept if isinstance(v, torch.Tensor))
-    return Held(number, program.groups.stage, dict(live.peaks), states)
+        buffers = (v for state in program.optimizer.state.values() for v in state.values())
+        states += sum(v.nbytes for v in buffers if isinstance(v, torch.Tensor))
+    return Measured(number, program.groups.stage, dict(live.peaks), states)
 
 
 def follow_phases(program: Program, live: LiveBytes) -> None:
@@ -169,81 +171,82 @@ def worker(todo: str, results: str) -> None:
             file.write(msgspec.json.encode(measure(job, number, pool)) + b"\n")
 
 
-def compiled(name: str, ways: Sequence[Way], folder: Path) -> Iterator[tuple[Job, Plan]]:
+def compiled(name: str, variants: Sequence[Variant], folder: Path) -> Iterator[tuple[Job, Plan]]:
     """The programs of one model, and their plans; a word that cannot split the model is left out."""
     models = {}
-    for way in ways:
-        if way.batch not in models:
-            module, batch = build(name, way)
-            models[way.batch] = module, trace(module.train(), batch)
-        module, model = models[way.batch]
+    for variant in variants:
+        if variant.batch not in models:
+            module, batch = build(name, variant)
+            models[variant.batch] = module, trace(module.train(), batch)
+        module, model = models[variant.batch]
         options = PlanOptions(
-            pins=pin_all(way.word),
-            micro_batches=way.micro_batches,
-            memory_actions=(way.memory,),
-            compress=way.compress,
-            **optimizer_options(module, way),
+            pins=pin_all(variant.strategy),
+            micro_batches=variant.micro_batches,
+            memory_actions=(variant.memory,),
+            compress=variant.compress,
+            **optimizer_options(module, variant),
         )
         try:
-            made = plan(model, load_cluster(f"local:{ranks(way)}"), options)
+            answer = plan(model, load_cluster(f"local:{ranks(variant)}"), options)
         except (PlaitError, ValueError) as error:
-            print(f"left out: {name} {way}: {str(error).splitlines()[0]:.150}", file=sys.stderr)
+            print(f"left out: {name} {variant}: {str(error).splitlines()[0]:.150}", file=sys.stderr)
             continue
-        place = folder / f"{name.replace(':', '_')}_{ways.index(way)}"
-        write_program(compile_program(made, model), place)
-        yield Job(name, str(place), way), made
+        place = folder / f"{name.replace(':', '_')}_{variants.index(variant)}"
+        write_program(compile_program(answer, model), place)
+        yield Job(name, str(place), variant), answer
 
 
-def optimizer_options(module: torch.nn.Module, way: Way) -> dict[str, Any]:
+def optimizer_options(module: torch.nn.Module, variant: Variant) -> dict[str, Any]:
     """The options of planning for an optimizer, as a probe finds them."""
-    factory, arguments = OPTIMIZERS[way.optimizer]
+    factory, arguments = OPTIMIZERS[variant.optimizer]
     if factory is None:
-        return {"optimizer": way.optimizer}
+        return {"optimizer": variant.optimizer}
     profile = optimizer_profile(module, factory, arguments, None)
     if isinstance(profile, str):
         return {"optimizer": profile}
     return {"optimizer": profile.name, "probed_optimizer": profile}
 
 
-def ranks(way: Way) -> int:
-    return pin_all(way.word)[0].strategy.devices
+def ranks(variant: Variant) -> int:
+    return pin_all(variant.strategy)[0].strategy.devices
 
 
-def rows(names: Sequence[str], ways: Sequence[Way], folder: Path) -> Iterator[Row]:
+def rows(names: Sequence[str], variants: Sequence[Variant], folder: Path) -> Iterator[Row]:
     """Every stage's promise against its fullest rank, for every model under every way."""
-    yield from measured([one for name in names for one in compiled(name, ways, folder)], folder)
+    yield from measured([one for name in names for one in compiled(name, variants, folder)], folder)
 
 
 def measured(programs: Sequence[tuple[Job, Plan]], folder: Path) -> Iterator[Row]:
     """Every stage's promise against its fullest rank; ranks start once for each number of them."""
-    for count in sorted({ranks(job.way) for job, _ in programs}):
-        own = [one for one in programs if ranks(one[0].way) == count]
+    for count in sorted({ranks(job.variant) for job, _ in programs}):
+        of_count = [one for one in programs if ranks(one[0].variant) == count]
         todo, results = folder / "jobs.json", folder / f"results{count}"
-        todo.write_bytes(msgspec.json.encode([job for job, _ in own]))
+        todo.write_bytes(msgspec.json.encode([job for job, _ in of_count]))
         launch(count, [__file__, "--jobs", str(todo), str(results)], timeout_seconds=3600)
         lines = [
             line for r in range(count) for line in Path(f"{results}.{r}").read_bytes().splitlines()
         ]
-        held = [msgspec.json.decode(line, type=Held) for line in lines]
-        for number, (job, made) in enumerate(own):
+        reports = [msgspec.json.decode(line, type=Measured) for line in lines]
+        for number, (job, made) in enumerate(of_count):
             for stage in range(len(made.stages)):
-                mine = [h for h in held if (h.job, h.stage) == (number, stage)]
-                yield row(job, made, max(mine, key=lambda h: h.peak))
+                mine = [one for one in reports if (one.job, one.stage) == (number, stage)]
+                yield row(job, made, max(mine, key=lambda one: one.peak))
 
 
-def row(job: Job, made: Plan, held: Held) -> Row:
-    terms = made.stages[held.stage].memory_terms
-    return Row(job, held, sum(n for name, n in terms if name != "runtime"), terms)
+def row(job: Job, made: Plan, measured: Measured) -> Row:
+    terms = made.stages[measured.stage].memory_terms
+    return Row(job, measured, sum(n for name, n in terms if name != "runtime"), terms)
 
 
 def show(row: Row) -> str:
-    way, held = row.job.way, row.held
-    phases = " ".join(f"{name} {amount}" for name, amount in held.phases.items())
+    variant, measured = row.job.variant, row.measured
+    phases = " ".join(f"{name} {amount}" for name, amount in measured.phases.items())
     terms = " ".join(f"{name} {amount}" for name, amount in row.terms if name != "runtime")
-    about = f"{way.word} x{way.micro_batches} {way.memory} {way.optimizer} {way.compress}"
+    about = f"{variant.strategy} x{variant.micro_batches} {variant.memory}"
     return (
-        f"{row.job.model} {about} stage {held.stage}: held {held.peak}, promised {row.promised}, "
-        f"slack {row.slack:.1%}\n    held: states {held.states}; peaks: {phases}\n    promised: {terms}"
+        f"{row.job.model} {about} {variant.optimizer} {variant.compress} stage {measured.stage}: "
+        f"measured {measured.peak}, promised {row.promised}, slack {row.slack:.1%}\n"
+        f"    measured: states {measured.states}; peaks: {phases}\n    promised: {terms}"
     )
 
 
@@ -258,24 +261,24 @@ def main(arguments: list[str]) -> int:
         return 0
     names = options.models or [name for name in MODELS if zoo.KIND.get(name) != HIDDEN]
     with tempfile.TemporaryDirectory() as folder:
-        found = list(rows(names, WAYS, Path(folder)))
-    for one in found:
+        results = list(rows(names, VARIANTS, Path(folder)))
+    for one in results:
         if options.terms or one.slack < 0:
             print(show(one))
-    slacks = [one.slack for one in found]
-    programs, models = ({getattr(one.job, name) for one in found} for name in ("folder", "model"))
+    slacks = [one.slack for one in results]
+    programs, models = ({getattr(one.job, name) for one in results} for name in ("folder", "model"))
     print(
-        f"{len(programs)} programs of {len(models)} models, {len(found)} stages: slack median "
+        f"{len(programs)} programs of {len(models)} models, {len(results)} stages: slack median "
         f"{median(slacks):.1%}, from {min(slacks):.1%} to {max(slacks):.1%}; "
         f"{sum(s < 0 for s in slacks)} above their promise"
     )
-    for way in WAYS:
-        own = [one.slack for one in found if one.job.way == way]
-        if own:
+    for variant in VARIANTS:
+        of_variant = [one.slack for one in results if one.job.variant == variant]
+        if of_variant:
             print(
-                f"| {way.word} | {way.micro_batches} | {way.memory} | {way.optimizer} "
-                f"| {way.compress} | {len(own)} "
-                f"| {median(own):.1%} | {min(own):.1%} | {max(own):.1%} |"
+                f"| {variant.strategy} | {variant.micro_batches} | {variant.memory} "
+                f"| {variant.optimizer} | {variant.compress} | {len(of_variant)} "
+                f"| {median(of_variant):.1%} | {min(of_variant):.1%} | {max(of_variant):.1%} |"
             )
     return int(any(s < 0 for s in slacks))
 

@@ -97,20 +97,20 @@ class Comparison:
     def line(self, instance: dict[str, Any]) -> str:
         graph = read_graph(self.folder / instance["graph"])
         options = PlacementOptions(link=self.link, seconds=self.seconds)  # type: ignore[arg-type]
-        found, spent = solve(graph, target_of(instance), options)
+        solution, spent = solve(graph, target_of(instance), options)
         head = f"{instance['id']:<34}{len(graph.nodes):>6}"
         against = self.baseline(instance, graph)
-        if found is None:
+        if solution is None:
             return f"{head}{'none fits':>12}{'':>42}{spent:>8.1f}"
-        verdict = self.judged(instance, found)
+        verdict = self.judged(instance, solution)
         assert verdict["feasible"], instance["id"]
-        assert math.isclose(verdict["makespan_us"], found.makespan_us, rel_tol=1e-12)
-        ratio = found.makespan_us / against if against else math.nan
+        assert math.isclose(verdict["makespan_us"], solution.makespan_us, rel_tol=1e-12)
+        ratio = solution.makespan_us / against if against else math.nan
         if against:
             self.ratios.append(ratio)
         return (
-            f"{head}{found.makespan_us:>12.1f}{found.lower_bound_us:>12.1f}{100 * found.gap:>8.3f} %"
-            f"{against or math.nan:>12.1f}{ratio:>8.4f}{spent:>8.1f}  {found.algorithm}"
+            f"{head}{solution.makespan_us:>12.1f}{solution.lower_bound_us:>12.1f}"
+            f"{100 * solution.gap:>8.3f} %{against or math.nan:>12.1f}{ratio:>8.4f}{spent:>8.1f}  {solution.algorithm}"
         )
 
 

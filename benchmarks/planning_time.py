@@ -37,8 +37,8 @@ def measure(config: Path, cluster: str) -> str:
     if done.returncode:
         return done.stderr.strip().splitlines()[-1][:60]
     made = json.loads(done.stdout)
-    seconds, word = made["plan_time_s"]["search"], made["strategy"][0]["word"]
-    return f"{spent() - before:6.1f}{seconds:7.1f}  {word}"
+    seconds, strategy = made["plan_time_s"]["search"], made["strategy"][0]["word"]
+    return f"{spent() - before:6.1f}{seconds:7.1f}  {strategy}"
 
 
 def main(configs: list[Path]) -> None:

@@ -32,10 +32,10 @@ def layer(name: str, batch: int, seq: int) -> FunctionCostTable:
     """The most repeated function of a model, on one device."""
     source = load_source(f"hf:{CONFIGS / name}.json", batch=batch, seq=seq)
     model = trace(source.model, source.batch)
-    entries = FunctionPrices(model, load_cluster("1xh100"))
+    prices = FunctionPrices(model, load_cluster("1xh100"))
     (function, _), *_ = Counter(call.function for call in model.calls).most_common()
-    entries.call_price(function, CallPoint((), model.batch))
-    table = entries.table(function, CallPoint((), model.batch))
+    prices.call_price(function, CallPoint((), model.batch))
+    table = prices.table(function, CallPoint((), model.batch))
     assert table is not None
     return table.costs
 
@@ -43,13 +43,13 @@ def layer(name: str, batch: int, seq: int) -> FunctionCostTable:
 def cost(table: FunctionCostTable, variant: Variant) -> tuple[float, int]:
     """Seconds of what runs again, and bytes that wait."""
     local = table.local_functions[1]
-    pieces, forward = partition(local, variant), produced_values(local.forward_ops)
+    graphs, forward = partition(local, variant), produced_values(local.forward_ops)
     again = sum(
         table.pricer.op(local, op).seconds
-        for op in pieces.backward
+        for op in graphs.backward
         if produced_values((op,)) & forward
     )
-    return again, sum(local.types[v].bytes for v in {table.roots[v] for v in pieces.saved})
+    return again, sum(local.types[v].bytes for v in {table.roots[v] for v in graphs.saved})
 
 
 def modules(table: FunctionCostTable) -> Iterator[tuple[float, int]]:
@@ -57,8 +57,8 @@ def modules(table: FunctionCostTable) -> Iterator[tuple[float, int]]:
     ops = table.local_functions[1].forward_ops
     scopes = sorted({op.scope for op in ops})[:MOST_MODULES]
     for chosen in chain.from_iterable(combinations(scopes, n) for n in range(len(scopes) + 1)):
-        kept = tuple(op for op in ops if op.scope not in chosen)
-        yield cost(table, tuple(produced_values(kept)))
+        saved = tuple(op for op in ops if op.scope not in chosen)
+        yield cost(table, tuple(produced_values(saved)))
 
 
 def main() -> None:
@@ -66,13 +66,13 @@ def main() -> None:
     for name, batch, seq in MODELS:
         table = layer(name, batch, seq)
         (whole, least), (_, most) = cost(table, "recompute"), cost(table, "keep")
-        found = list(modules(table))
+        functions = list(modules(table))
         for part in PARTS:
             start = time.process_time()
             seconds, _ = cost(table, select_saved(table, part))
             spent = time.process_time() - start
             budget = least + part * (most - least)
-            best = min((s for s, size in found if size <= budget), default=whole)
+            best = min((s for s, size in functions if size <= budget), default=whole)
             print(
                 f"{name:<10} {part:>14.0%} {seconds * 1e3:>13.3f} {best * 1e3:>14.3f} "
                 f"{whole * 1e3:>16.3f} {spent:>13.2f}"

@@ -60,13 +60,13 @@ def main(arguments: Sequence[str]) -> int:
     if not folders:
         print(f"skipped: there is no folder {options.path}/sailor or {options.path}/aceso")
         return 0
-    found = {name: PROBLEMS[name](folder) for name, folder in folders.items()}
-    rows = [row for comparison in found.values() for row in comparison.rows]
+    problems = {name: PROBLEMS[name](folder) for name, folder in folders.items()}
+    rows = [row for comparison in problems.values() for row in comparison.rows]
     if options.json:
         print(msgspec.json.format(msgspec.json.encode(rows)).decode())
         return 0
     scenarios = read_scenarios(folders["sailor"]) if "sailor" in folders else []
-    text = "\n".join(report(found, scenarios))
+    text = "\n".join(report(problems, scenarios))
     print(text)
     if options.markdown:
         options.markdown.write_text(f"{INTRODUCTION}\n{text}\n")

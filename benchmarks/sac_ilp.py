@@ -29,51 +29,51 @@ def stats(table: FunctionCostTable):
     local = table.local_functions[1]
     names, milliseconds, sizes, views = [], [], [], []
     for number, op in enumerate(local.forward_ops):
-        made = [r for r in op.results if r >= 0]
+        produced = [r for r in op.results if r >= 0]
         declared = declaration(site_of(op, local.types)) if op.operands() else None
         if declared is not None and declared.work == "view":
             views.append(number)
         names.append(op.target)
         milliseconds.append(table.pricer.op(local, op).seconds * 1e3)
-        sizes.append(sum(local.types[r].bytes for r in made if table.roots[r] == r))
+        sizes.append(sum(local.types[r].bytes for r in produced if table.roots[r] == r))
     last = max(n for n in range(len(names)) if n not in views)
     sizes[last] = 0  # the layer's output, which is there anyway
     return SACStats(names, milliseconds, sizes, views, [], [], [], False)
 
 
-def graph(found, kept_bytes: int):
+def graph(found, saved_bytes: int):
     """A stack of such layers as the tree of modules that the program takes."""
     from torch.distributed._tools.ilp_utils import Graph
     from torch.distributed._tools.sac_estimator import SACEstimator
 
     estimator = SACEstimator()
     trade = estimator._get_sac_tradeoff_pwlf_stats(found, estimator._get_greedy_order_meta(found))
-    made = Graph(LAYERS + 1)
+    result = Graph(LAYERS + 1)
     names = [f"model.{number}" for number in range(LAYERS)]
-    made.fw_post_order = [*names, "model"]
+    result.fw_post_order = [*names, "model"]
     for number, name in enumerate(["model", *names]):
         block = number > 0
-        made.add_node(
+        result.add_node(
             {
                 "fqn": name,
                 "index": number,
-                "pos_fw_post_order": made.fw_post_order.index(name),
+                "pos_fw_post_order": result.fw_post_order.index(name),
                 "is_leaf": not block,
                 "param_per_module": 0,
                 "grad_total": 0,
                 "act_grad_per_module": 0,
-                "act_fw_per_module": kept_bytes if block else LAYERS * kept_bytes,
-                "act_total": (number if block else LAYERS) * kept_bytes,
+                "act_fw_per_module": saved_bytes if block else LAYERS * saved_bytes,
+                "act_total": (number if block else LAYERS) * saved_bytes,
                 "sac_runtime": trade.sac_runtime if block else 0.0,
-                "sac_memory": max(trade.sac_memory, kept_bytes) if block else 0,
+                "sac_memory": max(trade.sac_memory, saved_bytes) if block else 0,
                 "n_segments": trade.n_segments if block else 0,
                 "slopes": trade.slopes,
                 "intercepts": trade.intercepts,
             }
         )
-        made.ad_matrix[number][number] = 1
-    made.ad_matrix[0] = 1
-    return made
+        result.ad_matrix[number][number] = 1
+    result.ad_matrix[0] = 1
+    return result
 
 
 def theirs(table: FunctionCostTable, budget_bytes: float) -> tuple[float, float, int] | None:
@@ -83,18 +83,20 @@ def theirs(table: FunctionCostTable, budget_bytes: float) -> tuple[float, float,
         sac_milp,
     )
 
-    found, ops = stats(table), table.local_functions[1].forward_ops
+    statistics, ops = stats(table), table.local_functions[1].forward_ops
     (_, least), (_, most) = cost(table, "recompute"), cost(table, "keep")
-    decided, _, peak = sac_milp(graph(found, most - least), budget_bytes / 2**30)
+    decided, _, peak = sac_milp(graph(statistics, most - least), budget_bytes / 2**30)
     if peak < 0:
         return None
     as_run = needed = 0.0
     size = (LAYERS - len(decided)) * (most - least)
     for discarded in decided.values():
-        policy = get_optimal_checkpointing_policy_per_module(found, 1 - discarded)
-        kept = [op for op, save in zip(ops, policy, strict=True) if save]
-        seconds, bytes_ = cost(table, tuple(produced_values(tuple(kept))))
-        as_run += sum(t for t, save in zip(found.runtimes, policy, strict=True) if not save) / 1e3
+        policy = get_optimal_checkpointing_policy_per_module(statistics, 1 - discarded)
+        saved = [op for op, save in zip(ops, policy, strict=True) if save]
+        seconds, bytes_ = cost(table, tuple(produced_values(tuple(saved))))
+        as_run += (
+            sum(t for t, save in zip(statistics.runtimes, policy, strict=True) if not save) / 1e3
+        )
         needed += seconds
         size += bytes_ - least
     return as_run, needed, size
@@ -102,12 +104,12 @@ def theirs(table: FunctionCostTable, budget_bytes: float) -> tuple[float, float,
 
 def ours(table: FunctionCostTable, size: float) -> float:
     """The least seconds of a mixture of two of the parts over the layers, within the bytes."""
-    (_, least), found = (
+    (_, least), answer = (
         cost(table, "recompute"),
         [cost(table, select_saved(table, part)) for part in PARTS],
     )
     best = float("inf")
-    for one, other in combinations_with_replacement(found, 2):
+    for one, other in combinations_with_replacement(answer, 2):
         for count in range(LAYERS + 1):
             bytes_ = count * one[1] + (LAYERS - count) * other[1] - LAYERS * least
             if bytes_ <= size:
@@ -129,11 +131,11 @@ def main() -> int:
         table = layer(name, batch, seq)
         (whole, least), (_, most) = cost(table, "recompute"), cost(table, "keep")
         for part in BUDGETS:
-            made = theirs(table, part * LAYERS * (most - least))
-            if made is None:
+            graph_made = theirs(table, part * LAYERS * (most - least))
+            if graph_made is None:
                 print(f"{name:<10}{part:>8.0%}   torch finds nothing")
                 continue
-            as_run, needed, size = made
+            as_run, needed, size = graph_made
             print(
                 f"{name:<10}{part:>8.0%}{size / 2**30:>12.3f}{ours(table, size) * 1e3:>10.3f}"
                 f"{as_run * 1e3:>11.3f}{needed * 1e3:>18.3f}{LAYERS * whole * 1e3:>15.3f}"

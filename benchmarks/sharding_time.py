@@ -37,11 +37,11 @@ HEAD = f"{'function':<24}{'mesh':>7} {'cluster':<12}{'boundary':<10}" + "".join(
 )
 
 
-def rule(function: Function, known: Dataflow, size: int, cut: bool) -> AxisRule:
+def rule(function: Function, known: Dataflow, size: int, split: bool) -> AxisRule:
     """Any loop but the batch; activations whole, or cut along their second dim where that divides."""
     axes, batch = known.axes[function.name], known.batch_factors[function.name]
 
-    def cuts(value: int) -> list[AxisPlacement]:
+    def splits(value: int) -> list[AxisPlacement]:
         return [
             (dim, part)
             for dim, parts in enumerate(axes.factors[value])
@@ -55,15 +55,15 @@ def rule(function: Function, known: Dataflow, size: int, cut: bool) -> AxisRule:
     ends += [o.tangent for o in function.outputs if o.tangent is not None]
     states: dict[int, tuple[AxisPlacement, ...]] = {}
     for value in ends:
-        along = [state for state in cuts(value) if state[0] == 1]
-        states[value] = (along[0],) if cut and along else ("R",)
+        along = [state for state in splits(value) if state[0] == 1]
+        states[value] = (along[0],) if split and along else ("R",)
     for item in function.state_inputs():
-        states[item.value] = ("R", *cuts(item.value))
-    return AxisRule(frozenset(axes.sizes) - batch, states, {"R": "P"} if cut else {})
+        states[item.value] = ("R", *splits(item.value))
+    return AxisRule(frozenset(axes.sizes) - batch, states, {"R": "P"} if split else {})
 
 
 def problem(
-    model: Model, known: Dataflow, name: str, sizes: tuple[int, ...], cluster: str, cut: bool
+    model: Model, known: Dataflow, name: str, sizes: tuple[int, ...], cluster: str, split: bool
 ) -> ShardingProblem:
     function, axes = model.function(name), known.axes[name]
     mesh = Mesh(tuple(Axis(f"a{i}", size) for i, size in enumerate(sizes)))
@@ -71,25 +71,25 @@ def problem(
     strides = tuple(mesh.stride(i) for i in range(len(sizes)))
     batch = BatchSplit(values, model.batch)
     costs = RooflineCosts(function, axes, mesh, load_cluster(cluster), strides, batch)
-    rules = tuple(rule(function, known, size, cut) for size in sizes)
+    rules = tuple(rule(function, known, size, split) for size in sizes)
     return ShardingProblem(function, axes, mesh, rules, costs)
 
 
-def row(given: ShardingProblem, label: str) -> str:
+def row(question: ShardingProblem, label: str) -> str:
     """One line of the table: `left` labels after reduction; the judge checks the price."""
     start = time.process_time()
-    made = solve(given)
+    solution = solve(question)
     solved = time.process_time() - start
-    network = build(given).network
+    network = build(question).network
     built = time.process_time() - start - solved
     rest = reduce(network, SearchOptions()).network
     reduced = time.process_time() - start - solved - built
-    assert abs(price(given, made.axes) - made.objective) <= 1e-9 * made.objective
-    counts = (len(given.function.ops), *(sum(map(len, n.seconds)) for n in (network, rest)))
+    assert abs(price(question, solution.axes) - solution.objective) <= 1e-9 * solution.objective
+    counts = (len(question.function.ops), *(sum(map(len, n.seconds)) for n in (network, rest)))
     return label + "".join(
         [f"{n:>11}" for n in counts]
         + [f"{t:>11.3f}" for t in (built, reduced, solved)]
-        + [f"{made.objective:>11.4e}{made.bound:>11.4e}{made.gap:>11.4f}"]
+        + [f"{solution.objective:>11.4e}{solution.bound:>11.4e}{solution.gap:>11.4f}"]
     )
 
 
@@ -101,10 +101,10 @@ def main(configs: list[str]) -> None:
         print(f"{model.name} from {Path(config).name}, batch {BATCH}, sequence {SEQUENCE}\n{HEAD}")
         for function in model.functions:
             for sizes, cluster in MESHES if function.differentiable else ():
-                for cut in (False, True):
-                    mesh, ends = "x".join(map(str, sizes)), "sequence" if cut else "whole"
+                for split in (False, True):
+                    mesh, ends = "x".join(map(str, sizes)), "sequence" if split else "whole"
                     label = f"{function.name:<24}{mesh:>7} {cluster:<12}{ends:<10}"
-                    print(row(problem(model, known, function.name, sizes, cluster, cut), label))
+                    print(row(problem(model, known, function.name, sizes, cluster, split), label))
     print(f"resident at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
 
 

@@ -87,9 +87,13 @@ def compiled(folder: Path, cluster: Cluster) -> None:
         pins = pin_all(f"{role}={cluster.devices}")
         found = plan(model, cluster, PlanOptions(pins=pins, compress=compress))
         write_program(compile_program(found, model), folder / str(number))
-        words = [str(strategy) for strategy in found.strategies]
-        words += dict.fromkeys(c.program for c in found.compression)
-        jobs[name] = {"folder": str(folder / str(number)), "source": SOURCE, "is": ", ".join(words)}
+        strategies = [str(strategy) for strategy in found.strategies]
+        strategies += dict.fromkeys(c.program for c in found.compression)
+        jobs[name] = {
+            "folder": str(folder / str(number)),
+            "source": SOURCE,
+            "is": ", ".join(strategies),
+        }
     (folder / "jobs.json").write_text(json.dumps(jobs))
 
 

@@ -29,19 +29,19 @@ class Case:
         source = materialize(job["source"], seed=0)
         self.batch, self.pool, self.decided = source.batch, pool, job["is"]
         self.program = Program.open(job["folder"], source.model, optimizer_args=OPTIONS, pool=pool)
-        self.walls, self.cpus, self.wire, self.sent = list[float](), list[float](), 0, 0
+        self.walls, self.cpus, self.link_bytes, self.sent = list[float](), list[float](), 0, 0
         for _ in range(WARM):
             self.program.step(self.batch)
 
     def step(self) -> None:
         dist.barrier()
-        wire, sent = int(COUNTER.read_text()), self.pool.sent_bytes.total()
+        sent_before, sent = int(COUNTER.read_text()), self.pool.sent_bytes.total()
         wall, cpu = time.perf_counter(), time.process_time()
         self.program.step(self.batch)
         self.walls.append(1e3 * (time.perf_counter() - wall))
         self.cpus.append(1e3 * (time.process_time() - cpu))
         dist.barrier()
-        self.wire += int(COUNTER.read_text()) - wire
+        self.link_bytes += int(COUNTER.read_text()) - sent_before
         self.sent += self.pool.sent_bytes.total() - sent
 
     def row(self) -> dict[str, object]:
@@ -51,7 +51,7 @@ class Case:
             "ms": median(self.walls),
             "best": min(self.walls),
             "cpu": median(self.cpus),
-            "wire": self.wire / steps,
+            "wire": self.link_bytes / steps,
             "sent": self.sent / steps,
             "is": self.decided,
         }

@@ -39,13 +39,13 @@ CONFIG = Path(__file__).resolve().parent.parent / "examples" / "configs" / "llam
 def space(pricer: CandidatePricer) -> Iterator[RunPoint]:
     """Everything that the search may price."""
     roles, devices = PlanOptions().roles, pricer.cluster.devices
-    words = (
+    texts = (
         strategy
         for family in axis_families(pricer.cluster, roles)
-        for word in family
-        for strategy in strategies(devices, word, roles, len(pricer.calls))
+        for text in family
+        for strategy in strategies(devices, text, roles, len(pricer.calls))
     )
-    for strategy in dict.fromkeys(words):
+    for strategy in dict.fromkeys(texts):
         samples, left = divmod(pricer.global_batch, strategy.batch_degree())
         if not left:
             points = (RunPoint(strategy, pricer.global_batch, n) for n in divisors(samples))
@@ -54,15 +54,18 @@ def space(pricer: CandidatePricer) -> Iterator[RunPoint]:
 
 def in_full(pricer: CandidatePricer, candidate: Candidate) -> tuple[float, int]:
     """Step seconds and peak bytes from the stages of a plan, each priced anew."""
-    stages, practice = pricer.stages(candidate), pricer.function_prices.execution
+    stages, execution = pricer.stages(candidate), pricer.function_prices.execution
     busy = [s.forward_seconds + s.backward_seconds for s in stages]
     links = boundary_links(len(stages), pricer.cluster)
     crossings = [TransferPayload(s.transfer_bytes, s.compressible) for s in stages]
-    sends = [hop.seconds for hop in price_transfers(crossings, links, None, pricer.cluster.device)]
+    sends = [
+        transfer.seconds
+        for transfer in price_transfers(crossings, links, None, pricer.cluster.device)
+    ]
     times = candidate.micro_batches
     sharing = pricer.cluster.device.ranks_per_processor
     pipeline = pipeline_seconds(
-        busy, sends, times, practice.chunks, "transfers" in practice.overlaps, sharing
+        busy, sends, times, execution.chunks, "transfers" in execution.overlaps, sharing
     )
     return pipeline + max(s.sync_seconds for s in stages), max(s.peak_bytes for s in stages)
 
@@ -107,11 +110,11 @@ def main() -> None:
 
     print(f"{model.name}, {len(model.calls)} calls, batch {model.batch}, on {cluster}")
     for name in ("with prices of functions", "strategies alone"):
-        seconds, made = timed(work)
+        seconds, answer = timed(work)
         print(
             f"{name:<26}{len(todo):>7}{seconds:>8.2f} CPU-s{seconds / len(todo) * 1e6:>8.1f} us each"
         )
-    print(f"of a sample, {differing(pricer, made)} differ from their stages in full")
+    print(f"of a sample, {differing(pricer, answer)} differ from their stages in full")
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ OUT = HERE.parent / "out"
 RANKS, STEPS = 4, 5
 
 
-def plait(*words: str) -> str:
+def plait(*arguments: str) -> str:
     """Run the command line as a person would; its results are printed and returned."""
-    print(f"\n$ plait {' '.join(words)}", flush=True)
-    made = subprocess.run(
-        [sys.executable, "-m", "plait", *words], text=True, capture_output=True, check=False
+    print(f"\n$ plait {' '.join(arguments)}", flush=True)
+    finished = subprocess.run(
+        [sys.executable, "-m", "plait", *arguments], text=True, capture_output=True, check=False
     )
-    sys.stderr.write("".join(x for x in made.stderr.splitlines(True) if x.startswith("plait")))
-    print(made.stdout, end="", flush=True)
-    if made.returncode:
-        sys.exit(f"{made.stderr}\nplait ended with code {made.returncode}")
-    return made.stdout
+    sys.stderr.write("".join(x for x in finished.stderr.splitlines(True) if x.startswith("plait")))
+    print(finished.stdout, end="", flush=True)
+    if finished.returncode:
+        sys.exit(f"{finished.stderr}\nplait ended with code {finished.returncode}")
+    return finished.stdout
 
 
 def one_process(source: str) -> list[float]:
@@ -33,12 +33,12 @@ def one_process(source: str) -> list[float]:
 
     from plait.ir.capture import materialize
 
-    made = materialize(source, seed=0)
-    optimizer = torch.optim.AdamW(made.model.parameters(), lr=1e-3)
+    module = materialize(source, seed=0)
+    optimizer = torch.optim.AdamW(module.model.parameters(), lr=1e-3)
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = made.model(**made.batch).loss
+        loss = module.model(**module.batch).loss
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

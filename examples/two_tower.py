@@ -23,8 +23,8 @@ class Tower(nn.Module):
         )
         self.out = nn.Linear(width, width)
 
-    def forward(self, words: torch.Tensor) -> torch.Tensor:
-        x = self.embedding(words)
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
         for layer in self.layers:
             x = layer(x)
         return functional.normalize(self.out(x.mean(1)), dim=1)
@@ -33,9 +33,9 @@ class Tower(nn.Module):
 class TwoTower(nn.Module):
     """The contrastive loss of queries and their documents."""
 
-    def __init__(self, words: int = 200, width: int = 32, layers: int = 2) -> None:
+    def __init__(self, tokens: int = 200, width: int = 32, layers: int = 2) -> None:
         super().__init__()
-        embedding = nn.Embedding(words, width)
+        embedding = nn.Embedding(tokens, width)
         self.query, self.document = (Tower(embedding, width, layers) for _ in range(2))
         self.scale = nn.Parameter(torch.tensor(2.0))
 

@@ -14,13 +14,13 @@ def traced():
     """`traced(name)`: the model of the zoo in training mode, traced the first time it is asked."""
     from plait.ir.capture import trace
 
-    found = {}
+    models = {}
 
     def of(name):
-        if name not in found:
+        if name not in models:
             module, batch = zoo.ZOO[name]()
-            found[name] = trace(module.train(), batch)
-        return found[name]
+            models[name] = trace(module.train(), batch)
+        return models[name]
 
     return of
 

@@ -31,21 +31,25 @@ def test_help_loads_no_torch():
 
 
 def test_trace_plan_view_check(tmp_path, capsys):
-    model, made, page = tmp_path / "model.json", tmp_path / "plan.json", tmp_path / "report.html"
+    model, plan_file, page = (
+        tmp_path / "model.json",
+        tmp_path / "plan.json",
+        tmp_path / "report.html",
+    )
     assert main(["trace", LLAMA, "--json", "-o", str(model)]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["functions"] == 4
     assert figures["opaque"] == []
-    assert main(["plan", str(model), "--cluster", "8xh100", "--json", "-o", str(made)]) == 0
+    assert main(["plan", str(model), "--cluster", "8xh100", "--json", "-o", str(plan_file)]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["status"] in ("optimal", "feasible")
     assert all(row["peak"] <= row["budget"] for row in figures["memory"])
-    assert main(["view", str(made), "--model", str(model), "-o", str(page)]) == 0
+    assert main(["view", str(plan_file), "--model", str(model), "-o", str(page)]) == 0
     text = page.read_text()
     assert "default-src 'none'" in text
     assert "http://" not in text
-    assert main(["check", str(made)]) == 0
-    assert main(["explain", str(made), "--memory"]) == 0
+    assert main(["check", str(plan_file)]) == 0
+    assert main(["explain", str(plan_file), "--memory"]) == 0
     assert "optimizer" in capsys.readouterr().out
 
 

@@ -68,11 +68,11 @@ def test_commands_exist(path, commands):
     for line in code_lines(path.read_text(encoding="utf-8")):
         if not line.startswith("plait "):
             continue
-        command, *words = shlex.split(line.split("|")[0].removeprefix("plait "))
+        command, *arguments = shlex.split(line.split("|")[0].removeprefix("plait "))
         assert command in commands, line
         known = commands[command]._option_string_actions
-        for word in words[: words.index("--") if "--" in words else None]:
-            assert not word.startswith("-") or word.partition("=")[0] in known, line
+        for argument in arguments[: arguments.index("--") if "--" in arguments else None]:
+            assert not argument.startswith("-") or argument.partition("=")[0] in known, line
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)

@@ -45,25 +45,25 @@ class Net(nn.Module):
 def texts():
     """The texts that every pass of a trace gives, by the pass's name."""
     printers = trace_printers()
-    shown: dict[str, list[str]] = {}
+    printed: dict[str, list[str]] = {}
     trace(
         Net(),
         torch.zeros(8, 4),
-        observer=lambda step, value: shown.setdefault(step.name, []).append(
+        observer=lambda step, value: printed.setdefault(step.name, []).append(
             printers[step.name](value)
         ),
     )
-    return shown
+    return printed
 
 
 @pytest.fixture(scope="session")
 def later_texts():
     """The texts that the passes of planning, lowering and code generation give, by the pass's name."""
     printers = {**plan_printers(), **compile_printers()}
-    shown: dict[str, list[str]] = {}
+    printed: dict[str, list[str]] = {}
 
     def observer(step, value):
-        shown.setdefault(step.name, []).append(printers[step.name](value))
+        printed.setdefault(step.name, []).append(printers[step.name](value))
 
     model = run(Rescale(16), trace(Net(), torch.zeros(8, 4)), observer)
     cluster = load_cluster("4xa100-80")
@@ -72,7 +72,7 @@ def later_texts():
     )
     plan = run(Search(cluster, options, observer), in_precision(model, "bf16", observer), observer)
     compile_program(plan, in_precision(model, "bf16"), observer=observer)
-    return shown
+    return printed
 
 
 LATER = (

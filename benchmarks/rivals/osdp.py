@@ -57,7 +57,7 @@ class WeightSharding(msgspec.Struct, frozen=True):
         """Bytes gathered while the operator runs."""
         return -(-operator.weight_bytes // self.slices) if self.sharded else 0
 
-    def held_bytes(self, operator: Operator, setting: Setting) -> int:
+    def state_bytes(self, operator: Operator, setting: Setting) -> int:
         """State bytes of the operator on one rank."""
         share = self.sharded / self.slices
         local_share = 1 - share + share / setting.ranks
@@ -109,7 +109,7 @@ def problem(
 
     def choice(operator: Operator, sharding: WeightSharding) -> Choice:
         seconds = sharding.seconds(operator, setting) / samples
-        return Choice(str(sharding), seconds, seconds, sharding.held_bytes(operator, setting))
+        return Choice(str(sharding), seconds, seconds, sharding.state_bytes(operator, setting))
 
     layers = tuple(
         EqualLayers(
@@ -119,9 +119,9 @@ def problem(
         )
         for o in operators
     )
-    held = samples * setting.sample_bytes + gathered_bytes
+    memory = samples * setting.sample_bytes + gathered_bytes
     compute = setting.sample_seconds
-    return LayerProblem((LayerStage(layers, setting.budget_bytes, held, compute, compute),), 1)
+    return LayerProblem((LayerStage(layers, setting.budget_bytes, memory, compute, compute),), 1)
 
 
 def best(
@@ -136,7 +136,7 @@ def best(
     needed = max(min(w.gathered_bytes(o) for w in shardings(o)) for o in operators)
     sizes_found = {w.gathered_bytes(o) for o in operators for w in shardings(o)}
     sizes = sorted(size for size in sizes_found if size >= needed)
-    least = sum(min(w.held_bytes(o, setting) for w in shardings(o)) * o.count for o in operators)
+    least = sum(min(w.state_bytes(o, setting) for w in shardings(o)) * o.count for o in operators)
     problems = [
         (samples, problem(operators, setting, samples, size, shardings))
         for samples in _batches(setting, least)

@@ -531,8 +531,8 @@ class _Masked(nn.Module):
         samples, tokens, width = x.shape
         order = torch.argsort(torch.rand(samples, tokens, device=x.device), dim=1)
         restore = torch.argsort(order, dim=1)
-        kept = order[:, : tokens // 4]
-        seen = self.encoder(x.gather(1, kept.unsqueeze(-1).expand(-1, -1, width)))
+        visible = order[:, : tokens // 4]
+        seen = self.encoder(x.gather(1, visible.unsqueeze(-1).expand(-1, -1, width)))
         filled = torch.cat([seen, self.mask.expand(samples, tokens - tokens // 4, -1)], 1)
         whole = filled.gather(1, restore.unsqueeze(-1).expand(-1, -1, width))
         return F.mse_loss(self.decoder(whole), x)

@@ -13,10 +13,10 @@ from plait.tests.paths import ROOT
 SOURCE = "plait.benchmarks.composition_models:language"
 
 
-def losses(folder: Path, *words: str) -> dict[int, float]:
+def losses(folder: Path, *arguments: str) -> dict[int, float]:
     """Run a program as users do; gives its losses by step."""
     done = subprocess.run(
-        [sys.executable, "-m", "plait", "run", *words],
+        [sys.executable, "-m", "plait", "run", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT.parent,

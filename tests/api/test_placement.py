@@ -20,23 +20,23 @@ def losses(text: str) -> list[float]:
 
 
 def one_process(steps: int) -> list[float]:
-    made = materialize(SOURCE, seed=0)
-    optimizer = torch.optim.AdamW(made.model.parameters(), lr=1e-3)
-    found = []
+    module = materialize(SOURCE, seed=0)
+    optimizer = torch.optim.AdamW(module.model.parameters(), lr=1e-3)
+    losses = []
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = made.model(**made.batch)
+        loss = module.model(**module.batch)
         loss.backward()
         optimizer.step()
-        found.append(loss.item())
-    return found
+        losses.append(loss.item())
+    return losses
 
 
 @pytest.mark.ranks
 def test_a_placed_model_is_compiled_and_trains_as_one_process_does(tmp_path):
     placement, program = str(tmp_path / "placement.json"), str(tmp_path / "program")
-    words = ["--cluster", "local:4", "--devices", "3", "--algorithm", "m-topo"]
-    assert main(["place", SOURCE, *words, "-o", placement]) == 0
+    flags = ["--cluster", "local:4", "--devices", "3", "--algorithm", "m-topo"]
+    assert main(["place", SOURCE, *flags, "-o", placement]) == 0
     assert main(["check", placement]) == 0
     assert main(["compile", placement, SOURCE, "-o", program]) == 0
     ranks = sorted(p.name for p in Path(program).glob("rank_*.py"))

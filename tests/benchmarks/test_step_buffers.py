@@ -28,14 +28,14 @@ class Arena:
             b.name: (at, b.size) for b, at in zip(found.buffers, packing.offsets, strict=True)
         }
 
-    def keep(self, name: str, made: torch.Tensor) -> torch.Tensor:
+    def keep(self, name: str, value: torch.Tensor) -> torch.Tensor:
         if name not in self.places:
-            return made
+            return value
         at, size = self.places[name]
-        assert made.nbytes <= size
-        kept = self.memory[at : at + made.nbytes]
-        kept.copy_(made.contiguous().reshape(-1).view(torch.uint8))
-        return kept.view(made.dtype).reshape(made.shape)
+        assert value.nbytes <= size
+        stored = self.memory[at : at + value.nbytes]
+        stored.copy_(value.contiguous().reshape(-1).view(torch.uint8))
+        return stored.view(value.dtype).reshape(value.shape)
 
 
 def run_inside(model, parameters, batch, found, packing, variant):
@@ -46,7 +46,7 @@ def run_inside(model, parameters, batch, found, packing, variant):
     )
     saved = {}
 
-    def piece(ops, number, label, values):
+    def graph(ops, number, label, values):
         for op in ops:
             for r, made in zip(op.results, run_op(op, values.__getitem__), strict=True):
                 if r >= 0:
@@ -60,7 +60,7 @@ def run_inside(model, parameters, batch, found, packing, variant):
             if function.differentiable
             else function.forward_ops
         )
-        piece(ops, number, "forward", values)
+        graph(ops, number, "forward", values)
         run.values.update(
             {n: values[o.value] for n, o in zip(call.results, function.outputs, strict=True)}
         )
@@ -70,19 +70,19 @@ def run_inside(model, parameters, batch, found, packing, variant):
     for number, call in reversed(list(enumerate(model.calls))):
         function = run.functions[call.function]
         if function.differentiable:
-            backward(run, arena, piece, number, call, function, saved[number], variant)
+            backward(run, arena, graph, number, call, function, saved[number], variant)
     return loss, run.parameter_gradients
 
 
-def backward(run, arena, piece, number, call, function, values, variant):
-    pieces = partition(function, variant)
-    held = {i.value for i in function.inputs}
-    values = {v: t for v, t in values.items() if v in held or v in pieces.saved}
+def backward(run, arena, graph, number, call, function, values, variant):
+    graphs = partition(function, variant)
+    live = {i.value for i in function.inputs}
+    values = {v: t for v, t in values.items() if v in live or v in graphs.saved}
     for name, output in zip(call.results, function.outputs, strict=True):
         if output.tangent is not None:
             zero = torch.zeros_like(run.values[name])
             values[output.tangent] = run.gradients.pop(name, zero)
-    piece(pieces.backward, number, "backward", values)
+    graph(graphs.backward, number, "backward", values)
     names = (*call.parameters, *call.arguments, *(("",) if function.random else ()))
     for at, (name, item) in enumerate(zip(names, function.inputs, strict=True)):
         if item.gradient is None:
@@ -105,15 +105,15 @@ def test_a_step_runs_inside_an_arena_near_its_live_bytes(make, variant):
     torch.manual_seed(0)
     module, batch = make()
     model = trace(module, batch)
-    held = {n: t.detach() for n, t in (*module.named_parameters(), *module.named_buffers())}
+    live = {n: t.detach() for n, t in (*module.named_parameters(), *module.named_buffers())}
     tensors = [batch[i.path[0]] for i in model.inputs]
-    found = step_buffers(model, variant)
-    packing = pack_repeated(found.buffers, found.segment_starts, time_limit_seconds=0.05)
-    assert height(found.buffers, packing.offsets) == packing.peak_bytes
-    assert packing.peak_bytes <= 1.02 * sections(found.buffers).bound()
+    step = step_buffers(model, variant)
+    packing = pack_repeated(step.buffers, step.segment_starts, time_limit_seconds=0.05)
+    assert height(step.buffers, packing.offsets) == packing.peak_bytes
+    assert packing.peak_bytes <= 1.02 * sections(step.buffers).bound()
     with torch.no_grad():
-        loss, gradients = run_inside(model, held, tensors, found, packing, variant)
-    expected, wanted, _ = execute(model, held, tensors)
+        loss, gradients = run_inside(model, live, tensors, step, packing, variant)
+    expected, wanted, _ = execute(model, live, tensors)
     assert torch.equal(loss, expected)
     assert gradients.keys() == wanted.keys()
     for name, gradient in wanted.items():
@@ -122,8 +122,10 @@ def test_a_step_runs_inside_an_arena_near_its_live_bytes(make, variant):
 
 def test_recomputing_lives_in_less():
     model = trace(*zoo.llama(layers=6))
-    kept, again = (sections(step_buffers(model, v).buffers).bound() for v in ("keep", "recompute"))
-    assert again < kept
+    stored, again = (
+        sections(step_buffers(model, v).buffers).bound() for v in ("keep", "recompute")
+    )
+    assert again < stored
 
 
 def test_stacks_are_sound_wherever_time_is_cut():
@@ -135,7 +137,7 @@ def test_stacks_are_sound_wherever_time_is_cut():
             buffers.append(
                 Buffer(f"b{i}", lower, lower + random.randint(1, 9), random.randint(1, 9))
             )
-        cuts = [0, *sorted(random.sample(range(1, 49), 4)), 50]
-        offsets = block_offsets(buffers, cuts, 0.2)
-        made = pack_repeated(buffers, cuts, time_limit_seconds=0.2)
+        bounds = [0, *sorted(random.sample(range(1, 49), 4)), 50]
+        offsets = block_offsets(buffers, bounds, 0.2)
+        made = pack_repeated(buffers, bounds, time_limit_seconds=0.2)
         assert height(buffers, made.offsets) == made.peak_bytes <= height(buffers, offsets)

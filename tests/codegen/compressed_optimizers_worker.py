@@ -67,19 +67,19 @@ def move(job, pool, folder):
     weights = program.state_dict()
     program.save(again)
     program.load(again)
-    kept = all(torch.equal(w, program.state_dict()[name]) for name, w in weights.items())
-    return {"kept": kept, "losses": [float(program.step(source.batch))]}
+    unchanged = all(torch.equal(w, program.state_dict()[name]) for name, w in weights.items())
+    return {"kept": unchanged, "losses": [float(program.step(source.batch))]}
 
 
 def main():
     jobs, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
-        pool, found = GroupPool(rank, PATIENT), {}
+        pool, results = GroupPool(rank, PATIENT), {}
         for job in jobs:
-            found[job["name"]] = (move if "from" in job else train)(job, pool, out.parent)
+            results[job["name"]] = (move if "from" in job else train)(job, pool, out.parent)
         rows = [None] * dist.get_world_size()
-        dist.all_gather_object(rows, found)
+        dist.all_gather_object(rows, results)
         if rank == 0:
             out.write_text(json.dumps(rows))
 

@@ -52,7 +52,7 @@ def train(job: dict[str, str], pool: GroupPool, folder: Path) -> dict[str, objec
     }
 
 
-def owed(pool: GroupPool, folder: Path) -> dict[str, torch.Tensor]:
+def residuals(pool: GroupPool, folder: Path) -> dict[str, torch.Tensor]:
     """Errors of gradients that a checkpoint holds, all workers' and servers' together."""
     total: dict[str, torch.Tensor] = {}
     for key, tensor in checkpoint.read_all(pool.everyone(), folder)[1].items():
@@ -71,7 +71,7 @@ def move(saved: Path, job: dict[str, str], pool: GroupPool) -> dict[str, object]
         warnings.simplefilter("always")
         program.load(saved)
     program.save(again)
-    before, after = owed(pool, saved), owed(pool, again)
+    before, after = residuals(pool, saved), residuals(pool, again)
     return {
         "owed": float(sum(t.norm() for t in before.values())),
         "changed": max([float((after[n] - before[n]).abs().max()) for n in after], default=None),
@@ -87,12 +87,12 @@ def main() -> None:
     with session() as rank:
         pool = GroupPool(rank, PATIENT)
         known = {job["name"]: job for job in jobs}
-        found = {n: train(job, pool, out.parent) for n, job in known.items() if "from" not in job}
+        results = {n: train(job, pool, out.parent) for n, job in known.items() if "from" not in job}
         for name, job in known.items():
             if "from" in job:
-                found[name] = move(out.parent / job["from"], job, pool)
+                results[name] = move(out.parent / job["from"], job, pool)
         rows = [None] * dist.get_world_size()
-        dist.all_gather_object(rows, found)
+        dist.all_gather_object(rows, results)
         if rank == 0:
             out.write_text(json.dumps(rows))
 

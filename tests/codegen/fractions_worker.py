@@ -51,12 +51,12 @@ def train(job, pool, folder):
         sent = sum(pool.sent_bytes[kind] for kind in SENT) - before
         if step + 1 == STEPS:
             program.save(folder / job["name"])
-    kept = sum(k.flat.nbytes for k in program.store.parameters.values())
+    local_bytes = sum(k.flat.nbytes for k in program.store.parameters.values())
     return {
         "losses": losses,
         "sent": sent,
         "copies": copies(program) if "@" in job["name"] else "",
-        "kept": kept,
+        "kept": local_bytes,
     }
 
 
@@ -84,13 +84,13 @@ def moved(jobs, pool, folder):
 
 
 def main() -> None:
-    asked, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    requests, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(1)
     with session() as rank:
         pool = GroupPool(rank, PATIENT)
-        jobs = {job["name"]: job for job in asked["jobs"]}
+        jobs = {job["name"]: job for job in requests["jobs"]}
         found = {name: train(job, pool, out.parent) for name, job in jobs.items()}
-        found["moved"] = moved([jobs[name] for name in asked["moves"]], pool, out.parent)
+        found["moved"] = moved([jobs[name] for name in requests["moves"]], pool, out.parent)
         rows = [None] * dist.get_world_size()
         dist.all_gather_object(rows, found)
         if rank == 0:

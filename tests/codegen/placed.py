@@ -73,15 +73,15 @@ class OneProcess:
     device = torch.device("cpu")
 
     def __init__(
-        self, rank: int, mail: Mailboxes, held: dict[str, torch.Tensor], seed: int
+        self, rank: int, mail: Mailboxes, state_tensors: dict[str, torch.Tensor], seed: int
     ) -> None:
-        self.rank, self.mail, self.held, self.seed = rank, mail, held, seed
+        self.rank, self.mail, self.state_tensors, self.seed = rank, mail, state_tensors, seed
         self.gradients: dict[str, torch.Tensor] = {}
         self.updates: dict[str, torch.Tensor] = {}
         self.sent: list[tuple[int, int]] = []
 
     def fetch(self, name: str) -> torch.Tensor:
-        return self.held[name]  # KeyError: what this rank does not hold
+        return self.state_tensors[name]  # KeyError: what this rank does not hold
 
     def random_key(self, call: int) -> torch.Tensor:
         return torch.tensor([call_key(self.seed, 0, call), 0])
@@ -106,12 +106,12 @@ class OneProcess:
         assert value is not None
 
     def gradient(self, name: str, value: torch.Tensor) -> None:
-        assert name in self.held
+        assert name in self.state_tensors
         assert name not in self.gradients
         self.gradients[name] = value
 
     def replace(self, name: str, value: torch.Tensor) -> None:
-        assert name in self.held
+        assert name in self.state_tensors
         self.updates[name] = value
 
 
@@ -120,7 +120,7 @@ Outcome = tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 def run_ranks(
     program: GeneratedProgram,
-    held: dict[str, torch.Tensor],
+    state_tensors: dict[str, torch.Tensor],
     batch: dict[str, torch.Tensor],
     seed: int = 0,
 ) -> Outcome:
@@ -129,7 +129,11 @@ def run_ranks(
     mail, losses, failures = Mailboxes(), [], []
     runs = []
     for rank in range(program.table.stages):
-        mine = {h.name: held[h.name] for h in program.table.state_tensors if h.stages == (rank,)}
+        mine = {
+            h.name: state_tensors[h.name]
+            for h in program.table.state_tensors
+            if h.stages == (rank,)
+        }
         runs.append(OneProcess(rank, mail, mine, seed))
 
     def work(run: OneProcess) -> None:

@@ -18,7 +18,7 @@ from plait.runtime.launch.session import session
 from plait.runtime.program import Program
 from plait.runtime.verification.live_bytes import LiveBytes
 
-STEPS, BATCH, TOKENS, WIDTH, WORDS = 3, 8, 32, 16, 4096
+STEPS, BATCH, TOKENS, WIDTH, VOCABULARY = 3, 8, 32, 16, 4096
 
 
 class Wide(nn.Module):
@@ -28,7 +28,7 @@ class Wide(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(64, WIDTH)
         self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
-        self.head = nn.Linear(WIDTH, WORDS)
+        self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, tokens, labels):
         x = self.embed(tokens)
@@ -40,7 +40,7 @@ class Wide(nn.Module):
 def wide():
     torch.manual_seed(0)
     tokens = torch.randint(64, (BATCH, TOKENS))
-    return Wide(), {"tokens": tokens, "labels": torch.randint(WORDS, (BATCH, TOKENS))}
+    return Wide(), {"tokens": tokens, "labels": torch.randint(VOCABULARY, (BATCH, TOKENS))}
 
 
 def planned(model, actions, **options):
@@ -49,7 +49,7 @@ def planned(model, actions, **options):
 
 
 @pytest.mark.ranks
-def test_a_model_that_fits_no_other_way_fits_in_pieces(tmp_path):
+def test_a_model_that_fits_no_other_way_fits_in_chunks(tmp_path):
     module, batch = wide()
     model = trace(module, batch)
     actions = (*BASIC_ACTIONS, *PARTIAL_ACTIONS, *OFFLOADED_ACTIONS)
@@ -57,19 +57,19 @@ def test_a_model_that_fits_no_other_way_fits_in_pieces(tmp_path):
     budget = (without + planned(model, ("split 16",)).peak_bytes) // 2
     with pytest.raises(InfeasibleError, match="short"):
         planned(model, ("keep", "recompute"), memory_bytes=budget)
-    made = planned(model, ("keep", "recompute", "offload", "split"), memory_bytes=budget)
-    assert any(layers.memory.chunked for layers in made.layers)
-    assert made.peak_bytes <= budget
+    plan = planned(model, ("keep", "recompute", "offload", "split"), memory_bytes=budget)
+    assert any(layers.memory.chunked for layers in plan.layers)
+    assert plan.peak_bytes <= budget
     with pytest.raises(FileError, match="no division says how"):
-        verify_plan(replace(made, chunkings=()))
-    write_program(compile_program(made, model), tmp_path / "program")
+        verify_plan(replace(plan, chunkings=()))
+    write_program(compile_program(plan, model), tmp_path / "program")
     expected = trained(module, batch)
     with session("gloo"), LiveBytes() as live:
         program = Program.open(tmp_path / "program", module, optimizer_args={"lr": 0.01})
         live.restart()  # making the first values is not training
         losses = [program.step(batch).item() for _ in range(STEPS)]
     assert losses == pytest.approx(expected, rel=1e-5)
-    assert live.peak <= budget - dict(made.stages[0].memory_terms)["runtime"]
+    assert live.peak <= budget - dict(plan.stages[0].memory_terms)["runtime"]
 
 
 def trained(module, batch):
@@ -150,14 +150,14 @@ def test_host_memory_gives_back_what_it_took(dtype):
 
 def test_values_that_share_memory_travel_once():
     whole, other = torch.arange(24.0), torch.arange(1000.0)
-    given = (whole.view(4, 6), whole.view(4, 6).t(), whole[6:12], other[990:], other[::10])
+    views = (whole.view(4, 6), whole.view(4, 6).t(), whole[6:12], other[990:], other[::10])
     host = HostBuffer(torch.device("cpu"))
-    host.offload((0, 0), given)
+    host.offload((0, 0), views)
     assert host.bytes == 24 * 4 + 10 * 4 + 100 * 4  # of the other one, two parts alone
     back = host.restore((0, 0))
-    assert all(torch.equal(one, two) for one, two in zip(given, back, strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(views, back, strict=True))
     assert back[0].untyped_storage().data_ptr() == back[1].untyped_storage().data_ptr()
-    assert back[1].stride() == given[1].stride()
+    assert back[1].stride() == views[1].stride()
 
 
 def test_of_a_micro_batch_the_last_call_comes_back_first():

@@ -39,32 +39,34 @@ MOVES = {  # checkpoints, and the cases whose plans they are loaded under
 }
 
 
-def compressed_bytes(made):
+def compressed_bytes(plan):
     """What a rank of the first stage sends compressed in a step, as the plan predicts."""
     total = 0
-    for share in made.stages[0].bytes_by_strategy:
-        axes, held = (
-            axes_of(made, share.strategy, share.bytes.item_bytes),
+    for share in plan.stages[0].bytes_by_strategy:
+        axes, parameters = (
+            axes_of(plan, share.strategy, share.bytes.item_bytes),
             share.bytes.trained_bytes,
         )
-        small = share.bytes.small_tensor_bytes / held
+        small = share.bytes.small_tensor_bytes / parameters
         for axis in axes.replica_axes:
-            found = axes.compressed_cost(
-                Exchange("gradients", "", held / axes.shard_count("optimizer"), [axis]), axis, small
+            cost = axes.compressed_cost(
+                Exchange("gradients", "", parameters / axes.shard_count("optimizer"), [axis]),
+                axis,
+                small,
             )
-            total += found.sent_bytes if found else 0
+            total += cost.sent_bytes if cost else 0
         for axis in axes.shard_axes:
             calls = [
-                (amount, n * made.micro_batches) for amount, n in share.bytes.call_weight_bytes
+                (amount, n * plan.micro_batches) for amount, n in share.bytes.call_weight_bytes
             ]
             often = {
-                "gradients": calls if "gradient" in axes.sharded_kinds else [(held, 1)],
-                "weights": 2 * calls if "parameter" in axes.sharded_kinds else [(held, 1)],
+                "gradients": calls if "gradient" in axes.sharded_kinds else [(parameters, 1)],
+                "weights": 2 * calls if "parameter" in axes.sharded_kinds else [(parameters, 1)],
             }
             for subject, amounts in often.items():
                 for amount, times in amounts:
-                    found = axes.compressed_cost(Exchange(subject, "", amount, [axis]), axis, small)
-                    total += found.sent_bytes * times if found else 0
+                    cost = axes.compressed_cost(Exchange(subject, "", amount, [axis]), axis, small)
+                    total += cost.sent_bytes * times if cost else 0
     return total
 
 
@@ -73,8 +75,8 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compressed")
     source = load_source(LLAMA)
     model, jobs, plans = trace(source.model, source.batch, source.loss_fn), [], {}
-    for name, (word, compress) in CASES.items():
-        options = PlanOptions(pins=pin_all(word), compress=compress, memory_actions=("keep",))
+    for name, (strategy, compress) in CASES.items():
+        options = PlanOptions(pins=pin_all(strategy), compress=compress, memory_actions=("keep",))
         plans[name] = plan(model, load_cluster("local:4"), options)
         target = folder / name.replace(" ", "_")
         write_program(compile_program(plans[name], model), target)
@@ -102,8 +104,8 @@ def test_compressed_programs_train_like_plain_ones(trained):
 @pytest.mark.ranks
 def test_ranks_keep_the_same_bits(trained):
     _, rows = trained
-    for name, (word, _) in CASES.items():
-        stages = 2 if word.startswith("pp") else 1
+    for name, (strategy, _) in CASES.items():
+        stages = 2 if strategy.startswith("pp") else 1
         found = [row[name]["bits"] for row in rows]
         assert len(set(found)) == stages, name
         assert found[:2] == found[:1] * 2, name
@@ -121,7 +123,7 @@ def test_a_checkpoint_goes_on_where_it_was(trained):
 
 
 @pytest.mark.ranks
-def test_what_is_owed_stays_owed_under_another_plan(trained):
+def test_residuals_stay_under_another_plan(trained):
     _, rows = trained
     found = rows[0]["fewer workers"]
     assert found["owed"] > 0
@@ -143,7 +145,7 @@ def test_errors_are_dropped_aloud_and_missing_ones_are_zero(trained):
 
 
 @pytest.mark.ranks
-def test_bytes_on_the_wire_are_the_predicted_ones(trained):
+def test_sent_bytes_are_the_predicted_ones(trained):
     plans, rows = trained
     pairs = ("eight", "plain", 2), ("feedback", "plain", 2), ("zero", "zero plain", 2)
     for name, like, rounds in (*pairs, ("per call", "per call plain", 3)):

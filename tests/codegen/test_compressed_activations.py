@@ -57,10 +57,10 @@ def ranked(names):
     return [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in names]
 
 
-def planned(model, word, schedule, compress, micro_batches=MICRO_BATCHES):
-    ranks = pin_all(word)[0].strategy.devices
+def planned(model, strategy, schedule, compress, micro_batches=MICRO_BATCHES):
+    ranks = pin_all(strategy)[0].strategy.devices
     options = PlanOptions(
-        pins=pin_all(word),
+        pins=pin_all(strategy),
         schedule=schedule,
         compress=compress,
         memory_actions=("keep",),
@@ -101,24 +101,24 @@ def trained(model, plans, tmp_path_factory):
     return lambda name: [rows[name] for rows in launched(plans[name].mesh.size, name in LONG)]
 
 
-def sent_between_stages(made, stage):
+def sent_between_stages(plan, stage):
     """Bytes that a rank of a stage sends to neighbours in a step: values on, gradients back."""
-    ways = [hop.sent_bytes for hop in plan_transfers(made)]
-    pieces, stages = len(made.model_chunks), len(made.stages)
-    own = range(stage, pieces, stages)
-    onward = sum(ways[stage] for piece in own if piece + 1 < pieces)
-    back = sum(ways[(piece - 1) % stages] for piece in own if piece)
-    return made.micro_batches * (onward + back)
+    transfer_bytes = [transfer.sent_bytes for transfer in plan_transfers(plan)]
+    chunks, stages = len(plan.model_chunks), len(plan.stages)
+    own = range(stage, chunks, stages)
+    onward = sum(transfer_bytes[stage] for chunk in own if chunk + 1 < chunks)
+    back = sum(transfer_bytes[(chunk - 1) % stages] for chunk in own if chunk)
+    return plan.micro_batches * (onward + back)
 
 
-def sent_inside(made, stage):
+def sent_inside(plan, stage):
     """Bytes that a rank of a stage sends in collectives of a step."""
     total = 0.0
-    for layers in made.layers:
-        if not layers.batch_only and not made.stages[stage].contains(layers.first):
+    for layers in plan.layers:
+        if not layers.batch_only and not plan.stages[stage].contains(layers.first):
             continue
-        times = (layers.last - layers.first) * (1 if layers.batch_only else made.micro_batches)
-        reductions = compressed_reductions(made, made.strategy_of(layers))
+        times = (layers.last - layers.first) * (1 if layers.batch_only else plan.micro_batches)
+        reductions = compressed_reductions(plan, plan.strategy_of(layers))
         for sent in (*layers.forward.collectives, *layers.backward.collectives):
             key = sent.axis, sent.amount_bytes, sent.item_bytes, CommGroup(sent.size, sent.stride)
             priced = reductions.price(*key) if reductions else None
@@ -130,25 +130,25 @@ def sent_inside(made, stage):
 
 @pytest.mark.parametrize("name", CASES)
 def test_terms_add_up_to_the_plan(plans, name):
-    made = plans[name]
-    assert step_term(made).value == pytest.approx(made.prediction.step_seconds, rel=1e-9)
-    for number, stage in enumerate(made.stages):
-        assert memory_term(made, number).value == stage.peak_bytes
-    names = {leaf.name for leaf in step_term(made).leaves()}
+    plan = plans[name]
+    assert step_term(plan).value == pytest.approx(plan.prediction.step_seconds, rel=1e-9)
+    for number, stage in enumerate(plan.stages):
+        assert memory_term(plan, number).value == stage.peak_bytes
+    names = {leaf.name for leaf in step_term(plan).leaves()}
     assert ("codec" in names) == (name in PLAIN)
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_plan_says_what_is_compressed(plans, name):
-    made, (word, _, compress) = plans[name], CASES[name]
-    roles = {role.split("=")[0] for role in word.split(",")}
-    assert {(c.role, c.subject) for c in made.compression} == {
+    plan, (strategy, _, compress) = plans[name], CASES[name]
+    roles = {role.split("=")[0] for role in strategy.split(",")}
+    assert {(c.role, c.subject) for c in plan.compression} == {
         (role, "activations") for role in roles
     }
     for role in roles:
-        assert f"  compress  activations over {role}: {compress}." in plan_summary(made)
-    assert load(dump(made, "plait/plan"), Plan, "plait/plan") == made
-    shown = explain(made, "stage*")
+        assert f"  compress  activations over {role}: {compress}." in plan_summary(plan)
+    assert load(dump(plan, "plait/plan"), Plan, "plait/plan") == plan
+    shown = explain(plan, "stage*")
     assert ("as int8-activations.all_reduce" in shown) == ("tp" in roles and "int8" in compress)
 
 
@@ -200,8 +200,8 @@ def test_ranks_agree(trained, name):
 def test_a_quarter_of_what_is_passed_on_and_summed_travels(trained, name):
     compressed, plain = (trained(n)[0]["sent"] for n in (name, PLAIN[name]))
     gathered = plain.get("all_gather", 0)
-    sums = [sum(sent.values()) - gathered for sent in (compressed, plain)]
-    assert 0 < sums[0] < 0.27 * sums[1]
+    saved = [sum(sent.values()) - gathered for sent in (compressed, plain)]
+    assert 0 < saved[0] < 0.27 * saved[1]
 
 
 def test_small_values_travel_as_they_are(model):

@@ -55,9 +55,9 @@ def model():
     return trace(source.model, source.batch, source.loss_fn)
 
 
-def planned(model, word, optimizer, **options):
+def planned(model, strategy, optimizer, **options):
     wanted = PlanOptions(
-        pins=pin_all(word), optimizer=optimizer, memory_actions=("keep",), **options
+        pins=pin_all(strategy), optimizer=optimizer, memory_actions=("keep",), **options
     )
     return plan(model, load_cluster("local:4"), wanted)
 
@@ -66,10 +66,10 @@ def planned(model, word, optimizer, **options):
 def trained(model, tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("leading")
     jobs, plans = [], {}
-    for name, (word, optimizer, more) in CASES.items():
+    for name, (strategy, optimizer, more) in CASES.items():
         if request.param == "some" and name not in SOME:
             continue
-        plans[name] = planned(model, word, optimizer)
+        plans[name] = planned(model, strategy, optimizer)
         target = folder / name.replace(" ", "_").replace("/", "_")
         write_program(compile_program(plans[name], model), target)
         jobs.append(
@@ -78,7 +78,7 @@ def trained(model, tmp_path_factory, request):
                 "source": LLAMA,
                 "folder": str(target),
                 "options": {**ARGUMENTS[optimizer], **more},
-                "agree": word == "dp=4" and optimizer not in APART,
+                "agree": strategy == "dp=4" and optimizer not in APART,
             }
         )
     known = {job["name"]: job for job in jobs}
@@ -109,12 +109,12 @@ def test_warming_up_is_adam(trained):
 def test_they_train_and_ranks_agree(trained):
     plans, rows = trained
     for name in plans:
-        found = [row(rows, name, rank) for rank in range(4)]
-        losses = found[0]["losses"]
+        of_ranks = [row(rows, name, rank) for rank in range(4)]
+        losses = of_ranks[0]["losses"]
         assert losses[-1] < losses[0] - 0.05, name
-        assert all(one["losses"] == losses for one in found), name
-        assert all(one["agree"] for one in found), name
-        assert len({one["norm"] for one in found}) == 1, name
+        assert all(one["losses"] == losses for one in of_ranks), name
+        assert all(one["agree"] for one in of_ranks), name
+        assert len({one["norm"] for one in of_ranks}) == 1, name
 
 
 @pytest.mark.ranks
@@ -143,32 +143,32 @@ def test_a_checkpoint_goes_on_under_another_plan(trained):
         if not {under, saved} <= plans.keys():
             continue
         for rank in range(4):
-            found = row(rows, name, rank)
-            assert found["kept"], name
+            result = row(rows, name, rank)
+            assert result["kept"], name
             # on other ranks errors and local weights, which fit their own samples, are their mean
             close = 0.05 if "local" in name else 0.005
             before = row(rows, saved)["losses"][3:4]
-            assert found["losses"] == pytest.approx(before, rel=close), name
+            assert result["losses"] == pytest.approx(before, rel=close), name
 
 
 @pytest.mark.ranks
-def test_bytes_on_the_wire_are_the_predicted_ones(trained):
+def test_sent_bytes_are_the_predicted_ones(trained):
     plans, rows = trained
     for name in {"1-bit-adam", "local-adaalter", "sign-momentum"} & plans.keys():
         (share,) = plans[name].stages[0].bytes_by_strategy
-        axes, held = (
+        axes, parameters = (
             axes_of(plans[name], share.strategy, share.bytes.item_bytes),
             share.bytes.trained_bytes,
         )
         (axis,) = axes.replica_axes
-        known, given = COMPRESSED_OPTIMIZERS[name], ARGUMENTS[name].get("every", 1)
-        exchange = Exchange("gradients", "", held, [axis])
-        priced = axes.compressed_cost(exchange, axis, share.bytes.small_tensor_bytes / held)
+        known, interval = COMPRESSED_OPTIMIZERS[name], ARGUMENTS[name].get("every", 1)
+        exchange = Exchange("gradients", "", parameters, [axis])
+        priced = axes.compressed_cost(exchange, axis, share.bytes.small_tensor_bytes / parameters)
         every = known.schedule.every
-        plain = sum(row(rows, "adam")["sent"]) / 8 - round(2 * held * 3 / 4)
+        plain = sum(row(rows, "adam")["sent"]) / 8 - round(2 * parameters * 3 / 4)
         found = sum(row(rows, name)["sent"][4:]) / 4 - plain
         if all(program.when == "exchange" for program in known.programs):
-            found *= given / every  # the plan counts on the algorithm's own distance
+            found *= interval / every  # the plan counts on the algorithm's own distance
         assert found == pytest.approx(priced.sent_bytes, rel=0.02), name
 
 
@@ -180,4 +180,4 @@ def test_a_plan_says_what_does_not_go_together(model):
     with pytest.raises(UsageError, match="leave out --compress"):
         planned(model, "dp=4", "1-bit-adam", compress="sdp4bit")
     found = plan(model, load_cluster("local:4"), PlanOptions(optimizer="1-bit-adam"))
-    assert not any(word.startswith("zero") for s in found.strategies for word, _ in s.axes)
+    assert not any(strategy.startswith("zero") for s in found.strategies for strategy, _ in s.axes)

@@ -74,15 +74,15 @@ def odd(folder: Path) -> Sourced:
     return Sourced(model, f"{folder / 'odd.py'}:make", str(folder / "odd.json"))
 
 
-def compiled(made_from: Sourced, ranks: int, word: str, folder: Path) -> Job:
-    pins = tuple(parse_pin(part) for part in word.split(";"))
-    micro = 2 if "pp" in word or len(pins) > 1 else 1
-    made = plan(
+def compiled(made_from: Sourced, ranks: int, strategy_text: str, folder: Path) -> Job:
+    pins = tuple(parse_pin(part) for part in strategy_text.split(";"))
+    micro = 2 if "pp" in strategy_text or len(pins) > 1 else 1
+    plan_made = plan(
         made_from.model, load_cluster(f"local:{ranks}"), PlanOptions(pins=pins, micro_batches=micro)
     )
-    assert any(strategy.fraction != (1, 1) for strategy in made.strategies)
-    write_program(compile_program(made, made_from.model), folder)
-    return Job(word, str(folder), made_from.source, made_from.file, steps=3)
+    assert any(strategy.fraction != (1, 1) for strategy in plan_made.strategies)
+    write_program(compile_program(plan_made, made_from.model), folder)
+    return Job(strategy_text, str(folder), made_from.source, made_from.file, steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +96,10 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_they_compute_what_one_process_computes(ranks, models, tmp_path):
     jobs = [
-        compiled(models[name], ranks, word, tmp_path / f"{name}_{i}")
-        for (count, name), words in CASES.items()
+        compiled(models[name], ranks, strategy_text, tmp_path / f"{name}_{i}")
+        for (count, name), strategies in CASES.items()
         if count == ranks
-        for i, word in enumerate(words)
+        for i, strategy_text in enumerate(strategies)
     ]
     for verdict in verify(jobs, ranks, 600):
         assert verdict.passed, str(verdict)
@@ -123,11 +123,13 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     source = load_source(LLAMA)
     model, jobs, plans = trace(source.model, source.batch, source.loss_fn), [], {}
-    for number, word in enumerate((*LADDER, *OTHERS)):
-        options = PlanOptions(pins=pin_all(word), memory_actions=("keep",), micro_batches=1)
-        plans[word] = plan(model, load_cluster("local:4"), options)
-        write_program(compile_program(plans[word], model), folder / str(number))
-        jobs.append({"name": word, "source": LLAMA, "folder": str(folder / str(number))})
+    for number, strategy_text in enumerate((*LADDER, *OTHERS)):
+        options = PlanOptions(
+            pins=pin_all(strategy_text), memory_actions=("keep",), micro_batches=1
+        )
+        plans[strategy_text] = plan(model, load_cluster("local:4"), options)
+        write_program(compile_program(plans[strategy_text], model), folder / str(number))
+        jobs.append({"name": strategy_text, "source": LLAMA, "folder": str(folder / str(number))})
     (folder / "jobs.json").write_text(json.dumps({"jobs": jobs, "moves": MOVES}))
     out = folder / "out.json"
     launch(4, [str(WORKER), str(folder / "jobs.json"), str(out)], timeout_seconds=600)
@@ -143,25 +145,29 @@ def test_a_checkpoint_keeps_its_bits_under_every_fraction(trained):
 
 
 @pytest.mark.ranks
-def test_copies_stay_alike_and_losses_are_those_of_other_words(trained):
+def test_copies_stay_equal_and_losses_are_those_of_other_strategies(trained):
     plans, rows = trained
-    for word in (*LADDER, *OTHERS):
-        assert rows[0][word]["losses"] == pytest.approx(rows[0]["dp=4"]["losses"], rel=1e-5), word
-        mesh = plans[word].mesh
-        if "@" in word:
+    for strategy_text in (*LADDER, *OTHERS):
+        assert rows[0][strategy_text]["losses"] == pytest.approx(
+            rows[0]["dp=4"]["losses"], rel=1e-5
+        ), strategy_text
+        mesh = plans[strategy_text].mesh
+        if "@" in strategy_text:
             for group in mesh.groups((mesh.index("zero3"),)):
-                assert len({rows[rank][word]["copies"] for rank in group}) == 1, word
+                assert len({rows[rank][strategy_text]["copies"] for rank in group}) == 1, (
+                    strategy_text
+                )
 
 
 @pytest.mark.ranks
 def test_what_is_sent_is_what_the_plan_says(trained):
     plans, rows = trained
-    for word in (*LADDER, *OTHERS):
-        predicted = sum(map(wire_bytes, step_term(plans[word]).leaves()))
-        assert rows[0][word]["sent"] == pytest.approx(predicted, rel=1e-3), word
+    for strategy_text in (*LADDER, *OTHERS):
+        predicted = sum(map(sent_bytes, step_term(plans[strategy_text]).leaves()))
+        assert rows[0][strategy_text]["sent"] == pytest.approx(predicted, rel=1e-3), strategy_text
 
 
-def wire_bytes(term):
+def sent_bytes(term):
     """Bytes that a rank sends for a collective, as a ring does."""
     n, whole, ranks = (term.symbols.get(name, 0) for name in ("n", "N", "p"))
     return n * whole * (ranks - 1) / ranks * (1 + ("all_reduce" in term.name)) if ranks else 0
@@ -173,5 +179,5 @@ def test_memory_lies_between(trained):
     for before, after in pairwise(LADDER):
         assert plans[before].peak_bytes < plans[after].peak_bytes
         assert rows[0][before]["kept"] < rows[0][after]["kept"]
-    held = dict(plans["zero3=4@1/2"].stages[0].memory_terms)["parameters"]
-    assert rows[0]["zero3=4@1/2"]["kept"] == pytest.approx(held, rel=1e-3)
+    parameter_bytes = dict(plans["zero3=4@1/2"].stages[0].memory_terms)["parameters"]
+    assert rows[0]["zero3=4@1/2"]["kept"] == pytest.approx(parameter_bytes, rel=1e-3)

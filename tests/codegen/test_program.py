@@ -37,21 +37,21 @@ def test_depth_adds_no_code():
     assert size(program(32)[2]) <= 1.02 * size(program(4)[2])
 
 
-def test_pieces_of_a_stage_add_code_and_depth_does_not():
+def test_chunks_of_a_stage_add_code_and_depth_does_not():
     deep, shallow = program(64, "interleaved"), program(32, "interleaved")
-    per_piece = [size(compiled) / made.chunks_per_stage for made, _, compiled in (deep, shallow)]
-    assert per_piece[0] <= 1.02 * per_piece[1]
+    per_chunk = [size(compiled) / made.chunks_per_stage for made, _, compiled in (deep, shallow)]
+    assert per_chunk[0] <= 1.02 * per_chunk[1]
 
 
 def test_it_passes_ruff_and_names_layer_strategy_and_time(tmp_path):
-    _, _, made = program(4)
-    write_program(made, tmp_path)
+    _, _, program_files = program(4)
+    write_program(program_files, tmp_path)
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", str(tmp_path)]
     done = subprocess.run(ruff, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    stage = dict(made.files)["stage_0.py"]
-    for word in ("model.layers.0", "pp=2,tp=2", "forward", " ms"):
-        assert word in stage
+    stage = dict(program_files.files)["stage_0.py"]
+    for text in ("model.layers.0", "pp=2,tp=2", "forward", " ms"):
+        assert text in stage
 
 
 def test_plan_and_table_survive_their_files():

@@ -56,7 +56,7 @@ class Shuffled:
     def sharding(self, number: int, planned):
         call = self.model.calls[number]
         function = self.functions[call.function]
-        held = {
+        parameters = {
             p: self.layout(function, i.value, partial=False)
             for p, i in zip(call.parameters, function.state_inputs(), strict=True)
         }
@@ -64,8 +64,8 @@ class Shuffled:
         inputs, gradients = [], []
         for name, item in zip(names, function.inputs, strict=True):
             if item.kind in ("parameter", "buffer"):
-                inputs.append(held[name])
-                gradients.append(None if item.gradient is None else self.gradient(held[name]))
+                inputs.append(parameters[name])
+                gradients.append(None if item.gradient is None else self.gradient(parameters[name]))
             elif item.kind == "key":
                 inputs.append(("R",) * len(self.mesh.axes))
                 gradients.append(None)
@@ -89,22 +89,22 @@ class Shuffled:
         return replace(planned, op_splits=names, boundary=made)
 
 
-def jobs(name: str, folder: Path, word: str, ranks: int, seeds: range) -> list[Job]:
+def jobs(name: str, folder: Path, strategy: str, ranks: int, seeds: range) -> list[Job]:
     model, source, file = sourced(name, folder, "3")
-    options = PlanOptions(pins=pin_all(word), memory_actions=("keep",), micro_batches=1)
-    made = plan(model, load_cluster(f"local:{ranks}"), options)
-    found = []
+    options = PlanOptions(pins=pin_all(strategy), memory_actions=("keep",), micro_batches=1)
+    answer = plan(model, load_cluster(f"local:{ranks}"), options)
+    jobs_drawn = []
     for seed in seeds:
         program = folder / f"{name}_{ranks}_{seed}"
-        write_program(compile_program(Shuffled(made, model, seed).plan_of(), model), program)
+        write_program(compile_program(Shuffled(answer, model, seed).plan_of(), model), program)
         named = f"{name} on {ranks}, seed {seed}"
-        found.append(Job(named, str(program), source, file, steps=2))
-    return found
+        jobs_drawn.append(Job(named, str(program), source, file, steps=2))
+    return jobs_drawn
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("word", "ranks"), [("tp=2", 2), ("dp=2,tp=2", 4)])
-def test_random_layers_compute_what_one_process_computes(word, ranks, tmp_path):
-    found = [jobs(name, tmp_path, word, ranks, range(2)) for name in ("llama", "mixtral")]
+@pytest.mark.parametrize(("strategy", "ranks"), [("tp=2", 2), ("dp=2,tp=2", 4)])
+def test_random_layers_compute_what_one_process_computes(strategy, ranks, tmp_path):
+    found = [jobs(name, tmp_path, strategy, ranks, range(2)) for name in ("llama", "mixtral")]
     for verdict in verify([job for group in found for job in group], ranks, 300):
         assert verdict.passed, str(verdict)

@@ -17,7 +17,7 @@ from plait.runtime.verification.verify import Job, verify
 from plait.tests.codegen.sources import Sourced, sourced
 
 # fmt: off
-WORDS = (
+STRATEGIES = (
     "dp=4", "zero1=4", "zero2=4", "zero3=4", "tp=4", "pp=4", "dp=2,tp=2", "pp=2,zero3=2",
     "pp=2,tp=2", "dp=4 recompute", "dp=2,zero1=2 recompute", "tp=4,sp", "sp=4", "cp=4",
     "zero3=2,cp=2", "sp=2,tp=2", "pp=2,tp=2,sp", "tp=4,sp save 50%", "pp=2,zero3=2 save 25%",
@@ -37,13 +37,13 @@ MIXED = (  # the rest of the model, then layers by number with their strategy an
 
 
 def programs(
-    name: str, made_from: Sourced, folder: Path, words=WORDS, schedule="1f1b"
+    name: str, made_from: Sourced, folder: Path, strategies=STRATEGIES, schedule="1f1b"
 ) -> list[Job]:
     """Compile one model under every word; four layers, dropout as the model has it."""
     model, source, file = made_from
     jobs = []
-    for i, word in enumerate(words):
-        strategy, *variant = word.split(" ", 1)
+    for i, strategy_text in enumerate(strategies):
+        strategy, *variant = strategy_text.split(" ", 1)
         parsed = parse_strategy(strategy)
         options = PlanOptions(
             pins=pin_all(strategy),
@@ -55,7 +55,7 @@ def programs(
         assert parsed.stages == 1 or made.schedule == schedule
         place = folder / f"{name}_{schedule}_{i}"
         write_program(compile_program(made, model), place)
-        jobs.append(Job(f"{name} {word}", str(place), source, file, steps=3))
+        jobs.append(Job(f"{name} {strategy_text}", str(place), source, file, steps=3))
     return jobs
 
 
@@ -77,8 +77,10 @@ def mixed(made_from: Sourced, folder: Path, layouts=MIXED) -> list[Job]:
     for i, (rest, *others) in enumerate(layouts):
         pins = [*pin_all(rest)]
         for other in others:
-            numbers, word, action = re.split("[: ]", other)
-            pins.append(Pin(f"{block}{numbers}", parse_strategy(word), MemoryAction.parse(action)))
+            numbers, strategy_text, action = re.split("[: ]", other)
+            pins.append(
+                Pin(f"{block}{numbers}", parse_strategy(strategy_text), MemoryAction.parse(action))
+            )
         options = PlanOptions(pins=tuple(pins), micro_batches=2 if "pp" in rest else 1)
         made = plan(model, load_cluster("local:4"), options)
         assert len(made.strategies) == len(pins)
@@ -97,7 +99,7 @@ def verdicts(request, tmp_path_factory):
     share, folder = request.param, tmp_path_factory.mktemp("programs")
     sources = {n: sourced(n, folder, "4, seq=16") for n in ("gpt2", "llama", "bert", "mixtral")}
     jobs = {
-        name: programs(name, sources[name], folder, WORDS[i % share :: share])
+        name: programs(name, sources[name], folder, STRATEGIES[i % share :: share])
         for i, name in enumerate(("gpt2", "llama", "bert"))
     }
     jobs["interleaved"] = [
@@ -118,13 +120,13 @@ def verdicts(request, tmp_path_factory):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_every_strategy_computes_what_one_process_computes(name, verdicts):
-    assert len(verdicts[name]) >= len(WORDS) // 3
+    assert len(verdicts[name]) >= len(STRATEGIES) // 3
     for verdict in verdicts[name]:
         assert verdict.passed, str(verdict)
 
 
 @pytest.mark.ranks
-def test_stages_of_several_pieces_compute_what_one_process_computes(verdicts):
+def test_stages_of_several_chunks_compute_what_one_process_computes(verdicts):
     assert len(verdicts["interleaved"]) == 2 * len(INTERLEAVED)
     for verdict in verdicts["interleaved"]:
         assert verdict.passed, str(verdict)

@@ -15,7 +15,7 @@ from statistics import median
 from plait.benchmarks import peak
 from plait.ir.plan.plan import Plan
 
-WORDS = (
+STRATEGIES = (
     "dp=1",
     "dp=2",
     "zero1=2",
@@ -30,12 +30,15 @@ ACTIONS = ("keep", "save 25%", "save 50%", "recompute", "offload", "offload 50%"
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad", "radam", "decayed adam")
 
 
-def ways(seed: int, count: int) -> list[peak.Way]:
+def variants(seed: int, count: int) -> list[peak.Variant]:
     """Random ways to run the model of a seed."""
     rng = random.Random(-seed - 1)
     return [
-        peak.Way(
-            rng.choice(WORDS), rng.choice((1, 2, 4)), rng.choice(ACTIONS), rng.choice(OPTIMIZERS)
+        peak.Variant(
+            rng.choice(STRATEGIES),
+            rng.choice((1, 2, 4)),
+            rng.choice(ACTIONS),
+            rng.choice(OPTIMIZERS),
         )
         for _ in range(count)
     ]
@@ -44,10 +47,10 @@ def ways(seed: int, count: int) -> list[peak.Way]:
 def programs(models: int, plans: int, first: int, folder: Path) -> Iterator[tuple[peak.Job, Plan]]:
     """Programs of random models, each under several plans."""
     for seed in range(first, first + models):
-        yield from peak.compiled(f"random:{seed}", ways(seed, plans), folder)
+        yield from peak.compiled(f"random:{seed}", variants(seed, plans), folder)
 
 
-def held(models: int, plans: int, first: int, folder: Path) -> list[peak.Row]:
+def peak_rows(models: int, plans: int, first: int, folder: Path) -> list[peak.Row]:
     """Every stage's promise against what its fullest rank had."""
     return list(peak.measured(list(programs(models, plans, first, folder)), folder))
 
@@ -68,7 +71,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="seed of the first model")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="plait-peaks-") as folder:
-        rows = held(options.models, options.plans, options.first, Path(folder))
+        rows = peak_rows(options.models, options.plans, options.first, Path(folder))
     for row in rows:
         if row.slack < 0:
             print(peak.show(row))

@@ -61,9 +61,9 @@ def inject(fault: str, timeout_seconds: float, folder: Path) -> str:
     """Run a fault on rank 2 of 4; gives a line for the report."""
     toy.write(folder, toy.table({"dp": 2, "tp": 2}, 1))
     (folder / "main.py").write_text(MAIN)
-    words = ["run", str(folder), "--", str(timeout_seconds), fault]
+    arguments = ["run", str(folder), "--", str(timeout_seconds), fault]
     with (folder / "output").open("wb") as output:
-        command = [sys.executable, "-m", "plait", *words]
+        command = [sys.executable, "-m", "plait", *arguments]
         process = subprocess.Popen(command, stdout=output, stderr=output)
     files = [folder / f"pid_{rank}" for rank in range(RANKS)]
     while not all(f.exists() and f.read_text() for f in files):

@@ -7,7 +7,7 @@ import pytest
 
 from plait.benchmarks import peak
 from plait.tests import ranks
-from plait.tests.faults.peaks import held, summary
+from plait.tests.faults.peaks import peak_rows, summary
 
 
 @pytest.fixture(autouse=True)
@@ -17,13 +17,13 @@ def _ranks_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.ranks
 def test_a_sample_keeps_its_promise(tmp_path: Path) -> None:
-    rows = held(models=2, plans=2, first=40, folder=tmp_path)
+    rows = peak_rows(models=2, plans=2, first=40, folder=tmp_path)
     assert min(row.slack for row in rows) >= 0, summary(rows)
 
 
 @pytest.mark.long
 @pytest.mark.ranks
 def test_many_keep_their_promise(tmp_path: Path) -> None:
-    rows = held(models=40, plans=4, first=0, folder=tmp_path)
+    rows = peak_rows(models=40, plans=4, first=0, folder=tmp_path)
     assert min(row.slack for row in rows) >= 0, summary(rows)
     assert median(row.slack for row in rows) <= 0.1, summary(rows)

@@ -82,7 +82,7 @@ def broken(**fields: object) -> bytes:
         (broken(version=3), "reads versions 1 and 2"),
     ],
 )
-def test_what_is_broken_is_refused_in_words(data, says):
+def test_what_is_broken_is_refused_in_text(data, says):
     with pytest.raises(FileError, match=says):
         load(data, Plan, "plait/plan")
 

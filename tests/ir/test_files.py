@@ -52,9 +52,15 @@ def small() -> Model:
         Call("linear", f"layers.{i}", (f"w{i}",), (x,), (y,))
         for i, x, y in ((0, "x", "h"), (1, "h", "y"))
     )
-    held = tuple(Parameter(f"w{i}", f32, "parameter", True, (f"tied{i}",)) for i in (0, 1))
+    parameters = tuple(Parameter(f"w{i}", f32, "parameter", True, (f"tied{i}",)) for i in (0, 1))
     return Model(
-        "Net ✓ \u2028", (linear,), calls, held, (ModelInput("x", f32, ("x", 0), True),), "y", 4
+        "Net ✓ \u2028",
+        (linear,),
+        calls,
+        parameters,
+        (ModelInput("x", f32, ("x", 0), True),),
+        "y",
+        4,
     )
 
 

@@ -37,13 +37,13 @@ def test_every_transition_keeps_the_value(mesh):
     whole = torch.randn(72, 48, dtype=torch.float64)
     for _ in range(150):
         source, target = random_layout(rng, mesh), random_layout(rng, mesh)
-        pieces = lockstep.shard(whole, FACTORS, source, mesh)
-        moved = move(pieces, source, target, mesh)
+        shards = lockstep.shard(whole, FACTORS, source, mesh)
+        moved = move(shards, source, target, mesh)
         back = lockstep.unshard(moved, FACTORS, target, mesh)
         torch.testing.assert_close(back, whole, rtol=1e-12, atol=1e-12)
 
 
-def move(pieces, source, target, mesh):
+def move(shards, source, target, mesh):
     """Run the collectives of a transition as the local form writes them."""
     type_ = TensorType((72, 48), "float64")
     function = Function("f", (type_,), (Input(0, "activation", "x"),), (Output(0),), (), 0)
@@ -53,7 +53,7 @@ def move(pieces, source, target, mesh):
     local = localizer.add(0, source)
     for step in reshard_steps(source, target):
         local = localizer.collective(local, 0, FACTORS, step)
-    values = {0: pieces}
+    values = {0: shards}
     for op in localizer.ops:
         values[op.results[0]] = lockstep.collective(op, values, mesh)[0]
     return values[local]
@@ -76,7 +76,7 @@ def test_direct_steps_are_single_collectives():
         assert [s.kind for s in reshard_steps(source, target)] == [kind]
 
 
-def test_an_outer_cut_moves_the_inner_one_out_of_the_way():
+def test_an_outer_split_moves_the_inner_one_inwards():
     kinds = [s.kind for s in reshard_steps(((0, 0), (0, 0)), ("R", (0, 0)))]
     assert kinds == ["all_gather", "all_gather", "cut"]
 

@@ -124,8 +124,8 @@ def test_split_in_time(model, declared, loop, legal):
     """Rows may come one part after the other; a sum over parts is not there when it is squared."""
     function, number, axes = place(model)
     mesh = Mesh((Axis(MICRO, 2),))
-    (given,) = (i for i in function.inputs if i.kind == "activation")
-    rows = axes.factor_ids[given.value][0][0]
+    (activation,) = (i for i in function.inputs if i.kind == "activation")
+    rows = axes.factor_ids[activation.value][0][0]
     split = next(o for o in axes.ops[number].options if o.loop == loop)
 
     def choice(position, known):
@@ -136,9 +136,9 @@ def test_split_in_time(model, declared, loop, legal):
         return ((*along, *through, known.options[0])[0],)
 
     choices = tuple(choice(i, known) for i, known in enumerate(axes.ops))
-    cut = ((0, 0),) if loop == "m" else ("R",)
+    placement = ((0, 0),) if loop == "m" else ("R",)
     boundary = Boundary(
-        tuple(cut if i is given else ("R",) for i in function.inputs),
+        tuple(placement if i is activation else ("R",) for i in function.inputs),
         tuple(None if i.gradient is None else ("P",) for i in function.inputs),
         tuple(("P",) for _ in function.outputs),
         tuple(None if o.tangent is None else ("R",) for o in function.outputs),

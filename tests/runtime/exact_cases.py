@@ -270,7 +270,7 @@ class Case(NamedTuple):
     between: Callable[[nn.Module], None] = lambda model: None
 
 
-WORDS = ("dp=2", "zero1=2", "zero3=2", "tp=2", "pp=2;2", "dp=2;2")
+STRATEGIES = ("dp=2", "zero1=2", "zero3=2", "tp=2", "pp=2;2", "dp=2;2")
 
 
 def order(step: int) -> dict[str, Any]:
@@ -317,14 +317,14 @@ CASES: dict[str, Case] = {
     "a number that divides": Case(
         Divided,
         lambda step: {"items": [8, 3, 100][step]},
-        refused=dict.fromkeys(WORDS, "batch['items'] is 3"),
+        refused=dict.fromkeys(STRATEGIES, "batch['items'] is 3"),
     ),
     "a number that is annealed": Case(
-        Annealed, refused=dict.fromkeys(WORDS, "scale is 0.5; it was 1.0"), between=anneal
+        Annealed, refused=dict.fromkeys(STRATEGIES, "scale is 0.5; it was 1.0"), between=anneal
     ),
 }
 # on four ranks, where several axes and micro-batches split the same samples
-WIDE_WORDS = ("dp=2,zero3=2;2", "pp=2,dp=2;2", "dp=2,tp=2;2", "zero1=4;2")
+WIDE_STRATEGIES = ("dp=2,zero3=2;2", "pp=2,dp=2;2", "dp=2,tp=2;2", "zero1=4;2")
 WIDE = (
     "rolled",
     "permuted",
@@ -338,8 +338,10 @@ WIDE = (
 
 def drawn(ranks: int, share: int) -> list[tuple[str, str]]:
     """Cases with strategies for so many ranks: one of `share` strategies, in turn."""
-    names, words = (list(CASES), WORDS) if ranks == 2 else (list(WIDE), WIDE_WORDS)
-    return [(n, word) for i, n in enumerate(names) for word in words[i % share :: share]]
+    names, strategies = (list(CASES), STRATEGIES) if ranks == 2 else (list(WIDE), WIDE_STRATEGIES)
+    return [
+        (n, strategy) for i, n in enumerate(names) for strategy in strategies[i % share :: share]
+    ]
 
 
 def batch(case: Case, step: int) -> dict[str, Any]:

@@ -36,15 +36,15 @@ def eager(case: cases.Case) -> tuple[list[float], dict, dict]:
     return losses, before, model.state_dict()
 
 
-def trained(case: cases.Case, word: str) -> tuple[list[float], dict]:
-    strategy, _, micro = word.partition(";")
-    model, given = cases.build(case), cases.batch(case, 0)
+def trained(case: cases.Case, strategy_text: str) -> tuple[list[float], dict]:
+    strategy, _, micro = strategy_text.partition(";")
+    model, sample = cases.build(case), cases.batch(case, 0)
     options = {"micro_batches": int(micro)} if micro else {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "plan.json")
         plait.plan(
             model,
-            given,
+            sample,
             cluster=f"local:{dist.get_world_size()}",
             loss_fn=case.loss_fn,
             pin=f"*:{strategy}",
@@ -52,7 +52,7 @@ def trained(case: cases.Case, word: str) -> tuple[list[float], dict]:
         ).save(file)
         program = plait.parallelize(
             model,
-            given,
+            sample,
             loss_fn=case.loss_fn,
             optimizer=torch.optim.AdamW,
             optimizer_args=LEARNING,
@@ -65,38 +65,38 @@ def trained(case: cases.Case, word: str) -> tuple[list[float], dict]:
     return losses, program.state_dict()
 
 
-def compared(made: tuple[list[float], dict], expected: tuple[list[float], dict, dict]) -> str:
+def compared(results: tuple[list[float], dict], expected: tuple[list[float], dict, dict]) -> str:
     """`same`, or how far the worst number is off."""
     losses, before, after = expected
-    loss = max(abs(a - b) / abs(b) for a, b in zip(made[0], losses, strict=True))
+    loss = max(abs(a - b) / abs(b) for a, b in zip(results[0], losses, strict=True))
     if loss > 1e-9:
-        return f"losses {made[0]} not {losses}"
+        return f"losses {results[0]} not {losses}"
     for name, tensor in after.items():
         moved = (tensor - before[name]).abs().max().clamp(min=1e-6)
-        error = (made[1][name] - tensor).abs().max() / moved
+        error = (results[1][name] - tensor).abs().max() / moved
         if error > 1e-6:
             return f"{name} is off by {float(error):.1e} of what it moved"
     return "same"
 
 
-def verdict(case: cases.Case, word: str, expected: tuple[list[float], dict, dict]) -> str:
-    wanted = case.refused.get(word)
+def verdict(case: cases.Case, strategy_text: str, expected: tuple[list[float], dict, dict]) -> str:
+    wanted = case.refused.get(strategy_text)
     try:
-        found = compared(trained(case, word), expected)
+        differences = compared(trained(case, strategy_text), expected)
     except plait.PlaitError as error:
         text = " ".join(str(error).split())
         fine = wanted is not None and wanted in text
         return "refused as it should be" if fine else f"refused: {type(error).__name__}: {text}"
-    return found if wanted is None else f"not refused, {found}"
+    return differences if wanted is None else f"not refused, {differences}"
 
 
 def main(share: int) -> None:
     with session("gloo") as rank:
         expected = functools.cache(lambda name: eager(cases.CASES[name]))
-        for name, word in cases.drawn(dist.get_world_size(), share):
-            line = verdict(cases.CASES[name], word, expected(name))
+        for name, strategy_text in cases.drawn(dist.get_world_size(), share):
+            line = verdict(cases.CASES[name], strategy_text, expected(name))
             if rank == 0:
-                print(f"{name} | {word} | {line}", flush=True)
+                print(f"{name} | {strategy_text} | {line}", flush=True)
             dist.barrier()
 
 

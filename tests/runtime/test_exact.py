@@ -18,6 +18,6 @@ def test_every_case_under_every_strategy(ranks: int, share: int) -> None:
     """By default a third of the strategies of every case, another third for each."""
     first, *_ = launch(ranks, [WORKER, str(share)], timeout_seconds=900)
     lines = [line.split(" | ") for line in first.splitlines() if " | " in line]
-    assert {(case, word) for case, word, _ in lines} == set(cases.drawn(ranks, share))
+    assert {(case, strategy) for case, strategy, _ in lines} == set(cases.drawn(ranks, share))
     wrong = [line for line in lines if line[2] not in FINE]
     assert not wrong, wrong

@@ -23,7 +23,7 @@ from plait.ir.plan.program import (
 ROWS, WIDTH, HIDDEN, INSIDE, LAYERS = 8, 6, 4, 8, 4
 AXES = ("pp", "dp", "zero1", "zero2", "zero3", "tp")
 BATCH_AXES = AXES[1:5]
-SALT, CHANCE = 3, 0.25
+STREAM, CHANCE = 3, 0.25
 
 
 class Layer(nn.Module):
@@ -48,7 +48,7 @@ class Toy(nn.Module):
 
     def forward(self, x: Tensor, key: Tensor) -> Tensor:
         index = [ROWS, HIDDEN, 0, HIDDEN, 1, 0]
-        h = torch.ops.plait.dropout.default(x @ self.w, key, CHANCE, SALT, index)
+        h = torch.ops.plait.dropout.default(x @ self.w, key, CHANCE, STREAM, index)
         for layer in self.layers:
             h = layer(h)
         return ((h @ self.tied.t()) ** 2).sum() / x.shape[0]
@@ -76,12 +76,12 @@ AXES = {("micro", *BATCH_AXES)!r}
 def forward(comm, w, x, key):
     h = x @ w
     places = [[h.shape[0], {HIDDEN}, AXES], [{HIDDEN}, 1, []]]
-    return (comm.dropout(h, key, {CHANCE}, {SALT}, places),), (x, key)
+    return (comm.dropout(h, key, {CHANCE}, {STREAM}, places),), (x, key)
 
 def backward(comm, w, saved, d_h):
     x, key = saved
     places = [[d_h.shape[0], {HIDDEN}, AXES], [{HIDDEN}, 1, []]]
-    return (x.t() @ comm.dropout(d_h, key, {CHANCE}, {SALT}, places),), (None,)
+    return (x.t() @ comm.dropout(d_h, key, {CHANCE}, {STREAM}, places),), (None,)
 """,
     "functions/layer.py": """
 import torch
@@ -156,15 +156,24 @@ def table(
         s for s in range(stages) for _ in range(LAYERS * s // stages, LAYERS * (s + 1) // stages)
     ]
 
-    def held(name, shape, layout, on, **rest) -> ParameterSpec:
+    def spec(name, shape, layout, on, **rest) -> ParameterSpec:
         factors = tuple((size,) for size in shape)
-        sums = ("dp",) if sizes.get("dp", 1) > 1 else ()
+        partial_axes = ("dp",) if sizes.get("dp", 1) > 1 else ()
         kind = TensorType(shape, dtype)
         return ParameterSpec(
-            name, "parameter", kind, factors, layout, on, True, sums, fraction=fraction, **rest
+            name,
+            "parameter",
+            kind,
+            factors,
+            layout,
+            on,
+            True,
+            partial_axes,
+            fraction=fraction,
+            **rest,
         )
 
-    tensors = [held("w", (WIDTH, HIDDEN), whole, tuple(sorted({0, stages - 1})), aliases=("tied",))]
+    tensors = [spec("w", (WIDTH, HIDDEN), whole, tuple(sorted({0, stages - 1})), aliases=("tied",))]
     for stage in range(stages):
         numbers = [i for i in range(LAYERS) if stage_of[i] == stage]
         for leaf, shape, layout in (
@@ -173,15 +182,15 @@ def table(
             ("bias", (HIDDEN,), whole),
         ):
             name = NumberedName("layers.", numbers[0], f".{leaf}")
-            tensors.append(held(name, shape, layout, (stage,), count=len(numbers)))
+            tensors.append(spec(name, shape, layout, (stage,), count=len(numbers)))
     seen = ParameterSpec(
         "seen", "buffer", TensorType((), dtype), (), whole, tuple(range(stages)), False
     )
     hidden = ParameterSpec("hidden", "buffer", TensorType((), dtype), (), whole, (0,), False)
     layer = tuple(NumberedName("layers.", 0, f".{leaf}") for leaf in ("a", "b", "bias"))
     batch_layout = ((0, 0), *((0, 0) if name in BATCH_AXES else "R" for name in AXES))
-    ways = torch.Size(sizes.get(name, 1) for name in BATCH_AXES).numel() * micro_batches
-    crossing = StageValue("h", TensorType((ROWS // ways, HIDDEN), dtype), True)
+    degree = torch.Size(sizes.get(name, 1) for name in BATCH_AXES).numel() * micro_batches
+    boundary = StageValue("h", TensorType((ROWS // degree, HIDDEN), dtype), True)
     return ProgramTable(
         model="toy",
         model_digest="0" * 16,
@@ -207,7 +216,7 @@ def table(
                 "x", ("x",), TensorType((ROWS, WIDTH), dtype), ((ROWS,), (WIDTH,)), batch_layout
             ),
         ),
-        stage_transfers=tuple((crossing,) for _ in range(stages - 1)),
+        stage_transfers=tuple((boundary,) for _ in range(stages - 1)),
     )
 
 

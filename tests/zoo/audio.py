@@ -18,7 +18,7 @@ FEATURES = {
 def wav2vec2(layers=2, batch=8, samples=204, **config):
     from transformers import Wav2Vec2Config, Wav2Vec2ForSequenceClassification
 
-    made = Wav2Vec2Config(
+    hf_config = Wav2Vec2Config(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_labels=CLASSES,
@@ -28,13 +28,13 @@ def wav2vec2(layers=2, batch=8, samples=204, **config):
         **SIZES,
         **config,
     )
-    return Wav2Vec2ForSequenceClassification(made), waves(batch, samples)
+    return Wav2Vec2ForSequenceClassification(hf_config), waves(batch, samples)
 
 
 def hubert(layers=2, batch=8, samples=204, **config):
     from transformers import HubertConfig, HubertForSequenceClassification
 
-    made = HubertConfig(
+    hf_config = HubertConfig(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_labels=CLASSES,
@@ -44,13 +44,13 @@ def hubert(layers=2, batch=8, samples=204, **config):
         **SIZES,
         **config,
     )
-    return HubertForSequenceClassification(made), waves(batch, samples)
+    return HubertForSequenceClassification(hf_config), waves(batch, samples)
 
 
 def whisper(layers=2, batch=8, seq=12, **config):
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    made = WhisperConfig(
+    hf_config = WhisperConfig(
         d_model=32,
         encoder_layers=layers,
         decoder_layers=layers,
@@ -68,8 +68,8 @@ def whisper(layers=2, batch=8, seq=12, **config):
         decoder_start_token_id=3,
         **config,
     )
-    given = {
+    inputs = {
         "input_features": torch.randn(batch, 8, 48),
         "labels": torch.randint(0, 96, (batch, seq)),
     }
-    return WhisperForConditionalGeneration(made), given
+    return WhisperForConditionalGeneration(hf_config), inputs

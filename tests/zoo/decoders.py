@@ -8,7 +8,7 @@ SIZES = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 96}
 def gpt2(layers=2, batch=8, seq=12, **config):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    made = GPT2Config(
+    hf_config = GPT2Config(
         n_embd=32,
         n_layer=layers,
         n_head=4,
@@ -18,25 +18,25 @@ def gpt2(layers=2, batch=8, seq=12, **config):
         eos_token_id=0,
         **config,
     )
-    return GPT2LMHeadModel(made), text(batch, seq)
+    return GPT2LMHeadModel(hf_config), text(batch, seq)
 
 
 def llama(layers=2, batch=8, seq=12, **config):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    made = LlamaConfig(
+    hf_config = LlamaConfig(
         num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=4,
         **{**SIZES, **config},
     )
-    return LlamaForCausalLM(made), text(batch, seq)
+    return LlamaForCausalLM(hf_config), text(batch, seq)
 
 
 def mixtral(layers=2, batch=8, seq=12, **config):
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    made = MixtralConfig(
+    hf_config = MixtralConfig(
         num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=2,
@@ -44,14 +44,14 @@ def mixtral(layers=2, batch=8, seq=12, **config):
         **SIZES,
         **config,
     )
-    return MixtralForCausalLM(made), text(batch, seq)
+    return MixtralForCausalLM(hf_config), text(batch, seq)
 
 
 def mistral(layers=2, batch=8, seq=12, **config):
     """A window of 8 tokens that slides over the sequence."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    made = MistralConfig(
+    hf_config = MistralConfig(
         num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=2,
@@ -59,26 +59,26 @@ def mistral(layers=2, batch=8, seq=12, **config):
         **SIZES,
         **config,
     )
-    return MistralForCausalLM(made), text(batch, seq)
+    return MistralForCausalLM(hf_config), text(batch, seq)
 
 
 def qwen2(layers=2, batch=8, seq=12, **config):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    made = Qwen2Config(
+    hf_config = Qwen2Config(
         num_hidden_layers=layers,
         num_attention_heads=8,
         num_key_value_heads=4,
         **{**SIZES, **config},
     )
-    return Qwen2ForCausalLM(made), text(batch, seq)
+    return Qwen2ForCausalLM(hf_config), text(batch, seq)
 
 
 def qwen3(layers=2, batch=8, seq=12, **config):
     """Queries and keys are normalised, heads are wider than hidden size over heads."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    made = Qwen3Config(
+    hf_config = Qwen3Config(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -86,13 +86,13 @@ def qwen3(layers=2, batch=8, seq=12, **config):
         **SIZES,
         **config,
     )
-    return Qwen3ForCausalLM(made), text(batch, seq)
+    return Qwen3ForCausalLM(hf_config), text(batch, seq)
 
 
 def qwen3_moe(layers=2, batch=8, seq=12, **config):
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    made = Qwen3MoeConfig(
+    hf_config = Qwen3MoeConfig(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -103,13 +103,13 @@ def qwen3_moe(layers=2, batch=8, seq=12, **config):
         **SIZES,
         **config,
     )
-    return Qwen3MoeForCausalLM(made), text(batch, seq)
+    return Qwen3MoeForCausalLM(hf_config), text(batch, seq)
 
 
 def olmoe(layers=2, batch=8, seq=12, **config):
     from transformers import OlmoeConfig, OlmoeForCausalLM
 
-    made = OlmoeConfig(
+    hf_config = OlmoeConfig(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
@@ -120,14 +120,14 @@ def olmoe(layers=2, batch=8, seq=12, **config):
         **SIZES,
         **config,
     )
-    return OlmoeForCausalLM(made), text(batch, seq)
+    return OlmoeForCausalLM(hf_config), text(batch, seq)
 
 
 def gemma2(layers=2, batch=8, seq=12, **config):
     """Soft-capped scores and logits; every second layer has a sliding window."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
-    made = Gemma2Config(
+    hf_config = Gemma2Config(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -136,13 +136,13 @@ def gemma2(layers=2, batch=8, seq=12, **config):
         **SIZES,
         **config,
     )
-    return Gemma2ForCausalLM(made), text(batch, seq)
+    return Gemma2ForCausalLM(hf_config), text(batch, seq)
 
 
 def gemma3(layers=2, batch=8, seq=12, **config):
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    made = Gemma3TextConfig(
+    hf_config = Gemma3TextConfig(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -152,29 +152,29 @@ def gemma3(layers=2, batch=8, seq=12, **config):
         **SIZES,
         **config,
     )
-    return Gemma3ForCausalLM(made), text(batch, seq)
+    return Gemma3ForCausalLM(hf_config), text(batch, seq)
 
 
 def phi(layers=2, batch=8, seq=12, **config):
     """Attention and MLP side by side, half of each head rotated."""
     from transformers import PhiConfig, PhiForCausalLM
 
-    made = PhiConfig(num_hidden_layers=layers, num_attention_heads=4, **SIZES, **config)
-    return PhiForCausalLM(made), text(batch, seq)
+    hf_config = PhiConfig(num_hidden_layers=layers, num_attention_heads=4, **SIZES, **config)
+    return PhiForCausalLM(hf_config), text(batch, seq)
 
 
 def gpt_neox(layers=2, batch=8, seq=12, **config):
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    made = GPTNeoXConfig(num_hidden_layers=layers, num_attention_heads=4, **SIZES, **config)
-    return GPTNeoXForCausalLM(made), text(batch, seq)
+    hf_config = GPTNeoXConfig(num_hidden_layers=layers, num_attention_heads=4, **SIZES, **config)
+    return GPTNeoXForCausalLM(hf_config), text(batch, seq)
 
 
 def falcon(layers=2, batch=8, seq=12, **config):
     """One key head for all query heads."""
     from transformers import FalconConfig, FalconForCausalLM
 
-    made = FalconConfig(
+    hf_config = FalconConfig(
         hidden_size=32,
         num_hidden_layers=layers,
         num_attention_heads=4,
@@ -183,13 +183,13 @@ def falcon(layers=2, batch=8, seq=12, **config):
         eos_token_id=0,
         **config,
     )
-    return FalconForCausalLM(made), text(batch, seq)
+    return FalconForCausalLM(hf_config), text(batch, seq)
 
 
 def opt(layers=2, batch=8, seq=12, **config):
     from transformers import OPTConfig, OPTForCausalLM
 
-    made = OPTConfig(
+    hf_config = OPTConfig(
         hidden_size=32,
         word_embed_proj_dim=32,
         num_hidden_layers=layers,
@@ -199,30 +199,30 @@ def opt(layers=2, batch=8, seq=12, **config):
         max_position_embeddings=16,
         **config,
     )
-    return OPTForCausalLM(made), text(batch, seq)
+    return OPTForCausalLM(hf_config), text(batch, seq)
 
 
 def bloom(layers=2, batch=8, seq=12, **config):
     """Positions enter as a bias that grows with distance."""
     from transformers import BloomConfig, BloomForCausalLM
 
-    made = BloomConfig(hidden_size=32, n_layer=layers, n_head=4, vocab_size=96, **config)
-    return BloomForCausalLM(made), text(batch, seq)
+    hf_config = BloomConfig(hidden_size=32, n_layer=layers, n_head=4, vocab_size=96, **config)
+    return BloomForCausalLM(hf_config), text(batch, seq)
 
 
 def mamba(layers=2, batch=8, seq=12, **config):
     from transformers import MambaConfig, MambaForCausalLM
 
-    made = MambaConfig(
+    hf_config = MambaConfig(
         hidden_size=32, num_hidden_layers=layers, state_size=4, vocab_size=96, **config
     )
-    return MambaForCausalLM(made), text(batch, seq)
+    return MambaForCausalLM(hf_config), text(batch, seq)
 
 
 def mamba2(layers=2, batch=8, seq=16, **config):
     from transformers import Mamba2Config, Mamba2ForCausalLM
 
-    made = Mamba2Config(
+    hf_config = Mamba2Config(
         hidden_size=32,
         num_hidden_layers=layers,
         state_size=8,
@@ -233,4 +233,4 @@ def mamba2(layers=2, batch=8, seq=16, **config):
         vocab_size=96,
         **config,
     )
-    return Mamba2ForCausalLM(made), text(batch, seq)
+    return Mamba2ForCausalLM(hf_config), text(batch, seq)

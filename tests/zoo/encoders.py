@@ -9,36 +9,36 @@ POSITIONS = {"max_position_embeddings": 16}
 def bert(layers=2, batch=8, seq=12, **config):
     from transformers import BertConfig, BertForMaskedLM
 
-    made = BertConfig(
+    hf_config = BertConfig(
         num_hidden_layers=layers, num_attention_heads=4, **SIZES, **POSITIONS, **config
     )
-    return BertForMaskedLM(made), padded(batch, seq)
+    return BertForMaskedLM(hf_config), padded(batch, seq)
 
 
 def roberta(layers=2, batch=8, seq=12, **config):
     """Positions are counted from the tokens that are not padding."""
     from transformers import RobertaConfig, RobertaForMaskedLM
 
-    made = RobertaConfig(
+    hf_config = RobertaConfig(
         num_hidden_layers=layers, num_attention_heads=4, **SIZES, **POSITIONS, **config
     )
-    return RobertaForMaskedLM(made), padded(batch, seq)
+    return RobertaForMaskedLM(hf_config), padded(batch, seq)
 
 
 def distilbert(layers=2, batch=8, seq=12, **config):
     from transformers import DistilBertConfig, DistilBertForMaskedLM
 
-    made = DistilBertConfig(
+    hf_config = DistilBertConfig(
         dim=32, n_layers=layers, n_heads=4, hidden_dim=48, vocab_size=96, **POSITIONS, **config
     )
-    return DistilBertForMaskedLM(made), padded(batch, seq)
+    return DistilBertForMaskedLM(hf_config), padded(batch, seq)
 
 
 def electra(layers=2, batch=8, seq=12, **config):
     """Embeddings narrower than the layers."""
     from transformers import ElectraConfig, ElectraForMaskedLM
 
-    made = ElectraConfig(
+    hf_config = ElectraConfig(
         embedding_size=16,
         num_hidden_layers=layers,
         num_attention_heads=4,
@@ -46,14 +46,14 @@ def electra(layers=2, batch=8, seq=12, **config):
         **POSITIONS,
         **config,
     )
-    return ElectraForMaskedLM(made), padded(batch, seq)
+    return ElectraForMaskedLM(hf_config), padded(batch, seq)
 
 
 def deberta(layers=2, batch=8, seq=12, **config):
     """Scores have terms of content and of relative position."""
     from transformers import DebertaV2Config, DebertaV2ForMaskedLM
 
-    made = DebertaV2Config(
+    hf_config = DebertaV2Config(
         num_hidden_layers=layers,
         num_attention_heads=4,
         relative_attention=True,
@@ -66,13 +66,13 @@ def deberta(layers=2, batch=8, seq=12, **config):
         **POSITIONS,
         **config,
     )
-    return DebertaV2ForMaskedLM(made), padded(batch, seq)
+    return DebertaV2ForMaskedLM(hf_config), padded(batch, seq)
 
 
 def t5(layers=2, batch=8, seq=12, **config):
     from transformers import T5Config, T5ForConditionalGeneration
 
-    made = T5Config(
+    hf_config = T5Config(
         d_model=32,
         d_kv=8,
         d_ff=48,
@@ -82,13 +82,13 @@ def t5(layers=2, batch=8, seq=12, **config):
         decoder_start_token_id=0,
         **config,
     )
-    return T5ForConditionalGeneration(made), text(batch, seq)
+    return T5ForConditionalGeneration(hf_config), text(batch, seq)
 
 
 def bart(layers=2, batch=8, seq=12, **config):
     from transformers import BartConfig, BartForConditionalGeneration
 
-    made = BartConfig(
+    hf_config = BartConfig(
         d_model=32,
         encoder_layers=layers,
         decoder_layers=layers,
@@ -101,4 +101,4 @@ def bart(layers=2, batch=8, seq=12, **config):
         **POSITIONS,
         **config,
     )
-    return BartForConditionalGeneration(made), text(batch, seq)
+    return BartForConditionalGeneration(hf_config), text(batch, seq)

@@ -7,7 +7,7 @@ from plait.tests.zoo.decoders import SIZES
 def vit(layers=2, batch=8, **config):
     from transformers import ViTConfig, ViTForImageClassification
 
-    made = ViTConfig(
+    hf_config = ViTConfig(
         hidden_size=32,
         num_hidden_layers=layers,
         num_attention_heads=4,
@@ -17,13 +17,13 @@ def vit(layers=2, batch=8, **config):
         num_labels=CLASSES,
         **config,
     )
-    return ViTForImageClassification(made), pictures(batch, 16)
+    return ViTForImageClassification(hf_config), pictures(batch, 16)
 
 
 def dinov2(layers=2, batch=8, **config):
     from transformers import Dinov2Config, Dinov2ForImageClassification
 
-    made = Dinov2Config(
+    hf_config = Dinov2Config(
         hidden_size=32,
         num_hidden_layers=layers,
         num_attention_heads=4,
@@ -33,14 +33,14 @@ def dinov2(layers=2, batch=8, **config):
         num_labels=CLASSES,
         **config,
     )
-    return Dinov2ForImageClassification(made), pictures(batch, 16)
+    return Dinov2ForImageClassification(hf_config), pictures(batch, 16)
 
 
 def swin(layers=2, batch=8, **config):
     """Attention inside windows that every second layer shifts."""
     from transformers import SwinConfig, SwinForImageClassification
 
-    made = SwinConfig(
+    hf_config = SwinConfig(
         embed_dim=16,
         depths=[layers, layers],
         num_heads=[2, 4],
@@ -50,14 +50,14 @@ def swin(layers=2, batch=8, **config):
         num_labels=CLASSES,
         **config,
     )
-    return SwinForImageClassification(made), pictures(batch, 32)
+    return SwinForImageClassification(hf_config), pictures(batch, 32)
 
 
 def segformer(layers=2, batch=8, **config):
     """Keys of fewer places than queries; convolutions inside the MLP."""
     from transformers import SegformerConfig, SegformerForImageClassification
 
-    made = SegformerConfig(
+    hf_config = SegformerConfig(
         num_encoder_blocks=2,
         depths=[layers, layers],
         sr_ratios=[4, 1],
@@ -69,13 +69,13 @@ def segformer(layers=2, batch=8, **config):
         num_labels=CLASSES,
         **config,
     )
-    return SegformerForImageClassification(made), pictures(batch, 32)
+    return SegformerForImageClassification(hf_config), pictures(batch, 32)
 
 
 def convnext(layers=2, batch=8, **config):
     from transformers import ConvNextConfig, ConvNextForImageClassification
 
-    made = ConvNextConfig(
+    hf_config = ConvNextConfig(
         hidden_sizes=[16, 32],
         depths=[layers, layers],
         num_stages=2,
@@ -83,20 +83,20 @@ def convnext(layers=2, batch=8, **config):
         num_labels=CLASSES,
         **config,
     )
-    return ConvNextForImageClassification(made), pictures(batch, 32)
+    return ConvNextForImageClassification(hf_config), pictures(batch, 32)
 
 
 def resnet(layers=2, batch=8, **config):
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    made = ResNetConfig(
+    hf_config = ResNetConfig(
         embedding_size=8,
         hidden_sizes=[16, 32],
         depths=[layers, layers],
         num_labels=CLASSES,
         **config,
     )
-    return ResNetForImageClassification(made), pictures(batch, 32)
+    return ResNetForImageClassification(hf_config), pictures(batch, 32)
 
 
 def _towers(layers):
@@ -124,13 +124,13 @@ def clip(layers=2, batch=8, seq=12, **config):
     from transformers import CLIPConfig, CLIPModel
 
     text, vision = _towers(layers)
-    made = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16, **config)
-    return CLIPModel(made), captioned(batch, 16, seq)
+    hf_config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=16, **config)
+    return CLIPModel(hf_config), captioned(batch, 16, seq)
 
 
 def siglip(layers=2, batch=8, seq=12, **config):
     from transformers import SiglipConfig, SiglipModel
 
     text, vision = _towers(layers)
-    made = SiglipConfig(text_config=text, vision_config=vision, **config)
-    return SiglipModel(made), captioned(batch, 16, seq)
+    hf_config = SiglipConfig(text_config=text, vision_config=vision, **config)
+    return SiglipModel(hf_config), captioned(batch, 16, seq)

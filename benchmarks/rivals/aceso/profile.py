@@ -132,14 +132,14 @@ def read_model(folder: Path, setting: Setting) -> AcesoModel:
 
 def _operators(path: Path) -> tuple[list[str], dict[Variant, dict[str, list[float]]]]:
     """Names in the order of the smallest measurement, and rows by variant and name."""
-    found: dict[Variant, dict[str, list[float]]] = defaultdict(dict)
+    operators: dict[Variant, dict[str, list[float]]] = defaultdict(dict)
     for row in _rows(path):
         key = Variant(int(row["micro_batch"]), int(row["tp"]), int(row["algorithm"]))
-        found[key][row["op"]] = [float(row[c] or MISSING) for c in COLUMNS]
-    names = list(found[min(found)])
+        operators[key][row["op"]] = [float(row[c] or MISSING) for c in COLUMNS]
+    names = list(operators[min(operators)])
     tables = {
         key: {n: rows.get(n, [MISSING] * len(COLUMNS)) for n in names}
-        for key, rows in found.items()
+        for key, rows in operators.items()
     }
     return names, tables
 
@@ -167,11 +167,11 @@ def _order(family: Family, count: int, layers: int) -> list[int]:
 
 
 def _collectives(path: Path) -> dict[tuple[str, int], dict[int, float]]:
-    found: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
+    collectives: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
     for row in _rows(path):
         key = (row["collective"], int(row["gpus"]))
-        found[key][int(float(row["size_mb"]))] = float(row["milliseconds"])
-    return found
+        collectives[key][int(float(row["size_mb"]))] = float(row["milliseconds"])
+    return collectives
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -28,13 +28,13 @@ def reshard_ms(
     one, other = neighbours
     if one == other or not model.family.reshards:
         return 0.0
-    given, taken = _layouts(model, operator - 1, one)[1], _layouts(model, operator, other)[0]
-    if given == taken:
+    source, target = _layouts(model, operator - 1, one)[1], _layouts(model, operator, other)[0]
+    if source == target:
         return 0.0
-    if given[0] != taken[0]:
-        ratio = max(given[0], taken[0]) // min(given[0], taken[0])
+    if source[0] != target[0]:
+        ratio = max(source[0], target[0]) // min(source[0], target[0])
         return model.collective_ms("all_gather", ratio, size_mb)
-    ratio = max(a // b for a, b in zip(given[1:], taken[1:], strict=True))
+    ratio = max(a // b for a, b in zip(source[1:], target[1:], strict=True))
     return 2 * model.collective_ms("all_to_all", ratio, size_mb)
 
 

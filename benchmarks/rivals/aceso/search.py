@@ -79,15 +79,15 @@ class MicroBatchSearch:
         self.micro_batches = setting.global_batch // micro_batch
         self.most_stages = min(setting.max_stages, setting.gpus)
         sizes = [gpus for gpus in SIZES if gpus <= setting.gpus_per_machine]
-        found = tables(model, micro_batch, sizes)
-        sizes = sorted({table.degrees[0].gpus for table in found})
-        self.work = found[0].busy_us if found else np.zeros(1)
+        all_tables = tables(model, micro_batch, sizes)
+        sizes = sorted({table.degrees[0].gpus for table in all_tables})
+        self.work = all_tables[0].busy_us if all_tables else np.zeros(1)
         self.positions = self._positions(len(model.names))
         self.times = {
             gpus: StageTimes(
                 model,
                 micro_batch,
-                [table for table in found if table.degrees[0].gpus == gpus],
+                [table for table in all_tables if table.degrees[0].gpus == gpus],
                 setting.memory_limit_mb,
                 self.most_stages - 1,
             )
@@ -177,8 +177,10 @@ class SplitProgram:
         count = len(search.positions)
         machine, gpus = self.setting.gpus_per_machine, self.setting.gpus
         busy = {g: times.least_us for g, times in search.times.items()}
-        most = NEAR * min(g / gpus * float(sums[-1]) for g, sums in busy.items())
-        self.windows = {g: windows(search.positions, sums, most) for g, sums in busy.items()}
+        most = NEAR * min(g / gpus * float(windowed[-1]) for g, windowed in busy.items())
+        self.windows = {
+            g: windows(search.positions, windowed, most) for g, windowed in busy.items()
+        }
         self.micros = {g: t.relaxed(self.windows[g]) for g, t in search.times.items()}
         nothing = np.full(count, inf)
         nothing[-1] = 0.0

@@ -50,7 +50,7 @@ class OperatorTables(msgspec.Struct, frozen=True):
     operators: Operators
     busy_us: Reals
     weights_mb: Reals
-    kept_mb: Reals
+    stored_mb: Reals
     values_mb: Reals  # what an operator keeps
     closes: Flags  # whether a run ends with an operator
     inside_us: Reals  # to send what an operator takes, within a machine
@@ -62,7 +62,7 @@ class OperatorTables(msgspec.Struct, frozen=True):
 
 def tables(model: AcesoModel, micro_batch: int, sizes: Sequence[int]) -> list[OperatorTables]:
     """Tables of stages on so many GPUs: every measured choice of degrees, and mixes of them."""
-    found = list[OperatorTables]()
+    by_degree = list[OperatorTables]()
     for gpus in sizes:
         uniform = list[OperatorTables]()
         for degrees in choices(gpus):
@@ -70,20 +70,20 @@ def tables(model: AcesoModel, micro_batch: int, sizes: Sequence[int]) -> list[Op
             if micro_batch % degrees.data == 0 and key in model.variants:
                 each = (degrees,) * len(model.names)
                 uniform.append(_tables(model, each, model.variants[key]))
-        found += uniform
+        by_degree += uniform
         if len(uniform) > 1 and len(model.names) <= MOST_MIXED:
-            found += _mixed(model, uniform)
+            by_degree += _mixed(model, uniform)
     closes = _closes(model)
     return [
         replace(table, patterns=patterns)
-        for table, patterns in zip(found, _all_patterns(found, closes), strict=True)
+        for table, patterns in zip(by_degree, _all_patterns(by_degree, closes), strict=True)
     ]
 
 
 def _mixed(model: AcesoModel, uniform: Sequence[OperatorTables]) -> list[OperatorTables]:
     """Degrees that change from operator to operator, by price of memory: paths with resharding."""
     moves = _moves(model, uniform)
-    busy, states, kept = (
+    busy, states, saved = (
         np.array([getter(table) for table in uniform])
         for getter in (
             lambda t: np.diff(t.busy_us),
@@ -91,10 +91,10 @@ def _mixed(model: AcesoModel, uniform: Sequence[OperatorTables]) -> list[Operato
             lambda t: t.values_mb,
         )
     )
-    rate = float(np.median(busy.min(axis=0))) / max(float(np.median(kept.min(axis=0))), 1e-9)
+    rate = float(np.median(busy.min(axis=0))) / max(float(np.median(saved.min(axis=0))), 1e-9)
     prices = [(0.0, 0.0)]
     prices += [(rate * 2.0**n, in_flight) for n in range(-8, 6) for in_flight in (1, 4)]
-    costs = np.array([busy + price * (states + in_flight * kept) for price, in_flight in prices])
+    costs = np.array([busy + price * (states + in_flight * saved) for price, in_flight in prices])
     most = max(LEAST_MIXES, MIXED_OPERATORS // len(model.names))
     paths = [path for path in dict.fromkeys(_paths(costs, moves)) if len(set(path)) > 1]
     return [_gathered(model, uniform, path, moves) for path in thinned(paths, most)]
@@ -111,7 +111,7 @@ def _moves(model: AcesoModel, uniform: Sequence[OperatorTables]) -> Reals:
     """Microseconds of resharding before an operator: shape [operator, one, other]."""
     seen = dict[tuple[str, str], Reals]()
     count, names = len(uniform), ("", *model.names)
-    found = np.zeros((len(model.names), count, count))
+    moves = np.zeros((len(model.names), count, count))
     for i, pair in enumerate(pairwise(names)):
         if i and pair not in seen:
             seen[pair] = np.array(
@@ -125,8 +125,8 @@ def _moves(model: AcesoModel, uniform: Sequence[OperatorTables]) -> Reals:
                 ]
             )
         if i:
-            found[i] = seen[pair]
-    return found
+            moves[i] = seen[pair]
+    return moves
 
 
 def _paths(costs: Reals, moves: Reals) -> list[tuple[int, ...]]:

@@ -91,8 +91,8 @@ class StageTimes:
         in_flight = self.in_flight[:, None, None]
         missing = self._fixed_mb(table, spans)[None] - self.limit_mb
         input_mb = table.operators.input_mb[first]
-        kept = input_mb + table.kept_mb[last] - table.kept_mb[first]
-        missing = missing + in_flight * kept
+        stored = input_mb + table.stored_mb[last] - table.stored_mb[first]
+        missing = missing + in_flight * stored
         missing[:, ~spans.valid] = 0.0
         extra = np.where(missing <= 0, 0.0, np.inf)
         if (missing > 0).any():
@@ -122,18 +122,18 @@ class StageTimes:
 
     def _messages(self, table: OperatorTables, first: int, last: int, place: Place) -> float:
         """Microseconds to receive and to send; what is sent has the first's tensor degree."""
-        taken = table.between_us if place.receives_between else table.inside_us
+        per_byte = table.between_us if place.receives_between else table.inside_us
         given = table.sent_between_us if place.sends_between else table.sent_inside_us
         one, other = table.degrees[first], table.degrees[last - 1]
         if one.tensor == other.tensor:
-            return float(taken[first] + given[last - 1])
+            return float(per_byte[first] + given[last - 1])
         samples = self.micro_batch // other.data
         variant = Variant(samples, one.tensor, other.algorithm)
         operators = self.model.variants.get(variant)
         if operators is None:
             return np.inf
         size = float(operators.output_mb[last - 1])
-        return float(taken[first]) + self.model.send_us(size, place.sends_between)
+        return float(per_byte[first]) + self.model.send_us(size, place.sends_between)
 
     def estimate(self, first: int, last: int, place: Place) -> float:
         """Microseconds of these operators, with recomputation between neighbouring patterns."""
@@ -234,9 +234,9 @@ class StageTimes:
         values, closes = table.values_mb[first:last], table.closes[first:last]
         both = flags & np.append(flags[1:], False)
         saved = float(values[both & ~closes].sum())
-        kept = float(operators.input_mb[first] + table.kept_mb[last] - table.kept_mb[first])
+        stored = float(operators.input_mb[first] + table.stored_mb[last] - table.stored_mb[first])
         fixed = weights * self.family.state_copies + max(reserved, weights)
-        lasting = (kept - saved) * (place.after + 1)
+        lasting = (stored - saved) * (place.after + 1)
         return fixed + lasting + _longest_run(values, both, closes) - self.limit_mb
 
 
@@ -254,8 +254,10 @@ def _mix(
     saved_before = time_before = 0.0
     for number, pattern in enumerate(patterns):
         time = float(pattern.again_us[last] - pattern.again_us[first])
-        kept = float(pattern.saved_mb[last] - pattern.saved_mb[first])
-        saved = kept * (place.after + 1) - float(pattern.run_mb[first : last - 1].max(initial=0.0))
+        stored = float(pattern.saved_mb[last] - pattern.saved_mb[first])
+        saved = stored * (place.after + 1) - float(
+            pattern.run_mb[first : last - 1].max(initial=0.0)
+        )
         if saved >= missing:
             share = (missing - saved_before) / max(saved - saved_before, 1e-9)
             return Mix(number, time_before + share * (time - time_before))
@@ -277,8 +279,8 @@ def _recomputed(
     best, saved_before, time_before = np.full(len(wanted), np.inf), 0.0 * wanted, 0.0 * wanted
     for pattern, run in zip(patterns[1:], runs[1:], strict=True):
         time = (pattern.again_us[last] - pattern.again_us[first]).ravel()[span]
-        kept = (pattern.saved_mb[last] - pattern.saved_mb[first]).ravel()[span]
-        saved = factor * kept - run.ravel()[span]
+        stored = (pattern.saved_mb[last] - pattern.saved_mb[first]).ravel()[span]
+        saved = factor * stored - run.ravel()[span]
         share = (wanted - saved_before) / np.maximum(saved - saved_before, 1e-9)
         mixed = time_before + np.clip(share, 0, 1) * (time - time_before)
         np.minimum(best, np.where(saved >= wanted, mixed, np.inf), out=best)
@@ -296,13 +298,13 @@ def _windowed_max(amounts: Reals, spans: Windows) -> Reals:
     padded = np.pad(amounts, ((0, 0), (0, 1)))
     short = np.maximum.reduceat(padded, inner, axis=1)[:, ::2]
     short[:, spans.ends - 1 == starts] = 0.0
-    found = np.zeros((len(amounts), *spans.starts.shape))
-    found[:, :, 0] = running = short
+    largest = np.zeros((len(amounts), *spans.starts.shape))
+    largest[:, :, 0] = running = short
     for column in range(1, spans.starts.shape[1]):
         running = running.copy()
         running[:, column:] = np.maximum(running[:, column:], blocks[:, :-column])
-        found[:, :, column] = running
-    return found
+        largest[:, :, column] = running
+    return largest
 
 
 def _longest_run(values: Reals, both: Flags, closes: Flags) -> float:

@@ -50,17 +50,17 @@ class Serving(NamedTuple):
 
     def counts(self, replicas: int, gpus: Sequence[int]) -> Counts | None:
         """Replicas by stage and kind; None where the GPUs do not suffice."""
-        degrees, found = self.degrees, [[0] * len(gpus) for _ in self.degrees]
+        degrees, allocated = self.degrees, [[0] * len(gpus) for _ in self.degrees]
         missing = [replicas] * len(degrees)
         for kind, free in enumerate(gpus):
             for i in self.stages[kind]:
-                degree, taken = degrees[i][kind], missing[i]
-                if taken * degree > free:
-                    taken = free // degree
-                found[i][kind] = taken
-                missing[i] -= taken
-                free -= taken * degree
-        return None if any(missing) else found
+                degree, used = degrees[i][kind], missing[i]
+                if used * degree > free:
+                    used = free // degree
+                allocated[i][kind] = used
+                missing[i] -= used
+                free -= used * degree
+        return None if any(missing) else allocated
 
     def most(self, gpus: Sequence[int], limit: int) -> int:
         """The most replicas, up to a limit, that the GPUs can serve."""
@@ -139,11 +139,11 @@ def _by_stage(shape: Shape, stock: Stock, served: Serving, replicas: int) -> Ite
         runs = list[Run]()
         for kind, count in enumerate(row):
             for zone, gpus in zip(stock.zones, free, strict=True):
-                taken = min(count, gpus[kind] // degrees[kind]) if count else 0
-                gpus[kind] -= taken * degrees[kind]
-                count -= taken
-                if taken:
-                    runs.append(Run(taken, TensorGroup(zone, stock.kinds[kind], degrees[kind])))
+                used = min(count, gpus[kind] // degrees[kind]) if count else 0
+                gpus[kind] -= used * degrees[kind]
+                count -= used
+                if used:
+                    runs.append(Run(used, TensorGroup(zone, stock.kinds[kind], degrees[kind])))
             if count:
                 return
         stages.append(tuple(runs))

@@ -93,7 +93,7 @@ def _row(
     )
 
 
-def kept_rules(rows: tuple[Row, ...]) -> Iterator[Row]:
+def lawful_rows(rows: tuple[Row, ...]) -> Iterator[Row]:
     """Rows of rivals that fit, use GPUs that there are, and have equal replicas."""
     for row in rows:
         if row.planner != "plait" and not (row.too_large or row.over_fleet):

@@ -117,10 +117,10 @@ class SailorJudge(msgspec.Struct, frozen=True):
     def dollars(self, plan: SailorPlan) -> float:
         """Dollars of a step: GPUs by time, bytes between zones by amount."""
         rate = sum(g.degree * self.cloud.dollars_per_second[g.gpu] for g in plan.groups())
-        wires = sum(self.wire_dollars(p, plan) for p in plan.pipelines)
-        return self.step_seconds(plan) * rate + wires
+        traffic = sum(self.traffic_dollars(p, plan) for p in plan.pipelines)
+        return self.step_seconds(plan) * rate + traffic
 
-    def wire_dollars(self, pipeline: SailorPipeline, plan: SailorPlan) -> float:
+    def traffic_dollars(self, pipeline: SailorPipeline, plan: SailorPlan) -> float:
         profile, price, spans = self.profile, self.cloud.dollars_per_byte, pipeline.spans
         sent = 0.0
         for i, (one, other) in enumerate(pairwise(pipeline.replicas)):

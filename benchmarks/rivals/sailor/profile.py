@@ -135,11 +135,11 @@ def _seconds(path: Path) -> dict[str, dict[Measured, LayerSeconds]]:
         key = Measured(row["gpu"], int(row["micro_batch"]), int(row["tp"]))
         busy = float(row["forward_s"]) + float(row["backward_s"])
         rows[row["model"], key].append((int(row["layer"]), busy, float(row["update_s"])))
-    found: dict[str, dict[Measured, LayerSeconds]] = defaultdict(dict)
+    seconds: dict[str, dict[Measured, LayerSeconds]] = defaultdict(dict)
     for (model, key), layers in rows.items():
         _, busy, update = zip(*sorted(layers), strict=True)
-        found[model][key] = LayerSeconds(np.array(busy), np.array(update))
-    return found
+        seconds[model][key] = LayerSeconds(np.array(busy), np.array(update))
+    return seconds
 
 
 def _sizes(path: Path) -> dict[str, dict[int, LayerSizes]]:
@@ -147,11 +147,11 @@ def _sizes(path: Path) -> dict[str, dict[int, LayerSizes]]:
     columns = ("layer", "params", "output_floats", "activation_floats")
     for row in _rows(path):
         rows[row["model"], int(row["tp"])].append(tuple(float(row[c]) for c in columns))
-    found: dict[str, dict[int, LayerSizes]] = defaultdict(dict)
+    by_layer: dict[str, dict[int, LayerSizes]] = defaultdict(dict)
     for (model, degree), layers in rows.items():
         _, *sizes = np.array(sorted(layers)).T
-        found[model][degree] = LayerSizes(*sizes)
-    return found
+        by_layer[model][degree] = LayerSizes(*sizes)
+    return by_layer
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

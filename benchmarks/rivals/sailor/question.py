@@ -65,11 +65,11 @@ def steps_down(samples: int, micro_batch: int, most: int) -> list[int]:
 
     Between two of them more replicas take as long: the last micro-batches are partly empty.
     """
-    found = list[int]()
+    steps = list[int]()
     replicas = most
     while replicas >= 1:
         micro_batches = -(-samples // (micro_batch * replicas))
         least = -(-samples // (micro_batch * micro_batches))
-        found.append(least)
+        steps.append(least)
         replicas = least - 1
-    return found
+    return steps

@@ -133,7 +133,7 @@ class QuickPrices:
         replicas = sum(run.replicas for run in stages[0])
         micro_batches = self.micro_batches(b, replicas)
         busy = list[float]()
-        update = reduction = rate = wires = 0.0
+        update = reduction = rate = traffic = 0.0
         for (first, last), runs in zip(spans, stages, strict=True):
             measured = [Measured(r.group.gpu, b, r.group.degree) for r in runs]
             busy.append(max(self.busy_rows[key][first][last] for key in measured))
@@ -146,14 +146,14 @@ class QuickPrices:
                 price = self.cloud.dollars_per_second[run.group.gpu]
                 rate += run.replicas * run.group.degree * price
             around = self._around(runs)
-            wires += around * 2 * (replicas - 1) * weights / replicas
+            traffic += around * 2 * (replicas - 1) * weights / replicas
         network, between = self._network(b, spans, stages)
         stage_seconds = list(map(sum, zip(busy, network, strict=True)))
         mean = micro_batches * sqrt(sum(s * s for s in stage_seconds) / len(stages))
         seconds = (
             (micro_batches - 1) * max(stage_seconds) + sum(network) + sum(busy) + update + reduction
         )
-        return Price(seconds, seconds * rate + wires + micro_batches * between, mean)
+        return Price(seconds, seconds * rate + traffic + micro_batches * between, mean)
 
     def _around(self, runs: Sequence[Run]) -> float:
         """Dollars of a byte sent once around the replicas of a stage."""

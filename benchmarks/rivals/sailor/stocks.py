@@ -21,13 +21,13 @@ def stocks_of(prices: QuickPrices, scenario: Scenario) -> list[Stock]:
     """
     kinds = _kinds(prices, scenario)
     zones = [z for z, gpus in scenario.fleet.items() if any(gpus.get(k, 0) for k in kinds)]
-    found = list[Stock]()
+    stocks = list[Stock]()
     while kinds and zones:
         for order in _orders(prices, zones, kinds[-1]):
             gpus = tuple(tuple(scenario.fleet[z].get(k, 0) for k in kinds) for z in order)
-            found.append(Stock(tuple(order), kinds, gpus))
+            stocks.append(Stock(tuple(order), kinds, gpus))
         zones = _without_farthest(prices, zones, kinds[-1])
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(stocks))
 
 
 def _kinds(prices: QuickPrices, scenario: Scenario) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def _kinds(prices: QuickPrices, scenario: Scenario) -> tuple[str, ...]:
 
 def _orders(prices: QuickPrices, zones: Sequence[str], kind: str) -> list[tuple[str, ...]]:
     """For every message size the order whose slowest neighbours are the fastest."""
-    found = list[tuple[str, ...]]()
+    orders = list[tuple[str, ...]]()
     for share in SHARES:
         size = share * prices.weight_rows[0][-1]
 
@@ -58,8 +58,8 @@ def _orders(prices: QuickPrices, zones: Sequence[str], kind: str) -> list[tuple[
             links = (_send(prices, kind, a, b, size) for a, b in pairwise(order))
             return max(links, default=0.0)
 
-        found.append(min(islice(permutations(zones), MOST_ORDERS), key=slowest))
-    return list(dict.fromkeys(found))
+        orders.append(min(islice(permutations(zones), MOST_ORDERS), key=slowest))
+    return list(dict.fromkeys(orders))
 
 
 def _send(prices: QuickPrices, kind: str, zone: str, other: str, size_bytes: float) -> float:

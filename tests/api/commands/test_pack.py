@@ -21,11 +21,11 @@ def files(tmp_path):
 
 
 def test_offsets_come_in_input_order_and_are_sound(files, capsys):
-    source, made = files
-    assert main(["pack", str(source), "--capacity", "12", "-o", str(made), "--json"]) == 0
+    source, plan_file = files
+    assert main(["pack", str(source), "--capacity", "12", "-o", str(plan_file), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["status"], figures["peak"], figures["lower_bound"]) == ("optimal", 12, 12)
-    rows = list(csv.DictReader(made.open()))
+    rows = list(csv.DictReader(plan_file.open()))
     assert list(rows[0]) == ["id", "lower", "upper", "size", "offset"]
     assert [row["id"] for row in rows] == ["b1", "b2", "b3", "b4", "b5"]
     assert height(read_buffers(source), [int(row["offset"]) for row in rows]) == 12
@@ -43,13 +43,13 @@ def test_no_time_exits_4_with_the_best_so_far(files, capsys):
 
     from plait.tests.planner.allocation.draw import guillotine
 
-    source, made = files
+    source, plan_file = files
     buffers = guillotine(Random(11), 150, 200, 10_000)
     source.write_text(HEAD + "".join(f"{b.name},{b.lower},{b.upper},{b.size}\n" for b in buffers))
-    args = ["pack", str(source), "--capacity", "10000", "--time-limit", "0", "-o", str(made)]
+    args = ["pack", str(source), "--capacity", "10000", "--time-limit", "0", "-o", str(plan_file)]
     assert main([*args, "--json"]) == 4
     figures = json.loads(capsys.readouterr().out)
-    offsets = [int(row["offset"]) for row in csv.DictReader(made.open())]
+    offsets = [int(row["offset"]) for row in csv.DictReader(plan_file.open())]
     assert figures["status"] == "unknown"
     assert height(buffers, offsets) == figures["peak"] > 10_000
 
@@ -74,13 +74,13 @@ def test_no_time_exits_4_with_the_best_so_far(files, capsys):
     ],
 )
 def test_broken_files_exit_6_and_name_the_line(files, capsys, text, says):
-    source, made = files
+    source, plan_file = files
     source.write_text(text)
-    assert main(["pack", str(source), "--capacity", "12", "-o", str(made)]) == 6
+    assert main(["pack", str(source), "--capacity", "12", "-o", str(plan_file)]) == 6
     error = capsys.readouterr().err
     assert says in error
     assert "Traceback" not in error
-    assert not made.exists()
+    assert not plan_file.exists()
 
 
 def test_bytes_that_are_no_text_exit_6(files, capsys):
@@ -125,12 +125,13 @@ def test_every_buffer_of_a_plan_gets_an_address_in_its_stage(plan_file, tmp_path
     rows = list(csv.DictReader(made.open()))
     assert [stage["stage"] for stage in stages] == [0, 1]
     for number, stage in enumerate(stages):
-        own = [row for row in rows if row["stage"] == str(number)]
+        stage_rows = [row for row in rows if row["stage"] == str(number)]
         buffers = [
-            Buffer(r["id"], *(int(r[key]) for key in ("lower", "upper", "size"))) for r in own
+            Buffer(r["id"], *(int(r[key]) for key in ("lower", "upper", "size")))
+            for r in stage_rows
         ]
         assert len(buffers) == stage["buffers"] > 100
-        assert height(buffers, [int(row["offset"]) for row in own]) == stage["peak"]
+        assert height(buffers, [int(row["offset"]) for row in stage_rows]) == stage["peak"]
         assert stage["peak"] <= 1.02 * stage["lower_bound"]
         assert (
             0.5 * stage["promised"] < stage["lower_bound"] < 1.01 * stage["promised"]

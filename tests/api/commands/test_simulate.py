@@ -13,7 +13,7 @@ from plait.tests.paths import LLAMA
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulate")
-    made = str(folder / "plan.json")
+    plan_file = str(folder / "plan.json")
     command = [
         "plan",
         LLAMA,
@@ -24,8 +24,8 @@ def file(tmp_path_factory):
         "--schedule",
         "1f1b",
     ]
-    assert main([*command, "--micro-batches", "4", "-o", made]) == 0
-    return made
+    assert main([*command, "--micro-batches", "4", "-o", plan_file]) == 0
+    return plan_file
 
 
 def test_nothing_changed_is_the_plan(file):
@@ -80,7 +80,7 @@ def test_text_and_json(file, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "says"),
+    ("arguments", "code", "says"),
     [
         (["--slow", "rank8=2"], 2, "rank0 to rank7"),
         (["--slow", "rank1"], 2, "not a number"),
@@ -91,6 +91,6 @@ def test_text_and_json(file, capsys):
         (["--link-down", "network"], 3, "outermost"),
     ],
 )
-def test_what_is_not_there_is_named(file, capsys, words, code, says):
-    assert main(["simulate", file, *words]) == code
+def test_what_is_not_there_is_named(file, capsys, arguments, code, says):
+    assert main(["simulate", file, *arguments]) == code
     assert says in capsys.readouterr().err

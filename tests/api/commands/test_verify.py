@@ -28,11 +28,11 @@ def source(tmp_path_factory) -> str:
 
 @pytest.mark.ranks
 def test_a_model_file_is_interpreted_aloud(source: str, tmp_path: Path, capsys) -> None:
-    made, file = str(tmp_path / "plan.json"), str(tmp_path / "model.json")
-    assert main(["plan", source, "--cluster", "local:2", "--pin=dp=2", "-o", made]) == 0
+    plan_file, file = str(tmp_path / "plan.json"), str(tmp_path / "model.json")
+    assert main(["plan", source, "--cluster", "local:2", "--pin=dp=2", "-o", plan_file]) == 0
     assert main(["trace", source, "-o", file]) == 0
     capsys.readouterr()
-    assert main(["verify", made, file, "--json"]) == 0
+    assert main(["verify", plan_file, file, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["passed"]
     assert "interprets the trace" in found["notes"][0]

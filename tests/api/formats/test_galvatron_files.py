@@ -46,8 +46,8 @@ def planned(model, tmp_path):
 
     def of(*pins):
         path = str(tmp_path / "plan.json")
-        words = [word for pin in pins for word in ("--pin", pin)]
-        assert main(["plan", model, "--cluster", "8xh100", *words, "-o", path]) == 0
+        flags = [strategy for pin in pins for strategy in ("--pin", pin)]
+        assert main(["plan", model, "--cluster", "8xh100", *flags, "-o", path]) == 0
         return load_plan(path)
 
     return of
@@ -60,48 +60,48 @@ def file_of(folder, **changes):
 
 
 def test_a_file_is_pinned_layer_by_layer_and_written_again(planned, tmp_path):
-    made = planned(file_of(tmp_path))
-    assert (made.global_batch, made.micro_batches, len(made.stages)) == (32, 4, 2)
+    plan = planned(file_of(tmp_path))
+    assert (plan.global_batch, plan.micro_batches, len(plan.stages)) == (32, 4, 2)
     calls = {}
-    for run in made.layers:
+    for run in plan.layers:
         for i in range(run.first, run.last):
-            calls[made.calls[i]] = str(made.strategy_of(run)), str(run.memory)
+            calls[plan.calls[i]] = str(plan.strategy_of(run)), str(run.memory)
     assert [calls[f"model.layers.{i}"] for i in range(4)] == [
         ("pp=2,zero3=4", "recompute"),
         ("pp=2,zero2=4", "keep"),
         ("pp=2,zero3=2,sp=2", "keep"),
         ("pp=2,tp=4,sp", "recompute"),
     ]
-    assert {word for name, (word, _) in calls.items() if "layers" not in name} == {
+    assert {strategy for name, (strategy, _) in calls.items() if "layers" not in name} == {
         "pp=2,zero3=2,tp=2,sp"
     }
-    assert made.prediction.step_seconds > 0
-    assert json.loads(galvatron_text(made)) == FILE
+    assert plan.prediction.step_seconds > 0
+    assert json.loads(galvatron_text(plan)) == FILE
     uneven = FILE | {"pp_division": "1,3"}
     assert json.loads(galvatron_text(planned(file_of(tmp_path, **uneven)))) == uneven
 
 
 def test_layers_pinned_with_their_memory_do_nothing_else_to_fit(model):
     traced = files.read(Path(model), Model, "plait/model")
-    entries = FunctionPrices(traced, load_cluster("8xh100"))
-    evaluator = CandidatePricer(entries, traced.batch, optimizer_states(PlanOptions(), 4))
+    prices = FunctionPrices(traced, load_cluster("8xh100"))
+    evaluator = CandidatePricer(prices, traced.batch, optimizer_states(PlanOptions(), 4))
     pin = Pin("*", parse_strategy("zero3=8"), KEEP)
     found = SearchSpace(evaluator, PlanOptions(pins=(pin,)), memory_limit_bytes=1).run()
     assert {candidate.memory_text for candidate in found} == {"keep"}
 
 
 @pytest.mark.parametrize(
-    "word", ["dp=8", "zero3=8", "pp=4,zero2=2", "zero2=4,tp=2,sp", "dp=2,sp=4"]
+    "strategy", ["dp=8", "zero3=8", "pp=4,zero2=2", "zero2=4,tp=2,sp", "dp=2,sp=4"]
 )
-def test_plans_come_back_the_same(planned, tmp_path, word):
-    made = planned(f"*:{word}")
+def test_plans_come_back_the_same(planned, tmp_path, strategy):
+    plan = planned(f"*:{strategy}")
     path = tmp_path / "written.json"
     assert (
         main(["view", str(tmp_path / "plan.json"), "--format", "galvatron", "-o", str(path)]) == 0
     )
     again = planned(str(path))
-    assert again.strategy_text == made.strategy_text == word
-    assert [x.memory for x in again.layers] == [x.memory for x in made.layers]
+    assert again.strategy_text == plan.strategy_text == strategy
+    assert [x.memory for x in again.layers] == [x.memory for x in plan.layers]
     assert galvatron_text(again) == path.read_text()
 
 
@@ -123,11 +123,11 @@ def test_what_the_file_cannot_say_is_refused(planned, pins, what):
 
 
 def test_actions_and_schedules_that_galvatron_has_not_are_refused(planned):
-    made = planned("dp=8")
-    halves = tuple(x if x.batch_only else replace(x, memory=MemoryAction(50)) for x in made.layers)
+    plan = planned("dp=8")
+    halves = tuple(x if x.batch_only else replace(x, memory=MemoryAction(50)) for x in plan.layers)
     for other, what in (
-        (replace(made, layers=halves), "memory action 'save 50%'"),
-        (replace(made, schedule="interleaved"), "schedule interleaved"),
+        (replace(plan, layers=halves), "memory action 'save 50%'"),
+        (replace(plan, schedule="interleaved"), "schedule interleaved"),
     ):
         with pytest.raises(UsageError, match=what):
             galvatron_text(other)

@@ -19,7 +19,7 @@ from plait.runtime.comm.slicing import flatten, local_shard
 from plait.tests.paths import LLAMA
 
 # fmt: off
-WORDS = (
+STRATEGIES = (
     "zero3=8", "pp=2,zero1=4", "dp=2,tp=4", "zero3=2,zero1=2,tp=2", "pp=4,zero2=2",
     "dp=2,zero3=4@1/2", "zero3=4@5/7,tp=2",
 )
@@ -38,49 +38,51 @@ def tables():
     """Tables of programs of a small model by strategy."""
     source = load_source(LLAMA)
     model = trace(source.model, source.batch)
-    return [plan_table(plan(model, cluster="8xh100", pin=pin), model) for pin in (*WORDS, MIXED)]
+    return [
+        plan_table(plan(model, cluster="8xh100", pin=pin), model) for pin in (*STRATEGIES, MIXED)
+    ]
 
 
-def kept(table, rank):
+def local_elements(table, rank):
     """The numbers of the elements that a rank keeps, as the runtime cuts tensors: of every
     parameter's value, and of what the optimizer steps on."""
     values, states = {}, {}
-    for held in (h for h in table.state_tensors if h.kind == "parameter"):
-        mesh = table.meshes[held.mesh]
+    for parameter in (h for h in table.state_tensors if h.kind == "parameter"):
+        mesh = table.meshes[parameter.mesh]
         place = mesh.coordinate(rank)
         where = {axis.name: (axis.size, at) for axis, at in zip(mesh.axes, place, strict=True)}
-        if where.get("pp", (1, 0))[1] not in held.stages:
+        if where.get("pp", (1, 0))[1] not in parameter.stages:
             continue
-        whole = torch.arange(prod(held.type.shape)).reshape(held.type.shape)
+        whole = torch.arange(prod(parameter.type.shape)).reshape(parameter.type.shape)
         levels = [where.get(role, (1, 0)) for role in ("zero3", "zero2", "zero1")]
-        local = local_shard(whole + 1, held.factors, held.layout, mesh, place)
-        ways = prod(size for size, _ in levels)
-        sharded, rest = -(-local.numel() // ways) * ways, 0
-        if held.fraction != (1, 1):
-            outer, (over, under) = levels[0][0], held.fraction
+        local = local_shard(whole + 1, parameter.factors, parameter.layout, mesh, place)
+        degree = prod(size for size, _ in levels)
+        sharded, rest = -(-local.numel() // degree) * degree, 0
+        if parameter.fraction != (1, 1):
+            outer, (over, under) = levels[0][0], parameter.fraction
             sharded = -(-local.numel() * over // under // outer) * outer
             sharded = min(sharded, local.numel() // outer * outer)
             rest = local.numel() - sharded
         flat = flatten(local, sharded + rest)
-        found = []
+        parts = []
         for number, (size, at) in enumerate(levels):
             flat, same = (flat[:sharded], flat[sharded:]) if number == 0 else (flat, flat[:0])
             flat = torch.cat((flat.view(size, -1)[at], same))
-            found.append(torch.zeros(whole.numel() + 1, dtype=torch.bool))
-            found[-1][flat] = True
-            found[-1][0] = False  # padding
-        found = found[0], found[-1]
-        for name in held.names():
-            values[name], states[name] = found
+            parts.append(torch.zeros(whole.numel() + 1, dtype=torch.bool))
+            parts[-1][flat] = True
+            parts[-1][0] = False  # padding
+        parts = parts[0], parts[-1]
+        for name in parameter.names():
+            values[name], states[name] = parts
     return values, states
 
 
 def test_bytes_are_those_of_elements_counted_one_by_one(tables):
     optimizer = Optimizer("adamw", 2, 4)
-    shares = [[kept(table, rank) for rank in range(8)] for table in tables]
+    shares = [[local_elements(table, rank) for rank in range(8)] for table in tables]
     pairs = list(permutations(range(len(tables)), 2))
     for old, new in pairs:
-        found = redistribution_bytes(tables[old], tables[new], optimizer)
+        counted = redistribution_bytes(tables[old], tables[new], optimizer)
         for rank in range(8):
             for kind, item in ((0, 4), (1, 8)):
                 needed, there = shares[new][rank][kind], shares[old][rank][kind]
@@ -88,7 +90,7 @@ def test_bytes_are_those_of_elements_counted_one_by_one(tables):
                     int((own & ~there.get(name, torch.tensor(False))).sum())
                     for name, own in needed.items()
                 )
-                assert item * lacked == (found.parameters, found.optimizer)[kind][rank]
+                assert item * lacked == (counted.parameters, counted.optimizer)[kind][rank]
     assert len(pairs) == 56
 
 
@@ -110,8 +112,8 @@ def test_a_plan_for_every_length(tmp_path, capsys):
     assert [(b["tokens"], b["global_batch"]) for b in body["buckets"]] == [(16, 8), (64, 4)]
     assert [load_plan(tmp_path / f"plan.{n}.json").global_batch for n in (16, 64)] == [8, 4]
     for row in body["switches"]:
-        sums = row["parameter_bytes"] + row["optimizer_bytes"]
-        assert sum(row["bytes_by_rank"]) == sums
+        row_bytes = row["parameter_bytes"] + row["optimizer_bytes"]
+        assert sum(row["bytes_by_rank"]) == row_bytes
         assert max(row["bytes_by_rank"]) == row["worst_rank_bytes"]
 
 

@@ -43,17 +43,17 @@ CASES = [
 @pytest.mark.parametrize(("engine", "suffix", "strategy", "memory"), CASES)
 def test_a_plan_for_an_engine_comes_back(planned, tmp_path, engine, suffix, strategy, memory):
     flags = ("--engine", engine, "--pin", strategy, "--memory-actions", memory)
-    made = planned(*flags, "--micro-batches", "2")
+    plan = planned(*flags, "--micro-batches", "2")
     path = tmp_path / f"theirs{suffix}"
     assert main(["export", str(tmp_path / "plan.json"), "--to", engine, "-o", str(path)]) == 0
     batch = () if engine != "accelerate" else ("--micro-batches", "2")
     again = planned("--pin", str(path), *batch)
-    assert again.strategy_text == made.strategy_text == strategy
+    assert again.strategy_text == plan.strategy_text == strategy
     assert again.engine == engine
-    assert again.micro_batches == made.micro_batches
-    assert [x.memory for x in again.layers] == [x.memory for x in made.layers]
+    assert again.micro_batches == plan.micro_batches
+    assert [x.memory for x in again.layers] == [x.memory for x in plan.layers]
     if "pp=" in strategy:
-        assert [s.model_chunks for s in again.stages] == [s.model_chunks for s in made.stages]
+        assert [s.model_chunks for s in again.stages] == [s.model_chunks for s in plan.stages]
     assert "not said here" not in path.read_text()
 
 

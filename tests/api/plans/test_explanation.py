@@ -11,11 +11,11 @@ from plait.api.cli import main
 from plait.tests.paths import LLAMA
 
 
-def sums(term):
+def adds_up(term):
     parts = term["parts"]
     assert not parts or sum(p["value"] for p in parts) == pytest.approx(term["value"], rel=1e-9)
     for part in parts:
-        sums(part)
+        adds_up(part)
 
 
 def test_json_is_the_whole_tree(files, capsys):
@@ -24,7 +24,7 @@ def test_json_is_the_whole_tree(files, capsys):
     body = json.loads(capsys.readouterr().out)
     (step,) = body["terms"]
     assert step["value"] == pytest.approx(body["step_time_s"], rel=1e-12)
-    sums(step)
+    adds_up(step)
     assert main(["explain", files[1], "--memory", "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     assert [t["value"] for t in body["terms"]] == [row["peak"] for row in body["memory"]]
@@ -49,22 +49,22 @@ def test_parts_are_found_by_name(files, capsys, where, says):
 
 
 def test_python_gives_the_same_text(files, capsys):
-    found = plait.load_plan(files[1])
+    loaded = plait.load_plan(files[1])
     for where in ("stage0", "layers.3"):
         capsys.readouterr()
         assert main(["explain", files[1], where]) == 0
         text = capsys.readouterr().out.rstrip("\n")
-        assert plait.explain(found, where) == found.explain(where) == text
+        assert plait.explain(loaded, where) == loaded.explain(where) == text
 
 
 def test_a_plan_prints_saves_and_shows_itself(files, tmp_path):
-    found = plait.load_plan(files[1])
-    assert f"strategy  {found.strategy_text}" in str(found)
-    found.save(tmp_path / "again.json")
+    loaded = plait.load_plan(files[1])
+    assert f"strategy  {loaded.strategy_text}" in str(loaded)
+    loaded.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == Path(files[1]).read_bytes()
-    assert plait.load_plan(tmp_path / "again.json") == found
-    found.view(tmp_path / "report.html")
-    assert found.strategy_text in (tmp_path / "report.html").read_text()
+    assert plait.load_plan(tmp_path / "again.json") == loaded
+    loaded.view(tmp_path / "report.html")
+    assert loaded.strategy_text in (tmp_path / "report.html").read_text()
 
 
 def test_a_plan_that_was_edited_is_told_from_its_terms(files):
@@ -81,10 +81,10 @@ def test_unknown_parts_are_named(files, capsys):
     )
 
 
-def test_why_not_prices_the_other_word(files, capsys):
-    model, made = files
+def test_why_not_prices_the_other_strategy(files, capsys):
+    model, plan_file = files
     capsys.readouterr()
-    assert main(["explain", made, "--why-not", "tp=8", "--json"]) == 0
+    assert main(["explain", plan_file, "--why-not", "tp=8", "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     args = ["plan", model, "--cluster", "8xh100", "--pin", "*:tp=8", "--json"]
     assert main(args) == 0
@@ -92,7 +92,7 @@ def test_why_not_prices_the_other_word(files, capsys):
     assert body["step_time_s"] == alone["step_time_s"]
     assert body["seconds"]["sum"][1] == pytest.approx(alone["step_time_s"], rel=1e-9)
     assert body["bytes"]["sum"][1] == body["peak"] == alone["memory"][0]["peak"]
-    assert main(["explain", made, "--why-not", "tp=8"]) == 0
+    assert main(["explain", plan_file, "--why-not", "tp=8"]) == 0
     assert "all_reduce over tp" in capsys.readouterr().out
 
 
@@ -106,8 +106,8 @@ def test_why_not_says_what_does_not_fit(files, tmp_path, capsys):
 
 
 def test_a_plan_never_runs_the_code_it_names(tmp_path, capsys):
-    made = str(tmp_path / "plan.json")
-    assert main(["plan", LLAMA, "--cluster", "8xh100", "--pin", "*:dp=8", "-o", made]) == 0
-    assert main(["explain", made, "--why-not", "tp=8"]) == 2
+    plan_file = str(tmp_path / "plan.json")
+    assert main(["plan", LLAMA, "--cluster", "8xh100", "--pin", "*:dp=8", "-o", plan_file]) == 0
+    assert main(["explain", plan_file, "--why-not", "tp=8"]) == 2
     assert "name it with --model" in capsys.readouterr().err
-    assert main(["explain", made, "--why-not", "tp=8", "--model", LLAMA]) == 0
+    assert main(["explain", plan_file, "--why-not", "tp=8", "--model", LLAMA]) == 0

@@ -13,35 +13,35 @@ from plait.cost_model.scaled_cluster import ScaleFactors, scaled_cluster
 from plait.tests.paths import LLAMA
 
 TRUE = ScaleFactors(compute=1.7, communication=0.6, overhead=2.5)
-WORDS = ("dp=4", "tp=4", "dp=2,tp=2", "pp=2,dp=2", "zero3=4")
+STRATEGIES = ("dp=4", "tp=4", "dp=2,tp=2", "pp=2,dp=2", "zero3=4")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("log")
-    model = str(made / "model.json")
+    folder_path = tmp_path_factory.mktemp("log")
+    model = str(folder_path / "model.json")
     assert main(["trace", LLAMA, "-o", model]) == 0
-    for i, word in enumerate(WORDS):
-        command = ["plan", model, "--cluster", "local:4", "--pin", f"*:{word}"]
-        assert main([*command, "-o", str(made / f"plan{i}.json")]) == 0
-    return made
+    for i, strategy in enumerate(STRATEGIES):
+        command = ["plan", model, "--cluster", "local:4", "--pin", f"*:{strategy}"]
+        assert main([*command, "-o", str(folder_path / f"plan{i}.json")]) == 0
+    return folder_path
 
 
 def steps(folder):
-    plans = [load_plan(folder / f"plan{i}.json") for i in range(len(WORDS))]
+    plans = [load_plan(folder / f"plan{i}.json") for i in range(len(STRATEGIES))]
     return [
         MeasuredStep(p, step_term(p, scaled_cluster(p.cluster, TRUE)).value, 1 << 30) for p in plans
     ]
 
 
 def test_factors_are_found_again_and_one_bad_step_hardly_matters(folder):
-    found = steps(folder) * 4
-    made = fit(found, found[0].plan.cluster, "a log")
+    rows = steps(folder) * 4
+    made = fit(rows, rows[0].plan.cluster, "a log")
     assert made.factors.compute == pytest.approx(1.7, rel=0.05)
     assert made.factors.communication == pytest.approx(0.6, rel=0.1)
     assert made.error_after < 0.01 < made.error_before
-    found[0] = MeasuredStep(found[0].plan, 20 * found[0].step_seconds)
-    again = fit(found, found[0].plan.cluster, "a log")
+    rows[0] = MeasuredStep(rows[0].plan, 20 * rows[0].step_seconds)
+    again = fit(rows, rows[0].plan.cluster, "a log")
     assert again.factors.compute == pytest.approx(1.7, rel=0.1)
 
 
@@ -57,14 +57,14 @@ def test_the_file_has_the_factors_and_says_so(folder, capsys):
     machine = str(folder / "machine.toml")
     assert main(["calibrate", "--log", str(log), "-o", machine, "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
-    assert body["steps"] == len(WORDS)
+    assert body["steps"] == len(STRATEGIES)
     assert body["error_after"] < 0.02
-    found, before = load_cluster(machine), load_cluster("local:4")
-    assert found.device.peak("float32") < before.device.peak("float32")
+    calibrated, before = load_cluster(machine), load_cluster("local:4")
+    assert calibrated.device.peak("float32") < before.device.peak("float32")
     runtime = before.device.runtime_overhead_bytes + (10 << 20)
-    assert found.device.runtime_overhead_bytes == pytest.approx(runtime, rel=1e-5)
-    assert found.device.source_of("tflops").startswith("fitted to 5 steps of steps.jsonl")
-    assert found.device.source_of("achievable").startswith("assumed")
+    assert calibrated.device.runtime_overhead_bytes == pytest.approx(runtime, rel=1e-5)
+    assert calibrated.device.source_of("tflops").startswith("fitted to 5 steps of steps.jsonl")
+    assert calibrated.device.source_of("achievable").startswith("assumed")
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,11 @@ def hostile_report() -> Report:
 
 
 def embedded(text: str) -> str:
-    found = re.search(
+    match = re.search(
         r'<script type="application/json" id="report">(.*?)</script>', text, re.DOTALL
     )
-    assert found is not None
-    return found[1]
+    assert match is not None
+    return match[1]
 
 
 def test_hostile_names_are_inert():
@@ -111,7 +111,7 @@ def test_policy_allows_nothing_but_the_page_itself():
 
 def test_scripts_only_set_text():
     source = "".join((VIEW / name).read_text() for name in page.SCRIPTS)
-    for word in (
+    for text in (
         "innerHTML",
         "outerHTML",
         "insertAdjacent",
@@ -119,7 +119,7 @@ def test_scripts_only_set_text():
         "eval(",
         "Function(",
     ):
-        assert word not in source
+        assert text not in source
 
 
 def test_no_text_is_smaller_than_11_px():
@@ -203,13 +203,13 @@ def test_a_browser_draws_it_without_complaint(plan, model, kind, tmp_path):
         "--enable-logging=stderr",
         f"--user-data-dir={tmp_path / 'profile'}",
     )
-    made = subprocess.run(
+    browser = subprocess.run(
         ["chromium", *flags, f"file://{file}"],
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    assert "CONSOLE" not in made.stderr
-    assert made.stdout.count("<section") >= 2
-    assert "<img" not in made.stdout
+    assert "CONSOLE" not in browser.stderr
+    assert browser.stdout.count("<section") >= 2
+    assert "<img" not in browser.stdout

@@ -72,8 +72,8 @@ def costs(profiles):
 
 def plan(samples, micro_batches, division, ends, runs):
     layers = tuple(
-        parse(word)
-        for count, word in (run.split("x") for run in runs.split())
+        parse(strategy)
+        for count, strategy in (run.split("x") for run in runs.split())
         for _ in range(int(count))
     )
     return GalvatronPlan(
@@ -98,11 +98,11 @@ def search(costs, budget, samples):
 
 @pytest.mark.parametrize("row", ENGINE, ids=lambda row: f"{row[0]}GB-{row[2]}-{row[5]}")
 def test_time_and_memory_are_the_engines(costs, row):
-    gib, samples, micro_batches, division, ranks, ends, runs, seconds, held = row
+    gib, samples, micro_batches, division, ranks, ends, runs, seconds, memory = row
     made = plan(samples, micro_batches, division, ends, runs)
     assert plan_seconds(made, costs) == pytest.approx(seconds, rel=1e-6)
     cache = gib * GIB - plain_budget_bytes(gib * GIB)
-    assert [(size + cache) // MIB for size in plan_bytes(made, costs, ranks)] == held
+    assert [(size + cache) // MIB for size in plan_bytes(made, costs, ranks)] == memory
 
 
 @pytest.mark.parametrize(("gib", "samples", "throughput"), WINNERS)

@@ -26,15 +26,18 @@ def exact(operators, setting):
         samples += 1
         model = cp_model.CpModel()
         gathered = model.new_int_var(0, setting.budget_bytes, "gathered")
-        held, times = [], []
+        memories, times = [], []
         for o in [operator for operator in operators for _ in range(operator.count)]:
             picks = []
-            for g, k in [(1, 0), *((cut, n) for cut in o.slices for n in range(1, cut + 1))]:
+            for g, k in [
+                (1, 0),
+                *((slices, n) for slices in o.slices for n in range(1, slices + 1)),
+            ]:
                 pick = model.new_bool_var("")
                 picks.append(pick)
                 sharded = Fraction(k, g)
                 states = Fraction(setting.states) * o.weight_bytes
-                held.append(pick * round(states * (1 - sharded) + states * sharded / n))
+                memories.append(pick * round(states * (1 - sharded) + states * sharded / n))
                 time = (
                     3
                     * k
@@ -47,7 +50,7 @@ def exact(operators, setting):
                 if k:
                     model.add(gathered >= -(-o.weight_bytes // g)).only_enforce_if(pick)
             model.add_exactly_one(picks)
-        memory = sum(held) + gathered + samples * setting.sample_bytes
+        memory = sum(memories) + gathered + samples * setting.sample_bytes
         model.add(memory <= setting.budget_bytes)
         model.minimize(sum(times))
         solver = cp_model.CpSolver()
@@ -84,11 +87,11 @@ def random_problem(seed):
 
 
 def agrees(operators, setting):
-    found, least = best(operators, setting), exact(operators, setting)
-    if found is None:
+    plan, least = best(operators, setting), exact(operators, setting)
+    if plan is None:
         return least == math.inf
-    assert found.gap < 1e-9
-    return found.sample_seconds == pytest.approx(least, rel=1e-6, abs=1e-10)
+    assert plan.gap < 1e-9
+    return plan.sample_seconds == pytest.approx(least, rel=1e-6, abs=1e-10)
 
 
 @pytest.mark.parametrize("block", range(4))
@@ -120,9 +123,9 @@ def test_a_gpt2_in_little_memory_mixes_whole_and_sharded_operators():
     setting = Setting(8, 2e-5, 1e-10, 4.0, whole // 5, 2e-3, whole * 7 // 10)
     assert agrees(operators, setting)
     found = best(operators, setting)
-    kept = set().union(*found.counts)
-    assert "dp" in kept
-    assert kept - {"dp"}
+    choices = set().union(*found.counts)
+    assert "dp" in choices
+    assert choices - {"dp"}
 
 
 def test_ways_of_keeping_an_operator():
@@ -156,7 +159,7 @@ def test_plans_mix_whole_and_sharded_layers_where_memory_lies_between(tmp_path):
             ),
         )
 
-    whole, sharded = (made(None, *pin_all(word)) for word in ("dp=8", "zero3=8"))
+    whole, sharded = (made(None, *pin_all(strategy)) for strategy in ("dp=8", "zero3=8"))
     room = whole.peak_bytes - sharded.peak_bytes
     assert room > 0
     mixed = [made(sharded.peak_bytes + room * share // 16) for share in (9, 10, 11)]

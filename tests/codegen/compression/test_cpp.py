@@ -43,16 +43,16 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ comp
 def random_program(number):
     """Any sizes of groups, blocks and codes, one level or two, any rule, fed back or not."""
     draw = random.Random(number)
-    stages, hops = [], draw.choice([("all",), ("inner", "outer"), ("outer",)])
+    stages, levels = [], draw.choice([("all",), ("inner", "outer"), ("outer",)])
     block = draw.choice([0, 2, 16, 32])
     if block:
         stages.append(Hadamard(block))
-    for level in hops:
+    for level in levels:
         state = f"error_{level}"
         encode = random_codes(draw, max(block, 16))
         stages += draw.choice([list(encode), [AddState(state), *encode, Residual(state)]])
         rules = [Reduce("sum"), Reduce("mean")]
-        if level == hops[0] and not block:
+        if level == levels[0] and not block:
             rules += [Reduce("trimmed_mean"), Reduce("median"), Reduce("phocas")]
         stages += [AllToAll(level), *DECODE, draw.choice(rules)]
     if block:
@@ -98,18 +98,18 @@ def flat(elements):
 
 def messages(kernel, elements):
     """Random codes under random scales."""
-    wire, count = kernel.source, kernel.ranks * kernel.chunks
-    found = torch.zeros(count, wire.bytes(elements), dtype=torch.uint8)
-    codes = found[:, : wire.codes_bytes(elements)]
-    if wire.plain:
-        numbers = torch.randn(count, elements).to(ELEMENTS[wire.codes])
+    format, count = kernel.source, kernel.ranks * kernel.chunks
+    packed = torch.zeros(count, format.bytes(elements), dtype=torch.uint8)
+    codes = packed[:, : format.codes_bytes(elements)]
+    if format.plain:
+        numbers = torch.randn(count, elements).to(ELEMENTS[format.codes])
         codes.copy_(numbers.view(torch.uint8))
     else:
         codes.copy_(torch.randint(0, 256, codes.shape))
-        codes &= 0x77 if wire.codes == "e4m3" else 0xFF  # no NaN
-        scales = torch.rand(count, wire.scales(elements)).view(torch.uint8)
-        found[:, codes.shape[1] : codes.shape[1] + scales.shape[1]] = scales
-    return found.view(-1)
+        codes &= 0x77 if format.codes == "e4m3" else 0xFF  # no NaN
+        scales = torch.rand(count, format.scales(elements)).view(torch.uint8)
+        packed[:, codes.shape[1] : codes.shape[1] + scales.shape[1]] = scales
+    return packed.view(-1)
 
 
 def test_every_kernel_equals_the_reference(native):

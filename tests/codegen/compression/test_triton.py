@@ -52,16 +52,16 @@ def check(pipelines, targets, folder):
     compiler = KernelCompiler(pipelines, folder / "kept")
     for kernel in {k.name: k for p in pipelines for k in p.kernels}.values():
         for target in targets:
-            made = compiler.compile(kernel, target)
-            assert made.spills == 0, (kernel.name, target)
-            assert made.registers > 0
+            binary = compiler.compile(kernel, target)
+            assert binary.spills == 0, (kernel.name, target)
+            assert binary.registers > 0
             if target == "cuda:90":
-                assert made.registers <= MOST_REGISTERS, (kernel.name, made.registers)
+                assert binary.registers <= MOST_REGISTERS, (kernel.name, binary.registers)
             if target.startswith("cuda"):
                 widest = "v2" if narrow(kernel) else "v4"
                 loads = rf"ld\.global\S*\.({widest}\.b32|v2\.b64|v8\.b32|v4\.b64)"
-                assert re.search(loads, made.assembly), (kernel.name, target)
-                assert not re.search(r"st\.global\S*\.[bsu]8\b", made.assembly), (
+                assert re.search(loads, binary.assembly), (kernel.name, target)
+                assert not re.search(r"st\.global\S*\.[bsu]8\b", binary.assembly), (
                     kernel.name,
                     target,
                 )
@@ -91,17 +91,17 @@ def test_spills_are_seen(tmp_path):
 def test_what_was_compiled_is_kept_and_checked(tmp_path, monkeypatch):
     pipelines = [lower(PROGRAMS["bf16.gradients"], 4, 2)]
     kernel = pipelines[0].kernels[0]
-    made = KernelCompiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90")
+    cache_file = KernelCompiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90")
     (file,) = (tmp_path / "kept").iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])  # cut off: compiled anew
-    assert KernelCompiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90") == made
+    assert KernelCompiler(pipelines, tmp_path / "kept").compile(kernel, "cuda:90") == cache_file
     assert file.read_bytes() == whole
     monkeypatch.setattr(aot, "compile_kernel", None)
     again = KernelCompiler(pipelines, tmp_path / "kept").compile(
         replace(kernel, name="other"), "cuda:90"
     )
-    assert again == made.named("other")
+    assert again == cache_file.named("other")
     assert ".entry other(" in again.assembly
     (tmp_path / "kept").chmod(0o777)
     with pytest.raises(BuildError, match="others"):

@@ -19,14 +19,14 @@ def compare(kernel, elements, codec):
     size = kernel.chunks * elements
     data = flat(size) if kernel.source is None else messages(kernel, elements)
     states = {o.name: torch.randn(size).to(ELEMENTS[o.element]) for o in kernel.operands}
-    found = []
+    differences = []
     for one in (ReferenceCodec(), codec):
         target = target_for(kernel, elements)
         own = {name: state.clone() for name, state in states.items()}
         launch = Launch(elements, data, target, own, torch.tensor([0.37]), 12345 | 7 << 32, 3)
         one.run(kernel, launch)
-        found.append([target, *own.values()])
-    return found
+        differences.append([target, *own.values()])
+    return differences
 
 
 def main(folder):

@@ -37,12 +37,12 @@ def wide(seed: int, dropout: bool = False):
     return module, batch, cast_model(trace(module, batch), "float64")
 
 
-def held_of(module, model) -> dict[str, torch.Tensor]:
-    found = dict(module.named_parameters()) | dict(module.named_buffers())
+def state_tensors_of(module, model) -> dict[str, torch.Tensor]:
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     constants = {
         p.name: constant(p.values, p.type) for p in model.parameters if p.kind == "constant"
     }
-    return {n: t.detach().clone() for n, t in found.items()} | constants
+    return {n: t.detach().clone() for n, t in tensors.items()} | constants
 
 
 def eager(module, batch):
@@ -55,16 +55,16 @@ def eager(module, batch):
 def check(seed: int) -> None:
     dropout, ranks = seed % 4 == 3, 2 + seed % 3
     module, batch, model = wide(seed, dropout)
-    held = held_of(module, model)
-    made = run_ranks(compiled(model, ranks, seed), held, batch)
+    state_tensors = state_tensors_of(module, model)
+    results = run_ranks(compiled(model, ranks, seed), state_tensors, batch)
     if dropout:  # torch would draw other numbers than ours
-        expected = execute(model, held, list(batch.values()))
+        expected = execute(model, state_tensors, list(batch.values()))
     else:
         expected = eager(module, batch)
-    assert close(made[0], expected[0])
-    assert made[1].keys() == expected[1].keys()
-    assert all(close(g, expected[1][n]) for n, g in made[1].items())
-    assert all(close(b, expected[2][n]) for n, b in made[2].items())
+    assert close(results[0], expected[0])
+    assert results[1].keys() == expected[1].keys()
+    assert all(close(g, expected[1][n]) for n, g in results[1].items())
+    assert all(close(b, expected[2][n]) for n, b in results[2].items())
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -78,16 +78,16 @@ def test_many_random_models_placed_at_random():
         check(seed)
 
 
-def tiny(seed: int = 0):
+def small_model(seed: int = 0):
     return wide(seed)[2]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_both_ends_of_a_transfer_stand_in_one_order(ranks):
     for seed in range(6):
-        model = tiny(seed)
-        made = assign(random_placement(model, ranks, seed), model)
-        lists = rank_actions(made)
+        model = small_model(seed)
+        assigned = assign(random_placement(model, ranks, seed), model)
+        lists = rank_actions(assigned)
         for a in range(ranks):
             for b in range(ranks):
                 sent = [x.value for x in lists[a] if isinstance(x, SendTensor) and x.target == b]
@@ -97,11 +97,11 @@ def test_both_ends_of_a_transfer_stand_in_one_order(ranks):
                 assert sent == received
                 assert len(set(sent)) == len(sent), "a tensor goes to a rank once"
         ran = [x.unit for todo in lists for x in todo if isinstance(x, RunUnit)]
-        assert sorted(ran) == list(range(len(made.units)))
+        assert sorted(ran) == list(range(len(assigned.units)))
 
 
 def test_a_tensor_lives_on_one_rank_and_a_tied_one_under_all_its_names():
-    model = tiny()
+    model = small_model()
     table = compiled(model, 3, 0).table
     assert all(len(h.stages) == 1 for h in table.state_tensors)
     tied = next(h for h in table.state_tensors if h.aliases)
@@ -109,12 +109,12 @@ def test_a_tensor_lives_on_one_rank_and_a_tied_one_under_all_its_names():
 
 
 def test_what_cannot_be_compiled_is_refused_with_the_reason():
-    model = tiny()
+    model = small_model()
     placement = random_placement(model, 2, 0)
     with pytest.raises(MismatchError, match="placed as a graph"):
         compile_placement(replace(placement, model_digest=""), model)
     with pytest.raises(MismatchError, match="this model is"):
-        compile_placement(placement, tiny(1))
+        compile_placement(placement, small_model(1))
     with pytest.raises(MismatchError, match="global batch of 7"):
         compile_placement(replace(placement, global_batch=7), model)
     update = next(n for n in placement.graph.nodes if n.name.endswith(": update"))
@@ -135,7 +135,7 @@ def test_what_cannot_be_compiled_is_refused_with_the_reason():
     ],
 )
 def test_an_operator_that_needs_its_process_is_refused(target, what):
-    model = tiny()
+    model = small_model()
     function = next(f for f in model.functions if f.forward)
     ops = tuple(
         Op(target, op.args, {}, op.results, op.scope) if n == 0 else op
@@ -167,13 +167,13 @@ def random_source(folder: Path, seed: int) -> str:
     return f"{file}:make"
 
 
-def spoiled(made: Job, folder: Path) -> Job:
+def spoiled(result: Job, folder: Path) -> Job:
     """A copy of a program in which products of matrices on one rank are twice as large."""
-    shutil.copytree(made.folder, folder)
+    shutil.copytree(result.folder, folder)
     file = next(f for f in folder.glob("rank_*.py") if "aten.mm.default(" in f.read_text())
     text = re.sub(r"aten\.mm\.default\((.*)\)", r"2 * aten.mm.default(\1)", file.read_text())
     file.write_text(text)
-    return replace(made, name=folder.name, folder=str(folder))
+    return replace(result, name=folder.name, folder=str(folder))
 
 
 @pytest.mark.ranks

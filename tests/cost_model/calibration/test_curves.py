@@ -39,8 +39,8 @@ def test_the_file_reads_back_as_it_was(file):
 
 
 def test_prices_are_the_measurements(file):
-    found = load_cluster(str(file))
-    device = found.device
+    calibrated = load_cluster(str(file))
+    device = calibrated.device
     assert float(op_seconds("gemm", 1e9, 0.0, "float32", device)) == pytest.approx(1e-2)
     assert float(op_seconds("gemm", 2e9, 0.0, "float32", device)) == pytest.approx(2e-2)
     assert float(op_seconds("pointwise", 0.0, 10.0, "float32", device, "tanh")) == pytest.approx(
@@ -49,7 +49,7 @@ def test_prices_are_the_measurements(file):
     assert float(op_seconds("pointwise", 0.0, 1e8, "float32", device, "silu")) == pytest.approx(
         4e-2
     )
-    assert collective_seconds("all_reduce", 1e6, CommGroup(2, 1), found) == pytest.approx(2e-3)
+    assert collective_seconds("all_reduce", 1e6, CommGroup(2, 1), calibrated) == pytest.approx(2e-3)
 
 
 def test_one_disturbed_measurement_does_not_raise_the_others(file):

@@ -19,12 +19,12 @@ CLUSTERS = {spec: load_cluster(spec) for spec in ("4x8xh100", "8xa100-40", "loca
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_has_a_price_that_grows(name, spec):
     cluster = CLUSTERS[spec]
-    found = [
+    prices = [
         price(PROGRAMS[name], elements, CommGroup(cluster.devices, 1), cluster)
         for elements in (1, 10**4, 10**6, 10**8)
     ]
-    assert all(a.seconds <= b.seconds and a.sent_bytes <= b.sent_bytes for a, b in pairwise(found))
-    assert all(p.transfer_seconds > 0 and p.codec_seconds > 0 for p in found)
+    assert all(a.seconds <= b.seconds and a.sent_bytes <= b.sent_bytes for a, b in pairwise(prices))
+    assert all(p.transfer_seconds > 0 and p.codec_seconds > 0 for p in prices)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -14,7 +14,7 @@ from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import parse_pin
 from plait.tests import zoo
 
-WORDS = [
+STRATEGIES = [
     ("dp=8", "8xh100"),
     ("zero3=4,tp=2", "8xh100"),
     ("pp=2,zero1=2,tp=2,sp", "2x4xh100"),
@@ -34,34 +34,34 @@ def model():
     return trace(module.train(), batch)
 
 
-def made(model, word, cluster, **more):
-    pins = tuple(parse_pin(part) for part in word.split(";"))
+def made(model, strategy, cluster, **more):
+    pins = tuple(parse_pin(part) for part in strategy.split(";"))
     return plan(model, load_cluster(cluster), PlanOptions(pins=pins, **more))
 
 
-@pytest.mark.parametrize(("word", "cluster"), WORDS)
+@pytest.mark.parametrize(("strategy", "cluster"), STRATEGIES)
 @pytest.mark.parametrize("micro", [1, 2])
-def test_the_terms_are_the_prediction(model, word, cluster, micro):
-    found = made(model, word, cluster, micro_batches=micro)
-    step = step_term(found)
-    assert step.value == pytest.approx(found.prediction.step_seconds, rel=1e-12)
+def test_the_terms_are_the_prediction(model, strategy, cluster, micro):
+    plan = made(model, strategy, cluster, micro_batches=micro)
+    step = step_term(plan)
+    assert step.value == pytest.approx(plan.prediction.step_seconds, rel=1e-12)
     assert sum(t.value for t in step.leaves()) == pytest.approx(step.value, rel=1e-12)
-    for number, stage in enumerate(found.stages):
-        held = memory_term(found, number)
-        assert {t.name: t.value for t in held.parts} == {n: v for n, v in stage.memory_terms if v}
+    for number, stage in enumerate(plan.stages):
+        memory = memory_term(plan, number)
+        assert {t.name: t.value for t in memory.parts} == {n: v for n, v in stage.memory_terms if v}
 
 
-@pytest.mark.parametrize(("word", "cluster"), [*WORDS, ("tp=8", "8xh100")])
-def test_a_plan_read_back_keeps_its_digest(model, word, cluster):
-    found = made(model, word, cluster)
+@pytest.mark.parametrize(("strategy", "cluster"), [*STRATEGIES, ("tp=8", "8xh100")])
+def test_a_plan_read_back_keeps_its_digest(model, strategy, cluster):
+    found = made(model, strategy, cluster)
     assert digest(load(dump(found, "plait/plan"), Plan, "plait/plan")) == digest(found)
 
 
-@pytest.mark.parametrize(("word", "cluster"), WORDS)
-def test_formulas_give_their_values(model, word, cluster):
+@pytest.mark.parametrize(("strategy", "cluster"), STRATEGIES)
+def test_formulas_give_their_values(model, strategy, cluster):
     from sympy import Symbol, sympify
 
-    found = made(model, word, cluster)
+    found = made(model, strategy, cluster)
     constants = {s.name: s.value for s in legend(found.cluster) if s.value is not None}
     known = {s.name for s in (*legend(found.cluster), *LEGEND)}
     terms = [step_term(found), *(memory_term(found, s) for s in range(len(found.stages)))]
@@ -82,11 +82,11 @@ def test_every_symbol_means_one_thing(model):
 def test_levels_of_one_name_are_told_apart(model):
     cluster = load_cluster("2x4xh100")
     far, near = (replace(link, name="my link") for link in cluster.levels)
-    found = made(model, "dp=8", "2x4xh100")
+    plan = made(model, "dp=8", "2x4xh100")
     constants = {s.name: s.value for s in legend(replace(cluster, levels=(far, near)))}
     assert constants["beta_my_link_0"] == far.bandwidth_bytes_per_second
     assert constants["beta_my_link_1"] == near.bandwidth_bytes_per_second
-    step = step_term(found, replace(cluster, levels=(far, near)))
+    step = step_term(plan, replace(cluster, levels=(far, near)))
     sent = [leaf.formula for leaf in step.leaves() if "all_reduce on" in leaf.name]
     assert sent
     assert all("beta_my_link_0" in formula for formula in sent)
@@ -108,9 +108,9 @@ def test_another_cluster_asks_the_same_work(model):
 
 
 def test_faster_devices_leave_communication(model):
-    found = made(model, "dp=8", "8xh100")
-    device = replace(found.cluster.device, memory_bandwidth_bytes_per_second=1e16)
-    quick = step_term(found, replace(found.cluster, device=device))
-    kept = [t.value for t in step_term(found).leaves() if "all_reduce" in t.name]
-    assert [t.value for t in quick.leaves() if "all_reduce" in t.name] == kept
-    assert quick.value < step_term(found).value
+    plan = made(model, "dp=8", "8xh100")
+    device = replace(plan.cluster.device, memory_bandwidth_bytes_per_second=1e16)
+    quick = step_term(plan, replace(plan.cluster, device=device))
+    reductions = [t.value for t in step_term(plan).leaves() if "all_reduce" in t.name]
+    assert [t.value for t in quick.leaves() if "all_reduce" in t.name] == reductions
+    assert quick.value < step_term(plan).value

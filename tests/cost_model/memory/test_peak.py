@@ -18,7 +18,7 @@ from plait.ir.plan.workload import PeakPoint, StageBytes
 
 ADAM = Optimizer("adamw", 3, 4)
 SAVED = 100_000
-MOMENTS = (
+PEAK_POINTS = (
     PeakPoint("forward", SAVED, 10, 0, 800, 400),
     PeakPoint("backward", SAVED, 10, 0, 800, 400),
     PeakPoint("backward", SAVED // 10, 10, 7200, 800, 400),
@@ -30,7 +30,7 @@ STAGE = StageBytes(
     call_weight_bytes=((800, 10),),
     saved_bytes=SAVED,
     last_saved_bytes=0,
-    peak_points=MOMENTS,
+    peak_points=PEAK_POINTS,
     batch_only_bytes=0,
     batch_copy_bytes=0,
     batch_input_bytes=0,
@@ -42,22 +42,22 @@ STAGE = StageBytes(
 CLUSTER = load_cluster("8xh100")
 
 
-def terms(word, stage=STAGE, practice=GENERATED, waiting=1, number=8):
-    axes = BatchAxes(parse_strategy(word), CLUSTER)
+def terms(strategy, stage=STAGE, execution=GENERATED, waiting=1, number=8):
+    axes = BatchAxes(parse_strategy(strategy), CLUSTER)
     stages = InFlight(waiting, number)
-    return dict(memory_terms([(stage, axes)], ADAM, practice, stages, CLUSTER.device))
+    return dict(memory_terms([(stage, axes)], ADAM, execution, stages, CLUSTER.device))
 
 
 def test_zero_cuts_what_its_stage_says():
-    for word, cut in (("dp=8", 0), ("zero1=8", 1), ("zero2=8", 2), ("zero3=8", 3)):
-        made = terms(word)
+    for strategy, sharded_terms in (("dp=8", 0), ("zero1=8", 1), ("zero2=8", 2), ("zero3=8", 3)):
+        made = terms(strategy)
         whole = {"optimizer": 48000, "gradients": 8000, "parameters": 8000}
         for place, (name, amount) in enumerate(whole.items()):
-            assert made[name] == amount // (8 if place < cut else 1), (word, name)
+            assert made[name] == amount // (8 if place < sharded_terms else 1), (strategy, name)
 
 
 def test_full_precision_gradients_take_their_bytes():
-    assert terms("dp=8", practice=replace(GENERATED, gradient_item_bytes=4))["gradients"] == 16000
+    assert terms("dp=8", execution=replace(GENERATED, gradient_item_bytes=4))["gradients"] == 16000
 
 
 def test_frozen_weights_have_neither_gradients_nor_states():
@@ -99,7 +99,7 @@ def test_parts_wait_or_have_their_gradients():
     assert between_calls(STAGE, axes, GENERATED, InFlight(1, 2)).gradients == 8000
 
 
-def test_the_optimizer_may_be_the_worst_moment():
+def test_the_optimizer_may_be_the_peak():
     light = replace(
         STAGE, saved_bytes=100, peak_points=(PeakPoint("forward", 100, 10, 0, 800, 400),)
     )

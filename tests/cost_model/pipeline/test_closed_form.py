@@ -44,7 +44,7 @@ def test_chunks_shrink_the_bubble_to_their_part():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_uneven_pieces_are_near(seed):
+def test_uneven_chunks_are_near(seed):
     """The first and the last piece of the model are often shorter than the others."""
     rng = random.Random(seed)
     stages, chunks = rng.randint(2, 8), rng.randint(2, 6)

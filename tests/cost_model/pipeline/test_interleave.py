@@ -63,21 +63,23 @@ def check(line: Timeline, stages: int, chunks: int) -> None:
     """One step at a time per stage; a piece begins a transfer after the one before it."""
     ends = {}
     for e in line.events:
-        piece = e.chunk * stages + e.stage
-        ends["F" if e.kind == "F" else e.kind, piece, e.micro_batch] = e.end_seconds
+        virtual_stage = e.chunk * stages + e.stage
+        ends["F" if e.kind == "F" else e.kind, virtual_stage, e.micro_batch] = e.end_seconds
     last = dict.fromkeys(range(stages), 0.0)
     for e in line.events:
-        piece = e.chunk * stages + e.stage
+        virtual_stage = e.chunk * stages + e.stage
         assert e.start_seconds >= last[e.stage] - 1e-9
         last[e.stage] = e.end_seconds
-        if e.kind == "F" and piece:
-            assert e.start_seconds >= ends["F", piece - 1, e.micro_batch] + 0.25 - 1e-9
+        if e.kind == "F" and virtual_stage:
+            assert e.start_seconds >= ends["F", virtual_stage - 1, e.micro_batch] + 0.25 - 1e-9
         if e.kind in "BI":
-            assert e.start_seconds >= ends["F", piece, e.micro_batch] - 1e-9
-            if piece + 1 < stages * chunks:
-                assert e.start_seconds >= ends[e.kind, piece + 1, e.micro_batch] + 0.5 - 1e-9
+            assert e.start_seconds >= ends["F", virtual_stage, e.micro_batch] - 1e-9
+            if virtual_stage + 1 < stages * chunks:
+                assert (
+                    e.start_seconds >= ends[e.kind, virtual_stage + 1, e.micro_batch] + 0.5 - 1e-9
+                )
         if e.kind == "W":
-            assert e.start_seconds >= ends["I", piece, e.micro_batch] - 1e-9
+            assert e.start_seconds >= ends["I", virtual_stage, e.micro_batch] - 1e-9
 
 
 def test_a_stage_alone_sends_nothing() -> None:

@@ -94,10 +94,10 @@ def test_any_tasks_on_any_resources() -> None:
 
 
 def test_a_deadlock_ends_with_an_error() -> None:
-    early = (("F", 0), ("B", 0), ("F", 1), ("B", 1))
+    backward_first = (("F", 0), ("B", 0), ("F", 1), ("B", 1))
     late = (("F", 0), ("F", 1), ("B", 0), ("B", 1))
     with pytest.raises(UsageError, match="deadlock"):
-        simulate((early, late), [stage_seconds(1, 1)] * 2)
+        simulate((backward_first, late), [stage_seconds(1, 1)] * 2)
 
 
 def test_every_stage_needs_a_price() -> None:

@@ -95,14 +95,14 @@ def _at(data: Any, path: Path) -> tuple[Any, Any]:
     return (data, last) if there else (None, None)
 
 
-def _change(data: Any, path: Path, alike: list[Path], dice: random.Random) -> str:
+def _change(data: Any, path: Path, same_keys: list[Path], dice: random.Random) -> str:
     """Change one field in place; says what was done."""
     spot, key = _at(data, path)
     where = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in path)
     if spot is None:
         return f"{where} is gone"
     change = dice.choice(CHANGES)
-    what = change(spot, key, dice, [_value(data, p) for p in dice.choices(alike, k=2)])
+    what = change(spot, key, dice, [_value(data, p) for p in dice.choices(same_keys, k=2)])
     return f"{where}: {change.__name__} {what}"[:200]
 
 
@@ -111,12 +111,12 @@ def _value(data: Any, path: Path) -> Any:
     return None if spot is None else spot[key]
 
 
-def odd(spot: Any, key: Any, dice: random.Random, alike: list[Any]) -> str:
+def odd(spot: Any, key: Any, dice: random.Random, same_keys: list[Any]) -> str:
     spot[key] = dice.choice(ODD)
     return repr(spot[key])[:60]
 
 
-def tweak(spot: Any, key: Any, dice: random.Random, alike: list[Any]) -> str:
+def tweak(spot: Any, key: Any, dice: random.Random, same_keys: list[Any]) -> str:
     """A value that is near the sound one, or what another field of this kind has."""
     old = spot[key]
     if isinstance(old, bool):
@@ -129,23 +129,23 @@ def tweak(spot: Any, key: Any, dice: random.Random, alike: list[Any]) -> str:
             (old[:at], old[:at] + dice.choice("x0=,.-9 ") + old[at + 1 :], old * 2)
         )
     else:
-        spot[key] = dice.choice(alike)
+        spot[key] = dice.choice(same_keys)
     return f"{old!r:.40} -> {spot[key]!r:.40}"
 
 
-def swap(spot: Any, key: Any, dice: random.Random, alike: list[Any]) -> str:
+def swap(spot: Any, key: Any, dice: random.Random, same_keys: list[Any]) -> str:
     """The value of a field like it, or of a neighbour."""
     others = list(spot.values()) if isinstance(spot, dict) else list(spot)
-    spot[key] = dice.choice([*alike, *alike, dice.choice(others)])
+    spot[key] = dice.choice([*same_keys, *same_keys, dice.choice(others)])
     return repr(spot[key])[:60]
 
 
-def remove(spot: Any, key: Any, dice: random.Random, alike: list[Any]) -> str:
+def remove(spot: Any, key: Any, dice: random.Random, same_keys: list[Any]) -> str:
     del spot[key]
     return ""
 
 
-def double(spot: Any, key: Any, dice: random.Random, alike: list[Any]) -> str:
+def double(spot: Any, key: Any, dice: random.Random, same_keys: list[Any]) -> str:
     if isinstance(spot, list):
         spot.insert(key, spot[key])
     else:

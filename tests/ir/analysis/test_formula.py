@@ -11,8 +11,8 @@ from plait.ir.analysis.formula import bytes_formula, flops_formula, sizes
 from plait.ir.model.loops import Site, declaration, site_of
 from plait.ir.model.model import Op, Ref
 from plait.ir.model.tensor import TensorType
-from plait.tests.ir.ops.pieces import case
 from plait.tests.ir.ops.samples import SAMPLES
+from plait.tests.ir.ops.shards import case
 
 
 def test_a_matrix_product_in_symbols():
@@ -25,11 +25,11 @@ def test_a_matrix_product_in_symbols():
 
 @pytest.mark.parametrize("sample", SAMPLES[::5], ids=str)
 def test_symbols_and_numbers_agree(sample):
-    found = case(sample)
-    declared, tensors = found.declared, [*found.tensors, *found.results]
+    drawn = case(sample)
+    declared, tensors = drawn.declared, [*drawn.tensors, *drawn.results]
     types = [None if t is None else TensorType(tuple(t.shape), name(t)) for t in tensors]
-    count = len(found.tensors)
-    site = Site(found.op, tuple(types[:count]), tuple(types[count:]))
+    count = len(drawn.tensors)
+    site = Site(drawn.op, tuple(types[:count]), tuple(types[count:]))
     flops = flops_formula(declared).subs(sizes(declared))
     assert float(flops) == pytest.approx(count_flops(declared), rel=1e-6)
     assert bytes_formula(declared, site).subs(sizes(declared)) == sum(

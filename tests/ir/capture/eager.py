@@ -47,32 +47,34 @@ def _double(value: Any) -> Any:
     return value.double() if floating else value
 
 
-def held(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def state_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return {name: tensor.detach().clone() for name, tensor in tensors}
 
 
 def tensors(model: Model, batch: Any) -> list[torch.Tensor]:
-    found = []
+    leaves = []
     for item in model.inputs:
         value = batch
         for key in item.path:
             value = value[key]
-        found.append(value)
-    return found
+        leaves.append(value)
+    return leaves
 
 
 def run(model: Model, module: torch.nn.Module, batch: Any, **options: Any) -> Any:
     """Execute the float64 form of a traced model on a float64 module's tensors."""
-    return execute(cast_model(model, "float64"), held(module), tensors(model, batch), **options)
+    return execute(
+        cast_model(model, "float64"), state_tensors(module), tensors(model, batch), **options
+    )
 
 
 def difference(ours: dict[str, torch.Tensor], module: torch.nn.Module) -> dict[str, float]:
     """Relative error per parameter; gradients that vanish are measured against the largest."""
-    found = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-    assert ours.keys() == found.keys()
-    largest = max(g.abs().max() for g in found.values())
+    gradients = {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+    assert ours.keys() == gradients.keys()
+    largest = max(g.abs().max() for g in gradients.values())
     return {
         name: ((ours[name] - g).abs().max() / g.abs().max().clamp(min=1e-6 * largest)).item()
-        for name, g in found.items()
+        for name, g in gradients.items()
     }

@@ -70,9 +70,9 @@ def batch(**more: Any) -> dict[str, Any]:
 
 def agrees(model: nn.Module, given: Any, loss_fn: Any = None) -> Any:
     """The trace computes the loss, the gradients and the buffers of eager; gives the trace."""
-    held = {n: t.detach().clone() for n, t in named(model).items()}
+    before = {n: t.detach().clone() for n, t in named(model).items()}
     traced = trace(model, given, loss_fn)
-    loss, gradients, buffers = execute(traced, held, eager.tensors(traced, given))
+    loss, gradients, buffers = execute(traced, before, eager.tensors(traced, given))
     output = model(**given)
     expected = output if loss_fn is None else loss_fn(output, given)
     expected.backward()
@@ -84,7 +84,7 @@ def agrees(model: nn.Module, given: Any, loss_fn: Any = None) -> Any:
         scale = parameter.grad.abs().max().clamp(min=1e-9)
         assert (gradients[name] - parameter.grad).abs().max() / scale < 1e-9, name
     for name, buffer in model.named_buffers():
-        now = buffers.get(name, held[name])
+        now = buffers.get(name, before[name])
         assert torch.allclose(now, buffer, rtol=1e-12), name
     return traced
 
@@ -93,13 +93,15 @@ def named(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def refused(model: nn.Module, given: Any, *words: str, at: Any = None, loss_fn: Any = None) -> str:
+def refused(
+    model: nn.Module, given: Any, *fragments: str, at: Any = None, loss_fn: Any = None
+) -> str:
     """The trace is refused, in these words, with the file (and line of `at`, or inside it)."""
     with pytest.raises(TraceError) as caught:
         trace(model, given, loss_fn)
     text = str(caught.value)
-    for word in words:
-        assert word in text, text
+    for fragment in fragments:
+        assert fragment in text, text
     if at is not None:
         lines, start = inspect.getsourcelines(at)
         file = inspect.getsourcefile(at)

@@ -56,9 +56,9 @@ def huge(x):
     return x + torch.tensor([1.0] * 70_000)[:8]  # line: huge
 
 
-def line_of(word: str) -> int:
+def line_of(fragment: str) -> int:
     with open(__file__, encoding="utf-8") as file:
-        return next(n for n, text in enumerate(file, 1) if f"line: {word}" in text)
+        return next(n for n, text in enumerate(file, 1) if f"line: {fragment}" in text)
 
 
 @pytest.mark.parametrize(

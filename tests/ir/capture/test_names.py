@@ -49,8 +49,8 @@ def test_hostile_names_are_kept_as_data(name: str, tmp_path) -> None:
         *(n for n, _ in module.named_parameters()),
         name + "b",
     ]
-    held = dict(module.named_parameters()) | dict(module.named_buffers())
-    loss, _, _ = execute(model, {n: t.detach() for n, t in held.items()}, [batch[name]])
+    state_tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    loss, _, _ = execute(model, {n: t.detach() for n, t in state_tensors.items()}, [batch[name]])
     torch.testing.assert_close(loss, module(**batch).detach())
     assert not target.exists()
 
@@ -63,7 +63,7 @@ def test_names_that_may_reach_source_are_identifiers(name: str) -> None:
     generated += [i.name for f in model.functions for i in f.inputs]
     generated += [i.name for i in model.inputs]
     generated += [r for c in model.calls for r in (*c.results, *c.arguments)]
-    assert all(word.isidentifier() and word.isascii() for word in generated)
+    assert all(identifier.isidentifier() and identifier.isascii() for identifier in generated)
     scopes = {op.scope for f in model.functions for op in f.ops}
     assert all(set(s) <= set("._") or s.replace(".", "").isidentifier() for s in scopes)
 

@@ -20,7 +20,7 @@ COUNT = 0
 class Remembering(Net):
     """A net with everything that a forward may change."""
 
-    kept = 0
+    count = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class Notes(Remembering):
 
 class CountsInClass(Remembering):
     def forward(self, x, y):
-        type(self).kept += 1
-        return F.cross_entropy(self.scores(x) * type(self).kept, y)
+        type(self).count += 1
+        return F.cross_entropy(self.scores(x) * type(self).count, y)
 
 
 class CountsInGlobal(Remembering):
@@ -155,7 +155,7 @@ class Scores(Net):
 REFUSED = (
     (Counts, "count from 1 to 2"),
     (Notes, "number of items from 1 to 2"),
-    (CountsInClass, "kept from"),
+    (CountsInClass, "count from"),
     (CountsInGlobal, "COUNT from 1 to 2"),
     (FirstIsOther, "flag from False to True"),
     (Averages, "average"),
@@ -164,12 +164,12 @@ REFUSED = (
 )
 
 
-@pytest.mark.parametrize(("kind", "word"), REFUSED)
-def test_state_that_matters_is_refused_with_its_line(kind, word: str) -> None:
+@pytest.mark.parametrize(("kind", "text"), REFUSED)
+def test_state_that_matters_is_refused_with_its_line(kind, text: str) -> None:
     model = make(kind)
-    refused(model, batch(), word, at=kind.forward)
+    refused(model, batch(), text, at=kind.forward)
     assert (model.count, model.flag, model.notes, model.previous) == (0, False, {"last": []}, None)
-    assert (COUNT, CountsInClass.kept) == (0, 0)
+    assert (COUNT, CountsInClass.count) == (0, 0)
     assert type(model.average) is torch.Tensor
     assert float(model.average) == 0
 

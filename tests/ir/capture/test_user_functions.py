@@ -245,16 +245,16 @@ def test_tracing_leaves_functions_as_they_were() -> None:
 
 def test_the_judge_can_fail() -> None:
     model = make(Adversarial)
-    given = batch(source=torch.randint(0, 2, (4,)))
-    trace(model, given)
-    held, Reversed.backward = Reversed.backward, staticmethod(lambda ctx, g: (g, None))
+    sample = batch(source=torch.randint(0, 2, (4,)))
+    trace(model, sample)
+    backward, Reversed.backward = Reversed.backward, staticmethod(lambda ctx, g: (g, None))
     try:
-        traced = trace(model, given)
+        traced = trace(model, sample)
     finally:
-        Reversed.backward = held
+        Reversed.backward = backward
     assert isinstance(Tensor, type)
     with pytest.raises(AssertionError):
-        _judge(traced, model, given)
+        _judge(traced, model, sample)
 
 
 def _judge(traced, model, given) -> None:

@@ -12,11 +12,11 @@ TEXT = (Path(__file__).parents[3] / "docs" / "compression.md").read_text()
 
 def test_the_table_is_the_registry():
     rows = re.findall(r"^\| ([\w+/-]+) \| ([\w, ]+) \| ?(\w*) ?\|", TEXT, re.MULTILINE)[1:]
-    found = {
+    listed = {
         name: (", ".join(p.payload for p in a.programs), a.optimizer)
         for name, a in ALGORITHMS.items()
     }
-    assert {name: (subjects, optimizer) for name, subjects, optimizer in rows} == found
+    assert {name: (subjects, optimizer) for name, subjects, optimizer in rows} == listed
 
 
 def test_the_code_runs_and_prints_what_it_says():

@@ -54,16 +54,16 @@ def test_two_transforms_in_a_row_are_a_factor():
 
 def judge(pipeline):
     """Follows the messages: every step takes what the one before it left. Gives what is left."""
-    messages, wire = None, None
+    messages, format = None, None
     for step in pipeline.steps:
         if isinstance(step, CompressionKernel):
-            assert step.source == wire
+            assert step.source == format
             assert messages is None or messages == step.ranks * step.chunks
             if not step.partial:
-                messages, wire = (step.chunks, step.target) if step.target else (None, None)
+                messages, format = (step.chunks, step.target) if step.target else (None, None)
                 flat = step.chunks
         elif isinstance(step, MessageTransfer):
-            assert (step.count, step.message_format) == (messages, wire)
+            assert (step.count, step.message_format) == (messages, format)
             assert step.kind != "all_to_all" or step.count % step.size == 0
             messages = step.count * (step.size if step.kind == "all_gather" else 1)
         elif isinstance(step, ScoreVectors):
@@ -94,8 +94,8 @@ def test_shapes_fit_together(name, sizes):
         for kernel in pipeline.kernels:
             assert pipeline.tile % kernel.tile == 0
             assert kernel.name.isidentifier()
-            for wire in (kernel.source, kernel.target):
-                assert wire is None or kernel.tile % wire.tile == 0 or wire.plain
+            for format in (kernel.source, kernel.target):
+                assert format is None or kernel.tile % format.tile == 0 or format.plain
         names = [kernel.name for kernel in pipeline.kernels]
         assert len(set(names)) == len(names)
         for elements in (1, 1000, 123_457):
@@ -131,11 +131,11 @@ def test_published_bits_per_element():
     tiles=st.integers(1, 20),
 )
 def test_messages_keep_their_alignment(bits, group, tiles):
-    wire = MessageFormat(bits, group)
-    elements = tiles * wire.tile
-    assert wire.codes_bytes(elements) * 8 == elements * bits
-    assert wire.bytes(elements) % 16 == 0
-    assert wire.bytes(elements) >= wire.codes_bytes(elements) + 4 * wire.scales(elements)
+    format = MessageFormat(bits, group)
+    elements = tiles * format.tile
+    assert format.codes_bytes(elements) * 8 == elements * bits
+    assert format.bytes(elements) % 16 == 0
+    assert format.bytes(elements) >= format.codes_bytes(elements) + 4 * format.scales(elements)
 
 
 def test_states_say_what_becomes_of_them():

@@ -23,21 +23,21 @@ class Ranks:
     A mesh dimension of 1 stands for equal pieces, which are then computed only once.
     """
 
-    def __init__(self, mesh, stacked=None, pieces=None):
+    def __init__(self, mesh, stacked=None, shards=None):
         self.mesh = tuple(mesh)
         if stacked is not None:
             self.stacked = stacked
-        if pieces is not None:
-            self.pieces = pieces
+        if shards is not None:
+            self.shards = shards
 
     @cached_property
     def stacked(self):
-        shape = (*self.mesh, *self.pieces[0].shape)
-        whole = self.pieces[0] if len(self.pieces) == 1 else torch.stack(self.pieces)
+        shape = (*self.mesh, *self.shards[0].shape)
+        whole = self.shards[0] if len(self.shards) == 1 else torch.stack(self.shards)
         return whole.reshape(shape)
 
     @cached_property
-    def pieces(self):
+    def shards(self):
         """One contiguous tensor per place, as collectives deliver them."""
         return self.stacked.contiguous().flatten(0, len(self.mesh) - 1).unbind(0)
 
@@ -45,7 +45,7 @@ class Ranks:
         number = 0
         for size, position in zip(self.mesh, place, strict=True):
             number = number * size + (position if size > 1 else 0)
-        return self.pieces[number]
+        return self.shards[number]
 
     def changed(self, stacked):
         return Ranks(stacked.shape[: len(self.mesh)], stacked)
@@ -53,20 +53,20 @@ class Ranks:
     # collectives over mesh axis `axis` of `ways` ranks, on dimension `dim` of the pieces, of
     # which `outer` elements lie outside the factor that is cut
 
-    def spread(self, axis, ways):
-        return self.stacked.expand(*self.mesh[:axis], ways, *self.stacked.shape[axis + 1 :])
+    def spread(self, axis, degree):
+        return self.stacked.expand(*self.mesh[:axis], degree, *self.stacked.shape[axis + 1 :])
 
-    def summed(self, axis, ways):
-        return self.changed(self.spread(axis, ways).sum(axis, keepdim=True))
+    def summed(self, axis, degree):
+        return self.changed(self.spread(axis, degree).sum(axis, keepdim=True))
 
-    def gathered(self, axis, ways, dim, outer):
-        x, at = self.spread(axis, ways), len(self.mesh) + dim
+    def gathered(self, axis, degree, dim, outer):
+        x, at = self.spread(axis, degree), len(self.mesh) + dim
         opened = x.unflatten(at, (outer, x.shape[at] // outer)).unsqueeze(axis)
         return self.changed(opened.movedim(axis + 1, at + 1).flatten(at, at + 2))
 
-    def cut(self, axis, ways, dim, outer):
-        x, at = self.spread(axis, ways), len(self.mesh) + dim
-        opened = x.unflatten(at, (outer, ways, x.shape[at] // outer // ways))
+    def slice(self, axis, degree, dim, outer):
+        x, at = self.spread(axis, degree), len(self.mesh) + dim
+        opened = x.unflatten(at, (outer, degree, x.shape[at] // outer // degree))
         own = opened.diagonal(0, axis, at + 1).movedim(-1, axis)
         return self.changed(own.flatten(at, at + 1))
 
@@ -79,13 +79,13 @@ def shard(tensor: torch.Tensor, factors: Factors, layout: Layout, mesh: Mesh) ->
     value = Ranks((1,) * len(layout), tensor.reshape(*(1,) * len(layout), *tensor.shape))
     before = ["R"] * len(layout)
     for number, state in enumerate(layout):
-        ways = mesh.axes[number].size
+        degree = mesh.axes[number].size
         if state == "P":
-            shares = torch.tensor([3.0, *[-2.0 / (ways - 1)] * (ways - 1)], dtype=torch.float64)
+            shares = torch.tensor([3.0, *[-2.0 / (degree - 1)] * (degree - 1)], dtype=torch.float64)
             rest = (1,) * (value.stacked.dim() - number - 1)
-            value = value.changed(value.stacked * shares.to(tensor.dtype).reshape(ways, *rest))
+            value = value.changed(value.stacked * shares.to(tensor.dtype).reshape(degree, *rest))
         elif state != "R":
-            value = value.cut(number, ways, *along(factors, before, state, mesh))
+            value = value.slice(number, degree, *along(factors, before, state, mesh))
         before[number] = state
     return value
 
@@ -94,11 +94,11 @@ def unshard(value: Ranks, factors: Factors, layout: Layout, mesh: Mesh) -> torch
     """The whole tensor from every rank's piece; checks that copies agree."""
     before = list(layout)
     for number in reversed(range(len(layout))):
-        state, ways = layout[number], mesh.axes[number].size
+        state, degree = layout[number], mesh.axes[number].size
         if state == "P":
-            value = value.summed(number, ways)
+            value = value.summed(number, degree)
         elif state != "R":
-            value = value.gathered(number, ways, *along(factors, before, state, mesh))
+            value = value.gathered(number, degree, *along(factors, before, state, mesh))
         else:
             first = value.stacked.narrow(number, 0, 1)
             if value.mesh[number] > 1:
@@ -107,7 +107,7 @@ def unshard(value: Ranks, factors: Factors, layout: Layout, mesh: Mesh) -> torch
                 )
             value = value.changed(first)
         before[number] = "R"
-    return value.pieces[0]
+    return value.shards[0]
 
 
 def along(factors: Factors, layout, state, mesh: Mesh) -> tuple[int, int]:
@@ -124,7 +124,7 @@ def run(local: Function, inputs: dict[int, Ranks], mesh: Mesh) -> dict[int, Rank
         for value, result in zip(op.results, made, strict=True):
             if value >= 0:
                 values[value] = result
-                assert tuple(result.pieces[0].shape) == local.types[value].shape, op
+                assert tuple(result.shards[0].shape) == local.types[value].shape, op
     return values
 
 
@@ -139,7 +139,7 @@ def plain(op: Op, values, mesh: Mesh) -> list[Ranks]:
     outs = []
     for place in product(*map(range, sizes)):
         outs.append(run_op(op, lambda v, at=place: operands[v].at(at)))
-    return [Ranks(sizes, pieces=list(column)) for column in zip(*outs, strict=True)]
+    return [Ranks(sizes, shards=list(column)) for column in zip(*outs, strict=True)]
 
 
 def collective(op: Op, values, mesh: Mesh) -> list[Ranks]:
@@ -152,14 +152,14 @@ def collective(op: Op, values, mesh: Mesh) -> list[Ranks]:
 COLLECTIVES = {
     "comm.all_reduce": Ranks.summed,
     "comm.all_gather": Ranks.gathered,
-    "comm.cut": Ranks.cut,
-    "comm.share": lambda value, axis, ways: value.divided(ways),
-    "comm.reduce_scatter": lambda value, axis, ways, *to: value.summed(axis, ways).cut(
-        axis, ways, *to
+    "comm.cut": Ranks.slice,
+    "comm.share": lambda value, axis, degree: value.divided(degree),
+    "comm.reduce_scatter": lambda value, axis, degree, *to: value.summed(axis, degree).slice(
+        axis, degree, *to
     ),
-    "comm.all_to_all": lambda value, axis, ways, d, o, *to: value.gathered(axis, ways, d, o).cut(
-        axis, ways, *to
-    ),
+    "comm.all_to_all": lambda value, axis, degree, d, o, *to: value.gathered(
+        axis, degree, d, o
+    ).slice(axis, degree, *to),
 }
 
 
@@ -179,7 +179,7 @@ def placed(op: Op, operands: dict[int, Ranks], mesh: Mesh) -> list[Ranks]:
         with ThreadPoolExecutor(mesh.size) as threads:
             outs = list(threads.map(one, range(mesh.size)))
     sizes = [axis.size for axis in mesh.axes]
-    return [Ranks(sizes, pieces=list(column)) for column in zip(*outs, strict=True)]
+    return [Ranks(sizes, shards=list(column)) for column in zip(*outs, strict=True)]
 
 
 class Meeting:
@@ -231,22 +231,24 @@ class Rank(ShardedOperators):
         return torch.cat(rows)
 
 
-def divides(known, option, ways, size) -> bool:
+def divides(known, option, degree, size) -> bool:
     """Whether a further axis can split what the option splits."""
-    return all(known.loop_factors[c[0]][c[1]] % (ways.get(c, 1) * size) == 0 for c in option.splits)
+    return all(
+        known.loop_factors[c[0]][c[1]] % (degree.get(c, 1) * size) == 0 for c in option.splits
+    )
 
 
 def random_choices(axes, mesh: Mesh, rng):
     """A random usable option per operator and mesh axis."""
     choices = []
     for known in axes.ops:
-        ways: dict[tuple[str, int], int] = {}
+        degree: dict[tuple[str, int], int] = {}
         picked = []
         for axis in mesh.axes:
-            usable = [o for o in known.options if divides(known, o, ways, axis.size)]
+            usable = [o for o in known.options if divides(known, o, degree, axis.size)]
             option = rng.choice(usable)
-            for cut in option.splits:
-                ways[cut] = ways.get(cut, 1) * axis.size
+            for slice in option.splits:
+                degree[slice] = degree.get(slice, 1) * axis.size
             picked.append(option)
         choices.append(tuple(picked))
     return tuple(choices)

@@ -21,8 +21,8 @@ def model(low: TensorType, wide: TensorType, cast: str) -> Model:
         (op, keep),
         2,
     )
-    held = (Parameter("w", low, "parameter", True),)
-    return Model("m", (function,), (), held, (ModelInput("x", COUNT, (0,), True),), "h", 2)
+    parameters = (Parameter("w", low, "parameter", True),)
+    return Model("m", (function,), (), parameters, (ModelInput("x", COUNT, (0,), True),), "h", 2)
 
 
 def test_every_float_type_and_cast_is_lifted() -> None:

@@ -14,12 +14,12 @@ from plait.ir.plan.strategy import parse_strategy
 from plait.runtime.comm.slicing import local_shard
 
 
-def mesh(word: str) -> Mesh:
-    return parse_strategy(word).mesh
+def mesh(strategy: str) -> Mesh:
+    return parse_strategy(strategy).mesh
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("names", "expected"),
     [
         (["dp=4"], "dp 4"),
         (["dp=4", "dp=2,tp=2"], "dp 2 × dp_tp 2"),
@@ -29,8 +29,8 @@ def mesh(word: str) -> Mesh:
         (["tp=4", "tp=4"], "tp 4"),
     ],
 )
-def test_axes_are_named_by_what_they_are(words, expected):
-    assert str(common_mesh([mesh(w) for w in words])) == expected
+def test_axes_are_named_by_what_they_are(names, expected):
+    assert str(common_mesh([mesh(w) for w in names])) == expected
 
 
 def test_meshes_without_a_common_grid():
@@ -43,7 +43,7 @@ def test_names_stay_apart():
     assert len({axis.name for axis in made.axes}) == len(made.axes) == 3
 
 
-def test_a_cut_over_one_axis_is_a_cut_over_its_parts():
+def test_a_shard_over_one_axis_is_a_shard_over_its_parts():
     onto = common_mesh([mesh("dp=4"), mesh("dp=2,tp=2")])
     assert onto is not None
     assert lift_layout(((0, 0),), mesh("dp=4"), onto) == ((0, 0), (0, 0))
@@ -54,9 +54,9 @@ def run(
     source: TensorLayout, target: TensorLayout, onto: Mesh, parts: list[torch.Tensor]
 ) -> list[torch.Tensor]:
     """The steps of a passage on whole tensors: what every rank holds stands for its piece."""
-    way = resharding(source, target, onto)
-    assert way is not None
-    for step in way.steps:
+    steps = resharding(source, target, onto)
+    assert steps is not None
+    for step in steps.steps:
         total = {}
         for group in onto.groups((step.axis,)):
             for rank in group:
@@ -68,7 +68,7 @@ def run(
     return parts
 
 
-def test_random_passages_keep_the_value():
+def test_random_reshardings_keep_the_value():
     """Sums are followed exactly; the cuts must be those of the wanted layout."""
     random.seed(0)
     onto = common_mesh([mesh("dp=4"), mesh("dp=2,tp=2")])
@@ -81,19 +81,19 @@ def test_random_passages_keep_the_value():
         if not (divides_evenly(factors, before, onto) and divides_evenly(factors, after, onto)):
             continue
         source, target = TensorLayout(kind, factors, before), TensorLayout(kind, factors, after)
-        way = resharding(source, target, onto)
-        assert way is not None
-        assert way.steps == () if before == after else way.steps[-1].after == after
+        steps = resharding(source, target, onto)
+        assert steps is not None
+        assert steps.steps == () if before == after else steps.steps[-1].after == after
         shares = 1
         for axis, state in zip(onto.axes, before, strict=True):
             shares *= axis.size if state == "P" else 1
-        made = run(source, target, onto, [whole / shares] * onto.size)
+        moved = run(source, target, onto, [whole / shares] * onto.size)
         left = 1
         for axis, state in zip(onto.axes, after, strict=True):
             left *= axis.size if state == "P" else 1
         for rank in range(onto.size):
             place = onto.coordinate(rank)
-            got = local_shard(made[rank] * left, factors, after, onto, place)
+            got = local_shard(moved[rank] * left, factors, after, onto, place)
             assert torch.allclose(got, local_shard(whole, factors, after, onto, place))
         count += 1
     assert count > 200
@@ -103,9 +103,9 @@ def test_factors_of_two_functions_meet():
     onto = mesh("dp=2")
     fine = TensorLayout(TensorType((8, 6), "float32"), ((2, 4), (6,)), ((0, 0),))
     coarse = TensorLayout(TensorType((8, 6), "float32"), ((8,), (2, 3)), ((0, 0),))
-    way = resharding(fine, coarse, onto)
-    assert way is not None
-    assert (way.factors, way.steps) == (((2, 4), (2, 3)), ())
+    steps = resharding(fine, coarse, onto)
+    assert steps is not None
+    assert (steps.factors, steps.steps) == (((2, 4), (2, 3)), ())
     inner = TensorLayout(TensorType((8, 6), "float32"), ((2, 4), (6,)), ((0, 1),))
     back = resharding(inner, coarse, onto)
     assert back is not None

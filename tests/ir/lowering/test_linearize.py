@@ -33,27 +33,31 @@ def test_run_alone_it_makes_loss_gradients_and_buffers(model):
     torch.manual_seed(0)
     module, x = Twice(), torch.randn(6, 4)
     step = linearize(model)
-    held = {n: t.detach().clone() for n, t in (*module.named_parameters(), *module.named_buffers())}
-    values = {v: held[n] for v, n in step.state_tensors.items()} | {v: x for v in step.batch}
+    state_tensors = {
+        n: t.detach().clone() for n, t in (*module.named_parameters(), *module.named_buffers())
+    }
+    values = {v: state_tensors[n] for v, n in step.state_tensors.items()} | {
+        v: x for v in step.batch
+    }
     values |= {v: torch.full(step.types[v].shape, n) for v, n in step.fills.items()}
     wanted = [step.loss, *step.gradients.values(), *step.updates.values()]
-    made = run_ops(step.ops, values, wanted)
+    results = run_ops(step.ops, values, wanted)
     loss = module(x)
     loss.backward()
-    torch.testing.assert_close(made[step.loss], loss.detach())
+    torch.testing.assert_close(results[step.loss], loss.detach())
     for name, parameter in module.named_parameters():
-        torch.testing.assert_close(made[step.gradients[name]], parameter.grad)
+        torch.testing.assert_close(results[step.gradients[name]], parameter.grad)
     for name, buffer in module.named_buffers():
-        torch.testing.assert_close(made[step.updates[name]], buffer)
+        torch.testing.assert_close(results[step.updates[name]], buffer)
 
 
 def test_every_value_is_made_once_and_before_it_is_read(model):
     step = linearize(model)
-    given = {*step.state_tensors, *step.batch, *step.keys, *step.fills}
+    known = {*step.state_tensors, *step.batch, *step.keys, *step.fills}
     for op in step.ops:
-        assert given.issuperset(op.operands())
-        assert given.isdisjoint(op.results)
-        given.update(r for r in op.results if r >= 0)
+        assert known.issuperset(op.operands())
+        assert known.isdisjoint(op.results)
+        known.update(r for r in op.results if r >= 0)
     assert verify_function(replace(step.function, ops=(), forward=0), "$") is None
 
 

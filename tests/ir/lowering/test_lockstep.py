@@ -62,14 +62,14 @@ class Whole:
         function, boundary = self.function, self.random_boundary(mesh, rng)
         choices = lockstep.random_choices(self.axes, mesh, rng)
         local = localize(BoundSharding(function, self.axes, mesh, choices, boundary))
-        given = [(m.value, i.value) for m, i in zip(local.inputs, function.inputs, strict=True)]
-        given += [
+        pairs = [(m.value, i.value) for m, i in zip(local.inputs, function.inputs, strict=True)]
+        pairs += [
             (m.tangent, o.tangent) for m, o in zip(local.outputs, function.outputs, strict=True)
         ]
         layouts = (*boundary.inputs, *boundary.tangents)
         inputs = {
             mine: lockstep.shard(self.source[value], self.axes.factors[value], layout, mesh)
-            for (mine, value), layout in zip(given, layouts, strict=True)
+            for (mine, value), layout in zip(pairs, layouts, strict=True)
             if value is not None
         }
         values = lockstep.run(local, inputs, mesh)

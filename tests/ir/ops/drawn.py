@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plait.tests.ir.ops.pieces import Sample
+from plait.tests.ir.ops.shards import Sample
 
 _GENERATOR = torch.Generator().manual_seed(0)
 F64, F32 = torch.float64, torch.float32

@@ -9,7 +9,7 @@ import torch
 from plait.ir.capture.operators.elementary import OPS
 from plait.ir.capture.operators.shard_offsets import full_index
 from plait.tests.ir.ops.drawn import F64, below, of, real
-from plait.tests.ir.ops.pieces import Sample
+from plait.tests.ir.ops.shards import Sample
 
 
 def _layer_norm(shape: tuple[int, ...], inner: list[int], affine: bool = True) -> list[Sample]:
@@ -66,16 +66,16 @@ def _batch_norm(shape: tuple[int, ...]) -> list[Sample]:
     x, upper = real(*shape), real(*shape)
     weight, bias, mean = (real(shape[1]) for _ in range(3))
     variance = torch.rand(shape[1], dtype=F64) + 0.5
-    given = (x, weight, bias)
-    _, mu, rstd = torch.native_batch_norm(*given, None, None, True, 0.1, 1e-5)
+    operands = (x, weight, bias)
+    _, mu, rstd = torch.native_batch_norm(*operands, None, None, True, 0.1, 1e-5)
     mask = [True, True, True]
     backward, empty = "native_batch_norm_backward", (weight, mean, variance)
     return [
-        of("native_batch_norm", *given, None, None, True, 0.1, 1e-5),
-        of("native_batch_norm", *given, mean, variance, False, 0.1, 1e-5, unused=(1, 2)),
-        of("_native_batch_norm_legit.no_stats", *given, True, 0.1, 1e-5),
-        of("_native_batch_norm_legit_functional", *given, mean, variance, True, 0.1, 1e-5),
-        of("batch_norm", *given, mean, variance, False, 0.1, 1e-5, False),
+        of("native_batch_norm", *operands, None, None, True, 0.1, 1e-5),
+        of("native_batch_norm", *operands, mean, variance, False, 0.1, 1e-5, unused=(1, 2)),
+        of("_native_batch_norm_legit.no_stats", *operands, True, 0.1, 1e-5),
+        of("_native_batch_norm_legit_functional", *operands, mean, variance, True, 0.1, 1e-5),
+        of("batch_norm", *operands, mean, variance, False, 0.1, 1e-5, False),
         of(backward, upper, x, weight, None, None, mu, rstd, True, 1e-5, mask),
         of(backward, upper, x, *empty, None, None, False, 1e-5, mask),
     ]
@@ -117,13 +117,13 @@ def _attention(
     rest = (causal, 0.5, p, 7, full_index((b, n, s, t)) if p else (), (), ())
     out, logsumexp = OPS.attention(q, k, v, mask, key, *rest)
     saved = (upper, q, k, v, mask, key, out, logsumexp, *rest)
-    made = [
+    samples = [
         of("plait.attention.default", q, k, v, mask, key, *rest),
         of("plait.attention_backward.default", *saved),
     ]
     if mask is not None:
-        made.append(of("plait.attention_backward_bias.default", *saved))
-    return made
+        samples.append(of("plait.attention_backward_bias.default", *saved))
+    return samples
 
 
 def _cross_entropy() -> list[Sample]:
@@ -180,14 +180,14 @@ def _nll(reduction: int, space: tuple[int, ...] = ()) -> list[Sample]:
 def _elementwise(name: str, *rest: Any, middle: tuple[Any, ...] = ()) -> list[Sample]:
     """Forward under every reduction, backward where there is an operator for it."""
     x, y, upper = torch.rand(4, 6, dtype=F64), torch.rand(4, 6, dtype=F64), real(4, 6)
-    made = [of(name, x, y, *middle, reduction, *rest) for reduction in (0, 1, 2)]
+    samples = [of(name, x, y, *middle, reduction, *rest) for reduction in (0, 1, 2)]
     backward = f"{name}_backward"
     if hasattr(torch.ops.aten, backward):
-        made += [
+        samples += [
             of(backward, real() if reduction else upper, x, y, *middle, reduction, *rest)
             for reduction in (0, 1, 2)
         ]
-    return made
+    return samples
 
 
 ELEMENTWISE = [
@@ -213,15 +213,15 @@ def _convolution(
 ) -> list[Sample]:
     space = len(x) - 2
     options = ([stride] * space, [padding] * space, [1] * space, transposed, [0] * space, groups)
-    given, kernel = real(*x), real(*weight)
+    image, kernel = real(*x), real(*weight)
     channels = weight[1] * groups if transposed else weight[0]
     added = real(channels) if bias else None
-    made = torch.ops.aten.convolution(given, kernel, added, *options)
+    made = torch.ops.aten.convolution(image, kernel, added, *options)
     sizes = [channels] if bias else None
     unused = tuple(i for i, wanted in enumerate((*mask, bias)) if not wanted)
-    upper = (real(*made.shape), given, kernel, sizes, *options, [*mask, bias])
+    upper = (real(*made.shape), image, kernel, sizes, *options, [*mask, bias])
     return [
-        of("convolution", given, kernel, added, *options),
+        of("convolution", image, kernel, added, *options),
         of("convolution_backward", *upper, unused=unused),
     ]
 

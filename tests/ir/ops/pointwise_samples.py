@@ -10,7 +10,7 @@ from torch import Tensor
 from plait.ir.capture.resolve import overload
 from plait.ir.model.loops import OPERATORS
 from plait.ir.ops import pointwise
-from plait.tests.ir.ops.pieces import Sample
+from plait.tests.ir.ops.shards import Sample
 from plait.tests.ir.ops.transform_samples import COMPLEX
 
 _GENERATOR = torch.Generator().manual_seed(1)
@@ -43,11 +43,11 @@ def _value(target: str, kind: str, name: str, number: int, same: bool) -> Any:
 
 def _sample(target: str, same: bool) -> Sample:
     """Tensors first to last with shapes that broadcast, numbers for numbers, defaults left out."""
-    found = overload(target)
-    assert found is not None
+    schema = overload(target)
+    assert schema is not None
     args: list[Any] = []
     tensors = 0
-    for argument in found._schema.arguments:
+    for argument in schema._schema.arguments:
         kind = str(argument.type)
         needed = not argument.has_default_value() or kind == "Optional[Tensor]"
         if argument.kwarg_only or not (needed or "clamp" in target):
@@ -98,15 +98,15 @@ SAME_SHAPE = ("_backward", "_like", "fill", "copy")
 
 
 def _all() -> list[Sample]:
-    found = []
+    samples = []
     done = {sample.target for sample in BY_HAND}
     for target, declare in OPERATORS.items():
         if declare is not pointwise.pointwise:
             continue
         if target not in (*done, *COMPLEX_TARGETS):
             same = any(part in target for part in SAME_SHAPE)
-            found.append(_sample(target, same and "copy.default" not in target))
-    return found + BY_HAND
+            samples.append(_sample(target, same and "copy.default" not in target))
+    return samples + BY_HAND
 
 
 POINTWISE = _all()

@@ -6,8 +6,8 @@ import torch
 
 from plait.tests.ir.ops.drawn import F64, below, of, real, small
 from plait.tests.ir.ops.layer_samples import LAYERS
-from plait.tests.ir.ops.pieces import Sample
 from plait.tests.ir.ops.pointwise_samples import POINTWISE
+from plait.tests.ir.ops.shards import Sample
 from plait.tests.ir.ops.transform_samples import TRANSFORMS
 
 VIEW = [

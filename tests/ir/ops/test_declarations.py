@@ -8,8 +8,8 @@ import torch
 
 from plait.ir.analysis.axes import analyse
 from plait.ir.model.loops import OPERATORS, Loop, LoopKind, Loops, Site
-from plait.tests.ir.ops.pieces import Case, Sample, alone, case, options, split_over, summed
 from plait.tests.ir.ops.samples import OPAQUE, SAMPLES
+from plait.tests.ir.ops.shards import Case, Sample, alone, case, options, split_over, summed
 
 
 def _named(sample: Sample) -> str:
@@ -17,39 +17,39 @@ def _named(sample: Sample) -> str:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=_named)
-def test_pieces_give_the_whole(sample: Sample) -> None:
-    found = case(sample)
-    assert found.declared is not None, "opaque at this site"
-    for loop in found.declared.loops:
+def test_shards_give_the_whole(sample: Sample) -> None:
+    declared = case(sample)
+    assert declared.declared is not None, "opaque at this site"
+    for loop in declared.declared.loops:
         if loop.kind == "whole" or loop.size == 1:
             continue
-        divisors = [ways for ways in (2, 3) if loop.size % ways == 0]
+        divisors = [degree for degree in (2, 3) if loop.size % degree == 0]
         assert divisors, f"{loop} escapes the test; choose another size"
-        for ways in divisors:
+        for degree in divisors:
             for inner in (False, True):
-                _check(found, loop.name, ways, inner)
+                _check(declared, loop.name, degree, inner)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=_named)
 def test_pairs_of_loops_give_the_whole(sample: Sample) -> None:
-    found = case(sample)
-    assert found.declared is not None
-    if found.declared.pairs:
-        axes = analyse(alone(found))
+    declared = case(sample)
+    assert declared.declared is not None
+    if declared.declared.pairs:
+        axes = analyse(alone(declared))
         paired = [o for o in axes.ops[0].options if o.partner is not None]
         assert paired
         for option in paired:
-            _same(split_over(found, option, axes, 2), found, str(option.splits))
+            _same(split_over(declared, option, axes, 2), declared, str(option.splits))
 
 
-def _check(found: Case, loop: str, ways: int, inner: bool) -> None:
-    for option, axes in options(found, loop, ways, inner):
-        made = split_over(found, option, axes, ways)
-        _same(made, found, f"{loop} in {ways}{' inside' * inner}")
+def _check(declared: Case, loop: str, degree: int, inner: bool) -> None:
+    for option, axes in options(declared, loop, degree, inner):
+        made = split_over(declared, option, axes, degree)
+        _same(made, declared, f"{loop} in {degree}{' inside' * inner}")
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=_named)
-def test_sums_pass_through(sample: Sample) -> None:
+def test_partial_values_pass_through(sample: Sample) -> None:
     found = case(sample)
     assert found.declared is not None
     for group in found.declared.linear:

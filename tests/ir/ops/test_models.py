@@ -54,13 +54,13 @@ def _whole_along_batch(function: Function, batch: int) -> set[str]:
     first = next(i for i in function.activations() if i.name.startswith("x"))
     (atom,) = axes.factor_ids[first.value][0]
     assert axes.sizes[atom] == batch
-    found = set()
+    names = set()
     for op, known in zip(function.ops, axes.ops, strict=True):
         values = (*op.operands(), *(r for r in op.results if r >= 0))
         touched = any(atom in dim for value in values for dim in axes.factor_ids[value])
         if touched and all(option.factor_id != atom for option in known.options):
-            found.add(op.target)
-    return found
+            names.add(op.target)
+    return names
 
 
 def test_products_split_along_every_loop(named: tuple[str, Model]) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from plait.ir.capture.operators.shard_offsets import full_index
 from plait.tests.ir.ops.drawn import below, of, real
-from plait.tests.ir.ops.pieces import Sample
+from plait.tests.ir.ops.shards import Sample
 
 
 def imaginary(*shape: int) -> torch.Tensor:

@@ -120,16 +120,16 @@ def test_micro_batches_must_fill_rounds() -> None:
 @pytest.mark.parametrize(
     ("stages", "rounds", "chunks"), [(2, 1, 2), (3, 6, 2), (4, 5, 3), (5, 7, 4)]
 )
-def test_pieces_that_are_held_are_those_of_the_rows(stages: int, rounds: int, chunks: int) -> None:
+def test_chunks_in_flight_are_those_of_the_rows(stages: int, rounds: int, chunks: int) -> None:
     """Also where long schedules are cut short: what a stage holds repeats."""
     rows = interleaved(stages, stages * rounds, chunks)
     for stage in range(stages):
-        held, met = [0] * chunks, set()
+        in_flight, met = [0] * chunks, set()
         for kind, chunk, _ in rows[stage]:
-            held[chunk] += 1 if kind == "F" else -1
-            met.add(tuple(held))
-        found = in_flight_by_chunk(stages, stage, stages * rounds, chunks)
-        assert set(found) <= met
+            in_flight[chunk] += 1 if kind == "F" else -1
+            met.add(tuple(in_flight))
+        peaks = in_flight_by_chunk(stages, stage, stages * rounds, chunks)
+        assert set(peaks) <= met
         for one in met:
-            assert any(all(a <= b for a, b in zip(one, other, strict=True)) for other in found)
-        assert max(map(sum, found)) == peak_in_flight(rows, stage)
+            assert any(all(a <= b for a, b in zip(one, other, strict=True)) for other in peaks)
+        assert max(map(sum, peaks)) == peak_in_flight(rows, stage)

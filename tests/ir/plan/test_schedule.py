@@ -48,10 +48,10 @@ def test_broken_tables_are_refused(table: ScheduleTable, says: str) -> None:
 
 
 def test_a_deadlock_names_the_stage() -> None:
-    early = (("F", 0), ("B", 0), ("F", 1), ("B", 1))
+    backward_first = (("F", 0), ("B", 0), ("F", 1), ("B", 1))
     late = (("F", 0), ("F", 1), ("B", 0), ("B", 1))
     with pytest.raises(UsageError, match="stage 0 waits for ever before B0"):
-        verify_schedule((early, late))
+        verify_schedule((backward_first, late))
 
 
 def test_neighbours_send_and_receive_in_one_order() -> None:

@@ -13,7 +13,7 @@ from plait.planner.question.pins import parse_pin
 
 
 @pytest.mark.parametrize(
-    "word",
+    "text",
     [
         "dp=1",
         "dp=2,tp=2",
@@ -23,26 +23,26 @@ from plait.planner.question.pins import parse_pin
         "zero3=2@1/2,sp=2",
     ],
 )
-def test_a_word_is_read_as_it_is_printed(word):
-    found = parse_strategy(word)
-    assert str(found) == word
-    assert load(dump(found, "word"), Strategy, "word") == found
+def test_a_strategy_is_read_as_it_is_printed(text):
+    found = parse_strategy(text)
+    assert str(found) == text
+    assert load(dump(found, "text"), Strategy, "text") == found
 
 
 def test_a_fraction_is_in_lowest_terms_and_changes_nothing_else():
-    found, whole = parse_strategy("dp=2, zero3=8@6/8"), parse_strategy("dp=2,zero3=8")
-    assert found.fraction == (3, 4)
-    assert (found.mesh, found.devices, found.model_axes) == (
+    reduced, whole = parse_strategy("dp=2, zero3=8@6/8"), parse_strategy("dp=2,zero3=8")
+    assert reduced.fraction == (3, 4)
+    assert (reduced.mesh, reduced.devices, reduced.model_axes) == (
         whole.mesh,
         whole.devices,
         whole.model_axes,
     )
-    assert found != whole
+    assert reduced != whole
     assert str(parse_pin("embed:zero3=4@1/2").strategy) == "zero3=4@1/2"
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("text", "said"),
     [
         ("zero4=2", "unknown role"),
         ("dp", "needs a size"),
@@ -62,48 +62,50 @@ def test_a_fraction_is_in_lowest_terms_and_changes_nothing_else():
         ("zero3=4@1/9999999", "not a fraction"),
     ],
 )
-def test_a_wrong_word_is_refused(word, said):
+def test_a_wrong_strategy_is_refused(text, said):
     with pytest.raises(UsageError, match=said):
-        parse_strategy(word)
+        parse_strategy(text)
 
 
 def test_a_file_without_fractions_is_read():
-    old = b'{"format": "word", "version": 2, "axes": [["zero3", 4]]}'
-    assert load(old, Strategy, "word") == parse_strategy("zero3=4")
+    old = b'{"format": "text", "version": 2, "axes": [["zero3", 4]]}'
+    assert load(old, Strategy, "text") == parse_strategy("zero3=4")
     with pytest.raises(FileError, match=r"\$\.fraction"):
-        load(old.replace(b'"axes"', b'"fraction": [1], "axes"'), Strategy, "word")
+        load(old.replace(b'"axes"', b'"fraction": [1], "axes"'), Strategy, "text")
 
 
-def test_only_the_role_that_cuts_parameters_takes_a_fraction():
+def test_only_the_role_that_shards_parameters_takes_a_fraction():
     taking = [r for r in ROLES if _reads(f"{r}=2@1/2")]
     assert taking == [r for r in ROLES if "parameter" in ROLES[r].shards]
 
 
-def _reads(word: str) -> bool:
+def _reads(text: str) -> bool:
     try:
-        return bool(parse_strategy(word))
+        return bool(parse_strategy(text))
     except UsageError:
         return False
 
 
 @pytest.mark.parametrize("fraction", [(1, 1), (1, 4), (1, 2), (2, 3), (7, 8)])
-@pytest.mark.parametrize("ways", [(2, 1, 1), (4, 1, 1), (3, 2, 1), (2, 1, 3), (2, 2, 2)])
-def test_every_element_lies_in_as_many_places_as_it_should(ways, fraction):
+@pytest.mark.parametrize("degree", [(2, 1, 1), (4, 1, 1), (3, 2, 1), (2, 1, 3), (2, 2, 2)])
+def test_every_element_lies_in_as_many_places_as_it_should(degree, fraction):
     for elements in (0, 1, 2, 3, 5, 8, 24, 97):
-        flat = FlatShard(elements, ways, fraction)
-        places = list(product(*map(range, ways)))
-        for cuts in range(4):
-            found = [0] * elements
+        flat = FlatShard(elements, degree, fraction)
+        places = list(product(*map(range, degree)))
+        for splits in range(4):
+            counts = [0] * elements
             for place in places:
-                for first, last in flat.ranges(place, cuts):
+                for first, last in flat.ranges(place, splits):
                     for element in range(first, last):
-                        found[element] += 1
-            copies = prod(ways) // prod(ways[:cuts])
-            assert found[: flat.sharded_elements] == [copies] * min(flat.sharded_elements, elements)
-            copies *= ways[0] if cuts else 1
-            assert found[flat.sharded_elements :] == [copies] * max(
+                        counts[element] += 1
+            copies = prod(degree) // prod(degree[:splits])
+            assert counts[: flat.sharded_elements] == [copies] * min(
+                flat.sharded_elements, elements
+            )
+            copies *= degree[0] if splits else 1
+            assert counts[flat.sharded_elements :] == [copies] * max(
                 elements - flat.sharded_elements, 0
             )
         over, under = fraction
-        exact = elements * (under - over + over / ways[0]) / under
-        assert abs(flat.local_elements - exact) <= prod(ways)
+        exact = elements * (under - over + over / degree[0]) / under
+        assert abs(flat.local_elements - exact) <= prod(degree)

@@ -24,20 +24,20 @@ def model(request):
 
 def layer_table(model):
     (name, _), *_ = Counter(call.function for call in model.calls).most_common()
-    entries = FunctionPrices(model, load_cluster("local:1"))
-    assert entries.call_price(name, CallPoint((), model.batch)) is not None
-    return entries.table(name, CallPoint((), model.batch)).costs
+    prices = FunctionPrices(model, load_cluster("local:1"))
+    assert prices.call_price(name, CallPoint((), model.batch)) is not None
+    return prices.table(name, CallPoint((), model.batch)).costs
 
 
 def cost(table, variant):
     """Seconds of the forward operators that backward runs again, and the bytes that wait."""
     local = table.local_functions[1]
-    pieces = partition(local, variant)
+    graphs = partition(local, variant)
     again = [
-        op for op in pieces.backward if produced_values((op,)) & produced_values(local.forward_ops)
+        op for op in graphs.backward if produced_values((op,)) & produced_values(local.forward_ops)
     ]
     seconds = sum(table.pricer.op(local, op).seconds for op in again)
-    return seconds, sum(local.types[v].bytes for v in {table.roots[v] for v in pieces.saved})
+    return seconds, sum(local.types[v].bytes for v in {table.roots[v] for v in graphs.saved})
 
 
 def test_more_bytes_are_never_slower_and_the_ends_are_the_ends(model):

@@ -63,11 +63,11 @@ def test_every_switch_gives_the_same_peak(switches):
 @pytest.mark.parametrize("switches", [Switches(), *SWITCHES], ids=str)
 def test_bounds_above_live_bytes_are_proved(switches):
     for buffers in beyond_live_bytes()[: None if switches.bounded else 2]:
-        made = pack(buffers, switches=switches)
-        assert made.status == "optimal"
-        assert made.lower_bound_bytes == sections(buffers).bound() + 1
-        assert height(buffers, made.offsets) == made.peak_bytes
-        assert pack(buffers, made.peak_bytes - 1, switches=switches).status == "infeasible"
+        packing = pack(buffers, switches=switches)
+        assert packing.status == "optimal"
+        assert packing.lower_bound_bytes == sections(buffers).bound() + 1
+        assert height(buffers, packing.offsets) == packing.peak_bytes
+        assert pack(buffers, packing.peak_bytes - 1, switches=switches).status == "infeasible"
 
 
 def test_trying_everything_needs_more_than_live_bytes_too():
@@ -86,12 +86,12 @@ def test_perfect_packings_are_found(seed):
 
 def test_constraint_solver_agrees():
     for buffers in [*beyond_live_bytes(), *(small(Random(seed)) for seed in range(2000, 2020))]:
-        cut, peak = sections(buffers), pack(buffers).peak_bytes
-        hint = first_fit(cut.size, cut.first, cut.last, orders(cut)[0])
-        state, offsets = solve_constrained(cut, peak, 1, hint, 10.0)
+        parts, peak = sections(buffers), pack(buffers).peak_bytes
+        hint = first_fit(parts.size, parts.first, parts.last, orders(parts)[0])
+        state, offsets = solve_constrained(parts, peak, 1, hint, 10.0)
         assert state == branch.FOUND
         assert height(buffers, offsets.tolist()) <= peak
-        assert solve_constrained(cut, peak - 1, 1, hint, 10.0)[0] == branch.NONE
+        assert solve_constrained(parts, peak - 1, 1, hint, 10.0)[0] == branch.NONE
 
 
 def test_same_input_same_packing():
@@ -114,14 +114,16 @@ def test_nothing_and_no_bytes():
 def test_sections_keep_every_meeting_and_the_bound():
     for seed in range(200):
         buffers = small(Random(seed), 9)
-        cut = sections(buffers)
+        parts = sections(buffers)
         for i, a in enumerate(buffers):
             for j, b in enumerate(buffers):
                 meets = a.lower < b.upper and b.lower < a.upper
-                assert meets == bool(cut.first[i] < cut.last[j] and cut.first[j] < cut.last[i])
-        moments = range(max(b.upper for b in buffers))
-        live = max(sum(b.size for b in buffers if b.lower <= t < b.upper) for t in moments)
-        assert cut.bound() == live
+                assert meets == bool(
+                    parts.first[i] < parts.last[j] and parts.first[j] < parts.last[i]
+                )
+        times = range(max(b.upper for b in buffers))
+        live = max(sum(b.size for b in buffers if b.lower <= t < b.upper) for t in times)
+        assert parts.bound() == live
 
 
 @pytest.mark.parametrize("offsets", [(0, 0), (0, 3), (-1, 4), (0,)])

@@ -41,8 +41,8 @@ def fits(order: tuple[FlatTensor, ...], shard: int, ranks: int) -> bool:
     at = 0
     for tensor in order:
         while at + tensor.elements <= shard * ranks:
-            cuts = range(shard, shard * ranks, shard)
-            inside = [c - at for c in cuts if at < c < at + tensor.elements]
+            bounds = range(shard, shard * ranks, shard)
+            inside = [c - at for c in bounds if at < c < at + tensor.elements]
             if not any(d % tensor.block for d in inside):
                 break
             at += 1

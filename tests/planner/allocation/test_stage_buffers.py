@@ -19,7 +19,7 @@ from plait.runtime.verification.live_bytes import LiveBytes
 from plait.tests import zoo
 
 # fmt: off
-WAYS = (
+VARIANTS = (
     ("dp=1", 1, "keep"), ("dp=1", 4, "recompute"), ("dp=1", 4, "save 50%"), ("dp=1", 2, "offload"),
     ("dp=1", 2, "offload inputs"), ("dp=1", 2, "split 2"), ("dp=2", 2, "keep"), ("zero3=2", 2, "keep"),
     ("tp=2", 1, "keep"), ("pp=2", 4, "keep"), ("pp=2,tp=2", 4, "recompute"),
@@ -28,37 +28,39 @@ WAYS = (
 # fmt: on
 
 
-def planned(model, word, micro_batches, memory, **more):
-    pin = parse_pin(word)
-    asked = PlanOptions(pins=(pin,), micro_batches=micro_batches, memory_actions=(memory,), **more)
+def planned(model, strategy, micro_batches, memory, **more):
+    pin = parse_pin(strategy)
+    options = PlanOptions(
+        pins=(pin,), micro_batches=micro_batches, memory_actions=(memory,), **more
+    )
     devices = 1
-    for part in word.split(","):
+    for part in strategy.split(","):
         devices *= int(part.split("=")[1])
-    return plan(model, load_cluster(f"local:{devices}"), asked)
+    return plan(model, load_cluster(f"local:{devices}"), options)
 
 
-def check(made, model, least=0.5):
+def check(answer, model, least=0.5):
     """Every stage's buffers fit their arena, which is small; the plan's promise covers them."""
-    for number in range(len(made.stages)):
-        found = stage_buffers(made, model, number, 1)
-        packing = pack_repeated(found.buffers, found.segment_starts, time_limit_seconds=0.5)
-        live = sections(found.buffers).bound()
-        assert height(found.buffers, packing.offsets) == packing.peak_bytes <= 1.02 * live
-        assert least * working_bytes(made, number) <= live <= working_bytes(made, number)
-        yield found
+    for number in range(len(answer.stages)):
+        buffers = stage_buffers(answer, model, number, 1)
+        packing = pack_repeated(buffers.buffers, buffers.segment_starts, time_limit_seconds=0.5)
+        live = sections(buffers.buffers).bound()
+        assert height(buffers.buffers, packing.offsets) == packing.peak_bytes <= 1.02 * live
+        assert least * working_bytes(answer, number) <= live <= working_bytes(answer, number)
+        yield buffers
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
-def test_arenas_of_plans_are_near_their_live_bytes_and_under_the_promise(traced, way):
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_arenas_of_plans_are_near_their_live_bytes_and_under_the_promise(traced, variant):
     model = traced("llama")
-    assert list(check(planned(model, *way), model))
+    assert list(check(planned(model, *variant), model))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "t5", "mixtral", "resnet"])
 def test_arenas_of_other_models(traced, name):
     model = traced(name)
-    word = "pp=2" if name != "resnet" else "dp=1"
-    assert list(check(planned(model, word, 2 if word == "pp=2" else 1, "keep"), model))
+    strategy = "pp=2" if name != "resnet" else "dp=1"
+    assert list(check(planned(model, strategy, 2 if strategy == "pp=2" else 1, "keep"), model))
 
 
 @pytest.mark.parametrize("memory", ["offload", "offload 50%", "offload inputs"])
@@ -72,7 +74,7 @@ def test_copies_that_hide_behind_other_calls_are_there_meanwhile(traced, memory)
     assert alone < beside
 
 
-def test_stages_hold_several_pieces(traced):
+def test_stages_hold_several_chunks(traced):
     model = traced("llama")
     made = planned(model, "pp=2", 4, "keep", schedule="interleaved")
     assert made.chunks_per_stage > 1
@@ -96,7 +98,7 @@ def test_values_wait_no_longer_than_in_the_program(tmp_path):
     model = trace(module.train(), batch)
     for memory in ("keep", "recompute", "save 50%", "offload", "split 2"):
         made = planned(model, "dp=1", 2, memory)
-        found = stage_buffers(made, model, 0, 1)
+        buffers = stage_buffers(made, model, 0, 1)
         place = tmp_path / memory.replace(" ", "_").replace("%", "")
         write_program(compile_program(made, model), place)
         with session("gloo"), LiveBytes() as live:
@@ -105,7 +107,7 @@ def test_values_wait_no_longer_than_in_the_program(tmp_path):
             live.restart()
             before = live.bytes
             program.forward_backward(batch)
-            held = live.peak - before
-        need = int(live_bytes(found.buffers, found.segment_starts[-1]).max())
+            measured = live.peak - before
+        need = int(live_bytes(buffers.buffers, buffers.segment_starts[-1]).max())
         # what pieces are given stays, in a program, until they have ended
-        assert need <= held <= (1.4 if memory == "split 2" else 1.02) * need, memory
+        assert need <= measured <= (1.4 if memory == "split 2" else 1.02) * need, memory

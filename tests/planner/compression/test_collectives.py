@@ -43,12 +43,12 @@ def blocks():
 def clusters(tmp_path_factory):
     """Four devices on 1 Gbit/s Ethernet, and on NVLink."""
     folder = tmp_path_factory.mktemp("clusters")
-    found = {}
+    loaded = {}
     for name, rate, latency in (("ethernet", 0.119, 50), ("nvlink", 450, 3)):
         file = folder / f"{name}.toml"
         file.write_text(LINK.format(kind="h100", rate=rate, latency=latency))
-        found[name] = load_cluster(str(file))
-    return found
+        loaded[name] = load_cluster(str(file))
+    return loaded
 
 
 def chosen(model, cluster, quality="safe", optimizer="adamw", roles=("dp", "zero1")):
@@ -90,11 +90,11 @@ def test_what_travels_call_by_call_keeps_nothing_between(
     model, clusters, role, quality, expected, part
 ):
     """A replica of weights that zero3 cuts would be all that it saves."""
-    programs, made = chosen(model, clusters["ethernet"], quality, roles=(role,))
+    programs, plan_chosen = chosen(model, clusters["ethernet"], quality, roles=(role,))
     plain = plan(model, clusters["ethernet"], PlanOptions(roles=(role,)))
-    assert made.strategies == plain.strategies
+    assert plan_chosen.strategies == plain.strategies
     assert programs == expected
-    assert made.prediction.step_seconds < part * plain.prediction.step_seconds
+    assert plan_chosen.prediction.step_seconds < part * plain.prediction.step_seconds
     programs, _ = chosen(model, clusters["nvlink"], quality, roles=(role,))
     assert programs == set()
 
@@ -109,12 +109,12 @@ def test_lossless_loses_nothing(model, clusters):
     [("ethernet", "all", {"send"}), ("ethernet", "safe", set()), ("nvlink", "all", set())],
 )
 def test_values_between_stages_are_rounded_where_it_pays(model, clusters, link, quality, names):
-    programs, made = chosen(model, clusters[link], quality, roles=("pp",))
+    programs, plan_chosen = chosen(model, clusters[link], quality, roles=("pp",))
     assert {name.split(".")[1] for name in programs} == names
     if names:
         plain = plan(model, clusters[link], PlanOptions(roles=("pp",)))
-        assert made.prediction.step_seconds < plain.prediction.step_seconds / 2
-    assert all((c.subject, c.role) == ("activations", "pp") for c in made.compression)
+        assert plan_chosen.prediction.step_seconds < plain.prediction.step_seconds / 2
+    assert all((c.subject, c.role) == ("activations", "pp") for c in plan_chosen.compression)
 
 
 @pytest.mark.parametrize(
@@ -122,14 +122,14 @@ def test_values_between_stages_are_rounded_where_it_pays(model, clusters, link, 
     [("ethernet", "all", {"all_reduce"}), ("ethernet", "safe", set()), ("nvlink", "all", set())],
 )
 def test_sums_over_tensor_ranks_are_rounded_where_it_pays(blocks, clusters, link, quality, names):
-    programs, made = chosen(blocks, clusters[link], quality, roles=("tp",))
+    programs, plan_chosen = chosen(blocks, clusters[link], quality, roles=("tp",))
     assert {name.split(".")[1] for name in programs} == names
     plain = plan(blocks, clusters[link], PlanOptions(roles=("tp",)))
     if names:
-        assert made.prediction.step_seconds < plain.prediction.step_seconds / 2
+        assert plan_chosen.prediction.step_seconds < plain.prediction.step_seconds / 2
     else:
-        assert replace(made, compression=()) == plain
-    assert all((c.subject, c.role) == ("activations", "tp") for c in made.compression)
+        assert replace(plan_chosen, compression=()) == plain
+    assert all((c.subject, c.role) == ("activations", "tp") for c in plan_chosen.compression)
 
 
 def test_a_name_is_taken_wherever_it_fits(model, clusters):

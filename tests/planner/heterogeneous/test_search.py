@@ -1,4 +1,4 @@
-"""Fleets: mixtures beat every part alone, equal parts are one cluster, no crew is over its memory."""
+"""Mixtures beat every part alone, equal parts are one cluster, no group is over its memory."""
 
 from itertools import combinations
 
@@ -28,8 +28,8 @@ def model():
     return trace(module, batch)
 
 
-def slow(fleet):
-    """The fleet with devices so slow that small models are work for them."""
+def slow(cluster):
+    """The cluster with devices so slow that small models are work for them."""
 
     def slower(part):
         device = part.device
@@ -45,80 +45,84 @@ def slow(fleet):
             ),
         )
 
-    return replace(fleet, parts=tuple(map(slower, fleet.parts)))
+    return replace(cluster, parts=tuple(map(slower, cluster.parts)))
 
 
 @pytest.mark.parametrize("spec", ["1xh100+1xa100-40", "3xh100+5xa100-80"])
 def test_a_mixture_beats_every_part_alone_and_all_as_the_slowest(model, spec):
-    made = plan(model, slow(load_any_cluster(spec)), PlanOptions())
-    assert isinstance(made, HeterogeneousPlan)
-    check(made)
-    assert len(made.single_part_seconds) == 3
+    answer = plan(model, slow(load_any_cluster(spec)), PlanOptions())
+    assert isinstance(answer, HeterogeneousPlan)
+    check(answer)
+    assert len(answer.single_part_seconds) == 3
     assert all(
-        seconds is None or made.step_seconds < seconds for seconds in made.single_part_seconds
+        seconds is None or answer.step_seconds < seconds for seconds in answer.single_part_seconds
     )
-    longest = max(simulated_seconds(made.cluster, line) for line in made.replicas)
-    assert made.step_seconds == pytest.approx(longest + made.sync_seconds)
-    assert made.lower_bound_seconds <= made.step_seconds
+    longest = max(simulated_seconds(answer.cluster, pipeline) for pipeline in answer.replicas)
+    assert answer.step_seconds == pytest.approx(longest + answer.sync_seconds)
+    assert answer.lower_bound_seconds <= answer.step_seconds
 
 
 def test_equal_parts_are_one_cluster(model):
-    fleet = load_any_cluster("2xh100+2xh100")
-    made = plan(model, fleet, PlanOptions())
-    assert isinstance(made, Plan)
-    same = fleet.as_homogeneous()
-    assert made.prediction == plan_cluster(model, same, PlanOptions()).prediction
+    cluster = load_any_cluster("2xh100+2xh100")
+    answer = plan(model, cluster, PlanOptions())
+    assert isinstance(answer, Plan)
+    same = cluster.as_homogeneous()
+    assert answer.prediction == plan_cluster(model, same, PlanOptions()).prediction
 
 
 def test_memory_of_every_part_is_kept(model):
-    fleet = slow(load_any_cluster("1xh100+1xa100-80"))
-    free = plan(model, fleet, PlanOptions())
-    least = min(crew.stage.peak_bytes for line in free.replicas for crew in line.device_groups)
-    small = replace(fleet.parts[1].device, memory_bytes=least * 2 // 3)
-    tight = replace(fleet, parts=(fleet.parts[0], replace(fleet.parts[1], device=small)))
-    made = plan(model, tight, PlanOptions())
-    if isinstance(made, HeterogeneousPlan):
-        check(made)
-        assert made.step_seconds >= free.step_seconds
+    cluster = slow(load_any_cluster("1xh100+1xa100-80"))
+    free = plan(model, cluster, PlanOptions())
+    least = min(
+        group.stage.peak_bytes for pipeline in free.replicas for group in pipeline.device_groups
+    )
+    small = replace(cluster.parts[1].device, memory_bytes=least * 2 // 3)
+    tight = replace(cluster, parts=(cluster.parts[0], replace(cluster.parts[1], device=small)))
+    answer = plan(model, tight, PlanOptions())
+    if isinstance(answer, HeterogeneousPlan):
+        check(answer)
+        assert answer.step_seconds >= free.step_seconds
 
 
 def test_cuts_of_a_line_are_as_even_as_can_be(model):
-    fleet = slow(load_any_cluster("1xh100+2xa100-80"))
-    optimizer = plan_cluster(model, fleet.parts[0], PlanOptions()).optimizer
-    crews = GroupPrices(model, fleet, optimizer, ("dp",), None)
+    cluster = slow(load_any_cluster("1xh100+2xa100-80"))
+    optimizer = plan_cluster(model, cluster.parts[0], PlanOptions()).optimizer
+    prices = GroupPrices(model, cluster, optimizer, ("dp",), None)
     kinds, samples = [GroupType(0, 1), GroupType(1, 1), GroupType(1, 1)], 8
-    cut, calls = LayerSplit(crews, kinds, samples), len(model.calls)
-    best = cut.slowest(cut.fastest_bounds())
+    split, calls = LayerSplit(prices, kinds, samples), len(model.calls)
+    best = split.slowest(split.fastest_bounds())
     tried = ((0, *inner, calls) for inner in combinations(range(1, calls), 2))
-    assert best <= min(cut.slowest(b) for b in tried if cut.choices(b)) * 1.001
+    assert best <= min(split.slowest(b) for b in tried if split.choices(b)) * 1.001
 
 
 def test_shapes_use_every_device_once():
-    fleet = load_any_cluster("3xh100+5xa100-80")
-    found = list(shapes(fleet, (2.0, 1.0)))
+    cluster = load_any_cluster("3xh100+5xa100-80")
+    found = list(shapes(cluster, (2.0, 1.0)))
     assert len(found) == len(set(found)) > 10
     for shape in found:
-        for part, cluster in enumerate(fleet.parts):
+        for part, one in enumerate(cluster.parts):
             used = sum(kind.width for row in shape for kind in row if kind.part == part)
-            assert cluster.devices - 3 <= used <= cluster.devices
+            assert one.devices - 3 <= used <= one.devices
 
 
 def test_a_broken_plan_is_told(model):
-    made = plan(model, slow(load_any_cluster("1xh100+1xa100-40")), PlanOptions())
-    first, *rest = made.replicas
+    answer = plan(model, slow(load_any_cluster("1xh100+1xa100-40")), PlanOptions())
+    first, *rest = answer.replicas
     for broken, where in (
         (
-            replace(made, replicas=(replace(first, micro_batches=first.micro_batches + 1), *rest)),
+            replace(
+                answer, replicas=(replace(first, micro_batches=first.micro_batches + 1), *rest)
+            ),
             "replicas",
         ),
-        (replace(made, replicas=(first, first)), r"replicas\[1\]|samples"),
-        (replace(made, memory_limit_bytes=10), "memory"),
+        (replace(answer, replicas=(first, first)), r"replicas\[1\]|samples"),
+        (replace(answer, memory_limit_bytes=10), "memory"),
     ):
         with pytest.raises(FileError, match=where):
             check(broken)
 
 
-def test_fleets_from_files(tmp_path):
+def test_mixed_clusters_from_files(tmp_path):
     file = tmp_path / "mixed.toml"
     file.write_text(
         "[link]\ngb_per_s = 5\nlatency_us = 20\n"
@@ -127,11 +131,11 @@ def test_fleets_from_files(tmp_path):
         '[[part]]\nkind = "a100-80"\n'
         '[[part.level]]\nname = "b"\nsize = 5\ngb_per_s = 200\nlatency_us = 3\n'
     )
-    fleet = load_any_cluster(str(file))
-    assert isinstance(fleet, HeterogeneousCluster)
-    assert [part.devices for part in fleet.parts] == [3, 5]
-    assert fleet.first_ranks == (0, 3)
-    assert sub_cluster(fleet.parts[1], 2).devices == 2
+    cluster = load_any_cluster(str(file))
+    assert isinstance(cluster, HeterogeneousCluster)
+    assert [part.devices for part in cluster.parts] == [3, 5]
+    assert cluster.first_ranks == (0, 3)
+    assert sub_cluster(cluster.parts[1], 2).devices == 2
     file.write_text(file.read_text().replace("gb_per_s = 5\n", ""))
     with pytest.raises(FileError, match=r"link\.gb_per_s"):
         load_any_cluster(str(file))

@@ -21,7 +21,7 @@ from plait.planner.question.pins import pin_all
 from plait.planner.search.driver import SearchSpace
 
 CLUSTER = load_cluster("2xrtx-titan")
-WORDS = ("dp=2", "zero3=2@1/4", "zero3=2@1/2", "zero3=2@3/4", "zero3=2")  # ever less memory
+STRATEGIES = ("dp=2", "zero3=2@1/4", "zero3=2@1/2", "zero3=2@3/4", "zero3=2")  # ever less memory
 ASKED = PlanOptions(roles=("dp", "zero3"), memory_actions=("keep",), micro_batches=1)
 
 
@@ -51,7 +51,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ladder(model):
-    return [plan(model, CLUSTER, replace(ASKED, pins=pin_all(word))) for word in WORDS]
+    return [plan(model, CLUSTER, replace(ASKED, pins=pin_all(strategy))) for strategy in STRATEGIES]
 
 
 def test_memory_and_time_lie_between_those_of_dp_and_zero3(ladder):
@@ -59,8 +59,10 @@ def test_memory_and_time_lie_between_those_of_dp_and_zero3(ladder):
         assert more.peak_bytes > less.peak_bytes
         assert more.prediction.step_seconds < less.prediction.step_seconds
         for name in ("parameters", "gradients", "optimizer"):
-            held = [dict(made.stages[0].memory_terms)[name] for made in (more, less)]
-            assert held[0] > held[1] or (name == "gradients" and held[0] >= held[1])
+            parameter_bytes = [dict(made.stages[0].memory_terms)[name] for made in (more, less)]
+            assert parameter_bytes[0] > parameter_bytes[1] or (
+                name == "gradients" and parameter_bytes[0] >= parameter_bytes[1]
+            )
 
 
 def every(model):
@@ -68,18 +70,18 @@ def every(model):
     space = SearchSpace.create(model, CLUSTER, ASKED)
     pricer, calls = space.pricer, range(len(model.calls))
     running = [i for i in calls if i not in pricer.batch_only]
-    for taken in product(map(parse_strategy, WORDS), repeat=len(running)):
-        at = dict(zip(running, taken, strict=True))
-        made = tuple(Decision(i, i + 1, at.get(i, taken[0]), KEEP) for i in calls)
+    for choice in product(map(parse_strategy, STRATEGIES), repeat=len(running)):
+        at = dict(zip(running, choice, strict=True))
+        made = tuple(Decision(i, i + 1, at.get(i, choice[0]), KEEP) for i in calls)
         found = pricer.mixed(Assignment(made, model.batch, 1), (0, len(model.calls)))
-        yield found.step_seconds, found.peak_bytes, any(s.fraction != (1, 1) for s in taken)
+        yield found.step_seconds, found.peak_bytes, any(s.fraction != (1, 1) for s in choice)
 
 
 def test_the_search_takes_fractions_where_they_are_faster(model, ladder):
     """Between dp and zero3, with fractions and without them, against trying everything."""
     most, least = ladder[0].peak_bytes, ladder[-1].peak_bytes
-    tried, taken = list(every(model)), 0
-    assert len(tried) == len(WORDS) ** 4
+    tried, fractions = list(every(model)), 0
+    assert len(tried) == len(STRATEGIES) ** 4
     for share in range(1, 16):
         budget = least + (most - least) * share // 16
         asked = replace(ASKED, memory_bytes=budget)
@@ -95,17 +97,18 @@ def test_the_search_takes_fractions_where_they_are_faster(model, ladder):
         assert fastest * (1 - 1e-9) <= seconds <= coarse.prediction.step_seconds
         assert seconds <= fastest * 1.03  # sums over calls only estimate their worst moment
         if seconds < without * (1 - 1e-9):
-            taken += 1
+            fractions += 1
             assert any(strategy.fraction != (1, 1) for strategy in fine.strategies)
-    assert taken >= 4
+    assert fractions >= 4
 
 
 def test_what_shares_a_parameter_takes_one_fraction(tmp_path):
     tied, cluster = traced(tmp_path, tie_word_embeddings=True), load_cluster("8xrtx-titan")
     whole, sharded = (
-        plan(tied, cluster, replace(ASKED, pins=pin_all(word))) for word in ("dp=8", "zero3=8")
+        plan(tied, cluster, replace(ASKED, pins=pin_all(strategy)))
+        for strategy in ("dp=8", "zero3=8")
     )
-    room, taken = whole.peak_bytes - sharded.peak_bytes, 0
+    room, fractions = whole.peak_bytes - sharded.peak_bytes, 0
     ends = [i for i, call in enumerate(tied.calls) if call.function in ("entry", "exit")]
     for share in range(7, 14):
         asked = replace(ASKED, memory_bytes=sharded.peak_bytes + room * share // 32)
@@ -115,24 +118,25 @@ def test_what_shares_a_parameter_takes_one_fraction(tmp_path):
         assert fine.prediction.step_seconds <= coarse.prediction.step_seconds
         first, last = (fine.strategy_of(fine.layers_of(i)) for i in ends)
         assert first == last
-        taken += first.fraction != (1, 1)
-    assert taken
+        fractions += first.fraction != (1, 1)
+    assert fractions
 
 
 def test_layers_that_are_many_take_whole_weights(tmp_path):
     deep = traced(tmp_path, num_hidden_layers=12, vocab_size=500)
     whole, sharded = (
-        plan(deep, CLUSTER, replace(ASKED, pins=pin_all(word))) for word in ("dp=2", "zero3=2")
+        plan(deep, CLUSTER, replace(ASKED, pins=pin_all(strategy)))
+        for strategy in ("dp=2", "zero3=2")
     )
     room = whole.peak_bytes - sharded.peak_bytes
     for share in (3, 8, 13):
-        made = plan(
+        answer = plan(
             deep, CLUSTER, replace(ASKED, memory_bytes=sharded.peak_bytes + room * share // 16)
         )
-        for layers in made.layers:
-            rare = "decoder" not in made.shardings[layers.sharding].function
-            assert made.strategy_of(layers).fraction == (1, 1) or rare
-        assert len(made.strategies) > 1
+        for layers in answer.layers:
+            rare = "decoder" not in answer.shardings[layers.sharding].function
+            assert answer.strategy_of(layers).fraction == (1, 1) or rare
+        assert len(answer.strategies) > 1
 
 
 def test_galvatron_has_no_fractions(ladder):

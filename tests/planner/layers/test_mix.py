@@ -29,16 +29,16 @@ def space(traced):
     return made
 
 
-def choices(pricer, group, leader):
+def choices(pricer, group, compressed_optimizer):
     """Every assignment of a group's choices to calls, as decisions."""
     calls = [i for i in range(len(pricer.calls)) if i not in pricer.batch_only]
     for picked in itertools.product(group, repeat=len(calls)):
         at = dict(zip(calls, picked, strict=True))
-        made = []
+        mixes = []
         for i in range(len(pricer.calls)):
             (decision,) = at.get(i, picked[0]).decisions
-            made.append(Decision(i, i + 1, decision.strategy, decision.memory))
-        yield tuple(made)
+            mixes.append(Decision(i, i + 1, decision.strategy, decision.memory))
+        yield tuple(mixes)
 
 
 def test_one_stage_is_as_fast_as_any_assignment(space):
@@ -60,14 +60,14 @@ def test_one_stage_is_as_fast_as_any_assignment(space):
             best = min(
                 (c.step_seconds for c in priced if c and c.peak_bytes <= budget), default=None
             )
-            made = LayerMix(pricer, group).best(budget, inf)
+            mixed = LayerMix(pricer, group).best(budget, inf)
             if best is None:
-                assert made is None
+                assert mixed is None
                 continue
-            assert made is not None
-            assert made.peak_bytes <= budget
-            assert made.step_seconds <= best * slower
-            assert made.step_seconds >= fastest(group) * (1 - 1e-9)
+            assert mixed is not None
+            assert mixed.peak_bytes <= budget
+            assert mixed.step_seconds <= best * slower
+            assert mixed.step_seconds >= fastest(group) * (1 - 1e-9)
             tried += 1
     assert tried >= 3
 
@@ -81,9 +81,9 @@ def test_less_memory_is_never_faster_and_never_exceeded(traced):
     for share in (0.9, 0.7, 0.5, 0.35):
         budget = runtime + int(share * used)
         try:
-            made = plan(model, cluster, PlanOptions(memory_bytes=budget))
+            answer = plan(model, cluster, PlanOptions(memory_bytes=budget))
         except InfeasibleError:
             break
-        assert made.peak_bytes <= budget
-        assert made.prediction.step_seconds >= before * (1 - 1e-9)
-        before = made.prediction.step_seconds
+        assert answer.peak_bytes <= budget
+        assert answer.prediction.step_seconds >= before * (1 - 1e-9)
+        before = answer.prediction.step_seconds

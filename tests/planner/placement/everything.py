@@ -107,9 +107,9 @@ class Rules:
             if device[e.dst] == d != device[e.src]
         }
         if self.rule == "train":
-            held = sum(n.mem_persistent + n.mem_output for n in mine)
+            memory = sum(n.mem_persistent + n.mem_output for n in mine)
             received = sum(e.bytes for e in copies.values())
-            return held + received + max((n.mem_temporary for n in mine), default=0)
+            return memory + received + max((n.mem_temporary for n in mine), default=0)
         spans = []
         for n in mine:
             uses = [

@@ -23,9 +23,9 @@ PERSISTENT = {"fig1": (1, 2, 2, 1, 1, 1)}  # on devices of 4
 
 def figure(name: str) -> PlacementGraph:
     times, edges = FIGURES[name]
-    held = PERSISTENT.get(name, (0,) * len(times))
+    persistent = PERSISTENT.get(name, (0,) * len(times))
     return PlacementGraph(
-        tuple(PlacementNode(i, float(us), "", held[i]) for i, us in enumerate(times)),
+        tuple(PlacementNode(i, float(us), "", persistent[i]) for i, us in enumerate(times)),
         tuple(PlacementEdge(u, w, 0, comm_us=float(us)) for u, w, us in edges),
         name,
     )

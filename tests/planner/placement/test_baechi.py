@@ -28,14 +28,14 @@ def problem(graph: PlacementGraph, devices: int = 2, memory: float = 1e9, alpha:
 
 @pytest.mark.parametrize("name", MAKESPANS)
 def test_makespans_of_the_published_examples(name):
-    given = problem(figure(name), 3 if name == "fig3" else 2, 4.0)
-    found = (
-        etf(given),
-        sct(given),
-        etf(given, SEQUENTIAL_TRANSFERS),
-        sct(given, SEQUENTIAL_TRANSFERS, 0.1),
+    example = problem(figure(name), 3 if name == "fig3" else 2, 4.0)
+    makespans = (
+        etf(example),
+        sct(example),
+        etf(example, SEQUENTIAL_TRANSFERS),
+        sct(example, SEQUENTIAL_TRANSFERS, 0.1),
     )
-    assert tuple(c.makespan_us for c in found) == MAKESPANS[name]
+    assert tuple(c.makespan_us for c in makespans) == MAKESPANS[name]
 
 
 def test_etf_starts_what_can_start_and_does_not_wait():
@@ -62,9 +62,9 @@ def test_favourites_are_one_to_one():
     for name in MAKESPANS:
         given = problem(figure(name))
         children = favourite_children(given, relaxed(given), 0.5)
-        kept = children[children >= 0]
-        assert len(kept) == len(np.unique(kept))
-        assert len(kept)
+        present = children[children >= 0]
+        assert len(present) == len(np.unique(present))
+        assert len(present)
 
 
 def test_topo_fills_one_device_after_another():

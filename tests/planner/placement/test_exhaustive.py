@@ -44,13 +44,14 @@ def test_gaps_are_true_and_nothing_that_fits_is_missed(seed):
     least = Rules(graph, target, link, rule).best()
     options = PlacementOptions(link=link, memory_rule=rule, effort_seconds=0.5)
     try:
-        found = place(graph, target, options).placement
+        placement = place(graph, target, options).placement
     except (InfeasibleError, LimitError):  # proved, or nothing was found
         assert least == float("inf")
         return
-    assert found.makespan_us >= least - 1e-9
-    assert found.lower_bound_us <= least + 1e-9
-    assert (found.makespan_us - least) / found.makespan_us <= found.gap + 1e-12
+    assert placement.makespan_us >= least - 1e-9
+    assert placement.lower_bound_us <= least + 1e-9
+    assert (placement.makespan_us - least) / placement.makespan_us <= placement.gap + 1e-12
     assert (
-        max(p - d.memory_bytes for p, d in zip(found.peak_memory, target.devices, strict=True)) <= 0
+        max(p - d.memory_bytes for p, d in zip(placement.peak_memory, target.devices, strict=True))
+        <= 0
     )

@@ -40,12 +40,12 @@ def target(graph: PlacementGraph, room: float = 3.0, devices: int = 4) -> Placem
 @pytest.mark.parametrize("link", LINKS)
 def test_never_worse_than_a_member(link):
     graph = layered(120, 1)
-    found = place(graph, target(graph), PlacementOptions(link=link, seconds=1.0)).placement
+    placement = place(graph, target(graph), PlacementOptions(link=link, seconds=1.0)).placement
     problem = PlacementProblem(graph_arrays(graph, target(graph)), link, "train")
     for make in constructive(problem):
         member = make()
-        assert member is None or member.over_bytes or found.makespan_us <= member.makespan_us
-    assert found.lower_bound_us <= found.makespan_us
+        assert member is None or member.over_bytes or placement.makespan_us <= member.makespan_us
+    assert placement.lower_bound_us <= placement.makespan_us
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -88,17 +88,17 @@ def test_fractions_of_bytes_count():
         place(PlacementGraph(nodes, ()), uniform_target(2, 0.03, 0.0, 1.0))
 
 
-def test_unknown_words_are_refused():
+def test_unknown_names_are_refused():
     graph = layered(10, 6)
     for options in (PlacementOptions("best"), PlacementOptions(link="wide")):  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="known"):
             place(graph, target(graph), options)
 
 
-@pytest.mark.parametrize("words", [{"alpha_us": -1.0}, {"beta_us_per_byte": float("nan")}])
-def test_links_that_cannot_be_are_refused(words):
+@pytest.mark.parametrize("says", [{"alpha_us": -1.0}, {"beta_us_per_byte": float("nan")}])
+def test_links_that_cannot_be_are_refused(says):
     with pytest.raises(UsageError, match="not a sensible value"):
-        plait.place(layered(10, 6), devices=2, memory=2**30, **words)
+        plait.place(layered(10, 6), devices=2, memory=2**30, **says)
 
 
 def test_groups_stay_together_when_asked():
@@ -117,11 +117,15 @@ def test_work_goes_to_fast_devices_and_near_links():
     near, far = PlacementLink(1.0, 0.0), PlacementLink(1000.0, 0.0)
     links = ((near, near, far), (near, near, far), (far, far, near))
     devices = (PlacementDevice(1e3, 2.0), PlacementDevice(1e3, 1.0), PlacementDevice(1e3, 1.0))
-    found = place(graph, PlacementTarget(devices, links), PlacementOptions(seconds=2.0)).placement
-    assert found.device["0"] == 0
-    assert set(found.device.values()) == {0, 1}
-    assert found.makespan_us == pytest.approx(25.0)  # 5, then four of 5 on device 0 and one on 1
-    assert found.status == "optimal"
+    placement = place(
+        graph, PlacementTarget(devices, links), PlacementOptions(seconds=2.0)
+    ).placement
+    assert placement.device["0"] == 0
+    assert set(placement.device.values()) == {0, 1}
+    assert placement.makespan_us == pytest.approx(
+        25.0
+    )  # 5, then four of 5 on device 0 and one on 1
+    assert placement.status == "optimal"
 
 
 def test_the_walk_knows_its_makespan():

@@ -12,15 +12,15 @@ from plait.planner.search.driver import SearchSpace
 
 def test_settings_belong_to_the_name_before_them():
     cluster = load_cluster("2x8xh100")
-    asked = parse_baselines("ddp, megatron:tp=4,pp=2, fsdp,word:dp=4,tp=4,sp", cluster)
-    assert [b.name for b in asked] == ["ddp", "megatron:tp=4,pp=2", "fsdp", "word:dp=4,tp=4,sp"]
-    assert [str(w) for w in asked[1].strategies] == [
+    baselines = parse_baselines("ddp, megatron:tp=4,pp=2, fsdp,word:dp=4,tp=4,sp", cluster)
+    assert [b.name for b in baselines] == ["ddp", "megatron:tp=4,pp=2", "fsdp", "word:dp=4,tp=4,sp"]
+    assert [str(w) for w in baselines[1].strategies] == [
         "pp=2,dp=2,tp=4",
         "pp=2,dp=2,tp=4,sp",
         "pp=2,zero1=2,tp=4",
         "pp=2,zero1=2,tp=4,sp",
     ]
-    assert {w.devices for b in asked for w in b.strategies} == {16}
+    assert {w.devices for b in baselines for w in b.strategies} == {16}
 
 
 def test_hybrid_shards_inside_a_node():
@@ -46,12 +46,12 @@ def test_wrong_names_are_told(text, says):
 @pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral", "t5"])
 def test_no_plan_is_slower_than_a_baseline_that_fits(name, traced):
     model, cluster = traced(name), load_cluster("2x2xa100-80")
-    made = plan(model, cluster, PlanOptions())
+    answer = plan(model, cluster, PlanOptions())
     space, compared = SearchSpace.create(model, cluster, PlanOptions()), 0
     for baseline in parse_baselines("ddp,fsdp,hsdp,zero1,zero2,megatron", cluster):
         other = baseline_plan(space, baseline)
         if other is not None and other.peak_bytes <= other.memory_limit_bytes:
-            assert made.prediction.step_seconds <= other.prediction.step_seconds * (1 + 1e-9)
+            assert answer.prediction.step_seconds <= other.prediction.step_seconds * (1 + 1e-9)
             compared += 1
     assert compared >= 3
 

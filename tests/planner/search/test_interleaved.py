@@ -18,7 +18,7 @@ from plait.planner.question.pins import pin_all
 from plait.planner.search.driver import interleavings
 from plait.tests import zoo
 
-WORD = "pp=4,dp=2"
+STRATEGY = "pp=4,dp=2"
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +30,23 @@ def model():
 @pytest.fixture(scope="module")
 def cluster():
     """Devices so slow that the layers of a small model are work for them."""
-    made = load_cluster("8xh100")
+    preset = load_cluster("8xh100")
     device = replace(
-        made.device,
+        preset.device,
         launch_overhead_seconds=0.0,
         runtime_overhead_bytes=0,
-        peak_flops={dtype: rate / 1e5 for dtype, rate in made.device.peak_flops.items()},
-        memory_bandwidth_bytes_per_second=made.device.memory_bandwidth_bytes_per_second / 1e3,
+        peak_flops={dtype: rate / 1e5 for dtype, rate in preset.device.peak_flops.items()},
+        memory_bandwidth_bytes_per_second=preset.device.memory_bandwidth_bytes_per_second / 1e3,
     )
-    return replace(made, device=device)
+    return replace(preset, device=device)
 
 
-def made(model, cluster, **options):
-    return plan(model, cluster, PlanOptions(pins=pin_all(WORD), micro_batches=8, **options))
+def planned(model, cluster, **options):
+    return plan(model, cluster, PlanOptions(pins=pin_all(STRATEGY), micro_batches=8, **options))
 
 
-def test_pieces_take_turns_where_bubbles_are(model, cluster):
-    best, plain = made(model, cluster), made(model, cluster, schedule="1f1b")
+def test_chunks_take_turns_where_bubbles_are(model, cluster):
+    best, plain = planned(model, cluster), planned(model, cluster, schedule="1f1b")
     assert (best.schedule, plain.schedule) == ("interleaved", "1f1b")
     assert best.chunks_per_stage > 1 == plain.chunks_per_stage
     assert best.prediction.step_seconds < 0.9 * plain.prediction.step_seconds
@@ -57,14 +57,14 @@ def test_pieces_take_turns_where_bubbles_are(model, cluster):
 
 @pytest.mark.parametrize("actions", [("keep",), ("recompute",), ("keep", "recompute")])
 def test_the_prediction_is_what_simulation_and_terms_say(model, cluster, actions):
-    best = made(model, cluster, schedule="interleaved", memory_actions=actions)
+    best = planned(model, cluster, schedule="interleaved", memory_actions=actions)
     assert differences(best) == []
     found = simulate_step(best, Conditions())
     assert found.step_seconds == pytest.approx(best.prediction.step_seconds, rel=0.02)
 
 
 def test_stages_hold_what_their_rows_keep_in_flight(model, cluster):
-    best = made(model, cluster, schedule="interleaved", memory_actions=("keep",))
+    best = planned(model, cluster, schedule="interleaved", memory_actions=("keep",))
     rows = schedule_rows(best)
     verify_rows(rows)
     for number, stage in enumerate(best.stages):
@@ -75,10 +75,10 @@ def test_stages_hold_what_their_rows_keep_in_flight(model, cluster):
         assert dict(stage.memory_terms)["activations"] > (waiting - 1) * share.bytes.saved_bytes
 
 
-def test_a_budget_is_kept_with_pieces_too(model, cluster):
-    free = made(model, cluster)
+def test_a_budget_is_kept_with_chunks_too(model, cluster):
+    free = planned(model, cluster)
     tight = free.peak_bytes * 3 // 4
-    best = made(model, cluster, memory_bytes=tight)
+    best = planned(model, cluster, memory_bytes=tight)
     assert best.peak_bytes <= tight
     assert best.prediction.step_seconds >= free.prediction.step_seconds
 
@@ -90,8 +90,8 @@ def test_rounds_are_full():
     assert list(interleavings(4, 9, 17)) == []
 
 
-def test_broken_pieces_are_told(model, cluster):
-    best = made(model, cluster, schedule="interleaved")
+def test_broken_chunks_are_told(model, cluster):
+    best = planned(model, cluster, schedule="interleaved")
     first, *rest = best.stages
     broken = replace(best, stages=(replace(first, model_chunks=first.model_chunks[:-1]), *rest))
     with pytest.raises(FileError, match=r"stages"):
@@ -100,4 +100,4 @@ def test_broken_pieces_are_told(model, cluster):
     with pytest.raises(FileError, match=r"stages\[0\]\.model_chunks\[0\]"):
         verify_plan(swapped)
     with pytest.raises(UsageError, match="schedule"):
-        made(model, cluster, schedule="zero")
+        planned(model, cluster, schedule="zero")

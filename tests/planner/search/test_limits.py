@@ -36,15 +36,15 @@ def test_an_interrupt_ends_the_search_with_the_best_so_far(traced, monkeypatch):
         return price(self, strategy, counts)
 
     monkeypatch.setattr(SearchSpace, "uniform_candidates", interrupted)
-    cut = plan(model, cluster, PlanOptions())
-    assert not cut.complete
-    assert cut.status == "feasible"
-    assert cut.prediction.step_seconds >= whole.prediction.step_seconds
+    answer = plan(model, cluster, PlanOptions())
+    assert not answer.complete
+    assert answer.status == "feasible"
+    assert answer.prediction.step_seconds >= whole.prediction.step_seconds
     # the gap bounds what the whole search gains
-    assert cut.prediction.step_seconds * (1 - cut.gap) <= whole.prediction.step_seconds
+    assert answer.prediction.step_seconds * (1 - answer.gap) <= whole.prediction.step_seconds
 
 
-def test_fixes_of_what_does_not_fit_do_fit(traced):
+def test_changes_to_what_does_not_fit_do_fit(traced):
     model, cluster = traced("gpt2"), load_cluster("4xa100-80")
     floor = cluster.device.runtime_overhead_bytes
     least = plan(model, cluster, PlanOptions()).prediction.step_seconds
@@ -55,12 +55,12 @@ def test_fixes_of_what_does_not_fit_do_fit(traced):
     options = PlanOptions(roles=roles, memory_actions=actions, memory_bytes=budget)
     with pytest.raises(InfeasibleError, match="tried --roles dp,zero3") as caught:
         plan(model, cluster, options)
-    fixes = {fix["change"]: fix for fix in caught.value.report["fixes"]}
-    assert fixes["all roles"]["fits"]
+    changes = {fix["change"]: fix for fix in caught.value.report["fixes"]}
+    assert changes["all roles"]["fits"]
     assert all(
         fix["peak"] <= budget and fix["step_time_s"] >= least * 0.1
-        for fix in fixes.values()
+        for fix in changes.values()
         if fix["fits"]
     )
     found = plan(model, cluster, PlanOptions(memory_actions=actions, memory_bytes=budget))
-    assert found.prediction.step_seconds == pytest.approx(fixes["all roles"]["step_time_s"])
+    assert found.prediction.step_seconds == pytest.approx(changes["all roles"]["step_time_s"])

@@ -24,12 +24,12 @@ def test_a_plan_is_no_slower_than_plain_strategies(name, traced):
     model, cluster = traced(name), load_cluster("4xh100")
     best = plan(model, cluster, PlanOptions()).prediction.step_seconds
     compared = 0
-    for word in PLAIN:
+    for strategy in PLAIN:
         try:
-            made = plan(model, cluster, PlanOptions(pins=pin_all(word)))
+            made = plan(model, cluster, PlanOptions(pins=pin_all(strategy)))
         except PlaitError:
             continue  # this model cannot be split so
-        assert best <= made.prediction.step_seconds * (1 + 1e-9), word
+        assert best <= made.prediction.step_seconds * (1 + 1e-9), strategy
         compared += 1
     assert compared >= 2
 
@@ -37,16 +37,18 @@ def test_a_plan_is_no_slower_than_plain_strategies(name, traced):
 @pytest.mark.parametrize("name", ["llama", "mixtral", "bert", "t5", "swin", "convnext"])
 def test_a_split_costs_no_more_than_none_and_proves_its_gap(name, traced):
     model, mesh = traced(name), Mesh((Axis("tp", 4),))
-    entries = FunctionPrices(model, load_cluster("4xh100"))
+    prices = FunctionPrices(model, load_cluster("4xh100"))
     for function in model.functions:
-        axes = entries.flow.axes[function.name]
-        rule = axis_rule(Axis("tp", 4), function, entries.flow)
-        costs = RooflineCosts(function, axes, mesh, entries.cluster, (1,))
+        axes = prices.flow.axes[function.name]
+        rule = axis_rule(Axis("tp", 4), function, prices.flow)
+        costs = RooflineCosts(function, axes, mesh, prices.cluster, (1,))
         problem = ShardingProblem(function, axes, mesh, (rule,), costs)
-        found = solve(problem)
-        assert price(problem, found.axes) == pytest.approx(found.objective, rel=1e-9)
+        solution = solve(problem)
+        assert price(problem, solution.axes) == pytest.approx(solution.objective, rel=1e-9)
         assert (
-            found.bound <= found.objective <= price(problem, (replicated(function),)) * (1 + 1e-9)
+            solution.bound
+            <= solution.objective
+            <= price(problem, (replicated(function),)) * (1 + 1e-9)
         )
-        assert found.gap <= 0.01
-        assert PARTIAL not in found.axes[0].boundary.inputs
+        assert solution.gap <= 0.01
+        assert PARTIAL not in solution.axes[0].boundary.inputs

@@ -57,32 +57,32 @@ def random_problem(seed: int) -> ShardingProblem:
 def random_function(random: Random, ops: int) -> Function:
     types = [TensorType((random.choice((4, 8, 12)), random.choice((4, 8))), "float32")]
     inputs = [Input(0, "activation", "x")]
-    made: list[Op] = []
+    drawn: list[Op] = []
     forward = random.randint(1, ops)
     tangent = None
     for i in range(ops):
         if i == forward:
-            types.append(types[made[-1].results[0]])
+            types.append(types[drawn[-1].results[0]])
             tangent = len(types) - 1
-        made.append(random_op(random, types, inputs))
-    output = made[forward - 1].results[0]
+        drawn.append(random_op(random, types, inputs))
+    output = drawn[forward - 1].results[0]
     if tangent is not None:
-        inputs = [with_gradient(random, i, types, made[forward:], tangent) for i in inputs]
+        inputs = [with_gradient(random, i, types, drawn[forward:], tangent) for i in inputs]
     outputs = (Output(output, tangent),)
-    return Function("f", tuple(types), tuple(inputs), outputs, tuple(made), forward)
+    return Function("f", tuple(types), tuple(inputs), outputs, tuple(drawn), forward)
 
 
 def with_gradient(random: Random, item: Input, types, ops, tangent: int) -> Input:
     """The input with some value of its shape, made in backward, as its gradient."""
     made = [tangent, *(op.results[0] for op in ops)]
-    alike = [v for v in made if types[v].shape == types[item.value].shape]
-    if not alike:
+    same_shape = [v for v in made if types[v].shape == types[item.value].shape]
+    if not same_shape:
         return item
-    return Input(item.value, item.kind, item.name, random.choice(alike))
+    return Input(item.value, item.kind, item.name, random.choice(same_shape))
 
 
 def random_op(random: Random, types: list[TensorType], inputs: list[Input]) -> Op:
-    def held(shape: tuple[int, ...]) -> int:
+    def state_bytes(shape: tuple[int, ...]) -> int:
         types.append(TensorType(shape, "float32"))
         inputs.append(Input(len(types) - 1, random.choice(("parameter", "buffer")), "w"))
         return len(types) - 1
@@ -93,10 +93,10 @@ def random_op(random: Random, types: list[TensorType], inputs: list[Input]) -> O
     name, args = "aten.silu.default", (Ref(value),)
     match random.randrange(6 if len(shape) == 2 else 2):
         case 1:
-            second = other if random.random() < 0.7 else held(shape)
+            second = other if random.random() < 0.7 else state_bytes(shape)
             name, args = "aten.add.Tensor", (Ref(value), Ref(second))
         case 2:
-            second = held((shape[1], random.choice((4, 8))))
+            second = state_bytes((shape[1], random.choice((4, 8))))
             name, args = "aten.mm.default", (Ref(value), Ref(second))
             shape = (shape[0], types[second].shape[1])
         case 3:
@@ -130,13 +130,13 @@ def random_rule(random: Random, function: Function, axes, size: int) -> AxisRule
 
 
 def some_states(random: Random, axes, value: int, size: int, several: bool):
-    cuts = [
+    splits = [
         (dim, part)
         for dim, parts in enumerate(axes.factors[value])
         for part, n in enumerate(parts)
         if n % size == 0
     ]
-    every = ["R", *cuts]
+    every = ["R", *splits]
     if several:
         return tuple(sorted(random.sample(every, random.randint(1, min(3, len(every)))), key=str))
     return (random.choice(every),)
@@ -196,12 +196,12 @@ def sharding(problem: ShardingProblem, rule: AxisRule, size: int, parts) -> Axis
     gradients = tuple(
         None
         if item.gradient is None
-        else given
+        else placement
         if item.kind == "activation"
         else state
         if size == 1
         else rule.gradients.get(state, state)
-        for item, state, given in zip(
+        for item, state, placement in zip(
             function.inputs, states, parts[n + inputs : n + 2 * inputs], strict=True
         )
     )

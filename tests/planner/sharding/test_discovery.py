@@ -39,26 +39,26 @@ BLOCK = "llama_decoder_layer"
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory):
     """Models of full width by configuration and length, traced once; nothing is allocated."""
-    made = {}
+    models = {}
 
     def model(config: dict, seq: int, **changes):
         key = json.dumps(config | changes, sort_keys=True), seq
-        if key not in made:
+        if key not in models:
             file = tmp_path_factory.mktemp("config") / "config.json"
             file.write_text(key[0])
             source = load_source(f"hf:{file}", batch=8, seq=seq)
-            made[key] = trace(source.model, source.batch)
-        return made[key]
+            models[key] = trace(source.model, source.batch)
+        return models[key]
 
     return model
 
 
-def found(model, word: str, cluster: str = "8xh100", block: str = BLOCK):
+def found(model, strategy: str, cluster: str = "8xh100", block: str = BLOCK):
     """Collectives of forward and of backward by kind, and how held inputs lie, by name."""
-    entries = FunctionPrices(model, load_cluster(cluster))
-    sharding = entries.sharding(block, parse_strategy(word), 1)
+    prices = FunctionPrices(model, load_cluster(cluster))
+    sharding = prices.sharding(block, parse_strategy(strategy), 1)
     function = model.function(block)
-    local = localize(bind(sharding, function, entries.flow.axes[block]))
+    local = localize(bind(sharding, function, prices.flow.axes[block]))
     layouts = {
         item.name: layout[1]  # after micro-batches
         for item, layout in zip(function.inputs, sharding.boundary.inputs, strict=True)
@@ -131,10 +131,10 @@ def test_fewer_key_heads_than_devices(traced):
     assert forward["all_reduce"] >= 1
 
 
-def along_batch(model, block: str, held: dict[int, tuple]):
+def along_batch(model, block: str, placements: dict[int, tuple]):
     """The question of one axis of 8 that splits the batch, held inputs lying as said."""
-    entries = FunctionPrices(model, load_cluster("8xh100"))
-    function, flow = model.function(block), entries.flow
+    prices = FunctionPrices(model, load_cluster("8xh100"))
+    function, flow = model.function(block), prices.flow
     boundary = split_batch(function, flow, frozenset()).boundary
     states = {}
     for position, item in enumerate(function.inputs):
@@ -146,8 +146,8 @@ def along_batch(model, block: str, held: dict[int, tuple]):
         states[item.value] = (boundary.outputs[position],)
         states[item.tangent] = (boundary.tangents[position],)
     axes, mesh = flow.axes[block], Mesh((Axis("dp", 8),))
-    costs = RooflineCosts(function, axes, mesh, entries.cluster, (1,))
-    rule = AxisRule(flow.batch_factors[block], states | held)
+    costs = RooflineCosts(function, axes, mesh, prices.cluster, (1,))
+    rule = AxisRule(flow.batch_factors[block], states | placements)
     problem = ShardingProblem(function, axes, mesh, (rule,), costs)
     (made,) = solve(problem).axes
     assert PARTIAL not in made.boundary.inputs
@@ -161,18 +161,18 @@ def test_gathers_of_fully_sharded_weights(traced):
         model.function(BLOCK),
         FunctionPrices(model, load_cluster("8xh100")).flow.axes[BLOCK],
     )
-    held = {i.value: weight_shards(axes, i.value, 8)[:1] for i in function.state_inputs()}
-    function, axes, made = along_batch(model, BLOCK, held)
+    placements = {i.value: weight_shards(axes, i.value, 8)[:1] for i in function.state_inputs()}
+    function, axes, solution = along_batch(model, BLOCK, placements)
     used = {
         state
-        for op, known, chosen in zip(function.ops, axes.ops, made.op_splits, strict=True)
+        for op, known, chosen in zip(function.ops, axes.ops, solution.op_splits, strict=True)
         for value, state in zip(op.operands(), known.by_name[chosen].inputs, strict=True)
-        if value in held
+        if value in placements
     }
     assert used == {REPLICATE}
     assert all(
         g == s
-        for g, s in zip(made.boundary.gradients, made.boundary.inputs, strict=True)
+        for g, s in zip(solution.boundary.gradients, solution.boundary.inputs, strict=True)
         if g is not None
     )
 
@@ -182,11 +182,11 @@ def test_experts_apart_tokens_travel(traced):
     model = traced(MIXTRAL, 2048)
     block = "mixtral_decoder_layer"
     axes = FunctionPrices(model, load_cluster("8xh100")).flow.axes[block]
-    held = {
+    placements = {
         i.value: (REPLICATE, *weight_shards(axes, i.value, 8))
         for i in model.function(block).state_inputs()
     }
-    function, axes, made = along_batch(model, block, held)
+    function, axes, made = along_batch(model, block, placements)
     for op, known, chosen in zip(function.ops, axes.ops, made.op_splits, strict=True):
         if op.target.startswith("plait.experts"):
             assert known.by_name[chosen].partner is not None

@@ -61,11 +61,11 @@ def test_agrees_with_the_integer_program(traced, options):
 
 @pytest.mark.parametrize("sizes", [(2, 2), (2, 2, 2)])
 def test_several_axes_close_the_gap(traced, sizes):
-    given = problem(traced, sizes)
-    made = solve(given)
+    question = problem(traced, sizes)
+    made = solve(question)
     assert made.gap <= 0.0101
-    assert isclose(price(given, made.axes), made.objective, rel_tol=1e-9)
-    assert made.bound <= solve(given, gap=0.001).objective
+    assert isclose(price(question, made.axes), made.objective, rel_tol=1e-9)
+    assert made.bound <= solve(question, gap=0.001).objective
 
 
 def test_equal_questions_equal_answers(traced):
@@ -74,24 +74,24 @@ def test_equal_questions_equal_answers(traced):
 
 def test_less_memory_is_never_faster(traced):
     free = solve(problem(traced, (2,)), gap=0.0)
-    used = taken(problem(traced, (2,)), free)
-    given = problem(traced, (2,), memory=0.9 * used)
-    tight = solve(given)
+    used = used_bytes(problem(traced, (2,)), free)
+    question = problem(traced, (2,), memory=0.9 * used)
+    tight = solve(question)
     assert tight.objective >= free.objective
-    assert taken(given, tight) <= given.memory_limit_bytes
-    assert isclose(price(given, tight.axes), tight.objective, rel_tol=1e-9)
+    assert used_bytes(question, tight) <= question.memory_limit_bytes
+    assert isclose(price(question, tight.axes), tight.objective, rel_tol=1e-9)
 
 
-def taken(given: ShardingProblem, made) -> int:
+def used_bytes(question: ShardingProblem, made) -> int:
     """Bytes that a solution holds and saves, by the judge's count."""
     lies = {}
-    for position, item in enumerate(given.function.inputs):
+    for position, item in enumerate(question.function.inputs):
         lies[item.value] = tuple(axis.boundary.inputs[position] for axis in made.axes)
-    for i, (op, known) in enumerate(zip(given.function.ops, given.axes.ops, strict=True)):
+    for i, (op, known) in enumerate(zip(question.function.ops, question.axes.ops, strict=True)):
         for position, value in enumerate(op.results):
             options = [known.by_name[axis.op_splits[i]] for axis in made.axes]
             lies[value] = tuple(option.outputs[position] for option in options)
-    return state_and_saved_bytes(given, lies)
+    return state_and_saved_bytes(question, lies)
 
 
 def test_equal_values_share_a_table(traced):

@@ -61,7 +61,7 @@ def random_sharding(function, mesh: Mesh, seed: int) -> BoundSharding:
 
 def evaluated(bound: BoundSharding, pricer: Pricer) -> list[float]:
     """Seconds of every operator in the per-device function, without the resharding before it."""
-    local, found = localize(bound), []
+    local, prices = localize(bound), []
     rest = iter(op for op in local.ops if not is_collective(op))
     for op, strategy in zip(bound.function.ops, bound.strategies, strict=True):
         seconds = pricer.op(local, next(rest)).seconds
@@ -69,8 +69,8 @@ def evaluated(bound: BoundSharding, pricer: Pricer) -> list[float]:
         if prod(means) > 1:
             for _ in (r for r in op.results if r >= 0):
                 seconds += pricer.op(local, next(rest)).seconds
-        found.append(seconds)
-    return found
+        prices.append(seconds)
+    return prices
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -108,8 +108,8 @@ def test_a_look_up_reads_the_rows_it_returns(traced):
         costs = RooflineCosts(function, axes, mesh, CLUSTER, (1,))
         for number, op in enumerate(function.ops):
             if op.target == "aten.embedding.default":
-                (kept, *_), bandwidth = axes.ops[number].options, 3.35e12
+                (first, *_), bandwidth = axes.ops[number].options, 3.35e12
                 rows = function.types[op.results[0]].bytes
-                least = costs.operator(number, (kept,)) - CLUSTER.device.launch_overhead_seconds
+                least = costs.operator(number, (first,)) - CLUSTER.device.launch_overhead_seconds
                 assert np.isfinite(least)
                 assert least < 10 * (3 * rows) / bandwidth

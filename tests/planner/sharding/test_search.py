@@ -24,14 +24,14 @@ SWITCHES = {
 @cache
 def problems(share: int):
     """Every problem small enough, in a fixed order, dealt out to the tests, with its optimum."""
-    found, dealt = 0, []
+    count, dealt = 0, []
     for seed in range(10 * CASES):
         problem = cases.random_problem(seed)
-        if found < CASES and cases.count(problem) <= cases.MOST:
-            if found % SHARES == share:
+        if count < CASES and cases.count(problem) <= cases.MOST:
+            if count % SHARES == share:
                 dealt.append((seed, problem, cases.brute_force(problem)))
-            found += 1
-    assert found == CASES
+            count += 1
+    assert count == CASES
     return dealt
 
 
@@ -44,8 +44,8 @@ def test_equals_brute_force(share, switch):
             with pytest.raises(PlaitError, match="f: "):
                 solve(problem, gap=0.0, options=options)
             continue
-        made = solve(problem, gap=0.0, options=options)
-        assert isclose(made.objective, price(problem, made.axes), rel_tol=1e-9), seed
-        assert isclose(made.objective, best, rel_tol=1e-6, abs_tol=1e-12), seed
-        assert made.bound <= best * (1 + 1e-9), seed
-        assert made.gap <= 1e-6, seed
+        solution = solve(problem, gap=0.0, options=options)
+        assert isclose(solution.objective, price(problem, solution.axes), rel_tol=1e-9), seed
+        assert isclose(solution.objective, best, rel_tol=1e-6, abs_tol=1e-12), seed
+        assert solution.bound <= best * (1 + 1e-9), seed
+        assert solution.gap <= 1e-6, seed

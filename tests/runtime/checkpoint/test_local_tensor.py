@@ -15,14 +15,14 @@ def test_boxes_of_a_range_are_that_range() -> None:
         elements = prod(shape)
         first, last = sorted((rng.randint(0, elements), rng.randint(0, elements)))
         tensor, seen = torch.arange(elements).view(shape), list[int]()
-        found = list(boxes(shape, first, last))
-        for offsets, sizes in found:
+        covered = list(boxes(shape, first, last))
+        for offsets, sizes in covered:
             part = tensor
             for dim, (start, size) in enumerate(zip(offsets, sizes, strict=True)):
                 part = part.narrow(dim, start, size)
             seen += part.reshape(-1).tolist()
         assert seen == list(range(first, last))
-        assert len(found) <= max(2 * len(shape) - 1, 1)
+        assert len(covered) <= max(2 * len(shape) - 1, 1)
 
 
 def test_slices_are_undone() -> None:

@@ -31,12 +31,12 @@ def outer(layout, mesh, shard):
 def check(comm: Comm, mesh: Mesh, rank: int, axis: int, dtype: torch.dtype) -> None:
     """From and to every cut along one axis, the other axis cut as well or not."""
     place = mesh.coordinate(rank)
-    name, ways = mesh.axes[axis].name, mesh.axes[axis].size
+    name, degree = mesh.axes[axis].name, mesh.axes[axis].size
     shape = tuple(torch.Size(f).numel() for f in FACTORS)
     generator = torch.Generator().manual_seed(7)
     top = 2 if dtype == torch.bool else 100
     whole = torch.randint(0, top, shape, generator=generator).to(dtype)
-    shards = [(d, p) for d, f in enumerate(FACTORS) for p in range(len(f)) if f[p] % ways == 0]
+    shards = [(d, p) for d, f in enumerate(FACTORS) for p in range(len(f)) if f[p] % degree == 0]
 
     def local(state, value=whole, other="R"):
         layout = tuple(state if i == axis else other for i in range(len(mesh.axes)))
@@ -61,14 +61,14 @@ def check(comm: Comm, mesh: Mesh, rank: int, axis: int, dtype: torch.dtype) -> N
                 if two in (one, other):
                     continue
                 target, y = local(two, other=other)
-                words = (*outer(layout, mesh, one), *outer(target, mesh, two))
-                same(comm.all_to_all(x_strided, name, *words), y)
+                layouts = (*outer(layout, mesh, one), *outer(target, mesh, two))
+                same(comm.all_to_all(x_strided, name, *layouts), y)
             if dtype != torch.bool:
                 share = (r * (place[axis] + 1)).contiguous()
-                total = x * (ways * (ways + 1) // 2)
+                total = x * (degree * (degree + 1) // 2)
                 same(comm.reduce_scatter(share, name, *outer(layout, mesh, one)), total)
                 before = share.clone()
-                same(comm.all_reduce(share, name), r * (ways * (ways + 1) // 2))
+                same(comm.all_reduce(share, name), r * (degree * (degree + 1) // 2))
                 same(share, before)
 
 

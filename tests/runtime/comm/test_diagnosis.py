@@ -33,11 +33,11 @@ def test_waits_are_followed_to_their_end() -> None:
         2: recorder(2, inside="tp 2,3", ranks=(2, 3)),
         3: recorder(3, inside="tp 2,3", ranks=(2, 3)),
     }
-    found = diagnose(states, {3}, states[3].time + 50)
-    assert found.missing == (3,)
+    report = diagnose(states, {3}, states[3].time + 50)
+    assert report.missing == (3,)
     assert (
         "rank 3 is missing: no sign of life for 50 s; it was at step 0, in sum over tp"
-        in found.text
+        in report.text
     )
 
 

@@ -20,16 +20,16 @@ def test_collectives_agree_with_whole_tensors(ranks: int) -> None:
     assert [o.split() for o in outputs] == [["done", str(rank)] for rank in range(ranks)]
 
 
-@pytest.mark.parametrize(("dim", "outer", "ways"), [(0, 1, 2), (1, 3, 4), (1, 6, 2), (2, 2, 3)])
-def test_split_and_join_are_inverse(dim: int, outer: int, ways: int) -> None:
+@pytest.mark.parametrize(("dim", "outer", "degree"), [(0, 1, 2), (1, 3, 4), (1, 6, 2), (2, 2, 3)])
+def test_split_and_join_are_inverse(dim: int, outer: int, degree: int) -> None:
     x = torch.arange(4 * 24 * 6).view(4, 24, 6)
-    pieces = split(x, ways, dim, outer)
-    assert torch.equal(join(pieces, dim, outer), x)
-    for index in range(ways):
-        assert torch.equal(take_slice(x, ways, index, dim, outer), pieces[index])
+    shards = split(x, degree, dim, outer)
+    assert torch.equal(join(shards, dim, outer), x)
+    for index in range(degree):
+        assert torch.equal(take_slice(x, degree, index, dim, outer), shards[index])
 
 
-def test_a_cut_inside_a_merged_dim_takes_every_outer_block() -> None:
+def test_a_slice_inside_a_merged_dim_takes_every_outer_block() -> None:
     columns = torch.arange(12)  # (3 chunks, 4 heads)
     assert take_slice(columns, 2, 1, 0, 3).tolist() == [2, 3, 6, 7, 10, 11]
 

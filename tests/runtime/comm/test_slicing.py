@@ -33,7 +33,7 @@ FACTORS = ((12,), (3, 4, 2))
         ("R", (1, 0), (0, 0)),
     ],
 )
-def test_pieces_are_where_the_layout_says(layout) -> None:
+def test_shards_are_where_the_layout_says(layout) -> None:
     whole = torch.arange(12 * 24).view(12, 24)
     expanded = whole.view(12, 3, 4, 2)
     where = {(0, 0): 0, (1, 0): 1, (1, 1): 2, (1, 2): 3}
@@ -49,7 +49,7 @@ def test_pieces_are_where_the_layout_says(layout) -> None:
 def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> ParameterStore:
     """The store of one rank, without a process group: groups that never have to speak."""
     mesh = Mesh(tuple(Axis(name, size) for name, size in sizes.items()))
-    held = ParameterSpec(
+    parameter_spec = ParameterSpec(
         "w",
         "parameter",
         TensorType((5, 4), "float32"),
@@ -61,7 +61,7 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
     table = SimpleNamespace(
         mesh=mesh,
         meshes=(mesh,),
-        state_tensors=(held,),
+        state_tensors=(parameter_spec,),
         micro_batches=1,
         compression=(),
         stepped_dtype=lambda spec: spec.type.dtype,
@@ -80,35 +80,35 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
     )
 
 
-def test_optimizer_pieces_of_all_ranks_make_the_whole() -> None:
+def test_optimizer_shards_of_all_ranks_make_the_whole() -> None:
     module = torch.nn.Module()
     module.w = torch.nn.Parameter(torch.arange(20.0).view(5, 4))
     sizes = {"dp": 2, "zero3": 2, "zero2": 2, "zero1": 2, "tp": 2}
     stores = [store_of(rank, sizes, module) for rank in range(32)]
     for first in range(0, 32, 16):  # replicas
         for tp in (0, 1):
-            kept = [store.parameters["w"] for store in stores[first + tp : first + 16 : 2]]
+            local = [store.parameters["w"] for store in stores[first + tp : first + 16 : 2]]
             expected = flatten(module.w.detach()[:, 2 * tp : 2 * tp + 2], 16)
-            assert torch.equal(torch.cat([k.leaf.detach() for k in kept]), expected)
-            assert all(k.flat.numel() == 8 for k in kept)  # 10 elements, padded to 16, over zero3
-            assert all(k.leaf.numel() == 2 for k in kept)
+            assert torch.equal(torch.cat([k.leaf.detach() for k in local]), expected)
+            assert all(k.flat.numel() == 8 for k in local)  # 10 elements, padded to 16, over zero3
+            assert all(k.leaf.numel() == 2 for k in local)
     whole = torch.randn(5, 4)
     for store in stores:
         store.set_value("w", whole)
-        kept = store.parameters["w"]
-        assert torch.equal(kept.leaf.detach(), store.scatter(kept, whole))
+        local = store.parameters["w"]
+        assert torch.equal(local.leaf.detach(), store.scatter(local, whole))
 
 
 def test_what_is_whole_stays_one_tensor() -> None:
     module = torch.nn.Module()
     module.w = torch.nn.Parameter(torch.randn(5, 4))
     store = store_of(1, {"dp": 2, "zero3": 1, "tp": 1}, module)
-    kept = store.parameters["w"]
-    assert kept.leaf.shape == (5, 4)
+    local = store.parameters["w"]
+    assert local.leaf.shape == (5, 4)
     with torch.no_grad():
-        kept.leaf.fill_(7.0)
+        local.leaf.fill_(7.0)
     assert torch.equal(store.fetch(["w"])[0], torch.full((5, 4), 7.0))
-    assert not torch.equal(module.w, kept.leaf)  # the user's module is not touched
+    assert not torch.equal(module.w, local.leaf)  # the user's module is not touched
 
 
 def test_gradients_add_up_without_writing_into_the_first() -> None:

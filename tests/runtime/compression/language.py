@@ -36,18 +36,18 @@ GRAMMAR = {
 
 def write(length: int, seed: int = 0) -> str:
     """Text of the grammar, at least `length` characters."""
-    draw, words = random.Random(seed), []
+    draw, tokens = random.Random(seed), []
 
     def expand(symbol: str) -> None:
         if symbol in GRAMMAR:
             for part in draw.choice(GRAMMAR[symbol]).split():
                 expand(part)
         else:
-            words.append(symbol)
+            tokens.append(symbol)
 
-    while sum(map(len, words)) + len(words) < length:
+    while sum(map(len, tokens)) + len(tokens) < length:
         expand("text")
-    return " ".join(words)
+    return " ".join(tokens)
 
 
 class Model(nn.Module):
@@ -80,7 +80,7 @@ class Corpus:
         self.letters = sorted(set(text))
         codes = [self.letters.index(c) for c in text]
         split = len(codes) * 9 // 10
-        self.train, self.held = torch.tensor(codes[:split]), torch.tensor(codes[split:])
+        self.train, self.test = torch.tensor(codes[:split]), torch.tensor(codes[split:])
         self.context = context
 
     def batch(self, step: int, rank: int, size: int = 16) -> torch.Tensor:
@@ -92,11 +92,11 @@ class Corpus:
         logits = model(tokens[:, :-1])
         return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
-    def held_out(self, model: Model) -> float:
+    def test_loss(self, model: Model) -> float:
         """Loss on text that was not trained on."""
-        count = len(self.held) // (self.context + 1)
+        count = len(self.test) // (self.context + 1)
         with torch.no_grad():
-            tokens = self.held[: count * (self.context + 1)].view(count, -1)
+            tokens = self.test[: count * (self.context + 1)].view(count, -1)
             return self.loss(model, tokens).item()
 
 
@@ -119,4 +119,4 @@ def train(levels, make, corpus: Corpus, steps: int, seed: int = 7) -> tuple[floa
         optimizer.zero_grad()
         corpus.loss(model, corpus.batch(step, rank)).backward()
         optimizer.step()
-    return corpus.held_out(model), model.state_dict()
+    return corpus.test_loss(model), model.state_dict()

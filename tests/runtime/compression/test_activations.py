@@ -98,11 +98,11 @@ def test_sums_are_the_same_on_all_ranks(name, dtype, shape):
         summing = CompressedAllReduce(PROGRAMS[f"{name}.all_reduce"], levels, ReferenceCodec())
         return x, summing.all_reduce(x), x.clone(), dict(levels.all.sent)
 
-    found = run_ranks(rank, outer=3)
-    exact = sum(x.double() for x, *_ in found)
-    for x, total, before, sent in found:
+    of_ranks = run_ranks(rank, outer=3)
+    exact = sum(x.double() for x, *_ in of_ranks)
+    for x, total, before, sent in of_ranks:
         assert torch.equal(x, before)
-        assert torch.equal(total, found[0][1])
+        assert torch.equal(total, of_ranks[0][1])
         assert total.dtype == dtype
         assert float((total - exact).abs().max()) <= 0.02 * 4 * float(exact.abs().max())
         assert "all_reduce" not in sent
@@ -128,14 +128,14 @@ def test_a_sum_takes_no_more_than_promised(dtype, shape, ranks):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_message_takes_no_more_than_promised(dtype, shape):
     program, x = PROGRAMS["int8-activations.send"], value(shape, dtype).contiguous()
-    crossing = TransferPayload(x.nbytes, CompressibleTransfer(x.nbytes, x.numel()))
+    payload = TransferPayload(x.nbytes, CompressibleTransfer(x.nbytes, x.numel()))
     passing = StageTransferCodec(program, Idle())
     with LiveBytes() as encoding:
         sent = passing.encode(x)
-    assert sent.nbytes == message_bytes(crossing, program)
+    assert sent.nbytes == message_bytes(payload, program)
     with LiveBytes() as decoding:
         received = passing.empty(type_of(x), x.device)
         passing.decode(received, type_of(x))
     none = TransferPayload(0, CompressibleTransfer())
-    assert encoding.peak <= sent.nbytes + coding_bytes(crossing, none, program)
-    assert decoding.peak <= x.nbytes + coding_bytes(none, crossing, program)
+    assert encoding.peak <= sent.nbytes + coding_bytes(payload, none, program)
+    assert decoding.peak <= x.nbytes + coding_bytes(none, payload, program)

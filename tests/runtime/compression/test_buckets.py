@@ -24,7 +24,7 @@ def tensors(rank, step=0):
     return [torch.randn(size, generator=draw) for size in SIZES]
 
 
-def made(found, levels):
+def built(found, levels):
     return CompressedBuckets(found, levels, small_bytes=0, bucket_bytes=LIMIT)
 
 
@@ -34,24 +34,24 @@ def test_tensors_come_back_in_their_shapes_and_types(name):
         mine = tensors(levels.all.index)
         shaped = [mine[0].view(70, 40), mine[1].bfloat16(), mine[2], mine[3]]
         both = [*shaped, mine[1].clone()]
-        return both, made(algorithm(name), levels).all_reduce(list(both))
+        return both, built(algorithm(name), levels).all_reduce(list(both))
 
     for before, after in run_ranks(work, 4):
         assert [(t.shape, t.dtype) for t in before] == [(t.shape, t.dtype) for t in after]
 
 
-def test_exact_sums_and_pieces():
+def test_exact_sums_and_shards():
     def work(levels):
-        compressed = made(plain("sdp4bit"), levels)
-        pieces = compressed.reduce_scatter(tensors(levels.all.index))
-        return pieces, compressed.all_gather(pieces), len(compressed.exchanges)
+        compressed = built(plain("sdp4bit"), levels)
+        shards = compressed.reduce_scatter(tensors(levels.all.index))
+        return shards, compressed.all_gather(shards), len(compressed.exchanges)
 
     totals = [torch.stack(rows).sum(0) for rows in zip(*map(tensors, range(4)), strict=True)]
     results = run_ranks(work, 2, 2)
-    for rank, (pieces, wholes, exchanges) in enumerate(results):
+    for rank, (shards, wholes, exchanges) in enumerate(results):
         assert exchanges > 2
-        for total, piece, whole in zip(totals, pieces, wholes, strict=True):
-            torch.testing.assert_close(piece, total.chunk(4)[rank], rtol=0, atol=1e-5)
+        for total, shard, whole in zip(totals, shards, wholes, strict=True):
+            torch.testing.assert_close(shard, total.chunk(4)[rank], rtol=0, atol=1e-5)
             torch.testing.assert_close(whole, total, rtol=0, atol=1e-5)
 
 
@@ -59,12 +59,12 @@ def test_replicas_start_exactly_and_follow():
     """Weights are gathered in fp32 once; later steps send four bits of what changed."""
 
     def work(levels):
-        compressed, rank = made(algorithm("sdp4bit"), levels), levels.all.index
-        found, x = [], [t.chunk(4)[rank].clone() for t in tensors(0)]
+        compressed, rank = built(algorithm("sdp4bit"), levels), levels.all.index
+        losses, x = [], [t.chunk(4)[rank].clone() for t in tensors(0)]
         for _ in range(3):
-            found.append(compressed.all_gather(x))
-            x = [piece + 0.01 for piece in x]
-        return found
+            losses.append(compressed.all_gather(x))
+            x = [shard + 0.01 for shard in x]
+        return losses
 
     results = run_ranks(work, 2, 2)
     for step, wholes in enumerate(results[0]):
@@ -95,14 +95,14 @@ def test_small_tensors_are_exact():
 
 def test_states_are_loaded_before_the_first_step():
     def work(levels):
-        rank, found = levels.all.index, algorithm("error-feedback")
-        first = made(found, levels)
+        rank, optimizer = levels.all.index, algorithm("error-feedback")
+        first = built(optimizer, levels)
         first.all_reduce(tensors(rank))
         saved = {
             name: {k: v.clone() if torch.is_tensor(v) else v for k, v in state.items()}
             for name, state in first.state_dict().items()
         }
-        second = made(found, levels)
+        second = built(optimizer, levels)
         second.load_state_dict(saved)
         straight, resumed = first.all_reduce(tensors(rank, 1)), second.all_reduce(tensors(rank, 1))
         return all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
@@ -125,7 +125,7 @@ def test_states_by_tensor_go_on_with_the_same_bits(name):
                 return buckets.all_reduce(tensors(rank, number), NAMES)
             return buckets.all_gather([t.chunk(4)[rank] for t in tensors(9, number)], NAMES)
 
-        first, second, third = (made(algorithm(name), levels) for _ in range(3))
+        first, second, third = (built(algorithm(name), levels) for _ in range(3))
         for number in range(3):
             step(first, number)
         saved = [one._replace(value=one.value.clone()) for one in first.tensor_states()]
@@ -138,7 +138,7 @@ def test_states_by_tensor_go_on_with_the_same_bits(name):
     assert run_ranks(work, 2, 2) == [(True, True)] * 4
 
 
-def test_what_is_owed_to_exact_sums_is_paid_once():
+def test_residuals_join_exact_sums_once():
     def work(levels):
         rank, mine = levels.all.index, tensors(levels.all.index)
         buckets = CompressedBuckets(algorithm("one-bit"), levels, small_bytes=10**7)
@@ -154,7 +154,7 @@ def test_what_is_owed_to_exact_sums_is_paid_once():
 
 def test_mistakes_are_explained():
     def work(levels):
-        compressed = made(algorithm("one-bit"), levels)
+        compressed = built(algorithm("one-bit"), levels)
         compressed.all_reduce([torch.zeros(100)])
         with pytest.raises(MismatchError, match="bucket gradients"):
             compressed.all_reduce([torch.zeros(101)])

@@ -15,10 +15,10 @@ from plait.runtime.compression.backends.reference import hadamard
 from plait.runtime.compression.reduce import reduce, sort
 
 
-def test_philox_gives_the_published_words():
+def test_philox_gives_the_published_numbers():
     """Known answers of Random123 for counters and keys of zeros and of ones."""
     zeros = philox(0, torch.tensor([0]), 0)
-    assert [int(word) for word in zeros] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    assert [int(number) for number in zeros] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
 
 
 def test_noise_is_uniform_and_differs_by_step_and_seed():
@@ -36,19 +36,19 @@ def test_noise_is_uniform_and_differs_by_step_and_seed():
 
 @given(bits=st.sampled_from([1, 2, 4, 8]), group=st.sampled_from([16, 128, 2048]))
 def test_packing_keeps_codes(bits, group):
-    wire = MessageFormat(bits, group)
-    codes = torch.randint(0, 1 << bits, (3, 2 * wire.tile))
-    packed = pack(wire, codes)
-    assert packed.shape == (3, wire.codes_bytes(2 * wire.tile))
-    assert torch.equal(unpack(wire, packed), codes)
+    format = MessageFormat(bits, group)
+    codes = torch.randint(0, 1 << bits, (3, 2 * format.tile))
+    packed = pack(format, codes)
+    assert packed.shape == (3, format.codes_bytes(2 * format.tile))
+    assert torch.equal(unpack(format, packed), codes)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_stochastic_rounding_has_no_bias(bits):
-    wire, quantize = MessageFormat(bits, 128), Quantize(bits, "stochastic")
-    x = torch.linspace(-wire.largest, wire.largest, 512).repeat(64, 1)
+    format, quantize = MessageFormat(bits, 128), Quantize(bits, "stochastic")
+    x = torch.linspace(-format.largest, format.largest, 512).repeat(64, 1)
     rounds = [
-        decode(wire, encode(quantize, wire, x, uniform(3, 64, 512, step, x.device)))
+        decode(format, encode(quantize, format, x, uniform(3, 64, 512, step, x.device)))
         for step in range(20)
     ]
     found = torch.stack(rounds).double()
@@ -58,12 +58,12 @@ def test_stochastic_rounding_has_no_bias(bits):
 
 
 def test_e4m3_is_the_standard_format():
-    wire = MessageFormat(8, 128, "e4m3")
+    format = MessageFormat(8, 128, "e4m3")
     finite = torch.tensor([c for c in range(256) if c & 0x7F != 0x7F])
     standard = finite.to(torch.uint8).view(torch.float8_e4m3fn).float()
-    assert torch.equal(decode(wire, finite), standard)
+    assert torch.equal(decode(format, finite), standard)
     x = torch.cat([torch.randn(20_000) * s for s in (1e-3, 0.1, 10, 100)]).clamp(-448, 448)
-    codes = encode(Quantize(8, codes="e4m3"), wire, x, None)
+    codes = encode(Quantize(8, codes="e4m3"), format, x, None)
     assert torch.equal(codes, x.to(torch.float8_e4m3fn).view(torch.uint8).to(torch.int64))
 
 

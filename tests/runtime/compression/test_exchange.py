@@ -25,10 +25,10 @@ MEANS = [  # programs whose result is an average, on one step, up to rounding
     name
     for name in COLLECTIVES
     if PROGRAMS[name].payload != "weights"
-    and not any(word in name for word in ("random", "cser", "detached", "1-bit-adam", "tp"))
-    and not any(word in name for word in ("trimmed", "median", "phocas", "krum", "zeno"))
+    and not any(part in name for part in ("random", "cser", "detached", "1-bit-adam", "tp"))
+    and not any(part in name for part in ("trimmed", "median", "phocas", "krum", "zeno"))
 ]
-KEPT = [  # those that lose nothing in the long run
+UNBIASED = [  # those that lose nothing in the long run
     name
     for name in MEANS
     if PROGRAMS[name].payload != "activations"
@@ -67,8 +67,8 @@ def once(program, rows, levels, steps=1, **options):
 
 
 def whole(results, program, step):
-    pieces = [r[0][step] for r in results]
-    return pieces[0] if program.collective == "all_reduce" else torch.cat(pieces)
+    shards = [r[0][step] for r in results]
+    return shards[0] if program.collective == "all_reduce" else torch.cat(shards)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -81,7 +81,7 @@ def test_nothing_lost_is_the_mean(name, sizes):
     torch.testing.assert_close(result, mean, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", UNBIASED)
 def test_what_is_lost_comes_back_or_cancels(name):
     """The mean of many results is the mean: errors are fed back, or roundings have none."""
     program, steps = PROGRAMS[name], 40
@@ -201,13 +201,13 @@ def test_states_of_another_number_of_ranks():
     def load(levels):
         exchange = CompressedCollective(program, levels, elements, NEVER_SMALL)
         with pytest.raises(MismatchError):
-            exchange.load_state_dict(kept)
+            exchange.load_state_dict(residual)
         for state in resharded(exchange):
             exchange.set_full_state(state, whole[state.name])
         full = {s.name: exchange.full_state(s) for s in resharded(exchange)}
         return full, exchange.states["worker_error"]
 
-    whole, kept = run_ranks(save, 4)[0]
+    whole, residual = run_ranks(save, 4)[0]
     again, worker = run_ranks(load, 2)[1]
     assert whole.keys() == {"momentum", "server_error"}
     assert torch.equal(whole["server_error"], again["server_error"])

@@ -221,13 +221,13 @@ def test_gradients_are_taken_at_shifted_weights(shift):
         history, optimizer = run("ShiftedSGD", levels, lr=0.01, shift=shift, every=4)
         bucket = optimizer.buckets[0]
         error = bucket.exchanges["gradients"].states["worker_error"][: bucket.elements]
-        kept = torch.cat([w.reshape(-1) for w in optimizer.weights()])
-        return history[-1], kept - shift * 0.01 * error, kept
+        flat = torch.cat([w.reshape(-1) for w in optimizer.weights()])
+        return history[-1], flat - shift * 0.01 * error, flat
 
     results = run_ranks(shifted, 4)
-    for held, expected, kept in results:
-        torch.testing.assert_close(held, expected)
-        assert torch.equal(kept, results[0][2])
+    for weights, expected, flat in results:
+        torch.testing.assert_close(weights, expected)
+        assert torch.equal(flat, results[0][2])
 
 
 def test_small_tensors_are_exact():
@@ -273,18 +273,18 @@ def test_groups_can_be_left_uncompressed():
 
 @pytest.mark.parametrize("name", CONTINUED)
 def test_a_run_continues_from_its_checkpoint(name):
-    found = algorithm(name)
-    options = {"program": found}
-    if found.schedule.warmup:
+    algorithm_class = algorithm(name)
+    options = {"program": algorithm_class}
+    if algorithm_class.schedule.warmup:
         options["warmup"] = 3
 
     def halves(levels):
-        straight, _ = run(found.optimizer, levels, **options)
-        _, first = run(found.optimizer, levels, 6, **options)
+        straight, _ = run(algorithm_class.optimizer, levels, **options)
+        _, first = run(algorithm_class.optimizer, levels, 6, **options)
         parameters = [
             torch.nn.Parameter(p.detach().clone()) for p in first.param_groups[0]["params"]
         ]
-        second = OPTIMIZERS[found.optimizer](parameters, levels, small_bytes=0, **options)
+        second = OPTIMIZERS[algorithm_class.optimizer](parameters, levels, small_bytes=0, **options)
         second.load_state_dict(first.state_dict())
         for step in range(6, STEPS):
             for parameter in parameters:
@@ -298,11 +298,11 @@ def test_a_run_continues_from_its_checkpoint(name):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_has_its_optimizer(name):
-    found = ALGORITHMS[name]
-    if found.optimizer:
-        assert found.optimizer in OPTIMIZERS
+    algorithm_class = ALGORITHMS[name]
+    if algorithm_class.optimizer:
+        assert algorithm_class.optimizer in OPTIMIZERS
     else:
-        assert {p.payload for p in found.programs} == {"activations"}
+        assert {p.payload for p in algorithm_class.programs} == {"activations"}
 
 
 def test_quantising_weights_themselves_stalls():

@@ -85,8 +85,8 @@ def test_a_small_inner_product_manipulation_fools_krum_but_not_zeno():
     rows = [*honest, inner_product(0.1)(honest)]
     mean = torch.stack(honest).mean(0)
     assert float(reduced("krum", rows) @ mean) < 0
-    kept = reduced("zeno", rows, scores_of(torch.zeros(SIZE), [0.1 * row for row in rows]))
-    torch.testing.assert_close(kept, mean)
+    reduced_row = reduced("zeno", rows, scores_of(torch.zeros(SIZE), [0.1 * row for row in rows]))
+    torch.testing.assert_close(reduced_row, mean)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -35,14 +35,14 @@ def loss_of(weight: float):
     return loss, table
 
 
-def changed(model: nn.Module, change, *words: str, loss=None) -> None:
+def changed(model: nn.Module, change, *texts: str, loss=None) -> None:
     guard = Guard(model, loss)
     guard.check()
     change()
     with pytest.raises(MismatchError) as caught:
         guard.check()
-    for word in words:
-        assert word in str(caught.value)
+    for text in texts:
+        assert text in str(caught.value)
 
 
 def test_numbers_flags_and_tensors_that_change() -> None:

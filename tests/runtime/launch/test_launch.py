@@ -47,11 +47,11 @@ def test_a_hang_is_ended_and_leaves_nothing_behind(script: str) -> None:
 
 def test_the_command_of_a_program_has_its_ranks_or_others(tmp_path: Path) -> None:
     toy.write(tmp_path, toy.table({"dp": 2, "tp": 2}, 1))
-    words = torchrun_command(tmp_path, ["--steps", "3"])
-    assert "--nproc-per-node=4" in words
-    assert words[-3:] == [str(tmp_path / "main.py"), "--steps", "3"]
-    words = torchrun_command(tmp_path, [], RunOptions(ranks=2, restarts=5))
-    assert {"--nproc-per-node=2", "--max-restarts=5"} <= set(words)
+    arguments = torchrun_command(tmp_path, ["--steps", "3"])
+    assert "--nproc-per-node=4" in arguments
+    assert arguments[-3:] == [str(tmp_path / "main.py"), "--steps", "3"]
+    arguments = torchrun_command(tmp_path, [], RunOptions(ranks=2, restarts=5))
+    assert {"--nproc-per-node=2", "--max-restarts=5"} <= set(arguments)
 
 
 def running(script: str) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 import plait
 from plait.runtime.launch.session import begin
 
-WIDTH, WORDS, LAYERS = 16, 23, 2
+WIDTH, VOCABULARY, LAYERS = 16, 23, 2
 LAYOUTS = {
     "dp=2": 1,
     "dp=2 in two": 2,
@@ -52,9 +52,9 @@ class Language(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(WORDS, WIDTH)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
-        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
         self.head.weight = self.embedding.weight
         self.register_buffer("rates", 1e4 ** -(torch.arange(WIDTH) / WIDTH), persistent=False)
 
@@ -71,7 +71,7 @@ def make():
     model = Language()
     with torch.no_grad():
         model.embedding.weight.mul_(0.3)
-    ids = torch.randint(0, WORDS, (8, 12))
+    ids = torch.randint(0, VOCABULARY, (8, 12))
     places = torch.randint(0, 4000, (8, 12))
     return model, {"ids": ids, "places": places, "labels": ids.roll(-1, 1)}
 
@@ -79,14 +79,14 @@ def make():
 def eager(optimizer, steps, dtype=None):
     """Losses and parameters of one process, under autocast where a type is given."""
     model, batch = make()
-    made = optimizer(model.parameters())
+    stepper = optimizer(model.parameters())
     losses = []
     for _ in range(steps):
-        made.zero_grad()
+        stepper.zero_grad()
         with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
             loss = model(**batch)
         loss.backward()
-        made.step()
+        stepper.step()
         losses.append(loss.item())
     return losses, {n: t.detach().clone() for n, t in model.named_parameters()}
 

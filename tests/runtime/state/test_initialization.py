@@ -10,7 +10,7 @@ from plait.ir.plan.program import ParameterSpec
 from plait.runtime.state.initialization import InitialValues
 
 
-def held(shape, kind="parameter", **rest) -> ParameterSpec:
+def spec(shape, kind="parameter", **rest) -> ParameterSpec:
     return ParameterSpec("x", kind, TensorType(shape, "float32"), (), (), (0,), True, **rest)
 
 
@@ -20,7 +20,7 @@ def tower() -> nn.Module:
 
 def test_real_values_are_taken_as_they_are() -> None:
     module = tower()
-    assert torch.equal(InitialValues(module).value("0.weight", held((3, 4))), module[0].weight)
+    assert torch.equal(InitialValues(module).value("0.weight", spec((3, 4))), module[0].weight)
 
 
 def test_meta_modules_are_made_by_their_own_code_in_any_order() -> None:
@@ -53,12 +53,12 @@ def test_hugging_face_modules_get_their_published_initialisation() -> None:
         module = LlamaForCausalLM(config)
     initial, real = InitialValues(module), LlamaForCausalLM(config)
     for name, tensor in [*real.named_parameters(), *real.named_buffers()]:
-        made = initial.tensor(name)
-        assert made.shape == tensor.shape
+        values = initial.tensor(name)
+        assert values.shape == tensor.shape
         if tensor.ndim > 1:
-            assert abs(float(made.std()) - config.initializer_range) < 0.005, name
+            assert abs(float(values.std()) - config.initializer_range) < 0.005, name
         else:
-            torch.testing.assert_close(made, tensor.detach())
+            torch.testing.assert_close(values, tensor.detach())
 
 
 def test_a_module_that_initialises_nothing_is_named() -> None:
@@ -75,11 +75,11 @@ def test_a_module_that_initialises_nothing_is_named() -> None:
 
 def test_another_model_is_refused() -> None:
     with pytest.raises(MismatchError, match=r"'0.weight' is \[3, 4\] in the module and \[3, 5\]"):
-        InitialValues(tower()).value("0.weight", held((3, 5)))
+        InitialValues(tower()).value("0.weight", spec((3, 5)))
     with pytest.raises(MismatchError, match=r"'9.weight' of the program is not in the module"):
-        InitialValues(tower()).value("9.weight", held((3, 5)))
+        InitialValues(tower()).value("9.weight", spec((3, 5)))
 
 
 def test_constants_come_from_the_table() -> None:
-    constant = held((2, 1), "constant", values=(1.0, 2.5))
+    constant = spec((2, 1), "constant", values=(1.0, 2.5))
     assert InitialValues(tower()).value("c", constant).tolist() == [[1.0], [2.5]]

@@ -17,7 +17,7 @@ from plait.tests.ranks import launch
 from plait.tests.runtime.comm.test_slicing import store_of
 from plait.tests.runtime.state.recipes import ClippedAdamW, groups_by_dimension
 
-WHOLE, PIECES, COLUMNS = {"dp": 2}, {"zero1": 2}, {"tp": 2}
+WHOLE, SHARDS, COLUMNS = {"dp": 2}, {"zero1": 2}, {"tp": 2}
 HERE = Path(__file__).parent
 
 
@@ -40,7 +40,7 @@ def made(factory, args, sizes, owner=None):
     return make(request, InitialValues(owner), store, store.groups), store
 
 
-@pytest.mark.parametrize("sizes", [WHOLE, PIECES, COLUMNS])
+@pytest.mark.parametrize("sizes", [WHOLE, SHARDS, COLUMNS])
 @pytest.mark.parametrize("factory", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
 def test_elementwise_optimizers_step_on_what_the_rank_has(factory, sizes) -> None:
     local, store = made(factory, {"lr": 0.5}, sizes)
@@ -51,7 +51,7 @@ def test_elementwise_optimizers_step_on_what_the_rank_has(factory, sizes) -> Non
     one.leaf.grad = torch.ones_like(one.leaf)
     local.step()
     assert (one.leaf != before).all()
-    level = one.flat.view(2, -1)[0] if sizes is PIECES else one.flat
+    level = one.flat.view(2, -1)[0] if sizes is SHARDS else one.flat
     assert torch.equal(level, one.leaf.detach().reshape(-1))  # the leaf is a view of the value
 
 
@@ -59,7 +59,7 @@ def test_whole_matrices_have_an_owner_where_ranks_have_shards() -> None:
     for factory in (torch.optim.Adafactor, partial(torch.optim.Muon, momentum=0.9)):
         local, _ = made(factory, {"lr": 0.1}, WHOLE)
         assert not local.whole.tensors
-        local, _ = made(factory, {"lr": 0.1}, PIECES)
+        local, _ = made(factory, {"lr": 0.1}, SHARDS)
         assert local.whole.tensors["w"].leaf.shape == (5, 4)
 
 
@@ -69,12 +69,12 @@ def test_what_couples_tensors_needs_all_of_them() -> None:
     assert made(ClippedAdamW, {}, WHOLE, two)[0].contract.demand == "across tensors"
     assert not made(ClippedAdamW, {}, WHOLE, two)[0].whole.tensors
     with pytest.warns(match=r"ClippedAdamW looks at several .* every rank keeps"):
-        local, _ = made(ClippedAdamW, {}, PIECES, two)
+        local, _ = made(ClippedAdamW, {}, SHARDS, two)
     assert local.whole.tensors["w"].leaf.shape == (5, 4)
 
 
 def test_groups_are_made_of_whole_tensors() -> None:
-    local, store = made(groups_by_dimension, {}, PIECES)
+    local, store = made(groups_by_dimension, {}, SHARDS)
     decayed, others = local.optimizer.param_groups
     assert decayed["params"] == [store.parameters["w"].leaf]
     assert decayed["params"][0].ndim == 1
@@ -103,12 +103,12 @@ def test_code_that_knows_the_module_is_refused() -> None:
 
     def hooked(parameters):
         optimizer = torch.optim.SGD(parameters)
-        held = list(owner.parameters())
-        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(held, 1.0))
+        owned = list(owner.parameters())
+        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(owned, 1.0))
         return optimizer
 
-    for factory, words in ((ClipsModule, "step of ClipsModule .*'owner'"), (hooked, "'held'")):
-        with pytest.raises(UsageError, match=words):
+    for factory, says in ((ClipsModule, "step of ClipsModule .*'owner'"), (hooked, "'held'")):
+        with pytest.raises(UsageError, match=says):
             made(factory, {}, WHOLE, owner)
 
 

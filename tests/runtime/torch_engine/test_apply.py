@@ -117,10 +117,10 @@ def test_what_the_engine_cannot_is_refused_by_name(source, pins, what):
 
 
 def test_a_weight_that_no_style_splits_is_named(source):
-    made, model = planned(source, *pin_all("tp=2"))
+    answer, model = planned(source, *pin_all("tp=2"))
 
     class Other(nn.Module):
         """The same parameters, of modules that no style knows."""
 
     with pytest.raises(UsageError, match=r"layers\.0\.up\.weight|is split over tp"):
-        parallel_styles(Other(), made, model)
+        parallel_styles(Other(), answer, model)

@@ -78,55 +78,59 @@ def peaks(name, folder, variants, micro_batches, **precisions):
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_a_program_keeps_its_promise(name, micro_batches, tmp_path):
-    for promised, held in peaks(name, tmp_path, VARIANTS, micro_batches):
-        assert held <= promised
-        assert promised <= 1.5 * held  # a promise of anything would be kept
+    for promised, measured in peaks(name, tmp_path, VARIANTS, micro_batches):
+        assert measured <= promised
+        assert promised <= 1.5 * measured  # a promise of anything would be kept
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("sums", ["", "fp32"])
-def test_a_program_with_master_weights_keeps_its_promise(sums, tmp_path):
-    precisions = {"precision": "bf16", "gradient_precision": sums}
+@pytest.mark.parametrize("gradients", ["", "fp32"])
+def test_a_program_with_master_weights_keeps_its_promise(gradients, tmp_path):
+    precisions = {"precision": "bf16", "gradient_precision": gradients}
     for micro_batches in (1, 2):
-        for promised, held in peaks("gpt2", tmp_path, ["keep"], micro_batches, **precisions):
-            assert held <= promised <= 1.5 * held
+        for promised, measured in peaks("gpt2", tmp_path, ["keep"], micro_batches, **precisions):
+            assert measured <= promised <= 1.5 * measured
 
 
 @pytest.mark.ranks
 def test_programs_on_two_ranks_keep_their_promise(tmp_path):
-    ways = [way for way in peak.WAYS if way.word in ("zero3=2", "pp=2") and way.compress == "none"]
-    found = list(peak.rows(["gpt2"], ways, tmp_path))
-    assert [row.held.stage for row in found] == [0, 0, 1]
+    variants = [
+        variant
+        for variant in peak.VARIANTS
+        if variant.strategy in ("zero3=2", "pp=2") and variant.compress == "none"
+    ]
+    found = list(peak.rows(["gpt2"], variants, tmp_path))
+    assert [row.measured.stage for row in found] == [0, 0, 1]
     assert all(0 <= row.slack <= 0.15 for row in found)
 
 
 @pytest.mark.ranks
 def test_a_large_vocabulary_in_shards_keeps_its_promise(tmp_path):
-    ways = [peak.Way("tp=2"), peak.Way("tp=2", 2, "recompute", "sgd")]
-    found = list(peak.rows(["vocabulary"], ways, tmp_path))
+    variants = [peak.Variant("tp=2"), peak.Variant("tp=2", 2, "recompute", "sgd")]
+    found = list(peak.rows(["vocabulary"], variants, tmp_path))
     assert all(0 <= row.slack <= 0.15 for row in found)
 
 
 @pytest.mark.ranks
 def test_programs_keep_their_promise_where_weights_travel_compressed(tmp_path):
-    ways = [way for way in peak.WAYS if way.compress != "none"]
-    found = list(peak.rows(["wide"], ways, tmp_path))
-    assert len(found) == len(ways) > 2
+    variants = [variant for variant in peak.VARIANTS if variant.compress != "none"]
+    found = list(peak.rows(["wide"], variants, tmp_path))
+    assert len(found) == len(variants) > 2
     assert all(0 <= row.slack <= 0.6 for row in found)
 
 
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", pytest.param("llama", marks=pytest.mark.long)])
 def test_programs_with_a_part_in_shards_keep_their_promise(name, tmp_path):
-    ways = [
-        peak.Way("zero3=2@1/4"),
-        peak.Way("zero3=2@3/4", 2, "recompute", "sgd"),
-        peak.Way("zero3=2@1/2", 4, "keep", "momentum"),
-        peak.Way("pp=2,zero3=2@1/2", 4, "recompute"),
-        peak.Way("zero3=4@1/2", 1, "keep", "sgd"),
+    variants = [
+        peak.Variant("zero3=2@1/4"),
+        peak.Variant("zero3=2@3/4", 2, "recompute", "sgd"),
+        peak.Variant("zero3=2@1/2", 4, "keep", "momentum"),
+        peak.Variant("pp=2,zero3=2@1/2", 4, "recompute"),
+        peak.Variant("zero3=4@1/2", 1, "keep", "sgd"),
     ]
-    found = list(peak.rows([name], ways, tmp_path))
-    assert len(found) == len(ways) + 1  # two stages
+    found = list(peak.rows([name], variants, tmp_path))
+    assert len(found) == len(variants) + 1  # two stages
     assert all(0 <= row.slack <= 0.15 for row in found)
 
 
@@ -134,21 +138,21 @@ def test_programs_with_a_part_in_shards_keep_their_promise(name, tmp_path):
 @pytest.mark.parametrize("name", ["gpt2", pytest.param("llama", marks=pytest.mark.long)])
 def test_compressed_activations_keep_the_promise(name, tmp_path):
     """Values of 65 KiB and more; where layers recompute, the worst moment is in a layer that sums."""
-    ways = [
-        peak.Way(word, count, memory, compress="int8-activations", batch=batch)
-        for word, count, memory, batch in (
+    variants = [
+        peak.Variant(strategy, count, memory, compress="int8-activations", batch=batch)
+        for strategy, count, memory, batch in (
             ("pp=2", 2, "keep", 256),
             ("pp=2", 4, "keep", 172 * 4),
             ("tp=2", 1, "recompute", 86),
             ("tp=2", 2, "recompute", 256),
         )
     ]
-    bare = [way._replace(compress="none") for way in ways]
+    bare = [variant._replace(compress="none") for variant in variants]
     plain = [stage for _, made in peak.compiled(name, bare, tmp_path) for stage in made.stages]
-    found = list(peak.rows([name], ways, tmp_path))
+    found = list(peak.rows([name], variants, tmp_path))
     assert all(0 <= row.slack <= 0.3 for row in found)
     for row, stage in zip(found, plain, strict=True):
-        term = "communication" if row.job.way.word == "pp=2" else "temporaries"
+        term = "communication" if row.job.variant.strategy == "pp=2" else "temporaries"
         assert dict(row.terms)[term] != dict(stage.memory_terms)[term]
 
 
@@ -156,14 +160,14 @@ def test_compressed_activations_keep_the_promise(name, tmp_path):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", LONG)
 def test_other_programs_keep_their_promise(name, tmp_path):
-    for promised, held in peaks(name, tmp_path, map(str, ALL_ACTIONS), 1):
-        assert held <= promised
+    for promised, measured in peaks(name, tmp_path, map(str, ALL_ACTIONS), 1):
+        assert measured <= promised
 
 
 @pytest.mark.long
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", [name for name in zoo.ZOO if zoo.KIND[name] != peak.HIDDEN])
 def test_every_way_keeps_its_promise(name, tmp_path):
-    slacks = [row.slack for row in peak.rows([name], peak.WAYS, tmp_path)]
+    slacks = [row.slack for row in peak.rows([name], peak.VARIANTS, tmp_path)]
     assert min(slacks) >= 0
     assert median(slacks) <= 0.15

@@ -42,8 +42,8 @@ def uniform_plans(judge: AcesoJudge):
     """Every plan with one choice of degrees by stage, and every set of recompute flags."""
     operators = len(judge.model.names)
     for stages, b in product((1, 2), SIZES):
-        for cut in combinations(range(1, operators), stages - 1):
-            bounds = (0, *cut, operators)
+        for boundaries in combinations(range(1, operators), stages - 1):
+            bounds = (0, *boundaries, operators)
             sizes = [last - first for first, last in pairwise(bounds)]
             each = [list(choices(3 - stages))] * stages
             for degrees in product(*each):
@@ -87,7 +87,7 @@ def test_a_run_ends_before_the_next_layer():
     """Two layers, all recomputed: what one layer keeps is held at once, what both keep is saved."""
     judge = AcesoJudge(random_model(0, 2), setting(1e9, 1))
     degrees = (Degrees(1, 1),) * len(judge.model.names)
-    kept, again = (
+    first, again = (
         judge.stage_mb(AcesoPlan(1, (AcesoStage(degrees, (flag,) * len(degrees)),)))[0]
         for flag in (False, True)
     )
@@ -95,5 +95,5 @@ def test_a_run_ends_before_the_next_layer():
         [1.5 if name == "enc-attention-dropout" else 1.0 for name in judge.model.names]
     )
     saved = values[1:4].sum() * 2  # the last of a layer, and the embedding before the first, stay
-    held = max(values[0], values[1:5].sum())
-    assert again - kept == pytest.approx(held - saved)
+    peak = max(values[0], values[1:5].sum())
+    assert again - first == pytest.approx(peak - saved)

@@ -55,7 +55,7 @@ def best_seconds(problem: LayerProblem, objective: Objective) -> float:
     """The fastest of all ways that fit and that no other way of a stage beats in both seconds."""
     fronts = []
     for stage in problem.stages:
-        ways = set()
+        variants = set()
         for counts in product(*(every_count(len(x.choices), x.count) for x in stage.layers)):
             pairs = [
                 (n, c)
@@ -64,12 +64,16 @@ def best_seconds(problem: LayerProblem, objective: Objective) -> float:
             ]
             if sum(n * c.peak_bytes for n, c in pairs) <= stage.free_bytes:
                 seconds = stage.seconds + sum(n * c.seconds for n, c in pairs)
-                ways.add((seconds, sum(n * c.synchronised_seconds for n, c in pairs)))
+                variants.add((seconds, sum(n * c.synchronised_seconds for n, c in pairs)))
         fronts.append(
-            [w for w in ways if not any(v != w and v[0] <= w[0] and v[1] <= w[1] for v in ways)]
+            [
+                w
+                for w in variants
+                if not any(v != w and v[0] <= w[0] and v[1] <= w[1] for v in variants)
+            ]
         )
     m = problem.micro_batches
-    steps = [objective.step(*zip(*ways, strict=True), m) for ways in product(*fronts)]
+    steps = [objective.step(*zip(*variants, strict=True), m) for variants in product(*fronts)]
     return float(min(steps, default=np.inf))
 
 
@@ -147,7 +151,7 @@ def test_the_judge_names_every_kind_of_fault():
     problem, objective = LayerProblem((stage,), 1), OBJECTIVES[0]
     right = solve(problem, objective)
     assert right == LayerSolution((((1, 1),),), 4.0, 4.0)
-    for wrong, words in [
+    for wrong, says in [
         (replace(right, counts=()), "0 stages have counts, of 1"),
         (replace(right, counts=((),)), "0 layers have counts, of 1"),
         (replace(right, counts=(((1, 0),),)), "are no counts of 2 layers"),
@@ -155,4 +159,4 @@ def test_the_judge_names_every_kind_of_fault():
         (replace(right, step_seconds=3.0), "a step takes 4.0 s, not 3.0 s"),
         (replace(right, bound_seconds=5.0), "is above the step's"),
     ]:
-        assert words in " ".join(faults(problem, wrong, objective))
+        assert says in " ".join(faults(problem, wrong, objective))

@@ -57,7 +57,7 @@ def random_problem(seed: int) -> tuple[SailorProfile, Cloud]:
 def splits() -> list[tuple[int, ...]]:
     inner = range(1, LAYERS)
     return [
-        (0, *cut, LAYERS) for n in range(LAYERS) for cut in combinations(inner, n)
+        (0, *inner_bounds, LAYERS) for n in range(LAYERS) for inner_bounds in combinations(inner, n)
     ]  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def group(random: Random) -> TensorGroup:
     return TensorGroup(random.choice(ZONES), random.choice(KINDS), random.choice(DEGREES))
 
 
-def test_a_fleet_that_lacks_gpus_is_noticed():
+def test_a_plan_beyond_the_fleet_is_noticed():
     profile, cloud = random_problem(0)
     pipeline = SailorPipeline((LAYERS,), ((TensorGroup("a", "fast", 2),) * 2,))
     judge = SailorJudge(profile, cloud)

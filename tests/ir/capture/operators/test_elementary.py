@@ -95,7 +95,7 @@ def test_a_shard_computes_its_part_of_the_mask() -> None:
     assert torch.equal(part, whole.reshape(8, 6, 5, 2)[:, :, :, 1:].reshape(8, 6, 5))
 
 
-def test_masks_differ_by_key_and_salt_only() -> None:
+def test_masks_differ_by_key_and_stream_only() -> None:
     x = torch.ones(1000)
     index = list(full_index(x.shape))
     other = torch.tensor([call_key(1, 2, 4), 0])
@@ -131,5 +131,5 @@ def test_sums_of_batch_norm_have_the_type_of_its_statistics() -> None:
     x = torch.randn(4, 3, 2, dtype=torch.bfloat16)
     for dtype in (torch.bfloat16, torch.float32):
         mean = x.float().mean((0, 2)).to(dtype)
-        sums = OPS.batch_norm_sums(x, x, mean, mean)
-        assert [OPS.square_deviation(x, mean).dtype, *(s.dtype for s in sums)] == [dtype] * 3
+        partial = OPS.batch_norm_sums(x, x, mean, mean)
+        assert [OPS.square_deviation(x, mean).dtype, *(s.dtype for s in partial)] == [dtype] * 3

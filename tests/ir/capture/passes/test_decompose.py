@@ -88,10 +88,10 @@ def test_stochastic_depth_drops_whole_samples() -> None:
 
     module, batch = Dropped(), torch.ones(512, 3)
     model = trace(module, batch)
-    held = dict(module.named_parameters())
-    losses = [execute(model, held, [batch], seed=seed)[0].item() for seed in (0, 0, 1)]
+    parameters = dict(module.named_parameters())
+    losses = [execute(model, parameters, [batch], seed=seed)[0].item() for seed in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
     for loss in losses:
-        kept = (loss / 3) ** 0.5 * 0.75  # samples whose every element is 1 / 0.75
-        assert abs(kept - round(kept)) < 1e-2
-        assert 350 < kept < 420
+        scaled = (loss / 3) ** 0.5 * 0.75  # samples whose every element is 1 / 0.75
+        assert abs(scaled - round(scaled)) < 1e-2
+        assert 350 < scaled < 420

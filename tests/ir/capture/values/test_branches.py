@@ -62,14 +62,14 @@ def never_skipped(x):
     return x if torch.rand([]) >= 0.0 else x * 0
 
 
-def sides_alike(x):
+def equal_sides(x):
     if x.sum() > 0:
         return x + 1
     return 1 + x - 0 if x is None else x + 1
 
 
 @pytest.mark.parametrize(
-    "change", [finite, raising, masked_by_ones, places_of_a_constant, never_skipped, sides_alike]
+    "change", [finite, raising, masked_by_ones, places_of_a_constant, never_skipped, equal_sides]
 )
 def test_decided(change) -> None:
     torch.manual_seed(0)

@@ -11,13 +11,13 @@ from plait.planner.sharding.network.many_consumers import by_layouts, by_shares
 def tried(seconds, prices, number):
     """The least per layout of one end over all layouts of the others."""
     rows, columns = seconds.shape
-    found = np.full(columns if number else rows, np.inf)
+    least = np.full(columns if number else rows, np.inf)
     for row, *wanted in product(range(rows), *[range(columns)] * (len(prices) - 1)):
         cost = sum(seconds[row, c] for c in set(wanted))
         ends = (row, *wanted)
         cost += sum(prices[n][e] for n, e in enumerate(ends) if n != number)
-        found[ends[number]] = min(found[ends[number]], cost)
-    return found
+        least[ends[number]] = min(least[ends[number]], cost)
+    return least
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -35,25 +35,27 @@ FEED = ["--batch", "32", "--seq", "64"]
 
 def planned(folder: Path, config: dict, pins: list[str], *more: str) -> tuple[str, str]:
     """A plan of a configuration for two nodes of eight: the files of both."""
-    file, made = folder / "config.json", str(folder / "plan.json")
+    file, plan_file = folder / "config.json", str(folder / "plan.json")
     file.write_text(json.dumps(config))
     source = f"hf:{file}"
     asked = [f"--pin={pin}" for pin in pins]
-    assert main(["plan", source, *FEED, "--cluster", "2x8xh100", *asked, *more, "-o", made]) == 0
-    return made, source
+    assert (
+        main(["plan", source, *FEED, "--cluster", "2x8xh100", *asked, *more, "-o", plan_file]) == 0
+    )
+    return plan_file, source
 
 
 def verified(made: str, source: str, *more: str) -> int:
     return main(["verify", made, source, *FEED, "--scale", "tiny", *more])
 
 
-def words(text: str, ranks: int) -> str:
-    strategies = [parse_strategy(word) for word in text.split(" | ")]
+def strategy_text(text: str, ranks: int) -> str:
+    strategies = [parse_strategy(strategy) for strategy in text.split(" | ")]
     return " | ".join(map(str, shrink_strategies(strategies, ranks).values()))
 
 
 @pytest.mark.parametrize(
-    ("word", "ranks", "expected"),
+    ("strategy", "ranks", "expected"),
     [
         ("pp=2,zero3=2,tp=2", 4, "pp=2,tp=2"),
         ("pp=2,zero3=2,tp=2", 8, "pp=2,zero3=2,tp=2"),
@@ -67,11 +69,11 @@ def words(text: str, ranks: int) -> str:
         ("dp=4,zero3=4@3/4 | dp=16", 4, "dp=2,zero3=2@3/4 | dp=4"),
     ],
 )
-def test_words_keep_as_many_roles_as_fit(word, ranks, expected):
-    assert words(word, ranks) == expected
+def test_strategies_keep_as_many_roles_as_fit(strategy, ranks, expected):
+    assert strategy_text(strategy, ranks) == expected
 
 
-def test_every_way_of_a_stack_has_a_layer():
+def test_every_strategy_of_a_stack_has_a_layer():
     keep, other = (parse_strategy("dp=2"), "keep"), (parse_strategy("dp=2"), "recompute")
     assert spread([keep, other, keep], 3) == [keep, other, keep]
     assert spread([keep] * 30 + [other] * 2, 2) == [keep, other]
@@ -79,7 +81,7 @@ def test_every_way_of_a_stack_has_a_layer():
 
 
 def test_a_configuration_keeps_its_kind():
-    given = LLAMA | {
+    config = LLAMA | {
         "head_dim": 32,
         "layer_types": ["a", "b"] * 4,
         "eos_token_id": 1000,
@@ -87,16 +89,16 @@ def test_a_configuration_keeps_its_kind():
         "rope_theta": 1e4,
         "hidden_act": "silu",
     }
-    made = shrink_config(given, {}, 3, 2, (64, 16))
-    assert made["num_attention_heads"] / made["num_key_value_heads"] == 4
-    assert made["hidden_size"] == made["num_attention_heads"] * made["head_dim"]
-    assert made["vocab_size"] % 2 == 1
-    assert made["eos_token_id"] == made["vocab_size"] - 1
-    assert made["layer_types"] == ["a", "b", "a"]
-    assert made["num_hidden_layers"] == 3
-    assert made["sliding_window"] == 4096
-    assert shrink_config(given, {}, 3, 2, (8192, 16))["sliding_window"] == 8
-    assert {name for name, *_ in changes(given, made)} == {
+    small = shrink_config(config, {}, 3, 2, (64, 16))
+    assert small["num_attention_heads"] / small["num_key_value_heads"] == 4
+    assert small["hidden_size"] == small["num_attention_heads"] * small["head_dim"]
+    assert small["vocab_size"] % 2 == 1
+    assert small["eos_token_id"] == small["vocab_size"] - 1
+    assert small["layer_types"] == ["a", "b", "a"]
+    assert small["num_hidden_layers"] == 3
+    assert small["sliding_window"] == 4096
+    assert shrink_config(config, {}, 3, 2, (8192, 16))["sliding_window"] == 8
+    assert {name for name, *_ in changes(config, small)} == {
         "vocab_size",
         "hidden_size",
         "intermediate_size",
@@ -107,7 +109,7 @@ def test_a_configuration_keeps_its_kind():
     assert kind("rope_theta") is None
 
 
-def test_layers_go_on_until_every_way_occurs(files):
+def test_layers_go_on_until_every_strategy_occurs(files):
     plan = load_plan(files[1])
     small = shrink(plan, 4)
     assert small.devices == 4
@@ -131,22 +133,22 @@ def test_a_plan_for_two_nodes_is_verified_on_two_ranks(tmp_path, capsys):
     made, source = planned(tmp_path, LLAMA, MIXED)
     capsys.readouterr()
     assert verified(made, source, "--ranks", "2", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["passed"]
-    assert found["scale"]["words"] == [["dp=2,zero3=4,tp=2", "tp=2"], ["zero3=16", "zero3=2"]]
-    assert found["scale"]["fields"]["num_hidden_layers"] == [8, 2]
-    assert found["scale"]["not_covered"] == ["dp"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"]
+    assert report["scale"]["strategies"] == [["dp=2,zero3=4,tp=2", "tp=2"], ["zero3=16", "zero3=2"]]
+    assert report["scale"]["fields"]["num_hidden_layers"] == [8, 2]
+    assert report["scale"]["not_covered"] == ["dp"]
 
 
 @pytest.mark.long
 @pytest.mark.ranks
 def test_a_removed_collective_is_noticed(tmp_path, capsys):
-    made, source = planned(tmp_path, LLAMA, MIXED)
-    kept = tmp_path / "program"
-    assert verified(made, source, "--ranks", "2", "--keep", str(kept)) == 0
-    remove_collective(kept)
+    plan_file, source = planned(tmp_path, LLAMA, MIXED)
+    program = tmp_path / "program"
+    assert verified(plan_file, source, "--ranks", "2", "--keep", str(program)) == 0
+    remove_collective(program)
     capsys.readouterr()
-    assert verified(made, source, "--ranks", "2", "--program", str(kept)) == 7
+    assert verified(plan_file, source, "--ranks", "2", "--program", str(program)) == 7
     said = capsys.readouterr()
     assert "not covered with 2 ranks: dp (--ranks 8" in said.out
     assert "DIFFERS" in said.out
@@ -164,14 +166,14 @@ def remove_collective(program: Path) -> None:
 
 @pytest.mark.parametrize("source", ["model.json", "other"])
 def test_what_cannot_run_is_refused(source, files, tmp_path, capsys):
-    made, given = files[1], files[0]
+    plan_file, model_file = files[1], files[0]
     if source == "model.json":
-        assert main(["verify", made, given, "--scale", "tiny"]) == 2
+        assert main(["verify", plan_file, model_file, "--scale", "tiny"]) == 2
         assert "no weights to run" in capsys.readouterr().err
     else:
         file = tmp_path / "config.json"
         file.write_text(json.dumps(LLAMA))
-        assert verified(made, f"hf:{file}") == 6
+        assert verified(plan_file, f"hf:{file}") == 6
         assert "is not the model of" in capsys.readouterr().err
 
 
@@ -207,13 +209,13 @@ LONG = {
 def test_plans_of_many_kinds_are_verified(name, tmp_path, capsys):
     config, cases = LONG[name]
     for pins, more in cases:
-        made, source = planned(tmp_path, config, pins, *more)
+        plan_file, source = planned(tmp_path, config, pins, *more)
         capsys.readouterr()
-        assert verified(made, source, "--json") == 0, (pins, more)
-        found = json.loads(capsys.readouterr().out)
-        assert found["passed"]
-        lost = set(found["scale"]["not_covered"]) - {"compression"}
-        plan = load_plan(made)
-        roles = {role for word in plan.strategies for role, n in word.axes if n > 1}
-        assert lost < roles, found["scale"]
-        assert (found["scale"]["micro_batches"][1] > 1) == (plan.micro_batches > 1)
+        assert verified(plan_file, source, "--json") == 0, (pins, more)
+        report = json.loads(capsys.readouterr().out)
+        assert report["passed"]
+        lost = set(report["scale"]["not_covered"]) - {"compression"}
+        plan = load_plan(plan_file)
+        roles = {role for strategy in plan.strategies for role, n in strategy.axes if n > 1}
+        assert lost < roles, report["scale"]
+        assert (report["scale"]["micro_batches"][1] > 1) == (plan.micro_batches > 1)

@@ -69,14 +69,14 @@ def case(sample: Sample) -> Case:
     args = tuple(encode(a, number) for a in sample.args)
     kwargs = {n: encode(a, number) for n, a in sample.kwargs.items()}
     bare = Case(Op(sample.target, args, kwargs, ()), tensors, [], None)
-    made = bare.run(tensors, args)
+    whole = bare.run(tensors, args)
     for unused in sample.unused:
-        made[unused] = None
-    values = tuple(-1 if m is None else len(tensors) + i for i, m in enumerate(made))
+        whole[unused] = None
+    values = tuple(-1 if m is None else len(tensors) + i for i, m in enumerate(whole))
     op = Op(sample.target, args, kwargs, values)
-    types = tuple(None if m is None else tensor_type(m) for m in made)
+    types = tuple(None if m is None else tensor_type(m) for m in whole)
     site = Site(op, tuple(tensor_type(tensors[v]) for v in op.operands()), types)
-    return Case(op, tensors, made, declaration(site))
+    return Case(op, tensors, whole, declaration(site))
 
 
 def alone(case: Case) -> Function:
@@ -88,9 +88,9 @@ def alone(case: Case) -> Function:
     return Function("alone", tuple(types), inputs, outputs, (case.op,), 1)
 
 
-def parted(case: Case, loop: str, ways: int) -> dict[int, Factors]:
+def parted(case: Case, loop: str, degree: int) -> dict[int, Factors]:
     """Factors in which one loop is told apart into an outer and an inner part of `ways`."""
-    declared, found = case.declared, {}
+    declared, factors = case.declared, {}
     assert declared is not None
     values = (*case.op.operands(), *case.op.results)
     for value, dims in zip(values, (*declared.inputs, *declared.outputs), strict=True):
@@ -99,15 +99,15 @@ def parted(case: Case, loop: str, ways: int) -> dict[int, Factors]:
             parts: list[int] = []
             for name in dim:
                 size = declared.size(name)
-                parts += [size // ways, ways] if name == loop else [size]
+                parts += [size // degree, degree] if name == loop else [size]
             sizes.append(tuple(p for p in parts if p > 1))
-        found[value] = tuple(sizes)
-    return found
+        factors[value] = tuple(sizes)
+    return factors
 
 
-def split_over(case: Case, option: OpStrategy, axes: Axes, ways: int) -> list[Tensor | None]:
+def split_over(case: Case, option: OpStrategy, axes: Axes, degree: int) -> list[Tensor | None]:
     """The results put together from the shards of an operator split so, as the local form runs."""
-    function, mesh = alone(case), Mesh((Axis("a", ways),))
+    function, mesh = alone(case), Mesh((Axis("a", degree),))
     outputs = [s for s, v in zip(option.outputs, case.op.results, strict=True) if v >= 0]
     boundary = Boundary(
         tuple((s,) for s in option.inputs),
@@ -122,19 +122,19 @@ def split_over(case: Case, option: OpStrategy, axes: Axes, ways: int) -> list[Te
             zip(local.inputs, case.tensors, boundary.inputs, strict=True)
         )
     }
-    made = run(local, shards, mesh)
+    results = run(local, shards, mesh)
     joined: dict[int, Tensor] = {}
     for mine, whole, layout in zip(local.outputs, function.outputs, boundary.outputs, strict=True):
         kind = function.types[whole.value].dtype
         assert layout != ("P",) or kind != "bool", "truth values do not add up"
-        joined[whole.value] = unshard(made[mine.value], axes.factors[whole.value], layout, mesh)
+        joined[whole.value] = unshard(results[mine.value], axes.factors[whole.value], layout, mesh)
     return [joined.get(v) for v in case.op.results]
 
 
-def options(case: Case, loop: str, ways: int, inner: bool) -> list[tuple[OpStrategy, Axes]]:
+def options(case: Case, loop: str, degree: int, inner: bool) -> list[tuple[OpStrategy, Axes]]:
     """The options that split this loop: in blocks, or its inner part."""
     size = case.declared.size(loop) if case.declared else 1
-    known = parted(case, loop, ways) if inner and size > ways else {}
+    known = parted(case, loop, degree) if inner and size > degree else {}
     axes = analyse(alone(case), known)
     part = 1 if known else 0
     return [(o, axes) for o in axes.ops[0].options if o.splits == ((loop, part),)]
@@ -149,8 +149,8 @@ def summed(case: Case, group: tuple[int, ...], seed: int) -> list[Tensor | None]
         # whole numbers, which even bfloat16 takes apart exactly
         first = (2 * torch.randn(tensor.shape, generator=generator)).round().to(tensor.dtype)
         parts[i] = (first, tensor - first)
-    made = []
+    totals = []
     for half in (0, 1):
         tensors = [parts[i][half] if i in parts else t for i, t in enumerate(case.tensors)]
-        made.append(case.run(tensors, case.op.args))
-    return [None if r is None else x + y for r, x, y in zip(case.results, *made, strict=True)]
+        totals.append(case.run(tensors, case.op.args))
+    return [None if r is None else x + y for r, x, y in zip(case.results, *totals, strict=True)]
