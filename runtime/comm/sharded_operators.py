@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...ir.capture.operators.elementary import label_logits, widened
+from ...ir.capture.operators.elementary import exponentials_total, label_logits, widened
 from ...ir.capture.operators.shard_offsets import to_local_positions
 from .expert_all_to_all import experts, experts_backward
 
@@ -113,11 +113,10 @@ class ShardedOperators:
         over: tuple[str, ...],
     ) -> tuple[Tensor, Tensor]:
         """Losses and logsumexp of rows whose classes are sharded over several ranks."""
-        wide = widened(logits)
-        peak = self.max_over(wide.amax(-1), over)
+        peak = self.max_over(widened(logits.amax(-1)), over)
         valid = labels != ignore
-        scores = label_logits(wide, labels, valid, self.shard_offsets(classes))
-        exponents = (wide - peak.unsqueeze(1)).exp_().sum(-1)  # one copy of the logits
+        scores = label_logits(logits, labels, valid, self.shard_offsets(classes))
+        exponents = exponentials_total(logits, peak)
         total, score = self.sum_over(torch.stack([exponents, scores]), over)
         logsumexp = total.log() + peak
         return torch.where(valid, logsumexp - score, 0.0).to(logits.dtype), logsumexp

@@ -40,6 +40,7 @@ class CompiledStep:
         seed: int,
     ) -> None:
         from ...ir.capture.operators.elementary import call_key  # registers the operators as well
+        from ..operators import native as _native  # noqa: F401  (and their compiled kernels)
 
         placed = table.schedule == PLACED_SCHEDULE
         self.stage = import_stage(folder, groups.stage, "rank" if placed else "stage")

@@ -21,7 +21,8 @@ from ..torch_private import (
     FLASH_ATTENTION,
     FLASH_ATTENTION_BACKWARD,
 )
-from .elementary import LIBRARY, OPS, dropout_mask, register, widened
+from . import blocked_attention
+from .elementary import LIBRARY, OPS, register, wide_dtype, widened
 from .shard_offsets import line_positions
 
 _REST = (
@@ -40,6 +41,11 @@ class AttentionOptions(NamedTuple):
     mask: list[int]
     rows: list[int]
     columns: list[int]
+
+    def mask_of(self, bias: Tensor | None, key: Tensor | None) -> blocked_attention.Mask:
+        return blocked_attention.Mask(
+            bias, self.causal, self.scale, self.dropout, key, self.stream_id, self.mask
+        )
 
     def masked(
         self, q: Tensor, k: Tensor, bias: Tensor | None
@@ -81,32 +87,13 @@ def _grouped(x: Tensor, heads: int) -> Tensor:
 def _ungrouped(gradient: Tensor, keys: Tensor) -> Tensor:
     b, n, t, d = gradient.shape
     if n == keys.shape[1]:
-        return gradient
-    return gradient.reshape(b, keys.shape[1], -1, t, d).sum(2)
+        return _row_major(gradient)
+    return _row_major(gradient.reshape(b, keys.shape[1], -1, t, d).sum(2))
 
 
 def _row_major(x: Tensor) -> Tensor:
     """[b n s d] with the memory layout [b s n d], so that the next reshape copies nothing."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-def _scores(q: Tensor, k: Tensor, bias: Tensor | None, causal: bool, scale: float) -> Tensor:
-    scores = (q @ k.transpose(-1, -2)) * scale
-    added = _additive(bias, scores.dtype)
-    if added is not None:
-        scores = scores + added
-    if causal:
-        s, t = scores.shape[-2:]
-        allowed = torch.ones(s, t, dtype=torch.bool, device=q.device).tril()
-        scores = scores.masked_fill(~allowed, float("-inf"))
-    return scores
-
-
-def _dropout_factor(key: Tensor | None, rest: AttentionOptions, weights: Tensor) -> Tensor:
-    """The dropout mask over [b n s t], scaled by 1 / (1 - dropout)."""
-    assert key is not None, "attention with dropout needs a key"
-    keep = dropout_mask(key, rest.dropout, rest.stream_id, rest.mask).reshape(weights.shape)
-    return keep.to(weights.dtype) * (0.0 if rest.dropout >= 1.0 else 1.0 / (1.0 - rest.dropout))
 
 
 def _attention(
@@ -126,56 +113,13 @@ def _attention(
             q, keys, values, None, True, 0.0, rest.causal, scale=rest.scale
         )
         return _row_major(out), logsumexp[..., :s].contiguous()
-    wide_q, keys, values = widened(q), widened(_grouped(k, n)), widened(_grouped(v, n))
-    scores = _scores(wide_q, keys, bias, rest.causal, rest.scale)
-    logsumexp = torch.logsumexp(scores, -1)
-    # a row that attends to nothing gives zeros, as torch's own attention does
-    weights = torch.exp(scores - logsumexp.masked_fill(logsumexp.isneginf(), 0.0).unsqueeze(-1))
-    if rest.dropout > 0.0:
-        weights = weights * _dropout_factor(key, rest, weights)
-    return _row_major((weights @ values).to(q.dtype)), logsumexp
+    return blocked_attention.forward(q, k, v, rest.mask_of(bias, key))
 
 
 def _attention_fake(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     b, n, s = q.shape[:3]
-    wide = torch.float32 if q.dtype in (torch.bfloat16, torch.float16) else q.dtype
     out = q.new_empty(b, s, n, v.shape[-1]).transpose(1, 2)
-    return out, q.new_empty(b, n, s, dtype=wide)
-
-
-def _gradients(
-    gradient: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    key: Tensor | None,
-    out: Tensor,
-    logsumexp: Tensor,
-    rest: AttentionOptions,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and of the scores, by the formulas of FlashAttention (Dao 2022, B.4)."""
-    n = q.shape[1]
-    wide_q, keys, values = widened(q), widened(_grouped(k, n)), widened(_grouped(v, n))
-    upper, result = widened(gradient), widened(out)
-    scores = _scores(wide_q, keys, bias, rest.causal, rest.scale)
-    weights = torch.exp(scores - logsumexp.masked_fill(logsumexp.isneginf(), 0.0).unsqueeze(-1))
-    to_weights = upper @ values.transpose(-1, -2)
-    dropped = weights
-    if rest.dropout > 0.0:
-        factor = _dropout_factor(key, rest, weights)
-        to_weights, dropped = to_weights * factor, weights * factor
-    to_values = dropped.transpose(-1, -2) @ upper
-    row = (upper * result).sum(-1, keepdim=True)
-    to_scores = weights * (to_weights - row)
-    to_q = (to_scores @ keys) * rest.scale
-    to_keys = (to_scores.transpose(-1, -2) @ wide_q) * rest.scale
-    return (
-        to_q.to(q.dtype),
-        _ungrouped(to_keys, k).to(k.dtype),
-        _ungrouped(to_values, v).to(v.dtype),
-        to_scores,
-    )
+    return out, q.new_empty(b, n, s, dtype=wide_dtype(q))
 
 
 def _attention_backward(
@@ -192,19 +136,10 @@ def _attention_backward(
     bias, rest = AttentionOptions(*options).masked(q, k, bias)
     n, s = q.shape[1:3]
     if _flash_fits(q, v, bias, rest):
-        to_q, to_keys, to_values = FLASH_ATTENTION_BACKWARD(
-            gradient,
-            q,
-            _grouped(k, n),
-            _grouped(v, n),
-            out,
-            logsumexp,
-            0.0,
-            rest.causal,
-            attn_mask=_additive(bias, q.dtype),
-            scale=rest.scale,
+        mask = _additive(bias, q.dtype)
+        return FLASH_ATTENTION_BACKWARD(
+            gradient, q, k, v, out, logsumexp, 0.0, rest.causal, attn_mask=mask, scale=rest.scale
         )
-        return to_q, _ungrouped(to_keys, k), _ungrouped(to_values, v)
     if _efficient_fits(q, bias, rest.dropout):
         # the kernel expects rows padded to 32 and an unused dropout state
         padded = torch.nn.functional.pad(logsumexp, (0, -s % 32))
@@ -224,8 +159,9 @@ def _attention_backward(
             rest.causal,
             scale=rest.scale,
         )
-        return to_q, _ungrouped(to_keys, k), _ungrouped(to_values, v)
-    return _gradients(gradient, q, k, v, bias, key, out, logsumexp, rest)[:3]
+        return _row_major(to_q), _ungrouped(to_keys, k), _ungrouped(to_values, v)
+    results = blocked_attention.Results(gradient, out, logsumexp)
+    return blocked_attention.backward(q, k, v, rest.mask_of(bias, key), results)[:3]
 
 
 def _attention_backward_bias(
@@ -240,14 +176,19 @@ def _attention_backward_bias(
     *options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     scores_bias, rest = AttentionOptions(*options).masked(q, k, bias)
-    *grads, to_scores = _gradients(gradient, q, k, v, scores_bias, key, out, logsumexp, rest)
-    dims = [d for d in range(4) if bias.shape[d] == 1 and to_scores.shape[d] != 1]
-    to_bias = to_scores.sum(dims, keepdim=True) if dims else to_scores
-    return grads[0], grads[1], grads[2], to_bias.to(bias.dtype)
+    mask, results = (
+        rest.mask_of(scores_bias, key),
+        blocked_attention.Results(gradient, out, logsumexp),
+    )
+    to_q, to_k, to_v, to_bias = blocked_attention.backward(q, k, v, mask, results, with_bias=True)
+    assert to_bias is not None
+    return to_q, to_k, to_v, to_bias.to(bias.dtype)
 
 
 def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    """As `_row_major` gives it."""
+    b, n, s, d = x.shape
+    return x.new_empty(b, s, n, d).transpose(1, 2)
 
 
 def _attention_backward_fake(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Any:
@@ -257,7 +198,7 @@ def _attention_backward_fake(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, 
 def _attention_backward_bias_fake(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, *_: Any
 ) -> Any:
-    return _empty_like(q), _empty_like(k), _empty_like(v), _empty_like(bias)
+    return _empty_like(q), _empty_like(k), _empty_like(v), torch.empty_like(bias)
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

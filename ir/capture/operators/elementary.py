@@ -6,12 +6,13 @@ operator's stream id and i, its index in the full tensor; so a shard computes it
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .shard_offsets import positions, to_local_positions
+from .shard_offsets import positions, shard_positions, to_local_positions
 
 LIBRARY = torch.library.Library("plait", "DEF")
 OPS = torch.ops.plait
@@ -23,6 +24,9 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 # Where operators that draw a mask have its rate, its stream and the index of its elements.
 MASK_ARGUMENTS = {"plait.dropout.default": (2, 3, 4), "plait.attention.default": (7, 8, 9)}
 UNIFORM = "plait.uniform.default"
+
+MASK_ELEMENTS = 1 << 14  # of a mask, drawn at once: their int64 states stay in a CPU's cache
+LOGIT_ELEMENTS = 1 << 18  # of logits, worked on at once
 
 
 def _signed(state: int) -> int:
@@ -62,10 +66,18 @@ def random_bits(key: Tensor, stream_id: int, index: list[int]) -> Tensor:
     `key`: int64 [seed hash, first row]. `index`: shard offsets of the elements; a start of -1
     stands for the first row.
     """
-    position = positions(index, key.device, key[1])
+    return _bits_at(key, stream_id, positions(index, key.device, key[1]).reshape(-1))
+
+
+def stream_seed(seed: int, stream_id: int) -> int:
+    """The state that a stream of random numbers starts at, unsigned; `seed` is that of its call."""
+    return _mix((seed + (stream_id + 1) * _GAMMA) & _MASK)
+
+
+def _bits_at(key: Tensor, stream_id: int, position: Tensor) -> Tensor:
+    """53 random bits of the elements at these positions in the full tensor."""
     stream = _mix_tensor(key[0] + _signed((stream_id + 1) * _GAMMA))
-    state = _mix_tensor(stream + (position.reshape(-1) + 1) * _signed(_GAMMA))
-    return _shift(state, 11)
+    return _shift(_mix_tensor(stream + (position + 1) * _signed(_GAMMA)), 11)
 
 
 def dropout_mask(key: Tensor, p: float, stream_id: int, index: list[int]) -> Tensor:
@@ -78,18 +90,60 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """The type of `widened`."""
+    return torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+
+
 # dropout
 
 
 def _dropout(x: Tensor, key: Tensor, p: float, stream_id: int, index: list[int]) -> Tensor:
     if p >= 1.0:
-        return torch.zeros_like(x)
-    keep = dropout_mask(key, p, stream_id, index).reshape(x.shape)
-    return torch.where(keep, x * (1.0 / (1.0 - p)), torch.zeros((), dtype=x.dtype, device=x.device))
+        return x.new_zeros(x.shape)
+    out = x.new_empty(x.shape)
+    rows = x.contiguous().view(1, -1)
+    OPS.dropout_rows(rows, out.view(1, -1), key, p, stream_id, index, 0)
+    return out
 
 
 def _dropout_fake(x: Tensor, key: Tensor, p: float, stream_id: int, index: list[int]) -> Tensor:
-    return torch.empty_like(x)
+    return x.new_empty(x.shape)
+
+
+def reference_dropout_rows(
+    x: Tensor,
+    out: Tensor,
+    key: Tensor,
+    p: float,
+    stream_id: int,
+    index: list[int],
+    first: int,
+    row_step: int = 0,
+) -> None:
+    """Dropout of `x` [rows, columns] into `out`, which may be `x`. Its element (r, c) has number
+    `first + r * row_step + c` in the shard that `index` describes."""
+    scale = 0.0 if p >= 1.0 else 1.0 / (1.0 - p)
+    for rows, columns in tiles(x, MASK_ELEMENTS):
+        numbers = first + torch.arange(rows.start, rows.stop, device=x.device) * row_step
+        places = torch.arange(columns.start, columns.stop, device=x.device)
+        position = shard_positions(numbers.unsqueeze(1) + places, index, key[1])
+        keep = _bits_at(key, stream_id, position) >= int(p * (1 << 53))
+        out[rows, columns] = torch.where(keep, x[rows, columns] * scale, 0.0)
+
+
+def tiles(x: Tensor, elements: int) -> Iterator[tuple[slice, slice]]:
+    """Parts of a matrix, of rows and columns, with at most so many elements each on a CPU, where
+    parts stay in its caches; elsewhere the matrix is one part."""
+    rows, columns = x.shape
+    if x.device.type != "cpu":
+        yield slice(0, rows), slice(0, columns)
+        return
+    width = min(columns, elements)
+    height = max(elements // max(width, 1), 1)
+    for row in range(0, rows, height):
+        for column in range(0, columns, width):
+            yield (slice(row, min(row + height, rows)), slice(column, min(column + width, columns)))
 
 
 def _dropout_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -109,25 +163,48 @@ def _cross_entropy(
     logits: Tensor, labels: Tensor, ignore_index: int, classes: list[int]
 ) -> tuple[Tensor, Tensor]:
     assert not classes, "shards of the classes are combined by the runtime"
-    wide = widened(logits)
-    logsumexp = torch.logsumexp(wide, -1)
     valid = labels != ignore_index
-    losses = torch.where(valid, logsumexp - label_logits(wide, labels, valid, []), 0.0)
-    return losses.to(logits.dtype), logsumexp
+    picked = label_logits(logits, labels, valid, [])
+    columns = torch.where(valid, labels, 0).unsqueeze(1)
+    chosen = torch.empty_like(picked)
+    for rows in _blocks_of_rows(logits):
+        normal = torch.log_softmax(widened(logits[rows]), -1)  # torch's quickest kernel
+        chosen[rows] = normal.gather(1, columns[rows]).squeeze(1)
+    logsumexp = picked - chosen
+    infinite = ~logsumexp.isfinite()  # as are labels of which the logit is
+    if bool(infinite.any()):
+        logsumexp[infinite] = torch.logsumexp(widened(logits[infinite]), -1)
+    return torch.where(valid, logsumexp - picked, 0.0).to(logits.dtype), logsumexp
+
+
+def exponentials_total(logits: Tensor, peak: Tensor) -> Tensor:
+    """The sum of exp(logits - peak) over the classes, per row."""
+    total = torch.empty_like(peak)
+    for rows in _blocks_of_rows(logits):
+        total[rows] = (widened(logits[rows]) - peak[rows].unsqueeze(1)).exp_().sum(-1)
+    return total
+
+
+def _blocks_of_rows(logits: Tensor) -> Iterator[slice]:
+    """Whole rows at a time: as many as stay in a CPU's cache."""
+    height = max(LOGIT_ELEMENTS // max(logits.shape[1], 1), 1)
+    if logits.device.type != "cpu":
+        height = len(logits)
+    return (slice(row, row + height) for row in range(0, len(logits), max(height, 1)))
 
 
 def _cross_entropy_fake(
     logits: Tensor, labels: Tensor, ignore_index: int, classes: list[int]
 ) -> tuple[Tensor, Tensor]:
-    wide = torch.float32 if logits.dtype in (torch.bfloat16, torch.float16) else logits.dtype
     rows = logits.shape[0]
-    return logits.new_empty(rows), logits.new_empty(rows, dtype=wide)
+    return logits.new_empty(rows), logits.new_empty(rows, dtype=wide_dtype(logits))
 
 
-def label_logits(wide: Tensor, labels: Tensor, valid: Tensor, classes: list[int]) -> Tensor:
-    """The logit of each row's label, 0 where the label is not in this shard of `classes`."""
-    rows, here = to_local_positions(torch.where(valid, labels, 0), classes or [wide.shape[1], 1, 0])
-    return torch.where(here, wide.gather(1, rows.unsqueeze(1)).squeeze(1), 0.0)
+def label_logits(logits: Tensor, labels: Tensor, valid: Tensor, classes: list[int]) -> Tensor:
+    """The logit of each row's label, widened, 0 where the label is not in this shard of `classes`."""
+    shard = classes or [logits.shape[1], 1, 0]
+    columns, here = to_local_positions(torch.where(valid, labels, 0), shard)
+    return torch.where(here, widened(logits.gather(1, columns.unsqueeze(1)).squeeze(1)), 0.0)
 
 
 def _cross_entropy_backward(
@@ -139,13 +216,21 @@ def _cross_entropy_backward(
     classes: list[int],
 ) -> Tensor:
     valid = labels != ignore_index
-    result = torch.exp(widened(logits) - logsumexp.unsqueeze(1))
-    rows, here = to_local_positions(
-        torch.where(valid, labels, 0), classes or [logits.shape[1], 1, 0]
-    )
-    result.scatter_add_(1, rows.unsqueeze(1), -here.to(result.dtype).unsqueeze(1))
-    result.mul_(torch.where(valid, gradient.to(result.dtype), 0.0).unsqueeze(1))
-    return result.to(logits.dtype)
+    shard = classes or [logits.shape[1], 1, 0]
+    columns, here = to_local_positions(torch.where(valid, labels, 0), shard)
+    columns, picked = columns.unsqueeze(1), -here.to(logsumexp.dtype).unsqueeze(1)
+    upper = torch.where(valid, gradient.to(logsumexp.dtype), 0.0).unsqueeze(1)
+    result = logits.new_empty(logits.shape)
+    for rows in _blocks_of_rows(logits):
+        part = result[rows] if result.dtype == logsumexp.dtype else widened(result[rows])
+        if classes:
+            torch.sub(logits[rows], logsumexp[rows].unsqueeze(1), out=part).exp_()
+        else:  # one kernel, where a shard would not sum to 1
+            torch.softmax(widened(logits[rows]), -1, out=part)
+        part.scatter_add_(1, columns[rows], picked[rows]).mul_(upper[rows])
+        if result.dtype != logsumexp.dtype:
+            result[rows] = part
+    return result
 
 
 def _cross_entropy_backward_fake(gradient: Tensor, logits: Tensor, *_: Any) -> Tensor:
@@ -172,6 +257,14 @@ def register(schema: str, kernel: Any, fake: Any) -> None:
     torch.library.register_fake(f"plait::{name}", fake, lib=LIBRARY)
 
 
+LIBRARY.define(
+    "dropout_rows(Tensor x, Tensor(a!) out, Tensor key, float p, int stream_id, int[] index, "
+    "int first, int row_step=0) -> ()",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+# of any device that has no kernel of its own
+LIBRARY.impl("dropout_rows", reference_dropout_rows, "CompositeExplicitAutograd")
+torch.library.register_fake("plait::dropout_rows", lambda *_: None, lib=LIBRARY)
 register(
     "dropout(Tensor x, Tensor key, float p, int stream_id, int[] index) -> Tensor",
     _dropout,

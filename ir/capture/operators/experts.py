@@ -10,6 +10,7 @@ of others add nothing. Backward recomputes the first product instead of saving i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "relu": functional.relu,
+}
+_ATEN = torch.ops.aten
+# the gradient of the gate from that of the activation, and the gate
+_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "silu": _ATEN.silu_backward,
+    "gelu": _ATEN.gelu_backward,
+    "gelu_tanh": partial(_ATEN.gelu_backward, approximate="tanh"),
+    "relu": lambda upper, gate: _ATEN.threshold_backward(upper, gate, 0),
 }
 
 
@@ -54,6 +63,13 @@ def _grouped_gradient(upper: Tensor, rows: Tensor, counts: list[int]) -> Tensor:
 def _gated(both: Tensor, activation: str) -> Tensor:
     gate, up = both.chunk(2, -1)
     return ACTIVATIONS[activation](gate) * up
+
+
+def _gated_gradient(upper: Tensor, both: Tensor, activation: str) -> Tensor:
+    """The gradient of `both` from that of `_gated`."""
+    gate, up = both.chunk(2, -1)
+    to_gate = _DERIVATIVES[activation](upper * up, gate)
+    return torch.cat((to_gate, upper * ACTIVATIONS[activation](gate)), -1)
 
 
 def _experts(
@@ -90,19 +106,18 @@ def _experts_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     routes = ExpertRoutes(choice, down, experts, here)
     rows, counts = x[routes.tokens], routes.counts
-    with torch.enable_grad():
-        both = _grouped(rows, gate_up, counts).detach().requires_grad_()
-        hidden = _gated(both, activation)
+    both = _grouped(rows, gate_up, counts)
+    hidden = _gated(both, activation)
     upper = gradient[routes.tokens]
     weight = share.reshape(-1)[routes.flat].unsqueeze(1)
     to_hidden = _grouped(upper, down.transpose(1, 2), counts)
     to_share = torch.zeros_like(share).reshape(-1)
-    to_share[routes.flat] = (to_hidden * hidden).sum(1).to(share.dtype).detach()
-    (to_both,) = torch.autograd.grad(hidden, both, (to_hidden * weight).to(hidden.dtype))
+    to_share[routes.flat] = (to_hidden * hidden).sum(1).to(share.dtype)
+    to_both = _gated_gradient((to_hidden * weight).to(hidden.dtype), both, activation)
     to_x = torch.zeros_like(x).index_add_(
         0, routes.tokens, _grouped(to_both, gate_up.transpose(1, 2), counts)
     )
-    to_down = _grouped_gradient((upper * weight).to(x.dtype), hidden.detach(), counts)
+    to_down = _grouped_gradient((upper * weight).to(x.dtype), hidden, counts)
     return to_x, to_share.view_as(share), _grouped_gradient(to_both, rows, counts), to_down
 
 

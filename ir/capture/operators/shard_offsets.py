@@ -32,6 +32,30 @@ def positions(index: list[int], device: torch.device, first: Tensor | int = 0) -
     return position
 
 
+def shard_positions(number: Tensor, index: list[int], first: Tensor | int = 0) -> Tensor:
+    """Positions in the full tensor of elements by their number in a shard; see `positions`."""
+    position, rest = torch.zeros_like(number), number
+    triples = list(zip(index[0::3], index[1::3], index[2::3], strict=True))
+    for size, stride, start in reversed(triples[1:]):
+        position = position + (rest % size + (first if start == -1 else start)) * stride
+        rest = rest // size
+    for _, stride, start in triples[:1]:
+        position = position + (rest + (first if start == -1 else start)) * stride
+    return position
+
+
+def merged_factors(index: list[int], first: int = 0) -> list[int]:
+    """The same shard with the fewest triples: neighbours of which the inner one is whole are one."""
+    merged: list[tuple[int, int, int]] = []
+    for size, stride, start in zip(index[0::3], index[1::3], index[2::3], strict=True):
+        start = first if start == -1 else start
+        if merged and start == 0 and merged[-1][1] == size * stride:
+            outer, _, begin = merged.pop()
+            size, start = outer * size, begin * size
+        merged.append((size, stride, start))
+    return [number for triple in merged for number in triple]
+
+
 def line_positions(index: list[int], size: int, device: torch.device) -> Tensor:
     """Positions along one dimension of `size` local elements."""
     if not index:

@@ -1,0 +1,1 @@
+"""Compiled kernels of Plait's own operators."""

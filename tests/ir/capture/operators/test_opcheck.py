@@ -1,0 +1,30 @@
+"""Every operator of ours keeps torch's rules: schema, shape function and strides, no hidden autograd."""
+
+import pytest
+import torch
+
+from plait.ir.capture.operators.user_backward import TANGENT, USER_BACKWARD
+from plait.ir.capture.resolve import resolve
+from plait.tests.ir.ops.drawn import real
+from plait.tests.ir.ops.pieces import Sample
+from plait.tests.ir.ops.samples import SAMPLES
+
+ROWS = Sample(
+    "plait.dropout_rows.default",
+    (real(4, 6), real(4, 6), torch.tensor([3, 0]), 0.5, 1, (8, 6, 0, 6, 1, 0), 6, 6),
+)
+OURS = [sample for sample in SAMPLES if sample.target.startswith("plait.")] + [ROWS]
+MARKERS = {TANGENT, USER_BACKWARD}  # of a recording; no program runs them
+
+
+@pytest.mark.parametrize("sample", OURS, ids=lambda s: str(s).replace(" ", ""))
+def test_operator_keeps_the_rules(sample: Sample) -> None:
+    arguments = tuple(list(a) if isinstance(a, tuple) else a for a in sample.args)
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    torch.library.opcheck(resolve(sample.target), arguments, test_utils=tests)
+
+
+def test_every_operator_has_a_sample() -> None:
+    names = torch._C._dispatch_get_all_op_names()
+    ours = {f"{n.replace('::', '.')}.default" for n in names if n.startswith("plait::")}
+    assert ours - MARKERS == {sample.target for sample in OURS}
