@@ -34,6 +34,8 @@ from plait.benchmarks.composition_models import MODELS
 from plait.ir.errors import PlaitError
 from plait.ir.model.model import Model
 from plait.runtime.launch.scratch import scratch_folder
+from plait.runtime.verification import verify
+from plait.tests import ranks
 
 RANKS = (2, 4)
 PER_LAUNCH = 64
@@ -141,15 +143,15 @@ def rows_of(seed: int, count: int, models: Sequence[str]) -> Iterable[Row]:
     """Run `count` trials; gives their rows launch by launch, which have 2 and 4 ranks in turn."""
     drawing = Drawing(seed, models)
     for start in range(0, count, PER_LAUNCH):
-        ranks = RANKS[(start // PER_LAUNCH) % len(RANKS)]
+        size = RANKS[(start // PER_LAUNCH) % len(RANKS)]
         numbers = range(start, min(start + PER_LAUNCH, count))
-        drawn = [drawing.trial(number, ranks) for number in numbers]
+        drawn = [drawing.trial(number, size) for number in numbers]
         with scratch_folder("compositions") as scratch:
-            outcomes = verify_trials([d.trial for d in drawn], ranks, scratch, TIMEOUT_SECONDS)
+            outcomes = verify_trials([d.trial for d in drawn], size, scratch, TIMEOUT_SECONDS)
         for one, outcome in zip(drawn, outcomes, strict=True):
             if outcome.refused:
-                drawing.learn(one, ranks)
-            yield row_of(one.model, ranks, outcome)
+                drawing.learn(one, size)
+            yield row_of(one.model, size, outcome)
 
 
 def row_of(name: str, ranks: int, outcome: Outcome) -> Row:
@@ -231,6 +233,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="add a row per trial to FILE (JSON lines)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the table, as Markdown")
     arguments = parser.parse_args()
+    verify.launch = ranks.launch  # ranks that are forked start in no time
     json_file = Path(arguments.json) if arguments.json else None
     rows = []
     if json_file is not None and json_file.exists():

@@ -20,7 +20,8 @@ from .lexer import RESERVED, TextReader, located, name_text
 LONG = {short: dtype for dtype, short in SHORT.items()}
 KINDS = ("parameter", "buffer", "activation", "key")
 STATEMENTS = (*KINDS, "output", "backward", "unused")
-TARGET_RESERVED = frozenset({*RESERVED, *STATEMENTS, "function", "parameters", "forward", "saved"})
+SECTIONS = ("function", "parameters", "half")  # what may follow a function in a model's text
+TARGET_RESERVED = frozenset({*RESERVED, *STATEMENTS, *SECTIONS, "forward", "saved"})
 UNUSED = "_"
 
 
@@ -153,7 +154,7 @@ class _FunctionReader:
         reader.end_line()
         inputs, outputs, ops = list[Input](), list[Output](), list[Op]()
         forward: int | None = None
-        while reader.next.kind != "end" and not reader.sees("function", "parameters"):
+        while reader.next.kind != "end" and not reader.sees(*SECTIONS):
             if reader.sees(*KINDS):
                 inputs.append(self.input())
             elif reader.accept("output"):

@@ -16,7 +16,9 @@
 
 Inputs of a function are named after parameters (`w` after `layers.0.w` in a call of `layers.0`); where a
 call has other parameters, `with` lists them. `update` lines name the buffers that a call's results
-replace after the step.
+replace after the step. `constant` lines follow the inputs where the batch has numbers, texts or flags,
+`outputs` the loss where the caller's results were asked for; `half` begins the model as traced in
+bfloat16, where that differs.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from ..model.model import Argument, Call, Function, Model, ModelInput, Parameter
+from ..model.model import Argument, BatchConstant, Call, Function, Model, ModelInput, Parameter
 from .function import (
     print_argument,
     print_function,
@@ -36,10 +38,12 @@ from .function import (
     read_function,
     read_type,
 )
-from .lexer import RESERVED, TextReader, name_text
+from .lexer import RESERVED, TextReader, name_text, quoted
 from .summary import calls_of, contents, count, parameters
 
-STATEMENT_RESERVED = frozenset({*RESERVED, "input", "loss", "with", "update", "function"})
+STATEMENT_RESERVED = frozenset(
+    {*RESERVED, "input", "constant", "loss", "with", "update", "outputs", "function"}
+)
 PARAMETER_KINDS = ("parameter", "buffer", "constant")
 
 
@@ -47,11 +51,14 @@ def print_model(model: Model) -> str:
     """A model in full."""
     lines = [f"model {name_text(model.name)} batch {model.batch}  # {contents(model)}"]
     lines += [f"  {_input(item)}" for item in model.inputs]
+    lines += [f"  constant {print_argument(c.path)} = {quoted(c.text)}" for c in model.constants]
     names = [p.name for p in model.parameters]
     for call in model.calls:
         function = next((f for f in model.functions if f.name == call.function), None)
         lines += _call(call, None if function is None else _usual(function, call.path, names))
     lines.append(f"  loss {name_text(model.loss)}")
+    if model.outputs:
+        lines.append(f"  outputs {' '.join(map(name_text, model.outputs))}")
     for function in model.functions:
         elements = sum(function.types[i.value].elements for i in function.state_inputs())
         note = f"called {calls_of(model, function.name)} times, {count(elements)} parameters"
@@ -59,6 +66,8 @@ def print_model(model: Model) -> str:
     if model.parameters:
         lines += ["", f"parameters  # {count(parameters(model))}"]
     lines += [f"  {_parameter(parameter)}" for parameter in model.parameters]
+    if model.half is not None:
+        lines += ["", f"half {print_model(model.half)}"]
     return "\n".join(lines)
 
 
@@ -110,6 +119,14 @@ def _parameter(parameter: Parameter) -> str:
 def parse_model(text: str) -> Model:
     """Read what `print_model` wrote; raises FileError with line and column."""
     reader = TextReader(text)
+    model = _read_model(reader)
+    if reader.accept("half"):
+        model = replace(model, half=_read_model(reader))
+    reader.end()
+    return model
+
+
+def _read_model(reader: TextReader) -> Model:
     reader.expect("model")
     name = reader.name("the model's name")
     reader.expect("batch")
@@ -118,11 +135,15 @@ def parse_model(text: str) -> Model:
     inputs = list[ModelInput]()
     while reader.accept("input"):
         inputs.append(_read_input(reader))
+    constants = list[BatchConstant]()
+    while reader.accept("constant"):
+        constants.append(_read_constant(reader))
     calls = list[_CallText]()
     while not reader.accept("loss"):
         calls.append(_read_call(reader))
     loss = reader.name("the value of the loss")
     reader.end_line()
+    outputs = _listed(reader) if reader.accept("outputs") else ()
     functions = list[Function]()
     while reader.sees("function"):
         functions.append(read_function(reader))
@@ -131,10 +152,10 @@ def parse_model(text: str) -> Model:
         reader.end_line()
         while reader.sees(*PARAMETER_KINDS):
             state.append(_read_parameter(reader))
-    reader.end()
     names = [p.name for p in state]
     bound = tuple(_bound(call, functions, names, reader) for call in calls)
-    return Model(name, tuple(functions), bound, tuple(state), tuple(inputs), loss, batch)
+    traced = (tuple(functions), bound, tuple(state), tuple(inputs))
+    return Model(name, *traced, loss, batch, tuple(constants), outputs)
 
 
 class _CallText(NamedTuple):
@@ -173,6 +194,16 @@ def _read_input(reader: TextReader) -> ModelInput:
     return ModelInput(name, type_, path, batched)  # type: ignore[arg-type]
 
 
+def _read_constant(reader: TextReader) -> BatchConstant:
+    path: Argument = read_argument(reader)
+    if not isinstance(path, tuple):
+        reader.fail("a path in the batch")
+    reader.expect("=")
+    text = reader.name("the constant's text")
+    reader.end_line()
+    return BatchConstant(path, text)  # type: ignore[arg-type]
+
+
 def _read_call(reader: TextReader) -> _CallText:
     at = reader.at
     names = reader.names("a value")
@@ -200,7 +231,7 @@ def _read_call(reader: TextReader) -> _CallText:
 def _listed(reader: TextReader) -> tuple[str, ...]:
     names = list[str]()
     while reader.next.kind != "newline":
-        names.append(reader.name("a parameter"))
+        names.append(reader.name("a name"))
     reader.end_line()
     return tuple(names)
 

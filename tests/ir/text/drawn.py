@@ -1,9 +1,11 @@
 """Random models and functions for hypothesis: any names, arguments and types that the IR can hold."""
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from plait.ir.model.mesh import Axis, Mesh
 from plait.ir.model.model import (
+    BatchConstant,
     Call,
     Function,
     GraphHalves,
@@ -135,7 +137,12 @@ model_inputs = st.builds(
     st.lists(names | st.integers(0, 9), max_size=2).map(tuple),
     st.booleans(),
 )
-models = st.builds(
+constants = st.builds(
+    BatchConstant,
+    st.lists(names | st.integers(0, 3), min_size=1, max_size=2).map(tuple),
+    st.sampled_from(["8", "True", "'mean'", '"a\\n"', "1.5", ""]),
+)
+plain_models = st.builds(
     Model,
     names,
     st.lists(functions(st.sampled_from(["f", "g"]) | names), max_size=3).map(tuple),
@@ -144,6 +151,11 @@ models = st.builds(
     st.lists(model_inputs, max_size=3).map(tuple),
     names,
     st.integers(1, 64),
+    st.lists(constants, max_size=2).map(tuple),
+    st.lists(names, max_size=2).map(tuple),
+)
+models = plain_models | st.builds(
+    lambda model, half: replace(model, half=half), plain_models, plain_models
 )
 
 
