@@ -44,12 +44,19 @@ def trace(
     `batch` is a dict (keyword arguments), a tuple or list (positional) or one tensor, real, fake or
     meta; only shapes and types count. The loss is `loss_fn(output, batch)`, else `output.loss`, else
     the output itself. `batch_size` traces with that many samples in dimension 0 instead, `precision`
-    as after `model.to(…)`: casts that the model's code writes stay.
+    as after `model.to(…)`: casts that the model's code writes stay. Without one, a model that casts to
+    its own type is traced in bfloat16 as well, for a plan that asks for 16 bits.
     Raises TraceError with the file and line that cannot be traced.
     """
     from ..ir.capture import trace as trace_model
+    from ..ir.lowering.cast import with_half
 
-    return trace_model(model, batch, loss_fn, name=name, batch_size=batch_size, precision=precision)
+    def traced_in(precision: str | None) -> Model:
+        settings = {"name": name, "batch_size": batch_size, "precision": precision}
+        return trace_model(model, batch, loss_fn, **settings)
+
+    traced = traced_in(precision)
+    return traced if precision is not None else with_half(traced, traced_in)
 
 
 @takes_options()
@@ -230,7 +237,10 @@ class ProgramRequest(NamedTuple):
         return CompiledRequest(program, planned, STEADY.get(self.model, frozenset()))
 
     def traced(self, samples: int | None, precision: str | None) -> Model:
-        return trace(self.model, self.batch, self.loss_fn, batch_size=samples, precision=precision)
+        from ..ir.capture import trace as trace_model
+
+        inputs = self.model, self.batch, self.loss_fn
+        return trace_model(*inputs, batch_size=samples, precision=precision)
 
     def samples(self, world: int) -> int | None:
         """Samples of the global batch where this one is a rank's; None: those of the batch."""

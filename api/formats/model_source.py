@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
-from ...ir.lowering.cast import HALF_PRECISIONS, in_precision, precision_of
+from ...ir.lowering.cast import in_precision, with_half
 from ...ir.lowering.rescale import Rescale
 from ...ir.model.model import Model
 from ...ir.passes import Observer, run
@@ -43,10 +42,9 @@ class ModelSource(NamedTuple):
     def with_half(self, model: Model) -> Model:
         """The source's model as a file has it: with its trace in bfloat16, where that shows casts that
         its own does not. Raises TraceError where there is none."""
-        if self.is_file or precision_of(model.parameters) in HALF_PRECISIONS:
+        if self.is_file:
             return model
-        half = self.load(precision="bf16")
-        return model if half == in_precision(model, "bf16") else replace(model, half=half)
+        return with_half(model, lambda precision: self.load(precision=precision))
 
     def load_for(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -57,6 +57,17 @@ def in_precision(model: Model, precision: str | None, observer: Observer | None 
         return in_precision(model.half, precision, observer)
     cast = CastModel(dtype_of(precision), own_type(model.parameters))
     return run(cast, model, observer)
+
+
+def with_half(model: Model, traced_in: Callable[[str], Model]) -> Model:
+    """The model with its trace in bfloat16, which `traced_in` gives, where that shows casts that its
+    own trace does not."""
+    if precision_of(model.parameters) in HALF_PRECISIONS:
+        return model
+    half = traced_in("bf16")
+    return (
+        model if half == in_precision(model, "bf16") else msgspec.structs.replace(model, half=half)
+    )
 
 
 def dtype_of(precision: str) -> str:

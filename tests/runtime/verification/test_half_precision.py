@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import plait
 from plait.api.formats import files
 from plait.api.formats.model_source import ModelSource
 from plait.codegen import compile_program, write_program
@@ -41,6 +42,13 @@ def test_a_file_has_the_casts_to_the_models_own_type(models, tmp_path: Path) -> 
     assert source.load(precision="fp16") == SOURCE.load(precision="fp16")
     assert in_precision(models["own"], "bf16") != models["bf16"]
     assert source.load_for(None, "bf16", models["bf16"].fingerprint()) == models["bf16"]
+
+
+def test_a_traced_model_is_planned_in_half_precision_with_its_casts(models) -> None:
+    traced = plait.trace(*worker.make())
+    assert in_precision(traced, "bf16") == models["bf16"]
+    planned = plait.plan(traced, cluster="local:1", precision="bf16")
+    assert planned.model_digest == models["bf16"].fingerprint()
 
 
 def test_a_buffer_that_is_read_in_its_own_type_keeps_it(models) -> None:
