@@ -75,9 +75,11 @@ def _check_program(folder: Path) -> None:
 
     table = read_table(folder)
     kind = "rank" if table.schedule == PLACED_SCHEDULE else "stage"
-    missing = [n for n in range(table.stages) if not (folder / f"{kind}_{n}.py").is_file()]
-    for number in missing[:1]:
-        raise FileError(f"{folder}: {kind}_{number}.py is missing; compile it again")
+    modules = [f"{kind}_{n}.py" for n in range(table.stages)]
+    if table.groups:
+        modules = [f"{group.folder}/stage_{group.stage}.py" for group in table.groups]
+    for name in [name for name in modules if not (folder / name).is_file()][:1]:
+        raise FileError(f"{folder}: {name} is missing; compile it again")
     for axis in table.compression:
         read_bytes(folder / axis.source, LARGEST_SOURCE)
     for module in sorted(folder.rglob("*.py")):

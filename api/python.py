@@ -79,13 +79,13 @@ def plan(
     After the time limit, or on Ctrl-C, the best plan so far is returned (`plan.complete` is then false).
     Raises InfeasibleError when nothing fits, TraceError, UsageError.
     """
-    from ..cost_model.hardware import load_cluster
+    from ..cost_model.hardware import load_any_cluster
     from ..planner import plan as search
     from .plans.optimizer_profile import optimizer_profile
 
     check_keywords("plan", options)
     if isinstance(cluster, str):
-        cluster = load_cluster(cluster)
+        cluster = load_any_cluster(cluster)
     options["optimizer"] = optimizer_profile(
         model, options.get("optimizer"), optimizer_args, param_groups
     )

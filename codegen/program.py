@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 
-from ..ir.analysis.dataflow import AnalyseAxes
+from msgspec.structs import replace
+
+from ..ir.analysis.dataflow import AnalyseAxes, Dataflow
 from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
 from ..ir.files.json_files import dump
@@ -13,10 +16,12 @@ from ..ir.lowering.cast import PRECISIONS
 from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.model import Model
 from ..ir.passes import Observer, Pass, run
+from ..ir.plan.groups.view import group_view
 from ..ir.plan.plan import Plan
-from ..ir.plan.program import PLAN_FILE, GeneratedProgram, ProgramTable, sealed
+from ..ir.plan.program import PLAN_FILE, GeneratedProgram, GroupProgram, ProgramTable, sealed
 from .compression import cpp
 from .function import function_module
+from .group_table import GroupPlace, group_program, refuse_unrunnable, whole_table
 from .lower import LoweredFunction, lower
 from .main import main_module
 from .stage import StageCode
@@ -52,24 +57,74 @@ def compile_program(
     Raises MismatchError when plan and model do not belong together.
     """
     dataflow = run(AnalyseAxes(), model, observer)
-    lowered = lower(plan, model, dataflow, observer)
-    layouts = PlanLayouts(plan, dataflow)
-    module = FunctionModule(plan, model)
-    files = {f"functions/{low.name}.py": run(module, low, observer) for low in lowered}
-    files["functions/__init__.py"] = _package_source(lowered)
-    files["__init__.py"] = f'"""Generated: {plan.strategy_text} on {plan.mesh.size} devices."""\n'
-    for number in range(len(plan.stages)):
-        code = StageCode(plan, model, layouts, lowered, number)
-        files[f"stage_{number}.py"] = run(StageModule(), code, observer)
+    data_table = _group_tables(plan, model, dataflow, source) if plan.groups else None
+    if data_table is None:
+        layouts = PlanLayouts(plan, dataflow)
+        files = _modules(plan, model, dataflow, range(len(plan.stages)), observer)
+        data_table = program_table(plan, model, dataflow, layouts, source)
+        files |= kernel_sources(data_table)
+    else:
+        files = _group_modules(plan, data_table, model, dataflow, observer)
     kinds = {p.type.dtype for p in model.parameters if p.type.is_float}
     converts = len(kinds) == 1 and not plan.optimizer.master_weights
     dtype = PRECISIONS[plan.precision] if converts else None
+    files["__init__.py"] = _docstring(plan)
     files["main.py"] = main_module(plan.strategy_text, plan.mesh.size, dtype)
     files["source.json"] = source or "{}"
     files[PLAN_FILE] = dump(plan, "plait/plan").decode()
-    data_table = program_table(plan, model, dataflow, layouts, source)
-    files |= kernel_sources(data_table)
     return GeneratedProgram(tuple(sorted(files.items())), data_table)
+
+
+def _docstring(plan: Plan) -> str:
+    return f'"""Generated: {plan.strategy_text} on {plan.mesh.size} devices."""\n'
+
+
+def _modules(
+    plan: Plan, model: Model, dataflow: Dataflow, stages: Iterable[int], observer: Observer | None
+) -> dict[str, str]:
+    """The modules of these stages, and of the functions that they call."""
+    lowered = lower(plan, model, dataflow, observer)
+    layouts, module = PlanLayouts(plan, dataflow), FunctionModule(plan, model)
+    numbers = set(stages)
+    used = tuple(
+        low
+        for low in lowered
+        if any(x.batch_only or plan.stage_of_layers(x) in numbers for x in low.layers)
+    )
+    files = {f"functions/{low.name}.py": run(module, low, observer) for low in used}
+    files["functions/__init__.py"] = _package_source(used)
+    for number in numbers:
+        code = StageCode(plan, model, layouts, lowered, number)
+        files[f"stage_{number}.py"] = run(StageModule(), code, observer)
+    return files
+
+
+def _group_tables(plan: Plan, model: Model, dataflow: Dataflow, source: str) -> ProgramTable:
+    """The tables of all device groups; those that run the same on devices of one kind share a folder."""
+    refuse_unrunnable(plan, model)
+    folders: dict[str, str] = {}
+    groups: list[GroupProgram] = []
+    for number, group in enumerate(plan.groups):
+        view = group_view(plan, number)
+        key = f"{view.stage} {replace(view.plan, calls=()).digest}"
+        folder = folders.setdefault(key, f"group_{len(folders)}")
+        place = GroupPlace(folder, plan.ranks_of(number)[0], group.micro_batches)
+        groups.append(group_program(view, place, model, dataflow, source))
+    return whole_table(plan, model, tuple(groups), source)
+
+
+def _group_modules(
+    plan: Plan, table: ProgramTable, model: Model, dataflow: Dataflow, observer: Observer | None
+) -> dict[str, str]:
+    """The modules of every group's folder."""
+    files: dict[str, str] = {}
+    for number, group in enumerate(table.groups):
+        if f"{group.folder}/__init__.py" not in files:
+            view = group_view(plan, number)
+            modules = _modules(view.plan, model, dataflow, [view.stage], observer)
+            files[f"{group.folder}/__init__.py"] = _docstring(view.plan)
+            files |= {f"{group.folder}/{name}": text for name, text in modules.items()}
+    return files
 
 
 def kernel_sources(table: ProgramTable) -> dict[str, str]:

@@ -25,7 +25,7 @@ from ..ir.devices.cluster_file import (
     parse_any_cluster,
     parse_cluster,
 )
-from ..ir.devices.heterogeneous import HeterogeneousCluster
+from ..ir.devices.mixed import mixed_cluster
 from ..ir.errors import UsageError
 
 LOCAL_FLOPS = 3.0e10  # one core of a common server in fp32 (assumed)
@@ -181,7 +181,7 @@ def _named_cluster(spec: str, name: _ClusterName) -> Cluster:
     return Cluster(spec, device, levels)
 
 
-def load_any_cluster(spec: str) -> Cluster | HeterogeneousCluster:
+def load_any_cluster(spec: str) -> Cluster:
     """A cluster as `load_cluster` reads it, or several joined: `3xh100+5xa100-80`, over the slower
     of their networks, or a TOML file with `[[part]]` tables and the `[link]` between them."""
     if spec.endswith(".toml"):
@@ -197,7 +197,7 @@ def load_any_cluster(spec: str) -> Cluster | HeterogeneousCluster:
         min(n.gb_per_s for n in networks) * 1e9,
         source=LINK_SOURCE,
     )
-    return HeterogeneousCluster(spec, parts, link)
+    return mixed_cluster(spec, parts, link)
 
 
 def preset_devices() -> dict[str, Device]:

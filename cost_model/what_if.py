@@ -15,10 +15,12 @@ from msgspec.structs import replace
 
 from ..ir.devices.cluster import Cluster
 from ..ir.errors import InfeasibleError
+from ..ir.plan.groups.view import priced_view
 from ..ir.plan.plan import Plan
 from .communication.stage_transfer import plan_transfers
 from .explain.step_terms import stage_times
 from .pipeline.closed_form import simulate_plan
+from .pipeline.group_pipeline import gradient_sum_seconds, simulate_groups
 from .pipeline.simulate import Timeline
 from .scaled_cluster import ScaleFactors, scaled_device, scaled_link
 
@@ -53,6 +55,8 @@ class SimulatedStep(msgspec.Struct, frozen=True):
 
 def simulate_step(plan: Plan, conditions: Conditions) -> SimulatedStep:
     """Simulate one step of a plan; raises InfeasibleError where a lost link disconnects ranks."""
+    if plan.groups:
+        return _simulate_groups(plan, conditions)
     count = len(plan.stages)
     clusters = [stage_cluster(plan, stage, conditions) for stage in range(count)]
     times = [stage_times(plan, s, c) for s, c in zip(plan.stages, clusters, strict=True)]
@@ -61,6 +65,20 @@ def simulate_step(plan: Plan, conditions: Conditions) -> SimulatedStep:
     ]
     timeline = simulate_plan(plan, busy, transfer_seconds(plan, clusters))
     return SimulatedStep(timeline, tuple(t.sync.value for t in times))
+
+
+def _simulate_groups(plan: Plan, conditions: Conditions) -> SimulatedStep:
+    """The step of a plan whose stages are device groups; links between groups stay as they are."""
+    busy: list[tuple[float, float]] = []
+    sync: list[float] = []
+    for number in range(len(plan.stages)):
+        view = priced_view(plan, number)
+        cluster = _degraded(plan.cluster_of(number), plan.ranks_of(number), conditions)
+        times = stage_times(view.plan, view.plan.stages[view.stage], cluster)
+        count = view.plan.micro_batches
+        busy.append((times.forward.value / count, times.backward.value / count))
+        sync.append(times.sync.value + gradient_sum_seconds(plan, number))
+    return SimulatedStep(simulate_groups(plan, busy), tuple(sync))
 
 
 def transfer_seconds(plan: Plan, clusters: Sequence[Cluster]) -> list[float]:
@@ -74,15 +92,13 @@ def transfer_seconds(plan: Plan, clusters: Sequence[Cluster]) -> list[float]:
     ]
 
 
-def ranks_of(plan: Plan, stage: int) -> range:
-    """The ranks that run a stage."""
-    width = plan.mesh.size // len(plan.stages)
-    return range(stage * width, (stage + 1) * width)
-
-
 def stage_cluster(plan: Plan, stage: int, conditions: Conditions) -> Cluster:
     """The cluster with the faults that affect one stage."""
-    ranks, cluster = ranks_of(plan, stage), plan.cluster
+    return _degraded(plan.cluster, plan.ranks_of(stage), conditions)
+
+
+def _degraded(cluster: Cluster, ranks: range, conditions: Conditions) -> Cluster:
+    """The cluster with the faults that affect a stage on these ranks."""
     slowest = [factor for rank, factor in conditions.slow if rank in ranks]
     if slowest:
         factors = slowest if len(slowest) == len(ranks) else [*slowest, 1.0]

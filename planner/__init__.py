@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .heterogeneous.plan import plan as plan
     from .question.options import PlanOptions as PlanOptions
-    from .search.plan import plan as plan
 
-_MODULES = {"PlanOptions": ".question.options", "plan": ".search.plan"}
+_MODULES = {"PlanOptions": ".question.options", "plan": ".heterogeneous.plan"}
 
 
 def __getattr__(name: str) -> Any:

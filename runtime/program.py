@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -22,7 +23,7 @@ from .checkpoint.generations import KEEP, generations
 from .comm.diagnosis import stragglers
 from .comm.mesh_collectives import Comm
 from .comm.process_group import GroupPool
-from .comm.program_groups import MeshGroups
+from .comm.program_groups import MeshGroups, groups_of
 from .comm.watchdog import WatchOptions
 from .compression.transports import Transports, load_codec
 from .execution.agreement import CHECK_EVERY, Agreement
@@ -142,7 +143,10 @@ class Program:
         table = read_table(Path(folder))
         check_ranks(folder, table.mesh)
         verify_module(table, module)
-        groups = MeshGroups(table, pool or GroupPool(dist.get_rank(), watch, default_store()))
+        groups = groups_of(table, pool or GroupPool(dist.get_rank(), watch, default_store()))
+        if groups.devices is not None:
+            mine = groups.devices.program
+            folder, table = Path(folder) / mine.folder, replace(mine.table, modules=table.modules)
         request = optimizers.OptimizerRequest(optimizer, optimizer_args or {}, param_groups)
         place = default_device() if device is None else torch.device(device)
         values = None if weights is None else open_weights(weights)

@@ -55,7 +55,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "codegen": [
         {".main", ".python_source", ".table", "compression"},
-        {".lower"},
+        {".lower", ".group_table"},
         {".chunked_function", ".stage_chunk"},
         {".function", ".stage"},
         {".program", "placement"},

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.passes import Observer
 from ...ir.passes import run as run_pass
@@ -19,7 +18,7 @@ from .output import TIME_LIMIT, note, print_json, progress
 from .print_after import PassPrinter, add_print_after, pass_printer, plan_printers
 
 if TYPE_CHECKING:
-    from ...ir.devices.heterogeneous import HeterogeneousCluster
+    from ...ir.devices.cluster import Cluster
     from ...ir.model.model import Model
     from ...ir.plan.plan import Plan
     from ..formats.model_source import ModelSource
@@ -65,9 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     traced = time.perf_counter()
     request = _request(model, cluster, options)
-    if not isinstance(cluster, Cluster):
-        return _run_heterogeneous(arguments, request, cluster, start)
     plan = _search(request, cluster, source)
+    if arguments.front and cluster.parts:
+        raise UsageError("--front plans for clusters of one kind of device")
     pareto = _pareto_plans(request, cluster, model.batch) if arguments.front else []
     end = time.perf_counter()
     _write(arguments.output, plan, "plait/plan")
@@ -99,7 +98,7 @@ def _print_passes(arguments: argparse.Namespace, printer: PassPrinter) -> int:
     model, cluster = _model_and_cluster(
         source, arguments.cluster, options.get("global_batch"), options.get("precision"), printer
     )
-    if not isinstance(cluster, Cluster):
+    if cluster.parts:
         raise UsageError("--print-after plans for clusters of one kind of device")
     request = plan_request(model, cluster.devices, options, observer=printer)
     run_pass(Search(cluster, request.options, printer), request.model, printer)
@@ -113,7 +112,7 @@ def _model_and_cluster(
     global_batch: int | None,
     precision: str | None,
     observer: Observer | None = None,
-) -> tuple[Model, Cluster | HeterogeneousCluster]:
+) -> tuple[Model, Cluster]:
     """The model, with at least one sample for every device where no batch is asked for."""
     from ...cost_model.hardware import load_any_cluster
 
@@ -126,9 +125,7 @@ def _model_and_cluster(
     return model, cluster
 
 
-def _request(
-    model: Model, cluster: Cluster | HeterogeneousCluster, options: dict[str, Any]
-) -> PlanRequest:
+def _request(model: Model, cluster: Cluster, options: dict[str, Any]) -> PlanRequest:
     from ..plans.plan_request import plan_request
 
     return plan_request(model, cluster.devices, options)
@@ -156,38 +153,6 @@ def _write(output: str | None, plan: object, format_: str) -> None:
     if output:
         files.write(Path(output), plan, format_)
         note(f"wrote {output}")
-
-
-def _run_heterogeneous(
-    arguments: argparse.Namespace, request: PlanRequest, cluster: HeterogeneousCluster, start: float
-) -> int:
-    """Plan for a heterogeneous cluster; a part that is faster alone gives an ordinary plan."""
-    from ...ir.plan.plan import Plan
-    from ...ir.text.summary import plan_summary
-    from ...planner.heterogeneous.judge import check
-    from ...planner.heterogeneous.search import plan as search
-    from ..plans.heterogeneous_plan import heterogeneous_json, heterogeneous_text
-    from ..plans.plan_json import plan_json
-
-    with progress("searching"):
-        plan = search(request.model, cluster, request.options)
-    seconds = time.perf_counter() - start
-    if isinstance(plan, Plan):
-        name, devices = plan.cluster.name, plan.cluster.devices
-        note(f"no mixture is faster than {name} ({devices} devices) by itself")
-        format_, text = "plait/plan", plan_summary(plan)
-        data = plan_json(plan, {"total": seconds})
-    else:
-        check(plan)
-        format_, text = "plait/fleet-plan", "\n".join(heterogeneous_text(plan))
-        data = heterogeneous_json(plan, seconds)
-    _write(arguments.output, plan, format_)
-    if arguments.json:
-        print_json(data)
-    else:
-        print(text)
-        note(f"planned in {seconds:.1f} s")
-    return 0 if plan.complete else TIME_LIMIT
 
 
 def _run_buckets(arguments: argparse.Namespace) -> int:
@@ -233,7 +198,7 @@ def _plan_bucket(arguments: argparse.Namespace, tokens: int, batch: int | None) 
     batch = batch or options.get("global_batch")
     source = source_of(arguments)._replace(batch=arguments.batch or batch, seq=tokens)
     model, cluster = _model_and_cluster(source, arguments.cluster, batch, options.get("precision"))
-    if not isinstance(cluster, Cluster):
+    if cluster.parts:
         raise UsageError("--buckets plans for clusters of one kind of device")
     request = _request(model, cluster, options | {"global_batch": batch})
     return bucket(tokens, _search(request, cluster, source), request.model)

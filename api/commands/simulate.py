@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ...cost_model.pipeline.simulate import ScheduleEvent, Timeline
-from ...cost_model.what_if import Conditions, LostLink, SimulatedStep, ranks_of, simulate_step
+from ...cost_model.what_if import Conditions, LostLink, SimulatedStep, simulate_step
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
 from ...ir.text.summary import schedule
@@ -81,6 +81,10 @@ def _slow(plan: Plan, text: str) -> tuple[int, float]:
 
 def _lost(plan: Plan, text: str) -> LostLink:
     place, _, value = text.partition("=")
+    if plan.groups:
+        raise UsageError(
+            f"--link-down {text}: stages of this plan are device groups, whose links differ"
+        )
     part = _number(value, f"--link-down {text}") if value else 1.0
     if not 0 < part <= 1:
         raise UsageError(f"--link-down {text}: the part that is lost is above 0 and at most 1")
@@ -167,7 +171,7 @@ def _runs_json(plan: Plan, planned: SimulatedStep, changed: SimulatedStep) -> di
         "pipeline_time_s": line.makespan_seconds,
         "stages": [
             {
-                "devices": [ranks_of(plan, s)[0], ranks_of(plan, s)[-1]],
+                "devices": [plan.ranks_of(s)[0], plan.ranks_of(s)[-1]],
                 "busy_s": busy,
                 "bubble": bubble,
                 "planned_bubble": before,

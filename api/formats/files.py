@@ -14,7 +14,6 @@ from ...ir.files.reading import naming, read_bytes, read_verified
 from ...ir.lowering.cast import PRECISIONS
 from ...ir.model.model import Model
 from ...ir.model.verify import require
-from ...ir.plan.heterogeneous import HeterogeneousPlan
 from ...ir.plan.placement import (
     GRAPH_FORMAT,
     Placement,
@@ -23,7 +22,7 @@ from ...ir.plan.placement import (
     load_graph,
 )
 from ...ir.plan.plan import Plan
-from ...ir.plan.verify import verify_heterogeneous_plan, verify_plan
+from ...ir.plan.verify import verify_plan
 
 T = TypeVar("T")
 
@@ -45,7 +44,6 @@ KINDS: dict[str, Kind] = {
     "plait/plan": Kind(Plan, _verify_plan),
     "plait/model": Kind(Model, verify_model),
     "plait/placement": Kind(Placement, check_placement),
-    "plait/fleet-plan": Kind(HeterogeneousPlan, verify_heterogeneous_plan),
 }
 
 

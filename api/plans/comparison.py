@@ -47,7 +47,7 @@ def plan_row(plan: Plan) -> dict[str, Any]:
         "step_time_s": plan.prediction.step_seconds,
         "peak": peak,
         "budget": plan.memory_limit_bytes,
-        "fits": peak <= plan.memory_limit_bytes,
+        "fits": plan.fits,
     }
 
 
@@ -112,7 +112,7 @@ def _verdict(plan: Plan, other: Plan, slower: float) -> str:
     if abs(slower) >= NEGLIGIBLE:
         verdict = f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'}"
     peak = other.peak_bytes
-    if peak > plan.memory_limit_bytes:
+    if not plan.fits:
         verdict += f", and does not fit: needs {gib(peak)}, has {gib(plan.memory_limit_bytes)}"
     return verdict
 
@@ -130,7 +130,7 @@ def comparison_json(plan: Plan, other: Plan) -> dict[str, Any]:
         "plan_step_time_s": plan.prediction.step_seconds,
         "peak": peak,
         "budget": plan.memory_limit_bytes,
-        "fits": peak <= plan.memory_limit_bytes,
+        "fits": plan.fits,
         "seconds": {name: [a, b] for name, a, b in times},
         "bytes": {name: [a, b] for name, a, b in sizes},
     }

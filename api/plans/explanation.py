@@ -12,7 +12,7 @@ import msgspec
 from ...cost_model.communication.compressed_all_reduce import compressed_reductions
 from ...cost_model.execution_model import engine_execution
 from ...cost_model.explain.memory_terms import LEGEND, memory_term
-from ...cost_model.explain.step_terms import half_term, label, stage_layers, stage_times, step_term
+from ...cost_model.explain.step_terms import half_term, label, stage_terms, step_term
 from ...cost_model.explain.term import Symbol, Term, legend, total
 from ...ir.analysis.dataflow import analyse_dataflow
 from ...ir.errors import UsageError
@@ -100,14 +100,16 @@ def terms(plan: Plan, where: str | None, memory: bool) -> list[Term]:
     matching = _layers(plan, where)
     if memory:
         affected = [
-            s for s in stages if any(x in stage_layers(plan, plan.stages[s]) for x in matching)
+            s
+            for s in stages
+            if any(plan.stage_of_layers(x) == s for x in matching if not x.batch_only)
         ]
         return [memory_term(plan, s) for s in affected]
     return [_call(plan, layers) for layers in matching]
 
 
 def _stage(plan: Plan, number: int) -> Term:
-    times = stage_times(plan, plan.stages[number], plan.cluster)
+    times = stage_terms(plan, number)
     return total(f"stage {number}", [times.forward, times.backward, times.sync])
 
 
@@ -116,7 +118,8 @@ def _call(plan: Plan, layers: Layers) -> Term:
     title = f"{label(plan, layers)}: {plan.strategy_of(layers)}, {layers.memory}, each"
     reductions = compressed_reductions(plan, plan.strategy_of(layers))
     halves = (("forward", layers.forward), ("backward", layers.backward))
-    terms = [half_term(name, half, 1, plan.cluster, reductions) for name, half in halves]
+    cluster = plan.cluster_of(plan.stage_of_layers(layers))
+    terms = [half_term(name, half, 1, cluster, reductions) for name, half in halves]
     return total(title, terms)
 
 
@@ -139,16 +142,14 @@ def _matching(plan: Plan, where: str) -> list[Layers]:
     """The runs of layers in the stages, calls or functions that `where` names."""
     stages = [stage for s, stage in enumerate(plan.stages) if where in (f"stage{s}", "stage*")]
     if stages:
-        return [x for x in plan.layers if any(stage.contains(x.first) for stage in stages)]
+        return [x for x in plan.layers if plan.stages[plan.stage_of_layers(x)] in stages]
     return _layers(plan, where)
 
 
 def _layers(plan: Plan, where: str) -> list[Layers]:
     from ...planner.question.pins import call_names, matches
 
-    functions = [
-        plan.shardings[x.sharding].function for x in plan.layers for _ in range(x.first, x.last)
-    ]
+    functions = function_names(plan)
     paths = plan.calls or ("",) * len(functions)
     named = list(call_names(list(zip(paths, functions, strict=True))))
     hits = {i for i, names in enumerate(named) if matches(where, names)}
@@ -162,6 +163,16 @@ def _layers(plan: Plan, where: str) -> list[Layers]:
             f"no call, function or stage matches {where!r};{hint} known: {', '.join(known)}"
         )
     return matching
+
+
+def function_names(plan: Plan) -> list[str]:
+    """The function of every call."""
+    by_call = {
+        call: plan.shardings[x.sharding].function
+        for x in plan.layers
+        for call in range(x.first, x.last)
+    }
+    return [by_call[call] for call in sorted(by_call)]
 
 
 def tree(term: Term, deepest: int, notes: SourceNotes, depth: int = 0) -> Iterator[str]:

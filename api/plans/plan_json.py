@@ -19,7 +19,7 @@ def pareto_row(plan: Plan) -> dict[str, Any]:
         "peak": peak,
         "word": plan.strategy_text,
         "micro_batches": plan.micro_batches,
-        "fits": peak <= plan.memory_limit_bytes,
+        "fits": plan.fits,
     }
 
 
@@ -38,7 +38,6 @@ def pareto_table(plans: list[Plan]) -> Iterator[str]:
 def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
     """A plan as data, under the names of `plait plan --json`. `times`: seconds of planning, by phase."""
     prediction = plan.prediction
-    stage_devices = plan.mesh.size // len(plan.stages)
     return {
         "status": plan.status,
         "gap": plan.gap,
@@ -48,10 +47,10 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
         "mfu": prediction.mfu,
         "memory": [
             {
-                "devices": [s * stage_devices, (s + 1) * stage_devices - 1],
+                "devices": [plan.ranks_of(s)[0], plan.ranks_of(s)[-1]],
                 "terms": dict(stage.memory_terms),
                 "peak": stage.peak_bytes,
-                "budget": plan.memory_limit_bytes,
+                "budget": plan.memory_limit_of(s),
             }
             for s, stage in enumerate(plan.stages)
         ],
@@ -79,6 +78,15 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
                 "program": c.program,
             }
             for c in plan.compression
+        ],
+        "groups": [
+            {
+                "device": plan.cluster_of(n).device.kind,
+                "ranks": [plan.ranks_of(n)[0], plan.ranks_of(n)[-1]],
+                "calls": [plan.stages[n].model_chunks[0][0], plan.stages[n].model_chunks[0][1] - 1],
+                "micro_batches": len(group.micro_batches),
+            }
+            for n, group in enumerate(plan.groups)
         ],
         "plan_time_s": times,
         "digest": plan.digest,

@@ -9,6 +9,7 @@ from ...ir.analysis.dataflow import analyse_dataflow
 from ...ir.lowering.localize import localize
 from ...ir.model.mesh import MICRO, Axis, Mesh
 from ...ir.model.model import Model
+from ...ir.plan.groups.schedule import neighbours, tiles_of
 from ...ir.plan.plan import Layers, Plan
 from ...ir.text.summary import one_line, schedule
 from ...ir.text.units import gib, seconds
@@ -51,7 +52,7 @@ def report_of_plan(plan: Plan, model: Model | None = None) -> Report:
 
 def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
     p, peak = plan.prediction, plan.peak_bytes
-    fits = "fits" if peak <= plan.memory_limit_bytes else "too large"
+    fits = "fits" if plan.fits else "too large"
     optimality = plan.status if not plan.gap else f"within {100 * plan.gap:.2g} %"
     tokens = p.tokens_per_second > 0
     rate = p.tokens_per_second if tokens else p.samples_per_second
@@ -67,9 +68,11 @@ def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
 
 
 def _stage_name(plan: Plan, number: int) -> str:
-    each = plan.mesh.size // len(plan.stages)
-    first, last = number * each, (number + 1) * each - 1
-    return f"stage {number} · " + (f"ranks {first}–{last}" if each > 1 else f"rank {first}")
+    ranks = plan.ranks_of(number)
+    first, last = ranks[0], ranks[-1]
+    kind = f" · {plan.cluster_of(number).device.kind}" if plan.groups else ""
+    span = f"ranks {first}–{last}" if len(ranks) > 1 else f"rank {first}"
+    return f"stage {number} · {span}{kind}"
 
 
 def _busy(layers: Layers) -> float:
@@ -77,7 +80,7 @@ def _busy(layers: Layers) -> float:
 
 
 def _stage_of(plan: Plan, layers: Layers) -> int:
-    return plan.stage_of(layers.first)
+    return plan.stage_of_layers(layers)
 
 
 def _insides(plan: Plan, model: Model) -> dict[int, Inside]:
@@ -88,7 +91,8 @@ def _insides(plan: Plan, model: Model) -> dict[int, Inside]:
         sharding = plan.shardings[number]
         function, known = model.function(sharding.function), axes[sharding.function]
         bound = bind(sharding, function, known)
-        local, pricer = localize(bound), Pricer(plan.cluster, _in_space(sharding.mesh))
+        stage = next(plan.stage_of_layers(x) for x in plan.layers if x.sharding == number)
+        local, pricer = localize(bound), Pricer(plan.cluster_of(stage), _in_space(sharding.mesh))
         insides[number] = Inside(local, on_a_device(local, bound, pricer), str(number))
     return insides
 
@@ -139,6 +143,8 @@ def _splits(plan: Plan, layers: Layers) -> Facts:
 
 def _edges(plan: Plan, model: Model | None) -> list[Edge]:
     """Data between runs of layers; where a stage ends, with the bytes that a device sends on."""
+    if plan.groups:
+        return _group_edges(plan)
     runs = [(x.first, x.last) for x in plan.layers]
     batch_only = model.batch_only_calls() if model else frozenset[int]()
     edges = data_edges(model, runs) if model else [Edge(i, i + 1) for i in range(len(runs) - 1)]
@@ -150,6 +156,19 @@ def _edges(plan: Plan, model: Model | None) -> list[Edge]:
         text = _megabytes(transfers[one].sent_bytes) if sent else ""
         labelled.append(Edge(edge.source, edge.target, text))
     return labelled
+
+
+def _group_edges(plan: Plan) -> list[Edge]:
+    """Data from every run of layers to those that begin where it ends, in its group or the next."""
+    joined = [set(n.after.values()) for n in neighbours(tiles_of(plan))]
+    edges: list[Edge] = []
+    for i, x in enumerate(plan.layers):
+        for j, y in enumerate(plan.layers):
+            one, other = _stage_of(plan, x), _stage_of(plan, y)
+            if x.last == y.first and (one == other or other in joined[one]):
+                sent = plan.stages[one].transfer_bytes if one != other else 0
+                edges.append(Edge(i, j, _megabytes(sent) if sent else ""))
+    return edges
 
 
 def _megabytes(amount: int) -> str:

@@ -18,8 +18,9 @@ def step_parts(plan: Plan, number: int) -> tuple[tuple[str, float], ...]:
     """The parts of a stage's step, in seconds."""
     stage, step = plan.stages[number], plan.prediction.step_seconds
     both = stage.forward_seconds + stage.backward_seconds
-    compute = max(0.0, plan.micro_batches * (both - stage.communication_seconds))
-    exposed = plan.micro_batches * stage.communication_seconds
+    count = plan.micro_batches_of(number)
+    compute = max(0.0, count * (both - stage.communication_seconds))
+    exposed = count * stage.communication_seconds
     rest = step - compute - exposed - stage.sync_seconds
     waiting = rest if rest > 1e-9 * step else 0.0  # what is left of a full step is rounding
     return (

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from ...ir.plan.groups.view import priced_view
 from ...ir.plan.plan import Plan, Stage
 from ..communication.data_parallel import axes_of
 from ..execution_model import ExecutionModel, engine_execution, generated
@@ -47,6 +50,9 @@ LEGEND = tuple(
 
 def memory_term(plan: Plan, number: int) -> Term:
     """Tree of the peak bytes of a device of stage `number`; its sum is the plan's."""
+    if plan.groups:
+        view = priced_view(plan, number)
+        return replace(memory_term(*view), name=f"stage {number}")
     stage, device = plan.stages[number], plan.cluster.device
     waiting = InFlight(stage.in_flight_micro_batches, plan.micro_batches, plan.chunks_per_stage)
     parts = [

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import msgspec
 
 from ...ir.devices.cluster import Cluster
+from ...ir.plan.groups.view import priced_view
 from ...ir.plan.plan import Layers, Plan, Stage
 from ...ir.plan.workload import CallWork, Collectives, Kernels, StrategyBytes
 from ..communication.collective import CommGroup, collective_legs, send_leg
@@ -36,6 +37,7 @@ from ..pipeline.closed_form import (
     pipeline_seconds,
     steady_seconds,
 )
+from ..pipeline.group_pipeline import gradient_sum_seconds, groups_step
 from ..quantity import amount
 from .term import (
     Term,
@@ -60,6 +62,8 @@ KINDS = {
 TRANSFER = "derived: bytes of codes and scales, at the links' latencies and bandwidths"
 CODEC = "derived: bytes and instructions of the program's kernels, at the device's rates"
 SHARED_PROCESSORS = "derived: a rank that waits leaves its processor to others"
+GROUP_SCHEDULE = "derived: 1F1B of device groups, simulated"
+GROUP_TOTALS = "derived: to the first group of the calls and back"
 SCHEDULE = "derived: 1F1B of the stages' times"
 
 
@@ -77,6 +81,8 @@ class StageTerms(msgspec.Struct, frozen=True):
 
 def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
     """The step time as a tree; on another `cluster` of as many devices if given."""
+    if plan.groups:
+        return groups_term(plan)
     cluster = cluster or plan.cluster
     stages = [stage_times(plan, stage, cluster) for stage in plan.stages]
     busiest = max(range(len(stages)), key=lambda s: stages[s].busy_seconds)
@@ -90,6 +96,39 @@ def step_term(plan: Plan, cluster: Cluster | None = None) -> Term:
             stages[slowest].sync,
         ],
     )
+
+
+def groups_term(plan: Plan) -> Term:
+    """The step of a plan whose stages are device groups, as a tree."""
+    stages = [stage_terms(plan, number) for number in range(len(plan.stages))]
+    busiest = max(range(len(stages)), key=lambda s: stages[s].busy_seconds)
+    step = groups_step(plan)
+    waits = amount("w", max(0.0, step.timeline.makespan_seconds - stages[busiest].busy_seconds))
+    totals = [amount("g", gradient_sum_seconds(plan, s)) for s in range(len(stages))]
+    ends = [
+        total(
+            f"synchronisation of stage {s}",
+            [terms.sync, priced_term("gradients of the same calls elsewhere", totals[s], GROUP_TOTALS)],
+        )
+        for s, terms in enumerate(stages)
+    ]
+    return total(
+        "step",
+        [
+            stages[busiest].forward,
+            stages[busiest].backward,
+            total("bubble", [priced_term("fill, drain, sends and waits", waits, GROUP_SCHEDULE)]),
+            max(ends, key=lambda term: term.value),
+        ],
+    )
+
+
+def stage_terms(plan: Plan, number: int) -> StageTerms:
+    """Every term of stage `number` of a plan."""
+    if not plan.groups:
+        return stage_times(plan, plan.stages[number], plan.cluster)
+    view = priced_view(plan, number)
+    return stage_times(view.plan, view.plan.stages[view.stage], view.plan.cluster)
 
 
 def _bubble_term(plan: Plan, stages: list[StageTerms], busiest: int, cluster: Cluster) -> Term:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
+from ...ir.plan.groups.schedule import group_rows, tiles_of
 from ...ir.plan.interleave import ScheduleRows, build_rows
 from ...ir.plan.plan import Plan, Stage
 from ..communication.stage_transfer import plan_transfers
 from ..quantity import Number
+from .group_pipeline import groups_step
 from .simulate import ScheduleEvent, Timeline, simulate_rows, stage_seconds
 
 EdgeShares = Sequence[tuple[float, float]]
@@ -79,6 +81,8 @@ def timeline(plan: Plan) -> tuple[ScheduleEvent, ...]:
     """Every forward and backward of one step; empty above MAX_EVENTS."""
     if 2 * len(plan.model_chunks) * plan.micro_batches > MAX_EVENTS:
         return ()
+    if plan.groups:
+        return groups_step(plan).timeline.events
     sends = [transfer.seconds for transfer in plan_transfers(plan)]
     busy = [(stage.forward_seconds, stage.backward_seconds) for stage in plan.stages]
     return simulate_plan(plan, busy, sends).events
@@ -103,6 +107,8 @@ def simulate_plan(
 
 def schedule_rows(plan: Plan) -> ScheduleRows:
     """Rows of the schedule: the steps of every stage in order."""
+    if plan.groups:
+        return group_rows(tiles_of(plan))
     return build_rows(plan.schedule, len(plan.stages), plan.micro_batches, plan.chunks_per_stage)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from math import prod
 
 import msgspec
@@ -18,6 +19,12 @@ DEFAULT_SOURCES = {
     "host_gb_per_s": "assumed: PCIe 4.0 x16",
     "host_memory_gb": "assumed: 1 TB for 8 devices",
 }
+
+
+def _sensible(number: float, what: str, most: float = 1e21, zero: bool = False) -> None:
+    """Raise ValueError unless 0 < number <= most (0 is allowed with `zero`); NaN is refused."""
+    if not 0 <= number <= most or (number == 0 and not zero):
+        raise ValueError(f"{what}: {number!r:.40} is not a sensible value")
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -115,18 +122,70 @@ class Link(msgspec.Struct, frozen=True):
         return next((c for c in self.curves if (c.name, c.ranks) == (kind, ranks)), None)
 
 
-class Cluster(msgspec.Struct, frozen=True):
+class Rates(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a device costs: dollars an hour, watts while it works and while it waits, and the dollars
+    of a byte that leaves its zone. None: not said."""
+
+    dollars_per_hour: float | None = None
+    watts: float | None = None
+    idle_watts: float = 0.0
+    dollars_per_byte: float = 0.0
+
+    def __post_init__(self) -> None:
+        for what in ("dollars_per_hour", "watts", "idle_watts", "dollars_per_byte"):
+            _sensible(getattr(self, what) or 0.0, what, most=1e6, zero=True)
+        if self.watts is not None and self.idle_watts > self.watts:
+            raise ValueError("idle_watts: more than watts")
+
+
+class PartLink(msgspec.Struct, frozen=True):
+    """The link between two parts of a mixed cluster, where it is not the one that joins all."""
+
+    one: int
+    other: int
+    link: Link
+
+
+class Cluster(msgspec.Struct, frozen=True, omit_defaults=True):
     """Devices of one kind under levels of links, outermost first; ranks count through the innermost
-    level fastest."""
+    level fastest.
+
+    A mixed cluster has `parts` of different kinds, whose ranks follow each other; `device` and
+    `levels` then say what holds for all of them: the slowest device, and the link that joins parts.
+    `part_links` are those of pairs that another link joins. `zone` is where the devices stand.
+    """
 
     name: str
     device: Device
     levels: tuple[Link, ...]
+    parts: tuple[Cluster, ...] = ()
+    part_links: tuple[PartLink, ...] = ()
+    rates: Rates = Rates()
+    zone: str = ""
 
     def __post_init__(self) -> None:
         if not self.levels:
             raise ValueError("levels: at least one is needed")
         _sensible(self.devices, "devices", most=MAX_DEVICES)
+        if self.parts and sum(part.devices for part in self.parts) != self.devices:
+            raise ValueError("parts: not as many devices as the levels have")
+        if len(self.parts) == 1 or any(part.parts for part in self.parts):
+            raise ValueError("parts: two at least, of one kind each")
+        pairs = {(min(x.one, x.other), max(x.one, x.other)) for x in self.part_links}
+        inside = all(0 <= one < other < len(self.parts) for one, other in pairs)
+        if not inside or len(pairs) < len(self.part_links):
+            raise ValueError("part_links: not pairs of parts, once each")
+
+    @property
+    def first_ranks(self) -> tuple[int, ...]:
+        """The rank of every part's first device."""
+        return tuple(accumulate((part.devices for part in self.parts[:-1]), initial=0))
+
+    def link_of_parts(self, one: int, other: int) -> Link:
+        """The link between two parts."""
+        pair = {one, other}
+        links = (x.link for x in self.part_links if {x.one, x.other} == pair)
+        return next(links, self.levels[0])
 
     @property
     def devices(self) -> int:
@@ -167,11 +226,8 @@ class Cluster(msgspec.Struct, frozen=True):
         return prod(link.size for link in self.levels[level + 1 :])
 
     def __str__(self) -> str:
+        if self.parts:
+            kinds = " + ".join(f"{part.devices} × {part.device.kind}" for part in self.parts)
+            return f"{self.name}: {kinds}"
         links = " · ".join(f"{link.size} {link.name}" for link in self.levels)
         return f"{self.name}: {self.devices} × {self.device.kind} ({links})"
-
-
-def _sensible(number: float, what: str, most: float = 1e21, zero: bool = False) -> None:
-    """Raise ValueError unless 0 < number <= most (0 is allowed with `zero`); NaN is refused."""
-    if not 0 <= number <= most or (number == 0 and not zero):
-        raise ValueError(f"{what}: {number!r:.40} is not a sensible value")

@@ -3,7 +3,10 @@
     name = "lab"                kind = "h100"       [[part]]            clusters of several
     [device]                    [[level]]           kind = "h100"       kinds, joined by
     memory_gb = 80  ...         name = "nvlink"     [[part.level]]      a link
-    [[level]]       ...         size = 8  ...       [link]
+    [[level]]       ...         size = 8  ...       zone = "east"
+    [rates]                                         [link]              ... and where another
+    dollars_per_hour = 2.5                          gb_per_s = 5        link joins two parts:
+    watts = 700                                     latency_us = 20     [[part_link]] parts = [0, 2]
 
 Types and ranges of all keys are checked when a file is read, and unknown keys are errors.
 """
@@ -27,9 +30,11 @@ from .cluster import (
     Cluster,
     Device,
     Link,
+    PartLink,
+    Rates,
 )
 from .curve import Curve
-from .heterogeneous import HeterogeneousCluster
+from .mixed import mixed_cluster
 
 MOST_BYTES = 1 << 20  # of a file
 GIGA, TERA, MICRO = 1e9, 1e12, 1e-6
@@ -137,6 +142,20 @@ class LinkTable(TomlTable, frozen=True, kw_only=True):
         )
 
 
+class RatesTable(TomlTable, frozen=True, kw_only=True):
+    """What a device costs: dollars an hour, watts at work and waiting, dollars of a GB sent out of its
+    zone."""
+
+    dollars_per_hour: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    watts: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    idle_watts: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    dollars_per_gb_out: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+
+    def rates(self) -> Rates:
+        dollars_per_byte = self.dollars_per_gb_out / GIGA
+        return Rates(self.dollars_per_hour, self.watts, self.idle_watts, dollars_per_byte)
+
+
 class LevelTable(LinkTable, frozen=True, kw_only=True):
     """A level: `size` groups of the next level, joined by such links."""
 
@@ -149,6 +168,8 @@ class PartTable(TomlTable, frozen=True, kw_only=True):
     name: Text = ""
     kind: Text = ""
     device: DeviceTable | None = None
+    rates: RatesTable = RatesTable()
+    zone: Annotated[str, Meta(max_length=200)] = ""
     level: Annotated[tuple[LevelTable, ...], Meta(min_length=1)]
 
     def cluster(self, name: str, kinds: dict[str, Device]) -> Cluster:
@@ -159,19 +180,35 @@ class PartTable(TomlTable, frozen=True, kw_only=True):
                 raise ValueError(f"kind: name one of {', '.join(sorted(kinds))}, or a [device]")
             device = self.device.device()
         levels = tuple(level.link(level.size) for level in self.level)
-        return Cluster(self.name or name, device, levels)
+        return Cluster(self.name or name, device, levels, rates=self.rates.rates(), zone=self.zone)
 
 
 class ClusterFile(PartTable, frozen=True, kw_only=True):
     """A file with one cluster."""
 
 
-class HeterogeneousFile(TomlTable, frozen=True, kw_only=True):
-    """A file with several clusters, and the link that joins them."""
+class PartLinkTable(LinkTable, frozen=True, kw_only=True):
+    """The link between two parts, by their numbers from 0."""
+
+    parts: tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]
+
+    def part_link(self) -> PartLink:
+        return PartLink(*self.parts, self.link(2))
+
+
+class MixedFile(TomlTable, frozen=True, kw_only=True):
+    """A file with several clusters, the link that joins them, and links of pairs."""
 
     name: Text = ""
-    part: Annotated[tuple[PartTable, ...], Meta(min_length=2)]
+    part: Annotated[tuple[PartTable, ...], Meta(min_length=2, max_length=1024)]
     link: LinkTable
+    part_link: tuple[PartLinkTable, ...] = ()
+
+    def cluster(self, name: str, kinds: dict[str, Device]) -> Cluster:
+        """The mixed cluster; `kinds` are devices by preset. Raises ValueError."""
+        parts = [part.cluster(f"part {n}", kinds) for n, part in enumerate(self.part)]
+        links = [table.part_link() for table in self.part_link]
+        return mixed_cluster(self.name or name, parts, self.link.link(len(parts)), links)
 
 
 def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
@@ -179,22 +216,14 @@ def parse_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
     return _checked(path, lambda: decode_tables(path, ClusterFile).cluster(path.stem, kinds))
 
 
-def parse_any_cluster(path: Path, kinds: dict[str, Device]) -> Cluster | HeterogeneousCluster:
-    """A cluster from a TOML file, heterogeneous where the file has `[[part]]` tables.
+def parse_any_cluster(path: Path, kinds: dict[str, Device]) -> Cluster:
+    """A cluster from a TOML file, a mixed one where the file has `[[part]]` tables.
 
     Raises FileError with the key that is wrong.
     """
     if "part" not in decode_tables(path, dict[str, Any]):
         return parse_cluster(path, kinds)
-    file = decode_tables(path, HeterogeneousFile)
-
-    def joined() -> HeterogeneousCluster:
-        parts = tuple(
-            part.cluster(f"part {number}", kinds) for number, part in enumerate(file.part)
-        )
-        return HeterogeneousCluster(file.name or path.stem, parts, file.link.link(len(parts)))
-
-    return _checked(path, joined)
+    return _checked(path, lambda: decode_tables(path, MixedFile).cluster(path.stem, kinds))
 
 
 def _checked(path: Path, make: Callable[[], T]) -> T:

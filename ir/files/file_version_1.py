@@ -76,15 +76,8 @@ PLAN = Renamed(
         "alternatives": Renamed({"word": "strategy_text", "chunks": "chunks_per_stage"}),
     },
 )
-DEVICE_GROUP = Renamed({"first": "first_device"}, {"stage": STAGE})
-HETEROGENEOUS_PLAN = Renamed(
-    {"fleet": "cluster", "lines": "replicas", "bound_seconds": "lower_bound_seconds",
-     "alone": "single_part_seconds", "memory_bytes": "memory_limit_bytes"},
-    {"lines": Renamed({"crews": "device_groups"}, {"crews": DEVICE_GROUP})},
-)  # fmt: skip
 FORMATS: Mapping[str, Renamed] = {
     "plait/plan": PLAN,
-    "plait/fleet-plan": HETEROGENEOUS_PLAN,
     "plait/checkpoint": Renamed({"travelled": "exchange_counts"}),
     "plait/model": Renamed(),
     "plait/placement": Renamed(),

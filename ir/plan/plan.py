@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..devices.cluster import Cluster
+from ..devices.mixed import memory_limit, sub_cluster
 from ..files.json_files import digest
 from ..model.mesh import Mesh
 from ..ranges import (
@@ -25,6 +26,7 @@ from ..ranges import (
     Share,
     StateCount,
 )
+from .groups.device_group import DeviceGroup
 from .memory_action import MemoryAction, Variant
 from .sharding import Chunking, Sharding
 from .strategy import Strategy
@@ -36,10 +38,11 @@ STEP_VECTORS = 3  # of most optimizers: a root, a quotient by it, and that of th
 class Layers(msgspec.Struct, frozen=True):
     """A run of calls, `first` to `last - 1`: one function, one stage, one sharding and memory action.
 
-    `sharding` indexes `Plan.shardings`. Times are per call and micro-batch, predicted from the work
-    of `forward` and `backward`. `batch_only`: the calls read the batch alone and run once per step,
-    on every stage. `saved`: values of the per-device function that are saved under a partial memory
-    action, and `producers` the operators that compute them.
+    `sharding` indexes `Plan.shardings`, and `stage`, where stages are device groups, `Plan.stages`.
+    Times are per call and micro-batch, predicted from the work of `forward` and `backward`.
+    `batch_only`: the calls read the batch alone and run once per step, on every stage. `saved`: values
+    of the per-device function that are saved under a partial memory action, and `producers` the
+    operators that compute them.
     """
 
     first: Index
@@ -53,6 +56,7 @@ class Layers(msgspec.Struct, frozen=True):
     batch_only: bool = False
     saved: tuple[Index, ...] = ()
     producers: tuple[str, ...] = ()
+    stage: Index | None = None
 
     @property
     def variant(self) -> Variant:
@@ -169,6 +173,11 @@ class Plan(msgspec.Struct, frozen=True):
     `engine` names what runs the plan, `cluster_digest` the cluster that it was made for.
     `memory_limit_bytes` is per device; `gap` is the fraction by which a better plan might be faster.
     Gradients are summed in `gradient_precision` (empty: that of their parameter).
+
+    Where stages differ, in devices, degrees or their share of the batch, `groups` has the devices and
+    micro-batches of every stage, and `mesh` is the row of all of them; else it is empty: stages are
+    equal parts of the mesh, and each runs all micro-batches. Layers then name their stage, and
+    `shardings` has every function under the strategy of every group.
     """
 
     model: str
@@ -197,6 +206,7 @@ class Plan(msgspec.Struct, frozen=True):
     cluster_digest: Digest | None = None
     engine: str = "plait"
     gradient_precision: str = ""
+    groups: tuple[DeviceGroup, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -230,8 +240,41 @@ class Plan(msgspec.Struct, frozen=True):
         return len(self.stages[0].model_chunks)
 
     def stage_of(self, call: int) -> int:
-        """The number of the stage that runs a call."""
+        """The number of the stage that runs a call; the first of several."""
         return next(s for s, stage in enumerate(self.stages) if stage.contains(call))
+
+    def stage_of_layers(self, layers: Layers) -> int:
+        """The number of the stage that runs these layers."""
+        return self.stage_of(layers.first) if layers.stage is None else layers.stage
+
+    def ranks_of(self, stage: int) -> range:
+        """The ranks that run a stage."""
+        if self.groups:
+            first = sum(group.devices for group in self.groups[:stage])
+            return range(first, first + self.groups[stage].devices)
+        width = self.mesh.size // len(self.stages)
+        return range(stage * width, (stage + 1) * width)
+
+    def cluster_of(self, stage: int) -> Cluster:
+        """The devices of a stage where stages are device groups, else those of all."""
+        if not self.groups:
+            return self.cluster
+        group = self.groups[stage]
+        part = self.cluster.parts[group.part] if self.cluster.parts else self.cluster
+        return sub_cluster(part, group.devices)
+
+    def memory_limit_of(self, stage: int) -> int:
+        """Bytes per device that a stage may use."""
+        return memory_limit(self.cluster_of(stage), self.memory_limit_bytes)
+
+    def micro_batches_of(self, stage: int) -> int:
+        """How many of a step's micro-batches a stage runs."""
+        return len(self.groups[stage].micro_batches) if self.groups else self.micro_batches
+
+    @property
+    def fits(self) -> bool:
+        """Whether no device needs more memory than it may use."""
+        return all(s.peak_bytes <= self.memory_limit_of(n) for n, s in enumerate(self.stages))
 
     def strategy_of(self, layers: Layers) -> Strategy:
         return self.shardings[layers.sharding].strategy

@@ -160,6 +160,36 @@ class CompressedAxis(msgspec.Struct, frozen=True):
         return f"kernels/{self.role}_{self.mesh}.cpp"
 
 
+class GroupValue(msgspec.Struct, frozen=True):
+    """A value that passes between device groups: its type in one micro-batch, and how one group's
+    ranks hold it and its gradient (None: it has none), a placement per axis of the group's mesh."""
+
+    name: str
+    type: TensorType
+    factors: Factors
+    layout: Layout
+    gradient_layout: Layout | None = None
+
+
+class GroupProgram(msgspec.Struct, frozen=True):
+    """What the ranks of a device group run, from `first_rank` on: `calls` for these `micro_batches`,
+    which stage `stage` of the program in `folder` computes, whose table is `table`. `received` and
+    `sent` are the values that come from the group before and go to the group after."""
+
+    folder: str
+    stage: Index
+    first_rank: Index
+    calls: tuple[Index, Index]
+    micro_batches: tuple[Index, ...]
+    received: tuple[GroupValue, ...]
+    sent: tuple[GroupValue, ...]
+    table: ProgramTable
+
+    @property
+    def ranks(self) -> range:
+        return range(self.first_rank, self.first_rank + self.table.mesh.size)
+
+
 class ModuleFacts(msgspec.Struct, frozen=True):
     """What a program has as constants of some equal modules of the user's model, and their paths.
 
@@ -212,6 +242,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     cluster_digest: Digest | None = None
     modules: tuple[ModuleFacts, ...] = ()
     table_digest: Digest | None = None
+    groups: tuple[GroupProgram, ...] = ()
 
     @property
     def scales_loss(self) -> bool:

@@ -62,10 +62,13 @@ SETTINGS = (
     "chunkings",
     "cluster_digest",
     "engine",
+    "groups",
 )
 AMOUNTS = ("cluster", "prediction", "alternatives")
 STAGE_DECISIONS = ("model_chunks",)
-LAYERS_DECISIONS = ("first", "last", "sharding", "memory", "batch_only", "saved", "producers")
+LAYERS_DECISIONS = (
+    "first", "last", "sharding", "memory", "batch_only", "saved", "producers", "stage",
+)  # fmt: skip
 
 
 def print_plan(plan: Plan) -> str:
@@ -102,6 +105,8 @@ def _layers(plan: Plan, layers: Layers) -> str:
     parts = [f"layers {layers.first}:{layers.last} sharding {layers.sharding} {memory}"]
     if layers.batch_only:
         parts.append("batch_only")
+    if layers.stage is not None:
+        parts.append(f"stage {layers.stage}")
     if layers.saved:
         parts.append(f"saved {print_value(layers.saved)}")
     if layers.producers:
@@ -187,6 +192,7 @@ class _PlanReader:
             "sharding": sharding,
             "memory": memory,
             "batch_only": reader.accept("batch_only"),
+            "stage": reader.integer("a stage") if reader.accept("stage") else None,
             "saved": read_value(reader, tuple[int, ...]) if reader.accept("saved") else (),
             "producers": read_value(reader, tuple[str, ...]) if reader.accept("producers") else (),
         }

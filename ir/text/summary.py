@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..model.model import Call, Model
 from ..plan.memory_action import MemoryAction
-from ..plan.plan import Layers, Plan, Stage
+from ..plan.plan import Layers, Plan
 from .units import count, gib, seconds
 
 
@@ -64,10 +64,11 @@ def _calls(model: Model) -> Iterator[str]:
 
 def plan_summary(plan: Plan) -> str:
     """A plan in a screenful: the headline, each stage's runs of layers, what comes next best."""
-    p, peak = plan.prediction, plan.peak_bytes
+    p, fullest = plan.prediction, _fullest(plan)
+    peak, limit = plan.stages[fullest].peak_bytes, plan.memory_limit_of(fullest)
     lines = [
         f"plan for {one_line(plan.model)} on {plan.cluster.name} ({plan.mesh.size} devices)   "
-        f"fits: {gib(peak)} of {gib(plan.memory_limit_bytes)}   {seconds(p.step_seconds)}/step   "
+        f"fits: {gib(peak)} of {gib(limit)}   {seconds(p.step_seconds)}/step   "
         f"{100 * p.mfu:.1f} % MFU",
         f"  strategy  {plan.strategy_text}   global batch {plan.global_batch}, {plan.micro_batches} "
         f"micro-batches, {schedule(plan)}, bubble {100 * p.bubble:.1f} %",
@@ -78,11 +79,11 @@ def plan_summary(plan: Plan) -> str:
         f"  compress  {c.subject} over {c.role}: {c.program} ({c.strategy})"
         for c in plan.compression
     ]
-    for number, stage in enumerate(plan.stages):
-        lines += _stage(plan, number, stage)
-    terms = plan.stages[_fullest(plan)].memory_terms
+    for number in range(len(plan.stages)):
+        lines += _stage(plan, number)
+    terms = plan.stages[fullest].memory_terms
     lines.append(
-        f"  memory    stage {_fullest(plan)}: "
+        f"  memory    stage {fullest}: "
         + ", ".join(f"{name} {gib(amount)}" for name, amount in terms if amount)
     )
     host = max(stage.host_bytes for stage in plan.stages)
@@ -113,18 +114,34 @@ def _alternative(plan: Plan, name: str, micro: int, memory: str, step: float) ->
 
 
 def _fullest(plan: Plan) -> int:
-    return max(range(len(plan.stages)), key=lambda s: plan.stages[s].peak_bytes)
+    def share(stage: int) -> float:
+        return plan.stages[stage].peak_bytes / plan.memory_limit_of(stage)
+
+    return max(range(len(plan.stages)), key=share)
 
 
-def _stage(plan: Plan, number: int, stage: Stage) -> Iterator[str]:
+def group_line(plan: Plan, number: int) -> str:
+    """A device group in a line: its ranks and devices, its share of the batch, its memory."""
+    ranks, stage = plan.ranks_of(number), plan.stages[number]
+    (first, last), count = stage.model_chunks[0], plan.micro_batches_of(number)
+    span = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
+    return (
+        f"{span}, {plan.cluster_of(number).device.kind}: calls {first}-{last - 1}, {count} of "
+        f"{plan.micro_batches} micro-batches, {gib(stage.peak_bytes)} of "
+        f"{gib(plan.memory_limit_of(number))}"
+    )
+
+
+def _stage(plan: Plan, number: int) -> Iterator[str]:
     """Runs of layers; equal runs of several model chunks as one."""
-    groups: dict[tuple[int, MemoryAction, float, float], list[Layers]] = {}
-    for x in (x for x in plan.layers if stage.contains(x.first)):
-        groups.setdefault((x.sharding, x.memory, x.forward_seconds, x.backward_seconds), []).append(
-            x
-        )
-    for i, runs in enumerate(groups.values()):
-        label = f"stage {number}" if i == 0 else ""
+    runs_by: dict[tuple[int, MemoryAction, float, float], list[Layers]] = {}
+    for x in (x for x in plan.layers if plan.stage_of_layers(x) == number):
+        key = x.sharding, x.memory, x.forward_seconds, x.backward_seconds
+        runs_by.setdefault(key, []).append(x)
+    if plan.groups:
+        yield f"  stage {number:<3} {group_line(plan, number)}"
+    for i, runs in enumerate(runs_by.values()):
+        label = f"stage {number}" if i == 0 and not plan.groups else ""
         yield f"  {label:<9} {describe(plan, runs[0], sum(x.last - x.first for x in runs))}"
 
 

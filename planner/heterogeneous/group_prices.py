@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from math import inf, prod
@@ -12,9 +13,10 @@ from msgspec.structs import replace
 from ...cost_model.execution_model import generated
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
-from ...ir.devices.heterogeneous import HeterogeneousCluster, sub_cluster
+from ...ir.devices.mixed import memory_limit, sub_cluster
 from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.model.model import Model
+from ...ir.plan.groups.device_group import DeviceGroup
 from ...ir.plan.memory_action import BASIC_ACTIONS, MemoryAction
 from ...ir.plan.plan import Optimizer, Span, Stage
 from ...ir.plan.strategy import ROLES, Strategy
@@ -22,7 +24,7 @@ from ..pricing.boundary_transfers import TransferBytes
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice, FunctionPrices
 from ..pricing.stage_cost import StageCost, StrategyCost
-from ..question.candidate import RunPoint
+from ..question.candidate import CallPoint, RunPoint
 from ..question.strategy_space import axis_families, strategies
 
 
@@ -53,13 +55,22 @@ class StageChoice(NamedTuple):
         return self.stage.forward_seconds + self.stage.backward_seconds
 
 
+class GroupChoice(NamedTuple):
+    """A device group and what it runs."""
+
+    group: DeviceGroup
+    strategy: Strategy
+    memory: MemoryAction
+    calls: Span
+
+
 class GroupPrices:
-    """Prices stages on device groups of a heterogeneous cluster, on micro-batches of `samples`."""
+    """Prices stages on device groups of a mixed cluster, on micro-batches of `samples`."""
 
     def __init__(
         self,
         model: Model,
-        cluster: HeterogeneousCluster,
+        cluster: Cluster,
         optimizer: Optimizer,
         roles: tuple[str, ...],
         memory_bytes: int | None,
@@ -67,6 +78,8 @@ class GroupPrices:
         self.model, self.cluster, self.optimizer = model, cluster, optimizer
         self.roles = tuple(r for r in roles if not ROLES[r].stages)
         self.memory_bytes = memory_bytes
+        self.parts = cluster.parts or (cluster,)
+        self.dtype = model.parameters[0].type.dtype if model.parameters else "float32"
         self.equal_spans: dict[StageKey, Span] = {}
 
     @cached_method
@@ -78,7 +91,25 @@ class GroupPrices:
 
     def group_cluster(self, group_type: GroupType) -> Cluster:
         """The devices of a group as a cluster."""
-        return sub_cluster(self.cluster.parts[group_type.part], group_type.width)
+        return sub_cluster(self.parts[group_type.part], group_type.width)
+
+    def type_of(self, group: DeviceGroup) -> GroupType:
+        """The type of a device group."""
+        return GroupType(group.part, group.devices)
+
+    def memory_limit(self, part: int) -> int:
+        """Bytes per device of a part that a plan may use."""
+        return memory_limit(self.parts[part], self.memory_bytes)
+
+    def model_flops(self) -> float:
+        """Floating-point operations of a step."""
+        prices, total = self.pricer(GroupType(0, 1)).function_prices, 0.0
+        for name, count in Counter(call.function for call in self.model.calls).items():
+            price = prices.call_price(name, CallPoint((), self.model.batch))
+            total += (
+                count * (price.cost.forward.flops + price.cost.backward.flops) if price else 0.0
+            )
+        return total
 
     @cached_method
     def group_strategies(self, group_type: GroupType) -> list[Strategy]:
@@ -128,9 +159,7 @@ class GroupPrices:
         return self.equal_spans.setdefault(key, calls)
 
     def fits_memory(self, group_type: GroupType, choice: StageChoice) -> bool:
-        return choice.stage.peak_bytes <= self.cluster.memory_limit(
-            group_type.part, self.memory_bytes
-        )
+        return choice.stage.peak_bytes <= self.memory_limit(group_type.part)
 
     def choices_of(
         self, group_type: GroupType, samples: int, calls: Span, after: int
@@ -147,6 +176,17 @@ class GroupPrices:
                     part = StrategyCost(strategy, cost)
                     stage = pricer.stage([part], micro_batches, in_flight, 0.0)
                     yield StageChoice(strategy, memory, stage)
+
+    def stage_of(self, choice: GroupChoice, samples: int, in_flight: float) -> Stage:
+        """The stage of a choice, with this many micro-batches in flight."""
+        group_type, count = self.type_of(choice.group), self.model.batch // samples
+        point = RunPoint(choice.strategy, self.model.batch, count, choice.memory)
+        cost = self.stage_cost(group_type, point, self.equal_span(group_type, choice.calls))
+        assert cost is not None, "a choice was priced before"
+        stage = self.pricer(group_type).stage_pricer.stage(
+            [StrategyCost(choice.strategy, cost)], len(choice.group.micro_batches), in_flight, 0.0
+        )
+        return replace(stage, model_chunks=(choice.calls,))
 
     @cached_method
     def stage_cost(self, group_type: GroupType, point: RunPoint, calls: Span) -> StageCost | None:

@@ -1,68 +1,64 @@
-"""Time of pipeline replicas, and of adding up their gradients at the end of a step."""
+"""Times of pipelines of device groups in closed form, by which the search shares out micro-batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heapify, heapreplace
 from itertools import pairwise
+from typing import NamedTuple
 
-from msgspec.structs import replace
-
-from ...cost_model.communication.collective import CommGroup, collective_seconds, send_seconds
+from ...cost_model.communication.collective import send_seconds
 from ...cost_model.pipeline.closed_form import pipeline_seconds
-from ...cost_model.pipeline.simulate import simulate, stage_seconds
 from ...ir.devices.cluster import Cluster, Link
-from ...ir.devices.heterogeneous import HeterogeneousCluster
-from ...ir.plan.heterogeneous import DeviceGroup, PipelineReplica
-from ...ir.plan.schedule import SCHEDULES
+from ...ir.plan.plan import Span
+from .group_prices import GroupType, StageChoice
 
 
-def stage_send_seconds(cluster: HeterogeneousCluster, groups: Sequence[DeviceGroup]) -> list[float]:
-    """Seconds to send a micro-batch's activations from every group of a replica to the next one."""
+class PlacedStage(NamedTuple):
+    """What a device group runs, and its first device in its part."""
+
+    type: GroupType
+    first_device: int
+    choice: StageChoice
+
+    @property
+    def calls(self) -> Span:
+        return self.choice.stage.model_chunks[0]
+
+    @property
+    def end(self) -> int:
+        return self.first_device + self.type.width
+
+
+def stage_send_seconds(cluster: Cluster, stages: Sequence[PlacedStage]) -> list[float]:
+    """Seconds to send a micro-batch's activations from every stage of a pipeline to the next one."""
     seconds: list[float] = []
-    for one, other in pairwise(groups):
-        amount = one.stage.transfer_bytes * max(1.0, one.width / other.width)
-        seconds.append(send_seconds(round(amount), link_between(cluster, one, other)))
+    for one, other in pairwise(stages):
+        narrowing = max(1.0, one.type.width / other.type.width)
+        amount = round(one.choice.stage.transfer_bytes * narrowing)
+        seconds.append(send_seconds(amount, link_between(cluster, one, other)))
     return [*seconds, 0.0]
 
 
-def link_between(cluster: HeterogeneousCluster, one: DeviceGroup, other: DeviceGroup) -> Link:
-    """The slowest link between two device groups."""
-    if one.part != other.part:
-        return cluster.link
-    end = max(one.first_device + one.width, other.first_device + other.width)
-    return cluster.parts[one.part].link_between(min(one.first_device, other.first_device), end - 1)
+def link_between(cluster: Cluster, one: PlacedStage, other: PlacedStage) -> Link:
+    """The slowest link between two stages."""
+    if one.type.part != other.type.part:
+        return cluster.link_of_parts(one.type.part, other.type.part)
+    part = cluster.parts[one.type.part] if cluster.parts else cluster
+    return part.link_between(min(one.first_device, other.first_device), max(one.end, other.end) - 1)
 
 
-def replica_seconds(
-    cluster: HeterogeneousCluster, groups: Sequence[DeviceGroup], micro_batches: int
-) -> float:
-    """Seconds of a replica's pipeline in closed form."""
-    busy = [group.stage.forward_seconds + group.stage.backward_seconds for group in groups]
-    return (
-        pipeline_seconds(busy, stage_send_seconds(cluster, groups), micro_batches)
-        if micro_batches
-        else 0.0
-    )
-
-
-def simulated_seconds(cluster: HeterogeneousCluster, replica: PipelineReplica) -> float:
-    """Seconds of a replica's pipeline, simulated event by event (1F1B)."""
-    transfers = stage_send_seconds(cluster, replica.device_groups)
-    costs = [
-        stage_seconds(group.stage.forward_seconds, group.stage.backward_seconds, onward, back)
-        for group, onward, back in zip(
-            replica.device_groups, transfers, [0.0, *transfers[:-1]], strict=True
-        )
-    ]
-    table = SCHEDULES["1f1b"](len(replica.device_groups), replica.micro_batches)
-    return simulate(table, costs).makespan_seconds
+def replica_seconds(cluster: Cluster, stages: Sequence[PlacedStage], micro_batches: int) -> float:
+    """Seconds of a pipeline in closed form."""
+    busy = [placed.choice.seconds for placed in stages]
+    sends = stage_send_seconds(cluster, stages)
+    return pipeline_seconds(busy, sends, micro_batches) if micro_batches else 0.0
 
 
 def deal_micro_batches(
-    cluster: HeterogeneousCluster, replicas: Sequence[Sequence[DeviceGroup]], micro_batches: int
+    cluster: Cluster, replicas: Sequence[Sequence[PlacedStage]], micro_batches: int
 ) -> list[int]:
-    """Number of micro-batches of every replica: each goes to the replica that would end first."""
+    """Number of micro-batches of every pipeline: each goes to the one that would end first."""
     counts = [0] * len(replicas)
     ends = [(replica_seconds(cluster, replica, 1), n) for n, replica in enumerate(replicas)]
     heapify(ends)
@@ -71,22 +67,3 @@ def deal_micro_batches(
         counts[n] += 1
         heapreplace(ends, (replica_seconds(cluster, replicas[n], counts[n] + 1), n))
     return counts
-
-
-def sync_seconds(cluster: HeterogeneousCluster, replicas: Sequence[Sequence[DeviceGroup]]) -> float:
-    """Seconds once per step: inside device groups, then an all-reduce over replicas."""
-    groups = [group for replica in replicas for group in replica]
-    within_groups = max(group.stage.sync_seconds for group in groups)
-    if len(replicas) == 1:
-        return within_groups
-    replica_cluster = Cluster(
-        "lines", cluster.parts[0].device, (replace(cluster.link, size=len(replicas)),)
-    )
-    trained_bytes = max(
-        share.bytes.trained_bytes for group in groups for share in group.stage.bytes_by_strategy
-    )
-    return within_groups + float(
-        collective_seconds(
-            "all_reduce", trained_bytes, CommGroup(len(replicas), 1), replica_cluster
-        )
-    )

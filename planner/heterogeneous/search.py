@@ -1,4 +1,4 @@
-"""Planning for heterogeneous clusters: shapes in order of their bounds, the best few simulated.
+"""Planning for mixed clusters: shapes in order of their bounds, the best few simulated.
 
 A shape's bound assumes that all its groups are always busy with the fastest layers they can run;
 shapes whose bound is no better than the best plan are skipped. Where one part alone, or all
@@ -8,6 +8,7 @@ devices treated as the slowest, is faster than any mixed plan, that is the plan.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple
 
@@ -15,45 +16,25 @@ from msgspec.structs import replace
 
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
-from ...ir.devices.heterogeneous import HeterogeneousCluster
-from ...ir.errors import InfeasibleError, LimitError, UsageError
+from ...ir.devices.mixed import as_slowest_devices
+from ...ir.errors import InfeasibleError, LimitError
 from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.model.model import Model
-from ...ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan, PipelineReplica
-from ...ir.plan.plan import Plan
+from ...ir.plan.groups.device_group import DeviceGroup
+from ...ir.plan.plan import Alternative, Plan
 from ..question.deadline import Deadline
 from ..question.options import PlanOptions, optimizer_states
 from ..question.strategy_space import divisors
 from ..search.driver import SearchSpace
-from ..search.plan import plan as plan_cluster
 from ..search.to_plan import assemble
-from .group_prices import GroupPrices, GroupType
+from .group_prices import GroupChoice, GroupPrices, GroupType
 from .layer_split import LayerSplit
-from .pipeline_times import deal_micro_batches, replica_seconds, simulated_seconds, sync_seconds
+from .pipeline_times import PlacedStage, deal_micro_batches, replica_seconds
 from .shapes import PlanShape, ReplicaShape, shapes
+from .to_plan import assemble_groups
 
 SIMULATED = 8  # best plans by the closed form
 MOST_MICRO_BATCHES = 1024
-
-
-def plan(
-    model: Model, cluster: HeterogeneousCluster, options: PlanOptions
-) -> HeterogeneousPlan | Plan:
-    """The fastest plan found that fits; an ordinary plan where all parts are equal.
-
-    Raises InfeasibleError where nothing fits, UsageError for unsupported options.
-    """
-    options.check()
-    if options.pins or options.compress != "none" or options.gradient_precision:
-        raise UsageError(
-            "a heterogeneous cluster is planned without --pin, --compress and --gradient-precision"
-        )
-    homogeneous = cluster.as_homogeneous()
-    if homogeneous is not None:
-        return plan_cluster(model, homogeneous, options)
-    if not options.target.extras:
-        raise UsageError(f"{options.engine} trains on devices of one kind; plan for a part of them")
-    return HeterogeneousSearch(model, cluster, options).run()
 
 
 class BoundedShape(NamedTuple):
@@ -64,60 +45,70 @@ class BoundedShape(NamedTuple):
     samples: int
 
 
-class HeterogeneousSearch:
-    """Searches plans for one model on one heterogeneous cluster."""
+class SharedPipelines(NamedTuple):
+    """Pipelines with their numbers of micro-batches of `samples`, and their step in closed form."""
 
-    def __init__(self, model: Model, cluster: HeterogeneousCluster, options: PlanOptions) -> None:
+    step_seconds: float
+    replicas: tuple[tuple[PlacedStage, ...], ...]
+    counts: tuple[int, ...]
+    samples: int
+
+
+class MixedSearch:
+    """Searches plans for one model on one mixed cluster."""
+
+    def __init__(self, model: Model, cluster: Cluster, options: PlanOptions) -> None:
         self.model, self.cluster, self.options = model, cluster, options
         self.optimizer = optimizer_states(options, narrowest_item_bytes(model.parameters))
         self.group_prices = GroupPrices(
             model, cluster, self.optimizer, options.roles, options.memory_bytes
         )
+        self.parts = self.group_prices.parts
         self.deadline = Deadline(options.time_limit_seconds)
 
-    def run(self) -> HeterogeneousPlan | Plan:
-        """The best mixed plan, or a faster plan for one part or for uniform slow devices."""
-        single_part_plans = [
-            self.plan_alone(part)
-            for part in (*self.cluster.parts, self.cluster.as_slowest_device())
-        ]
-        fitting_plans = [plan for plan in single_part_plans if plan is not None]
-        best = min((plan.prediction.step_seconds for plan in fitting_plans), default=inf)
-        mixed_plans: list[HeterogeneousPlan] = []
+    def run(self) -> Plan:
+        """The best mixed plan, or a faster plan for one part or for all as the slowest devices."""
+        alone = [plan for plan in map(self.plan_alone, self.uniform_clusters()) if plan is not None]
+        best = min((plan.prediction.step_seconds for plan in alone), default=inf)
+        mixed: list[SharedPipelines] = []
         by_bound = self.shapes_by_bound()
         for bound, shape, samples in by_bound:
             if bound >= best or self.deadline.passed():
                 break
-            plan = self.shape_plan(shape, samples)
-            if plan is not None:
-                mixed_plans.append(plan)
-                best = min(best, plan.step_seconds)
-        mixed_plans.sort(key=lambda plan: plan.step_seconds)
-        best_mixed = min(map(self.simulate, mixed_plans[:SIMULATED]), key=_step, default=None)
-        if best_mixed is None and not fitting_plans:
-            if self.deadline.stopped:
-                raise LimitError("time was up: nothing that fits was found yet; give it more time")
-            raise InfeasibleError(
-                f"infeasible: {self.model.name} fits no mixture of the parts of {self.cluster}, "
-                "none of them alone, nor all as if they were the smallest"
-            )
-        if best_mixed is None or any(
-            _step(plan) <= best_mixed.step_seconds for plan in fitting_plans
-        ):
-            return min(fitting_plans, key=_step)
-        single_part_seconds = tuple(
-            None if plan is None else _step(plan) for plan in single_part_plans
-        )
-        bound = min(by_bound[0].bound, best_mixed.step_seconds)
+            pipelines = self.shared_pipelines(shape, samples)
+            if pipelines is not None:
+                mixed.append(pipelines)
+                best = min(best, pipelines.step_seconds)
+        mixed.sort(key=lambda one: one.step_seconds)
+        plans = [self.plan_of(pipelines) for pipelines in mixed[:SIMULATED]]
+        plans = [plan for plan in plans if plan.fits]
+        if not plans and not alone:
+            raise self.no_plan()
+        chosen = min([*alone, *plans], key=_step)
+        lower = min([one.bound for one in by_bound[:1]] + [_step(chosen)])
+        others = [plan for plan in alone if plan is not chosen]
         return replace(
-            best_mixed,
-            single_part_seconds=single_part_seconds,
-            lower_bound_seconds=bound,
-            complete=not self.deadline.stopped,
+            chosen,
+            gap=max(0.0, 1 - lower / _step(chosen)) if chosen.groups else chosen.gap,
+            alternatives=(*map(_alternative, others), *chosen.alternatives),
+            complete=chosen.complete and not self.deadline.stopped,
         )
 
+    def no_plan(self) -> InfeasibleError | LimitError:
+        """The error where nothing that fits was found."""
+        if self.deadline.stopped:
+            return LimitError("time was up: nothing that fits was found yet; give it more time")
+        return InfeasibleError(
+            f"infeasible: {self.model.name} fits no mixture of the parts of {self.cluster}, "
+            "none of them alone, nor all as if they were the smallest"
+        )
+
+    def uniform_clusters(self) -> list[Cluster]:
+        """Each part without the others, and all devices as if they were the slowest."""
+        return [*self.parts, as_slowest_devices(self.cluster)] if self.cluster.parts else []
+
     def plan_alone(self, cluster: Cluster) -> Plan | None:
-        """The plan for one ordinary cluster; None where none fits."""
+        """The plan for one uniform cluster; None where none fits."""
         space = SearchSpace.create(self.model, cluster, self.options)
         space.deadline = self.deadline
         space.run()
@@ -136,7 +127,7 @@ class HeterogeneousSearch:
         """Shapes and sizes of micro-batches, in order of their lower bounds."""
         by_bound: list[BoundedShape] = []
         for samples in self.micro_batch_sizes():
-            single_devices = [GroupType(part, 1) for part in range(len(self.cluster.parts))]
+            single_devices = [GroupType(part, 1) for part in range(len(self.parts))]
             strength = [
                 1 / self.group_prices.device_seconds(group_type, samples)
                 for group_type in single_devices
@@ -154,37 +145,34 @@ class HeterogeneousSearch:
         )
         return self.model.batch / samples / rate if rate else inf
 
-    def shape_plan(self, shape: PlanShape, samples: int) -> HeterogeneousPlan | None:
-        """The plan of a shape; None where a replica cannot hold the model."""
-        groups_by_replica: list[list[DeviceGroup]] = []
-        devices_used = [0] * len(self.cluster.parts)
+    def shared_pipelines(self, shape: PlanShape, samples: int) -> SharedPipelines | None:
+        """A shape with its layers split and its micro-batches dealt out; None where a pipeline cannot
+        hold the model."""
+        replicas: list[tuple[PlacedStage, ...]] = []
+        devices_used = [0] * len(self.parts)
         for replica_shape in shape:
-            groups = self.replica_groups(replica_shape, samples, devices_used)
-            if groups is None:
+            stages = self.replica_stages(replica_shape, samples, devices_used)
+            if stages is None:
                 return None
-            groups_by_replica.append(groups)
-        count = self.model.batch // samples
-        replicas = [
-            PipelineReplica(n, tuple(groups), replica_seconds(self.cluster, groups, n))
-            for n, groups in zip(
-                deal_micro_batches(self.cluster, groups_by_replica, count),
-                groups_by_replica,
-                strict=True,
-            )
-        ]
-        return self.plan(replicas, samples)
+            replicas.append(tuple(stages))
+        counts = deal_micro_batches(self.cluster, replicas, self.model.batch // samples)
+        working = [(r, n) for r, n in zip(replicas, counts, strict=True) if n]
+        seconds = max(replica_seconds(self.cluster, r, n) for r, n in working)
+        sync = max(p.choice.stage.sync_seconds for r, _ in working for p in r)
+        pipelines, numbers = zip(*working, strict=True)
+        return SharedPipelines(seconds + sync, pipelines, numbers, samples)
 
-    def replica_groups(
+    def replica_stages(
         self, replica_shape: ReplicaShape, samples: int, devices_used: list[int]
-    ) -> list[DeviceGroup] | None:
-        """Device groups of a replica on the next free devices; `devices_used`: of each part."""
+    ) -> list[PlacedStage] | None:
+        """Stages of a pipeline on the next free devices; `devices_used`: of each part."""
         bounds = self.replica_bounds(replica_shape, samples)
         split = LayerSplit(self.group_prices, replica_shape, samples)
-        return None if bounds is None else self.place_groups(split, bounds, devices_used)
+        return None if bounds is None else self.place_stages(split, bounds, devices_used)
 
     @cached_method
     def replica_bounds(self, replica_shape: ReplicaShape, samples: int) -> list[int] | None:
-        """First call of every device group and the number of calls; None where none fits."""
+        """First call of every stage and the number of calls; None where none fits."""
         split = LayerSplit(self.group_prices, replica_shape, samples)
         bounds = split.fastest_bounds()
         if bounds is None:
@@ -192,64 +180,55 @@ class HeterogeneousSearch:
         share = self.model.batch // samples * len(replica_shape) // self.cluster.devices
 
         def cost(bounds: list[int]) -> float:
-            groups = self.place_groups(split, bounds, [0] * len(self.cluster.parts))
-            return inf if groups is None else replica_seconds(self.cluster, groups, max(1, share))
+            stages = self.place_stages(split, bounds, [0] * len(self.parts))
+            return inf if stages is None else replica_seconds(self.cluster, stages, max(1, share))
 
         return split.refine(bounds, cost)
 
-    def place_groups(
+    def place_stages(
         self, split: LayerSplit, bounds: Sequence[int], devices_used: list[int]
-    ) -> list[DeviceGroup] | None:
-        """Device groups with these bounds on the next free devices; None where one does not fit."""
+    ) -> list[PlacedStage] | None:
+        """Stages with these bounds on the next free devices; None where one does not fit."""
         choices = split.choices(bounds)
         if choices is None:
             return None
-        groups: list[DeviceGroup] = []
+        stages: list[PlacedStage] = []
         for group_type, choice in zip(split.group_types, choices, strict=True):
-            groups.append(
-                DeviceGroup(
-                    group_type.part,
-                    devices_used[group_type.part],
-                    choice.strategy,
-                    choice.memory,
-                    choice.stage,
-                )
-            )
+            stages.append(PlacedStage(group_type, devices_used[group_type.part], choice))
             devices_used[group_type.part] += group_type.width
-        return groups
+        return stages
 
-    def plan(self, replicas: Sequence[PipelineReplica], samples: int) -> HeterogeneousPlan:
-        """The plan of these replicas, leaving out those without micro-batches."""
-        working = tuple(replica for replica in replicas if replica.micro_batches)
-        sync = sync_seconds(self.cluster, [replica.device_groups for replica in working])
-        step = max(replica.seconds for replica in working) + sync
-        model = self.model
-        tokens = max((i.type.elements for i in model.inputs if i.batched), default=model.batch)
-        return HeterogeneousPlan(
-            model=model.name,
-            model_digest=model.fingerprint(),
-            cluster=self.cluster,
-            global_batch=model.batch,
-            micro_batch=samples,
-            precision=self.options.precision or "as traced",
-            optimizer=self.optimizer,
-            replicas=working,
-            sync_seconds=sync,
-            step_seconds=step,
-            tokens_per_second=tokens / step,
-            lower_bound_seconds=0.0,
-            calls=tuple(call.path for call in model.calls),
-            memory_limit_bytes=self.options.memory_bytes,
-        )
-
-    def simulate(self, plan: HeterogeneousPlan) -> HeterogeneousPlan:
-        """The plan with its replicas simulated event by event."""
-        replicas = [
-            replace(replica, seconds=simulated_seconds(self.cluster, replica))
-            for replica in plan.replicas
+    def plan_of(self, pipelines: SharedPipelines) -> Plan:
+        """The plan of pipelines, simulated."""
+        bounds = accumulate(pipelines.counts, initial=0)
+        choices = [
+            GroupChoice(
+                DeviceGroup(
+                    placed.type.part, placed.first_device, placed.type.width, tuple(range(*span))
+                ),
+                placed.choice.strategy,
+                placed.choice.memory,
+                placed.calls,
+            )
+            for replica, span in zip(pipelines.replicas, pairwise(bounds), strict=True)
+            for placed in replica
         ]
-        return self.plan(replicas, plan.micro_batch)
+        return assemble_groups(self.group_prices, choices, self.options, pipelines.samples)
 
 
-def _step(plan: HeterogeneousPlan | Plan) -> float:
-    return plan.prediction.step_seconds if isinstance(plan, Plan) else plan.step_seconds
+def _step(plan: Plan) -> float:
+    return plan.prediction.step_seconds
+
+
+def _alternative(plan: Plan) -> Alternative:
+    """A plan for some of the devices, or for all as the slowest, as one that was not chosen."""
+    memory = "+".join(sorted({str(x.memory) for x in plan.layers}))
+    return Alternative(
+        f"{plan.cluster.name} alone: {plan.strategy_text}",
+        plan.micro_batches,
+        memory,
+        plan.prediction.step_seconds,
+        plan.peak_bytes,
+        plan.fits,
+        plan.chunks_per_stage,
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import permutations, product
 
-from ...ir.devices.heterogeneous import HeterogeneousCluster
+from ...ir.devices.cluster import Cluster
 from .group_prices import GroupType
 
 ReplicaShape = tuple[GroupType, ...]  # the device groups of a pipeline replica, in order
@@ -22,15 +22,13 @@ MOST_ORDERS = 6  # of the parts in a replica
 MOST_STAGES = 64
 
 
-def shapes(cluster: HeterogeneousCluster, strength: Sequence[float]) -> Iterator[PlanShape]:
+def shapes(cluster: Cluster, strength: Sequence[float]) -> Iterator[PlanShape]:
     """Every shape that uses all parts; `strength`: relative speed of one device of each part."""
-    widths = [widths_of(part.devices) for part in cluster.parts]
+    parts = cluster.parts or (cluster,)
+    widths = [widths_of(part.devices) for part in parts]
     for widths_of_parts in product(*widths):
         group_types = [GroupType(number, width) for number, width in enumerate(widths_of_parts)]
-        counts = [
-            part.devices // width
-            for part, width in zip(cluster.parts, widths_of_parts, strict=True)
-        ]
+        counts = [part.devices // width for part, width in zip(parts, widths_of_parts, strict=True)]
         seen: set[PlanShape] = set()
         for replicas in range(1, sum(counts) + 1):
             dealt = deal_groups(group_types, counts, strength, replicas)

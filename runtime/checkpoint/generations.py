@@ -29,9 +29,9 @@ from ...ir.model.tensor import ITEM_BYTES
 from ...ir.model.verify import require
 from ...ir.ranges import Bytes, Index, Integer
 from ..comm.process_group import Group
+from ..state.local_tensor import LocalTensor, whole
 from ..state.optimizer_state import StoredGroup
 from . import tensor_files
-from .local_tensor import LocalTensor, whole
 
 MANIFEST, FORMAT, PREFIX = "manifest.json", "plait/checkpoint", "generation-"
 KEEP = 2

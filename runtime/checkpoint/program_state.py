@@ -18,6 +18,7 @@ from ..compression.optimizers.parameter_states import load_parameter_states, par
 from ..state import error_feedback
 from ..state.gradients import LossScale
 from ..state.local_parameter import LocalParameter
+from ..state.local_tensor import LocalTensor, shard_of, whole
 from ..state.optimizer import LocalOptimizer
 from ..state.optimizer_state import (
     StoredGroup,
@@ -34,7 +35,6 @@ from ..state.parameters import ParameterStore
 from . import generations, tensor_files
 from .background import BackgroundWork
 from .generations import Manifest, StoredTensor
-from .local_tensor import LocalTensor, shard_of, whole
 
 MODEL, OPTIMIZER, COMPRESSION = "model", "optimizer", "compression"
 SCHEDULER = "scheduler/state"
@@ -305,7 +305,7 @@ def _restore_compression(
     )
     rows = program.groups.everyone.gather_objects(sorted(dropped_here), "errors that are dropped")
     dropped = sorted(set(n for row in rows for n in row)) if saved else []
-    if dropped and program.groups.rank == 0:
+    if dropped and program.groups.pool.rank == 0:
         warnings.warn(
             f"{folder} holds errors of compressed gradients that this plan does not carry on: those "
             f"of {len(dropped)} parameters are dropped, {dropped[0]} among them",

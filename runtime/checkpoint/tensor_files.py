@@ -40,7 +40,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from ...ir.errors import FileError
 from ..comm.process_group import Group
-from .local_tensor import LocalTensor, TensorBox
+from ..state.local_tensor import LocalTensor, TensorBox
 
 METADATA = ".metadata"
 

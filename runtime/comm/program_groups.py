@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ...ir.model.mesh import Mesh
 from ...ir.plan.program import CompressedAxis, ProgramTable
 from ...ir.plan.strategy import ROLES
+from .device_groups import DeviceGroups
 from .group_hierarchy import GroupHierarchy, group_hierarchy
 from .process_group import Group, GroupPool, Partition
 
@@ -20,7 +23,11 @@ class MeshGroups:
                  of one pair in order
     tied         by the stages that share trainable tensors
     everyone     all ranks
+    rank         this rank's number on the table's mesh
+    devices      which device group this rank is in; None where stages are equal
     """
+
+    devices: DeviceGroups | None = None
 
     def __init__(self, table: ProgramTable, pool: GroupPool) -> None:
         self.rank, self.sent_bytes, self.pool = pool.rank, pool.sent_bytes, pool
@@ -49,6 +56,61 @@ class MeshGroups:
             for stages in sorted({h.stages for h in table.state_tensors if h.trainable})
             if len(stages) > 1
         }
+
+    def owns(self, name: str, stages: tuple[int, ...]) -> bool:
+        """Whether a tensor of these stages is told to the others from here."""
+        if self.devices is not None:
+            return self.devices.owner(name) == self.devices.number
+        return self.stage == stages[0]
+
+    def broadcast_from_owner(self, value: Tensor, name: str, stages: tuple[int, ...]) -> Tensor:
+        """The value of a tensor of these stages on the ranks that own it; others give memory for it."""
+        if self.devices is not None:
+            first = self.devices.programs[self.devices.owner(name)].first_rank
+            return self.everyone.broadcast(value, first)
+        return self.down.broadcast(value, stages[0])
+
+    @property
+    def place(self) -> int:
+        """The number of this rank's device group; 0 where stages are equal."""
+        return 0 if self.devices is None else self.devices.number
+
+
+class GroupedMeshGroups(MeshGroups):
+    """The groups of a rank of a device group: its mesh is that of its own group."""
+
+    def __init__(self, whole: ProgramTable, pool: GroupPool) -> None:
+        self.devices = DeviceGroups(whole.groups, pool.rank)
+        mine, tables = self.devices.program, [g.table for g in whole.groups]
+        self.rank, self.sent_bytes, self.pool = pool.rank - mine.first_rank, pool.sent_bytes, pool
+        self.everyone, self.stage = pool.everyone(), mine.stage
+        roles = {role: self._along(role) for role in ROLES}
+        self.roles = (roles,)
+        self.axes = {axis.name: roles[axis.name] for axis in mine.table.mesh.axes}
+        keys = {h.partial_axes for t in tables for h in t.state_tensors if h.partial_axes}
+        self.partial = {(0, axes): self._along(*axes) for axes in sorted(keys)}
+        self.hierarchies, self.tied = {}, {}
+        everyone: Partition = (self.everyone.ranks,)
+        self.down = pool.group("groups, forward", everyone, channel=1)
+        self.up = pool.group("groups, backward", everyone, channel=2)
+
+    def _along(self, *axes: str) -> Group:
+        """The group along axes of this rank's mesh; every rank asks for all axes of all meshes."""
+        assert self.devices is not None
+        parts: list[tuple[int, ...]] = []
+        for one in self.devices.programs:
+            names = [axis.name for axis in one.table.mesh.axes]
+            members = tuple(names.index(axis) for axis in axes if axis in names)
+            parts += [
+                tuple(one.first_rank + rank for rank in part)
+                for part in one.table.mesh.groups(members)
+            ]
+        return self.pool.group("+".join(axes), tuple(parts))
+
+
+def groups_of(table: ProgramTable, pool: GroupPool) -> MeshGroups:
+    """The groups of this rank."""
+    return GroupedMeshGroups(table, pool) if table.groups else MeshGroups(table, pool)
 
 
 def hierarchy_along(mesh: Mesh, axis: CompressedAxis, pool: GroupPool) -> GroupHierarchy:

@@ -50,7 +50,8 @@ class Agreement:
     """
 
     def __init__(self, store: ParameterStore, groups: MeshGroups, every: int = CHECK_EVERY) -> None:
-        self.store, self.everyone, self.every = store, groups.everyone, every
+        self.store, self.groups, self.every = store, groups, every
+        self.everyone = groups.everyone
         self.facts: dict[str, int] = {}
         self.complete = False  # whether this step checks more than its number
 
@@ -115,8 +116,8 @@ class Agreement:
         """The ranks of this stage that have the same value in memory."""
         spec, mesh = parameter.spec, self.store.table.meshes[parameter.spec.mesh]
         layout = (*spec.layout, *(REPLICATE for _ in mesh.axes[len(spec.layout) :]))
-        index, size, place = 0, 1, [spec.mesh]
-        coordinates = mesh.coordinate(self.everyone.rank)
+        index, size, place = 0, 1, [self.groups.place, spec.mesh]
+        coordinates = mesh.coordinate(self.groups.rank)
         for number, (axis, state, at) in enumerate(
             zip(mesh.axes, layout, coordinates, strict=True)
         ):

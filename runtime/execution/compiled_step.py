@@ -19,6 +19,8 @@ from ..launch.program_folder import import_stage
 from ..state.parameters import ParameterStore
 from .batch import Batch, local_batch, micro_batch_values
 from .calls import Run
+from .device_groups.gradient_totals import GradientTotals
+from .device_groups.pipeline import GroupPipeline
 from .outputs import gather_outputs
 from .pipeline import FORWARD, ModelChunk, PipelineRunner
 from .placed_rank import PlacedRun
@@ -50,11 +52,19 @@ class CompiledStep:
         comms = mesh_comms(table, groups, folder, device)
         self.store = make_store(comms, Transports(table, groups, folder, native))
         self.run: Run | PlacedRun
+        self.totals: GradientTotals | None = None
         if placed:
             self.run = PlacedRun(self.store, groups.down, call_key, seed)
             return
         grid = Comm(table.mesh, table.micro_batches, groups.rank, groups.axes, groups.sent_bytes)
         self.run = Run(table, self.store, comms, grid, call_key, seed)
+        self.pipeline: PipelineRunner | GroupPipeline
+        self.forward_pipeline: PipelineRunner | GroupPipeline
+        if groups.devices is not None:
+            self.totals = GradientTotals(self.store, groups, groups.devices)
+            self.pipeline = GroupPipeline(groups, device, forward_only=False)
+            self.forward_pipeline = GroupPipeline(groups, device, forward_only=True)
+            return
         rows = build_rows(table.schedule, table.stages, table.micro_batches, table.chunks_per_stage)
         links = groups.down, groups.up, device, stage_transfer_codec(table, folder, native)
         self.pipeline = PipelineRunner(rows, table.stage_transfers, *links)
@@ -72,6 +82,8 @@ class CompiledStep:
         else:
             losses = self.micro_batches(self.run, self.pipeline, inputs)
         self.run.finish()
+        if self.totals is not None:
+            self.totals.run()
         self.store.synchronize(loss_scale)
         return self.local_loss(losses)
 
@@ -97,7 +109,7 @@ class CompiledStep:
         return local_batch(batch, self.table, self.groups.rank, self.stage.BATCH, self.device)
 
     def micro_batches(
-        self, run: Run, pipeline: PipelineRunner, inputs: list[Tensor]
+        self, run: Run, pipeline: PipelineRunner | GroupPipeline, inputs: list[Tensor]
     ) -> list[Tensor]:
         """Run all micro-batches through the pipeline; gives their losses, on the last stage."""
         batch_only = self.stage.batch_only(run, *inputs)

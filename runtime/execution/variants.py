@@ -75,6 +75,11 @@ class Variants:
         """The program for a batch; made when its shape is new, all ranks together."""
         key = (mode, shapes(batch))
         if key not in self.known:
+            if self.first.groups.devices is not None:
+                raise UsageError(
+                    "a program of device groups trains on batches of one shape and does not evaluate: "
+                    "load its weights into the module (program.load_into) and evaluate that"
+                )
             if self.compile is None:
                 raise UsageError(self.why_alone())
             self.known[key] = self.compile(mode, batch, self.open)

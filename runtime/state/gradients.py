@@ -117,7 +117,7 @@ def _first_replica(store: ParameterStore, groups: MeshGroups, parameter: LocalPa
         index == 0 or number in sharded or ROLES[axis.name].stages
         for number, (index, axis) in enumerate(zip(place, mesh.axes, strict=True))
     )
-    return first and groups.stage == spec.stages[0]
+    return first and groups.owns(parameter.name, spec.stages)
 
 
 def non_finite_names(store: ParameterStore, groups: MeshGroups) -> list[str]:

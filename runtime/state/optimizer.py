@@ -270,7 +270,7 @@ def lacks_tensors(store: ParameterStore) -> bool:
 
 def warn_of_memory(contract: OptimizerContract, store: ParameterStore) -> None:
     """Say what an optimizer that looks at several tensors costs where ranks have shards."""
-    if store.groups.rank == 0:
+    if store.groups.pool.rank == 0:
         warnings.warn(
             f"{contract.name} looks at several tensors at once ({contract.evidence}): every rank keeps "
             "all weights, gradients and states whole for it. Clipping by program.clip_grad_norm and "

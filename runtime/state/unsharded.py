@@ -27,9 +27,14 @@ def values(store: ParameterStore, groups: MeshGroups) -> dict[str, Tensor]:
     """All parameters and buffers, by name."""
     return {
         name: broadcast_from_owner(store, groups, name, partial(value_of, store, name))
-        for name, spec in store.specs.items()
-        if spec.kind != "constant"
+        for name in names_in_order(store, groups)
+        if store.specs[name].kind != "constant"
     }
+
+
+def names_in_order(store: ParameterStore, groups: MeshGroups) -> list[str]:
+    """Names of all tensors, in one order on all ranks: device groups list them by their own layers."""
+    return list(store.specs) if groups.devices is None else sorted(store.specs)
 
 
 def gradients(
@@ -37,7 +42,9 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Gradients of the last step, summed over the batch, by name: all, or those of `names`."""
     trained = (
-        [name for name, spec in store.specs.items() if spec.trainable] if names is None else names
+        [n for n in names_in_order(store, groups) if store.specs[n].trainable]
+        if names is None
+        else names
     )
     flags = [float(_gradient(store.parameters.get(name)) is not None) for name in trained]
     present_anywhere = groups.down.all_reduce(torch.tensor(flags, device=store.device)).tolist()
@@ -77,7 +84,7 @@ def broadcast_from_owner(
 ) -> Tensor:
     """Result of `make` on the first stage that has a tensor, on the CPU of every rank, in new memory."""
     spec = store.specs[name]
-    if groups.stage == spec.stages[0]:
+    if groups.owns(name, spec.stages):
         value = make().detach().to(store.device).clone(memory_format=torch.contiguous_format)
     else:
         value = torch.empty(
@@ -85,7 +92,7 @@ def broadcast_from_owner(
             dtype=dtype or getattr(torch, store.table.stepped_dtype(spec)),
             device=store.device,
         )
-    return groups.down.broadcast(value, spec.stages[0]).cpu()
+    return groups.broadcast_from_owner(value, name, spec.stages).cpu()
 
 
 def value_of(store: ParameterStore, name: str) -> Tensor:

@@ -14,7 +14,6 @@ from plait.ir.files import file_version_1 as old
 from plait.ir.files.file_version_1 import FORMATS, upgrade
 from plait.ir.files.json_files import dump, load
 from plait.ir.model.model import Model
-from plait.ir.plan.heterogeneous import DeviceGroup, HeterogeneousPlan
 from plait.ir.plan.plan import Layers, Plan, Stage
 from plait.ir.plan.program import PLAN_FILE
 from plait.ir.plan.sharding import Chunking
@@ -101,8 +100,6 @@ KINDS = (
     (old.LAYERS, Layers),
     (old.CALL_WORK, CallWork),
     (old.CHUNKING, Chunking),
-    (old.HETEROGENEOUS_PLAN, HeterogeneousPlan),
-    (old.DEVICE_GROUP, DeviceGroup),
 )
 
 

@@ -9,6 +9,7 @@ from ...model.verify import require
 from ..interleave import check_schedule
 from ..plan import Layers, Plan
 from .amounts import verify_stage_amounts, verify_work
+from .groups import verify_groups
 from .sharding import verify_axis_sharding, verify_sharding
 from .strategy import verify_compression, verify_strategy
 
@@ -18,6 +19,12 @@ MOST_STEPS = 1 << 19  # of a schedule: forwards of all stages, chunks and micro-
 
 def verify_plan(plan: Plan) -> None:
     """Raises FileError naming the JSON path; whether a plan fits a model is checked with the model."""
+    if plan.groups:
+        verify_groups(plan)
+        return
+    require(not plan.cluster.parts, "$.groups", "a mixed cluster has a group for every stage")
+    named = all(layers.stage is None for layers in plan.layers)
+    require(named, "$.layers", "name stages, which are no device groups")
     made_for = plan.cluster_digest in (None, digest(plan.cluster))
     require(made_for, "$.cluster_digest", "the plan was made for another cluster: plan again")
     require(plan.mesh.size == plan.cluster.devices, "$.mesh", "not the cluster's devices")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import prod
 
 from ...compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
@@ -40,10 +41,44 @@ def verify_program(table: ProgramTable) -> None:
         _verify_batch(tensor, grid, f"$.batch[{i}]")
     for i, axis in enumerate(table.compression):
         _verify_axis(axis, table, f"$.compression[{i}]")
+    _verify_groups(table)
     whole = table.table_digest == sealed(table).table_digest
     require(
         whole, "$.table_digest", "the table was changed, or not written whole: compile it again"
     )
+
+
+def _verify_groups(table: ProgramTable) -> None:
+    """Groups follow each other in ranks, and each has a sound table of the same model."""
+    at = 0
+    for i, group in enumerate(table.groups):
+        where, inner = f"$.groups[{i}]", group.table
+        require(group.first_rank == at, f"{where}.first_rank", "ranks must follow on")
+        at += inner.mesh.size
+        require(not inner.groups, f"{where}.table.groups", "groups inside a group")
+        require(
+            re.fullmatch(r"group_\d{1,9}", group.folder) is not None, f"{where}.folder", "no name"
+        )
+        require(group.stage < inner.stages <= 3, f"{where}.stage", "no such")
+        known = 0 <= group.calls[0] < group.calls[1]
+        require(known, f"{where}.calls", "no calls")
+        inside = all(m < inner.micro_batches for m in group.micro_batches)
+        require(inside and group.micro_batches != (), f"{where}.micro_batches", "not of a step")
+        same = (inner.model_digest, inner.micro_batches, inner.global_batch)
+        whole = (table.model_digest, table.micro_batches, table.global_batch)
+        require(same == whole, f"{where}.table", "of another model or batch")
+        _verify_meshes(inner)
+        _verify_calls(inner, _verify_state(inner))
+        grid = Mesh((Axis(MICRO, inner.micro_batches), *inner.mesh.axes))
+        for n, tensor in enumerate(inner.batch):
+            _verify_batch(tensor, grid, f"{where}.table.batch[{n}]")
+        for name, values in (("received", group.received), ("sent", group.sent)):
+            for n, value in enumerate(values):
+                place = f"{where}.{name}[{n}]"
+                verify_type(value.type, f"{place}.type")
+                for layout in (value.layout, value.gradient_layout or value.layout):
+                    _verify_layout(value.type, value.factors, layout, inner.mesh, place)
+    require(not table.groups or at == table.mesh.size, "$.mesh", "not the ranks of the groups")
 
 
 def _verify_meshes(table: ProgramTable) -> None:

@@ -1,24 +1,23 @@
-"""Mixtures beat every part alone, equal parts are one cluster, no group is over its memory."""
+"""Mixed clusters: mixtures beat every part alone, equal parts are one cluster, memory is kept."""
 
 from itertools import combinations
 
 import pytest
 from msgspec.structs import replace
 
+from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_any_cluster
+from plait.cost_model.what_if import Conditions, simulate_step
 from plait.ir.capture import trace
-from plait.ir.devices.heterogeneous import HeterogeneousCluster, sub_cluster
+from plait.ir.devices.mixed import as_uniform, mixed_cluster, sub_cluster
 from plait.ir.errors import FileError
-from plait.ir.plan.heterogeneous import HeterogeneousPlan
-from plait.ir.plan.plan import Plan
-from plait.planner import PlanOptions
-from plait.planner import plan as plan_cluster
+from plait.ir.plan.verify import verify_plan
+from plait.ir.text.plan import parse_plan, print_plan
+from plait.planner import PlanOptions, plan
 from plait.planner.heterogeneous.group_prices import GroupPrices, GroupType
-from plait.planner.heterogeneous.judge import check
 from plait.planner.heterogeneous.layer_split import LayerSplit
-from plait.planner.heterogeneous.pipeline_times import simulated_seconds
-from plait.planner.heterogeneous.search import plan
 from plait.planner.heterogeneous.shapes import shapes
+from plait.planner.question.options import optimizer_states
 from plait.tests import zoo
 
 
@@ -45,54 +44,54 @@ def slow(cluster):
             ),
         )
 
-    return replace(cluster, parts=tuple(map(slower, cluster.parts)))
+    return mixed_cluster(cluster.name, [*map(slower, cluster.parts)], cluster.levels[0])
 
 
 @pytest.mark.parametrize("spec", ["1xh100+1xa100-40", "3xh100+5xa100-80"])
 def test_a_mixture_beats_every_part_alone_and_all_as_the_slowest(model, spec):
     answer = plan(model, slow(load_any_cluster(spec)), PlanOptions())
-    assert isinstance(answer, HeterogeneousPlan)
-    check(answer)
-    assert len(answer.single_part_seconds) == 3
-    assert all(
-        seconds is None or answer.step_seconds < seconds for seconds in answer.single_part_seconds
-    )
-    longest = max(simulated_seconds(answer.cluster, pipeline) for pipeline in answer.replicas)
-    assert answer.step_seconds == pytest.approx(longest + answer.sync_seconds)
-    assert answer.lower_bound_seconds <= answer.step_seconds
+    assert answer.groups
+    assert answer.fits
+    verify_plan(answer)
+    step = answer.prediction.step_seconds
+    alone = [a for a in answer.alternatives if "alone" in a.name]
+    assert len(alone) == 3
+    assert all(step < a.step_seconds for a in alone)
+    assert step_term(answer).value == pytest.approx(step)
+    assert simulate_step(answer, Conditions()).step_seconds == pytest.approx(step)
+    slowed = simulate_step(answer, Conditions(slow=((0, 3.0),)))
+    assert slowed.step_seconds > step
+    assert answer.gap < 0.1
+    assert parse_plan(print_plan(answer)) == answer
 
 
 def test_equal_parts_are_one_cluster(model):
     cluster = load_any_cluster("2xh100+2xh100")
     answer = plan(model, cluster, PlanOptions())
-    assert isinstance(answer, Plan)
-    same = cluster.as_homogeneous()
-    assert answer.prediction == plan_cluster(model, same, PlanOptions()).prediction
+    assert not answer.groups
+    assert answer.prediction == plan(model, as_uniform(cluster), PlanOptions()).prediction
 
 
 def test_memory_of_every_part_is_kept(model):
     cluster = slow(load_any_cluster("1xh100+1xa100-80"))
     free = plan(model, cluster, PlanOptions())
-    least = min(
-        group.stage.peak_bytes for pipeline in free.replicas for group in pipeline.device_groups
-    )
+    least = min(stage.peak_bytes for stage in free.stages)
     small = replace(cluster.parts[1].device, memory_bytes=least * 2 // 3)
-    tight = replace(cluster, parts=(cluster.parts[0], replace(cluster.parts[1], device=small)))
-    answer = plan(model, tight, PlanOptions())
-    if isinstance(answer, HeterogeneousPlan):
-        check(answer)
-        assert answer.step_seconds >= free.step_seconds
+    parts = (cluster.parts[0], replace(cluster.parts[1], device=small))
+    answer = plan(model, mixed_cluster("tight", parts, cluster.levels[0]), PlanOptions())
+    assert answer.fits
+    assert answer.prediction.step_seconds >= free.prediction.step_seconds
 
 
 def test_cuts_of_a_line_are_as_even_as_can_be(model):
     cluster = slow(load_any_cluster("1xh100+2xa100-80"))
-    optimizer = plan_cluster(model, cluster.parts[0], PlanOptions()).optimizer
+    optimizer = optimizer_states(PlanOptions(), 4)
     prices = GroupPrices(model, cluster, optimizer, ("dp",), None)
     kinds, samples = [GroupType(0, 1), GroupType(1, 1), GroupType(1, 1)], 8
-    split, calls = LayerSplit(prices, kinds, samples), len(model.calls)
-    best = split.slowest(split.fastest_bounds())
+    cut, calls = LayerSplit(prices, kinds, samples), len(model.calls)
+    best = cut.slowest(cut.fastest_bounds())
     tried = ((0, *inner, calls) for inner in combinations(range(1, calls), 2))
-    assert best <= min(split.slowest(b) for b in tried if split.choices(b)) * 1.001
+    assert best <= min(cut.slowest(b) for b in tried if cut.choices(b)) * 1.001
 
 
 def test_shapes_use_every_device_once():
@@ -100,42 +99,59 @@ def test_shapes_use_every_device_once():
     found = list(shapes(cluster, (2.0, 1.0)))
     assert len(found) == len(set(found)) > 10
     for shape in found:
-        for part, one in enumerate(cluster.parts):
-            used = sum(kind.width for row in shape for kind in row if kind.part == part)
-            assert one.devices - 3 <= used <= one.devices
+        for number, part in enumerate(cluster.parts):
+            used = sum(kind.width for row in shape for kind in row if kind.part == number)
+            assert part.devices - 3 <= used <= part.devices
 
 
-def test_a_broken_plan_is_told(model):
-    answer = plan(model, slow(load_any_cluster("1xh100+1xa100-40")), PlanOptions())
-    first, *rest = answer.replicas
-    for broken, where in (
-        (
-            replace(
-                answer, replicas=(replace(first, micro_batches=first.micro_batches + 1), *rest)
-            ),
-            "replicas",
-        ),
-        (replace(answer, replicas=(first, first)), r"replicas\[1\]|samples"),
-        (replace(answer, memory_limit_bytes=10), "memory"),
-    ):
-        with pytest.raises(FileError, match=where):
-            check(broken)
+MIXED = """
+[link]
+gb_per_s = 5
+latency_us = 20
+[[part_link]]
+parts = [0, 2]
+gb_per_s = 1
+latency_us = 500
+[[part]]
+kind = "h100"
+zone = "east"
+rates = { dollars_per_hour = 2.5, watts = 700, dollars_per_gb_out = 0.02 }
+level = [{ size = 3, gb_per_s = 300, latency_us = 3 }]
+[[part]]
+kind = "a100-80"
+level = [{ size = 5, gb_per_s = 200, latency_us = 3 }]
+[[part]]
+kind = "a100-80"
+level = [{ size = 2, gb_per_s = 200, latency_us = 3 }]
+"""
 
 
 def test_mixed_clusters_from_files(tmp_path):
     file = tmp_path / "mixed.toml"
-    file.write_text(
-        "[link]\ngb_per_s = 5\nlatency_us = 20\n"
-        '[[part]]\nkind = "h100"\n'
-        '[[part.level]]\nname = "a"\nsize = 3\ngb_per_s = 300\nlatency_us = 3\n'
-        '[[part]]\nkind = "a100-80"\n'
-        '[[part.level]]\nname = "b"\nsize = 5\ngb_per_s = 200\nlatency_us = 3\n'
-    )
+    file.write_text(MIXED)
     cluster = load_any_cluster(str(file))
-    assert isinstance(cluster, HeterogeneousCluster)
-    assert [part.devices for part in cluster.parts] == [3, 5]
-    assert cluster.first_ranks == (0, 3)
+    assert [part.devices for part in cluster.parts] == [3, 5, 2]
+    assert cluster.devices == 10
+    assert cluster.first_ranks == (0, 3, 8)
     assert sub_cluster(cluster.parts[1], 2).devices == 2
-    file.write_text(file.read_text().replace("gb_per_s = 5\n", ""))
-    with pytest.raises(FileError, match=r"link\.gb_per_s"):
+    assert cluster.link_of_parts(2, 0).bandwidth_bytes_per_second == 1e9
+    assert cluster.link_of_parts(1, 0).bandwidth_bytes_per_second == 5e9
+    assert cluster.parts[0].zone == "east"
+    assert cluster.parts[0].rates.dollars_per_hour == 2.5
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "where"),
+    [
+        ("gb_per_s = 5\n", "", r"link\.gb_per_s"),
+        ("2.5", "-1", "dollars_per_hour"),
+        ("watts = 700", "watts = 7, idle_watts = 9", "idle_watts"),
+        ("[0, 2]", "[0, 3]", "part_links"),
+        ("[0, 2]", "[1, 1]", "part_links"),
+    ],
+)
+def test_wrong_keys_of_a_mixed_cluster_are_named(tmp_path, text, other, where):
+    file = tmp_path / "mixed.toml"
+    file.write_text(MIXED.replace(text, other, 1))
+    with pytest.raises(FileError, match=where):
         load_any_cluster(str(file))

@@ -12,10 +12,10 @@ import torch
 
 from plait.ir.errors import FileError
 from plait.runtime.checkpoint import generations as checkpoint
-from plait.runtime.checkpoint.local_tensor import whole
 from plait.runtime.comm.process_group import Group
 from plait.runtime.comm.watchdog import Watchdog
 from plait.runtime.launch.session import session
+from plait.runtime.state.local_tensor import whole
 
 ALONE = Group("all ranks", (0,), Watchdog(0), None, Counter())
 TENSORS = {"model/w": torch.arange(6.0).view(2, 3), "model/n": torch.tensor(3)}

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ...ir.model.layout import AxisPlacement, shard_position
-from ...ir.plan.program import ProgramTable
-from ..state.local_parameter import LocalParameter
-from ..state.parameters import ParameterStore
+from ...ir.model.layout import AxisPlacement, Factors, Layout, shard_position
+from ...ir.model.mesh import Mesh
+from .local_parameter import LocalParameter
+from .parameters import ParameterStore
 
 
 class TensorBox(NamedTuple):
@@ -63,7 +63,8 @@ def shard_of(
     )
     assert len(place) == 3
     chunks, position = list[TensorBox](), 0
-    slices = _slices(store.table, parameter, store.groups.rank)
+    mesh = store.table.meshes[spec.mesh]
+    slices = slices_of(spec.factors, spec.layout, mesh, mesh.coordinate(store.groups.rank))
     for first, last in parameter.sharding.ranges(place, levels):
         for offsets, sizes in boxes(parameter.shape, first, last):
             count = prod(sizes)
@@ -113,16 +114,18 @@ class Slice(NamedTuple):
     part: int
 
 
-def _slices(table: ProgramTable, parameter: LocalParameter, rank: int) -> list[Slice]:
-    """The shardings of a parameter's layout, outermost first: those of `comm.slicing.local_shard`."""
-    spec, mesh = parameter.spec, table.meshes[parameter.spec.mesh]
-    shape, coordinate = list(spec.type.shape), mesh.coordinate(rank)
-    applied: list[AxisPlacement] = ["R"] * len(spec.layout)
+def slices_of(
+    factors: Factors, layout: Layout, mesh: Mesh, coordinate: tuple[int, ...]
+) -> list[Slice]:
+    """The shardings of a layout at a coordinate, outermost first: those of
+    `comm.slicing.local_shard`."""
+    shape = [prod(dim) for dim in factors]
+    applied: list[AxisPlacement] = ["R"] * len(layout)
     slices: list[Slice] = []
-    for axis, state in enumerate(spec.layout):
+    for axis, state in enumerate(layout):
         if isinstance(state, tuple):
             applied[axis] = state
-            dim, outer = shard_position(spec.factors, tuple(applied), mesh, state)
+            dim, outer = shard_position(factors, tuple(applied), mesh, state)
             degree = mesh.axes[axis].size
             rest = shape[dim] // outer
             slices.append(Slice(dim, rest, rest // degree, coordinate[axis]))

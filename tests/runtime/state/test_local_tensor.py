@@ -5,7 +5,7 @@ from math import prod
 
 import torch
 
-from plait.runtime.checkpoint.local_tensor import Slice, TensorBox, boxes, unsliced
+from plait.runtime.state.local_tensor import Slice, TensorBox, boxes, unsliced
 
 
 def test_boxes_of_a_range_are_that_range() -> None:

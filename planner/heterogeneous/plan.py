@@ -1,0 +1,36 @@
+"""Entry point of the planner for any cluster: of one kind of device, or of several."""
+
+from __future__ import annotations
+
+from ...ir.devices.cluster import Cluster
+from ...ir.devices.mixed import as_uniform
+from ...ir.errors import UsageError
+from ...ir.model.model import Model
+from ...ir.passes import Observer
+from ...ir.plan.plan import Plan
+from ..question.options import PlanOptions
+from ..search.plan import plan as plan_uniform
+from .search import MixedSearch
+
+
+def plan(
+    model: Model, cluster: Cluster, options: PlanOptions, observer: Observer | None = None
+) -> Plan:
+    """The fastest plan found that fits; the best so far where time is up.
+
+    Raises InfeasibleError (nothing fits), LimitError (time was up before anything that fits was
+    found) and UsageError.
+    """
+    if not cluster.parts:
+        return plan_uniform(model, cluster, options, observer)
+    options.check()
+    if options.pins or options.compress != "none" or options.gradient_precision:
+        raise UsageError(
+            "a mixed cluster is planned without --pin, --compress and --gradient-precision"
+        )
+    uniform = as_uniform(cluster)
+    if uniform is not None:
+        return plan_uniform(model, uniform, options, observer)
+    if not options.target.extras:
+        raise UsageError(f"{options.engine} trains on devices of one kind; plan for a part of them")
+    return MixedSearch(model, cluster, options).run()
