@@ -86,9 +86,7 @@ def measured(jobs: Sequence[Job], rounds: int, folder: Path) -> list[dict[str, A
 
 
 def row_of(found: dict[str, Any]) -> Row:
-    about = Row(
-        found["model"], found["ranks"], found["strategy"], found["peer"], found["compiled"]
-    )
+    about = Row(found["model"], found["ranks"], found["strategy"], found["peer"], found["compiled"])
     if "failed" in found:
         return about._replace(failed=found["failed"])
     wall, cpu = (median(ours[i] / peer[i] for ours, peer in found["rounds"]) for i in range(2))

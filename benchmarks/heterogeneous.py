@@ -14,38 +14,33 @@ from pathlib import Path
 
 from plait.api.formats import files
 from plait.cost_model.hardware import load_any_cluster
-from plait.ir.devices.cluster import Cluster
 from plait.ir.errors import InfeasibleError
 from plait.ir.lowering.cast import in_precision
 from plait.ir.lowering.rescale import rescale
 from plait.ir.model.model import Model
-from plait.ir.plan.heterogeneous import HeterogeneousPlan
-from plait.planner import PlanOptions
-from plait.planner.heterogeneous.judge import check
-from plait.planner.heterogeneous.search import plan
+from plait.ir.plan.verify import verify_plan
+from plait.planner import PlanOptions, plan
 
 
 def row(model: Model, spec: str) -> str:
-    """One line: the fleet's step, that of each part alone and of all as the slowest, CPU seconds."""
+    """One line: the mixed step, that of each part alone and of all as the slowest, CPU seconds."""
     cluster = load_any_cluster(spec)
-    if isinstance(cluster, Cluster):
+    if not cluster.parts:
         return f"| {spec} | one kind of device: not a mixture | | | |"
     start = time.process_time()
     try:
         answer = plan(model, cluster, PlanOptions())
     except InfeasibleError:
         return f"| {spec} | nothing fits | | | {time.process_time() - start:.1f} |"
-    took = time.process_time() - start
-    if not isinstance(answer, HeterogeneousPlan):
-        seconds = answer.prediction.step_seconds
-        return f"| {spec} | {seconds:.3g} s | on {answer.cluster} alone | | {took:.1f} |"
-    check(answer)
-    alone = ", ".join(
-        "none fits" if s is None else f"{s:.3g} s" for s in answer.single_part_seconds
-    )
-    best = min((s for s in answer.single_part_seconds if s is not None), default=0.0)
-    faster = f"{best / answer.step_seconds:.2f}x" if best else "alone in fitting"
-    return f"| {spec} | {answer.step_seconds:.3g} s | {alone} | {faster} | {took:.1f} |"
+    took, step = time.process_time() - start, answer.prediction.step_seconds
+    if not answer.groups:
+        return f"| {spec} | {step:.3g} s | on {answer.cluster} alone | | {took:.1f} |"
+    verify_plan(answer)
+    others = [a for a in answer.alternatives if " alone: " in a.name]
+    alone = ", ".join(f"{a.step_seconds:.3g} s" for a in others) or "none fits"
+    best = min((a.step_seconds for a in others), default=0.0)
+    faster = f"{best / step:.2f}x, gap {answer.gap:.1%}" if best else "alone in fitting"
+    return f"| {spec} | {step:.3g} s | {alone} | {faster} | {took:.1f} |"
 
 
 def main(arguments: list[str]) -> int:

@@ -39,8 +39,8 @@ from .launch.session import check_ranks, default_device
 from .state import optimizer as optimizers
 from .state import unsharded
 from .state.gradients import LossScale, clip_grad_norm, non_finite_names, separate_gradients
-from .state.initial_agreement import agree
 from .state.initialization import InitialValues
+from .state.module.initial_agreement import agree
 from .state.module.module_match import verify_module
 from .state.module.user_module import StaleWarning, fill
 from .state.module.weight_files import Weights, open_weights

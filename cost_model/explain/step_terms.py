@@ -108,7 +108,10 @@ def groups_term(plan: Plan) -> Term:
     ends = [
         total(
             f"synchronisation of stage {s}",
-            [terms.sync, priced_term("gradients of the same calls elsewhere", totals[s], GROUP_TOTALS)],
+            [
+                terms.sync,
+                priced_term("gradients of the same calls elsewhere", totals[s], GROUP_TOTALS),
+            ],
         )
         for s, terms in enumerate(stages)
     ]

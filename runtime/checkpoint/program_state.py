@@ -101,9 +101,10 @@ def finish_saving(program: ProgramState) -> None:
 def collect(program: ProgramState, scheduler: Any = None) -> tuple[LocalTensors, Manifest]:
     """What this rank has of a checkpoint, in the memory where it lies, and the manifest."""
     store, groups, optimizer = program.store, program.groups, program.optimizer
-    items = _optimizer_items(program)
+    written = written_here(program)
+    items = {n: state for n, state in _optimizer_items(program).items() if n in written}
     whole_names = program.updates.whole.tensors if program.updates is not None else {}
-    tensors = {f"{MODEL}/{name}": tensor for name, tensor in _values(store)}
+    tensors = {f"{MODEL}/{name}": tensor for name, tensor in _values(store) if name in written}
     numbers: dict[str, float] = {}
     for name, state in items.items():
         for key, value in state.items():
@@ -133,6 +134,15 @@ def collect(program: ProgramState, scheduler: Any = None) -> tuple[LocalTensors,
         loss_scale_steps=0 if program.loss_scale is None else program.loss_scale.steps,
     )
     return tensors, manifest
+
+
+def written_here(program: ProgramState) -> frozenset[str]:
+    """Tensors of which this rank writes its part: where several device groups have one, in shards that
+    overlap, the first does."""
+    names, groups = program.store.parameters, program.groups
+    if groups.devices is None:
+        return frozenset(program.store.specs)
+    return frozenset(name for name in names if groups.devices.owner(name) == groups.devices.number)
 
 
 def _values(store: ParameterStore) -> Iterator[tuple[str, LocalTensor]]:

@@ -12,17 +12,17 @@ from plait.runtime.program import Program
 
 def main(source: str, *folders: str) -> None:
     with session():
-        made = materialize(source, dtype="float64", seed=0)
-        programs = [Program.open(f, made.model, device="cpu") for f in folders]
+        training = materialize(source, dtype="float64", seed=0)
+        programs = [Program.open(f, training.model, device="cpu") for f in folders]
         for number, program in enumerate(programs):
-            program.step(made.batch)
+            program.step(training.batch)
             program.save(Path.cwd() / f"checkpoint_{number}")
         for number, program in enumerate(programs):
-            other = Program.open(folders[number - 1], made.model, device="cpu")
+            other = Program.open(folders[number - 1], training.model, device="cpu")
             other.load_checkpoint(Path.cwd() / f"checkpoint_{number}")
             here, there = program.state_dict(), other.state_dict()
             assert all(torch.equal(here[name], there[name]) for name in here)
-            losses = program.step(made.batch).item(), other.step(made.batch).item()
+            losses = program.step(training.batch).item(), other.step(training.batch).item()
             assert abs(losses[0] - losses[1]) < 1e-12 * abs(losses[0]), losses
             for name, tensor in program.state_dict().items():
                 torch.testing.assert_close(other.state_dict()[name], tensor, rtol=1e-9, atol=1e-12)

@@ -91,14 +91,14 @@ def _depths(near: Sequence[Neighbours]) -> list[int]:
 
 def _joined(near: Sequence[Neighbours]) -> list[list[int]]:
     """Groups that micro-batches join, directly or through others."""
-    leader = list(range(len(near)))
+    first_of = list(range(len(near)))
     for _ in near:
         for g, here in enumerate(near):
             least = min(
-                [leader[g], *(leader[n] for n in (*here.before.values(), *here.after.values()))]
+                [first_of[g], *(first_of[n] for n in (*here.before.values(), *here.after.values()))]
             )
-            leader[g] = least
-    return [[g for g in range(len(near)) if leader[g] == one] for one in sorted(set(leader))]
+            first_of[g] = least
+    return [[g for g in range(len(near)) if first_of[g] == one] for one in sorted(set(first_of))]
 
 
 def group_in_flight(row: Sequence[ScheduleStep]) -> int:

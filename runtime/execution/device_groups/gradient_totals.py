@@ -13,13 +13,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ....ir.plan.strategy import ROLES
-from ...comm.device_groups import DeviceGroups
 from ...comm.process_group import Transfer
-from ...comm.program_groups import MeshGroups
+from ...comm.program_groups import DeviceGroups, MeshGroups
 from ...state.local_parameter import LocalParameter
 from ...state.local_tensor import TensorBox, shard_of
 from ...state.parameters import ParameterStore
-from .box_exchange import Extent, BoxMessage, extents, overlaps, receive, send
+from .box_exchange import BoxMessage, Extent, extents, overlaps, receive, send
 
 ACCUMULATED = 2  # levels of flat sharding of a gradient before the step ends: zero3, zero2
 

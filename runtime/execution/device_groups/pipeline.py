@@ -14,8 +14,8 @@ from ....ir.plan.interleave import ScheduleStep
 from ....ir.plan.program import GroupProgram, GroupValue
 from ...comm.process_group import Group, Transfer
 from ...comm.program_groups import MeshGroups
-from .border import Border, side
 from ..pipeline import FORWARD, ModelChunk
+from .border import Border, side
 
 
 class GroupPipeline:

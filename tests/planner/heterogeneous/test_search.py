@@ -88,10 +88,10 @@ def test_cuts_of_a_line_are_as_even_as_can_be(model):
     optimizer = optimizer_states(PlanOptions(), 4)
     prices = GroupPrices(model, cluster, optimizer, ("dp",), None)
     kinds, samples = [GroupType(0, 1), GroupType(1, 1), GroupType(1, 1)], 8
-    cut, calls = LayerSplit(prices, kinds, samples), len(model.calls)
-    best = cut.slowest(cut.fastest_bounds())
+    split, calls = LayerSplit(prices, kinds, samples), len(model.calls)
+    best = split.slowest(split.fastest_bounds())
     tried = ((0, *inner, calls) for inner in combinations(range(1, calls), 2))
-    assert best <= min(cut.slowest(b) for b in tried if cut.choices(b)) * 1.001
+    assert best <= min(split.slowest(b) for b in tried if split.choices(b)) * 1.001
 
 
 def test_shapes_use_every_device_once():

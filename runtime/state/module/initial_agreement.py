@@ -12,10 +12,10 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from ...ir.plan.program import ParameterSpec
-from ..comm.program_groups import MeshGroups
-from ..torch_private import is_fake
-from .initialization import InitialValues
+from ....ir.plan.program import ParameterSpec
+from ...comm.program_groups import MeshGroups
+from ...torch_private import is_fake
+from ..initialization import InitialValues
 
 ROWS = 8
 
