@@ -123,7 +123,9 @@ def plans() -> None:
         source = load_source(f"hf:{CONFIGS / name}.json", batch=min(batch, 8), seq=seq)
         model = in_precision(trace(source.model, source.batch, batch_size=batch), "bf16")
         pins = (parse_pin(strategy),) if strategy else ()
-        asked = PlanOptions(precision="bf16", pins=pins, micro_batches=micro_batches)
+        asked = PlanOptions(
+            precision="bf16", pins=pins, micro_batches=micro_batches, schedule="1f1b"
+        )
         answer = plan(model, load_cluster(cluster), asked)
         start = time.process_time()
         stages = list(plan_buffers(answer, model))

@@ -7,7 +7,7 @@ live memory equals the plan's count.
 from __future__ import annotations
 
 from ..ir.analysis.liveness import last_uses
-from ..ir.model.model import Function, Op
+from ..ir.model.model import BackwardParts, Function, Op
 from ..ir.plan.plan import Plan
 from .chunked_function import chunked_source
 from .lower import LoweredFunction
@@ -49,7 +49,10 @@ def function_module(
         values.setdefault(value, names.of(value, f"v{value}"))
     after = "_chunk" if lowered.chunked else ""
     body = _forward(local, lowered, values, f"forward{after}")
-    if local.differentiable:
+    if lowered.parts is not None:
+        body += ["", "", *_backward_inputs(local, lowered, lowered.parts, values)]
+        body += ["", "", *_backward_weights(local, lowered.parts, values)]
+    elif local.differentiable:
         body += ["", "", *_backward(local, lowered, values, f"backward{after}")]
     if lowered.chunked:
         body += ["", "", *chunked_source(lowered, values)]
@@ -60,6 +63,8 @@ def function_module(
     constants += ["HOST = True  # saved activations are offloaded to host memory"] * (
         lowered.memory.on_host
     )
+    if lowered.parts is not None and lowered.parts.reads_states(local):
+        constants.append("WEIGHTS_READ_STATES = True  # so they are arguments of backward_weights")
     return "\n".join([*head, *imports, *constants, "", "", text, ""])
 
 
@@ -118,23 +123,62 @@ def _forward(
 def _backward(
     local: Function, lowered: LoweredFunction, values: dict[int, str], name: str
 ) -> list[str]:
-    halves = lowered.halves
-    states = [values[i.value] for i in local.state_inputs()]
-    saved = [values[v] for v in halves.saved]
-    tangents = [values[o.tangent] for o in local.outputs if o.tangent is not None]
     live_out = {i.value for i in local.state_inputs()}
     live_out |= {i.gradient for i in local.inputs if i.gradient is not None}
+    lines = _backward_head(local, lowered, values, name)
+    lines += _body(local, lowered.halves.backward, values, live_out)
+    first, second = (tuple_source(g) for g in _gradients(local, values))
+    return lines + wrapped("return (", [first, second], ")", 4)
+
+
+def _backward_head(
+    local: Function, lowered: LoweredFunction, values: dict[int, str], name: str
+) -> list[str]:
+    """The signature of a backward, and its saved values as variables."""
+    states = [values[i.value] for i in local.state_inputs()]
+    saved = [values[v] for v in lowered.halves.saved]
+    tangents = [values[o.tangent] for o in local.outputs if o.tangent is not None]
     _check_distinct([*states, *saved, *tangents])
     lines = wrapped(f"def {name}(", ["comm", *states, "saved", *tangents], "):", 0)
-    if saved:
-        lines += [*unpack_saved(saved), "    saved.clear()"]
-    lines += _body(local, halves.backward, values, live_out)
-    gradients = [
-        (i.kind, "None" if i.gradient is None else values[i.gradient]) for i in local.inputs
-    ]
-    first = tuple_source([g for kind, g in gradients if kind in ("parameter", "buffer")])
-    second = tuple_source([g for kind, g in gradients if kind == "activation"])
-    return lines + wrapped("return (", [first, second], ")", 4)
+    return lines + ([*unpack_saved(saved), "    saved.clear()"] if saved else [])
+
+
+def _gradients(local: Function, values: dict[int, str]) -> tuple[list[str], list[str]]:
+    """Variables of the gradients of state tensors and of activations; `None` where there is none."""
+    states, activations = list[str](), list[str]()
+    for item in local.inputs:
+        gradient = "None" if item.gradient is None else values[item.gradient]
+        if item.kind in ("parameter", "buffer"):
+            states.append(gradient)
+        elif item.kind == "activation":
+            activations.append(gradient)
+    return states, activations
+
+
+def _backward_inputs(
+    local: Function, lowered: LoweredFunction, parts: BackwardParts, values: dict[int, str]
+) -> list[str]:
+    """The part of backward that the call before waits for; it gives what the other part reads too."""
+    _, gradients = _gradients(local, values)
+    live_out = {i.gradient for i in local.activations() if i.gradient is not None}
+    live_out |= {i.value for i in local.state_inputs()} | set(parts.saved)
+    lines = _backward_head(local, lowered, values, "backward_inputs")
+    lines += _body(local, parts.inputs, values, live_out)
+    saved = tuple_source([values[v] for v in parts.saved])
+    return lines + wrapped("return (", [tuple_source(gradients), saved], ")", 4)
+
+
+def _backward_weights(local: Function, parts: BackwardParts, values: dict[int, str]) -> list[str]:
+    """The part of backward that nothing waits for."""
+    states, (gradients, _) = local.state_inputs(), _gradients(local, values)
+    saved = [values[v] for v in parts.saved]
+    live_out = {i.value for i in states}
+    live_out |= {i.gradient for i in states if i.gradient is not None}
+    read = [values[i.value] for i in states] if parts.reads_states(local) else []
+    lines = wrapped("def backward_weights(", ["comm", *read, "saved"], "):", 0)
+    lines += [*unpack_saved(saved), "    saved.clear()"] if saved else []
+    lines += _body(local, parts.weights, values, live_out)
+    return lines + return_statement(gradients)
 
 
 def _check_distinct(names: list[str]) -> None:

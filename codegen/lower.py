@@ -14,17 +14,20 @@ from ..ir.lowering.fit import verify_fit
 from ..ir.lowering.forward_backward import ForwardBackward
 from ..ir.lowering.fuse_bias import fuse_bias
 from ..ir.lowering.localize import Localize
-from ..ir.model.model import Function, GraphHalves, Model
+from ..ir.lowering.split_backward import SplitBackward
+from ..ir.model.model import BackwardParts, Function, GraphHalves, Model
 from ..ir.passes import Observer, run
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
+from ..ir.plan.schedules.registry import splits_backward
 from ..ir.plan.sharding import Sharding
 from .python_source import identifier
 
 
 class LoweredFunction(msgspec.Struct, frozen=True):
     """One generated module: a per-device function, its forward and backward graphs, and the layers
-    that use it. `bound`: how it was sharded; of a chunked function, the sharding of one chunk."""
+    that use it. `bound`: how it was sharded; of a chunked function, the sharding of one chunk.
+    `parts`: of its backward, where the schedule runs them apart and it is not chunked."""
 
     name: str
     local: Function
@@ -35,6 +38,7 @@ class LoweredFunction(msgspec.Struct, frozen=True):
     layers: tuple[Layers, ...]
     function: Function
     bound: BoundSharding
+    parts: BackwardParts | None = None
 
     @property
     def chunked(self) -> bool:
@@ -77,11 +81,13 @@ def lower(
         name = _name("_".join(filter(None, (function.name, suffix))), memory, used_names)
         used_names.add(name)
         halves = run(ForwardBackward(saved), local, observer)
-        lowered.append(
-            LoweredFunction(
-                name, local, halves, memory, number, sharding, tuple(runs), function, bound
-            )
+        low = LoweredFunction(
+            name, local, halves, memory, number, sharding, tuple(runs), function, bound
         )
+        if splits_backward(plan.schedule) and local.differentiable and not low.chunked:
+            parts = run(SplitBackward(local), halves, observer)
+            low = msgspec.structs.replace(low, parts=parts)
+        lowered.append(low)
     return tuple(lowered)
 
 

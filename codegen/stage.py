@@ -36,8 +36,8 @@ class StageCode:
         self.stage = plan.stages[number]
         self.modules: Modules = {(low.number, low.memory): low for low in lowered}
         self.model_chunks = [
-            ModelChunkCode(plan, model, layouts, self.modules, chunk * len(plan.stages) + number)
-            for chunk in range(plan.chunks_per_stage)
+            ModelChunkCode(plan, model, layouts, self.modules, chunk)
+            for chunk in plan.chunk_map.numbers(number)
         ]
         self.batch_only_values, self.batch_only_calls = (
             layouts.batch_only_values(number),
@@ -61,7 +61,9 @@ class StageCode:
         lines += [f"MICRO_BATCH_DIMS = {self.micro_batch_splits()!r}", ""]
         lines += ["", *self.batch_only_function()]
         for chunk in self.model_chunks:
-            lines += ["", "", *chunk.forward(self.batch_only_values), "", "", *chunk.backward()]
+            lines += ["", "", *chunk.forward(self.batch_only_values)]
+            for backward in chunk.backward_functions():
+                lines += ["", "", *backward]
         return "\n".join([*lines, ""])
 
     def docstring(self) -> list[str]:

@@ -17,6 +17,7 @@ from ..ir.model.model import Call, Function, Model
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
 from ..ir.plan.program import chunk_function
+from ..ir.plan.schedules.registry import splits_backward
 from .lower import LoweredFunction
 from .python_source import (
     WIDTH,
@@ -56,7 +57,7 @@ class ModelChunkCode:
         self, plan: Plan, model: Model, layouts: PlanLayouts, modules: Modules, number: int
     ) -> None:
         self.plan, self.model, self.layouts, self.modules = plan, model, layouts, modules
-        self.chunk = number // len(plan.stages)
+        self.chunk = plan.chunk_map.place(number).chunk
         self.graph = layouts.graph
         self.calls_of_chunk = layouts.micro_batch_calls(number)
         self.segments = [
@@ -226,15 +227,32 @@ class ModelChunkCode:
             f"{milliseconds(layers.backward_seconds)} each"
         )[:94]
 
-    def backward(self) -> list[str]:
+    def backward_functions(self) -> list[list[str]]:
+        """Backward at once, or the two functions of its parts."""
+        if not splits_backward(self.plan.schedule):
+            return [self.backward("backward")]
+        return [self.backward("backward_inputs"), self.backward_weights()]
+
+    def backward_weights(self) -> list[str]:
+        """Source of the part of backward that nothing waits for."""
+        lines = [f"def {self.function_name('backward_weights')}(run):"]
+        for segment in reversed(self.segments):
+            if segment.function.differentiable and self.in_parts(segment):
+                lines += self.statement(segment, "backward_weights", [], [], reverse=True)
+        return lines if len(lines) > 1 else [*lines, "    pass"]
+
+    def in_parts(self, segment: CallSegment) -> bool:
+        """Whether the backward of these calls runs in two parts."""
+        return self.modules[segment.layers.sharding, segment.layers.memory].parts is not None
+
+    def backward(self, function: str) -> list[str]:
+        """Source of backward, or of the part of it that the model chunk before waits for."""
         names = VariableNames({"functions"})
         tangent: dict[str, str] = {}
         for name in self.sent:
             if name in self.returning:
                 tangent[name] = names.fresh(f"d_{name}")
-        lines = wrapped(
-            f"def {self.function_name('backward')}(", ["run", *tangent.values()], "):", 0
-        )
+        lines = wrapped(f"def {self.function_name(function)}(", ["run", *tangent.values()], "):", 0)
         gone = {"_", "None"}
         for segment in reversed(self.segments):
             if segment.function.differentiable:
@@ -290,7 +308,8 @@ class ModelChunkCode:
             else:
                 tangent[name] = names.fresh(f"d_{name}")
                 results.append(tangent[name])
-        lines += self.statement(segment, "backward", results, items, reverse=True)
+        verb = "backward_inputs" if self.in_parts(segment) else "backward"
+        lines += self.statement(segment, verb, results, items, reverse=True)
         lines += [f"{'        ' if segment.loop else '    '}{line}" for line in accumulations]
         for position, variable in after:
             name = head.arguments[position]

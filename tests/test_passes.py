@@ -72,7 +72,16 @@ def later_texts():
     )
     plan = run(Search(cluster, options, observer), in_precision(model, "bf16", observer), observer)
     compile_program(plan, in_precision(model, "bf16"), observer=observer)
+    compile_zero_bubble(model, observer)
     return printed
+
+
+def compile_zero_bubble(model, observer):
+    """Compile the model under a schedule that runs backward in two parts, and show those parts."""
+    options = options_from({"pin": ["*:pp=2,dp=2"], "micro_batches": 2, "schedule": "zb-h1"})
+    plan = run(Search(load_cluster("4xa100-80"), options), model)
+    only = {"split_backward"}
+    compile_program(plan, model, observer=lambda s, v: observer(s, v) if s.name in only else None)
 
 
 LATER = (
@@ -84,6 +93,7 @@ LATER = (
     "axes",
     "localize",
     "forward_backward",
+    "split_backward",
     "function",
     "stage",
 )

@@ -87,7 +87,7 @@ def plan_printers() -> Printers:
 def compile_printers() -> Printers:
     """Printers for the passes of a trace, of lowering and of code generation."""
     from ...ir.text.axes import print_dataflow
-    from ...ir.text.function import print_function, print_halves
+    from ...ir.text.function import print_backward_parts, print_function, print_halves
     from ...ir.text.sharding import print_bound_sharding
 
     return {
@@ -96,6 +96,7 @@ def compile_printers() -> Printers:
         "chunk": print_bound_sharding,
         "localize": print_function,
         "forward_backward": print_halves,
+        "split_backward": print_backward_parts,
         "function": str,
         "stage": str,
     }

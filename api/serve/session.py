@@ -157,7 +157,11 @@ def _points(candidate: Candidate, strategy: Any, memory: Any, global_batch: int)
     count, rest = divmod(global_batch, strategy.batch_degree() * max(samples, 1))
     if rest or not count:
         return []
-    return [RunPoint(strategy, global_batch, count, memory, assignment.model_chunks)]
+    return [
+        RunPoint(
+            strategy, global_batch, count, memory, assignment.model_chunks, assignment.schedule
+        )
+    ]
 
 
 def smallest_change(error: PlaitError) -> dict[str, Any] | None:

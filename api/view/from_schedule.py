@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from ...cost_model.pipeline.closed_form import schedule_rows
 from ...cost_model.pipeline.closed_form import timeline as simulate
 from ...cost_model.pipeline.simulate import ScheduleEvent as Slot
-from ...ir.plan.interleave import peak_in_flight
 from ...ir.plan.plan import Plan
+from ...ir.plan.schedules.interleave import peak_in_flight
 from .report import Event, TimelineChart
 
 FEW_EVENTS = 64  # up to here, a single stage's timeline also shows its layers

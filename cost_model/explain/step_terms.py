@@ -18,6 +18,7 @@ import msgspec
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.groups.view import priced_view
 from ...ir.plan.plan import Layers, Plan, Stage
+from ...ir.plan.schedules.registry import schedule_text
 from ...ir.plan.workload import CallWork, Collectives, Kernels, StrategyBytes
 from ..communication.collective import CommGroup, collective_legs, send_leg
 from ..communication.compressed_all_reduce import CompressedReductions, compressed_reductions
@@ -38,6 +39,7 @@ from ..pipeline.closed_form import (
     steady_seconds,
 )
 from ..pipeline.group_pipeline import gradient_sum_seconds, groups_step
+from ..pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
 from ..quantity import amount
 from .term import (
     Term,
@@ -65,6 +67,7 @@ SHARED_PROCESSORS = "derived: a rank that waits leaves its processor to others"
 GROUP_SCHEDULE = "derived: 1F1B of device groups, simulated"
 GROUP_TOTALS = "derived: to the first group of the calls and back"
 SCHEDULE = "derived: 1F1B of the stages' times"
+SIMULATED = "derived: simulation of the schedule's steps and transfers"
 
 
 class StageTerms(msgspec.Struct, frozen=True):
@@ -138,6 +141,8 @@ def _bubble_term(plan: Plan, stages: list[StageTerms], busiest: int, cluster: Cl
     """Seconds of the pipeline beyond the busiest stage's own work."""
     if len(stages) == 1:
         return total("bubble", [])
+    if plan.schedule not in CLOSED_FORMS:
+        return _simulated_bubble(plan, stages, busiest, cluster)
     count, chunks = plan.micro_batches, plan.chunks_per_stage
     seconds = [stage.busy_seconds / count for stage in stages]
     busy = [amount("b" if s == busiest else "b_w", x) for s, x in enumerate(seconds)]
@@ -163,6 +168,26 @@ def _bubble_term(plan: Plan, stages: list[StageTerms], busiest: int, cluster: Cl
         saved = amount("t_s", pipeline - explained)
         parts.append(priced_term("processors shared by waiting ranks", saved, SHARED_PROCESSORS))
     return total("bubble", parts)
+
+
+def _simulated_bubble(plan: Plan, stages: list[StageTerms], busiest: int, cluster: Cluster) -> Term:
+    """What the simulated pipeline takes beyond the busiest stage's own work, sends included."""
+    count = plan.micro_batches
+    work = [
+        StageWork(
+            terms.forward.value / count,
+            terms.backward.value / count,
+            stage.weights_share * terms.backward.value / count,
+            chunk_shares(plan, stage),
+        )
+        for stage, terms in zip(plan.stages, stages, strict=True)
+    ]
+    sends = [transfer.seconds for transfer in plan_transfers(plan, cluster)]
+    shared = cluster.device.ranks_per_processor
+    pipeline = scheduled_seconds(plan.schedule, work, sends, count, shared)
+    waiting = amount("t_w", pipeline - stages[busiest].busy_seconds)
+    name = f"waiting and sends, {schedule_text(plan.schedule, plan.chunks_per_stage)}"
+    return total("bubble", [priced_term(name, waiting, SIMULATED)])
 
 
 def _sends_term(plan: Plan, transfers: list[StageTransfer], cluster: Cluster) -> Term:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.devices.cluster import Device
-from ...ir.plan.interleave import in_flight_by_chunk
 from ...ir.plan.plan import Optimizer
 from ...ir.plan.program import BUCKET_BYTES
+from ...ir.plan.schedules.interleave import in_flight_by_chunk
 from ...ir.plan.workload import StageBytes
 from ..communication.compressed_collective import FP32_BYTES
 from ..communication.data_parallel import BatchAxes

@@ -7,9 +7,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from ...ir.analysis.liveness import produced_values
 from ...ir.lowering.forward_backward import partition
+from ...ir.lowering.split_backward import split_backward
 from ...ir.model.model import Function, GraphHalves
 from ...ir.plan.memory_action import Variant
 from ...ir.plan.workload import CallWork
@@ -47,6 +49,13 @@ class HalvesCostTable(NamedTuple):
     saved: SavedLines
 
 
+class WeightsCostTable(NamedTuple):
+    """Cost of the part of backward for weights, and bytes of what is saved for it."""
+
+    half: HalfCostTable
+    saved: LinearAmounts
+
+
 class FunctionCost(msgspec.Struct, frozen=True):
     """Forward and backward of one call on one device for one micro-batch under one variant.
 
@@ -54,6 +63,8 @@ class FunctionCost(msgspec.Struct, frozen=True):
     hold too are counted apart: `saved_arguments`, `saved_results`, bytes of each (0: not saved).
     `host_bytes`: saved bytes in host memory. `boundary_bytes`: bytes of the arguments, of their
     gradients (0: none) and of the results. `largest_state_tensor_bytes`: of parameters and buffers.
+    `weights_seconds`: the part of backward for weights, where it runs apart, which reads
+    `weights_saved_bytes` that are there between the parts.
     """
 
     forward: HalfCost
@@ -65,6 +76,8 @@ class FunctionCost(msgspec.Struct, frozen=True):
     boundary_bytes: BoundaryBytes[tuple[int, ...]]
     largest_state_tensor_bytes: int
     host_bytes: int = 0
+    weights_seconds: float = 0.0
+    weights_saved_bytes: int = 0
 
     @property
     def all_saved_bytes(self) -> int:
@@ -80,6 +93,7 @@ class FunctionCostTable(SampledFunction):
     ) -> None:
         super().__init__(pricer, locals_, samples)
         self.halves_by_variant: dict[Variant, HalvesCostTable] = {}
+        self.weights_by_variant: dict[Variant, WeightsCostTable] = {}
         sizes = [locals_[0].types[i.value].bytes for i in locals_[0].state_inputs()]
         self.state_tensor_bytes, self.largest_state_tensor_bytes = sum(sizes), max(sizes, default=0)
         self.boundary_lines = self.boundary_bytes()
@@ -121,6 +135,33 @@ class FunctionCostTable(SampledFunction):
         if variant not in self.halves_by_variant:
             self.halves_by_variant[variant] = self.partition(variant)
         return self.halves_by_variant[variant]
+
+    def with_weights_apart(
+        self, cost: FunctionCost, samples: int, variant: Variant, batch_degree: int
+    ) -> FunctionCost:
+        """The cost of a call, with the part of its backward for weights."""
+        if variant not in self.weights_by_variant:
+            self.weights_by_variant[variant] = self.weights(variant)
+        half, saved = self.weights_by_variant[variant]
+        seconds = half.at(samples, batch_degree).seconds
+        return replace(
+            cost,
+            weights_seconds=min(seconds, cost.backward.seconds),
+            weights_saved_bytes=int(saved.at(samples).sum()),
+        )
+
+    def weights(self, variant: Variant) -> WeightsCostTable:
+        """Cost of the part of backward for weights under a variant."""
+        small, large = (
+            split_backward(local, partition(local, variant)) for local in self.local_functions
+        )
+        states = {i.value for i in self.local_functions[0].state_inputs()}
+        gradients = {i.gradient for i in self.local_functions[0].inputs if i.gradient is not None}
+        roots = sorted({self.roots[v] for v in small.saved} - states)
+        half = HalfCostTable(
+            self, (small.weights, large.weights), gradients | states, states, set(small.saved)
+        )
+        return WeightsCostTable(half, self.bytes_of(roots))
 
     def partition(self, variant: Variant) -> HalvesCostTable:
         """Cost of both halves of the joint graph as a variant partitions it."""

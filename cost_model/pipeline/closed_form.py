@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from ...ir.plan.groups.schedule import group_rows, tiles_of
-from ...ir.plan.interleave import ScheduleRows, build_rows
 from ...ir.plan.plan import Plan, Stage
+from ...ir.plan.schedules.chunk_map import ScheduleRows
+from ...ir.plan.schedules.registry import build_rows
 from ..communication.stage_transfer import plan_transfers
 from ..quantity import Number
 from .group_pipeline import groups_step
-from .simulate import ScheduleEvent, Timeline, simulate_rows, stage_seconds
+from .scheduled import StageWork, simulate_schedule
+from .simulate import ScheduleEvent, Timeline
 
 EdgeShares = Sequence[tuple[float, float]]
 MAX_EVENTS = 20_000
@@ -93,16 +95,11 @@ def simulate_plan(
 ) -> Timeline:
     """Simulate the plan's schedule; `busy`: (forward, backward) seconds per micro-batch and stage,
     split over model chunks by the times of their layers; `sends` as in `pipeline_seconds`."""
-    costs = [
-        [
-            stage_seconds(forward * share, backward * share, onward, back)
-            for share in chunk_shares(plan, stage)
-        ]
-        for stage, (forward, backward), onward, back in zip(
-            plan.stages, busy, sends, [sends[-1], *sends[:-1]], strict=True
-        )
+    work = [
+        StageWork(forward, backward, stage.weights_share * backward, chunk_shares(plan, stage))
+        for stage, (forward, backward) in zip(plan.stages, busy, strict=True)
     ]
-    return simulate_rows(schedule_rows(plan), costs)
+    return simulate_schedule(plan.schedule, work, sends, plan.micro_batches)
 
 
 def schedule_rows(plan: Plan) -> ScheduleRows:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from ...ir.devices.cluster import Link
 from ...ir.plan.groups.schedule import Neighbours, group_rows, neighbours, tiles_of
-from ...ir.plan.interleave import ScheduleStep
 from ...ir.plan.plan import Plan
+from ...ir.plan.schedules.chunk_map import ScheduleStep
 from ..communication.collective import send_seconds
 from .simulate import ScheduleEvent, Task, TaskName, Timeline, run_tasks
 

@@ -15,15 +15,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ...ir.errors import UsageError
-from ...ir.plan.interleave import (
-    ScheduleRows,
-    ScheduleStep,
-    as_rows,
-    chunk_count,
-    stage_dependencies,
-    transfer_sources,
-)
-from ...ir.plan.schedule import ScheduleTable
+from ...ir.plan.schedules.chunk_map import ChunkMap, ScheduleRows, ScheduleStep, stage_dependencies
+from ...ir.plan.schedules.interleave import as_rows, chunk_count
+from ...ir.plan.schedules.table import ScheduleTable
 
 TaskName = tuple[str, int, ScheduleStep]
 
@@ -97,11 +91,14 @@ def simulate(table: ScheduleTable, costs: Sequence[StageSeconds]) -> Timeline:
     return simulate_rows(as_rows(table), [(cost,) for cost in costs])
 
 
-def simulate_rows(rows: ScheduleRows, costs: Sequence[Sequence[StageSeconds]]) -> Timeline:
+def simulate_rows(
+    rows: ScheduleRows, costs: Sequence[Sequence[StageSeconds]], chunks: ChunkMap | None = None
+) -> Timeline:
     """Run a schedule of chunks, `costs` by stage and chunk; raises UsageError when it deadlocks."""
     if len(costs) != len(rows):
         raise UsageError(f"{len(costs)} stages are priced, the schedule has {len(rows)}")
-    spans = run_tasks(_tasks(rows, costs))
+    chunks = chunks or ChunkMap(len(rows), chunk_count(rows))
+    spans = run_tasks(_tasks(rows, costs, chunks))
     events = tuple(
         ScheduleEvent(stage, kind, number, *spans["stage", stage, (kind, chunk, number)], chunk)
         for stage, row in enumerate(rows)
@@ -111,20 +108,19 @@ def simulate_rows(rows: ScheduleRows, costs: Sequence[Sequence[StageSeconds]]) -
 
 
 def _tasks(
-    rows: ScheduleRows, costs: Sequence[Sequence[StageSeconds]]
+    rows: ScheduleRows, costs: Sequence[Sequence[StageSeconds]], chunks: ChunkMap
 ) -> dict[tuple[str, int], list[Task]]:
     """Tasks by resource: `("stage", s)`, and `("F", s)`, `("B", s)` for the links out of stage
     s."""
-    stages, chunks = len(rows), chunk_count(rows)
     resources: dict[tuple[str, int], list[Task]] = {}
     sent: dict[tuple[int, ScheduleStep], TaskName] = {}
     for stage, row in enumerate(rows):
         for step in row:
             name: TaskName = ("stage", stage, step)
             direction = "F" if step[0] == "F" else "B"
-            destination = step[1] * stages + stage + (1 if direction == "F" else -1)
+            receiver = chunks.neighbour(stage, step, 1 if direction == "F" else -1)
             sent[stage, step] = name
-            if step[0] != "W" and stages > 1 and 0 <= destination < stages * chunks:
+            if step[0] != "W" and receiver is not None and receiver[0] != stage:
                 sent[stage, step] = (direction, stage, step)
                 seconds = costs[stage][step[1]].transfer.get(direction, 0.0)
                 send = Task(sent[stage, step], seconds, (name,))
@@ -132,7 +128,7 @@ def _tasks(
     for stage, row in enumerate(rows):
         for step in row:
             near = [("stage", stage, need) for need in stage_dependencies(step)]
-            far = [sent[s] for s in transfer_sources(step, stage, stages, chunks) if s in sent]
+            far = [sent[s] for s in chunks.sources(stage, step) if s in sent]
             seconds = costs[stage][step[1]].compute[step[0]]
             task = Task(("stage", stage, step), seconds, (*near, *far))
             resources.setdefault(("stage", stage), []).append(task)

@@ -70,7 +70,7 @@ class PlanLayouts(BoundaryLayouts):
 
     def batch_only_values(self, stage: int) -> tuple[str, ...]:
         """Batch inputs and batch-only results that the chunks of a stage read."""
-        chunks = range(stage, len(self.plan.model_chunks), len(self.plan.stages))
+        chunks = self.plan.chunk_map.numbers(stage)
         read = {value.name for chunk in chunks for value in self.chunk_outputs(chunk)}
         read.update(self.graph.model.outputs)
         read |= {

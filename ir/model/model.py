@@ -237,3 +237,20 @@ class GraphHalves(msgspec.Struct, frozen=True):
     forward: tuple[Op, ...]
     backward: tuple[Op, ...]
     saved: tuple[int, ...]
+
+
+class BackwardParts(msgspec.Struct, frozen=True):
+    """Backward in two parts: `inputs` operators compute the gradients of activations, `weights` those of
+    parameters, from the `saved` values, of forward or of `inputs`.
+
+    Both number values as the function does. `saved` has no parameters or buffers: they stay.
+    """
+
+    inputs: tuple[Op, ...]
+    weights: tuple[Op, ...]
+    saved: tuple[int, ...]
+
+    def reads_states(self, function: Function) -> bool:
+        """Whether `weights` reads parameters or buffers of the function."""
+        states = {i.value for i in function.state_inputs()}
+        return any(not states.isdisjoint(op.operands()) for op in self.weights)

@@ -28,6 +28,8 @@ from ..ranges import (
 )
 from .groups.device_group import DeviceGroup
 from .memory_action import MemoryAction, Variant
+from .schedules.chunk_map import ChunkMap
+from .schedules.registry import chunk_map
 from .sharding import Chunking, Sharding
 from .strategy import Strategy
 from .workload import CallWork, CompressibleTransfer, StrategyBytes
@@ -75,7 +77,8 @@ class Stage(msgspec.Struct, frozen=True):
     `compressible` may be compressed. `memory_terms` are (name, bytes) that add up to the peak;
     `bytes_by_strategy` the weights and activations behind them. `resharding_seconds`: between calls
     of different strategies, both directions. `host_bytes`: host memory per device.
-    `in_flight_micro_batches`: peak number of micro-batches that wait for backward.
+    `in_flight_micro_batches`: peak number of micro-batches that wait for backward. `weights_seconds`:
+    the part of backward that other stages do not wait for, where the schedule runs it apart.
     """
 
     model_chunks: tuple[Span, ...]
@@ -90,6 +93,12 @@ class Stage(msgspec.Struct, frozen=True):
     resharding_seconds: Seconds = 0.0
     host_bytes: Bytes = 0
     compressible: CompressibleTransfer = CompressibleTransfer()
+    weights_seconds: Seconds = 0.0
+
+    @property
+    def weights_share(self) -> float:
+        """Fraction of backward that other stages do not wait for."""
+        return self.weights_seconds / self.backward_seconds if self.backward_seconds else 0.0
 
     @property
     def peak_bytes(self) -> int:
@@ -121,13 +130,15 @@ class Alternative(msgspec.Struct, frozen=True):
     peak_bytes: Bytes
     fits: bool
     chunks_per_stage: Count = 1
+    schedule: str = "1f1b"
 
     @property
     def name(self) -> str:
-        """`pp=4,dp=2`, `pp=4,dp=2 in 3 pieces`."""
-        return self.strategy_text + (
-            f" in {self.chunks_per_stage} pieces" if self.chunks_per_stage > 1 else ""
-        )
+        """`pp=4,dp=2`, `pp=4,dp=2 interleaved in 3 chunks`, `pp=4,dp=2 zbv`."""
+        if self.schedule == "1f1b":
+            return self.strategy_text
+        chunks = f" in {self.chunks_per_stage} chunks" if self.schedule == "interleaved" else ""
+        return f"{self.strategy_text} {self.schedule}{chunks}"
 
 
 class CompressionChoice(msgspec.Struct, frozen=True):
@@ -230,13 +241,17 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def model_chunks(self) -> tuple[Span, ...]:
-        """Model chunks in the order of the model; chunk i runs on stage i modulo the stages."""
-        rows = zip(*(stage.model_chunks for stage in self.stages), strict=True)
-        return tuple(span for row in rows for span in row)
+        """Model chunks in the order of the model."""
+        return self.chunk_map.collect([stage.model_chunks for stage in self.stages])
+
+    @property
+    def chunk_map(self) -> ChunkMap:
+        """Which stage runs which model chunk."""
+        return chunk_map(self.schedule, len(self.stages), self.chunks_per_stage)
 
     @property
     def chunks_per_stage(self) -> int:
-        """Number of model chunks on every stage; more than 1 under an interleaved schedule."""
+        """Number of model chunks on every stage."""
         return len(self.stages[0].model_chunks)
 
     def stage_of(self, call: int) -> int:

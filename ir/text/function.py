@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..model.model import Argument, Function, GraphHalves, Input, Op, Output, Ref
+from ..model.model import Argument, BackwardParts, Function, GraphHalves, Input, Op, Output, Ref
 from ..model.tensor import SHORT, TensorType
 from .lexer import RESERVED, TextReader, located, name_text
 
@@ -49,6 +49,20 @@ def print_halves(halves: GraphHalves, types: Sequence[TensorType] = ()) -> str:
             f"saved {saved}".rstrip(),
             "backward",
             *(f"  {print_op(op, types)}" for op in halves.backward),
+        ]
+    )
+
+
+def print_backward_parts(parts: BackwardParts, types: Sequence[TensorType] = ()) -> str:
+    """The operators of both parts of backward, and what is saved between them."""
+    saved = " ".join(f"%{value}" for value in parts.saved)
+    return "\n".join(
+        [
+            "inputs",
+            *(f"  {print_op(op, types)}" for op in parts.inputs),
+            f"saved {saved}".rstrip(),
+            "weights",
+            *(f"  {print_op(op, types)}" for op in parts.weights),
         ]
     )
 

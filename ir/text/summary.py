@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ..model.model import Call, Model
 from ..plan.memory_action import MemoryAction
 from ..plan.plan import Layers, Plan
+from ..plan.schedules.registry import schedule_text
 from .units import count, gib, seconds
 
 
@@ -105,7 +106,7 @@ def plan_summary(plan: Plan) -> str:
 
 def schedule(plan: Plan) -> str:
     """`1f1b`, `interleaved ×4`."""
-    return plan.schedule + (f" ×{plan.chunks_per_stage}" if plan.chunks_per_stage > 1 else "")
+    return schedule_text(plan.schedule, plan.chunks_per_stage)
 
 
 def _alternative(plan: Plan, name: str, micro: int, memory: str, step: float) -> str:

@@ -7,16 +7,18 @@ from collections.abc import Iterable, Iterator
 from ...cost_model.communication.stage_transfer import transfer_program, value_bytes
 from ...ir.analysis.bound_sharding import bind
 from ...ir.analysis.dataflow import analyse_dataflow
+from ...ir.errors import UsageError
 from ...ir.lowering.chunk import bind_layers
 from ...ir.lowering.common_mesh import Resharding
 from ...ir.lowering.localize import localize
 from ...ir.lowering.plan_layouts import PlanLayouts
 from ...ir.model.layout import local_type
 from ...ir.model.model import Model
-from ...ir.plan.interleave import ScheduleStep, build_rows, neighbour_step
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Layers, Plan
 from ...ir.plan.program import StageValue
+from ...ir.plan.schedules.chunk_map import ScheduleStep
+from ...ir.plan.schedules.registry import build_rows, splits_backward
 from ...ir.plan.strategy import ROLES
 from .call_storage import CallStorage
 from .lifetimes import ALIGNMENT_BYTES, StepBuffers
@@ -80,15 +82,23 @@ class _StageWalk:
     def __init__(self, storages: _PlanCalls, number: int) -> None:
         self.plan, self.layouts, self.number = storages.plan, storages.layouts, number
         plan, layouts, self.stages = self.plan, self.layouts, len(self.plan.stages)
+        if splits_backward(plan.schedule):
+            raise UsageError(
+                f"{plan.schedule} runs backward in two parts, whose buffers are not known: plan with "
+                "--schedule 1f1b or interleaved to pack them"
+            )
         self.batch_only, self.program = layouts.batch_only_values(number), transfer_program(plan)
         table = build_rows(plan.schedule, self.stages, plan.micro_batches, plan.chunks_per_stage)
         self.steps = table[number]
         self.positions = [{step: at for at, step in enumerate(steps)} for steps in table]
         self.pending: dict[int, dict[ScheduleStep, list[str]]] = {n: {} for n in range(self.stages)}
-        model_chunks = range(number, len(plan.model_chunks), self.stages)
         calls = [
             *layouts.hoisted_calls(number),
-            *(i for model_chunk in model_chunks for i in layouts.micro_batch_calls(model_chunk)),
+            *(
+                i
+                for model_chunk in plan.chunk_map.numbers(number)
+                for i in layouts.micro_batch_calls(model_chunk)
+            ),
         ]
         self.calls = CallWalk(
             storages.model,
@@ -117,7 +127,7 @@ class _StageWalk:
             self.calls.forward(ALL, call)
         for step in self.steps:
             kind, chunk, micro = step
-            model_chunk = chunk * self.stages + self.number
+            model_chunk = self.plan.chunk_map.number(self.number, chunk)
             self.life.begin_segment()
             if kind == "F":
                 self.forward(step, str(micro), model_chunk)
@@ -186,7 +196,7 @@ class _StageWalk:
         """Receive values from a neighbouring stage, and release what it has consumed by then."""
         values = list(values)
         if values:
-            neighbour, other = neighbour_step(step, self.number, self.stages, direction)
+            neighbour, other = self.neighbour(step, direction)
             self.release(neighbour, self.positions[neighbour][other])
         return [self.life.allocate(f"{prefix} {v.name}", v.type.bytes) for v in values]
 
@@ -206,8 +216,13 @@ class _StageWalk:
             self.life.extend(storage)
             leaving.append(storage)
         if leaving:
-            neighbour, other = neighbour_step(step, self.number, self.stages, direction)
+            neighbour, other = self.neighbour(step, direction)
             self.pending[neighbour][other] = leaving
+
+    def neighbour(self, step: ScheduleStep, direction: int) -> tuple[int, ScheduleStep]:
+        near = self.plan.chunk_map.neighbour(self.number, step, direction)
+        assert near is not None, f"{step} is at an end of the model"
+        return near
 
     def release(self, neighbour: int, before: int) -> None:
         """Release the sends that the neighbour has consumed by `before` in its schedule."""

@@ -37,6 +37,7 @@ from ...cost_model.pipeline.closed_form import fill_drain_seconds
 from ...ir.plan.flat_shard import FULL, Fraction
 from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Span
+from ...ir.plan.schedules.registry import splits_backward
 from ...ir.plan.workload import StageBytes
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import CallPrice
@@ -122,12 +123,15 @@ class LayerMix:
         self.fastest = min(group, key=lambda c: (c.step_seconds, c.strategy_text, c.memory_text))
         assignment = self.fastest.assignment
         self.micro_batches, self.model_chunks = assignment.micro_batches, assignment.model_chunks
+        self.schedule = assignment.schedule
         self.points = [
             replace(assignment.first_point, strategy=strategy, memory=memory)
             for strategy, memory in self.choices
         ]
         self.prices_by_choice = [self.uniform_prices(point) for point in self.points]
-        self.spans_by_stage = stage_model_chunks(self.fastest.bounds, self.model_chunks)
+        self.spans_by_stage = stage_model_chunks(
+            self.fastest.bounds, self.model_chunks, self.schedule
+        )
         self.stages = [
             tuple(pricer.aggregator.calls_per_micro_batch(spans)) for spans in self.spans_by_stage
         ]
@@ -156,7 +160,7 @@ class LayerMix:
             )
             saved = pricer.aggregator.saved_bytes(fastest_prices, spans)
             in_flight = pricer.stage_pricer.in_flight(
-                len(self.spans_by_stage), number, self.micro_batches, saved
+                len(self.spans_by_stage), number, self.micro_batches, saved, self.schedule
             )
             if stage_key not in calls_by_key:
                 calls_by_key[stage_key] = list(self.function_calls(spans))
@@ -230,7 +234,11 @@ class LayerMix:
             for signature in set(self.signatures)
         }
         micro_batch_seconds = [bounds[signature][0] for signature in self.signatures]
-        other_stages = fill_drain_seconds(micro_batch_seconds, self.end_shares)
+        other_stages = (
+            [0.0] * len(micro_batch_seconds)
+            if splits_backward(self.schedule)
+            else fill_drain_seconds(micro_batch_seconds, self.end_shares)
+        )
         step_seconds = max(
             bounds[signature][1] + other
             for signature, other in zip(self.signatures, other_stages, strict=True)

@@ -10,7 +10,9 @@ from itertools import product
 from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
+from ...cost_model.memory.scheduled import ChunkBytes
 from ...cost_model.pipeline.closed_form import pipeline_seconds
+from ...cost_model.pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
 from ...ir.cached import cached_method
 from ...ir.plan.plan import Optimizer, Span, Stage
 from ...ir.plan.strategy import Strategy
@@ -37,7 +39,8 @@ from .transfer_prices import TransferPrices
 class PipelineLoad(NamedTuple):
     """What the stages of a pipeline take, one value per stage.
 
-    `busy_seconds`: per micro-batch; `send_seconds`: to the next stage; `peak_bytes`: of the fullest.
+    `busy_seconds`: per micro-batch, of them `forward_seconds` and `weights_seconds` in those parts;
+    `send_seconds`: to the next stage; `peak_bytes`: of the fullest.
     """
 
     busy_seconds: Sequence[float]
@@ -45,6 +48,21 @@ class PipelineLoad(NamedTuple):
     end_shares: Sequence[EndShares]
     per_step_seconds: Sequence[float]
     peak_bytes: int
+    weights_seconds: Sequence[float]
+    forward_seconds: Sequence[float]
+
+    def work(self, chunks: int) -> list[StageWork]:
+        """The same by part, with `chunks` model chunks per stage."""
+        return [
+            StageWork(forward, busy - forward, weights, shares[:chunks])
+            for forward, busy, weights, shares in zip(
+                self.forward_seconds,
+                self.busy_seconds,
+                self.weights_seconds,
+                self.end_shares,
+                strict=True,
+            )
+        ]
 
 
 class CandidatePricer:
@@ -89,7 +107,8 @@ class CandidatePricer:
     def uniform_candidate(self, point: RunPoint, partitioned: StagePartition) -> Candidate:
         """The candidate of a stage partition under one strategy.
 
-        Of equal stages the first has the most micro-batches in flight, so it alone is checked.
+        Of equal stages the first has the most micro-batches in flight, where backward runs at once, so
+        it alone is checked.
         """
         pricer, micro_batches = self.stage_pricer, point.micro_batches
         axes, stages = pricer.batch_axes(point.strategy), len(partitioned.cost_index)
@@ -97,8 +116,12 @@ class CandidatePricer:
         busy = [cost_times.busy_seconds for cost_times in times]
         peak_bytes = 0
         for index, cost in enumerate(partitioned.stage_costs):
-            first, saved = partitioned.cost_index.index(index), partitioned.saved_bytes[index]
-            in_flight = pricer.in_flight(stages, first, micro_batches, saved)
+            chunks, schedule = partitioned.saved_bytes[index], point.schedule
+            equal = [s for s, other in enumerate(partitioned.cost_index) if other == index]
+            in_flight = max(
+                pricer.in_flight(stages, stage, micro_batches, chunks, schedule)
+                for stage in (equal[:1] if schedule in CLOSED_FORMS else equal)
+            )
             part = StrategyCost(point.strategy, cost)
             peak_bytes = max(peak_bytes, pricer.memory([part], micro_batches, in_flight).peak_bytes)
         load = PipelineLoad(
@@ -107,6 +130,8 @@ class CandidatePricer:
             partitioned.end_shares,
             [cost_times.per_step_seconds for cost_times in times],
             peak_bytes,
+            [times[index].weights_seconds for index in partitioned.cost_index],
+            [times[index].forward_seconds for index in partitioned.cost_index],
         )
         assignment = Assignment.uniform(point, len(self.calls))
         return self.assemble(assignment, partitioned.bounds, load)
@@ -117,15 +142,21 @@ class CandidatePricer:
         """The candidate whose stages take this load."""
         execution, busy = self.function_prices.execution, load.busy_seconds
         micro_batches, chunks = assignment.micro_batches, assignment.model_chunks
-        pipeline = pipeline_seconds(
-            busy,
-            load.send_seconds,
-            micro_batches,
-            max(chunks, execution.chunks),
-            "transfers" in execution.overlaps,
-            self.cluster.device.ranks_per_processor,
-            load.end_shares if chunks > 1 else (),
-        )
+        shared = self.cluster.device.ranks_per_processor
+        if assignment.schedule in CLOSED_FORMS:
+            pipeline = pipeline_seconds(
+                busy,
+                load.send_seconds,
+                micro_batches,
+                max(chunks, execution.chunks),
+                "transfers" in execution.overlaps,
+                shared,
+                load.end_shares if chunks > 1 else (),
+            )
+        else:
+            pipeline = scheduled_seconds(
+                assignment.schedule, load.work(chunks), load.send_seconds, micro_batches, shared
+            )
         step_seconds = pipeline + max(load.per_step_seconds)
         bubble = 1 - micro_batches * sum(busy) / (len(busy) * pipeline) if pipeline else 0.0
         return Candidate(assignment, bounds, step_seconds, bubble, load.peak_bytes)
@@ -139,11 +170,11 @@ class CandidatePricer:
         bounds = self.balanced_bounds(prices, replica)
         if bounds is None:
             return None
-        spans_by_stage = stage_model_chunks(bounds, replica.model_chunks)
+        spans_by_stage = stage_model_chunks(bounds, replica.model_chunks, replica.schedule)
         program, calls = self.transfer_prices.program(replica), self.distinct_calls(prices)
         index_of: dict[object, int] = {}
         costs: list[StageCost] = []
-        saved: list[tuple[float, ...]] = []
+        saved: list[tuple[ChunkBytes, ...]] = []
         cost_index: list[int] = []
         for spans in spans_by_stage:
             signature = tuple(
@@ -222,6 +253,8 @@ class CandidatePricer:
             end_chunk_shares(self.call_prices.seconds(prices), [s.model_chunks for s in stages]),
             [s.sync_seconds for s in stages],
             max(s.peak_bytes for s in stages),
+            [s.weights_seconds for s in stages],
+            [s.forward_seconds for s in stages],
         )
         return self.assemble(assignment, tuple(bounds), load)
 
@@ -243,7 +276,7 @@ class CandidatePricer:
     ) -> tuple[Stage, ...] | None:
         """The stages of these decisions; None where a stage has no work."""
         stages: list[Stage] = []
-        spans_by_stage = stage_model_chunks(bounds, assignment.model_chunks)
+        spans_by_stage = stage_model_chunks(bounds, assignment.model_chunks, assignment.schedule)
         for number, spans in enumerate(spans_by_stage):
             strategy_costs = self.costs_by_strategy(assignment, spans, prices)
             if not strategy_costs:
@@ -251,7 +284,7 @@ class CandidatePricer:
             micro_batches = assignment.micro_batches
             saved = self.aggregator.saved_bytes(prices, spans)
             in_flight = self.stage_pricer.in_flight(
-                len(spans_by_stage), number, micro_batches, saved
+                len(spans_by_stage), number, micro_batches, saved, assignment.schedule
             )
             resharding = sum(sum(reshard_seconds[first:last]) for first, last in spans)
             stages.append(

@@ -78,6 +78,8 @@ class FunctionPrices:
     def call_price(self, name: str, point: CallPoint) -> CallPrice | None:
         """Price of one call, or None where the function cannot be sharded or chunked so."""
         inner_degree, chunks = inner_batch_degree(point.model_axes), point.memory.chunks
+        if point.splits_backward and chunks == 1:
+            return self.price_in_parts(name, point)
         replicas, remainder = divmod(self.model.batch, point.samples * inner_degree)
         multiple = self.tables.chunker.samples_multiple(self.functions[name], chunks)
         if (
@@ -102,6 +104,16 @@ class FunctionPrices:
                 chunk_table.costs, table.costs, cost, point.samples, chunks, replicas, reductions
             )
         return CallPrice(cost, table.partial_gradient_bytes)
+
+    def price_in_parts(self, name: str, point: CallPoint) -> CallPrice | None:
+        """Price of one call whose backward runs in two parts."""
+        price = self.call_price(name, point._replace(splits_backward=False))
+        table = self.table(name, point)
+        if price is None or table is None:
+            return None
+        variant, replicas = self.tables.variant(name, point), self.tables.replicas(point)
+        cost = table.costs.with_weights_apart(price.cost, point.samples, variant, replicas)
+        return price._replace(cost=cost)
 
     def workloads(self, name: str, point: CallPoint) -> HalvesWork:
         """Kernels and communication of forward and of backward of one call that has a price."""

@@ -10,10 +10,11 @@ import msgspec
 from msgspec.structs import replace
 
 from ...cost_model.communication.stage_transfer import TransferPayload, coding_bytes, message_bytes
+from ...cost_model.memory.scheduled import ChunkBytes
 from ...cost_model.pipeline.closed_form import fractions
 from ...ir.compression.program import CompressionProgram
-from ...ir.plan.interleave import assign_chunks
 from ...ir.plan.plan import Span
+from ...ir.plan.schedules.registry import chunk_map
 from ...ir.plan.strategy import Strategy
 from ...ir.plan.workload import CompressibleTransfer, StageBytes
 
@@ -21,7 +22,8 @@ from ...ir.plan.workload import CompressibleTransfer, StageBytes
 class StageCost(msgspec.Struct, frozen=True):
     """Costs of a stage's calls of one strategy, before the batch axes shard anything.
 
-    Seconds are per micro-batch, those of batch-only calls per step. `bytes`: per device;
+    Seconds are per micro-batch, those of batch-only calls per step; `weights_seconds` are the part
+    of backward that runs apart. `bytes`: per device;
     `outgoing_compressible`, `incoming_compressible`: parts of its transfers that may be compressed.
     """
 
@@ -31,6 +33,7 @@ class StageCost(msgspec.Struct, frozen=True):
     communication_seconds: float
     batch_only_seconds: float
     bytes: StageBytes
+    weights_seconds: float = 0.0
     outgoing_compressible: CompressibleTransfer = CompressibleTransfer()
     incoming_compressible: CompressibleTransfer = CompressibleTransfer()
 
@@ -64,14 +67,15 @@ class StrategyCost(NamedTuple):
 class StageTimes(NamedTuple):
     """Seconds of a stage, with what its batch axes communicate.
 
-    Forward and backward are per micro-batch, and so is the communication in both; synchronisation,
-    the optimizer and batch-only calls run once per step.
+    Forward and backward are per micro-batch, and so are the communication in both and the part of
+    backward for weights; synchronisation, the optimizer and batch-only calls run once per step.
     """
 
     forward_seconds: float
     backward_seconds: float
     communication_seconds: float
     per_step_seconds: float
+    weights_seconds: float = 0.0
 
     @property
     def busy_seconds(self) -> float:
@@ -109,7 +113,7 @@ class StagePartition(msgspec.Struct, frozen=True):
     cost_index: tuple[int, ...]
     send_seconds: tuple[float, ...]
     end_shares: tuple[EndShares, ...]
-    saved_bytes: tuple[tuple[float, ...], ...]
+    saved_bytes: tuple[tuple[ChunkBytes, ...], ...]
 
 
 def end_chunk_shares(
@@ -126,6 +130,9 @@ def end_chunk_shares(
     )
 
 
-def stage_model_chunks(bounds: Sequence[int], model_chunks: int) -> list[tuple[Span, ...]]:
+def stage_model_chunks(
+    bounds: Sequence[int], model_chunks: int, schedule: str
+) -> list[tuple[Span, ...]]:
     """Call spans of the model chunks of every stage, `model_chunks` of them per stage."""
-    return assign_chunks(list(pairwise(bounds)), (len(bounds) - 1) // model_chunks)
+    placed = chunk_map(schedule, (len(bounds) - 1) // model_chunks, model_chunks)
+    return placed.deal(list(pairwise(bounds)))

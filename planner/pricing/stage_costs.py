@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...cost_model.communication.stage_transfer import TransferPayload
+from ...cost_model.memory.scheduled import ChunkBytes
 from ...cost_model.operators.function_cost import FunctionCost
 from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.plan.plan import Span
@@ -99,6 +100,7 @@ class StageAggregator:
             ),
             batch_only_seconds=sum(c.forward.seconds for c in once),
             bytes=self.stage_bytes(prices, running, once, replica, (leaving, entering)),
+            weights_seconds=sum(c.weights_seconds for c in calls),
             outgoing_compressible=leaving.large,
             incoming_compressible=entering.large,
         )
@@ -174,17 +176,17 @@ class StageAggregator:
 
     def saved_bytes(
         self, prices: list[CallPrice], model_chunks: Sequence[Span]
-    ) -> tuple[float, ...]:
-        """Bytes that each model chunk of a stage saves per micro-batch; empty without interleaving.
-
-        The model's last call is left out.
-        """
-        bytes_per_chunk: list[float] = []
-        for chunk in model_chunks if len(model_chunks) > 1 else ():
+    ) -> tuple[ChunkBytes, ...]:
+        """Bytes that each model chunk of a stage saves per micro-batch, and that it holds between the
+        parts of its backward. The model's last call is left out."""
+        bytes_per_chunk: list[ChunkBytes] = []
+        for chunk in model_chunks:
             members = self.calls_per_micro_batch([chunk])
             costs = [prices[i].cost for i in members]
             saved = sum(c.saved_bytes for c in costs) + self.saved_between_bytes(members, costs)
-            bytes_per_chunk.append(float(saved - self.last_saved_bytes(prices, members)))
+            waiting = sum(c.weights_saved_bytes for c in costs)
+            last = self.last_saved_bytes(prices, members)
+            bytes_per_chunk.append(ChunkBytes(float(saved - last), float(waiting)))
         return tuple(bytes_per_chunk)
 
     def calls_per_micro_batch(self, model_chunks: Sequence[Span]) -> list[int]:

@@ -17,7 +17,9 @@ from ...cost_model.memory.peak import (
     memory_terms,
     micro_batches_in_flight,
 )
+from ...cost_model.memory.scheduled import ChunkBytes, scheduled_in_flight
 from ...cost_model.operators.roofline import stream_seconds
+from ...cost_model.pipeline.scheduled import CLOSED_FORMS
 from ...ir.cached import cached_method
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.plan.plan import Optimizer, Stage
@@ -76,13 +78,19 @@ class StagePricer:
         )
 
     def in_flight(
-        self, stages: int, number: int, micro_batches: int, saved: Sequence[float] = ()
+        self,
+        stages: int,
+        number: int,
+        micro_batches: int,
+        chunks: Sequence[ChunkBytes] = (),
+        schedule: str = "1f1b",
     ) -> float:
-        """Peak number of micro-batches whose activations stage `number` holds.
-
-        `saved`: bytes saved by each of its model chunks; empty without interleaving.
-        """
-        if len(saved) > 1:
+        """Peak number of micro-batches whose activations stage `number` holds; `chunks`: bytes of
+        each of its model chunks."""
+        if schedule not in CLOSED_FORMS:
+            return scheduled_in_flight(schedule, stages, number, micro_batches, chunks)
+        if len(chunks) > 1:
+            saved = [chunk.saved for chunk in chunks]
             return interleaved_in_flight(stages, number, micro_batches, saved)
         after = stages - 1 - number
         return micro_batches_in_flight(after, stages, micro_batches, self.execution.chunks)
@@ -115,6 +123,7 @@ class StagePricer:
             self.times(cost, self.batch_axes(strategy), micro_batches)
             for strategy, cost in strategy_costs
         ]
+        splits = any(cost.weights_seconds for _, cost in strategy_costs)
         outgoing = max((cost.transfer for _, cost in strategy_costs), key=lambda c: c.bytes)
         shares = tuple(StrategyBytes(strategy, cost.bytes) for strategy, cost in strategy_costs)
         return Stage(
@@ -130,6 +139,7 @@ class StagePricer:
             reshard_seconds,
             host_bytes([s.bytes for s in shares], in_flight),
             outgoing.large,
+            sum(t.weights_seconds for t in times) if splits else 0.0,
         )
 
     def times(self, cost: StageCost, axes: BatchAxes, micro_batches: int) -> StageTimes:
@@ -138,9 +148,11 @@ class StagePricer:
         trained = weights.trained_bytes
         gather, scatter, reduce, update_gather = axes.stage_seconds(weights)
         forward, backward = cost.forward_seconds, cost.backward_seconds
+        for_weights = cost.weights_seconds
         if micro_batches > 1:
             added = axes.accumulated_bytes(trained)
-            backward += stream_seconds("accumulate", added, self.cluster.device)
+            adding = stream_seconds("accumulate", added, self.cluster.device)
+            backward, for_weights = backward + adding, for_weights + adding
         in_backward = gather + scatter
         if "weights" in self.execution.overlaps:
             gather = exposed_seconds(forward, gather)
@@ -156,4 +168,5 @@ class StagePricer:
             backward + in_backward,
             cost.communication_seconds + gather + in_backward,
             sync + cost.batch_only_seconds,
+            for_weights + min(scatter, in_backward),
         )

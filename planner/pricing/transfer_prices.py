@@ -48,7 +48,7 @@ class TransferPrices:
         """Compression of stage transfers that pays off over a median boundary, if one does."""
         if replica.stages == 1 or not self.function_prices.activations.sends:
             return None
-        return self.fastest_program(replica._replace(memory=KEEP, model_chunks=1))
+        return self.fastest_program(replica._replace(memory=KEEP, model_chunks=1, schedule="1f1b"))
 
     @cached_method
     def fastest_program(self, replica: ReplicaPoint) -> CompressionProgram | None:

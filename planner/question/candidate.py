@@ -7,16 +7,19 @@ from typing import NamedTuple
 import msgspec
 
 from ...ir.plan.memory_action import KEEP, MemoryAction
+from ...ir.plan.schedules.registry import splits_backward
 from ...ir.plan.strategy import Strategy
 from .strategy_space import ModelAxes
 
 
 class CallPoint(NamedTuple):
-    """What a call is priced at: `samples` per device, under model axes and a memory action."""
+    """What a call is priced at: `samples` per device, under model axes and a memory action, its
+    backward at once or in two parts."""
 
     model_axes: ModelAxes
     samples: int
     memory: MemoryAction = KEEP
+    splits_backward: bool = False
 
 
 class ReplicaPoint(NamedTuple):
@@ -32,6 +35,7 @@ class ReplicaPoint(NamedTuple):
     memory: MemoryAction = KEEP
     stages: int = 1
     model_chunks: int = 1
+    schedule: str = "1f1b"
 
     @property
     def samples_per_device(self) -> int:
@@ -41,7 +45,8 @@ class ReplicaPoint(NamedTuple):
     def call_point(self, per_step: bool = False) -> CallPoint:
         """The point of a call that runs for every micro-batch, or once `per_step`."""
         samples = self.samples if per_step else self.samples_per_device
-        return CallPoint(self.model_axes, samples, self.memory)
+        splits = splits_backward(self.schedule) and not per_step
+        return CallPoint(self.model_axes, samples, self.memory, splits)
 
 
 class RunPoint(msgspec.Struct, frozen=True):
@@ -55,6 +60,7 @@ class RunPoint(msgspec.Struct, frozen=True):
     micro_batches: int
     memory: MemoryAction = KEEP
     model_chunks: int = 1
+    schedule: str = "1f1b"
 
     @property
     def divides(self) -> bool:
@@ -82,6 +88,7 @@ class RunPoint(msgspec.Struct, frozen=True):
             self.memory,
             strategy.stages,
             self.model_chunks,
+            self.schedule,
         )
 
 
@@ -95,18 +102,22 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """Decisions for all calls in order, run on micro-batches in `model_chunks` per stage."""
+    """Decisions for all calls in order, run on micro-batches in `model_chunks` per stage, in the order
+    of a schedule."""
 
     decisions: tuple[Decision, ...]
     global_batch: int
     micro_batches: int
     model_chunks: int = 1
+    schedule: str = "1f1b"
 
     @staticmethod
     def uniform(point: RunPoint, calls: int) -> Assignment:
         """One decision for all calls of a model."""
         decision = Decision(0, calls, point.strategy, point.memory)
-        return Assignment((decision,), point.global_batch, point.micro_batches, point.model_chunks)
+        return Assignment(
+            (decision,), point.global_batch, point.micro_batches, point.model_chunks, point.schedule
+        )
 
     def point(self, decision: Decision) -> RunPoint:
         """The point at which the calls of a decision are priced."""
@@ -116,6 +127,7 @@ class Assignment(msgspec.Struct, frozen=True):
             self.micro_batches,
             decision.memory,
             self.model_chunks,
+            self.schedule,
         )
 
     @property
@@ -161,6 +173,10 @@ class Candidate(msgspec.Struct, frozen=True):
     def model_chunks(self) -> int:
         """Model chunks per stage."""
         return self.assignment.model_chunks
+
+    @property
+    def schedule(self) -> str:
+        return self.assignment.schedule
 
     @property
     def strategy_text(self) -> str:

@@ -20,6 +20,7 @@ import msgspec
 from ...ir.errors import UsageError
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.memory_action import MemoryAction
+from ...ir.plan.schedules.registry import SCHEDULES
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.unknown_name import unknown_name
 
@@ -144,7 +145,7 @@ NO_ULYSSES = Rule("sp has no size: it splits tokens between tp's operators", _ul
 ENGINES: dict[str, Engine] = {
     engine.name: engine
     for engine in (
-        Engine("plait", "generated programs", extras=True),
+        Engine("plait", "generated programs", schedules=tuple(SCHEDULES), extras=True),
         Engine(
             "torch",
             "PyTorch's own: plait.apply",

@@ -16,6 +16,7 @@ from ...ir.model.tensor import ITEM_BYTES
 from ...ir.plan.flat_shard import Fraction
 from ...ir.plan.memory_action import MemoryAction
 from ...ir.plan.plan import Optimizer, OptimizerDemand, Plan
+from ...ir.plan.schedules.registry import SCHEDULES, schedule_named
 from ...ir.plan.strategy import ROLES
 from ...ir.text.units import parse_memory
 from ...ir.unknown_name import unknown_name
@@ -30,7 +31,6 @@ OPTIMIZERS: dict[str, int] = {  # state tensors that are as large as their param
 }
 # fmt: on
 PER_TENSOR = ("adafactor", "muon", "lamb", "lars", "shampoo", "soap")  # step on whole tensors
-SCHEDULES = ("auto", "1f1b", "interleaved")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
 MEMORY_ACTIONS = ("keep", "recompute", "offload", "split")  # kinds of actions, or one action
 FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))  # of a weight, sharded over zero3
@@ -125,7 +125,9 @@ class PlanOptions(msgspec.Struct, frozen=True):
         str, Option(choices=QUALITIES, help="what --compress auto may do to the numbers it sends")
     ] = "safe"
     micro_batches: Annotated[int | None, Option(help="fix the number of micro-batches")] = None
-    schedule: Annotated[str, Option(help="of the pipeline: auto, 1f1b or interleaved")] = "auto"
+    schedule: Annotated[
+        str, Option(metavar="NAME", help=f"of the pipeline: auto, {', '.join(SCHEDULES)}")
+    ] = "auto"
     pins: Annotated[
         tuple[Pin, ...],
         Option(
@@ -174,8 +176,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
         strange = [a for a in self.memory_actions if a not in MEMORY_ACTIONS and not _is_action(a)]
         if strange or not self.memory_actions:
             raise UsageError(unknown_name("memory action", "".join(strange[:1]), MEMORY_ACTIONS))
-        if self.schedule not in SCHEDULES:
-            raise UsageError(unknown_name("schedule", self.schedule, SCHEDULES))
+        if self.schedule != "auto":
+            schedule_named(self.schedule)
         limit = self.time_limit_seconds
         if limit is not None and not limit > 0:
             raise UsageError(f"a time limit of {limit} is not a number of seconds")
@@ -188,7 +190,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
         engine = self.target
         if self.compress not in ("none", "auto") and not engine.extras:
             raise UsageError(f"{engine.name} sends no compressed messages; --compress is plait's")
-        if self.schedule not in ("auto", *engine.schedules) and self.schedule in SCHEDULES:
+        if self.schedule not in ("auto", *engine.schedules):
             raise UsageError(f"{engine.name} has no schedule {self.schedule}")
         if not self.engine_actions:
             few = ", ".join(self.memory_actions)

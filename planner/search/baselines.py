@@ -116,7 +116,7 @@ def baseline_plan(space: SearchSpace, baseline: Baseline) -> Plan | None:
         if strategy.stages <= unrestricted.stages and not space.engine.refusal(strategy):
             unrestricted.candidates += unrestricted.uniform_candidates(strategy)
     unrestricted.update_best(unrestricted.candidates)
-    unrestricted.candidates = unrestricted.add_interleaved(unrestricted.candidates)
+    unrestricted.candidates = unrestricted.add_schedules(unrestricted.candidates)
     if not unrestricted.candidates:
         return None
     fitting = unrestricted.fitting()

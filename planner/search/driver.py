@@ -27,12 +27,20 @@ from ..question.deadline import Deadline
 from ..question.options import PlanOptions, optimizer_states
 from ..question.pins import pin_per_call, pinned_decisions
 from ..question.strategy_space import ModelAxes, axis_families, divisors, strategies, with_experts
+from .schedule_choice import (
+    FRUGAL,
+    MOST_CHUNKS,
+    chunk_counts,
+    refuse,
+    required,
+    schedules_beside,
+    seconds_without_bubble,
+)
 
 MOST_MIXES = 40  # groups of candidates, at most
 SLOW_FACTOR = 1.25  # times the best step: slower candidates are not among the runners-up
 LARGE_CLUSTER = 1024  # devices: price the widest axes first, so that most others are skipped
 PATIENCE = 2  # sizes of an axis in a row that do not help
-MOST_CHUNKS = 8  # per stage: bubbles shrink as their inverse, while sends and code grow with them
 
 
 class SearchSpace:
@@ -104,6 +112,7 @@ class SearchSpace:
             candidate.peak_bytes,
             candidate.strategy_text,
             candidate.micro_batches,
+            candidate.schedule,
             candidate.model_chunks,
             candidate.memory_text,
         )
@@ -126,7 +135,10 @@ class SearchSpace:
         if self.options.pins:
             self.price_pinned()
             self.update_best(self.candidates)
-            self.candidates = self.add_interleaved(self.candidates)
+            pinned = self.candidates
+            self.candidates = self.add_schedules(pinned)
+            if pinned and not self.candidates:
+                refuse(self.options, pinned, self.stages)
             if all(pin.memory for pin in self.options.pins):
                 return
             self.add_memory_actions()
@@ -144,37 +156,39 @@ class SearchSpace:
         self.add_memory_actions()
         self.mix_layers(self.candidates)
 
-    def add_interleaved(self, candidates: list[Candidate]) -> list[Candidate]:
-        """Add interleaved schedules whose lower bound beats the fastest candidate that fits.
+    def add_schedules(self, candidates: list[Candidate]) -> list[Candidate]:
+        """Add candidates under other schedules whose lower bound beats the fastest that fits.
 
-        With `schedule="interleaved"` they replace the others. They hold more micro-batches in
-        flight, so candidates that do not fit with one chunk per stage are skipped.
+        A schedule that is asked for replaces 1F1B. Most hold at least as many micro-batches in flight,
+        so candidates that do not fit are skipped; those of `FRUGAL` hold fewer.
         """
-        engine_has_none = "interleaved" not in self.engine.schedules
-        if self.options.schedule == "1f1b" or engine_has_none or self.options.model_chunks:
+        names, demanded = schedules_beside(self.options), required(self.options)
+        if not names or self.options.model_chunks:
             return candidates
-        required, by_decisions = (
-            self.options.schedule == "interleaved",
-            dict[object, list[Candidate]](),
-        )
+        by_decisions = dict[object, list[Candidate]]()
         for c in candidates:
-            key = tuple((d.first, d.strategy) for d in c.decisions), c.micro_batches
-            by_decisions.setdefault(key, []).append(c)
-        lower_bounds = [
-            (min(c.step_seconds * (1 - c.bubble * (1 - 1 / MOST_CHUNKS)) for c in group), group)
+            if c.strategies[0].stages > 1:
+                key = tuple((d.first, d.strategy) for d in c.decisions), c.micro_batches
+                by_decisions.setdefault(key, []).append(c)
+        if demanded:
+            candidates = [c for c in candidates if c.strategies[0].stages == 1]
+        groups = [
+            (min(seconds_without_bubble(c, names) for c in group), group)
             for group in by_decisions.values()
-            if group[0].strategies[0].stages > 1
-            and (required or min(c.peak_bytes for c in group) <= self.memory_limit_bytes)
+            if demanded or self.may_fit(group, names)
         ]
-        for lower_bound, group in sorted(lower_bounds, key=lambda item: item[0]):
-            if (lower_bound >= self.best_seconds and not required) or self.deadline.passed():
+        for lower_bound, group in sorted(groups, key=lambda item: item[0]):
+            if (lower_bound >= self.best_seconds and not demanded) or self.deadline.passed():
                 break
-            interleaved = [again for c in group for again in self.interleaved(c)]
-            if required and interleaved:
-                candidates = [c for c in candidates if c not in group]
-            candidates = candidates + interleaved
-            self.update_best(interleaved)
+            again = [other for c in group for name in names for other in self.under(c, name)]
+            candidates = candidates + again
+            self.update_best(again)
         return candidates
+
+    def may_fit(self, group: Sequence[Candidate], names: Sequence[str]) -> bool:
+        """Whether a candidate of a group may fit under one of the schedules."""
+        fits = min(c.peak_bytes for c in group) <= self.memory_limit_bytes
+        return fits or not FRUGAL.isdisjoint(names)
 
     def update_best(self, candidates: Sequence[Candidate]) -> float:
         """Seconds of the fastest of these that fits; updates the best so far."""
@@ -185,17 +199,17 @@ class SearchSpace:
         self.best_seconds = min(self.best_seconds, fastest)
         return fastest
 
-    def interleaved(self, candidate: Candidate) -> Iterator[Candidate]:
-        """A candidate with every number of model chunks per stage that it may have."""
+    def under(self, candidate: Candidate, schedule: str) -> Iterator[Candidate]:
+        """A candidate under a schedule, with every number of model chunks per stage that it may have."""
         stages = candidate.strategies[0].stages
-        for chunks in interleavings(stages, candidate.micro_batches, self.stages):
-            assignment = replace(candidate.assignment, model_chunks=chunks)
+        for chunks in chunk_counts(schedule, stages, candidate.micro_batches, self.stages):
+            assignment = replace(candidate.assignment, model_chunks=chunks, schedule=schedule)
             if len(assignment.decisions) > 1:
-                interleaved = self.pricer.mixed_balanced(assignment)
+                again = self.pricer.mixed_balanced(assignment)
             else:
-                interleaved = self.pricer.candidate(assignment.first_point)
-            if interleaved is not None:
-                yield interleaved
+                again = self.pricer.candidate(assignment.first_point)
+            if again is not None:
+                yield again
 
     def add_memory_actions(self) -> None:
         """Add candidates with memory actions other than keep and recompute."""
@@ -286,9 +300,10 @@ class SearchSpace:
         micro_batch_counts = self.micro_batch_counts(
             lcm(*(d.strategy.batch_degree() for d in decisions))
         )
-        bounds = self.options.bounds
+        bounds, chunks = self.options.bounds, self.options.model_chunks or 1
+        schedule = "interleaved" if chunks > 1 else "1f1b"
         assignments = (
-            Assignment(decisions, self.pricer.global_batch, n, self.options.model_chunks or 1)
+            Assignment(decisions, self.pricer.global_batch, n, chunks, schedule)
             for n in micro_batch_counts
         )
         candidates = (
@@ -348,7 +363,7 @@ class SearchSpace:
             candidates = self.uniform_candidates(strategy, [micro_batches])
             self.update_best(candidates)
             self.candidates += candidates
-        self.candidates[first_new:] = self.add_interleaved(self.candidates[first_new:])
+        self.candidates[first_new:] = self.add_schedules(self.candidates[first_new:])
         self.seconds_by_axes[model_axes] = self.update_best(self.candidates[first_new:])
         return self.seconds_by_axes[model_axes]
 
@@ -367,12 +382,3 @@ class SearchSpace:
             for memory in base_actions(self.options.engine_actions)
         )
         return [candidate for candidate in candidates if candidate is not None]
-
-
-def interleavings(stages: int, micro_batches: int, most_stages: int) -> Iterator[int]:
-    """Model chunks per stage that interleaved schedules may have.
-
-    Micro-batches run in equal rounds of at least as many as stages; every chunk must have work.
-    """
-    if micro_batches >= stages and micro_batches % (micro_batches // stages) == 0:
-        yield from range(2, min(MOST_CHUNKS, most_stages // stages) + 1)

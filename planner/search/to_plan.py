@@ -63,7 +63,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
         mesh=mesh,
         global_batch=model.batch,
         micro_batches=best.micro_batches,
-        schedule="interleaved" if best.model_chunks > 1 else "1f1b",
+        schedule=best.schedule,
         precision=options.precision or precision_of(model.parameters),
         optimizer=pricer.optimizer,
         memory_limit_bytes=memory_limit_bytes,
@@ -86,6 +86,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
                 c.peak_bytes,
                 c.peak_bytes <= memory_limit_bytes,
                 c.model_chunks,
+                c.schedule,
             )
             for c in runners_up
         ),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...ir.model.mesh import Mesh
 from ...ir.plan.program import CompressedAxis, GroupProgram, ProgramTable
+from ...ir.plan.schedules.registry import chunk_map
 from ...ir.plan.strategy import ROLES
 from .group_hierarchy import GroupHierarchy, group_hierarchy
 from .process_group import Group, GroupPool, Partition
@@ -51,6 +52,7 @@ class MeshGroups:
     hierarchies  by mesh and role, of compressed collectives
     down, up     along the stages, forward and backward: two groups, because NCCL runs the transfers
                  of one pair in order
+    transfers    by kind of step: one group, or where chunks run there and back, one for each way
     tied         by the stages that share trainable tensors
     everyone     all ranks
     rank         this rank's number on the table's mesh
@@ -81,11 +83,21 @@ class MeshGroups:
         self.down = pool.group("stages, forward", replicas, channel=1)
         self.up = pool.group("stages, backward", replicas, channel=2)
         self.stage = self.down.index
+        self.transfers = {"F": (self.down,), "B": (self.up,)}
+        if chunk_map(table.schedule, table.stages, table.chunks_per_stage).folded:
+            back = pool.group("stages, forward and back", replicas, channel=3)
+            there = pool.group("stages, backward and there", replicas, channel=4)
+            self.transfers = {"F": (self.down, back), "B": (self.up, there)}
         self.tied = {
             stages: pool.group("shared tensors", _shared(replicas, stages))
             for stages in sorted({h.stages for h in table.state_tensors if h.trainable})
             if len(stages) > 1
         }
+
+    def transfer_group(self, kind: str, chunk: int) -> Group:
+        """The group that results of a step of this kind and chunk of a stage travel in."""
+        groups = self.transfers["F" if kind == "F" else "B"]
+        return groups[chunk % len(groups)]
 
     def owns(self, name: str, stages: tuple[int, ...]) -> bool:
         """Whether a tensor of these stages is told to the others from here."""

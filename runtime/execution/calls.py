@@ -44,6 +44,7 @@ class Run:
             call: run for run in table.calls for call in range(run.first, run.last)
         }
         self.saved: dict[tuple[int, int], tuple[tuple[Tensor, ...] | None, list[ValueKind]]] = {}
+        self.saved_for_weights: dict[tuple[int, int], list[Tensor | None]] = {}
         self.host = HostBuffer(store.device)
         self.buffer_updates: dict[str, Tensor] = {}
         self.look: Look | None = None  # sees what every call gives
@@ -63,6 +64,7 @@ class Run:
         self.step, self.training = step, training
         self.outputs.clear()
         self.saved.clear()
+        self.saved_for_weights.clear()
         self.host.clear()
         self.buffer_updates.clear()
 
@@ -115,7 +117,7 @@ class Run:
         """Results of one call on the selected micro-batch."""
         with self.labelled(module, call, "forward"):
             results = module.forward(self.comm(call), *self.inputs(module, call, activations))
-        if hasattr(module, "backward"):
+        if hasattr(module, "backward") or hasattr(module, "backward_inputs"):
             results, saved = results
             if self.training:
                 self.save(module, call, results, saved)
@@ -137,27 +139,58 @@ class Run:
         self, module: ModuleType, call: int, *tangents: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         """Gradients of a call's activations; those of its parameters go to the store."""
-        parameters, activations = self.differentiate(module, call, tangents)
+        with self.labelled(module, call, "backward"):
+            parameters, activations = self.differentiate(module.backward, call, tangents)
         if self.look is not None:
             self.look(True, call, (*parameters, *activations))
-        pairs = zip(self.state_names(call), parameters, strict=True)
-        gradients = [(n, g) for n, g in pairs if g is not None]
-        del parameters, pairs
+        gradients = self.state_gradients(call, parameters)
+        del parameters
         self.store.accumulate(gradients)
         return activations
 
+    def backward_inputs(
+        self, module: ModuleType, call: int, *tangents: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of a call's activations; what those of its parameters are computed from stays."""
+        with self.labelled(module, call, "backward of inputs"):
+            activations, saved = self.differentiate(module.backward_inputs, call, tangents)
+        if self.look is not None:
+            self.look(True, call, activations)
+        self.saved_for_weights[call, self.micro] = list(saved)
+        return activations
+
+    def backward_weights(self, module: ModuleType, call: int) -> None:
+        """Gradients of a call's parameters go to the store."""
+        reads = hasattr(module, "WEIGHTS_READ_STATES")
+        states = self.store.fetch(self.state_names(call)) if reads else []
+        saved = self.saved_for_weights.pop((call, self.micro))
+        with self.labelled(module, call, "backward of weights"):
+            parameters = module.backward_weights(self.comm(call), *states, saved)
+        del states
+        if self.look is not None:
+            self.look(True, call, parameters)
+        gradients = self.state_gradients(call, parameters)
+        del parameters
+        self.store.accumulate(gradients)
+
+    def state_gradients(
+        self, call: int, gradients: tuple[Tensor | None, ...]
+    ) -> list[tuple[str, Tensor]]:
+        """The gradients of a call's parameters that there are, by name."""
+        pairs = zip(self.state_names(call), gradients, strict=True)
+        return [(name, gradient) for name, gradient in pairs if gradient is not None]
+
     def differentiate(
-        self, module: ModuleType, call: int, tangents: tuple[Tensor | None, ...]
+        self, backward: Callable[..., Any], call: int, tangents: tuple[Tensor | None, ...]
     ) -> tuple[tuple[Tensor | None, ...], tuple[Tensor | None, ...]]:
-        """Gradients of a call's parameters and of its activations. Hands the saved values over, so
-        that the generated `backward` frees each after its last use."""
+        """What a generated backward, or the part of it for inputs, gives. Hands the saved values over,
+        so that it frees each after its last use."""
         saved, shapes = self.saved.pop((call, self.micro))
         saved_values = list(self.host.restore((call, self.micro)) if saved is None else saved)
         del saved
         output_gradients = self.fill_tangents(call, tangents, shapes)
         weights = self.store.fetch(self.state_names(call))
-        with self.labelled(module, call, "backward"):
-            return module.backward(self.comm(call), *weights, saved_values, *output_gradients)
+        return backward(self.comm(call), *weights, saved_values, *output_gradients)
 
     def fill_tangents(
         self, call: int, tangents: tuple[Tensor | None, ...], shapes: list[ValueKind]
@@ -182,6 +215,7 @@ class Run:
     def finish(self) -> None:
         """End a step: write the new values of buffers."""
         assert not self.saved, f"calls {sorted(self.saved)} had no backward"
+        assert not self.saved_for_weights, f"calls {sorted(self.saved_for_weights)} had no weights"
         self.store.replace_buffers(self.buffer_updates)
         self.store.share_buffers(self.shared_buffers)
         self.buffer_updates.clear()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ...ir.errors import UsageError
-from ...ir.plan.interleave import ScheduleRows, build_rows
 from ...ir.plan.program import PLACED_SCHEDULE, ProgramTable, chunk_function
+from ...ir.plan.schedules.chunk_map import ScheduleRows
+from ...ir.plan.schedules.registry import build_rows, chunk_map, splits_backward
 from ...ir.plan.strategy import ROLES
 from ..comm.mesh_collectives import Comm
 from ..comm.program_groups import MeshGroups
@@ -25,6 +26,7 @@ from .outputs import gather_outputs
 from .pipeline import FORWARD, ModelChunk, PipelineRunner
 from .placed_rank import PlacedRun
 
+SPLIT, WHOLE = ("backward_inputs", "backward_weights"), ("backward", "backward")
 StoreFactory = Callable[[Sequence[Comm], Transports], ParameterStore]
 
 
@@ -66,9 +68,12 @@ class CompiledStep:
             self.forward_pipeline = GroupPipeline(groups, device, forward_only=True)
             return
         rows = build_rows(table.schedule, table.stages, table.micro_batches, table.chunks_per_stage)
-        links = groups.down, groups.up, device, stage_transfer_codec(table, folder, native)
-        self.pipeline = PipelineRunner(rows, table.stage_transfers, *links)
-        self.forward_pipeline = PipelineRunner(forward_rows(rows), table.stage_transfers, *links)
+        chunks = chunk_map(table.schedule, table.stages, table.chunks_per_stage)
+        links = groups, device, stage_transfer_codec(table, folder, native)
+        self.pipeline = PipelineRunner(rows, chunks, table.stage_transfers, *links)
+        self.forward_pipeline = PipelineRunner(
+            forward_rows(rows), chunks, table.stage_transfers, *links
+        )
 
     def forward_backward(self, batch: Batch, number: int, loss_scale: float = 1.0) -> Tensor:
         """This rank's term of the loss of one global batch, the `number`-th; its gradients are added to
@@ -122,9 +127,10 @@ class CompiledStep:
         self, run: Run, chunk: int, batch_only: tuple[Tensor, ...], losses: list[Tensor]
     ) -> ModelChunk:
         """Forward and backward of one model chunk; the model's last one appends to `losses`."""
-        run_forward, run_backward = (
-            getattr(self.stage, chunk_function(direction, chunk, self.table.chunks_per_stage))
-            for direction in ("forward", "backward")
+        splits = splits_backward(self.table.schedule)
+        run_forward, run_backward, run_weights = (
+            getattr(self.stage, chunk_function(part, chunk, self.table.chunks_per_stage))
+            for part in ("forward", *(SPLIT if splits else WHOLE))
         )
         last = self.pipeline.last(chunk)
 
@@ -143,7 +149,12 @@ class CompiledStep:
             )
             return gradients
 
-        return ModelChunk(forward, backward)
+        def weights(number: int) -> None:
+            if splits:
+                run.micro_batch(number)
+                run_weights(run)
+
+        return ModelChunk(forward, backward, weights)
 
     def local_loss(self, losses: list[Tensor]) -> Tensor:
         """This rank's term of the loss: partial over micro-batches and data axes, replicated over tp."""

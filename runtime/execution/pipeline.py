@@ -1,4 +1,4 @@
-"""Runs one stage's part of a pipeline schedule: its row of `ir.plan.interleave`, step by step.
+"""Runs one stage's part of a pipeline schedule: its row of `ir.plan.schedules`, step by step.
 
 A stage has one or several model chunks; the results of a chunk go to the next stage, from the last
 stage round to the first. Sends do not block; a sent tensor is freed as soon as the neighbour's own row
@@ -13,13 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ir.errors import UsageError
-from ...ir.plan.interleave import ScheduleRows, ScheduleStep, neighbour_step
 from ...ir.plan.program import StageValue
+from ...ir.plan.schedules.chunk_map import ChunkMap, ScheduleRows, ScheduleStep
 from ..comm.process_group import Group, Transfer
+from ..comm.program_groups import MeshGroups
 from ..compression.activations import StageTransferCodec
 
-FORWARD, BACKWARD = "F", "B"
+FORWARD, BACKWARD, WEIGHTS = "F", "B", "W"
 
 
 class ModelChunk(NamedTuple):
@@ -27,10 +27,12 @@ class ModelChunk(NamedTuple):
 
     `forward(m, received)` gives the values to send to the next chunk, `backward(m, tangents)` the
     gradients of those received values that need one. The last chunk of the model gets no tangents.
+    `weights(m)` is what backward leaves for later, if anything.
     """
 
     forward: Callable[[int, list[Tensor]], Sequence[Tensor]]
     backward: Callable[[int, list[Tensor]], Sequence[Tensor | None]]
+    weights: Callable[[int], None]
 
 
 class StageLink:
@@ -47,7 +49,7 @@ class StageLink:
         codec: StageTransferCodec,
     ) -> None:
         self.neighbour, self.device, self.codec = neighbour, device, codec
-        self.position = {step: number for number, step in enumerate(row)}
+        self.position = {link_step(s): at for at, s in enumerate(row) if s[0] != WEIGHTS}
         self.pending: dict[ScheduleStep, list[Transfer]] = {}
 
     def send(self, step: ScheduleStep, values: Sequence[Tensor], group: Group) -> None:
@@ -79,88 +81,100 @@ class StageLink:
 class PipelineRunner:
     """Runs one stage's row of the schedule.
 
-    `transfers[i]` are the values that model chunk i sends to the next. Raises UsageError for a
-    schedule with steps other than forward ("F") and backward ("B").
+    `transfers[i]` are the values that model chunk i passes to the next, which may be on the same stage.
     """
 
     def __init__(
         self,
         rows: ScheduleRows,
+        chunks: ChunkMap,
         transfers: Sequence[tuple[StageValue, ...]],
-        down: Group,
-        up: Group,
+        groups: MeshGroups,
         device: torch.device,
         codec: StageTransferCodec,
     ) -> None:
-        verify_kinds(rows)
-        self.stage, self.stages, self.device = down.index, len(rows), device
-        self.row, self.transfers, self.down, self.up = rows[self.stage], transfers, down, up
-        neighbours = {(self.stage + direction) % self.stages for direction in (-1, 1)} - {
-            self.stage
-        }
-        self.links = {n: StageLink(n, rows[n], device, codec) for n in sorted(neighbours)}
+        self.stage, self.device, self.groups = groups.stage, device, groups
+        self.row, self.map, self.transfers = rows[self.stage], chunks, transfers
+        near = {self.map.neighbour(self.stage, step, n) for step in self.row for n in (-1, 1)}
+        stages = {place[0] for place in near if place is not None} - {self.stage}
+        self.links = {n: StageLink(n, rows[n], device, codec) for n in sorted(stages)}
+        self.passed: dict[ScheduleStep, list[Tensor]] = {}  # to other chunks of this stage
 
     def run(self, chunks: Sequence[ModelChunk]) -> None:
         """Run the row once, on this stage's model chunks."""
         for step in self.row:
-            kind, chunk, _ = step
-            run_step = self.forward if kind == FORWARD else self.backward
-            run_step(step, chunks[chunk])
+            self.run_step(step, chunks[step[1]])
         for link in self.links.values():
             link.release(len(link.position))
 
-    def chunk_index(self, step: ScheduleStep) -> int:
-        """Number, in the whole model, of the chunk that a step runs."""
-        return step[1] * self.stages + self.stage
+    def run_step(self, step: ScheduleStep, chunk: ModelChunk) -> None:
+        """Run one step; a backward at once is both of its parts, where the chunk has them apart."""
+        kind, _, micro_batch = step
+        if kind == FORWARD:
+            self.forward(step, chunk)
+        elif kind == WEIGHTS:
+            chunk.weights(micro_batch)
+        else:
+            self.backward(step, chunk)
+            if kind == BACKWARD:
+                chunk.weights(micro_batch)
 
     def last(self, chunk: int) -> bool:
         """Whether a chunk of this stage is the model's last one."""
-        return chunk * self.stages + self.stage == len(self.transfers)
+        return self.map.number(self.stage, chunk) == len(self.transfers)
 
-    def neighbour(self, step: ScheduleStep, direction: int) -> tuple[StageLink, ScheduleStep]:
-        """Link to the stage of the model chunk before (-1) or after (1), and the step it runs."""
-        stage, other = neighbour_step(step, self.stage, self.stages, direction)
-        return self.links[stage], other
+    def pass_on(self, step: ScheduleStep, offset: int, values: Sequence[Tensor]) -> None:
+        """Give results of a step to the model chunk before (-1) or after (1)."""
+        stage, other = self.neighbour(step, offset)
+        if stage == self.stage:
+            self.passed[other] = list(values)
+        else:
+            self.links[stage].send(other, values, self.groups.transfer_group(step[0], step[1]))
+
+    def receive(
+        self, step: ScheduleStep, offset: int, values: Sequence[StageValue]
+    ) -> list[Tensor]:
+        """What the model chunk before (-1) or after (1) gives for a step."""
+        stage, other = self.neighbour(step, offset)
+        if stage == self.stage:
+            return self.passed.pop(link_step(step))
+        group = self.groups.transfer_group(other[0], other[1])
+        return self.links[stage].receive(other, values, group)
+
+    def neighbour(self, step: ScheduleStep, offset: int) -> tuple[int, ScheduleStep]:
+        """Stage and step that give or take what a step takes or gives."""
+        near = self.map.neighbour(self.stage, link_step(step), offset)
+        assert near is not None, f"{step} of stage {self.stage} is at an end of the model"
+        return near
 
     def forward(self, step: ScheduleStep, chunk: ModelChunk) -> None:
-        index, received = self.chunk_index(step), list[Tensor]()
-        if index:
-            link, other = self.neighbour(step, -1)
-            received = link.receive(other, self.transfers[index - 1], self.down)
+        number, received = self.map.number(self.stage, step[1]), list[Tensor]()
+        if number:
+            received = self.receive(step, -1, self.transfers[number - 1])
         results = chunk.forward(step[2], received)
-        if index < len(self.transfers):
-            link, other = self.neighbour(step, 1)
-            link.send(other, results, self.down)
+        if number < len(self.transfers):
+            self.pass_on(step, 1, results)
 
     def backward(self, step: ScheduleStep, chunk: ModelChunk) -> None:
-        index, tangents = self.chunk_index(step), list[Tensor]()
-        if index < len(self.transfers):
-            link, other = self.neighbour(step, 1)
-            expected = [v for v in self.transfers[index] if v.gradient]
-            tangents = link.receive(other, expected, self.up)
+        number, tangents = self.map.number(self.stage, step[1]), list[Tensor]()
+        if number < len(self.transfers):
+            tangents = self.receive(step, 1, [v for v in self.transfers[number] if v.gradient])
         gradients = chunk.backward(step[2], tangents)
-        if index:
-            expected = [v for v in self.transfers[index - 1] if v.gradient]
+        if number:
+            expected = [v for v in self.transfers[number - 1] if v.gradient]
             assert len(gradients) == len(expected), f"{len(gradients)} gradients for {expected}"
             full = [
                 self.zeros(value) if gradient is None else gradient
                 for gradient, value in zip(gradients, expected, strict=True)
             ]
-            link, other = self.neighbour(step, -1)
-            link.send(other, full, self.up)
+            self.pass_on(step, -1, full)
 
     def zeros(self, value: StageValue) -> Tensor:
         dtype = getattr(torch, value.type.dtype)
         return torch.zeros(value.type.shape, dtype=dtype, device=self.device)
 
 
-def verify_kinds(rows: ScheduleRows) -> None:
-    """Raise UsageError for a step that generated programs have no function for."""
-    for stage, row in enumerate(rows):
-        for kind, chunk, micro_batch in row:
-            if kind not in (FORWARD, BACKWARD):
-                raise UsageError(
-                    f"schedule: stage {stage} has a step {kind!r} of model chunk {chunk}, "
-                    f"micro-batch {micro_batch}; programs run {FORWARD!r} and {BACKWARD!r} only: "
-                    f"plan with a schedule without split backwards"
-                )
+def link_step(step: ScheduleStep) -> ScheduleStep:
+    """The step by which both ends know a transfer: one stage may run a backward at once and its
+    neighbour in two parts."""
+    return (step[0] if step[0] == FORWARD else BACKWARD, *step[1:])

@@ -26,6 +26,8 @@ STRATEGIES = (
 # fmt: on
 EXPERTS = ("dp=4", "tp=4", "ep=4", "zero3=2,ep=2", "ep=2,tp=2,sp", "pp=2,ep=2", "ep=2,sp=2")
 INTERLEAVED = ("pp=2,dp=2", "pp=2,tp=2,sp recompute", "pp=2,zero3=2")
+SCHEDULES = ("gpipe", "zb-h1", "zbv", "v-half", "v-min", "dualpipev")
+SCHEDULED = ("pp=2,dp=2", "pp=2,tp=2,sp recompute", "pp=2,zero3=2 split 2", "pp=2,zero2=2 offload")
 MIXED = (  # the rest of the model, then layers by number with their strategy and action
     ("dp=4", "[1-2]:dp=2,tp=2 recompute"),
     ("zero3=4", "2:tp=4 keep", "1:dp=2,tp=2 recompute"),
@@ -107,6 +109,17 @@ def verdicts(request, tmp_path_factory):
         for name in ("gpt2", "llama")
         for job in programs(name, sources[name], folder, INTERLEAVED, "interleaved")
     ]
+    jobs["schedules"] = [
+        job
+        for i, schedule in enumerate(SCHEDULES)
+        for job in programs(
+            "llama",
+            sources["llama"],
+            folder,
+            SCHEDULED if share == 1 else SCHEDULED[i % 4 : i % 4 + 1],
+            schedule,
+        )
+    ]
     jobs["experts"] = programs("mixtral", sources["mixtral"], folder, EXPERTS)
     for i, name in enumerate(("gpt2", "llama")):
         layouts = MIXED if share == 1 else MIXED[i::2]
@@ -129,6 +142,13 @@ def test_every_strategy_computes_what_one_process_computes(name, verdicts):
 def test_stages_of_several_chunks_compute_what_one_process_computes(verdicts):
     assert len(verdicts["interleaved"]) == 2 * len(INTERLEAVED)
     for verdict in verdicts["interleaved"]:
+        assert verdict.passed, str(verdict)
+
+
+@pytest.mark.ranks
+def test_every_schedule_computes_what_one_process_computes(verdicts):
+    assert len(verdicts["schedules"]) >= len(SCHEDULES)
+    for verdict in verdicts["schedules"]:
         assert verdict.passed, str(verdict)
 
 

@@ -6,8 +6,8 @@ from ...errors import UsageError
 from ...files.json_files import digest
 from ...model.mesh import MICRO, Axis, common_mesh
 from ...model.verify import require
-from ..interleave import check_schedule
 from ..plan import Layers, Plan
+from ..schedules.registry import check_schedule
 from .amounts import verify_stage_amounts, verify_work
 from .groups import verify_groups
 from .sharding import verify_axis_sharding, verify_sharding
@@ -67,7 +67,8 @@ def _verify_stages(plan: Plan) -> int:
         require(False, "$.schedule", str(error))
     at = 0
     for i, (first, last) in enumerate(plan.model_chunks):
-        where = f"$.stages[{i % len(plan.stages)}].model_chunks[{i // len(plan.stages)}]"
+        place = plan.chunk_map.place(i)
+        where = f"$.stages[{place.stage}].model_chunks[{place.chunk}]"
         require(first == at and last > at, where, "pieces must follow on")
         at = last
     return at

@@ -12,7 +12,6 @@ from ...model.mesh import MICRO, Axis, Mesh
 from ...model.tensor import TensorType
 from ...model.verify import require, verify_type
 from ..flat_shard import FULL
-from ..interleave import check_schedule
 from ..program import (
     PLACED_SCHEDULE,
     BatchTensor,
@@ -24,6 +23,7 @@ from ..program import (
     ProgramTable,
     sealed,
 )
+from ..schedules.registry import check_schedule
 from ..strategy import ROLES
 from .plan import MOST_DEVICES, MOST_STEPS
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ....ir.model.layout import local_type
 from ....ir.plan.groups.schedule import Tile, group_rows, neighbours
-from ....ir.plan.interleave import ScheduleStep
 from ....ir.plan.program import GroupProgram, GroupValue
+from ....ir.plan.schedules.chunk_map import ScheduleStep
 from ...comm.process_group import Group, Transfer
 from ...comm.program_groups import MeshGroups
 from ..pipeline import FORWARD, ModelChunk

@@ -12,7 +12,7 @@ from plait.cost_model.memory.peak import (
     micro_batches_in_flight,
 )
 from plait.ir.plan.plan import Optimizer
-from plait.ir.plan.schedule import one_f_one_b, peak_in_flight
+from plait.ir.plan.schedules.table import one_f_one_b, peak_in_flight
 from plait.ir.plan.strategy import parse_strategy
 from plait.ir.plan.workload import PeakPoint, StageBytes
 

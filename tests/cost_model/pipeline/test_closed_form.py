@@ -8,8 +8,8 @@ from plait.cost_model.communication.collective import send_link, send_seconds
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.pipeline.closed_form import pipeline_seconds
 from plait.cost_model.pipeline.simulate import simulate, simulate_rows, stage_seconds
-from plait.ir.plan.interleave import interleaved
-from plait.ir.plan.schedule import one_f_one_b
+from plait.ir.plan.schedules.interleave import interleaved
+from plait.ir.plan.schedules.table import one_f_one_b
 
 
 def simulated(busy, sends, micro_batches):

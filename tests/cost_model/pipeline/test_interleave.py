@@ -1,10 +1,13 @@
 """Simulated schedules of chunks and split backwards against closed forms."""
 
+from typing import Any
+
 import pytest
 
 from plait.cost_model.pipeline.simulate import StageSeconds, Timeline, simulate_rows
 from plait.ir.errors import UsageError
-from plait.ir.plan.interleave import BUILDERS, interleaved, zero_bubble
+from plait.ir.plan.schedules.interleave import interleaved, zb_h1
+from plait.ir.plan.schedules.registry import build_rows
 
 SIZES = [(2, 4), (4, 4), (4, 16), (8, 16)]
 
@@ -28,23 +31,21 @@ def test_chunks_divide_the_bubble(stages: int, micro: int, chunks: int) -> None:
 @pytest.mark.parametrize(("stages", "micro"), [(2, 4), (4, 8), (8, 16)])
 def test_zero_bubble_h1_takes_the_closed_form(stages: int, micro: int) -> None:
     """Qi et al. 2024, table 2: (p - 1) (F + I - W) idle, a third of 1F1B's when all are equal."""
-    line = simulate_rows(zero_bubble(stages, micro, 1), equal({"F": 1, "I": 1, "W": 1}, stages, 1))
+    line = simulate_rows(zb_h1(stages, micro, 1), equal({"F": 1, "I": 1, "W": 1}, stages, 1))
     assert line.makespan_seconds == pytest.approx(3 * micro + (stages - 1))
 
 
 @pytest.mark.parametrize(("stages", "micro"), SIZES)
 def test_splitting_backwards_never_makes_a_step_longer(stages: int, micro: int) -> None:
-    split = simulate_rows(
-        zero_bubble(stages, micro, 1), equal({"F": 1.0, "I": 1.2, "W": 0.8}, stages, 1)
-    )
+    split = simulate_rows(zb_h1(stages, micro, 1), equal({"F": 1.0, "I": 1.2, "W": 0.8}, stages, 1))
     whole = simulate_rows(
-        BUILDERS["1f1b"](stages, micro, 1), equal({"F": 1.0, "B": 2.0}, stages, 1)
+        build_rows("1f1b", stages, micro, 1), equal({"F": 1.0, "B": 2.0}, stages, 1)
     )
     assert split.makespan_seconds <= whole.makespan_seconds + 1e-9
 
 
-@pytest.mark.parametrize("name", ["interleaved", "zero-bubble"])
-def test_uneven_stages_keep_the_rules(name: str) -> None:
+@pytest.mark.parametrize("build", [interleaved, zb_h1])
+def test_uneven_stages_keep_the_rules(build: Any) -> None:
     stages, chunks, micro = 3, 2, 6
     costs = [
         [
@@ -53,7 +54,7 @@ def test_uneven_stages_keep_the_rules(name: str) -> None:
         ]
         for s in range(stages)
     ]
-    line = simulate_rows(BUILDERS[name](stages, micro, chunks), costs)
+    line = simulate_rows(build(stages, micro, chunks), costs)
     check(line, stages, chunks)
     work = [sum(e.seconds for e in line.events if e.stage == s) for s in range(stages)]
     assert line.makespan_seconds >= max(work)

@@ -7,7 +7,7 @@ import pytest
 
 from plait.ir.plan.groups.device_group import deal
 from plait.ir.plan.groups.schedule import Tile, group_in_flight, group_rows, neighbours
-from plait.ir.plan.schedule import one_f_one_b, verify_no_deadlock
+from plait.ir.plan.schedules.table import one_f_one_b, verify_no_deadlock
 
 
 def random_tiling(random_: random.Random) -> list[Tile]:

@@ -31,7 +31,10 @@ VARIANTS = (
 def planned(model, strategy, micro_batches, memory, **more):
     pin = parse_pin(strategy)
     options = PlanOptions(
-        pins=(pin,), micro_batches=micro_batches, memory_actions=(memory,), **more
+        pins=(pin,),
+        micro_batches=micro_batches,
+        memory_actions=(memory,),
+        **{"schedule": "1f1b", **more},
     )
     devices = 1
     for part in strategy.split(","):

@@ -7,15 +7,17 @@ from plait.api.plans.explanation import differences
 from plait.cost_model.hardware import load_cluster
 from plait.cost_model.memory.peak import micro_batches_in_flight
 from plait.cost_model.pipeline.closed_form import schedule_rows
+from plait.cost_model.pipeline.scheduled import StageWork, scheduled_seconds, simulate_schedule
 from plait.cost_model.what_if import Conditions, simulate_step
 from plait.ir.capture import trace
 from plait.ir.errors import FileError, UsageError
-from plait.ir.plan.interleave import peak_in_flight, verify_rows
+from plait.ir.plan.schedules.interleave import peak_in_flight
+from plait.ir.plan.schedules.registry import verify_rows
 from plait.ir.plan.verify import verify_plan
 from plait.ir.text.summary import plan_summary
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
-from plait.planner.search.driver import interleavings
+from plait.planner.search.schedule_choice import chunk_counts
 from plait.tests import zoo
 
 STRATEGY = "pp=4,dp=2"
@@ -84,10 +86,14 @@ def test_a_budget_is_kept_with_chunks_too(model, cluster):
 
 
 def test_rounds_are_full():
-    assert list(interleavings(4, 8, 17)) == [2, 3, 4]
-    assert list(interleavings(4, 5, 17)) == [2, 3, 4]
-    assert list(interleavings(4, 3, 17)) == []
-    assert list(interleavings(4, 9, 17)) == []
+    assert list(chunk_counts("interleaved", 4, 8, 17)) == [2, 3, 4]
+    assert list(chunk_counts("interleaved", 4, 5, 17)) == [2, 3, 4]
+    assert list(chunk_counts("interleaved", 4, 3, 17)) == []
+    assert list(chunk_counts("interleaved", 4, 9, 17)) == []
+    assert list(chunk_counts("zb-h1", 4, 8, 17)) == [1]
+    assert list(chunk_counts("zbv", 4, 9, 8)) == [2]
+    assert list(chunk_counts("zbv", 4, 9, 7)) == []
+    assert list(chunk_counts("dualpipev", 4, 7, 17)) == []
 
 
 def test_broken_chunks_are_told(model, cluster):
@@ -101,3 +107,39 @@ def test_broken_chunks_are_told(model, cluster):
         verify_plan(swapped)
     with pytest.raises(UsageError, match="schedule"):
         planned(model, cluster, schedule="zero")
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "zb-h1", "zbv", "v-half", "v-min", "dualpipev"])
+def test_every_schedule_is_priced_as_simulated_and_explained(model, cluster, schedule):
+    best = planned(model, cluster, schedule=schedule)
+    assert best.schedule == schedule
+    verify_plan(best)
+    assert differences(best) == []
+    found = simulate_step(best, Conditions())
+    assert found.step_seconds == pytest.approx(best.prediction.step_seconds, rel=1e-6)
+    assert all(stage.weights_seconds > 0 for stage in best.stages) == (schedule != "gpipe")
+
+
+def test_v_shaped_schedules_need_less_memory(model, cluster):
+    peaks = {
+        name: max(dict(stage.memory_terms)["activations"] for stage in answer.stages)
+        for name in ("1f1b", "v-half", "v-min")
+        for answer in [planned(model, cluster, schedule=name, memory_actions=("keep",))]
+    }
+    assert peaks["v-min"] < peaks["v-half"] < peaks["1f1b"]
+
+
+def test_long_steps_repeat_what_short_ones_do():
+    work = [StageWork(1.0 + s / 10, 2.0 + s / 7, 0.9, (0.5, 0.5)) for s in range(3)]
+    for name in ("zbv", "v-half", "v-min", "dualpipev"):
+        exact = simulate_schedule(name, work, [0.1] * 3, 30).makespan_seconds
+        assert scheduled_seconds(name, work, [0.1] * 3, 30) == pytest.approx(exact, rel=0.01)
+
+
+def test_a_schedule_that_stages_cannot_have_is_refused(model, cluster):
+    with pytest.raises(UsageError, match="at least 8 micro-batches over 4 stages, not 4"):
+        plan(
+            model,
+            cluster,
+            PlanOptions(pins=pin_all(STRATEGY), micro_batches=4, schedule="dualpipev"),
+        )

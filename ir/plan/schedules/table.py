@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from ..errors import UsageError
+from ...errors import UsageError
 
 Slot = tuple[str, int]
 ScheduleTable = tuple[tuple[Slot, ...], ...]
@@ -36,9 +36,6 @@ def gpipe(stages: int, micro_batches: int) -> ScheduleTable:
     """GPipe (Huang et al. 2019): all forwards, then all backwards."""
     row = [("F", i) for i in range(micro_batches)] + [("B", i) for i in range(micro_batches)]
     return tuple(tuple(row) for _ in range(stages))
-
-
-SCHEDULES: dict[str, Callable[[int, int], ScheduleTable]] = {"1f1b": one_f_one_b, "gpipe": gpipe}
 
 
 def peak_in_flight(table: ScheduleTable, stage: int) -> int:

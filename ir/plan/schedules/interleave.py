@@ -11,30 +11,18 @@ and "W" backward to the weights, which nobody waits for and which fills bubbles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
-from ..unknown_name import unknown_name
-from .schedule import SCHEDULES, ScheduleTable, verify_no_deadlock
+from ...errors import UsageError
+from .chunk_map import ScheduleRows, ScheduleStep
+from .table import ScheduleTable
 
-T = TypeVar("T")
-ScheduleStep = tuple[str, int, int]
-ScheduleRows = tuple[tuple[ScheduleStep, ...], ...]
 ChunkCounts = tuple[int, ...]
 Ints = NDArray[np.int64]
 ROUNDS = 3  # of micro-batches: two to warm up, and what a stage then holds repeats with every round
-BACKWARD = "BI"  # kinds whose result the previous stage waits for
-
-
-class ScheduleBuilder(Protocol):
-    """Builds a schedule."""
-
-    def __call__(self, stages: int, micro_batches: int, chunks: int) -> ScheduleRows: ...
 
 
 def as_rows(table: ScheduleTable) -> ScheduleRows:
@@ -52,7 +40,7 @@ def interleaved(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
     return tuple(order.row(order.warm(stage, per_stage)) for stage in range(stages))
 
 
-def zero_bubble(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
+def zb_h1(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
     """ZB-H1 (Qi et al. 2024; with chunks, ZB1P): stage s does weights s micro-batches late.
 
     That is as late as memory allows: no stage holds more than the first one does under 1F1B.
@@ -108,69 +96,8 @@ class _Order:
         return tuple(steps)
 
 
-def _plain(name: str) -> ScheduleBuilder:
-    def rows(stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
-        return as_rows(SCHEDULES[name](stages, micro_batches))
-
-    return rows
-
-
-BUILDERS: dict[str, ScheduleBuilder] = {
-    **{name: _plain(name) for name in SCHEDULES},
-    "interleaved": interleaved,
-    "zero-bubble": zero_bubble,
-}
-
-
-def check_schedule(name: str, stages: int, micro_batches: int, chunks: int) -> None:
-    """Raises UsageError for an unknown schedule, or where it cannot have these numbers."""
-    if name not in BUILDERS:
-        raise UsageError(unknown_name("schedule", name, BUILDERS))
-    if name not in SCHEDULES:
-        rounds_of(stages, micro_batches)
-    elif chunks != 1:
-        raise UsageError(f"schedule {name} has one chunk per stage, not {chunks}")
-
-
-def build_rows(name: str, stages: int, micro_batches: int, chunks: int) -> ScheduleRows:
-    """Build a schedule by name; raises UsageError as `check_schedule` does."""
-    check_schedule(name, stages, micro_batches, chunks)
-    return BUILDERS[name](stages, micro_batches, chunks)
-
-
-def assign_chunks(model_chunks: Sequence[T], stages: int) -> list[tuple[T, ...]]:
-    """Deal the chunks of a model out to the stages, round-robin."""
-    return [tuple(model_chunks[stage::stages]) for stage in range(stages)]
-
-
 def chunk_count(rows: ScheduleRows) -> int:
     return 1 + max((chunk for row in rows for _, chunk, _ in row), default=0)
-
-
-def transfer_sources(
-    step: ScheduleStep, stage: int, stages: int, chunks: int
-) -> Iterator[tuple[int, ScheduleStep]]:
-    """The (stage, step) pairs of the neighbouring chunk that may send what this step receives."""
-    kind, chunk, number = step
-    neighbour = chunk * stages + stage + (-1 if kind == "F" else 1)
-    if kind != "W" and 0 <= neighbour < stages * chunks:
-        for sent in "F" if kind == "F" else BACKWARD:
-            yield neighbour % stages, (sent, neighbour // stages, number)
-
-
-def neighbour_step(
-    step: ScheduleStep, stage: int, stages: int, offset: int
-) -> tuple[int, ScheduleStep]:
-    """The stage and step of the model chunk before (`offset` -1) or after (1) that of a step."""
-    kind, chunk, number = step
-    other, neighbour = divmod(chunk * stages + stage + offset, stages)
-    return neighbour, (kind, other, number)
-
-
-def stage_dependencies(step: ScheduleStep) -> tuple[ScheduleStep, ...]:
-    """Steps of the same stage that must end before this one."""
-    kind, chunk, number = step
-    return {"F": (), "W": (("I", chunk, number),)}.get(kind, (("F", chunk, number),))
 
 
 def peak_in_flight(rows: ScheduleRows, stage: int) -> int:
@@ -204,33 +131,3 @@ def _of_each(steps: Ints, place: Ints, width: int, chunks: int) -> Ints:
     """Number of the first `steps` that belong to each chunk, given the chunk's place in a round."""
     rounds, rest = np.divmod(steps[:, None], width * chunks)
     return rounds * width + np.clip(rest - place * width, 0, width)
-
-
-def verify_rows(rows: ScheduleRows) -> None:
-    """Raises UsageError unless the rows can run: every stage does each step once, each backward at
-    once or in two parts, and no stages wait for each other for ever."""
-    chunks, stages = chunk_count(rows), len(rows)
-    micro_batches = 1 + max((number for row in rows for _, _, number in row), default=-1)
-    if not micro_batches:
-        raise UsageError("schedule: no stages or no micro-batches")
-    for stage, row in enumerate(rows):
-        _complete(stage, row, chunks, micro_batches)
-    steps = [set(row) for row in rows]
-
-    def needs(step: ScheduleStep, stage: int) -> Iterator[tuple[int, ScheduleStep]]:
-        yield from ((stage, need) for need in stage_dependencies(step))
-        yield from (s for s in transfer_sources(step, stage, stages, chunks) if s[1] in steps[s[0]])
-
-    verify_no_deadlock(rows, needs)
-
-
-def _complete(stage: int, row: Sequence[ScheduleStep], chunks: int, micro_batches: int) -> None:
-    pairs = {(c, m) for c in range(chunks) for m in range(micro_batches)}
-    done = {kind: [(c, m) for k, c, m in row if k == kind] for kind in "FBIW"}
-    parts = [done["F"], done["B"] + done["I"], done["B"] + done["W"]]
-    known = sum(map(len, done.values())) == len(row)
-    if not known or any(set(p) != pairs or len(p) != len(pairs) for p in parts):
-        raise UsageError(
-            f"schedule: stage {stage} does not do each of {micro_batches} micro-batches of {chunks} "
-            "chunks forward and backward exactly once"
-        )

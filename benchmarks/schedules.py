@@ -1,0 +1,103 @@
+"""Predicted time and memory of pipeline schedules at one layout, beside ratios that were measured.
+
+    python benchmarks/schedules.py                          Llama-2-7B over 8 stages of MI300X
+    python benchmarks/schedules.py --samples 1 --micro-batches 64
+
+The published rows are ratios of throughput and of peak memory to 1F1B, of Llama-2-7B on one node of eight
+MI300X with eight stages (AMD, 2025, Primus-Pipeline). Predictions come from plans: every schedule is simulated
+with the seconds and bytes that the plan's stages have; nothing is fitted. Micro-batches and samples are
+options, because the source does not name them; the number of layers per stage is that of the planner.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import NamedTuple
+
+from plait.cost_model.hardware import load_cluster
+from plait.ir.errors import UsageError
+from plait.ir.plan.plan import Plan
+from plait.ir.plan.schedules.registry import SCHEDULES
+from plait.planner import PlanOptions, plan
+from plait.planner.question.pins import pin_all
+
+TOKENS = 4096
+
+
+class Published(NamedTuple):
+    """Throughput and peak memory relative to 1F1B."""
+
+    speed: float
+    memory: float
+
+
+PUBLISHED = {
+    "1f1b": Published(1.00, 1.00),
+    "interleaved": Published(1.09, 1.31),
+    "zb-h1": Published(1.13, 1.02),
+    "v-half": Published(1.08, 0.86),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--cluster", default="8xmi300x")
+    add("--stages", type=int, default=8)
+    add("--micro-batches", type=int, default=32)
+    add("--samples", type=int, default=2, help="of a micro-batch")
+    add("--chunks", type=int, default=2, help="per stage, where they interleave")
+    options = parser.parse_args()
+    rows = {name: row for name in SCHEDULES for row in [priced(name, options)] if row is not None}
+    plain = rows["1f1b"]
+    print(
+        f"Llama-2-7B, {options.stages} stages, {options.micro_batches} micro-batches of "
+        f"{options.samples} × {TOKENS} tokens, {options.cluster}: times 1F1B's {plain.seconds:.2f} s and "
+        f"{plain.gib:.1f} GiB"
+    )
+    print(f"{'schedule':<13}{'speed':>7}{'memory':>8}{'bubble':>9}    published speed, memory")
+    for name, row in rows.items():
+        speed, memory = plain.seconds / row.seconds, row.gib / plain.gib
+        text = f"{name:<13}{speed:>7.2f}{memory:>8.2f}{row.bubble:>9.1%}"
+        if name in PUBLISHED:
+            one = PUBLISHED[name]
+            text += (
+                f"{one.speed:>11.2f}{one.memory:>8.2f}   off by {100 * (speed - one.speed):+.1f}"
+            )
+            text += f" and {100 * (memory - one.memory):+.1f} points"
+        print(text)
+
+
+class Row(NamedTuple):
+    """A plan's step, its peak per device and the fraction of time that stages wait."""
+
+    seconds: float
+    gib: float
+    bubble: float
+
+
+def priced(schedule: str, options: argparse.Namespace) -> Row | None:
+    """The plan of a schedule; None where it cannot have these numbers."""
+    try:
+        answer = planned(schedule, options)
+    except UsageError as error:
+        print(f"{schedule}: {error}")
+        return None
+    step = answer.prediction
+    return Row(step.step_seconds, answer.peak_bytes / 2**30, step.bubble)
+
+
+def planned(schedule: str, options: argparse.Namespace) -> Plan:
+    """Everything is kept, and memory is no limit."""
+    batch = options.samples * options.micro_batches
+    asked = PlanOptions(
+        precision="bf16",
+        gradient_precision="fp32",
+        pins=pin_all(f"pp={options.stages}"),
+        micro_batches=options.micro_batches,
+        memory_actions=("keep",),
+        memory_bytes=1 << 50,
+        schedule=schedule,
+        **bounds_of(schedule, options),
+    )
+    return plan(model(batch), load_cluster(options.cluster), asked)

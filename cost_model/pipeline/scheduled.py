@@ -1,0 +1,85 @@
+"""Seconds of a pipeline under any schedule, by simulation of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ...ir.plan.schedules.chunk_map import ChunkMap
+from ...ir.plan.schedules.registry import build_rows, chunk_map
+from .simulate import StageSeconds, Timeline, simulate_rows
+
+EXACT = 4  # times as many micro-batches as stages: longer steps repeat what shorter ones do
+CLOSED_FORMS = ("1f1b", "interleaved")
+
+
+class StageWork(NamedTuple):
+    """Seconds of a stage per micro-batch; `weights`: the part of backward that nothing waits for;
+    `shares`: the fractions of them in each of its model chunks."""
+
+    forward: float
+    backward: float
+    weights: float
+    shares: Sequence[float]
+
+    def slower(self, times: float) -> StageWork:
+        """The same work in so many times the seconds."""
+        return StageWork(
+            self.forward * times, self.backward * times, self.weights * times, self.shares
+        )
+
+    def chunk_seconds(self, chunk: int, onward: float, back: float) -> StageSeconds:
+        """Seconds of one of its chunks, and to send to the next chunk and to the one before."""
+        share = self.shares[chunk]
+        inputs = max(self.backward - self.weights, 0.0)
+        parts = {"F": self.forward, "B": self.backward, "I": inputs, "W": self.weights}
+        compute = {kind: seconds * share for kind, seconds in parts.items()}
+        return StageSeconds(compute, {"F": onward, "B": back})
+
+
+def simulate_schedule(
+    schedule: str, work: Sequence[StageWork], sends: Sequence[float], micro_batches: int
+) -> Timeline:
+    """Every step of a schedule; `sends`: seconds one way from each stage to the next one."""
+    stages, chunks = len(work), len(work[0].shares)
+    placed = chunk_map(schedule, stages, chunks)
+    rows = build_rows(schedule, stages, micro_batches, chunks)
+    return simulate_rows(rows, _costs(work, sends, placed), placed)
+
+
+def scheduled_seconds(
+    schedule: str,
+    work: Sequence[StageWork],
+    sends: Sequence[float],
+    micro_batches: int,
+    ranks_per_processor: float = 1.0,
+) -> float:
+    """Seconds of all micro-batches under a schedule. Of many micro-batches, some are simulated, and the
+    others take as long each as the last of those do. Ranks that share a processor as in
+    `pipeline_seconds`."""
+    stages = len(work)
+    if ranks_per_processor > 1:
+        alone = [one.slower(1 / ranks_per_processor) for one in work]
+        busy = sum(one.forward + one.backward for one in work) / stages
+        return max(scheduled_seconds(schedule, alone, sends, micro_batches), micro_batches * busy)
+    if micro_batches <= EXACT * stages:
+        return simulate_schedule(schedule, work, sends, micro_batches).makespan_seconds
+    most, fewer = EXACT * stages, (EXACT - 1) * stages
+    long, short = (
+        simulate_schedule(schedule, work, sends, n).makespan_seconds for n in (most, fewer)
+    )
+    return long + (micro_batches - most) * (long - short) / stages
+
+
+def _costs(
+    work: Sequence[StageWork], sends: Sequence[float], placed: ChunkMap
+) -> list[list[StageSeconds]]:
+    """Costs by stage and chunk; where chunks run there and back, so do their transfers."""
+    costs: list[list[StageSeconds]] = []
+    for stage, one in enumerate(work):
+        onward, back = sends[stage], sends[stage - 1]
+        directions = [(onward, back), (back, onward) if placed.folded else (onward, back)]
+        costs.append(
+            [one.chunk_seconds(chunk, *directions[chunk % 2]) for chunk in range(placed.chunks)]
+        )
+    return costs

@@ -1,0 +1,1 @@
+"""Pipeline schedules as data: builders, the registry by name, and where model chunks run."""

@@ -1,0 +1,64 @@
+"""Which schedules the search tries beside 1F1B, and in how many model chunks per stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
+
+from ...ir.errors import UsageError
+from ...ir.plan.schedules.registry import SCHEDULES, check_schedule
+from ..question.candidate import Candidate
+from ..question.options import PlanOptions
+
+SEARCHED = ("interleaved", "zb-h1", "zbv", "v-half", "v-min")  # the others never beat these
+FRUGAL = frozenset({"v-half", "v-min"})  # hold fewer micro-batches than 1F1B
+MOST_CHUNKS = 8  # per stage: bubbles shrink as their inverse, while sends and code grow with them
+
+
+def schedules_beside(options: PlanOptions) -> list[str]:
+    """The schedules beside 1F1B that may be taken."""
+    names = SEARCHED if options.schedule == "auto" else (options.schedule,)
+    return [n for n in names if n in options.target.schedules and n != "1f1b"]
+
+
+def required(options: PlanOptions) -> bool:
+    """Whether another schedule than 1F1B is asked for."""
+    return options.schedule not in ("auto", "1f1b")
+
+
+def seconds_without_bubble(candidate: Candidate, names: list[str]) -> float:
+    """A lower bound of a candidate's step seconds under schedules."""
+    part = 1 - 1 / MOST_CHUNKS if names == ["interleaved"] else 1.0
+    return candidate.step_seconds * (1 - candidate.bubble * part)
+
+
+def chunk_counts(schedule: str, stages: int, micro_batches: int, most_stages: int) -> Iterator[int]:
+    """Model chunks per stage that a schedule may have; none where it cannot have these numbers.
+
+    Every chunk must have work: there are at most `most_stages`.
+    """
+    fixed = SCHEDULES[schedule].chunks
+    for chunks in [fixed] if fixed else range(2, MOST_CHUNKS + 1):
+        try:
+            check_schedule(schedule, stages, micro_batches, chunks)
+        except UsageError:
+            return
+        if stages * chunks <= most_stages and micro_batches >= stages:
+            yield chunks
+
+
+def refuse(options: PlanOptions, candidates: Iterable[Candidate], most_stages: int) -> NoReturn:
+    """Raises UsageError that says why none of the pinned candidates can run the schedule asked for."""
+    name = options.schedule
+    chunks = SCHEDULES[name].chunks or 2
+    reason = f"{name} is a schedule of pipelines: pin a strategy with pp"
+    for candidate in candidates:
+        stages = candidate.strategies[0].stages
+        if stages > 1:
+            check_schedule(name, stages, candidate.micro_batches, chunks)
+            reason = (
+                f"{name} over {stages} stages takes {stages * chunks} model chunks with work and at "
+                f"least {stages} micro-batches; the model has {most_stages} calls, the plan "
+                f"{candidate.micro_batches} micro-batches"
+            )
+    raise UsageError(reason)
