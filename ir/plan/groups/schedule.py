@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..interleave import ScheduleRows, ScheduleStep
 from ..plan import Plan, Span
+from ..schedules.chunk_map import ScheduleRows, ScheduleStep
 
 
 class Tile(NamedTuple):
