@@ -40,6 +40,7 @@ def open_program(
     from ..runtime.program import Program
     from ..runtime.state.module.user_module import unwrapped
     from .parallel.compiled_for_ranks import attach, program_folder
+    from .parallel.inductor_cache import use_inductor_cache
 
     _, world = begin()
     module, place = unwrapped(module), Path(folder)
@@ -47,6 +48,7 @@ def open_program(
         if read_table(place).mesh.size != world:
             again = on_first_rank(lambda: planned_again(Path(folder), world))
             place = until_opened.enter_context(program_folder(again))
+        use_inductor_cache(read_table(place).kernels)
         program = Program.open(place, module, optimizer, optimizer_args, **settings)
         attach(program, module, loss_fn, read_plan(place, program.table))
     return program
@@ -69,6 +71,7 @@ def read_plan(folder: Path, table: ProgramTable) -> Plan | None:
 def planned_again(folder: Path, ranks: int) -> GeneratedProgram:
     """The program of a folder's model for another number of ranks of this machine."""
     from ..ir.lowering.cast import HALF_PRECISIONS
+    from ..ir.plan.program import with_kernels
     from ..planner.question.options import OPTIMIZERS
     from ..runtime.launch.program_folder import MODEL, read_table
     from .compilation import target_of_plan
@@ -89,4 +92,4 @@ def planned_again(folder: Path, ranks: int) -> GeneratedProgram:
         "optimizer": table.optimizer if table.optimizer in OPTIMIZERS else "adamw",
     }
     made = plan(model, cluster=f"local:{ranks}", **options)
-    return target_of_plan(made).program(model, table.source)
+    return with_kernels(target_of_plan(made).program(model, table.source), table.kernels)

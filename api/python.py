@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..ir.devices.cluster import Cluster
-    from ..ir.plan.program import GeneratedProgram
+    from ..ir.plan.program import GeneratedProgram, Kernels
     from ..runtime import Program
     from ..runtime.program import NonFinite
     from ..runtime.state.module.weight_files import Weights
@@ -107,6 +107,7 @@ def parallelize(
     cluster: str | Cluster = "auto",
     inputs: Literal["global", "local"] = "global",
     weights: Weights | None = None,
+    compile: bool = False,
     seed: int = 0,
     timeout_seconds: float = 60.0,
     dump_folder: str | Path = "plait-dump",
@@ -116,15 +117,16 @@ def parallelize(
     """Under torchrun: plan (or take a plan or placement), compile, and return the program of this rank.
 
     `batch` is the GLOBAL batch, as `program.step(batch)` takes it, or with `inputs="local"` this rank's
-    own part of it, samples in dimension 0. `optimizer` is a torch optimizer
-    class (default AdamW), a factory of the user's own, or an optimizer built for `model`, which then
-    updates the program instead. `param_groups` gets a list of (name, parameter) and gives the groups for
-    the class; names and shapes are those of `model`, also where ranks have shards. `nonfinite` says what
-    becomes of a step whose gradients are NaN or infinite: "stop", "skip" or "keep".
+    own part, samples in dimension 0. `optimizer` is a torch optimizer class (default AdamW), a factory
+    of the user's own, or one built for `model`, which then updates the program. `param_groups` gives the
+    groups for the class from (name, parameter) pairs as `model` has them, also where ranks have shards.
+    `nonfinite` says what becomes of a step with NaN or infinite gradients: "stop", "skip" or "keep".
 
     `weights` are values for the module's tensors: a state_dict, a safetensors file, one of torch.save,
-    or a folder of them. Each rank reads its shards alone, so that no rank ever has the whole of a module
-    that is on the meta device.
+    or a folder of them. Each rank reads its shards alone: none has the whole of a meta-device module.
+
+    With `compile` functions run inductor's kernels, one graph between two collectives, compiled in the
+    first step (`program.meter.last()` tells its seconds) and cached on disk.
 
     With `plan="auto"` the ranks at hand are the `cluster`, as the machine says it is, planned for with
     the options. Rank 0 plans and compiles, prints the plan on stderr, and sends the program to the
@@ -142,7 +144,9 @@ def parallelize(
     check_keywords("parallelize", options, without=OTHERWISE_GIVEN)
     if options and plan != "auto":
         raise UsageError(f"{next(iter(options))} is an option of planning, and a plan is given")
-    request = ProgramRequest(unwrapped(model), batch, loss_fn, plan, cluster, inputs == "local")
+    kernels: Kernels = "inductor" if compile else "aten"
+    parts = inputs == "local"
+    request = ProgramRequest(unwrapped(model), batch, loss_fn, plan, cluster, parts, kernels)
     settings = {
         "nonfinite": nonfinite,
         "seed": seed,
@@ -172,11 +176,13 @@ def _opened(
     from ..runtime.launch.session import begin, on_first_rank
     from ..runtime.program import Program
     from .parallel.compiled_for_ranks import attach, program_folder
+    from .parallel.inductor_cache import use_inductor_cache
     from .plans.optimizer_profile import run_time_optimizer
 
     _, world = begin()
     run_time, (module, _, loss_fn, *_) = run_time_optimizer(optimizing.optimizer), request
     compiled = on_first_rank(lambda: request.compiled(world, options, optimizing))
+    use_inductor_cache(request.kernels)
     with program_folder(compiled.program) as folder:
         program = Program.open(
             folder,
@@ -210,6 +216,7 @@ class ProgramRequest(NamedTuple):
     chosen: str | Path | ir.Plan | Placement
     cluster: str | Cluster
     parts: bool  # the batch is one rank's
+    kernels: Kernels
 
     def compiled(
         self, world: int, options: Mapping[str, Any], optimizing: Optimizing
@@ -217,7 +224,7 @@ class ProgramRequest(NamedTuple):
         """The program for `world` ranks."""
         from ..ir.capture.python_state.module_facts import module_facts
         from ..ir.capture.python_state.steady import STEADY
-        from ..ir.plan.program import for_module
+        from ..ir.plan.program import for_module, with_kernels
         from .compilation import target_of_plan
 
         if self.chosen == "auto":
@@ -234,6 +241,7 @@ class ProgramRequest(NamedTuple):
         if planned is not None:
             print(planned, file=sys.stderr)
         program = for_module(target.program(traced, ""), module_facts(self.model))
+        program = with_kernels(program, self.kernels)
         return CompiledRequest(program, planned, STEADY.get(self.model, frozenset()))
 
     def traced(self, samples: int | None, precision: str | None) -> Model:

@@ -85,17 +85,17 @@ def measured(jobs: Sequence[Job], rounds: int, folder: Path) -> list[dict[str, A
     return [json.loads(line) for line in rows.read_text().splitlines()]
 
 
-def row_of(found: dict[str, Any]) -> Row:
-    about = Row(found["model"], found["ranks"], found["strategy"], found["peer"], found["compiled"])
-    if "failed" in found:
-        return about._replace(failed=found["failed"])
-    wall, cpu = (median(ours[i] / peer[i] for ours, peer in found["rounds"]) for i in range(2))
-    ours, peer = found["peak_bytes"]
+def row_of(job: dict[str, Any]) -> Row:
+    about = Row(job["model"], job["ranks"], job["strategy"], job["peer"], job["compiled"])
+    if "failed" in job:
+        return about._replace(failed=job["failed"])
+    wall, cpu = (median(ours[i] / peer[i] for ours, peer in job["rounds"]) for i in range(2))
+    ours, peer = job["peak_bytes"]
     return about._replace(
         ratio_wall=round(wall, 3),
         ratio_cpu=round(cpu, 3),
         ratio_memory=round(ours / peer, 3),
-        seconds=round(median(peer[0] for _, peer in found["rounds"]), 3),
+        seconds=round(median(peer[0] for _, peer in job["rounds"]), 3),
     )
 
 
@@ -120,15 +120,15 @@ def document(rows: Sequence[Row]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__)
-    made.add_argument("--ranks", default="1,2,4")
-    made.add_argument("--models", default=",".join(MODELS))
-    made.add_argument("--strategies", default=",".join(PEER_OF))
-    made.add_argument("--compile", default="no,yes", help="no, yes or both")
-    made.add_argument("--rounds", type=int, default=7)
-    made.add_argument("--json", action="store_true", help="print rows as JSON")
-    made.add_argument("-o", "--output", help="write the table to this file")
-    return made
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--ranks", default="1,2,4")
+    arguments.add_argument("--models", default=",".join(MODELS))
+    arguments.add_argument("--strategies", default=",".join(PEER_OF))
+    arguments.add_argument("--compile", default="no,yes", help="no, yes or both")
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--json", action="store_true", help="print rows as JSON")
+    arguments.add_argument("-o", "--output", help="write the table to this file")
+    return arguments
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -98,6 +98,8 @@ class Program:
             start.optimizer, initial, self.store, groups, make_codec
         )
         self.meter = StepMeter(groups, device)
+        if compiled.compiler is not None:
+            self.meter.compiling = compiled.compiler.total_seconds
         self.names = unsharded.names_of(module, table)
         self.dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
         self.untraced = {

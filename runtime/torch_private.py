@@ -5,12 +5,13 @@ Every entry says why the public API does not do and what breaks without it.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch._appdirs import user_cache_dir
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd import _profiler_enabled  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,9 +19,12 @@ from torch.utils._pytree import tree_leaves
 
 __all__ = [
     "GROUPED_MM",
+    "Boxed",
     "TorchDispatchMode",
     "default_store",
     "forward_pre_hooks",
+    "inductor_graph",
+    "inductor_kernels",
     "is_fake",
     "is_profiling",
     "mark_stepped",
@@ -57,6 +61,48 @@ def forward_pre_hooks(module: nn.Module) -> dict[int, Any]:
     Without it, a module that is parallelized again gathers warnings of programs before.
     """
     return module._forward_pre_hooks
+
+
+Boxed = Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]  # empties the list that it takes
+
+
+class InductorGraph(NamedTuple):
+    """A graph of inductor's operators, and operands as it takes them; `text` says what it computes."""
+
+    module: torch.fx.GraphModule
+    operands: Sequence[torch.Tensor]
+    text: str
+    operators: int
+
+
+def inductor_graph(
+    function: Callable[..., tuple[torch.Tensor, ...]], operands: Sequence[torch.Tensor]
+) -> InductorGraph:
+    """The graph of a function of tensors, for operands of these shapes and strides.
+
+    `torch.compile` takes functions, keeps operands alive to their end, and checks guards in every
+    call; a generated function has fixed shapes and frees operands early. Without it, programs cannot
+    be compiled.
+    """
+    from torch._inductor.decomposition import select_decomp_table
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    mode = FakeTensorMode()
+    fakes: list[torch.Tensor] = [
+        mode.from_tensor(operand, static_shapes=True) for operand in operands
+    ]
+    with mode:
+        module = make_fx(function, decomposition_table=select_decomp_table())(*fakes)
+    operators = sum(node.op == "call_function" for node in module.graph.nodes)
+    return InductorGraph(module, fakes, module.code, operators)
+
+
+def inductor_kernels(graph: InductorGraph) -> Boxed:
+    """The compiled graph. Raises what inductor raises; without it, programs cannot be compiled."""
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    kernels: Boxed = compile_fx_inner(graph.module, graph.operands)  # type: ignore[assignment]
+    return kernels
 
 
 def is_fake(tensor: torch.Tensor) -> bool:

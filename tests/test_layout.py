@@ -48,7 +48,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "runtime": [
         {".torch_private", "comm"},
         {"compression", "launch"},
-        {"state", "measurement", "operators", "torch_engine"},
+        {"state", "inductor", "measurement", "operators", "torch_engine"},
         {"execution", "checkpoint"},
         {".program"},
         {"verification"},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from ...ir.errors import UsageError
+from ...ir.plan.program import Kernels
 from .arguments import add_source, source_of
 from .print_after import add_print_after, compile_printers, pass_printer
 
@@ -14,13 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="plan.json or placement.json")
     add_source(parser)
     add_print_after(parser)
+    parser.add_argument(
+        "--kernels",
+        choices=get_args(Kernels),
+        default="aten",
+        help="that run functions: torch's one by one, or inductor's, compiled in the first step",
+    )
     parser.add_argument("-o", "--output", metavar="DIR", help="needed unless a pass is printed")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
     from ...ir.files.json_files import dump
-    from ...ir.plan.program import for_module
+    from ...ir.plan.program import for_module, with_kernels
     from ...runtime.launch.program_folder import MODEL
     from ..compilation import read_target
 
@@ -31,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = source_of(arguments)
     model = source.load_for(target.batch, target.precision, target.model_digest, printer)
     program = for_module(target.program(model, str(source)), source.facts())
+    program = with_kernels(program, arguments.kernels)
     if printer is not None:
         printer.finish()
         return 0

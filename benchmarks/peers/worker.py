@@ -60,7 +60,6 @@ def return_freed_memory(at_once: bool) -> None:
     libc = ctypes.CDLL(None)
     for option, default in ((M_MMAP_THRESHOLD, 1 << 25), (M_TRIM_THRESHOLD, 1 << 26)):
         libc.mallopt(option, 1 << 16 if at_once else default)
-    libc.malloc_trim(0)
 
 
 class Measured(NamedTuple):
@@ -75,6 +74,7 @@ class Measured(NamedTuple):
 def measured(job: Job, ours: bool, pool: GroupPool) -> Measured:
     """Build an engine, and the peak of its steps after the first."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     before = resident_bytes("VmRSS")
     step = plait_step(job, pool) if ours else PEERS[job.peer](job)
     first = torch.tensor(step(), dtype=torch.float64)

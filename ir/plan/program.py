@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from ..errors import UsageError
 from ..files.json_files import digest
 from ..model.layout import Factors, Layout
 from ..model.mesh import Mesh
@@ -23,6 +24,9 @@ SMALL_BYTES = 65_536  # buckets below it are not compressed
 MAX_BUCKETS_IN_FLIGHT = 3  # compressed buckets in flight at once
 PLAN_FILE = "plan.json"  # the plan beside the program that was compiled from it
 PLACED_SCHEDULE = "placed"  # the schedule of a program whose ranks run operators, not stages
+
+
+Kernels = Literal["aten", "inductor"]
 
 
 class NumberedName(msgspec.Struct, frozen=True):
@@ -213,7 +217,8 @@ class ProgramTable(msgspec.Struct, frozen=True):
     `chunks_per_stage` model chunks; `stage_transfers[i]` are the values that chunk i sends to i + 1.
     `modules` describe the user's module as it was traced; empty where there was none.
     With `master_weights` the optimizer steps on float32 copies of parameters of 16 bits. Gradients are
-    summed in `gradient_precision` (empty: that of their parameter).
+    summed in `gradient_precision` (empty: that of their parameter). `kernels` says whose run the
+    operators of functions: torch's one by one, or those that inductor compiles.
     """
 
     model: str
@@ -241,6 +246,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     outputs: tuple[ProgramOutput, ...] = ()
     cluster_digest: Digest | None = None
     modules: tuple[ModuleFacts, ...] = ()
+    kernels: Kernels = "aten"
     table_digest: Digest | None = None
     groups: tuple[GroupProgram, ...] = ()
 
@@ -278,6 +284,16 @@ class GeneratedProgram(msgspec.Struct, frozen=True):
 
     files: tuple[tuple[str, str], ...]
     table: ProgramTable
+
+
+def with_kernels(program: GeneratedProgram, kernels: Kernels) -> GeneratedProgram:
+    """The program, whose functions run by these kernels. Raises UsageError for a placement by inductor,
+    as it has no functions."""
+    if kernels != "aten" and program.table.schedule == PLACED_SCHEDULE:
+        raise UsageError(
+            "a placement runs single operators, which inductor cannot fuse: compile a plan"
+        )
+    return replace(program, table=replace(program.table, kernels=kernels))
 
 
 def for_module(program: GeneratedProgram, facts: tuple[ModuleFacts, ...]) -> GeneratedProgram:

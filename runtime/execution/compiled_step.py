@@ -16,6 +16,7 @@ from ...ir.plan.strategy import ROLES
 from ..comm.mesh_collectives import Comm
 from ..comm.program_groups import MeshGroups
 from ..compression.transports import Transports, mesh_comms, stage_transfer_codec
+from ..inductor.kernels import Compiler
 from ..launch.program_folder import import_stage
 from ..state.parameters import ParameterStore
 from .batch import Batch, local_batch, micro_batch_values
@@ -32,7 +33,7 @@ StoreFactory = Callable[[Sequence[Comm], Transports], ParameterStore]
 
 class CompiledStep:
     """What one rank runs of a program's folder. `make_store` gives it parameters, on the collectives
-    of its meshes."""
+    of its meshes; `compiler` compiles its functions, also where the table does not say so."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class CompiledStep:
         make_store: StoreFactory,
         device: torch.device,
         seed: int,
+        compiler: Compiler | None = None,
     ) -> None:
         from ...ir.capture.operators.elementary import call_key  # registers the operators as well
         from ..operators import native as _native  # noqa: F401  (and their compiled kernels)
@@ -49,6 +51,9 @@ class CompiledStep:
         placed = table.schedule == PLACED_SCHEDULE
         self.stage = import_stage(folder, groups.stage, "rank" if placed else "stage")
         self.table, self.groups, self.device = table, groups, device
+        self.compiler = compiler or (Compiler() if table.kernels == "inductor" else None)
+        if self.compiler is not None:
+            self.compiler.compile_stage(self.stage)
         self.loss_scale = 1.0
         native = device.type == "cpu"
         comms = mesh_comms(table, groups, folder, device)

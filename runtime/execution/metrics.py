@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class StepMetrics:
     asked for it. `seconds` between the ends of steps; `tokens_per_second` counts the elements of the
     batch's largest tensor of integers (None without one); `mfu` by the plan's operations (None without
     a plan). Of this rank: `sent_bytes` in the step, `peak_bytes` since the start (device, or process
-    on a CPU)."""
+    on a CPU), `compile_seconds` of the step that inductor took."""
 
     step: int
     loss: float
@@ -36,6 +36,7 @@ class StepMetrics:
     mfu: float | None
     sent_bytes: int
     peak_bytes: int
+    compile_seconds: float = 0.0
 
 
 @dataclass
@@ -57,6 +58,8 @@ class StepMeter:
         self.plan: Plan | None = None
         self.amounts = _Amounts([])
         self.sent, self.ended = 0, time.perf_counter()
+        self.compiling: Callable[[], float] = lambda: 0.0  # seconds since the start
+        self.compiled = 0.0
         self.finished: Callable[[], StepMetrics] | None = None
 
     def begin(self, batch: Batch) -> None:
@@ -79,9 +82,13 @@ class StepMeter:
         """End a step and call the hooks."""
         now, sent = time.perf_counter(), sum(self.groups.sent_bytes.values())
         seconds, amounts, norm = now - self.ended, self.amounts, self.norm
-        step_bytes = sent - self.sent
-        self.finished = lambda: self.numbers(step, seconds, amounts, norm, step_bytes)
+        step_bytes, compiled = sent - self.sent, self.compiling()
+        compile_seconds = compiled - self.compiled
+        self.finished = lambda: replace(
+            self.numbers(step, seconds, amounts, norm, step_bytes), compile_seconds=compile_seconds
+        )
         self.ended, self.sent, self.norm, self.amounts = now, sent, None, _Amounts([])
+        self.compiled = compiled
         if self.hooks:
             numbers = self.finished()
             for hook in self.hooks:

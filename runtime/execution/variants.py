@@ -106,7 +106,10 @@ class Variants:
         def make_store(comms: Sequence[Comm], transports: Transports) -> BorrowedStore:
             return BorrowedStore(lender, table, groups, comms, transports)
 
-        return CompiledStep(folder, table, groups, make_store, self.first.device, self.seed)
+        first = self.first
+        return CompiledStep(
+            folder, table, groups, make_store, first.device, self.seed, first.compiler
+        )
 
     def reset(self, seed: int) -> None:
         """Give all programs the seed of a checkpoint; copies of its tensors are out of date."""

@@ -1,0 +1,1 @@
+"""Generated functions through inductor, one graph between two calls of their collectives."""
