@@ -6,7 +6,7 @@ BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV)/bin,$(VENV)/bin)
 STAMP := $(BIN)/.plait-installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all format lint wheel bench clean
+.PHONY: demo test test-all format lint wheel bench gpu-check clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || { echo "plait: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
@@ -42,6 +42,9 @@ wheel: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/planning_time.py
+
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info report.html

@@ -37,7 +37,8 @@ def all_reduce(group: Group, tensors: list[Tensor]) -> list[Tensor]:
         return tensors
     for members in buckets(tensors):
         shapes = [tensors[i].shape for i in members]
-        total = group.all_reduce(pop_joined(tensors, members))
+        alone = len(members) == 1  # a bucket of several tensors is a copy already
+        total = group.all_reduce(pop_joined(tensors, members), in_place=not alone)
         parts = total.view(-1).split([shape.numel() for shape in shapes])
         for i, part, shape in zip(members, parts, shapes, strict=True):
             tensors[i] = part.view(shape)

@@ -65,12 +65,12 @@ class Group:
         """Record a collective of all ranks of the group that happens inside."""
         return self.watchdog.watch(what, self.channel, self.ranks, patient=self.patient)
 
-    def all_reduce(self, x: Tensor, largest: bool = False) -> Tensor:
-        """Sum over the ranks, or the largest, in a new tensor."""
+    def all_reduce(self, x: Tensor, largest: bool = False, *, in_place: bool = False) -> Tensor:
+        """Sum over the ranks, or the largest: in a new tensor, or in place of a contiguous one."""
         if self.size == 1:
             return x
         kind = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
-        result = x.clone(memory_format=torch.contiguous_format)
+        result = x if in_place else x.clone(memory_format=torch.contiguous_format)
         with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
             dist.all_reduce(result, kind, group=self.handle)
         return result

@@ -30,6 +30,7 @@ from .initialization import InitialValues
 from .optimizer_binding import (
     ParameterState,
     groups_of,
+    prefer_fused,
     rebound,
     references_in_code,
     states_of,
@@ -324,6 +325,7 @@ def bind(
         }
 
     rebound(optimizer, names, targets, convert, in_place=True)
+    prefer_fused(optimizer)
     leaves = {names[tensor]: leaf for tensor, leaf in targets.items()}
     return LocalOptimizer(optimizer, contract, whole, leaves, group_names)
 

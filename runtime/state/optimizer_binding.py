@@ -70,6 +70,21 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(member)
 
 
+FUSED = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+FUSED_TYPES = (torch.float32, torch.float64)  # fused steps of 16 bits round otherwise
+
+
+def prefer_fused(optimizer: Any) -> None:
+    """Let torch's own optimizers take their fused step, one pass over each tensor, unless their user
+    has chosen another one."""
+    for part in optimizers_within(optimizer):
+        for group in getattr(part, "param_groups", ()) if type(part) in FUSED else ():
+            free = not any(group.get(name) for name in ("foreach", "differentiable", "capturable"))
+            exact = all(p.dtype in FUSED_TYPES for p in group["params"])
+            if free and exact and group.get("fused", False) is None:
+                group["fused"] = True
+
+
 class CodeReference(NamedTuple):
     """A function, and the global or closed-over variable by which it refers to a tensor."""
 
