@@ -26,6 +26,7 @@ from plait.codegen import compile_program, write_program
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
 from plait.ir.model.model import Model
+from plait.ir.plan.program import Kernels, with_kernels
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
 from plait.runtime.launch.launch import launch
@@ -72,7 +73,8 @@ def with_program(job: Job, model: Model, folder: Path) -> Job:
         schedule="1f1b",
     )
     planned = plan(model, load_cluster(f"local:{job.ranks}"), options)
-    write_program(compile_program(planned, model), place)
+    kernels: Kernels = "inductor" if job.compiled else "aten"
+    write_program(with_kernels(compile_program(planned, model), kernels), place)
     return job._replace(folder=str(place))
 
 

@@ -98,7 +98,8 @@ def _rows(one: Check, machine: Machine) -> Iterator[Row]:
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         lines = str(error).strip().splitlines() or [""]
-        text = f"{type(error).__name__}: {lines[-1]:.160} ({place.filename.rpartition('/')[2]}:{place.lineno})"
+        where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
+        text = f"{type(error).__name__}: {lines[-1]:.160} ({where})"
         yield Row(one.name, one.bar, text, "failed", time.monotonic() - start)
 
 

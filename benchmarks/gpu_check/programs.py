@@ -103,13 +103,17 @@ def planned_peak(machine: Machine) -> Iterator[Row]:
     """Models, memory actions and micro-batches; the peak of the device's allocator in a second step."""
     slacks: list[float] = []
     above = 0
-    plans = product(("gpt2", "llama"), ("keep", "recompute", "save 50%", "split 2", "offload"), (1, 2))
+    plans = product(
+        ("gpt2", "llama"), ("keep", "recompute", "save 50%", "split 2", "offload"), (1, 2)
+    )
     for name, action, parts in plans:
         sizes = SMALL if machine.small else Sizes(1024, 4, 16, 8192, 512, 8, dropout=0.1)
         options = PlanOptions(micro_batches=parts, memory_actions=(action,))
         with session("gloo"):
             running = opened(built(name, sizes, torch.float32), options, "aten", machine)
-            promised = sum(n for term, n in running.plan.stages[0].memory_terms if term != "runtime")
+            promised = sum(
+                n for term, n in running.plan.stages[0].memory_terms if term != "runtime"
+            )
             running.program.step(running.batch)
             if machine.small:
                 continue

@@ -43,7 +43,9 @@ def difference(strategy: str, backend: str, device: str) -> float:
     options = PlanOptions(pins=pin_all(strategy), micro_batches=2)
     model = trace(*built("llama", SMALL, torch.float64))
     with tempfile.TemporaryDirectory() as folder:
-        write_program(compile_program(plan(model, load_cluster("local:2"), options), model), Path(folder))
+        write_program(
+            compile_program(plan(model, load_cluster("local:2"), options), model), Path(folder)
+        )
         printed = launch(2, [__file__, folder, backend, device], timeout_seconds=90)
     pairs = zip(map(float, printed[0].split()), eager_losses(), strict=True)
     return max(abs(one - other) / abs(other) for one, other in pairs)

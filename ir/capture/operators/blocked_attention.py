@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .elementary import OPS, wide_dtype, widened
+from .elementary import OPS, AtOnce, wide_dtype, widened
 
-CPU_SCORES, GPU_SCORES = 1 << 18, 1 << 27  # elements of a block
+SCORES = AtOnce(1 << 18, 1 << 25)
 NEXT_TO_ZERO = {torch.float32: -80.0, torch.float64: -690.0}  # exponents
 
 
@@ -59,7 +59,7 @@ class Block(NamedTuple):
 def blocks(q: Tensor, k: Tensor, causal: bool) -> Iterator[Block]:
     """All scores of q [b n s d] and k [b g t d]."""
     (b, n, s, _), (g, t) = q.shape, k.shape[1:3]
-    elements = CPU_SCORES if q.device.type == "cpu" else GPU_SCORES
+    elements = SCORES.of(q)
     shared = n // g  # query heads of one key head
     rows = s if s * t <= elements else max(elements // t, 1)
     heads = 1

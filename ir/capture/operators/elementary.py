@@ -7,7 +7,7 @@ operator's stream id and i, its index in the full tensor; so a shard computes it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +25,20 @@ _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 MASK_ARGUMENTS = {"plait.dropout.default": (2, 3, 4), "plait.attention.default": (7, 8, 9)}
 UNIFORM = "plait.uniform.default"
 
-MASK_ELEMENTS = 1 << 14  # of a mask, drawn at once: their int64 states stay in a CPU's cache
-LOGIT_ELEMENTS = 1 << 18  # of logits, worked on at once
+
+class AtOnce(NamedTuple):
+    """Elements that are worked on at once: on a CPU as many as its caches take, on others as few as
+    fill the device, so that what is beside operands and results stays small."""
+
+    cpu: int
+    other: int
+
+    def of(self, x: Tensor) -> int:
+        return self.cpu if x.device.type == "cpu" else self.other
+
+
+MASK = AtOnce(1 << 14, 1 << 20)  # their states are int64
+LOGITS = AtOnce(1 << 18, 1 << 24)
 
 
 def _signed(state: int) -> int:
@@ -124,7 +136,7 @@ def reference_dropout_rows(
     """Dropout of `x` [rows, columns] into `out`, which may be `x`. Its element (r, c) has number
     `first + r * row_step + c` in the shard that `index` describes."""
     scale = 0.0 if p >= 1.0 else 1.0 / (1.0 - p)
-    for rows, columns in tiles(x, MASK_ELEMENTS):
+    for rows, columns in tiles(x, MASK.of(x)):
         numbers = first + torch.arange(rows.start, rows.stop, device=x.device) * row_step
         places = torch.arange(columns.start, columns.stop, device=x.device)
         position = shard_positions(numbers.unsqueeze(1) + places, index, key[1])
@@ -133,12 +145,8 @@ def reference_dropout_rows(
 
 
 def tiles(x: Tensor, elements: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of a matrix, of rows and columns, with at most so many elements each on a CPU, where
-    parts stay in its caches; elsewhere the matrix is one part."""
+    """Parts of a matrix, of rows and columns, with at most so many elements each."""
     rows, columns = x.shape
-    if x.device.type != "cpu":
-        yield slice(0, rows), slice(0, columns)
-        return
     width = min(columns, elements)
     height = max(elements // max(width, 1), 1)
     for row in range(0, rows, height):
@@ -186,11 +194,9 @@ def exponentials_total(logits: Tensor, peak: Tensor) -> Tensor:
 
 
 def _blocks_of_rows(logits: Tensor) -> Iterator[slice]:
-    """Whole rows at a time: as many as stay in a CPU's cache."""
-    height = max(LOGIT_ELEMENTS // max(logits.shape[1], 1), 1)
-    if logits.device.type != "cpu":
-        height = len(logits)
-    return (slice(row, row + height) for row in range(0, len(logits), max(height, 1)))
+    """Whole rows at a time."""
+    height = max(LOGITS.of(logits) // max(logits.shape[1], 1), 1)
+    return (slice(row, row + height) for row in range(0, len(logits), height))
 
 
 def _cross_entropy_fake(
