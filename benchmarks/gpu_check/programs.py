@@ -69,17 +69,18 @@ def block_programs(machine: Machine) -> Iterator[Row]:
     dtype = torch.float32 if machine.small else torch.bfloat16
     for name, (width, heads) in BLOCKS.items():
         sizes = SMALL if machine.small else Sizes(width, 2, heads, 1024, 2048, 2, dropout=0.0)
-        for kernels, bar in (("aten", 1.0), ("inductor", 1.0)):
+        kinds: tuple[Kernels, ...] = ("aten", "inductor")
+        for kernels in kinds:
             with session("gloo"):
                 source = built("llama", sizes, dtype)
                 options = PlanOptions(micro_batches=1, memory_actions=("keep",))
                 running = opened(source, options, kernels, machine)
                 eager = source[0].to(machine.device)
-                peer = torch.compile(eager) if kernels == "inductor" else eager
-                measured = ratio(ours(running), theirs(peer, running.batch), machine)
+                if kernels == "inductor":
+                    eager.compile()
+                measured = ratio(ours(running), theirs(eager, running.batch), machine)
             label = "torch.compile" if kernels == "inductor" else "eager"
-            passed = measured <= bar
-            yield row(f"block of {name} ÷ {label}", f"≤ {bar}", f"{measured:.2f}", passed)
+            yield row(f"block of {name} ÷ {label}", "≤ 1", f"{measured:.2f}", measured <= 1.0)
 
 
 def ours(running: Running):

@@ -31,7 +31,8 @@ def seconds(call: Call, machine: Machine) -> float:
 def ratio(ours: Call, theirs: Call, machine: Machine) -> float:
     """Median of ours over theirs, rounds alternating."""
     for _ in range(WARM):
-        ours(), theirs()
+        ours()
+        theirs()
     ratios = []
     for _ in range(ROUNDS):
         spent = []

@@ -6,7 +6,7 @@ import torch
 from plait.ir.capture.operators.user_backward import TANGENT, USER_BACKWARD
 from plait.ir.capture.resolve import resolve
 from plait.tests.ir.ops.drawn import real
-from plait.tests.ir.ops.pieces import Sample
+from plait.tests.ir.ops.shards import Sample
 from plait.tests.ir.ops.samples import SAMPLES
 
 ROWS = Sample(
