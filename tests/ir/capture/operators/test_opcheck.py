@@ -6,8 +6,8 @@ import torch
 from plait.ir.capture.operators.user_backward import TANGENT, USER_BACKWARD
 from plait.ir.capture.resolve import resolve
 from plait.tests.ir.ops.drawn import real
-from plait.tests.ir.ops.shards import Sample
 from plait.tests.ir.ops.samples import SAMPLES
+from plait.tests.ir.ops.shards import Sample
 
 ROWS = Sample(
     "plait.dropout_rows.default",
