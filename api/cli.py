@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 from collections.abc import Sequence
 
 from ..ir.errors import InfeasibleError, PlaitError
+from .commands.output import print_json
 from .commands.table import COMMANDS, overview
 from .parser import CommandParser
 from .version import VERSION
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             and error.report
             and getattr(arguments, "json", False)
         ):
-            print(json.dumps(error.report, indent=1))
+            print_json(error.report)
         return error.exit_code
     except BrokenPipeError:
         return 0

@@ -18,6 +18,7 @@ from plait.api.plans.plan_object import with_methods
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.errors import PlaitError
+from plait.ir.model.model import Model
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import pin_all
 from plait.runtime.launch.launch import LaunchError
@@ -26,35 +27,55 @@ from plait.tests.ranks import launch
 MODELS = (
     "decoders:llama", "decoders:mistral", "decoders:qwen2", "decoders:qwen3", "decoders:gemma2",
     "decoders:gpt2", "decoders:opt", "encoders:bert", "encoders:roberta", "vision:vit",
+    "decoders:phi", "encoders:distilbert", "vision:dinov2",
 )  # fmt: skip
 STRATEGIES = {
-    2: ("dp=2", "zero1=2", "zero2=2", "zero3=2", "tp=2"),
-    4: ("dp=4", "zero3=4", "dp=2,zero3=2", "dp=2,zero2=2", "dp=2,tp=2", "zero3=2,tp=2", "tp=4"),
-}
+    2: ("dp=2", "zero1=2", "zero2=2", "zero3=2", "tp=2", "pp=2"),
+    4: ("dp=4", "zero3=4", "dp=2,zero3=2", "dp=2,zero2=2", "dp=2,tp=2", "zero3=2,tp=2", "tp=4",
+        "pp=4", "pp=2,dp=2", "pp=2,zero3=2"),
+}  # fmt: skip
 WORKER = str(Path(__file__).parents[1] / "tests/runtime/torch_engine/worker.py")
-BOUND = 1e-9
+MOST = 160  # characters of a reason
 
 
-def rows(models: list[str], ranks: int) -> Iterator[tuple[str, str, str]]:
-    """Model, strategy, and the difference or the reason."""
-    for name in models:
-        source = f"plait.tests.zoo.{name}"
-        built = load_source(source)
-        model = trace(built.model.eval(), built.batch, built.loss_fn)
-        for strategy in STRATEGIES[ranks]:
-            yield name.split(":")[1], strategy, cell(source, model, strategy, ranks)
-
-
-def cell(source: str, model: object, strategy: str, ranks: int) -> str:
-    options = PlanOptions(engine="torch", pins=pin_all(strategy), micro_batches=1)
+def rows(name: str, ranks: int) -> Iterator[tuple[str, str]]:
+    """Strategy, and the largest difference or the reason why it is refused."""
+    source = f"plait.tests.zoo.{name}"
+    built = load_source(source)
+    model = trace(built.model.eval(), built.batch, built.loss_fn)
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "plan.json")
-        try:
-            with_methods(plan(model, load_cluster(f"local:{ranks}"), options)).save(path)
-            printed = launch(ranks, [WORKER, source, path], timeout_seconds=300)
-        except (PlaitError, LaunchError) as error:
-            return str(error).strip().splitlines()[-1][:120]
-    return printed[0].split()[1]
+        results = {s: planned(model, s, ranks, Path(folder)) for s in STRATEGIES[ranks]}
+        paths = [str(path) for path in results.values() if isinstance(path, Path)]
+        printed = run(ranks, source, paths)
+        for strategy, result in results.items():
+            yield strategy, result if isinstance(result, str) else printed[str(result)]
+
+
+def planned(model: Model, strategy: str, ranks: int, folder: Path) -> Path | str:
+    """The file of a plan for PyTorch's engine, or why there is none."""
+    micro_batches = ranks if strategy.startswith("pp") else 1
+    options = PlanOptions(engine="torch", pins=pin_all(strategy), micro_batches=micro_batches)
+    path = folder / f"{strategy}.json"
+    try:
+        with_methods(plan(model, load_cluster(f"local:{ranks}"), options)).save(path)
+    except PlaitError as error:
+        return str(error).splitlines()[0][:MOST]
+    return path
+
+
+def run(ranks: int, source: str, paths: list[str]) -> dict[str, str]:
+    """What the worker says of every plan; plans after one that fails run in processes of their own."""
+    said: dict[str, str] = {}
+    try:
+        for line in launch(ranks, [WORKER, source, *paths], timeout_seconds=300)[0].splitlines():
+            path, _, result = line.partition(" ")
+            said[path] = result[:MOST]
+    except LaunchError as error:
+        if len(paths) == 1:
+            return {paths[0]: f"failed: {str(error).strip().splitlines()[-1][:MOST]}"}
+        for path in paths:
+            said |= run(ranks, source, [path])
+    return said
 
 
 def main() -> None:
@@ -65,9 +86,10 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = ["| model | ranks | strategy | largest difference |", "|---|---|---|---|"]
     for ranks in map(int, arguments.ranks.split(",")):
-        for model, strategy, result in rows(arguments.models.split(","), ranks):
-            lines.append(f"| {model} | {ranks} | {strategy} | {result} |")
-            print(lines[-1], flush=True)
+        for model in arguments.models.split(","):
+            for strategy, result in rows(model, ranks):
+                lines.append(f"| {model.split(':')[1]} | {ranks} | {strategy} | {result} |")
+                print(lines[-1], flush=True)
     if arguments.output:
         Path(arguments.output).write_text("\n".join(lines) + "\n")
 

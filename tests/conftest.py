@@ -2,8 +2,9 @@
 
 import pytest
 
+from plait.api.commands import output
 from plait.runtime.verification import verify
-from plait.tests import ranks, zoo
+from plait.tests import ranks, reports, zoo
 from plait.tests.golden import golden, pytest_addoption
 
 __all__ = ["golden", "pytest_addoption", "traced"]
@@ -31,4 +32,12 @@ def _verification_forks_its_ranks():
     test that starts them as users do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify, "launch", ranks.launch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _json_is_as_its_schema_says():
+    """Everything that a command prints under --json is one of the reports of its verb."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "json_text", reports.checked(output.json_text))
         yield

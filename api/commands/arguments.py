@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ...ir.plan.plan import Plan
     from ..formats.model_source import ModelSource
 
 SOURCE = "pkg.mod:factory, file.py:factory, hf:config.json, or a model.json"
@@ -26,6 +27,24 @@ def add_plan_source(parser: argparse.ArgumentParser, help: str) -> None:
 def _add_shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="samples, for hf: sources")
     parser.add_argument("--seq", type=int, help="tokens per sample, for hf: sources")
+
+
+def add_engine(parser: argparse.ArgumentParser, help: str) -> None:
+    """--engine: whose execution model prices a plan."""
+    parser.add_argument("--engine", metavar="ENGINE", help=help)
+
+
+def plan_of(arguments: argparse.Namespace, file: str) -> Plan:
+    """The plan in a file; under --engine as that engine runs it."""
+    from ..plans.engine_plans import plan_on_engine
+    from ..plans.plan_model import model_of_plan
+    from ..plans.plan_object import load_plan, with_methods
+
+    plan = load_plan(file)
+    if arguments.engine in (None, plan.engine):
+        return plan
+    model = model_of_plan(plan, arguments.model, arguments.batch, arguments.seq)
+    return with_methods(plan_on_engine(plan, model, arguments.engine))
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`plait diff`: two plans side by side, and what baselines would do with the same model and cluster."""
+"""`plait diff`: two plans or engines side by side, and what baselines would do with the same job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir.errors import UsageError
 from ...ir.text.units import gib, seconds
-from .arguments import add_json, add_plan_source
+from .arguments import add_engine, add_json, add_plan_source, plan_of
 from .output import print_json
 
 if TYPE_CHECKING:
@@ -21,10 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         metavar="BASELINES",
-        help="ddp, fsdp, hsdp, zero1..3, megatron:tp=8,pp=4, word:dp=2,tp=2",
+        help="ddp, fsdp, hsdp:16, zero1..3, megatron:tp=8,pp=4,vpp=2, deepspeed:zero=2, word:dp=2",
     )
     add_plan_source(
         parser, help="the plan's model, for --against; default: the file that the plan names"
+    )
+    add_engine(
+        parser,
+        "alone: the same job planned for this engine; with B or --against: prices as it runs",
     )
     add_json(parser)
 
@@ -33,17 +37,31 @@ def run(arguments: argparse.Namespace) -> int:
     from ..plans.comparison import comparison, comparison_json, layer_differences
     from ..plans.plan_object import load_plan
 
-    plan = load_plan(arguments.plan)
-    if (arguments.other is None) == (arguments.against is None):
-        raise UsageError("name a second plan, or baselines with --against")
+    if arguments.other is not None and arguments.against is not None:
+        raise UsageError("name a second plan, or baselines with --against, not both")
     if arguments.against:
-        return _against(plan, arguments)
-    other = load_plan(arguments.other)
+        return _against(plan_of(arguments, arguments.plan), arguments)
+    if arguments.other is not None:
+        plan, other = (plan_of(arguments, file) for file in (arguments.plan, arguments.other))
+    elif arguments.engine is not None:
+        plan = load_plan(arguments.plan)
+        other = _on_engine(plan, arguments)
+    else:
+        raise UsageError("name a second plan, baselines with --against, or an --engine")
     if arguments.json:
         print_json(comparison_json(plan, other))
     else:
         print("\n".join([comparison(plan, other), *layer_differences(plan, other)]))
     return 0
+
+
+def _on_engine(plan: Plan, arguments: argparse.Namespace) -> Plan:
+    """The plan's job, planned for another engine."""
+    from ..plans.engine_plans import job_on_engine
+    from ..plans.plan_model import model_of_plan
+
+    model = model_of_plan(plan, arguments.model, arguments.batch, arguments.seq)
+    return job_on_engine(plan, model, arguments.engine)
 
 
 def _against(plan: Plan, arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from ...ir.errors import UsageError
-from .arguments import add_json, add_plan_source
+from .arguments import add_engine, add_json, add_plan_source, plan_of
 from .output import note, print_json
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         help="its model, for --why-not and --sharding; default: the file that the plan names",
     )
+    add_engine(parser, "explain the plan as this engine runs it; default: the plan's own")
     add_json(parser)
 
 
@@ -51,9 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _explain_imported(arguments)
     from ..plans.explanation import explain, explain_json, explain_sharding
     from ..plans.plan_json import plan_json
-    from ..plans.plan_object import load_plan
 
-    plan = load_plan(arguments.plan)
+    plan = plan_of(arguments, arguments.plan)
     if arguments.why_not:
         return _why_not(plan, arguments)
     if arguments.sharding:

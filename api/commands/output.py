@@ -18,7 +18,12 @@ def note(text: str) -> None:
 
 
 def print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, indent=1))
+    """Print what `--json` asks for; its schema is that of a struct in `api/serve`."""
+    print(json_text(data))
+
+
+def json_text(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=1)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
 from ...ir.text.summary import schedule
 from ...ir.text.units import seconds
-from .arguments import add_json
+from .arguments import add_engine, add_json, add_plan_source, plan_of
 from .output import print_json
 
 WIDTH = 72  # columns of the timeline
@@ -40,13 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a level (network), one rank's (rank3:network) or its innermost (rank3), "
         "lost as a whole or in part (network=0.5); repeatable",
     )
+    add_plan_source(parser, help="its model, for --engine; default: the file that the plan names")
+    add_engine(parser, "simulate the plan as this engine runs it; default: the plan's own")
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..plans.plan_object import load_plan
-
-    plan = load_plan(arguments.plan)
+    plan = plan_of(arguments, arguments.plan)
     conditions = parse_conditions(plan, arguments.slow, arguments.link_down)
     planned, changed = simulate_step(plan, Conditions()), simulate_step(plan, conditions)
     if arguments.json:

@@ -22,8 +22,9 @@ NEGLIGIBLE = 5e-4  # relative: a difference that would read 0.0 %
 def baseline_plans(
     plan: Plan, model: Model, baselines: Iterable[Baseline]
 ) -> list[tuple[str, Plan | None]]:
-    """The plans of baselines for the model, cluster, batch and memory limit of a plan."""
-    options = PlanOptions(memory_bytes=plan.memory_limit_bytes, **training_of_plan(plan))
+    """The plans of baselines for the model, cluster, batch, memory limit and engine of a plan."""
+    training = training_of_plan(plan)
+    options = PlanOptions(memory_bytes=plan.memory_limit_bytes, engine=plan.engine, **training)
     space = SearchSpace.create(model, plan.cluster, options)
     return [(baseline.name, baseline_plan(space, baseline)) for baseline in baselines]
 

@@ -2,11 +2,13 @@
 
 plan ─layout_of_plan─▶ layout ─engine_text─▶ file        what is lost stands in its comments
 file ─read_engine_file─▶ layout ─pins─▶ plan             priced as that engine runs it
+plan ─plan_on_engine─▶ plan                              the same decisions as another engine runs them
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from math import gcd
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from ...planner.interop.engine_layout import (
     layout_of_plan,
     pins_of_layout,
 )
-from ...planner.question.engines import engine_named
+from ...planner.question.engines import Engine, engine_named
 from ...planner.question.options import PlanOptions, training_of_plan
+from ...planner.question.pins import Pin
 from ...planner.search.driver import SearchSpace
 from ...planner.search.plan import no_plan
+from ...planner.search.plan import plan as search
 from ...planner.search.to_plan import assemble
 from ..formats.engine_files import FORMATS, engine_text
 from ..formats.galvatron_files import galvatron_text
@@ -209,3 +213,44 @@ def suffix_of(path: str | None) -> str:
     """The form of a file by its name."""
     suffix = Path(path).suffix if path else ""
     return suffix if suffix in (".toml", ".yaml", ".yml", ".json", ".args", ".sh", ".txt") else ""
+
+
+def plan_on_engine(plan: Plan, model: Model, engine: str) -> Plan:
+    """A plan's decisions, priced by the execution model of `engine`, whether they fit or not.
+
+    Raises UsageError naming the first decision that the engine cannot run.
+    """
+    if engine == plan.engine:
+        return plan
+    options = replace(
+        options_of_plan(plan),
+        engine=engine,
+        pins=tuple(_pins(plan, engine_named(engine))),
+        micro_batches=plan.micro_batches,
+        model_chunks=plan.chunks_per_stage,
+        schedule=plan.schedule,
+        bounds=(*(first for first, _ in plan.model_chunks), len(plan.calls)),
+    )
+    priced_plan = priced_in(SearchSpace.create(model, plan.cluster, options))
+    return replace(priced_plan, source=plan.source)
+
+
+def job_on_engine(plan: Plan, model: Model, engine: str) -> Plan:
+    """The fastest plan of a plan's job for `engine`; raises InfeasibleError where none fits."""
+    options: PlanOptions = replace(options_of_plan(plan), engine=engine)
+    return replace(search(model, plan.cluster, options), source=plan.source)
+
+
+def _pins(plan: Plan, engine: Engine) -> Iterator[Pin]:
+    """One pin per call that is not of the batch alone; raises UsageError for what cannot be."""
+    decided = [(plan.strategy_of(x), x.memory, x) for x in plan.layers if not x.batch_only]
+    for strategy, memory, _ in decided:
+        engine.check(strategy)
+        if not engine.allows_action(memory):
+            raise UsageError(f"{engine.name} has no memory action {memory}")
+    kinds = [key for key, _ in groupby((strategy, memory) for strategy, memory, _ in decided)]
+    if len({s for s, _ in kinds}) > 1 and engine.mixes != "all":
+        raise UsageError(f"{engine.name} has one strategy for all layers, not {plan.strategy_text}")
+    for strategy, memory, layers in decided:
+        for path in dict.fromkeys(plan.calls[layers.first : layers.last]):
+            yield Pin(path, strategy, memory)

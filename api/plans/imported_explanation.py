@@ -79,7 +79,9 @@ def imported_text(explained: ImportedExplanation) -> Iterator[str]:
         yield f"    {name:<40}{seconds(amount):>12}  {amount / p.step_seconds:.0%}"
     gains = [c for c in explained.changes if not explained.fits or _gain(explained, c[1]) > 0]
     yield "  one change that makes it fit" if not explained.fits else "  one change that is faster"
-    if not gains:
+    if not explained.fits:
+        yield f"    {memory_change(plan)}"
+    elif not gains:
         yield "    none that was tried"
     for change, other in gains[:SHOWN_CHANGES]:
         yield (
@@ -91,6 +93,12 @@ def imported_text(explained: ImportedExplanation) -> Iterator[str]:
 def _gain(explained: ImportedExplanation, other: Plan) -> float:
     """Samples per second more, as a fraction."""
     return explained.plan.prediction.step_seconds / other.prediction.step_seconds - 1
+
+
+def memory_change(plan: Plan) -> str:
+    """The memory limit under which a plan fits, as a change."""
+    more = plan.peak_bytes / plan.memory_limit_bytes - 1
+    return f"--memory-limit {-(-plan.peak_bytes >> 20)}MiB (+{100 * more:.1f} %)"
 
 
 def binding_terms(plan: Plan) -> list[tuple[str, float]]:
@@ -109,6 +117,7 @@ def imported_json(explained: ImportedExplanation) -> dict[str, Any]:
         "bubble": plan.prediction.bubble,
         "mfu": plan.prediction.mfu,
         "binds": dict(binding_terms(plan)),
+        "enough_memory": None if explained.fits else memory_change(plan),
         "changes": [
             {"change": change, "gain": _gain(explained, other), **plan_row(other)}
             for change, other in explained.changes

@@ -126,13 +126,23 @@ def read_run(row: Row) -> RunConfig:
 def read_engine(row: Row, layout: Layout) -> str:
     """The execution model of a row's framework; that of an unknown one is the state of the art of what
     it does: sharded weights alone, or anything else."""
-    framework = row.get("framework", "")
-    known = execution_model_of_framework(framework, integer(row, "year", THIS_YEAR))
+    known = _framework(row)
     sharded = layout.zero_stage == 3 and layout.pipeline == 1
     engine = known or ("torchtitan" if sharded else "megatron")
     if row.get("compile") and engine in ("fsdp2", "torchtitan"):
         return "torchtitan" if flag(row, "compile", True) else "fsdp2"
     return engine
+
+
+def _framework(row: Row) -> str | None:
+    """The execution model that a row names; None where it is not known."""
+    framework = row.get("framework", "")
+    return execution_model_of_framework(framework, integer(row, "year", THIS_YEAR))
+
+
+def is_known_framework(row: Row) -> bool:
+    """Whether a row's framework has an execution model of its own."""
+    return _framework(row) is not None
 
 
 def read_layout(row: Row) -> Layout:

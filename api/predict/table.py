@@ -11,7 +11,7 @@ import msgspec
 from ...ir.errors import FileError, PlaitError
 from .architecture import read_architecture
 from .predictor import Predictor
-from .run import Row, read_run
+from .run import Row, is_known_framework, read_run
 
 # Predicted over measured seconds, or the inverse: twice the median error of sources that were left out
 # of the fit of constants (10.9 %, `benchmarks/accuracy.py --leave-one-source-out`), which holds four of
@@ -46,6 +46,8 @@ def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
         return RowPrediction(name, note=str(error))
     low, high = (run.step_seconds / RANGE, run.step_seconds * RANGE)
     note = f"engine {described.engine}"
+    if not is_known_framework(row):
+        note += f", the nearest to {row.get('framework', '') or 'no framework'}, which is not known"
     if described.recompute != run.recompute:
         note += f"; recompute is not said: {run.recompute}, the least that fits"
     gigabytes = run.allocated_bytes / 1e9

@@ -15,7 +15,6 @@ from ..plans.comparison import baseline_plans, plan_row
 from ..plans.explanation import explain_json
 from ..plans.plan_json import plan_json
 from .requests import (
-    Change,
     CompareParams,
     ExplainParams,
     FitsParams,
@@ -41,15 +40,9 @@ def what_if(session: Session, params: WhatIfParams) -> Answer:
     space = session.space(job)
     before = fastest(space)
     after = session.changed(job, params.change)
-    rows = {"before": candidate_row(space, before), "after": candidate_row(space, after)}
-    rows["after"]["fits"] = True
+    rows = {"before": candidate_row(space, before), "after": candidate_row(after.space, after.best)}
     gain = rows["after"]["samples_per_s"] / rows["before"]["samples_per_s"] - 1
-    return {**rows, "gain": gain, "exact": _is_exact(params.change)}
-
-
-def _is_exact(change: Change) -> bool:
-    """Whether the answer is a search of its own, not the job's candidates priced again."""
-    return change.cluster is not None or change.pin is not None
+    return {**rows, "gain": gain, "exact": after.exact}
 
 
 def fits(session: Session, params: FitsParams) -> Answer:

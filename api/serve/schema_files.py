@@ -17,6 +17,7 @@ from ...ir.files.text_value import TextValue
 from ..formats.files import KINDS
 from .methods import METHODS
 from .reports import REPORTS
+from .verb_reports import VERB_REPORTS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -26,7 +27,8 @@ def schemas() -> dict[str, dict[str, Any]]:
     files = {f"file.{n.removeprefix('plait/')}": _file(n, kind.type) for n, kind in KINDS.items()}
     requests = {f"request.{name}": _schema(method.params) for name, method in METHODS.items()}
     reports = {f"report.{name}": _schema(report) for name, report in REPORTS.items()}
-    return files | requests | reports
+    printed = {f"report.{name}": _schema(report) for name, report in VERB_REPORTS.items()}
+    return files | requests | printed | reports
 
 
 def _schema(kind: type) -> dict[str, Any]:

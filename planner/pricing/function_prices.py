@@ -5,7 +5,10 @@ Functions are priced, not layers: equal layers of a model are calls of one funct
 
 from __future__ import annotations
 
+from copy import copy
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ...cost_model.execution_model import GENERATED, ExecutionModel
 from ...cost_model.memory.offload import chunked_cost, offloaded_cost, repeated
@@ -57,6 +60,18 @@ class FunctionPrices:
         self.tables = self.make_tables()
         self.activations = activations or ActivationCompressor()
         self.reductions = ActivationReductions(self.tables, self.activations)
+
+    def on(self, cluster: Cluster) -> FunctionPrices | None:
+        """The same prices on a cluster with more or fewer groups at its outermost level, where layers
+        cost what they did; None for another cluster."""
+        (first, *inner), (other_first, *other_inner) = self.cluster.levels, cluster.levels
+        if (self.cluster.device, inner) != (cluster.device, other_inner) or not inner:
+            return None
+        if replace(first, size=other_first.size) != other_first:
+            return None
+        prices = copy(self)
+        prices.cluster = cluster
+        return prices
 
     def make_shardings(self) -> ModelShardings:
         """Shardings of all functions, under the rules of plans."""

@@ -1,6 +1,6 @@
 """Engines that run a plan, and what each of them can: the space that the search stays within.
 
-    torch         fully_shard, replicas, parallelize_module, checkpoints and offload by layer
+    torch         fully_shard, replicas, parallelize_module, pipelining, checkpoints, offload by layer
     torchtitan    the same by one configuration for all layers, with expert ranks
     megatron      Megatron-Core: tensor, context, expert and pipeline ranks, distributed optimizer
     deepspeed     ZeRO, AutoTP, AutoEP, Ulysses
@@ -149,13 +149,17 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "torch",
             "PyTorch's own: plait.apply",
-            roles=("dp", *ZEROS, "tp"),
+            roles=("pp", "dp", *ZEROS, "tp"),
             actions=("keep", "recompute", "offload"),
-            schedules=("1f1b",),
             mixes="memory",
             rules=(
                 ORDER,
                 ONE_ZERO,
+                Rule(
+                    "its pipelining exports modules, which tensor-parallel styles do not take: no tp "
+                    "beside pp",
+                    _beside("pp", "tp"),
+                ),
                 Rule(
                     "its layers take whole tokens between tp's operators: tp stands without sp",
                     _tokens_between_tensor_operators,

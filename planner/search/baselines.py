@@ -1,7 +1,9 @@
 """Baselines under the same cost model on the same cluster: one strategy for all layers.
 
     ddp        replicas (Li et al. 2020)                  fsdp, zero1-3   sharded over all devices
-    hsdp       sharded inside a node, replicas between    megatron        tensor × pipeline × data
+    hsdp:16    sharded inside a node (or 16 devices), replicas between them
+    megatron   tensor × pipeline × data ranks (Narayanan et al. 2021, Korthikanti et al. 2022)
+    torchtitan, deepspeed      their settings: `engine_baselines`
 
 Each gets its best number of micro-batches and the better of keeping and recomputing
 activations, so a plan's gain over it is not for want of tuning.
@@ -16,22 +18,24 @@ from typing import NamedTuple
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
-from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy, parse_strategy
+from ...ir.plan.strategy import ROLES, Strategy, parse_strategy
 from ...ir.unknown_name import unknown_name
-from ..question.strategy_space import divisors
 from .driver import SearchSpace
+from .engine_baselines import ENGINE_BASELINES, engine_strategies, model_chunks_of, parse_settings
 from .to_plan import assemble
 
 UNIFORM_ROLES = {"ddp": "dp", "fsdp": "zero3", "zero1": "zero1", "zero2": "zero2", "zero3": "zero3"}
-NAMES = (*UNIFORM_ROLES, "hsdp", "megatron", "word")
-SETTING = re.compile(r"(sp|[a-z]+\d*=\d+)")
+NAMES = (*UNIFORM_ROLES, "hsdp", *ENGINE_BASELINES, "word")
+SETTING = re.compile(r"(sp|[a-z]+\d*=\d+|order=[a-z-]+)")
 
 
 class Baseline(NamedTuple):
-    """A name as the user wrote it, and the strategies that its users choose from."""
+    """A name as the user wrote it, and the strategies that its users choose from; model chunks per
+    stage, or None where they are open."""
 
     name: str
     strategies: tuple[Strategy, ...]
+    model_chunks: int | None = None
 
 
 def parse_baselines(text: str, cluster: Cluster) -> tuple[Baseline, ...]:
@@ -47,7 +51,14 @@ def parse_baselines(text: str, cluster: Cluster) -> tuple[Baseline, ...]:
             names.append(part)
     if not names:
         raise UsageError(f"no baseline in {text!r}; known: {', '.join(NAMES)}")
-    return tuple(Baseline(name, tuple(baseline_strategies(name, cluster))) for name in names)
+    return tuple(baseline(name, cluster) for name in names)
+
+
+def baseline(name: str, cluster: Cluster) -> Baseline:
+    """One baseline with its settings. Raises UsageError."""
+    kind, _, settings = name.partition(":")
+    chunks = model_chunks_of(parse_settings(kind, settings)) if kind in ENGINE_BASELINES else None
+    return Baseline(name, tuple(baseline_strategies(name, cluster)), chunks)
 
 
 def baseline_strategies(name: str, cluster: Cluster) -> Iterator[Strategy]:
@@ -56,18 +67,28 @@ def baseline_strategies(name: str, cluster: Cluster) -> Iterator[Strategy]:
     devices, node = cluster.devices, cluster.levels[-1].size
     if kind == "word":
         yield check_devices(parse_strategy(settings), cluster)
-    elif kind == "megatron":
-        yield from megatron(dict(parse_strategy(settings).axes), devices, node)
+    elif kind in ENGINE_BASELINES:
+        yield from engine_strategies(kind, parse_settings(kind, settings), devices, node)
+    elif kind == "hsdp":
+        yield hybrid(devices, settings, node)
     elif settings:
-        raise UsageError(f"baseline {name!r}: only megatron and word take settings")
+        raise UsageError(
+            f"baseline {name!r}: only hsdp, {', '.join(ENGINE_BASELINES)} and word take settings"
+        )
     elif kind in UNIFORM_ROLES:
         yield Strategy(((UNIFORM_ROLES[kind], devices),))
-    elif kind == "hsdp":
-        yield Strategy(
-            tuple((r, n) for r, n in (("dp", devices // node), ("zero3", node)) if n > 1)
-        )
     else:
         raise UsageError(unknown_name("baseline", kind, NAMES))
+
+
+def hybrid(devices: int, settings: str, node: int) -> Strategy:
+    """Shards over a node or so many devices, replicas between them."""
+    shards = int(settings) if settings.isdigit() else node
+    if (settings and not settings.isdigit()) or not shards or devices % shards:
+        raise UsageError(f"hsdp:{settings} is no group of the {devices} devices, as in hsdp:{node}")
+    return Strategy(
+        tuple((r, n) for r, n in (("dp", devices // shards), ("zero3", shards)) if n > 1)
+    )
 
 
 def check_devices(strategy: Strategy, cluster: Cluster) -> Strategy:
@@ -77,33 +98,6 @@ def check_devices(strategy: Strategy, cluster: Cluster) -> Strategy:
             f"{strategy} is for {strategy.devices} devices, the cluster has {cluster.devices}"
         )
     return strategy
-
-
-def megatron(settings: dict[str, int], devices: int, node: int) -> Iterator[Strategy]:
-    """Tensor axes inside a node, stages, and replicas (Narayanan et al. 2021, Korthikanti et al.
-    2022).
-
-    With and without sequence parallelism, with and without a sharded optimizer.
-    """
-    unknown = set(settings) - {"tp", "pp", "dp", SEQUENCE_FLAG}
-    if unknown:
-        raise UsageError(
-            f"megatron takes tp, pp, dp and {SEQUENCE_FLAG}, not {', '.join(sorted(unknown))}"
-        )
-    tensor = [settings["tp"]] if "tp" in settings else [n for n in divisors(devices) if n <= node]
-    for tp in tensor:
-        stages = [settings["pp"]] if "pp" in settings else divisors(devices // tp)
-        for pp in stages:
-            replicas, remainder = divmod(devices, tp * pp)
-            if remainder or replicas != settings.get("dp", replicas):
-                continue
-            for role in ("dp", "zero1"):
-                sizes = (("pp", pp), (role, replicas), ("tp", tp))
-                axes = tuple((r, n) for r, n in sizes if n > 1)
-                if SEQUENCE_FLAG not in settings:
-                    yield Strategy(axes)
-                if tp > 1:
-                    yield Strategy((*axes, (SEQUENCE_FLAG, 1)))
 
 
 def baseline_plan(space: SearchSpace, baseline: Baseline) -> Plan | None:
@@ -116,7 +110,11 @@ def baseline_plan(space: SearchSpace, baseline: Baseline) -> Plan | None:
         if strategy.stages <= unrestricted.stages and not space.engine.refusal(strategy):
             unrestricted.candidates += unrestricted.uniform_candidates(strategy)
     unrestricted.update_best(unrestricted.candidates)
-    unrestricted.candidates = unrestricted.add_schedules(unrestricted.candidates)
+    unrestricted.candidates = [
+        candidate
+        for candidate in unrestricted.add_schedules(unrestricted.candidates)
+        if baseline.model_chunks in (None, candidate.assignment.model_chunks)
+    ]
     if not unrestricted.candidates:
         return None
     fitting = unrestricted.fitting()

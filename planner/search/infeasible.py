@@ -6,7 +6,7 @@ Every hint is a search of its own under one changed option, so the plan it promi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -28,6 +28,12 @@ class Hint(NamedTuple):
     change: str
     candidate: Candidate | None
 
+    def row(self) -> dict[str, Any]:
+        """The change and its figures."""
+        if self.candidate is None:
+            return {"change": self.change, "fits": False, "step_time_s": None, "peak": None}
+        return {**candidate_row(self.candidate), "change": self.change, "fits": True}
+
     def __str__(self) -> str:
         if self.candidate is None:
             return f"{self.change}: does not fit either"
@@ -36,6 +42,28 @@ class Hint(NamedTuple):
             f"{self.change}: {seconds(c.step_seconds)}/step, {gib(c.peak_bytes)} "
             f"({c.strategy_text}, {c.micro_batches} micro-batches, {c.memory_text})"
         )
+
+
+def candidate_row(candidate: Candidate) -> dict[str, Any]:
+    """A candidate in a row of figures."""
+    return {
+        "word": candidate.strategy_text,
+        "micro_batches": candidate.micro_batches,
+        "memory": candidate.memory_text,
+        "step_time_s": candidate.step_seconds,
+        "samples_per_s": candidate.assignment.global_batch / candidate.step_seconds,
+        "peak": candidate.peak_bytes,
+    }
+
+
+def more_memory(least: Candidate) -> Hint:
+    """The memory limit under which the smallest candidate fits."""
+    return Hint(f"--memory {-(-least.peak_bytes >> 20)}MiB", least)
+
+
+def percent_more(least: Candidate, limit_bytes: int) -> str:
+    """`+2.5 %`: what the smallest candidate needs beyond a limit."""
+    return f"+{100 * (least.peak_bytes / limit_bytes - 1):.1f} %"
 
 
 def infeasible(space: SearchSpace) -> InfeasibleError:
@@ -48,6 +76,7 @@ def infeasible(space: SearchSpace) -> InfeasibleError:
     stage = max(range(len(stages)), key=lambda s: stages[s].peak_bytes)
     terms = sorted(stages[stage].memory_terms, key=lambda t: -t[1])
     shortfall = stages[stage].peak_bytes - space.memory_limit_bytes
+    enough, more = more_memory(least), percent_more(least, space.memory_limit_bytes)
     hints = [] if space.deadline.stopped else list(tried_hints(space, least))
     lines = [
         f"infeasible: the smallest plan found ({least.strategy_text}, "
@@ -56,7 +85,7 @@ def infeasible(space: SearchSpace) -> InfeasibleError:
         f"{gib(space.memory_limit_bytes)}: {gib(shortfall)} short",
         "  largest terms: " + ", ".join(f"{name} {gib(amount)}" for name, amount in terms[:4]),
         *(f"  tried {hint}" for hint in hints),
-        f"  or a budget of --memory {-(-least.peak_bytes >> 20)}MiB",
+        f"  or a budget of {enough.change} ({more})",
     ]
     return InfeasibleError(
         "\n".join(lines),
@@ -68,16 +97,7 @@ def infeasible(space: SearchSpace) -> InfeasibleError:
             "budget": space.memory_limit_bytes,
             "peak": least.peak_bytes,
             "word": least.strategy_text,
-            "fixes": [
-                {
-                    "change": f.change,
-                    "fits": f.candidate is not None,
-                    "step_time_s": f.candidate.step_seconds if f.candidate else None,
-                    "peak": f.candidate.peak_bytes if f.candidate else None,
-                    "word": f.candidate.strategy_text if f.candidate else None,
-                }
-                for f in hints
-            ],
+            "fixes": [hint.row() for hint in (*hints, enough)],
         },
     )
 

@@ -1,5 +1,6 @@
 """A user's module in a plan's form by PyTorch's public APIs alone.
 
+    pp                torch.distributed.pipelining, split where the plan's stages begin
     tp                parallelize_module, styles from the found sharding
     recompute         torch.utils.checkpoint around a layer's forward
     offload           torch.autograd.graph.save_on_cpu around it
@@ -12,10 +13,11 @@ Names, optimizer and loop stay the user's; every rank feeds its own samples, of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -27,9 +29,21 @@ from ...ir.model.model import Model
 from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
+from .same_outputs import check_same, fingerprints
+from .shared_gradients import SharedParameters
+from .stages import SCHEDULES, LossFn, PipelinedModule, schedule_stages, split
 from .styles import AXIS, parallel_styles
 
-REPLICATE, SHARD = "replicate", "shard"
+PIPELINE, REPLICATE, SHARD = "pipeline", "replicate", "shard"
+Batch = Mapping[str, Tensor] | tuple[Tensor, ...]
+
+
+class TracedBatch(NamedTuple):
+    """What a module is traced and checked with: the global batch, its trace, the user's loss."""
+
+    batch: Batch
+    model: Model
+    loss_fn: LossFn = None
 
 
 def check_appliable(plan: Plan) -> Strategy:
@@ -44,37 +58,88 @@ def check_appliable(plan: Plan) -> Strategy:
     if plan.compression:
         raise UsageError(f"PyTorch's engine sends no {plan.compression[0].program} messages")
     strategy = strategies[0]
-    strange = [r for r, n in strategy.axes if n > 1 and not (ROLES[r].batch or r == AXIS)]
+    strange = [r for r, n in strategy.axes if n > 1 and not _runs(r)]
     if strange or strategy.sequence_parallel or strategy.size("ep") > 1:
         role = (*strange, "ep" if strategy.size("ep") > 1 else "sp")[0]
         raise UsageError(
             f"PyTorch's engine runs no {role} ({ROLES[role].about}); plan for it: --engine torch"
         )
+    if strategy.stages > 1 and strategy.size(AXIS) > 1:
+        raise UsageError("PyTorch's pipelining exports modules: tp does not go with pp there")
+    if strategy.stages > 1 and plan.schedule not in SCHEDULES:
+        raise UsageError(f"PyTorch's engine has no schedule {plan.schedule}")
     return strategy
 
 
+def _runs(role: str) -> bool:
+    return ROLES[role].batch or ROLES[role].stages or role == AXIS
+
+
 def apply_plan(
-    module: nn.Module, plan: Plan, model: Model | None, device_type: str, compile: bool = False
+    module: nn.Module,
+    plan: Plan,
+    sample: TracedBatch | None,
+    device_type: str,
+    compile: bool = False,
 ) -> nn.Module:
     """Change a module in place into the plan's form on this rank, and return it.
 
-    `model`: the traced model, needed where the plan splits operators. Every rank of the plan calls
-    this, with equal parameters. Raises UsageError for what the engine cannot do.
+    `sample`: needed where the plan splits operators or has pipeline stages, of which a module of its
+    own is returned. Every rank of the plan calls this, with equal parameters. Raises UsageError for
+    what the engine cannot do.
     """
     strategy = check_appliable(plan)
     layers = dict(layer_actions(module, plan))
     mesh = device_mesh(strategy, device_type)
-    if strategy.size(AXIS) > 1:
-        if model is None:
-            raise UsageError("the plan splits operators: give a batch, from which they are traced")
-        parallelize_module(module, mesh[AXIS], parallel_styles(module, plan, model))
+    if sample is None and (strategy.size(AXIS) > 1 or strategy.stages > 1):
+        raise UsageError("the plan splits the model: give a batch, from which it is traced")
+    if sample is not None and strategy.stages > 1:
+        return _pipelined(module, plan, sample, mesh, compile)
+    if sample is not None and strategy.size(AXIS) > 1:
+        _split_operators(module, plan, sample, mesh)
     for path, action in layers.items():
-        _save_less(module.get_submodule(path), action)
-        if compile:
-            module.get_submodule(path).compile()
+        _prepare(module.get_submodule(path), action, compile)
     if strategy.batch_degree() > 1:
         _shard(module, list(layers), strategy, mesh)
     return module
+
+
+def _split_operators(module: nn.Module, plan: Plan, sample: TracedBatch, mesh: DeviceMesh) -> None:
+    """Split layers over the tensor axis; raises UsageError where one then computes something else."""
+    paths = [path for path, _ in layer_actions(module, plan)]
+    before = fingerprints(module, paths, sample.batch)
+    parallelize_module(module, mesh[AXIS], parallel_styles(module, plan, sample.model))
+    dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
+    check_same(before, fingerprints(module, paths, sample.batch), dtype)
+
+
+def _pipelined(
+    module: nn.Module, plan: Plan, sample: TracedBatch, mesh: DeviceMesh, compile: bool
+) -> PipelinedModule:
+    """This rank's stages of a module."""
+    strategy = check_appliable(plan)
+    ranks = strategy.batch_degree() * plan.micro_batches
+    chunks, shared = split(module, plan, first_samples(sample.batch, ranks), sample.loss_fn)
+    rank, stages = mesh[PIPELINE].get_local_rank(), len(plan.stages)
+    mine = {i: chunk for i, chunk in enumerate(chunks) if i % stages == rank}
+    applied = PipelinedModule(list(mine.values()), mesh[PIPELINE])
+    actions = dict(layer_actions(module, plan))
+    for chunk in mine.values():
+        layers = [path for path in actions if _submodule(chunk.program, path) is not None]
+        for path in layers:
+            _prepare(chunk.program.get_submodule(path), actions[path], compile)
+        if strategy.batch_degree() > 1:
+            _shard(chunk, [f"program.{path}" for path in layers], strategy, mesh)
+    applied.shared = SharedParameters(shared, mesh, PIPELINE)
+    schedule_stages(applied, dict(mine), plan, torch.device(mesh.device_type))
+    return applied
+
+
+def first_samples(batch: Batch, parts: int) -> Batch:
+    """One of `parts` equal parts of a batch."""
+    if isinstance(batch, Mapping):
+        return {name: x.chunk(parts)[0] for name, x in batch.items()}
+    return tuple(x.chunk(parts)[0] for x in batch)
 
 
 def layer_actions(module: nn.Module, plan: Plan) -> Iterator[tuple[str, MemoryAction]]:
@@ -97,14 +162,22 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def device_mesh(strategy: Strategy, device_type: str) -> DeviceMesh:
-    """The mesh of a strategy: replicas, shards, tensor ranks, from the outside in."""
+    """The mesh of a strategy: stages, replicas, shards, tensor ranks, from the outside in."""
     shards = [n for r, n in strategy.axes if ROLES[r].shards]
     sizes = {
+        PIPELINE: strategy.stages,
         REPLICATE: strategy.size("dp"),
         SHARD: shards[0] if shards else 1,
         AXIS: strategy.size(AXIS),
     }
     return init_device_mesh(device_type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+
+def _prepare(layer: nn.Module, action: MemoryAction, compile: bool) -> None:
+    """Let a layer save what its memory action says, and compile it where asked."""
+    _save_less(layer, action)
+    if compile:
+        layer.compile()
 
 
 def _save_less(layer: nn.Module, action: MemoryAction) -> None:

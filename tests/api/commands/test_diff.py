@@ -39,6 +39,29 @@ def test_baselines_are_priced_for_the_same_model(files, capsys):
     assert all(row["times_as_long"] > 0.99 for row in rows.values())
 
 
+def test_every_verb_prices_a_plan_as_an_engine_runs_it(files, capsys):
+    def said(*command):
+        capsys.readouterr()
+        assert main([*command, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    own = said("explain", files[0])
+    theirs = said("explain", files[0], "--engine", "megatron")
+    assert theirs["strategy"][-1]["word"] == own["strategy"][-1]["word"] == "dp=4"
+    assert theirs["step_time_s"] != own["step_time_s"]
+    same_job = said("diff", files[0], "--engine", "torchtitan")
+    assert same_job["plan_step_time_s"] == own["step_time_s"]
+    simulated = said("simulate", files[0], "--engine", "megatron")
+    assert simulated["step_time_s"] == pytest.approx(theirs["step_time_s"], rel=0.02)
+    rows = said("diff", files[0], "--against", "fsdp", "--engine", "torchtitan")["baselines"]
+    assert rows[0]["possible"]
+
+
+def test_decisions_that_an_engine_cannot_run_are_named(files, capsys):
+    assert main(["explain", files[1], "--engine", "megatron"]) == 2
+    assert "one strategy for all layers" in capsys.readouterr().err
+
+
 def test_one_other_side_is_needed(files, capsys):
     assert main(["diff", files[0]]) == 2
     assert main(["diff", *files, "--against", "ddp"]) == 2

@@ -7,8 +7,8 @@ import pytest
 
 from plait.api.cli import main
 from plait.api.serve.json_lines import serve
-from plait.api.serve.methods import METHODS, schema
-from plait.api.serve.requests import Change, PlanningJob
+from plait.api.serve.methods import METHODS, schema, what_if
+from plait.api.serve.requests import Change, PlanningJob, WhatIfParams
 from plait.api.serve.session import Session, other_batch
 from plait.tests.paths import LLAMA
 
@@ -68,6 +68,27 @@ def test_another_batch_is_priced_as_a_pinned_plan_is(ask, session, model):
     close = [pytest.approx(c.step_seconds, rel=5e-3) for c in same]  # layers keep their prices
     assert row["step_time_s"] in close
     assert other_batch(session.space(job), 16).candidates
+
+
+def test_more_nodes_are_priced_as_a_search_there_prices_them(session, model):
+    params = WhatIfParams(model, "2x4xh100", change=Change(cluster="4x4xh100"))
+    answer = what_if(session, params)
+    row = answer["after"]
+    assert not answer["exact"]
+    space = session.space(PlanningJob(model, "4x4xh100", pins=(row["word"],)))
+    same = [
+        c.step_seconds
+        for c in space.candidates
+        if (c.micro_batches, c.memory_text) == (row["micro_batches"], row["memory"])
+    ]
+    assert row["step_time_s"] in [pytest.approx(seconds, rel=1e-9) for seconds in same]
+
+
+def test_a_pin_of_some_layers_leaves_the_others_as_they_are(ask):
+    answer = ask("what_if", change={"pin": "model.layers.0:dp=2,tp=2"})
+    assert "dp=2,tp=2" in answer["after"]["word"]
+    assert not answer["exact"]
+    assert answer["gain"] <= 1e-9
 
 
 def test_another_cluster_and_a_pin(ask):

@@ -1,9 +1,11 @@
 """PyTorch's engine in a plan's form trains as the eager module does, on gloo ranks in float64."""
 
+import operator
 from pathlib import Path
 
 import pytest
 from torch import nn
+from torch.fx import Graph
 
 from plait.api.plans.plan_object import with_methods
 from plait.cost_model.hardware import load_cluster
@@ -14,6 +16,7 @@ from plait.ir.plan.strategy import parse_strategy
 from plait.planner import PlanOptions, plan
 from plait.planner.question.pins import Pin, pin_all
 from plait.runtime.torch_engine.apply import check_appliable, layer_actions
+from plait.runtime.torch_engine.stage_values import chunk_values
 from plait.runtime.torch_engine.styles import parallel_styles
 from plait.tests.ranks import launch
 
@@ -72,9 +75,14 @@ def test_every_role_trains_as_one_process_does(source, tmp_path, ranks):
         pin_all(f"zero3={ranks}"),
         (*pin_all(f"zero2={ranks}"), Pin("layers.*", parse_strategy(f"zero2={ranks}"), OFFLOAD)),
         pin_all(f"tp={ranks}"),
+        pin_all(f"pp={ranks}"),
     ]
     if half > 1:
-        pins += [pin_all(f"dp={half},zero3=2"), pin_all(f"zero3={half},tp=2")]
+        pins += [
+            pin_all(f"dp={half},zero3=2"),
+            pin_all(f"zero3={half},tp=2"),
+            pin_all(f"pp={half},zero3=2"),
+        ]
     paths = []
     for number, pinned in enumerate(pins):
         made, _ = planned(source, *pinned, cluster=f"local:{ranks}")
@@ -105,15 +113,68 @@ def test_layers_are_the_modules_of_the_plan(source):
 @pytest.mark.parametrize(
     ("pins", "what"),
     [
-        (pin_all("pp=2"), "no pp"),
+        (pin_all("pp=2,tp=2"), "tp does not go with pp"),
         (pin_all("tp=2,sp"), "no sp"),
         ((*pin_all("dp=2"), Pin("layers.1", parse_strategy("zero3=2"))), "one strategy"),
     ],
 )
 def test_what_the_engine_cannot_is_refused_by_name(source, pins, what):
-    made, _ = planned(source, *pins, engine="plait")
+    devices = pins[0].strategy.devices
+    made, _ = planned(source, *pins, engine="plait", cluster=f"local:{devices}")
     with pytest.raises(UsageError, match=what):
         check_appliable(made)
+
+
+WHOLE_WIDTH = """
+import torch
+from torch import nn
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        heads = self.up(x).view(len(x), -1, 4, 4).softmax(1)  # all heads, whatever arrives
+        return x + self.down(heads.flatten(2).view(*x.shape[:2], -1))
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Layer() for _ in range(2)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+def make():
+    return Net(), (torch.randn(4, 6, 8),), lambda output, batch: output.square().mean()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.ranks
+def test_code_that_counts_on_whole_widths_is_refused_by_its_layer(tmp_path):
+    (tmp_path / "factory.py").write_text(WHOLE_WIDTH)
+    source = f"{tmp_path}/factory.py:make"
+    made, _ = planned(source, *pin_all("tp=2"))
+    made.save(tmp_path / "plan.json")
+    printed = launch(2, [WORKER, source, str(tmp_path / "plan.json")], timeout_seconds=60)
+    assert "refused: layers.0 computes something else" in printed[0]
+
+
+def test_values_pass_through_chunks_that_do_not_read_them():
+    graph = Graph()
+    batch = graph.placeholder("batch")
+    first = graph.call_module("submod_0", (batch,))
+    made, angles = (graph.call_function(operator.getitem, (first, i)) for i in range(2))
+    second = graph.call_module("submod_1", (made,))
+    graph.output((graph.call_module("submod_2", (second, angles)),))
+    rows = chunk_values(graph)
+    assert rows[1].arriving == (made.name, angles.name)
+    assert set(rows[1].leaving) == {second.name, angles.name}
+    assert rows[2].leaving == rows[2].results
 
 
 def test_a_weight_that_no_style_splits_is_named(source):

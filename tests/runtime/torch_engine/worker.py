@@ -2,7 +2,7 @@
 
 Both train without dropout, in float64 throughout: casts to float32 that a model's code writes are left
 out on both sides. SGD with momentum, since Adam makes whole steps of gradients that are zero but for
-rounding. Prints the largest relative difference of losses and parameters.
+rounding. Prints the largest relative difference of losses and of all parameters over all ranks.
 """
 
 import sys
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 import plait
 from plait.ir.capture.sources.source import materialize
+from plait.ir.errors import PlaitError
 
 LEARNING_RATE, STEPS, SMALLEST = 0.1, 3, 1e-2
 
@@ -50,8 +51,11 @@ def train(module, batch, loss_fn) -> list[torch.Tensor]:
     optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=0.9)
     losses = []
     for _ in range(STEPS):
-        loss = loss_of(call(module, batch), batch, loss_fn)
-        loss.backward()
+        if hasattr(module, "step"):
+            loss = call(module.step, batch)
+        else:
+            loss = loss_of(call(module, batch), batch, loss_fn)
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.detach())
@@ -61,26 +65,45 @@ def train(module, batch, loss_fn) -> list[torch.Tensor]:
 def difference(source: str, plan: plait.Plan) -> float:
     built, judged = (materialize(source, dtype="float64") for _ in range(2))
     batch, loss_fn, judge = built.batch, built.loss_fn, judged.model.eval()
+    before = {parameter: parameter.detach().clone() for parameter in judge.parameters()}
     expected = train(judge, batch, loss_fn)
     applied = plait.apply(built.model.eval(), plan, batch, loss_fn=loss_fn)
-    tensor = plan.strategies[0].size("tp")
-    ranks = dist.get_world_size() // tensor
-    mine = local(batch, dist.get_rank() // tensor, ranks)
+    strategy = plan.strategies[0]
+    tensor, ranks = strategy.size("tp"), strategy.batch_degree()
+    mine = local(batch, dist.get_rank() // tensor % ranks, ranks)
     losses = torch.stack(train(applied, mine, loss_fn))
     dist.all_reduce(losses)
     worst = [((losses / dist.get_world_size() - torch.stack(expected)).abs().max()).item()]
-    whole = dict(judge.named_parameters())
+    whole = dict(judge.named_parameters(remove_duplicate=False))
     for name, parameter in applied.named_parameters():
         value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         scale = whole[name].abs().max().clamp(min=SMALLEST)  # biases of keys are rounding alone
         worst.append(((value - whole[name]).abs().max() / scale).item())
-    return max(worst)
+    seen = {whole[name] for name in names_of_all_ranks(applied)}
+    missing = [p for p in judge.parameters() if p not in seen and not p.equal(before[p])]
+    return largest(worst) if not missing else float("inf")
+
+
+def names_of_all_ranks(module) -> set[str]:
+    names = [None] * dist.get_world_size()
+    dist.all_gather_object(names, [name for name, _ in module.named_parameters()])
+    return {name for rank in names for name in rank}
+
+
+def largest(values: list[float]) -> float:
+    """The largest of all ranks' values."""
+    tensor = torch.tensor(values).max()
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor.item()
 
 
 if __name__ == "__main__":
     source, *paths = sys.argv[1:]
     stay_wide()
     for path in paths:
-        print(f"{path} {difference(source, plait.load_plan(path)):.3e}")
+        try:
+            print(f"{path} {difference(source, plait.load_plan(path)):.3e}")
+        except PlaitError as refusal:
+            print(f"{path} refused: {refusal}")
     if dist.is_initialized():
         dist.barrier()

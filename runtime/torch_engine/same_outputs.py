@@ -1,0 +1,72 @@
+"""Whether a module that was split over tensor ranks still computes what it did before.
+
+A module's own code may count on whole widths (`view(batch, -1, heads, width)` with all heads): on a
+shard it runs, and computes something else. One forward pass without gradients before and one after tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ...ir.errors import UsageError
+
+Fingerprints = dict[
+    str, tuple[float, float]
+]  # by layer: a weighted sum of its output, and its norm
+
+
+def fingerprints(module: nn.Module, layers: list[str], batch: Any) -> Fingerprints:
+    """One number of every layer's output, beside its scale; empty for a module on the meta device."""
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return {}
+    seen: Fingerprints = {}
+    hooks = [
+        module.get_submodule(path).register_forward_hook(
+            lambda _, __, output, path=path: seen.update({path: _fingerprint(output)})
+        )
+        for path in layers
+    ]
+    try:
+        with torch.no_grad(), _evaluating(module):
+            module(**batch) if isinstance(batch, Mapping) else module(*batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _fingerprint(output: Any) -> tuple[float, float]:
+    tensors = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
+    values = torch.cat([x.flatten().double() for x in tensors[:1]])
+    weights = torch.cos(torch.arange(len(values), device=values.device, dtype=torch.float64))
+    return (values @ weights).item(), values.norm().item()
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Without dropout; every module's mode is as before afterwards."""
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
+def check_same(before: Fingerprints, after: Fingerprints, dtype: torch.dtype) -> None:
+    """Raise UsageError naming the first layer that computes something else than before."""
+    tolerance = torch.finfo(dtype).eps ** 0.5
+    for path, (value, scale) in before.items():
+        if abs(after[path][0] - value) > tolerance * max(scale, 1e-6):
+            raise UsageError(
+                f"{path} computes something else on a shard of its width (its code counts on all "
+                "heads): PyTorch's engine cannot split it; plan with --roles dp,zero1,zero2,zero3 "
+                "or run the plan as a generated program"
+            )
