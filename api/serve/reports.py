@@ -48,6 +48,15 @@ class CompressedMessages(ServeReport, frozen=True):
     program: str
 
 
+class PlannedGroup(ServeReport, frozen=True):
+    """Devices of one kind on a mixed cluster; `ranks` and `calls`: the first and the last."""
+
+    device: str
+    ranks: tuple[int, int]
+    calls: tuple[int, int]
+    micro_batches: int
+
+
 class PlanReport(ServeReport, frozen=True):
     """`plait plan --json` and the method `plan`; seconds, bytes and fractions."""
 
@@ -61,6 +70,7 @@ class PlanReport(ServeReport, frozen=True):
     strategy: tuple[LayerStrategy, ...]
     pipeline: Pipeline
     compression: tuple[CompressedMessages, ...]
+    groups: tuple[PlannedGroup, ...]
     plan_time_s: dict[str, float]
     digest: str
     global_batch: int

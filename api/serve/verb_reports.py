@@ -309,43 +309,6 @@ class BucketsReport(ServeReport, frozen=True):
     switches: list[SwitchReport]
 
 
-class DeviceGroupReport(ServeReport, frozen=True):
-    """A stage on one part of a mixed cluster; `calls`: its first and last."""
-
-    ranks: list[int]
-    strategy_text: str = msgspec.field(name="word")
-    memory: str
-    calls: tuple[int, int]
-    peak: int
-    budget: int
-    terms: dict[str, int]
-
-
-class ReplicaReport(ServeReport, frozen=True):
-    """A pipeline of a mixed cluster; `groups`: its stages."""
-
-    micro_batches: int
-    seconds: float
-    groups: list[DeviceGroupReport] = msgspec.field(name="crews")
-
-
-class MixedPlanReport(ServeReport, frozen=True):
-    """`plait plan` on a mixed cluster; `alone_s`: steps of its parts by themselves, then of all as the
-    slowest."""
-
-    status: str
-    gap: float
-    step_time_s: float
-    tokens_per_s: float
-    global_batch: int
-    micro_batch: int
-    sync_s: float
-    alone_s: list[float | None]
-    replicas: list[ReplicaReport] = msgspec.field(name="lines")
-    plan_time_s: dict[str, float]
-    digest: str
-
-
 class TriedChange(ServeReport, frozen=True, omit_defaults=True):
     """A change of options that was tried where nothing fitted; figures where it fits."""
 
@@ -393,6 +356,5 @@ VERB_REPORTS: dict[str, type[msgspec.Struct]] = {
     "inspect": InspectReport,
     "doctor": DoctorReport,
     "plan.buckets": BucketsReport,
-    "plan.mixed": MixedPlanReport,
     "plan.infeasible": InfeasibleReport,
 }

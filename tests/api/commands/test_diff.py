@@ -45,12 +45,12 @@ def test_every_verb_prices_a_plan_as_an_engine_runs_it(files, capsys):
         assert main([*command, "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    own = said("explain", files[0])
+    ours = said("explain", files[0])
     theirs = said("explain", files[0], "--engine", "megatron")
-    assert theirs["strategy"][-1]["word"] == own["strategy"][-1]["word"] == "dp=4"
-    assert theirs["step_time_s"] != own["step_time_s"]
+    assert theirs["strategy"][-1]["word"] == ours["strategy"][-1]["word"] == "dp=4"
+    assert theirs["step_time_s"] != ours["step_time_s"]
     same_job = said("diff", files[0], "--engine", "torchtitan")
-    assert same_job["plan_step_time_s"] == own["step_time_s"]
+    assert same_job["plan_step_time_s"] == ours["step_time_s"]
     simulated = said("simulate", files[0], "--engine", "megatron")
     assert simulated["step_time_s"] == pytest.approx(theirs["step_time_s"], rel=0.02)
     rows = said("diff", files[0], "--against", "fsdp", "--engine", "torchtitan")["baselines"]
