@@ -110,7 +110,8 @@ class Comparison:
             self.ratios.append(ratio)
         return (
             f"{head}{solution.makespan_us:>12.1f}{solution.lower_bound_us:>12.1f}"
-            f"{100 * solution.gap:>8.3f} %{against or math.nan:>12.1f}{ratio:>8.4f}{spent:>8.1f}  {solution.algorithm}"
+            f"{100 * solution.gap:>8.3f} %"
+            f"{against or math.nan:>12.1f}{ratio:>8.4f}{spent:>8.1f}  {solution.algorithm}"
         )
 
 
