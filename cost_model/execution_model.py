@@ -49,7 +49,9 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     nothing is copied to be sent. `frees_per_call`: saved activations are freed call by call during
     backward, not at its end.
     `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over which the
-    weight is replicated. `saves_dispatched`: backward of experts reads tokens as they were received,
+    weight is replicated. `shards_over`: axes inside a replica whose ranks ZeRO counts among those it
+    shards over. `whole_in_pipelines`: beneath a pipeline gathered weights and gradients stay whole from
+    the first micro-batch to the last, so that ZeRO shards optimizer states alone. `saves_dispatched`: backward of experts reads tokens as they were received,
     instead of fetching them again. `dispatches_once`: a token goes once to every node that has some of
     its experts, and is copied there. `chunks`: model chunks per pipeline stage (interleaved 1F1B).
     `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`: every
@@ -71,6 +73,8 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     contiguous_buffers: bool = False
     frees_per_call: bool = True
     shards_replicated_states: bool = False
+    shards_over: tuple[Literal["cp"], ...] = ()
+    whole_in_pipelines: bool = False
     saves_dispatched: bool = False
     dispatches_once: bool = False
     chunks: int = 1

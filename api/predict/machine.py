@@ -10,6 +10,7 @@ from ...cost_model.hardware import presets
 from ...ir.devices.cluster import Cluster, Device, Link
 from .run import RunConfig, UnmodelledError
 
+GIGABYTE = 0.99 * 2**30  # of a device's nominal memory, as drivers report it: 79.2 GiB of an A100's 80
 NETWORK_EFFICIENCY = 0.85  # of a network's nominal rate that large messages reach (assumed)
 
 
@@ -56,4 +57,6 @@ def cluster_of(run: RunConfig) -> Cluster:
 
 
 def with_memory(device: Device, memory_gb: float) -> Device:
-    return replace(device, memory_bytes=int(memory_gb * 1e9)) if memory_gb else device
+    """The device with its nominal memory, or that of a row, in the bytes that a driver reports."""
+    nominal = memory_gb or device.memory_bytes / 1e9
+    return replace(device, memory_bytes=int(nominal * GIGABYTE))

@@ -28,7 +28,7 @@ EQUAL_LAYERS = 2  # become one function; beneath adapters the first layer passes
 LARGE_ELEMENTS = 1 << 20  # of a matrix that is sharded
 UNSCALED = ScaleFactors()
 MEMORY_DOUBT = 1.15  # bytes predicted per byte there, up to which a run may fit (the median error)
-RECOMPUTE_LADDER = ("none", "half", "full")
+RECOMPUTE_LADDER = ("none", "attention", "half", "full")
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 
 
@@ -59,16 +59,24 @@ FULL = Optimizer("adamw", 2, 4)
 
 
 class PredictedRun(msgspec.Struct, frozen=True):
-    """What a run is predicted to take. `peak_bytes` counts everything on the device, `allocated_bytes`
-    what an allocator reports: neither the runtime's own nor the margin. `recompute`: what was taken."""
+    """What a run is predicted to take. `peak_bytes` counts everything on the device, `reserved_bytes` what
+    an allocator has of it, `allocated_bytes` what tensors take of that: all but fragmentation.
+    `recompute`: what was taken."""
 
     step_seconds: float
     peak_bytes: int
+    reserved_bytes: int
     allocated_bytes: int
     fits: bool
     candidate: Candidate
     stages: tuple[Stage, ...]
     recompute: str
+
+    def measured_bytes(self, kind: str) -> int:
+        """The bytes that a measurement of a kind, as in `nvidia-smi` or `torch max reserved`, counts."""
+        if "smi" in kind:
+            return self.peak_bytes
+        return self.reserved_bytes if "reserved" in kind else self.allocated_bytes
 
 
 class RunPrices(FunctionPrices):
@@ -146,12 +154,13 @@ class Predictor:
             )
         stages = pricer.stages(candidate)
         terms = dict(max(stages, key=lambda s: s.peak_bytes).memory_terms)
-        allocated = sum(terms.values()) - terms["runtime"] - terms["margin"]
+        reserved = sum(terms.values()) - terms["runtime"]
         fits = candidate.peak_bytes <= cluster.device.memory_bytes
         return PredictedRun(
             candidate.step_seconds,
             candidate.peak_bytes,
-            allocated,
+            reserved,
+            reserved - terms["margin"],
             fits,
             candidate,
             stages,

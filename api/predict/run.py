@@ -66,7 +66,9 @@ class Layout(msgspec.Struct, frozen=True):
             ("tp", self.tensor),
         )
         sequence_parallel = (("sp", 1),) if self.tensor_tokens and self.tensor > 1 else ()
-        return Strategy((*(axis for axis in axes if axis[1] > 1), *sequence_parallel))
+        joins = self.zero_stage > 0 and self.context > 1  # ZeRO may shard over context ranks alone
+        used = (a for a in axes if a[1] > 1 or (joins and a[0].startswith("zero")))
+        return Strategy((*used, *sequence_parallel))
 
 
 class RunConfig(msgspec.Struct, frozen=True):
@@ -178,7 +180,9 @@ def parse_precision(text: str) -> str:
 
 
 def parse_recompute(text: str) -> str:
-    """`full`, `half` of the layers, `attention` or `none`; no text: unknown."""
+    """`full`, `half` of the layers, `attention` or `none`; no text, or several to choose from: unknown."""
+    if "/" in text:
+        return UNKNOWN
     for start, meaning in RECOMPUTE.items():
         if text.startswith(start):
             return meaning

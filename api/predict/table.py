@@ -23,8 +23,8 @@ class RowPrediction(msgspec.Struct, frozen=True):
     """One line of the result; None where the run cannot be modelled, and a `note` that says why, or what
     was taken where the row says nothing. Low and high lie a factor of `RANGE` away.
 
-    `predicted_peak_mem_gb` is what an allocator reports at its peak (1e9 bytes); `fits` also counts
-    what the runtime takes and a margin.
+    `predicted_peak_mem_gb` (1e9 bytes) is the peak of what the row's `mem_kind` measures: the whole device
+    for `nvidia-smi`, an allocator's blocks for `reserved`, else tensors; `fits` counts everything.
     """
 
     row_id: str
@@ -50,7 +50,7 @@ def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
         note += f", the nearest to {row.get('framework', '') or 'no framework'}, which is not known"
     if described.recompute != run.recompute:
         note += f"; recompute is not said: {run.recompute}, the least that fits"
-    gigabytes = run.allocated_bytes / 1e9
+    gigabytes = run.measured_bytes(row.get("mem_kind", "")) / 1e9
     return RowPrediction(name, run.step_seconds, gigabytes, run.fits, note, low, high)
 
 

@@ -21,7 +21,7 @@ from ...ir.plan.plan import Plan
 from ...ir.plan.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import PeakPoint, StageBytes
-from ..execution_model import generated
+from ..execution_model import GENERATED, ExecutionModel, generated
 from ..quantity import Whole, known
 from .collective import collective_seconds
 from .compressed_collective import (
@@ -50,22 +50,24 @@ class BatchAxes:
         item: int = 4,
         compression: Compression | None = None,
         compressed_optimizer: CompressionAlgorithm | None = None,
-        reduces_per_step: bool = False,
+        execution: ExecutionModel = GENERATED,
     ) -> None:
         """`gradient_scale`: bytes of a sent gradient per byte of its parameter; `item`: bytes per
         element of a parameter; `compressed_optimizer`: an optimizer with its own communication;
-        `reduces_per_step`: gradients stay whole until the last micro-batch, under zero2 too."""
+        `execution`: what ZeRO of the framework shards, over which ranks, and when."""
         self.cluster, self.gradient_scale, self.item = cluster, gradient_scale, item
         self.compression, self.compressed_optimizer = compression or {}, compressed_optimizer
         axes = [GroupAxis(r, n, strategy.stride(r)) for r, n in strategy.axes]
-        self.shard_axes = [a for a in axes if ROLES[a.role].shards]
-        self.model_axes = [a for a in axes if a[:2] in strategy.model_axes]
+        sharding = [a for a in axes if ROLES[a.role].shards]
+        over = execution.shards_over if sharding else ()
+        self.sharded_kinds = sharded_kinds(strategy, execution)
+        self.shard_axes = sharding + [a for a in axes if a.role in over]
+        self.model_axes = [
+            a for a in axes if a[:2] in strategy.model_axes and a not in self.shard_axes
+        ]
         self.replica_axes = [
             a for a in axes if ROLES[a.role].batch and a not in self.shard_axes + self.model_axes
         ]
-        sharded = frozenset(s for r, _, _ in self.shard_axes for s in ROLES[r].shards)
-        whole_gradients = reduces_per_step and "parameter" not in sharded
-        self.sharded_kinds = sharded - {"gradient"} if whole_gradients else sharded
         self.cost_cache: dict[
             tuple[CompressionProgram | CompressionAlgorithm, float, GroupAxis, float],
             CompressedCost,
@@ -362,6 +364,16 @@ class BatchAxes:
             return 0
         bucket = min(trained, BUCKET_BYTES)
         return trained + self.transfer_buffer_bytes("weights", trained, bucket, bucket)
+
+
+def sharded_kinds(strategy: Strategy, execution: ExecutionModel) -> frozenset[str]:
+    """What ZeRO shards between calls: of "parameter", "gradient" and "optimizer" what its stage says,
+    less what the framework keeps whole until the end of a step."""
+    kinds = frozenset(s for role, _ in strategy.axes for s in ROLES[role].shards)
+    if kinds and execution.whole_in_pipelines and strategy.stages > 1:
+        return frozenset({"optimizer"})
+    whole_gradients = execution.reduces_per_step and "parameter" not in kinds
+    return kinds - {"gradient"} if whole_gradients else kinds
 
 
 def _copy_buffer_bytes(amount: int, largest: int) -> int:

@@ -219,8 +219,9 @@ class FunctionCostTable(SampledFunction):
         return SavedLines(self.bytes_of(inside), self.bytes_of(ends[0]), self.bytes_of(ends[1]))
 
     def worth_saving(self, halves: GraphHalves, saved: set[int]) -> set[int]:
-        """Saved values that are expensive to recompute: backward repeats all-gathers beside its
-        matrix products, and fused kernels recompute values that only they read."""
+        """Saved values that are expensive to recompute: shards in place of what was gathered, since
+        backward repeats all-gathers beside its matrix products; and fused kernels recompute values that
+        only they read."""
         unfused = [op for op in halves.backward if self.work(op) not in (*COMPILED, "view")]
         products = {self.roots[v] for op in unfused for v in op.operands()}
         worth = set(saved)
@@ -228,6 +229,8 @@ class FunctionCostTable(SampledFunction):
             results = {r for r in op.results if r >= 0}
             sources = {self.roots[v] for v in op.operands()}
             fused = self.work(op) in COMPILED and not results & products
-            if sources <= saved and (fused or op.target == ALL_GATHER):
+            if op.target == ALL_GATHER and results & saved:
+                worth = worth - results | sources
+            elif sources <= saved and fused:
                 worth -= results
         return worth

@@ -74,7 +74,7 @@ class StagePricer:
             self.item_bytes,
             programs,
             COMPRESSED_OPTIMIZERS.get(self.optimizer.name),
-            self.execution.reduces_per_step,
+            self.execution,
         )
 
     def in_flight(
