@@ -65,7 +65,7 @@ def types_of(model, target: str) -> set[str]:
 
 def loss_in(model, module, batch) -> float:
     cast = {n: t.to(torch.bfloat16) if t.is_floating_point() else t for n, t in batch.items()}
-    loss, gradients, _ = execute(model, eager.held(module), eager.tensors(model, cast))
+    loss, gradients, _ = execute(model, eager.state_tensors(module), eager.tensors(model, cast))
     assert {g.dtype for g in gradients.values()} == {torch.bfloat16}
     expected = module(**cast)
     assert loss.dtype == expected.dtype == torch.float32

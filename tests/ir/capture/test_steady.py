@@ -20,7 +20,7 @@ COUNT = 0
 class Remembering(Net):
     """A net with everything that a forward may change."""
 
-    count = 0
+    calls = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class Notes(Remembering):
 
 class CountsInClass(Remembering):
     def forward(self, x, y):
-        type(self).count += 1
-        return F.cross_entropy(self.scores(x) * type(self).count, y)
+        type(self).calls += 1
+        return F.cross_entropy(self.scores(x) * type(self).calls, y)
 
 
 class CountsInGlobal(Remembering):
@@ -155,7 +155,7 @@ class Scores(Net):
 REFUSED = (
     (Counts, "count from 1 to 2"),
     (Notes, "number of items from 1 to 2"),
-    (CountsInClass, "count from"),
+    (CountsInClass, "calls from"),
     (CountsInGlobal, "COUNT from 1 to 2"),
     (FirstIsOther, "flag from False to True"),
     (Averages, "average"),
@@ -169,7 +169,7 @@ def test_state_that_matters_is_refused_with_its_line(kind, text: str) -> None:
     model = make(kind)
     refused(model, batch(), text, at=kind.forward)
     assert (model.count, model.flag, model.notes, model.previous) == (0, False, {"last": []}, None)
-    assert (COUNT, CountsInClass.count) == (0, 0)
+    assert (COUNT, CountsInClass.calls) == (0, 0)
     assert type(model.average) is torch.Tensor
     assert float(model.average) == 0
 

@@ -261,6 +261,6 @@ def _judge(traced, model, given) -> None:
     from plait.ir.capture import execute
     from plait.tests.ir.capture import eager
 
-    _, gradients, _ = execute(traced, eager.held(model), eager.tensors(traced, given))
+    _, gradients, _ = execute(traced, eager.state_tensors(model), eager.tensors(traced, given))
     model(**given).backward()
     assert max(eager.difference(gradients, model).values()) < 1e-9

@@ -107,7 +107,7 @@ def test_code_that_knows_the_module_is_refused() -> None:
         optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(owned, 1.0))
         return optimizer
 
-    for factory, says in ((ClipsModule, "step of ClipsModule .*'owner'"), (hooked, "'held'")):
+    for factory, says in ((ClipsModule, "step of ClipsModule .*'owner'"), (hooked, "'owned'")):
         with pytest.raises(UsageError, match=says):
             made(factory, {}, WHOLE, owner)
 
