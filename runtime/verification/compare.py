@@ -16,7 +16,6 @@ from .verify import TOLERANCE
 # Errors of tensors that are nearly zero are taken against this part of the largest tensor of all:
 # some gradients (a key's bias in attention) are exactly zero but for rounding.
 GRADIENT_FLOOR = 1e-4
-ROUNDING_ALONE = 1e-14  # of the largest gradient: a tensor's gradient that is zero in exact numbers
 CAST_FLOOR = 1e-2  # the same where rounding of narrow floats is compared
 CAST_EPSILONS = 50  # rounding steps of the narrowest float that lifting casts may change
 ROUNDED_MARGIN = 8  # times the error of one process in the same precision
@@ -42,7 +41,7 @@ class Worst(NamedTuple):
 class Comparison(NamedTuple):
     """The worst errors of a program, and its first wrong tensor ("" where there is none).
 
-    `arbitrary`: parameters that differ, but by rounding alone (see `rounding_alone`)."""
+    `arbitrary`: tensors that differ no more than a rounding step of the gradients changes them."""
 
     loss: float
     gradient: Worst
@@ -61,10 +60,13 @@ def backward_order(model: Model) -> list[str]:
     return sorted(first_read, key=lambda name: first_read[name], reverse=True)
 
 
-def compare(expected: Reference, actual: Actual, order: Sequence[str] = ()) -> Comparison:
+def compare(
+    expected: Reference, actual: Actual, order: Sequence[str] = (), rounded: Reference | None = None
+) -> Comparison:
     """Compare losses and gradients of every step, and parameters and buffers after the last.
 
     `order`: names of gradients as backward completes them; the first wrong one is named by it.
+    `rounded`: the reference with gradients a rounding step off (`reference.with_rounded_gradients`).
     """
     pairs = list(zip(actual.losses, expected.losses, strict=True))
     losses = [relative(abs(a - b), abs(b)) for a, b in pairs]
@@ -72,8 +74,7 @@ def compare(expected: Reference, actual: Actual, order: Sequence[str] = ()) -> C
         worst(a, b, GRADIENT_FLOOR)
         for a, b in zip(actual.gradients, expected.gradients, strict=True)
     ]
-    beyond = errors(actual.state, expected.state, 1.0)
-    arbitrary = {n for n in rounding_alone(expected) if beyond.get(n, 0.0) > TOLERANCE}
+    arbitrary = frozenset[str]() if rounded is None else _arbitrary(expected, actual, rounded)
     ours, theirs = (
         {n: t for n, t in state.items() if n not in arbitrary}
         for state in (actual.state, expected.state)
@@ -100,17 +101,14 @@ def compare(expected: Reference, actual: Actual, order: Sequence[str] = ()) -> C
     )
 
 
-def rounding_alone(expected: Reference) -> frozenset[str]:
-    """Parameters whose gradients are nothing but rounding in every step (a key's bias in attention):
-    an optimizer that divides by a gradient's size moves them at random, in any order of sums."""
-    largest = [max(map(_size, step.values()), default=0.0) for step in expected.gradients]
+def _arbitrary(expected: Reference, actual: Actual, rounded: Reference) -> frozenset[str]:
+    """Tensors that are off by no more than `rounded` is, several times over: an optimizer that divides
+    by a gradient's size takes rounding, where the exact gradient is zero, for a direction."""
+    off, noise = (errors(one.state, expected.state, 1.0) for one in (actual, rounded))
     return frozenset(
         name
-        for name in expected.gradients[0]
-        if all(
-            name in step and 0.0 < _size(step[name]) <= ROUNDING_ALONE * most
-            for step, most in zip(expected.gradients, largest, strict=True)
-        )
+        for name, error in off.items()
+        if TOLERANCE < error <= ROUNDED_MARGIN * noise.get(name, 0.0)
     )
 
 

@@ -56,11 +56,7 @@ class Shaken(Wide):
         result = super().__torch_function__(func, types, args, kwargs)
         if dtype is None or not isinstance(result, Tensor) or result.dtype != torch.float64:
             return result
-        places = torch.arange(result.numel()).reshape(result.shape)
-        signs = 1.0 - 2.0 * (
-            (places * 2654435761 >> 7) % 2
-        )  # no random operator, which is replayed
-        return result * (1 + torch.finfo(dtype).eps * signs.double())
+        return result * (1 + torch.finfo(dtype).eps * _signs(result))
 
 
 def _widen(value: Any) -> Any:
@@ -90,6 +86,32 @@ def reference(build: Callable[[], Source], model: Model, training: Training) -> 
     if first.replay.narrowest in NARROW:
         return _lifted(build, model, training, first, "")
     return _eager(build, model, training).reference
+
+
+def with_rounded_gradients(training: Training) -> Training:
+    """The same training, with every gradient off by a rounding step of the largest one: what rounding
+    may do to a run, in whichever order sums are taken."""
+
+    def shake(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        groups = optimizer.param_groups
+        gradients = [p.grad for g in groups for p in g["params"] if p.grad is not None]
+        largest = max((float(g.abs().max()) for g in gradients if g.numel()), default=0.0)
+        for gradient in gradients:
+            step = largest * torch.finfo(gradient.dtype).eps
+            gradient.add_(_signs(gradient), alpha=step)
+
+    def factory(*arguments: Any, **keywords: Any) -> torch.optim.Optimizer:
+        optimizer = training.optimizer(*arguments, **keywords)
+        optimizer.register_step_pre_hook(shake)
+        return optimizer
+
+    return training._replace(optimizer=factory)
+
+
+def _signs(tensor: Tensor) -> Tensor:
+    """Plus and minus one in no pattern, without random operators, which are replayed."""
+    places = torch.arange(tensor.numel()).reshape(tensor.shape)
+    return (1 - 2 * ((places * 2654435761 >> 7) % 2)).to(tensor.dtype)
 
 
 def _lifted(

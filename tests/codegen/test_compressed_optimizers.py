@@ -45,7 +45,7 @@ MOVES = {  # the plan, and whose checkpoint is loaded under it
     "on four": ("1-bit-adam", "with tensors"),
     "local cut": ("local with tensors", "local-adaalter"),
 }
-SOME = ("adam", "warm", "1-bit-adam", "sign-momentum", "with tensors")
+SOME = ("adam", "warm", "1-bit-adam", "with tensors")
 APART = ("detached", "step-ahead", "cser")  # weights differ between ranks in all steps
 
 

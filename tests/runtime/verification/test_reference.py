@@ -10,8 +10,10 @@ from plait.ir.capture import Source, execute, trace
 from plait.ir.capture.batch import leaves
 from plait.ir.lowering.cast import cast_model
 from plait.runtime.verification.bare_module import bare_source
-from plait.runtime.verification.reference import interpreted, reference
-from plait.runtime.verification.training import OPTIMIZERS, Training
+from plait.runtime.verification.compare import errors
+from plait.runtime.verification.reference import interpreted, reference, with_rounded_gradients
+from plait.runtime.verification.training import OPTIMIZERS, Training, training_of
+from plait.runtime.verification.verify import TOLERANCE
 
 TRAINING = Training(*OPTIMIZERS["adamw"], 2, 7)
 
@@ -59,6 +61,24 @@ def source(change=lambda model: None, rate: float = 0.25) -> Source:
 def traced(change=lambda model: None):
     one = source(change)
     return cast_model(trace(one.model, one.batch, one.loss_fn), "float64")
+
+
+@pytest.mark.parametrize(("optimizer", "decides"), [("Adafactor", True), ("adamw", False)])
+def test_rounding_decides_over_a_bias_that_batch_norm_takes_away(optimizer, decides) -> None:
+    def build() -> Source:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2)).double()
+        batch = (torch.randn(8, 4, dtype=torch.float64),)
+        return Source(net, batch, lambda out, _: out.square().mean(), "net", "net")
+
+    model = trace(build().model, build().batch, build().loss_fn)
+    training = training_of(optimizer, 2, 0)
+    exact, rounded = (
+        reference(build, model, one) for one in (training, with_rounded_gradients(training))
+    )
+    off = errors(rounded.state, exact.state, 1.0)
+    assert (off["0.bias"] > TOLERANCE) == decides
+    assert off["0.weight"] < TOLERANCE
 
 
 def test_masks_are_replayed_in_the_module_as_the_interpreter_draws_them() -> None:

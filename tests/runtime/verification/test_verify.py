@@ -30,14 +30,17 @@ def test_equal_numbers_pass() -> None:
     assert passing.require() is passing
 
 
-def test_steps_of_a_gradient_that_is_rounding_alone_are_named_not_compared() -> None:
+def test_what_rounding_of_gradients_decides_is_named_not_compared() -> None:
     gradients = {"w": torch.ones(2), "bias": torch.tensor([1e-17, -1e-17])}
     state = {"w": torch.ones(2), "bias": torch.tensor([1e-5, -1e-5])}
-    moved = {**state, "bias": -state["bias"]}
-    comparison = compared(Reference([1.0], [gradients], state), gradients, moved)
+    expected, moved = Reference([1.0], [gradients], state), {**state, "bias": -state["bias"]}
+    actual = Actual([1.0], [gradients], moved)
+    assert not verdict(compare(expected, actual)).passed
+    rounded = Reference([1.0], [gradients], moved)
+    comparison = compare(expected, actual, (), rounded)
     assert (verdict(comparison).passed, comparison.arbitrary) == (True, ("bias",))
-    larger = {**gradients, "bias": torch.tensor([1e-12, -1e-12])}
-    assert not verdict(compared(Reference([1.0], [larger], state), larger, moved)).passed
+    steady = Reference([1.0], [gradients], state)
+    assert not verdict(compare(expected, actual, (), steady)).passed
 
 
 @pytest.mark.parametrize("wrong", [1.0 + 1e-8, float("nan"), float("inf")])

@@ -1,5 +1,6 @@
 """Verification on real ranks: agreement, a wrong number and a crash are told apart."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,36 +34,49 @@ def make():
 """
 
 
-@pytest.mark.ranks
-def test_a_verdict_for_every_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ranks that torchrun starts, as users' are."""
-    monkeypatch.setattr(verification, "launch", launch)
-    (tmp_path / "factory.py").write_text(FACTORY)
-    name = f"{tmp_path / 'factory.py'}:make"
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Job]:
+    """`job(kind)`: a program of the factory's module in a folder of its own, to be verified."""
+    folder = tmp_path_factory.mktemp("jobs")
+    (folder / "factory.py").write_text(FACTORY)
+    name = f"{folder / 'factory.py'}:make"
     source = load_source(name)
     model = cast_model(trace(source.model, source.batch, source.loss_fn), "float64")
-    (tmp_path / "model.json").write_bytes(dump(model, "plait/model"))
+    (folder / "model.json").write_bytes(dump(model, "plait/model"))
     cluster, pins = load_cluster("local:2"), pin_all("dp=2")
     program = compile_program(plan(model, cluster, PlanOptions(pins=pins)), model, name)
 
-    def job(kind: str) -> Job:
-        write_program(program, tmp_path / kind)
-        return Job(kind, str(tmp_path / kind), name, str(tmp_path / "model.json"))
+    def of(kind: str) -> Job:
+        write_program(program, folder / kind)
+        return Job(kind, str(folder / kind), name, str(folder / "model.json"))
 
-    jobs = [job(kind) for kind in ("crash", "good", "wrong")]
-    spoil(tmp_path / "crash", "    raise ValueError('spoilt')")
-    spoil(tmp_path / "wrong", "    received = tuple(x * (1 + 1e-8) for x in received)")
-    crash, good, wrong = verify(jobs, 2, timeout_seconds=120)
-    assert good.passed
-    assert "spoilt" in crash.failure
+    return of
+
+
+@pytest.mark.ranks
+def test_a_wrong_number_is_no_failure(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ranks that torchrun starts, as users' are."""
+    monkeypatch.setattr(verification, "launch", launch)
+    spoilt = job("wrong")
+    spoil(spoilt, "    received = tuple(x * (1 + 1e-8) for x in received)")
+    (wrong,) = verify([spoilt], 2, timeout_seconds=120)
     assert not wrong.passed
     assert not wrong.failure
     assert 1e-9 < wrong.loss < 1e-6
 
 
-def spoil(folder: Path, line: str) -> None:
+@pytest.mark.ranks
+def test_jobs_after_a_crash_go_on(job) -> None:
+    spoilt = job("crash")
+    spoil(spoilt, "    raise ValueError('spoilt')")
+    crash, good = verify([spoilt, job("good")], 2, timeout_seconds=120)
+    assert "spoilt" in crash.failure
+    assert good.passed
+
+
+def spoil(job: Job, line: str) -> None:
     """Put a line at the start of the stage's `forward`, after its arguments are bound."""
-    path = folder / "stage_0.py"
+    path = Path(job.folder, "stage_0.py")
     path.write_text(
         path.read_text()
         + f"\n\n_forward = forward\n\n\ndef forward(run, *received):\n{line}\n"
