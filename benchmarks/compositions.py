@@ -4,7 +4,7 @@ Every trial draws a small model (`composition_models`), a strategy (a quarter wi
 micro-batches, schedule, memory action, compression, optimizer and precision, compiles the program and
 trains it on 2 or 4 gloo ranks beside the user's module in one process (`plait verify`). A launch of
 ranks runs many trials. `--json FILE` keeps a row per trial; `-o FILE` writes the table of docs from
-all rows of that file, those of earlier runs included.
+all rows of that file, those of earlier runs included; `--again` runs its mismatches once more.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from plait.tests import ranks
 
 RANKS = (2, 4)
 PER_LAUNCH = 64
+PINS = re.compile(r"^no plan .*? pin (?:\S+, pin )*\S+: ")
 DRAWS = 20  # at most for one trial, until nothing of it is known to be refused
 FACTORIES = "plait.benchmarks.composition_models"
 TIMEOUT_SECONDS = 1800.0
@@ -63,6 +65,7 @@ class Row(msgspec.Struct, frozen=True):
     refused: str = ""
     wrong: str = ""
     notes: tuple[str, ...] = ()
+    seed: int = 0
 
     @property
     def result(self) -> str:
@@ -151,14 +154,30 @@ def rows_of(seed: int, count: int, models: Sequence[str]) -> Iterable[Row]:
         for one, outcome in zip(drawn, outcomes, strict=True):
             if outcome.refused:
                 drawing.learn(one, size)
-            yield row_of(one.model, size, outcome)
+            yield row_of(one.model, size, outcome, seed)
 
 
-def row_of(name: str, ranks: int, outcome: Outcome) -> Row:
+def again(rows: Sequence[Row]) -> Iterable[Row]:
+    """The rows, those of mismatches from a new run."""
+    traced: dict[str, Model] = {}
+    for row in rows:
+        if not row.wrong:
+            yield row
+            continue
+        source = ModelSource(f"{FACTORIES}:{row.model}")
+        if row.model not in traced:
+            traced[row.model] = source.load()
+        trial = Trial(row.composition, source, traced[row.model])
+        with scratch_folder("compositions") as scratch:
+            (outcome,) = verify_trials([trial], row.ranks, scratch, TIMEOUT_SECONDS)
+        yield row_of(row.model, row.ranks, outcome, row.seed)
+
+
+def row_of(name: str, ranks: int, outcome: Outcome, seed: int) -> Row:
     verdict = outcome.verdict
     wrong = str(verdict) if outcome.mismatch else ""
     notes = verdict.notes if verdict is not None else ()
-    return Row(name, ranks, outcome.trial.composition, outcome.refused, wrong, notes)
+    return Row(name, ranks, outcome.trial.composition, outcome.refused, wrong, notes, seed)
 
 
 # the document
@@ -175,10 +194,13 @@ def document(rows: Sequence[Row]) -> str:
         "precision, and trains the generated program on gloo ranks beside the user's own module in one",
         "process. Losses, gradients, parameters and buffers agree to 1e-9 in float64; in other",
         "precisions errors are at most eight times those of one process in that precision; compressed",
-        "programs are only near.",
+        "programs are only near. What was refused by itself for a model is not drawn for it again.",
         "",
         f"**{len(rows)} tried: {results['verified']} verified, {results['refused']} refused by the "
-        f"planner, {results['mismatch']} mismatches.**",
+        f"planner, {results['mismatch']} mismatches.** "
+        f"Seeds {', '.join(map(str, sorted({row.seed for row in rows})))}.",
+        "",
+        *matrix(rows),
         "",
     ]
     for title, values in dimensions(rows).items():
@@ -195,6 +217,25 @@ def document(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *(wrong or ["- none"]), ""])
 
 
+def matrix(rows: Sequence[Row]) -> list[str]:
+    """Verified and refused trials of every model with every role of its axes."""
+    counts: dict[str, Counter[tuple[str, str]]] = {}
+    for row in rows:
+        for role in roles_of(row.composition):
+            counts.setdefault(row.model, Counter())[role, row.result] += 1
+    roles = sorted({role for counter in counts.values() for role, _ in counter})
+    lines = [f"| verified + refused | {' | '.join(roles)} |", "|---|" + "---|" * len(roles)]
+    for model, counter in sorted(counts.items()):
+        cells = (f"{counter[r, 'verified']} + {counter[r, 'refused']}" for r in roles)
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return lines
+
+
+def roles_of(composition: Composition) -> set[str]:
+    axes = f"{composition.strategy},{composition.layer_strategy}".split(",")
+    return {axis.partition("=")[0] for axis in axes} - {""}
+
+
 def dimensions(rows: Sequence[Row]) -> dict[str, dict[str, Counter[str]]]:
     """Results by every value of every dimension of a composition."""
     tables: dict[str, dict[str, Counter[str]]] = {}
@@ -206,8 +247,7 @@ def dimensions(rows: Sequence[Row]) -> dict[str, dict[str, Counter[str]]]:
         composition = row.composition
         count("model", row.model, row)
         count("ranks", str(row.ranks), row)
-        axes = composition.strategy.split(",")
-        for role in {axis.partition("=")[0] for axis in axes}:
+        for role in roles_of(composition):
             count("role", role, row)
         count("layers", "one differs" if composition.layer else "all alike", row)
         count("micro-batches", str(composition.micro_batches), row)
@@ -220,9 +260,9 @@ def dimensions(rows: Sequence[Row]) -> dict[str, dict[str, Counter[str]]]:
 
 
 def reason(text: str) -> str:
-    """A refusal without its numbers and names."""
-    message = text.split(":")[0] if len(text.split(":")[0]) > 20 else text
-    return "".join("N" if c.isdigit() else c for c in message).replace("NN", "N")[:120]
+    """Why a planner refused, without numbers and names."""
+    cause = PINS.sub("", text).partition(" (")[0].rpartition(": ")[2]
+    return re.sub(r"\d+", "N", cause)[:120]
 
 
 def main() -> None:
@@ -231,6 +271,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=32, help="trials; 0 writes the table alone")
     parser.add_argument("--json", metavar="FILE", help="add a row per trial to FILE (JSON lines)")
+    parser.add_argument(
+        "--again", action="store_true", help="run the mismatches of FILE again, and nothing else"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="write the table, as Markdown")
     arguments = parser.parse_args()
     verify.launch = ranks.launch  # ranks that are forked start in no time
@@ -238,6 +281,10 @@ def main() -> None:
     rows = []
     if json_file is not None and json_file.exists():
         rows = [msgspec.json.decode(line, type=Row) for line in json_file.read_bytes().splitlines()]
+    if arguments.again and json_file is not None:
+        rows = list(again(rows))
+        json_file.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+        arguments.count = 0
     for row in rows_of(arguments.seed, arguments.count, arguments.models):
         rows.append(row)
         print(f"{row.result:9} {row.model} on {row.ranks}: {row.composition}", flush=True)

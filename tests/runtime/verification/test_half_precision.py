@@ -77,7 +77,7 @@ class Positions(worker.Language):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("table", torch.randn(12, worker.WIDTH))
-        self.head = torch.nn.Linear(worker.WIDTH, worker.WORDS)
+        self.head = torch.nn.Linear(worker.WIDTH, worker.VOCABULARY)
 
     def forward(self, ids, places, labels):
         turn = (places[..., None].float() * self.rates.float()).cos().to(self.table.dtype)
