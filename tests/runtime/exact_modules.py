@@ -11,12 +11,14 @@ from torch.nn.utils import parametrizations
 
 from plait.tests.runtime.exact_nets import CLASSES, WIDTH, Net
 
-ENTRIES = 32  # of the queue
+QUEUED = 32  # of the queue
 EXPERTS = 4
 
 
 class HookedByStep(Net):
     """A hook scales gradients by a count of steps that is a buffer."""
+
+    seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,9 +78,12 @@ class Parametrized(Net):
 class Queue(Net):
     """Negatives are the representations of batches before, in a ring with a pointer."""
 
+    queue: Tensor
+    next: Tensor
+
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("queue", F.normalize(torch.randn(ENTRIES, CLASSES), dim=-1))
+        self.register_buffer("queue", F.normalize(torch.randn(QUEUED, CLASSES), dim=-1))
         self.register_buffer("next", torch.zeros((), dtype=torch.long))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -87,14 +92,16 @@ class Queue(Net):
         near = (query * key).sum(-1, keepdim=True)
         logits = torch.cat([near, query @ self.queue.clone().t()], 1) / 0.2
         with torch.no_grad():
-            places = (self.next + torch.arange(len(key))) % ENTRIES
+            places = (self.next + torch.arange(len(key))) % QUEUED
             self.queue.index_copy_(0, places, key)
-            self.next.add_(len(key)).remainder_(ENTRIES)
+            self.next.add_(len(key)).remainder_(QUEUED)
         return F.cross_entropy(logits, torch.zeros_like(y))
 
 
 class Balanced(Net):
     """A router whose bias follows the loads of experts, without a loss of its own (DeepSeek-V3)."""
+
+    bias: Tensor
 
     def __init__(self) -> None:
         super().__init__()
