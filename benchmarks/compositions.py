@@ -36,6 +36,7 @@ from plait.ir.errors import PlaitError
 from plait.ir.model.model import Model
 from plait.runtime.launch.scratch import scratch_folder
 from plait.runtime.verification import verify
+from plait.runtime.verification.compare import BY_ROUNDING
 from plait.tests import ranks
 
 RANKS = (2, 4)
@@ -195,6 +196,8 @@ def document(rows: Sequence[Row]) -> str:
         "process. Losses, gradients, parameters and buffers agree to 1e-9 in float64; in other",
         "precisions errors are at most eight times those of one process in that precision; compressed",
         "programs are only near. What was refused by itself for a model is not drawn for it again.",
+        "Where exact gradients are zero, an optimizer that divides by their size takes rounding for a",
+        f"direction: what that decides is named, in {rounding_trials(rows)} trials, and not compared.",
         "",
         f"**{len(rows)} tried: {results['verified']} verified, {results['refused']} refused by the "
         f"planner, {results['mismatch']} mismatches.** "
@@ -215,6 +218,11 @@ def document(rows: Sequence[Row]) -> str:
     lines += ["", "Mismatches:", ""]
     wrong = [f"- {row.model} on {row.ranks} ranks: {row.wrong:.600}" for row in rows if row.wrong]
     return "\n".join([*lines, *(wrong or ["- none"]), ""])
+
+
+def rounding_trials(rows: Sequence[Row]) -> int:
+    """Trials in which rounding of gradients decided over a tensor."""
+    return sum(any(note.startswith(BY_ROUNDING) for note in row.notes) for row in rows)
 
 
 def matrix(rows: Sequence[Row]) -> list[str]:

@@ -20,6 +20,7 @@ CAST_FLOOR = 1e-2  # the same where rounding of narrow floats is compared
 CAST_EPSILONS = 50  # rounding steps of the narrowest float that lifting casts may change
 ROUNDED_MARGIN = 8  # times the error of one process in the same precision
 LOSSY = (0.05, 0.5)  # errors of loss and gradients that compressed communication may cause
+BY_ROUNDING = "rounding of gradients decides, by the optimizer's step, over"  # begins a note
 RATIOS = (2.0, 3.0, 4.0, 8.0, 0.5, 1 / 3, 0.25, 0.125, 0.0, -1.0)
 
 

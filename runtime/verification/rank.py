@@ -22,7 +22,15 @@ from ..launch.session import session
 from ..program import Program
 from ..state import unsharded
 from .bare_module import bare_source
-from .compare import Actual, Comparison, Rounding, backward_order, compare, compare_rounded
+from .compare import (
+    BY_ROUNDING,
+    Actual,
+    Comparison,
+    Rounding,
+    backward_order,
+    compare,
+    compare_rounded,
+)
 from .half_precision import in_half
 from .reference import in_its_precision, interpreted, reference, with_rounded_gradients
 from .training import Gradients, Reference, Training, training_of
@@ -103,7 +111,7 @@ def _verdict(
         notes += tuple(f"{draw}; nothing reads it" for draw in draws)
     if comparison.arbitrary:
         names = ", ".join(comparison.arbitrary[:3])
-        notes += (f"rounding of gradients decides, by the optimizer's step, over {names}",)
+        notes += (f"{BY_ROUNDING} {names}",)
     first_wrong = "; ".join(filter(None, (*faults, comparison.first_wrong)))
     return Verdict(
         job.name,
