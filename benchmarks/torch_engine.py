@@ -35,6 +35,17 @@ STRATEGIES = {
         "pp=4", "pp=2,dp=2", "pp=2,zero3=2"),
 }  # fmt: skip
 WORKER = str(Path(__file__).parents[1] / "tests/runtime/torch_engine/worker.py")
+HEAD = (
+    "# PyTorch's own engine against one process",
+    "",
+    "`python benchmarks/torch_engine.py -o docs/torch_engine.md`: small models with random weights under",
+    "`plait.apply`, in float64 on gloo ranks; the judge is the eager module with the same optimizer on one",
+    "process. A cell is the largest relative difference of losses and parameters after three steps, or why",
+    "the plan is refused.",
+    "",
+    "| model | ranks | strategy | largest difference |",
+    "|---|---|---|---|",
+)
 MOST = 160  # characters of a reason
 
 
@@ -84,7 +95,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("-o", "--output")
     arguments = parser.parse_args()
-    lines = ["| model | ranks | strategy | largest difference |", "|---|---|---|---|"]
+    lines = [*HEAD]
     for ranks in map(int, arguments.ranks.split(",")):
         for model in arguments.models.split(","):
             for strategy, result in rows(model, ranks):
