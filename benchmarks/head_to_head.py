@@ -1,7 +1,7 @@
 """Plait's programs against torch's own engines, rounds alternating.
 
     python benchmarks/head_to_head.py [--ranks 1,2,4] [--models gpt2,llama] [--strategies dp,zero3]
-        [--rounds 7] [--compile no,yes] [--json] [-o docs/head_to_head.md]
+        [--rounds 7] [--compile no,yes] [--json] [--rows ROWS.jsonl] [-o docs/head_to_head.md]
 
 The same module (`benchmarks/peers/models.py`), batch and optimizer on gloo ranks of this machine. A
 ratio is ours over the peer's, below 1 where Plait is faster or smaller: of the wall time between
@@ -101,6 +101,16 @@ def row_of(job: dict[str, Any]) -> Row:
     )
 
 
+def joined(file: Path, rows: Sequence[Row]) -> list[Row]:
+    """Rows of a file and these, which replace older ones of the same comparison; all are in the file
+    afterwards, in order."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    known = {row[:5]: row for row in (*(Row(**json.loads(line)) for line in lines), *rows)}
+    ordered = sorted(known.values(), key=lambda row: (row.compiled, row.ranks, row.model))
+    file.write_text("".join(json.dumps(row._asdict()) + "\n" for row in ordered))
+    return ordered
+
+
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """A line of markdown per row."""
     yield "| model | ranks | Plait | peer | compiled | wall | CPU | memory | peer's step |"
@@ -129,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--compile", default="no,yes", help="no, yes or both")
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--json", action="store_true", help="print rows as JSON")
+    arguments.add_argument("--rows", help="a file of rows: those of earlier runs join the table")
     arguments.add_argument("-o", "--output", help="write the table to this file")
     return arguments
 
@@ -147,6 +158,8 @@ def main(arguments: Sequence[str]) -> int:
                 for job in jobs_of(models, ranks, options.strategies.split(","), compiled)
             ]
             rows += map(row_of, measured(jobs, options.rounds, place))
+    if options.rows:
+        rows = joined(Path(options.rows), rows)
     for row in rows:
         if options.json:
             print(json.dumps(row._asdict()))

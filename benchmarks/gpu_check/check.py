@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-State = Literal["passed", "failed", "could not run"]
+State = Literal["passed", "failed", "could not run", "rehearsed"]
 
 
 class CannotRun(Exception):
@@ -72,6 +72,12 @@ def check(name: str, bar: str, needs_devices: int = 1) -> Callable[[Measure], Me
 
 def row(name: str, bar: str, measured: str, passed: bool) -> Row:
     return Row(name, bar, measured, "passed" if passed else "failed")
+
+
+def timed_row(machine: Machine, name: str, bar: str, measured: str, passed: bool) -> Row:
+    """A row about speed, which a rehearsal on small sizes does not judge."""
+    judged = row(name, bar, measured, passed)
+    return judged._replace(state="rehearsed") if machine.small else judged
 
 
 def run(checks: Sequence[Check], machine: Machine) -> Iterator[Row]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.api.commands.calibrate import measured as calibrated
-from plait.benchmarks.gpu_check.check import CannotRun, Machine, Row, check, row
+from plait.benchmarks.gpu_check.check import CannotRun, Machine, Row, check, row, timed_row
 from plait.benchmarks.gpu_check.timing import peak_bytes, ratio, seconds
 from plait.benchmarks.peers.models import Decoder, Sizes, gpt2, llama
 from plait.codegen import compile_program, write_program
@@ -80,7 +80,8 @@ def block_programs(machine: Machine) -> Iterator[Row]:
                     eager.compile()
                 measured = ratio(ours(running), theirs(eager, running.batch), machine)
             label = "torch.compile" if kernels == "inductor" else "eager"
-            yield row(f"block of {name} ÷ {label}", "≤ 1", f"{measured:.2f}", measured <= 1.0)
+            what, text = f"block of {name} ÷ {label}", f"{measured:.2f}"
+            yield timed_row(machine, what, "≤ 1", text, measured <= 1.0)
 
 
 def ours(running: Running):

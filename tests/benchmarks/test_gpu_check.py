@@ -62,11 +62,7 @@ def test_all_of_it_runs_on_a_cpu_but_for_what_needs_a_gpu() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     assert len(rows) > 20, done.stderr
-    wrong = [
-        r for r in rows if "| failed |" in r and "bandwidth" not in r and "÷" not in r
-        and "attention" not in r
-    ]  # fmt: skip
-    assert not wrong
+    assert done.returncode == 0, [line for line in rows if "| failed |" in line]
     assert sum("could not run" in r for r in rows) == 3  # two need a GPU, one needs two
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .elementary import OPS, AtOnce, wide_dtype, widened
+from .elementary import OPS, BlockElements, wide_dtype, widened
 
-SCORES = AtOnce(1 << 18, 1 << 25)
+SCORES = BlockElements(1 << 18, 1 << 25)
 NEXT_TO_ZERO = {torch.float32: -80.0, torch.float64: -690.0}  # exponents
 
 

@@ -26,7 +26,7 @@ MASK_ARGUMENTS = {"plait.dropout.default": (2, 3, 4), "plait.attention.default":
 UNIFORM = "plait.uniform.default"
 
 
-class AtOnce(NamedTuple):
+class BlockElements(NamedTuple):
     """Elements that are worked on at once: on a CPU as many as its caches take, on others as few as
     fill the device, so that what is beside operands and results stays small."""
 
@@ -37,8 +37,8 @@ class AtOnce(NamedTuple):
         return self.cpu if x.device.type == "cpu" else self.other
 
 
-MASK = AtOnce(1 << 14, 1 << 20)  # their states are int64
-LOGITS = AtOnce(1 << 18, 1 << 24)
+MASK = BlockElements(1 << 14, 1 << 20)  # their states are int64
+LOGITS = BlockElements(1 << 18, 1 << 24)
 
 
 def _signed(state: int) -> int:

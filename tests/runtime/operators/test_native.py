@@ -65,7 +65,7 @@ def test_attention_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch
 
     expected = everything()
     for elements in (12, 36, 72, 100):
-        at_once = elementary.AtOnce(elements, elements)
+        at_once = elementary.BlockElements(elements, elements)
         monkeypatch.setattr(blocked_attention, "SCORES", at_once)
         for one, other in zip(everything(), expected, strict=True):
             torch.testing.assert_close(one, other)

@@ -32,6 +32,7 @@ def made(factory, args, sizes, owner=None):
     owner = owner or module()
     store = store_of(0, sizes, owner)
     store.groups.pool = SimpleNamespace(
+        rank=0,
         group=lambda name, ranks: Group(
             name, next(r for r in ranks if 0 in r), Watchdog(0), None, Counter()
         )
