@@ -1,25 +1,37 @@
-"""`plait view`: a plan, model or placement as a page, a picture or a file of another tool."""
+"""`plait view`: the picture of a plan, model or placement: a page, an image, a file of another tool."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-EXTENSIONS = {
-    "html": "html",
-    "svg": "svg",
-    "chrome-trace": "json",
-    "model-explorer": "json",
-    "galvatron": "json",
+from ...ir.errors import UsageError
+
+if TYPE_CHECKING:
+    from ..view import Report
+
+SUFFIXES = {
+    "html": ".html",
+    "svg": ".svg",
+    "chrome-trace": ".trace.json",
+    "model-explorer": ".graph.json",
+    "galvatron": ".galvatron.json",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="plan.json, model.json or placement.json")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="default: report.html, or as the format is"
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="plan.json, model.json or placement.json; two plans are set side by side, three or more "
+        "drawn as points of time against memory",
     )
-    parser.add_argument("--format", default="html", choices=tuple(EXTENSIONS))
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="default: beside FILE, plan.html of plan.json"
+    )
+    parser.add_argument("--format", default="html", choices=tuple(SUFFIXES))
     parser.add_argument(
         "--model", metavar="MODEL", help="the plan's model.json, to show its operators"
     )
@@ -28,32 +40,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..formats import files
 
-    path = Path(arguments.file)
-    target = Path(arguments.output or f"report.{EXTENSIONS[arguments.format]}")
-    files.write_text(target, _rendered(path, arguments.format, arguments.model))
+    paths = [Path(file) for file in arguments.files]
+    suffix = SUFFIXES[arguments.format]
+    stem = "-".join(path.stem for path in paths[:2])
+    target = Path(arguments.output or paths[0].with_name(stem + suffix))
+    if len(paths) > 1:
+        text = _beside(paths, arguments.format)
+    else:
+        text = _rendered(paths[0], arguments.format, arguments.model)
+    files.write_text(target, text)
     print(target.resolve())
     return 0
 
 
+def _beside(paths: list[Path], format_: str) -> str:
+    from ..plans.plan_object import load_plan
+    from ..view import pages_of_plans, render
+
+    if format_ != "html":
+        raise UsageError(f"several plans are drawn as a page, not as {format_}")
+    return render(pages_of_plans([load_plan(path) for path in paths], [p.name for p in paths]))
+
+
 def _rendered(path: Path, format_: str, model_file: str | None) -> str:
+    from ..formats import files
+    from ..plans.plan_object import load_plan
+    from ..view import FORMATS, plan_trace
+
+    if format_ == "galvatron":
+        from ..formats.galvatron_files import galvatron_text
+
+        return galvatron_text(load_plan(path))
+    if format_ == "chrome-trace" and files.format_of(path) == "plait/plan":
+        return plan_trace(load_plan(path))
+    return FORMATS[format_](_report(path, model_file))
+
+
+def _report(path: Path, model_file: str | None) -> Report:
+    """The report of a file of any kind that has one."""
     from ..formats import files
     from ..formats.model_source import read_model
     from ..placement import PLACEMENT, read_placement
     from ..plans.plan_model import model_from_file
     from ..plans.plan_object import load_plan
-    from ..view import FORMATS, report_of_model, report_of_placement, report_of_plan
+    from ..view import report_of_model, report_of_placement, report_of_plan
 
     kind = files.format_of(path)
-    if format_ == "galvatron":
-        from ..formats.galvatron_files import galvatron_text
-
-        return galvatron_text(load_plan(path))
     if kind == "plait/model":
-        report = report_of_model(read_model(path))
-    elif kind == PLACEMENT:
-        report = report_of_placement(read_placement(path))
-    else:
-        plan = load_plan(path)
-        model = None if model_file is None else model_from_file(plan, Path(model_file))
-        report = report_of_plan(plan, model)
-    return FORMATS[format_](report)
+        return report_of_model(read_model(path))
+    if kind == PLACEMENT:
+        return report_of_placement(read_placement(path))
+    plan = load_plan(path)
+    return report_of_plan(
+        plan, None if model_file is None else model_from_file(plan, Path(model_file))
+    )

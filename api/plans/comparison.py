@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ...cost_model.explain.by_kind import fullest_stage_bytes, paired, seconds_by_kind
 from ...cost_model.explain.step_terms import step_term
-from ...cost_model.explain.term import Term
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
-from ...ir.plan.plan import Layers, Plan
+from ...ir.plan.difference import changed_runs, memory_actions
+from ...ir.plan.plan import Plan
 from ...ir.text.units import gib, seconds, size
 from ...planner.question.options import PlanOptions, training_of_plan
 from ...planner.search.baselines import Baseline, baseline_plan, parse_baselines
 from ...planner.search.driver import SearchSpace
 
-DEEPEST = 3  # levels of a plan's tree whose terms are compared
 NEGLIGIBLE = 5e-4  # relative: a difference that would read 0.0 %
 
 
@@ -52,34 +52,17 @@ def plan_row(plan: Plan) -> dict[str, Any]:
     }
 
 
-def memory_actions(plan: Plan) -> str:
-    return "+".join(sorted({str(x.memory) for x in plan.layers if not x.batch_only}))
-
-
 def layer_differences(plan: Plan, other: Plan) -> Iterator[str]:
     """Runs of calls that two plans of one model treat differently."""
     if plan.model_digest != other.model_digest:
         yield f"\nplans of two models: {plan.model}, {other.model}"
         return
-    runs: list[tuple[int, int, str]] = []
-    for i in range(plan.layers[-1].last):
-        before, after = (_decision(p, p.layers_of(i)) for p in (plan, other))
-        text = f"{before} -> {after}"
-        if before == after:
-            continue
-        if runs and runs[-1][1:] == (i, text):
-            runs[-1] = (runs[-1][0], i + 1, text)
-        else:
-            runs.append((i, i + 1, text))
+    runs = changed_runs(plan, other)
     yield ""
     yield "layers that differ" if runs else "all layers do the same"
-    for first, last, text in runs:
-        ends = dict.fromkeys((plan.calls[first], plan.calls[last - 1]))
-        yield f"  {' to '.join(ends):<40}{text}"
-
-
-def _decision(plan: Plan, layers: Layers) -> str:
-    return f"{plan.strategy_of(layers)} {layers.memory}"
+    for run in runs:
+        ends = dict.fromkeys((plan.calls[run.first], plan.calls[run.last - 1]))
+        yield f"  {' to '.join(ends):<40}{run.before} -> {run.after}"
 
 
 def comparison(plan: Plan, other: Plan) -> str:
@@ -135,36 +118,6 @@ def comparison_json(plan: Plan, other: Plan) -> dict[str, Any]:
         "seconds": {name: [a, b] for name, a, b in times},
         "bytes": {name: [a, b] for name, a, b in sizes},
     }
-
-
-def seconds_by_kind(step: Term) -> dict[str, float]:
-    """Seconds of a step by kind of operator, collective and wait."""
-    total: dict[str, float] = {}
-
-    def add(term: Term, depth: int) -> None:
-        if not term.parts or depth == DEEPEST or " over " in term.name or " of " in term.name:
-            total[term.name] = total.get(term.name, 0.0) + term.value
-            return
-        for part in term.parts:
-            add(part, depth + 1)
-
-    add(step, 0)
-    return total
-
-
-def fullest_stage_bytes(plan: Plan) -> dict[str, float]:
-    """Bytes by kind, of the stage whose peak is highest."""
-    stage = max(plan.stages, key=lambda s: s.peak_bytes)
-    return {name: float(amount) for name, amount in stage.memory_terms}
-
-
-def paired(
-    ours: Mapping[str, float], theirs: Mapping[str, float]
-) -> Iterable[tuple[str, float, float]]:
-    """Terms of both, the greatest difference first, and their sums."""
-    pairs = [(n, ours.get(n, 0.0), theirs.get(n, 0.0)) for n in dict.fromkeys([*ours, *theirs])]
-    pairs = sorted((p for p in pairs if p[1] or p[2]), key=lambda p: -abs(p[2] - p[1]))
-    return [*pairs, ("sum", sum(ours.values()), sum(theirs.values()))]
 
 
 def _signed(change: float, format_amount: Callable[[float], str]) -> str:

@@ -71,7 +71,7 @@ def saved_activations(plan: Plan) -> Iterator[str]:
         host = f"{size(layers.forward.host_bytes)} of a call in host memory: "
         saves_all = layers.variant == "keep"
         saved = "everything it reads" if saves_all else ", ".join(layers.producers) or "the inputs"
-        chunks = f"; runs in {layers.memory.chunks} pieces" if layers.memory.chunked else ""
+        chunks = f"; runs in {layers.memory.chunks} chunks" if layers.memory.chunked else ""
         recomputed = "" if saves_all else "; all else is computed again"
         text = f"{host if layers.memory.on_host else ''}{one_line(saved)}{chunks}{recomputed}"
         yield f"  {label(plan, layers):<32} {layers.memory:<14} {text}"

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from ...cost_model.explain.by_kind import seconds_by_kind
+from ...cost_model.explain.step_terms import step_term
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Plan
 from ...ir.text.units import gib, seconds
@@ -14,7 +16,7 @@ from ...planner.interop.engine_layout import EngineLayout
 from ...planner.question.options import PlanOptions
 from ...planner.search.driver import SearchSpace
 from ..formats.model_source import ModelSource
-from .comparison import plan_row, seconds_by_kind, step_term
+from .comparison import plan_row
 from .engine_plans import better_neighbours, priced_in
 from .imported import ImportedPlan
 from .plan_request import plan_request

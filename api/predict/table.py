@@ -8,15 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from ...cost_model.explain.confidence import RANGE
 from ...ir.errors import FileError, PlaitError
 from .architecture import read_architecture
 from .predictor import Predictor
 from .run import Row, is_known_framework, read_run
-
-# Predicted over measured seconds, or the inverse: twice the median error of sources that were left out
-# of the fit of constants (10.9 %, `benchmarks/accuracy.py --leave-one-source-out`), which holds four of
-# five runs where errors are spread as a normal distribution is.
-RANGE = 1.2
 
 
 class RowPrediction(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ from ...ir.plan.placement import Placement, PlacementNode
 from ...ir.text.summary import one_line
 from ...ir.text.units import seconds, size
 from .layout import arrange
+from .placement_modules import has_modules, module_graphs
 from .report import Bar, Box, BoxGraph, Edge, Event, Report, ReportTable, TimelineChart
 
 MOST_BOXES = 150  # operators drawn one by one; more are drawn by slices of time
@@ -23,7 +24,8 @@ SLICES = 20
 
 
 def report_of_placement(placement: Placement) -> Report:
-    """Boxes are operators; in large graphs, those of one device in a slice of time, which open."""
+    """Boxes are modules where operators say theirs, else operators; in large graphs those of one device
+    in a slice of time. They open."""
     execution = trace_placement(placement)
     lifetimes = memory_spans(placement, execution)
     count = len(placement.target.devices)
@@ -42,6 +44,7 @@ def report_of_placement(placement: Placement) -> Report:
             Bar(
                 f"device {d}",
                 tuple(parts_at_peak(lifetimes, d, placement.memory_rule == "train").items()),
+                (d, d),
             )
             for d in range(count)
         ),
@@ -94,6 +97,13 @@ def _box(node: PlacementNode, placement: Placement, start_us: float, end_us: flo
 
 
 def _graphs(placement: Placement, execution: PlacementTrace) -> dict[str, BoxGraph]:
+    nodes = {node.id: node for node in placement.graph.nodes}
+    if has_modules(placement):
+        drawn = {
+            r.operator: _box(nodes[r.operator], placement, r.start_us, r.end_us)
+            for r in execution.runs
+        }
+        return module_graphs(placement, execution, drawn)
     if len(execution.runs) <= MOST_BOXES:
         return {"": _operators(placement, execution, {r.operator for r in execution.runs})}
     members: dict[tuple[int, int], set[int]] = defaultdict(set)
@@ -182,7 +192,7 @@ def _seconds(start_us: float, end_us: float) -> tuple[float, float]:
 def _busy(execution: PlacementTrace, d: int) -> Bar:
     compute = sum(r.end_us - r.start_us for r in execution.runs if r.device == d) * 1e-6
     rest = max(0.0, execution.makespan_us * 1e-6 - compute)
-    return Bar(f"device {d}", (("compute", compute), ("waiting", rest)))
+    return Bar(f"device {d}", (("compute", compute), ("waiting", rest)), (d, d))
 
 
 def _devices(placement: Placement, execution: PlacementTrace) -> ReportTable:

@@ -1,33 +1,21 @@
-// The model: boxes coloured by stage or device, strategy, time or work, that open to what is inside.
+// What runs where: boxes coloured by stage or device, strategy, time or work, that open to what is inside.
 const MOST_BOXES = 1500;
+const HINTS = { device: "a box is a module, or an operator, and the device it runs on", stage: "equal layers are one box", group: "a row per pipeline replica" };
 
-function graphPanel(parent) {
-  const opens = report.graphs[""].boxes.some(box => box.inside);
-  const hint = report.part === "device" ? (opens ? "a box is what one device does in a slice of time; click it to open it" : "a box is an operator")
-    : "equal neighbours are one box; " + (opens ? "click a box to open it" : "drawn with its model, boxes open");
-  const node = section(parent, "Model", hint, true);
-  const tools = make("div", node, undefined, "tools"), opened = new Set();
-  const words = [...new Set(Object.values(report.graphs).flatMap(g => g.boxes.map(b => b.strategy)).filter(Boolean))];
-  let mode = report.modes[0], found = new Set();
-  if (mode === report.part && report.stages < 2) mode = "time";
+function graphPanel(parent, report, cursor) {
+  const graphs = report.graphs, opens = graphs[""].boxes.some(box => box.inside);
+  const node = section(parent, "What runs where", HINTS[report.part] + (opens ? "; open a box by click or Enter" : ""));
+  const tools = make("div", node, undefined, "tools");
+  const opened = new Map(); // path of a box -> key of the graph that it is opened to
+  const words = [...new Set(Object.values(graphs).flatMap(g => g.boxes.map(b => b.strategy)).filter(Boolean))];
+  let mode = report.modes[0], found = new Set(), boxes = [];
+  if (mode === report.part && report.stages < 2) mode = report.modes.includes("strategy") ? "strategy" : "time";
+  if (report.modes.length > 1) switchOf(tools, report.modes, mode, name => { mode = name; show(); });
   const keys = make("div", undefined);
-  if (report.modes.length > 1) modeSwitch(tools);
   searchField(tools);
   tools.appendChild(keys);
   const svg = draw("svg", node, { role: "group", "aria-label": "model graph" });
 
-  function modeSwitch(row) {
-    const group = make("div", row, undefined, "switch");
-    for (const name of report.modes) {
-      const button = make("button", group, name);
-      button.setAttribute("aria-pressed", name === mode);
-      button.addEventListener("click", () => {
-        mode = name;
-        for (const other of group.children) other.setAttribute("aria-pressed", other === button);
-        show();
-      });
-    }
-  }
   function searchField(row) {
     const field = make("input", row);
     field.type = "search";
@@ -40,51 +28,53 @@ function graphPanel(parent) {
   }
   // All boxes that match, and their parents opened as far as the first of them.
   function find(text) {
-    const hits = new Set();
+    const hits = new Set(), parents = new Map();
     if (!text) return hits;
-    const walk = (key, path) => report.graphs[key].boxes.forEach((box, i) => {
+    const walk = (key, path) => graphs[key].boxes.forEach((box, i) => {
       const mine = path + "/" + i;
       const said = [box.label, ...(box.facts || []).filter(f => f[0] !== "reads" && f[0] !== "makes").map(f => f[1])];
       if (said.some(s => s.toLowerCase().includes(text))) hits.add(mine);
+      parents.set(mine, box.inside);
       if (box.inside && hits.size < MOST_BOXES) walk(box.inside, mine);
     });
     walk("", "");
-    const first = [...hits].sort((a, b) => b.split("/").length - a.split("/").length)[0];
-    for (let at = first; at; at = at.slice(0, at.lastIndexOf("/"))) if (at !== first) opened.add(at);
+    const first = [...hits].sort((a, b) => a.split("/").length - b.split("/").length)[0];
+    for (let at = first; at; at = at.slice(0, at.lastIndexOf("/"))) if (at !== first) opened.set(at, parents.get(at));
     return hits;
   }
   function colour(box) {
-    if (box.kind === "communication") return WORK.communication;
-    if (mode === report.part) return stageColour(box.stage, report.stages);
-    if (mode === "strategy") return box.strategy ? STRATEGY[words.indexOf(box.strategy) % STRATEGY.length] : UNKNOWN;
-    return WORK.compute;
+    if (box.kind === "communication") return SENDS;
+    if (mode === report.part) return stageColour(box.stage ?? -1);
+    if (mode === "strategy") return box.strategy ? STRATEGIES[words.indexOf(box.strategy) % STRATEGIES.length] : UNKNOWN;
+    return COMPUTE;
   }
   function showKeys() {
     keys.replaceChildren();
     const pairs = [];
-    if (mode === report.part) for (let s = 0; s < report.stages; s++) {
-      if (report.stages <= 10 || s === 0 || s === report.stages - 1) pairs.push([report.part + " " + s, stageColour(s, report.stages)]);
+    if (mode === report.part) for (let s = 0; s < Math.min(report.stages, STAGES.length); s++) {
+      pairs.push([report.part + " " + s + (report.stages > STAGES.length ? `, ${s + STAGES.length} …` : ""), stageColour(s)]);
     }
-    if (mode === "strategy") words.slice(0, 8).forEach((w, i) => pairs.push([w, STRATEGY[i]]));
-    if (mode === "time" || mode === "work") pairs.push([mode === "time" ? "compute" : "flops", WORK.compute]);
-    if (mode !== "work") pairs.push(["communication", WORK.communication]);
+    if (mode === "strategy") words.slice(0, 8).forEach((w, i) => pairs.push([w, STRATEGIES[i]]));
+    if (mode === "time" || mode === "work") pairs.push([mode === "time" ? "compute" : "flops", COMPUTE]);
+    if (mode !== "work") pairs.push(["communication", SENDS]);
     legend(keys, pairs);
   }
-  function toggle(path) {
-    if (!opened.delete(path)) opened.add(path);
+  function toggle(path, inside) {
+    if (!opened.delete(path)) opened.set(path, inside);
     hideTip();
-    show();
+    show(path);
   }
-  function show() {
+  function show(focus) {
     showKeys();
-    const width = Math.max(420, node.clientWidth - 34);
-    const spot = place("", "", width, opened);
+    const width = Math.max(240, node.clientWidth - 34), spot = place(graphs, "", "", width, opened);
     svg.replaceChildren();
+    boxes = [];
     svg.setAttribute("viewBox", `0 0 ${width} ${spot.height}`);
-    svg.setAttribute("height", spot.height);
-    paint(svg, spot, report.stages - 1, null);
+    svg.style.height = spot.height + "px";
+    paint(svg, spot, null);
+    boxes.find(box => box.path === focus)?.node.focus({ preventScroll: true });
   }
-  function paint(layer, spot, stage, parentBox) {
+  function paint(layer, spot, parentBox) {
     for (const [source, target, transfer] of spot.graph.edges) paintEdge(layer, spot, source, target, transfer);
     const weights = spot.graph.boxes.map(weight), total = weights.reduce((a, b) => a + b, 0);
     const most = Math.max(...weights, 1e-30);
@@ -98,88 +88,102 @@ function graphPanel(parent) {
     const { d, far } = edgePath(spot, source, target);
     const line = draw("path", layer, { d, class: far ? "edge far" : "edge" });
     if (!transfer) return;
-    line.style.stroke = WORK.communication;
-    line.style.strokeWidth = "3";
+    line.style.stroke = SENDS;
+    line.style.strokeWidth = "2.5";
     const from = spot.at[source], straight = spot.at[target].line === from.line;
-    const lane = spot.bottoms[from.line] + ((spot.lanes.below[from.line].get(source) || 0) + 1) * BOX.lane;
-    const x = from.x + spot.boxWidth + (straight ? spot.gap / 2 : -8);
-    const y = straight ? from.y + BOX.height / 2 - 7 : lane + 4;
-    draw("text", layer, { x, y, "text-anchor": straight ? "middle" : "end", class: "soft halo" }, transfer);
+    draw("title", line, {}, `${transfer} sent from stage to stage, per micro-batch`);
+    if (!straight || widthOf(transfer, 11) > spot.gap - 6) return;
+    draw("text", layer, { x: from.x + spot.boxWidth + spot.gap / 2, y: from.y + BOX.height / 2 - 7, "text-anchor": "middle", class: "soft" }, transfer);
   }
   function paintInner(layer, spot, part, parentBox) {
-    const box = spot.graph.boxes[part.box], at = spot.at[part.box];
+    const box = spot.graph.boxes[part.box], at = spot.at[part.box], graph = part.body.graph;
     const own = box.stage === undefined && parentBox ? { ...box, stage: parentBox.stage } : box;
     const tip = Math.min(Math.max(at.x + 20, part.x + 14), part.x + part.width - 14);
-    const level = part.path.split("/").length;
-    draw("rect", layer, { x: part.x, y: part.y, width: part.width, height: part.height, rx: 5,
-      fill: level % 2 ? "#ffffff" : "#f6f8fa", stroke: "#6e7b8c" });
-    draw("path", layer, { d: `M${tip - 8} ${part.y + 0.6}l8 -9l8 9`, fill: level % 2 ? "#ffffff" : "#f6f8fa", stroke: "#6e7b8c" });
-    const views = part.body.graph.views || 0, times = box.times || 1;
-    const said = [box.label, times > 1 ? `one of ${times} equal calls` : "", report.stages && report.part === "stage" ? "one micro-batch on one device" : "",
+    const fill = part.path.split("/").length % 2 ? "paper" : "sunk";
+    draw("rect", layer, { x: part.x, y: part.y, width: part.width, height: part.height, rx: 5, class: fill + " rim" });
+    draw("path", layer, { d: `M${tip - 8} ${part.y + 0.6}l8 -9l8 9`, class: fill + " rim" });
+    const right = part.x + part.width - BOX.pad;
+    word(layer, right, part.y + 19, "close ✕", () => toggle(part.path));
+    let room = part.width - 80;
+    if (graph.otherwise) {
+      const name = "show " + graphs[graph.otherwise].name, wide = widthOf(name, 11) + 20;
+      word(layer, right - 66, part.y + 19, name, () => { opened.set(part.path, graph.otherwise); show(); });
+      room -= wide;
+    }
+    const views = graph.views || 0, times = box.times || 1;
+    const said = [box.label, graph.name || "", times > 1 && graph.boxes[0].kind !== "call" ? `one of ${times} equal calls` : "",
       views ? `${views} operators that only rename memory are not drawn` : ""].filter(Boolean).join(" · ");
-    draw("text", layer, { x: part.x + BOX.pad, y: part.y + 19, class: "soft" }, fitted(said, part.width - 70, 11));
-    const close = draw("text", layer, { x: part.x + part.width - BOX.pad, y: part.y + 19, "text-anchor": "end", class: "soft", cursor: "pointer" }, "close ✕");
-    close.addEventListener("click", () => toggle(part.path));
-    const body = draw("g", layer, { transform: `translate(${part.x + BOX.pad} ${part.y + BOX.head})` });
-    paint(body, part.body, 0, own);
+    draw("text", layer, { x: part.x + BOX.pad, y: part.y + 19, class: "soft" }, fitted(said, room, 11));
+    paint(draw("g", layer, { transform: `translate(${part.x + BOX.pad} ${part.y + BOX.head})` }), part.body, own);
+  }
+  function word(layer, x, y, text, act) {
+    const node = draw("text", layer, { x, y, "text-anchor": "end", class: "soft word", tabindex: 0, role: "button" }, text);
+    pressed(node, act);
+  }
+  function pressed(node, act) {
+    node.addEventListener("click", act);
+    node.addEventListener("keydown", event => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      act();
+    });
   }
   function weight(box) {
     const seconds = (box.forward_seconds || 0) + (box.backward_seconds || 0);
     return (report.stages ? seconds : box.flops || 0) * (box.times || 1);
   }
   function paintBox(layer, box, at, path, [own, most, total], width) {
-    const kind = "box" + (box.inside ? " opens" : "") + (found.has(path) ? " found" : "");
-    const node = draw("g", layer, { class: kind, transform: `translate(${at.x} ${at.y})` });
+    const stage = box.stage ?? -1, kind = "box" + (box.inside ? " opens" : "") + (found.has(path) ? " found" : "");
+    const node = draw("g", layer, { class: kind, transform: `translate(${at.x} ${at.y})`, tabindex: 0, role: box.inside ? "button" : "img" });
     const tint = colour(box), height = BOX.height, sends = box.kind === "communication";
-    draw("rect", node, { width, height, rx: 5, fill: "#fff", class: "frame" });
-    draw("rect", node, { x: 0.5, y: 0.5, width: width - 1, height: height - 1, rx: 4.5, fill: tint, "fill-opacity": sends ? 0.16 : 0.1 });
+    draw("rect", node, { width, height, rx: 5, class: "frame" });
+    draw("rect", node, { x: 0.5, y: 0.5, width: width - 1, height: height - 1, rx: 4.5, fill: tint, "fill-opacity": sends ? 0.2 : 0.12 });
     draw("path", node, { d: `M5 0.5H8V${height - 0.5}H5A4.5 4.5 0 0 1 0.5 ${height - 5}V5A4.5 4.5 0 0 1 5 0.5Z`, fill: tint });
-    const badge = box.times > 1 ? "×" + box.times : "";
-    const sign = box.inside ? (opened.has(path) ? "▾ " : "▸ ") : "", beside = badge ? widthOf(badge, 12, true) + 8 : 0;
-    draw("text", node, { x: 15, y: 19, class: "name" }, fitted(sign + box.label, width - 20, 12, true));
-    if (badge) draw("text", node, { x: width - 9, y: 35, "text-anchor": "end", class: "name" }, badge);
-    draw("text", node, { x: 15, y: 35, class: "soft" }, fitted(second(box), width - 24 - beside, 11));
-    draw("text", node, { x: 15, y: 50, class: "soft" }, fitted(third(box, own, total), width - 24, 11));
+    const badge = box.times > 1 ? "×" + box.times : "", beside = badge ? widthOf(badge, 12, true) + 8 : 0;
+    const sign = box.inside ? (opened.has(path) ? "▾ " : "▸ ") : "", room = width - 24;
+    draw("text", node, { x: 15, y: 19, class: "name" }, fitted(sign + box.label, room - beside, 12, true));
+    if (badge) draw("text", node, { x: width - 9, y: 19, "text-anchor": "end", class: "name" }, badge);
+    [box.about || "", third(box, own, total), box.note || ""].filter(Boolean).forEach((text, i) => {
+      draw("text", node, { x: 15, y: 35 + 15 * i, class: "soft" }, fitted(text, room, 11));
+    });
     if ((mode === "time" || mode === "work") && own) paintShare(node, box, own / most, width);
-    tipFor(node, box.label + (badge ? " " + badge : ""), facts(box, own, total));
+    const title = box.label + (badge ? " " + badge : ""), list = facts(box);
+    node.setAttribute("aria-label", [title, box.about, third(box, own, total), box.note].filter(Boolean).join(", "));
+    tipFor(node, title, list);
+    cursor.link(node, stage);
+    boxes.push({ node, stage, path });
     if (!box.inside) return;
-    node.setAttribute("tabindex", "0");
-    node.setAttribute("role", "button");
     node.setAttribute("aria-expanded", opened.has(path));
-    node.addEventListener("click", () => toggle(path));
-    node.addEventListener("keydown", event => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); toggle(path); } });
-  }
-  function second(box) {
-    const work = box.flops ? count(box.flops) + "flop" : "";
-    if (box.kind === "call") return box.about || "";
-    if (mode === "work") return [box.about, work].filter(Boolean).join(" · ");
-    return [box.about, time(weight(box))].filter(Boolean).join(" · ");
+    pressed(node, () => toggle(path, box.inside));
   }
   function third(box, own, total) {
-    const share = total ? `${(100 * own / total).toFixed(1)} %` : "";
-    if (mode === report.part) return box.stage >= 0 ? report.part + " " + box.stage : "";
-    if (mode === "strategy") return box.strategy || (box.kind === "communication" ? "moves data" : "");
-    if (box.kind === "call" && mode === "work") return `${count(own)}flop · ${share}`;
-    return own ? `${share} of ${box.kind === "call" ? "all" : "this level"}` : "";
+    const share = total && own ? `${(100 * own / total).toFixed(1)} %` : "";
+    const where = (box.stage ?? -1) >= 0 ? `${report.part} ${box.stage}` : "";
+    const amount = report.stages ? (own ? time(own) : "") : (own ? count(own) + "flop" : "");
+    if (mode === report.part) return [where, amount].filter(Boolean).join(" · ");
+    if (mode === "strategy") return box.strategy || (box.kind === "communication" ? "moves data" : amount);
+    return [amount, share].filter(Boolean).join(" · ");
   }
   function paintShare(node, box, part, boxWidth) {
-    const room = boxWidth - 16, y = BOX.height - 7, whole = (box.forward_seconds || 0) + (box.backward_seconds || 0);
+    const room = boxWidth - 16, y = BOX.height - 6, whole = (box.forward_seconds || 0) + (box.backward_seconds || 0);
     const sent = box.communication_seconds || 0, width = Math.max(1, room * part);
     const split = whole && sent > 0 ? Math.min(1, sent / whole) : 0;
-    draw("rect", node, { x: 12, y, width: width * (1 - split), height: 4, fill: sent < 0 ? UNKNOWN : WORK.compute });
-    if (split) draw("rect", node, { x: 12 + width * (1 - split), y, width: width * split, height: 4, fill: WORK.communication });
+    draw("rect", node, { x: 12, y, width: width * (1 - split), height: 4, fill: sent < 0 ? UNKNOWN : COMPUTE });
+    if (split) draw("rect", node, { x: 12 + width * (1 - split), y, width: width * split, height: 4, fill: SENDS });
   }
-  function facts(box, own, total) {
+  function facts(box) {
     const list = [...(box.facts || [])], has = name => list.some(f => f[0] === name);
-    if (box.kind === "module" && report.stages) {
-      list.push(["forward", time(box.forward_seconds || 0)]);
-      if (box.backward_seconds) list.push(["backward", time(box.backward_seconds)]);
+    if (report.stages && box.kind !== "communication") {
+      if (!has("forward each")) list.push(["forward each", time(box.forward_seconds || 0)]);
+      if (box.backward_seconds && !has("backward each")) list.push(["backward each", time(box.backward_seconds)]);
+      if (box.communication_seconds > 0) list.push(["communication in it", time(box.communication_seconds)]);
     }
-    if (report.stages && box.kind !== "communication" && box.communication_seconds > 0) list.push(["communication in it", time(box.communication_seconds)]);
     if (box.flops && !has("work")) list.push(["work", count(box.flops) + "flop"]);
     if (box.kind === "module" && box.strategy) list.push(["split by", box.strategy]);
     return list;
   }
-  addEventListener("resize", show);
-  show();
+  cursor.listen(() => {
+    for (const box of boxes) box.node.classList.toggle("linked", box.stage >= 0 && box.stage === cursor.stage);
+  });
+  onRedraw(() => show());
 }

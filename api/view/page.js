@@ -1,8 +1,10 @@
-// The page: headline, graph, timeline, then memory and time side by side, then tables.
-function headline() {
-  const node = document.getElementById("head");
+// The page: does it fit, why this plan, what runs where, when, and how much; or two plans beside each other.
+function headline(parent, report) {
+  const node = make("header", parent);
   make("h1", node, report.title);
   make("p", node, report.subtitle);
+  if (report.verdict) verdict(node, report.verdict, report.fits);
+  if (report.headroom) headroom(node, report);
   const tiles = make("div", node, undefined, "tiles");
   for (const [name, value, note] of report.tiles) {
     const tile = make("div", tiles, undefined, note.startsWith("too large") ? "tile over" : "tile");
@@ -11,30 +13,52 @@ function headline() {
     if (note) make("span", tile, note);
   }
 }
-function tablePanel(parent, table) {
-  if (!table || !table.rows.length) return;
-  const node = section(parent, table.title, table.hint);
-  const body = make("table", make("div", node, undefined, "scroll")), top = make("tr", body);
-  const right = i => (table.right.includes(i) ? "right" : i === 0 ? "wrap" : "");
-  table.columns.forEach((name, i) => make("th", top, name, right(i)));
-  for (const line of table.rows) {
-    const row = make("tr", body);
-    line.forEach((cell, i) => make("td", row, cell, right(i) + (cell === "too large" ? " over" : "")));
+function verdict(parent, text, fits) {
+  const line = make("p", parent, undefined, "verdict" + (fits ? "" : " over"));
+  const end = text.indexOf(". A step") + 1;
+  make("b", line, text.slice(0, end));
+  line.appendChild(document.createTextNode(text.slice(end)));
+}
+function headroom(parent, report) {
+  bars(parent, [report.headroom], termColour, bytes, report.memory_limit_bytes, new Cursor());
+  const row = parent.querySelector(".bars > .right:last-child");
+  row.textContent += ` of ${bytes(report.memory_limit_bytes)}`;
+}
+// Colours of collectives, by the order in which they come.
+function trafficColours(report) {
+  const names = [...report.step.flatMap(bar => bar.parts.map(p => p[0])), ...(report.timeline?.slots || []).flatMap(s => s[0].flatMap(k => (k[3] || []).map(p => p[0])))];
+  const distinct = [...new Set(names)].filter(n => !FIXED[n] && n !== "waiting");
+  return new Map(distinct.map((name, i) => [name, TRAFFIC[i % TRAFFIC.length]]));
+}
+function reportPage(parent, report) {
+  const defaults = { fits: true, reasons: [], rivals: [], points: [], memory: [], step: [], stages: 0, part: "stage", tables: [], memory_limit_bytes: 0 };
+  report = { ...defaults, ...report };
+  report.rivals = report.rivals.map(rival => ({ seconds: [], memory: [], ...rival }));
+  const node = make("article", parent, undefined, "report"), cursor = new Cursor();
+  headline(node, report);
+  const body = make("div", node, undefined, "sections");
+  whyPanel(body, report);
+  graphPanel(body, report, cursor);
+  const graph = body.lastChild;
+  for (const table of report.tables) if (table.title !== "Host memory") tablePanel(graph, table);
+  timelinePanel(body, report, cursor, trafficColours(report));
+  memoryPanel(body, report, cursor);
+}
+function comparisonPanel(parent, comparison) {
+  const node = make("div", parent, undefined, "comparison");
+  make("h1", node, comparison.title);
+  make("p", node, comparison.verdict);
+  rowsTable(node, comparison.columns, comparison.rows);
+  const halves = make("div", node, undefined, "halves"), names = comparison.columns.slice(1, 3);
+  if (comparison.seconds) pairsTable(make("div", halves), "seconds of a step", comparison.seconds, time, ["first", "second"]);
+  if (comparison.memory) pairsTable(make("div", halves), "bytes of the fullest stage", comparison.memory, bytes, ["first", "second"]);
+  if (comparison.differences) {
+    subtitle(node, "Layers that differ", "modules, first plan, second plan");
+    rowsTable(node, ["modules", "first", "second"], comparison.differences);
   }
+  if (comparison.points) scatter(node, comparison.points, comparison.memory_limit_bytes || 0);
 }
 const main = document.getElementById("main");
-report.memory ||= [];
-report.stages ||= 0;
-report.part ||= "stage";
-report.tables ||= [];
-headline();
-graphPanel(main);
-timelinePanel(main);
-if (report.memory.length) {
-  const one = make("div", main, undefined, "column"), other = make("div", main, undefined, "column");
-  memoryPanel(one);
-  stepPanel(other);
-  report.tables.forEach((table, i) => tablePanel(i % 2 ? other : one, table));
-} else {
-  report.tables.forEach(table => tablePanel(make("div", main, undefined, "wide"), table));
-}
+if (pages.comparison) comparisonPanel(main, pages.comparison);
+const parent = pages.reports.length > 1 ? make("div", main, undefined, "pair") : main;
+for (const report of pages.reports) reportPage(parent, report);

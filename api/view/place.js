@@ -1,6 +1,6 @@
 // Where boxes and edges go: columns left to right, broken into lines like text; an opened box unfolds
 // beneath its line, so that text never shrinks and nothing is left empty.
-const BOX = { least: 172, most: 330, height: 62, gap: 16, lane: 7, margin: 22, head: 30, pad: 12 };
+const BOX = { least: 176, most: 330, height: 78, gap: 16, lane: 7, margin: 22, head: 30, pad: 12 };
 
 // Columns a line, their width and the gap between them: as many as fit, then stretched to the panel.
 function breakLines(graph, width) {
@@ -17,8 +17,8 @@ function breakLines(graph, width) {
 }
 
 // Places of every box of a graph, and of graphs that are open inside: pure, top left at (0, 0).
-function place(key, path, width, opened) {
-  const graph = report.graphs[key], { lines, gap, boxWidth } = breakLines(graph, width);
+function place(graphs, key, path, width, opened) {
+  const graph = graphs[key], { lines, gap, boxWidth } = breakLines(graph, width);
   const step = boxWidth + gap;
   const at = [], inner = [], tops = [], bottoms = [];
   const lanes = edgeLanes(graph, lines);
@@ -39,7 +39,7 @@ function place(key, path, width, opened) {
     for (const i of columns.flat()) {
       const mine = path + "/" + i;
       if (!opened.has(mine) || !graph.boxes[i].inside) continue;
-      const body = place(graph.boxes[i].inside, mine, width - 2 * BOX.margin - 2 * BOX.pad, opened);
+      const body = place(graphs, opened.get(mine), mine, width - 2 * BOX.margin - 2 * BOX.pad, opened);
       const height = body.height + BOX.head + BOX.pad;
       inner.push({ box: i, path: mine, x: BOX.margin, y: y + 6, width: width - 2 * BOX.margin, height, body });
       y += height + 16;

@@ -120,8 +120,12 @@ class Prediction(msgspec.Struct, frozen=True):
     model_flops: Amount = 0.0
 
 
-class Alternative(msgspec.Struct, frozen=True):
-    """A strategy that was priced and not chosen."""
+class Alternative(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A strategy that was priced and not chosen.
+
+    The fastest of a family (`ir/plan/family`) says what it costs by kind: `seconds` of a step add up
+    to `step_seconds`, `memory_terms` of the fullest stage to `peak_bytes`.
+    """
 
     strategy_text: str
     micro_batches: Count
@@ -131,6 +135,9 @@ class Alternative(msgspec.Struct, frozen=True):
     fits: bool
     chunks_per_stage: Count = 1
     schedule: str = "1f1b"
+    family: str = ""
+    seconds: tuple[tuple[str, float], ...] = ()
+    memory_terms: tuple[tuple[str, Bytes], ...] = ()
 
     @property
     def name(self) -> str:

@@ -111,7 +111,7 @@ def schedule(plan: Plan) -> str:
 
 def _alternative(plan: Plan, name: str, micro: int, memory: str, step: float) -> str:
     slower = 100 * (step / plan.prediction.step_seconds - 1)
-    return f"{name} ×{micro} {memory} (+{slower:.1f} %)"
+    return f"{name} ×{micro} {memory} ({slower:+.1f} %)"
 
 
 def _fullest(plan: Plan) -> int:

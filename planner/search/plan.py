@@ -11,6 +11,7 @@ from ...ir.plan.plan import Plan
 from ...ir.text.units import gib
 from ..question.options import PlanOptions
 from .driver import SearchSpace
+from .families import with_families
 from .first_plan import first_fitting
 from .infeasible import infeasible
 from .to_plan import assemble
@@ -46,7 +47,8 @@ def plan(
         space.candidates.append(first)
     if not space.fitting():
         raise no_plan(space)
-    return assemble(space, min(space.candidates, key=space.sort_key), observer)
+    best = min(space.candidates, key=space.sort_key)
+    return with_families(space, assemble(space, best, observer), best)
 
 
 def no_plan(space: SearchSpace) -> PlaitError:

@@ -12,6 +12,7 @@ from ...ir.lowering.cast import precision_of
 from ...ir.model.mesh import common_mesh
 from ...ir.model.model import Function
 from ...ir.passes import Observer, Pass, run
+from ...ir.plan.family import family
 from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import ROLES, Strategy
@@ -77,23 +78,26 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
         compression=tuple(_compressed(pricer, best)),
         chunkings=tuple(dict.fromkeys(chunkings)),
         gradient_precision=options.gradient_precision,
-        alternatives=tuple(
-            Alternative(
-                c.strategy_text,
-                c.micro_batches,
-                c.memory_text,
-                c.step_seconds,
-                c.peak_bytes,
-                c.peak_bytes <= memory_limit_bytes,
-                c.model_chunks,
-                c.schedule,
-            )
-            for c in runners_up
-        ),
+        alternatives=tuple(alternative(c, memory_limit_bytes) for c in runners_up),
         calls=tuple(call.path for call in model.calls),
         cluster_digest=digest(cluster),
         seed=options.seed,
         engine=options.engine,
+    )
+
+
+def alternative(candidate: Candidate, memory_limit_bytes: int) -> Alternative:
+    """A candidate in a row of figures."""
+    return Alternative(
+        candidate.strategy_text,
+        candidate.micro_batches,
+        candidate.memory_text,
+        candidate.step_seconds,
+        candidate.peak_bytes,
+        candidate.peak_bytes <= memory_limit_bytes,
+        candidate.model_chunks,
+        candidate.schedule,
+        family(candidate.strategies),
     )
 
 

@@ -6,8 +6,8 @@ import json
 from collections import defaultdict
 from typing import Any
 
-from ...ir.text.units import seconds
-from .report import Box, BoxGraph, Edge, Report
+from ....ir.text.units import seconds
+from ..report import Box, BoxGraph, Edge, Report
 
 
 def model_explorer(report: Report) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-from ...ir.errors import UsageError
-from .report import Report
+from ....ir.errors import UsageError
+from ..report import Report
+from .slots import all_events
 
 NAMES = {"F": "forward", "B": "backward", "S": "synchronisation", "T": "transfer", "O": "operator"}
 
@@ -27,7 +28,7 @@ def chrome_trace(report: Report) -> str:
         events.append(
             {"ph": "M", "name": "thread_name", "pid": 0, "tid": row, "args": {"name": name}}
         )
-    for event in timeline.events:
+    for event in all_events(timeline):
         events.append(
             {
                 "ph": "X",

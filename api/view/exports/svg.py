@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from ...ir.text.units import gib, seconds
-from .report import Bar, Box, BoxGraph, Report, TimelineChart
+from ....ir.text.units import gib, seconds
+from ..report import Bar, Box, BoxGraph, Report, TimelineChart
+from .slots import all_events
 
 WIDTH, PAD, ROW = 1200, 24, 26
 BOX, GAP, TALL = 172, 28, 58  # of a box: width, space beside it, height
 MOST_BOXES = 240
+MOST_EVENTS = 6_000  # of the timeline
 INK, SOFT, FRAME, LIMIT = "#1b2430", "#566173", "#aeb8c5", "#c81e1e"
 # fmt: off
 COLOURS = {
@@ -21,7 +23,16 @@ COLOURS = {
     "margin": "#c3cad4", "runtime": "#98a2b0",
 }
 # fmt: on
-EVENTS = {"F": "#9cc7ea", "B": "#3f7fb5", "S": "#a85f17", "T": "#e58a2b"}
+EVENTS = {
+    "F": "#9cc7ea",
+    "B": "#3f7fb5",
+    "I": "#3f7fb5",
+    "W": "#235a8c",
+    "S": "#a85f17",
+    "T": "#e58a2b",
+    "O": "#7d8590",
+}
+STAGES = ("#dbe7f7", "#faeccf", "#d8efe4", "#f8dcea", "#e4dff7", "#dcedf3", "#efe7d0", "#f6ded5")
 OTHERS = ("#7f6a55", "#a3927f", "#c7baab")
 LETTERS = 7.2  # pixels of one, about
 
@@ -173,12 +184,8 @@ def draw_box(canvas: Canvas, box: Box, x: float, y: float, stages: int) -> None:
 
 
 def stage_colour(stage: int, stages: int) -> str:
-    """From light to a stronger plum, as on the page; white where there are no stages."""
-    if stage < 0 or stages < 1:
-        return "#fff"
-    at = stage / (stages - 1) if stages > 1 else 0.5
-    mix = (round(one + (other - one) * at) for one, other in ((250, 214), (228, 160), (236, 184)))
-    return f"rgb({','.join(map(str, mix))})"
+    """A light tint whose neighbours differ; white where there are no stages."""
+    return STAGES[stage % len(STAGES)] if stage >= 0 and stages > 0 else "#fff"
 
 
 def bars(canvas: Canvas, rows: Sequence[Bar], limit: float, text: Callable[[float], str]) -> None:
@@ -221,11 +228,13 @@ def legend(canvas: Canvas, rows: Sequence[Bar]) -> None:
 
 def timeline(canvas: Canvas, chart: TimelineChart) -> None:
     left, room = PAD + 110, WIDTH - 2 * PAD - 110
-    end = max((event.end_seconds for event in chart.events), default=0.0)
+    events = list(all_events(chart))
+    end = max((event.end_seconds for event in events), default=0.0)
     scale = room / (end or 1.0)
     for row, name in enumerate(chart.rows):
         canvas.text(PAD, canvas.y + row * ROW + 15, name, 12, SOFT, room=100)
-    for event in chart.events:
+        canvas.rect(left, canvas.y + row * ROW, room, 20, COLOURS["waiting"])
+    for event in events[:MOST_EVENTS]:
         x, width = (
             left + event.start_seconds * scale,
             (event.end_seconds - event.start_seconds) * scale,
@@ -234,7 +243,7 @@ def timeline(canvas: Canvas, chart: TimelineChart) -> None:
         tooltip = f"{event.label}: {seconds(event.end_seconds - event.start_seconds)}"
         canvas.rect(x, y, width, 20, EVENTS.get(event.kind, "#8795a6"), "#fff", tooltip)
         if width > LETTERS * len(event.label):
-            canvas.text(x + 3, y + 14, event.label, 10, room=width)
+            canvas.text(x + 3, y + 14, event.label, 11, room=width)
     canvas.y += ROW * len(chart.rows) + 12
     canvas.text(left, canvas.y, "0", 11, SOFT)
     canvas.text(-PAD, canvas.y, seconds(end), 11, SOFT)

@@ -1,0 +1,170 @@
+"""A plan's step as a Chrome trace that is worth opening in Perfetto: a row a rank.
+
+stage 1   rank 8   [F0: compute | all_reduce over tp | ...] [F1] [B0] ...   with bytes and groups
+          └ memory, a counter                arrows: what one stage sends to the next
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from ....cost_model.communication.stage_transfer import plan_transfers
+from ....ir.errors import UsageError
+from ....ir.plan.plan import Plan
+from ....ir.plan.workload import Collectives
+from ..plans.from_schedule import timeline_of
+from ..report import TimelineChart
+from .slots import Slot, slots_of
+
+NAMES = {"F": "forward", "B": "backward", "I": "backward of inputs", "W": "backward of weights"}
+MOST_EVENTS = 150_000
+MICRO = 1e6  # a trace counts microseconds
+TraceEvent = dict[str, Any]
+
+
+def plan_trace(plan: Plan) -> str:
+    """As many ranks of every stage as `MOST_EVENTS` allow, at least its first.
+
+    Raises UsageError for a step of too many slots.
+    """
+    chart = timeline_of(plan)
+    if chart is None:
+        raise UsageError("the step has too many micro-batches to be drawn slot by slot")
+    events = list(_PlanTrace(plan, chart).events())
+    return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}, separators=(",", ":"))
+
+
+class _PlanTrace:
+    def __init__(self, plan: Plan, chart: TimelineChart) -> None:
+        self.plan, self.chart = plan, chart
+        self.slots = list(slots_of(chart))
+        self.ranks_per_stage = min(len(plan.ranks_of(s)) for s in range(len(plan.stages)))
+        slices = sum(1 + len(slot.kind.parts) for slot in self.slots)
+        self.shown = max(1, min(self.ranks_per_stage, MOST_EVENTS // max(1, slices)))
+        self.sent = {s: _collectives(plan, s) for s in range(len(plan.stages))}
+        self.flow = 0
+
+    def events(self) -> Iterator[TraceEvent]:
+        for stage in range(len(self.plan.stages)):
+            yield from self.names(stage)
+        for slot in self.slots:
+            for rank in self.ranks(slot.row):
+                yield from self.slices(slot, rank)
+        for event in self.chart.events:
+            if event.row < len(self.plan.stages):
+                for rank in self.ranks(event.row):
+                    start, end = event.start_seconds, event.end_seconds
+                    yield self.slice(event.row, rank, event.label, "once per step", start, end)
+        yield from self.memory()
+        yield from self.flows()
+
+    def names(self, stage: int) -> Iterator[TraceEvent]:
+        first = self.plan.ranks_of(stage)[0]
+        shown = f"{self.shown} of {self.ranks_per_stage} ranks shown, all do the same"
+        name = f"stage {stage}" + (f" ({shown})" if self.shown < self.ranks_per_stage else "")
+        yield {"ph": "M", "name": "process_name", "pid": stage, "args": {"name": name}}
+        yield {"ph": "M", "name": "process_sort_index", "pid": stage, "args": {"sort_index": stage}}
+        for rank in range(first, first + self.shown):
+            thread = {"name": f"rank {rank}"}
+            yield {"ph": "M", "name": "thread_name", "pid": stage, "tid": rank, "args": thread}
+
+    def ranks(self, stage: int) -> range:
+        first = self.plan.ranks_of(stage)[0]
+        return range(first, first + self.shown)
+
+    def slice(
+        self, stage: int, rank: int, name: str, category: str, start: float, end: float
+    ) -> TraceEvent:
+        times = {"ts": start * MICRO, "dur": (end - start) * MICRO}
+        return {"ph": "X", "name": name, "cat": category, "pid": stage, "tid": rank, **times}
+
+    def slices(self, slot: Slot, rank: int) -> Iterator[TraceEvent]:
+        """A forward or backward, and inside it computing and the collectives of every group."""
+        kind, start, end = slot.kind, slot.start_seconds, slot.end_seconds
+        chunk = f".{kind.chunk}" if self.plan.chunks_per_stage > 1 else ""
+        label = f"{kind.kind}{slot.micro_batch}{chunk}"
+        whole = self.slice(slot.row, rank, label, NAMES[kind.kind], start, end)
+        whole["args"] = {"micro_batch": slot.micro_batch, "chunk": kind.chunk}
+        yield whole
+        total = sum(amount for _, amount in kind.parts) or 1.0
+        for name, amount in kind.parts:
+            stop = start + amount / total * kind.seconds
+            part = self.slice(slot.row, rank, name, "compute", start, min(stop, end))
+            collectives = self.sent[slot.row].get((kind.kind, name), [])
+            if collectives or name != "compute":
+                part["cat"] = "collective"
+                part["args"] = _about(collectives, rank)
+            yield part
+            start = stop
+
+    def memory(self) -> Iterator[TraceEvent]:
+        """Bytes of a device of every stage: a forward adds its activations, a backward lets go."""
+        steady, each = self.chart.steady_bytes, self.chart.each_bytes
+        waiting = [0] * len(steady)
+        for slot in self.slots:
+            if slot.kind.kind == "I":
+                continue
+            forward = slot.kind.kind == "F"
+            waiting[slot.row] += 1 if forward else -1
+            at = slot.start_seconds if forward else slot.end_seconds
+            amount = steady[slot.row] + waiting[slot.row] * each[slot.row]
+            counter = {"ph": "C", "name": "memory", "pid": slot.row, "ts": at * MICRO}
+            yield {**counter, "args": {"bytes": amount}}
+
+    def flows(self) -> Iterator[TraceEvent]:
+        """Arrows from the end of a slot to the start of the one that waits for what it sends."""
+        if self.plan.groups:
+            return
+        at = {(s.kind.kind, s.micro_batch, self.number(s)): s for s in self.slots}
+        transfers = plan_transfers(self.plan)
+        chunks = len(self.plan.model_chunks)
+        for (kind, micro_batch, chunk), slot in at.items():
+            other = chunk + {"F": 1, "W": self.plan.chunk_map.total}.get(kind, -1)
+            reader = at.get((kind, micro_batch, other)) if 0 <= other < chunks else None
+            if reader is None or reader.row == slot.row:
+                continue
+            sender = min(chunk, other) % len(self.plan.stages)
+            args = {"bytes": transfers[sender].sent_bytes if sender < len(transfers) else 0}
+            for offset in range(self.shown):
+                self.flow += 1
+                ends = (("s", slot, slot.end_seconds), ("f", reader, reader.start_seconds))
+                for phase, end, seconds in ends:
+                    rank = self.plan.ranks_of(end.row)[0] + offset
+                    event = {"ph": phase, "id": self.flow, "name": "send", "cat": "transfer"}
+                    inside = seconds - 1e-9 if phase == "s" else seconds
+                    place = {"pid": end.row, "tid": rank, "ts": inside * MICRO, "bp": "e"}
+                    yield {**event, **place, "args": args}
+
+    def number(self, slot: Slot) -> int:
+        """The model chunk of a slot, counted along the model."""
+        return self.plan.chunk_map.number(slot.row, slot.kind.chunk)
+
+
+def _collectives(plan: Plan, stage: int) -> dict[tuple[str, str], list[Collectives]]:
+    """Collectives of one micro-batch on a stage, by direction and name."""
+    named: dict[tuple[str, str], list[Collectives]] = defaultdict(list)
+    for layers in plan.layers:
+        if plan.stages[stage].contains(layers.first) and not layers.batch_only:
+            for kind, work in (("F", layers.forward), ("B", layers.backward)):
+                for sent in work.collectives:
+                    named[kind, f"{sent.kind} over {sent.axis}"].append(sent)
+    return named
+
+
+def _about(collectives: list[Collectives], rank: int) -> dict[str, Any]:
+    """Bytes per device, and the ranks that take part with this one."""
+    if not collectives:
+        return {}
+    size, stride = collectives[0].size, collectives[0].stride
+    first = rank - rank // stride % size * stride
+    ranks = [first + i * stride for i in range(size)]
+    text = f"{ranks[:8]}" if size <= 8 else f"{ranks[:4]} … {ranks[-1]}"
+    return {
+        "bytes": sum(c.amount_bytes * c.count for c in collectives),
+        "kinds_of_messages": len(collectives),
+        "group": text,
+        "group_size": size,
+    }

@@ -1,0 +1,1 @@
+"""Reports of plans: their verdict, rivals, graph and timeline."""

@@ -1,0 +1,95 @@
+"""Plans beside each other: two with all their differences, more as points of time against memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ....cost_model.explain.by_kind import fullest_stage_bytes, paired, seconds_by_kind
+from ....cost_model.explain.step_terms import step_term
+from ....ir.plan.difference import changed_runs, memory_actions
+from ....ir.plan.plan import Plan
+from ....ir.text.summary import one_line, schedule
+from ....ir.text.units import gib, seconds
+from ..call_names import span_name
+from ..report import Pages, PlanComparison, Point
+from .from_plan import report_of_plan
+
+MOST_DIFFERENCES = 40
+
+
+def pages_of_plans(plans: Sequence[Plan], names: Sequence[str]) -> Pages:
+    """Two plans side by side; of three or more a table and their points, without their reports.
+
+    `names` say where each comes from.
+    """
+    if len(plans) == 2:
+        first, second = plans
+        reports = (report_of_plan(first), report_of_plan(second))
+        return Pages(reports, _two(first, second, names))
+    return Pages((), _several(plans, names))
+
+
+def _two(first: Plan, second: Plan, names: Sequence[str]) -> PlanComparison:
+    rows = zip(_row(first), _row(second), strict=True)
+    return PlanComparison(
+        title=f"{one_line(first.model)}: two plans",
+        verdict=_verdict(first, second),
+        columns=("", *names),
+        rows=tuple((label, one, other) for (label, one), (_, other) in rows),
+        seconds=tuple(
+            paired(seconds_by_kind(step_term(first)), seconds_by_kind(step_term(second)))
+        ),
+        memory=tuple(paired(fullest_stage_bytes(first), fullest_stage_bytes(second))),
+        differences=tuple(_differences(first, second)[:MOST_DIFFERENCES]),
+    )
+
+
+def _verdict(first: Plan, second: Plan) -> str:
+    ratio = second.prediction.step_seconds / first.prediction.step_seconds
+    if abs(ratio - 1) < 5e-4:
+        return "Both take the same time."
+    slower, faster = ("second", "first") if ratio > 1 else ("first", "second")
+    longer = max(ratio, 1 / ratio) - 1
+    return f"A step of the {slower} plan takes {longer:.1%} longer than the {faster}'s."
+
+
+def _row(plan: Plan) -> tuple[tuple[str, str], ...]:
+    fits = "fits" if plan.fits else "too large"
+    p = plan.prediction
+    return (
+        ("strategy", plan.strategy_text),
+        ("cluster", f"{plan.cluster.name}, {plan.mesh.size:,} devices"),
+        ("step", seconds(p.step_seconds)),
+        ("samples per second", f"{p.samples_per_second:,.4g}"),
+        ("peak memory", f"{gib(plan.peak_bytes)} of {gib(plan.memory_limit_of(0))}, {fits}"),
+        ("micro-batches", f"{plan.micro_batches}, {schedule(plan)}"),
+        ("activations", memory_actions(plan).replace("+", ", ")),
+        ("MFU, bubble", f"{100 * p.mfu:.1f} %, {100 * p.bubble:.1f} %"),
+    )
+
+
+def _differences(first: Plan, second: Plan) -> list[tuple[str, str, str]]:
+    if first.model_digest != second.model_digest:
+        return []
+    return [
+        (span_name(first.calls[run.first : run.last]), run.before, run.after)
+        for run in changed_runs(first, second)
+    ]
+
+
+def _several(plans: Sequence[Plan], names: Sequence[str]) -> PlanComparison:
+    columns = ("plan", *(label for label, _ in _row(plans[0])))
+    rows = tuple(
+        (name, *(text for _, text in _row(plan))) for name, plan in zip(names, plans, strict=True)
+    )
+    return PlanComparison(
+        title=f"{one_line(plans[0].model)}: {len(plans)} plans",
+        verdict="Every plan as its step time against its peak memory; the first is the diamond.",
+        columns=columns,
+        rows=rows,
+        points=tuple(
+            Point(name, plan.prediction.step_seconds, plan.peak_bytes, plan.fits)
+            for name, plan in zip(names, plans, strict=True)
+        ),
+        memory_limit_bytes=plans[0].memory_limit_of(0),
+    )

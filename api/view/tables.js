@@ -1,0 +1,120 @@
+// Tables of figures, of plans beside this one, and their points in time and memory.
+function tablePanel(parent, table) {
+  if (!table || !table.rows.length) return;
+  subtitle(parent, table.title, table.hint);
+  rowsTable(parent, table.columns, table.rows, table.right);
+}
+function rowsTable(parent, columns, rows, right = []) {
+  const body = make("tbody", make("table", parent, undefined, "cards")), top = make("tr", body, undefined, "head");
+  const kind = i => (right.includes(i) ? "right" : i === 0 ? "main" : "");
+  columns.forEach((name, i) => make("th", top, name, kind(i)).scope = "col");
+  for (const line of rows) {
+    const row = make("tr", body);
+    line.forEach((cell, i) => cellOf(row, columns[i], cell, kind(i) + (cell === "too large" ? " over" : "")));
+  }
+  return body;
+}
+function cellOf(row, label, text, kind) {
+  const cell = make("td", row, text, kind);
+  cell.dataset.label = label;
+  return cell;
+}
+
+// Terms of two plans: their amounts and what the second has more.
+function pairsTable(parent, title, pairs, show, names = ["this plan", "instead"]) {
+  const table = make("table", parent, undefined, "pairs"), body = make("tbody", table), top = make("tr", body);
+  for (const [i, name] of [title, ...names, "more"].entries()) make("th", top, name, i ? "right" : "").scope = "col";
+  pairs.forEach(([name, one, other], i) => {
+    const row = make("tr", body, undefined, i === pairs.length - 1 ? "total" : "");
+    make("td", row, name);
+    make("td", row, show(one), "right");
+    make("td", row, show(other), "right");
+    make("td", row, signed(other - one, show), "right");
+  });
+}
+
+function whyPanel(parent, report) {
+  if (!report.rivals.length) return;
+  const node = section(parent, "Why this plan", "every family of strategies under the same cost model");
+  const list = make("ul", node, undefined, "reasons");
+  for (const reason of report.reasons) make("li", list, reason);
+  const split = make("div", node, undefined, "split");
+  rivalsTable(make("div", split), report);
+  scatter(make("div", split), report.points, report.memory_limit_bytes);
+}
+
+function rivalsTable(parent, report) {
+  const names = ["instead", "strategy", "step", "against the plan", "peak memory", "budget"];
+  const table = make("table", parent, undefined, "rivals cards"), body = make("tbody", table);
+  const top = make("tr", body, undefined, "head"), step = report.points.length ? report.points[0][1] : 1;
+  names.forEach((name, i) => make("th", top, name, i > 1 && i < 5 ? "right" : "").scope = "col");
+  for (const rival of report.rivals) {
+    const row = make("tr", body), first = cellOf(row, names[0], undefined, "main");
+    if (rival.reason) {
+      make("span", first, rival.name);
+      cellOf(row, names[1], rival.strategy);
+      const cell = cellOf(row, "", rival.reason);
+      cell.colSpan = 4;
+      continue;
+    }
+    const chosen = cellOf(row, names[1], undefined, "main");
+    make("span", chosen, `${rival.strategy}, ${rival.micro_batches} micro-batch${rival.micro_batches > 1 ? "es" : ""}, ${rival.memory_actions}`);
+    cellOf(row, names[2], time(rival.step_seconds), "right");
+    cellOf(row, names[3], percent(rival.step_seconds / step - 1), "right");
+    cellOf(row, names[4], bytes(rival.peak_bytes), "right");
+    cellOf(row, names[5], rival.fits ? "fits" : "too large", rival.fits ? "" : "over");
+    if (rival.seconds.length || rival.near_duplicates) opening(first, body, rival, names.length); else make("span", first, rival.name);
+  }
+}
+function opening(cell, body, rival, columns) {
+  const button = make("button", cell, "▸ " + rival.name), line = make("tr", body, undefined, "inside");
+  const inside = make("td", line);
+  button.type = "button";
+  inside.colSpan = columns;
+  line.hidden = true;
+  button.setAttribute("aria-expanded", "false");
+  button.addEventListener("click", () => {
+    if (!inside.firstChild) terms(inside, rival);
+    line.hidden = !line.hidden;
+    button.setAttribute("aria-expanded", !line.hidden);
+    button.textContent = (line.hidden ? "▸ " : "▾ ") + rival.name;
+  });
+}
+function terms(parent, rival) {
+  const halves = make("div", parent, undefined, "halves");
+  if (rival.seconds.length) pairsTable(make("div", halves), "seconds of a step", rival.seconds, time);
+  if (rival.memory.length) pairsTable(make("div", halves), "bytes of the fullest stage", rival.memory, bytes);
+  if (rival.near_duplicates) make("span", parent, rival.near_duplicates, "note");
+}
+
+// Plans as points: right is slower, up is larger, the line is the budget.
+function scatter(parent, points, limit) {
+  if (points.length < 3) return;
+  const svg = draw("svg", parent, { role: "group", "aria-label": "step time against peak memory" });
+  onRedraw(() => {
+    svg.replaceChildren();
+    const width = Math.max(220, parent.clientWidth), height = 230, left = 62, right = 14, top = 12, bottom = 40;
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.style.height = height + "px";
+    const times = points.map(p => p[1]), sizes = points.map(p => p[2]), least = Math.min(...times);
+    const most = Math.min(Math.max(...times), 3 * least), span = (most - least) || least;
+    const tall = Math.min(Math.max(...sizes, limit), 2 * (limit || Math.max(...sizes)));
+    const x = s => left + (width - left - right) * (Math.min(s, most) - least + span * 0.05) / (span * 1.1);
+    const y = b => top + (height - top - bottom) * (1 - Math.min(b, tall) / (tall * 1.06));
+    draw("rect", svg, { x: left, y: top, width: width - left - right, height: height - top - bottom, class: "sunk" });
+    for (const amount of [0, tall / 2, tall]) draw("text", svg, { x: left - 6, y: y(amount) + 4, "text-anchor": "end", class: "soft" }, bytes(amount));
+    draw("text", svg, { x: left, y: height - bottom + 15, class: "soft" }, time(least));
+    draw("text", svg, { x: width - right, y: height - bottom + 15, "text-anchor": "end", class: "soft" }, time(most));
+    draw("text", svg, { x: left, y: height - 8, class: "soft" }, fitted("→ step time, ↑ peak memory, ◆ this plan", width - left, 11));
+    if (limit) draw("line", svg, { x1: left, x2: width - right, y1: y(limit), y2: y(limit), class: "limit" });
+    points.forEach(([label, seconds, size, fits], i) => {
+      const at = [x(seconds), y(size)], colour = fits ? COMPUTE : css("--limit");
+      const mark = i ? draw("circle", svg, { cx: at[0], cy: at[1], r: 4.5, fill: fits ? colour : "none", stroke: colour, "stroke-width": 1.5 })
+        : draw("path", svg, { d: `M${at[0]} ${at[1] - 8}l8 8l-8 8l-8 -8z`, fill: css("--link"), class: "rim" });
+      mark.setAttribute("tabindex", "0");
+      mark.setAttribute("role", "img");
+      mark.setAttribute("aria-label", `${label}: ${time(seconds)}, ${bytes(size)}`);
+      tipFor(mark, label, [["step", time(seconds)], ["peak memory", bytes(size)], ["budget", fits ? "fits" : "too large"]]);
+    });
+  });
+}

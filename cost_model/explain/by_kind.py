@@ -1,0 +1,40 @@
+"""What a plan costs by kind: few enough terms to set two plans side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ...ir.plan.plan import Plan
+from .term import Term
+
+DEEPEST = 3  # levels of a plan's tree whose terms are compared
+
+
+def seconds_by_kind(step: Term) -> dict[str, float]:
+    """Seconds of a step by kind of operator, collective and wait."""
+    total: dict[str, float] = {}
+
+    def add(term: Term, depth: int) -> None:
+        if not term.parts or depth == DEEPEST or " over " in term.name or " of " in term.name:
+            total[term.name] = total.get(term.name, 0.0) + term.value
+            return
+        for part in term.parts:
+            add(part, depth + 1)
+
+    add(step, 0)
+    return total
+
+
+def fullest_stage_bytes(plan: Plan) -> dict[str, float]:
+    """Bytes by kind, of the stage whose peak is highest."""
+    stage = max(plan.stages, key=lambda s: s.peak_bytes)
+    return {name: float(amount) for name, amount in stage.memory_terms}
+
+
+def paired(
+    ours: Mapping[str, float], theirs: Mapping[str, float]
+) -> Iterable[tuple[str, float, float]]:
+    """Terms of both, the greatest difference first, and their sums."""
+    pairs = [(n, ours.get(n, 0.0), theirs.get(n, 0.0)) for n in dict.fromkeys([*ours, *theirs])]
+    pairs = sorted((p for p in pairs if p[1] or p[2]), key=lambda p: -abs(p[2] - p[1]))
+    return [*pairs, ("sum", sum(ours.values()), sum(theirs.values()))]

@@ -1,0 +1,63 @@
+"""What every family of strategies would cost: the fastest candidate of each, term by term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from ...cost_model.explain.by_kind import fullest_stage_bytes, seconds_by_kind
+from ...cost_model.explain.step_terms import step_term
+from ...ir.plan.family import family
+from ...ir.plan.plan import Alternative, Plan
+from ...ir.plan.strategy import ROLES, Strategy
+from ..question.candidate import Candidate
+from .driver import SearchSpace
+from .to_plan import alternative, assemble
+
+MOST_FAMILIES = 8
+ONE_AXIS = ("dp", "zero3")  # DDP and FSDP are compared with, also where the search skipped them
+
+
+def with_families(space: SearchSpace, plan: Plan, best: Candidate) -> Plan:
+    """The plan, whose alternatives have the fastest of every family with its terms.
+
+    Families that fit come first, then the fastest; none is added once time is up.
+    """
+    if space.deadline.passed() or space.cluster.parts:
+        return plan
+    candidates = [*(c for c in space.candidates if c is not best), *_baselines(space)]
+    fastest: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=space.sort_key):
+        fastest.setdefault(family(candidate.strategies), candidate)
+    known = {text: fastest[text] for text in ("DDP", "FSDP") if text in fastest}
+    chosen = dict(list(fastest.items())[:MOST_FAMILIES]) | known
+    rows = {id(c): _with_terms(space, c) for c in chosen.values()}
+    terms = {_identity(row): row for row in rows.values()}
+    listed = [terms.pop(_identity(a), a) for a in plan.alternatives]
+    return replace(plan, alternatives=(*listed, *terms.values()))
+
+
+def _identity(row: Alternative) -> Alternative:
+    return replace(row, seconds=(), memory_terms=())
+
+
+def _baselines(space: SearchSpace) -> Iterator[Candidate]:
+    """Candidates of one axis over all devices that the search has not priced."""
+    priced = {strategy for c in space.candidates for strategy in c.strategies}
+    free = space.with_options(pins=(), micro_batches=None, roles=tuple(ROLES))
+    for role in ONE_AXIS:
+        strategy = Strategy(((role, space.cluster.devices),))
+        allowed = space.cluster.devices > 1 and space.engine.refusal(strategy) is None
+        if allowed and strategy not in priced:
+            yield from free.uniform_candidates(strategy)
+
+
+def _with_terms(space: SearchSpace, candidate: Candidate) -> Alternative:
+    plan = assemble(space, candidate)
+    terms = fullest_stage_bytes(plan)
+    return replace(
+        alternative(candidate, space.memory_limit_bytes),
+        seconds=tuple(seconds_by_kind(step_term(plan)).items()),
+        memory_terms=tuple((name, int(amount)) for name, amount in terms.items()),
+    )
