@@ -51,6 +51,7 @@ STRATEGIES = {
 }
 SECONDS_PER_STEP = 120  # of tracing, of a plan; longer is a failure
 LAUNCH_SECONDS = 900.0
+MODELS_PER_LAUNCH = 6
 PASSED, REFUSED, TRACEBACK = "yes", "refused", "traceback"
 
 
@@ -180,7 +181,9 @@ def cluster_of(strategy: str) -> str:
     return "local:2" if strategy == "pp=2" else "local:4"
 
 
-def evaluate(file: Path, name: str, scratch: Path, judged: bool) -> tuple[Row, list[Job]]:
+def evaluate(
+    file: Path, name: str, scratch: Path, judged: bool, trace_only: bool
+) -> tuple[Row, list[Job]]:
     """The row of one model, and the programs that are still to be verified."""
     row = Row(name, file.stem)
     text = source_text(file, name, scratch)
@@ -195,6 +198,8 @@ def evaluate(file: Path, name: str, scratch: Path, judged: bool) -> tuple[Row, l
     if model is None:
         return row, []
     row.opaque = opaque(model)
+    if trace_only:
+        return row, []
     row.micro_batches = attempt(row, "micro-batches", lambda: planned(model, "local:2", "dp=2", 2))[
         0
     ]
@@ -313,6 +318,7 @@ def main() -> None:
     parser.add_argument("--sources", type=Path, nargs="+", default=[])
     parser.add_argument("--only", nargs="+", default=(), help="names of models")
     parser.add_argument("--verify", type=int, metavar="N", help="models to verify; default: all")
+    parser.add_argument("--trace-only", action="store_true", help="neither plan nor verify")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of --verify")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("-o", "--output", type=Path)
@@ -323,9 +329,9 @@ def main() -> None:
         for row in rows_of(file, options):
             known[row.source, row.name] = row
             print(json.dumps(msgspec.to_builtins(row), ensure_ascii=False), flush=True)
-        if options.json:
-            encoded = msgspec.json.encode(list(known.values()))
-            options.json.write_bytes(msgspec.json.format(encoded, indent=1))
+            if options.json:
+                encoded = msgspec.json.encode(list(known.values()))
+                options.json.write_bytes(msgspec.json.format(encoded, indent=1))
     if options.output:
         options.output.write_text(document(list(known.values())))
 
@@ -337,20 +343,23 @@ def earlier(file: Path | None) -> dict[tuple[str, str], Row]:
     return {(row.source, row.name): row for row in rows}
 
 
-def rows_of(file: Path, options: argparse.Namespace) -> list[Row]:
-    """The rows of a source file."""
+def rows_of(file: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of a source file, as they are judged: `MODELS_PER_LAUNCH` together."""
     names = [n for n in factories(file) if not options.only or n in options.only]
     rng = random.Random(options.seed)
     count = len(names) if options.verify is None else min(options.verify, len(names))
     judged = set(rng.sample(names, count))
-    rows, jobs = list[Row](), list[Job]()
-    with tempfile.TemporaryDirectory(prefix="plait-coverage-") as scratch:
-        for name in names:
-            row, programs = evaluate(file, name, Path(scratch), name in judged)
-            rows.append(row)
-            jobs += programs
-        judge(rows, jobs)
-    return rows
+    for first in range(0, len(names), MODELS_PER_LAUNCH):
+        rows, jobs = list[Row](), list[Job]()
+        with tempfile.TemporaryDirectory(prefix="plait-coverage-") as scratch:
+            for name in names[first : first + MODELS_PER_LAUNCH]:
+                row, programs = evaluate(
+                    file, name, Path(scratch), name in judged, options.trace_only
+                )
+                rows.append(row)
+                jobs += programs
+            judge(rows, jobs)
+        yield from rows
 
 
 if __name__ == "__main__":

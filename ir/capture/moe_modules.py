@@ -1,8 +1,8 @@
 """Record a transformers model's mixture of experts as `plait::experts`.
 
 The library calls experts through a table of implementations; during recording, the one that sorts
-tokens by expert is replaced. Experts of another form (biases, transposed or interleaved weights, a
-custom gate) keep the library's.
+tokens by expert is replaced. Experts that do more than products and a pointwise gate keep the
+library's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .operators.elementary import OPS
+from .operators.gates import recorded_gate
+from .torch_private import outside_modes
 
 SORTED = "grouped_mm"
+UNSUPPORTED = ("has_post_expert_norm", "_is_expert_parallel")
 # our activation -> the library's name
 NAMES = {"silu": "silu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu"}
 
@@ -35,9 +38,7 @@ def recorded_experts() -> Iterator[None]:
         activation = _activation(self, moe)
         if activation is None:
             return original(self, x, choice, share)
-        weights = (self.gate_up_proj, self.down_proj)
-        experts = self.gate_up_proj.shape[0]
-        return OPS.experts(x, choice, share.to(x.dtype), *weights, activation, experts, [])
+        return _run(self, x, choice, share.to(x.dtype), activation)
 
     table[SORTED] = forward
     try:
@@ -46,18 +47,42 @@ def recorded_experts() -> Iterator[None]:
         table[SORTED] = original
 
 
-def _activation(module: nn.Module, moe: Any) -> str | None:
-    """Our name for the module's activation; None where `plait::experts` cannot express it."""
-    unsupported = ("has_bias", "is_transposed", "has_post_expert_norm", "_is_expert_parallel")
-    common = (
-        all(getattr(module, fact, False) for fact in ("has_gate", "is_concatenated"))
-        and not any(getattr(module, fact, False) for fact in unsupported)
-        and getattr(type(module), "_apply_gate", None) is moe._default_apply_gate
-    )
-    if not common:
+def _run(module: Any, x: Tensor, choice: Tensor, share: Tensor, activation: str) -> Tensor:
+    """The experts of a module; weights that it keeps transposed are turned."""
+    name = "gate_up_proj" if module.has_gate else "up_proj"
+    weights = (getattr(module, name), module.down_proj)
+    if module.is_transposed:
+        weights = (weights[0].transpose(1, 2), weights[1].transpose(1, 2))
+    bias = getattr(module, f"{name}_bias") if module.has_bias else None
+    experts = weights[0].shape[0]
+    result = OPS.experts(x, choice, share, *weights, activation, experts, [], bias)
+    if bias is None:
+        return result
+    # a choice adds its share of its expert's last bias
+    shares = share.new_zeros(len(share), experts).scatter_add(1, choice, share)
+    return result + shares @ module.down_proj_bias
+
+
+def _activation(module: Any, moe: Any) -> str | None:
+    """The gate of the module (`operators.gates`); None where `plait::experts` cannot express it."""
+    if any(getattr(module, fact, False) for fact in UNSUPPORTED):
         return None
+    plain = module.has_gate and module.is_concatenated and not module.has_bias
+    if plain and getattr(type(module), "_apply_gate", None) is moe._default_apply_gate:
+        name = _named(getattr(module, "act_fn", None))
+        if name is not None:
+            return name
+    weight = module.gate_up_proj if module.has_gate else module.up_proj
+    width = weight.shape[2 if module.is_transposed else 1]
+    gate = module._apply_gate if module.has_gate else module.act_fn
+    with outside_modes():
+        return recorded_gate(gate, width, module.has_gate)
+
+
+def _named(activation: Any) -> str | None:
+    """Our name for an activation of the library."""
     activations = sys.modules["transformers.activations"].ACT2FN
-    kind = type(getattr(module, "act_fn", None))
+    kind = type(activation)
     return next(
         (name for name, library_name in NAMES.items() if type(activations[library_name]) is kind),
         None,

@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from ..model.loops import Loops, OperatorCollective, Site, declare, loops
 from ..model.tensor import ITEM_BYTES
-from .pattern import integer
+from .pattern import integer, is_tensor, literal
 
 EXPERTS = (("e",),)
-WEIGHTS = "[e (c! f) h], [e o f]"
+# rows of the first weight, by the order of columns that the activation's text says
+ROWS = {"halves": "(c! f)", "interleaved": "(f c!)", "single": "f"}
 
 
 @declare("plait.experts.default", shard_aware=True)
 def experts(site: Site) -> Loops:
-    """x, choice, share, gate_up, down, activation, experts, places -> x
+    """x, choice, share, gate_up, down, activation, experts, places, bias -> x
 
     One axis may split tokens and experts together: tokens travel to their experts and back."""
-    text = f"[n h!], [n k!], [n k!], {WEIGHTS.replace('h', 'h!')} -> [n o]"
+    rows = _rows(site, 5)
+    bias = f", [e {rows}]" if is_tensor(site, 8) else ""
+    text = f"[n h!], [n k!], [n k!], [e {rows} h!], [e o f]{bias} -> [n o]"
     # rows are copied to their expert (2 h), multiplied (h, 2 f), activated (3 f), multiplied (f, h) and
     # added up (h)
     return _declared(text, site, first=0, products=(1, 1), rows=2, streams=(5, 6))
 
 
-@declare("plait.experts_backward.default", shard_aware=True)
+@declare(
+    "plait.experts_backward.default", "plait.experts_backward_bias.default", shard_aware=True
+)
 def experts_backward(site: Site) -> Loops:
     """gradient, x, choice, share, gate_up, … -> of x, share, gate_up, down"""
-    weights = WEIGHTS.replace("h", "h!")
-    text = f"[n o], [n h!], [n k!], [n k!], {weights} -> [n h!], [n k!], {weights}"
+    rows = _rows(site, 6)
+    weights, bias = f"[e {rows} h!], [e o f]", f", [e {rows}]" if is_tensor(site, 9) else ""
+    text = f"[n o], [n h!], [n k!], [n k!], {weights}{bias} -> [n h!], [n k!], {weights}{bias}"
     # the first product again, then two for each of both; gradients to experts (2 h), two products each
     # (h, f, f, h; 2 f, h, 2 f, h), activation (5 f), sum (h)
     return _declared(text, site, first=1, products=(3, 2), rows=4, streams=(7, 11))
+
+
+def _rows(site: Site, position: int) -> str:
+    text = literal(site, position)
+    assert isinstance(text, str)
+    return ROWS[text.partition(":")[0] if ":" in text else "halves"]
 
 
 def _declared(

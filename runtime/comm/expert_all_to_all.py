@@ -22,6 +22,8 @@ class ExpertRanks(Protocol):
 
     def experts_backward(self, *args: Any, over: tuple[str, ...]) -> tuple[Tensor, ...]: ...
 
+    def experts_backward_bias(self, *args: Any, over: tuple[str, ...]) -> tuple[Tensor, ...]: ...
+
     def exchange_rows(
         self, x: Tensor, axis: str, sent: list[int], received: list[int]
     ) -> Tensor: ...
@@ -71,12 +73,13 @@ def experts(
     activation: str,
     experts: int,
     expert_factors: Any,
+    *bias: Tensor | None,
 ) -> Tensor:
     """`plait::experts` of this rank's tokens."""
     routing = ExpertDispatch(ranks, over[0], choice, expert_factors)
     rows = routing.dispatch(x[routing.tokens])
     unit_gate = rows.new_ones(len(rows), 1)
-    rest = (gate_up, down, activation, experts, expert_factors)
+    rest = (gate_up, down, activation, experts, expert_factors, *bias)
     outputs = ranks.experts(rows, routing.choice, unit_gate, *rest, over=over[1:])
     weighted = routing.combine(outputs) * gate.reshape(-1)[routing.order].unsqueeze(1)
     result = weighted.new_zeros(x.shape[0], down.shape[1])
@@ -95,16 +98,18 @@ def experts_backward(
     activation: str,
     experts: int,
     expert_factors: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of this rank's tokens and gates, and of its experts."""
+    *bias: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Gradients of this rank's tokens and gates, and of its experts: weights, and a bias if any."""
     routing = ExpertDispatch(ranks, over[0], choice, expert_factors)
     rows, upper = (routing.dispatch(x[routing.tokens]), routing.dispatch(gradient[routing.tokens]))
     weight = routing.dispatch(gate.reshape(-1)[routing.order]).unsqueeze(1)
-    rest = (gate_up, down, activation, experts, expert_factors)
-    to_rows, to_weight, to_gate_up, to_down = ranks.experts_backward(
+    rest = (gate_up, down, activation, experts, expert_factors, *bias)
+    run = ranks.experts_backward_bias if bias else ranks.experts_backward
+    to_rows, to_weight, *to_experts = run(
         upper, rows, routing.choice, weight, *rest, over=over[1:]
     )
     to_x = torch.zeros_like(x).index_add_(0, routing.tokens, routing.combine(to_rows))
     to_gate = torch.zeros_like(gate).reshape(-1)
     to_gate[routing.order] = routing.combine(to_weight.squeeze(1))
-    return to_x, to_gate.view_as(gate), to_gate_up, to_down
+    return to_x, to_gate.view_as(gate), *to_experts

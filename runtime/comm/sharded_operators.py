@@ -137,6 +137,12 @@ class ShardedOperators:
             return OPS.experts_backward(*self.with_offsets(args))
         return experts_backward(self, over, *args)
 
+    def experts_backward_bias(self, *args: Any, over: tuple[str, ...] = ()) -> tuple[Tensor, ...]:
+        """The gradients of `experts`, and of its bias."""
+        if not over:
+            return OPS.experts_backward_bias(*self.with_offsets(args))
+        return experts_backward(self, over, *args)
+
 
 def _are_shard_factors(arg: object) -> bool:
     return (

@@ -136,14 +136,22 @@ def _cross_entropy() -> list[Sample]:
     ]
 
 
+GATE = "interleaved: mul_Tensor(add_Tensor(u, 1), mul_Tensor(g, sigmoid_default(g)))"
+
+
 def _experts(n: int, k: int, e: int) -> list[Sample]:
     f, h, o = 4, 6, 8
     choice = torch.stack([torch.randperm(e)[:k] for _ in range(n)])
     weights = real(e, 2 * f, h), real(e, o, f)
     rest = (real(n, h), choice, torch.rand(n, k, dtype=F64), *weights, "silu", e, ())
+    biased = *rest[:5], GATE, e, (), real(e, 2 * f)
+    single = rest[0], choice, rest[2], real(e, f, h), rest[4], "single: relu_default(g)", e, ()
     return [
         of("plait.experts.default", *rest),
+        of("plait.experts.default", *single),
+        of("plait.experts.default", *biased),
         of("plait.experts_backward.default", real(n, o), *rest),
+        of("plait.experts_backward_bias.default", real(n, o), *biased),
     ]
 
 
