@@ -13,11 +13,14 @@ import json
 import os
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+
+from plait.benchmarks.coverage import table
 
 MOST_CPU_SECONDS, MOST_RSS_BYTES = 20.0, 1 << 30
 COLUMNS = (
@@ -81,28 +84,28 @@ class Row(msgspec.Struct):
         return not self.failure and quick and self.peak_rss_bytes <= MOST_RSS_BYTES
 
 
-def measure(question: Question, folder: Path, options: Sequence[str] = ()) -> Row:
+def measure(question: Question, file: Path) -> Row:
     """Plan one size in a process of its own."""
-    file = folder / f"{question.file or question.name}.json"
     size = f"{question.batch} × {question.tokens or 'picture'}"
     row = Row(question.name, question.cluster, size, question.published)
     command = ["plan", f"hf:{file}", "--batch", "2", "--global-batch", str(question.batch)]
     command += ["--seq", str(question.tokens)] if question.tokens else []
-    command += ["--cluster", question.cluster, "--precision", "bf16", "--json", *options]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "plait", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    output, errors = _read(process)
-    usage = _waited(process)
+    command += ["--cluster", question.cluster, "--precision", "bf16", "--json"]
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "plait", *command], stdout=output, stderr=errors
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0), errors.seek(0)
+        answer, complaint = output.read(), errors.read().strip().splitlines()
     row.cpu_seconds = round(usage.ru_utime + usage.ru_stime, 1)
     row.peak_rss_bytes = usage.ru_maxrss * 1024
-    if not output.strip():
-        row.failure = (errors.strip().splitlines() or ["no output"])[-1]
-        return row
-    _fill(row, json.loads(output))
+    found = json.loads(answer) if answer.strip() else {}
+    if "mfu" in found:
+        row.plan, row.mfu, row.peak_bytes = layout(found), found["mfu"], peak(found)
+    else:
+        row.failure = complaint[0][:300] if complaint else "no answer"
     return row
 
 
@@ -113,7 +116,53 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    return 0
+    known = earlier(options.json)
+    for question in PRACTICE:
+        file = options.path / f"{question.file or question.name}.json"
+        if not file.is_file() or (options.only and question.name not in options.only):
+            continue
+        row = known[question.name] = measure(question, file)
+        print(json.dumps(msgspec.to_builtins(row), ensure_ascii=False), flush=True)
+        if options.json:
+            options.json.write_bytes(msgspec.json.format(msgspec.json.encode(list(known.values()))))
+    if options.markdown:
+        options.markdown.write_text(document(list(known.values())))
+    return 0 if all(row.in_bounds for row in known.values()) else 1
+
+
+def layout(answer: dict[str, Any]) -> str:
+    """The strategies of a plan, its pipeline and its memory actions."""
+    pipeline = answer["pipeline"]
+    actions = sorted({layer["memory"] for layer in answer["strategy"]} - {"keep"})
+    chunks = f", interleaved ×{pipeline['chunks']}" if pipeline["chunks"] > 1 else ""
+    memory = f", {' and '.join(actions)}" if actions else ""
+    return f"{answer['word']}, {pipeline['micro_batches']} micro-batches{chunks}{memory}"
+
+
+def peak(answer: dict[str, Any]) -> int:
+    """Bytes of the fullest device."""
+    return max(stage["peak"] for stage in answer["memory"])
+
+
+def earlier(file: Path | None) -> dict[str, Row]:
+    """Rows of earlier runs by name."""
+    if file is None or not file.is_file():
+        return {}
+    return {row.name: row for row in msgspec.json.decode(file.read_bytes(), type=list[Row])}
+
+
+def document(rows: Sequence[Row]) -> str:
+    bounds = f"{MOST_CPU_SECONDS:.0f} CPU-s and {MOST_RSS_BYTES >> 20} MiB"
+    fine = sum(row.in_bounds for row in rows)
+    count = f"**{fine} of {len(rows)} are feasible within {bounds}.**"
+    return "\n".join([INTRODUCTION, count, "", table(COLUMNS, [cells(r) for r in rows]), ""])
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    facts = (row.name, row.cluster, row.size, row.plan or row.failure.replace("|", "/"))
+    reached = (f"{100 * row.mfu:.1f}", f"{row.peak_bytes / 2**30:.1f}") if row.plan else ("", "")
+    spent = f"{row.cpu_seconds:.1f}", f"{row.peak_rss_bytes / 2**20:.0f}"
+    return *facts, *reached, row.published, *spent
 
 
 if __name__ == "__main__":

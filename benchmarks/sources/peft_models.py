@@ -30,8 +30,11 @@ MODELS = {
     ),
     "ia3": _adapted(
         language("llama"),
-        peft.IA3Config(target_modules=["k_proj", "v_proj", "down_proj"],
-                       feedforward_modules=["down_proj"], task_type="CAUSAL_LM"),
+        peft.IA3Config(
+            target_modules=["k_proj", "v_proj", "down_proj"],
+            feedforward_modules=["down_proj"],
+            task_type="CAUSAL_LM",
+        ),
     ),
     "prefix_gpt2": _adapted(
         language("gpt2"), peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
@@ -39,9 +42,7 @@ MODELS = {
     "prompt_llama": _adapted(
         language("llama"), peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
     ),
-    "lora_bert": _adapted(
-        masked("bert"), peft.LoraConfig(r=4, target_modules=["query", "value"])
-    ),
+    "lora_bert": _adapted(masked("bert"), peft.LoraConfig(r=4, target_modules=["query", "value"])),
     "oft_llama": _adapted(
         language("llama"),
         peft.OFTConfig(oft_block_size=8, r=0, target_modules=["q_proj"], task_type="CAUSAL_LM"),

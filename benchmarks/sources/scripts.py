@@ -109,7 +109,10 @@ class Detection(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = nn.Sequential(
-            nn.Conv2d(3, WIDTH, 4, 4), nn.BatchNorm2d(WIDTH), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 2, 2)
+            nn.Conv2d(3, WIDTH, 4, 4),
+            nn.BatchNorm2d(WIDTH),
+            nn.ReLU(),
+            nn.Conv2d(WIDTH, WIDTH, 2, 2),
         )
         self.queries = nn.Parameter(torch.randn(5, WIDTH))
         self.rows, self.columns = (nn.Parameter(torch.randn(4, WIDTH // 2)) for _ in range(2))
@@ -162,7 +165,9 @@ class Graph(nn.Module):
 
 def graph_scatter():
     return Graph().train(), (
-        torch.randn(12, WIDTH), torch.randint(0, 12, (2, 30)), torch.randint(0, 4, (12,))
+        torch.randn(12, WIDTH),
+        torch.randint(0, 12, (2, 30)),
+        torch.randint(0, 4, (12,)),
     )
 
 
@@ -188,7 +193,9 @@ class Recommender(nn.Module):
 
 def recommender():
     return Recommender().train(), (
-        torch.randn(SAMPLES, 6), torch.randint(0, 50, (SAMPLES, 3, 2)), torch.rand(SAMPLES).round()
+        torch.randn(SAMPLES, 6),
+        torch.randint(0, 50, (SAMPLES, 3, 2)),
+        torch.rand(SAMPLES).round(),
     )
 
 
@@ -197,7 +204,8 @@ class Tower(nn.Module):
         super().__init__()
         self.words = nn.Embedding(WORDS, WIDTH)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(WIDTH, 4, 32, dropout=0.0, batch_first=True) for _ in range(2)
+            nn.TransformerEncoderLayer(WIDTH, 4, 32, dropout=0.0, batch_first=True)
+            for _ in range(2)
         )
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -232,7 +240,10 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.enter, self.exit = nn.Linear(12, WIDTH), nn.Linear(WIDTH, 12)
         layer = nn.TransformerEncoderLayer(WIDTH, 4, 32, dropout=0.1, batch_first=True)
-        self.encoder, self.decoder = nn.TransformerEncoder(layer, 2), nn.TransformerEncoder(layer, 2)
+        self.encoder, self.decoder = (
+            nn.TransformerEncoder(layer, 2),
+            nn.TransformerEncoder(layer, 2),
+        )
         self.hole = nn.Parameter(torch.zeros(1, 1, WIDTH))
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -270,7 +281,9 @@ class Speech(nn.Module):
 
 def speech_ctc():
     return Speech().train(), (
-        torch.randn(SAMPLES, 8, 24), torch.randint(1, 10, (SAMPLES, 4)), torch.full((SAMPLES,), 4)
+        torch.randn(SAMPLES, 8, 24),
+        torch.randint(1, 10, (SAMPLES, 4)),
+        torch.full((SAMPLES,), 4),
     )
 
 
@@ -318,12 +331,20 @@ class Adversary(nn.Module):
         super().__init__()
         norm = nn.utils.parametrizations.spectral_norm
         self.generator = nn.Sequential(
-            nn.Linear(8, 64), nn.Unflatten(1, (16, 2, 2)), nn.ConvTranspose2d(16, 8, 4, 2, 1),
-            nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh(),
+            nn.Linear(8, 64),
+            nn.Unflatten(1, (16, 2, 2)),
+            nn.ConvTranspose2d(16, 8, 4, 2, 1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.ConvTranspose2d(8, 3, 4, 2, 1),
+            nn.Tanh(),
         )
         self.critic = nn.Sequential(
-            norm(nn.Conv2d(3, 8, 3, 2, 1)), nn.LeakyReLU(0.2), norm(nn.Conv2d(8, 16, 3, 2, 1)),
-            nn.Flatten(), norm(nn.Linear(64, 1)),
+            norm(nn.Conv2d(3, 8, 3, 2, 1)),
+            nn.LeakyReLU(0.2),
+            norm(nn.Conv2d(8, 16, 3, 2, 1)),
+            nn.Flatten(),
+            norm(nn.Linear(64, 1)),
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -341,7 +362,9 @@ class Quantised(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Conv2d(3, WIDTH, 4, 4), nn.ReLU(), nn.Conv2d(WIDTH, 8, 1))
-        self.decoder = nn.Sequential(nn.ConvTranspose2d(8, WIDTH, 4, 4), nn.ReLU(), nn.Conv2d(WIDTH, 3, 1))
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(8, WIDTH, 4, 4), nn.ReLU(), nn.Conv2d(WIDTH, 3, 1)
+        )
         self.codes = nn.Embedding(12, 8)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -349,7 +372,11 @@ class Quantised(nn.Module):
         code = self.codes(torch.cdist(z.flatten(0, 2), self.codes.weight).argmin(1)).view_as(z)
         through = z + (code - z).detach()
         image = self.decoder(through.permute(0, 3, 1, 2))
-        return F.mse_loss(image, pixels) + F.mse_loss(code, z.detach()) + 0.25 * F.mse_loss(z, code.detach())
+        return (
+            F.mse_loss(image, pixels)
+            + F.mse_loss(code, z.detach())
+            + 0.25 * F.mse_loss(z, code.detach())
+        )
 
 
 def vector_quantised():
@@ -375,9 +402,7 @@ class Actor(nn.Module):
 
 
 def actor_critic():
-    return Actor().train(), (
-        torch.randn(8, 6), torch.randint(0, 3, (8,)), torch.randn(8)
-    )
+    return Actor().train(), (torch.randn(8, 6), torch.randint(0, 3, (8,)), torch.randn(8))
 
 
 class Autocast(nn.Module):
@@ -387,7 +412,8 @@ class Autocast(nn.Module):
         super().__init__()
         self.words, self.out = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, WORDS)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(WIDTH, 4, 32, dropout=0.0, batch_first=True) for _ in range(2)
+            nn.TransformerEncoderLayer(WIDTH, 4, 32, dropout=0.0, batch_first=True)
+            for _ in range(2)
         )
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -71,10 +71,18 @@ MODELS = {
     "deit3": _classifier("deit3_small_patch16_224", **VIT),
     "eva02": _classifier("eva02_tiny_patch14_224", **VIT),
     "swin_s3": _classifier(
-        "swin_s3_tiny_224", 64, img_size=64, window_size=(4, 4), patch_size=4, embed_dim=16,
-        depths=(1, 2), num_heads=(2, 4),
+        "swin_s3_tiny_224",
+        64,
+        img_size=64,
+        window_size=(4, 4),
+        patch_size=4,
+        embed_dim=16,
+        depths=(1, 2),
+        num_heads=(2, 4),
     ),
-    "convnext": _classifier("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), drop_path_rate=0.1),
+    "convnext": _classifier(
+        "convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), drop_path_rate=0.1
+    ),
     "resnet": _classifier("resnet18", layers=(1, 1, 1, 1), channels=(8, 16, 16, 32)),
     "resnext": _classifier("resnext50_32x4d", layers=(1, 1, 1, 1), channels=(64, 64, 64, 64)),
     "efficientnet": _classifier("efficientnet_lite0"),

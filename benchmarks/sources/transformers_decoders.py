@@ -14,6 +14,5 @@ MODELS = {
     "dots1": language("dots1", n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2),
     "codegen": language("codegen", rotary_dim=8),
     "hunyuan_v1_moe": language("hunyuan_v1_moe", head_dim=8),
-    "granitemoehybrid": language("granitemoehybrid", mamba_n_heads=8, mamba_d_head=8),
     "deepseek_v3": language("deepseek_v3", n_group=2, topk_group=1, first_k_dense_replace=1),
 }

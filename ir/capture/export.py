@@ -32,7 +32,7 @@ from .locate import current_user_line, trace_error
 from .moe_modules import recorded_experts
 from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
-from .torch_private import FakeTensorMode, tensor_tables, torch_compiling
+from .torch_private import FakeTensorMode, modules_as_they_are, tensor_tables, torch_compiling
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
@@ -197,6 +197,7 @@ def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> 
     contexts = (
         torch_compiling(),
         recorded_experts(),
+        modules_as_they_are(),
         recorded_functions(),
         torch.inference_mode(False),
         torch.enable_grad(),

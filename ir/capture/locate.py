@@ -32,9 +32,10 @@ def user_location(trace: TracebackType | None) -> str:
 
 
 def current_user_line() -> str:
-    """Like `user_location`, for the code that is running now."""
-    frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_stack(None)]
-    return _innermost(frames[::-1])
+    """Like `user_location`, for the code that is running now under a trace."""
+    frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_stack(None)][::-1]
+    first = next((i for i, (file, _) in enumerate(frames) if _in_package(file)), 0)
+    return _innermost(frames[first:])  # not of the code that asked for the trace
 
 
 def _innermost(frames: list[tuple[str, int]]) -> str:

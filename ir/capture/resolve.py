@@ -13,6 +13,8 @@ import torch
 from ..errors import FileError
 from .operators import attention as _attention  # noqa: F401  (registers plait::attention)
 from .operators import batch_norm as _batch_norm  # noqa: F401  (registers plait::batch_norm)
+from .operators import checked as _checked  # noqa: F401  (registers plait::checked)
+from .operators import ctc as _ctc  # noqa: F401  (registers plait::ctc)
 from .operators import experts as _experts  # noqa: F401  (registers plait::experts)
 from .operators import random_numbers as _random  # noqa: F401  (registers plait::uniform)
 from .operators import recurrence as _recurrence  # noqa: F401  (registers plait::recurrence)

@@ -37,6 +37,7 @@ __all__ = [
     "SET_GRAD_ENABLED",
     "FakeTensorMode",
     "OpOverload",
+    "assert_holds",
     "autograd_node",
     "backward_hooks_of_old",
     "base_name",
@@ -46,6 +47,7 @@ __all__ = [
     "is_fake",
     "is_operator",
     "is_registered",
+    "modules_as_they_are",
     "outside_modes",
     "overload_name",
     "post_accumulate_hooks",
@@ -166,6 +168,33 @@ def differentiating() -> Iterator[None]:
     excluded = excluded.remove(torch._C.DispatchKey.ADInplaceOrView)
     with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
         yield
+
+
+def assert_holds(truth: torch.Tensor, message: str) -> None:
+    """Raise where a boolean is false, without waiting for the device; no public name does not wait."""
+    torch._assert_async(truth, message)
+
+
+@contextlib.contextmanager
+def modules_as_they_are() -> Iterator[None]:
+    """Conversions of modules inside a forward that change nothing are nothing; no public name is
+    called by all of `to`, `float`, `half` and `cuda`.
+
+    Without it, a forward that calls `self.router.to(dtype)` cannot be recorded.
+    """
+    original = nn.Module._apply
+
+    def apply(module: nn.Module, function: Callable[[Any], Any], recurse: bool = True) -> Any:
+        tensors = [*module.parameters(recurse), *module.buffers(recurse)]
+        if all(function(t).dtype == t.dtype for t in tensors):
+            return module
+        return original(module, function, recurse)
+
+    nn.Module._apply = apply  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module._apply = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from . import (
     attention,
+    checked,
     convolution,
+    ctc,
     embedding,
     experts,
     factory,
@@ -23,7 +25,9 @@ from . import (
 
 __all__ = [
     "attention",
+    "checked",
     "convolution",
+    "ctc",
     "embedding",
     "experts",
     "factory",

@@ -24,9 +24,7 @@ def experts(site: Site) -> Loops:
     return _declared(text, site, first=0, products=(1, 1), rows=2, streams=(5, 6))
 
 
-@declare(
-    "plait.experts_backward.default", "plait.experts_backward_bias.default", shard_aware=True
-)
+@declare("plait.experts_backward.default", "plait.experts_backward_bias.default", shard_aware=True)
 def experts_backward(site: Site) -> Loops:
     """gradient, x, choice, share, gate_up, … -> of x, share, gate_up, down"""
     rows = _rows(site, 6)

@@ -106,9 +106,7 @@ def experts_backward(
     weight = routing.dispatch(gate.reshape(-1)[routing.order]).unsqueeze(1)
     rest = (gate_up, down, activation, experts, expert_factors, *bias)
     run = ranks.experts_backward_bias if bias else ranks.experts_backward
-    to_rows, to_weight, *to_experts = run(
-        upper, rows, routing.choice, weight, *rest, over=over[1:]
-    )
+    to_rows, to_weight, *to_experts = run(upper, rows, routing.choice, weight, *rest, over=over[1:])
     to_x = torch.zeros_like(x).index_add_(0, routing.tokens, routing.combine(to_rows))
     to_gate = torch.zeros_like(gate).reshape(-1)
     to_gate[routing.order] = routing.combine(to_weight.squeeze(1))

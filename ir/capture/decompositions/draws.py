@@ -59,7 +59,7 @@ def _positions(op: Op, first: int, *defaults: Argument) -> list[Argument]:
     return arguments(op, *(None,) * first, *defaults)[first:]
 
 
-@draw("aten.rand.default", "aten.rand_like.default")
+@draw("aten.rand.default", "aten.rand.generator", "aten.rand_like.default")
 def rand(rewriter: Rewriter, op: Op) -> ResultValues | None:
     type_ = rewriter.types[op.results[0]]
     drawn, _ = _uniform(rewriter, type_.shape, type_.dtype)
@@ -85,7 +85,7 @@ def _normal(rewriter: Rewriter, type_: TensorType, mean: Argument, deviation: Ar
     return _scaled(rewriter, standard, deviation, mean)
 
 
-@draw("aten.randn.default", "aten.randn_like.default")
+@draw("aten.randn.default", "aten.randn.generator", "aten.randn_like.default")
 def randn(rewriter: Rewriter, op: Op) -> ResultValues | None:
     type_ = rewriter.types[op.results[0]]
     return (_cast(rewriter, _normal(rewriter, type_, 0, 1), type_.dtype),)

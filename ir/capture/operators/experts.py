@@ -19,6 +19,7 @@ from .elementary import LIBRARY, OPS, register
 from .gates import gated, gated_gradient
 from .shard_offsets import to_local_positions
 
+
 class ExpertRoutes:
     """Choices of local experts, sorted by expert: flat indices, tokens, and rows per expert."""
 

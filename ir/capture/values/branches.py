@@ -18,6 +18,8 @@ from ...errors import TraceError
 from ..locate import current_user_line, depends_on_data
 from ..torch_private import outside_modes, tree_leaves
 from .known import SIZED, KnownValues
+from .losses import ctc_loss, multi_margin_loss
+from .scattered import masked_scatter
 from .selected import Selections
 
 MOST_BRANCHES = 12
@@ -42,6 +44,15 @@ class Branches(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if name in READS and args and isinstance(args[0], Tensor):
             return self.read(name, func, args, kwargs)
+        if name == "ctc_loss":
+            return ctc_loss(self.selections, args, kwargs)
+        if name == "multi_margin_loss":
+            return multi_margin_loss(*args, **kwargs)
+        if name == "masked_scatter" and not any(map(self.selections.mask, args)):
+            written = masked_scatter(*args, **kwargs)
+            return func(*args, **kwargs) if written is None else written
+        if name == "masked_select" and self.known.value(args[1]) is None:
+            return self.selections.select(*torch.broadcast_tensors(*args))
         if any(self.selections.mask(a) is not None for a in (*args, *kwargs.values())):
             return self.selections.call(name, func, args, kwargs)
         if name == "__getitem__":

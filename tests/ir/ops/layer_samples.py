@@ -136,6 +136,12 @@ def _cross_entropy() -> list[Sample]:
     ]
 
 
+def _ctc() -> list[Sample]:
+    x, labels = real(6, 4, 5).log_softmax(-1), torch.randint(1, 5, (4, 3))
+    rest = (x, labels, torch.tensor([6, 6, 5, 6]), torch.tensor([3, 2, 1, 3]), 0, True)
+    return [of("plait.ctc.default", *rest), of("plait.ctc_backward.default", real(4), *rest)]
+
+
 GATE = "interleaved: mul_Tensor(add_Tensor(u, 1), mul_Tensor(g, sigmoid_default(g)))"
 
 
@@ -169,6 +175,8 @@ OURS = [
     of("plait.dropout.default", real(4, 1), KEY, 0.4, 3, full_index((4, 1))),
     *_cross_entropy(),
     *_experts(8, 2, 4),
+    *_ctc(),
+    of("plait.checked.default", real(4, 3), torch.ones(4, dtype=torch.bool), "never"),
 ]
 
 
