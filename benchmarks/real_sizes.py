@@ -1,4 +1,4 @@
-"""Published sizes planned on the clusters that trained such models: `python benchmarks/real_sizes.py PATH`.
+"""Published sizes planned on clusters of their time: `python benchmarks/real_sizes.py PATH`.
 
 PATH has transformers configuration files; each that `PRACTICE` names is traced and planned by a whole
 `plait plan` in a process of its own, imports included. A row says the layout, the part of the devices'

@@ -1,4 +1,4 @@
-"""Whole plain scripts: recurrent, convolutional, detection, graph, recommenders, contrastive, generative."""
+"""Plain scripts: recurrent, convolutional, detection, graph, recommenders, contrastive, generative."""
 
 from __future__ import annotations
 

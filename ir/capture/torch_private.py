@@ -172,7 +172,7 @@ def differentiating() -> Iterator[None]:
 
 def assert_holds(truth: torch.Tensor, message: str) -> None:
     """Raise where a boolean is false, without waiting for the device; no public name does not wait."""
-    torch._assert_async(truth, message)
+    torch.ops.aten._assert_async.msg(truth, message)
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def gated_gradient(upper: Tensor, both: Tensor, text: str) -> Tensor:
 
 def recorded_gate(function: Callable[[Tensor], Tensor], width: int, has_gate: bool) -> str | None:
     """The text of a user's gate over `width` columns; None where it is more than pointwise."""
-    graph = make_fx(function)(torch.zeros(SAMPLE_ROWS, width)).graph
+    graph = make_fx(lambda both: function(both))(torch.zeros(SAMPLE_ROWS, width)).graph
     texts: dict[fx.Node, str] = {}
     orders = set() if has_gate else {SINGLE}
     for node in graph.nodes:
@@ -103,8 +103,8 @@ def _part(node: fx.Node, texts: dict[fx.Node, str], width: int) -> dict[str, str
         return {"text": "split"}
     if node.target is not torch.ops.aten.slice.Tensor or rest[0] not in (1, -1):
         return {}
-    start, end, step = (*rest[1:], *(0, width, 1)[len(rest) - 1 :])
-    end = min(int(str(end)), width)
+    start, end, step = (int(str(n)) for n in (*rest[1:], *(0, width, 1)[len(rest) - 1 :]))
+    end = min(end, width)
     if step == 2 and start in (0, 1) and end == width:
         return {"text": "gu"[start], "order": INTERLEAVED}
     if step == 1 and (start, end) in ((0, width // 2), (width // 2, width)):
@@ -136,9 +136,9 @@ def _reads_both(node: fx.Node, texts: dict[fx.Node, str]) -> bool:
 
 def _call_text(node: fx.Node, texts: dict[fx.Node, str]) -> str:
     packet, _, overload = str(node.target).removeprefix("aten.").rpartition(".")
-    words = [texts[a] if isinstance(a, fx.Node) else repr(a) for a in node.args]
-    words += [f"{name}={value!r}" for name, value in node.kwargs.items()]
-    return f"{packet}_{overload}({', '.join(words)})"
+    arguments = [texts[a] if isinstance(a, fx.Node) else repr(a) for a in node.args]
+    arguments += [f"{name}={value!r}" for name, value in node.kwargs.items()]
+    return f"{packet}_{overload}({', '.join(arguments)})"
 
 
 @functools.lru_cache(maxsize=64)
@@ -160,10 +160,10 @@ def _evaluate(tree: ast.expr, columns: dict[str, Tensor]) -> Any:
 @functools.lru_cache(maxsize=64)
 def _function(name: str) -> Any:
     """The pointwise operator `packet_overload` of aten, whose names have underscores of their own."""
-    words = name.split("_")
-    for split in range(1, len(words)):
-        packet = getattr(torch.ops.aten, "_".join(words[:split]), None)
-        found = getattr(packet, "_".join(words[split:]), None)
-        if _is_pointwise(found):
-            return found
+    parts = name.split("_")
+    for split in range(1, len(parts)):
+        packet = getattr(torch.ops.aten, "_".join(parts[:split]), None)
+        overload = getattr(packet, "_".join(parts[split:]), None)
+        if _is_pointwise(overload):
+            return overload
     raise ValueError(f"{name} is no pointwise operator")

@@ -216,6 +216,8 @@ class _Reader:
     def emit(
         self, node: fx.Node, name: str, args: tuple[Argument, ...], kwargs: dict[str, Argument]
     ) -> int | tuple[int, ...]:
+        if "val" not in node.meta:
+            raise TraceError(f"operator {name} gives something that is no tensor")
         output = node.meta["val"]
         several = isinstance(output, list | tuple)
         tensors = list(output) if several else [output]

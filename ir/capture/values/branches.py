@@ -47,7 +47,7 @@ class Branches(TorchFunctionMode):
         if name == "ctc_loss":
             return ctc_loss(self.selections, args, kwargs)
         if name == "multi_margin_loss":
-            return multi_margin_loss(*args, **kwargs)
+            return multi_margin_loss(args, kwargs)
         if name == "masked_scatter" and not any(map(self.selections.mask, args)):
             written = masked_scatter(*args, **kwargs)
             return func(*args, **kwargs) if written is None else written

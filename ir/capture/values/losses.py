@@ -14,7 +14,8 @@ from ..locate import current_user_line
 from ..operators.ctc import OPS
 from .selected import Selections
 
-SIGNATURE = inspect.signature(functional.ctc_loss)
+CTC = inspect.signature(functional.ctc_loss)
+MARGIN = inspect.signature(functional.multi_margin_loss)
 REDUCTIONS = {0: "none", 1: "mean", 2: "sum"}
 
 
@@ -23,7 +24,7 @@ def ctc_loss(selections: Selections, args: Any, kwargs: Any) -> Tensor:
 
     Raises TraceError for other labels that are one list.
     """
-    given = SIGNATURE.bind(*args, **kwargs)
+    given = CTC.bind(*args, **kwargs)
     given.apply_defaults()
     x, labels, frames, lengths, blank, reduction, zero_infinity = given.args
     mask = selections.mask(labels)
@@ -42,19 +43,13 @@ def ctc_loss(selections: Selections, args: Any, kwargs: Any) -> Tensor:
     return losses.sum() if reduction == "sum" else losses
 
 
-def multi_margin_loss(
-    x: Tensor,
-    labels: Tensor,
-    p: int = 1,
-    margin: float = 1.0,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-) -> Tensor:
-    """The mean over classes [b c] of what is short of a margin to the label's score, to the power p."""
+def multi_margin_loss(args: Any, kwargs: Any) -> Tensor:
+    """The mean over classes [b c] of what is short of a margin to the label's score, to a power."""
+    given = MARGIN.bind(*args, **kwargs)
+    given.apply_defaults()
+    x, labels, power, margin, weight, size_average, reduce, reduction = given.args
     column = labels.reshape(-1, 1)
-    short = (margin - x.gather(1, column) + x).clamp(min=0) ** p
+    short = (margin - x.gather(1, column) + x).clamp(min=0) ** power
     if weight is not None:
         short = short * weight[labels].reshape(-1, 1)
     others = torch.arange(x.shape[1], device=x.device) != column
