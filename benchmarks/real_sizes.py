@@ -1,6 +1,6 @@
 """Published sizes planned on clusters of their time: `python benchmarks/real_sizes.py PATH`.
 
-PATH has transformers configuration files; each that `PRACTICE` names is traced and planned by a whole
+PATH has transformers configuration files; each that `PUBLISHED` names is traced and planned by a whole
 `plait plan` in a process of its own, imports included. A row says the layout, the part of the devices'
 peak that it reaches (MFU), what was published, and what planning took. `--markdown FILE` writes the
 table of docs, `--only` names models, `--json FILE` takes rows of earlier runs along.
@@ -47,7 +47,7 @@ class Question(msgspec.Struct, frozen=True):
     file: str = ""
 
 
-PRACTICE = (
+PUBLISHED = (
     Question("deepseek_v3", "256x8xh100", 15360, 4096, "pp16 ep64 zero1, 2,048 H800"),
     Question("gpt_oss_120b", "16x8xh100", 1024, 4096, "ep8 to ep64 with pp or fully sharded"),
     Question("llama4_scout", "32x8xh100", 512, 8192, "tp ep16, pp or fully sharded"),
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     known = earlier(options.json)
-    for question in PRACTICE:
+    for question in PUBLISHED:
         file = options.path / f"{question.file or question.name}.json"
         if not file.is_file() or (options.only and question.name not in options.only):
             continue

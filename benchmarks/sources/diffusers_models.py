@@ -42,8 +42,8 @@ class Reconstruct(nn.Module):
         return (image - pixels).square().mean() + 1e-3 * latent.kl().mean()
 
 
-def _denoiser(name: str, channels: int, size: int, *words: int, **sizes: Any) -> Callable[[], Any]:
-    """A class of diffusers with its sizes; `words`: tokens and width of a text condition."""
+def _denoiser(name: str, channels: int, size: int, *text: int, **sizes: Any) -> Callable[[], Any]:
+    """A class of diffusers with its sizes; `text`: tokens and width of a text condition."""
 
     def make() -> tuple[nn.Module, dict[str, Tensor]]:
         body = getattr(diffusers, name)(**sizes)
@@ -51,8 +51,8 @@ def _denoiser(name: str, channels: int, size: int, *words: int, **sizes: Any) ->
             "latents": torch.randn(SAMPLES, channels, size, size),
             "steps": torch.randint(0, 100, (SAMPLES,)),
         }
-        if words:
-            batch["encoder_hidden_states"] = torch.randn(SAMPLES, *words)
+        if text:
+            batch["encoder_hidden_states"] = torch.randn(SAMPLES, *text)
         return Denoise(body).train(), batch
 
     return make

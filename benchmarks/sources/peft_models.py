@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import peft
-from tiny import language, masked
+from small import language, masked
 from torch import nn
 
 

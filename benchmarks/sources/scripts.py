@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SAMPLES, WORDS, WIDTH = 4, 40, 16
+SAMPLES, VOCABULARY, WIDTH = 4, 40, 16
 
 
 class TaggerLSTM(nn.Module):
@@ -14,19 +14,19 @@ class TaggerLSTM(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding(WORDS, WIDTH, padding_idx=0)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH, padding_idx=0)
         self.body = nn.LSTM(WIDTH, WIDTH, 2, batch_first=True, bidirectional=True, dropout=0.1)
         self.tags = nn.Linear(2 * WIDTH, 5)
 
     def forward(self, ids: Tensor, tags: Tensor) -> Tensor:
-        states, _ = self.body(self.words(ids))
+        states, _ = self.body(self.embedding(ids))
         return F.cross_entropy(self.tags(states).flatten(0, 1), tags.flatten(), ignore_index=-100)
 
 
 def lstm_tagger():
     tags = torch.randint(0, 5, (SAMPLES, 12))
     tags[:, -2:] = -100
-    return TaggerLSTM().train(), (torch.randint(0, WORDS, (SAMPLES, 12)), tags)
+    return TaggerLSTM().train(), (torch.randint(0, VOCABULARY, (SAMPLES, 12)), tags)
 
 
 class Translator(nn.Module):
@@ -34,26 +34,26 @@ class Translator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding(WORDS, WIDTH)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.encoder = nn.GRU(WIDTH, WIDTH, batch_first=True)
         self.decoder = nn.GRUCell(2 * WIDTH, WIDTH)
         self.key, self.query = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.score, self.out = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, WORDS)
+        self.score, self.out = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        memory, last = self.encoder(self.words(source))
+        memory, last = self.encoder(self.embedding(source))
         keys, state = self.key(memory), last[0]
         states = []
-        for word in self.words(target[:, :-1]).unbind(1):
+        for token in self.embedding(target[:, :-1]).unbind(1):
             weights = self.score(torch.tanh(keys + self.query(state)[:, None])).softmax(1)
-            state = self.decoder(torch.cat([word, (weights * memory).sum(1)], -1), state)
+            state = self.decoder(torch.cat([token, (weights * memory).sum(1)], -1), state)
             states.append(state)
         logits = self.out(torch.stack(states, 1))
         return F.cross_entropy(logits.transpose(1, 2), target[:, 1:])
 
 
 def gru_translator():
-    ids = torch.randint(0, WORDS, (2, SAMPLES, 7))
+    ids = torch.randint(0, VOCABULARY, (2, SAMPLES, 7))
     return Translator().train(), (ids[0], ids[1])
 
 
@@ -202,14 +202,14 @@ def recommender():
 class Tower(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.words = nn.Embedding(WORDS, WIDTH)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(WIDTH, 4, 32, dropout=0.0, batch_first=True)
             for _ in range(2)
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        h = self.words(ids)
+        h = self.embedding(ids)
         for layer in self.layers:
             h = layer(h)
         return F.normalize(h.mean(1), dim=-1)
@@ -230,7 +230,7 @@ class TwoTower(nn.Module):
 
 
 def two_tower_negatives():
-    return TwoTower().train(), tuple(torch.randint(0, WORDS, (2, SAMPLES, 6)))
+    return TwoTower().train(), tuple(torch.randint(0, VOCABULARY, (2, SAMPLES, 6)))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -272,11 +272,11 @@ class Speech(nn.Module):
         self.body = nn.GRU(WIDTH, WIDTH, batch_first=True)
         self.out = nn.Linear(WIDTH, 10)
 
-    def forward(self, frames: Tensor, words: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
         h, _ = self.body(self.front(frames).transpose(1, 2))
         scores = self.out(h).log_softmax(-1).transpose(0, 1)
         whole = torch.full((len(h),), h.shape[1])
-        return F.ctc_loss(scores, words, whole, lengths, zero_infinity=True)
+        return F.ctc_loss(scores, labels, whole, lengths, zero_infinity=True)
 
 
 def speech_ctc():
@@ -310,18 +310,18 @@ class Experts(nn.Module):
 class LoopedExperts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.out = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, WORDS)
+        self.embedding, self.out = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)
         self.layers = nn.ModuleList(Experts() for _ in range(2))
 
     def forward(self, ids: Tensor) -> Tensor:
-        h = self.words(ids)
+        h = self.embedding(ids)
         for layer in self.layers:
             h = layer(h)
         return F.cross_entropy(self.out(h[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
 
 
 def experts_in_a_loop():
-    return LoopedExperts().train(), (torch.randint(0, WORDS, (SAMPLES, 8)),)
+    return LoopedExperts().train(), (torch.randint(0, VOCABULARY, (SAMPLES, 8)),)
 
 
 class Adversary(nn.Module):
@@ -410,14 +410,14 @@ class Autocast(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.out = nn.Embedding(WORDS, WIDTH), nn.Linear(WIDTH, WORDS)
+        self.embedding, self.out = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(WIDTH, 4, 32, dropout=0.0, batch_first=True)
             for _ in range(2)
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        h = self.words(ids)
+        h = self.embedding(ids)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             for layer in self.layers:
                 h = layer(h)
@@ -426,7 +426,7 @@ class Autocast(nn.Module):
 
 
 def autocast_encoder():
-    return Autocast().train(), (torch.randint(0, WORDS, (SAMPLES, 8)),)
+    return Autocast().train(), (torch.randint(0, VOCABULARY, (SAMPLES, 8)),)
 
 
 class Neighbours(nn.Module):

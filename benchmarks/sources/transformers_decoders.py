@@ -1,6 +1,6 @@
 """Causal language models of transformers that came after those of the zoo: mixtures, hybrids, scans."""
 
-from tiny import language, languages
+from small import language, languages
 
 MODELS = {
     **languages("afmoe", "apertus", "arcee", "cohere2", "diffllama"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import transformers
-from tiny import (
+from small import (
     IMAGE,
     SAMPLES,
     classifier,
@@ -133,7 +133,7 @@ SERIES = {
     "d_model": 32,
 }
 PATCHES = {"num_input_channels": 2, "context_length": 32, "prediction_length": 8, "d_model": 32}
-TINY_VISION = {
+SMALL_VISION = {
     "vision_config__patch_size": 8,
     "vision_config__num_hidden_layers": 2,
     "image_token_id": 90,
@@ -230,7 +230,7 @@ MODELS = {
         "LlavaForConditionalGeneration",
         "llava",
         _image_in_text(16),
-        **TINY_VISION,
+        **SMALL_VISION,
         vision_feature_select_strategy="full",
         image_seq_length=16,
     ),
@@ -238,7 +238,7 @@ MODELS = {
         "PaliGemmaForConditionalGeneration",
         "paligemma",
         _image_in_text(16),
-        **TINY_VISION,
+        **SMALL_VISION,
         projection_dim=32,
         vision_config__projection_dim=32,
     ),

@@ -1,4 +1,4 @@
-"""Tiny models of transformers by their type: what the sources of `benchmarks/coverage.py` share."""
+"""Small models of transformers by their type: what the sources of `benchmarks/coverage.py` share."""
 
 from __future__ import annotations
 
