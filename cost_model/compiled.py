@@ -18,6 +18,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -28,6 +29,7 @@ import numba
 import numpy as np
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
+from numba.core.types import unliteral
 
 F = TypeVar("F", bound=Callable[..., Any])
 DIGEST_BYTES = 32
@@ -37,9 +39,33 @@ VERSIONS = (sys.version, numba.__version__, llvmlite.__version__, np.__version__
 
 def compiled(function: F) -> F:
     """Compile a function with numba when it is first called, or load it from the cache."""
-    dispatcher: Any = numba.njit(function)
+    return _dispatched(numba.njit(function))
+
+
+def inner(function: F) -> F:
+    """Compile a function that compiled functions alone call: it has no form for Python, whose making
+    takes longer than its own. Called from Python it is a TypeError."""
+    dispatcher = _dispatched(numba.njit(function, no_cpython_wrapper=True))
+    dispatcher._insert = lambda *_: None  # numba would call what is not there
+    dispatcher._compile_for_args = partial(_refuse, function.__name__)
+    return dispatcher
+
+
+def _refuse(name: str, *_: object, **__: object) -> None:
+    raise TypeError(f"{name} is called by compiled functions only")
+
+
+def _dispatched(dispatcher: Any) -> Any:
+    """With our cache, and one form for all constants among the arguments of a call."""
+    template = dispatcher.get_call_template
+
+    def of_types(args: Any, keywords: Any) -> Any:
+        widened = {name: unliteral(kind) for name, kind in keywords.items()}
+        return template(tuple(unliteral(kind) for kind in args), widened)
+
+    dispatcher.get_call_template = of_types
     dispatcher._cache = FunctionCache(dispatcher)
-    return cast("F", dispatcher)
+    return dispatcher
 
 
 class FunctionCache:

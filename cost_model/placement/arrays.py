@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ir.plan.placement import PlacementEdge, PlacementGraph, PlacementTarget
-from ..compiled import compiled
+from ..compiled import compiled, inner
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -167,7 +167,7 @@ def _links(target: PlacementTarget) -> Floats:
     )
 
 
-@compiled
+@inner
 def transfer_us(edge: Record, links: Floats, sender: int, receiver: int) -> float:
     """Microseconds of one transfer: fixed by the file, zero for no bytes, else alpha + beta *
     bytes."""
@@ -178,41 +178,66 @@ def transfer_us(edge: Record, links: Floats, sender: int, receiver: int) -> floa
     return links[0, sender, receiver] + links[1, sender, receiver] * edge.bytes
 
 
+class MemoryCount(NamedTuple):
+    """Bytes per device, and what is noted on the way to them."""
+
+    used: Floats  # k: bytes
+    largest: Floats  # k: largest temporary
+    received: Floats  # t, k: bytes of a copy, negative where there is none
+    last: Floats  # t, k: when the last reader of a copy ends
+    last_use: Floats  # n: of an output on its own device
+    when: Floats  # 4 n + 2 t: microseconds of changes
+    change: Floats  # 4 n + 2 t: bytes
+    order: Ints  # 4 n + 2 t: changes by time
+
+
+def new_count(work: GraphArrays) -> MemoryCount:
+    """Room to count the bytes of one placement at a time."""
+    (n, k), t = work.duration_us.shape, work.tensors
+    used, largest = np.zeros((2, k))
+    received, last = np.zeros((2, t, k))
+    when, change = np.zeros((2, 4 * n + 2 * t))
+    order = np.zeros(4 * n + 2 * t, np.int64)
+    return MemoryCount(used, largest, received, last, np.zeros(n), when, change, order)
+
+
 @compiled
-def resident_bytes(
-    work: GraphArrays, device: Ints, used: Floats, received: NDArray[np.bool_]
-) -> None:
+def resident_bytes(work: GraphArrays, device: Ints, memory: MemoryCount) -> None:
     """Peak bytes per device under the `train` rule: outputs and received copies stay to the end,
-    and the largest temporary comes on top. Fills `used` (k); `received` (t, k) is scratch."""
+    and the largest temporary comes on top. Fills `memory.used`."""
     operators, edges = work.operators, work.edges
-    used[:] = 0.0
-    received[:] = False
-    largest = np.zeros(len(used))
+    used, largest, received = memory.used, memory.largest, memory.received
+    for d in range(len(used)):
+        used[d] = largest[d] = 0.0
+        for t in range(len(received)):
+            received[t, d] = -1.0
     for v in range(len(operators)):
         d = device[v]
         used[d] += operators[v].persistent + operators[v].output
         largest[d] = max(largest[d], operators[v].temporary)
     for e in range(len(edges)):
         d = device[edges[e].target]
-        if d != device[edges[e].source] and not received[edges[e].tensor, d]:
-            received[edges[e].tensor, d] = True
+        if d != device[edges[e].source] and received[edges[e].tensor, d] < 0.0:
+            received[edges[e].tensor, d] = edges[e].bytes
             used[d] += edges[e].bytes
-    used += largest
+    for d in range(len(used)):
+        used[d] += largest[d]
 
 
 @compiled
 def lifetime_bytes(
-    work: GraphArrays, device: Ints, times: Records, slots: Records, used: Floats
+    work: GraphArrays, device: Ints, times: Records, slots: Records, memory: MemoryCount
 ) -> None:
     """Peak bytes per device under the `infer` rule: outputs and received copies live until their
-    last use. Fills `used` (k).
+    last use. Fills `memory.used`.
 
     `times` (n) and `slots` (t, k) are those of a finished simulation.
     """
     operators, edges = work.operators, work.edges
-    copy_bytes = np.zeros(slots.shape)  # of received copies
-    last = np.zeros(slots.shape)  # when their last reader ends
-    last_use = np.empty(len(operators))  # of an output on its own device
+    used, _, received, last, last_use, when, change, order = memory
+    for i in range(len(slots)):
+        for d in range(len(used)):
+            received[i, d] = last[i, d] = 0.0
     for v in range(len(operators)):
         last_use[v] = times[v].end
     for e in range(len(edges)):
@@ -222,11 +247,9 @@ def lifetime_bytes(
             last_use[u] = max(last_use[u], times[w].end)
             continue
         if last[tensor, d] == 0.0:
-            copy_bytes[tensor, d] = edges[e].bytes
+            received[tensor, d] = edges[e].bytes
         last[tensor, d] = max(last[tensor, d], times[w].end)
         last_use[u] = max(last_use[u], slots[tensor, d].arrive)
-    when = np.empty(4 * len(operators) + 2 * len(slots))
-    change = np.empty(len(when))
     for d in range(len(used)):
         level, count = 0.0, 0
         for v in range(len(operators)):
@@ -236,11 +259,11 @@ def lifetime_bytes(
                 temporary = operators[v].temporary
                 count = _span(when, change, count, times[v].start, times[v].end, temporary)
         for i in range(len(slots)):
-            count = _span(when, change, count, slots[i, d].send, last[i, d], copy_bytes[i, d])
-        used[d] = _highest(when[:count], change[:count], level)
+            count = _span(when, change, count, slots[i, d].send, last[i, d], received[i, d])
+        used[d] = _highest(when, change, order, count, level)
 
 
-@compiled
+@inner
 def _span(when: Floats, change: Floats, count: int, begin: float, end: float, size: float) -> int:
     """Append a live interval as two changes; returns the new number of changes."""
     if size <= 0.0:
@@ -250,14 +273,46 @@ def _span(when: Floats, change: Floats, count: int, begin: float, end: float, si
     return count + 2
 
 
-@compiled
-def _highest(when: Floats, change: Floats, level: float) -> float:
+@inner
+def _highest(when: Floats, change: Floats, order: Ints, count: int, level: float) -> float:
     """The highest level; of changes at one instant, frees come before allocations."""
-    order = np.argsort(when)
+    sort_by(when, order, count)
     high = level
-    for i in range(len(order)):
+    for i in range(count):
         at: int = order[i]
         level += float(change[at])
-        if i + 1 == len(order) or when[order[i + 1]] > when[order[i]]:
+        if i + 1 == count or when[order[i + 1]] > when[at]:
             high = max(high, level)
     return high
+
+
+@inner
+def sort_by(values: Floats, order: Ints, count: int) -> None:
+    """Fill `order[:count]` with the numbers below `count` by ascending value, the smaller first of
+    equal ones: a heap sort, since numba takes a second to compile that of numpy."""
+    for i in range(count):
+        order[i] = i
+    for top in range(count // 2 - 1, -1, -1):
+        _sift(values, order, top, count)
+    for end in range(count - 1, 0, -1):
+        order[0], order[end] = order[end], order[0]
+        _sift(values, order, 0, end)
+
+
+@inner
+def _sift(values: Floats, order: Ints, at: int, end: int) -> None:
+    """Restore the heap, the largest on top, below a place of `order[:end]`."""
+    moved, low = order[at], 2 * at + 1
+    while low < end:
+        if low + 1 < end and sorts_before(values, order[low], order[low + 1]):
+            low += 1
+        if not sorts_before(values, moved, order[low]):
+            break
+        order[at] = order[low]
+        at, low = low, 2 * low + 1
+    order[at] = moved
+
+
+@inner
+def sorts_before(values: Floats, i: int, j: int) -> bool:
+    return values[i] < values[j] or (values[i] == values[j] and i < j)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...ir.plan.placement import LinkModel
-from ..compiled import compiled
-from .arrays import Floats, GraphArrays, Ints, Record, Records, transfer_us
+from ..compiled import compiled, inner
+from .arrays import Floats, GraphArrays, Ints, Record, Records, sorts_before, transfer_us
 
 PARALLEL, DUPLEX, HALF_DUPLEX = 0, 1, 2
 MODES: dict[LinkModel, int] = {"parallel": PARALLEL, "duplex": DUPLEX, "half-duplex": HALF_DUPLEX}
@@ -32,13 +32,15 @@ TIMES = np.dtype(
 )
 # A tensor's transfer to a device; `arrive` is negative before it is known.
 SLOT = np.dtype([("send", np.float64), ("arrive", np.float64)])
-# Operators that could start, operators started, the last of them, and when the ports are free.
+# Operators that could start, operators started, the last of them, whether one runs, whether something
+# happened now, and when the ports are free.
 LANE = np.dtype(
     [
         ("queued", np.int64),
         ("begun", np.int64),
         ("last", np.int64),
         ("busy", np.int64),
+        ("touched", np.int64),
         ("out_us", np.float64),
         ("in_us", np.float64),
     ]
@@ -74,6 +76,24 @@ def new_state(work: GraphArrays) -> SimulationState:
     )
 
 
+def new_states(work: GraphArrays, count: int) -> SimulationState:
+    """Allocate `count` states of one simulation: each array with their number before its axes."""
+    return SimulationState(*(np.stack([array] * count) for array in new_state(work)))
+
+
+@inner
+def state_at(states: SimulationState, number: int) -> SimulationState:
+    """One of several states, as views of their arrays."""
+    return SimulationState(
+        states.times[number],
+        states.slots[number],
+        states.lanes[number],
+        states.queue[number],
+        states.events[number],
+        states.clock[number],
+    )
+
+
 @compiled
 def begin(work: GraphArrays, state: SimulationState) -> None:
     """Set a state to time zero."""
@@ -81,7 +101,7 @@ def begin(work: GraphArrays, state: SimulationState) -> None:
     clock[0].events = clock[0].pushed = clock[0].done = 0
     clock[0].now = -1.0
     for d in range(len(lanes)):
-        lanes[d].queued = lanes[d].begun = lanes[d].busy = 0
+        lanes[d].queued = lanes[d].begun = lanes[d].busy = lanes[d].touched = 0
         lanes[d].last = -1
         lanes[d].out_us = lanes[d].in_us = 0.0
         for i in range(len(slots)):
@@ -94,18 +114,21 @@ def begin(work: GraphArrays, state: SimulationState) -> None:
             _push_event(events, clock, len(times), 0.0, v, READY_EVENT)
 
 
-@compiled
+@inner
 def copy_state(source: SimulationState, into: SimulationState) -> None:
     """Copy a state; of its heaps only the used parts."""
-    into.times[:] = source.times
-    into.slots[:] = source.slots
-    into.lanes[:] = source.lanes
-    into.clock[:] = source.clock
+    for v in range(len(source.times)):
+        into.times[v] = source.times[v]
     for d in range(len(source.lanes)):
-        count = source.lanes[d].queued
-        into.queue[d, :count] = source.queue[d, :count]
-    count = source.clock[0].events
-    into.events[:count] = source.events[:count]
+        into.lanes[d] = source.lanes[d]
+        for i in range(source.lanes[d].queued):
+            into.queue[d, i] = source.queue[d, i]
+    for i in range(len(source.slots)):
+        for d in range(len(source.lanes)):
+            into.slots[i, d] = source.slots[i, d]
+    into.clock[0] = source.clock[0]
+    for i in range(source.clock[0].events):
+        into.events[i] = source.events[i]
 
 
 @compiled
@@ -128,7 +151,6 @@ def run(
     """
     operators, edges, _, duration_us, links, _, _ = work
     times, slots, lanes, queue, events, clock = state
-    touched = np.zeros(len(lanes), np.bool_)
     while clock[0].events > 0:
         now = events[0].when
         if now >= until:
@@ -137,7 +159,7 @@ def run(
         while clock[0].events > 0 and events[0].when == now:
             code = _pop_event(events, clock) % (2 * len(device))
             v = code // 2
-            touched[device[v]] = True
+            lanes[device[v]].touched = 1
             if code % 2 == READY_EVENT:
                 _push_queue(queue[device[v]], lanes[device[v]], key, v)
             else:
@@ -146,8 +168,8 @@ def run(
                 for e in range(operators[v].first, operators[v].after):
                     _deliver(edges[e], links, device, mode, times, slots, lanes, events, clock)
         for d in range(len(lanes)):
-            if touched[d]:
-                touched[d] = False
+            if lanes[d].touched:
+                lanes[d].touched = 0
                 if lanes[d].busy == 0 and lanes[d].queued > 0:
                     v = queue[d, 0]
                     if not strict or key[v] == lanes[d].begun:
@@ -159,7 +181,7 @@ def run(
     return _makespan(times) if clock[0].done == len(times) else np.inf
 
 
-@compiled
+@inner
 def _start(times: Records, lane: Record, v: int, now: float, spent: float) -> float:
     """A device starts an operator; returns its end."""
     if times[v].ready < now:
@@ -170,7 +192,7 @@ def _start(times: Records, lane: Record, v: int, now: float, spent: float) -> fl
     return now + spent
 
 
-@compiled
+@inner
 def _deliver(
     edge: Record,
     links: Floats,
@@ -206,7 +228,7 @@ def _deliver(
         _push_event(events, clock, len(times), times[w].ready, w, READY_EVENT)
 
 
-@compiled
+@inner
 def _through_ports(mode: int, sender: Record, receiver: Record, now: float, spent: float) -> float:
     """Start time of a transfer, which occupies its ports until it ends."""
     if mode == DUPLEX:
@@ -218,7 +240,7 @@ def _through_ports(mode: int, sender: Record, receiver: Record, now: float, spen
     return first
 
 
-@compiled
+@inner
 def _makespan(times: Records) -> float:
     makespan = 0.0
     for v in range(len(times)):
@@ -226,7 +248,7 @@ def _makespan(times: Records) -> float:
     return makespan
 
 
-@compiled
+@inner
 def _push_event(
     events: Records, clock: Records, operators: int, when: float, v: int, kind: int
 ) -> None:
@@ -244,7 +266,7 @@ def _push_event(
     events[at].when, events[at].code = when, code
 
 
-@compiled
+@inner
 def _pop_event(events: Records, clock: Records) -> int:
     """Pop the first event; its code holds its sequence number, its operator and its kind."""
     first = events[0].code
@@ -263,30 +285,25 @@ def _pop_event(events: Records, clock: Records) -> int:
     return first
 
 
-@compiled
+@inner
 def _earlier(event: Record, when: float, code: int) -> bool:
     return event.when < when or (event.when == when and event.code < code)
 
 
-@compiled
-def _before(key: Floats, v: int, w: int) -> bool:
-    return key[v] < key[w] or (key[v] == key[w] and v < w)
-
-
-@compiled
+@inner
 def _push_queue(queue: Ints, lane: Record, key: Floats, v: int) -> None:
     at: int = lane.queued
     lane.queued += 1
     while at > 0:
         up = (at - 1) // 2
-        if _before(key, queue[up], v):
+        if sorts_before(key, queue[up], v):
             break
         queue[at] = queue[up]
         at = up
     queue[at] = v
 
 
-@compiled
+@inner
 def _pop_queue(queue: Ints, lane: Record, key: Floats) -> None:
     """Pop the first operator of a device's heap."""
     lane.queued -= 1
@@ -294,9 +311,9 @@ def _pop_queue(queue: Ints, lane: Record, key: Floats) -> None:
     moved: int = queue[count]
     at, low = 0, 1
     while low < count:
-        if low + 1 < count and _before(key, queue[low + 1], queue[low]):
+        if low + 1 < count and sorts_before(key, queue[low + 1], queue[low]):
             low += 1
-        if _before(key, moved, queue[low]):
+        if sorts_before(key, moved, queue[low]):
             break
         queue[at] = queue[low]
         at, low = low, 2 * low + 1

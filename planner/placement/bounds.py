@@ -5,10 +5,12 @@ They hold under every link model, since contention only adds time.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ...cost_model.compiled import compiled
-from ...cost_model.placement.arrays import Floats, GraphArrays, Ints, Records
+from ...cost_model.compiled import compiled, inner
+from ...cost_model.placement.arrays import Floats, GraphArrays, Ints, sort_by
 from .problem import PlacementProblem
 
 LEVELS = 64  # quantiles of heads and tails at which the work between them is counted
@@ -17,28 +19,34 @@ LEVELS = 64  # quantiles of heads and tails at which the work between them is co
 def lower_bound_us(problem: PlacementProblem) -> float:
     """Maximum of the critical-path bound and the shared-work bound, in microseconds."""
     work, durations = problem.work, problem.fastest_us
-    quick = quickest_transfer_us(work)
-    head = heads(
-        work.operators,
-        work.edges["source"][work.reads],
-        quick[work.reads],
-        work.operators["read"],
-        work.operators["read_after"],
-        durations,
-        False,
-    )
-    tail = heads(
-        work.operators,
-        work.edges["target"],
-        quick,
-        work.operators["first"],
-        work.operators["after"],
-        durations,
-        True,
-    )
+    head, tail = (earliest_us(problem, backward) for backward in (False, True))
     chain = float((head + durations + tail).max())
     speeds = np.array([1.0]) if not durations.any() else _speeds(work)
     return max(chain, shared(head, tail, work.operators["compute_us"], float(speeds.sum())))
+
+
+def earliest_us(problem: PlacementProblem, backward: bool) -> Floats:
+    """(n) least microseconds before an operator's start (or after its end, `backward`)."""
+    work, n = problem.work, problem.operators
+    quick = quickest_transfer_us(work)
+    names = ("first", "after") if backward else ("read", "read_after")
+    first, after = (np.ascontiguousarray(work.operators[name]) for name in names)
+    others = work.edges["target"] if backward else work.edges["source"][work.reads]
+    spent = quick if backward else quick[work.reads]
+    most = int((after - first).max(initial=0))
+    neighbours = Neighbours(
+        np.ascontiguousarray(others),
+        spent,
+        first,
+        after,
+        np.zeros(most),
+        np.zeros(most),
+        *np.zeros((3, most), np.int64),
+        np.full(n, -1, np.int64),
+    )
+    earliest = np.zeros(n)
+    heads(neighbours, problem.fastest_us, earliest, backward)
+    return earliest
 
 
 def _speeds(work: GraphArrays) -> Floats:
@@ -60,58 +68,69 @@ def quickest_transfer_us(work: GraphArrays) -> Floats:
     return least[work.edges["tensor"]]
 
 
+class Neighbours(NamedTuple):
+    """The operators that each one waits for, `others[first[v]:after[v]]`, and scratch for those of
+    one, `d` at most."""
+
+    others: Ints  # m
+    spent: Floats  # m: least microseconds of a transfer
+    first: Ints  # n
+    after: Ints  # n
+    later: Floats  # d: minus the arrival from another device
+    release: Floats  # d: earliest start
+    by_arrival: Ints  # d: numbers by arrival, the latest first
+    by_release: Ints  # d: numbers by release
+    place: Ints  # d: in the order of arrival
+    counted: Ints  # n: the last number of a count that an operator was part of
+
+
 @compiled
-def heads(
-    operators: Records,
-    others: Ints,
-    spent: Floats,
-    first: Ints,
-    after: Ints,
-    durations: Floats,
-    backward: bool,
-) -> Floats:
-    """(n) least microseconds before an operator's start (or after its end, `backward`).
+def heads(near: Neighbours, durations: Floats, earliest: Floats, backward: bool) -> None:
+    """Fill `earliest` (n): least microseconds before an operator's start (or after its end).
 
     Some predecessors share its device and run one after the other; the others' data must come over
     a link. The bound is the minimum over the number of predecessors that share, latest arrivals
     first.
     """
-    n = len(durations)
-    earliest = np.zeros(n)
+    n, counts = len(durations), 0
     for i in range(n):
         v = n - 1 - i if backward else i
-        low, high = first[v], after[v]
-        if low == high:
+        low, degree, last = near.first[v], near.after[v] - near.first[v], 0.0
+        if degree == 0:
             continue
-        ends = np.empty(high - low)
-        for j in range(low, high):
-            ends[j - low] = earliest[others[j]] + durations[others[j]]
-        arrival = ends + spent[low:high]
-        latest_first = np.argsort(-arrival)
-        best, together = arrival[latest_first[0]], 0.0
-        for count in range(1, high - low + 1):
-            together = _in_turn(earliest, durations, others[low:high], latest_first[:count])
-            rest = arrival[latest_first[count]] if count < high - low else 0.0
+        for j in range(degree):
+            other = near.others[low + j]
+            end = earliest[other] + durations[other]
+            near.later[j], near.release[j] = -(end + near.spent[low + j]), earliest[other]
+            last = max(last, end)
+        sort_by(near.later, near.by_arrival, degree)
+        sort_by(near.release, near.by_release, degree)
+        for j in range(degree):
+            near.place[near.by_arrival[j]] = j
+        best = -near.later[near.by_arrival[0]]
+        for count in range(1, degree + 1):
+            counts += 1
+            together = _in_turn(near, durations, low, degree, count, counts)
+            rest = -near.later[near.by_arrival[count]] if count < degree else 0.0
             best = min(best, max(together, rest))
             if together >= best:
                 break
-        earliest[v] = max(best, ends.max())
-    return earliest
+        earliest[v] = max(best, last)
 
 
-@compiled
-def _in_turn(release: Floats, durations: Floats, others: Ints, chosen: Ints) -> float:
-    """Time at which one device has run some operators, each not before its release."""
-    begin = np.empty(len(chosen))
-    for i in range(len(chosen)):
-        begin[i] = release[others[chosen[i]]]
+@inner
+def _in_turn(
+    near: Neighbours, durations: Floats, low: int, degree: int, count: int, number: int
+) -> float:
+    """Time at which one device has run the `count` latest to arrive, each not before its release;
+    `number` is that of this count."""
     clock = 0.0
-    done = np.empty(0, np.int64)
-    for i in np.argsort(begin):
-        v = int(others[chosen[i]])
-        if not (done == v).any():  # several tensors of one operator
-            clock = max(clock, float(release[v])) + float(durations[v])
-            done = np.append(done, v)
+    for i in range(degree):
+        j = near.by_release[i]
+        v = near.others[low + j]
+        if near.place[j] < count and near.counted[v] != number:  # several tensors of one operator
+            near.counted[v] = number
+            clock = max(clock, near.release[j]) + durations[v]
     return clock
 
 

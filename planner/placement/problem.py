@@ -12,8 +12,10 @@ from ...cost_model.placement.arrays import (
     Floats,
     GraphArrays,
     Ints,
+    MemoryCount,
     Records,
     lifetime_bytes,
+    new_count,
     resident_bytes,
 )
 from ...cost_model.placement.simulate import MODES, SimulationState, begin, new_state, run
@@ -50,6 +52,7 @@ class PlacementProblem:
         self.mode, self.train = MODES[link], rule == "train"
         self.operators, self.devices = work.duration_us.shape
         self.state: SimulationState = new_state(work)
+        self.memory: MemoryCount = new_count(work)
 
     @cached_property
     def fastest_us(self) -> Floats:
@@ -98,13 +101,11 @@ class PlacementProblem:
 
     def used_bytes(self, device: Ints) -> Floats:
         """(k) bytes under the memory rule; `infer` reads the times of the last evaluation."""
-        used = np.zeros(self.devices)
         if self.train:
-            received = np.zeros((self.work.tensors, self.devices), np.bool_)
-            resident_bytes(self.work, device, used, received)
+            resident_bytes(self.work, device, self.memory)
         else:
-            lifetime_bytes(self.work, device, self.state.times, self.state.slots, used)
-        return used
+            lifetime_bytes(self.work, device, self.state.times, self.state.slots, self.memory)
+        return self.memory.used.copy()
 
 
 def upward_rank(problem: PlacementProblem, share: float) -> Floats:

@@ -5,11 +5,21 @@ The makespan is left to the search that follows.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cost_model.compiled import compiled
-from ...cost_model.placement.arrays import Floats, GraphArrays, Ints, lifetime_bytes, resident_bytes
+from ...cost_model.compiled import compiled, inner
+from ...cost_model.placement.arrays import (
+    Floats,
+    GraphArrays,
+    Ints,
+    MemoryCount,
+    lifetime_bytes,
+    new_count,
+    resident_bytes,
+)
 from ...cost_model.placement.simulate import SimulationState, begin, run
 from .algorithms.coarse import units
 from .algorithms.moves import Blocks, propose, shift, shift_back
@@ -25,11 +35,42 @@ def repaired(
     problem: PlacementProblem, broken: PlacementCandidate, seed: int, steps: int
 ) -> PlacementCandidate:
     """The placement with the least shortage met, evaluated with the same priorities."""
-    device, key, blocks = broken.device.copy(), places(broken.order), units(problem)
-    relieve(
-        problem.work, blocks, problem.mode, problem.train, problem.state, device, key, seed, steps
+    key, blocks = places(broken.order), units(problem)
+    given, count = broken.device, len(blocks.first)
+    repair = Repair(
+        given.copy(),
+        given.copy(),
+        new_count(problem.work),
+        *np.zeros((2, count), np.int64),
+        np.zeros(count, np.bool_),
+        np.zeros(problem.operators),
     )
-    return problem.evaluate_keys(f"{broken.algorithm}, repaired", device, key)
+    warm = WARM * float(problem.work.capacity.max())
+    relieve(
+        problem.work,
+        blocks,
+        problem.mode,
+        problem.train,
+        problem.state,
+        repair,
+        key,
+        seed,
+        steps,
+        warm,
+    )
+    return problem.evaluate_keys(f"{broken.algorithm}, repaired", repair.best, key)
+
+
+class Repair(NamedTuple):
+    """A placement that is repaired, the best one met, and scratch."""
+
+    device: Ints  # n
+    best: Ints  # n
+    memory: MemoryCount
+    chosen: Ints  # blocks
+    undo: Ints  # blocks
+    marked: NDArray[np.bool_]  # blocks
+    nothing: Floats  # n
 
 
 @compiled
@@ -39,19 +80,18 @@ def relieve(
     mode: int,
     train: bool,
     state: SimulationState,
-    device: Ints,
+    repair: Repair,
     key: Floats,
     seed: int,
     steps: int,
+    warm: float,
 ) -> None:
-    """Change `device` (n) until it fits or `steps` moves are done."""
+    """Move blocks until everything fits or `steps` moves are done; fills `repair.best`. The
+    temperature falls from `warm` (bytes)."""
+    device, best, memory, chosen, undo, marked, _ = repair
+    used = memory.used
     np.random.seed(seed)
-    used = np.zeros(len(work.capacity))
-    received = np.zeros((work.tensors, len(used)), np.bool_)
-    chosen, undo = np.empty(len(blocks.first), np.int64), np.empty(len(blocks.first), np.int64)
-    marked = np.zeros(len(blocks.first), np.bool_)
-    least_shortage = current = _shortage(work, mode, train, state, device, key, used, received)
-    best = device.copy()
+    least_shortage = current = _shortage(work, mode, train, state, repair, key)
     for step in range(steps):
         if least_shortage == 0.0 or len(used) == 1:
             break
@@ -63,35 +103,31 @@ def relieve(
                 v = np.random.randint(len(device))
         count, target = propose(work, blocks, device, v, marked, chosen)
         shift(blocks, device, chosen, count, target, undo)
-        shortage = _shortage(work, mode, train, state, device, key, used, received)
-        warm = WARM * (COLD / WARM) ** (step / steps) * work.capacity.max()
-        if shortage <= current - warm * np.log(1.0 - np.random.random()):
+        shortage = _shortage(work, mode, train, state, repair, key)
+        heat = warm * (COLD / WARM) ** (step / steps)
+        if shortage <= current - heat * np.log(1.0 - np.random.random()):
             current = shortage
             if shortage < least_shortage:
                 least_shortage = shortage
-                best[:] = device
+                for w in range(len(device)):
+                    best[w] = device[w]
         else:
             shift_back(blocks, device, chosen, count, undo)
-            _shortage(work, mode, True, state, device, key, used, received)
-    device[:] = best
+            _shortage(work, mode, True, state, repair, key)
 
 
-@compiled
+@inner
 def _shortage(
-    work: GraphArrays,
-    mode: int,
-    train: bool,
-    state: SimulationState,
-    device: Ints,
-    key: Floats,
-    used: Floats,
-    received: NDArray[np.bool_],
+    work: GraphArrays, mode: int, train: bool, state: SimulationState, repair: Repair, key: Floats
 ) -> float:
-    """Shortage in bytes summed over devices; fills `used` (k)."""
+    """Shortage in bytes summed over devices; fills `repair.memory`."""
     if train:
-        resident_bytes(work, device, used, received)
+        resident_bytes(work, repair.device, repair.memory)
     else:
         begin(work, state)
-        run(work, device, key, False, mode, state, np.zeros(len(device)), np.inf, np.inf)
-        lifetime_bytes(work, device, state.times, state.slots, used)
-    return np.maximum(used - work.capacity, 0.0).sum()
+        run(work, repair.device, key, False, mode, state, repair.nothing, np.inf, np.inf)
+        lifetime_bytes(work, repair.device, state.times, state.slots, repair.memory)
+    shortage = 0.0
+    for d in range(len(work.capacity)):
+        shortage += max(repair.memory.used[d] - work.capacity[d], 0.0)
+    return shortage

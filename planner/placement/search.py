@@ -41,8 +41,8 @@ def place(
     options = options or PlacementOptions()
     options.check()
     check_graph(graph)
-    if options.algorithm in ("auto", "exact"):
-        warm()
+    if options.seconds is not None and options.algorithm in ("auto", "exact"):
+        warm()  # the limit is of the search, not of compiling it
     deadline = Deadline(options.seconds, clock)
     work = graph_arrays(graph, target)
     if not options.colocation:

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ....cost_model.compiled import compiled
+from ....cost_model.compiled import compiled, inner
 from ....cost_model.placement.arrays import (
     Floats,
     GraphArrays,
     Ints,
+    MemoryCount,
     Records,
     lifetime_bytes,
+    new_count,
     resident_bytes,
 )
 from ....cost_model.placement.simulate import (
@@ -26,7 +28,9 @@ from ....cost_model.placement.simulate import (
     begin,
     copy_state,
     new_state,
+    new_states,
     run,
+    state_at,
 )
 from ..problem import PlacementCandidate, PlacementProblem
 from .moves import Blocks, propose, shift, shift_back
@@ -47,20 +51,20 @@ class AnnealingState(NamedTuple):
     spans: Floats  # 2: current, best
     chain: Ints  # n + 1: length of the critical path, then its operators, last first
     times: Records  # n: of the current solution
-    states: tuple[SimulationState, ...]
+    states: SimulationState  # each array with the number of a stored state before its axes
     trial: SimulationState
     chosen: Ints
     undo: Ints
     marked: np.ndarray
-    used: Floats
-    received: np.ndarray
+    memory: MemoryCount
+    nothing: Floats  # n: zeros
 
 
 def walk_from(
     problem: PlacementProblem, start: PlacementCandidate, blocks: Blocks
 ) -> AnnealingState:
     """Initial annealing state at a placement, which must fit."""
-    n, k, count = problem.operators, problem.devices, len(blocks.first)
+    n, count = problem.operators, len(blocks.first)
     integers = np.int64
     walk = AnnealingState(
         start.device.copy(),
@@ -70,15 +74,15 @@ def walk_from(
         np.full(2, np.inf),
         np.zeros(n + 1, integers),
         np.zeros(n, TIMES),
-        tuple(new_state(problem.work) for _ in range(STATES)),
+        new_states(problem.work, STATES),
         new_state(problem.work),
         np.zeros(count, integers),
         np.zeros(count, integers),
         np.zeros(count, np.bool_),
-        np.zeros(k),
-        np.zeros((problem.work.tensors, k), np.bool_),
+        new_count(problem.work),
+        np.zeros(n),
     )
-    begin(problem.work, walk.states[0])
+    begin(problem.work, SimulationState(*(array[0] for array in walk.states)))
     settle(problem.work, problem.mode, walk, 0)  # finds the makespan,
     settle(problem.work, problem.mode, walk, 0)  # and now where to store states
     walk.spans[1] = walk.spans[0]
@@ -88,23 +92,24 @@ def walk_from(
 @compiled
 def settle(work: GraphArrays, mode: int, walk: AnnealingState, stored: int) -> None:
     """Simulate the current solution from stored state `stored` on and store the later states."""
-    trial, nothing = walk.trial, np.zeros(len(walk.device))
-    copy_state(walk.states[stored], trial)
+    trial = walk.trial
+    copy_state(state_at(walk.states, stored), trial)
     span = -1.0
-    count = len(walk.states)
+    count = len(walk.states.clock)
     for i in range(stored + 1, count + 1):
         if span < 0.0:
             store = i < count and np.isfinite(walk.spans[0])
             until = walk.spans[0] * i / count if store else np.inf
-            span = run(work, walk.device, walk.key, False, mode, trial, nothing, np.inf, until)
+            span = run(work, walk.device, walk.key, False, mode, trial, walk.nothing, np.inf, until)
         if i < count:
-            copy_state(trial, walk.states[i])
+            copy_state(trial, state_at(walk.states, i))
     walk.spans[0] = span
-    walk.times[:] = trial.times
+    for v in range(len(walk.times)):
+        walk.times[v] = trial.times[v]
     _critical_path(walk.times, walk.chain)
 
 
-@compiled
+@inner
 def _critical_path(times: Records, chain: Ints) -> None:
     """Fill `chain` with the critical path: each operator was started by the end or data of the
     next.
@@ -142,7 +147,7 @@ def anneal(
         v = np.random.randint(len(walk.device))
         if np.random.random() < CRITICAL:
             v = int(walk.chain[1 + np.random.randint(walk.chain[0])])
-        if len(walk.used) == 1 or np.random.random() < REORDER:
+        if len(work.capacity) == 1 or np.random.random() < REORDER:
             stored = _reorder(work, mode, tail, walk, v, limit, train)
         else:
             stored = _move(work, blocks, mode, tail, walk, v, limit, train)
@@ -150,12 +155,12 @@ def anneal(
             settle(work, mode, walk, stored)
             if walk.spans[0] < walk.spans[1]:
                 walk.spans[1] = walk.spans[0]
-                walk.best_device[:] = walk.device
-                walk.best_key[:] = walk.key
+                for w in range(len(walk.device)):
+                    walk.best_device[w], walk.best_key[w] = walk.device[w], walk.key[w]
         temperature *= cooling
 
 
-@compiled
+@inner
 def _move(
     work: GraphArrays,
     blocks: Blocks,
@@ -179,7 +184,7 @@ def _move(
     return -1
 
 
-@compiled
+@inner
 def _reorder(
     work: GraphArrays,
     mode: int,
@@ -208,7 +213,7 @@ def _reorder(
     return stored
 
 
-@compiled
+@inner
 def _ready(work: GraphArrays, walk: AnnealingState, v: int) -> float:
     """Time at which the last input of `v` is produced; its priority has no effect before."""
     operators, edges, reads, times = work.operators, work.edges, work.reads, walk.times
@@ -218,21 +223,21 @@ def _ready(work: GraphArrays, walk: AnnealingState, v: int) -> float:
     return ready
 
 
-@compiled
+@inner
 def _resident(work: GraphArrays, walk: AnnealingState) -> bool:
-    resident_bytes(work, walk.device, walk.used, walk.received)
+    resident_bytes(work, walk.device, walk.memory)
     return _fits(work, walk)
 
 
-@compiled
+@inner
 def _fits(work: GraphArrays, walk: AnnealingState) -> bool:
-    for d in range(len(walk.used)):
-        if walk.used[d] > work.capacity[d]:
+    for d in range(len(work.capacity)):
+        if walk.memory.used[d] > work.capacity[d]:
             return False
     return True
 
 
-@compiled
+@inner
 def _first_change(work: GraphArrays, blocks: Blocks, walk: AnnealingState, count: int) -> float:
     """Earliest time at which an input of the moved blocks is produced."""
     operators, edges, reads, times = work.operators, work.edges, work.reads, walk.times
@@ -248,7 +253,7 @@ def _first_change(work: GraphArrays, blocks: Blocks, walk: AnnealingState, count
     return earliest
 
 
-@compiled
+@inner
 def _simulate(
     work: GraphArrays,
     mode: int,
@@ -259,13 +264,13 @@ def _simulate(
     train: bool,
 ) -> int:
     """Simulate from the last state before `changed`; returns it, or -1 if rejected."""
-    stored = len(walk.states) - 1
-    while stored > 0 and walk.states[stored].clock[0].now >= changed:
+    stored = len(walk.states.clock) - 1
+    while stored > 0 and walk.states.clock[stored, 0].now >= changed:
         stored -= 1
-    copy_state(walk.states[stored], walk.trial)
+    copy_state(state_at(walk.states, stored), walk.trial)
     span = run(work, walk.device, walk.key, False, mode, walk.trial, tail, limit, np.inf)
     fast = span <= limit
     if fast and not train:
-        lifetime_bytes(work, walk.device, walk.trial.times, walk.trial.slots, walk.used)
+        lifetime_bytes(work, walk.device, walk.trial.times, walk.trial.slots, walk.memory)
         fast = _fits(work, walk)
     return stored if fast else -1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....cost_model.compiled import compiled
+from ....cost_model.compiled import compiled, inner
 from ....cost_model.placement.arrays import Ints, Records
 from ..problem import PlacementProblem
 from .moves import Blocks, blocks_of
@@ -22,15 +22,15 @@ def units(problem: PlacementProblem) -> Blocks:
 
 def chains(problem: PlacementProblem) -> Blocks:
     """Units merged along edges that are the only one out of their source and into their target."""
-    of = problem.work.operators["unit"].copy()
-    join(problem.work.operators, problem.work.edges, of, np.ones(problem.units, np.int64))
+    of, heads = problem.work.operators["unit"].copy(), np.arange(problem.units, dtype=np.int64)
+    join(problem.work.operators, problem.work.edges, of, heads, np.ones_like(heads))
     return blocks_of(np.unique(of, return_inverse=True)[1].astype(np.int64))
 
 
 @compiled
-def join(operators: Records, edges: Records, of: Ints, size: Ints) -> None:
-    """Merge the blocks at both ends of such edges (union-find); `size` (blocks) counts units."""
-    head = np.arange(len(size))
+def join(operators: Records, edges: Records, of: Ints, head: Ints, size: Ints) -> None:
+    """Merge the blocks at both ends of such edges (union-find); `head` (units) holds each itself at
+    first, `size` (units) counts units."""
     for e in range(len(edges)):
         source, target = operators[edges[e].source], operators[edges[e].target]
         if source.after - source.first == 1 and target.read_after - target.read == 1:
@@ -42,7 +42,7 @@ def join(operators: Records, edges: Records, of: Ints, size: Ints) -> None:
         of[v] = _head(head, of[v])
 
 
-@compiled
+@inner
 def _head(head: Ints, unit: int) -> int:
     while head[unit] != unit:
         head[unit] = head[head[unit]]

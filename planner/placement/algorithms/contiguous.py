@@ -6,9 +6,11 @@ Minimises transfer time, exactly for the given order; a colocation unit stands a
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ....cost_model.compiled import compiled
+from ....cost_model.compiled import compiled, inner
 from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ..problem import PlacementCandidate, PlacementProblem, mean_transfer_us
 
@@ -19,9 +21,8 @@ def contiguous(
     problem: PlacementProblem, order: Ints, name: str = "contiguous"
 ) -> PlacementCandidate | None:
     """Partition of an order with the least transfer time that fits; None if none does."""
-    segment = segments_of(problem, order)
-    device = np.full(problem.operators, -1, np.int64)
-    if not partition(problem.work, segment, mean_transfer_us(problem.work), device):
+    device = partition(problem.work, segments_of(problem, order), mean_transfer_us(problem.work))
+    if device is None:
         return None
     return problem.evaluate_keys(name, device, np.arange(problem.operators, dtype=np.float64))
 
@@ -36,25 +37,55 @@ def segments_of(problem: PlacementProblem, order: Ints) -> Ints:
     return np.array([first[int(u)] // stride for u in unit], np.int64)
 
 
+class Runs(NamedTuple):
+    """`s` segments and what is known of runs of them on the first devices."""
+
+    segment: Ints  # n: of every operator
+    members: Ints  # n: operators by their segment
+    first: Ints  # s + 1: where its members begin
+    price: Floats  # s: microseconds of what is sent before a segment
+    best: Floats  # k + 1, s + 1: least microseconds of the segments before one, on so many devices
+    since: Ints  # k + 1, s + 1: where the last of those runs begins
+    seen: Ints  # t: the last run that was found to receive a tensor
+
+
+def partition(work: GraphArrays, segment: Ints, transfer_us: Floats) -> Ints | None:
+    """(n) devices of the best runs of segments; None where no runs fit."""
+    segments, shape = int(segment.max()) + 1, (len(work.capacity) + 1, int(segment.max()) + 2)
+    members = np.argsort(segment, kind="stable")
+    runs = Runs(
+        segment,
+        members,
+        np.searchsorted(segment[members], np.arange(segments + 1)),
+        _boundary_us(work, segment, transfer_us, segments),
+        np.full(shape, np.inf),
+        np.zeros(shape, np.int64),
+        np.full(work.tensors, -1, np.int64),
+    )
+    extend(work, runs)
+    devices, last = int(np.argmin(runs.best[:, segments])), segments
+    if runs.best[devices, segments] == np.inf:
+        return None
+    device = np.empty(len(segment), np.int64)
+    for d in range(devices, 0, -1):
+        begin = int(runs.since[d, last])
+        device[(begin <= segment) & (segment < last)] = d - 1
+        last = begin
+    return device
+
+
 @compiled
-def partition(work: GraphArrays, segment: Ints, transfer_us: Floats, device: Ints) -> bool:
-    """Fill `device` (n) with the best runs of segments; False where no runs fit."""
-    segments, devices = segment.max() + 1, len(work.capacity)
-    price = _boundary_us(work, segment, transfer_us, segments)
-    best = np.full((devices + 1, segments + 1), np.inf)
-    since = np.zeros((devices + 1, segments + 1), np.int64)
+def extend(work: GraphArrays, runs: Runs) -> None:
+    """Fill `best` and `since`."""
+    segment, members, first, price, best, since, seen = runs
     best[0, 0] = 0.0
-    members = np.argsort(segment, kind="mergesort")
-    numbers: Ints = np.arange(int(segments) + 1, dtype=np.int64)
-    first: Ints = np.searchsorted(segment[members], numbers)
-    seen = np.full(work.tensors, -1)
-    for begin in range(segments):
+    for begin in range(len(price)):
         used, largest = 0.0, 0.0
-        for end in range(begin + 1, segments + 1):
+        for end in range(begin + 1, len(price) + 1):
             for i in range(first[end - 1], first[end]):
                 used, largest = _take(work, segment, members[i], begin, seen, used, largest)
             fits = False
-            for d in range(devices):
+            for d in range(len(work.capacity)):
                 if used + largest <= work.capacity[d]:
                     fits = True
                     cost = best[d, begin] + price[begin]
@@ -63,19 +94,9 @@ def partition(work: GraphArrays, segment: Ints, transfer_us: Floats, device: Int
                         since[d + 1, end] = begin
             if not fits:
                 break
-    used_devices = np.argmin(best[:, segments])
-    if best[used_devices, segments] == np.inf:
-        return False
-    last = segments
-    for d in range(used_devices, 0, -1):
-        for v in range(len(segment)):
-            if since[d, last] <= segment[v] < last:
-                device[v] = d - 1
-        last = since[d, last]
-    return True
 
 
-@compiled
+@inner
 def _take(
     work: GraphArrays, segment: Ints, v: int, begin: int, seen: Ints, used: float, largest: float
 ) -> tuple[float, float]:
@@ -93,21 +114,16 @@ def _take(
     return used, max(largest, operators[v].temporary)
 
 
-@compiled
 def _boundary_us(work: GraphArrays, segment: Ints, transfer_us: Floats, segments: int) -> Floats:
     """(segments) microseconds of the tensors that cross the boundary before a segment."""
-    edges = work.edges
-    low = np.full(work.tensors, segments)
-    high = np.zeros(work.tensors, np.int64)
-    spent = np.zeros(work.tensors)
-    for e in range(len(edges)):
-        t = edges[e].tensor
-        for v in (edges[e].source, edges[e].target):
-            low[t], high[t] = min(low[t], segment[v]), max(high[t], segment[v])
-        spent[t] = max(spent[t], transfer_us[e])
-    change = np.zeros(segments + 1)
-    for t in range(work.tensors):
-        if low[t] < high[t]:
-            change[low[t] + 1] += spent[t]
-            change[high[t] + 1] -= spent[t]
+    edges, tensor = work.edges, work.edges["tensor"]
+    low, high = np.full(work.tensors, segments), np.zeros(work.tensors, np.int64)
+    for end in (segment[edges["source"]], segment[edges["target"]]):
+        np.minimum.at(low, tensor, end)
+        np.maximum.at(high, tensor, end)
+    spent, change = np.zeros(work.tensors), np.zeros(segments + 1)
+    np.maximum.at(spent, tensor, transfer_us)
+    across = low < high
+    np.add.at(change, low[across] + 1, spent[across])
+    np.subtract.at(change, high[across] + 1, spent[across])
     return np.cumsum(change)[:segments]

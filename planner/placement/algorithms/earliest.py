@@ -9,9 +9,11 @@ runs only operators that could start by now on every device.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ....cost_model.compiled import compiled
+from ....cost_model.compiled import compiled, inner
 from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ....cost_model.placement.simulate import HALF_DUPLEX, PARALLEL
 from ..problem import PlacementCandidate, PlacementProblem
@@ -42,36 +44,49 @@ def sct(
 def _placed(
     problem: PlacementProblem, name: str, transfers: int, favourite: Ints
 ) -> PlacementCandidate:
-    ledger = new_ledger(problem.work)
-    order = np.empty(problem.operators, np.int64)
-    earliest_first(problem.work, ledger, transfers, favourite, order)
-    return problem.evaluate_order(name, ledger.device, order)
+    ledger, frontier = new_ledger(problem.work), new_frontier(problem)
+    earliest_first(problem.work, ledger, frontier, transfers, favourite)
+    return problem.evaluate_order(name, ledger.device, frontier.order)
+
+
+class Frontier(NamedTuple):
+    """Operators on their way to a device, and those that it runs."""
+
+    waiting: Ints  # n: inputs not produced
+    ready: Ints  # n: operators whose inputs are all produced, so many as are counted
+    there: Floats  # n, k: when those inputs can be on each device
+    running: Ints  # k: operator or -1
+    last: Ints  # k: the last one, or -1
+    order: Ints  # n: operators as they start
+
+
+def new_frontier(problem: PlacementProblem) -> Frontier:
+    """Nothing is placed."""
+    n, k = problem.operators, problem.devices
+    waiting, ready, order = np.zeros((3, n), np.int64)
+    running, last = np.full((2, k), -1, np.int64)
+    return Frontier(waiting, ready, np.zeros((n, k)), running, last, order)
 
 
 @compiled
 def earliest_first(
-    work: GraphArrays, ledger: Ledger, mode: int, favourite: Ints, order: Ints
+    work: GraphArrays, ledger: Ledger, frontier: Frontier, mode: int, favourite: Ints
 ) -> None:
-    """Place every operator; `order` (n) receives them as they start. `favourite[v]`: child or -1.
+    """Place every operator; `frontier.order` receives them as they start. `favourite[v]`: child or -1.
 
     Operators that fit on no device come last, where the shortage is least.
     """
-    n, k = work.duration_us.shape
-    waiting = np.empty(n, np.int64)  # inputs not produced; -1 once its end was seen
-    ready = np.empty(n, np.int64)  # operators whose inputs are all produced
-    there = np.empty((n, k))  # when those inputs can be on each device
-    running = np.full(k, -1)
-    last = np.full(k, -1)
+    waiting, ready, there, running, last, order = frontier
     count, placed, now = 0, 0, 0.0
-    for v in range(n):
+    for v in range(len(order)):
         waiting[v] = work.operators[v].read_after - work.operators[v].read
         if waiting[v] == 0:
             ready[count] = v
             count += 1
     _look(work, ledger, mode, ready, count, there)
-    while placed < n:
-        count = _finish(work, ledger, mode, running, waiting, ready, count, there, now)
-        at, d, later = _pick(ledger, favourite, running, last, ready, count, there, now)
+    while placed < len(order):
+        count = _finish(work, ledger, frontier, mode, count, now)
+        at, d, later = _pick(ledger, frontier, favourite, count, now)
         if at < 0 and later < np.inf:
             now = later
             continue
@@ -82,23 +97,17 @@ def earliest_first(
         running[d] = last[d] = order[placed] = v
         placed += 1
         count -= 1
-        ready[at:count] = ready[at + 1 : count + 1].copy()
+        for i in range(at, count):
+            ready[i] = ready[i + 1]
         _look(work, ledger, mode, ready, count, there)
 
 
-@compiled
+@inner
 def _finish(
-    work: GraphArrays,
-    ledger: Ledger,
-    mode: int,
-    running: Ints,
-    waiting: Ints,
-    ready: Ints,
-    count: int,
-    there: Floats,
-    now: float,
+    work: GraphArrays, ledger: Ledger, frontier: Frontier, mode: int, count: int, now: float
 ) -> int:
     """Free devices whose operator has ended and list operators that became ready, topologically."""
+    waiting, ready, there, running, _, _ = frontier
     for d in range(len(running)):
         v = running[d]
         if v < 0 or ledger.end[v] > now:
@@ -119,7 +128,7 @@ def _finish(
     return count
 
 
-@compiled
+@inner
 def _look(
     work: GraphArrays, ledger: Ledger, mode: int, ready: Ints, count: int, there: Floats
 ) -> None:
@@ -132,18 +141,12 @@ def _look(
                 there[v, d] = inputs_ready(work, ledger, v, d, mode, False)
 
 
-@compiled
+@inner
 def _pick(
-    ledger: Ledger,
-    favourite: Ints,
-    running: Ints,
-    last: Ints,
-    ready: Ints,
-    count: int,
-    there: Floats,
-    now: float,
+    ledger: Ledger, frontier: Frontier, favourite: Ints, count: int, now: float
 ) -> tuple[int, int, float]:
     """(index in `ready` or -1, device, next time to try) of the operator that starts now."""
+    _, ready, there, running, last, _ = frontier
     at, chosen, best, later = -1, -1, np.inf, np.inf
     for d in range(len(running)):
         if running[d] >= 0:
@@ -163,7 +166,7 @@ def _pick(
     return at, chosen, later
 
 
-@compiled
+@inner
 def _reserved_for(
     ledger: Ledger, ready: Ints, count: int, there: Floats, child: int, d: int
 ) -> bool:
@@ -180,7 +183,7 @@ def _reserved_for(
     return True
 
 
-@compiled
+@inner
 def _everywhere(ledger: Ledger, there: Floats) -> float:
     """Time by which an operator could start on every device that it fits on."""
     latest = 0.0
@@ -190,7 +193,7 @@ def _everywhere(ledger: Ledger, there: Floats) -> float:
     return latest
 
 
-@compiled
+@inner
 def _least_excess(work: GraphArrays, ledger: Ledger, ready: Ints, count: int) -> tuple[int, int]:
     at, chosen, least = 0, 0, np.inf
     for i in range(count):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ....cost_model.compiled import compiled
+from ....cost_model.compiled import inner
 from ....cost_model.placement.arrays import Floats, GraphArrays, Ints, Records, transfer_us
 from ....cost_model.placement.simulate import DUPLEX, PARALLEL
 
@@ -53,7 +53,7 @@ def new_ledger(work: GraphArrays) -> Ledger:
     )
 
 
-@compiled
+@inner
 def excess(work: GraphArrays, ledger: Ledger, v: int, d: int) -> float:
     """Shortage in bytes if device `d` took operator `v` (negative: free bytes); infinite where the
     unit of `v` is on another device. The inputs of `v` must be placed.
@@ -74,7 +74,7 @@ def excess(work: GraphArrays, ledger: Ledger, v: int, d: int) -> float:
     return need + top - work.capacity[d]
 
 
-@compiled
+@inner
 def inputs_ready(
     work: GraphArrays, ledger: Ledger, v: int, d: int, mode: int, commit: bool
 ) -> float:
@@ -108,7 +108,7 @@ def inputs_ready(
     return ready
 
 
-@compiled
+@inner
 def place(work: GraphArrays, ledger: Ledger, v: int, d: int, mode: int, now: float) -> float:
     """Place operator `v` on device `d`, not before `now`; returns its end (us)."""
     unit = ledger.units[work.operators[v].unit]

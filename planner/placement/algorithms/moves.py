@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ....cost_model.compiled import compiled
+from ....cost_model.compiled import inner
 from ....cost_model.placement.arrays import GraphArrays, Ints
 
 MOST = 24  # blocks that one move may take
@@ -30,7 +30,7 @@ def blocks_of(of: Ints) -> Blocks:
     return Blocks(of, first, np.argsort(of, kind="stable").astype(np.int64))
 
 
-@compiled
+@inner
 def propose(
     work: GraphArrays,
     blocks: Blocks,
@@ -62,7 +62,7 @@ def propose(
     return count, target
 
 
-@compiled
+@inner
 def _grow(
     work: GraphArrays,
     blocks: Blocks,
@@ -89,7 +89,7 @@ def _grow(
     return count
 
 
-@compiled
+@inner
 def _neighbour(work: GraphArrays, blocks: Blocks, block: int) -> int:
     """A random neighbour of a random member of a block, or -1."""
     first = blocks.first[block]
@@ -104,14 +104,14 @@ def _neighbour(work: GraphArrays, blocks: Blocks, block: int) -> int:
     return work.edges[work.reads[operator.read + pick - outward]].source
 
 
-@compiled
+@inner
 def _near(work: GraphArrays, blocks: Blocks, device: Ints, block: int) -> int:
     other = _neighbour(work, blocks, block)
     nearest = other if other >= 0 else blocks.members[blocks.first[block]]
     return int(device[nearest])
 
 
-@compiled
+@inner
 def shift(blocks: Blocks, device: Ints, chosen: Ints, count: int, target: int, undo: Ints) -> None:
     """Move blocks to a device; `undo` (blocks) receives their previous devices."""
     for i in range(count):
@@ -121,7 +121,7 @@ def shift(blocks: Blocks, device: Ints, chosen: Ints, count: int, target: int, u
             device[blocks.members[j]] = target
 
 
-@compiled
+@inner
 def shift_back(blocks: Blocks, device: Ints, chosen: Ints, count: int, undo: Ints) -> None:
     """Undo a shift."""
     for i in range(count):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....cost_model.compiled import compiled
+from ....cost_model.compiled import compiled, inner
 from ....cost_model.placement.arrays import Floats, GraphArrays, Ints
 from ....cost_model.placement.simulate import PARALLEL
 from ..problem import PlacementCandidate, PlacementProblem
@@ -40,7 +40,7 @@ def fill(work: GraphArrays, ledger: Ledger, cap: Floats) -> None:
         place(work, ledger, v, d, PARALLEL, 0.0)
 
 
-@compiled
+@inner
 def _roomiest(work: GraphArrays, ledger: Ledger, v: int) -> int:
     chosen, least = 0, np.inf
     for d in range(len(ledger.used)):
