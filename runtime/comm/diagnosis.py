@@ -22,10 +22,11 @@ class Wait(NamedTuple):
 
 class Diagnosis(NamedTuple):
     """`missing` are ranks that others wait for and that wait for nobody; empty where ranks wait for
-    each other in a circle."""
+    each other in a circle. `hopeless`: no waiting helps, since they do not come."""
 
     missing: tuple[int, ...]
     text: str
+    hopeless: bool = False
 
 
 def waits(states: Mapping[int, RankState], silent: Collection[int] = ()) -> Iterator[Wait]:
@@ -53,12 +54,13 @@ def diagnose(states: Mapping[int, RankState], silent: Collection[int], now: floa
     if missing:
         where = [_where(rank, states.get(rank), rank in silent, now) for rank in missing[:SHOWN]]
         more = f", and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        return Diagnosis(missing, "; ".join(where) + more)
+        gone = any(r in silent or r not in states or states[r].end for r in missing)
+        return Diagnosis(missing, "; ".join(where) + more, gone)
     circle = [wait for wait in waiting if wait.awaited]
     if not circle:
         return Diagnosis((), "every rank is there: the connection between them failed")
     rows = [f"rank {w.rank} is in {w.record}" for w in circle[:SHOWN]]
-    return Diagnosis((), f"ranks wait for each other: {', '.join(rows)}")
+    return Diagnosis((), f"ranks wait for each other: {', '.join(rows)}", True)
 
 
 def _where(rank: int, state: RankState | None, silent: bool, now: float) -> str:
@@ -70,7 +72,7 @@ def _where(rank: int, state: RankState | None, silent: bool, now: float) -> str:
     if silent:
         age = max(now - state.time, 0.0)
         return f"rank {rank} is missing: no sign of life for {age:.0f} s; {place}"
-    return f"rank {rank} is missing: {place}; it is alive: if it works that long, raise timeout_seconds"
+    return f"rank {rank} is missing: {place}; it is alive: if it works that long, raise working_seconds"
 
 
 def _doing(state: RankState, now: float) -> str:

@@ -19,8 +19,7 @@ class Record(msgspec.Struct):
     """One collective or transfer of a rank.
 
     `sequence` numbers those of its channel, which all its `ranks` begin in the same order. Times are
-    seconds of the epoch; `end` is 0 while it lasts, and for one that failed. A `patient` one lasts as
-    long as the other ranks give signs of life.
+    seconds of the epoch; `end` is 0 while it lasts, and for one that failed.
     """
 
     number: int
@@ -31,7 +30,6 @@ class Record(msgspec.Struct):
     sequence: int
     start: float
     end: float = 0.0
-    patient: bool = False
 
     def __str__(self) -> str:
         return f"{self.what} (collective {self.number})"
@@ -71,14 +69,7 @@ class FlightRecorder:
         self.number, self.waited_seconds, self.began = 0, 0.0, 0.0
         self.step_times: deque[tuple[float, float]] = deque(maxlen=STEPS)
 
-    def begin(
-        self,
-        what: str,
-        channel: str,
-        ranks: Sequence[int],
-        sequence: int = 0,
-        patient: bool = False,
-    ) -> Record:
+    def begin(self, what: str, channel: str, ranks: Sequence[int], sequence: int = 0) -> Record:
         """Note that a collective begins; without a `sequence`, the next one of its channel."""
         now = time.time()
         with self.lock:
@@ -86,9 +77,7 @@ class FlightRecorder:
             if not sequence:
                 self.counts[channel] += 1
                 sequence = self.counts[channel]
-            record = Record(
-                self.number, self.step, what, channel, tuple(ranks), sequence, now, patient=patient
-            )
+            record = Record(self.number, self.step, what, channel, tuple(ranks), sequence, now)
             self.records.append(record)
             self.running[record.number] = record
         return record

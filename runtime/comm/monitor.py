@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -22,9 +22,11 @@ from .flight_recorder import FlightRecorder, RankState, Record
 
 BEAT_SECONDS = 1.0
 RANKS_PER_SECOND = 500  # signs of life that a store takes in without noticing
-LOOKED_AFTER = 4  # ranks that each rank looks after
+LOOKED_AFTER = 4  # ranks that each rank looks after in a collective
+LONG_SECONDS = 2.0  # a collective after which it looks after them
+HOPELESS_LOOKS = 3  # in a row: states of ranks are not of one instant
 SILENT_BEATS = 3  # without a sign of life, a rank is silent
-GRACE_SECONDS = 10.0  # after its timeout a collective must have failed by itself
+GRACE_SECONDS = 5.0  # after a verdict a rank must have failed by itself
 log = logging.getLogger("plait")
 
 
@@ -59,7 +61,9 @@ def write_dump(folder: Path, dump: Dump) -> Path:
 class Monitor:
     """Posts this rank's state and says what happened when a collective fails.
 
-    `timeout_seconds` is that of the collectives. Dumps go to `dump_folder`, if there is one.
+    A rank is gone after `timeout_seconds` without a sign of life; so long must a collective take
+    before this rank asks whether others wait for each other. One that works and lives is waited for.
+    Dumps go to `dump_folder`, if there is one.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Monitor:
         self.store, self.thread_store = store.clone(), store.clone()
         self.lock, self.dumped, self.raised, self.verdict_time = threading.Lock(), False, False, 0.0
         self.heard: dict[int, tuple[int, float]] = {}  # by rank: its last beat, and when that came
+        self.hopeless_looks = 0
         stop = threading.Event()
         self.thread = threading.Thread(
             target=_run, args=(weakref.ref(self), stop, self.period_seconds), daemon=True
@@ -98,30 +103,36 @@ class Monitor:
             self.dump(verdict)
         late = bool(self.verdict_time) and now - self.verdict_time > GRACE_SECONDS
         if not self.raised and (late or self.overdue(now)):
-            log.critical("rank %d: %s", self.recorder.rank, self.explain())
+            log.critical("%s", self.last_words(now))
             os._exit(1)  # the backend neither ended nor failed
 
-    def overdue(self, now: float) -> bool:
-        """Whether a collective should have failed by now, or waits for a rank that is gone."""
-        gone = self.gone(now)
-        return any(
-            bool(gone & {*record.ranks})
-            if record.patient
-            else now - record.start > self.timeout_seconds + GRACE_SECONDS
-            for record in self.recorder.running.copy().values()
-        )
+    def last_words(self, now: float) -> str:
+        """What this rank waited for, and the verdict."""
+        running = next(iter(self.recorder.running.copy().values()), None)
+        waited = f"{running} has waited {now - running.start:.0f} s: " if running else ""
+        return f"rank {self.recorder.rank}: {waited}{self.explain()}"
 
-    def gone(self, now: float) -> set[int]:
-        """Ranks without a sign of life for too long, out of those that this one looks after while a
-        patient collective lasts."""
-        if not any(record.patient for record in self.recorder.running.copy().values()):
-            self.heard.clear()
-            return set()
-        following = range(self.recorder.rank + 1, self.recorder.rank + 1 + LOOKED_AFTER)
-        ranks = {rank % self.world for rank in following} - {self.recorder.rank}
-        for rank, state in self.read(self.thread_store, ranks).items():
-            if rank not in self.heard or self.heard[rank][0] != state.beat:
-                self.heard[rank] = state.beat, now
+    def overdue(self, now: float) -> bool:
+        """Whether a collective waits for a rank that is gone, or for what never comes."""
+        running = [r for r in self.recorder.running.copy().values() if now - r.start > LONG_SECONDS]
+        gone = self.gone(running, now)
+        if any(gone & {*record.ranks} for record in running):
+            return True
+        late = any(now - record.start > self.timeout_seconds for record in running)
+        hopeless = late and diagnose(self.read(self.thread_store), (), now).hopeless
+        self.hopeless_looks = self.hopeless_looks + 1 if hopeless else 0
+        return self.hopeless_looks >= HOPELESS_LOOKS
+
+    def gone(self, running: Iterable[Record], now: float) -> set[int]:
+        """Ranks without a sign of life for too long, out of those that this one looks after: the next
+        ones of its collectives."""
+        ranks = {rank for record in running for rank in after(self.recorder.rank, record.ranks)}
+        self.heard = {rank: beat for rank, beat in self.heard.items() if rank in ranks}
+        states = self.read(self.thread_store, ranks)
+        for rank in ranks:
+            beat = states[rank].beat if rank in states else 0
+            if rank not in self.heard or self.heard[rank][0] != beat:
+                self.heard[rank] = beat, now
         return {rank for rank, (_, at) in self.heard.items() if now - at > self.timeout_seconds}
 
     def read(
@@ -171,6 +182,12 @@ class Monitor:
         dump = Dump(state, verdict, tuple(self.recorder.records), tuple(others.values()))
         with suppress(OSError):  # the verdict matters more
             write_dump(self.dump_folder, dump)
+
+
+def after(rank: int, ranks: Sequence[int]) -> list[int]:
+    """The ranks of a collective that one of them looks after."""
+    place = ranks.index(rank) if rank in ranks else len(ranks)
+    return [*ranks[place + 1 :], *ranks[:place]][:LOOKED_AFTER]
 
 
 def wake(states: Iterable[RankState]) -> None:

@@ -51,7 +51,7 @@ class Group:
         self.name, self.ranks, self.handle = name, tuple(ranks), handle
         self.watchdog, self.rank, rank = watchdog, watchdog.rank, watchdog.rank
         self.channel = f"{name} {','.join(map(str, self.ranks))}"
-        self.sent_bytes, self.patient = sent_bytes, False
+        self.sent_bytes = sent_bytes
         self.size, self.index = len(self.ranks), self.ranks.index(rank)
         # gloo's reduce-scatter sends as much as an all-reduce; an all-to-all and a local sum, half.
         self.adds_locally = handle is not None and dist.get_backend(handle) == "gloo"
@@ -63,7 +63,7 @@ class Group:
 
     def watch(self, what: str) -> AbstractContextManager[None]:
         """Record a collective of all ranks of the group that happens inside."""
-        return self.watchdog.watch(what, self.channel, self.ranks, patient=self.patient)
+        return self.watchdog.watch(what, self.channel, self.ranks)
 
     def all_reduce(self, x: Tensor, largest: bool = False, *, in_place: bool = False) -> Tensor:
         """Sum over the ranks, or the largest: in a new tensor, or in place of a contiguous one."""
@@ -183,7 +183,7 @@ class GroupPool:
     Every rank asks in the same order, and in a partition with any group of two or more every rank
     creates one. So all ranks have created equally many groups, from which torch derives their names when
     only members synchronise. For the same reason groups are never destroyed one by one. `options` say
-    how long a collective may take; ranks with a `store` say on failure which of them is missing.
+    how long ranks wait for each other; those with a `store` say on failure which of them is missing.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class GroupPool:
     ) -> None:
         self.rank, self.sent_bytes = rank, Counter[str]()
         self.watchdog = Watchdog(rank, options, store)
-        self.timeout = timedelta(seconds=self.watchdog.options.collective_seconds)
+        self.timeout = timedelta(seconds=self.watchdog.backend_seconds)
         self.storage_handles: list[dist.ProcessGroup] = []
         self.handles: dict[tuple[int, Partition], dist.ProcessGroup | None] = {}
 
@@ -220,9 +220,7 @@ class GroupPool:
             assert isinstance(handle, dist.ProcessGroup)
             self.storage_handles.append(handle)
         handle = self.storage_handles[0] if self.storage_handles else None
-        group = Group("files of all ranks", everyone.ranks, self.watchdog, handle, self.sent_bytes)
-        group.patient = True
-        return group
+        return Group("files of all ranks", everyone.ranks, self.watchdog, handle, self.sent_bytes)
 
     def everyone(self) -> Group:
         """The group of all ranks."""

@@ -15,20 +15,23 @@ from .flight_recorder import FlightRecorder, RankState
 from .monitor import Monitor, Store
 
 TIMEOUT_SECONDS = 60.0
+WORKING_SECONDS = 1800.0
 # of the time until all ranks have ended; the rest is for finding out why
 SHARE_OF_COLLECTIVE = 2 / 3
 
 
 class WatchOptions(NamedTuple):
     """A missing or stopped rank ends all others within `timeout_seconds`; each rank that can then
-    writes its last collectives to `dump_folder` (`plait inspect` reads them)."""
+    writes its last collectives to `dump_folder` (`plait inspect` reads them). One that gives signs of
+    life may work outside collectives for `working_seconds`."""
 
     timeout_seconds: float = TIMEOUT_SECONDS
     dump_folder: Path | None = None
+    working_seconds: float = WORKING_SECONDS
 
     @property
     def collective_seconds(self) -> float:
-        """How long a collective may take."""
+        """How long a collective waits for ranks that give no signs of life, or wait in a circle."""
         return self.timeout_seconds * SHARE_OF_COLLECTIVE
 
 
@@ -56,19 +59,19 @@ class Watchdog:
             seconds, folder = self.options.collective_seconds, self.options.dump_folder
             self.monitor = Monitor(self.recorder, store, dist.get_world_size(), seconds, folder)
 
+    @property
+    def backend_seconds(self) -> float:
+        """After which a collective fails by itself: late where a monitor looks after ranks."""
+        monitored = self.monitor is not None
+        return self.options.working_seconds if monitored else self.options.collective_seconds
+
     @contextmanager
     def watch(
-        self,
-        what: str,
-        channel: str = "",
-        ranks: Sequence[int] = (),
-        sequence: int = 0,
-        *,
-        patient: bool = False,
+        self, what: str, channel: str = "", ranks: Sequence[int] = (), sequence: int = 0
     ) -> Iterator[None]:
         """Record a collective inside; raises CommunicationError where torch.distributed fails."""
         start = time.monotonic()
-        record = self.recorder.begin(what, channel, ranks, sequence, patient)
+        record = self.recorder.begin(what, channel, ranks, sequence)
         try:
             yield
         except PlaitError:

@@ -34,9 +34,11 @@ with session("gloo") as rank:
     while True:
         program.step(toy.batch(program.batches))
         (folder / f"pid_{rank}").write_text(str(os.getpid()))
+        if fault == "works" and program.batches == 30:
+            break
         if rank == 2 and program.batches == 20:
-            if fault == "sleeps":
-                time.sleep(10 * timeout)
+            if fault == "works":
+                time.sleep(1.5 * timeout)
             if fault == "leaves":
                 os._exit(0)
             if fault == "skips":
@@ -50,7 +52,7 @@ with session("gloo") as rank:
 FAULTS: dict[str, Callable[[int], None]] = {
     "stops": lambda pid: os.kill(pid, signal.SIGSTOP),
     "is killed": lambda pid: os.kill(pid, signal.SIGKILL),
-    "sleeps": lambda pid: None,
+    "works": lambda pid: None,
     "leaves": lambda pid: None,
     "skips": lambda pid: None,
     "stops while others save": lambda pid: None,
@@ -79,6 +81,8 @@ def inject(fault: str, timeout_seconds: float, folder: Path) -> str:
     seconds = time.monotonic() - start
     code = process.wait()
     text = (folder / "output").read_text()
+    if fault == "works":
+        return f"rank 2 works long: waited for, all ended after {seconds:.1f} s, code {code}"
     named = "rank 2 is missing" in text or "rank 2 and the others differ" in text
     by_torchrun = "rank      : 2" in text
     return (

@@ -20,6 +20,8 @@ def test_the_rank_that_others_wait_for_is_missing() -> None:
     states = waiting | {2: recorder(2, ALL)}
     found = diagnose(states, (), states[2].last.end + 40)
     assert found.missing == (2,)
+    assert not found.hopeless  # it is alive
+    assert diagnose(states, {2}, 0.0).hopeless
     assert "rank 2 is missing: it was at step 0, outside collectives for 40 s" in found.text
     assert "after sum over all ranks 0,1,2,3 (collective 1)" in found.text
     assert [(w.rank, w.awaited) for w in waits(states)] == [(0, (2,)), (1, (2,)), (3, (2,))]
@@ -48,7 +50,9 @@ def test_ranks_that_never_came_and_ranks_in_a_circle() -> None:
         0: recorder(0, inside="dp 0,1", ranks=(0, 1)),
         1: recorder(1, inside="tp 0,1", ranks=(0, 1)),
     }
-    text = diagnose(circle, (), 0.0).text
+    found = diagnose(circle, (), 0.0)
+    text = found.text
+    assert found.hopeless
     assert "ranks wait for each other: rank 0 is in sum over dp 0,1" in text
     assert "rank 1 is in sum over tp" in text
 
