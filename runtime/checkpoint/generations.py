@@ -27,7 +27,7 @@ from ...ir.files.json_files import digest, dump
 from ...ir.files.reading import read_verified
 from ...ir.model.tensor import ITEM_BYTES
 from ...ir.model.verify import require
-from ...ir.ranges import Bytes, Index, Integer
+from ...ir.ranges import Amount, Bytes, Index, Integer
 from ..comm.process_group import Group
 from ..state.local_tensor import LocalTensor, whole
 from ..state.optimizer_state import StoredGroup
@@ -69,8 +69,8 @@ class Manifest(msgspec.Struct, frozen=True):
     batches: Index | None = None
     samples: Index | None = None
     groups: tuple[StoredGroup, ...] = ()
-    loss_scale: float = 0.0
-    loss_scale_steps: int = 0
+    loss_scale: Amount = 0.0
+    loss_scale_steps: Index = 0
     digest: str = ""
 
 

@@ -85,16 +85,26 @@ def build(source: str, directory: Path, compiler: str = "g++") -> Path:
     target = _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], "")
     key = hashlib.sha256("\0".join([source, *FLAGS, target]).encode()).hexdigest()[:32]
     library, digest = directory / f"{key}.so", directory / f"{key}.sha256"
-    if library.exists() and digest.exists() and digest.read_text() == _digest(library):
+    if _is_whole(library, digest):
         return library
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        built = Path(scratch) / "built.so"
-        _run([compiler, *FLAGS, "-x", "c++", "-", "-o", str(built)], source)
-        note = Path(scratch) / "note"
-        note.write_text(_digest(built))
-        os.replace(built, library)
-        os.replace(note, digest)
+    try:
+        with tempfile.TemporaryDirectory(dir=directory) as scratch:
+            built = Path(scratch) / "built.so"
+            _run([compiler, *FLAGS, "-x", "c++", "-", "-o", str(built)], source)
+            note = Path(scratch) / "note"
+            note.write_text(_digest(built))
+            os.replace(built, library)
+            os.replace(note, digest)
+    except OSError as error:
+        raise BuildError(f"{library} cannot be written: {error.strerror}") from error
     return library
+
+
+def _is_whole(library: Path, digest: Path) -> bool:
+    try:
+        return digest.read_bytes() == _digest(library).encode()
+    except OSError:  # not there, or not to be read
+        return False
 
 
 def cache_directory() -> Path:
