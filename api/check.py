@@ -9,6 +9,7 @@ from typing import Any, cast
 from ..ir.errors import FileError
 from ..ir.files.json_files import parse
 from ..ir.files.reading import naming, read_bytes
+from ..ir.model.model import Model
 from ..ir.plan.placement import GRAPH_FORMAT
 from .formats import files
 
@@ -51,8 +52,13 @@ def _check_json(path: Path) -> str:
     kind = files.format_of(path)
     if kind == GRAPH_FORMAT:
         files.read_graph(path)
-    else:
-        files.read(path, files.KINDS[kind].type, kind)
+        return kind
+    value = files.read(path, files.KINDS[kind].type, kind)
+    if isinstance(value, Model):
+        from ..ir.capture.derived_types import verify_types
+
+        with naming(path):
+            verify_types(value)
     return kind
 
 

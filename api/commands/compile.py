@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
+    from ...ir.capture.derived_types import verify_types
     from ...ir.files.json_files import dump
     from ...ir.plan.program import for_module, with_kernels
     from ...runtime.launch.program_folder import MODEL
@@ -38,6 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     target = read_target(Path(arguments.plan), printer)
     source = source_of(arguments)
     model = source.load_for(target.batch, target.precision, target.model_digest, printer)
+    if source.is_file:
+        verify_types(model)
     program = for_module(target.program(model, str(source)), source.facts())
     program = with_kernels(program, arguments.kernels)
     if printer is not None:

@@ -23,6 +23,7 @@ from ...ir.plan.placement import (
 )
 from ...ir.plan.plan import Plan
 from ...ir.plan.verify import verify_plan
+from ...planner.question.engines import ENGINES
 
 T = TypeVar("T")
 
@@ -36,8 +37,11 @@ class Kind(NamedTuple):
 
 def _verify_plan(plan: Plan) -> None:
     verify_plan(plan)
-    known = plan.precision in PRECISIONS
-    require(known, "$.precision", f"{plan.precision!r:.80} is none of {', '.join(PRECISIONS)}")
+    for name, value, known in (
+        ("precision", plan.precision, PRECISIONS),
+        ("engine", plan.engine, ENGINES),
+    ):
+        require(value in known, f"$.{name}", f"{value!r:.80} is none of {', '.join(known)}")
 
 
 KINDS: dict[str, Kind] = {
