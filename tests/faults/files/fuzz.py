@@ -2,9 +2,10 @@
 
     python -m plait.tests.faults.files.fuzz --count 10000
 
-A mutant that is accepted by its kind's `check` is given to every command that reads such files; one that
-is refused is given to one other command, which must refuse it as well. Anything but a result or a
-`PlaitError` is a crash.
+A mutant that is accepted by its kind's `check` is given to every command that reads such files (or, with
+`--commands N`, to N drawn ones); one that is refused is given to one other command, which must refuse it
+as well. Anything but a result or a `PlaitError` is a crash. `--seconds S` ends each subject early; the
+report says how many mutants there were.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +72,28 @@ HEADER = (
 )
 
 
-def examine(subject: Subject, count: int, seed: int) -> Report:
-    """Give `count` mutants of a subject to its commands."""
-    dice = random.Random(f"{subject.kind}.{seed}")
+@dataclass(frozen=True)
+class Effort:
+    """So many mutants of a subject, from a seed; accepted ones go to `commands` of its commands (0: to
+    all). It ends after `seconds` of the processor."""
+
+    count: int
+    seed: int = 0
+    commands: int = 0
+    seconds: float = inf
+
+
+def examine(subject: Subject, effort: Effort) -> Report:
+    """Give mutants of a subject to its commands."""
+    dice = random.Random(f"{subject.kind}.{effort.seed}")
     report = Report(subject.kind)
     subject.place.write_bytes(subject.sound)
     usual = {name: _usual(name, verb) for name, verb in subject.verbs.items()}
     sources = subject.mutants(subject.sound, dice), byte_mutants(subject.sound, dice)
-    for number in range(count):
+    end = time.process_time() + effort.seconds
+    for number in range(effort.count):
+        if time.process_time() > end:
+            break
         mutant = next(sources[number % BYTE_SHARE == 0])
         subject.place.write_bytes(mutant.data)
         report.mutants += 1
@@ -85,8 +101,8 @@ def examine(subject: Subject, count: int, seed: int) -> Report:
         code = _examine(report, check, subject.verbs[check], mutant.change, usual)
         report.refused += code in REFUSED
         report.accepted += code not in REFUSED
-        if code in REFUSED:
-            others = dice.sample(others, min(1, len(others)))
+        most = 1 if code in REFUSED else effort.commands or len(others)
+        others = dice.sample(others, min(most, len(others)))
         for name in others:
             other = _examine(report, name, subject.verbs[name], mutant.change, usual)
             if code in REFUSED and other == 0:
@@ -182,6 +198,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=10_000, help="mutants of every kind")
     parser.add_argument("--kinds", default="", help="comma-separated; default: all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--commands", type=int, default=0, help="of an accepted mutant; default: all"
+    )
+    parser.add_argument("--seconds", type=float, default=inf, help="of the processor, per subject")
     options = parser.parse_args(arguments)
     kinds = frozenset(filter(None, options.kinds.split(",")))
     crashes = 0
@@ -191,7 +211,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(HEADER)
         for of_kind in (list(g) for _, g in itertools.groupby(found, lambda s: s.kind.split()[0])):
             for subject in of_kind:
-                report = examine(subject, -(-options.count // len(of_kind)), options.seed)
+                count = -(-options.count // len(of_kind))
+                effort = Effort(count, options.seed, options.commands, options.seconds)
+                report = examine(subject, effort)
                 crashes += report.crashes.total()
                 print(report, flush=True)
                 print(f"    slowest {report.slowest}\n    largest {report.largest}")

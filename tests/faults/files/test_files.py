@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.tests.faults.files.fuzz import examine
+from plait.tests.faults.files.fuzz import Effort, examine
 from plait.tests.faults.files.subjects import subjects
 
 SAMPLE, WHOLE = 12, 2_000  # mutants of a subject
@@ -13,7 +13,7 @@ BYTES = 200 << 20  # beyond what the process has before
 
 def check(folder: Path, kinds: frozenset[str], count: int) -> None:
     for subject in subjects(folder, kinds):
-        report = examine(subject, count, seed=0)
+        report = examine(subject, Effort(count))
         assert not report.crashes, report.examples
         assert report.accepted + report.refused == count
         assert report.peak_bytes < BYTES, report.largest
