@@ -55,7 +55,7 @@ def _check_json(path: Path) -> str:
         return kind
     value = files.read(path, files.KINDS[kind].type, kind)
     if isinstance(value, Model):
-        from ..ir.capture.derived_types import verify_types
+        from ..ir.capture.sources.derived_types import verify_types
 
         with naming(path):
             verify_types(value)

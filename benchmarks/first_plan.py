@@ -1,7 +1,7 @@
 """CPU seconds until a first plan that fits: `python benchmarks/first_plan.py [CONFIG.json …]`.
 
 Each argument is a transformers config file (default: those in `examples/configs`), with a batch of 64
-for a cluster of 64 H100, with all their memory and with 4 GiB; the first one also with 1,000 layers.
+for a cluster of 64 H100, with all their memory and with 4 GiB; one of them also with 1,000 layers.
 `prices` counts the candidates that were priced until then.
 """
 
@@ -24,6 +24,7 @@ from plait.planner.search.first_plan import first_fitting
 
 CLUSTER, BATCH, SEQ, LAYERS = "8x8xh100", 64, 1024, 1000
 BUDGETS = {"80 GB": None, "4 GiB": 4 << 30}
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"
 HEADER = f"{'model':<24}{'budget':<8}{'prices':>7}{'space':>8}{'first':>8}  plan      (CPU seconds)"
 
@@ -32,13 +33,16 @@ def traced(config: Path) -> Model:
     return ModelSource(f"hf:{config}", batch=BATCH, seq=SEQ).load()
 
 
-def deep(config: Path, folder: Path) -> Path:
-    """The same model with 1,000 layers."""
-    values = json.loads(config.read_text())
-    layers = next(n for n in ("num_hidden_layers", "n_layer", "num_layers") if n in values)
-    path = folder / f"{config.stem}-{LAYERS}-layers.json"
-    path.write_text(json.dumps(values | {layers: LAYERS}))
-    return path
+def deep(configs: list[Path], folder: Path) -> Iterator[Path]:
+    """The first model whose file says how many layers it has, with 1,000 of them."""
+    for config in configs:
+        values = json.loads(config.read_text())
+        for key in LAYER_KEYS:
+            if key in values:
+                path = folder / f"{config.stem}-{LAYERS}-layers.json"
+                path.write_text(json.dumps(values | {key: LAYERS}))
+                yield path
+                return
 
 
 def rows(name: str, model: Model) -> Iterator[str]:
@@ -60,7 +64,7 @@ def rows(name: str, model: Model) -> Iterator[str]:
 def main(configs: list[Path]) -> None:
     print(HEADER)
     with tempfile.TemporaryDirectory() as folder:
-        for config in (*configs, deep(configs[0], Path(folder))):
+        for config in (*configs, *deep(configs, Path(folder))):
             for row in rows(config.stem, traced(config)):
                 print(row, flush=True)
 

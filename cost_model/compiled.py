@@ -6,8 +6,10 @@ made from (its code and that of the compiled functions that it calls, types, ver
 begun by its checksum. Whatever is wrong with a file, it is removed and the function is compiled again.
 
 Names of numba's that are not public: `Dispatcher._cache`, which decides where compiled functions come
-from, and `CompileResult._reduce` and `_rebuild`, their form on disk. Without them every process would
-compile all functions, for about a minute.
+from, and `CompileResult._reduce` and `_rebuild`, their form on disk; without them every process would
+compile all functions. `Dispatcher.get_call_template`, `_insert` and `_compile_for_args`: the form that a
+call from compiled code takes, and what a call from Python finds; without them constants make forms of
+their own, and a call of an inner function from Python ends the process.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ import numba
 import numpy as np
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
-from numba.core.types import unliteral
 
 F = TypeVar("F", bound=Callable[..., Any])
 DIGEST_BYTES = 32
 DIRECTORY = "~/.cache/plait/numba"
+numba_types: Any = cast("Any", numba).types
 VERSIONS = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
 
 
@@ -45,10 +47,15 @@ def compiled(function: F) -> F:
 def inner(function: F) -> F:
     """Compile a function that compiled functions alone call: it has no form for Python, whose making
     takes longer than its own. Called from Python it is a TypeError."""
-    dispatcher = _dispatched(numba.njit(function, no_cpython_wrapper=True))
-    dispatcher._insert = lambda *_: None  # numba would call what is not there
+    compile_inner = cast("Any", numba).njit(no_cpython_wrapper=True)
+    dispatcher = _dispatched(compile_inner(function))
+    dispatcher._insert = _ignore  # numba would call what is not there
     dispatcher._compile_for_args = partial(_refuse, function.__name__)
     return dispatcher
+
+
+def _ignore(*_: object) -> None:
+    return
 
 
 def _refuse(name: str, *_: object, **__: object) -> None:
@@ -60,8 +67,10 @@ def _dispatched(dispatcher: Any) -> Any:
     template = dispatcher.get_call_template
 
     def of_types(args: Any, keywords: Any) -> Any:
-        widened = {name: unliteral(kind) for name, kind in keywords.items()}
-        return template(tuple(unliteral(kind) for kind in args), widened)
+        widened: dict[str, Any] = {
+            name: numba_types.unliteral(kind) for name, kind in keywords.items()
+        }
+        return template(tuple([numba_types.unliteral(kind) for kind in args]), widened)
 
     dispatcher.get_call_template = of_types
     dispatcher._cache = FunctionCache(dispatcher)

@@ -209,7 +209,7 @@ def _has_foreign_signature(path: Path, node: ast.FunctionDef) -> bool:
     optimizers their options by keyword, as the public functions of the API do."""
     decorators = " ".join(ast.unparse(d) for d in node.decorator_list)
     return (
-        any(text in decorators for text in ("compiled", "register_", "custom_op"))
+        any(text in decorators for text in ("compiled", "inner", "register_", "custom_op"))
         or name(path).startswith(("ir/capture/operators/", "runtime/comm/expert_all_to_all"))
         or (name(path).startswith("runtime/compression/optimizers/") and node.name == "__init__")
         or (name(path) in ("api/python.py", "api/placement.py", "runtime/program.py"))

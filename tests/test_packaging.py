@@ -16,8 +16,7 @@ import os, sys
 os.umask(int(sys.argv[1], 8))
 sys.path.insert(0, "packaging")
 import backend
-backend.build_sdist(sys.argv[2])
-backend.build_wheel(sys.argv[2])
+getattr(backend, sys.argv[3])(sys.argv[2])
 """
 
 
@@ -29,13 +28,14 @@ def built(source: Path, into: Path, umask: str, epoch: str) -> dict[str, str]:
         path.chmod(path.stat().st_mode & (0o777 ^ int(umask, 8)))
     out = into / "out"
     out.mkdir()
-    subprocess.run(
-        [sys.executable, "-c", BUILD, umask, str(out)],
-        cwd=into / "plait",
-        env={**os.environ, "SOURCE_DATE_EPOCH": epoch},
-        check=True,
-        capture_output=True,
-    )
+    for hook in ("build_sdist", "build_wheel"):
+        subprocess.run(
+            [sys.executable, "-c", BUILD, umask, str(out), hook],
+            cwd=into / "plait",
+            env={**os.environ, "SOURCE_DATE_EPOCH": epoch},
+            check=True,
+            capture_output=True,
+        )
     return {path.name: sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
 
 

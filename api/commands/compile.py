@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ...codegen import write_program
-    from ...ir.capture.derived_types import verify_types
+    from ...ir.capture.sources.derived_types import verify_types
     from ...ir.files.json_files import dump
     from ...ir.plan.program import for_module, with_kernels
     from ...runtime.launch.program_folder import MODEL

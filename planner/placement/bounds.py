@@ -41,7 +41,9 @@ def earliest_us(problem: PlacementProblem, backward: bool) -> Floats:
         after,
         np.zeros(most),
         np.zeros(most),
-        *np.zeros((3, most), np.int64),
+        np.zeros(most, np.int64),
+        np.zeros(most, np.int64),
+        np.zeros(most, np.int64),
         np.full(n, -1, np.int64),
     )
     earliest = np.zeros(n)
@@ -130,7 +132,7 @@ def _in_turn(
         v = near.others[low + j]
         if near.place[j] < count and near.counted[v] != number:  # several tensors of one operator
             near.counted[v] = number
-            clock = max(clock, near.release[j]) + durations[v]
+            clock = max(clock, float(near.release[j])) + float(durations[v])
     return clock
 
 

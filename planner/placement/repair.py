@@ -41,7 +41,8 @@ def repaired(
         given.copy(),
         given.copy(),
         new_count(problem.work),
-        *np.zeros((2, count), np.int64),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int64),
         np.zeros(count, np.bool_),
         np.zeros(problem.operators),
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import file_digest
 from math import prod
 from pathlib import Path
@@ -110,11 +111,14 @@ def complete(
             files=tuple(sorted((f for row in files for f in row), key=lambda f: f.name)),
             tensors=tuple(sorted({t.name: t for row in described for t in row}.values())),
         )
-        first_rank(group, lambda: _commit(path, manifest, max(keep, 1)))
+        first_rank(group, lambda: _commit(path, manifest))
     except FileError:
         if group.rank == 0:
             shutil.rmtree(path, ignore_errors=True)
         raise
+    if group.rank == 0:
+        with suppress(OSError):  # the new generation is there; old ones may go the next time
+            _prune(path, max(keep, 1))
 
 
 def describe(tensors: Mapping[str, LocalTensor]) -> list[StoredTensor]:
@@ -134,7 +138,8 @@ def find(
 
     Raises FileError naming the file that is missing or damaged.
     """
-    candidates = first_rank(group, lambda: _candidates(folder, generation))
+    complete = first_rank(group, lambda: generations(folder))
+    candidates = _candidates(folder, complete, generation)
     problems = list[str]()
     for path in candidates:
         manifest, problem = _sound(group, path)
@@ -143,7 +148,7 @@ def find(
         problems.append(problem)
         if not fall_back:
             break
-    others = [p for p in generations(folder) if p != candidates[0]]
+    others = [p for p in complete if p != candidates[0]]
     hint = (
         f"; {others[-1].name} is there too: load it by its number, or with fall_back"
         if others
@@ -243,9 +248,8 @@ def _new_generation(folder: Path) -> Path:
     return path
 
 
-def _candidates(folder: Path, generation: int | None) -> list[Path]:
+def _candidates(folder: Path, complete: list[Path], generation: int | None) -> list[Path]:
     """Generations that may be loaded, the best first."""
-    complete = generations(folder)
     candidates = [p for p in complete if generation in (None, _number(p))]
     if not candidates:
         which = "no complete generation" if generation is None else f"no generation {generation}"
@@ -254,7 +258,7 @@ def _candidates(folder: Path, generation: int | None) -> list[Path]:
     return candidates[::-1]
 
 
-def _commit(path: Path, manifest: Manifest, keep: int) -> None:
+def _commit(path: Path, manifest: Manifest) -> None:
     """Make the generation exist: its manifest appears in one rename, with everything on disk."""
     manifest = msgspec.structs.replace(manifest, digest=digest(manifest))
     temporary = path / f"{MANIFEST}.tmp"
@@ -266,7 +270,6 @@ def _commit(path: Path, manifest: Manifest, keep: int) -> None:
     temporary.rename(path / MANIFEST)
     _sync_directory(path)
     _sync_directory(path.parent)
-    _prune(path, max(keep, 1))
 
 
 def _prune(newest: Path, keep: int) -> None:

@@ -103,10 +103,10 @@ class Monitor:
             self.dump(verdict)
         late = bool(self.verdict_time) and now - self.verdict_time > GRACE_SECONDS
         if not self.raised and (late or self.overdue(now)):
-            log.critical("%s", self.last_words(now))
+            log.critical("%s", self.final_message(now))
             os._exit(1)  # the backend neither ended nor failed
 
-    def last_words(self, now: float) -> str:
+    def final_message(self, now: float) -> str:
         """What this rank waited for, and the verdict."""
         running = next(iter(self.recorder.running.copy().values()), None)
         waited = f"{running} has waited {now - running.start:.0f} s: " if running else ""

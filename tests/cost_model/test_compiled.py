@@ -3,10 +3,12 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plait.cost_model import compiled as module
 from plait.cost_model.compiled import FunctionCache, compiled, private_directory
+from plait.cost_model.placement.arrays import sort_by
 
 
 def doubled(x):
@@ -59,3 +61,11 @@ def test_another_function_or_constant_is_another_file(cache):
     texts = {tuple(module.sources(f, set())) for f in (compiled(doubled), compiled(lambda x: x))}
     assert len(texts) == 2
     assert isinstance(compiled(doubled)._cache, FunctionCache)
+
+
+def test_an_inner_function_has_no_form_for_python() -> None:
+    """Called with types that it was compiled for, it would end the process."""
+    order = np.zeros(3, np.int64)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="sort_by is called by compiled functions only"):
+            sort_by(np.zeros(3), order, 3)

@@ -134,12 +134,12 @@ def survive(root: Path, every: int = 1) -> Counter[str]:
 
 def fail(folder: Path, disk: Disk, what: Callable[[Path], Any]) -> str:
     """Do it on a failing disk; gives `refused`, `done`, or what an error said that does not name
-    the cause; raises whatever else comes."""
+    the folder; raises whatever else comes."""
     try:
         with failing(disk):
             what(folder)
     except PlaitError as error:
-        return "refused" if os.strerror(disk.code) in str(error) else f"misnamed: {error}"
+        return "refused" if str(folder) in str(error) else f"misnamed: {error}"
     return "done"  # what failed was no more than the removal of old generations
 
 

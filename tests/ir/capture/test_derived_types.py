@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from plait.ir.capture.derived_types import verify_types
+from plait.ir.capture.sources.derived_types import verify_types
 from plait.ir.errors import FileError
 from plait.ir.model.model import Function, Model, Op, Ref
 from plait.ir.model.tensor import TensorType

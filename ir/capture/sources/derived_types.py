@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import FileError
-from ..model.model import Function, Model, Op
-from ..model.tensor import TensorType
-from .execute import run_op
-from .literals import DTYPES, dtype_name
-from .torch_private import DATA_DEPENDENT_ERRORS, FakeTensorMode
+from ...errors import FileError
+from ...model.model import Function, Model, Op
+from ...model.tensor import TensorType
+from ..execute import run_op
+from ..literals import DTYPES, dtype_name
+from ..torch_private import DATA_DEPENDENT_ERRORS, FakeTensorMode
 
 # What fake tensors do not know: results whose shapes are those of values, operators without a rule.
 UNKNOWN = (*DATA_DEPENDENT_ERRORS, NotImplementedError)
