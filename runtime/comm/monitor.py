@@ -83,6 +83,7 @@ class Monitor:
         self.lock, self.dumped, self.raised, self.verdict_time = threading.Lock(), False, False, 0.0
         self.heard: dict[int, tuple[int, float]] = {}  # by rank: its last beat, and when that came
         self.hopeless_looks = 0
+        self.stopped: list[RankState] = []  # ranks that this one found to give no signs of life
         stop = threading.Event()
         self.thread = threading.Thread(
             target=_run, args=(weakref.ref(self), stop, self.period_seconds), daemon=True
@@ -104,6 +105,7 @@ class Monitor:
         late = bool(self.verdict_time) and now - self.verdict_time > GRACE_SECONDS
         if not self.raised and (late or self.overdue(now)):
             log.critical("%s", self.final_message(now))
+            wake(self.stopped)
             os._exit(1)  # the backend neither ended nor failed
 
     def final_message(self, now: float) -> str:
@@ -168,7 +170,7 @@ class Monitor:
         silent |= set(range(self.world)) - after.keys()
         text = diagnose(after, silent, time.time()).text
         verdict = self.store.compare_set(f"{self.prefix}/verdict", "", text).decode()
-        wake([after[rank] for rank in silent & after.keys()])
+        self.stopped = [after[rank] for rank in silent & after.keys()]
         return verdict
 
     def dump(self, verdict: str) -> None:

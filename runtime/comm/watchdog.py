@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from ...ir.errors import PlaitError
 from .flight_recorder import FlightRecorder, RankState
-from .monitor import Monitor, Store
+from .monitor import Monitor, Store, wake
 
 TIMEOUT_SECONDS = 60.0
 WORKING_SECONDS = 1800.0
@@ -90,7 +90,9 @@ class Watchdog:
             return "another rank has probably stopped"
         folder = self.options.dump_folder
         more = f"; `plait inspect {folder}` says who waited for whom" if folder else ""
-        return self.monitor.explain() + more
+        verdict = self.monitor.explain()
+        wake(self.monitor.stopped)
+        return verdict + more
 
     def states(self) -> list[RankState]:
         """What every rank has said last of itself."""
