@@ -21,10 +21,10 @@ import torch
 
 from plait.ir.errors import PlaitError
 from plait.runtime.checkpoint import generations
-from plait.runtime.checkpoint.local_tensor import whole
 from plait.runtime.comm.process_group import Group
 from plait.runtime.comm.watchdog import Watchdog
 from plait.runtime.launch.session import session
+from plait.runtime.state.local_tensor import whole
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS)
 CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "open", "scandir")
