@@ -34,7 +34,7 @@ def earliest_us(problem: PlacementProblem, backward: bool) -> Floats:
     others = work.edges["target"] if backward else work.edges["source"][work.reads]
     spent = quick if backward else quick[work.reads]
     most = int((after - first).max(initial=0))
-    neighbours = Neighbours(
+    neighbours = OperatorNeighbours(
         np.ascontiguousarray(others),
         spent,
         first,
@@ -70,7 +70,7 @@ def quickest_transfer_us(work: GraphArrays) -> Floats:
     return least[work.edges["tensor"]]
 
 
-class Neighbours(NamedTuple):
+class OperatorNeighbours(NamedTuple):
     """The operators that each one waits for, `others[first[v]:after[v]]`, and scratch for those of
     one, `d` at most."""
 
@@ -87,7 +87,7 @@ class Neighbours(NamedTuple):
 
 
 @compiled
-def heads(near: Neighbours, durations: Floats, earliest: Floats, backward: bool) -> None:
+def heads(near: OperatorNeighbours, durations: Floats, earliest: Floats, backward: bool) -> None:
     """Fill `earliest` (n): least microseconds before an operator's start (or after its end).
 
     Some predecessors share its device and run one after the other; the others' data must come over
@@ -122,7 +122,7 @@ def heads(near: Neighbours, durations: Floats, earliest: Floats, backward: bool)
 
 @inner
 def _in_turn(
-    near: Neighbours, durations: Floats, low: int, degree: int, count: int, number: int
+    near: OperatorNeighbours, durations: Floats, low: int, degree: int, count: int, number: int
 ) -> float:
     """Time at which one device has run the `count` latest to arrive, each not before its release;
     `number` is that of this count."""

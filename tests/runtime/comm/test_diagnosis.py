@@ -18,12 +18,12 @@ def recorder(rank: int, *done: str, inside: str = "", ranks=(0, 1, 2, 3)) -> Ran
 def test_the_rank_that_others_wait_for_is_missing() -> None:
     waiting = {rank: recorder(rank, ALL, inside=ALL) for rank in (0, 1, 3)}
     states = waiting | {2: recorder(2, ALL)}
-    found = diagnose(states, (), states[2].last.end + 40)
-    assert found.missing == (2,)
-    assert not found.hopeless  # it is alive
+    diagnosis = diagnose(states, (), states[2].last.end + 40)
+    assert diagnosis.missing == (2,)
+    assert not diagnosis.hopeless  # it is alive
     assert diagnose(states, {2}, 0.0).hopeless
-    assert "rank 2 is missing: it was at step 0, outside collectives for 40 s" in found.text
-    assert "after sum over all ranks 0,1,2,3 (collective 1)" in found.text
+    assert "rank 2 is missing: it was at step 0, outside collectives for 40 s" in diagnosis.text
+    assert "after sum over all ranks 0,1,2,3 (collective 1)" in diagnosis.text
     assert [(w.rank, w.awaited) for w in waits(states)] == [(0, (2,)), (1, (2,)), (3, (2,))]
 
 
@@ -50,9 +50,9 @@ def test_ranks_that_never_came_and_ranks_in_a_circle() -> None:
         0: recorder(0, inside="dp 0,1", ranks=(0, 1)),
         1: recorder(1, inside="tp 0,1", ranks=(0, 1)),
     }
-    found = diagnose(circle, (), 0.0)
-    text = found.text
-    assert found.hopeless
+    diagnosis = diagnose(circle, (), 0.0)
+    text = diagnosis.text
+    assert diagnosis.hopeless
     assert "ranks wait for each other: rank 0 is in sum over dp 0,1" in text
     assert "rank 1 is in sum over tp" in text
 
