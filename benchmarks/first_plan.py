@@ -22,7 +22,7 @@ from plait.planner import PlanOptions
 from plait.planner.search.driver import SearchSpace
 from plait.planner.search.first_plan import first_fitting
 
-CLUSTER, BATCH, SEQ, LAYERS = "8x8xh100", 64, 1024, 1000
+CLUSTER, BATCH, SEQ, LAYERS = "8x8xh100", 64, 512, 1000
 BUDGETS = {"80 GB": None, "4 GiB": 4 << 30}
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
 CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "configs"

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ...ir.errors import FileError
 from ...ir.files.json_files import digest, dump
-from ...ir.files.reading import read_verified
+from ...ir.files.reading import naming, read_verified
 from ...ir.model.tensor import ITEM_BYTES
 from ...ir.model.verify import require
 from ...ir.ranges import Amount, Bytes, Index, Integer
@@ -90,7 +90,7 @@ def save(
 
 def begin(group: Group, folder: Path) -> Path:
     """The directory of a new generation, which begins to exist when complete; all ranks together."""
-    return first_rank(group, lambda: _new_generation(folder))
+    return first_rank(group, naming(folder)(lambda: _new_generation(folder)))
 
 
 def complete(
@@ -111,7 +111,7 @@ def complete(
             files=tuple(sorted((f for row in files for f in row), key=lambda f: f.name)),
             tensors=tuple(sorted({t.name: t for row in described for t in row}.values())),
         )
-        first_rank(group, lambda: _commit(path, manifest))
+        first_rank(group, naming(path)(lambda: _commit(path, manifest)))
     except FileError:
         if group.rank == 0:
             shutil.rmtree(path, ignore_errors=True)
@@ -138,7 +138,7 @@ def find(
 
     Raises FileError naming the file that is missing or damaged.
     """
-    complete = first_rank(group, lambda: generations(folder))
+    complete = first_rank(group, naming(folder)(lambda: generations(folder)))
     candidates = _candidates(folder, complete, generation)
     problems = list[str]()
     for path in candidates:
@@ -296,7 +296,7 @@ def _files_of(path: Path, rank: int) -> list[StoredFile]:
 
 
 def _stored(path: Path) -> StoredFile:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return StoredFile(path.name, path.stat().st_size, file_digest(file, "sha256").hexdigest())
 
 
