@@ -40,7 +40,7 @@ from plait.tests.faults import random_models
 
 PATIENCE_SECONDS = 2e-3  # for gloo's threads, on a machine that has fewer processors than ranks
 STEPS = 2  # the second has the optimizer's states from the start
-HIDDEN = "mixture of experts"  # its backward differentiates inside one operator: the count is blind
+HIDDEN = "mixture of experts"  # it works inside one operator: the count is blind
 MODELS = {
     **zoo.ZOO,
     "wide": partial(zoo.llama, hidden_size=256, intermediate_size=512),
