@@ -94,12 +94,12 @@ class PlaceReport(ServeReport, frozen=True):
     """`plait place`; `device`: of every operator, `peak_memory`: bytes of every device."""
 
     device: dict[str, int]
-    order: list[str]
+    order: list[int]
     makespan_us: float
     lower_bound_us: float
     gap: float
     status: str
-    peak_memory: list[int]
+    peak_memory: list[float]
     algorithm: str
     time_s: float
     link: str
@@ -222,11 +222,12 @@ class Verified(ServeReport, frozen=True):
 
 
 class VerifyReport(Verified, frozen=True, kw_only=True, omit_defaults=True):
-    """`plait verify`: in float64 and, of plans in 16 bits, in their own precision."""
+    """`plait verify`: in float64 and, of plans in 16 bits, in their own precision; `scale`: what was
+    made smaller under `--scale`."""
 
     bf16: Verified | None = None
     fp16: Verified | None = None
-    scale: str = ""
+    scale: dict[str, Any] | None = None
 
 
 class FuzzOutcome(ServeReport, frozen=True, omit_defaults=True):
