@@ -42,6 +42,9 @@ def test_a_row_becomes_a_strategy():
     assert run.micro_batches == 4
     sharded = read_run({**ROW, "shard_group": "2"})
     assert str(sharded.layout.strategy) == "pp=2,dp=2,zero1=2,tp=2,sp"
+    alone = read_run({**ROW, "dp": "1", "cp": "4", "zero_stage": "3", "global_batch": "8"})
+    assert str(alone.layout.strategy) == "pp=2,zero3=1,cp=4,tp=2,sp"  # sharded over context ranks
+    assert read_run({**ROW, "recompute": "none/selective (not printed)"}).recompute == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,20 @@ def test_recomputing_trades_memory_for_time(predictor):
     full = predict(predictor, **shape, recompute="full")
     assert whole_activations.step_seconds < half.step_seconds < full.step_seconds
     assert whole_activations.allocated_bytes > half.allocated_bytes > full.allocated_bytes
+
+
+def test_sharded_tokens_are_saved_as_shards(predictor):
+    """Sequence parallelism saves what it gathers again: a layer's inputs shrink by the ranks."""
+    shape = {"microbatch": 8, "seq_len": 2048, "global_batch": 128, "tp": 4, "pp": 1, "dp": 4}
+    split, copied = (predict(predictor, **shape, sp=sp) for sp in (1, 0))
+    assert split.allocated_bytes < 0.8 * copied.allocated_bytes
+
+
+def test_a_measurement_says_what_it_counts(predictor):
+    run = predict(predictor)
+    device, blocks, tensors = map(run.measured_bytes, ("nvidia-smi", "torch max reserved", ""))
+    assert (device, blocks, tensors) == (run.peak_bytes, run.reserved_bytes, run.allocated_bytes)
+    assert device > blocks > tensors
 
 
 def test_fused_attention_is_faster_and_smaller(predictor):

@@ -72,6 +72,22 @@ def test_states_spread_over_every_axis_that_repeats_them():
     assert terms("zero1=2,cp=4", stage, spread)["optimizer"] == 6000
 
 
+def test_zero_shards_over_context_ranks_where_the_framework_does():
+    joined = replace(GENERATED, shards_over=("cp",))
+    sharded = BatchAxes(parse_strategy("zero3=2,cp=4"), CLUSTER, execution=joined)
+    assert sharded.local_bytes(8000, "parameter") == 1000
+    assert sharded.model_axes == []  # gradients are scattered over both axes at once
+    assert BatchAxes(parse_strategy("dp=2,cp=4"), CLUSTER, execution=joined).degree == 1
+
+
+def test_weights_stay_whole_beneath_a_pipeline_where_the_framework_keeps_them():
+    whole = replace(GENERATED, whole_in_pipelines=True)
+    piped = BatchAxes(parse_strategy("pp=2,zero3=4"), CLUSTER, execution=whole)
+    assert piped.sharded_kinds == {"optimizer"}
+    alone = BatchAxes(parse_strategy("zero3=4"), CLUSTER, execution=whole)
+    assert alone.sharded_kinds == {"parameter", "gradient", "optimizer"}
+
+
 def test_what_follows_the_loss_waits_once():
     stage = replace(STAGE, last_saved_bytes=SAVED // 2)
     assert terms("dp=8", stage, waiting=5)["activations"] == 5 * SAVED // 2 + SAVED // 2
