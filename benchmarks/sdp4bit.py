@@ -60,7 +60,7 @@ class Case(NamedTuple):
             "inter_node_gbps_per_gpu": rate, "tp": self.tensor, "pp": self.pipeline, "dp": data,
             "zero_stage": 1, "microbatch": samples, "grad_accum": 1, "seq_len": 2048,
         }  # fmt: skip
-        words = {
+        texts = {
             "framework": "Megatron-LM",
             "precision": "bf16",
             "gpu": device,
@@ -94,7 +94,7 @@ def cases(path: Path) -> Iterator[Case]:
 
 
 def measured_seconds(case: Case, samples: int) -> float:
-    """Seconds of a baseline's step: Megatron's count of a layer's products, thrice for both directions."""
+    """Seconds of a baseline's step by Megatron's count of the products of a step."""
     layers, hidden, _ = SIZES[case.model]
     tokens = 2048 * samples
     flops = (
