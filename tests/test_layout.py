@@ -35,7 +35,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"operators", "pipeline"},
         {"memory", "placement"},
         {"explain"},
-        {"calibration", ".what_if"},
+        {"calibration", ".what_if", ".rates"},
     ],
     "planner": [
         {"question", "solvers"},

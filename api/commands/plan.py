@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     traced = time.perf_counter()
     request = _request(model, cluster, options)
     plan = _search(request, cluster, source)
-    if arguments.front and cluster.parts:
-        raise UsageError("--front plans for clusters of one kind of device")
+    if arguments.front and (cluster.parts or request.options.chooses_devices):
+        raise UsageError("--front plans for all devices of a cluster of one kind, by time")
     pareto = _pareto_plans(request, cluster, model.batch) if arguments.front else []
     end = time.perf_counter()
     _write(arguments.output, plan, "plait/plan")

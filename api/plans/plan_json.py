@@ -45,6 +45,8 @@ def plan_json(plan: Plan, times: dict[str, float]) -> dict[str, Any]:
         "tokens_per_s": prediction.tokens_per_second,
         "samples_per_s": prediction.samples_per_second,
         "mfu": prediction.mfu,
+        "dollars": prediction.dollars_per_step,
+        "joules": prediction.joules_per_step,
         "memory": [
             {
                 "devices": [plan.ranks_of(s)[0], plan.ranks_of(s)[-1]],

@@ -58,7 +58,8 @@ class PlannedGroup(ServeReport, frozen=True):
 
 
 class PlanReport(ServeReport, frozen=True):
-    """`plait plan --json` and the method `plan`; seconds, bytes and fractions."""
+    """`plait plan --json` and the method `plan`; seconds, bytes and fractions, dollars and joules of a
+    step where the cluster says what devices cost. `groups`: where stages are device groups."""
 
     status: Literal["optimal", "feasible"]
     gap: float
@@ -76,6 +77,8 @@ class PlanReport(ServeReport, frozen=True):
     global_batch: int
     strategy_text: str = msgspec.field(name="word")
     front: tuple[dict[str, Any], ...] = ()
+    dollars: float | None = None
+    joules: float | None = None
 
 
 class CandidateRow(ServeReport, frozen=True):

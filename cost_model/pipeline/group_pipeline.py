@@ -57,13 +57,13 @@ def gradient_sum_seconds(plan: Plan, number: int) -> float:
     """Seconds in which a group adds up its gradients with those of other groups: to the first group of
     its calls and back, and where it is the first, of all others."""
     return sum(
-        2 * send_seconds(_shared_bytes(plan, number, other), link_between(plan, number, other))
+        2 * send_seconds(shared_bytes(plan, number, other), link_between(plan, number, other))
         for other in range(len(plan.groups))
-        if other != number and (number, other) in _summing_pairs(plan)
+        if other != number and (number, other) in summing_pairs(plan)
     )
 
 
-def _summing_pairs(plan: Plan) -> set[tuple[int, int]]:
+def summing_pairs(plan: Plan) -> set[tuple[int, int]]:
     """Groups that exchange gradients, both ways round."""
     pairs: set[tuple[int, int]] = set()
     for call in {stage.model_chunks[0][0] for stage in plan.stages}:
@@ -72,7 +72,7 @@ def _summing_pairs(plan: Plan) -> set[tuple[int, int]]:
     return pairs
 
 
-def _shared_bytes(plan: Plan, one: int, other: int) -> int:
+def shared_bytes(plan: Plan, one: int, other: int) -> int:
     """Bytes per device of trained weights that two groups both have, in proportion to their calls."""
     (a, b), (c, d) = plan.stages[one].model_chunks[0], plan.stages[other].model_chunks[0]
     trained = sum(share.bytes.trained_bytes for share in plan.stages[one].bytes_by_strategy)

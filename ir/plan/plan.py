@@ -110,7 +110,8 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Prediction(msgspec.Struct, frozen=True):
-    """Predicted speed of a step. `mfu` and `bubble` are fractions; `model_flops` is per step."""
+    """Predicted speed of a step. `mfu` and `bubble` are fractions; `model_flops` is per step, as are
+    dollars and joules where the cluster says what its devices cost."""
 
     step_seconds: Seconds = 0.0
     tokens_per_second: Rate = 0.0
@@ -118,6 +119,8 @@ class Prediction(msgspec.Struct, frozen=True):
     mfu: Amount = 0.0
     bubble: Share = 0.0
     model_flops: Amount = 0.0
+    dollars_per_step: Amount | None = None
+    joules_per_step: Amount | None = None
 
 
 class Alternative(msgspec.Struct, frozen=True, omit_defaults=True):

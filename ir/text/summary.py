@@ -76,6 +76,7 @@ def plan_summary(plan: Plan) -> str:
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}"
         + (f", engine {plan.engine}" if plan.engine != "plait" else ""),
     ]
+    lines += [f"  costs     {text}" for text in (costs_of_step(plan),) if text]
     lines += [
         f"  compress  {c.subject} over {c.role}: {c.program} ({c.strategy})"
         for c in plan.compression
@@ -102,6 +103,14 @@ def plan_summary(plan: Plan) -> str:
     searched = "in the searched space" if plan.complete else "when the search was stopped"
     lines.append(f"  {plan.status} {searched} under the cost model, gap {plan.gap:.2%}")
     return "\n".join(lines)
+
+
+def costs_of_step(plan: Plan) -> str:
+    """`0.0123 dollars, 560 J a step`; empty where the cluster does not say what devices cost."""
+    dollars, joules = plan.prediction.dollars_per_step, plan.prediction.joules_per_step
+    parts = [] if dollars is None else [f"{dollars:.4g} dollars"]
+    parts += [] if joules is None else [f"{joules:.4g} J"]
+    return f"{', '.join(parts)} a step" if parts else ""
 
 
 def schedule(plan: Plan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...cost_model.rates import with_rates
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.mixed import as_uniform
 from ...ir.errors import UsageError
@@ -10,20 +11,34 @@ from ...ir.passes import Observer
 from ...ir.plan.plan import Plan
 from ..question.options import PlanOptions
 from ..search.plan import plan as plan_uniform
+from .objective import plan_for_objective
 from .search import MixedSearch
 
 
 def plan(
     model: Model, cluster: Cluster, options: PlanOptions, observer: Observer | None = None
 ) -> Plan:
-    """The fastest plan found that fits; the best so far where time is up.
+    """The best plan found that fits and keeps the limits; the best so far where time is up.
 
-    Raises InfeasibleError (nothing fits), LimitError (time was up before anything that fits was
-    found) and UsageError.
+    Raises InfeasibleError (nothing fits or keeps the limits), LimitError (time was up before anything
+    that fits was found) and UsageError.
     """
+    options.check()
+
+    def search(devices: Cluster, options: PlanOptions) -> Plan:
+        return with_rates(fastest(model, devices, options, observer))
+
+    if options.chooses_devices:
+        return plan_for_objective(cluster, options, search)
+    return search(cluster, options)
+
+
+def fastest(
+    model: Model, cluster: Cluster, options: PlanOptions, observer: Observer | None = None
+) -> Plan:
+    """The fastest plan found that fits; the best so far where time is up."""
     if not cluster.parts:
         return plan_uniform(model, cluster, options, observer)
-    options.check()
     if options.pins or options.compress != "none" or options.gradient_precision:
         raise UsageError(
             "a mixed cluster is planned without --pin, --compress and --gradient-precision"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Annotated, Any
 
 import msgspec
@@ -31,6 +32,7 @@ OPTIMIZERS: dict[str, int] = {  # state tensors that are as large as their param
 }
 # fmt: on
 PER_TENSOR = ("adafactor", "muon", "lamb", "lars", "shampoo", "soap")  # step on whole tensors
+OBJECTIVES = ("time", "dollars", "energy")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
 MEMORY_ACTIONS = ("keep", "recompute", "offload", "split")  # kinds of actions, or one action
 FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))  # of a weight, sharded over zero3
@@ -147,6 +149,20 @@ class PlanOptions(msgspec.Struct, frozen=True):
             help="of search; then the best plan so far, exit code 4",
         ),
     ] = None
+    objective: Annotated[
+        str,
+        Option(
+            choices=OBJECTIVES,
+            help="what is least: seconds of a step, its dollars, or its energy; the last two choose "
+            "devices as well, by the [rates] of the cluster's file",
+        ),
+    ] = "time"
+    budget: Annotated[
+        float | None, Option(metavar="DOLLARS", help="most dollars that a step may cost")
+    ] = None
+    at_least: Annotated[
+        float | None, Option(metavar="SAMPLES", help="fewest samples a second that are trained")
+    ] = None
     seed: Annotated[int, Option(help="of random choices, kept in the plan")] = 0
     bounds: tuple[int, ...] | None = None
     model_chunks: int | None = None
@@ -169,6 +185,12 @@ class PlanOptions(msgspec.Struct, frozen=True):
             or (text not in MEMORY_ACTIONS and engine.allows_action(MemoryAction.parse(text)))
         )
 
+    @property
+    def chooses_devices(self) -> bool:
+        """Whether fewer devices than the cluster's may be the answer."""
+        limited = self.budget is not None or self.at_least is not None
+        return self.objective != "time" or limited
+
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]
         if unknown:
@@ -178,6 +200,11 @@ class PlanOptions(msgspec.Struct, frozen=True):
             raise UsageError(unknown_name("memory action", "".join(strange[:1]), MEMORY_ACTIONS))
         if self.schedule != "auto":
             schedule_named(self.schedule)
+        if self.objective not in OBJECTIVES:
+            raise UsageError(unknown_name("objective", self.objective, OBJECTIVES))
+        for what, amount in (("budget", self.budget), ("at_least", self.at_least)):
+            if amount is not None and not 0 < amount < inf:
+                raise UsageError(f"{what} {amount} is not above 0")
         limit = self.time_limit_seconds
         if limit is not None and not limit > 0:
             raise UsageError(f"a time limit of {limit} is not a number of seconds")
