@@ -3,10 +3,10 @@
     python benchmarks/schedules.py                          Llama-2-7B over 8 stages of MI300X
     python benchmarks/schedules.py --samples 1 --micro-batches 64
 
-The published rows are throughput and peak memory relative to 1F1B, of Llama-2-7B on one node of eight MI300X
-with eight stages (AMD, 2025, Primus-Pipeline). Predictions come from plans: every schedule is simulated with
-the seconds and bytes of the plan's stages, all with equally many layers per chunk as they had; nothing is
-fitted. Micro-batches and their samples are options, because the source does not name them.
+The published rows are throughput and peak memory relative to 1F1B, of Llama-2-7B on one node of eight
+MI300X with eight stages (AMD, 2025, Primus-Pipeline). Predictions come from plans: every schedule is
+simulated with the seconds and bytes of the plan's stages; nothing is fitted. Micro-batches and their
+samples are options, because the source does not name them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import NamedTuple
 import torch
 
 from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
 from plait.ir.errors import UsageError
+from plait.ir.lowering.cast import in_precision
 from plait.ir.model.model import Model
 from plait.ir.plan.plan import Plan
 from plait.ir.plan.schedules.registry import SCHEDULES
