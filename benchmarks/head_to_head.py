@@ -167,7 +167,8 @@ def main(arguments: Sequence[str]) -> int:
         print("\n".join(table(rows)))
     if options.output:
         Path(options.output).write_text(document(rows))
-    return int(any(max(r or 0.0 for r in row[5:8]) > 1.0 for row in rows))
+    slower = [row for row in rows if any((ratio or 0.0) > 1.0 for ratio in row[5:8])]
+    return int(bool(slower) or any(row.failed for row in rows))
 
 
 if __name__ == "__main__":

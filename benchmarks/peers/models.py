@@ -153,7 +153,7 @@ def llama(sizes: Sizes) -> Decoder:
     return Decoder(LlamaEmbedding(sizes), blocks, nn.Sequential(nn.RMSNorm(sizes.width), head))
 
 
-MODELS = {"gpt2": (gpt2, Sizes(256, 4, 8)), "llama": (llama, Sizes(384, 4, 6, dropout=0.0))}
+MODELS = {"gpt2": (gpt2, Sizes(256, 4, 8)), "llama": (llama, Sizes(384, 4, 8, dropout=0.0))}
 
 
 def build(name: str, batch: int = 0) -> tuple[Decoder, dict[str, Tensor]]:

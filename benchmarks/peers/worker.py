@@ -119,11 +119,8 @@ def main(jobs: str, rows: str) -> None:
         for job in todo["jobs"]:
             try:
                 row = compared(Job(**job), todo["rounds"], pool)
-            except Exception as error:  # a peer that cannot run this: the row says so
-                if job["compiled"]:
-                    row = {**job, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
-                else:
-                    raise
+            except Exception as error:  # one that cannot run this, on every rank: the row says so
+                row = {**job, "failed": f"{type(error).__name__}: {error}".splitlines()[0]}
             torch._dynamo.reset()
             if rank == 0:
                 file.write(json.dumps(row) + "\n")
