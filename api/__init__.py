@@ -2,7 +2,6 @@
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING costs a module; checkers know the name
 if TYPE_CHECKING:
-    from ..ir.devices.cluster import Cluster as Cluster
     from ..ir.errors import FileError as FileError
     from ..ir.errors import InfeasibleError as InfeasibleError
     from ..ir.errors import MismatchError as MismatchError
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from ..runtime.execution.sampler import GlobalBatchSampler as GlobalBatchSampler
     from ..runtime.program import Program as Program
     from .elastic import open_program as open_program
+    from .named_cluster import Cluster as Cluster
     from .placement import place as place
     from .plans.engine_plans import export as export
     from .plans.explanation import explain as explain
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from .python import plan as plan
     from .python import trace as trace
     from .torch_engine import apply as apply
+    from .workflow import compile as compile
+    from .workflow import diff as diff
+    from .workflow import load_cluster as load_cluster
+    from .workflow import load_model as load_model
+    from .workflow import simulate as simulate
+    from .workflow import verify as verify
 
 _ERRORS = (
     "FileError",
@@ -36,31 +42,38 @@ _ERRORS = (
     "VerifyError",
 )
 _MODULES = {
-    "Cluster": "plait.ir.devices.cluster",
+    "Cluster": "plait.api.named_cluster",
     "GlobalBatchSampler": "plait.runtime.execution.sampler",
     "Model": "plait.ir.model.model",
     "Plan": "plait.api.plans.plan_object",
     "Program": "plait.runtime.program",
     "apply": "plait.api.torch_engine",
+    "compile": "plait.api.workflow",
+    "diff": "plait.api.workflow",
     "explain": "plait.api.plans.explanation",
     "export": "plait.api.plans.engine_plans",
     "export_safetensors": "plait.runtime.checkpoint.safetensors",
+    "load_cluster": "plait.api.workflow",
+    "load_model": "plait.api.workflow",
     "load_plan": "plait.api.plans.plan_object",
     "load_safetensors": "plait.runtime.checkpoint.safetensors",
     "open_program": "plait.api.elastic",
     "parallelize": "plait.api.python",
     "place": "plait.api.placement",
     "plan": "plait.api.python",
+    "simulate": "plait.api.workflow",
     "trace": "plait.api.python",
+    "verify": "plait.api.workflow",
     **dict.fromkeys(_ERRORS, "plait.ir.errors"),
 }
 
 # fmt: off
 __all__ = [
     "Cluster", "FileError", "GlobalBatchSampler", "InfeasibleError", "MismatchError", "Model",
-    "PlaitError", "Plan", "Program", "TraceError", "UsageError", "VerifyError", "apply", "explain",
-    "export", "export_safetensors", "load_plan", "load_safetensors", "open_program", "parallelize",
-    "place", "plan", "trace",
+    "PlaitError", "Plan", "Program", "TraceError", "UsageError", "VerifyError", "apply",
+    "compile", "diff", "explain", "export", "export_safetensors", "load_cluster", "load_model",
+    "load_plan", "load_safetensors", "open_program", "parallelize", "place", "plan", "simulate",
+    "trace", "verify",
 ]
 # fmt: on
 

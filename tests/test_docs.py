@@ -99,3 +99,16 @@ def exists(folder: Path, path: str) -> bool:
     if "*" in path:
         return any(folder.glob(path))
     return (folder / path).exists() or (folder / f"{path}.py").exists()
+
+
+def test_the_glossary_of_the_site_is_that_of_contributors():
+    row = re.compile(r"^\| .+ \| .+ \|$", re.MULTILINE)
+    glossary = set(row.findall((ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")))
+    assert glossary
+    assert glossary <= set(row.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+
+
+def test_the_site_lists_documents_that_exist():
+    listed = set(re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert len(listed) >= 15
+    assert listed <= {path.name for path in (ROOT / "docs").glob("*.md")}

@@ -66,7 +66,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {".compilation", "parallel", ".check", "serve", ".torch_engine"},
         {".python", ".scaled_down"},
         {"commands", ".elastic"},
-        {".cli"},
+        {".cli", ".named_cluster", ".workflow"},
     ],
 }
 FAMILIES = {"ir/ops", "api/commands"}  # of one kind: they may hold more files

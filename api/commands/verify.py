@@ -71,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ...runtime.verification.verify import verify
 
     with scratch_folder("verify-command") as scratch:
-        case = _case(arguments, scratch)
+        case = case_of(arguments, scratch)
         for line in () if arguments.json else case.notes:
             print(line, flush=True)
-        jobs = _jobs(arguments, case, scratch)
+        jobs = jobs_of(arguments, case, scratch)
         verdicts = verify(jobs, case.target.ranks, arguments.timeout)
     passed = all(verdict.passed for verdict in verdicts)
     if arguments.json:
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _jobs(arguments: argparse.Namespace, case: VerificationCase, scratch: Path) -> list[Job]:
+def jobs_of(arguments: argparse.Namespace, case: VerificationCase, scratch: Path) -> list[Job]:
     """The jobs that verify the programs of a plan: in float64, and of 16 bits as it will train."""
     from ...codegen import write_program
     from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
@@ -158,7 +158,7 @@ def _json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _case(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
+def case_of(arguments: argparse.Namespace, scratch: Path) -> VerificationCase:
     """What is verified; files that it needs are written to `scratch`."""
     from ..compilation import VerificationCase, read_target
     from ..scaled_down import scaled_down_case

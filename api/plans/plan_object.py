@@ -9,12 +9,60 @@ import msgspec
 from ...ir.model.model import Model
 from ...ir.plan import plan as ir
 
+LARGEST_FRAME = 2_000_000  # characters of a page inside a notebook
+
 
 class Plan(ir.Plan, frozen=True):
     """A plan: who does what, and what it is predicted to cost. `print(plan)` gives its text form.
 
     Made by `plait.plan` and `plait.load_plan`; its fields are those of its file.
     """
+
+    @property
+    def step_seconds(self) -> float:
+        """Predicted seconds of a step."""
+        return self.prediction.step_seconds
+
+    @property
+    def strategy(self) -> str:
+        """The strategies in one line: `pp=2,zero1=32`."""
+        return self.strategy_text
+
+    def why_not(self, strategy: str, model: Model | None = None) -> str:
+        """Another strategy beside this plan: seconds and bytes by term, and whether it would fit.
+
+        `model` is the one that was planned; without it the file that the plan names is read. Raises
+        UsageError where there is neither, or the model cannot be split so.
+        """
+        from .comparison import comparison, plan_with_strategy
+        from .plan_model import model_of_plan
+
+        traced = model_of_plan(self, None, None, None) if model is None else model
+        return comparison(self, plan_with_strategy(self, traced, strategy))
+
+    def __repr__(self) -> str:
+        from ...ir.text.units import gib, seconds
+
+        return (
+            f"<plait.Plan {self.model} on {self.cluster.name}: {self.strategy}, "
+            f"{seconds(self.step_seconds)}/step, {gib(self.peak_bytes)} of "
+            f"{gib(self.memory_limit_of(0))}>"
+        )
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
+    def _repr_html_(self) -> str:
+        """The page of the plan in a notebook, in a frame of its own; where it is large, its summary."""
+        from html import escape
+
+        from ..view import render, report_of_plan
+
+        page = render(report_of_plan(self))
+        if len(page) > LARGEST_FRAME:
+            return f"<pre>{escape(str(self))}</pre>"
+        frame = 'sandbox="allow-scripts" style="width:100%;height:900px;border:0"'
+        return f'<iframe {frame} srcdoc="{escape(page)}"></iframe>'
 
     def __str__(self) -> str:
         from ...ir.text.summary import plan_summary
