@@ -94,7 +94,7 @@ def priced(schedule: str, options: argparse.Namespace) -> Row | None:
 def planned(schedule: str, options: argparse.Namespace) -> Plan:
     """Everything is kept, and memory is no limit."""
     batch = options.samples * options.micro_batches
-    asked = PlanOptions(
+    question = PlanOptions(
         precision="bf16",
         gradient_precision="fp32",
         pins=pin_all(f"pp={options.stages}"),
@@ -103,7 +103,7 @@ def planned(schedule: str, options: argparse.Namespace) -> Plan:
         memory_bytes=1 << 50,
         schedule=schedule,
     )
-    return plan(traced(batch), load_cluster(options.cluster), asked)
+    return plan(traced(batch), load_cluster(options.cluster), question)
 
 
 def traced(batch: int) -> Model:

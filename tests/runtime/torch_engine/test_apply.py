@@ -168,11 +168,11 @@ def test_values_pass_through_chunks_that_do_not_read_them():
     graph = Graph()
     batch = graph.placeholder("batch")
     first = graph.call_module("submod_0", (batch,))
-    made, angles = (graph.call_function(operator.getitem, (first, i)) for i in range(2))
-    second = graph.call_module("submod_1", (made,))
+    hidden, angles = (graph.call_function(operator.getitem, (first, i)) for i in range(2))
+    second = graph.call_module("submod_1", (hidden,))
     graph.output((graph.call_module("submod_2", (second, angles)),))
     rows = chunk_values(graph)
-    assert rows[1].arriving == (made.name, angles.name)
+    assert rows[1].arriving == (hidden.name, angles.name)
     assert set(rows[1].leaving) == {second.name, angles.name}
     assert rows[2].leaving == rows[2].results
 
