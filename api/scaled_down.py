@@ -16,7 +16,7 @@ from ..planner.interop.shrink import ShrunkPlan, shrink, uncovered
 from .compilation import VerificationCase, target_of_plan
 from .formats import files
 from .formats.model_source import ModelSource
-from .plans.plan_object import load_plan
+from .plans.plan_object import load_uniform_plan
 
 RANKS = 4
 AMPLE_BYTES = 1 << 50  # a memory limit that no small model meets: its program is what is tested
@@ -81,7 +81,7 @@ def _plan(path: Path, source: ModelSource, ranks: int | None) -> Plan:
         raise UsageError(f"--ranks {ranks} is not a number of ranks")
     if files.format_of(path) != "plait/plan":
         raise UsageError(f"{path} is no plan: --scale tiny is for plans")
-    return load_plan(path)
+    return load_uniform_plan(path, "--scale tiny")
 
 
 def _small_source(source: ModelSource, shrunk: ShrunkPlan, scratch: Path) -> SmallSource:

@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..formats import files
     from ..plans.engine_plans import export, suffix_of
-    from ..plans.plan_object import load_plan
+    from ..plans.plan_object import load_uniform_plan
 
-    plan = load_plan(arguments.plan)
+    plan = load_uniform_plan(arguments.plan, "export")
     text = export(plan, arguments.to, _model(plan, arguments), suffix_of(arguments.output))
     if arguments.output:
         files.write_text(Path(arguments.output), text)

@@ -141,9 +141,9 @@ def _arenas(
 def _pack_plan(arguments: argparse.Namespace, capacity: int | None, limit_seconds: float) -> int:
     from ..formats.buffer_files import COLUMNS, buffer_rows, write_rows
     from ..plans.plan_model import model_of_plan
-    from ..plans.plan_object import load_plan
+    from ..plans.plan_object import load_uniform_plan
 
-    plan = load_plan(Path(arguments.buffers))
+    plan = load_uniform_plan(Path(arguments.buffers), "pack")
     model = model_of_plan(plan, arguments.model, arguments.batch, arguments.seq)
     start = time.perf_counter()
     with progress("packing"):

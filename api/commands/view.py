@@ -64,13 +64,13 @@ def _beside(paths: list[Path], format_: str) -> str:
 
 def _rendered(path: Path, format_: str, model_file: str | None) -> str:
     from ..formats import files
-    from ..plans.plan_object import load_plan
+    from ..plans.plan_object import load_plan, load_uniform_plan
     from ..view import FORMATS, plan_trace
 
     if format_ == "galvatron":
         from ..formats.galvatron_files import galvatron_text
 
-        return galvatron_text(load_plan(path))
+        return galvatron_text(load_uniform_plan(path, "Galvatron"))
     if format_ == "chrome-trace" and files.format_of(path) == "plait/plan":
         return plan_trace(load_plan(path))
     return FORMATS[format_](_report(path, model_file))

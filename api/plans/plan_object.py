@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from ...ir.errors import UsageError
 from ...ir.model.model import Model
 from ...ir.plan import plan as ir
 
@@ -103,3 +104,16 @@ def load_plan(path: str | Path) -> Plan:
     from ..formats.files import read
 
     return with_methods(read(Path(path), ir.Plan, "plait/plan"))
+
+
+def load_uniform_plan(path: str | Path, what: str) -> Plan:
+    """Read a plan for `what`, which knows equal stages alone.
+
+    Raises FileError as `load_plan` does, UsageError for a plan whose stages are device groups."""
+    plan = load_plan(path)
+    if plan.groups:
+        raise UsageError(
+            f"{path}: its {len(plan.groups)} stages are device groups, which {what} cannot take; plan "
+            "for devices of one kind"
+        )
+    return plan
