@@ -126,14 +126,14 @@ def compiled(schedule: str, options: argparse.Namespace, place: Path) -> None:
     count = 2 * options.stages
     module, batch = source(count, options.micro_batches)
     model = trace(module, batch)
-    asked = PlanOptions(
+    choices = PlanOptions(
         optimizer="sgd",
         pins=pin_all(f"pp={options.stages}"),
         micro_batches=options.micro_batches,
         memory_actions=("keep",),
         schedule=schedule,
     )
-    answer = plan(model, load_cluster(f"local:{options.stages}"), asked)
+    answer = plan(model, load_cluster(f"local:{options.stages}"), choices)
     assert answer.chunks_per_stage == 2, answer.chunks_per_stage
     write_program(compile_program(answer, model), place)
 
