@@ -291,7 +291,9 @@ def _sync_directory(path: Path) -> None:
 
 def _files_of(path: Path, rank: int) -> list[StoredFile]:
     """What a rank has written of a generation."""
-    files = sorted(path.glob(f"__{rank}_*")) + ([path / tensor_files.METADATA] if rank == 0 else [])
+    with naming(path):
+        files = sorted(path.glob(f"__{rank}_*"))
+    files += [path / tensor_files.METADATA] if rank == 0 else []
     return [_stored(file) for file in files]
 
 

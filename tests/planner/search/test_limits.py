@@ -1,11 +1,14 @@
 """A search that is stopped gives the best so far; one without a plan says what would give one."""
 
+from unittest import mock
+
 import pytest
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.errors import InfeasibleError, LimitError, UsageError
 from plait.planner import PlanOptions, plan
 from plait.planner.search.driver import SearchSpace
+from plait.planner.search.first_plan import MOST_TRIED, first_fitting
 
 
 def test_time_that_is_up_leaves_a_plan_or_says_so(traced):
@@ -66,3 +69,15 @@ def test_changes_to_what_does_not_fit_do_fit(traced):
     )
     found = plan(model, cluster, PlanOptions(memory_actions=actions, memory_bytes=budget))
     assert found.prediction.step_seconds == pytest.approx(changes["all roles"]["step_time_s"])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_a_first_plan_takes_few_prices(traced, share):
+    """The time of a first plan is that of a few prices, whether one fits or not."""
+    cluster = load_cluster("2x4xh100")
+    limit = cluster.device.runtime_overhead_bytes + int(share * (1 << 30))
+    space = SearchSpace.create(traced("gpt2"), cluster, PlanOptions(memory_bytes=limit))
+    with mock.patch.object(space.pricer, "assemble", wraps=space.pricer.assemble) as priced:
+        first = first_fitting(space)
+    assert (first is not None) == (share > 0)
+    assert 1 <= priced.call_count <= 20 * MOST_TRIED
