@@ -6,6 +6,10 @@ element types, and operators that nobody declared. Nothing is computed and nothi
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -24,13 +28,24 @@ def verify_types(model: Model) -> None:
     """Raises FileError with the JSON path of the first operator that torch does not let give the types
     that the file says, from those of its operands."""
     known: set[tuple[object, ...]] = set()
-    with FakeTensorMode(), torch.no_grad():
+    with _quiet(), FakeTensorMode(), torch.no_grad():
         for i, function in enumerate(model.functions):
             for j, op in enumerate(function.ops):
                 signature = (op.target, repr((op.args, op.kwargs)), *_types(function, op))
                 if signature not in known:
                     known.add(signature)
                     _verify(op, function, f"$.functions[{i}].ops[{j}]")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own report of an operator that it refuses."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def _types(function: Function, op: Op) -> list[TensorType]:
