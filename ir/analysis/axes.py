@@ -11,7 +11,6 @@ from __future__ import annotations
 from math import gcd
 
 import msgspec
-from msgspec.structs import replace
 
 from .. import ops as _declarations  # noqa: F401  # pyright: ignore[reportUnusedImport]  (registers)
 from ..model.layout import PARTIAL, REPLICATE, AxisPlacement, Factors
@@ -191,16 +190,12 @@ Bound = tuple[Loops | None, dict[str, list[int]]]
 def _connect(
     op: Op, function: Function, dims: dict[int, list[list[int]]], union: _Factors
 ) -> Bound:
-    """Bind an operator's loops to factors and unify them with the dims of its values.
-
-    Loops of a dim that other operators factor otherwise (groups of concatenated channels) are whole.
-    """
+    """Bind an operator's loops to factors and unify them with the dims of its values."""
     declared = declaration(site_of(op, function.types))
     if declared is None:
         return None, {}
     bound = {loop.name: union.new(loop.size) for loop in declared.loops}
     values = (*op.operands(), *op.results)
-    whole: set[str] = set()
     for value, tensor in zip(values, (*declared.inputs, *declared.outputs), strict=True):
         if value < 0:
             continue
@@ -209,19 +204,8 @@ def _connect(
             if union.compatible(dims[value][position], merged):
                 union.unify(dims[value][position], merged)
             else:
-                whole |= set(dim)
-    return (_with_whole(declared, whole) if whole else declared), bound
-
-
-def _with_whole(declared: Loops, names: set[str]) -> Loops:
-    """A declaration some of whose loops may not be split where the operator stands."""
-    return replace(
-        declared,
-        loops=tuple(
-            replace(loop, kind="whole") if loop.name in names else loop for loop in declared.loops
-        ),
-        pairs=tuple(pair for pair in declared.pairs if not names & set(pair)),
-    )
+                return None, {}
+    return declared, bound
 
 
 def _opaque(op: Op) -> OpAxes:
