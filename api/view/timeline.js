@@ -50,7 +50,7 @@ function timelineChart(node, report, cursor, traffic) {
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", `timeline of one step, ${time(end)}, ${data.rows.length} rows; arrows walk from slot to slot, plus and minus zoom`);
   const row = Math.max(11, Math.min(26, Math.floor(352 / data.rows.length))), curves = memoryCurves(data, rows), axis = 24;
-  const chart = curves.length ? { top: data.rows.length * row + axis + 30, height: 120 } : null;
+  const chart = curves.length ? { top: data.rows.length * row + axis + 30, height: 108 } : null;
   const height = chart ? chart.top + chart.height + 8 : data.rows.length * row + axis;
   const left = Math.max(66, ...data.rows.map(r => widthOf(r, 12) + 14));
   let from = 0, to = end, chosen = [0, 0], names = null;
