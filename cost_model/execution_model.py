@@ -51,8 +51,9 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over which the
     weight is replicated. `shards_over`: axes inside a replica whose ranks ZeRO counts among those it
     shards over. `whole_in_pipelines`: beneath a pipeline gathered weights and gradients stay whole from
-    the first micro-batch to the last, so that ZeRO shards optimizer states alone. `saves_dispatched`: backward of experts reads tokens as they were received,
-    instead of fetching them again. `dispatches_once`: a token goes once to every node that has some of
+    the first micro-batch to the last, so that ZeRO shards optimizer states alone. `saves_dispatched`:
+    backward of experts reads tokens as they were received, instead of fetching them again.
+    `dispatches_once`: a token goes once to every node that has some of
     its experts, and is copied there. `chunks`: model chunks per pipeline stage (interleaved 1F1B).
     `even_layers`: stages have equal layer counts instead of balanced times. `recompute_every`: every
     n-th of the layers that may recompute does."""

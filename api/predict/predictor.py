@@ -59,8 +59,8 @@ FULL = Optimizer("adamw", 2, 4)
 
 
 class PredictedRun(msgspec.Struct, frozen=True):
-    """What a run is predicted to take. `peak_bytes` counts everything on the device, `reserved_bytes` what
-    an allocator has of it, `allocated_bytes` what tensors take of that: all but fragmentation.
+    """What a run is predicted to take. `peak_bytes` counts everything on the device, `reserved_bytes`
+    what an allocator has of it, `allocated_bytes` what tensors take of that: all but fragmentation.
     `recompute`: what was taken."""
 
     step_seconds: float

@@ -180,7 +180,7 @@ def parse_precision(text: str) -> str:
 
 
 def parse_recompute(text: str) -> str:
-    """`full`, `half` of the layers, `attention` or `none`; no text, or several to choose from: unknown."""
+    """`full`, `half` of the layers, `attention` or `none`; no text, or several in one: unknown."""
     if "/" in text:
         return UNKNOWN
     for start, meaning in RECOMPUTE.items():

@@ -19,8 +19,8 @@ class RowPrediction(msgspec.Struct, frozen=True):
     """One line of the result; None where the run cannot be modelled, and a `note` that says why, or what
     was taken where the row says nothing. Low and high lie a factor of `RANGE` away.
 
-    `predicted_peak_mem_gb` (1e9 bytes) is the peak of what the row's `mem_kind` measures: the whole device
-    for `nvidia-smi`, an allocator's blocks for `reserved`, else tensors; `fits` counts everything.
+    `predicted_peak_mem_gb` (1e9 bytes) is the peak of what the row's `mem_kind` measures: the whole
+    device for `nvidia-smi`, an allocator's blocks for `reserved`, else tensors; `fits` counts all.
     """
 
     row_id: str

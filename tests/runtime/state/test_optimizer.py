@@ -35,7 +35,7 @@ def made(factory, args, sizes, owner=None):
         rank=0,
         group=lambda name, ranks: Group(
             name, next(r for r in ranks if 0 in r), Watchdog(0), None, Counter()
-        )
+        ),
     )
     request = OptimizerRequest(factory, args)
     return make(request, InitialValues(owner), store, store.groups), store
