@@ -48,7 +48,7 @@ def plan_row(plan: Plan) -> dict[str, Any]:
         "step_time_s": plan.prediction.step_seconds,
         "peak": peak,
         "budget": plan.memory_limit_bytes,
-        "fits": plan.fits,
+        "fits": other.fits,
     }
 
 
@@ -96,7 +96,7 @@ def _verdict(plan: Plan, other: Plan, slower: float) -> str:
     if abs(slower) >= NEGLIGIBLE:
         verdict = f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'}"
     peak = other.peak_bytes
-    if not plan.fits:
+    if not other.fits:
         verdict += f", and does not fit: needs {gib(peak)}, has {gib(plan.memory_limit_bytes)}"
     return verdict
 
@@ -114,7 +114,7 @@ def comparison_json(plan: Plan, other: Plan) -> dict[str, Any]:
         "plan_step_time_s": plan.prediction.step_seconds,
         "peak": peak,
         "budget": plan.memory_limit_bytes,
-        "fits": plan.fits,
+        "fits": other.fits,
         "seconds": {name: [a, b] for name, a, b in times},
         "bytes": {name: [a, b] for name, a, b in sizes},
     }

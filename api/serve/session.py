@@ -31,8 +31,7 @@ from ...planner.question.pins import Pin, parse_pin, pin_per_call
 from ...planner.search import infeasible
 from ...planner.search.driver import SearchSpace
 from ...planner.search.infeasible import more_memory, percent_more
-from ...planner.search.plan import no_plan
-from ...planner.search.to_plan import assemble
+from ...planner.search.plan import chosen_plan, no_plan
 from ..formats.model_source import ModelSource
 from ..plans.plan_request import plan_request
 from .requests import Change, PlanningJob
@@ -85,7 +84,8 @@ class Session:
         if job not in self.plans:
             space = self.space(job)
             source = str(ModelSource(job.source, job.batch, job.seq))
-            plan = replace(assemble(space, fastest(space)), source=source)
+            fastest(space)  # raises where nothing fits
+            plan = replace(chosen_plan(space), source=source)
             _keep(self.plans, job, plan, MOST_SPACES)
         return self.plans[job]
 

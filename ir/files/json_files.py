@@ -52,23 +52,32 @@ def load(data: bytes, kind: type[T], format_: str) -> T:
         raise FileError(located(str(error))) from None
     except (ValueError, OverflowError, RecursionError) as error:
         raise FileError(f"$: {str(error)[:200]}") from None
-    _refuse_unknown(body, msgspec.to_builtins(value, enc_hook=encode_text), "$")
+    _refuse_unknown(body, value, "$")
     return value
 
 
-def _refuse_unknown(data: Any, known: Any, path: str) -> None:
+def _refuse_unknown(data: Any, value: Any, path: str) -> None:
     """Every key of the file must have become part of the value."""
-    if isinstance(data, dict) and isinstance(known, dict):
-        read = cast("dict[str, Any]", known)
+    if isinstance(data, dict):
+        read = _fields(value) if isinstance(value, msgspec.Struct) else value
         for key, item in cast("dict[str, Any]", data).items():
             if key not in read:
                 raise FileError(f"{path}.{key[:60]}: unknown field")
-            _refuse_unknown(item, read[key], f"{path}.{key}")
+            if isinstance(item, dict | list):
+                _refuse_unknown(item, read[key], f"{path}.{key}")
     elif isinstance(data, list):
-        pairs = zip(cast("list[Any]", data), known, strict=False)
+        items = _fields(value).values() if isinstance(value, msgspec.Struct) else value
+        pairs = zip(cast("list[Any]", data), items, strict=False)
         for place, (item, other) in enumerate(pairs):
             if isinstance(item, dict | list):
                 _refuse_unknown(item, other, f"{path}[{place}]")
+
+
+def _fields(value: msgspec.Struct) -> dict[str, Any]:
+    """What an object or a list of a file became, by key; those that have their defaults are among it."""
+    config = value.__struct_config__
+    tag = {} if config.tag_field is None else {config.tag_field: config.tag}
+    return tag | {f.encode_name: getattr(value, f.name) for f in msgspec.structs.fields(value)}
 
 
 def located(message: str) -> str:

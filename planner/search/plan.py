@@ -47,6 +47,11 @@ def plan(
         space.candidates.append(first)
     if not space.fitting():
         raise no_plan(space)
+    return chosen_plan(space, observer)
+
+
+def chosen_plan(space: SearchSpace, observer: Observer | None = None) -> Plan:
+    """The plan of the best candidate of a space that was searched, and what every family would cost."""
     best = min(space.candidates, key=space.sort_key)
     return with_families(space, assemble(space, best, observer), best)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ...ir.errors import UsageError
+from ..torch_private import tree_leaves
 
 Fingerprints = dict[
     str, tuple[float, float]

@@ -22,7 +22,7 @@ COMMAND_ONLY = {
 FUNCTION_ONLY = {"model", "batch", "cluster", "loss_fn", "optimizer_args", "param_groups"}
 RUN_TIME = {
     *("optimizer", "nonfinite", "plan", "seed", "inputs", "weights"),
-    *("timeout_seconds", "dump_folder", "check_every"),
+    *("timeout_seconds", "dump_folder", "check_every", "compile"),
 }
 
 
@@ -73,7 +73,7 @@ def test_flags_and_keywords_mean_the_same(parser):
         "model.json --cluster 8xh100 --engine torch --global-batch 16 --memory 72GiB --precision bf16 "
         "--optimizer sgd --roles dp,tp --memory-actions keep,recompute --compress auto --quality all "
         "--micro-batches 4 --gradient-precision fp32 --schedule 1f1b --pin *:dp=4 --pin block:tp=2 "
-        "--time-limit 2.5 --seed 7"
+        "--time-limit 2.5 --seed 7 --objective dollars --budget 1.5 --at-least 3"
     )
     keywords = {
         "engine": "torch",
@@ -91,6 +91,9 @@ def test_flags_and_keywords_mean_the_same(parser):
         "pin": [parse_pin("*:dp=4"), "block:tp=2"],
         "time_limit": 2.5,
         "seed": 7,
+        "objective": "dollars",
+        "budget": 1.5,
+        "at_least": 3.0,
     }
     assert set(keywords) == set(declared_options())
     flags = given_options(parser.parse_args(line.split()))

@@ -21,7 +21,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
-from ..torch_private import differentiating
+from ..torch_private import differentiating, is_operator, schema
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -123,10 +123,10 @@ def _columns(both: Tensor, order: str) -> tuple[Tensor, Tensor]:
 
 def _is_pointwise(target: Any) -> bool:
     return (
-        isinstance(target, torch._ops.OpOverload)
+        is_operator(target)
         and target.namespace == "aten"
         and torch.Tag.pointwise in target.tags
-        and not target._schema.is_mutable
+        and not schema(target).is_mutable
     )
 
 

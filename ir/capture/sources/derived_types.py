@@ -40,7 +40,7 @@ def verify_types(model: Model) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without torch's own report of an operator that it refuses."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log = logging.getLogger(FakeTensorMode.__module__)
     before, log.disabled = log.disabled, True
     try:
         yield

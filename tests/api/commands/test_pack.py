@@ -111,7 +111,8 @@ def plan_file(tmp_path, traced):
 
     model, made = traced("llama"), tmp_path / "model.json"
     plait_files.write(made, model, "plait/model")
-    plan(model, cluster="local:2", pin="pp=2", micro_batches=4).save(tmp_path / "plan.json")
+    made_plan = plan(model, cluster="local:2", pin="pp=2", micro_batches=4, schedule="1f1b")
+    made_plan.save(tmp_path / "plan.json")
     return tmp_path / "plan.json", made
 
 
