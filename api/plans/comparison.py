@@ -48,7 +48,7 @@ def plan_row(plan: Plan) -> dict[str, Any]:
         "step_time_s": plan.prediction.step_seconds,
         "peak": peak,
         "budget": plan.memory_limit_bytes,
-        "fits": other.fits,
+        "fits": plan.fits,
     }
 
 

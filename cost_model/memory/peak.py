@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from math import prod
+from math import ceil, prod
 from typing import Generic, NamedTuple
 
 import numpy as np
@@ -332,6 +332,8 @@ def transfer_buffer_bytes(stage: StageBytes, execution: ExecutionModel, in_fligh
         return 2 * stage.outgoing_bytes
     sent = in_flight.peak * in_flight.chunks + 1
     received = min(2, in_flight.micro_batches) * in_flight.chunks
+    if not stage.outgoing_bytes:  # a last stage sends gradients, which wait where backward is split
+        received += ceil(in_flight.peak * in_flight.chunks) - 1
     if stage.message_bytes or stage.codec_bytes:  # values are freed once encoded, messages stay
         leaving = stage.outgoing_bytes + int(sent * stage.message_bytes)
         return leaving + received * stage.incoming_bytes + stage.codec_bytes

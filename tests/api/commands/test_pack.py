@@ -109,11 +109,11 @@ def plan_file(tmp_path, traced):
     from plait.api import plan
     from plait.api.formats import files as plait_files
 
-    model, made = traced("llama"), tmp_path / "model.json"
-    plait_files.write(made, model, "plait/model")
+    model, model_file = traced("llama"), tmp_path / "model.json"
+    plait_files.write(model_file, model, "plait/model")
     made_plan = plan(model, cluster="local:2", pin="pp=2", micro_batches=4, schedule="1f1b")
     made_plan.save(tmp_path / "plan.json")
-    return tmp_path / "plan.json", made
+    return tmp_path / "plan.json", model_file
 
 
 def test_every_buffer_of_a_plan_gets_an_address_in_its_stage(plan_file, tmp_path, capsys):

@@ -98,12 +98,12 @@ def test_why_not_prices_the_other_strategy(files, capsys):
 
 def test_why_not_says_what_does_not_fit(files, tmp_path, capsys):
     model, _ = files
-    made = str(tmp_path / "tight.json")
-    args = ["plan", model, "--cluster", "8xh100", "--pin", "*:zero3=8", "-o", made]
+    tight = str(tmp_path / "tight.json")
+    args = ["plan", model, "--cluster", "8xh100", "--pin", "*:zero3=8", "-o", tight]
     assert main(args) == 0
-    sharded = plait.load_plan(made).peak_bytes
+    sharded = plait.load_plan(tight).peak_bytes
     assert main([*args, "--memory", f"{sharded + 1}B"]) == 0
-    assert main(["explain", made, "--why-not", "dp=8"]) == 0
+    assert main(["explain", tight, "--why-not", "dp=8"]) == 0
     assert "does not fit: needs" in capsys.readouterr().out
 
 

@@ -35,7 +35,8 @@ def test_too_little_memory_says_which_term(model):
     report = caught.value.report
     assert report["shortfall"] == report["peak"] - 10**6
     fitting = [fix["change"] for fix in report["fixes"] if fix["fits"]]
-    assert fitting and all("--memory" in change for change in fitting)  # nothing fits in a megabyte
+    assert fitting
+    assert all("--memory" in change for change in fitting)  # nothing fits in a megabyte
 
 
 def test_a_pin_must_use_all_devices(model):
