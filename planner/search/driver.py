@@ -159,8 +159,7 @@ class SearchSpace:
     def add_schedules(self, candidates: list[Candidate]) -> list[Candidate]:
         """Add candidates under other schedules whose lower bound beats the fastest that fits.
 
-        A schedule that is asked for replaces 1F1B. Most hold at least as many micro-batches in flight,
-        so candidates that do not fit are skipped; those of `FRUGAL` hold fewer.
+        A schedule that is asked for replaces 1F1B.
         """
         names, demanded = schedules_beside(self.options), required(self.options)
         if not names or self.options.model_chunks:
@@ -180,10 +179,23 @@ class SearchSpace:
         for lower_bound, group in sorted(groups, key=lambda item: item[0]):
             if (lower_bound >= self.best_seconds and not demanded) or self.deadline.passed():
                 break
-            again = [other for c in group for name in names for other in self.under(c, name)]
-            candidates = candidates + again
-            self.update_best(again)
+            for c in group:
+                for name in names if demanded else self.worth_trying(c, names):
+                    again = list(self.under(c, name))
+                    candidates = candidates + again
+                    self.update_best(again)
         return candidates
+
+    def worth_trying(self, candidate: Candidate, names: Sequence[str]) -> list[str]:
+        """Schedules that may make a candidate the fastest: those of `FRUGAL` where it does not fit, the
+        others, which are faster, where it does."""
+        frugal = candidate.peak_bytes > self.memory_limit_bytes
+        return [
+            name
+            for name in names
+            if (name in FRUGAL) == frugal
+            and seconds_without_bubble(candidate, [name]) < self.best_seconds
+        ]
 
     def may_fit(self, group: Sequence[Candidate], names: Sequence[str]) -> bool:
         """Whether a candidate of a group may fit under one of the schedules."""

@@ -131,7 +131,8 @@ def test_programs_with_a_part_in_shards_keep_their_promise(name, tmp_path):
     ]
     found = list(peak.rows([name], variants, tmp_path))
     assert len(found) == len(variants) + 1  # two stages
-    assert all(0 <= row.slack <= 0.15 for row in found)
+    for row in found:  # what waits between two parts of backward is promised for every micro-batch
+        assert 0 <= row.slack <= (0.3 if row.job.variant.strategy.startswith("pp") else 0.15)
 
 
 @pytest.mark.ranks
