@@ -92,12 +92,12 @@ def mixed(made_from: Sourced, folder: Path, layouts=MIXED) -> list[Job]:
 
 
 @pytest.fixture(
-    scope="module", params=[3, pytest.param(1, marks=pytest.mark.long)], ids=["third", "all"]
+    scope="module", params=[6, pytest.param(1, marks=pytest.mark.long)], ids=["sixth", "all"]
 )
 def verdicts(request, tmp_path_factory):
     """Verdicts by the name of what is tested: starting ranks costs more than running a program, so
-    all programs run in one launch. By default every model takes a third of the strategies, another
-    third each."""
+    all programs run in one launch. By default every model takes a sixth of the strategies, another
+    sixth each."""
     share, folder = request.param, tmp_path_factory.mktemp("programs")
     sources = {n: sourced(n, folder, "4, seq=16") for n in ("gpt2", "llama", "bert", "mixtral")}
     jobs = {
@@ -106,8 +106,14 @@ def verdicts(request, tmp_path_factory):
     }
     jobs["interleaved"] = [
         job
-        for name in ("gpt2", "llama")
-        for job in programs(name, sources[name], folder, INTERLEAVED, "interleaved")
+        for i, name in enumerate(("gpt2", "llama"))
+        for job in programs(
+            name,
+            sources[name],
+            folder,
+            INTERLEAVED if share == 1 else INTERLEAVED[i::2],
+            "interleaved",
+        )
     ]
     jobs["schedules"] = [
         job
@@ -120,7 +126,9 @@ def verdicts(request, tmp_path_factory):
             schedule,
         )
     ]
-    jobs["experts"] = programs("mixtral", sources["mixtral"], folder, EXPERTS)
+    jobs["experts"] = programs(
+        "mixtral", sources["mixtral"], folder, EXPERTS if share == 1 else EXPERTS[::2]
+    )
     for i, name in enumerate(("gpt2", "llama")):
         layouts = MIXED if share == 1 else MIXED[i::2]
         jobs[f"{name}, mixed"] = mixed(sources[name], folder / f"{name}_mixed", layouts)
@@ -133,14 +141,14 @@ def verdicts(request, tmp_path_factory):
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
 def test_every_strategy_computes_what_one_process_computes(name, verdicts):
-    assert len(verdicts[name]) >= len(STRATEGIES) // 3
+    assert len(verdicts[name]) >= len(STRATEGIES) // 6
     for verdict in verdicts[name]:
         assert verdict.passed, str(verdict)
 
 
 @pytest.mark.ranks
 def test_stages_of_several_chunks_compute_what_one_process_computes(verdicts):
-    assert len(verdicts["interleaved"]) == 2 * len(INTERLEAVED)
+    assert len(verdicts["interleaved"]) >= len(INTERLEAVED)
     for verdict in verdicts["interleaved"]:
         assert verdict.passed, str(verdict)
 
@@ -154,7 +162,7 @@ def test_every_schedule_computes_what_one_process_computes(verdicts):
 
 @pytest.mark.ranks
 def test_experts_apart_compute_what_one_process_computes(verdicts):
-    assert len(verdicts["experts"]) == len(EXPERTS)
+    assert len(verdicts["experts"]) >= len(EXPERTS[::2])
     for verdict in verdicts["experts"]:
         assert verdict.passed, str(verdict)
 
