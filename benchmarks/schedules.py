@@ -3,10 +3,11 @@
     python benchmarks/schedules.py                          Llama-2-7B over 8 stages of MI300X
     python benchmarks/schedules.py --samples 1 --micro-batches 64
 
-The published rows are throughput and peak memory relative to 1F1B, of Llama-2-7B on one node of eight
-MI300X with eight stages (AMD, 2025, Primus-Pipeline). Predictions come from plans: every schedule is
-simulated with the seconds and bytes of the plan's stages; nothing is fitted. Micro-batches and their
-samples are options, because the source does not name them.
+The published rows are throughput and peak memory relative to 1F1B at one layout of eight stages (AMD,
+2025, Primus-Pipeline), whose figures are pictures: model and device are inferred by elimination,
+micro-batches and their samples from the ratios themselves, so they are options here and the comparison
+is no blind one. Predictions come from plans: every schedule is simulated with the seconds and bytes of
+the plan's stages; nothing is fitted.
 """
 
 from __future__ import annotations
