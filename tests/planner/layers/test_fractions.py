@@ -77,6 +77,7 @@ def every(model):
         yield found.step_seconds, found.peak_bytes, any(s.fraction != (1, 1) for s in choice)
 
 
+@pytest.mark.long
 def test_the_search_takes_fractions_where_they_are_faster(model, ladder):
     """Between dp and zero3, with fractions and without them, against trying everything."""
     most, least = ladder[0].peak_bytes, ladder[-1].peak_bytes
