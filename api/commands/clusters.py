@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..serve.verb_reports import ClusterReport
 from .arguments import add_json
 from .output import print_json
 
@@ -23,19 +24,6 @@ NUMBERS = (
     ("runtime_gb", "the runtime's own memory", "{:.1f} GB"),
     ("host_gb_per_s", "to host memory", "{:.0f} GB/s"),
 )
-
-
-class ClusterRow(msgspec.Struct, frozen=True):
-    """A name and what it stands for: devices of one group, GB/s and Gbit/s per device."""
-
-    name: str
-    device: str
-    devices: int
-    memory_gb: float
-    bf16_tflops: float
-    scale_up_gb_per_s: float
-    network_gb_per_s: float
-    source: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def cluster_rows() -> Iterator[ClusterRow]:
+def cluster_rows() -> Iterator[ClusterReport]:
     """Every preset as the largest domain of its scale-up links, then every machine of a cloud."""
     from ...cost_model.hardware import cloud_shapes, presets
 
@@ -64,12 +52,12 @@ def cluster_rows() -> Iterator[ClusterRow]:
         yield _row(name, f"2x{name}", shape.source)
 
 
-def _row(name: str, pair: str, source: str) -> ClusterRow:
+def _row(name: str, pair: str, source: str) -> ClusterReport:
     """The row of a name; `pair`: two such groups, between which the network is."""
     from ...cost_model.hardware import load_cluster
 
     network, inner = (cluster := load_cluster(pair)).levels
-    return ClusterRow(
+    return ClusterReport(
         name,
         cluster.device.kind,
         inner.size,
@@ -81,7 +69,7 @@ def _row(name: str, pair: str, source: str) -> ClusterRow:
     )
 
 
-def _table(rows: list[ClusterRow]) -> Iterator[str]:
+def _table(rows: list[ClusterReport]) -> Iterator[str]:
     yield f"{'name':<16}{'devices':>16}{'memory':>9}{'bf16':>13}{'inside':>11}{'between':>11}  source"
     for row in rows:
         devices, tflops = f"{row.devices} × {row.device}", f"{row.bf16_tflops:.0f} TFLOP/s"

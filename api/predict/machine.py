@@ -10,9 +10,8 @@ from ...cost_model.hardware import presets
 from ...ir.devices.cluster import Cluster, Device, Link
 from .run import RunConfig, UnmodelledError
 
-GIGABYTE = (
-    0.99 * 2**30
-)  # of a device's nominal memory, as drivers report it: 79.2 GiB of an A100's 80
+# Bytes of a nominal gigabyte of a device, as drivers report them: 79.2 GiB of an A100's 80
+GIGABYTE = 0.99 * 2**30
 NETWORK_EFFICIENCY = 0.85  # of a network's nominal rate that large messages reach (assumed)
 
 

@@ -84,8 +84,7 @@ class Session:
         if job not in self.plans:
             space = self.space(job)
             source = str(ModelSource(job.source, job.batch, job.seq))
-            fastest(space)  # raises where nothing fits
-            plan = replace(chosen_plan(space), source=source)
+            plan = replace(chosen_plan(space, fastest(space)), source=source)
             _keep(self.plans, job, plan, MOST_SPACES)
         return self.plans[job]
 

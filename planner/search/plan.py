@@ -9,6 +9,7 @@ from ...ir.model.model import Model
 from ...ir.passes import Observer, Pass
 from ...ir.plan.plan import Plan
 from ...ir.text.units import gib
+from ..question.candidate import Candidate
 from ..question.options import PlanOptions
 from .driver import SearchSpace
 from .families import with_families
@@ -47,12 +48,11 @@ def plan(
         space.candidates.append(first)
     if not space.fitting():
         raise no_plan(space)
-    return chosen_plan(space, observer)
+    return chosen_plan(space, min(space.candidates, key=space.sort_key), observer)
 
 
-def chosen_plan(space: SearchSpace, observer: Observer | None = None) -> Plan:
-    """The plan of the best candidate of a space that was searched, and what every family would cost."""
-    best = min(space.candidates, key=space.sort_key)
+def chosen_plan(space: SearchSpace, best: Candidate, observer: Observer | None = None) -> Plan:
+    """The plan of a candidate of a space that was searched, and what every family would cost."""
     return with_families(space, assemble(space, best, observer), best)
 
 
