@@ -64,7 +64,7 @@ def document(rows: list[tuple[str, ...]]) -> str:
         "# Architectures\n\n"
         f"{traced} of {len(rows)} Hugging Face architectures trace, forward and backward, with tiny "
         "sizes.\nAn operator is opaque when nobody declared its loops: it runs whole on every "
-        "rank.\n\nWritten by `python benchmarks/architectures.py -o docs/coverage.md` "
+        "rank.\n\nWritten by `python benchmarks/architectures.py -o docs/results/coverage.md` "
         f"(Python {platform.python_version()}, torch {torch.__version__}, one core).\n\n"
         f"{table(rows)}\n"
     )

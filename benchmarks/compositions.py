@@ -190,7 +190,7 @@ def document(rows: Sequence[Row]) -> str:
     lines = [
         "# Random compositions against eager PyTorch",
         "",
-        "Written by `python benchmarks/compositions.py --json FILE -o docs/compositions.md`. A trial",
+        "Written by `python benchmarks/compositions.py --json FILE -o docs/results/compositions.md`. A trial",
         "draws a model, a strategy, micro-batches, schedule, memory action, compression, optimizer and",
         "precision, and trains the generated program on gloo ranks beside the user's own module in one",
         "process. Losses, gradients, parameters and buffers agree to 1e-9 in float64; in other",

@@ -282,7 +282,7 @@ def document(rows: Sequence[Row]) -> str:
     lines = [
         "# Models",
         "",
-        "Written by `python benchmarks/coverage.py --sources FILE.py … -o docs/coverage.md`.",
+        "Written by `python benchmarks/coverage.py --sources FILE.py … -o docs/results/coverage.md`.",
         "Every model is traced in training mode with tiny sizes, split into micro-batches, planned for",
         "four processes of this machine and for eight H100, compiled under",
         ", ".join(f"`{role}`" for role in STRATEGIES)

@@ -1,7 +1,7 @@
 """Plait's programs against torch's own engines, rounds alternating.
 
     python benchmarks/head_to_head.py [--ranks 1,2,4] [--models gpt2,llama] [--strategies dp,zero3]
-        [--rounds 7] [--compile no,yes] [--json] [--rows ROWS.jsonl] [-o docs/head_to_head.md]
+        [--rounds 7] [--compile no,yes] [--json] [--rows ROWS.jsonl] [-o docs/results/head_to_head.md]
 
 The same module (`benchmarks/peers/models.py`), batch and optimizer on gloo ranks of this machine. A
 ratio is ours over the peer's, below 1 where Plait is faster or smaller: of the wall time between
@@ -127,7 +127,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 def document(rows: Sequence[Row]) -> str:
     assert __doc__ is not None
     text = "\n".join(line.removeprefix("    ") for line in __doc__.splitlines()[4:])
-    command = "    python benchmarks/head_to_head.py -o docs/head_to_head.md"
+    command = "    python benchmarks/head_to_head.py -o docs/results/head_to_head.md"
     return f"{HEAD}{text.strip()}\n\n{command}\n\n" + "\n".join(table(rows)) + "\n"
 
 

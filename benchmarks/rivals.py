@@ -41,7 +41,7 @@ HEAD = [
 INTRODUCTION = """\
 # Rivals on their own ground
 
-Written by `python benchmarks/rivals.py PATH --markdown docs/rivals.md`. PATH has the profiles, fleets
+Written by `python benchmarks/rivals.py PATH --markdown docs/results/rivals.md`. PATH has the profiles, fleets
 and settings of two published planners, and the plans that they and others gave. Every plan is judged
 by the formulas of the rival's own simulator (`benchmarks/rivals/sailor/judge.py`,
 `benchmarks/rivals/aceso/judge.py`), ours by nothing else. *ours* is how many times faster our plan is

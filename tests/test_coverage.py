@@ -5,7 +5,7 @@ from pathlib import Path
 
 from plait.tests import zoo
 
-TABLE = Path(__file__).resolve().parent.parent / "docs" / "coverage.md"
+TABLE = Path(__file__).resolve().parent.parent / "docs" / "results" / "coverage.md"
 
 
 def rows() -> list[list[str]]:

@@ -104,7 +104,7 @@ class PlanOptions(msgspec.Struct, frozen=True):
         str,
         Option(
             help="adamw, sgd, muon, ..., or one that communicates itself: 1-bit-adam, cser, ... "
-            "(docs/compression.md)"
+            "(docs/design/compression.md)"
         ),
     ] = "adamw"
     roles: Annotated[

@@ -1,4 +1,4 @@
-"""The training script of docs/training.md runs as it stands."""
+"""The training script of docs/guide/training.md runs as it stands."""
 
 import re
 
@@ -29,7 +29,7 @@ def batch(number: int) -> dict[str, torch.Tensor]:
 
 
 def test_the_training_script_runs(tmp_path) -> None:
-    text = (ROOT / "docs" / "training.md").read_text()
+    text = (ROOT / "docs" / "guide" / "training.md").read_text()
     script = "".join(re.findall(r"```python\n(.*?)```", text, re.S))
     names = {
         "plait": plait,
@@ -40,7 +40,7 @@ def test_the_training_script_runs(tmp_path) -> None:
         "loader": lambda step, count: [batch(step * count + i) for i in range(count)],
     }
     with session("gloo"):
-        exec(compile(script, "docs/training.md", "exec"), names)
+        exec(compile(script, "docs/guide/training.md", "exec"), names)
         expected = names["model"].eval()(**names["batch"])
     torch.testing.assert_close(names["loss"], expected.detach().double())
     assert names["outputs"].shape == names["mine"].shape == (4, 4)

@@ -1,4 +1,4 @@
-"""docs/compression.md lists the algorithms that there are, and its code runs."""
+"""docs/design/compression.md lists the algorithms that there are, and its code runs."""
 
 import contextlib
 import io
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from plait.ir.compression.registry import ALGORITHMS
 
-TEXT = (Path(__file__).parents[3] / "docs" / "compression.md").read_text()
+TEXT = (Path(__file__).parents[3] / "docs" / "design" / "compression.md").read_text()
 
 
 def test_the_table_is_the_registry():
@@ -24,7 +24,7 @@ def test_the_code_runs_and_prints_what_it_says():
     said, names = io.StringIO(), {}
     for block in blocks:
         with contextlib.redirect_stdout(said):
-            exec(compile(block, "docs/compression.md", "exec"), names)
+            exec(compile(block, "docs/design/compression.md", "exec"), names)
     for line in said.getvalue().splitlines():
         assert f"    {line}\n" in TEXT
     assert float(names["mean"][0]) == 1.5
