@@ -190,9 +190,9 @@ def document(rows: Sequence[Row]) -> str:
     lines = [
         "# Random compositions against eager PyTorch",
         "",
-        "Written by `python benchmarks/compositions.py --json FILE -o docs/results/compositions.md`. A trial",
-        "draws a model, a strategy, micro-batches, schedule, memory action, compression, optimizer and",
-        "precision, and trains the generated program on gloo ranks beside the user's own module in one",
+        "Written by `python benchmarks/compositions.py --json FILE -o docs/results/compositions.md`. A",
+        "trial draws a model, a strategy, micro-batches, schedule, memory action, compression, optimizer",
+        "and precision, and trains the generated program on gloo ranks beside the user's own module in one",
         "process. Losses, gradients, parameters and buffers agree to 1e-9 in float64; in other",
         "precisions errors are at most eight times those of one process in that precision; compressed",
         "programs are only near. What was refused by itself for a model is not drawn for it again.",

@@ -41,9 +41,9 @@ HEAD = [
 INTRODUCTION = """\
 # Rivals on their own ground
 
-Written by `python benchmarks/rivals.py PATH --markdown docs/results/rivals.md`. PATH has the profiles, fleets
-and settings of two published planners, and the plans that they and others gave. Every plan is judged
-by the formulas of the rival's own simulator (`benchmarks/rivals/sailor/judge.py`,
+Written by `python benchmarks/rivals.py PATH --markdown docs/results/rivals.md`. PATH has the profiles,
+fleets and settings of two published planners, and the plans that they and others gave. Every plan is
+judged by the formulas of the rival's own simulator (`benchmarks/rivals/sailor/judge.py`,
 `benchmarks/rivals/aceso/judge.py`), ours by nothing else. *ours* is how many times faster our plan is
 (cheaper, where dollars are the objective); no plan goes below the floor. Sailor's search seconds leave
 out its tables, ours leave out reading the files.

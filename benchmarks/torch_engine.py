@@ -1,6 +1,7 @@
 """Every model × strategy on PyTorch's own engine against one process, in float64 on gloo ranks.
 
-    python benchmarks/torch_engine.py [--ranks 2,4] [--models llama,bert,...] [-o docs/results/torch_engine.md]
+    python benchmarks/torch_engine.py [--ranks 2,4] [--models llama,bert,...]
+        [-o docs/results/torch_engine.md]
 
 `plait.apply` changes each model in place; the judge is the eager module with the same SGD. A cell is
 the largest relative difference of losses and parameters after three steps, or why it is refused.
@@ -38,8 +39,8 @@ WORKER = str(Path(__file__).parents[1] / "tests/runtime/torch_engine/worker.py")
 HEAD = (
     "# PyTorch's own engine against one process",
     "",
-    "`python benchmarks/torch_engine.py -o docs/results/torch_engine.md`: small models with random weights",
-    "under `plait.apply`, in float64 on gloo ranks; the judge is the eager module with the same",
+    "`python benchmarks/torch_engine.py -o docs/results/torch_engine.md`: small models with random",
+    "weights under `plait.apply`, in float64 on gloo ranks; the judge is the eager module with the same",
     "optimizer on one process. A cell is the largest relative difference of losses and parameters",
     "after three steps, or why the plan is refused.",
     "",
