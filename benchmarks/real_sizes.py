@@ -30,9 +30,9 @@ INTRODUCTION = """\
 # Real sizes
 
 Written by `python benchmarks/real_sizes.py PATH --markdown docs/results/real_sizes.md`. PATH has
-published configurations; each is traced and planned in bf16 by one `plait plan`, imports included, on one
-core. *published* is what papers and engines' reports used for that size or its like, and the MFU that they
-state. GiB is the peak per device.
+published configurations; each is traced and planned in bf16 by one `plait plan`, imports included, on
+one core. *published* is what papers and engines' reports used for that size or its like, and the MFU
+that they state. GiB is the peak per device.
 """
 
 
