@@ -63,6 +63,25 @@ class SimulationState(NamedTuple):
     clock: Records  # 1
 
 
+class Placed(NamedTuple):
+    """Operators on devices, each device starting the ready one with the least key.
+
+    `strict`: keys are places in the device's order, and it waits for the next one.
+    """
+
+    device: Ints  # n
+    key: Floats  # n
+    strict: bool
+
+
+class Until(NamedTuple):
+    """When a run may stop: at an instant, or once it cannot end by a limit with a tail after it."""
+
+    tail: Floats  # n
+    limit: float
+    instant: float
+
+
 def new_state(work: GraphArrays) -> SimulationState:
     """Allocate the state of one simulation."""
     n, k = work.duration_us.shape
@@ -132,23 +151,14 @@ def copy_state(source: SimulationState, into: SimulationState) -> None:
 
 
 @compiled
-def run(
-    work: GraphArrays,
-    device: Ints,
-    key: Floats,
-    strict: bool,
-    mode: int,
-    state: SimulationState,
-    tail: Floats,
-    limit: float,
-    until: float,
-) -> float:
-    """Advance a state to the end, or to the first instant not before `until`.
+def run(work: GraphArrays, placed: Placed, mode: int, state: SimulationState, stop: Until) -> float:
+    """Advance a state to the end, or to the first instant not before `stop.instant`.
 
-    Each device starts the ready operator with the least key; `strict`, where keys are places in the
-    device's order, it waits for the next one. Returns the makespan; infinity as soon as an operator
-    that starts cannot end, with `tail` (n) after it, by `limit`; -1 where it stopped at `until`.
+    Returns the makespan; infinity as soon as an operator that starts cannot end, with its tail after
+    it, by the limit; -1 where it stopped at the instant.
     """
+    device, key, strict = placed
+    tail, limit, until = stop
     operators, edges, _, duration_us, links, _, _ = work
     times, slots, lanes, queue, events, clock = state
     while clock[0].events > 0:
@@ -179,6 +189,13 @@ def run(
                             return np.inf
                         _push_event(events, clock, len(times), end, v, END_EVENT)
     return _makespan(times) if clock[0].done == len(times) else np.inf
+
+
+@compiled
+def run_to_end(work: GraphArrays, placed: Placed, mode: int, state: SimulationState) -> float:
+    """Simulate from time zero; returns the makespan, infinity where devices wait for ever."""
+    begin(work, state)
+    return run(work, placed, mode, state, Until(np.zeros(len(state.times)), np.inf, np.inf))
 
 
 @inner

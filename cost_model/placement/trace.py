@@ -10,7 +10,7 @@ import numpy as np
 from ...ir.errors import FileError
 from ...ir.plan.placement import Placement
 from .arrays import graph_arrays
-from .simulate import MODES, begin, new_state, run
+from .simulate import MODES, Placed, new_state, run_to_end
 
 
 class OperatorRun(NamedTuple):
@@ -64,19 +64,9 @@ def trace_placement(placement: Placement) -> PlacementTrace:
         home = placement.device[str(operator)]
         key[operator] = float(count[home])
         count[home] += 1
-    state, nothing = new_state(work), np.zeros(len(ids))
-    begin(work, state)
-    span = run(
-        work,
-        device,
-        np.array([key[i] for i in ids]),
-        True,
-        MODES[placement.link],
-        state,
-        nothing,
-        np.inf,
-        np.inf,
-    )
+    state = new_state(work)
+    placed = Placed(device, np.array([key[i] for i in ids]), True)
+    span = run_to_end(work, placed, MODES[placement.link], state)
     if span == np.inf:
         raise FileError("$.order: devices wait for each other's operators for ever")
     times = zip(

@@ -14,8 +14,8 @@ from ...ir.plan.groups.schedule import group_in_flight, group_rows, tiles_of
 from ...ir.plan.plan import Layers, Plan, Prediction, Stage
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import Strategy
-from ..pricing.candidate_pricer import CandidatePricer
-from ..question.candidate import CallPoint, RunPoint
+from ..pricing.priced_layers import append_run, priced_layers
+from ..question.candidate import RunPoint
 from ..question.options import PlanOptions
 from .group_prices import GroupChoice, GroupPrices
 
@@ -27,7 +27,6 @@ def assemble_groups(
     # how many micro-batches are in flight follows from the schedule, which needs the stages
     model, count = prices.model, prices.model.batch // samples
     shardings = _shardings(prices, choices, count)
-    numbers = {(s.function, s.strategy): i for i, s in enumerate(shardings)}
     draft = Plan(
         model=model.name,
         model_digest=model.fingerprint(),
@@ -43,9 +42,9 @@ def assemble_groups(
         layers=tuple(
             layers
             for n, c in enumerate(choices)
-            for layers in _layers(prices, c, n, numbers, samples)
+            for layers in _layers(prices, c, n, shardings, samples)
         ),
-        shardings=tuple(shardings),
+        shardings=tuple(shardings.values()),
         prediction=Prediction(),
         status="feasible",
         gap=1.0,
@@ -92,7 +91,9 @@ def _most_memory(prices: GroupPrices) -> int:
     return max(prices.memory_limit(part) for part in range(len(prices.parts)))
 
 
-def _shardings(prices: GroupPrices, choices: Sequence[GroupChoice], count: int) -> list[Sharding]:
+def _shardings(
+    prices: GroupPrices, choices: Sequence[GroupChoice], count: int
+) -> dict[tuple[str, Strategy], Sharding]:
     """Every function under the strategy of every group."""
     shardings: dict[tuple[str, Strategy], Sharding] = {}
     for choice in choices:
@@ -104,14 +105,14 @@ def _shardings(prices: GroupPrices, choices: Sequence[GroupChoice], count: int) 
                 sharding = pricer.function_prices.sharding(call.function, choice.strategy, times)
                 assert sharding is not None, "a group's strategy splits every function"
                 shardings[key] = sharding
-    return list(shardings.values())
+    return shardings
 
 
 def _layers(
     prices: GroupPrices,
     choice: GroupChoice,
     stage: int,
-    numbers: dict[tuple[str, Strategy], int],
+    shardings: dict[tuple[str, Strategy], Sharding],
     samples: int,
 ) -> list[Layers]:
     """Runs of the group's calls and of those that depend on the batch alone, which all groups run."""
@@ -124,37 +125,8 @@ def _layers(
         if not batch_only and not first <= i < last:
             continue
         at = pricer.call_prices.call_point(i, point.replica.call_point(per_step=batch_only))
-        run = _run(pricer, i, at, numbers[call.function, choice.strategy], stage)
-        before = layers[-1] if layers else None
-        if before is not None and before.last == i and _same(before, run):
-            layers[-1] = replace(before, last=i + 1)
-        else:
-            layers.append(run)
+        key = call.function, choice.strategy
+        number = list(shardings).index(key)
+        run = priced_layers(pricer, i, shardings[key], number, at)
+        append_run(layers, replace(run, stage=stage))
     return layers
-
-
-def _run(pricer: CandidatePricer, i: int, at: CallPoint, sharding: int, stage: int) -> Layers:
-    prices, function = pricer.function_prices, pricer.calls[i].function
-    price = prices.call_price(function, at)
-    assert price is not None
-    work = prices.workloads(function, at)
-    return Layers(
-        i,
-        i + 1,
-        sharding,
-        at.memory,
-        price.cost.forward.seconds,
-        price.cost.backward.seconds,
-        work.forward,
-        work.backward,
-        i in pricer.batch_only,
-        stage=stage,
-    )
-
-
-def _same(one: Layers, other: Layers) -> bool:
-    return (one.sharding, one.memory, one.batch_only) == (
-        other.sharding,
-        other.memory,
-        other.batch_only,
-    )

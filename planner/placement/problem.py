@@ -18,10 +18,8 @@ from ...cost_model.placement.arrays import (
     new_count,
     resident_bytes,
 )
-from ...cost_model.placement.simulate import MODES, SimulationState, begin, new_state, run
+from ...cost_model.placement.simulate import MODES, Placed, SimulationState, new_state, run_to_end
 from ...ir.plan.placement import LinkModel, MemoryRule
-
-EVER = np.inf
 
 
 class PlacementCandidate(NamedTuple):
@@ -91,9 +89,7 @@ class PlacementProblem:
     def _evaluate(
         self, algorithm: str, device: Ints, key: Floats, strict: bool
     ) -> PlacementCandidate:
-        begin(self.work, self.state)
-        nothing = np.zeros(self.operators)
-        span = run(self.work, device, key, strict, self.mode, self.state, nothing, EVER, EVER)
+        span = run_to_end(self.work, Placed(device, key, strict), self.mode, self.state)
         starts = self.state.times["start"]
         order = np.lexsort((key, self.state.times["end"], starts))
         over = float(np.maximum(self.used_bytes(device) - self.work.capacity, 0.0).sum())

@@ -20,7 +20,7 @@ from ...cost_model.placement.arrays import (
     new_count,
     resident_bytes,
 )
-from ...cost_model.placement.simulate import SimulationState, begin, run
+from ...cost_model.placement.simulate import Placed, SimulationState, run_to_end
 from .algorithms.coarse import units
 from .algorithms.moves import Blocks, propose, shift, shift_back
 from .algorithms.ranked import places
@@ -44,7 +44,6 @@ def repaired(
         np.zeros(count, np.int64),
         np.zeros(count, np.int64),
         np.zeros(count, np.bool_),
-        np.zeros(problem.operators),
     )
     warm = WARM * float(problem.work.capacity.max())
     relieve(
@@ -71,7 +70,6 @@ class Repair(NamedTuple):
     chosen: Ints  # blocks
     undo: Ints  # blocks
     marked: NDArray[np.bool_]  # blocks
-    nothing: Floats  # n
 
 
 @compiled
@@ -89,7 +87,7 @@ def relieve(
 ) -> None:
     """Move blocks until everything fits or `steps` moves are done; fills `repair.best`. The
     temperature falls from `warm` (bytes)."""
-    device, best, memory, chosen, undo, marked, _ = repair
+    device, best, memory, chosen, undo, marked = repair
     used = memory.used
     np.random.seed(seed)
     least_shortage = current = _shortage(work, mode, train, state, repair, key)
@@ -125,8 +123,7 @@ def _shortage(
     if train:
         resident_bytes(work, repair.device, repair.memory)
     else:
-        begin(work, state)
-        run(work, repair.device, key, False, mode, state, repair.nothing, np.inf, np.inf)
+        run_to_end(work, Placed(repair.device, key, False), mode, state)
         lifetime_bytes(work, repair.device, state.times, state.slots, repair.memory)
     shortage = 0.0
     for d in range(len(work.capacity)):

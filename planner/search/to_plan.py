@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from msgspec.structs import replace
-
 from ...ir.files.json_files import digest
 from ...ir.lowering.cast import precision_of
 from ...ir.model.mesh import common_mesh
@@ -18,6 +16,7 @@ from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import ROLES, Strategy
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import FunctionPrices
+from ..pricing.priced_layers import append_run, priced_layers
 from ..question.candidate import CallPoint, Candidate
 from ..sharding import GAP
 from .driver import SearchSpace
@@ -145,29 +144,9 @@ def _layers(
             shardings[key] = run(step, function_prices.functions[call.function], observer)
         replica = best.assignment.point(decision).replica
         point = pricer.call_prices.call_point(i, replica.call_point(per_step=batch_only))
-        number, last = list(shardings).index(key), layers[-1] if layers else None
-        if last and (last.sharding, last.memory) == (number, point.memory) and i not in bounds:
-            layers[-1] = replace(last, last=i + 1)
-            continue
-        price = function_prices.call_price(call.function, point)
-        assert price is not None
-        work = function_prices.workloads(call.function, point)
-        saved = function_prices.tables.saved_values(shardings[key], point)
-        layers.append(
-            Layers(
-                i,
-                i + 1,
-                number,
-                point.memory,
-                price.cost.forward.seconds,
-                price.cost.backward.seconds,
-                work.forward,
-                work.backward,
-                batch_only,
-                saved,
-                function_prices.producers(shardings[key], saved) if saved else (),
-            )
-        )
+        number = list(shardings).index(key)
+        run_of_call = priced_layers(pricer, i, shardings[key], number, point)
+        append_run(layers, run_of_call, apart=i in bounds)
     return tuple(shardings.values()), tuple(layers)
 
 

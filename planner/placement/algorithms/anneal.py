@@ -24,7 +24,9 @@ from ....cost_model.placement.arrays import (
 )
 from ....cost_model.placement.simulate import (
     TIMES,
+    Placed,
     SimulationState,
+    Until,
     begin,
     copy_state,
     new_state,
@@ -100,7 +102,8 @@ def settle(work: GraphArrays, mode: int, walk: AnnealingState, stored: int) -> N
         if span < 0.0:
             store = i < count and np.isfinite(walk.spans[0])
             until = walk.spans[0] * i / count if store else np.inf
-            span = run(work, walk.device, walk.key, False, mode, trial, walk.nothing, np.inf, until)
+            placed = Placed(walk.device, walk.key, False)
+            span = run(work, placed, mode, trial, Until(walk.nothing, np.inf, until))
         if i < count:
             copy_state(trial, state_at(walk.states, i))
     walk.spans[0] = span
@@ -268,7 +271,8 @@ def _simulate(
     while stored > 0 and walk.states.clock[stored, 0].now >= changed:
         stored -= 1
     copy_state(state_at(walk.states, stored), walk.trial)
-    span = run(work, walk.device, walk.key, False, mode, walk.trial, tail, limit, np.inf)
+    placed = Placed(walk.device, walk.key, False)
+    span = run(work, placed, mode, walk.trial, Until(tail, limit, np.inf))
     fast = span <= limit
     if fast and not train:
         lifetime_bytes(work, walk.device, walk.trial.times, walk.trial.slots, walk.memory)
