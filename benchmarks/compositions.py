@@ -194,10 +194,11 @@ def document(rows: Sequence[Row]) -> str:
         "A trial draws a model, a strategy, micro-batches, schedule, memory action, compression,",
         "optimizer and precision, and trains the generated program on gloo ranks beside the user's own",
         "module in one process. Losses, gradients, parameters and buffers agree to 1e-9 in float64; in",
-        "other precisions errors are at most eight times those of one process in that precision; compressed",
-        "programs are only near. What was refused by itself for a model is not drawn for it again.",
-        "Where exact gradients are zero, an optimizer that divides by their size takes rounding for a",
-        f"direction: what that decides is named, in {rounding_trials(rows)} trials, and not compared.",
+        "other precisions errors are at most eight times those of one process in that precision;",
+        "compressed programs are only near. What was refused by itself for a model is not drawn for",
+        "it again. Where exact gradients are zero, an optimizer that divides by their size takes",
+        f"rounding for a direction: what that decides is named, in {rounding_trials(rows)} trials, "
+        "and not compared.",
         "",
         f"**{len(rows)} tried: {results['verified']} verified, {results['refused']} refused by the "
         f"planner, {results['mismatch']} mismatches.** "
