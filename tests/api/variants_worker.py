@@ -103,8 +103,9 @@ def other_sizes(pin: str) -> None:
         loss = program.step(batch)
         torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=0)
     assert len(program.variants.known) == 2
+    trained = program.state_dict()
     for name, tensor in reference.state_dict().items():
-        torch.testing.assert_close(program.state_dict()[name], tensor, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(trained[name], tensor, rtol=1e-9, atol=1e-12)
 
 
 def inputs_of_ranks(rank: int) -> None:

@@ -67,7 +67,8 @@ def move(job, pool, folder):
     weights = program.state_dict()
     program.save(again)
     program.load(again)
-    unchanged = all(torch.equal(w, program.state_dict()[name]) for name, w in weights.items())
+    after = program.state_dict()
+    unchanged = all(torch.equal(weight, after[name]) for name, weight in weights.items())
     return {"kept": unchanged, "losses": [float(program.step(source.batch))]}
 
 

@@ -24,8 +24,9 @@ def main(source: str, *folders: str) -> None:
             assert all(torch.equal(here[name], there[name]) for name in here)
             losses = program.step(training.batch).item(), other.step(training.batch).item()
             assert abs(losses[0] - losses[1]) < 1e-12 * abs(losses[0]), losses
-            for name, tensor in program.state_dict().items():
-                torch.testing.assert_close(other.state_dict()[name], tensor, rtol=1e-9, atol=1e-12)
+            here, there = program.state_dict(), other.state_dict()
+            for name, tensor in here.items():
+                torch.testing.assert_close(there[name], tensor, rtol=1e-9, atol=1e-12)
 
 
 if __name__ == "__main__":

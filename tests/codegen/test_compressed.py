@@ -31,6 +31,10 @@ CASES = {
     "gradients per call": ("zero2=4", "sdp4bit"),
     "per call of two": ("dp=2,zero3=2", "sdp4bit"),
 }
+SOME = (
+    *("plain", "feedback", "zero plain", "zero", "zero in stages", "both", "signs"),
+    *("per call plain", "per call"),
+)
 MOVES = {  # checkpoints, and the cases whose plans they are loaded under
     "fewer workers": ("feedback", "signs"),
     "uncompressed": ("feedback", "plain"),
@@ -70,20 +74,23 @@ def compressed_bytes(plan):
     return total
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture(scope="module", params=["some", pytest.param("all", marks=pytest.mark.long)])
+def trained(tmp_path_factory, request):
     folder = tmp_path_factory.mktemp("compressed")
     source = load_source(LLAMA)
     model, jobs, plans = trace(source.model, source.batch, source.loss_fn), [], {}
     for name, (strategy, compress) in CASES.items():
+        if request.param == "some" and name not in SOME:
+            continue
         options = PlanOptions(pins=pin_all(strategy), compress=compress, memory_actions=("keep",))
         plans[name] = plan(model, load_cluster("local:4"), options)
         target = folder / name.replace(" ", "_")
         write_program(compile_program(plans[name], model), target)
         jobs.append({"name": name, "source": LLAMA, "folder": str(target)})
     for name, (saved, loaded) in MOVES.items():
-        job = {"name": name, "source": LLAMA, "folder": str(folder / loaded.replace(" ", "_"))}
-        jobs.append({**job, "from": saved})
+        if {saved, loaded} <= plans.keys():
+            job = {"name": name, "source": LLAMA, "folder": str(folder / loaded.replace(" ", "_"))}
+            jobs.append({**job, "from": saved})
     (folder / "jobs.json").write_text(json.dumps(jobs))
     out = folder / "out.json"
     launch(4, [str(WORKER), str(folder / "jobs.json"), str(out)], timeout_seconds=300)
@@ -92,8 +99,8 @@ def trained(tmp_path_factory):
 
 @pytest.mark.ranks
 def test_compressed_programs_train_like_plain_ones(trained):
-    _, rows = trained
-    for name in CASES:
+    plans, rows = trained
+    for name in plans:
         row = rows[0][name]
         plain = rows[0]["plain"]["losses"]
         assert row["losses"][-1] < row["losses"][0], name
@@ -103,9 +110,9 @@ def test_compressed_programs_train_like_plain_ones(trained):
 
 @pytest.mark.ranks
 def test_ranks_keep_the_same_bits(trained):
-    _, rows = trained
-    for name, (strategy, _) in CASES.items():
-        stages = 2 if strategy.startswith("pp") else 1
+    plans, rows = trained
+    for name in plans:
+        stages = 2 if CASES[name][0].startswith("pp") else 1
         found = [row[name]["bits"] for row in rows]
         assert len(set(found)) == stages, name
         assert found[:2] == found[:1] * 2, name
@@ -114,9 +121,9 @@ def test_ranks_keep_the_same_bits(trained):
 
 @pytest.mark.ranks
 def test_a_checkpoint_goes_on_where_it_was(trained):
-    _, rows = trained
+    plans, rows = trained
     for row in rows:
-        for name in CASES:
+        for name in plans:
             found = row[name]
             assert found["resumed"] == found["losses"][3:], name
             assert found["resumed bits"] == found["bits"], name
@@ -138,8 +145,8 @@ def test_errors_are_dropped_aloud_and_missing_ones_are_zero(trained):
     assert "dropped" in said
     assert not any(row["uncompressed"]["said"] for row in rows[1:])
     assert rows[0]["without errors"]["owed"] == 0
-    for name, (saved, _) in MOVES.items():
-        found = rows[0][name]
+    for name in MOVES.keys() & rows[0].keys():
+        found, saved = rows[0][name], MOVES[name][0]
         assert bool(found["said"]) == (name == "uncompressed"), name
         assert found["losses"] == pytest.approx(rows[0][saved]["losses"][3:4], rel=5e-3), name
 
@@ -148,7 +155,8 @@ def test_errors_are_dropped_aloud_and_missing_ones_are_zero(trained):
 def test_sent_bytes_are_the_predicted_ones(trained):
     plans, rows = trained
     pairs = ("eight", "plain", 2), ("feedback", "plain", 2), ("zero", "zero plain", 2)
-    for name, like, rounds in (*pairs, ("per call", "per call plain", 3)):
+    drawn = [pair for pair in (*pairs, ("per call", "per call plain", 3)) if pair[0] in plans]
+    for name, like, rounds in drawn:
         predicted = compressed_bytes(plans[name])
         trained_bytes = sum(
             share.bytes.trained_bytes for share in plans[name].stages[0].bytes_by_strategy
