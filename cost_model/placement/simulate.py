@@ -63,7 +63,7 @@ class SimulationState(NamedTuple):
     clock: Records  # 1
 
 
-class Placed(NamedTuple):
+class PlacedOperators(NamedTuple):
     """Operators on devices, each device starting the ready one with the least key.
 
     `strict`: keys are places in the device's order, and it waits for the next one.
@@ -151,7 +151,9 @@ def copy_state(source: SimulationState, into: SimulationState) -> None:
 
 
 @compiled
-def run(work: GraphArrays, placed: Placed, mode: int, state: SimulationState, stop: Until) -> float:
+def run(
+    work: GraphArrays, placed: PlacedOperators, mode: int, state: SimulationState, stop: Until
+) -> float:
     """Advance a state to the end, or to the first instant not before `stop.instant`.
 
     Returns the makespan; infinity as soon as an operator that starts cannot end, with its tail after
@@ -159,8 +161,8 @@ def run(work: GraphArrays, placed: Placed, mode: int, state: SimulationState, st
     """
     device, key, strict = placed
     tail, limit, until = stop
-    operators, edges, _, duration_us, links, _, _ = work
-    times, slots, lanes, queue, events, clock = state
+    operators, edges, duration_us = work.operators, work.edges, work.duration_us
+    times, _, lanes, queue, events, clock = state
     while clock[0].events > 0:
         now = events[0].when
         if now >= until:
@@ -176,7 +178,7 @@ def run(work: GraphArrays, placed: Placed, mode: int, state: SimulationState, st
                 lanes[device[v]].busy = 0
                 clock[0].done += 1
                 for e in range(operators[v].first, operators[v].after):
-                    _deliver(edges[e], links, device, mode, times, slots, lanes, events, clock)
+                    _deliver(edges[e], work, device, mode, state)
         for d in range(len(lanes)):
             if lanes[d].touched:
                 lanes[d].touched = 0
@@ -192,7 +194,9 @@ def run(work: GraphArrays, placed: Placed, mode: int, state: SimulationState, st
 
 
 @compiled
-def run_to_end(work: GraphArrays, placed: Placed, mode: int, state: SimulationState) -> float:
+def run_to_end(
+    work: GraphArrays, placed: PlacedOperators, mode: int, state: SimulationState
+) -> float:
     """Simulate from time zero; returns the makespan, infinity where devices wait for ever."""
     begin(work, state)
     return run(work, placed, mode, state, Until(np.zeros(len(state.times)), np.inf, np.inf))
@@ -211,18 +215,11 @@ def _start(times: Records, lane: Record, v: int, now: float, spent: float) -> fl
 
 @inner
 def _deliver(
-    edge: Record,
-    links: Floats,
-    device: Ints,
-    mode: int,
-    times: Records,
-    slots: Records,
-    lanes: Records,
-    events: Records,
-    clock: Records,
+    edge: Record, work: GraphArrays, device: Ints, mode: int, state: SimulationState
 ) -> None:
     """Send a finished tensor to the device of one reader, unless already sent, and update the
     reader."""
+    times, slots, lanes, _, events, clock = state
     now: float = clock[0].now
     v: int = edge.source
     w: int = edge.target
@@ -232,7 +229,7 @@ def _deliver(
     if away != home:
         slot = slots[edge.tensor, away]
         if slot.arrive < 0.0:
-            spent = transfer_us(edge, links, home, away)
+            spent = transfer_us(edge, work.links, home, away)
             slot.send = now
             if spent > 0.0 and mode != PARALLEL:
                 slot.send = _through_ports(mode, lanes[home], lanes[away], now, spent)

@@ -10,7 +10,7 @@ import numpy as np
 from ...ir.errors import FileError
 from ...ir.plan.placement import Placement
 from .arrays import graph_arrays
-from .simulate import MODES, Placed, new_state, run_to_end
+from .simulate import MODES, PlacedOperators, new_state, run_to_end
 
 
 class OperatorRun(NamedTuple):
@@ -65,7 +65,7 @@ def trace_placement(placement: Placement) -> PlacementTrace:
         key[operator] = float(count[home])
         count[home] += 1
     state = new_state(work)
-    placed = Placed(device, np.array([key[i] for i in ids]), True)
+    placed = PlacedOperators(device, np.array([key[i] for i in ids]), True)
     span = run_to_end(work, placed, MODES[placement.link], state)
     if span == np.inf:
         raise FileError("$.order: devices wait for each other's operators for ever")

@@ -14,7 +14,7 @@ from ...ir.plan.groups.schedule import group_in_flight, group_rows, tiles_of
 from ...ir.plan.plan import Layers, Plan, Prediction, Stage
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import Strategy
-from ..pricing.priced_layers import append_run, priced_layers
+from ..layers.priced_layers import append_run, priced_layers
 from ..question.candidate import RunPoint
 from ..question.options import PlanOptions
 from .group_prices import GroupChoice, GroupPrices

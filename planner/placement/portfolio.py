@@ -28,7 +28,7 @@ from .algorithms.topo import topo
 from .bounds import lower_bound_us
 from .options import RULES, PlacementOptions
 from .packing import exceeds_total_memory, find_fitting
-from .problem import PlacementCandidate, PlacementProblem, serial_us, upward_rank
+from .problem import Cooling, PlacementCandidate, PlacementProblem, serial_us, upward_rank
 from .repair import repaired
 
 CLOSED = 1e-6  # a relative gap of rounding: the placement is optimal
@@ -201,18 +201,8 @@ class PlacementSearch:
         heat = np.geomspace(hot, COLD, rounds + 1) * start.makespan_us
         for i in range(rounds):
             seed = (self.options.seed * 1000 + number) * 100_000 + i
-            anneal(
-                problem.work,
-                blocks,
-                problem.mode,
-                problem.train,
-                problem.tail_us,
-                walk,
-                seed % 2**32,
-                heat[i],
-                heat[i + 1],
-                chunk,
-            )
+            cooling = Cooling(seed % 2**32, chunk, heat[i], heat[i + 1])
+            anneal(problem.instance, blocks, problem.tail_us, walk, cooling)
             if self.deadline.passed() or walk.spans[1] <= self.bound_us * (1.0 + CLOSED):
                 break
         name = f"{start.algorithm.split(' + ')[0]} + annealing"
@@ -262,16 +252,5 @@ def warm() -> None:
         ]
         repaired(problem, candidates[0], 0, 1)
         walk = walk_from(problem, candidates[0], chains(problem))
-        anneal(
-            problem.work,
-            units(problem),
-            problem.mode,
-            problem.train,
-            problem.tail_us,
-            walk,
-            0,
-            1.0,
-            1.0,
-            1,
-        )
+        anneal(problem.instance, units(problem), problem.tail_us, walk, Cooling(0, 1, 1.0, 1.0))
         lower_bound_us(problem)

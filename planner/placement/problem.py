@@ -18,7 +18,13 @@ from ...cost_model.placement.arrays import (
     new_count,
     resident_bytes,
 )
-from ...cost_model.placement.simulate import MODES, Placed, SimulationState, new_state, run_to_end
+from ...cost_model.placement.simulate import (
+    MODES,
+    PlacedOperators,
+    SimulationState,
+    new_state,
+    run_to_end,
+)
 from ...ir.plan.placement import LinkModel, MemoryRule
 
 
@@ -40,6 +46,23 @@ class PlacementCandidate(NamedTuple):
         return (self.over_bytes, self.makespan_us)
 
 
+class Instance(NamedTuple):
+    """What compiled searches know of a problem: `mode` of transfers, and the memory rule."""
+
+    work: GraphArrays
+    mode: int
+    train: bool
+
+
+class Cooling(NamedTuple):
+    """A local search of `steps` steps, its temperature falling geometrically from hot to cold."""
+
+    seed: int
+    steps: int
+    hot: float
+    cold: float
+
+
 class PlacementProblem:
     """A graph of n operators on k devices under one link model and one memory rule."""
 
@@ -47,7 +70,8 @@ class PlacementProblem:
         self.work = work
         self.link: LinkModel = link
         self.rule: MemoryRule = rule
-        self.mode, self.train = MODES[link], rule == "train"
+        self.train = rule == "train"
+        self.instance = Instance(work, MODES[link], self.train)
         self.operators, self.devices = work.duration_us.shape
         self.state: SimulationState = new_state(work)
         self.memory: MemoryCount = new_count(work)
@@ -89,7 +113,9 @@ class PlacementProblem:
     def _evaluate(
         self, algorithm: str, device: Ints, key: Floats, strict: bool
     ) -> PlacementCandidate:
-        span = run_to_end(self.work, Placed(device, key, strict), self.mode, self.state)
+        span = run_to_end(
+            self.work, PlacedOperators(device, key, strict), self.instance.mode, self.state
+        )
         starts = self.state.times["start"]
         order = np.lexsort((key, self.state.times["end"], starts))
         over = float(np.maximum(self.used_bytes(device) - self.work.capacity, 0.0).sum())

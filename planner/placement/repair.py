@@ -20,11 +20,11 @@ from ...cost_model.placement.arrays import (
     new_count,
     resident_bytes,
 )
-from ...cost_model.placement.simulate import Placed, SimulationState, run_to_end
+from ...cost_model.placement.simulate import PlacedOperators, SimulationState, run_to_end
 from .algorithms.coarse import units
 from .algorithms.moves import Blocks, propose, shift, shift_back
 from .algorithms.ranked import places
-from .problem import PlacementCandidate, PlacementProblem
+from .problem import Cooling, Instance, PlacementCandidate, PlacementProblem
 
 OVERFULL = 0.8  # fraction of moves that start on an overfull device
 WARM = 0.02  # initial temperature, as a fraction of the largest device's memory
@@ -46,18 +46,8 @@ def repaired(
         np.zeros(count, np.bool_),
     )
     warm = WARM * float(problem.work.capacity.max())
-    relieve(
-        problem.work,
-        blocks,
-        problem.mode,
-        problem.train,
-        problem.state,
-        repair,
-        key,
-        seed,
-        steps,
-        warm,
-    )
+    cooling = Cooling(seed, steps, warm, warm * COLD / WARM)
+    relieve(problem.instance, blocks, problem.state, repair, key, cooling)
     return problem.evaluate_keys(f"{broken.algorithm}, repaired", repair.best, key)
 
 
@@ -74,19 +64,17 @@ class Repair(NamedTuple):
 
 @compiled
 def relieve(
-    work: GraphArrays,
+    instance: Instance,
     blocks: Blocks,
-    mode: int,
-    train: bool,
     state: SimulationState,
     repair: Repair,
     key: Floats,
-    seed: int,
-    steps: int,
-    warm: float,
+    cooling: Cooling,
 ) -> None:
-    """Move blocks until everything fits or `steps` moves are done; fills `repair.best`. The
-    temperature falls from `warm` (bytes)."""
+    """Move blocks until everything fits or the steps of `cooling` (temperatures in bytes) are done;
+    fills `repair.best`."""
+    work, mode, train = instance
+    seed, steps, hot, cold = cooling
     device, best, memory, chosen, undo, marked = repair
     used = memory.used
     np.random.seed(seed)
@@ -103,7 +91,7 @@ def relieve(
         count, target = propose(work, blocks, device, v, marked, chosen)
         shift(blocks, device, chosen, count, target, undo)
         shortage = _shortage(work, mode, train, state, repair, key)
-        heat = warm * (COLD / WARM) ** (step / steps)
+        heat = hot * (cold / hot) ** (step / steps)
         if shortage <= current - heat * np.log(1.0 - np.random.random()):
             current = shortage
             if shortage < least_shortage:
@@ -123,7 +111,7 @@ def _shortage(
     if train:
         resident_bytes(work, repair.device, repair.memory)
     else:
-        run_to_end(work, Placed(repair.device, key, False), mode, state)
+        run_to_end(work, PlacedOperators(repair.device, key, False), mode, state)
         lifetime_bytes(work, repair.device, state.times, state.slots, repair.memory)
     shortage = 0.0
     for d in range(len(work.capacity)):

@@ -14,9 +14,9 @@ from ...ir.plan.family import family
 from ...ir.plan.plan import Alternative, CompressionChoice, Layers, Plan, Prediction
 from ...ir.plan.sharding import Sharding
 from ...ir.plan.strategy import ROLES, Strategy
+from ..layers.priced_layers import append_run, priced_layers
 from ..pricing.candidate_pricer import CandidatePricer
 from ..pricing.function_prices import FunctionPrices
-from ..pricing.priced_layers import append_run, priced_layers
 from ..question.candidate import CallPoint, Candidate
 from ..sharding import GAP
 from .driver import SearchSpace

@@ -26,6 +26,16 @@ FAR = 1 << 61
 FULLEST, LOWEST_TIGHTEST, LOWEST_FAILED, FAILED, TIGHTEST, LOWEST = range(6)
 
 
+class Branching(NamedTuple):
+    """The branching order (`rule`, and failures counted so far), and switches of its two prunings:
+    the bound by sections and the decomposition."""
+
+    rule: int
+    by_failures: bool
+    bounded: bool
+    splitting: bool
+
+
 class Board(NamedTuple):
     """Constants of one component (sizes, sections, neighbours) and the working arrays of a search.
 
@@ -235,20 +245,12 @@ def _split(board: Board, count: int, parent: int, head: int, free: int) -> tuple
 
 @compiled
 def search(
-    board: Board,
-    sections: int,
-    height: int,
-    looks: int,
-    rule: int,
-    by_failures: bool,
-    bounded: bool,
-    splitting: bool,
+    board: Board, sections: int, height: int, looks: int, branching: Branching
 ) -> tuple[int, int]:
     """Returns (FOUND with offsets in `board.base`, NONE if there is no packing, or STOPPED; work).
 
-    Work counts open buffers examined, at most `looks`. `rule` and `by_failures` select the
-    branching order; `bounded` and `splitting` switch the section bound and the decomposition. None
-    of these changes the result of a completed search.
+    Work counts open buffers examined, at most `looks`. A completed search has one result under
+    every branching.
     """
     used, depth, free, looked = 0, 0, 1, 0
     board.agenda[0] = (0, sections, -1, -1)
@@ -263,14 +265,15 @@ def search(
         if looked > looks:
             return STOPPED, looked
         grown, longer = _split(board, count, parent, head, free)
-        if splitting and longer > free + 1:
+        if branching.splitting and longer > free + 1:
             head, free = grown, longer
             continue
         good = _starts(board, count)
         if good:
             _sort(board.members, count, board.low)
-            good = _fits(board, count, left, right, height, bounded)
+            good = _fits(board, count, left, right, height, branching.bounded)
         if good:
+            rule, by_failures = branching.rule, branching.by_failures
             i = _choose(board, count, left, right, height, rule, by_failures)
             board.frames[depth] = (i, left, right, parent, used, head, free)
             used = _place(board, i, used)

@@ -49,16 +49,9 @@ class Portfolio:
         branch.clear(self.board)
         self.board.rank[order] = np.arange(len(order))
         start = self.clock()
-        state, looked = branch.search(
-            self.board,
-            self.component.count,
-            height,
-            looks,
-            rule,
-            by_failures,
-            self.switches.bounded,
-            self.switches.splitting,
-        )
+        switches, sections = self.switches, self.component.count
+        branching = branch.Branching(rule, by_failures, switches.bounded, switches.splitting)
+        state, looked = branch.search(self.board, sections, height, looks, branching)
         seconds = self.clock() - start
         self.looks_per_second = max(self.looks_per_second, looked / max(seconds, 1e-3))
         return int(state)

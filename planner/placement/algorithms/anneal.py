@@ -24,7 +24,7 @@ from ....cost_model.placement.arrays import (
 )
 from ....cost_model.placement.simulate import (
     TIMES,
-    Placed,
+    PlacedOperators,
     SimulationState,
     Until,
     begin,
@@ -34,7 +34,7 @@ from ....cost_model.placement.simulate import (
     run,
     state_at,
 )
-from ..problem import PlacementCandidate, PlacementProblem
+from ..problem import Cooling, Instance, PlacementCandidate, PlacementProblem
 from .moves import Blocks, propose, shift, shift_back
 from .ranked import places
 
@@ -85,14 +85,14 @@ def walk_from(
         np.zeros(n),
     )
     begin(problem.work, SimulationState(*(array[0] for array in walk.states)))
-    settle(problem.work, problem.mode, walk, 0)  # finds the makespan,
-    settle(problem.work, problem.mode, walk, 0)  # and now where to store states
+    settle(problem.instance, walk, 0)  # finds the makespan,
+    settle(problem.instance, walk, 0)  # and now where to store states
     walk.spans[1] = walk.spans[0]
     return walk
 
 
 @compiled
-def settle(work: GraphArrays, mode: int, walk: AnnealingState, stored: int) -> None:
+def settle(instance: Instance, walk: AnnealingState, stored: int) -> None:
     """Simulate the current solution from stored state `stored` on and store the later states."""
     trial = walk.trial
     copy_state(state_at(walk.states, stored), trial)
@@ -102,8 +102,10 @@ def settle(work: GraphArrays, mode: int, walk: AnnealingState, stored: int) -> N
         if span < 0.0:
             store = i < count and np.isfinite(walk.spans[0])
             until = walk.spans[0] * i / count if store else np.inf
-            placed = Placed(walk.device, walk.key, False)
-            span = run(work, placed, mode, trial, Until(walk.nothing, np.inf, until))
+            placed = PlacedOperators(walk.device, walk.key, False)
+            span = run(
+                instance.work, placed, instance.mode, trial, Until(walk.nothing, np.inf, until)
+            )
         if i < count:
             copy_state(trial, state_at(walk.states, i))
     walk.spans[0] = span
@@ -130,20 +132,12 @@ def _critical_path(times: Records, chain: Ints) -> None:
 
 @compiled
 def anneal(
-    work: GraphArrays,
-    blocks: Blocks,
-    mode: int,
-    train: bool,
-    tail: Floats,
-    walk: AnnealingState,
-    seed: int,
-    hot: float,
-    cold: float,
-    steps: int,
+    instance: Instance, blocks: Blocks, tail: Floats, walk: AnnealingState, cooling: Cooling
 ) -> None:
-    """Take `steps` steps while the temperature falls from `hot` to `cold` (us), geometrically."""
+    """Take the steps of `cooling`, its temperatures in microseconds."""
+    work, (seed, steps, hot, cold) = instance.work, cooling
     np.random.seed(seed)
-    cooling = (cold / hot) ** (1.0 / steps)
+    rate = (cold / hot) ** (1.0 / steps)
     temperature = hot
     for _ in range(steps):
         limit = walk.spans[0] - temperature * np.log(1.0 - np.random.random())
@@ -151,36 +145,30 @@ def anneal(
         if np.random.random() < CRITICAL:
             v = int(walk.chain[1 + np.random.randint(walk.chain[0])])
         if len(work.capacity) == 1 or np.random.random() < REORDER:
-            stored = _reorder(work, mode, tail, walk, v, limit, train)
+            stored = _reorder(instance, tail, walk, v, limit)
         else:
-            stored = _move(work, blocks, mode, tail, walk, v, limit, train)
+            stored = _move(instance, blocks, tail, walk, v, limit)
         if stored >= 0:
-            settle(work, mode, walk, stored)
+            settle(instance, walk, stored)
             if walk.spans[0] < walk.spans[1]:
                 walk.spans[1] = walk.spans[0]
                 for w in range(len(walk.device)):
                     walk.best_device[w], walk.best_key[w] = walk.device[w], walk.key[w]
-        temperature *= cooling
+        temperature *= rate
 
 
 @inner
 def _move(
-    work: GraphArrays,
-    blocks: Blocks,
-    mode: int,
-    tail: Floats,
-    walk: AnnealingState,
-    v: int,
-    limit: float,
-    train: bool,
+    instance: Instance, blocks: Blocks, tail: Floats, walk: AnnealingState, v: int, limit: float
 ) -> int:
     """Try to move blocks around `v` to another device. Returns the last stored state that is still
     valid, or -1 if the move was rejected."""
+    work = instance.work
     count, target = propose(work, blocks, walk.device, v, walk.marked, walk.chosen)
     shift(blocks, walk.device, walk.chosen, count, target, walk.undo)
-    if not train or _resident(work, walk):
+    if not instance.train or _resident(work, walk):
         changed = _first_change(work, blocks, walk, count)
-        stored = _simulate(work, mode, tail, walk, limit, changed, train)
+        stored = _simulate(instance, tail, walk, limit, changed)
         if stored >= 0:
             return stored
     shift_back(blocks, walk.device, walk.chosen, count, walk.undo)
@@ -188,15 +176,7 @@ def _move(
 
 
 @inner
-def _reorder(
-    work: GraphArrays,
-    mode: int,
-    tail: Floats,
-    walk: AnnealingState,
-    v: int,
-    limit: float,
-    train: bool,
-) -> int:
+def _reorder(instance: Instance, tail: Floats, walk: AnnealingState, v: int, limit: float) -> int:
     """Try to run `v` just before or after another operator of its device; returns as `_move`."""
     times, old = walk.times, walk.key[v]
     w = times[v].cause
@@ -210,7 +190,7 @@ def _reorder(
     if v == w:
         return -1
     walk.key[v] = walk.key[w] + (2.0 * np.random.random() - 1.0)
-    stored = _simulate(work, mode, tail, walk, limit, _ready(work, walk, v), train)
+    stored = _simulate(instance, tail, walk, limit, _ready(instance.work, walk, v))
     if stored < 0:
         walk.key[v] = old
     return stored
@@ -258,20 +238,15 @@ def _first_change(work: GraphArrays, blocks: Blocks, walk: AnnealingState, count
 
 @inner
 def _simulate(
-    work: GraphArrays,
-    mode: int,
-    tail: Floats,
-    walk: AnnealingState,
-    limit: float,
-    changed: float,
-    train: bool,
+    instance: Instance, tail: Floats, walk: AnnealingState, limit: float, changed: float
 ) -> int:
     """Simulate from the last state before `changed`; returns it, or -1 if rejected."""
+    work, mode, train = instance
     stored = len(walk.states.clock) - 1
     while stored > 0 and walk.states.clock[stored, 0].now >= changed:
         stored -= 1
     copy_state(state_at(walk.states, stored), walk.trial)
-    placed = Placed(walk.device, walk.key, False)
+    placed = PlacedOperators(walk.device, walk.key, False)
     span = run(work, placed, mode, walk.trial, Until(tail, limit, np.inf))
     fast = span <= limit
     if fast and not train:

@@ -25,7 +25,7 @@ def ranked(
     order = np.lexsort((np.arange(len(rank)), -rank))
     ledger = new_ledger(problem.work)
     price = weight * float(problem.fastest_us.sum()) / problem.devices
-    earliest_end(problem.work, ledger, order, problem.mode, price)
+    earliest_end(problem.work, ledger, order, problem.instance.mode, price)
     return problem.evaluate_keys("list", ledger.device, places(order))
 
 

@@ -24,7 +24,7 @@ from plait.planner.placement.algorithms.ranked import ranked
 from plait.planner.placement.bounds import lower_bound_us
 from plait.planner.placement.options import ALGORITHMS, LINKS, RULES
 from plait.planner.placement.portfolio import PlacementSearch, constructive
-from plait.planner.placement.problem import PlacementProblem
+from plait.planner.placement.problem import Cooling, PlacementProblem
 from plait.planner.placement.repair import repaired
 from plait.planner.placement.search import place
 from plait.planner.question.deadline import Deadline
@@ -135,13 +135,14 @@ def test_the_walk_knows_its_makespan():
     start, blocks = ranked(problem), units(problem)
     walk = walk_from(problem, start, blocks)
     for seed in range(20):
-        anneal(problem.work, blocks, problem.mode, True, problem.tail_us, walk, seed, 50.0, 1.0, 50)
+        cooling = Cooling(seed, 50, 50.0, 1.0)
+        anneal(problem.instance, blocks, problem.tail_us, walk, cooling)
         assert walk.spans[0] == problem.evaluate_keys("now", walk.device, walk.key).makespan_us
         assert (
             walk.spans[1]
             == problem.evaluate_keys("best", walk.best_device, walk.best_key).makespan_us
         )
-        settle(problem.work, problem.mode, walk, 0)
+        settle(problem.instance, walk, 0)
     assert walk.spans[1] < start.makespan_us
 
 

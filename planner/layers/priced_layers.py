@@ -6,8 +6,8 @@ from msgspec.structs import replace
 
 from ...ir.plan.plan import Layers
 from ...ir.plan.sharding import Sharding
+from ..pricing.candidate_pricer import CandidatePricer
 from ..question.candidate import CallPoint
-from .candidate_pricer import CandidatePricer
 
 
 def priced_layers(
@@ -36,8 +36,13 @@ def priced_layers(
 
 def continues(layers: Layers, other: Layers) -> bool:
     """Whether `other` begins where `layers` end and decides alike."""
-    alike = (other.first, other.sharding, other.memory, other.batch_only, other.stage)
-    return alike == (layers.last, layers.sharding, layers.memory, layers.batch_only, layers.stage)
+    decision = (layers.sharding, layers.memory, layers.batch_only, layers.stage)
+    return other.first == layers.last and decision == (
+        other.sharding,
+        other.memory,
+        other.batch_only,
+        other.stage,
+    )
 
 
 def append_run(runs: list[Layers], run: Layers, apart: bool = False) -> None:
