@@ -43,7 +43,11 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     element for them. `gradient_item_bytes`: bytes per element of an accumulated gradient, which is
     also what travels; None: those of its parameter. `stepped_item_bytes`: bytes per element of the
     copy that the optimizer steps on, and of its gradient then; None: those of a gradient.
-    `step_vectors`: tensors of a parameter's size that an optimizer makes for itself while it steps.
+    `step_vectors`: tensors of a parameter's size that an optimizer makes for itself while it steps, of
+    all parameters at once if it `steps_at_once`. `unreduced_item_bytes`: bytes per element of gradients
+    of the parameters' precision that stay beside the accumulated ones. `loss_copies`: fp32 tensors of
+    the logits' size that the loss's backward makes beside its result, one more where classes are split.
+    `keeps_sent`: activations that were sent to the next stage stay until their gradients come.
     `reduces_per_step`: gradients that ZeRO shards travel once per step, and stay whole until then;
     else after every micro-batch. `contiguous_buffers`: gradients live in persistent flat buffers;
     nothing is copied to be sent. `frees_per_call`: saved activations are freed call by call during
@@ -71,6 +75,10 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     reduces_per_step: bool = False
     stepped_item_bytes: int | None = None
     step_vectors: int = STEP_VECTORS
+    steps_at_once: bool = False
+    unreduced_item_bytes: int = 0
+    loss_copies: int = 0
+    keeps_sent: bool = False
     contiguous_buffers: bool = False
     frees_per_call: bool = True
     shards_replicated_states: bool = False
@@ -113,17 +121,20 @@ def generated(optimizer: Optimizer, gradient_precision: str, item_bytes: int) ->
 
 class ExecutionModelFile(TomlTable, frozen=True, kw_only=True):
     """A shipped execution model. `names`: parts of the names of frameworks that run so, lower case, in
-    years up to `until`; `model`: fields of `ExecutionModel`; `sources`: where each is read."""
+    years up to `until`; `model`: fields of `ExecutionModel`, `fp16`: those that differ where weights are
+    fp16; `sources`: where each is read."""
 
     about: Text
     names: tuple[Text, ...]
     until: int | None = None
     model: dict[str, Any]
+    fp16: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     sources: dict[str, Text]
 
-    @property
-    def execution(self) -> ExecutionModel:
-        return msgspec.convert(self.model, ExecutionModel)
+    def execution(self, dtype: str = "") -> ExecutionModel:
+        """The execution model for weights of a torch type."""
+        fields = self.model | (self.fp16 if dtype == "float16" else {})
+        return msgspec.convert(fields, ExecutionModel)
 
 
 @cache
@@ -134,12 +145,12 @@ def execution_model_files() -> dict[str, ExecutionModelFile]:
     return {f.stem: decode_tables(f, ExecutionModelFile) for f in files if f.suffix == ".toml"}
 
 
-def execution_model(name: str) -> ExecutionModel:
-    """A shipped execution model; raises UsageError for unknown names."""
+def execution_model(name: str, dtype: str = "") -> ExecutionModel:
+    """A shipped execution model for weights of a torch type; raises UsageError for unknown names."""
     files = execution_model_files()
     if name not in files:
         raise UsageError(unknown_name("engine", name, files))
-    return files[name].execution
+    return files[name].execution(dtype)
 
 
 def execution_model_of_framework(framework: str, year: int) -> str | None:

@@ -8,26 +8,34 @@ import msgspec
 from msgspec.structs import replace
 
 from ...cost_model.execution_model import ExecutionModel, execution_model
+from ...cost_model.operators.function_cost import FunctionCostTable
 from ...cost_model.scaled_cluster import ScaleFactors, scaled_cluster
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.model.model import Function, Model
-from ...ir.plan.memory_action import KEEP, RECOMPUTE
+from ...ir.plan.memory_action import KEEP, RECOMPUTE, MemoryAction
 from ...ir.plan.plan import Optimizer, Stage
 from ...planner.pricing.candidate_pricer import CandidatePricer
 from ...planner.pricing.function_prices import CallPrice, FunctionPrices
-from ...planner.pricing.function_tables import FunctionTables
+from ...planner.pricing.function_tables import FunctionTables, TableKey
 from ...planner.question.candidate import CallPoint, Candidate
 from ...planner.sharding.model_shardings import ModelShardings
 from .architecture import Architecture
 from .deepen import deepen
 from .machine import cluster_of
-from .run import UNKNOWN, RunConfig, UnmodelledError
+from .run import UNKNOWN, Layout, RunConfig, UnmodelledError
 
 EQUAL_LAYERS = 2  # become one function; beneath adapters the first layer passes no gradient on
 LARGE_ELEMENTS = 1 << 20  # of a matrix that is sharded
 UNSCALED = ScaleFactors()
 MEMORY_DOUBT = 1.15  # bytes predicted per byte there, up to which a run may fit (the median error)
+PADDED_ROWS = 128  # of a tensor rank's part of an embedding, where a vocabulary is padded
+FRAGMENTATION = (
+    0.15  # of what an allocator has: the mean over eight models (GMLake, Guo et al. 2024)
+)
+# NCCL 2: for 24 channels, buffers of a ring and of a tree, each 4 MiB, 4.7 MiB and 0.5 MiB by protocol
+COMMUNICATOR_BYTES = 24 * 2 * int(9.2 * 2**20)
+MEMORY_ACTIONS = {"full": RECOMPUTE, "half": RECOMPUTE, "operators": MemoryAction(50)}
 RECOMPUTE_LADDER = ("none", "attention", "half", "full")
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 
@@ -59,24 +67,44 @@ FULL = Optimizer("adamw", 2, 4)
 
 
 class PredictedRun(msgspec.Struct, frozen=True):
-    """What a run is predicted to take. `peak_bytes` counts everything on the device, `reserved_bytes`
-    what an allocator has of it, `allocated_bytes` what tensors take of that: all but fragmentation.
-    `recompute`: what was taken."""
+    """What a run is predicted to take. `peak_bytes` is the least of a device that it fits in;
+    `allocated_bytes` what tensors take of it, `reserved_bytes` what an allocator has where memory is
+    not short, `device_bytes` that and what libraries take. `recompute`: what was taken."""
 
     step_seconds: float
     peak_bytes: int
-    reserved_bytes: int
     allocated_bytes: int
+    reserved_bytes: int
+    device_bytes: int
     fits: bool
     candidate: Candidate
     stages: tuple[Stage, ...]
     recompute: str
 
     def measured_bytes(self, kind: str) -> int:
-        """The bytes that a measurement of a kind, as in `nvidia-smi` or `torch max reserved`, counts."""
+        """The bytes that a measurement of a kind, as in `nvidia-smi` or `torch max allocated`, counts;
+        what nobody names is taken for what the allocator has."""
         if "smi" in kind:
-            return self.peak_bytes
-        return self.reserved_bytes if "reserved" in kind else self.allocated_bytes
+            return self.device_bytes
+        return self.allocated_bytes if "allocated" in kind else self.reserved_bytes
+
+
+class RunTables(FunctionTables):
+    """Tables whose partial memory action is that of selective activation checkpointing by operator."""
+
+    def selected(self, key: TableKey, memory: MemoryAction) -> tuple[int, ...]:
+        table = self.table_of(key)
+        assert table is not None
+        return expensive_results(table.costs)
+
+
+def expensive_results(costs: FunctionCostTable) -> tuple[int, ...]:
+    """Results of attention and of every second product in forward, the first one included: what
+    selective checkpointing saves (torchtitan's policy of `selective` with option `op`)."""
+    forward = costs.local_functions[0].forward_ops
+    products = [op for op in forward if costs.work(op) == "gemm"]
+    attention = [op for op in forward if costs.work(op) == "attention"]
+    return tuple(sorted(r for op in (*products[::2], *attention) for r in op.results if r >= 0))
 
 
 class RunPrices(FunctionPrices):
@@ -87,7 +115,7 @@ class RunPrices(FunctionPrices):
         return ModelShardings(self.values, self.cluster, self.execution, large_matrices)
 
     def make_tables(self) -> FunctionTables:
-        return FunctionTables(self.shardings, self.execution, single_replica_apart=False)
+        return RunTables(self.shardings, self.execution, single_replica_apart=False)
 
     @cached_method
     def call_price(self, name: str, point: CallPoint) -> CallPrice | None:
@@ -140,11 +168,12 @@ class Predictor:
         if execution.matrix_dtype and execution.matrix_dtype not in cluster.device.peak_flops:
             raise UnmodelledError(f"gpu {run.device!r} has no rate for precision {run.precision}")
         written = not run.fused_attention and run.recompute != "attention"
-        architecture = replace(architecture, fused_attention=not written)
+        vocabulary = padded_vocabulary(architecture.vocabulary, run.layout.tensor)
+        architecture = replace(architecture, fused_attention=not written, vocabulary=vocabulary)
         prices = self.prices(architecture, run, cluster, execution)
         optimizer = FULL if run.precision == "fp32" else MIXED
         pricer = CandidatePricer(prices, run.global_batch, optimizer)
-        memory = RECOMPUTE if run.recompute in ("full", "half") else KEEP
+        memory = MEMORY_ACTIONS.get(run.recompute, KEEP)
         candidate = pricer.candidate(
             replace(pricer.point(run.layout.strategy, run.micro_batches), memory=memory)
         )
@@ -154,13 +183,17 @@ class Predictor:
             )
         stages = pricer.stages(candidate)
         terms = dict(max(stages, key=lambda s: s.peak_bytes).memory_terms)
-        reserved = sum(terms.values()) - terms["runtime"]
-        fits = candidate.peak_bytes <= cluster.device.memory_bytes
+        allocated = sum(terms.values()) - terms["runtime"] - terms["margin"]
+        communicators = communicator_bytes(run.layout)
+        libraries = terms["runtime"] + communicators
+        reserved = reserved_bytes(allocated, cluster.device.memory_bytes - libraries)
+        fits = candidate.peak_bytes + communicators <= cluster.device.memory_bytes
         return PredictedRun(
             candidate.step_seconds,
             candidate.peak_bytes,
+            allocated,
             reserved,
-            reserved - terms["margin"],
+            reserved + libraries,
             fits,
             candidate,
             stages,
@@ -193,9 +226,28 @@ class Predictor:
         return self.models[key]
 
 
+def padded_vocabulary(vocabulary: int, tensor: int) -> int:
+    """Rows of an embedding that tensor ranks share: frameworks add some where they do not divide it
+    (make-vocab-size-divisible-by of Megatron-LM)."""
+    unit = PADDED_ROWS * tensor
+    return vocabulary if vocabulary % tensor == 0 else -(-vocabulary // unit) * unit
+
+
+def reserved_bytes(allocated: int, limit: int) -> int:
+    """Bytes that a caching allocator has for tensors of `allocated` bytes. It gives blocks back where
+    the device is full, so `limit` bytes hold as many tensors as they can."""
+    return max(allocated, min(round(allocated / (1 - FRAGMENTATION)), limit))
+
+
+def communicator_bytes(layout: Layout) -> int:
+    """Bytes of NCCL's buffers: a communicator for every axis that communicates, and one for all."""
+    axes = sum(size > 1 for _, size in layout.strategy.axes)
+    return COMMUNICATOR_BYTES * (axes + 1) if axes else 0
+
+
 def execution_model_of(run: RunConfig) -> ExecutionModel:
     """How the run's framework executes it: its execution model, and what the row says beyond that."""
-    model = execution_model(run.engine)
+    model = execution_model(run.engine, PRECISIONS[run.precision].weights)
     return replace(
         model,
         fused=model.fused if model.compiled or run.fused_attention else ("pointwise",),

@@ -15,10 +15,11 @@ from ...ir.plan.strategy import Strategy
 Row = Mapping[str, str]
 # fmt: off
 RECOMPUTE = {
-    "none": "none", "full": "full", "selective_layer": "half", "selective_op": "half",
+    "none": "none", "full": "full", "selective_layer": "half", "selective_op": "operators",
     "partial": "half", "selective": "attention",
 }
 # fmt: on
+COMPILED = ("torchtitan", "torchtitan-2024")  # fsdp2 whose layers are compiled
 UNKNOWN = "unknown"  # what a row recomputes, where nothing is printed
 THIS_YEAR = 2026  # of rows that name none
 RECIPES = (  # what the name of a precision contains, the narrower first
@@ -131,8 +132,9 @@ def read_engine(row: Row, layout: Layout) -> str:
     known = _framework(row)
     sharded = layout.zero_stage == 3 and layout.pipeline == 1
     engine = known or ("torchtitan" if sharded else "megatron")
-    if row.get("compile") and engine in ("fsdp2", "torchtitan"):
-        return "torchtitan" if flag(row, "compile", True) else "fsdp2"
+    if row.get("compile") and engine in (*COMPILED, "fsdp2"):
+        compiled = engine if engine in COMPILED else COMPILED[0]
+        return compiled if flag(row, "compile", True) else "fsdp2"
     return engine
 
 
@@ -180,7 +182,8 @@ def parse_precision(text: str) -> str:
 
 
 def parse_recompute(text: str) -> str:
-    """`full`, `half` of the layers, `attention` or `none`; no text, or several in one: unknown."""
+    """`full`, `half` of the layers, all `operators` but attention and every second product, `attention`
+    or `none`; no text, or several in one: unknown."""
     if "/" in text:
         return UNKNOWN
     for start, meaning in RECOMPUTE.items():

@@ -240,6 +240,8 @@ def part_peak(
     candidates = list(while_calls_run(stage, axes, execution, in_flight))
     if not execution.contiguous_buffers:
         candidates += while_optimizer_steps(stage, axes, execution, in_flight, device)
+    elif execution.steps_at_once:
+        candidates.append(while_all_step(stage, axes, execution, in_flight))
     return max(candidates, key=sum)
 
 
@@ -297,6 +299,20 @@ def while_optimizer_steps(
     yield PeakBytes(batch, stepped, 0, 0, gathered)
 
 
+def while_all_step(
+    stage: StageBytes, axes: BatchAxes, execution: ExecutionModel, in_flight: InFlight
+) -> PeakBytes:
+    """Bytes while an optimizer steps all parameters as one list, beside buffers of gradients: copies
+    of these in the precision that it steps in, and its working tensors of all of them."""
+    summed_item, stepped_item = gradient_item(stage, execution), step_item(stage, execution)
+    elements = stage.trained_bytes // stage.item_bytes
+    copied = stepped_item * (stepped_item > summed_item)
+    working = elements * (copied + execution.step_vectors * FP32_BYTES)
+    gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
+    working_bytes = axes.local_bytes(working, "optimizer")
+    return PeakBytes(batch_bytes(stage, in_flight), gradients, 0, working_bytes, 0)
+
+
 def batch_bytes(stage: StageBytes, in_flight: InFlight) -> int:
     """Bytes of the batch and of batch-only values: global ones, and slices of in-flight
     micro-batches."""
@@ -312,7 +328,8 @@ def gradient_bytes(
     sharded_as: str = "gradient",
 ) -> int:
     """Bytes of the gradients of `summed` bytes of weights, sharded like `sharded_as`."""
-    amount = summed // stage.item_bytes * gradient_item(stage, execution)
+    item_bytes = gradient_item(stage, execution) + execution.unreduced_item_bytes
+    amount = summed // stage.item_bytes * item_bytes
     return axes.local_bytes(amount, sharded_as)
 
 
@@ -329,7 +346,8 @@ def step_item(stage: StageBytes, execution: ExecutionModel) -> int:
 def transfer_buffer_bytes(stage: StageBytes, execution: ExecutionModel, in_flight: InFlight) -> int:
     """Bytes of values being sent to and received from neighbouring stages."""
     if execution.contiguous_buffers:
-        return 2 * stage.outgoing_bytes
+        waiting = ceil(in_flight.peak) if execution.keeps_sent else 1
+        return (waiting + 1) * stage.outgoing_bytes
     sent = in_flight.peak * in_flight.chunks + 1
     received = min(2, in_flight.micro_batches) * in_flight.chunks
     if not stage.outgoing_bytes:  # a last stage sends gradients, which wait where backward is split

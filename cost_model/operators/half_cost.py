@@ -32,6 +32,7 @@ from .roofline import op_seconds
 from .sampled_function import LinearAmounts, SampledFunction
 
 ALL_REDUCE = "comm.all_reduce"
+LOSS_BACKWARD = ("plait.cross_entropy_backward.default", "comm.cross_entropy_backward")
 
 
 class HalfCost(OpCost, frozen=True):
@@ -245,11 +246,9 @@ def _live_bytes(
     values = list(born)
     sizes = function.bytes_of(values)
     change = np.zeros((2, len(ops) + 1))
-    beside = (
-        []
-        if function.pricer.execution.contiguous_buffers
-        else list(_collective_copies(function, ops))
-    )
+    beside = list(_loss_copies(function, ops))
+    if not function.pricer.execution.contiguous_buffers:
+        beside += _collective_copies(function, ops)
     for row, amounts in enumerate((sizes.intercept, sizes.slope)):
         np.add.at(change[row], [born[v] for v in values], amounts)
         dead = [(i, v) for i, v in enumerate(values) if v not in keep and v in last]
@@ -261,6 +260,23 @@ def _live_bytes(
         change[row][0] -= sum(amounts[i] for i, v in enumerate(values) if v in saved)
     start, slope = np.cumsum(change, axis=1)[:, :-1]
     return LinearAmounts(start, slope)
+
+
+def _loss_copies(
+    function: SampledFunction, ops: tuple[Op, ...]
+) -> Iterator[tuple[int, tuple[float, float]]]:
+    """Positions of a loss's backward, with the bytes of the fp32 tensors of the logits' size that the
+    framework makes there beside the result (intercept, slope)."""
+    copies = function.pricer.execution.loss_copies
+    for at, op in enumerate(ops):
+        if copies and op.target in LOSS_BACKWARD:
+            item_bytes = ITEM_BYTES["float32"] * (copies + bool(op.kwargs.get("over")))
+            near, far = (
+                float(item_bytes * local.types[op.results[0]].elements)
+                for local in function.local_functions
+            )
+            line = function.interpolate(np.array([near]), np.array([far]))
+            yield at, (float(line.intercept[0]), float(line.slope[0]))
 
 
 def _collective_copies(

@@ -9,7 +9,7 @@ from plait.api.cli import main
 from plait.api.predict.architecture import Architecture, read_architecture
 from plait.api.predict.deepen import deepen
 from plait.api.predict.machine import preset_of
-from plait.api.predict.predictor import Predictor
+from plait.api.predict.predictor import Predictor, padded_vocabulary, reserved_bytes
 from plait.api.predict.run import UnmodelledError, read_run
 from plait.api.predict.table import predict_row
 from plait.api.predict.tracing import trace
@@ -105,9 +105,41 @@ def test_sharded_tokens_are_saved_as_shards(predictor):
 
 def test_a_measurement_says_what_it_counts(predictor):
     run = predict(predictor)
-    device, blocks, tensors = map(run.measured_bytes, ("nvidia-smi", "torch max reserved", ""))
-    assert (device, blocks, tensors) == (run.peak_bytes, run.reserved_bytes, run.allocated_bytes)
+    kinds = "nvidia-smi", "torch max reserved", "torch max allocated"
+    device, blocks, tensors = map(run.measured_bytes, kinds)
     assert device > blocks > tensors
+    assert run.measured_bytes("as printed") == blocks
+    assert reserved_bytes(80, limit=90) == 90  # a full device gives cached blocks back
+
+
+def test_an_optimizer_that_steps_all_at_once_needs_copies_of_all(predictor):
+    layout = {"framework": "InternEvo", "zero_stage": 0, "microbatch": 1, "global_batch": 8}
+    run = predict(predictor, **layout, hidden=1024, ffn=8192, recompute="full", pp=1, dp=8)
+    terms = dict(run.stages[0].memory_terms)
+    elements = terms["parameters"] / 2
+    assert terms["temporaries"] == pytest.approx(12 * elements, rel=0.01)  # a gradient, two roots
+    assert terms["gradients"] == pytest.approx(2 * elements, rel=0.01)
+
+
+def test_an_eager_loss_holds_three_tensors_of_the_logits(predictor):
+    wide = {"vocab": 65536, "tp": 1, "pp": 1, "dp": 16, "zero_stage": 3, "framework": "torchtitan"}
+    compiled, eager = (predict(predictor, **wide, year=year) for year in (2025, 2024))
+    logits = 2 * 512 * 65536 * 4
+    assert logits < eager.allocated_bytes - compiled.allocated_bytes <= 2 * logits
+
+
+def test_selective_checkpointing_lies_between_none_and_full(predictor):
+    none, some, full = (
+        predict(predictor, recompute=recompute) for recompute in ("none", "selective_op", "full")
+    )
+    assert none.allocated_bytes > some.allocated_bytes > full.allocated_bytes
+    assert none.step_seconds < some.step_seconds < full.step_seconds
+
+
+def test_a_vocabulary_is_padded_where_tensor_ranks_do_not_divide_it():
+    assert padded_vocabulary(50257, 1) == 50257
+    assert padded_vocabulary(50257, 8) == 51200
+    assert padded_vocabulary(128256, 8) == 128256
 
 
 def test_fused_attention_is_faster_and_smaller(predictor):
