@@ -29,6 +29,11 @@ class ModelSource(NamedTuple):
         """Whether it is a traced model's file, which has no weights."""
         return self.source.endswith(".json") and not self.source.startswith("hf:")
 
+    @property
+    def is_data(self) -> bool:
+        """Whether loading it runs no code of its own: a model file, or a configuration that is here."""
+        return self.is_file or (self.source.startswith("hf:") and Path(self.source[3:]).is_file())
+
     def load(
         self,
         global_batch: int | None = None,

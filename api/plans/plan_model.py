@@ -39,7 +39,7 @@ def _source(plan: Plan, source: str | None, batch: int | None, seq: int | None) 
     if source is not None:
         return ModelSource(source, batch, seq)
     named = named_source(plan.source)
-    if named is None or not named.is_file:
+    if named is None or not named.is_data:
         hint = f" {named.source}" if named else ""
         raise UsageError(f"the model is needed again: name it with --model{hint}")
     return ModelSource(named.source, named.batch or batch, named.seq or seq)

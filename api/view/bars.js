@@ -3,23 +3,46 @@
 function memoryPanel(parent, report, cursor) {
   const tables = report.tables.filter(t => t.title === "Host memory");
   if (!report.memory.length) return;
-  const limit = report.memory_limit_bytes;
-  const node = section(parent, "How much", "every term of the peak of a device" + (limit ? `, against a budget of ${bytes(limit)}` : ""));
-  const split = make("div", node, undefined, "split even"), [drawn, told] = [make("div", split), make("div", split)];
-  bars(drawn, report.memory, termColour, bytes, limit, cursor);
-  figures(told, report.memory, termColour, bytes, "peak", sum => limit && sum > limit);
+  const limit = report.memory_limit_bytes, own = report.memory.some(bar => bar.limit_bytes);
+  const far = limit && !drawnLimit(limit, report.memory) ? ", far beyond these bars" : "";
+  const against = own ? ", against the budget of its kind" : limit ? `, against a budget of ${bytes(limit)}${far}` : "";
+  const node = section(parent, "How much", "every term of the peak of a device" + against);
+  barsWithFigures(node, report.memory, termColour, bytes, limit, cursor, ["peak", "the fullest"]);
   for (const table of tables) tablePanel(node, table);
 }
 function stepPanel(node, report, cursor, colour) {
   if (!report.step.length) return;
   subtitle(node, "Where a step goes", report.part === "device" ? "seconds of one step on each device" : "seconds of one step on a device of each stage");
+  barsWithFigures(node, report.step, colour, time, 0, cursor, ["step", "the busiest"]);
+}
+// One bar has its figures below it; several have them beside them, term by term.
+function barsWithFigures(node, list, colour, show, limit, cursor, words) {
+  if (list.length === 1) {
+    bars(node, list, colour, show, limit, cursor);
+    amounts(node, list[0], colour, show);
+    return;
+  }
   const split = make("div", node, undefined, "split even"), [drawn, told] = [make("div", split), make("div", split)];
-  bars(drawn, report.step, colour, time, 0, cursor);
-  figures(told, report.step, colour, time, "step", () => false);
+  bars(drawn, list, colour, show, limit, cursor);
+  figures(told, list, colour, show, words, (sum, bar) => limit && sum > (bar.limit_bytes || limit));
+}
+function amounts(node, bar, colour, show) {
+  const list = make("dl", node, undefined, "amounts"), total = totalOf(bar) || 1;
+  bar.parts.forEach(([name, amount], i) => {
+    if (amount <= 0) return;
+    const item = make("div", list);
+    swatch(make("dt", item), name, colour(name, i));
+    make("dd", item, `${show(amount)} · ${(100 * amount / total).toFixed(1)} %`);
+  });
 }
 function totalOf(bar) { return bar.parts.reduce((sum, part) => sum + part[1], 0); }
+function busyOf(bar) { return totalOf({ parts: bar.parts.filter(p => p[0] !== "waiting") }); }
+// A budget that would press the bars into slivers is not drawn.
+function drawnLimit(limit, list) { return Math.max(...list.map(totalOf)) >= 0.04 * limit ? limit : 0; }
 
 function bars(node, list, colour, show, limit, cursor) {
+  const budget = limit, over = (bar, total) => budget && total > (bar.limit_bytes || budget);
+  limit = drawnLimit(Math.max(limit, ...list.map(bar => bar.limit_bytes || 0)), list);
   const most = Math.max(limit, ...list.map(totalOf)) * (limit ? 1.03 : 1) || 1;
   const grid = make("div", node, undefined, "bars");
   list.forEach(bar => {
@@ -39,9 +62,9 @@ function bars(node, list, colour, show, limit, cursor) {
       at += amount;
       tipFor(part, name, [["amount", show(amount)], ["share", (100 * amount / totalOf(bar)).toFixed(1) + " %"]]);
     });
-    if (limit) make("div", strip, undefined, "budget").style.left = 100 * limit / most + "%";
+    if (limit) make("div", strip, undefined, "budget").style.left = 100 * (bar.limit_bytes || budget) / most + "%";
     const total = totalOf(bar);
-    make("span", grid, show(total), "right" + (limit && total > limit ? " over" : ""));
+    make("span", grid, show(total), "right" + (over(bar, total) ? " over" : ""));
   });
   onRedraw(() => grid.querySelectorAll(".part").forEach(part => {
     const name = part.dataset.name;
@@ -49,14 +72,14 @@ function bars(node, list, colour, show, limit, cursor) {
   }));
 }
 
-function figures(node, list, colour, show, name, over) {
-  const sums = list.map(totalOf), fullest = sums.indexOf(Math.max(...sums));
+function figures(node, list, colour, show, [name, fullestName], over) {
+  const sums = list.map(totalOf), busy = list.map(busyOf), fullest = busy.indexOf(Math.max(...busy));
   const most = Math.max(1, Math.min(5, Math.floor((node.clientWidth - 170) / 90)));
   const picked = list.length <= most ? list.map((_, i) => i) : [fullest];
   const short = i => list[i].label.split(" · ")[0];
   const table = make("tbody", make("table", node, undefined, "pairs")), top = make("tr", table);
   make("th", top);
-  picked.forEach(i => make("th", top, short(i) + (list.length > most ? ", the fullest" : ""), "right"));
+  picked.forEach(i => make("th", top, short(i) + (list.length > most ? ", " + fullestName : ""), "right"));
   if (picked.length === 1) make("th", top, "share", "right");
   const names = [...new Set(list.flatMap(bar => bar.parts.filter(p => p[1] > 0).map(p => p[0])))];
   names.forEach((term, place) => {
@@ -68,6 +91,6 @@ function figures(node, list, colour, show, name, over) {
   });
   const row = make("tr", table, undefined, "total");
   make("td", row, name);
-  picked.forEach(i => make("td", row, show(sums[i]), "right" + (over(sums[i]) ? " over" : "")));
+  picked.forEach(i => make("td", row, show(sums[i]), "right" + (over(sums[i], list[i]) ? " over" : "")));
   if (picked.length === 1) make("td", row, "", "right");
 }

@@ -69,6 +69,8 @@ function switchOf(parent, names, chosen, act) {
   return group;
 }
 
+// A number and its unit stay on one line.
+function unbroken(text) { return text.replace(/(\d) (?=(?:[kMGTP]?i?B|[mµn]?s|%|GiB)(?![a-z]))/g, "$1\u00a0"); }
 function figure(value) { return value >= 100 ? value.toFixed(0) : value.toPrecision(3); }
 function time(s) {
   if (!s) return "0 s";

@@ -52,7 +52,7 @@ function graphPanel(parent, report, cursor) {
     keys.replaceChildren();
     const pairs = [];
     if (mode === report.part) for (let s = 0; s < Math.min(report.stages, STAGES.length); s++) {
-      pairs.push([report.part + " " + s + (report.stages > STAGES.length ? `, ${s + STAGES.length} …` : ""), stageColour(s)]);
+      pairs.push([((report.stage_names || [])[s] || report.part + " " + s) + (report.stages > STAGES.length ? `, ${s + STAGES.length} …` : ""), stageColour(s)]);
     }
     if (mode === "strategy") words.slice(0, 8).forEach((w, i) => pairs.push([w, STRATEGIES[i]]));
     if (mode === "time" || mode === "work") pairs.push([mode === "time" ? "compute" : "flops", COMPUTE]);

@@ -9,11 +9,12 @@ function headline(parent, report) {
   for (const [name, value, note] of report.tiles) {
     const tile = make("div", tiles, undefined, note.startsWith("too large") ? "tile over" : "tile");
     make("span", tile, name);
-    make("b", tile, value);
-    if (note) make("span", tile, note);
+    make("b", tile, unbroken(value));
+    if (note) make("span", tile, unbroken(note));
   }
 }
 function verdict(parent, text, fits) {
+  text = unbroken(text);
   const line = make("p", parent, undefined, "verdict" + (fits ? "" : " over"));
   const end = text.indexOf(". A step") + 1;
   make("b", line, text.slice(0, end));
@@ -56,7 +57,7 @@ function comparisonPanel(parent, comparison) {
     subtitle(node, "Layers that differ", "modules, first plan, second plan");
     rowsTable(node, ["modules", "first", "second"], comparison.differences);
   }
-  if (comparison.points) scatter(node, comparison.points, comparison.memory_limit_bytes || 0);
+  if (comparison.points) scatter(make("div", node, undefined, "points"), comparison.points, comparison.memory_limit_bytes || 0);
 }
 const main = document.getElementById("main");
 if (pages.comparison) comparisonPanel(main, pages.comparison);

@@ -58,11 +58,15 @@ class BoxGraph(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Bar(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A stacked bar: named parts in bytes or seconds; `stages` that it stands for, first and last."""
+    """A stacked bar: named parts in bytes or seconds; `stages` that it stands for, first and last.
+
+    `limit_bytes`: its budget, where it is not that of the report.
+    """
 
     label: str
     parts: tuple[tuple[str, float], ...]
     stages: tuple[int, int] = (-1, -1)
+    limit_bytes: int = 0
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
@@ -156,7 +160,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `verdict` answers whether it fits and how sure that is, `reasons` why this plan. `modes`: what the
     graph can be coloured by: stage, device, strategy, time, work. `part` says what its stages are: those
-    of a pipeline, or devices.
+    of a pipeline, or devices; `stage_names` are theirs, where they are of several kinds.
     """
 
     title: str
@@ -171,6 +175,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     rivals: tuple[Rival, ...] = ()
     points: tuple[Point, ...] = ()
     stages: int = 0
+    stage_names: tuple[str, ...] = ()
     memory_limit_bytes: int = 0
     memory: tuple[Bar, ...] = ()
     step: tuple[Bar, ...] = ()

@@ -15,7 +15,7 @@ function rowsTable(parent, columns, rows, right = []) {
   return body;
 }
 function cellOf(row, label, text, kind) {
-  const cell = make("td", row, text, kind);
+  const cell = make("td", row, text && unbroken(text), kind);
   cell.dataset.label = label;
   return cell;
 }
@@ -29,7 +29,7 @@ function pairsTable(parent, title, pairs, show, names = ["this plan", "instead"]
     make("td", row, name);
     make("td", row, show(one), "right");
     make("td", row, show(other), "right");
-    make("td", row, signed(other - one, show), "right");
+    make("td", row, other === one ? "same" : signed(other - one, show), "right");
   });
 }
 
@@ -37,7 +37,7 @@ function whyPanel(parent, report) {
   if (!report.rivals.length) return;
   const node = section(parent, "Why this plan", "every family of strategies under the same cost model");
   const list = make("ul", node, undefined, "reasons");
-  for (const reason of report.reasons) make("li", list, reason);
+  for (const reason of report.reasons) make("li", list, unbroken(reason));
   const split = make("div", node, undefined, "split");
   rivalsTable(make("div", split), report);
   scatter(make("div", split), report.points, report.memory_limit_bytes);
@@ -87,27 +87,41 @@ function terms(parent, rival) {
   if (rival.near_duplicates) make("span", parent, rival.near_duplicates, "note");
 }
 
+// The name of a point beside its mark, where it lies on no other mark or name.
+function nameOf(svg, label, [x, y], taken, end) {
+  const wide = widthOf(label, 11), apart = ([l, t, w, h]) => l + w < x0 || l > x0 + wide || t + h < y0 || t > y0 + 13;
+  let x0, y0;
+  for ([x0, y0] of [[x + 10, y - 7], [x - wide - 10, y - 7], [x - wide / 2, y - 22], [x - wide / 2, y + 9]]) {
+    if (x0 < 64 || x0 + wide > end || !taken.every(apart)) continue;
+    taken.push([x0, y0, wide, 13]);
+    draw("text", svg, { x: x0, y: y0 + 11 }, label);
+    return;
+  }
+}
+
 // Plans as points: right is slower, up is larger, the line is the budget.
 function scatter(parent, points, limit) {
   if (points.length < 3) return;
-  const svg = draw("svg", parent, { role: "group", "aria-label": "step time against peak memory" });
+  const svg = draw("svg", parent, { role: "group", "aria-label": "step time against peak memory" }), named = points.length <= 12 && pages.comparison;
   onRedraw(() => {
     svg.replaceChildren();
     const width = Math.max(220, parent.clientWidth), height = 230, left = 62, right = 14, top = 12, bottom = 40;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.style.height = height + "px";
-    const times = points.map(p => p[1]), sizes = points.map(p => p[2]), least = Math.min(...times);
-    const most = Math.min(Math.max(...times), 3 * least), span = (most - least) || least;
-    const tall = Math.min(Math.max(...sizes, limit), 2 * (limit || Math.max(...sizes)));
-    const x = s => left + (width - left - right) * (Math.min(s, most) - least + span * 0.05) / (span * 1.1);
+    const times = points.map(p => p[1]), sizes = points.map(p => p[2]), least = Math.min(...times), most = Math.max(...times);
+    const wide = most > 3 * least, along = wide ? Math.log : s => s, span = along(most) - along(least) || 1;
+    const largest = Math.max(...sizes, limit), tall = Math.min(largest, 2 * (limit || largest));
+    const x = s => left + (width - left - right) * (along(s) - along(least) + span * 0.05) / (span * 1.1);
     const y = b => top + (height - top - bottom) * (1 - Math.min(b, tall) / (tall * 1.06));
     draw("rect", svg, { x: left, y: top, width: width - left - right, height: height - top - bottom, class: "sunk" });
-    for (const amount of [0, tall / 2, tall]) draw("text", svg, { x: left - 6, y: y(amount) + 4, "text-anchor": "end", class: "soft" }, bytes(amount));
+    for (const amount of [0, tall / 2, tall]) draw("text", svg, { x: left - 6, y: y(amount) + 4, "text-anchor": "end", class: "soft" }, (amount === tall && tall < largest ? "≥ " : "") + bytes(amount));
     draw("text", svg, { x: left, y: height - bottom + 15, class: "soft" }, time(least));
     draw("text", svg, { x: width - right, y: height - bottom + 15, "text-anchor": "end", class: "soft" }, time(most));
-    draw("text", svg, { x: left, y: height - 8, class: "soft" }, fitted("→ step time, ↑ peak memory, ◆ this plan", width - left, 11));
+    draw("text", svg, { x: left, y: height - 8, class: "soft" }, fitted(`→ step time${wide ? " (log)" : ""}, ↑ peak memory, ◆ ${named ? "the first" : "this plan"}`, width - left, 11));
     if (limit) draw("line", svg, { x1: left, x2: width - right, y1: y(limit), y2: y(limit), class: "limit" });
+    const marks = points.map(p => [x(p[1]) - 6, y(p[2]) - 6, 12, 12]);
     points.forEach(([label, seconds, size, fits], i) => {
+      if (named) nameOf(svg, label, [x(seconds), y(size)], marks, width - right);
       const at = [x(seconds), y(size)], colour = fits ? COMPUTE : css("--limit");
       const mark = i ? draw("circle", svg, { cx: at[0], cy: at[1], r: 4.5, fill: fits ? colour : "none", stroke: colour, "stroke-width": 1.5 })
         : draw("path", svg, { d: `M${at[0]} ${at[1] - 8}l8 8l-8 8l-8 -8z`, fill: css("--link"), class: "rim" });

@@ -172,11 +172,11 @@ function timelineChart(node, report, cursor, traffic) {
     }
   }
   function memory(pen, width) {
-    const top = chart.top, budget = report.memory_limit_bytes;
-    const most = Math.max(budget, ...curves.map(c => c.most)) * 1.06, y = amount => top + chart.height * (1 - amount / most);
+    const top = chart.top, highest = Math.max(...curves.map(c => c.most)), whole = (report.stage_names || []).length ? 0 : report.memory_limit_bytes;
+    const budget = highest >= 0.04 * whole ? whole : 0, most = Math.max(budget, highest) * 1.06, y = amount => top + chart.height * (1 - amount / most);
     pen.font = `12px ${FONT}`;
     pen.fillStyle = names.ink;
-    pen.fillText(fitted(`Memory over time, by ${report.part}` + (budget ? "; dashed: budget" : ""), width - left, 12), left, top - 16);
+    pen.fillText(fitted(`Memory over time, by ${report.part}` + (budget ? "; dashed: budget" : whole ? `; the budget, ${bytes(whole)}, is far above` : ""), width - left, 12), left, top - 16);
     pen.font = `11px ${FONT}`;
     for (let i = 0; i <= 2; i++) {
       const at = y(most / 1.06 * i / 2), label = bytes(most / 1.06 * i / 2);

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from .strategy import ROLES, Strategy
 
 MODEL_AXES = (("pp", "pipeline"), ("tp", "tensor"), ("cp", "context"), ("sp", "context"))
+DEVICE_GROUPS = (
+    "device groups"  # of a mixed cluster: pipelines whose stages differ in kind and width
+)
 MEGATRON = frozenset({"pipeline", "tensor"})
 
 

@@ -50,6 +50,11 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def count_of(number: int, name: str, ending: str = "s") -> str:
+    """1 micro-batch, 16 micro-batches."""
+    return f"{number} {name}" + ("" if number == 1 else ending)
+
+
 def gib(amount: float) -> str:
     return f"{amount / 2**30:.2f} GiB"
 

@@ -2,12 +2,13 @@
 
 A shape's bound assumes that all its groups are always busy with the fastest layers they can run;
 shapes whose bound is no better than the best plan are skipped. Where one part alone, or all
-devices treated as the slowest, is faster than any mixed plan, that is the plan.
+devices treated as the slowest, is faster than any mixed plan, that is the plan. What was not chosen
+are its alternatives: every part alone, all as the slowest by family, the next mixed plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple
@@ -20,12 +21,14 @@ from ...ir.devices.mixed import as_slowest_devices
 from ...ir.errors import InfeasibleError, LimitError
 from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.model.model import Model
+from ...ir.plan.family import DEVICE_GROUPS, family
 from ...ir.plan.groups.device_group import DeviceGroup
 from ...ir.plan.plan import Alternative, Plan
 from ..question.deadline import Deadline
 from ..question.options import PlanOptions, optimizer_states
 from ..question.strategy_space import divisors
 from ..search.driver import SearchSpace
+from ..search.families import with_families, with_terms
 from ..search.to_plan import assemble
 from .group_prices import GroupChoice, GroupPrices, GroupType
 from .layer_split import LayerSplit
@@ -68,7 +71,8 @@ class MixedSearch:
 
     def run(self) -> Plan:
         """The best mixed plan, or a faster plan for one part or for all as the slowest devices."""
-        alone = [plan for plan in map(self.plan_alone, self.uniform_clusters()) if plan is not None]
+        uniform = [self.plan_uniform(cluster) for cluster in self.uniform_clusters()]
+        alone = [plan for plan in uniform if plan is not None]
         best = min((plan.prediction.step_seconds for plan in alone), default=inf)
         mixed: list[SharedPipelines] = []
         by_bound = self.shapes_by_bound()
@@ -86,13 +90,33 @@ class MixedSearch:
             raise self.no_plan()
         chosen = min([*alone, *plans], key=_step)
         lower = min([one.bound for one in by_bound[:1]] + [_step(chosen)])
-        others = [plan for plan in alone if plan is not chosen]
         return replace(
             chosen,
             gap=max(0.0, 1 - lower / _step(chosen)) if chosen.groups else chosen.gap,
-            alternatives=(*map(_alternative, others), *chosen.alternatives),
+            alternatives=tuple(
+                sorted(
+                    dict.fromkeys(self.alternatives(chosen, alone, plans)),
+                    key=lambda a: (not a.fits, a.step_seconds),
+                )
+            ),
             complete=chosen.complete and not self.deadline.stopped,
         )
+
+    def alternatives(
+        self, chosen: Plan, uniform: Sequence[Plan], mixed: Sequence[Plan]
+    ) -> Iterator[Alternative]:
+        """Uniform plans and the next mixed ones with their families, then those of all devices as the
+        slowest."""
+        for plan in uniform:
+            part = plan.cluster in self.parts
+            name = f"{plan.cluster.name} alone" if part else "all as the slowest"
+            if plan is not chosen:
+                yield _alternative(plan, name, name if part else family(plan.strategies))
+        for plan in mixed:
+            if plan is not chosen:
+                yield _alternative(plan, DEVICE_GROUPS, DEVICE_GROUPS)
+        for plan in uniform:
+            yield from () if plan.cluster in self.parts else plan.alternatives
 
     def no_plan(self) -> InfeasibleError | LimitError:
         """The error where nothing that fits was found."""
@@ -107,14 +131,17 @@ class MixedSearch:
         """Each part without the others, and all devices as if they were the slowest."""
         return [*self.parts, as_slowest_devices(self.cluster)] if self.cluster.parts else []
 
-    def plan_alone(self, cluster: Cluster) -> Plan | None:
-        """The plan for one uniform cluster; None where none fits."""
+    def plan_uniform(self, cluster: Cluster) -> Plan | None:
+        """The plan for one uniform cluster, with its families where it has all devices; None where none
+        fits."""
         space = SearchSpace.create(self.model, cluster, self.options)
         space.deadline = self.deadline
         space.run()
-        return (
-            assemble(space, min(space.fitting(), key=space.sort_key)) if space.fitting() else None
-        )
+        if not space.fitting():
+            return None
+        best = min(space.fitting(), key=space.sort_key)
+        plan = assemble(space, best)
+        return plan if cluster in self.parts else with_families(space, plan, best)
 
     def micro_batch_sizes(self) -> list[int]:
         """Sizes of micro-batches in samples, large ones first."""
@@ -220,15 +247,17 @@ def _step(plan: Plan) -> float:
     return plan.prediction.step_seconds
 
 
-def _alternative(plan: Plan) -> Alternative:
-    """A plan for some of the devices, or for all as the slowest, as one that was not chosen."""
+def _alternative(plan: Plan, name: str, family: str) -> Alternative:
+    """A plan as one that was not chosen, with its terms; `name` says for which devices it is."""
     memory = "+".join(sorted({str(x.memory) for x in plan.layers}))
-    return Alternative(
-        f"{plan.cluster.name} alone: {plan.strategy_text}",
+    row = Alternative(
+        f"{name}: {plan.strategy_text}",
         plan.micro_batches,
         memory,
         plan.prediction.step_seconds,
         plan.peak_bytes,
         plan.fits,
         plan.chunks_per_stage,
+        family=family,
     )
+    return with_terms(row, plan)

@@ -54,10 +54,15 @@ def _baselines(space: SearchSpace) -> Iterator[Candidate]:
 
 
 def _with_terms(space: SearchSpace, candidate: Candidate) -> Alternative:
-    plan = assemble(space, candidate)
+    row = alternative(candidate, space.memory_limit_bytes)
+    return with_terms(row, assemble(space, candidate))
+
+
+def with_terms(row: Alternative, plan: Plan) -> Alternative:
+    """The row of a plan, with its seconds and bytes by kind."""
     terms = fullest_stage_bytes(plan)
     return replace(
-        alternative(candidate, space.memory_limit_bytes),
+        row,
         seconds=tuple(seconds_by_kind(step_term(plan)).items()),
         memory_terms=tuple((name, int(amount)) for name, amount in terms.items()),
     )

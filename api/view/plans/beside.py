@@ -32,7 +32,7 @@ def pages_of_plans(plans: Sequence[Plan], names: Sequence[str]) -> Pages:
 def _two(first: Plan, second: Plan, names: Sequence[str]) -> PlanComparison:
     rows = zip(_row(first), _row(second), strict=True)
     return PlanComparison(
-        title=f"{one_line(first.model)}: two plans",
+        title=f"{_models((first, second))}: two plans",
         verdict=_verdict(first, second),
         columns=("", *names),
         rows=tuple((label, one, other) for (label, one), (_, other) in rows),
@@ -44,13 +44,21 @@ def _two(first: Plan, second: Plan, names: Sequence[str]) -> PlanComparison:
     )
 
 
+def _models(plans: Sequence[Plan]) -> str:
+    return " and ".join(dict.fromkeys(one_line(plan.model) for plan in plans))
+
+
 def _verdict(first: Plan, second: Plan) -> str:
     ratio = second.prediction.step_seconds / first.prediction.step_seconds
     if abs(ratio - 1) < 5e-4:
         return "Both take the same time."
     slower, faster = ("second", "first") if ratio > 1 else ("first", "second")
-    longer = max(ratio, 1 / ratio) - 1
-    return f"A step of the {slower} plan takes {longer:.1%} longer than the {faster}'s."
+    times = max(ratio, 1 / ratio)
+    if times >= 2:
+        return f"A step of the {slower} plan takes {times:.3g} times as long as the {faster}'s."
+    return (
+        f"A step of the {slower} plan takes {100 * (times - 1):.1f} % longer than the {faster}'s."
+    )
 
 
 def _row(plan: Plan) -> tuple[tuple[str, str], ...]:
@@ -82,14 +90,16 @@ def _several(plans: Sequence[Plan], names: Sequence[str]) -> PlanComparison:
     rows = tuple(
         (name, *(text for _, text in _row(plan))) for name, plan in zip(names, plans, strict=True)
     )
+    limits = {plan.memory_limit_of(0) for plan in plans}
     return PlanComparison(
-        title=f"{one_line(plans[0].model)}: {len(plans)} plans",
-        verdict="Every plan as its step time against its peak memory; the first is the diamond.",
+        title=f"{_models(plans)}: {len(plans)} plans",
+        verdict="Every plan as its step time against its peak memory."
+        + ("" if len(limits) == 1 else " Their budgets differ."),
         columns=columns,
         rows=rows,
         points=tuple(
             Point(name, plan.prediction.step_seconds, plan.peak_bytes, plan.fits)
             for name, plan in zip(names, plans, strict=True)
         ),
-        memory_limit_bytes=plans[0].memory_limit_of(0),
+        memory_limit_bytes=limits.pop() if len(limits) == 1 else 0,
     )

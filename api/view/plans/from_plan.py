@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from ....cost_model.explain.by_kind import seconds_by_kind
 from ....cost_model.explain.confidence import RANGE
 from ....cost_model.explain.step_terms import step_term
@@ -15,12 +17,12 @@ from ....ir.model.mesh import MICRO, Axis, Mesh
 from ....ir.model.model import Model
 from ....ir.plan.plan import Plan
 from ....ir.text.summary import one_line, schedule
-from ....ir.text.units import gib, seconds, size
+from ....ir.text.units import count_of, gib, seconds, size
 from ..call_names import ranges
 from ..module_graph import Inside
 from ..price import on_a_device
 from ..report import Bar, Report, ReportTable
-from .from_schedule import step_parts, timeline_of
+from .from_schedule import stage_name, step_parts, timeline_of
 from .plan_graph import PlanGraph, strategy_rows
 from .rivals import points_of, reasons_of, rivals_of
 
@@ -51,8 +53,9 @@ def report_of_plan(plan: Plan, model: Model | None = None) -> Report:
         graphs=graph.graphs,
         modes=("stage", "strategy", "time"),
         stages=len(plan.stages),
+        stage_names=_stage_names(plan),
         memory_limit_bytes=plan.memory_limit_of(fullest),
-        memory=_bars(plan, lambda s: memory[s]),
+        memory=_with_limits(plan, _bars(plan, lambda s: memory[s])),
         step=_bars(plan, lambda s: step_parts(plan, s)),
         timeline=timeline_of(plan),
         tables=(_strategies(plan), *_host_memory(plan), *_compression(plan)),
@@ -98,7 +101,7 @@ def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
     searched = "" if plan.complete else ", search was stopped"
     tokens = p.tokens_per_second > 0
     rate = p.tokens_per_second if tokens else p.samples_per_second
-    micro = f"{plan.micro_batches} micro-batch" + ("es" if plan.micro_batches > 1 else "")
+    micro = count_of(plan.micro_batches, "micro-batch", "es")
     return (
         ("peak memory", gib(peak), f"{fits}: budget {gib(plan.memory_limit_of(0))}"),
         ("step", seconds(step), f"{seconds(step / RANGE)} to {seconds(step * RANGE)}"),
@@ -122,6 +125,17 @@ def _bars(plan: Plan, parts_of: Callable[[int], tuple[tuple[str, float], ...]]) 
         Bar(_stages_name(plan, run), parts_of(_largest(run, parts_of)), (run[0], run[-1]))
         for run in runs
     )
+
+
+def _with_limits(plan: Plan, bars: tuple[Bar, ...]) -> tuple[Bar, ...]:
+    """Bars of device groups with the budget of each."""
+    if not plan.groups:
+        return bars
+    return tuple(replace(b, limit_bytes=plan.memory_limit_of(b.stages[0])) for b in bars)
+
+
+def _stage_names(plan: Plan) -> tuple[str, ...]:
+    return tuple(stage_name(plan, n) for n in range(len(plan.stages))) if plan.groups else ()
 
 
 def _largest(run: Sequence[int], parts_of: Callable[[int], tuple[tuple[str, float], ...]]) -> int:

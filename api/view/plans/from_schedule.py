@@ -10,10 +10,11 @@ from ....cost_model.explain.by_kind import seconds_by_kind
 from ....cost_model.explain.step_terms import StageTerms, stage_terms
 from ....cost_model.explain.term import Term
 from ....cost_model.pipeline.closed_form import chunk_shares, schedule_rows, simulate_plan
-from ....cost_model.pipeline.group_pipeline import groups_step
+from ....cost_model.pipeline.group_pipeline import gradient_sum_seconds, groups_step
 from ....cost_model.pipeline.simulate import ScheduleEvent as Slot
 from ....ir.plan.plan import Layers, Plan
 from ....ir.plan.schedules.interleave import peak_in_flight
+from ....ir.text.units import count_of
 from ..call_names import span_name
 from ..report import Event, SlotKind, SlotRow, TimelineChart
 from .plan_graph import plan_path
@@ -27,7 +28,9 @@ Parts = tuple[tuple[str, float], ...]
 def step_parts(plan: Plan, number: int) -> Parts:
     """The parts of a stage's step, in seconds: compute, collectives by group, optimizer, waiting."""
     terms = stage_terms(plan, number)
-    parts = merged([*kinds(terms.forward), *kinds(terms.backward), *sync_parts(terms)])
+    parts = merged(
+        [*kinds(terms.forward), *kinds(terms.backward), *sync_parts(plan, number, terms)]
+    )
     rest = plan.prediction.step_seconds - sum(amount for _, amount in parts)
     waiting = rest if rest > 1e-9 * plan.prediction.step_seconds else 0.0  # below is rounding
     return (*parts, ("waiting", waiting)) if waiting else parts
@@ -38,10 +41,14 @@ def kinds(half: Term) -> Parts:
     return merged((traffic(name) or "compute", s) for name, s in seconds_by_kind(half).items())
 
 
-def sync_parts(terms: StageTerms) -> Parts:
-    """Seconds of what runs once per step."""
-    named = seconds_by_kind(terms.sync).items()
-    return merged((traffic(name) or "optimizer", s) for name, s in named)
+def sync_parts(plan: Plan, number: int, terms: StageTerms) -> Parts:
+    """Seconds of what a stage does once per step: it adds up gradients, updates, gathers weights."""
+    named = [(traffic(name) or "optimizer", s) for name, s in seconds_by_kind(terms.sync).items()]
+    if plan.groups:
+        elsewhere = ("sums of gradients over groups", gradient_sum_seconds(plan, number))
+        updates = next((i for i, (name, _) in enumerate(named) if name == "optimizer"), len(named))
+        named.insert(updates, elsewhere)
+    return merged(named)
 
 
 def traffic(name: str) -> str:
@@ -70,11 +77,14 @@ def timeline_of(plan: Plan) -> TimelineChart | None:
     for slot in simulated:
         by_stage[slot.stage].append(slot)
     terms = [stage_terms(plan, number) for number in range(len(plan.stages))]
-    names = [f"stage {i}" for i in range(len(plan.stages))]
+    names = [stage_name(plan, number) for number in range(len(plan.stages))]
     events = [
         event
         for number, ran in enumerate(by_stage)
-        for event in [*_named_slots(ran), *_sync_events(number, ran[-1].end_seconds, terms[number])]
+        for event in [
+            *_named_slots(ran),
+            *_sync_events(number, ran[-1].end_seconds, sync_parts(plan, number, terms[number])),
+        ]
     ]
     if len(plan.stages) == 1 and len(simulated) <= FEW_EVENTS:
         names.append("layers")
@@ -94,8 +104,15 @@ def timeline_of(plan: Plan) -> TimelineChart | None:
         tick_seconds=tick,
         steady_bytes=steady,
         each_bytes=each,
-        hint=f"{plan.micro_batches} micro-batches, {len(simulated):,} forwards and backwards",
+        hint=f"{count_of(plan.micro_batches, 'micro-batch', 'es')}, "
+        f"{len(simulated):,} forwards and backwards",
     )
+
+
+def stage_name(plan: Plan, number: int) -> str:
+    """`stage 1`; of device groups with their kind: `stage 1 · h100`."""
+    kind = f" · {plan.cluster_of(number).device.kind}" if plan.groups else ""
+    return f"stage {number}{kind}"
 
 
 def simulated_slots(plan: Plan) -> tuple[Slot, ...]:
@@ -153,10 +170,10 @@ def slot_row(slots: Sequence[Slot], made_of: dict[tuple[str, int], Parts], tick:
     return SlotRow(tuple(letters.values()), "".join(texts))
 
 
-def _sync_events(row: int, clock: float, terms: StageTerms) -> list[Event]:
+def _sync_events(row: int, clock: float, parts: Parts) -> list[Event]:
     """Gradient sync and optimizer of a stage, one after the other."""
     events: list[Event] = []
-    for name, duration in sync_parts(terms):
+    for name, duration in parts:
         kind = "O" if name == "optimizer" else "S"
         events.append(Event(row, kind, name, clock, clock + duration))
         clock += duration

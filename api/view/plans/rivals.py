@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from ....cost_model.explain.by_kind import fullest_stage_bytes, paired, seconds_by_kind
 from ....cost_model.explain.step_terms import step_term
 from ....ir.plan.difference import memory_actions
-from ....ir.plan.family import family, is_megatron
+from ....ir.plan.family import DEVICE_GROUPS, family, is_megatron
 from ....ir.plan.plan import Alternative, Plan
-from ....ir.text.units import gib, seconds
+from ....ir.text.units import count_of, gib, seconds
 from ..report import Point, Rival
 
 MOST_TERMS = 10
@@ -45,15 +45,14 @@ def _baseline_names(families: dict[str, list[Alternative]]) -> dict[str, str]:
 def _rival(plan: Plan, baseline: str, members: Sequence[Alternative]) -> Rival:
     first = min(members, key=lambda a: (not a.seconds, not a.fits, a.step_seconds))
     name = first.family or "another"
-    ours = family(plan.strategies)
-    if name == ours:
+    if name == (DEVICE_GROUPS if plan.groups else family(plan.strategies)):
         name += ", as the plan"
     if baseline and not name.startswith(baseline):
         name = f"{baseline}: {name}"
     others = [a for a in members if a is not first]
     return Rival(
         name=name,
-        strategy=first.name,
+        strategy=first.name.removeprefix(f"{first.family}: "),
         micro_batches=first.micro_batches,
         memory_actions=first.memory,
         step_seconds=first.step_seconds,
@@ -132,7 +131,7 @@ def _time_reason(plan: Plan) -> str:
         return "Nothing else that was priced fits."
     a = min(fitting, key=lambda a: a.step_seconds)
     change = 100 * (a.step_seconds / plan.prediction.step_seconds - 1)
-    what = f"{a.name} with {a.micro_batches} micro-batches and {a.memory}"
+    what = f"{a.name} with {count_of(a.micro_batches, 'micro-batch', 'es')} and {a.memory}"
     if change < 0:
         return f"It was asked for: {what} would be {-change:.1f} % faster, and fits."
     sure = "nothing that was searched is faster than the plan"

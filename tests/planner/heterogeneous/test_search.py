@@ -54,9 +54,13 @@ def test_a_mixture_beats_every_part_alone_and_all_as_the_slowest(model, spec):
     assert answer.fits
     verify_plan(answer)
     step = answer.prediction.step_seconds
-    alone = [a for a in answer.alternatives if "alone" in a.name]
+    alone = [a for a in answer.alternatives if "alone" in a.name or "slowest" in a.name]
     assert len(alone) == 3
     assert all(step < a.step_seconds for a in alone)
+    assert {"DDP", "FSDP", *(f"{part.name} alone" for part in answer.cluster.parts)} <= {
+        a.family for a in answer.alternatives
+    }
+    assert all(sum(s for _, s in a.seconds) == pytest.approx(a.step_seconds) for a in alone)
     assert step_term(answer).value == pytest.approx(step)
     assert simulate_step(answer, Conditions()).step_seconds == pytest.approx(step)
     slowed = simulate_step(answer, Conditions(slow=((0, 3.0),)))
