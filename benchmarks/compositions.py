@@ -52,7 +52,7 @@ CHOICES = Choices(
         "adamw", "adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad", "Adafactor",
         *(f"{FACTORIES}:{name}" for name in ("lamb", "muon", "by_dimension")),
     ),
-    precisions=("fp64", "fp64", "fp64", "fp64", "fp32", "bf16"),
+    precisions=("fp64", "fp64", "fp64", "fp64", "fp64", "fp64", "fp32", "bf16", "fp16"),
 )
 # fmt: on
 

@@ -17,6 +17,7 @@ import msgspec
 from ...ir.errors import PlaitError
 from ...ir.lowering.cast import HALF_PRECISIONS, in_precision, precision_of
 from ...ir.plan.plan import Optimizer
+from ...ir.plan.schedules.registry import SCHEDULES
 from ...ir.plan.strategy import parse_strategy
 from ..formats import files
 from ..formats.model_source import ModelSource
@@ -69,7 +70,7 @@ class Choices(NamedTuple):
     """What compositions are drawn from; one value fixes it."""
 
     memory: Sequence[str] = MEMORY_ACTIONS
-    schedules: Sequence[str] = ("1f1b", "interleaved")
+    schedules: Sequence[str] = (*(("1f1b", "interleaved") * 2), *SCHEDULES)
     compress: Sequence[str] = ("none",)
     optimizers: Sequence[str] = ("adamw",)
     precisions: Sequence[str] = ("fp64",)

@@ -45,13 +45,13 @@ def main(todo: str, results: str) -> None:
     jobs = msgspec.json.decode(Path(todo).read_bytes(), type=list[Job])
     known: Known = {}
     built: Built = {}
-    with session("gloo") as rank, Path(results).open("ab") as file:
+    with session("gloo") as rank, Path(results).open("a", encoding="utf-8") as file:
         started_file(Path(results)).touch()
         pool = GroupPool(rank, PATIENT)
         for job in jobs:
             verdict = run(job, pool, known, built)
             if rank == 0:
-                file.write(msgspec.json.encode(verdict) + b"\n")
+                file.write(verdict.line())
                 file.flush()
 
 
@@ -188,6 +188,8 @@ def _train(job: Job, source: Source, training: Training, pool: GroupPool) -> Act
         seed=job.seed,
         pool=pool,
     )
+    if program.loss_scale is not None:
+        program.loss_scale.value = 1.0  # as in the reference: a skipped step is not comparable
     losses, gradients = list[float](), list[Gradients]()
     for _ in range(training.steps):
         losses.append(float(program.forward_backward(source.batch)))

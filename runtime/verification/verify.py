@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,15 @@ class Verdict(msgspec.Struct, frozen=True):
         within = all(e <= most for e, most in zip(errors, self.allowed, strict=True))
         return not self.failure and not self.first_wrong and within
 
+    def line(self) -> str:
+        """Itself as a line of JSON, in which errors may be infinite or no number; see `read`."""
+        return json.dumps(msgspec.to_builtins(self)) + "\n"
+
+    @staticmethod
+    def read(line: str) -> Verdict:
+        """The verdict of a `line`."""
+        return msgspec.convert(json.loads(line), Verdict)
+
     def require(self) -> Verdict:
         """Itself, or VerifyError naming the first wrong tensor."""
         if not self.passed:
@@ -121,10 +131,7 @@ def verify(jobs: Sequence[Job], ranks: int, timeout_seconds: float = 600.0) -> l
                 failure = str(error)
                 started = started_file(results).exists()
                 cause = "time" if error.timed_out else "program" if started else "start"
-            new_verdicts = [
-                msgspec.json.decode(line, type=Verdict)
-                for line in results.read_bytes().splitlines()
-            ]
+            new_verdicts = [Verdict.read(line) for line in results.read_text().splitlines()]
         verdicts.update((v.name, v) for v in new_verdicts)
         waiting = waiting[len(new_verdicts) :]
         if waiting:

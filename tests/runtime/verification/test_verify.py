@@ -111,3 +111,10 @@ def test_casts_are_lifted() -> None:
         )
     assert all(r.dtype == torch.float64 for r in results)
     assert torch.equal(results[0], x)
+
+
+def test_a_gradient_that_is_no_number_reaches_the_reader_and_fails():
+    broken = Verdict.read(Verdict("p", 0.0, math.nan, "w", math.inf, "w").line())
+    assert math.isnan(broken.gradient)
+    assert broken.parameter == math.inf
+    assert not broken.passed
