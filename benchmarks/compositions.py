@@ -130,6 +130,7 @@ def simplified(composition: Composition) -> list[tuple[str, Composition]]:
     return [
         *([(f"{c.micro_batches} parts", replace(c, micro_batches=1))] * (c.micro_batches > 1)),
         *([(f"{c.layer}:{c.layer_strategy}", replace(c, layer=""))] * bool(c.layer)),
+        *([(c.schedule, replace(c, schedule="1f1b"))] * (c.schedule != "1f1b")),
         *([(f"compress {c.compress}", replace(c, compress="none"))] * (c.compress != "none")),
         *one_less,
     ]
