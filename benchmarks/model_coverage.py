@@ -1,4 +1,4 @@
-"""What any model can do here: `python benchmarks/coverage.py --sources FILE.py … [--json FILE]`.
+"""What any model can do here: `python benchmarks/model_coverage.py --sources FILE.py … [--json FILE]`.
 
 A source file has factories `name() -> (model, batch)` or `(model, batch, loss_fn)`: its public functions
 that need no argument, and those of dicts `name -> factory`. Each is traced, split into micro-batches,
@@ -145,7 +145,7 @@ def source_text(file: Path, name: str, scratch: Path) -> str:
     wrapper = scratch / f"{file.stem}_{len(list(scratch.glob('*_source.py')))}_source.py"
     wrapper.write_text(
         "from pathlib import Path\n"
-        "from plait.benchmarks.coverage import factories\n"
+        "from plait.benchmarks.model_coverage import factories\n"
         f"make = factories(Path({str(file.resolve())!r}))[{name!r}]\n"
     )
     return f"{wrapper}:make"
@@ -282,7 +282,8 @@ def document(rows: Sequence[Row]) -> str:
     lines = [
         "# Models",
         "",
-        "Written by `python benchmarks/coverage.py --sources FILE.py … -o docs/results/coverage.md`.",
+        "Written by `python benchmarks/model_coverage.py --sources FILE.py … -o "
+        "docs/results/coverage.md`.",
         "Every model is traced in training mode with tiny sizes, split into micro-batches, planned for",
         "four processes of this machine and for eight H100, compiled under",
         ", ".join(f"`{role}`" for role in STRATEGIES)

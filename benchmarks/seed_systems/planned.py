@@ -1,0 +1,126 @@
+"""Figures that plans answer: searches, budgets and lengths, priced on the papers' devices."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from plait.benchmarks import galvatron, galvatron_table, osdp
+from plait.benchmarks.rivals.galvatron_costs import GalvatronCosts
+from plait.benchmarks.rivals.galvatron_profile import read_cluster, read_model
+from plait.benchmarks.rivals.galvatron_search_space import GIB, budget_bytes
+from plait.benchmarks.rivals.osdp import best, sharded
+from plait.cost_model.hardware import load_cluster
+from plait.ir.capture import trace
+from plait.ir.lowering.cast import in_precision
+from plait.ir.lowering.rescale import rescale
+from plait.ir.model.model import Model
+from plait.planner import PlanOptions
+from plait.planner.question.pins import pin_all
+
+TIGHT_GIB, ROOMY_GIB = 8, 16
+FEW = (8, 64)  # samples: one where pipelines are short of micro-batches, one where they are not
+
+
+@cache
+def bert_row(gib: int) -> galvatron_table.Row:
+    return galvatron_table.row("bert-huge", "8xrtx-titan", gib, FEW)
+
+
+def bert_throughput(gib: int) -> float:
+    return bert_row(gib).ours
+
+
+def bert_over_pure(_: Path | None) -> float | None:
+    """Percent over the best pure strategy."""
+    share = bert_row(TIGHT_GIB).over_pure
+    return None if share is None else 100 * share
+
+
+def bert_over_worst_pure(_: Path | None) -> float | None:
+    """Percent over the slowest pure strategy that fits."""
+    fits = [t for t in bert_row(ROOMY_GIB).pure.values() if t]
+    return 100 * (bert_row(ROOMY_GIB).ours / min(fits) - 1) if fits else None
+
+
+def bert_over_several(_: Path | None) -> float | None:
+    """Percent over two ranks of each kind."""
+    share = bert_row(TIGHT_GIB).over_several
+    return None if share is None else 100 * share
+
+
+def bert_over_galvatron(_: Path | None) -> float | None:
+    """Percent over Galvatron's own plan."""
+    row = bert_row(TIGHT_GIB)
+    return 100 * (row.ours / row.galvatron - 1) if row.galvatron else None
+
+
+def on_galvatrons_costs(data: Path | None) -> float | None:
+    """Samples/s of llama2-7b on eight devices of 36 GiB, by Galvatron's cost model."""
+    folder = data and data / "galvatron/profiles"
+    if folder is None or not folder.is_dir():
+        return None
+    costs = GalvatronCosts(read_model(folder, *galvatron.MODEL), read_cluster(folder, 1, 8))
+    return galvatron.searched(costs, budget_bytes(36 * GIB), 64)[0]
+
+
+def osdp_gain(_: Path | None) -> float | None:
+    """Percent over FSDP where both have eight GB."""
+    limits = osdp.setting(load_cluster("8xrtx-titan"), 8.0)
+    plain = best(osdp.operators((1,)), limits, sharded)
+    split = best(osdp.operators((1, 2, 4)), limits)
+    if plain is None or split is None:
+        return None
+    return 100 * (plain.sample_seconds / split.sample_seconds - 1)
+
+
+def _traced(module: Any, batch: int, tokens: int, name: str) -> Model:
+    ids = torch.zeros(batch, tokens, dtype=torch.long)
+    with torch.device("meta"):
+        built = module()
+    return trace(built, {"input_ids": ids, "labels": ids}, name=name)
+
+
+@cache
+def bert_large() -> Model:
+    config = transformers.BertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    )
+    return _traced(lambda: transformers.BertForMaskedLM(config), 8, 512, "bert-large")
+
+
+def largest_batch(actions: tuple[str, ...]) -> int:
+    """The most samples, in steps of a quarter of their power of two, that one RTX TITAN trains in
+    one micro-batch."""
+    cluster, fits, step = load_cluster("1xrtx-titan"), 0, 8
+    options = PlanOptions(memory_actions=actions, micro_batches=1, pins=pin_all("dp=1"))
+    while step:
+        model = rescale(bert_large(), fits + step)
+        if galvatron_table.planned(model, cluster, options) is not None:
+            fits, step = fits + step, (step if fits % (2 * step) else 2 * step)
+        else:
+            step = step // 2 if step > max(1, fits // 8) else 0
+    return fits
+
+
+def batch_over_offload(_: Path | None) -> float | None:
+    """The largest batch with all actions over the largest with vDNN's rule, all on the host."""
+    offloaded = largest_batch(("offload",))
+    return largest_batch(("keep", "recompute", "offload", "split")) / offloaded
+
+
+def memo_mfu(_: Path | None) -> float | None:
+    """Percent of the peak that a 7B model reaches on a million tokens."""
+    config = transformers.LlamaConfig(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
+    )
+    config.max_position_embeddings = 2**20
+    model = _traced(lambda: transformers.LlamaForCausalLM(config), 1, 2**20, "llama-7b")
+    answer = galvatron_table.planned(
+        in_precision(model, "bf16"), load_cluster("8xa800-80"), PlanOptions(precision="bf16")
+    )
+    return answer and 100 * answer.prediction.mfu

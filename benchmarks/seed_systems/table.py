@@ -1,0 +1,527 @@
+"""Every system with its figures, in one table. A figure that no source at hand gives is None."""
+
+from __future__ import annotations
+
+from plait.benchmarks.seed_systems import bytes_sent, memory, placement, planned, slow_networks
+from plait.benchmarks.seed_systems.figure import Figure, System
+from plait.ir.plan.schedules.registry import SCHEDULES
+
+TITANS = "float32, Adam, 8 RTX TITAN at 4.87 GB/s as Galvatron's artifact measured them"
+BATCHES = "best of 8 and 64 samples"
+
+SEARCHES = (
+    System(
+        "Galvatron",
+        "PVLDB 16, 2022",
+        (
+            Figure(
+                quantity="BERT-Huge at 8 GiB",
+                unit="samples/s",
+                paper=7.945,
+                measure=lambda _: planned.bert_throughput(planned.TIGHT_GIB),
+                state="program",
+                conditions=f"{TITANS}; both predicted, each by its own cost model; {BATCHES}",
+            ),
+            Figure(
+                quantity="BERT-Huge at 16 GiB",
+                unit="samples/s",
+                paper=15.057,
+                measure=lambda _: planned.bert_throughput(planned.ROOMY_GIB),
+                state="program",
+                conditions=f"{TITANS}; both predicted, each by its own cost model; {BATCHES}",
+            ),
+            Figure(
+                quantity="over the slowest pure strategy (most, of all models)",
+                unit="%",
+                paper=338,
+                measure=planned.bert_over_worst_pure,
+                state="program",
+                conditions=f"BERT-Huge at 16 GiB; {TITANS}; one cost model",
+            ),
+            Figure(
+                quantity="over two ranks of each kind (DeepSpeed-3D; most, of all models)",
+                unit="%",
+                paper=55,
+                measure=planned.bert_over_several,
+                state="program",
+                conditions=f"BERT-Huge at 8 GiB; {TITANS}; one cost model",
+            ),
+            Figure(
+                quantity="over Galvatron's own plan",
+                unit="%",
+                measure=planned.bert_over_galvatron,
+                state="program",
+                conditions=f"BERT-Huge at 8 GiB; {TITANS}; its plan found by its formulas, priced here",
+            ),
+            Figure(
+                quantity="llama2-7b, 8 devices of 36 GiB, 64 samples",
+                unit="samples/s",
+                paper=15.276,
+                measure=planned.on_galvatrons_costs,
+                state="simulation",
+                conditions="bf16; both by Galvatron's cost model (needs --data)",
+            ),
+        ),
+    ),
+    System(
+        "Galvatron-BMW",
+        "TKDE 2024",
+        (
+            Figure(
+                quantity="over the best pure strategy (most, of all models)",
+                unit="%",
+                paper=530,
+                measure=planned.bert_over_pure,
+                state="program",
+                conditions=f"BERT-Huge at 8 GiB with recomputation; {TITANS}; paper's figure recalled",
+            ),
+        ),
+    ),
+    System(
+        "OSDP",
+        "IJCAI 2023",
+        (
+            Figure(
+                quantity="GPT-2 of 1.5 billion in 8 GB over FSDP",
+                unit="%",
+                paper=21.6,
+                measure=planned.osdp_gain,
+                state="simulation",
+                conditions="priced by OSDP's formulas; the authors' FSDP leaves a third of 8 GB "
+                "unused, ours none. Programs gather a fraction of a weight, whole, not in slices",
+            ),
+        ),
+    ),
+    System(
+        "FlashFlex",
+        "arXiv 2409.01143",
+        (
+            Figure(
+                quantity="MFU behind equal devices, smallest",
+                unit="points",
+                paper=0.30,
+                state="program",
+                conditions="device groups run in programs; not priced on the paper's devices",
+            ),
+        ),
+    ),
+    System(
+        "HotSPa",
+        "SOSP 2024",
+        (
+            Figure(
+                quantity="over Megatron-LM and DeepSpeed, most",
+                unit="times",
+                paper=2.99,
+                state="plan",
+                conditions="plans by length of sequences, and the bytes of a switch; a program holds "
+                "one plan",
+            ),
+        ),
+    ),
+    System(
+        "Hetu",
+        "SCIS 2023",
+        (
+            Figure(
+                quantity="memory of its reuse (equal sizes) over an arena",
+                unit="%",
+                measure=memory.over_reuse_of_equal_sizes,
+                state="plan",
+                conditions="GPT-2, 4 × 512 tokens, its rule written anew",
+            ),
+        ),
+    ),
+)
+
+MEMORY = (
+    System(
+        "TSPLIT",
+        "ICDE 2022",
+        (
+            Figure(
+                quantity="largest batch over vDNN's rule (offload all)",
+                unit="times",
+                paper=10.5,
+                measure=planned.batch_over_offload,
+                state="program",
+                conditions="BERT-Large, one RTX TITAN, priced; whole calls in chunks, not operators; "
+                "the paper's is the largest of six models",
+                long=True,
+            ),
+        ),
+    ),
+    System(
+        "MEMO",
+        "SIGMOD 2025",
+        (
+            Figure(
+                quantity="MFU of 7B on 1,048,576 tokens",
+                unit="%",
+                paper=52.30,
+                measure=planned.memo_mfu,
+                state="plan",
+                conditions="8 A800-80, bf16, priced; model flops of the plan, which count attention "
+                "under its causal mask",
+                long=True,
+            ),
+        ),
+    ),
+    System(
+        "Angel-PTM",
+        "PVLDB 16, 2023",
+        (
+            Figure(
+                quantity="largest model over zero3's",
+                unit="%",
+                paper=114.8,
+                state="nothing",
+                conditions="activations may wait in host memory; states of the optimizer may not",
+            ),
+        ),
+    ),
+    System(
+        "minimalloc",
+        "ASPLOS 2023",
+        (
+            Figure(
+                quantity="instances A to E packed at their capacity",
+                unit="instances",
+                paper=5,
+                measure=memory.instances_packed,
+                state="plan",
+                conditions="within 60 s each, judged apart (needs --data)",
+            ),
+        ),
+    ),
+    System(
+        "veScale-FSDP",
+        "arXiv 2602.22437",
+        (
+            Figure(
+                quantity="padding of DeepSeek-V3's flat buffers, at most",
+                unit="%",
+                paper=3,
+                measure=memory.padding,
+                state="plan",
+                conditions="one layer on 1,024 ranks, blocks of 128 elements",
+            ),
+        ),
+    ),
+)
+
+EXPERTS = (
+    System(
+        "FlexMoE",
+        "SIGMOD 2023",
+        (
+            Figure(
+                quantity="over DeepSpeed, mean",
+                unit="times",
+                paper=1.70,
+                state="nothing",
+                conditions="experts have fixed ranks",
+            ),
+        ),
+    ),
+    System(
+        "LSH-MoE",
+        "NeurIPS 2024",
+        (
+            Figure(
+                quantity="step over uncompressed exchange, most",
+                unit="times",
+                paper=2.2,
+                state="nothing",
+                conditions="tokens travel to experts as they are",
+            ),
+        ),
+    ),
+    System(
+        "HET-GMP",
+        "SIGMOD 2022",
+        (
+            Figure(
+                quantity="less communication of embeddings, most",
+                unit="%",
+                paper=87.5,
+                state="nothing",
+                conditions="embeddings are split or replicated whole; gradients are dense",
+            ),
+        ),
+    ),
+    System(
+        "EvoMoE",
+        "arXiv 2112.14397",
+        (
+            Figure(
+                quantity="phases of a gate",
+                unit="phases",
+                state="nothing",
+                conditions="one plan for all of training",
+            ),
+        ),
+    ),
+    System(
+        "DeepSpeed-MoE",
+        "ICML 2022",
+        (
+            Figure(
+                quantity="training cost at equal quality",
+                unit="times less",
+                paper=5,
+                state="program",
+                conditions="expert ranks run; the saving is the architecture's, not measured",
+            ),
+        ),
+    ),
+)
+
+PIPELINES = (
+    System(
+        "SAPipe",
+        "NeurIPS 2022",
+        (
+            Figure(
+                quantity="over BytePS, most",
+                unit="%",
+                paper=157,
+                state="nothing",
+                conditions="gradients are of the step that they update",
+            ),
+        ),
+    ),
+    System(
+        "DSP",
+        "CVPR 2020",
+        (
+            Figure(
+                quantity="stages with unlike staleness",
+                unit="stages",
+                state="nothing",
+                conditions="pipelines are synchronous",
+            ),
+        ),
+    ),
+    System(
+        "Cross model parallelism",
+        "ECML-PKDD 2023",
+        (
+            Figure(
+                quantity="schedules that run there and back",
+                unit="schedules",
+                measure=lambda _: sum(schedule.folded for schedule in SCHEDULES.values()),
+                state="program",
+                conditions="zbv, v-half, v-min and dualpipev fold one model; two models in opposite "
+                "order do not run",
+            ),
+        ),
+    ),
+    System(
+        "Partial Reduce",
+        "SIGMOD 2021",
+        (
+            Figure(
+                quantity="over all-reduce on unlike machines, most",
+                unit="times",
+                paper=2,
+                state="nothing",
+                conditions="all ranks of a group take part",
+            ),
+        ),
+    ),
+)
+
+COMPRESSION = (
+    System(
+        "1-bit Adam",
+        "ICML 2021",
+        (
+            Figure(
+                quantity="bytes less over training",
+                unit="times",
+                paper=5,
+                measure=bytes_sent.times_less("1-bit-adam", 2, warmup=0.15),
+                state="program",
+                conditions="counted, against 16 bits, 15 % of steps warm-up (BERT-Large's)",
+            ),
+        ),
+    ),
+    System(
+        "1-bit LAMB",
+        "HiPC 2022",
+        (
+            Figure(
+                quantity="bytes less over training",
+                unit="times",
+                paper=4.6,
+                measure=bytes_sent.times_less("1-bit-lamb", 2, warmup=1 / 6),
+                state="program",
+                conditions="counted, against 16 bits, a sixth of steps warm-up",
+            ),
+        ),
+    ),
+    System(
+        "0/1 Adam",
+        "ICLR 2023",
+        (
+            Figure(
+                quantity="bytes less than 1-bit Adam, most",
+                unit="%",
+                paper=87,
+                measure=bytes_sent.less_than("0/1-adam", "1-bit-adam"),
+                state="program",
+                conditions="counted after the warm-up",
+            ),
+        ),
+    ),
+    System(
+        "SDP4Bit",
+        "NeurIPS 2024",
+        (
+            Figure(
+                quantity="GPT-18B on 128 H800 over Megatron-LM",
+                unit="times",
+                paper=4.08,
+                measure=slow_networks.sdp4bit_speedup,
+                state="program",
+                conditions="priced, networks of the datasheet (needs --data)",
+                long=True,
+            ),
+            Figure(
+                quantity="bits of a weight on the wire",
+                unit="bits",
+                paper=4.016,
+                measure=bytes_sent.sdp4bit_bits,
+                state="program",
+                conditions="counted, groups of 2,048",
+            ),
+        ),
+    ),
+    System(
+        "ZeRO++",
+        "arXiv 2306.10209",
+        (
+            Figure(
+                quantity="bytes less than zero3",
+                unit="times",
+                paper=4,
+                measure=bytes_sent.zeropp,
+                state="program",
+                conditions="counted, 16 bits; without copies inside a node (hpZ) both gathers travel",
+            ),
+        ),
+    ),
+    System(
+        "CLAN",
+        "arXiv 2105.07829",
+        (
+            Figure(
+                quantity="bytes less than 16 bits",
+                unit="times",
+                paper=333,
+                measure=bytes_sent.times_less("one-bit", 2),
+                state="program",
+                conditions="counted, one bit in groups of 128 with Adam; the paper's rate is its "
+                "sparsest; LANS is not an optimizer here",
+            ),
+        ),
+    ),
+    System(
+        "random-k",
+        "arXiv 2105.07829",
+        (
+            Figure(
+                quantity="bytes less than 32 bits",
+                unit="times",
+                paper=1000,
+                measure=bytes_sent.times_less("random-k", 4),
+                state="program",
+                conditions="counted, at its default rate",
+            ),
+        ),
+    ),
+    System(
+        "CSER",
+        "NeurIPS 2020",
+        (
+            Figure(
+                quantity="bytes less than 32 bits",
+                unit="times",
+                measure=bytes_sent.times_less("cser", 4),
+                state="program",
+                conditions="counted, at its default rates and interval",
+            ),
+        ),
+    ),
+    System(
+        "Local AdaAlter",
+        "arXiv 1911.09030",
+        (
+            Figure(
+                quantity="bytes less than 32 bits",
+                unit="times",
+                measure=bytes_sent.times_less("local-adaalter", 4),
+                state="program",
+                conditions="counted, every fourth step weights and squares",
+            ),
+        ),
+    ),
+    System(
+        "Step-ahead and detached error feedback (DEF-A)",
+        "AAAI 2021, arXiv 2004.05298",
+        (
+            Figure(
+                quantity="bytes less than 32 bits",
+                unit="times",
+                measure=bytes_sent.times_less("detached", 4),
+                state="program",
+                conditions="counted, a block of 32",
+            ),
+        ),
+    ),
+    System(
+        "Krum, Zeno, Phocas, trimmed mean, median",
+        "NeurIPS 2017, ICML 2018 and 2019",
+        (
+            Figure(
+                quantity="attacks that training outlives",
+                unit="attacks",
+                state="program",
+                conditions="rules run as compression programs; one Byzantine rank",
+            ),
+        ),
+    ),
+)
+
+PLACEMENTS = (
+    System(
+        "Baechi",
+        "SoCC 2020, arXiv 2301.08695",
+        (
+            Figure(
+                quantity="the best of its placements over ours",
+                unit="%",
+                measure=placement.over_baechi,
+                state="program",
+                conditions="public graphs, parallel links, 2 s of search, its own evaluation's rules "
+                "(needs --data)",
+                long=True,
+            ),
+        ),
+    ),
+    System(
+        "Degree hashing, S-PowerGraph, hypergraph cuts",
+        "NeurIPS 2014, arXiv 1511.02586 and 1511.02595",
+        (
+            Figure(
+                quantity="cuts as a start of placement",
+                unit="cuts",
+                state="nothing",
+                conditions="placement starts from lists and chains",
+            ),
+        ),
+    ),
+)
+
+SYSTEMS = SEARCHES + MEMORY + EXPERTS + PIPELINES + COMPRESSION + PLACEMENTS
