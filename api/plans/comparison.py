@@ -15,17 +15,18 @@ from ...ir.text.units import gib, seconds, size
 from ...planner.question.options import PlanOptions, training_of_plan
 from ...planner.search.baselines import Baseline, baseline_plan, parse_baselines
 from ...planner.search.driver import SearchSpace
+from ...planner.search.price_cache import PriceCache
 
 NEGLIGIBLE = 5e-4  # relative: a difference that would read 0.0 %
 
 
 def baseline_plans(
-    plan: Plan, model: Model, baselines: Iterable[Baseline]
+    plan: Plan, model: Model, baselines: Iterable[Baseline], prices: PriceCache | None = None
 ) -> list[tuple[str, Plan | None]]:
     """The plans of baselines for the model, cluster, batch, memory limit and engine of a plan."""
     training = training_of_plan(plan)
     options = PlanOptions(memory_bytes=plan.memory_limit_bytes, engine=plan.engine, **training)
-    space = SearchSpace.create(model, plan.cluster, options)
+    space = SearchSpace.create(model, plan.cluster, options, prices)
     return [(baseline.name, baseline_plan(space, baseline)) for baseline in baselines]
 
 

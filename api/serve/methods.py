@@ -48,7 +48,7 @@ def what_if(session: Session, params: WhatIfParams) -> Answer:
 def fits(session: Session, params: FitsParams) -> Answer:
     job = job_of(params)
     pinned = replace(job, pins=(*job.pins, params.strategy)) if params.strategy else job
-    space = session.space(pinned)
+    space = session.pinned_space(pinned) if params.strategy else session.space(job)
     try:
         return {**candidate_row(space, fastest(space)), "smallest_change": None}
     except InfeasibleError as error:
@@ -70,7 +70,7 @@ def compare(session: Session, params: CompareParams) -> Answer:
     job = job_of(params)
     plan, space = session.plan(job), session.space(job)
     baselines = parse_baselines(params.against, plan.cluster)
-    others = baseline_plans(plan, space.pricer.model, baselines)
+    others = baseline_plans(plan, space.pricer.model, baselines, space.prices)
     rows = [{"name": n, "possible": o is not None, **(plan_row(o) if o else {})} for n, o in others]
     return {"plan": plan_row(plan), "baselines": rows}
 

@@ -94,6 +94,7 @@ class CandidatePricer:
         """The point of a strategy with everything kept and one model chunk per stage."""
         return RunPoint(strategy, self.global_batch, micro_batches)
 
+    @cached_method
     def candidate(self, point: RunPoint) -> Candidate | None:
         """The candidate of one strategy for all calls.
 

@@ -52,26 +52,31 @@ class FunctionPrices:
         cluster: Cluster,
         execution: ExecutionModel = GENERATED,
         activations: ActivationCompressor | None = None,
+        tables: FunctionTables | None = None,
     ) -> None:
         self.model, self.cluster, self.execution = model, cluster, execution
-        self.values = ModelValues(model)
+        self.values = tables.shardings.values if tables else ModelValues(model)
         self.functions, self.flow = self.values.functions, self.values.flow
-        self.shardings = self.make_shardings()
-        self.tables = self.make_tables()
+        self.shardings = tables.shardings if tables else self.make_shardings()
+        self.tables = tables or self.make_tables()
         self.activations = activations or ActivationCompressor()
         self.reductions = ActivationReductions(self.tables, self.activations)
 
-    def on(self, cluster: Cluster) -> FunctionPrices | None:
-        """The same prices on a cluster with more or fewer groups at its outermost level, where layers
-        cost what they did; None for another cluster."""
+    def on(self, cluster: Cluster) -> FunctionPrices:
+        """The same shardings priced on another cluster; the prices themselves where it has more or
+        fewer groups at its outermost level alone, since layers cost there what they did."""
+        if self.inside_is_equal(cluster):
+            prices = copy(self)
+            prices.cluster = cluster
+            return prices
+        tables = self.tables.on(cluster)
+        return FunctionPrices(self.model, cluster, self.execution, self.activations, tables)
+
+    def inside_is_equal(self, cluster: Cluster) -> bool:
+        """Whether a cluster differs in the number of groups at its outermost level alone."""
         (first, *inner), (other_first, *other_inner) = self.cluster.levels, cluster.levels
-        if (self.cluster.device, inner) != (cluster.device, other_inner) or not inner:
-            return None
-        if replace(first, size=other_first.size) != other_first:
-            return None
-        prices = copy(self)
-        prices.cluster = cluster
-        return prices
+        same = (self.cluster.device, inner) == (cluster.device, other_inner) and bool(inner)
+        return same and replace(first, size=other_first.size) == other_first
 
     def make_shardings(self) -> ModelShardings:
         """Shardings of all functions, under the rules of plans."""

@@ -13,6 +13,7 @@ from ...cost_model.execution_model import ExecutionModel
 from ...cost_model.operators.function_cost import FunctionCostTable
 from ...cost_model.operators.operator_cost import BATCH, OperatorLoad, Pricer
 from ...ir.cached import cached_method
+from ...ir.devices.cluster import Cluster
 from ...ir.model.layout import PARTIAL
 from ...ir.model.mesh import MICRO
 from ...ir.model.model import Function
@@ -62,6 +63,13 @@ class FunctionTables:
         self.model, self.cluster = shardings.model, shardings.cluster
         self.chunker = Chunker(shardings.flow, shardings.values.loss_values)
         self.loads: dict[tuple[object, ...], OperatorLoad] = {}
+        self.chosen_by: FunctionTables | None = None
+
+    def on(self, cluster: Cluster) -> FunctionTables:
+        """The tables on another cluster, of the same shardings and selected values."""
+        tables = FunctionTables(self.shardings, self.execution, self.single_replica_apart)
+        tables.cluster, tables.chosen_by = cluster, self
+        return tables
 
     def replicas(self, point: CallPoint) -> int:
         """Replicas of a function at a point, without those that model axes make."""
@@ -121,6 +129,8 @@ class FunctionTables:
     @cached_method
     def selected(self, key: TableKey, memory: MemoryAction) -> tuple[int, ...]:
         """The values to save under a partial memory action."""
+        if self.chosen_by is not None:
+            return self.chosen_by.selected(key, memory)
         table = self.table_of(key)
         assert table is not None
         return select_saved(table.costs, memory.saved_fraction)

@@ -8,25 +8,21 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from ...cost_model.execution_model import engine_execution, generated
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
-from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.model.model import Model
 from ...ir.plan.strategy import ROLES, Strategy
 from ..activations.ladder import base_actions, memory_saving_candidates
-from ..compression.activations import ActivationCompressor
-from ..compression.collectives import CollectiveCompressor
 from ..compression.optimizers import allowed_roles
 from ..compression.optimizers import check_strategies as check_optimizer
 from ..layers.mix import LayerMix, fastest, groups
 from ..pricing.candidate_pricer import CandidatePricer
-from ..pricing.function_prices import FunctionPrices
 from ..question.candidate import Assignment, Candidate, Decision, RunPoint
 from ..question.deadline import Deadline
-from ..question.options import PlanOptions, optimizer_states
+from ..question.options import PlanOptions
 from ..question.pins import pin_per_call, pinned_decisions
 from ..question.strategy_space import ModelAxes, axis_families, divisors, strategies, with_experts
+from .price_cache import PriceCache
 from .schedule_choice import (
     FRUGAL,
     MOST_CHUNKS,
@@ -47,9 +43,14 @@ class SearchSpace:
     """The candidates of a model on a cluster, priced one after the other."""
 
     def __init__(
-        self, pricer: CandidatePricer, options: PlanOptions, memory_limit_bytes: int
+        self,
+        pricer: CandidatePricer,
+        options: PlanOptions,
+        memory_limit_bytes: int,
+        prices: PriceCache | None = None,
     ) -> None:
         self.pricer, self.options, self.memory_limit_bytes = pricer, options, memory_limit_bytes
+        self.prices = prices or PriceCache()
         self.cluster = pricer.cluster
         function_prices = pricer.function_prices
         demand = pricer.optimizer.demand
@@ -77,28 +78,24 @@ class SearchSpace:
         self.deadline = Deadline(options.time_limit_seconds)
 
     @staticmethod
-    def create(model: Model, cluster: Cluster, options: PlanOptions) -> SearchSpace:
-        """The space that these options allow; raises UsageError for invalid options."""
+    def create(
+        model: Model, cluster: Cluster, options: PlanOptions, prices: PriceCache | None = None
+    ) -> SearchSpace:
+        """The space that these options allow, with the prices that there are; raises UsageError for
+        invalid options."""
         options.check()
-        item = narrowest_item_bytes(model.parameters)
-        optimizer = optimizer_states(options, item)
-        compress = options.compress if options.target.extras else "none"
-        compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
-        activations = ActivationCompressor(compress, options.quality)
-        generated_programs = generated(optimizer, options.gradient_precision, item)
-        execution = engine_execution(options.engine) or generated_programs
-        execution = replace(execution, even_layers=options.target.even)
-        function_prices = FunctionPrices(model, cluster, execution, activations)
-        pricer = CandidatePricer(function_prices, model.batch, optimizer, compressor)
-        return SearchSpace(pricer, options, options.memory_bytes or cluster.device.memory_bytes)
+        prices = prices or PriceCache()
+        pricer = prices.pricer(model, cluster, options)
+        memory_limit_bytes = options.memory_bytes or cluster.device.memory_bytes
+        return SearchSpace(pricer, options, memory_limit_bytes, prices)
 
     def with_options(self, cluster: Cluster | None = None, **changes: Any) -> SearchSpace:
         """The space of the same model under changed options, or on another cluster."""
         options = replace(self.options, **changes)
         if (cluster is None or cluster == self.cluster) and options.engine == self.options.engine:
             memory_limit_bytes = options.memory_bytes or self.cluster.device.memory_bytes
-            return SearchSpace(self.pricer, options, memory_limit_bytes)
-        return SearchSpace.create(self.pricer.model, cluster or self.cluster, options)
+            return SearchSpace(self.pricer, options, memory_limit_bytes, self.prices)
+        return SearchSpace.create(self.pricer.model, cluster or self.cluster, options, self.prices)
 
     def fitting(self) -> list[Candidate]:
         """Candidates within the memory limit."""
@@ -382,15 +379,18 @@ class SearchSpace:
     def uniform_candidates(
         self, strategy: Strategy, micro_batch_counts: Sequence[int] = ()
     ) -> list[Candidate]:
-        """Candidates of one strategy for every memory action and number of micro-batches."""
-        micro_batch_counts = micro_batch_counts or self.micro_batch_counts(strategy.batch_degree())
-        if self.options.pins and strategy.stages == 1:
-            micro_batch_counts = micro_batch_counts[:1]
-        candidates = (
-            self.pricer.candidate(
-                RunPoint(strategy, self.pricer.global_batch, micro_batches, memory)
-            )
-            for micro_batches in micro_batch_counts
-            for memory in base_actions(self.options.engine_actions)
-        )
-        return [candidate for candidate in candidates if candidate is not None]
+        """Candidates of one strategy for every memory action and number of micro-batches; pinned and
+        without stages, for more micro-batches only while none fits with everything kept."""
+        counts = micro_batch_counts or self.micro_batch_counts(strategy.batch_degree())
+        actions, candidates = base_actions(self.options.engine_actions), list[Candidate]()
+        for count in counts:
+            points = (RunPoint(strategy, self.pricer.global_batch, count, m) for m in actions)
+            priced = [c for c in map(self.pricer.candidate, points) if c is not None]
+            candidates += priced
+            if self.options.pins and strategy.stages == 1 and self.least_saved_fits(priced):
+                break
+        return candidates
+
+    def least_saved_fits(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether the first of these, which recomputes least, fits."""
+        return bool(candidates) and candidates[0].peak_bytes <= self.memory_limit_bytes

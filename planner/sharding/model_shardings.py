@@ -130,6 +130,7 @@ class ModelShardings:
         """A sharding with its function."""
         return bind(sharding, self.functions[sharding.function], self.flow.axes[sharding.function])
 
+    @cached_method
     def local_function(self, sharding: Sharding) -> Function:
         """The per-device function of a sharding; raises UnreachableLayout."""
         return localize(self.bind(sharding))

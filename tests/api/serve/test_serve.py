@@ -2,6 +2,7 @@
 out."""
 
 import json
+import random
 
 import pytest
 
@@ -11,6 +12,20 @@ from plait.api.serve.methods import METHODS, schema, what_if
 from plait.api.serve.requests import Change, PlanningJob, WhatIfParams
 from plait.api.serve.session import Session, other_batch
 from plait.tests.paths import LLAMA
+from plait.tests.sampling import some
+
+CHANGES = {
+    "global_batch": (8, 24, 64),
+    "memory": ("1300MiB", "2GiB", "40GiB"),
+    "cluster": ("8xh100", "2xh100", "2x4xh100", "4xa100-40", "4xl40s"),
+    "pin": (
+        "*:tp=4",
+        "*:zero3=4",
+        "pp=2,dp=2",
+        "model.layers.0:dp=2,tp=2",
+        "model.layers.[1-2]:tp=4",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +62,26 @@ def test_a_plan_is_that_of_the_command(ask, model, tmp_path, capsys):
     assert answer | times == printed | times
 
 
-def test_answers_do_not_depend_on_what_was_asked_before(ask, model):
-    request = {"source": model, "cluster": "4xh100", "change": {"memory": "1300MiB"}}
-    line = json.dumps({"id": 7, "method": "what_if", "params": request})
-    warm = ask("what_if", change={"memory": "1300MiB"})
-    (cold,) = serve([line], Session())
-    assert json.loads(cold)["result"] == warm
+def question(model, seed):
+    """A request that a seed draws."""
+    draw = random.Random(seed)
+    params = {"source": model, "cluster": "4xh100"}
+    if draw.random() < 0.2:
+        strategy = draw.choice(("dp=4", "tp=4", "pp=2,tp=2", "zero3=4"))
+        return {"method": "fits", "params": {**params, "strategy": strategy, "memory": "1500MiB"}}
+    if draw.random() < 0.1:
+        return {"method": "compare", "params": {**params, "against": "ddp,fsdp,megatron:tp=2"}}
+    names = draw.sample(list(CHANGES), draw.choice((1, 1, 1, 2)))
+    change = {name: draw.choice(CHANGES[name]) for name in names}
+    return {"method": "what_if", "params": {**params, "change": change}}
+
+
+@pytest.mark.parametrize("seed", some(range(40), 40))
+def test_a_warm_answer_is_the_cold_one(model, session, seed):
+    asked = [json.dumps(question(model, s)) for s in (seed + 1000, seed)]
+    warm = list(serve(asked, session))[1]
+    (cold,) = serve(asked[1:], Session())
+    assert warm == cold
 
 
 def test_another_batch_is_priced_as_a_pinned_plan_is(ask, session, model):

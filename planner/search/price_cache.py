@@ -1,0 +1,66 @@
+"""Prices by content: equal questions on layers are priced once, whichever search asks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from ...cost_model.execution_model import engine_execution, generated
+from ...ir.devices.cluster import Cluster
+from ...ir.files.json_files import digest
+from ...ir.lowering.cast import narrowest_item_bytes
+from ...ir.model.model import Model
+from ..compression.activations import ActivationCompressor
+from ..compression.collectives import CollectiveCompressor
+from ..pricing.candidate_pricer import CandidatePricer
+from ..pricing.function_prices import FunctionPrices
+from ..question.options import PlanOptions, optimizer_states
+
+MOST = 16  # prices of each kind that are kept; the oldest go
+
+
+class PriceCache:
+    """The prices of all models that one process plans."""
+
+    def __init__(self) -> None:
+        self.function_prices: dict[object, FunctionPrices] = {}
+        self.pricers: dict[object, CandidatePricer] = {}
+        self.moved_pricers: dict[object, tuple[CandidatePricer, CandidatePricer]] = {}
+
+    def pricer(self, model: Model, cluster: Cluster, options: PlanOptions) -> CandidatePricer:
+        """The pricer of candidates of a model's batch under these options."""
+        item = narrowest_item_bytes(model.parameters)
+        optimizer = optimizer_states(options, item)
+        compress = options.compress if options.target.extras else "none"
+        ran = engine_execution(options.engine)
+        execution = ran or generated(optimizer, options.gradient_precision, item)
+        execution = replace(execution, even_layers=options.target.even)
+        compressor = CollectiveCompressor(compress, options.quality, options.optimizer)
+        activations = ActivationCompressor(compress, options.quality)
+        functions = digest((model, cluster, execution, compress, options.quality))
+        if functions not in self.function_prices:
+            prices = FunctionPrices(model, cluster, execution, activations)
+            keep_recent(self.function_prices, functions, prices, MOST)
+        key = functions, optimizer, options.optimizer
+        if key not in self.pricers:
+            prices = self.function_prices[functions]
+            pricer = CandidatePricer(prices, model.batch, optimizer, compressor)
+            keep_recent(self.pricers, key, pricer, MOST)
+        return self.pricers[key]
+
+    def moved(self, pricer: CandidatePricer, cluster: Cluster) -> CandidatePricer:
+        """The pricer of the same model on another cluster, under the shardings that were found."""
+        key = id(pricer.function_prices), pricer.global_batch, pricer.optimizer, digest(cluster)
+        if key not in self.moved_pricers:
+            prices, compressor = pricer.function_prices.on(cluster), pricer.stage_pricer.compressor
+            other = CandidatePricer(prices, pricer.global_batch, pricer.optimizer, compressor)
+            keep_recent(self.moved_pricers, key, (pricer, other), MOST)
+        return self.moved_pricers[key][1]
+
+
+def keep_recent(cache: dict[Any, Any], key: object, value: object, most: int) -> None:
+    """Add a value; the oldest go where there are `most`."""
+    while len(cache) >= most:
+        cache.pop(next(iter(cache)))
+    cache[key] = value
