@@ -32,7 +32,16 @@ from .locate import current_user_line, trace_error
 from .moe_modules import recorded_experts
 from .outputs import ForwardOutputs, stand_in_loss
 from .python_state.rebound import module_tensors, write_rebound
-from .torch_private import FakeTensorMode, modules_as_they_are, tensor_tables, torch_compiling
+from .torch_private import (
+    FakeTensorMode,
+    autocast_of_cpu,
+    modules_as_they_are,
+    tensor_tables,
+    torch_compiling,
+)
+from .values.branches import Branches
+from .values.explore import OtherSide
+from .values.guards import guarded
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
@@ -57,7 +66,8 @@ class Invocation:
 class Recording:
     """The forward as a torch.fx graph whose placeholders are `state_tensors`, then `inputs`.
 
-    `pairs` says where the backward hooks of modules are defined, by their number.
+    `pairs` says where the backward hooks of modules are defined, by their number. `others` are the
+    other sides of branches on values.
     """
 
     graph: torch.fx.GraphModule
@@ -66,45 +76,44 @@ class Recording:
     invocations: list[Invocation] = field(default_factory=list)
     constants: tuple[BatchConstant, ...] = ()
     pairs: list[str] = field(default_factory=list)
+    others: tuple[OtherSide, ...] = ()
+
+
+class Step(NamedTuple):
+    """What is recorded: the loss of a batch, or the outputs, which are noted in `outputs`."""
+
+    batch: Any
+    loss_fn: LossFunction | None
+    outputs: ForwardOutputs | None = None
 
 
 def record(
     model: nn.Module,
-    batch: Any,
-    loss_fn: LossFunction | None,
+    step: Step,
+    branches: Branches,
     traced: int,
     lines: bool = False,
     precision: str | None = None,
-    outputs: ForwardOutputs | None = None,
 ) -> Recording:
     """Record the forward pass and the loss at batch size `traced`; `lines` keeps source lines.
 
     With a `precision` other than the model's own, as `model.to(dtype)` would run on floats of it; but
     buffers and inputs that the code casts to their own type wherever it reads them (the rates of
-    rotary angles, say) stay in that type. With `outputs`, the model's outputs instead, which are noted
-    there, and a loss of no meaning.
+    rotary angles, say) stay in that type. `branches` answers code that asks for values.
     """
-    state, step = state_tensors(model), _Step(batch, loss_fn, outputs)
-    inputs = batches.model_inputs(batch, batch_size(batch), traced)
+    state = state_tensors(model)
+    inputs = batches.model_inputs(step.batch, batch_size(step.batch), traced)
     if precision is None or precision == precision_of(state):
-        return _record(model, step, state, inputs, lines)
+        return _record(model, step, branches, _Tensors(state, inputs), lines)
     dtype = dtype_of(precision)
-    narrow = _in_type(state, dtype), _in_type(inputs, dtype)
-    recording = _record(model, step, *narrow, lines)
+    narrow = _Tensors(_in_type(state, dtype), _in_type(inputs, dtype))
+    recording = _record(model, step, branches, narrow, lines)
     nodes = list(recording.graph.graph.nodes)
-    widened = (
+    widened = _Tensors(
         _as_read(narrow[0], state, nodes[: len(state)]),
         _as_read(narrow[1], inputs, nodes[len(state) :]),
     )
-    return recording if widened == narrow else _record(model, step, *widened, lines)
-
-
-class _Step(NamedTuple):
-    """What is recorded: the loss of a batch, or the outputs."""
-
-    batch: Any
-    loss_fn: LossFunction | None
-    outputs: ForwardOutputs | None
+    return recording if widened == narrow else _record(model, step, branches, widened, lines)
 
 
 def _as_read(
@@ -139,14 +148,18 @@ def _gives(node: torch.fx.Node, operators: frozenset[str], dtype: torch.dtype) -
     return name in operators and isinstance(value, torch.Tensor) and value.dtype == dtype
 
 
+class _Tensors(NamedTuple):
+    """What enters a recording."""
+
+    parameters: list[Parameter]
+    inputs: list[ModelInput]
+
+
 def _record(
-    model: nn.Module,
-    step: _Step,
-    parameters: list[Parameter],
-    inputs: list[ModelInput],
-    lines: bool,
+    model: nn.Module, step: Step, branches: Branches, entering: _Tensors, lines: bool
 ) -> Recording:
     batch, loss_fn, outputs = step
+    parameters, inputs = entering
     constants = batches.constants(batch)
     invocations = [Invocation("", type(model).__name__, -1)]
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -158,6 +171,8 @@ def _record(
         fakes = {i.path: _fake(i.type.shape, i.type.dtype) for i in inputs}
         # a fresh batch, as the model may write into it
         fake_batch = batches.rebuild(batch, fakes.__getitem__)
+    for path, tensor in batches.leaves(batch):
+        branches.known.take(fakes[path], tensor)
 
     def run(state: list[torch.Tensor], batch_tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         hooked_parameters(
@@ -170,6 +185,7 @@ def _record(
         else:
             returned = outputs.take(output)
             results = [stand_in_loss(returned), *returned]
+        results[0] = guarded(results[0], branches.known)
         write_rebound(before)
         refuse_own_gradients(
             [(p.name, t, p.trainable) for p, t in zip(parameters, state, strict=True)]
@@ -182,6 +198,7 @@ def _record(
         stack.enter_context(_with_tensors(model, parameters, replacements))
         pairs = stack.enter_context(_recording(model, invocations, lines))
         stack.enter_context(fake_mode)
+        stack.enter_context(branches)
         try:
             graph = make_fx(run, pre_dispatch=True)(fake_state, list(fakes.values()))
         except TraceError:
@@ -196,6 +213,7 @@ def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> 
     """Everything that a forward must meet while it is recorded; gives the module hooks by pair."""
     contexts = (
         torch_compiling(),
+        autocast_of_cpu(),
         recorded_experts(),
         modules_as_they_are(),
         recorded_functions(),

@@ -22,10 +22,11 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.autograd.function import _is_setup_context_defined, _SingleLevelFunction
 from torch.nn.modules import module as module_hooks
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "CAST",
     "DATA_DEPENDENT_ERRORS",
     "EFFICIENT_ATTENTION",
     "EFFICIENT_ATTENTION_BACKWARD",
@@ -37,13 +38,17 @@ __all__ = [
     "SET_GRAD_ENABLED",
     "FakeTensorMode",
     "OpOverload",
+    "TorchDispatchMode",
     "assert_holds",
+    "autocast_of_cpu",
     "autograd_node",
     "backward_hooks_of_old",
     "base_name",
     "call_autograd_function",
+    "constant_of",
     "decompositions",
     "differentiating",
+    "fake_mode_of",
     "is_fake",
     "is_operator",
     "is_registered",
@@ -68,6 +73,10 @@ __all__ = [
 # Raised by FakeTensorMode where a value or a shape depends on data. Without them, the error names
 # neither the operator nor a remedy.
 DATA_DEPENDENT_ERRORS = (DataDependentOutputException, DynamicOutputShapeException)
+
+# TorchDispatchMode: sees the operators that torch runs below autocast, of which CAST changes the element
+# type; neither has a public name. Without them, what autocast casts has to be known by a list.
+CAST = torch.ops.aten._to_copy.default
 
 # Fused attention kernels. scaled_dot_product_attention does not return the logsumexp that the
 # backward operator and sharded keys need. Without them, attention materialises its scores.
@@ -99,6 +108,41 @@ def tensor_tables(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
 def is_fake(tensor: torch.Tensor) -> bool:
     """Whether a tensor has no values. Without it, reading constants fails inside torch."""
     return tensor.is_meta or isinstance(tensor, FakeTensor)
+
+
+def fake_mode_of(tensor: torch.Tensor) -> FakeTensorMode:
+    """The mode that a tensor without values belongs to; operators on it run under no other."""
+    assert isinstance(tensor, FakeTensor)
+    return tensor.fake_mode
+
+
+def constant_of(tensor: torch.Tensor) -> torch.Tensor | None:
+    """The values of a fake tensor that was made of numbers of Python, as long as nothing wrote into it.
+
+    Without it, lengths that a factory states have no values where it was called without them.
+    """
+    return tensor.constant if isinstance(tensor, FakeTensor) else tensor
+
+
+@contextlib.contextmanager
+def autocast_of_cpu() -> Iterator[None]:
+    """`torch.autocast` for any device acts on fake tensors, which are those of a CPU; no public name
+    makes regions of another device do.
+
+    Without it, a region for GPUs casts nothing.
+    """
+    original = torch.autocast.__init__
+
+    def made(self: Any, device_type: str, dtype: Any = None, *args: Any, **kwargs: Any) -> None:
+        if dtype is None:
+            dtype = torch.get_autocast_dtype(device_type)
+        original(self, "cpu", dtype, *args, **kwargs)
+
+    torch.autocast.__init__ = made  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__init__ = original  # type: ignore[method-assign]
 
 
 def is_operator(target: object) -> TypeGuard[OpOverload]:

@@ -8,6 +8,7 @@ of its running statistics becomes explicit.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,10 +34,13 @@ from ..torch_private import (
     is_operator,
     overload_name,
     schema,
-    storage_id,
 )
+from ..values.explore import Meeting, OtherSide
+from .autocast import Regions
 from .constants import Constants, UnsupportedNode
+from .joins import Apart, joined, merged
 from .mutation import DETACH, AliasTracker
+from .nodes import cast, flat, is_view, promoted
 from .rebinding import Rebinding
 
 ASSERTS = (
@@ -63,17 +67,42 @@ class Functionalize(Pass[Recording, FlatGraph], frozen=True):
     name = "functionalize"
 
     def apply(self, value: Recording) -> FlatGraph:
-        reader = _Reader(value)
-        graph, outputs = _read(reader)
-        graph.loss, *returned = outputs
-        graph.returned = tuple(returned)
-        reader.constants.refuse_trained()
+        graph = _flat_graph(value)
+        joins = [
+            joined(graph, _flat_graph(s.recording), s.branch.number, s.branch.side)
+            for s in value.others
+        ]
+        merged(graph, joins)
         return graph
+
+
+def _flat_graph(recording: Recording) -> FlatGraph:
+    reader = _Reader(recording)
+    graph, outputs = _read(reader)
+    graph.loss, *returned = outputs
+    graph.returned = tuple(returned)
+    reader.constants.refuse_trained()
+    return graph
+
+
+def meeting(recording: Recording, side: OtherSide) -> Meeting:
+    """How a recording and one with the other side of a branch go on."""
+    try:
+        graphs = _flat_graph(recording), _flat_graph(side.recording)
+        return (
+            "selected"
+            if joined(*graphs, side.branch.number, side.branch.side).values
+            else "neutral"
+        )
+    except (Apart, UnsupportedNode):
+        return "apart"
 
 
 def read_outputs(recording: Recording) -> tuple[FlatGraph, tuple[int, ...]]:
     """The flat graph of a recording with any number of outputs, and these."""
-    return _read(_Reader(recording))
+    graph, outputs = _read(_Reader(recording))
+    merged(graph, ())
+    return graph, outputs
 
 
 def _read(reader: _Reader) -> tuple[FlatGraph, tuple[int, ...]]:
@@ -93,7 +122,7 @@ class _Reader:
         self.aliases = AliasTracker(self.graph)
         self.values: dict[fx.Node, int | tuple[int, ...]] = {}
         self.constants = Constants(self)
-        self.gradients = True
+        self.gradients, self.regions = True, Regions()
         self.outputs: tuple[int, ...] = ()
         self.scope, self.custom = str(ROOT), dict[str, Any]()
         self.rebinding = Rebinding(self)
@@ -122,7 +151,7 @@ class _Reader:
         elif node.op == "get_attr":
             self.values[node] = self.constants.value(node)
         elif node.op == "output":
-            self.outputs = tuple(self.aliases.resolve(self.single(n)) for n in _flat(node.args))
+            self.outputs = tuple(self.aliases.resolve(self.single(n)) for n in flat(node.args))
         elif node.target is operator.getitem:
             source, position = node.args
             results = self.values[source]  # type: ignore[index]
@@ -147,17 +176,15 @@ class _Reader:
         return value
 
     def mode_change(self, node: fx.Node) -> None:
-        """Follow a change of torch's gradient mode; refuse autocast."""
+        """Follow a change of torch's gradient mode, and regions of autocast."""
         name = getattr(node.target, "__name__", str(node.target))
         if name == SET_GRAD_ENABLED:
             self.gradients = bool(node.args[0])
         elif name == ENTER_AUTOCAST:
-            if node.args[-2 if len(node.args) > 3 else -1] is True:
-                raise TraceError(
-                    "torch.autocast inside the model is not supported; remove it and plan with "
-                    "precision='bf16'"
-                )
-        elif name not in (EXIT_AUTOCAST, "sym_size"):
+            self.regions.enter(node)
+        elif name == EXIT_AUTOCAST:
+            self.regions.leave()
+        elif name != "sym_size":
             raise TraceError(f"the call of {name} inside the model is not supported")
 
     # values
@@ -176,6 +203,17 @@ class _Reader:
             return Ref(self.aliases.resolve(self.single(argument)))
         return None
 
+    def cast_use(self, casts: dict[fx.Node, torch.dtype]) -> Callable[[Any], Ref | None]:
+        """`use`, with what autocast makes of operands."""
+
+        def used(argument: Any) -> Ref | None:
+            ref = self.use(argument)
+            if ref is None or argument not in casts:
+                return ref
+            return Ref(self.aliases.cast(ref.value, dtype_name(casts[argument]), self.scope))
+
+        return used if casts else self.use
+
     # operators
 
     def operator(self, node: fx.Node, target: OpOverload) -> None:
@@ -183,8 +221,9 @@ class _Reader:
         if name in ASSERTS or not schema(target).returns:  # it checks something, and gives nothing
             return
         self.refuse_random(node, target)
-        args = tuple(encode(a, self.use) for a in node.args)
-        kwargs = {k: encode(a, self.use) for k, a in node.kwargs.items() if k not in PLACEMENT}
+        use = self.cast_use(self.regions.casts(node))
+        args = tuple(encode(a, use) for a in node.args)
+        kwargs = {k: encode(a, use) for k, a in node.kwargs.items() if k not in PLACEMENT}
         if name == USER_BACKWARD:  # a hook may have changed a tangent in place
             tangents = tuple(Ref(self.single(n)) for n in node.args[2])  # type: ignore[union-attr]
             args = (*args[:2], tangents, *args[3:])
@@ -192,7 +231,7 @@ class _Reader:
             self.write(node, target, args, kwargs)
             return
         if name.startswith("aten.to."):
-            name, args, kwargs = _cast(node, args)
+            name, args, kwargs = cast(node, args)
         elif name == "aten.batch_norm.default" and args[5] is True:
             self.values[node] = self.batch_norm(node, args)
             return
@@ -229,7 +268,7 @@ class _Reader:
         results = self.apply_gradient_mode(results, name)
         for position, (value, tensor) in enumerate(zip(results, tensors, strict=True)):
             for argument in node.all_input_nodes:
-                if tensor is not None and _is_view(node, argument, tensor):
+                if tensor is not None and is_view(node, argument, tensor):
                     self.aliases.view(value, self.single(argument), op, position)
         if name == USER_BACKWARD and node.args[4] is True:
             self.rebinding.rebind(node, results)
@@ -328,8 +367,8 @@ class _Reader:
             raise TraceError(
                 f"in-place operator {target} is not supported; use the out-of-place form"
             )
-        promoted = TensorType(type_.shape, _promoted(node, base, type_.dtype))
-        results = self.aliases.emit(name, args, (promoted,), kwargs, self.scope)
+        written = TensorType(type_.shape, promoted(node, base, type_.dtype))
+        results = self.aliases.emit(name, args, (written,), kwargs, self.scope)
         return self.apply_gradient_mode(results, name)[0]
 
     def filled(self, args: tuple[Argument, ...], type_: TensorType) -> int:
@@ -351,41 +390,3 @@ class _Reader:
         statistics = [self.single(n) for n in node.args[3:5] if isinstance(n, fx.Node)]
         running = (statistics[0], statistics[1]) if len(statistics) == 2 else None
         return batch_norm(self.aliases, self.single(node.args[0]), args, running, self.scope)
-
-
-def _is_view(node: fx.Node, argument: fx.Node, result: torch.Tensor) -> bool:
-    """Whether a result shares the memory of an argument."""
-    source = argument.meta.get("val")
-    if not isinstance(source, torch.Tensor) or not is_operator(node.target):
-        return False
-    if not any(r.alias_info is not None for r in schema(node.target).returns):
-        return False
-    return storage_id(result) == storage_id(source)
-
-
-def _promoted(node: fx.Node, base: str, dtype: str) -> str:
-    """The element type that the out-of-place form of an arithmetic operator gives."""
-    if base not in ("add", "sub", "mul", "div", "pow"):
-        return dtype
-    for argument in node.all_input_nodes:
-        other = argument.meta.get("val")
-        if isinstance(other, torch.Tensor) and other.dim() > 0:
-            dtype = dtype_name(torch.promote_types(getattr(torch, dtype), other.dtype))
-    return dtype
-
-
-def _cast(
-    node: fx.Node, args: tuple[Argument, ...]
-) -> tuple[str, tuple[Argument, ...], dict[str, Argument]]:
-    """Every overload of `to` is a change of element type; devices are the plan's business."""
-    return (
-        "aten._to_copy.default",
-        args[:1],
-        {"dtype": f"dtype:{dtype_name(node.meta['val'].dtype)}"},
-    )
-
-
-def _flat(argument: Any) -> list[fx.Node]:
-    if isinstance(argument, list | tuple):
-        return [node for part in argument for node in _flat(part)]
-    return [argument] if isinstance(argument, fx.Node) else []

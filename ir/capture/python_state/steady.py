@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from ...errors import TraceError
 from ...passes import Pass
-from ..export import LossFunction, Recording, record
+from ..export import LossFunction, Recording, Step, record
 from ..locate import line_text
 from ..outputs import ForwardOutputs
+from ..passes.functionalize import meeting
 from ..torch_private import is_fake
-from ..values.branches import explored
+from ..values.branches import Branches
+from ..values.explore import Explorer, Meeting, OtherSide
 from .random_state import GlobalRandom
 from .snapshot import SCALARS, Leaf, State
 
@@ -52,20 +54,21 @@ class Export(Pass[nn.Module, Recording], frozen=True):
     name = "export"
 
     def apply(self, value: nn.Module) -> Recording:
-        options = self.traced, self.lines, self.precision, self.outputs
+        options = self.traced, self.lines, self.precision
+        step = Step(self.batch, self.loss_fn, self.outputs)
         return record_steady(
-            value, self.loss_fn, lambda: record(value, self.batch, self.loss_fn, *options)
+            value, self.loss_fn, lambda branches: record(value, step, branches, *options)
         )
 
 
 def record_steady(
-    model: nn.Module, loss_fn: LossFunction | None, record_once: Callable[[], Recording]
+    model: nn.Module, loss_fn: LossFunction | None, record_once: Callable[[Branches], Recording]
 ) -> Recording:
     """What a recording of the model gives; raises TraceError where the next step would give something
     else."""
     before, randoms = State(model, loss_fn), GlobalRandom()
     try:
-        recording = explored(record_once, before.restore, _records_the_same)
+        recording = _explored(record_once, before.restore)
         _refuse_drawn(before, randoms)
         after = State(model, loss_fn)
         changed = before.changes(after)
@@ -78,6 +81,21 @@ def record_steady(
         before.restore()
         randoms.restore()
     return recording
+
+
+def _explored(
+    record_once: Callable[[Branches], Recording], restore: Callable[[], None]
+) -> Recording:
+    recording, others = Explorer(record_once, restore, _meeting).explored()
+    recording.others = others
+    return recording
+
+
+def _meeting(recording: Recording, side: OtherSide) -> Meeting:
+    """How a recording and one with the other side of a branch go on."""
+    if _equal(recording.graph, side.recording.graph):
+        return "same"
+    return meeting(recording, side)
 
 
 def _records_the_same(one: Recording, other: Recording) -> bool:
@@ -94,11 +112,11 @@ def _refuse_drawn(before: State, randoms: GlobalRandom) -> None:
 
 
 def _record_again(
-    model: nn.Module, changed: list[Change], record_once: Callable[[], Recording]
+    model: nn.Module, changed: list[Change], record_once: Callable[[Branches], Recording]
 ) -> Recording:
     """The recording of the next step, which begins from what the first one left."""
     try:
-        return explored(record_once, lambda: None, _records_the_same)
+        return _explored(record_once, lambda: None)
     except TraceError as error:
         raise TraceError(f"{described(changed, model)}; run again, it fails: {error}") from error
 

@@ -27,7 +27,8 @@ from .. import batch as batches
 from ..export import LossFunction
 from ..literals import DTYPES
 from ..locate import user_location
-from ..torch_private import FakeTensorMode, is_fake, tree_leaves
+from ..torch_private import FakeTensorMode, constant_of, is_fake, tree_leaves
+from ..values.known import MAXIMUM_GIVEN
 from . import configuration
 
 # Errors of a factory whose tensors have no values; any other error is reported.
@@ -93,7 +94,7 @@ def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, s
         return Source(model, samples, None, type(model).__name__, source)
     factory = source_factory(source)
     result = _call(factory, source, ("real",) if allocate else ("fake", "meta", "real"), seed)
-    if not allocate and _needs_values(result):
+    if not allocate and (_needs_values(result) or _has_few_numbers(result)):
         result = _call(factory, source, ("real",), seed)
     if (
         not isinstance(result, tuple)
@@ -108,13 +109,32 @@ def _build(source: str, batch: int | None, seq: int | None, *, allocate: bool, s
     return Source(result[0], result[1], loss_fn, source.rpartition(":")[2], source)
 
 
+def _small_module(result: Any) -> nn.Module | None:
+    """The module of a factory's result, if it is small enough to be built with values."""
+    module = result[0] if isinstance(result, tuple) and result else None
+    if not isinstance(module, nn.Module):
+        return None
+    return module if sum(p.numel() for p in module.parameters()) <= MOST_REAL_ELEMENTS else None
+
+
+def _has_few_numbers(result: Any) -> bool:
+    """Whether the batch of a small model has lengths or grids without values, which its code may ask
+    for."""
+    if _small_module(result) is None or len(result) < 2:
+        return False
+    return any(
+        not t.is_floating_point()
+        and t.numel() <= MAXIMUM_GIVEN
+        and (t.is_meta or constant_of(t) is None)
+        for _, t in batches.leaves(result[1])
+    )
+
+
 def _needs_values(result: Any) -> bool:
     """Whether a small model that was built without values keeps tensors in plain attributes, which a
     trace takes as constants."""
-    module = result[0] if isinstance(result, tuple) and result else None
-    if not isinstance(module, nn.Module):
-        return False
-    if sum(p.numel() for p in module.parameters()) > MOST_REAL_ELEMENTS:
+    module = _small_module(result)
+    if module is None:
         return False
     plain = (v for m in module.modules() for n, v in vars(m).items() if n not in TABLES)
     return any(

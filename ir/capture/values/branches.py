@@ -1,47 +1,65 @@
-"""Branches on values: taken by rules, and where none says which, by what their two sides are.
+"""Answers to code that asks a tensor for its values while a model is recorded.
 
-A side that only raises is left out, with a warning; a branch whose sides record the same is none. Any
-other is refused with its line.
+By rules, where they decide: of constants, of guards against infinities. Whole numbers of the batch that
+was given may be constants that every step checks. Other numbers stay tensors, and branches on them are
+taken on one side and noted (`explore`).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ...errors import TraceError
-from ..locate import current_user_line, depends_on_data
-from ..torch_private import outside_modes, tree_leaves
+from ..locate import current_user_line
+from ..operators.branch import OPS
+from ..torch_private import outside_modes, tree_leaves, tree_map
 from .known import SIZED, KnownValues
 from .losses import ctc_loss, multi_margin_loss
+from .numbers import Number, as_tensors
 from .scattered import masked_scatter
 from .selected import Selections
 
-MOST_BRANCHES = 12
+SHAPED = {"view", "reshape", "expand", "repeat", "narrow", "new_zeros", "new_ones", "unflatten"}
+PLACES = {"where", "nonzero", "argwhere"}
 READS = {"__bool__", "item", "tolist", "__int__", "__float__", "__index__", "numpy"}
-Recorded = TypeVar("Recorded")
+NUMBERS = {"item", "tolist", "__int__", "__float__", "__index__"}
+
+
+class Branch(NamedTuple):
+    """A question whether a value is true: of a line, numbered in the step, with the side taken.
+
+    `of_mask`: it asks whether a mask is true anywhere.
+    """
+
+    line: str
+    number: int
+    side: bool
+    of_mask: bool
 
 
 class Branches(TorchFunctionMode):
     """Answers the code that asks a recorded tensor for values.
 
-    `decided`: sides of branches by line; those that no rule decides are added, with the side False.
+    `sides`: of branches by line; those that no rule decides are added. `flipped`: the number of a
+    branch that takes the other side.
     """
 
-    def __init__(self, decided: dict[str, bool]) -> None:
+    def __init__(self, sides: dict[str, bool] | None = None, flipped: int | None = None) -> None:
         super().__init__()
-        self.decided = decided
-        self.known, self.selections = KnownValues(), Selections()
+        self.sides, self.flipped = dict(sides or {}), flipped
+        self.asked: list[Branch] = []
+        self.known = KnownValues()
+        self.selections = Selections(self.known)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        args = as_tensors(args)
+        kwargs = dict(as_tensors(kwargs or {}))
+        name = getattr(func, "__name__", "")
         if name in READS and args and isinstance(args[0], Tensor):
             return self.read(name, func, args, kwargs)
         if name == "ctc_loss":
@@ -53,12 +71,18 @@ class Branches(TorchFunctionMode):
             return func(*args, **kwargs) if written is None else written
         if name == "masked_select" and self.known.value(args[1]) is None:
             return self.selections.select(*torch.broadcast_tensors(*args))
-        if any(self.selections.mask(a) is not None for a in (*args, *kwargs.values())):
+        if name == "unbind" and (hits := self.selections.in_turn(args)) is not None:
+            return [self.constant(n) for n, hit in hits if self.decide(hit)]
+        if self.selections.among((args, kwargs)):
             return self.selections.call(name, func, args, kwargs)
+        if name in PLACES and self.asks_places(name, args):
+            return self.selections.places_of(args[0], name == "where" or "as_tuple" in kwargs)
         if name == "__getitem__":
             args = self.indexed(*args)
             if isinstance(args, Tensor):
                 return args
+        if name in SHAPED:
+            args = (args[0], *tree_map(self.number_of, args[1:]))
         if name in SIZED and self.all_known(args, kwargs) and (name != "where" or len(args) == 1):
             return self.constant(self.known.run(func, args, kwargs))
         result = func(*args, **kwargs)
@@ -66,6 +90,10 @@ class Branches(TorchFunctionMode):
             self.known.follow(name, func, args, kwargs, result)
             self.selections.note(name, args, kwargs, result)
         return result
+
+    def asks_places(self, name: str, args: Any) -> bool:
+        """Whether a call asks where a mask is true, whose values nobody knows."""
+        return (name != "where" or len(args) == 1) and self.known.value(args[0]) is None
 
     def all_known(self, args: Any, kwargs: Any) -> bool:
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
@@ -81,6 +109,11 @@ class Branches(TorchFunctionMode):
     def indexed(self, x: Tensor, index: Any) -> Any:
         """The arguments of `x[index]`, where masks that are known are places; or rows of a mask."""
         parts = index if isinstance(index, tuple) else (index,)
+        parts = tuple(self.number_of(p) for p in parts)
+        index = parts if isinstance(index, tuple) else parts[0]
+        scalar = [n for n, p in enumerate(parts) if _is_scalar_index(p)]
+        if scalar and all(p is None or isinstance(p, slice | Tensor) for p in parts):
+            return _by_scalars(x, parts, scalar)
         masks = [p for p in parts if isinstance(p, Tensor) and p.dtype == torch.bool and p.dim()]
         if not masks:
             return x, index
@@ -94,86 +127,56 @@ class Branches(TorchFunctionMode):
                 places += [part] if value is None else value.nonzero(as_tuple=True)
         return x, tuple(places)
 
+    def number_of(self, part: Any) -> Any:
+        """The number that an index of no dimension is, where it is known."""
+        whole = isinstance(part, Tensor) and part.dim() == 0 and part.dtype == torch.int64
+        value = self.known.value(part) if whole else None
+        return part if value is None else int(value)
+
     def read(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """The value that the code asks for; by `func` where nothing says it, which raises."""
         tensor = args[0]
         value = self.known.value(tensor)
+        if value is None and name in NUMBERS and tensor.dtype != torch.bool:
+            value = self.known.given(tensor, current_user_line())
         if value is not None:
             with outside_modes():
                 return getattr(value, name)(*args[1:], **kwargs)
-        asked = name == "__bool__" or (name == "item" and tensor.dtype == torch.bool)
-        if not asked or tensor.numel() != 1:
+        if tensor.numel() != 1 or name not in ("__bool__", "item"):
             return func(*args, **kwargs)
+        if name == "__bool__" or tensor.dtype == torch.bool:
+            return self.decide(tensor)
+        return Number(tensor, self.decide)
+
+    def decide(self, tensor: Tensor) -> bool:
+        """Whether a tensor of one element is true: by a rule, else the side of this branch."""
         truth = self.known.truth(tensor)
-        return self.side() if truth is None else truth
-
-    def side(self) -> bool:
-        """The side of the branch at this line."""
-        line = current_user_line()
-        return self.decided.setdefault(line, False)
-
-
-def explored(
-    attempt: Callable[[], Recorded],
-    restore: Callable[[], None],
-    same: Callable[[Recorded, Recorded], bool],
-) -> Recorded:
-    """What is recorded where every branch on values is taken by a rule.
-
-    `restore` puts back what an attempt changed. Raises TraceError for a branch that no rule decides.
-    """
-    decided: dict[str, bool] = {}
-    asserted: list[str] = []
-    while True:
-        try:
-            recording = _attempt(attempt, decided)
-            break
-        except TraceError as error:
-            last = next((n for n in reversed(decided) if not decided[n]), None)
-            if last is None or not _raised(error) or len(decided) > MOST_BRANCHES:
-                raise
-            decided = {n: side or n == last for n, side in decided.items()}
-            asserted.append(last)
-            restore()
-    for line in [n for n in decided if n not in asserted]:
-        restore()
-        other = _other_side(attempt, {**decided, line: True}, recording, same)
-        if other == "raises":
-            asserted.append(line)
-        elif other == "differs":
-            raise TraceError(
-                f"{line}: the computation depends on values of tensors, and both sides of the branch "
-                "compute something: a compiled program cannot know in advance which. Use torch.where, "
-                "or compute it outside the model (for layers skipped at random: layerdrop 0)"
-            )
-    for line in asserted:
-        warnings.warn(f"{line}: a check that only raises is no part of the program", stacklevel=2)
-    if decided:
-        restore()
-        recording = _attempt(attempt, decided)
-    return recording
+        if truth is not None:
+            return truth
+        line, number = current_user_line(), len(self.asked)
+        of_mask = self.selections.asks_any(tensor)
+        side = self.sides.setdefault(line, of_mask)
+        side = side != (number == self.flipped)
+        self.asked.append(Branch(line, number, side, of_mask))
+        boolean = tensor if tensor.dtype == torch.bool else tensor != 0
+        OPS.branch(boolean.detach().reshape(()), number)
+        return side
 
 
-def _attempt(attempt: Callable[[], Recorded], decided: dict[str, bool]) -> Recorded:
-    with Branches(decided):
-        return attempt()
+def _is_scalar_index(part: Any) -> bool:
+    """Whether an index is a whole number that nobody knows."""
+    whole = isinstance(part, Tensor) and part.dim() == 0
+    return whole and part.dtype in (torch.int64, torch.int32)
 
 
-def _other_side(
-    attempt: Callable[[], Recorded],
-    decided: dict[str, bool],
-    recording: Recorded,
-    same: Callable[[Recorded, Recorded], bool],
-) -> str:
-    """What the other side of a branch does: it `raises`, is `same` as what is recorded, or `differs`."""
-    try:
-        other = _attempt(attempt, decided)
-    except TraceError as error:
-        return "raises" if _raised(error) else "differs"
-    return "same" if same(recording, other) else "differs"
-
-
-def _raised(error: TraceError) -> bool:
-    """Whether the user's code has raised it."""
-    cause = error.__cause__
-    return cause is not None and not depends_on_data(cause)
+def _by_scalars(x: Tensor, parts: tuple[Any, ...], scalars: list[int]) -> Tensor:
+    """`x[…, i, …]` where i is a tensor of no dimension."""
+    axis, places = 0, list[int]()
+    for number, part in enumerate(parts):
+        if number in scalars:
+            x, places = x.index_select(axis, part.reshape(1)), [*places, axis]
+        axis += part is not None
+    rest = tuple(slice(None) if n in scalars else p for n, p in enumerate(parts))
+    before = [sum(p is None for p in parts[:n]) for n in scalars]
+    axes = [axis + more for axis, more in zip(places, before, strict=True)]
+    return x[rest].squeeze(axes)

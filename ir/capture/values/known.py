@@ -8,21 +8,21 @@ gradients that are not.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..torch_private import outside_modes, tree_leaves, tree_map
+from ..torch_private import constant_of, outside_modes, tree_leaves, tree_map
 
 MAXIMUM_ELEMENTS = 1 << 16
+MAXIMUM_GIVEN = 256  # whole numbers of an input: lengths and grids, never tokens or labels
 # fmt: off
-FACTORIES = {
-    "ones", "zeros", "full", "arange", "tensor", "eye", "linspace", "tril_indices", "triu_indices",
-    "scalar_tensor", "as_tensor",
-}
 LIKE = {"ones_like", "zeros_like", "full_like", "new_ones", "new_zeros", "new_full", "new_tensor"}
-UNKNOWN = {"empty", "empty_like", "new_empty", "randperm", "multinomial", "bernoulli", "normal"}
+UNKNOWN = {
+    "empty", "empty_strided", "empty_permuted", "empty_like", "new_empty", "randperm", "multinomial",
+    "bernoulli", "normal",
+}
 # gives a tensor whose size depends on values
 SIZED = {"nonzero", "where", "masked_select", "unique", "unique_consecutive", "argwhere"}
 FINITE = {"isnan": False, "isinf": False, "isfinite": True, "isposinf": False, "isneginf": False}
@@ -37,6 +37,14 @@ UNIT: dict[str, tuple[bool, bool]] = {
 # fmt: on
 
 
+class ToldValue(NamedTuple):
+    """A tensor that has this value at every step, as code at a line was told."""
+
+    tensor: Tensor
+    value: Tensor
+    line: str
+
+
 class KnownValues:
     """Values by tensor: whole ones of constants, and booleans that are equal everywhere."""
 
@@ -44,11 +52,33 @@ class KnownValues:
         self.values: dict[int, tuple[Tensor, Tensor]] = {}
         self.truths: dict[int, tuple[Tensor, bool]] = {}
         self.units: dict[int, Tensor] = {}  # random numbers in [0, 1)
+        self.of_batch: dict[int, tuple[Tensor, Tensor]] = {}
+        self.guards: dict[int, ToldValue] = {}
 
     def value(self, tensor: Any) -> Tensor | None:
         """The value of a constant."""
         pair = self.values.get(id(tensor))
         return None if pair is None else pair[1]
+
+    def take(self, tensor: Tensor, given: Tensor) -> None:
+        """Note the value of an input of the batch, of which few whole numbers are given."""
+        small = given.numel() <= MAXIMUM_GIVEN and not given.is_floating_point()
+        value = constant_of(given) if small and not given.is_meta else None
+        if value is not None and not given.is_complex() and given.shape == tensor.shape:
+            self.of_batch[id(tensor)] = tensor, value.detach().cpu().clone()
+
+    def assumed(self, tensor: Any) -> Tensor | None:
+        """The value of a constant, or of what is computed from the batch that was given."""
+        value, pair = self.value(tensor), self.of_batch.get(id(tensor))
+        return value if value is not None or pair is None else pair[1]
+
+    def given(self, tensor: Tensor, line: str) -> Tensor | None:
+        """The value that the given batch gives to a tensor, which every step is to check."""
+        pair = self.of_batch.get(id(tensor))
+        if pair is None:
+            return None
+        self.guards.setdefault(id(tensor), ToldValue(*pair, line))
+        return pair[1]
 
     def truth(self, tensor: Any) -> bool | None:
         """Whether a boolean is true, where a rule says so."""
@@ -70,14 +100,27 @@ class KnownValues:
         known = [self.value(t) for t in tensors]
         if _writes(name, kwargs):
             self.written(func, args, kwargs, known, tensors)
-        elif name in LIKE or (not tensors and name in FACTORIES) or (tensors and None not in known):
+        elif (
+            name in LIKE
+            or (not tensors and isinstance(result, Tensor))
+            or (tensors and None not in known)
+        ):
             if name not in UNKNOWN and not name.startswith("rand"):
-                self.computed(func, args, kwargs, result)
+                self.computed(func, args, kwargs, result, self.values)
+        elif tensors and all(self.assumed(t) is not None for t in tensors) and name not in UNKNOWN:
+            self.computed(func, args, kwargs, result, self.of_batch)
         elif isinstance(result, Tensor):
             self.judge(name, args, result)
 
-    def computed(self, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
-        """Run a call on the values of its arguments."""
+    def computed(
+        self,
+        func: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        result: Any,
+        values_of: dict[int, tuple[Tensor, Tensor]],
+    ) -> None:
+        """Run a call on the values of its arguments, and note those of its results."""
         leaves = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
         if not leaves or sum(t.numel() for t in leaves) > MAXIMUM_ELEMENTS:
             return
@@ -87,7 +130,7 @@ class KnownValues:
             return  # what cannot be computed beside the recording has no value
         for tensor, value in zip(leaves, values, strict=False):
             if isinstance(value, Tensor) and value.shape == tensor.shape:
-                self.note(tensor, value)
+                values_of[id(tensor)] = tensor, value
 
     def run(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A call on real tensors; those without values are empty ones, which only lend their shape."""
@@ -95,7 +138,7 @@ class KnownValues:
         def real(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            value = self.value(leaf)
+            value = self.assumed(leaf)
             return torch.zeros(leaf.shape, dtype=leaf.dtype) if value is None else value
 
         with outside_modes():

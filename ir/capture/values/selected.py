@@ -1,9 +1,14 @@
-"""Rows that a boolean mask selects, as all rows with the mask: their sums and means need no size."""
+"""Rows that a boolean mask selects, as all rows with the mask: what is done to each needs no size.
+
+`x[mask]` and, by `where(mask)`, `x[i, j]` are all rows, of which those outside of the mask are computed
+for nothing; sums, means and losses leave them out, and so does writing rows back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,24 +16,52 @@ from torch.nn import functional
 
 from ...errors import TraceError
 from ..locate import current_user_line
+from ..torch_private import outside_modes, tree_leaves, tree_map
+from .coordinates import Places, read_rows, rows_of_each, write_rows
+from .known import KnownValues
+from .rows import apart
 
 IGNORED = -100
-# fmt: off
-ELEMENTWISE = {
-    "add", "__add__", "__radd__", "sub", "__sub__", "__rsub__", "mul", "__mul__", "__rmul__", "div",
-    "__truediv__", "neg", "__neg__", "square", "pow", "__pow__", "abs", "exp", "log", "log1p", "sqrt",
-    "float", "double", "to", "sigmoid", "tanh", "relu", "clamp", "detach", "log_softmax", "softmax",
-    "binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "smooth_l1_loss",
-}
-# fmt: on
-LOSSES = {"binary_cross_entropy_with_logits", "mse_loss", "l1_loss", "smooth_l1_loss"}
+LOSSES = {
+    "binary_cross_entropy_with_logits", "binary_cross_entropy", "mse_loss", "l1_loss",
+    "smooth_l1_loss", "huber_loss",
+}  # fmt: skip
+SAME_VALUES = {"squeeze", "view", "reshape", "flatten", "unsqueeze", "to", "long", "contiguous"}
+WRITES = {"index_add", "index_add_", "index_copy", "index_copy_", "index_put", "index_put_"}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the rows of a tensor are: those along dimensions `dims` of a mask, merged in order.
+
+    `place`: the tensor is the coordinate along this dimension of the mask; with `table`, the
+    coordinates along all of them are the columns.
+    """
+
+    mask: Tensor
+    dims: tuple[int, ...]
+    place: int | None = None
+    table: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return len(self.dims) == self.mask.dim()
+
+
+class RowCall(NamedTuple):
+    """The arguments of a call, whose rows are all those of one selection."""
+
+    selection: Selection
+    args: Any
+    kwargs: Any
 
 
 class Selections:
-    """Masks by the tensor that stands for the rows selected by them."""
+    """Selections by the tensor that stands for the rows."""
 
-    def __init__(self) -> None:
-        self.masks: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, known: KnownValues) -> None:
+        self.known = known
+        self.selections: dict[int, tuple[Tensor, Selection]] = {}
         self.expressions: dict[int, tuple[Tensor, object]] = {}
 
     def note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
@@ -42,54 +75,271 @@ class Selections:
             return repr(value)
         return self.expressions.get(id(value), (value, id(value)))[1]
 
-    def mask(self, tensor: Any) -> Tensor | None:
-        pair = self.masks.get(id(tensor))
+    def asks_any(self, tensor: Tensor) -> bool:
+        """Whether a boolean says that a mask is true anywhere."""
+        expression = self.expression(tensor)
+        if not isinstance(expression, tuple) or not isinstance(expression[0], str):
+            return False
+        name, parts = expression
+        counted = name in ("gt", "__gt__", "ne", "__ne__") and parts[1:] == ("0",)
+        total = counted and isinstance(parts[0], tuple) and parts[0][0] == "sum"
+        return name == "any" or total
+
+    def selection(self, tensor: Any) -> Selection | None:
+        pair = self.selections.get(id(tensor)) if isinstance(tensor, Tensor) else None
         return None if pair is None else pair[1]
+
+    def mask(self, tensor: Any) -> Tensor | None:
+        """The mask of rows that are all those of a mask."""
+        selection = self.selection(tensor)
+        return selection.mask if selection is not None and selection.whole else None
+
+    def among(self, values: Any) -> bool:
+        """Whether rows that are selected are among arguments."""
+        return bool(self.selections) and any(self.selection(v) for v in tree_leaves(values))
+
+    def marked(self, tensor: Tensor, selection: Selection) -> Tensor:
+        self.selections[id(tensor)] = tensor, selection
+        return tensor
 
     def select(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x[mask]`: the same rows, merged, with the mask that counts them."""
-        rows = x.reshape(mask.numel(), *x.shape[mask.dim() :])
-        self.masks[id(rows)] = rows, mask
-        return rows
+        rows = x.reshape(mask.numel(), *x.shape[mask.dim() :]).clone()  # no view, as in torch
+        return self.marked(rows, Selection(mask, tuple(range(mask.dim()))))
+
+    def count_of_each(self, mask: Tensor) -> int | None:
+        """How many rows of each sample a mask of the given batch selects, where they are as many."""
+        value = self.known.assumed(mask)
+        if value is None or mask.dim() < 2:
+            return None
+        with outside_modes():
+            counts = value.flatten(1).sum(1).unique().tolist()
+        return counts[0] if len(counts) == 1 else None
+
+    def places(self, mask: Tensor) -> tuple[Tensor, ...]:
+        """`where(mask)`: the coordinates of every place along each dimension of the mask."""
+        return tuple(
+            self.marked(torch.arange(size), Selection(mask, (dim,), dim))
+            for dim, size in enumerate(mask.shape)
+        )
+
+    def places_of(self, mask: Tensor, apart: bool) -> Tensor | tuple[Tensor, ...]:
+        """The places of a mask, `apart` by dimension or as the columns of a table."""
+        mask = mask if mask.dtype == torch.bool else mask != 0
+        if apart:
+            return self.places(mask)
+        table = torch.cartesian_prod(*map(torch.arange, mask.shape)).reshape(-1, mask.dim())
+        place = 0 if mask.dim() == 1 else None
+        return self.marked(table, Selection(mask, tuple(range(mask.dim())), place, True))
 
     def call(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A call on selected rows: elementwise, a sum, a mean or a loss. Raises TraceError otherwise."""
-        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
-        masks = [self.mask(t) for t in tensors]
-        mask = next(m for m in masks if m is not None)
-        same = self.expression(mask)
-        comparable = all(
-            t.dim() == 0 or (m is not None and self.expression(m) == same)
-            for t, m in zip(tensors, masks, strict=True)
-        )
-        if comparable and name == "cross_entropy":
-            return self.cross_entropy(mask, args, kwargs)
-        if comparable and name in LOSSES and kwargs.get("reduction", "mean") in ("mean", "sum"):
-            reduction = kwargs.pop("reduction", "mean")
-            losses = func(*args, **kwargs, reduction="none")
-            return self.reduced(losses, mask, reduction)
-        if name in ("mean", "sum") and len(args) == 1 and not kwargs:
-            return self.reduced(args[0], mask, name)
-        if comparable and name in ELEMENTWISE:
-            result = func(*args, **kwargs)
-            self.masks[id(result)] = result, mask
-            return result
-        raise TraceError(
-            f"{current_user_line()}: {name} of rows that a mask selects: their number is not known in "
-            "advance. Sums, means and losses of them are; else multiply by the mask, or use torch.where"
-        )
+        """A call on selected rows. Raises TraceError where it does not compute rows apart."""
+        if name == "__getitem__" and self.selection(args[0]) is None:
+            return self.read(*args)
+        if name == "index_select" and self.selection(args[0]) is None and args[1] == 0:
+            return self.read(args[0], args[2])
+        if name == "__setitem__" and self.selection(args[0]) is None:
+            return self.write(*args, add=False)
+        if name in WRITES and self.selection(args[0]) is None:
+            return self.write_by_name(name, args, kwargs)
+        column = self.column(name, args)
+        column = self.dealt(name, args) if column is None else column
+        if column is not None:
+            return column
+        selection, args, kwargs = self.aligned(args, kwargs)
+        reduced = self.reductions(name, func, selection, args, kwargs)
+        if reduced is not None:
+            return reduced
+        rows = {id(t) for t in tree_leaves((args, kwargs)) if self.selection(t) is not None}
+        if not apart(name, func, args, kwargs, rows):
+            raise _refused(name)
+        result = func(*args, **kwargs)
+        if name in SAME_VALUES and (place := self.selection(args[0])) is not None:
+            selection = Selection(selection.mask, selection.dims, place.place)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.marked(leaf, selection)
+        return result
 
-    def reduced(self, x: Tensor, mask: Tensor, reduction: str) -> Tensor:
-        """The sum or mean over the rows of the mask."""
+    def column(self, name: str, args: Any) -> Any:
+        """A column of a table of places, or all; None for another call."""
+        selection = self.selection(args[0])
+        if selection is None or not selection.table:
+            return None
+        if name == "unbind" and args[1:] in ((1,), (-1,)):
+            return self.places(selection.mask)
+        whole = name == "__getitem__" and isinstance(args[1], tuple) and len(args[1]) == 2
+        if whole and args[1][0] == slice(None) and isinstance(args[1][1], int):
+            return self.places(selection.mask)[args[1][1]]
+        return None
+
+    def dealt(self, name: str, args: Any) -> Tensor | None:
+        """Rows as `[samples, rows of each, …]`, where the mask of the batch that was given has as many
+        for each sample, which every step checks; None for another call."""
+        selection, sizes = self.selection(args[0]), args[1:]
+        sizes = sizes[0] if sizes and isinstance(sizes[0], list | tuple) else sizes
+        if name not in ("view", "reshape") or selection is None or not selection.whole:
+            return None
+        count = self.count_of_each(selection.mask)
+        samples = selection.mask.shape[0]
+        if (
+            count is None
+            or len(sizes) < 2
+            or tuple(sizes[:2]) not in ((samples, -1), (samples, count))
+        ):
+            return None
+        return rows_of_each(args[0], selection.mask, count).reshape(samples, count, *sizes[2:])
+
+    def in_turn(self, args: Any) -> list[tuple[Tensor, Tensor]] | None:
+        """The places of a mask of one dimension, of which a loop takes those that are true one after the
+        other: the row of each, and whether it is."""
+        selection = self.selection(args[0])
+        if selection is None or not selection.table or selection.place is None or args[1:] != (0,):
+            return None
+        with outside_modes():
+            rows = [torch.tensor([number]) for number in range(selection.mask.shape[0])]
+        return list(zip(rows, selection.mask.unbind(0), strict=True))
+
+    def aligned(self, args: Any, kwargs: Any) -> RowCall:
+        """The selection of a call's rows, which may be along all dimensions of the mask, and the
+        arguments with all their rows along these."""
+        selections = [
+            s for v in tree_leaves((args, kwargs)) if (s := self.selection(v)) is not None
+        ]
+        first = selections[0]
+        if any(self.expression(s.mask) != self.expression(first.mask) for s in selections):
+            raise TraceError(
+                f"{current_user_line()}: rows that one mask selects meet rows that another one selects"
+            )
+        if all(s.dims == first.dims for s in selections):
+            return RowCall(Selection(first.mask, first.dims), args, kwargs)
+        args, kwargs = tree_map(
+            lambda v: self.widened(v) if self.selection(v) else v, (args, kwargs)
+        )
+        return RowCall(Selection(first.mask, tuple(range(first.mask.dim()))), args, kwargs)
+
+    def widened(self, rows: Tensor) -> Tensor:
+        """Rows along all dimensions of the mask."""
+        selection = self.selection(rows)
+        assert selection is not None
+        if selection.whole:
+            return rows
+        places = Places(selection.mask, selection.dims)
+        whole = Selection(selection.mask, tuple(range(selection.mask.dim())))
+        return self.marked(places.expanded(rows), whole)
+
+    # reads and writes by place
+
+    def read(self, x: Tensor, index: Any) -> Tensor:
+        """`x[i, j, …]` where these are coordinates, or other integers of selected rows."""
+        parts = index if isinstance(index, tuple) else (index,)
+        parts = parts[1:] if parts[0] is None else parts  # `x[None, i]`: read as rows all the same
+        chosen = [p for p in parts if self.selection(p) is not None]
+        rest = parts[len(chosen) :]
+        if any(a is not b for a, b in zip(parts, chosen, strict=False)) or any(
+            isinstance(p, Tensor) for p in rest
+        ):
+            raise _refused("indexing")
+        selections = [s for p in chosen if (s := self.selection(p)) is not None]
+        if len(chosen) == 1 and chosen[0].dtype == torch.bool:
+            raise _refused("indexing by a mask")
+        dims = [s.place for s in selections]
+        if None in dims or len(set(dims)) < len(dims):
+            selection, chosen, _ = self.aligned(tuple(chosen), {})
+            rows = x[chosen]
+        else:
+            selection = Selection(
+                selections[0].mask, tuple(sorted(d for d in dims if d is not None))
+            )
+            rows = read_rows(x, selections[0].mask, tuple(d for d in dims if d is not None))
+        rows = rows[(slice(None), *rest)] if rest else rows
+        return self.marked(rows, selection)
+
+    def write(self, x: Tensor, index: Any, rows: Any, *, add: bool) -> None:
+        """`x[i, j, …] = rows` or, with `add`, `+=` by place; `x[mask] = rows`."""
+        x.copy_(self.written(x, index, rows, add))
+
+    def written(self, x: Tensor, index: Any, rows: Any, add: bool) -> Tensor:
+        parts = index if isinstance(index, tuple | list) else (index,)
+        selections = [self.selection(p) for p in parts]
+        by_mask = len(parts) == 1 and isinstance(parts[0], Tensor) and parts[0].dtype == torch.bool
+        if by_mask and selections[0] is None:
+            mask, dims = parts[0], tuple(range(parts[0].dim()))
+        elif any(s is None or s.place is None for s in selections):
+            raise _refused("writing")
+        else:
+            mask = next(s.mask for s in selections if s is not None)
+            dims = tuple(s.place for s in selections if s is not None and s.place is not None)
+        if self.selection(rows) is not None:
+            selection, (rows,), _ = self.aligned((rows,), {})
+            if self.expression(selection.mask) != self.expression(mask):
+                raise _refused("writing of rows that another mask selects")
+            rows = self.widened(rows)
+        return write_rows(x, Places(mask, dims), rows, add)
+
+    def write_by_name(self, name: str, args: Any, kwargs: Any) -> Tensor:
+        x = args[0]
+        if name.startswith("index_put"):
+            index, rows, *flag = args[1:]
+            add = bool(flag[0] if flag else kwargs.get("accumulate", False))
+        else:
+            named = dict(zip(("dim", "index", "source"), args[1:], strict=False)) | kwargs
+            if named["dim"] != 0:
+                raise _refused(name)
+            index, add = named["index"], "add" in name
+            rows = named["source"] * named["alpha"] if "alpha" in named else named["source"]
+        result = self.written(x, index, rows, add)
+        return x.copy_(result) if name.endswith("_") else result
+
+    # sums, means and losses
+
+    def reductions(
+        self, name: str, func: Callable[..., Any], selection: Selection, args: Any, kwargs: Any
+    ) -> Tensor | None:
+        """A sum, mean or loss over the rows; None for another call."""
+        if name == "cross_entropy":
+            args = tree_map(lambda v: self.widened(v) if self.selection(v) else v, args)
+            if kwargs.get("reduction", "mean") == "none":
+                return None
+            return self.cross_entropy(selection.mask, args, kwargs)
+        if name in LOSSES and kwargs.get("reduction", "mean") in ("mean", "sum"):
+            reduction = kwargs.pop("reduction", "mean")
+            losses = self.call(name, func, args, {**kwargs, "reduction": "none"})
+            return self.reduced(losses, reduction, None)
+        if name in ("mean", "sum", "any", "all"):
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            if dim in (None, 0, (0,), [0]) and set(kwargs) <= {"dim"}:
+                return self.reduced(args[0], name, None if dim is None else 0)
+        return None
+
+    def reduced(self, x: Tensor, reduction: str, dim: int | None) -> Tensor:
+        """The sum or mean over the rows of the mask, and over all else or not."""
+        x = self.widened(x)
+        selection = self.selection(x)
+        assert selection is not None
+        mask = selection.mask
         column = mask.reshape(-1, *(1,) * (x.dim() - 1))
-        total = torch.where(column, x, 0.0).sum()
+        if reduction in ("any", "all"):
+            within = x & column if reduction == "any" else x | ~column
+            return getattr(within, reduction)() if dim is None else getattr(within, reduction)(0)
+        counted = torch.where(column, x, 0)
+        total = counted.sum() if dim is None else counted.sum(0)
         if reduction == "sum":
             return total
-        return total / (mask.sum() * (x.numel() // max(1, x.shape[0])))
+        each = x.numel() // max(1, x.shape[0]) if dim is None else 1
+        return total / (mask.sum() * each)
 
     def cross_entropy(self, mask: Tensor, args: Any, kwargs: Any) -> Tensor:
         """Labels of other rows are ignored."""
-        logits, labels, *rest = args
+        logits, labels, *rest = args if len(args) > 1 else (*args, kwargs.pop("target"))
         ignored = kwargs.get("ignore_index", IGNORED)
         labels = torch.where(mask.reshape(-1), labels, ignored)
         return functional.cross_entropy(logits, labels, *rest, **kwargs)
+
+
+def _refused(name: str) -> TraceError:
+    return TraceError(
+        f"{current_user_line()}: {name} of rows that a mask selects: their number is not known in "
+        "advance. What is computed for each of them is, and sums, means and losses of them are; else "
+        "multiply by the mask, or use torch.where"
+    )

@@ -23,24 +23,19 @@ class Model(nn.Module):
 def branch(x):
     if x.sum() > 0:  # line: branch
         return x
-    return -x
+    return x[:2] * x.shape[0]
 
 
 def item(x):
-    return x * x.max().item()  # line: item
+    return x.repeat(int(x.max().item()), 1)  # line: item
 
 
 def shape(x):
-    return x[x.nonzero()[:, 0]]  # line: shape
+    return x[x.unique().long()]  # line: shape
 
 
 def random(x):
     return x + torch.poisson(x.abs())  # line: random
-
-
-def autocast(x):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return x @ x.t()  # line: autocast
 
 
 def diagonal(x):
@@ -65,10 +60,9 @@ def line_of(fragment: str) -> int:
     ("body", "remedy"),
     [
         (branch, "torch.where"),
-        (item, "torch.where"),
+        (item, "is no size"),
         (shape, "fixed size"),
         (random, "pass the numbers in the batch"),
-        (autocast, "precision"),
         (diagonal, "out of place"),
         (broken, "RuntimeError"),
         (huge, "register_buffer"),

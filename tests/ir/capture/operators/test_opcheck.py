@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from plait.ir.capture.operators.branch import BRANCH
 from plait.ir.capture.operators.user_backward import TANGENT, USER_BACKWARD
 from plait.ir.capture.resolve import resolve
 from plait.tests.ir.ops.drawn import real
@@ -14,7 +15,7 @@ ROWS = Sample(
     (real(4, 6), real(4, 6), torch.tensor([3, 0]), 0.5, 1, (8, 6, 0, 6, 1, 0), 6, 6),
 )
 OURS = [sample for sample in SAMPLES if sample.target.startswith("plait.")] + [ROWS]
-MARKERS = {TANGENT, USER_BACKWARD}  # of a recording; no program runs them
+MARKERS = {TANGENT, USER_BACKWARD, BRANCH}  # of a recording; no program runs them
 
 
 @pytest.mark.parametrize("sample", OURS, ids=lambda s: str(s).replace(" ", ""))

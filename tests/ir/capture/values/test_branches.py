@@ -68,9 +68,50 @@ def equal_sides(x):
     return 1 + x - 0 if x is None else x + 1
 
 
-@pytest.mark.parametrize(
-    "change", [finite, raising, masked_by_ones, places_of_a_constant, never_skipped, equal_sides]
-)
+def two_sides(x):
+    for factor in (2, 3):
+        if x.sum() > 0:
+            x = x * factor - 1
+    return x / max((x > 0.5).sum(), 1)
+
+
+def by_a_number(x):
+    largest = x.abs().max().item()
+    return x * (1 + 2 / largest) if largest < 0.1 or largest > 0.5 else x + largest
+
+
+def experts_in_turn(x):
+    chosen, result = x.detach().topk(2).indices, torch.zeros_like(x)
+    for number in range(6):
+        token, slot = torch.where(chosen == number)
+        result.index_add_(0, token, (x[token] + number).tanh() * x[token, slot, None])
+    return result
+
+
+def experts_by_mask(x):
+    chosen, result = x.detach().argmax(-1), torch.zeros_like(x)
+    for number in range(3):
+        mask = chosen == number
+        if mask.any():
+            result[mask] += F.layer_norm(x[mask], (6,)) * number
+    return result
+
+
+def experts_that_are_hit(x):
+    hot, result = F.one_hot(x.detach().topk(2).indices, 6).permute(2, 1, 0), torch.zeros_like(x)
+    for number in torch.greater(hot.sum(dim=(-1, -2)), 0).nonzero():
+        slot, token = torch.where(hot[number[0]])
+        result[token] += x[None, token].reshape(-1, 6) * (number[0] + 1) * (slot[:, None] + 1)
+    return result
+
+
+CHANGES = (
+    finite, raising, masked_by_ones, places_of_a_constant, never_skipped, equal_sides, two_sides,
+    by_a_number, experts_in_turn, experts_by_mask, experts_that_are_hit,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_decided(change) -> None:
     torch.manual_seed(0)
     agrees(Net(change), torch.randn(4, 6, dtype=torch.float64))
@@ -83,9 +124,9 @@ def test_a_check_that_is_left_out_is_named() -> None:
 
 def test_sides_that_differ_are_refused() -> None:
     def either(x):
-        return x * 2 if x.sum() > 0 else x
+        return x[:2] * 2 if x.sum() > 0 else x
 
-    with pytest.raises(TraceError, match=r"test_branches.py:\d+: `return x \* 2.*both sides"):
+    with pytest.raises(TraceError, match=r"test_branches.py:\d+: `return x\[:2\] \* 2.*both sides"):
         trace(Net(either), torch.randn(4, 6))
 
 

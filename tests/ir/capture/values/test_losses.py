@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from plait.ir.capture.values.known import KnownValues
 from plait.ir.capture.values.losses import ctc_loss, multi_margin_loss
 from plait.ir.capture.values.scattered import masked_scatter
 from plait.ir.capture.values.selected import Selections
@@ -17,7 +18,7 @@ def test_ctc_of_padded_labels_and_of_selected_ones(reduction):
     expected = F.ctc_loss(
         x, labels[mask], frames, mask.sum(1), reduction=reduction, zero_infinity=True
     )
-    selections = Selections()
+    selections = Selections(KnownValues())
     rows = selections.select(labels, mask)
     options = {"reduction": reduction, "zero_infinity": True}
     found = ctc_loss(selections, (x, rows, frames, mask.sum(1)), options)
