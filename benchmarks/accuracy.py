@@ -28,6 +28,7 @@ else:
     from leave_one_out import SourceScore, scores, sensitivity
 
 LEAST_GROUP = 3  # members that make a ranking
+NOISE = 0.05  # of a step: repeats of one source lie up to this apart, so their order says nothing
 
 
 class Case(NamedTuple):
@@ -78,12 +79,17 @@ def error_rows(cases: Sequence[Case], kind: Callable[[Case], float | None]) -> l
     return rows
 
 
-def ranking(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Top-1 regret and Kendall's tau of (measured, predicted) seconds."""
+def ranking(pairs: Sequence[tuple[float, float]]) -> tuple[float, float | None]:
+    """Top-1 regret of (measured, predicted) seconds, and Kendall's tau over the pairs that measurements
+    tell apart (None: there are none)."""
     chosen = min(pairs, key=lambda p: p[1])[0]
     best = min(measured for measured, _ in pairs)
-    signs = [_sign(a[0] - b[0]) * _sign(a[1] - b[1]) for a, b in combinations(pairs, 2)]
-    return chosen / best - 1, mean(signs)
+    signs = [
+        _sign(a[0] - b[0]) * _sign(a[1] - b[1])
+        for a, b in combinations(pairs, 2)
+        if abs(a[0] - b[0]) > NOISE * min(a[0], b[0])
+    ]
+    return chosen / best - 1, mean(signs) if signs else None
 
 
 def _sign(number: float) -> int:
@@ -101,8 +107,9 @@ def ranking_rows(cases: Sequence[Case]) -> list[list[str]]:
                 groups[key].append((float(case.row["step_time_target_s"]), predicted))
         ranked = [ranking(pairs) for pairs in groups.values() if len(pairs) >= LEAST_GROUP]
         if ranked:
-            regret, tau = (mean(values) for values in zip(*ranked, strict=True))
-            rows.append([source, str(len(ranked)), percent(regret), f"{tau:.2f}"])
+            taus = [tau for _, tau in ranked if tau is not None]
+            text = f"{mean(taus):.2f}" if taus else ""
+            rows.append([source, str(len(ranked)), percent(mean(r for r, _ in ranked)), text])
     return rows
 
 

@@ -5,8 +5,8 @@ its distributed optimizer, without and with compressed gradients and weights, on
 with one port of 100 Gbit/s) and 128 H800 (eight to a node with 3.2 Tbit/s). A step is one micro-batch
 per replica; `--samples 1` is what the paper's communication times imply for the smallest model.
 
-`--calibrated` takes the network's rate from one measurement, the baseline of the smallest model on each
-machine, instead of from the datasheet, and leaves that model out of the count.
+`--calibrated` takes the network's rate and a slowdown of devices and hosts from the two measurements of
+the smallest model on each machine, instead of datasheets, and leaves that model out of the count.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from plait.api.predict.architecture import read_architecture
 from plait.api.predict.machine import cluster_of
 from plait.api.predict.predictor import MIXED, Predictor, execution_model_of
 from plait.api.predict.run import Row, read_run
+from plait.cost_model.scaled_cluster import ScaleFactors, scaled_cluster
 from plait.planner.compression.collectives import CollectiveCompressor
 from plait.planner.pricing.candidate_pricer import CandidatePricer
 
@@ -37,6 +42,7 @@ SIZES = {
 MACHINES = {"A100": ("A100-SXM", 40, 64, 4, 25.0), "H800": ("H800", 80, 128, 8, 400.0)}
 LAYOUT = r"TP(\d)[/ ]PP(\d)(?: \((\w+)\))?"
 TOLERANCE = 0.2
+NEWTON_STEPS, DIFFERENCE = 5, 0.1  # of logarithms
 
 
 class Case(NamedTuple):
@@ -62,6 +68,7 @@ class Case(NamedTuple):
         }  # fmt: skip
         texts = {
             "framework": "Megatron-LM",
+            "year": "2023",  # of the version that the paper changed: eager, nothing overlaps
             "precision": "bf16",
             "gpu": device,
             "recompute": "none",
@@ -107,14 +114,32 @@ def measured_seconds(case: Case, samples: int) -> float:
     return flops / (case.tensor * case.pipeline * case.baseline_tflops * 1e12)
 
 
-def measured_rate(case: Case, samples: int, predictor: Predictor) -> float:
-    """Gbit/s between nodes under which the baseline takes what was measured, by bisection."""
-    low, high = 0.01 * MACHINES[case.machine][4], MACHINES[case.machine][4]
-    for _ in range(20):
-        middle = (low * high) ** 0.5
-        slow = step_seconds(case, samples, "none", predictor, middle)
-        low, high = (middle, high) if slow > measured_seconds(case, samples) else (low, middle)
-    return high
+class Calibration(NamedTuple):
+    """What steps imply: a slowdown of devices and hosts, Gbit/s per device between nodes."""
+
+    compute: float
+    rate: float
+
+
+def calibrated(case: Case, samples: int, models: dict[Any, Any]) -> Calibration:
+    """The slowdown and the rate under which the baseline and the compressed step of a case take what
+    was measured: Newton's method on logarithms, with differences for derivatives."""
+    plain = measured_seconds(case, samples)
+    wanted = np.log([plain, plain / case.speedup])
+    found = np.log([1.0, MACHINES[case.machine][4]])
+
+    def steps(at: NDArray[np.float64]) -> NDArray[np.float64]:
+        compute, rate = np.exp(at).tolist()
+        predictor = Predictor(ScaleFactors(compute=compute), models)
+        return np.log(
+            [step_seconds(case, samples, c, predictor, rate) for c in ("none", "sdp4bit")]
+        )
+
+    for _ in range(NEWTON_STEPS):
+        here = steps(found)
+        slopes = [(steps(found + DIFFERENCE * one) - here) / DIFFERENCE for one in np.eye(2)]
+        found = found - np.clip(np.linalg.solve(np.array(slopes).T, here - wanted), -1, 1)
+    return Calibration(*np.exp(found).tolist())
 
 
 def step_seconds(
@@ -123,7 +148,10 @@ def step_seconds(
     """Predicted seconds of a step whose gradients and weights travel as `compress` says."""
     row = case.row(samples, rate)
     architecture, run = read_architecture(row), read_run(row)
-    prices = predictor.prices(architecture, run, cluster_of(run), execution_model_of(run))
+    execution, slowdown = execution_model_of(run), predictor.factors.compute
+    execution = replace(execution, dispatch_seconds=slowdown * execution.dispatch_seconds)
+    cluster = scaled_cluster(cluster_of(run), predictor.factors)
+    prices = predictor.prices(architecture, run, cluster, execution)
     compressor = CollectiveCompressor(compress, "all", "adamw")
     pricer = CandidatePricer(prices, run.global_batch, MIXED, compressor)
     candidate = pricer.candidate(pricer.point(run.layout.strategy, run.micro_batches))
@@ -137,19 +165,23 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--samples", type=int, default=1, help="sequences of a micro-batch")
     parser.add_argument("--calibrated", action="store_true", help="networks at the rate they had")
     options = parser.parse_args(arguments)
-    predictor, within = Predictor(), []
-    rates = {machine: numbers[4] for machine, numbers in MACHINES.items()}
-    judged = list(cases(options.tables))
+    models: dict[Any, Any] = {}
+    machines = {machine: Calibration(1.0, numbers[4]) for machine, numbers in MACHINES.items()}
+    within, judged = list[bool](), list(cases(options.tables))
     if options.calibrated:
         smallest = {case.machine: case for case in reversed(judged)}
         for machine, case in smallest.items():
-            rates[machine] = measured_rate(case, options.samples, predictor)
-            print(f"{machine}: {rates[machine]:.1f} Gbit/s per device between nodes")
+            machines[machine] = calibrated(case, options.samples, models)
+            compute, rate = machines[machine]
+            print(
+                f"{machine}: devices and hosts {compute:.2f} times as slow, {rate:.1f} Gbit/s per device"
+            )
         judged = [case for case in judged if case not in smallest.values()]
     print("model     machine  layout     plain s  sdp4bit s  predicted  published  error  auto")
     for case in judged:
+        predictor = Predictor(ScaleFactors(compute=machines[case.machine].compute), models)
         plain, coded, chosen = (
-            step_seconds(case, options.samples, compress, predictor, rates[case.machine])
+            step_seconds(case, options.samples, compress, predictor, machines[case.machine].rate)
             for compress in ("none", "sdp4bit", "auto")
         )
         error = plain / coded / case.speedup - 1

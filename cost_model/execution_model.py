@@ -63,6 +63,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     n-th of the layers that may recompute does."""
 
     overlaps: tuple[Overlap, ...] = ()
+    tensor_share: float = 1.0
     fused: tuple[Work, ...] = ()
     rematerialised: bool = False
     fused_attention: bool = True

@@ -36,7 +36,8 @@ FRAGMENTATION = (
 # NCCL 2: for 24 channels, buffers of a ring and of a tree, each 4 MiB, 4.7 MiB and 0.5 MiB by protocol
 COMMUNICATOR_BYTES = 24 * 2 * int(9.2 * 2**20)
 MEMORY_ACTIONS = {"full": RECOMPUTE, "half": RECOMPUTE, "operators": MemoryAction(50)}
-RECOMPUTE_LADDER = ("none", "attention", "half", "full")
+# What a run may recompute that says nothing, or no more than that it does so in some layers
+LADDERS = {UNKNOWN: ("none", "attention", "half", "full"), "half": ("half", "full")}
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 
 
@@ -149,12 +150,12 @@ class Predictor:
         self.function_prices: dict[tuple[object, ...], RunPrices] = {}
 
     def predict(self, architecture: Architecture, run: RunConfig) -> PredictedRun:
-        """Where nothing says what a run recomputes, the least that may fit is taken, and the run fits if
-        some recomputation does. Raises UnmodelledError where the strategy cannot split the model."""
-        if run.recompute != UNKNOWN:
-            return self.predict_known(architecture, run)
-        steps = [self.predict_known(architecture, replace(run, recompute=RECOMPUTE_LADDER[0]))]
-        for recompute in RECOMPUTE_LADDER[1:]:
+        """Where nothing says what a run recomputes, or in how many layers, the least that may fit is
+        taken, and the run fits if some recomputation does. Raises UnmodelledError where the strategy
+        cannot split the model."""
+        first, *others = LADDERS.get(run.recompute, (run.recompute,))
+        steps = [self.predict_known(architecture, replace(run, recompute=first))]
+        for recompute in others:
             if not steps[-1].fits:
                 steps.append(self.predict_known(architecture, replace(run, recompute=recompute)))
         limit = MEMORY_DOUBT * cluster_of(run).device.memory_bytes
@@ -248,8 +249,12 @@ def communicator_bytes(layout: Layout) -> int:
 def execution_model_of(run: RunConfig) -> ExecutionModel:
     """How the run's framework executes it: its execution model, and what the row says beyond that."""
     model = execution_model(run.engine, PRECISIONS[run.precision].weights)
+    overlaps = model.overlaps
+    if run.tensor_overlap is not None:
+        overlaps = (*(o for o in overlaps if o != "tp"), *["tp"] * run.tensor_overlap)
     return replace(
         model,
+        overlaps=overlaps,
         fused=model.fused if model.compiled or run.fused_attention else ("pointwise",),
         fused_attention=run.fused_attention,
         matrix_dtype=PRECISIONS[run.precision].matrix,

@@ -73,7 +73,8 @@ class Layout(msgspec.Struct, frozen=True):
 
 
 class RunConfig(msgspec.Struct, frozen=True):
-    """A configuration: layout, batch, memory action, precision, and the machine it ran on."""
+    """A configuration: layout, batch, memory action, precision, and the machine it ran on.
+    `tensor_overlap`: whether collectives of tensor parallelism ran beside compute (None: not said)."""
 
     layers: int
     layout: Layout
@@ -88,6 +89,7 @@ class RunConfig(msgspec.Struct, frozen=True):
     devices: int
     devices_per_node: int
     network_gbit_per_second: float
+    tensor_overlap: bool | None = None
 
     @property
     def micro_batches(self) -> int:
@@ -113,6 +115,7 @@ def read_run(row: Row) -> RunConfig:
         devices=integer(row, "num_gpus"),
         devices_per_node=integer(row, "gpus_per_node", 8),
         network_gbit_per_second=number(row, "inter_node_gbps_per_gpu", 0.0),
+        tensor_overlap=flag(row, "tp_overlap", False) if row.get("tp_overlap") else None,
     )
     if run.layout.strategy.devices != run.devices:
         raise UnmodelledError(

@@ -136,11 +136,15 @@ class HalfCostTable:
                 key = axis, n, item, pricer.group(axis)
                 priced = reductions.price(*key)
                 coding = max(coding, reductions.codec_bytes(*key))
-            seconds[axis in overlaps] += (
+            sent = (
                 pricer.collective_seconds(kind, float(n), axis)
                 if priced is None
                 else priced.seconds
             )
+            share = pricer.execution.tensor_share if axis == "tp" else 1.0
+            beside = share * sent * (axis in overlaps)
+            seconds[True] += beside
+            seconds[False] += sent - beside
         return SentSeconds(seconds[False], seconds[True], coding)
 
     def amounts(self, samples: int, batch_degree: int) -> CallWork:

@@ -136,6 +136,12 @@ def test_selective_checkpointing_lies_between_none_and_full(predictor):
     assert none.step_seconds < some.step_seconds < full.step_seconds
 
 
+def test_a_row_says_whether_tensor_parallel_collectives_overlap(predictor):
+    rows = {"framework": "torchtitan", "year": 2025, "dp": 2, "tp": 4, "hidden": 2048, "ffn": 8192}
+    apart, beside = (predict(predictor, **rows, tp_overlap=overlap) for overlap in (0, 1))
+    assert beside.step_seconds < apart.step_seconds
+
+
 def test_a_vocabulary_is_padded_where_tensor_ranks_do_not_divide_it():
     assert padded_vocabulary(50257, 1) == 50257
     assert padded_vocabulary(50257, 8) == 51200
