@@ -93,6 +93,17 @@ def bert_large() -> Model:
     return _traced(lambda: transformers.BertForMaskedLM(config), 8, 512, "bert-large")
 
 
+def stale_gain(_: Path | None) -> float | None:
+    """Percent faster where sums of gradients travel beside the next step's compute."""
+    model, cluster = rescale(bert_large(), 64), load_cluster("4x1xh100@10")
+    answers = [
+        galvatron_table.planned(model, cluster, PlanOptions(optimizer=name, pins=pin_all("dp=4")))
+        for name in ("stale-sgd", "stale-sgd:delay=0")
+    ]
+    late, at_once = (answer and answer.prediction.step_seconds for answer in answers)
+    return 100 * (at_once / late - 1) if late and at_once else None
+
+
 def largest_batch(actions: tuple[str, ...]) -> int:
     """The most samples, in steps of a quarter of their power of two, that one RTX TITAN trains in
     one micro-batch."""

@@ -259,7 +259,7 @@ def _decode(fmt: MessageFormat) -> Iterator[str]:
 
 def _value(fmt: MessageFormat, code: str) -> str:
     """The value of a code, in quantisation steps."""
-    if fmt.codes == "sign":
+    if fmt.sign_bits:
         return f"signs({code})"
     if fmt.codes == "e4m3":
         return f"from_e4m3({code})"
@@ -268,8 +268,10 @@ def _value(fmt: MessageFormat, code: str) -> str:
 
 
 def _code(quantize: Quantize, fmt: MessageFormat) -> str:
-    if fmt.codes == "sign":
+    if fmt.sign_bits:
         return "sign(x[i])"
+    if fmt.codes == "sign":
+        return "(U)((x[i] < 0) - (x[i] > 0))"
     if fmt.codes == "e4m3":
         return "to_e4m3(x[i] * one.inverse)"
     if quantize.rounding == "stochastic":

@@ -267,7 +267,7 @@ def _fold(rows: int, group: int) -> Iterator[str]:
 
 def _value(fmt: MessageFormat, code: str) -> str:
     """The value of a code, in quantisation steps."""
-    if fmt.codes == "sign":
+    if fmt.sign_bits:
         return f"(1.0 - 2.0 * ({code}).to(tl.float32))"
     if fmt.codes == "e4m3":
         return f"from_e4m3({code})"
@@ -276,8 +276,10 @@ def _value(fmt: MessageFormat, code: str) -> str:
 
 
 def _code(quantize: Quantize, fmt: MessageFormat) -> str:
-    if fmt.codes == "sign":
+    if fmt.sign_bits:
         return "(x < 0).to(tl.int32)"
+    if fmt.codes == "sign":
+        return "((x > 0).to(tl.int32) - (x < 0).to(tl.int32))"
     if fmt.codes == "e4m3":
         return "to_e4m3(scaled)"
     if quantize.rounding == "stochastic":

@@ -25,6 +25,7 @@ from ..communication.compressed_all_reduce import CompressedReductions, compress
 from ..communication.compressed_collective import CompressedCost
 from ..communication.data_parallel import BatchAxes, axes_of
 from ..communication.exchange import Exchange
+from ..communication.overlap import exposed_seconds
 from ..communication.stage_transfer import (
     StageTransfer,
     boundary_links,
@@ -66,6 +67,7 @@ CODEC = "derived: bytes and instructions of the program's kernels, at the device
 SHARED_PROCESSORS = "derived: a rank that waits leaves its processor to others"
 GROUP_SCHEDULE = "derived: 1F1B of device groups, simulated"
 GROUP_TOTALS = "derived: to the first group of the calls and back"
+LATE = "derived: the longer of compute and sums, and their contention"
 SCHEDULE = "derived: 1F1B of the stages' times"
 SIMULATED = "derived: simulation of the schedule's steps and transfers"
 
@@ -233,11 +235,24 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
         for direction in ("forward", "backward")
     )
     sync = [t for s, a in axes for t in _synchronisation(plan, s, a, cluster)]
+    compute = total("compute", [*forward, *backward, *added]).value
+    beside = [
+        _late_term(s, a, compute)
+        for s, a in axes
+        if a.compressed_optimizer and a.compressed_optimizer.late
+    ]
     return StageTerms(
         total("forward", [*forward, *gathers, resharding]),
         total("backward", [*backward, *gathers, *scatters, *added, resharding]),
-        total("synchronisation", [*sync, *_batch_only_terms(plan, cluster)]),
+        total("synchronisation", [*sync, *beside, *_batch_only_terms(plan, cluster)]),
     )
+
+
+def _late_term(share: StrategyBytes, axes: BatchAxes, compute: float) -> Term:
+    """What of late gradients' sums is hidden beside the compute of the next step, taken away."""
+    reduce = axes.stage_seconds(share.bytes).reduce
+    hidden = amount("t_h", exposed_seconds(compute, reduce) - reduce)
+    return priced_term("gradients beside the next step", hidden, LATE)
 
 
 def _batch_only_terms(plan: Plan, cluster: Cluster) -> Iterator[Term]:

@@ -35,7 +35,7 @@ from .stage import (
     show,
 )
 
-BITS = {"integer": (2, 4, 8), "sign": (1,), "e4m3": (8,)}
+BITS = {"integer": (2, 4, 8), "sign": (1, 2), "e4m3": (8,)}
 ROBUST = ("trimmed_mean", "median", "phocas")
 PREDECESSORS: dict[type[CompressionStage], tuple[type[CompressionStage], ...]] = {
     Quantize: (Stat,),

@@ -2,7 +2,8 @@
 
 A word holds 32 / bits codes that lie `tile * bits / 32` apart: code j of word w of a tile belongs
 to element `j * words + w`, so that packing moves nothing between vector lanes. Integer codes are
-in two's complement, sign codes 1 for negative, e4m3 codes as in the OCP 8-bit format.
+in two's complement, and so are signs of two bits (1, 0, -1); signs of one bit are 1 for negative, e4m3
+codes as in the OCP 8-bit format.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ class MessageFormat(Struct, frozen=True):
     @property
     def plain(self) -> bool:
         return self.codes in ("fp32", "bf16")
+
+    @property
+    def sign_bits(self) -> bool:
+        """Whether a code is a sign bit alone, without zero."""
+        return self.codes == "sign" and self.bits == 1
 
     @property
     def tile(self) -> int:

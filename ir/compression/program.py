@@ -33,11 +33,30 @@ class CompressionProgram(Struct, frozen=True):
 class ExchangeSchedule(Struct, frozen=True):
     """When an algorithm communicates: after `warmup` uncompressed steps, in every `every`-th step.
 
-    Steps count from 0.
+    Steps count from 0. `delay`: steps after which what was sent is used. With `doubles`, the
+    distance of exchanges doubles after so many steps, and again, until it is `most` (0/1 Adam's local
+    steps).
     """
 
     warmup: int = 0
     every: int = 1
+    doubles: int = 0
+    most: int = 16
+    delay: int = 0
+
+    def interval(self, step: int) -> int:
+        """Steps from one exchange to the next, `step` steps after the warm-up."""
+        times = min(step // self.doubles, 60) if self.doubles else 0
+        return min(self.every << times, max(self.most, self.every)) if times else self.every
+
+    def exchanges(self, step: int) -> bool:
+        """Whether ranks communicate in a step, `step` steps after the warm-up."""
+        return (step + 1) % self.interval(step) == 0
+
+    @property
+    def rate(self) -> float:
+        """Exchanges per step, in the long run."""
+        return 1 / (max(self.most, self.every) if self.doubles else self.every)
 
 
 class CompressionAlgorithm(Struct, frozen=True):
@@ -45,7 +64,8 @@ class CompressionAlgorithm(Struct, frozen=True):
 
     `optimizer` names a class of `runtime/compression/optimizers` (empty for activations);
     `Averaged` and `Sharded` wrap any optimizer. `vectors`: optimizer states of the weights' size,
-    program states excluded. `needs_full_tensors`: it uses norms of full tensors.
+    program states excluded. `needs_full_tensors`: it uses norms of full tensors. `settings`: those
+    that its name may carry (`settings.py`).
     """
 
     name: str
@@ -55,15 +75,21 @@ class CompressionAlgorithm(Struct, frozen=True):
     optimizer: str = "Averaged"
     vectors: int = 0
     needs_full_tensors: bool = False
+    settings: tuple[str, ...] = ()
 
     @property
     def is_optimizer(self) -> bool:
         """Whether the algorithm is itself an optimizer, which communicates on its own."""
         return self.optimizer not in ("", *ANY_OPTIMIZER)
 
+    @property
+    def late(self) -> bool:
+        """Whether what was sent is used a step later, and so travels beside its compute."""
+        return self.schedule.delay > 0
+
     def rate(self, program: CompressionProgram) -> float:
         """Runs of `program` per step, after the warm-up."""
-        return {"always": 1.0, "warmup": 0.0, "exchange": 1 / self.schedule.every}[program.when]
+        return {"always": 1.0, "warmup": 0.0, "exchange": self.schedule.rate}[program.when]
 
     def program(self, payload: Payload) -> CompressionProgram | None:
         return next((p for p in self.programs if p.payload == payload), None)

@@ -1,28 +1,38 @@
-"""All compression algorithms and programs, by name."""
+"""All compression algorithms and programs, by name; names may have settings (`random-k:rate=1000`)."""
 
 from __future__ import annotations
 
-from types import MappingProxyType
+from functools import lru_cache
 
-from ..errors import UsageError
-from ..unknown_name import unknown_name
-from .algorithms import activations, feedback, momentum, robust, sharded
+from .algorithms import activations, feedback, momentum, robust, sharded, stale
 from .program import CompressionAlgorithm, CompressionProgram
+from .settings import WithVariants, algorithm_named
 
-FAMILIES = (sharded, momentum, feedback, robust, activations)
-ALGORITHMS = MappingProxyType({a.name: a for family in FAMILIES for a in family.ALGORITHMS})
-COMPRESSED_OPTIMIZERS = MappingProxyType(
-    {name: a for name, a in ALGORITHMS.items() if a.is_optimizer}
-)
+FAMILIES = (sharded, momentum, feedback, robust, activations, stale)
+NAMED = {a.name: a for family in FAMILIES for a in family.ALGORITHMS}
 COMPRESSED_OPTIMIZER_ROLE = "dp"  # the role along which they communicate
-PROGRAMS = MappingProxyType({p.name: p for a in ALGORITHMS.values() for p in a.programs})
 
 
+@lru_cache(maxsize=256)
 def algorithm(name: str) -> CompressionAlgorithm:
-    """Return the algorithm `name`. Raises UsageError that lists the known names."""
-    if name not in ALGORITHMS:
-        raise UsageError(unknown_name("compression algorithm", name, ALGORITHMS))
-    return ALGORITHMS[name]
+    """Return the algorithm `name`. Raises UsageError that lists the known names, or settings."""
+    return algorithm_named(name, NAMED)
+
+
+def _optimizer(name: str) -> CompressionAlgorithm | None:
+    variant = algorithm(name)
+    return variant if variant.is_optimizer else None
+
+
+def _program(name: str) -> CompressionProgram | None:
+    """`random-k:rate=1000.gradients`: the program of that name of `random-k:rate=1000`."""
+    variant = algorithm(name.rpartition(".")[0])
+    return next((program for program in variant.programs if program.name == name), None)
+
+
+ALGORITHMS = WithVariants(NAMED, algorithm)
+COMPRESSED_OPTIMIZERS = WithVariants({n: a for n, a in NAMED.items() if a.is_optimizer}, _optimizer)
+PROGRAMS = WithVariants({p.name: p for a in NAMED.values() for p in a.programs}, _program)
 
 
 def programs(name: str) -> tuple[CompressionProgram, ...]:

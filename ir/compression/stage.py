@@ -98,7 +98,10 @@ class Stat(CompressionStage, frozen=True, tag=True):
 
 
 class Quantize(CompressionStage, frozen=True, tag=True):
-    """Quantise to codes of `bits`. The statistic is the value of the largest code, or of a sign."""
+    """Quantise to codes of `bits`. The statistic is the value of the largest code, or of a sign.
+
+    Signs of two bits have a code of zero; of one bit, zero is a plus.
+    """
 
     bits: int
     rounding: Rounding = "nearest"

@@ -160,6 +160,8 @@ class StagePricer:
         if "gradients" in self.execution.overlaps:
             in_backward = exposed_seconds(backward, in_backward)
             reduce = exposed_seconds(backward, reduce)
+        if axes.compressed_optimizer and axes.compressed_optimizer.late:
+            reduce = exposed_seconds((forward + backward) * micro_batches, reduce)
         updated = axes.updated_bytes(trained, self.optimizer.states)
         optimizer = stream_seconds(self.optimizer.name, updated, self.cluster.device)
         sync = reduce + update_gather + optimizer

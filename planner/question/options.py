@@ -10,7 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from ...cost_model.communication.compressed_collective import state_vectors
-from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
+from ...ir.compression.registry import COMPRESSED_OPTIMIZERS, algorithm
+from ...ir.compression.settings import WithVariants
 from ...ir.errors import UsageError
 from ...ir.lowering.cast import HALF_PRECISIONS, PRECISIONS
 from ...ir.model.tensor import ITEM_BYTES
@@ -25,12 +26,13 @@ from .engines import ENGINES, Engine, engine_named
 from .pins import Pin, parse_pin
 
 # fmt: off
-OPTIMIZERS: dict[str, int] = {  # state tensors that are as large as their parameter
+_KNOWN: dict[str, int] = {  # state tensors that are as large as their parameter
     "adamw": 2, "adam": 2, "sgd": 0, "momentum": 1, "rmsprop": 1, "adagrad": 1, "lion": 1,
     "adafactor": 1, "muon": 1, "lamb": 2, "lars": 1, "shampoo": 2, "soap": 4,
     **{name: state_vectors(optimizer) for name, optimizer in COMPRESSED_OPTIMIZERS.items()},
 }
 # fmt: on
+OPTIMIZERS = WithVariants(_KNOWN, lambda name: state_vectors(COMPRESSED_OPTIMIZERS[name]))
 PER_TENSOR = ("adafactor", "muon", "lamb", "lars", "shampoo", "soap")  # step on whole tensors
 OBJECTIVES = ("time", "dollars", "energy")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
@@ -209,6 +211,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
         if limit is not None and not limit > 0:
             raise UsageError(f"a time limit of {limit} is not a number of seconds")
         if self.optimizer not in OPTIMIZERS and self.probed_optimizer is None:
+            if ":" in self.optimizer:
+                algorithm(self.optimizer)  # says which setting is wrong
             raise UsageError(unknown_name("optimizer", self.optimizer, OPTIMIZERS))
         self._check_engine()
 

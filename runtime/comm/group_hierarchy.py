@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from .process_group import GroupPool, Partition
+from .process_group import Arriving, GroupPool, Partition
 
 
 class RankGroup(Protocol):
@@ -17,6 +17,7 @@ class RankGroup(Protocol):
     @property
     def index(self) -> int: ...
     def all_reduce(self, x: Tensor) -> Tensor: ...
+    def start_all_reduce(self, x: Tensor) -> Arriving: ...
     def all_gather(self, x: Tensor) -> Tensor: ...
     def all_to_all(self, x: Tensor) -> Tensor: ...
 

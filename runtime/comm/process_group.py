@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,21 @@ class Transfer:
         """The tensor, once it has arrived; one that was sent may be freed then."""
         with self.watched:
             self.work.wait()
+        return self.value
+
+
+class Arriving(Protocol):
+    """A tensor that will be there."""
+
+    def wait(self) -> Tensor: ...
+
+
+class Arrived(NamedTuple):
+    """A tensor that is there."""
+
+    value: Tensor
+
+    def wait(self) -> Tensor:
         return self.value
 
 
@@ -74,6 +89,18 @@ class Group:
         with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
             dist.all_reduce(result, kind, group=self.handle)
         return result
+
+    def start_all_reduce(self, x: Tensor) -> Arriving:
+        """Start to sum over the ranks, in a new tensor."""
+        if self.size == 1:
+            return Arrived(x)
+        result = x.clone(memory_format=torch.contiguous_format)
+        with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
+            work = dist.all_reduce(result, group=self.handle, async_op=True)
+        assert work is not None
+        number = self.watchdog.recorder.counts[self.channel]
+        what = f"wait for all_reduce over {self.name} of {tuple(x.shape)} {x.dtype}"
+        return Transfer(work, result, self.watchdog.watch(what, self.channel, self.ranks, number))
 
     def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
         """All-to-all of rows: `sent[i]` rows of `x`, in order, to rank i, `received[i]` from it."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..comm.group_hierarchy import GroupHierarchy
+from ..comm.process_group import Arrived, Arriving
 
 T = TypeVar("T")
 
@@ -41,6 +42,9 @@ class ThreadGroup:
     def all_reduce(self, x: Tensor) -> Tensor:
         self.sent["all_reduce"] += 2 * x.nbytes * (self.size - 1) // self.size
         return torch.stack(self.gather_list(x)).sum(0)
+
+    def start_all_reduce(self, x: Tensor) -> Arriving:
+        return Arrived(self.all_reduce(x))
 
     def all_gather(self, x: Tensor) -> Tensor:
         self.sent["all_gather"] += x.nbytes * (self.size - 1)

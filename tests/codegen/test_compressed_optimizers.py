@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from plait.codegen import compile_program, write_program
 from plait.cost_model.communication.data_parallel import axes_of
 from plait.cost_model.communication.exchange import Exchange
+from plait.cost_model.explain.step_terms import step_term
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import load_source, trace
 from plait.ir.compression.registry import COMPRESSED_OPTIMIZERS
@@ -29,11 +31,16 @@ ARGUMENTS = {
     "detached": {"lr": 0.05, "shift": 0.5},
     "cser": {"lr": 0.05, **EVERY},
     "local-adaalter": {"lr": 0.1, **EVERY},
+    "stale-sgd": {"lr": 0.05},
+    "0/1-adam:warmup=2,every=1,doubles=2,most=2": {"lr": 3e-3},
+    "cser:r1=4,r2=16,every=2": {"lr": 0.05},
 }
 CASES = {
     "adam": ("dp=4", "adam", {}),
     "warm": ("dp=4", "1-bit-adam", {"warmup": 100}),
     **{name: ("dp=4", name, {}) for name in COMPRESSED_OPTIMIZERS},
+    "doubling": ("dp=4", "0/1-adam:warmup=2,every=1,doubles=2,most=2", {}),
+    "rates": ("dp=4", "cser:r1=4,r2=16,every=2", {}),
     "other decay": ("dp=4", "1-bit-adam", {"betas": [0.8, 0.99]}),
     "in stages": ("pp=2,dp=2", "1-bit-adam", {}),
     "with tensors": ("dp=2,tp=2", "1-bit-adam", {}),
@@ -46,7 +53,13 @@ MOVES = {  # the plan, and whose checkpoint is loaded under it
     "local cut": ("local with tensors", "local-adaalter"),
 }
 SOME = ("adam", "warm", "1-bit-adam", "with tensors")
-APART = ("detached", "step-ahead", "cser")  # weights differ between ranks in all steps
+APART = (
+    "detached",
+    "step-ahead",
+    "cser",
+    "stale-sgd",
+    "cser:r1=4,r2=16,every=2",
+)  # weights differ between ranks in all steps
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +183,22 @@ def test_sent_bytes_are_the_predicted_ones(trained):
         if all(program.when == "exchange" for program in known.programs):
             found *= interval / every  # the plan counts on the algorithm's own distance
         assert found == pytest.approx(priced.sent_bytes, rel=0.02), name
+
+
+def test_late_gradients_travel_beside_the_next_step(model):
+    """What the plan gains is what fits beside its compute, and its explanation adds up."""
+    cluster = load_cluster("4x1xh100@1")
+    wanted = PlanOptions(pins=pin_all("dp=4"), memory_actions=("keep",))
+    late, at_once = (
+        plan(model, cluster, replace(wanted, optimizer=name))
+        for name in ("stale-sgd", "stale-sgd:delay=0")
+    )
+    for found in (late, at_once):
+        assert step_term(found).value == pytest.approx(found.prediction.step_seconds, rel=1e-9)
+    stage = late.stages[0]
+    compute = (stage.forward_seconds + stage.backward_seconds) * late.micro_batches
+    gain = at_once.prediction.step_seconds - late.prediction.step_seconds
+    assert 0 < gain <= compute
 
 
 def test_a_plan_says_what_does_not_go_together(model):

@@ -29,9 +29,9 @@ def integers(bits: int, group: int, rounding: Rounding = "nearest") -> Compressi
     return (Stat("absmax", group), Quantize(bits, rounding), Pack())
 
 
-def signs(kind: Statistic, group: int) -> CompressionStages:
-    """One sign bit per element, one magnitude per group."""
-    return (Stat(kind, group), Quantize(1, codes="sign"), Pack())
+def signs(kind: Statistic, group: int, zeros: bool = False) -> CompressionStages:
+    """One sign per element, one magnitude per group; with `zeros` two bits, and zeros stay zero."""
+    return (Stat(kind, group), Quantize(2 if zeros else 1, codes="sign"), Pack())
 
 
 def with_error_feedback(encode: CompressionStages, state: str) -> CompressionStages:

@@ -14,8 +14,9 @@ def all_reduce(name: str, stages: CompressionStages) -> tuple[CompressionProgram
 
 
 DITHERED = integers(4, 128, "stochastic")
+SIGNS = feedback_all_reduce(signs("l1", 128, zeros=True))
 ONE_BIT = CompressionAlgorithm(
-    "one-bit", BYTEPS, all_reduce("one-bit.gradients", feedback_all_reduce(signs("l1", 128)))
+    "one-bit", BYTEPS, all_reduce("one-bit.gradients", SIGNS), settings=("zeros",)
 )
 DITHERING = CompressionAlgorithm(
     "dithering", BYTEPS, all_reduce("dithering.gradients", two_phases(DITHERED, DITHERED))
@@ -24,6 +25,7 @@ RANDOM_K = CompressionAlgorithm(
     "random-k",
     BYTEPS,
     all_reduce("random-k.gradients", (Select(32, "scattered", unbiased=True), *plain_all_reduce())),
+    settings=("rate",),
 )
 RANDOM_K_FEEDBACK = CompressionAlgorithm(
     "random-k-feedback",
@@ -32,6 +34,7 @@ RANDOM_K_FEEDBACK = CompressionAlgorithm(
         "random-k-feedback.gradients",
         (Select(32, "scattered", remainder="worker_error"), *plain_all_reduce()),
     ),
+    settings=("rate",),
 )
 ERROR_FEEDBACK = CompressionAlgorithm(
     "error-feedback",
@@ -49,9 +52,10 @@ EIGHT_BITS = CompressionAlgorithm(
 STEP_AHEAD = CompressionAlgorithm(
     "step-ahead",
     "Step-ahead error feedback, AAAI 2021",
-    all_reduce("step-ahead.gradients", feedback_all_reduce(signs("l1", 128))),
+    all_reduce("step-ahead.gradients", SIGNS),
     optimizer="ShiftedSGD",
     vectors=2,
+    settings=("zeros",),
 )
 DETACHED = CompressionAlgorithm(
     "detached",
@@ -59,6 +63,7 @@ DETACHED = CompressionAlgorithm(
     all_reduce("detached.gradients", (Select(32, remainder="worker_error"), *plain_all_reduce())),
     optimizer="ShiftedSGD",
     vectors=2,
+    settings=("rate",),
 )
 CSER = CompressionAlgorithm(
     "cser",
@@ -83,6 +88,7 @@ CSER = CompressionAlgorithm(
     ExchangeSchedule(every=8),
     optimizer="CSER",
     vectors=2,
+    settings=("r1", "r2", "every"),
 )
 LOCAL_ADAALTER = CompressionAlgorithm(
     "local-adaalter",
@@ -100,6 +106,7 @@ LOCAL_ADAALTER = CompressionAlgorithm(
     ExchangeSchedule(every=4),
     optimizer="LocalAdaAlter",
     vectors=2,
+    settings=("every",),
 )
 HALF = CompressionAlgorithm(
     "bf16",

@@ -26,6 +26,7 @@ ONE_BIT_ADAM = CompressionAlgorithm(
     ExchangeSchedule(warmup=100),
     optimizer="OneBitAdam",
     vectors=1,
+    settings=("warmup",),
 )
 
 ONE_BIT_LAMB = CompressionAlgorithm(
@@ -40,6 +41,7 @@ ONE_BIT_LAMB = CompressionAlgorithm(
     optimizer="OneBitLamb",
     vectors=4,
     needs_full_tensors=True,
+    settings=("warmup",),
 )
 
 ZERO_ONE_ADAM = CompressionAlgorithm(
@@ -64,6 +66,7 @@ ZERO_ONE_ADAM = CompressionAlgorithm(
     ExchangeSchedule(warmup=100, every=4),
     optimizer="ZeroOneAdam",
     vectors=4,
+    settings=("warmup", "every", "doubles", "most"),
 )
 
 SIGN_MOMENTUM = CompressionAlgorithm(
@@ -81,14 +84,15 @@ SIGN_MOMENTUM = CompressionAlgorithm(
             "sign-momentum.signs",
             "weights",
             "all_gather",
-            (*signs("l1", 512), AllGather(), *DECODE),
-            accepts_bias="the update is a function of the signs, which one bit holds exactly",
+            (*signs("l1", 512, zeros=True), AllGather(), *DECODE),
+            accepts_bias="the update is a function of the signs, which the codes hold exactly",
             when="exchange",
         ),
     ),
     ExchangeSchedule(every=12),
     optimizer="SignMomentum",
     vectors=5,
+    settings=("every", "zeros"),
 )
 
 ALGORITHMS = (ONE_BIT_ADAM, ONE_BIT_LAMB, ZERO_ONE_ADAM, SIGN_MOMENTUM)

@@ -23,6 +23,7 @@ COORDINATES = tuple(
                 plain_all_reduce(name, drop=0 if name == "median" else 1),
             ),
         ),
+        settings=() if name == "median" else ("drop",),
     )
     for name, source in SOURCES.items()
 )
@@ -37,6 +38,7 @@ KRUM = CompressionAlgorithm(
             (Cast("fp32"), AllToAll(), Score("krum", 1), Cast("fp32"), AllGather()),
         ),
     ),
+    settings=("drop",),
 )
 ZENO = CompressionAlgorithm(
     "zeno",
@@ -49,5 +51,6 @@ ZENO = CompressionAlgorithm(
             (Cast("fp32"), AllToAll(), Score("zeno", 1), Cast("fp32"), AllGather()),
         ),
     ),
+    settings=("drop",),
 )
 ALGORITHMS = (*COORDINATES, KRUM, ZENO)

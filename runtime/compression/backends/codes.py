@@ -48,8 +48,10 @@ def encode(
     quantize: Quantize, message_format: MessageFormat, x: Tensor, noise: Tensor | None
 ) -> Tensor:
     """Codes (int64, without sign extension) of `x`, which is in units of a code."""
-    if message_format.codes == "sign":
+    if message_format.sign_bits:
         return (x < 0).to(torch.int64)
+    if message_format.codes == "sign":
+        return (x > 0).to(torch.int64) - (x < 0).to(torch.int64) & 3
     if message_format.codes == "e4m3":
         return encode_e4m3(x)
     if noise is None:
@@ -61,7 +63,7 @@ def encode(
 
 def decode(message_format: MessageFormat, codes: Tensor) -> Tensor:
     """Values of codes, in units of a code, in fp32."""
-    if message_format.codes == "sign":
+    if message_format.sign_bits:
         return 1.0 - 2.0 * codes.to(torch.float32)
     if message_format.codes == "e4m3":
         return decode_e4m3(codes)

@@ -111,6 +111,9 @@ class FlatOptimizer(torch.optim.Optimizer):
         )
         return bucket.exchanges[name]
 
+    def states_loaded(self) -> None:
+        """Forget what other states had begun; called on all ranks after states were loaded."""
+
     def mean(self, x: Tensor) -> Tensor:
         """The mean over all ranks, in fp32."""
         return self.levels.all.all_reduce(x) / self.levels.all.size
@@ -154,6 +157,7 @@ class FlatOptimizer(torch.optim.Optimizer):
                 if saved_bucket["values"][name].shape != value.shape:
                     raise MismatchError(f"state {name} has another size than the saved one")
                 value.copy_(saved_bucket["values"][name])
+        self.states_loaded()
 
 
 def _buckets(group: dict[str, Any], small_bytes: int) -> list[FlatBucket]:

@@ -25,6 +25,8 @@ SETTLED = 0.96  # how much of the variance's norm must have been there 1 / (1 - 
 class OneBitAdam(FlatOptimizer):
     """`warmup` steps are Adam; by default the algorithm's. `settles`: the freeze rule ends it earlier.
 
+    Without `bias_correction` momenta and variances stand as they are after the freeze, as in the paper
+    and in DeepSpeed; a freeze long before 1 / (1 - beta2) steps then makes steps longer.
     Elements whose variance is zero when it is frozen do not move: one bit cannot say zero.
     """
 
@@ -38,6 +40,7 @@ class OneBitAdam(FlatOptimizer):
         weight_decay: float = 0.0,
         warmup: int | None = None,
         settles: bool = False,
+        bias_correction: bool = True,
         *,
         program: CompressionAlgorithm | None = None,
         codec: Codec | None = None,
@@ -45,7 +48,7 @@ class OneBitAdam(FlatOptimizer):
     ) -> None:
         chosen = program or algorithm("1-bit-adam")
         self.warmup = chosen.schedule.warmup if warmup is None else warmup
-        self.settles = settles
+        self.settles, self.bias_correction = settles, bias_correction
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
 
@@ -72,9 +75,12 @@ class OneBitAdam(FlatOptimizer):
                 bucket.values["frozen_at"].fill_(count)
         else:
             momentum.copy_(exchange.all_reduce(gradient))
-        frozen = int(bucket.values["frozen_at"]) or count
-        root = (variance / (1 - beta2**frozen)).sqrt() + group["eps"]
-        update = torch.where(variance > 0, momentum / (1 - beta1**count) / root, 0.0)
+        frozen_at = int(bucket.values["frozen_at"])
+        first, second = 1 - beta1**count, 1 - beta2 ** (frozen_at or count)
+        if 0 < frozen_at < count and not self.bias_correction:
+            first = second = 1.0
+        root = (variance / second).sqrt() + group["eps"]
+        update = torch.where(variance > 0, momentum / first / root, 0.0)
         x.sub_(update + group["weight_decay"] * x, alpha=group["lr"])
 
 

@@ -61,6 +61,7 @@ def load_parameter_states(
                 for saved, current in zip(saved_states, before, strict=True)
             ]
             value.assign(_join_parameters(bucket, values, value))
+    optimizer.states_loaded()
 
 
 def _bucket_states(

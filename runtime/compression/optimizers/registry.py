@@ -10,6 +10,7 @@ from .one_bit_adam import OneBitAdam
 from .one_bit_lamb import OneBitLamb
 from .shifted_sgd import ShiftedSGD
 from .sign_momentum import SignMomentum
+from .stale_sgd import StaleSGD
 from .wrapped import Averaged, Sharded
 from .zero_one_adam import ZeroOneAdam
 
@@ -25,6 +26,7 @@ OPTIMIZERS = MappingProxyType(
             OneBitLamb,
             ShiftedSGD,
             SignMomentum,
+            StaleSGD,
             ZeroOneAdam,
         )
     }

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from ....ir.compression.program import CompressionAlgorithm
@@ -23,7 +24,8 @@ from .flat import FlatBucket, FlatOptimizer
 class ZeroOneAdam(FlatOptimizer):
     """Until step `warmup` variances move at steps whose distance doubles every `doubles` of them;
 
-    then every `every` steps the weights' movement since the last exchange is averaged, one bit each.
+    then every `every` steps, or at the schedule's growing distances, the weights' movement since the
+    last exchange is averaged, one bit each.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class ZeroOneAdam(FlatOptimizer):
     ) -> None:
         chosen = program or algorithm("0/1-adam")
         self.warmup = chosen.schedule.warmup if warmup is None else warmup
-        self.every = chosen.schedule.every if every is None else every
+        self.schedule = chosen.schedule if every is None else replace(chosen.schedule, every=every)
         self.doubles = doubles
         defaults = {"lr": lr, "betas": betas, "eps": eps}
         super().__init__(params, levels, chosen, defaults, codec, small_bytes)
@@ -77,7 +79,7 @@ class ZeroOneAdam(FlatOptimizer):
         bucket.values["movement"] += change
         bucket.values["rates"] += group["lr"]
         x += change
-        if (bucket.step + 1 - self.warmup) % self.every == 0:
+        if self.schedule.exchanges(bucket.step - self.warmup):
             self._synchronise(group, bucket, x)
 
     def _measures(self, step: int) -> bool:
