@@ -6,7 +6,7 @@ BIN := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV)/bin,$(VENV)/bin)
 STAMP := $(BIN)/.plait-installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all format lint wheel bench gpu-check clean
+.PHONY: demo test test-all format lint wheel docs pictures bench gpu-check clean
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || { echo "plait: making $(VENV)"; $(PYTHON) -m venv $(VENV); }
@@ -39,6 +39,13 @@ wheel: $(STAMP)
 	@rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(BIN)/python tests/wheel.py build/wheel
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+pictures: $(STAMP)
+	$(BIN)/python -m plait.tests.api.view.pictures docs/pictures
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/planning_time.py

@@ -14,7 +14,7 @@ from plait.tests.paths import ROOT
 DOCUMENTS = [ROOT / f"{name}.md" for name in ("README", "ARCHITECTURE", "CONTRIBUTING")]
 DOCUMENTS += sorted((ROOT / "docs").rglob("*.md"))
 ROOMS = "ir|cost_model|planner|codegen|runtime|api|tests|docs|examples|benchmarks"
-# `<!-- golden: test_walk/walk.txt local 3-5,9 -->`: lines 3 to 5 and 9 of a section, in the block below
+# `<!-- golden: test_walk/walk.txt local 3-5,9 -->`: lines 3 to 5 and 9 of a section (or of `all`) below
 MARKER = re.compile(
     r"<!-- golden: (\S+) (\w+)(?: ([\d,-]+))? -->\n\n((?:    [^\n]*\n|\n(?=    ))*)"
 )
@@ -28,7 +28,9 @@ def golden_block(match: re.Match[str]) -> str:
     """The block that a marker asks for."""
     file, section, ranges, _ = match.groups()
     text = (FOLDER / file).read_text(encoding="utf-8")
-    lines = text.split(f"## {section}\n", 1)[1].split("\n\n## ")[0].splitlines()
+    if section != "all":
+        text = text.split(f"## {section}\n", 1)[1].split("\n\n## ")[0]
+    lines = text.splitlines()
     if ranges:
         ends = [part.partition("-") for part in ranges.split(",")]
         lines = [x for first, _, last in ends for x in lines[int(first) - 1 : int(last or first)]]
@@ -110,6 +112,6 @@ def test_the_glossary_of_the_site_is_that_of_contributors():
 
 def test_the_site_lists_documents_that_exist():
     listed = set(re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert listed <= {
+    assert listed == {
         path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")
     }

@@ -43,11 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
         verify_types(model)
     program = for_module(target.program(model, str(source)), source.facts())
     program = with_kernels(program, arguments.kernels)
+    if arguments.output:
+        write_program(program, Path(arguments.output))
+        (Path(arguments.output) / MODEL).write_bytes(dump(model, "plait/model"))
     if printer is not None:
         printer.finish()
         return 0
-    write_program(program, Path(arguments.output))
-    (Path(arguments.output) / MODEL).write_bytes(dump(model, "plait/model"))
     lines = sum(text.count("\n") for _, text in program.files)
     print(
         f"{arguments.output}: {len(program.files)} files, {lines} lines; start it with "

@@ -100,6 +100,8 @@ def _print_passes(arguments: argparse.Namespace, printer: PassPrinter) -> int:
     )
     if cluster.parts:
         raise UsageError("--print-after plans for clusters of one kind of device")
+    if arguments.output:
+        raise UsageError("--print-after prints and writes no plan: leave out --output")
     request = plan_request(model, cluster.devices, options, observer=printer)
     run_pass(Search(cluster, request.options, printer), request.model, printer)
     printer.finish()

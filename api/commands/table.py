@@ -55,6 +55,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("cluster", "write the cluster file of this machine or Slurm job"),
         Command("calibrate", "measure this machine and write it as a cluster file"),
         Command("doctor", "what is installed here, what is missing, and what that gives"),
+        Command("completion", "a script by which bash or zsh completes commands and options"),
     ),
 }
 # fmt: on

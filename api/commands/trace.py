@@ -32,12 +32,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     printer = pass_printer(arguments, trace_printers)
     model = source_of(arguments).load(observer=printer)
-    if printer is not None:
-        printer.finish()
-        return 0
     if arguments.output:
         files.write(Path(arguments.output), source_of(arguments).with_half(model), "plait/model")
         note(f"wrote {arguments.output}")
+    if printer is not None:
+        printer.finish()
+        return 0
     opaque = opaque_operators(model)
     if arguments.json:
         print_json(

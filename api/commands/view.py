@@ -42,8 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     paths = [Path(file) for file in arguments.files]
     suffix = SUFFIXES[arguments.format]
-    stem = "-".join(path.stem for path in paths[:2])
-    target = Path(arguments.output or paths[0].with_name(stem + suffix))
+    target = Path(arguments.output or paths[0].with_name(_stem(paths) + suffix))
     if len(paths) > 1:
         text = _beside(paths, arguments.format)
     else:
@@ -51,6 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
     files.write_text(target, text)
     print(target.resolve())
     return 0
+
+
+def _stem(paths: list[Path]) -> str:
+    """`plan`, `one-two`, `one-two-three`, `one-two-three-and-4-more`: other plans, another name."""
+    named = "-".join(path.stem for path in paths[:3])
+    return named + (f"-and-{len(paths) - 3}-more" if len(paths) > 3 else "")
 
 
 def _beside(paths: list[Path], format_: str) -> str:

@@ -34,7 +34,8 @@ PLANS: dict[str, tuple[str, ...]] = {
         *("--compress", "auto", "--quality", "all"),
     ),
     "mixed-cluster": (
-        *(f"hf:{CONFIGS / 'gpt2.json'}", "--global-batch", "64", *TRAIN, "3xh100+5xa100-40"),
+        *(f"hf:{CONFIGS / 'gpt2.json'}", "--global-batch", "64", *TRAIN, "4xh100+8xa100-40"),
+        *("--roles", "pp,dp"),
     ),
     "offload": (LLAMA, "--global-batch", "8", *TRAIN, "8xh100", "--memory", "30GiB"),
 }
@@ -59,7 +60,7 @@ def write_pages(folder: Path) -> list[Path]:
         "--cluster",
         "4xh100",
     ]
-    assert main([*command, "--time-limit", "2", "-o", placed]) == 0
+    assert main([*command, "--time-limit", "2", "-o", placed]) in (0, 4)  # 4: time was up
     assert main(["view", placed]) == 0
     both = [str(folder / f"{name}.json") for name in ("small", "compressed")]
     assert main(["view", *both, "-o", str(folder / "two-plans.html")]) == 0
