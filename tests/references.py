@@ -78,7 +78,12 @@ def commands_page() -> str:
     for title, group in GROUPS.items():
         lines += [f"## {title.capitalize()}", ""]
         for command in group:
-            lines += [f"### `plait {command.name}`", "", f"{command.help.capitalize()}.", ""]
+            lines += [
+                f"### `plait {command.name}`",
+                "",
+                f"{command.help[0].upper()}{command.help[1:]}.",
+                "",
+            ]
             lines += ["| argument | meaning |", "|---|---|"]
             lines += [_row(a) for a in action.choices[command.name]._actions if a.dest != "help"]
             lines.append("")
