@@ -48,8 +48,8 @@ def _signature(name: str, value: Any) -> list[str]:
     shown = [
         str(p.replace(annotation=p.empty)) for p in parameters if p.name not in ("self", "cls")
     ]
-    whole = f"{name}({', '.join(shown)})"
-    return [whole] if len(whole) <= 100 else [f"{name}(", *(f"    {p}," for p in shown), ")"]
+    whole = f"{name}({', '.join(given)})"
+    return [whole] if len(whole) <= 100 else [f"{name}(", *(f"    {p}," for p in given), ")"]
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:

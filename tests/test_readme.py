@@ -86,8 +86,8 @@ def with_output(match: re.Match[str], said: dict[str, str]) -> str:
     """The match with as many lines of what its command printed; long ones are cut."""
     (line,) = code_lines(f"    {match[1]}\n")
     printed = said[line].splitlines()[: match[2].count("\n")]
-    cut = [x if len(x) <= WIDEST else x[: WIDEST - 2].rstrip() + " …" for x in printed]
-    return match[0].removesuffix(match[2]) + "".join(f"    {x}".rstrip() + "\n" for x in cut)
+    short = [x if len(x) <= WIDEST else x[: WIDEST - 2].rstrip() + " …" for x in printed]
+    return match[0].removesuffix(match[2]) + "".join(f"    {x}".rstrip() + "\n" for x in short)
 
 
 def test_python_of_the_readme_runs(clone: Path):

@@ -61,9 +61,9 @@ def _values(parsers: dict[str, argparse.ArgumentParser]) -> Iterator[str]:
     for name, parser in parsers.items():
         for action in parser._actions:
             if action.choices is not None:
-                words = " ".join(map(str, action.choices))
+                values = " ".join(map(str, action.choices))
                 for flag in action.option_strings or (name,):
-                    yield f'    "{name} {flag}") known="{words}" ;;'
+                    yield f'    "{name} {flag}") known="{values}" ;;'
 
 
 def _options(parsers: dict[str, argparse.ArgumentParser]) -> Iterator[str]:

@@ -21,9 +21,9 @@ from plait.api.cli import main
 )
 def test_bash_completes(typed, offered, capsys):
     assert main(["completion", "bash"]) == 0
-    words = ["plait", *typed.split(" ")]
+    line = ["plait", *typed.split(" ")]
     ask = (
-        f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _plait; "
+        f"COMP_WORDS=({' '.join(line)}); COMP_CWORD={len(line) - 1}; _plait; "
         'echo "${COMPREPLY[@]}"'
     )
     script = f"{capsys.readouterr().out}\n{ask}"
