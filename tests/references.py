@@ -45,7 +45,7 @@ def _signature(name: str, value: Any) -> list[str]:
         parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):
         return []
-    shown = [
+    given = [
         str(p.replace(annotation=p.empty)) for p in parameters if p.name not in ("self", "cls")
     ]
     whole = f"{name}({', '.join(given)})"
