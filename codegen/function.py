@@ -217,12 +217,15 @@ def statement(op: Op, values: dict[int, str], device: str = "comm.device") -> li
         items.append(f"device={device}")
     target = op.target
     if target.startswith("comm."):
-        keywords = COLLECTIVE_KEYWORDS.get(target[5:])
-        target = f"comm.{comm_method(target[5:])}"
+        kind, fixed = target[5:], 2
+        target = f"comm.{comm_method(kind)}"
+        if kind == "start":
+            kind, fixed = str(op.args[0]), 3
+        keywords = COLLECTIVE_KEYWORDS.get(kind)
         if keywords is not None:
-            items = items[:2] + [
+            items = items[:fixed] + [
                 f"{keyword}={number}"
-                for keyword, number in zip(keywords, op.args[2:], strict=True)
+                for keyword, number in zip(keywords, op.args[fixed:], strict=True)
                 if not (keyword.endswith("outer") and number == 1)
             ]
     return wrapped(f"{results} = {target}(", items, ")", 4)

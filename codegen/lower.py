@@ -14,8 +14,9 @@ from ..ir.lowering.fit import verify_fit
 from ..ir.lowering.forward_backward import ForwardBackward
 from ..ir.lowering.fuse_bias import fuse_bias
 from ..ir.lowering.localize import Localize
+from ..ir.lowering.overlap import OVERLAP, Overlap
 from ..ir.lowering.split_backward import SplitBackward
-from ..ir.model.model import BackwardParts, Function, GraphHalves, Model
+from ..ir.model.model import BackwardParts, Function, GraphHalves, LocalLists, Model
 from ..ir.passes import Observer, run
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
@@ -46,7 +47,11 @@ class LoweredFunction(msgspec.Struct, frozen=True):
 
 
 def lower(
-    plan: Plan, model: Model, dataflow: Dataflow, observer: Observer | None = None
+    plan: Plan,
+    model: Model,
+    dataflow: Dataflow,
+    overlap: Overlap = OVERLAP,
+    observer: Observer | None = None,
 ) -> tuple[LoweredFunction, ...]:
     """Lower all functions of a plan; raises MismatchError when the plan is for another model."""
     if plan.model_digest != model.fingerprint():
@@ -87,8 +92,26 @@ def lower(
         if splits_backward(plan.schedule) and local.differentiable and not low.chunked:
             parts = run(SplitBackward(local), halves, observer)
             low = msgspec.structs.replace(low, parts=parts)
-        lowered.append(low)
+        lowered.append(overlapped(low, plan, overlap, observer))
     return tuple(lowered)
+
+
+def overlapped(
+    low: LoweredFunction, plan: Plan, overlap: Overlap, observer: Observer | None
+) -> LoweredFunction:
+    """The function with its collectives beside its operators."""
+    if not overlap.in_flight_bytes:
+        return low
+    compressed = {
+        c.role
+        for c in plan.compression
+        if c.subject == "activations" and c.strategy == low.sharding.strategy
+    }
+    step = msgspec.structs.replace(overlap, synchronous=tuple(sorted(compressed)))
+    lists = run(step, LocalLists(low.local, low.halves, low.parts), observer)
+    return msgspec.structs.replace(
+        low, local=lists.function, halves=lists.halves, parts=lists.parts
+    )
 
 
 def _same_function(plan: Plan, one: int, other: int) -> bool:

@@ -13,6 +13,7 @@ from ..ir.compression.lower import lower as lower_program
 from ..ir.compression.registry import COMPRESSED_OPTIMIZERS, PROGRAMS
 from ..ir.files.json_files import dump
 from ..ir.lowering.cast import PRECISIONS
+from ..ir.lowering.overlap import OVERLAP, Overlap
 from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.model import Model
 from ..ir.passes import Observer, Pass, run
@@ -49,10 +50,15 @@ class StageModule(Pass[StageCode, str], frozen=True):
 
 
 def compile_program(
-    plan: Plan, model: Model, source: str = "", observer: Observer | None = None
+    plan: Plan,
+    model: Model,
+    source: str = "",
+    observer: Observer | None = None,
+    overlap: Overlap = OVERLAP,
 ) -> GeneratedProgram:
     """The program of a plan. `source` is JSON that says what `main.py` trains: the keyword
-    arguments of `ir.capture.materialize`. `observer` is shown what every pass gives.
+    arguments of `ir.capture.materialize`. `observer` is shown what every pass gives. `overlap` says
+    how much may travel beside other work.
 
     Raises MismatchError when plan and model do not belong together.
     """
@@ -60,8 +66,10 @@ def compile_program(
     data_table = _group_tables(plan, model, dataflow, source) if plan.groups else None
     if data_table is None:
         layouts = PlanLayouts(plan, dataflow)
-        files = _modules(plan, model, dataflow, range(len(plan.stages)), observer)
+        passes = overlap, observer
+        files = _modules(plan, model, dataflow, range(len(plan.stages)), passes)
         data_table = program_table(plan, model, dataflow, layouts, source)
+        data_table = replace(data_table, in_flight_bytes=overlap.in_flight_bytes)
         files |= kernel_sources(data_table)
     else:
         files = _group_modules(plan, data_table, model, dataflow, observer)
@@ -80,10 +88,15 @@ def _docstring(plan: Plan) -> str:
 
 
 def _modules(
-    plan: Plan, model: Model, dataflow: Dataflow, stages: Iterable[int], observer: Observer | None
+    plan: Plan,
+    model: Model,
+    dataflow: Dataflow,
+    stages: Iterable[int],
+    passes: tuple[Overlap, Observer | None],
 ) -> dict[str, str]:
     """The modules of these stages, and of the functions that they call."""
-    lowered = lower(plan, model, dataflow, observer)
+    overlap, observer = passes
+    lowered = lower(plan, model, dataflow, overlap, observer)
     layouts, module = PlanLayouts(plan, dataflow), FunctionModule(plan, model)
     numbers = set(stages)
     used = tuple(
@@ -94,7 +107,7 @@ def _modules(
     files = {f"functions/{low.name}.py": run(module, low, observer) for low in used}
     files["functions/__init__.py"] = _package_source(used)
     for number in numbers:
-        code = StageCode(plan, model, layouts, lowered, number)
+        code = StageCode(plan, model, layouts, lowered, number, bool(overlap.in_flight_bytes))
         files[f"stage_{number}.py"] = run(StageModule(), code, observer)
     return files
 
@@ -121,7 +134,8 @@ def _group_modules(
     for number, group in enumerate(table.groups):
         if f"{group.folder}/__init__.py" not in files:
             view = group_view(plan, number)
-            modules = _modules(view.plan, model, dataflow, [view.stage], observer)
+            passes = Overlap(in_flight_bytes=0), observer  # groups exchange gradients themselves
+            modules = _modules(view.plan, model, dataflow, [view.stage], passes)
             files[f"{group.folder}/__init__.py"] = _docstring(view.plan)
             files |= {f"{group.folder}/{name}": text for name, text in modules.items()}
     return files

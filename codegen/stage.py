@@ -31,12 +31,13 @@ class StageCode:
         layouts: PlanLayouts,
         lowered: tuple[LoweredFunction, ...],
         number: int,
+        prefetches: bool = True,
     ) -> None:
         self.plan, self.model, self.layouts, self.number = plan, model, layouts, number
         self.stage = plan.stages[number]
         self.modules: Modules = {(low.number, low.memory): low for low in lowered}
         self.model_chunks = [
-            ModelChunkCode(plan, model, layouts, self.modules, chunk)
+            ModelChunkCode(plan, model, layouts, self.modules, chunk, prefetches)
             for chunk in plan.chunk_map.numbers(number)
         ]
         self.batch_only_values, self.batch_only_calls = (

@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import msgspec
-
 from ..ir.lowering.common_mesh import Resharding
 from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.layout import shard_position
-from ..ir.model.model import Call, Function, Model
+from ..ir.model.model import Call, Model
 from ..ir.plan.memory_action import MemoryAction
 from ..ir.plan.plan import Layers, Plan
 from ..ir.plan.program import chunk_function
 from ..ir.plan.schedules.registry import splits_backward
+from .call_segment import CallSegment, WeightGatherCode
 from .lower import LoweredFunction
 from .python_source import (
     WIDTH,
@@ -32,29 +31,17 @@ from .python_source import (
 Modules = Mapping[tuple[int, MemoryAction], LoweredFunction]  # by sharding and memory
 
 
-class CallSegment(msgspec.Struct, frozen=True):
-    """Calls of a model chunk that are written as one statement or one loop.
-
-    `carried` pairs an argument position with the result position that feeds it in the next call.
-    """
-
-    layers: Layers
-    module: str
-    function: Function
-    first: int
-    last: int
-    carried: tuple[tuple[int, int], ...]
-
-    @property
-    def loop(self) -> bool:
-        return self.last - self.first > 1
-
-
 class ModelChunkCode:
     """Writes `forward` and `backward` of model chunk `number`."""
 
     def __init__(
-        self, plan: Plan, model: Model, layouts: PlanLayouts, modules: Modules, number: int
+        self,
+        plan: Plan,
+        model: Model,
+        layouts: PlanLayouts,
+        modules: Modules,
+        number: int,
+        prefetches: bool = True,
     ) -> None:
         self.plan, self.model, self.layouts, self.modules = plan, model, layouts, modules
         self.chunk = plan.chunk_map.place(number).chunk
@@ -71,6 +58,7 @@ class ModelChunkCode:
             layouts.chunk_outputs(number),
         )
         self.received, self.sent = (tuple(v.name for v in values) for values in (before, after))
+        self.gathers = WeightGatherCode(plan, self.segments, number, enabled=prefetches)
         self.returning = {v.name for v in (*before, *after) if v.gradient}
 
     def function_name(self, direction: str) -> str:
@@ -133,6 +121,7 @@ class ModelChunkCode:
         lines = wrapped(
             f"def {self.function_name('forward')}(", ["run", *(where[n] for n in inputs)], "):", 0
         )
+        lines += self.gathers.first(self.segments)
         gone = {"_"}
         for segment in self.segments:
             live = set(where.values())
@@ -168,7 +157,9 @@ class ModelChunkCode:
             else:
                 where[name] = names.fresh(name) if self.used_later(name, segment) else "_"
         results = [where[name] for name in last.results]
-        return lines + self.statement(segment, "forward", results, arguments, reverse=False)
+        before = self.gathers.beside(segment, self.segments)
+        before += self.gathers.retained(segment)
+        return lines + self.statement(segment, "forward", results, arguments, before)
 
     def calls(self, segment: CallSegment) -> tuple[Call, ...]:
         return self.model.calls[segment.first : segment.last]
@@ -188,14 +179,16 @@ class ModelChunkCode:
         verb: str,
         results: list[str],
         items: list[str],
-        *,
-        reverse: bool,
+        before: Sequence[str] = (),
     ) -> list[str]:
+        """The calls of a segment as one statement; `before` are statements before each call."""
+        reverse = verb != "forward"
         number = "call" if segment.loop else str(segment.first)
         calls = f"range({segment.first}, {segment.last})"
         lines = []
         if segment.loop:
             lines.append(f"    for call in {f'reversed({calls})' if reverse else calls}:")
+        lines += [f"{'        ' if segment.loop else '    '}{line}" for line in before]
         left = f"{', '.join(results)}{',' if len(results) == 1 else ''} = " if results else ""
         return lines + wrapped(
             f"{left}run.{verb}(",
@@ -227,6 +220,10 @@ class ModelChunkCode:
             f"{milliseconds(layers.backward_seconds)} each"
         )[:94]
 
+    def backward_segments(self) -> list[CallSegment]:
+        """The segments that have a backward, in its order."""
+        return [s for s in reversed(self.segments) if s.function.differentiable]
+
     def backward_functions(self) -> list[list[str]]:
         """Backward at once, or the two functions of its parts."""
         if not splits_backward(self.plan.schedule):
@@ -238,7 +235,7 @@ class ModelChunkCode:
         lines = [f"def {self.function_name('backward_weights')}(run):"]
         for segment in reversed(self.segments):
             if segment.function.differentiable and self.in_parts(segment):
-                lines += self.statement(segment, "backward_weights", [], [], reverse=True)
+                lines += self.statement(segment, "backward_weights", [], [])
         return lines if len(lines) > 1 else [*lines, "    pass"]
 
     def in_parts(self, segment: CallSegment) -> bool:
@@ -253,14 +250,14 @@ class ModelChunkCode:
             if name in self.returning:
                 tangent[name] = names.fresh(f"d_{name}")
         lines = wrapped(f"def {self.function_name(function)}(", ["run", *tangent.values()], "):", 0)
+        lines += self.gathers.first(self.backward_segments(), backward=True)
         gone = {"_", "None"}
-        for segment in reversed(self.segments):
-            if segment.function.differentiable:
-                lines += self.backward_segment(segment, tangent, names)
-                produced = {n for c in self.calls(segment) for n in c.results}
-                needed = {tangent[n] for n in tangent if n not in produced}
-                if segment is not self.segments[0]:
-                    lines += _delete({tangent[n] for n in produced & tangent.keys()} - needed, gone)
+        for segment in self.backward_segments():
+            lines += self.backward_segment(segment, tangent, names)
+            produced = {n for c in self.calls(segment) for n in c.results}
+            needed = {tangent[n] for n in tangent if n not in produced}
+            if segment is not self.segments[0]:
+                lines += _delete({tangent[n] for n in produced & tangent.keys()} - needed, gone)
         inputs = [n for n in self.received if n in self.returning]
         return lines + return_statement([tangent.get(n, "None") for n in inputs])
 
@@ -309,7 +306,8 @@ class ModelChunkCode:
                 tangent[name] = names.fresh(f"d_{name}")
                 results.append(tangent[name])
         verb = "backward_inputs" if self.in_parts(segment) else "backward"
-        lines += self.statement(segment, verb, results, items, reverse=True)
+        before = self.gathers.beside(segment, self.backward_segments(), backward=True)
+        lines += self.statement(segment, verb, results, items, before)
         lines += [f"{'        ' if segment.loop else '    '}{line}" for line in accumulations]
         for position, variable in after:
             name = head.arguments[position]

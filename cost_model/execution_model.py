@@ -52,6 +52,8 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     else after every micro-batch. `contiguous_buffers`: gradients live in persistent flat buffers;
     nothing is copied to be sent. `frees_per_call`: saved activations are freed call by call during
     backward, not at its end.
+    `exposes_ends`: what overlaps runs beside single calls, so that the first gather and the last
+    reduction of a pass run beside nothing.
     `shards_replicated_states`: ZeRO also shards optimizer states along the model axes over which the
     weight is replicated. `shards_over`: axes inside a replica whose ranks ZeRO counts among those it
     shards over. `whole_in_pipelines`: beneath a pipeline gathered weights and gradients stay whole from
@@ -82,6 +84,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
     keeps_sent: bool = False
     contiguous_buffers: bool = False
     frees_per_call: bool = True
+    exposes_ends: bool = False
     shards_replicated_states: bool = False
     shards_over: tuple[Literal["cp"], ...] = ()
     whole_in_pipelines: bool = False
@@ -104,7 +107,7 @@ class ExecutionModel(msgspec.Struct, frozen=True):
         return FLASH_2_SLOWDOWN if outgrown else 1.0
 
 
-GENERATED = ExecutionModel()
+GENERATED = ExecutionModel(overlaps=("gradients", "weights"), exposes_ends=True)
 
 
 def generated(optimizer: Optimizer, gradient_precision: str, item_bytes: int) -> ExecutionModel:

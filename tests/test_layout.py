@@ -54,7 +54,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"verification"},
     ],
     "codegen": [
-        {".main", ".python_source", ".table", "compression"},
+        {".main", ".python_source", ".table", ".call_segment", "compression"},
         {".lower", ".group_table"},
         {".chunked_function", ".stage_chunk"},
         {".function", ".stage"},

@@ -94,6 +94,7 @@ LATER = (
     "localize",
     "forward_backward",
     "split_backward",
+    "overlap",
     "function",
     "stage",
 )

@@ -87,7 +87,12 @@ def plan_printers() -> Printers:
 def compile_printers() -> Printers:
     """Printers for the passes of a trace, of lowering and of code generation."""
     from ...ir.text.axes import print_dataflow
-    from ...ir.text.function import print_backward_parts, print_function, print_halves
+    from ...ir.text.function import (
+        print_backward_parts,
+        print_function,
+        print_halves,
+        print_local_lists,
+    )
     from ...ir.text.sharding import print_bound_sharding
 
     return {
@@ -97,6 +102,7 @@ def compile_printers() -> Printers:
         "localize": print_function,
         "forward_backward": print_halves,
         "split_backward": print_backward_parts,
+        "overlap": print_local_lists,
         "function": str,
         "stage": str,
     }

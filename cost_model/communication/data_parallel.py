@@ -16,22 +16,17 @@ from math import prod
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.registry import COMPRESSED_OPTIMIZER_ROLE, COMPRESSED_OPTIMIZERS, PROGRAMS
 from ...ir.devices.cluster import Cluster
+from ...ir.lowering.overlap import IN_FLIGHT_BYTES
 from ...ir.plan.flat_shard import FULL
 from ...ir.plan.plan import Plan
-from ...ir.plan.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
+from ...ir.plan.program import BUCKET_BYTES
 from ...ir.plan.strategy import ROLES, Strategy
-from ...ir.plan.workload import PeakPoint, StageBytes
+from ...ir.plan.workload import StageBytes
 from ..execution_model import GENERATED, ExecutionModel, generated
 from ..quantity import Whole, known
 from .collective import collective_seconds
-from .compressed_collective import (
-    FP32_BYTES,
-    CompressedCost,
-    exchange_bytes,
-    price_optimizer,
-    price_step,
-)
-from .exchange import CallBuffers, CompressionSubject, Exchange, ExchangeSeconds, GroupAxis
+from .compressed_collective import FP32_BYTES, CompressedCost, price_optimizer, price_step
+from .exchange import CompressionSubject, Exchange, ExchangeEnds, ExchangeSeconds, GroupAxis
 
 Compression = Mapping[
     tuple[CompressionSubject, str], CompressionProgram
@@ -56,6 +51,7 @@ class BatchAxes:
         element of a parameter; `compressed_optimizer`: an optimizer with its own communication;
         `execution`: what ZeRO of the framework shards, over which ranks, and when."""
         self.cluster, self.gradient_scale, self.item = cluster, gradient_scale, item
+        self.execution, self.stages = execution, strategy.stages
         self.compression, self.compressed_optimizer = compression or {}, compressed_optimizer
         axes = [GroupAxis(r, n, strategy.stride(r)) for r, n in strategy.axes]
         sharding = [a for a in axes if ROLES[a.role].shards]
@@ -73,7 +69,7 @@ class BatchAxes:
             CompressedCost,
         ] = {}
         self.stage_cache: dict[
-            tuple[tuple[tuple[int, int], ...], int, int, tuple[int, ...]], ExchangeSeconds
+            tuple[tuple[tuple[int, int], ...], int, int, int, tuple[int, ...]], ExchangeSeconds
         ] = {}
         self.seconds_cache: dict[tuple[str, float, tuple[GroupAxis, ...]], float] = {}
         self.degree = prod(size for _, size, _ in self.shard_axes)
@@ -158,17 +154,58 @@ class BatchAxes:
         """Seconds of all exchanges of a stage's weights (cached: most candidates share them)."""
         trained, partial = weights.trained_bytes, weights.partial_gradient_bytes
         partial_here = tuple(partial[axis.role] for axis in self.model_axes)
-        key = weights.call_weight_bytes, trained, weights.small_tensor_bytes, partial_here
+        last = weights.last_call_weight_bytes
+        key = weights.call_weight_bytes, trained, weights.small_tensor_bytes, last, partial_here
         if key not in self.stage_cache:
             small = weights.small_tensor_bytes / max(trained, 1)
             per_call = weights.call_weight_bytes
+            gathers, scatters = (
+                [(n, self.seconds(send(amount), small)) for amount, n in per_call]
+                for send in (self.call_gathers, self.call_scatters)
+            )
+            reduce = self.seconds(self.step_reductions(trained, partial), small)
             self.stage_cache[key] = ExchangeSeconds(
-                sum(n * self.seconds(self.call_gathers(amount), small) for amount, n in per_call),
-                sum(n * self.seconds(self.call_scatters(amount), small) for amount, n in per_call),
-                self.seconds(self.step_reductions(trained, partial), small),
+                sum(n * seconds for n, seconds in gathers),
+                sum(n * seconds for n, seconds in gathers) - self.retained_seconds(weights, small),
+                sum(n * seconds for n, seconds in scatters),
+                reduce,
                 self.seconds(self.update_gathers(trained), small),
+                self.exchange_ends(weights, gathers, scatters, reduce),
             )
         return self.stage_cache[key]
+
+    def retained_bytes(self, weights: StageBytes) -> int:
+        """Bytes of weights that backward does not gather again: those of the model's last call, where
+        its backward runs next."""
+        keeps = self.execution.exposes_ends and self.stages == 1
+        return weights.last_call_weight_bytes if keeps else 0
+
+    def retained_seconds(self, weights: StageBytes, small: float) -> float:
+        retained = self.retained_bytes(weights)
+        return self.seconds(self.call_gathers(retained), small) if retained else 0.0
+
+    def exchange_ends(
+        self,
+        weights: StageBytes,
+        gathers: Sequence[tuple[int, float]],
+        scatters: Sequence[tuple[int, float]],
+        reduce: float,
+    ) -> ExchangeEnds:
+        """What generated programs run beside nothing: the largest gather of forward, before its first
+        call; the largest scatter of backward, after its last one, and where the forward before it was of
+        another micro-batch the first gather; the last bucket; and all that is too large or compressed.
+        `gathers` and `scatters`: (calls, seconds each), as `weights` lists calls."""
+        if self.compression or self.compressed_optimizer is not None:
+            everything = [sum(n * s for n, s in each) for each in (gathers, scatters)]
+            return ExchangeEnds(everything[0], sum(everything), reduce)
+        sizes = [self.sharded_bytes(amount) for amount, _ in weights.call_weight_bytes]
+        before, after = (
+            _alone_seconds(each, [size * scale for size in sizes])
+            for each, scale in ((gathers, 1.0), (scatters, self.gradient_scale))
+        )
+        buckets = max(1.0, weights.trained_bytes * self.gradient_scale / BUCKET_BYTES)
+        retained = self.stages == 1
+        return ExchangeEnds(before, after + (0.0 if retained else before), reduce / buckets)
 
     def compressed_cost(
         self, exchange: Exchange, axis: GroupAxis, small: float = 0.0
@@ -221,27 +258,6 @@ class BatchAxes:
                 )
         return total
 
-    def transfer_buffer_bytes(
-        self,
-        subject: CompressionSubject,
-        total_bytes: int,
-        bucket_bytes: int,
-        uncompressed_bytes: int,
-    ) -> int:
-        """Peak buffer bytes while weights or gradients are exchanged in buckets, beyond input and
-        result: `uncompressed_bytes`, or those of compressed buckets if larger."""
-        if not self.compression:
-            return uncompressed_bytes
-        item = self.item * (self.gradient_scale if subject == "gradients" else 1)
-        elements = int(min(total_bytes, MAX_BUCKETS_IN_FLIGHT * bucket_bytes) // item)
-        sizes = [
-            exchange_bytes(program, elements, axis.group, self.cluster)
-            for (what, role), program in self.compression.items()
-            for axis in (*self.replica_axes, *self.shard_axes)
-            if what == subject and axis.role == role
-        ]
-        return max(uncompressed_bytes, *sizes) if sizes else uncompressed_bytes
-
     def call_gathers(self, amount: int) -> Sequence[Exchange]:
         """Gathers of the weights of one call, before its forward and before its backward."""
         if "parameter" not in self.sharded_kinds:
@@ -288,83 +304,6 @@ class BatchAxes:
         """Bytes read and written by the optimizer's step with `states` states per element."""
         return 2 * self.local_bytes(weight_bytes * (2 + states), "optimizer")
 
-    def reduce_buffer_bytes(
-        self, bucket_bytes: int, gradient_bytes: int, largest_bytes: int
-    ) -> int:
-        """Peak buffer bytes of the gradient reduction per step, one bucket at a time: the result,
-        and for a reduce-scatter the exchange before it."""
-        if self.degree > 1 and "gradient" not in self.sharded_kinds:
-            return self.transfer_buffer_bytes(
-                "gradients",
-                gradient_bytes,
-                bucket_bytes,
-                bucket_bytes + bucket_bytes // self.degree,
-            )
-        copies = (
-            _copy_buffer_bytes(
-                self.replicated_bytes(gradient_bytes), self.replicated_bytes(largest_bytes)
-            )
-            if self.remainder_axes
-            else 0
-        )
-        alone = all(axis.size == 1 for axis in (*self.replica_axes, *self.model_axes))
-        return max(
-            copies,
-            0
-            if alone
-            else self.transfer_buffer_bytes(
-                "gradients", gradient_bytes, bucket_bytes, bucket_bytes
-            ),
-        )
-
-    def call_buffers(self, point: PeakPoint, in_place: bool) -> CallBuffers:
-        """Peak bytes of a call's buffers at one point; `in_place`: weights and gradients live in
-        flat buffers."""
-        weights, gathered = point.weight_bytes, "parameter" in self.sharded_kinds
-        if in_place:
-            return CallBuffers(point.call_bytes, 3 * weights * gathered, 0)
-        sharded, largest = (
-            self.sharded_bytes(weights),
-            self.sharded_bytes(point.largest_weight_bytes),
-        )
-        bucket = min(sharded, max(BUCKET_BYTES, largest))
-        if point.phase != "accumulate":
-            moved = (
-                self.transfer_buffer_bytes("weights", sharded, bucket, bucket) if gathered else 0
-            )
-            before = max(sharded + moved, weights + largest) if gathered else 0
-            if before - weights > point.call_bytes:
-                return CallBuffers(0, before, 0)
-            return CallBuffers(point.call_bytes, weights * gathered, 0)
-        return self.accumulation_buffers(point)
-
-    def accumulation_buffers(self, point: PeakPoint) -> CallBuffers:
-        """Peak bytes of buffers while the gradients of a call are reduced and added up."""
-        scale = self.gradient_scale
-        call_bytes = point.call_bytes + int(point.weight_bytes * (scale - 1))
-        largest_bytes = int(point.largest_weight_bytes * scale)
-        if "gradient" not in self.sharded_kinds:
-            return CallBuffers(call_bytes, 0, largest_bytes)
-        sharded = self.sharded_bytes(int(point.weight_bytes * scale))
-        largest = self.sharded_bytes(largest_bytes)
-        if self.remainder_axes:
-            # the replicated rest of a gradient stays until its shard has returned
-            most = max(
-                _copy_buffer_bytes(sharded, largest), self.local_bytes(largest_bytes, "gradient")
-            )
-            return CallBuffers(call_bytes, sharded // self.degree + most, 0)
-        bucket = min(sharded, max(BUCKET_BYTES, largest))
-        plain = bucket + bucket // self.degree
-        sent = self.transfer_buffer_bytes("gradients", sharded, bucket, plain)
-        return CallBuffers(call_bytes, sent, 0)
-
-    def update_gather_bytes(self, trained: int) -> int:
-        """Buffer bytes of updated weights gathered from their owners."""
-        if "optimizer" not in self.sharded_kinds or "parameter" in self.sharded_kinds:
-            return 0
-        bucket = min(trained, BUCKET_BYTES)
-        return trained + self.transfer_buffer_bytes("weights", trained, bucket, bucket)
-
 
 def sharded_kinds(strategy: Strategy, execution: ExecutionModel) -> frozenset[str]:
     """What ZeRO shards between calls: of "parameter", "gradient" and "optimizer" what its stage says,
@@ -376,11 +315,19 @@ def sharded_kinds(strategy: Strategy, execution: ExecutionModel) -> frozenset[st
     return kinds - {"gradient"} if whole_gradients else kinds
 
 
-def _copy_buffer_bytes(amount: int, largest: int) -> int:
-    """Buffer bytes of a bucket of tensor slices: the received bucket, and a packed copy of the sent
-    one unless it is a single slice."""
-    together = amount - largest if largest > BUCKET_BYTES else amount
-    return max(largest, 2 * min(together, BUCKET_BYTES))
+def _alone_seconds(exchanges: Sequence[tuple[int, float]], sizes: Sequence[float]) -> float:
+    """Seconds of the longest exchange and of those that are too large for any to run beside them."""
+    small = [
+        seconds
+        for (_, seconds), size in zip(exchanges, sizes, strict=True)
+        if size <= IN_FLIGHT_BYTES
+    ]
+    large = sum(
+        n * seconds
+        for (n, seconds), size in zip(exchanges, sizes, strict=True)
+        if size > IN_FLIGHT_BYTES
+    )
+    return max(small, default=0.0) + large
 
 
 def axes_of(plan: Plan, strategy: Strategy, item: int, cluster: Cluster | None = None) -> BatchAxes:

@@ -32,14 +32,25 @@ class Exchange(NamedTuple):
     axes: Sequence[GroupAxis]
 
 
-class ExchangeSeconds(NamedTuple):
-    """Seconds of a stage's exchanges: `gather` before every call of a micro-batch, `scatter` after
-    its backward, `reduce` and `update_gather` once per step."""
+class ExchangeEnds(NamedTuple):
+    """Seconds of exchanges that generated programs run beside nothing: gathers in forward, gathers and
+    scatters in backward, sums of gradients once per step."""
 
     gather: float
     scatter: float
     reduce: float
+
+
+class ExchangeSeconds(NamedTuple):
+    """Seconds of a stage's exchanges: `gather` before every call of a micro-batch, `gather_again` before
+    its backward, `scatter` after that, `reduce` and `update_gather` once per step."""
+
+    gather: float
+    gather_again: float
+    scatter: float
+    reduce: float
     update_gather: float
+    ends: ExchangeEnds
 
 
 class CallBuffers(NamedTuple):

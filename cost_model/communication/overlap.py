@@ -1,11 +1,34 @@
 """Overlap of communication and compute: the longer of the two, plus contention.
 
 Collective kernels take processors and memory bandwidth from concurrent compute kernels; Galvatron's
-shipped profiles put the slowdown of the overlapped time at 1.13 (Miao et al. 2022)."""
+shipped profiles put the slowdown of the overlapped time at 1.13 (Miao et al. 2022).
+
+What generated programs run beside calls has ends that nothing runs beside:
+
+    forward    gather 0 │ call 0 ‖ gather 1 │ call 1 ‖ gather 2 │ …
+    backward   call n ‖ gather n-1 │ call n-1 ‖ gather n-2, scatter n │ … │ scatter 0
+    step       last backward ‖ sums of full buckets │ sum of the last bucket
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from ...ir.devices.cluster import Cluster
+from ..execution_model import ExecutionModel
+from .exchange import ExchangeSeconds
+
 CONTENTION = 0.13
+
+
+class ExposedSeconds(NamedTuple):
+    """Seconds that exchanges of a stage add to its compute: in forward and in backward of a micro-batch,
+    and once per step, of gradients and of updated weights."""
+
+    forward: float
+    backward: float
+    reduce: float
+    update_gather: float
 
 
 def overlapped_seconds(compute: float, communication: float) -> float:
@@ -16,3 +39,50 @@ def overlapped_seconds(compute: float, communication: float) -> float:
 def exposed_seconds(compute: float, communication: float) -> float:
     """Seconds that communication adds to the compute it overlaps with."""
     return overlapped_seconds(compute, communication) - compute
+
+
+def exposed_exchanges(
+    exchanges: ExchangeSeconds,
+    forward: float,
+    backward: float,
+    execution: ExecutionModel,
+    cluster: Cluster,
+) -> ExposedSeconds:
+    """What the exchanges of a stage add to `forward` and `backward` seconds of compute of a micro-batch.
+
+    Ranks of one host, which exchange through its processors, hide nothing."""
+    gather, again, scatter, reduce, update_gather = exchanges[:5]
+    weights, gradients = (
+        x in execution.overlaps and not exchanged_by_processors(cluster)
+        for x in ("weights", "gradients")
+    )
+    if not execution.exposes_ends:
+        if weights:
+            gather_forward = exposed_seconds(forward, gather)
+            update_gather = exposed_seconds(forward, update_gather)
+        else:
+            gather_forward = gather
+        in_backward = again + scatter
+        if gradients:
+            in_backward, reduce = (exposed_seconds(backward, x) for x in (in_backward, reduce))
+        return ExposedSeconds(gather_forward, in_backward, reduce, update_gather)
+    ends = exchanges.ends
+    before = exposed_after(forward, gather, ends.gather) if weights else gather
+    within = exposed_after(backward, again + scatter, ends.scatter)
+    summed = exposed_after(backward, reduce, ends.reduce)
+    return ExposedSeconds(
+        before,
+        within if weights and gradients else again + scatter,
+        summed if gradients else reduce,
+        update_gather,
+    )
+
+
+def exposed_after(compute: float, communication: float, alone: float) -> float:
+    """Seconds that communication adds to compute where `alone` of its seconds run beside nothing."""
+    return alone + exposed_seconds(compute, communication - alone)
+
+
+def exchanged_by_processors(cluster: Cluster) -> bool:
+    """Whether all ranks are processes of one host that is itself the device."""
+    return not cluster.device.host_copies_hide and all(x.size == 1 for x in cluster.levels[:-1])

@@ -42,6 +42,7 @@ from ..pipeline.closed_form import (
 from ..pipeline.group_pipeline import gradient_sum_seconds, groups_step
 from ..pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
 from ..quantity import amount
+from .overlap_terms import OverlapTerms, overlap_terms
 from .term import (
     Term,
     host_term,
@@ -54,6 +55,7 @@ from .term import (
     total,
 )
 
+Calls = Sequence[tuple[int, int]]  # (bytes of weights, number of calls with that many)
 Send = Callable[[int], Sequence[Exchange]]  # bytes of a call's weights -> what is sent
 KINDS = {
     "gemm": "matrix products",
@@ -222,11 +224,17 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
         amount("m", times) * amount("t", stage.resharding_seconds) / 2,
         "derived: collectives between strategies",
     )
+    gathered, scattered = "all_gather of weights", "reduce_scatter of gradients"
     gathers = [
-        _call_exchanges_term("all_gather of weights", s, a, a.call_gathers, times) for s, a in axes
+        _call_exchanges_term(gathered, s, a, s.bytes.call_weight_bytes, a.call_gathers, times)
+        for s, a in axes
+    ]
+    again = [
+        _call_exchanges_term(gathered, s, a, _calls_again(s, a), a.call_gathers, times)
+        for s, a in axes
     ]
     scatters = [
-        _call_exchanges_term("reduce_scatter of gradients", s, a, a.call_scatters, times)
+        _call_exchanges_term(scattered, s, a, s.bytes.call_weight_bytes, a.call_scatters, times)
         for s, a in axes
     ]
     added = [_accumulation_term(s, a, times, cluster) for s, a in axes]
@@ -236,15 +244,26 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
     )
     sync = [t for s, a in axes for t in _synchronisation(plan, s, a, cluster)]
     compute = total("compute", [*forward, *backward, *added]).value
-    beside = [
+    late = [
         _late_term(s, a, compute)
         for s, a in axes
         if a.compressed_optimizer and a.compressed_optimizer.late
     ]
+    saved: list[OverlapTerms] = []
+    for (share, along), adding in zip(axes, added, strict=True):
+        mine = [n for n, x in enumerate(layers) if plan.strategy_of(x) == share.strategy]
+        seconds = [sum(terms[n].value for n in mine) for terms in (forward, backward)]
+        compute = seconds[0] / times, (seconds[1] + adding.value) / times
+        saved += overlap_terms(plan, share, along, *compute)
     return StageTerms(
-        total("forward", [*forward, *gathers, resharding]),
-        total("backward", [*backward, *gathers, *scatters, *added, resharding]),
-        total("synchronisation", [*sync, *beside, *_batch_only_terms(plan, cluster)]),
+        total("forward", [*forward, *gathers, *(s.forward for s in saved), resharding]),
+        total(
+            "backward",
+            [*backward, *again, *scatters, *added, *(s.backward for s in saved), resharding],
+        ),
+        total(
+            "synchronisation", [*sync, *late, *(s.sync for s in saved), *_batch_only_terms(plan, cluster)]
+        ),
     )
 
 
@@ -353,7 +372,7 @@ def _exchange_terms(
 
 
 def _call_exchanges_term(
-    name: str, share: StrategyBytes, axes: BatchAxes, send: Send, times: int
+    name: str, share: StrategyBytes, axes: BatchAxes, calls: Calls, send: Send, times: int
 ) -> Term:
     """Exchanges around every call of a stage: weights gathered before, gradients scattered after."""
     small = small_share(share)
@@ -361,10 +380,19 @@ def _call_exchanges_term(
         name,
         [
             term
-            for amount_bytes, calls in share.bytes.call_weight_bytes
-            for term in _exchange_terms(send(amount_bytes), axes, small, calls * times)
+            for amount_bytes, count in calls
+            for term in _exchange_terms(send(amount_bytes), axes, small, count * times)
         ],
     )
+
+
+def _calls_again(share: StrategyBytes, axes: BatchAxes) -> Calls:
+    """The calls whose weights are gathered for backward: not the last one's, which are still there."""
+    retained = axes.retained_bytes(share.bytes)
+    counts = dict(share.bytes.call_weight_bytes)
+    if retained:
+        counts[retained] -= 1
+    return tuple(counts.items())
 
 
 def small_share(share: StrategyBytes) -> float:

@@ -19,6 +19,14 @@ from ..communication.compressed_collective import FP32_BYTES
 from ..communication.data_parallel import BatchAxes
 from ..execution_model import ExecutionModel
 from ..quantity import Quantity, Whole, share_of
+from .exchange_buffers import (
+    bucket_gradient_bytes,
+    call_buffers,
+    gathered_ahead_bytes,
+    reduce_buffer_bytes,
+    reduced_behind_bytes,
+    update_gather_bytes,
+)
 
 COMPRESSED_OPTIMIZER_VECTORS = (
     9  # peak flat vectors while a compressed optimizer steps (counted in runs)
@@ -251,12 +259,12 @@ def while_calls_run(
     """Bytes at every point while calls run."""
     batch, sent = batch_bytes(stage, in_flight), transfer_buffer_bytes(stage, execution, in_flight)
     per_batch, in_place = stage.saved_bytes - stage.last_saved_bytes, execution.contiguous_buffers
-    buffers = [axes.call_buffers(point, in_place) for point in stage.peak_points]
+    buffers = [call_buffers(axes, point, in_place) for point in stage.peak_points]
     all_gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
     for most, others in in_flight.cases():
         before = int((most - 1) * per_batch)
         for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
-            summed = min(point.complete_gradient_bytes, stage.trained_bytes)
+            summed = bucket_gradient_bytes(axes, point, stage.trained_bytes)
             gradients = (
                 all_gradients
                 if others or in_place
@@ -265,6 +273,11 @@ def while_calls_run(
             activations = before + (
                 point.waiting_bytes if execution.frees_per_call else stage.saved_bytes
             )
+            if not in_place:
+                behind = reduced_behind_bytes(axes, point)
+                alone = point.phase == "accumulate"  # before this call's gradients are sent
+                beside = max(beside, behind) if alone else beside + behind
+                beside += gathered_ahead_bytes(axes, point)
             yield PeakBytes(batch, gradients, activations, inside, beside + added * others + sent)
 
 
@@ -284,7 +297,7 @@ def while_optimizer_steps(
     stepped, biggest = (axes.local_bytes(n * stepped_item, "optimizer") for n in elements)
     bucket = min(gradients, max(BUCKET_BYTES, summed_largest))
     yield PeakBytes(
-        batch, gradients, 0, 0, axes.reduce_buffer_bytes(bucket, summed, summed_largest)
+        batch, gradients, 0, 0, reduce_buffer_bytes(axes, bucket, summed, summed_largest)
     )
     if summed_item < stepped_item:  # what was summed is widened one by one
         yield PeakBytes(batch, stepped, 0, 0, min(bucket, axes.local_bytes(summed, "optimizer")))
@@ -293,7 +306,7 @@ def while_optimizer_steps(
     if axes.compressed_optimizer is not None:
         working = COMPRESSED_OPTIMIZER_VECTORS * elements[0] * FP32_BYTES
     yield PeakBytes(batch, stepped, 0, working, 0)
-    gathered = axes.update_gather_bytes(stage.trained_bytes)
+    gathered = update_gather_bytes(axes, stage.trained_bytes)
     if gathered and stepped_item > stage.item_bytes:
         gathered += axes.local_bytes(stage.trained_bytes, "optimizer")  # rounded, to be sent
     yield PeakBytes(batch, stepped, 0, 0, gathered)

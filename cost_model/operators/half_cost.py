@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...ir.analysis.liveness import produced_values
+from ...ir.lowering.overlap import STARTED
 from ...ir.model.loops import Work, site_of
 from ...ir.model.model import Op
 from ...ir.model.tensor import ITEM_BYTES, TensorType
@@ -106,6 +107,7 @@ class HalfCostTable:
             np.array([far.amount for _, far, _ in sends], dtype=np.float64),
         )
         self.live_bytes = _live_bytes(function, ops[0], live_out, borrowed, saved)
+        self.travelling_bytes = _travelling_bytes(function, ops[0])
 
     def at(
         self, samples: int, batch_degree: int, reductions: CompressedReductions | None = None
@@ -116,7 +118,8 @@ class HalfCostTable:
             for work, dtype, kind, flops, moved in self.kernel_groups
         )
         sent = self.communication(samples, batch_degree, reductions)
-        peak = self.live_bytes.at(samples).max(initial=0.0) + sent.codec_bytes
+        travelling = self.travelling_bytes.at(samples).max(initial=0.0)
+        peak = self.live_bytes.at(samples).max(initial=0.0) + sent.codec_bytes + travelling
         waiting = self.host_seconds - sent.in_line_seconds - sent.beside_seconds
         compute = max(0.0, compute, waiting)
         exposed = sent.in_line_seconds + exposed_seconds(compute, sent.beside_seconds)
@@ -281,6 +284,16 @@ def _loss_copies(
             )
             line = function.interpolate(np.array([near]), np.array([far]))
             yield at, (float(line.intercept[0]), float(line.slope[0]))
+
+
+def _travelling_bytes(function: SampledFunction, ops: tuple[Op, ...]) -> LinearAmounts:
+    """Bytes of what collectives of generated programs keep while they run beside operators: what each
+    sends and what arrives."""
+    starts = [op for op in ops if op.target.removeprefix("comm.") in STARTED]
+    if not function.pricer.execution.exposes_ends:
+        starts = []
+    values = [[v for v in (*op.operands(), *op.results) if v >= 0] for op in starts]
+    return function.linear(lambda local: [sum(local.types[v].bytes for v in row) for row in values])
 
 
 def _collective_copies(

@@ -254,3 +254,11 @@ class BackwardParts(msgspec.Struct, frozen=True):
         """Whether `weights` reads parameters or buffers of the function."""
         states = {i.value for i in function.state_inputs()}
         return any(not states.isdisjoint(op.operands()) for op in self.weights)
+
+
+class LocalLists(msgspec.Struct, frozen=True):
+    """A per-device function and the lists of operators that a program runs of it."""
+
+    function: Function
+    halves: GraphHalves
+    parts: BackwardParts | None = None

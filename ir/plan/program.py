@@ -16,7 +16,7 @@ from ..model.layout import Factors, Layout
 from ..model.mesh import Mesh
 from ..model.model import BatchConstant
 from ..model.tensor import TensorType
-from ..ranges import Count, Digest, FewCount, Index, ListedCount
+from ..ranges import Bytes, Count, Digest, FewCount, Index, ListedCount
 from .flat_shard import FULL, Fraction
 
 BUCKET_BYTES = 25 * 2**20  # of tensors that are communicated together
@@ -217,8 +217,9 @@ class ProgramTable(msgspec.Struct, frozen=True):
     `chunks_per_stage` model chunks; `stage_transfers[i]` are the values that chunk i sends to i + 1.
     `modules` describe the user's module as it was traced; empty where there was none.
     With `master_weights` the optimizer steps on float32 copies of parameters of 16 bits. Gradients are
-    summed in `gradient_precision` (empty: that of their parameter). `kernels` says whose run the
-    operators of functions: torch's one by one, or those that inductor compiles.
+    summed in `gradient_precision` (empty: that of their parameter). Collectives run beside other work
+    while at most `in_flight_bytes` of them do (0: each ends before what follows). `kernels` says whose
+    run the operators of functions: torch's one by one, or those that inductor compiles.
     """
 
     model: str
@@ -247,6 +248,7 @@ class ProgramTable(msgspec.Struct, frozen=True):
     cluster_digest: Digest | None = None
     modules: tuple[ModuleFacts, ...] = ()
     kernels: Kernels = "aten"
+    in_flight_bytes: Bytes = 0
     table_digest: Digest | None = None
     groups: tuple[GroupProgram, ...] = ()
 

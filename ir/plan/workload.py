@@ -65,7 +65,9 @@ class PeakPoint(msgspec.Struct, frozen=True):
     `waiting_bytes` lie between calls or wait for backward; `call_bytes` is the peak of the call's own
     buffers. `complete_gradient_bytes`: weights whose gradients are complete; the call itself reads
     `weight_bytes`, the largest tensor of `largest_weight_bytes`. In the phase `accumulate` the call
-    adds its gradients to those of earlier micro-batches.
+    adds its gradients to those of earlier micro-batches. Beside it the weights of the call that runs
+    next may be gathered (`next_weight_bytes`), and gradients of the one before be reduced (those of
+    `sent_weight_bytes`).
     """
 
     phase: Phase
@@ -74,6 +76,8 @@ class PeakPoint(msgspec.Struct, frozen=True):
     complete_gradient_bytes: Bytes
     weight_bytes: Bytes
     largest_weight_bytes: Bytes
+    next_weight_bytes: Bytes = 0
+    sent_weight_bytes: Bytes = 0
 
 
 class StageBytes(msgspec.Struct, frozen=True):
@@ -81,6 +85,7 @@ class StageBytes(msgspec.Struct, frozen=True):
 
     weight_bytes            parameters and buffers; `trained_bytes` of them are trained
     call_weight_bytes       (bytes of weights, number of calls with that many)
+    last_call_weight_bytes  those of the model's last call, if it is one of them
     saved_bytes             activations that wait for backward, per micro-batch
     last_saved_bytes        of those, the last call's: backward of the loss reads them at once
     peak_points             the calls at one of which the peak is reached
@@ -112,6 +117,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     host_bytes: Bytes = 0
     message_bytes: Bytes = 0
     codec_bytes: Bytes = 0
+    last_call_weight_bytes: Bytes = 0
 
     @property
     def largest_call_bytes(self) -> int:

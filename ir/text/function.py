@@ -13,7 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..model.model import Argument, BackwardParts, Function, GraphHalves, Input, Op, Output, Ref
+from ..model.model import (
+    Argument,
+    BackwardParts,
+    Function,
+    GraphHalves,
+    Input,
+    LocalLists,
+    Op,
+    Output,
+    Ref,
+)
 from ..model.tensor import SHORT, TensorType
 from .lexer import RESERVED, TextReader, located, name_text
 
@@ -65,6 +75,15 @@ def print_backward_parts(parts: BackwardParts, types: Sequence[TensorType] = ())
             *(f"  {print_op(op, types)}" for op in parts.weights),
         ]
     )
+
+
+def print_local_lists(lists: LocalLists) -> str:
+    """The operators that a program runs of a function, in order."""
+    types = lists.function.types
+    if lists.parts is None:
+        return print_halves(lists.halves, types)
+    forward = ["forward", *(f"  {print_op(op, types)}" for op in lists.halves.forward)]
+    return "\n".join([*forward, print_backward_parts(lists.parts, types)])
 
 
 def parse_halves(text: str) -> GraphHalves:

@@ -61,6 +61,7 @@ def peak_points(
         list(accumulate(deltas)) for deltas in (saved, readable, gradients)
     )
     reduced_bytes = list(accumulate(reversed(trained), initial=0))[::-1]
+    last = len(costs) - 1
     return _undominated(
         point
         for position in _run_ends(costs)
@@ -74,6 +75,9 @@ def peak_points(
                 trained_bytes=trained[position],
                 reduced_bytes=reduced_bytes[position + 1],
                 host_copies=_host_copies(costs, position) if copies_hide else _HostCopies(0, 0),
+                before_bytes=costs[position - 1].state_tensor_bytes if position else 0,
+                after_bytes=costs[position + 1].state_tensor_bytes if position < last else 0,
+                sent_bytes=trained[position + 1] if position < last else 0,
             ),
         )
     )
@@ -91,7 +95,9 @@ class _Surroundings(NamedTuple):
 
     `saved_bytes`: saved by it and all calls before, `saved_before_bytes` without it; values between
     calls: `readable_bytes` in forward, `gradient_bytes` in backward; `trained_bytes`: of its weights
-    that get gradients, `reduced_bytes` of the weights of later calls, whose gradients exist.
+    that get gradients, `reduced_bytes` of the weights of later calls, whose gradients exist;
+    `before_bytes` and `after_bytes`: weights of the calls next to it, `sent_bytes`: of the latter those
+    that get gradients.
     """
 
     saved_bytes: int
@@ -101,6 +107,9 @@ class _Surroundings(NamedTuple):
     trained_bytes: int
     reduced_bytes: int
     host_copies: _HostCopies
+    before_bytes: int
+    after_bytes: int
+    sent_bytes: int
 
 
 def _host_copies(costs: Sequence[FunctionCost], position: int) -> _HostCopies:
@@ -129,6 +138,8 @@ def _missing_bytes(point: PeakPoint) -> tuple[int, ...]:
         -point.complete_gradient_bytes,
         -point.weight_bytes,
         -point.largest_weight_bytes,
+        -point.next_weight_bytes,
+        -point.sent_weight_bytes,
     )
 
 
@@ -142,6 +153,7 @@ def _call_points(cost: FunctionCost, around: _Surroundings) -> Iterator[PeakPoin
         0,
         weights,
         largest,
+        around.after_bytes,
     )
     yield PeakPoint(
         "backward",
@@ -150,6 +162,8 @@ def _call_points(cost: FunctionCost, around: _Surroundings) -> Iterator[PeakPoin
         around.reduced_bytes,
         weights,
         largest,
+        around.before_bytes,
+        around.sent_bytes,
     )
     yield PeakPoint(
         "accumulate",
@@ -158,6 +172,8 @@ def _call_points(cost: FunctionCost, around: _Surroundings) -> Iterator[PeakPoin
         around.reduced_bytes,
         weights,
         largest,
+        around.before_bytes,
+        around.sent_bytes,
     )
 
 

@@ -145,6 +145,9 @@ class StageAggregator:
             partial_gradient_bytes=weights.partial_gradients,
             small_tensor_bytes=weights.small_tensors,
             host_bytes=sum(c.host_bytes for c in calls),
+            last_call_weight_bytes=(
+                calls[-1].state_tensor_bytes if running[-1:] == [len(self.calls) - 1] else 0
+            ),
         )
 
     def weights(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import prod
 
 from ...cost_model.communication.data_parallel import BatchAxes
-from ...cost_model.communication.overlap import exposed_seconds
+from ...cost_model.communication.overlap import exposed_exchanges, exposed_seconds
 from ...cost_model.memory.peak import (
     InFlight,
     host_bytes,
@@ -146,29 +146,24 @@ class StagePricer:
         """Seconds of one strategy's calls in a stage."""
         weights = cost.bytes
         trained = weights.trained_bytes
-        gather, scatter, reduce, update_gather = axes.stage_seconds(weights)
+        exchanges = axes.stage_seconds(weights)
         forward, backward = cost.forward_seconds, cost.backward_seconds
         for_weights = cost.weights_seconds
         if micro_batches > 1:
-            added = axes.accumulated_bytes(trained)
-            adding = stream_seconds("accumulate", added, self.cluster.device)
+            summed = axes.accumulated_bytes(trained)
+            adding = stream_seconds("accumulate", summed, self.cluster.device)
             backward, for_weights = backward + adding, for_weights + adding
-        in_backward = gather + scatter
-        if "weights" in self.execution.overlaps:
-            gather = exposed_seconds(forward, gather)
-            update_gather = exposed_seconds(forward, update_gather)
-        if "gradients" in self.execution.overlaps:
-            in_backward = exposed_seconds(backward, in_backward)
-            reduce = exposed_seconds(backward, reduce)
+        added = exposed_exchanges(exchanges, forward, backward, self.execution, self.cluster)
+        reduce = added.reduce
         if axes.compressed_optimizer and axes.compressed_optimizer.late:
             reduce = exposed_seconds((forward + backward) * micro_batches, reduce)
         updated = axes.updated_bytes(trained, self.optimizer.states)
         optimizer = stream_seconds(self.optimizer.name, updated, self.cluster.device)
-        sync = reduce + update_gather + optimizer
+        sync = reduce + added.update_gather + optimizer
         return StageTimes(
-            forward + gather,
-            backward + in_backward,
-            cost.communication_seconds + gather + in_backward,
+            forward + added.forward,
+            backward + added.backward,
+            cost.communication_seconds + added.forward + added.backward,
             sync + cost.batch_only_seconds,
-            for_weights + min(scatter, in_backward),
+            for_weights + min(exchanges.scatter, added.backward),
         )

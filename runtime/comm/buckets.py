@@ -6,13 +6,15 @@ beside all tensors only one bucket is in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ...ir.plan.program import BUCKET_BYTES
-from .process_group import Group
+from .process_group import Group, Transfer
+
+Arrival = Callable[[], list[Tensor]]  # waits for what is on its way; once
 
 
 def buckets(tensors: Sequence[Tensor], limit_bytes: int = BUCKET_BYTES) -> list[list[int]]:
@@ -45,6 +47,28 @@ def all_reduce(group: Group, tensors: list[Tensor]) -> list[Tensor]:
     return tensors
 
 
+def start_reduce_scatter(group: Group, flats: list[Tensor]) -> Arrival:
+    """Start `reduce_scatter`, all buckets at once. Empties the list."""
+    if group.size == 1:
+        arrived = list(flats)
+        return lambda: arrived
+    rows = [flat.view(group.size, -1) for flat in flats]
+    flats.clear()
+    started: list[tuple[list[int], list[int], Transfer]] = []
+    for members in buckets(rows):
+        sizes = [rows[i].shape[1] for i in members]
+        started.append((members, sizes, group.start_reduce_scatter(pop_joined(rows, members, 1))))
+
+    def wait() -> list[Tensor]:
+        for members, sizes, transfer in started:
+            shard = group.scattered(transfer.wait())
+            for i, part in zip(members, shard.split(sizes), strict=True):
+                rows[i] = part
+        return rows
+
+    return wait
+
+
 def reduce_scatter(group: Group, flats: list[Tensor]) -> list[Tensor]:
     """This rank's `1 / size` of the sum of every flat tensor. Empties the list."""
     if group.size == 1:
@@ -56,6 +80,29 @@ def reduce_scatter(group: Group, flats: list[Tensor]) -> list[Tensor]:
         for i, part in zip(members, shard.split(sizes), strict=True):
             flats[i] = part
     return flats
+
+
+def start_all_gather(group: Group, flats: Sequence[Tensor]) -> Arrival:
+    """Start `all_gather`, all buckets at once."""
+    if group.size == 1:
+        arrived = list(flats)
+        return lambda: arrived
+    sizes = [flat.numel() for flat in flats]
+    started = [
+        (members, group.start_all_gather(joined([flats[i] for i in members])))
+        for members in buckets(flats, BUCKET_BYTES // group.size)
+    ]
+
+    def wait() -> list[Tensor]:
+        gathered: dict[int, Tensor] = {}
+        while started:
+            members, transfer = started.pop(0)
+            parts = transfer.wait().split([sizes[i] for i in members], dim=1)
+            del transfer
+            gathered.update((i, part.reshape(-1)) for i, part in zip(members, parts, strict=True))
+        return [gathered[i] for i in range(len(sizes))]
+
+    return wait
 
 
 def all_gather(group: Group, flats: Sequence[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ factor of a dimension that is sharded: see `slicing`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -19,6 +19,8 @@ from ...ir.model.mesh import CHUNK, MICRO, Mesh
 from .process_group import Group
 from .sharded_operators import ShardedOperators
 from .slicing import insert_slice, join, split, take_slice
+
+Started = Callable[[], Tensor]  # waits for the result of a collective, once
 
 
 class AllReduce(Protocol):
@@ -110,13 +112,49 @@ class Comm(ShardedOperators):
         if degree == 1:
             return x
         if from_dim == to_dim:
-            # The outer factor of the two is sharded where the other's `outer` was counted.
-            if from_outer < to_outer:
-                to_outer //= degree
-            else:
-                from_outer //= degree
+            from_outer, to_outer = _outer_first(degree, from_outer, to_outer)
         received = self.groups[axis].all_to_all(split(x, degree, to_dim, to_outer))
         return join(received, from_dim, from_outer)
+
+    def start(self, kind: str, x: Tensor, axis: str, **where: int) -> Started:
+        """Start a collective, which runs beside what follows until it is awaited."""
+        if self.sizes[axis] == 1 or axis in self.compressed:
+            value: Tensor = getattr(self, kind)(x, axis, **where)
+            return lambda: value
+        started: Started = getattr(self, f"_start_{kind}")(x, axis, **where)
+        return started
+
+    def wait(self, started: Started) -> Tensor:
+        """What a started collective gives."""
+        return started()
+
+    def _start_all_reduce(self, x: Tensor, axis: str) -> Started:
+        total = x.clone(memory_format=torch.contiguous_format)
+        return self.groups[axis].start_all_reduce(total).wait
+
+    def _start_all_gather(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Started:
+        transfer = self.groups[axis].start_all_gather(x)
+        return lambda: join(transfer.wait(), dim, outer)
+
+    def _start_reduce_scatter(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Started:
+        group = self.groups[axis]
+        transfer = group.start_reduce_scatter(split(x, self.sizes[axis], dim, outer))
+        return lambda: group.scattered(transfer.wait())
+
+    def _start_all_to_all(
+        self,
+        x: Tensor,
+        axis: str,
+        from_dim: int,
+        from_outer: int = 1,
+        to_dim: int = 0,
+        to_outer: int = 1,
+    ) -> Started:
+        if from_dim == to_dim:
+            from_outer, to_outer = _outer_first(self.sizes[axis], from_outer, to_outer)
+        group = self.groups[axis]
+        transfer = group.start_all_to_all(split(x, self.sizes[axis], to_dim, to_outer))
+        return lambda: join(transfer.wait(), from_dim, from_outer)
 
     def slice(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:
         """The slice of a replicated value at this rank (or micro-batch, or chunk)."""
@@ -140,3 +178,11 @@ class Comm(ShardedOperators):
 
     def exchange_rows(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
         return self.groups[axis].exchange_rows(x, sent, received)
+
+
+def _outer_first(degree: int, from_outer: int, to_outer: int) -> tuple[int, int]:
+    """Both `outer` of two factors of one dimension: the outer one of the two is sharded where the
+    other's was counted."""
+    if from_outer < to_outer:
+        return from_outer, to_outer // degree
+    return from_outer // degree, to_outer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -21,15 +21,24 @@ STORAGE = timedelta(hours=6)
 
 
 class Transfer:
-    """A tensor on its way to or from another rank."""
+    """A tensor on its way to or from other ranks; `sent` is alive until it has arrived."""
 
-    def __init__(self, work: dist.Work, value: Tensor, wait: AbstractContextManager[None]) -> None:
-        self.work, self.value, self.watched = work, value, wait
+    def __init__(
+        self,
+        work: dist.Work | None,
+        value: Tensor,
+        wait: AbstractContextManager[None],
+        sent: Tensor | None = None,
+    ) -> None:
+        self.work, self.value, self.watched, self.sent = work, value, wait, sent
 
     def wait(self) -> Tensor:
-        """The tensor, once it has arrived; one that was sent may be freed then."""
-        with self.watched:
-            self.work.wait()
+        """The tensor, once it has arrived; one that was sent may be freed then. On a GPU the stream
+        waits, not the host."""
+        if self.work is not None:
+            with self.watched:
+                self.work.wait()
+        self.work = self.sent = None
         return self.value
 
 
@@ -70,6 +79,10 @@ class Group:
         self.size, self.index = len(self.ranks), self.ranks.index(rank)
         # gloo's reduce-scatter sends as much as an all-reduce; an all-to-all and a local sum, half.
         self.adds_locally = handle is not None and dist.get_backend(handle) == "gloo"
+
+    def alone(self) -> Group:
+        """The group of this rank alone."""
+        return Group("this rank", (self.rank,), self.watchdog, None, self.sent_bytes)
 
     def watched(self, kind: str, x: Tensor, fraction: float) -> AbstractContextManager[None]:
         """Count `fraction` of the bytes of `x` as sent; report failures inside with group and shape."""
@@ -143,6 +156,87 @@ class Group:
         with self.watched("reduce_scatter", x, (self.size - 1) / self.size):
             dist.reduce_scatter_tensor(shard.view(-1), x.contiguous().view(-1), group=self.handle)
         return shard
+
+    def start_all_reduce(self, x: Tensor) -> Transfer:
+        """Start to sum over the ranks, in place of a contiguous tensor."""
+        return self.started(
+            "all_reduce",
+            (x, x),
+            2 * (self.size - 1) / self.size,
+            lambda: dist.all_reduce(x, group=self.handle, async_op=True),
+        )
+
+    def start_all_gather(self, x: Tensor) -> Transfer:
+        """Start to gather `[ranks, *x.shape]` from every rank's `x`."""
+        if self.size == 1:
+            return Transfer(None, x[None], nullcontext())
+        result, sent = x.new_empty((self.size, *x.shape)), x.contiguous()
+        flat = result.view(-1), sent.view(-1)
+        return self.started(
+            "all_gather",
+            (result, sent),
+            self.size - 1,
+            lambda: dist.all_gather_into_tensor(*flat, group=self.handle, async_op=True),
+        )
+
+    def start_reduce_scatter(self, x: Tensor) -> Transfer:
+        """Start to sum `x` (`[ranks, …]`), of which rank i gets row i: `scattered` of what arrives."""
+        if self.size == 1:
+            return Transfer(None, x, nullcontext())
+        fraction, sent = (self.size - 1) / self.size, x.contiguous()
+        if self.adds_locally:
+            result = sent.new_empty(sent.shape)
+            return self.started(
+                "reduce_scatter",
+                (result, sent),
+                fraction,
+                lambda: dist.all_to_all_single(result, sent, group=self.handle, async_op=True),
+            )
+        shard = sent.new_empty(sent.shape[1:])
+        flat = shard.view(-1), sent.view(-1)
+        return self.started(
+            "reduce_scatter",
+            (shard, sent),
+            fraction,
+            lambda: dist.reduce_scatter_tensor(*flat, group=self.handle, async_op=True),
+        )
+
+    def scattered(self, arrived: Tensor) -> Tensor:
+        """This rank's row of the sum, from what a started reduce-scatter gives."""
+        if self.size == 1:
+            return arrived[0]
+        return arrived.sum(0) if self.adds_locally else arrived
+
+    def start_all_to_all(self, x: Tensor) -> Transfer:
+        """Start to send row i of `x` (`[ranks, …]`) to rank i."""
+        if self.size == 1:
+            return Transfer(None, x, nullcontext())
+        result, sent = x.new_empty(x.shape), x.contiguous()
+        return self.started(
+            "all_to_all",
+            (result, sent),
+            (self.size - 1) / self.size,
+            lambda: dist.all_to_all_single(result, sent, group=self.handle, async_op=True),
+        )
+
+    def started(
+        self,
+        kind: str,
+        tensors: tuple[Tensor, Tensor],
+        fraction: float,
+        start: Callable[[], dist.Work | None],
+    ) -> Transfer:
+        """A collective that runs beside what follows; `tensors` are what it gives and what it sends."""
+        value, sent = tensors
+        if self.size == 1:
+            return Transfer(None, value, nullcontext())
+        with self.watched(kind, sent, fraction):
+            work = start()
+        number = self.watchdog.recorder.counts[self.channel]
+        what = f"wait for {kind} over {self.name} of {tuple(sent.shape)} {sent.dtype}"
+        return Transfer(
+            work, value, self.watchdog.watch(what, self.channel, self.ranks, number), sent
+        )
 
     def broadcast(self, x: Tensor, source: int) -> Tensor:
         """`x` of the rank at index `source`; others give a tensor of its shape, which is filled."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from . import buckets
+from .buckets import Arrival
 from .process_group import Group
 
 Names = Sequence[str]
@@ -17,11 +18,14 @@ class Transport(Protocol):
     """Collectives over many flat tensors along one axis.
 
     Reductions empty their lists. `names` identify the tensors for states such as error feedback.
+    What is started runs beside what follows, where it is not compressed.
     """
 
     def all_reduce(self, tensors: list[Tensor], names: Names) -> list[Tensor]: ...
     def reduce_scatter(self, flats: list[Tensor], names: Names) -> list[Tensor]: ...
     def all_gather(self, shards: Sequence[Tensor], names: Names) -> list[Tensor]: ...
+    def start_reduce_scatter(self, flats: list[Tensor], names: Names) -> Arrival: ...
+    def start_all_gather(self, shards: Sequence[Tensor], names: Names) -> Arrival: ...
 
 
 class PlainTransport:
@@ -38,3 +42,9 @@ class PlainTransport:
 
     def all_gather(self, shards: Sequence[Tensor], names: Names) -> list[Tensor]:
         return buckets.all_gather(self.group, shards)
+
+    def start_reduce_scatter(self, flats: list[Tensor], names: Names) -> Arrival:
+        return buckets.start_reduce_scatter(self.group, flats)
+
+    def start_all_gather(self, shards: Sequence[Tensor], names: Names) -> Arrival:
+        return buckets.start_all_gather(self.group, shards)

@@ -22,7 +22,7 @@ from ...ir.compression.lower import lower
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram, Payload
 from ...ir.errors import MismatchError, UsageError
 from ...ir.plan.program import BUCKET_BYTES
-from ..comm.buckets import buckets, joined, pop_joined
+from ..comm.buckets import Arrival, buckets, joined, pop_joined
 from ..comm.group_hierarchy import GroupHierarchy
 from .backends.codec import Codec
 from .drive import run_exchanges
@@ -138,6 +138,16 @@ class CompressedBuckets:
             for i, part in zip(members, parts, strict=True):
                 results[i] = part.reshape(-1).to(shards[i].dtype)
         return [results[i] for i in range(len(shards))]
+
+    def start_reduce_scatter(self, flats: list[Tensor], names: Sequence[str] = ()) -> Arrival:
+        """`reduce_scatter`, at once: its kernels take the processor that would work beside it."""
+        arrived = self.reduce_scatter(flats, names)
+        return lambda: arrived
+
+    def start_all_gather(self, shards: Sequence[Tensor], names: Sequence[str] = ()) -> Arrival:
+        """`all_gather`, at once."""
+        arrived = self.all_gather(shards, names)
+        return lambda: arrived
 
     def split_into_buckets(
         self,

@@ -67,6 +67,7 @@ class Run:
         self.saved_for_weights.clear()
         self.host.clear()
         self.buffer_updates.clear()
+        self.store.gathers.clear()
 
     def micro_batch(self, number: int) -> None:
         """Select the micro-batch that the next calls work on."""
@@ -77,6 +78,15 @@ class Run:
     def comm(self, call: int) -> Comm:
         """The collectives along the axes of a call's mesh."""
         return self.comms[self.runs[call].mesh]
+
+    def prefetch(self, call: int) -> None:
+        """Start to gather the weights of a call, beside what runs before it."""
+        self.store.prefetch(self.state_names(call))
+
+    def retain(self, call: int) -> None:
+        """Keep the gathered weights of a call for its backward, which is next."""
+        if self.training:
+            self.store.gathers.retain(self.store.parameters[n] for n in self.state_names(call))
 
     def state_names(self, call: int) -> list[str]:
         """Names of the parameters and buffers that a call reads."""
@@ -215,6 +225,7 @@ class Run:
     def finish(self) -> None:
         """End a step: write the new values of buffers."""
         assert not self.saved, f"calls {sorted(self.saved)} had no backward"
+        self.store.reductions.settle()
         assert not self.saved_for_weights, f"calls {sorted(self.saved_for_weights)} had no weights"
         self.store.replace_buffers(self.buffer_updates)
         self.store.share_buffers(self.shared_buffers)

@@ -152,12 +152,14 @@ class CompiledStep:
             gradients: tuple[Tensor | None, ...] = run_backward(
                 run, *([torch.full_like(losses[0], self.loss_scale)] if last else tangents)
             )
+            self.store.reductions.settle()
             return gradients
 
         def weights(number: int) -> None:
             if splits:
                 run.micro_batch(number)
                 run_weights(run)
+                self.store.reductions.settle()
 
         return ModelChunk(forward, backward, weights)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...ir.plan.flat_shard import FlatShard
 from ...ir.plan.program import ParameterSpec
+from ..comm.buckets import Arrival
 from ..comm.process_group import Group
 from ..comm.transport import Transport
 
@@ -85,23 +86,32 @@ def inner_shard(groups: FlatShardGroups, flat: Tensor, sharding: FlatShard, leve
     return flat
 
 
-def reduce_scatter_zero3(
+def start_zero3_reduction(
     transport: Transport, parameters: Sequence[LocalParameter], flats: list[Tensor]
-) -> list[Tensor]:
-    """Reduce-scatter flat gradients over zero3 as far as their parameters are sharded over it.
+) -> Arrival:
+    """Start to reduce-scatter flat gradients over zero3 as far as their parameters are sharded over it.
 
     Gives per parameter this rank's shard of the sum, then the remainder of its own gradient, not yet
     summed. Empties the list.
     """
     if not any(p.sharding.partially_sharded for p in parameters):
-        return transport.reduce_scatter(flats, names_of(parameters))
+        return transport.start_reduce_scatter(flats, names_of(parameters))
     sharded = [i for i, p in enumerate(parameters) if p.sharding.shard_elements]
     shards = [flats[i][: parameters[i].sharding.sharded_elements] for i in sharded]
-    for i, p in enumerate(parameters):
-        partially = p.sharding.partially_sharded
-        flats[i] = flats[i][p.sharding.sharded_elements :] if partially else flats[i].new_empty(0)
-    shards = transport.reduce_scatter(shards, names_of([parameters[i] for i in sharded]))
-    reduced = dict(zip(sharded, shards, strict=True))
-    for i, remainder in enumerate(flats):
-        flats[i] = torch.cat((reduced[i], remainder)) if i in reduced else remainder.clone()
-    return flats
+    remainders = [
+        flat[p.sharding.sharded_elements :].clone()
+        if p.sharding.partially_sharded
+        else flat.new_empty(0)
+        for p, flat in zip(parameters, flats, strict=True)
+    ]
+    flats.clear()
+    arrival = transport.start_reduce_scatter(shards, names_of([parameters[i] for i in sharded]))
+
+    def wait() -> list[Tensor]:
+        reduced = dict(zip(sharded, arrival(), strict=True))
+        return [
+            torch.cat((reduced[i], remainder)) if i in reduced else remainder
+            for i, remainder in enumerate(remainders)
+        ]
+
+    return wait

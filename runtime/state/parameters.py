@@ -18,6 +18,7 @@ normalised over the full batch already.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,22 +28,16 @@ from ...ir.model.layout import shard_position
 from ...ir.plan.flat_shard import FlatShard
 from ...ir.plan.program import ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ZERO_ROLES
-from ..comm import buckets
 from ..comm.mesh_collectives import Comm
 from ..comm.program_groups import MeshGroups
 from ..comm.slicing import flatten, local_shard
 from ..comm.transport import Transport
 from ..compression.optimizers.flat import FlatOptimizer
 from ..compression.transports import Transports
+from .exchanges.gradient_reductions import GradientReductions
+from .exchanges.weight_gathers import WeightGathers
 from .initialization import InitialValues
-from .local_parameter import (
-    FlatShardGroups,
-    LocalParameter,
-    inner_shard,
-    names_of,
-    reduce_scatter_zero3,
-    shard,
-)
+from .local_parameter import FlatShardGroups, LocalParameter, inner_shard, names_of, shard
 
 
 class ParameterStore:
@@ -69,6 +64,10 @@ class ParameterStore:
             for name, spec in self.specs.items()
             if groups.stage in spec.stages
         }
+        limit_bytes = table.in_flight_bytes
+        weights = partial(self.transport_of, "weights", level=0)
+        self.gathers = WeightGathers(weights, limit_bytes)
+        self.reductions = GradientReductions(self, limit_bytes)
 
     # initialization
 
@@ -109,56 +108,22 @@ class ParameterStore:
     # forward and backward
 
     def fetch(self, names: list[str]) -> list[Tensor]:
-        """Local shards for one call. Those sharded over zero3 are all-gathered; the caller frees
-        them."""
+        """Local shards for one call. Those sharded over zero3 are all-gathered, unless they have been
+        already (`prefetch`); the caller frees them."""
         parameters = [self.parameters[name] for name in names]
-        sharded = list(
-            {
-                p.name: p
-                for p in parameters
-                if p.sharding.degrees[0] > 1 and p.sharding.shard_elements
-            }.values()
-        )
-        flats = [p.zero3_shard for p in sharded]
-        if sharded:
-            flats = self.transport_of("weights", sharded, 0).all_gather(flats, names_of(sharded))
-        flats.reverse()  # so that each is freed as soon as it is copied into its tensor
-        gathered = {p.name: p.unpadded(p.with_remainder(flats.pop())) for p in sharded}
+        gathered = {
+            name: self.parameters[name].unpadded(flat)
+            for name, flat in self.gathers.take(parameters).items()
+        }
         return [gathered[p.name] if p.name in gathered else p.unpadded(p.flat) for p in parameters]
+
+    def prefetch(self, names: Sequence[str]) -> None:
+        """Start to gather what a later call fetches, beside what runs before it."""
+        self.gathers.start(self.parameters[name] for name in names)
 
     def accumulate(self, gradients: list[tuple[str, Tensor]]) -> None:
         """Reduce the gradients of one backward call and add them up; empties the list."""
-        parameters, flats = list[LocalParameter](), list[Tensor]()
-        for parameter, gradient in self.drain(gradients):
-            parameters.append(parameter)
-            flat = flatten(gradient, parameter.sharding.padded_elements)
-            flats.append(flat.to(self.summed_dtype(parameter)))
-            del gradient, flat  # what is in the list may be a copy
-        if parameters:
-            flats = reduce_scatter_zero3(
-                self.transport_of("gradients", parameters, 0), parameters, flats
-            )
-            flats = self.transport_of("gradients", parameters, 1).reduce_scatter(
-                flats, names_of(parameters)
-            )
-        for parameter, flat in zip(parameters, flats, strict=True):
-            if parameter.gradient is None:
-                parameter.gradient, parameter.owns_gradient = flat, False
-            elif parameter.owns_gradient:
-                parameter.gradient += flat
-            else:
-                # The first gradient may share memory with other tensors: do not write into it.
-                parameter.gradient, parameter.owns_gradient = parameter.gradient + flat, True
-
-    def drain(self, gradients: list[tuple[str, Tensor]]) -> Iterator[tuple[LocalParameter, Tensor]]:
-        """Pop the gradients of trainable parameters one by one, so that each can be freed early."""
-        gradients.reverse()
-        while gradients:
-            parameter = self.parameters[gradients[-1][0]]
-            if parameter.leaf is not None:
-                yield parameter, gradients.pop()[1]
-            else:
-                gradients.pop()
+        self.reductions.accumulate(gradients)
 
     def transport_of(
         self, payload: Payload, parameters: Iterable[LocalParameter], level: int
@@ -175,71 +140,18 @@ class ParameterStore:
     # once per step
 
     def synchronize(self, loss_scale: float = 1.0) -> None:
-        """Complete the gradient sums: over stages that share a parameter, zero1 ranks and the axes
-        over which gradients are partial. What the optimizer gets is divided by `loss_scale`."""
-        self.sum_tied()
-        ready = [p for p in self.trainable() if p.gradient is not None]
-        reduced: dict[str, Tensor] = {}
-        for _, members in self.by_mesh(ready):
-            transport, names = self.transport_of("gradients", members, 2), names_of(members)
-            reduced.update(
-                _named(names, transport.reduce_scatter([p.pop_gradient() for p in members], names))
-            )
-        for key, group in self.groups.partial.items():
-            names = [
-                parameter.name
-                for parameter in ready
-                if (parameter.spec.mesh, parameter.spec.partial_axes) == key
-            ]
-            mesh, axes = key
-            transport = self.transports.transport("gradients", mesh, "+".join(axes), group)
-            reduced.update(
-                _named(names, transport.all_reduce([reduced.pop(n) for n in names], names))
-            )
-        for mesh, members in self.by_mesh(p for p in ready if p.sharding.partially_sharded):
-            self.sum_remainders(self.flat_groups[mesh], [(p, reduced[p.name]) for p in members])
-        for parameter in ready:
+        """Complete the gradient sums. What the optimizer gets is divided by `loss_scale`."""
+        for parameter, flat in self.reductions.complete():
             leaf = parameter.leaf
             assert leaf is not None
-            gradient = reduced.pop(parameter.name).view(leaf.shape).to(leaf.dtype)
+            gradient = flat.view(leaf.shape).to(leaf.dtype)
             gradient = gradient if loss_scale == 1.0 else gradient / loss_scale
             leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
-
-    def sum_remainders(
-        self, levels: FlatShardGroups, gradients: Sequence[tuple[LocalParameter, Tensor]]
-    ) -> None:
-        """Sum the remainders, which are not sharded over zero3, over zero3 in place. The last of all
-        sums, so that all its ranks update them to the same bits."""
-        remainders = [
-            self.remainder(levels, parameter, gradient) for parameter, gradient in gradients
-        ]
-        remainders = [r for r in remainders if r.numel()]
-        for members in buckets.buckets(remainders):
-            totals = buckets.all_reduce(levels[0], [remainders[i] for i in members])
-            for i, total in zip(members, totals, strict=True):
-                remainders[i].copy_(total)
 
     def remainder(self, levels: FlatShardGroups, parameter: LocalParameter, flat: Tensor) -> Tensor:
         """The part of an optimizer shard that belongs to the unsharded remainder (a view)."""
         first = levels[1].index * parameter.sharding.degrees[2] + levels[2].index
         return flat[max(parameter.sharding.shard_elements - first * flat.numel(), 0) :]
-
-    def sum_tied(self) -> None:
-        """Sum the gradients of parameters that several stages share."""
-        for stages, group in self.groups.tied.items():
-            if group.size == 1 or self.groups.stage not in stages:
-                continue
-            tied = [p for p in self.trainable() if p.spec.stages == stages]
-            flats = [p.pop_gradient() if p.gradient is not None else self.zeros(p) for p in tied]
-            for parameter, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
-                parameter.gradient = total
-
-    def zeros(self, parameter: LocalParameter) -> Tensor:
-        return torch.zeros(
-            parameter.flat.numel() // parameter.sharding.degrees[1],
-            dtype=self.summed_dtype(parameter),
-            device=self.device,
-        )
 
     def summed_dtype(self, parameter: LocalParameter) -> torch.dtype:
         """The element type in which gradients of a parameter are summed."""
@@ -279,15 +191,14 @@ class ParameterStore:
         yield from members.items()
 
     def zero_gradients(self) -> None:
+        self.drop_accumulated()
         for parameter in self.trainable():
-            parameter.gradient = None
             assert parameter.leaf is not None
             parameter.leaf.grad = None
 
     def drop_accumulated(self) -> None:
         """Drop what backward has accumulated and `synchronize` has not summed yet."""
-        for parameter in self.trainable():
-            parameter.gradient, parameter.owns_gradient = None, False
+        self.reductions.clear()
 
     def replace_buffers(self, updates: Mapping[str, Tensor]) -> None:
         """Set new values of buffers."""

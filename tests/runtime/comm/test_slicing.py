@@ -64,6 +64,7 @@ def store_of(rank: int, sizes: dict[str, int], module: torch.nn.Module) -> Param
         state_tensors=(parameter_spec,),
         micro_batches=1,
         compression=(),
+        in_flight_bytes=0,
         stepped_dtype=lambda spec: spec.type.dtype,
         summed_dtype=lambda spec: spec.type.dtype,
     )
@@ -118,7 +119,7 @@ def test_gradients_add_up_without_writing_into_the_first() -> None:
     first = torch.ones(5, 4)
     for gradient in (first, 2 * first, 3 * first):
         store.accumulate([("w", gradient)])
-    store.sum_tied = lambda: None
+    store.reductions.sum_tied = lambda: None
     store.synchronize()
     assert torch.equal(store.parameters["w"].leaf.grad, torch.full((5, 4), 6.0))
     assert torch.equal(first, torch.ones(5, 4))

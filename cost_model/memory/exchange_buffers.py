@@ -1,0 +1,152 @@
+"""Buffers of exchanges: what a device needs beside weights and gradients while they travel."""
+
+from __future__ import annotations
+
+from ...ir.lowering.overlap import IN_FLIGHT_BYTES
+from ...ir.plan.program import BUCKET_BYTES, MAX_BUCKETS_IN_FLIGHT
+from ...ir.plan.workload import PeakPoint
+from ..communication.compressed_collective import exchange_bytes
+from ..communication.data_parallel import BatchAxes
+from ..communication.exchange import CallBuffers, CompressionSubject
+
+
+def transfer_buffer_bytes(
+    axes: BatchAxes,
+    subject: CompressionSubject,
+    total_bytes: int,
+    bucket_bytes: int,
+    uncompressed_bytes: int,
+) -> int:
+    """Peak buffer bytes while weights or gradients are exchanged in buckets, beyond input and
+    result: `uncompressed_bytes`, or those of compressed buckets if larger."""
+    if not axes.compression:
+        return uncompressed_bytes
+    item = axes.item * (axes.gradient_scale if subject == "gradients" else 1)
+    elements = int(min(total_bytes, MAX_BUCKETS_IN_FLIGHT * bucket_bytes) // item)
+    sizes = [
+        exchange_bytes(program, elements, axis.group, axes.cluster)
+        for (what, role), program in axes.compression.items()
+        for axis in (*axes.replica_axes, *axes.shard_axes)
+        if what == subject and axis.role == role
+    ]
+    return max(uncompressed_bytes, *sizes) if sizes else uncompressed_bytes
+
+
+def reduce_buffer_bytes(
+    axes: BatchAxes, bucket_bytes: int, gradient_bytes: int, largest_bytes: int
+) -> int:
+    """Peak buffer bytes of the gradient reduction per step, one bucket at a time: the result,
+    and for a reduce-scatter the exchange before it."""
+    if axes.degree > 1 and "gradient" not in axes.sharded_kinds:
+        return transfer_buffer_bytes(
+            axes,
+            "gradients",
+            gradient_bytes,
+            bucket_bytes,
+            bucket_bytes + bucket_bytes // axes.degree,
+        )
+    copies = (
+        _copy_buffer_bytes(
+            axes.replicated_bytes(gradient_bytes), axes.replicated_bytes(largest_bytes)
+        )
+        if axes.remainder_axes
+        else 0
+    )
+    alone = all(axis.size == 1 for axis in (*axes.replica_axes, *axes.model_axes))
+    return max(
+        copies,
+        0
+        if alone
+        else transfer_buffer_bytes(axes, "gradients", gradient_bytes, bucket_bytes, bucket_bytes),
+    )
+
+
+def gathered_ahead_bytes(axes: BatchAxes, point: PeakPoint) -> int:
+    """Bytes of the next call's weights, on their way beside a call: as they arrive and as they are
+    sent."""
+    if "parameter" not in axes.sharded_kinds or "weights" not in axes.execution.overlaps:
+        return 0
+    arriving = at_most_in_flight(axes.sharded_bytes(point.next_weight_bytes))
+    return arriving + arriving // axes.degree
+
+
+def reduced_behind_bytes(axes: BatchAxes, point: PeakPoint) -> int:
+    """Bytes of the gradients of the call before, on their way beside a call: as they are sent and as
+    they arrive, and the part that does not travel."""
+    if "gradient" not in axes.sharded_kinds or "gradients" not in axes.execution.overlaps:
+        return 0
+    behind = int(point.sent_weight_bytes * axes.gradient_scale)
+    sent = at_most_in_flight(axes.sharded_bytes(behind))
+    arriving = sent // axes.degree if axes.cluster.device.host_copies_hide else sent
+    return sent + arriving + (axes.replicated_bytes(behind) if sent else 0)
+
+
+def call_buffers(axes: BatchAxes, point: PeakPoint, in_place: bool) -> CallBuffers:
+    """Peak bytes of a call's buffers at one point; `in_place`: weights and gradients live in
+    flat buffers. What travels beside it is not counted."""
+    weights, gathered = point.weight_bytes, "parameter" in axes.sharded_kinds
+    if in_place:
+        return CallBuffers(point.call_bytes, 3 * weights * gathered, 0)
+    sharded, largest = (axes.sharded_bytes(weights), axes.sharded_bytes(point.largest_weight_bytes))
+    bucket = min(sharded, max(BUCKET_BYTES, largest))
+    if point.phase != "accumulate":
+        moved = transfer_buffer_bytes(axes, "weights", sharded, bucket, bucket) if gathered else 0
+        before = max(sharded + moved, weights + largest) if gathered else 0
+        if before - weights > point.call_bytes:
+            return CallBuffers(0, before, 0)
+        return CallBuffers(point.call_bytes, weights * gathered, 0)
+    return accumulation_buffers(axes, point)
+
+
+def accumulation_buffers(axes: BatchAxes, point: PeakPoint) -> CallBuffers:
+    """Peak bytes of buffers while the gradients of a call are reduced and added up."""
+    scale = axes.gradient_scale
+    call_bytes = point.call_bytes + int(point.weight_bytes * (scale - 1))
+    largest_bytes = int(point.largest_weight_bytes * scale)
+    if "gradient" not in axes.sharded_kinds:
+        return CallBuffers(call_bytes, 0, largest_bytes)
+    sharded = axes.sharded_bytes(int(point.weight_bytes * scale))
+    largest = axes.sharded_bytes(largest_bytes)
+    if axes.remainder_axes:
+        # the replicated rest of a gradient stays until its shard has returned
+        most = max(
+            _copy_buffer_bytes(sharded, largest), axes.local_bytes(largest_bytes, "gradient")
+        )
+        return CallBuffers(call_bytes, sharded // axes.degree + most, 0)
+    bucket = min(sharded, max(BUCKET_BYTES, largest))
+    plain = bucket + bucket // axes.degree
+    sent = transfer_buffer_bytes(axes, "gradients", sharded, bucket, plain)
+    return CallBuffers(call_bytes, sent, 0)
+
+
+def bucket_gradient_bytes(axes: BatchAxes, point: PeakPoint, trained: int) -> int:
+    """Bytes of weights whose gradients have memory while a call runs: of those that are complete,
+    and where they are summed once per step, of the whole bucket that was begun."""
+    complete = point.complete_gradient_bytes
+    summed = [a for a in (*axes.replica_axes, *axes.model_axes) if a.size > 1]
+    once = summed or ("optimizer" in axes.sharded_kinds and "gradient" not in axes.sharded_kinds)
+    begun = complete > 0 or point.phase == "accumulate"
+    if not (once and begun) or axes.compression or "gradients" not in axes.execution.overlaps:
+        return min(complete, trained)
+    shards = axes.degree if "gradient" in axes.sharded_kinds else 1
+    return min(complete + int(BUCKET_BYTES * shards / axes.gradient_scale), trained)
+
+
+def update_gather_bytes(axes: BatchAxes, trained: int) -> int:
+    """Buffer bytes of updated weights gathered from their owners."""
+    if "optimizer" not in axes.sharded_kinds or "parameter" in axes.sharded_kinds:
+        return 0
+    bucket = min(trained, BUCKET_BYTES)
+    return trained + transfer_buffer_bytes(axes, "weights", trained, bucket, bucket)
+
+
+def at_most_in_flight(amount: int) -> int:
+    """Bytes of a message that travels beside other work; 0 for one that is too large to."""
+    return amount if amount <= IN_FLIGHT_BYTES else 0
+
+
+def _copy_buffer_bytes(amount: int, largest: int) -> int:
+    """Buffer bytes of a bucket of tensor slices: the received bucket, and a packed copy of the sent
+    one unless it is a single slice."""
+    together = amount - largest if largest > BUCKET_BYTES else amount
+    return max(largest, 2 * min(together, BUCKET_BYTES))

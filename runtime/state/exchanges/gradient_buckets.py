@@ -1,0 +1,158 @@
+"""Flat buffers of gradients that are summed once per step, each the memory of its collective.
+
+A bucket is summed as soon as backward has added the last gradient to it, beside what is left of
+backward; the first step learns how many gradients that are. Buckets do not depend on when they are
+summed, so neither do the totals.
+
+    rows of a bucket are the parts of the ranks (of zero1), its columns those of its tensors
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ....ir.plan.program import BUCKET_BYTES
+from ...comm.process_group import Group, Transfer
+from ..local_parameter import LocalParameter
+
+
+class GradientBucket:
+    """Gradients of some parameters in one buffer: reduce-scattered over `scatter`, then all-reduced
+    over `total`, each possibly of one rank."""
+
+    def __init__(
+        self, parameters: Sequence[LocalParameter], dtype: torch.dtype, scatter: Group, total: Group
+    ) -> None:
+        self.parameters, self.dtype, self.scatter, self.total = parameters, dtype, scatter, total
+        sizes = [reduced_elements(p) for p in parameters]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        self.columns = {
+            p.name: slice(end - size, end)
+            for p, size, end in zip(parameters, sizes, ends, strict=True)
+        }
+        self.width = ends[-1]
+        self.buffer: Tensor | None = None
+        self.written: set[str] = set()
+        self.transfer: Transfer | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.width * self.scatter.size * self.dtype.itemsize
+
+    def add(self, parameter: LocalParameter, flat: Tensor) -> None:
+        """Add a gradient (`[padded elements]`) to what the buffer has of it."""
+        assert self.transfer is None, f"{parameter.name} has more gradients than in the first step"
+        if self.buffer is None:
+            self.buffer = flat.new_empty((self.scatter.size, self.width), dtype=self.dtype)
+        place = self.buffer[:, self.columns[parameter.name]]
+        rows = flat.view(self.scatter.size, -1)
+        if parameter.name in self.written:
+            place += rows
+        else:
+            place.copy_(rows)
+            self.written.add(parameter.name)
+
+    def start(self) -> None:
+        """Start to sum; the first of its collectives runs beside what follows."""
+        if self.buffer is None:
+            return
+        for name, columns in self.columns.items():
+            if name not in self.written:
+                self.buffer[:, columns] = 0.0
+        buffer, self.buffer = self.buffer, None
+        if self.scatter.size > 1:
+            self.transfer = self.scatter.start_reduce_scatter(buffer)
+        else:
+            self.transfer = self.total.start_all_reduce(buffer)
+
+    def finish(self) -> dict[str, Tensor]:
+        """The sums of this rank's parts, by name, of the gradients that there are."""
+        if self.transfer is None:
+            self.start()
+        if self.transfer is None:
+            return {}
+        flat = self.scatter.scattered(self.transfer.wait())
+        if self.scatter.size > 1 and self.total.size > 1:
+            flat = self.total.all_reduce(flat, in_place=True)
+        totals = {name: flat[self.columns[name]] for name in self.columns if name in self.written}
+        self.clear()
+        return totals
+
+    def clear(self) -> None:
+        if self.transfer is not None:
+            self.transfer.wait()
+        self.buffer = self.transfer = None
+        self.written.clear()
+
+
+class GradientBuckets:
+    """The buckets of a rank; `limit_bytes` of them may be in flight at once (0: none)."""
+
+    def __init__(self, buckets: Sequence[GradientBucket], limit_bytes: int) -> None:
+        self.buckets, self.limit_bytes = tuple(buckets), limit_bytes
+        self.bucket_of = {p.name: bucket for bucket in buckets for p in bucket.parameters}
+        self.added: Counter[str] = Counter()  # gradients of this step, by parameter
+        self.expected: Counter[str] | None = None
+        self.flying: deque[GradientBucket] = deque()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.bucket_of
+
+    def add(self, parameter: LocalParameter, flat: Tensor) -> None:
+        """Add a gradient; where it is the last of its bucket, start to sum."""
+        bucket = self.bucket_of[parameter.name]
+        bucket.add(parameter, flat)
+        self.added[parameter.name] += 1
+        if self.expected is not None and self.limit_bytes >= bucket.bytes:
+            if all(self.added[p.name] == self.expected[p.name] for p in bucket.parameters):
+                self.start(bucket)
+
+    def start(self, bucket: GradientBucket) -> None:
+        while self.flying and sum(b.bytes for b in self.flying) + bucket.bytes > self.limit_bytes:
+            oldest = self.flying.popleft()
+            assert oldest.transfer is not None
+            oldest.transfer.wait()
+        bucket.start()
+        self.flying.append(bucket)
+
+    def finish(self) -> dict[str, Tensor]:
+        """The sums of this step's gradients, by name."""
+        totals: dict[str, Tensor] = {}
+        for bucket in self.buckets:
+            totals.update(bucket.finish())
+        self.expected, self.added = self.expected or self.added, Counter()
+        self.flying.clear()
+        return totals
+
+    def clear(self) -> None:
+        """Drop the gradients of this step."""
+        for bucket in self.buckets:
+            bucket.clear()
+        self.added = Counter()
+        self.flying.clear()
+
+
+def reduced_elements(parameter: LocalParameter) -> int:
+    """Elements of a rank's part of a gradient, once it is reduced over all levels."""
+    _, zero2, zero1 = parameter.sharding.degrees
+    return parameter.flat.numel() // (zero2 * zero1)
+
+
+def divided(
+    parameters: Iterable[LocalParameter], dtype: torch.dtype, scatter: Group, total: Group
+) -> list[GradientBucket]:
+    """Parameters in buckets of at most `BUCKET_BYTES`, in the order in which backward comes to them."""
+    rows: list[list[LocalParameter]] = []
+    room = 0
+    for parameter in reversed(list(parameters)):
+        size = reduced_elements(parameter) * scatter.size * dtype.itemsize
+        if size > room:
+            rows.append([])
+            room = BUCKET_BYTES
+        rows[-1].append(parameter)
+        room -= size
+    return [GradientBucket(row, dtype, scatter, total) for row in rows]

@@ -1,0 +1,211 @@
+"""Gradients from backward calls to the sums that the optimizer gets, over ranks and micro-batches.
+
+    backward of a call   reduced over zero3 and zero2 beside the next call, then added up
+    end of the step      over stages that share a tensor, zero1 and the axes of partial sums
+
+What is summed at the end of the step alone is added up in flat buckets, which are the memory of their
+collectives and begin to travel in backward (`gradient_buckets`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...comm import buckets
+from ...comm.buckets import Arrival
+from ...comm.process_group import Group
+from ...comm.slicing import flatten
+from ...comm.transport import PlainTransport
+from ..local_parameter import FlatShardGroups, LocalParameter, names_of, start_zero3_reduction
+from .gradient_buckets import GradientBuckets, divided
+
+if TYPE_CHECKING:
+    from ..parameters import ParameterStore
+
+Totals = dict[str, Tensor]
+
+
+class GradientReductions:
+    """The gradient sums of a store; collectives run beside other work while at most `limit_bytes` are
+    in flight (0: each ends before what follows)."""
+
+    def __init__(self, store: ParameterStore, limit_bytes: int) -> None:
+        self.store, self.limit_bytes = store, limit_bytes
+        self.reducing: tuple[list[LocalParameter], Arrival] | None = None
+
+    # after every backward call
+
+    def accumulate(self, gradients: list[tuple[str, Tensor]]) -> None:
+        """Reduce the gradients of one backward call and add them up; empties the list."""
+        self.settle()
+        parameters, flats = list[LocalParameter](), list[Tensor]()
+        for parameter, gradient in self.drain(gradients):
+            flat = flatten(gradient, parameter.sharding.padded_elements)
+            flat = flat.to(self.store.summed_dtype(parameter))
+            del gradient  # what is in the list may be a copy
+            if self.travels(parameter):
+                parameters.append(parameter)
+                flats.append(flat)
+            else:
+                self.add(parameter, flat)
+            del flat
+        if parameters:
+            sent_bytes = sum(flat.numel() * flat.element_size() for flat in flats)
+            self.reducing = parameters, self.start(parameters, flats)
+            if sent_bytes > self.limit_bytes:
+                self.settle()
+
+    def drain(self, gradients: list[tuple[str, Tensor]]) -> Iterator[tuple[LocalParameter, Tensor]]:
+        """Pop the gradients of trainable parameters one by one, so that each can be freed early."""
+        gradients.reverse()
+        while gradients:
+            parameter = self.store.parameters[gradients[-1][0]]
+            if parameter.leaf is not None:
+                yield parameter, gradients.pop()[1]
+            else:
+                gradients.pop()
+
+    def travels(self, parameter: LocalParameter) -> bool:
+        """Whether a gradient is reduced after every backward call."""
+        return parameter.sharding.degrees[0] * parameter.sharding.degrees[1] > 1
+
+    def start(self, parameters: list[LocalParameter], flats: list[Tensor]) -> Arrival:
+        """Start to reduce over zero3, or where that is one rank, over zero2."""
+        outer, inner = (self.store.transport_of("gradients", parameters, level) for level in (0, 1))
+        if all(p.sharding.degrees[0] == 1 for p in parameters):
+            return inner.start_reduce_scatter(flats, names_of(parameters))
+        arrival = start_zero3_reduction(outer, parameters, flats)
+        return lambda: inner.reduce_scatter(arrival(), names_of(parameters))
+
+    def settle(self) -> None:
+        """Add up what has been reduced, once it has arrived."""
+        if self.reducing is None:
+            return
+        (parameters, arrival), self.reducing = self.reducing, None
+        for parameter, flat in zip(parameters, arrival(), strict=True):
+            self.add(parameter, flat)
+
+    def add(self, parameter: LocalParameter, flat: Tensor) -> None:
+        """Add a reduced gradient to those before."""
+        if parameter.name in self.buckets:
+            self.buckets.add(parameter, flat)
+        elif parameter.gradient is None:
+            parameter.gradient, parameter.owns_gradient = flat, False
+        elif parameter.owns_gradient:
+            parameter.gradient += flat
+        else:
+            # The first gradient may share memory with other tensors: do not write into it.
+            parameter.gradient, parameter.owns_gradient = parameter.gradient + flat, True
+
+    @cached_property
+    def buckets(self) -> GradientBuckets:
+        """The buckets of all parameters whose sums are completed in them."""
+        store = self.store
+        members: dict[tuple[int, tuple[str, ...], torch.dtype], list[LocalParameter]] = {}
+        for p in store.trainable():
+            if self.in_bucket(p):
+                key = p.spec.mesh, p.spec.partial_axes, store.summed_dtype(p)
+                members.setdefault(key, []).append(p)
+        return GradientBuckets(
+            [
+                bucket
+                for (mesh, axes, dtype), row in members.items()
+                for bucket in divided(row, dtype, *self.step_groups(mesh, axes))
+            ],
+            self.limit_bytes,
+        )
+
+    def step_groups(self, mesh: int, axes: tuple[str, ...]) -> tuple[Group, Group]:
+        """The ranks that share gradients at the end of a step: of zero1, and along the axes of partial
+        totals."""
+        levels = self.store.flat_groups[mesh]
+        return levels[2], self.store.groups.partial.get((mesh, axes), levels[2].alone())
+
+    def in_bucket(self, parameter: LocalParameter) -> bool:
+        """Whether the sum of a gradient is one uncompressed collective or two, of all its elements."""
+        spec, store = parameter.spec, self.store
+        scatter, total = self.step_groups(spec.mesh, spec.partial_axes)
+        if scatter.size * total.size == 1 or parameter.sharding.partially_sharded:
+            return False
+        if spec.stages in store.groups.tied or store.groups.devices is not None:
+            return False
+        along = store.transports.transport(
+            "gradients", spec.mesh, "+".join(spec.partial_axes), total
+        )
+        plain = store.transport_of("gradients", [parameter], 2), along
+        return all(isinstance(transport, PlainTransport) for transport in plain)
+
+    # once per step
+
+    def complete(self) -> Iterator[tuple[LocalParameter, Tensor]]:
+        """Complete the sums; gives this rank's part of each, flat."""
+        self.settle()
+        self.sum_tied()
+        totals = self.buckets.finish()
+        ready = [p for p in self.store.trainable() if p.gradient is not None]
+        self.sum_others(ready, totals)
+        for parameter in self.store.trainable():
+            if parameter.name in totals:
+                yield parameter, totals.pop(parameter.name)
+
+    def sum_others(self, ready: list[LocalParameter], totals: Totals) -> None:
+        """Complete the sums of what is in no bucket: over zero1 ranks, the axes over which gradients are
+        partial, and of remainders over zero3."""
+        store = self.store
+        for _, members in store.by_mesh(ready):
+            transport, names = store.transport_of("gradients", members, 2), names_of(members)
+            reduced = transport.reduce_scatter([p.pop_gradient() for p in members], names)
+            totals.update(zip(names, reduced, strict=True))
+            del reduced
+        for key, group in store.groups.partial.items():
+            names = [p.name for p in ready if (p.spec.mesh, p.spec.partial_axes) == key]
+            mesh, axes = key
+            transport = store.transports.transport("gradients", mesh, "+".join(axes), group)
+            reduced = transport.all_reduce([totals.pop(n) for n in names], names)
+            totals.update(zip(names, reduced, strict=True))
+            del reduced
+        for mesh, members in store.by_mesh(p for p in ready if p.sharding.partially_sharded):
+            self.sum_remainders(store.flat_groups[mesh], [(p, totals[p.name]) for p in members])
+
+    def sum_remainders(
+        self, levels: FlatShardGroups, gradients: Sequence[tuple[LocalParameter, Tensor]]
+    ) -> None:
+        """Sum the remainders, which are not sharded over zero3, over zero3 in place. The last of all
+        sums, so that all its ranks update them to the same bits."""
+        remainders = [
+            self.store.remainder(levels, parameter, gradient) for parameter, gradient in gradients
+        ]
+        remainders = [r for r in remainders if r.numel()]
+        for members in buckets.buckets(remainders):
+            totals = buckets.all_reduce(levels[0], [remainders[i] for i in members])
+            for i, total in zip(members, totals, strict=True):
+                remainders[i].copy_(total)
+
+    def sum_tied(self) -> None:
+        """Sum the gradients of parameters that several stages share."""
+        for stages, group in self.store.groups.tied.items():
+            if group.size == 1 or self.store.groups.stage not in stages:
+                continue
+            tied = [p for p in self.store.trainable() if p.spec.stages == stages]
+            flats = [p.pop_gradient() if p.gradient is not None else self.zeros(p) for p in tied]
+            for parameter, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
+                parameter.gradient = total
+
+    def zeros(self, parameter: LocalParameter) -> Tensor:
+        return torch.zeros(
+            parameter.flat.numel() // parameter.sharding.degrees[1],
+            dtype=self.store.summed_dtype(parameter),
+            device=self.store.device,
+        )
+
+    def clear(self) -> None:
+        """Drop what backward has accumulated and `complete` has not summed yet."""
+        self.settle()
+        self.buckets.clear()
+        for parameter in self.store.trainable():
+            parameter.gradient, parameter.owns_gradient = None, False
