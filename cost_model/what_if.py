@@ -18,7 +18,9 @@ from ..ir.errors import InfeasibleError
 from ..ir.plan.groups.view import priced_view
 from ..ir.plan.plan import Plan
 from .communication.stage_transfer import plan_transfers
-from .explain.step_terms import stage_times
+from .explain.overlap_terms import Communication, communication
+from .explain.step_terms import StageTerms, stage_times
+from .explain.term import total
 from .pipeline.closed_form import simulate_plan
 from .pipeline.group_pipeline import gradient_sum_seconds, simulate_groups
 from .pipeline.simulate import Timeline
@@ -42,10 +44,17 @@ class Conditions(msgspec.Struct, frozen=True):
 
 
 class SimulatedStep(msgspec.Struct, frozen=True):
-    """Simulated step: the pipeline's timeline, then `sync_seconds` of every stage."""
+    """Simulated step: the pipeline's timeline, then `sync_seconds` of every stage. `communication`: of
+    every stage, over the step."""
 
     timeline: Timeline
     sync_seconds: tuple[float, ...]
+    communication: tuple[Communication, ...] = ()
+
+    @property
+    def most_exposed(self) -> Communication:
+        """That of the stage that waits longest for it."""
+        return max(self.communication, key=lambda one: one.exposed_seconds)
 
     @property
     def step_seconds(self) -> float:
@@ -64,21 +73,30 @@ def simulate_step(plan: Plan, conditions: Conditions) -> SimulatedStep:
         (t.forward.value / plan.micro_batches, t.backward.value / plan.micro_batches) for t in times
     ]
     timeline = simulate_plan(plan, busy, transfer_seconds(plan, clusters))
-    return SimulatedStep(timeline, tuple(t.sync.value for t in times))
+    return SimulatedStep(timeline, tuple(t.sync.value for t in times), _communication(times))
 
 
 def _simulate_groups(plan: Plan, conditions: Conditions) -> SimulatedStep:
     """The step of a plan whose stages are device groups; links between groups stay as they are."""
     busy: list[tuple[float, float]] = []
     sync: list[float] = []
+    terms: list[StageTerms] = []
     for number in range(len(plan.stages)):
         view = priced_view(plan, number)
         cluster = _degraded(plan.cluster_of(number), plan.ranks_of(number), conditions)
         times = stage_times(view.plan, view.plan.stages[view.stage], cluster)
         count = view.plan.micro_batches
+        terms.append(times)
         busy.append((times.forward.value / count, times.backward.value / count))
         sync.append(times.sync.value + gradient_sum_seconds(plan, number))
-    return SimulatedStep(simulate_groups(plan, busy), tuple(sync))
+    return SimulatedStep(simulate_groups(plan, busy), tuple(sync), _communication(terms))
+
+
+def _communication(stages: Sequence[StageTerms]) -> tuple[Communication, ...]:
+    return tuple(
+        communication(total("stage", [stage.forward, stage.backward, stage.sync]))
+        for stage in stages
+    )
 
 
 def transfer_seconds(plan: Plan, clusters: Sequence[Cluster]) -> list[float]:

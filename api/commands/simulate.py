@@ -129,6 +129,12 @@ def _runs_text(plan: Plan, planned: SimulatedStep, changed: SimulatedStep) -> It
     ):
         last = f"{more:>+10.1%}" if name == "step" else ""
         yield f"{name:<22}{seconds(before):>12}{seconds(after):>12}{last}"
+    before, after = planned.most_exposed, changed.most_exposed
+    yield f"{'communication':<22}{seconds(before.seconds):>12}{seconds(after.seconds):>12}"
+    yield (
+        f"{'  beside nothing':<22}{seconds(before.exposed_seconds):>12}"
+        f"{seconds(after.exposed_seconds):>12}"
+    )
     yield f"{'bubble':<22}{planned.timeline.bubble:>12.1%}{changed.timeline.bubble:>12.1%}"
     for stage, (before, after) in enumerate(
         zip(planned.timeline.bubbles, changed.timeline.bubbles, strict=True)
@@ -176,13 +182,16 @@ def _runs_json(plan: Plan, planned: SimulatedStep, changed: SimulatedStep) -> di
                 "bubble": bubble,
                 "planned_bubble": before,
                 "sync_s": sync,
+                "communication_s": sent.seconds,
+                "exposed_communication_s": sent.exposed_seconds,
             }
-            for s, (busy, bubble, before, sync) in enumerate(
+            for s, (busy, bubble, before, sync, sent) in enumerate(
                 zip(
                     line.busy_seconds,
                     line.bubbles,
                     planned.timeline.bubbles,
                     changed.sync_seconds,
+                    changed.communication,
                     strict=True,
                 )
             )

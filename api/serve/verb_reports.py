@@ -76,6 +76,8 @@ class SimulatedStage(ServeReport, frozen=True):
     bubble: float
     planned_bubble: float
     sync_s: float
+    communication_s: float
+    exposed_communication_s: float
 
 
 class SimulateReport(ServeReport, frozen=True):

@@ -230,6 +230,11 @@ class BatchAxes:
                 self.cost_cache[key] = price_step(program, elements, *where)
         return self.cost_cache[key]
 
+    @property
+    def late(self) -> bool:
+        """Whether the optimizer steps on gradients of the step before."""
+        return self.compressed_optimizer is not None and self.compressed_optimizer.late
+
     def optimizer_reduces(self, role: str) -> bool:
         """Whether the optimizer itself reduces gradients along an axis."""
         return self.compressed_optimizer is not None and role == COMPRESSED_OPTIMIZER_ROLE

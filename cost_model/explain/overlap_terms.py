@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ...ir.plan.plan import Plan
 from ...ir.plan.workload import StrategyBytes
 from ..communication.data_parallel import BatchAxes
-from ..communication.overlap import exposed_exchanges
+from ..communication.overlap import CONTENTION, exposed_exchanges, exposed_seconds
 from ..quantity import amount
 from .term import Term, priced_term
 
-BESIDE = "derived: the longer of both and contention; the first gather and the last sum run alone"
+Calls = Sequence[tuple[int, int]]  # (bytes of weights, number of calls with that many)
+BESIDE = "derived: what exchanges and compute share; the first gather and the last sum run alone"
+CONTENDING = "assumed: 13 % of what runs beside an exchange (Galvatron's shipped profiles)"
+LATE = "derived: the longer of compute and sums, and their contention"
 NAMES = ("gathers beside calls", "gathers and sums beside calls", "sums beside backward")
+SLOWED = "calls slowed by exchanges"
 
 
 class OverlapTerms(NamedTuple):
-    """Seconds saved over a step in forward, backward and synchronisation."""
+    """Seconds saved over a step in forward, backward and synchronisation, and what compute then takes
+    longer."""
 
-    forward: Term
-    backward: Term
-    sync: Term
+    forward: tuple[Term, ...]
+    backward: tuple[Term, ...]
+    sync: tuple[Term, ...]
 
 
 def overlap_terms(
@@ -33,12 +38,50 @@ def overlap_terms(
         return
     sent = axes.stage_seconds(share.bytes)
     added = exposed_exchanges(sent, forward, backward, axes.execution, axes.cluster)
-    times = amount("m", plan.micro_batches)
-    beside = (
-        times * amount("h", added.forward - sent.gather),
-        times * amount("h", added.backward - sent.gather_again - sent.scatter),
-        amount("h", added.reduce - sent.reduce),
+    saved = (
+        sent.gather - added.forward,
+        sent.gather_again + sent.scatter - added.backward,
+        sent.reduce - added.reduce,
     )
-    yield OverlapTerms(
-        *(priced_term(name, saved, BESIDE) for name, saved in zip(NAMES, beside, strict=True))
+    times = (plan.micro_batches, plan.micro_batches, 1)
+    yield OverlapTerms(*(_terms(*row) for row in zip(NAMES, saved, times, strict=True)))
+
+
+def _terms(name: str, saved: float, times: int) -> tuple[Term, Term]:
+    """What is saved, of which contention has been taken."""
+    beside = saved / (1 - CONTENTION)
+    return (
+        priced_term(name, amount("m", times) * amount("h", -beside), BESIDE),
+        priced_term(SLOWED, amount("m", times) * amount("y", CONTENTION * beside), CONTENDING),
     )
+
+
+class Communication(NamedTuple):
+    """Seconds of a step in which a stage's ranks exchange data, and those of them in which they do
+    nothing else."""
+
+    seconds: float
+    exposed_seconds: float
+
+
+def communication(term: Term) -> Communication:
+    """Of a term, such as that of a stage: collectives, less what exchanges beside compute save."""
+    leaves = list(term.leaves())
+    total = sum(leaf.value for leaf in leaves if "p" in leaf.symbols)
+    return Communication(total, total + sum(x.value for x in leaves if x.name in NAMES))
+
+
+def calls_again(share: StrategyBytes, axes: BatchAxes) -> Calls:
+    """The calls whose weights are gathered for backward: not the last one's, which are still there."""
+    retained = axes.retained_bytes(share.bytes)
+    counts = dict(share.bytes.call_weight_bytes)
+    if retained:
+        counts[retained] -= 1
+    return tuple(counts.items())
+
+
+def late_term(share: StrategyBytes, axes: BatchAxes, compute: float) -> Term:
+    """What of late gradients' sums is hidden beside the compute of the next step, taken away."""
+    reduce = axes.stage_seconds(share.bytes).reduce
+    hidden = amount("t_h", exposed_seconds(compute, reduce) - reduce)
+    return priced_term("gradients beside the next step", hidden, LATE)

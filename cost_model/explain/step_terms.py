@@ -25,7 +25,6 @@ from ..communication.compressed_all_reduce import CompressedReductions, compress
 from ..communication.compressed_collective import CompressedCost
 from ..communication.data_parallel import BatchAxes, axes_of
 from ..communication.exchange import Exchange
-from ..communication.overlap import exposed_seconds
 from ..communication.stage_transfer import (
     StageTransfer,
     boundary_links,
@@ -42,7 +41,7 @@ from ..pipeline.closed_form import (
 from ..pipeline.group_pipeline import gradient_sum_seconds, groups_step
 from ..pipeline.scheduled import CLOSED_FORMS, StageWork, scheduled_seconds
 from ..quantity import amount
-from .overlap_terms import OverlapTerms, overlap_terms
+from .overlap_terms import Calls, OverlapTerms, calls_again, late_term, overlap_terms
 from .term import (
     Term,
     host_term,
@@ -55,7 +54,6 @@ from .term import (
     total,
 )
 
-Calls = Sequence[tuple[int, int]]  # (bytes of weights, number of calls with that many)
 Send = Callable[[int], Sequence[Exchange]]  # bytes of a call's weights -> what is sent
 KINDS = {
     "gemm": "matrix products",
@@ -69,7 +67,6 @@ CODEC = "derived: bytes and instructions of the program's kernels, at the device
 SHARED_PROCESSORS = "derived: a rank that waits leaves its processor to others"
 GROUP_SCHEDULE = "derived: 1F1B of device groups, simulated"
 GROUP_TOTALS = "derived: to the first group of the calls and back"
-LATE = "derived: the longer of compute and sums, and their contention"
 SCHEDULE = "derived: 1F1B of the stages' times"
 SIMULATED = "derived: simulation of the schedule's steps and transfers"
 
@@ -230,7 +227,7 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
         for s, a in axes
     ]
     again = [
-        _call_exchanges_term(gathered, s, a, _calls_again(s, a), a.call_gathers, times)
+        _call_exchanges_term(gathered, s, a, calls_again(s, a), a.call_gathers, times)
         for s, a in axes
     ]
     scatters = [
@@ -244,11 +241,7 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
     )
     sync = [t for s, a in axes for t in _synchronisation(plan, s, a, cluster)]
     compute = total("compute", [*forward, *backward, *added]).value
-    late = [
-        _late_term(s, a, compute)
-        for s, a in axes
-        if a.compressed_optimizer and a.compressed_optimizer.late
-    ]
+    late = [late_term(s, a, compute) for s, a in axes if a.late]
     saved: list[OverlapTerms] = []
     for (share, along), adding in zip(axes, added, strict=True):
         mine = [n for n, x in enumerate(layers) if plan.strategy_of(x) == share.strategy]
@@ -256,22 +249,23 @@ def stage_times(plan: Plan, stage: Stage, cluster: Cluster) -> StageTerms:
         compute = seconds[0] / times, (seconds[1] + adding.value) / times
         saved += overlap_terms(plan, share, along, *compute)
     return StageTerms(
-        total("forward", [*forward, *gathers, *(s.forward for s in saved), resharding]),
+        total("forward", [*forward, *gathers, *(t for s in saved for t in s.forward), resharding]),
         total(
             "backward",
-            [*backward, *again, *scatters, *added, *(s.backward for s in saved), resharding],
+            [
+                *backward,
+                *again,
+                *scatters,
+                *added,
+                *(t for s in saved for t in s.backward),
+                resharding,
+            ],
         ),
         total(
-            "synchronisation", [*sync, *late, *(s.sync for s in saved), *_batch_only_terms(plan, cluster)]
+            "synchronisation",
+            [*sync, *late, *(t for s in saved for t in s.sync), *_batch_only_terms(plan, cluster)],
         ),
     )
-
-
-def _late_term(share: StrategyBytes, axes: BatchAxes, compute: float) -> Term:
-    """What of late gradients' sums is hidden beside the compute of the next step, taken away."""
-    reduce = axes.stage_seconds(share.bytes).reduce
-    hidden = amount("t_h", exposed_seconds(compute, reduce) - reduce)
-    return priced_term("gradients beside the next step", hidden, LATE)
 
 
 def _batch_only_terms(plan: Plan, cluster: Cluster) -> Iterator[Term]:
@@ -384,15 +378,6 @@ def _call_exchanges_term(
             for term in _exchange_terms(send(amount_bytes), axes, small, count * times)
         ],
     )
-
-
-def _calls_again(share: StrategyBytes, axes: BatchAxes) -> Calls:
-    """The calls whose weights are gathered for backward: not the last one's, which are still there."""
-    retained = axes.retained_bytes(share.bytes)
-    counts = dict(share.bytes.call_weight_bytes)
-    if retained:
-        counts[retained] -= 1
-    return tuple(counts.items())
 
 
 def small_share(share: StrategyBytes) -> float:

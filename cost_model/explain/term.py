@@ -38,7 +38,8 @@ AMOUNTS = {
     "g": "seconds between micro-batches, of the slowest stage or loop of stages",
     "w_c": "seconds to transfer compressed messages", "k_c": "seconds to encode and decode",
     "t_s": "seconds saved while waiting ranks leave shared processors to others",
-    "h": "seconds by which exchanges beside compute add less than they take",
+    "h": "seconds in which an exchange and compute run beside each other, as they are saved",
+    "y": "seconds by which compute takes longer beside an exchange",
     "t_b": "seconds of work beside a copy to or from host memory",
     "t": "seconds of resharding per micro-batch, forward and backward",
 }

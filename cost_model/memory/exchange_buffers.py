@@ -61,6 +61,14 @@ def reduce_buffer_bytes(
     )
 
 
+def beside_call_bytes(axes: BatchAxes, point: PeakPoint, buffers: int) -> int:
+    """Bytes beside a call: its own `buffers`, the next one's weights, and gradients of the one before,
+    which have arrived when its own are sent."""
+    behind = reduced_behind_bytes(axes, point)
+    buffers = max(buffers, behind) if point.phase == "accumulate" else buffers + behind
+    return buffers + gathered_ahead_bytes(axes, point)
+
+
 def gathered_ahead_bytes(axes: BatchAxes, point: PeakPoint) -> int:
     """Bytes of the next call's weights, on their way beside a call: as they arrive and as they are
     sent."""

@@ -20,11 +20,10 @@ from ..communication.data_parallel import BatchAxes
 from ..execution_model import ExecutionModel
 from ..quantity import Quantity, Whole, share_of
 from .exchange_buffers import (
+    beside_call_bytes,
     bucket_gradient_bytes,
     call_buffers,
-    gathered_ahead_bytes,
     reduce_buffer_bytes,
-    reduced_behind_bytes,
     update_gather_bytes,
 )
 
@@ -273,11 +272,7 @@ def while_calls_run(
             activations = before + (
                 point.waiting_bytes if execution.frees_per_call else stage.saved_bytes
             )
-            if not in_place:
-                behind = reduced_behind_bytes(axes, point)
-                alone = point.phase == "accumulate"  # before this call's gradients are sent
-                beside = max(beside, behind) if alone else beside + behind
-                beside += gathered_ahead_bytes(axes, point)
+            beside = beside if in_place else beside_call_bytes(axes, point, beside)
             yield PeakBytes(batch, gradients, activations, inside, beside + added * others + sent)
 
 

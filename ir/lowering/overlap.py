@@ -75,7 +75,8 @@ class _Overlapped:
         self, ops: tuple[Op, ...], types: list[TensorType], live_out: set[int], options: Overlap
     ) -> None:
         self.before, self.types, self.live_out, self.options = ops, types, live_out, options
-        self.roots = storage_roots(len(types), (op for op in ops if is_view(op, types)))
+        self.views = {op.results for op in ops if is_view(op, types)}
+        self.roots = storage_roots(len(types), filter(self.free, ops))
 
     def ops(self) -> Iterator[Op]:
         """The operators in the better order of the two that does not need more memory than the one
@@ -83,13 +84,17 @@ class _Overlapped:
         sent = [self.sent_bytes(op) for op in self.before if self.starts(op)]
         if not sent:
             return iter(self.before)
-        moved = [self.before[i] for i in _collectives_first(self.before, self.starts)]
+        moved = [self.before[i] for i in _collectives_first(self.before, self.starts, self.free)]
         limit_bytes = self.peak_bytes(self.before, {}) + max(sent)
         for order in (moved, list(self.before)):
             waits = self.waits(order)
             if waits and self.peak_bytes(order, waits) <= limit_bytes:
                 return self.split(order, waits)
         return iter(self.before)
+
+    def free(self, op: Op) -> bool:
+        """Whether an operator is a view, which takes no time."""
+        return op.results in self.views
 
     def starts(self, op: Op) -> bool:
         """Whether an operator is a collective that can run beside others."""
@@ -104,7 +109,7 @@ class _Overlapped:
         waits: dict[int, int] = {}
         for at, op in enumerate(ops):
             until = first.get(op.results[0], len(ops)) if op.results else at
-            if not self.starts(op) or until <= at + 1:
+            if not self.starts(op) or all(map(self.free, ops[at + 1 : until])):
                 continue
             flying = [self.sent_bytes(ops[a]) for a, end in waits.items() if end > at]
             if sum(flying) + self.sent_bytes(op) <= self.options.in_flight_bytes:
@@ -162,7 +167,9 @@ def _highest(changes: Iterable[int]) -> int:
     return highest
 
 
-def _collectives_first(ops: Sequence[Op], starts: Callable[[Op], bool]) -> list[int]:
+def _collectives_first(
+    ops: Sequence[Op], starts: Callable[[Op], bool], free: Callable[[Op], bool]
+) -> list[int]:
     """Positions in an order that comes to collectives early: what none of them needs runs where the
     next one would have to wait for the one before."""
     maker = {r: i for i, op in enumerate(ops) for r in op.results if r >= 0}
@@ -182,10 +189,15 @@ def _collectives_first(ops: Sequence[Op], starts: Callable[[Op], bool]) -> list[
             done.add(number)
 
     def fill(below: int) -> None:
+        """Append operators that need nothing on its way, and the views that they read."""
         for number in range(below):
-            if number not in done and needs[number] <= done - flying and not starts(ops[number]):
-                order.append(number)
-                done.add(number)
+            if number in done or starts(ops[number]) or free(ops[number]):
+                continue
+            missing = sorted({number, *_ancestors(number, needs)} - done)
+            reads = set[int]().union(*(needs[n] for n in missing))
+            if all(free(ops[n]) for n in missing[:-1]) and reads.isdisjoint(flying):
+                order.extend(missing)
+                done.update(missing)
 
     for number in [i for i, op in enumerate(ops) if starts(op)]:
         place(sorted(_ancestors(number, needs) - done), number)

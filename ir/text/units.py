@@ -70,6 +70,6 @@ def size(amount: float) -> str:
 def seconds(duration: float) -> str:
     """1.42 s, 3.1 ms, 12 µs."""
     for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if duration >= size:
+        if abs(duration) >= size:
             return f"{duration / size:.3g} {unit}"
     return f"{duration * 1e9:.3g} ns" if duration else "0 s"

@@ -155,7 +155,7 @@ class StagePricer:
             backward, for_weights = backward + adding, for_weights + adding
         added = exposed_exchanges(exchanges, forward, backward, self.execution, self.cluster)
         reduce = added.reduce
-        if axes.compressed_optimizer and axes.compressed_optimizer.late:
+        if axes.late:
             reduce = exposed_seconds((forward + backward) * micro_batches, reduce)
         updated = axes.updated_bytes(trained, self.optimizer.states)
         optimizer = stream_seconds(self.optimizer.name, updated, self.cluster.device)

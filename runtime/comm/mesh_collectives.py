@@ -129,8 +129,7 @@ class Comm(ShardedOperators):
         return started()
 
     def _start_all_reduce(self, x: Tensor, axis: str) -> Started:
-        total = x.clone(memory_format=torch.contiguous_format)
-        return self.groups[axis].start_all_reduce(total).wait
+        return self.groups[axis].start_all_reduce(x).wait
 
     def _start_all_gather(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Started:
         transfer = self.groups[axis].start_all_gather(x)

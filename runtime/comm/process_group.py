@@ -103,18 +103,6 @@ class Group:
             dist.all_reduce(result, kind, group=self.handle)
         return result
 
-    def start_all_reduce(self, x: Tensor) -> Arriving:
-        """Start to sum over the ranks, in a new tensor."""
-        if self.size == 1:
-            return Arrived(x)
-        result = x.clone(memory_format=torch.contiguous_format)
-        with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
-            work = dist.all_reduce(result, group=self.handle, async_op=True)
-        assert work is not None
-        number = self.watchdog.recorder.counts[self.channel]
-        what = f"wait for all_reduce over {self.name} of {tuple(x.shape)} {x.dtype}"
-        return Transfer(work, result, self.watchdog.watch(what, self.channel, self.ranks, number))
-
     def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
         """All-to-all of rows: `sent[i]` rows of `x`, in order, to rank i, `received[i]` from it."""
         if self.size == 1:
@@ -157,13 +145,16 @@ class Group:
             dist.reduce_scatter_tensor(shard.view(-1), x.contiguous().view(-1), group=self.handle)
         return shard
 
-    def start_all_reduce(self, x: Tensor) -> Transfer:
-        """Start to sum over the ranks, in place of a contiguous tensor."""
+    def start_all_reduce(self, x: Tensor, *, in_place: bool = False) -> Transfer:
+        """Start to sum over the ranks: in a new tensor, or in place of a contiguous one."""
+        if self.size == 1:
+            return Transfer(None, x, nullcontext())
+        total = x if in_place else x.clone(memory_format=torch.contiguous_format)
         return self.started(
             "all_reduce",
-            (x, x),
+            (total, total),
             2 * (self.size - 1) / self.size,
-            lambda: dist.all_reduce(x, group=self.handle, async_op=True),
+            lambda: dist.all_reduce(total, group=self.handle, async_op=True),
         )
 
     def start_all_gather(self, x: Tensor) -> Transfer:

@@ -67,7 +67,7 @@ class GradientBucket:
         if self.scatter.size > 1:
             self.transfer = self.scatter.start_reduce_scatter(buffer)
         else:
-            self.transfer = self.total.start_all_reduce(buffer)
+            self.transfer = self.total.start_all_reduce(buffer, in_place=True)
 
     def finish(self) -> dict[str, Tensor]:
         """The sums of this rank's parts, by name, of the gradients that there are."""
