@@ -11,7 +11,7 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from statistics import mean, median
@@ -32,7 +32,7 @@ NOISE = 0.05  # of a step: repeats of one source lie up to this apart, so their 
 
 
 class Case(NamedTuple):
-    row: dict[str, str]
+    row: Mapping[str, str]
     prediction: RowPrediction
 
     @property

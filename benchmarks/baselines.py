@@ -93,7 +93,8 @@ class Row(NamedTuple):
     def wrong(self) -> Iterator[str]:
         """What is not as it should be."""
         for best in (self.one_role, self.several):
-            if best is not None and (self.made is None or self.margin(best) < 1 - 1e-9):
+            margin = self.margin(best)
+            if best is not None and (margin is None or margin < 1 - 1e-9):
                 yield f"{self.model} on {self.cluster}: slower than {best[0]}"
         if self.made is not None:
             verify_plan(self.made)

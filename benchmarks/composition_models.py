@@ -107,6 +107,9 @@ class Averaged(nn.Module):
         self.register_buffer("center", torch.zeros(8))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
+    center: Tensor
+    steps: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             self.center.mul_(0.9).add_(x.mean(0), alpha=0.1)

@@ -58,7 +58,7 @@ def sensitivity(rows: list[Row], report: Callable[[str], None]) -> Sensitivity:
         made = predict_rows(timed, predictor=Predictor(factors, models))
         columns.append([x.predicted_step_time_s or np.nan for x in made])
     seconds = np.log(np.array(columns).T)
-    known = ~np.isnan(seconds).any(axis=1)
+    known: np.ndarray = np.logical_not(np.isnan(seconds).any(axis=1))
     measured = np.log([float(row["step_time_target_s"]) for row in timed])
     return Sensitivity(
         tuple(row["source"] for row, is_known in zip(timed, known, strict=True) if is_known),

@@ -97,7 +97,8 @@ def measure(question: Question, file: Path) -> Row:
         )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0), errors.seek(0)
+        output.seek(0)
+        errors.seek(0)
         answer, complaint = output.read(), errors.read().strip().splitlines()
     row.cpu_seconds = round(usage.ru_utime + usage.ru_stime, 1)
     row.peak_rss_bytes = usage.ru_maxrss * 1024

@@ -119,7 +119,7 @@ def _summary(
     comparison: Comparison, ours: dict[str, Row], scenarios: dict[str, Scenario]
 ) -> Iterator[str]:
     ratios: dict[str, list[float]] = defaultdict(list)
-    for row in sailor.kept_rules(comparison.rows):
+    for row in sailor.lawful_rows(comparison.rows):
         ratio = _ratio(row, ours, scenarios)
         if ratio is not None:
             ratios[row.scenario].append(ratio)

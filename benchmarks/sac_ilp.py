@@ -54,7 +54,7 @@ def graph(found, saved_bytes: int):
     for number, name in enumerate(["model", *names]):
         block = number > 0
         result.add_node(
-            {
+            {  # pyright: ignore[reportArgumentType]
                 "fqn": name,
                 "index": number,
                 "pos_fw_post_order": result.fw_post_order.index(name),
@@ -119,8 +119,8 @@ def ours(table: FunctionCostTable, size: float) -> float:
 
 def main() -> int:
     try:
-        import pulp  # noqa: F401
-        import pwlf  # noqa: F401
+        import pulp  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import pwlf  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         print(f"skipped: torch.distributed._tools.sac_ilp needs {error.name}")
         return 0

@@ -16,7 +16,7 @@ from plait.cost_model.hardware import load_cluster
 from plait.ir.analysis.data_parallel import split_batch, split_values
 from plait.ir.analysis.dataflow import Dataflow, analyse_dataflow
 from plait.ir.capture import load_source, trace
-from plait.ir.model.layout import AxisPlacement
+from plait.ir.model.layout import REPLICATE, AxisPlacement, Shard
 from plait.ir.model.mesh import Axis, Mesh
 from plait.ir.model.model import Function, Model
 from plait.planner.sharding import AxisRule, SearchOptions, ShardingProblem, price, solve
@@ -41,7 +41,7 @@ def rule(function: Function, known: Dataflow, size: int, split: bool) -> AxisRul
     """Any loop but the batch; activations whole, or cut along their second dim where that divides."""
     axes, batch = known.axes[function.name], known.batch_factors[function.name]
 
-    def splits(value: int) -> list[AxisPlacement]:
+    def splits(value: int) -> list[Shard]:
         return [
             (dim, part)
             for dim, parts in enumerate(axes.factors[value])
@@ -54,11 +54,12 @@ def rule(function: Function, known: Dataflow, size: int, split: bool) -> AxisRul
     ends += [o.value for o in function.outputs]
     ends += [o.tangent for o in function.outputs if o.tangent is not None]
     states: dict[int, tuple[AxisPlacement, ...]] = {}
+    whole: tuple[AxisPlacement, ...] = (REPLICATE,)
     for value in ends:
-        along = [state for state in splits(value) if state[0] == 1]
-        states[value] = (along[0],) if split and along else ("R",)
+        along = [shard for shard in splits(value) if shard[0] == 1] if split else []
+        states[value] = (along[0],) if along else whole
     for item in function.state_inputs():
-        states[item.value] = ("R", *splits(item.value))
+        states[item.value] = (REPLICATE, *splits(item.value))
     return AxisRule(frozenset(axes.sizes) - batch, states, {"R": "P"} if split else {})
 
 
@@ -67,7 +68,7 @@ def problem(
 ) -> ShardingProblem:
     function, axes = model.function(name), known.axes[name]
     mesh = Mesh(tuple(Axis(f"a{i}", size) for i, size in enumerate(sizes)))
-    values = split_values(function, split_batch(function, known, frozenset()), axes.ops)
+    values = split_values(function, axes, split_batch(function, known, frozenset()))
     strides = tuple(mesh.stride(i) for i in range(len(sizes)))
     batch = BatchSplit(values, model.batch)
     costs = RooflineCosts(function, axes, mesh, load_cluster(cluster), strides, batch)

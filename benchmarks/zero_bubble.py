@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--schedule", default="zbv")
     add("--stages", type=int, default=4)
@@ -160,7 +160,7 @@ def worker(options: argparse.Namespace) -> None:
 def expected(options: argparse.Namespace) -> list[float]:
     """The losses of one process, in plain products."""
     module, batch = source(2 * options.stages, options.micro_batches)
-    weights = [layer.weight for layer in module.layers]
+    weights = list(module.parameters())
     optimizer, losses = torch.optim.SGD(weights, lr=RATE), []
     for _ in range(STEPS):
         x = batch

@@ -53,7 +53,7 @@ def _theirs(
 ) -> Row:
     plan = SailorPlan.parse(data)
     name = data["planner"] + ("" if plan.equal_replicas else " (unequal replicas)")
-    return _row(judge, scenario, name, plan, number(result.get("search_cpu_s")))
+    return row_of(judge, scenario, name, plan, number(result.get("search_cpu_s")))
 
 
 def _ours(judge: SailorJudge, scenario: Scenario, prices: QuickPrices) -> Row:
@@ -64,7 +64,7 @@ def _ours(judge: SailorJudge, scenario: Scenario, prices: QuickPrices) -> Row:
         floor = floor_seconds(judge.profile, scenario.fleet)
         return Row("sailor", scenario.scenario, "plait", None, None, None, None, cpu_seconds, floor)
     plan = answer.plan.plan()
-    row = _row(judge, scenario, "plait", plan, cpu_seconds)
+    row = row_of(judge, scenario, "plait", plan, cpu_seconds)
     assert row.step_seconds is not None
     assert same(answer.price.seconds, row.step_seconds)
     assert plan.equal_replicas
@@ -73,13 +73,14 @@ def _ours(judge: SailorJudge, scenario: Scenario, prices: QuickPrices) -> Row:
     return row
 
 
-def _row(
+def row_of(
     judge: SailorJudge,
     scenario: Scenario,
     planner: str,
     plan: SailorPlan,
     cpu_seconds: float | None,
 ) -> Row:
+    """The row of a plan, judged."""
     return Row(
         "sailor",
         scenario.scenario,

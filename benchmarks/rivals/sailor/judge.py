@@ -57,7 +57,8 @@ class SailorJudge(msgspec.Struct, frozen=True):
 
     def network_seconds(self, pipeline: SailorPipeline, micro_batch: int) -> list[float]:
         """Seconds for which every stage sends, for one micro-batch."""
-        sent, stages = self.profile.sent_bytes, len(pipeline.layers)
+        sent: list[float] = self.profile.sent_bytes.tolist()
+        stages = len(pipeline.layers)
         spans, replicas = pipeline.spans, pipeline.replicas
         if stages == 1:
             return [0.0]

@@ -4,9 +4,12 @@ from itertools import combinations, pairwise, product
 from math import inf
 from random import Random
 
+import msgspec
 import numpy as np
 import pytest
 
+from plait.benchmarks.rivals.row import Row
+from plait.benchmarks.rivals.sailor.comparison import row_of
 from plait.benchmarks.rivals.sailor.floor import floor_seconds
 from plait.benchmarks.rivals.sailor.judge import SailorJudge
 from plait.benchmarks.rivals.sailor.plan import SailorPipeline, SailorPlan, TensorGroup
@@ -126,6 +129,8 @@ def test_plans_fit_keep_limits_and_cost_what_the_judge_says(seed):
     assert answer.price.dollars == pytest.approx(judge.dollars(plan), rel=1e-12)
     assert answer.floor_seconds == pytest.approx(floor_seconds(profile, fleet))
     assert answer.floor_seconds <= answer.price.seconds
+    row = row_of(judge, scenario, "plait", plan, None)
+    assert msgspec.json.decode(msgspec.json.encode(row), type=Row) == row
     if limits[0] is not None:
         assert answer.price.dollars <= limits[0]
     if limits[1] is not None:
