@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from .stage import CompressionStages
+from .stage import CompressionStages, Score
 
 Payload = Literal["gradients", "weights", "momentum", "parameters", "activations"]
 ReplacedCollective = Literal["all_reduce", "reduce_scatter", "all_gather", "send"]
@@ -81,6 +81,12 @@ class CompressionAlgorithm(Struct, frozen=True):
     def is_optimizer(self) -> bool:
         """Whether the algorithm is itself an optimizer, which communicates on its own."""
         return self.optimizer not in ("", *ANY_OPTIMIZER)
+
+    @property
+    def scores(self) -> bool:
+        """Whether ranks' vectors are chosen by scores on validation data."""
+        stages = (stage for program in self.programs for stage in program.stages)
+        return any(isinstance(stage, Score) and stage.rule == "zeno" for stage in stages)
 
     @property
     def late(self) -> bool:

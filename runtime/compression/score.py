@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from ..comm.group_hierarchy import RankGroup
 
 
 def distances(vectors: Tensor) -> Tensor:
@@ -16,6 +20,21 @@ def mean_of_best(vectors: Tensor, scores: Tensor, count: int) -> Tensor:
     """The mean of the `count` vectors with the highest scores; the lower rank wins a tie."""
     order = scores.sort(descending=True, stable=True).indices[:count]
     return vectors[order.sort().values].mean(0)
+
+
+def zeno_scores(
+    group: RankGroup, update: Tensor, loss_after: Callable[[Tensor], float], penalty: float
+) -> Tensor:
+    """Scores of all ranks' updates (`[size]`), the same on every rank: each judges all on data of its
+    own, and the median of the judgements counts, so that judges may lie as well.
+
+    `loss_after`: the loss after a step against an update, `[elements]`; before one, against zeros.
+    """
+    before = loss_after(torch.zeros_like(update))
+    rows = group.all_gather(update.contiguous()).view(group.size, -1)
+    scores = [zeno_score(before, loss_after(row), row, penalty) for row in rows]
+    judged = group.all_gather(torch.tensor(scores, dtype=torch.float64))
+    return judged.view(group.size, -1).median(0).values
 
 
 def zeno_score(loss_before: float, loss_after: float, update: Tensor, penalty: float) -> float:

@@ -32,6 +32,7 @@ ARGUMENTS = {
     "cser": {"lr": 0.05, **EVERY},
     "local-adaalter": {"lr": 0.1, **EVERY},
     "stale-sgd": {"lr": 0.05},
+    "clan": {"lr": 3e-3},
     "0/1-adam:warmup=2,every=1,doubles=2,most=2": {"lr": 3e-3},
     "cser:r1=4,r2=16,every=2": {"lr": 0.05},
 }

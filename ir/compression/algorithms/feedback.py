@@ -18,6 +18,15 @@ SIGNS = feedback_all_reduce(signs("l1", 128, zeros=True))
 ONE_BIT = CompressionAlgorithm(
     "one-bit", BYTEPS, all_reduce("one-bit.gradients", SIGNS), settings=("zeros",)
 )
+CLAN = CompressionAlgorithm(
+    "clan",
+    BYTEPS,
+    all_reduce("clan.gradients", SIGNS),
+    optimizer="LANS",
+    vectors=2,
+    needs_full_tensors=True,
+    settings=("zeros",),
+)
 DITHERING = CompressionAlgorithm(
     "dithering", BYTEPS, all_reduce("dithering.gradients", two_phases(DITHERED, DITHERED))
 )
@@ -118,7 +127,7 @@ HALF = CompressionAlgorithm(
 
 # fmt: off
 ALGORITHMS = (
-    ONE_BIT, DITHERING, RANDOM_K, RANDOM_K_FEEDBACK, ERROR_FEEDBACK, EIGHT_BITS, STEP_AHEAD,
+    ONE_BIT, CLAN, DITHERING, RANDOM_K, RANDOM_K_FEEDBACK, ERROR_FEEDBACK, EIGHT_BITS, STEP_AHEAD,
     DETACHED, CSER, LOCAL_ADAALTER, HALF,
 )
 # fmt: on

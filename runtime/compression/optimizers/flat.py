@@ -26,6 +26,11 @@ class FlatBucket:
         self.values: dict[str, Tensor] = {}
         self.exchanges: dict[str, CompressedCollective] = {}
 
+    def write(self, flat: Tensor) -> None:
+        """Set the parameters to a flat vector."""
+        for parameter, weights in zip(self.parameters, self.split(flat), strict=True):
+            parameter.copy_(weights.view_as(parameter))
+
     def split(self, flat: Tensor) -> Sequence[Tensor]:
         """The slices of a flat vector, one per parameter."""
         return flat[: self.elements].split(self.sizes)
@@ -85,8 +90,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             self.advance(group, bucket, x, gradient)
             del gradient
             bucket.step += 1
-            for parameter, weights in zip(bucket.parameters, bucket.split(x), strict=True):
-                parameter.copy_(weights.view_as(parameter))
+            bucket.write(x)
         return loss
 
     def program(self, payload: Payload) -> CompressionProgram:
@@ -158,6 +162,13 @@ class FlatOptimizer(torch.optim.Optimizer):
                     raise MismatchError(f"state {name} has another size than the saved one")
                 value.copy_(saved_bucket["values"][name])
         self.states_loaded()
+
+
+def rescale_errors(exchange: CompressedCollective, factor: float) -> None:
+    """Multiply the errors that an exchange carries over."""
+    for name in ("worker_error", "server_error"):
+        if name in exchange.states and factor != 1:
+            exchange.states[name] *= factor
 
 
 def _buckets(group: dict[str, Any], small_bytes: int) -> list[FlatBucket]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from .cser import CSER
+from .lans import LANS
 from .local_adaalter import LocalAdaAlter
 from .one_bit_adam import OneBitAdam
 from .one_bit_lamb import OneBitLamb
@@ -21,6 +22,7 @@ OPTIMIZERS = MappingProxyType(
             Averaged,
             Sharded,
             CSER,
+            LANS,
             LocalAdaAlter,
             OneBitAdam,
             OneBitLamb,

@@ -18,7 +18,7 @@ from ....ir.compression.registry import algorithm
 from ...comm.group_hierarchy import GroupHierarchy
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
-from .flat import FlatBucket, FlatOptimizer
+from .flat import FlatBucket, FlatOptimizer, rescale_errors
 
 
 class ShiftedSGD(FlatOptimizer):
@@ -64,9 +64,7 @@ class ShiftedSGD(FlatOptimizer):
     ) -> None:
         exchange, weights = bucket.exchanges["gradients"], bucket.values["weights"]
         error = exchange.states.get("worker_error")
-        for name in ("worker_error", "server_error"):
-            if name in exchange.states and float(bucket.values["rate"]) != group["lr"]:
-                exchange.states[name] *= float(bucket.values["rate"]) / group["lr"]
+        rescale_errors(exchange, float(bucket.values["rate"]) / group["lr"])
         bucket.values["rate"].fill_(group["lr"])
         mean = exchange.all_reduce(gradient)
         bucket.values["momentum"].mul_(group["momentum"]).add_(mean)

@@ -13,6 +13,7 @@ from ....ir.compression.program import CompressionAlgorithm
 from ...comm.group_hierarchy import GroupHierarchy
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
+from ..score import zeno_scores
 from .flat import FlatBucket, FlatOptimizer
 
 Base = Callable[..., torch.optim.Optimizer]
@@ -60,10 +61,13 @@ class WrappedOptimizer(FlatOptimizer):
 class Averaged(WrappedOptimizer):
     """Gradients are all-reduced by the algorithm's program; every rank updates all weights.
 
-    `scores` (`[size]`) is to be set before a step when the program is for `zeno`.
+    For `zeno`, `validate` gives the loss of the model as it is on validation data of this rank, or
+    `scores` (`[size]`) are set before a step. `penalty`: what the length of an update costs.
     """
 
     scores: Tensor | None = None
+    validate: Callable[[], float] | None = None
+    penalty = 1e-4
 
     def begin(self, group: dict[str, Any], bucket: FlatBucket, x: Tensor) -> None:
         self.exchange(bucket, "gradients", self.program("gradients"), bucket.elements)
@@ -72,8 +76,26 @@ class Averaged(WrappedOptimizer):
     def advance(
         self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
     ) -> None:
-        mean = bucket.exchanges["gradients"].all_reduce(gradient, self.scores)
+        scores = self.scores
+        if self.validate is not None and scores is None and self.algorithm.scores:
+            scores = self._scores(group, bucket, x, gradient)
+        mean = bucket.exchanges["gradients"].all_reduce(gradient, scores)
         x.copy_(self.update(group, bucket, mean))
+
+    def _scores(
+        self, group: dict[str, Any], bucket: FlatBucket, x: Tensor, gradient: Tensor
+    ) -> Tensor:
+        """Zeno's scores of all ranks' gradients; parameters are as they were afterwards."""
+        assert self.validate is not None
+        validate = self.validate
+
+        def loss_after(update: Tensor) -> float:
+            bucket.write(x - group["lr"] * update)
+            return validate()
+
+        scores = zeno_scores(self.levels.all, gradient, loss_after, self.penalty)
+        bucket.write(x)
+        return scores
 
 
 class Sharded(WrappedOptimizer):

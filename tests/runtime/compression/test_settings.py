@@ -38,6 +38,7 @@ def embedding(name, levels, **options):
     ("name", "options"),
     [
         ("one-bit", {"base": torch.optim.Adam}),
+        ("clan", {}),
         ("step-ahead", {}),
         ("sign-momentum:every=3", {"weight_decay": 0.0, "base": torch.optim.Adam}),
         ("1-bit-adam:warmup=3", {}),
@@ -151,3 +152,25 @@ def test_zero_one_adam_with_doubling_intervals():
         torch.testing.assert_close(found, row, rtol=1e-4, atol=1e-5)
     fixed = zero_one_adam(21, 4, 100, 8, 1e-2)
     assert (fixed - expected).abs().max() > 1e-3
+
+
+def lans(steps, lr, decay):
+    """LANS on mean gradients of one tensor, in float64, as published."""
+    x, m, v = (torch.zeros(SIZE, dtype=torch.float64) for _ in range(3))
+    for step in range(steps):
+        g = torch.stack([gradient(step, r) for r in range(RANKS)]).double().mean(0)
+        g = g / g.norm()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        root = (v / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+        change = torch.zeros_like(x)
+        for share, part in ((0.9, m / (1 - 0.9 ** (step + 1))), (0.1, g)):
+            d = part / root + decay * x
+            change += share * (d * x.norm() / d.norm() if x.norm() > 0 else d)
+        x = x - lr * change
+    return x.float()
+
+
+def test_clan_without_loss_is_lans():
+    work = partial(run, exact("clan"), steps=6, lr=0.02, weight_decay=0.1)
+    for weights in run_ranks(work, RANKS):
+        torch.testing.assert_close(weights, lans(6, 0.02, 0.1), rtol=1e-4, atol=1e-6)
