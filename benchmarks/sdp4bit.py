@@ -126,7 +126,7 @@ def calibrated(case: Case, samples: int, models: dict[Any, Any]) -> Calibration:
     was measured: Newton's method on logarithms, with differences for derivatives."""
     plain = measured_seconds(case, samples)
     wanted = np.log([plain, plain / case.speedup])
-    found = np.log([1.0, MACHINES[case.machine][4]])
+    logs = np.log([1.0, MACHINES[case.machine][4]])
 
     def steps(at: NDArray[np.float64]) -> NDArray[np.float64]:
         compute, rate = np.exp(at).tolist()
@@ -136,10 +136,10 @@ def calibrated(case: Case, samples: int, models: dict[Any, Any]) -> Calibration:
         )
 
     for _ in range(NEWTON_STEPS):
-        here = steps(found)
-        slopes = [(steps(found + DIFFERENCE * one) - here) / DIFFERENCE for one in np.eye(2)]
-        found = found - np.clip(np.linalg.solve(np.array(slopes).T, here - wanted), -1, 1)
-    return Calibration(*np.exp(found).tolist())
+        here = steps(logs)
+        slopes = [(steps(logs + DIFFERENCE * one) - here) / DIFFERENCE for one in np.eye(2)]
+        logs = logs - np.clip(np.linalg.solve(np.array(slopes).T, here - wanted), -1, 1)
+    return Calibration(*np.exp(logs).tolist())
 
 
 def step_seconds(

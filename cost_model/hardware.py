@@ -28,13 +28,22 @@ from ..ir.devices.cluster_file import (
 from ..ir.devices.mixed import mixed_cluster
 from ..ir.errors import UsageError
 
-LOCAL_FLOPS = 3.0e10  # one core of a common server in fp32 (assumed)
-LOCAL_BANDWIDTH = 8.0e9
-LOOPBACK_BANDWIDTH = 1.0e9
-LOOPBACK_LATENCY = 1.5e-4
-LINK_SOURCE = "bandwidth from the preset of the device; latency assumed"
+LINK_SOURCE = "bandwidth from the preset of the device; latency of NCCL's tuning tables"
 NETWORK_SHARE = 0.85  # of its nominal rate that a network gives to collectives (assumed)
 BYTES_PER_GIGABIT = 1e9 / 8
+
+
+class LocalRates(NamedTuple):
+    """Of a rank on this machine, until they are measured: flops in fp32 and bytes of memory a second,
+    bytes a second and seconds a message between processes."""
+
+    flops: float
+    memory: float
+    loopback: float
+    latency: float
+
+
+LOCAL = LocalRates(3.0e10, 8.0e9, 1.0e9, 1.5e-4)  # a core of a common server (assumed)
 
 
 class PresetLink(LinkTable, frozen=True, kw_only=True):
@@ -68,7 +77,7 @@ class CloudShape(TomlTable, frozen=True, kw_only=True):
 
     @property
     def network_source(self) -> str:
-        return f"{self.source}; {NETWORK_SHARE:.0%} of it (assumed); latency assumed"
+        return f"{self.source}; {NETWORK_SHARE:.0%} of it (assumed)"
 
 
 @cache
@@ -146,7 +155,7 @@ def _parse_name(spec: str) -> _ClusterName:
         network = _at_rate(network, shape.gbit_per_device, shape.network_source)
     if gbit is not None:
         said = f"{gbit} Gbit/s by the cluster's name, {NETWORK_SHARE:.0%} of it (assumed)"
-        network = _at_rate(network, float(gbit), f"{said}; latency assumed")
+        network = _at_rate(network, float(gbit), f"{said}")
     return _ClusterName(sizes, kind, bool(inner), network)
 
 
@@ -215,14 +224,14 @@ def local_cluster(spec: str) -> Cluster:
     device = Device(
         kind="cpu",
         memory_bytes=physical // ranks,
-        peak_flops={"float32": LOCAL_FLOPS, "float64": LOCAL_FLOPS / 2, "bfloat16": LOCAL_FLOPS},
+        peak_flops={"float32": LOCAL.flops, "float64": LOCAL.flops / 2, "bfloat16": LOCAL.flops},
         achievable=0.8,
-        memory_bandwidth_bytes_per_second=LOCAL_BANDWIDTH,
+        memory_bandwidth_bytes_per_second=LOCAL.memory,
         launch_overhead_seconds=5e-6,
         runtime_overhead_bytes=300 << 20,
         source="assumed: one server core per rank, loopback",
-        host_bandwidth_bytes_per_second=LOCAL_BANDWIDTH / 2,  # read and written
+        host_bandwidth_bytes_per_second=LOCAL.memory / 2,  # read and written
         host_copies_hide=False,
     )
-    link = Link("loopback", ranks, LOOPBACK_LATENCY, LOOPBACK_BANDWIDTH, True, "assumed")
+    link = Link("loopback", ranks, LOCAL.latency, LOCAL.loopback, True, "assumed")
     return Cluster(spec, device, (link,))

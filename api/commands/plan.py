@@ -79,8 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         from ...ir.text.summary import plan_summary
         from ..plans.plan_json import pareto_table
+        from ..plans.range_line import range_line
 
         print(plan_summary(plan))
+        print(range_line(plan))
         if arguments.front:
             print("\n".join(pareto_table(pareto)))
         note(f"planned in {end - start:.1f} s, of it tracing {traced - start:.1f} s")

@@ -61,7 +61,7 @@ def _network(inventory: Inventory, preset: Preset, nodes: int, devices: int) -> 
     if gbit:
         rate = gbit * NETWORK_SHARE * BYTES_PER_GIGABIT / 1e9
         source = f"{gbit:g} Gbit/s per device by ibstat, {NETWORK_SHARE:.0%} of it (assumed)"
-    yield from _level("network", nodes, rate, network.latency_us, f"{source}; latency assumed")
+    yield from _level("network", nodes, rate, network.latency_us, f"{source}")
 
 
 def _inside(inventory: Inventory, preset: Preset, devices: int) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _inside(inventory: Inventory, preset: Preset, devices: int) -> Iterator[str]
     rate, source = link.gb_per_s, link.source
     if inventory.nvlink is False and devices > 1 and preset.device.host_bandwidth_bytes_per_second:
         rate = min(rate, preset.device.host_bandwidth_bytes_per_second / 1e9)
-        name, source = "pcie", "no NVLink by nvidia-smi topo: as fast as host memory (assumed)"
+        name, source = "pcie", "no NVLink by nvidia-smi topo: as fast as host memory"
     yield from _level(name, devices, rate, link.latency_us, source)
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from .run import Row, UnmodelledError, flag, integer
 
-TASKS = {"pretrain": 0, "sft": 0, "lora": 32}  # and the rank of adapters (assumed)
+TASKS = {"pretrain": 0, "sft": 0, "lora": 32}  # and the rank of adapters (default of NeMo's LoRA)
 # columns, and the keys of a transformers configuration that say them better
 CONFIG_KEYS = {
     "layers": ("num_hidden_layers",),

@@ -6,13 +6,12 @@ import re
 
 from msgspec.structs import replace
 
-from ...cost_model.hardware import presets
+from ...cost_model.hardware import NETWORK_SHARE, presets
 from ...ir.devices.cluster import Cluster, Device, Link
 from .run import RunConfig, UnmodelledError
 
 # Bytes of a nominal gigabyte of a device, as drivers report them: 79.2 GiB of an A100's 80
 GIGABYTE = 0.99 * 2**30
-NETWORK_EFFICIENCY = 0.85  # of a network's nominal rate that large messages reach (assumed)
 
 
 def preset_of(name: str, memory_gb: float) -> str:
@@ -48,7 +47,7 @@ def cluster_of(run: RunConfig) -> Cluster:
     if run.devices % per_node:
         raise UnmodelledError(f"{run.devices} devices do not fill nodes of {per_node}")
     network = links["network"]
-    rate = run.network_gbit_per_second / 8 * NETWORK_EFFICIENCY or network.gb_per_s
+    rate = run.network_gbit_per_second / 8 * NETWORK_SHARE or network.gb_per_s
     inside = links["scale_up"]
     levels = [Link("scale_up", per_node, inside.latency_us * 1e-6, inside.gb_per_s * 1e9)]
     if run.devices > per_node:

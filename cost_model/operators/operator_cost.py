@@ -25,7 +25,7 @@ from ..execution_model import GENERATED, ExecutionModel
 from .roofline import Amount, op_seconds, softmax_share
 
 BATCH = "dp"  # the axis of a priced mesh that stands for all data-parallel axes
-SCORE_PASSES = 8  # over attention scores in memory: product, mask, softmax, dropout (assumed)
+SCORE_PASSES = 8  # over scores in memory: one of each product, two of mask, softmax and dropout
 EXCHANGES = 2  # of tokens with experts and back, in forward and in backward
 COLLECTIVES = frozenset(
     {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "cut", "share"}

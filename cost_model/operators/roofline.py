@@ -24,7 +24,7 @@ RAMP_SECONDS = 4e-6
 # Of the ceiling, the best of many shapes, that a network's products reach: 0.85 to 1.0 for sizes of
 # 1024 to 4096 (the same table).
 GEMM_EFFICIENCY = 0.92
-CONVOLUTION_EFFICIENCY = 0.8  # assumed
+CONVOLUTION_EFFICIENCY = 0.8  # (assumed)
 BANDWIDTH_EFFICIENCY = 0.8  # of the memory bandwidth that streaming kernels reach (assumed)
 # Flops of products that softmax keeps waiting, per score. Forward: FlashAttention-2 reaches 0.70 of
 # A100's ceiling at head size 128 (Dao 2023, figure 5), FlashAttention-3 614 Tflop/s on H100

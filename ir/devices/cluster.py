@@ -15,9 +15,9 @@ DEFAULT_SOURCE = "given with the cluster"
 HOST_BYTES_PER_SECOND = 25e9  # PCIe 4.0 x16, where nothing else is said
 HOST_BYTES = 128 * 10**9  # per device, where nothing else is said
 DEFAULT_SOURCES = {
-    "sustained": "assumed: not limited",
-    "host_gb_per_s": "assumed: PCIe 4.0 x16",
-    "host_memory_gb": "assumed: 1 TB for 8 devices",
+    "sustained": "not limited where nobody says",
+    "host_gb_per_s": "derived: PCIe 4.0 x16, four fifths of it",
+    "host_memory_gb": "DGX A100 datasheet: 1 TB for 8 devices",
 }
 
 

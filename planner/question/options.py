@@ -37,6 +37,8 @@ PER_TENSOR = ("adafactor", "muon", "lamb", "lars", "shampoo", "soap")  # step on
 OBJECTIVES = ("time", "dollars", "energy")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
 MEMORY_ACTIONS = ("keep", "recompute", "offload", "split")  # kinds of actions, or one action
+SIMPLER_WITHIN = 0.005  # of a step: less than a third of what repeats of a measurement differ by
+HEADROOM = 0.03  # of a device: errors of predicted peaks of tensors (docs/accuracy.md)
 FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))  # of a weight, sharded over zero3
 
 
@@ -86,6 +88,20 @@ class PlanOptions(msgspec.Struct, frozen=True):
     memory_bytes: Annotated[
         int | None, Option(name="memory", parse=parse_memory, help="limit per device, as in 72GiB")
     ] = None
+    headroom: Annotated[
+        float,
+        Option(
+            metavar="SHARE",
+            help="of a device's memory that plans leave free where no limit is given",
+        ),
+    ] = HEADROOM
+    simpler_within: Annotated[
+        float,
+        Option(
+            metavar="SHARE",
+            help="of a step that a plan with fewer kinds of layers may be slower than the fastest",
+        ),
+    ] = SIMPLER_WITHIN
     precision: Annotated[
         str | None,
         Option(
@@ -171,6 +187,10 @@ class PlanOptions(msgspec.Struct, frozen=True):
     fractions: tuple[Fraction, ...] = FRACTIONS
     probed_optimizer: Optimizer | None = None
 
+    def memory_limit(self, device_bytes: int) -> int:
+        """Bytes that a plan may use of a device that has `device_bytes`."""
+        return self.memory_bytes or round(device_bytes * (1 - self.headroom))
+
     @property
     def target(self) -> Engine:
         """The engine that will run the plan."""
@@ -200,6 +220,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
         strange = [a for a in self.memory_actions if a not in MEMORY_ACTIONS and not _is_action(a)]
         if strange or not self.memory_actions:
             raise UsageError(unknown_name("memory action", "".join(strange[:1]), MEMORY_ACTIONS))
+        if not 0 <= self.headroom < 1:
+            raise UsageError(f"headroom {self.headroom:g} is no share of memory, as 0.03 is")
         if self.schedule != "auto":
             schedule_named(self.schedule)
         if self.objective not in OBJECTIVES:

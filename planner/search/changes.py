@@ -165,7 +165,7 @@ def _repriced(space: SearchSpace, pricer: CandidatePricer, most: int) -> SearchS
         for strategy in _for_devices(decision.strategy, devices)
         for point in _points(candidate, strategy, decision.memory, batch)
     )
-    limit = space.options.memory_bytes or pricer.cluster.device.memory_bytes
+    limit = space.options.memory_limit(pricer.cluster.device.memory_bytes)
     other = SearchSpace(pricer, space.options, limit, space.prices)
     chosen = islice(_distinct(points), most)
     other.candidates = [c for c in map(pricer.candidate, chosen) if c is not None]

@@ -86,14 +86,14 @@ class SearchSpace:
         options.check()
         prices = prices or PriceCache()
         pricer = prices.pricer(model, cluster, options)
-        memory_limit_bytes = options.memory_bytes or cluster.device.memory_bytes
+        memory_limit_bytes = options.memory_limit(cluster.device.memory_bytes)
         return SearchSpace(pricer, options, memory_limit_bytes, prices)
 
     def with_options(self, cluster: Cluster | None = None, **changes: Any) -> SearchSpace:
         """The space of the same model under changed options, or on another cluster."""
         options = replace(self.options, **changes)
         if (cluster is None or cluster == self.cluster) and options.engine == self.options.engine:
-            memory_limit_bytes = options.memory_bytes or self.cluster.device.memory_bytes
+            memory_limit_bytes = options.memory_limit(self.cluster.device.memory_bytes)
             return SearchSpace(self.pricer, options, memory_limit_bytes, self.prices)
         return SearchSpace.create(self.pricer.model, cluster or self.cluster, options, self.prices)
 

@@ -15,6 +15,7 @@ from .driver import SearchSpace
 from .families import with_families
 from .first_plan import first_fitting
 from .infeasible import infeasible
+from .simplest import simplest
 from .to_plan import assemble
 from .unsplittable import reasons
 
@@ -34,7 +35,8 @@ class Search(Pass[Model, Plan], frozen=True):
 def plan(
     model: Model, cluster: Cluster, options: PlanOptions, observer: Observer | None = None
 ) -> Plan:
-    """The fastest plan that fits, under the cost model; the best so far where time is up.
+    """The fastest plan that fits, under the cost model, and the simplest of those that are as fast; the
+    best so far where time is up.
 
     Raises InfeasibleError (nothing fits: names device, term, shortfall and hints), LimitError (time
     was up before anything that fits was found) and UsageError.
@@ -48,7 +50,7 @@ def plan(
         space.candidates.append(first)
     if not space.fitting():
         raise no_plan(space)
-    return chosen_plan(space, min(space.candidates, key=space.sort_key), observer)
+    return chosen_plan(space, simplest(space), observer)
 
 
 def chosen_plan(space: SearchSpace, best: Candidate, observer: Observer | None = None) -> Plan:

@@ -55,6 +55,7 @@ def assemble(space: SearchSpace, best: Candidate, observer: Observer | None = No
     gap = max(
         GAP if searched_splits else 0.0, 1 - min(space.mix_lower_bound / best.step_seconds, 1.0)
     )
+    gap = max(gap, 1 - min(space.best_seconds / best.step_seconds, 1.0))
     gap = unknown_gap(space, best) if space.deadline.stopped else gap
     return Plan(
         model=model.name,

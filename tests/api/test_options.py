@@ -73,7 +73,8 @@ def test_flags_and_keywords_mean_the_same(parser):
         "model.json --cluster 8xh100 --engine torch --global-batch 16 --memory 72GiB --precision bf16 "
         "--optimizer sgd --roles dp,tp --memory-actions keep,recompute --compress auto --quality all "
         "--micro-batches 4 --gradient-precision fp32 --schedule 1f1b --pin *:dp=4 --pin block:tp=2 "
-        "--time-limit 2.5 --seed 7 --objective dollars --budget 1.5 --at-least 3"
+        "--time-limit 2.5 --seed 7 --objective dollars --budget 1.5 --at-least 3 --headroom 0.1 "
+        "--simpler-within 0.02"
     )
     keywords = {
         "engine": "torch",
@@ -94,6 +95,8 @@ def test_flags_and_keywords_mean_the_same(parser):
         "objective": "dollars",
         "budget": 1.5,
         "at_least": 3.0,
+        "headroom": 0.1,
+        "simpler_within": 0.02,
     }
     assert set(keywords) == set(declared_options())
     flags = given_options(parser.parse_args(line.split()))

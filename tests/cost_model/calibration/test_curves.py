@@ -61,7 +61,7 @@ def test_one_disturbed_measurement_does_not_raise_the_others(file):
 def test_every_number_says_where_it_comes_from(file):
     device = load_cluster(str(file)).device
     assert device.source_of("launch_us").startswith("measured with 2 ranks")
-    assert device.source_of("runtime_gb").startswith("assumed")
+    assert device.source_of("runtime_gb").startswith("as of presets")
     assert all(c.source.startswith("measured") for c in device.curves)
 
 

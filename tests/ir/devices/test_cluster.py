@@ -143,4 +143,4 @@ def test_numbers_say_where_they_come_from(tmp_path: Path) -> None:
     found = parse_cluster(path, {})
     assert found.device.source_of("launch_us") == "measured"
     assert found.device.source_of("tflops") == "a rack"
-    assert found.device.source_of("sustained") == "assumed: not limited"
+    assert found.device.source_of("sustained") == "not limited where nobody says"

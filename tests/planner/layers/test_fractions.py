@@ -22,7 +22,9 @@ from plait.planner.search.driver import SearchSpace
 
 CLUSTER = load_cluster("2xrtx-titan")
 STRATEGIES = ("dp=2", "zero3=2@1/4", "zero3=2@1/2", "zero3=2@3/4", "zero3=2")  # ever less memory
-ASKED = PlanOptions(roles=("dp", "zero3"), memory_actions=("keep",), micro_batches=1)
+ASKED = PlanOptions(
+    roles=("dp", "zero3"), memory_actions=("keep",), micro_batches=1, simpler_within=0
+)
 
 
 def traced(folder, **config):

@@ -1,0 +1,19 @@
+"""How sure a plan's step time is, and which other plans may be as fast, in a line."""
+
+from __future__ import annotations
+
+from ...cost_model.explain.confidence import CLOSE, RANGE
+from ...ir.plan.plan import Plan
+from ...ir.text.units import seconds
+
+
+def range_line(plan: Plan) -> str:
+    """`range     1.01 ms to 1.45 ms in four of five cases; ...`, as a line of a plan's summary."""
+    step = plan.prediction.step_seconds
+    close = [a for a in plan.alternatives if a.fits and a.step_seconds <= CLOSE * step]
+    others = "no other layout lies within" if not close else f"{len(close)} others lie within"
+    return (
+        f"  range     {seconds(step / RANGE)} to {seconds(step * RANGE)} in four of five cases; "
+        f"{others} {CLOSE - 1:.0%}, where order is not known"
+        + (f": {close[0].name} ×{close[0].micro_batches} first" if close else "")
+    )
