@@ -105,16 +105,17 @@ function scatter(parent, points, limit) {
   const svg = draw("svg", parent, { role: "group", "aria-label": "step time against peak memory" }), named = points.length <= 12 && pages.comparison;
   onRedraw(() => {
     svg.replaceChildren();
-    const width = Math.max(220, parent.clientWidth), height = 230, left = 62, right = 14, top = 12, bottom = 40;
+    const width = Math.max(220, parent.clientWidth), height = 230, right = 14, top = 12, bottom = 40;
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.style.height = height + "px";
     const times = points.map(p => p[1]), sizes = points.map(p => p[2]), least = Math.min(...times), most = Math.max(...times);
     const wide = most > 3 * least, along = wide ? Math.log : s => s, span = along(most) - along(least) || 1;
     const largest = Math.max(...sizes, limit), tall = Math.min(largest, 2 * (limit || largest));
+    const highest = (tall < largest ? "≥ " : "") + bytes(tall), left = Math.max(62, widthOf(highest, 11) + 10);
     const x = s => left + (width - left - right) * (along(s) - along(least) + span * 0.05) / (span * 1.1);
     const y = b => top + (height - top - bottom) * (1 - Math.min(b, tall) / (tall * 1.06));
     draw("rect", svg, { x: left, y: top, width: width - left - right, height: height - top - bottom, class: "sunk" });
-    for (const amount of [0, tall / 2, tall]) draw("text", svg, { x: left - 6, y: y(amount) + 4, "text-anchor": "end", class: "soft" }, (amount === tall && tall < largest ? "≥ " : "") + bytes(amount));
+    for (const amount of [0, tall / 2, tall]) draw("text", svg, { x: left - 6, y: y(amount) + 4, "text-anchor": "end", class: "soft" }, amount === tall ? highest : bytes(amount));
     draw("text", svg, { x: left, y: height - bottom + 15, class: "soft" }, time(least));
     draw("text", svg, { x: width - right, y: height - bottom + 15, "text-anchor": "end", class: "soft" }, time(most));
     draw("text", svg, { x: left, y: height - 8, class: "soft" }, fitted(`→ step time${wide ? " (log)" : ""}, ↑ peak memory, ◆ ${named ? "the first" : "this plan"}`, width - left, 11));
