@@ -6,6 +6,7 @@ from plait.ir.analysis.axes import analyse
 from plait.ir.model.loops import OPERATORS, declaration, site_of
 from plait.ir.model.model import Function, Model
 from plait.tests import zoo
+from plait.tests.sampling import some
 
 # Operators that mix the samples of a batch, by what they do.
 # fmt: off
@@ -26,7 +27,7 @@ MIXING = {
 # fmt: on
 
 
-@pytest.fixture(scope="module", params=sorted(zoo.ZOO))
+@pytest.fixture(scope="module", params=some(sorted(zoo.ZOO), 2))
 def named(request: pytest.FixtureRequest, traced) -> tuple[str, Model]:
     return request.param, traced(request.param)
 
