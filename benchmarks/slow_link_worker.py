@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,9 +26,9 @@ COUNTER = Path("/sys/class/net/eth0/statistics/tx_bytes")
 class Case:
     """A program, and what its steps took."""
 
-    def __init__(self, job: dict[str, str], pool: GroupPool) -> None:
+    def __init__(self, job: dict[str, Any], pool: GroupPool) -> None:
         source = materialize(job["source"], seed=0)
-        self.batch, self.pool, self.decided = source.batch, pool, job["is"]
+        self.batch, self.pool, self.job = source.batch, pool, job
         self.program = Program.open(job["folder"], source.model, optimizer_args=OPTIONS, pool=pool)
         self.walls, self.cpus, self.link_bytes, self.sent = list[float](), list[float](), 0, 0
         for _ in range(WARM):
@@ -53,7 +54,8 @@ class Case:
             "cpu": median(self.cpus),
             "wire": self.link_bytes / steps,
             "sent": self.sent / steps,
-            "is": self.decided,
+            "is": self.job["is"],
+            "planned": self.job["planned"],
         }
 
 

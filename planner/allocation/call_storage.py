@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ...ir.analysis.liveness import is_view, storage_roots
 from ...ir.lowering.forward_backward import partition
+from ...ir.lowering.split_backward import split_backward
 from ...ir.model.model import Function, Op
 from ...ir.plan.memory_action import Variant
 
@@ -15,7 +16,8 @@ class CallStorage:
 
     `full` has the inputs and outputs of a call; it differs from `function`, one chunk, where the
     call runs in chunks. `offloaded`: saved values are offloaded to host memory. `gathered_bytes`:
-    bytes of parameters gathered while the call runs. `forward_roots` and `backward_roots`: per
+    bytes of parameters gathered while the call runs. `splits`: `backward` is the part for inputs, and
+    `weights` runs later. `forward_roots` and `backward_roots`: per
     value, the value whose storage it shares, in forward and in backward.
     """
 
@@ -26,17 +28,22 @@ class CallStorage:
         full: Function | None = None,
         offloaded: bool = False,
         gathered_bytes: int = 0,
+        splits: bool = False,
     ) -> None:
         self.function, self.full = function, full or function
         self.offloaded, self.gathered_bytes = offloaded, gathered_bytes
         self.forward: tuple[Op, ...] = function.forward_ops
         self.backward: tuple[Op, ...] = ()
+        self.weights: tuple[Op, ...] = ()
         self.saved: tuple[int, ...] = ()
         if function.differentiable:
             halves = partition(function, variant)
             self.forward, self.backward, self.saved = halves.forward, halves.backward, halves.saved
+            if splits:
+                parts = split_backward(function, halves)
+                self.backward, self.weights = parts.inputs, parts.weights
         self.forward_roots = _roots(function, self.forward)
-        self.backward_roots = _roots(function, self.backward)
+        self.backward_roots = _roots(function, (*self.backward, *self.weights))
 
     @property
     def is_chunked(self) -> bool:

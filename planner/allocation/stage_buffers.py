@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from ...cost_model.communication.stage_transfer import transfer_program, value_bytes
 from ...ir.analysis.bound_sharding import bind
 from ...ir.analysis.dataflow import analyse_dataflow
-from ...ir.errors import UsageError
 from ...ir.lowering.chunk import bind_layers
 from ...ir.lowering.common_mesh import Resharding
 from ...ir.lowering.localize import localize
@@ -73,7 +72,8 @@ class _PlanCalls:
         gathered = any("parameter" in ROLES[role].shards for role, _ in sharding.strategy.axes)
         parameters = (i for i in full.inputs if i.kind == "parameter")
         weights = sum(full.types[i.value].bytes for i in parameters) if gathered else 0
-        return CallStorage(local, layers.variant, full, layers.memory.on_host, weights)
+        splits = splits_backward(plan.schedule) and local is full
+        return CallStorage(local, layers.variant, full, layers.memory.on_host, weights, splits)
 
 
 class _StageWalk:
@@ -82,15 +82,13 @@ class _StageWalk:
     def __init__(self, storages: _PlanCalls, number: int) -> None:
         self.plan, self.layouts, self.number = storages.plan, storages.layouts, number
         plan, layouts, self.stages = self.plan, self.layouts, len(self.plan.stages)
-        if splits_backward(plan.schedule):
-            raise UsageError(
-                f"{plan.schedule} runs backward in two parts, whose buffers are not known: plan with "
-                "--schedule 1f1b or interleaved to pack them"
-            )
         self.batch_only, self.program = layouts.batch_only_values(number), transfer_program(plan)
         table = build_rows(plan.schedule, self.stages, plan.micro_batches, plan.chunks_per_stage)
         self.steps = table[number]
-        self.positions = [{step: at for at, step in enumerate(steps)} for steps in table]
+        self.positions = [
+            {_transfer_step(step): at for at, step in enumerate(steps) if step[0] != "W"}
+            for steps in table
+        ]
         self.pending: dict[int, dict[ScheduleStep, list[str]]] = {n: {} for n in range(self.stages)}
         calls = [
             *layouts.hoisted_calls(number),
@@ -131,8 +129,10 @@ class _StageWalk:
             self.life.begin_segment()
             if kind == "F":
                 self.forward(step, str(micro), model_chunk)
-            else:
-                self.backward(step, str(micro), model_chunk)
+            elif kind != "W":
+                self.backward(_transfer_step(step), str(micro), model_chunk)
+            if kind in "BW":
+                self.weights(str(micro), model_chunk)
         for neighbour in range(self.stages):
             self.release(neighbour, len(self.positions[neighbour]))
         self.life.extend(*(place for (m, _), place in self.calls.values.items() if m == ALL))
@@ -173,6 +173,11 @@ class _StageWalk:
                 (value, calls.gradients.pop((micro, value.name), None)) for value in returned
             ]
             self.send(step, -1, leaving, f"{micro}.{model_chunk}.returned")
+
+    def weights(self, micro: str, model_chunk: int) -> None:
+        """The part of backward that nothing waits for, of calls that run it apart."""
+        for call in reversed(self.layouts.micro_batch_calls(model_chunk)):
+            self.calls.backward_weights(micro, call)
 
     def slice_batch_only(self, micro: str, model_chunk: int) -> None:
         """Slice batch-only values for one micro-batch."""
@@ -229,3 +234,8 @@ class _StageWalk:
         pending, positions = self.pending[neighbour], self.positions[neighbour]
         for step in [s for s in pending if positions[s] <= before]:
             self.life.extend(*pending.pop(step))
+
+
+def _transfer_step(step: ScheduleStep) -> ScheduleStep:
+    """The step by which both ends know a transfer: a neighbour may run backward in one part or two."""
+    return (step[0] if step[0] == "F" else "B", *step[1:])

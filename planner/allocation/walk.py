@@ -51,6 +51,7 @@ class CallWalk:
         self.waiting: dict[Key, tuple[int, ...]] = {}  # in host memory
         self.prefetched: dict[Key, Storages] = {}
         self.offloading: list[str | None] = []
+        self.for_weights: dict[Key, Storages] = {}  # what the second part of a backward may read
 
     def forward(self, micro: str, number: int) -> None:
         """Run a call forward; its results become available to later calls."""
@@ -89,12 +90,15 @@ class CallWalk:
             self.waiting[micro, number] = storage.saved
 
     def backward(self, micro: str, number: int) -> None:
-        """Run a call backward and accumulate the gradients of its arguments."""
+        """Run a call backward, or the part of it for inputs, and accumulate the gradients of its
+        arguments."""
         call, storage, life = self.model.calls[number], self.storages[number], self.life
         life.begin_segment()
         prefix = f"{micro}.{number}"
         storages_ = self.at_backward(micro, number)
         gradients = [i.gradient for i in storage.full.inputs if i.gradient is not None]
+        if storage.weights:
+            self.for_weights[micro, number] = storages_
         weights = self.gather(storage, f"{prefix}.backward")
         outputs_or_gradients = self.full_values(storage, gradients, f"{prefix}.backward")
         life.run(
@@ -123,6 +127,17 @@ class CallWalk:
                 )
         for name in call.results:
             self.gradients.pop((micro, name), None)
+
+    def backward_weights(self, micro: str, number: int) -> None:
+        """Run the part of a call's backward that nothing waits for, where it runs apart."""
+        storages_ = self.for_weights.pop((micro, number), None)
+        if storages_ is None:
+            return
+        storage, life, prefix = self.storages[number], self.life, f"{micro}.{number}.weights"
+        life.begin_segment()
+        life.run(storage.weights, storage.function, storage.backward_roots, prefix, storages_)
+        states = (i.gradient for i in storage.function.state_inputs() if i.gradient is not None)
+        life.extend(*(storages_.get(storage.backward_roots[gradient]) for gradient in states))
 
     def arguments(self, number: int) -> Iterable[tuple[Input, str]]:
         """Activation inputs of a call's function, each with the name of the value passed."""

@@ -86,6 +86,14 @@ def test_stages_hold_several_chunks(traced):
         assert any(".received " in name for name in names)
 
 
+@pytest.mark.parametrize("schedule", ["zb-h1", pytest.param("zbv", marks=pytest.mark.long)])
+def test_what_waits_between_two_parts_of_backward_has_a_place(traced, schedule):
+    model = traced("llama")
+    made = planned(model, "pp=2", 4, "keep", schedule=schedule)
+    for found in check(made, model, 0.3):
+        assert any(".weights." in buffer.name for buffer in found.buffers)
+
+
 def test_a_longer_step_needs_no_more(traced):
     model = traced("llama")
     bounds = [
