@@ -119,15 +119,15 @@ def compiled(folder: Path, cluster: Cluster, names: Sequence[str], samples: int)
     (folder / "jobs.json").write_text(json.dumps(jobs))
 
 
-def report(found: dict[str, dict[str, float]]) -> int:
+def report(rows: dict[str, dict[str, float]]) -> int:
     """Prints a table; gains are over the faster fp32 program. The number of wrong byte counts."""
-    plain = [row for name, row in found.items() if CASES[name][1] == "none"]
+    plain = [row for name, row in rows.items() if CASES[name][1] == "none"]
     wrong = 0
     print(
         f"{'':<16}{'median ms':>10}{'gain':>7}{'best ms':>10}{'gain':>7}{'CPU ms':>8}{'MB':>8}"
         f"{'plan ms':>9}"
     )
-    for name, row in found.items():
+    for name, row in rows.items():
         gains = [min(p[key] for p in plain) / row[key] for key in ("ms", "best")]
         print(
             f"{name:<16}{row['ms']:10.0f}{gains[0]:7.1f}{row['best']:10.0f}{gains[1]:7.1f}"
