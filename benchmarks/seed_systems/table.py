@@ -168,8 +168,8 @@ MEMORY = (
                 paper=52.30,
                 measure=planned.memo_mfu,
                 state="plan",
-                conditions="8 A800-80, bf16, priced; model flops of the plan, which count attention "
-                "under its causal mask",
+                conditions="8 A800-80, bf16, priced; half of attention's flops count, under its "
+                "causal mask; the paper's convention is not known",
                 long=True,
             ),
         ),
@@ -433,7 +433,7 @@ COMPRESSION = (
                 paper=333,
                 measure=bytes_sent.times_less("random-k:rate=1000", 2),
                 state="program",
-                conditions="counted, random-k:rate=1000, with Adam; LANS is not an optimizer here",
+                conditions="counted, random-k:rate=1000; the optimizer clan (LANS) sends two bits",
             ),
         ),
     ),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from .stage import CompressionStages, Score
+from .stage import CompressionStages, Reduce, Score
 
 Payload = Literal["gradients", "weights", "momentum", "parameters", "activations"]
 ReplacedCollective = Literal["all_reduce", "reduce_scatter", "all_gather", "send"]
@@ -28,6 +28,15 @@ class CompressionProgram(Struct, frozen=True):
     accepts_bias: str = ""
     when: ActivePhase = "always"
     vectors: int = 1
+
+    @property
+    def robust(self) -> bool:
+        """Whether it weighs ranks against each other (scores, medians) instead of adding them up."""
+        return any(
+            isinstance(stage, Score)
+            or (isinstance(stage, Reduce) and stage.rule not in ("sum", "mean"))
+            for stage in self.stages
+        )
 
 
 class ExchangeSchedule(Struct, frozen=True):
@@ -87,6 +96,11 @@ class CompressionAlgorithm(Struct, frozen=True):
         """Whether ranks' vectors are chosen by scores on validation data."""
         stages = (stage for program in self.programs for stage in program.stages)
         return any(isinstance(stage, Score) and stage.rule == "zeno" for stage in stages)
+
+    @property
+    def robust(self) -> bool:
+        """Whether some ranks may send anything."""
+        return any(program.robust for program in self.programs)
 
     @property
     def late(self) -> bool:

@@ -22,11 +22,12 @@ from ...cost_model.communication.data_parallel import BatchAxes
 from ...cost_model.communication.exchange import CompressionSubject, Exchange, GroupAxis
 from ...ir.compression.program import CompressionAlgorithm, CompressionProgram
 from ...ir.compression.registry import ALGORITHMS, algorithm
-from ...ir.compression.stage import Reduce, Residual, Score, Select
+from ...ir.compression.stage import Residual, Select
 from ...ir.devices.cluster import Cluster
 from ...ir.errors import UsageError
 from ...ir.plan.flat_shard import FULL
-from ...ir.plan.strategy import Strategy
+from ...ir.plan.plan import Plan
+from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.unknown_name import unknown_name
 from ..question.options import QUALITIES
 
@@ -59,12 +60,15 @@ class CollectiveCompressor:
         self.forced = compress not in ("none", "auto")
         if self.forced:
             algorithm_ = algorithm(compress)
-            self.programs = runnable(algorithm_)
-            if not self.programs and all(p.payload != "activations" for p in algorithm_.programs):
+            robust = tuple(p for p in algorithm_.programs if p.robust)
+            self.programs = robust or runnable(algorithm_)
+            if algorithm_.scores:
                 raise UsageError(
-                    f"{compress} is an optimizer itself (plan --optimizer) or weighs ranks against each "
-                    f"other (plait.runtime.compression)"
+                    f"{compress} scores gradients on validation data, which programs do not have: use "
+                    f"Averaged of plait.runtime.compression, or krum or a trimmed mean here"
                 )
+            if not self.programs and all(p.payload != "activations" for p in algorithm_.programs):
+                raise UsageError(f"{compress} is an optimizer itself (plan --optimizer)")
         else:
             allowed = permitted(quality, optimizer in LINEAR) if compress == "auto" else ()
             self.programs = tuple(allowed)
@@ -87,6 +91,8 @@ class CollectiveCompressor:
             best = collective.seconds(plain) - MINIMUM_GAIN * step_seconds
             key = collective.subject, collective.axis.role
             for program in filter(collective.accepts, self.programs):
+                if program.robust and refused_by(program, collective.axis.size):
+                    continue
                 compressed = BatchAxes(strategy, cluster, scale, item, {key: program})
                 seconds = collective.seconds(compressed, weights.small_share)
                 if seconds < best or (self.forced and key not in chosen):
@@ -151,18 +157,34 @@ def _is_safe(program: CompressionProgram, linear: bool) -> bool:
     return not program.accepts_bias and not any(isinstance(s, refused) for s in program.stages)
 
 
+def check_robust(compress: str, plan: Plan) -> None:
+    """Raise UsageError where a robust rule was asked for and a plan adds gradients up past it."""
+    if compress in ("none", "auto") or not algorithm(compress).robust:
+        return
+    for strategy in plan.strategies:
+        added = {role for role, size in strategy.axes if ROLES[role].batch and size > 1}
+        rule = {c.role for c in plan.compression if c.strategy == strategy}
+        if not added or added - rule:
+            along = ", ".join(sorted(added - rule)) or "no ranks"
+            raise UsageError(
+                f"{compress} weighs ranks against each other, and {strategy} adds gradients up along "
+                f"{along}: pin dp over more ranks than it leaves out, without zero roles"
+            )
+
+
+def refused_by(program: CompressionProgram, ranks: int) -> bool:
+    """Whether so few ranks cannot tell whom to leave out."""
+    try:
+        lowered(program, 1, ranks)
+    except UsageError:
+        return True
+    return False
+
+
 def runnable(algorithm_: CompressionAlgorithm) -> tuple[CompressionProgram, ...]:
     """Programs of an algorithm that sum or average without changing the optimizer."""
     if algorithm_.optimizer not in ANY_OPTIMIZER or algorithm_.schedule.every != 1:
         return ()
     return tuple(
-        p for p in algorithm_.programs if p.payload in ("gradients", "weights") and not _robust(p)
-    )
-
-
-def _robust(program: CompressionProgram) -> bool:
-    """Whether a program aggregates robustly (scores ranks, takes medians) instead of summing."""
-    return any(
-        isinstance(s, Score) or (isinstance(s, Reduce) and s.rule not in ("sum", "mean"))
-        for s in program.stages
+        p for p in algorithm_.programs if p.payload in ("gradients", "weights") and not p.robust
     )

@@ -23,6 +23,7 @@ def plan(
     Raises InfeasibleError (nothing fits or keeps the limits), LimitError (time was up before anything
     that fits was found) and UsageError.
     """
+    options = options.resolved()
     options.check()
 
     def search(devices: Cluster, options: PlanOptions) -> Plan:

@@ -34,6 +34,7 @@ _KNOWN: dict[str, int] = {  # state tensors that are as large as their parameter
 # fmt: on
 OPTIMIZERS = WithVariants(_KNOWN, lambda name: state_vectors(COMPRESSED_OPTIMIZERS[name]))
 PER_TENSOR = ("adafactor", "muon", "lamb", "lars", "shampoo", "soap")  # step on whole tensors
+STALE = {"stale-1": "stale-sgd", "stale-0": "stale-sgd:delay=0"}  # schedules that optimizers do
 OBJECTIVES = ("time", "dollars", "energy")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
 MEMORY_ACTIONS = ("keep", "recompute", "offload", "split")  # kinds of actions, or one action
@@ -146,7 +147,12 @@ class PlanOptions(msgspec.Struct, frozen=True):
     ] = "safe"
     micro_batches: Annotated[int | None, Option(help="fix the number of micro-batches")] = None
     schedule: Annotated[
-        str, Option(metavar="NAME", help=f"of the pipeline: auto, {', '.join(SCHEDULES)}")
+        str,
+        Option(
+            metavar="NAME",
+            help=f"of the pipeline: auto, {', '.join(SCHEDULES)}; or stale-1: gradients are used a "
+            "step late (sgd, momentum)",
+        ),
     ] = "auto"
     pins: Annotated[
         tuple[Pin, ...],
@@ -212,6 +218,18 @@ class PlanOptions(msgspec.Struct, frozen=True):
         """Whether fewer devices than the cluster's may be the answer."""
         limited = self.budget is not None or self.at_least is not None
         return self.objective != "time" or limited
+
+    def resolved(self) -> PlanOptions:
+        """These options where gradients that come a step late (`stale-1`, or `stale-0`: at once) are an
+        optimizer that sends them itself. Raises UsageError."""
+        if self.schedule not in STALE:
+            return self
+        if self.optimizer not in ("sgd", "momentum"):
+            raise UsageError(
+                f"--schedule {self.schedule} is for --optimizer sgd or momentum, whose steps add "
+                f"gradients up, not {self.optimizer}"
+            )
+        return replace(self, schedule="auto", optimizer=STALE[self.schedule])
 
     def check(self) -> None:
         unknown = [r for r in self.roles if r not in ROLES]

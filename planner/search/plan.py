@@ -9,6 +9,7 @@ from ...ir.model.model import Model
 from ...ir.passes import Observer, Pass
 from ...ir.plan.plan import Plan
 from ...ir.text.units import gib
+from ..compression.collectives import check_robust
 from ..question.candidate import Candidate
 from ..question.options import PlanOptions
 from .driver import SearchSpace
@@ -55,7 +56,9 @@ def plan(
 
 def chosen_plan(space: SearchSpace, best: Candidate, observer: Observer | None = None) -> Plan:
     """The plan of a candidate of a space that was searched, and what every family would cost."""
-    return with_families(space, assemble(space, best, observer), best)
+    answer = with_families(space, assemble(space, best, observer), best)
+    check_robust(space.options.compress, answer)
+    return answer
 
 
 def no_plan(space: SearchSpace) -> PlaitError:

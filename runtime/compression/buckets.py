@@ -68,7 +68,10 @@ class CompressedBuckets:
         bucket_bytes: int = BUCKET_BYTES,
     ) -> None:
         self.algorithm, self.levels, self.codec = algorithm, levels, codec
-        self.total, self.small_bytes, self.bucket_bytes = total, small_bytes, bucket_bytes
+        self.total, self.bucket_bytes = total, bucket_bytes
+        self.small_bytes = (
+            0 if algorithm.robust else small_bytes
+        )  # whoever may lie may lie there too
         self.exchanges: dict[str, CompressedCollective] = {}
         self.saved: dict[str, Any] = {}
         self.members: dict[str, Members] = {}

@@ -26,6 +26,7 @@ CASES = {
     "both": ("dp=2,zero2=2", "sdp4bit"),
     "signs": ("dp=2,zero2=2", "one-bit"),
     "rounded": ("zero1=4", "zero++"),
+    "robust": ("dp=4", "trimmed-mean:drop=1"),
     "per call plain": ("zero3=4", "none"),
     "per call": ("zero3=4", "zero++"),
     "gradients per call": ("zero2=4", "sdp4bit"),

@@ -202,6 +202,13 @@ def test_late_gradients_travel_beside_the_next_step(model):
     assert 0 < gain <= compute
 
 
+def test_a_stale_schedule_is_an_optimizer(model):
+    asked = PlanOptions(pins=pin_all("dp=4"), optimizer="sgd", schedule="stale-1")
+    assert plan(model, load_cluster("local:4"), asked).optimizer.name == "stale-sgd"
+    with pytest.raises(UsageError, match="add gradients up, not adamw"):
+        plan(model, load_cluster("local:4"), replace(asked, optimizer="adamw"))
+
+
 def test_a_plan_says_what_does_not_go_together(model):
     with pytest.raises(UsageError, match="keeps all weights on every rank"):
         planned(model, "zero1=4", "1-bit-adam")

@@ -7,9 +7,11 @@ from torch import nn
 
 from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import trace
+from plait.ir.compression.registry import PROGRAMS
 from plait.ir.errors import UsageError
 from plait.planner import PlanOptions, plan
 from plait.planner.compression.collectives import QUALITIES
+from plait.planner.question.pins import pin_all
 
 LINK = 'kind = "{kind}"\n[[level]]\nname = "link"\nsize = 4\ngb_per_s = {rate}\nlatency_us = {latency}\n'
 
@@ -141,3 +143,24 @@ def test_a_name_is_taken_wherever_it_fits(model, clusters):
     assert made.compression == ()
     with pytest.raises(UsageError, match="an optimizer itself"):
         plan(model, clusters["nvlink"], PlanOptions(compress="1-bit-adam"))
+
+
+def test_robust_rules_are_taken_by_name_alone(model, clusters):
+    asked = PlanOptions(compress="trimmed-mean:drop=1", pins=pin_all("dp=4"))
+    robust = plan(model, clusters["ethernet"], asked)
+    assert [c.program for c in robust.compression] == ["trimmed-mean:drop=1.gradients"]
+    automatic, _ = chosen(model, clusters["ethernet"], quality="all")
+    assert not any(PROGRAMS[name].robust for name in automatic)
+
+
+@pytest.mark.parametrize(
+    ("compress", "pins", "why"),
+    [
+        ("zeno", "dp=4", "validation data"),
+        ("trimmed-mean:drop=2", "dp=4", "pin dp over more ranks"),
+        ("median", "zero1=4", "pin dp"),
+    ],
+)
+def test_robust_rules_that_would_not_hold_are_refused(model, clusters, compress, pins, why):
+    with pytest.raises(UsageError, match=why):
+        plan(model, clusters["ethernet"], PlanOptions(compress=compress, pins=pin_all(pins)))
