@@ -4,11 +4,16 @@ LONGEST_MESSAGE = 4000  # characters
 
 
 class PlaitError(Exception):
-    """Root of every error that Plait raises on purpose. The middle of a long message is left out."""
+    """Root of every error that Plait raises on purpose. The middle of a long message is left out.
+
+    `report` has the same as JSON data, where there is more than the message: under `fixes` the changes
+    that were tried, the smallest first.
+    """
 
     exit_code = 2
 
-    def __init__(self, message: object = "") -> None:
+    def __init__(self, message: object = "", report: dict[str, object] | None = None) -> None:
+        self.report = report or {}
         text = str(message)
         half = LONGEST_MESSAGE // 2
         super().__init__(
@@ -21,16 +26,9 @@ class UsageError(PlaitError):
 
 
 class InfeasibleError(PlaitError):
-    """No plan fits: the message names the device, the term, the shortfall and the cheapest fix.
-
-    `report` has the same as JSON data, where there is more than the message.
-    """
+    """No plan fits: the message names the device, the term, the shortfall and the cheapest fix."""
 
     exit_code = 3
-
-    def __init__(self, message: str, report: dict[str, object] | None = None) -> None:
-        super().__init__(message)
-        self.report = report or {}
 
 
 class LimitError(PlaitError):

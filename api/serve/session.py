@@ -30,8 +30,9 @@ from ...planner.search.changes import (
 )
 from ...planner.search.driver import SearchSpace
 from ...planner.search.infeasible import more_memory, percent_more
-from ...planner.search.plan import chosen_plan, no_plan
+from ...planner.search.plan import chosen_plan, no_plan, searched
 from ...planner.search.price_cache import PriceCache, keep_recent
+from ...planner.search.simplest import simplest
 from ..formats.model_source import ModelSource
 from ..plans.plan_request import plan_request
 from .requests import Change, PlanningJob
@@ -66,8 +67,7 @@ class Session:
     def space(self, job: PlanningJob) -> SearchSpace:
         """The searched space of a job. Raises PlaitError."""
         if job not in self.spaces:
-            space = self.opened(job)
-            space.run()
+            space = searched(self.opened(job))
             keep_recent(self.spaces, job, space, MOST_SPACES)
             settle_garbage()
         return self.spaces[job]
@@ -128,12 +128,10 @@ def settle_garbage() -> None:
 
 
 def fastest(space: SearchSpace) -> Candidate:
-    """The fastest candidate that fits; raises the error that says why there is none, with the memory
-    that would do."""
-    fitting = space.fitting()
-    if fitting:
-        seconds = min(c.step_seconds for c in fitting)
-        return min((c for c in fitting if c.step_seconds == seconds), key=space.sort_key)
+    """The candidate that a plan takes: of those that nothing tells from the fastest the simplest; raises
+    the error that says why there is none, with the memory that would do."""
+    if space.fitting():
+        return simplest(space)
     if not space.candidates:
         raise no_plan(space)
     least = min(space.candidates, key=lambda c: (c.peak_bytes, c.step_seconds))

@@ -39,7 +39,8 @@ class Rule(NamedTuple):
 class Engine(msgspec.Struct, frozen=True):
     """What an engine can run. `roles`, kinds of memory `actions` and `schedules` are those of plans;
     `mixes`: what may differ between layers; `even`: stages have equal numbers of layers; `extras`:
-    compressed messages, fractions of weights and mixtures of devices are for generated programs."""
+    compressed messages, fractions of weights and mixtures of devices are for generated programs;
+    `styles`: tensor ranks split what a ParallelStyle of PyTorch says."""
 
     name: str
     about: str
@@ -49,6 +50,7 @@ class Engine(msgspec.Struct, frozen=True):
     mixes: Mixes = "all"
     even: bool = False
     extras: bool = False
+    styles: bool = False
     rules: tuple[Rule, ...] = ()
 
     def refusal(self, strategy: Strategy) -> str | None:
@@ -151,7 +153,9 @@ ENGINES: dict[str, Engine] = {
             "PyTorch's own: plait.apply",
             roles=("pp", "dp", *ZEROS, "tp"),
             actions=("keep", "recompute", "offload"),
+            schedules=("gpipe", "1f1b", "interleaved", "zb-h1", "zbv", "dualpipev"),
             mixes="memory",
+            styles=True,
             rules=(
                 ORDER,
                 ONE_ZERO,

@@ -267,7 +267,6 @@ class PlanOptions(msgspec.Struct, frozen=True):
             few = ", ".join(self.memory_actions)
             raise UsageError(f"{engine.name} has no memory action {few}")
         for pin in self.pins:
-            engine.check(pin.strategy)
             if pin.memory is not None and not engine.allows_action(pin.memory):
                 raise UsageError(f"{pin.glob}: {engine.name} has no memory action {pin.memory}")
 

@@ -61,6 +61,17 @@ def parse_pin(text: str) -> Pin:
     return Pin(glob if colon else "*", parse_strategy(strategy_text))
 
 
+def check_pins(pins: Sequence[Pin], devices: int) -> None:
+    """Raises UsageError for pins for another number of devices, or that disagree on stages."""
+    for pin in pins:
+        if pin.strategy.devices != devices:
+            raise UsageError(
+                f"pin {pin.strategy} is for {pin.strategy.devices} devices, the cluster has {devices}"
+            )
+    if len({pin.strategy.stages for pin in pins}) > 1:
+        raise UsageError("pins must agree on pp: stages are the same for all layers")
+
+
 def pin_per_call(model: Model, pins: tuple[Pin, ...]) -> tuple[Pin | None, ...]:
     """The last pin that matches each call. Raises UsageError for a pin that matches none."""
     last_matches: list[Pin | None] = []

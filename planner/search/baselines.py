@@ -107,7 +107,7 @@ def baseline_plan(space: SearchSpace, baseline: Baseline) -> Plan | None:
     """
     unrestricted = space.with_options(pins=(), micro_batches=None, roles=tuple(ROLES))
     for strategy in baseline.strategies:
-        if strategy.stages <= unrestricted.stages and not space.engine.refusal(strategy):
+        if strategy.stages <= unrestricted.stages and not space.refusal(strategy):
             unrestricted.candidates += unrestricted.uniform_candidates(strategy)
     unrestricted.update_best(unrestricted.candidates)
     unrestricted.candidates = [

@@ -20,8 +20,9 @@ from ..pricing.candidate_pricer import CandidatePricer
 from ..question.candidate import Assignment, Candidate, Decision, RunPoint
 from ..question.deadline import Deadline
 from ..question.options import PlanOptions
-from ..question.pins import pin_per_call, pinned_decisions
+from ..question.pins import check_pins, pin_per_call, pinned_decisions
 from ..question.strategy_space import ModelAxes, axis_families, divisors, strategies, with_experts
+from ..sharding.engine_styles import refusal
 from .price_cache import PriceCache
 from .schedule_choice import (
     FRUGAL,
@@ -255,16 +256,13 @@ class SearchSpace:
     def price_pinned(self) -> None:
         """Price every candidate with the pinned decisions; other layers share any strategy.
 
-        Raises UsageError for pins for another number of devices, or that disagree on stages.
+        Raises UsageError for pins for another number of devices, that disagree on stages, or that the
+        engine cannot run.
         """
+        check_pins(self.options.pins, self.cluster.devices)
         for pin in self.options.pins:
-            if pin.strategy.devices != self.cluster.devices:
-                raise UsageError(
-                    f"pin {pin.strategy} is for {pin.strategy.devices} devices, the cluster has "
-                    f"{self.cluster.devices}"
-                )
-        if len({pin.strategy.stages for pin in self.options.pins}) > 1:
-            raise UsageError("pins must agree on pp: stages are the same for all layers")
+            if (reason := self.refusal(pin.strategy)) is not None:
+                raise UsageError(reason)
         model, batch_only = self.pricer.model, self.pricer.batch_only
         pins = pin_per_call(model, self.options.pins)
         strategies = dict.fromkeys(
@@ -291,8 +289,12 @@ class SearchSpace:
     def strategies(self, model_axes: ModelAxes) -> Iterator[Strategy]:
         """Strategies with these model axes that the engine can run."""
         for strategy in strategies(self.cluster.devices, model_axes, self.roles, self.stages):
-            if self.engine.refusal(strategy) is None:
+            if self.refusal(strategy) is None:
                 yield strategy
+
+    def refusal(self, strategy: Strategy) -> str | None:
+        """Why the engine cannot run a strategy for this model; None where it can."""
+        return refusal(self.engine, strategy, self.pricer.function_prices.shardings)
 
     def strategies_with_stages(self, strategy: Strategy) -> list[Strategy]:
         """Strategies of the space with as many stages as this one."""

@@ -48,7 +48,7 @@ def _baselines(space: SearchSpace) -> Iterator[Candidate]:
     free = space.with_options(pins=(), micro_batches=None, roles=tuple(ROLES))
     for role in ONE_AXIS:
         strategy = Strategy(((role, space.cluster.devices),))
-        allowed = space.cluster.devices > 1 and space.engine.refusal(strategy) is None
+        allowed = space.cluster.devices > 1 and space.refusal(strategy) is None
         if allowed and strategy not in priced:
             yield from free.uniform_candidates(strategy)
 

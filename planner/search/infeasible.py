@@ -6,12 +6,14 @@ Every hint is a search of its own under one changed option, so the plan it promi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import lcm
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
 from ...ir.devices.cluster import Cluster
-from ...ir.errors import InfeasibleError, UsageError
+from ...ir.errors import InfeasibleError, MismatchError, UsageError
+from ...ir.lowering.rescale import rescale
 from ...ir.plan.strategy import ROLES
 from ...ir.text.units import gib, seconds
 from ..question.candidate import Candidate
@@ -102,6 +104,58 @@ def infeasible(space: SearchSpace) -> InfeasibleError:
     )
 
 
+def impossible(space: SearchSpace, message: str) -> UsageError:
+    """The error for a space in which nothing can be priced, with the first change that gives a plan."""
+    for change, changed in possible_changes(space):
+        candidate = fastest_fitting(changed)
+        if candidate is not None:
+            hint = Hint(change, candidate)
+            return UsageError(f"{message}; tried {hint}", {"fixes": [hint.row()]})
+    return UsageError(message)
+
+
+def possible_changes(space: SearchSpace) -> Iterator[tuple[str, SearchSpace]]:
+    """Spaces with one thing changed that may stand in the way of every strategy asked for."""
+    options = space.options
+    if options.micro_batches is not None:
+        yield "another number of micro-batches", space.with_options(micro_batches=None)
+    if options.engine != "plait":
+        yield "--engine plait", space.with_options(engine="plait")
+    batch = divisible_batch(space)
+    if batch != space.pricer.model.batch and (other := with_batch(space, batch)) is not None:
+        yield f"--global-batch {batch}", other
+    if options.pins:
+        yield "without --pin", space.with_options(pins=())
+
+
+def divisible_batch(space: SearchSpace) -> int:
+    """The next batch that all pins and micro-batches divide."""
+    degrees = [pin.strategy.batch_degree() for pin in space.options.pins]
+    parts = lcm(*degrees) * (space.options.micro_batches or 1)
+    return -(-space.pricer.model.batch // parts) * parts
+
+
+def smaller_batches(space: SearchSpace) -> Iterator[Hint]:
+    """Halves of a batch that is not cut into more micro-batches, until one fits."""
+    batch = space.pricer.model.batch
+    while batch % 2 == 0 and batch // 2 >= space.cluster.devices:
+        batch //= 2
+        other = with_batch(space, batch)
+        candidate = fastest_fitting(other) if other is not None else None
+        if candidate is not None:
+            yield Hint(f"--global-batch {batch}", candidate)
+            return
+
+
+def with_batch(space: SearchSpace, batch: int) -> SearchSpace | None:
+    """The space of a job with another batch; None where the trace does not tell where the batch lies."""
+    try:
+        model = rescale(space.pricer.model, batch)
+    except MismatchError:
+        return None
+    return SearchSpace.create(model, space.cluster, space.options, space.prices)
+
+
 def tried_hints(space: SearchSpace, smallest: Candidate) -> Iterator[Hint]:
     """Changes of one option each: first those that cost only time, then more devices."""
     for change, changed in relaxed_options(space):
@@ -111,6 +165,8 @@ def tried_hints(space: SearchSpace, smallest: Candidate) -> Iterator[Hint]:
             "another number of micro-batches",
             fastest_fitting(space.with_options(micro_batches=None)),
         )
+    if not space.pricer.call_prices.micro_batchable:
+        yield from smaller_batches(space)
     yield more_devices(space)
 
 

@@ -15,7 +15,7 @@ from ..question.options import PlanOptions
 from .driver import SearchSpace
 from .families import with_families
 from .first_plan import first_fitting
-from .infeasible import infeasible
+from .infeasible import impossible, infeasible
 from .simplest import simplest
 from .to_plan import assemble
 from .unsplittable import reasons
@@ -46,12 +46,26 @@ def plan(
     if observer is not None:
         observer(AnalyseAxes(), space.pricer.function_prices.flow)
     first = first_fitting(space)
-    space.run()
+    searched(space)
     if first is not None and not space.fitting():
         space.candidates.append(first)
     if not space.fitting():
         raise no_plan(space)
     return chosen_plan(space, simplest(space), observer)
+
+
+def searched(space: SearchSpace) -> SearchSpace:
+    """The space after its search; of what its engine refuses the error has a change that gives a plan.
+
+    Raises UsageError.
+    """
+    try:
+        space.run()
+    except UsageError as error:
+        if all(space.refusal(pin.strategy) is None for pin in space.options.pins):
+            raise
+        raise impossible(space, str(error)) from None
+    return space
 
 
 def chosen_plan(space: SearchSpace, best: Candidate, observer: Observer | None = None) -> Plan:
@@ -68,11 +82,12 @@ def no_plan(space: SearchSpace) -> PlaitError:
         return LimitError(f"time was up: nothing that fits was found yet{_smallest(space)}")
     if space.candidates:
         return infeasible(space)
-    return UsageError(
+    return impossible(
+        space,
         f"no plan for {model.name} with global batch {model.batch} on {space.cluster.devices} devices, "
         f"roles {', '.join(options.roles)}"
         + "".join(f", pin {pin.glob}:{pin.strategy}" for pin in options.pins)
-        + f": {'; '.join(reasons(space))}"
+        + f": {'; '.join(reasons(space))}",
     )
 
 

@@ -29,9 +29,10 @@ from ...ir.model.model import Model
 from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
-from .same_outputs import check_same, fingerprints
+from .local_widths import fit_widths
+from .same_outputs import fingerprints, first_difference
 from .shared_gradients import SharedParameters
-from .stages import SCHEDULES, LossFn, PipelinedModule, schedule_stages, split
+from .stages import SCHEDULES, LossFn, PipelinedModule, chunk_places, schedule_stages, split
 from .styles import AXIS, parallel_styles
 
 PIPELINE, REPLICATE, SHARD = "pipeline", "replicate", "shard"
@@ -67,7 +68,10 @@ def check_appliable(plan: Plan) -> Strategy:
     if strategy.stages > 1 and strategy.size(AXIS) > 1:
         raise UsageError("PyTorch's pipelining exports modules: tp does not go with pp there")
     if strategy.stages > 1 and plan.schedule not in SCHEDULES:
-        raise UsageError(f"PyTorch's engine has no schedule {plan.schedule}")
+        raise UsageError(
+            f"PyTorch's engine has no schedule {plan.schedule}; plan with --schedule "
+            f"{'|'.join(SCHEDULES)}, or with --engine torch"
+        )
     return strategy
 
 
@@ -108,9 +112,21 @@ def _split_operators(module: nn.Module, plan: Plan, sample: TracedBatch, mesh: D
     """Split layers over the tensor axis; raises UsageError where one then computes something else."""
     paths = [path for path, _ in layer_actions(module, plan)]
     before = fingerprints(module, paths, sample.batch)
-    parallelize_module(module, mesh[AXIS], parallel_styles(module, plan, sample.model))
+    styles = parallel_styles(module, plan, sample.model)
+    parallelize_module(module, mesh[AXIS], styles)
     dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
-    check_same(before, fingerprints(module, paths, sample.batch), dtype)
+
+    def check() -> str | None:
+        after = fingerprints(module, paths, sample.batch, may_stop=True)
+        return first_difference(before, after, dtype)
+
+    different = fit_widths(module, list(styles), mesh[AXIS].size(), check)
+    if different is not None:
+        raise UsageError(
+            f"{different} computes something else on a shard of its width: its code counts on whole "
+            "widths that are no attributes of it, and PyTorch's engine cannot split it; plan with "
+            "--roles dp,zero1,zero2,zero3,pp, or run the plan as a generated program"
+        )
 
 
 def _pipelined(
@@ -120,8 +136,8 @@ def _pipelined(
     strategy = check_appliable(plan)
     ranks = strategy.batch_degree() * plan.micro_batches
     chunks, shared = split(module, plan, first_samples(sample.batch, ranks), sample.loss_fn)
-    rank, stages = mesh[PIPELINE].get_local_rank(), len(plan.stages)
-    mine = {i: chunk for i, chunk in enumerate(chunks) if i % stages == rank}
+    rank = mesh[PIPELINE].get_local_rank()
+    mine = {i: chunks[i] for i in chunk_places(plan).numbers(rank)}
     applied = PipelinedModule(list(mine.values()), mesh[PIPELINE])
     actions = dict(layer_actions(module, plan))
     for chunk in mine.values():

@@ -7,13 +7,12 @@ shard it runs, and computes something else. One forward pass without gradients b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...ir.errors import UsageError
 from ..torch_private import tree_leaves
 
 Fingerprints = dict[
@@ -21,8 +20,11 @@ Fingerprints = dict[
 ]  # by layer: a weighted sum of its output, and its norm
 
 
-def fingerprints(module: nn.Module, layers: list[str], batch: Any) -> Fingerprints:
-    """One number of every layer's output, beside its scale; empty for a module on the meta device."""
+def fingerprints(
+    module: nn.Module, layers: list[str], batch: Any, may_stop: bool = False
+) -> Fingerprints:
+    """One number of every layer's output, beside its scale, as far as the module runs; empty for a
+    module on the meta device."""
     if any(parameter.is_meta for parameter in module.parameters()):
         return {}
     seen: Fingerprints = {}
@@ -33,7 +35,7 @@ def fingerprints(module: nn.Module, layers: list[str], batch: Any) -> Fingerprin
         for path in layers
     ]
     try:
-        with torch.no_grad(), _evaluating(module):
+        with torch.no_grad(), _evaluating(module), suppress(*[RuntimeError][: int(may_stop)]):
             module(**batch) if isinstance(batch, Mapping) else module(*batch)
     finally:
         for hook in hooks:
@@ -60,13 +62,11 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             child.training = mode
 
 
-def check_same(before: Fingerprints, after: Fingerprints, dtype: torch.dtype) -> None:
-    """Raise UsageError naming the first layer that computes something else than before."""
+def first_difference(before: Fingerprints, after: Fingerprints, dtype: torch.dtype) -> str | None:
+    """The first layer that computes something else than before, or does not come to its end; None
+    where none does."""
     tolerance = torch.finfo(dtype).eps ** 0.5
     for path, (value, scale) in before.items():
-        if abs(after[path][0] - value) > tolerance * max(scale, 1e-6):
-            raise UsageError(
-                f"{path} computes something else on a shard of its width (its code counts on all "
-                "heads): PyTorch's engine cannot split it; plan with --roles dp,zero1,zero2,zero3 "
-                "or run the plan as a generated program"
-            )
+        if path not in after or abs(after[path][0] - value) > tolerance * max(scale, 1e-6):
+            return path
+    return None

@@ -17,18 +17,30 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import (
     PipelineStage,
     Schedule1F1B,
+    ScheduleDualPipeV,
     ScheduleGPipe,
     ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    ScheduleZBVZeroBubble,
     pipe_split,
     pipeline,
 )
 
 from ...ir.errors import UsageError
 from ...ir.plan.plan import Plan
+from ...ir.plan.schedules.chunk_map import ChunkMap
+from ...ir.plan.schedules.registry import chunk_map
 from .shared_gradients import SharedParameters
 from .stage_values import ChunkValues, chunk_values
 
-SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
+ONE_CHUNK = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+SCHEDULES: dict[str, Any] = {
+    **ONE_CHUNK,
+    "interleaved": ScheduleInterleaved1F1B,
+    "zb-h1": ScheduleInterleavedZeroBubble,
+    "zbv": ScheduleZBVZeroBubble,
+    "dualpipev": ScheduleDualPipeV,
+}
 LossFn = Callable[[Any, Any], Tensor] | None
 Shared = list[dict[int, str]]  # of parameters that several stages use: name by stage
 
@@ -185,14 +197,20 @@ def _forward_to_loss(module: nn.Module, keywords: bool, loss_fn: LossFn) -> Iter
         module.forward = forward
 
 
+def chunk_places(plan: Plan) -> ChunkMap:
+    """Which stage runs which model chunk of a plan."""
+    stages = len(plan.stages)
+    return chunk_map(plan.schedule, stages, len(plan.model_chunks) // stages)
+
+
 def _take_parameters(module: nn.Module, chunks: list[ChunkModule], plan: Plan) -> Shared:
     """Put the module's own parameters into its chunks; later stages get copies of shared ones."""
-    stages = len(plan.stages)
+    places = chunk_places(plan)
     known = dict(module.named_parameters(remove_duplicate=False))
     names: dict[nn.Parameter, dict[int, str]] = {}
     copies: dict[tuple[nn.Parameter, int], nn.Parameter] = {}
     for number, chunk in enumerate(chunks):
-        stage = number % stages
+        stage = places.place(number).stage
         for name, _ in list(chunk.program.named_parameters(remove_duplicate=False)):
             parameter = known[name]
             uses = names.setdefault(parameter, {stage: name})
@@ -213,11 +231,12 @@ def schedule_stages(
         PipelineStage(chunk, place, len(plan.model_chunks), device, group=group)
         for place, chunk in chunks.items()
     ]
-    fewer = plan.micro_batches < len(plan.stages)  # then 1F1B is GPipe, and torch wants that name
-    kind: Any = ScheduleGPipe if fewer else SCHEDULES[plan.schedule]
+    # with few micro-batches 1F1B is GPipe, and torch wants that name
+    few = plan.schedule == "1f1b" and plan.micro_batches < len(plan.stages)
+    kind: Any = ScheduleGPipe if few else SCHEDULES[plan.schedule]
     applied.micro_batches = plan.micro_batches
     applied.schedule = kind(
-        stages if plan.schedule == "interleaved" else stages[0],
+        stages[0] if plan.schedule in ONE_CHUNK else stages,
         plan.micro_batches,
         loss_fn=lambda output, _: output.mean(),
     )

@@ -1,7 +1,9 @@
 """Plans for an engine stay within what it can run."""
 
 import pytest
+import torch
 from msgspec.structs import replace
+from torch import nn
 
 from plait.cost_model.execution_model import engine_execution
 from plait.cost_model.hardware import load_cluster
@@ -9,6 +11,7 @@ from plait.ir.capture import trace
 from plait.ir.errors import UsageError
 from plait.ir.plan.memory_action import MemoryAction
 from plait.ir.plan.strategy import parse_strategy
+from plait.planner import plan
 from plait.planner.question.engines import ENGINES
 from plait.planner.question.options import PlanOptions
 from plait.planner.question.pins import pin_all
@@ -37,8 +40,8 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
             assert len(candidate.strategies) == 1
         if engine.mixes == "none":
             assert len(candidate.decisions) == 1
-    plan = assemble(tight, min(tight.candidates, key=tight.sort_key))
-    assert plan.engine == name
+    assembled = assemble(tight, min(tight.candidates, key=tight.sort_key))
+    assert assembled.engine == name
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,38 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
 )
 def test_pins_that_the_engine_cannot_run_are_refused_by_name(engine, strategy, reason):
     with pytest.raises(UsageError, match=reason):
-        PlanOptions(engine=engine, pins=pin_all(strategy)).check()
+        ENGINES[engine].check(parse_strategy(strategy))
+
+
+class Untransposed(nn.Module):
+    """A layer whose weights are no linear layer's: input features come first."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = (nn.Parameter(torch.randn(64, 64)) for _ in range(2))
+
+    def forward(self, x):
+        return x + torch.tanh(x @ self.up) @ self.down
+
+
+def test_a_weight_that_no_style_splits_is_refused_with_a_change_that_fits():
+    module = nn.Sequential(*(Untransposed() for _ in range(4)))
+    model = trace(module, (torch.randn(8, 64),), lambda output, _: output.square().mean())
+    options = PlanOptions(engine="torch", pins=pin_all("tp=4"))
+    with pytest.raises(UsageError, match="no ParallelStyle splits") as refused:
+        plan(model, load_cluster("4xh100"), options)
+    (fix,) = refused.value.report["fixes"]
+    assert fix["fits"]
+    assert fix["change"] == "--engine plait"
+    free = plan(model, load_cluster("4xh100"), replace(options, pins=()))
+    assert not any(s.size("tp") > 1 for s in free.strategies)
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(space):
+    options = PlanOptions(pins=pin_all("dp=4"), micro_batches=3)
+    with pytest.raises(UsageError) as refused:
+        plan(space.pricer.model, space.cluster, options)
+    assert refused.value.report["fixes"][0]["fits"]
 
 
 def test_compression_and_actions_of_generated_programs_are_refused():
