@@ -3,8 +3,9 @@
     python benchmarks/torch_engine.py [--ranks 2,4] [--models llama,bert,...]
         [-o docs/results/torch_engine.md]
 
-`plait.apply` changes each model in place; the judge is the eager module with the same SGD. A cell is
-the largest relative difference of losses and parameters after three steps, or why it is refused.
+A strategy may name its schedule. `plait.apply` changes each model in place; the judge is the eager module
+with the same SGD. A cell is the largest relative difference of losses and parameters after three steps,
+or why it is refused.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ MODELS = (
     "decoders:phi", "encoders:distilbert", "vision:dinov2",
 )  # fmt: skip
 STRATEGIES = {
-    2: ("dp=2", "zero1=2", "zero2=2", "zero3=2", "tp=2", "pp=2"),
+    2: ("dp=2", "zero1=2", "zero2=2", "zero3=2", "tp=2", "pp=2", "pp=2 zb-h1", "pp=2 zbv",
+        "pp=2 dualpipev", "pp=2 interleaved"),
     4: ("dp=4", "zero3=4", "dp=2,zero3=2", "dp=2,zero2=2", "dp=2,tp=2", "zero3=2,tp=2", "tp=4",
-        "pp=4", "pp=2,dp=2", "pp=2,zero3=2"),
+        "pp=4", "pp=2,dp=2", "pp=2,zero3=2", "pp=2,dp=2 zb-h1", "pp=2,zero3=2 zbv"),
 }  # fmt: skip
 WORKER = str(Path(__file__).parents[1] / "tests/runtime/torch_engine/worker.py")
 HEAD = (
@@ -65,9 +67,12 @@ def rows(name: str, ranks: int) -> Iterator[tuple[str, str]]:
 
 def planned(model: Model, strategy: str, ranks: int, folder: Path) -> Path | str:
     """The file of a plan for PyTorch's engine, or why there is none."""
-    micro_batches = ranks if strategy.startswith("pp") else 1
-    options = PlanOptions(engine="torch", pins=pin_all(strategy), micro_batches=micro_batches)
-    path = folder / f"{strategy}.json"
+    text, _, schedule = strategy.partition(" ")
+    micro_batches = 4 if text.startswith("pp") else 1
+    options = PlanOptions(
+        engine="torch", pins=pin_all(text), micro_batches=micro_batches, schedule=schedule or "auto"
+    )
+    path = folder / f"{strategy.replace(' ', '-')}.json"
     try:
         with_methods(plan(model, load_cluster(f"local:{ranks}"), options)).save(path)
     except PlaitError as error:
