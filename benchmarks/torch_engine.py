@@ -3,8 +3,8 @@
     python benchmarks/torch_engine.py [--ranks 2,4] [--models llama,bert,...]
         [-o docs/results/torch_engine.md]
 
-A strategy may name its schedule. `plait.apply` changes each model in place; the judge is the eager module
-with the same SGD. A cell is the largest relative difference of losses and parameters after three steps,
+A strategy may name its schedule. `plait.apply` changes each model in place; the judge is the eager
+module with the same SGD. A cell is the largest relative difference of losses and parameters after three steps,
 or why it is refused.
 """
 
