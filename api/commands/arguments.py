@@ -25,7 +25,7 @@ def add_plan_source(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def _add_shape(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", type=int, help="samples, for hf: sources")
+    parser.add_argument("--batch", type=int, help="samples to trace, for hf: sources (default: 1)")
     parser.add_argument("--seq", type=int, help="tokens per sample, for hf: sources")
 
 

@@ -101,8 +101,9 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _batch(model: Any, config: Any, batch: int | None, seq: int | None) -> dict[str, Tensor]:
-    if batch is None or batch < 1:
-        raise UsageError("an hf: source needs --batch (samples per batch)")
+    batch = 1 if batch is None else batch
+    if batch < 1:
+        raise UsageError(f"--batch {batch}: an hf: source needs at least one sample")
     if getattr(model, "main_input_name", "input_ids") == "pixel_values":
         size = getattr(config, "image_size", None) or IMAGE_SIZE
         height, width = size if isinstance(size, list | tuple) else (size, size)
