@@ -47,7 +47,7 @@ FACTORIES = "plait.benchmarks.composition_models"
 TIMEOUT_SECONDS = 1800.0
 # fmt: off
 CHOICES = Choices(
-    compress=("none",) * 6 + ("auto", "eight-bits", "sdp4bit"),
+    compress=("none",) * 8 + ("auto", "eight-bits", "sdp4bit", "int8-activations"),
     optimizers=(
         "adamw", "adamw", "adam", "sgd", "momentum", "rmsprop", "adagrad", "Adafactor",
         *(f"{FACTORIES}:{name}" for name in ("lamb", "muon", "by_dimension")),

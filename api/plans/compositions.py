@@ -167,7 +167,6 @@ def plan_of(trial: Trial, ranks: int) -> Plan:
         memory_actions=(composition.memory,),
         schedule=composition.schedule,
         compress=composition.compress,
-        quality="all",
         precision=composition.precision,
         optimizer=optimizer if isinstance(optimizer, str) else optimizer.name,
         probed_optimizer=None if isinstance(optimizer, str) else optimizer,
