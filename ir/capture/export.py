@@ -67,7 +67,7 @@ class Recording:
     """The forward as a torch.fx graph whose placeholders are `state_tensors`, then `inputs`.
 
     `pairs` says where the backward hooks of modules are defined, by their number. `others` are the
-    other sides of branches on values.
+    other sides of branches on values, `constants_of_step` gives the values of constants.
     """
 
     graph: torch.fx.GraphModule
@@ -77,6 +77,7 @@ class Recording:
     constants: tuple[BatchConstant, ...] = ()
     pairs: list[str] = field(default_factory=list)
     others: tuple[OtherSide, ...] = ()
+    constants_of_step: Callable[[Any], torch.Tensor | None] = lambda _: None
 
 
 class Step(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import nn
 from torch._decomp import decomposition_table
-from torch._ops import OpOverload
+from torch._ops import OpOverload, _get_dispatch_mode_pre_dispatch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.autograd.function import _is_setup_context_defined, _SingleLevelFunction
+from torch.fx.experimental.proxy_tensor import get_proxy_slot, track_tensor_tree
 from torch.nn.modules import module as module_hooks
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
@@ -39,6 +40,7 @@ __all__ = [
     "FakeTensorMode",
     "OpOverload",
     "TorchDispatchMode",
+    "apart_from_recording",
     "assert_holds",
     "autocast_of_cpu",
     "autograd_node",
@@ -56,6 +58,9 @@ __all__ = [
     "outside_modes",
     "overload_name",
     "post_accumulate_hooks",
+    "recorded_node",
+    "recorded_value",
+    "recording_graph",
     "schema",
     "sets_up_context",
     "storage_id",
@@ -249,6 +254,41 @@ def outside_modes() -> Iterator[None]:
     """
     with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
         yield
+
+
+@contextlib.contextmanager
+def apart_from_recording() -> Iterator[None]:
+    """Compute, and record something else, as if nothing was recorded; gradients are on.
+
+    Without it, what is differentiated inside a forward is recorded as well.
+    """
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.enable_grad():
+        yield
+
+
+def _tracer() -> Any:
+    mode = _get_dispatch_mode_pre_dispatch(torch._C._TorchDispatchModeKey.PROXY)
+    assert mode is not None
+    return mode.tracer
+
+
+def recording_graph() -> Any:
+    """The graph that is being recorded. Without it, what leads to a tensor is known at its end."""
+    return _tracer().graph
+
+
+def recorded_node(tensor: torch.Tensor) -> Any:
+    """The node of a tensor in the graph that is being recorded, or None."""
+    slot = get_proxy_slot(tensor, _tracer(), None)
+    return None if slot is None else slot.proxy.node
+
+
+def recorded_value(node: Any) -> torch.Tensor:
+    """A tensor that is this node to the recording, whose own tensor may be gone."""
+    tracer = _tracer()
+    with apart_from_recording(), fake_mode_of(node.meta["val"]):
+        value = torch.empty_like(node.meta["val"])
+    return track_tensor_tree(value, torch.fx.Proxy(node, tracer), constant=None, tracer=tracer)
 
 
 def decompositions() -> dict[OpOverload, Callable[..., Any]]:

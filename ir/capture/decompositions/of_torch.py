@@ -34,7 +34,22 @@ def _new_full(
     return torch.full(shape, value, dtype=dtype or x.dtype, device=x.device)
 
 
+def _diagonal_scatter(
+    x: Tensor, source: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> Tensor:
+    """x with `source` on a diagonal: element i at row i, or below the main one at column i."""
+    matrix = x.movedim((dim1, dim2), (-2, -1))
+    rows, columns = (torch.arange(n, device=x.device) for n in matrix.shape[-2:])
+    length = matrix.shape[-2 if offset >= 0 else -1]
+    padding = source.new_zeros((*source.shape[:-1], length - source.shape[-1]))
+    padded = torch.cat([source, padding], -1)
+    spread = padded.unsqueeze(-1) if offset >= 0 else padded.unsqueeze(-2)
+    written = torch.where(columns - rows[:, None] == offset, spread, matrix)
+    return written.movedim((-2, -1), (dim1, dim2))
+
+
 FACTORIES: dict[OpOverload, Callable[..., Tensor]] = {
+    ATEN.diagonal_scatter.default: _diagonal_scatter,
     ATEN.new_zeros.default: _filled(0),
     ATEN.new_ones.default: _filled(1),
     ATEN.new_empty.default: _filled(0),

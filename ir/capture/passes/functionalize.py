@@ -24,6 +24,9 @@ from ..graph import KEY_TYPE, FlatGraph
 from ..literals import PLACEMENT, dtype_name, encode, tensor_type
 from ..operators.batch_norm import batch_norm
 from ..operators.user_backward import USER_BACKWARD
+from ..recorded.autocast import Regions
+from ..recorded.joins import joined, merged
+from ..recorded.nodes import cast, flat, functional_name, is_view, promoted
 from ..resolve import overload
 from ..torch_private import (
     ENTER_AUTOCAST,
@@ -35,12 +38,8 @@ from ..torch_private import (
     overload_name,
     schema,
 )
-from ..values.explore import Meeting, OtherSide
-from .autocast import Regions
 from .constants import Constants, UnsupportedNode
-from .joins import Apart, joined, merged
 from .mutation import DETACH, AliasTracker
-from .nodes import cast, flat, is_view, promoted
 from .rebinding import Rebinding
 
 ASSERTS = (
@@ -67,35 +66,23 @@ class Functionalize(Pass[Recording, FlatGraph], frozen=True):
     name = "functionalize"
 
     def apply(self, value: Recording) -> FlatGraph:
-        graph = _flat_graph(value)
+        graph = flat_graph(value)
         joins = [
-            joined(graph, _flat_graph(s.recording), s.branch.number, s.branch.side)
+            joined(graph, flat_graph(s.recording), s.branch.number, s.branch.side)
             for s in value.others
         ]
         merged(graph, joins)
         return graph
 
 
-def _flat_graph(recording: Recording) -> FlatGraph:
+def flat_graph(recording: Recording) -> FlatGraph:
+    """The graph of a recording as it is, with marks of branches."""
     reader = _Reader(recording)
     graph, outputs = _read(reader)
     graph.loss, *returned = outputs
     graph.returned = tuple(returned)
     reader.constants.refuse_trained()
     return graph
-
-
-def meeting(recording: Recording, side: OtherSide) -> Meeting:
-    """How a recording and one with the other side of a branch go on."""
-    try:
-        graphs = _flat_graph(recording), _flat_graph(side.recording)
-        return (
-            "selected"
-            if joined(*graphs, side.branch.number, side.branch.side).values
-            else "neutral"
-        )
-    except (Apart, UnsupportedNode):
-        return "apart"
 
 
 def read_outputs(recording: Recording) -> tuple[FlatGraph, tuple[int, ...]]:
@@ -360,7 +347,7 @@ class _Reader:
         base = base_name(target).removesuffix("_")
         if base in ("copy", "fill", "zero"):
             return self.filled(args, type_)
-        name = f"{target.namespace}.{base}.{overload_name(target)}"
+        name = functional_name(target)
         if str(target) in DRAWS:
             name = str(target)
         elif overload(name) is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ...errors import TraceError
 from ...model.model import Argument, Op, Ref
 from ...model.tensor import TensorType
@@ -88,9 +90,12 @@ class AliasTracker:
             tensor, value = parent, full
         parameter = self.graph.parameters.get(tensor)
         if parameter is not None and parameter.kind == "parameter":
-            raise TraceError(
-                f"the forward writes into parameter {parameter.name}; only buffers may change"
-            )
+            if parameter.trainable:
+                raise TraceError(
+                    f"the forward writes into parameter {parameter.name}; only buffers and frozen "
+                    "parameters may change"
+                )
+            self.graph.parameters[tensor] = msgspec.structs.replace(parameter, kind="buffer")
         if parameter is not None and parameter.kind == "constant":
             raise TraceError(
                 "the forward writes into a tensor that is neither a parameter nor a buffer: its new "

@@ -35,6 +35,7 @@ def _permute(op: Op, shape: tuple[int, ...]) -> tuple[str, tuple[Argument, ...]]
 
 SINGLE_VIEWS: dict[str, WriteBack] = {
     "aten.slice.Tensor": _scatter("aten.slice_scatter.default"),
+    "aten.diagonal.default": _scatter("aten.diagonal_scatter.default"),
     "aten.select.int": _scatter("aten.select_scatter.default"),
     "aten.view.default": _reshape,
     "aten.reshape.default": _reshape,

@@ -21,7 +21,7 @@ from ...passes import Pass
 from ..export import LossFunction, Recording, Step, record
 from ..locate import line_text
 from ..outputs import ForwardOutputs
-from ..passes.functionalize import meeting
+from ..recorded.compared import meeting, same_but_for_constants
 from ..torch_private import is_fake
 from ..values.branches import Branches
 from ..values.explore import Explorer, Meeting, OtherSide
@@ -75,19 +75,31 @@ def record_steady(
         STEADY[model] = frozenset(leaf.path for pair in changed for leaf in pair if leaf)
         if changed:
             second = _record_again(model, changed, record_once)
+            _give_values(second, recording.constants_of_step)
             moved = _moved(after, State(model, loss_fn))
-            _refuse_unsteady(model, changed, moved, _records_the_same(recording, second))
+            same = _records_the_same(recording, second) or same_but_for_constants(recording, second)
+            _refuse_unsteady(model, changed, moved, same)
     finally:
         before.restore()
         randoms.restore()
     return recording
 
 
+def _give_values(recording: Recording, values: Callable[[Any], Tensor | None]) -> None:
+    """Give constants of an earlier step, which the model keeps, their values."""
+    for node in recording.graph.graph.nodes:
+        value = (
+            values(getattr(recording.graph, str(node.target))) if node.op == "get_attr" else None
+        )
+        if value is not None:
+            setattr(recording.graph, str(node.target), value)
+
+
 def _explored(
     record_once: Callable[[Branches], Recording], restore: Callable[[], None]
 ) -> Recording:
-    recording, others = Explorer(record_once, restore, _meeting).explored()
-    recording.others = others
+    recording, others, branches = Explorer(record_once, restore, _meeting).explored()
+    recording.others, recording.constants_of_step = others, branches.known.value
     return recording
 
 

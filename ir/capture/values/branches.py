@@ -19,6 +19,7 @@ from ..torch_private import outside_modes, tree_leaves, tree_map
 from .known import SIZED, KnownValues
 from .losses import ctc_loss, multi_margin_loss
 from .numbers import Number, as_tensors
+from .rewritten import rewritten
 from .scattered import masked_scatter
 from .selected import Selections
 
@@ -62,6 +63,9 @@ class Branches(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in READS and args and isinstance(args[0], Tensor):
             return self.read(name, func, args, kwargs)
+        result = rewritten(func, args, kwargs)
+        if result is not None:
+            return result
         if name == "ctc_loss":
             return ctc_loss(self.selections, args, kwargs)
         if name == "multi_margin_loss":

@@ -1,7 +1,7 @@
 """Record a step with every branch on values taken by a rule, and where none says which, both ways.
 
 A side that only raises is left out, with a warning; a branch whose sides record the same is none. What
-else the other side does is kept, and both are joined (`passes/joins`).
+else the other side does is kept, and both are joined (`recorded/joins`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Sides(NamedTuple):
 
     recording: Any
     others: tuple[OtherSide, ...]
+    branches: Branches
 
 
 class FirstRecording(NamedTuple):
@@ -65,8 +66,9 @@ class Explorer:
             )
         if branches.asked:  # attempts have changed what the model keeps
             self.restore()
-            recording = self.attempt(Branches(branches.sides))
-        return Sides(recording, tuple(others))
+            branches = Branches(branches.sides)
+            recording = self.attempt(branches)
+        return Sides(recording, tuple(others), branches)
 
     def first(self) -> FirstRecording:
         """A recording without errors."""

@@ -9,13 +9,29 @@ from torch import fx
 
 from ...model.model import Argument
 from ..literals import dtype_name
-from ..torch_private import is_operator, schema, storage_id
+from ..resolve import overload
+from ..torch_private import OpOverload, base_name, is_operator, overload_name, schema, storage_id
 
 
 class OperatorCall(NamedTuple):
     name: str
     args: tuple[Argument, ...]
     kwargs: dict[str, Argument]
+
+
+def functional_name(target: OpOverload) -> str:
+    """The operator that gives what an in-place one writes; its overload may be named otherwise."""
+    base = f"{target.namespace}.{base_name(target).removesuffix('_')}"
+    kinds = [str(a.type) for a in schema(target).arguments]
+    packet = getattr(getattr(torch.ops, target.namespace), base.partition(".")[2], None)
+    same = f"{base}.{overload_name(target)}"
+    for variant in packet.overloads() if packet is not None else ():
+        operator = overload(f"{base}.{variant}")
+        if operator is None or schema(operator).is_mutable:
+            continue
+        if [str(a.type) for a in schema(operator).arguments] == kinds:
+            return same if variant == overload_name(target) else f"{base}.{variant}"
+    return same
 
 
 def is_view(node: fx.Node, argument: fx.Node, result: torch.Tensor) -> bool:

@@ -1,0 +1,55 @@
+"""Functions whose operators have no place in a program, in terms of others that have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..locate import current_user_line
+from ..operators.checked import OPS
+from .gradients import gradients
+
+BEYOND = "the program was made for numbers below {count} here, the minlength of this bincount"
+
+
+def _data(x: Tensor) -> Tensor:
+    """`x.data`: the same memory without a gradient."""
+    return x.detach()
+
+
+def _set_data(x: Tensor, value: Tensor) -> Tensor:
+    return x.detach().copy_(value)
+
+
+def _fill_diagonal(x: Tensor, value: float, wrap: bool = False) -> Tensor | None:
+    if wrap or x.dim() != 2:
+        return None
+    rows, columns = torch.arange(x.shape[0]), torch.arange(x.shape[1])
+    return x.copy_(torch.where(rows[:, None] == columns, value, x))
+
+
+def _bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor | None:
+    """Of numbers below `minlength`, which the program checks."""
+    if minlength < 1 or x.dim() != 1:
+        return None
+    message = f"{current_user_line()}: {BEYOND.format(count=minlength)}"
+    index = OPS.checked(x, x < minlength, message).to(torch.int64)
+    counted = torch.ones_like(index) if weights is None else weights
+    return torch.zeros(minlength, dtype=counted.dtype).index_add(0, index, counted)
+
+
+REWRITTEN: dict[str, Callable[..., Any]] = {"fill_diagonal_": _fill_diagonal, "bincount": _bincount}
+
+
+def rewritten(func: Any, args: Any, kwargs: Any) -> Any:
+    """What a function gives by others; None where it stays as it is."""
+    name = getattr(func, "__name__", "")
+    if name in ("__get__", "__set__") and getattr(func, "__self__", None) is torch.Tensor.data:
+        return _data(*args[:1]) if name == "__get__" else _set_data(*args)
+    if func is torch.autograd.grad:
+        return gradients(*args, **kwargs)
+    rule = REWRITTEN.get(name)
+    return None if rule is None else rule(*args, **kwargs)

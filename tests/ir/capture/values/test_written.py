@@ -1,0 +1,98 @@
+"""Frozen parameters, caches and diagonals that a forward writes, against the module in eager torch."""
+
+import pytest
+import torch
+from torch import nn
+
+from plait.ir.capture import execute, trace
+from plait.ir.errors import TraceError
+
+
+class Averaged(nn.Module):
+    """A frozen copy follows the trained weights, by data or in place."""
+
+    def __init__(self, by_data: bool) -> None:
+        super().__init__()
+        self.trained, self.copy = nn.Linear(6, 6).double(), nn.Linear(6, 6).double()
+        self.copy.requires_grad_(False)
+        self.by_data = by_data
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        for copied, of in zip(self.copy.parameters(), self.trained.parameters(), strict=True):
+            if self.by_data:
+                copied.data.mul_(0.9).add_(of.data, alpha=0.1)
+                copied.data = copied.data * 1.0
+            else:
+                copied.lerp_(of, 0.1)
+
+    def forward(self, x):
+        self.follow()
+        return (self.trained(x) - self.copy(x)).square().mean()
+
+
+@pytest.mark.parametrize("by_data", [False, True])
+def test_frozen_parameters_may_be_written(by_data: bool) -> None:
+    module, x = Averaged(by_data), torch.randn(4, 6, dtype=torch.float64)
+    model = trace(module, x)
+    before = {n: t.detach().clone() for n, t in module.named_parameters()}
+    loss, gradients, written = execute(model, before, [x])
+    expected = module(x)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(gradients["trained.weight"], module.trained.weight.grad)
+    torch.testing.assert_close(written["copy.weight"], module.copy.weight.detach())
+
+
+class Cached(nn.Module):
+    """Angles that the first forward keeps; with `scaled` it computes something else as well."""
+
+    def __init__(self, scaled: bool) -> None:
+        super().__init__()
+        self.linear, self.angles, self.scaled = nn.Linear(6, 6).double(), None, scaled
+
+    def forward(self, x):
+        hidden = self.linear(x)
+        if self.angles is None:
+            self.angles = torch.arange(6).double().cos(), torch.arange(6).double().sin()
+            if self.scaled:
+                hidden = hidden * 2
+        cosine, sine = self.angles
+        return (hidden * cosine + hidden.flip(-1) * sine).square().mean()
+
+
+def test_constants_that_the_first_step_keeps() -> None:
+    module, x = Cached(False), torch.randn(4, 6, dtype=torch.float64)
+    model = trace(module, x)
+    assert module.angles is None
+    state = {n: t.detach() for n, t in module.named_parameters()}
+    torch.testing.assert_close(execute(model, state, [x]).loss, module(x).detach())
+    with pytest.raises(TraceError, match="computes something else"):
+        trace(Cached(True), x)
+
+
+def diagonals(x):
+    square = x @ x.t()
+    square.fill_diagonal_(0.5)
+    torch.diagonal(square).add_(1).pow_(2)
+    counts = torch.bincount((x[:, 0] > 0).long(), minlength=3)
+    return square.exp().mean() * counts.max()
+
+
+def test_diagonals_and_counts() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 6).double()
+
+        def forward(self, x):
+            return diagonals(self.linear(x))
+
+    module, x = Net(), torch.randn(4, 6, dtype=torch.float64) / 4
+    loss, gradients, _ = execute(
+        trace(module, x), {n: t.detach() for n, t in module.named_parameters()}, [x]
+    )
+    expected = module(x)
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(gradients["linear.weight"], module.linear.weight.grad)
