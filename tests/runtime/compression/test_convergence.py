@@ -15,16 +15,17 @@ from plait.tests.runtime.compression.language import Corpus, train
 RATE = 3e-3
 
 
-def loss(found, corpus, steps, seed, **options):
+def loss(found, corpus, steps, seed, rate=RATE, **options):
     """Of rank 0's weights on held-out text, after two nodes of two ranks trained."""
     kind = OPTIMIZERS[found.optimizer]
 
     def make(parameters, levels):
-        return kind(parameters, levels, RATE, program=found, small_bytes=0, **options)
+        return kind(parameters, levels, rate, program=found, small_bytes=0, **options)
 
     results = run_ranks(partial(train, make=make, corpus=corpus, steps=steps, seed=seed), 2, 2)
-    for _, weights in results[1:]:
-        assert all(torch.equal(w, results[0][1][name]) for name, w in weights.items())
+    if not found.late:  # those predict on every rank where it would go
+        for _, weights in results[1:]:
+            assert all(torch.equal(w, results[0][1][name]) for name, w in weights.items())
     return results[0][0]
 
 
@@ -63,3 +64,30 @@ def test_a_few_steps_lose_little(name, most, options):
 def test_three_hundred_steps_lose_little(name, most, seed):
     torch.set_num_threads(1)
     assert worse(name, Corpus(200_000), 300, seed) < most
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "most", "options"),
+    [
+        ("0/1-adam:warmup=100,every=1,doubles=50,most=8", 0.08, {}),
+        ("1-bit-lamb:warmup=100", 0.03, {}),
+        ("1-bit-adam:warmup=100", 0.02, {"bias_correction": False}),
+    ],
+)
+def test_two_hundred_steps_under_settings_lose_little(name, most, options):
+    torch.set_num_threads(1)
+    assert worse(name, Corpus(200_000), 200, **options) < most
+
+
+@pytest.mark.long
+def test_late_gradients_train_with_their_compensation_and_not_without():
+    torch.set_num_threads(1)
+    corpus = Corpus(200_000)
+
+    def late(name, **options):
+        return loss(algorithm(name), corpus, 200, 7, rate=0.1, **options)
+
+    at_once = late("stale-sgd:delay=0")
+    assert late("stale-sgd") < 1.2 * at_once
+    assert late("stale-sgd", compensate="none") > 2 * at_once
