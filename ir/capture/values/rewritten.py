@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...errors import TraceError
 from ..locate import current_user_line
 from ..operators.checked import OPS
 from .gradients import gradients
@@ -18,6 +19,15 @@ BEYOND = "the program was made for numbers below {count} here, the minlength of 
 def _data(x: Tensor) -> Tensor:
     """`x.data`: the same memory without a gradient."""
     return x.detach()
+
+
+def _refuse_change(parameter: Tensor, trained: bool) -> None:
+    """Refuse a forward in which a parameter is trained by one half of the step and not by the other."""
+    if parameter.requires_grad != trained:
+        raise TraceError(
+            f"{current_user_line()}: the forward changes whether a parameter is trained. Freeze it "
+            "before tracing, or detach its values where no gradient shall pass (torch.func.functional_call)"
+        )
 
 
 def _set_data(x: Tensor, value: Tensor) -> Tensor:
@@ -49,6 +59,8 @@ def rewritten(func: Any, args: Any, kwargs: Any) -> Any:
     name = getattr(func, "__name__", "")
     if name in ("__get__", "__set__") and getattr(func, "__self__", None) is torch.Tensor.data:
         return _data(*args[:1]) if name == "__get__" else _set_data(*args)
+    if name == "requires_grad_" and isinstance(args[0], torch.nn.Parameter):
+        _refuse_change(args[0], args[1] if len(args) > 1 else kwargs.get("requires_grad", True))
     if func is torch.autograd.grad:
         return gradients(*args, **kwargs)
     rule = REWRITTEN.get(name)

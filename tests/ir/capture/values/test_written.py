@@ -96,3 +96,18 @@ def test_diagonals_and_counts() -> None:
     expected.backward()
     torch.testing.assert_close(loss, expected.detach())
     torch.testing.assert_close(gradients["linear.weight"], module.linear.weight.grad)
+
+
+def test_a_parameter_that_is_frozen_on_the_way_is_refused() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+
+        def forward(self, x):
+            first = self.linear(x).square().mean()
+            self.linear.weight.requires_grad_(False)
+            return first + self.linear(x).mean()
+
+    with pytest.raises(TraceError, match=r"requires_grad_\(False\)`: the forward changes whether"):
+        trace(Frozen(), torch.randn(4, 6))
