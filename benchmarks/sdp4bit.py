@@ -126,9 +126,9 @@ def calibrated(case: Case, samples: int, models: dict[Any, Any]) -> Calibration:
     was measured: Newton's method on logarithms, with differences for derivatives."""
     plain = measured_seconds(case, samples)
     wanted = np.log([plain, plain / case.speedup])
-    logs = np.log([1.0, MACHINES[case.machine][4]])
+    logs: NDArray[Any] = np.log([1.0, MACHINES[case.machine][4]])
 
-    def steps(at: NDArray[np.float64]) -> NDArray[np.float64]:
+    def steps(at: NDArray[Any]) -> NDArray[Any]:
         compute, rate = np.exp(at).tolist()
         predictor = Predictor(ScaleFactors(compute=compute), models)
         return np.log(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 from .run import Row, UnmodelledError, flag, integer
 
 TASKS = {"pretrain": 0, "sft": 0, "lora": 32}  # and the rank of adapters (default of NeMo's LoRA)
+USUAL_WIDTH = 128  # of a head, in most decoders since GPT-3
 # columns, and the keys of a transformers configuration that say them better
 CONFIG_KEYS = {
     "layers": ("num_hidden_layers",),
@@ -70,7 +72,8 @@ def read_architecture(row: Row) -> Architecture:
     """The architecture of a row; raises UnmodelledError naming the column."""
     config = read_config(row)
     row = {**row, **config_columns(config)}
-    hidden, heads = integer(row, "hidden"), integer(row, "heads")
+    hidden = integer(row, "hidden")
+    heads = integer(row, "heads", usual_heads(hidden, integer(row, "tp", 1)))
     head_size = integer(row, "head_size", hidden // heads)
     if not row.get("head_size") and hidden % heads:
         raise UnmodelledError(f"hidden {hidden} is not a multiple of heads {heads}")
@@ -98,6 +101,13 @@ def read_architecture(row: Row) -> Architecture:
         shared_hidden=integer(row, "shared_ffn", shared) if experts else 0,
         latent=read_latent(config),
     )
+
+
+def usual_heads(hidden: int, tensor: int) -> int:
+    """Heads of a row that names none: their width divides `hidden` and lies nearest to the usual one,
+    and tensor ranks share them. What a step takes hardly depends on it."""
+    counts = [n for n in range(tensor, hidden + 1, tensor) if hidden % n == 0] or [1]
+    return min(counts, key=lambda n: abs(log(hidden / n / USUAL_WIDTH)))
 
 
 def read_config(row: Row) -> Mapping[str, Any]:

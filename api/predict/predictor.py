@@ -36,8 +36,7 @@ FRAGMENTATION = (
 # NCCL 2: for 24 channels, buffers of a ring and of a tree, each 4 MiB, 4.7 MiB and 0.5 MiB by protocol
 COMMUNICATOR_BYTES = 24 * 2 * int(9.2 * 2**20)
 MEMORY_ACTIONS = {"full": RECOMPUTE, "half": RECOMPUTE, "operators": MemoryAction(50)}
-# What a run may recompute that says nothing, or no more than that it does so in some layers
-LADDERS = {UNKNOWN: ("none", "attention", "half", "full"), "half": ("half", "full")}
+RECOMPUTE_LADDER = ("none", "attention", "half", "full")  # what a run may do that says nothing
 SAMPLES = 12  # of a trace: batches of 2 and of 3 give those of every other size
 
 
@@ -150,10 +149,10 @@ class Predictor:
         self.function_prices: dict[tuple[object, ...], RunPrices] = {}
 
     def predict(self, architecture: Architecture, run: RunConfig) -> PredictedRun:
-        """Where nothing says what a run recomputes, or in how many layers, the least that may fit is
-        taken, and the run fits if some recomputation does. Raises UnmodelledError where the strategy
-        cannot split the model."""
-        first, *others = LADDERS.get(run.recompute, (run.recompute,))
+        """Where nothing says what a run recomputes, the least that may fit is taken, and the run fits if
+        some recomputation does. Raises UnmodelledError where the strategy cannot split the model."""
+        ladder = RECOMPUTE_LADDER if run.recompute == UNKNOWN else (run.recompute,)
+        first, *others = ladder
         steps = [self.predict_known(architecture, replace(run, recompute=first))]
         for recompute in others:
             if not steps[-1].fits:

@@ -44,8 +44,10 @@ def predict_row(row: Row, predictor: Predictor) -> RowPrediction:
     note = f"engine {described.engine}"
     if not is_known_framework(row):
         note += f", the nearest to {row.get('framework', '') or 'no framework'}, which is not known"
+    if not row.get("heads") and not row.get("config"):
+        note += "; heads are not said: as wide as usual"
     if described.recompute != run.recompute:
-        note += f"; recompute is not said in full: {run.recompute}, the least that fits"
+        note += f"; recompute is not said: {run.recompute}, the least that fits"
     gigabytes = run.measured_bytes(row.get("mem_kind", "")) / 1e9
     return RowPrediction(name, run.step_seconds, gigabytes, run.fits, note, low, high)
 

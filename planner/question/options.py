@@ -39,7 +39,7 @@ OBJECTIVES = ("time", "dollars", "energy")
 QUALITIES = ("lossless", "safe", "all")  # see `compression/collectives`
 MEMORY_ACTIONS = ("keep", "recompute", "offload", "split")  # kinds of actions, or one action
 SIMPLER_WITHIN = 0.005  # of a step: less than a third of what repeats of a measurement differ by
-HEADROOM = 0.03  # of a device: errors of predicted peaks of tensors (docs/accuracy.md)
+HEADROOM = 0.03  # of a device: errors of predicted peaks of tensors (docs/results/accuracy.md)
 FRACTIONS: tuple[Fraction, ...] = ((3, 4), (1, 2), (1, 4))  # of a weight, sharded over zero3
 
 
@@ -238,6 +238,8 @@ class PlanOptions(msgspec.Struct, frozen=True):
         strange = [a for a in self.memory_actions if a not in MEMORY_ACTIONS and not _is_action(a)]
         if strange or not self.memory_actions:
             raise UsageError(unknown_name("memory action", "".join(strange[:1]), MEMORY_ACTIONS))
+        if self.micro_batches is not None and self.micro_batches < 1:
+            raise UsageError(f"{self.micro_batches} is no number of micro-batches")
         if not 0 <= self.headroom < 1:
             raise UsageError(f"headroom {self.headroom:g} is no share of memory, as 0.03 is")
         if self.schedule != "auto":

@@ -16,6 +16,7 @@ from .driver import SearchSpace
 from .families import with_families
 from .first_plan import first_fitting
 from .infeasible import impossible, infeasible
+from .memory_balance import memory_balanced
 from .simplest import simplest
 from .to_plan import assemble
 from .unsplittable import reasons
@@ -47,6 +48,7 @@ def plan(
         observer(AnalyseAxes(), space.pricer.function_prices.flow)
     first = first_fitting(space)
     searched(space)
+    space.candidates += memory_balanced(space)
     if first is not None and not space.fitting():
         space.candidates.append(first)
     if not space.fitting():

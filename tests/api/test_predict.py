@@ -6,7 +6,7 @@ import json
 import pytest
 
 from plait.api.cli import main
-from plait.api.predict.architecture import Architecture, read_architecture
+from plait.api.predict.architecture import Architecture, read_architecture, usual_heads
 from plait.api.predict.deepen import deepen
 from plait.api.predict.machine import preset_of
 from plait.api.predict.predictor import Predictor, padded_vocabulary, reserved_bytes
@@ -140,6 +140,12 @@ def test_a_row_says_whether_tensor_parallel_collectives_overlap(predictor):
     rows = {"framework": "torchtitan", "year": 2025, "dp": 2, "tp": 4, "hidden": 2048, "ffn": 8192}
     apart, beside = (predict(predictor, **rows, tp_overlap=overlap) for overlap in (0, 1))
     assert beside.step_seconds < apart.step_seconds
+
+
+def test_heads_that_nobody_names_are_as_wide_as_usual():
+    assert usual_heads(4096, 8) == 32
+    assert usual_heads(14400, 8) == 120
+    assert read_architecture({**ROW, "heads": "", "kv_heads": ""}).heads == 2
 
 
 def test_a_vocabulary_is_padded_where_tensor_ranks_do_not_divide_it():
