@@ -32,7 +32,7 @@ MODELS = (
     "decoders:phi", "encoders:distilbert", "vision:dinov2",
 )  # fmt: skip
 STRATEGIES = {
-    2: ("dp=2", "zero1=2", "zero2=2", "zero3=2", "tp=2", "pp=2", "pp=2 zb-h1", "pp=2 zbv",
+    2: ("dp=2", "zero1=2", "zero2=2", "zero3=2", "tp=2", "tp=2,sp", "pp=2", "pp=2 zb-h1", "pp=2 zbv",
         "pp=2 dualpipev", "pp=2 interleaved"),
     4: ("dp=4", "zero3=4", "dp=2,zero3=2", "dp=2,zero2=2", "dp=2,tp=2", "zero3=2,tp=2", "tp=4",
         "pp=4", "pp=2,dp=2", "pp=2,zero3=2", "pp=2,dp=2 zb-h1", "pp=2,zero3=2 zbv"),

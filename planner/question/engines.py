@@ -151,7 +151,7 @@ ENGINES: dict[str, Engine] = {
         Engine(
             "torch",
             "PyTorch's own: plait.apply",
-            roles=("pp", "dp", *ZEROS, "tp"),
+            roles=("pp", "dp", *ZEROS, "tp", "sp"),
             actions=("keep", "recompute", "offload"),
             schedules=("gpipe", "1f1b", "interleaved", "zb-h1", "zbv", "dualpipev"),
             mixes="memory",
@@ -164,10 +164,7 @@ ENGINES: dict[str, Engine] = {
                     "beside pp",
                     _beside("pp", "tp"),
                 ),
-                Rule(
-                    "its layers take whole tokens between tp's operators: tp stands without sp",
-                    _tokens_between_tensor_operators,
-                ),
+                NO_ULYSSES,
             ),
         ),
         Engine(

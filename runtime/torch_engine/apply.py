@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import parallelize_module
 from torch.utils.checkpoint import checkpoint
 
@@ -30,7 +31,8 @@ from ...ir.plan.memory_action import KEEP, MemoryAction
 from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, Strategy
 from .local_widths import fit_widths
-from .same_outputs import fingerprints, first_difference
+from .same_outputs import calls_of, fingerprints, first_difference
+from .sequence_styles import TOKENS, sequence_styles
 from .shared_gradients import SharedParameters
 from .stages import SCHEDULES, LossFn, PipelinedModule, chunk_places, schedule_stages, split
 from .styles import AXIS, parallel_styles
@@ -60,8 +62,8 @@ def check_appliable(plan: Plan) -> Strategy:
         raise UsageError(f"PyTorch's engine sends no {plan.compression[0].program} messages")
     strategy = strategies[0]
     strange = [r for r, n in strategy.axes if n > 1 and not _runs(r)]
-    if strange or strategy.sequence_parallel or strategy.size("ep") > 1:
-        role = (*strange, "ep" if strategy.size("ep") > 1 else "sp")[0]
+    if strange or strategy.size("ep") > 1:
+        role = (*strange, "ep")[0]
         raise UsageError(
             f"PyTorch's engine runs no {role} ({ROLES[role].about}); plan for it: --engine torch"
         )
@@ -113,11 +115,18 @@ def _split_operators(module: nn.Module, plan: Plan, sample: TracedBatch, mesh: D
     paths = [path for path, _ in layer_actions(module, plan)]
     before = fingerprints(module, paths, sample.batch)
     styles = parallel_styles(module, plan, sample.model)
-    parallelize_module(module, mesh[AXIS], styles)
+    every = styles
+    if check_appliable(plan).sequence_parallel:
+        split = [path for path in paths if any(p.startswith(f"{path}.") for p in styles)]
+        every = sequence_styles(module, split, styles, calls_of(module, sample.batch))
+    parallelize_module(module, mesh[AXIS], every)
     dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
 
+    def whole(share: Tensor) -> Tensor:
+        return DTensor.from_local(share, mesh[AXIS], [TOKENS]).full_tensor()
+
     def check() -> str | None:
-        after = fingerprints(module, paths, sample.batch, may_stop=True)
+        after = fingerprints(module, paths, sample.batch, before, whole)
         return first_difference(before, after, dtype)
 
     different = fit_widths(module, list(styles), mesh[AXIS].size(), check)

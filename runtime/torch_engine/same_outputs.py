@@ -6,36 +6,58 @@ shard it runs, and computes something else. One forward pass without gradients b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..torch_private import tree_leaves
+from .sequence_styles import Call
 
-Fingerprints = dict[
-    str, tuple[float, float]
-]  # by layer: a weighted sum of its output, and its norm
+
+class Fingerprint(NamedTuple):
+    """A weighted sum of a layer's output, its norm, its number of elements."""
+
+    value: float
+    norm: float
+    elements: int
+
+
+Fingerprints = dict[str, Fingerprint]  # by layer
+Whole = Callable[[Tensor], Tensor]  # the whole of a tensor of which a rank has its share of tokens
 
 
 def fingerprints(
-    module: nn.Module, layers: list[str], batch: Any, may_stop: bool = False
+    module: nn.Module,
+    layers: list[str],
+    batch: Any,
+    before: Fingerprints | None = None,
+    whole: Whole | None = None,
 ) -> Fingerprints:
-    """One number of every layer's output, beside its scale, as far as the module runs; empty for a
-    module on the meta device."""
+    """The fingerprint of every layer's output; empty for a module on the meta device.
+
+    With those of `before` the module may stop early, and outputs of fewer elements are made `whole`.
+    """
     if any(parameter.is_meta for parameter in module.parameters()):
         return {}
     seen: Fingerprints = {}
+
+    def _fingerprint(output: Any, path: str) -> Fingerprint:
+        values = _first_tensor(output)
+        if before and whole and path in before and values.numel() < before[path].elements:
+            values = whole(values)
+        return fingerprint(values)
+
     hooks = [
         module.get_submodule(path).register_forward_hook(
-            lambda _, __, output, path=path: seen.update({path: _fingerprint(output)})
+            lambda _, __, output, path=path: seen.update({path: _fingerprint(output, path)})
         )
         for path in layers
     ]
     try:
-        with torch.no_grad(), _evaluating(module), suppress(*[RuntimeError][: int(may_stop)]):
+        with torch.no_grad(), _evaluating(module), suppress(*[RuntimeError] if before else []):
             module(**batch) if isinstance(batch, Mapping) else module(*batch)
     finally:
         for hook in hooks:
@@ -43,11 +65,37 @@ def fingerprints(
     return seen
 
 
-def _fingerprint(output: Any) -> tuple[float, float]:
-    tensors = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point()]
-    values = torch.cat([x.flatten().double() for x in tensors[:1]])
+def calls_of(module: nn.Module, batch: Any) -> dict[str, Call]:
+    """What every module is called with in one forward pass without gradients, and what it returns."""
+    calls: dict[str, Call] = {}
+    hooks = [
+        child.register_forward_hook(
+            lambda _, given, named, output, path=path: calls.update(
+                {path: Call(given, named, output)}
+            ),
+            with_kwargs=True,
+        )
+        for path, child in module.named_modules()
+    ]
+    try:
+        with torch.no_grad(), _evaluating(module):
+            module(**batch) if isinstance(batch, Mapping) else module(*batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def _first_tensor(output: Any) -> Tensor:
+    tensors = (x for x in tree_leaves(output) if isinstance(x, Tensor) and x.is_floating_point())
+    return next(tensors)
+
+
+def fingerprint(tensor: Tensor) -> Fingerprint:
+    """The fingerprint of a tensor."""
+    values = tensor.flatten().double()
     weights = torch.cos(torch.arange(len(values), device=values.device, dtype=torch.float64))
-    return (values @ weights).item(), values.norm().item()
+    return Fingerprint((values @ weights).item(), values.norm().item(), len(values))
 
 
 @contextmanager
@@ -66,7 +114,10 @@ def first_difference(before: Fingerprints, after: Fingerprints, dtype: torch.dty
     """The first layer that computes something else than before, or does not come to its end; None
     where none does."""
     tolerance = torch.finfo(dtype).eps ** 0.5
-    for path, (value, scale) in before.items():
-        if path not in after or abs(after[path][0] - value) > tolerance * max(scale, 1e-6):
+    for path, (value, norm, elements) in before.items():
+        other = after.get(path)
+        if other is None or other.elements != elements:
+            return path
+        if abs(other.value - value) > tolerance * max(norm, 1e-6):
             return path
     return None

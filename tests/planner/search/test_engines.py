@@ -55,7 +55,7 @@ def test_every_candidate_is_one_that_the_engine_can_run(space, name):
         ("deepspeed", "pp=2,zero2=4", "pipelines"),
         ("torchtitan", "tp=2,zero3=4", "from the outside in"),
         ("torchtitan", "zero3=4@1/2,tp=2", "whole weights"),
-        ("torch", "zero3=4,tp=2,sp", "without sp"),
+        ("torch", "zero3=4,sp=2", "sp has no size"),
         ("torch", "pp=2,zero2=2,tp=2", "no tp beside pp"),
         ("galvatron", "dp=2,zero3=4", "one of"),
     ],

@@ -75,6 +75,7 @@ def test_every_role_trains_as_one_process_does(source, tmp_path, ranks):
         pin_all(f"zero3={ranks}"),
         (*pin_all(f"zero2={ranks}"), Pin("layers.*", parse_strategy(f"zero2={ranks}"), OFFLOAD)),
         pin_all(f"tp={ranks}"),
+        pin_all(f"tp={ranks},sp"),
         pin_all(f"pp={ranks}"),
     ]
     if half > 1:
@@ -114,7 +115,7 @@ def test_layers_are_the_modules_of_the_plan(source):
     ("pins", "what"),
     [
         (pin_all("pp=2,tp=2"), "tp does not go with pp"),
-        (pin_all("tp=2,sp"), "no sp"),
+        (pin_all("sp=2"), "no sp"),
         ((*pin_all("dp=2"), Pin("layers.1", parse_strategy("zero3=2"))), "one strategy"),
     ],
 )

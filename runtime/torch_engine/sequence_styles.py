@@ -1,0 +1,162 @@
+"""Styles of sequence parallelism: between split operators every tensor rank has its share of tokens.
+
+first layer    takes its share of whole tokens        last layer    gathers them again
+attention      gathers tokens where the block begins, whose code reads their number
+other blocks   gather them where their columns begin; rows scatter their sums over tokens
+norms          work on shares; their gradients are summed: SequenceParallel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from os.path import commonpath
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.distributed.tensor import Placement, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    PrepareModuleInput,
+    PrepareModuleInputOutput,
+    PrepareModuleOutput,
+    RowwiseParallel,
+    SequenceParallel,
+)
+
+from ...ir.errors import UsageError
+
+TOKENS, WHOLE = Shard(1), Replicate()
+Styles = dict[str, ParallelStyle]
+
+
+class Call(NamedTuple):
+    """What a module is called with, and what it returns."""
+
+    positional: tuple[Any, ...]
+    keywords: dict[str, Any]
+    output: Any
+
+
+class Block(NamedTuple):
+    """Linear layers split by columns, the one split by rows that follows, and what holds them all."""
+
+    path: str
+    columns: tuple[str, ...]
+    rows: str
+
+
+def blocks(layer: str, styles: Mapping[str, ParallelStyle]) -> Iterator[Block]:
+    """The blocks of a layer, in order; raises UsageError for columns that no rows follow."""
+    columns: list[str] = []
+    for path, style in styles.items():
+        if not path.startswith(f"{layer}."):
+            continue
+        if isinstance(style, ColwiseParallel):
+            columns.append(path)
+        elif isinstance(style, RowwiseParallel) and columns:
+            common = commonpath([p.replace(".", "/") for p in (*columns, path)])
+            yield Block(common.replace("/", "."), tuple(columns), path)
+            columns = []
+    if columns:
+        raise UsageError(f"{columns[0]}: no rows follow these columns; plan its tp without sp")
+
+
+def sequence_styles(
+    module: nn.Module, layers: Sequence[str], styles: Styles, calls: Mapping[str, Call]
+) -> Styles:
+    """Styles with tokens split between the operators of `layers`; `calls`: of every module, once.
+
+    Raises UsageError for parameters that would see shares of tokens and that no style names.
+    """
+    changed = dict(styles)
+    for layer in layers:
+        gathered: list[str] = []
+        for block in blocks(layer, styles):
+            changed[block.rows] = RowwiseParallel(input_layouts=Shard(-1), output_layouts=TOKENS)
+            if block.path != layer and _is_whole(module, block, styles):
+                gathered.append(block.path)
+                changed[block.path] = _input(calls[block.path], TOKENS, WHOLE)
+                continue
+            for path in block.columns:
+                changed[path] = ColwiseParallel(input_layouts=TOKENS, output_layouts=Shard(-1))
+        changed |= dict(_norms(module, layer, changed, gathered))
+    return changed | _ends(layers, calls)
+
+
+def _is_whole(module: nn.Module, block: Block, styles: Mapping[str, ParallelStyle]) -> bool:
+    """Whether all parameters of a block are of its split layers, or of norms between them."""
+    names = module.get_submodule(block.path).named_parameters(block.path)
+    return all(name.rpartition(".")[0] in styles for name, _ in names)
+
+
+def _norms(
+    module: nn.Module, layer: str, styles: Styles, gathered: Sequence[str]
+) -> Iterator[tuple[str, ParallelStyle]]:
+    """Styles of a layer's modules whose own parameters see shares of tokens."""
+    for name, child in module.get_submodule(layer).named_modules(prefix=layer):
+        inside = any(name == path or name.startswith(f"{path}.") for path in gathered)
+        split = isinstance(styles.get(name), ColwiseParallel | RowwiseParallel)
+        if inside or split or not list(child.parameters(recurse=False)):
+            continue
+        if list(child.children()) or name == layer:
+            raise UsageError(f"{name}: no ParallelStyle says what its own parameters see of tokens")
+        yield name, SequenceParallel(sequence_dim=1, use_local_output=True)
+
+
+def _layouts(values: Any, placement: Placement, like: Any) -> tuple[Placement | None, ...]:
+    """The placement of every value that has the shape of hidden states, None of others."""
+    return tuple(
+        placement if isinstance(v, Tensor) and v.shape == like.shape else None for v in values
+    )
+
+
+def hidden_states(call: Call) -> Tensor:
+    """The first tensor of three dimensions that a module is called with; raises UsageError."""
+    given = (*call.positional, *call.keywords.values())
+    for value in given:
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() == 3:
+            return value
+    raise UsageError("a layer takes no hidden states of samples, tokens and width: plan without sp")
+
+
+def _input_options(call: Call, before: Placement, after: Placement) -> dict[str, Any]:
+    """How hidden states among a module's arguments are laid out before and after."""
+    like, named = hidden_states(call), call.keywords
+    options: dict[str, Any] = {
+        "input_kwarg_layouts": {},
+        "desired_input_kwarg_layouts": {},
+        "use_local_output": True,
+    }
+    if call.positional:
+        options["input_layouts"] = _layouts(call.positional, before, like)
+        options["desired_input_layouts"] = _layouts(call.positional, after, like)
+    for name, layout in zip(named, _layouts(named.values(), before, like), strict=True):
+        if layout is not None:
+            options["input_kwarg_layouts"][name] = before
+            options["desired_input_kwarg_layouts"][name] = after
+    return options
+
+
+def _input(call: Call, before: Placement, after: Placement) -> PrepareModuleInput:
+    return PrepareModuleInput(**_input_options(call, before, after))
+
+
+def _output_options(call: Call) -> dict[str, Any]:
+    several = isinstance(call.output, tuple)
+    output = call.output if several else (call.output,)
+    like = hidden_states(call)
+    return {
+        "output_layouts": _layouts(output, TOKENS, like),
+        "desired_output_layouts": _layouts(output, WHOLE, like),
+    }
+
+
+def _ends(layers: Sequence[str], calls: Mapping[str, Call]) -> Styles:
+    """The first layer takes its share of tokens, the last gives whole ones."""
+    first, last = layers[0], layers[-1]
+    entry, leave = _input_options(calls[first], WHOLE, TOKENS), _output_options(calls[last])
+    if first == last:
+        entry["use_local_input"] = entry.pop("use_local_output")
+        return {first: PrepareModuleInputOutput(**entry, **leave)}
+    return {first: PrepareModuleInput(**entry), last: PrepareModuleOutput(**leave)}
