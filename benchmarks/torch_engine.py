@@ -4,8 +4,8 @@
         [-o docs/results/torch_engine.md]
 
 A strategy may name its schedule. `plait.apply` changes each model in place; the judge is the eager
-module with the same SGD. A cell is the largest relative difference of losses and parameters after three steps,
-or why it is refused.
+module with the same SGD. A cell is the largest relative difference of losses and parameters after
+three steps, or why it is refused.
 """
 
 from __future__ import annotations

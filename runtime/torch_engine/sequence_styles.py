@@ -155,8 +155,8 @@ def _output_options(call: Call) -> dict[str, Any]:
 def _ends(layers: Sequence[str], calls: Mapping[str, Call]) -> Styles:
     """The first layer takes its share of tokens, the last gives whole ones."""
     first, last = layers[0], layers[-1]
-    entry, leave = _input_options(calls[first], WHOLE, TOKENS), _output_options(calls[last])
+    options, leave = _input_options(calls[first], WHOLE, TOKENS), _output_options(calls[last])
     if first == last:
-        entry["use_local_input"] = entry.pop("use_local_output")
-        return {first: PrepareModuleInputOutput(**entry, **leave)}
-    return {first: PrepareModuleInput(**entry), last: PrepareModuleOutput(**leave)}
+        options["use_local_input"] = options.pop("use_local_output")
+        return {first: PrepareModuleInputOutput(**options, **leave)}
+    return {first: PrepareModuleInput(**options), last: PrepareModuleOutput(**leave)}
