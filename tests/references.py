@@ -45,11 +45,11 @@ def _signature(name: str, value: Any) -> list[str]:
         parameters = inspect.signature(value).parameters.values()
     except (TypeError, ValueError):
         return []
-    given = [
+    texts = [
         str(p.replace(annotation=p.empty)) for p in parameters if p.name not in ("self", "cls")
     ]
-    whole = f"{name}({', '.join(given)})"
-    return [whole] if len(whole) <= 100 else [f"{name}(", *(f"    {p}," for p in given), ")"]
+    whole = f"{name}({', '.join(texts)})"
+    return [whole] if len(whole) <= 100 else [f"{name}(", *(f"    {p}," for p in texts), ")"]
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:

@@ -15,15 +15,15 @@ from plait.tests.runtime.compression.language import Corpus, train
 RATE = 3e-3
 
 
-def loss(found, corpus, steps, seed, rate=RATE, **options):
+def loss(chosen, corpus, steps, seed, rate=RATE, **options):
     """Of rank 0's weights on held-out text, after two nodes of two ranks trained."""
-    kind = OPTIMIZERS[found.optimizer]
+    kind = OPTIMIZERS[chosen.optimizer]
 
     def make(parameters, levels):
-        return kind(parameters, levels, rate, program=found, small_bytes=0, **options)
+        return kind(parameters, levels, rate, program=chosen, small_bytes=0, **options)
 
     results = run_ranks(partial(train, make=make, corpus=corpus, steps=steps, seed=seed), 2, 2)
-    if not found.late:  # those predict on every rank where it would go
+    if not chosen.late:  # those predict on every rank where it would go
         for _, weights in results[1:]:
             assert all(torch.equal(w, results[0][1][name]) for name, w in weights.items())
     return results[0][0]
