@@ -2,7 +2,7 @@
 
 A session plans each job (`first plan`); then every question is asked once, in an order that the seed
 shuffles, so that none is answered from an equal one. Refusals have a star. Prints the table of
-docs/agents.md.
+docs/guide/agents.md.
 """
 
 from __future__ import annotations
