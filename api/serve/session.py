@@ -30,9 +30,8 @@ from ...planner.search.changes import (
 )
 from ...planner.search.driver import SearchSpace
 from ...planner.search.infeasible import more_memory, percent_more
-from ...planner.search.plan import chosen_plan, no_plan, searched
+from ...planner.search.plan import chosen_plan, no_plan, searched, simplest
 from ...planner.search.price_cache import PriceCache, keep_recent
-from ...planner.search.simplest import simplest
 from ..formats.model_source import ModelSource
 from ..plans.plan_request import plan_request
 from .requests import Change, PlanningJob

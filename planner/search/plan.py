@@ -47,7 +47,6 @@ def plan(
         observer(AnalyseAxes(), space.pricer.function_prices.flow)
     first = first_fitting(space)
     searched(space)
-    space.candidates += memory_balanced(space)
     if first is not None and not space.fitting():
         space.candidates.append(first)
     if not space.fitting():
@@ -62,6 +61,7 @@ def searched(space: SearchSpace) -> SearchSpace:
     """
     try:
         space.run()
+        space.candidates += memory_balanced(space)
     except UsageError as error:
         if all(space.refusal(pin.strategy) is None for pin in space.options.pins):
             raise
