@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from plait.benchmarks.accuracy import table
-from plait.benchmarks.rivals.galvatron_costs import GalvatronBatch, GalvatronCosts
+from plait.benchmarks.rivals.galvatron_costs import GalvatronCosts
 from plait.benchmarks.rivals.galvatron_pipeline import plan_bytes, plan_seconds
 from plait.benchmarks.rivals.galvatron_profile import MIB, read_cluster, read_model
 from plait.benchmarks.rivals.galvatron_search_space import (
@@ -35,7 +35,7 @@ from plait.benchmarks.rivals.galvatron_search_space import (
 from plait.benchmarks.rivals.layers.check import faults
 from plait.benchmarks.rivals.layers.exact_search import fastest
 from plait.planner.interop.galvatron_file import GalvatronPlan
-from plait.planner.interop.galvatron_strategy import GalvatronStrategy, parse
+from plait.planner.interop.galvatron_strategy import GalvatronBatch, GalvatronStrategy, parse
 
 MODEL = ("llama2-7b", 32, 4096, 2048)  # name in the profiles, layers, hidden size, tokens
 TOLERANCE = 1e-6  # relative, of a predicted step time

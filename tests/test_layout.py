@@ -118,6 +118,8 @@ def imports(path: Path) -> Iterator[Import]:
                 target = module_file([*parts, alias.name]) or module_file(parts)
                 if target is not None:
                     yield Import(node.lineno, target)
+                elif parts and parts[0] not in MAY:
+                    yield Import(node.lineno, ".".join(["plait", *parts]))
 
 
 def room(file: str) -> str:
@@ -131,6 +133,7 @@ def test_imports_point_down(path):
     top = path.relative_to(ROOT).parts[0]
     for line, target in imports(path):
         to = target.split("/")[0]
+        assert not target.startswith("plait."), f"line {line}: {target} is not in the package"
         if to in MAY and "/" in target:
             assert to == top or to in MAY[top], f"line {line}: {top} imports {to}"
 

@@ -18,7 +18,7 @@ from plait.benchmarks.rivals.galvatron_profile import (
     GalvatronModel,
     PartMemory,
 )
-from plait.planner.interop.galvatron_strategy import GalvatronStrategy
+from plait.planner.interop.galvatron_strategy import GalvatronBatch, GalvatronStrategy
 
 CONTEXT_BYTES = 1024 * MIB
 GATHERS, EXCHANGES = 6, 4  # of hidden states in one layer, by tensor ranks and by Ulysses
@@ -26,17 +26,6 @@ RECOMPUTE_FACTOR = 1.5  # times the collectives where the forward is recomputed
 STATES = 4  # copies in fp32: parameter, gradient, two of the optimizer
 BACKWARD = 2  # times the forward
 NOISE = 0.003  # of states that ZeRO does not shard evenly
-
-
-class GalvatronBatch(msgspec.Struct, frozen=True):
-    """A global batch in micro-batches."""
-
-    samples: int
-    micro_batches: int
-
-    def local(self, strategy: GalvatronStrategy) -> int:
-        """Samples of one micro-batch on one replica."""
-        return self.samples // self.micro_batches // strategy.replicas
 
 
 class LayerSeconds(msgspec.Struct, frozen=True):

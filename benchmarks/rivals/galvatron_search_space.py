@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from plait.benchmarks.rivals import galvatron_pipeline
-from plait.benchmarks.rivals.galvatron_costs import GalvatronBatch, GalvatronCosts
+from plait.benchmarks.rivals.galvatron_costs import GalvatronCosts
 from plait.benchmarks.rivals.galvatron_profile import MIB
 from plait.benchmarks.rivals.layers.objective import Amount
 from plait.benchmarks.rivals.layers.problem import (
@@ -20,7 +20,13 @@ from plait.benchmarks.rivals.layers.problem import (
     LayerStage,
 )
 from plait.planner.interop.galvatron_file import GalvatronPlan
-from plait.planner.interop.galvatron_strategy import GalvatronStrategy, parse, powers, strategies
+from plait.planner.interop.galvatron_strategy import (
+    GalvatronBatch,
+    GalvatronStrategy,
+    parse,
+    powers,
+    strategies,
+)
 
 GIB = 1024 * MIB
 PLAIN_GIB = 20  # devices above this keep a fifth for the allocator's cache

@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ...benchmarks.rivals.galvatron_costs import GalvatronBatch
-from .galvatron_strategy import GalvatronStrategy
+from .galvatron_strategy import GalvatronBatch, GalvatronStrategy
 
 
 class GalvatronPlan(msgspec.Struct, frozen=True):

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
-from ...benchmarks.rivals.galvatron_costs import GalvatronBatch
 from ...ir.errors import UsageError
 from ...ir.model.model import Model
 from ...ir.plan.flat_shard import FULL
@@ -23,7 +22,7 @@ from ...ir.plan.plan import Plan
 from ...ir.plan.strategy import ROLES, SEQUENCE_FLAG, Strategy
 from ..question.pins import Pin
 from .galvatron_file import GalvatronPlan
-from .galvatron_strategy import GalvatronStrategy
+from .galvatron_strategy import GalvatronBatch, GalvatronStrategy
 from .layer_span import layer_span, layer_span_of_model
 
 WHOSE = "Galvatron's"

@@ -70,3 +70,14 @@ def strategies(
             for zero3 in (False, True)[: 1 + (replicas > 1)]:
                 for recomputes in (False, True)[: 1 + recompute]:
                     yield GalvatronStrategy(stages, ranks, replicas, zero3, recomputes, ulysses)
+
+
+class GalvatronBatch(msgspec.Struct, frozen=True):
+    """A global batch in micro-batches."""
+
+    samples: int
+    micro_batches: int
+
+    def local(self, strategy: GalvatronStrategy) -> int:
+        """Samples of one micro-batch on one replica."""
+        return self.samples // self.micro_batches // strategy.replicas

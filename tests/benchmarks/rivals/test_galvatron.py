@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from plait.benchmarks.rivals.galvatron_costs import GalvatronBatch, GalvatronCosts
+from plait.benchmarks.rivals.galvatron_costs import GalvatronCosts
 from plait.benchmarks.rivals.galvatron_pipeline import plan_bytes, plan_seconds
 from plait.benchmarks.rivals.galvatron_profile import MIB, read_cluster, read_model
 from plait.benchmarks.rivals.galvatron_search_space import (
@@ -20,7 +20,7 @@ from plait.benchmarks.rivals.galvatron_search_space import (
 from plait.benchmarks.rivals.layers.check import faults
 from plait.benchmarks.rivals.layers.exact_search import fastest
 from plait.planner.interop.galvatron_file import GalvatronPlan, from_json, to_json
-from plait.planner.interop.galvatron_strategy import parse, strategies
+from plait.planner.interop.galvatron_strategy import GalvatronBatch, parse, strategies
 
 # GB, batch, micro-batches, layers by stage, ranks of the buffer, ends, layers: seconds, MB by stage
 # fmt: off
