@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..torch_private import tree_leaves
-from .sequence_styles import Call
+from .sequence_styles import ModuleCall
 
 
 class Fingerprint(NamedTuple):
@@ -65,13 +65,13 @@ def fingerprints(
     return seen
 
 
-def calls_of(module: nn.Module, batch: Any) -> dict[str, Call]:
+def calls_of(module: nn.Module, batch: Any) -> dict[str, ModuleCall]:
     """What every module is called with in one forward pass without gradients, and what it returns."""
-    calls: dict[str, Call] = {}
+    calls: dict[str, ModuleCall] = {}
     hooks = [
         child.register_forward_hook(
             lambda _, given, named, output, path=path: calls.update(
-                {path: Call(given, named, output)}
+                {path: ModuleCall(given, named, output)}
             ),
             with_kwargs=True,
         )

@@ -30,7 +30,7 @@ TOKENS, WHOLE = Shard(1), Replicate()
 Styles = dict[str, ParallelStyle]
 
 
-class Call(NamedTuple):
+class ModuleCall(NamedTuple):
     """What a module is called with, and what it returns."""
 
     positional: tuple[Any, ...]
@@ -38,7 +38,7 @@ class Call(NamedTuple):
     output: Any
 
 
-class Block(NamedTuple):
+class SplitBlock(NamedTuple):
     """Linear layers split by columns, the one split by rows that follows, and what holds them all."""
 
     path: str
@@ -46,7 +46,7 @@ class Block(NamedTuple):
     rows: str
 
 
-def blocks(layer: str, styles: Mapping[str, ParallelStyle]) -> Iterator[Block]:
+def blocks(layer: str, styles: Mapping[str, ParallelStyle]) -> Iterator[SplitBlock]:
     """The blocks of a layer, in order; raises UsageError for columns that no rows follow."""
     columns: list[str] = []
     for path, style in styles.items():
@@ -56,14 +56,14 @@ def blocks(layer: str, styles: Mapping[str, ParallelStyle]) -> Iterator[Block]:
             columns.append(path)
         elif isinstance(style, RowwiseParallel) and columns:
             common = commonpath([p.replace(".", "/") for p in (*columns, path)])
-            yield Block(common.replace("/", "."), tuple(columns), path)
+            yield SplitBlock(common.replace("/", "."), tuple(columns), path)
             columns = []
     if columns:
         raise UsageError(f"{columns[0]}: no rows follow these columns; plan its tp without sp")
 
 
 def sequence_styles(
-    module: nn.Module, layers: Sequence[str], styles: Styles, calls: Mapping[str, Call]
+    module: nn.Module, layers: Sequence[str], styles: Styles, calls: Mapping[str, ModuleCall]
 ) -> Styles:
     """Styles with tokens split between the operators of `layers`; `calls`: of every module, once.
 
@@ -84,7 +84,7 @@ def sequence_styles(
     return changed | _ends(layers, calls)
 
 
-def _is_whole(module: nn.Module, block: Block, styles: Mapping[str, ParallelStyle]) -> bool:
+def _is_whole(module: nn.Module, block: SplitBlock, styles: Mapping[str, ParallelStyle]) -> bool:
     """Whether all parameters of a block are of its split layers, or of norms between them."""
     names = module.get_submodule(block.path).named_parameters(block.path)
     return all(name.rpartition(".")[0] in styles for name, _ in names)
@@ -111,7 +111,7 @@ def _layouts(values: Any, placement: Placement, like: Any) -> tuple[Placement | 
     )
 
 
-def hidden_states(call: Call) -> Tensor:
+def hidden_states(call: ModuleCall) -> Tensor:
     """The first tensor of three dimensions that a module is called with; raises UsageError."""
     given = (*call.positional, *call.keywords.values())
     for value in given:
@@ -120,7 +120,7 @@ def hidden_states(call: Call) -> Tensor:
     raise UsageError("a layer takes no hidden states of samples, tokens and width: plan without sp")
 
 
-def _input_options(call: Call, before: Placement, after: Placement) -> dict[str, Any]:
+def _input_options(call: ModuleCall, before: Placement, after: Placement) -> dict[str, Any]:
     """How hidden states among a module's arguments are laid out before and after."""
     like, named = hidden_states(call), call.keywords
     options: dict[str, Any] = {
@@ -138,11 +138,11 @@ def _input_options(call: Call, before: Placement, after: Placement) -> dict[str,
     return options
 
 
-def _input(call: Call, before: Placement, after: Placement) -> PrepareModuleInput:
+def _input(call: ModuleCall, before: Placement, after: Placement) -> PrepareModuleInput:
     return PrepareModuleInput(**_input_options(call, before, after))
 
 
-def _output_options(call: Call) -> dict[str, Any]:
+def _output_options(call: ModuleCall) -> dict[str, Any]:
     several = isinstance(call.output, tuple)
     output = call.output if several else (call.output,)
     like = hidden_states(call)
@@ -152,7 +152,7 @@ def _output_options(call: Call) -> dict[str, Any]:
     }
 
 
-def _ends(layers: Sequence[str], calls: Mapping[str, Call]) -> Styles:
+def _ends(layers: Sequence[str], calls: Mapping[str, ModuleCall]) -> Styles:
     """The first layer takes its share of tokens, the last gives whole ones."""
     first, last = layers[0], layers[-1]
     options, leave = _input_options(calls[first], WHOLE, TOKENS), _output_options(calls[last])
