@@ -15,6 +15,8 @@ from ..unknown_name import unknown_name
 PRECISIONS = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 HALF_PRECISIONS = ("bf16", "fp16")
 FLOATS = tuple(name for name in ITEM_BYTES if name.startswith(("float", "bfloat")))
+# a norm without an epsilon takes that of its element type, which follows a cast to float64
+EPSILON = {"float32": 2.0**-23, "float64": 2.0**-52}
 COMPLEX = tuple(name for name in ITEM_BYTES if name.startswith("complex"))
 
 
@@ -126,4 +128,6 @@ def _argument(argument: Argument, types: Mapping[str, str]) -> Argument:
     if isinstance(argument, str) and argument.startswith("dtype:"):
         name = argument.removeprefix("dtype:")
         return f"dtype:{types.get(name, name)}"
+    if isinstance(argument, float) and argument == EPSILON["float32"]:
+        return EPSILON.get(types.get("float32", "float32"), argument)
     return argument

@@ -26,7 +26,7 @@ def _refuse_change(parameter: Tensor, trained: bool) -> None:
     if parameter.requires_grad != trained:
         raise TraceError(
             f"{current_user_line()}: the forward changes whether a parameter is trained. Freeze it "
-            "before tracing, or detach its values where no gradient shall pass (torch.func.functional_call)"
+            "before tracing, or detach its values where no gradient shall pass"
         )
 
 
