@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from plait.benchmarks.model_coverage import table
+from plait.benchmarks.coverage import table
 
 MOST_CPU_SECONDS, MOST_RSS_BYTES = 20.0, 1 << 30
 COLUMNS = (

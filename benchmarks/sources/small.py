@@ -1,4 +1,4 @@
-"""Small models of transformers by their type: what sources of `model_coverage.py` share."""
+"""Small models of transformers by their type: what sources of `coverage.py` share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What any model can do here: `python benchmarks/model_coverage.py --sources FILE.py … [--json FILE]`.
+"""What any model can do here: `python benchmarks/coverage.py --sources FILE.py … [--json FILE]`.
 
 A source file has factories `name() -> (model, batch)` or `(model, batch, loss_fn)`: its public functions
 that need no argument, and those of dicts `name -> factory`. Each is traced, split into micro-batches,
@@ -8,6 +8,11 @@ earlier runs along; `-o FILE` writes the table of docs from all of them.
 """
 
 from __future__ import annotations
+
+if (
+    __name__ == "coverage"
+):  # numba, in a script beside this file, looks for the package of that name
+    raise ImportError("this is the coverage of models, not of lines")
 
 import argparse
 import importlib.util
@@ -145,7 +150,7 @@ def source_text(file: Path, name: str, scratch: Path) -> str:
     wrapper = scratch / f"{file.stem}_{len(list(scratch.glob('*_source.py')))}_source.py"
     wrapper.write_text(
         "from pathlib import Path\n"
-        "from plait.benchmarks.model_coverage import factories\n"
+        "from plait.benchmarks.coverage import factories\n"
         f"make = factories(Path({str(file.resolve())!r}))[{name!r}]\n"
     )
     return f"{wrapper}:make"
@@ -282,7 +287,7 @@ def document(rows: Sequence[Row]) -> str:
     lines = [
         "# Models",
         "",
-        "Written by `python benchmarks/model_coverage.py --sources FILE.py … -o "
+        "Written by `python benchmarks/coverage.py --sources FILE.py … -o "
         "docs/results/coverage.md`.",
         "Every model is traced in training mode with tiny sizes, split into micro-batches, planned for",
         "four processes of this machine and for eight H100, compiled under",
