@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..ir.lowering.plan_layouts import PlanLayouts
 from ..ir.model.model import Model
 from ..ir.plan.plan import Plan
+from ..ir.text.units import micro_batches
 from .lower import LoweredFunction
 from .python_source import (
     VariableNames,
@@ -70,8 +71,8 @@ class StageCode:
     def docstring(self) -> list[str]:
         stage, plan = self.stage, self.plan
         return [
-            f'"""Stage {self.number} of {len(plan.stages)}: {plan.strategy_text}, {plan.micro_batches} '
-            f"micro-batches, {comment_text(plan.schedule)}.",
+            f'"""Stage {self.number} of {len(plan.stages)}: {plan.strategy_text}, '
+            f"{micro_batches(plan.micro_batches)}, {comment_text(plan.schedule)}.",
             "",
             f"Predicted per micro-batch: forward {milliseconds(stage.forward_seconds)}, backward "
             f"{milliseconds(stage.backward_seconds)}; per step: synchronisation",

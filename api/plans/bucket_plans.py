@@ -15,7 +15,7 @@ from ...ir.lowering.redistribute import RedistributionBytes, redistribution_byte
 from ...ir.model.model import Model
 from ...ir.plan.plan import Plan
 from ...ir.plan.program import ProgramTable
-from ...ir.text.units import gib, seconds, size
+from ...ir.text.units import gib, micro_batches, seconds, size
 
 Switches = dict[
     tuple[int, int], RedistributionBytes
@@ -74,7 +74,7 @@ def plan_rows(buckets: Sequence[Bucket]) -> Iterator[str]:
         yield (
             f"{tokens:>8}{plan.global_batch:>8}{seconds(p.step_seconds):>10}"
             f"{p.tokens_per_second:>12.4g}{gib(plan.peak_bytes):>12}  {plan.strategy_text}, "
-            f"{plan.micro_batches} micro-batches"
+            f"{micro_batches(plan.micro_batches)}"
         )
 
 

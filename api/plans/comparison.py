@@ -11,7 +11,7 @@ from ...ir.errors import UsageError
 from ...ir.model.model import Model
 from ...ir.plan.difference import changed_runs, memory_actions
 from ...ir.plan.plan import Plan
-from ...ir.text.units import gib, seconds, size
+from ...ir.text.units import gib, micro_batches, seconds, size
 from ...planner.question.options import PlanOptions, training_of_plan
 from ...planner.search.baselines import Baseline, baseline_plan, parse_baselines
 from ...planner.search.driver import SearchSpace
@@ -88,7 +88,7 @@ def comparison(plan: Plan, other: Plan) -> str:
 
 
 def _headline(plan: Plan) -> str:
-    return f"{plan.strategy_text} ({plan.micro_batches} micro-batches, {memory_actions(plan)})"
+    return f"{plan.strategy_text} ({micro_batches(plan.micro_batches)}, {memory_actions(plan)})"
 
 
 def _verdict(plan: Plan, other: Plan, slower: float) -> str:

@@ -11,7 +11,7 @@ from ...cost_model.explain.by_kind import seconds_by_kind
 from ...cost_model.explain.step_terms import step_term
 from ...ir.devices.cluster import Cluster
 from ...ir.plan.plan import Plan
-from ...ir.text.units import gib, seconds
+from ...ir.text.units import gib, micro_batches, seconds
 from ...planner.interop.engine_layout import EngineLayout
 from ...planner.question.options import PlanOptions
 from ...planner.search.driver import SearchSpace
@@ -70,7 +70,7 @@ def imported_text(explained: ImportedExplanation) -> Iterator[str]:
     fits = "fits" if explained.fits else f"does not fit, {gib(over)} over"
     yield (
         f"{plan.model} on {plan.cluster.name} with {explained.engine}: {plan.strategy_text}, global "
-        f"batch {plan.global_batch}, {plan.micro_batches} micro-batches"
+        f"batch {plan.global_batch}, {micro_batches(plan.micro_batches)}"
     )
     yield f"  {fits}: {gib(plan.peak_bytes)} of {gib(plan.memory_limit_bytes)}"
     yield (

@@ -118,7 +118,7 @@ function scatter(parent, points, limit) {
     for (const amount of [0, tall / 2, tall]) draw("text", svg, { x: left - 6, y: y(amount) + 4, "text-anchor": "end", class: "soft" }, amount === tall ? highest : bytes(amount));
     draw("text", svg, { x: left, y: height - bottom + 15, class: "soft" }, time(least));
     draw("text", svg, { x: width - right, y: height - bottom + 15, "text-anchor": "end", class: "soft" }, time(most));
-    draw("text", svg, { x: left, y: height - 8, class: "soft" }, fitted(`→ step time${wide ? " (log)" : ""}, ↑ peak memory, ◆ ${named ? "the first" : "this plan"}`, width - left, 11));
+    draw("text", svg, { x: left, y: height - 8, class: "soft" }, fitted(`→ step${wide ? " (log)" : ""}, ↑ memory, ◆ ${named ? "the first" : "this plan"}`, width - left, 11));
     if (limit) draw("line", svg, { x1: left, x2: width - right, y1: y(limit), y2: y(limit), class: "limit" });
     const marks = points.map(p => [x(p[1]) - 6, y(p[2]) - 6, 12, 12]);
     points.forEach(([label, seconds, size, fits], i) => {

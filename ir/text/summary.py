@@ -8,7 +8,7 @@ from ..model.model import Call, Model
 from ..plan.memory_action import MemoryAction
 from ..plan.plan import Layers, Plan
 from ..plan.schedules.registry import schedule_text
-from .units import count, gib, seconds
+from .units import count, gib, micro_batches, seconds
 
 
 def model_summary(model: Model) -> str:
@@ -71,8 +71,8 @@ def plan_summary(plan: Plan) -> str:
         f"plan for {one_line(plan.model)} on {plan.cluster.name} ({plan.mesh.size} devices)   "
         f"fits: {gib(peak)} of {gib(limit)}   {seconds(p.step_seconds)}/step   "
         f"{100 * p.mfu:.1f} % MFU",
-        f"  strategy  {plan.strategy_text}   global batch {plan.global_batch}, {plan.micro_batches} "
-        f"micro-batches, {schedule(plan)}, bubble {100 * p.bubble:.1f} %",
+        f"  strategy  {plan.strategy_text}   global batch {plan.global_batch}, "
+        f"{micro_batches(plan.micro_batches)}, {schedule(plan)}, bubble {100 * p.bubble:.1f} %",
         f"  precision {plan.precision}, optimizer {plan.optimizer.name}"
         + (f", engine {plan.engine}" if plan.engine != "plait" else ""),
     ]
@@ -137,7 +137,7 @@ def group_line(plan: Plan, number: int) -> str:
     span = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
     return (
         f"{span}, {plan.cluster_of(number).device.kind}: calls {first}-{last - 1}, {count} of "
-        f"{plan.micro_batches} micro-batches, {gib(stage.peak_bytes)} of "
+        f"{micro_batches(plan.micro_batches)}, {gib(stage.peak_bytes)} of "
         f"{gib(plan.memory_limit_of(number))}"
     )
 

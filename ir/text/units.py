@@ -51,8 +51,13 @@ def count(number: float) -> str:
 
 
 def count_of(number: int, name: str, ending: str = "s") -> str:
-    """1 micro-batch, 16 micro-batches."""
+    """1 stage, 16 stages; `ending` where it is not an s."""
     return f"{number} {name}" + ("" if number == 1 else ending)
+
+
+def micro_batches(number: int) -> str:
+    """1 micro-batch, 16 micro-batches."""
+    return count_of(number, "micro-batch", "es")
 
 
 def gib(amount: float) -> str:

@@ -15,7 +15,7 @@ from ...ir.devices.cluster import Cluster
 from ...ir.errors import InfeasibleError, MismatchError, UsageError
 from ...ir.lowering.rescale import rescale
 from ...ir.plan.strategy import ROLES
-from ...ir.text.units import gib, seconds
+from ...ir.text.units import gib, micro_batches, seconds
 from ..question.candidate import Candidate
 from ..question.options import MEMORY_ACTIONS
 from .driver import SearchSpace
@@ -42,7 +42,7 @@ class Hint(NamedTuple):
         c = self.candidate
         return (
             f"{self.change}: {seconds(c.step_seconds)}/step, {gib(c.peak_bytes)} "
-            f"({c.strategy_text}, {c.micro_batches} micro-batches, {c.memory_text})"
+            f"({c.strategy_text}, {micro_batches(c.micro_batches)}, {c.memory_text})"
         )
 
 
@@ -82,7 +82,7 @@ def infeasible(space: SearchSpace) -> InfeasibleError:
     hints = [] if space.deadline.stopped else list(tried_hints(space, least))
     lines = [
         f"infeasible: the smallest plan found ({least.strategy_text}, "
-        f"{least.micro_batches} micro-batches, {least.memory_text}) needs "
+        f"{micro_batches(least.micro_batches)}, {least.memory_text}) needs "
         f"{gib(least.peak_bytes)} on every device of stage {stage}, has "
         f"{gib(space.memory_limit_bytes)}: {gib(shortfall)} short",
         "  largest terms: " + ", ".join(f"{name} {gib(amount)}" for name, amount in terms[:4]),

@@ -17,7 +17,7 @@ from ....ir.model.mesh import MICRO, Axis, Mesh
 from ....ir.model.model import Model
 from ....ir.plan.plan import Plan
 from ....ir.text.summary import one_line, schedule
-from ....ir.text.units import count_of, gib, seconds, size
+from ....ir.text.units import gib, micro_batches, seconds, size
 from ..call_names import ranges
 from ..module_graph import Inside
 from ..price import on_a_device
@@ -101,7 +101,7 @@ def _tiles(plan: Plan) -> tuple[tuple[str, str, str], ...]:
     searched = "" if plan.complete else ", search was stopped"
     tokens = p.tokens_per_second > 0
     rate = p.tokens_per_second if tokens else p.samples_per_second
-    micro = count_of(plan.micro_batches, "micro-batch", "es")
+    micro = micro_batches(plan.micro_batches)
     return (
         ("peak memory", gib(peak), f"{fits}: budget {gib(plan.memory_limit_of(0))}"),
         ("step", seconds(step), f"{seconds(step / RANGE)} to {seconds(step * RANGE)}"),

@@ -14,7 +14,7 @@ from ....cost_model.pipeline.group_pipeline import gradient_sum_seconds, groups_
 from ....cost_model.pipeline.simulate import ScheduleEvent as Slot
 from ....ir.plan.plan import Layers, Plan
 from ....ir.plan.schedules.interleave import peak_in_flight
-from ....ir.text.units import count_of
+from ....ir.text.units import micro_batches
 from ..call_names import span_name
 from ..report import Event, SlotKind, SlotRow, TimelineChart
 from .plan_graph import plan_path
@@ -104,8 +104,7 @@ def timeline_of(plan: Plan) -> TimelineChart | None:
         tick_seconds=tick,
         steady_bytes=steady,
         each_bytes=each,
-        hint=f"{count_of(plan.micro_batches, 'micro-batch', 'es')}, "
-        f"{len(simulated):,} forwards and backwards",
+        hint=f"{micro_batches(plan.micro_batches)}, {len(simulated):,} forwards and backwards",
     )
 
 

@@ -9,7 +9,7 @@ from ....cost_model.explain.step_terms import step_term
 from ....ir.plan.difference import memory_actions
 from ....ir.plan.family import DEVICE_GROUPS, family, is_megatron
 from ....ir.plan.plan import Alternative, Plan
-from ....ir.text.units import count_of, gib, seconds
+from ....ir.text.units import gib, micro_batches, seconds
 from ..report import Point, Rival
 
 MOST_TERMS = 10
@@ -131,7 +131,7 @@ def _time_reason(plan: Plan) -> str:
         return "Nothing else that was priced fits."
     a = min(fitting, key=lambda a: a.step_seconds)
     change = 100 * (a.step_seconds / plan.prediction.step_seconds - 1)
-    what = f"{a.name} with {count_of(a.micro_batches, 'micro-batch', 'es')} and {a.memory}"
+    what = f"{a.name} with {micro_batches(a.micro_batches)} and {a.memory}"
     if change < 0:
         return f"It was asked for: {what} would be {-change:.1f} % faster, and fits."
     sure = "nothing that was searched is faster than the plan"
