@@ -85,7 +85,17 @@ def append(code: str, files: str):
     return plant
 
 
+def both(*plants: Callable[[Path], None]):
+    def plant(folder: Path) -> None:
+        for one in plants:
+            one(folder)
+
+    return plant
+
+
+BACKWARD = "def backward"
 ALL_REDUCE = r'comm\.all_reduce\((\w+), "(tp|dp)"\)'
+START, WAIT = r'comm\.start\("all_reduce", (\w+), "(tp|dp)"\)', r"comm\.wait\((\w+)\)"
 MASK = r'(dropout\(\s*\w+, \w+, 0\.15, \d+, \[\[\d+, \d+, )\["dp"\]'
 DATA, TENSORS = Setting("language", "dp=2"), Setting("language", "tp=2")
 MICRO = Setting("language", "dp=2", 2)
@@ -127,7 +137,57 @@ MUTATIONS = (
         "an all-reduce of backward is missing",
         TENSORS,
         "gradient of layers",
-        text(ALL_REDUCE, r"\1", after="def backward"),
+        both(text(START, r"\1", after=BACKWARD), text(WAIT, r"\1", after=BACKWARD)),
+    ),
+    Mutation(
+        "an all-reduce beside operators is done twice",
+        TENSORS,
+        "gradient of layers",
+        text(WAIT, r'comm.all_reduce(comm.wait(\1), "tp")', after=BACKWARD),
+    ),
+    Mutation(
+        "an all-reduce beside operators runs over the wrong group",
+        Setting("language", "dp=2,tp=2"),
+        "gradient of layers",
+        text(START, r'comm.start("all_reduce", \1, "dp")', after=BACKWARD),
+    ),
+    Mutation(
+        "a collective is awaited in place of another",
+        TENSORS,
+        "gradient of layers",
+        text(
+            r"(?s)= comm\.wait\((\w+)\)(.*?)del \1\n *(.*)comm\.wait\(\w+\)",
+            r"= comm.wait(\1)\2\3comm.wait(\1)",
+            after=BACKWARD,
+        ),
+    ),
+    Mutation(
+        "weights are gathered before they are updated",
+        Setting("language", "zero3=2"),
+        "loss of step 2",
+        runtime(
+            "gathers, first = store.gathers, {}",
+            "whole = gathers.posted",
+            "def early(sharded):",
+            "    names = tuple(p.name for p in sharded)",
+            "    arrival = whole(sharded)",
+            "    flats = first.setdefault(names, [flat.clone() for flat in arrival()])",
+            "    return lambda: list(flats)",
+            "gathers.posted = early",
+        ),
+    ),
+    Mutation(
+        "a bucket travels before its last gradient",
+        DATA,
+        r"gradient of (head|tokens)\.weight is .* in step 2",
+        runtime(
+            "buckets, uses = store.reductions.buckets, [0]",
+            "def early(parameter, flat, whole=buckets.add):",
+            "    uses[0] += parameter.name == 'tokens.weight'",
+            "    if parameter.name != 'tokens.weight' or uses[0] != 4:",
+            "        whole(parameter, flat)",
+            "buckets.add = early",
+        ),
     ),
     Mutation(
         "a buffer stays stale",
@@ -178,7 +238,7 @@ MUTATIONS = (
         "a norm over a piece of the batch",
         Setting("pictures", "dp=2"),
         "loss of step 1",
-        text(ALL_REDUCE, r"(\1 * 2)", files="functions/sequential*.py"),
+        text(WAIT, r"(comm.wait(\1) * 2)", files="functions/sequential*.py"),
     ),
     Mutation("labels are shifted once more", DATA, "loss of step 1", append(SHIFTED, "stage_0.py")),
     Mutation(
