@@ -27,12 +27,17 @@ def replicated(function: Function) -> AxisSharding:
 def split_batch(
     function: Function, flow: Dataflow, summed: frozenset[int], experts: bool = False
 ) -> AxisSharding:
-    """Shard one function along its batch. `summed` values (the loss) stay partial sums.
+    """Shard one function along its batch. `summed` values (the loss) stay partial sums; new values of
+    buffers, which every device has whole, are gathered.
 
     With `experts`, operators that support expert parallelism use it, and their weights are sharded.
     """
-    batch = flow.batch_factors[function.name]
-    boundary = _boundary(function, lambda value: flow.batch_shard(function, value), summed)
+    batch, whole = flow.batch_factors[function.name], flow.graph.updates(function.name)
+
+    def shard(value: int) -> Shard | None:
+        return None if value in whole else flow.batch_shard(function, value)
+
+    boundary = _boundary(function, shard, summed)
     if experts:
         boundary = _experts_apart(function, flow, boundary)
     return _follow(function, flow.axes[function.name], boundary, batch, experts)

@@ -49,10 +49,23 @@ class ModelGraph:
         """Names of results, and the function's outputs that they are."""
         return tuple(zip(self._call(call).results, self.function(call).outputs, strict=True))
 
+    def updates(self, function: str) -> frozenset[int]:
+        """Values of a function that some call of it takes for the new values of buffers."""
+        return self._updates.get(function, frozenset())
+
     @cached_property
     def batch_only(self) -> frozenset[int]:
         """Calls that depend on the batch alone."""
         return self.model.batch_only_calls()
+
+    @cached_property
+    def _updates(self) -> dict[str, frozenset[int]]:
+        updates: dict[str, frozenset[int]] = {}
+        for number, call in enumerate(self.model.calls):
+            written = {result for result, _ in call.updates}
+            values = {output.value for name, output in self.results(number) if name in written}
+            updates[call.function] = updates.get(call.function, frozenset()) | values
+        return updates
 
     @cached_property
     def _makers(self) -> dict[str, CallEnd]:

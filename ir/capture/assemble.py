@@ -6,7 +6,7 @@ import re
 from collections.abc import Hashable
 
 from ..errors import TraceError
-from ..model.model import Call, Function, Model, ModelInput, Op
+from ..model.model import Call, Function, Model, ModelInput, Op, Ref
 from ..passes import Observer, Pass, run
 from .batch import unique
 from .differentiate import BodyInput, Differentiate, FunctionBody, InputKind
@@ -32,10 +32,24 @@ class Assemble(Pass[FlatGraph, Model], frozen=True):
 
     def apply(self, value: FlatGraph) -> Model:
         settle_pairs(value)
+        copy_updates(value)
         outline = Outline(self.recording.invocations)
         segments = [s for s in run(outline, value, self.observer) if s.ops]
         refuse_torn(segments, self.recording.pairs)
         return _Assembler(value, self.recording, self.observer).model(self, segments)
+
+
+def copy_updates(graph: FlatGraph) -> None:
+    """Give every new value of a buffer an operator of its own: it may be an input as it is (the batch,
+    a parameter, another buffer) or the new value of two buffers, and calls name results."""
+    results = {r for op in graph.ops for r in op.results}
+    for name, value in graph.updates.items():
+        if value not in results:
+            (value,) = graph.emit(
+                "aten.clone.default", (Ref(value),), (graph.types[value],), None, str(ROOT)
+            )
+            graph.updates[name] = value
+        results.discard(value)
 
 
 class _Assembler:

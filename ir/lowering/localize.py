@@ -79,11 +79,11 @@ class _Localizer:
         ]
         local = {value: self.add(value, layout) for value, layout in sources}
         self.walk(range(function.forward))
-        self.consumer = "a result"
-        results = [
-            self.fetch(o.value, layout)
-            for o, layout in zip(function.outputs, boundary.outputs, strict=True)
-        ]
+        results = list[int]()
+        for o, layout in zip(function.outputs, boundary.outputs, strict=True):
+            made_by = next((op for op in function.forward_ops if o.value in op.results), None)
+            self.consumer = "a result" if made_by is None else f"the result of {_place(made_by)}"
+            results.append(self.fetch(o.value, layout))
         forward, self.backward = len(self.ops), True
         self.walk(range(function.forward, len(function.ops)))
         inputs: list[Input] = []
@@ -107,7 +107,7 @@ class _Localizer:
 
     def step(self, op: Op, known: OpAxes, options: tuple[OpStrategy, ...]) -> None:
         """Emit one operator on local shards, after the reshardings of its operands."""
-        self.consumer = f"{op.target} at {op.scope}" if op.scope else op.target
+        self.consumer = _place(op)
         locals_ = [
             self.fetch(value, tuple(option.inputs[i] for option in options))
             for i, value in enumerate(op.operands())
@@ -298,3 +298,8 @@ class _Localizer:
         if times > 1 and shard == self.at_once.outermost(self.axes.factor_ids[value]):
             outer *= times
         return dim, outer
+
+
+def _place(op: Op) -> str:
+    """An operator and its module, for people."""
+    return f"{op.target} at {op.scope}" if op.scope else op.target

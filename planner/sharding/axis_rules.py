@@ -59,13 +59,10 @@ def axis_rule(
     """
     axes, kind, degree = flow.axes[function.name], ROLES[axis.name], axis.size
     by_tokens = kind.sequence or context.tokens_sharded
+    whole = context.batch_only | flow.graph.updates(function.name)
 
     def call_boundary(value: int) -> AxisPlacement:
-        shard = (
-            flow.token_shard(function, value)
-            if by_tokens and value not in context.batch_only
-            else None
-        )
+        shard = flow.token_shard(function, value) if by_tokens and value not in whole else None
         if shard is None:
             return REPLICATE
         if axes.factors[value][shard[0]][shard[1]] % degree:

@@ -98,6 +98,28 @@ class Queue(Net):
         return F.cross_entropy(logits, torch.zeros_like(y))
 
 
+class Recent(Net):
+    """Buffers that become activations as they are, the batch, and what another buffer was."""
+
+    recent: Tensor
+    before: Tensor
+    last: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("recent", "before", "last"):
+            self.register_buffer(name, torch.zeros(QUEUED, WIDTH))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.hidden(x)
+        pull = (h * (self.recent + self.before.roll(1, 0) + self.last).mean(0)).sum(-1)
+        with torch.no_grad():
+            self.before.copy_(self.recent)
+            self.recent.copy_(torch.cat([h, self.recent[: -len(h)]]))
+            self.last[: len(x)] = x
+        return F.cross_entropy(self.head(h), y) + pull.tanh().mean()
+
+
 class Balanced(Net):
     """A router whose bias follows the loads of experts, without a loss of its own (DeepSeek-V3)."""
 

@@ -371,7 +371,11 @@ class _Reader:
         if self.graph.types[value].shape != type_.shape:
             args = (Ref(value), tuple(type_.shape))
             (value,) = aliases.emit("aten.expand.default", args, (type_,), None, scope)
-        return value if self.gradients else aliases.detached(value, scope)
+        if not self.gradients:
+            value = aliases.detached(value, scope)
+        if value == source.value:  # apart from what is written into the source later
+            (value,) = aliases.emit("aten.clone.default", (Ref(value),), (type_,), None, scope)
+        return value
 
     def batch_norm(self, node: fx.Node, args: tuple[Argument, ...]) -> int:
         statistics = [self.single(n) for n in node.args[3:5] if isinstance(n, fx.Node)]

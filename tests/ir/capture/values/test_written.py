@@ -44,6 +44,34 @@ def test_frozen_parameters_may_be_written(by_data: bool) -> None:
     torch.testing.assert_close(written["copy.weight"], module.copy.weight.detach())
 
 
+class Copying(nn.Module):
+    """Buffers that become the batch, a weight, what another buffer was, and twice one activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6).double()
+        for name, rows in {"batch": 4, "weight": 6, "before": 4, "now": 4, "twin": 4}.items():
+            self.register_buffer(name, torch.rand(rows, 6, dtype=torch.float64))
+
+    def forward(self, x):
+        h = self.linear(x) + self.now
+        self.before.copy_(self.now)
+        for buffer in (self.now, self.twin):
+            buffer.copy_(h.detach())
+        self.batch.copy_(x)
+        self.weight.copy_(self.linear.weight.detach())
+        return h.square().mean()
+
+
+def test_buffers_become_copies() -> None:
+    module, x = Copying(), torch.randn(4, 6, dtype=torch.float64)
+    model = trace(module, x)
+    before = {n: t.detach().clone() for n, t in module.state_dict().items()}
+    _, _, written = execute(model, before, [x])
+    module(x)
+    torch.testing.assert_close(written, dict(module.named_buffers()))
+
+
 class Cached(nn.Module):
     """Angles that the first forward keeps; with `scaled` it computes something else as well."""
 
