@@ -48,7 +48,7 @@ FLOORS: dict[str, list[set[str]]] = {
     "runtime": [
         {".torch_private", "comm"},
         {"compression", "launch"},
-        {"state", "inductor", "measurement", "operators", "torch_engine"},
+        {".session", "state", "inductor", "measurement", "operators", "torch_engine"},
         {"execution", "checkpoint"},
         {".program"},
         {"verification"},
