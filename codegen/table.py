@@ -160,6 +160,7 @@ def _state_tensors(
             partial_axes=partial_axes.get(p.name, ()) if p.trainable else (),
             aliases=p.aliases,
             values=p.values,
+            reached=p.kind != "parameter" or not p.trainable or p.name in graph.reached,
             fraction=(
                 plan.strategies[lies.get(p.name, unsharded)[0]].fraction
                 if p.kind == "parameter"

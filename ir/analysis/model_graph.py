@@ -59,6 +59,21 @@ class ModelGraph:
         return self.model.batch_only_calls()
 
     @cached_property
+    def reached(self) -> frozenset[str]:
+        """Names of parameters that a gradient reaches from the loss; in eager, all others have none."""
+        reached = {self.model.loss}
+        for number in reversed(range(len(self.model.calls))):
+            tangents = {o.tangent for name, o in self.results(number) if name in reached}
+            tangents.discard(None)
+            depends = _tangents(self.function(number)) if tangents else {}
+            for name, item in (*self.parameters(number), *self.arguments(number)):
+                if tangents and item.gradient is not None:
+                    read = depends[item.gradient]
+                    if not read or not read.isdisjoint(tangents):
+                        reached.add(name)
+        return frozenset(p.name for p in self.model.parameters if p.name in reached)
+
+    @cached_property
     def _updates(self) -> dict[str, frozenset[int]]:
         updates: dict[str, frozenset[int]] = {}
         for number, call in enumerate(self.model.calls):
@@ -85,3 +100,13 @@ class ModelGraph:
 
     def _call(self, number: int) -> Call:
         return self.model.calls[number]
+
+
+def _tangents(function: Function) -> dict[int, frozenset[int]]:
+    """By value, the gradients of a function's outputs that it depends on."""
+    tangents = {o.tangent for o in function.outputs if o.tangent is not None}
+    depends = {v: frozenset({v} & tangents) for v in range(len(function.types))}
+    for op in function.ops:
+        read = frozenset[int]().union(*(depends[v] for v in op.operands()))
+        depends.update((r, read) for r in op.results if r >= 0)
+    return depends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,9 +64,11 @@ class Differentiate(Pass[FunctionBody, Function], frozen=True):
 
     def apply(self, value: FunctionBody) -> Function:
         try:
-            graph, outputs = read_outputs(_record(value, self.types))
+            recording, derived = _record(value, self.types)
+            graph, outputs = read_outputs(recording)
         except UnsupportedNode as error:
             raise TraceError(f"in {value.name}: {error}") from error
+        value = _derived(value, derived)
         joint = run(Simplify(), JointGraph(graph.ops, graph.types, outputs), self.observer)
         results = joint.outputs[: len(value.outputs)]
         needed = list(needed_ops(joint.ops, set(results)))
@@ -75,7 +78,16 @@ class Differentiate(Pass[FunctionBody, Function], frozen=True):
         return _numbered(value, forward, backward, joint, self.scopes)
 
 
-def _record(body: FunctionBody, types: Sequence[TensorType]) -> Recording:
+def _derived(body: FunctionBody, derived: Sequence[bool]) -> FunctionBody:
+    """The body, in which no input is wanted that autograd has no gradient for."""
+    queue = iter(derived)
+    inputs = [dataclasses.replace(i, wanted=i.wanted and next(queue, False)) for i in body.inputs]
+    return dataclasses.replace(body, inputs=tuple(inputs))
+
+
+def _record(body: FunctionBody, types: Sequence[TensorType]) -> tuple[Recording, tuple[bool, ...]]:
+    """The joint graph of a body, and which of its wanted inputs there are gradients for."""
+    derived: list[bool] = []
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     tangent_types = [types[value] for value, wanted in body.outputs if wanted]
     with fake_mode:
@@ -90,8 +102,8 @@ def _record(body: FunctionBody, types: Sequence[TensorType]) -> Recording:
         pairs = [(o, t) for o, t in zip(wanted, tangents, strict=True) if o.requires_grad]
         targets, seeds = [o for o, _ in pairs], [t for _, t in pairs]
         gradients = torch.autograd.grad(targets, sources, seeds, allow_unused=True)
-        zeros = (torch.zeros_like(s) for s in sources)
-        return outs + [g if g is not None else z for g, z in zip(gradients, zeros, strict=True)]
+        derived[:] = [g is not None for g in gradients]
+        return outs + [g for g in gradients if g is not None]
 
     with fake_mode, torch.enable_grad(), torch.fx.traceback.preserve_node_meta():
         try:
@@ -101,7 +113,7 @@ def _record(body: FunctionBody, types: Sequence[TensorType]) -> Recording:
             raise TraceError(f"in {body.name}: no gradient can be derived: {text}") from error
     inputs = [types[i.value] for i in body.inputs] + tangent_types
     described = [ModelInput(f"x{n}", t, (n,), False) for n, t in enumerate(inputs)]
-    return Recording(graph, [], described, [Invocation("", "", -1)])
+    return Recording(graph, [], described, [Invocation("", "", -1)]), tuple(derived)
 
 
 def _forward(body: FunctionBody, tensors: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..analysis.liveness import last_uses
+from ..analysis.model_graph import ModelGraph
 from ..model.model import Call, Function, Model, Op
 from .literals import DTYPES, decode
 from .operators.elementary import call_key
@@ -76,7 +77,12 @@ def execute(
             for number, call in reversed(list(enumerate(model.calls))):
                 run.backward(call, call_key(seed, step, number))
     gradient_of = run.parameter_gradients
-    trained = {p.name: gradient_of.get(p.name) for p in model.parameters if p.trainable}
+    reached = ModelGraph(model).reached
+    trained = {
+        p.name: gradient_of.get(p.name)
+        for p in model.parameters
+        if p.trainable and p.name in reached
+    }
     buffers = {b: run.values[r] for call in model.calls for r, b in call.updates}
     known = {n: g for n, g in trained.items() if g is not None}
     return StepValues(run.values[model.loss], known, buffers)

@@ -188,7 +188,8 @@ class _Writer:
         return terms[0]
 
     def step(self, border: int) -> TrainingStep:
-        trained = {p.name for p in self.model.parameters if p.trainable}
+        reached = self.graph.reached
+        trained = {p.name for p in self.model.parameters if p.trainable and p.name in reached}
         gradients = {n: self.total(n, p) for n, p in self.state_gradients.items() if n in trained}
         updates = {b: self.named[r] for call in self.model.calls for r, b in call.updates}
         wanted = {self.named[self.model.loss], *gradients.values(), *updates.values()}

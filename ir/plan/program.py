@@ -47,7 +47,7 @@ class ParameterSpec(msgspec.Struct, frozen=True):
     (stages are always `R`). `stages` have it. `partial_axes` are the axes over which its gradient is
     left as partial sums, to be reduced once per step. One spec stands for `count` tensors whose names
     count up. `mesh` indexes the table's meshes; their zero axes shard the flattened local tensor
-    further, zero3 a `fraction` of it.
+    further, zero3 a `fraction` of it. Where it is not `reached`, it has no gradient, and no step.
     """
 
     name: NumberedName | str
@@ -63,6 +63,7 @@ class ParameterSpec(msgspec.Struct, frozen=True):
     values: tuple[float, ...] | None = None
     count: ListedCount = 1
     fraction: Fraction = FULL
+    reached: bool = True
 
     def names(self) -> tuple[str, ...]:
         if isinstance(self.name, NumberedName):

@@ -90,7 +90,9 @@ class MeshGroups:
             self.transfers = {"F": (self.down, back), "B": (self.up, there)}
         self.tied = {
             stages: pool.group("shared tensors", _shared(replicas, stages))
-            for stages in sorted({h.stages for h in table.state_tensors if h.trainable})
+            for stages in sorted(
+                {h.stages for h in table.state_tensors if h.trainable and h.reached}
+            )
             if len(stages) > 1
         }
 

@@ -364,7 +364,7 @@ def make_compressed(
     """
     by_replication: dict[str, list[torch.nn.Parameter]] = {}
     for parameter in store.trainable():
-        if parameter.leaf is not None:
+        if parameter.leaf is not None and parameter.spec.reached:
             shared = parameter.spec.stages if len(parameter.spec.stages) > 1 else ()
             sharded_axes = [
                 number for number, state in enumerate(parameter.spec.layout) if state != REPLICATE

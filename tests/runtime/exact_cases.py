@@ -295,9 +295,10 @@ CASES: dict[str, Case] = {
     "parametrized weights": Case(modules.Parametrized),
     "queue": Case(modules.Queue, refused=split_in_time("aten.index_put")),
     "balanced router": Case(modules.Balanced, refused=split_in_time("aten.sign")),
+    "unreached weights": Case(modules.Taught),
     "recent activations": Case(modules.Recent, refused=split_in_time("aten.mul")),
 }
-LONG = tuple(list(CASES)[-6:])  # drawn by `make test-all` alone
+LONG = tuple(list(CASES)[-7:])  # drawn by `make test-all` alone
 # on four ranks, where several axes and micro-batches split the same samples
 WIDE_STRATEGIES = ("dp=2,zero3=2;2", "pp=2,dp=2;2", "dp=2,tp=2;2", "zero1=4;2")
 WIDE = (

@@ -120,6 +120,21 @@ class Recent(Net):
         return F.cross_entropy(self.head(h), y) + pull.tanh().mean()
 
 
+class Taught(Net):
+    """A teacher of the batch alone and a probe, trainable both, that no gradient reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher, self.probe = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        h = self.hidden(x)
+        with torch.no_grad():
+            taught = self.teacher(x).tanh()
+        missed = self.probe(h).detach().square().mean()
+        return F.cross_entropy(self.head(h), y) + F.mse_loss(h, taught) + missed
+
+
 class Balanced(Net):
     """A router whose bias follows the loads of experts, without a loss of its own (DeepSeek-V3)."""
 

@@ -61,11 +61,12 @@ class GradientReductions:
                 self.settle()
 
     def drain(self, gradients: list[tuple[str, Tensor]]) -> Iterator[tuple[LocalParameter, Tensor]]:
-        """Pop the gradients of trainable parameters one by one, so that each can be freed early."""
+        """Pop the gradients of trainable parameters one by one, so that each can be freed early: without
+        zeros of those that no gradient reaches."""
         gradients.reverse()
         while gradients:
             parameter = self.store.parameters[gradients[-1][0]]
-            if parameter.leaf is not None:
+            if parameter.leaf is not None and parameter.spec.reached:
                 yield parameter, gradients.pop()[1]
             else:
                 gradients.pop()
@@ -191,7 +192,7 @@ class GradientReductions:
         for stages, group in self.store.groups.tied.items():
             if group.size == 1 or self.store.groups.stage not in stages:
                 continue
-            tied = [p for p in self.store.trainable() if p.spec.stages == stages]
+            tied = [p for p in self.store.trainable() if p.spec.stages == stages and p.spec.reached]
             flats = [p.pop_gradient() if p.gradient is not None else self.zeros(p) for p in tied]
             for parameter, total in zip(tied, buckets.all_reduce(group, flats), strict=True):
                 parameter.gradient = total
