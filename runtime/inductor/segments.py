@@ -101,11 +101,13 @@ def _segment(run: list[ast.stmt], rest: Sequence[ast.stmt]) -> list[SegmentCode 
 
 
 def _names(nodes: Iterable[ast.AST], context: type[ast.expr_context]) -> set[str]:
+    """Names but those that are called, as in `float("inf")`, which name no value."""
+    all_nodes = [node for root in nodes for node in ast.walk(root)]
+    called = {id(node.func) for node in all_nodes if isinstance(node, ast.Call)}
     return {
         node.id
-        for root in nodes
-        for node in ast.walk(root)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, context)
+        for node in all_nodes
+        if isinstance(node, ast.Name) and isinstance(node.ctx, context) and id(node) not in called
     }
 
 
