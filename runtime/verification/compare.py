@@ -69,18 +69,16 @@ def compare(
     `order`: names of gradients as backward completes them; the first wrong one is named by it.
     `rounded`: the reference with gradients a rounding step off (`reference.with_rounded_gradients`).
     """
+    arbitrary = frozenset[str]()
+    if rounded is not None:
+        actual, arbitrary = _beyond_rounding(expected, actual, rounded)
     pairs = list(zip(actual.losses, expected.losses, strict=True))
     losses = [relative(abs(a - b), abs(b)) for a, b in pairs]
     gradients = [
         worst(a, b, GRADIENT_FLOOR)
         for a, b in zip(actual.gradients, expected.gradients, strict=True)
     ]
-    arbitrary = frozenset[str]() if rounded is None else _arbitrary(expected, actual, rounded)
-    ours, theirs = (
-        {n: t for n, t in state.items() if n not in arbitrary}
-        for state in (actual.state, expected.state)
-    )
-    parameter = worst(ours, theirs, 1.0)
+    parameter = worst(actual.state, expected.state, 1.0)
     faults = []
     for step, loss in enumerate(losses):
         if not loss <= TOLERANCE:
@@ -92,7 +90,7 @@ def compare(
         if faults:
             break
     if not faults and parameter.error > TOLERANCE:
-        faults.append(first_wrong(ours, theirs, list(theirs), 1.0))
+        faults.append(first_wrong(actual.state, expected.state, list(expected.state), 1.0))
     return Comparison(
         max(losses),
         max(gradients, key=lambda w: w.error),
@@ -102,15 +100,34 @@ def compare(
     )
 
 
-def _arbitrary(expected: Reference, actual: Actual, rounded: Reference) -> frozenset[str]:
-    """Tensors that are off by no more than `rounded` is, several times over: an optimizer that divides
-    by a gradient's size takes rounding, where the exact gradient is zero, for a direction."""
-    off, noise = (errors(one.state, expected.state, 1.0) for one in (actual, rounded))
-    return frozenset(
-        name
-        for name, error in off.items()
-        if TOLERANCE < error <= ROUNDED_MARGIN * noise.get(name, 0.0)
-    )
+def _beyond_rounding(
+    expected: Reference, actual: Actual, rounded: Reference
+) -> tuple[Actual, frozenset[str]]:
+    """What is off by more than `rounded` is, several times over; the rest is as expected. Also the names
+    of tensors in the rest.
+
+    An optimizer that divides by a gradient's size takes rounding, where the exact gradient is zero, for
+    a direction; a chain of norms over tiny variances multiplies rounding by each one's 1/std.
+    """
+    names = set[str]()
+
+    def settled(
+        a: dict[str, Tensor], e: dict[str, Tensor], r: dict[str, Tensor], floor: float
+    ) -> Gradients:
+        off, noise = errors(a, e, floor), errors(r, e, floor)
+        near = {n for n in off if TOLERANCE < off[n] <= ROUNDED_MARGIN * noise.get(n, 0.0)}
+        near = {n for n in near if math.isfinite(off[n])}
+        names.update(near)
+        return {n: e[n] if n in near else t for n, t in a.items()}
+
+    losses = [
+        e if abs(a - e) <= ROUNDED_MARGIN * abs(r - e) else a
+        for a, e, r in zip(actual.losses, expected.losses, rounded.losses, strict=True)
+    ]
+    steps = zip(actual.gradients, expected.gradients, rounded.gradients, strict=True)
+    gradients = [settled(a, e, r, GRADIENT_FLOOR) for a, e, r in steps]
+    state = settled(actual.state, expected.state, rounded.state, 1.0)
+    return Actual(losses, gradients, state), frozenset(names)
 
 
 def cast_fault(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from .compare import (
 from .half_precision import in_half
 from .reference import in_its_precision, interpreted, reference, with_rounded_gradients
 from .training import Gradients, Reference, Training, training_of
-from .verify import EXACT, TOLERANCE, Job, Verdict, started_file
+from .verify import EXACT, Job, Verdict, started_file
 
 Known = dict[tuple[object, ...], Reference]
 Built = dict[tuple[object, ...], Source]
@@ -86,10 +87,10 @@ def run(job: Job, pool: GroupPool, known: Known, built: Built) -> Verdict:
 def _exact_comparison(
     job: Job, model: Model, training: Training, exact: Reference, actual: Actual
 ) -> Comparison:
-    """The comparison with float64; where steps alone differ, also with what rounding does to them."""
+    """The comparison with float64; where it differs, also with what rounding does to one process."""
     order = backward_order(model)
     comparison = compare(exact, actual, order)
-    if comparison.parameter.error <= TOLERANCE or comparison.gradient.error > TOLERANCE:
+    if not comparison.first_wrong or not math.isfinite(comparison.gradient.error):
         return comparison
     rounded = with_rounded_gradients(training)
     lifted = cast_model(model, PRECISIONS["fp64"])

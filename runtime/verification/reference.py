@@ -89,8 +89,8 @@ def reference(build: Callable[[], Source], model: Model, training: Training) -> 
 
 
 def with_rounded_gradients(training: Training) -> Training:
-    """The same training, with every gradient off by a rounding step of the largest one: what rounding
-    may do to a run, in whichever order sums are taken."""
+    """The same training, with every weight a rounding step off at the start and every gradient off by
+    one of the largest gradient: what rounding may do to a run, in whichever order sums are taken."""
 
     def shake(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         groups = optimizer.param_groups
@@ -103,6 +103,9 @@ def with_rounded_gradients(training: Training) -> Training:
     def factory(*arguments: Any, **keywords: Any) -> torch.optim.Optimizer:
         optimizer = training.optimizer(*arguments, **keywords)
         optimizer.register_step_pre_hook(shake)
+        with torch.no_grad():
+            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+                parameter.mul_(1 + torch.finfo(parameter.dtype).eps * _signs(parameter))
         return optimizer
 
     return training._replace(optimizer=factory)

@@ -118,3 +118,14 @@ def test_a_gradient_that_is_no_number_reaches_the_reader_and_fails():
     assert math.isnan(broken.gradient)
     assert broken.parameter == math.inf
     assert not broken.passed
+
+
+def test_gradients_may_be_off_as_far_as_rounding_takes_one_process() -> None:
+    def run(size: float) -> Reference:
+        return Reference([1.0], [{"weight": torch.ones(4) * size}], {"weight": torch.ones(4)})
+
+    expected, rounded = run(1.0), run(1.0 + 1e-6)
+    for off, passes in ((4e-6, True), (4e-5, False)):
+        actual = Actual(*run(1.0 + off)[:3])
+        assert (compare(expected, actual, (), rounded).first_wrong == "") == passes
+        assert compare(expected, actual).first_wrong
