@@ -38,6 +38,9 @@ KNOWN = {
     "aten.view.default", "aten._unsafe_view.default", "aten.reshape.default", "aten.div.Scalar",
     "aten.split.Tensor", "aten.split_with_sizes.default", "aten.unbind.int", "aten.chunk.default",
     "aten.as_strided.default", "aten.as_strided_copy.default", "aten.add.Tensor",
+    # what torch's own ParallelStyles wrap, and the loss that frameworks compute in float32
+    "aten.t.default", "aten.transpose.int", "aten.permute.default", "aten.embedding.default",
+    "plait.cross_entropy_backward.default",
 }
 # fmt: on
 

@@ -7,6 +7,7 @@ else the other side does is kept, and both are joined (`recorded/joins`).
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -93,8 +94,9 @@ class Explorer:
         others: list[OtherSide] = []
         for branch in [b for b in branches.asked if b.line == line]:
             self.restore()
+            flipped = Branches(branches.sides, flipped=branch.number)
             try:
-                other = self.attempt(Branches(branches.sides, flipped=branch.number))
+                other = self.attempt(flipped)
             except TraceError as error:
                 if not _raised(error):
                     raise _undecided(line) from error
@@ -106,6 +108,8 @@ class Explorer:
                 return []
             if meeting in ("same", "neutral"):
                 continue
+            if Counter(b.line for b in flipped.asked) - Counter(b.line for b in branches.asked):
+                raise _asked_again(line)
             others.append(side)
             if meeting == "apart" or len(others) > MOST_SIDES:
                 raise _undecided(line)
@@ -117,6 +121,14 @@ def _undecided(line: str) -> TraceError:
         f"{line}: the computation depends on values of tensors, and both sides of the branch compute "
         "something that does not come together again as one value of a shape: a compiled program cannot "
         "know in advance which. Use torch.where, or compute it outside the model"
+    )
+
+
+def _asked_again(line: str) -> TraceError:
+    return TraceError(
+        f"{line}: what runs behind this branch asks for values of tensors again, in a branch of its own "
+        "or in a loop that a value ends: a compiled program cannot know in advance how often. Take a "
+        "fixed number of turns with torch.where, or compute it outside the model"
     )
 
 

@@ -138,7 +138,7 @@ def test_ways_of_keeping_an_operator():
 
 
 def test_plans_mix_whole_and_sharded_layers_where_memory_lies_between(tmp_path):
-    config, cluster = tmp_path / "config.json", load_cluster("8xrtx-titan")
+    config, cluster = tmp_path / "config.json", load_cluster("8x1xrtx-titan@10")
     config.write_text(
         json.dumps(
             {"model_type": "gpt2", "n_embd": 512, "n_layer": 6, "n_head": 8, "vocab_size": 1000}
@@ -156,6 +156,7 @@ def test_plans_mix_whole_and_sharded_layers_where_memory_lies_between(tmp_path):
                 memory_actions=("keep",),
                 memory_bytes=memory_bytes,
                 pins=pins,
+                simpler_within=0.0,
             ),
         )
 

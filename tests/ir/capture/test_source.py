@@ -131,8 +131,7 @@ def test_wrong_configurations(tmp_path, change, error) -> None:
         load_source(config(tmp_path, **{**LLAMA, **change}), batch=2, seq=8)
 
 
-def test_a_language_model_needs_batch_and_length(tmp_path) -> None:
+def test_a_language_model_needs_a_length_and_has_a_sample(tmp_path) -> None:
     with pytest.raises(UsageError, match="--seq"):
         load_source(config(tmp_path, **LLAMA), batch=2)
-    with pytest.raises(UsageError, match="--batch"):
-        load_source(config(tmp_path, **LLAMA), seq=2)
+    assert load_source(config(tmp_path, **LLAMA), seq=2).batch["input_ids"].shape == (1, 2)

@@ -20,7 +20,7 @@ from plait.planner.question.candidate import Assignment, Decision
 from plait.planner.question.pins import pin_all
 from plait.planner.search.driver import SearchSpace
 
-CLUSTER = load_cluster("2xrtx-titan")
+CLUSTER = load_cluster("2x1xrtx-titan@10")
 STRATEGIES = ("dp=2", "zero3=2@1/4", "zero3=2@1/2", "zero3=2@3/4", "zero3=2")  # ever less memory
 ASKED = PlanOptions(
     roles=("dp", "zero3"), memory_actions=("keep",), micro_batches=1, simpler_within=0
@@ -60,11 +60,9 @@ def test_memory_and_time_lie_between_those_of_dp_and_zero3(ladder):
     for more, less in pairwise(ladder):
         assert more.peak_bytes > less.peak_bytes
         assert more.prediction.step_seconds < less.prediction.step_seconds
-        for name in ("parameters", "gradients", "optimizer"):
+        for name in ("parameters", "optimizer"):  # others depend on the moment of the peak
             parameter_bytes = [dict(made.stages[0].memory_terms)[name] for made in (more, less)]
-            assert parameter_bytes[0] > parameter_bytes[1] or (
-                name == "gradients" and parameter_bytes[0] >= parameter_bytes[1]
-            )
+            assert parameter_bytes[0] > parameter_bytes[1]
 
 
 def every(model):
@@ -106,14 +104,14 @@ def test_the_search_takes_fractions_where_they_are_faster(model, ladder):
 
 
 def test_what_shares_a_parameter_takes_one_fraction(tmp_path):
-    tied, cluster = traced(tmp_path, tie_word_embeddings=True), load_cluster("8xrtx-titan")
+    tied, cluster = traced(tmp_path, tie_word_embeddings=True), load_cluster("8x1xrtx-titan@10")
     whole, sharded = (
         plan(tied, cluster, replace(ASKED, pins=pin_all(strategy)))
         for strategy in ("dp=8", "zero3=8")
     )
     room, fractions = whole.peak_bytes - sharded.peak_bytes, 0
     ends = [i for i, call in enumerate(tied.calls) if call.function in ("entry", "exit")]
-    for share in range(7, 14):
+    for share in range(22, 29, 2):
         asked = replace(ASKED, memory_bytes=sharded.peak_bytes + room * share // 32)
         fine, coarse = (
             plan(tied, cluster, replace(asked, fractions=f)) for f in (ASKED.fractions, ())

@@ -157,3 +157,38 @@ def test_means_over_the_rows_of_a_mask(number: int) -> None:
 def test_rows_of_a_mask_have_no_size() -> None:
     with pytest.raises(TraceError, match="rows that a mask selects"):
         trace(Masked(lambda s, y: s[y > 1].cumsum(0).mean()), (torch.randn(8, 6), torch.arange(8)))
+
+
+def turns(x):
+    while x.sum() > 0:
+        x = x - 1
+    return x
+
+
+def branch_in_a_branch(x):
+    if x.sum() > 0:
+        x = x * 2
+        if x.mean() > 1:
+            x = x * 3
+    return x
+
+
+@pytest.mark.parametrize("change", [turns, branch_in_a_branch])
+def test_a_side_that_asks_again_is_refused(change) -> None:
+    with pytest.raises(TraceError, match="asks for values of tensors again"):
+        trace(Net(change), torch.randn(4, 6, dtype=torch.float64))
+
+
+def branch_beside(x):
+    if x.sum() > 0:
+        return x * 2
+    if x.mean() < -1:
+        x = x * 3
+    return x
+
+
+@pytest.mark.parametrize("shift", [-3.0, -0.5, 3.0])
+def test_a_branch_behind_the_other_side(shift: float) -> None:
+    torch.manual_seed(0)
+    module = Net(lambda x: branch_beside(x + shift))
+    agrees(module, torch.randn(4, 6, dtype=torch.float64))
