@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,9 +22,7 @@ from ...comm.slicing import flatten
 from ...comm.transport import PlainTransport
 from ..local_parameter import FlatShardGroups, LocalParameter, names_of, start_zero3_reduction
 from .gradient_buckets import GradientBuckets, divided
-
-if TYPE_CHECKING:
-    from ..parameters import ParameterStore
+from .reduced import ReducedParameters
 
 Totals = dict[str, Tensor]
 
@@ -34,7 +31,7 @@ class GradientReductions:
     """The gradient sums of a store; collectives run beside other work while at most `limit_bytes` are
     in flight (0: each ends before what follows)."""
 
-    def __init__(self, store: ParameterStore, limit_bytes: int) -> None:
+    def __init__(self, store: ReducedParameters, limit_bytes: int) -> None:
         self.store, self.limit_bytes = store, limit_bytes
         self.reducing: tuple[list[LocalParameter], Arrival] | None = None
 

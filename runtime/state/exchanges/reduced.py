@@ -1,0 +1,49 @@
+"""What the sums of gradients need of the store that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ....ir.compression.program import Payload
+from ...comm.program_groups import MeshGroups
+from ...comm.transport import Transport
+from ...compression.transports import Transports
+from ..local_parameter import FlatShardGroups, LocalParameter
+
+
+class ReducedParameters(Protocol):
+    """Parameters of one rank, the groups over which they are sharded, and how their gradients travel."""
+
+    parameters: dict[str, LocalParameter]
+    groups: MeshGroups
+    flat_groups: tuple[FlatShardGroups, ...]
+    transports: Transports
+    device: torch.device
+
+    def trainable(self) -> list[LocalParameter]:
+        """Parameters that the optimizer updates."""
+        ...
+
+    def by_mesh(
+        self, parameters: Iterable[LocalParameter]
+    ) -> Iterator[tuple[int, list[LocalParameter]]]:
+        """Parameters by the number of their mesh."""
+        ...
+
+    def transport_of(
+        self, payload: Payload, parameters: Iterable[LocalParameter], level: int
+    ) -> Transport:
+        """Transport over the ranks of one flat sharding level."""
+        ...
+
+    def remainder(self, levels: FlatShardGroups, parameter: LocalParameter, flat: Tensor) -> Tensor:
+        """The part of an optimizer shard that belongs to the unsharded remainder."""
+        ...
+
+    def summed_dtype(self, parameter: LocalParameter) -> torch.dtype:
+        """The element type in which gradients of a parameter are summed."""
+        ...
