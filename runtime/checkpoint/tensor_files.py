@@ -10,6 +10,7 @@ import io
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +168,17 @@ class _Reader(FileSystemReader):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member  # as Python before 3.11.4 writes members of enumerations
         if name not in _ALLOWED.get(module, ()):
             raise FileError(f"{module}.{name} is not part of a checkpoint")
         return super().find_class(module, name)
+
+
+def _member(enumeration: Any, name: str) -> Any:
+    if not (isinstance(enumeration, type) and issubclass(enumeration, Enum)):
+        raise FileError(f"{name} of {enumeration} is not part of a checkpoint")
+    return enumeration[name]
 
 
 # fmt: off

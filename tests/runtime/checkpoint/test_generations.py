@@ -1,5 +1,6 @@
 """A checkpoint that is damaged, unfinished or hostile is refused by name and runs nothing."""
 
+import io
 import os
 import pickle
 import resource
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint import metadata
 
 from plait.ir.errors import FileError
 from plait.runtime.checkpoint import generations as checkpoint
+from plait.runtime.checkpoint import tensor_files
 from plait.runtime.comm.process_group import Group
 from plait.runtime.comm.watchdog import Watchdog
 from plait.runtime.launch.session import session
@@ -112,6 +115,28 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(FileError, match="mkdir is not part of a checkpoint"):
         checkpoint.read_all(ALONE, tmp_path)
     assert not (tmp_path / "owned").exists()
+
+
+class Attribute:
+    """A pickle of `getattr(owner, name)`: Python before 3.11.4 writes members of enumerations so."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.what = owner, name
+
+    def __reduce__(self):
+        return getattr, self.what
+
+
+def test_attributes_in_a_checkpoint_are_members_of_enumerations() -> None:
+    formats = metadata._MEM_FORMAT_ENCODING
+    member = unpickled(Attribute(formats, "TORCH_CONTIGUOUS_FORMAT"))
+    assert member is formats.TORCH_CONTIGUOUS_FORMAT
+    with pytest.raises(FileError, match="is not part of a checkpoint"):
+        unpickled(Attribute(metadata.Metadata, "__init__"))
+
+
+def unpickled(value: object) -> object:
+    return tensor_files._Unpickler(io.BytesIO(pickle.dumps(value))).load()
 
 
 def test_a_checkpoint_cannot_point_outside(tmp_path: Path) -> None:
