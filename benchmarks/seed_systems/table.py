@@ -16,6 +16,19 @@ from plait.ir.plan.schedules.registry import SCHEDULES
 TITANS = "float32, Adam, 8 RTX TITAN at 4.87 GB/s as Galvatron's artifact measured them"
 BATCHES = "best of 8 and 64 samples"
 
+
+def counted(name: str, bits: int, conditions: str, paper: float | None = None) -> Figure:
+    """How many times fewer bytes an algorithm sends than plain numbers of `bits`."""
+    return Figure(
+        quantity=f"bytes less than {bits} bits",
+        unit="times",
+        paper=paper,
+        measure=bytes_sent.times_less(name, bits // 8),
+        state="program",
+        conditions=f"counted, {conditions}",
+    )
+
+
 SEARCHES = (
     System(
         "Galvatron",
@@ -427,68 +440,29 @@ COMPRESSION = (
         "CLAN",
         "arXiv 2105.07829",
         (
-            Figure(
-                quantity="bytes less than 16 bits",
-                unit="times",
+            counted(
+                "random-k:rate=1000",
+                16,
+                "random-k:rate=1000; the optimizer clan (LANS) sends two bits",
                 paper=333,
-                measure=bytes_sent.times_less("random-k:rate=1000", 2),
-                state="program",
-                conditions="counted, random-k:rate=1000; the optimizer clan (LANS) sends two bits",
             ),
         ),
     ),
     System(
         "random-k",
         "arXiv 2105.07829",
-        (
-            Figure(
-                quantity="bytes less than 32 bits",
-                unit="times",
-                paper=1000,
-                measure=bytes_sent.times_less("random-k:rate=1000", 4),
-                state="program",
-                conditions="counted, random-k:rate=1000 (by default 32)",
-            ),
-        ),
+        (counted("random-k:rate=1000", 32, "random-k:rate=1000 (by default 32)", paper=1000),),
     ),
-    System(
-        "CSER",
-        "NeurIPS 2020",
-        (
-            Figure(
-                quantity="bytes less than 32 bits",
-                unit="times",
-                measure=bytes_sent.times_less("cser", 4),
-                state="program",
-                conditions="counted, at its default rates and interval",
-            ),
-        ),
-    ),
+    System("CSER", "NeurIPS 2020", (counted("cser", 32, "at its default rates and interval"),)),
     System(
         "Local AdaAlter",
         "arXiv 1911.09030",
-        (
-            Figure(
-                quantity="bytes less than 32 bits",
-                unit="times",
-                measure=bytes_sent.times_less("local-adaalter", 4),
-                state="program",
-                conditions="counted, every fourth step weights and squares",
-            ),
-        ),
+        (counted("local-adaalter", 32, "every fourth step weights and squares"),),
     ),
     System(
         "Step-ahead and detached error feedback (DEF-A)",
         "AAAI 2021, arXiv 2004.05298",
-        (
-            Figure(
-                quantity="bytes less than 32 bits",
-                unit="times",
-                measure=bytes_sent.times_less("detached", 4),
-                state="program",
-                conditions="counted, a block of 32",
-            ),
-        ),
+        (counted("detached", 32, "a block of 32"),),
     ),
     System(
         "Krum, Zeno, Phocas, trimmed mean, median",
