@@ -36,10 +36,11 @@ def test_every_kernel_is_python_under_its_name():
 
 
 @needs_triton
-def test_every_kernel_equals_the_reference(tmp_path):
+@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.long)])
+def test_every_kernel_equals_the_reference(tmp_path, share):
     """In an own process: the interpreter is chosen when Triton is imported."""
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(tmp_path)],
+        [sys.executable, str(WORKER), str(tmp_path), str(share)],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "1"},
