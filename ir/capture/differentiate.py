@@ -127,7 +127,8 @@ def _forward(body: FunctionBody, tensors: list[Tensor]) -> tuple[list[Tensor], l
             tensors_out = replay.run(op)
         values.update(zip(op.results, tensors_out, strict=True))
         for tensor in tensors_out:
-            _mark_backward(tensor.grad_fn, mark, seen)
+            if tensor is not None:  # as a backward operator gives for what needs no gradient
+                _mark_backward(tensor.grad_fn, mark, seen)
     wanted = [values[value] for value, wants in body.outputs if wants]
     return [values[value].detach() for value, _ in body.outputs], wanted
 

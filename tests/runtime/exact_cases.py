@@ -290,6 +290,7 @@ CASES: dict[str, Case] = {
     "a number that is annealed": Case(
         Annealed, refused=dict.fromkeys(STRATEGIES, "scale is 0.5; it was 1.0"), between=anneal
     ),
+    "penalised gradient": Case(modules.Penalised),
     "hook scaled by a buffer": Case(modules.HookedByStep),
     "learned step sizes": Case(modules.Quantised),
     "parametrized weights": Case(modules.Parametrized),

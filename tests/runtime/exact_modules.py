@@ -135,6 +135,16 @@ class Taught(Net):
         return F.cross_entropy(self.head(h), y) + F.mse_loss(h, taught) + missed
 
 
+class Penalised(Net):
+    """The length of the loss's gradient by the input shall be one (WGAN-GP), through layer norms."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x.clone().requires_grad_(True)
+        scores = self.head(self.hidden(x))
+        (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
+        return F.cross_entropy(scores, y) + (gradient.norm(2, dim=-1) - 1).square().mean()
+
+
 class Balanced(Net):
     """A router whose bias follows the loads of experts, without a loss of its own (DeepSeek-V3)."""
 

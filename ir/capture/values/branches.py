@@ -63,6 +63,8 @@ class Branches(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in READS and args and isinstance(args[0], Tensor):
             return self.read(name, func, args, kwargs)
+        if name == "equal":
+            return self.equal(*args)
         result = rewritten(func, args, kwargs)
         if result is not None:
             return result
@@ -151,6 +153,15 @@ class Branches(TorchFunctionMode):
         if name == "__bool__" or tensor.dtype == torch.bool:
             return self.decide(tensor)
         return Number(tensor, self.decide)
+
+    def equal(self, x: Tensor, y: Tensor) -> bool:
+        """`torch.equal`: by shapes, by values that are known, else a branch."""
+        if x.shape != y.shape:
+            return False
+        if self.all_known((x, y), {}):
+            with outside_modes():
+                return torch.equal(self.known.value(x), self.known.value(y))  # type: ignore[arg-type]
+        return self.decide((x == y).all())
 
     def decide(self, tensor: Tensor) -> bool:
         """Whether a tensor of one element is true: by a rule, else the side of this branch."""

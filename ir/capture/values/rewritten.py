@@ -51,7 +51,32 @@ def _bincount(x: Tensor, weights: Tensor | None = None, minlength: int = 0) -> T
     return torch.zeros(minlength, dtype=counted.dtype).index_add(0, index, counted)
 
 
-REWRITTEN: dict[str, Callable[..., Any]] = {"fill_diagonal_": _fill_diagonal, "bincount": _bincount}
+def _covariance(
+    x: Tensor, *, correction: int = 1, fweights: Any = None, aweights: Any = None
+) -> Tensor | None:
+    """Of variables in rows, without weights: torch's own asks whether the divisor is positive."""
+    if fweights is not None or aweights is not None or not 1 <= x.dim() <= 2:
+        return None
+    x = x.reshape(-1, x.shape[-1])
+    centred = x - x.mean(1, keepdim=True)
+    return (centred @ centred.mH / max(x.shape[1] - correction, 0)).squeeze()
+
+
+def _correlation(x: Tensor) -> Tensor | None:
+    """The covariance over both standard deviations, within -1 and 1."""
+    covariance = None if x.is_complex() else _covariance(x)
+    if covariance is None or covariance.dim() == 0:
+        return None if covariance is None else covariance / covariance
+    deviations = covariance.diagonal().sqrt()
+    return (covariance / deviations[:, None] / deviations[None]).clip(-1, 1)
+
+
+REWRITTEN: dict[str, Callable[..., Any]] = {
+    "fill_diagonal_": _fill_diagonal,
+    "bincount": _bincount,
+    "cov": _covariance,
+    "corrcoef": _correlation,
+}
 
 
 def rewritten(func: Any, args: Any, kwargs: Any) -> Any:

@@ -104,10 +104,11 @@ def diagonals(x):
     square.fill_diagonal_(0.5)
     torch.diagonal(square).add_(1).pow_(2)
     counts = torch.bincount((x[:, 0] > 0).long(), minlength=3)
-    return square.exp().mean() * counts.max()
+    related = torch.cov(x, correction=0).square().sum() + torch.corrcoef(x.t())[0, 1]
+    return square.exp().mean() * counts.max() + related
 
 
-def test_diagonals_and_counts() -> None:
+def test_diagonals_counts_and_covariances() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
