@@ -19,6 +19,9 @@ from ...ir.capture.torch_private import post_accumulate_hooks, tensor_hooks, wri
 from ...ir.errors import MismatchError
 
 
+Holder = tuple[Any, Any]  # an object, and the key under which it has another
+
+
 class _Known(NamedTuple):
     """A constant: where it lies, its value when traced, how to look at it again."""
 
@@ -37,14 +40,16 @@ class Guard:
     def __init__(
         self, module: nn.Module, loss_fn: Any = None, steady: frozenset[str] = frozenset()
     ) -> None:
-        state = State(module, loss_fn)
+        leaves = State(module, loss_fn).leaves
+        holders = {id(leaf.value): (leaf.owner, key) for (_, key), leaf in leaves.items()}
         self.known = [
-            known
-            for (_, key), leaf in state.leaves.items()
-            if leaf.path not in steady and (known := _constant(leaf, key)) is not None
+            _known(leaf.path, _living(leaf.owner, holders), partial(_look, key))
+            for (_, key), leaf in leaves.items()
+            if leaf.path not in steady and _is_constant(leaf)
         ]
         for name, parameter in module.named_parameters():
-            self.known.append(_known(f"{name}.requires_grad and hooks", parameter, _of_parameter))
+            path = f"{name}.requires_grad and hooks"
+            self.known.append(_known(path, weakref.ref(parameter), _of_parameter))
 
     def check(self, *, training: bool = True) -> None:
         """Raises MismatchError naming a constant that has changed, with both values.
@@ -60,29 +65,42 @@ class Guard:
                 )
 
 
-def _constant(leaf: Leaf, key: Any) -> _Known | None:
+def _is_constant(leaf: Leaf) -> bool:
     owner = leaf.owner
     own = isinstance(owner, (nn.Module, *CONTAINERS, FunctionType)) or not is_library(type(owner))
-    if not own or not isinstance(leaf.value, (*SCALARS, Tensor)):
-        return None
-    return _known(leaf.path, owner, partial(_look, key))
+    return own and isinstance(leaf.value, (*SCALARS, Tensor))
 
 
 def _look(key: Any, owner: Any) -> Any:
     return look(owner, key)
 
 
-def _known(path: str, owner: Any, read: Callable[[Any], Any]) -> _Known:
+def _living(owner: Any, holders: dict[int, Holder]) -> Callable[[], Any]:
+    """A holder of constants, or None once nothing else keeps it alive: containers, which have no weak
+    references, are reached through what holds them."""
     try:
-        look: Callable[[], Any] = weakref.ref(owner)
-    except TypeError:  # lists, dicts and cells have no weak references
-        look = lambda: owner  # noqa: E731
+        return weakref.ref(owner)
+    except TypeError:
+        pass
+    above, key = holders.get(id(owner), (None, None))
+    if above is None or look(above, key) is not owner:
+        return lambda: owner
+    kind, upper = type(owner), _living(above, holders)
 
-    value = text(read(owner))
+    def now() -> Any:
+        holder = upper()
+        living = None if holder is None else look(holder, key)
+        return living if holder is None or type(living) is kind else {}  # replaced: holds nothing
+
+    return now
+
+
+def _known(path: str, living: Callable[[], Any], read: Callable[[Any], Any]) -> _Known:
+    value = text(read(living()))
 
     def now() -> str:
-        living = look()
-        return value if living is None else text(read(living))
+        owner = living()
+        return value if owner is None else text(read(owner))
 
     return _Known(path, value, now)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from types import SimpleNamespace
@@ -54,6 +55,8 @@ def test_numbers_flags_and_tensors_that_change() -> None:
     changed(model, lambda: setattr(model, "table", torch.ones(3)), "table")
     changed(model, lambda: setattr(model.options, "alpha", 2.0), "options.alpha is 2.0")
     changed(model, lambda: model.steps.__setitem__(0, 5), "steps[0] is 5")
+    changed(model, lambda: setattr(model, "steps", [5, 7]), "steps[1] is 7", "was 2")
+    changed(model, lambda: setattr(model, "steps", None), "steps: number of items")
 
 
 def test_parameters_that_are_frozen_or_hooked_later() -> None:
@@ -77,8 +80,10 @@ def test_what_the_forward_changes_itself_is_left_out() -> None:
 
 def test_a_guard_keeps_nothing_alive() -> None:
     model = Model()
-    guard, alive = Guard(model), weakref.ref(model)
+    loss = functools.partial(torch.mean, [3.0])
+    guard, alive = Guard(model, loss), [weakref.ref(module) for module in model.modules()]
+    guard.check()
     del model
     gc.collect()
-    assert alive() is None
+    assert [one() for one in alive] == [None] * 3
     guard.check()
