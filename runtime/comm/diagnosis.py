@@ -80,8 +80,9 @@ def _doing(state: RankState, now: float) -> str:
         return f"in {state.running[0]}"
     if state.last is None:
         return "before its first collective"
-    since = "" if not state.last.end else f" for {max(now - state.last.end, 0.0):.0f} s"
-    return f"outside collectives{since}, after {state.last}"
+    if not state.last.end:
+        return f"outside collectives, beside {state.last}"
+    return f"outside collectives for {max(now - state.last.end, 0.0):.0f} s, after {state.last}"
 
 
 def stragglers(states: Sequence[RankState]) -> list[str]:

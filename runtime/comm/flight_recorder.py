@@ -19,7 +19,8 @@ class Record(msgspec.Struct):
     """One collective or transfer of a rank.
 
     `sequence` numbers those of its channel, which all its `ranks` begin in the same order. Times are
-    seconds of the epoch; `end` is 0 while it lasts, and for one that failed.
+    seconds of the epoch: `start` is when the rank was last in it, to begin it or to wait for it; `end`
+    is 0 while it lasts, and for one that failed.
     """
 
     number: int
@@ -69,24 +70,31 @@ class FlightRecorder:
         self.number, self.waited_seconds, self.began = 0, 0.0, 0.0
         self.step_times: deque[tuple[float, float]] = deque(maxlen=STEPS)
 
-    def begin(self, what: str, channel: str, ranks: Sequence[int], sequence: int = 0) -> Record:
-        """Note that a collective begins; without a `sequence`, the next one of its channel."""
-        now = time.time()
+    def begin(self, what: str, channel: str, ranks: Sequence[int]) -> Record:
+        """Note that a collective begins, the next one of its channel; this rank is in it."""
         with self.lock:
             self.number += 1
-            if not sequence:
-                self.counts[channel] += 1
-                sequence = self.counts[channel]
+            self.counts[channel] += 1
+            sequence, now = self.counts[channel], time.time()
             record = Record(self.number, self.step, what, channel, tuple(ranks), sequence, now)
             self.records.append(record)
-            self.running[record.number] = record
+        self.running[record.number] = record
         return record
+
+    def enter(self, record: Record) -> None:
+        """Note that this rank waits for a collective."""
+        record.start = time.time()
+        self.running[record.number] = record
+
+    def leave(self, record: Record) -> None:
+        """Note that this rank goes on, beside a collective that lasts or after one that has ended."""
+        if self.running.pop(record.number, None) is not None:
+            self.waited_seconds += time.time() - record.start
 
     def finish(self, record: Record) -> None:
         """Note that a collective has ended well."""
+        self.leave(record)
         record.end = time.time()
-        self.waited_seconds += record.end - record.start
-        self.running.pop(record.number, None)
 
     def begin_step(self, step: int) -> None:
         """Note that a training step begins, and so how long the one before took."""

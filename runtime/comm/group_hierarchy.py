@@ -6,7 +6,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from .process_group import Arriving, GroupPool, Partition
+from .process_group import GroupPool, Partition
+from .transfer import Arriving
 
 
 class RankGroup(Protocol):

@@ -9,8 +9,8 @@ factor of a dimension that is sharded: see `slicing`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,14 +19,31 @@ from ...ir.model.mesh import CHUNK, MICRO, Mesh
 from .process_group import Group
 from .sharded_operators import ShardedOperators
 from .slicing import insert_slice, join, split, take_slice
-
-Started = Callable[[], Tensor]  # waits for the result of a collective, once
+from .transfer import Arrived, Started
 
 
 class AllReduce(Protocol):
     """A sum over the ranks of an axis that is sent in another way, such as compressed."""
 
     def all_reduce(self, x: Tensor) -> Tensor: ...
+
+
+class ShardingMove(NamedTuple):
+    """A sharding that goes from one factor to another."""
+
+    from_dim: int
+    from_outer: int = 1
+    to_dim: int = 0
+    to_outer: int = 1
+
+    def counted(self, degree: int) -> ShardingMove:
+        """With both `outer` counted in one shard. Of two factors of one dimension, the outer one is
+        sharded where the other's was counted."""
+        if self.from_dim != self.to_dim:
+            return self
+        if self.from_outer < self.to_outer:
+            return self._replace(to_outer=self.to_outer // degree)
+        return self._replace(from_outer=self.from_outer // degree)
 
 
 class Comm(ShardedOperators):
@@ -80,23 +97,45 @@ class Comm(ShardedOperators):
         insert_slice(full, shard, degree, self.coordinates[axis], dim, outer)
         return full
 
+    def start(self, kind: str, x: Tensor, axis: str, **where: int) -> Started:
+        """Start a collective, which runs beside what follows until it is awaited."""
+        if self.sizes[axis] == 1:
+            return Arrived(x)
+        started: Started = getattr(self, f"_start_{kind}")(x, axis, **where)
+        return started
+
+    def wait(self, started: Started) -> Tensor:
+        """What a started collective gives."""
+        return started.wait()
+
+    def _start_all_reduce(self, x: Tensor, axis: str) -> Started:
+        if axis in self.compressed:
+            return Arrived(self.compressed[axis].all_reduce(x))
+        return self.groups[axis].start_all_reduce(x)
+
     def all_reduce(self, x: Tensor, axis: str) -> Tensor:
         """Sum of every rank's `x`."""
-        if axis in self.compressed:
-            return self.compressed[axis].all_reduce(x)
-        return self.groups[axis].all_reduce(x)
+        return self.start("all_reduce", x, axis).wait()
+
+    def _start_all_gather(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Started:
+        return self.groups[axis].start_all_gather(x).then(lambda rows: join(rows, dim, outer))
 
     def all_gather(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:
         """The full value of which every rank has a shard."""
-        if self.sizes[axis] == 1:
-            return x
-        return join(self.groups[axis].all_gather(x), dim, outer)
+        return self.start("all_gather", x, axis, dim=dim, outer=outer).wait()
+
+    def _start_reduce_scatter(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Started:
+        return self.groups[axis].start_reduce_scatter(split(x, self.sizes[axis], dim, outer))
 
     def reduce_scatter(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:
         """This rank's shard of the sum of every rank's `x`."""
-        if self.sizes[axis] == 1:
-            return x
-        return self.groups[axis].reduce_scatter(split(x, self.sizes[axis], dim, outer))
+        return self.start("reduce_scatter", x, axis, dim=dim, outer=outer).wait()
+
+    def _start_all_to_all(self, x: Tensor, axis: str, **where: int) -> Started:
+        move = ShardingMove(**where).counted(self.sizes[axis])
+        rows = split(x, self.sizes[axis], move.to_dim, move.to_outer)
+        started = self.groups[axis].start_all_to_all(rows)
+        return started.then(lambda received: join(received, move.from_dim, move.from_outer))
 
     def all_to_all(
         self,
@@ -108,52 +147,8 @@ class Comm(ShardedOperators):
         to_outer: int = 1,
     ) -> Tensor:
         """Move the sharding from one factor to another; `from_outer` counts before, `to_outer` after."""
-        degree = self.sizes[axis]
-        if degree == 1:
-            return x
-        if from_dim == to_dim:
-            from_outer, to_outer = _outer_first(degree, from_outer, to_outer)
-        received = self.groups[axis].all_to_all(split(x, degree, to_dim, to_outer))
-        return join(received, from_dim, from_outer)
-
-    def start(self, kind: str, x: Tensor, axis: str, **where: int) -> Started:
-        """Start a collective, which runs beside what follows until it is awaited."""
-        if self.sizes[axis] == 1 or axis in self.compressed:
-            value: Tensor = getattr(self, kind)(x, axis, **where)
-            return lambda: value
-        started: Started = getattr(self, f"_start_{kind}")(x, axis, **where)
-        return started
-
-    def wait(self, started: Started) -> Tensor:
-        """What a started collective gives."""
-        return started()
-
-    def _start_all_reduce(self, x: Tensor, axis: str) -> Started:
-        return self.groups[axis].start_all_reduce(x).wait
-
-    def _start_all_gather(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Started:
-        transfer = self.groups[axis].start_all_gather(x)
-        return lambda: join(transfer.wait(), dim, outer)
-
-    def _start_reduce_scatter(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Started:
-        group = self.groups[axis]
-        transfer = group.start_reduce_scatter(split(x, self.sizes[axis], dim, outer))
-        return lambda: group.scattered(transfer.wait())
-
-    def _start_all_to_all(
-        self,
-        x: Tensor,
-        axis: str,
-        from_dim: int,
-        from_outer: int = 1,
-        to_dim: int = 0,
-        to_outer: int = 1,
-    ) -> Started:
-        if from_dim == to_dim:
-            from_outer, to_outer = _outer_first(self.sizes[axis], from_outer, to_outer)
-        group = self.groups[axis]
-        transfer = group.start_all_to_all(split(x, self.sizes[axis], to_dim, to_outer))
-        return lambda: join(transfer.wait(), from_dim, from_outer)
+        move = ShardingMove(from_dim, from_outer, to_dim, to_outer)
+        return self.start("all_to_all", x, axis, **move._asdict()).wait()
 
     def slice(self, x: Tensor, axis: str, dim: int, outer: int = 1) -> Tensor:
         """The slice of a replicated value at this rank (or micro-batch, or chunk)."""
@@ -177,11 +172,3 @@ class Comm(ShardedOperators):
 
     def exchange_rows(self, x: Tensor, axis: str, sent: list[int], received: list[int]) -> Tensor:
         return self.groups[axis].exchange_rows(x, sent, received)
-
-
-def _outer_first(degree: int, from_outer: int, to_outer: int) -> tuple[int, int]:
-    """Both `outer` of two factors of one dimension: the outer one of the two is sharded where the
-    other's was counted."""
-    if from_outer < to_outer:
-        return from_outer, to_outer // degree
-    return from_outer // degree, to_outer

@@ -4,57 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import Work
 
 from .monitor import Store
+from .transfer import Arrived, Started, Transfer, TransferTensors
 from .watchdog import Watchdog, WatchOptions
 
 Partition = tuple[tuple[int, ...], ...]
 T = TypeVar("T")
 STORAGE = timedelta(hours=6)
-
-
-class Transfer:
-    """A tensor on its way to or from other ranks; `sent` is alive until it has arrived."""
-
-    def __init__(
-        self,
-        work: dist.Work | None,
-        value: Tensor,
-        wait: AbstractContextManager[None],
-        sent: Tensor | None = None,
-    ) -> None:
-        self.work, self.value, self.watched, self.sent = work, value, wait, sent
-
-    def wait(self) -> Tensor:
-        """The tensor, once it has arrived; one that was sent may be freed then. On a GPU the stream
-        waits, not the host."""
-        if self.work is not None:
-            with self.watched:
-                self.work.wait()
-        self.work = self.sent = None
-        return self.value
-
-
-class Arriving(Protocol):
-    """A tensor that will be there."""
-
-    def wait(self) -> Tensor: ...
-
-
-class Arrived(NamedTuple):
-    """A tensor that is there."""
-
-    value: Tensor
-
-    def wait(self) -> Tensor:
-        return self.value
 
 
 class Group:
@@ -84,157 +50,101 @@ class Group:
         """The group of this rank alone."""
         return Group("this rank", (self.rank,), self.watchdog, None, self.sent_bytes)
 
-    def watched(self, kind: str, x: Tensor, fraction: float) -> AbstractContextManager[None]:
-        """Count `fraction` of the bytes of `x` as sent; report failures inside with group and shape."""
-        self.sent_bytes[kind] += round(x.numel() * x.element_size() * fraction)
-        return self.watch(f"{kind} over {self.name} of {tuple(x.shape)} {x.dtype}")
-
     def watch(self, what: str) -> AbstractContextManager[None]:
         """Record a collective of all ranks of the group that happens inside."""
         return self.watchdog.watch(what, self.channel, self.ranks)
 
-    def all_reduce(self, x: Tensor, largest: bool = False, *, in_place: bool = False) -> Tensor:
+    # each is a start, and a call that waits for it
+
+    def start_all_reduce(
+        self, x: Tensor, largest: bool = False, *, in_place: bool = False
+    ) -> Started:
         """Sum over the ranks, or the largest: in a new tensor, or in place of a contiguous one."""
         if self.size == 1:
-            return x
+            return Arrived(x)
         kind = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
         result = x if in_place else x.clone(memory_format=torch.contiguous_format)
-        with self.watched("all_reduce", x, 2 * (self.size - 1) / self.size):
-            dist.all_reduce(result, kind, group=self.handle)
-        return result
-
-    def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        """All-to-all of rows: `sent[i]` rows of `x`, in order, to rank i, `received[i]` from it."""
-        if self.size == 1:
-            return x
-        result = x.new_empty((sum(received), *x.shape[1:]))
-        fraction = 1 - sent[self.index] / max(sum(sent), 1)
-        with self.watched("all_to_all", x, fraction):
-            dist.all_to_all_single(result, x.contiguous(), received, sent, group=self.handle)
-        return result
-
-    def all_gather(self, x: Tensor) -> Tensor:
-        """`[ranks, *x.shape]` from every rank's `x`."""
-        if self.size == 1:
-            return x[None]
-        result = x.new_empty((self.size, *x.shape))
-        with self.watched("all_gather", x, self.size - 1):
-            dist.all_gather_into_tensor(result.view(-1), x.contiguous().view(-1), group=self.handle)
-        return result
-
-    def all_to_all(self, x: Tensor) -> Tensor:
-        """Row i of `x` (`[ranks, …]`) goes to rank i; row j of the result is from rank j."""
-        if self.size == 1:
-            return x
-        result = x.new_empty(x.shape)
-        with self.watched("all_to_all", x, (self.size - 1) / self.size):
-            dist.all_to_all_single(result, x.contiguous(), group=self.handle)
-        return result
-
-    def reduce_scatter(self, x: Tensor) -> Tensor:
-        """Sum over the ranks of `x` (`[ranks, …]`), of which rank i gets row i."""
-        if self.size == 1:
-            return x[0]
-        if self.adds_locally:
-            result = x.new_empty(x.shape)
-            with self.watched("reduce_scatter", x, (self.size - 1) / self.size):
-                dist.all_to_all_single(result, x.contiguous(), group=self.handle)
-            return result.sum(0)
-        shard = x.new_empty(x.shape[1:])
-        with self.watched("reduce_scatter", x, (self.size - 1) / self.size):
-            dist.reduce_scatter_tensor(shard.view(-1), x.contiguous().view(-1), group=self.handle)
-        return shard
-
-    def start_all_reduce(self, x: Tensor, *, in_place: bool = False) -> Transfer:
-        """Start to sum over the ranks: in a new tensor, or in place of a contiguous one."""
-        if self.size == 1:
-            return Transfer(None, x, nullcontext())
-        total = x if in_place else x.clone(memory_format=torch.contiguous_format)
         return self.started(
             "all_reduce",
-            (total, total),
+            TransferTensors(result, result),
             2 * (self.size - 1) / self.size,
-            lambda: dist.all_reduce(total, group=self.handle, async_op=True),
+            partial(dist.all_reduce, result, kind),
         )
 
-    def start_all_gather(self, x: Tensor) -> Transfer:
-        """Start to gather `[ranks, *x.shape]` from every rank's `x`."""
-        if self.size == 1:
-            return Transfer(None, x[None], nullcontext())
-        result, sent = x.new_empty((self.size, *x.shape)), x.contiguous()
-        flat = result.view(-1), sent.view(-1)
-        return self.started(
-            "all_gather",
-            (result, sent),
-            self.size - 1,
-            lambda: dist.all_gather_into_tensor(*flat, group=self.handle, async_op=True),
-        )
+    def all_reduce(self, x: Tensor, largest: bool = False, *, in_place: bool = False) -> Tensor:
+        return self.start_all_reduce(x, largest, in_place=in_place).wait()
 
-    def start_reduce_scatter(self, x: Tensor) -> Transfer:
-        """Start to sum `x` (`[ranks, …]`), of which rank i gets row i: `scattered` of what arrives."""
+    def start_all_gather(self, x: Tensor) -> Started:
+        """`[ranks, *x.shape]` from every rank's `x`."""
         if self.size == 1:
-            return Transfer(None, x, nullcontext())
-        fraction, sent = (self.size - 1) / self.size, x.contiguous()
+            return Arrived(x[None])
+        message = TransferTensors(x.contiguous(), x.new_empty((self.size, *x.shape)))
+        flat = message.filled.view(-1), message.sent.view(-1)
+        post = partial(dist.all_gather_into_tensor, *flat)
+        return self.started("all_gather", message, self.size - 1, post)
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        return self.start_all_gather(x).wait()
+
+    def start_reduce_scatter(self, x: Tensor) -> Started:
+        """Sum over the ranks of `x` (`[ranks, …]`), of which rank i gets row i."""
+        if self.size == 1:
+            return Arrived(x[0])
+        sent, fraction = x.contiguous(), (self.size - 1) / self.size
         if self.adds_locally:
-            result = sent.new_empty(sent.shape)
-            return self.started(
-                "reduce_scatter",
-                (result, sent),
-                fraction,
-                lambda: dist.all_to_all_single(result, sent, group=self.handle, async_op=True),
-            )
-        shard = sent.new_empty(sent.shape[1:])
-        flat = shard.view(-1), sent.view(-1)
-        return self.started(
-            "reduce_scatter",
-            (shard, sent),
-            fraction,
-            lambda: dist.reduce_scatter_tensor(*flat, group=self.handle, async_op=True),
-        )
+            rows = TransferTensors(sent, sent.new_empty(sent.shape))
+            post = partial(dist.all_to_all_single, rows.filled, sent)
+            return self.started("reduce_scatter", rows, fraction, post).then(lambda r: r.sum(0))
+        message = TransferTensors(sent, sent.new_empty(sent.shape[1:]))
+        post = partial(dist.reduce_scatter_tensor, message.filled.view(-1), sent.view(-1))
+        return self.started("reduce_scatter", message, fraction, post)
 
-    def scattered(self, arrived: Tensor) -> Tensor:
-        """This rank's row of the sum, from what a started reduce-scatter gives."""
-        if self.size == 1:
-            return arrived[0]
-        return arrived.sum(0) if self.adds_locally else arrived
+    def reduce_scatter(self, x: Tensor) -> Tensor:
+        return self.start_reduce_scatter(x).wait()
 
-    def start_all_to_all(self, x: Tensor) -> Transfer:
-        """Start to send row i of `x` (`[ranks, …]`) to rank i."""
+    def start_all_to_all(self, x: Tensor) -> Started:
+        """Row i of `x` (`[ranks, …]`) goes to rank i; row j of the result is from rank j."""
         if self.size == 1:
-            return Transfer(None, x, nullcontext())
-        result, sent = x.new_empty(x.shape), x.contiguous()
-        return self.started(
-            "all_to_all",
-            (result, sent),
-            (self.size - 1) / self.size,
-            lambda: dist.all_to_all_single(result, sent, group=self.handle, async_op=True),
-        )
+            return Arrived(x)
+        message = TransferTensors(x.contiguous(), x.new_empty(x.shape))
+        post = partial(dist.all_to_all_single, message.filled, message.sent)
+        return self.started("all_to_all", message, (self.size - 1) / self.size, post)
+
+    def all_to_all(self, x: Tensor) -> Tensor:
+        return self.start_all_to_all(x).wait()
+
+    def start_exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Started:
+        """All-to-all of rows: `sent[i]` rows of `x`, in order, to rank i, `received[i]` from it."""
+        if self.size == 1:
+            return Arrived(x)
+        message = TransferTensors(x.contiguous(), x.new_empty((sum(received), *x.shape[1:])))
+        fraction = 1 - sent[self.index] / max(sum(sent), 1)
+        post = partial(dist.all_to_all_single, message.filled, message.sent, received, sent)
+        return self.started("all_to_all", message, fraction, post)
+
+    def exchange_rows(self, x: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        return self.start_exchange_rows(x, sent, received).wait()
 
     def started(
-        self,
-        kind: str,
-        tensors: tuple[Tensor, Tensor],
-        fraction: float,
-        start: Callable[[], dist.Work | None],
+        self, kind: str, message: TransferTensors, fraction: float, post: Callable[..., Work | None]
     ) -> Transfer:
-        """A collective that runs beside what follows; `tensors` are what it gives and what it sends."""
-        value, sent = tensors
-        if self.size == 1:
-            return Transfer(None, value, nullcontext())
-        with self.watched(kind, sent, fraction):
-            work = start()
-        number = self.watchdog.recorder.counts[self.channel]
-        what = f"wait for {kind} over {self.name} of {tuple(sent.shape)} {sent.dtype}"
-        return Transfer(
-            work, value, self.watchdog.watch(what, self.channel, self.ranks, number), sent
-        )
+        """A collective that runs beside what follows, of which `fraction` of the bytes of what is sent
+        count as sent; `post` begins it."""
+        x = message.sent
+        self.sent_bytes[kind] += round(x.numel() * x.element_size() * fraction)
+        what = f"{kind} over {self.name} of {tuple(x.shape)} {x.dtype}"
+        record = self.watchdog.recorder.begin(what, self.channel, self.ranks)
+        post = partial(post, group=self.handle, async_op=True)
+        return Transfer(self.watchdog, record, message, post)
 
     def broadcast(self, x: Tensor, source: int) -> Tensor:
         """`x` of the rank at index `source`; others give a tensor of its shape, which is filled."""
-        if self.size > 1:
-            with self.watched("broadcast", x, float(self.index == source)):
-                dist.broadcast(x, self.ranks[source], group=self.handle)
-        return x
+        if self.size == 1:
+            return x
+        post = partial(dist.broadcast, x, self.ranks[source])
+        return self.started(
+            "broadcast", TransferTensors(x, x), float(self.index == source), post
+        ).wait()
 
     def all_reduce_(self, x: Tensor, what: str, largest: bool = False) -> Tensor:
         """Sum over the ranks, or the largest, in place; `what` is it that is summed."""
@@ -265,23 +175,17 @@ class Group:
     def send(self, x: Tensor, target: int, what: str) -> Transfer:
         """Start sending to the rank at index `target`."""
         self.sent_bytes["send"] += x.numel() * x.element_size()
-        channel, pair = self.link(self.index, target)
         what = f"send of {what} to rank {self.ranks[target]}"
-        with self.watchdog.watch(what, channel, pair):
-            work = dist.isend(x, self.ranks[target], group=self.handle)
-        assert work is not None
-        number = self.watchdog.recorder.counts[channel]
-        return Transfer(work, x, self.watchdog.watch(f"wait for {what}", channel, pair, number))
+        record = self.watchdog.recorder.begin(what, *self.link(self.index, target))
+        post = partial(dist.isend, x, self.ranks[target], group=self.handle)
+        return Transfer(self.watchdog, record, TransferTensors(x, x), post)
 
     def start_receive(self, x: Tensor, source: int, what: str) -> Transfer:
         """Start receiving into `x` from the rank at index `source`."""
-        channel, pair = self.link(source, self.index)
         what = f"receive of {what} from rank {self.ranks[source]}"
-        with self.watchdog.watch(what, channel, pair):
-            work = dist.irecv(x, self.ranks[source], group=self.handle)
-        assert work is not None
-        number = self.watchdog.recorder.counts[channel]
-        return Transfer(work, x, self.watchdog.watch(f"wait for {what}", channel, pair, number))
+        record = self.watchdog.recorder.begin(what, *self.link(source, self.index))
+        post = partial(dist.irecv, x, self.ranks[source], group=self.handle)
+        return Transfer(self.watchdog, record, TransferTensors(x, x), post)
 
     def link(self, source: int, target: int) -> tuple[str, tuple[int, int]]:
         """Channel and ranks of transfers between two members."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from ...ir.errors import PlaitError
-from .flight_recorder import FlightRecorder, RankState
+from .flight_recorder import FlightRecorder, RankState, Record
 from .monitor import Monitor, Store, wake
 
 TIMEOUT_SECONDS = 60.0
@@ -66,12 +66,19 @@ class Watchdog:
         return self.options.working_seconds if monitored else self.options.collective_seconds
 
     @contextmanager
-    def watch(
-        self, what: str, channel: str = "", ranks: Sequence[int] = (), sequence: int = 0
-    ) -> Iterator[None]:
-        """Record a collective inside; raises CommunicationError where torch.distributed fails."""
+    def watch(self, what: str, channel: str = "", ranks: Sequence[int] = ()) -> Iterator[None]:
+        """Record a collective that begins and ends inside; raises CommunicationError where
+        torch.distributed fails."""
+        record = self.recorder.begin(what, channel, ranks)
+        with self.inside(record):
+            yield
+        self.recorder.finish(record)
+
+    @contextmanager
+    def inside(self, record: Record) -> Iterator[None]:
+        """This rank begins a recorded collective inside, or waits for it; raises as `watch` does."""
         start = time.monotonic()
-        record = self.recorder.begin(what, channel, ranks, sequence)
+        self.recorder.enter(record)
         try:
             yield
         except PlaitError:
@@ -81,9 +88,10 @@ class Watchdog:
             seconds = time.monotonic() - start
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise CommunicationError(
-                f"rank {self.rank}: {what} failed after {seconds:.1f} s: {self.why()} ({reason[:200]})"
+                f"rank {self.rank}: {record.what} failed after {seconds:.1f} s: {self.why()} "
+                f"({reason[:200]})"
             ) from error
-        self.recorder.finish(record)
+        self.recorder.leave(record)
 
     def why(self) -> str:
         if self.monitor is None:

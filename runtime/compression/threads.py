@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..comm.group_hierarchy import GroupHierarchy
-from ..comm.process_group import Arrived, Arriving
+from ..comm.transfer import Arrived, Arriving
 
 T = TypeVar("T")
 

@@ -16,10 +16,10 @@ from ...ir.compression.program import CompressionAlgorithm, Payload
 from ...ir.compression.registry import PROGRAMS
 from ...ir.plan.program import CompressedAxis, ProgramTable
 from ...ir.plan.strategy import ROLES
+from ..comm.buckets import PlainTransport, Transport
 from ..comm.mesh_collectives import Comm
 from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
-from ..comm.transport import PlainTransport, Transport
 from .activations import CompressedAllReduce, StageTransferCodec
 from .backends.codec import Codec
 from .backends.native import BuildError, NativeCodec, build_once

@@ -18,7 +18,6 @@ from ...ir.capture.python_state.snapshot import CONTAINERS, SCALARS, Leaf, State
 from ...ir.capture.torch_private import post_accumulate_hooks, tensor_hooks, write_count
 from ...ir.errors import MismatchError
 
-
 Holder = tuple[Any, Any]  # an object, and the key under which it has another
 
 

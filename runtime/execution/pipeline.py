@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ...ir.plan.program import StageValue
 from ...ir.plan.schedules.chunk_map import ChunkMap, ScheduleRows, ScheduleStep
-from ..comm.process_group import Group, Transfer
+from ..comm.process_group import Group
 from ..comm.program_groups import MeshGroups
+from ..comm.transfer import Transfer
 from ..compression.activations import StageTransferCodec
 
 FORWARD, BACKWARD, WEIGHTS = "F", "B", "W"

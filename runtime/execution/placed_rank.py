@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..comm.process_group import Group, Transfer
+from ..comm.process_group import Group
+from ..comm.transfer import Transfer
 from ..state.parameters import ParameterStore
 from .calls import StreamSeed
 

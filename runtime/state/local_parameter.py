@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ...ir.plan.flat_shard import FlatShard
 from ...ir.plan.program import ParameterSpec
-from ..comm.buckets import Arrival
+from ..comm.buckets import Arrival, Transport
 from ..comm.process_group import Group
-from ..comm.transport import Transport
 
 FlatShardGroups = tuple[Group, ...]  # zero3, zero2, zero1: outermost first
 

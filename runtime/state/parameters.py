@@ -28,10 +28,10 @@ from ...ir.model.layout import shard_position
 from ...ir.plan.flat_shard import FlatShard
 from ...ir.plan.program import ParameterSpec, ProgramTable
 from ...ir.plan.strategy import ZERO_ROLES
+from ..comm.buckets import Transport
 from ..comm.mesh_collectives import Comm
 from ..comm.program_groups import MeshGroups
 from ..comm.slicing import flatten, local_shard
-from ..comm.transport import Transport
 from ..compression.optimizers.flat import FlatOptimizer
 from ..compression.transports import Transports
 from .exchanges.gradient_reductions import GradientReductions

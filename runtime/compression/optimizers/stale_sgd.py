@@ -18,7 +18,7 @@ from ....ir.compression.program import CompressionAlgorithm
 from ....ir.compression.registry import algorithm
 from ....ir.errors import UsageError
 from ...comm.group_hierarchy import GroupHierarchy
-from ...comm.process_group import Arriving
+from ...comm.transfer import Arriving
 from ..backends.codec import Codec
 from ..exchange import SMALL_BYTES
 from .flat import FlatBucket, FlatOptimizer

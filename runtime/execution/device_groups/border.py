@@ -16,7 +16,8 @@ from ....ir.model.layout import PARTIAL, Factors, Layout, local_type
 from ....ir.model.mesh import Mesh
 from ....ir.model.tensor import TensorType
 from ....ir.plan.program import GroupProgram, GroupValue
-from ...comm.process_group import Group, Transfer
+from ...comm.process_group import Group
+from ...comm.transfer import Transfer
 from ...state.local_tensor import TensorBox, slices_of, unsliced
 from .box_exchange import BoxMessage, extents, overlaps, receive, send
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...comm.process_group import Group, Transfer
+from ...comm.process_group import Group
+from ...comm.transfer import Transfer
 from ...state.local_tensor import TensorBox
 
 Extent = tuple[tuple[int, ...], tuple[int, ...]]  # offsets and sizes of a box

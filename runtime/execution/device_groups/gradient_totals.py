@@ -13,8 +13,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ....ir.plan.strategy import ROLES
-from ...comm.process_group import Transfer
 from ...comm.program_groups import DeviceGroups, MeshGroups
+from ...comm.transfer import Transfer
 from ...state.local_parameter import LocalParameter
 from ...state.local_tensor import TensorBox, shard_of
 from ...state.parameters import ParameterStore

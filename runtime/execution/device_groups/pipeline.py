@@ -12,8 +12,9 @@ from ....ir.model.layout import local_type
 from ....ir.plan.groups.schedule import Tile, group_rows, neighbours
 from ....ir.plan.program import GroupProgram, GroupValue
 from ....ir.plan.schedules.chunk_map import ScheduleStep
-from ...comm.process_group import Group, Transfer
+from ...comm.process_group import Group
 from ...comm.program_groups import MeshGroups
+from ...comm.transfer import Transfer
 from ..pipeline import FORWARD, ModelChunk
 from .border import Border, side
 

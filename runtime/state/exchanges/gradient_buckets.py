@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ....ir.plan.program import BUCKET_BYTES
-from ...comm.process_group import Group, Transfer
+from ...comm.process_group import Group
+from ...comm.transfer import Started
 from ..local_parameter import LocalParameter
 
 
@@ -37,7 +38,7 @@ class GradientBucket:
         self.width = ends[-1]
         self.buffer: Tensor | None = None
         self.written: set[str] = set()
-        self.transfer: Transfer | None = None
+        self.transfer: Started | None = None
 
     @property
     def bytes(self) -> int:
@@ -67,7 +68,8 @@ class GradientBucket:
         if self.scatter.size > 1:
             self.transfer = self.scatter.start_reduce_scatter(buffer)
         else:
-            self.transfer = self.total.start_all_reduce(buffer, in_place=True)
+            total = self.total.start_all_reduce(buffer, in_place=True)
+            self.transfer = total.then(lambda rows: rows[0])
 
     def finish(self) -> dict[str, Tensor]:
         """The sums of this rank's parts, by name, of the gradients that there are."""
@@ -75,7 +77,7 @@ class GradientBucket:
             self.start()
         if self.transfer is None:
             return {}
-        flat = self.scatter.scattered(self.transfer.wait())
+        flat = self.transfer.wait()
         if self.scatter.size > 1 and self.total.size > 1:
             flat = self.total.all_reduce(flat, in_place=True)
         totals = {name: flat[self.columns[name]] for name in self.columns if name in self.written}

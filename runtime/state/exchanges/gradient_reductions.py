@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from ...comm import buckets
-from ...comm.buckets import Arrival
+from ...comm.buckets import Arrival, PlainTransport
 from ...comm.process_group import Group
 from ...comm.slicing import flatten
-from ...comm.transport import PlainTransport
 from ..local_parameter import FlatShardGroups, LocalParameter, names_of, start_zero3_reduction
 from .gradient_buckets import GradientBuckets, divided
 from .reduced import ReducedParameters

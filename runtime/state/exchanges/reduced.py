@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ....ir.compression.program import Payload
+from ...comm.buckets import Transport
 from ...comm.program_groups import MeshGroups
-from ...comm.transport import Transport
 from ...compression.transports import Transports
 from ..local_parameter import FlatShardGroups, LocalParameter
 

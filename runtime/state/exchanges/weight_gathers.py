@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
-from ...comm.buckets import Arrival
-from ...comm.transport import Transport
+from ...comm.buckets import Arrival, Transport
 from ..local_parameter import LocalParameter, names_of
 
 Names = tuple[str, ...]
