@@ -134,12 +134,10 @@ def _state_tensors(
                 raise MismatchError(f"{name} is shared by layers that hold it differently")
             lies.setdefault(name, here)
             gradient = sharding.boundary.gradients[position]
-            partial_axes.setdefault(
-                name,
-                _partial_axes(
-                    gradient, sharding.mesh, plan.optimizer.name in COMPRESSED_OPTIMIZERS
-                ),
-            )
+            if gradient is not None:  # a call may read a parameter that others train
+                compressed = plan.optimizer.name in COMPRESSED_OPTIMIZERS
+                reduced = _partial_axes(gradient, sharding.mesh, compressed)
+                partial_axes.setdefault(name, reduced)
             factors.setdefault(name, dataflow.axes[call.function].factors[item.value])
             stages.setdefault(name, set()).update(where)
         for _, buffer in call.updates:
@@ -177,13 +175,13 @@ def _first(writer: int | None, stages: set[int]) -> tuple[int, ...]:
     return tuple(sorted(stages, key=lambda stage: (stage != writer, stage)))
 
 
-def _partial_axes(gradient: Layout | None, mesh: Mesh, optimizer_reduces: bool) -> tuple[str, ...]:
+def _partial_axes(gradient: Layout, mesh: Mesh, optimizer_reduces: bool) -> tuple[str, ...]:
     """Device axes over which a gradient is partial and must be all-reduced: no ZeRO role shards it,
     and no compressed optimizer reduces it."""
     excluded = (MICRO, COMPRESSED_OPTIMIZER_ROLE) if optimizer_reduces else (MICRO,)
     return tuple(
         axis.name
-        for axis, state in zip(mesh.axes, gradient or (), strict=False)
+        for axis, state in zip(mesh.axes, gradient, strict=False)
         if state == PARTIAL
         and axis.size > 1
         and axis.name not in excluded

@@ -5,7 +5,9 @@ Every entry says why the public API does not do and what breaks without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ __all__ = [
     "Boxed",
     "TorchDispatchMode",
     "default_store",
+    "flex_attention_of_cpu",
     "forward_pre_hooks",
     "inductor_graph",
     "inductor_kernels",
@@ -161,3 +164,24 @@ def set_tensor_tables(
     `register_parameter` would write into the table that both share.
     """
     module._parameters, module._buffers = parameters, buffers
+
+
+@contextlib.contextmanager
+def flex_attention_of_cpu() -> Iterator[None]:
+    """Let flex_attention run on a CPU by torch's own dense operators, with gradients, uncompiled.
+
+    Both are refused or done by names that are private. Without it, a module that calls it cannot be run
+    beside its program on a machine without an accelerator.
+    """
+    module: Any = sys.modules.get("torch.nn.attention.flex_attention")
+    if module is None:
+        yield
+        return
+    names = {"_validate_device": lambda *_: None, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG": True}
+    before = {name: getattr(module, name) for name in names}
+    vars(module).update(names)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        vars(module).update(before)

@@ -232,6 +232,10 @@ def _options(declared: Loops, bound: dict[str, list[int]], union: _Factors) -> O
             split = (LoopFactor(loop.name, index),)
             inputs = _states(declared.inputs, split, leaf, REPLICATE)
             outputs = _states(declared.outputs, split, leaf, absent)
+            if PARTIAL in outputs:
+                inputs = tuple(
+                    PARTIAL if i in declared.added_to else s for i, s in enumerate(inputs)
+                )
             mean = loop.kind == "mean"
             factor = leaf[loop.name][index]
             options.append(

@@ -8,6 +8,7 @@ in them, and is replicated otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -27,8 +28,8 @@ def replicated(function: Function) -> AxisSharding:
 def split_batch(
     function: Function, flow: Dataflow, summed: frozenset[int], experts: bool = False
 ) -> AxisSharding:
-    """Shard one function along its batch. `summed` values (the loss) stay partial sums; new values of
-    buffers, which every device has whole, are gathered.
+    """Shard one function along its batch. `summed` values between calls (the loss and its terms) stay
+    partial sums; new values of buffers, which every device has whole, are gathered.
 
     With `experts`, operators that support expert parallelism use it, and their weights are sharded.
     """
@@ -61,6 +62,23 @@ def _follow(
     loops: frozenset[int],
     experts: bool = False,
 ) -> AxisSharding:
+    return _propagated(function, axes, boundary, loops, experts).sharding
+
+
+class _Propagated(NamedTuple):
+    """A sharding, and the placements in which its operators leave all values."""
+
+    sharding: AxisSharding
+    placements: dict[int, AxisPlacement]
+
+
+def _propagated(
+    function: Function,
+    axes: Axes,
+    boundary: Boundary[AxisPlacement],
+    loops: frozenset[int],
+    experts: bool = False,
+) -> _Propagated:
     """Propagate placements from the boundary: each operator takes the strategy its operands
     suggest.
     """
@@ -76,7 +94,17 @@ def _follow(
         chosen = _choose(op_axes.options, operands, loops, experts)
         splits.append(chosen.name)
         placements.update(zip(op.results, chosen.outputs, strict=True))
-    return AxisSharding(tuple(splits), boundary)
+    return _Propagated(AxisSharding(tuple(splits), boundary), placements)
+
+
+def partial_outputs(
+    function: Function, flow: Dataflow, summed: frozenset[int], experts: bool = False
+) -> frozenset[int]:
+    """The outputs that a split of the batch leaves as partial sums, where `summed` values are."""
+    sharding = split_batch(function, flow, summed, experts)
+    axes, batch = flow.axes[function.name], flow.batch_factors[function.name]
+    placements = _propagated(function, axes, sharding.boundary, batch, experts).placements
+    return frozenset(o.value for o in function.outputs if placements.get(o.value) == PARTIAL)
 
 
 def _choose(
@@ -125,15 +153,15 @@ def _boundary(
     function: Function, where: Callable[[int], Shard | None], summed: frozenset[int]
 ) -> Boundary[AxisPlacement]:
     def placement(value: int) -> AxisPlacement:
+        if value in summed:
+            return PARTIAL
         shard = where(value)
         return REPLICATE if shard is None else shard
 
     inputs: tuple[AxisPlacement, ...] = tuple(
         placement(i.value) if i.kind == "activation" else REPLICATE for i in function.inputs
     )
-    outputs: tuple[AxisPlacement, ...] = tuple(
-        PARTIAL if o.value in summed else placement(o.value) for o in function.outputs
-    )
+    outputs: tuple[AxisPlacement, ...] = tuple(placement(o.value) for o in function.outputs)
     gradients: list[AxisPlacement | None] = [
         None if i.gradient is None else dual(state)
         for i, state in zip(function.inputs, inputs, strict=True)

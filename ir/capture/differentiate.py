@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from ..analysis.liveness import needed_ops
 from ..errors import TraceError
-from ..model.model import Function, Input, ModelInput, Op, Output
+from ..model.model import Function, Input, ModelInput, Op, Output, Ref
 from ..model.tensor import TensorType
 from ..passes import Observer, Pass, run
 from .backward.replay import BackwardReplay
@@ -70,12 +70,24 @@ class Differentiate(Pass[FunctionBody, Function], frozen=True):
             raise TraceError(f"in {value.name}: {error}") from error
         value = _derived(value, derived)
         joint = run(Simplify(), JointGraph(graph.ops, graph.types, outputs), self.observer)
+        joint = _apart_from_parameters(joint, value)
         results = joint.outputs[: len(value.outputs)]
         needed = list(needed_ops(joint.ops, set(results)))
         forward_values = {r for op in needed for r in op.results if r >= 0}
         backward = [op for op in joint.ops if forward_values.isdisjoint(op.results)]
         forward = [op for op in joint.ops if not forward_values.isdisjoint(op.results)]
         return _numbered(value, forward, backward, joint, self.scopes)
+
+
+def _apart_from_parameters(joint: JointGraph, body: FunctionBody) -> JointGraph:
+    """Results that are parameters as copies, which may lie elsewhere than the parameter does."""
+    ops, types, outputs = list(joint.ops), list(joint.types), list(joint.outputs)
+    for number, result in enumerate(outputs[: len(body.outputs)]):
+        if result < len(body.inputs) and body.inputs[result].kind == "parameter":
+            outputs[number] = len(types)
+            ops.append(Op("aten.clone.default", (Ref(result),), {}, (len(types),)))
+            types.append(types[result])
+    return JointGraph(ops, types, tuple(outputs))
 
 
 def _derived(body: FunctionBody, derived: Sequence[bool]) -> FunctionBody:

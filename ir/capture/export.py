@@ -35,13 +35,17 @@ from .python_state.rebound import module_tensors, write_rebound
 from .torch_private import (
     FakeTensorMode,
     autocast_of_cpu,
+    calls_replaced,
+    compiled_as_eager,
     modules_as_they_are,
     tensor_tables,
     torch_compiling,
 )
+from .values import flexible
 from .values.branches import Branches
 from .values.explore import OtherSide
 from .values.guards import guarded
+from .values.sequences import Sequences
 
 LossFunction = Callable[[Any, Any], torch.Tensor]
 StateTensor = TypeVar("StateTensor", Parameter, ModelInput)
@@ -200,6 +204,7 @@ def _record(
         pairs = stack.enter_context(_recording(model, invocations, lines))
         stack.enter_context(fake_mode)
         stack.enter_context(branches)
+        stack.enter_context(calls_replaced(replacements_of(branches)))
         try:
             graph = make_fx(run, pre_dispatch=True)(fake_state, list(fakes.values()))
         except TraceError:
@@ -214,6 +219,7 @@ def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> 
     """Everything that a forward must meet while it is recorded; gives the module hooks by pair."""
     contexts = (
         torch_compiling(),
+        compiled_as_eager(),
         autocast_of_cpu(),
         recorded_experts(),
         modules_as_they_are(),
@@ -230,6 +236,11 @@ def _recording(model: nn.Module, invocations: list[Invocation], lines: bool) -> 
         if lines:
             stack.enter_context(_RecordLines())
         yield pairs
+
+
+def replacements_of(branches: Branches) -> dict[Any, Callable[..., Any]]:
+    """What is called while a model is recorded, by function of torch that no mode sees."""
+    return {**flexible.replacements(), **Sequences(branches.selections).replacements()}
 
 
 def _in_type(items: list[StateTensor], dtype: str) -> list[StateTensor]:

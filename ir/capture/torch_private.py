@@ -7,7 +7,9 @@ file of its own, so that a compiled program need not import capture.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any, TypeGuard
 
 import torch
@@ -46,7 +48,10 @@ __all__ = [
     "autograd_node",
     "backward_hooks_of_old",
     "base_name",
+    "below_functions",
     "call_autograd_function",
+    "calls_replaced",
+    "compiled_as_eager",
     "constant_of",
     "decompositions",
     "differentiating",
@@ -204,6 +209,17 @@ def torch_compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
 
 
+def compiled_as_eager() -> contextlib.AbstractContextManager[Any]:
+    """Run compiled functions of a model as they were written; where the compiler is not loaded there
+    are none.
+
+    Without it, they are compiled for the recording, once for every kind of tensor in it.
+    """
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
+
+
 @contextlib.contextmanager
 def differentiating() -> Iterator[None]:
     """Let autograd record inside the kernel of an operator, which torch runs below autograd.
@@ -222,6 +238,31 @@ def differentiating() -> Iterator[None]:
 def assert_holds(truth: torch.Tensor, message: str) -> None:
     """Raise where a boolean is false, without waiting for the device; no public name does not wait."""
     torch.ops.aten._assert_async.msg(truth, message)
+
+
+@contextlib.contextmanager
+def calls_replaced(replacements: dict[Any, Callable[..., Any]]) -> Iterator[None]:
+    """Call `replacement(original, *args, **kwargs)` wherever these functions of Python are called.
+
+    Functions are imported under many names, so the code of each is exchanged. Without it, functions of
+    torch that no mode sees are recorded down to operators that no program has.
+    """
+
+    def call(*args: Any, _replacement: Any, _original: Any, **kwargs: Any) -> Any:
+        return _replacement(_original, *args, **kwargs)
+
+    before = {f: (f.__code__, f.__defaults__, f.__kwdefaults__) for f in replacements}
+    for function, replacement in replacements.items():
+        original = FunctionType(function.__code__, function.__globals__, function.__name__)
+        original.__defaults__, original.__kwdefaults__ = before[function][1:]
+        function.__code__, function.__defaults__ = call.__code__, None
+        function.__kwdefaults__ = {"_replacement": replacement, "_original": original}
+    try:
+        yield
+    finally:
+        for function, (code, defaults, keywords) in before.items():
+            function.__code__, function.__defaults__ = code, defaults
+            function.__kwdefaults__ = keywords
 
 
 @contextlib.contextmanager
@@ -263,6 +304,16 @@ def apart_from_recording() -> Iterator[None]:
     Without it, what is differentiated inside a forward is recorded as well.
     """
     with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.enable_grad():
+        yield
+
+
+@contextlib.contextmanager
+def below_functions() -> Iterator[None]:
+    """Call torch's functions as they are while a model is recorded: no mode is asked.
+
+    Without it, what computes with all rows of a mask is itself taken for a call on selected rows.
+    """
+    with torch._C.DisableTorchFunction():
         yield
 
 

@@ -56,7 +56,8 @@ class Loops(msgspec.Struct, frozen=True):
     `pairs` are loops that one mesh axis may split together, the operator sending its data from the
     shards of the one to the shards of the other and back (tokens and experts). `exchanges` is what
     an operator sends under a joint loop or a pair. `streamed`: elements that its kernels write for one
-    another and read, by loops: how often each point passes through memory.
+    another and read, by loops: how often each point passes through memory. `added_to`: operands that
+    results begin from: where a split leaves partial sums, they are partial sums as well.
     """
 
     loops: tuple[Loop, ...]
@@ -70,6 +71,7 @@ class Loops(msgspec.Struct, frozen=True):
     pairs: tuple[tuple[str, str], ...] = ()
     exchanges: tuple[OperatorCollective, ...] = ()
     streamed: tuple[tuple[Dim, float], ...] = ()
+    added_to: tuple[int, ...] = ()
 
     def size(self, name: str) -> int:
         return next(loop.size for loop in self.loops if loop.name == name)
@@ -138,6 +140,7 @@ class LoopFacts(TypedDict, total=False):
     pairs: tuple[tuple[str, str], ...]
     exchanges: tuple[OperatorCollective, ...]
     streamed: tuple[tuple[Dim, float], ...]
+    added_to: tuple[int, ...]
 
 
 def loops(

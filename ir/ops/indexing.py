@@ -47,8 +47,8 @@ def scatter(site: Site) -> Loops | None:
     text = pattern([full, places, *[places] * len(source)], [full])
     adds = site.op.target == "aten.scatter_add.default" and site.operands[0].differentiable
     linear = ((0, 2),) if adds else ()
-    kinds: dict[str, LoopKind] = {f"n{dim}": "whole"}
-    return loops(text, site, kinds=kinds, linear=linear, work=MOVE, flops=0)
+    kinds: dict[str, LoopKind] = {} if adds else {f"n{dim}": "whole"}
+    return loops(text, site, kinds=kinds, linear=linear, added_to=(0,) * adds, work=MOVE, flops=0)
 
 
 def _slices(site: Site, loop: str) -> tuple[list[str], str, list[str]] | None:
@@ -76,12 +76,14 @@ def index_select(site: Site) -> Loops | None:
 @declare("aten.index_add.default")
 def index_add(site: Site) -> Loops | None:
     """x, dim, indices, source -> x with slices added"""
-    slices = _slices(site, "n!")
+    adds = site.operands[0].differentiable
+    slices = _slices(site, "n" if adds else "n!")
     if slices is None:
         return None
     full, places, source = slices
-    linear = ((0, 2),) if site.operands[0].differentiable else ()
-    return loops(pattern([full, [places], source], [full]), site, linear=linear, work=MOVE, flops=0)
+    text = pattern([full, [places], source], [full])
+    linear = ((0, 2),) if adds else ()
+    return loops(text, site, linear=linear, added_to=(0,) * adds, work=MOVE, flops=0)
 
 
 class _Indexed:
@@ -122,15 +124,16 @@ def index(site: Site) -> Loops | None:
 @declare("aten.index_put.default", "aten._unsafe_index_put.default")
 def index_put(site: Site) -> Loops | None:
     """x, indices, values, accumulate -> x with elements written or added"""
-    named = _Indexed(site, free=False)
+    adds = literal(site, 3) is True and site.operands[0].differentiable
+    named = _Indexed(site, free=adds)
     values = site.operands[-1].shape
     if named.masks or len(values) > len(named.result):
         return None
     source = aligned(values, named.result)
     last = len(site.operands) - 1
-    adds = literal(site, 3) is True and site.operands[0].differentiable
     text = pattern([named.full, *named.indices, source], [named.full])
-    return loops(text, site, linear=((0, last),) if adds else (), work=MOVE, flops=0)
+    linear = ((0, last),) if adds else ()
+    return loops(text, site, linear=linear, added_to=(0,) * adds, work=MOVE, flops=0)
 
 
 @declare("aten.bucketize.Tensor", "aten.searchsorted.Tensor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..model.loops import Loops, Site, declare, loops
+from ..model.model import Ref
 from .pattern import DimNames, pattern, present
 
 STATE: DimNames = ["n", "h!"]
@@ -10,13 +11,13 @@ OUT: DimNames = ["t!", "n", "h!"]
 
 
 def _layer() -> tuple[DimNames, ...]:
-    """x, h, c, weights of both products, biases"""
-    return (["t!", "n", "i!"], STATE, STATE, ["g!", "i!"], ["g!", "h!"], ["g!"], ["g!"])
+    """x, h, c, weights of both products, biases, lengths"""
+    return (["t!", "n", "i!"], STATE, STATE, ["g!", "i!"], ["g!", "h!"], ["g!"], ["g!"], ["n"])
 
 
 @declare("plait.recurrence.default")
 def recurrence(site: Site) -> Loops:
-    """x, h, c, weights, biases -> out, last h, last c"""
+    """x, h, c, weights, biases, lengths -> out, last h, last c"""
     text = pattern(present(site, _layer()), [OUT, STATE, STATE])
     return loops(text, site, work="gemm", flops=_flops(site, 0))
 
@@ -24,8 +25,9 @@ def recurrence(site: Site) -> Loops:
 @declare("plait.recurrence_backward.default")
 def recurrence_backward(site: Site) -> Loops:
     """gradients of the results, then what forward reads -> of x, h, c, weights, biases"""
+    biased = isinstance(site.op.args[8], Ref)
     inputs = present(site, (OUT, STATE, STATE, *_layer()))
-    made = [*_layer()[:5], *(_layer()[5:] if len(inputs) == 10 else ([], []))]
+    made = [*_layer()[:5], *(_layer()[5:7] if biased else ([], []))]
     text = pattern(inputs, made)
     return loops(text, site, linear=((0, 1, 2),), work="gemm", flops=3 * _flops(site, 3))
 

@@ -7,6 +7,7 @@ that splits the batch follows the batch loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from math import prod
 
 from ...cost_model.execution_model import GENERATED, ExecutionModel
@@ -55,7 +56,7 @@ class ModelShardings:
         self.model, self.functions, self.flow = values.model, values.functions, values.flow
         self.batch_shardings, self.expert_shardings = (
             {
-                f.name: split_batch(f, self.flow, values.loss_values[f.name], apart)
+                f.name: split_batch(f, self.flow, values.summed_values[f.name], apart)
                 for f in self.model.functions
             }
             for apart in (False, True)
@@ -167,19 +168,33 @@ class ModelShardings:
         layout_of: dict[str, tuple[AxisPlacement, ...]] = {}
         shardings: dict[str, Splits] = {}
         for function in sorted(self.functions.values(), key=lambda f: (-self.flops(f), f.name)):
-            calls = [c for c in self.model.calls if c.function == function.name]
+            call = next(c for c in self.model.calls if c.function == function.name)
+            groups = [self.same_layout[name] for name in call.parameters]
             fixed: Layouts = {
-                item.value: layout_of[name]
-                for call in calls
-                for item, name in zip(function.state_inputs(), call.parameters, strict=True)
-                if name in layout_of
+                item.value: layout_of[group]
+                for item, group in zip(function.state_inputs(), groups, strict=True)
+                if group in layout_of
             }
             splits = self.shard_function(function, searched_axes, expert_degree, fixed)
             shardings[function.name] = splits
-            for call in calls:
-                states = zip(*(axis.boundary.inputs for axis in splits.values()), strict=True)
-                layout_of.update(zip(call.parameters, states, strict=False))
+            states = zip(*(axis.boundary.inputs for axis in splits.values()), strict=True)
+            layout_of.update(zip(groups, states, strict=False))
         return shardings
+
+    @cached_property
+    def same_layout(self) -> dict[str, str]:
+        """By parameter, one of those that some function takes in the same place, here or through others:
+        they have one layout."""
+        first: dict[str, str] = {}
+        places: dict[tuple[str, int], str] = {}
+        for call in self.model.calls:
+            for place, name in enumerate(call.parameters):
+                one = first.setdefault(name, name)
+                other = places.setdefault((call.function, place), one)
+                joined = first[other]
+                if joined != one:
+                    first.update({n: joined for n, group in first.items() if group == one})
+        return first
 
     def expert_loops(self, function: Function, degree: int) -> dict[int, int]:
         """The loops over experts, and by how much an axis of experts splits them."""

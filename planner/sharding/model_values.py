@@ -6,6 +6,7 @@ from collections.abc import Collection
 from math import gcd
 
 from ...ir.analysis.dataflow import Dataflow, analyse_dataflow
+from ...ir.analysis.loss_terms import summed_names
 from ...ir.cached import cached_method
 from ...ir.model.model import Function, Model
 
@@ -14,7 +15,8 @@ class ModelValues:
     """Facts on the values of one model, by function.
 
     `batch_only_names`: values between calls that are computed from the batch alone;
-    `batch_only_values`, `loss_values`: the same and the loss among each function's own values.
+    `batch_only_values`, `loss_values`, `summed_values`: the same, the loss, and all sums over samples
+    among each function's own values.
     """
 
     def __init__(self, model: Model) -> None:
@@ -25,6 +27,8 @@ class ModelValues:
         }
         self.batch_only_names.update(item.name for item in model.inputs)
         self.loss_values = {f.name: self.values_named(f, {model.loss}) for f in model.functions}
+        summed = summed_names(self.flow)
+        self.summed_values = {f.name: self.values_named(f, summed) for f in model.functions}
         self.batch_only_values = {
             f.name: self.values_named(f, self.batch_only_names) for f in model.functions
         }

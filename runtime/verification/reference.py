@@ -20,6 +20,7 @@ from ...ir.capture import execute as interpret
 from ...ir.capture.batch import call, leaves, rebuild
 from ...ir.capture.export import loss_of
 from ...ir.model.model import Model
+from ..torch_private import flex_attention_of_cpu
 from .compare import cast_fault
 from .replay import MaskReplay
 from .training import Gradients, Reference, Training
@@ -185,9 +186,10 @@ def _eager(
 def _forward_backward(source: Source) -> float:
     tensors = dict(leaves(source.batch))
     batch = rebuild(source.batch, lambda path: tensors[path].clone())  # a model may write into it
-    loss = loss_of(call(source.model, batch), batch, source.loss_fn)
-    if loss.requires_grad:
-        loss.backward()
+    with flex_attention_of_cpu():
+        loss = loss_of(call(source.model, batch), batch, source.loss_fn)
+        if loss.requires_grad:
+            loss.backward()
     return float(loss.detach())
 
 

@@ -124,6 +124,24 @@ def addmm(rewriter: Rewriter, op: Op) -> ResultValues | None:
     return rewriter.emit("aten.add.Tensor", (Ref(result), Ref(added)), type_)
 
 
+@decomposition("aten.add.Tensor", "aten.sub.Tensor", "aten.rsub.Scalar")
+def shifted_number(rewriter: Rewriter, op: Op) -> ResultValues | None:
+    """A number plus or minus a literal, as a tensor: each rank adds its share to a partial sum."""
+    type_ = rewriter.types[op.results[0]]
+    x, literal = op.args[0], op.args[1]
+    plain = isinstance(x, Ref) and rewriter.types[x.value] == type_ and not op.kwargs
+    if type_.shape or not type_.is_float or not plain or len(op.args) > 2:
+        return None
+    if not isinstance(literal, int | float) or literal == 0:
+        return None
+    (constant,) = rewriter.emit(
+        "aten.full.default", ((), literal), type_, kwargs={"dtype": f"dtype:{type_.dtype}"}
+    )
+    terms = (x, Ref(constant)) if "rsub" not in op.target else (Ref(constant), x)
+    target = "aten.add.Tensor" if "add" in op.target else "aten.sub.Tensor"
+    return rewriter.emit(target, terms, type_)
+
+
 @decomposition("aten.log_sigmoid.default")
 def log_sigmoid(rewriter: Rewriter, op: Op) -> ResultValues | None:
     """min(x, 0) - log(1 + exp(-|x|)); torch's operator saves a device-dependent buffer."""

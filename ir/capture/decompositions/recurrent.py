@@ -122,7 +122,7 @@ def _direction(
     steps, samples = rewriter.types[x.value].shape[:2]
     state = rewriter.types[states[0].value]
     out = TensorType((steps, samples, state.shape[1]), state.dtype)
-    args = (x, states[0], states[-1], *weights, network.kind, reverse)
+    args = (x, states[0], states[-1], *weights, None, network.kind, reverse)
     made = rewriter.emit("plait.recurrence.default", args, out, state, state)
     return Ref(made[0]), [Ref(v) for v in made[1 : 1 + len(states)]]
 

@@ -1,9 +1,11 @@
 """One layer of a recurrent network in one direction, over all steps, as one operator.
 
-    x [t n i], h [n h], c [n h], w_x [g i], w_h [g h], biases [g] -> out [t n h], last h, last c
+    x [t n i], h [n h], c [n h], w_x [g i], w_h [g h], biases [g], lengths [n]
+        -> out [t n h], last h, last c
 
 Gates g are 4 h in an LSTM, 3 h in a GRU, h in a plain network, in torch's order; c is read by an LSTM
-alone. Steps are sequential, samples independent. Backward runs the layer again.
+alone. Steps are sequential, samples independent. With `lengths` a sample has that many steps: what
+comes after them is zero, and its last states are those of its last step. Backward runs the layer again.
 """
 
 from __future__ import annotations
@@ -12,14 +14,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..torch_private import differentiating
 from .elementary import LIBRARY, OPS, register
 
 ARGUMENTS = (
     "Tensor x, Tensor h, Tensor c, Tensor w_x, Tensor w_h, Tensor? b_x, Tensor? b_h, "
-    "str kind, bool reverse"
+    "Tensor? lengths, str kind, bool reverse"
 )
+LAYERS: dict[str, Any] = {
+    "lstm": torch.lstm,
+    "gru": torch.gru,
+    "rnn_tanh": torch.rnn_tanh,
+    "rnn_relu": torch.rnn_relu,
+}
+TENSORS = 8
 
 
 def _run(
@@ -30,24 +40,47 @@ def _run(
     w_h: Tensor,
     b_x: Tensor | None,
     b_h: Tensor | None,
+    lengths: Tensor | None,
     kind: str,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     weights = [w for w in (w_x, w_h, b_x, b_h) if w is not None]
-    steps = x.flip(0) if reverse else x
-    options = (b_x is not None, 1, 0.0, False, False, False)
-    if kind == "lstm":
-        out, last_h, last_c = torch.lstm(steps, [h[None], c[None]], weights, *options)
-        last_c = last_c[0]
+    steps = _reversed(x, lengths) if reverse else x
+    options = (b_x is not None, 1, 0.0, False, False)
+    if lengths is None:
+        out, last_h, last_c = _layer(kind, (steps,), (h, c), weights, *options, False)
     else:
-        layer = {"gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu}[kind]
-        out, last_h = layer(steps, h[None], weights, *options)
-        last_c = torch.zeros_like(c)
-    return (
-        (out.flip(0) if reverse else out).contiguous(),
-        last_h[0].contiguous(),
-        last_c.contiguous(),
-    )
+        packed = pack_padded_sequence(steps, lengths.cpu(), enforce_sorted=False)
+        order, back = packed.sorted_indices, packed.unsorted_indices
+        assert order is not None
+        assert back is not None
+        states = h.index_select(0, order), c.index_select(0, order)
+        out, last_h, last_c = _layer(kind, packed[:2], states, weights, *options)
+        out, _ = pad_packed_sequence(packed._replace(data=out), total_length=len(x))
+        last_h, last_c = last_h.index_select(0, back), last_c.index_select(0, back)
+    out = _reversed(out, lengths) if reverse else out
+    return out.contiguous(), last_h.contiguous(), last_c.contiguous()
+
+
+def _layer(
+    kind: str, steps: tuple[Any, ...], states: tuple[Tensor, Tensor], *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs and last states of torch's layer, on steps that are packed or not."""
+    h, c = states
+    if kind == "lstm":
+        out, last_h, last_c = LAYERS[kind](*steps, [h[None], c[None]], *rest)
+        return out, last_h[0], last_c[0]
+    out, last_h = LAYERS[kind](*steps, h[None], *rest)
+    return out, last_h[0], torch.zeros_like(c)
+
+
+def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Steps in the other order, of every sample as many as it has."""
+    if lengths is None:
+        return x.flip(0)
+    steps = torch.arange(len(x), device=x.device)[:, None]
+    places = torch.where(steps < lengths, lengths - 1 - steps, steps)
+    return x.gather(0, places[..., None].expand_as(x))
 
 
 def _fake(x: Tensor, h: Tensor, c: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,10 +88,10 @@ def _fake(x: Tensor, h: Tensor, c: Tensor, *_: Any) -> tuple[Tensor, Tensor, Ten
 
 
 def _backward(upper: Tensor, upper_h: Tensor, upper_c: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    tensors, (kind, reverse) = args[:7], args[7:]
+    tensors, rest = args[: TENSORS - 1], args[TENSORS - 1 :]
     with differentiating():
         fresh = [None if t is None else t.detach().requires_grad_() for t in tensors]
-        results = _run(*fresh, kind, reverse)  # type: ignore[arg-type]
+        results = _run(*fresh, *rest)  # type: ignore[arg-type]
         pairs = [
             (r, u)
             for r, u in zip(results, (upper, upper_h, upper_c), strict=True)
@@ -84,14 +117,15 @@ def _backward_fake(upper: Tensor, *args: Any) -> tuple[Tensor, ...]:
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:7])
-    ctx.rest = inputs[7:]
+    ctx.save_for_backward(*inputs[:TENSORS])
+    ctx.rest = inputs[TENSORS:]
 
 
 def _gradient(ctx: Any, *upper: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     gradients = OPS.recurrence_backward(*upper, *saved, *ctx.rest)
-    return (*(None if s is None else g for s, g in zip(saved, gradients, strict=True)), None, None)
+    given = zip(saved, gradients, strict=False)
+    return (*(None if s is None else g for s, g in given), None, None, None)
 
 
 register(f"recurrence({ARGUMENTS}) -> (Tensor, Tensor, Tensor)", _run, _fake)

@@ -19,7 +19,8 @@ SAME_TYPE = frozenset({"aten.view.default", "aten.expand.default", "aten._to_cop
 # fmt: off
 NEUTRAL = {
     "aten.mul.Tensor": 1.0, "aten.mul.Scalar": 1.0, "aten.div.Tensor": 1.0, "aten.div.Scalar": 1.0,
-    "aten.pow.Tensor_Scalar": 1.0,
+    "aten.pow.Tensor_Scalar": 1.0, "aten.add.Tensor": 0.0, "aten.add.Scalar": 0.0,
+    "aten.sub.Tensor": 0.0, "aten.sub.Scalar": 0.0,
 }
 # fmt: on
 # constant tensors that only take their element type from an operand
@@ -92,7 +93,7 @@ def _equal_value(op: Op, types: list[TensorType], made_by: dict[int, Op]) -> int
     unchanged = types[source] == types[op.results[0]]
     if op.target in SAME_TYPE and unchanged:
         return source
-    if op.target in NEUTRAL and unchanged and isinstance(op.args[1], float):
+    if op.target in NEUTRAL and unchanged and isinstance(op.args[1], int | float):
         return source if op.args[1] == NEUTRAL[op.target] else None
     if op.target in ("aten.t.default", "aten.transpose.int"):
         before = made_by.get(source)

@@ -36,11 +36,10 @@ def test_every_kernel_is_python_under_its_name():
 
 
 @needs_triton
-@pytest.mark.parametrize("share", [3, pytest.param(1, marks=pytest.mark.long)])
-def test_every_kernel_equals_the_reference(tmp_path, share):
+def test_every_kernel_equals_the_reference(tmp_path):
     """In an own process: the interpreter is chosen when Triton is imported."""
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(tmp_path), str(share)],
+        [sys.executable, str(WORKER), str(tmp_path)],
         capture_output=True,
         text=True,
         env={**os.environ, "TRITON_INTERPRET": "1"},

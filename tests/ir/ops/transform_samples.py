@@ -147,10 +147,11 @@ SPACE = [
 ]
 
 
-def _layer(kind: str, gates: int, biased: bool) -> list[Sample]:
+def _layer(kind: str, gates: int, biased: bool, packed: bool = False) -> list[Sample]:
     x, h, c, size = real(3, 4, 5), real(4, 6), real(4, 6), gates * 6
     biases = (real(size), real(size)) if biased else (None, None)
-    rest = (x, h, c, real(size, 5), real(size, 6), *biases, kind, True)
+    lengths = torch.tensor([3, 1, 2, 3]) if packed else None
+    rest = (x, h, c, real(size, 5), real(size, 6), *biases, lengths, kind, True)
     unused = () if biased else (5, 6)
     return [
         of("plait.recurrence.default", *rest),
@@ -162,7 +163,12 @@ def _layer(kind: str, gates: int, biased: bool) -> list[Sample]:
     ]
 
 
-RECURRENCE = [*_layer("lstm", 4, True), *_layer("gru", 3, False), *_layer("rnn_tanh", 1, True)]
+RECURRENCE = [
+    *_layer("lstm", 4, True),
+    *_layer("lstm", 4, True, packed=True),
+    *_layer("gru", 3, False),
+    *_layer("rnn_tanh", 1, True),
+]
 _KEY = torch.tensor([123456789, 0])
 RANDOM = [
     of("plait.uniform.default", _KEY, 3, list(full_index((4, 6))), [4, 6], torch.float64),
