@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..ir.errors import UsageError
+from ..ir.errors import InfeasibleError, UsageError
 from ..ir.model.model import Model
 from ..ir.plan.placement import (
     Placement,
@@ -17,7 +17,7 @@ from ..ir.plan.placement import (
     PlacementTarget,
     uniform_target,
 )
-from ..ir.text.units import parse_memory
+from ..ir.text.units import parse_memory, size
 from .formats import files
 
 if TYPE_CHECKING:
@@ -113,6 +113,12 @@ def placement_target(
         except ValueError as error:
             raise UsageError(str(error)) from None
     limit = memory_bytes or cluster.device.memory_bytes - cluster.device.runtime_overhead_bytes
+    if limit <= 0:
+        device = cluster.device
+        raise InfeasibleError(
+            f"the runtime takes {size(device.runtime_overhead_bytes)} of a device's "
+            f"{size(device.memory_bytes)}: no memory is left for operators"
+        )
     rows = tuple(tuple(_link(cluster, i, j) for j in range(count)) for i in range(count))
     return PlacementTarget((PlacementDevice(limit),) * count, rows)
 
@@ -144,7 +150,7 @@ def placement_json(placement: Placement, seconds: float) -> dict[str, Any]:
 
 def placement_text(placement: Placement) -> str:
     """A placement in a few lines: makespan, gap, operators and memory of every device."""
-    from ..ir.text.units import seconds, size
+    from ..ir.text.units import seconds
 
     bound = seconds(placement.lower_bound_us * 1e-6)
     lines = [

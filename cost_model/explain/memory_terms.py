@@ -8,8 +8,8 @@ from ...ir.plan.groups.view import priced_view
 from ...ir.plan.plan import Plan, Stage
 from ..communication.data_parallel import axes_of
 from ..execution_model import ExecutionModel, engine_execution, generated
+from ..memory.in_flight import InFlight
 from ..memory.peak import (
-    InFlight,
     PartAmounts,
     margin_bytes,
     part_amounts,
@@ -54,7 +54,7 @@ def memory_term(plan: Plan, number: int) -> Term:
         view = priced_view(plan, number)
         return replace(memory_term(*view), name=f"stage {number}")
     stage, device = plan.stages[number], plan.cluster.device
-    waiting = InFlight(stage.in_flight_micro_batches, plan.micro_batches, plan.chunks_per_stage)
+    waiting = in_flight_of(plan, stage)
     parts = [
         (s.bytes, axes_of(plan, s.strategy, s.bytes.item_bytes)) for s in stage.bytes_by_strategy
     ]
@@ -80,6 +80,12 @@ def memory_term(plan: Plan, number: int) -> Term:
     return total(f"stage {number}", terms, "B")
 
 
+def in_flight_of(plan: Plan, stage: Stage) -> InFlight:
+    """The micro-batches in flight on a stage of a plan."""
+    counts = stage.in_flight_micro_batches, plan.micro_batches, plan.chunks_per_stage
+    return InFlight(*counts, stage.waiting_beside)
+
+
 def execution_of(plan: Plan, stage: Stage) -> ExecutionModel:
     """How the engine of a plan executes a stage."""
     item_bytes = stage.bytes_by_strategy[0].bytes.item_bytes
@@ -97,7 +103,7 @@ def working_bytes(plan: Plan, number: int) -> int:
     """Upper bound of a stage's working bytes while calls run: all but weights, gradients and
     optimizer states. Sums the peaks of all strategies."""
     stage = plan.stages[number]
-    waiting = InFlight(stage.in_flight_micro_batches, plan.micro_batches, plan.chunks_per_stage)
+    waiting = in_flight_of(plan, stage)
     total = 0
     for share in stage.bytes_by_strategy:
         axes = axes_of(plan, share.strategy, share.bytes.item_bytes)

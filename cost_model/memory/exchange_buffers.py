@@ -85,8 +85,13 @@ def reduced_behind_bytes(axes: BatchAxes, point: PeakPoint) -> int:
         return 0
     behind = int(point.sent_weight_bytes * axes.gradient_scale)
     sent = at_most_in_flight(axes.sharded_bytes(behind))
-    arriving = sent // axes.degree if axes.cluster.device.host_copies_hide else sent
-    return sent + arriving + (axes.replicated_bytes(behind) if sent else 0)
+    return sent + arriving_bytes(axes, sent) + (axes.replicated_bytes(behind) if sent else 0)
+
+
+def arriving_bytes(axes: BatchAxes, sent: int) -> int:
+    """Bytes in which gradients arrive: shards of their sum, or where ranks add them up, all that was
+    sent."""
+    return sent // axes.degree if axes.cluster.device.host_copies_hide else sent
 
 
 def call_buffers(axes: BatchAxes, point: PeakPoint, in_place: bool) -> CallBuffers:
@@ -100,6 +105,7 @@ def call_buffers(axes: BatchAxes, point: PeakPoint, in_place: bool) -> CallBuffe
     if point.phase != "accumulate":
         moved = transfer_buffer_bytes(axes, "weights", sharded, bucket, bucket) if gathered else 0
         before = max(sharded + moved, weights + largest) if gathered else 0
+        before -= point.own_bytes
         if before - weights > point.call_bytes:
             return CallBuffers(0, before, 0)
         return CallBuffers(point.call_bytes, weights * gathered, 0)
@@ -122,7 +128,8 @@ def accumulation_buffers(axes: BatchAxes, point: PeakPoint) -> CallBuffers:
         )
         return CallBuffers(call_bytes, sharded // axes.degree + most, 0)
     bucket = min(sharded, max(BUCKET_BYTES, largest))
-    plain = bucket + bucket // axes.degree
+    # all are joined, one bucket after the other, then all are sent
+    plain = max(bucket, sharded + arriving_bytes(axes, sharded) - call_bytes)
     sent = transfer_buffer_bytes(axes, "gradients", sharded, bucket, plain)
     return CallBuffers(call_bytes, sent, 0)
 

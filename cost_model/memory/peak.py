@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from math import ceil, prod
 from typing import Generic, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ...ir.devices.cluster import Device
 from ...ir.plan.plan import Optimizer
 from ...ir.plan.program import BUCKET_BYTES
-from ...ir.plan.schedules.interleave import in_flight_by_chunk
-from ...ir.plan.workload import StageBytes
+from ...ir.plan.workload import StageBytes, WaitingBeside
 from ..communication.compressed_collective import FP32_BYTES
 from ..communication.data_parallel import BatchAxes
 from ..execution_model import ExecutionModel
@@ -26,34 +21,12 @@ from .exchange_buffers import (
     reduce_buffer_bytes,
     update_gather_bytes,
 )
+from .in_flight import InFlight
 
 COMPRESSED_OPTIMIZER_VECTORS = (
     9  # peak flat vectors while a compressed optimizer steps (counted in runs)
 )
 MARGIN = 0.03  # of the other terms: allocator rounding and fragmentation (assumed)
-
-
-class InFlight(NamedTuple):
-    """Micro-batches in flight on a stage: `peak` at once, of `micro_batches` per step, in `chunks`
-    model chunks."""
-
-    peak: float
-    micro_batches: int
-    chunks: int = 1
-
-    @property
-    def gradients_accumulated(self) -> bool:
-        """Whether gradients of earlier micro-batches exist when most are in flight."""
-        return self.micro_batches > self.peak
-
-    def cases(self) -> Iterator[tuple[float, bool]]:
-        """(micro-batches in flight while one runs, whether earlier gradients exist) to check."""
-        if self.gradients_accumulated:
-            yield self.peak, True
-            return
-        yield self.peak, False
-        if self.micro_batches > 1:
-            yield self.peak - 1, True
 
 
 class PeakBytes(NamedTuple):
@@ -195,28 +168,41 @@ def between_calls(
     stage: StageBytes, axes: BatchAxes, execution: ExecutionModel, in_flight: InFlight
 ) -> PeakBytes:
     """Peak between calls: every call holds its saved values or its gradients."""
-    batch, per_batch = batch_bytes(stage, in_flight), stage.saved_bytes - stage.last_saved_bytes
-    backward_points = [
-        (m.waiting_bytes, m.complete_gradient_bytes)
-        for m in stage.peak_points
-        if m.phase == "backward"
-    ]
-    candidates: list[PeakBytes] = []
-    for most, others in in_flight.cases():
-        all_gradients = others or execution.contiguous_buffers
-        for saved, summed in [
-            (stage.saved_bytes, stage.trained_bytes * all_gradients),
-            (0, stage.trained_bytes),
-            *backward_points,
-        ]:
+    batch, candidates = batch_bytes(stage, in_flight), list[PeakBytes]()
+    for case in in_flight.cases():
+        all_gradients = case.reduced or execution.contiguous_buffers
+        before = waiting_bytes(stage, case)
+        for saved, summed in between_points(stage, case, bool(in_flight.beside)):
             gradients = gradient_bytes(
                 stage, axes, execution, stage.trained_bytes if all_gradients else summed
             )
-            activations = int((most - 1) * per_batch) + (
-                saved if execution.frees_per_call else stage.saved_bytes
-            )
+            activations = before + (saved if execution.frees_per_call else stage.saved_bytes)
             candidates.append(PeakBytes(batch, gradients, activations, 0, 0))
     return max(candidates, key=sum)
+
+
+def waiting_bytes(stage: StageBytes, beside: WaitingBeside) -> int:
+    """Activations of the micro-batches that wait beside one that runs."""
+    saved = stage.saved_bytes - stage.last_saved_bytes
+    return int(beside.saved * saved + beside.parted * stage.parted_bytes)
+
+
+def between_points(
+    stage: StageBytes, beside: WaitingBeside, splits: bool
+) -> Iterator[tuple[int, int]]:
+    """(bytes that wait for backward, bytes of weights whose gradients are complete) between the calls
+    of a step of one kind."""
+    yield from (
+        (point.waiting_bytes, point.complete_gradient_bytes)
+        for point in stage.peak_points
+        if beside.meets(point) and point.phase == "backward"
+    )
+    if beside.step != "W":
+        yield stage.saved_bytes, 0
+    if splits and beside.step != "F":
+        yield stage.parted_bytes, 0
+    if beside.step == ("W" if splits else "B"):
+        yield 0, stage.trained_bytes
 
 
 def after_forward(
@@ -257,12 +243,14 @@ def while_calls_run(
 ) -> Iterator[PeakBytes]:
     """Bytes at every point while calls run."""
     batch, sent = batch_bytes(stage, in_flight), transfer_buffer_bytes(stage, execution, in_flight)
-    per_batch, in_place = stage.saved_bytes - stage.last_saved_bytes, execution.contiguous_buffers
+    in_place = execution.contiguous_buffers
     buffers = [call_buffers(axes, point, in_place) for point in stage.peak_points]
     all_gradients = gradient_bytes(stage, axes, execution, stage.trained_bytes)
-    for most, others in in_flight.cases():
-        before = int((most - 1) * per_batch)
+    for case in in_flight.cases():
+        before, others = waiting_bytes(stage, case), case.reduced
         for point, (inside, beside, added) in zip(stage.peak_points, buffers, strict=True):
+            if not case.meets(point):
+                continue
             summed = bucket_gradient_bytes(axes, point, stage.trained_bytes)
             gradients = (
                 all_gradients
@@ -324,7 +312,7 @@ def while_all_step(
 def batch_bytes(stage: StageBytes, in_flight: InFlight) -> int:
     """Bytes of the batch and of batch-only values: global ones, and slices of in-flight
     micro-batches."""
-    parts = in_flight.peak * stage.batch_copy_bytes if in_flight.micro_batches > 1 else 0
+    parts = in_flight.most * stage.batch_copy_bytes if in_flight.micro_batches > 1 else 0
     return stage.batch_only_bytes + in_flight.micro_batches * stage.batch_input_bytes + int(parts)
 
 
@@ -356,41 +344,11 @@ def transfer_buffer_bytes(stage: StageBytes, execution: ExecutionModel, in_fligh
     if execution.contiguous_buffers:
         waiting = ceil(in_flight.peak) if execution.keeps_sent else 1
         return (waiting + 1) * stage.outgoing_bytes
-    sent = in_flight.peak * in_flight.chunks + 1
+    sent = in_flight.most * in_flight.chunks + 1
     received = min(2, in_flight.micro_batches) * in_flight.chunks
     if not stage.outgoing_bytes:  # a last stage sends gradients, which wait where backward is split
-        received += ceil(in_flight.peak * in_flight.chunks) - 1
+        received += ceil(in_flight.most * in_flight.chunks) - 1
     if stage.message_bytes or stage.codec_bytes:  # values are freed once encoded, messages stay
         leaving = stage.outgoing_bytes + int(sent * stage.message_bytes)
         return leaving + received * stage.incoming_bytes + stage.codec_bytes
     return int(sent * stage.outgoing_bytes) + received * stage.incoming_bytes
-
-
-def interleaved_in_flight(
-    stages: int, number: int, micro_batches: int, saved: Sequence[float]
-) -> float:
-    """Peak micro-batches in flight on stage `number` of an interleaved schedule; `saved`: saved
-    bytes per model chunk."""
-    peak = float(
-        (_chunks_in_flight(stages, number, micro_batches, len(saved)) @ np.array(saved)).max()
-    )
-    return peak / sum(saved) if sum(saved) else 0.0
-
-
-@cache
-def _chunks_in_flight(
-    stages: int, number: int, micro_batches: int, chunks: int
-) -> NDArray[np.float64]:
-    return np.array(in_flight_by_chunk(stages, number, micro_batches, chunks), dtype=np.float64)
-
-
-def micro_batches_in_flight(after: int, stages: int, micro_batches: int, chunks: int) -> float:
-    """Micro-batches in flight on a stage under 1F1B with `after` stages behind it.
-
-    Interleaved (Narayanan et al. 2021): a stage warms up with 2 * after + (chunks - 1) * stages
-    chunks and holds one more.
-    """
-    if chunks == 1:
-        return min(after + 1, micro_batches)
-    warm = 2 * after + (chunks - 1) * stages + 1
-    return min(warm / chunks, micro_batches)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...ir.plan.schedules.chunk_map import ScheduleRows
 from ...ir.plan.schedules.registry import build_rows
+from ...ir.plan.workload import StepKind, WaitingBeside
 
 ROUNDS = 4  # of as many micro-batches as stages: by then, what a stage holds repeats
 
@@ -31,19 +32,65 @@ def scheduled_in_flight(
     one = sum(chunk.saved for chunk in chunks)
     if not one:
         return 0.0
-    if schedule != "gpipe" and micro_batches > ROUNDS * stages:
-        micro_batches = ROUNDS * stages
-    counts = _counts(schedule, stages, number, micro_batches, len(chunks))
+    counts = _counts(
+        schedule, stages, number, _enough(schedule, stages, micro_batches), len(chunks)
+    )
     amounts = [*(chunk.saved for chunk in chunks), *(chunk.waiting for chunk in chunks)]
-    return float((counts @ np.array(amounts)).max()) / one
+    return max(float((at @ np.array(amounts)).max()) for at in counts.values()) / one
+
+
+def waiting_beside(
+    schedule: str, stages: int, number: int, micro_batches: int, chunks: Sequence[ChunkBytes]
+) -> tuple[WaitingBeside, ...]:
+    """What waits on stage `number` beside a micro-batch that runs, for each kind of step of each model
+    chunk."""
+    counts = _counts(
+        schedule, stages, number, _enough(schedule, stages, micro_batches), len(chunks)
+    )
+    shares = [np.array([getattr(c, name) for c in chunks]) for name in ("saved", "waiting")]
+    saved, parted = (amounts / max(amounts.sum(), 1.0) for amounts in shares)
+    cases = dict.fromkeys(
+        WaitingBeside(
+            step,
+            max(0.0, float(row[: len(chunks)] @ saved - saved[chunk] * (step != "W"))),
+            max(0.0, float(row[len(chunks) :] @ parted - parted[chunk] * (step == "W"))),
+            reduced,
+            chunk,
+        )
+        for (step, reduced, chunk), rows in counts.items()
+        for row in rows
+    )
+    return tuple(case for case in cases if not any(_exceeds(other, case) for other in cases))
+
+
+def _exceeds(one: WaitingBeside, other: WaitingBeside) -> bool:
+    return (
+        one != other
+        and (one.step, one.chunk) == (other.step, other.chunk)
+        and one.saved >= other.saved
+        and one.parted >= other.parted
+        and one.reduced >= other.reduced
+    )
+
+
+def _enough(schedule: str, stages: int, micro_batches: int) -> int:
+    """As many micro-batches as it takes to see all that a stage holds."""
+    return micro_batches if schedule == "gpipe" else min(micro_batches, ROUNDS * stages)
 
 
 @lru_cache(maxsize=1024)
 def _counts(
     schedule: str, stages: int, number: int, micro_batches: int, chunks: int
-) -> NDArray[np.float64]:
+) -> dict[tuple[StepKind, bool, int], NDArray[np.float64]]:
+    """`live_counts` by the kind of the step, whether gradients of an earlier one exist, and chunk."""
     rows = build_rows(schedule, stages, micro_batches, chunks)
-    return np.unique(live_counts(rows, number, chunks), axis=0)
+    counts = live_counts(rows, number, chunks)
+    first = next(at for at, (kind, _, _) in enumerate(rows[number]) if kind in "BW")
+    groups: dict[tuple[StepKind, bool, int], list[int]] = {}
+    for at, (kind, chunk, _) in enumerate(rows[number]):
+        step = "F" if kind == "F" else "W" if kind == "W" else "B"
+        groups.setdefault((step, at > first, chunk), []).append(at)
+    return {group: np.unique(counts[steps], axis=0) for group, steps in groups.items()}
 
 
 def live_counts(rows: ScheduleRows, stage: int, chunks: int) -> NDArray[np.float64]:

@@ -49,11 +49,25 @@ class HalvesCostTable(NamedTuple):
     saved: SavedLines
 
 
-class WeightsCostTable(NamedTuple):
-    """Cost of the part of backward for weights, and bytes of what is saved for it."""
+class PartsCostTable(NamedTuple):
+    """Costs of the two parts of backward, bytes of what the second finds saved, and whether it reads
+    weights."""
 
-    half: HalfCostTable
+    inputs: HalfCostTable
+    weights: HalfCostTable
     saved: LinearAmounts
+    weights_read: bool
+
+
+class PartsCost(msgspec.Struct, frozen=True):
+    """Backward of one call in two parts: seconds of the one for weights, `saved_bytes` that are there
+    between the parts, peak bytes of both beyond what is saved, and whether the second reads weights."""
+
+    weights_seconds: float
+    saved_bytes: int
+    inputs_peak_bytes: int
+    weights_peak_bytes: int
+    weights_read: bool
 
 
 class FunctionCost(msgspec.Struct, frozen=True):
@@ -63,8 +77,7 @@ class FunctionCost(msgspec.Struct, frozen=True):
     hold too are counted apart: `saved_arguments`, `saved_results`, bytes of each (0: not saved).
     `host_bytes`: saved bytes in host memory. `boundary_bytes`: bytes of the arguments, of their
     gradients (0: none) and of the results. `largest_state_tensor_bytes`: of parameters and buffers.
-    `weights_seconds`: the part of backward for weights, where it runs apart, which reads
-    `weights_saved_bytes` that are there between the parts.
+    `parts`: of backward, where it runs in two.
     """
 
     forward: HalfCost
@@ -76,8 +89,7 @@ class FunctionCost(msgspec.Struct, frozen=True):
     boundary_bytes: BoundaryBytes[tuple[int, ...]]
     largest_state_tensor_bytes: int
     host_bytes: int = 0
-    weights_seconds: float = 0.0
-    weights_saved_bytes: int = 0
+    parts: PartsCost | None = None
 
     @property
     def all_saved_bytes(self) -> int:
@@ -93,7 +105,7 @@ class FunctionCostTable(SampledFunction):
     ) -> None:
         super().__init__(pricer, locals_, samples)
         self.halves_by_variant: dict[Variant, HalvesCostTable] = {}
-        self.weights_by_variant: dict[Variant, WeightsCostTable] = {}
+        self.parts_by_variant: dict[Variant, PartsCostTable] = {}
         sizes = [locals_[0].types[i.value].bytes for i in locals_[0].state_inputs()]
         self.state_tensor_bytes, self.largest_state_tensor_bytes = sum(sizes), max(sizes, default=0)
         self.boundary_lines = self.boundary_bytes()
@@ -136,49 +148,79 @@ class FunctionCostTable(SampledFunction):
             self.halves_by_variant[variant] = self.partition(variant)
         return self.halves_by_variant[variant]
 
-    def with_weights_apart(
-        self, cost: FunctionCost, samples: int, variant: Variant, batch_degree: int
+    def in_parts(
+        self,
+        cost: FunctionCost,
+        samples: int,
+        variant: Variant,
+        batch_degree: int,
+        reductions: CompressedReductions | None = None,
     ) -> FunctionCost:
-        """The cost of a call, with the part of its backward for weights."""
-        if variant not in self.weights_by_variant:
-            self.weights_by_variant[variant] = self.weights(variant)
-        half, saved = self.weights_by_variant[variant]
-        seconds = half.at(samples, batch_degree).seconds
-        return replace(
-            cost,
-            weights_seconds=min(seconds, cost.backward.seconds),
-            weights_saved_bytes=int(saved.at(samples).sum()),
+        """The cost of a call whose backward runs in two parts."""
+        if variant not in self.parts_by_variant:
+            self.parts_by_variant[variant] = self.parts(variant)
+        table = self.parts_by_variant[variant]
+        at = samples, batch_degree, reductions
+        whole, inputs, weights = (
+            half.at(*at) for half in (self.halves(variant).backward, table.inputs, table.weights)
+        )
+        fetched = cost.backward.peak_bytes - whole.peak_bytes  # from host memory
+        parts = PartsCost(
+            min(weights.seconds, cost.backward.seconds),
+            int(table.saved.at(samples).sum()),
+            inputs.peak_bytes + fetched,
+            weights.peak_bytes,
+            table.weights_read,
+        )
+        return replace(cost, parts=parts)
+
+    def parts(self, variant: Variant) -> PartsCostTable:
+        """Costs of the two parts of backward under a variant."""
+        halves = [partition(local, variant) for local in self.local_functions]
+        small, large = (
+            split_backward(local, of_local)
+            for local, of_local in zip(self.local_functions, halves, strict=True)
+        )
+        local = self.local_functions[0]
+        states = {i.value for i in local.state_inputs()}
+        parted = {self.roots[v] for v in small.saved} - states
+        saved, shared = self.saved_and_shared(halves[0], states)
+        activations = {i.gradient for i in local.activations() if i.gradient is not None}
+        return PartsCostTable(
+            HalfCostTable(
+                self,
+                (small.inputs, large.inputs),
+                activations | parted | states,
+                states | shared,
+                saved - shared,
+            ),
+            HalfCostTable(
+                self,
+                (small.weights, large.weights),
+                {i.gradient for i in local.inputs if i.gradient is not None} | states,
+                states,
+                set(small.saved),
+            ),
+            self.bytes_of(sorted(parted)),
+            small.reads_states(local),
         )
 
-    def weights(self, variant: Variant) -> WeightsCostTable:
-        """Cost of the part of backward for weights under a variant."""
-        small, large = (
-            split_backward(local, partition(local, variant)) for local in self.local_functions
-        )
-        states = {i.value for i in self.local_functions[0].state_inputs()}
-        gradients = {i.gradient for i in self.local_functions[0].inputs if i.gradient is not None}
-        roots = sorted({self.roots[v] for v in small.saved} - states)
-        half = HalfCostTable(
-            self, (small.weights, large.weights), gradients | states, states, set(small.saved)
-        )
-        return WeightsCostTable(half, self.bytes_of(roots))
+    def saved_and_shared(self, halves: GraphHalves, states: set[int]) -> tuple[set[int], set[int]]:
+        """Values saved for backward, and those of them that callers may hold too; a compiled program
+        frees these itself."""
+        saved = {self.roots[v] for v in halves.saved}
+        if self.pricer.execution.rematerialised:
+            return self.worth_saving(halves, saved | states) - states, set()
+        return saved, saved - produced_values(self.local_functions[0].forward_ops)
 
     def partition(self, variant: Variant) -> HalvesCostTable:
         """Cost of both halves of the joint graph as a variant partitions it."""
         small, large = (partition(local, variant) for local in self.local_functions)
         local = self.local_functions[0]
         state_values = {i.value for i in local.state_inputs()}
-        saved = {self.roots[v] for v in small.saved}
-        if self.pricer.execution.rematerialised:
-            saved = self.worth_saving(small, saved | state_values) - state_values
+        saved, shared = self.saved_and_shared(small, state_values)
         outputs = {o.value for o in local.outputs}
         gradients = {i.gradient for i in local.inputs if i.gradient is not None}
-        # callers may hold arguments too; a compiled program frees them itself
-        shared = (
-            set[int]()
-            if self.pricer.execution.rematerialised
-            else saved - produced_values(local.forward_ops)
-        )
         return HalvesCostTable(
             HalfCostTable(
                 self,

@@ -21,9 +21,15 @@ DEFAULT_SOURCES = {
 }
 
 
-def _sensible(number: float, what: str, most: float = 1e21, zero: bool = False) -> None:
-    """Raise ValueError unless 0 < number <= most (0 is allowed with `zero`); NaN is refused."""
-    if not 0 <= number <= most or (number == 0 and not zero):
+LEAST_SHARE = 1e-6
+MOST_SECONDS = 1e6
+
+
+def _sensible(
+    number: float, what: str, least: float = 1.0, most: float = 1e21, zero: bool = False
+) -> None:
+    """Raise ValueError unless least <= number <= most (0 is allowed with `zero`); NaN is refused."""
+    if not (least <= number <= most or (number == 0 and zero)):
         raise ValueError(f"{what}: {number!r:.40} is not a sensible value")
 
 
@@ -60,19 +66,19 @@ class Device(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         _sensible(self.memory_bytes, "memory_bytes")
-        _sensible(self.achievable, "achievable", most=1.0)
-        _sensible(self.sustained, "sustained", most=1.0)
+        _sensible(self.achievable, "achievable", LEAST_SHARE, 1.0)
+        _sensible(self.sustained, "sustained", LEAST_SHARE, 1.0)
         if not 1 <= self.ranks_per_processor <= MAX_DEVICES:
             raise ValueError(f"ranks_per_processor: {self.ranks_per_processor!r:.40} is below 1")
         _sensible(self.memory_bandwidth_bytes_per_second, "memory_bandwidth_bytes_per_second")
         _sensible(self.host_bandwidth_bytes_per_second, "host_bandwidth_bytes_per_second")
         _sensible(self.host_memory_bytes, "host_memory_bytes", zero=True)
-        _sensible(self.launch_overhead_seconds, "launch_overhead_seconds", zero=True)
+        _sensible(self.launch_overhead_seconds, "launch_overhead_seconds", 0.0, MOST_SECONDS)
         _sensible(self.runtime_overhead_bytes, "runtime_overhead_bytes", zero=True)
         for dtype, rate in self.peak_flops.items():
             _sensible(rate, f"peak_flops.{dtype}")
         for dtype, share in self.achievable_of.items():
-            _sensible(share, f"achievable_of.{dtype}", most=1.0)
+            _sensible(share, f"achievable_of.{dtype}", LEAST_SHARE, 1.0)
         if "float32" not in self.peak_flops:
             raise ValueError("peak_flops: float32 is needed; it stands for types not listed")
 
@@ -114,7 +120,7 @@ class Link(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         _sensible(self.size, "size", most=MAX_DEVICES)
-        _sensible(self.latency_seconds, "latency_seconds", zero=True)
+        _sensible(self.latency_seconds, "latency_seconds", 0.0, MOST_SECONDS)
         _sensible(self.bandwidth_bytes_per_second, "bandwidth_bytes_per_second")
 
     def curve(self, kind: str, ranks: int) -> Curve | None:
@@ -133,7 +139,7 @@ class Rates(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         for what in ("dollars_per_hour", "watts", "idle_watts", "dollars_per_byte"):
-            _sensible(getattr(self, what) or 0.0, what, most=1e6, zero=True)
+            _sensible(getattr(self, what) or 0.0, what, least=0.0, most=1e6)
         if self.watts is not None and self.idle_watts > self.watts:
             raise ValueError("idle_watts: more than watts")
 

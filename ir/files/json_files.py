@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from hashlib import sha256
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -76,8 +77,16 @@ def _refuse_unknown(data: Any, value: Any, path: str) -> None:
 def _fields(value: msgspec.Struct) -> dict[str, Any]:
     """What an object or a list of a file became, by key; those that have their defaults are among it."""
     config = value.__struct_config__
-    tag = {} if config.tag_field is None else {config.tag_field: config.tag}
-    return tag | {f.encode_name: getattr(value, f.name) for f in msgspec.structs.fields(value)}
+    fields = {} if config.tag_field is None else {config.tag_field: config.tag}
+    for name, key in _names(type(value)):
+        fields[key] = getattr(value, name)
+    return fields
+
+
+@cache
+def _names(kind: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
+    """Every field of a kind of object, with its key in files."""
+    return tuple((field.name, field.encode_name) for field in msgspec.structs.fields(kind))
 
 
 def located(message: str) -> str:

@@ -32,7 +32,7 @@ from .schedules.chunk_map import ChunkMap
 from .schedules.registry import chunk_map
 from .sharding import Chunking, Sharding
 from .strategy import Strategy
-from .workload import CallWork, CompressibleTransfer, StrategyBytes
+from .workload import CallWork, CompressibleTransfer, StrategyBytes, WaitingBeside
 
 STEP_VECTORS = 3  # of most optimizers: a root, a quotient by it, and that of the tensor before
 
@@ -78,7 +78,8 @@ class Stage(msgspec.Struct, frozen=True):
     `bytes_by_strategy` the weights and activations behind them. `resharding_seconds`: between calls
     of different strategies, both directions. `host_bytes`: host memory per device.
     `in_flight_micro_batches`: peak number of micro-batches that wait for backward. `weights_seconds`:
-    the part of backward that other stages do not wait for, where the schedule runs it apart.
+    the part of backward that other stages do not wait for, where the schedule runs it apart, and
+    `waiting_beside`: what waits then.
     """
 
     model_chunks: tuple[Span, ...]
@@ -94,6 +95,7 @@ class Stage(msgspec.Struct, frozen=True):
     host_bytes: Bytes = 0
     compressible: CompressibleTransfer = CompressibleTransfer()
     weights_seconds: Seconds = 0.0
+    waiting_beside: tuple[WaitingBeside, ...] = ()
 
     @property
     def weights_share(self) -> float:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from ..model.loops import Work
-from ..ranges import Amount, AxisSize, Bytes, Count, ItemBytes
+from ..ranges import Amount, AxisSize, Bytes, Count, Index, ItemBytes
 from .strategy import Strategy
 
 
@@ -57,6 +57,7 @@ class CompressibleTransfer(msgspec.Struct, frozen=True):
 
 
 Phase = Literal["forward", "backward", "accumulate"]
+StepKind = Literal["F", "B", "W"]  # forward, backward or its part for inputs, its part for weights
 
 
 class PeakPoint(msgspec.Struct, frozen=True):
@@ -67,7 +68,9 @@ class PeakPoint(msgspec.Struct, frozen=True):
     `weight_bytes`, the largest tensor of `largest_weight_bytes`. In the phase `accumulate` the call
     adds its gradients to those of earlier micro-batches. Beside it the weights of the call that runs
     next may be gathered (`next_weight_bytes`), and gradients of the one before be reduced (those of
-    `sent_weight_bytes`).
+    `sent_weight_bytes`). `own_bytes` of those that wait are not there before the call. `apart`: in the
+    part of backward for weights, where that is a step of its own; `chunk`: the stage's model chunk,
+    where backward runs in two parts.
     """
 
     phase: Phase
@@ -78,6 +81,32 @@ class PeakPoint(msgspec.Struct, frozen=True):
     largest_weight_bytes: Bytes
     next_weight_bytes: Bytes = 0
     sent_weight_bytes: Bytes = 0
+    own_bytes: Bytes = 0
+    apart: bool = False
+    chunk: Index = 0
+
+    @property
+    def step(self) -> StepKind:
+        """The kind of the schedule's step that the call runs in."""
+        if self.phase == "forward":
+            return "F"
+        return "W" if self.apart else "B"
+
+
+class WaitingBeside(msgspec.Struct, frozen=True):
+    """Micro-batches that wait on a stage while it does a step of one kind for another one: `saved` of
+    them between forward and backward, `parted` between the parts of backward; a model chunk's values
+    count by their share of the stage's. `reduced`: whether gradients of earlier ones exist."""
+
+    step: StepKind
+    saved: Amount
+    parted: Amount
+    reduced: bool
+    chunk: Index = 0
+
+    def meets(self, point: PeakPoint) -> bool:
+        """Whether the step of a point is one of these."""
+        return (point.step, point.chunk) == (self.step, self.chunk)
 
 
 class StageBytes(msgspec.Struct, frozen=True):
@@ -98,6 +127,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     partial_gradient_bytes  of `trained_bytes`, by axis: gradients to be summed along it
     small_tensor_bytes      of `trained_bytes`, tensors too small to be compressed
     host_bytes              wait in host memory, per micro-batch
+    parted_bytes            wait between the parts of backward, where it has two, per micro-batch
     """
 
     weight_bytes: Bytes
@@ -118,6 +148,7 @@ class StageBytes(msgspec.Struct, frozen=True):
     message_bytes: Bytes = 0
     codec_bytes: Bytes = 0
     last_call_weight_bytes: Bytes = 0
+    parted_bytes: Bytes = 0
 
     @property
     def largest_call_bytes(self) -> int:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ...cost_model.execution_model import generated
+from ...cost_model.memory.in_flight import InFlight
 from ...ir.cached import cached_method
 from ...ir.devices.cluster import Cluster
 from ...ir.devices.mixed import memory_limit, sub_cluster
@@ -174,7 +175,7 @@ class GroupPrices:
                 cost = self.stage_cost(group_type, point, self.equal_span(group_type, calls))
                 if cost is not None:
                     part = StrategyCost(strategy, cost)
-                    stage = pricer.stage([part], micro_batches, in_flight, 0.0)
+                    stage = pricer.stage([part], in_flight, 0.0)
                     yield StageChoice(strategy, memory, stage)
 
     def stage_of(self, choice: GroupChoice, samples: int, in_flight: float) -> Stage:
@@ -183,8 +184,9 @@ class GroupPrices:
         point = RunPoint(choice.strategy, self.model.batch, count, choice.memory)
         cost = self.stage_cost(group_type, point, self.equal_span(group_type, choice.calls))
         assert cost is not None, "a choice was priced before"
+        waiting = InFlight(in_flight, len(choice.group.micro_batches))
         stage = self.pricer(group_type).stage_pricer.stage(
-            [StrategyCost(choice.strategy, cost)], len(choice.group.micro_batches), in_flight, 0.0
+            [StrategyCost(choice.strategy, cost)], waiting, 0.0
         )
         return replace(stage, model_chunks=(choice.calls,))
 

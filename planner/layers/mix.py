@@ -23,9 +23,9 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ...cost_model.communication.data_parallel import BatchAxes
+from ...cost_model.memory.in_flight import InFlight
 from ...cost_model.memory.peak import (
     MARGIN,
-    InFlight,
     PeakBytes,
     after_forward,
     between_calls,
@@ -122,7 +122,7 @@ class LayerMix:
         ]
         self.fastest = min(group, key=lambda c: (c.step_seconds, c.strategy_text, c.memory_text))
         assignment = self.fastest.assignment
-        self.micro_batches, self.model_chunks = assignment.micro_batches, assignment.model_chunks
+        self.micro_batches = assignment.micro_batches
         self.schedule = assignment.schedule
         self.points = [
             replace(assignment.first_point, strategy=strategy, memory=memory)
@@ -130,7 +130,7 @@ class LayerMix:
         ]
         self.prices_by_choice = [self.uniform_prices(point) for point in self.points]
         self.spans_by_stage = stage_model_chunks(
-            self.fastest.bounds, self.model_chunks, self.schedule
+            self.fastest.bounds, assignment.model_chunks, self.schedule
         )
         self.stages = [
             tuple(pricer.aggregator.calls_per_micro_batch(spans)) for spans in self.spans_by_stage
@@ -188,11 +188,10 @@ class LayerMix:
                 costs.append(_ChoiceCost(number, cost.bytes, axes, times))
             yield _FunctionCalls(name, calls, costs)
 
-    def call_class(self, function_calls: _FunctionCalls, in_flight: float) -> CallClass:
+    def call_class(self, function_calls: _FunctionCalls, in_flight: InFlight) -> CallClass:
         """A class of interchangeable calls, with the cost of one call under every choice."""
         calls = function_calls.calls
-        pipeline_state = InFlight(in_flight, self.micro_batches, self.model_chunks)
-        costs = (self.call_cost(c, len(calls), pipeline_state) for c in function_calls.costs)
+        costs = (self.call_cost(c, len(calls), in_flight) for c in function_calls.costs)
         return CallClass(
             function_calls.function,
             len(calls),

@@ -119,12 +119,12 @@ class CandidatePricer:
         for index, cost in enumerate(partitioned.stage_costs):
             chunks, schedule = partitioned.saved_bytes[index], point.schedule
             equal = [s for s, other in enumerate(partitioned.cost_index) if other == index]
-            in_flight = max(
+            part = StrategyCost(point.strategy, cost)
+            for in_flight in {
                 pricer.in_flight(stages, stage, micro_batches, chunks, schedule)
                 for stage in (equal[:1] if schedule in CLOSED_FORMS else equal)
-            )
-            part = StrategyCost(point.strategy, cost)
-            peak_bytes = max(peak_bytes, pricer.memory([part], micro_batches, in_flight).peak_bytes)
+            }:
+                peak_bytes = max(peak_bytes, pricer.memory([part], in_flight).peak_bytes)
         load = PipelineLoad(
             [busy[index] for index in partitioned.cost_index],
             partitioned.send_seconds,
@@ -288,9 +288,7 @@ class CandidatePricer:
                 len(spans_by_stage), number, micro_batches, saved, assignment.schedule
             )
             resharding = sum(sum(reshard_seconds[first:last]) for first, last in spans)
-            stages.append(
-                self.stage_pricer.stage(strategy_costs, micro_batches, in_flight, resharding)
-            )
+            stages.append(self.stage_pricer.stage(strategy_costs, in_flight, resharding))
         return tuple(stages)
 
     def costs_by_strategy(

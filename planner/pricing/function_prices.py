@@ -132,7 +132,8 @@ class FunctionPrices:
         if price is None or table is None:
             return None
         variant, replicas = self.tables.variant(name, point), self.tables.replicas(point)
-        cost = table.costs.with_weights_apart(price.cost, point.samples, variant, replicas)
+        reductions = self.reductions.choose(point.model_axes, point.samples)
+        cost = table.costs.in_parts(price.cost, point.samples, variant, replicas, reductions)
         return price._replace(cost=cost)
 
     def workloads(self, name: str, point: CallPoint) -> HalvesWork:

@@ -2,6 +2,7 @@
 
 forward     ▁▂▃▄▅▆   values wait for backward, or for the calls that read them
 backward    ▆▅▄▃▂▁   values are freed once read; gradients of weights stay
+in parts    ▆▆▅▅▄▄   what gradients of weights are computed from stays until its own step, which frees it
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import accumulate
 from typing import NamedTuple
 
-from ...cost_model.operators.function_cost import FunctionCost
+from ...cost_model.operators.function_cost import FunctionCost, PartsCost
 from ...ir.model.model import Call
 from ...ir.plan.workload import PeakPoint, Phase
 from ..solvers.pareto import pareto
@@ -61,6 +62,8 @@ def peak_points(
         list(accumulate(deltas)) for deltas in (saved, readable, gradients)
     )
     reduced_bytes = list(accumulate(reversed(trained), initial=0))[::-1]
+    parted = [0 if cost.parts is None else cost.parts.saved_bytes for cost in costs]
+    parted_before = list(accumulate(parted, initial=0))
     last = len(costs) - 1
     return _undominated(
         point
@@ -78,6 +81,9 @@ def peak_points(
                 before_bytes=costs[position - 1].state_tensor_bytes if position else 0,
                 after_bytes=costs[position + 1].state_tensor_bytes if position < last else 0,
                 sent_bytes=trained[position + 1] if position < last else 0,
+                parted_bytes=parted_before[position + 1],
+                parted_before_bytes=parted_before[position],
+                parted_behind_bytes=parted_before[-1] - parted_before[position + 1],
             ),
         )
     )
@@ -97,7 +103,8 @@ class _Surroundings(NamedTuple):
     calls: `readable_bytes` in forward, `gradient_bytes` in backward; `trained_bytes`: of its weights
     that get gradients, `reduced_bytes` of the weights of later calls, whose gradients exist;
     `before_bytes` and `after_bytes`: weights of the calls next to it, `sent_bytes`: of the latter those
-    that get gradients.
+    that get gradients; what waits between the parts of backward, of calls up to this one:
+    `parted_bytes`, without it: `parted_before_bytes`, of those behind it: `parted_behind_bytes`.
     """
 
     saved_bytes: int
@@ -110,6 +117,9 @@ class _Surroundings(NamedTuple):
     before_bytes: int
     after_bytes: int
     sent_bytes: int
+    parted_bytes: int
+    parted_before_bytes: int
+    parted_behind_bytes: int
 
 
 def _host_copies(costs: Sequence[FunctionCost], position: int) -> _HostCopies:
@@ -124,9 +134,11 @@ def _host_copies(costs: Sequence[FunctionCost], position: int) -> _HostCopies:
 
 def _undominated(points: Iterable[PeakPoint]) -> tuple[PeakPoint, ...]:
     """Peak points that no other of their phase exceeds in every amount."""
-    by_phase: dict[Phase, list[PeakPoint]] = {phase: [] for phase in PHASES}
+    by_phase: dict[tuple[bool, Phase], list[PeakPoint]] = {
+        (apart, phase): [] for apart in (False, True) for phase in PHASES
+    }
     for point in points:
-        by_phase[point.phase].append(point)
+        by_phase[point.apart, point.phase].append(point)
     return tuple(p for of_phase in by_phase.values() for p in pareto(of_phase, _missing_bytes))
 
 
@@ -140,6 +152,7 @@ def _missing_bytes(point: PeakPoint) -> tuple[int, ...]:
         -point.largest_weight_bytes,
         -point.next_weight_bytes,
         -point.sent_weight_bytes,
+        point.own_bytes,
     )
 
 
@@ -154,10 +167,14 @@ def _call_points(cost: FunctionCost, around: _Surroundings) -> Iterator[PeakPoin
         weights,
         largest,
         around.after_bytes,
+        own_bytes=cost.saved_bytes + sum(cost.saved_results),
     )
+    if cost.parts is not None:
+        yield from _points_in_parts(cost, cost.parts, around)
+        return
     yield PeakPoint(
         "backward",
-        around.saved_bytes + around.gradient_bytes,
+        around.saved_bytes + around.parted_behind_bytes + around.gradient_bytes,
         cost.backward.peak_bytes + around.host_copies.from_host,
         around.reduced_bytes,
         weights,
@@ -167,13 +184,52 @@ def _call_points(cost: FunctionCost, around: _Surroundings) -> Iterator[PeakPoin
     )
     yield PeakPoint(
         "accumulate",
-        around.saved_before_bytes + around.gradient_bytes,
+        around.saved_before_bytes + around.parted_behind_bytes + around.gradient_bytes,
         around.trained_bytes + sum(cost.boundary_bytes[1]),
         around.reduced_bytes,
         weights,
         largest,
         around.before_bytes,
         around.sent_bytes,
+    )
+
+
+def _points_in_parts(
+    cost: FunctionCost, parts: PartsCost, around: _Surroundings
+) -> Iterator[PeakPoint]:
+    """Peak points of backward in two parts: no gradient of a weight is made in the first, and none of an
+    activation in the second, which reads weights only where its operators do."""
+    weights, largest = cost.state_tensor_bytes, cost.largest_state_tensor_bytes
+    yield PeakPoint(
+        "backward",
+        around.saved_bytes + around.parted_behind_bytes + around.gradient_bytes,
+        parts.inputs_peak_bytes + around.host_copies.from_host,
+        0,
+        weights,
+        largest,
+        around.before_bytes,
+    )
+    yield PeakPoint(
+        "backward",
+        around.parted_bytes,
+        parts.weights_peak_bytes,
+        around.reduced_bytes,
+        weights if parts.weights_read else 0,
+        largest if parts.weights_read else 0,
+        0,
+        around.sent_bytes,
+        apart=True,
+    )
+    yield PeakPoint(
+        "accumulate",
+        around.parted_before_bytes,
+        around.trained_bytes,
+        around.reduced_bytes,
+        weights,
+        largest,
+        0,
+        around.sent_bytes,
+        apart=True,
     )
 
 

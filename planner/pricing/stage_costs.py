@@ -6,8 +6,10 @@ Parameters and values that several calls share are counted once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from ...cost_model.communication.stage_transfer import TransferPayload
 from ...cost_model.memory.scheduled import ChunkBytes
@@ -15,7 +17,7 @@ from ...cost_model.operators.function_cost import FunctionCost
 from ...ir.lowering.cast import narrowest_item_bytes
 from ...ir.plan.plan import Span
 from ...ir.plan.program import SMALL_BYTES
-from ...ir.plan.workload import StageBytes
+from ...ir.plan.workload import PeakPoint, StageBytes
 from ..question.candidate import ReplicaPoint
 from .boundary_transfers import BoundaryTransfers
 from .function_prices import CallPrice, FunctionPrices
@@ -42,6 +44,11 @@ class BatchSliceBytes(NamedTuple):
 
     all: int
     inputs: int
+
+
+def parted_bytes(costs: Iterable[FunctionCost]) -> int:
+    """Bytes that calls hold between the parts of their backward."""
+    return sum(cost.parts.saved_bytes for cost in costs if cost.parts is not None)
 
 
 class StageAggregator:
@@ -99,8 +106,10 @@ class StageAggregator:
                 c.forward.communication_seconds + c.backward.communication_seconds for c in calls
             ),
             batch_only_seconds=sum(c.forward.seconds for c in once),
-            bytes=self.stage_bytes(prices, running, once, replica, (leaving, entering)),
-            weights_seconds=sum(c.weights_seconds for c in calls),
+            bytes=self.stage_bytes(
+                prices, running, once, replica, (leaving, entering), model_chunks
+            ),
+            weights_seconds=sum(c.parts.weights_seconds for c in calls if c.parts is not None),
             outgoing_compressible=leaving.large,
             incoming_compressible=entering.large,
         )
@@ -112,6 +121,7 @@ class StageAggregator:
         once: list[FunctionCost],
         replica: ReplicaPoint,
         transfers: tuple[TransferPayload, TransferPayload],
+        model_chunks: tuple[Span, ...],
     ) -> StageBytes:
         """Bytes of the calls `running` and of those that run `once` per step.
 
@@ -127,13 +137,7 @@ class StageAggregator:
             saved_bytes=sum(c.saved_bytes for c in calls)
             + self.saved_between_bytes(running, calls),
             last_saved_bytes=self.last_saved_bytes(prices, running),
-            peak_points=peak_points(
-                [self.calls[i] for i in running],
-                calls,
-                weights.trained_per_call,
-                self.function_prices.values.batch_only_names,
-                self.function_prices.cluster.device.host_copies_hide,
-            ),
+            peak_points=self.peak_points(running, calls, weights.trained_per_call, model_chunks),
             batch_only_bytes=sum(
                 c.saved_bytes + c.forward.peak_bytes + sum(c.boundary_bytes[0]) for c in once
             ),
@@ -148,7 +152,31 @@ class StageAggregator:
             last_call_weight_bytes=(
                 calls[-1].state_tensor_bytes if running[-1:] == [len(self.calls) - 1] else 0
             ),
+            parted_bytes=parted_bytes(calls),
         )
+
+    def peak_points(
+        self,
+        running: list[int],
+        calls: list[FunctionCost],
+        trained: list[int],
+        model_chunks: tuple[Span, ...],
+    ) -> tuple[PeakPoint, ...]:
+        """The points in time among which the peak of the calls `running` lies: of each model chunk where
+        backward runs in two parts, else of all at once."""
+        points = list[PeakPoint]()
+        splits = any(cost.parts is not None for cost in calls)
+        for number, (first, last) in enumerate(model_chunks if splits else [(0, len(self.calls))]):
+            members = [at for at, call in enumerate(running) if first <= call < last]
+            of_chunk = peak_points(
+                [self.calls[running[at]] for at in members],
+                [calls[at] for at in members],
+                [trained[at] for at in members],
+                self.function_prices.values.batch_only_names,
+                self.function_prices.cluster.device.host_copies_hide,
+            )
+            points += (replace(point, chunk=number) if number else point for point in of_chunk)
+        return tuple(points)
 
     def weights(
         self, prices: list[CallPrice], running: list[int], replica: ReplicaPoint
@@ -187,7 +215,7 @@ class StageAggregator:
             members = self.calls_per_micro_batch([chunk])
             costs = [prices[i].cost for i in members]
             saved = sum(c.saved_bytes for c in costs) + self.saved_between_bytes(members, costs)
-            waiting = sum(c.weights_saved_bytes for c in costs)
+            waiting = parted_bytes(costs)
             last = self.last_saved_bytes(prices, members)
             bytes_per_chunk.append(ChunkBytes(float(saved - last), float(waiting)))
         return tuple(bytes_per_chunk)

@@ -10,20 +10,16 @@ from math import prod
 
 from ...cost_model.communication.data_parallel import BatchAxes
 from ...cost_model.communication.overlap import exposed_exchanges, exposed_seconds
-from ...cost_model.memory.peak import (
-    InFlight,
-    host_bytes,
-    interleaved_in_flight,
-    memory_terms,
-    micro_batches_in_flight,
-)
-from ...cost_model.memory.scheduled import ChunkBytes, scheduled_in_flight
+from ...cost_model.memory.in_flight import InFlight, interleaved_in_flight, micro_batches_in_flight
+from ...cost_model.memory.peak import host_bytes, memory_terms
+from ...cost_model.memory.scheduled import ChunkBytes, scheduled_in_flight, waiting_beside
 from ...cost_model.operators.roofline import stream_seconds
 from ...cost_model.pipeline.scheduled import CLOSED_FORMS
 from ...ir.cached import cached_method
 from ...ir.compression.registry import COMPRESSED_OPTIMIZERS
 from ...ir.plan.plan import Optimizer, Stage
 from ...ir.plan.program import SMALL_BYTES
+from ...ir.plan.schedules.registry import splits_backward
 from ...ir.plan.strategy import ROLES, Strategy
 from ...ir.plan.workload import StrategyBytes
 from ..compression.collectives import CollectiveCompressor, TrainedWeights
@@ -84,43 +80,42 @@ class StagePricer:
         micro_batches: int,
         chunks: Sequence[ChunkBytes] = (),
         schedule: str = "1f1b",
-    ) -> float:
-        """Peak number of micro-batches whose activations stage `number` holds; `chunks`: bytes of
-        each of its model chunks."""
+    ) -> InFlight:
+        """Micro-batches whose activations stage `number` holds; `chunks`: bytes of each of its model
+        chunks."""
+        count, beside = max(len(chunks), 1), ()
         if schedule not in CLOSED_FORMS:
-            return scheduled_in_flight(schedule, stages, number, micro_batches, chunks)
-        if len(chunks) > 1:
+            peak = scheduled_in_flight(schedule, stages, number, micro_batches, chunks)
+            if splits_backward(schedule):
+                beside = waiting_beside(schedule, stages, number, micro_batches, chunks)
+        elif count > 1:
             saved = [chunk.saved for chunk in chunks]
-            return interleaved_in_flight(stages, number, micro_batches, saved)
-        after = stages - 1 - number
-        return micro_batches_in_flight(after, stages, micro_batches, self.execution.chunks)
+            peak = interleaved_in_flight(stages, number, micro_batches, saved)
+        else:
+            after = stages - 1 - number
+            peak = micro_batches_in_flight(after, stages, micro_batches, self.execution.chunks)
+        return InFlight(peak, micro_batches, count, beside)
 
-    def memory(
-        self, strategy_costs: Sequence[StrategyCost], micro_batches: int, in_flight: float
-    ) -> StageMemory:
-        """Bytes by term of a stage with this many micro-batches in flight."""
+    def memory(self, strategy_costs: Sequence[StrategyCost], in_flight: InFlight) -> StageMemory:
+        """Bytes by term of a stage with these micro-batches in flight."""
         terms = memory_terms(
             [(cost.bytes, self.batch_axes(strategy)) for strategy, cost in strategy_costs],
             self.optimizer,
             self.execution,
-            InFlight(in_flight, micro_batches, len(strategy_costs[0].cost.model_chunks)),
+            in_flight,
             self.cluster.device,
         )
         return StageMemory(terms)
 
     def stage(
-        self,
-        strategy_costs: Sequence[StrategyCost],
-        micro_batches: int,
-        in_flight: float,
-        reshard_seconds: float,
+        self, strategy_costs: Sequence[StrategyCost], in_flight: InFlight, reshard_seconds: float
     ) -> Stage:
         """A stage from its costs by strategy.
 
         `reshard_seconds` per micro-batch are spent between strategies, half of them in forward.
         """
         times = [
-            self.times(cost, self.batch_axes(strategy), micro_batches)
+            self.times(cost, self.batch_axes(strategy), in_flight.micro_batches)
             for strategy, cost in strategy_costs
         ]
         splits = any(cost.weights_seconds for _, cost in strategy_costs)
@@ -128,18 +123,19 @@ class StagePricer:
         shares = tuple(StrategyBytes(strategy, cost.bytes) for strategy, cost in strategy_costs)
         return Stage(
             strategy_costs[0].cost.model_chunks,
-            float(in_flight),
+            float(in_flight.peak),
             sum(t.forward_seconds for t in times) + reshard_seconds / 2,
             sum(t.backward_seconds for t in times) + reshard_seconds / 2,
             sum(t.communication_seconds for t in times) + reshard_seconds,
             sum(t.per_step_seconds for t in times),
             outgoing.bytes,
-            self.memory(strategy_costs, micro_batches, in_flight).terms,
+            self.memory(strategy_costs, in_flight).terms,
             shares,
             reshard_seconds,
-            host_bytes([s.bytes for s in shares], in_flight),
+            host_bytes([s.bytes for s in shares], in_flight.peak),
             outgoing.large,
             sum(t.weights_seconds for t in times) if splits else 0.0,
+            in_flight.beside,
         )
 
     def times(self, cost: StageCost, axes: BatchAxes, micro_batches: int) -> StageTimes:

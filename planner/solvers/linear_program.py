@@ -53,10 +53,14 @@ class LinearProgram:
         self.model.minimize(objective)
 
     def solve(self, gap: float | None = None, seconds: float | None = None) -> LinearOutcome:
-        """Solve to a relative gap, within a time limit; to optimality without either."""
+        """Solve to a relative gap, within a time limit; to optimality without either. What the solver
+        refuses, such as coefficients beyond its range, has no solution."""
         limit = None if seconds is None else timedelta(seconds=seconds)
         parameters = mathopt.SolveParameters(relative_gap_tolerance=gap, time_limit=limit)
-        result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=parameters)
+        try:
+            result = mathopt.solve(self.model, mathopt.SolverType.HIGHS, params=parameters)
+        except (AttributeError, RuntimeError, ValueError):  # it fails to say which status it has
+            return LinearOutcome(None, -inf)
         bound = result.dual_bound()
         if not result.has_primal_feasible_solution():
             return LinearOutcome(None, bound)

@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
 from plait.api.cli import main
+from plait.api.placement import placement_target
+from plait.cost_model.hardware import load_cluster
 from plait.ir.capture import materialize
+from plait.ir.errors import InfeasibleError
 from plait.tests.paths import EXAMPLES
 
 SOURCE = f"{EXAMPLES / 'inception_like.py'}:make"
@@ -54,3 +58,10 @@ def test_a_graph_without_a_model_is_not_compiled(tmp_path, capsys):
     assert main(["place", str(file), "--devices", "2", "--memory", "1GiB", "-o", placement]) == 0
     assert main(["compile", placement, SOURCE, "-o", str(tmp_path / "program")]) == 6
     assert "place a model" in capsys.readouterr().err
+
+
+def test_devices_whose_runtime_takes_all_memory_have_no_placement():
+    cluster = load_cluster("2xh100")
+    full = msgspec.structs.replace(cluster.device, memory_bytes=1 << 28)
+    with pytest.raises(InfeasibleError, match="no memory is left"):
+        placement_target(msgspec.structs.replace(cluster, device=full), 2, None, 0.0, 0.0)

@@ -43,6 +43,9 @@ def verify_stage_amounts(stage: Stage, where: str, strategies: Sequence[Strategy
         for part, whole in (*parts, ("small_tensor_bytes", "trained_bytes")):
             fits = getattr(amounts, part) <= getattr(amounts, whole)
             require(fits, f"{at}.bytes.{part}", f"more than {whole}")
+        calls = {0, *(size for size, _ in amounts.call_weight_bytes)}
+        there = amounts.last_call_weight_bytes in calls
+        require(there, f"{at}.bytes.last_call_weight_bytes", "not the weights of one of its calls")
         partial = amounts.partial_gradient_bytes
         roles = {role for role, _ in share.strategy.model_axes}
         at_axes = f"{at}.bytes.partial_gradient_bytes"

@@ -5,12 +5,8 @@ from msgspec.structs import replace
 from plait.cost_model.communication.data_parallel import BatchAxes
 from plait.cost_model.execution_model import GENERATED
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.memory.peak import (
-    InFlight,
-    between_calls,
-    memory_terms,
-    micro_batches_in_flight,
-)
+from plait.cost_model.memory.in_flight import InFlight, micro_batches_in_flight
+from plait.cost_model.memory.peak import between_calls, memory_terms
 from plait.ir.plan.plan import Optimizer
 from plait.ir.plan.schedules.table import one_f_one_b, peak_in_flight
 from plait.ir.plan.strategy import parse_strategy

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from plait.api.plans.explanation import differences
 from plait.cost_model.hardware import load_cluster
-from plait.cost_model.memory.peak import micro_batches_in_flight
+from plait.cost_model.memory.in_flight import micro_batches_in_flight
 from plait.cost_model.pipeline.closed_form import schedule_rows
 from plait.cost_model.pipeline.scheduled import StageWork, scheduled_seconds, simulate_schedule
 from plait.cost_model.what_if import Conditions, simulate_step
